@@ -1,0 +1,81 @@
+"""Every way a request can fail: its status, whose fault it is, and whether it may be tried again.
+
+Rule 1: whatever goes wrong anywhere becomes one row of `Fault`; answer, log line, metric and `Proxy-Status` are read
+off that row. Rule 2: `detail` is for the client: it never names an address, a file or a header value of ours.
+"""
+
+from enum import Enum, unique
+
+from fastgw.wire.malformed import Malformed
+
+
+class Side(Enum):
+    """Who has to act for the fault to go away."""
+
+    DOWNSTREAM = "the client"
+    UPSTREAM = "the service"
+    GATEWAY = "this gateway"
+
+
+class Retry(Enum):
+    """What a failed attempt says about another one (the contract's "Retry and reuse")."""
+
+    NEVER = "the upstream may have acted"
+    IF_REUSED = "only on a reused connection, before any response byte, with a request that can be sent again"
+    SAFE = "the upstream cannot have seen the request"
+
+
+_DOWN, _UP, _GATEWAY = Side.DOWNSTREAM, Side.UPSTREAM, Side.GATEWAY
+
+
+@unique  # two equal rows would silently become one member
+class Fault(Enum):
+    """Every way to fail. The name in lower case is the metric label and the end of the problem's `type`."""
+
+    # status, whose side, retry, Proxy-Status error (RFC 9209 section 2.3), what the client is told
+    BAD_REQUEST = 400, _DOWN, Retry.NEVER, "http_request_error", "The request could not be understood."
+    ROUTE_NOT_FOUND = 404, _DOWN, Retry.NEVER, "destination_not_found", "No route matches this request."
+    METHOD_NOT_ALLOWED = 405, _DOWN, Retry.NEVER, "http_request_denied", "This method is not allowed here."
+    REQUEST_TIMEOUT = 408, _DOWN, Retry.NEVER, "http_request_error", "The request did not arrive in time."
+    BODY_TOO_LARGE = 413, _DOWN, Retry.NEVER, "http_request_denied", "The request body is too large."
+    TARGET_TOO_LONG = 414, _DOWN, Retry.NEVER, "http_request_error", "The request target is too long."
+    EXPECTATION_FAILED = 417, _DOWN, Retry.NEVER, "http_request_error", "This expectation cannot be met."
+    TOO_MANY_CONNECTIONS = 429, _DOWN, Retry.NEVER, "http_request_denied", "Too many connections from this address."
+    HEAD_TOO_LARGE = 431, _DOWN, Retry.NEVER, "http_request_error", "The request head is too large."
+    CLIENT_LEFT = 499, _DOWN, Retry.NEVER, "http_request_error", "The client left before the answer."
+    INTERNAL = 500, _GATEWAY, Retry.NEVER, "proxy_internal_error", "The gateway made an error."
+    NOT_IMPLEMENTED = 501, _DOWN, Retry.NEVER, "http_request_error", "The request uses a coding that is not supported."
+    VERSION_NOT_SUPPORTED = 505, _DOWN, Retry.NEVER, "http_request_error", "This version of HTTP is not supported."
+    CONNECTIONS_EXHAUSTED = 503, _GATEWAY, Retry.NEVER, "connection_limit_reached", "The gateway is at its limit."
+    CONNECT_REFUSED = 502, _UP, Retry.SAFE, "connection_refused", "The service cannot be reached."
+    CONNECT_TIMEOUT = 504, _UP, Retry.SAFE, "connection_timeout", "The service did not take the connection in time."
+    UPSTREAM_UNREACHABLE = 502, _UP, Retry.SAFE, "destination_ip_unroutable", "The service cannot be reached."
+    DNS_FAILED = 502, _UP, Retry.SAFE, "dns_error", "The service's name could not be resolved."
+    TLS_FAILED = 502, _UP, Retry.SAFE, "tls_protocol_error", "No secure connection to the service could be made."
+    CONNECTION_LOST = 502, _UP, Retry.IF_REUSED, "connection_terminated", "The service closed the connection."
+    UPSTREAM_MALFORMED = 502, _UP, Retry.NEVER, "http_protocol_error", "The service sent an invalid response."
+    UPSTREAM_INCOMPLETE = 502, _UP, Retry.NEVER, "http_response_incomplete", "The service broke off its response."
+    UPSTREAM_TIMEOUT = 504, _UP, Retry.NEVER, "http_response_timeout", "The service did not answer in time."
+    UPSTREAM_STALLED = 504, _UP, Retry.NEVER, "http_response_timeout", "The service stopped sending its response."
+    UPGRADE_UNEXPECTED = 502, _UP, Retry.NEVER, "http_upgrade_failed", "The service switched protocols unasked."
+    POOL_FULL = 503, _GATEWAY, Retry.NEVER, "connection_limit_reached", "Too many requests are waiting for the service."
+    POOL_TIMEOUT = 503, _GATEWAY, Retry.NEVER, "connection_limit_reached", "The service had no free connection in time."
+
+    def __init__(self, status: int, side: Side, retry: Retry, proxy_status: str, detail: str) -> None:
+        self.status, self.side, self.retry, self.proxy_status, self.detail = status, side, retry, proxy_status, detail
+        self.label = self.name.lower()
+
+
+_BY_STATUS = {
+    413: Fault.BODY_TOO_LARGE,
+    414: Fault.TARGET_TOO_LONG,
+    417: Fault.EXPECTATION_FAILED,
+    431: Fault.HEAD_TOO_LARGE,
+    501: Fault.NOT_IMPLEMENTED,
+    505: Fault.VERSION_NOT_SUPPORTED,
+}
+
+
+def fault_of(malformed: Malformed) -> Fault:
+    """The fault that a malformed *request* is answered with. A malformed response is `UPSTREAM_MALFORMED`."""
+    return _BY_STATUS.get(malformed.status, Fault.BAD_REQUEST)

@@ -1,0 +1,71 @@
+"""A coarse timer wheel: thousands of deadlines, one look at the clock per tick.
+
+A connection moves its deadline with every byte, so moving must cost nothing: `deadline` is a plain attribute, stored
+and forgotten. The wheel looks at it when the slot it was filed under comes round, and files it again if it has moved.
+No event loop here: the worker calls `advance` every `tick` seconds.
+"""
+
+from math import inf
+from typing import Final
+
+TICK: Final = 0.05
+"""Seconds between two calls of `advance`: how late a deadline may be noticed (at most two ticks)."""
+
+
+class Timed:
+    """Something that has one deadline at a time. `deadline`: monotonic seconds, `inf` = none."""
+
+    __slots__ = ("deadline", "filed_at")
+
+    def __init__(self) -> None:
+        self.deadline = inf
+        self.filed_at = inf  # the earliest instant the wheel will look at us; inf = not filed
+
+    def expire(self, now: float) -> None:
+        """The deadline has passed. It has been set to `inf`; set it again to be called again."""
+        raise NotImplementedError
+
+
+class Wheel:
+    """Files `Timed` by the tick of their deadline. `now` is the monotonic time of the last `advance`."""
+
+    __slots__ = ("_slots", "_ticks", "now")
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+        self._ticks = int(now / TICK)
+        self._slots: dict[int, list[Timed]] = {}
+
+    def watch(self, timed: Timed, deadline: float) -> None:
+        """Set a deadline. Later than the one before: one store. Earlier: filed once more."""
+        timed.deadline = deadline
+        if deadline < timed.filed_at:
+            self._file(timed, deadline)
+
+    def _file(self, timed: Timed, at: float) -> None:
+        timed.filed_at = at
+        tick = int(at / TICK) + 1
+        if tick <= self._ticks:
+            tick = self._ticks + 1
+        slot = self._slots.get(tick)
+        if slot is None:
+            self._slots[tick] = [timed]
+        else:
+            slot.append(timed)
+
+    def advance(self, now: float) -> None:
+        """Expire what is due at `now` (monotonic seconds). Costs the slots that came round, never all timers."""
+        self.now = now
+        slots = self._slots
+        last = int(now / TICK)
+        for tick in range(self._ticks + 1, last + 1):
+            self._ticks = tick
+            for timed in slots.pop(tick, ()):
+                if timed.filed_at > now:
+                    continue  # filed again for later, or already seen: this entry is a leftover of an earlier filing
+                timed.filed_at = inf
+                if timed.deadline <= now:
+                    timed.deadline = inf
+                    timed.expire(now)
+                elif timed.deadline != inf:
+                    self._file(timed, timed.deadline)
