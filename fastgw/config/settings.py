@@ -1,0 +1,342 @@
+"""The configuration as typed structs: the same for YAML, TOML, JSON and the command line.
+
+The docstring under each field is its entry in the manual and in the JSON schema. Every number means the node, not one
+worker. All of it is immutable: mappings are read-only views.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal, TypeVar, dataclass_transform
+
+import msgspec
+from msgspec import Meta, Struct, StructMeta
+
+from fastgw.config.values import (
+    Destination,
+    Duration,
+    FieldName,
+    FieldValue,
+    HostHeader,
+    ListenAddress,
+    LogSink,
+    Method,
+    Network,
+    Percent,
+    Protocol,
+    ReadableFile,
+    Size,
+    TargetUrl,
+)
+
+T = TypeVar("T")
+Some = Annotated[tuple[T, ...], Meta(min_length=1)]
+Count = Annotated[int, Meta(ge=1)]
+NONE: Final[Mapping[Any, Any]] = MappingProxyType({})
+
+
+class SettingsMeta(StructMeta):
+    """Makes every settings struct frozen, keyword-only and closed to unknown keys."""
+
+    def __new__(mcls, class_name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> Any:
+        strict = {"frozen": True, "kw_only": True, "forbid_unknown_fields": True}
+        return super().__new__(mcls, class_name, bases, namespace, **(strict | options))
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
+class Settings(Struct, metaclass=SettingsMeta, frozen=True):
+    """What a part of the configuration may say."""
+
+
+class FilterUse(Struct, frozen=True):
+    """One filter instance, at one level. In the file: `name: {type: …, enforced: …, and its type's settings}`."""
+
+    name: str
+    """The instance: the same name at a nearer level replaces it."""
+    type: str
+    """The filter type; the instance's name unless the file says otherwise."""
+    settings: Any
+    """The filter type's struct."""
+    enforced: bool = False
+    """Whether nearer levels may neither replace nor remove it."""
+
+
+Filters = Mapping[str, FilterUse | None]
+"""Instance name to its use; None removes what a farther level added under that name."""
+
+
+class Listener(Settings):
+    """An address that clients connect to."""
+
+    address: ListenAddress
+    """`host:port`, `[ipv6]:port` (IPv6 only) or `unix:/path`. Port 0 lets the system choose."""
+    protocols: Some[Literal["http1"]] = ("http1",)
+    """What is spoken there: `http1` is HTTP/1.1 and HTTP/1.0."""
+    trusted_proxies: tuple[Network, ...] = ()
+    """Networks of the proxies whose forwarding fields and PROXY protocol are believed."""
+    proxy_protocol: Literal["off", "required"] = "off"
+    """Whether each connection begins with a PROXY protocol header, v1 or v2. `required` needs `trusted_proxies`."""
+    filters: Filters = NONE
+    """Filters for what comes in here."""
+
+
+class Status(Settings):
+    """The read-only status listener: `/livez`, `/readyz` and `/metrics`."""
+
+    address: ListenAddress
+    """`host:port`, `[ipv6]:port` or `unix:/path`."""
+
+
+class DrainTimeouts(Settings):
+    """How long a stop waits for what is under way. Both are totals."""
+
+    requests: Duration = 30.0
+    """For requests."""
+    tunnels: Duration = 300.0
+    """For tunnels such as WebSocket connections."""
+
+
+class Timeouts(Settings):
+    """How long clients are waited for. Idle times: any byte begins them anew."""
+
+    request_headers: Duration = 10.0
+    """For a whole request head, from its first byte; on a new connection from its opening. A total. Answered 408."""
+    request_body_idle: Duration = 30.0
+    """For the next bytes of a request body. Answered 408."""
+    response_idle: Duration = 60.0
+    """For the client to take more of a response. Then the connection is cut."""
+    keepalive: Duration = 75.0
+    """For the next request on a connection. Then it is closed without an answer."""
+    drain: DrainTimeouts = DrainTimeouts()
+    """For the end of what is under way when the gateway stops."""
+
+
+class Limits(Settings):
+    """What clients may send and hold."""
+
+    header_bytes: Annotated[Size, Meta(ge=1024)] = 32 * 1024
+    """The longest request head, start line included. Answered 431, or 414 when the request target alone is longer."""
+    header_count: Count = 100
+    """The most field lines in a request head. Answered 431."""
+    body_bytes: Size | None = None
+    """The longest request body. Answered 413. null = any length."""
+    connections: Count = 20_000
+    """The most client connections. Further ones wait in the system's queue."""
+    connections_per_ip: Count | None = None
+    """The most client connections from one address; IPv6 counts by /64. Further ones are closed. null = no limit."""
+
+
+class AccessLog(Settings):
+    """Where one line per request is written."""
+
+    sink: LogSink = "stdout"
+    """`stdout`, or the path of a file, relative to the file that says so. Reopened on SIGUSR1."""
+    format: Literal["json", "ecs", "combined"] = "json"
+    """`json`: fastgw's own names; `ecs`: Elastic Common Schema; `combined`: the line that Apache and nginx write."""
+    redact: tuple[str, ...] = ()
+    """Query parameters to mask, besides token, access_token, password, api_key, code and secret. Case is ignored."""
+
+
+class Target(Settings):
+    """One address of an upstream."""
+
+    url: TargetUrl
+    """`http://host:port/base`, `https://…`, `unix:/path/of.sock` or `unix:/path/of.sock:/base`."""
+    weight: Annotated[int, Meta(ge=1, le=1000)] = 1
+    """Its share of the requests, relative to the other targets."""
+
+
+class Resolve(Settings):
+    """How names of targets become addresses."""
+
+    interval: Duration = 30.0
+    """How often a name is resolved anew. When that fails the last good addresses stay."""
+
+
+class LoadBalancing(Settings):
+    """How a target is picked."""
+
+    algorithm: Literal["round_robin"] = "round_robin"
+    """`round_robin`: in turn, by weight."""
+
+
+class UpstreamTimeouts(Settings):
+    """How long an upstream is waited for. Idle times unless named otherwise."""
+
+    connect: Duration = 1.0
+    """For a connection, TLS included. A total. Answered 504."""
+    response_headers: Duration = 30.0
+    """For the response head, once the request is sent. Answered 504."""
+    idle: Duration = 60.0
+    """For any byte either way while bodies move. Answered 504 when no response has begun, else cut."""
+    tunnel_idle: Duration = 3600.0
+    """For any byte either way in a tunnel such as a WebSocket connection."""
+    total: Duration | None = None
+    """For the whole exchange, all attempts and the response body included. null = as long as bytes move."""
+
+
+class Pool(Settings):
+    """The connections to an upstream's targets. Numbers are per target and for the node."""
+
+    max_connections: Count = 1024
+    """The most connections, lent and idle. Divided among the workers, at least one each."""
+    max_idle: Annotated[int, Meta(ge=0)] = 64
+    """The most connections kept for reuse. Divided among the workers, at least one each unless 0."""
+    idle_timeout: Duration = 55.0
+    """How long an idle connection is kept. Keep it under the upstream's own keep-alive time."""
+    max_pending: Annotated[int, Meta(ge=0)] = 1024
+    """The most requests that wait for a connection; further ones are answered 503. Divided among the workers."""
+    max_uses: Count | None = None
+    """After how many requests a connection is closed. null = never for that reason."""
+
+
+class Retries(Settings):
+    """When a request is tried again at another connection or target."""
+
+    max: Annotated[int, Meta(ge=0, le=10)] = 1
+    """How many attempts may follow the first. 0 = none."""
+    conditions: tuple[Literal["connect_failure", "reset_before_response"], ...] = (
+        "connect_failure",
+        "reset_before_response",
+    )
+    """`connect_failure`: no connection was made; `reset_before_response`: a reused one closed before any answer."""
+    budget: Percent = 0.2
+    """The most retries, as a share of the requests to this upstream."""
+    non_idempotent: bool = False
+    """Whether a POST or PATCH may be sent again after a reset too. The upstream may then act twice."""
+
+
+class UpstreamTls(Settings):
+    """How `https` targets are spoken to."""
+
+    ca: ReadableFile | None = None
+    """A PEM file of certificates to trust. null = the system's."""
+    server_name: str | None = None
+    """The name to ask for (SNI) and to verify. null = the target's host."""
+    certificate: ReadableFile | None = None
+    """A PEM file with the client certificate and its chain. Needs `key`."""
+    key: ReadableFile | None = None
+    """A PEM file with the client certificate's key. Needs `certificate`."""
+    verify: bool = True
+    """Whether the target's certificate is verified. false leaves the connection open to anyone in between."""
+
+
+class Upstream(Settings):
+    """A named group of targets that do the same work."""
+
+    targets: Some[Target]
+    """Where requests go."""
+    resolve: Resolve = Resolve()
+    """How names become addresses."""
+    load_balancing: LoadBalancing = LoadBalancing()
+    """How a target is picked."""
+    host_header: HostHeader = "target"
+    """`target`: the target's own host and port; `preserve`: what the client sent; anything else is sent as it is."""
+    timeouts: UpstreamTimeouts = UpstreamTimeouts()
+    """How long it is waited for."""
+    pool: Pool = Pool()
+    """Its connections."""
+    retries: Retries = Retries()
+    """When a request is tried again."""
+    tls: UpstreamTls = UpstreamTls()
+    """How `https` targets are spoken to."""
+    filters: Filters = NONE
+    """Filters for what goes there."""
+
+
+class Respond(Settings):
+    """An answer that the gateway gives itself."""
+
+    status: Annotated[int, Meta(ge=200, le=599)] = 200
+    """The status code."""
+    body: str = ""
+    """The body, sent as UTF-8. Its type is `text/plain; charset=utf-8` unless `headers` names another."""
+    headers: Mapping[FieldName, FieldValue] = NONE
+    """Further fields."""
+
+
+class Redirect(Settings):
+    """An answer that sends the client elsewhere."""
+
+    status: Literal[301, 302, 303, 307, 308] = 308
+    """308 and 307 keep the method; 301 and 308 may be remembered by clients."""
+    to: str
+    """The `Location`: a URL or a path, in which `{name}` stands for a parameter of the route's paths."""
+
+
+class PathForwarding(Settings):
+    """Which form of the path an upstream is sent."""
+
+    forward: Literal["normal", "raw"] = "normal"
+    """`normal`: the form that was matched, dot segments resolved; `raw`: the client's own bytes."""
+    encoded_slash: Literal["keep", "reject"] = "keep"
+    """Whether a `%2F` in the path is passed on as it is, or answered 400."""
+
+
+class Route(Settings):
+    """Conditions, and what happens to a request that meets them all: one of `upstream`, `respond`, `redirect`."""
+
+    name: Annotated[str, Meta(min_length=1)]
+    """Its name in logs, metrics and `explain`."""
+    listeners: Some[str] = ()
+    """Names of the listeners it is served on. Left out = all."""
+    hosts: Some[str] = ()
+    """`api.example.com` or `*.example.org`; port and case are ignored. Left out = any."""
+    paths: Some[str] = ()
+    """`/users/{id}`, `/files/*`, `/apps/{app}/{rest:path}` or, after `~`, a regular expression. Left out = any."""
+    methods: Some[Method] = ()
+    """GET answers HEAD too. Left out = any."""
+    headers: Mapping[FieldName, str] = NONE
+    """Request fields and the values they must have."""
+    query: Mapping[str, str] = NONE
+    """Query parameters and the values they must have."""
+    upstream: Destination | None = None
+    """Where requests go: the name of an upstream, or the URL of its only target."""
+    respond: Respond | None = None
+    """Answer without an upstream."""
+    redirect: Redirect | None = None
+    """Send the client elsewhere."""
+    strip_prefix: str | None = None
+    """What is cut off the front of the path, by whole path elements, before it is sent."""
+    rewrite: str | None = None
+    """The path to send instead, in which `{name}` stands for a parameter of the route's paths."""
+    path: PathForwarding = PathForwarding()
+    """Which form of the path is sent."""
+    forwarded: Literal["append", "set", "strip", "pass"] | None = None
+    """What becomes of the forwarding fields. Left out = `append` when the peer is a trusted proxy, else `set`."""
+    upgrade: tuple[Protocol, ...] = ("websocket",)
+    """Protocols that a connection may change to, becoming a tunnel. `h2c` never."""
+    timeout: Duration | None = None
+    """Until the response head, all attempts together. Answered 504. null = what the upstream's timeouts allow."""
+    use: tuple[str, ...] = ()
+    """Filter sets, the later before the earlier; the route's own `filters` come before them all."""
+    filters: Filters = NONE
+    """Filters for this route alone."""
+
+
+class Config(Settings):
+    """A whole configuration, its includes merged."""
+
+    version: Literal[1]
+    """The version of this format."""
+    workers: Count | Literal["auto"] = "auto"
+    """How many processes serve. `auto`: what CPU affinity and the container's CPU quota allow."""
+    include: tuple[str, ...] = ()
+    """Further files, by name or pattern, relative to this one. They add to what is here; names must not repeat."""
+    listeners: Annotated[Mapping[str, Listener], Meta(min_length=1)]
+    """The addresses that clients connect to, by name."""
+    status: Status | None = None
+    """The status listener. null = none."""
+    timeouts: Timeouts = Timeouts()
+    """How long clients are waited for."""
+    limits: Limits = Limits()
+    """What clients may send and hold."""
+    access_logs: tuple[AccessLog, ...] = (AccessLog(),)
+    """Where requests are logged. `[]` = nowhere."""
+    upstreams: Mapping[str, Upstream] = NONE
+    """Groups of targets, by name."""
+    filter_sets: Mapping[str, Filters] = NONE
+    """Bundles of filters, by name, for routes to `use`."""
+    filters: Filters = NONE
+    """Filters for every request, known route or not."""
+    routes: tuple[Route, ...] = ()
+    """What happens to requests. The order counts only between routes that match equally well."""

@@ -1,0 +1,282 @@
+"""How single values are written in a configuration, and how they are held: durations, sizes, addresses, URLs.
+
+A `Notation` inside `Annotated` is all that the reader and the JSON schema need to know about such a type. Its `parse`
+raises `ValueError` with what is wrong, in words that follow the value's path in a line of `fastgw check`.
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+
+@dataclass(frozen=True)
+class Notation:
+    """How a type that is more than its text is written."""
+
+    expected: str
+    """What to write, with an example; ends the line that reports a wrong value."""
+    parse: Callable[[str], Any]
+    """From the text to the value that is held. Raises `ValueError`."""
+    schema: Mapping[str, Any] = field(hash=False)
+    """The JSON Schema of what is written."""
+    numbers: bool = False
+    """Whether an integer may stand for itself."""
+
+
+_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_BYTES: Final = {
+    "B": 1,
+    "kB": 1000,
+    "KB": 1000,
+    "MB": 1000**2,
+    "GB": 1000**3,
+    "KiB": 1024,
+    "MiB": 1024**2,
+    "GiB": 1024**3,
+}
+_DURATION = r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)"
+_SIZE = r"([0-9]+)(B|kB|KB|MB|GB|KiB|MiB|GiB)"
+_PERCENT = r"([0-9]+(?:\.[0-9]+)?)%"
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_HOST = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?\.?"
+
+
+def parse_duration(text: str) -> float:
+    """`250ms`, `10s`, `5m`, `1h` as seconds. Never zero: a wait of no time would never succeed."""
+    match = re.fullmatch(_DURATION, text)
+    if match is None:
+        raise ValueError(f'"{text}" is not a duration')
+    seconds = float(match[1]) * _SECONDS[match[2]]
+    if seconds == 0:
+        raise ValueError("a duration of zero")
+    return seconds
+
+
+def parse_size(text: str) -> int:
+    """`32KiB`, `10MB` as bytes."""
+    match = re.fullmatch(_SIZE, text)
+    if match is None:
+        raise ValueError(f'"{text}" is not a size')
+    return int(match[1]) * _BYTES[match[2]]
+
+
+def parse_percent(text: str) -> float:
+    """`20%` as 0.2; from 0 to 100."""
+    match = re.fullmatch(_PERCENT, text)
+    if match is None:
+        raise ValueError(f'"{text}" is not a percentage')
+    share = float(match[1]) / 100
+    if share > 1:
+        raise ValueError(f"{text} is more than everything")
+    return share
+
+
+def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """`10.0.0.0/8`, `2001:db8::/32`, or one address. Bits beside the prefix are a mistake, not a spelling."""
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise ValueError(str(error)) from error
+
+
+class Address(Struct, frozen=True):
+    """Where a listener is bound: a host and port, or the path of a unix socket (then host is "" and port 0)."""
+
+    host: str = ""
+    """Without brackets for IPv6."""
+    port: int = 0
+    """0 lets the system choose."""
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """`host:port`, `[ipv6]:port` or `unix:/path`."""
+    if text.startswith("unix:"):
+        return Address(path=_socket_path(text.removeprefix("unix:")))
+    match = re.fullmatch(r"(.+):([0-9]{1,5})", text)
+    if match is None:
+        raise ValueError(f'"{text}" is not an address')
+    return Address(host=_host(match[1]), port=_port(match[2], lowest=0))
+
+
+class Url(Struct, frozen=True):
+    """Where requests are sent: one target, and the path that goes in front of the request's."""
+
+    scheme: Literal["http", "https", "unix"]
+    host: str = ""
+    """A name in lower case or an address (IPv6 without brackets); "" for a unix socket."""
+    port: int = 0
+    socket: str = ""
+    """The path of a unix socket."""
+    base_path: str = ""
+    """Goes in front of the path; never ends with a slash."""
+
+    @property
+    def tls(self) -> bool:
+        return self.scheme == "https"
+
+    @property
+    def authority(self) -> str:
+        """What `Host` says when it names the target: the default port is left out; a unix socket is `localhost`."""
+        if self.socket:
+            return "localhost"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+    def __str__(self) -> str:
+        if self.socket:
+            return f"unix:{self.socket}:{self.base_path}" if self.base_path else f"unix:{self.socket}"
+        return f"{self.scheme}://{self.authority}{self.base_path}"
+
+
+_PORTS: Final = {"http": 80, "https": 443}
+
+
+def parse_url(text: str) -> Url:
+    """`http://host:port/base`, `https://…`, `unix:/path/of.sock` or `unix:/path/of.sock:/base`."""
+    if text.startswith("unix:"):
+        path, _, base = text.removeprefix("unix:").partition(":")
+        return Url(scheme="unix", socket=_socket_path(path), base_path=_base_path(base))
+    try:
+        parts = urlsplit(text)
+    except ValueError as error:
+        raise ValueError(f'"{text}" is not a URL ({error})') from error
+    if parts.scheme not in _PORTS:
+        raise ValueError(f'"{text}" is not an http, https or unix URL')
+    if "@" in parts.netloc:
+        raise ValueError("a URL with a user or password in it")  # and not repeated here: it may be a secret
+    if "?" in text or "#" in text:
+        raise ValueError(f'"{text}" has a query or fragment')
+    host, colon, port = parts.netloc.rpartition(":")
+    if not colon or port.endswith("]"):
+        host, port = parts.netloc, str(_PORTS[parts.scheme])
+    scheme: Literal["http", "https"] = "https" if parts.scheme == "https" else "http"
+    return Url(scheme=scheme, host=_host(host), port=_port(port, lowest=1), base_path=_base_path(parts.path))
+
+
+def parse_destination(text: str) -> str | Url:
+    """A route's `upstream`: the name of an upstream, or a URL. Only a URL has a colon."""
+    return parse_url(text) if ":" in text else text
+
+
+def parse_token(text: str) -> str:
+    """A token of RFC 9110 section 5.6.2: what names a field or a method."""
+    if re.fullmatch(_TOKEN, text) is None:
+        raise ValueError(f'"{text}" is not a token (RFC 9110 section 5.6.2)')
+    return text
+
+
+def parse_field_value(text: str) -> str:
+    """What may stand after the colon of a field line (RFC 9110 section 5.5): no control characters, no outer blanks."""
+    if re.search(r"[\x00-\x08\x0a-\x1f\x7f]", text) is not None:
+        raise ValueError("a control character in a field value")
+    if text != text.strip(" \t"):
+        raise ValueError("a field value that begins or ends with a blank")
+    return text
+
+
+def parse_host_header(text: str) -> str:
+    """`target`, `preserve`, or the literal `Host` to send."""
+    if re.fullmatch(rf"({_HOST}|\[[0-9A-Fa-f:.]+\])(:[0-9]{{1,5}})?", text) is None:
+        raise ValueError(f'"{text}" is not a host')
+    return text
+
+
+def _host(text: str) -> str:
+    if text.startswith("[") and text.endswith("]"):
+        try:
+            return str(ipaddress.IPv6Address(text[1:-1]))
+        except ValueError as error:
+            raise ValueError(f'"{text}" is not an IPv6 address') from error
+    if re.fullmatch(_HOST, text) is None:
+        raise ValueError(f'"{text}" is not a host')
+    if re.fullmatch(r"[0-9.]+", text) is not None:
+        try:
+            ipaddress.IPv4Address(text)
+        except ValueError as error:
+            raise ValueError(f'"{text}" is not an IPv4 address') from error
+    return text.lower()
+
+
+def _port(text: str, lowest: int) -> int:
+    if re.fullmatch("[0-9]{1,5}", text) is None or not lowest <= int(text) <= 65535:
+        raise ValueError(f'"{text}" is not a port')
+    return int(text)
+
+
+def _socket_path(text: str) -> str:
+    if not text.startswith("/") or "\0" in text:
+        raise ValueError(f'"{text}" is not the absolute path of a unix socket')
+    if len(text.encode()) > 107:  # sun_path holds 108 bytes with its closing NUL
+        raise ValueError("a unix socket's path of more than 107 bytes")
+    return text
+
+
+def _base_path(text: str) -> str:
+    if re.fullmatch(r"(/[A-Za-z0-9._~!$&'()*+,;=:@%-]*)*", text) is None:
+        raise ValueError(f'"{text}" is not a path to go in front')
+    return text.rstrip("/")
+
+
+def _written(pattern: str) -> dict[str, Any]:
+    return {"type": "string", "pattern": f"^{pattern}$"}
+
+
+Duration = Annotated[
+    float, Notation('a duration such as "250ms", "10s", "5m" or "1h"', parse_duration, _written(_DURATION))
+]
+Size = Annotated[
+    int,
+    Notation(
+        'a size such as "32KiB" or "10MB"',
+        parse_size,
+        {"anyOf": [_written(_SIZE), {"type": "integer", "minimum": 0}]},
+        numbers=True,
+    ),
+]
+Percent = Annotated[float, Notation('a percentage such as "20%"', parse_percent, _written(_PERCENT))]
+Network = Annotated[
+    ipaddress.IPv4Network | ipaddress.IPv6Network,
+    Notation('a network such as "10.0.0.0/8" or an address', parse_network, {"type": "string"}),
+]
+ListenAddress = Annotated[
+    Address,
+    Notation('"host:port", "[ipv6]:port" or "unix:/path"', parse_address, {"type": "string"}),
+]
+TargetUrl = Annotated[
+    Url,
+    Notation('a URL such as "http://host:9000", or "unix:/path/of.sock"', parse_url, {"type": "string"}),
+]
+Destination = Annotated[
+    str | Url,
+    Notation("the name of an upstream or a URL", parse_destination, {"type": "string"}),
+]
+FieldName = Annotated[str, Notation('a field name such as "X-Tenant"', parse_token, _written(_TOKEN))]
+FieldValue = Annotated[str, Notation("text in one line", parse_field_value, {"type": "string"})]
+Method = Annotated[str, Notation('a method such as "GET"', parse_token, _written(_TOKEN))]
+Protocol = Annotated[str, Notation('a protocol such as "websocket"', parse_token, _written(_TOKEN))]
+HostHeader = Annotated[str, Notation('"target", "preserve" or the host to send', parse_host_header, {"type": "string"})]
+
+
+@dataclass(frozen=True)
+class FileName:
+    """The name of a file, relative to the file it is written in; held as an absolute path."""
+
+    readable: bool = True
+    """Whether it must be there to be read (else it is made when needed)."""
+    words: tuple[str, ...] = ()
+    """Names that mean something else and stay as they are."""
+
+
+ReadableFile = Annotated[str, FileName()]
+LogSink = Annotated[str, FileName(readable=False, words=("stdout",))]
