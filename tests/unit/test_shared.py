@@ -1,0 +1,133 @@
+"""The node's shared memory: columns, sums, and limits that hold although no process waits for another."""
+
+import os
+
+import pytest
+
+from fastgw.node.shared import Layout, Shared, Sketch, subscriber
+
+
+def test_a_name_asked_for_twice_is_one_word_and_another_form_is_refused():
+    layout = Layout()
+    assert layout.counter("accepted") == layout.counter("accepted")
+    assert layout.gauge("connections", 3) == 1
+    assert layout.size == 4
+    with pytest.raises(ValueError, match="'accepted'"):
+        layout.gauge("accepted")
+
+
+def test_what_is_written_in_one_process_is_read_and_summed_in_another():
+    layout = Layout()
+    accepted = layout.counter("accepted")
+    shared = Shared(layout, workers=3)
+    for slot in range(3):
+        in_child(lambda slot=slot: shared.columns[slot].words.__setitem__(accepted, 10**slot))
+    assert shared.total(accepted) == 111
+
+
+def test_the_gauges_of_a_dead_worker_are_cleared_and_its_counters_kept():
+    layout = Layout()
+    accepted, live = layout.counter("accepted"), layout.gauge("live", 2)
+    shared = Shared(layout, workers=2)
+    for column in shared.columns[:2]:
+        column.words[accepted] = 5
+        column.words[live] = column.words[live + 1] = 7
+    shared.clear_gauges(0)
+    assert shared.total(accepted) == 10
+    assert [shared.total(live), shared.total(live + 1)] == [7, 7]
+
+
+def test_a_limit_is_the_nodes_whoever_asks():
+    layout = Layout()
+    shared = Shared(layout, workers=2)
+    limits = [column.limit(layout.gauge("connections"), 3) for column in shared.columns[:2]]
+    assert limits[0].try_take()
+    assert limits[1].try_take()
+    assert limits[0].try_take()
+    assert not limits[1].try_take()
+    limits[0].give_back()
+    assert limits[1].try_take()
+
+
+def test_no_limit_still_counts():
+    layout = Layout()
+    word = layout.gauge("connections")
+    shared = Shared(layout, workers=1)
+    limit = shared.columns[0].limit(word, None)
+    assert all(limit.try_take() for _ in range(1000))
+    assert shared.total(word) == 1000
+
+
+def test_racing_processes_never_exceed_the_limit():
+    """Each of three processes takes and gives back; while it holds a place it looks at the sum of places held."""
+    layout = Layout()
+    word, held = layout.gauge("connections"), layout.gauge("held")
+    shared = Shared(layout, workers=3)
+
+    def race(slot: int) -> None:
+        column = shared.columns[slot]
+        limit = column.limit(word, 2)
+        for _ in range(20_000):
+            if limit.try_take():
+                column.words[held] = 1
+                if shared.total(held) > 2:
+                    os._exit(1)
+                column.words[held] = 0
+                limit.give_back()
+
+    pids = [fork(lambda slot=slot: race(slot)) for slot in range(3)]
+    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0, 0]
+    assert shared.total(word) == 0
+
+
+def test_an_address_limit_is_the_nodes_and_each_address_has_its_own():
+    layout = Layout()
+    sketch = Sketch.place(layout, "by_address", 100)
+    shared = Shared(layout, workers=2)
+    first, second = (column.address_limit(sketch, 2) for column in shared.columns[:2])
+    assert first.try_take("192.0.2.1")
+    assert second.try_take("192.0.2.1")
+    assert not first.try_take("192.0.2.1")
+    assert second.try_take("192.0.2.2")
+    second.give_back("192.0.2.1")
+    assert first.try_take("192.0.2.1")
+
+
+def test_a_full_sketch_counts_few_addresses_too_high_and_none_too_low():
+    """With as many connections as the sketch is made for, each from its own address."""
+    layout = Layout()
+    sketch = Sketch.place(layout, "by_address", 2000)
+    limit = Shared(layout, workers=1).columns[0].address_limit(sketch, 1)
+    addresses = [f"10.0.{n // 250}.{n % 250}" for n in range(2000)]
+    taken = [ip for ip in addresses if limit.try_take(ip)]
+    assert len(taken) > 0.95 * len(addresses)
+    assert not any(limit.try_take(ip) for ip in taken)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("192.0.2.1", "192.0.2.2", False),
+        ("2001:db8::1", "2001:db8::ffff", True),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("unix:", "", True),
+    ],
+)
+def test_an_ipv6_subscriber_is_a_64(one, other, same):
+    assert (subscriber(one) == subscriber(other)) is same
+
+
+def fork(work) -> int:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+            os._exit(0)
+        finally:
+            os._exit(70)
+    return pid
+
+
+def in_child(work) -> None:
+    assert os.waitpid(fork(work), 0)[1] == 0
