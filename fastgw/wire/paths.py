@@ -1,0 +1,87 @@
+"""The one normal form of a path: what routes are matched against and what targets are sent (RFC 3986 section 6.2.2).
+
+`normalize` turns the client's bytes into it or refuses them. In the normal form:
+- dot segments are resolved, also when their dots came as `%2e`; a path that climbs above the root is refused;
+- escaped unreserved characters are decoded, every other escape is kept with upper-case digits: `%2F` is never `/`;
+- printable ASCII that RFC 3986 does not allow in a path (`"<>[]^{|}` and the backtick) is escaped, so that `/a|b` and
+  `/a%7Cb` are one path;
+- empty segments are kept: `//` names another resource than `/` in object stores, and since what was matched is what is
+  sent, merging them would only hide the difference from the routes.
+
+Refused is what some server behind us could read as another path than the one we matched: see `_REFUSED`.
+"""
+
+import re
+from typing import Final
+
+from fastgw.wire.malformed import Malformed
+
+_UNRESERVED: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
+_PLAIN: Final = _UNRESERVED + b"!$&'()*+,;=:@/"
+_ESCAPED_ON_SIGHT: Final = b'"<>[]^`{|}'
+
+_BARE: Final = re.compile(rb"[\x00-\x20\x7f-\xff\\#?]|%(?![0-9A-Fa-f]{2})")
+_TO_REWRITE: Final = re.compile(rb'%..|["<>\[\]^`{|}]')
+_HEX: Final = "0123456789abcdefABCDEF"
+
+_REWRITTEN: Final = {
+    **{
+        f"%{high}{low}".encode(): bytes([code]) if (code := int(high + low, 16)) in _UNRESERVED else b"%%%02X" % code
+        for high in _HEX
+        for low in _HEX
+    },
+    **{bytes([code]): b"%%%02X" % code for code in _ESCAPED_ON_SIGHT},
+}
+
+_REFUSED: Final = tuple(
+    (re.compile(pattern), reason)
+    for pattern, reason in (
+        # NUL ends a C string; CR and LF end a line in whatever decodes the path into a field or a log.
+        (rb"%[01]|%7F", "The path has an escaped control character."),
+        (rb"%5C", "The path has an escaped backslash."),
+        # A target that decodes once more would see a dot segment or another segment: at any depth of encoding.
+        (rb"%25(?:25)*(?:2[EFef]|5[Cc])", "The path has a dot or slash that is encoded twice."),
+        # `.` and `/` spelled with more bytes than UTF-8 allows (RFC 3629 section 3), for decoders that do not check.
+        (rb"%C[01]|%E0%[89]|%F0%8|%F8%8[0-7]|%FC%8[0-3]", "The path has overlong UTF-8."),
+        # Servlet containers cut `;...` off a segment before they resolve dots; others decode `%2F` and `%3B` first.
+        (rb"(?:/|%2F)\.\.?(?:;|%3B|%2F)|%2F\.\.?(?:/|\Z)", "The path hides a dot segment behind `;` or `%2F`."),
+    )
+)
+
+
+def normalize(raw_path: bytes) -> bytes:
+    """Return the normal form of `raw_path`: the part of an origin-form target before `?` (RFC 9112 section 3.2.1).
+
+    Normalising twice changes nothing. Raises `Malformed` (400).
+    """
+    # PERF: two scans in C settle an ordinary path: 0.14 us for 40 bytes; re.search 0.37 (CPython 3.11, micro/routing).
+    if raw_path[:1] == b"/" and b"/." not in raw_path and not raw_path.translate(None, _PLAIN):
+        return raw_path
+    if raw_path[:1] != b"/":
+        raise Malformed("The path does not begin with a slash.")
+    bare = _BARE.search(raw_path)
+    if bare is not None:
+        raise Malformed(
+            "The path has an incomplete escape." if bare[0] == b"%" else "The path has a character that is not allowed."
+        )
+    path = _TO_REWRITE.sub(lambda found: _REWRITTEN[found[0]], raw_path)
+    for pattern, reason in _REFUSED:
+        if pattern.search(path):
+            raise Malformed(reason)
+    return _without_dots(path) if b"/." in path else path
+
+
+def _without_dots(path: bytes) -> bytes:
+    """Resolve dot segments (RFC 3986 section 5.2.4), but refuse to climb above the root, where the RFC shrugs."""
+    kept: list[bytes] = []
+    segments = path.split(b"/")[1:]
+    for segment in segments:
+        if segment == b"..":
+            if not kept:
+                raise Malformed("The path climbs above the root.")
+            kept.pop()
+        elif segment != b".":
+            kept.append(segment)
+    if segments[-1] in (b".", b".."):
+        kept.append(b"")  # what a dot segment at the end names is a directory
+    return b"/" + b"/".join(kept)

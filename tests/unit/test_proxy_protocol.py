@@ -1,0 +1,107 @@
+"""PROXY protocol headers, whole and byte by byte."""
+
+import socket
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastgw.wire.malformed import Malformed
+from fastgw.wire.proxy_protocol import SIGNATURE, V2_BLOCK_MAX, Parsed, parse
+
+V4_BLOCK = socket.inet_aton("192.0.2.1") + socket.inet_aton("198.51.100.2") + struct.pack("!HH", 56324, 443)
+V6_BLOCK = (
+    socket.inet_pton(socket.AF_INET6, "2001:db8::1")
+    + socket.inet_pton(socket.AF_INET6, "2001:db8::2")
+    + struct.pack("!HH", 1, 65535)
+)
+UNIX_BLOCK = b"/run/a".ljust(108, b"\x00") + b"/run/b".ljust(108, b"\x00")
+TLVS = b"\x04\x00\x03abc" + b"\x01\x00\x02h2"
+
+
+def v2(command: int, family: int, block: bytes) -> bytes:
+    return SIGNATURE + struct.pack("!BBH", command, family, len(block)) + block
+
+
+ACCEPTED = [
+    (b"PROXY TCP4 192.0.2.1 198.51.100.2 56324 443\r\n", ("192.0.2.1", 56324), ("198.51.100.2", 443)),
+    (b"PROXY TCP6 2001:DB8::1 ::1 0 65535\r\n", ("2001:db8::1", 0), ("::1", 65535)),
+    (b"PROXY TCP6 ::ffff:192.0.2.1 ::1 1 2\r\n", ("192.0.2.1", 1), ("::1", 2)),
+    (b"PROXY UNKNOWN\r\n", None, None),
+    (b"PROXY UNKNOWN ffff:f:f ffff:f 65535 65535 and more\r\n", None, None),
+    (b"PROXY UNKNOWN " + b"x" * 91 + b"\r\n", None, None),
+    (v2(0x21, 0x11, V4_BLOCK), ("192.0.2.1", 56324), ("198.51.100.2", 443)),
+    (v2(0x21, 0x11, V4_BLOCK + TLVS), ("192.0.2.1", 56324), ("198.51.100.2", 443)),
+    (v2(0x21, 0x11, V4_BLOCK + bytes(V2_BLOCK_MAX - 12)), ("192.0.2.1", 56324), ("198.51.100.2", 443)),
+    (v2(0x21, 0x21, V6_BLOCK), ("2001:db8::1", 1), ("2001:db8::2", 65535)),
+    (v2(0x21, 0x31, UNIX_BLOCK), None, None),
+    (v2(0x21, 0x00, b""), None, None),
+    (v2(0x21, 0x00, TLVS), None, None),
+    (v2(0x20, 0x00, b""), None, None),
+    (v2(0x20, 0x11, V4_BLOCK + TLVS), None, None),
+    (v2(0x20, 0xFF, b"whatever"), None, None),
+]
+
+REFUSED = [
+    b"GET / HTTP/1.1\r\n",
+    b"PROXYTCP4",
+    b"proxy TCP4 192.0.2.1 198.51.100.2 1 2\r\n",
+    b"PROXY TCP4 192.0.2.1 198.51.100.2 1 2\n",
+    b"PROXY TCP4  192.0.2.1 198.51.100.2 1 2\r\n",
+    b"PROXY TCP4 192.0.2.1 198.51.100.2 1 2 \r\n",
+    b"PROXY TCP4 192.0.2.1 198.51.100.2 1\r\n",
+    b"PROXY TCP4 192.0.2.1 198.51.100.2 01 2\r\n",
+    b"PROXY TCP4 192.0.2.1 198.51.100.2 +1 2\r\n",
+    b"PROXY TCP4 192.0.2.1 198.51.100.2 1 65536\r\n",
+    b"PROXY TCP4 192.0.2.256 198.51.100.2 1 2\r\n",
+    b"PROXY TCP4 192.0.02.1 198.51.100.2 1 2\r\n",
+    b"PROXY TCP4 ::1 198.51.100.2 1 2\r\n",
+    b"PROXY TCP6 192.0.2.1 ::1 1 2\r\n",
+    b"PROXY TCP6 fe80::1%eth0 ::1 1 2\r\n",
+    b"PROXY UDP4 192.0.2.1 198.51.100.2 1 2\r\n",
+    b"PROXY UNKNOWNX\r\n",
+    b"PROXY UNKNOWN a\rb\r\n",
+    b"PROXY UNKNOWN " + b"x" * 92 + b"\r\n",
+    b"PROXY UNKNOWN " + b"x" * 93,
+    b"\r\n\r\n\x00\r\nQUIX\n",
+    v2(0x11, 0x11, V4_BLOCK),
+    v2(0x22, 0x11, V4_BLOCK),
+    v2(0x21, 0x12, V4_BLOCK),
+    v2(0x21, 0x41, V4_BLOCK),
+    v2(0x21, 0x11, V4_BLOCK[:-1]),
+    v2(0x21, 0x21, V4_BLOCK),
+    v2(0x21, 0x31, UNIX_BLOCK[:-1]),
+    v2(0x21, 0x00, bytes(V2_BLOCK_MAX + 1)),
+]
+
+
+@pytest.mark.parametrize("behind", [b"", b"GET / HTTP/1.1\r\n\r\n", SIGNATURE])
+@pytest.mark.parametrize(("header", "source", "destination"), ACCEPTED)
+def test_a_header_tells_both_addresses_and_where_the_clients_bytes_begin(header, source, destination, behind):
+    assert parse(header + behind) == Parsed(source, destination, len(header))
+
+
+@pytest.mark.parametrize("header", [header for header, *_ in ACCEPTED])
+def test_every_beginning_of_a_header_asks_for_more(header):
+    assert all(parse(header[:length]) is None for length in range(len(header)))
+
+
+@pytest.mark.parametrize("header", REFUSED)
+def test_anything_else_is_refused_and_at_no_byte_accepted(header):
+    with pytest.raises(Malformed) as refusal:
+        for length in range(len(header) + 1):
+            assert parse(header[:length]) is None
+    assert refusal.value.status == 400
+
+
+@given(
+    st.binary(max_size=300), st.sampled_from([b"", b"PROXY ", b"PROXY TCP4 ", SIGNATURE, SIGNATURE + b"\x21\x11\x00"])
+)
+def test_waiting_ends(noise, start):
+    """No input makes the parser wait for more than the longest header."""
+    try:
+        parsed = parse((start + noise).ljust(16 + V2_BLOCK_MAX, b"x"))
+    except Malformed:
+        return
+    assert parsed is not None
