@@ -1,0 +1,23 @@
+"""What the tests share: a gateway with lanes that lives as long as the run, and one lane of it per test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.lanes import Lane, Lanes, running
+
+
+@pytest.fixture(scope="session")
+def lanes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lanes]:
+    """One gateway with default settings. A module with settings of its own defines its own `lanes`."""
+    yield from running(Lanes(tmp_path_factory.mktemp("lanes")))
+
+
+@pytest.fixture
+def lane(lanes: Lanes) -> Iterator[Lane]:
+    """A host, an upstream and an origin for this test alone."""
+    lane = lanes.take()
+    yield lane
+    lane.end()

@@ -1,0 +1,218 @@
+"""The gateway as its users run it: a process, started from a file, watched by its output, stopped by a signal."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from tests.support.client import Client
+from tests.support.peer import DEADLINE
+
+FASTGW = str(Path(sys.executable).with_name("fastgw"))
+START_DEADLINE = 20.0  # seconds; a start takes well under one, but the machine may be busy
+STOP_DEADLINE = 15.0
+
+
+class GatewayFailed(AssertionError):
+    """It did not start, did not stop, or complained. The text holds what it wrote to stderr."""
+
+
+class Lines:
+    """The lines of a pipe, read by a thread as they come: the writer never blocks, and a test can wait for one."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self.lines: list[bytes] = []
+        self._pipe = pipe
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        for line in self._pipe:
+            with self._changed:
+                self.lines.append(line)
+                self._changed.notify_all()
+
+    def wait_for(self, fits: Callable[[bytes], bool], deadline: float = DEADLINE) -> bytes:
+        """The first line that fits, now or within the deadline."""
+        with self._changed:
+            found: list[bytes] = []
+            if not self._changed.wait_for(lambda: found.extend(filter(fits, self.lines)) or bool(found), deadline):
+                raise GatewayFailed(f"no such line within {deadline} s; there are:\n{self.text()}")
+            return found[0]
+
+    def text(self) -> str:
+        return b"".join(self.lines).decode("utf-8", "backslashreplace")
+
+    def finish(self) -> None:
+        """Read what is left, after the process has ended."""
+        self._thread.join(DEADLINE)
+        self._pipe.close()
+
+
+def write_config(config: Mapping[str, Any] | str, directory: Path) -> Path:
+    """Write a configuration: a dictionary as JSON, text as YAML."""
+    text, suffix = (config, "yaml") if isinstance(config, str) else (json.dumps(config, indent=1), "json")
+    file = directory / f"gateway.{suffix}"
+    file.write_text(text)
+    return file
+
+
+class Gateway:
+    """A running gateway. Starting waits until it is ready; `stop` asserts that it ended well.
+
+    `config`: a dictionary, YAML text or a file. A dictionary without `access_logs` logs JSON to stdout, which is read
+    by `records` and `wait_for_record`; `arguments` are appended to the command line.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any] | str | Path | None,
+        directory: Path,
+        arguments: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        if isinstance(config, Mapping):
+            config = {"version": 1, "access_logs": [{"sink": "stdout", "format": "json"}], **config}
+        if config is not None and not isinstance(config, Path):
+            config = write_config(config, directory)
+        ready, ready_in = os.pipe()
+        file = [] if config is None else [str(config)]
+        try:
+            self.process = subprocess.Popen(
+                [FASTGW, "run", *file, *arguments, "--ready-fd", str(ready_in)],
+                cwd=directory,
+                env={**os.environ, **(environment or {})},
+                pass_fds=[ready_in],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+        finally:
+            os.close(ready_in)
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        self.stdout = Lines(self.process.stdout)
+        self.stderr = Lines(self.process.stderr)
+        try:
+            self.ready: dict[str, Any] = self._read_ready(ready)
+        except BaseException:
+            self.kill()
+            raise
+        finally:
+            os.close(ready)
+
+    def __enter__(self) -> Gateway:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.stop()
+        else:
+            self.kill()
+
+    def _read_ready(self, ready: int) -> dict[str, Any]:
+        """The ready line: `{"listeners": {"main": ["127.0.0.1:34567"]}, "status": "127.0.0.1:…", "pid": …}`."""
+        until, line = time.monotonic() + START_DEADLINE, b""
+        while not line.endswith(b"\n"):
+            if not select.select([ready], [], [], max(until - time.monotonic(), 0))[0]:
+                raise GatewayFailed(f"not ready within {START_DEADLINE} s; stderr:\n{self.stderr.text()}")
+            chunk = os.read(ready, 65_536)
+            if not chunk:
+                break
+            line += chunk
+        if not line:
+            code = self.process.wait(STOP_DEADLINE)
+            self.stderr.finish()
+            raise GatewayFailed(f"ended with {code} before it was ready; stderr:\n{self.stderr.text()}")
+        ready_line: dict[str, Any] = json.loads(line)
+        return ready_line
+
+    # --- where it is ---
+
+    def address(self, listener: str = "main") -> str:
+        """The first bound address of a listener: `127.0.0.1:34567`, `[::1]:34567` or `unix:/path`."""
+        return str(self.ready["listeners"][listener][0])
+
+    def port(self, listener: str = "main") -> int:
+        return int(self.address(listener).rpartition(":")[2])
+
+    def url(self, listener: str = "main") -> str:
+        return f"http://{self.address(listener)}"
+
+    def connect(self, listener: str = "main", deadline: float = DEADLINE) -> Client:
+        return Client(self.address(listener), deadline)
+
+    @property
+    def pid(self) -> int:
+        """The supervisor."""
+        return self.process.pid
+
+    @property
+    def child_pids(self) -> list[int]:
+        """Workers and control, oldest first: what the supervisor has forked."""
+        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+
+    # --- what it wrote ---
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The access log on stdout, as far as it has been written."""
+        return [json.loads(line) for line in list(self.stdout.lines)]
+
+    def wait_for_record(self, deadline: float = DEADLINE, **fields: Any) -> dict[str, Any]:
+        """The first access log record whose fields have these values, now or within the deadline."""
+
+        def fits(line: bytes) -> bool:
+            record = json.loads(line)
+            return all(record.get(name) == value for name, value in fields.items())
+
+        record: dict[str, Any] = json.loads(self.stdout.wait_for(fits, deadline))
+        return record
+
+    # --- the end ---
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, deadline: float = STOP_DEADLINE) -> int:
+        """The exit code, which must come within the deadline."""
+        try:
+            code = self.process.wait(deadline)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise GatewayFailed(f"still running after {deadline} s; stderr:\n{self.stderr.text()}") from None
+        self.stdout.finish()
+        self.stderr.finish()
+        return code
+
+    def stop(self) -> None:
+        """TERM, then: it ended with 0, and told of no defect of its own."""
+        if self.process.returncode is None:
+            self.signal(signal.SIGTERM)
+        code, complaints = self.wait(), self.stderr.text()
+        if code != 0 or "Traceback" in complaints:
+            raise GatewayFailed(f"ended with {code}; stderr:\n{complaints}")
+
+    def kill(self) -> None:
+        """End it and its children at once, without judgement."""
+        pids = []
+        with contextlib.suppress(OSError):
+            pids = self.child_pids
+        self.process.kill()
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait(STOP_DEADLINE)
+        self.stdout.finish()
+        self.stderr.finish()

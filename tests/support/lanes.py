@@ -1,0 +1,118 @@
+"""Many small worlds in one gateway: each test has a host, an upstream and an origin that no other test touches.
+
+A gateway takes half a second to start, so tests share it; a pool or an origin that they shared would let one test see
+another's connections. A lane is taken round robin: the same one comes back only after all the others.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.support.client import Client, Response
+from tests.support.gateway import Gateway
+from tests.support.origin import OK, Origin, OriginConnection, Request
+from tests.support.peer import Peer
+
+LANES = 24  # of each kind
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the lanes of one kind have in common: settings of their upstream and their route."""
+
+    upstream: Mapping[str, Any] = field(default_factory=dict)
+    route: Mapping[str, Any] = field(default_factory=dict)
+    base: str = ""
+    """A path behind the target's authority."""
+
+
+PLAIN = {"plain": Kind()}
+
+
+class Lane:
+    """One test's view of the gateway: clients that ask for `host` meet `origin`, and nobody else does."""
+
+    def __init__(self, gateway: Gateway, name: str, origin: Origin) -> None:
+        self.gateway, self.name, self.origin = gateway, name, origin
+        self.host = f"{name}.test".encode()
+        self._peers: list[Peer] = []
+
+    def client(self, listener: str = "main") -> Client:
+        client = self.gateway.connect(listener)
+        self._peers.append(client)
+        return client
+
+    def accept(self) -> OriginConnection:
+        """The next connection of the gateway to this lane's origin, to be played by hand."""
+        return self.origin.accept()
+
+    def head(self, request_line: bytes = b"GET / HTTP/1.1", fields: bytes = b"") -> bytes:
+        """A request head for this lane: `fields` are whole lines."""
+        return request_line + b"\r\nHost: " + self.host + b"\r\n" + fields + b"\r\n"
+
+    def forward(self, request: bytes, response: bytes = OK) -> tuple[Request, Response]:
+        """Send a request through on connections of its own: what the upstream got, and what the client got."""
+        client = self.client()
+        client.send(request)
+        upstream = self.accept()
+        got = upstream.answer(response)
+        return got, client.read_response(got.method)
+
+    def end(self) -> None:
+        for peer in self._peers:
+            peer.close()
+        self.origin.clear()
+
+
+class Lanes:
+    """A gateway with lanes of several kinds. `settings` are further top-level keys of its configuration."""
+
+    def __init__(
+        self,
+        directory: Path,
+        kinds: Mapping[str, Kind] = PLAIN,
+        count: int = LANES,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._origins: dict[str, Origin] = {}
+        upstreams: dict[str, Any] = {}
+        routes: list[dict[str, Any]] = []
+        for kind_name, kind in kinds.items():
+            for number in range(count):
+                name = f"{kind_name}-{number}"
+                origin = self._origins[name] = Origin()
+                upstreams[name] = {"targets": [{"url": origin.url + kind.base}], **copy.deepcopy(dict(kind.upstream))}
+                routes.append(
+                    {"name": name, "hosts": [f"{name}.test"], "upstream": name, **copy.deepcopy(dict(kind.route))}
+                )
+        config = {
+            "workers": 1,
+            "listeners": {"main": {"address": "127.0.0.1:0"}},
+            "upstreams": upstreams,
+            "routes": routes,
+            **(settings or {}),
+        }
+        self._order = {kind: itertools.cycle(range(count)) for kind in kinds}
+        self.gateway = Gateway(config, directory)
+
+    def take(self, kind: str = "plain") -> Lane:
+        name = f"{kind}-{next(self._order[kind])}"
+        return Lane(self.gateway, name, self._origins[name])
+
+    def stop(self) -> None:
+        for origin in self._origins.values():
+            origin.stop()
+        self.gateway.stop()
+
+
+def running(lanes: Lanes) -> Iterator[Lanes]:
+    """The body of a fixture."""
+    try:
+        yield lanes
+    finally:
+        lanes.stop()

@@ -1,0 +1,300 @@
+"""An upstream server that does exactly what the test says, well-formed or not.
+
+Two ways to play it: by hand (`accept` gives the connection, the test reads and sends on it), or by script (`serve`
+answers on threads: for each request the first rule that fits its path is played).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import select
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tests.support.peer import DEADLINE, Head, Message, Peer, Unexpected
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([\x21-\x7e]+) HTTP/1\.1")
+
+
+class Request(Message):
+    """A request as the upstream got it."""
+
+    @property
+    def method(self) -> bytes:
+        return self._request_line[1]
+
+    @property
+    def request_target(self) -> bytes:
+        return self._request_line[2]
+
+    @property
+    def _request_line(self) -> re.Match[bytes]:
+        found = REQUEST_LINE.fullmatch(self.head.start_line)
+        if found is None:
+            raise Unexpected(f"not a request line of HTTP/1.1: {self.head.start_line!r}")
+        return found
+
+
+class OriginConnection(Peer):
+    """The upstream's end of a connection that the gateway opened."""
+
+    def read_request_head(self) -> Request:
+        """The next request's head, judged; its body is still to be read (`read_body`, `read_chunk`, `read_exactly`)."""
+        request = Request(self.read_head())
+        request.method  # noqa: B018 - raises where the request line is not one
+        return request
+
+    def read_request(self) -> Request:
+        """The next request with its body."""
+        head = self.read_request_head().head
+        message = self.read_body(head, until_close=False)
+        return Request(head, message.body, message.raw_body, message.trailers)
+
+    def answer(self, response: bytes = OK) -> Request:
+        """Read one whole request, send `response`, and give the request."""
+        request = self.read_request()
+        self.send(response)
+        return request
+
+
+# What a script is made of: bytes are sent, an event is waited for, a callable gets the connection.
+Step = bytes | threading.Event | Callable[[OriginConnection], object]
+
+
+def close(connection: OriginConnection) -> None:
+    """A step: FIN, both ways."""
+    connection.sock.shutdown(socket.SHUT_RDWR)
+    connection.close()
+
+
+def reset(connection: OriginConnection) -> None:
+    """A step: RST."""
+    connection.reset()
+
+
+def read_rest(connection: OriginConnection) -> None:
+    """A step: read until the gateway closes."""
+    connection.read_to_end()
+
+
+@dataclass
+class Rule:
+    steps: Sequence[Step]
+    path: bytes | None
+    times: int | None
+    whole: bool
+
+    def fits(self, head: Head) -> bool:
+        target = head.start_line.split(b" ")[1]
+        return self.times != 0 and self.path in (None, target, target.partition(b"?")[0])
+
+
+class Origin:
+    """A listening socket. `address`: (host, port), port 0 = any; or the path of a unix socket."""
+
+    def __init__(
+        self,
+        address: tuple[str, int] | str = ("127.0.0.1", 0),
+        tls: ssl.SSLContext | None = None,
+        deadline: float = DEADLINE,
+    ) -> None:
+        self.deadline = deadline
+        self.connections: list[OriginConnection] = []  # accepted, in order
+        self.requests: list[Request] = []  # read by `serve`, in order
+        self.errors: list[BaseException] = []  # of scripts; `stop` raises the first
+        self._tls = tls
+        self._rules: list[Rule] = []
+        self._changed = threading.Condition()
+        self._threads: list[threading.Thread] = []
+        self._wake, self._woken = socket.socketpair()  # ends the accepting thread, not the listening socket
+        self._stopping = False
+        if isinstance(address, str):
+            self._listening = socket.socket(socket.AF_UNIX)
+        else:
+            self._listening = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+            self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._listening.bind(address)
+        self._listening.listen(1024)
+
+    def __enter__(self) -> Origin:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    # --- where it is, and what came ---
+
+    @property
+    def authority(self) -> str:
+        """`127.0.0.1:9001`, `[::1]:9001`, or the unix socket's path."""
+        name = self._listening.getsockname()
+        if isinstance(name, str):
+            return name
+        return f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}"
+
+    @property
+    def url(self) -> str:
+        if self._listening.family == socket.AF_UNIX:
+            return f"unix:{self.authority}"
+        return f"{'https' if self._tls else 'http'}://{self.authority}"
+
+    @property
+    def port(self) -> int:
+        return int(self._listening.getsockname()[1])
+
+    @property
+    def received(self) -> bytes:
+        """Every byte of every accepted connection, in the order of the connections."""
+        return b"".join(connection.received for connection in self.connections)
+
+    def assert_untouched(self) -> None:
+        """No connection was made, or those made carried nothing. Look after the answer that shows the gateway done."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._listening.settimeout(0)
+                self.connections.append(OriginConnection(self._listening.accept()[0], self.deadline))
+        for connection in self.connections:
+            connection.assert_nothing_unread()
+        if self.received:
+            raise Unexpected(f"the upstream got {self.received!r}")
+
+    # --- by hand ---
+
+    def accept(self) -> OriginConnection:
+        """The next connection that the gateway opens."""
+        self._listening.settimeout(self.deadline)
+        try:
+            sock, _ = self._listening.accept()
+        except TimeoutError:
+            raise Unexpected(f"no connection came to the upstream within {self.deadline} s") from None
+        sock.settimeout(self.deadline)
+        if self._tls is not None:
+            try:
+                sock = self._tls.wrap_socket(sock, server_side=True)
+            except OSError:
+                sock.close()
+                raise
+        connection = OriginConnection(sock, self.deadline)
+        self.connections.append(connection)
+        return connection
+
+    def refuse_connections(self) -> None:
+        """From now on a connect is refused: the port is bound by nobody who listens."""
+        self._listening.close()
+
+    # --- by script ---
+
+    def answer(self, *steps: Step, path: bytes | None = None, times: int | None = None, whole: bool = True) -> None:
+        """Add a rule. `path`: the request target, with or without its query; None = any. `times`: None = always.
+
+        `whole`: the steps begin after the request's body, else right after its head. Bytes that end the connection
+        need `close` or `reset` as the last step; without them it is kept alive.
+        """
+        self._rules.append(Rule(steps, path, times, whole))
+
+    def serve(self) -> Origin:
+        """Answer on threads from now on. A request that no rule fits gets `200 ok`."""
+        self._start(self._accept_all)
+        return self
+
+    def wait_for_requests(self, count: int) -> list[Request]:
+        with self._changed:
+            if not self._changed.wait_for(lambda: len(self.requests) >= count, self.deadline):
+                raise Unexpected(f"{len(self.requests)} requests came within {self.deadline} s, not {count}")
+            return list(self.requests)
+
+    def _start(self, run: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=run, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept_all(self) -> None:
+        self._listening.settimeout(self.deadline)
+        while self._woken not in select.select([self._listening, self._woken], [], [])[0]:
+            self._start(self._serve, self._listening.accept()[0])
+
+    def _serve(self, sock: socket.socket) -> None:
+        with contextlib.ExitStack() as stack:
+            stack.callback(sock.close)
+            try:
+                sock.settimeout(self.deadline)
+                if self._tls is not None:
+                    sock = self._tls.wrap_socket(sock, server_side=True)
+                    stack.callback(sock.close)
+                connection = OriginConnection(sock, deadline=3600)  # idle between requests for as long as the test runs
+                self.connections.append(connection)
+                while self._has_next(connection):
+                    connection.deadline = self.deadline
+                    self._play(connection)
+                    connection.deadline = 3600
+            except (OSError, ValueError):  # the gateway, or `stop`, closed the connection
+                return
+            except Unexpected as error:
+                if not self._stopping:
+                    self.errors.append(error)
+
+    def _has_next(self, connection: OriginConnection) -> bool:
+        """Wait for the first byte of a request. False: the connection has ended."""
+        if connection.sock.fileno() < 0:
+            return False
+        return bool(connection.unread) or connection._fill(time.monotonic() + connection.deadline, "a request")
+
+    def _play(self, connection: OriginConnection) -> None:
+        request = connection.read_request_head()
+        with self._changed:
+            rule = next((rule for rule in self._rules if rule.fits(request.head)), Rule([OK], None, None, True))
+            if rule.times is not None:
+                rule.times -= 1
+        if rule.whole:
+            message = connection.read_body(request.head, until_close=False)
+            request = Request(message.head, message.body, message.raw_body, message.trailers)
+        with self._changed:
+            self.requests.append(request)
+            self._changed.notify_all()
+        for step in rule.steps:
+            if isinstance(step, bytes):
+                connection.send(step)
+            elif isinstance(step, threading.Event):
+                if not step.wait(self.deadline):
+                    raise Unexpected(f"an event of the script was not set within {self.deadline} s")
+            else:
+                step(connection)
+
+    # --- the end ---
+
+    def clear(self) -> None:
+        """Close the connections, forget rules and requests, go on listening. Raises the first error of a script."""
+        self._stopping = True
+        if self._threads:
+            self._wake.send(b"x")
+            self._threads.pop(0).join(self.deadline)  # no thread is started after this
+            self._woken.recv(1)
+        self._close_connections()
+        for thread in self._threads:
+            thread.join(self.deadline)
+        self._close_connections()
+        errors = self.errors
+        self.connections, self.requests, self.errors, self._rules, self._threads = [], [], [], [], []
+        self._stopping = False
+        if errors:
+            raise errors[0]
+
+    def stop(self) -> None:
+        """`clear`, and listen no longer."""
+        try:
+            self.clear()
+        finally:
+            for sock in (self._listening, self._wake, self._woken):
+                sock.close()
+
+    def _close_connections(self) -> None:
+        for connection in list(self.connections):
+            with contextlib.suppress(OSError):
+                connection.sock.shutdown(socket.SHUT_RDWR)
+            connection.close()
