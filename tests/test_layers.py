@@ -1,0 +1,109 @@
+"""The rooms of the package stand in one order, and what the rules keep out of them stays out."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "fastgw"
+
+# A module imports from its own room and from those before it. A line is one step; rooms on one line may use each other.
+ORDER = [
+    {"wire"},
+    {"errors"},
+    {"node"},
+    {"observe"},
+    {"config"},
+    {"routing"},
+    {"exchange"},
+    {"upstream"},
+    {"filters"},
+    {"downstream"},
+    {"compile"},
+    {"runtime", "admin", "kyma"},
+    {"cli"},
+]
+STEP = {room: step for step, rooms in enumerate(ORDER) for room in rooms}
+
+PURE = {"wire", "routing", "exchange"}  # these take bytes and the time as arguments
+OUTSIDE = {"asyncio", "uvloop", "selectors", "select", "threading", "subprocess"}
+
+# The edges of the processes, where what nobody foresaw is logged and answered: path -> how many `except Exception`.
+EDGES: dict[str, int] = {}
+
+FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+
+
+def tree_of(file: Path) -> ast.Module:
+    return ast.parse((PACKAGE / file).read_text(), str(file))
+
+
+def room_of(file: Path) -> str:
+    return file.parts[0].removesuffix(".py")
+
+
+def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Line and absolute name of everything that a module imports, in functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: a relative import; write it out"
+            if node.module == "fastgw":
+                yield from ((node.lineno, f"fastgw.{alias.name}") for alias in node.names)
+            else:
+                yield node.lineno, str(node.module)
+
+
+def rooms_used(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    for line, name in imports(tree):
+        root, _, rest = name.partition(".")
+        if root == "fastgw" and rest and not rest.startswith("__"):
+            yield line, rest.partition(".")[0]
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_imports_go_one_way(file: Path) -> None:
+    """A module imports from its own room and the rooms before it, never back up."""
+    room = room_of(file)
+    if room.startswith("__"):
+        assert not list(rooms_used(tree_of(file))), "the package itself imports none of its rooms"
+        return
+    assert room in STEP, f"{room} has no place in the order"
+    back_up = [f"line {line}: {used}" for line, used in rooms_used(tree_of(file)) if STEP[used] > STEP[room]]
+    assert not back_up
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if room_of(file) in PURE], ids=str)
+def test_the_pure_rooms_know_no_event_loop_and_no_thread(file: Path) -> None:
+    """Meaning is found in bytes alone, so that every case can be tested without a socket."""
+    assert not [(line, name) for line, name in imports(tree_of(file)) if name.partition(".")[0] in OUTSIDE]
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if room_of(file) != "cli"], ids=str)
+def test_only_the_commands_print(file: Path) -> None:
+    """A worker's stdout is the access log, and nothing else may tear its lines."""
+    calls = [node for node in ast.walk(tree_of(file)) if isinstance(node, ast.Call)]
+    assert not [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+
+
+def catches_everything(caught: ast.ExceptHandler) -> bool:
+    """`except:`, `except Exception` and `except BaseException`, unless it ends by raising what it caught."""
+    types = caught.type.elts if isinstance(caught.type, ast.Tuple) else [caught.type]
+    names = {each.id if isinstance(each, ast.Name) else None if each else "Exception" for each in types}
+    last = caught.body[-1]
+    return bool(names & {"Exception", "BaseException"}) and not (isinstance(last, ast.Raise) and last.exc is None)
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_only_the_edges_catch_everything(file: Path) -> None:
+    """Elsewhere a module catches what it can name; a defect reaches the edge of its process and is seen there."""
+    lines = [
+        node.lineno
+        for node in ast.walk(tree_of(file))
+        if isinstance(node, ast.ExceptHandler) and catches_everything(node)
+    ]
+    assert len(lines) == EDGES.get(str(file), 0), f"at lines {lines}"
