@@ -1,0 +1,42 @@
+"""What is known of an exchange when it has ended: the one thing that counters and access logs are made from."""
+
+import msgspec
+
+
+class Record(msgspec.Struct, gc=False):
+    """One finished exchange. Bytes are the peer's, unjudged; `""`, `b""`, None or a negative time mean "there was none"."""
+
+    ended_date: float
+    """When the exchange ended, epoch seconds."""
+    client: str
+    """Address of the client, without port."""
+    listener: str
+    method: bytes
+    scheme: bytes
+    host: bytes
+    path: bytes
+    """As the client sent it (`raw_path`)."""
+    query: bytes | None
+    """Without the `?`. None: the request target had no `?`."""
+    minor: int
+    """HTTP/1.<minor> as the client spoke it."""
+    status: int
+    """What the client saw; 499: it left before it saw anything final."""
+    request_bytes: int
+    """Of the body."""
+    response_bytes: int
+    """Of the body."""
+    duration_s: float
+    """From the first byte of the request head to the end. Never negative."""
+    route: str = ""
+    upstream: str = ""
+    target: str = ""
+    """`host:port` that was tried last."""
+    upstream_s: float = -1.0
+    """Until the upstream's response head was complete."""
+    retries: int = 0
+    fault: str = ""
+    """Label of the fault that ended the exchange or made its answer."""
+    request_id: bytes = b""
+    user_agent: bytes | None = None
+    referer: bytes | None = None
