@@ -1,0 +1,99 @@
+-- Load for wrk: 1,000 different GET requests of about 1 KB, sent in turn, and every answer checked.
+-- Usage: wrk ... -s requests.lua URL -- BODY_FILE        prints one line of JSON at the end
+--
+-- An answer is right if it has status 200, exactly the origin's body, and the X-Request-Id of a request that is waiting
+-- for one (so answers that went to the wrong client are seen). A request that has no answer after the other 999 have been
+-- sent is lost: wrk itself would wait for it in silence.
+
+local REQUESTS = 1000
+local ROUTES = 100
+
+local function hex(digits)
+  local text = {}
+  for i = 1, digits do text[i] = string.format("%x", math.random(0, 15)) end
+  return table.concat(text)
+end
+
+local function make_request(id)
+  local path = string.format("/svc%d/v1/items/%d/detail?page=%d&q=%s",
+    math.random(0, ROUTES - 1), math.random(1, 1000000), math.random(1, 50), hex(math.random(6, 20)))
+  return table.concat({
+    "GET " .. path .. " HTTP/1.1",
+    "Host: api.example.com",
+    "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0."
+      .. math.random(1000, 9999) .. ".0 Safari/537.36",
+    "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0." .. math.random(1, 9),
+    "Accept-Language: en-GB,en;q=0.9,de;q=0." .. math.random(1, 8),
+    "Accept-Encoding: gzip, deflate, br, zstd;q=0." .. math.random(1, 9),
+    "Connection: keep-alive",
+    "Cache-Control: max-age=" .. math.random(0, 600),
+    "Referer: https://www.example.com/catalogue/" .. hex(12) .. "/list?from=" .. math.random(1, 99999),
+    "X-Request-Id: " .. id,
+    "X-Client-Version: web-" .. math.random(1, 20) .. "." .. math.random(0, 99),
+    "Authorization: Bearer " .. hex(200 + math.random(0, 40)),
+    "Cookie: session=" .. hex(48) .. "; theme=dark; _ga=GA1.2." .. math.random(1, 99999999) .. "."
+      .. math.random(1, 999999999) .. "; csrftoken=" .. hex(32),
+    "Traceparent: 00-" .. hex(32) .. "-" .. hex(16) .. "-01",
+    "If-None-Match: W/\"" .. hex(16) .. "\"",
+    "", "",
+  }, "\r\n")
+end
+
+-- These are globals because wrk reads a thread's globals by name (thread:get).
+wrong_status, wrong_body, crossed, lost = 0, 0, 0, 0
+
+local requests, number_of, waiting, expected_body = {}, {}, {}, nil
+local turn = 0
+local asked_once = false
+
+function init(args)
+  math.randomseed(42)  -- the same requests for every contestant and round
+  for i = 1, REQUESTS do
+    local id = hex(8) .. "-" .. hex(4) .. "-" .. hex(4) .. "-" .. hex(12)
+    requests[i], number_of[id] = make_request(id), i
+  end
+  local file = assert(io.open(args[1], "rb"))
+  expected_body = file:read("*a")
+  file:close()
+end
+
+function request()
+  if not asked_once then  -- before the run wrk asks for one request, to count those in it, and never sends it
+    asked_once = true
+    return requests[REQUESTS]
+  end
+  turn = turn % REQUESTS + 1
+  if waiting[turn] then lost = lost + 1 end
+  waiting[turn] = true
+  return requests[turn]
+end
+
+function response(status, headers, body)
+  if status ~= 200 then wrong_status = wrong_status + 1 end
+  if body ~= expected_body then wrong_body = wrong_body + 1 end
+  local number = number_of[headers["X-Request-Id"] or headers["x-request-id"]]
+  if number and waiting[number] then
+    waiting[number] = nil
+  else
+    crossed = crossed + 1
+  end
+end
+
+local threads = {}
+
+function setup(thread) table.insert(threads, thread) end
+
+function done(summary, latency)
+  local function total(name)
+    local sum = 0
+    for _, thread in ipairs(threads) do sum = sum + thread:get(name) end
+    return sum
+  end
+  local errors = summary.errors
+  io.write(string.format(
+    '{"requests":%d,"seconds":%.6f,"p50_us":%d,"p99_us":%d,"faults":{"wrong status":%d,"wrong body":%d,' ..
+    '"answer to another request":%d,"lost":%d,"connect":%d,"read":%d,"write":%d,"timeout":%d}}\n',
+    summary.requests, summary.duration / 1e6, latency:percentile(50), latency:percentile(99),
+    total("wrong_status"), total("wrong_body"), total("crossed"), total("lost"),
+    errors.connect, errors.read, errors.write, errors.timeout))
+end

@@ -1,0 +1,52 @@
+"""What every contestant is told and gives back, so that the measurement need not know which one it drives."""
+
+import re
+import subprocess
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from bench.processes import Pinned
+
+ROUTES = [f"svc{number}" for number in range(100)]
+"""First path elements that are proxied, each a route of its own; anything else is answered 404."""
+
+VERSION = re.compile(r"\d+\.\d+[\w.+-]*")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one contestant runs: its own folder, the proxy's core, and the origin's port."""
+
+    folder: Path
+    core: int
+    origin_port: int
+
+
+@dataclass(frozen=True)
+class Running:
+    program: Pinned
+    port: int
+    access_log: Path | None
+    """One JSON line per request; None for a contestant that keeps no log."""
+
+
+class Peer(Protocol):
+    name: str
+
+    def version(self) -> str | None:
+        """As the program tells it; None if it is not installed."""
+
+    def running(self, place: Place) -> AbstractContextManager[Running]:
+        """Run it until the block ends, listening when the block begins. Raises `NotReady`."""
+
+
+def version_told(*command: str | Path) -> str | None:
+    """The version number in what `command` prints, or None if there is no such program."""
+    try:
+        told = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=20).stdout
+    except FileNotFoundError:
+        return None
+    number = VERSION.search(told)
+    return number[0] if number else "unknown"

@@ -1,0 +1,114 @@
+"""Processes that the benchmark starts: each pinned to a core, timed by the kernel, and stopped by its own pid."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+STOP_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class CpuTime:
+    """CPU seconds that a tree of processes has used since it began.
+
+    `total` is exact (scheduler nanoseconds). The kernel samples `user` and `system` by ticks, so only their proportion
+    is taken from it: a difference of two readings tells the split to a few per cent.
+    """
+
+    total: float
+    user_ticks: int
+    system_ticks: int
+
+    def since(self, earlier: "CpuTime") -> "CpuTime":
+        return CpuTime(
+            self.total - earlier.total,
+            self.user_ticks - earlier.user_ticks,
+            self.system_ticks - earlier.system_ticks,
+        )
+
+    @property
+    def user(self) -> float:
+        return self.total * self.user_ticks / max(1, self.user_ticks + self.system_ticks)
+
+    @property
+    def system(self) -> float:
+        return self.total - self.user
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """A running program, with its children, on one core. `output` is what it printed."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    output: Path
+
+    def pids(self) -> list[int]:
+        return list(_tree(self.process.pid))
+
+    def cpu(self) -> CpuTime:
+        total_ns = user = system = 0
+        for pid in self.pids():
+            with suppress(FileNotFoundError, ProcessLookupError):  # it ended between the listing and the reading
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                user += int(fields[11])
+                system += int(fields[12])
+                for thread in Path(f"/proc/{pid}/task").iterdir():
+                    total_ns += int((thread / "schedstat").read_text().split()[0])
+        return CpuTime(total_ns / 1e9, user, system)
+
+    def last_words(self) -> str:
+        return self.output.read_text(errors="replace")[-2000:].strip() or "(it printed nothing)"
+
+
+@contextmanager
+def pinned(
+    command: Sequence[str | Path],
+    core: int,
+    output: Path,
+    *,
+    pass_fds: Sequence[int] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Pinned]:
+    """Run `command` on `core` for the length of the block; afterwards its whole tree is gone."""
+    with output.open("ab") as sink:
+        process = subprocess.Popen(
+            ["taskset", "--cpu-list", str(core), *map(str, command)],
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            cwd=output.parent,
+            pass_fds=pass_fds,
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,  # Ctrl-C is for the benchmark, which then stops each program in turn
+        )
+    program = Pinned(Path(command[0]).name, process, output)
+    try:
+        yield program
+    finally:
+        _stop(program)
+
+
+def _tree(pid: int) -> Iterator[int]:
+    yield pid
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            for child in (thread / "children").read_text().split():
+                yield from _tree(int(child))
+
+
+def _stop(program: Pinned) -> None:
+    tree = program.pids()
+    program.process.terminate()
+    try:
+        program.process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        for pid in tree:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        program.process.wait(STOP_SECONDS)
