@@ -1,0 +1,205 @@
+"""Opening a connection to a target: its addresses raced (RFC 8305), then TLS, all within one time limit.
+
+Rule: whoever leaves early closes. A connect that fails, is late or is cancelled leaves no socket behind.
+"""
+
+import asyncio
+import errno
+import os
+import socket
+from collections import deque
+from collections.abc import Iterable
+from enum import Enum
+from typing import Final, final
+
+from fastgw.errors import Fault
+from fastgw.upstream.resolve import Address
+from fastgw.upstream.target import Target
+
+ATTEMPT_DELAY: Final = 0.25
+"""Seconds until the next address is tried beside one that has not answered (RFC 8305 section 5)."""
+UNIX_RETRY: Final = 0.01
+"""Seconds until a unix socket whose queue is full is tried again: the system tells nobody when there is room."""
+
+
+class Step(Enum):
+    """How far a connect has come: what it is when the time is up there, and what when it fails for another reason."""
+
+    RESOLVE = "name lookup", Fault.DNS_FAILED, Fault.DNS_FAILED
+    CONNECT = "connect", Fault.CONNECT_TIMEOUT, Fault.UPSTREAM_UNREACHABLE
+    HANDSHAKE = "TLS handshake", Fault.CONNECT_TIMEOUT, Fault.TLS_FAILED
+
+    def __init__(self, text: str, late: Fault, failed: Fault) -> None:
+        self.text, self.late, self.failed = text, late, failed
+
+
+_NOBODY_THERE: Final = (ConnectionRefusedError, FileNotFoundError)  # the latter: a unix socket's path
+
+
+class ConnectFailed(Exception):
+    """No connection could be made. `reason` is for the log: it may name addresses and certificates."""
+
+    def __init__(self, fault: Fault, reason: str) -> None:
+        super().__init__(reason)
+        self.fault = fault
+        self.reason = reason
+
+
+async def connect(target: Target, protocol: asyncio.BaseProtocol, timeout: float) -> None:
+    """Connect `protocol` to `target` within `timeout` seconds, name lookup and TLS handshake included.
+
+    Raises `ConnectFailed`. A client certificate that the target refuses shows here with TLS 1.2 only: in TLS 1.3 the
+    client is done first (RFC 8446 section 4.4.3), and learns of it when it reads.
+    """
+    step = Step.RESOLVE
+    try:
+        async with asyncio.timeout(timeout):
+            addresses = await target.addresses()
+            step = Step.CONNECT
+            if target.scheme == "unix":
+                sock = await _dial_unix(addresses[0])
+            else:
+                sock = await _Race(target, addresses).run()
+            if target.tls is not None:
+                step = Step.HANDSHAKE
+            await _hand_over(sock, target, protocol, timeout)
+    except OSError as error:
+        reason = f"{step.text}: {_reason(error, timeout)}"
+        raise ConnectFailed(_fault(step, error), reason) from error
+
+
+def _fault(step: Step, error: OSError) -> Fault:
+    if isinstance(error, TimeoutError):
+        return step.late
+    if step is Step.CONNECT and isinstance(error, _NOBODY_THERE):
+        return Fault.CONNECT_REFUSED
+    return step.failed
+
+
+def _reason(error: OSError, timeout: float) -> str:
+    if isinstance(error, TimeoutError) and error.errno is None:
+        return f"not done within {timeout:g} s"
+    return str(error) or type(error).__name__
+
+
+async def _hand_over(sock: socket.socket, target: Target, protocol: asyncio.BaseProtocol, timeout: float) -> None:
+    """Make a transport of a connected socket, which from here on belongs to the loop, whatever happens."""
+    loop = asyncio.get_running_loop()
+    if target.scheme == "unix":
+        await loop.create_unix_connection(lambda: protocol, sock=sock)
+    elif target.tls is None:
+        await loop.create_connection(lambda: protocol, sock=sock)  # uvloop sets TCP_NODELAY
+    else:
+        await loop.create_connection(
+            lambda: protocol,
+            sock=sock,
+            ssl=target.tls,
+            server_hostname=target.server_name,
+            ssl_handshake_timeout=timeout + 1.0,  # never before ours, which names the step
+        )
+
+
+async def _dial_unix(address: Address) -> socket.socket:
+    """A socket connected to a path. Raises `OSError`."""
+    sock = socket.socket(address.family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        while (code := sock.connect_ex(address.sockaddr)) == errno.EAGAIN:
+            await asyncio.sleep(UNIX_RETRY)
+        if code:
+            raise OSError(code, os.strerror(code))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+@final
+class _Race:
+    """Attempts at several addresses of a target, of which the first to succeed wins; the others are closed.
+
+    A further one begins as soon as one fails, or `ATTEMPT_DELAY` after the one before it (RFC 8305 section 5).
+    """
+
+    __slots__ = ("_decided", "_error", "_left", "_loop", "_next", "_running", "_target", "_winner")
+
+    def __init__(self, target: Target, addresses: Iterable[Address]) -> None:
+        self._target = target
+        self._loop = asyncio.get_running_loop()
+        self._left = deque(addresses)
+        self._running: dict[socket.socket, Address] = {}
+        self._next: asyncio.TimerHandle | None = None
+        self._error: OSError | None = None  # the last one
+        self._winner: socket.socket | None = None
+        self._decided: asyncio.Future[None] = self._loop.create_future()
+
+    async def run(self) -> socket.socket:
+        """The connected socket. Raises the `OSError` of the attempt that failed last, when all have failed."""
+        try:
+            self._begin()
+            await self._decided
+            if self._winner is None:
+                raise self._error or OSError("no address")
+            winner, self._winner = self._winner, None
+            return winner
+        finally:
+            self._end()
+
+    def _begin(self) -> None:
+        """Begin the next attempt. Those that fail at once are passed over."""
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+        while self._left and not self._attempt(self._left.popleft()):
+            pass
+        if self._decided.done():
+            return
+        if self._left:
+            self._next = self._loop.call_later(ATTEMPT_DELAY, self._begin)
+        elif not self._running:
+            self._decided.set_result(None)
+
+    def _attempt(self, address: Address) -> bool:
+        """Begin one attempt. False: it has failed already."""
+        try:
+            sock = socket.socket(address.family, socket.SOCK_STREAM)
+        except OSError as error:
+            self._failed(address, error)
+            return False
+        sock.setblocking(False)
+        code = sock.connect_ex(address.sockaddr)
+        self._running[sock] = address
+        if code == errno.EINPROGRESS:
+            self._loop.add_writer(sock, self._answered, sock)
+            return True
+        return self._settle(sock, code)
+
+    def _answered(self, sock: socket.socket) -> None:
+        self._loop.remove_writer(sock)
+        if not self._settle(sock, sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
+            self._begin()
+
+    def _settle(self, sock: socket.socket, code: int) -> bool:
+        """Book how an attempt ended. False: it has failed."""
+        address = self._running.pop(sock)
+        if code == 0:
+            self._winner = sock
+            self._decided.set_result(None)
+            return True
+        sock.close()
+        self._failed(address, OSError(code, os.strerror(code)))
+        return False
+
+    def _failed(self, address: Address, error: OSError) -> None:
+        self._error = error
+        self._target.avoid(address)
+
+    def _end(self) -> None:
+        if self._next is not None:
+            self._next.cancel()
+        for sock, address in self._running.items():
+            self._loop.remove_writer(sock)
+            sock.close()
+            self._target.avoid(address)  # another was faster although it began later, or nobody answered
+        if self._winner is not None:  # cancelled between its success and our waking up
+            self._winner.close()

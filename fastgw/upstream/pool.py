@@ -1,0 +1,369 @@
+"""The connections of one worker to one upstream: lent, given back, opened and waited for.
+
+Rule 1: a connection is lent again only to the target it was opened to. One pool serves one upstream, and an upstream
+has one TLS identity (client certificate, trusted CA, verification), so connections of two identities never mix.
+Rule 2: every connection holds one place of the upstream's allowance from before it is opened until it is closed.
+Rule 3: counts are kept, never recounted. Rule 4: whoever waits is told exactly once, by `lent` or by `failed`, unless
+it withdraws; and it is told as a method's last act, so that it may call back into the pool.
+
+An opening belongs to nobody: when it is done it goes to whoever has waited longest for its target, else it is kept.
+"""
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import takewhile
+from time import monotonic
+from typing import Any, Final, Generic, Protocol, TypeVar, cast, final
+
+from fastgw.config import settings
+from fastgw.errors import Fault
+from fastgw.upstream.connect import ConnectFailed, connect
+from fastgw.upstream.target import Target
+
+TICK: Final = 0.05
+"""Seconds between two looks at those who wait for a place: another worker may have given one back."""
+SWEEP: Final = 1.0
+"""Seconds between two looks for idle connections whose time is up."""
+LOG_EVERY: Final = 1.0
+"""Seconds in which a target's failed connects are logged once at most."""
+
+log = logging.getLogger("fastgw.upstream")
+
+
+class Pooled(Protocol):
+    """What the pool knows of a connection. It must be an `asyncio.BaseProtocol` as well."""
+
+    target: Target
+    idle_since: float
+    """Monotonic seconds; set here."""
+    uses: int
+    """How often it was lent; counted here. More than 1 while lent: it is a reused one."""
+    closed: bool
+
+    def close(self) -> None: ...
+
+
+C = TypeVar("C", bound=Pooled)
+C_contra = TypeVar("C_contra", bound=Pooled, contravariant=True)
+
+
+class Borrower(Protocol[C_contra]):
+    """Who waits for a connection; compared by identity."""
+
+    def lent(self, connection: C_contra) -> None: ...
+
+    def failed(self, fault: Fault) -> None: ...
+
+
+class Limit(Protocol):
+    """An allowance of places; `node.shared.NodeLimit` is one for all workers together."""
+
+    def try_take(self) -> bool: ...
+
+    def give_back(self) -> None: ...
+
+
+@final
+class LocalLimit:
+    """The allowance of a worker that is alone."""
+
+    __slots__ = ("_left",)
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+
+    def try_take(self) -> bool:
+        if not self._left:
+            return False
+        self._left -= 1
+        return True
+
+    def give_back(self) -> None:
+        self._left += 1
+
+
+@final
+class _Waiter:
+    __slots__ = ("borrower", "deadline", "target")
+
+    def __init__(self, borrower: Borrower[Any], target: Target, deadline: float) -> None:
+        self.borrower = borrower
+        self.target = target
+        self.deadline = deadline  # monotonic seconds: how long it waits for a place
+
+
+@final
+class Pool(Generic[C]):
+    """The connections to the targets of one upstream. Nothing runs while nothing is open."""
+
+    __slots__ = (
+        "_connect_timeout",
+        "_connections",
+        "_factory",
+        "_idle_timeout",
+        "_limit",
+        "_max_idle",
+        "_max_pending",
+        "_max_uses",
+        "_openings",
+        "_placeless",
+        "_stopped",
+        "_sweeper",
+        "_ticker",
+        "_waiters",
+        "idle_count",
+        "targets",
+    )
+
+    def __init__(
+        self,
+        targets: Sequence[Target],
+        upstream: settings.Upstream,
+        connection_factory: "Callable[[Pool[C], Target], C]",
+        workers: int = 1,
+        limit: Limit | None = None,
+    ) -> None:
+        """`limit`: the node's allowance of `pool.max_connections`; None = this worker has all of it.
+
+        The rest of the numbers are shared out among `workers`. A worker keeps no more connections idle than its share
+        of `max_connections`: else the idle ones of some workers could leave none for another.
+        """
+        pool = upstream.pool
+        self.targets = tuple(targets)
+        self._factory = connection_factory
+        self._connect_timeout = upstream.timeouts.connect
+        self._limit = LocalLimit(pool.max_connections) if limit is None else limit
+        self._max_idle = min(-(-pool.max_idle // workers), pool.max_connections // workers)
+        self._max_pending = -(-pool.max_pending // workers)
+        self._max_uses = float("inf") if pool.max_uses is None else pool.max_uses
+        self._idle_timeout = pool.idle_timeout
+        self.idle_count = 0
+        self._connections: set[C] = set()  # lent and idle
+        self._openings: set[asyncio.Task[None]] = set()
+        self._waiters: dict[Borrower[C], _Waiter] = {}
+        self._placeless: OrderedDict[_Waiter, None] = OrderedDict()  # those for whom no opening has begun
+        self._ticker: asyncio.TimerHandle | None = None
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._stopped = False
+
+    def __repr__(self) -> str:
+        return (
+            f"<Pool: {len(self._connections)} connections, {self.idle_count} idle, {len(self._openings)} opening, "
+            f"{len(self._waiters)} waiting>"
+        )
+
+    def lend(self, target: Target, borrower: Borrower[C], fresh: bool = False) -> C | Fault | None:
+        """An idle connection at once; else None, and `borrower.lent` or `borrower.failed` is called later.
+
+        `fresh`: only one that has not carried a request. `Fault.POOL_FULL`: too many wait already; nothing follows.
+        """
+        if not fresh:
+            idle = target.idle
+            oldest = monotonic() - self._idle_timeout
+            while idle:
+                connection: C = idle.popitem()[0]  # the one used last: the others may grow old and go
+                self.idle_count -= 1
+                if connection.idle_since > oldest and not connection.closed:
+                    connection.uses += 1
+                    return connection
+                self._drop(connection)
+        waiter = _Waiter(borrower, target, monotonic() + self._connect_timeout)
+        self._waiters[borrower] = waiter
+        target.waiting[waiter] = None
+        if not fresh:
+            target.willing[waiter] = None
+        self._placeless[waiter] = None
+        self._fill()
+        if waiter in self._placeless and len(self._placeless) > self._max_pending:
+            self._forget_waiter(waiter)
+            return Fault.POOL_FULL
+        return None
+
+    def withdraw(self, borrower: Borrower[C]) -> None:
+        """The borrower no longer wants what it waits for; nothing follows. Does nothing when it does not wait."""
+        waiter = self._waiters.get(borrower)
+        if waiter is not None:
+            self._forget_waiter(waiter)
+
+    def give_back(self, connection: C) -> None:
+        """A lent connection has carried its exchange and can carry another: it may be lent anew before this returns."""
+        target = connection.target
+        if connection.closed or self._stopped or connection.uses >= self._max_uses:
+            self.discard(connection)
+            return
+        first = next(iter(self._placeless), None)
+        # A target that was away has no places when it is back; those that took them must let go, or it stays away.
+        moves = first is not None and first.target is not target and first.target.places < target.places
+        waiter = None if moves else next(iter(target.willing), None)
+        if waiter is not None:
+            self._lend_to(waiter, connection)
+        elif first is not None:
+            self.discard(connection)  # for who waits for another target, or for a fresh one
+        else:
+            self._keep(connection)
+
+    def discard(self, connection: C) -> None:
+        """Close a connection, lent or idle, and free its place. A second time it does nothing."""
+        self._drop(connection)
+        self._fill()
+
+    def forget(self, connection: C) -> None:
+        """The connection has become readable or closed: if it is idle it is discarded; if it is lent, nothing."""
+        if connection in connection.target.idle:
+            self.discard(connection)
+
+    def stop(self) -> None:
+        """Close what is idle, end what is opening and fail who waits. What is lent is closed as it is given back."""
+        self._stopped = True
+        for timer in (self._ticker, self._sweeper):
+            if timer is not None:
+                timer.cancel()
+        self._ticker = self._sweeper = None
+        for opening in self._openings:
+            opening.cancel()
+        for target in self.targets:
+            for connection in list(target.idle):
+                self._drop(connection)
+            target.stop()
+        while self._waiters:
+            waiter = next(iter(self._waiters.values()))
+            self._forget_waiter(waiter)
+            waiter.borrower.failed(Fault.POOL_TIMEOUT)
+
+    def _lend_to(self, waiter: _Waiter, connection: C) -> None:
+        self._forget_waiter(waiter)
+        connection.uses += 1
+        waiter.borrower.lent(connection)
+
+    def _forget_waiter(self, waiter: _Waiter) -> None:
+        del self._waiters[waiter.borrower]
+        del waiter.target.waiting[waiter]
+        waiter.target.willing.pop(waiter, None)
+        self._placeless.pop(waiter, None)
+
+    def _keep(self, connection: C) -> None:
+        connection.idle_since = monotonic()
+        connection.target.idle[connection] = None
+        self.idle_count += 1
+        if self.idle_count > self._max_idle:
+            self._drop(self._longest_idle())
+        if self._sweeper is None and self.idle_count:
+            self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
+
+    def _longest_idle(self) -> C:
+        ends = (next(iter(target.idle)) for target in self.targets if target.idle)
+        longest: C = min(ends, key=lambda connection: connection.idle_since)
+        return longest
+
+    def _drop(self, connection: C) -> None:
+        """Close a connection and free its place, which the caller fills."""
+        if connection not in self._connections:
+            return
+        self._connections.remove(connection)
+        target = connection.target
+        if connection in target.idle:
+            del target.idle[connection]
+            self.idle_count -= 1
+        self._leave_place(target)
+        connection.close()
+
+    def _take_place(self, target: Target) -> bool:
+        """Take a place, that of an idle connection if there is no other."""
+        taken = self._limit.try_take()
+        while not taken and self.idle_count:
+            self._drop(self._longest_idle())
+            taken = self._limit.try_take()
+        if taken:
+            target.places += 1
+        return taken
+
+    def _leave_place(self, target: Target) -> None:
+        target.places -= 1
+        self._limit.give_back()
+
+    def _fill(self) -> None:
+        """Open connections for those who wait without one, the longest first, while there are places."""
+        while self._placeless:
+            waiter = next(iter(self._placeless))
+            target = waiter.target
+            if target.opening < len(target.waiting):  # else an opening whose waiter has gone is there for this one
+                if not self._take_place(target):
+                    if self._ticker is None:
+                        self._ticker = asyncio.get_running_loop().call_later(TICK, self._tick)
+                    return
+                self._open(target)
+            del self._placeless[waiter]
+
+    def _open(self, target: Target) -> None:
+        connection = self._factory(self, target)
+        target.opening += 1
+        opening = connect(target, cast(asyncio.BaseProtocol, connection), self._connect_timeout)
+        task = asyncio.get_running_loop().create_task(opening)
+        self._openings.add(task)
+        task.add_done_callback(partial(self._opened, target, connection))
+
+    def _opened(self, target: Target, connection: C, task: "asyncio.Task[None]") -> None:
+        self._openings.remove(task)
+        target.opening -= 1
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is None and not connection.closed:
+            self._connections.add(connection)
+            waiter = next(iter(target.waiting), None)
+            if waiter is None:
+                self.give_back(connection)
+            else:
+                self._lend_to(waiter, connection)
+            return
+        self._leave_place(target)
+        fault = self._explain(target, error)
+        # As long as there are openings for all who wait, one that failed was there for somebody who has gone.
+        waiter = next(iter(target.waiting)) if target.opening < len(target.waiting) else None
+        if waiter is not None:
+            self._forget_waiter(waiter)
+        self._fill()
+        if waiter is not None:
+            waiter.borrower.failed(fault)
+
+    def _explain(self, target: Target, error: BaseException | None) -> Fault:
+        """The fault of an opening that failed; why goes to the log, as clients must not see it."""
+        if isinstance(error, asyncio.CancelledError):  # by `stop`
+            return Fault.POOL_TIMEOUT
+        if error is None:
+            fault, reason = Fault.UPSTREAM_UNREACHABLE, "closed as soon as it was open"
+        elif isinstance(error, ConnectFailed):
+            fault, reason = error.fault, error.reason
+        else:
+            report = {"message": f"opening a connection to {target.label}", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(report)
+            return Fault.INTERNAL
+        now = monotonic()
+        if now >= target.logged_at + LOG_EVERY:
+            target.logged_at = now
+            log.warning("target %s: %s: %s", target.label, fault.label, reason)
+        return fault
+
+    def _tick(self) -> None:
+        """Try again for those who wait for a place, and end the waits that have lasted too long."""
+        self._ticker = None
+        self._fill()  # which sets the next tick if any are left
+        now = monotonic()
+        while self._placeless:
+            waiter = next(iter(self._placeless))
+            if waiter.deadline > now:
+                break
+            self._forget_waiter(waiter)
+            waiter.borrower.failed(Fault.POOL_TIMEOUT)
+
+    def _sweep(self) -> None:
+        """Close the connections that were idle too long; looks at those only, and at one more per target."""
+        self._sweeper = None
+        oldest = monotonic() - self._idle_timeout
+        for target in self.targets:
+            expired = list(takewhile(lambda connection: connection.idle_since <= oldest, target.idle))
+            for connection in expired:
+                self._drop(connection)
+        if self.idle_count:
+            self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)

@@ -1,0 +1,144 @@
+"""From a host's name to its addresses, looked up beside the loop and kept current while the name is in use.
+
+Rule 1: one lookup per name at a time; all who need it wait for the same one.
+Rule 2: an outcome stands until the next one, a failure too: nobody waits for a lookup but the first to use a name.
+"""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import chain, zip_longest
+from typing import Any, Final, NamedTuple, final
+
+RETRY: Final = 1.0
+"""Seconds until a failed lookup is repeated, when the interval is not shorter still."""
+
+
+class Address(NamedTuple):
+    """Where a socket is connected to: what `socket.socket` and `connect` take."""
+
+    family: int
+    sockaddr: Any
+
+
+class ResolveFailed(OSError):
+    """A name has no known address. The text is for the log."""
+
+
+Lookup = Callable[[str, int], Awaitable[Iterable[Address]]]
+
+
+async def system_lookup(host: str, port: int) -> list[Address]:
+    """Ask the system's resolver in a thread of the loop's pool. Raises `OSError`."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [Address(family, sockaddr) for family, _, _, _, sockaddr in found]
+
+
+@final
+class Name:
+    """A host's name and port, and its addresses.
+
+    While it is in use it is looked up again every `interval` seconds, in the background. A name that nobody asked for
+    during an interval is left alone, and looked up at its next use. When a lookup fails, the last good addresses stay;
+    it is repeated after `RETRY` seconds.
+    """
+
+    __slots__ = (
+        "_avoided",
+        "_current",
+        "_found",
+        "_interval",
+        "_lookup",
+        "_reason",
+        "_task",
+        "_timer",
+        "_turn",
+        "_used",
+        "host",
+        "port",
+    )
+
+    def __init__(self, host: str, port: int, interval: float, lookup: Lookup = system_lookup) -> None:
+        self.host = host
+        self.port = port
+        self._interval = interval
+        self._lookup = lookup
+        self._found: tuple[Address, ...] = ()
+        self._reason = "not looked up yet"
+        self._current = False  # whether the outcome of the last lookup still stands
+        self._used = False  # since the last lookup
+        self._avoided: set[Address] = set()
+        self._turn = 0
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        state = "current" if self._current else "lapsed"
+        return f"<Name {self.host}:{self.port} {state}: {len(self._found)} addresses, {len(self._avoided)} avoided>"
+
+    async def addresses(self) -> list[Address]:
+        """All addresses, in the order in which they are to be tried; the first one changes from call to call.
+
+        Families alternate (RFC 8305 section 4); those that did not answer lately come last. Raises `ResolveFailed`.
+        """
+        self._used = True
+        if not self._current:
+            await asyncio.shield(self._begin())  # who leaves does not end the lookup for the others
+        if not self._found:
+            raise ResolveFailed(self._reason)
+        start = self._turn % len(self._found)
+        self._turn += 1
+        rotated = self._found[start:] + self._found[:start]
+        good = [address for address in rotated if address not in self._avoided]
+        poor = [address for address in rotated if address in self._avoided]
+        return _alternate(good) + _alternate(poor)
+
+    def avoid(self, address: Address) -> None:
+        """This address did not answer, or others were faster: it comes last until the next lookup."""
+        self._avoided.add(address)
+
+    def stop(self) -> None:
+        """End a lookup and the repetition. A later use begins anew."""
+        self._current = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    def _begin(self) -> asyncio.Task[None]:
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._look_up())
+        return self._task
+
+    async def _look_up(self) -> None:
+        try:
+            found = tuple(dict.fromkeys(await self._lookup(self.host, self.port)))
+        except (OSError, UnicodeError) as error:  # UnicodeError: no name of DNS, such as a label of 64 characters
+            self._reason = f"{self.host}: {error}"
+            pause = min(RETRY, self._interval)
+        else:
+            self._found = found
+            self._avoided.clear()
+            pause = self._interval
+        self._task = None
+        self._current = True
+        self._used = False
+        self._timer = asyncio.get_running_loop().call_later(pause, self._elapsed)
+
+    def _elapsed(self) -> None:
+        self._timer = None
+        if self._used:
+            self._begin()
+        else:
+            self._current = False
+
+
+def _alternate(addresses: Sequence[Address]) -> list[Address]:
+    """Interleave the families, beginning with that of the first address."""
+    if not addresses:
+        return []
+    first = [address for address in addresses if address.family == addresses[0].family]
+    other = [address for address in addresses if address.family != addresses[0].family]
+    return [address for address in chain(*zip_longest(first, other)) if address is not None]

@@ -1,0 +1,149 @@
+"""One target of an upstream: where it is, how it is spoken to, and what this worker holds open to it.
+
+Rule 1: what is configured is settled here, before the workers are forked; a request only reads it.
+Rule 2: the counts and queues are `pool`'s: nothing else changes them.
+"""
+
+import socket
+import ssl
+from collections import OrderedDict
+from ipaddress import ip_address
+from typing import Any, final
+
+from fastgw.config import settings
+from fastgw.config.values import Url
+from fastgw.upstream.resolve import Address, Name
+
+
+@final
+class Target:
+    """One address of an upstream and, in a worker, the connections to it."""
+
+    __slots__ = (
+        "_literal",
+        "_name",
+        "base_path",
+        "host",
+        "host_header",
+        "idle",
+        "label",
+        "logged_at",
+        "opening",
+        "places",
+        "port",
+        "scheme",
+        "server_name",
+        "tls",
+        "waiting",
+        "weight",
+        "willing",
+    )
+
+    def __init__(
+        self,
+        url: Url,
+        weight: int = 1,
+        host_header: str = "target",
+        tls: ssl.SSLContext | None = None,
+        server_name: str | None = None,
+        resolve_interval: float = 30.0,
+    ) -> None:
+        """`tls`: required for an https URL, ignored for others. `host_header`, `server_name`: as configured."""
+        self.scheme = url.scheme
+        self.host = url.host
+        self.port = url.port
+        self.label = _label(url)
+        self.base_path = url.base_path.encode()
+        self.weight = weight
+        self.host_header = _host_header(url, host_header)
+        self.tls = tls if url.tls else None
+        # An IP address is verified against the certificate's addresses, and not sent (RFC 6066 section 3).
+        self.server_name = server_name or url.host.rstrip(".")
+        address = _literal(url)
+        self._literal = [] if address is None else [address]
+        self._name = Name(url.host, url.port, resolve_interval) if address is None else None
+
+        self.idle: dict[Any, None] = {}  # connections in the order of their idle times: taken from the end
+        self.places = 0  # connections: opening, lent and idle
+        self.opening = 0
+        self.waiting: OrderedDict[Any, None] = OrderedDict()  # who waits for a connection, the longest first
+        self.willing: OrderedDict[Any, None] = OrderedDict()  # those of them who take a used one
+        self.logged_at = float("-inf")
+
+    def __repr__(self) -> str:
+        return (
+            f"<Target {self.label}: {self.places} places, {self.opening} opening, {len(self.idle)} idle, "
+            f"{len(self.waiting)} waiting>"
+        )
+
+    async def addresses(self) -> list[Address]:
+        """Where to connect to, in the order in which to try. Raises `ResolveFailed`."""
+        return self._literal if self._name is None else await self._name.addresses()
+
+    def avoid(self, address: Address) -> None:
+        """This address did not answer, or others were faster: it is tried last until the name is looked up again."""
+        if self._name is not None:
+            self._name.avoid(address)
+
+    def stop(self) -> None:
+        """Look up no more."""
+        if self._name is not None:
+            self._name.stop()
+
+
+def build_targets(upstream: settings.Upstream) -> tuple[Target, ...]:
+    """The targets of a configured upstream, in file order. Reads the TLS files: `OSError` when they are no good."""
+    tls = client_tls(upstream.tls) if any(target.url.tls for target in upstream.targets) else None
+    return tuple(
+        Target(
+            target.url,
+            target.weight,
+            upstream.host_header,
+            tls,
+            upstream.tls.server_name,
+            upstream.resolve.interval,
+        )
+        for target in upstream.targets
+    )
+
+
+def client_tls(tls: settings.UpstreamTls) -> ssl.SSLContext:
+    """What `https` targets are spoken to with: TLS 1.2 or later, verified unless switched off, HTTP/1.1 alone."""
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    made.minimum_version = ssl.TLSVersion.TLSv1_2
+    made.set_alpn_protocols(["http/1.1"])
+    if not tls.verify:
+        made.check_hostname = False
+        made.verify_mode = ssl.CERT_NONE
+    elif tls.ca is None:
+        made.load_default_certs()
+    else:
+        made.load_verify_locations(tls.ca)
+    if tls.certificate is not None:
+        # Without a password OpenSSL would ask the terminal for the one of an encrypted key.
+        made.load_cert_chain(tls.certificate, tls.key, password="")
+    return made
+
+
+def _label(url: Url) -> str:
+    if url.socket:
+        return f"unix:{url.socket}"
+    return f"[{url.host}]:{url.port}" if ":" in url.host else f"{url.host}:{url.port}"
+
+
+def _host_header(url: Url, setting: str) -> bytes | None:
+    """What `Host` says; None = what the client sent."""
+    if setting == "preserve":
+        return None
+    return (url.authority if setting == "target" else setting).encode()
+
+
+def _literal(url: Url) -> Address | None:
+    """The address that needs no looking up: a unix socket or an IP literal."""
+    if url.socket:
+        return Address(socket.AF_UNIX, url.socket)
+    try:
+        version = ip_address(url.host).version
+    except ValueError:
+        return None
+    return Address(socket.AF_INET if version == 4 else socket.AF_INET6, (url.host, url.port))
