@@ -1,0 +1,99 @@
+"""Field lines as a multimap, for those that look at fields or change them; a message that nobody looks at has none."""
+
+import re
+from collections.abc import Container, Iterable, Iterator
+from typing import Final, final
+
+from fastgw.wire.grammar import IS_TOKEN, IS_VALUE
+
+_LINE: Final = re.compile(rb"([^:\r\n]++):[\t ]*+([^\r]*+)\r\n")
+
+
+@final
+class Fields:
+    """Field lines in their order, with the case of their names and their duplicates.
+
+    Names compare without case. A value has no white space around it.
+    """
+
+    __slots__ = ("_lines", "changed")
+
+    changed: bool
+    """Whether a line was set, added or removed since the fields were made."""
+
+    def __init__(self, lines: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        self._lines: list[tuple[bytes, bytes]] = []
+        for name, value in lines:
+            self.add(name, value)
+        self.changed = False
+
+    @classmethod
+    def parse(cls, raw: bytes, start: int) -> "Fields":
+        """Read the field lines of a head that was judged well-formed; the first of them begins at `start`."""
+        fields = cls()
+        fields._lines = [(name, value.rstrip(b" \t")) for name, value in _LINE.findall(raw, start)]
+        return fields
+
+    def get(self, name: bytes) -> bytes | None:
+        """The value of the first line called `name`."""
+        wanted = name.lower()
+        return next((value for known, value in self._lines if known.lower() == wanted), None)
+
+    def get_all(self, name: bytes) -> list[bytes]:
+        """The values of all lines called `name`, in order."""
+        wanted = name.lower()
+        return [value for known, value in self._lines if known.lower() == wanted]
+
+    def set(self, name: bytes, value: bytes) -> None:
+        """Let one line called `name` stand, where the first of them stood, or else at the end.
+
+        Raises `ValueError` for a name or value that would not stay one field line.
+        """
+        line = _checked(name, value)
+        wanted = name.lower()
+        places = [place for place, (known, _) in enumerate(self._lines) if known.lower() == wanted]
+        if not places:
+            self._lines.append(line)
+        else:
+            self._lines[places[0]] = line
+            for place in reversed(places[1:]):
+                del self._lines[place]
+        self.changed = True
+
+    def add(self, name: bytes, value: bytes) -> None:
+        """Add a line at the end. Raises `ValueError` as `set` does."""
+        self._lines.append(_checked(name, value))
+        self.changed = True
+
+    def remove(self, name: bytes) -> None:
+        """Take out every line called `name`; there may be none."""
+        wanted = name.lower()
+        kept = [line for line in self._lines if line[0].lower() != wanted]
+        if len(kept) != len(self._lines):
+            self._lines = kept
+            self.changed = True
+
+    def render(self, drop: Container[bytes] = ()) -> bytes:
+        """Write the lines as they go over the wire, without those whose lower-case name is in `drop`."""
+        return b"".join(b"%b: %b\r\n" % line for line in self._lines if line[0].lower() not in drop)
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        return iter(self._lines)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, bytes) and self.get(name) is not None
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __repr__(self) -> str:
+        # Values may be secrets, so only names are told.
+        return f"<Fields {', '.join(name.decode('ascii') for name, _ in self._lines)}>"
+
+
+def _checked(name: bytes, value: bytes) -> tuple[bytes, bytes]:
+    if not IS_TOKEN(name):
+        raise ValueError(f"{name!r} is no field name")
+    if not IS_VALUE(value):
+        raise ValueError(f"the value for {name!r} has a control character")
+    return name, value.strip(b" \t")

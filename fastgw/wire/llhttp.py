@@ -1,0 +1,106 @@
+"""The second judge: llhttp reads every head and body byte as well, and has to find the same message in them.
+
+It is never asked what a message means, only whether it agrees: that the bytes are well-formed, that a body follows
+the head or none does, and that the message is complete with our last byte and not before. It runs without field
+callbacks, so nothing is made of what it reads, and no leniency is ever set.
+"""
+
+from typing import final
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
+
+from fastgw.wire.malformed import Malformed
+
+
+@final
+class _Seen:
+    """What llhttp came across. Held by the parser, which holds nothing else of ours: no reference cycle."""
+
+    __slots__ = ("heads", "messages")
+
+    def __init__(self) -> None:
+        self.heads = 0
+        self.messages = 0
+
+    def on_headers_complete(self) -> None:
+        self.heads += 1
+
+    def on_message_complete(self) -> None:
+        self.messages += 1
+
+
+@final
+class SecondJudge:
+    """llhttp following one message from its first byte to its last."""
+
+    __slots__ = ("_parser", "_seen")
+
+    def __init__(self, parser: type[HttpRequestParser] | type[HttpResponseParser]) -> None:
+        self._seen = _Seen()
+        self._parser = parser(self._seen)
+
+    def head(self, raw: bytes, body_follows: bool | None) -> None:
+        """Read exactly one head. Raises `Malformed`, also when llhttp disagrees on whether a body follows.
+
+        `body_follows` None: it cannot know (its response parser is not told that the request was HEAD), and reads
+        nothing after this.
+        """
+        seen = self._seen
+        seen.heads = seen.messages = 0
+        try:
+            self._parser.feed_data(raw)
+        except HttpParserUpgrade as upgrade:  # CONNECT, and a 101 response: to llhttp, HTTP ends with the head
+            if upgrade.args[0] != len(raw):
+                raise _disagreement() from upgrade
+        except HttpParserError as error:
+            # "Invalid method encountered", and the same of those that only RTSP has
+            status = 501 if str(error).startswith("Invalid method") else 400
+            raise Malformed(f"llhttp refuses the head: {error}.", status) from error
+        if seen.heads != 1 or (body_follows is not None and seen.messages != (not body_follows)):
+            raise _disagreement()
+
+    def body(self, chunk: bytes) -> None:
+        """Read bytes behind which the message goes on. Raises `Malformed`."""
+        self._feed(chunk)
+        if self._seen.messages:
+            raise _disagreement()
+
+    def last(self, chunk: bytes) -> None:
+        """Read bytes, at least one, the last of which is the message's last. Raises `Malformed`."""
+        view = memoryview(chunk)
+        self.body(view[:-1])
+        self._feed(view[-1:])
+        if self._seen.messages != 1:
+            raise _disagreement()
+
+    def _feed(self, chunk: bytes | memoryview) -> None:
+        try:
+            self._parser.feed_data(chunk)
+        except HttpParserError as error:
+            raise Malformed(f"llhttp refuses the body: {error}.") from error
+
+
+@final
+class LongLivedJudge:
+    """One llhttp for all requests that are only a head and leave the connection open.
+
+    PERF: spares making a parser: 0.5 us of 1.2 (CPython 3.11, micro/framing).
+    """
+
+    __slots__ = ("_judge",)
+
+    def __init__(self) -> None:
+        self._judge = SecondJudge(HttpRequestParser)
+
+    def head(self, raw: bytes) -> None:
+        """Read exactly one head without a body. Raises `Malformed`."""
+        try:
+            self._judge.head(raw, body_follows=False)
+        except Malformed:
+            # The message before may be to blame, if it left llhttp in another state than we think: a fresh one decides.
+            self._judge = SecondJudge(HttpRequestParser)
+            self._judge.head(raw, body_follows=False)
+
+
+def _disagreement() -> Malformed:
+    return Malformed("llhttp ends the message elsewhere.")

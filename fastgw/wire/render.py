@@ -1,0 +1,66 @@
+"""What goes out: heads and chunks framed anew from what was judged."""
+
+from collections.abc import Iterable
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Final
+
+from fastgw.wire.framing import RequestHead, ResponseHead
+
+_STATUS_LINES: Final = {
+    status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode("ascii")) for status in HTTPStatus
+}
+
+LAST_CHUNK: Final = b"0\r\n\r\n"
+
+
+def request_head(method: bytes, target: bytes, host: bytes, block: bytes, added: bytes) -> bytes:
+    """A request head: `block` are the end-to-end lines (`end_to_end`), `added` ready lines of ours."""
+    return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b\r\n" % (method, target, host, block, added)
+
+
+def status_line(status: int, reason: bytes | None = None) -> bytes:
+    """The first line of a response. None: the usual reason phrase of `status`, or none where it has no name."""
+    if reason is None:
+        line = _STATUS_LINES.get(status)
+        if line is not None:
+            return line
+        reason = b""
+    return b"HTTP/1.1 %d %b\r\n" % (status, reason)
+
+
+@lru_cache(maxsize=64)
+def _dropping(
+    hop_by_hop: frozenset[bytes], known: frozenset[bytes], also: frozenset[bytes]
+) -> tuple[frozenset[bytes], bool]:
+    """All names to leave out, and whether each of them can be cut out by its place in `known`."""
+    return hop_by_hop | also, also <= known
+
+
+def end_to_end(head: RequestHead | ResponseHead, also: frozenset[bytes] = frozenset()) -> bytes:
+    """The field lines that go on to the next peer, without the empty line.
+
+    Left out are hop-by-hop fields, those that `Connection` names, framing, a request's Host, and the lower-case names
+    in `also`. Lines that stay keep their bytes, unless a filter has changed the fields.
+    """
+    drop, by_place = _dropping(head.HOP_BY_HOP, head.KNOWN, also)
+    edited = head.edited()
+    if edited is not None or head.connection_named or not by_place:
+        return (edited or head.fields()).render(drop.union(head.connection_named))
+    raw, at = head.raw, head.fields_start
+    pieces = []
+    for start, end, _ in sorted(line for name, lines in head.known.items() if name in drop for line in lines):
+        pieces.append(raw[at:start])
+        at = end
+    pieces.append(raw[at:-2])
+    return b"".join(pieces)
+
+
+def chunk(payload: bytes) -> bytes:
+    """One chunk. Of an empty payload nothing is made: that would be the last chunk."""
+    return b"%x\r\n%b\r\n" % (len(payload), payload) if payload else b""
+
+
+def last_chunk(trailers: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
+    """The last chunk with the trailers behind it."""
+    return b"0\r\n%b\r\n" % b"".join(b"%b: %b\r\n" % line for line in trailers)
