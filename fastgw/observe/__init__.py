@@ -1,6 +1,7 @@
 """Counters and access logs: what is recorded of every exchange."""
 
-from fastgw.observe.observer import AccessLog, Observer
+from fastgw.observe.log import AccessLog
+from fastgw.observe.observer import Observer
 from fastgw.observe.record import Record
 from fastgw.observe.series import FAMILIES, Series
 

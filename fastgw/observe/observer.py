@@ -1,38 +1,51 @@
-"""What a worker does with an exchange that has ended: count it and hand it to the access logs."""
+"""What a worker does with an exchange that has ended: count it, and hand it to the access logs."""
 
+import time
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final
 
+from fastgw.observe.log import AccessLog, Log
 from fastgw.observe.record import Record
 from fastgw.observe.series import Series
 
-
-class AccessLog(Protocol):
-    """One configured access log."""
-
-    @property
-    def sink(self) -> str: ...
-    @property
-    def format(self) -> str: ...
-    @property
-    def redact(self) -> Sequence[str]: ...
+STOP_S: Final = 2.0
+"""How long the logs may go on writing, together, when a worker ends."""
 
 
 class Observer:
-    """Counts and logs the exchanges of one worker. `start`, `stop` and `reopen` belong to the worker, after the fork."""
+    """Counts and logs the exchanges of one worker. `start`, `reopen` and `stop`: in the worker, after the fork."""
 
     def __init__(self, *, logs: Sequence[AccessLog], column: memoryview | None, series: Series) -> None:
-        self._tally = series.tally(memoryview(bytearray(8 * series.words)).cast("Q") if column is None else column)
+        """`column`: `series.words` words that this worker alone writes. None: nobody reads the counts."""
+        if column is None:
+            column = memoryview(bytearray(8 * series.words)).cast("Q")
+        tally = series.tally(column)
+        self._count = tally.count
+        self._logs = [Log(settings, tally) for settings in logs]
 
     def finish(self, record: Record) -> None:
-        """Count the exchange and queue its log lines. Called once per exchange; never waits and never raises."""
-        self._tally.count(record)
+        """Count the exchange and queue its log lines. Once per exchange; it never waits."""
+        self._count(record)
+        for log in self._logs:
+            log.add(record)
 
     def start(self) -> None:
-        """Begin to write."""
-
-    def stop(self) -> None:
-        """Write what is queued, for a bounded time."""
+        """Begin to write. A file that cannot be opened is told in the gateway's log and tried again with each batch."""
+        for log in self._logs:
+            log.start()
 
     def reopen(self) -> None:
-        """Open the files anew, soon; lines queued until then may go to either."""
+        """Open the files anew. Lines queued before go to either file; none is lost."""
+        for log in self._logs:
+            log.reopen()
+
+    def stop(self) -> None:
+        """Write what is queued, for `STOP_S` seconds at most; the rest is dropped and counted. Then nothing may finish.
+
+        A disk that hangs in a write (not one that is full) leaves its thread behind, with a slice uncounted.
+        """
+        until = time.monotonic() + STOP_S
+        for log in self._logs:
+            log.begin_stop()
+        for log in self._logs:
+            log.stop(until)

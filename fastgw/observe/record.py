@@ -4,7 +4,7 @@ import msgspec
 
 
 class Record(msgspec.Struct, gc=False):
-    """One finished exchange. Bytes are the peer's, unjudged; `""`, `b""`, None or a negative time mean "there was none"."""
+    """One finished exchange. Bytes are the peer's, unjudged; `""`, `b""`, None and negative times: there was none."""
 
     ended_date: float
     """When the exchange ended, epoch seconds."""
