@@ -1,0 +1,1 @@
+"""Rooms of the request path timed alone: `python -m bench.micro --help`."""

@@ -1,0 +1,18 @@
+"""The filter chain: what steps cost that let a request pass, none of which waits."""
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+from bench.micro.timing import Room
+from fastgw.exchange import Exchange, Outcome, run_request
+
+
+def rooms() -> Iterator[Room]:
+    exchange: Any = object()  # the chain only hands it on
+    for count in (0, 1, 4, 8, 16):
+        yield Room(f"a chain of {count} steps", partial(run_request, (_passes,) * count), [exchange])
+
+
+def _passes(exchange: Exchange) -> Outcome:
+    return None
