@@ -87,11 +87,15 @@ def test_every_beginning_of_a_header_asks_for_more(header):
     assert all(parse(header[:length]) is None for length in range(len(header)))
 
 
+def feed(header: bytes) -> None:
+    for length in range(len(header) + 1):
+        assert parse(header[:length]) is None
+
+
 @pytest.mark.parametrize("header", REFUSED)
 def test_anything_else_is_refused_and_at_no_byte_accepted(header):
     with pytest.raises(Malformed) as refusal:
-        for length in range(len(header) + 1):
-            assert parse(header[:length]) is None
+        feed(header)
     assert refusal.value.status == 400
 
 

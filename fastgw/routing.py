@@ -1,0 +1,391 @@
+"""The route table: which route a request belongs to.
+
+Match order (the contract): exact host > longest wildcard > any; then exact path > parameters (text before a parameter,
+at the first segment where they differ) > longest prefix > regular expressions in file order > any path; then most
+header and query conditions; then file order. This orders *all* routes that match: a route for any host answers what
+the routes of the request's own host do not. A route whose method does not fit is passed over like any other.
+
+Rule 1: user patterns run on RE2 only. Rule 2: no step looks at all routes: a lookup costs what the request's path has
+segments, plus the routes that share its host and path and differ only in method, header and query conditions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv6Address
+from itertools import chain, islice
+from types import MappingProxyType
+from typing import Any, Final, Generic, Protocol, TypeVar
+
+import re2
+
+from fastgw.config.patterns import HostPattern, Parameter, PathKind, PathPattern, re2_options
+
+R = TypeVar("R")
+
+_NO_PARAMETERS: Final[Mapping[str, bytes]] = MappingProxyType({})
+
+
+class Routable(Protocol):
+    """What of a request decides its route: host without port in lower case, path in normal form."""
+
+    host: bytes
+    path: bytes
+    method: bytes
+    query: bytes | None
+
+    def field(self, name: bytes) -> bytes | None:
+        """The first value of a field, by its lower-case name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What a route asks of a request. Empty = any; of hosts, paths and methods one must fit, of the others all."""
+
+    hosts: tuple[HostPattern, ...] = ()
+    paths: tuple[PathPattern, ...] = ()
+    methods: tuple[bytes, ...] = ()
+    """GET answers HEAD too."""
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    """Name (any case) and exact value; of a repeated field its first line counts."""
+    query: tuple[tuple[bytes, bytes], ...] = ()
+    """Name and value as the application reads them: escapes decoded, `+` a space; any occurrence may fit."""
+
+
+class Match(Generic[R]):
+    """A route and the parameters of its path: normal-form bytes of the segments, escapes kept."""
+
+    __slots__ = ("params", "route")
+
+    def __init__(self, route: R, params: Mapping[str, bytes] = _NO_PARAMETERS) -> None:
+        self.route = route
+        self.params = params
+
+    def __repr__(self) -> str:
+        return f"Match({self.route!r}, {dict(self.params)!r})"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate(Generic[R]):
+    """A route that matches, for `explain`."""
+
+    match: Match[R]
+    host: HostPattern | None
+    path: PathPattern | None
+    weakness: str
+    """Why the first candidate goes before it: `shorter prefix`. Empty for the first itself."""
+
+
+class Router(Generic[R]):
+    """An immutable route table, made of conditions and routes in file order."""
+
+    def __init__(self, rules: Sequence[tuple[Conditions, R]]) -> None:
+        exact: dict[bytes, _HostTable[R]] = {}
+        wildcards: dict[bytes, _HostTable[R]] = {_ANY_HOST: _HostTable()}
+        # Added in this order, entries that share a host and a path are in match order without sorting again.
+        by_conditions = sorted(enumerate(rules), key=lambda rule: -_condition_count(rule[1][0]))
+        for file_order, (conditions, route) in by_conditions:
+            for host in conditions.hosts or (None,):
+                tables = exact if host and not host.wildcard else wildcards
+                table = tables.setdefault(_host_name(host), _HostTable())
+                for path in conditions.paths or (None,):
+                    table.add(_Entry(file_order, conditions, host, path, route))
+        for table in chain(exact.values(), wildcards.values()):
+            table.seal()
+
+        self._longest_wildcard = max(map(len, wildcards))
+        self._by_wildcard: dict[bytes, tuple[_HostTable[R], ...]] = {_ANY_HOST: (wildcards.pop(_ANY_HOST),)}
+        for name in sorted(wildcards, key=len):  # a longer one also matches what the shorter ones at its end match
+            self._by_wildcard[name] = (wildcards[name], *self._wildcard_tables(name[1:]))
+        self._by_host = {name: (table, *self._wildcard_tables(name)) for name, table in exact.items()}
+
+    def find(self, request: Routable) -> Match[R] | None:
+        """The route that `request` belongs to. None: `allowed_methods` tells 405 from 404."""
+        path = request.path
+        for table in self._tables(request.host):
+            for entries in table.entries(path):
+                for entry in entries:
+                    if entry.unconditional or entry.accepts(request):
+                        return entry.ready or entry.match(path)
+        return None
+
+    def allowed_methods(self, request: Routable) -> tuple[bytes, ...]:
+        """For a request that `find` gave None: the methods of the routes that match in all else, for 405; () = 404."""
+        fitting = (entry.methods for entry in self._entries(request) if entry.fields_and_query_fit(request))
+        return tuple(dict.fromkeys(chain.from_iterable(fitting)))
+
+    def candidates(self, request: Routable) -> list[Candidate[R]]:
+        """Every route that matches, once, in match order: the first is what `find` finds."""
+        best: dict[int, _Entry[R]] = {}
+        for entry in self._entries(request):
+            if entry.accepts(request):
+                best.setdefault(entry.file_order, entry)
+        entries = list(best.values())
+        return [
+            Candidate(entry.match(request.path), entry.host, entry.path, _weakness(entry, entries[0]))
+            for entry in entries
+        ]
+
+    def _entries(self, request: Routable) -> Iterator[_Entry[R]]:
+        for table in self._tables(request.host):
+            yield from chain.from_iterable(table.entries(request.path))
+
+    def _tables(self, host: bytes) -> tuple[_HostTable[R], ...]:
+        tables = self._by_host.get(host)
+        if tables is not None:
+            return tables
+        if host.startswith(b"["):
+            return self._by_host.get(_shortest_ipv6(host), self._by_wildcard[_ANY_HOST])
+        return self._wildcard_tables(host)
+
+    def _wildcard_tables(self, host: bytes) -> tuple[_HostTable[R], ...]:
+        """The tables of the wildcards that `host` fits, longest first, and that of any host."""
+        # Begun no further left than a wildcard can: a host of 30,000 dots must not cost 30,000 look-ups.
+        dot = host.find(b".", max(1, len(host) - self._longest_wildcard))
+        while dot > 0:
+            tables = self._by_wildcard.get(host[dot:])
+            if tables is not None:
+                return tables
+            dot = host.find(b".", dot + 1)
+        return self._by_wildcard[_ANY_HOST]
+
+
+class _Entry(Generic[R]):
+    """One route under one of its hosts and one of its paths, with the conditions that are left to check."""
+
+    __slots__ = (
+        "condition_count",
+        "cuts",
+        "fields",
+        "file_order",
+        "host",
+        "methods",
+        "path",
+        "places",
+        "query",
+        "ready",
+        "route",
+        "unconditional",
+    )
+
+    def __init__(
+        self, file_order: int, conditions: Conditions, host: HostPattern | None, path: PathPattern | None, route: R
+    ) -> None:
+        self.file_order = file_order
+        self.host = host
+        self.path = path
+        self.route = route
+        self.condition_count = _condition_count(conditions)
+        self.methods = tuple(
+            dict.fromkeys(chain.from_iterable(_ANSWERED.get(method, (method,)) for method in conditions.methods))
+        )
+        self.fields = tuple((name.lower(), value) for name, value in conditions.headers)
+        self.query = tuple(_query_pattern(name, value) for name, value in conditions.query)
+        self.unconditional = not (self.methods or self.fields or self.query)
+        self.places = tuple(
+            (segment.name, place)
+            for place, segment in enumerate(path.segments if path else (), start=1)
+            if isinstance(segment, Parameter)
+        )
+        # Cut right before a `:path` parameter, which is what is left, and behind any other.
+        takes_rest = path is not None and any(parameter.rest for parameter in path.parameters)
+        self.cuts = self.places[-1][1] + (not takes_rest) if self.places else 0
+        self.ready = None if self.places else Match(route)
+
+    def accepts(self, request: Routable) -> bool:
+        return (not self.methods or request.method in self.methods) and self.fields_and_query_fit(request)
+
+    def fields_and_query_fit(self, request: Routable) -> bool:
+        if any(request.field(name) != value for name, value in self.fields):
+            return False
+        return all(pattern.search(request.query or b"") for pattern in self.query)
+
+    def match(self, path: bytes) -> Match[R]:
+        if self.ready is not None:
+            return self.ready
+        segments = path.split(b"/", self.cuts)
+        return Match(self.route, {name: segments[place] for name, place in self.places})
+
+
+class _Node(Generic[R]):
+    """A place in a tree of path segments."""
+
+    __slots__ = ("ends", "literals", "parameter", "rest")
+
+    def __init__(self) -> None:
+        self.literals: dict[bytes, _Node[R]] = {}
+        self.parameter: _Node[R] | None = None
+        self.ends: list[_Entry[R]] = []
+        """Patterns that end here; in the tree of prefixes, those that cover all below."""
+        self.rest: list[_Entry[R]] = []
+        """Patterns that go on with a `:path` parameter."""
+
+    def grow(self, segments: Iterable[bytes | Parameter]) -> list[_Entry[R]]:
+        """Find or make the place of a pattern and return its list of entries."""
+        node = self
+        for segment in segments:
+            if isinstance(segment, bytes):
+                node = node.literals.setdefault(segment, _Node())
+            elif segment.rest:
+                return node.rest
+            else:
+                node.parameter = node.parameter or _Node()
+                node = node.parameter
+        return node.ends
+
+    def collect(self, segments: list[bytes], place: int, found: list[list[_Entry[R]]]) -> None:
+        """Add to `found`, most specific first, the entries whose patterns fit `segments` from `place` on."""
+        if place == len(segments):
+            found.append(self.ends)
+            return
+        segment = segments[place]
+        literal = self.literals.get(segment)
+        if literal is not None:
+            literal.collect(segments, place + 1, found)
+        if self.parameter is not None and segment:
+            self.parameter.collect(segments, place + 1, found)
+        if self.rest:
+            found.append(self.rest)
+
+    def collect_prefixes(self, segments: list[bytes]) -> list[list[_Entry[R]]]:
+        """The entries of all prefixes of `segments`, longest first."""
+        found = [self.ends]
+        node = self
+        for segment in islice(segments, 1, None):
+            if segment not in node.literals:
+                break
+            node = node.literals[segment]
+            found.append(node.ends)
+        found.reverse()
+        return found
+
+
+class _HostTable(Generic[R]):
+    """The routes of one host pattern, by path."""
+
+    def __init__(self) -> None:
+        self._exact: dict[bytes, list[_Entry[R]]] = {}
+        self._parameters: _Node[R] = _Node()
+        self._prefixes: _Node[R] = _Node()
+        self._regexes: list[_Entry[R]] = []
+        self._regex_set: Any = None
+        self._any_path: list[_Entry[R]] = []
+        self._depth = 0
+        """Segments of the longest pattern with parameters or prefix; further ones of a path need not be told apart."""
+
+    def add(self, entry: _Entry[R]) -> None:
+        self._list_for(entry.path).append(entry)
+
+    def _list_for(self, path: PathPattern | None) -> list[_Entry[R]]:
+        if path is None:
+            return self._any_path
+        if path.kind is PathKind.EXACT:
+            return self._exact.setdefault(path.literal, [])
+        if path.kind is PathKind.REGEX:
+            return self._regexes
+        self._depth = max(self._depth, len(path.segments))
+        return (self._parameters if path.kind is PathKind.PARAMETERS else self._prefixes).grow(path.segments)
+
+    def seal(self) -> None:
+        """Compile the regular expressions, once all routes are added."""
+        self._regexes.sort(key=lambda entry: entry.file_order)
+        if self._regexes:
+            self._regex_set = _compile_set([entry.path.regex for entry in self._regexes if entry.path])
+
+    def entries(self, path: bytes) -> Iterator[Sequence[_Entry[R]]]:
+        """The entries whose path matches, in match order."""
+        exact = self._exact.get(path)
+        if exact is not None:
+            yield exact
+        segments = path.split(b"/", self._depth + 1)
+        found: list[list[_Entry[R]]] = []
+        self._parameters.collect(segments, 1, found)
+        yield from found
+        yield from self._prefixes.collect_prefixes(segments)
+        if self._regex_set is not None:
+            matching = sorted(self._regex_set.Match(path))
+            yield [self._regexes[index] for index in matching if index < len(self._regexes)]
+        yield self._any_path
+
+
+_ANY_HOST: Final = b""
+_ANSWERED: Final = {b"GET": (b"GET", b"HEAD")}  # RFC 9110 section 9.3.2: HEAD is GET without the content
+_REGEX_MEMORY: Final = 8 << 20  # bytes for the automaton of a host's set; what RE2 takes by default
+
+
+def _condition_count(conditions: Conditions) -> int:
+    return len(conditions.headers) + len(conditions.query)
+
+
+def _query_pattern(name: bytes, value: bytes) -> Any:
+    """A search for `name=value` as any of the pairs of a query, however it is escaped."""
+    pair = _spellings(name) + (b"=" + _spellings(value) if value else b"=?")
+    return re2.compile(b"(?:^|&)" + pair + b"(?:&|$)", re2_options())
+
+
+def _spellings(text: bytes) -> bytes:
+    return b"".join(rb"(?:\x%02x|%%(?i:%02x)%b)" % (code, code, rb"|\+" if code == 0x20 else b"") for code in text)
+
+
+def _compile_set(regexes: Sequence[bytes]) -> Any:
+    """One automaton that finds all of `regexes` that match, in one pass over a path.
+
+    RE2 says nothing when the automaton has no room, it just matches nothing; so the set has one more pattern that
+    matches everything, and gets more room until that one is seen.
+    """
+    options = re2_options()
+    options.max_mem = _REGEX_MEMORY
+    while True:
+        regex_set = re2.Set.SearchSet(options)
+        for regex in (*regexes, b""):
+            regex_set.Add(regex)
+        try:
+            regex_set.Compile()
+        except re2.error:
+            pass
+        else:
+            if regex_set.Match(b"/"):
+                return regex_set
+        options.max_mem *= 2
+
+
+def _shortest_ipv6(host: bytes) -> bytes:
+    """The spelling that patterns have: `[0:0::1]` is `[::1]`. What is no IPv6 address stays as it is."""
+    try:
+        return b"[%b]" % str(IPv6Address(host[1:-1].decode("ascii"))).encode()
+    except ValueError:
+        return host
+
+
+def _weakness(entry: _Entry[Any], first: _Entry[Any]) -> str:
+    """The first step of the match order at which `first` is ahead of `entry`."""
+    if entry is first:
+        return ""
+    if _host_name(entry.host) != _host_name(first.host):
+        return "less specific host"
+    if _shape(entry.path) != _shape(first.path):
+        return _WEAKER_PATHS[entry.path.kind if entry.path else None]
+    by_conditions = entry.path is None or entry.path.kind is not PathKind.REGEX
+    if by_conditions and entry.condition_count != first.condition_count:
+        return "fewer header and query conditions"
+    return "later in the file"
+
+
+def _host_name(host: HostPattern | None) -> bytes:
+    return host.name if host else _ANY_HOST
+
+
+def _shape(path: PathPattern | None) -> tuple[object, ...]:
+    """Of two patterns that match the same path, neither is more specific when their shapes are equal."""
+    if path is None:
+        return ()
+    return path.kind, *(segment.rest if isinstance(segment, Parameter) else None for segment in path.segments)
+
+
+_WEAKER_PATHS: Final = {
+    PathKind.PARAMETERS: "a parameter where the other has text",
+    PathKind.PREFIX: "shorter prefix",
+    PathKind.REGEX: "regular expression",
+    None: "any path",
+}

@@ -1,0 +1,389 @@
+"""The route table, against its contract."""
+
+import random
+import re
+from dataclasses import dataclass, field
+from urllib.parse import parse_qsl
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastgw.config.patterns import parse_host, parse_path
+from fastgw.routing import Conditions, Router
+
+
+@dataclass
+class Request:
+    path: bytes
+    host: bytes = b"a.test"
+    method: bytes = b"GET"
+    query: bytes | None = None
+    fields: dict[bytes, bytes] = field(default_factory=dict)
+
+    def field(self, name: bytes) -> bytes | None:
+        assert name == name.lower()
+        return self.fields.get(name)
+
+
+@dataclass(frozen=True)
+class Route:
+    """A route as a person writes it; `conditions` is what the router is given."""
+
+    name: str
+    paths: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+    query: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def conditions(self) -> Conditions:
+        return Conditions(
+            hosts=tuple(map(parse_host, self.hosts)),
+            paths=tuple(map(parse_path, self.paths)),
+            methods=tuple(method.encode() for method in self.methods),
+            headers=tuple((name.encode(), value.encode()) for name, value in self.headers),
+            query=tuple((name.encode(), value.encode()) for name, value in self.query),
+        )
+
+
+def router(*routes: Route) -> Router[str]:
+    return Router([(route.conditions, route.name) for route in routes])
+
+
+def found(table: Router[str], request: Request) -> str | None:
+    match = table.find(request)
+    return match and match.route
+
+
+def by_path(*patterns: str) -> Router[str]:
+    return router(*(Route(pattern, (pattern,)) for pattern in patterns))
+
+
+# --- paths
+
+
+@pytest.mark.parametrize("path", [b"/files", b"/files/", b"/files/a", b"/files/a/b/", b"/files//a", b"/files/a%2Fb"])
+def test_a_prefix_covers_its_elements(path):
+    assert found(by_path("/files/*"), Request(path)) == "/files/*"
+
+
+@pytest.mark.parametrize("path", [b"/filesx", b"/file", b"/", b"//files", b"/files%2Fa", b"/x/files", b"/FILES"])
+def test_a_prefix_covers_nothing_else(path):
+    assert found(by_path("/files/*"), Request(path)) is None
+
+
+@pytest.mark.parametrize("path", [b"/", b"/a", b"//", b"/a/b/c/d/e/f"])
+def test_the_prefix_of_all_covers_all(path):
+    assert found(by_path("/*"), Request(path)) == "/*"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "params"),
+    [
+        ("/users/{id}", b"/users/7", {"id": b"7"}),
+        ("/users/{id}", b"/users/a%2Fb%20c", {"id": b"a%2Fb%20c"}),
+        ("/users/{id}/", b"/users/7/", {"id": b"7"}),
+        ("/{a}/x/{b}", b"/1/x/2", {"a": b"1", "b": b"2"}),
+        ("/apps/{app}/{rest:path}", b"/apps/shop/a/b//c/", {"app": b"shop", "rest": b"a/b//c/"}),
+        ("/apps/{app}/{rest:path}", b"/apps/shop/", {"app": b"shop", "rest": b""}),
+        ("/{rest:path}", b"/", {"rest": b""}),
+        ("/{rest:path}", b"/a/b", {"rest": b"a/b"}),
+    ],
+)
+def test_parameters_are_whole_segments_of_the_normal_form(pattern, path, params):
+    match = by_path(pattern).find(Request(path))
+    assert match is not None
+    assert match.params == params
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [
+        ("/users/{id}", b"/users/"),
+        ("/users/{id}", b"/users"),
+        ("/users/{id}", b"/users/7/"),
+        ("/users/{id}", b"/users/7/8"),
+        ("/users/{id}", b"/users/7/8/9"),
+        ("/apps/{app}/{rest:path}", b"/apps/shop"),
+        ("/apps/{app}/{rest:path}", b"/apps//x"),
+        ("/users", b"/users/"),
+        ("/users/", b"/users"),
+        ("~^/v[0-9]+/", b"/v1"),
+        ("~^/v[0-9]+/", b"/x/v1/"),
+    ],
+)
+def test_what_a_pattern_does_not_match(pattern, path):
+    assert found(by_path(pattern), Request(path)) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "pattern"),
+    [
+        (b"/users/me", "/users/me"),
+        (b"/users/7", "/users/{id}"),
+        (b"/users/7/x", "/users/{id}/{rest:path}"),
+        (b"/users/me/x", "/users/me/{x}"),
+        (b"/users/me/y/z", "/users/{id}/{rest:path}"),
+        (b"/a/b/c", "/a/b/*"),
+        (b"/a/c", "/a/*"),
+        (b"/v1/x", "~^/v[0-9]+/"),
+        (b"/v1/b", "~^/v[0-9]+/"),
+        (b"/x/b", "~/b$"),
+    ],
+)
+def test_exact_before_parameters_before_the_longest_prefix_before_regexes_in_file_order(path, pattern):
+    patterns = ["~^/v[0-9]+/", "~/b$", "/a/*", "/a/b/*", "/users/*", "/users/{id}", "/users/me", "/users/me/{x}"]
+    for _ in range(5):
+        assert found(by_path(*patterns, "/users/{id}/{rest:path}"), Request(path)) == pattern
+        prefix = patterns[2:]
+        random.Random(7).shuffle(prefix)  # only regexes care for the order of the file
+        patterns[2:] = prefix
+
+
+def test_a_route_without_paths_comes_after_all_others():
+    table = router(Route("rest"), Route("regex", ("~x",)), Route("all", ("/y/*",)))
+    assert [found(table, Request(path)) for path in (b"/x", b"/y/x", b"/z")] == ["regex", "all", "rest"]
+
+
+# --- hosts
+
+
+@pytest.mark.parametrize(
+    ("host", "route"),
+    [
+        (b"api.example.org", "api.example.org"),
+        (b"b.example.org", "*.example.org"),
+        (b"b.c.example.org", "*.example.org"),
+        (b"x.api.example.org", "*.api.example.org"),
+        (b"x.y.api.example.org", "*.api.example.org"),
+        (b"example.org", "any"),
+        (b"xexample.org", "any"),
+        (b"", "any"),
+        (b".example.org", "any"),
+        (b"[::1]", "[::1]"),
+        (b"[0:0::1]", "[::1]"),
+        (b"[::2]", "any"),
+        (b"[", "any"),
+    ],
+)
+def test_exact_host_before_longest_wildcard_before_any(host, route):
+    hosts = ["*.example.org", "api.example.org", "*.api.example.org", "[::1]"]
+    table = router(Route("any"), *(Route(name, hosts=(name,)) for name in hosts))
+    assert found(table, Request(b"/", host=host)) == route
+
+
+def test_less_specific_hosts_answer_what_the_specific_one_has_no_route_for():
+    table = router(Route("any", ("/a",)), Route("wildcard", ("/*",), ("*.test",)), Route("exact", ("~b",), ("a.test",)))
+    assert found(table, Request(b"/b")) == "exact"
+    assert found(table, Request(b"/a")) == "wildcard"
+    assert found(table, Request(b"/a", host=b"other")) == "any"
+
+
+# --- methods, headers, query
+
+
+def test_get_answers_head_too():
+    table = router(Route("get", ("/a",), methods=("GET",)), Route("head", ("/a",), methods=("HEAD",)))
+    assert found(table, Request(b"/a", method=b"HEAD")) == "get"
+
+
+def test_a_method_that_does_not_fit_passes_on_to_the_next_route():
+    table = router(Route("post", ("/a",), methods=("POST",)), Route("all", ("/*",), methods=("GET",)))
+    assert found(table, Request(b"/a")) == "all"
+    assert found(table, Request(b"/a", method=b"POST")) == "post"
+    assert found(table, Request(b"/a", method=b"PUT")) is None
+
+
+def test_when_only_the_method_does_not_fit_the_methods_that_would_are_told():
+    table = router(
+        Route("post", ("/a",), methods=("POST",)),
+        Route("all", ("/*",), methods=("GET", "POST")),
+        Route("elsewhere", ("/b",), methods=("DELETE",)),
+        Route("header", ("/a",), methods=("PATCH",), headers=(("x", "1"),)),
+    )
+    assert table.allowed_methods(Request(b"/a", method=b"PUT")) == (b"POST", b"GET", b"HEAD")
+    assert by_path("/a").allowed_methods(Request(b"/b", method=b"PUT")) == ()
+
+
+def test_more_header_and_query_conditions_go_before_fewer_and_then_the_order_of_the_file():
+    table = router(
+        Route("none", ("/a",)),
+        Route("one", ("/a",), headers=(("X-Version", "2"),)),
+        Route("same", ("/a",), query=(("debug", "1"),)),
+        Route("two", ("/a",), headers=(("x-version", "2"),), query=(("debug", "1"),)),
+    )
+    both = {b"x-version": b"2"}
+    assert found(table, Request(b"/a", query=b"debug=1", fields=both)) == "two"
+    assert found(table, Request(b"/a", query=b"debug=2", fields=both)) == "one"
+    assert found(table, Request(b"/a", query=b"debug=1")) == "same"
+    assert found(table, Request(b"/a", fields={b"x-version": b"20"})) == "none"
+
+
+def test_regexes_keep_the_order_of_the_file_whatever_their_conditions():
+    table = router(Route("first", ("~a",)), Route("second", ("~a",), headers=(("x", "1"),)))
+    assert found(table, Request(b"/a", fields={b"x": b"1"})) == "first"
+
+
+@pytest.mark.parametrize("query", [b"q=a+b", b"x=1&q=a%20b", b"q=1&q=%61+b&y", b"%71=a b"])
+def test_a_query_condition_fits_any_occurrence_however_it_is_escaped(query):
+    assert found(router(Route("q", query=(("q", "a b"),))), Request(b"/", query=query)) == "q"
+
+
+@pytest.mark.parametrize("query", [None, b"", b"q", b"q=a", b"q=a+bc", b"xq=a+b", b"q=A+b", b"q=a%2Bb"])
+def test_a_query_condition_fits_nothing_else(query):
+    assert found(router(Route("q", query=(("q", "a b"),))), Request(b"/", query=query)) is None
+
+
+@pytest.mark.parametrize(("query", "fits"), [(b"q", True), (b"q=", True), (b"x&q&y", True), (b"q=1", False)])
+def test_an_empty_value_needs_no_equals_sign(query, fits):
+    assert (found(router(Route("q", query=(("q", ""),))), Request(b"/", query=query)) == "q") is fits
+
+
+# --- scale and cost
+
+
+def test_a_set_of_regexes_that_outgrows_the_memory_of_re2_still_finds_them_all():
+    table = by_path(*(f"~^/service{number}/.*/[a-z]+[0-9]{{1,9}}$" for number in range(6000)))
+    for number in (0, 3456, 5999):
+        assert (found(table, Request(b"/service%d/x/abc12" % number)) or "").startswith(f"~^/service{number}/")
+
+
+def test_long_paths_and_hosts_cost_look_ups_by_the_depth_of_the_patterns_only():
+    table = router(Route("deep", ("/a/{b}/c",)), Route("prefix", ("/a/*",)), Route("host", ("/h",), ("*.x.test",)))
+    assert found(table, Request(b"/a" + b"/" * 30_000, host=b"." * 30_000)) == "prefix"
+
+
+def test_routes_without_parameters_give_the_same_match_each_time():
+    table = by_path("/a/*")
+    assert table.find(Request(b"/a/1")) is table.find(Request(b"/a/2"))
+
+
+# --- explain
+
+
+def test_candidates_tell_each_matching_route_once_in_order_and_why_it_came_later():
+    table = router(
+        Route("anywhere"),
+        Route("regex", ("~u",)),
+        Route("files", ("/users/*", "/*"), ("a.test",)),
+        Route("user", ("/users/{id}",), ("a.test", "*.test")),
+        Route("again", ("/users/{name}",), ("a.test",)),
+        Route("rest", ("/users/{rest:path}",), ("a.test",)),
+        Route("flagged", ("/users/{id}",), ("a.test",), headers=(("x", "1"),)),
+        Route("post", ("/users/{id}",), methods=("POST",)),
+    )
+    told = table.candidates(Request(b"/users/7", fields={b"x": b"1"}))
+    assert [(candidate.match.route, candidate.weakness) for candidate in told] == [
+        ("flagged", ""),
+        ("user", "fewer header and query conditions"),
+        ("again", "fewer header and query conditions"),
+        ("rest", "a parameter where the other has text"),
+        ("files", "shorter prefix"),
+        ("regex", "less specific host"),
+        ("anywhere", "less specific host"),
+    ]
+    assert told[0].match.params == {"id": b"7"}
+    assert told[1].host is not None
+    assert told[1].host.text == "a.test"
+    assert table.candidates(Request(b"/", method=b"PUT", host=b"b"))[0].path is None
+
+
+# --- against the contract's sentence, read naively
+
+
+def path_rank(pattern: str, path: bytes) -> tuple[object, ...] | None:
+    """None: no match. Smaller goes first: exact path > parameters > longest prefix > regular expressions."""
+    text = path.decode()
+    if pattern.startswith("~"):
+        return (3,) if re.search(pattern[1:], text) else None
+    if pattern.endswith("/*"):
+        prefix = pattern[:-2]
+        return (2, -len(prefix)) if text == prefix or text.startswith(prefix + "/") else None
+    parts = [
+        (2, r".*") if part.endswith(":path}") else (1, r"[^/]+") if part.startswith("{") else (0, re.escape(part))
+        for part in pattern.split("/")
+    ]
+    if not re.fullmatch("/".join(regex for _, regex in parts), text):
+        return None
+    kinds = tuple(kind for kind, _ in parts)
+    return (1, kinds) if any(kinds) else (0,)
+
+
+def host_rank(pattern: str, host: bytes) -> tuple[int, ...] | None:
+    if pattern.startswith("*"):
+        return (1, -len(pattern)) if re.fullmatch(r".+" + re.escape(pattern[1:]), host.decode()) else None
+    return (0,) if pattern == host.decode() else None
+
+
+def rank(route: Route, place: int, request: Request, *, any_method: bool = False) -> tuple[object, ...] | None:
+    """The route's place in the match order, smallest first; None when it does not match."""
+    hosts = [host_rank(pattern, request.host) for pattern in route.hosts] or [(2,)]
+    paths = [path_rank(pattern, request.path) for pattern in route.paths] or [(4,)]
+    host, path = (min((one for one in ranks if one is not None), default=None) for ranks in (hosts, paths))
+    methods = {*route.methods, *(["HEAD"] if "GET" in route.methods else [])}
+    pairs = parse_qsl((request.query or b"").decode(), keep_blank_values=True)
+    fits = (
+        (any_method or not methods or request.method.decode() in methods)
+        and all(request.fields.get(name.encode()) == value.encode() for name, value in route.headers)
+        and all(pair in pairs for pair in route.query)
+    )
+    if host is None or path is None or not fits:
+        return None
+    conditions = len(route.headers) + len(route.query)
+    return (host, path, 0, place) if path == (3,) else (host, path, -conditions, place)
+
+
+PATTERNS = st.one_of(
+    st.lists(st.sampled_from(["a", "b", "{x}", ""]), min_size=1, max_size=4).map(lambda parts: "/" + "/".join(parts)),
+    st.lists(st.sampled_from(["a", "b", ""]), max_size=3).map(lambda parts: "/" + "/".join([*parts, "*"])),
+    st.lists(st.sampled_from(["a", "b", "{x}"]), max_size=3).map(lambda parts: "/" + "/".join([*parts, "{r:path}"])),
+    st.sampled_from(["~^/a", "~b$", "~a/.*b", "~/"]),
+).map(lambda pattern: _distinct_names(pattern))
+HOSTS = st.sampled_from(["a.test", "b.a.test", "*.test", "*.a.test", "*.b.a.test"])
+ROUTES = st.builds(
+    Route,
+    name=st.just("r"),
+    paths=st.lists(PATTERNS, max_size=2).map(tuple),
+    hosts=st.lists(HOSTS, max_size=2).map(tuple),
+    methods=st.lists(st.sampled_from(["GET", "POST", "HEAD"]), max_size=1).map(tuple),
+    headers=st.lists(st.sampled_from([("x", "1"), ("y", "1")]), max_size=2, unique=True).map(tuple),
+    query=st.lists(st.sampled_from([("q", "1"), ("q", "")]), max_size=1).map(tuple),
+)
+REQUESTS = st.builds(
+    Request,
+    path=st.lists(st.sampled_from(["a", "b", "c", ""]), min_size=1, max_size=5).map(
+        lambda parts: ("/" + "/".join(parts)).encode()
+    ),
+    host=st.sampled_from([b"a.test", b"b.a.test", b"c.b.a.test", b"x.test", b"test", b""]),
+    method=st.sampled_from([b"GET", b"HEAD", b"POST", b"PUT"]),
+    query=st.sampled_from([None, b"", b"q", b"q=1&q=", b"q=2"]),
+    fields=st.dictionaries(st.sampled_from([b"x", b"y"]), st.sampled_from([b"1", b"2"])),
+)
+
+
+def _distinct_names(pattern: str) -> str:
+    for number in range(pattern.count("{x}")):
+        pattern = pattern.replace("{x}", f"{{x{number}}}", 1)
+    return pattern
+
+
+@settings(max_examples=400)
+@given(st.lists(ROUTES, max_size=8), st.lists(REQUESTS, min_size=1, max_size=4))
+def test_the_table_agrees_with_sorting_all_routes_by_the_match_order(routes, requests):
+    table = Router([(route.conditions, place) for place, route in enumerate(routes)])
+    for request in requests:
+        ranks = {place: rank(route, place, request) for place, route in enumerate(routes)}
+        expected = sorted((place for place in ranks if ranks[place]), key=lambda place: ranks[place])
+        assert [candidate.match.route for candidate in table.candidates(request)] == expected
+        match = table.find(request)
+        assert (match.route if match else None) == (expected[0] if expected else None)
+        if not expected:
+            allowed = {
+                method
+                for place, route in enumerate(routes)
+                if rank(route, place, request, any_method=True)
+                for method in (*route.methods, *(["HEAD"] if "GET" in route.methods else []))
+            }
+            assert {method.decode() for method in table.allowed_methods(request)} == allowed
