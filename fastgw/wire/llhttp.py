@@ -59,7 +59,7 @@ class SecondJudge:
         if seen.heads != 1 or (body_follows is not None and seen.messages != (not body_follows)):
             raise _disagreement()
 
-    def body(self, chunk: bytes) -> None:
+    def body(self, chunk: bytes | memoryview) -> None:
         """Read bytes behind which the message goes on. Raises `Malformed`."""
         self._feed(chunk)
         if self._seen.messages:
