@@ -20,6 +20,7 @@ from fastgw.config.values import (
     ListenAddress,
     LogSink,
     Method,
+    Name,
     Network,
     Percent,
     Protocol,
@@ -60,7 +61,7 @@ class FilterUse(Struct, frozen=True):
     """Whether nearer levels may neither replace nor remove it."""
 
 
-Filters = Mapping[str, FilterUse | None]
+Filters = Mapping[Name, FilterUse | None]
 """Instance name to its use; None removes what a farther level added under that name."""
 
 
@@ -322,7 +323,7 @@ class Config(Settings):
     """How many processes serve. `auto`: what CPU affinity and the container's CPU quota allow."""
     include: tuple[str, ...] = ()
     """Further files, by name or pattern, relative to this one. They add to what is here; names must not repeat."""
-    listeners: Annotated[Mapping[str, Listener], Meta(min_length=1)]
+    listeners: Annotated[Mapping[Name, Listener], Meta(min_length=1, examples=['{main: {address: "127.0.0.1:8080"}}'])]
     """The addresses that clients connect to, by name."""
     status: Status | None = None
     """The status listener. null = none."""
@@ -332,9 +333,9 @@ class Config(Settings):
     """What clients may send and hold."""
     access_logs: tuple[AccessLog, ...] = (AccessLog(),)
     """Where requests are logged. `[]` = nowhere."""
-    upstreams: Mapping[str, Upstream] = NONE
+    upstreams: Mapping[Name, Upstream] = NONE
     """Groups of targets, by name."""
-    filter_sets: Mapping[str, Filters] = NONE
+    filter_sets: Mapping[Name, Filters] = NONE
     """Bundles of filters, by name, for routes to `use`."""
     filters: Filters = NONE
     """Filters for every request, known route or not."""

@@ -43,6 +43,7 @@ _DURATION = r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)"
 _SIZE = r"([0-9]+)(B|kB|KB|MB|GB|KiB|MiB|GiB)"
 _PERCENT = r"([0-9]+(?:\.[0-9]+)?)%"
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_NAME = r"[A-Za-z0-9_][A-Za-z0-9_./@-]*"
 _HOST = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?\.?"
 
 
@@ -150,11 +151,11 @@ def parse_url(text: str) -> Url:
     try:
         parts = urlsplit(text)
     except ValueError as error:
-        raise ValueError(f'"{text}" is not a URL ({error})') from error
+        raise ValueError("not a URL") from error
+    if "@" in parts.netloc or (parts.scheme not in _PORTS and "@" in text):
+        raise ValueError("a URL with a user or password in it")  # and not shown: it may be a secret
     if parts.scheme not in _PORTS:
         raise ValueError(f'"{text}" is not an http, https or unix URL')
-    if "@" in parts.netloc:
-        raise ValueError("a URL with a user or password in it")  # and not repeated here: it may be a secret
     if "?" in text or "#" in text:
         raise ValueError(f'"{text}" has a query or fragment')
     host, colon, port = parts.netloc.rpartition(":")
@@ -167,6 +168,20 @@ def parse_url(text: str) -> Url:
 def parse_destination(text: str) -> str | Url:
     """A route's `upstream`: the name of an upstream, or a URL. Only a URL has a colon."""
     return parse_url(text) if ":" in text else text
+
+
+def parse_name(text: str) -> str:
+    """What listeners, upstreams and other parts are called."""
+    if re.fullmatch(_NAME, text) is None:
+        raise ValueError(f'"{text}" is not a name')
+    return text
+
+
+def parse_method(text: str) -> str:
+    """A method (RFC 9110 section 9.1), which is case-sensitive: `get` is not GET."""
+    if text != text.upper():
+        raise ValueError(f'"{text}" is not in capitals')
+    return parse_token(text)
 
 
 def parse_token(text: str) -> str:
@@ -263,7 +278,8 @@ Destination = Annotated[
 ]
 FieldName = Annotated[str, Notation('a field name such as "X-Tenant"', parse_token, _written(_TOKEN))]
 FieldValue = Annotated[str, Notation("text in one line", parse_field_value, {"type": "string"})]
-Method = Annotated[str, Notation('a method such as "GET"', parse_token, _written(_TOKEN))]
+Method = Annotated[str, Notation('a method such as "GET"', parse_method, _written(_TOKEN))]
+Name = Annotated[str, Notation("a name of letters, digits, `_`, `-`, `.`, `/` and `@`", parse_name, _written(_NAME))]
 Protocol = Annotated[str, Notation('a protocol such as "websocket"', parse_token, _written(_TOKEN))]
 HostHeader = Annotated[str, Notation('"target", "preserve" or the host to send', parse_host_header, {"type": "string"})]
 

@@ -1,0 +1,87 @@
+"""From a file, or from the command line, to a configuration that is right in every part."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+from msgspec import Struct
+
+from fastgw.config.documents import read_all
+from fastgw.config.filter_rules import FilterRules
+from fastgw.config.merging import merge
+from fastgw.config.problems import ConfigError, Problem
+from fastgw.config.rules import RULES
+from fastgw.config.settings import AccessLog, Config, Listener, Route, Status
+from fastgw.config.values import parse_address, parse_url
+
+T = TypeVar("T")
+
+
+class Loaded(Struct, frozen=True):
+    """A configuration, and what there is to say about it."""
+
+    config: Config
+    notes: tuple[Problem, ...]
+    """Not wrong, but perhaps not meant: filters that replace or remove others."""
+    files: tuple[str, ...]
+    """Every file it was read from, the main one first."""
+
+
+def load(file: str, filter_types: Mapping[str, type]) -> Loaded:
+    """Read a file and all it includes, and check everything.
+
+    `filter_types`: by name, the struct of each filter's settings. Raises `ConfigError` with every problem there is;
+    only when a file cannot be taken apart at all, what depends on its content stays unsaid.
+    """
+    documents, unreadable = read_all(file)
+    merged = merge(documents, filter_types)
+    notes: list[Problem] = []
+    if all(document.value is not None for document in documents):
+        for rule in RULES:
+            rule(merged)
+        notes = FilterRules(merged, filter_types).check()
+    order = {document.name: number for number, document in enumerate(documents)}
+    problems = unreadable + [problem for reading in merged.readings for problem in reading.problems]
+    if problems:
+        raise ConfigError(_sorted(problems, order))
+    return Loaded(merged.config(), tuple(_sorted(notes, order)), tuple(order))
+
+
+def from_flags(
+    listen: str, to: str, *, workers: int | None = None, access_log: str | None = None, status: str | None = None
+) -> Config:
+    """The configuration of `fastgw run --listen … --to …`. Raises `ConfigError` whose problems name the flags."""
+    problems: list[Problem] = []
+
+    def parsed(flag: str, text: str, parse: Callable[[str], T]) -> T | None:
+        try:
+            return parse(text)
+        except ValueError as error:
+            problems.append(Problem("", 0, 0, flag, str(error)))
+            return None
+
+    given: dict[str, Any] = {}
+    address = parsed("--listen", listen, parse_address)
+    url = parsed("--to", to, parse_url)
+    if status is not None and (status_address := parsed("--status", status, parse_address)):
+        given["status"] = Status(address=status_address)
+    if workers is not None:
+        given["workers"] = workers
+        if workers < 1:
+            problems.append(Problem("", 0, 0, "--workers", str(workers), "expected a whole number from 1"))
+    if access_log is not None:
+        given["access_logs"] = (AccessLog(sink=os.path.abspath(access_log)),)
+    if problems or address is None or url is None:
+        raise ConfigError(problems)
+    return Config(
+        version=1,
+        listeners=MappingProxyType({"main": Listener(address=address)}),
+        routes=(Route(name="all", upstream=url),),
+        **given,
+    )
+
+
+def _sorted(problems: Iterable[Problem], order: Mapping[str, int]) -> list[Problem]:
+    """By file, as they are included, then by line; what is said twice is said once."""
+    return sorted(dict.fromkeys(problems), key=lambda each: (order.get(each.file, -1), each.line, each.column))

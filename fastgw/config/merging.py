@@ -1,0 +1,113 @@
+"""The documents of one configuration as one: maps and lists add up, and what there is once may be set once.
+
+Each part keeps its `Place`, so that a later rule can say where it stands.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final
+
+from fastgw.config.documents import Document
+from fastgw.config.problems import Path, Problem
+from fastgw.config.settings import NONE, Config, Filters
+from fastgw.config.shapes import BROKEN, Broken, Reading, Structure
+
+MAPS: Final = ("listeners", "upstreams", "filter_sets", "filters")
+LISTS: Final = ("include", "access_logs", "routes")
+ANYWHERE: Final = ("version",)
+"""What every file may say, as there is only one thing to say."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A value in a document."""
+
+    reading: Reading
+    path: Path
+
+    def below(self, *steps: str | int) -> "Place":
+        return Place(self.reading, (*self.path, *steps))
+
+    def report(self, wrong: str, expected: str = "", *, at_key: bool = True) -> None:
+        """Rules speak about what is said rather than how, so they point at the key unless told otherwise."""
+        self.reading.report(self.path, wrong, expected, at_key=at_key)
+
+    def problem(self, wrong: str) -> Problem:
+        return self.reading.document.problem(self.path, wrong, at_key=True)
+
+    @property
+    def raw(self) -> Any:
+        """What the file says there."""
+        value: Any = self.reading.document.value
+        for step in self.path:
+            value = value[step]
+        return value
+
+    @property
+    def misspelt(self) -> bool:
+        """Whether an unknown key was found there."""
+        return self.path in self.reading.misspelt
+
+    def __str__(self) -> str:
+        return self.reading.document.place(self.path)
+
+
+@dataclass
+class Merged:
+    """A configuration in parts. Those of `maps` and `lists` may be `BROKEN`."""
+
+    readings: list[Reading] = field(default_factory=list)
+    single: dict[str, tuple[Place, Any]] = field(default_factory=dict)
+    maps: dict[str, dict[str, tuple[Place, Any]]] = field(default_factory=lambda: {name: {} for name in MAPS})
+    lists: dict[str, list[tuple[Place, Any]]] = field(default_factory=dict)
+    """Only those that a file has: an empty list says something else than none."""
+
+    def whole(self, name: str) -> Iterator[tuple[Place, str, Any]]:
+        """The entries of a map that could be made."""
+        return ((place, key, value) for key, (place, value) in self.maps[name].items() if value is not BROKEN)
+
+    def routes(self) -> Iterator[tuple[Place, Any]]:
+        """Those that could be made."""
+        return ((place, route) for place, route in self.lists.get("routes", ()) if route is not BROKEN)
+
+    def level(self, name: str, key: str) -> Filters:
+        """The filters of a listener or upstream; none if there is no such, or it is broken."""
+        _, holder = self.maps[name].get(key, (None, BROKEN))
+        return NONE if isinstance(holder, Broken) else holder.filters
+
+    def config(self) -> Config:
+        """The whole, once there is no problem."""
+        held: dict[str, Any] = {name: value for name, (_, value) in self.single.items()}
+        for name, entries in self.maps.items():
+            held[name] = MappingProxyType({key: value for key, (_, value) in entries.items()})
+        for name, elements in self.lists.items():
+            held[name] = tuple(value for _, value in elements)
+        return Config(**held)
+
+
+def merge(documents: Iterable[Document], filter_types: Mapping[str, type]) -> Merged:
+    """Read each document by the settings' shapes, and put them together. The first is the main one."""
+    merged = Merged()
+    for document in documents:
+        reading = Reading(document, filter_types)
+        merged.readings.append(reading)
+        for name, value in Structure(Config).read_fields(document.value or {}, (), reading).items():
+            place = Place(reading, (name,))
+            if value is BROKEN:
+                continue
+            if name in LISTS:
+                merged.lists.setdefault(name, []).extend((place.below(i), each) for i, each in enumerate(value))
+            elif name in MAPS:
+                for key, each in value.items():
+                    _add(merged.maps[name], key, place.below(key), each)
+            elif name not in ANYWHERE or name not in merged.single:
+                _add(merged.single, name, place, value)
+    return merged
+
+
+def _add(held: dict[str, tuple[Place, Any]], name: str, place: Place, value: Any) -> None:
+    if name in held:
+        place.report(f"already at {held[name][0]}", "expected it once")
+    else:
+        held[name] = place, value

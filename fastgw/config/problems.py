@@ -1,0 +1,92 @@
+"""What is wrong with a configuration, and where: one line of `fastgw check` each."""
+
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+from msgspec import Struct
+
+Path = tuple[str | int, ...]
+"""The keys and indexes that lead from a file's root to a value in it."""
+
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127)} | {ord("\n"): "\\n", ord("\t"): "\\t"}
+_LONGEST = 300
+_NAMES_LISTED = 12
+
+
+class Problem(Struct, frozen=True):
+    """One thing that is wrong, or in `Loaded.notes` one thing worth knowing."""
+
+    file: str
+    """As it was named; "" for the command line."""
+    line: int
+    """From 1; 0 when the file could not be read."""
+    column: int
+    """From 1, in characters; 0 for TOML, which gives lines only."""
+    path: str
+    """Such as `routes[0].upstream`; "" for the file as a whole."""
+    wrong: str
+    expected: str = ""
+    """Begins with `expected`, or is another hint at what to write."""
+
+    def __str__(self) -> str:
+        place = ":".join([self.file, *(str(number) for number in (self.line, self.column) if number)])
+        said = f"{self.wrong}; {self.expected}" if self.expected else self.wrong
+        return ": ".join(part for part in (place, self.path, said) if part).translate(_CONTROL)
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used. `problems` holds every problem, by file and line."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+def path_text(path: Path) -> str:
+    """`routes[0].filters.size`; a key that would be misread stands in brackets and quotes."""
+    text = ""
+    for step in path:
+        if isinstance(step, int):
+            text += f"[{step}]"
+        elif re.fullmatch(r"[\w/-]+", step):
+            text += f".{step}" if text else step
+        else:
+            text += f'["{shorten(step)}"]'
+    return text
+
+
+def show(value: Any) -> str:
+    """A value as a problem names it."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return f'"{shorten(value)}"'
+        case int() | float():
+            return shorten(str(value))
+        case dict():
+            return "a mapping"
+        case list():
+            return "a list"
+        case _:
+            return f"a {type(value).__name__}"
+
+
+def shorten(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """What to write instead of an unknown name: the nearest known one, or all of them when none is near."""
+    names = sorted(known)
+    near = get_close_matches(name, names, n=1)
+    if near:
+        return f'did you mean "{near[0]}"?'
+    listed = ", ".join(f'"{known_name}"' for known_name in names[:_NAMES_LISTED])
+    if len(names) > _NAMES_LISTED:
+        listed += f" or {len(names) - _NAMES_LISTED} more"
+    return f"expected one of {listed}" if names else "none is defined"

@@ -1,0 +1,223 @@
+"""What a configuration must be besides well written: rules about several values at once, or about a value's meaning.
+
+`RULES` lists them. Each reports everything that it finds; values that could not be read are left out, as their own
+problem says enough.
+"""
+
+import ssl
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+
+from fastgw.config import patterns
+from fastgw.config.merging import Merged, Place
+from fastgw.config.problems import show, suggest
+from fastgw.config.settings import Config, Route, UpstreamTls
+from fastgw.config.shapes import BROKEN, fields_of
+from fastgw.config.values import Address
+
+Rule = Callable[[Merged], None]
+
+ENDS: Final = ("upstream", "respond", "redirect")
+"""What can become of a request: exactly one of them per route."""
+OF_UPSTREAM: Final = ("strip_prefix", "rewrite", "path", "forwarded", "upgrade", "timeout")
+"""What means something only for a request that is sent on."""
+
+
+def needs_version_and_listeners(merged: Merged) -> None:
+    """The main file names the version; a listener may come from any file."""
+    main = Place(merged.readings[0], ())
+    for field in fields_of(Config).values():
+        files = merged.readings if field.key in merged.maps else merged.readings[:1]
+        if field.required and not any(field.key in (reading.document.value or {}) for reading in files):
+            main.below(field.key).report("missing", f"expected {field.shape.expected}")
+
+
+def one_listener_per_address(merged: Merged) -> None:
+    """Port 0 is a new port each time."""
+    taken: dict[Address, Place] = {}
+    addresses = [(place.below("address"), listener.address) for place, _, listener in merged.whole("listeners")]
+    if "status" in merged.single and (status := merged.single["status"])[1] is not None:
+        addresses.append((status[0].below("address"), status[1].address))
+    for place, address in addresses:
+        if address is BROKEN or (not address.path and not address.port):
+            continue
+        if address in taken:
+            place.report(f"{address} is taken by {taken[address]}", "expected an address of its own", at_key=False)
+        else:
+            taken[address] = place
+
+
+def proxy_protocol_needs_trust(merged: Merged) -> None:
+    for place, _, listener in merged.whole("listeners"):
+        if listener.proxy_protocol == "required" and not listener.trusted_proxies:
+            place.below("proxy_protocol").report("nobody is trusted to send it", "expected `trusted_proxies` beside it")
+
+
+def tls_that_works(merged: Merged) -> None:
+    """A client certificate has both halves; the files hold what they should; some target is `https`."""
+    for place, _, upstream in merged.whole("upstreams"):
+        if upstream.tls == UpstreamTls():
+            continue
+        tls, at = upstream.tls, place.below("tls")
+        if upstream.targets is not BROKEN and not any(
+            target is BROKEN or target.url is BROKEN or target.url.tls for target in upstream.targets
+        ):
+            at.report("no target of this upstream is https", "expected an https target, or no `tls`")
+        if (tls.certificate is None) != (tls.key is None) and not {"certificate", "key"} <= at.raw.keys():
+            given, lacking = ("certificate", "key") if tls.certificate else ("key", "certificate")
+            at.below(given).report(f"there is no `{lacking}`", "expected both or neither")
+        _try_certificates(tls, at)
+
+
+def _try_certificates(tls: UpstreamTls, at: Place) -> None:
+    trial = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if tls.ca:
+        try:
+            trial.load_verify_locations(tls.ca)
+        except ssl.SSLError:
+            at.below("ca").report("no certificate could be read from it", "expected a PEM file", at_key=False)
+    if tls.certificate and tls.key:
+        try:
+            trial.load_cert_chain(tls.certificate, tls.key, password="")  # or an encrypted key would ask the terminal
+        except ssl.SSLError:
+            wrong = "the certificate and the key cannot be read or do not belong together"
+            at.below("certificate").report(wrong, "expected PEM files, the key without a password", at_key=False)
+
+
+def routes_have_their_own_names(merged: Merged) -> None:
+    taken: dict[str, Place] = {}
+    for place, route in merged.routes():
+        if route.name is BROKEN:
+            continue
+        if route.name in taken:
+            wrong = f"{show(route.name)} is the name of the route at {taken[route.name]} too"
+            place.below("name").report(wrong, "expected a name of its own", at_key=False)
+        else:
+            taken[route.name] = place.below("name")
+
+
+def routes_have_one_end(merged: Merged) -> None:
+    for place, _ in merged.routes():
+        given = [end for end in ENDS if place.raw.get(end) is not None]
+        if len(given) > 1:
+            place.report(f"{' and '.join(given)} exclude each other", "expected one of them")
+        elif not given and not place.misspelt:
+            place.report("nothing to do with a request", f"expected one of {', '.join(ENDS)}")
+        if given and "upstream" not in given:
+            for key in OF_UPSTREAM:
+                if key in place.raw:
+                    place.below(key).report("means nothing without an upstream", f"expected it not beside {given[0]}")
+
+
+def names_are_known(merged: Merged) -> None:
+    """What a route refers to: listeners, an upstream, filter sets."""
+    for place, route in merged.routes():
+        for key, kind, known in (
+            ("listeners", "listener", merged.maps["listeners"]),
+            ("use", "filter set", merged.maps["filter_sets"]),
+        ):
+            for index, name in _whole(getattr(route, key)):
+                if name not in known:
+                    place.below(key, index).report(f"unknown {kind} {show(name)}", suggest(name, known), at_key=False)
+        if isinstance(route.upstream, str) and route.upstream not in merged.maps["upstreams"]:
+            wrong = f"unknown upstream {show(route.upstream)}"
+            place.below("upstream").report(wrong, suggest(route.upstream, merged.maps["upstreams"]), at_key=False)
+
+
+def route_patterns(merged: Merged) -> None:
+    """Hosts, paths and what is made of them."""
+    for place, route in merged.routes():
+        for index, host in _whole(route.hosts):
+            _parsed(patterns.parse_host, host, place.below("hosts", index))
+        parsed = [_parsed(patterns.parse_path, path, place.below("paths", i)) for i, path in _whole(route.paths)]
+        paths = None if BROKEN in parsed or BROKEN in route.paths else parsed
+        _check_prefix(route, place, paths)
+        _check_parameters(patterns.parse_rewrite, route.rewrite, place.below("rewrite"), paths)
+        if route.redirect is not None and route.redirect.to is not BROKEN:
+            _check_parameters(patterns.parse_redirect, route.redirect.to, place.below("redirect", "to"), paths)
+
+
+def _check_prefix(route: Route, place: Place, paths: list[Any] | None) -> None:
+    if route.strip_prefix is None:
+        return
+    at = place.below("strip_prefix")
+    prefix = _parsed(patterns.parse_strip_prefix, route.strip_prefix, at)
+    if route.rewrite is not None:
+        at.report("strip_prefix and rewrite exclude each other", "expected one of them")
+    if prefix is not BROKEN and paths and not any(_may_begin(path, prefix) for path in paths):
+        wrong = f"no path of this route begins with {show(route.strip_prefix)}"
+        at.report(wrong, "expected the beginning of a path", at_key=False)
+
+
+def _may_begin(path: patterns.PathPattern, prefix: bytes) -> bool:
+    """Whether a path that matches can begin with the prefix; of a regular expression that is not known."""
+    if path.kind is patterns.PathKind.REGEX:
+        return True
+    wanted = prefix.split(b"/")[1:]
+    open_end = path.kind is patterns.PathKind.PREFIX or any(each.rest for each in path.parameters)
+    if len(path.segments) < len(wanted) and not open_end:
+        return False
+    return all(
+        isinstance(segment, patterns.Parameter) or segment == each
+        for segment, each in zip(path.segments, wanted, strict=False)
+    )
+
+
+def _check_parameters(
+    parse: Callable[[str], patterns.Template], text: str | None, place: Place, paths: list[Any] | None
+) -> None:
+    """Each parameter of a template must be one of every path."""
+    if text is None:
+        return
+    template: Any = _parsed(parse, text, place)
+    if template is BROKEN or paths is None:
+        return
+    held = [{parameter.name for parameter in path.parameters} for path in paths]
+    known = set.intersection(*held) if held else set()
+    for name in dict.fromkeys(template.parameters):
+        if name not in known:
+            hint = suggest(name, known) if known else "expected paths that have it"
+            place.report(f"not every path of this route has the parameter {show(name)}", hint, at_key=False)
+
+
+def upgrades_that_are_tunnels(merged: Merged) -> None:
+    for place, route in merged.routes():
+        for index, protocol in _whole(route.upgrade):
+            if protocol.lower() == "h2c":
+                wrong = "h2c would carry requests past the gateway"
+                place.below("upgrade", index).report(wrong, "expected a protocol for a tunnel", at_key=False)
+
+
+def methods_that_are_served(merged: Merged) -> None:
+    for place, route in merged.routes():
+        for index, method in _whole(route.methods):
+            if method in ("CONNECT", "TRACE"):
+                wrong = f"{method} is always refused"
+                place.below("methods", index).report(wrong, "expected another method", at_key=False)
+
+
+def _whole(values: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+    return ((index, value) for index, value in enumerate(values) if value is not BROKEN)
+
+
+def _parsed(parse: Callable[[str], Any], text: str, place: Place) -> Any:
+    try:
+        return parse(text)
+    except ValueError as error:
+        wrong, semicolon, expected = str(error).rpartition("; ")
+        place.report(*((wrong, expected) if semicolon else (expected,)), at_key=False)
+        return BROKEN
+
+
+RULES: Final[tuple[Rule, ...]] = (
+    needs_version_and_listeners,
+    one_listener_per_address,
+    proxy_protocol_needs_trust,
+    tls_that_works,
+    routes_have_their_own_names,
+    routes_have_one_end,
+    names_are_known,
+    route_patterns,
+    upgrades_that_are_tunnels,
+    methods_that_are_served,
+)

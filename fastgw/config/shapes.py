@@ -1,0 +1,410 @@
+"""How a type of the settings is written in a file: each shape reads a plain value into what the struct holds.
+
+msgspec stops at the first error and names no nearest key, so the document is walked here. `read` reports everything
+that is wrong below a value and goes on; what cannot be made is `BROKEN`, which never leaves this package: a
+configuration with problems is not handed out.
+"""
+
+import os
+import re
+import types
+import typing
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import NODEFAULT, Meta, Struct
+
+from fastgw.config.documents import Document
+from fastgw.config.problems import Path, Problem, show, suggest
+from fastgw.config.settings import FilterUse
+from fastgw.config.values import FileName, Notation
+
+
+class Broken:
+    """Stands for a value that could not be made."""
+
+
+BROKEN: Final = Broken()
+
+
+@dataclass
+class Reading:
+    """One file being read."""
+
+    document: Document
+    filter_types: Mapping[str, type]
+    problems: list[Problem] = field(default_factory=list)
+    misspelt: set[Path] = field(default_factory=set)
+    """Mappings with unknown keys: what they lack may be just what was misspelt."""
+
+    def report(self, path: Path, wrong: str, expected: str = "", *, at_key: bool = False) -> Broken:
+        self.problems.append(self.document.problem(path, wrong, expected, at_key=at_key))
+        return BROKEN
+
+
+class Shape(ABC):
+    """One way to write a value."""
+
+    expected: str
+    """What to write, after the word "expected"."""
+
+    @abstractmethod
+    def read(self, value: Any, path: Path, reading: Reading) -> Any: ...
+
+    def refuse(self, value: Any, path: Path, reading: Reading) -> Broken:
+        return reading.report(path, show(value), f"expected {self.expected}")
+
+
+@dataclass(frozen=True)
+class Text(Shape):
+    """Text."""
+
+    shortest: int = 0
+    pattern: str | None = None
+    expected: str = "text"
+
+    def read(self, value: Any, path: Path, reading: Reading) -> Any:
+        if not isinstance(value, str):
+            return _refuse_unquoted(self, value, path, reading)
+        if len(value) < self.shortest or (self.pattern and not re.search(self.pattern, value)):
+            return self.refuse(value, path, reading)
+        return value
+
+
+@dataclass(frozen=True)
+class Truth(Shape):
+    """`true` or `false`."""
+
+    expected: str = "true or false"
+
+    def read(self, value: Any, path: Path, reading: Reading) -> Any:
+        return value if isinstance(value, bool) else self.refuse(value, path, reading)
+
+
+@dataclass(frozen=True)
+class Number(Shape):
+    """A number, within bounds that belong to it."""
+
+    whole: bool
+    least: float | None = None
+    most: float | None = None
+
+    @property
+    def expected(self) -> str:  # type: ignore[override]  # worked out rather than given
+        bounds = (f" from {self.least}" if self.least is not None else "") + (
+            f" to {self.most}" if self.most is not None else ""
+        )
+        return ("a whole number" if self.whole else "a number") + bounds
+
+    def read(self, value: Any, path: Path, reading: Reading) -> Any:
+        fits = isinstance(value, int if self.whole else int | float) and not isinstance(value, bool)
+        if not fits or not self.holds(value):
+            return self.refuse(value, path, reading)
+        return value if self.whole else float(value)
+
+    def holds(self, value: float) -> bool:
+        return (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
+
+
+@dataclass(frozen=True)
+class Choice(Shape):
+    """One of a few values."""
+
+    values: tuple[Any, ...]
+
+    @property
+    def expected(self) -> str:  # type: ignore[override]  # worked out rather than given
+        *others, last = [show(value) for value in self.values]
+        return f"{', '.join(others)} or {last}" if others else last
+
+    def read(self, value: Any, path: Path, reading: Reading) -> Any:
+        known = any(value == each and type(value) is type(each) for each in self.values)
+        return value if known else self.refuse(value, path, reading)
+
+
+@dataclass(frozen=True)
+class Noted(Shape):
+    """Text in a notation."""
+
+    notation: Notation
+    bounds: Number
+
+    @property
+    def expected(self) -> str:  # type: ignore[override]  # the notation's
+        return self.notation.expected
+
+    def read(self, value: Any, path: Path, reading: Reading) -> Any:
+        if self.notation.numbers and isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            held: Any = value
+        elif not isinstance(value, str):
+            return _refuse_unquoted(self, value, path, reading)
+        else:
+            try:
+                held = self.notation.parse(value)
+            except ValueError as error:
+                return reading.report(path, str(error), f"expected {self.expected}")
+        if (self.bounds.least, self.bounds.most) != (None, None) and not self.bounds.holds(held):
+            return reading.report(path, show(value), f"expected {self.bounds.expected}")
+        return held
+
+
+@dataclass(frozen=True)
+class File(Shape):
+    """The name of a file."""
+
+    name: FileName
+
+    @property
+    def expected(self) -> str:  # type: ignore[override]  # worked out rather than given
+        return " or ".join([*map(show, self.name.words), "the name of a file"])
+
+    def read(self, value: Any, path: Path, reading: Reading) -> Any:
+        if not isinstance(value, str) or not value or "\0" in value:
+            return self.refuse(value, path, reading)
+        if value in self.name.words:
+            return value
+        absolute = os.path.abspath(os.path.join(reading.document.directory, value))
+        if self.name.readable:
+            try:
+                with open(absolute, "rb"):
+                    pass
+            except OSError as error:
+                return reading.report(
+                    path, f"{show(value)} cannot be read: {error.strerror}", "expected a readable file"
+                )
+        return absolute
+
+
+@dataclass(frozen=True)
+class Sequence(Shape):
+    """A list of one shape, held as a tuple. A broken element stays, so that the others keep their index."""
+
+    each: Shape
+    shortest: int = 0
+
+    @property
+    def expected(self) -> str:  # type: ignore[override]  # worked out rather than given
+        return f"a list of {'at least one of ' if self.shortest else ''}{self.each.expected}"
+
+    def read(self, value: Any, path: Path, reading: Reading) -> Any:
+        if not isinstance(value, list):
+            return self.refuse(value, path, reading)
+        if len(value) < self.shortest:
+            return reading.report(path, "an empty list", "expected at least one")
+        return tuple(self.each.read(inner, (*path, index), reading) for index, inner in enumerate(value))
+
+
+@dataclass(frozen=True)
+class Table(Shape):
+    """Names and values, held as a read-only mapping. A broken value stays, so that its name is known."""
+
+    key: Shape
+    each: Shape
+    shortest: int = 0
+    example: str = ""
+
+    @property
+    def expected(self) -> str:  # type: ignore[override]  # worked out rather than given
+        if self.example:
+            return f"at least one, such as {self.example}"
+        return f"a mapping from {self.key.expected} to {self.each.expected}"
+
+    def read(self, value: Any, path: Path, reading: Reading) -> Any:
+        if not isinstance(value, dict):
+            return self.refuse(value, path, reading)
+        if len(value) < self.shortest:
+            return reading.report(path, "an empty mapping", f"expected {self.expected}")
+        held = {}
+        for name, inner in value.items():
+            below = (*path, name)
+            if self.key.read(name, below, reading) is not BROKEN:
+                held[name] = self.each.read(inner, below, reading)
+        return MappingProxyType(held)
+
+
+@dataclass(frozen=True)
+class Either(Shape):
+    """One of several shapes."""
+
+    shapes: tuple[Shape, ...]
+
+    @property
+    def expected(self) -> str:  # type: ignore[override]  # worked out rather than given
+        return " or ".join(shape.expected for shape in self.shapes)
+
+    def read(self, value: Any, path: Path, reading: Reading) -> Any:
+        if isinstance(self.shapes[-1], Null) and len(self.shapes) == 2:  # then what is wrong inside can be told
+            return None if value is None else self.shapes[0].read(value, path, reading)
+        for shape in self.shapes:
+            trial = Reading(reading.document, reading.filter_types)
+            held = shape.read(value, path, trial)
+            if not trial.problems:
+                return held
+        return self.refuse(value, path, reading)
+
+
+@dataclass(frozen=True)
+class Null(Shape):
+    """`null`; always the last of `Either`."""
+
+    expected: str = "null"
+
+    def read(self, value: Any, path: Path, reading: Reading) -> Any:
+        return None if value is None else self.refuse(value, path, reading)
+
+
+@dataclass(frozen=True)
+class Field:
+    """One key of a structure."""
+
+    name: str
+    key: str
+    shape: Shape
+    required: bool
+
+
+@dataclass(frozen=True)
+class Structure(Shape):
+    """A struct, written as a mapping of its fields."""
+
+    type: type[Struct]
+    expected: str = "a mapping of settings"
+
+    @property
+    def fields(self) -> Mapping[str, Field]:
+        return fields_of(self.type)
+
+    def read(self, value: Any, path: Path, reading: Reading, also: tuple[str, ...] = ()) -> Any:
+        """`also`: keys that belong to someone else."""
+        if not isinstance(value, dict):
+            return self.refuse(value, path, reading)
+        before = len(reading.problems)
+        held = self.read_fields(value, path, reading, also)
+        for known in self.fields.values():
+            if known.required and known.key not in value:
+                held[known.name] = BROKEN
+                reading.report((*path, known.key), "missing", f"expected {known.shape.expected}", at_key=True)
+        if not hasattr(self.type, "__post_init__"):
+            return self.type(**held)
+        if len(reading.problems) > before:  # it judges whole settings only
+            return BROKEN
+        try:
+            return self.type(**held)
+        except ValueError as error:
+            wrong, _, expected = str(error).partition("; ")
+            return reading.report(path, wrong, expected)
+
+    def read_fields(
+        self, value: dict[str, Any], path: Path, reading: Reading, also: tuple[str, ...] = ()
+    ) -> dict[str, Any]:
+        """The fields that are there and right; required ones that are wrong are `BROKEN`."""
+        held: dict[str, Any] = {}
+        known = self.fields
+        for key, inner in value.items():
+            if key in known:
+                field = known[key]
+                each = field.shape.read(inner, (*path, key), reading)
+                if each is not BROKEN or field.required:
+                    held[field.name] = each
+            elif key not in also:
+                reading.misspelt.add(path)
+                reading.report((*path, key), "unknown key", suggest(key, [*known, *also]), at_key=True)
+        return held
+
+
+@dataclass(frozen=True)
+class Instance(Shape):
+    """One use of a filter: its type's settings, and two keys that every instance has."""
+
+    expected: str = "a mapping of settings or null"
+
+    KEYS = ("type", "enforced")
+
+    def read(self, value: Any, path: Path, reading: Reading) -> Any:
+        if not isinstance(value, dict):
+            return self.refuse(value, path, reading)
+        name = str(path[-1])
+        type_name = Text().read(value.get("type", name), (*path, "type"), reading)
+        enforced = Truth().read(value.get("enforced", False), (*path, "enforced"), reading)
+        if type_name is BROKEN:
+            return BROKEN
+        filter_type = reading.filter_types.get(type_name)
+        if filter_type is None:
+            wrong = f"unknown filter type {show(type_name)}"
+            where = (*path, "type") if "type" in value else path
+            return reading.report(where, wrong, suggest(type_name, reading.filter_types), at_key="type" not in value)
+        settings = Structure(filter_type).read(value, path, reading, self.KEYS)
+        if settings is BROKEN or enforced is BROKEN:
+            return BROKEN
+        return FilterUse(name=name, type=type_name, settings=settings, enforced=enforced)
+
+
+@cache
+def fields_of(settings: type[Struct]) -> Mapping[str, Field]:
+    """By the key in the file."""
+    return {
+        each.encode_name: Field(
+            each.name,
+            each.encode_name,
+            shape_of(each.type),
+            each.default is NODEFAULT and each.default_factory is NODEFAULT,
+        )
+        for each in msgspec.structs.fields(settings)
+    }
+
+
+@cache
+def shape_of(annotation: Any) -> Shape:
+    """The shape of an annotation. Raises `TypeError` for one that no file could be read into."""
+    notes: tuple[Any, ...] = ()
+    while typing.get_origin(annotation) is Annotated:
+        annotation, *more = typing.get_args(annotation)
+        notes = (*more, *notes)
+    least = _noted(notes, "ge")
+    most = _noted(notes, "le")
+    shortest = _noted(notes, "min_length") or 0
+    for note in notes:
+        if isinstance(note, Notation):
+            return Noted(note, Number(True, least, most))
+        if isinstance(note, FileName):
+            return File(note)
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        shapes = [shape_of(each) for each in inner if each is not types.NoneType]
+        return Either((*shapes, Null()) if types.NoneType in inner else tuple(shapes))
+    if origin is Literal:
+        return Choice(inner)
+    if origin is tuple and inner[1:] == (...,):
+        return Sequence(shape_of(inner[0]), shortest)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return Table(shape_of(inner[0]), shape_of(inner[1]), shortest, (_noted(notes, "examples") or [""])[0])
+    if annotation is str:
+        return Text(shortest, _noted(notes, "pattern"))
+    if annotation is bool:
+        return Truth()
+    if annotation in (int, float):
+        return Number(annotation is int, least, most)
+    if annotation is FilterUse:
+        return Instance()
+    if isinstance(annotation, type) and issubclass(annotation, Struct):
+        return Structure(annotation)
+    raise TypeError(f"{annotation} in settings has no written form")
+
+
+def _noted(notes: tuple[Any, ...], name: str) -> Any:
+    """A constraint out of the `Meta` of an annotation; None when none gives it."""
+    return next(
+        (value for note in notes if isinstance(note, Meta) and (value := getattr(note, name)) is not None), None
+    )
+
+
+def _refuse_unquoted(shape: Shape, value: Any, path: Path, reading: Reading) -> Broken:
+    """A number or boolean where text should be has most often lost its quotes."""
+    if isinstance(value, bool | int | float):
+        return reading.report(path, f"{show(value)} without quotes", f"expected {shape.expected}")
+    return shape.refuse(value, path, reading)
