@@ -37,9 +37,9 @@ def plain(
     if len(cores) < 2:
         _fail("two cores are needed: one for the proxy, one for the origin and the load")
     wanted = {name.strip() for name in only.split(",") if name.strip()}
-    if unknown := wanted - {peer.name.partition(",")[0] for peer in PEERS}:
+    if unknown := wanted - {peer.name.partition(" (")[0] for peer in PEERS}:
         _fail(f"no such contestant: {', '.join(sorted(unknown))}")
-    chosen = [peer for peer in PEERS if not wanted or peer.name.partition(",")[0] in wanted]
+    chosen = [peer for peer in PEERS if not wanted or peer.name.partition(" (")[0] in wanted]
     for absent in [peer for peer in chosen if peer.version() is None]:
         print(f"{absent.name} is not installed here and is left out", file=sys.stderr)
         chosen.remove(absent)

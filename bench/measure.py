@@ -105,6 +105,7 @@ def measure(peers: Sequence[Peer], load: Load) -> list[Contestant]:
 def _sample(running: Running, load: Load, body: Path, number: int, seconds: int) -> Sample:
     if running.access_log:
         os.truncate(running.access_log, 0)  # all append, so none notices; the disk would fill otherwise
+    pids = set(running.program.pids())
     before = running.program.cpu()
     told = _wrk(running.port, load.connections, seconds, body)
     log_lines = _wait_for_log(running.access_log, told["requests"]) if running.access_log else None
@@ -113,6 +114,8 @@ def _sample(running: Running, load: Load, body: Path, number: int, seconds: int)
     cut_off = 2 * load.connections  # by the end of this run and of the one before; whether those are logged is open
     if log_lines is not None and not 0 <= log_lines - told["requests"] <= cut_off:
         faults["request without its log line, or the reverse"] = abs(log_lines - told["requests"])
+    if changed := pids ^ set(running.program.pids()):  # its CPU time came or went with it
+        faults["process that ended or began"] = len(changed)
     return Sample(
         round=number,
         cpu_s=spent.total,

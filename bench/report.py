@@ -14,7 +14,7 @@ from bench.measure import Contestant, Load, Sample
 from bench.peers.peer import version_told
 
 RESULTS = Path(__file__).with_name("results")
-YARDSTICKS = ("nginx", "nginx, no log")
+YARDSTICKS = ("nginx", "nginx (no log)")
 """Ratios are taken to these. The first does the same work; the second is the harder bar."""
 
 
@@ -66,7 +66,7 @@ def _lines(contestants: Sequence[Contestant], load: Load, about: dict[str, str])
         f"each round: median [least..most]."
     )
     yield ""
-    yield ", ".join(f"{name}: {value}" for name, value in about.items())
+    yield "; ".join(f"{name}: {value}" for name, value in about.items())
     yield ""
     yardsticks = [contestant for contestant in contestants if contestant.name in YARDSTICKS]
     headings = ["", "CPU us/request", "least", "user", "system", *(f"ratio to {y.name}" for y in yardsticks)]
@@ -91,7 +91,7 @@ def _lines(contestants: Sequence[Contestant], load: Load, about: dict[str, str])
             ]
         )
     yield ""
-    yield ", ".join(f"{contestant.name}: {contestant.version}" for contestant in contestants)
+    yield "; ".join(f"{contestant.name} {contestant.version}" for contestant in contestants)
 
 
 def _median_of(contestant: Contestant) -> Callable[[Callable[[Sample], float]], float]:

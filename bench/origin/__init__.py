@@ -9,7 +9,7 @@ from bench.ports import free_port, wait_until_open
 from bench.processes import pinned
 from bench.templates import render
 
-BODY = json.dumps({"items": [{"id": n, "name": f"item {n}", "price": n * 3 + 0.99} for n in range(25)]})
+BODY = json.dumps({"items": [{"id": n, "name": f"item {n}", "price": n * 3 + 0.99} for n in range(22)]})
 
 
 @contextmanager

@@ -24,7 +24,7 @@ CAPTURES = "\n    ".join(
 class Haproxy:
     def __init__(self, *, logs: bool) -> None:
         self.logs = logs
-        self.name = "haproxy" if logs else "haproxy, no log"
+        self.name = "haproxy" if logs else "haproxy (no log)"
 
     def version(self) -> str | None:
         return version_told("haproxy", "-v")

@@ -13,7 +13,7 @@ from bench.templates import render
 class Nginx:
     def __init__(self, *, logs: bool) -> None:
         self.logs = logs
-        self.name = "nginx" if logs else "nginx, no log"
+        self.name = "nginx" if logs else "nginx (no log)"
 
     def version(self) -> str | None:
         return version_told("nginx", "-v")
