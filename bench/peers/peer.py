@@ -48,5 +48,5 @@ def version_told(*command: str | Path) -> str | None:
         told = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=20).stdout
     except FileNotFoundError:
         return None
-    number = VERSION.search(told)
+    number = VERSION.search(told.replace(str(command[0]), ""))  # some tell their path first, and that has numbers too
     return number[0] if number else "unknown"
