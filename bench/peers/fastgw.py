@@ -58,7 +58,7 @@ def _configuration(origin_port: int, access_log: Path) -> dict[str, Any]:
 
 def _port(told: bytes, program: Pinned) -> int:
     try:
-        address = json.loads(told)["public"]
+        (address,) = json.loads(told)["listeners"]["public"]
     except (ValueError, KeyError) as error:
         raise NotReady(f"fastgw told {told!r} as its addresses: {program.last_words()}") from error
-    return int(str(address).rpartition(":")[2])
+    return int(address.rpartition(":")[2])
