@@ -95,11 +95,18 @@ class Log:
             self._wake.clear()
             self._sink.refresh()
             while records := self._take():
-                lost = self._sink.write([self._line(record, self._mask) for record in records])
+                lost = self._write(records)
                 if lost:
                     self._tally.drop_unwritten(lost)
-                time.sleep(_YIELD_S)
+                if not stopping:
+                    time.sleep(_YIELD_S)
         self._sink.close()
+
+    def _write(self, records: list[Record]) -> int:
+        """How many of the records were lost."""
+        if self._sink.abandoned:
+            return len(records)
+        return self._sink.write([self._line(record, self._mask) for record in records])
 
     def _take(self) -> list[Record]:
         queue = self._queue

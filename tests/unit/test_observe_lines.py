@@ -1,0 +1,164 @@
+"""Access log lines: what each format looks like, that no peer can break a line, and that secrets are masked."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastgw.observe.lines import FORMATS, MAX_LINE, masker
+from fastgw.observe.record import Record
+
+GOLDEN = Path(__file__).parent.parent / "contract" / "access_log"
+
+PROXIED = Record(
+    ended_date=1767225599.1239,
+    client="192.0.2.7",
+    listener="public",
+    method=b"POST",
+    scheme=b"https",
+    host=b"api.example.com",
+    path=b"/users/7",
+    query=b"page=2&access_token=abc",
+    minor=1,
+    status=201,
+    request_bytes=512,
+    response_bytes=2048,
+    duration_s=0.0123456,
+    route="user",
+    upstream="users",
+    target="users-1:9001",
+    upstream_s=0.011,
+    retries=1,
+    request_id=b"01JD4Z",
+    user_agent=b'Mozilla/5.0 (X11) "quoted"',
+    referer=b"https://app.example/login?code=xyz&next=1",
+)
+REFUSED = Record(
+    ended_date=1767225600.0,
+    client="",
+    listener="local",
+    method=b"",
+    scheme=b"",
+    host=b"",
+    path=b"",
+    query=None,
+    minor=0,
+    status=400,
+    request_bytes=0,
+    response_bytes=120,
+    duration_s=0.0,
+    fault="bad_request",
+)
+
+
+def changed(record: Record, **changes: object) -> Record:
+    return msgspec.structs.replace(record, **changes)
+
+
+def line(record: Record, format: str = "json") -> bytes:
+    return FORMATS[format](record, masker(()))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_formats_are_the_contract(format: str) -> None:
+    """A field that changes its name or place breaks somebody's dashboard: these files change by decision only."""
+    assert line(PROXIED, format) + line(REFUSED, format) == (GOLDEN / f"{format}.log").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("query", "shown"),
+    [
+        (b"token=a", b"token=***"),
+        (b"a=1&token=b&c=2", b"a=1&token=***&c=2"),
+        (b"TOKEN=a&Access_Token=b&passWORD=c&api_key=d&code=e&secret=f", None),
+        (b"%74oken=a&%54%4f%4b%45%4e=b&tok%65n=", b"%74oken=***&%54%4f%4b%45%4e=***&tok%65n=***"),
+        (b"sid=1", b"sid=***"),
+        (b"session+id=1&session%20id=2", b"session+id=***&session%20id=***"),
+        (b"stra%c3%9fe=1&STRASSE=2&stra\xc3\x9fe=3", b"stra%c3%9fe=***&STRASSE=***&stra\xc3\x9fe=***"),
+        (b"+token=a&%20token=b", b"+token=***&%20token=***"),
+        (b"token=a=b=c", b"token=***"),
+        (b"token=a;b=c&d=e", b"token=***&d=e"),
+        (b"a=1;token=b;c=2&d=3", b"a=1;token=***&d=3"),
+        (b"next=/cb?code=a&d=3", b"next=/cb?code=***&d=3"),
+        (b"https://h/cb?code=a#access_token=b", b"https://h/cb?code=***"),
+        (b"https://h/cb#access_token=b", b"https://h/cb#access_token=***"),
+        (b"tokens=a&xtoken=b&atoken=c", b"tokens=a&xtoken=b&atoken=c"),
+        (b"a=token&b=token=1", b"a=token&b=token=1"),
+        (b"token&secret", b"token&secret"),
+        (b"%zz=1&=token&&=", b"%zz=1&=token&&="),
+        (b"", b""),
+        (None, None),
+    ],
+)
+def test_values_of_secret_parameters_are_masked(query: bytes | None, shown: bytes | None) -> None:
+    """By name: decoded, without case, wherever some upstream may see a parameter begin."""
+    mask = masker(["sid", "Session id", "straße"])
+    if shown is None and query is not None:
+        shown = re.sub(rb"=[^&]*", b"=***", query)
+    assert mask(query) == shown
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_secret_is_in_no_line(format: str) -> None:
+    """The query and the referer's are masked before a line is cut, so cutting cannot lay a secret bare."""
+    record = changed(PROXIED, query=b"pad=%b&password=hunter2" % (b"x" * 5000), referer=b"http://h/?SECRET=hunter2")
+    assert b"hunter2" not in line(record, format)
+
+
+PEER_BYTES = st.one_of(
+    st.binary(max_size=20000),
+    st.text(max_size=5000).map(str.encode),
+    st.sampled_from([b"\0", b"\n", b'"', b"\\", b"\xff", "😀".encode()]).map(lambda unit: unit * 9000),
+)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@given(data=st.data())
+def test_every_record_is_one_line_of_bounded_length(format: str, data: st.DataObject) -> None:
+    """Whatever peers send, a line ends once, at its end, and is valid in its format."""
+    fields = ("method", "host", "path", "query", "request_id", "user_agent", "referer")
+    names = {name: data.draw(st.sampled_from(["a", "é" * 5000])) for name in ("listener", "route")}
+    written = line(changed(PROXIED, **{field: data.draw(PEER_BYTES) for field in fields}, **names), format)
+    assert len(written) <= MAX_LINE
+    assert written.find(b"\n") == len(written) - 1
+    if format == "combined":
+        quoted = rb'"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\x[0-9A-F]{2})*"'
+        assert re.fullmatch(rb".* - - \[[^]]*\] %b \d+ \d+ %b %b\n" % (quoted, quoted, quoted), written)
+    else:
+        assert orjson.loads(written)["status" if format == "json" else "http.response.status_code"] == 201
+
+
+def test_a_long_value_is_cut_with_a_mark() -> None:
+    """The line stays whole; the reader sees that the value was not."""
+    fields = orjson.loads(line(changed(PROXIED, path=b"/" + b"p" * 20000)))
+    assert fields["path"].startswith("/ppp")
+    assert fields["path"].endswith("p...")
+    assert fields["referer"] == "https://app.example/login?code=***&next=1"
+
+
+def test_bytes_that_are_no_text_are_escaped() -> None:
+    """Invalid UTF-8 shows as what it was; nothing is replaced by a mark that hides it."""
+    record = changed(PROXIED, path=b"/\xff\xc3\xa9", user_agent=b'a"\\\n\x7f\xc3\xa9')
+    fields = orjson.loads(line(record))
+    assert fields["path"] == "/\\xffé"
+    assert fields["user_agent"] == 'a"\\\n\x7fé'
+    assert line(record, "combined").endswith(b'"a\\x22\\x5C\\x0A\\x7F\\xC3\\xA9"\n')
+
+
+@pytest.mark.parametrize(
+    ("date", "shown"),
+    [
+        (0.0, "1970-01-01T00:00:00.000Z"),
+        (1767225599.9999, "2025-12-31T23:59:59.999Z"),
+        (1.5, "1970-01-01T00:00:01.500Z"),
+    ],
+)
+def test_times_are_utc_with_milliseconds(date: float, shown: str) -> None:
+    """RFC 3339; cut, not rounded, so that a line is never dated later than it was written."""
+    assert orjson.loads(line(changed(PROXIED, ended_date=date)))["time"] == shown
