@@ -9,47 +9,29 @@ and travels as it came.
 """
 
 import re
-from functools import lru_cache
-from typing import ClassVar, Final, NamedTuple, final
+from typing import ClassVar, Final, final
 
 from httptools import HttpRequestParser, HttpResponseParser
 
-from fastgw.wire.authority import DEFAULT_PORTS, Authority, parse_authority
+from fastgw.wire.authority import Authority, parse_authority
 from fastgw.wire.body import BodyReader, ChunkedReader, LengthReader, UntilCloseReader
-from fastgw.wire.grammar import IS_TOKEN, TOKEN, VALUE, check_fields, elements
+from fastgw.wire.grammar import TOKEN, VALUE, check_fields, elements
 from fastgw.wire.headers import Fields
+from fastgw.wire.known import (
+    FORWARDING,
+    HOP_BY_HOP,
+    Finder,
+    Known,
+    check_chunked_alone,
+    connection_options,
+    content_length,
+    joined,
+    line_named,
+    protocols,
+)
 from fastgw.wire.llhttp import LongLivedJudge, SecondJudge
 from fastgw.wire.malformed import Malformed
 from fastgw.wire.paths import normalize
-
-Known = dict[bytes, list[tuple[int, int, bytes]]]
-"""Lower-case name -> where each such line starts, where it ends (with its CRLF), and its value."""
-
-FORWARDING: Final = frozenset(
-    b"forwarded x-forwarded-client-cert x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto "
-    b"x-real-ip".split()
-)
-"""Fields in which proxies tell who asked."""
-
-_HOP_BY_HOP: Final = frozenset(
-    b"connection content-length keep-alive proxy-authenticate proxy-authorization proxy-connection te "
-    b"transfer-encoding upgrade".split()
-)
-_NEVER_NAMED_AWAY: Final = FORWARDING | frozenset(
-    b"authorization cache-control content-encoding content-range content-type cookie date expect expires host "
-    b"location max-forwards range set-cookie trailer via www-authenticate x-request-id".split()
-)
-"""What `Connection` may list without effect: fields for all recipients (RFC 9110 section 7.6.1), not for one hop."""
-
-
-class _Options(NamedTuple):
-    """What the `Connection` fields of a message ask for."""
-
-    close: bool
-    keep_alive: bool
-    upgrade: bool
-    named: tuple[bytes, ...]
-
 
 _BARE_LF: Final = re.compile(rb"(?<!\r)\n")
 
@@ -85,7 +67,7 @@ class _Head:
         "upgrade",
     )
 
-    HOP_BY_HOP: ClassVar[frozenset[bytes]]
+    DROPPED: ClassVar[frozenset[bytes]]
     """Lower-case names of fields that are for the next peer only or framed anew, and never forwarded."""
     KNOWN: ClassVar[frozenset[bytes]]
     """Lower-case names of all fields that `known` would have, were they sent."""
@@ -126,7 +108,7 @@ class _Head:
         if name in self.KNOWN:
             lines = self.known.get(name)
             return lines[0][2] if lines else None
-        match = _line_named(name).search(self.raw, self.fields_start - 1)
+        match = line_named(name).search(self.raw, self.fields_start - 1)
         return match[1].rstrip(b" \t") if match else None
 
 
@@ -147,9 +129,9 @@ class RequestHead(_Head):
         "te_trailers",
     )
 
-    HOP_BY_HOP = _HOP_BY_HOP | {b"host"}
+    DROPPED = HOP_BY_HOP | {b"host"}
     KNOWN = (
-        _HOP_BY_HOP - {b"proxy-authenticate"} | FORWARDING | {b"host", b"expect", b"max-forwards", b"trailer", b"via"}
+        HOP_BY_HOP - {b"proxy-authenticate"} | FORWARDING | {b"host", b"expect", b"max-forwards", b"trailer", b"via"}
     ) | {b"x-request-id"}
 
     method: bytes
@@ -189,8 +171,8 @@ class ResponseHead(_Head):
 
     __slots__ = ("has_body", "reason", "status", "until_close")
 
-    HOP_BY_HOP = _HOP_BY_HOP
-    KNOWN = _HOP_BY_HOP - {b"te", b"proxy-authorization"} | {b"date", b"server", b"trailer", b"via"}
+    DROPPED = HOP_BY_HOP
+    KNOWN = HOP_BY_HOP - {b"te", b"proxy-authorization"} | {b"date", b"server", b"trailer", b"via"}
 
     status: int
     reason: bytes
@@ -226,6 +208,7 @@ _REQUEST_LINE: Final = re.compile(rb"(" + TOKEN + rb"{1,%d}+) ([!\"$-~]++) HTTP/
 _OTHER_VERSION: Final = re.compile(TOKEN + rb"{1,%d}+ [!\"$-~]++ HTTP/[0-9]\.[0-9]\r\n" % _LONGEST_METHOD)
 _ABSOLUTE_FORM: Final = re.compile(rb"(https?)://([^/?]*+)(.*)", re.IGNORECASE)
 
+_REQUEST_FIELDS: Final = Finder(RequestHead.KNOWN, refuse_underscores=True)
 _LONG_LIVED: Final = LongLivedJudge()
 
 
@@ -257,7 +240,7 @@ def read_request(raw: bytes, max_fields: int) -> RequestHead:
     head.minor = 1 if minor == b"1" else 0
     head.fields_start = start = line.end()
     check_fields(raw, start, max_fields)
-    head.known = known = _find_known(_REQUEST_KNOWN, RequestHead.KNOWN, raw, start)
+    head.known = known = _REQUEST_FIELDS.find(raw, start)
 
     host = _one_host(known, head.minor)
     head.authority = host.text if host else b""
@@ -270,14 +253,14 @@ def read_request(raw: bytes, max_fields: int) -> RequestHead:
     else:
         _read_other_target(head, target, host)
 
-    options = _connection_options(known)
+    options = connection_options(known)
     head.connection_named = options.named
     head.close = options.close or (head.minor == 0 and not options.keep_alive) or head.method == b"CONNECT"
     head.length, head.chunked = _request_framing(head)
     head.upgrade = ()
     if b"upgrade" in known and options.upgrade and head.minor == 1 and not head.length and not head.chunked:
-        head.upgrade = _protocols(known)
-    head.te_trailers = b"te" in known and b"trailers" in elements(_joined(known, b"te"))
+        head.upgrade = protocols(known)
+    head.te_trailers = b"te" in known and b"trailers" in elements(joined(known, b"te"))
     head.expects_continue = b"expect" in known and _expects_continue(head)
     return head
 
@@ -330,15 +313,15 @@ def _request_framing(head: RequestHead) -> tuple[int, bool]:
     if b"transfer-encoding" in known:
         if b"content-length" in known:
             raise Malformed("There are both Transfer-Encoding and Content-Length.")
-        codings = elements(_joined(known, b"transfer-encoding"))
+        codings = elements(joined(known, b"transfer-encoding"))
         if head.minor == 0:
             raise Malformed("HTTP/1.0 has no Transfer-Encoding.")
         if codings[-1:] == [b"chunked"] and len(codings) > 1 and codings.count(b"chunked") == 1:
             raise Malformed("Of transfer codings only chunked is supported.", 501)
-        _check_chunked_alone(known)
+        check_chunked_alone(known)
         framing = 0, True
     elif b"content-length" in known:
-        framing = _content_length(known), False
+        framing = content_length(known), False
     else:
         return 0, False
     if head.method == b"CONNECT":
@@ -348,7 +331,7 @@ def _request_framing(head: RequestHead) -> tuple[int, bool]:
 
 def _expects_continue(head: RequestHead) -> bool:
     """RFC 9110 section 10.1.1: the one expectation there is; HTTP/1.0 cannot have it met."""
-    if elements(_joined(head.known, b"expect")) != [b"100-continue"]:
+    if elements(joined(head.known, b"expect")) != [b"100-continue"]:
         raise Malformed("Expect asks for more than 100-continue.", 417)
     return head.minor == 1
 
@@ -376,6 +359,7 @@ def _as_llhttp_takes_it(head: RequestHead | ResponseHead) -> bytes:
 # --- responses ---
 
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: (" + VALUE + rb"*+))?\r\n")
+_RESPONSE_FIELDS: Final = Finder(ResponseHead.KNOWN, refuse_underscores=False)
 
 
 def judge_response(raw: bytes, request_method: bytes, max_fields: int = 100) -> ResponseHead:
@@ -401,12 +385,12 @@ def read_response(raw: bytes, request_method: bytes, max_fields: int) -> Respons
     head.reason = reason or b""
     head.fields_start = start = line.end()
     check_fields(raw, start, max_fields)
-    head.known = known = _find_known(_RESPONSE_KNOWN, ResponseHead.KNOWN, raw, start)
+    head.known = known = _RESPONSE_FIELDS.find(raw, start)
 
-    options = _connection_options(known)
+    options = connection_options(known)
     head.connection_named = options.named
     head.close = options.close or (head.minor == 0 and not options.keep_alive)
-    head.upgrade = _protocols(known) if status == 101 and options.upgrade else ()
+    head.upgrade = protocols(known) if status == 101 and options.upgrade else ()
     if status == 101 and not head.upgrade:
         raise Malformed("A 101 response does not say what it switches to.")
     head.chunked = b"transfer-encoding" in known
@@ -415,8 +399,8 @@ def read_response(raw: bytes, request_method: bytes, max_fields: int) -> Respons
             raise Malformed("There are both Transfer-Encoding and Content-Length.")
         if head.minor == 0:
             raise Malformed("HTTP/1.0 has no Transfer-Encoding.")
-        _check_chunked_alone(known)
-    head.length = _content_length(known) if b"content-length" in known else 0
+        check_chunked_alone(known)
+    head.length = content_length(known) if b"content-length" in known else 0
     _settle_response_body(head, request_method)
     return head
 
@@ -434,123 +418,3 @@ def _settle_response_body(head: ResponseHead, request_method: bytes) -> None:
         head.until_close = not head.chunked and b"content-length" not in head.known
         head.has_body = declared or head.until_close
         head.close = head.close or head.until_close
-
-
-# --- fields that mean something to a proxy ---
-
-
-def _finder(names: frozenset[bytes], underscores: bool) -> re.Pattern[bytes]:
-    """A pattern that matches each line so named: its name and value.
-
-    `underscores`: whether names with `_` for `-` are found as well.
-    """
-    # PERF: a look at the first letter, then branches by letter in both cases: 1.3 us for 12 lines; a plain alternation
-    # of the names 2.4, with IGNORECASE 1.9 (CPython 3.11, micro/framing).
-
-    def either_case(letter: str) -> str:
-        if letter == "-":
-            return "[-_]" if underscores else "-"
-        return f"[{letter}{letter.upper()}]"
-
-    def branches(endings: list[str]) -> str:
-        following: dict[str, list[str]] = {}
-        for ending in endings:
-            following.setdefault(ending[:1], []).append(ending[1:])
-        options = [either_case(letter) + branches(rest) if letter else "" for letter, rest in sorted(following.items())]
-        # The empty ending sorts first; it must be tried last, so that `x` does not hide `xy`.
-        return options[0] if len(options) == 1 else f"(?:{'|'.join(reversed(options))})"
-
-    texts = [name.decode("ascii") for name in names]
-    initials = "".join(sorted({either_case(text[0])[1:-1] for text in texts}))
-    return re.compile(rf"\n(?=[{initials}])({branches(texts)}):[\t ]*+([^\r]*+)".encode())
-
-
-_REQUEST_KNOWN: Final = _finder(RequestHead.KNOWN, underscores=True)
-_RESPONSE_KNOWN: Final = _finder(ResponseHead.KNOWN, underscores=False)
-
-
-def _find_known(finder: re.Pattern[bytes], names: frozenset[bytes], raw: bytes, start: int) -> Known:
-    known: Known = {}
-    for match in finder.finditer(raw, start - 1):
-        name, value = match.groups()
-        name = name.lower()
-        if name not in names:
-            # To CGI and its heirs `Content_Length` and `Content-Length` are one field; here they would be two.
-            raise Malformed("A field is named like one that frames or routes the message, but with an underscore.")
-        before, end = match.span()
-        line = before + 1, end + 2, value.rstrip(b" \t")
-        if name in known:
-            known[name].append(line)
-        else:
-            known[name] = [line]
-    return known
-
-
-@lru_cache(maxsize=256)  # names come from the configuration and from filters, never from a peer
-def _line_named(name: bytes) -> re.Pattern[bytes]:
-    return re.compile(rb"\n(?i:" + re.escape(name) + rb"):[\t ]*+([^\r]*+)")
-
-
-def _joined(known: Known, name: bytes) -> bytes:
-    """All values of a list field as one (RFC 9110 section 5.3)."""
-    return b",".join(value for _, _, value in known[name])
-
-
-def _content_length(known: Known) -> int:
-    """One number, once; equal ones that are repeated are refused too, as llhttp does (RFC 9110 section 8.6)."""
-    lines = known[b"content-length"]
-    if len(lines) > 1:
-        raise Malformed("There is more than one Content-Length.")
-    value = lines[0][2]
-    # isdigit of bytes knows ASCII digits only. 18 of them are below 2**63, so that no reader overflows.
-    if not value.isdigit() or len(value) > 18:
-        raise Malformed("Content-Length is not a number or too large.")
-    return int(value)
-
-
-def _check_chunked_alone(known: Known) -> None:
-    lines = known[b"transfer-encoding"]
-    if len(lines) > 1 or lines[0][2].lower() != b"chunked":
-        raise Malformed("Transfer-Encoding is not chunked.")
-
-
-_NO_OPTIONS: Final = _Options(close=False, keep_alive=False, upgrade=False, named=())
-_ORDINARY_OPTIONS: Final = {
-    b"keep-alive": _NO_OPTIONS._replace(keep_alive=True),
-    b"Keep-Alive": _NO_OPTIONS._replace(keep_alive=True),
-    b"close": _NO_OPTIONS._replace(close=True),
-}
-
-
-def _connection_options(known: Known) -> _Options:
-    """Read `Connection` (RFC 9110 section 7.6.1). What is no token names no field and is passed over."""
-    lines = known.get(b"connection")
-    if lines is None:
-        return _NO_OPTIONS
-    if len(lines) == 1 and (ordinary := _ORDINARY_OPTIONS.get(lines[0][2])):
-        return ordinary
-    options = elements(_joined(known, b"connection"))
-    named = (
-        name
-        for name in dict.fromkeys(options)
-        if name != b"close" and name not in _HOP_BY_HOP and name not in _NEVER_NAMED_AWAY and IS_TOKEN(name)
-    )
-    return _Options(b"close" in options, b"keep-alive" in options, b"upgrade" in options, tuple(named))
-
-
-def _protocols(known: Known) -> tuple[bytes, ...]:
-    """What `Upgrade` offers (RFC 9110 section 7.8), less h2c: its frames could not be judged."""
-    offered = elements(_joined(known, b"upgrade")) if b"upgrade" in known else []
-    return tuple(protocol for protocol in offered if protocol != b"h2c")
-
-
-__all__ = [
-    "DEFAULT_PORTS",
-    "FORWARDING",
-    "Known",
-    "RequestHead",
-    "ResponseHead",
-    "find_head_end",
-    "judge_request",
-    "judge_response",
-]

@@ -7,8 +7,14 @@ from typing import Final
 
 from fastgw.wire.framing import RequestHead, ResponseHead
 
+_PHRASES: Final = {status.value: status.phrase for status in HTTPStatus} | {
+    413: "Content Too Large",  # the names of RFC 9110 where the standard library still has those of RFC 7231
+    414: "URI Too Long",
+    416: "Range Not Satisfiable",
+    422: "Unprocessable Content",
+}
 _STATUS_LINES: Final = {
-    status.value: b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode("ascii")) for status in HTTPStatus
+    status: b"HTTP/1.1 %d %b\r\n" % (status, phrase.encode("ascii")) for status, phrase in _PHRASES.items()
 }
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
@@ -31,10 +37,10 @@ def status_line(status: int, reason: bytes | None = None) -> bytes:
 
 @lru_cache(maxsize=64)
 def _dropping(
-    hop_by_hop: frozenset[bytes], known: frozenset[bytes], also: frozenset[bytes]
+    dropped: frozenset[bytes], known: frozenset[bytes], also: frozenset[bytes]
 ) -> tuple[frozenset[bytes], bool]:
     """All names to leave out, and whether each of them can be cut out by its place in `known`."""
-    return hop_by_hop | also, also <= known
+    return dropped | also, also <= known
 
 
 def end_to_end(head: RequestHead | ResponseHead, also: frozenset[bytes] = frozenset()) -> bytes:
@@ -43,7 +49,7 @@ def end_to_end(head: RequestHead | ResponseHead, also: frozenset[bytes] = frozen
     Left out are hop-by-hop fields, those that `Connection` names, framing, a request's Host, and the lower-case names
     in `also`. Lines that stay keep their bytes, unless a filter has changed the fields.
     """
-    drop, by_place = _dropping(head.HOP_BY_HOP, head.KNOWN, also)
+    drop, by_place = _dropping(head.DROPPED, head.KNOWN, also)
     edited = head.edited()
     if edited is not None or head.connection_named or not by_place:
         return (edited or head.fields()).render(drop.union(head.connection_named))
