@@ -1,0 +1,91 @@
+"""The status listener: `/livez`, `/readyz` and `/metrics`, read-only, one request per connection.
+
+Bounded in everything: a head of at most `HEAD_MAX` bytes in `PATIENCE` seconds, `CONNECTIONS_MAX` connections.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, cast
+
+from fastgw.admin.metrics import CONTENT_TYPE
+from fastgw.wire.framing import RequestHead, find_head_end, judge_request
+from fastgw.wire.malformed import Malformed
+from fastgw.wire.render import status_line
+
+HEAD_MAX: Final = 8192
+PATIENCE: Final = 10.0
+"""Seconds from the opening of a connection to its end."""
+CONNECTIONS_MAX: Final = 64
+
+_TEXT: Final = b"text/plain; charset=utf-8"
+Page = tuple[int, bytes, bytes]
+"""Status, content type and body."""
+
+
+class StatusPages:
+    """What is told, and who is being told."""
+
+    def __init__(self, is_ready: Callable[[], bool], metrics: Callable[[], bytes]) -> None:
+        self._is_ready = is_ready
+        self._metrics = metrics
+        self._pages: dict[bytes, Callable[[], Page]] = {
+            b"/livez": lambda: (200, _TEXT, b"alive\n"),
+            b"/readyz": self._readiness,
+            b"/metrics": lambda: (200, CONTENT_TYPE, self._metrics()),
+        }
+        self.connections = 0
+
+    def answer(self, head: RequestHead) -> bytes:
+        """The response to a request. A body that it has is not read: the connection ends with the answer."""
+        if head.method not in (b"GET", b"HEAD"):
+            return _response(head.method, (405, _TEXT, b"GET and HEAD only\n"), b"Allow: GET, HEAD\r\n")
+        page = self._pages.get(head.path)
+        return _response(head.method, page() if page else (404, _TEXT, b"/livez, /readyz or /metrics\n"))
+
+    def _readiness(self) -> Page:
+        return (200, _TEXT, b"ready\n") if self._is_ready() else (503, _TEXT, b"not ready\n")
+
+
+def _response(method: bytes, page: Page, fields: bytes = b"") -> bytes:
+    status, content_type, body = page
+    head = status_line(status) + b"Content-Type: %b\r\nContent-Length: %d\r\n%bConnection: close\r\n\r\n" % (
+        content_type,
+        len(body),
+        fields,
+    )
+    return head if method == b"HEAD" else head + body
+
+
+class StatusConnection(asyncio.Protocol):
+    def __init__(self, pages: StatusPages) -> None:
+        self._pages = pages
+        self._received = b""
+        self._transport: asyncio.Transport
+        self._late: asyncio.TimerHandle
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its bases
+        self._late = asyncio.get_running_loop().call_later(PATIENCE, self._transport.abort)
+        self._pages.connections += 1
+        if self._pages.connections > CONNECTIONS_MAX:
+            self._transport.abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._late.cancel()
+        self._pages.connections -= 1
+
+    def data_received(self, received: bytes) -> None:
+        searched = len(self._received)
+        self._received += received
+        try:
+            end = find_head_end(self._received, searched)
+            if end < 0 and len(self._received) < HEAD_MAX:
+                return
+            if end < 0 or end > HEAD_MAX:
+                raise Malformed("The request head is too long.", 431)
+            answer = self._pages.answer(judge_request(self._received[:end]))
+        except Malformed as error:
+            answer = _response(b"GET", (error.status, _TEXT, error.reason.encode() + b"\n"))
+        self._transport.pause_reading()
+        self._transport.write(answer)
+        self._transport.close()

@@ -1,0 +1,182 @@
+"""How connections come in: a worker accepts from its listening sockets, reads the PROXY header where one is due, and
+hands each connection to the data plane.
+
+asyncio's `create_server` is not used: it sets the backlog anew, closes the sockets, and leaves no moment in which the
+first bytes can be looked at before a transport, and later TLS, takes the connection.
+"""
+
+import asyncio
+import errno
+import socket
+from typing import Final
+
+from fastgw.downstream import Listener, Server
+from fastgw.node.shared import NodeLimit
+from fastgw.runtime.notices import RareNotice
+from fastgw.runtime.sockets import BACKLOG
+from fastgw.wire.malformed import Malformed
+from fastgw.wire.proxy_protocol import Parsed, parse
+
+ACCEPTS_PER_WAKEUP: Final = 64  # then other events have their turn
+PAUSE: Final = 0.1
+"""Seconds without accepting when the node's connections or the system's resources are used up."""
+PEEK: Final = 4096
+SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+UNIX_PEER: Final = ("unix:", 0)
+
+Peer = tuple[str, int]
+
+
+class Acceptor:
+    """Accepts for one worker, from its own sockets and from those it adopted.
+
+    The server takes a connection's place in the node's limit. We look before we accept, so that what finds no place
+    waits in the queue; only in a race between workers for the last place the server must refuse one.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, server: Server, limit: NodeLimit) -> None:
+        self._loop = loop
+        self._server = server
+        self._limit = limit
+        self._listeners: dict[socket.socket, Listener] = {}
+        self._greetings: set[Greeting] = set()
+        self._openings: set[asyncio.Task[None]] = set()
+        self._pause: asyncio.TimerHandle | None = None
+        self._complain = RareNotice()
+
+    def open(self, listening: socket.socket, listener: Listener) -> None:
+        """Accept from this socket from now on."""
+        self._listeners[listening] = listener
+        if self._pause is None:
+            self._loop.add_reader(listening, self._accept, listening)
+
+    def close(self, listening: socket.socket) -> None:
+        """Accept no more from this socket: another worker does, or nobody can."""
+        if self._listeners.pop(listening, None) is not None:
+            self._loop.remove_reader(listening)
+
+    async def end(self) -> None:
+        """Take what is queued at all sockets, then shut them down for every process: new clients are refused.
+
+        Returns when the server has all connections that were accepted.
+        """
+        for listening in list(self._listeners):
+            self._accept(listening, most=BACKLOG)
+            self.close(listening)
+            listening.shutdown(socket.SHUT_RDWR)
+        if self._pause is not None:
+            self._pause.cancel()
+        for greeting in list(self._greetings):
+            greeting.refuse()
+        if self._openings:
+            await asyncio.wait(self._openings)
+
+    def _accept(self, listening: socket.socket, most: int = ACCEPTS_PER_WAKEUP) -> None:
+        listener = self._listeners[listening]
+        for _ in range(most):
+            if not self._limit.has_room(len(self._openings) + len(self._greetings)):
+                return self._pause_all("as many connections are open as limits.connections allows")
+            try:
+                client, name = listening.accept()
+            except OSError as error:
+                if isinstance(error, BlockingIOError):
+                    return None
+                if error.errno in SHORTAGES:
+                    return self._pause_all(f"{error.strerror}")
+                if error.errno == errno.EINVAL:  # a neighbour with whom we share this unix socket has shut it down
+                    return self.close(listening)
+                continue  # this client left while it was queued (accept(2))
+            client.setblocking(False)
+            peer = (name[0], name[1]) if isinstance(name, tuple) else UNIX_PEER
+            if not listener.proxy_protocol_required:
+                self.serve(client, listener, peer, None)
+            elif listener.trusts(peer[0]):
+                greeting = Greeting(self, client, listener, peer)
+                greeting.begin(self._loop, self._server.timeouts.request_headers)
+                self._greetings.add(greeting)
+            else:
+                self.refuse(client, listener, peer, "it is no trusted proxy")
+        return None
+
+    def _pause_all(self, why: str) -> None:
+        """Wait, instead of being woken without end by connections that cannot be taken."""
+        if self._pause is None:
+            self._complain(f"not accepting for {PAUSE} s: {why}")
+            for listening in self._listeners:
+                self._loop.remove_reader(listening)
+            self._pause = self._loop.call_later(PAUSE, self._resume)
+
+    def _resume(self) -> None:
+        self._pause = None
+        for listening in self._listeners:
+            self._loop.add_reader(listening, self._accept, listening)
+
+    def greeted(self, greeting: "Greeting") -> None:
+        """Its header is read, or it is refused."""
+        self._greetings.discard(greeting)
+
+    def refuse(self, client: socket.socket, listener: Listener, peer: Peer, why: str) -> None:
+        self._complain(f"listener {listener.name}: connection from {peer[0]} refused: {why}")
+        client.close()
+
+    def serve(self, client: socket.socket, listener: Listener, peer: Peer, local: Peer | None) -> None:
+        """Hand the connection to the server. `local`: what the client connected to, if not our end of the socket."""
+        opening = self._loop.create_task(self._open(client, listener, peer, local))
+        self._openings.add(opening)
+        opening.add_done_callback(self._openings.discard)
+
+    async def _open(self, client: socket.socket, listener: Listener, peer: Peer, local: Peer | None) -> None:
+        name = local or client.getsockname()
+        protocol = self._server.accepted(listener, peer, name[1] if isinstance(name, tuple) else 0)
+        try:
+            await self._loop.connect_accepted_socket(lambda: protocol, client)
+        except OSError as error:
+            self.refuse(client, listener, peer, f"{error.strerror}")
+
+
+class Greeting:
+    """A connection whose PROXY header is being read from the bare socket: the bytes behind it are left there."""
+
+    def __init__(self, acceptor: Acceptor, client: socket.socket, listener: Listener, peer: Peer) -> None:
+        self._acceptor = acceptor
+        self._client = client
+        self._listener = listener
+        self._peer = peer
+        self._header = b""
+
+    def begin(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
+        self._loop = loop
+        loop.add_reader(self._client, self._read)
+        self._late = loop.call_later(timeout, self.refuse, "the PROXY header did not come in time")
+
+    def refuse(self, why: str = "the gateway stops") -> None:
+        self._end()
+        self._acceptor.refuse(self._client, self._listener, self._peer, why)
+
+    def _read(self) -> None:
+        try:
+            parsed = self._take()
+        except (OSError, Malformed) as error:
+            return self.refuse(f"{error}")
+        if parsed is not None:
+            self._end()
+            self._acceptor.serve(self._client, self._listener, parsed.source or self._peer, parsed.destination)
+        return None
+
+    def _take(self) -> Parsed | None:
+        """Take from the socket what belongs to the header; None while it is incomplete. Raises `Malformed`, `OSError`.
+
+        An incomplete header is all that has come, so it can be taken whole; and must, or it would wake us again.
+        """
+        seen = self._client.recv(PEEK, socket.MSG_PEEK)
+        if not seen:
+            raise Malformed("the connection ended before the PROXY header did")
+        parsed = parse(self._header + seen)
+        taken = len(seen) if parsed is None else parsed.consumed - len(self._header)
+        self._header += self._client.recv(taken)
+        return parsed
+
+    def _end(self) -> None:
+        self._loop.remove_reader(self._client)
+        self._late.cancel()
+        self._acceptor.greeted(self)

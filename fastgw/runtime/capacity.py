@@ -1,0 +1,104 @@
+"""How much of the machine is ours: processes to start (`workers: auto`) and files that a process may open."""
+
+import math
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+WORKER_MEMORY: Final = 64 * 1024 * 1024
+"""What a worker needs to itself under load, in bytes; what is loaded before the fork is shared."""
+
+OWN_FILES: Final = 64
+"""Files of a worker that are no connections: sockets it listens on, logs, its loop's own."""
+
+CGROUPS: Final = Path("/sys/fs/cgroup")
+MEMBERSHIP: Final = Path("/proc/self/cgroup")
+
+
+def auto_workers(cpus: int, cgroups: Path = CGROUPS, membership: Path = MEMBERSHIP) -> int:
+    """One worker per CPU that we may use, but no more than the container's CPU quota (rounded up) and memory allow.
+
+    `cpus`: how many the affinity mask leaves us. A quota of a cgroup holds for all below it, so the ancestors count.
+    """
+    allowed = float(cpus)
+    for directory in _directories("cpu", cgroups, membership):
+        allowed = min(allowed, _cpu_quota(directory))
+    for directory in _directories("memory", cgroups, membership):
+        allowed = min(allowed, _memory_limit(directory) // WORKER_MEMORY)
+    return max(1, math.ceil(allowed))
+
+
+def usable_cpus() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _directories(controller: str, cgroups: Path, membership: Path) -> Iterator[Path]:
+    """Where this controller's files may be: our cgroup and its ancestors, in version 1 and 2 (cgroups(7))."""
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            root = cgroups
+        elif controller in controllers.split(","):
+            root = cgroups / controller
+        else:
+            continue
+        group = root / path.lstrip("/")
+        # Inside a container the path may be the host's, which is not mounted here: then only the root is found.
+        while group != root:
+            yield group
+            group = group.parent
+        yield root
+
+
+def _cpu_quota(directory: Path) -> float:
+    """How many CPUs' worth of time the cgroup gets; infinite without a quota."""
+    match _numbers(directory / "cpu.max"):
+        case [quota, period]:
+            return quota / period
+    match _numbers(directory / "cpu.cfs_quota_us"), _numbers(directory / "cpu.cfs_period_us"):
+        case [[quota], [period]] if quota > 0:  # -1: none
+            return quota / period
+    return math.inf
+
+
+def _memory_limit(directory: Path) -> float:
+    """In bytes; infinite (or, in version 1, huge) without a limit."""
+    for name in ("memory.max", "memory.limit_in_bytes"):
+        match _numbers(directory / name):
+            case [limit]:
+                return limit
+    return math.inf
+
+
+def _numbers(file: Path) -> list[int]:
+    """The numbers in the file; none when it is missing or says `max`."""
+    try:
+        return [int(word) for word in file.read_text().split()]
+    except (OSError, ValueError):
+        return []
+
+
+def raise_file_limit() -> int:
+    """Let this process and its children open as many files as the system allows; how many that is."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def file_limit_warning(connections: int, workers: int, files: int) -> str | None:
+    """What to say when `files` per process cannot hold `limits.connections`, counting two files per connection: the
+    client's and the upstream's."""
+    held = workers * max(0, (files - OWN_FILES) // 2)
+    if held >= connections:
+        return None
+    needed = 2 * -(-connections // workers) + OWN_FILES
+    return (
+        f"limits.connections is {connections}, but {files} open files per process hold about {held} connections with "
+        f"{workers} workers; further ones wait. To hold them all: ulimit -Hn {needed}"
+    )

@@ -1,0 +1,125 @@
+"""The listening sockets: the supervisor opens them all, before any worker exists, and keeps them.
+
+A TCP listener has one `SO_REUSEPORT` socket per worker slot, so each worker has a queue of its own. A unix socket
+cannot be doubled: its one socket is shared by all.
+"""
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import Final
+
+from fastgw.config.values import Address
+from fastgw.runtime.holders import holder_of
+
+BACKLOG: Final = 4096  # the kernel lowers it to net.core.somaxconn
+UNIX_UMASK: Final = 0o117  # owner and group may connect, others may not
+
+
+class CannotListen(Exception):
+    """The text says on what, and why."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One bound address of a listener, and its sockets: one per worker slot, or one that all slots share."""
+
+    address: Address
+    """With the port that was chosen, when the configuration left that to the system."""
+    sockets: tuple[socket.socket, ...]
+    inode: int = 0
+    """Of a unix socket's file."""
+
+    @property
+    def shared(self) -> bool:
+        return bool(self.address.path)
+
+    def of_slot(self, slot: int) -> socket.socket:
+        return self.sockets[0 if self.shared else slot]
+
+    def close(self) -> None:
+        for listening in self.sockets:
+            listening.close()
+        if self.shared:
+            with suppress(FileNotFoundError):
+                if os.stat(self.address.path).st_ino == self.inode:  # else somebody has taken the path over
+                    os.unlink(self.address.path)
+
+
+def open_endpoints(address: Address, slots: int) -> tuple[Endpoint, ...]:
+    """Bind and listen, with a socket for each of `slots` workers. A host name is bound at all its addresses.
+
+    Raises `CannotListen`.
+    """
+    try:
+        return (_open_unix(address),) if address.path else tuple(_open_tcp(address, slots))
+    except OSError as error:
+        raise CannotListen(f"cannot listen on {address}: {_why(error, address)}") from error
+
+
+def _why(error: OSError, address: Address) -> str:
+    if error.errno == errno.EADDRINUSE:
+        holder = holder_of(address)
+        return f"the address is in use ({holder}, has it)" if holder else "the address is in use"
+    return str(error.strerror)
+
+
+def _open_tcp(address: Address, slots: int) -> Iterator[Endpoint]:
+    port = address.port
+    for family, host in _resolve(address):
+        if port:
+            # Once without SO_REUSEPORT: else a second fastgw would share the port with the first, and nobody notice.
+            _bind(family, (host, port), shared=False).close()
+        with ExitStack() as undo:
+            sockets = []
+            for _ in range(slots):
+                listening = undo.enter_context(_bind(family, (host, port), shared=True))
+                listening.listen(BACKLOG)
+                sockets.append(listening)
+                port = listening.getsockname()[1]  # where the system chose, the others get the same
+            undo.pop_all()
+        yield Endpoint(Address(host=host, port=port), tuple(sockets))
+
+
+def _resolve(address: Address) -> list[tuple[socket.AddressFamily, str]]:
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return list(dict.fromkeys((family, str(name[0])) for family, _, _, _, name in found))
+
+
+def _bind(family: socket.AddressFamily, name: tuple[str, int] | str, shared: bool) -> socket.socket:
+    with ExitStack() as undo:
+        bound = undo.enter_context(socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
+        if family != socket.AF_UNIX:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.bind(name)
+        undo.pop_all()
+    return bound
+
+
+def _open_unix(address: Address) -> Endpoint:
+    _remove_stale(address.path)
+    umask = os.umask(UNIX_UMASK)
+    try:
+        listening = _bind(socket.AF_UNIX, address.path, shared=False)
+    finally:
+        os.umask(umask)
+    listening.listen(BACKLOG)
+    return Endpoint(address, (listening,), os.stat(address.path).st_ino)
+
+
+def _remove_stale(path: str) -> None:
+    """Remove the socket file of a gateway that was killed. Nobody listens there: a connect is refused."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return  # binding says that the address is in use
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+            if probe.connect_ex(path) == errno.ECONNREFUSED:
+                os.unlink(path)
