@@ -180,7 +180,8 @@ class Supervisor:
 
     def _turn(self) -> None:
         for key, _ in self._selector.select(self._patience()):
-            key.data()
+            if key.fd in self._selector.get_map():  # else one before it in this turn has ended it
+                key.data()
         now = time.monotonic()
         if self._phase is Phase.SERVING:
             for slot in self._slots:
@@ -263,7 +264,8 @@ class Supervisor:
                         self._drained += message.drained
                         self._cut += message.cut
         except ChannelClosed:
-            self._selector.unregister(channel)  # the child is dead or dying: SIGCHLD follows
+            with suppress(KeyError):
+                self._selector.unregister(channel)  # the child is dead or dying: SIGCHLD follows
 
     def _reap(self) -> None:
         with suppress(ChildProcessError):
@@ -278,8 +280,9 @@ class Supervisor:
 
     def _died(self, slot: Slot, code: int) -> None:
         assert slot.channel is not None
-        if slot.channel in self._selector.get_map():
-            self._hear(slot, slot.channel)  # its last words
+        self._hear(slot, slot.channel)  # its last words
+        with suppress(KeyError):
+            self._selector.unregister(slot.channel)
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
         what = f"{slot.name} (pid {slot.pid}) ended: {how}"
         slot.emptied()
