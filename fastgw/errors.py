@@ -57,6 +57,7 @@ class Fault(Enum):
     UPSTREAM_INCOMPLETE = 502, _UP, Retry.NEVER, "http_response_incomplete", "The service broke off its response."
     UPSTREAM_TIMEOUT = 504, _UP, Retry.NEVER, "http_response_timeout", "The service did not answer in time."
     UPSTREAM_STALLED = 504, _UP, Retry.NEVER, "http_response_timeout", "The service stopped sending its response."
+    TUNNEL_IDLE = 504, _UP, Retry.NEVER, "connection_read_timeout", "The tunnel was idle for too long."
     UPGRADE_UNEXPECTED = 502, _UP, Retry.NEVER, "http_upgrade_failed", "The service switched protocols unasked."
     POOL_FULL = 503, _GATEWAY, Retry.NEVER, "connection_limit_reached", "Too many requests are waiting for the service."
     POOL_TIMEOUT = 503, _GATEWAY, Retry.NEVER, "connection_limit_reached", "The service had no free connection in time."

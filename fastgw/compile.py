@@ -1,0 +1,189 @@
+"""From a checked configuration to the tables that the data plane runs on.
+
+Everything a request would otherwise have to work out is worked out here, before the workers are forked: filter chains
+in running order, route tables, paths to send, TLS. Assumes a valid `Config`; what only the file system can tell (a
+certificate that is no certificate) raises `CompileError`.
+"""
+
+import ssl
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache, partial
+from ipaddress import ip_address
+
+from fastgw.config import settings as config
+from fastgw.config.levels import accumulate, early, of_listener, of_route
+from fastgw.config.patterns import Template, parse_host, parse_path, parse_redirect, parse_rewrite, parse_strip_prefix
+from fastgw.config.values import Network, Url
+from fastgw.downstream import Listener
+from fastgw.errors import Fault
+from fastgw.exchange import Chain, Exchange, Link, Reply, Route
+from fastgw.filters.api import Env
+from fastgw.node.ground import Ground
+from fastgw.node.shared import Column, Layout
+from fastgw.observe import Series
+from fastgw.routing import Conditions, Router
+from fastgw.upstream.connection import UpstreamConnection
+from fastgw.upstream.forward import Forward
+from fastgw.upstream.group import Upstream
+from fastgw.upstream.pool import Pool
+from fastgw.upstream.target import build_targets
+
+
+class CompileError(Exception):
+    """What is wrong, and where in the configuration, in a line for people."""
+
+
+class Gateway:
+    """The compiled configuration: immutable, but for what `start` adds in each worker."""
+
+    def __init__(self, configuration: config.Config, workers: int) -> None:
+        self.config = configuration
+        self.workers = workers
+        self.timeouts = configuration.timeouts
+        self.limits = configuration.limits
+        self.upstreams: dict[str, Upstream] = {}
+        for name, settings in configuration.upstreams.items():
+            self._add_upstream(name, settings)
+        self.listeners = tuple(self._listener(name) for name in configuration.listeners)
+        self.series = Series(
+            configuration.listeners,
+            [route.name for route in configuration.routes],
+            self.upstreams,
+            [fault.label for fault in Fault],
+        )
+        self.layout = Layout()
+        """The words of shared memory that are needed; the runtime adds its own before it maps them."""
+        self._places = {name: self.layout.gauge(f"upstream_connections:{name}") for name in self.upstreams}
+
+    def start(self, ground: Ground, column: Column) -> None:
+        """In a worker, after the fork: give the upstreams their pools."""
+        for name, upstream in self.upstreams.items():
+            upstream.ground = ground
+            upstream.pool = Pool(
+                upstream.targets,
+                upstream.settings,
+                partial(UpstreamConnection, ground),
+                self.workers,
+                column.limit(self._places[name], upstream.settings.pool.max_connections),
+            )
+
+    def stop(self) -> None:
+        for upstream in self.upstreams.values():
+            upstream.pool.stop()
+
+    # upstreams
+
+    def _add_upstream(self, name: str, settings: config.Upstream) -> Upstream:
+        try:
+            targets = build_targets(settings)
+        except (OSError, ssl.SSLError) as error:
+            raise CompileError(f"upstreams.{name}.tls: {error.strerror or error}") from error
+        upstream = self.upstreams[name] = Upstream(name, settings, targets)
+        return upstream
+
+    def _upstream(self, destination: str | Url) -> Upstream:
+        """The upstream of that name; for a URL, one of its own that all routes with this URL share."""
+        name = str(destination)
+        if isinstance(destination, str) or name in self.upstreams:
+            return self.upstreams[name]
+        return self._add_upstream(name, config.Upstream(targets=(config.Target(url=destination),)))
+
+    # listeners and routes
+
+    def _listener(self, name: str) -> Listener:
+        settings = self.config.listeners[name]
+        early_links = _links(accumulate(of_listener(self.config, name)), None, early_ones=True)
+        rules = [
+            (conditions(route), self._route(name, route, early_links))
+            for route in self.config.routes
+            if not route.listeners or name in route.listeners
+        ]
+        return Listener(name, settings, trust(settings.trusted_proxies), Chain(early_links), Router(rules))
+
+    def _route(self, listener: str, route: config.Route, early_links: list[Link]) -> Route:
+        links = _links(accumulate(of_route(self.config, listener, route)), route.name, early_ones=False)
+        chain = Chain(early_links + links)
+        steps = tuple(link.hooks.request for link in links if link.hooks.request is not None)
+        return Route(route.name, self._action(route), chain, steps, route.path.encoded_slash == "keep")
+
+    def _action(self, route: config.Route) -> Callable[[Exchange], None]:
+        if route.respond is not None:
+            return _respond(route.respond)
+        if route.redirect is not None:
+            return _redirect(route.redirect.status, parse_redirect(route.redirect.to))
+        assert route.upstream is not None
+        upgrade = tuple(protocol.lower().encode() for protocol in route.upgrade)
+        return Forward(self._upstream(route.upstream), path_of(route), route.forwarded, upgrade, route.timeout)
+
+
+def compile(configuration: config.Config, workers: int) -> Gateway:
+    """The tables for `workers` processes. Raises `CompileError`."""
+    return Gateway(configuration, workers)
+
+
+def _links(uses: Mapping[str, config.FilterUse], route: str | None, early_ones: bool) -> list[Link]:
+    """The uses of early filters, or of the others, built and in running order."""
+    chosen = [use for use in uses.values() if early(use.settings) is early_ones]
+    chosen.sort(key=lambda use: (use.settings.phase, use.settings.order))
+    return [Link(use, use.settings.build(Env(use.name, route)), use.settings.phase.always) for use in chosen]
+
+
+def conditions(route: config.Route) -> Conditions:
+    return Conditions(
+        hosts=tuple(parse_host(host) for host in route.hosts),
+        paths=tuple(parse_path(path) for path in route.paths),
+        methods=tuple(method.encode() for method in route.methods),
+        headers=tuple((name.lower().encode(), value.encode()) for name, value in route.headers.items()),
+        query=tuple((name.encode(), value.encode()) for name, value in route.query.items()),
+    )
+
+
+def path_of(route: config.Route) -> Callable[[Exchange], bytes]:
+    """Which path the upstream is sent, base path of its URL not counted."""
+    if route.rewrite is not None:
+        template: Template = parse_rewrite(route.rewrite)
+        return lambda exchange: template.expand(exchange.params)
+    raw = route.path.forward == "raw"
+    if route.strip_prefix is None:
+        return (lambda exchange: exchange.raw_path) if raw else (lambda exchange: exchange.path)
+    prefix = parse_strip_prefix(route.strip_prefix)
+
+    def stripped(exchange: Exchange) -> bytes:
+        # A raw path that spells the prefix in another way has no part of its own to send.
+        path = exchange.raw_path if raw and exchange.raw_path.startswith(prefix) else exchange.path
+        rest = path[len(prefix) :] if path.startswith(prefix) else path
+        return rest if rest.startswith(b"/") else b"/" + rest
+
+    return stripped
+
+
+def _respond(respond: config.Respond) -> Callable[[Exchange], None]:
+    fields = [(name.encode(), value.encode()) for name, value in respond.headers.items()]
+    if respond.body and not any(name.lower() == b"content-type" for name, _ in fields):
+        fields.append((b"Content-Type", b"text/plain; charset=utf-8"))
+    reply = Reply(respond.status, respond.body.encode(), fields)
+    return lambda exchange: exchange.reply(reply)
+
+
+def _redirect(status: int, to: Template) -> Callable[[Exchange], None]:
+    def redirect(exchange: Exchange) -> None:
+        exchange.reply(Reply(status, fields=((b"Location", to.expand(exchange.params)),)))
+
+    return redirect
+
+
+def trust(networks: Iterable[Network]) -> Callable[[str], bool]:
+    """Whether an address is in one of the networks. Remembers the last addresses it was asked about."""
+    held = tuple(networks)
+    if not held:
+        return lambda ip: False
+
+    @lru_cache(maxsize=4096)
+    def trusts(ip: str) -> bool:
+        try:
+            address = ip_address(ip)
+        except ValueError:  # a unix socket has no address
+            return False
+        return any(address in network for network in held)
+
+    return trusts

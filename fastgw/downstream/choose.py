@@ -1,0 +1,50 @@
+"""Which route answers a request: the gateway's own rules about methods first, then the route table."""
+
+from typing import Final
+
+from fastgw.errors import Fault
+from fastgw.exchange import Exchange, Reply, Route, problem
+from fastgw.routing import Router
+
+REFUSED_METHODS: Final = frozenset((b"CONNECT", b"TRACE"))
+_ALLOW: Final = (b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+
+
+def before_routing(exchange: Exchange) -> Reply | None:
+    """What the gateway answers for itself, whatever the routes are."""
+    head = exchange.head
+    if exchange.method in REFUSED_METHODS:
+        return problem(Fault.METHOD_NOT_ALLOWED, fields=(_ALLOW,))
+    if exchange.method == b"OPTIONS" and b"max-forwards" in head.known:
+        return _count_forwards(exchange, head.known[b"max-forwards"][0][2])
+    return None
+
+
+def _count_forwards(exchange: Exchange, value: bytes) -> Reply | None:
+    """RFC 9110 section 7.6.2: 0 is for us to answer, anything else goes on lessened by one."""
+    if not value.isdigit() or len(value) > 9:
+        return problem(Fault.BAD_REQUEST, "Max-Forwards is not a number.")
+    if int(value) == 0:
+        return Reply(204, fields=(_ALLOW,))
+    exchange.request_dropped |= {b"max-forwards"}
+    exchange.request_added += b"Max-Forwards: %d\r\n" % (int(value) - 1)
+    return None
+
+
+def choose(exchange: Exchange, router: Router[Route]) -> Reply | None:
+    """Find the route and note it on the exchange, or say why there is none: 404, or 405 with `Allow`."""
+    match = router.find(exchange)
+    if match is None:
+        allowed = router.allowed_methods(exchange)
+        if allowed:
+            return problem(Fault.METHOD_NOT_ALLOWED, fields=((b"Allow", b", ".join(allowed)),))
+        if exchange.path == b"*":
+            return Reply(204, fields=(_ALLOW,))  # OPTIONS *: about the server as a whole, which is this gateway
+        return problem(Fault.ROUTE_NOT_FOUND)
+    route = match.route
+    if not route.encoded_slash_allowed and b"%2F" in exchange.path:
+        return problem(Fault.BAD_REQUEST, "The path may not contain an encoded slash here.")
+    exchange.route = route
+    exchange.params = match.params
+    exchange.chain = route.chain
+    return None

@@ -1,0 +1,659 @@
+"""One client connection: requests come in, one after the other, and their answers go out in the same order.
+
+It knows HTTP/1's bytes and time; what a request means is judged in `wire`, what becomes of it is the exchange's.
+Rule 1: a phase changes together with its deadline. Rule 2: at most one exchange is under way; what a client sends
+ahead waits in `_ahead`, up to 64 KiB, and is read so that its leaving is seen. Rule 3: bytes are held in one place
+only: a body's in its relay or in the transport, never in both.
+"""
+
+import asyncio
+import logging
+import socket
+import struct
+from collections.abc import Awaitable
+from enum import IntEnum
+from math import inf
+from time import monotonic, time
+from typing import TYPE_CHECKING, Final, final
+
+from fastgw.downstream.choose import before_routing, choose
+from fastgw.errors import Fault, fault_of
+from fastgw.exchange import Exchange, Outcome, Relay, Reply, Trailers, problem, run_request
+from fastgw.forwarded import Peer, client_address
+from fastgw.node.ground import READ_BYTES, unsent
+from fastgw.node.timers import Timed
+from fastgw.observe import Record
+from fastgw.wire import render
+from fastgw.wire.body import BodyReader
+from fastgw.wire.framing import RequestHead, ResponseHead, find_head_end, judge_request
+from fastgw.wire.malformed import Malformed
+
+if TYPE_CHECKING:
+    from fastgw.downstream.server import Listener, Server
+
+log = logging.getLogger("fastgw.downstream")
+
+LINGER_IDLE_S: Final = 5.0
+LINGER_TOTAL_S: Final = 30.0
+"""After an answer that ended the connection early, what the client still sends is read and dropped this long.
+
+Closing at once would reset the connection, and the client might lose the answer (RFC 9112 section 9.6).
+"""
+_RESET: Final = struct.pack("ii", 1, 0)
+_VIA: Final = (b"Via: 1.0 fastgw\r\n", b"Via: 1.1 fastgw\r\n")
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_NO_CONTENT: Final = frozenset((204, 304))
+_TOKEN_START: Final = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+
+
+class Phase(IntEnum):
+    IDLE = 1  # between two requests
+    HEAD = 2  # part of a request head is here
+    ACTIVE = 3  # an exchange is under way
+    FLUSHING = 4  # its answer waits in the transport for a slow client
+    TUNNEL = 5
+    LINGERING = 6  # answered for the last time; what comes in is dropped
+    CLOSING = 7  # the transport sends what it has and closes
+    CLOSED = 8
+
+
+@final
+class Downstream(asyncio.BufferedProtocol, Timed):
+    __slots__ = (
+        "_ahead",
+        "_chunking",
+        "_closing",
+        "_delimited_by_close",
+        "_fd",
+        "_linger_end",
+        "_paused",
+        "_reader",
+        "_searched",
+        "_starting",
+        "_tunnel_ends",
+        "_unsent",
+        "_waiting",
+        "_write",
+        "_write_paused",
+        "exchange",
+        "listener",
+        "peer",
+        "phase",
+        "requests",
+        "server",
+        "transport",
+    )
+
+    def __init__(self, server: "Server", listener: "Listener", peer: Peer) -> None:
+        Timed.__init__(self)
+        self.server = server
+        self.listener = listener
+        self.peer = peer
+        self.phase = Phase.IDLE
+        self.exchange: Exchange | None = None
+        self.requests = 0  # answered on this connection
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
+        self._ahead = b""  # bytes of the next head, or sent ahead of their turn
+        self._searched = 0
+        self._reader: BodyReader | None = None
+        self._waiting: asyncio.Task[None] | None = None
+        self._closing = False
+        self._chunking = False
+        self._delimited_by_close = False
+        self._paused = False
+        self._write_paused = False
+        self._starting = False
+        self._tunnel_ends = 0
+        self._unsent = 0
+        self._linger_end = inf
+        self._fd = -1
+
+    def __repr__(self) -> str:
+        return f"<Downstream {self.peer.ip} {self.phase.name} requests={self.requests} {self.exchange!r}>"
+
+    @property
+    def is_tunnel(self) -> bool:
+        return self.phase is Phase.TUNNEL
+
+    # what the loop tells
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self._write = transport.write
+        self._fd = transport.get_extra_info("socket").fileno()
+        transport.set_write_buffer_limits(high=0)  # the brake is on as soon as the kernel takes no more
+        refused = self.server.admit(self.peer)
+        if refused is not None:
+            self._refuse_unread(refused, linger=False)  # to shed load, not to keep it
+            return
+        self.server.connections.add(self)
+        self._watch(self.server.timeouts.request_headers)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.server.ground.read_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        chunk = bytes(self.server.ground.read_buffer[:nbytes])
+        phase = self.phase
+        if phase is Phase.IDLE or phase is Phase.HEAD:
+            self._read_head(self._ahead + chunk if self._ahead else chunk)
+        elif phase is Phase.ACTIVE or phase is Phase.FLUSHING:
+            if self._reader is not None:
+                self._read_body(chunk)
+            else:
+                self._ahead += chunk
+                if len(self._ahead) >= READ_BYTES:
+                    self.pause()
+        elif phase is Phase.TUNNEL:
+            assert self.exchange is not None
+            if self.exchange.service is not None:
+                self.exchange.service.feed_raw(chunk)
+        elif phase is Phase.LINGERING:
+            self.deadline = min(self._linger_end, self.server.ground.wheel.now + LINGER_IDLE_S)
+
+    def eof_received(self) -> bool:
+        if self.phase is Phase.TUNNEL:
+            assert self.exchange is not None
+            if self.exchange.service is not None:
+                self.exchange.service.end_raw()
+            self._tunnel_end(1)
+            return self.phase is Phase.TUNNEL
+        if self.phase is Phase.ACTIVE:
+            self.peer_left()
+        return self.phase is Phase.CLOSING or self.phase is Phase.FLUSHING
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.exchange is not None:
+            self._client_left()
+        self._forget()
+
+    def peer_left(self) -> None:
+        """The client has closed its side while it waited for an answer: nobody is there to read it (as in nginx)."""
+        if self.phase is Phase.ACTIVE or self.phase is Phase.FLUSHING:
+            if self.exchange is not None:
+                self._client_left()
+            self._abort()
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+        self._unsent = unsent(self.transport)
+        self._watch(self.server.timeouts.response_idle)
+        if self.exchange is not None and self.exchange.service is not None:
+            self.exchange.service.pause()
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        if self.phase is Phase.FLUSHING:
+            self._next()
+        elif self.phase is Phase.ACTIVE or self.phase is Phase.TUNNEL:
+            self._watch_body()
+            if self.exchange is not None and self.exchange.service is not None:
+                self.exchange.service.resume()
+
+    def expire(self, now: float) -> None:
+        phase = self.phase
+        if phase is Phase.HEAD:
+            self._refuse_unread(Fault.REQUEST_TIMEOUT)
+        elif phase is Phase.ACTIVE and not self._write_paused:
+            assert self.exchange is not None
+            self.exchange.fail(Fault.REQUEST_TIMEOUT)
+        elif phase is Phase.IDLE:
+            self._close()
+        elif self._write_paused and (left := unsent(self.transport)) < self._unsent:
+            self._unsent = left
+            self._watch(self.server.timeouts.response_idle)
+        else:  # the client does not take its answer, or does not close
+            if self.exchange is not None:
+                self._client_left()
+            self._abort()
+
+    # reading requests
+
+    def _read_head(self, received: bytes) -> None:
+        """Serve the requests in `received`, for as long as they are answered at once."""
+        limits = self.server.limits
+        while True:
+            if self.phase is Phase.IDLE:
+                self.phase = Phase.HEAD
+                if self.requests:  # a first head's time runs since the connection was made
+                    self._watch(self.server.timeouts.request_headers)
+            try:
+                end = find_head_end(received, self._searched)
+            except Malformed as malformed:
+                return self._refuse_unread(fault_of(malformed), malformed.reason)
+            if end < 0 or end > limits.header_bytes:
+                if received[0] not in _TOKEN_START:
+                    return self._refuse_unread(Fault.BAD_REQUEST, "This is not an HTTP request.")
+                if end > 0 or len(received) > limits.header_bytes:
+                    line_ends = received.find(b"\r\n", 0, limits.header_bytes) >= 0
+                    return self._refuse_unread(Fault.HEAD_TOO_LARGE if line_ends else Fault.TARGET_TOO_LONG)
+                self._ahead, self._searched = received, len(received)
+                return None
+            self._searched = 0
+            try:
+                head = judge_request(received if end == len(received) else received[:end], limits.header_count)
+            except Malformed as malformed:
+                return self._refuse_unread(fault_of(malformed), malformed.reason)
+            self._starting = True
+            self._serve(head, received[end:])
+            self._starting = False
+            if self.phase is not Phase.IDLE or not self._ahead:
+                return None
+            received, self._ahead = self._ahead, b""
+
+    def _serve(self, head: RequestHead, behind: bytes) -> None:
+        """Begin an exchange. `behind`: what was read behind its head: body, or the next request."""
+        server = self.server
+        self.phase = Phase.ACTIVE
+        self._closing = head.close or server.draining
+        self._chunking = self._delimited_by_close = False
+        exchange = self.exchange = Exchange(head, self, self.listener, self.peer, self.listener.early)
+        if self.peer.trusted:
+            exchange.client_ip = client_address(head, self.peer, self.listener.trusts)
+        if head.length or head.chunked:
+            exchange.request_body = Relay(self)
+            self._reader = head.body()
+            limit = server.limits.body_bytes
+            if limit is not None and head.length > limit:
+                exchange.reply(problem(Fault.BODY_TOO_LARGE))
+                return
+            if behind:
+                self._read_body(behind)
+                if self.exchange is not exchange:
+                    return  # refused
+            self._watch_body()
+        else:
+            self._ahead = behind
+            self.deadline = inf
+        self._early_done(run_request(self.listener.early.request_steps, exchange))
+
+    def _early_done(self, outcome: Outcome) -> None:
+        """The listener's steps have run: find the route and run its steps."""
+        exchange = self.exchange
+        assert exchange is not None
+        if outcome is None:
+            outcome = before_routing(exchange) or choose(exchange, self.listener.router)
+            if outcome is None:
+                assert exchange.route is not None
+                self._route_done(run_request(exchange.route.steps, exchange))
+                return
+        if isinstance(outcome, Reply):
+            exchange.reply(outcome)
+        else:
+            self._wait(outcome, early=True)
+
+    def _route_done(self, outcome: Outcome) -> None:
+        """The route's steps have run: let it answer."""
+        exchange = self.exchange
+        assert exchange is not None
+        if outcome is None:
+            assert exchange.route is not None
+            self._feed_body_steps(exchange)
+            if self.exchange is exchange and exchange.response is None:
+                exchange.route.action(exchange)
+        elif isinstance(outcome, Reply):
+            exchange.reply(outcome)
+        else:
+            self._wait(outcome, early=False)
+
+    def _wait(self, outcome: Awaitable[Reply | None], early: bool) -> None:
+        async def wait() -> None:
+            reply = await outcome
+            self._waiting = None
+            if early:
+                self._early_done(reply)
+            else:
+                self._route_done(reply)
+
+        self._waiting = self.server.ground.loop.create_task(wait())
+
+    def _feed_body_steps(self, exchange: Exchange) -> None:
+        """Show the route's body steps what was read of the body before the route was known."""
+        body = exchange.request_body
+        if body is not None and body.kept and exchange.chain.request_body_steps:
+            self._run_body_steps(exchange, b"".join(body.kept))
+
+    def _run_body_steps(self, exchange: Exchange, payload: bytes) -> bool:
+        """False: one of them has refused the request."""
+        for step in exchange.chain.request_body_steps:
+            try:
+                reply = step(exchange, payload)
+            except Exception:  # the edge of a filter: what it could not check is not let through
+                log.exception("filter %s: its body step raised", exchange.chain.name_of(step))
+                exchange.fail(Fault.INTERNAL)
+                return False
+            if reply is not None:
+                exchange.refuse_late(reply)
+                return False
+        return True
+
+    def _read_body(self, chunk: bytes) -> None:
+        exchange, reader = self.exchange, self._reader
+        assert exchange is not None
+        assert reader is not None
+        body = exchange.request_body
+        assert body is not None
+        try:
+            payload = reader.feed(chunk)
+        except Malformed as malformed:
+            exchange.fail(Fault.BAD_REQUEST, malformed.reason)
+            return
+        if payload:
+            limit = self.server.limits.body_bytes
+            if limit is not None and body.bytes + len(payload) > limit:
+                exchange.fail(Fault.BODY_TOO_LARGE)
+                return
+            if exchange.route is not None and not self._run_body_steps(exchange, payload):
+                return
+        if reader.done:
+            self._reader = None
+            self._ahead = reader.rest
+            self.deadline = inf
+            if payload:
+                body.last(payload)
+            body.end(reader.trailers)
+        else:
+            self._watch_body()
+            if payload:
+                body.feed(payload)
+
+    def _watch_body(self) -> None:
+        if self._reader is not None and not self._paused:
+            self._watch(self.server.timeouts.request_body_idle)
+        else:
+            self.deadline = inf
+
+    # source of the request body (`Relay`)
+
+    def pause(self) -> None:
+        if not self._paused and self.phase < Phase.LINGERING:
+            self._paused = True
+            if not self._write_paused:
+                self.deadline = inf
+            self.transport.pause_reading()
+            self.server.ground.hangups.watch(self._fd, self)
+
+    def resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self.server.ground.hangups.unwatch(self._fd, self)
+            self.transport.resume_reading()
+            if not self._write_paused and self.phase is Phase.ACTIVE:
+                self._watch_body()
+
+    # the client's side of the exchange (`ClientSide`)
+
+    def inform(self, head: ResponseHead | None) -> None:
+        assert self.exchange is not None
+        if self.exchange.head.minor == 0:
+            return  # HTTP/1.0 knows no interim responses
+        if head is None:
+            self._write(_CONTINUE)
+        else:
+            self._write(render.status_line(head.status, head.reason) + render.end_to_end(head) + b"\r\n")
+
+    def answer(self, payload: bytes, ended: bool) -> None:
+        exchange = self.exchange
+        assert exchange is not None
+        response, request = exchange.response, exchange.head
+        assert response is not None
+        body = exchange.request_body
+        if body is not None and not body.ended:
+            self._closing = True
+        head, status = response.head, response.status
+        if head is None:
+            block = response.headers.render(response.dropped)
+            reason = None
+            dated = b"date" in response.headers
+            added = response.added
+            if status not in _NO_CONTENT:
+                added += b"Content-Length: %d\r\n" % len(payload)
+            if request.method == b"HEAD" or status in _NO_CONTENT:
+                payload = b""
+            exchange.response_bytes = len(payload)
+        else:
+            block = render.end_to_end(head, response.dropped)
+            reason = head.reason
+            dated = head.first(b"date") is not None
+            added = response.added + _VIA[head.minor] + self._framing(head, payload, ended)
+        if not dated:
+            added += self.server.date_line()
+        if self._closing:
+            added += b"Connection: close\r\n"
+        elif request.minor == 0:
+            added += b"Connection: keep-alive\r\n"
+        if self._chunking and payload:
+            payload = render.chunk(payload)
+        self._write(b"%b%b%b\r\n%b" % (render.status_line(status, reason), block, added, payload))
+        if ended:
+            self._complete()
+
+    def _framing(self, head: ResponseHead, payload: bytes, ended: bool) -> bytes:
+        """The line that tells the client where the body ends (RFC 9112 section 6)."""
+        exchange = self.exchange
+        assert exchange is not None
+        if not head.has_body:
+            if head.status == 204:
+                return b""
+            if b"content-length" in head.known:  # to HEAD, or with a 304: what GET would bring
+                return b"Content-Length: %d\r\n" % head.length
+            return b"" if exchange.method == b"HEAD" or head.status == 304 else b"Content-Length: 0\r\n"
+        if ended:
+            return b"Content-Length: %d\r\n" % len(payload)
+        if not head.chunked and not head.until_close:
+            return b"Content-Length: %d\r\n" % head.length
+        if exchange.head.minor:
+            self._chunking = True
+            return b"Transfer-Encoding: chunked\r\n"
+        self._closing = self._delimited_by_close = True
+        return b""
+
+    def feed(self, payload: bytes) -> None:
+        self._write(render.chunk(payload) if self._chunking else payload)
+
+    def end(self, trailers: Trailers) -> None:
+        if self.phase is Phase.TUNNEL:
+            if self._tunnel_ends & 2 == 0:
+                self.transport.write_eof()
+                self._tunnel_end(2)
+            return
+        if self._chunking:
+            self._write(render.last_chunk(trailers))
+        self._complete()
+
+    def abort(self, fault: Fault) -> None:
+        self._record()
+        if self._delimited_by_close:
+            # A plain close would look like the end of the body.
+            sock = self.transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self._abort()
+        else:
+            self._close()
+
+    def tunnel(self, head: ResponseHead, early: bytes) -> None:
+        self.phase = Phase.TUNNEL
+        self.deadline = inf
+        self._chunking = False
+        exchange = self.exchange
+        assert exchange is not None
+        assert exchange.service is not None
+        block = render.end_to_end(head)
+        lines = _VIA[head.minor] + b"Connection: Upgrade\r\nUpgrade: %b\r\n" % b", ".join(head.upgrade)
+        self._write(b"%b%b%b\r\n%b" % (render.status_line(101, head.reason), block, lines, early))
+        ahead, self._ahead = self._ahead, b""
+        if ahead:
+            exchange.service.feed_raw(ahead)
+        self.resume()
+
+    def pause_tunnel(self) -> None:
+        self.pause()
+
+    def resume_tunnel(self) -> None:
+        self.resume()
+
+    def _tunnel_end(self, direction: int) -> None:
+        """1: the client has ended, 2: the target has. With both the tunnel is over."""
+        self._tunnel_ends |= direction
+        if self._tunnel_ends == 3 and self.exchange is not None:
+            exchange = self.exchange
+            if exchange.service is not None:
+                exchange.service.cancel()
+                exchange.service = None
+            self._record()
+            self._close()
+
+    # endings
+
+    def _complete(self) -> None:
+        """The answer is out of our hands."""
+        exchange = self.exchange
+        assert exchange is not None
+        body = exchange.request_body
+        unread = body is not None and not body.ended
+        self._record()
+        self.requests += 1
+        if self._closing:
+            if unread or self._ahead:
+                self._linger()
+            else:
+                self._close()
+        elif self._write_paused:
+            self.phase = Phase.FLUSHING
+        else:
+            self._next()
+
+    def _next(self) -> None:
+        """Ready for the next request, which may be here already."""
+        self.phase = Phase.IDLE
+        self._watch(self.server.timeouts.keepalive)
+        self.resume()
+        if self.server.draining and not self._ahead:
+            self._close()
+        elif self._ahead and not self._starting:  # else the loop in `_read_head` goes on with it
+            ahead, self._ahead = self._ahead, b""
+            self._read_head(ahead)
+
+    def _refuse_unread(self, fault: Fault, detail: str | None = None, linger: bool = True) -> None:
+        """Answer what could not be read as a request, and hang up."""
+        exchange = self.exchange = Exchange(UNREADABLE, self, self.listener, self.peer, self.listener.early)
+        self.phase = Phase.ACTIVE
+        self._closing = True
+        self._ahead = b"-" if linger else b""  # something unread: so it lingers
+        exchange.reply(problem(fault, detail))
+
+    def _client_left(self) -> None:
+        exchange = self.exchange
+        assert exchange is not None
+        exchange.cancel()
+        self._record()
+
+    def _record(self) -> None:
+        """The exchange is over: finish steps, counters, log."""
+        exchange, self.exchange = self.exchange, None
+        assert exchange is not None
+        self._reader = None
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+        exchange.finish()
+        self.server.ended()
+        head, route, body, fault = exchange.head, exchange.route, exchange.request_body, exchange.fault
+        self.server.observer.finish(
+            Record(
+                ended_date=time(),
+                client=exchange.client_ip,
+                listener=self.listener.name,
+                method=exchange.method,
+                scheme=exchange.scheme,
+                host=exchange.host,
+                path=exchange.raw_path,
+                query=exchange.query,
+                minor=head.minor,
+                status=499 if exchange.response is None else exchange.response.status,
+                request_bytes=0 if body is None else body.bytes,
+                response_bytes=exchange.response_bytes,
+                duration_s=monotonic() - exchange.begun_at,
+                route="" if route is None else route.name,
+                upstream=exchange.upstream,
+                target=exchange.target,
+                upstream_s=exchange.upstream_s,
+                retries=exchange.retries,
+                fault="" if fault is None else fault.label,
+                request_id=exchange.request_id,
+                user_agent=head.first(b"user-agent"),
+                referer=head.first(b"referer"),
+            )
+        )
+
+    def _linger(self) -> None:
+        self.phase = Phase.LINGERING
+        now = self.server.ground.wheel.now
+        self._linger_end = now + LINGER_TOTAL_S
+        self._ahead = b""
+        self._watch(LINGER_IDLE_S)
+        self.transport.write_eof()
+        if self._paused:
+            self.resume()
+
+    def _close(self) -> None:
+        """Close when what is written has been sent, within the time that a client may take for it."""
+        if self.phase < Phase.CLOSING:
+            self.phase = Phase.CLOSING
+            self._watch(self.server.timeouts.response_idle)
+            self.transport.close()
+
+    def _abort(self) -> None:
+        self._forget()
+        self.transport.abort()
+
+    def _forget(self) -> None:
+        if self.phase is not Phase.CLOSED:
+            self.phase = Phase.CLOSED
+            self.deadline = inf
+            self._ahead = b""
+            self.server.ground.hangups.unwatch(self._fd, self)
+            if self in self.server.connections:
+                self.server.release(self.peer)
+                self.server.closed(self)
+
+    def _watch(self, seconds: float) -> None:
+        wheel = self.server.ground.wheel
+        wheel.watch(self, wheel.now + seconds)
+
+    # drain
+
+    def drain(self) -> None:
+        """Take no further request: close when idle, after the answer else."""
+        self._closing = True
+        if self.phase is Phase.IDLE and self.requests:
+            self._close()
+
+    def cut(self) -> bool:
+        """End at once. True: an exchange or tunnel was cut off."""
+        busy = self.exchange is not None
+        if busy:
+            self._client_left()
+        self._abort()
+        return busy
+
+
+def _unreadable() -> RequestHead:
+    """Stands for a request that could not be read, so that its refusal is answered and logged like any other."""
+    head = RequestHead()
+    head.raw = b"\r\n\r\n"
+    head._fields = head._judge = None
+    head.method = head.request_target = head.authority = head.host = head.scheme = head.raw_path = head.path = b""
+    head.minor = 1
+    head.fields_start = 2
+    head.query = None
+    head.length = 0
+    head.chunked = head.expects_continue = head.te_trailers = False
+    head.close = True
+    head.upgrade = head.connection_named = ()
+    head.known = {}
+    return head
+
+
+UNREADABLE: Final = _unreadable()

@@ -1,0 +1,45 @@
+"""request_id: give every request an identity that client, logs and upstream share."""
+
+import os
+import re
+from typing import Final
+
+from fastgw.config.values import FieldName
+from fastgw.filters.api import Env, Exchange, Filter, Hooks, Outcome, Phase
+
+_ACCEPTABLE: Final = re.compile(rb"[!-~]{1,128}")
+
+
+class RequestId(Filter, name="request_id", phase=Phase.OBSERVE):
+    """Name each request: in the log, to the upstream and in the answer."""
+
+    header: FieldName = "X-Request-Id"
+    """The field that carries the name, in the request and in the response."""
+    trust_client: bool = True
+    """Whether a name that the client sends is kept: up to 128 visible ASCII characters. Else it is replaced."""
+
+    def build(self, env: Env) -> Hooks:
+        header = self.header.encode()
+        lower = header.lower()
+        dropped = frozenset((lower,))
+        trust_client = self.trust_client
+        prefix = header + b": "
+
+        def request(exchange: Exchange) -> Outcome:
+            sent = exchange.field(lower)
+            if sent is not None and trust_client and _ACCEPTABLE.fullmatch(sent):
+                exchange.request_id = sent
+                return None
+            exchange.request_id = name = os.urandom(16).hex().encode()
+            if sent is not None:
+                exchange.request_dropped |= dropped
+            exchange.request_added += prefix + name + b"\r\n"
+            return None
+
+        def response(exchange: Exchange) -> None:
+            assert exchange.response is not None
+            if exchange.request_id:
+                exchange.response.dropped |= dropped
+                exchange.add_response_fields(prefix + exchange.request_id + b"\r\n")
+
+        return Hooks(request=request, response=response)

@@ -1,0 +1,95 @@
+"""What all connections of one worker stand on: the loop, the timer wheel, one read buffer, the watch for hang-ups."""
+
+import array
+import asyncio
+import fcntl
+import select
+import termios
+from contextlib import suppress
+from typing import Final, Protocol
+
+from fastgw.node.timers import TICK, Wheel
+
+READ_BYTES: Final = 65536
+"""The most that is read at once, and so the most that is held of a body in one direction."""
+
+
+def unsent(transport: asyncio.Transport) -> int:
+    """Bytes written to a transport that its peer has not acknowledged. When it falls, the peer is alive."""
+    queued = array.array("i", [0])
+    with suppress(OSError):
+        fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, queued)
+    return transport.get_write_buffer_size() + queued[0]
+
+
+class HungUp(Protocol):
+    def peer_left(self) -> None: ...
+
+
+class Hangups:
+    """Notices that a peer has closed while reading from it is paused, when the loop itself does not look.
+
+    An epoll set of its own, that the loop watches as one descriptor, holds the paused sockets for EPOLLRDHUP alone.
+    Most pauses are over within the same turn of the loop, so a socket enters the set only at the wheel's next tick.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._epoll = select.epoll()
+        self._watched: dict[int, HungUp] = {}
+        self._waiting: dict[int, HungUp] = {}
+        loop.add_reader(self._epoll.fileno(), self._ready)
+
+    def watch(self, fd: int, connection: HungUp) -> None:
+        """Until `unwatch`, a FIN or a reset on `fd` calls `connection.peer_left()`, once."""
+        self._waiting[fd] = connection
+
+    def unwatch(self, fd: int, connection: HungUp) -> None:
+        """Does nothing when `fd` is another's by now."""
+        if self._waiting.get(fd) is connection:
+            del self._waiting[fd]
+        elif self._watched.get(fd) is connection:
+            del self._watched[fd]
+            with suppress(OSError):  # closed already: then the kernel has taken it out of the set
+                self._epoll.unregister(fd)
+
+    def tick(self) -> None:
+        for fd, connection in self._waiting.items():
+            self._watched[fd] = connection
+            self._epoll.register(fd, select.EPOLLRDHUP | select.EPOLLONESHOT)
+        self._waiting.clear()
+
+    def _ready(self) -> None:
+        for fd, _ in self._epoll.poll(0):
+            connection = self._watched.get(fd)
+            if connection is not None:
+                connection.peer_left()
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+
+
+class Ground:
+    """One per worker process, made after the fork. `start` sets the wheel turning."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.wheel = Wheel(loop.time())
+        # Shared by all connections: the loop fills it and hands it over in one go, nothing can come between.
+        self.read_buffer = memoryview(bytearray(READ_BYTES))
+        self.hangups = Hangups(loop)
+        self._next: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        self._turn()
+
+    def _turn(self) -> None:
+        self.wheel.advance(self.loop.time())
+        self.hangups.tick()
+        self._next = self.loop.call_later(TICK, self._turn)
+
+    def close(self) -> None:
+        if self._next is not None:
+            self._next.cancel()
+        self.hangups.close()

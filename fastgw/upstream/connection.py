@@ -1,0 +1,421 @@
+"""A connection to a target: sends one request at a time and reads its response.
+
+It knows framing and time, and nothing of routes or retries: what happens on it is told to the `Borrower` that has it.
+A connection is reused only if the response ended exactly where its framing said, with no byte more, the request was
+sent whole, and neither side asked to close (`reusable`).
+"""
+
+import asyncio
+import os
+from contextlib import suppress
+from enum import IntEnum
+from math import inf
+from typing import Final, Protocol
+
+from fastgw.errors import Fault
+from fastgw.exchange import Trailers
+from fastgw.node.ground import Ground, unsent
+from fastgw.node.timers import Timed
+from fastgw.upstream.pool import Pool
+from fastgw.upstream.target import Target
+from fastgw.wire.body import BodyReader
+from fastgw.wire.framing import ResponseHead, find_head_end, judge_response
+from fastgw.wire.malformed import Malformed
+
+MAX_HEAD: Final = 65536
+"""The longest response head, in bytes; a longer one is `UPSTREAM_MALFORMED`."""
+MAX_INFORMATIONAL: Final = 16
+"""Interim responses to one request; an upstream that sends more is not going to answer."""
+
+
+class Borrower(Protocol):
+    """Who has the connection now. After `ended`, `failed` or `switched` nothing more is told to it."""
+
+    def informed(self, head: ResponseHead) -> None:
+        """An interim response (1xx other than 101)."""
+
+    def answered(self, head: ResponseHead, payload: bytes, ended: bool) -> None:
+        """The final response's head, with the first of its body. `ended`: that is all of it."""
+
+    def received(self, payload: bytes) -> None: ...
+
+    def ended(self, trailers: Trailers) -> None: ...
+
+    def failed_on(self, fault: Fault, silent: bool) -> None:
+        """It broke. `silent`: before any byte of a response."""
+
+    def switched(self, head: ResponseHead, early: bytes) -> None:
+        """101 Switching Protocols, asked for. `early`: bytes behind the head, of the other protocol."""
+
+    def received_raw(self, chunk: bytes) -> None:
+        """Bytes of a tunnel."""
+
+    def ended_raw(self) -> None:
+        """The target will send no more through the tunnel."""
+
+    def pause_request(self) -> None:
+        """The target takes no more for now."""
+
+    def resume_request(self) -> None: ...
+
+
+class Phase(IntEnum):
+    IDLE = 1  # in the pool, or about to be used
+    AWAITING = 2  # a request is on its way; no final response head yet
+    RECEIVING = 3  # the response's body comes in
+    TUNNEL = 4
+    CLOSED = 5
+
+
+class UpstreamConnection(asyncio.BufferedProtocol, Timed):
+    __slots__ = (
+        "_asked_upgrade",
+        "_buffer",
+        "_head_patience",
+        "_informed",
+        "_method",
+        "_rescue_fd",
+        "_searched",
+        "_unsent",
+        "borrower",
+        "closed",
+        "ground",
+        "idle_patience",
+        "idle_since",
+        "paused",
+        "phase",
+        "pool",
+        "reader",
+        "reusable",
+        "target",
+        "transport",
+        "uses",
+        "write",
+        "write_paused",
+    )
+
+    def __init__(self, ground: Ground, pool: "Pool[UpstreamConnection]", target: Target) -> None:
+        Timed.__init__(self)
+        self.ground = ground
+        self.pool = pool
+        self.target = target
+        self.borrower: Borrower | None = None
+        self.phase = Phase.IDLE
+        self.closed = False
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
+        self.reader: BodyReader | None = None
+        self.reusable = True
+        self.paused = False
+        self.write_paused = False
+        self._unsent = 0
+        self.uses = 0
+        self.idle_since = ground.wheel.now
+        self.idle_patience = inf
+        self._head_patience = inf
+        self._buffer = b""
+        self._searched = 0
+        self._informed = 0
+        self._method = b""
+        self._asked_upgrade: tuple[bytes, ...] = ()
+        self._rescue_fd = -1
+
+    def __repr__(self) -> str:
+        return f"<UpstreamConnection {self.target.label} {self.phase.name} uses={self.uses}>"
+
+    # what the borrower asks
+
+    def begin(
+        self,
+        borrower: Borrower,
+        request: bytes,
+        method: bytes,
+        asked_upgrade: tuple[bytes, ...],
+        head_patience: float,
+        idle_patience: float,
+    ) -> None:
+        """Send a request (its head, and what is there of its body) and expect the response to `method`.
+
+        `head_patience`: seconds from the last byte sent until the response head; `idle_patience`: between its bytes.
+        """
+        self.borrower = borrower
+        self.phase = Phase.AWAITING
+        self._method = method
+        self._asked_upgrade = asked_upgrade
+        self._head_patience, self.idle_patience = head_patience, idle_patience
+        self._informed = 0
+        self.ground.wheel.watch(self, self.ground.wheel.now + head_patience)
+        self.write(request)
+
+    def send(self, framed: bytes) -> None:
+        """Send more of the request's body, framed."""
+        if self.phase is Phase.AWAITING:
+            if self._rescue_fd < 0:
+                self._keep_readable()
+            self.deadline = self.ground.wheel.now + self._head_patience
+        self.write(framed)
+
+    def pause(self) -> None:
+        """Read no more for now: who takes the response is slower. Time stands still meanwhile."""
+        if not self.paused and self.phase is not Phase.CLOSED:
+            self.paused = True
+            self.deadline = inf
+            self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self.paused and self.phase is not Phase.CLOSED:
+            self.paused = False
+            self.ground.wheel.watch(self, self.ground.wheel.now + self.idle_patience)
+            self.transport.resume_reading()
+
+    def close(self) -> None:
+        """Close at once, whatever is under way. The borrower is told nothing."""
+        self.borrower = None
+        if self.phase is not Phase.CLOSED:
+            self._over()
+            self._drop_rescue()
+            if self.transport is not None:
+                self.transport.abort()
+
+    def _over(self) -> None:
+        self.phase = Phase.CLOSED
+        self.closed = True
+        self.deadline = inf
+
+    def expire(self, now: float) -> None:
+        if self.write_paused and (left := unsent(self.transport)) < self._unsent:
+            self._unsent = left  # slow, but it takes what we send
+            self.ground.wheel.watch(self, now + self._head_patience)
+        elif self.phase is Phase.AWAITING:
+            self._fail(Fault.UPSTREAM_TIMEOUT)
+        elif self.phase is Phase.RECEIVING:
+            self._fail(Fault.UPSTREAM_STALLED)
+        elif self.phase is Phase.TUNNEL:
+            self._fail(Fault.TUNNEL_IDLE)
+
+    # what the loop tells
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.write = transport.write
+        transport.set_write_buffer_limits(high=0)  # the brake is on as soon as the kernel takes no more
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.ground.read_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        chunk = bytes(self.ground.read_buffer[:nbytes])
+        phase = self.phase
+        if phase is Phase.AWAITING:
+            self._read_head(self._buffer + chunk if self._buffer else chunk)
+        elif phase is Phase.RECEIVING:
+            self._read_body(chunk)
+        elif phase is Phase.TUNNEL:
+            self.ground.wheel.watch(self, self.ground.wheel.now + self.idle_patience)
+            assert self.borrower is not None
+            self.borrower.received_raw(chunk)
+        elif phase is Phase.IDLE:  # bytes that no request asked for belong to nobody
+            self._leave_pool()
+
+    def eof_received(self) -> bool:
+        if self.phase is Phase.TUNNEL:
+            assert self.borrower is not None
+            self.borrower.ended_raw()
+            return True  # the other direction may go on
+        if self.phase is Phase.IDLE:
+            self._leave_pool()
+        elif self.phase is Phase.AWAITING or self.phase is Phase.RECEIVING:
+            self._peer_ended()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.phase is Phase.IDLE:
+            self._leave_pool()
+        elif self.phase is Phase.TUNNEL:
+            borrower, self.borrower = self.borrower, None
+            self._over()
+            if borrower is not None:
+                borrower.failed_on(Fault.CONNECTION_LOST, silent=False)
+        elif self.phase is not Phase.CLOSED:
+            if exc is not None and self._rescue_fd >= 0:
+                self._rescue()
+            if self.phase is Phase.AWAITING or self.phase is Phase.RECEIVING:
+                self._fail(
+                    Fault.CONNECTION_LOST if self.phase is Phase.AWAITING else Fault.UPSTREAM_INCOMPLETE,
+                )
+        self._drop_rescue()
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+        self._unsent = unsent(self.transport)
+        if self.borrower is not None:
+            self.borrower.pause_request()
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        if self.borrower is not None:
+            if self.phase is Phase.AWAITING:
+                self.deadline = self.ground.wheel.now + self._head_patience
+            self.borrower.resume_request()
+
+    # reading
+
+    def _read_head(self, received: bytes) -> None:
+        borrower = self.borrower
+        assert borrower is not None
+        while True:
+            try:
+                end = find_head_end(received, self._searched)
+            except Malformed:
+                return self._fail(Fault.UPSTREAM_MALFORMED)
+            if end < 0:
+                if len(received) > MAX_HEAD:
+                    return self._fail(Fault.UPSTREAM_MALFORMED)
+                self._buffer, self._searched = received, len(received)
+                return None
+            self._searched = 0
+            try:
+                head = judge_response(received if end == len(received) else received[:end], self._method)
+            except Malformed:
+                return self._fail(Fault.UPSTREAM_MALFORMED)
+            if head.status >= 200:
+                break
+            if head.status == 101:
+                return self._switch(head, received[end:])
+            self._informed += 1
+            if self._informed > MAX_INFORMATIONAL:
+                return self._fail(Fault.UPSTREAM_MALFORMED)
+            self.target.minor = head.minor
+            borrower.informed(head)
+            if self.borrower is not borrower:
+                return None  # cancelled meanwhile
+            received = received[end:]
+        self._buffer = b""
+        self.target.minor = head.minor
+        self.reusable = not head.close
+        self._begin_body(head, received, end)
+        return None
+
+    def _begin_body(self, head: ResponseHead, received: bytes, end: int) -> None:
+        borrower = self.borrower
+        assert borrower is not None
+        if not head.has_body:
+            if len(received) != end:  # bytes after a response belong to nobody
+                self.reusable = False
+            self._finish()
+            borrower.answered(head, b"", True)
+            return
+        self.phase = Phase.RECEIVING
+        self.reader = reader = head.body()
+        payload = b""
+        if len(received) != end:
+            try:
+                payload = reader.feed(received[end:])
+            except Malformed:
+                self._fail(Fault.UPSTREAM_MALFORMED, silent=False)
+                return
+        if reader.done and not reader.trailers:
+            if reader.rest:
+                self.reusable = False
+            self._finish()
+            borrower.answered(head, payload, True)
+            return
+        self.ground.wheel.watch(self, self.ground.wheel.now + self.idle_patience)
+        borrower.answered(head, payload, False)
+        if reader.done and self.borrower is borrower:
+            self._end_body()
+
+    def _read_body(self, chunk: bytes) -> None:
+        reader, borrower = self.reader, self.borrower
+        assert reader is not None
+        assert borrower is not None
+        self.deadline = self.ground.wheel.now + self.idle_patience
+        try:
+            payload = reader.feed(chunk)
+        except Malformed:
+            self._fail(Fault.UPSTREAM_MALFORMED)
+            return
+        if payload:
+            borrower.received(payload)
+        if reader.done and self.borrower is borrower:
+            self._end_body()
+
+    def _end_body(self) -> None:
+        reader, borrower = self.reader, self.borrower
+        assert reader is not None
+        assert borrower is not None
+        if reader.rest:
+            self.reusable = False
+        self._finish()
+        borrower.ended(reader.trailers)
+
+    def _finish(self) -> None:
+        """The response is over. The borrower is told next, and gives the connection back or discards it."""
+        self.phase = Phase.IDLE
+        self.reader = None
+        self.borrower = None
+        self.deadline = inf
+        self._drop_rescue()
+
+    def _switch(self, head: ResponseHead, early: bytes) -> None:
+        borrower = self.borrower
+        assert borrower is not None
+        if not self._asked_upgrade or not set(head.upgrade) & set(self._asked_upgrade):
+            self._fail(Fault.UPGRADE_UNEXPECTED)
+            return
+        self._buffer = b""
+        self.phase = Phase.TUNNEL
+        self.reusable = False
+        self._drop_rescue()
+        borrower.switched(head, early)
+
+    def _peer_ended(self) -> None:
+        """A clean end of input: that may be how the response ends (RFC 9112 section 6.3, rule 8)."""
+        if self.phase is Phase.RECEIVING:
+            assert self.reader is not None
+            try:
+                self.reader.eof()
+            except Malformed:
+                self._fail(Fault.UPSTREAM_INCOMPLETE)
+                return
+            self.reusable = False
+            self._end_body()
+        else:
+            self._fail(Fault.CONNECTION_LOST)
+
+    def _fail(self, fault: Fault, silent: bool | None = None) -> None:
+        borrower = self.borrower
+        if silent is None:
+            silent = self.phase is Phase.AWAITING and not self._buffer and not self._informed
+        self.close()
+        if borrower is not None:
+            borrower.failed_on(fault, silent)
+
+    def _leave_pool(self) -> None:
+        self.close()
+        self.pool.forget(self)
+
+    # An upstream that answers early and closes makes our next write fail, and the transport then drops what it has
+    # not read yet: the answer. A second descriptor of the same socket keeps those bytes within reach.
+
+    def _keep_readable(self) -> None:
+        if self.transport.get_extra_info("sslcontext") is None:
+            with suppress(OSError):  # out of descriptors: then an early answer may be lost, the request is not
+                self._rescue_fd = os.dup(self.transport.get_extra_info("socket").fileno())
+
+    def _rescue(self) -> None:
+        buffer = self.ground.read_buffer
+        while self.phase is Phase.AWAITING or self.phase is Phase.RECEIVING:
+            try:
+                count = os.readv(self._rescue_fd, [buffer])
+            except OSError:
+                return
+            if count == 0:
+                self._peer_ended()
+                return
+            self.buffer_updated(count)
+
+    def _drop_rescue(self) -> None:
+        if self._rescue_fd >= 0:
+            os.close(self._rescue_fd)
+            self._rescue_fd = -1

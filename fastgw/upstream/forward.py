@@ -1,0 +1,352 @@
+"""What a route does with an upstream: pick a target, send the rewritten request, try again where that is safe.
+
+`Forward` is the route's part, compiled once; `Forwarding` is one exchange's way through it. What may be sent again is
+decided in `_may_retry` alone, by the fault's row in `errors.py` and the contract's "Retry and reuse".
+"""
+
+from collections.abc import Callable
+from math import inf
+from time import monotonic
+from typing import Final, final
+
+from fastgw.errors import Fault, Retry
+from fastgw.exchange import Event, Exchange, Relay, Response, State, Trailers, advance
+from fastgw.forwarded import Policy, fields_for_upstream
+from fastgw.node.timers import Timed
+from fastgw.upstream.connection import UpstreamConnection
+from fastgw.upstream.group import Upstream
+from fastgw.upstream.target import Target
+from fastgw.wire import render
+from fastgw.wire.framing import ResponseHead
+
+IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"))
+"""RFC 9110 section 9.2.2."""
+JUST_USED_S: Final = 1.0
+"""What cannot be sent again goes only on a connection that was in use this recently, or on a fresh one."""
+_VIA: Final = (b"Via: 1.0 fastgw\r\n", b"Via: 1.1 fastgw\r\n")
+_EXPECT: Final = frozenset((b"expect",))
+
+
+@final
+class Forward:
+    """A route's action: forward to `upstream`. `path_of` gives the path to send."""
+
+    __slots__ = ("forwarded", "path_of", "timeout", "upgrade", "upstream")
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        path_of: Callable[[Exchange], bytes],
+        forwarded: Policy | None,
+        upgrade: tuple[bytes, ...],
+        timeout: float | None,
+    ) -> None:
+        self.upstream = upstream
+        self.path_of = path_of
+        self.forwarded: Policy | None = forwarded
+        self.upgrade = upgrade
+        self.timeout = timeout
+
+    def __call__(self, exchange: Exchange) -> None:
+        Forwarding(self, exchange).start()
+
+    def request_target(self, exchange: Exchange, target: Target) -> bytes:
+        path = self.path_of(exchange)
+        if path == b"*":
+            return path
+        where = target.base_path + path
+        return where if exchange.query is None else where + b"?" + exchange.query
+
+    def request_head(self, exchange: Exchange, target: Target) -> bytes:
+        """The head that the target is sent: framed anew, hop-by-hop fields gone, the forwarding family ours."""
+        head = exchange.head
+        drop, forwarded = fields_for_upstream(self.forwarded, exchange.peer, head, exchange.client_ip)
+        if exchange.request_dropped:
+            drop |= exchange.request_dropped
+        if head.expects_continue and target.minor == 0:
+            drop |= _EXPECT  # HTTP/1.0 knows no 100: we have answered it ourselves
+        host = head.authority if target.host_header is None else target.host_header
+        added = forwarded + exchange.request_added + _VIA[head.minor]
+        if head.chunked:
+            added += b"Transfer-Encoding: chunked\r\n"
+        elif b"content-length" in head.known:
+            added += b"Content-Length: %d\r\n" % head.length
+        upgrade = self.asked_upgrade(exchange)
+        if upgrade:
+            added += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % b", ".join(upgrade)
+        elif head.te_trailers:
+            added += b"Connection: TE\r\nTE: trailers\r\n"
+        return render.request_head(
+            exchange.method, self.request_target(exchange, target), host, render.end_to_end(head, drop), added
+        )
+
+    def asked_upgrade(self, exchange: Exchange) -> tuple[bytes, ...]:
+        """The protocols that the client offers and the route allows. A body and an upgrade do not go together."""
+        offered = exchange.head.upgrade
+        if not offered or exchange.request_body is not None:
+            return ()
+        return tuple(protocol for protocol in offered if protocol in self.upgrade)
+
+
+class Forwarding(Timed):
+    """One exchange on its way to an upstream and back: borrower of a connection, sink of the request body."""
+
+    __slots__ = ("_connection", "_forward", "_over", "_retrying", "_target", "_tried", "exchange")
+
+    def __init__(self, forward: Forward, exchange: Exchange) -> None:
+        Timed.__init__(self)
+        self._forward = forward
+        self.exchange = exchange
+        self._connection: UpstreamConnection | None = None
+        self._target: Target | None = None
+        self._tried: tuple[Target, ...] = ()
+        self._retrying = False
+        self._over = False
+
+    def __repr__(self) -> str:
+        return f"<Forwarding to {self._forward.upstream.name} on {self._connection!r}>"
+
+    def start(self) -> None:
+        forward, exchange = self._forward, self.exchange
+        upstream = forward.upstream
+        exchange.service = self
+        exchange.upstream = upstream.name
+        upstream.active += 1
+        patience = min(forward.timeout or inf, upstream.settings.timeouts.total or inf)
+        if patience != inf:
+            upstream.ground.wheel.watch(self, upstream.ground.wheel.now + patience)
+        self._attempt(fresh=False)
+
+    def _attempt(self, fresh: bool) -> None:
+        upstream = self._forward.upstream
+        exchange = self.exchange
+        target = upstream.balancer.pick(self._tried)
+        self._target = target
+        exchange.target = target.label
+        lent = upstream.pool.lend(target, self, fresh)
+        if lent is None:
+            return
+        if isinstance(lent, Fault):
+            self.failed(lent)
+            return
+        if lent.uses > 1 and upstream.ground.wheel.now - lent.idle_since > JUST_USED_S and not self._replayable():
+            # Losing it to a target that is just closing idle connections could not be made good.
+            upstream.pool.give_back(lent)
+            again = upstream.pool.lend(target, self, True)
+            if again is None:
+                return
+            if isinstance(again, Fault):
+                self.failed(again)
+                return
+            lent = again
+        self.lent(lent)
+
+    def _replayable(self) -> bool:
+        exchange = self.exchange
+        body = exchange.request_body
+        idempotent = exchange.method in IDEMPOTENT or self._forward.upstream.settings.retries.non_idempotent
+        return idempotent and (body is None or body.kept is not None)
+
+    # what the pool tells
+
+    def lent(self, connection: UpstreamConnection) -> None:
+        exchange, forward, upstream = self.exchange, self._forward, self._forward.upstream
+        exchange.state = advance(exchange.state, Event.CONNECTION_LENT)
+        self._connection = connection
+        target = connection.target
+        request = forward.request_head(exchange, target)
+        body = exchange.request_body
+        if body is not None:
+            if exchange.head.expects_continue and target.minor == 0 and exchange.head.minor == 1:
+                exchange.client.inform(None)
+            held = body.attach(self)
+            if held:
+                request += render.chunk(held) if exchange.head.chunked else held
+            if body.ended and exchange.head.chunked:
+                request += render.last_chunk(body.trailers)
+        timeouts = upstream.settings.timeouts
+        connection.begin(
+            self, request, exchange.method, forward.asked_upgrade(exchange), timeouts.response_headers, timeouts.idle
+        )
+
+    def failed(self, fault: Fault) -> None:
+        """No connection could be had."""
+        if self._target is not None:
+            self._tried += (self._target,)
+        if fault.retry is Retry.SAFE and self._may_retry("connect_failure"):
+            self._again(fresh=False)
+        else:
+            self._fail(fault)
+
+    # what the connection tells
+
+    def informed(self, head: ResponseHead) -> None:
+        self.exchange.client.inform(head)
+
+    def answered(self, head: ResponseHead, payload: bytes, ended: bool) -> None:
+        exchange = self.exchange
+        exchange.upstream_s = monotonic() - exchange.begun_at
+        exchange.response_bytes += len(payload)
+        if self._forward.upstream.settings.timeouts.total is None:
+            self.deadline = inf  # the route's `timeout` counts until the response head
+        if ended:
+            self._done()
+        exchange.respond(Response(head.status, head), payload, ended)
+
+    def received(self, payload: bytes) -> None:
+        self.exchange.response_bytes += len(payload)
+        self.exchange.client.feed(payload)
+
+    def ended(self, trailers: Trailers) -> None:
+        self._done()
+        self.exchange.client.end(trailers)
+
+    def failed_on(self, fault: Fault, silent: bool) -> None:
+        connection = self._connection
+        assert connection is not None
+        self._connection = None
+        reused = connection.uses > 1
+        self._forward.upstream.pool.discard(connection)
+        if (
+            silent
+            and reused
+            and fault.retry is Retry.IF_REUSED
+            and self._replayable()
+            and self._may_retry("reset_before_response")
+        ):
+            body = self.exchange.request_body
+            if body is not None:
+                body.detach()
+            self.exchange.state = advance(self.exchange.state, Event.ATTEMPT_FAILED)
+            self._again(fresh=True)
+        else:
+            self._fail(fault)
+
+    def switched(self, head: ResponseHead, early: bytes) -> None:
+        exchange, connection = self.exchange, self._connection
+        assert connection is not None
+        exchange.upstream_s = monotonic() - exchange.begun_at
+        self.deadline = inf
+        connection.idle_patience = self._forward.upstream.settings.timeouts.tunnel_idle
+        connection.ground.wheel.watch(connection, connection.ground.wheel.now + connection.idle_patience)
+        exchange.response = Response(101, head)
+        exchange.state = advance(exchange.state, Event.ANSWER_BEGUN)
+        exchange.client.tunnel(head, early)
+
+    def received_raw(self, chunk: bytes) -> None:
+        self.exchange.response_bytes += len(chunk)
+        self.exchange.client.feed(chunk)
+
+    def ended_raw(self) -> None:
+        self.exchange.client.end(())
+
+    def pause_request(self) -> None:
+        if self.exchange.request_body is not None:
+            self.exchange.request_body.pause()
+        else:
+            self.exchange.client.pause_tunnel()
+
+    def resume_request(self) -> None:
+        if self.exchange.request_body is not None:
+            self.exchange.request_body.resume()
+        else:
+            self.exchange.client.resume_tunnel()
+
+    # what the client's side asks
+
+    def feed(self, payload: bytes) -> None:
+        if self._connection is not None:
+            self._connection.send(render.chunk(payload) if self.exchange.head.chunked else payload)
+
+    def end(self, trailers: Trailers) -> None:
+        if self._connection is not None and self.exchange.head.chunked:
+            self._connection.send(render.last_chunk(trailers))
+
+    def feed_raw(self, chunk: bytes) -> None:
+        connection = self._connection
+        if connection is not None:
+            connection.deadline = connection.ground.wheel.now + connection.idle_patience
+            connection.write(chunk)
+
+    def end_raw(self) -> None:
+        connection = self._connection
+        if connection is not None:
+            if connection.transport.can_write_eof():
+                connection.transport.write_eof()
+            else:  # TLS cannot say "no more" one way
+                self.exchange.client.end(())
+
+    def pause(self) -> None:
+        if self._connection is not None:
+            self._connection.pause()
+
+    def resume(self) -> None:
+        if self._connection is not None:
+            self._connection.resume()
+
+    def cancel(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+            self._forward.upstream.pool.discard(connection)
+        elif not self._over:
+            self._forward.upstream.pool.withdraw(self)
+        self._end()
+
+    def expire(self, now: float) -> None:
+        """The time for the whole is up: the route's `timeout` or the upstream's `total`."""
+        exchange = self.exchange
+        self.cancel()
+        exchange.service = None
+        exchange.fail(Fault.UPSTREAM_TIMEOUT if exchange.state is not State.ANSWERING else Fault.UPSTREAM_STALLED)
+
+    # endings
+
+    def _may_retry(self, condition: str) -> bool:
+        """Whether the configuration leaves room for one more attempt. Whether it is *safe* is the caller's to know."""
+        upstream = self._forward.upstream
+        retries = upstream.settings.retries
+        return (
+            self.exchange.retries < retries.max
+            and condition in retries.conditions
+            and (self._retrying or upstream.may_retry())
+        )
+
+    def _again(self, fresh: bool) -> None:
+        self.exchange.retries += 1
+        if not self._retrying:
+            self._retrying = True
+            self._forward.upstream.retrying += 1
+        self._attempt(fresh)
+
+    def _done(self) -> None:
+        """The response is in. The connection may serve again if the request, too, was sent whole."""
+        connection, self._connection = self._connection, None
+        assert connection is not None
+        body: Relay | None = self.exchange.request_body
+        whole = body is None or body.ended
+        if not whole:
+            assert body is not None
+            body.kept = None
+            body.sink = None
+        pool = self._forward.upstream.pool
+        if whole and connection.reusable and not connection.transport.get_write_buffer_size():
+            pool.give_back(connection)
+        else:
+            connection.close()
+            pool.discard(connection)
+        self._end()
+        self.exchange.service = None
+
+    def _fail(self, fault: Fault) -> None:
+        self._end()
+        self.exchange.service = None
+        self.exchange.fail(fault)
+
+    def _end(self) -> None:
+        if not self._over:
+            self._over = True
+            self.deadline = inf
+            upstream = self._forward.upstream
+            upstream.active -= 1
+            upstream.retrying -= self._retrying
