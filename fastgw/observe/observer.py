@@ -35,7 +35,7 @@ class Observer:
             log.start()
 
     def reopen(self) -> None:
-        """Open the files anew. Lines queued before go to either file; none is lost."""
+        """Open the files anew. Lines queued before go to either file; none is lost. Not for a raw signal handler."""
         for log in self._logs:
             log.reopen()
 

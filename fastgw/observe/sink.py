@@ -90,7 +90,7 @@ class Sink:
         return batch.count(b"\n", written)
 
     def _wait(self) -> None:
-        while not self._poll.poll(_LOOK_MS):
+        while not self._poll.poll(0 if self.abandoned else _LOOK_MS):
             if self.abandoned:
                 raise TimeoutError(errno.ETIMEDOUT, "nobody reads it")
 
