@@ -16,10 +16,10 @@ CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 class Exposition:
     """The metrics of one gateway; a collector as prometheus-client wants it."""
 
-    def __init__(self, shared: Shared, words: Words, series: Series, begun_date: float) -> None:
+    def __init__(self, series: Series, shared: Shared, words: Words, begun_date: float) -> None:
+        self._series = series
         self._shared = shared
         self._words = words
-        self._series = series
         self._begun_date = begun_date
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -29,7 +29,7 @@ class Exposition:
 
     def collect(self) -> Iterator[Metric]:
         metrics = {family.name: Metric(_stem(family.name), family.text, family.kind) for family in FAMILIES}
-        columns = [column.words[self._words.series :] for column in self._shared.columns[:-1]]
+        columns = [self._words.counted(column) for column in self._shared.columns]
         for name, labels, value in self._series.counts(columns):
             family = name if name in metrics else name.rpartition("_")[0]  # a histogram's _bucket, _sum, _count
             metrics[family].add_sample(name, labels, value)

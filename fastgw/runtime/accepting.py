@@ -11,7 +11,6 @@ import socket
 from typing import Final
 
 from fastgw.downstream import Listener, Server
-from fastgw.node.shared import NodeLimit
 from fastgw.runtime.notices import RareNotice
 from fastgw.runtime.sockets import BACKLOG
 from fastgw.wire.malformed import Malformed
@@ -34,10 +33,9 @@ class Acceptor:
     waits in the queue; only in a race between workers for the last place the server must refuse one.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, server: Server, limit: NodeLimit) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, server: Server) -> None:
         self._loop = loop
         self._server = server
-        self._limit = limit
         self._listeners: dict[socket.socket, Listener] = {}
         self._greetings: set[Greeting] = set()
         self._openings: set[asyncio.Task[None]] = set()
@@ -74,7 +72,7 @@ class Acceptor:
     def _accept(self, listening: socket.socket, most: int = ACCEPTS_PER_WAKEUP) -> None:
         listener = self._listeners[listening]
         for _ in range(most):
-            if not self._limit.has_room(len(self._openings) + len(self._greetings)):
+            if not self._server.connection_limit.has_room(len(self._openings) + len(self._greetings)):
                 return self._pause_all("as many connections are open as limits.connections allows")
             try:
                 client, name = listening.accept()

@@ -25,8 +25,8 @@ from functools import partial
 from math import inf
 from typing import Final, NoReturn
 
+from fastgw.admin.metrics import Exposition
 from fastgw.compile import Gateway
-from fastgw.config.settings import Config
 from fastgw.config.values import Address
 from fastgw.node.shared import Shared
 from fastgw.runtime.capacity import file_limit_warning, raise_file_limit
@@ -91,20 +91,18 @@ class Supervisor:
     def __init__(
         self,
         gateway: Gateway,
-        config: Config,
-        workers: int,
         announce: Callable[[Bound], None],
         ready_fd: int | None = None,
         companions: Mapping[str, Work] = {},
     ) -> None:
         self._gateway = gateway
-        self._config = config
+        self._config = gateway.config
         self._announce = announce
         self._ready_fd = ready_fd
-        self._words = Words(gateway.layout, gateway.series, gateway.limits)
-        self._shared = Shared(gateway.layout, workers)
+        self._words = Words(gateway)
+        self._shared = Shared(gateway.layout, gateway.workers)
         self._listenings: list[Listening] = []
-        self._workers = [Slot(f"worker {index + 1}", index, self._worker(index)) for index in range(workers)]
+        self._workers = [Slot(f"worker {index + 1}", index, self._worker(index)) for index in range(gateway.workers)]
         self._companions = [Slot(name, None, work) for name, work in companions.items()]
         self._adopters: dict[int, Slot] = {}  # index of a slot without a worker -> who accepts for it
         self._phase = Phase.STARTING
@@ -160,8 +158,8 @@ class Supervisor:
             endpoint, *_ = open_endpoints(self._config.status.address, 1)
             opened.callback(endpoint.close)
             self._status = endpoint.address
-            series = self._gateway.series
-            work = partial(run_control, endpoint.of_slot(0), self._shared, self._words, series, time.time())
+            exposition = Exposition(self._gateway.series, self._shared, self._words, time.time())
+            work = partial(run_control, endpoint.of_slot(0), self._is_ready, exposition)
             self._companions.append(Slot("control", None, work))
 
     def _catch_signals(self, opened: ExitStack) -> None:
@@ -175,6 +173,11 @@ class Supervisor:
         for number in self._actions:
             signal.signal(number, lambda number, frame: None)
         self._selector.register(self._signals, selectors.EVENT_READ, self._act)
+
+    def _is_ready(self) -> bool:
+        """The start is over, the stop has not begun, and a worker accepts. Known to all processes."""
+        ready = self._words.ready
+        return self._shared.supervisor.words[ready] == 1 and self._shared.total(ready) > 1
 
     # --- the turns of the loop ---
 

@@ -1,14 +1,17 @@
-"""The words of shared memory that the runtime itself keeps, or places for the rooms below."""
+"""The words of shared memory that the runtime gives to those who serve, and those that it keeps itself."""
 
-from fastgw.config.settings import Limits
-from fastgw.node.shared import Layout, Sketch
-from fastgw.observe import Series
+from fastgw.compile import Gateway
+from fastgw.node.shared import AddressLimit, Column, NodeLimit, Sketch
 
 
 class Words:
-    """Where they stand in a column."""
+    """Where they stand in a column. Placed before the memory is mapped."""
 
-    def __init__(self, layout: Layout, series: Series, limits: Limits) -> None:
+    def __init__(self, gateway: Gateway) -> None:
+        layout = gateway.layout
+        self._limits = gateway.limits
+        self._series = gateway.series
+        self._counted = layout.counter("series", gateway.series.words)
         self.beat = layout.gauge("beat")
         """When the worker's loop last went round, in nanoseconds of the monotonic clock."""
         self.ready = layout.gauge("ready")
@@ -17,9 +20,18 @@ class Words:
         """In the supervisor's column: how many children ended although they should not have."""
         self.connections = layout.gauge("connections")
         """Client connections."""
-        self.addresses = None
-        """Client connections by address."""
-        if limits.connections_per_ip is not None:
-            self.addresses = Sketch.place(layout, "connections_by_address", limits.connections)
-        self.series = layout.counter("series", series.words)
-        """The first word of what the observer counts."""
+        self._addresses: Sketch | None = None
+        if self._limits.connections_per_ip is not None:
+            self._addresses = Sketch.place(layout, "connections_by_address", self._limits.connections)
+
+    def counted(self, column: Column) -> memoryview:
+        """What the observer counts."""
+        return column.words[self._counted : self._counted + self._series.words]
+
+    def connection_limit(self, column: Column) -> NodeLimit:
+        return column.limit(self.connections, self._limits.connections)
+
+    def address_limit(self, column: Column) -> AddressLimit | None:
+        """None: addresses are not limited."""
+        most = self._limits.connections_per_ip
+        return None if self._addresses is None or most is None else column.address_limit(self._addresses, most)

@@ -64,22 +64,23 @@ class Worker:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._slot = slot
+        self._gateway = gateway
         self._listenings = listenings
         self._channel = channel
         self._column = shared.columns[slot]
         self._words = words
-        self._gateway = gateway
         self._ground = Ground(self._loop)
         self._observer = Observer(
-            logs=gateway.config.access_logs, column=self._column.words[words.series :], series=gateway.series
+            logs=gateway.config.access_logs, column=words.counted(self._column), series=gateway.series
         )
-        limits = gateway.limits
-        connection_limit = self._column.limit(words.connections, limits.connections)
-        address_limit = None
-        if words.addresses is not None and limits.connections_per_ip is not None:
-            address_limit = self._column.address_limit(words.addresses, limits.connections_per_ip)
-        self._server = Server(self._ground, gateway, self._observer, connection_limit, address_limit)
-        self._acceptor = Acceptor(self._loop, self._server, connection_limit)
+        self._server = Server(
+            self._ground,
+            gateway,
+            self._observer,
+            words.connection_limit(self._column),
+            words.address_limit(self._column),
+        )
+        self._acceptor = Acceptor(self._loop, self._server)
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._drain: asyncio.Task[None] | None = None
 
