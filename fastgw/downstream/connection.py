@@ -14,7 +14,7 @@ from collections.abc import Awaitable
 from enum import IntEnum
 from math import inf
 from time import monotonic, time
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, cast, final
 
 from fastgw.downstream.choose import before_routing, choose
 from fastgw.errors import Fault, fault_of
@@ -118,8 +118,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
     # what the loop tells
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's is one by what it does, not by class
         self._write = transport.write
         self._fd = transport.get_extra_info("socket").fileno()
         transport.set_write_buffer_limits(high=0)  # the brake is on as soon as the kernel takes no more

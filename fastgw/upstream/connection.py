@@ -10,7 +10,7 @@ import os
 from contextlib import suppress
 from enum import IntEnum
 from math import inf
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from fastgw.errors import Fault
 from fastgw.exchange import Trailers
@@ -195,8 +195,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
     # what the loop tells
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's is one by what it does, not by class
         self.write = transport.write
         transport.set_write_buffer_limits(high=0)  # the brake is on as soon as the kernel takes no more
 
