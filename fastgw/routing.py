@@ -102,12 +102,10 @@ class Router(Generic[R]):
 
     def find(self, request: Routable) -> Match[R] | None:
         """The route that `request` belongs to. None: `allowed_methods` tells 405 from 404."""
-        path = request.path
         for table in self._tables(request.host):
-            for entries in table.entries(path):
-                for entry in entries:
-                    if entry.unconditional or entry.accepts(request):
-                        return entry.ready or entry.match(path)
+            entry = table.first(request)
+            if entry is not None:
+                return entry.ready or entry.match(request.path)
         return None
 
     def allowed_methods(self, request: Routable) -> tuple[bytes, ...]:
@@ -161,12 +159,12 @@ class _Entry(Generic[R]):
         "file_order",
         "host",
         "methods",
+        "only_method",
         "path",
         "places",
         "query",
         "ready",
         "route",
-        "unconditional",
     )
 
     def __init__(
@@ -182,7 +180,7 @@ class _Entry(Generic[R]):
         )
         self.fields = tuple((name.lower(), value) for name, value in conditions.headers)
         self.query = tuple(_query_pattern(name, value) for name, value in conditions.query)
-        self.unconditional = not (self.methods or self.fields or self.query)
+        self.only_method = not (self.fields or self.query)
         self.places = tuple(
             (segment.name, place)
             for place, segment in enumerate(path.segments if path else (), start=1)
@@ -194,7 +192,9 @@ class _Entry(Generic[R]):
         self.ready = None if self.places else Match(route)
 
     def accepts(self, request: Routable) -> bool:
-        return (not self.methods or request.method in self.methods) and self.fields_and_query_fit(request)
+        if self.methods and request.method not in self.methods:
+            return False
+        return self.only_method or self.fields_and_query_fit(request)
 
     def fields_and_query_fit(self, request: Routable) -> bool:
         if any(request.field(name) != value for name, value in self.fields):
@@ -205,7 +205,10 @@ class _Entry(Generic[R]):
         if self.ready is not None:
             return self.ready
         segments = path.split(b"/", self.cuts)
-        return Match(self.route, {name: segments[place] for name, place in self.places})
+        params = {}
+        for name, place in self.places:
+            params[name] = segments[place]
+        return Match(self.route, params)
 
 
 class _Node(Generic[R]):
@@ -240,23 +243,41 @@ class _Node(Generic[R]):
             found.append(self.ends)
             return
         segment = segments[place]
-        literal = self.literals.get(segment)
-        if literal is not None:
-            literal.collect(segments, place + 1, found)
+        if segment in self.literals:
+            self.literals[segment].collect(segments, place + 1, found)
         if self.parameter is not None and segment:
             self.parameter.collect(segments, place + 1, found)
-        if self.rest:
-            found.append(self.rest)
+        found.append(self.rest)
 
-    def collect_prefixes(self, segments: list[bytes]) -> list[list[_Entry[R]]]:
-        """The entries of all prefixes of `segments`, longest first."""
-        found = [self.ends]
+    def first(self, segments: list[bytes], place: int, request: Routable) -> _Entry[R] | None:
+        """The first entry of what `collect` finds that accepts `request`."""
         node = self
+        for segment in segments[place:]:
+            place += 1
+            literal = node.literals.get(segment)
+            if node.parameter is None and not node.rest:
+                if literal is None:
+                    return None
+                node = literal
+                continue
+            return (
+                (literal.first(segments, place, request) if literal else None)
+                or (node.parameter.first(segments, place, request) if node.parameter and segment else None)
+                or _first(node.rest, request)
+            )
+        return _first(node.ends, request)
+
+    def prefixes(self, segments: list[bytes]) -> list[list[_Entry[R]]]:
+        """In the tree of prefixes: the entries of all prefixes of `segments`, longest first."""
+        node = self
+        found = [self.ends]
         for segment in islice(segments, 1, None):
-            if segment not in node.literals:
+            literal = node.literals.get(segment)
+            if literal is None:
                 break
-            node = node.literals[segment]
-            found.append(node.ends)
+            node = literal
+            if node.ends:
+                found.append(node.ends)
         found.reverse()
         return found
 
@@ -271,8 +292,8 @@ class _HostTable(Generic[R]):
         self._regexes: list[_Entry[R]] = []
         self._regex_set: Any = None
         self._any_path: list[_Entry[R]] = []
-        self._depth = 0
-        """Segments of the longest pattern with parameters or prefix; further ones of a path need not be told apart."""
+        self._cuts = 1
+        """How often to cut a path, so that all segments which some pattern looks at are told apart."""
 
     def add(self, entry: _Entry[R]) -> None:
         self._list_for(entry.path).append(entry)
@@ -284,7 +305,7 @@ class _HostTable(Generic[R]):
             return self._exact.setdefault(path.literal, [])
         if path.kind is PathKind.REGEX:
             return self._regexes
-        self._depth = max(self._depth, len(path.segments))
+        self._cuts = max(self._cuts, len(path.segments) + 1)
         return (self._parameters if path.kind is PathKind.PARAMETERS else self._prefixes).grow(path.segments)
 
     def seal(self) -> None:
@@ -295,18 +316,44 @@ class _HostTable(Generic[R]):
 
     def entries(self, path: bytes) -> Iterator[Sequence[_Entry[R]]]:
         """The entries whose path matches, in match order."""
-        exact = self._exact.get(path)
-        if exact is not None:
-            yield exact
-        segments = path.split(b"/", self._depth + 1)
+        yield self._exact.get(path, ())
+        segments = path.split(b"/", self._cuts)
         found: list[list[_Entry[R]]] = []
         self._parameters.collect(segments, 1, found)
         yield from found
-        yield from self._prefixes.collect_prefixes(segments)
-        if self._regex_set is not None:
-            matching = sorted(self._regex_set.Match(path))
-            yield [self._regexes[index] for index in matching if index < len(self._regexes)]
+        yield from self._prefixes.prefixes(segments)
+        yield self._matching_regexes(path)
         yield self._any_path
+
+    def first(self, request: Routable) -> _Entry[R] | None:
+        """The first of `entries` that accepts `request`."""
+        # PERF: stops at the first hit and runs no generator: 1.3 us with parameters; over `entries` 2.9 (CPython 3.11,
+        # micro/routing).
+        path = request.path
+        exact = self._exact.get(path)
+        if exact is not None and (entry := _first(exact, request)):
+            return entry
+        segments = path.split(b"/", self._cuts)
+        entry = self._parameters.first(segments, 1, request)
+        if entry is not None:
+            return entry
+        for entries in self._prefixes.prefixes(segments):
+            if entry := _first(entries, request):
+                return entry
+        return _first(self._matching_regexes(path), request) or _first(self._any_path, request)
+
+    def _matching_regexes(self, path: bytes) -> Sequence[_Entry[R]]:
+        if self._regex_set is None:
+            return ()
+        matching = sorted(self._regex_set.Match(path))
+        return [self._regexes[index] for index in matching if index < len(self._regexes)]
+
+
+def _first(entries: Iterable[_Entry[R]], request: Routable) -> _Entry[R] | None:
+    for entry in entries:
+        if entry.accepts(request):
+            return entry
+    return None
 
 
 _ANY_HOST: Final = b""

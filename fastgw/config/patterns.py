@@ -199,13 +199,12 @@ def _normal(text: str) -> bytes:
     if "{" in text or "}" in text:
         raise ValueError(f"{text!r} has a brace; expected {{name}}, and a literal brace as %7B or %7D")
     try:
-        normal = normalize(b"/" + quote(text, safe=string.punctuation).encode())[1:]
+        normal = normalize(b"/-/" + quote(text, safe=string.punctuation).encode()).removeprefix(b"/-/")
     except Malformed as refusal:
-        raise ValueError(f"{text!r} can be in no request: {refusal.reason} Expected text or its escapes") from refusal
-    if text and not normal:
-        raise ValueError(
-            f"{text!r} can be in no request, since dot segments are resolved; expected a path without them"
-        )
+        reason = refusal.reason.removesuffix(".")
+        raise ValueError(f"{text!r} can be in no request ({reason}); expected plain text or its escapes") from refusal
+    if text and normal in (b"", b"/"):
+        raise ValueError(f"{text!r} can be in no request (dot segments are resolved); expected a path without them")
     return normal
 
 
