@@ -6,7 +6,7 @@ Rule 3: a query is masked before anything else is done with it.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from time import gmtime, strftime
 from typing import Any, Final
@@ -128,33 +128,35 @@ def combined_line(record: Record, mask: Mask) -> bytes:
     """Apache's and nginx's `combined`, bytes escaped as nginx does it: `\\x22`."""
     query = mask(record.query)
     request_target = record.path if query is None else b"%b?%b" % (record.path, query)
-    request = b"%b %b %b" % (record.method, request_target, _PROTOCOLS[record.minor].encode())
+    protocol = _PROTOCOLS[record.minor].encode()
+    request = b"%b %b %b" % (record.method, request_target, protocol) if record.method else None
+    referer = mask(record.referer)
     start = f"{record.client or '-'} - - [{_common_date(int(record.ended_date))}]".encode()
-    quoted = (request if record.method else None, mask(record.referer), record.user_agent)
-    for limit in _limits():
-        request, referer, user_agent = (_quoted(value, limit) for value in quoted)
+    limit = 2 * MAX_LINE
+    while True:  # it ends, for the rest of the line is short
+        limit //= 2
         line = b'%b "%b" %d %d "%b" "%b"\n' % (
-            start, request, record.status, record.response_bytes, referer, user_agent,
-        )  # fmt: skip
+            start,
+            _quoted(request, limit),
+            record.status,
+            record.response_bytes,
+            _quoted(referer, limit),
+            _quoted(record.user_agent, limit),
+        )
         if len(line) <= MAX_LINE:
-            break
-    return line
+            return line
 
 
 FORMATS: Final[Mapping[str, LineFormat]] = {"json": json_line, "ecs": ecs_line, "combined": combined_line}
 
 
-def _limits() -> Iterator[int]:
-    """How long a value of a line may be, tried until the line fits. At the least of them every line does."""
-    return (MAX_LINE >> halvings for halvings in range(9))
-
-
 def _fitted(fields: dict[str, Any]) -> bytes:
-    for limit in _limits():
-        line = orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
-        if len(line) <= MAX_LINE:
-            break
-        fields = {name: _cut(value, limit) if type(value) is str else value for name, value in fields.items()}
+    line = orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
+    limit = MAX_LINE
+    while len(line) > MAX_LINE:  # it ends: with 16 characters in each field, escaped or not, there is room
+        limit //= 2
+        cut = {name: _cut(value, limit) if type(value) is str else value for name, value in fields.items()}
+        line = orjson.dumps(cut, option=orjson.OPT_APPEND_NEWLINE)
     return line
 
 

@@ -15,9 +15,10 @@ from fastgw.observe.record import Record
 from fastgw.observe.series import Tally
 from fastgw.observe.sink import Sink
 
-MAX_RECORDS: Final = 65_536
+MAX_RECORDS: Final = 32_768
+"""At 25,000 requests/s a disk may pause for more than a second. They hold about 25 MB while a log is stuck."""
 MAX_PEER_BYTES: Final = 16 * 1024 * 1024
-"""What peers have sent (paths, queries, fields) of all queued records together; the rest of a record is small."""
+"""What peers have sent (paths, queries, fields) of all queued records together, so that long requests do not add up."""
 _GATHER_S = 0.05  # one wake-up of the thread serves all that comes meanwhile
 # The thread keeps the interpreter for a slice at most, about 0.3 ms, and then leaves it to the loop. `sleep(0)` would
 # not do: without a real sleep the thread takes the interpreter back before the loop's thread has woken.
