@@ -1,0 +1,238 @@
+"""explain: why a request goes where it goes, found out by letting it go through the very steps, without a network.
+
+The head is judged, the filters' steps run and the route table is asked as in `downstream`; only the last step differs:
+what the upstream would be sent is shown instead of sent.
+"""
+
+from collections.abc import Iterable, Sequence
+from ipaddress import ip_address
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from fastgw.compile import Gateway
+from fastgw.downstream import Listener
+from fastgw.downstream.choose import before_routing, choose
+from fastgw.errors import Fault, fault_of
+from fastgw.exchange import Chain, Exchange, Link, Reply, Trailers, problem
+from fastgw.forwarded import Peer, client_address
+from fastgw.observe.lines import masker
+from fastgw.routing import Candidate
+from fastgw.upstream.forward import Forward
+from fastgw.wire.framing import ResponseHead, judge_request
+from fastgw.wire.malformed import Malformed
+
+SECRET_FIELDS: Final = frozenset(
+    (b"authorization", b"cookie", b"proxy-authorization", b"set-cookie", b"x-api-key", b"apikey")
+)
+
+
+_mask: Final = masker(())
+
+
+class Step(msgspec.Struct, frozen=True):
+    """A filter, and what it decides."""
+
+    filter: str
+    decision: str
+
+
+class Explanation(msgspec.Struct, omit_defaults=True):
+    """What becomes of a request. Empty: does not apply, or is not reached."""
+
+    listener: str = ""
+    client: str = ""
+    route: str = ""
+    matched: str = ""
+    """The host and path pattern that matched, with the parameters' values."""
+    beat: tuple[str, ...] = ()
+    """Routes that match too, and why they come later."""
+    early: tuple[Step, ...] = ()
+    filters: tuple[Step, ...] = ()
+    upstream: str = ""
+    target: str = ""
+    sends: tuple[str, ...] = ()
+    """The head that the target would be sent, line by line, secrets as `***`."""
+    status: int = 0
+    """The gateway's own answer, when it makes one."""
+    fault: str = ""
+    fields: tuple[str, ...] = ()
+
+
+class _Listening:
+    """A client side that keeps the answer."""
+
+    def __init__(self) -> None:
+        self.answered = False
+
+    def inform(self, head: ResponseHead | None) -> None: ...
+
+    def answer(self, payload: bytes, ended: bool) -> None:
+        self.answered = True
+
+    def feed(self, payload: bytes) -> None: ...
+    def end(self, trailers: Trailers) -> None: ...
+    def abort(self, fault: Fault) -> None: ...
+    def tunnel(self, head: ResponseHead, early: bytes) -> None: ...
+    def pause_tunnel(self) -> None: ...
+    def resume_tunnel(self) -> None: ...
+
+
+def request_bytes(method: str, url: str, fields: Iterable[str]) -> bytes:
+    """The head that a client would send for `METHOD URL -H 'Name: value'…`. Raises `ValueError`: a URL without host."""
+    split = urlsplit(url)
+    if split.scheme not in ("http", "https") or not split.netloc:
+        raise ValueError(f'"{url}" is not a URL; expected one such as "http://api.example.com/users/7?debug=1"')
+    lines = [line.strip() for line in fields]
+    rest = url.partition("://")[2].partition("#")[0]
+    target = rest[len(split.netloc) :] or "/"
+    if target.startswith("?"):
+        target = "/" + target
+    if not any(line.lower().startswith("host:") for line in lines):
+        lines.insert(0, f"Host: {split.netloc.rpartition('@')[2]}")
+    return "\r\n".join([f"{method} {target} HTTP/1.1", *lines, "", ""]).encode()
+
+
+def explain(
+    gateway: Gateway,
+    method: str,
+    url: str,
+    fields: Sequence[str] = (),
+    client: str = "127.0.0.1",
+    listener: str | None = None,
+) -> Explanation:
+    """What becomes of this request from `client`. `listener`: None = the one that the URL's port belongs to.
+
+    Raises `ValueError` when the URL, the client or the listener's name cannot be right.
+    """
+    ip_address(client)
+    raw = request_bytes(method, url, fields)
+    chosen = _listener(gateway, url, listener)
+    explanation = Explanation(listener=chosen.name)
+    try:
+        head = judge_request(raw, gateway.limits.header_count)
+    except Malformed as malformed:
+        refused = problem(fault_of(malformed), malformed.reason)
+        explanation.status, explanation.fault = refused.status, fault_of(malformed).label
+        explanation.fields = tuple(_line(name, value) for name, value in refused.fields)
+        return explanation
+    peer = Peer(client, 0, chosen.address.port or 0, chosen.trusts(client))
+    exchange = Exchange(head, _Listening(), chosen, peer, chosen.early)
+    exchange.client_ip = client_address(head, peer, chosen.trusts)
+    explanation.client = exchange.client_ip
+
+    explanation.early, reply = _run(chosen.early.links, exchange)
+    reply = reply or before_routing(exchange)
+    if reply is None:
+        candidates = chosen.router.candidates(exchange)
+        reply = choose(exchange, chosen.router)
+        if exchange.route is not None:
+            explanation.route = exchange.route.name
+            explanation.matched = _matched(candidates[0])
+            explanation.beat = tuple(f"{each.match.route.name} ({each.weakness})" for each in candidates[1:])
+            explanation.filters, reply = _run(_later_links(exchange.route.chain, chosen.early), exchange)
+    if reply is not None:
+        exchange.reply(reply)
+        return _answered(explanation, exchange)
+    assert exchange.route is not None
+    action = exchange.route.action
+    if isinstance(action, Forward):
+        target = action.upstream.balancer.pick(())
+        explanation.upstream, explanation.target = action.upstream.name, target.label
+        explanation.sends = _shown(action.request_head(exchange, target))
+        return explanation
+    action(exchange)
+    return _answered(explanation, exchange)
+
+
+def _listener(gateway: Gateway, url: str, name: str | None) -> Listener:
+    if name is not None:
+        for listener in gateway.listeners:
+            if listener.name == name:
+                return listener
+        known = ", ".join(listener.name for listener in gateway.listeners)
+        raise ValueError(f'there is no listener "{name}"; expected one of: {known}')
+    split = urlsplit(url)
+    port = split.port or (443 if split.scheme == "https" else 80)
+    return next((each for each in gateway.listeners if each.address.port == port), gateway.listeners[0])
+
+
+def _later_links(chain: Chain, early: Chain) -> tuple[Link, ...]:
+    return chain.links[len(early.links) :]
+
+
+def _run(links: Iterable[Link], exchange: Exchange) -> tuple[tuple[Step, ...], Reply | None]:
+    """Run the links' request steps one by one, and say what each did."""
+    steps = []
+    for link in links:
+        name = link.use.name if link.use.name == link.use.type else f"{link.use.name} ({link.use.type})"
+        if link.hooks.request is None:
+            steps.append(Step(name, "has no say before the response"))
+            continue
+        added, edited = exchange.request_added, tuple(exchange.headers)
+        outcome: Any = link.hooks.request(exchange)
+        if isinstance(outcome, Reply):
+            exchange.answered_by = link.hooks.request
+            fault = f" ({outcome.fault.label})" if outcome.fault else ""
+            steps.append(Step(name, f"answers {outcome.status}{fault}"))
+            return tuple(steps), outcome
+        changes = _shown(exchange.request_added[len(added) :]) + _differences(edited, tuple(exchange.headers))
+        steps.append(Step(name, f"would send {'; '.join(changes)}" if changes else "pass"))
+    return tuple(steps), None
+
+
+def _differences(before: tuple[tuple[bytes, bytes], ...], after: tuple[tuple[bytes, bytes], ...]) -> tuple[str, ...]:
+    gone = tuple(f"no {name.decode()}" for name, _ in before if name not in dict(after))
+    return gone + tuple(_line(name, value) for name, value in after if (name, value) not in before)
+
+
+def _matched(candidate: Candidate[Any]) -> str:
+    host = f"host {candidate.host.text}" if candidate.host else "any host"
+    path = f"path {candidate.path.text}" if candidate.path else "any path"
+    params = ", ".join(f"{name}={value.decode()}" for name, value in candidate.match.params.items())
+    return f"{host}, {path}{f' ({params})' if params else ''}"
+
+
+def _shown(head: bytes) -> tuple[str, ...]:
+    """Lines of a head as text, the values of secret fields as `***`."""
+    lines = []
+    for line in head.split(b"\r\n"):
+        name, colon, value = line.partition(b": ")
+        if colon:
+            lines.append(_line(name, value))
+        elif line:  # the request line
+            lines.append((_mask(line) or b"").decode("latin-1"))
+    return tuple(lines)
+
+
+def _line(name: bytes, value: bytes) -> str:
+    shown = b"***" if name.lower() in SECRET_FIELDS else value
+    return f"{name.decode('latin-1')}: {shown.decode('latin-1')}"
+
+
+def _answered(explanation: Explanation, exchange: Exchange) -> Explanation:
+    response = exchange.response
+    assert response is not None
+    explanation.status = response.status
+    explanation.fault = exchange.fault.label if exchange.fault else ""
+    explanation.fields = _shown(response.headers.render(response.dropped) + response.added)
+    return explanation
+
+
+def as_text(explanation: Explanation) -> str:
+    """For people: one topic a line, in the order of a request's way."""
+    lines: list[tuple[str, str]] = [("listener", f"{explanation.listener}   client {explanation.client or '?'}")]
+    if explanation.route:
+        beat = f"; beat: {', '.join(explanation.beat)}" if explanation.beat else ""
+        lines.append(("route", f"{explanation.route}   {explanation.matched}{beat}"))
+    for title, steps in (("early", explanation.early), ("filters", explanation.filters)):
+        for place, step in enumerate(steps):
+            lines.append((title if place == 0 else "", f"{step.filter} → {step.decision}"))
+    if explanation.target:
+        lines.append(("target", f"{explanation.target}   (upstream {explanation.upstream})"))
+        lines.append(("sends", " · ".join(explanation.sends)))
+    else:
+        fault = f" {explanation.fault}" if explanation.fault else ""
+        lines.append(("answers", " · ".join((f"{explanation.status}{fault}", *explanation.fields))))
+    return "\n".join(f"{title:<9} {text}".rstrip() for title, text in lines)
