@@ -131,12 +131,14 @@ def combined_line(record: Record, mask: Mask) -> bytes:
     protocol = _PROTOCOLS[record.minor].encode()
     request = b"%b %b %b" % (record.method, request_target, protocol) if record.method else None
     referer = mask(record.referer)
-    start = f"{record.client or '-'} - - [{_common_date(int(record.ended_date))}]".encode()
+    client = record.client.encode(errors="backslashreplace")
+    date = _common_date(int(record.ended_date)).encode()
     limit = 2 * MAX_LINE
-    while True:  # it ends, for the rest of the line is short
+    while True:  # it ends: with 16 bytes of each value, escaped or not, there is room
         limit //= 2
-        line = b'%b "%b" %d %d "%b" "%b"\n' % (
-            start,
+        line = b'%b - - [%b] "%b" %d %d "%b" "%b"\n' % (
+            _quoted(client, limit),
+            date,
             _quoted(request, limit),
             record.status,
             record.response_bytes,

@@ -123,7 +123,7 @@ PEER_BYTES = st.one_of(
 def test_every_record_is_one_line_of_bounded_length(format: str, data: st.DataObject) -> None:
     """Whatever peers send, a line ends once, at its end, and is valid in its format."""
     fields = ("method", "host", "path", "query", "request_id", "user_agent", "referer")
-    names = {name: data.draw(st.sampled_from(["a", "é" * 5000])) for name in ("listener", "route")}
+    names = {name: data.draw(st.sampled_from(["a", "é" * 5000])) for name in ("client", "listener", "route")}
     written = line(changed(PROXIED, **{field: data.draw(PEER_BYTES) for field in fields}, **names), format)
     assert len(written) <= MAX_LINE
     assert written.find(b"\n") == len(written) - 1
