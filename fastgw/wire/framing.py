@@ -70,7 +70,7 @@ class _Head:
     DROPPED: ClassVar[frozenset[bytes]]
     """Lower-case names of fields that are for the next peer only or framed anew, and never forwarded."""
     KNOWN: ClassVar[frozenset[bytes]]
-    """Lower-case names of all fields that `known` would have, were they sent."""
+    """Lower-case names of all fields that `known` would have, were they sent; those in `DROPPED` among them."""
 
     raw: bytes
     minor: int
@@ -130,9 +130,7 @@ class RequestHead(_Head):
     )
 
     DROPPED = HOP_BY_HOP | {b"host"}
-    KNOWN = (
-        HOP_BY_HOP - {b"proxy-authenticate"} | FORWARDING | {b"host", b"expect", b"max-forwards", b"trailer", b"via"}
-    ) | {b"x-request-id"}
+    KNOWN = DROPPED | FORWARDING | {b"expect", b"max-forwards", b"trailer", b"via", b"x-request-id"}
 
     method: bytes
     request_target: bytes
@@ -172,7 +170,7 @@ class ResponseHead(_Head):
     __slots__ = ("has_body", "reason", "status", "until_close")
 
     DROPPED = HOP_BY_HOP
-    KNOWN = HOP_BY_HOP - {b"te", b"proxy-authorization"} | {b"date", b"server", b"trailer", b"via"}
+    KNOWN = DROPPED | {b"date", b"server", b"trailer", b"via"}
 
     status: int
     reason: bytes

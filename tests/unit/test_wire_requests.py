@@ -1,0 +1,480 @@
+"""Request heads: which are refused and with what status, and what the accepted ones mean."""
+
+import pytest
+
+from fastgw.wire.framing import RequestHead, find_head_end, judge_request
+from fastgw.wire.malformed import Malformed
+
+
+def head(line: bytes = b"GET / HTTP/1.1", *fields: bytes, host: bytes | None = b"Host: a") -> bytes:
+    lines = (line, *((host,) if host is not None else ()), *fields)
+    return b"".join(each + b"\r\n" for each in lines) + b"\r\n"
+
+
+def post(*fields: bytes) -> bytes:
+    return head(b"POST / HTTP/1.1", *fields)
+
+
+def with_host(*values: bytes) -> bytes:
+    return head(b"GET / HTTP/1.1", *(b"Host: " + value for value in values), host=None)
+
+
+REFUSED: dict[str, tuple[bytes, int]] = {
+    # request line (RFC 9112 section 3)
+    "HTTP/0.9": (b"GET /\r\n\r\n", 400),
+    "HTTP/1.2": (head(b"GET / HTTP/1.2"), 505),
+    "HTTP/2.0": (head(b"GET / HTTP/2.0"), 505),
+    "HTTP/2 preface": (b"PRI * HTTP/2.0\r\n\r\n", 505),
+    "HTTP/0.9 spelled out": (head(b"GET / HTTP/0.9"), 505),
+    "HTTP/1.10": (head(b"GET / HTTP/1.10"), 400),
+    "HTTP/1": (head(b"GET / HTTP/1"), 400),
+    "HTTP/01.1": (head(b"GET / HTTP/01.1"), 400),
+    "version in lower case": (head(b"GET / http/1.1"), 400),
+    "another protocol": (head(b"GET / RTSP/1.0"), 400),
+    "two spaces before the target": (head(b"GET  / HTTP/1.1"), 400),
+    "two spaces before the version": (head(b"GET /  HTTP/1.1"), 400),
+    "HTAB in the request line": (head(b"GET\t/ HTTP/1.1"), 400),
+    "space behind the version": (head(b"GET / HTTP/1.1 "), 400),
+    "space before the method": (head(b" GET / HTTP/1.1"), 400),
+    "CRLF before the request line": (b"\r\n" + head(), 400),
+    "LF before the request line": (b"\n" + head(), 400),
+    "no target": (head(b"GET HTTP/1.1"), 400),
+    "space in the target": (head(b"GET /a b HTTP/1.1"), 400),
+    "fragment": (head(b"GET /a#b HTTP/1.1"), 400),
+    "byte above 0x7f in the target": (head(b"GET /\xc3\xa9 HTTP/1.1"), 400),
+    "byte above 0x7f in the query": (head(b"GET /?\xff HTTP/1.1"), 400),
+    "control in the target": (head(b"GET /\x01 HTTP/1.1"), 400),
+    "DEL in the target": (head(b"GET /?\x7f HTTP/1.1"), 400),
+    "NUL in the target": (head(b"GET /\x00 HTTP/1.1"), 400),
+    "method with a bad byte": (head(b"G{T / HTTP/1.1"), 400),
+    "empty method": (head(b" / HTTP/1.1"), 400),
+    "method of 33 letters": (head(b"M" * 33 + b" / HTTP/1.1"), 400),
+    "unknown method": (head(b"FROB / HTTP/1.1"), 501),
+    "method in lower case": (head(b"get / HTTP/1.1"), 501),
+    "method of RTSP": (head(b"DESCRIBE / HTTP/1.1"), 501),
+    # forms of the target (RFC 9112 section 3.2)
+    "GET *": (head(b"GET * HTTP/1.1"), 400),
+    "OPTIONS **": (head(b"OPTIONS ** HTTP/1.1"), 400),
+    "relative path": (head(b"GET a HTTP/1.1"), 400),
+    "authority-form without CONNECT": (head(b"GET a:80 HTTP/1.1"), 400),
+    "absolute form, another scheme": (head(b"GET ftp://a/ HTTP/1.1"), 400),
+    "absolute form, no scheme": (head(b"GET ://a/ HTTP/1.1"), 400),
+    "absolute form, userinfo": (head(b"GET http://u@a/ HTTP/1.1"), 400),
+    "absolute form, empty host": (head(b"GET http:/// HTTP/1.1"), 400),
+    "absolute form, port alone": (head(b"GET http://:80/ HTTP/1.1"), 400),
+    "absolute form, port not a number": (head(b"GET http://a:x/ HTTP/1.1"), 400),
+    "absolute form, port too large": (head(b"GET http://a:65536/ HTTP/1.1"), 400),
+    "absolute form, empty port": (head(b"GET http://a:/ HTTP/1.1"), 400),
+    "absolute form, another host": (head(b"GET http://b/ HTTP/1.1"), 400),
+    "absolute form, another port": (head(b"GET http://a:81/ HTTP/1.1"), 400),
+    "absolute form, https on port 80": (head(b"GET https://a/ HTTP/1.1", host=b"Host: a:80"), 400),
+    "absolute form without Host": (head(b"GET http://a/ HTTP/1.1", host=None), 400),
+    "absolute form without Host, HTTP/1.0": (head(b"GET http://a/ HTTP/1.0", host=None), 400),
+    "CONNECT without port": (head(b"CONNECT a HTTP/1.1"), 400),
+    "CONNECT with a path": (head(b"CONNECT /a HTTP/1.1"), 400),
+    "CONNECT unlike Host": (head(b"CONNECT b:443 HTTP/1.1", host=b"Host: a:443"), 400),
+    "CONNECT without Host": (head(b"CONNECT a:443 HTTP/1.1", host=None), 400),
+    "CONNECT with a length": (head(b"CONNECT a:443 HTTP/1.1", b"Content-Length: 3", host=b"Host: a:443"), 400),
+    "CONNECT in chunks": (head(b"CONNECT a:443 HTTP/1.1", b"Transfer-Encoding: chunked", host=b"Host: a:443"), 400),
+    "path above the root": (head(b"GET /../a HTTP/1.1"), 400),
+    "escaped NUL in the path": (head(b"GET /%00 HTTP/1.1"), 400),
+    # Host (RFC 9110 section 7.2, RFC 9112 section 3.2)
+    "no Host": (head(host=None), 400),
+    "Host twice": (with_host(b"a", b"b"), 400),
+    "Host twice, the same": (with_host(b"a", b"a"), 400),
+    "Host twice, in HTTP/1.0": (head(b"GET / HTTP/1.0", b"host: b"), 400),
+    "Host list": (with_host(b"a, b"), 400),
+    "Host list without space": (with_host(b"a,b"), 400),
+    "Host empty": (with_host(b""), 400),
+    "Host of white space": (with_host(b" \t "), 400),
+    "Host with userinfo": (with_host(b"u@a"), 400),
+    "Host with a path": (with_host(b"a/b"), 400),
+    "Host with a query": (with_host(b"a?b"), 400),
+    "Host with a scheme": (with_host(b"http://a"), 400),
+    "Host with a space": (with_host(b"a b"), 400),
+    "Host with obs-text": (with_host(b"\xe9"), 400),
+    "Host with a backslash": (with_host(b"a\\b"), 400),
+    "Host with an escape": (with_host(b"a%2eb"), 400),
+    "Host with a sub-delimiter": (with_host(b"a;b"), 400),
+    "Host with an empty label": (with_host(b"a..b"), 400),
+    "Host that begins with a dot": (with_host(b".a"), 400),
+    "Host of a dot": (with_host(b"."), 400),
+    "Host of 254 letters": (with_host(b"a" * 254), 400),
+    "Host with an empty port": (with_host(b"a:"), 400),
+    "Host with port zero": (with_host(b"a:0"), 400),
+    "Host with a huge port": (with_host(b"a:65536"), 400),
+    "Host with a port of 40 digits": (with_host(b"a:" + b"8" * 40), 400),
+    "Host with a signed port": (with_host(b"a:+80"), 400),
+    "Host with a port with a leading zero": (with_host(b"a:080"), 400),
+    "Host with two ports": (with_host(b"a:80:80"), 400),
+    "Host with an open IPv6 address": (with_host(b"[::1"), 400),
+    "Host with a bare IPv6 address": (with_host(b"::1"), 400),
+    "Host with a bad IPv6 address": (with_host(b"[::1::2]"), 400),
+    "Host with an empty IPv6 address": (with_host(b"[]"), 400),
+    "Host with an IPv6 zone": (with_host(b"[fe80::1%25eth0]"), 400),
+    "Host with a future IP literal": (with_host(b"[v1.a]"), 400),
+    "Host with something behind the IPv6 address": (with_host(b"[::1]a"), 400),
+    # field lines (RFC 9112 section 5)
+    "bare LF": (b"GET / HTTP/1.1\nHost: a\n\n", 400),
+    "bare LF behind a field": (b"GET / HTTP/1.1\r\nHost: a\nA: b\r\n\r\n", 400),
+    "bare CR in a value": (head(b"GET / HTTP/1.1", b"A: b\rc"), 400),
+    "bare CR before CRLF": (head(b"GET / HTTP/1.1", b"A: b\r"), 400),
+    "bare CR in the request line": (b"GET /\r HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    "obs-fold": (head(b"GET / HTTP/1.1", b"A: b", b" c"), 400),
+    "obs-fold with HTAB": (head(b"GET / HTTP/1.1", b"A: b", b"\tc"), 400),
+    "white space before the first field": (head(b"GET / HTTP/1.1", host=b" Host: a"), 400),
+    "space before the colon": (head(b"GET / HTTP/1.1", b"A : b"), 400),
+    "HTAB before the colon": (head(b"GET / HTTP/1.1", b"A\t: b"), 400),
+    "empty name": (head(b"GET / HTTP/1.1", b": b"), 400),
+    "no colon": (head(b"GET / HTTP/1.1", b"A"), 400),
+    "NUL in a value": (head(b"GET / HTTP/1.1", b"A: \x00"), 400),
+    "NUL in a name": (head(b"GET / HTTP/1.1", b"A\x00: b"), 400),
+    "control in a value": (head(b"GET / HTTP/1.1", b"A: \x0b"), 400),
+    "DEL in a value": (head(b"GET / HTTP/1.1", b"A: \x7f"), 400),
+    "obs-text in a name": (head(b"GET / HTTP/1.1", b"\xe9: b"), 400),
+    "slash in a name": (head(b"GET / HTTP/1.1", b"A/B: c"), 400),
+    "no empty line": (b"GET / HTTP/1.1\r\nHost: a\r\n", 400),
+    "bytes behind the empty line": (head() + b"A: b\r\n\r\n", 400),
+    "101 fields": (head(b"GET / HTTP/1.1", *[b"A: b"] * 100), 431),
+    # framing (RFC 9112 section 6)
+    "length and chunked": (post(b"Content-Length: 3", b"Transfer-Encoding: chunked"), 400),
+    "chunked and length": (post(b"Transfer-Encoding: chunked", b"Content-Length: 3"), 400),
+    "length twice": (post(b"Content-Length: 3", b"Content-Length: 3"), 400),
+    "lengths that differ": (post(b"Content-Length: 3", b"content-length: 4"), 400),
+    "length listed": (post(b"Content-Length: 3, 3"), 400),
+    "length signed": (post(b"Content-Length: +3"), 400),
+    "length negative": (post(b"Content-Length: -3"), 400),
+    "length empty": (post(b"Content-Length:"), 400),
+    "length in hexadecimal": (post(b"Content-Length: 0x3"), 400),
+    "length with a fraction": (post(b"Content-Length: 3.0"), 400),
+    "length with an inner space": (post(b"Content-Length: 3 3"), 400),
+    "length with an underscore": (post(b"Content-Length: 3_3"), 400),
+    "length of 19 digits": (post(b"Content-Length: 1000000000000000000"), 400),
+    "length beyond 64 bits": (post(b"Content-Length: 18446744073709551617"), 400),
+    "length with a space before the colon": (post(b"Content-Length : 3"), 400),
+    "chunked in HTTP/1.0": (head(b"POST / HTTP/1.0", b"Transfer-Encoding: chunked"), 400),
+    "gzip, chunked": (post(b"Transfer-Encoding: gzip, chunked"), 501),
+    "gzip, then chunked": (post(b"Transfer-Encoding: gzip", b"Transfer-Encoding: chunked"), 501),
+    "gzip": (post(b"Transfer-Encoding: gzip"), 400),
+    "identity": (post(b"Transfer-Encoding: identity"), 400),
+    "xchunked": (post(b"Transfer-Encoding: xchunked"), 400),
+    "chunked twice": (post(b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"), 400),
+    "chunked, chunked": (post(b"Transfer-Encoding: chunked, chunked"), 400),
+    "chunked, gzip": (post(b"Transfer-Encoding: chunked, gzip"), 400),
+    ", chunked": (post(b"Transfer-Encoding: , chunked"), 400),
+    "chunked,": (post(b"Transfer-Encoding: chunked,"), 400),
+    "chunked with a parameter": (post(b"Transfer-Encoding: chunked;q=1"), 400),
+    "chunked in quotes": (post(b'Transfer-Encoding: "chunked"'), 400),
+    "no coding": (post(b"Transfer-Encoding:"), 400),
+    "chunked behind a vertical tab": (post(b"Transfer-Encoding: \x0bchunked"), 400),
+    # what would be one field to CGI
+    "Content_Length": (post(b"Content_Length: 3"), 400),
+    "Transfer_Encoding": (post(b"transfer_encoding: chunked"), 400),
+    "X_Forwarded_For": (head(b"GET / HTTP/1.1", b"X_Forwarded_For: 1.1.1.1"), 400),
+    "X-Forwarded_For": (head(b"GET / HTTP/1.1", b"X-Forwarded_For: 1.1.1.1"), 400),
+    # expectations (RFC 9110 section 10.1.1)
+    "another expectation": (post(b"Expect: 200-ok"), 417),
+    "two expectations": (post(b"Expect: 100-continue, b"), 417),
+}
+
+
+@pytest.mark.parametrize(("raw", "status"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_head_that_is_malformed_or_has_two_meanings_is_refused(raw: bytes, status: int):
+    with pytest.raises(Malformed) as refused:
+        judge_request(raw)
+    assert refused.value.status == status
+    assert refused.value.reason.endswith(".")
+
+
+@pytest.mark.parametrize("raw", [each for each, _ in REFUSED.values()], ids=REFUSED.keys())
+def test_a_refused_head_leaves_nothing_behind_in_the_judges(raw: bytes):
+    """llhttp is long-lived: what one client sent must not decide over another's request."""
+    with pytest.raises(Malformed):
+        judge_request(raw)
+    assert judge_request(head(b"GET /next HTTP/1.1")).path == b"/next"
+
+
+REASONS = {
+    b"A: b\rc": "A bare CR stands in a line.",
+    b"A: b\nc: d": "A line ends with a bare LF.",
+    b" A: b": "A field is folded over lines or begins with white space.",
+    b": b": "A field has no name.",
+    b"A : b": "White space stands before a colon.",
+    b"A: \x00": "A field has a control character.",
+    b"A(: b": "A field name has a byte that names may not have.",
+    b"A": "A field has no colon.",
+}
+
+
+@pytest.mark.parametrize(("line", "reason"), REASONS.items())
+def test_the_reason_says_which_rule_is_broken(line: bytes, reason: str):
+    with pytest.raises(Malformed) as refused:
+        judge_request(head(b"GET / HTTP/1.1", line))
+    assert refused.value.reason == reason
+
+
+def test_the_reason_tells_no_bytes_of_the_client():
+    """It goes into the log and back to the client: neither may be written by whoever sends the request."""
+    for raw, _ in REFUSED.values():
+        with pytest.raises(Malformed) as refused:
+            judge_request(raw.replace(b"/ ", b"/?zebra "))
+        assert "zebra" not in refused.value.reason
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "scheme", "raw_path", "path", "query"),
+    [
+        (b"/", b"a", b"", b"/", b"/", None),
+        (b"/a/%7eb", b"a", b"", b"/a/%7eb", b"/a/~b", None),
+        (b"/a/../b", b"a", b"", b"/a/../b", b"/b", None),
+        (b"/a?", b"a", b"", b"/a", b"/a", b""),
+        (b"/a?b=c?d=/../e", b"a", b"", b"/a", b"/a", b"b=c?d=/../e"),
+        (b'/?q="<>[]^`{|}\\', b"a", b"", b"/", b"/", b'q="<>[]^`{|}\\'),
+        (b"//a/b", b"a", b"", b"//a/b", b"//a/b", None),
+        (b"http://a/b?c", b"a", b"http", b"/b", b"/b", b"c"),
+        (b"HTTP://A/b", b"a", b"http", b"/b", b"/b", None),
+        (b"http://a", b"a", b"http", b"/", b"/", None),
+        (b"http://a?b", b"a", b"http", b"/", b"/", b"b"),
+        (b"http://a:80/", b"a", b"http", b"/", b"/", None),
+        (b"https://a/", b"a:443", b"https", b"/", b"/", None),
+        (b"http://[::1]:8080/", b"[::1]:8080", b"http", b"/", b"/", None),
+        (b"http://a./", b"a", b"http", b"/", b"/", None),
+    ],
+)
+def test_the_target_is_taken_apart(target, host, scheme, raw_path, path, query):
+    request = judge_request(head(b"GET " + target + b" HTTP/1.1", host=b"Host: " + host))
+    assert request.request_target == target
+    assert (request.scheme, request.raw_path, request.path, request.query) == (scheme, raw_path, path, query)
+
+
+@pytest.mark.parametrize("target", [b"*", b"http://a"])
+def test_options_may_ask_for_the_server_as_a_whole(target: bytes):
+    """RFC 9112 section 3.2.4: an absolute-form target without path becomes asterisk-form."""
+    request = judge_request(head(b"OPTIONS " + target + b" HTTP/1.1"))
+    assert (request.raw_path, request.path, request.query) == (b"*", b"*", None)
+
+
+def test_connect_is_read_so_that_it_can_be_refused_by_name():
+    request = judge_request(head(b"CONNECT a:443 HTTP/1.1", host=b"Host: A:443"))
+    assert (request.method, request.authority, request.raw_path, request.path) == (b"CONNECT", b"a:443", b"", b"")
+    assert request.close
+    assert request.body().done
+
+
+def test_trace_is_read_so_that_it_can_be_refused_by_name():
+    assert judge_request(head(b"TRACE / HTTP/1.1")).method == b"TRACE"
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD", b"PUT", b"DELETE", b"PATCH", b"PROPFIND", b"M-SEARCH", b"QUERY"])
+def test_methods_that_llhttp_knows_pass(method: bytes):
+    assert judge_request(head(method + b" / HTTP/1.1")).method == method
+
+
+@pytest.mark.parametrize(
+    ("value", "authority", "host"),
+    [
+        (b"Example.COM", b"example.com", b"example.com"),
+        (b"a.", b"a.", b"a"),
+        (b"a:80", b"a:80", b"a"),
+        (b"a.:80", b"a.:80", b"a"),
+        (b"a_b-c~d.e", b"a_b-c~d.e", b"a_b-c~d.e"),
+        (b"127.0.0.1:65535", b"127.0.0.1:65535", b"127.0.0.1"),
+        (b"[::1]", b"[::1]", b"[::1]"),
+        (b"[2001:DB8::1.2.3.4]:8080", b"[2001:db8::1.2.3.4]:8080", b"[2001:db8::1.2.3.4]"),
+        (b"a" * 253, b"a" * 253, b"a" * 253),
+        (b"\t a \t", b"a", b"a"),
+    ],
+)
+def test_host_compares_without_case_port_and_last_dot(value, authority, host):
+    request = judge_request(with_host(value))
+    assert (request.authority, request.host) == (authority, host)
+
+
+def test_http_1_0_may_leave_host_out():
+    request = judge_request(head(b"GET / HTTP/1.0", host=None))
+    assert (request.minor, request.authority, request.host) == (0, b"", b"")
+
+
+@pytest.mark.parametrize(
+    ("version", "connection", "close"),
+    [
+        (b"1.1", (), False),
+        (b"1.1", (b"keep-alive",), False),
+        (b"1.1", (b"close",), True),
+        (b"1.1", (b"Close",), True),
+        (b"1.1", (b"keep-alive, close",), True),
+        (b"1.1", (b"keep-alive", b"x, CLOSE"), True),
+        (b"1.1", (b"closed",), False),
+        (b"1.0", (), True),
+        (b"1.0", (b"keep-alive",), False),
+        (b"1.0", (b"Keep-Alive",), False),
+        (b"1.0", (b"KEEP-ALIVE, x",), False),
+        (b"1.0", (b"keep-alive, close",), True),
+        (b"1.0", (b"upgrade",), True),
+    ],
+)
+def test_whether_the_connection_closes(version, connection, close):
+    """RFC 9112 section 9.3."""
+    request = judge_request(head(b"GET / HTTP/" + version, *(b"Connection: " + each for each in connection)))
+    assert request.close is close
+
+
+@pytest.mark.parametrize("connection", [b"close", b"closed", b"close, x", b"x", b"@, close;q=1", b"keep-alive, closed"])
+def test_the_next_request_is_judged_for_itself(connection: bytes):
+    """However llhttp reads `Connection`, the request that follows, perhaps of another client, is not refused for it."""
+    for version in (b"1.0", b"1.1"):
+        judge_request(head(b"GET / HTTP/" + version, b"Connection: " + connection))
+        judge_request(head())
+
+
+@pytest.mark.parametrize(
+    ("fields", "length", "chunked"),
+    [
+        ((), 0, False),
+        ((b"Content-Length: 0",), 0, False),
+        ((b"Content-Length: 3",), 3, False),
+        ((b"content-length:\t007 ",), 7, False),
+        ((b"Content-Length: 999999999999999999",), 999999999999999999, False),
+        ((b"Transfer-Encoding: chunked",), 0, True),
+        ((b"TRANSFER-ENCODING:\tChunked",), 0, True),
+        ((b"Transfer-Encoding: chunked \t",), 0, True),
+    ],
+)
+def test_how_the_body_ends(fields, length, chunked):
+    request = judge_request(post(*fields))
+    assert (request.length, request.chunked) == (length, chunked)
+    assert request.body().done is (length == 0 and not chunked)
+
+
+@pytest.mark.parametrize(
+    ("version", "fields", "upgrade"),
+    [
+        (b"1.1", (b"Connection: Upgrade", b"Upgrade: WebSocket"), (b"websocket",)),
+        (b"1.1", (b"Connection: keep-alive, upgrade", b"Upgrade: a/1, b"), (b"a/1", b"b")),
+        (b"1.1", (b"Upgrade: websocket",), ()),
+        (b"1.1", (b"Connection: upgrade",), ()),
+        (b"1.1", (b"Connection: close", b"Upgrade: websocket"), ()),
+        (b"1.0", (b"Connection: upgrade, keep-alive", b"Upgrade: websocket"), ()),
+        (b"1.1", (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk"), ()),
+        (b"1.1", (b"Connection: upgrade", b"Upgrade: H2C, websocket"), (b"websocket",)),
+        (b"1.1", (b"Connection: upgrade", b"Upgrade: websocket", b"Content-Length: 3"), ()),
+        (b"1.1", (b"Connection: upgrade", b"Upgrade: websocket", b"Transfer-Encoding: chunked"), ()),
+        (b"1.1", (b"Connection: upgrade", b"Upgrade: websocket", b"Content-Length: 0"), (b"websocket",)),
+    ],
+)
+def test_what_the_client_would_upgrade_to(version, fields, upgrade):
+    """RFC 9110 section 7.8: an offer, which may be ignored; ours are h2c, and any offer that comes with a body."""
+    assert judge_request(head(b"GET / HTTP/" + version, *fields)).upgrade == upgrade
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 3", b"Transfer-Encoding: chunked\t"])
+def test_a_body_with_an_upgrade_offer_is_read_to_its_end(framing: bytes):
+    """llhttp would take the offer for the end of HTTP and the body for another protocol."""
+    body = b"abc" if b"Length" in framing else b"3\r\nabc\r\n0\r\n\r\n"
+    reader = judge_request(post(b"Connection: upgrade", b"Upgrade: h2c", framing)).body()
+    assert reader.feed(body + b"GET") == b"abc"
+    assert reader.done
+    assert reader.rest == b"GET"
+
+
+@pytest.mark.parametrize(
+    ("version", "value", "expects"),
+    [(b"1.1", b"100-continue", True), (b"1.1", b"100-Continue", True), (b"1.0", b"100-continue", False)],
+)
+def test_expect_continue(version, value, expects):
+    request = judge_request(head(b"POST / HTTP/" + version, b"Content-Length: 3", b"Expect: " + value))
+    assert request.expects_continue is expects
+
+
+@pytest.mark.parametrize(("value", "wanted"), [(b"trailers", True), (b"gzip, Trailers", True), (b"gzip", False)])
+def test_te_trailers(value, wanted):
+    assert judge_request(head(b"GET / HTTP/1.1", b"TE: " + value)).te_trailers is wanted
+
+
+@pytest.mark.parametrize(
+    ("connection", "named"),
+    [
+        (b"X-A", (b"x-a",)),
+        (b"close, X-A, x-b, x-a", (b"x-a", b"x-b")),
+        (b"keep-alive, te, upgrade, proxy-connection", ()),
+        (b"host, content-length, transfer-encoding", ()),
+        (b"authorization, cookie, via, max-forwards", ()),
+        (b"x-forwarded-for, X-Forwarded-Proto, x-forwarded-user, forwarded, x-real-ip", ()),
+        (b"x a, @, , x-b;q=1", ()),
+    ],
+)
+def test_connection_names_away_only_what_was_meant_for_one_hop(connection, named):
+    assert judge_request(head(b"GET / HTTP/1.1", b"Connection: " + connection)).connection_named == named
+
+
+def test_legal_forms_that_look_odd_pass():
+    """RFC 9110 section 5.5: obs-text in values, HTAB around them, empty values, every byte that a token may have."""
+    raw = head(b"GET / HTTP/1.1", b"A:\t \xe9\xff \t", b"B:", b"!#$%&'*+-.^_`|~09azAZ: c", b"a:d")
+    request = judge_request(raw)
+    assert list(request.fields())[1:] == [
+        (b"A", b"\xe9\xff"),
+        (b"B", b""),
+        (b"!#$%&'*+-.^_`|~09azAZ", b"c"),
+        (b"a", b"d"),
+    ]
+    assert request.first(b"a") == b"\xe9\xff"
+    assert request.first(b"b") == b""
+    assert request.first(b"host") == b"a"
+    assert request.first(b"via") is None
+    assert request.first(b"z") is None
+
+
+def test_first_sees_what_a_filter_has_changed():
+    request = judge_request(head(b"GET / HTTP/1.1", b"A: b", b"Via: c"))
+    assert request.edited() is None
+    request.fields().set(b"a", b"d")
+    request.fields().remove(b"via")
+    assert request.edited() is request.fields()
+    assert (request.first(b"a"), request.first(b"via")) == (b"d", None)
+
+
+def test_known_fields_are_found_with_their_places():
+    raw = head(b"GET / HTTP/1.1", b"x-FORWARDED-for:  1 ", b"X-Forwarded-Form: 2", b"X-Forwarded-For:3", b"TEE: 4")
+    known = judge_request(raw).known
+    assert sorted(known) == [b"host", b"x-forwarded-for"]
+    assert [raw[start:end] for start, end, _ in known[b"x-forwarded-for"]] == [
+        b"x-FORWARDED-for:  1 \r\n",
+        b"X-Forwarded-For:3\r\n",
+    ]
+    assert [value for _, _, value in known[b"x-forwarded-for"]] == [b"1", b"3"]
+
+
+@pytest.mark.parametrize("name", sorted(RequestHead.KNOWN))
+def test_every_known_field_is_known(name: bytes):
+    value = {b"host": b"a", b"content-length": b"0", b"transfer-encoding": b"chunked", b"expect": b"100-continue"}
+    line = name.title() + b": " + value.get(name, b"a")
+    assert name in judge_request(head(b"POST / HTTP/1.1", *([] if name == b"host" else [line]))).known
+
+
+def test_the_number_of_fields_is_bounded():
+    raw = head(b"GET / HTTP/1.1", b"A: b", b"C: d")
+    assert len(judge_request(raw, max_fields=3).fields()) == 3
+    with pytest.raises(Malformed) as refused:
+        judge_request(raw, max_fields=2)
+    assert refused.value.status == 431
+
+
+def test_a_repr_tells_the_state_without_secrets():
+    request = judge_request(head(b"POST /s3cret HTTP/1.1", b"Authorization: s3cret", b"Content-Length: 3"))
+    assert repr(request) == "<RequestHead POST, length 3>"
+
+
+def test_the_end_of_a_head_is_found_wherever_it_is_cut():
+    raw = head(b"GET / HTTP/1.1", b"A: b")
+    following = b"GET / HTTP/1.1\r\n\r\n"
+    for cut in range(len(raw)):
+        assert find_head_end(raw[:cut]) == -1
+        assert find_head_end(raw + following, cut) == len(raw)
+        assert find_head_end(bytearray(raw), cut) == len(raw)
+
+
+@pytest.mark.parametrize("raw", [b"GET / HTTP/1.1\nHost: a\n\n", b"GET / HTTP/1.1\r\nHost: a\n\r\n", b"\n"])
+def test_a_head_with_bare_line_feeds_is_refused_at_once(raw: bytes):
+    """No CRLF CRLF may ever come: the client gets its 400 now and not a 408 after the timeout."""
+    with pytest.raises(Malformed, match="bare LF"):
+        find_head_end(raw)
