@@ -76,6 +76,15 @@ class Bound:
     status: Address | None
     workers: int
 
+    @property
+    def urls(self) -> list[str]:
+        """`http://127.0.0.1:8080`, `unix:/path`."""
+        addresses = [address for each in self.listeners.values() for address in each]
+        return [str(address) if address.path else f"http://{address}" for address in addresses]
+
+    def __str__(self) -> str:
+        return f"{', '.join(self.urls)} ({self.workers} worker{'s' if self.workers > 1 else ''})"
+
 
 Work = Callable[[Channel], None]
 

@@ -1,0 +1,202 @@
+"""The commands. What goes wrong is told in one line each, never as a traceback.
+
+Exit codes: 0 well, 1 the file or the request is wrong, 2 usage, 3 could not start.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from importlib.metadata import version as version_of
+from platform import python_implementation, python_version
+from typing import Annotated, Final, NoReturn
+
+import msgspec
+import typer
+
+from fastgw import VERSION, config, demo
+from fastgw.compile import CompileError, compile
+from fastgw.config.schema import schema as schema_of
+from fastgw.config.values import parse_address
+from fastgw.filters import TYPES
+from fastgw.runtime.capacity import auto_workers, usable_cpus
+from fastgw.runtime.notices import described, notice
+from fastgw.runtime.sockets import CannotListen
+from fastgw.runtime.supervisor import Bound, CannotStart, Supervisor, Work
+
+WRONG: Final = 1
+CANNOT_START: Final = 3
+DEFECT: Final = 70  # EX_SOFTWARE of sysexits.h: not the user's fault
+
+app = typer.Typer(
+    help="An API gateway and reverse proxy.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class Format(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+
+
+FormatOption = Annotated[Format, typer.Option("--format", help="How to answer.")]
+WorkersOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes that serve. Default: auto.")]
+ReadyFdOption = Annotated[
+    int | None,
+    typer.Option(
+        "--ready-fd", metavar="N", help="Write the bound addresses to this descriptor, as JSON, when all accept."
+    ),
+]
+
+
+@app.command()
+def run(
+    file: Annotated[str | None, typer.Argument(metavar="FILE", help="A configuration (YAML, TOML or JSON).")] = None,
+    listen: Annotated[str | None, typer.Option(metavar="ADDR", help="Without a file: where to listen.")] = None,
+    to: Annotated[str | None, typer.Option(metavar="URL", help="Without a file: where requests go.")] = None,
+    workers: WorkersOption = None,
+    access_log: Annotated[str | None, typer.Option(metavar="FILE", help="Without a file: the access log.")] = None,
+    status: Annotated[str | None, typer.Option(metavar="ADDR", help="Without a file: metrics, probes.")] = None,
+    ready_fd: ReadyFdOption = None,
+) -> None:
+    """Run the gateway, from a configuration file or from --listen and --to."""
+    flags = {"--listen": listen, "--to": to, "--workers": workers, "--access-log": access_log, "--status": status}
+    given = [name for name, value in flags.items() if value is not None]
+    if file is not None and given:
+        raise typer.BadParameter(f"a file and {', '.join(given)}: the file says all of that")
+    if ready_fd is not None:
+        _check_open(ready_fd)
+    if file is not None:
+        configuration = _read(lambda: config.load(file, TYPES).config)
+    elif listen is not None and to is not None:
+        configuration = _read(
+            lambda: config.from_flags(listen, to, workers=workers, access_log=access_log, status=status)
+        )
+    else:
+        raise typer.BadParameter("expected a file, or --listen and --to")
+    _serve(configuration, _announce, ready_fd)
+
+
+@app.command()
+def check(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A configuration (YAML, TOML or JSON).")],
+    answer: FormatOption = Format.TEXT,
+) -> None:
+    """Check a configuration, and tell everything that is wrong with it."""
+    try:
+        loaded = config.load(file, TYPES)
+        compile(loaded.config, 1)
+        problems, notes = [], [*loaded.notes]
+    except config.ConfigError as error:
+        problems, notes = [*error.problems], []
+    except CompileError as error:
+        problems, notes = [config.Problem(file, 0, 0, "", str(error))], []
+    if answer is Format.JSON:
+        _print_json({"problems": problems, "notes": notes})
+    else:
+        for problem in problems:
+            typer.echo(problem)
+        for note in notes:
+            typer.echo(f"note: {note}")
+        if not problems:
+            typer.echo(f"{file}: nothing is wrong")
+    if problems:
+        raise typer.Exit(WRONG)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of configuration files, for editors."""
+    _print_json(schema_of(TYPES))
+
+
+@app.command(name="demo")
+def run_demo(
+    listen: Annotated[str, typer.Option(metavar="ADDR", help="Where to listen.")] = "127.0.0.1:8080",
+    workers: WorkersOption = None,
+    ready_fd: ReadyFdOption = None,
+) -> None:
+    """Run the gateway in front of a small service of its own, to try it."""
+    if ready_fd is not None:
+        _check_open(ready_fd)
+    try:
+        address = parse_address(listen)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--listen") from error
+    with demo.demo(address, workers or "auto") as (configuration, origin):
+        _serve(configuration, demo.announce, ready_fd, {"demo origin": origin})
+
+
+@app.command()
+def version(answer: FormatOption = Format.TEXT) -> None:
+    """Print the versions of fastgw and of what it stands on."""
+    versions = {
+        "fastgw": VERSION,
+        "python": f"{python_version()} ({python_implementation()})",
+        "uvloop": version_of("uvloop"),
+        "httptools": version_of("httptools"),
+        "msgspec": version_of("msgspec"),
+        "wire": "pure Python",
+    }
+    if answer is Format.JSON:
+        _print_json(versions)
+    else:
+        typer.echo("\n".join(f"{name + ':':<11}{told}" for name, told in versions.items()))
+
+
+def _read(source: Callable[[], config.Config]) -> config.Config:
+    try:
+        return source()
+    except config.ConfigError as error:
+        _fail(WRONG, *map(str, error.problems))
+
+
+def _serve(
+    configuration: config.Config,
+    announce: Callable[[Bound], None],
+    ready_fd: int | None,
+    companions: Mapping[str, Work] = {},
+) -> None:
+    """Run the gateway until a signal ends it."""
+    workers = auto_workers(usable_cpus()) if configuration.workers == "auto" else configuration.workers
+    try:
+        gateway = compile(configuration, workers)
+    except CompileError as error:
+        _fail(WRONG, str(error))
+    try:
+        Supervisor(gateway, announce, ready_fd, companions).run()
+    except (CannotListen, CannotStart) as error:
+        _fail(CANNOT_START, f"fastgw: {error}")
+
+
+def _announce(bound: Bound) -> None:
+    notice(f"fastgw {VERSION}: listening on {bound}")
+
+
+def _check_open(descriptor: int) -> None:
+    try:
+        os.fstat(descriptor)
+    except OSError as error:
+        raise typer.BadParameter(f"{descriptor} is no open descriptor", param_hint="--ready-fd") from error
+
+
+def _print_json(told: object) -> None:
+    sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(told)) + b"\n")
+
+
+def _fail(code: int, *lines: str) -> NoReturn:
+    for line in lines:
+        typer.echo(line, err=True)
+    raise typer.Exit(code)
+
+
+def main() -> None:
+    """The edge of the command line: what nobody foresaw is one line as well."""
+    try:
+        app(prog_name="fastgw")
+    except Exception as error:
+        typer.echo(f"fastgw: a defect: {described(error)}", err=True)
+        sys.exit(DEFECT)

@@ -1,0 +1,142 @@
+"""`fastgw demo`: the gateway in front of a small service, to see with three commands what it does."""
+
+import asyncio
+import html
+import os
+import socket
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from functools import partial
+from types import MappingProxyType
+from typing import Final, Literal
+
+import uvloop
+
+from fastgw import VERSION
+from fastgw.config import Config
+from fastgw.config.settings import AccessLog, FilterUse, Limits, Listener, Route, Target, Upstream
+from fastgw.config.values import Address, Url
+from fastgw.filters.request_id import RequestId
+from fastgw.runtime.channel import GENERATION, Channel, Ready
+from fastgw.runtime.control import told_to_stop
+from fastgw.runtime.notices import notice
+from fastgw.runtime.supervisor import Bound, Work
+from fastgw.wire.framing import RequestHead, judge_request
+from fastgw.wire.malformed import Malformed
+from fastgw.wire.render import status_line
+
+COMMANDS: Final = (
+    ("curl -i {url}/", "this page, and what the gateway adds to it"),
+    ("curl -d hello {url}/echo", "a request as the service sees it"),
+    ("curl -N {url}/events", "a stream: each event as it happens"),
+)
+PAGE: Final = """<!doctype html>
+<title>fastgw demo</title>
+<h1>fastgw</h1>
+<p>This page comes from a small service on a unix socket, through the gateway fastgw in front of it.
+Every request is given an X-Request-Id and a line on the terminal. To try:</p>
+<pre>
+{commands}
+</pre>
+"""
+READ_BYTES: Final = 65536
+ECHO_MAX: Final = 65536
+EVENTS: Final = 10
+
+
+@contextmanager
+def demo(address: Address, workers: int | Literal["auto"]) -> Iterator[tuple[Config, Work]]:
+    """The demo's configuration, and its service: a process for the supervisor to keep."""
+    with (
+        tempfile.TemporaryDirectory(prefix="fastgw-demo-") as directory,
+        socket.socket(socket.AF_UNIX) as listening,
+    ):
+        path = os.path.join(directory, "origin.sock")
+        listening.bind(path)
+        listening.listen()
+        target = Target(url=Url(scheme="unix", socket=path))
+        configuration = Config(
+            version=1,
+            workers=workers,
+            listeners=MappingProxyType({"demo": Listener(address=address)}),
+            limits=Limits(connections=1000),
+            access_logs=(AccessLog(sink="stdout", format="combined"),),
+            filters=MappingProxyType({"request_id": FilterUse("request_id", "request_id", RequestId())}),
+            upstreams=MappingProxyType({"origin": Upstream(targets=(target,), host_header="preserve")}),
+            routes=(Route(name="demo", upstream="origin"),),
+        )
+        yield configuration, partial(run_origin, listening)
+
+
+def announce(bound: Bound) -> None:
+    """The first words of the demo."""
+    notice(f"fastgw {VERSION}: demo on {bound}, Ctrl-C to stop")
+    for label, line in zip(("try:", "", ""), commands(bound.urls[0]), strict=True):
+        notice(f"  {label:<5} {line}")
+
+
+def commands(url: str) -> list[str]:
+    """What to try, one line each, explanations in a column."""
+    written = [(command.format(url=url), about) for command, about in COMMANDS]
+    width = max(len(command) for command, _ in written)
+    return [f"{command:<{width}}   {about}" for command, about in written]
+
+
+def run_origin(listening: socket.socket, channel: Channel) -> None:
+    """The life of the service's process."""
+
+    async def serve() -> None:
+        server = await asyncio.start_unix_server(_converse, sock=listening, limit=READ_BYTES)
+        channel.send(Ready(generation=GENERATION))
+        await told_to_stop(channel)
+        server.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve())
+
+
+async def _converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """One request, one answer, and the connection closes: what is written ends there."""
+    with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, Malformed):
+        head = judge_request(await reader.readuntil(b"\r\n\r\n"))
+        await ANSWERS.get(head.path, _not_found)(head, reader, writer)
+    writer.close()
+
+
+def _begin(writer: asyncio.StreamWriter, status: int, content_type: bytes) -> None:
+    writer.write(status_line(status) + b"Content-Type: %b\r\nConnection: close\r\n\r\n" % content_type)
+
+
+async def _page(head: RequestHead, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    url = f"http://{head.authority.decode()}"
+    _begin(writer, 200, b"text/html; charset=utf-8")
+    writer.write(PAGE.format(commands=html.escape("\n".join(commands(url)))).encode())
+
+
+async def _echo(head: RequestHead, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """The head as it came, and the first `ECHO_MAX` bytes of the body."""
+    body = head.body()
+    received = b""
+    while not body.done and len(received) < ECHO_MAX and (chunk := await reader.read(READ_BYTES)):
+        received += body.feed(chunk)
+    _begin(writer, 200, b"text/plain; charset=utf-8")
+    writer.write(head.raw + received[:ECHO_MAX] + b"\n")
+
+
+async def _events(head: RequestHead, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    _begin(writer, 200, b"text/event-stream")
+    for number in range(1, EVENTS + 1):
+        writer.write(b"data: event %d of %d\n\n" % (number, EVENTS))
+        await writer.drain()
+        await asyncio.sleep(1)
+
+
+async def _not_found(head: RequestHead, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    _begin(writer, 404, b"text/plain; charset=utf-8")
+    writer.write(b"There is /, /echo and /events.\n")
+
+
+ANSWERS: Final[Mapping[bytes, Callable[[RequestHead, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]]] = (
+    MappingProxyType({b"/": _page, b"/echo": _echo, b"/events": _events})
+)
