@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import re2
+from msgspec import Struct
 
 from fastgw.config.patterns import HostPattern, Parameter, PathKind, PathPattern, re2_options
 
@@ -53,17 +54,11 @@ class Conditions:
     """Name and value as the application reads them: escapes decoded, `+` a space; any occurrence may fit."""
 
 
-class Match(Generic[R]):
+class Match(Struct, Generic[R], frozen=True):
     """A route and the parameters of its path: normal-form bytes of the segments, escapes kept."""
 
-    __slots__ = ("params", "route")
-
-    def __init__(self, route: R, params: Mapping[str, bytes] = _NO_PARAMETERS) -> None:
-        self.route = route
-        self.params = params
-
-    def __repr__(self) -> str:
-        return f"Match({self.route!r}, {dict(self.params)!r})"
+    route: R
+    params: Mapping[str, bytes] = _NO_PARAMETERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +77,7 @@ class Router(Generic[R]):
 
     def __init__(self, rules: Sequence[tuple[Conditions, R]]) -> None:
         exact: dict[bytes, _HostTable[R]] = {}
-        wildcards: dict[bytes, _HostTable[R]] = {_ANY_HOST: _HostTable()}
+        wildcards: dict[bytes, _HostTable[R]] = {}
         # Added in this order, entries that share a host and a path are in match order without sorting again.
         by_conditions = sorted(enumerate(rules), key=lambda rule: -_condition_count(rule[1][0]))
         for file_order, (conditions, route) in by_conditions:
@@ -94,10 +89,10 @@ class Router(Generic[R]):
         for table in chain(exact.values(), wildcards.values()):
             table.seal()
 
-        self._longest_wildcard = max(map(len, wildcards))
-        self._by_wildcard: dict[bytes, tuple[_HostTable[R], ...]] = {_ANY_HOST: (wildcards.pop(_ANY_HOST),)}
-        for name in sorted(wildcards, key=len):  # a longer one also matches what the shorter ones at its end match
-            self._by_wildcard[name] = (wildcards[name], *self._wildcard_tables(name[1:]))
+        self._longest_wildcard = max(map(len, wildcards), default=0)
+        self._by_wildcard: dict[bytes, tuple[_HostTable[R], ...]] = {_ANY_HOST: ()}
+        for name in sorted(wildcards, key=len):  # what a longer one matches, the shorter ones at its end match too
+            self._by_wildcard[name] = (wildcards[name], *(self._wildcard_tables(name[1:]) if name else ()))
         self._by_host = {name: (table, *self._wildcard_tables(name)) for name, table in exact.items()}
 
     def find(self, request: Routable) -> Match[R] | None:
@@ -327,7 +322,7 @@ class _HostTable(Generic[R]):
 
     def first(self, request: Routable) -> _Entry[R] | None:
         """The first of `entries` that accepts `request`."""
-        # PERF: stops at the first hit and runs no generator: 1.3 us with parameters; over `entries` 2.9 (CPython 3.11,
+        # PERF: stops at the first hit and runs no generator: 1.4 us with parameters, over `entries` 2.8 (CPython 3.11,
         # micro/routing).
         path = request.path
         exact = self._exact.get(path)

@@ -54,7 +54,7 @@ def normalize(raw_path: bytes) -> bytes:
 
     Normalising twice changes nothing. Raises `Malformed` (400).
     """
-    # PERF: two scans in C settle an ordinary path: 0.14 us for 40 bytes; re.search 0.37 (CPython 3.11, micro/routing).
+    # PERF: two scans in C settle a plain path: 0.39 us for 40 bytes; re.search 0.6 (CPython 3.11, micro/routing).
     if raw_path[:1] == b"/" and b"/." not in raw_path and not raw_path.translate(None, _PLAIN):
         return raw_path
     if raw_path[:1] != b"/":

@@ -1,6 +1,5 @@
 """The route table, against its contract."""
 
-import random
 import re
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl
@@ -134,12 +133,10 @@ def test_what_a_pattern_does_not_match(pattern, path):
     ],
 )
 def test_exact_before_parameters_before_the_longest_prefix_before_regexes_in_file_order(path, pattern):
-    patterns = ["~^/v[0-9]+/", "~/b$", "/a/*", "/a/b/*", "/users/*", "/users/{id}", "/users/me", "/users/me/{x}"]
-    for _ in range(5):
-        assert found(by_path(*patterns, "/users/{id}/{rest:path}"), Request(path)) == pattern
-        prefix = patterns[2:]
-        random.Random(7).shuffle(prefix)  # only regexes care for the order of the file
-        patterns[2:] = prefix
+    regexes = ["~^/v[0-9]+/", "~/b$"]
+    others = ["/a/*", "/a/b/*", "/users/*", "/users/{id}", "/users/{id}/{rest:path}", "/users/me", "/users/me/{x}"]
+    assert found(by_path(*regexes, *others), Request(path)) == pattern
+    assert found(by_path(*others[::-1], *regexes), Request(path)) == pattern
 
 
 def test_a_route_without_paths_comes_after_all_others():
