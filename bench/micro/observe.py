@@ -36,7 +36,8 @@ def rooms() -> Iterator[Room]:
             yield Room("count it and queue its log line", logging.finish, records)
         finally:
             logging.stop()
-    yield Room("make its JSON log line (in the thread)", lambda record: json_line(record, mask), records)
+    yield Room("  mask a referer, in the thread", mask, [record.referer for record in records])
+    yield Room("make its JSON log line, in the thread", lambda record: json_line(record, mask), records)
 
 
 def _record(head: RequestHead) -> Record:
