@@ -92,8 +92,8 @@ class Log:
         stopping = False
         while not stopping:
             self._wake.wait()
+            self._wake.clear()  # before all that it may be about, so that nothing is missed
             stopping = self._stopping.wait(_GATHER_S)
-            self._wake.clear()
             self._sink.refresh()
             while records := self._take():
                 lost = self._write(records)

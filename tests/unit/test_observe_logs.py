@@ -157,6 +157,24 @@ def test_a_pipe_that_nobody_reads_stops_nothing(
     assert numbers((tmp_path / "beside").read_bytes()) == list(range(5000))
 
 
+def test_a_stop_that_comes_at_any_moment_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also right after the thread has looked whether it is to stop."""
+    worker = Worker(tmp_path / "log")
+    (queued,) = worker.observer._logs
+    look = queued._stopping.wait
+
+    def look_and_be_told(timeout: float | None = None) -> bool:
+        told = look(0)
+        queued.begin_stop()
+        return told
+
+    monkeypatch.setattr(queued._stopping, "wait", look_and_be_told)
+    worker.finish(1)
+    worker.observer.start()
+    queued._thread.join(30.0)
+    assert not queued._thread.is_alive()
+
+
 def test_a_reader_that_left_costs_lines_until_one_comes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """No reader yet (ENXIO) and none any more (EPIPE) are answers, not ends; each change is told once."""
     path = tmp_path / "pipe"
