@@ -6,7 +6,8 @@ header and query conditions; then file order. This orders *all* routes that matc
 the routes of the request's own host do not. A route whose method does not fit is passed over like any other.
 
 Rule 1: user patterns run on RE2 only. Rule 2: no step looks at all routes: a lookup costs what the request's path has
-segments, plus the routes that share its host and path and differ only in method, header and query conditions.
+segments, plus the routes that share its host and path and differ only in method, header and query conditions, plus
+one pass of RE2 over the path where a host has regular expressions.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from fastgw.config.patterns import HostPattern, Parameter, PathKind, PathPattern
 R = TypeVar("R")
 
 _NO_PARAMETERS: Final[Mapping[str, bytes]] = MappingProxyType({})
+_ANY_HOST: Final = b""
+_ANSWERED: Final = {b"GET": (b"GET", b"HEAD")}  # RFC 9110 section 9.3.2: HEAD is GET without the content
+_REGEX_MEMORY: Final = 8 << 20  # bytes for the automaton of a host's set; what RE2 takes by default
 
 
 class Routable(Protocol):
@@ -349,11 +353,6 @@ def _first(entries: Iterable[_Entry[R]], request: Routable) -> _Entry[R] | None:
         if entry.accepts(request):
             return entry
     return None
-
-
-_ANY_HOST: Final = b""
-_ANSWERED: Final = {b"GET": (b"GET", b"HEAD")}  # RFC 9110 section 9.3.2: HEAD is GET without the content
-_REGEX_MEMORY: Final = 8 << 20  # bytes for the automaton of a host's set; what RE2 takes by default
 
 
 def _condition_count(conditions: Conditions) -> int:
