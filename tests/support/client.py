@@ -6,7 +6,9 @@ import re
 import socket
 from collections.abc import Callable
 
-from tests.support.peer import DEADLINE, Head, Message, Peer, Unexpected
+import h11
+
+from tests.support.peer import DEADLINE, Message, Peer, Unexpected
 
 STATUS_LINE = re.compile(rb"HTTP/1\.1 ([0-9]{3}) ([\t\x20-\x7e\x80-\xff]*)")
 
@@ -45,14 +47,20 @@ class Client(Peer):
         """The next response, whole. A 1xx is one by itself. Fails where the stream ends before its framing says."""
         head = self.read_head()
         response = Response(head)
+        if response.status == 101:
+            return response
+        judge = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 20)
+        judge.send(h11.Request(method=request_method, target=b"/", headers=[(b"Host", b"a")]))
+        judge.receive_data(head.raw)
+        judge.next_event()  # raises where h11 refuses
         if not has_body(request_method, response.status):
             return response
         message = self.read_body(head, until_close=True)
         return Response(head, message.body, message.raw_body, message.trailers)
 
-    def read_response_head(self) -> Head:
-        """A response's head; its body is still to be read."""
-        return self.read_head()
+    def read_response_head(self) -> Response:
+        """The next response's head; its body is still to be read."""
+        return Response(self.read_head())
 
     def exchange(self, request: bytes, request_method: bytes = b"GET") -> Response:
         """Send a whole request and read its response."""

@@ -51,14 +51,21 @@ class Lane:
         """The next connection of the gateway to this lane's origin, to be played by hand."""
         return self.origin.accept()
 
-    def head(self, request_line: bytes = b"GET / HTTP/1.1", fields: bytes = b"") -> bytes:
-        """A request head for this lane: `fields` are whole lines."""
-        return request_line + b"\r\nHost: " + self.host + b"\r\n" + fields + b"\r\n"
+    def fill(self, template: bytes) -> bytes:
+        """`template` with this lane's host for `$HOST`."""
+        return template.replace(b"$HOST", self.host)
+
+    def get(self, request_target: bytes = b"/", fields: bytes = b"", method: bytes = b"GET") -> bytes:
+        """A request without a body for this lane; `fields` are whole lines."""
+        return method + b" " + request_target + b" HTTP/1.1\r\nHost: " + self.host + b"\r\n" + fields + b"\r\n"
+
+    def post(self, body: bytes, fields: bytes = b"", request_target: bytes = b"/") -> bytes:
+        return self.get(request_target, b"Content-Length: %d\r\n" % len(body) + fields, b"POST") + body
 
     def forward(self, request: bytes, response: bytes = OK) -> tuple[Request, Response]:
-        """Send a request through on connections of its own: what the upstream got, and what the client got."""
+        """Send a request (a template) through on new connections: what the upstream got, and what the client got."""
         client = self.client()
-        client.send(request)
+        client.send(self.fill(request))
         upstream = self.accept()
         got = upstream.answer(response)
         return got, client.read_response(got.method)

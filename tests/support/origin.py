@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import h11
+
 from tests.support.peer import DEADLINE, Head, Message, Peer, Unexpected
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -48,6 +50,9 @@ class OriginConnection(Peer):
         """The next request's head, judged; its body is still to be read (`read_body`, `read_chunk`, `read_exactly`)."""
         request = Request(self.read_head())
         request.method  # noqa: B018 - raises where the request line is not one
+        judge = h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20)
+        judge.receive_data(request.head.raw)
+        judge.next_event()  # raises where h11 refuses
         return request
 
     def read_request(self) -> Request:
@@ -155,10 +160,8 @@ class Origin:
 
     def assert_untouched(self) -> None:
         """No connection was made, or those made carried nothing. Look after the answer that shows the gateway done."""
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                self._listening.settimeout(0)
-                self.connections.append(OriginConnection(self._listening.accept()[0], self.deadline))
+        while self.accept_if_any():
+            pass
         for connection in self.connections:
             connection.assert_nothing_unread()
         if self.received:
@@ -183,6 +186,22 @@ class Origin:
         connection = OriginConnection(sock, self.deadline)
         self.connections.append(connection)
         return connection
+
+    def accept_if_any(self) -> OriginConnection | None:
+        """A connection that has been made already, or None."""
+        self._listening.settimeout(0)
+        try:
+            sock, _ = self._listening.accept()
+        except BlockingIOError:
+            return None
+        self.connections.append(OriginConnection(sock, self.deadline))
+        return self.connections[-1]
+
+    def assert_no_further_connection(self) -> None:
+        """Nobody has connected whom `accept` did not give. Look after the answer that shows the gateway done."""
+        further = self.accept_if_any()
+        if further is not None:
+            raise Unexpected("the gateway connected once more")
 
     def refuse_connections(self) -> None:
         """From now on a connect is refused: the port is bound by nobody who listens."""

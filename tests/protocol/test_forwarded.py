@@ -1,0 +1,141 @@
+"""The forwarding family: `X-Forwarded-*`, `X-Real-IP` and `Forwarded`, under each policy and from each kind of peer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.lanes import Kind, Lane, Lanes, running
+from tests.support.origin import OK, Request
+
+KINDS = {"default": Kind()} | {
+    policy: Kind(route={"forwarded": policy}) for policy in ("append", "set", "strip", "pass")
+}
+LISTENERS = {
+    "main": {"address": "127.0.0.1:0"},
+    "behind": {"address": "127.0.0.1:0", "trusted_proxies": ["127.0.0.0/8", "10.0.0.0/8"]},
+}
+FAMILY = [
+    b"X-Forwarded-For",
+    b"X-Forwarded-Proto",
+    b"X-Forwarded-Host",
+    b"X-Forwarded-Port",
+    b"X-Forwarded-Client-Cert",
+    b"X-Real-IP",
+    b"Forwarded",
+]
+SENT = (
+    b"X-Forwarded-For: 203.0.113.7, 10.1.1.1\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: shop.example\r\n"
+    b"X-Forwarded-Port: 443\r\nX-Forwarded-Client-Cert: Hash=ab\r\nX-Real-IP: 203.0.113.7\r\n"
+    b"Forwarded: for=203.0.113.7;proto=https;host=shop.example, for=10.1.1.1\r\n"
+)
+
+
+@pytest.fixture(scope="module")
+def lanes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lanes]:
+    yield from running(Lanes(tmp_path_factory.mktemp("forwarded"), KINDS, count=12, settings={"listeners": LISTENERS}))
+
+
+def got_through(lanes: Lanes, policy: str, listener: str, fields: bytes = SENT) -> tuple[Lane, Request]:
+    lane = lanes.take(policy)
+    client = lane.client(listener)
+    client.send(lane.get(fields=fields))
+    request = lane.accept().answer(OK)
+    assert client.read_response().status == 200
+    lane.end()
+    return lane, request
+
+
+@pytest.mark.parametrize(("policy", "listener"), [("set", "main"), ("set", "behind"), ("default", "main")])
+@pytest.mark.parametrize("fields", [SENT, b""], ids=["sent", "none"])
+def test_set_says_only_what_the_gateway_sees(lanes: Lanes, policy: str, listener: str, fields: bytes) -> None:
+    """RFC 7239 section 8.1: what the client claims about itself is replaced; the default for peers not trusted."""
+    lane, request = got_through(lanes, policy, listener, fields)
+    assert request.get(b"X-Forwarded-For") == b"127.0.0.1"
+    assert request.get(b"X-Forwarded-Proto") == b"http"
+    assert request.get(b"X-Forwarded-Host") == lane.host
+    assert request.get(b"X-Forwarded-Port") == b"%d" % lanes.gateway.port(listener)
+    assert request.get(b"X-Real-IP") == b"127.0.0.1"
+    assert forwarded_pairs(request)[-1] == {b"for": b"127.0.0.1", b"proto": b"http", b"host": lane.host}
+    assert len(forwarded_pairs(request)) == 1
+    assert b"X-Forwarded-Client-Cert" not in request
+
+
+def forwarded_pairs(request: Request) -> list[dict[bytes, bytes]]:
+    """The elements of `Forwarded` (RFC 7239 section 4), quotes and `by` taken off."""
+    elements = b", ".join(request.get_all(b"Forwarded")).split(b", ")
+    pairs = [dict(pair.strip().split(b"=", 1) for pair in element.split(b";")) for element in elements]
+    return [{key.lower(): value.strip(b'"') for key, value in each.items() if key.lower() != b"by"} for each in pairs]
+
+
+@pytest.mark.parametrize(("policy", "listener"), [("append", "behind"), ("default", "behind")])
+def test_append_adds_the_peer_to_what_a_trusted_proxy_said(lanes: Lanes, policy: str, listener: str) -> None:
+    """RFC 7239 section 4: each proxy adds itself at the end; the client is the rightmost address not trusted."""
+    _, request = got_through(lanes, policy, listener)
+    chain = b", ".join(request.get_all(b"X-Forwarded-For"))
+    assert chain == b"203.0.113.7, 10.1.1.1, 127.0.0.1"
+    assert request.get(b"X-Forwarded-Proto") == b"https"
+    assert request.get(b"X-Forwarded-Host") == b"shop.example"
+    assert request.get(b"X-Forwarded-Port") == b"443"
+    assert request.get(b"X-Real-IP") == b"203.0.113.7"
+    assert [element[b"for"] for element in forwarded_pairs(request)] == [b"203.0.113.7", b"10.1.1.1", b"127.0.0.1"]
+
+
+def test_append_begins_the_family_where_the_proxy_said_nothing(lanes: Lanes) -> None:
+    """RFC 7239 section 4: an absent field is begun with what the gateway sees."""
+    lane, request = got_through(lanes, "default", "behind", b"")
+    assert request.get(b"X-Forwarded-For") == b"127.0.0.1"
+    assert request.get(b"X-Forwarded-Proto") == b"http"
+    assert request.get(b"X-Forwarded-Host") == lane.host
+    assert forwarded_pairs(request)[-1][b"for"] == b"127.0.0.1"
+
+
+def test_a_client_behind_a_trusted_proxy_cannot_choose_its_address(lanes: Lanes) -> None:
+    """RFC 7239 section 8.1: addresses are believed from the right, as far as they are trusted proxies'."""
+    lane = lanes.take("default")
+    client = lane.client("behind")
+    client.send(lane.get(b"/who", b"X-Forwarded-For: 1.2.3.4, 203.0.113.9, 10.0.0.2\r\n"))
+    request = lane.accept().answer(OK)
+    client.read_response()
+    assert request.get(b"X-Real-IP") == b"203.0.113.9"
+    assert lanes.gateway.wait_for_record(host=lane.host.decode(), path="/who")["client"] == "203.0.113.9"
+    lane.end()
+
+
+def test_lines_of_one_list_are_one_list(lanes: Lanes) -> None:
+    """RFC 9110 section 5.3: a list may come in several lines, and their order counts."""
+    _, request = got_through(
+        lanes, "default", "behind", b"X-Forwarded-For: 203.0.113.7\r\nx-forwarded-for: 10.1.1.1\r\n"
+    )
+    assert b", ".join(request.get_all(b"X-Forwarded-For")) == b"203.0.113.7, 10.1.1.1, 127.0.0.1"
+
+
+@pytest.mark.parametrize("listener", ["main", "behind"])
+def test_strip_tells_nothing(lanes: Lanes, listener: str) -> None:
+    """The contract's `forwarded: strip`: the whole family goes, and none of it is added."""
+    _, request = got_through(lanes, "strip", listener)
+    assert not [name for name in FAMILY if name in request]
+
+
+@pytest.mark.parametrize("listener", ["main", "behind"])
+def test_pass_changes_nothing(lanes: Lanes, listener: str) -> None:
+    """The contract's `forwarded: pass`: the whole family goes on as it came, and none of it is added."""
+    _, request = got_through(lanes, "pass", listener)
+    sent = [tuple(line.split(b": ", 1)) for line in SENT.split(b"\r\n")[:-1]]
+    assert [line for line in request.head.lines if line[0] in FAMILY] == sent
+    _, request = got_through(lanes, "pass", listener, b"")
+    assert not [name for name in FAMILY if name in request]
+
+
+def test_append_without_trust_is_still_append(lanes: Lanes) -> None:
+    """The contract's `forwarded: append`, where a route says so: the chain grows whoever began it."""
+    _, request = got_through(lanes, "append", "main")
+    assert b", ".join(request.get_all(b"X-Forwarded-For")).endswith(b"127.0.0.1")
+
+
+@pytest.mark.parametrize("name", [b"X_Forwarded_For", b"X-Forwarded_For", b"x_real_ip"])
+def test_a_name_that_servers_take_for_the_family_is_not_let_through(lanes: Lanes, name: bytes) -> None:
+    """RFC 3875 section 4.1.18: CGI turns `-` into `_`, so an underscore would bring a forged field past `set`."""
+    _, request = got_through(lanes, "default", "main", name + b": 1.2.3.4\r\n")
+    assert b"1.2.3.4" not in request.raw

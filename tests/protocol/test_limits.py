@@ -1,0 +1,193 @@
+"""Sizes and numbers: each limit has its own answer, at the limit and one above."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.client import Client
+from tests.support.faults import assert_fault, assert_refused
+from tests.support.gateway import Gateway
+from tests.support.lanes import Kind, Lane, Lanes, running
+
+SETTINGS = {"limits": {"header_bytes": "2KiB", "header_count": 20, "body_bytes": 1000}}
+KINDS = {"plain": Kind(), "small": Kind(route={"filters": {"size": {"body": "10B"}}})}
+
+
+@pytest.fixture(scope="module")
+def lanes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lanes]:
+    yield from running(Lanes(tmp_path_factory.mktemp("limits"), KINDS, count=12, settings=SETTINGS))
+
+
+def padded(lane: Lane, size: int, field: bytes = b"X-A: ") -> bytes:
+    """A request whose head is `size` bytes long."""
+    head = lane.get(fields=field + b"\r\n")
+    return lane.get(fields=field + b"a" * (size - len(head)) + b"\r\n")
+
+
+def test_a_head_of_the_greatest_size_passes(lane: Lane) -> None:
+    """`limits.header_bytes` counts the start line and all fields with their line ends."""
+    request = padded(lane, 2048)
+    assert len(request) == 2048
+    _, response = lane.forward(request)
+    assert response.status == 200
+
+
+@pytest.mark.parametrize("size", [2049, 3000, 200_000])
+def test_a_larger_head_is_a_431(lane: Lane, size: int) -> None:
+    """RFC 6585 section 5: the answer can be read although the rest of the head is on its way."""
+    client = lane.client()
+    client.send_gently(padded(lane, size))
+    assert_refused(client, "head_too_large")
+    lane.origin.assert_untouched()
+
+
+def test_a_head_without_an_end_is_a_431(lane: Lane) -> None:
+    """RFC 6585 section 5: no more is held than the limit, whether or not an end comes."""
+    client = lane.client()
+    client.send_gently(lane.get()[:-2] + b"X-A: " + b"a" * 100_000)
+    assert_refused(client, "head_too_large")
+
+
+@pytest.mark.parametrize("end", [b" HTTP/1.1\r\nHost: $HOST\r\n\r\n", b""], ids=["ended", "without an end"])
+def test_a_target_above_the_limit_is_a_414(lane: Lane, end: bytes) -> None:
+    """RFC 9110 section 15.5.15: said of the target where the target alone is too long."""
+    client = lane.client()
+    client.send_gently(b"GET /" + b"a" * 10_000 + lane.fill(end))
+    assert_refused(client, "target_too_long")
+
+
+def test_the_greatest_number_of_fields_passes(lane: Lane) -> None:
+    """`limits.header_count` counts field lines, Host included."""
+    _, response = lane.forward(lane.get(fields=b"A: b\r\n" * 19))
+    assert response.status == 200
+
+
+def test_one_field_more_is_a_431(lane: Lane) -> None:
+    """RFC 6585 section 5: too many fields."""
+    client = lane.client()
+    client.send(lane.get(fields=b"A: b\r\n" * 20))
+    assert_refused(client, "head_too_large")
+    lane.origin.assert_untouched()
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+def test_a_body_of_the_greatest_size_passes(lane: Lane, chunked: bool) -> None:
+    """`limits.body_bytes` counts what the body carries, not its framing."""
+    body = b"x" * 1000
+    client = lane.client()
+    client.send(in_chunks(lane, body) if chunked else lane.post(body))
+    assert lane.accept().answer().body == body
+    assert client.read_response().status == 200
+
+
+def in_chunks(lane: Lane, body: bytes, each: int = 10) -> bytes:
+    parts = [body[at : at + each] for at in range(0, len(body), each)]
+    framed = b"".join(b"%x\r\n" % len(part) + part + b"\r\n" for part in parts)
+    return lane.get(method=b"POST", fields=b"Transfer-Encoding: chunked\r\n") + framed + b"0\r\n\r\n"
+
+
+def test_a_greater_length_is_a_413_at_once(lane: Lane) -> None:
+    """RFC 9110 section 15.5.14: what is announced too long is refused before a byte of it is read."""
+    client = lane.client()
+    client.send(lane.get(method=b"POST", fields=b"Content-Length: 1001\r\n"))
+    assert_refused(client, "body_too_large")
+    lane.origin.assert_untouched()
+
+
+def test_a_greater_length_is_a_413_for_a_client_that_waits(lane: Lane) -> None:
+    """RFC 9110 section 10.1.1: instead of 100 comes the refusal."""
+    client = lane.client()
+    client.send(lane.get(method=b"POST", fields=b"Content-Length: 1001\r\nExpect: 100-continue\r\n"))
+    assert_fault(client.read_response(), "body_too_large")
+
+
+def test_chunks_that_grow_too_large_are_a_413(lane: Lane) -> None:
+    """RFC 9110 section 15.5.14: a body of unknown length is refused where it crosses the limit; its upstream is cut."""
+    client = lane.client()
+    client.send_gently(in_chunks(lane, b"x" * 1001))
+    assert_refused(client, "body_too_large")
+    upstream = lane.origin.accept_if_any()
+    assert upstream is None or b"\r\n0\r\n" not in upstream.read_to_end()
+
+
+def test_a_route_may_take_less(lanes: Lanes) -> None:
+    """The `size` filter on a route: its own limit under the gateway's."""
+    lane = lanes.take("small")
+    client = lane.client()
+    client.send(lane.post(b"x" * 10))
+    lane.accept().answer()
+    assert client.read_response().status == 200
+    client.send(lane.post(b"x" * 11))
+    assert_fault(client.read_response(), "body_too_large")
+    lane.end()
+    assert b"x" * 11 not in lane.origin.received
+
+
+# --- connections ---
+
+
+def limited(gateway: Gateway, origin_host: bytes = b"a.test") -> Client:
+    client = gateway.connect()
+    client.send(b"GET / HTTP/1.1\r\nHost: " + origin_host + b"\r\n\r\n")
+    return client
+
+
+def small_gateway(limits: dict[str, int], tmp_path_factory: pytest.TempPathFactory) -> Gateway:
+    config = {
+        "workers": 1,
+        "listeners": {"main": {"address": "127.0.0.1:0"}},
+        "limits": limits,
+        "routes": [{"name": "here", "respond": {"body": "here"}}],
+    }
+    return Gateway(config, tmp_path_factory.mktemp("connections"))
+
+
+def test_connections_above_the_limit_wait_until_others_end(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """`limits.connections`: the node holds no more; who comes later is served once another has left, or told 503."""
+    with small_gateway({"connections": 2}, tmp_path_factory) as gateway:
+        holding = [limited(gateway) for _ in range(2)]
+        assert [client.read_response().status for client in holding] == [200, 200]
+        late = limited(gateway)
+        holding.pop().close()
+        response = late.read_response()
+        if response.status == 503:
+            assert_fault(response, "connections_exhausted")
+        else:
+            assert response.body == b"here"
+        for client in [*holding, late]:
+            client.close()
+
+
+def test_an_address_has_a_limit_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """`limits.connections_per_ip`: one more from the same address gets a clear answer; when one ends there is room."""
+    with small_gateway({"connections_per_ip": 2}, tmp_path_factory) as gateway:
+        holding = [limited(gateway) for _ in range(2)]
+        assert [client.read_response().status for client in holding] == [200, 200]
+        refused = limited(gateway)
+        assert_refused(refused, "too_many_connections")
+        refused.close()
+        holding[0].send(b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n")
+        holding[0].read_response()
+        holding[0].assert_ended()
+        again = limited(gateway)
+        assert again.read_response().body == b"here"
+        for client in [*holding, again]:
+            client.close()
+
+
+def test_limits_mean_the_node(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Design section 5: three workers together hold to the number, wherever connections land."""
+    config = {
+        "workers": 3,
+        "listeners": {"main": {"address": "127.0.0.1:0"}},
+        "limits": {"connections_per_ip": 6},
+        "routes": [{"name": "here", "respond": {"body": "here"}}],
+    }
+    with Gateway(config, tmp_path_factory.mktemp("node")) as gateway:
+        clients = [limited(gateway) for _ in range(12)]
+        statuses = sorted(client.read_response().status for client in clients)
+        for client in clients:
+            client.close()
+    assert statuses == [200] * 6 + [429] * 6

@@ -1,0 +1,114 @@
+"""`https` targets: whom the gateway believes, whom it asks for, and who it says it is."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.certificates import Authority
+from tests.support.client import Response
+from tests.support.faults import assert_fault
+from tests.support.gateway import Gateway
+from tests.support.origin import Origin
+
+NAME = "inside.test"  # what the target's certificate is for
+
+
+class World:
+    """One gateway with several upstreams that turn to the same TLS target in different ways."""
+
+    def __init__(self, directory: Path, stack: contextlib.ExitStack) -> None:
+        authority, stranger = Authority(directory), Authority(directory, "stranger")
+        self.asked: list[str | None] = []
+        plain, strict = authority.server(NAME), authority.server(NAME, ask_client=True)
+        plain.sni_callback = self._note
+        self.origin = stack.enter_context(Origin(tls=plain)).serve()
+        self.strict = stack.enter_context(Origin(tls=strict)).serve()
+        alice, bob = (
+            {"certificate": str(file), "key": str(key)} for file, key in map(authority.issue, ("alice", "bob"))
+        )
+        trusting = {"ca": str(authority.file), "server_name": NAME}
+        upstreams = {
+            "verified": (self.origin, trusting),
+            "unknown-ca": (self.origin, {"ca": str(stranger.file), "server_name": NAME}),
+            "system-ca": (self.origin, {"server_name": NAME}),
+            "wrong-name": (self.origin, {"ca": str(authority.file)}),
+            "unverified": (self.origin, {"verify": False}),
+            "alice": (self.strict, {**trusting, **alice}),
+            "bob": (self.strict, {**trusting, **bob}),
+            "nobody": (self.strict, trusting),
+        }
+        config = {
+            "workers": 1,
+            "listeners": {"main": {"address": "127.0.0.1:0"}},
+            "upstreams": {name: {"targets": [{"url": to.url}], "tls": tls} for name, (to, tls) in upstreams.items()},
+            "routes": [{"name": name, "hosts": [f"{name}.test"], "upstream": name} for name in upstreams],
+        }
+        self.gateway = stack.enter_context(Gateway(config, directory))
+
+    def _note(self, _: ssl.SSLObject | ssl.SSLSocket, name: str | None, __: ssl.SSLContext) -> None:
+        self.asked.append(name)
+
+    def ask(self, upstream: str) -> Response:
+        with self.gateway.connect() as client:
+            return client.exchange(f"GET / HTTP/1.1\r\nHost: {upstream}.test\r\n\r\n".encode())
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with contextlib.ExitStack() as stack:
+        yield World(tmp_path_factory.mktemp("tls"), stack)
+
+
+def test_a_target_of_a_trusted_authority_is_served_and_asked_for_by_name(world: World) -> None:
+    """RFC 9110 section 4.3.4, RFC 6066 section 3: `ca` is believed, `server_name` is verified and sent as SNI."""
+    assert world.ask("verified").body == b"ok"
+    assert NAME in world.asked
+
+
+@pytest.mark.parametrize("upstream", ["unknown-ca", "system-ca", "wrong-name"])
+def test_a_target_that_cannot_prove_who_it_is_is_not_spoken_to(world: World, upstream: str) -> None:
+    """RFC 9110 section 4.3.4: another authority or another name is a 502, and no request is sent."""
+    before = len(world.origin.requests)
+    assert_fault(world.ask(upstream), "tls_failed")
+    assert len(world.origin.requests) == before
+
+
+def test_verification_may_be_off(world: World) -> None:
+    """`tls.verify: false`: any certificate will do."""
+    assert world.ask("unverified").body == b"ok"
+
+
+def test_a_client_certificate_is_shown(world: World) -> None:
+    """RFC 8446 section 4.4.2: `certificate` and `key` prove who the gateway is; without them the target refuses."""
+    assert world.ask("alice").body == b"ok"
+    assert world.ask("nobody").status == 502
+
+
+def test_connections_of_different_identities_are_never_shared(world: World) -> None:
+    """Promise 8: alice's connection lies idle in the pool, and bob gets one of his own."""
+    for upstream in ("alice", "bob", "alice", "bob"):
+        assert world.ask(upstream).body == b"ok"
+    names = [connection.sock.getpeercert()["subject"][0][0][1] for connection in world.strict.connections]  # type: ignore[attr-defined]
+    assert sorted(names) == ["alice", "bob"]
+
+
+def test_a_plain_target_behind_https_is_a_502(tmp_path: Path) -> None:
+    """RFC 9209 section 2.3: a target that does not speak TLS is told from one that refuses connections."""
+    with Origin() as origin:
+        config = {
+            "workers": 1,
+            "listeners": {"main": {"address": "127.0.0.1:0"}},
+            "routes": [{"name": "all", "upstream": origin.url.replace("http:", "https:")}],
+        }
+        with Gateway(config, tmp_path) as gateway, gateway.connect() as client:
+            client.send(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+            upstream = origin.accept()
+            upstream.read_exactly(5)
+            upstream.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            upstream.shutdown_write()
+            assert_fault(client.read_response(), "tls_failed")
