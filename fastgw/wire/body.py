@@ -109,21 +109,34 @@ _QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\' + VALUE + rb')*
 # Sizes of at most 16 digits fit 64 bits and leave no room for a flood of zeros. White space around the semicolon is
 # legal but obsolete (RFC 9112 section 7.1.1), and llhttp refuses it as well.
 _SIZE_LINE: Final = rb"([0-9A-Fa-f]{1,16}+)((?:;" + TOKEN + rb"++(?:=(?:" + TOKEN + rb"++|" + _QUOTED + rb"))?+)*+)\r\n"
-_FIRST_CHUNK: Final = re.compile(_SIZE_LINE)
-_NEXT_CHUNK: Final = re.compile(rb"\r\n" + _SIZE_LINE)
-_LONGEST_SIZE_LINE: Final = len(b"\r\n") + 16 + LONGEST_EXTENSIONS + len(b"\r\n")
+_SIZE_LINE_BEGUN: Final = rb"[0-9A-Fa-f]{1,16}+(?:;[^\r\n]{0,%d}+)?+\r?" % LONGEST_EXTENSIONS
+
+# What stands before the payload of a chunk, and what that looks like while it is not complete.
+_FIRST_CHUNK: Final = re.compile(_SIZE_LINE), re.compile(_SIZE_LINE_BEGUN)
+_NEXT_CHUNK: Final = re.compile(rb"\r\n" + _SIZE_LINE), re.compile(rb"\r(?:\n(?:" + _SIZE_LINE_BEGUN + rb")?)?")
 
 
 @final
 class ChunkedReader:
     """A body in chunks, with its trailers."""
 
-    __slots__ = ("_extensions", "_held", "_in_trailers", "_judge", "_left", "_line", "done", "rest", "trailers")
+    __slots__ = (
+        "_extensions",
+        "_held",
+        "_in_trailers",
+        "_judge",
+        "_left",
+        "_line",
+        "_line_begun",
+        "done",
+        "rest",
+        "trailers",
+    )
 
     def __init__(self, judge: SecondJudge) -> None:
         self._judge = judge
         self._left = 0  # payload bytes to come of the open chunk
-        self._line = _FIRST_CHUNK  # what stands before the next payload
+        self._line, self._line_begun = _FIRST_CHUNK
         self._in_trailers = False
         self._extensions = 0
         self._held = b""  # an incomplete size line or trailer section
@@ -148,7 +161,8 @@ class ChunkedReader:
             elif not self._in_trailers:
                 line = self._line.match(buffer, at)
                 if line is None:
-                    self._check_unfinished_line(buffer, at)
+                    if self._line_begun.fullmatch(buffer, at) is None:
+                        raise Malformed("A chunk does not begin with its size, or end where that says.")
                     break
                 at = self._open_chunk(line)
             else:
@@ -177,21 +191,11 @@ class ChunkedReader:
         if self._extensions > LONGEST_EXTENSIONS:
             raise Malformed("The chunk extensions are too long.")
         self._left = int(line[1], 16)
-        self._line = _NEXT_CHUNK
+        self._line, self._line_begun = _NEXT_CHUNK
         if self._left:
             return line.end()
         self._in_trailers = True
         return line.end() - 2  # the trailer section ends with an empty line, and may be that line alone
-
-    def _check_unfinished_line(self, buffer: bytes, at: int) -> None:
-        """A size line that does not match is refused as soon as no further byte could mend it."""
-        begun = at
-        if self._line is _NEXT_CHUNK:
-            if not buffer.startswith(b"\r\n"[: len(buffer) - at], at):
-                raise Malformed("Chunk data is longer than its size.")
-            begun += 2
-        if b"\n" in buffer[begun:] or len(buffer) - at > _LONGEST_SIZE_LINE:
-            raise Malformed("A chunk size line is malformed.")
 
     def _read_trailers(self, section: bytes) -> None:
         """Read the trailers: from the line end before them to the empty line behind them."""

@@ -337,13 +337,13 @@ def _expects_continue(head: RequestHead) -> bool:
 def _as_llhttp_takes_it(head: RequestHead | ResponseHead) -> bytes:
     """The head as llhttp has to see it to follow the body: without two things that it reads otherwise than the RFCs.
 
-    It takes a request with Upgrade for the end of HTTP although a body comes first, and it refuses the legal white
-    space behind `chunked`. Both were settled by `read_request` and `read_response`.
+    It takes an offer to upgrade for the end of HTTP, although the body of the request comes first; and it refuses the
+    legal white space behind `chunked`. Both were settled by `read_request` and `read_response`.
     """
     raw = head.raw
     if not head.chunked and b"upgrade" not in head.known:
         return raw
-    edits = [(start, end, b"") for start, end, _ in head.known.get(b"upgrade", ())]
+    edits = [] if head.upgrade else [(start, end, b"") for start, end, _ in head.known.get(b"upgrade", ())]
     edits += [
         (start, end, b"Transfer-Encoding: chunked\r\n")
         for start, end, _ in head.known.get(b"transfer-encoding", ())

@@ -1,0 +1,212 @@
+"""Response heads: nonsense is refused, and of the others it is settled how the body ends."""
+
+import pytest
+
+from fastgw.wire.framing import ResponseHead, judge_response
+from fastgw.wire.malformed import Malformed
+
+
+def head(line: bytes = b"HTTP/1.1 200 OK", *fields: bytes) -> bytes:
+    return b"".join(each + b"\r\n" for each in (line, *fields)) + b"\r\n"
+
+
+def ok(*fields: bytes) -> bytes:
+    return head(b"HTTP/1.1 200 OK", *fields)
+
+
+REFUSED: dict[str, bytes] = {
+    # status line (RFC 9112 section 4)
+    "no status line": b"\r\n",
+    "HTTP/0.9": b"hello\r\n\r\n",
+    "HTTP/1.2": head(b"HTTP/1.2 200 OK"),
+    "HTTP/2.0": head(b"HTTP/2.0 200 OK"),
+    "HTTP/1.10": head(b"HTTP/1.10 200 OK"),
+    "version in lower case": head(b"http/1.1 200 OK"),
+    "status 000": head(b"HTTP/1.1 000 OK"),
+    "status 099": head(b"HTTP/1.1 099 OK"),
+    "status 600": head(b"HTTP/1.1 600 OK"),
+    "status 999": head(b"HTTP/1.1 999 OK"),
+    "status of two digits": head(b"HTTP/1.1 20 OK"),
+    "status of four digits": head(b"HTTP/1.1 2000 OK"),
+    "status with a sign": head(b"HTTP/1.1 +20 OK"),
+    "no status": head(b"HTTP/1.1 OK"),
+    "two spaces before the status": head(b"HTTP/1.1  200 OK"),
+    "NUL in the reason": head(b"HTTP/1.1 200 O\x00K"),
+    "control in the reason": head(b"HTTP/1.1 200 O\x01K"),
+    "bare CR in the reason": head(b"HTTP/1.1 200 O\rK"),
+    "CRLF before the status line": b"\r\n" + head(),
+    # field lines
+    "bare LF": b"HTTP/1.1 200 OK\nA: b\n\n",
+    "bare LF in a field": ok(b"A: b\nC: d"),
+    "bare CR": ok(b"A: b\rc"),
+    "obs-fold": ok(b"A: b", b" c"),
+    "white space before the first field": ok(b" A: b"),
+    "space before the colon": ok(b"A : b"),
+    "empty name": ok(b": b"),
+    "no colon": ok(b"A"),
+    "NUL in a value": ok(b"A: \x00"),
+    "NUL in a name": ok(b"A\x00: b"),
+    "101 fields": ok(*[b"A: b"] * 101),
+    "bytes behind the empty line": ok() + b"x",
+    # framing (RFC 9112 section 6)
+    "length and chunked": ok(b"Content-Length: 3", b"Transfer-Encoding: chunked"),
+    "lengths that differ": ok(b"Content-Length: 3", b"Content-Length: 4"),
+    "length twice": ok(b"Content-Length: 3", b"Content-Length: 3"),
+    "length listed": ok(b"Content-Length: 3, 3"),
+    "length signed": ok(b"Content-Length: +3"),
+    "length negative": ok(b"Content-Length: -3"),
+    "length empty": ok(b"Content-Length:"),
+    "length not a number": ok(b"Content-Length: abc"),
+    "length of 19 digits": ok(b"Content-Length: 1000000000000000000"),
+    "bad length of a 304": head(b"HTTP/1.1 304 Not Modified", b"Content-Length: abc"),
+    "chunked in HTTP/1.0": head(b"HTTP/1.0 200 OK", b"Transfer-Encoding: chunked"),
+    "gzip": ok(b"Transfer-Encoding: gzip"),
+    "gzip, chunked": ok(b"Transfer-Encoding: gzip, chunked"),
+    "identity": ok(b"Transfer-Encoding: identity"),
+    "xchunked": ok(b"Transfer-Encoding: xchunked"),
+    "chunked, chunked": ok(b"Transfer-Encoding: chunked, chunked"),
+    "chunked twice": ok(b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"),
+    "chunked, identity": ok(b"Transfer-Encoding: chunked, identity"),
+    "no coding": ok(b"Transfer-Encoding:"),
+    # interim responses (RFC 9110 section 15.2)
+    "100 with a length": head(b"HTTP/1.1 100 Continue", b"Content-Length: 3"),
+    "103 in chunks": head(b"HTTP/1.1 103 Early Hints", b"Transfer-Encoding: chunked"),
+    "101 without Upgrade": head(b"HTTP/1.1 101 Switching Protocols", b"Connection: upgrade"),
+    "101 without Connection": head(b"HTTP/1.1 101 Switching Protocols", b"Upgrade: websocket"),
+    "101 to h2c": head(b"HTTP/1.1 101 Switching Protocols", b"Connection: upgrade", b"Upgrade: h2c"),
+    "101 with a length": head(
+        b"HTTP/1.1 101 Switching Protocols", b"Connection: upgrade", b"Upgrade: a", b"Content-Length: 3"
+    ),
+}
+
+
+@pytest.mark.parametrize("raw", REFUSED.values(), ids=REFUSED.keys())
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+def test_nonsense_is_refused(raw: bytes, method: bytes):
+    with pytest.raises(Malformed):
+        judge_response(raw, method)
+
+
+CHUNKED = b"Transfer-Encoding: chunked"
+LENGTH = b"Content-Length: 3"
+EMPTY = b"Content-Length: 0"
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "fields", "body"),
+    [
+        (b"GET", 200, (LENGTH,), "length"),
+        (b"GET", 200, (EMPTY,), "none"),
+        (b"GET", 200, (CHUNKED,), "chunked"),
+        (b"GET", 200, (CHUNKED + b" \t",), "chunked"),
+        (b"GET", 200, (), "until close"),
+        (b"GET", 404, (LENGTH,), "length"),
+        (b"GET", 200, (LENGTH, b"Connection: Upgrade", b"Upgrade: h2,h2c"), "length"),
+        (b"HEAD", 200, (LENGTH,), "none"),
+        (b"HEAD", 200, (CHUNKED,), "none"),
+        (b"HEAD", 200, (), "none"),
+        (b"HEAD", 304, (), "none"),
+        (b"GET", 304, (LENGTH,), "none"),
+        (b"GET", 304, (CHUNKED,), "none"),
+        (b"GET", 304, (), "none"),
+        (b"GET", 204, (), "none"),
+        (b"GET", 204, (EMPTY,), "none"),
+        (b"GET", 205, (EMPTY,), "none"),
+        (b"GET", 205, (LENGTH,), "length"),
+        (b"GET", 205, (), "until close"),
+        (b"POST", 100, (), "none"),
+        (b"POST", 103, (EMPTY,), "none"),
+    ],
+)
+def test_how_the_body_ends(method, status, fields, body):
+    """RFC 9112 section 6.3, in its order."""
+    response = judge_response(head(b"HTTP/1.1 %d X" % status, *fields), method)
+    assert response.status == status
+    assert response.has_body is (body != "none")
+    assert response.until_close is (body == "until close")
+    assert response.close is (body == "until close")
+    assert (
+        type(response.body()).__name__
+        == {
+            "chunked": "ChunkedReader",
+            "length": "LengthReader",
+            "none": "LengthReader",
+            "until close": "UntilCloseReader",
+        }[body]
+    )
+    assert response.body().done is (body == "none")
+
+
+@pytest.mark.parametrize(("method", "status"), [(b"HEAD", 200), (b"GET", 304)])
+def test_what_get_would_bring_is_told_where_no_body_follows(method, status):
+    response = judge_response(head(b"HTTP/1.1 %d X" % status, LENGTH), method)
+    assert (response.length, response.has_body) == (3, False)
+    assert judge_response(head(b"HTTP/1.1 %d X" % status, CHUNKED), method).chunked
+
+
+@pytest.mark.parametrize("framing", [LENGTH, CHUNKED])
+def test_a_204_that_declares_a_body_ends_the_connection(framing: bytes):
+    """The answer is clear without it, but what follows belongs to nobody."""
+    response = judge_response(head(b"HTTP/1.1 204 No Content", framing), b"GET")
+    assert response.close
+    assert not response.has_body
+
+
+@pytest.mark.parametrize(
+    ("version", "connection", "close"),
+    [
+        (b"1.1", (), False),
+        (b"1.1", (b"close",), True),
+        (b"1.1", (b"x, Close",), True),
+        (b"1.0", (), True),
+        (b"1.0", (b"Keep-Alive",), False),
+    ],
+)
+def test_whether_the_connection_can_be_used_again(version, connection, close):
+    raw = head(b"HTTP/%b 200 OK" % version, LENGTH, *(b"Connection: " + each for each in connection))
+    assert judge_response(raw, b"GET").close is close
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"HTTP/1.1 200 OK", b"OK"),
+        (b"HTTP/1.1 200 ", b""),
+        (b"HTTP/1.1 200", b""),
+        (b"HTTP/1.1 299 All\tis \xe9 well", b"All\tis \xe9 well"),
+    ],
+)
+def test_the_reason_is_kept(line, reason):
+    assert judge_response(head(line, EMPTY), b"GET").reason == reason
+
+
+def test_a_101_says_what_it_switches_to():
+    raw = head(b"HTTP/1.1 101 Switching Protocols", b"Connection: Upgrade", b"Upgrade: WebSocket")
+    response = judge_response(raw, b"GET")
+    assert response.upgrade == (b"websocket",)
+    assert not response.has_body
+
+
+def test_only_a_101_switches():
+    raw = ok(LENGTH, b"Connection: Upgrade", b"Upgrade: websocket")
+    assert judge_response(raw, b"GET").upgrade == ()
+
+
+def test_connection_names_fields_away_in_responses_too():
+    raw = ok(LENGTH, b"Connection: close, X-A, set-cookie, date", b"X-A: b")
+    assert judge_response(raw, b"GET").connection_named == (b"x-a",)
+
+
+def test_underscores_are_no_twins_in_responses():
+    """No client reads them as one."""
+    assert judge_response(ok(LENGTH, b"Content_Length: 4"), b"GET").length == 3
+
+
+@pytest.mark.parametrize("name", sorted(ResponseHead.KNOWN))
+def test_every_known_field_is_known(name: bytes):
+    value = {b"content-length": b"0", b"transfer-encoding": b"chunked"}.get(name, b"a")
+    assert name in judge_response(ok(name.upper() + b": " + value), b"GET").known
+
+
+def test_a_repr_tells_the_state_without_secrets():
+    assert repr(judge_response(ok(CHUNKED, b"Set-Cookie: s3cret"), b"GET")) == "<ResponseHead 200, chunked>"
