@@ -33,7 +33,15 @@ class Step(Enum):
         self.text, self.late, self.failed = text, late, failed
 
 
-_NOBODY_THERE: Final = (ConnectionRefusedError, FileNotFoundError)  # the latter: a unix socket's path
+_CONNECT_FAULTS: Final = {
+    errno.ECONNREFUSED: Fault.CONNECT_REFUSED,
+    errno.ENOENT: Fault.CONNECT_REFUSED,  # a unix socket's path: its service is not running
+    errno.EMFILE: Fault.CONNECTIONS_EXHAUSTED,
+    errno.ENFILE: Fault.CONNECTIONS_EXHAUSTED,
+    errno.ENOBUFS: Fault.CONNECTIONS_EXHAUSTED,
+    errno.ENOMEM: Fault.CONNECTIONS_EXHAUSTED,
+}
+"""What a failed connect is, by errno; for any other see `Step`."""
 
 
 class ConnectFailed(Exception):
@@ -45,8 +53,8 @@ class ConnectFailed(Exception):
         self.reason = reason
 
 
-async def connect(target: Target, protocol: asyncio.BaseProtocol, timeout: float) -> None:
-    """Connect `protocol` to `target` within `timeout` seconds, name lookup and TLS handshake included.
+async def connect(target: Target, protocol: asyncio.BaseProtocol, timeout: float) -> Address:
+    """Connect `protocol` to `target` within `timeout` seconds, name lookup and TLS handshake included; say where.
 
     Raises `ConnectFailed`. A client certificate that the target refuses shows here with TLS 1.2 only: in TLS 1.3 the
     client is done first (RFC 8446 section 4.4.3), and learns of it when it reads.
@@ -57,12 +65,13 @@ async def connect(target: Target, protocol: asyncio.BaseProtocol, timeout: float
             addresses = await target.addresses()
             step = Step.CONNECT
             if target.scheme == "unix":
-                sock = await _dial_unix(addresses[0])
+                sock, address = await _dial_unix(addresses[0]), addresses[0]
             else:
-                sock = await _Race(target, addresses).run()
+                sock, address = await _Race(target, addresses).run()
             if target.tls is not None:
                 step = Step.HANDSHAKE
             await _hand_over(sock, target, protocol, timeout)
+            return address
     except OSError as error:
         reason = f"{step.text}: {_reason(error, timeout)}"
         raise ConnectFailed(_fault(step, error), reason) from error
@@ -71,9 +80,7 @@ async def connect(target: Target, protocol: asyncio.BaseProtocol, timeout: float
 def _fault(step: Step, error: OSError) -> Fault:
     if isinstance(error, TimeoutError):
         return step.late
-    if step is Step.CONNECT and isinstance(error, _NOBODY_THERE):
-        return Fault.CONNECT_REFUSED
-    return step.failed
+    return _CONNECT_FAULTS.get(error.errno or 0, step.failed) if step is Step.CONNECT else step.failed
 
 
 def _reason(error: OSError, timeout: float) -> str:
@@ -130,11 +137,11 @@ class _Race:
         self._running: dict[socket.socket, Address] = {}
         self._next: asyncio.TimerHandle | None = None
         self._error: OSError | None = None  # the last one
-        self._winner: socket.socket | None = None
+        self._winner: tuple[socket.socket, Address] | None = None
         self._decided: asyncio.Future[None] = self._loop.create_future()
 
-    async def run(self) -> socket.socket:
-        """The connected socket. Raises the `OSError` of the attempt that failed last, when all have failed."""
+    async def run(self) -> tuple[socket.socket, Address]:
+        """The connected socket and where it leads. When all have failed, raises the last one's `OSError`."""
         try:
             self._begin()
             await self._decided
@@ -183,7 +190,7 @@ class _Race:
         """Book how an attempt ended. False: it has failed."""
         address = self._running.pop(sock)
         if code == 0:
-            self._winner = sock
+            self._winner = sock, address
             self._decided.set_result(None)
             return True
         sock.close()
@@ -202,4 +209,4 @@ class _Race:
             sock.close()
             self._target.avoid(address)  # another was faster although it began later, or nobody answered
         if self._winner is not None:  # cancelled between its success and our waking up
-            self._winner.close()
+            self._winner[0].close()

@@ -4,7 +4,7 @@ Rule 1: a connection is lent again only to the target it was opened to. One pool
 has one TLS identity (client certificate, trusted CA, verification), so connections of two identities never mix.
 Rule 2: every connection holds one place of the upstream's allowance from before it is opened until it is closed.
 Rule 3: counts are kept, never recounted. Rule 4: whoever waits is told exactly once, by `lent` or by `failed`, unless
-it withdraws; and it is told as a method's last act, so that it may call back into the pool.
+it withdraws; and it is told when the pool's books are in order again, so it may call back into the pool.
 
 An opening belongs to nobody: when it is done it goes to whoever has waited longest for its target, else it is kept.
 """
@@ -21,6 +21,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar, cast, final
 from fastgw.config import settings
 from fastgw.errors import Fault
 from fastgw.upstream.connect import ConnectFailed, connect
+from fastgw.upstream.resolve import Address
 from fastgw.upstream.target import Target
 
 TICK: Final = 0.05
@@ -95,6 +96,17 @@ class _Waiter:
         self.deadline = deadline  # monotonic seconds: how long it waits for a place
 
 
+def _goes_before(placeless: _Waiter, willing: _Waiter) -> bool:
+    """Whether a place is due to one who cannot use the connection that another would take.
+
+    For the same target: to one who wants a fresh connection, in its turn. For another target: while that has fewer
+    places. A target that was away has none when it is back, and if the others did not let go it would get none.
+    """
+    if placeless.deadline >= willing.deadline:
+        return False
+    return placeless.target is willing.target or placeless.target.places < willing.target.places
+
+
 @final
 class Pool(Generic[C]):
     """The connections to the targets of one upstream. Nothing runs while nothing is open."""
@@ -104,6 +116,7 @@ class Pool(Generic[C]):
         "_connections",
         "_factory",
         "_idle_timeout",
+        "_leaving",
         "_limit",
         "_max_idle",
         "_max_pending",
@@ -141,13 +154,16 @@ class Pool(Generic[C]):
         self._max_uses = float("inf") if pool.max_uses is None else pool.max_uses
         self._idle_timeout = pool.idle_timeout
         self.idle_count = 0
-        self._connections: set[C] = set()  # lent and idle
-        self._openings: set[asyncio.Task[None]] = set()
+        self._connections: dict[C, Address] = {}  # lent and idle
+        self._leaving: set[C] = set()  # those of the lent whose address is no longer one of their target's
+        self._openings: set[asyncio.Task[Address]] = set()
         self._waiters: dict[Borrower[C], _Waiter] = {}
         self._placeless: OrderedDict[_Waiter, None] = OrderedDict()  # those for whom no opening has begun
         self._ticker: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._stopped = False
+        for target in self.targets:
+            target.watch(partial(self._follow, target))
 
     def __repr__(self) -> str:
         return (
@@ -190,18 +206,20 @@ class Pool(Generic[C]):
 
     def give_back(self, connection: C) -> None:
         """A lent connection has carried its exchange and can carry another: it may be lent anew before this returns."""
-        target = connection.target
-        if connection.closed or self._stopped or connection.uses >= self._max_uses:
+        if (
+            connection.closed
+            or self._stopped
+            or connection.uses >= self._max_uses
+            or (self._leaving and connection in self._leaving)
+        ):
             self.discard(connection)
             return
+        waiter = next(iter(connection.target.willing), None)
         first = next(iter(self._placeless), None)
-        # A target that was away has no places when it is back; those that took them must let go, or it stays away.
-        moves = first is not None and first.target is not target and first.target.places < target.places
-        waiter = None if moves else next(iter(target.willing), None)
-        if waiter is not None:
+        if waiter is not None and not (first is not None and _goes_before(first, waiter)):
             self._lend_to(waiter, connection)
         elif first is not None:
-            self.discard(connection)  # for who waits for another target, or for a fresh one
+            self.discard(connection)  # its place is what `first` waits for
         else:
             self._keep(connection)
 
@@ -262,7 +280,8 @@ class Pool(Generic[C]):
         """Close a connection and free its place, which the caller fills."""
         if connection not in self._connections:
             return
-        self._connections.remove(connection)
+        del self._connections[connection]
+        self._leaving.discard(connection)
         target = connection.target
         if connection in target.idle:
             del target.idle[connection]
@@ -291,8 +310,7 @@ class Pool(Generic[C]):
             target = waiter.target
             if target.opening < len(target.waiting):  # else an opening whose waiter has gone is there for this one
                 if not self._take_place(target):
-                    if self._ticker is None:
-                        self._ticker = asyncio.get_running_loop().call_later(TICK, self._tick)
+                    self._tick_later()
                     return
                 self._open(target)
             del self._placeless[waiter]
@@ -305,12 +323,12 @@ class Pool(Generic[C]):
         self._openings.add(task)
         task.add_done_callback(partial(self._opened, target, connection))
 
-    def _opened(self, target: Target, connection: C, task: "asyncio.Task[None]") -> None:
+    def _opened(self, target: Target, connection: C, task: "asyncio.Task[Address]") -> None:
         self._openings.remove(task)
         target.opening -= 1
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if error is None and not connection.closed:
-            self._connections.add(connection)
+            self._connections[connection] = task.result()
             waiter = next(iter(target.waiting), None)
             if waiter is None:
                 self.give_back(connection)
@@ -321,6 +339,11 @@ class Pool(Generic[C]):
         fault = self._explain(target, error)
         # As long as there are openings for all who wait, one that failed was there for somebody who has gone.
         waiter = next(iter(target.waiting)) if target.opening < len(target.waiting) else None
+        if waiter is not None and fault is Fault.CONNECTIONS_EXHAUSTED:
+            self._placeless[waiter] = None  # no descriptors: waits for its turn again, until the next tick
+            self._placeless.move_to_end(waiter, last=False)
+            self._tick_later()
+            return
         if waiter is not None:
             self._forget_waiter(waiter)
         self._fill()
@@ -345,17 +368,33 @@ class Pool(Generic[C]):
             log.warning("target %s: %s: %s", target.label, fault.label, reason)
         return fault
 
+    def _follow(self, target: Target) -> None:
+        """An address of the target has gone: so do the connections to it, the lent ones once they are given back."""
+        gone = [c for c, address in self._connections.items() if c.target is target and not target.has(address)]
+        for connection in gone:
+            if connection in target.idle:
+                self._drop(connection)
+            else:
+                self._leaving.add(connection)
+        self._fill()
+
+    def _tick_later(self) -> None:
+        if self._ticker is None:
+            self._ticker = asyncio.get_running_loop().call_later(TICK, self._tick)
+
     def _tick(self) -> None:
-        """Try again for those who wait for a place, and end the waits that have lasted too long."""
+        """End the waits that have lasted too long, and try again for the others."""
         self._ticker = None
-        self._fill()  # which sets the next tick if any are left
         now = monotonic()
-        while self._placeless:
-            waiter = next(iter(self._placeless))
-            if waiter.deadline > now:
-                break
-            self._forget_waiter(waiter)
-            waiter.borrower.failed(Fault.POOL_TIMEOUT)
+        try:
+            while self._placeless:
+                waiter = next(iter(self._placeless))
+                if waiter.deadline > now:
+                    break
+                self._forget_waiter(waiter)
+                waiter.borrower.failed(Fault.POOL_TIMEOUT)
+        finally:
+            self._fill()  # which sets the next tick if any are left
 
     def _sweep(self) -> None:
         """Close the connections that were idle too long; looks at those only, and at one more per target."""

@@ -6,7 +6,7 @@ Rule 2: an outcome stands until the next one, a failure too: nobody waits for a 
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
 from typing import Any, Final, NamedTuple, final
 
@@ -25,10 +25,7 @@ class ResolveFailed(OSError):
     """A name has no known address. The text is for the log."""
 
 
-Lookup = Callable[[str, int], Awaitable[Iterable[Address]]]
-
-
-async def system_lookup(host: str, port: int) -> list[Address]:
+async def look_up(host: str, port: int) -> list[Address]:
     """Ask the system's resolver in a thread of the loop's pool. Raises `OSError`."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [Address(family, sockaddr) for family, _, _, _, sockaddr in found]
@@ -48,21 +45,22 @@ class Name:
         "_current",
         "_found",
         "_interval",
-        "_lookup",
         "_reason",
         "_task",
         "_timer",
         "_turn",
         "_used",
         "host",
+        "on_change",
         "port",
     )
 
-    def __init__(self, host: str, port: int, interval: float, lookup: Lookup = system_lookup) -> None:
+    def __init__(self, host: str, port: int, interval: float) -> None:
         self.host = host
         self.port = port
         self._interval = interval
-        self._lookup = lookup
+        self.on_change: Callable[[], None] | None = None
+        """Called after addresses have gone."""
         self._found: tuple[Address, ...] = ()
         self._reason = "not looked up yet"
         self._current = False  # whether the outcome of the last lookup still stands
@@ -93,6 +91,10 @@ class Name:
         poor = [address for address in rotated if address in self._avoided]
         return _alternate(good) + _alternate(poor)
 
+    def has(self, address: Address) -> bool:
+        """Whether it is one of those last found."""
+        return address in self._found
+
     def avoid(self, address: Address) -> None:
         """This address did not answer, or others were faster: it comes last until the next lookup."""
         self._avoided.add(address)
@@ -108,24 +110,24 @@ class Name:
             self._task = None
 
     def _begin(self) -> asyncio.Task[None]:
-        if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._look_up())
+        if self._task is None or self._task.done():
+            self._task = asyncio.get_running_loop().create_task(self._renew())
         return self._task
 
-    async def _look_up(self) -> None:
+    async def _renew(self) -> None:
+        pause = self._interval
+        before = self._found
         try:
-            found = tuple(dict.fromkeys(await self._lookup(self.host, self.port)))
+            self._found = tuple(dict.fromkeys(await look_up(self.host, self.port)))
+            self._avoided.clear()
         except (OSError, UnicodeError) as error:  # UnicodeError: no name of DNS, such as a label of 64 characters
             self._reason = f"{self.host}: {error}"
-            pause = min(RETRY, self._interval)
-        else:
-            self._found = found
-            self._avoided.clear()
-            pause = self._interval
-        self._task = None
+            pause = min(RETRY, pause)
         self._current = True
         self._used = False
         self._timer = asyncio.get_running_loop().call_later(pause, self._elapsed)
+        if self.on_change is not None and not set(before) <= set(self._found):
+            self.on_change()
 
     def _elapsed(self) -> None:
         self._timer = None

@@ -7,6 +7,7 @@ Rule 2: the counts and queues are `pool`'s: nothing else changes them.
 import socket
 import ssl
 from collections import OrderedDict
+from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Any, final
 
@@ -28,6 +29,7 @@ class Target:
         "idle",
         "label",
         "logged_at",
+        "minor",
         "opening",
         "places",
         "port",
@@ -55,6 +57,7 @@ class Target:
         self.label = _label(url)
         self.base_path = url.base_path.encode()
         self.weight = weight
+        self.minor = 1  # of the HTTP/1 version it answered with last
         self.host_header = _host_header(url, host_header)
         self.tls = tls if url.tls else None
         # An IP address is verified against the certificate's addresses, and not sent (RFC 6066 section 3).
@@ -79,6 +82,15 @@ class Target:
     async def addresses(self) -> list[Address]:
         """Where to connect to, in the order in which to try. Raises `ResolveFailed`."""
         return self._literal if self._name is None else await self._name.addresses()
+
+    def has(self, address: Address) -> bool:
+        """Whether this is still an address of the target."""
+        return self._name is None or self._name.has(address)
+
+    def watch(self, on_change: Callable[[], None]) -> None:
+        """Call `on_change` whenever an address has gone."""
+        if self._name is not None:
+            self._name.on_change = on_change
 
     def avoid(self, address: Address) -> None:
         """This address did not answer, or others were faster: it is tried last until the name is looked up again."""
