@@ -5,10 +5,11 @@ routes where this takes 0.3. Anchors and aliases work; tags, complex keys and th
 """
 
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Final, NoReturn
 
-from yaml import YAMLError
 from yaml.error import MarkedYAMLError
 from yaml.events import (
     AliasEvent,
@@ -20,24 +21,28 @@ from yaml.events import (
     SequenceStartEvent,
     StreamEndEvent,
 )
-from yaml.reader import ReaderError
+from yaml.parser import Parser
+from yaml.reader import Reader, ReaderError
+from yaml.scanner import Scanner
 
 from fastgw.config.problems import Path
 from fastgw.config.spots import Flaw, Mark, Repeat, Spot, Trace, marker
 
+
+class PureEvents(Reader, Scanner, Parser):
+    """The events by PyYAML itself, twenty times slower: for where it was built without libyaml."""
+
+    def __init__(self, text: str) -> None:
+        Reader.__init__(self, text)
+        Scanner.__init__(self)
+        Parser.__init__(self)
+
+
+Events: Callable[[str], Any]
 try:
     from yaml.cyaml import CParser as Events  # type: ignore[attr-defined]  # its stub does not export it
-except ImportError:  # PyYAML built without libyaml: the same events, twenty times slower
-    from yaml.parser import Parser
-    from yaml.reader import Reader
-    from yaml.scanner import Scanner
-
-    class Events(Reader, Scanner, Parser):  # type: ignore[no-redef]  # stands in for the class above
-        def __init__(self, text: str) -> None:
-            Reader.__init__(self, text)
-            Scanner.__init__(self)
-            Parser.__init__(self)
-
+except ImportError:
+    Events = PureEvents
 
 DEEPEST: Final = 100
 """How many mappings and lists may stand in each other."""
@@ -63,41 +68,29 @@ def plain(text: str) -> Any:
 
 def read(text: str) -> tuple[Any, bool]:
     """The document, and whether a key repeats in it (then the first one counts; `trace` tells where)."""
-    reader = _Reader(text)
-    return reader.document(), reader.repeats
+    with _flaws(text):
+        reader = _Reader(Events(text).get_event)
+        return reader.document(), reader.repeats
 
 
 def trace(text: str) -> Trace:
     """Where everything is, in a text that `read` accepts."""
-    tracer = _Tracer(text)
+    tracer = _Tracer(Events(text).get_event)
     return Trace(tracer.document(), tuple(tracer.repeats))
 
 
-class _Source:
-    """Events one by one, with what is wrong about them as `Flaw`."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._events: Any = None
-
-    def next(self) -> Any:
-        """The next event; untyped, as which attributes it has follows from its class alone."""
-        try:
-            if self._events is None:
-                self._events = Events(self._text)
-            return self._events.get_event()
-        except MarkedYAMLError as error:
-            said = ", ".join(part for part in (error.context, error.problem) if part)
-            mark = error.problem_mark or error.context_mark
-            assert mark is not None
-            raise Flaw(f"not valid YAML: {said}", (mark.line + 1, mark.column + 1)) from error
-        except ReaderError as error:
-            raise Flaw(f"not valid YAML: {error.reason}", self._reader_mark(error)) from error
-        except YAMLError as error:
-            raise Flaw(f"not valid YAML: {error}") from error
-
-    def _reader_mark(self, error: ReaderError) -> Mark:
-        return marker(self._text)(min(error.position, len(self._text)))
+@contextmanager
+def _flaws(text: str) -> Iterator[None]:
+    """What the parser finds wrong, as `Flaw`."""
+    try:
+        yield
+    except MarkedYAMLError as error:
+        said = ", ".join(part for part in (error.context, error.problem) if part)
+        mark = error.problem_mark or error.context_mark
+        assert mark is not None
+        raise Flaw(f"not valid YAML: {said}", (mark.line + 1, mark.column + 1)) from error
+    except ReaderError as error:
+        raise Flaw(f"not valid YAML: {error.reason}", marker(text)(error.position)) from error
 
 
 def _mark(event: Any) -> Mark:
@@ -109,9 +102,8 @@ def _refuse(event: Any, wrong: str) -> NoReturn:
 
 
 class _Reader:
-    def __init__(self, text: str) -> None:
-        self._source = _Source(text)
-        self._next = self._source.next
+    def __init__(self, next_event: Callable[[], Any]) -> None:
+        self._next = next_event
         self._anchors: dict[str, tuple[Any, int]] = {}
         self._made = 0
         self._by_alias = 0
@@ -170,9 +162,9 @@ class _Reader:
 
 
 class _Tracer:
-    def __init__(self, text: str) -> None:
-        self._next = _Source(text).next
-        self._anchors: dict[str, dict[str | int, Spot]] = {}
+    def __init__(self, next_event: Callable[[], Any]) -> None:
+        self._next = next_event
+        self._anchors: dict[str | None, dict[str | int, Spot]] = {}
         self.repeats: list[Repeat] = []
 
     def document(self) -> Spot:
@@ -185,7 +177,7 @@ class _Tracer:
     def _spot(self, event: Any, key: Mark, path: Path) -> Spot:
         spot = Spot(_mark(event), key)
         if isinstance(event, AliasEvent):
-            spot.children = self._anchors[event.anchor or ""]
+            spot.children = self._anchors[event.anchor]
             return spot
         if isinstance(event, MappingStartEvent):
             while not isinstance(key_event := self._next(), MappingEndEvent):

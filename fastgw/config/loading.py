@@ -1,9 +1,9 @@
 """From a file, or from the command line, to a configuration that is right in every part."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 from msgspec import Struct
 
@@ -13,9 +13,7 @@ from fastgw.config.merging import merge
 from fastgw.config.problems import ConfigError, Problem
 from fastgw.config.rules import RULES
 from fastgw.config.settings import AccessLog, Config, Listener, Route, Status
-from fastgw.config.values import parse_address, parse_url
-
-T = TypeVar("T")
+from fastgw.config.values import ADDRESS, URL, Notation
 
 
 class Loaded(Struct, frozen=True):
@@ -54,25 +52,25 @@ def from_flags(
     """The configuration of `fastgw run --listen … --to …`. Raises `ConfigError` whose problems name the flags."""
     problems: list[Problem] = []
 
-    def parsed(flag: str, text: str, parse: Callable[[str], T]) -> T | None:
+    def parsed(flag: str, text: str, notation: Notation) -> Any:
         try:
-            return parse(text)
+            return notation.parse(text)
         except ValueError as error:
-            problems.append(Problem("", 0, 0, flag, str(error)))
+            problems.append(Problem("", 0, 0, flag, str(error), f"expected {notation.expected}"))
             return None
 
     given: dict[str, Any] = {}
-    address = parsed("--listen", listen, parse_address)
-    url = parsed("--to", to, parse_url)
-    if status is not None and (status_address := parsed("--status", status, parse_address)):
-        given["status"] = Status(address=status_address)
+    address = parsed("--listen", listen, ADDRESS)
+    url = parsed("--to", to, URL)
+    if status is not None:
+        given["status"] = Status(address=parsed("--status", status, ADDRESS))
     if workers is not None:
         given["workers"] = workers
         if workers < 1:
             problems.append(Problem("", 0, 0, "--workers", str(workers), "expected a whole number from 1"))
     if access_log is not None:
         given["access_logs"] = (AccessLog(sink=os.path.abspath(access_log)),)
-    if problems or address is None or url is None:
+    if problems:
         raise ConfigError(problems)
     return Config(
         version=1,

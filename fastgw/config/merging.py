@@ -46,7 +46,7 @@ class Place:
 
     @property
     def misspelt(self) -> bool:
-        """Whether an unknown key was found there."""
+        """Whether it was most likely meant by an unknown key."""
         return self.path in self.reading.misspelt
 
     def __str__(self) -> str:

@@ -80,12 +80,18 @@ def shorten(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that was most likely meant."""
+    near = get_close_matches(name, sorted(known), n=1)
+    return near[0] if near else None
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """What to write instead of an unknown name: the nearest known one, or all of them when none is near."""
     names = sorted(known)
-    near = get_close_matches(name, names, n=1)
-    if near:
-        return f'did you mean "{near[0]}"?'
+    near = nearest(name, names)
+    if near is not None:
+        return f'did you mean "{near}"?'
     listed = ", ".join(f'"{known_name}"' for known_name in names[:_NAMES_LISTED])
     if len(names) > _NAMES_LISTED:
         listed += f" or {len(names) - _NAMES_LISTED} more"

@@ -28,8 +28,10 @@ def needs_version_and_listeners(merged: Merged) -> None:
     main = Place(merged.readings[0], ())
     for field in fields_of(Config).values():
         files = merged.readings if field.key in merged.maps else merged.readings[:1]
-        if field.required and not any(field.key in (reading.document.value or {}) for reading in files):
-            main.below(field.key).report("missing", f"expected {field.shape.expected}")
+        place = main.below(field.key)
+        said = any(field.key in (reading.document.value or {}) for reading in files)
+        if field.required and not said and not place.misspelt:
+            place.report("missing", f"expected {field.shape.expected}")
 
 
 def one_listener_per_address(merged: Merged) -> None:
@@ -101,7 +103,7 @@ def routes_have_one_end(merged: Merged) -> None:
         given = [end for end in ENDS if place.raw.get(end) is not None]
         if len(given) > 1:
             place.report(f"{' and '.join(given)} exclude each other", "expected one of them")
-        elif not given and not place.misspelt:
+        elif not given and not any(place.below(end).misspelt for end in ENDS):
             place.report("nothing to do with a request", f"expected one of {', '.join(ENDS)}")
         if given and "upstream" not in given:
             for key in OF_UPSTREAM:

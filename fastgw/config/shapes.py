@@ -11,7 +11,7 @@ import types
 import typing
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal
@@ -20,7 +20,7 @@ import msgspec
 from msgspec import NODEFAULT, Meta, Struct
 
 from fastgw.config.documents import Document
-from fastgw.config.problems import Path, Problem, show, suggest
+from fastgw.config.problems import Path, Problem, nearest, show, suggest
 from fastgw.config.settings import FilterUse
 from fastgw.config.values import FileName, Notation
 
@@ -40,10 +40,12 @@ class Reading:
     filter_types: Mapping[str, type]
     problems: list[Problem] = field(default_factory=list)
     misspelt: set[Path] = field(default_factory=set)
-    """Mappings with unknown keys: what they lack may be just what was misspelt."""
+    """Keys that were most likely meant by unknown ones, so that they are not missing as well."""
+    of_keys: bool = False
+    """Whether keys themselves are being read, so that problems point at them."""
 
     def report(self, path: Path, wrong: str, expected: str = "", *, at_key: bool = False) -> Broken:
-        self.problems.append(self.document.problem(path, wrong, expected, at_key=at_key))
+        self.problems.append(self.document.problem(path, wrong, expected, at_key=at_key or self.of_keys))
         return BROKEN
 
 
@@ -186,6 +188,7 @@ class Sequence(Shape):
 
     each: Shape
     shortest: int = 0
+    longest: int | None = None
 
     @property
     def expected(self) -> str:  # type: ignore[override]  # worked out rather than given
@@ -196,6 +199,8 @@ class Sequence(Shape):
             return self.refuse(value, path, reading)
         if len(value) < self.shortest:
             return reading.report(path, "an empty list", "expected at least one")
+        if self.longest is not None and len(value) > self.longest:
+            return reading.report(path, f"a list of {len(value)}", f"expected at most {self.longest}")
         return tuple(self.each.read(inner, (*path, index), reading) for index, inner in enumerate(value))
 
 
@@ -220,9 +225,10 @@ class Table(Shape):
         if len(value) < self.shortest:
             return reading.report(path, "an empty mapping", f"expected {self.expected}")
         held = {}
+        keys = replace(reading, of_keys=True)
         for name, inner in value.items():
             below = (*path, name)
-            if self.key.read(name, below, reading) is not BROKEN:
+            if self.key.read(name, below, keys) is not BROKEN:
                 held[name] = self.each.read(inner, below, reading)
         return MappingProxyType(held)
 
@@ -288,7 +294,9 @@ class Structure(Shape):
         for known in self.fields.values():
             if known.required and known.key not in value:
                 held[known.name] = BROKEN
-                reading.report((*path, known.key), "missing", f"expected {known.shape.expected}", at_key=True)
+                below = (*path, known.key)
+                if below not in reading.misspelt:
+                    reading.report(below, "missing", f"expected {known.shape.expected}", at_key=True)
         if not hasattr(self.type, "__post_init__"):
             return self.type(**held)
         if len(reading.problems) > before:  # it judges whole settings only
@@ -312,7 +320,8 @@ class Structure(Shape):
                 if each is not BROKEN or field.required:
                     held[field.name] = each
             elif key not in also:
-                reading.misspelt.add(path)
+                if (meant := nearest(key, known)) is not None:
+                    reading.misspelt.add((*path, meant))
                 reading.report((*path, key), "unknown key", suggest(key, [*known, *also]), at_key=True)
         return held
 
@@ -380,7 +389,7 @@ def shape_of(annotation: Any) -> Shape:
     if origin is Literal:
         return Choice(inner)
     if origin is tuple and inner[1:] == (...,):
-        return Sequence(shape_of(inner[0]), shortest)
+        return Sequence(shape_of(inner[0]), shortest, _noted(notes, "max_length"))
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return Table(shape_of(inner[0]), shape_of(inner[1]), shortest, (_noted(notes, "examples") or [""])[0])
     if annotation is str:

@@ -13,6 +13,9 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from fastgw.wire.malformed import Malformed
+from fastgw.wire.paths import normalize
+
 
 @dataclass(frozen=True)
 class Notation:
@@ -120,7 +123,7 @@ class Url(Struct, frozen=True):
     socket: str = ""
     """The path of a unix socket."""
     base_path: str = ""
-    """Goes in front of the path; never ends with a slash."""
+    """Goes in front of the path; in normal form, and never ends with a slash."""
 
     @property
     def tls(self) -> bool:
@@ -240,7 +243,10 @@ def _socket_path(text: str) -> str:
 def _base_path(text: str) -> str:
     if re.fullmatch(r"(/[A-Za-z0-9._~!$&'()*+,;=:@%-]*)*", text) is None:
         raise ValueError(f'"{text}" is not a path to go in front')
-    return text.rstrip("/")
+    try:
+        return normalize(text.encode()).decode().rstrip("/") if text else ""
+    except Malformed as refusal:
+        raise ValueError(f'"{text}" cannot go in front: {refusal.reason}') from refusal
 
 
 def _written(pattern: str) -> dict[str, Any]:
@@ -264,14 +270,10 @@ Network = Annotated[
     ipaddress.IPv4Network | ipaddress.IPv6Network,
     Notation('a network such as "10.0.0.0/8" or an address', parse_network, {"type": "string"}),
 ]
-ListenAddress = Annotated[
-    Address,
-    Notation('"host:port", "[ipv6]:port" or "unix:/path"', parse_address, {"type": "string"}),
-]
-TargetUrl = Annotated[
-    Url,
-    Notation('a URL such as "http://host:9000", or "unix:/path/of.sock"', parse_url, {"type": "string"}),
-]
+ADDRESS: Final = Notation('"host:port", "[ipv6]:port" or "unix:/path"', parse_address, {"type": "string"})
+URL: Final = Notation('a URL such as "http://host:9000", or "unix:/path/of.sock"', parse_url, {"type": "string"})
+ListenAddress = Annotated[Address, ADDRESS]
+TargetUrl = Annotated[Url, URL]
 Destination = Annotated[
     str | Url,
     Notation("the name of an upstream or a URL", parse_destination, {"type": "string"}),

@@ -1,0 +1,191 @@
+"""What a configuration may not say: each mistake is one line, and all of them are told at once."""
+
+import msgspec
+import pytest
+
+from fastgw import config
+from fastgw.config.problems import path_text
+
+HEAD = "version: 1\nlisteners: {main: {address: '127.0.0.1:80'}}\n"
+U = "upstreams: {u: {targets: [{url: 'http://u'}]}}\n"
+
+
+def lines(folder, text):
+    """The problems of a file, without its name."""
+    file = folder / "a.yaml"
+    file.write_text(text)
+    with pytest.raises(config.ConfigError) as caught:
+        config.load(str(file), {})
+    return [str(problem).removeprefix(f"{file}:").replace(f"{file}", "a.yaml") for problem in caught.value.problems]
+
+
+def test_the_first_minute(tmp_path):
+    assert lines(tmp_path, "version: 1\nroutes: [{name: x, upstrem: u}]\n") == [
+        '1:1: listeners: missing; expected at least one, such as {main: {address: "127.0.0.1:8080"}}',
+        '2:20: routes[0].upstrem: unknown key; did you mean "upstream"?',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("zzz: 1", '3:1: zzz: unknown key; expected one of "access_logs", "filter_sets", "filters", "include", '),
+        ("workers: 1.5", '3:10: workers: 1.5; expected a whole number from 1 or "auto"'),
+        ("workers: true", '3:10: workers: true; expected a whole number from 1 or "auto"'),
+        ("timeouts: null", "3:11: timeouts: null; expected a mapping of settings"),
+        ("timeouts: {keepalive: [1s]}", "3:23: timeouts.keepalive: a list; expected a duration such as"),
+        ("timeouts: {drain: {requests: 0s}}", "3:30: timeouts.drain.requests: a duration of zero; expected a duration"),
+        ("limits: {header_bytes: 1KB}", '3:24: limits.header_bytes: "1KB"; expected a whole number from 1024'),
+        ("limits: {body_bytes: -1}", "3:22: limits.body_bytes: -1 without quotes; expected a size"),
+        ("status: {address: 9902}", "3:19: status.address: 9902 without quotes; expected"),
+        ("status: {address: '127.0.0.1:80'}", "3:19: status.address: 127.0.0.1:80 is taken by a.yaml:2; expected an"),
+        ("access_logs: stdout", "3:14: access_logs: \"stdout\"; expected a list of a mapping of settings"),
+        ("access_logs: [{redact: [1]}]", "3:25: access_logs[0].redact[0]: 1 without quotes; expected text"),
+        ("filters: {'a b': {}}", '3:11: filters["a b"]: "a b" is not a name; expected a name of letters'),
+        ("filters: {sized: {}}", '3:11: filters.sized: unknown filter type "sized"; none is defined'),
+        ("include: [1]", "3:11: include[0]: 1 without quotes; expected text"),
+    ],
+)  # fmt: skip
+def test_gateway_settings(tmp_path, text, line):
+    (told,) = lines(tmp_path, HEAD + text + "\n")
+    assert told.startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("{address: '[::1]'}", '1.address: "[::1]" is not an address; expected'),
+        ("{address: 'a:1', protocols: []}", "protocols: an empty list; expected at least one"),
+        ("{address: 'a:1', protocols: [http9]}", 'protocols[0]: "http9"; expected "http1"'),
+        ("{address: 'a:1', trusted_proxies: [10.0.0.1/8]}", "trusted_proxies[0]: 10.0.0.1/8 has host bits set; expect"),
+        ("{address: 'a:1', proxy_protocol: false}", 'proxy_protocol: false; expected "off" or "required"'),
+        ("{address: 'a:1', proxy_protocol: required}", "proxy_protocol: nobody is trusted to send it; expected"),
+        ("{address: 'a:1', tls: {}}", 'tls: unknown key; expected one of "address", "filters", '),
+    ],
+)  # fmt: skip
+def test_listeners(tmp_path, text, line):
+    (told,) = lines(tmp_path, f"version: 1\nlisteners:\n  l1: {text}\n")
+    assert line in told
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("{targets: []}", "u.targets: an empty list; expected at least one"),
+        ("{}", "u.targets: missing; expected a list of at least one of a mapping of settings"),
+        ("{targets: [{url: 'http://a', weight: 0}]}", "u.targets[0].weight: 0; expected a whole number from 1 to 1000"),
+        ("{targets: [{url: 'http://a'}], host_header: 'a b'}", 'u.host_header: "a b" is not a host; expected "target"'),
+        ("{targets: [{url: 'http://a'}], retries: {conditions: [5xx]}}", 'conditions[0]: "5xx"; expected "connect_fai'),
+        ("{targets: [{url: 'http://a'}], tls: {verify: false}}", "u.tls: no target of this upstream is https; expecte"),
+        ("{targets: [{url: 'https://a'}], tls: {key: a.yaml}}", "u.tls.key: there is no `certificate`; expected both"),
+        ("{targets: [{url: 'https://a'}], tls: {ca: a.yaml}}", "u.tls.ca: no certificate could be read from it; expec"),
+        ("{targets: [{url: 'https://a'}], tls: {certificate: a.yaml, key: a.yaml}}", "u.tls.certificate: the certific"),
+        ("{targets: [{url: 'https://a'}], tls: {ca: .}}", 'u.tls.ca: "." cannot be read: Is a directory; expected a r'),
+    ],
+)  # fmt: skip
+def test_upstreams(tmp_path, text, line):
+    (told,) = lines(tmp_path, f"{HEAD}upstreams:\n  u: {text}\n")
+    assert line in told
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("respond: {}, redirect: {to: /}", "5:4: routes[0]: respond and redirect exclude each other; expected one of"),
+        ("methods: [GET]", "5:4: routes[0]: nothing to do with a request; expected one of upstream, respond, redirect"),
+        ("upstream: null", "5:4: routes[0]: nothing to do with a request; expected one of upstream, respond, redirect"),
+        ("upstream: v", '5:24: routes[0].upstream: unknown upstream "v"; expected one of "u"'),
+        ("upstream: {u: 90}", "5:24: routes[0].upstream: a mapping; expected the name of an upstream or a URL"),
+        ("upstream: 'u:80'", '5:24: routes[0].upstream: "u:80" is not an http, https or unix URL; expected the name'),
+        ("upstream: u, listeners: [min]", '5:39: routes[0].listeners[0]: unknown listener "min"; did you mean "main"?'),
+        ("upstream: u, use: [x]", '5:33: routes[0].use[0]: unknown filter set "x"; none is defined'),
+        ("upstream: u, hosts: ['a:80']", "5:35: routes[0].hosts[0]: 'a:80' is more than a host; expected"),
+        ("upstream: u, paths: [a]", "5:35: routes[0].paths[0]: 'a' does not begin with a slash; expected"),
+        ("upstream: u, paths: []", "5:34: routes[0].paths: an empty list; expected at least one"),
+        ("upstream: u, methods: [get]", '5:37: routes[0].methods[0]: "get" is not in capitals; expected a method'),
+        ("upstream: u, methods: [TRACE]", "5:37: routes[0].methods[0]: TRACE is always refused; expected another"),
+        ("upstream: u, headers: {'a b': c}", '5:37: routes[0].headers["a b"]: "a b" is not a token (RFC 9110'),
+        ("upstream: u, query: {debug: 1}", "5:42: routes[0].query.debug: 1 without quotes; expected text"),
+        ("upstream: u, upgrade: [H2C]", "5:37: routes[0].upgrade[0]: h2c would carry requests past the gateway"),
+        ("upstream: u, paths: ['/a/*'], strip_prefix: /b", '5:58: routes[0].strip_prefix: no path of this route begin'),
+        ("upstream: u, paths: ['/a'], strip_prefix: /a/b", '5:56: routes[0].strip_prefix: no path of this route begin'),
+        ("upstream: u, strip_prefix: '/{a}'", "5:41: routes[0].strip_prefix: '/{a}' is a pattern; expected"),
+        ("upstream: u, strip_prefix: /a, rewrite: /b", "5:27: routes[0].strip_prefix: strip_prefix and rewrite exclud"),
+        ("upstream: u, paths: ['/{a}', '/b'], rewrite: '/{a}'", '5:59: routes[0].rewrite: not every path of this rout'),
+        ("upstream: u, rewrite: '/{a}'", "5:36: routes[0].rewrite: not every path of this route has the parameter"),
+        ("redirect: {to: '/{a}'}, paths: ['/{b}']", '5:29: routes[0].redirect.to: not every path of this route has th'),
+        ("redirect: {to: /, status: 304}", "5:40: routes[0].redirect.status: 304; expected 301, 302, 303, 307 or 308"),
+        ("redirect: {}", "5:14: routes[0].redirect.to: missing; expected text"),
+        ("respond: {}, timeout: 1s", "5:27: routes[0].timeout: means nothing without an upstream; expected it not bes"),
+        ("respond: {headers: {X: \"a\\r\\nb\"}}", "5:37: routes[0].respond.headers.X: a control character in a field"),
+    ],
+)  # fmt: skip
+def test_routes(tmp_path, text, line):
+    (told,) = lines(tmp_path, f"{HEAD}{U}routes: [\n   {{name: a, {text}}}]\n")
+    assert told.startswith(line)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "paths: ['/a/*', '/b'], strip_prefix: /a/b/c",
+        "paths: ['/{x}/b'], strip_prefix: /a",
+        "paths: ['/{x:path}'], strip_prefix: /a/b",
+        "paths: ['~^/[ab]'], strip_prefix: /a",
+        "strip_prefix: /a",
+        "paths: ['/{x}/{y}', '/b/{y}/{x}'], rewrite: '/{y}'",
+    ],
+)
+def test_what_may_be_meant_is_let_through(tmp_path, text):
+    file = tmp_path / "a.yaml"
+    file.write_text(f"{HEAD}{U}routes: [{{name: a, upstream: u, {text}}}]\n")
+    assert config.load(str(file), {}).config.routes[0].name == "a"
+
+
+def test_two_listeners_on_one_address_and_two_routes_of_one_name(tmp_path):
+    text = """
+version: 1
+listeners:
+  a: {address: "127.0.0.1:80"}
+  b: {address: "127.0.0.1:80"}
+  c: {address: "127.0.0.1:0"}
+  d: {address: "127.0.0.1:0"}
+  e: {address: "unix:/run/e"}
+  f: {address: "unix:/run/e"}
+routes:
+  - {name: r, respond: {}}
+  - {name: r, respond: {}}
+"""
+    assert lines(tmp_path, text) == [
+        "5:16: listeners.b.address: 127.0.0.1:80 is taken by a.yaml:4; expected an address of its own",
+        "9:16: listeners.f.address: unix:/run/e is taken by a.yaml:8; expected an address of its own",
+        '12:12: routes[1].name: "r" is the name of the route at a.yaml:11 too; expected a name of its own',
+    ]
+
+
+def test_a_broken_part_still_has_its_name(tmp_path):
+    """One mistake is one line: what refers to a broken part is not wrong too."""
+    text = HEAD.replace("main", "bad: {address: x}, main") + "upstreams: {u: {targets: 1}}\nroutes: "
+    assert lines(tmp_path, text + "[{name: a, listeners: [bad], upstream: u, timeout: 1}, {name: b, upstream: v}]") == [
+        '2:28: listeners.bad.address: "x" is not an address; expected "host:port", "[ipv6]:port" or "unix:/path"',
+        "3:26: upstreams.u.targets: 1; expected a list of at least one of a mapping of settings",
+        '4:60: routes[0].timeout: 1 without quotes; expected a duration such as "250ms", "10s", "5m" or "1h"',
+        '4:84: routes[1].upstream: unknown upstream "v"; expected one of "u"',
+    ]
+
+
+def test_a_problem_is_one_line_and_can_be_json(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text(HEAD + 'workers: "a\\nb\\e' + "x" * 500 + '"\n')
+    with pytest.raises(config.ConfigError) as caught:
+        config.load(str(file), {})
+    (problem,) = caught.value.problems
+    assert "\n" not in str(problem)
+    assert "\\nb\\x1b" in str(problem)
+    assert len(str(problem)) < 600
+    assert msgspec.json.decode(msgspec.json.encode(problem), type=config.Problem) == problem
+
+
+def test_paths_are_written_so_that_they_can_be_found():
+    assert path_text(("routes", 0, "filters", "rate_limit")) == "routes[0].filters.rate_limit"
+    assert path_text(("headers", "a.b")) == 'headers["a.b"]'

@@ -1,0 +1,127 @@
+"""How single values are written, and that everything else is refused."""
+
+import pytest
+
+from fastgw.config import values
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "held"),
+    [
+        (values.parse_duration, "250ms", 0.25),
+        (values.parse_duration, "10s", 10.0),
+        (values.parse_duration, "5m", 300.0),
+        (values.parse_duration, "1.5h", 5400.0),
+        (values.parse_size, "0B", 0),
+        (values.parse_size, "32KiB", 32768),
+        (values.parse_size, "10MB", 10_000_000),
+        (values.parse_percent, "20%", 0.2),
+        (values.parse_percent, "100%", 1.0),
+        (values.parse_token, "X-Tenant", "X-Tenant"),
+        (values.parse_field_value, "a\tb é", "a\tb é"),
+        (values.parse_method, "PROPFIND", "PROPFIND"),
+        (values.parse_host_header, "users.internal:8080", "users.internal:8080"),
+        (values.parse_destination, "users", "users"),
+    ],
+)
+def test_what_is_written_is_held(parse, text, held):
+    assert parse(text) == held
+
+
+@pytest.mark.parametrize(
+    ("parse", "texts"),
+    [
+        (values.parse_duration, ["10", "10 s", "-1s", "0s", "1h30m", "1d", "", "\u0661s"]),
+        (values.parse_size, ["32", "32K", "1.5MiB", "-1B", "32kib"]),
+        (values.parse_percent, ["20", "101%", "-1%", "%"]),
+        (values.parse_network, ["10.0.0.1/8", "10.0.0.0/33", "localhost", ""]),
+        (values.parse_token, ["", "x version", "a:b", "é"]),
+        (values.parse_field_value, ["a\r\nb", "a\0", " a", "a\t"]),
+        (values.parse_method, ["get", "G T", ""]),
+        (values.parse_host_header, ["a b", "a:b", "http://a"]),
+        (values.parse_name, ["", "a b", "-a", "a:b"]),
+    ],
+)
+def test_anything_else_is_refused(parse, texts):
+    for text in texts:
+        with pytest.raises(ValueError, match=r"\S"):
+            parse(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["127.0.0.1:8080", "0.0.0.0:0", "[::]:8443", "[2001:db8::1]:80", "localhost:8080", "unix:/run/fastgw.sock"]
+)
+def test_an_address_is_written_as_it_was(text):
+    assert str(values.parse_address(text)) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "8080",
+        ":8080",
+        "127.0.0.1",
+        "127.0.0.1:65536",
+        "1.2.3:80",
+        "::1:80",
+        "[::1]",
+        "unix:relative",
+        "a b:1",
+        "http://a:1",
+    ],
+)
+def test_what_is_no_address_is_refused(text):
+    with pytest.raises(ValueError, match=r"\S"):
+        values.parse_address(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "authority", "base_path", "again"),
+    [
+        ("http://Users-1:9001", "users-1:9001", "", "http://users-1:9001"),
+        ("http://a", "a", "", "http://a"),
+        ("https://a:443/v2/", "a", "/v2", "https://a/v2"),
+        ("http://a/b/../c/%7Ed", "a", "/c/~d", "http://a/c/~d"),
+        ("https://[::1]:8443/a%20b", "[::1]:8443", "/a%20b", "https://[::1]:8443/a%20b"),
+        ("unix:/run/app.sock", "localhost", "", "unix:/run/app.sock"),
+        ("unix:/run/app.sock:/base", "localhost", "/base", "unix:/run/app.sock:/base"),
+    ],
+)
+def test_a_url_names_one_target(text, authority, base_path, again):
+    url = values.parse_url(text)
+    assert (url.authority, url.base_path, str(url)) == (authority, base_path, again)
+    assert url.tls is text.startswith("https")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "users",
+        "ftp://a",
+        "http://",
+        "http://a:0",
+        "http://a:70000",
+        "http://a?x=1",
+        "http://a/#x",
+        "http://a/b c",
+        "http://a/../b",
+        "http://a/\x00",
+        "http://1.2.3.4.5",
+        "http://bücher.example",
+        "unix:app.sock",
+        "unix:/" + "x" * 108,
+        "http://[::1",
+    ],
+)
+def test_what_is_no_url_is_refused(text):
+    with pytest.raises(ValueError, match=r"\S"):
+        values.parse_url(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["http://me:hunter2@a", "ftp://me:hunter2@a", "me:hunter2@a:80", "http://me:hunter2@[a"]
+)
+def test_a_password_in_a_url_is_never_repeated(text):
+    with pytest.raises(ValueError, match=r"\S") as caught:
+        values.parse_url(text)
+    assert "hunter2" not in str(caught.value)
