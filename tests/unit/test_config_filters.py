@@ -1,0 +1,169 @@
+"""Filters in a configuration: their settings, and which level may replace or remove what another said."""
+
+from enum import IntEnum
+
+import pytest
+
+from fastgw import config
+from fastgw.config import levels
+from fastgw.config.settings import Settings
+from fastgw.config.values import Size
+
+
+class Phase(IntEnum):
+    EARLY, LATE = 1, 2
+
+    @property
+    def early(self):
+        return self is Phase.EARLY
+
+
+class Block(Settings):
+    deny: tuple[str, ...] = ()
+
+
+class Limit(Settings):
+    body: Size
+    least: Size = 0
+
+    def __post_init__(self):
+        if self.body < self.least:
+            raise ValueError("`body` is below `least`; expected the same or more")
+
+
+Block.phase = Phase.EARLY
+Limit.phase = Phase.LATE
+TYPES = {"block": Block, "limit": Limit}
+
+
+def write(folder, text):
+    file = folder / "gw.yaml"
+    file.write_text(text)
+    return str(file)
+
+
+def told(folder, text):
+    with pytest.raises(config.ConfigError) as caught:
+        config.load(write(folder, text), TYPES)
+    return [str(problem).replace(f"{folder}/", "") for problem in caught.value.problems]
+
+
+LEVELS = """
+version: 1
+listeners:
+  public: {{address: "127.0.0.1:0", filters: {{{listener}}}}}
+  inner: {{address: "127.0.0.1:0"}}
+upstreams:
+  u: {{targets: [{{url: "http://u"}}], filters: {{{upstream}}}}}
+filter_sets:
+  s: {{{set}}}
+filters: {{{gateway}}}
+routes:
+  - {{name: r, upstream: u, use: [s], filters: {{{route}}}}}
+"""
+
+
+def at(**levels):
+    return LEVELS.format(**({"listener": "", "upstream": "", "set": "", "gateway": "", "route": ""} | levels))
+
+
+def test_an_instance_has_a_name_a_type_and_settings(tmp_path):
+    loaded = config.load(write(tmp_path, at(route="limit: {body: 1KiB}, other: {type: limit, body: 2}")), TYPES)
+    first, second = loaded.config.routes[0].filters.values()
+    assert (first.name, first.type, first.enforced, first.settings) == ("limit", "limit", False, Limit(body=1024))
+    assert (second.name, second.type, second.settings) == ("other", "limit", Limit(body=2))
+
+
+@pytest.mark.parametrize(
+    ("filters", "line"),
+    [
+        ("limit: {}", "12:48: routes[0].filters.limit.body: missing; expected a size"),
+        ("limit: {body: 1, least: 2}", "12:55: routes[0].filters.limit: `body` is below `least`; expected the same"),
+        ("limit: {bdy: 1}", '12:56: routes[0].filters.limit.bdy: unknown key; did you mean "body"?'),
+        ("limit: 5", "12:55: routes[0].filters.limit: 5; expected a mapping of settings or null"),
+        ("limt: {body: 1}", '12:48: routes[0].filters.limt: unknown filter type "limt"; did you mean "limit"?'),
+        ("x: {type: 5}", "12:58: routes[0].filters.x.type: 5 without quotes; expected text"),
+        ("block: {enforced: 1}", "12:66: routes[0].filters.block.enforced: 1; expected true or false"),
+    ],
+)
+def test_wrong_instances(tmp_path, filters, line):
+    (only,) = told(tmp_path, at(route=filters))
+    assert only.startswith(f"gw.yaml:{line}")
+
+
+@pytest.mark.parametrize(
+    ("where", "place", "who"),
+    [
+        ({"route": "limit: null"}, "12:48: routes[0].filters.limit: ", "a route cannot switch it off"),
+        ({"route": "limit: {body: 2}"}, "12:48: routes[0].filters.limit: ", "a route cannot replace it"),
+        ({"upstream": "limit: null"}, "7:47: upstreams.u.filters.limit: ", "an upstream cannot switch it off"),
+        ({"listener": "limit: null"}, "4:46: listeners.public.filters.limit: ", "a listener cannot switch it off"),
+        (
+            {"set": "limit: null"},
+            '12:34: routes[0].use[0]: filter set "s" has "limit", ',
+            "a route cannot switch it off",
+        ),
+    ],
+)
+def test_what_the_gateway_enforces_stays(tmp_path, where, place, who):
+    assert told(tmp_path, at(gateway="limit: {body: 1, enforced: true}", **where)) == [
+        f"gw.yaml:{place}enforced by the gateway (gw.yaml:10); {who}"
+    ]
+
+
+def test_every_level_may_enforce(tmp_path):
+    enforced = "limit: {body: 1, enforced: true}"
+    assert told(tmp_path, at(listener=enforced, upstream="limit: null")) == [
+        'gw.yaml:7:47: upstreams.u.filters.limit: enforced by listener "public" (gw.yaml:4); '
+        "an upstream cannot switch it off"
+    ]
+    assert told(tmp_path, at(upstream=enforced, route="limit: null")) == [
+        'gw.yaml:12:48: routes[0].filters.limit: enforced by upstream "u" (gw.yaml:7); a route cannot switch it off'
+    ]
+    assert told(tmp_path, at(set=enforced, route="limit: null")) == [
+        'gw.yaml:12:48: routes[0].filters.limit: enforced by filter set "s" (gw.yaml:12); a route cannot switch it off'
+    ]
+
+
+@pytest.mark.parametrize("farther", ["gateway", "listener"])
+def test_what_runs_before_routing_cannot_depend_on_the_route(tmp_path, farther):
+    (only,) = told(tmp_path, at(**{farther: "block: {}"}, route="block: {deny: [a]}"))
+    owner = {"gateway": "the gateway (gw.yaml:10)", "listener": 'listener "public" (gw.yaml:4)'}[farther]
+    assert only.endswith(f"routes[0].filters.block: runs before routing, by {owner}; a route cannot replace it")
+
+
+def test_a_listener_may_replace_what_runs_before_routing_and_a_route_may_add(tmp_path):
+    loaded = config.load(write(tmp_path, at(gateway="block: {}", listener="block: {deny: [a]}")), TYPES)
+    assert [str(note).replace(f"{tmp_path}/", "") for note in loaded.notes] == [
+        "gw.yaml:4:46: listeners.public.filters.block: replaces that of the gateway (gw.yaml:10)"
+    ]
+    assert config.load(write(tmp_path, at(route="block: {}")), TYPES).notes == ()
+
+
+def test_replacing_and_removing_is_noted(tmp_path):
+    text = at(gateway="limit: {body: 1}", upstream="limit: {body: 2}", set="limit: null", route="x: null")
+    notes = config.load(write(tmp_path, text), TYPES).notes
+    assert [str(note).replace(f"{tmp_path}/", "") for note in notes] == [
+        "gw.yaml:7:47: upstreams.u.filters.limit: replaces that of the gateway (gw.yaml:10)",
+        'gw.yaml:12:34: routes[0].use[0]: filter set "s" has "limit", removes that of upstream "u" (gw.yaml:7)',
+        "gw.yaml:12:48: routes[0].filters.x: there is nothing to remove",
+    ]
+
+
+def test_levels_add_up_by_instance_name(tmp_path):
+    text = at(
+        gateway="a: {type: limit, body: 1}, b: {type: limit, body: 1}, c: {type: limit, body: 1}",
+        listener="a: {type: limit, body: 2}",
+        upstream="b: {type: limit, body: 3}",
+        set="b: {type: limit, body: 4}, d: {type: limit, body: 4}",
+        route="c: null, d: {type: limit, body: 5}",
+    )
+    loaded = config.load(write(tmp_path, text), TYPES).config
+    route = loaded.routes[0]
+
+    def sizes(stacked):
+        return {name: use.settings.body for name, use in levels.accumulate(stacked).items()}
+
+    assert sizes(levels.of_route(loaded, "public", route)) == {"a": 2, "b": 4, "d": 5}
+    assert sizes(levels.of_route(loaded, "inner", route)) == {"a": 1, "b": 4, "d": 5}
+    assert sizes(levels.of_listener(loaded, "public")) == {"a": 2, "b": 1, "c": 1}
