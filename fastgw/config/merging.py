@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from fastgw.config.documents import Document
 from fastgw.config.problems import Path, Problem
-from fastgw.config.settings import NONE, Config, Filters
-from fastgw.config.shapes import BROKEN, Broken, Reading, Structure
+from fastgw.config.settings import Config
+from fastgw.config.shapes import BROKEN, Reading, Structure
 
 MAPS: Final = ("listeners", "upstreams", "filter_sets", "filters")
 LISTS: Final = ("include", "access_logs", "routes")
@@ -70,11 +70,6 @@ class Merged:
     def routes(self) -> Iterator[tuple[Place, Any]]:
         """Those that could be made."""
         return ((place, route) for place, route in self.lists.get("routes", ()) if route is not BROKEN)
-
-    def level(self, name: str, key: str) -> Filters:
-        """The filters of a listener or upstream; none if there is no such, or it is broken."""
-        _, holder = self.maps[name].get(key, (None, BROKEN))
-        return NONE if isinstance(holder, Broken) else holder.filters
 
     def config(self) -> Config:
         """The whole, once there is no problem."""

@@ -182,6 +182,14 @@ def _check_parameters(
             place.report(f"not every path of this route has the parameter {show(name)}", hint, at_key=False)
 
 
+def raw_paths_stay_as_they_are(merged: Merged) -> None:
+    """What is cut or rewritten is the normal form; the client's own bytes can only be sent whole."""
+    for place, route in merged.routes():
+        for key in ("strip_prefix", "rewrite"):
+            if route.path.forward == "raw" and getattr(route, key) is not None:
+                place.below(key).report("the client's own path is sent", "expected it not beside path.forward: raw")
+
+
 def upgrades_that_are_tunnels(merged: Merged) -> None:
     for place, route in merged.routes():
         for index, protocol in _whole(route.upgrade):
@@ -220,6 +228,7 @@ RULES: Final[tuple[Rule, ...]] = (
     routes_have_one_end,
     names_are_known,
     route_patterns,
+    raw_paths_stay_as_they_are,
     upgrades_that_are_tunnels,
     methods_that_are_served,
 )

@@ -115,6 +115,7 @@ def test_upstreams(tmp_path, text, line):
         ("upstream: u, rewrite: '/{a}'", "5:36: routes[0].rewrite: not every path of this route has the parameter"),
         ("redirect: {to: '/{a}'}, paths: ['/{b}']", '5:29: routes[0].redirect.to: not every path of this route has th'),
         ("redirect: {to: /, status: 304}", "5:40: routes[0].redirect.status: 304; expected 301, 302, 303, 307 or 308"),
+        ("upstream: u, path: {forward: raw}, rewrite: /b", "5:49: routes[0].rewrite: the client's own path is sent"),
         ("redirect: {}", "5:14: routes[0].redirect.to: missing; expected text"),
         ("respond: {}, timeout: 1s", "5:27: routes[0].timeout: means nothing without an upstream; expected it not bes"),
         ("respond: {headers: {X: \"a\\r\\nb\"}}", "5:37: routes[0].respond.headers.X: a control character in a field"),

@@ -1,4 +1,4 @@
-"""What `fastgw check` says: thirty errors of more than ten kinds, over a file and three that it includes, in each format.
+"""What `fastgw check` says of thirty errors, of more than ten kinds, in a file and three that it includes.
 
 `expected.txt` is the contract: a change of it is a decision.
 """
