@@ -1,0 +1,275 @@
+"""Neither judge is decoration: each is switched off in turn, and what then passes is shown.
+
+Ours is switched off by putting a reader in its place that believes whatever it is told; llhttp by one that agrees to
+everything. Both stand where `judge_request` and `judge_response` look for them.
+"""
+
+import pytest
+from httptools import HttpRequestParser, HttpResponseParser
+
+from fastgw.wire import framing
+from fastgw.wire.body import BodyReader, ChunkedReader, LengthReader, UntilCloseReader
+from fastgw.wire.framing import RequestHead, ResponseHead, judge_request, judge_response
+from fastgw.wire.llhttp import LongLivedJudge, SecondJudge
+from fastgw.wire.malformed import Malformed
+
+
+@pytest.fixture
+def without_llhttp(monkeypatch: pytest.MonkeyPatch) -> None:
+    def agree(*_: object, **__: object) -> None: ...
+
+    for judge, asked in ((SecondJudge, "head"), (SecondJudge, "body"), (SecondJudge, "last"), (LongLivedJudge, "head")):
+        monkeypatch.setattr(judge, asked, agree)
+
+
+def believed(head: RequestHead | ResponseHead, raw: bytes) -> dict[bytes, bytes]:
+    """Read fields as the careless do: by lines, stripped, the last one counts."""
+    lines = raw.split(b"\r\n")[1:]
+    fields = {name.strip().lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}
+    head.raw = raw
+    head.known = {}
+    head._judge = None
+    head.close = fields.get(b"connection", b"") == b"close"
+    head.upgrade = ()
+    head.chunked = fields.get(b"transfer-encoding", b"").endswith(b"chunked")
+    length = fields.get(b"content-length", b"0")
+    head.length = int(length) if length.strip().isdigit() and not head.chunked else 0
+    return fields
+
+
+def believe_request(raw: bytes, max_fields: int) -> RequestHead:
+    head = RequestHead()
+    head.method = raw.split(b" ")[0]
+    believed(head, raw)
+    return head
+
+
+def believe_response(raw: bytes, request_method: bytes, max_fields: int) -> ResponseHead:
+    head = ResponseHead()
+    head.status = 200
+    fields = believed(head, raw)
+    head.until_close = not head.chunked and b"content-length" not in fields
+    head.has_body = head.chunked or head.until_close or head.length > 0
+    return head
+
+
+@pytest.fixture
+def without_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(framing, "read_request", believe_request)
+    monkeypatch.setattr(framing, "read_response", believe_response)
+
+
+def post(*fields: bytes, line: bytes = b"POST / HTTP/1.1", host: bytes = b"Host: a\r\n") -> bytes:
+    return line + b"\r\n" + host + b"".join(field + b"\r\n" for field in fields) + b"\r\n"
+
+
+def ok(*fields: bytes, line: bytes = b"HTTP/1.1 200 OK") -> bytes:
+    return line + b"\r\n" + b"".join(field + b"\r\n" for field in fields) + b"\r\n"
+
+
+STOPPED_BY_LLHTTP_ALONE = {
+    "unknown method": post(line=b"FROB / HTTP/1.1"),
+    "method in lower case": post(line=b"get / HTTP/1.1"),
+    "method of RTSP": post(line=b"SETUP / HTTP/1.1"),
+    "method of the HTTP/2 preface": post(line=b"PRI /a HTTP/1.1"),
+}
+
+
+@pytest.mark.parametrize("raw", STOPPED_BY_LLHTTP_ALONE.values(), ids=STOPPED_BY_LLHTTP_ALONE.keys())
+def test_ours_alone_would_let_this_request_pass(raw: bytes, without_llhttp: None):
+    judge_request(raw)
+
+
+@pytest.mark.parametrize("raw", STOPPED_BY_LLHTTP_ALONE.values(), ids=STOPPED_BY_LLHTTP_ALONE.keys())
+def test_llhttp_stops_this_request_with_or_without_us(raw: bytes, without_ours: None):
+    with pytest.raises(Malformed):
+        judge_request(raw)
+
+
+STOPPED_BY_OURS_ALONE = {
+    "another version": post(line=b"GET / HTTP/2.0"),
+    "two spaces": post(line=b"GET  / HTTP/1.1"),
+    "line end first": b"\r\n" + post(),
+    "fragment": post(line=b"GET /a#b HTTP/1.1"),
+    "GET *": post(line=b"GET * HTTP/1.1"),
+    "userinfo": post(line=b"GET http://u@a/ HTTP/1.1"),
+    "another scheme": post(line=b"GET ftp://a/ HTTP/1.1"),
+    "bad port": post(line=b"GET http://a:99999/ HTTP/1.1"),
+    "no Host": post(host=b""),
+    "Host twice": post(host=b"Host: a\r\nHost: b\r\n"),
+    "Host list": post(host=b"Host: a, b\r\n"),
+    "Host with a path": post(host=b"Host: a/b\r\n"),
+    "Host unlike the target": post(line=b"GET http://b/ HTTP/1.1"),
+    "chunked in HTTP/1.0": post(b"Transfer-Encoding: chunked", line=b"POST / HTTP/1.0"),
+    "gzip, chunked": post(b"Transfer-Encoding: gzip, chunked"),
+    "Content_Length": post(b"Content_Length: 3"),
+    "path above the root": post(line=b"GET /../a HTTP/1.1"),
+    "101 fields": post(*[b"A: b"] * 100),
+    "another expectation": post(b"Expect: b"),
+}
+
+
+@pytest.mark.parametrize("raw", STOPPED_BY_OURS_ALONE.values(), ids=STOPPED_BY_OURS_ALONE.keys())
+def test_llhttp_alone_would_let_this_request_pass(raw: bytes, without_ours: None):
+    judge_request(raw)
+
+
+@pytest.mark.parametrize("raw", STOPPED_BY_OURS_ALONE.values(), ids=STOPPED_BY_OURS_ALONE.keys())
+def test_we_stop_this_request_with_or_without_llhttp(raw: bytes, without_llhttp: None):
+    with pytest.raises(Malformed):
+        judge_request(raw)
+
+
+RESPONSES_STOPPED_BY_OURS_ALONE = {
+    "gzip": ok(b"Transfer-Encoding: gzip"),
+    "xchunked": ok(b"Transfer-Encoding: xchunked"),
+    "chunked, chunked": ok(b"Transfer-Encoding: chunked, chunked"),
+    "status 000": ok(b"Content-Length: 3", line=b"HTTP/1.1 000 OK"),
+    "status 600": ok(b"Content-Length: 3", line=b"HTTP/1.1 600 OK"),
+    "NUL in the reason": ok(b"Content-Length: 3", line=b"HTTP/1.1 200 O\x00K"),
+    "chunked in HTTP/1.0": ok(b"Transfer-Encoding: chunked", line=b"HTTP/1.0 200 OK"),
+}
+
+
+@pytest.mark.parametrize("raw", RESPONSES_STOPPED_BY_OURS_ALONE.values(), ids=RESPONSES_STOPPED_BY_OURS_ALONE.keys())
+def test_llhttp_alone_would_let_this_response_pass(raw: bytes, without_ours: None):
+    judge_response(raw, b"GET")
+
+
+@pytest.mark.parametrize("raw", RESPONSES_STOPPED_BY_OURS_ALONE.values(), ids=RESPONSES_STOPPED_BY_OURS_ALONE.keys())
+def test_we_stop_this_response_with_or_without_llhttp(raw: bytes, without_llhttp: None):
+    with pytest.raises(Malformed):
+        judge_response(raw, b"GET")
+
+
+STOPPED_BY_BOTH = {
+    "length and chunked": b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n",
+    "length twice": b"Content-Length: 4\r\nContent-Length: 3\r\n",
+    "length signed": b"Content-Length: +3\r\n",
+    "length beyond 64 bits": b"Content-Length: 18446744073709551619\r\n",
+    "bare LF": b"A: b\nContent-Length: 3\r\n",
+    "bare CR": b"A: b\rContent-Length: 3\r\n",
+    "obs-fold": b"A: b\r\n c\r\n",
+    "space before the colon": b"Content-Length : 3\r\n",
+    "NUL": b"A: \x00\r\n",
+    "no name": b": a\r\n",
+    "no colon": b"A\r\n",
+}
+both_sides = pytest.mark.parametrize("judged", ["request", "response"])
+
+
+def judge(side: str, fields: bytes) -> None:
+    if side == "request":
+        judge_request(b"POST / HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n")
+    else:
+        judge_response(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n", b"GET")
+
+
+@both_sides
+@pytest.mark.parametrize("fields", STOPPED_BY_BOTH.values(), ids=STOPPED_BY_BOTH.keys())
+class TestWhatSmugglingIsMadeOf:
+    """A defect in either judge lets none of it through."""
+
+    def test_it_is_stopped_by_llhttp_alone(self, fields: bytes, judged: str, without_ours: None):
+        with pytest.raises(Malformed):
+            judge(judged, fields)
+
+    def test_it_is_stopped_by_ours_alone(self, fields: bytes, judged: str, without_llhttp: None):
+        with pytest.raises(Malformed):
+            judge(judged, fields)
+
+    def test_it_passes_without_both(self, fields: bytes, judged: str, without_ours: None, without_llhttp: None):
+        judge(judged, fields)
+
+
+LENGTH_3 = b"Content-Length: 3\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+
+
+def told(fields: bytes, parser: type[HttpRequestParser] | type[HttpResponseParser]) -> SecondJudge:
+    """llhttp after a head with these fields."""
+    second = SecondJudge(parser)
+    line = b"POST / HTTP/1.1\r\n" if parser is HttpRequestParser else b"HTTP/1.1 200 OK\r\n"
+    second.head(line + fields + b"\r\n", body_follows=None)
+    return second
+
+
+@pytest.mark.parametrize("parser", [HttpRequestParser, HttpResponseParser])
+@pytest.mark.parametrize(
+    ("fields", "reader", "wire"),
+    [
+        (LENGTH_3, lambda judge: LengthReader(2, judge), b"ab"),
+        (LENGTH_3, lambda judge: LengthReader(4, judge), b"abcd"),
+        (LENGTH_3, lambda judge: LengthReader(5, judge), b"abc\r\n"),  # llhttp skips line ends between messages
+        (LENGTH_3, ChunkedReader, b"0\r\n\r\n"),
+        (LENGTH_3, UntilCloseReader, b"abc"),
+        (CHUNKED, lambda judge: LengthReader(7, judge), b"0\r\n\r\n\r\n"),
+        (CHUNKED, lambda judge: LengthReader(4, judge), b"0\r\n\r"),
+        (CHUNKED, UntilCloseReader, b"0\r\n\r\n"),
+        (b"Content-Length: 0\r\n", lambda judge: LengthReader(2, judge), b"\r\n"),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 100])
+def test_a_body_that_llhttp_ends_elsewhere_is_refused(parser, fields, reader, wire: bytes, size: int):
+    """Its completion must fall on our last byte: here our reading of the head is made to differ from its."""
+    body: BodyReader = reader(told(fields, parser))
+    pieces = (wire[at : at + size] for at in range(0, len(wire), size))
+    with pytest.raises(Malformed):
+        b"".join(map(body.feed, pieces))
+    assert not body.done
+
+
+@pytest.mark.parametrize(
+    ("ours", "sent"),
+    [(b"", LENGTH_3), (b"", CHUNKED), (LENGTH_3, b""), (CHUNKED, b""), (b"Content-Length: 0\r\n", LENGTH_3)],
+)
+def test_a_head_that_llhttp_sees_a_body_behind_when_we_do_not_is_refused(monkeypatch, ours: bytes, sent: bytes):
+    """And the other way round."""
+    line = b"POST / HTTP/1.1\r\nHost: a\r\n"
+
+    def misread(raw: bytes, max_fields: int) -> RequestHead:
+        head = read(line + ours + b"\r\n", max_fields)
+        head.raw, head.known = raw, {}
+        return head
+
+    read = framing.read_request
+    monkeypatch.setattr(framing, "read_request", misread)
+    with pytest.raises(Malformed, match="elsewhere"):
+        judge_request(line + sent + b"\r\n")
+
+
+BODIES_STOPPED_BY_OURS_ALONE = {
+    "extension of 64 KiB": b"3;" + b"a" * 65536 + b"\r\nabc\r\n0\r\n\r\n",
+    "200 leading zeros": b"0" * 200 + b"3\r\nabc\r\n0\r\n\r\n",
+    "trailers of 100 KB": b"0\r\nA: " + b"b" * 100_000 + b"\r\n\r\n",
+    "trailer that frames": b"0\r\nContent-Encoding: a\r\n\r\n",
+    "trailer that routes": b"0\r\nHost: a\r\n\r\n",
+    "trailer that authenticates": b"0\r\nAuthorization: a\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("wire", BODIES_STOPPED_BY_OURS_ALONE.values(), ids=BODIES_STOPPED_BY_OURS_ALONE.keys())
+def test_llhttp_alone_would_let_this_body_pass(wire: bytes):
+    told(CHUNKED, HttpRequestParser).last(wire)
+    with pytest.raises(Malformed, match=r"^(?!llhttp)"):
+        ChunkedReader(told(CHUNKED, HttpRequestParser)).feed(wire)
+
+
+BODIES_STOPPED_BY_BOTH = {
+    "size not in hexadecimal": b"g\r\nabc\r\n0\r\n\r\n",
+    "bare LF in an extension": b"5;a\nabcde\r\n0\r\n\r\n",
+    "bytes between data and line end": b"3\r\nabcx\r\n0\r\n\r\n",
+    "trailer with a bare LF": b"0\r\nA: b\nC: d\r\n\r\n",
+    "size beyond 64 bits": b"10000000000000003\r\nabc\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("wire", BODIES_STOPPED_BY_BOTH.values(), ids=BODIES_STOPPED_BY_BOTH.keys())
+def test_each_judge_stops_this_body_by_itself(wire: bytes, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(Malformed, match="llhttp"):
+        told(CHUNKED, HttpRequestParser).body(wire)
+    reader = ChunkedReader(told(CHUNKED, HttpRequestParser))
+    for asked in ("body", "last"):
+        monkeypatch.setattr(SecondJudge, asked, lambda self, chunk: None)
+    with pytest.raises(Malformed, match=r"^(?!llhttp)"):
+        reader.feed(wire)

@@ -1,0 +1,99 @@
+"""What goes out: end-to-end lines as they came, everything else framed anew."""
+
+import pytest
+
+from fastgw.wire.framing import judge_request, judge_response
+from fastgw.wire.render import LAST_CHUNK, chunk, end_to_end, last_chunk, request_head, status_line
+
+HOP_BY_HOP = (
+    b"Connection: X-Named, close\r\nX-Named: 1\r\nKeep-Alive: 1\r\nProxy-Connection: 1\r\nTE: trailers\r\n"
+    b"Content-Length: 0\r\nUpgrade: a\r\nProxy-Authorization: 1\r\nProxy-Authenticate: 1\r\n"
+)
+KEPT = b"b:1\r\nExpect:  100-continue\r\nA: 2\t\r\nTrailer: C\r\nVia: 1.0 a\r\na: 3\r\nX-Names: 4\r\n"
+
+
+def request(fields: bytes):
+    return judge_request(b"POST / HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n")
+
+
+def response(fields: bytes):
+    return judge_response(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n", b"GET")
+
+
+@pytest.mark.parametrize("judged", [request, response])
+def test_lines_that_stay_keep_order_case_duplicates_and_every_byte(judged):
+    mixed = KEPT.replace(b"A: 2", b"Content-Length: 0\r\nConnection: keep-alive\r\nA: 2")
+    assert end_to_end(judged(mixed + b"Keep-Alive: 1\r\n")) == KEPT
+
+
+@pytest.mark.parametrize("judged", [request, response])
+def test_hop_by_hop_fields_go_and_so_does_what_connection_names(judged):
+    lines = b"".join(sorted(HOP_BY_HOP.splitlines(keepends=True)))
+    assert end_to_end(judged(lines + b"A: 1\r\n" + b"x-named: 2\r\n")) == b"A: 1\r\n"
+
+
+def test_connection_cannot_name_away_what_others_rely_on():
+    fields = b"Connection: authorization, cookie, x-forwarded-for, via, content-type\r\n"
+    kept = b"Authorization: 1\r\nCookie: 2\r\nX-Forwarded-For: 3\r\nVia: 4\r\nContent-Type: 5\r\n"
+    assert end_to_end(request(fields + kept)) == kept
+
+
+def test_a_host_in_a_response_is_an_ordinary_field():
+    assert end_to_end(response(b"Host: a\r\n")) == b"Host: a\r\n"
+
+
+def test_transfer_encoding_goes():
+    assert end_to_end(request(b"Transfer-Encoding: chunked\r\nA: 1\r\n")) == b"A: 1\r\n"
+
+
+@pytest.mark.parametrize(
+    "also", [frozenset({b"via", b"x-forwarded-for"}), frozenset({b"via", b"x-forwarded-for", b"x-a"})]
+)
+def test_more_can_be_left_out(also: frozenset[bytes]):
+    """`x-a` is no field that the head knows the place of."""
+    kept = end_to_end(request(b"Via: 1\r\nX-A: 2\r\nx-forwarded-for: 3\r\nB: 4\r\nVIA: 5\r\n"), also)
+    assert kept == (b"B: 4\r\n" if b"x-a" in also else b"X-A: 2\r\nB: 4\r\n")
+
+
+@pytest.mark.parametrize("judged", [request, response])
+def test_what_a_filter_changed_is_what_is_sent_by_the_same_rules(judged):
+    head = judged(HOP_BY_HOP + b"A:1\r\nB: 2\r\n")
+    head.fields().set(b"b", b"3")
+    head.fields().add(b"Connection", b"upgrade")
+    head.fields().add(b"X-Named", b"4")
+    assert end_to_end(head) == b"A: 1\r\nb: 3\r\n"
+
+
+def test_fields_that_were_only_read_change_nothing():
+    head = request(KEPT)
+    assert head.fields().get(b"a") == b"2"
+    assert end_to_end(head) == KEPT
+
+
+def test_a_request_head_is_framed_anew():
+    raw = request_head(b"GET", b"/a?b", b"h:1", b"A: 1\r\n", b"Via: 1.1 fastgw\r\n")
+    assert raw == b"GET /a?b HTTP/1.1\r\nHost: h:1\r\nA: 1\r\nVia: 1.1 fastgw\r\n\r\n"
+    assert judge_request(raw).authority == b"h:1"
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "line"),
+    [
+        (200, None, b"HTTP/1.1 200 OK\r\n"),
+        (413, None, b"HTTP/1.1 413 Content Too Large\r\n"),
+        (299, None, b"HTTP/1.1 299 \r\n"),
+        (200, b"Fine", b"HTTP/1.1 200 Fine\r\n"),
+        (200, b"", b"HTTP/1.1 200 \r\n"),
+    ],
+)
+def test_status_lines(status, reason, line):
+    assert status_line(status, reason) == line
+    assert judge_response(line + b"\r\n", b"GET").status == status
+
+
+def test_chunks_read_back_as_they_were():
+    trailers = ((b"A", b"1"), (b"a", b""))
+    reader = request(b"Transfer-Encoding: chunked\r\n").body()
+    assert reader.feed(chunk(b"a" * 300) + chunk(b"") + chunk(b"b") + last_chunk(trailers)) == b"a" * 300 + b"b"
+    assert (reader.done, reader.trailers, reader.rest) == (True, trailers, b"")
+    assert last_chunk() == LAST_CHUNK
