@@ -6,7 +6,7 @@ certificate that is no certificate) raises `CompileError`.
 """
 
 import ssl
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from ipaddress import ip_address
 
@@ -92,7 +92,8 @@ class Gateway:
 
     def _listener(self, name: str) -> Listener:
         settings = self.config.listeners[name]
-        early_links = _links(accumulate(of_listener(self.config, name)), None, early_ones=True)
+        here = accumulate(of_listener(self.config, name)).values()
+        early_links = _links((use for use in here if early(use.settings)), None)
         rules = [
             (conditions(route), self._route(name, route, early_links))
             for route in self.config.routes
@@ -101,7 +102,10 @@ class Gateway:
         return Listener(name, settings, trust(settings.trusted_proxies), Chain(early_links), Router(rules))
 
     def _route(self, listener: str, route: config.Route, early_links: list[Link]) -> Route:
-        links = _links(accumulate(of_route(self.config, listener, route)), route.name, early_ones=False)
+        # An early filter of a route's own runs as soon as the route is known; the listener's have run by then.
+        ran = {link.use.name for link in early_links}
+        uses = accumulate(of_route(self.config, listener, route)).values()
+        links = _links((use for use in uses if use.name not in ran), route.name)
         chain = Chain(early_links + links)
         steps = tuple(link.hooks.request for link in links if link.hooks.request is not None)
         return Route(route.name, self._action(route), chain, steps, route.path.encoded_slash == "keep")
@@ -121,11 +125,10 @@ def compile(configuration: config.Config, workers: int) -> Gateway:
     return Gateway(configuration, workers)
 
 
-def _links(uses: Mapping[str, config.FilterUse], route: str | None, early_ones: bool) -> list[Link]:
-    """The uses of early filters, or of the others, built and in running order."""
-    chosen = [use for use in uses.values() if early(use.settings) is early_ones]
-    chosen.sort(key=lambda use: (use.settings.phase, use.settings.order))
-    return [Link(use, use.settings.build(Env(use.name, route)), use.settings.phase.always) for use in chosen]
+def _links(uses: Iterable[config.FilterUse], route: str | None) -> list[Link]:
+    """Filters built, and in running order."""
+    ordered = sorted(uses, key=lambda use: (use.settings.phase, use.settings.order))
+    return [Link(use, use.settings.build(Env(use.name, route)), use.settings.phase.always) for use in ordered]
 
 
 def conditions(route: config.Route) -> Conditions:
@@ -143,15 +146,13 @@ def path_of(route: config.Route) -> Callable[[Exchange], bytes]:
     if route.rewrite is not None:
         template: Template = parse_rewrite(route.rewrite)
         return lambda exchange: template.expand(exchange.params)
-    raw = route.path.forward == "raw"
     if route.strip_prefix is None:
+        raw = route.path.forward == "raw"
         return (lambda exchange: exchange.raw_path) if raw else (lambda exchange: exchange.path)
     prefix = parse_strip_prefix(route.strip_prefix)
 
     def stripped(exchange: Exchange) -> bytes:
-        # A raw path that spells the prefix in another way has no part of its own to send.
-        path = exchange.raw_path if raw and exchange.raw_path.startswith(prefix) else exchange.path
-        rest = path[len(prefix) :] if path.startswith(prefix) else path
+        rest = exchange.path.removeprefix(prefix)
         return rest if rest.startswith(b"/") else b"/" + rest
 
     return stripped
