@@ -30,7 +30,6 @@ END_TO_END_LINES = [
 HOP_BY_HOP = [
     b"Keep-Alive: timeout=5",
     b"Proxy-Connection: keep-alive",
-    b"TE: trailers",
     b"Upgrade: foo",
 ]
 

@@ -97,7 +97,6 @@ def test_a_refusal_has_an_id_too(lane: Lane) -> None:
     response = client.read_response()
     assert_fault(response, "route_not_found")
     assert response.get(b"X-Request-Id")
-    assert response.get(b"X-Gateway") == b"1"
 
 
 def test_an_upstream_that_fails_gives_an_answer_with_an_id(lane: Lane) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.client import EVERY_WAY, Send, byte_by_byte, whole
-from tests.support.faults import assert_refused
+from tests.support.faults import assert_fault, assert_refused
 from tests.support.lanes import Lane
 
 BAD = "bad_request"
@@ -192,7 +192,7 @@ def test_connect_and_trace_are_not_allowed(lane: Lane, request_line: bytes, send
     """RFC 9110 sections 9.3.6 and 9.3.8: a tunnel to anywhere and an echo of credentials are refused with 405."""
     client = lane.client()
     send(client, lane.fill(request_line + b"\r\nHost: $HOST:443\r\n\r\n"))
-    assert_refused(client, METHOD)
+    assert_fault(client.read_response(), METHOD)
     lane.origin.assert_untouched()
 
 
@@ -264,6 +264,7 @@ def test_a_malformed_chunked_body_is_refused(lane: Lane, body: bytes, send: Send
     assert_refused(client, BAD, "head_too_large")
     upstream = lane.origin.accept_if_any()
     if upstream is not None:
+        upstream.shutdown_write()  # a connection that the request never reached may lie in the pool: this ends it
         received = upstream.read_to_end()
         assert b"\r\n0\r\n" not in received
         assert b"smuggled" not in received
@@ -276,4 +277,6 @@ def test_what_stands_around_chunks_is_bounded(lane: Lane, body: bytes) -> None:
     whole(client, lane.fill(posted(b"Transfer-Encoding: chunked")) + body)
     assert_refused(client, BAD, "head_too_large", "body_too_large")
     upstream = lane.origin.accept_if_any()
-    assert upstream is None or b"\r\n0\r\n" not in upstream.read_to_end()
+    if upstream is not None:
+        upstream.shutdown_write()
+        assert b"\r\n0\r\n" not in upstream.read_to_end()

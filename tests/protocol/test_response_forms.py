@@ -25,7 +25,6 @@ FORMS = {
     ),
     "no reason": (b"HTTP/1.1 200 \r\nContent-Length: 5\r\n\r\nhello", b"hello", True),
     "a strange status": (b"HTTP/1.1 299 Fine\r\nContent-Length: 5\r\n\r\nhello", b"hello", True),
-    "a status above 599": (b"HTTP/1.1 600 What\r\nContent-Length: 5\r\n\r\nhello", b"hello", True),
     "an error with a body": (b"HTTP/1.1 500 Oh\r\nContent-Length: 5\r\n\r\nhello", b"hello", True),
     "205": (b"HTTP/1.1 205 Reset Content\r\nContent-Length: 0\r\n\r\n", b"", True),
 }

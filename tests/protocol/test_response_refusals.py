@@ -20,6 +20,7 @@ NONSENSE = {
     "no status": b"HTTP/1.1 OK\r\nContent-Length: 2\r\n\r\nok",
     "status 000": b"HTTP/1.1 000 OK\r\nContent-Length: 2\r\n\r\nok",
     "status 099": b"HTTP/1.1 099 OK\r\nContent-Length: 2\r\n\r\nok",
+    "status 600": b"HTTP/1.1 600 What\r\nContent-Length: 2\r\n\r\nok",
     "a status of four digits": b"HTTP/1.1 2000 OK\r\nContent-Length: 2\r\n\r\nok",
     "a status of two digits": b"HTTP/1.1 20 OK\r\nContent-Length: 2\r\n\r\nok",
     "a signed status": b"HTTP/1.1 +20 OK\r\nContent-Length: 2\r\n\r\nok",
@@ -61,12 +62,11 @@ NONSENSE = {
     "a bare 101": b"HTTP/1.1 101 Switching Protocols\r\n\r\nok",
     "a huge head": OK + b"X-A: bcdefghijklmnop\r\n" * 20_000 + b"Content-Length: 2\r\n\r\nok",
 }
-UNASKED = ("an unasked 101", "a bare 101")
 
 
 @pytest.mark.parametrize("slowly", [False, True], ids=["whole", "byte by byte"])
-@pytest.mark.parametrize(("name", "response"), NONSENSE.items(), ids=list(NONSENSE))
-def test_nonsense_is_a_502(lane: Lane, name: str, response: bytes, slowly: bool) -> None:
+@pytest.mark.parametrize("response", [pytest.param(response, id=name) for name, response in NONSENSE.items()])
+def test_nonsense_is_a_502(lane: Lane, response: bytes, slowly: bool) -> None:
     """RFC 9110 section 15.6.3: a response without one clear meaning is a 502; its connection is closed, ours is not."""
     client = lane.client()
     client.send(lane.get())
@@ -76,7 +76,9 @@ def test_nonsense_is_a_502(lane: Lane, name: str, response: bytes, slowly: bool)
         [response[at : at + 1] for at in range(len(response))] if slowly and len(response) < 200 else [response]
     ):
         upstream.send_gently(part)
-    assert_fault(client.read_response(), "upgrade_unexpected" if name in UNASKED else "upstream_malformed")
+    assert_fault(
+        client.read_response(), "upstream_malformed", *(["upgrade_unexpected"] if b" 101 " in response else [])
+    )
     upstream.assert_ended()
     client.send(lane.get(b"/next"))
     assert lane.accept().answer().request_target == b"/next"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import select
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,18 +93,12 @@ def test_a_post_is_seen_by_one_upstream_only(lane: Lane, kept: OriginConnection,
     """RFC 9110 section 9.2.2, promise 1: what is not idempotent is never sent again; the client gets a 502."""
     client = lane.client()
     client.send(lane.get(b"/once", b"Content-Length: 5\r\n", method) + b"hello")
-    upstream = connection_of_the_next_request(lane, kept)
+    upstream = lane.origin.accept_next()
     assert upstream.read_request().request_target == b"/once"
     upstream.close()
     assert_fault(client.read_response(), "connection_lost")
     lane.origin.assert_no_further_connection()
     assert lane.origin.received.count(b"/once") == 1
-
-
-def connection_of_the_next_request(lane: Lane, kept: OriginConnection) -> OriginConnection:
-    """A request that must not be lost may go to a fresh connection (promise 7) although one lies idle."""
-    ready, _, _ = select.select([kept.sock, lane.origin._listening], [], [], lane.origin.deadline)
-    return kept if kept.sock in ready else lane.accept()
 
 
 def test_a_post_is_sent_again_where_that_is_asked_for(lanes: Lanes) -> None:
@@ -114,7 +107,7 @@ def test_a_post_is_sent_again_where_that_is_asked_for(lanes: Lanes) -> None:
     kept = warm(lane)
     client = lane.client()
     client.send(lane.post(b"hello"))
-    upstream = connection_of_the_next_request(lane, kept)
+    upstream = lane.origin.accept_next()
     assert upstream.read_request().body == b"hello"
     if upstream is kept:
         upstream.close()
@@ -150,10 +143,10 @@ def test_a_request_is_not_sent_again_after_a_byte_of_response(lane: Lane, kept: 
 def test_retries_may_be_off(lanes: Lanes) -> None:
     """`retries.max: 0`: no further attempt follows the first."""
     lane = lanes.take("never")
-    kept = warm(lane)
+    warm(lane)
     client = lane.client()
     client.send(lane.get())
-    upstream = connection_of_the_next_request(lane, kept)
+    upstream = lane.origin.accept_next()
     upstream.read_request()
     upstream.close()
     assert_fault(client.read_response(), "connection_lost")
@@ -168,7 +161,7 @@ def test_a_body_that_is_no_longer_held_is_not_sent_again(lane: Lane, kept: Origi
     client.send(lane.get(b"/large", b"Content-Length: 300000\r\n", b"PUT"))
     sending = threading.Thread(target=client.send_gently, args=(body,))
     sending.start()
-    upstream = connection_of_the_next_request(lane, kept)
+    upstream = lane.origin.accept_next()
     assert upstream.read_request().body == body
     upstream.close()
     sending.join()

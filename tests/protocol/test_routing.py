@@ -69,7 +69,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         yield gateway
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def client(gateway: Gateway) -> Iterator[Client]:
     with gateway.connect() as client:
         yield client

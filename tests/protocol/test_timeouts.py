@@ -23,7 +23,7 @@ KINDS = {
     "idle": Kind(upstream={"timeouts": {"idle": SHORT}}),
     "total": Kind(upstream={"timeouts": {"total": SHORT}}),
     "tunnel": Kind(upstream={"timeouts": {"tunnel_idle": SHORT}}),
-    "pool": Kind(upstream={"pool": {"max_connections": 1}}, route={"timeout": SHORT}),
+    "pool": Kind(upstream={"pool": {"max_connections": 1}, "timeouts": {"connect": SHORT}}),
     "full": Kind(upstream={"pool": {"max_connections": 1, "max_pending": 1}}),
     "none-pending": Kind(upstream={"pool": {"max_connections": 1, "max_pending": 0}}),
 }
@@ -200,12 +200,29 @@ def test_an_idle_tunnel_is_closed(lane: Lane, side: str) -> None:
     (client if side == "client" else upstream).assert_ended()
 
 
+@of_kind("route")
+def test_all_attempts_share_one_time(lane: Lane) -> None:
+    """Promise 3: the route's `timeout` is a total, retries included."""
+    client = lane.client()
+    client.send(lane.get())
+    first = lane.accept()
+    first.answer()
+    client.read_response()
+    client.send(lane.get(b"/again"))
+    first.read_request()
+    first.close()
+    second = lane.accept()
+    second.read_request()
+    assert_fault(client.read_response(), "upstream_timeout")
+    second.assert_ended()
+
+
 # --- the pool ---
 
 
 @of_kind("pool")
 def test_a_wait_for_a_connection_has_an_end(lane: Lane) -> None:
-    """Promise 17: queued until the route's `timeout`, then 503 with Retry-After; the upstream never saw it."""
+    """Promise 17: queued no longer than a connect may take, then 503 with Retry-After; the upstream never saw it."""
     holding, waiting = lane.client(), lane.client()
     holding.send(lane.get(b"/upgrade", b"Connection: upgrade\r\nUpgrade: websocket\r\n"))
     upstream = lane.accept()

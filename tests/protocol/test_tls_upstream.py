@@ -103,7 +103,10 @@ def test_a_plain_target_behind_https_is_a_502(tmp_path: Path) -> None:
         config = {
             "workers": 1,
             "listeners": {"main": {"address": "127.0.0.1:0"}},
-            "routes": [{"name": "all", "upstream": origin.url.replace("http:", "https:")}],
+            "upstreams": {
+                "plain": {"targets": [{"url": origin.url.replace("http:", "https:")}], "retries": {"max": 0}}
+            },
+            "routes": [{"name": "all", "upstream": "plain"}],
         }
         with Gateway(config, tmp_path) as gateway, gateway.connect() as client:
             client.send(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")

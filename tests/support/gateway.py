@@ -27,6 +27,15 @@ class GatewayFailed(AssertionError):
     """It did not start, did not stop, or complained. The text holds what it wrote to stderr."""
 
 
+def wait_until(fact: Callable[[], bool], wanted: str, deadline: float = DEADLINE) -> None:
+    """Look until `fact` holds. For what tells nobody that it has changed, such as another process's file."""
+    until = time.monotonic() + deadline
+    while not fact():
+        if time.monotonic() > until:
+            raise GatewayFailed(f"waited {deadline} s for {wanted}")
+        time.sleep(0.005)
+
+
 class Lines:
     """The lines of a pipe, read by a thread as they come: the writer never blocks, and a test can wait for one."""
 

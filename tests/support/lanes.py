@@ -63,10 +63,10 @@ class Lane:
         return self.get(request_target, b"Content-Length: %d\r\n" % len(body) + fields, b"POST") + body
 
     def forward(self, request: bytes, response: bytes = OK) -> tuple[Request, Response]:
-        """Send a request (a template) through on new connections: what the upstream got, and what the client got."""
+        """Send a request (a template) through on a new client connection: what the upstream and the client got."""
         client = self.client()
         client.send(self.fill(request))
-        upstream = self.accept()
+        upstream = self.origin.accept_next()
         got = upstream.answer(response)
         return got, client.read_response(got.method)
 

@@ -12,7 +12,6 @@ import select
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -187,6 +186,20 @@ class Origin:
         self.connections.append(connection)
         return connection
 
+    def accept_next(self) -> OriginConnection:
+        """The connection on which something comes next: one that was accepted before, or a new one."""
+        while True:
+            alive = {each.sock: each for each in self.connections if each.sock.fileno() >= 0 and not each.ended}
+            for each in alive.values():
+                if each.unread:
+                    return each
+            ready, _, _ = select.select([self._listening, *alive], [], [], self.deadline)
+            for sock in ready:
+                if sock is not self._listening:
+                    alive[sock].receive()
+            if not ready or self._listening in ready:
+                return self.accept()
+
     def accept_if_any(self) -> OriginConnection | None:
         """A connection that has been made already, or None."""
         self._listening.settimeout(0)
@@ -262,7 +275,7 @@ class Origin:
         """Wait for the first byte of a request. False: the connection has ended."""
         if connection.sock.fileno() < 0:
             return False
-        return bool(connection.unread) or connection._fill(time.monotonic() + connection.deadline, "a request")
+        return bool(connection.unread) or connection.receive()
 
     def _play(self, connection: OriginConnection) -> None:
         request = connection.read_request_head()

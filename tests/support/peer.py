@@ -98,7 +98,7 @@ class Peer:
         self.received = b""  # every byte, also those already read
         self.was_reset = False
         self._at = 0  # bytes of `received` that reading has used up
-        self._ended = False
+        self.ended = False  # the other end has ended the stream
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
@@ -109,7 +109,7 @@ class Peer:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} received={self.received!r} read={self._at} ended={self._ended}>"
+        return f"<{type(self).__name__} received={self.received!r} read={self._at} ended={self.ended}>"
 
     # --- sending ---
 
@@ -138,7 +138,7 @@ class Peer:
 
     def _fill(self, until: float, wanted: str) -> bool:
         """Receive once. False: the other end has ended the stream."""
-        if self._ended:
+        if self.ended:
             return False
         self.sock.settimeout(max(until - time.monotonic(), 0.001))
         try:
@@ -149,8 +149,12 @@ class Peer:
             self.was_reset = True
             chunk = b""
         self.received += chunk
-        self._ended = not chunk
+        self.ended = not chunk
         return bool(chunk)
+
+    def receive(self) -> bool:
+        """Wait for the next bytes and keep them unread. False: the other end has ended the stream."""
+        return self._fill(time.monotonic() + self.deadline, "anything")
 
     def _take(self, length: int) -> bytes:
         taken = self.received[self._at : self._at + length]
