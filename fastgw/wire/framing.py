@@ -33,7 +33,7 @@ from fastgw.wire.llhttp import LongLivedJudge, SecondJudge
 from fastgw.wire.malformed import Malformed
 from fastgw.wire.paths import normalize
 
-_BARE_LF: Final = re.compile(rb"(?<!\r)\n")
+_BARE_LF: Final = re.compile(rb"\n(?<!\r\n)")
 
 
 def find_head_end(buffer: bytes | bytearray, start: int = 0) -> int:

@@ -5,11 +5,15 @@ the head or none does, and that the message is complete with our last byte and n
 callbacks, so nothing is made of what it reads, and no leniency is ever set.
 """
 
-from typing import final
+from typing import Final, final
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
 
 from fastgw.wire.malformed import Malformed
+
+
+# What llhttp says of methods that it does not know, that only RTSP has, that begin like one it knows, and of PRI.
+_UNKNOWN_METHOD: Final = ("Invalid method", "Expected space after method", "Expected HTTP/2 Connection Preface")
 
 
 @final
@@ -53,8 +57,7 @@ class SecondJudge:
             if upgrade.args[0] != len(raw):
                 raise _disagreement() from upgrade
         except HttpParserError as error:
-            # "Invalid method encountered", and the same of those that only RTSP has
-            status = 501 if str(error).startswith("Invalid method") else 400
+            status = 501 if str(error).startswith(_UNKNOWN_METHOD) else 400
             raise Malformed(f"llhttp refuses the head: {error}.", status) from error
         if seen.heads != 1 or (body_follows is not None and seen.messages != (not body_follows)):
             raise _disagreement()

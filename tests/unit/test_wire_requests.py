@@ -51,6 +51,8 @@ REFUSED: dict[str, tuple[bytes, int]] = {
     "method of 33 letters": (head(b"M" * 33 + b" / HTTP/1.1"), 400),
     "unknown method": (head(b"FROB / HTTP/1.1"), 501),
     "method in lower case": (head(b"get / HTTP/1.1"), 501),
+    "method that begins like a known one": (head(b"GETS / HTTP/1.1"), 501),
+    "method of the HTTP/2 preface": (head(b"PRI / HTTP/1.1"), 501),
     "method of RTSP": (head(b"DESCRIBE / HTTP/1.1"), 501),
     # forms of the target (RFC 9112 section 3.2)
     "GET *": (head(b"GET * HTTP/1.1"), 400),
