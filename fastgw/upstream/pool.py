@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import takewhile
+from math import inf
 from time import monotonic
 from typing import Any, Final, Generic, Protocol, TypeVar, cast, final
 
@@ -151,7 +152,7 @@ class Pool(Generic[C]):
         self._limit = LocalLimit(pool.max_connections) if limit is None else limit
         self._max_idle = min(-(-pool.max_idle // workers), pool.max_connections // workers)
         self._max_pending = -(-pool.max_pending // workers)
-        self._max_uses = float("inf") if pool.max_uses is None else pool.max_uses
+        self._max_uses = inf if pool.max_uses is None else pool.max_uses
         self._idle_timeout = pool.idle_timeout
         self.idle_count = 0
         self._connections: dict[C, Address] = {}  # lent and idle
@@ -171,21 +172,31 @@ class Pool(Generic[C]):
             f"{len(self._waiters)} waiting>"
         )
 
-    def lend(self, target: Target, borrower: Borrower[C], fresh: bool = False) -> C | Fault | None:
+    def lend(
+        self, target: Target, borrower: Borrower[C], fresh: bool = False, idle_at_most: float = inf
+    ) -> C | Fault | None:
         """An idle connection at once; else None, and `borrower.lent` or `borrower.failed` is called later.
 
-        `fresh`: only one that has not carried a request. `Fault.POOL_FULL`: too many wait already; nothing follows.
+        `fresh`: only one that has not carried a request. `idle_at_most`: only one that was idle for less, in seconds;
+        for a request that could not be repeated, should the target be just closing it. `Fault.POOL_FULL`: too many
+        wait already; nothing follows.
         """
         if not fresh:
             idle = target.idle
-            oldest = monotonic() - self._idle_timeout
+            now = monotonic()
+            expired = now - self._idle_timeout
             while idle:
                 connection: C = idle.popitem()[0]  # the one used last: the others may grow old and go
                 self.idle_count -= 1
-                if connection.idle_since > oldest and not connection.closed:
+                if connection.closed or connection.idle_since <= expired:
+                    self._drop(connection)
+                elif connection.idle_since < now - idle_at_most:
+                    idle[connection] = None  # good for others; and those below it have been idle for longer
+                    self.idle_count += 1
+                    break
+                else:
                     connection.uses += 1
                     return connection
-                self._drop(connection)
         waiter = _Waiter(borrower, target, monotonic() + self._connect_timeout)
         self._waiters[borrower] = waiter
         target.waiting[waiter] = None
@@ -337,18 +348,24 @@ class Pool(Generic[C]):
             return
         self._leave_place(target)
         fault = self._explain(target, error)
+        if fault is Fault.CONNECTIONS_EXHAUSTED:
+            self._queue_again(target)
+            return
         # As long as there are openings for all who wait, one that failed was there for somebody who has gone.
         waiter = next(iter(target.waiting)) if target.opening < len(target.waiting) else None
-        if waiter is not None and fault is Fault.CONNECTIONS_EXHAUSTED:
-            self._placeless[waiter] = None  # no descriptors: waits for its turn again, until the next tick
-            self._placeless.move_to_end(waiter, last=False)
-            self._tick_later()
-            return
         if waiter is not None:
             self._forget_waiter(waiter)
         self._fill()
         if waiter is not None:
             waiter.borrower.failed(fault)
+
+    def _queue_again(self, target: Target) -> None:
+        """No descriptor was left for an opening: the last one that had a place waits for one again."""
+        waiter = next((waiter for waiter in reversed(target.waiting) if waiter not in self._placeless), None)
+        if waiter is not None:
+            self._placeless[waiter] = None
+            self._placeless.move_to_end(waiter, last=False)
+        self._tick_later()  # and not at once, which would fail again
 
     def _explain(self, target: Target, error: BaseException | None) -> Fault:
         """The fault of an opening that failed; why goes to the log, as clients must not see it."""

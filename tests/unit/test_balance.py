@@ -21,7 +21,14 @@ def picks(balance: RoundRobin, count: int) -> str:
 
 @pytest.mark.parametrize(
     ("weights", "order"),
-    [((1,), "aaa"), ((1, 1), "abab"), ((1, 1, 1), "abcabc"), ((3, 1), "aabaaaba"), ((5, 1, 1), "aabacaaaabacaa")],
+    [
+        ((1,), "aaa"),
+        ((1, 1), "abab"),
+        ((1, 1, 1), "abcabc"),
+        ((3, 1), "aabaaaba"),
+        ((5, 1, 1), "aaabacaaaabaca"),
+        ((2, 4, 2), "abbcabbc"),
+    ],
 )
 def test_a_heavy_target_has_its_turns_between_those_of_the_others(weights, order):
     assert picks(RoundRobin(targets(*weights)), len(order)) == order
