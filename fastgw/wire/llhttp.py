@@ -11,7 +11,6 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, Htt
 
 from fastgw.wire.malformed import Malformed
 
-
 # What llhttp says of methods that it does not know, that only RTSP has, that begin like one it knows, and of PRI.
 _UNKNOWN_METHOD: Final = ("Invalid method", "Expected space after method", "Expected HTTP/2 Connection Preface")
 
