@@ -184,7 +184,7 @@ def _check_open(descriptor: int) -> None:
 
 
 def _print_json(told: object) -> None:
-    sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(told)) + b"\n")
+    typer.echo(msgspec.json.format(msgspec.json.encode(told)))
 
 
 def _fail(code: int, *lines: str) -> NoReturn:

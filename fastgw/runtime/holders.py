@@ -3,6 +3,7 @@
 import ipaddress
 import os
 import re
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -32,15 +33,17 @@ def holder_of(address: Address) -> str | None:
 
 
 def _tcp_inodes(address: Address) -> Iterator[str]:
-    wanted = ipaddress.ip_address(address.host)
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    wanted = {ipaddress.ip_address(name[0]) for *_, name in found}
     for table in ("tcp", "tcp6"):
         for line in _lines(PROC / "net" / table):
             _, local, _, state, *_, inode = line.split()[:10]
             if state != _LISTEN:
                 continue
-            host, port = local.split(":")
-            bound = _proc_address(host)
-            if int(port, 16) == address.port and (bound == wanted or bound.is_unspecified or wanted.is_unspecified):
+            hexadecimal, port = local.split(":")
+            bound = _proc_address(hexadecimal)
+            overlap = bound in wanted or bound.is_unspecified or any(host.is_unspecified for host in wanted)
+            if int(port, 16) == address.port and overlap:
                 yield inode
 
 

@@ -1,6 +1,5 @@
 """A place for one child process, and when it is filled again after the child died."""
 
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
@@ -35,19 +34,19 @@ class Slot:
     def __repr__(self) -> str:
         return f"<Slot {self.name} pid={self.pid} {'ready' if self.ready else 'not ready'} deaths={self.deaths}>"
 
-    def filled(self, pid: int, channel: Channel) -> None:
+    def fill(self, pid: int, channel: Channel, now: float) -> None:
+        """A child was forked. `now`: monotonic seconds, as everywhere here."""
         self.pid, self.channel, self.ready = pid, channel, False
-        self._began_at = time.monotonic()
+        self._began_at = now
 
-    def emptied(self) -> None:
-        """The child is dead. Sets when the next one is due."""
-        now = time.monotonic()
-        self.pid, self.ready = 0, False
+    def empty(self, now: float) -> None:
+        """The child is dead, or could not be forked. Sets when the next one is due."""
         if self.channel is not None:
             self.channel.close()
-            self.channel = None
+        self.pid, self.channel, self.ready = 0, None, False
         self.deaths = 1 if now - self._began_at >= SETTLED else self.deaths + 1
         self.due_at = now + restart_delay(self.deaths)
+        self._began_at = now
 
     def send(self, message: AnyMessage) -> None:
         """Tell the child, if there is one that listens. Its death is told by the kernel, not here."""

@@ -8,7 +8,6 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Final
@@ -56,7 +55,7 @@ def open_endpoints(address: Address, slots: int) -> tuple[Endpoint, ...]:
     Raises `CannotListen`.
     """
     try:
-        return (_open_unix(address),) if address.path else tuple(_open_tcp(address, slots))
+        return (_open_unix(address),) if address.path else _open_tcp(address, slots)
     except OSError as error:
         raise CannotListen(f"cannot listen on {address}: {_why(error, address)}") from error
 
@@ -68,26 +67,38 @@ def _why(error: OSError, address: Address) -> str:
     return str(error.strerror)
 
 
-def _open_tcp(address: Address, slots: int) -> Iterator[Endpoint]:
+def _open_tcp(address: Address, slots: int) -> tuple[Endpoint, ...]:
+    endpoints = []
     port = address.port
-    for family, host in _resolve(address):
-        if port:
-            # Once without SO_REUSEPORT: else a second fastgw would share the port with the first, and nobody notice.
-            _bind(family, (host, port), shared=False).close()
-        with ExitStack() as undo:
+    with ExitStack() as undo:
+        for family, host in _resolve(address):
+            if port:
+                # Once without SO_REUSEPORT: else a second fastgw would share the port, and nobody notice.
+                _bind(family, (host, port), shared=False).close()
             sockets = []
             for _ in range(slots):
                 listening = undo.enter_context(_bind(family, (host, port), shared=True))
                 listening.listen(BACKLOG)
                 sockets.append(listening)
                 port = listening.getsockname()[1]  # where the system chose, the others get the same
-            undo.pop_all()
-        yield Endpoint(Address(host=host, port=port), tuple(sockets))
+            endpoints.append(Endpoint(Address(host=host, port=port), tuple(sockets)))
+        undo.pop_all()
+    return tuple(endpoints)
 
 
 def _resolve(address: Address) -> list[tuple[socket.AddressFamily, str]]:
+    """The addresses of a host, those left out that this machine cannot have (`::1` where there is no IPv6)."""
     found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    return list(dict.fromkeys((family, str(name[0])) for family, _, _, _, name in found))
+    hosts: list[tuple[socket.AddressFamily, str]] = list(dict.fromkeys((each[0], str(each[4][0])) for each in found))
+    return [(family, host) for family, host in hosts if _is_ours(family, host)] or hosts
+
+
+def _is_ours(family: socket.AddressFamily, host: str) -> bool:
+    try:
+        _bind(family, (host, 0), shared=False).close()
+    except OSError:
+        return False
+    return True
 
 
 def _bind(family: socket.AddressFamily, name: tuple[str, int] | str, shared: bool) -> socket.socket:
@@ -95,6 +106,7 @@ def _bind(family: socket.AddressFamily, name: tuple[str, int] | str, shared: boo
         bound = undo.enter_context(socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
         if family != socket.AF_UNIX:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted connections inherit it
         if family == socket.AF_INET6:
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         if shared:

@@ -229,13 +229,13 @@ class Supervisor:
             pid = os.fork()
         except OSError as error:
             ours.close()
-            slot.emptied()
+            slot.empty(time.monotonic())
             self._lost(slot, f"{slot.name} cannot be started: {error.strerror}")
         else:
             if pid == 0:
                 ours.close()
                 self._become(slot, theirs, unblocked)
-            slot.filled(pid, ours)
+            slot.fill(pid, ours, time.monotonic())
             self._selector.register(ours, selectors.EVENT_READ, partial(self._hear, slot, ours))
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
@@ -297,7 +297,7 @@ class Supervisor:
             self._selector.unregister(slot.channel)
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
         what = f"{slot.name} (pid {slot.pid}) ended: {how}"
-        slot.emptied()
+        slot.empty(time.monotonic())
         if slot.index is not None:
             self._shared.clear_gauges(slot.index)
         self._lost(slot, what)

@@ -1,0 +1,253 @@
+"""The commands as a user types them: what they print, and how they end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastgw import VERSION
+from tests.support.client import Client
+from tests.support.gateway import FASTGW, STOP_DEADLINE, Gateway, Lines
+from tests.support.origin import Origin
+from tests.support.peer import DEADLINE
+
+GET = b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n"
+
+GOOD = "version: 1\nlisteners: {main: {address: '127.0.0.1:0'}}\nroutes: [{name: x, respond: {body: ok}}]\n"
+BAD = "version: 1\nroutes: [{name: x, upstrem: u}]\n"
+BAD_LINES = [
+    'bad.yaml:1:1: listeners: missing; expected at least one, such as {main: {address: "127.0.0.1:8080"}}',
+    'bad.yaml:2:20: routes[0].upstrem: unknown key; did you mean "upstream"?',
+]
+
+
+def fastgw(*arguments: str, directory: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end. Whatever happens, no user sees a traceback."""
+    ended = subprocess.run(
+        [FASTGW, *arguments], cwd=directory, capture_output=True, text=True, timeout=STOP_DEADLINE, check=False
+    )
+    assert "Traceback" not in ended.stderr
+    return ended
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    (tmp_path / "good.yaml").write_text(GOOD)
+    (tmp_path / "bad.yaml").write_text(BAD)
+    return tmp_path
+
+
+class TestCheck:
+    def test_every_problem_is_a_line_on_stdout_and_the_exit_code_is_1(self, files):
+        ended = fastgw("check", "bad.yaml", directory=files)
+        assert (ended.stdout.splitlines(), ended.stderr, ended.returncode) == (BAD_LINES, "", 1)
+
+    def test_a_good_file(self, files):
+        ended = fastgw("check", "good.yaml", directory=files)
+        assert (ended.stdout, ended.returncode) == ("good.yaml: nothing is wrong\n", 0)
+
+    def test_as_json(self, files):
+        ended = fastgw("check", "bad.yaml", "--format", "json", directory=files)
+        problems = json.loads(ended.stdout)["problems"]
+        assert ended.returncode == 1
+        assert problems[1] == {
+            "file": "bad.yaml",
+            "line": 2,
+            "column": 20,
+            "path": "routes[0].upstrem",
+            "wrong": "unknown key",
+            "expected": 'did you mean "upstream"?',
+        }
+        assert json.loads(fastgw("check", "good.yaml", "--format", "json", directory=files).stdout)["problems"] == []
+
+    def test_a_file_that_is_not_there(self, files):
+        ended = fastgw("check", "none.yaml", directory=files)
+        assert (ended.returncode, ended.stdout.startswith("none.yaml: ")) == (1, True)
+
+    def test_a_file_that_others_name_and_is_not_what_it_should_be(self, files):
+        """What only building shows, such as a certificate that is none, is a problem like any other."""
+        (files / "ca.pem").write_text("no certificate")
+        (files / "tls.yaml").write_text(
+            GOOD.replace("respond: {body: ok}", "upstream: u")
+            + "upstreams: {u: {targets: [{url: 'https://127.0.0.1:1'}], tls: {ca: ca.pem}}}\n"
+        )
+        ended = fastgw("check", "tls.yaml", directory=files)
+        assert ended.returncode == 1
+        assert "upstreams.u.tls" in ended.stdout
+
+
+class TestRun:
+    def test_without_a_file(self, tmp_path):
+        with Origin() as origin:
+            flags = [
+                "--listen",
+                "127.0.0.1:0",
+                "--to",
+                origin.serve().url,
+                "--workers",
+                "1",
+                "--access-log",
+                "bench.log",
+            ]
+            with Gateway(None, tmp_path, [*flags, "--status", "127.0.0.1:0"]) as gateway:
+                with gateway.connect() as client:
+                    assert client.exchange(GET).status == 200
+                with Client(gateway.ready["status"]) as client:
+                    assert client.exchange(b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n").status == 200
+                said = gateway.stderr.wait_for(lambda line: b"listening" in line).decode()
+            assert said == f"fastgw {VERSION}: listening on {gateway.url()} (1 worker)\n"
+            assert json.loads((tmp_path / "bench.log").read_text())["path"] == "/hello"
+
+    def test_the_ready_line(self, files):
+        with Gateway(files / "good.yaml", files) as gateway:
+            assert gateway.ready == {
+                "listeners": {"main": [gateway.address()]},
+                "status": None,
+                "pid": gateway.process.pid,
+            }
+
+    def test_a_wrong_file(self, files):
+        ended = fastgw("run", "bad.yaml", directory=files)
+        assert (ended.stderr.splitlines(), ended.stdout, ended.returncode) == (BAD_LINES, "", 1)
+
+    def test_flags_of_a_wrong_form(self):
+        ended = fastgw("run", "--listen", "nowhere", "--to", "ftp://a")
+        assert ended.returncode == 1
+        assert [line.partition(":")[0] for line in ended.stderr.splitlines()] == ["--listen", "--to"]
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            [],
+            ["--listen", "127.0.0.1:0"],
+            ["--to", "http://a"],
+            ["good.yaml", "--listen", "127.0.0.1:0"],
+            ["good.yaml", "--workers", "2"],
+            ["good.yaml", "--ready-fd", "77"],
+            ["good.yaml", "--ready-fd", "x"],
+            ["--listen", "127.0.0.1:0", "--to", "http://a", "--workers", "0"],
+            ["--unknown"],
+        ],
+        ids=" ".join,
+    )
+    def test_usage(self, files, arguments):
+        ended = fastgw("run", *arguments, directory=files)
+        assert (ended.returncode, ended.stdout) == (2, "")
+        assert "Error: " in ended.stderr
+
+
+class TestDemo:
+    @pytest.fixture
+    def demo(self, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Lines, dict[str, Any]]]:
+        """The demo in a process group of its own, as a terminal would have it."""
+        ready, ready_in = os.pipe()
+        process = subprocess.Popen(
+            [FASTGW, "demo", "--listen", "127.0.0.1:0", "--workers", "2", "--ready-fd", str(ready_in)],
+            cwd=tmp_path,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+            pass_fds=[ready_in],
+            process_group=0,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        os.close(ready_in)
+        assert process.stderr is not None
+        lines = Lines(process.stderr)
+        try:
+            assert select.select([ready], [], [], STOP_DEADLINE)[0]
+            yield process, lines, json.loads(os.read(ready, 4096))
+        finally:
+            os.close(ready)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            lines.finish()
+
+    def test_what_it_says_is_true(self, demo):
+        """The page has the same commands as the terminal, and each of them does something."""
+        _, lines, ready = demo
+        (address,) = ready["listeners"]["demo"]
+        lines.wait_for(lambda line: b"/events" in line)
+        first, *tries = lines.text().splitlines()
+        assert first == f"fastgw {VERSION}: demo on http://{address} (2 workers), Ctrl-C to stop"
+        assert re.fullmatch(rf"  try:  curl -i http://{address}/ {{3,}}\S.*", tries[0])
+        assert len(tries) == 3
+        get = f"GET %s HTTP/1.1\r\nHost: {address}\r\n\r\n"
+        with Client(address) as client:
+            page = client.exchange((get % "/").encode())
+            assert (page.status, b"X-Request-Id" in page) == (200, True)
+            for line in tries:
+                assert line[8:].partition("   ")[0].encode() in page.body
+            client.send(f"POST /echo HTTP/1.1\r\nHost: {address}\r\nContent-Length: 5\r\n\r\nhello".encode())
+            echoed = client.read_response().body
+            assert (b"X-Forwarded-For: 127.0.0.1" in echoed, echoed.endswith(b"\r\n\r\nhello\n")) == (True, True)
+            assert client.exchange((get % "/nowhere").encode()).status == 404
+            client.send((get % "/events").encode())
+            assert client.read_response_head().get(b"Content-Type") == b"text/event-stream"
+            assert client.read_chunk() == b"data: event 1 of 10\n\n"
+
+    def test_ctrl_c_ends_all_of_it_cleanly(self, demo, tmp_path):
+        """Also in the middle of a stream."""
+        process, lines, ready = demo
+        (address,) = ready["listeners"]["demo"]
+        with Client(address) as client:
+            client.send(f"GET /events HTTP/1.1\r\nHost: {address}\r\n\r\n".encode())
+            client.read_response_head()
+            os.killpg(process.pid, signal.SIGINT)
+            assert process.wait(STOP_DEADLINE) == 0
+        lines.finish()
+        assert lines.lines[-1] == b"stopped\n"
+        assert "Traceback" not in lines.text()
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_taken_port(self):
+        with Origin() as origin:
+            ended = fastgw("demo", "--listen", origin.authority)
+            assert ended.returncode == 3
+            assert f"fastgw: cannot listen on {origin.authority}: the address is in use (" in ended.stderr
+
+    def test_an_address_that_is_none(self):
+        assert fastgw("demo", "--listen", "nowhere").returncode == 2
+
+
+def test_the_schema_is_one():
+    schema = json.loads(fastgw("schema").stdout)
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+
+
+def test_nobody_reading_the_answer_is_no_drama():
+    with subprocess.Popen([FASTGW, "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
+def test_the_version_tells_what_it_runs_on():
+    told = fastgw("version").stdout.splitlines()
+    assert told[0].split() == ["fastgw:", VERSION]
+    assert told[-1].split(maxsplit=1) == ["wire:", "pure Python"]
+    assert json.loads(fastgw("version", "--format", "json").stdout)["fastgw"] == VERSION
+
+
+def test_as_a_module():
+    ended = subprocess.run(
+        [sys.executable, "-m", "fastgw", "version"], capture_output=True, text=True, timeout=DEADLINE, check=True
+    )
+    assert ended.stdout == fastgw("version").stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["frobnicate"], ["check"], ["check", "good.yaml", "--format", "xml"]])
+def test_usage_errors_end_with_2(files, arguments):
+    assert fastgw(*arguments, directory=files).returncode == 2
