@@ -1,69 +1,78 @@
-"""A small certificate authority for tests: it signs for any name, and its files are what a configuration points to."""
-
-from __future__ import annotations
+"""A certificate authority for tests."""
 
 import datetime
-import ipaddress
+import re
 import ssl
+from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import NameOID
+
+from fastgw.config.settings import UpstreamTls
+from fastgw.upstream.target import client_tls
 
 
-class Authority:
-    """Issues certificates into `directory`. `file` is the PEM file to trust."""
+class Certificates:
+    """A certificate authority, in files."""
 
-    def __init__(self, directory: Path, name: str = "test authority") -> None:
-        self.directory = directory
-        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
-        constraints = x509.BasicConstraints(ca=True, path_length=0)
-        certificate = self._builder(self._name, self._key).add_extension(constraints, critical=True)
-        self.file = directory / f"{name.replace(' ', '-')}.pem"
-        self.file.write_bytes(self._pem(certificate))
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Test CA")])
+        self.ca = str(folder / "ca.pem")
+        made = self._begin(self._name, self._key.public_key())
+        made = made.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        self._certificate = made.sign(self._key, hashes.SHA256())
+        Path(self.ca).write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str) -> tuple[Path, Path]:
-        """A certificate and its key, for a server or a client of this name (or address)."""
+    def issue(self, name: str) -> tuple[str, str]:
+        """A certificate for a name or an address, and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        try:
-            alternative: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(name))
-        except ValueError:
-            alternative = x509.DNSName(name)
-        usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
-        builder = self._builder(subject, key).add_extension(x509.SubjectAlternativeName([alternative]), critical=False)
-        files = self.directory / f"{name}.pem", self.directory / f"{name}.key"
-        files[0].write_bytes(self._pem(builder.add_extension(usage, critical=False)))
-        files[1].write_bytes(
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "issued")])
+        is_address = re.fullmatch(r"[0-9.]+|.*:.*", name) is not None
+        alternative = x509.IPAddress(ip_address(name)) if is_address else x509.DNSName(name)
+        made = self._begin(subject, key.public_key())
+        made = made.add_extension(x509.SubjectAlternativeName([alternative]), critical=False)
+        certificate = made.sign(self._key, hashes.SHA256())
+        stem = self._folder / name.replace(":", "_")
+        certificate_file, key_file = stem.with_suffix(".pem"), stem.with_suffix(".key")
+        certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        key_file.write_bytes(
             key.private_bytes(
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
         )
-        return files
+        return str(certificate_file), str(key_file)
 
-    def server(self, name: str, ask_client: bool = False) -> ssl.SSLContext:
-        """What an `Origin` needs to speak TLS as `name`. `ask_client`: only to clients of this authority."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(*self.issue(name))
-        if ask_client:
-            context.load_verify_locations(self.file)
-            context.verify_mode = ssl.CERT_REQUIRED
-        return context
-
-    def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-        now = datetime.datetime.now(datetime.UTC)
+    def _begin(self, subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+        today = datetime.datetime.now(datetime.UTC)
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(self._name)
-            .public_key(key.public_key())
+            .public_key(key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=2))
+            .not_valid_before(today - datetime.timedelta(days=1))
+            .not_valid_after(today + datetime.timedelta(days=1))
         )
 
-    def _pem(self, builder: x509.CertificateBuilder) -> bytes:
-        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+def server_tls(issued: tuple[str, str], clients: str | None = None, highest: int | None = None) -> ssl.SSLContext:
+    """A server's side, which asks for a certificate of the authority `clients` if there is one."""
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.load_cert_chain(*issued)
+    made.set_alpn_protocols(["h2", "http/1.1"])
+    if clients is not None:
+        made.load_verify_locations(clients)
+        made.verify_mode = ssl.CERT_REQUIRED
+    if highest is not None:
+        made.maximum_version = ssl.TLSVersion(highest)
+    return made
+
+
+def trusting(certificates: Certificates, **more: Any) -> ssl.SSLContext:
+    return client_tls(UpstreamTls(ca=certificates.ca, **more))

@@ -2,17 +2,14 @@
 
 import asyncio
 import socket
-from collections.abc import Callable, Coroutine
-from functools import wraps
-from typing import Any
 
 import pytest
-import uvloop
 
 from fastgw.config.values import parse_url
 from fastgw.upstream import resolve
 from fastgw.upstream.resolve import Address, Name, ResolveFailed
 from fastgw.upstream.target import Target
+from tests.support.on_loop import on_loop, until
 
 HOUR = 3600.0
 
@@ -23,25 +20,6 @@ def v4(last: int) -> Address:
 
 def v6(last: int) -> Address:
     return Address(socket.AF_INET6, (f"2001:db8::{last}", 80, 0, 0))
-
-
-def on_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run the test on uvloop, for 10 s at most."""
-
-    async def limited(*args: Any, **named: Any) -> None:
-        async with asyncio.timeout(10):
-            await test(*args, **named)
-
-    @wraps(test)
-    def run(*args: Any, **named: Any) -> None:
-        uvloop.run(limited(*args, **named))
-
-    return run
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await asyncio.sleep(0)
 
 
 class Resolver:

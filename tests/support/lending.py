@@ -1,0 +1,102 @@
+"""A pool's surroundings: connections, who borrows them, and a stand-in for opening them."""
+
+import asyncio
+import socket
+from typing import Any
+
+from fastgw.config import settings
+from fastgw.config.settings import Upstream, UpstreamTimeouts
+from fastgw.config.values import parse_url
+from fastgw.errors import Fault
+from fastgw.upstream.connect import ConnectFailed
+from fastgw.upstream.pool import Pool
+from fastgw.upstream.resolve import Address
+from fastgw.upstream.target import Target, build_targets
+from tests.support.on_loop import until
+
+
+class Connection(asyncio.Protocol):
+    """As much of an upstream connection as the pool needs."""
+
+    def __init__(self, pool: "Pool[Connection]", target: Target) -> None:
+        self.pool = pool
+        self.target = target
+        self.idle_since = 0.0
+        self.uses = 0
+        self.closed = False
+        self.transport: Any = None
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.closed = True
+        self.pool.forget(self)
+
+    def close(self) -> None:
+        self.closed = True
+        if self.transport is not None:
+            self.transport.abort()
+
+
+class Borrower:
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[Connection | Fault] = []
+
+    def lent(self, connection: Connection) -> None:
+        self.told.append(connection)
+
+    def failed(self, fault: Fault) -> None:
+        self.told.append(fault)
+
+    async def answer(self) -> Connection | Fault:
+        await until(lambda: bool(self.told))
+        (told,) = self.told
+        return told
+
+
+class Dialer:
+    """Stands in for `connect`: an opening is done when the test says so."""
+
+    def __init__(self) -> None:
+        self.openings: list[tuple[Target, asyncio.Future[Address]]] = []
+
+    async def connect(self, target: Target, protocol: asyncio.BaseProtocol, timeout: float) -> Address:
+        done: asyncio.Future[Address] = asyncio.get_running_loop().create_future()
+        self.openings.append((target, done))
+        return await done
+
+    async def begun(self, count: int = 1) -> None:
+        await until(lambda: len(self.openings) >= count)
+
+    def succeed(self, index: int = 0) -> None:
+        target, done = self.openings.pop(index)
+        done.set_result(Address(socket.AF_INET, (target.host, target.port)))
+
+    def fail(self, index: int = 0, fault: Fault = Fault.CONNECT_REFUSED) -> None:
+        self.openings.pop(index)[1].set_exception(ConnectFailed(fault, "said the test"))
+
+
+def upstream(*urls: str, connect: float = 10.0, **pool: Any) -> Upstream:
+    return Upstream(
+        targets=tuple(settings.Target(url=parse_url(url)) for url in urls or ("http://192.0.2.1:80",)),
+        timeouts=UpstreamTimeouts(connect=connect),
+        pool=settings.Pool(**pool),
+    )
+
+
+def make(configured: Upstream, **more: Any) -> "Pool[Connection]":
+    return Pool(build_targets(configured), configured, Connection, **more)
+
+
+async def opened(pool: "Pool[Connection]", dialer: Dialer, target: Target | None = None) -> Connection:
+    """A connection that was opened and lent."""
+    borrower = Borrower()
+    assert pool.lend(target or pool.targets[0], borrower) is None
+    await dialer.begun()
+    dialer.succeed()
+    connection = await borrower.answer()
+    assert isinstance(connection, Connection)
+    return connection

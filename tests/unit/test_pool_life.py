@@ -1,0 +1,231 @@
+"""The pool with real connections, and through lives at random."""
+
+import asyncio
+import random
+import socket
+from typing import Any
+
+import pytest
+
+from fastgw.config.values import parse_url
+from fastgw.errors import Fault
+from fastgw.upstream import pool as pooling
+from fastgw.upstream import resolve
+from fastgw.upstream.pool import LocalLimit, Pool
+from fastgw.upstream.resolve import Address
+from fastgw.upstream.target import Target
+from tests.support.lending import Borrower, Connection, make, upstream
+from tests.support.on_loop import on_loop, sockets, turns, until
+
+
+class Origin:
+    """A listener on a port, and the connections it took."""
+
+    def __init__(self, host: str, port: int = 0) -> None:
+        self.host = host
+        self.wanted = port
+        self.taken: list[Any] = []
+
+    async def __aenter__(self) -> "Origin":
+        taken = self.taken
+
+        class Taking(asyncio.Protocol):
+            def connection_made(self, transport: Any) -> None:
+                taken.append(transport)
+
+        self.server = await asyncio.get_running_loop().create_server(Taking, self.host, self.wanted)
+        self.port = self.server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for transport in self.taken:
+            transport.abort()
+        self.server.close()
+        await self.server.wait_closed()
+
+
+@on_loop
+async def test_with_real_connections_the_upstreams_close_is_noticed(monkeypatch):
+    async with Origin("127.0.0.1") as origin:
+        pool = make(upstream(f"http://127.0.0.1:{origin.port}"))
+        borrower = Borrower()
+        pool.lend(pool.targets[0], borrower)
+        connection = await borrower.answer()
+        assert isinstance(connection, Connection)
+        pool.give_back(connection)
+        await until(lambda: bool(origin.taken))
+        origin.taken[0].close()
+        await until(lambda: pool.idle_count == 0)
+        assert connection.closed
+
+
+@pytest.mark.parametrize("count", range(10))
+@on_loop
+async def test_whenever_it_is_stopped_no_socket_is_left(count):
+    """Stopped after each number of turns of the loop."""
+    async with Origin("127.0.0.1") as origin:
+        before = sockets()
+        pool = make(upstream(f"http://127.0.0.1:{origin.port}"))
+        borrowers = [Borrower() for _ in range(3)]
+        for borrower in borrowers:
+            assert pool.lend(pool.targets[0], borrower) is None
+        pool.withdraw(borrowers[0])
+        await turns(count)
+        pool.stop()
+        for borrower in borrowers[1:]:
+            (told,) = borrower.told
+            if isinstance(told, Connection):
+                pool.give_back(told)
+        await turns()
+        for transport in origin.taken:
+            transport.abort()
+        await until(lambda: sockets() <= before)
+
+
+@on_loop
+async def test_connections_follow_a_name_to_its_new_address(monkeypatch):
+    async with Origin("127.0.0.1") as old, Origin("127.0.0.2", old.port) as new:
+        answer = ["127.0.0.1"]
+
+        async def look_up(host: str, port: int) -> list[Address]:
+            return [Address(socket.AF_INET, (answer[0], port))]
+
+        monkeypatch.setattr(resolve, "look_up", look_up)
+        configured = upstream(f"http://users:{old.port}")
+        target = Target(parse_url(f"http://users:{old.port}"), resolve_interval=0.001)
+        pool = Pool([target], configured, Connection)
+        borrowers = [Borrower(), Borrower()]
+        for borrower in borrowers:
+            pool.lend(target, borrower)
+        idle, lent = [await borrower.answer() for borrower in borrowers]
+        assert isinstance(idle, Connection)
+        assert isinstance(lent, Connection)
+        pool.give_back(idle)
+        answer[0] = "127.0.0.2"
+        while not idle.closed:
+            await target.addresses()
+            await asyncio.sleep(0)
+        assert not lent.closed
+        pool.give_back(lent)
+        assert lent.closed
+        again = Borrower()
+        assert pool.lend(target, again) is None
+        connection = await again.answer()
+        assert isinstance(connection, Connection)
+        await until(lambda: len(new.taken) == 1)
+        assert len(old.taken) == 2
+        pool.give_back(connection)
+        assert pool.idle_count == 1
+        pool.stop()
+
+
+# All of it at random
+
+
+@pytest.mark.parametrize("seed", range(40))
+@on_loop
+async def test_whatever_happens_the_counts_are_true_and_everyone_is_told_once(dialer, monkeypatch, seed):
+    """A random life: kept counts equal counted ones after each step, and in the end nothing is left."""
+    monkeypatch.setattr(pooling, "TICK", 0.0001)
+    chance = random.Random(seed)
+    most = chance.randint(1, 6)
+    limit = LocalLimit(most)
+    pool = make(
+        upstream(
+            *(f"http://192.0.2.{number}:80" for number in range(1, 1 + chance.randint(1, 3))),
+            connect=chance.choice([0.001, 10.0]),
+            max_connections=most,
+            max_idle=chance.randint(0, most),
+            max_pending=chance.randint(0, 4),
+            max_uses=chance.choice([None, 3]),
+        ),
+        limit=limit,
+    )
+    lent: list[Connection] = []
+    waiting: list[Borrower] = []
+    outside = 0  # places that another worker has taken
+
+    class Counting(Borrower):
+        def lent(self, connection: Connection) -> None:
+            waiting.remove(self)
+            lent.append(connection)
+            assert not connection.closed
+
+        def failed(self, fault: Fault) -> None:
+            waiting.remove(self)
+
+    def borrow() -> None:
+        borrower = Counting()
+        target = chance.choice(pool.targets)
+        waiting.append(borrower)  # it may be told only later, but a pool that told it at once would be seen
+        answer = pool.lend(target, borrower, fresh=chance.random() < 0.3)
+        if answer is not None:
+            waiting.remove(borrower)
+        if isinstance(answer, Connection):
+            lent.append(answer)
+
+    def withdraw() -> None:
+        if waiting:
+            pool.withdraw(waiting.pop(chance.randrange(len(waiting))))
+
+    def give_back() -> None:
+        if lent:
+            pool.give_back(lent.pop(chance.randrange(len(lent))))
+
+    def discard() -> None:
+        if lent:
+            pool.discard(lent.pop(chance.randrange(len(lent))))
+
+    def succeed() -> None:
+        if dialer.openings:
+            dialer.succeed(chance.randrange(len(dialer.openings)))
+
+    def fail() -> None:
+        if dialer.openings:
+            fault = chance.choice([Fault.CONNECT_REFUSED, Fault.CONNECTIONS_EXHAUSTED])
+            dialer.fail(chance.randrange(len(dialer.openings)), fault)
+
+    def lose() -> None:
+        idle = [connection for target in pool.targets for connection in target.idle]
+        if idle:
+            connection = chance.choice(idle)
+            connection.closed = True
+            pool.forget(connection)
+
+    def take_outside() -> None:
+        nonlocal outside
+        outside += limit.try_take()
+
+    def free_outside() -> None:
+        nonlocal outside
+        if outside:
+            outside -= 1
+            limit.give_back()
+
+    def check() -> None:
+        places = sum(target.places for target in pool.targets)
+        opening = sum(target.opening for target in pool.targets)
+        idle = [connection for target in pool.targets for connection in target.idle]
+        assert places == opening + len(idle) + len(lent)
+        assert places + outside + limit._left == most
+        assert pool.idle_count == len(idle)
+        assert sum(len(target.waiting) for target in pool.targets) == len(waiting)
+        assert not any(connection.closed for connection in idle)
+
+    acts = [borrow, borrow, borrow, give_back, give_back, succeed, succeed, withdraw, discard, fail, lose]
+    acts += [take_outside, free_outside]
+    for _ in range(400):
+        chance.choice(acts)()
+        check()
+        await turns(chance.randint(0, 3))
+        check()
+    while waiting or lent or dialer.openings:  # all is well from here on, so all who wait are served
+        free_outside()
+        give_back()
+        succeed()
+        await turns()
+        check()
+    pool.stop()
+    await turns()
+    check()
+    assert repr(pool) == "<Pool: 0 connections, 0 idle, 0 opening, 0 waiting>"
