@@ -7,7 +7,7 @@ everything. Both stand where `judge_request` and `judge_response` look for them.
 import pytest
 from httptools import HttpRequestParser, HttpResponseParser
 
-from fastgw.wire import framing
+from fastgw.wire import framing, llhttp
 from fastgw.wire.body import BodyReader, ChunkedReader, LengthReader, UntilCloseReader
 from fastgw.wire.framing import RequestHead, ResponseHead, judge_request, judge_response
 from fastgw.wire.llhttp import LongLivedJudge, SecondJudge
@@ -236,6 +236,33 @@ def test_a_head_that_llhttp_sees_a_body_behind_when_we_do_not_is_refused(monkeyp
     monkeypatch.setattr(framing, "read_request", misread)
     with pytest.raises(Malformed, match="elsewhere"):
         judge_request(line + sent + b"\r\n")
+
+
+@pytest.mark.parametrize("body_follows", [True, False, None])
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"GET / HTTP/1.1\r\nA: b\r\n",
+        b"GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+        b"CONNECT a:1 HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+    ],
+)
+def test_llhttp_wants_exactly_one_head(raw: bytes, body_follows: bool | None):
+    """Not a part of one, nor another behind it."""
+    with pytest.raises(Malformed, match="elsewhere"):
+        SecondJudge(HttpRequestParser).head(raw, body_follows)
+
+
+def test_one_llhttp_judges_all_that_is_only_a_head(monkeypatch: pytest.MonkeyPatch):
+    """It is replaced only when it refuses, and then decides nothing about the next."""
+    long_lived = LongLivedJudge()
+    monkeypatch.setattr(llhttp, "SecondJudge", None)
+    for _ in range(3):
+        long_lived.head(post())
+    monkeypatch.undo()
+    with pytest.raises(Malformed):
+        long_lived.head(post(b" A: b"))
+    long_lived.head(post())
 
 
 BODIES_STOPPED_BY_OURS_ALONE = {
