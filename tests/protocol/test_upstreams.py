@@ -74,7 +74,7 @@ def test_a_target_that_cannot_be_reached(gateway: Gateway, host: str, fault: str
 
 @pytest.mark.parametrize("host", ["named", "url", "deaf-or-well"])
 def test_a_target_that_can(gateway: Gateway, host: str) -> None:
-    """RFC 8305: a name with an address that refuses, a bare URL, and a second target behind one that does not answer."""
+    """RFC 8305: a name of which one address refuses, a bare URL, and a target next to one that is deaf."""
     with gateway.connect() as client:
         for _ in range(2):
             request = f"POST / HTTP/1.1\r\nHost: {host}.test\r\nContent-Length: 2\r\n\r\nhi"
@@ -106,7 +106,9 @@ def test_a_retry_counts_against_the_limit(lanes: Lanes) -> None:
         client.send(lane.get(b"/first"))
     connections = [lane.accept() for _ in range(3)]
     for connection in connections:
-        connection.answer(OK)
+        connection.read_request()
+    for connection in connections:
+        connection.send(OK)
     for client in clients:
         client.read_response()
         client.send(lane.get(b"/second"))
