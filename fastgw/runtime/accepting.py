@@ -8,6 +8,7 @@ first bytes can be looked at before a transport, and later TLS, takes the connec
 import asyncio
 import errno
 import socket
+from contextlib import suppress
 from typing import Final
 
 from fastgw.downstream import Listener, Server
@@ -20,7 +21,11 @@ ACCEPTS_PER_WAKEUP: Final = 64  # then other events have their turn
 PAUSE: Final = 0.1
 """Seconds without accepting when the node's connections or the system's resources are used up."""
 PEEK: Final = 4096
-SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+GONE: Final = frozenset(
+    {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN}
+    | {errno.EHOSTUNREACH, errno.ENONET, errno.ENOPROTOOPT, errno.EOPNOTSUPP}
+)
+"""What `accept` says of a connection that came to nothing while it was queued (accept(2))."""
 UNIX_PEER: Final = ("unix:", 0)
 
 Peer = tuple[str, int]
@@ -61,11 +66,14 @@ class Acceptor:
         for listening in list(self._listeners):
             self._accept(listening, most=BACKLOG)
             self.close(listening)
-            listening.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError):  # a neighbour that accepts there too was first
+                listening.shutdown(socket.SHUT_RDWR)
         if self._pause is not None:
             self._pause.cancel()
         for greeting in list(self._greetings):
-            greeting.refuse()
+            greeting.read()
+        for greeting in list(self._greetings):
+            greeting.refuse("the gateway stops")
         if self._openings:
             await asyncio.wait(self._openings)
 
@@ -76,22 +84,21 @@ class Acceptor:
                 return self._pause_all("as many connections are open as limits.connections allows")
             try:
                 client, name = listening.accept()
+            except BlockingIOError:
+                return None
             except OSError as error:
-                if isinstance(error, BlockingIOError):
-                    return None
-                if error.errno in SHORTAGES:
-                    return self._pause_all(f"{error.strerror}")
-                if error.errno == errno.EINVAL:  # a neighbour with whom we share this unix socket has shut it down
+                if error.errno in GONE:
+                    continue
+                if error.errno == errno.EINVAL:  # a neighbour that accepts there too has shut it down
                     return self.close(listening)
-                continue  # this client left while it was queued (accept(2))
+                return self._pause_all(f"{error.strerror}")  # out of files or memory
             client.setblocking(False)
             peer = (name[0], name[1]) if isinstance(name, tuple) else UNIX_PEER
             if not listener.proxy_protocol_required:
                 self.serve(client, listener, peer, None)
             elif listener.trusts(peer[0]):
-                greeting = Greeting(self, client, listener, peer)
-                greeting.begin(self._loop, self._server.timeouts.request_headers)
-                self._greetings.add(greeting)
+                timeout = self._server.timeouts.request_headers
+                self._greetings.add(Greeting(self, self._loop, timeout, client, listener, peer))
             else:
                 self.refuse(client, listener, peer, "it is no trusted proxy")
         return None
@@ -135,31 +142,40 @@ class Acceptor:
 class Greeting:
     """A connection whose PROXY header is being read from the bare socket: the bytes behind it are left there."""
 
-    def __init__(self, acceptor: Acceptor, client: socket.socket, listener: Listener, peer: Peer) -> None:
+    def __init__(
+        self,
+        acceptor: Acceptor,
+        loop: asyncio.AbstractEventLoop,
+        timeout: float,
+        client: socket.socket,
+        listener: Listener,
+        peer: Peer,
+    ) -> None:
         self._acceptor = acceptor
+        self._loop = loop
         self._client = client
         self._listener = listener
         self._peer = peer
         self._header = b""
-
-    def begin(self, loop: asyncio.AbstractEventLoop, timeout: float) -> None:
-        self._loop = loop
-        loop.add_reader(self._client, self._read)
         self._late = loop.call_later(timeout, self.refuse, "the PROXY header did not come in time")
+        loop.add_reader(client, self.read)
 
-    def refuse(self, why: str = "the gateway stops") -> None:
+    def refuse(self, why: str) -> None:
         self._end()
         self._acceptor.refuse(self._client, self._listener, self._peer, why)
 
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Read what has come of the header; once it is complete, the connection is served."""
         try:
             parsed = self._take()
+        except BlockingIOError:
+            return
         except (OSError, Malformed) as error:
-            return self.refuse(f"{error}")
+            self.refuse(str(error))
+            return
         if parsed is not None:
             self._end()
             self._acceptor.serve(self._client, self._listener, parsed.source or self._peer, parsed.destination)
-        return None
 
     def _take(self) -> Parsed | None:
         """Take from the socket what belongs to the header; None while it is incomplete. Raises `Malformed`, `OSError`.

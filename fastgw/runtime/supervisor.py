@@ -300,6 +300,8 @@ class Supervisor:
         slot.empty(time.monotonic())
         if slot.index is not None:
             self._shared.clear_gauges(slot.index)
+        if code and self._phase is Phase.DRAINING:
+            notice(what)  # whoever it served was not drained
         self._lost(slot, what)
 
     def _lost(self, slot: Slot, what: str) -> None:

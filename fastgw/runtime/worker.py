@@ -141,14 +141,16 @@ class Worker:
                 self._end()
 
     async def _finish(self, limits: Drain) -> None:
-        draining = self._loop.create_task(self._server.drain(limits.requests_s, limits.tunnels_s))
-        await asyncio.sleep(0)  # it has begun: whoever finds us closed may rely on that
-        await self._acceptor.end()
-        summary = await draining
-        if self._server.connections:  # they came from the queue when there was nothing to wait for any more
-            summary = await self._server.drain(limits.requests_s, limits.tunnels_s)
-        self._channel.send(Drained(generation=GENERATION, drained=summary.drained, cut=summary.cut))
-        self._end()
+        try:
+            draining = self._loop.create_task(self._server.drain(limits.requests_s, limits.tunnels_s))
+            await asyncio.sleep(0)  # it has begun: whoever finds us closed may rely on that
+            await self._acceptor.end()
+            summary = await draining
+            if self._server.connections:  # they came from the queue when there was nothing to wait for any more
+                summary = await self._server.drain(limits.requests_s, limits.tunnels_s)
+            self._channel.send(Drained(generation=GENERATION, drained=summary.drained, cut=summary.cut))
+        finally:
+            self._end()
 
     def _end(self) -> None:
         if not self._ended.done():

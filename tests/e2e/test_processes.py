@@ -415,6 +415,16 @@ class TestProxyProtocol:
             peer.send_gently(header + GET)
             peer.assert_ended()
 
+    def test_who_has_sent_the_header_when_the_drain_begins_is_served(self, tmp_path):
+        with Gateway(self.config("127.0.0.1"), tmp_path) as gateway, gateway.connect() as peer:
+            (worker,) = gateway.child_pids
+            os.kill(worker, signal.SIGSTOP)
+            peer.send(PROXY_HEADERS[0][0] + GET)
+            gateway.signal(signal.SIGTERM)
+            os.kill(worker, signal.SIGCONT)
+            assert peer.read_response().status == 200
+            assert gateway.wait() == 0
+
     def test_a_header_that_does_not_come_is_not_waited_for(self, tmp_path):
         config = self.config("127.0.0.1", timeouts={"request_headers": "100ms"})
         with Gateway(config, tmp_path) as gateway, gateway.connect() as peer:
