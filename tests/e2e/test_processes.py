@@ -458,6 +458,21 @@ class TestLimits:
                 first.close()
                 assert third.read_response().status == 200
 
+    def test_an_address_has_its_connections_at_all_workers_together(self, tmp_path):
+        config = answering(workers=2, limits={"connections_per_ip": 5})
+        with Gateway(config, tmp_path) as gateway, contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(gateway.connect()) for _ in range(5)]
+            assert [client.exchange(GET).status for client in clients] == [200] * 5
+            for _ in range(10):
+                with gateway.connect() as refused:
+                    refused.send_gently(GET)
+                    assert not refused.read_to_end().startswith(b"HTTP/1.1 200")
+            clients[0].send(GET_AND_CLOSE)
+            clients[0].read_response()
+            clients[0].assert_ended()
+            with gateway.connect() as client:
+                assert client.exchange(GET).status == 200
+
 
 class TestStatus:
     @pytest.fixture
