@@ -28,8 +28,10 @@ def holder_of(address: Address) -> str | None:
     eldest = min((pid for pid in pids if _parent(pid) not in pids), default=None)
     if eldest is None:
         return None
-    name = "another fastgw" if _is_fastgw(eldest) else (PROC / str(eldest) / "comm").read_text().strip()
-    return f"{name}, pid {eldest}"
+    with suppress(OSError):  # it has just ended
+        name = "another fastgw" if _is_fastgw(eldest) else (PROC / str(eldest) / "comm").read_text().strip()
+        return f"{name}, pid {eldest}"
+    return None
 
 
 def _tcp_inodes(address: Address) -> Iterator[str]:
