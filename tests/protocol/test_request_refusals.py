@@ -14,7 +14,7 @@ from tests.support.lanes import Lane
 BAD = "bad_request"
 VERSION = "version_not_supported"
 METHOD = "method_not_allowed"
-CODING = "not_implemented"
+UNKNOWN = "not_implemented"  # a coding or a method
 
 # name -> (what is sent, the faults that it may be answered with)
 REQUEST_LINES = {
@@ -28,6 +28,8 @@ REQUEST_LINES = {
     "a tab": (b"GET\t/ HTTP/1.1\r\nHost: $HOST\r\n\r\n", BAD),
     "a space in the target": (b"GET /a b HTTP/1.1\r\nHost: $HOST\r\n\r\n", BAD),
     "a method that is no token": (b"G(T / HTTP/1.1\r\nHost: $HOST\r\n\r\n", BAD),
+    "a method in small letters": (b"get / HTTP/1.1\r\nHost: $HOST\r\n\r\n", (BAD, UNKNOWN)),
+    "a method that nobody knows": (b"FOO / HTTP/1.1\r\nHost: $HOST\r\n\r\n", (BAD, UNKNOWN)),
     "NUL in the method": (b"G\x00T / HTTP/1.1\r\nHost: $HOST\r\n\r\n", BAD),
     "an empty line first": (b"\r\nGET / HTTP/1.1\r\nHost: $HOST\r\n\r\n", BAD),
     "LF first": (b"\nGET / HTTP/1.1\r\nHost: $HOST\r\n\r\n", BAD),
@@ -146,20 +148,20 @@ FRAMING = {
     "a length of 2^64 and 3": (posted(b"Content-Length: 18446744073709551619"), (BAD, "body_too_large")),
     "space before the colon of the length": (posted(b"Content-Length : 3"), BAD),
     "chunked in HTTP/1.0": (b"POST / HTTP/1.0\r\nHost: $HOST\r\nTransfer-Encoding: chunked\r\n\r\n", BAD),
-    "gzip": (posted(b"Transfer-Encoding: gzip"), (BAD, CODING)),
-    "gzip, chunked": (posted(b"Transfer-Encoding: gzip, chunked"), CODING),
-    "gzip and chunked in two lines": (posted(b"Transfer-Encoding: gzip", b"Transfer-Encoding: chunked"), CODING),
-    "chunked, gzip": (posted(b"Transfer-Encoding: chunked, gzip"), (BAD, CODING)),
+    "gzip": (posted(b"Transfer-Encoding: gzip"), (BAD, UNKNOWN)),
+    "gzip, chunked": (posted(b"Transfer-Encoding: gzip, chunked"), UNKNOWN),
+    "gzip and chunked in two lines": (posted(b"Transfer-Encoding: gzip", b"Transfer-Encoding: chunked"), UNKNOWN),
+    "chunked, gzip": (posted(b"Transfer-Encoding: chunked, gzip"), (BAD, UNKNOWN)),
     "chunked twice": (posted(b"Transfer-Encoding: chunked, chunked"), BAD),
     "chunked in two lines": (posted(b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"), BAD),
     "an empty member": (posted(b"Transfer-Encoding: , chunked"), BAD),
     "an empty member behind": (posted(b"Transfer-Encoding: chunked,"), BAD),
     "an empty coding": (posted(b"Transfer-Encoding:"), BAD),
-    "identity": (posted(b"Transfer-Encoding: identity"), (BAD, CODING)),
-    "chunked, identity": (posted(b"Transfer-Encoding: chunked, identity"), (BAD, CODING)),
-    "xchunked": (posted(b"Transfer-Encoding: xchunked"), (BAD, CODING)),
-    "chunked in quotes": (posted(b'Transfer-Encoding: "chunked"'), (BAD, CODING)),
-    "chunked with a parameter": (posted(b"Transfer-Encoding: chunked;a=b"), (BAD, CODING)),
+    "identity": (posted(b"Transfer-Encoding: identity"), (BAD, UNKNOWN)),
+    "chunked, identity": (posted(b"Transfer-Encoding: chunked, identity"), (BAD, UNKNOWN)),
+    "xchunked": (posted(b"Transfer-Encoding: xchunked"), (BAD, UNKNOWN)),
+    "chunked in quotes": (posted(b'Transfer-Encoding: "chunked"'), (BAD, UNKNOWN)),
+    "chunked with a parameter": (posted(b"Transfer-Encoding: chunked;a=b"), (BAD, UNKNOWN)),
     "vertical tab before chunked": (posted(b"Transfer-Encoding: \x0bchunked"), BAD),
     # RFC 9110 section 10.1.1
     "another expectation": (posted(b"Expect: the-unexpected", b"Content-Length: 0"), "expectation_failed"),

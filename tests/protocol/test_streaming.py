@@ -174,24 +174,11 @@ def test_a_client_that_leaves_while_it_does_not_read(lane: Lane) -> None:
     upstream = lane.accept()
     upstream.read_request()
     upstream.send(OK + b"Content-Length: 1000000000\r\n\r\n")
-    fill(upstream)
+    upstream.send_until_held_back()
     client.reset()
     with pytest.raises(OSError, match=r"reset|Broken pipe"):
         upstream.send(b"x" * 100_000_000)
     lane.gateway.wait_for_record(host=lane.host.decode(), path="/leave-paused", fault="client_left")
-
-
-def fill(peer: Peer) -> int:
-    """Send until the other side has taken nothing for a while; how much it took. Far more than sockets hold fails."""
-    peer.sock.settimeout(0.3)
-    sent = 0
-    try:
-        while sent < 64 * 1024 * 1024:
-            sent += peer.sock.send(b"x" * 65_536)
-    except TimeoutError:
-        peer.sock.settimeout(peer.deadline)
-        return sent
-    raise Unexpected(f"{sent} bytes were taken although nobody read them")
 
 
 def count_chunked(peer: Peer) -> int:
@@ -210,7 +197,7 @@ def test_a_reader_that_stalls_holds_the_upstream_back(lane: Lane) -> None:
     upstream = lane.accept()
     upstream.read_request()
     upstream.send(OK + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n" % (64 * 1024 * 1024))
-    sent = fill(upstream)
+    sent = upstream.send_until_held_back()
     other = lane.client()
     other.send(lane.get())
     lane.accept().answer()
@@ -226,5 +213,36 @@ def test_an_upstream_that_stalls_holds_the_client_back(lane: Lane) -> None:
     client.send(lane.get(method=b"POST", fields=b"Content-Length: %d\r\n" % (64 * 1024 * 1024)))
     upstream = lane.accept()
     upstream.read_request_head()
-    sent = fill(client)
+    sent = client.send_until_held_back()
     assert upstream.read_exactly(sent) == b"x" * sent
+
+
+def test_a_client_that_pipelines_without_end_is_held_back(lane: Lane) -> None:
+    """Design section 2: while a response is awaited 64 KiB of further requests are read; leaving is seen."""
+    client = lane.client()
+    client.send(lane.get(b"/flooding"))
+    upstream = lane.accept()
+    upstream.read_request()
+    client.send_until_held_back(lane.get(b"/flood"))
+    client.reset()
+    upstream.assert_ended()
+    assert lane.gateway.wait_for_record(host=lane.host.decode(), path="/flooding")["status"] == 499
+
+
+def test_interim_responses_without_end_are_not_kept(lane: Lane) -> None:
+    """Design section 8: bounded everything: 1xx responses that nobody reads are held back or end in a refusal."""
+    client = lane.client()
+    client.send(lane.get())
+    upstream = lane.accept()
+    upstream.read_request()
+    with contextlib.suppress(OSError):
+        upstream.send_until_held_back(b"HTTP/1.1 103 Early Hints\r\nX-A: " + b"a" * 4_000 + b"\r\n\r\n")
+
+
+def test_a_refused_client_may_not_send_for_ever(lane: Lane) -> None:
+    """RFC 9112 section 9.6: what comes after the last answer is dropped, and the answer can be read."""
+    client = lane.client()
+    client.send_gently(lane.get(method=b"POST", fields=b"Content-Length: 1x\r\n") + b"x" * 20_000_000)
+    assert client.read_response().status == 400
+    client.assert_ended()
+    assert not client.was_reset

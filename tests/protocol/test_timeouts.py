@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import threading
 from collections.abc import Iterator
+from time import sleep
 
 import pytest
 
@@ -15,7 +17,9 @@ from tests.support.lanes import Kind, Lane, Lanes, running
 from tests.support.origin import OK
 from tests.support.peer import Unexpected
 
-SHORT = "300ms"
+LIMIT = 0.3  # seconds
+SHORT = f"{LIMIT * 1000:.0f}ms"
+OVER = 2 * LIMIT  # slept where the test is that nothing happens although this time passes
 KINDS = {
     "plain": Kind(),
     "head": Kind(upstream={"timeouts": {"response_headers": SHORT}}),
@@ -27,7 +31,9 @@ KINDS = {
     "full": Kind(upstream={"pool": {"max_connections": 1, "max_pending": 1}}),
     "none-pending": Kind(upstream={"pool": {"max_connections": 1, "max_pending": 0}}),
 }
-SETTINGS = {"timeouts": {"request_headers": SHORT, "request_body_idle": SHORT, "keepalive": SHORT}}
+SETTINGS = {
+    "timeouts": {"request_headers": SHORT, "request_body_idle": SHORT, "keepalive": SHORT, "response_idle": "1s"}
+}
 
 
 @pytest.fixture(scope="module")
@@ -147,17 +153,12 @@ def test_a_stream_lives_as_long_as_bytes_move(lane: Lane) -> None:
     client.send(lane.get())
     upstream = lane.accept()
     upstream.read_request()
-    upstream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n")
+    upstream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n")
     client.read_response_head()
-    pause = socket.socketpair()
-    pause[0].settimeout(0.1)
-    for _ in range(8):
-        with contextlib.suppress(TimeoutError):
-            pause[0].recv(1)
+    for _ in range(6):
+        sleep(LIMIT / 2)
         upstream.send(b"x")
         assert client.read_exactly(1) == b"x"
-    for each in pause:
-        each.close()
 
 
 @of_kind("total")
@@ -215,6 +216,126 @@ def test_all_attempts_share_one_time(lane: Lane) -> None:
     second.read_request()
     assert_fault(client.read_response(), "upstream_timeout")
     second.assert_ended()
+
+
+# --- who is waited for ---
+
+
+def test_the_time_for_a_head_does_not_run_while_the_gateway_is_busy(lane: Lane) -> None:
+    """A pipelined head that is half there does not end the request before it; its own time begins afterwards."""
+    client = lane.client()
+    client.send(lane.get(b"/1") + lane.get(b"/2")[:-2])
+    upstream = lane.accept()
+    assert upstream.read_request().request_target == b"/1"
+    sleep(OVER)
+    upstream.send(OK)
+    assert client.read_response().body == b"ok"
+    client.send(b"\r\n")
+    assert upstream.answer().request_target == b"/2"
+    assert client.read_response().body == b"ok"
+
+
+def test_half_a_head_on_a_kept_connection_is_a_408(lane: Lane) -> None:
+    """RFC 9110 section 15.5.9: once a byte of the next request is there it is no longer an idle connection."""
+    client = lane.client()
+    client.send(lane.get())
+    lane.accept().answer()
+    assert client.read_response().body == b"ok"
+    client.send(b"GET / HT")
+    assert_refused(client, "request_timeout")
+
+
+def test_a_client_that_is_held_back_is_not_late(lane: Lane) -> None:
+    """`request_body_idle` is for clients that do not send, not for those that wait for the upstream to read."""
+    client = lane.client()
+    body = b"x" * 16 * 1024 * 1024
+    client.send(lane.get(method=b"POST", fields=b"Content-Length: %d\r\n" % len(body)))
+    sending = threading.Thread(target=client.send_gently, args=(body,))
+    sending.start()
+    upstream = lane.accept()
+    head = upstream.read_request_head().head
+    sleep(OVER)
+    assert upstream.read_body(head, until_close=False).body == body
+    sending.join()
+    upstream.send(OK)
+    assert client.read_response().body == b"ok"
+
+
+def test_a_client_that_waits_for_100_is_not_late(lane: Lane) -> None:
+    """RFC 9110 section 10.1.1: while the upstream thinks about the 100 the client has nothing to send."""
+    client = lane.client()
+    client.send(lane.get(method=b"POST", fields=b"Content-Length: 5\r\nExpect: 100-continue\r\n"))
+    upstream = lane.accept()
+    upstream.read_request_head()
+    sleep(OVER)
+    upstream.send(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert client.read_response().status == 100
+    client.send(b"hello")
+    assert upstream.read_exactly(5) == b"hello"
+    upstream.send(OK)
+    assert client.read_response().body == b"ok"
+
+
+@of_kind("idle")
+def test_an_upstream_that_is_held_back_has_not_stalled(lane: Lane) -> None:
+    """`idle` is for upstreams that do not send, not for those that wait for the client to read."""
+    client = lane.client()
+    body = b"x" * 16 * 1024 * 1024
+    client.send(lane.get())
+    upstream = lane.accept()
+    upstream.read_request()
+    sending = threading.Thread(
+        target=upstream.send_gently, args=(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body,)
+    )
+    sending.start()
+    head = client.read_head()
+    sleep(OVER)
+    assert client.read_body(head, until_close=True).body == body
+    sending.join()
+
+
+@of_kind("head")
+def test_the_time_for_a_response_head_begins_behind_the_request(lane: Lane) -> None:
+    """`response_headers` counts once the request is sent: an upload may take longer."""
+    client = lane.client()
+    client.send(lane.get(method=b"POST", fields=b"Content-Length: 4\r\n"))
+    upstream = lane.accept()
+    upstream.read_request_head()
+    for _ in range(4):
+        sleep(LIMIT / 2)
+        client.send(b"x")
+        assert upstream.read_exactly(1) == b"x"
+    upstream.send(OK)
+    assert client.read_response().body == b"ok"
+
+
+@of_kind("tunnel")
+@pytest.mark.parametrize("side", ["client", "upstream"])
+def test_a_tunnel_lives_as_long_as_bytes_move_one_way(lane: Lane, side: str) -> None:
+    """`tunnel_idle`: any byte either way."""
+    client = lane.client()
+    client.send(lane.get(fields=b"Connection: upgrade\r\nUpgrade: websocket\r\n"))
+    upstream = lane.accept()
+    upstream.answer(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+    assert client.read_response().status == 101
+    sender, receiver = (client, upstream) if side == "client" else (upstream, client)
+    for _ in range(5):
+        sleep(LIMIT / 2)
+        sender.send(b"x")
+        assert receiver.read_exactly(1) == b"x"
+
+
+def test_a_client_that_does_not_read_is_cut(lane: Lane) -> None:
+    """`response_idle`: a client that takes nothing for so long is left, and the upstream with it."""
+    client = lane.client()
+    client.send(lane.get(b"/unread"))
+    upstream = lane.accept()
+    upstream.read_request()
+    upstream.send_gently(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000\r\n\r\n" + b"x" * 100_000_000)
+    upstream.assert_ended()
+    record = lane.gateway.wait_for_record(host=lane.host.decode(), path="/unread")
+    assert record["status"] == 200
+    assert record["fault"]
 
 
 # --- the pool ---

@@ -90,6 +90,38 @@ def test_bytes_right_behind_the_request_are_kept(lane: Lane) -> None:
     assert upstream.read_exactly(7) == b"\x81\x85early"
 
 
+def test_an_upgrade_may_stand_behind_other_requests(lane: Lane) -> None:
+    """RFC 9112 section 9.3.2: a pipelined upgrade becomes a tunnel in its turn, and its early bytes are kept."""
+    client = lane.client()
+    client.send(lane.get(b"/first") + lane.get(b"/socket", ASKING) + b"early")
+    upstream = lane.accept()
+    assert upstream.answer().request_target == b"/first"
+    assert client.read_response().body == b"ok"
+    assert upstream.answer(SWITCHED + b"hello").request_target == b"/socket"
+    assert client.read_response().status == 101
+    assert client.read_exactly(5) == b"hello"
+    assert upstream.read_exactly(5) == b"early"
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n"])
+def test_an_upgrade_with_a_body_keeps_its_body(lane: Lane, framing: bytes) -> None:
+    """RFC 9110 section 7.8: where a tunnel would begin amid a body nobody could tell; body and request are served."""
+    body = b"abc" if b"Length" in framing else b"3\r\nabc\r\n0\r\n\r\n"
+    client = lane.client()
+    client.send(lane.get(fields=ASKING + framing, method=b"POST") + body)
+    assert lane.accept().answer().body == b"abc"
+    assert client.read_response().body == b"ok"
+
+
+@pytest.mark.parametrize("side", ["client", "upstream"])
+def test_a_tunnel_holds_its_sender_back(tunnel: tuple[Client, OriginConnection], side: str) -> None:
+    """Promise 20: a tunnel too takes no more than buffers reach from one side while the other does not read."""
+    client, upstream = tunnel
+    sender, receiver = (client, upstream) if side == "client" else (upstream, client)
+    sent = sender.send_until_held_back()
+    assert receiver.read_exactly(sent) == b"x" * sent
+
+
 def test_a_refused_upgrade_is_an_ordinary_response(lane: Lane) -> None:
     """RFC 9110 section 7.8: a server may ignore the upgrade; both connections then go on in HTTP."""
     client = lane.client()

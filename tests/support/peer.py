@@ -122,6 +122,22 @@ class Peer:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.send(data)
 
+    def send_until_held_back(self, unit: bytes = b"x", most: int = 64 * 1024 * 1024) -> int:
+        """Send `unit` over and over until nothing has been taken for a while; how many bytes were taken.
+
+        Fails at `most`, which is far more than sockets hold: then somebody keeps all of it.
+        """
+        left = block = unit * (65_536 // len(unit) + 1)
+        sent = 0
+        self.sock.settimeout(0.3)
+        with contextlib.suppress(TimeoutError):
+            while sent < most:
+                taken = self.sock.send(left)
+                left = left[taken:] or block
+                sent += taken
+            raise Unexpected(f"{sent} bytes were taken although nobody read them")
+        return sent
+
     def shutdown_write(self) -> None:
         with contextlib.suppress(OSError):
             self.sock.shutdown(socket.SHUT_WR)
