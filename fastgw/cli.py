@@ -18,6 +18,8 @@ from fastgw import VERSION, config, demo
 from fastgw.compile import CompileError, compile
 from fastgw.config.schema import schema as schema_of
 from fastgw.config.values import parse_address
+from fastgw.explain import as_text
+from fastgw.explain import explain as explanation_of
 from fastgw.filters import TYPES
 from fastgw.runtime.capacity import auto_workers, usable_cpus
 from fastgw.runtime.notices import described, notice
@@ -105,6 +107,30 @@ def check(
             typer.echo(f"{file}: nothing is wrong")
     if problems:
         raise typer.Exit(WRONG)
+
+
+@app.command()
+def explain(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A configuration (YAML, TOML or JSON).")],
+    method: Annotated[str, typer.Argument(metavar="METHOD")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="As the client would ask for it.")],
+    header: Annotated[list[str] | None, typer.Option("-H", "--header", metavar="'N: V'", help="A field.")] = None,
+    client: Annotated[str, typer.Option(metavar="IP", help="Where the request comes from.")] = "127.0.0.1",
+    listener: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Where it comes in. Default: by the URL's port.")
+    ] = None,
+    answer: FormatOption = Format.TEXT,
+) -> None:
+    """Tell where a request would go and why, without sending it."""
+    configuration = _read(lambda: config.load(file, TYPES).config)
+    try:
+        explanation = explanation_of(compile(configuration, 1), method, url, header or (), client, listener)
+    except (CompileError, ValueError) as error:
+        _fail(WRONG, f"fastgw: {error}")
+    if answer is Format.JSON:
+        _print_json(explanation)
+    else:
+        typer.echo(as_text(explanation))
 
 
 @app.command()

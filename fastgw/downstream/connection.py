@@ -39,6 +39,8 @@ LINGER_TOTAL_S: Final = 30.0
 
 Closing at once would reset the connection, and the client might lose the answer (RFC 9112 section 9.6).
 """
+FIRST_REQUEST_S: Final = 1.0
+"""How long a drain waits for the first request of a connection."""
 _RESET: Final = struct.pack("ii", 1, 0)
 _VIA: Final = (b"Via: 1.0 fastgw\r\n", b"Via: 1.1 fastgw\r\n")
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -626,8 +628,11 @@ class Downstream(asyncio.BufferedProtocol, Timed):
     def drain(self) -> None:
         """Take no further request: close when idle, after the answer else."""
         self._closing = True
-        if self.phase is Phase.IDLE and self.requests:
-            self._close()
+        if self.phase is Phase.IDLE:
+            if self.requests:
+                self._close()
+            else:
+                self._watch(FIRST_REQUEST_S)  # it has just come, so its request is on the way
 
     def cut(self) -> bool:
         """End at once. True: an exchange or tunnel was cut off."""
