@@ -121,9 +121,9 @@ class Limits(Settings):
     body_bytes: Size | None = None
     """The longest request body. Answered 413. null = any length."""
     connections: Count = 20_000
-    """The most client connections. Further ones wait in the system's queue."""
+    """The most client connections. Further ones are answered 503 and closed."""
     connections_per_ip: Count | None = None
-    """The most client connections from one address; IPv6 counts by /64. Further ones are closed. null = no limit."""
+    """The most connections from one address; IPv6 counts by /64. Further ones are answered 429. null = no limit."""
 
 
 class AccessLog(Settings):

@@ -159,10 +159,6 @@ class NodeLimit:
     def give_back(self) -> None:
         self._words[self._word] -= 1
 
-    def has_room(self, coming: int) -> bool:
-        """Whether `coming` places, and one more, could be taken just now. Takes nothing, so it promises nothing."""
-        return sum(view[self._word] for view in self._views) + coming < self._most
-
 
 @dataclass(frozen=True, slots=True)
 class Sketch:

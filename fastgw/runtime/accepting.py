@@ -19,7 +19,7 @@ from fastgw.wire.proxy_protocol import Parsed, parse
 
 ACCEPTS_PER_WAKEUP: Final = 64  # then other events have their turn
 PAUSE: Final = 0.1
-"""Seconds without accepting when the node's connections or the system's resources are used up."""
+"""Seconds without accepting when files or memory are used up."""
 PEEK: Final = 4096
 GONE: Final = frozenset(
     {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN}
@@ -80,8 +80,6 @@ class Acceptor:
     def _accept(self, listening: socket.socket, most: int = ACCEPTS_PER_WAKEUP) -> None:
         listener = self._listeners[listening]
         for _ in range(most):
-            if not self._server.connection_limit.has_room(len(self._openings) + len(self._greetings)):
-                return self._pause_all("as many connections are open as limits.connections allows")
             try:
                 client, name = listening.accept()
             except BlockingIOError:

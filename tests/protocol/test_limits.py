@@ -146,19 +146,20 @@ def small_gateway(limits: dict[str, int], tmp_path_factory: pytest.TempPathFacto
     return Gateway(config, tmp_path_factory.mktemp("connections"))
 
 
-def test_connections_above_the_limit_wait_until_others_end(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """`limits.connections`: the node holds no more; who comes later is served once another has left, or told 503."""
+def test_connections_above_the_limit_are_told_503(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """`limits.connections`: the node holds no more; one too many is told so at once, and there is room again later."""
     with small_gateway({"connections": 2}, tmp_path_factory) as gateway:
         holding = [limited(gateway) for _ in range(2)]
         assert [client.read_response().status for client in holding] == [200, 200]
-        late = limited(gateway)
-        holding.pop().close()
-        response = late.read_response()
-        if response.status == 503:
-            assert_fault(response, "connections_exhausted")
-        else:
-            assert response.body == b"here"
-        for client in [*holding, late]:
+        refused = limited(gateway)
+        assert_refused(refused, "connections_exhausted")
+        refused.close()
+        holding[0].send(b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n")
+        holding[0].read_response()
+        holding[0].assert_ended()
+        again = limited(gateway)
+        assert again.read_response().body == b"here"
+        for client in [*holding, again]:
             client.close()
 
 
