@@ -32,11 +32,7 @@ Peer = tuple[str, int]
 
 
 class Acceptor:
-    """Accepts for one worker, from its own sockets and from those it adopted.
-
-    The server takes a connection's place in the node's limit. We look before we accept, so that what finds no place
-    waits in the queue; only in a race between workers for the last place the server must refuse one.
-    """
+    """Accepts for one worker, from its own sockets and from those it adopted. The server holds the node's limits."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, server: Server) -> None:
         self._loop = loop
