@@ -157,7 +157,7 @@ class _Race:
         if self._next is not None:
             self._next.cancel()
             self._next = None
-        while self._left and not self._attempt(self._left.popleft()):
+        while self._left and not self._decided.done() and not self._attempt(self._left.popleft()):
             pass
         if self._decided.done():
             return
@@ -183,6 +183,8 @@ class _Race:
 
     def _answered(self, sock: socket.socket) -> None:
         self._loop.remove_writer(sock)
+        if self._decided.done():
+            return  # too late by less than a turn of the loop; `_end` closes it
         if not self._settle(sock, sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
             self._begin()
 

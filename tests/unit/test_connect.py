@@ -3,8 +3,10 @@
 import asyncio
 import errno
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,7 @@ from fastgw.upstream import resolve
 from fastgw.upstream.connect import connect
 from fastgw.upstream.resolve import Address
 from fastgw.upstream.target import Target
-from tests.support.on_loop import on_loop, sockets
+from tests.support.on_loop import on_loop, sockets, until
 from tests.support.upstream import LONG, SHORT, Greeting, Peer, address_of, failure, greeted, named
 
 
@@ -174,6 +176,42 @@ async def test_beside_an_address_that_does_not_answer_the_next_is_tried_and_then
             for _ in range(4):
                 assert await greeted(target) == address_of(origin)
             target.stop()
+
+
+@on_loop
+async def test_of_two_that_answer_together_one_is_taken_and_one_closed(monkeypatch):
+    """Both are found writable before the task that waits has run."""
+    monkeypatch.setattr(connecting, "ATTEMPT_DELAY", 0.0)
+    answers: list[Callable[[], None]] = []
+
+    class Late(socket.socket):
+        def connect_ex(self, address: Any) -> int:
+            return super().connect_ex(address) or errno.EINPROGRESS
+
+    class Gathering:
+        """The loop, but that what is writable is told when the test says so."""
+
+        call_later = staticmethod(asyncio.get_running_loop().call_later)
+
+        def add_writer(self, sock: socket.socket, answered: Callable[[socket.socket], None], *of: Any) -> None:
+            answers.append(partial(answered, *of))
+
+        def remove_writer(self, sock: socket.socket) -> None: ...
+
+    async with await Greeting.start() as one, await Greeting.start() as other:
+        before = sockets()
+        with monkeypatch.context() as patched:
+            patched.setattr(socket, "socket", Late)
+            race = connecting._Race(Target(parse_url("http://users:80")), [address_of(one), address_of(other)])
+            race._loop = Gathering()
+            running = asyncio.create_task(race.run())
+            await until(lambda: len(answers) == 2)
+            for answer in answers:
+                answer()
+            sock, address = await running
+        assert address == address_of(one)
+        sock.close()
+        await until(lambda: sockets() <= before)
 
 
 @on_loop

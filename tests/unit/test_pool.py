@@ -318,9 +318,10 @@ async def test_a_target_that_is_back_gets_its_places_from_the_others(dialer):
     held = [await opened(pool, dialer, one) for _ in range(4)]
     for_other = [Borrower() for _ in range(4)]
     for_one = [Borrower() for _ in range(4)]
-    for index in range(4):
-        pool.lend(other, for_other[index])
-        pool.lend(one, for_one[index])
+    for borrower in for_other:
+        pool.lend(other, borrower)
+    for borrower in for_one:
+        pool.lend(one, borrower)
     for connection in held:
         pool.give_back(connection)
     await dialer.begun(2)

@@ -108,6 +108,7 @@ async def test_connections_follow_a_name_to_its_new_address(monkeypatch):
         assert not lent.closed
         pool.give_back(lent)
         assert lent.closed
+        assert not pool._leaving
         again = Borrower()
         assert pool.lend(target, again) is None
         connection = await again.answer()
