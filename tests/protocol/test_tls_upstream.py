@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.certificates import Authority
+from tests.support.certificates import Certificates, server_tls
 from tests.support.client import Response
 from tests.support.faults import assert_fault
 from tests.support.gateway import Gateway
@@ -22,21 +22,24 @@ class World:
     """One gateway with several upstreams that turn to the same TLS target in different ways."""
 
     def __init__(self, directory: Path, stack: contextlib.ExitStack) -> None:
-        authority, stranger = Authority(directory), Authority(directory, "stranger")
+        elsewhere = directory / "elsewhere"
+        elsewhere.mkdir()
+        authority, stranger = Certificates(directory), Certificates(elsewhere)
         self.asked: list[str | None] = []
-        plain, strict = authority.server(NAME), authority.server(NAME, ask_client=True)
+        issued = authority.issue(NAME)
+        plain, strict = server_tls(issued), server_tls(issued, clients=authority.ca)
         plain.sni_callback = self._note
         self.origin = stack.enter_context(Origin(tls=plain)).serve()
         self.strict = stack.enter_context(Origin(tls=strict)).serve()
         alice, bob = (
-            {"certificate": str(file), "key": str(key)} for file, key in map(authority.issue, ("alice", "bob"))
+            dict(zip(("certificate", "key"), authority.issue(name), strict=True)) for name in ("alice", "bob")
         )
-        trusting = {"ca": str(authority.file), "server_name": NAME}
+        trusting = {"ca": authority.ca, "server_name": NAME}
         upstreams = {
             "verified": (self.origin, trusting),
-            "unknown-ca": (self.origin, {"ca": str(stranger.file), "server_name": NAME}),
+            "unknown-ca": (self.origin, {"ca": stranger.ca, "server_name": NAME}),
             "system-ca": (self.origin, {"server_name": NAME}),
-            "wrong-name": (self.origin, {"ca": str(authority.file)}),
+            "wrong-name": (self.origin, {"ca": authority.ca}),
             "unverified": (self.origin, {"verify": False}),
             "alice": (self.strict, {**trusting, **alice}),
             "bob": (self.strict, {**trusting, **bob}),
@@ -93,7 +96,8 @@ def test_connections_of_different_identities_are_never_shared(world: World) -> N
     """Promise 8: alice's connection lies idle in the pool, and bob gets one of his own."""
     for upstream in ("alice", "bob", "alice", "bob"):
         assert world.ask(upstream).body == b"ok"
-    names = [connection.sock.getpeercert()["subject"][0][0][1] for connection in world.strict.connections]  # type: ignore[attr-defined]
+    certificates = [connection.sock.getpeercert() for connection in world.strict.connections]  # type: ignore[attr-defined]
+    names = [each["subjectAltName"][0][1] for each in certificates]
     assert sorted(names) == ["alice", "bob"]
 
 
