@@ -85,9 +85,9 @@ class Ground:
         self._turn()
 
     def _turn(self) -> None:
+        self._next = self.loop.call_later(TICK, self._turn)  # first: whatever raises below, time goes on
         self.wheel.advance(self.loop.time())
         self.hangups.tick()
-        self._next = self.loop.call_later(TICK, self._turn)
 
     def close(self) -> None:
         if self._next is not None:

@@ -5,6 +5,7 @@ and forgotten. The wheel looks at it when the slot it was filed under comes roun
 No event loop here: the worker calls `advance` every `tick` seconds.
 """
 
+from collections.abc import Iterable
 from math import inf
 from typing import Final
 
@@ -60,12 +61,20 @@ class Wheel:
         last = int(now / TICK)
         for tick in range(self._ticks + 1, last + 1):
             self._ticks = tick
-            for timed in slots.pop(tick, ()):
-                if timed.filed_at > now:
-                    continue  # filed again for later, or already seen: this entry is a leftover of an earlier filing
-                timed.filed_at = inf
-                if timed.deadline <= now:
-                    timed.deadline = inf
-                    timed.expire(now)
-                elif timed.deadline != inf:
-                    self._file(timed, timed.deadline)
+            due = iter(slots.pop(tick, ()))
+            try:
+                self._look_at(due, now)
+            finally:
+                if left := list(due):  # an expiry raised: the others are looked at by the next `advance`
+                    slots.setdefault(tick + 1, []).extend(left)
+
+    def _look_at(self, due: Iterable[Timed], now: float) -> None:
+        for timed in due:
+            if timed.filed_at > now:
+                continue  # filed again for later, or already seen: this entry is a leftover of an earlier filing
+            timed.filed_at = inf
+            if timed.deadline <= now:
+                timed.deadline = inf
+                timed.expire(now)
+            elif timed.deadline != inf:
+                self._file(timed, timed.deadline)
