@@ -1,0 +1,214 @@
+"""Bodies of any size pass through a bounded piece of memory: a gibibyte each way, and 64 peers that stall at once.
+
+What is measured is what the gateway's processes hold themselves: anonymous and shared memory, each process by itself.
+Socket buffers are the kernel's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import fronting
+from tests.support.client import connect
+from tests.support.gateway import Gateway, wait_until
+
+MIB = 1 << 20
+GIB = 1 << 30
+GROWTH = 4 * MIB
+STALLED = 64
+STALL_S = 10.0
+DIRECTIONS = ["download", "upload"]
+DEADLINE = 20.0  # a gibibyte takes about two seconds; the machine may be busy
+PATTERN = random.Random(4).randbytes(MIB)  # bodies repeat it, so that a byte lost or moved shows
+
+
+class Memory:
+    """The most that each process of a gateway has held, above what it held when the watch began; in bytes."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._first = {pid: held_by(pid) for pid in (gateway.pid, *gateway.child_pids)}
+        self._most = dict(self._first)
+        self._stopped = threading.Event()
+        self._watching = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> Memory:
+        self._watching.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._watching.join()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(0.01):
+            for pid, most in self._most.items():
+                self._most[pid] = max(most, held_by(pid))
+
+    @property
+    def growth(self) -> dict[int, int]:
+        return {pid: most - self._first[pid] for pid, most in self._most.items()}
+
+
+def held_by(pid: int) -> int:
+    lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return sum(int(lines[name].split()[0]) * 1024 for name in ("RssAnon", "RssShmem"))
+
+
+class Flow:
+    """A body of PATTERN, over and over, on its way from one thread to another."""
+
+    def __init__(self, size: int, sink: socket.socket) -> None:
+        self.size = size
+        self.sent = 0
+        self.received = 0
+        self.sending: Future[None] = Future()
+        self._sink = sink
+        self._block = bytearray(MIB)
+
+    def send(self, source: socket.socket) -> None:
+        view = memoryview(PATTERN)
+        while self.sent < self.size:
+            at = self.sent % MIB
+            self.sent += source.send(view[at : at + self.size - self.sent])
+
+    def receive(self, until: int | None = None) -> None:
+        """Read up to this many bytes of it, in whole MiB; None: to the end, which is the sender's end too."""
+        view = memoryview(self._block)
+        while self.received < (until or self.size):
+            at = self.received % MIB
+            count = self._sink.recv_into(view[at:])
+            assert count, f"the body ended after {self.received} of {self.size} bytes"
+            self.received += count
+            if at + count == MIB:
+                assert self._block == PATTERN, f"wrong bytes before {self.received}"
+        if self.received == self.size:
+            self.sending.result(DEADLINE)
+
+
+def stands_still(flows: Sequence[Flow]) -> Callable[[], bool]:
+    """A fact for `wait_until`: nothing has been sent for a tenth of a second."""
+    seen: list[int] = []
+    since = 0.0
+
+    def fact() -> bool:
+        nonlocal seen, since
+        sent = [flow.sent for flow in flows]
+        if sent != seen:
+            seen, since = sent, time.monotonic()
+        return time.monotonic() - since > 0.1
+
+    return fact
+
+
+def head_from(sock: socket.socket) -> bytes:
+    """Read a head from the socket; what came behind it is returned."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        chunk = sock.recv(65_536)
+        assert chunk, f"the stream ended in a head: {received!r}"
+        received += chunk
+    return received.partition(b"\r\n\r\n")[2]
+
+
+def hold_little(sock: socket.socket) -> None:
+    """So that a peer that stalls is soon felt at the other end."""
+    for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+        sock.setsockopt(socket.SOL_SOCKET, buffer, 65_536)
+
+
+class Line:
+    """A listening socket for the gateway to connect to, and clients of the gateway; all closed at the end."""
+
+    def __init__(self, stack: contextlib.ExitStack, directory: Path, workers: int) -> None:
+        self._stack = stack
+        self._listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1024))
+        self._listening.settimeout(DEADLINE)
+        hold_little(self._listening)  # and so do those that it accepts
+        url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        self.gateway = stack.enter_context(Gateway(fronting(workers=workers, main=url), directory))
+        self.pool = stack.enter_context(ThreadPoolExecutor(4 * STALLED))
+
+    def client(self) -> socket.socket:
+        sock = self._stack.enter_context(connect(self.gateway.address(), DEADLINE))
+        hold_little(sock)
+        return sock
+
+    def accept(self) -> socket.socket:
+        sock = self._stack.enter_context(self._listening.accept()[0])
+        sock.settimeout(DEADLINE)
+        return sock
+
+    def download(self, size: int) -> tuple[socket.socket, socket.socket]:
+        """A response's beginning: the origin's end, where its body is to be sent, and the client's, behind its head."""
+        client = self.client()
+        client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        origin = self.accept()
+        assert head_from(origin) == b""
+        origin.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % size)
+        assert head_from(client) == b""
+        return origin, client
+
+    def upload(self, size: int) -> tuple[socket.socket, socket.socket]:
+        """A request's beginning: the client's end, where its body is to be sent, and the origin's, behind its head."""
+        client = self.client()
+        client.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size)
+        origin = self.accept()
+        assert head_from(origin) == b""
+        return client, origin
+
+    def begin(self, direction: str, size: int) -> Flow:
+        """A body that is being sent, and that nobody reads yet."""
+        source, sink = self.download(size) if direction == "download" else self.upload(size)
+        flow = Flow(size, sink)
+        flow.sending = self.pool.submit(flow.send, source)
+        return flow
+
+    def warm_up(self) -> None:
+        """Each direction a few times, so that what is made at first use is there."""
+        for _ in range(4):
+            for direction in DIRECTIONS:
+                self.begin(direction, 4 * MIB).receive()
+
+
+@contextlib.contextmanager
+def line(directory: Path, workers: int) -> Iterator[Line]:
+    with contextlib.ExitStack() as stack:
+        line = Line(stack, directory, workers)
+        line.warm_up()
+        yield line
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_a_gibibyte_through_a_slow_reader(tmp_path: Path, direction: str) -> None:
+    """The reader stops every 256 MiB until the sender cannot go on: not one byte is lost, and none is piled up."""
+    with line(tmp_path, workers=2) as between, Memory(between.gateway) as memory:
+        flow = between.begin(direction, GIB)
+        for quarter in range(1, 5):
+            wait_until(stands_still([flow]), "the sender to be held back")
+            assert flow.sent < flow.received + 32 * MIB
+            flow.receive(quarter * GIB // 4)
+    assert max(memory.growth.values()) < GROWTH, memory.growth
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_64_readers_stall_at_once(tmp_path: Path, direction: str) -> None:
+    """For 10 s nobody reads, in one worker: it holds little for each; then all goes on and arrives whole."""
+    with line(tmp_path, workers=1) as between, Memory(between.gateway) as memory:
+        flows = [between.begin(direction, 16 * MIB) for _ in range(STALLED)]
+        wait_until(stands_still(flows), "the senders to be held back")
+        sent = [flow.sent for flow in flows]
+        assert max(sent) < 16 * MIB
+        time.sleep(STALL_S)  # the stall itself, not a wait for anything
+        assert [flow.sent for flow in flows] == sent
+        for received in [between.pool.submit(flow.receive) for flow in flows]:
+            received.result(DEADLINE)
+    assert max(memory.growth.values()) < GROWTH, memory.growth
