@@ -183,6 +183,28 @@ def test_a_log_that_nobody_reads_does_not_stop_the_proxy(tmp_path: Path) -> None
     os.close(reading)
 
 
+def test_lines_of_several_workers_are_never_torn(tmp_path: Path) -> None:
+    """One file for three workers: every line whole, one for every request."""
+    log = tmp_path / "access.log"
+    config = {
+        "workers": 3,
+        "listeners": {"main": {"address": "127.0.0.1:0"}},
+        "access_logs": [{"sink": str(log), "format": "json"}],
+        "routes": [{"name": "here", "respond": {"body": "here"}}],
+    }
+    with Gateway(config, tmp_path) as gateway:
+        clients = [gateway.connect() for _ in range(12)]
+        for client in clients:
+            fields = b"User-Agent: " + b"u" * 1_000 + b"\r\n"
+            client.send((b"GET /%d HTTP/1.1\r\nHost: a.test\r\n" % client.sock.fileno() + fields + b"\r\n") * 50)
+        for client in clients:
+            assert all(client.read_response().status == 200 for _ in range(50))
+            client.close()
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    assert len(records) == 600
+    assert {record["user_agent"] for record in records} == {"u" * 1_000}
+
+
 def test_no_access_log(tmp_path: Path) -> None:
     """`access_logs: []`: stdout stays empty."""
     config = {

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.support.client import Client
 from tests.support.faults import assert_fault
+from tests.support.gateway import Gateway
 from tests.support.lanes import Kind, Lane, Lanes, running
-from tests.support.origin import OriginConnection
+from tests.support.origin import Origin, OriginConnection
 
 KINDS = {
     "plain": Kind(),
@@ -187,6 +189,23 @@ def test_a_route_may_list_other_protocols(lanes: Lanes) -> None:
     client.send(b"world")
     assert upstream.read_exactly(5) == b"world"
     lane.end()
+
+
+def test_a_listed_protocol_may_have_a_version(tmp_path: Path) -> None:
+    """RFC 9110 section 7.8: protocol = protocol-name ["/" protocol-version]."""
+    with Origin() as origin:
+        config = {
+            "workers": 1,
+            "listeners": {"main": {"address": "127.0.0.1:0"}},
+            "routes": [{"name": "all", "upstream": origin.url, "upgrade": ["echo/1"]}],
+        }
+        with Gateway(config, tmp_path) as gateway, gateway.connect() as client:
+            client.send(b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: echo/1\r\n\r\n")
+            upstream = origin.accept()
+            assert upstream.read_request().get(b"Upgrade") == b"echo/1"
+            upstream.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo/1\r\n\r\nhello")
+            assert client.read_response().status == 101
+            assert client.read_exactly(5) == b"hello"
 
 
 def test_a_route_may_list_none(lanes: Lanes) -> None:

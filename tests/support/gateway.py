@@ -81,7 +81,7 @@ class Gateway:
     """A running gateway. Starting waits until it is ready; `stop` asserts that it ended well.
 
     `config`: a dictionary, YAML text or a file. A dictionary without `access_logs` logs JSON to stdout, which is read
-    by `records` and `wait_for_record`; `arguments` are appended to the command line.
+    by `records` and `wait_for_record`; `arguments` are appended to the command line, `launcher` stands before it.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class Gateway:
         directory: Path,
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        launcher: Sequence[str] = (),
     ) -> None:
         if isinstance(config, Mapping):
             config = {"version": 1, "access_logs": [{"sink": "stdout", "format": "json"}], **config}
@@ -99,7 +100,7 @@ class Gateway:
         file = [] if config is None else [str(config)]
         try:
             self.process = subprocess.Popen(
-                [FASTGW, "run", *file, *arguments, "--ready-fd", str(ready_in)],
+                [*launcher, FASTGW, "run", *file, *arguments, "--ready-fd", str(ready_in)],
                 cwd=directory,
                 env={**os.environ, **(environment or {})},
                 pass_fds=[ready_in],
