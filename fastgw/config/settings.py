@@ -176,10 +176,10 @@ class UpstreamTimeouts(Settings):
 
 
 class Pool(Settings):
-    """The connections to an upstream's targets. Numbers are per target and for the node."""
+    """The connections to an upstream's targets, all of them together. Numbers are for the node."""
 
     max_connections: Count = 1024
-    """The most connections, lent and idle. Divided among the workers, at least one each."""
+    """The most connections, lent and idle, retries included."""
     max_idle: Annotated[int, Meta(ge=0)] = 64
     """The most connections kept for reuse. Divided among the workers, at least one each unless 0."""
     idle_timeout: Duration = 55.0

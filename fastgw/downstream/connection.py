@@ -63,6 +63,7 @@ class Phase(IntEnum):
 class Downstream(asyncio.BufferedProtocol, Timed):
     __slots__ = (
         "_ahead",
+        "_asked_to_continue",
         "_chunking",
         "_closing",
         "_delimited_by_close",
@@ -100,6 +101,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self._reader: BodyReader | None = None
         self._waiting: asyncio.Task[None] | None = None
         self._closing = False
+        self._asked_to_continue = True
         self._chunking = False
         self._delimited_by_close = False
         self._paused = False
@@ -249,6 +251,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self.phase = Phase.ACTIVE
         self._closing = head.close or server.draining
         self._chunking = self._delimited_by_close = False
+        self._asked_to_continue = not head.expects_continue  # else the client waits for us, not we for it
         exchange = self.exchange = Exchange(head, self, self.listener, self.peer, self.listener.early)
         if self.peer.trusted:
             exchange.client_ip = client_address(head, self.peer, self.listener.trusts)
@@ -355,12 +358,13 @@ class Downstream(asyncio.BufferedProtocol, Timed):
                 body.last(payload)
             body.end(reader.trailers)
         else:
+            self._asked_to_continue = True  # or it sends unasked
             self._watch_body()
             if payload:
                 body.feed(payload)
 
     def _watch_body(self) -> None:
-        if self._reader is not None and not self._paused:
+        if self._reader is not None and not self._paused and self._asked_to_continue:
             self._watch(self.server.timeouts.request_body_idle)
         else:
             self.deadline = inf
@@ -389,6 +393,9 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         assert self.exchange is not None
         if self.exchange.head.minor == 0:
             return  # HTTP/1.0 knows no interim responses
+        if head is None or head.status == 100:
+            self._asked_to_continue = True
+            self._watch_body()
         if head is None:
             self._write(_CONTINUE)
         else:

@@ -58,6 +58,9 @@ class Borrower(Protocol):
 
     def resume_request(self) -> None: ...
 
+    def request_is_whole(self) -> bool:
+        """Whether all of the request was handed over."""
+
 
 class Phase(IntEnum):
     IDLE = 1  # in the pool, or about to be used
@@ -76,6 +79,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         "_method",
         "_rescue_fd",
         "_searched",
+        "_targets_turn",
         "_unsent",
         "borrower",
         "closed",
@@ -108,6 +112,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self.paused = False
         self.write_paused = False
         self._unsent = 0
+        self._targets_turn = True
         self.uses = 0
         self.idle_since = ground.wheel.now
         self.idle_patience = inf
@@ -132,10 +137,13 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         asked_upgrade: tuple[bytes, ...],
         head_patience: float,
         idle_patience: float,
+        whole: bool,
+        expects_continue: bool,
     ) -> None:
         """Send a request (its head, and what is there of its body) and expect the response to `method`.
 
-        `head_patience`: seconds from the last byte sent until the response head; `idle_patience`: between its bytes.
+        `head_patience`: seconds from the end of the request until the response head; `idle_patience`: between its
+        bytes. `whole`: the request is complete. `expects_continue`: its body comes only when the target asks for it.
         """
         self.borrower = borrower
         self.phase = Phase.AWAITING
@@ -143,16 +151,35 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self._asked_upgrade = asked_upgrade
         self._head_patience, self.idle_patience = head_patience, idle_patience
         self._informed = 0
-        self.ground.wheel.watch(self, self.ground.wheel.now + head_patience)
+        self._targets_turn = whole or expects_continue
+        self._watch_head()
         self.write(request)
 
     def send(self, framed: bytes) -> None:
         """Send more of the request's body, framed."""
+        if self._rescue_fd < 0 and self.phase is Phase.AWAITING:
+            self._keep_readable()
+        self._write_on(framed)
+
+    def send_last(self, framed: bytes) -> None:
+        """Send what ends the request's body: now it is for the target to answer."""
+        self._targets_turn = True
+        self._watch_head()
+        if framed:
+            self._write_on(framed)
+
+    def _write_on(self, framed: bytes) -> None:
+        # After a failed write the loss of the connection is told in the loop's next turn; until then writing raises.
+        if not self.transport.is_closing():
+            self.write(framed)
+
+    def _watch_head(self) -> None:
+        """The target has its time when it is its turn, to answer or to take more; a slow client is not its fault."""
         if self.phase is Phase.AWAITING:
-            if self._rescue_fd < 0:
-                self._keep_readable()
-            self.deadline = self.ground.wheel.now + self._head_patience
-        self.write(framed)
+            if self._targets_turn or self.write_paused:
+                self.ground.wheel.watch(self, self.ground.wheel.now + self._head_patience)
+            else:
+                self.deadline = inf
 
     def pause(self) -> None:
         """Read no more for now: who takes the response is slower. Time stands still meanwhile."""
@@ -247,14 +274,14 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
     def pause_writing(self) -> None:
         self.write_paused = True
         self._unsent = unsent(self.transport)
+        self._watch_head()
         if self.borrower is not None:
             self.borrower.pause_request()
 
     def resume_writing(self) -> None:
         self.write_paused = False
+        self._watch_head()
         if self.borrower is not None:
-            if self.phase is Phase.AWAITING:
-                self.deadline = self.ground.wheel.now + self._head_patience
             self.borrower.resume_request()
 
     # reading
@@ -285,6 +312,9 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             if self._informed > MAX_INFORMATIONAL:
                 return self._fail(Fault.UPSTREAM_MALFORMED)
             self.target.minor = head.minor
+            if head.status == 100:
+                self._targets_turn = borrower.request_is_whole()
+                self._watch_head()
             borrower.informed(head)
             if self.borrower is not borrower:
                 return None  # cancelled meanwhile

@@ -123,23 +123,13 @@ class Forwarding(Timed):
         target = upstream.balancer.pick(self._tried)
         self._target = target
         exchange.target = target.label
-        lent = upstream.pool.lend(target, self, fresh)
-        if lent is None:
-            return
+        # On a connection that the target may just be closing, a request that cannot be sent again could be lost.
+        idle_at_most = inf if self._replayable() else JUST_USED_S
+        lent = upstream.pool.lend(target, self, fresh, idle_at_most)
         if isinstance(lent, Fault):
             self.failed(lent)
-            return
-        if lent.uses > 1 and upstream.ground.wheel.now - lent.idle_since > JUST_USED_S and not self._replayable():
-            # Losing it to a target that is just closing idle connections could not be made good.
-            upstream.pool.give_back(lent)
-            again = upstream.pool.lend(target, self, True)
-            if again is None:
-                return
-            if isinstance(again, Fault):
-                self.failed(again)
-                return
-            lent = again
-        self.lent(lent)
+        elif lent is not None:
+            self.lent(lent)
 
     def _replayable(self) -> bool:
         exchange = self.exchange
@@ -166,7 +156,14 @@ class Forwarding(Timed):
                 request += render.last_chunk(body.trailers)
         timeouts = upstream.settings.timeouts
         connection.begin(
-            self, request, exchange.method, forward.asked_upgrade(exchange), timeouts.response_headers, timeouts.idle
+            self,
+            request,
+            exchange.method,
+            forward.asked_upgrade(exchange),
+            timeouts.response_headers,
+            timeouts.idle,
+            whole=self.request_is_whole(),
+            expects_continue=exchange.head.expects_continue,
         )
 
     def failed(self, fault: Fault) -> None:
@@ -252,6 +249,10 @@ class Forwarding(Timed):
         else:
             self.exchange.client.resume_tunnel()
 
+    def request_is_whole(self) -> bool:
+        body = self.exchange.request_body
+        return body is None or body.ended
+
     # what the client's side asks
 
     def feed(self, payload: bytes) -> None:
@@ -259,8 +260,8 @@ class Forwarding(Timed):
             self._connection.send(render.chunk(payload) if self.exchange.head.chunked else payload)
 
     def end(self, trailers: Trailers) -> None:
-        if self._connection is not None and self.exchange.head.chunked:
-            self._connection.send(render.last_chunk(trailers))
+        if self._connection is not None:
+            self._connection.send_last(render.last_chunk(trailers) if self.exchange.head.chunked else b"")
 
     def feed_raw(self, chunk: bytes) -> None:
         connection = self._connection
@@ -296,9 +297,17 @@ class Forwarding(Timed):
     def expire(self, now: float) -> None:
         """The time for the whole is up: the route's `timeout` or the upstream's `total`."""
         exchange = self.exchange
+        if exchange.state is State.ANSWERING:
+            fault = Fault.UPSTREAM_STALLED
+        elif self._connection is not None:
+            fault = Fault.UPSTREAM_TIMEOUT
+        elif self._forward.upstream.pool.is_queued(self):
+            fault = Fault.POOL_TIMEOUT
+        else:
+            fault = Fault.CONNECT_TIMEOUT
         self.cancel()
         exchange.service = None
-        exchange.fail(Fault.UPSTREAM_TIMEOUT if exchange.state is not State.ANSWERING else Fault.UPSTREAM_STALLED)
+        exchange.fail(fault)
 
     # endings
 
@@ -324,9 +333,8 @@ class Forwarding(Timed):
         connection, self._connection = self._connection, None
         assert connection is not None
         body: Relay | None = self.exchange.request_body
-        whole = body is None or body.ended
-        if not whole:
-            assert body is not None
+        whole = self.request_is_whole()
+        if body is not None and not whole:
             body.kept = None
             body.sink = None
         pool = self._forward.upstream.pool

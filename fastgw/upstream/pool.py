@@ -209,6 +209,11 @@ class Pool(Generic[C]):
             return Fault.POOL_FULL
         return None
 
+    def is_queued(self, borrower: Borrower[C]) -> bool:
+        """Whether it waits for a place, and not for a connection that is being opened."""
+        waiter = self._waiters.get(borrower)
+        return waiter is not None and waiter in self._placeless
+
     def withdraw(self, borrower: Borrower[C]) -> None:
         """The borrower no longer wants what it waits for; nothing follows. Does nothing when it does not wait."""
         waiter = self._waiters.get(borrower)
