@@ -1,0 +1,23 @@
+# docker build -t fastgw . && docker run -p 8080:8080 fastgw
+# A configuration of your own: -v "$PWD/gateway.yaml:/etc/fastgw/gateway.yaml:ro"
+
+FROM python:3.11-slim-bookworm AS build
+COPY LICENSE README.md pyproject.toml /src/
+COPY fastgw /src/fastgw
+# Without pip: what is copied from here holds fastgw and what it imports.
+RUN python -m venv --without-pip /opt/fastgw \
+    && pip --python /opt/fastgw/bin/python install --no-cache-dir --disable-pip-version-check /src
+
+FROM python:3.11-slim-bookworm
+COPY --from=build /opt/fastgw /opt/fastgw
+COPY deploy/container.yaml /etc/fastgw/gateway.yaml
+ENV PATH=/opt/fastgw/bin:$PATH
+USER 10001:10001
+EXPOSE 8080
+# TERM finishes what is under way, for `timeouts.drain` at the most: give `docker stop` as long (-t).
+STOPSIGNAL SIGTERM
+# Asks the status listener of deploy/container.yaml: a configuration of your own needs one there.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=5s \
+    CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:9902/livez', timeout=2)"]
+ENTRYPOINT ["fastgw"]
+CMD ["run", "/etc/fastgw/gateway.yaml"]
