@@ -385,6 +385,9 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self.borrower = None
         self.deadline = inf
         self._drop_rescue()
+        if self.paused:  # for a client that was slower; the next one may not be
+            self.paused = False
+            self.transport.resume_reading()
 
     def _switch(self, head: ResponseHead, early: bytes) -> None:
         borrower = self.borrower

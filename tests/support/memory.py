@@ -1,0 +1,362 @@
+"""The data plane in one thread and in memory: real connections, exchanges and routes on transports that a test plays.
+
+Nothing runs by itself: a test says when bytes arrive, how much a peer takes, when a connect is done and what time it
+is, so that orders of events which a real network brings once in a million can be had at will. The transports are as
+strict as uvloop's: they raise where it raises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from math import inf
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from fastgw import config
+from fastgw.compile import compile as compile_tables
+from fastgw.downstream import Server
+from fastgw.errors import Fault
+from fastgw.filters import TYPES
+from fastgw.filters.api import Env, Filter, Hooks, Phase
+from fastgw.node.timers import TICK, Wheel
+from fastgw.observe import Record
+from fastgw.upstream.connection import UpstreamConnection
+from fastgw.upstream.target import Target
+
+SERVICE = {
+    "version": 1,
+    "listeners": {"main": {"address": "127.0.0.1:0"}},
+    "upstreams": {"u": {"targets": [{"url": "http://127.0.0.1:9"}]}},
+    "routes": [{"name": "all", "upstream": "u"}],
+}
+
+
+class Socket:
+    """What is asked of a transport's socket."""
+
+    def __init__(self) -> None:
+        self.options: list[tuple[Any, ...]] = []
+
+    def fileno(self) -> int:
+        return 1_000_000  # TIOCOUTQ fails, as for a socket that is gone: only the transport's own buffer counts
+
+    def setsockopt(self, *option: Any) -> None:
+        self.options.append(option)
+
+
+class Wire:
+    """A transport and the peer behind it. `room`: how many bytes the peer's socket takes before `take` empties it."""
+
+    def __init__(self, plane: Plane, protocol: Any) -> None:
+        self.plane, self.protocol = plane, protocol
+        self.room: float = inf
+        self.received = b""  # what the peer has read
+        self.ended = False  # the peer has seen our FIN
+        self.aborted = self.lost = False
+        self.reading = True
+        self.socket = Socket()
+        self._unsent = b""
+        self._unread: list[bytes | None] = []  # what the peer sent while reading was paused; None: FIN
+        self._closing = self._eof = self._told_to_pause = False
+        protocol.connection_made(self)
+
+    # --- the transport ---
+
+    def write(self, chunk: bytes) -> None:
+        if self.lost:
+            raise RuntimeError("unable to perform operation; the handler is closed")
+        if self._eof:
+            raise RuntimeError("Cannot call write() after write_eof()")
+        if self.aborted or not chunk:
+            return
+        fits = len(chunk) if self.room is inf else max(0, min(len(chunk), int(self.room) - len(self.received)))
+        if self._unsent:
+            fits = 0
+        self.received += chunk[:fits]
+        self._unsent += chunk[fits:]
+        if self._unsent and not self._told_to_pause:
+            self._told_to_pause = True
+            self.protocol.pause_writing()
+
+    def write_eof(self) -> None:
+        if self.lost:
+            raise RuntimeError("unable to perform operation; the handler is closed")
+        self._eof = True
+        self.ended = self.ended or not self._unsent
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        if not self._closing:
+            self._closing, self.reading = True, False
+            if not self._unsent:
+                self.ended = True
+                self.plane.soon.append(lambda: self._lose(None))
+
+    def abort(self) -> None:
+        if not self.aborted and not self.lost:
+            self.aborted = self._closing = True
+            self.reading = False
+            self._unsent = b""
+            self.plane.soon.append(lambda: self._lose(None))
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        if not self._closing and not self.reading:
+            self.reading = True
+            self.plane.soon.append(self._deliver)
+
+    def get_write_buffer_size(self) -> int:
+        return len(self._unsent)
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        assert high == 0
+
+    def get_extra_info(self, name: str) -> Any:
+        return self.socket if name == "socket" else None
+
+    # --- the peer ---
+
+    def sends(self, chunk: bytes) -> None:
+        self._unread.append(chunk)
+        self._deliver()
+        self.plane.settle()
+
+    def ends(self) -> None:
+        """FIN."""
+        self._unread.append(None)
+        self._deliver()
+        self.plane.settle()
+
+    def resets(self) -> None:
+        """RST, which the transport notices whether it reads or not, as when it writes."""
+        if not self.lost:
+            self._closing = self.aborted = True
+            self._lose(ConnectionResetError())
+        self.plane.settle()
+
+    def takes(self, room: float = inf) -> None:
+        """The peer reads what waits, and its socket takes `room` bytes more than it has got."""
+        self.room = inf if room is inf else len(self.received) + len(self._unsent) + room
+        self.received += self._unsent
+        self._unsent = b""
+        if self._told_to_pause:
+            self._told_to_pause = False
+            self.protocol.resume_writing()
+        if self._closing and not self.lost and not self._unsent:
+            self.ended = True
+            self._lose(None)
+        elif self._eof:
+            self.ended = True
+        self.plane.settle()
+
+    def _deliver(self) -> None:
+        while self._unread and self.reading and not self._closing:
+            chunk = self._unread[0]
+            if chunk is None:
+                self._unread.pop(0)
+                if not self.protocol.eof_received():
+                    self.close()
+                self.reading = False
+                return
+            buffer = self.protocol.get_buffer(-1)
+            self._unread[0] = chunk[len(buffer) :]
+            if not self._unread[0]:
+                self._unread.pop(0)
+            piece = chunk[: len(buffer)]
+            buffer[: len(piece)] = piece
+            self.protocol.buffer_updated(len(piece))
+
+    def _lose(self, error: Exception | None) -> None:
+        if not self.lost:
+            self.protocol.connection_lost(error)
+            self.lost = True
+            self.reading = False
+
+
+class Hangups:
+    """Knows which connections asked to hear of a peer's leaving."""
+
+    def __init__(self) -> None:
+        self.watched: set[Any] = set()
+
+    def watch(self, fd: int, connection: Any) -> None:
+        self.watched.add(connection)
+
+    def unwatch(self, fd: int, connection: Any) -> None:
+        self.watched.discard(connection)
+
+
+class Ground:
+    """As `fastgw.node.ground.Ground`, with a clock that stands still."""
+
+    def __init__(self) -> None:
+        self.wheel = Wheel(1000.0)
+        self.read_buffer = memoryview(bytearray(65_536))
+        self.hangups = Hangups()
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+
+class Pool:
+    """Connects when the test says so (`Plane.connects`), and keeps what is given back."""
+
+    def __init__(self, ground: Ground) -> None:
+        self.ground = ground
+        self.waiting: list[tuple[Any, Target]] = []
+        self.open: set[UpstreamConnection] = set()
+
+    def lend(
+        self, target: Target, borrower: Any, fresh: bool = False, idle_at_most: float = inf
+    ) -> UpstreamConnection | Fault | None:
+        newest: UpstreamConnection | None = next(reversed(target.idle), None)
+        if newest is not None and not fresh and self.ground.wheel.now - newest.idle_since <= idle_at_most:
+            connection: UpstreamConnection = target.idle.popitem()[0]
+            connection.uses += 1
+            return connection
+        self.waiting.append((borrower, target))
+        return None
+
+    def is_queued(self, borrower: Any) -> bool:
+        return False
+
+    def withdraw(self, borrower: Any) -> None:
+        self.waiting = [each for each in self.waiting if each[0] is not borrower]
+
+    def give_back(self, connection: UpstreamConnection) -> None:
+        assert connection in self.open
+        if connection.closed:
+            self.discard(connection)
+            return
+        connection.idle_since = self.ground.wheel.now
+        connection.target.idle[connection] = None
+
+    def discard(self, connection: UpstreamConnection) -> None:
+        if connection in self.open:
+            self.open.remove(connection)
+            connection.target.idle.pop(connection, None)
+            connection.close()
+
+    def forget(self, connection: UpstreamConnection) -> None:
+        if connection in connection.target.idle:
+            self.discard(connection)
+
+
+class Counter:
+    """A limit that counts what is taken."""
+
+    def __init__(self, most: int) -> None:
+        self.taken, self.most = 0, most
+
+    def try_take(self, ip: str = "") -> bool:
+        if self.taken >= self.most:
+            return False
+        self.taken += 1
+        return True
+
+    def give_back(self, ip: str = "") -> None:
+        assert self.taken > 0, "given back twice"
+        self.taken -= 1
+
+
+class Observer:
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    def finish(self, record: Record) -> None:
+        self.records.append(record)
+
+
+def probe(name: str, phase: Phase, order: int = 0, **hooks: Any) -> type[Filter]:
+    """A filter type with these hooks; `Plane(probes=...)` has one instance of it at the gateway's level."""
+
+    class Probe(Filter, name=name, phase=phase, order=order):
+        """A filter of a test."""
+
+        def build(self, env: Env) -> Hooks:
+            return Hooks(**hooks)
+
+    return Probe
+
+
+class Plane:
+    """A worker's data plane. `settings` add to a configuration with one listener, one upstream and one route."""
+
+    def __init__(
+        self, settings: Mapping[str, Any] | None = None, *, probes: Sequence[type[Filter]] = (), most: int = 1000
+    ) -> None:
+        types = {**TYPES, **{each.type_name: each for each in probes}}
+        document = {**SERVICE, **(settings or {})}
+        document["filters"] = {**document.get("filters", {}), **{each.type_name: {} for each in probes}}
+        with TemporaryDirectory() as folder:
+            file = Path(folder, "gateway.json")
+            file.write_text(json.dumps(document))
+            self.gateway = compile_tables(config.load(str(file), types).config, 1)
+        self.ground = Ground()
+        self.pool = Pool(self.ground)
+        self.observer = Observer()
+        self.limit = Counter(most)
+        self.soon: list[Any] = []
+        for upstream in self.gateway.upstreams.values():
+            upstream.ground, upstream.pool = self.ground, self.pool  # type: ignore[assignment]
+        self.listener = self.gateway.listeners[0]
+        self.server = Server(self.ground, self.gateway, self.observer, self.limit, None)  # type: ignore[arg-type]
+
+    @property
+    def records(self) -> list[Record]:
+        return self.observer.records
+
+    def client(self, ip: str = "127.0.0.1") -> Wire:
+        wire = Wire(self, self.server.accepted(self.listener, (ip, 1), 80))
+        self.settle()
+        return wire
+
+    def connects(self) -> Wire:
+        """The connection that was asked for first is open: the upstream's end of it."""
+        borrower, target = self.pool.waiting.pop(0)
+        connection = UpstreamConnection(self.ground, self.pool, target)  # type: ignore[arg-type]
+        self.pool.open.add(connection)
+        wire = Wire(self, connection)
+        connection.uses += 1
+        borrower.lent(connection)
+        self.settle()
+        return wire
+
+    def cannot_connect(self, fault: Fault = Fault.CONNECT_REFUSED) -> None:
+        borrower, _ = self.pool.waiting.pop(0)
+        borrower.failed(fault)
+        self.settle()
+
+    def settle(self) -> None:
+        """Let happen what was put off to the loop's next turn."""
+        while self.soon:
+            self.soon.pop(0)()
+
+    def passes(self, seconds: float) -> None:
+        """Time goes by, tick by tick."""
+        until = self.ground.wheel.now + seconds
+        while self.ground.wheel.now < until:
+            self.ground.wheel.advance(self.ground.wheel.now + TICK)
+            self.settle()
+
+    def assert_quiet(self) -> None:
+        """Nothing is held for anybody."""
+        assert self.pool.waiting == []
+        assert self.limit.taken == len(self.server.connections)
+        for upstream in self.gateway.upstreams.values():
+            assert (upstream.active, upstream.retrying) == (0, 0)
+            idle = {connection for target in upstream.targets for connection in target.idle}
+            assert self.pool.open == idle
+        assert all(connection.exchange is None for connection in self.server.connections)
+        assert not self.ground.hangups.watched
