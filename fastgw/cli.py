@@ -27,6 +27,7 @@ from fastgw.runtime.sockets import CannotListen
 from fastgw.runtime.supervisor import Bound, CannotStart, Supervisor, Work
 
 WRONG: Final = 1
+USAGE: Final = 2
 CANNOT_START: Final = 3
 DEFECT: Final = 70  # EX_SOFTWARE of sysexits.h: not the user's fault
 
@@ -74,9 +75,10 @@ def run(
     if file is not None:
         configuration = _read(lambda: config.load(file, TYPES).config)
     elif listen is not None and to is not None:
-        configuration = _read(
-            lambda: config.from_flags(listen, to, workers=workers, access_log=access_log, status=status)
-        )
+        try:
+            configuration = config.from_flags(listen, to, workers=workers, access_log=access_log, status=status)
+        except config.ConfigError as error:
+            _fail(USAGE, *map(str, error.problems))
     else:
         raise typer.BadParameter("expected a file, or --listen and --to")
     _serve(configuration, _announce, ready_fd)

@@ -375,6 +375,7 @@ class Exchange:
         "raw_path",
         "request_added",
         "request_body",
+        "request_bytes",
         "request_dropped",
         "request_id",
         "response",
@@ -406,6 +407,7 @@ class Exchange:
         self.route: Route | None = None
         self.params = _NO_PARAMS
         self.request_body: Relay | None = None  # None: the request has no body
+        self.request_bytes = 0  # of the body, or that the client sent through a tunnel; known at the end
         self.request_added = b""  # ready lines that go to the upstream behind the client's fields
         self.request_dropped: frozenset[bytes] = frozenset()  # lower-case names that the upstream must not see
         self.request_id = b""

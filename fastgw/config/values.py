@@ -46,6 +46,7 @@ _DURATION = r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)"
 _SIZE = r"([0-9]+)(B|kB|KB|MB|GB|KiB|MiB|GiB)"
 _PERCENT = r"([0-9]+(?:\.[0-9]+)?)%"
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_PROTOCOL: Final = f"{_TOKEN}(/{_TOKEN})?"
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_./@-]*"
 _HOST = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?\.?"
 
@@ -194,6 +195,13 @@ def parse_token(text: str) -> str:
     return text
 
 
+def parse_protocol(text: str) -> str:
+    """A protocol of RFC 9110 section 7.8: a name, perhaps with a version."""
+    if re.fullmatch(_PROTOCOL, text) is None:
+        raise ValueError(f'"{text}" is not a protocol (RFC 9110 section 7.8)')
+    return text
+
+
 def parse_field_value(text: str) -> str:
     """What may stand after the colon of a field line (RFC 9110 section 5.5): no control characters, no outer blanks."""
     if re.search(r"[\x00-\x08\x0a-\x1f\x7f]", text) is not None:
@@ -282,7 +290,7 @@ FieldName = Annotated[str, Notation('a field name such as "X-Tenant"', parse_tok
 FieldValue = Annotated[str, Notation("text in one line", parse_field_value, {"type": "string"})]
 Method = Annotated[str, Notation('a method such as "GET"', parse_method, _written(_TOKEN))]
 Name = Annotated[str, Notation("a name of letters, digits, `_`, `-`, `.`, `/` and `@`", parse_name, _written(_NAME))]
-Protocol = Annotated[str, Notation('a protocol such as "websocket"', parse_token, _written(_TOKEN))]
+Protocol = Annotated[str, Notation('a protocol such as "websocket"', parse_protocol, _written(_PROTOCOL))]
 HostHeader = Annotated[str, Notation('"target", "preserve" or the host to send', parse_host_header, {"type": "string"})]
 
 

@@ -150,6 +150,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
                     self.pause()
         elif phase is Phase.TUNNEL:
             assert self.exchange is not None
+            self.exchange.request_bytes += nbytes
             if self.exchange.service is not None:
                 self.exchange.service.feed_raw(chunk)
         elif phase is Phase.LINGERING:
@@ -492,6 +493,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self._write(b"%b%b%b\r\n%b" % (render.status_line(101, head.reason), block, lines, early))
         ahead, self._ahead = self._ahead, b""
         if ahead:
+            exchange.request_bytes += len(ahead)
             exchange.service.feed_raw(ahead)
         self.resume()
 
@@ -502,9 +504,9 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self.resume()
 
     def _tunnel_end(self, direction: int) -> None:
-        """1: the client has ended, 2: the target has. With both the tunnel is over."""
+        """1: the client has ended, 2: the target has. With both the tunnel is over; in a drain with either."""
         self._tunnel_ends |= direction
-        if self._tunnel_ends == 3 and self.exchange is not None:
+        if (self._tunnel_ends == 3 or self.server.draining) and self.exchange is not None:
             exchange = self.exchange
             if exchange.service is not None:
                 exchange.service.cancel()
@@ -580,7 +582,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
                 query=exchange.query,
                 minor=head.minor,
                 status=499 if exchange.response is None else exchange.response.status,
-                request_bytes=0 if body is None else body.bytes,
+                request_bytes=exchange.request_bytes if body is None else body.bytes,
                 response_bytes=exchange.response_bytes,
                 duration_s=monotonic() - exchange.begun_at,
                 route="" if route is None else route.name,
@@ -640,6 +642,8 @@ class Downstream(asyncio.BufferedProtocol, Timed):
                 self._close()
             else:
                 self._watch(FIRST_REQUEST_S)  # it has just come, so its request is on the way
+        elif self.phase is Phase.TUNNEL and self._tunnel_ends:
+            self._tunnel_end(self._tunnel_ends)
 
     def cut(self) -> bool:
         """End at once. True: an exchange or tunnel was cut off."""

@@ -159,6 +159,9 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         """Send more of the request's body, framed."""
         if self._rescue_fd < 0 and self.phase is Phase.AWAITING:
             self._keep_readable()
+        if self._targets_turn:  # it was to ask for the body, which now comes unasked
+            self._targets_turn = False
+            self._watch_head()
         self._write_on(framed)
 
     def send_last(self, framed: bytes) -> None:
@@ -176,7 +179,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
     def _watch_head(self) -> None:
         """The target has its time when it is its turn, to answer or to take more; a slow client is not its fault."""
         if self.phase is Phase.AWAITING:
-            if self._targets_turn or self.write_paused:
+            if (self._targets_turn or self.write_paused) and not self.paused:
                 self.ground.wheel.watch(self, self.ground.wheel.now + self._head_patience)
             else:
                 self.deadline = inf
@@ -191,7 +194,10 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
     def resume(self) -> None:
         if self.paused and self.phase is not Phase.CLOSED:
             self.paused = False
-            self.ground.wheel.watch(self, self.ground.wheel.now + self.idle_patience)
+            if self.phase is Phase.AWAITING:
+                self._watch_head()
+            else:
+                self.ground.wheel.watch(self, self.ground.wheel.now + self.idle_patience)
             self.transport.resume_reading()
 
     def close(self) -> None:
@@ -211,7 +217,8 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
     def expire(self, now: float) -> None:
         if self.write_paused and (left := unsent(self.transport)) < self._unsent:
             self._unsent = left  # slow, but it takes what we send
-            self.ground.wheel.watch(self, now + self._head_patience)
+            patience = self._head_patience if self.phase is Phase.AWAITING else self.idle_patience
+            self.ground.wheel.watch(self, now + patience)
         elif self.phase is Phase.AWAITING:
             self._fail(Fault.UPSTREAM_TIMEOUT)
         elif self.phase is Phase.RECEIVING:
@@ -255,6 +262,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.closed = True  # an answer may still be rescued; nothing can be sent
         if self.phase is Phase.IDLE:
             self._leave_pool()
         elif self.phase is Phase.TUNNEL:

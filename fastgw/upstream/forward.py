@@ -91,7 +91,17 @@ class Forward:
 class Forwarding(Timed):
     """One exchange on its way to an upstream and back: borrower of a connection, sink of the request body."""
 
-    __slots__ = ("_connection", "_forward", "_over", "_retrying", "_target", "_tried", "exchange")
+    __slots__ = (
+        "_connection",
+        "_continued",
+        "_forward",
+        "_over",
+        "_retrying",
+        "_target",
+        "_total_at",
+        "_tried",
+        "exchange",
+    )
 
     def __init__(self, forward: Forward, exchange: Exchange) -> None:
         Timed.__init__(self)
@@ -100,6 +110,7 @@ class Forwarding(Timed):
         self._connection: UpstreamConnection | None = None
         self._target: Target | None = None
         self._tried: tuple[Target, ...] = ()
+        self._continued = False  # we have told the client to go on, in place of a target that cannot
         self._retrying = False
         self._over = False
 
@@ -112,9 +123,9 @@ class Forwarding(Timed):
         exchange.service = self
         exchange.upstream = upstream.name
         upstream.active += 1
-        patience = min(forward.timeout or inf, upstream.settings.timeouts.total or inf)
-        if patience != inf:
-            upstream.ground.wheel.watch(self, upstream.ground.wheel.now + patience)
+        now = upstream.ground.wheel.now
+        self._total_at = now + (upstream.settings.timeouts.total or inf)
+        upstream.ground.wheel.watch(self, min(now + (forward.timeout or inf), self._total_at))
         self._attempt(fresh=False)
 
     def _attempt(self, fresh: bool) -> None:
@@ -146,9 +157,13 @@ class Forwarding(Timed):
         target = connection.target
         request = forward.request_head(exchange, target)
         body = exchange.request_body
+        expects_continue = exchange.head.expects_continue
         if body is not None:
-            if exchange.head.expects_continue and target.minor == 0 and exchange.head.minor == 1:
-                exchange.client.inform(None)
+            if expects_continue and target.minor == 0:
+                expects_continue = False
+                if not self._continued:
+                    self._continued = True
+                    exchange.client.inform(None)
             held = body.attach(self)
             if held:
                 request += render.chunk(held) if exchange.head.chunked else held
@@ -163,7 +178,7 @@ class Forwarding(Timed):
             timeouts.response_headers,
             timeouts.idle,
             whole=self.request_is_whole(),
-            expects_continue=exchange.head.expects_continue,
+            expects_continue=expects_continue,
         )
 
     def failed(self, fault: Fault) -> None:
@@ -184,8 +199,7 @@ class Forwarding(Timed):
         exchange = self.exchange
         exchange.upstream_s = monotonic() - exchange.begun_at
         exchange.response_bytes += len(payload)
-        if self._forward.upstream.settings.timeouts.total is None:
-            self.deadline = inf  # the route's `timeout` counts until the response head
+        self.deadline = self._total_at  # the route's `timeout` counts until the response head
         if ended:
             self._done()
         exchange.respond(Response(head.status, head), payload, ended)
@@ -235,7 +249,15 @@ class Forwarding(Timed):
         self.exchange.client.feed(chunk)
 
     def ended_raw(self) -> None:
+        self._half_closed()
         self.exchange.client.end(())
+
+    def _half_closed(self) -> None:
+        """One side has ended the tunnel. Most often it has gone altogether, so the other has less time to follow."""
+        connection = self._connection
+        if connection is not None:
+            connection.idle_patience = self._forward.upstream.settings.timeouts.idle
+            connection.ground.wheel.watch(connection, connection.ground.wheel.now + connection.idle_patience)
 
     def pause_request(self) -> None:
         if self.exchange.request_body is not None:
@@ -272,6 +294,7 @@ class Forwarding(Timed):
     def end_raw(self) -> None:
         connection = self._connection
         if connection is not None:
+            self._half_closed()
             if connection.transport.can_write_eof():
                 connection.transport.write_eof()
             else:  # TLS cannot say "no more" one way

@@ -123,7 +123,7 @@ class TestRun:
 
     def test_flags_of_a_wrong_form(self):
         ended = fastgw("run", "--listen", "nowhere", "--to", "ftp://a")
-        assert ended.returncode == 1
+        assert ended.returncode == 2
         assert [line.partition(":")[0] for line in ended.stderr.splitlines()] == ["--listen", "--to"]
 
     @pytest.mark.parametrize(
