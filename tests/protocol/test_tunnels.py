@@ -206,6 +206,7 @@ def test_a_listed_protocol_may_have_a_version(tmp_path: Path) -> None:
             upstream.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo/1\r\n\r\nhello")
             assert client.read_response().status == 101
             assert client.read_exactly(5) == b"hello"
+            upstream.close()
 
 
 def test_a_route_may_list_none(lanes: Lanes) -> None:
