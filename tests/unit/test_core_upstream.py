@@ -1,0 +1,224 @@
+"""The target's side of an exchange: whose turn it is, early answers, and connections that are lost."""
+
+import os
+import socket
+
+import pytest
+
+from tests.support.memory import Plane, Wire
+
+HOST = b"Host: a.test\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+ASKING = b"GET / HTTP/1.1\r\n" + HOST + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+
+
+def settings(route: dict[str, object] | None = None, **timeouts: str) -> dict[str, object]:
+    return {
+        "upstreams": {"u": {"targets": [{"url": "http://127.0.0.1:9"}], "timeouts": timeouts}},
+        "routes": [{"name": "all", "upstream": "u", **(route or {})}],
+    }
+
+
+def post(fields: bytes) -> bytes:
+    return b"POST / HTTP/1.1\r\n" + HOST + fields + b"\r\n"
+
+
+def test_an_answer_rescued_from_a_lost_connection_does_not_make_it_reusable() -> None:
+    """Our last write fails, as the target answered early and closed: the answer counts, the connection is gone."""
+    plane = Plane()
+    client = plane.client()
+    client.sends(post(b"Content-Length: 6\r\n"))
+    upstream = plane.connects()
+    ours, theirs = socket.socketpair()
+    upstream.socket.fileno = ours.fileno  # type: ignore[method-assign]
+    client.sends(b"abc")  # from here on the connection keeps a second descriptor
+    theirs.sendall(OK)
+    client.sends(b"def")
+    upstream.resets()
+    assert client.received.endswith(b"\r\n\r\nok")
+    plane.assert_quiet()
+    assert not plane.pool.open
+    for each in (ours, theirs):
+        each.close()
+
+
+def test_a_client_that_takes_its_time_over_an_interim_response_does_not_shorten_the_wait_for_the_final_one() -> None:
+    """`response_headers` goes on to count when the brake is off, not `idle`."""
+    plane = Plane(settings(response_headers="10s", idle="1s"))
+    client = plane.client()
+    client.sends(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
+    upstream = plane.connects()
+    client.takes(room=0)
+    upstream.sends(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
+    plane.passes(15)
+    assert not upstream.aborted, "it is the client that is slow"
+    client.takes()
+    plane.passes(5)
+    upstream.sends(OK)
+    assert client.received.endswith(b"ok")
+    plane.assert_quiet()
+
+
+@pytest.mark.parametrize("expect", [b"", b"Expect: 100-continue\r\n"])
+def test_a_slow_upload_is_not_the_targets_fault(expect: bytes) -> None:
+    """Also when the client did not wait for the 100 that it asked for."""
+    plane = Plane({**settings(response_headers="1s"), "timeouts": {"request_body_idle": "10s"}})
+    client = plane.client()
+    client.sends(post(b"Content-Length: 6\r\n" + expect))
+    upstream = plane.connects()
+    client.sends(b"abc")
+    plane.passes(5)
+    client.sends(b"def")
+    upstream.sends(OK)
+    assert client.received.endswith(b"ok")
+    assert b"504" not in client.received
+
+
+def test_an_old_target_that_was_spared_the_expectation_is_not_asked_to_answer_it() -> None:
+    """HTTP/1.0 knows no 100: we have told the client to go on, so it is the client's turn."""
+    plane = Plane({**settings(response_headers="1s"), "timeouts": {"request_body_idle": "10s"}})
+    plane.gateway.upstreams["u"].targets[0].minor = 0
+    client = plane.client()
+    client.sends(post(b"Content-Length: 6\r\nExpect: 100-continue\r\n"))
+    upstream = plane.connects()
+    plane.passes(5)
+    client.sends(b"abcdef")
+    upstream.sends(OK)
+    assert client.received.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 ")
+
+
+def test_100_continue_is_said_once_though_the_request_is_sent_again() -> None:
+    """Promise 21: a retry begins a new attempt, not a new expectation."""
+    plane = Plane()
+    plane.gateway.upstreams["u"].targets[0].minor = 0
+    client = plane.client()
+    client.sends(b"PUT / HTTP/1.1\r\n" + HOST + b"Content-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+    first = plane.connects()
+    first.protocol.uses = 2  # as if it had served before
+    first.ends()
+    upstream = plane.connects()
+    client.sends(b"hi")
+    assert upstream.received.endswith(b"hi")
+    upstream.sends(OK)
+    assert client.received.count(b"100 Continue") == 1
+
+
+def test_a_total_is_not_cut_down_to_the_time_for_the_head() -> None:
+    """The route's `timeout` ends with the response head, the upstream's `total` with the body: each its own."""
+    plane = Plane(settings({"timeout": "1s"}, total="10s", idle="30s"))
+    client = plane.client()
+    client.sends(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
+    upstream = plane.connects()
+    upstream.sends(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+    plane.passes(5)
+    assert not upstream.aborted
+    plane.passes(6)
+    assert upstream.aborted
+    plane.assert_quiet()
+
+
+# --- tunnels ---
+
+
+def tunnel(plane: Plane, early: bytes = b"") -> tuple[Wire, Wire]:
+    client = plane.client()
+    client.sends(ASKING + early)
+    upstream = plane.connects()
+    upstream.sends(SWITCHED)
+    assert client.received.startswith(b"HTTP/1.1 101 ")
+    return client, upstream
+
+
+def test_a_target_that_takes_nothing_is_cut_by_the_tunnels_own_time() -> None:
+    """`tunnel_idle`, not `response_headers`."""
+    plane = Plane(settings(response_headers="1s", tunnel_idle="60s"))
+    client, upstream = tunnel(plane)
+    upstream.takes(room=0)
+    client.sends(b"x" * 10)
+    plane.passes(50)
+    assert not upstream.aborted
+    plane.passes(12)
+    assert upstream.aborted
+
+
+def test_a_client_that_takes_nothing_is_cut_by_the_tunnels_own_time() -> None:
+    """`tunnel_idle`, not `response_idle`: a WebSocket client may sleep."""
+    plane = Plane({**settings(tunnel_idle="60s"), "timeouts": {"response_idle": "1s"}})
+    client, upstream = tunnel(plane)
+    client.takes(room=0)
+    upstream.sends(b"x" * 10)
+    plane.passes(50)
+    assert not client.aborted
+    plane.passes(62)
+    assert client.aborted
+    assert upstream.aborted
+
+
+@pytest.mark.parametrize("first", ["client", "upstream"])
+def test_bytes_still_to_be_sent_outlive_both_ends_of_a_tunnel(first: str) -> None:
+    """When both sides have said their last word, what lies in our hands is still delivered, then all is closed."""
+    plane = Plane()
+    client, upstream = tunnel(plane)
+    for each in (client, upstream):
+        each.takes(room=0)
+    client.sends(b"to the target")
+    upstream.sends(b"to the client")
+    for each in (client, upstream) if first == "client" else (upstream, client):
+        each.ends()
+    for each in (client, upstream):
+        each.takes()
+    assert upstream.received.endswith(b"to the target")
+    assert client.received.endswith(b"to the client")
+    assert client.ended
+    assert upstream.ended
+    assert client.lost
+    assert upstream.lost
+    plane.assert_quiet()
+
+
+def test_what_a_target_never_takes_is_dropped_in_the_end() -> None:
+    """The end of a tunnel waits for its target, but not for ever."""
+    plane = Plane(settings(tunnel_idle="60s"))
+    client, upstream = tunnel(plane)
+    upstream.takes(room=0)
+    client.sends(b"unwanted")
+    upstream.ends()
+    client.ends()
+    assert not upstream.lost
+    plane.passes(62)
+    assert upstream.lost
+    plane.assert_quiet()
+
+
+def test_eager_bytes_brake_their_client_when_the_target_takes_no_more() -> None:
+    """Bytes sent ahead of the 101 count like any others: at most what the brake allows is held."""
+    plane = Plane()
+    client = plane.client()
+    client.sends(ASKING + b"x" * 50_000)
+    upstream = plane.connects()
+    upstream.takes(room=10)
+    upstream.sends(SWITCHED)
+    assert not client.reading
+    client.sends(b"y" * 100_000)
+    assert upstream.protocol.transport.get_write_buffer_size() < 65_536
+    upstream.takes()
+    assert upstream.received.endswith(b"x" * 50_000 + b"y" * 100_000)
+
+
+def test_no_descriptor_is_left() -> None:
+    """The second descriptor of an upload's connection is closed with it."""
+    before = len(os.listdir("/proc/self/fd"))
+    plane = Plane()
+    client = plane.client()
+    client.sends(post(b"Content-Length: 6\r\n"))
+    upstream = plane.connects()
+    pair = socket.socketpair()
+    upstream.socket.fileno = pair[0].fileno  # type: ignore[method-assign]
+    client.sends(b"abc")
+    assert len(os.listdir("/proc/self/fd")) == before + 3
+    client.resets()
+    for each in pair:
+        each.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+    plane.assert_quiet()
