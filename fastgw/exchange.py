@@ -157,7 +157,7 @@ class Relay:
         self.source = source
         self.sink: Sink | None = None
         self.kept: list[bytes] | None = []  # all that was fed, until it is more than MAX_KEPT
-        self.bytes = 0
+        self.bytes = 0  # of payload; counted by the source, before anybody sees them
         self.ended = False
         self.paused = False
         self.trailers: Trailers = ()
@@ -167,7 +167,6 @@ class Relay:
         return f"<Relay {flow} bytes={self.bytes} kept={None if self.kept is None else sum(map(len, self.kept))}>"
 
     def feed(self, payload: bytes) -> None:
-        self.bytes += len(payload)
         sink, kept = self.sink, self.kept
         if kept is not None:
             if sink is None or self.bytes <= MAX_KEPT:

@@ -345,11 +345,14 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             exchange.fail(Fault.BAD_REQUEST, malformed.reason)
             return
         if payload:
+            body.bytes += len(payload)
             limit = self.server.limits.body_bytes
-            if limit is not None and body.bytes + len(payload) > limit:
+            if limit is not None and body.bytes > limit:
                 exchange.fail(Fault.BODY_TOO_LARGE)
                 return
-            if exchange.route is not None and not self._run_body_steps(exchange, payload):
+            # Before the request steps are done the relay holds it, and `_feed_body_steps` shows it afterwards.
+            decided = exchange.route is not None and self._waiting is None
+            if decided and not self._run_body_steps(exchange, payload):
                 return
         if reader.done:
             self._reader = None

@@ -1,0 +1,230 @@
+"""The client's side of an exchange: bodies that come in pieces, clients that leave, answers that end a connection."""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any
+
+import pytest
+
+from fastgw.filters.api import Exchange, Phase, Reply
+from tests.support.memory import Plane, probe
+
+HOST = b"Host: a.test\r\n"
+GET = b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+SIZE = {"routes": [{"name": "all", "upstream": "u", "filters": {"size": {"body": 10}}}]}
+
+
+@pytest.mark.parametrize(
+    "pieces", [[b"b\r\nelevenbytes\r\n0\r\n\r\n"], [b"5\r\nhello\r\n", b"6\r\nworld!\r\n0\r\n\r\n"]]
+)
+@pytest.mark.parametrize("with_head", [True, False])
+def test_a_body_that_grows_too_large_is_refused_in_whichever_pieces_it_comes(
+    pieces: list[bytes], with_head: bool
+) -> None:
+    """`size`: 11 bytes are more than 10, also when the eleventh comes with the last piece."""
+    plane = Plane(SIZE)
+    client = plane.client()
+    if with_head:
+        pieces = [CHUNKED + pieces[0], *pieces[1:]]
+    else:
+        client.sends(CHUNKED)
+    for piece in pieces:
+        client.sends(piece)
+        if plane.pool.waiting:
+            plane.connects()
+    assert client.received.startswith(b"HTTP/1.1 413 ")
+    assert plane.records[0].fault == "body_too_large"
+
+
+def test_a_body_of_just_the_size_passes() -> None:
+    plane = Plane(SIZE)
+    client = plane.client()
+    client.sends(CHUNKED + b"4\r\nfour\r\n")
+    upstream = plane.connects()
+    client.sends(b"6\r\nsixsix\r\n0\r\n\r\n")
+    upstream.sends(OK)
+    assert client.received.endswith(b"ok")
+    assert plane.records[0].request_bytes == 10
+
+
+def test_a_client_that_half_closes_while_its_answer_is_on_the_way_gets_it_and_is_gone() -> None:
+    """Nothing more can come from it, so the connection does not wait for a next request."""
+    plane = Plane()
+    client = plane.client()
+    client.sends(GET)
+    upstream = plane.connects()
+    client.takes(room=5)
+    upstream.sends(OK)
+    client.ends()
+    client.takes()
+    assert client.received.endswith(b"ok")
+    assert client.ended
+    assert plane.limit.taken == 0
+
+
+@pytest.mark.parametrize("state", ["connecting", "waiting for the response", "receiving", "held back", "uploading"])
+@pytest.mark.parametrize("how", ["ends", "resets"])
+def test_a_client_that_leaves_takes_its_request_with_it(state: str, how: str) -> None:
+    """In every state: the upstream's work stops, nothing is held, the log says 499 or cut short."""
+    plane = Plane()
+    client = plane.client()
+    client.sends(CHUNKED + b"1\r\na\r\n" if state == "uploading" else GET)
+    upstream = None if state == "connecting" else plane.connects()
+    if state in ("receiving", "held back"):
+        assert upstream is not None
+        client.takes(room=0 if state == "held back" else 10_000)
+        upstream.sends(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc")
+    getattr(client, how)()
+    assert upstream is None or upstream.lost
+    assert [(record.status, record.fault) for record in plane.records] == [
+        (200 if state in ("receiving", "held back") else 499, "client_left")
+    ]
+    assert plane.limit.taken == 0
+    plane.assert_quiet()
+
+
+def test_an_early_answer_is_sent_whole_and_the_rest_of_the_upload_dropped() -> None:
+    """Promise 9: 413 after the first bytes; what the client still sends is read, bounded in time, never answered."""
+    plane = Plane()
+    client = plane.client()
+    client.sends(b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 15000000\r\n\r\nabc")
+    upstream = plane.connects()
+    upstream.sends(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 5\r\n\r\nlarge")
+    assert client.received.endswith(b"\r\nConnection: close\r\n\r\nlarge")
+    assert client.ended
+    assert not client.aborted
+    for _ in range(20):
+        client.sends(b"x" * 65_536)
+    assert not client.aborted
+    client.ends()
+    assert client.lost
+    assert plane.limit.taken == 0
+    plane.assert_quiet()
+
+
+def test_a_body_is_shown_once_and_only_to_filters_whose_request_step_is_done() -> None:
+    """Pieces that come while a step of the route waits are held; the body steps see them afterwards, in order."""
+    seen: list[bytes] = []
+
+    async def live() -> None:
+        answer: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
+
+        def wait(exchange: Exchange) -> Awaitable[Reply | None]:
+            return answer
+
+        def body(exchange: Exchange, payload: bytes) -> None:
+            seen.append(payload)
+
+        plane = Plane(
+            probes=[probe("waits", Phase.AUTHENTICATE, request=wait), probe("sees", Phase.VALIDATE, request_body=body)]
+        )
+        client = plane.client()
+        client.sends(CHUNKED)
+        client.sends(b"3\r\nabc\r\n")
+        assert seen == []
+        answer.set_result(None)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        upstream = plane.connects()
+        client.sends(b"3\r\ndef\r\n0\r\n\r\n")
+        upstream.sends(OK)
+        assert client.received.endswith(b"ok")
+        plane.assert_quiet()
+
+    asyncio.run(live())
+    assert b"".join(seen) == b"abcdef"
+
+
+def test_a_step_whose_wait_is_cancelled_from_elsewhere_is_a_500() -> None:
+    """Such as a fetch that several exchanges share: the client must not wait for ever."""
+
+    async def live() -> bytes:
+        shared: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
+        plane = Plane(probes=[probe("waits", Phase.AUTHENTICATE, request=lambda exchange: shared)])
+        client = plane.client()
+        client.sends(GET)
+        shared.cancel()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        plane.assert_quiet()
+        return client.received
+
+    assert asyncio.run(live()).startswith(b"HTTP/1.1 500 ")
+
+
+def test_a_client_that_leaves_while_a_step_waits_cancels_the_wait() -> None:
+    """And nothing of it is answered, or logged twice."""
+
+    async def live() -> None:
+        cancelled = []
+
+        async def wait() -> None:
+            try:
+                await asyncio.get_running_loop().create_future()
+            except asyncio.CancelledError:
+                cancelled.append(True)
+                raise
+
+        plane = Plane(probes=[probe("waits", Phase.AUTHENTICATE, request=lambda exchange: wait())])
+        client = plane.client()
+        client.sends(GET)
+        await asyncio.sleep(0)
+        client.ends()
+        await asyncio.sleep(0)
+        assert cancelled == [True]
+        assert [record.fault for record in plane.records] == ["client_left"]
+        plane.assert_quiet()
+
+    asyncio.run(live())
+
+
+@pytest.mark.parametrize("name", ["Content-Length", "Transfer-Encoding", "Connection"])
+def test_framing_of_an_own_answer_is_the_gateways(name: str) -> None:
+    """A filter's reply that names framing fields would give a message with two meanings."""
+
+    def refuse(exchange: Exchange) -> Reply:
+        return Reply(200, b"body", [(name.encode(), b"9")])
+
+    plane = Plane(probes=[probe("answers", Phase.AUTHORIZE, request=refuse)])
+    client = plane.client()
+    client.sends(GET)
+    head, _, body = client.received.partition(b"\r\n\r\n")
+    assert body == b"body"
+    assert head.lower().count(b"content-length:") == 1
+    assert b"Content-Length: 4" in head
+    assert b": 9" not in head
+
+
+def test_requests_sent_ahead_are_answered_in_order_and_bounded() -> None:
+    """Pipelining: 64 KiB are read ahead, then the client is braked until its turn comes."""
+    plane = Plane(
+        {"routes": [{"name": "own", "paths": ["/own"], "respond": {"body": "own"}}, {"name": "all", "upstream": "u"}]}
+    )
+    client = plane.client()
+    client.sends(GET)
+    upstream = plane.connects()
+    ahead = b"GET /own HTTP/1.1\r\n" + HOST + b"\r\n"
+    count = 70_000 // len(ahead)
+    client.sends(ahead * count)
+    client.sends(ahead * count)
+    assert not client.reading
+    connection: Any = client.protocol
+    assert len(connection._ahead) <= 2 * 65_536
+    upstream.sends(OK)
+    assert client.received.count(b"\r\n\r\nown") == 2 * count
+    assert len(plane.records) == 1 + 2 * count
+    plane.assert_quiet()
+
+
+def test_a_connection_too_many_is_told_so_and_gives_nothing_back() -> None:
+    """What it never took it cannot give back."""
+    plane = Plane(most=1)
+    first, second = plane.client(), plane.client()
+    assert second.received.startswith(b"HTTP/1.1 503 ")
+    assert second.lost
+    assert plane.limit.taken == 1
+    first.ends()
+    assert plane.limit.taken == 0
+    assert plane.client().received == b""
