@@ -163,9 +163,8 @@ class Downstream(asyncio.BufferedProtocol, Timed):
                 self.exchange.service.end_raw()
             self._tunnel_end(1)
             return self.phase is Phase.TUNNEL
-        if self.phase is Phase.ACTIVE:
-            self.peer_left()
-        return self.phase is Phase.CLOSING or self.phase is Phase.FLUSHING
+        self.peer_left()
+        return self.phase is Phase.CLOSING
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.exchange is not None:
@@ -173,11 +172,15 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self._forget()
 
     def peer_left(self) -> None:
-        """The client has closed its side while it waited for an answer: nobody is there to read it (as in nginx)."""
-        if self.phase is Phase.ACTIVE or self.phase is Phase.FLUSHING:
-            if self.exchange is not None:
-                self._client_left()
+        """The client has closed its side while it waited for an answer: nobody is there to read it (as in nginx).
+
+        One that is out of our hands is still sent; what the client asked for behind it is dropped.
+        """
+        if self.phase is Phase.ACTIVE:
+            self._client_left()
             self._abort()
+        elif self.phase is Phase.FLUSHING:
+            self._close()
 
     def pause_writing(self) -> None:
         self._write_paused = True
@@ -304,7 +307,13 @@ class Downstream(asyncio.BufferedProtocol, Timed):
 
     def _wait(self, outcome: Awaitable[Reply | None], early: bool) -> None:
         async def wait() -> None:
-            reply = await outcome
+            try:
+                reply = await outcome
+            except asyncio.CancelledError:
+                if self._waiting is None:
+                    raise  # the exchange is over
+                log.error("what a filter waited for was cancelled")
+                reply = problem(Fault.INTERNAL)
             self._waiting = None
             if early:
                 self._early_done(reply)
@@ -415,7 +424,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self._closing = True
         head, status = response.head, response.status
         if head is None:
-            block = response.headers.render(response.dropped)
+            block = response.headers.render(response.dropped | ResponseHead.DROPPED)
             reason = None
             dated = b"date" in response.headers
             added = response.added
