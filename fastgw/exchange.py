@@ -230,10 +230,11 @@ class ClientSide(Protocol):
     def abort(self, fault: Fault) -> None:
         """The response cannot be finished: end it so that the client can tell."""
 
-    def tunnel(self, head: ResponseHead, early: bytes) -> None:
-        """101: from here on bytes go both ways, unread: in by `feed`, and `end` when no more will come that way.
+    def tunnel(self, early: bytes, patience: float) -> None:
+        """`exchange.response` is a 101: from here on bytes go both ways, unread.
 
-        `early`: what came right behind the head.
+        They come in by `feed`, and `end` when no more will. `early`: what came right behind the head. `patience`:
+        seconds in which the client has to take some of what it is sent.
         """
 
     def pause_tunnel(self) -> None: ...
@@ -304,7 +305,7 @@ class Chain:
 
     def ran(self, answered_by: "RequestStep | None") -> list[Link]:
         """The links whose response and finish steps are due when the request step `answered_by` answered."""
-        due, reached = [], True
+        due, reached = [], answered_by is not before_any
         for link in self.links:
             if reached or link.always:
                 due.append(link)
@@ -415,7 +416,8 @@ class Exchange:
         self.service: ServiceSide | None = None
         self.state = State.CHOOSING
         self.fault: Fault | None = None
-        self.answered_by: RequestStep | None = None
+        # The request step that has answered, or that is waiting: those behind it have not run. None: all have run.
+        self.answered_by: RequestStep | None = before_any
         self.begun_at = monotonic()
         self.begun_date = time()
         self.upstream = ""
@@ -457,14 +459,13 @@ class Exchange:
 
     def respond(self, response: Response, payload: bytes, ended: bool) -> None:
         """The response's head is known: run the response steps and send it, with the first of its body."""
-        self.state = advance(self.state, Event.ANSWER_BEGUN)
-        self.response = response
-        if self.chain.response_steps and not self._run_response_steps():
-            self._break_off()
-            reply = problem(Fault.INTERNAL)
-            self.fault = Fault.INTERNAL
-            self.response, payload, ended = Response(500, None, reply.fields), reply.body, True
-        self.client.answer(payload, ended)
+        if self._pass_response_steps(response):
+            self.client.answer(payload, ended)
+
+    def switch(self, response: Response, early: bytes, patience: float) -> None:
+        """101: run the response steps, then bytes go both ways. See `ClientSide.tunnel`."""
+        if self._pass_response_steps(response):
+            self.client.tunnel(early, patience)
 
     def fail(self, fault: Fault, detail: str | None = None) -> None:
         """Something went wrong on the way: answer with it, or, when the answer has begun, cut it off."""
@@ -511,6 +512,19 @@ class Exchange:
         if service is not None:
             service.cancel()
 
+    def _pass_response_steps(self, response: Response) -> bool:
+        """False: a response step raised, so a 500 has gone out instead."""
+        self.state = advance(self.state, Event.ANSWER_BEGUN)
+        self.response = response
+        if not self.chain.response_steps or self._run_response_steps():
+            return True
+        self._break_off()
+        reply = problem(Fault.INTERNAL)
+        self.fault = Fault.INTERNAL
+        self.response = Response(500, None, reply.fields)
+        self.client.answer(reply.body, True)
+        return False
+
     def _run_response_steps(self) -> bool:
         steps = self.chain.response_steps
         if self.answered_by is not None:
@@ -529,6 +543,10 @@ Outcome: TypeAlias = Reply | Awaitable[Reply | None] | None
 RequestStep: TypeAlias = Callable[[Exchange], Outcome]
 
 
+def before_any(exchange: Exchange) -> None:
+    """Stands in `Exchange.answered_by` for: no request step has run."""
+
+
 def run_request(steps: Iterable[RequestStep], exchange: Exchange) -> Outcome:
     """Run request steps until one answers. None: all passed. Awaitable: a step must wait; await it for the same.
 
@@ -541,10 +559,9 @@ def run_request(steps: Iterable[RequestStep], exchange: Exchange) -> Outcome:
         except Exception:
             return _raised(step, exchange)
         if outcome is not None:
-            if type(outcome) is Reply:
-                exchange.answered_by = step
-                return outcome
-            return _wait(step, outcome, left, exchange)
+            exchange.answered_by = step
+            return outcome if type(outcome) is Reply else _wait(step, outcome, left, exchange)
+    exchange.answered_by = None
     return None
 
 
@@ -556,7 +573,6 @@ async def _wait(
     except Exception:
         return _raised(step, exchange)
     if reply is not None:
-        exchange.answered_by = step
         return reply
     later = run_request(left, exchange)
     return later if later is None or type(later) is Reply else await later

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import socket
 import struct
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from enum import IntEnum
 from math import inf
 from time import monotonic, time
@@ -69,6 +69,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         "_delimited_by_close",
         "_fd",
         "_linger_end",
+        "_patience",
         "_paused",
         "_reader",
         "_searched",
@@ -99,7 +100,8 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self._ahead = b""  # bytes of the next head, or sent ahead of their turn
         self._searched = 0
         self._reader: BodyReader | None = None
-        self._waiting: asyncio.Task[None] | None = None
+        self._waiting: asyncio.Future[Reply | None] | None = None
+        self._patience = server.timeouts.response_idle  # for the client to take more of what it is sent
         self._closing = False
         self._asked_to_continue = True
         self._chunking = False
@@ -185,7 +187,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
     def pause_writing(self) -> None:
         self._write_paused = True
         self._unsent = unsent(self.transport)
-        self._watch(self.server.timeouts.response_idle)
+        self._watch(self._patience)
         if self.exchange is not None and self.exchange.service is not None:
             self.exchange.service.pause()
 
@@ -209,7 +211,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self._close()
         elif self._write_paused and (left := unsent(self.transport)) < self._unsent:
             self._unsent = left
-            self._watch(self.server.timeouts.response_idle)
+            self._watch(self._patience)
         else:  # the client does not take its answer, or does not close
             if self.exchange is not None:
                 self._client_left()
@@ -289,7 +291,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         if isinstance(outcome, Reply):
             exchange.reply(outcome)
         else:
-            self._wait(outcome, early=True)
+            self._wait(outcome, self._early_done)
 
     def _route_done(self, outcome: Outcome) -> None:
         """The route's steps have run: let it answer."""
@@ -303,24 +305,21 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         elif isinstance(outcome, Reply):
             exchange.reply(outcome)
         else:
-            self._wait(outcome, early=False)
+            self._wait(outcome, self._route_done)
 
-    def _wait(self, outcome: Awaitable[Reply | None], early: bool) -> None:
-        async def wait() -> None:
-            try:
-                reply = await outcome
-            except asyncio.CancelledError:
-                if self._waiting is None:
-                    raise  # the exchange is over
-                log.error("what a filter waited for was cancelled")
-                reply = problem(Fault.INTERNAL)
+    def _wait(self, outcome: Awaitable[Reply | None], go_on: Callable[[Outcome], None]) -> None:
+        def waited(done: asyncio.Future[Reply | None]) -> None:
+            if self._waiting is not done:
+                return  # the exchange is over
             self._waiting = None
-            if early:
-                self._early_done(reply)
+            if done.cancelled():  # from elsewhere: it shared what it waited for
+                log.error("what a filter waited for was cancelled")
+                go_on(problem(Fault.INTERNAL))
             else:
-                self._route_done(reply)
+                go_on(done.result())
 
-        self._waiting = self.server.ground.loop.create_task(wait())
+        self._waiting = asyncio.ensure_future(outcome, loop=self.server.ground.loop)
+        self._waiting.add_done_callback(waited)
 
     def _feed_body_steps(self, exchange: Exchange) -> None:
         """Show the route's body steps what was read of the body before the route was known."""
@@ -493,21 +492,29 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         else:
             self._close()
 
-    def tunnel(self, head: ResponseHead, early: bytes) -> None:
+    def tunnel(self, early: bytes, patience: float) -> None:
         self.phase = Phase.TUNNEL
         self.deadline = inf
+        self._patience = patience
         self._chunking = False
         exchange = self.exchange
         assert exchange is not None
         assert exchange.service is not None
-        block = render.end_to_end(head)
-        lines = _VIA[head.minor] + b"Connection: Upgrade\r\nUpgrade: %b\r\n" % b", ".join(head.upgrade)
+        assert exchange.response is not None
+        head = exchange.response.head
+        assert head is not None
+        block = render.end_to_end(head, exchange.response.dropped)
+        lines = (
+            exchange.response.added
+            + _VIA[head.minor]
+            + b"Connection: Upgrade\r\nUpgrade: %b\r\n" % b", ".join(head.upgrade)
+        )
         self._write(b"%b%b%b\r\n%b" % (render.status_line(101, head.reason), block, lines, early))
+        self.resume()  # first: what was sent ahead may be more than the target takes
         ahead, self._ahead = self._ahead, b""
         if ahead:
             exchange.request_bytes += len(ahead)
             exchange.service.feed_raw(ahead)
-        self.resume()
 
     def pause_tunnel(self) -> None:
         self.pause()
@@ -577,7 +584,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         assert exchange is not None
         self._reader = None
         if self._waiting is not None:
-            self._waiting.cancel()
+            self.server.ground.loop.call_soon(self._waiting.cancel)  # not before it has begun to wait
             self._waiting = None
         exchange.finish()
         self.server.ended()

@@ -240,9 +240,7 @@ class Forwarding(Timed):
         self.deadline = inf
         connection.idle_patience = self._forward.upstream.settings.timeouts.tunnel_idle
         connection.ground.wheel.watch(connection, connection.ground.wheel.now + connection.idle_patience)
-        exchange.response = Response(101, head)
-        exchange.state = advance(exchange.state, Event.ANSWER_BEGUN)
-        exchange.client.tunnel(head, early)
+        exchange.switch(Response(101, head), early, connection.idle_patience)
 
     def received_raw(self, chunk: bytes) -> None:
         self.exchange.response_bytes += len(chunk)
