@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -130,67 +132,45 @@ def test_a_route_may_take_less(lanes: Lanes) -> None:
 # --- connections ---
 
 
-def limited(gateway: Gateway, origin_host: bytes = b"a.test") -> Client:
-    client = gateway.connect()
-    client.send(b"GET / HTTP/1.1\r\nHost: " + origin_host + b"\r\n\r\n")
-    return client
-
-
-def small_gateway(limits: dict[str, int], tmp_path_factory: pytest.TempPathFactory) -> Gateway:
+@pytest.fixture
+def limited(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Client]]:
+    """Makes clients that have sent a request, to a gateway with the `limits` and `workers` of the parameter."""
     config = {
-        "workers": 1,
         "listeners": {"main": {"address": "127.0.0.1:0"}},
-        "limits": limits,
         "routes": [{"name": "here", "respond": {"body": "here"}}],
+        **request.param,
     }
-    return Gateway(config, tmp_path_factory.mktemp("connections"))
+    with Gateway(config, tmp_path) as gateway, contextlib.ExitStack() as stack:
+
+        def client() -> Client:
+            made: Client = stack.enter_context(gateway.connect())
+            made.send(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+            return made
+
+        yield client
 
 
-def test_connections_above_the_limit_are_told_503(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """`limits.connections`: the node holds no more; one too many is told so at once, and there is room again later."""
-    with small_gateway({"connections": 2}, tmp_path_factory) as gateway:
-        holding = [limited(gateway) for _ in range(2)]
-        assert [client.read_response().status for client in holding] == [200, 200]
-        refused = limited(gateway)
-        assert_refused(refused, "connections_exhausted")
-        refused.close()
-        holding[0].send(b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n")
-        holding[0].read_response()
-        holding[0].assert_ended()
-        again = limited(gateway)
-        assert again.read_response().body == b"here"
-        for client in [*holding, again]:
-            client.close()
+@pytest.mark.parametrize(
+    ("limited", "fault"),
+    [
+        ({"workers": 1, "limits": {"connections": 2}}, "connections_exhausted"),
+        ({"workers": 1, "limits": {"connections_per_ip": 2}}, "too_many_connections"),
+    ],
+    indirect=["limited"],
+)
+def test_one_connection_too_many_is_told_so(limited: Callable[[], Client], fault: str) -> None:
+    """RFC 9110 section 15.6.4, RFC 6585 section 4: a clear answer at once; room when another ends."""
+    holding = [limited(), limited()]
+    assert [client.read_response().status for client in holding] == [200, 200]
+    assert_refused(limited(), fault)
+    holding[0].send(b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n")
+    holding[0].read_response()
+    holding[0].assert_ended()
+    assert limited().read_response().body == b"here"
 
 
-def test_an_address_has_a_limit_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """`limits.connections_per_ip`: one more from the same address gets a clear answer; when one ends there is room."""
-    with small_gateway({"connections_per_ip": 2}, tmp_path_factory) as gateway:
-        holding = [limited(gateway) for _ in range(2)]
-        assert [client.read_response().status for client in holding] == [200, 200]
-        refused = limited(gateway)
-        assert_refused(refused, "too_many_connections")
-        refused.close()
-        holding[0].send(b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n")
-        holding[0].read_response()
-        holding[0].assert_ended()
-        again = limited(gateway)
-        assert again.read_response().body == b"here"
-        for client in [*holding, again]:
-            client.close()
-
-
-def test_limits_mean_the_node(tmp_path_factory: pytest.TempPathFactory) -> None:
+@pytest.mark.parametrize("limited", [{"workers": 3, "limits": {"connections_per_ip": 6}}], indirect=True)
+def test_limits_mean_the_node(limited: Callable[[], Client]) -> None:
     """Design section 5: three workers together hold to the number, wherever connections land."""
-    config = {
-        "workers": 3,
-        "listeners": {"main": {"address": "127.0.0.1:0"}},
-        "limits": {"connections_per_ip": 6},
-        "routes": [{"name": "here", "respond": {"body": "here"}}],
-    }
-    with Gateway(config, tmp_path_factory.mktemp("node")) as gateway:
-        clients = [limited(gateway) for _ in range(12)]
-        statuses = sorted(client.read_response().status for client in clients)
-        for client in clients:
-            client.close()
-    assert statuses == [200] * 6 + [429] * 6
+    clients = [limited() for _ in range(12)]
+    assert sorted(client.read_response().status for client in clients) == [200] * 6 + [429] * 6

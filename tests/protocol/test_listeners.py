@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, origin: Origin) -> Iterato
         "listeners": {
             "v4": {"address": "127.0.0.1:0"},
             "v6": {"address": "[::1]:0"},
+            "any6": {"address": "[::]:0"},
             "unix": {"address": f"unix:{directory}/in.sock"},
             "proxied": proxied,
             "distrusting": {**proxied, "trusted_proxies": ["10.0.0.0/8"]},
@@ -68,9 +70,14 @@ def test_forwarded_writes_ipv6_in_brackets_and_quotes(gateway: Gateway, origin: 
 
 
 def test_an_ipv6_listener_takes_ipv6_only(gateway: Gateway) -> None:
-    """RFC 3493 section 5.3: V6ONLY: the same port is free for IPv4."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", gateway.port("v6")))
+    """RFC 3493 section 5.3: V6ONLY: `[::]` does not take what is sent to an IPv4 address."""
+    port = gateway.port("any6")
+    with contextlib.suppress(ConnectionRefusedError), Client(f"127.0.0.1:{port}") as other:
+        other.send_gently(REQUEST % b"mapped")  # whoever else has this port, it is not our listener
+    with Client(f"[::1]:{port}") as client:
+        assert client.exchange(REQUEST % b"own").body == b"ok"
+    gateway.wait_for_record(listener="any6", path="/own")
+    assert not [record for record in gateway.records if record["path"] == "/mapped"]
 
 
 def test_a_unix_socket_is_gone_after_a_stop(tmp_path: Path, origin: Origin) -> None:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,7 @@ def config_for(origin: Origin, workers: int = 1, **settings: Any) -> dict[str, A
 
 def test_term_lets_a_request_finish(tmp_path: Path, origin: Origin) -> None:
     """Promise 14: what is in flight completes with `Connection: close`; then exit 0."""
-    with Gateway(config_for(origin), tmp_path) as gateway:
-        client, idle = gateway.connect(), gateway.connect()
+    with Gateway(config_for(origin), tmp_path) as gateway, gateway.connect() as client, gateway.connect() as idle:
         assert idle.exchange(b"GET /here HTTP/1.1\r\nHost: a.test\r\n\r\n").body == b"here"
         client.send(GET)
         upstream = origin.accept()
@@ -51,8 +51,6 @@ def test_term_lets_a_request_finish(tmp_path: Path, origin: Origin) -> None:
         assert (response.body, response.get(b"Connection")) == (b"ok", b"close")
         client.assert_ended()
         assert gateway.wait() == 0
-        client.close()
-        idle.close()
 
 
 def test_term_lets_a_body_finish(tmp_path: Path, origin: Origin) -> None:
@@ -210,8 +208,8 @@ def test_out_of_descriptors_means_waiting(tmp_path: Path, origin: Origin, path: 
     origin.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhere")
     origin.serve()
     launcher = ["sh", "-c", 'ulimit -n 100; exec "$@"', "sh"]
-    with Gateway(config_for(origin), tmp_path, launcher=launcher) as gateway:
-        clients = [gateway.connect() for _ in range(150)]
+    with Gateway(config_for(origin), tmp_path, launcher=launcher) as gateway, ExitStack() as stack:
+        clients = [stack.enter_context(gateway.connect()) for _ in range(150)]
         for client in clients:
             client.send(b"GET " + path + b" HTTP/1.1\r\nHost: a.test\r\n\r\n")
         for client in clients:  # in the order in which they are accepted, so each that leaves makes room for another
