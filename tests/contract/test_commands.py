@@ -1,0 +1,91 @@
+"""The commands with their arguments and options, what `version` tells, and what every exit code means.
+
+`commands.txt` is the contract: a change of it is a decision.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+import typer
+
+from fastgw import VERSION
+from fastgw.cli import app
+from tests.support.gateway import FASTGW
+
+GOOD = "version: 1\nlisteners: {main: {address: '127.0.0.1:0'}}\nroutes: [{name: x, respond: {body: ok}}]\n"
+
+EXIT_CODES = {
+    0: ["version", "schema", "--help", "run --help", "check good.yaml", "explain good.yaml GET http://a/"],
+    1: [
+        "check bad.yaml",
+        "check missing.yaml",
+        "check good.txt",
+        "run bad.yaml",
+        "explain bad.yaml GET http://a/",
+        "explain good.yaml GET a",
+    ],
+    2: [
+        "",
+        "unknown",
+        "--unknown",
+        "run",
+        "run --listen 127.0.0.1:0",
+        "run good.yaml --listen 127.0.0.1:0",
+        "run good.yaml --ready-fd 99",
+        "run --listen nowhere --to http://127.0.0.1:1",
+        "run --workers 0 --listen 127.0.0.1:0 --to http://127.0.0.1:1",
+        "check",
+        "check good.yaml --format xml",
+        "explain good.yaml GET",
+        "demo --listen nowhere",
+    ],
+    3: ["run --listen 127.0.0.1:TAKEN --to http://127.0.0.1:1", "run --listen 192.0.2.1:0 --to http://127.0.0.1:1"],
+}
+
+
+def ended(arguments: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([FASTGW, *arguments.split()], cwd=directory, capture_output=True, text=True, timeout=20)
+
+
+def described() -> str:
+    """Every command, as `name ARGUMENT… --option…: what it does`."""
+    group = typer.main.get_command(app)
+    lines = []
+    for name, command in group.commands.items():  # type: ignore[attr-defined]  # it is a group of commands
+        names = [str(each.metavar) for each in command.params if each.param_type_name == "argument"]
+        options = [each.opts[-1] for each in command.params if each.param_type_name == "option"]
+        lines.append(f"{' '.join([name, *names, *sorted(options)])}: {(command.help or '').splitlines()[0]}")
+    return "\n".join(lines) + "\n"
+
+
+def test_the_commands_are_those_that_were_promised():
+    assert described() == Path(__file__).with_name("commands.txt").read_text()
+
+
+def test_version_tells_the_same_as_text_and_as_json(tmp_path):
+    lines = ended("version", tmp_path).stdout.splitlines()
+    told = json.loads(ended("version --format json", tmp_path).stdout)
+    assert list(told) == ["fastgw", "python", "uvloop", "httptools", "msgspec", "wire"]
+    assert [line.split(":", 1)[0] for line in lines] == list(told)
+    assert [line.split(":", 1)[1].strip() for line in lines] == list(told.values())
+    assert told["fastgw"] == VERSION
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments"), [(code, arguments) for code, many in EXIT_CODES.items() for arguments in many]
+)
+def test_the_exit_code_says_who_has_to_act(code, arguments, tmp_path):
+    """0 nobody, 1 whoever wrote the file or asked, 2 whoever typed the command, 3 whoever runs the machine."""
+    (tmp_path / "good.yaml").write_text(GOOD)
+    (tmp_path / "good.txt").write_text(GOOD)
+    (tmp_path / "bad.yaml").write_text(GOOD.replace("routes", "ruotes"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = ended(arguments.replace("TAKEN", str(taken.getsockname()[1])), tmp_path)
+    assert done.returncode == code, done
+    assert done.stdout + done.stderr, "nothing was said"
+    assert "Traceback" not in done.stdout + done.stderr
