@@ -1,0 +1,198 @@
+"""What happens around a request, when processes end and begin while it is under way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.clients import Caller, Lost, Tally, call
+from tests.e2e.conftest import fronting
+from tests.e2e.programs import Nginx
+from tests.support.gateway import Gateway
+from tests.support.peer import DEADLINE
+
+CALLERS = 24
+
+
+async def enough(tally: Tally, count: int) -> None:
+    """Return when so many more requests have been answered, however."""
+    wanted = tally.statuses.total() + count
+    async with asyncio.timeout(4 * DEADLINE):
+        while tally.statuses.total() < wanted:
+            await asyncio.sleep(0.005)
+
+
+def under_load(
+    address: str, events: Callable[[Tally], Awaitable[None]], method: str = "GET", undeterred: bool = False
+) -> Tally:
+    """What became of the requests of CALLERS clients that ask without pause while `events` happen.
+
+    `undeterred`: whose connection breaks opens another.
+    """
+    tally = Tally()
+
+    async def both() -> None:
+        going_on = True
+        body = b"x" if method == "POST" else b""
+
+        async def one() -> None:
+            await call(address, lambda: going_on, tally, method, body)
+            while undeterred and going_on:
+                await call(address, lambda: going_on, tally, method, body)
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(CALLERS):
+                tasks.create_task(one())
+            await events(tally)
+            going_on = False
+
+    asyncio.run(both())
+    return tally
+
+
+@pytest.fixture
+def origin(tmp_path: Path) -> Iterator[Nginx]:
+    """It answers every request, POST too."""
+    origin = Nginx(tmp_path / "origin", "location / { return 200 'fine'; }")
+    yield origin
+    origin.stop()
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_drain_loses_no_request(origin: Nginx, tmp_path: Path, method: str) -> None:
+    """TERM under load: what has been sent is answered, kept-alive clients are told to go, and then all is closed."""
+    with Gateway(fronting(main=origin.url), tmp_path) as gateway:
+
+        async def events(tally: Tally) -> None:
+            await enough(tally, 500)
+            gateway.signal(signal.SIGTERM)
+            await asyncio.to_thread(gateway.wait)
+
+        tally = under_load(gateway.address(), events, method)
+        assert not tally.lost
+        assert set(tally.statuses) == {200}
+
+
+def test_a_worker_that_is_killed_breaks_only_its_own_connections(origin: Nginx, tmp_path: Path) -> None:
+    """kill -9 amid load: clients of the other worker notice nothing, and whoever comes anew is served."""
+
+    async def all_of_it(gateway: Gateway) -> None:
+        victim, survivor = gateway.child_pids[:2]
+        callers = [Caller(gateway.address()) for _ in range(CALLERS)]
+        for caller in callers:
+            await caller.open()
+            await caller.ask()
+        of_victim = {caller for caller in callers if caller.port in client_ports(victim)}
+        assert of_victim | {caller for caller in callers if caller.port in client_ports(survivor)} == set(callers)
+        broken, answered = set(), 0
+
+        async def ask(caller: Caller) -> None:
+            nonlocal answered
+            try:
+                for _ in range(100):
+                    await caller.ask()
+                    answered += 1
+                    if answered == 500:
+                        os.kill(victim, signal.SIGKILL)
+            except Lost:
+                broken.add(caller)
+
+        newcomers = Tally()
+        killed = asyncio.create_task(asyncio.to_thread(gateway.stderr.wait_for, lambda line: b"SIGKILL" in line))
+        async with asyncio.TaskGroup() as tasks:
+            for caller in callers:
+                tasks.create_task(ask(caller))
+            await killed
+            for _ in range(CALLERS):
+                tasks.create_task(call(gateway.address(), lambda: newcomers.statuses.total() < 1000, newcomers))
+        assert broken == of_victim
+        assert (newcomers.lost, set(newcomers.statuses)) == ([], {200})
+        for caller in callers:
+            caller.close()
+
+    with Gateway(fronting(main=origin.url), tmp_path) as gateway:
+        asyncio.run(all_of_it(gateway))
+
+
+def client_ports(pid: int) -> set[int]:
+    """The ports of those whom this process has a connection with."""
+    sockets = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            sockets.add(os.readlink(descriptor))
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return {int(row[2].rpartition(":")[2], 16) for row in rows if f"socket:[{row[9]}]" in sockets}
+
+
+def test_workers_killed_one_after_the_other(origin: Nginx, tmp_path: Path) -> None:
+    """Each worker dies once under load: a client loses at most the request that was under way, and goes on."""
+    with Gateway(fronting(main=origin.url), tmp_path) as gateway:
+
+        async def events(tally: Tally) -> None:
+            for pid in gateway.child_pids[:2]:
+                await enough(tally, 300)
+                os.kill(pid, signal.SIGKILL)
+                deaths = b"(pid %d) ended: killed by SIGKILL" % pid
+                await asyncio.to_thread(gateway.stderr.wait_for, lambda line, deaths=deaths: deaths in line)
+            await enough(tally, 300)
+
+        tally = under_load(gateway.address(), events, undeterred=True)
+        assert len(tally.lost) <= 2 * CALLERS
+        assert set(tally.statuses) == {200}
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[tuple[Nginx, Nginx]]:
+    pair = tuple(Nginx(tmp_path / name, "location / { return 200 'fine'; }") for name in ("one", "two"))
+    yield pair
+    for each in pair:
+        each.stop()
+
+
+def test_a_service_is_restarted_target_by_target(pair: tuple[Nginx, Nginx], tmp_path: Path) -> None:
+    """nginx ends gracefully and comes back, one target after the other: not one request fails."""
+    targets = [{"url": each.url} for each in pair]
+    upstreams = {"pair": {"targets": targets, "retries": {"max": 2, "budget": "100%"}}}
+    with Gateway({**fronting(main="pair"), "upstreams": upstreams}, tmp_path) as gateway:
+
+        async def events(tally: Tally) -> None:
+            for each in pair:
+                await enough(tally, 300)
+                await asyncio.to_thread(each.quit)
+                await enough(tally, 300)
+                await asyncio.to_thread(each.start)
+            await enough(tally, 300)
+
+        tally = under_load(gateway.address(), events)
+        assert (tally.lost, dict(tally.faults), set(tally.statuses)) == ([], {}, {200})
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_service_that_dies_and_comes_back(origin: Nginx, tmp_path: Path, method: str) -> None:
+    """Its only target is killed: clear 502s on connections that go on, until it is back; then all is well at once."""
+    with Gateway(fronting(main=origin.url), tmp_path) as gateway:
+        after = Tally()
+
+        async def events(tally: Tally) -> None:
+            await enough(tally, 300)
+            await asyncio.to_thread(origin.kill)
+            await enough(tally, 300)
+            await asyncio.to_thread(origin.start)
+            await enough(tally, 4 * CALLERS)  # those that were under way
+            earlier = tally.statuses.copy()
+            await enough(tally, 300)
+            after.statuses = tally.statuses - earlier
+
+        tally = under_load(gateway.address(), events, method)
+        assert not tally.lost
+        assert set(tally.statuses) == {200, 502}
+        assert set(tally.faults) <= {"connect_refused", "connection_lost"}
+        assert tally.faults["connect_refused"] > 0
+        assert tally.faults["connection_lost"] <= CALLERS
+        assert set(after.statuses) == {200}
