@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import FILES
-from tests.e2e.programs import Nginx, Uvicorn, program, run
+from tests.e2e.programs import Nginx, Uvicorn, run
 from tests.e2e.service import PIECES
 from tests.support.gateway import Gateway
 
@@ -189,7 +189,6 @@ LOADS = {
 def test_load_without_errors(front: Gateway, name: str, origin: str) -> None:
     """Kept-alive connections under load: not one request fails."""
     listener, _, path = origin.partition("/")
-    program(name)
     told = run(name, *LOADS[name], f"{front.url(listener)}/{path}")
     if name == "wrk":
         assert "requests in" in told

@@ -1,0 +1,83 @@
+"""A disk that is full, files that cannot be read, a name that is gone: told clearly, and nobody else is hurt."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e.conftest import fronting
+from tests.e2e.programs import Nginx, run
+from tests.support.gateway import FASTGW, Gateway, wait_until
+
+
+def dropped(gateway: Gateway) -> int:
+    metrics = httpx.get(f"http://{gateway.ready['status']}/metrics", trust_env=False).text.splitlines()
+    return sum(int(float(line.split()[-1])) for line in metrics if line.startswith("fastgw_log_records_dropped_total"))
+
+
+@pytest.mark.parametrize("sink", ["/dev/full", "{directory}/missing/access.log", "{directory}"])
+def test_an_access_log_that_cannot_be_written(nginx: Nginx, tmp_path: Path, sink: str) -> None:
+    """All is served; the lines are counted as dropped, and it is said once per worker, not per line."""
+    sink = sink.format(directory=tmp_path)
+    config = {**fronting(main=nginx.url), "status": {"address": "127.0.0.1:0"}, "access_logs": [{"sink": sink}]}
+    with Gateway(config, tmp_path) as gateway:
+        load = run("hey", "-n", "1000", "-c", "10", f"{gateway.url()}/empty.txt")
+        assert "[200]\t1000 responses" in load
+        wait_until(lambda: dropped(gateway) == 1000, "every line to be counted as dropped")
+        complaints = [line for line in gateway.stderr.lines if sink.encode() in line]
+        assert 1 <= len(complaints) <= 2, complaints
+
+
+def test_one_full_log_leaves_the_other_whole(nginx: Nginx, tmp_path: Path) -> None:
+    """Each log has its own trouble."""
+    logs = [{"sink": "/dev/full"}, {"sink": str(tmp_path / "access.log"), "format": "combined"}]
+    with Gateway({**fronting(main=nginx.url), "access_logs": logs}, tmp_path) as gateway:
+        run("hey", "-n", "1000", "-c", "10", f"{gateway.url()}/empty.txt")
+    assert len((tmp_path / "access.log").read_text().splitlines()) == 1000
+
+
+CONFIG = 'version: 1\nlisteners: {main: {address: "127.0.0.1:0"}}\n'
+MISSING = "upstreams: {u: {targets: [{url: 'https://a'}], tls: {ca: missing.pem}}}\n"
+SENSELESS = MISSING.replace("missing", "senseless")
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("nowhere.yaml", None, "nowhere.yaml"),
+        ("folder.yaml", ..., "folder.yaml"),
+        ("latin.yaml", b"version: 1 # \xff\n", "latin.yaml"),
+        ("nul.json", b"\x00", "nul.json"),
+        ("missing.yaml", (CONFIG + MISSING).encode(), "missing.pem"),
+        ("senseless.yaml", (CONFIG + SENSELESS).encode(), "senseless.yaml:3:58: upstreams.u.tls.ca: "),
+        ("include.yaml", (CONFIG + "include: [gone.yaml]\n").encode(), "gone.yaml"),
+    ],
+    ids=["absent", "a folder", "not UTF-8", "NUL", "absent CA", "senseless CA", "absent include"],
+)
+def test_a_file_that_cannot_be_read(tmp_path: Path, command: str, name: str, content: object, expected: str) -> None:
+    """One line that names the file and why, exit code 1, and no traceback; before anything listens."""
+    (tmp_path / "senseless.pem").write_text("no certificate")
+    if content is ...:
+        (tmp_path / name).mkdir()
+    elif isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    ended = subprocess.run([FASTGW, command, name], capture_output=True, text=True, cwd=tmp_path, timeout=20)
+    told = ended.stdout + ended.stderr
+    assert ended.returncode == 1, told
+    assert expected in told
+    assert "Traceback" not in told
+    assert "a defect" not in told
+
+
+def test_a_name_that_is_gone_hurts_its_own_upstream_only(nginx: Nginx, tmp_path: Path) -> None:
+    """502 for the one, while the other is served; nobody waits for the lookup of another's name."""
+    with Gateway(fronting(gone="http://gone.invalid", well=nginx.url), tmp_path) as gateway:
+        with httpx.Client(trust_env=False) as client:
+            for _ in range(20):
+                assert client.get(f"{gateway.url('gone')}/").status_code == 502
+                assert client.get(f"{gateway.url('well')}/empty.txt").status_code == 200
+        assert gateway.wait_for_record(listener="gone")["fault"] == "dns_failed"
