@@ -4,11 +4,14 @@ The whole family is governed as one. A field that only a proxy may write is beli
 anybody else it is replaced, or an upstream could be told any address.
 """
 
-from collections.abc import Callable
-from ipaddress import ip_address
+import re
+from collections.abc import Callable, Iterable, Iterator
+from ipaddress import IPv6Address, ip_address
+from itertools import islice
 from typing import Final, Literal, TypeAlias
 
 from fastgw.wire.framing import RequestHead
+from fastgw.wire.grammar import TOKEN, VALUE
 
 Policy: TypeAlias = Literal["append", "set", "strip", "pass"]
 
@@ -24,6 +27,16 @@ FAMILY: Final = frozenset(
     )
 )
 _NOTHING: Final[frozenset[bytes]] = frozenset()
+MOST_PROXIES: Final = 64
+"""Proxies between the client and us, at most: further to the left nothing is read."""
+
+# RFC 7239 section 4; values that should be quoted, such as addresses with a port, are taken without quotes too.
+_QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\' + VALUE + rb')*+"'
+_PAIR: Final = TOKEN + rb"++=(?:" + _QUOTED + rb'|[^\s",;]++)'
+_ELEMENT: Final = _PAIR + rb"(?:[ \t]*+;[ \t]*+" + _PAIR + rb")*+"
+_ELEMENTS: Final = re.compile(_ELEMENT + rb"(?:[ \t]*+,[ \t]*+" + _ELEMENT + rb")*+")
+_LAST_ELEMENT: Final = re.compile(rb"(?:\A|,)[ \t]*+(" + _ELEMENT + rb")[ \t]*+\Z")
+_EACH_PAIR: Final = re.compile(rb"(" + TOKEN + rb'++)="?((?<=")(?:[^"\\]|\\.)*+|[^\s",;]++)"?')
 
 
 class Peer:
@@ -73,21 +86,26 @@ def fields_for_upstream(
 
 
 def _appended(peer: Peer, head: RequestHead, client_ip: str) -> bytes:
+    """The lists go on. How and where the client came is taken from a trusted peer alone."""
     ip = b"" if peer.ip == "unix:" else peer.ip.encode()
     heard = _list_of(head, b"x-forwarded-for")
-    forwarded = _list_of(head, b"forwarded")
+    first = head.first if peer.trusted else _unheard
     return _lines(
         for_=b", ".join(part for part in (heard, ip) if part),
         node=_node(peer.ip),
-        proto=head.first(b"x-forwarded-proto") or peer.scheme,
-        host=head.first(b"x-forwarded-host") or head.authority,
-        port=head.first(b"x-forwarded-port") or (b"%d" % peer.server_port if peer.server_port else b""),
+        proto=first(b"x-forwarded-proto") or peer.scheme,
+        host=first(b"x-forwarded-host") or head.authority,
+        port=first(b"x-forwarded-port") or (b"%d" % peer.server_port if peer.server_port else b""),
         real_ip=client_ip.encode() if client_ip != "unix:" else b"",
-        forwarded=forwarded,
+        forwarded=_well_formed_end(_list_of(head, b"forwarded")),
         own_proto=peer.scheme,
         own_host=head.authority,
-        client_cert=head.first(b"x-forwarded-client-cert"),
+        client_cert=first(b"x-forwarded-client-cert"),
     )
+
+
+def _unheard(name: bytes) -> None:
+    return None
 
 
 def _lines(
@@ -103,7 +121,9 @@ def _lines(
     own_host: bytes | None = None,
     client_cert: bytes | None = None,
 ) -> bytes:
-    element = b'for=%b;host="%b";proto=%b' % (node, host if own_host is None else own_host, own_proto or proto)
+    if own_host is None:
+        own_host = host
+    element = b"for=%b%b;proto=%b" % (node, b';host="%b"' % own_host if own_host else b"", own_proto or proto)
     named = (
         (b"X-Forwarded-For", for_),
         (b"X-Forwarded-Proto", proto),
@@ -137,9 +157,11 @@ def client_address(head: RequestHead, peer: Peer, trusts: Callable[[str], bool])
     if not peer.trusted:
         return peer.ip
     heard = _list_of(head, b"x-forwarded-for")
-    names = heard.split(b",") if heard else _forwarded_for(_list_of(head, b"forwarded"))
+    names: Iterable[bytes] = reversed(heard.split(b","))
+    if not heard:
+        names = map(_for, _elements(_list_of(head, b"forwarded")))
     known = peer.ip
-    for name in reversed(names):
+    for name in islice(names, MOST_PROXIES):
         ip = _address(name)
         if ip is None:
             return known
@@ -149,24 +171,43 @@ def client_address(head: RequestHead, peer: Peer, trusts: Callable[[str], bool])
     return known
 
 
-def _forwarded_for(value: bytes) -> list[bytes]:
-    found = []
-    for element in value.split(b","):
-        for pair in element.split(b";"):
-            name, _, node = pair.strip().partition(b"=")
-            if name.lower() == b"for":
-                found.append(node.strip(b'"'))
-    return found
+def _elements(forwarded: bytes) -> Iterator[bytes]:
+    """The elements of `Forwarded` from the right, as far as they are well-formed.
+
+    From the right, because a client may leave a quote open, in which what its proxy wrote would disappear.
+    """
+    end = len(forwarded)
+    while match := _LAST_ELEMENT.search(forwarded, 0, end):
+        yield match[1]
+        end = match.start()
+
+
+def _well_formed_end(forwarded: bytes) -> bytes:
+    """What can be passed on: an open quote would swallow the element that is added."""
+    if _ELEMENTS.fullmatch(forwarded):
+        return forwarded
+    return b", ".join(reversed(list(islice(_elements(forwarded), MOST_PROXIES))))
+
+
+def _for(element: bytes) -> bytes:
+    """For whom a proxy forwarded; empty where it does not say."""
+    return next((value for name, value in _EACH_PAIR.findall(element) if name.lower() == b"for"), b"")
 
 
 def _address(name: bytes) -> str | None:
-    """`1.2.3.4`, `1.2.3.4:80`, `[::1]`, `[::1]:80` or `::1` as an address; None for anything else."""
+    """`1.2.3.4`, `1.2.3.4:80`, `[::1]`, `[::1]:80` or `::1` as an address; None for anything else.
+
+    An IPv6 zone means nothing to others, and could be any text. An IPv4 address in IPv6 clothes is the IPv4 address.
+    """
     text = name.strip().decode("latin-1")
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
         text = text.partition(":")[0]
     try:
-        return str(ip_address(text))
+        address = ip_address(text)
     except ValueError:
         return None
+    if isinstance(address, IPv6Address):
+        return None if address.scope_id else str(address.ipv4_mapped or address)
+    return str(address)

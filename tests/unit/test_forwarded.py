@@ -1,0 +1,183 @@
+"""Who the client is, and what is said of it, whatever was written into the forwarding fields on the way."""
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from fastgw.compile import trust
+from fastgw.config.values import parse_network
+from fastgw.forwarded import FAMILY, Peer, client_address, fields_for_upstream
+from fastgw.wire.framing import RequestHead, judge_request
+
+TRUSTS = trust([parse_network("10.0.0.0/8"), parse_network("fd00::/8")])
+PROXY = Peer("10.0.0.9", 1, 80, trusted=True)
+STRANGER = Peer("203.0.113.5", 1, 80, trusted=False)
+
+
+def head(*fields: bytes) -> RequestHead:
+    return judge_request(b"GET / HTTP/1.1\r\nHost: a.test\r\n" + b"".join(each + b"\r\n" for each in fields) + b"\r\n")
+
+
+def client(*fields: bytes) -> str:
+    return client_address(head(*fields), PROXY, TRUSTS)
+
+
+def added(policy: str | None, peer: Peer, *fields: bytes) -> dict[bytes, bytes]:
+    request = head(*fields)
+    dropped, lines = fields_for_upstream(policy, peer, request, client_address(request, peer, TRUSTS))  # type: ignore[arg-type]
+    assert dropped in (FAMILY, frozenset())
+    return dict(line.split(b": ", 1) for line in lines.split(b"\r\n") if line)
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ([], "10.0.0.9"),
+        ([b"X-Forwarded-For: 198.51.100.1"], "198.51.100.1"),
+        ([b"X-Forwarded-For: 6.6.6.6, 198.51.100.1, 10.0.0.1"], "198.51.100.1"),
+        ([b"X-Forwarded-For: 6.6.6.6", b"X-Forwarded-For: 198.51.100.1"], "198.51.100.1"),
+        ([b"X-Forwarded-For: 10.0.0.1, 10.0.0.2"], "10.0.0.1"),
+        ([b"X-Forwarded-For: 6.6.6.6, unknown, 10.0.0.1"], "10.0.0.1"),
+        ([b"X-Forwarded-For: 6.6.6.6,, 10.0.0.1"], "10.0.0.1"),
+        ([b"X-Forwarded-For: 010.1.1.1"], "10.0.0.9"),
+        ([b"X-Forwarded-For: 2001:DB8::1"], "2001:db8::1"),
+        ([b"X-Forwarded-For: [2001:db8::1]:80"], "2001:db8::1"),
+        ([b"X-Forwarded-For: fe80::1%eth0"], "10.0.0.9"),
+        ([b'X-Forwarded-For: fe80::1%"><script>'], "10.0.0.9"),
+        ([b"X-Forwarded-For: 6.6.6.6, ::ffff:10.0.0.1"], "6.6.6.6"),
+        ([b"X-Forwarded-For: ::ffff:198.51.100.1"], "198.51.100.1"),
+        ([b"Forwarded: for=198.51.100.1"], "198.51.100.1"),
+        ([b"Forwarded: for=198.51.100.1:4711;proto=https"], "198.51.100.1"),
+        ([b'forwarded: proto=https; FOR="[2001:db8::1]:80"'], "2001:db8::1"),
+        ([b"Forwarded: for=6.6.6.6, for=198.51.100.1, for=10.0.0.1"], "198.51.100.1"),
+        ([b"Forwarded: for=6.6.6.6", b"Forwarded: for=198.51.100.1;by=10.0.0.9"], "198.51.100.1"),
+        # what the client put between quotes by a proxy is no element of its own
+        ([b'Forwarded: for=198.51.100.1;host="a, for=6.6.6.6"'], "198.51.100.1"),
+        ([b'Forwarded: for=198.51.100.1;host="a;for=6.6.6.6"'], "198.51.100.1"),
+        ([b'Forwarded: host="a;for=6.6.6.6";for=198.51.100.1'], "198.51.100.1"),
+        ([b'Forwarded: for=198.51.100.1;host="a\\", for=6.6.6.6"'], "198.51.100.1"),
+        # nor does a quote that the client left open hide what the proxy wrote behind it
+        ([b'Forwarded: for="6.6.6.6, for=198.51.100.1'], "198.51.100.1"),
+        ([b'Forwarded: for="x\\, for="[2001:db8::1]"'], "2001:db8::1"),
+        # an element that does not say for whom ends the search: what is left of it came from there
+        ([b"Forwarded: for=6.6.6.6, proto=https"], "10.0.0.9"),
+        ([b"Forwarded: for=6.6.6.6, for=_hidden, for=10.0.0.1"], "10.0.0.1"),
+        ([b"Forwarded: nonsense"], "10.0.0.9"),
+    ],
+)
+def test_the_client_is_the_rightmost_address_that_no_trusted_proxy_has(fields: list[bytes], found: str) -> None:
+    assert client(*fields) == found
+
+
+def test_a_stranger_is_its_own_client() -> None:
+    assert client_address(head(b"X-Forwarded-For: 6.6.6.6"), STRANGER, TRUSTS) == "203.0.113.5"
+
+
+@pytest.mark.parametrize("count", [10_000])
+def test_a_long_list_is_read_in_no_time(count: int) -> None:
+    """However many elements a client invents, only those that trusted proxies wrote are looked at."""
+    value = b", ".join([b"for=10.0.0.1"] * count)
+    raw = b"GET / HTTP/1.1\r\nHost: a.test\r\nForwarded: " + value + b'x="\r\n\r\n'
+    request = judge_request(raw)
+    assert client_address(request, PROXY, TRUSTS) == "10.0.0.9"
+    fields_for_upstream("append", PROXY, request, "10.0.0.9")
+
+
+NODES = st.sampled_from([b"6.6.6.6", b'"[2001:db8::6]"', b"unknown", b'"a, for=6.6.6.6"', b'"', b"\\", b";", b"=", b""])
+
+
+@given(st.lists(NODES, max_size=5), st.sampled_from([b", ", b",", b";for=", b", for=", b'", for=']))
+@example([b'"'], b", for=")
+def test_nothing_that_a_client_writes_moves_the_address_that_its_proxy_wrote(parts: list[bytes], joint: bytes) -> None:
+    """The proxy appends its element, whatever stands there; that element is what counts."""
+    invented = joint.join(parts).strip()
+    for ours in (b"for=198.51.100.1", b'for=198.51.100.1;host="a.test";proto=http', b'host="x";for="198.51.100.1:1"'):
+        assert client(b"Forwarded: " + b", ".join(each for each in (invented, ours) if each)) == "198.51.100.1"
+
+
+def test_a_trusted_proxys_word_is_taken_and_its_own_added() -> None:
+    lines = added(
+        None,
+        PROXY,
+        b"X-Forwarded-For: 198.51.100.1",
+        b"X-Forwarded-Proto: https",
+        b"X-Forwarded-Host: shop.test",
+        b"X-Forwarded-Port: 443",
+        b"X-Forwarded-Client-Cert: Hash=ab",
+        b'Forwarded: for=198.51.100.1;host="shop.test"',
+    )
+    assert lines == {
+        b"X-Forwarded-For": b"198.51.100.1, 10.0.0.9",
+        b"X-Forwarded-Proto": b"https",
+        b"X-Forwarded-Host": b"shop.test",
+        b"X-Forwarded-Port": b"443",
+        b"X-Forwarded-Client-Cert": b"Hash=ab",
+        b"X-Real-IP": b"198.51.100.1",
+        b"Forwarded": b'for=198.51.100.1;host="shop.test", for=10.0.0.9;host="a.test";proto=http',
+    }
+
+
+def test_append_adds_a_stranger_to_its_lists_and_believes_nothing_else() -> None:
+    """`forwarded: append` keeps what the client says of those before it; how and where it came is ours to say."""
+    lines = added(
+        "append",
+        STRANGER,
+        b"X-Forwarded-For: 6.6.6.6",
+        b"X-Forwarded-Proto: https",
+        b"X-Forwarded-Host: bank.test",
+        b"X-Forwarded-Port: 443",
+        b"X-Forwarded-Client-Cert: Subject=admin",
+        b"X-Real-IP: 6.6.6.6",
+    )
+    assert lines == {
+        b"X-Forwarded-For": b"6.6.6.6, 203.0.113.5",
+        b"X-Forwarded-Proto": b"http",
+        b"X-Forwarded-Host": b"a.test",
+        b"X-Forwarded-Port": b"80",
+        b"X-Real-IP": b"203.0.113.5",
+        b"Forwarded": b'for=203.0.113.5;host="a.test";proto=http',
+    }
+
+
+@pytest.mark.parametrize(
+    ("heard", "kept"),
+    [
+        (b"for=1.1.1.1, for=2.2.2.2", b"for=1.1.1.1, for=2.2.2.2, "),
+        (b'for="x, for=198.51.100.1', b"for=198.51.100.1, "),
+        (b'for="x', b""),
+        (b"for=1.1.1.1,, for=2.2.2.2", b"for=2.2.2.2, "),
+    ],
+)
+def test_an_open_quote_does_not_swallow_our_element(heard: bytes, kept: bytes) -> None:
+    """RFC 7239 section 4: of what is malformed the well-formed end is passed on, or a parser would lose ours in it."""
+    lines = added("append", PROXY, b"Forwarded: " + heard)
+    assert lines[b"Forwarded"] == kept + b'for=10.0.0.9;host="a.test";proto=http'
+
+
+def test_set_strip_and_pass() -> None:
+    sent = [b"X-Forwarded-For: 6.6.6.6", b"Forwarded: for=6.6.6.6"]
+    assert added("set", PROXY, *sent)[b"X-Forwarded-For"] == b"10.0.0.9"
+    assert added(None, STRANGER, *sent)[b"X-Forwarded-For"] == b"203.0.113.5"
+    assert added("strip", PROXY, *sent) == added("pass", PROXY, *sent) == {}
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded"),
+    [
+        (Peer("2001:db8::1", 1, 0, trusted=False), b'for="[2001:db8::1]";host="a.test";proto=http'),
+        (Peer("unix:", 0, 0, trusted=False), b'for=unknown;host="a.test";proto=http'),
+    ],
+)
+def test_peers_of_other_kinds(peer: Peer, forwarded: bytes) -> None:
+    lines = added(None, peer)
+    assert lines[b"Forwarded"] == forwarded
+    assert b"X-Forwarded-Port" not in lines
+    assert (b"X-Real-IP" in lines) is (peer.ip != "unix:")
+
+
+def test_without_a_host_none_is_claimed() -> None:
+    """HTTP/1.0 may send none."""
+    request = judge_request(b"GET / HTTP/1.0\r\n\r\n")
+    _, lines = fields_for_upstream(None, Peer("203.0.113.6", 1, 80, trusted=False), request, "203.0.113.6")
+    assert b"Forwarded: for=203.0.113.6;proto=http\r\n" in lines
+    assert b"X-Forwarded-Host" not in lines
