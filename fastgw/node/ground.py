@@ -10,8 +10,8 @@ from typing import Final, Protocol
 
 from fastgw.node.timers import TICK, Wheel
 
-READ_BYTES: Final = 65536
-"""The most that is read at once, and so the most that is held of a body in one direction."""
+READ_BYTES: Final = 32768
+"""The most that is read at once, and so, with what a slow peer has not taken yet, about what a direction holds."""
 
 
 def unsent(transport: asyncio.Transport) -> int:
