@@ -129,9 +129,11 @@ class Server:
     async def _wait(self, seconds: float, tunnels: bool) -> int:
         """Wait until all connections have closed; after `seconds` cut those that are (or are not) tunnels."""
         assert self._quiet is not None
-        if self.connections:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._quiet.wait(), max(seconds, 0))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(seconds, 0)):
+                while self.connections:  # further ones may come from the queue as the last one goes
+                    self._quiet.clear()
+                    await self._quiet.wait()
         late = [c for c in tuple(self.connections) if tunnels or not c.is_tunnel]
         return sum(connection.cut() for connection in late)
 
