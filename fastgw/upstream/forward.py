@@ -165,6 +165,8 @@ class Forwarding(Timed):
                     self._continued = True
                     exchange.client.inform(None)
             held = body.attach(self)
+            if not self._replayable():
+                body.kept = None
             if held:
                 request += render.chunk(held) if exchange.head.chunked else held
             if body.ended and exchange.head.chunked:
@@ -200,6 +202,8 @@ class Forwarding(Timed):
         exchange.upstream_s = monotonic() - exchange.begun_at
         exchange.response_bytes += len(payload)
         self.deadline = self._total_at  # the route's `timeout` counts until the response head
+        if exchange.request_body is not None:
+            exchange.request_body.kept = None  # nothing is sent again from here on
         if ended:
             self._done()
         exchange.respond(Response(head.status, head), payload, ended)

@@ -222,3 +222,58 @@ def test_no_descriptor_is_left() -> None:
         each.close()
     assert len(os.listdir("/proc/self/fd")) == before
     plane.assert_quiet()
+
+
+# --- what is kept to be sent again ---
+
+
+@pytest.mark.parametrize(("method", "kept"), [(b"POST", None), (b"PUT", [b"abc"])])
+def test_only_what_may_be_sent_again_is_kept(method: bytes, kept: list[bytes] | None) -> None:
+    """Kept bytes are memory for as long as the exchange lives: none for a POST, none once the response has begun."""
+    plane = Plane()
+    client = plane.client()
+    client.sends(method + b" / HTTP/1.1\r\n" + HOST + b"Content-Length: 6\r\n\r\nabc")
+    upstream = plane.connects()
+    body = client.protocol.exchange.request_body
+    assert body.kept == kept
+    upstream.sends(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")
+    assert body.kept is None
+    client.sends(b"def")
+    assert upstream.received.endswith(b"abcdef")
+
+
+def test_a_put_is_sent_again_whole_and_a_post_never() -> None:
+    """Promise 1: on a reused connection that closes before any byte."""
+    for method in (b"PUT", b"POST"):
+        plane = Plane()
+        client = plane.client()
+        client.sends(method + b" / HTTP/1.1\r\n" + HOST + b"Content-Length: 6\r\n\r\nabc")
+        first = plane.connects()
+        first.protocol.uses = 2
+        first.ends()
+        if method == b"POST":
+            assert client.received.startswith(b"HTTP/1.1 502 ")
+            plane.assert_quiet()
+            continue
+        client.sends(b"def")
+        upstream = plane.connects()
+        assert upstream.received.endswith(b"\r\n\r\nabcdef")
+        upstream.sends(OK)
+        assert client.received.endswith(b"ok")
+        plane.assert_quiet()
+
+
+@pytest.mark.parametrize(
+    "begun", [b"H", b"HTTP/1.1 103 Early Hints\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"]
+)
+def test_nothing_is_sent_again_after_a_byte_of_a_response(begun: bytes) -> None:
+    plane = Plane()
+    client = plane.client()
+    client.sends(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
+    upstream = plane.connects()
+    upstream.protocol.uses = 2
+    upstream.sends(begun)
+    upstream.ends()
+    assert plane.pool.waiting == []
+    assert plane.records[0].retries == 0
+    plane.assert_quiet()
