@@ -1,0 +1,242 @@
+"""What is delivered: a wheel that works where nothing but it is installed, and an image built by the Dockerfile.
+
+No image registry is needed: a small reader of the Dockerfile plays its stages in folders, with this Python as the base.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fastgw import VERSION
+from tests.e2e.programs import environment, started
+from tests.support.client import Client
+
+ROOT = Path(__file__).parents[2]
+BUILD_DEADLINE = 300.0  # seconds; packages are fetched
+BUILD_TOOLS = re.compile(r"\b(apt-get|apk|gcc|make|pip|setuptools|wheel|build-essential|git)\b")
+QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+GET = b"GET / HTTP/1.1\r\nHost: demo.test\r\nConnection: close\r\n\r\n"
+
+
+def run(*command: str | Path, directory: Path, path: str | None = None) -> str:
+    """What a command printed on stdout. `path`: where its programs are found first."""
+    found = {"PATH": os.pathsep.join(filter(None, [path, os.environ["PATH"]]))}
+    ended = subprocess.run(
+        [*map(str, command)],
+        cwd=directory,
+        env={**environment(), "PYTHONPATH": "", **found},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=BUILD_DEADLINE,
+        check=False,
+    )
+    assert ended.returncode == 0, f"{command} ended with {ended.returncode}:\n{ended.stdout}\n{ended.stderr}"
+    return ended.stdout
+
+
+def copy_of_the_package(folder: Path) -> Path:
+    """What a build needs, as it is in a fresh clone: nothing that an earlier build has left."""
+    folder.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    shutil.copytree(ROOT / "fastgw", folder / "fastgw", ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def works(fastgw: Path, folder: Path) -> None:
+    """The commands of an installed fastgw that need nothing around them."""
+    assert json.loads(run(fastgw, "version", "--format", "json", directory=folder))["fastgw"] == VERSION
+    assert "nothing is wrong" in run(fastgw, "check", ROOT / "examples" / "gateway.yaml", directory=folder)
+
+
+def demo_answers(fastgw: Path) -> None:
+    flags = ["demo", "--listen", "127.0.0.1:0", "--workers", "1"]
+    with started(*flags, executable=fastgw, **QUIET) as (_, ready):
+        with Client(ready["listeners"]["demo"][0]) as client:
+            response = client.exchange(GET)
+        assert (response.status, b"fastgw" in response.body) == (200, True)
+
+
+def test_the_wheel_holds_the_package_and_works_alone(tmp_path):
+    """In an environment that has nothing but what the wheel asks for."""
+    source = copy_of_the_package(tmp_path / "source")
+    run(sys.executable, "-m", "build", "--wheel", directory=source)
+    (wheel,) = source.joinpath("dist").iterdir()
+    assert wheel.name == f"fastgw-{VERSION}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel) as held:
+        names = held.namelist()
+    about = f"fastgw-{VERSION}.dist-info/"
+    modules = {str(path.relative_to(ROOT)) for path in ROOT.joinpath("fastgw").rglob("*.py")}
+    assert {name for name in names if not name.startswith(about)} == {*modules, "fastgw/py.typed"}
+    assert f"{about}licenses/LICENSE" in names
+
+    run(sys.executable, "-m", "venv", tmp_path / "venv", directory=tmp_path)
+    scripts = tmp_path / "venv" / "bin"
+    run(scripts / "python", "-m", "pip", "install", "--quiet", wheel, directory=tmp_path)
+    run(scripts / "python", "-m", "pip", "check", directory=tmp_path)
+    works(scripts / "fastgw", tmp_path)
+    demo_answers(scripts / "fastgw")
+
+
+def test_what_the_package_imports_is_what_it_depends_on():
+    """No dependency is missing, and none is there for nothing."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {re.split(r"[<>=!~ ]", each, maxsplit=1)[0].lower() for each in project["dependencies"]}
+    called = {"google-re2": "re2", "pyyaml": "yaml", "prometheus-client": "prometheus_client"}
+    imported = set()
+    for file in ROOT.joinpath("fastgw").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(str(node.module).partition(".")[0])
+    assert imported - sys.stdlib_module_names - {"fastgw"} == {called.get(name, name) for name in names}
+
+
+@dataclass
+class Stage:
+    """What stands between one FROM and the next."""
+
+    image: str
+    name: str
+    steps: list[tuple[str, str]] = field(default_factory=list)  # instruction and the rest of its line
+
+    def all(self, instruction: str) -> list[str]:
+        return [rest for each, rest in self.steps if each == instruction]
+
+    def last(self, instruction: str) -> str:
+        return self.all(instruction)[-1]
+
+
+def read_dockerfile() -> list[Stage]:
+    text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    stages: list[Stage] = []
+    for line in filter(None, map(str.strip, text.splitlines())):
+        instruction, rest = line.split(maxsplit=1)
+        if instruction == "FROM":
+            image, *name = rest.split(" AS ")
+            stages.append(Stage(image, name[0] if name else ""))
+        else:
+            stages[-1].steps.append((instruction, rest))
+    return stages
+
+
+class Builder:
+    """Plays the stages, each with a folder as its root. While a stage is built its root is `here`, as each was."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.here = folder / "root"
+        self._sources = {"": self._sent()}
+        # What the base image offers: `python` and `pip`, and the programs that every system has.
+        offered = folder / "base"
+        offered.mkdir()
+        for name in ("python", "pip"):
+            offered.joinpath(name).symlink_to(Path(sys.executable).with_name(name))
+        self._path = str(offered)
+
+    def _sent(self) -> Path:
+        """The files that .dockerignore lets through: it refuses all, then names what is needed."""
+        first, *rest = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line[0] != "#"]
+        assert first == "*"
+        sent = self._folder / "sent"
+        ignored = shutil.ignore_patterns(*(line.removeprefix("**/") for line in rest if line.startswith("**/")))
+        for name in [line[1:] for line in rest if line.startswith("!")]:
+            source, to = ROOT / name, sent / name
+            to.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, to, ignore=ignored)
+            else:
+                shutil.copy(source, to)
+        return sent
+
+    def build(self, stages: list[Stage]) -> Path:
+        """The last stage's root."""
+        for number, stage in enumerate(stages):
+            self.here.mkdir()
+            for instruction, rest in stage.steps:
+                if instruction == "COPY":
+                    self._copy(rest)
+                elif instruction == "RUN":
+                    run("sh", "-euc", self.rooted(rest), directory=self.here, path=self._path)
+            if number < len(stages) - 1:
+                self._sources[stage.name] = self.here.rename(self._folder / f"stage-{number}")
+        return self.here
+
+    def rooted(self, command: str) -> str:
+        """The same command with absolute paths below `here`."""
+        return re.sub(r"(?<![\w./:])/(?=\w)", f"{shlex.quote(str(self.here))}/", command)
+
+    def _copy(self, rest: str) -> None:
+        options = {word for word in rest.split() if word.startswith("--")}
+        *names, to = [word for word in rest.split() if word not in options]
+        source = self._sources["".join(option.removeprefix("--from=") for option in options)]
+        target = self.here / to.lstrip("/")
+        for name in names:
+            held = source / name.lstrip("/")
+            if held.is_dir():
+                shutil.copytree(held, target, symlinks=True)
+                continue
+            file = target / held.name if to.endswith("/") else target
+            file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(held, file)
+
+
+STAGES = read_dockerfile()
+LAST = STAGES[-1]
+
+
+def test_the_image_runs_the_python_that_its_packages_were_installed_for():
+    assert len({stage.image for stage in STAGES}) == 1
+    assert LAST.image.startswith("python:3.")
+
+
+def test_the_image_runs_as_nobody_in_particular():
+    """By number: an orchestrator that refuses root has no way to look a name up."""
+    assert re.fullmatch(r"[1-9][0-9]{4,}:[1-9][0-9]{4,}", LAST.last("USER"))
+
+
+def test_the_image_is_stopped_by_the_signal_that_drains():
+    assert LAST.last("STOPSIGNAL") == "SIGTERM"
+
+
+def test_the_image_starts_fastgw_without_a_shell():
+    """A shell would be process 1, and keep the stop signal for itself."""
+    assert json.loads(LAST.last("ENTRYPOINT")) == ["fastgw"]
+    assert json.loads(LAST.last("CMD"))[0] == "run"
+
+
+def test_the_image_serves_is_found_healthy_and_holds_nothing_that_builds(tmp_path):
+    root = Builder(tmp_path).build(STAGES)
+    assert not [step for step in LAST.all("RUN") if BUILD_TOOLS.search(step)]
+    assert {path.name for path in root.iterdir()} == {"etc", "opt"}
+    (packages,) = root.glob("opt/fastgw/lib/python3*/site-packages")
+    assert packages.joinpath("fastgw").is_dir()
+    assert not [path.name for path in packages.iterdir() if BUILD_TOOLS.match(path.name)]
+
+    scripts = root / "opt" / "fastgw" / "bin"
+    works(scripts / "fastgw", tmp_path)
+    command, file = json.loads(LAST.last("CMD"))
+    written = root.joinpath(file.lstrip("/")).read_text()
+    assert all(address in written for address in ("0.0.0.0:8080", "127.0.0.1:9902"))
+    (tmp_path / "gateway.yaml").write_text(re.sub(r"[0-9.]+:(8080|9902)", "127.0.0.1:0", written))
+    flags = [command, str(tmp_path / "gateway.yaml")]
+    with started(*flags, executable=scripts / "fastgw", **QUIET) as (_, ready):
+        with Client(ready["listeners"]["public"][0]) as client:
+            assert client.exchange(GET).status == 200
+        program, *arguments = json.loads(LAST.last("HEALTHCHECK").partition("CMD")[2])
+        asked = [each.replace("127.0.0.1:9902", ready["status"]) for each in arguments]
+        assert asked != arguments
+        run(scripts / program, *asked, directory=tmp_path)

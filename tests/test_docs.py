@@ -1,0 +1,191 @@
+"""What the documents say is true: links lead somewhere, configurations are good, commands print what is written.
+
+In a `console` block `$` begins a command, what follows is its output, and `...` stands for anything. A command that
+ends with `&` runs on while the rest of its block is tried. Ports are changed to free ones, so that nobody is disturbed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.gateway import FASTGW, STOP_DEADLINE, Lines, wait_until
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+CONFIGURATIONS = sorted(
+    str(path.relative_to(ROOT))
+    for folder in ("examples", "deploy")
+    for path in (ROOT / folder).rglob("*")
+    if path.suffix in (".yaml", ".toml", ".json")
+)
+LINK = re.compile(r"\[[^]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE_BLOCK = re.compile(r"^`(\S+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PORT = re.compile(r"(?<=[:\s])(?:8080|900[0-9]|9902)\b")
+TRY_IT = re.compile(r"Try it: (.*)")
+
+
+def text_of(document: str) -> str:
+    return (ROOT / document).read_text()
+
+
+def blocks(document: str) -> list[str]:
+    """The console blocks of a document."""
+    return [text for kind, text in BLOCK.findall(text_of(document)) if kind == "console"]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_link_into_the_repository_leads_to_a_file(document):
+    targets = [target for target in LINK.findall(text_of(document)) if "://" not in target]
+    assert not [target for target in targets if not (ROOT / document).parent.joinpath(target).exists()]
+
+
+def test_every_path_on_the_map_is_there():
+    """The map names rooms by path, some of them in the folder that their line is about."""
+    (plan,) = [text for kind, text in BLOCK.findall(text_of("README.md")) if kind == "" and "fastgw/wire/" in text]
+    paths = re.findall(r"[\w/]+(?:/(?=\s|,)|\.(?:py|md)\b)", plan)
+    assert len(paths) > 12
+    folders = [ROOT, ROOT / "fastgw", ROOT / "tests", ROOT / "bench"]
+    assert not [path for path in paths if not any((folder / path).exists() for folder in folders)]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_make_has_what_it_is_asked_for(document):
+    asked = set(re.findall(r"\bmake ([a-z]+)\b(?=`|\n|$)", text_of(document)))
+    targets = set(re.findall(r"^([a-z]+):", text_of("Makefile"), re.MULTILINE))
+    assert asked <= targets
+
+
+def fastgw(*arguments: str, directory: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [FASTGW, *arguments], cwd=directory, capture_output=True, text=True, timeout=STOP_DEADLINE, check=False
+    )
+
+
+@pytest.mark.parametrize("file", CONFIGURATIONS)
+def test_every_configuration_is_good(file):
+    checked = fastgw("check", file)
+    assert (checked.returncode, checked.stdout) == (0, f"{file}: nothing is wrong\n")
+
+
+@pytest.mark.parametrize("file", CONFIGURATIONS)
+def test_what_a_configuration_says_to_try_works(file):
+    for command in TRY_IT.findall(text_of(file)):
+        program, *arguments = command.split()
+        assert program == "fastgw"
+        assert fastgw(*arguments).returncode == 0, command
+
+
+def test_the_real_configuration_has_five_lines():
+    ((name, text), *_) = FILE_BLOCK.findall(text_of("README.md"))
+    assert (name, len(text.splitlines())) == ("gateway.yaml", 5)
+
+
+class Terminal:
+    """A shell in a folder of its own, for the commands of one block."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._ports: dict[str, str] = {}
+        self._held: list[socket.socket] = []
+        self._running: list[tuple[subprocess.Popen[bytes], list[Lines]]] = []
+        path = os.pathsep.join([str(Path(FASTGW).parent), os.environ["PATH"]])
+        kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+        self._environment = {**kept, "PATH": path, "LC_ALL": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process, streams in reversed(self._running):
+            process.terminate()
+            process.wait(STOP_DEADLINE)
+            for lines in streams:
+                lines.finish()
+        for sock in self._held:
+            sock.close()
+
+    def moved(self, text: str) -> str:
+        """The same with free ports, each name of a port always the same one."""
+        return PORT.sub(lambda found: self._ports.get(found[0]) or self._take_port(found[0]), text)
+
+    def _take_port(self, name: str) -> str:
+        """A socket that is bound, but does not listen, keeps others away from the port."""
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", 0))
+        self._held.append(sock)
+        return self._ports.setdefault(name, str(sock.getsockname()[1]))
+
+    def type(self, command: str, expected: str) -> None:
+        """Run a command and compare what it prints. A pattern: it has to fit from the first line to the last."""
+        command = self.moved(command)
+        expected = PORT.sub(lambda found: self._ports.get(found[0], found[0]), expected)
+        pattern = ".*".join(re.escape(part) for part in expected.rstrip("\n").split("..."))
+        if command.endswith("&"):
+            self._begin(command.rstrip("& "), pattern)
+            return
+        ended = subprocess.run(
+            ["bash", "-c", command],
+            cwd=self._folder,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            timeout=STOP_DEADLINE,
+        )
+        assert re.fullmatch(pattern, ended.stdout.rstrip("\n"), re.DOTALL), f"$ {command}\n{ended.stdout}"
+
+    def _begin(self, command: str, pattern: str) -> None:
+        """Start it, and wait until it listens on the first port that it names, or has printed what it should."""
+        process = subprocess.Popen(
+            ["bash", "-c", f"exec {command}"],
+            cwd=self._folder,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        streams = [Lines(process.stdout), Lines(process.stderr)]
+        self._running.append((process, streams))
+        if pattern:
+            streams[1].wait_for(lambda line: re.fullmatch(pattern, line.decode().rstrip("\n")) is not None)
+            return
+        named = min((port for port in self._ports.values() if port in command), key=command.index)
+        wait_until(lambda: listens(int(named)), f"{command} to listen")
+
+
+def listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
+
+
+def commands(block: str) -> Iterator[tuple[str, str]]:
+    """Each command with the output that is written under it."""
+    for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+        command, _, expected = part.partition("\n")
+        yield command, expected
+
+
+@pytest.mark.parametrize(
+    "block", [block for block in blocks("README.md") if "fastgw " in block], ids=lambda block: block.split("\n")[0]
+)
+def test_what_the_readme_shows_is_what_happens(block, tmp_path):
+    with Terminal(tmp_path) as terminal:
+        for name, text in FILE_BLOCK.findall(text_of("README.md")):
+            if name in block:
+                (tmp_path / name).write_text(terminal.moved(text))
+        for command, expected in commands(block):
+            terminal.type(command, expected)
