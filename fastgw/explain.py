@@ -4,6 +4,7 @@ The head is judged, the filters' steps run and the route table is asked as in `d
 what the upstream would be sent is shown instead of sent.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 from typing import Any, Final
@@ -23,12 +24,40 @@ from fastgw.upstream.forward import Forward
 from fastgw.wire.framing import ResponseHead, judge_request
 from fastgw.wire.malformed import Malformed
 
-SECRET_FIELDS: Final = frozenset(
-    (b"authorization", b"cookie", b"proxy-authorization", b"set-cookie", b"x-api-key", b"apikey")
+SECRET_FIELDS: Final = re.compile(
+    rb"auth|cookie|token|secret|passw|credential|session|signature|api-?key|(?:access|private|subscription)-key",
+    re.IGNORECASE,
 )
+"""Found in the name of a field, its value is not shown. One too many is harmless here, one too few is not."""
 
 
-_mask: Final = masker(())
+class _Shown:
+    """What is shown of heads: the values of secret fields and parameters as `***`."""
+
+    def __init__(self, redact: Iterable[str]) -> None:
+        self._mask = masker(redact)
+
+    def head(self, head: bytes) -> tuple[str, ...]:
+        """The lines of a head, or of a part of one."""
+        lines = []
+        for line in head.split(b"\r\n"):
+            name, colon, value = line.partition(b": ")
+            if colon:
+                lines.append(self.line(name, value))
+            elif line:  # the request line
+                lines.append(b" ".join(self._mask(word) or b"" for word in line.split(b" ")).decode("latin-1"))
+        return tuple(lines)
+
+    def line(self, name: bytes, value: bytes) -> str:
+        shown = b"***" if SECRET_FIELDS.search(name) else self._mask(value) or b""
+        return f"{name.decode('latin-1')}: {shown.decode('latin-1')}"
+
+    def differences(
+        self, before: tuple[tuple[bytes, bytes], ...], after: tuple[tuple[bytes, bytes], ...]
+    ) -> tuple[str, ...]:
+        """What was done to fields."""
+        gone = tuple(f"no {name.decode()}" for name, _ in before if name not in dict(after))
+        return gone + tuple(self.line(name, value) for name, value in after if (name, value) not in before)
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -110,12 +139,13 @@ def explain(
     raw = request_bytes(method, url, fields)
     chosen = _listener(gateway, url, listener)
     explanation = Explanation(listener=chosen.name)
+    shown = _Shown(name for access_log in gateway.config.access_logs for name in access_log.redact)
     try:
         head = judge_request(raw, gateway.limits.header_count)
     except Malformed as malformed:
         refused = problem(fault_of(malformed), malformed.reason)
         explanation.status, explanation.fault = refused.status, fault_of(malformed).label
-        explanation.fields = tuple(_line(name, value) for name, value in refused.fields)
+        explanation.fields = tuple(shown.line(name, value) for name, value in refused.fields)
         return explanation
     peer = Peer(client, 0, chosen.address.port or 0, chosen.trusts(client))
     exchange = Exchange(head, _Listening(), chosen, peer, chosen.early)
@@ -123,7 +153,7 @@ def explain(
     exchange.answered_by = None
     explanation.client = exchange.client_ip
 
-    explanation.early, reply = _run(chosen.early.links, exchange)
+    explanation.early, reply = _run(chosen.early.links, exchange, shown)
     reply = reply or before_routing(exchange)
     if reply is None:
         candidates = chosen.router.candidates(exchange)
@@ -132,19 +162,19 @@ def explain(
             explanation.route = exchange.route.name
             explanation.matched = _matched(candidates[0])
             explanation.beat = tuple(f"{each.match.route.name} ({each.weakness})" for each in candidates[1:])
-            explanation.filters, reply = _run(_later_links(exchange.route.chain, chosen.early), exchange)
+            explanation.filters, reply = _run(_later_links(exchange.route.chain, chosen.early), exchange, shown)
     if reply is not None:
         exchange.reply(reply)
-        return _answered(explanation, exchange)
+        return _answered(explanation, exchange, shown)
     assert exchange.route is not None
     action = exchange.route.action
     if isinstance(action, Forward):
         target = action.upstream.balancer.pick(())
         explanation.upstream, explanation.target = action.upstream.name, target.label
-        explanation.sends = _shown(action.request_head(exchange, target))
+        explanation.sends = shown.head(action.request_head(exchange, target))
         return explanation
     action(exchange)
-    return _answered(explanation, exchange)
+    return _answered(explanation, exchange, shown)
 
 
 def _listener(gateway: Gateway, url: str, name: str | None) -> Listener:
@@ -163,7 +193,7 @@ def _later_links(chain: Chain, early: Chain) -> tuple[Link, ...]:
     return chain.links[len(early.links) :]
 
 
-def _run(links: Iterable[Link], exchange: Exchange) -> tuple[tuple[Step, ...], Reply | None]:
+def _run(links: Iterable[Link], exchange: Exchange, shown: _Shown) -> tuple[tuple[Step, ...], Reply | None]:
     """Run the links' request steps one by one, and say what each did."""
     steps = []
     for link in links:
@@ -178,14 +208,10 @@ def _run(links: Iterable[Link], exchange: Exchange) -> tuple[tuple[Step, ...], R
             fault = f" ({outcome.fault.label})" if outcome.fault else ""
             steps.append(Step(name, f"answers {outcome.status}{fault}"))
             return tuple(steps), outcome
-        changes = _shown(exchange.request_added[len(added) :]) + _differences(edited, tuple(exchange.headers))
+        changes = shown.head(exchange.request_added[len(added) :])
+        changes += shown.differences(edited, tuple(exchange.headers))
         steps.append(Step(name, f"would send {'; '.join(changes)}" if changes else "pass"))
     return tuple(steps), None
-
-
-def _differences(before: tuple[tuple[bytes, bytes], ...], after: tuple[tuple[bytes, bytes], ...]) -> tuple[str, ...]:
-    gone = tuple(f"no {name.decode()}" for name, _ in before if name not in dict(after))
-    return gone + tuple(_line(name, value) for name, value in after if (name, value) not in before)
 
 
 def _matched(candidate: Candidate[Any]) -> str:
@@ -195,29 +221,12 @@ def _matched(candidate: Candidate[Any]) -> str:
     return f"{host}, {path}{f' ({params})' if params else ''}"
 
 
-def _shown(head: bytes) -> tuple[str, ...]:
-    """Lines of a head as text, the values of secret fields as `***`."""
-    lines = []
-    for line in head.split(b"\r\n"):
-        name, colon, value = line.partition(b": ")
-        if colon:
-            lines.append(_line(name, value))
-        elif line:  # the request line
-            lines.append((_mask(line) or b"").decode("latin-1"))
-    return tuple(lines)
-
-
-def _line(name: bytes, value: bytes) -> str:
-    shown = b"***" if name.lower() in SECRET_FIELDS else value
-    return f"{name.decode('latin-1')}: {shown.decode('latin-1')}"
-
-
-def _answered(explanation: Explanation, exchange: Exchange) -> Explanation:
+def _answered(explanation: Explanation, exchange: Exchange, shown: _Shown) -> Explanation:
     response = exchange.response
     assert response is not None
     explanation.status = response.status
     explanation.fault = exchange.fault.label if exchange.fault else ""
-    explanation.fields = _shown(response.headers.render(response.dropped) + response.added)
+    explanation.fields = shown.head(response.headers.render(response.dropped) + response.added)
     return explanation
 
 
