@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import random
 import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BufferedReader
 from pathlib import Path
 from typing import IO
 
@@ -58,7 +58,7 @@ class GitRequest(BaseHTTPRequestHandler):
         )
         with backend:
             assert backend.stdin is not None
-            assert backend.stdout is not None
+            assert isinstance(backend.stdout, BufferedReader)
             feeding = threading.Thread(target=self._feed, args=[backend.stdin])
             feeding.start()
             self._answer(backend.stdout)
@@ -79,7 +79,7 @@ class GitRequest(BaseHTTPRequestHandler):
             else:
                 program_input.write(self.rfile.read(int(self.headers["Content-Length"] or 0)))
 
-    def _answer(self, program_output: IO[bytes]) -> None:
+    def _answer(self, program_output: BufferedReader) -> None:
         """CGI's field lines (RFC 3875 section 6.3), then the body, chunked as it comes."""
         fields = {}
         while line := program_output.readline().strip():
@@ -90,7 +90,7 @@ class GitRequest(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        while chunk := os.read(program_output.fileno(), 65_536):
+        while chunk := program_output.read1(65_536):
             self.wfile.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
         self.wfile.write(b"0\r\n\r\n")
 

@@ -60,7 +60,7 @@ def send_until_paused(client: Client, gateway: Gateway) -> int:
     while not leaves_unread(gateway, client):
         client.send(b"x" * 32_768)
         sent += 32_768
-        wait_until(lambda: not unacknowledged(client.sock), "the gateway's kernel to take it")
+    wait_until(lambda: not unacknowledged(client.sock), "the gateway's kernel to take it")
     return sent
 
 

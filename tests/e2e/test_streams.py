@@ -175,7 +175,12 @@ async def origin(kind: str) -> AsyncIterator[str]:
             uvicorn.stop()
     else:
         async with serve(
-            speak, "127.0.0.1", 0, select_subprotocol=lambda _, offered: next(iter(offered), None), max_size=None
+            speak,
+            "127.0.0.1",
+            0,
+            select_subprotocol=lambda _, offered: next(iter(offered), None),
+            max_size=None,
+            backlog=1024,
         ) as server:
             yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
