@@ -26,13 +26,12 @@ class RequestId(Filter, name="request_id", phase=Phase.OBSERVE):
         prefix = header + b": "
 
         def request(exchange: Exchange) -> Outcome:
-            sent = exchange.field(lower)
-            if sent is not None and trust_client and _ACCEPTABLE.fullmatch(sent):
-                exchange.request_id = sent
-                return None
-            exchange.request_id = name = os.urandom(16).hex().encode()
-            if sent is not None:
-                exchange.request_dropped |= dropped
+            name = exchange.field(lower)
+            if name is not None:
+                exchange.request_dropped |= dropped  # all there are: one goes on
+            if name is None or not trust_client or not _ACCEPTABLE.fullmatch(name):
+                name = os.urandom(16).hex().encode()
+            exchange.request_id = name
             exchange.request_added += prefix + name + b"\r\n"
             return None
 

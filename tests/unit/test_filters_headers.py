@@ -1,0 +1,90 @@
+"""headers: fields are removed, set and added, in this order, both ways."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fastgw import config
+from fastgw.filters import TYPES
+from tests.support.memory import SERVICE, Plane
+
+HOST = b"Host: a.test\r\n"
+
+
+def edited(edits: dict[str, object], fields: bytes, both: bool = True) -> tuple[list[bytes], list[bytes]]:
+    """The field lines that upstream and client get, ours left out."""
+    plane = Plane({"filters": {"headers": {"request": edits, "response": edits}}})
+    client = plane.client()
+    client.sends(b"GET / HTTP/1.1\r\n" + HOST + fields + b"\r\n")
+    upstream = plane.connects()
+    upstream.sends(b"HTTP/1.1 200 OK\r\n" + fields + b"Content-Length: 2\r\n\r\nok")
+    assert client.received.endswith(b"\r\n\r\nok")
+    return of_test(upstream.received), of_test(client.received)
+
+
+def of_test(message: bytes) -> list[bytes]:
+    lines = message.partition(b"\r\n\r\n")[0].split(b"\r\n")[1:]
+    return [line for line in lines if line.lower().startswith((b"x-a", b"x-b", b"x-c"))]
+
+
+@pytest.mark.parametrize(
+    ("edits", "lines"),
+    [
+        ({"remove": ["x-a"]}, [b"x-b: 3"]),
+        ({"set": {"X-A": "new"}}, [b"x-b: 3", b"X-A: new"]),
+        ({"add": {"X-A": "new"}}, [b"X-A: 1", b"x-b: 3", b"x-a: 2", b"X-A: new"]),
+        ({"remove": ["X-A", "X-B"], "set": {"X-B": "set"}, "add": {"X-B": "added"}}, [b"X-B: set", b"X-B: added"]),
+        ({"set": {"X-C": ""}}, [b"X-A: 1", b"x-b: 3", b"x-a: 2", b"X-C: "]),
+        ({"remove": ["X-C"]}, [b"X-A: 1", b"x-b: 3", b"x-a: 2"]),
+    ],
+)
+def test_both_ways(edits: dict[str, object], lines: list[bytes]) -> None:
+    upstream, client = edited(edits, b"X-A: 1\r\nx-b: 3\r\nx-a: 2\r\n")
+    assert sorted(upstream) == sorted(client) == sorted(lines)
+
+
+def test_answers_of_the_gateways_own_are_edited_too() -> None:
+    """`response`: whoever made it. Its filter's request step need not exist for that."""
+    plane = Plane({"filters": {"headers": {"response": {"set": {"X-A": "1"}, "remove": ["Proxy-Status"]}}}})
+    client = plane.client()
+    client.sends(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
+    plane.cannot_connect()
+    plane.cannot_connect()
+    assert client.received.startswith(b"HTTP/1.1 502 ")
+    assert b"\r\nX-A: 1\r\n" in client.received
+    assert b"Proxy-Status" not in client.received
+
+
+def test_a_shared_answer_is_not_changed_for_good() -> None:
+    """A route's own answer is made once for all requests: edits belong to one."""
+    plane = Plane(
+        {
+            "routes": [{"name": "own", "respond": {"body": "own"}}],
+            "filters": {"headers": {"response": {"add": {"X-A": "1"}}}},
+        }
+    )
+    client = plane.client()
+    for _ in range(3):
+        client.sends(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
+    answers = client.received.split(b"HTTP/1.1 200 OK")[1:]
+    assert [answer.count(b"X-A: 1") for answer in answers] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["Connection", "content-length", "Transfer-Encoding", "Host", "Upgrade", "TE"])
+@pytest.mark.parametrize("edit", ["remove", "set", "add"])
+def test_framing_and_hop_by_hop_fields_are_out_of_reach(tmp_path: Path, name: str, edit: str) -> None:
+    """They are the connection's: refused when the configuration is read."""
+    value = [name] if edit == "remove" else {name: "1"}
+    file = tmp_path / "gateway.json"
+    file.write_text(json.dumps({**SERVICE, "filters": {"headers": {"request": {edit: value}}}}))
+    with pytest.raises(config.ConfigError, match="belongs to the connection"):
+        config.load(str(file), TYPES)
+
+
+@pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nb", "a\x00b"])
+def test_no_value_ends_its_line(tmp_path: Path, value: str) -> None:
+    file = tmp_path / "gateway.json"
+    file.write_text(json.dumps({**SERVICE, "filters": {"headers": {"response": {"set": {"X-A": value}}}}}))
+    with pytest.raises(config.ConfigError):
+        config.load(str(file), TYPES)
