@@ -150,10 +150,13 @@ def path_of(route: config.Route) -> Callable[[Exchange], bytes]:
         raw = route.path.forward == "raw"
         return (lambda exchange: exchange.raw_path) if raw else (lambda exchange: exchange.path)
     prefix = parse_strip_prefix(route.strip_prefix)
+    folder = prefix + b"/"
 
     def stripped(exchange: Exchange) -> bytes:
-        rest = exchange.path.removeprefix(prefix)
-        return rest if rest.startswith(b"/") else b"/" + rest
+        path = exchange.path
+        if path.startswith(folder):
+            return path[len(prefix) :]
+        return b"/" if path == prefix else path
 
     return stripped
 
