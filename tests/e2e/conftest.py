@@ -34,8 +34,7 @@ def stack() -> Iterator[contextlib.ExitStack]:
 @pytest.fixture(scope="session")
 def nginx(stack: contextlib.ExitStack, tmp_path_factory: pytest.TempPathFactory) -> Nginx:
     """It serves FILES, and takes new ones under /put/."""
-    nginx = Nginx(tmp_path_factory.mktemp("nginx"))
-    stack.callback(nginx.stop)
+    nginx = stack.enter_context(Nginx(tmp_path_factory.mktemp("nginx")))
     for name, content in FILES.items():
         (nginx.www / name).write_bytes(content)
     return nginx
@@ -43,9 +42,7 @@ def nginx(stack: contextlib.ExitStack, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="session")
 def uvicorn(stack: contextlib.ExitStack) -> Uvicorn:
-    uvicorn = Uvicorn(service)
-    stack.callback(uvicorn.stop)
-    return uvicorn
+    return stack.enter_context(Uvicorn(service))
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import uvicorn
@@ -53,7 +53,20 @@ def run(name: str, *arguments: str | Path, **options: Any) -> str:
     return ended.stdout
 
 
-class Nginx:
+class Origin:
+    """A program that is stopped at the end of a `with`."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        raise NotImplementedError
+
+
+class Nginx(Origin):
     """An nginx in front of `directory/www`, or with `server` as its server block's body.
 
     `address`: what it listens on; left out, a port that stays this one's over restarts: a socket that is bound, but
@@ -72,7 +85,11 @@ class Nginx:
         self._directory = directory
         self._file = directory / "nginx.conf"
         self._file.write_text(self._config(server))
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
 
     def _config(self, server: str) -> str:
         folders = "\n".join(
@@ -135,7 +152,7 @@ class Nginx:
         self._held.close()
 
 
-class Uvicorn:
+class Uvicorn(Origin):
     """uvicorn with this application, on a thread: a test can talk to the application directly."""
 
     def __init__(self, application: ASGI) -> None:

@@ -39,9 +39,8 @@ class Meeting:
 
 @pytest.fixture
 def meeting() -> Iterator[Uvicorn]:
-    uvicorn = Uvicorn(Meeting())
-    yield uvicorn
-    uvicorn.stop()
+    with Uvicorn(Meeting()) as uvicorn:
+        yield uvicorn
 
 
 async def crowd(address: str) -> list[Caller]:

@@ -210,13 +210,11 @@ def test_a_service_on_uvicorn_is_told(tmp_path: Path) -> None:
             told.append(message["type"])
         told.append("http.disconnect")
 
-    uvicorn = Uvicorn(slow)
-    with Gateway(fronting(workers=1, main=uvicorn.url), tmp_path) as gateway:
+    with Uvicorn(slow) as uvicorn, Gateway(fronting(workers=1, main=uvicorn.url), tmp_path) as gateway:
         with Client(gateway.address()) as client:
             client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi")
             wait_until(lambda: told == ["http.request"], "the request")
         wait_until(lambda: told == ["http.request", "http.disconnect"], "the service to be told")
-    uvicorn.stop()
 
 
 def test_many_leave_at_once(between: tuple[Gateway, Origin]) -> None:

@@ -18,6 +18,7 @@ from tests.support.gateway import Gateway
 from tests.support.peer import DEADLINE
 
 CALLERS = 24
+ANSWERING = "location / { return 200 'fine'; }"
 
 
 async def enough(tally: Tally, count: int) -> None:
@@ -59,9 +60,8 @@ def under_load(
 @pytest.fixture
 def origin(tmp_path: Path) -> Iterator[Nginx]:
     """It answers every request, POST too."""
-    origin = Nginx(tmp_path / "origin", "location / { return 200 'fine'; }")
-    yield origin
-    origin.stop()
+    with Nginx(tmp_path / "origin", ANSWERING) as origin:
+        yield origin
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
@@ -149,10 +149,8 @@ def test_workers_killed_one_after_the_other(origin: Nginx, tmp_path: Path) -> No
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[tuple[Nginx, Nginx]]:
-    pair = tuple(Nginx(tmp_path / name, "location / { return 200 'fine'; }") for name in ("one", "two"))
-    yield pair
-    for each in pair:
-        each.stop()
+    with Nginx(tmp_path / "one", ANSWERING) as one, Nginx(tmp_path / "two", ANSWERING) as two:
+        yield one, two
 
 
 def test_a_service_is_restarted_target_by_target(pair: tuple[Nginx, Nginx], tmp_path: Path) -> None:

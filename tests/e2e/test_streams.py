@@ -67,12 +67,8 @@ def events() -> Events:
 
 @pytest.fixture
 def event_url(events: Events, tmp_path: Path) -> Iterator[str]:
-    uvicorn = Uvicorn(events)
-    try:
-        with Gateway(fronting(workers=1, events=uvicorn.url), tmp_path) as gateway:
-            yield f"{gateway.url('events')}/"
-    finally:
-        uvicorn.stop()
+    with Uvicorn(events) as uvicorn, Gateway(fronting(workers=1, events=uvicorn.url), tmp_path) as gateway:
+        yield f"{gateway.url('events')}/"
 
 
 def test_events_reach_httpx_as_they_happen(events: Events, event_url: str) -> None:
@@ -168,11 +164,8 @@ def talk(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Talk], Non
 @contextlib.asynccontextmanager
 async def origin(kind: str) -> AsyncIterator[str]:
     if kind == "uvicorn":
-        uvicorn = Uvicorn(uvicorn_speaks)
-        try:
+        with Uvicorn(uvicorn_speaks) as uvicorn:
             yield uvicorn.url
-        finally:
-            uvicorn.stop()
     else:
         async with serve(
             speak,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.support.certificates import Certificates, server_tls
 from tests.support.faults import assert_fault
 from tests.support.gateway import Gateway
 from tests.support.origin import Origin
+from tests.support.peer import DEADLINE
 
 NAME = "inside.test"  # what nginx's certificate is for
 
@@ -54,16 +56,15 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         "wrong-name": {"ca": authority.ca, "server_name": "outside.test"},
         "no-name": {"ca": authority.ca},
     }
-    nginx = SecureNginx(directory / "nginx", authority)
-    config = {
-        "workers": 1,
-        "listeners": {"main": {"address": "127.0.0.1:0"}},
-        "upstreams": {name: {"targets": [{"url": nginx.url}], "tls": tls} for name, tls in settings.items()},
-        "routes": [{"name": name, "hosts": [f"{name}.test"], "upstream": name} for name in settings],
-    }
-    with Gateway(config, directory) as gateway:
-        yield gateway
-    nginx.stop()
+    with SecureNginx(directory / "nginx", authority) as nginx:
+        config = {
+            "workers": 1,
+            "listeners": {"main": {"address": "127.0.0.1:0"}},
+            "upstreams": {name: {"targets": [{"url": nginx.url}], "tls": tls} for name, tls in settings.items()},
+            "routes": [{"name": name, "hosts": [f"{name}.test"], "upstream": name} for name in settings],
+        }
+        with Gateway(config, directory) as gateway:
+            yield gateway
 
 
 def ask(gateway: Gateway, host: str) -> httpx.Response:
@@ -109,34 +110,29 @@ def test_large_bodies_through_tls(tmp_path: Path) -> None:
     authority = Certificates(tmp_path)
     certificate, key = authority.issue(NAME)
     body = bytes(range(256)) * 40_000 * 3
-    nginx = Nginx(
-        tmp_path / "nginx",
-        f"""
+    server = f"""
         ssl_certificate {certificate}; ssl_certificate_key {key};
         root {tmp_path}/nginx/www; location /put/ {{ dav_methods PUT; create_full_put_path on; }}
-        """,
-    )
+    """
     tls = {"ca": authority.ca, "server_name": NAME}
-    upstreams = {"secure": {"targets": [{"url": f"https://{nginx.address}"}], "tls": tls}}
-    with (
-        Gateway({**fronting(main="secure"), "upstreams": upstreams}, tmp_path) as gateway,
-        httpx.Client(trust_env=False, timeout=20) as client,
-    ):
+    with contextlib.ExitStack() as stack:
+        nginx = stack.enter_context(Nginx(tmp_path / "nginx", server))
+        upstreams = {"secure": {"targets": [{"url": f"https://{nginx.address}"}], "tls": tls}}
+        gateway = stack.enter_context(Gateway({**fronting(main="secure"), "upstreams": upstreams}, tmp_path))
+        client = stack.enter_context(httpx.Client(trust_env=False, timeout=2 * DEADLINE))
         assert client.put(f"{gateway.url()}/put/large", content=body).status_code == 201
         assert client.get(f"{gateway.url()}/put/large").content == body
-    nginx.stop()
 
 
 @pytest.mark.parametrize("base", ["", ":/base"])
 def test_a_unix_socket(tmp_path: Path, base: str) -> None:
     """`unix:/path` and `unix:/path:/base`: nginx on a socket of the file system."""
     address = f"unix:{tmp_path}/nginx.sock"
-    nginx = Nginx(tmp_path / "nginx", 'location / { return 200 "$request_uri $http_host"; }', address)
-    with Gateway(fronting(main=address + base), tmp_path) as gateway:
+    telling = 'location / { return 200 "$request_uri $http_host"; }'
+    with Nginx(tmp_path / "nginx", telling, address), Gateway(fronting(main=address + base), tmp_path) as gateway:
         path, _, host = httpx.get(f"{gateway.url()}/x?y", trust_env=False).text.partition(" ")
     assert path == base.removeprefix(":") + "/x?y"
     assert host
-    nginx.stop()
 
 
 @pytest.mark.parametrize("address", sorted({found[4][0] for found in socket.getaddrinfo("localhost", 80)}))
@@ -146,8 +142,8 @@ def test_a_name_with_addresses_of_which_one_answers(tmp_path: Path, address: str
         url = f"http://localhost:{origin.serve().port}"
         with Gateway(fronting(main=url), tmp_path) as gateway:
             answers = [httpx.get(gateway.url(), trust_env=False) for _ in range(6)]
-    assert [answer.status_code for answer in answers] == [200] * 6
-    assert origin.requests == []  # forgotten at the end
+        assert [answer.status_code for answer in answers] == [200] * 6
+        assert len(origin.requests) == 6
 
 
 @pytest.mark.parametrize(
