@@ -150,6 +150,7 @@ def test_amid_an_upload_that_nobody_reads(
     client = gateway.connect()
     client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n")
     connection = origin.accept()
+    connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)  # soon full
     connection.read_request_head()
     sent = send_until_paused(client, gateway)
     since = time.monotonic()

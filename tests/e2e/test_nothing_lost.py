@@ -88,8 +88,9 @@ def test_a_worker_that_is_killed_breaks_only_its_own_connections(origin: Nginx, 
         for caller in callers:
             await caller.open()
             await caller.ask()
-        of_victim = {caller for caller in callers if caller.port in client_ports(victim)}
-        assert of_victim | {caller for caller in callers if caller.port in client_ports(survivor)} == set(callers)
+        ports, others = client_ports(victim), client_ports(survivor)
+        of_victim = {caller for caller in callers if caller.port in ports}
+        assert of_victim | {caller for caller in callers if caller.port in others} == set(callers)
         broken, answered = set(), 0
 
         async def ask(caller: Caller) -> None:
