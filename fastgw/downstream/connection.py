@@ -516,6 +516,9 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             exchange.request_bytes += len(ahead)
             exchange.service.feed_raw(ahead)
 
+    def end_tunnel(self) -> None:
+        self._tunnel_end(3)
+
     def pause_tunnel(self) -> None:
         self.pause()
 
@@ -523,7 +526,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self.resume()
 
     def _tunnel_end(self, direction: int) -> None:
-        """1: the client has ended, 2: the target has. With both the tunnel is over; in a drain with either."""
+        """1: the client has ended, 2: the target has, 3: both. With both the tunnel is over; in a drain with either."""
         self._tunnel_ends |= direction
         if (self._tunnel_ends == 3 or self.server.draining) and self.exchange is not None:
             exchange = self.exchange

@@ -231,7 +231,8 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's is one by what it does, not by class
         self.write = transport.write
-        transport.set_write_buffer_limits(high=0)  # the brake is on as soon as the kernel takes no more
+        # The brake is on as soon as the kernel takes no more. Not 0: uvloop's TLS brakes at the limit, not above it.
+        transport.set_write_buffer_limits(high=1)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self.ground.read_buffer
@@ -254,7 +255,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         if self.phase is Phase.TUNNEL:
             assert self.borrower is not None
             self.borrower.ended_raw()
-            return True  # the other direction may go on
+            return not self.closed  # the other direction may go on
         if self.phase is Phase.IDLE:
             self._leave_pool()
         elif self.phase is Phase.AWAITING or self.phase is Phase.RECEIVING:

@@ -251,8 +251,12 @@ class Forwarding(Timed):
         self.exchange.client.feed(chunk)
 
     def ended_raw(self) -> None:
-        self._half_closed()
-        self.exchange.client.end(())
+        assert self._connection is not None
+        if self._connection.transport.can_write_eof():
+            self._half_closed()
+            self.exchange.client.end(())
+        else:
+            self.exchange.client.end_tunnel()
 
     def _half_closed(self) -> None:
         """One side has ended the tunnel. Most often it has gone altogether, so the other has less time to follow."""
@@ -300,7 +304,7 @@ class Forwarding(Timed):
             if connection.transport.can_write_eof():
                 connection.transport.write_eof()
             else:  # TLS cannot say "no more" one way
-                self.exchange.client.end(())
+                self.exchange.client.end_tunnel()
 
     def pause(self) -> None:
         if self._connection is not None:
