@@ -2,6 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euc
 .DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
 .PHONY: help setup run lint test programs bench clean
 
 PYTHON ?= python3
