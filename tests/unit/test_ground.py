@@ -1,10 +1,13 @@
 """What a worker's connections stand on goes on turning, whatever happens on it."""
 
 import asyncio
+import socket
+import struct
 
+import pytest
 import uvloop
 
-from fastgw.node.ground import Ground
+from fastgw.node.ground import Ground, Hangups
 from fastgw.node.timers import Timed
 
 
@@ -41,3 +44,81 @@ def test_the_wheel_turns_on_when_an_expiry_raises() -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         assert runner.run(live()) == ["ZeroDivisionError"]
+
+
+class Listening:
+    """Notes that its peer has left."""
+
+    def __init__(self) -> None:
+        self.left = asyncio.Event()
+
+    def peer_left(self) -> None:
+        assert not self.left.is_set(), "told twice"
+        self.left.set()
+
+
+def run(live: object) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(live())  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("how", ["fin", "reset", "fin behind bytes"])
+def test_a_peer_that_leaves_is_noticed_though_nobody_reads(how: str) -> None:
+    """While reading is paused the loop does not look at the socket at all."""
+
+    async def live() -> None:
+        hangups = Hangups(asyncio.get_running_loop())
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            theirs = socket.create_connection(server.getsockname())
+            ours, _ = server.accept()
+        listening = Listening()
+        hangups.watch(ours.fileno(), listening)
+        hangups.tick()
+        if how == "fin behind bytes":
+            theirs.sendall(b"x" * 1000)
+        if how == "reset":
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        theirs.close()
+        async with asyncio.timeout(5):
+            await listening.left.wait()
+        await asyncio.sleep(0)
+        hangups.unwatch(ours.fileno(), listening)
+        ours.close()
+        hangups.close()
+
+    run(live)
+
+
+def test_a_descriptor_may_be_watched_again_and_by_another() -> None:
+    """Paused, read on, paused again; and once closed the number is another connection's."""
+
+    async def live() -> None:
+        hangups = Hangups(asyncio.get_running_loop())
+        first, second = Listening(), Listening()
+        ours, theirs = socket.socketpair()
+        for _ in range(3):
+            hangups.watch(ours.fileno(), first)
+            hangups.tick()
+            hangups.unwatch(ours.fileno(), first)
+            hangups.watch(ours.fileno(), first)
+            hangups.unwatch(ours.fileno(), first)  # before the tick: it never enters
+            hangups.tick()
+        number = ours.fileno()
+        hangups.watch(number, first)
+        hangups.tick()
+        hangups.unwatch(number, first)
+        ours.close()
+        theirs.close()
+        ours, theirs = socket.socketpair()
+        hangups.watch(ours.fileno(), second)
+        hangups.tick()
+        hangups.unwatch(ours.fileno(), first)  # no longer its own
+        theirs.close()
+        async with asyncio.timeout(5):
+            await second.left.wait()
+        assert not first.left.is_set()
+        hangups.unwatch(ours.fileno(), second)
+        ours.close()
+        hangups.close()
+
+    run(live)
