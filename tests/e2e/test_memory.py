@@ -208,7 +208,7 @@ def test_64_readers_stall_at_once(tmp_path: Path, direction: str) -> None:
         sent = [flow.sent for flow in flows]
         assert sum(sent) < STALLED * 16 * MIB
         time.sleep(STALL_S)  # the stall itself, not a wait for anything
-        assert [flow.sent for flow in flows] == sent
+        assert all(flow.sent < earlier + MIB for flow, earlier in zip(flows, sent, strict=True))  # the kernel's probes
         for received in [between.pool.submit(flow.receive) for flow in flows]:
             received.result(DEADLINE)
     assert max(memory.growth.values()) < GROWTH, memory.growth
