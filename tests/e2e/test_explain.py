@@ -184,7 +184,7 @@ def body_of(fields: list[str]) -> bytes:
 
 def as_shown(lines: list[Line]) -> list[str]:
     """Field lines that were sent, the way `explain` shows them."""
-    shown = [(name, b"***" if name.lower() in SECRET_FIELDS else value) for name, value in lines]
+    shown = [(name, b"***" if SECRET_FIELDS.search(name) else value) for name, value in lines]
     return [without_ids(f"{name.decode()}: {value.decode('latin-1')}") for name, value in shown]
 
 
