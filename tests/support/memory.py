@@ -21,6 +21,7 @@ from fastgw.downstream import Server
 from fastgw.errors import Fault
 from fastgw.filters import TYPES
 from fastgw.filters.api import Env, Filter, Hooks, Phase
+from fastgw.node.ground import READ_BYTES
 from fastgw.node.timers import TICK, Wheel
 from fastgw.observe import Record
 from fastgw.upstream.connection import UpstreamConnection
@@ -201,7 +202,7 @@ class Ground:
 
     def __init__(self) -> None:
         self.wheel = Wheel(1000.0)
-        self.read_buffer = memoryview(bytearray(65_536))
+        self.read_buffer = memoryview(bytearray(READ_BYTES))
         self.hangups = Hangups()
 
     @property

@@ -1,7 +1,7 @@
 """The states of an exchange: the table is complete, and what it does not allow is named."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgw.exchange import NEXT, Event, IllegalTransition, State, advance
@@ -58,6 +58,7 @@ def test_nothing_leaves_the_end_and_nothing_is_tried_again_once_an_answer_has_be
     assert all(Event.ENDED in NEXT[state] for state in State if state is not State.ENDED), "a client can always leave"
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(Event)))
 def test_an_answer_begins_at_most_once(events: list[Event]) -> None:
     state, begun = State.READING, 0

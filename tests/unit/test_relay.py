@@ -1,6 +1,6 @@
 """One direction of a body: no byte is lost, doubled or out of order, whoever comes and goes, and little is held."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgw.exchange import MAX_KEPT, Relay, Trailers
@@ -42,6 +42,7 @@ ACTS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(ACTS, st.booleans())
 def test_every_sink_gets_the_body_from_its_first_byte_and_in_order(acts: list[tuple[str, int]], together: bool) -> None:
     """A sink that comes anew (a retry) gets all from the beginning, or is not offered any more."""

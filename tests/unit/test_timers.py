@@ -3,7 +3,7 @@
 from math import inf
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgw.node.timers import TICK, Timed, Wheel
@@ -45,6 +45,7 @@ OPERATIONS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(OPERATIONS)
 def test_each_deadline_rings_once_and_within_two_ticks(operations: list[tuple[str, int, float]]) -> None:
     """Whatever is set, postponed, cleared or set while it rings: never early, never twice, never missed."""
