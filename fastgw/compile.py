@@ -54,6 +54,7 @@ class Gateway:
         self.layout = Layout()
         """The words of shared memory that are needed; the runtime adds its own before it maps them."""
         self._places = {name: self.layout.gauge(f"upstream_connections:{name}") for name in self.upstreams}
+        self._waiting = {name: self.layout.gauge(f"upstream_pending:{name}") for name in self.upstreams}
 
     def start(self, ground: Ground, column: Column) -> None:
         """In a worker, after the fork: give the upstreams their pools."""
@@ -65,6 +66,7 @@ class Gateway:
                 partial(UpstreamConnection, ground),
                 self.workers,
                 column.limit(self._places[name], upstream.settings.pool.max_connections),
+                column.limit(self._waiting[name], upstream.settings.pool.max_pending),
             )
 
     def stop(self) -> None:

@@ -81,6 +81,8 @@ class Explanation(msgspec.Struct, omit_defaults=True):
     filters: tuple[Step, ...] = ()
     upstream: str = ""
     target: str = ""
+    targets: int = 0
+    """How many the upstream has, of which one was picked in turn."""
     sends: tuple[str, ...] = ()
     """The head that the target would be sent, line by line, secrets as `***`."""
     status: int = 0
@@ -171,7 +173,9 @@ def explain(
     action = exchange.route.action
     if isinstance(action, Forward):
         target = action.upstream.balancer.pick(())
-        explanation.upstream, explanation.target = action.upstream.name, target.label
+        explanation.upstream = action.upstream.name
+        explanation.target = target.label if target.scheme == "unix" else f"{target.scheme}://{target.label}"
+        explanation.targets = len(action.upstream.targets)
         explanation.sends = shown.head(action.request_head(exchange, target))
         return explanation
     action(exchange)
@@ -241,7 +245,8 @@ def as_text(explanation: Explanation) -> str:
         for place, step in enumerate(steps):
             lines.append((title if place == 0 else "", f"{step.filter} → {step.decision}"))
     if explanation.target:
-        lines.append(("target", f"{explanation.target}   (upstream {explanation.upstream})"))
+        how = f"round_robin, 1 of {explanation.targets}"
+        lines.append(("target", f"{explanation.target}   ({how}; upstream {explanation.upstream})"))
         lines.append(("sends", " · ".join(explanation.sends)))
     else:
         fault = f" {explanation.fault}" if explanation.fault else ""

@@ -185,7 +185,7 @@ class Pool(Settings):
     idle_timeout: Duration = 55.0
     """How long an idle connection is kept. Keep it under the upstream's own keep-alive time."""
     max_pending: Annotated[int, Meta(ge=0)] = 1024
-    """The most requests that wait for a connection; further ones are answered 503. Divided among the workers."""
+    """The most requests that wait for a connection; further ones are answered 503."""
     max_uses: Count | None = None
     """After how many requests a connection is closed. null = never for that reason."""
 

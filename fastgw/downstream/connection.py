@@ -39,8 +39,8 @@ LINGER_TOTAL_S: Final = 30.0
 
 Closing at once would reset the connection, and the client might lose the answer (RFC 9112 section 9.6).
 """
-FIRST_REQUEST_S: Final = 1.0
-"""How long a drain waits for the first request of a connection."""
+LAST_REQUEST_S: Final = 1.0
+"""How long a drain waits for one more request on an idle connection: it may be on its way, and would be lost."""
 _RESET: Final = struct.pack("ii", 1, 0)
 _VIA: Final = (b"Via: 1.0 fastgw\r\n", b"Via: 1.1 fastgw\r\n")
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -559,11 +559,9 @@ class Downstream(asyncio.BufferedProtocol, Timed):
     def _next(self) -> None:
         """Ready for the next request, which may be here already."""
         self.phase = Phase.IDLE
-        self._watch(self.server.timeouts.keepalive)
+        self._watch(LAST_REQUEST_S if self.server.draining else self.server.timeouts.keepalive)
         self.resume()
-        if self.server.draining and not self._ahead:
-            self._close()
-        elif self._ahead and not self._starting:  # else the loop in `_read_head` goes on with it
+        if self._ahead and not self._starting:  # else the loop in `_read_head` goes on with it
             ahead, self._ahead = self._ahead, b""
             self._read_head(ahead)
 
@@ -657,13 +655,11 @@ class Downstream(asyncio.BufferedProtocol, Timed):
     # drain
 
     def drain(self) -> None:
-        """Take no further request: close when idle, after the answer else."""
-        self._closing = True
+        """The next answer that can still say so is the last one on this connection."""
+        if self.exchange is not None and self.exchange.response is None:
+            self._closing = True
         if self.phase is Phase.IDLE:
-            if self.requests:
-                self._close()
-            else:
-                self._watch(FIRST_REQUEST_S)  # it has just come, so its request is on the way
+            self._watch(LAST_REQUEST_S)
         elif self.phase is Phase.TUNNEL and self._tunnel_ends:
             self._tunnel_end(self._tunnel_ends)
 

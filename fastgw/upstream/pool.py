@@ -89,10 +89,11 @@ class LocalLimit:
 
 @final
 class _Waiter:
-    __slots__ = ("borrower", "deadline", "target")
+    __slots__ = ("borrower", "counted", "deadline", "target")
 
     def __init__(self, borrower: Borrower[Any], target: Target, deadline: float) -> None:
         self.borrower = borrower
+        self.counted = False  # has one of the node's waiting places
         self.target = target
         self.deadline = deadline  # monotonic seconds: how long it waits for a place
 
@@ -120,9 +121,9 @@ class Pool(Generic[C]):
         "_leaving",
         "_limit",
         "_max_idle",
-        "_max_pending",
         "_max_uses",
         "_openings",
+        "_pending",
         "_placeless",
         "_stopped",
         "_sweeper",
@@ -139,8 +140,11 @@ class Pool(Generic[C]):
         connection_factory: "Callable[[Pool[C], Target], C]",
         workers: int = 1,
         limit: Limit | None = None,
+        pending: Limit | None = None,
     ) -> None:
-        """`limit`: the node's allowance of `pool.max_connections`; None = this worker has all of it.
+        """`limit`, `pending`: the node's allowances of `pool.max_connections` and `pool.max_pending`; None = this
+
+        worker has all of it.
 
         The rest of the numbers are shared out among `workers`. A worker keeps no more connections idle than its share
         of `max_connections`: else the idle ones of some workers could leave none for another.
@@ -151,7 +155,7 @@ class Pool(Generic[C]):
         self._connect_timeout = upstream.timeouts.connect
         self._limit = LocalLimit(pool.max_connections) if limit is None else limit
         self._max_idle = min(-(-pool.max_idle // workers), pool.max_connections // workers)
-        self._max_pending = -(-pool.max_pending // workers)
+        self._pending = LocalLimit(pool.max_pending) if pending is None else pending
         self._max_uses = inf if pool.max_uses is None else pool.max_uses
         self._idle_timeout = pool.idle_timeout
         self.idle_count = 0
@@ -204,9 +208,11 @@ class Pool(Generic[C]):
             target.willing[waiter] = None
         self._placeless[waiter] = None
         self._fill()
-        if waiter in self._placeless and len(self._placeless) > self._max_pending:
-            self._forget_waiter(waiter)
-            return Fault.POOL_FULL
+        if waiter in self._placeless:
+            waiter.counted = self._pending.try_take()
+            if not waiter.counted:
+                self._forget_waiter(waiter)
+                return Fault.POOL_FULL
         return None
 
     def is_queued(self, borrower: Borrower[C]) -> bool:
@@ -276,7 +282,8 @@ class Pool(Generic[C]):
         del self._waiters[waiter.borrower]
         del waiter.target.waiting[waiter]
         waiter.target.willing.pop(waiter, None)
-        self._placeless.pop(waiter, None)
+        if waiter in self._placeless:
+            self._leave_queue(waiter)
 
     def _keep(self, connection: C) -> None:
         connection.idle_since = monotonic()
@@ -329,7 +336,13 @@ class Pool(Generic[C]):
                     self._tick_later()
                     return
                 self._open(target)
-            del self._placeless[waiter]
+            self._leave_queue(waiter)
+
+    def _leave_queue(self, waiter: _Waiter) -> None:
+        del self._placeless[waiter]
+        if waiter.counted:
+            waiter.counted = False
+            self._pending.give_back()
 
     def _open(self, target: Target) -> None:
         connection = self._factory(self, target)

@@ -200,7 +200,7 @@ async def test_max_connections_holds_and_those_who_wait_are_served_in_order(dial
 
 @on_loop
 async def test_beyond_max_pending_the_pool_is_full(dialer):
-    pool = make(upstream(max_connections=1, max_pending=3), workers=2)
+    pool = make(upstream(max_connections=1, max_pending=2), workers=2)
     held = await opened(pool, dialer)
     waiting = [Borrower() for _ in range(3)]
     (target,) = pool.targets
