@@ -14,7 +14,7 @@ import msgspec
 
 from fastgw.compile import Gateway
 from fastgw.downstream import Listener
-from fastgw.downstream.choose import before_routing, choose
+from fastgw.downstream.choose import before_routing, choose, too_long
 from fastgw.errors import Fault, fault_of
 from fastgw.exchange import Chain, Exchange, Link, Reply, Trailers, problem
 from fastgw.forwarded import Peer, client_address
@@ -38,15 +38,15 @@ class _Shown:
         self._mask = masker(redact)
 
     def head(self, head: bytes) -> tuple[str, ...]:
-        """The lines of a head, or of a part of one."""
-        lines = []
-        for line in head.split(b"\r\n"):
-            name, colon, value = line.partition(b": ")
-            if colon:
-                lines.append(self.line(name, value))
-            elif line:  # the request line
-                lines.append(b" ".join(self._mask(word) or b"" for word in line.split(b" ")).decode("latin-1"))
-        return tuple(lines)
+        """The request line and the field lines behind it."""
+        request_line, _, fields = head.partition(b"\r\n")
+        shown = b" ".join(self._mask(word) or b"" for word in request_line.split(b" "))
+        return (shown.decode("latin-1"), *self.fields(fields))
+
+    def fields(self, lines: bytes) -> tuple[str, ...]:
+        """Field lines, each with its CRLF, as they were sent: the space behind the colon may be missing."""
+        named = (line.partition(b":") for line in lines.split(b"\r\n") if line)
+        return tuple(self.line(name, value.strip(b" \t")) for name, _, value in named)
 
     def line(self, name: bytes, value: bytes) -> str:
         shown = b"***" if SECRET_FIELDS.search(name) else self._mask(value) or b""
@@ -88,6 +88,8 @@ class Explanation(msgspec.Struct, omit_defaults=True):
     status: int = 0
     """The gateway's own answer, when it makes one."""
     fault: str = ""
+    detail: str = ""
+    """What the client is told of a request that could not be read."""
     fields: tuple[str, ...] = ()
 
 
@@ -143,18 +145,20 @@ def explain(
     chosen = _listener(gateway, url, listener)
     explanation = Explanation(listener=chosen.name)
     shown = _Shown(name for access_log in gateway.config.access_logs for name in access_log.redact)
+    if len(raw) > gateway.limits.header_bytes:
+        return _unread(explanation, too_long(raw, gateway.limits.header_bytes), None, shown)
     try:
         head = judge_request(raw, gateway.limits.header_count)
     except Malformed as malformed:
-        refused = problem(fault_of(malformed), malformed.reason)
-        explanation.status, explanation.fault = refused.status, fault_of(malformed).label
-        explanation.fields = tuple(shown.line(name, value) for name, value in refused.fields)
-        return explanation
+        return _unread(explanation, fault_of(malformed), malformed.reason, shown)
     peer = Peer(client, 0, chosen.address.port or 0, chosen.trusts(client))
     exchange = Exchange(head, _Listening(), chosen, peer, chosen.early)
     exchange.client_ip = client_address(head, peer, chosen.trusts)
     exchange.answered_by = None
     explanation.client = exchange.client_ip
+    if gateway.limits.body_bytes is not None and head.length > gateway.limits.body_bytes:
+        exchange.reply(problem(Fault.BODY_TOO_LARGE))
+        return _answered(explanation, exchange, shown)
 
     explanation.early, reply = _run(chosen.early.links, exchange, shown)
     reply = reply or before_routing(exchange)
@@ -180,6 +184,15 @@ def explain(
         return explanation
     action(exchange)
     return _answered(explanation, exchange, shown)
+
+
+def _unread(explanation: Explanation, fault: Fault, detail: str | None, shown: _Shown) -> Explanation:
+    """The answer to what could not be read as a request."""
+    refused = problem(fault, detail)
+    explanation.status, explanation.fault = refused.status, fault.label
+    explanation.detail = detail or fault.detail
+    explanation.fields = tuple(shown.line(name, value) for name, value in refused.fields)
+    return explanation
 
 
 def _listener(gateway: Gateway, url: str, name: str | None) -> Listener:
@@ -213,7 +226,7 @@ def _run(links: Iterable[Link], exchange: Exchange, shown: _Shown) -> tuple[tupl
             fault = f" ({outcome.fault.label})" if outcome.fault else ""
             steps.append(Step(name, f"answers {outcome.status}{fault}"))
             return tuple(steps), outcome
-        changes = shown.head(exchange.request_added[len(added) :])
+        changes = shown.fields(exchange.request_added[len(added) :])
         changes += shown.differences(edited, tuple(exchange.headers))
         steps.append(Step(name, f"would send {'; '.join(changes)}" if changes else "pass"))
     return tuple(steps), None
@@ -231,7 +244,7 @@ def _answered(explanation: Explanation, exchange: Exchange, shown: _Shown) -> Ex
     assert response is not None
     explanation.status = response.status
     explanation.fault = exchange.fault.label if exchange.fault else ""
-    explanation.fields = shown.head(response.headers.render(response.dropped) + response.added)
+    explanation.fields = shown.fields(response.headers.render(response.dropped) + response.added)
     return explanation
 
 
@@ -250,5 +263,7 @@ def as_text(explanation: Explanation) -> str:
         lines.append(("sends", " · ".join(explanation.sends)))
     else:
         fault = f" {explanation.fault}" if explanation.fault else ""
+        if explanation.detail:
+            fault += f" ({explanation.detail})"
         lines.append(("answers", " · ".join((f"{explanation.status}{fault}", *explanation.fields))))
     return "\n".join(f"{title:<9} {text}".rstrip() for title, text in lines)

@@ -10,6 +10,11 @@ REFUSED_METHODS: Final = frozenset((b"CONNECT", b"TRACE"))
 _ALLOW: Final = (b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 
 
+def too_long(received: bytes, header_bytes: int) -> Fault:
+    """The fault of a request head that is longer than `header_bytes`."""
+    return Fault.HEAD_TOO_LARGE if received.find(b"\r\n", 0, header_bytes) >= 0 else Fault.TARGET_TOO_LONG
+
+
 def before_routing(exchange: Exchange) -> Reply | None:
     """What the gateway answers for itself, whatever the routes are."""
     head = exchange.head

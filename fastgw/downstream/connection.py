@@ -16,7 +16,7 @@ from math import inf
 from time import monotonic, time
 from typing import TYPE_CHECKING, Final, cast, final
 
-from fastgw.downstream.choose import before_routing, choose
+from fastgw.downstream.choose import before_routing, choose, too_long
 from fastgw.errors import Fault, fault_of
 from fastgw.exchange import Exchange, Outcome, Relay, Reply, Trailers, problem, run_request
 from fastgw.forwarded import Peer, client_address
@@ -235,8 +235,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
                 if received[0] not in _TOKEN_START:
                     return self._refuse_unread(Fault.BAD_REQUEST, "This is not an HTTP request.")
                 if end > 0 or len(received) > limits.header_bytes:
-                    line_ends = received.find(b"\r\n", 0, limits.header_bytes) >= 0
-                    return self._refuse_unread(Fault.HEAD_TOO_LARGE if line_ends else Fault.TARGET_TOO_LONG)
+                    return self._refuse_unread(too_long(received, limits.header_bytes))
                 self._ahead, self._searched = received, len(received)
                 return None
             self._searched = 0

@@ -78,6 +78,8 @@ FIELDS = [
         "Proxy-Connection: x",
         "Accept-Encoding: gzip",
         "X-Empty:",
+        "X-Tight:1",
+        "Authorization:tight",
         "Range: bytes=0-",
     ],
 ]
@@ -146,7 +148,7 @@ def any_configuration(choose: random.Random, origin: Origin, unix: Origin) -> di
         "workers": 1,
         "access_logs": [{"sink": "stdout", "format": "json"}],
         "listeners": {"main": {"address": "127.0.0.1:0"}, "inner": {"address": "127.0.0.1:0", **trusted}},
-        "limits": {"header_count": 20},
+        "limits": {"header_count": 20, "header_bytes": "1KiB", "body_bytes": "1500B"},
         "upstreams": {
             "plain": {"targets": [{"url": origin.url}]},
             "based": {"targets": [{"url": f"{origin.url}/base"}], "host_header": "preserve"},
@@ -170,6 +172,10 @@ def any_request(choose: random.Random) -> tuple[str, str, list[str]]:
         fields.append(choose.choice(REFUSED))
     elif choose.random() < 0.05:
         fields += [f"X-Many: {number}" for number in range(20)]
+    elif choose.random() < 0.05:
+        fields.append(f"X-Long: {'x' * 1500}")
+    elif choose.random() < 0.05:
+        url += "x" * 1500
     elif choose.random() < 0.1:
         fields += ["Connection: Upgrade", "Upgrade: websocket"]
     choose.shuffle(fields)
@@ -243,7 +249,9 @@ def assert_answered(told: Explanation, response: Response, about: str) -> None:
     assert response.status == told.status, about
     problem = response.get(b"Proxy-Status") is not None and response.body
     if problem:
-        assert json.loads(response.body)["type"] == f"urn:fastgw:fault:{told.fault}", about
+        body = json.loads(response.body)
+        assert body["type"] == f"urn:fastgw:fault:{told.fault}", about
+        assert told.detail in ("", body["detail"]), about
     lines = [line for line in response.head.lines if line[0].lower() not in CONNECTION_FIELDS]
     assert as_shown(lines) == [*map(without_ids, told.fields)], about
 
