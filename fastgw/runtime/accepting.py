@@ -7,11 +7,13 @@ first bytes can be looked at before a transport, and later TLS, takes the connec
 
 import asyncio
 import errno
+import resource
 import socket
 from contextlib import suppress
 from typing import Final
 
 from fastgw.downstream import Listener, Server
+from fastgw.runtime.capacity import connections_held
 from fastgw.runtime.notices import RareNotice
 from fastgw.runtime.sockets import BACKLOG
 from fastgw.wire.malformed import Malformed
@@ -32,7 +34,10 @@ Peer = tuple[str, int]
 
 
 class Acceptor:
-    """Accepts for one worker, from its own sockets and from those it adopted. The server holds the node's limits."""
+    """Accepts for one worker, from its own sockets and from those it adopted. The server holds the node's limits.
+
+    What the files of this process cannot hold waits in the queue, for upstreams need files too.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, server: Server) -> None:
         self._loop = loop
@@ -41,6 +46,7 @@ class Acceptor:
         self._greetings: set[Greeting] = set()
         self._openings: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
+        self._most = connections_held(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._complain = RareNotice()
 
     def open(self, listening: socket.socket, listener: Listener) -> None:
@@ -76,6 +82,8 @@ class Acceptor:
     def _accept(self, listening: socket.socket, most: int = ACCEPTS_PER_WAKEUP) -> None:
         listener = self._listeners[listening]
         for _ in range(most):
+            if len(self._server.connections) + len(self._openings) + len(self._greetings) >= self._most:
+                return self._pause_all("the files that are left are needed for upstreams")
             try:
                 client, name = listening.accept()
             except BlockingIOError:

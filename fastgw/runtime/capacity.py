@@ -91,10 +91,14 @@ def raise_file_limit() -> int:
     return hard
 
 
+def connections_held(files: int) -> int:
+    """How many client connections a process may hold with so many files: each may need another one to an upstream."""
+    return max(1, (files - OWN_FILES) // 2)
+
+
 def file_limit_warning(connections: int, workers: int, files: int) -> str | None:
-    """What to say when `files` per process cannot hold `limits.connections`, counting two files per connection: the
-    client's and the upstream's."""
-    held = workers * max(0, (files - OWN_FILES) // 2)
+    """What to say when `files` per process cannot hold `limits.connections`."""
+    held = workers * connections_held(files)
     if held >= connections:
         return None
     needed = 2 * -(-connections // workers) + OWN_FILES
