@@ -186,6 +186,8 @@ class Pool(Settings):
     """How long an idle connection is kept. Keep it under the upstream's own keep-alive time."""
     max_pending: Annotated[int, Meta(ge=0)] = 1024
     """The most requests that wait for a connection; further ones are answered 503."""
+    pending_timeout: Duration = 10.0
+    """How long a request waits for a connection while `max_connections` are in use. Then it is answered 503."""
     max_uses: Count | None = None
     """After how many requests a connection is closed. null = never for that reason."""
 

@@ -124,6 +124,7 @@ class Pool(Generic[C]):
         "_max_uses",
         "_openings",
         "_pending",
+        "_pending_timeout",
         "_placeless",
         "_stopped",
         "_sweeper",
@@ -153,6 +154,7 @@ class Pool(Generic[C]):
         self.targets = tuple(targets)
         self._factory = connection_factory
         self._connect_timeout = upstream.timeouts.connect
+        self._pending_timeout = pool.pending_timeout
         self._limit = LocalLimit(pool.max_connections) if limit is None else limit
         self._max_idle = min(-(-pool.max_idle // workers), pool.max_connections // workers)
         self._pending = LocalLimit(pool.max_pending) if pending is None else pending
@@ -201,7 +203,7 @@ class Pool(Generic[C]):
                 else:
                     connection.uses += 1
                     return connection
-        waiter = _Waiter(borrower, target, monotonic() + self._connect_timeout)
+        waiter = _Waiter(borrower, target, monotonic() + self._pending_timeout)
         self._waiters[borrower] = waiter
         target.waiting[waiter] = None
         if not fresh:

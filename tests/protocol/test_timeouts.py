@@ -27,7 +27,7 @@ KINDS = {
     "idle": Kind(upstream={"timeouts": {"idle": SHORT}}),
     "total": Kind(upstream={"timeouts": {"total": SHORT}}),
     "tunnel": Kind(upstream={"timeouts": {"tunnel_idle": SHORT}}),
-    "pool": Kind(upstream={"pool": {"max_connections": 1}, "timeouts": {"connect": SHORT}}),
+    "pool": Kind(upstream={"pool": {"max_connections": 1, "pending_timeout": SHORT}}),
     "full": Kind(upstream={"pool": {"max_connections": 1, "max_pending": 1}}),
     "none-pending": Kind(upstream={"pool": {"max_connections": 1, "max_pending": 0}}),
 }
@@ -343,7 +343,7 @@ def test_a_client_that_does_not_read_is_cut(lane: Lane) -> None:
 
 @of_kind("pool")
 def test_a_wait_for_a_connection_has_an_end(lane: Lane) -> None:
-    """Promise 17: queued no longer than a connect may take, then 503 with Retry-After; the upstream never saw it."""
+    """Promise 17: queued no longer than `pending_timeout`, then 503 with Retry-After; the upstream never saw it."""
     holding, waiting = lane.client(), lane.client()
     holding.send(lane.get(b"/upgrade", b"Connection: upgrade\r\nUpgrade: websocket\r\n"))
     upstream = lane.accept()

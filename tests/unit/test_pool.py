@@ -218,7 +218,7 @@ async def test_beyond_max_pending_the_pool_is_full(dialer):
 @on_loop
 async def test_waiting_for_a_place_ends(dialer, monkeypatch):
     monkeypatch.setattr(pooling, "TICK", 0.001)
-    pool = make(upstream(max_connections=1, connect=0.02))
+    pool = make(upstream(max_connections=1, pending_timeout=0.02))
     held = await opened(pool, dialer)
     borrower = Borrower()
     assert pool.lend(pool.targets[0], borrower) is None
