@@ -25,19 +25,17 @@ Trailers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
 
 class State(IntEnum):
-    READING = 1  # the request head is coming in
-    CHOOSING = 2  # judged; the request steps run, a route is found, then a target is picked
-    FORWARDING = 3  # on an upstream connection; no final response head yet
-    ANSWERING = 4  # the response has begun: no other answer is possible
-    ENDED = 5
+    CHOOSING = 1  # judged; the request steps run, a route is found, then a target is picked
+    FORWARDING = 2  # on an upstream connection; no final response head yet
+    ANSWERING = 3  # the response has begun: no other answer is possible
+    ENDED = 4
 
 
 class Event(IntEnum):
-    HEAD_JUDGED, CONNECTION_LENT, ATTEMPT_FAILED, ANSWER_BEGUN, ENDED = range(5)
+    CONNECTION_LENT, ATTEMPT_FAILED, ANSWER_BEGUN, ENDED = range(4)
 
 
 NEXT: Final[Mapping[State, Mapping[Event, State]]] = {
-    State.READING: {Event.HEAD_JUDGED: State.CHOOSING, Event.ANSWER_BEGUN: State.ANSWERING, Event.ENDED: State.ENDED},
     State.CHOOSING: {
         Event.CONNECTION_LENT: State.FORWARDING,
         Event.ATTEMPT_FAILED: State.CHOOSING,  # no connection could be had: perhaps from another target
@@ -490,10 +488,10 @@ class Exchange:
         else:
             self.reply(reply)
 
-    def cancel(self) -> None:
-        """The client has left: stop the upstream's work. The exchange is over when this returns."""
+    def cancel(self, fault: Fault) -> None:
+        """Nobody takes the answer any more: stop the upstream's work. The exchange is over when this returns."""
         if self.state is not State.ENDED:
-            self.fault = self.fault or Fault.CLIENT_LEFT
+            self.fault = self.fault or fault
             self._break_off()
 
     def finish(self) -> None:

@@ -16,7 +16,7 @@ from fastgw.compile import Gateway
 from fastgw.downstream import Listener
 from fastgw.downstream.choose import before_routing, choose, too_long
 from fastgw.errors import Fault, fault_of
-from fastgw.exchange import Chain, Exchange, Link, Reply, Trailers, problem
+from fastgw.exchange import Chain, Exchange, Link, Reply, Trailers, problem, run_request
 from fastgw.forwarded import Peer, client_address
 from fastgw.observe.lines import masker
 from fastgw.routing import Candidate
@@ -220,9 +220,8 @@ def _run(links: Iterable[Link], exchange: Exchange, shown: _Shown) -> tuple[tupl
             steps.append(Step(name, "has no say before the response"))
             continue
         added, edited = exchange.request_added, tuple(exchange.headers)
-        outcome: Any = link.hooks.request(exchange)
+        outcome = run_request((link.hooks.request,), exchange)
         if isinstance(outcome, Reply):
-            exchange.answered_by = link.hooks.request
             fault = f" ({outcome.fault.label})" if outcome.fault else ""
             steps.append(Step(name, f"answers {outcome.status}{fault}"))
             return tuple(steps), outcome

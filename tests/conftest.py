@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from tests.support.lanes import Lane, Lanes, running
+
+# How long an example takes says how busy the machine is, not whether it is right.
+hypothesis.settings.register_profile("fastgw", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("fastgw")
 
 
 @pytest.fixture(scope="session")

@@ -38,6 +38,7 @@ EDGES = {
     "runtime/supervisor.py": 1,  # the end of a child
     "exchange.py": 4,  # a filter's step that raises is a fault, never a pass
     "downstream/connection.py": 1,  # likewise
+    "upstream/forward.py": 1,  # a defect behind the pool is the answer of the exchange that waits for it
 }
 
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))

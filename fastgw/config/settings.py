@@ -73,7 +73,10 @@ class Listener(Settings):
     protocols: Some[Literal["http1"]] = ("http1",)
     """What is spoken there: `http1` is HTTP/1.1 and HTTP/1.0."""
     trusted_proxies: tuple[Network, ...] = ()
-    """Networks of the proxies whose forwarding fields and PROXY protocol are believed."""
+    """Networks of the proxies whose forwarding fields and PROXY protocol are believed.
+
+    Of `X-Forwarded-For` and `Forwarded` the first counts where both come: a proxy that writes only `Forwarded` must
+    take the other away."""
     proxy_protocol: Literal["off", "required"] = "off"
     """Whether each connection begins with a PROXY protocol header, v1 or v2. `required` needs `trusted_proxies`."""
     filters: Filters = NONE

@@ -170,7 +170,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.exchange is not None:
-            self._client_left()
+            self._break_off(Fault.CLIENT_LEFT)
         self._forget()
 
     def peer_left(self) -> None:
@@ -179,7 +179,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         One that is out of our hands is still sent; what the client asked for behind it is dropped.
         """
         if self.phase is Phase.ACTIVE:
-            self._client_left()
+            self._break_off(Fault.CLIENT_LEFT)
             self._abort()
         elif self.phase is Phase.FLUSHING:
             self._close()
@@ -214,7 +214,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self._watch(self._patience)
         else:  # the client does not take its answer, or does not close
             if self.exchange is not None:
-                self._client_left()
+                self._break_off(Fault.CLIENT_STALLED)
             self._abort()
 
     # reading requests
@@ -375,7 +375,9 @@ class Downstream(asyncio.BufferedProtocol, Timed):
                 body.feed(payload)
 
     def _watch_body(self) -> None:
-        if self._reader is not None and not self._paused and self._asked_to_continue:
+        answered = self.exchange is not None and self.exchange.response is not None
+        # Once an answer comes, the upstream's patience counts: what is still sent has nobody waiting for it.
+        if self._reader is not None and not self._paused and self._asked_to_continue and not answered:
             self._watch(self.server.timeouts.request_body_idle)
         else:
             self.deadline = inf
@@ -572,10 +574,10 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self._ahead = b"-" if linger else b""  # something unread: so it lingers
         exchange.reply(problem(fault, detail))
 
-    def _client_left(self) -> None:
+    def _break_off(self, fault: Fault) -> None:
         exchange = self.exchange
         assert exchange is not None
-        exchange.cancel()
+        exchange.cancel(fault)
         self._record()
 
     def _record(self) -> None:
@@ -663,12 +665,14 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self._tunnel_end(self._tunnel_ends)
 
     def cut(self) -> bool:
-        """End at once. True: an exchange or tunnel was cut off."""
-        busy = self.exchange is not None
-        if busy:
-            self._client_left()
+        """End at once, with a 503 where no answer has begun. True: an exchange or tunnel was cut off."""
+        exchange = self.exchange
+        if exchange is not None and exchange.response is None:
+            exchange.fail(Fault.GATEWAY_STOPPED)
+        elif exchange is not None:
+            self._break_off(Fault.GATEWAY_STOPPED)
         self._abort()
-        return busy
+        return exchange is not None
 
 
 def _unreadable() -> RequestHead:

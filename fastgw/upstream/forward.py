@@ -4,6 +4,7 @@
 decided in `_may_retry` alone, by the fault's row in `errors.py` and the contract's "Retry and reuse".
 """
 
+import logging
 from collections.abc import Callable
 from math import inf
 from time import monotonic
@@ -18,6 +19,8 @@ from fastgw.upstream.group import Upstream
 from fastgw.upstream.target import Target
 from fastgw.wire import render
 from fastgw.wire.framing import ResponseHead
+
+log = logging.getLogger("fastgw.upstream")
 
 IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"))
 """RFC 9110 section 9.2.2."""
@@ -151,10 +154,20 @@ class Forwarding(Timed):
     # what the pool tells
 
     def lent(self, connection: UpstreamConnection) -> None:
+        self._connection = connection
+        try:
+            self._send(connection)
+        except Exception:  # the edge of this exchange: who waits for a connection has no other way to hear of a defect
+            log.exception("a defect while sending a request to %s", connection.target.label)
+            self.exchange.fail(Fault.INTERNAL)
+
+    def _send(self, connection: UpstreamConnection) -> None:
         exchange, forward, upstream = self.exchange, self._forward, self._forward.upstream
         exchange.state = advance(exchange.state, Event.CONNECTION_LENT)
-        self._connection = connection
         target = connection.target
+        if exchange.head.chunked and target.minor == 0:
+            exchange.fail(Fault.LENGTH_REQUIRED)  # HTTP/1.0 knows no chunks (RFC 9112 section 6.1)
+            return
         request = forward.request_head(exchange, target)
         body = exchange.request_body
         expects_continue = exchange.head.expects_continue

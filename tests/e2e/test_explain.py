@@ -260,4 +260,6 @@ def assert_recorded(told: Explanation, record: dict[str, Any], about: str) -> No
     """The access log's word on the same request."""
     assert (record["client"], record["listener"]) == (told.client, told.listener), about
     assert (record["route"] or "", record["fault"] or "") == (told.route, told.fault), about
-    assert (record["upstream"] or "", record["target"] or "") == (told.upstream, told.target.removeprefix("http://")), about
+    assert (record["upstream"] or "", record["target"] or "") == (told.upstream, told.target.removeprefix("http://")), (
+        about
+    )

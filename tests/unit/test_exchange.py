@@ -33,7 +33,7 @@ def test_advance_is_the_table(state: State, event: Event) -> None:
 
 
 def test_every_state_is_reached_and_leads_to_the_end() -> None:
-    reached, todo = {State.READING}, [State.READING]
+    reached, todo = {State.CHOOSING}, [State.CHOOSING]
     while todo:
         for state in NEXT[todo.pop()].values():
             if state not in reached:
@@ -61,7 +61,7 @@ def test_nothing_leaves_the_end_and_nothing_is_tried_again_once_an_answer_has_be
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(Event)))
 def test_an_answer_begins_at_most_once(events: list[Event]) -> None:
-    state, begun = State.READING, 0
+    state, begun = State.CHOOSING, 0
     for event in events:
         try:
             state = advance(state, event)
