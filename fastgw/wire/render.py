@@ -54,9 +54,12 @@ def end_to_end(head: RequestHead | ResponseHead, also: frozenset[bytes] = frozen
     if edited is not None or head.connection_named or not by_place:
         return (edited or head.fields()).render(drop.union(head.connection_named))
     raw, at = head.raw, head.fields_start
+    cuts = [line for name, lines in head.known.items() if name in drop for line in lines]
+    cuts.sort()  # in line order: a name that comes again may stand behind others
     pieces = []
-    for start, end, _ in sorted(line for name, lines in head.known.items() if name in drop for line in lines):
-        pieces.append(raw[at:start])
+    for start, end, _ in cuts:
+        if start > at:
+            pieces.append(raw[at:start])
         at = end
     pieces.append(raw[at:-2])
     return b"".join(pieces)
