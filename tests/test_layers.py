@@ -36,7 +36,8 @@ OUTSIDE = {"asyncio", "uvloop", "selectors", "select", "threading", "subprocess"
 EDGES = {
     "cli.py": 1,  # a defect of a command is one line too
     "runtime/supervisor.py": 1,  # the end of a child
-    "exchange.py": 4,  # a filter's step that raises is a fault, never a pass
+    "exchange/chain.py": 2,  # a filter's step that raises is a fault, never a pass
+    "exchange/exchange.py": 2,  # likewise
     "downstream/connection.py": 1,  # likewise
     "upstream/forward.py": 1,  # a defect behind the pool is the answer of the exchange that waits for it
 }

@@ -13,16 +13,17 @@ import struct
 from collections.abc import Awaitable, Callable
 from enum import IntEnum
 from math import inf
-from time import monotonic, time
 from typing import TYPE_CHECKING, Final, cast, final
 
+from fastgw.downstream.answer import NO_CONTENT, Ending, framing_of, head_of, switching_head
 from fastgw.downstream.choose import before_routing, choose, too_long
+from fastgw.downstream.ended import record_of
+from fastgw.downstream.unreadable import UNREADABLE
 from fastgw.errors import Fault, fault_of
 from fastgw.exchange import Exchange, Outcome, Relay, Reply, Trailers, problem, run_request
 from fastgw.forwarded import Peer, client_address
 from fastgw.node.ground import READ_BYTES, unsent
 from fastgw.node.timers import Timed
-from fastgw.observe import Record
 from fastgw.wire import render
 from fastgw.wire.body import BodyReader
 from fastgw.wire.framing import RequestHead, ResponseHead, find_head_end, judge_request
@@ -42,9 +43,7 @@ Closing at once would reset the connection, and the client might lose the answer
 LAST_REQUEST_S: Final = 1.0
 """How long a drain waits for one more request on an idle connection: it may be on its way, and would be lost."""
 _RESET: Final = struct.pack("ii", 1, 0)
-_VIA: Final = (b"Via: 1.0 fastgw\r\n", b"Via: 1.1 fastgw\r\n")
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-_NO_CONTENT: Final = frozenset((204, 304))
 _TOKEN_START: Final = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
 
@@ -64,9 +63,8 @@ class Downstream(asyncio.BufferedProtocol, Timed):
     __slots__ = (
         "_ahead",
         "_asked_to_continue",
-        "_chunking",
         "_closing",
-        "_delimited_by_close",
+        "_ending",
         "_fd",
         "_linger_end",
         "_patience",
@@ -104,8 +102,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self._patience = server.timeouts.response_idle  # for the client to take more of what it is sent
         self._closing = False
         self._asked_to_continue = True
-        self._chunking = False
-        self._delimited_by_close = False
+        self._ending = Ending.LENGTH
         self._paused = False
         self._write_paused = False
         self._starting = False
@@ -255,7 +252,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         server = self.server
         self.phase = Phase.ACTIVE
         self._closing = head.close or server.draining
-        self._chunking = self._delimited_by_close = False
+        self._ending = Ending.LENGTH
         self._asked_to_continue = not head.expects_continue  # else the client waits for us, not we for it
         exchange = self.exchange = Exchange(head, self, self.listener, self.peer, self.listener.early)
         if self.peer.trusted:
@@ -417,61 +414,22 @@ class Downstream(asyncio.BufferedProtocol, Timed):
     def answer(self, payload: bytes, ended: bool) -> None:
         exchange = self.exchange
         assert exchange is not None
-        response, request = exchange.response, exchange.head
+        response, body = exchange.response, exchange.request_body
         assert response is not None
-        body = exchange.request_body
-        if body is not None and not body.ended:
-            self._closing = True
-        head, status = response.head, response.status
-        if head is None:
-            block = response.headers.render(response.dropped | ResponseHead.DROPPED)
-            reason = None
-            dated = b"date" in response.headers
-            added = response.added
-            if status not in _NO_CONTENT:
-                added += b"Content-Length: %d\r\n" % len(payload)
-            if request.method == b"HEAD" or status in _NO_CONTENT:
+        self._ending, framing = framing_of(exchange, payload, ended)
+        if response.head is None:
+            if exchange.method == b"HEAD" or response.status in NO_CONTENT:
                 payload = b""
             exchange.response_bytes = len(payload)
-        else:
-            block = render.end_to_end(head, response.dropped)
-            reason = head.reason
-            dated = head.first(b"date") is not None
-            added = response.added + _VIA[head.minor] + self._framing(head, payload, ended)
-        if not dated:
-            added += self.server.date_line()
-        if self._closing:
-            added += b"Connection: close\r\n"
-        elif request.minor == 0:
-            added += b"Connection: keep-alive\r\n"
-        if self._chunking and payload:
-            payload = render.chunk(payload)
-        self._write(b"%b%b%b\r\n%b" % (render.status_line(status, reason), block, added, payload))
+        if self._ending is Ending.CLOSE or (body is not None and not body.ended):
+            self._closing = True
+        head = head_of(exchange, framing, self._closing, self.server.date_line())
+        self._write(head + (render.chunk(payload) if self._ending is Ending.CHUNKED else payload))
         if ended:
             self._complete()
 
-    def _framing(self, head: ResponseHead, payload: bytes, ended: bool) -> bytes:
-        """The line that tells the client where the body ends (RFC 9112 section 6)."""
-        exchange = self.exchange
-        assert exchange is not None
-        if not head.has_body:
-            if head.status == 204:
-                return b""
-            if b"content-length" in head.known:  # to HEAD, or with a 304: what GET would bring
-                return b"Content-Length: %d\r\n" % head.length
-            return b"" if exchange.method == b"HEAD" or head.status == 304 else b"Content-Length: 0\r\n"
-        if ended:
-            return b"Content-Length: %d\r\n" % len(payload)
-        if not head.chunked and not head.until_close:
-            return b"Content-Length: %d\r\n" % head.length
-        if exchange.head.minor:
-            self._chunking = True
-            return b"Transfer-Encoding: chunked\r\n"
-        self._closing = self._delimited_by_close = True
-        return b""
-
     def feed(self, payload: bytes) -> None:
-        self._write(render.chunk(payload) if self._chunking else payload)
+        self._write(render.chunk(payload) if self._ending is Ending.CHUNKED else payload)
 
     def end(self, trailers: Trailers) -> None:
         if self.phase is Phase.TUNNEL:
@@ -479,13 +437,13 @@ class Downstream(asyncio.BufferedProtocol, Timed):
                 self.transport.write_eof()
                 self._tunnel_end(2)
             return
-        if self._chunking:
+        if self._ending is Ending.CHUNKED:
             self._write(render.last_chunk(trailers))
         self._complete()
 
     def abort(self, fault: Fault) -> None:
         self._record()
-        if self._delimited_by_close:
+        if self._ending is Ending.CLOSE:
             # A plain close would look like the end of the body.
             sock = self.transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
@@ -497,20 +455,10 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self.phase = Phase.TUNNEL
         self.deadline = inf
         self._patience = patience
-        self._chunking = False
         exchange = self.exchange
         assert exchange is not None
         assert exchange.service is not None
-        assert exchange.response is not None
-        head = exchange.response.head
-        assert head is not None
-        block = render.end_to_end(head, exchange.response.dropped)
-        lines = (
-            exchange.response.added
-            + _VIA[head.minor]
-            + b"Connection: Upgrade\r\nUpgrade: %b\r\n" % b", ".join(head.upgrade)
-        )
-        self._write(b"%b%b%b\r\n%b" % (render.status_line(101, head.reason), block, lines, early))
+        self._write(switching_head(exchange) + early)
         self.resume()  # first: what was sent ahead may be more than the target takes
         ahead, self._ahead = self._ahead, b""
         if ahead:
@@ -590,33 +538,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self._waiting = None
         exchange.finish()
         self.server.ended()
-        head, route, body, fault = exchange.head, exchange.route, exchange.request_body, exchange.fault
-        self.server.observer.finish(
-            Record(
-                ended_date=time(),
-                client=exchange.client_ip,
-                listener=self.listener.name,
-                method=exchange.method,
-                scheme=exchange.scheme,
-                host=exchange.host,
-                path=exchange.raw_path,
-                query=exchange.query,
-                minor=head.minor,
-                status=499 if exchange.response is None else exchange.response.status,
-                request_bytes=exchange.request_bytes if body is None else body.bytes,
-                response_bytes=exchange.response_bytes,
-                duration_s=monotonic() - exchange.begun_at,
-                route="" if route is None else route.name,
-                upstream=exchange.upstream,
-                target=exchange.target,
-                upstream_s=exchange.upstream_s,
-                retries=exchange.retries,
-                fault="" if fault is None else fault.label,
-                request_id=exchange.request_id,
-                user_agent=head.first(b"user-agent"),
-                referer=head.first(b"referer"),
-            )
-        )
+        self.server.observer.finish(record_of(exchange))
 
     def _linger(self) -> None:
         self.phase = Phase.LINGERING
@@ -673,23 +595,3 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self._break_off(Fault.GATEWAY_STOPPED)
         self._abort()
         return exchange is not None
-
-
-def _unreadable() -> RequestHead:
-    """Stands for a request that could not be read, so that its refusal is answered and logged like any other."""
-    head = RequestHead()
-    head.raw = b"\r\n\r\n"
-    head._fields = head._judge = None
-    head.method = head.request_target = head.authority = head.host = head.scheme = head.raw_path = head.path = b""
-    head.minor = 1
-    head.fields_start = 2
-    head.query = None
-    head.length = 0
-    head.chunked = head.expects_continue = head.te_trailers = False
-    head.close = True
-    head.upgrade = head.connection_named = ()
-    head.known = {}
-    return head
-
-
-UNREADABLE: Final = _unreadable()

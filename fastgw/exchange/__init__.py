@@ -1,0 +1,36 @@
+"""One request and its response: the states they pass through, and nothing of how their bytes travel.
+
+Rule: no I/O and no event loop in this room. An exchange stands between two sides: the client's (`ClientSide`,
+`downstream`) and the service's (`ServiceSide`, `upstream.forward`). Both are protocols: what speaks them may be HTTP/1
+or another version. Filters see the exchange only.
+"""
+
+from fastgw.exchange.chain import Chain, Hooks, Link, Outcome, RequestStep, Route, run_request
+from fastgw.exchange.exchange import ClientSide, Exchange, ServiceSide
+from fastgw.exchange.relay import MAX_KEPT, Relay, Trailers
+from fastgw.exchange.reply import Reply, Response, problem
+from fastgw.exchange.states import NEXT, Event, IllegalTransition, State, advance
+
+__all__ = [
+    "MAX_KEPT",
+    "NEXT",
+    "Chain",
+    "ClientSide",
+    "Event",
+    "Exchange",
+    "Hooks",
+    "IllegalTransition",
+    "Link",
+    "Outcome",
+    "Relay",
+    "Reply",
+    "RequestStep",
+    "Response",
+    "Route",
+    "ServiceSide",
+    "State",
+    "Trailers",
+    "advance",
+    "problem",
+    "run_request",
+]

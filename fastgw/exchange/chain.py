@@ -1,0 +1,147 @@
+"""The filters of a route in running order, and how their request steps are run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, TypeAlias, final
+
+from fastgw.errors import Fault
+from fastgw.exchange.reply import Reply, problem
+
+if TYPE_CHECKING:
+    from fastgw.config.settings import FilterUse
+    from fastgw.exchange.exchange import Exchange
+
+log = logging.getLogger("fastgw")
+
+Outcome: TypeAlias = Reply | Awaitable[Reply | None] | None
+RequestStep: TypeAlias = "Callable[[Exchange], Outcome]"
+
+
+class Hooks:
+    """Where one filter is called on one route. A hook left out costs nothing.
+
+    request: `(exchange) -> None | Reply | Awaitable` before the upstream. response: `(exchange) -> None` once the
+    response's head is known, whoever made it. request_body: `(exchange, payload) -> None | Reply` for each piece.
+    finish: `(exchange) -> None` when all is over.
+    """
+
+    __slots__ = ("finish", "request", "request_body", "response")
+
+    def __init__(
+        self,
+        *,
+        request: RequestStep | None = None,
+        response: Callable[[Exchange], None] | None = None,
+        request_body: Callable[[Exchange, bytes], Reply | None] | None = None,
+        finish: Callable[[Exchange], None] | None = None,
+    ) -> None:
+        self.request, self.response, self.request_body, self.finish = request, response, request_body, finish
+
+
+@final
+class Link:
+    """A filter instance in its place in a chain. `always`: its response step runs for every answer (OBSERVE, ADMIT)."""
+
+    __slots__ = ("always", "hooks", "use")
+
+    def __init__(self, use: FilterUse, hooks: Hooks, always: bool) -> None:
+        self.use, self.hooks, self.always = use, hooks, always
+
+
+@final
+class Chain:
+    """The filters of a route (before one is found: of a listener) in running order, hooks sorted out by kind."""
+
+    __slots__ = ("finish_steps", "links", "request_body_steps", "request_steps", "response_steps")
+
+    def __init__(self, links: Iterable[Link]) -> None:
+        self.links = tuple(links)
+        hooks = [link.hooks for link in self.links]
+        self.request_steps = tuple(h.request for h in hooks if h.request is not None)
+        self.request_body_steps = tuple(h.request_body for h in hooks if h.request_body is not None)
+        # Responses come back through the same filters the other way round.
+        self.response_steps = tuple(h.response for h in reversed(hooks) if h.response is not None)
+        self.finish_steps = tuple(h.finish for h in reversed(hooks) if h.finish is not None)
+
+    def ran(self, answered_by: RequestStep | None) -> list[Link]:
+        """The links whose response and finish steps are due when the request step `answered_by` answered."""
+        due, reached = [], answered_by is not before_any
+        for link in self.links:
+            if reached or link.always:
+                due.append(link)
+            if answered_by is not None and link.hooks.request is answered_by:
+                reached = False
+        return due
+
+    def name_of(self, step: object) -> str:
+        """The instance whose hook `step` is: for the log."""
+        return next((link.use.name for link in self.links if step in _hooks_of(link)), "?")
+
+
+def _hooks_of(link: Link) -> tuple[object, ...]:
+    hooks = link.hooks
+    return hooks.request, hooks.response, hooks.request_body, hooks.finish
+
+
+@final
+class Route:
+    """A compiled route. `action` answers the exchange, at once or later."""
+
+    __slots__ = ("action", "chain", "encoded_slash_allowed", "name", "steps")
+
+    def __init__(
+        self,
+        name: str,
+        action: Callable[[Exchange], None],
+        chain: Chain,
+        steps: tuple[RequestStep, ...],
+        encoded_slash_allowed: bool = True,
+    ) -> None:
+        self.name = name
+        self.action = action
+        self.chain = chain  # of the whole way: the listener's early filters, then the route's
+        self.steps = steps  # the request steps that are left to run once this route is found
+        self.encoded_slash_allowed = encoded_slash_allowed
+
+
+def before_any(exchange: Exchange) -> None:
+    """Stands in `Exchange.answered_by` for: no request step has run."""
+
+
+def run_request(steps: Iterable[RequestStep], exchange: Exchange) -> Outcome:
+    """Run request steps until one answers. None: all passed. Awaitable: a step must wait; await it for the same.
+
+    A step that raises is a 500, never a pass.
+    """
+    left = iter(steps)
+    for step in left:
+        try:
+            outcome = step(exchange)
+        except Exception:
+            return _raised(step, exchange)
+        if outcome is not None:
+            exchange.answered_by = step
+            return outcome if type(outcome) is Reply else _wait(step, outcome, left, exchange)
+    exchange.answered_by = None
+    return None
+
+
+async def _wait(
+    step: RequestStep, outcome: Awaitable[Reply | None], left: Iterable[RequestStep], exchange: Exchange
+) -> Reply | None:
+    try:
+        reply = await outcome
+    except Exception:
+        return _raised(step, exchange)
+    if reply is not None:
+        return reply
+    later = run_request(left, exchange)
+    return later if later is None or type(later) is Reply else await later
+
+
+def _raised(step: RequestStep, exchange: Exchange) -> Reply:
+    log.exception("filter %s: its request step raised", exchange.chain.name_of(step))
+    exchange.answered_by = step
+    return problem(Fault.INTERNAL)

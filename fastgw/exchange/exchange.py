@@ -1,0 +1,256 @@
+"""The exchange itself: what is known of one request and its response, and what its two sides ask of each other."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from time import monotonic, time
+from typing import Any, Protocol
+
+from fastgw.errors import Fault
+from fastgw.exchange.chain import Chain, RequestStep, Route, before_any
+from fastgw.exchange.relay import Relay, Trailers
+from fastgw.exchange.reply import Reply, Response, problem
+from fastgw.exchange.states import Event, State, advance
+from fastgw.wire.framing import RequestHead, ResponseHead
+from fastgw.wire.headers import Fields
+
+log = logging.getLogger("fastgw")
+
+
+class ClientSide(Protocol):
+    """What an exchange asks of the connection that the client is on."""
+
+    def inform(self, head: ResponseHead | None) -> None:
+        """Pass on an interim response (1xx other than 101). None: a 100 Continue of our own."""
+
+    def answer(self, payload: bytes, ended: bool) -> None:
+        """`exchange.response` is settled: send its head with the first payload; `ended`: that is all."""
+
+    def feed(self, payload: bytes) -> None: ...
+    def end(self, trailers: Trailers) -> None: ...
+
+    def abort(self, fault: Fault) -> None:
+        """The response cannot be finished: end it so that the client can tell."""
+
+    def tunnel(self, early: bytes, patience: float) -> None:
+        """`exchange.response` is a 101: from here on bytes go both ways, unread.
+
+        They come in by `feed`, and `end` when no more will. `early`: what came right behind the head. `patience`:
+        seconds in which the client has to take some of what it is sent.
+        """
+
+    def end_tunnel(self) -> None:
+        """Nothing goes either way any more. What was fed is still sent."""
+
+    def pause_tunnel(self) -> None: ...
+    def resume_tunnel(self) -> None: ...
+
+
+class ServiceSide(Protocol):
+    """What an exchange asks of the side that fetches the response."""
+
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+
+    def feed_raw(self, chunk: bytes) -> None:
+        """Bytes of a tunnel."""
+
+    def end_raw(self) -> None:
+        """The client will send no more through the tunnel."""
+
+    def cancel(self) -> None:
+        """Nobody wants the response any more. Gives back or closes what is held, at once."""
+
+
+_NO_PARAMS: Mapping[str, bytes] = {}
+
+
+class Exchange:
+    """One request and its response, in the terms of RFC 9110.
+
+    `path`: decoded and dot-free (the only form that is matched and sent); `raw_path`: the client's bytes.
+    `client_ip`: the rightmost address that no trusted proxy vouches for. `begun_at`: monotonic, `begun_date`: epoch.
+    """
+
+    __slots__ = (
+        "answered_by",
+        "authority",
+        "begun_at",
+        "begun_date",
+        "chain",
+        "client",
+        "client_ip",
+        "fault",
+        "forwarded",
+        "head",
+        "host",
+        "listener",
+        "method",
+        "params",
+        "path",
+        "peer",
+        "query",
+        "raw_path",
+        "request_added",
+        "request_body",
+        "request_bytes",
+        "request_dropped",
+        "request_id",
+        "response",
+        "response_bytes",
+        "retries",
+        "route",
+        "scheme",
+        "service",
+        "state",
+        "target",
+        "upstream",
+        "upstream_s",
+    )
+
+    def __init__(self, head: RequestHead, client: ClientSide, listener: Any, peer: Any, chain: Chain) -> None:
+        self.head = head
+        self.method = head.method
+        self.scheme = b"http"
+        self.authority = head.authority
+        self.host = head.host
+        self.path = head.path
+        self.raw_path = head.raw_path
+        self.query = head.query
+        self.client = client
+        self.listener = listener
+        self.peer = peer  # who is at the other end of the socket: a `forwarded.Peer`
+        self.client_ip: str = peer.ip
+        self.chain = chain
+        self.route: Route | None = None
+        self.params = _NO_PARAMS
+        self.request_body: Relay | None = None  # None: the request has no body
+        self.request_bytes = 0  # of the body, or that the client sent through a tunnel; known at the end
+        self.request_added = b""  # ready lines that go to the upstream behind the client's fields
+        self.request_dropped: frozenset[bytes] = frozenset()  # lower-case names that the upstream must not see
+        self.request_id = b""
+        self.response: Response | None = None
+        self.response_bytes = 0
+        self.service: ServiceSide | None = None
+        self.state = State.CHOOSING
+        self.fault: Fault | None = None
+        # The request step that has answered, or that is waiting: those behind it have not run. None: all have run.
+        self.answered_by: RequestStep | None = before_any
+        self.begun_at = monotonic()
+        self.begun_date = time()
+        self.upstream = ""
+        self.target = ""
+        self.upstream_s = -1.0
+        self.retries = 0
+
+    def __repr__(self) -> str:
+        route = self.route.name if self.route else "-"
+        return f"<Exchange {self.method!r} {self.path!r} {self.state.name} route={route} service={self.service!r}>"
+
+    # what filters ask
+
+    @property
+    def headers(self) -> Fields:
+        """The request's fields, to read and to change. Parsed when first asked for; `field` is cheaper for one."""
+        return self.head.fields()
+
+    def field(self, name: bytes) -> bytes | None:
+        """The first value of a request field, by its lower-case name."""
+        return self.head.first(name)
+
+    def refuse(self, fault: Fault, detail: str | None = None, fields: Iterable[tuple[bytes, bytes]] = ()) -> Reply:
+        """The answer for a fault, to be returned from a request step."""
+        return problem(fault, detail, fields)
+
+    def add_response_fields(self, lines: bytes) -> None:
+        """Append ready field lines, each with its CRLF, to the response. For fields that may stand more than once."""
+        assert self.response is not None
+        self.response.added += lines
+
+    # what the two sides tell
+
+    def reply(self, reply: Reply) -> None:
+        """Answer with a reply of our own. The response steps that are due have run when it goes out."""
+        if reply.fault is not None:
+            self.fault = reply.fault
+        self.respond(Response(reply.status, None, reply.fields), reply.body, True)
+
+    def respond(self, response: Response, payload: bytes, ended: bool) -> None:
+        """The response's head is known: run the response steps and send it, with the first of its body."""
+        if self._pass_response_steps(response):
+            self.client.answer(payload, ended)
+
+    def switch(self, response: Response, early: bytes, patience: float) -> None:
+        """101: run the response steps, then bytes go both ways. See `ClientSide.tunnel`."""
+        if self._pass_response_steps(response):
+            self.client.tunnel(early, patience)
+
+    def fail(self, fault: Fault, detail: str | None = None) -> None:
+        """Something went wrong on the way: answer with it, or, when the answer has begun, cut it off."""
+        if self.state is State.ENDED:
+            return
+        self._break_off()
+        if self.state is State.ANSWERING:
+            self.fault = self.fault or fault
+            self.client.abort(fault)
+        else:
+            self.reply(problem(fault, detail))
+
+    def refuse_late(self, reply: Reply) -> None:
+        """A reply decided while the request was on its way already: the upstream's work is stopped."""
+        self._break_off()
+        if self.state is State.ANSWERING:
+            self.fault = self.fault or reply.fault
+            self.client.abort(reply.fault or Fault.INTERNAL)
+        else:
+            self.reply(reply)
+
+    def cancel(self, fault: Fault) -> None:
+        """Nobody takes the answer any more: stop the upstream's work. The exchange is over when this returns."""
+        if self.state is not State.ENDED:
+            self.fault = self.fault or fault
+            self._break_off()
+
+    def finish(self) -> None:
+        """The answer is out, or nobody waits for it: run the finish steps."""
+        self.state = advance(self.state, Event.ENDED)
+        if self.chain.finish_steps:
+            steps = self.chain.finish_steps
+            if self.answered_by is not None:
+                due = self.chain.ran(self.answered_by)
+                steps = tuple(link.hooks.finish for link in reversed(due) if link.hooks.finish is not None)
+            for step in steps:
+                try:
+                    step(self)
+                except Exception:  # the edge of a filter: its error is logged, the others still run
+                    log.exception("filter %s: its finish step raised", self.chain.name_of(step))
+
+    def _break_off(self) -> None:
+        service, self.service = self.service, None
+        if service is not None:
+            service.cancel()
+
+    def _pass_response_steps(self, response: Response) -> bool:
+        """False: a response step raised, so a 500 has gone out instead."""
+        self.state = advance(self.state, Event.ANSWER_BEGUN)
+        self.response = response
+        if not self.chain.response_steps or self._run_response_steps():
+            return True
+        self._break_off()
+        reply = problem(Fault.INTERNAL)
+        self.fault = Fault.INTERNAL
+        self.response = Response(500, None, reply.fields)
+        self.client.answer(reply.body, True)
+        return False
+
+    def _run_response_steps(self) -> bool:
+        steps = self.chain.response_steps
+        if self.answered_by is not None:
+            due = self.chain.ran(self.answered_by)
+            steps = tuple(link.hooks.response for link in reversed(due) if link.hooks.response is not None)
+        for step in steps:
+            try:
+                step(self)
+            except Exception:  # the edge of a filter: what it could not check is not let out
+                log.exception("filter %s: its response step raised", self.chain.name_of(step))
+                return False
+        return True

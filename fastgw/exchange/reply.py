@@ -1,0 +1,75 @@
+"""Responses as the filters see them: those of our own, the answer to a fault, and the upstream's."""
+
+from collections.abc import Iterable
+from typing import final
+
+import orjson
+
+from fastgw.errors import Fault
+from fastgw.wire.framing import ResponseHead
+from fastgw.wire.headers import Fields
+
+
+@final
+class Reply:
+    """An answer that the gateway makes itself. `fault`: the row it stands for; None for a wanted one (a redirect)."""
+
+    __slots__ = ("body", "fault", "fields", "status")
+
+    def __init__(
+        self,
+        status: int,
+        body: bytes = b"",
+        fields: Iterable[tuple[bytes, bytes]] = (),
+        fault: Fault | None = None,
+    ) -> None:
+        self.status, self.body, self.fields, self.fault = status, body, tuple(fields), fault
+
+    def __repr__(self) -> str:
+        return f"<Reply {self.status}{' ' + self.fault.label if self.fault else ''}>"
+
+
+def problem(fault: Fault, detail: str | None = None, fields: Iterable[tuple[bytes, bytes]] = ()) -> Reply:
+    """The answer to a fault: RFC 9457 `application/problem+json`, and why in `Proxy-Status` (RFC 9209).
+
+    `detail` goes to the client in place of the fault's own: never put an address or a field's value in it.
+    """
+    body = orjson.dumps(
+        {
+            "type": f"urn:fastgw:fault:{fault.label}",
+            "title": fault.label.replace("_", " ").capitalize(),
+            "status": fault.status,
+            "detail": detail or fault.detail,
+        }
+    )
+    lines = [
+        (b"Content-Type", b"application/problem+json"),
+        (b"Proxy-Status", b"fastgw; error=%b" % fault.proxy_status.encode()),
+    ]
+    lines += fields
+    if fault.status == 503:
+        lines.append((b"Retry-After", b"1"))
+    return Reply(fault.status, body, lines, fault)
+
+
+@final
+class Response:
+    """The final response as the response steps see it: the upstream's (`head` is set), or one of our own."""
+
+    __slots__ = ("_fields", "added", "dropped", "head", "status")
+
+    def __init__(self, status: int, head: ResponseHead | None, fields: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        self.status = status
+        self.head = head
+        self.added = b""  # ready lines that go out behind the fields
+        self.dropped: frozenset[bytes] = frozenset()  # lower-case names of fields that do not go out
+        self._fields: Fields | None = None if head is not None else Fields(fields)
+
+    @property
+    def headers(self) -> Fields:
+        """Its fields, to read and to change. Parsed when first asked for."""
+        fields = self._fields
+        if fields is None:
+            assert self.head is not None
+            fields = self._fields = self.head.fields()
+        return fields

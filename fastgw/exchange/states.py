@@ -1,0 +1,45 @@
+"""The states of an exchange, and what leads from one to the next. A state changes in `advance` only."""
+
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Final
+
+
+class State(IntEnum):
+    CHOOSING = 1  # judged; the request steps run, a route is found, then a target is picked
+    FORWARDING = 2  # on an upstream connection; no final response head yet
+    ANSWERING = 3  # the response has begun: no other answer is possible
+    ENDED = 4
+
+
+class Event(IntEnum):
+    CONNECTION_LENT, ATTEMPT_FAILED, ANSWER_BEGUN, ENDED = range(4)
+
+
+NEXT: Final[Mapping[State, Mapping[Event, State]]] = {
+    State.CHOOSING: {
+        Event.CONNECTION_LENT: State.FORWARDING,
+        Event.ATTEMPT_FAILED: State.CHOOSING,  # no connection could be had: perhaps from another target
+        Event.ANSWER_BEGUN: State.ANSWERING,
+        Event.ENDED: State.ENDED,  # the client left
+    },
+    State.FORWARDING: {
+        Event.ATTEMPT_FAILED: State.CHOOSING,
+        Event.ANSWER_BEGUN: State.ANSWERING,
+        Event.ENDED: State.ENDED,
+    },
+    State.ANSWERING: {Event.ENDED: State.ENDED},  # no ATTEMPT_FAILED: once begun, nothing is retried
+    State.ENDED: {},
+}
+
+
+class IllegalTransition(Exception):
+    """A defect of fastgw, never of a peer. Answered as `Fault.INTERNAL`; the text goes to the log."""
+
+
+def advance(state: State, event: Event) -> State:
+    try:
+        return NEXT[state][event]
+    except KeyError:
+        legal = ", ".join(e.name for e in NEXT[state]) or "nothing"
+        raise IllegalTransition(f"{event.name} while {state.name}; legal: {legal}") from None
