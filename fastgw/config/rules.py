@@ -51,6 +51,8 @@ def one_listener_per_address(merged: Merged) -> None:
 
 def proxy_protocol_needs_trust(merged: Merged) -> None:
     for place, _, listener in merged.whole("listeners"):
+        if listener.address is BROKEN or listener.address.path:
+            continue  # who may write to a unix socket is trusted: its permissions say who
         if listener.proxy_protocol == "required" and not listener.trusted_proxies:
             place.below("proxy_protocol").report("nobody is trusted to send it", "expected `trusted_proxies` beside it")
 

@@ -78,7 +78,8 @@ class Listener(Settings):
     Of `X-Forwarded-For` and `Forwarded` the first counts where both come: a proxy that writes only `Forwarded` must
     take the other away."""
     proxy_protocol: Literal["off", "required"] = "off"
-    """Whether each connection begins with a PROXY protocol header, v1 or v2. `required` needs `trusted_proxies`."""
+    """Whether each connection begins with a PROXY protocol header, v1 or v2. `required` needs `trusted_proxies`,
+    but for a unix socket, whose permissions say who is trusted."""
     filters: Filters = NONE
     """Filters for what comes in here."""
 

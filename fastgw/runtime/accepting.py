@@ -98,7 +98,7 @@ class Acceptor:
             peer = (name[0], name[1]) if isinstance(name, tuple) else UNIX_PEER
             if not listener.proxy_protocol_required:
                 self.serve(client, listener, peer, None)
-            elif listener.trusts(peer[0]):
+            elif peer is UNIX_PEER or listener.trusts(peer[0]):  # a unix socket's permissions say who may
                 timeout = self._server.timeouts.request_headers
                 self._greetings.add(Greeting(self, self._loop, timeout, client, listener, peer))
             else:

@@ -403,6 +403,16 @@ class TestProxyProtocol:
         assert request.get(b"X-Forwarded-For") == b"192.0.2.7"
         assert request.get(b"X-Forwarded-Port") == b"443"
 
+    def test_who_may_write_to_a_unix_socket_is_trusted(self, tmp_path):
+        listener = {"address": f"unix:{tmp_path}/gw.sock", "proxy_protocol": "required"}
+        with (
+            Gateway(answering(workers=1, listeners={"main": listener}), tmp_path) as gateway,
+            gateway.connect() as peer,
+        ):
+            peer.send(PROXY_HEADERS[0][0] + GET)
+            assert peer.read_response().status == 200
+            assert gateway.wait_for_record(status=200)["client"] == "192.0.2.7"
+
     def test_a_peer_that_is_no_trusted_proxy_is_refused(self, tmp_path):
         with Gateway(self.config("10.0.0.0/8"), tmp_path) as gateway, gateway.connect() as peer:
             peer.send_gently(PROXY_HEADERS[0][0] + GET)
