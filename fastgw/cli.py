@@ -21,6 +21,7 @@ from fastgw.config.values import parse_address
 from fastgw.explain import as_text
 from fastgw.explain import explain as explanation_of
 from fastgw.filters import TYPES
+from fastgw.observe.sink import why_not
 from fastgw.runtime.capacity import auto_workers, usable_cpus
 from fastgw.runtime.notices import described, notice
 from fastgw.runtime.sockets import CannotListen
@@ -53,6 +54,21 @@ ReadyFdOption = Annotated[
         "--ready-fd", metavar="N", help="Write the bound addresses to this descriptor, as JSON, when all accept."
     ),
 ]
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fastgw {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -94,6 +110,9 @@ def check(
         loaded = config.load(file, TYPES)
         compile(loaded.config, 1)
         problems, notes = [], [*loaded.notes]
+        for place, access_log in enumerate(loaded.config.access_logs):
+            if reason := why_not(access_log.sink):
+                notes.append(config.Problem(file, 0, 0, f"access_logs[{place}].sink", reason))
     except config.ConfigError as error:
         problems, notes = [*error.problems], []
     except CompileError as error:

@@ -172,8 +172,13 @@ def _respond(respond: config.Respond) -> Callable[[Exchange], None]:
 
 
 def _redirect(status: int, to: Template) -> Callable[[Exchange], None]:
+    has_query = any(b"?" in literal for literal in to.literals)
+
     def redirect(exchange: Exchange) -> None:
-        exchange.reply(Reply(status, fields=((b"Location", to.expand(exchange.params)),)))
+        location = to.expand(exchange.params)
+        if exchange.query is not None and not has_query:
+            location += b"?" + exchange.query
+        exchange.reply(Reply(status, fields=((b"Location", location),)))
 
     return redirect
 

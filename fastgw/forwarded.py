@@ -89,6 +89,13 @@ def _appended(peer: Peer, head: RequestHead, client_ip: str) -> bytes:
     """The lists go on. How and where the client came is taken from a trusted peer alone."""
     ip = b"" if peer.ip == "unix:" else peer.ip.encode()
     heard = _list_of(head, b"x-forwarded-for")
+    forwarded = _well_formed_end(_list_of(head, b"forwarded"))
+    # A proxy that writes one of the two lists is understood by readers of the other as well.
+    if peer.trusted and heard and not forwarded:
+        forwarded = b", ".join(b"for=" + _node(_address(name) or "unix:") for name in heard.split(b",")[-MOST_PROXIES:])
+    elif peer.trusted and forwarded and not heard:
+        names = [_address(_for(element)) or "unknown" for element in islice(_elements(forwarded), MOST_PROXIES)]
+        heard = ", ".join(reversed(names)).encode()
     first = head.first if peer.trusted else _unheard
     return _lines(
         for_=b", ".join(part for part in (heard, ip) if part),
@@ -97,7 +104,7 @@ def _appended(peer: Peer, head: RequestHead, client_ip: str) -> bytes:
         host=first(b"x-forwarded-host") or head.authority,
         port=first(b"x-forwarded-port") or (b"%d" % peer.server_port if peer.server_port else b""),
         real_ip=client_ip.encode() if client_ip != "unix:" else b"",
-        forwarded=_well_formed_end(_list_of(head, b"forwarded")),
+        forwarded=forwarded,
         own_proto=peer.scheme,
         own_host=head.authority,
         client_cert=first(b"x-forwarded-client-cert"),

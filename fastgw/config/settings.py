@@ -267,7 +267,9 @@ class Redirect(Settings):
     status: Literal[301, 302, 303, 307, 308] = 308
     """308 and 307 keep the method; 301 and 308 may be remembered by clients."""
     to: str
-    """The `Location`: a URL or a path, in which `{name}` stands for a parameter of the route's paths."""
+    """The `Location`: a URL or a path, in which `{name}` stands for a parameter of the route's paths.
+
+    The request's query is kept, unless this has one of its own."""
 
 
 class PathForwarding(Settings):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, cast, final
 from fastgw.downstream.answer import NO_CONTENT, Ending, framing_of, head_of, switching_head
 from fastgw.downstream.choose import before_routing, choose, too_long
 from fastgw.downstream.ended import record_of
-from fastgw.downstream.unreadable import UNREADABLE
+from fastgw.downstream.unreadable import unreadable
 from fastgw.errors import Fault, fault_of
 from fastgw.exchange import Exchange, Outcome, Relay, Reply, Trailers, problem, run_request
 from fastgw.forwarded import Peer, client_address
@@ -200,7 +200,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
     def expire(self, now: float) -> None:
         phase = self.phase
         if phase is Phase.HEAD:
-            self._refuse_unread(Fault.REQUEST_TIMEOUT)
+            self._refuse_unread(Fault.REQUEST_TIMEOUT, None, self._ahead)
         elif phase is Phase.ACTIVE and not self._write_paused:
             assert self.exchange is not None
             self.exchange.fail(Fault.REQUEST_TIMEOUT)
@@ -227,19 +227,19 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             try:
                 end = find_head_end(received, self._searched)
             except Malformed as malformed:
-                return self._refuse_unread(fault_of(malformed), malformed.reason)
+                return self._refuse_unread(fault_of(malformed), malformed.reason, received)
             if end < 0 or end > limits.header_bytes:
                 if received[0] not in _TOKEN_START:
-                    return self._refuse_unread(Fault.BAD_REQUEST, "This is not an HTTP request.")
+                    return self._refuse_unread(Fault.BAD_REQUEST, "This is not an HTTP request.", received)
                 if end > 0 or len(received) > limits.header_bytes:
-                    return self._refuse_unread(too_long(received, limits.header_bytes))
+                    return self._refuse_unread(too_long(received, limits.header_bytes), None, received)
                 self._ahead, self._searched = received, len(received)
                 return None
             self._searched = 0
             try:
                 head = judge_request(received if end == len(received) else received[:end], limits.header_count)
             except Malformed as malformed:
-                return self._refuse_unread(fault_of(malformed), malformed.reason)
+                return self._refuse_unread(fault_of(malformed), malformed.reason, received)
             self._starting = True
             self._serve(head, received[end:])
             self._starting = False
@@ -514,13 +514,16 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             ahead, self._ahead = self._ahead, b""
             self._read_head(ahead)
 
-    def _refuse_unread(self, fault: Fault, detail: str | None = None, linger: bool = True) -> None:
+    def _refuse_unread(
+        self, fault: Fault, detail: str | None = None, received: bytes = b"", linger: bool = True
+    ) -> None:
         """Answer what could not be read as a request, and hang up."""
-        exchange = self.exchange = Exchange(UNREADABLE, self, self.listener, self.peer, self.listener.early)
+        head = unreadable(received)
+        exchange = self.exchange = Exchange(head, self, self.listener, self.peer, self.listener.early)
         self.phase = Phase.ACTIVE
         self._closing = True
         self._ahead = b"-" if linger else b""  # something unread: so it lingers
-        exchange.reply(problem(fault, detail))
+        exchange.fail(fault, detail)
 
     def _break_off(self, fault: Fault) -> None:
         exchange = self.exchange

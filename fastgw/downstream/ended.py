@@ -29,6 +29,7 @@ def record_of(exchange: Exchange) -> Record:
         upstream_s=exchange.upstream_s,
         retries=exchange.retries,
         fault="" if fault is None else fault.label,
+        fault_detail=exchange.why,
         request_id=exchange.request_id,
         user_agent=head.first(b"user-agent"),
         referer=head.first(b"referer"),

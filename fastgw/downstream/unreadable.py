@@ -1,24 +1,31 @@
-"""A head that stands for a request which could not be read: its refusal is answered and logged like any other."""
+"""A head that stands for a request which could not be read: its refusal is answered and logged like any other.
 
+What can be made out of it is for the log alone. Nothing is decided by it: it has been refused already.
+"""
+
+import re
 from typing import Final
 
 from fastgw.wire.framing import RequestHead
 
+MOST: Final = 8192
+"""Bytes of the request that are looked at."""
+_LINE: Final = re.compile(rb"([!-~]{1,32}) ([^ \r\n?]*)(?:\?([^ \r\n]*))?")
 
-def _unreadable() -> RequestHead:
+
+def unreadable(received: bytes) -> RequestHead:
+    """The stand-in for what was received, which may be nothing."""
     head = RequestHead()
-    head.raw = b"\r\n\r\n"
+    head.raw = received[:MOST] + b"\r\n"
+    line = _LINE.match(head.raw)
+    head.method, head.raw_path, head.query = line.groups() if line else (b"", b"", None)
+    head.fields_start = head.raw.find(b"\n") + 1
     head._fields = head._judge = None
-    head.method = head.request_target = head.authority = head.host = head.scheme = head.raw_path = head.path = b""
+    head.request_target = head.authority = head.host = head.scheme = head.path = b""
     head.minor = 1
-    head.fields_start = 2
-    head.query = None
     head.length = 0
     head.chunked = head.expects_continue = head.te_trailers = False
     head.close = True
     head.upgrade = head.connection_named = ()
     head.known = {}
     return head
-
-
-UNREADABLE: Final = _unreadable()

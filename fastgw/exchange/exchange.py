@@ -105,6 +105,7 @@ class Exchange:
         "target",
         "upstream",
         "upstream_s",
+        "why",
     )
 
     def __init__(self, head: RequestHead, client: ClientSide, listener: Any, peer: Any, chain: Chain) -> None:
@@ -133,6 +134,7 @@ class Exchange:
         self.service: ServiceSide | None = None
         self.state = State.CHOOSING
         self.fault: Fault | None = None
+        self.why = ""  # what exactly went wrong: for the log, not for the client
         # The request step that has answered, or that is waiting: those behind it have not run. None: all have run.
         self.answered_by: RequestStep | None = before_any
         self.begun_at = monotonic()
@@ -184,10 +186,14 @@ class Exchange:
         if self._pass_response_steps(response):
             self.client.tunnel(early, patience)
 
-    def fail(self, fault: Fault, detail: str | None = None) -> None:
-        """Something went wrong on the way: answer with it, or, when the answer has begun, cut it off."""
+    def fail(self, fault: Fault, detail: str | None = None, why: str = "") -> None:
+        """Something went wrong on the way: answer with it, or, when the answer has begun, cut it off.
+
+        `detail` is for the client, `why` for the log.
+        """
         if self.state is State.ENDED:
             return
+        self.why = self.why or why or detail or ""
         self._break_off()
         if self.state is State.ANSWERING:
             self.fault = self.fault or fault

@@ -47,7 +47,7 @@ def problem(fault: Fault, detail: str | None = None, fields: Iterable[tuple[byte
         (b"Proxy-Status", b"fastgw; error=%b" % fault.proxy_status.encode()),
     ]
     lines += fields
-    if fault.status == 503:
+    if fault.status in (429, 503):
         lines.append((b"Retry-After", b"1"))
     return Reply(fault.status, body, lines, fault)
 

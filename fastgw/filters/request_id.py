@@ -37,8 +37,9 @@ class RequestId(Filter, name="request_id", phase=Phase.OBSERVE):
 
         def response(exchange: Exchange) -> None:
             assert exchange.response is not None
-            if exchange.request_id:
-                exchange.response.dropped |= dropped
-                exchange.add_response_fields(prefix + exchange.request_id + b"\r\n")
+            if not exchange.request_id:  # a request that could not be read has got none before
+                exchange.request_id = os.urandom(16).hex().encode()
+            exchange.response.dropped |= dropped
+            exchange.add_response_fields(prefix + exchange.request_id + b"\r\n")
 
         return Hooks(request=request, response=response)

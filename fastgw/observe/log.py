@@ -4,6 +4,7 @@ Rule 1: the loop never waits: a record that finds the queue full is dropped and 
 becomes one line or one dropped record. Rule 3: a log has a thread of its own, so one that is stuck holds up no other.
 """
 
+import logging
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from fastgw.observe.lines import FORMATS, masker
 from fastgw.observe.record import Record
 from fastgw.observe.series import Tally
 from fastgw.observe.sink import Sink
+
+log = logging.getLogger("fastgw")
 
 MAX_RECORDS: Final = 32_768
 """At 25,000 requests/s a disk may pause for more than a second. They hold about 25 MB while a log is stuck."""
@@ -51,6 +54,8 @@ class Log:
         self._mask = masker(settings.redact)
         self._tally = tally
         self._sink = Sink(settings.sink)
+        self._name = settings.sink
+        self._told = False  # that lines are dropped; once is enough, the metric says how many
         self._queue: deque[Record] = deque()
         # Each is written by one thread alone: the loop's and ours. Their difference is what is queued.
         self._bytes_in = self._bytes_out = 0
@@ -63,6 +68,9 @@ class Log:
         weight = _weight(record)
         if len(queue) >= MAX_RECORDS or self._bytes_in - self._bytes_out + weight > MAX_PEER_BYTES:
             self._tally.drop_unqueued()
+            if not self._told:
+                self._told = True
+                log.warning("access log %s is not taken as fast as it grows: lines are dropped and counted", self._name)
             return
         self._bytes_in += weight
         queue.append(record)

@@ -2,14 +2,10 @@
 
 import time
 from collections.abc import Sequence
-from typing import Final
 
 from fastgw.observe.log import AccessLog, Log
 from fastgw.observe.record import Record
 from fastgw.observe.series import Series
-
-STOP_S: Final = 2.0
-"""How long the logs may go on writing, together, when a worker ends."""
 
 
 class Observer:
@@ -39,12 +35,12 @@ class Observer:
         for log in self._logs:
             log.reopen()
 
-    def stop(self) -> None:
-        """Write what is queued, for `STOP_S` seconds at most; the rest is dropped and counted. Then nothing may finish.
+    def stop(self, seconds: float = 2.0) -> None:
+        """Write what is queued, for so long at most; the rest is dropped and counted. Then nothing may finish.
 
         A disk that hangs in a write (not one that is full) leaves its thread behind, with a slice uncounted.
         """
-        until = time.monotonic() + STOP_S
+        until = time.monotonic() + seconds
         for log in self._logs:
             log.begin_stop()
         for log in self._logs:

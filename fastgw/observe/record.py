@@ -37,6 +37,8 @@ class Record(msgspec.Struct, gc=False):
     retries: int = 0
     fault: str = ""
     """Label of the fault that ended the exchange or made its answer."""
+    fault_detail: str = ""
+    """What exactly went wrong, where more is known than the label says."""
     request_id: bytes = b""
     user_agent: bytes | None = None
     referer: bytes | None = None

@@ -22,6 +22,20 @@ _MODE: Final = 0o640
 _LOOK_MS: Final = 100  # how often a wait for a reader looks whether it is still wanted
 
 
+def why_not(name: str) -> str | None:
+    """Why this destination cannot be written to, as far as it can be seen beforehand; None when it looks well."""
+    if name == STDOUT:
+        return None
+    if os.path.isdir(name):
+        return f"{name} is a directory"
+    folder = os.path.dirname(name)
+    if not os.path.isdir(folder):
+        return f"there is no folder {folder}"
+    if not os.access(name if os.path.exists(name) else folder, os.W_OK):
+        return f"{name} may not be written"
+    return None
+
+
 class Sink:
     """One destination, used by one thread. Trouble is told once, in the gateway's own log; it is never raised."""
 

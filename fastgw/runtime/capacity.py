@@ -104,5 +104,5 @@ def file_limit_warning(connections: int, workers: int, files: int) -> str | None
     needed = 2 * -(-connections // workers) + OWN_FILES
     return (
         f"limits.connections is {connections}, but {files} open files per process hold about {held} connections with "
-        f"{workers} workers; further ones wait. To hold them all: ulimit -Hn {needed}"
+        f"{workers} worker{'s' * (workers > 1)}; further ones wait. To hold them all: ulimit -Hn {needed}"
     )

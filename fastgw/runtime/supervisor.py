@@ -7,7 +7,7 @@ A slot without a worker keeps its sockets, and a neighbour adopts them until the
 there does not wait on a dead process.
 
 SIGTERM drains, then stops; SIGINT stops at once, and so does a second SIGTERM. Both end with exit status 0, for what
-was asked for was done. SIGUSR1 reopens the logs. SIGHUP changes nothing, and says so.
+was asked for was done. SIGUSR1 reopens the logs. SIGHUP and SIGUSR2 change nothing, and say so.
 """
 
 import gc
@@ -29,6 +29,7 @@ from fastgw.admin.metrics import Exposition
 from fastgw.compile import Gateway
 from fastgw.config.values import Address
 from fastgw.node.shared import Shared
+from fastgw.observe.sink import why_not
 from fastgw.runtime.capacity import file_limit_warning, raise_file_limit
 from fastgw.runtime.channel import (
     GENERATION,
@@ -123,6 +124,7 @@ class Supervisor:
             signal.SIGINT: self._stop,
             signal.SIGUSR1: self._reopen,
             signal.SIGHUP: lambda: notice("SIGHUP: nothing was read again; restart fastgw to change its configuration"),
+            signal.SIGUSR2: lambda: notice("SIGUSR2: nothing was upgraded; restart fastgw to change its version"),
         }
         self._stop_began_at = 0.0
         self._kill_at = inf
@@ -153,6 +155,9 @@ class Supervisor:
     # --- before the children ---
 
     def _open_sockets(self, opened: ExitStack) -> None:
+        for access_log in self._config.access_logs:
+            if reason := why_not(access_log.sink):
+                raise CannotStart(f"cannot write the access log: {reason}")
         workers = len(self._workers)
         files = raise_file_limit()
         if warning := file_limit_warning(self._config.limits.connections, workers, files):

@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import uvloop
 
@@ -40,6 +40,11 @@ from fastgw.runtime.sockets import Endpoint
 from fastgw.runtime.words import Words
 
 log = logging.getLogger("fastgw")
+
+FLUSH_S: Final = 2.0
+"""How long the logs may go on writing after a drain."""
+FLUSH_NOW_S: Final = 0.3
+"""The same when the worker was told to stop at once."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +107,7 @@ class Worker:
             self._server.stop()
             self._gateway.stop()
             self._ground.close()
-            self._observer.stop()
+            self._observer.stop(FLUSH_S if self._drain is not None else FLUSH_NOW_S)
 
     def _beat(self) -> None:
         self._column.words[self._words.beat] = time.monotonic_ns()

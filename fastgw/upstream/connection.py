@@ -24,6 +24,7 @@ from fastgw.wire.malformed import Malformed
 
 MAX_HEAD: Final = 65536
 """The longest response head, in bytes; a longer one is `UPSTREAM_MALFORMED`."""
+_BEGINNING: Final = b"HTTP/1."
 MAX_INFORMATIONAL: Final = 16
 """Interim responses to one request; an upstream that sends more is not going to answer."""
 
@@ -41,8 +42,8 @@ class Borrower(Protocol):
 
     def ended(self, trailers: Trailers) -> None: ...
 
-    def failed_on(self, fault: Fault, silent: bool) -> None:
-        """It broke. `silent`: before any byte of a response."""
+    def failed_on(self, fault: Fault, silent: bool, why: str) -> None:
+        """It broke. `silent`: before any byte of a response. `why`: for the log; may be empty."""
 
     def switched(self, head: ResponseHead, early: bytes) -> None:
         """101 Switching Protocols, asked for. `early`: bytes behind the head, of the other protocol."""
@@ -270,7 +271,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             borrower, self.borrower = self.borrower, None
             self._over()
             if borrower is not None:
-                borrower.failed_on(Fault.CONNECTION_LOST, silent=False)
+                borrower.failed_on(Fault.CONNECTION_LOST, silent=False, why="the tunnel was reset")
         elif self.phase is not Phase.CLOSED:
             if exc is not None and self._rescue_fd >= 0:
                 self._rescue()
@@ -301,25 +302,29 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         while True:
             try:
                 end = find_head_end(received, self._searched)
-            except Malformed:
-                return self._fail(Fault.UPSTREAM_MALFORMED)
+            except Malformed as malformed:
+                return self._fail(Fault.UPSTREAM_MALFORMED, malformed.reason)
             if end < 0:
+                if not _BEGINNING.startswith(received[: len(_BEGINNING)]):
+                    return self._fail(Fault.UPSTREAM_MALFORMED, "What was sent is no HTTP/1 response.")
                 if len(received) > MAX_HEAD:
-                    return self._fail(Fault.UPSTREAM_MALFORMED)
+                    return self._fail(Fault.UPSTREAM_MALFORMED, f"The head is longer than {MAX_HEAD} bytes.")
                 self._buffer, self._searched = received, len(received)
                 return None
             self._searched = 0
             try:
                 head = judge_response(received if end == len(received) else received[:end], self._method)
-            except Malformed:
-                return self._fail(Fault.UPSTREAM_MALFORMED)
+            except Malformed as malformed:
+                return self._fail(Fault.UPSTREAM_MALFORMED, malformed.reason)
             if head.status >= 200:
                 break
             if head.status == 101:
                 return self._switch(head, received[end:])
             self._informed += 1
             if self._informed > MAX_INFORMATIONAL:
-                return self._fail(Fault.UPSTREAM_MALFORMED)
+                return self._fail(
+                    Fault.UPSTREAM_MALFORMED, f"There are more than {MAX_INFORMATIONAL} interim responses."
+                )
             self.target.minor = head.minor
             if head.status == 100:
                 self._targets_turn = borrower.request_is_whole()
@@ -349,8 +354,8 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         if len(received) != end:
             try:
                 payload = reader.feed(received[end:])
-            except Malformed:
-                self._fail(Fault.UPSTREAM_MALFORMED, silent=False)
+            except Malformed as malformed:
+                self._fail(Fault.UPSTREAM_MALFORMED, malformed.reason, silent=False)
                 return
         if reader.done and not reader.trailers:
             if reader.rest:
@@ -370,8 +375,8 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self.deadline = self.ground.wheel.now + self.idle_patience
         try:
             payload = reader.feed(chunk)
-        except Malformed:
-            self._fail(Fault.UPSTREAM_MALFORMED)
+        except Malformed as malformed:
+            self._fail(Fault.UPSTREAM_MALFORMED, malformed.reason)
             return
         if payload:
             borrower.received(payload)
@@ -416,21 +421,21 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             assert self.reader is not None
             try:
                 self.reader.eof()
-            except Malformed:
-                self._fail(Fault.UPSTREAM_INCOMPLETE)
+            except Malformed as malformed:
+                self._fail(Fault.UPSTREAM_INCOMPLETE, malformed.reason)
                 return
             self.reusable = False
             self._end_body()
         else:
             self._fail(Fault.CONNECTION_LOST)
 
-    def _fail(self, fault: Fault, silent: bool | None = None) -> None:
+    def _fail(self, fault: Fault, why: str = "", silent: bool | None = None) -> None:
         borrower = self.borrower
         if silent is None:
             silent = self.phase is Phase.AWAITING and not self._buffer and not self._informed
         self.close()
         if borrower is not None:
-            borrower.failed_on(fault, silent)
+            borrower.failed_on(fault, silent, why)
 
     def _leave_pool(self) -> None:
         self.close()

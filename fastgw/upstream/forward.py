@@ -18,7 +18,7 @@ from fastgw.upstream.connection import UpstreamConnection
 from fastgw.upstream.group import Upstream
 from fastgw.upstream.target import Target
 from fastgw.wire import render
-from fastgw.wire.framing import ResponseHead
+from fastgw.wire.framing import RequestHead, ResponseHead
 
 log = logging.getLogger("fastgw.upstream")
 
@@ -68,7 +68,7 @@ class Forward:
             drop |= exchange.request_dropped
         if head.expects_continue and target.minor == 0:
             drop |= _EXPECT  # HTTP/1.0 knows no 100: we have answered it ourselves
-        host = head.authority if target.host_header is None else target.host_header
+        host = _host_as_sent(head) if target.host_header is None else target.host_header
         added = forwarded + exchange.request_added + _VIA[head.minor]
         if head.chunked:
             added += b"Transfer-Encoding: chunked\r\n"
@@ -89,6 +89,11 @@ class Forward:
         if not offered or exchange.request_body is not None:
             return ()
         return tuple(protocol for protocol in offered if protocol in self.upgrade)
+
+
+def _host_as_sent(head: RequestHead) -> bytes:
+    lines = head.known.get(b"host")
+    return lines[0][2] if lines else b""
 
 
 class Forwarding(Timed):
@@ -229,7 +234,7 @@ class Forwarding(Timed):
         self._done()
         self.exchange.client.end(trailers)
 
-    def failed_on(self, fault: Fault, silent: bool) -> None:
+    def failed_on(self, fault: Fault, silent: bool, why: str) -> None:
         connection = self._connection
         assert connection is not None
         self._connection = None
@@ -248,7 +253,7 @@ class Forwarding(Timed):
             self.exchange.state = advance(self.exchange.state, Event.ATTEMPT_FAILED)
             self._again(fresh=True)
         else:
-            self._fail(fault)
+            self._fail(fault, why)
 
     def switched(self, head: ResponseHead, early: bytes) -> None:
         exchange, connection = self.exchange, self._connection
@@ -388,10 +393,10 @@ class Forwarding(Timed):
         self._end()
         self.exchange.service = None
 
-    def _fail(self, fault: Fault) -> None:
+    def _fail(self, fault: Fault, why: str = "") -> None:
         self._end()
         self.exchange.service = None
-        self.exchange.fail(fault)
+        self.exchange.fail(fault, why=why)
 
     def _end(self) -> None:
         if not self._over:
