@@ -12,6 +12,8 @@ from fastgw.node.timers import TICK, Wheel
 
 READ_BYTES: Final = 32768
 """The most that is read at once, and so, with what a slow peer has not taken yet, about what a direction holds."""
+SMALL_READ_BYTES: Final = 2048
+"""The most that is read at once from a peer whose bytes are costly to read (`crumbs`)."""
 
 
 def unsent(transport: asyncio.Transport) -> int:
@@ -20,6 +22,14 @@ def unsent(transport: asyncio.Transport) -> int:
     with suppress(OSError):
         fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, queued)
     return transport.get_write_buffer_size() + queued[0]
+
+
+def crumbs(chunk: bytes, payload: bytes) -> bool:
+    """Whether what was read is mostly framing: tiny chunks, that cost much more to take apart than other bytes.
+
+    A connection that sends such gets the small buffer, or one read of it would hold up all others for 100 ms.
+    """
+    return len(payload) * 2 < len(chunk)
 
 
 class HungUp(Protocol):
@@ -78,6 +88,7 @@ class Ground:
         self.wheel = Wheel(loop.time())
         # Shared by all connections: the loop fills it and hands it over in one go, nothing can come between.
         self.read_buffer = memoryview(bytearray(READ_BYTES))
+        self.small_buffer = self.read_buffer[:SMALL_READ_BYTES]
         self.hangups = Hangups(loop)
         self._next: asyncio.TimerHandle | None = None
 

@@ -14,7 +14,7 @@ from typing import Final, Protocol, cast
 
 from fastgw.errors import Fault
 from fastgw.exchange import Trailers
-from fastgw.node.ground import Ground, unsent
+from fastgw.node.ground import Ground, crumbs, unsent
 from fastgw.node.timers import Timed
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.target import Target
@@ -75,12 +75,14 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
     __slots__ = (
         "_asked_upgrade",
         "_buffer",
+        "_crumbs",
         "_head_patience",
         "_informed",
         "_method",
         "_rescue_fd",
         "_searched",
         "_targets_turn",
+        "_unasked_body",
         "_unsent",
         "borrower",
         "closed",
@@ -114,6 +116,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self.write_paused = False
         self._unsent = 0
         self._targets_turn = True
+        self._unasked_body = False
         self.uses = 0
         self.idle_since = ground.wheel.now
         self.idle_patience = inf
@@ -121,6 +124,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self._buffer = b""
         self._searched = 0
         self._informed = 0
+        self._crumbs = False
         self._method = b""
         self._asked_upgrade: tuple[bytes, ...] = ()
         self._rescue_fd = -1
@@ -153,6 +157,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self._head_patience, self.idle_patience = head_patience, idle_patience
         self._informed = 0
         self._targets_turn = whole or expects_continue
+        self._unasked_body = expects_continue
         self._watch_head()
         self.write(request)
 
@@ -236,7 +241,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         transport.set_write_buffer_limits(high=1)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self.ground.read_buffer
+        return self.ground.small_buffer if self._crumbs else self.ground.read_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         chunk = bytes(self.ground.read_buffer[:nbytes])
@@ -327,6 +332,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
                 )
             self.target.minor = head.minor
             if head.status == 100:
+                self._unasked_body = False
                 self._targets_turn = borrower.request_is_whole()
                 self._watch_head()
             borrower.informed(head)
@@ -335,7 +341,8 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             received = received[end:]
         self._buffer = b""
         self.target.minor = head.minor
-        self.reusable = not head.close
+        # A target that answers without having asked for the body may take it for the next request.
+        self.reusable = not head.close and not self._unasked_body
         self._begin_body(head, received, end)
         return None
 
@@ -378,6 +385,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         except Malformed as malformed:
             self._fail(Fault.UPSTREAM_MALFORMED, malformed.reason)
             return
+        self._crumbs = crumbs(chunk, payload)
         if payload:
             borrower.received(payload)
         if reader.done and self.borrower is borrower:
@@ -396,6 +404,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         """The response is over. The borrower is told next, and gives the connection back or discards it."""
         self.phase = Phase.IDLE
         self.reader = None
+        self._crumbs = False
         self.borrower = None
         self.deadline = inf
         self._drop_rescue()

@@ -113,3 +113,21 @@ def test_an_interim_response_has_no_body(lane: Lane, status: bytes) -> None:
     assert interim.head.start_line == b"HTTP/1.1 " + status
     assert b"Content-Length" not in interim
     assert client.read_response().body == b"ok"
+
+
+def test_a_body_that_nobody_asked_for_is_no_second_request(lane: Lane) -> None:
+    """RFC 9110 section 10.1.1: a service that answers an expectation at once may take what follows for a request.
+
+    It must not be the next client's: that connection is not used again.
+    """
+    client = lane.client()
+    inner = lane.get(b"/inner")
+    client.send(lane.get(b"/outer", b"Expect: 100-continue\r\nContent-Length: %d\r\n" % len(inner), b"POST") + inner)
+    upstream = lane.accept()
+    assert upstream.read_request().body == inner
+    upstream.send(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
+    assert client.read_response().status == 401
+    upstream.assert_ended()
+    client.send(lane.get(b"/next"))
+    assert lane.accept().answer().request_target == b"/next"
+    assert client.read_response().status == 200

@@ -21,7 +21,7 @@ from fastgw.downstream import Server
 from fastgw.errors import Fault
 from fastgw.filters import TYPES
 from fastgw.filters.api import Env, Filter, Hooks, Phase
-from fastgw.node.ground import READ_BYTES
+from fastgw.node.ground import READ_BYTES, SMALL_READ_BYTES
 from fastgw.node.timers import TICK, Wheel
 from fastgw.observe import Record
 from fastgw.upstream.connection import UpstreamConnection
@@ -203,11 +203,28 @@ class Ground:
     def __init__(self) -> None:
         self.wheel = Wheel(1000.0)
         self.read_buffer = memoryview(bytearray(READ_BYTES))
+        self.small_buffer = self.read_buffer[:SMALL_READ_BYTES]
         self.hangups = Hangups()
 
+        self.turns = Turns()
+
     @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        return asyncio.get_running_loop()
+    def loop(self) -> Any:
+        """The test's own loop where it runs one; else the turns that `settle` plays."""
+        try:
+            return asyncio.get_running_loop()
+        except RuntimeError:
+            return self.turns
+
+
+class Turns:
+    """What is to be done in a later turn."""
+
+    def __init__(self) -> None:
+        self.soon: list[Any] = []
+
+    def call_soon(self, callback: Any, *arguments: Any) -> None:
+        self.soon.append(lambda: callback(*arguments))
 
 
 class Pool:
@@ -308,7 +325,7 @@ class Plane:
         self.pool = Pool(self.ground)
         self.observer = Observer()
         self.limit = Counter(most)
-        self.soon: list[Any] = []
+        self.soon = self.ground.turns.soon
         for upstream in self.gateway.upstreams.values():
             upstream.ground, upstream.pool = self.ground, self.pool  # type: ignore[assignment]
         self.listener = self.gateway.listeners[0]

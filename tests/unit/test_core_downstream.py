@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from fastgw.downstream.connection import REQUESTS_PER_TURN
 from fastgw.filters.api import Exchange, Phase, Reply
+from fastgw.node.ground import READ_BYTES, SMALL_READ_BYTES
 from tests.support.memory import Plane, probe
 
 HOST = b"Host: a.test\r\n"
@@ -229,3 +231,40 @@ def test_a_connection_too_many_is_told_so_and_gives_nothing_back() -> None:
     first.ends()
     assert plane.limit.taken == 0
     assert plane.client().received == b""
+
+
+HERE = {"routes": [{"name": "here", "respond": {"body": "here"}}]}
+
+
+def test_a_client_that_sends_far_ahead_shares_the_loop_with_others() -> None:
+    """1,200 requests in one read would hold up everybody for as long as they take."""
+
+    async def live() -> None:
+        plane = Plane(HERE)
+        greedy, quiet = plane.client(), plane.client()
+        greedy.sends(GET * 40)
+        assert greedy.received.count(b"HTTP/1.1 200") == REQUESTS_PER_TURN
+        quiet.sends(GET)
+        assert quiet.received.endswith(b"here")
+        for _ in range(6):
+            await asyncio.sleep(0)
+            plane.settle()
+        assert greedy.received.count(b"HTTP/1.1 200") == 40
+        greedy.sends(GET)
+        assert greedy.received.count(b"HTTP/1.1 200") == 41
+
+    asyncio.run(live())
+
+
+def test_a_body_in_crumbs_is_read_in_small_pieces() -> None:
+    """Tiny chunks cost much more to take apart than their bytes suggest."""
+    plane = Plane()
+    client = plane.client()
+    client.sends(CHUNKED)
+    plane.connects()
+    downstream = client.protocol
+    assert len(downstream.get_buffer(-1)) == READ_BYTES
+    client.sends(b"1\r\nx\r\n" * 100)
+    assert len(downstream.get_buffer(-1)) == SMALL_READ_BYTES
+    client.sends(b"400\r\n" + b"x" * 1024 + b"\r\n")
+    assert len(downstream.get_buffer(-1)) == READ_BYTES
