@@ -20,7 +20,7 @@ import msgspec
 import orjson
 import pytest
 
-from fastgw.observe import Observer, Record, Series, log, observer
+from fastgw.observe import Observer, Record, Series, log
 from fastgw.observe.sink import Sink
 
 Process = subprocess.Popen[str]
@@ -76,13 +76,13 @@ def wait_until(fact: Callable[[], bool], deadline_s: float = 30.0) -> None:
 
 
 @contextmanager
-def at_work(*sinks: Path | str) -> Iterator[Worker]:
+def at_work(*sinks: Path | str, stop_s: float = 30.0) -> Iterator[Worker]:
     worker = Worker(*sinks)
     worker.observer.start()
     try:
         yield worker
     finally:
-        worker.observer.stop()
+        worker.observer.stop(stop_s)
 
 
 def numbers(written: bytes) -> list[int]:
@@ -142,13 +142,10 @@ def test_the_queue_is_bounded_by_what_peers_sent(tmp_path: Path, monkeypatch: py
     assert queued._bytes_in == queued._bytes_out
 
 
-def test_a_pipe_that_nobody_reads_stops_nothing(
-    pipe: tuple[Path, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pipe_that_nobody_reads_stops_nothing(pipe: tuple[Path, int], tmp_path: Path) -> None:
     """It fills, the queue fills, records are dropped; the log beside it has every line, and `stop` ends in time."""
-    monkeypatch.setattr(observer, "STOP_S", 0.2)
     path, reader = pipe
-    with at_work(path, tmp_path / "beside") as worker:
+    with at_work(path, tmp_path / "beside", stop_s=0.2) as worker:
         worker.finish(5000)
     lines = numbers(read_all(reader))
     assert 0 < len(lines) < 5000
@@ -216,12 +213,11 @@ def stdout_is(fd: int) -> Iterator[None]:
         os.close(saved)
 
 
-def test_a_stdout_that_is_a_blocking_socket_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stdout_that_is_a_blocking_socket_holds_nobody_up() -> None:
     """As a service manager may give it: what its reader does not take is dropped, and `stop` ends in time."""
-    monkeypatch.setattr(observer, "STOP_S", 0.2)
     reader, writer = socket.socketpair()
     with reader, writer:
-        with stdout_is(writer.fileno()), at_work("stdout") as worker:
+        with stdout_is(writer.fileno()), at_work("stdout", stop_s=0.2) as worker:
             worker.finish(5000)
         writer.close()
         lines = numbers(read_all(reader.fileno()))
@@ -321,10 +317,9 @@ def test_a_reopen_that_fails_goes_on_with_the_old_file(tmp_path: Path, caplog: p
 
 WORKER = """
 import signal, sys, threading
-from fastgw.observe import observer
 from tests.unit.test_observe_logs import Worker
 
-sink, first, steps, observer.STOP_S = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
+sink, first, steps, stop_s = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
 worker = Worker(sink)
 
 def reopen_when_told():
@@ -339,7 +334,7 @@ for step in range(steps):
     worker.finish(1000, retries=first + step, user_agent=b"u" * (step * 400 % 3000))
     print("step", file=sys.stderr, flush=True)
     sys.stdin.readline()
-worker.observer.stop()
+worker.observer.stop(stop_s)
 print(worker.dropped, file=sys.stderr)
 """
 
