@@ -1,17 +1,26 @@
 """From a host's name to its addresses, looked up beside the loop and kept current while the name is in use.
 
 Rule 1: one lookup per name at a time; all who need it wait for the same one.
-Rule 2: an outcome stands until the next one, a failure too: nobody waits for a lookup but the first to use a name.
+Rule 2: an outcome stands until the next one, a failure too: nobody waits for a lookup but who has no address yet.
+Rule 3: the system's resolver may hang for as long as it likes: its thread is left to it, and nobody joins it.
 """
 
 import asyncio
 import socket
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from itertools import chain, zip_longest
 from typing import Any, Final, NamedTuple, final
 
 RETRY: Final = 1.0
 """Seconds until a failed lookup is repeated, when the interval is not shorter still."""
+LIMIT: Final = 5.0
+"""Seconds after which a lookup without an answer has failed. Its thread goes on, and the next lookup waits for it."""
+AT_ONCE: Final = 16
+"""How many lookups run at the same time; those that have failed by `LIMIT` no longer count."""
+
+_places = asyncio.Semaphore(AT_ONCE)
 
 
 class Address(NamedTuple):
@@ -25,10 +34,43 @@ class ResolveFailed(OSError):
     """A name has no known address. The text is for the log."""
 
 
+_unanswered: Final[dict[tuple[str, int], "Future[list[Address]]"]] = {}
+"""What threads are asking now: one each, so a name that hangs never takes a second."""
+
+
 async def look_up(host: str, port: int) -> list[Address]:
-    """Ask the system's resolver in a thread of the loop's pool. Raises `OSError`."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [Address(family, sockaddr) for family, _, _, _, sockaddr in found]
+    """Ask the system's resolver in a thread. Raises `OSError`, when `LIMIT` has passed too, and `UnicodeError`."""
+    async with _places:
+        answer = _unanswered.get((host, port)) or _ask(host, port)
+        try:
+            async with asyncio.timeout(LIMIT):
+                return await asyncio.wrap_future(answer)
+        except TimeoutError as error:
+            raise TimeoutError(f"no answer in {LIMIT:g} s") from error
+
+
+def _ask(host: str, port: int) -> "Future[list[Address]]":
+    """Begin to ask. A thread of our own: the loop's pool has two for this, and the process would wait for them."""
+    answer: Future[list[Address]] = Future()
+    answer.set_running_or_notify_cancel()  # so that no lookup that ends can cancel it for the next one
+
+    def ask() -> None:
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            del _unanswered[host, port]
+            answer.set_exception(error)
+        else:
+            del _unanswered[host, port]
+            answer.set_result([Address(family, sockaddr) for family, _, _, _, sockaddr in found])
+
+    _unanswered[host, port] = answer
+    try:
+        threading.Thread(target=ask, name=f"lookup of {host}", daemon=True).start()
+    except RuntimeError as error:  # the system gives no more threads
+        del _unanswered[host, port]
+        raise OSError(str(error)) from error
+    return answer
 
 
 @final
@@ -36,8 +78,8 @@ class Name:
     """A host's name and port, and its addresses.
 
     While it is in use it is looked up again every `interval` seconds, in the background. A name that nobody asked for
-    during an interval is left alone, and looked up at its next use. When a lookup fails, the last good addresses stay;
-    it is repeated after `RETRY` seconds.
+    during an interval is left alone, and looked up at its next use, which takes the addresses there are. When a lookup
+    fails, the last good addresses stay; it is repeated after `RETRY` seconds.
     """
 
     __slots__ = (
@@ -81,7 +123,9 @@ class Name:
         """
         self._used = True
         if not self._current:
-            await asyncio.shield(self._begin())  # who leaves does not end the lookup for the others
+            lookup = self._begin()
+            if not self._found:
+                await asyncio.shield(lookup)  # who leaves does not end the lookup for the others
         if not self._found:
             raise ResolveFailed(self._reason)
         start = self._turn % len(self._found)

@@ -2,8 +2,13 @@
 
 import asyncio
 import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
 
 import pytest
+import uvloop
 
 from fastgw.config.values import parse_url
 from fastgw.upstream import resolve
@@ -116,14 +121,18 @@ async def test_a_name_in_use_is_looked_up_again_and_nobody_waits_for_it(resolver
 
 @on_loop
 async def test_a_name_that_nobody_uses_is_left_alone_and_looked_up_at_its_next_use(resolver):
+    """That use takes the addresses last found: it waits for nothing."""
     resolver.answer = [v4(1)]
     name = Name("users", 80, 0.001)
     await name.addresses()
     await until(lambda: "lapsed" in repr(name))
-    resolver.answer = [v4(2)]
     calls = resolver.calls
-    assert await name.addresses() == [v4(2)]
-    assert resolver.calls == calls + 1
+    resolver.open.clear()
+    resolver.answer = [v4(2)]
+    assert [await name.addresses() for _ in range(3)] == [[v4(1)]] * 3
+    await until(lambda: resolver.calls == calls + 1)
+    resolver.open.set()
+    await until(lambda: name.has(v4(2)))
     name.stop()
 
 
@@ -196,9 +205,125 @@ async def test_stop_ends_a_lookup_and_its_waits(resolver):
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
+class System:
+    """Stands in for `getaddrinfo`: names of `.hang` wait for `release`; others are answered at once."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.release = threading.Event()
+
+    def getaddrinfo(self, host: str, port: int, type: int) -> list[tuple[object, ...]]:
+        self.asked.append(host)
+        if host.endswith(".hang"):
+            assert self.release.wait(20.0)
+        return [(socket.AF_INET, type, 6, "", ("192.0.2.1", port))]
+
+
+@pytest.fixture
+def system(monkeypatch) -> Iterator[System]:
+    made = System()
+    monkeypatch.setattr(socket, "getaddrinfo", made.getaddrinfo)
+    monkeypatch.setattr(resolve, "_places", asyncio.Semaphore(2))
+    yield made
+    made.release.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("lookup of"):
+            thread.join()
+
+
+@on_loop
+async def test_names_that_hang_hold_nobody_up(system, monkeypatch):
+    """Their lookups fail in time and give their places away; each keeps one thread, however often it is repeated."""
+    monkeypatch.setattr(resolve, "LIMIT", 0.01)
+    for _ in range(3):
+        for host in ("a.hang", "b.hang", "c.hang"):
+            with pytest.raises(TimeoutError, match=r"no answer in 0\.01 s"):
+                await resolve.look_up(host, 80)
+    assert system.asked == ["a.hang", "b.hang", "c.hang"]
+    assert await resolve.look_up("users", 80) == [v4(1)]
+
+
+@on_loop
+async def test_a_late_answer_is_that_of_the_next_lookup(system, monkeypatch):
+    monkeypatch.setattr(resolve, "LIMIT", 0.0)
+    with pytest.raises(TimeoutError):
+        await resolve.look_up("a.hang", 80)
+    monkeypatch.setattr(resolve, "LIMIT", 20.0)
+    again = asyncio.create_task(resolve.look_up("a.hang", 80))
+    await asyncio.sleep(0)
+    system.release.set()
+    assert await again == [v4(1)]
+    assert system.asked == ["a.hang"]
+
+
+@on_loop
+async def test_only_so_many_lookups_run_at_once(system):
+    waits = [asyncio.create_task(resolve.look_up(f"{each}.hang", 80)) for each in range(5)]
+    await until(lambda: len(system.asked) == 2)
+    assert sum(thread.name.startswith("lookup of") for thread in threading.enumerate()) == 2
+    system.release.set()
+    assert await asyncio.gather(*waits) == [[v4(1)]] * 5
+
+
+def test_an_answer_after_the_loop_has_closed_is_let_go(system, caplog):
+    async def leave() -> None:
+        name = Name("a.hang", 80, HOUR)
+        wait = asyncio.create_task(name.addresses())
+        await until(lambda: system.asked == ["a.hang"])
+        name.stop()
+        with pytest.raises(asyncio.CancelledError):
+            await wait
+
+    uvloop.run(leave())
+    (thread,) = (each for each in threading.enumerate() if each.name == "lookup of a.hang")
+    system.release.set()
+    thread.join()
+    assert not caplog.records
+    assert not resolve._unanswered
+
+
+@on_loop
+async def test_a_system_without_threads_is_a_failed_lookup(system, monkeypatch):
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    name = Name("users", 80, HOUR)
+    with pytest.raises(ResolveFailed, match="users: can't start new thread"):
+        await name.addresses()
+    assert not resolve._unanswered
+    name.stop()
+
+
+LEAVING = """
+import asyncio, socket, threading, uvloop
+from fastgw.upstream.resolve import look_up
+
+asked = threading.Event()
+
+def hang(*args, **named):
+    asked.set()
+    threading.Event().wait()
+
+async def leave():
+    tasks = [asyncio.create_task(look_up(name, 80)) for name in "ab"]
+    while not asked.is_set():
+        await asyncio.sleep(0)
+
+socket.getaddrinfo = hang
+uvloop.run(leave())
+print("left")
+"""
+
+
+def test_a_process_ends_while_the_resolver_hangs():
+    ended = subprocess.run([sys.executable, "-c", LEAVING], capture_output=True, text=True, timeout=30.0)
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("left\n", "", 0)
+
+
 @on_loop
 async def test_the_system_is_asked_off_the_loop():
-    """`localhost` stands in every hosts file; uvloop asks in a thread."""
+    """`localhost` stands in every hosts file."""
     name = Name("localhost", 8080, HOUR)
     assert {address.sockaddr[:2] for address in await name.addresses()} <= {("127.0.0.1", 8080), ("::1", 8080)}
     name.stop()
