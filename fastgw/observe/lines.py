@@ -1,7 +1,8 @@
 """Records as lines of an access log. Pure; runs in the thread that writes.
 
 Rule 1: a record is one line of at most `MAX_LINE` bytes with its newline, whatever a peer sent; values that are too
-long are cut and end in `CUT`. Rule 2: bytes that are not text show as escapes, so no peer can end a line or forge one.
+long are cut and end in `CUT`. Rule 2: bytes that are not text, and text that a terminal would obey, show as escapes, so
+no peer can end a line or forge one.
 Rule 3: a query is masked before anything else is done with it.
 """
 
@@ -32,6 +33,8 @@ _VERSIONS = ("1.0", "1.1")
 _PROTOCOLS = ("HTTP/1.0", "HTTP/1.1")
 _NAME = re.compile(rb"(?:^|[&;?#])([^&;?#=]*)=")
 _NOT_PLAIN = re.compile(rb'[^\x20-\x7e]|["\\]')
+# In UTF-8: U+0080-009F (C1), U+2028-202E (ends of lines, direction of text) and U+2066-2069 (direction).
+_OBEYED = re.compile(rb"\xc2[\x80-\x9f]|\xe2\x80[\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
 
 
 def masker(redact: Iterable[str]) -> Mask:
@@ -155,13 +158,17 @@ FORMATS: Final[Mapping[str, LineFormat]] = {"json": json_line, "ecs": ecs_line, 
 
 
 def _fitted(fields: dict[str, Any]) -> bytes:
-    line = orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
+    line = _json(fields)
     limit = MAX_LINE
     while len(line) > MAX_LINE:  # it ends: with 16 characters in each field, escaped or not, there is room
         limit //= 2
-        cut = {name: _cut(value, limit) if type(value) is str else value for name, value in fields.items()}
-        line = orjson.dumps(cut, option=orjson.OPT_APPEND_NEWLINE)
+        line = _json({name: _cut(value, limit) if type(value) is str else value for name, value in fields.items()})
     return line
+
+
+def _json(fields: dict[str, Any]) -> bytes:
+    line = orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
+    return line if line.isascii() else _OBEYED.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), line)
 
 
 def _cut(text: str, limit: int) -> str:

@@ -114,7 +114,7 @@ def test_a_secret_is_in_no_line(format: str) -> None:
 PEER_BYTES = st.one_of(
     st.binary(max_size=20000),
     st.text(max_size=5000).map(str.encode),
-    st.sampled_from([b"\0", b"\n", b'"', b"\\", b"\xff", "😀".encode()]).map(lambda unit: unit * 9000),
+    st.sampled_from([b"\0", b"\n", b'"', b"\\", b"\xff", "😀".encode(), "\x9b".encode()]).map(lambda unit: unit * 9000),
 )
 
 
@@ -149,6 +149,17 @@ def test_bytes_that_are_no_text_are_escaped() -> None:
     assert fields["path"] == "/\\xffé"
     assert fields["user_agent"] == 'a"\\\n\x7fé'
     assert line(record, "combined").endswith(b'"a\\x22\\x5C\\x0A\\x7F\\xC3\\xA9"\n')
+
+
+@pytest.mark.parametrize("format", ["json", "ecs"])
+def test_what_a_terminal_would_obey_is_escaped(format: str) -> None:
+    """C1 controls, the line ends of Unicode, and what turns the direction of text around."""
+    codes = [*range(0x80, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+    beside = "\xa0\u2027\u202f\u2065\u206aé😀"
+    written = line(changed(PROXIED, path="".join(map(chr, codes)).encode(), user_agent=beside.encode()), format)
+    assert "".join(f"\\u{code:04x}" for code in codes).encode() in written
+    assert beside.encode() in written
+    assert orjson.loads(written)["path" if format == "json" else "url.path"] == "".join(map(chr, codes))
 
 
 @pytest.mark.parametrize(
