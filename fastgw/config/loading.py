@@ -12,7 +12,7 @@ from fastgw.config.filter_rules import FilterRules
 from fastgw.config.merging import merge
 from fastgw.config.problems import ConfigError, Problem
 from fastgw.config.rules import RULES
-from fastgw.config.settings import AccessLog, Config, Listener, Route, Status
+from fastgw.config.settings import MOST_WORKERS, AccessLog, Config, Listener, Route, Status
 from fastgw.config.values import ADDRESS, URL, Notation
 
 
@@ -66,8 +66,9 @@ def from_flags(
         given["status"] = Status(address=parsed("--status", status, ADDRESS))
     if workers is not None:
         given["workers"] = workers
-        if workers < 1:
-            problems.append(Problem("", 0, 0, "--workers", str(workers), "expected a whole number from 1"))
+        if not 1 <= workers <= MOST_WORKERS:
+            expected = f"expected a whole number from 1 to {MOST_WORKERS}"
+            problems.append(Problem("", 0, 0, "--workers", str(workers), expected))
     if access_log is not None:
         given["access_logs"] = (AccessLog(sink=os.path.abspath(access_log)),)
     if problems:

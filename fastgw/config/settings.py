@@ -31,7 +31,10 @@ from fastgw.config.values import (
 
 T = TypeVar("T")
 Some = Annotated[tuple[T, ...], Meta(min_length=1)]
-Count = Annotated[int, Meta(ge=1)]
+# Upper bounds: far above what serves anyone, and low enough that what is made from a number can be made.
+MOST_WORKERS: Final = 1024
+Connections = Annotated[int, Meta(ge=1, le=10_000_000)]
+PoolNumber = Annotated[int, Meta(le=1_000_000)]
 NONE: Final[Mapping[Any, Any]] = MappingProxyType({})
 
 
@@ -118,15 +121,15 @@ class Timeouts(Settings):
 class Limits(Settings):
     """What clients may send and hold."""
 
-    header_bytes: Annotated[Size, Meta(ge=1024)] = 32 * 1024
+    header_bytes: Annotated[Size, Meta(ge=1024, le=16 * 1024**2)] = 32 * 1024
     """The longest request head, start line included. Answered 431, or 414 when the request target alone is longer."""
-    header_count: Count = 100
+    header_count: Annotated[int, Meta(ge=1, le=10_000)] = 100
     """The most field lines in a request head. Answered 431."""
-    body_bytes: Size | None = None
+    body_bytes: Annotated[Size, Meta(ge=0, le=2**63 - 1)] | None = None
     """The longest request body. Answered 413. null = any length."""
-    connections: Count = 20_000
+    connections: Connections = 20_000
     """The most client connections. Further ones are answered 503 and closed."""
-    connections_per_ip: Count | None = None
+    connections_per_ip: Connections | None = None
     """The most connections from one address; IPv6 counts by /64. Further ones are answered 429. null = no limit."""
 
 
@@ -182,17 +185,17 @@ class UpstreamTimeouts(Settings):
 class Pool(Settings):
     """The connections to an upstream's targets, all of them together. Numbers are for the node."""
 
-    max_connections: Count = 1024
+    max_connections: Annotated[PoolNumber, Meta(ge=1)] = 1024
     """The most connections, lent and idle, retries included."""
-    max_idle: Annotated[int, Meta(ge=0)] = 64
+    max_idle: Annotated[PoolNumber, Meta(ge=0)] = 64
     """The most connections kept for reuse. Divided among the workers, at least one each unless 0."""
     idle_timeout: Duration = 55.0
     """How long an idle connection is kept. Keep it under the upstream's own keep-alive time."""
-    max_pending: Annotated[int, Meta(ge=0)] = 1024
+    max_pending: Annotated[PoolNumber, Meta(ge=0)] = 1024
     """The most requests that wait for a connection; further ones are answered 503."""
     pending_timeout: Duration = 10.0
     """How long a request waits for a connection while `max_connections` are in use. Then it is answered 503."""
-    max_uses: Count | None = None
+    max_uses: Annotated[PoolNumber, Meta(ge=1)] | None = None
     """After how many requests a connection is closed. null = never for that reason."""
 
 
@@ -327,7 +330,7 @@ class Config(Settings):
 
     version: Literal[1]
     """The version of this format."""
-    workers: Count | Literal["auto"] = "auto"
+    workers: Annotated[int, Meta(ge=1, le=MOST_WORKERS)] | Literal["auto"] = "auto"
     """How many processes serve. `auto`: what CPU affinity and the container's CPU quota allow."""
     include: tuple[str, ...] = ()
     """Further files, by name or pattern, relative to this one. They add to what is here; names must not repeat."""

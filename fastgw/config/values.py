@@ -32,6 +32,7 @@ class Notation:
 
 
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_LONGEST: Final = 365 * 24 * 3600
 _BYTES: Final = {
     "B": 1,
     "kB": 1000,
@@ -52,13 +53,15 @@ _HOST = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?\.?"
 
 
 def parse_duration(text: str) -> float:
-    """`250ms`, `10s`, `5m`, `1h` as seconds. Never zero: a wait of no time would never succeed."""
+    """`250ms`, `10s`, `5m`, `1h` as seconds. Never zero: a wait of no time would never succeed. At most a year."""
     match = re.fullmatch(_DURATION, text)
     if match is None:
         raise ValueError(f'"{text}" is not a duration')
     seconds = float(match[1]) * _SECONDS[match[2]]
     if seconds == 0:
         raise ValueError("a duration of zero")
+    if seconds > _LONGEST:
+        raise ValueError(f"{text} is longer than {_LONGEST // 3600}h")
     return seconds
 
 

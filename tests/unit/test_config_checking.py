@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from fastgw import config
+from fastgw.compile import compile
 from fastgw.config.problems import path_text
 
 HEAD = "version: 1\nlisteners: {main: {address: '127.0.0.1:80'}}\n"
@@ -30,8 +31,8 @@ def test_the_first_minute(tmp_path):
     ("text", "line"),
     [
         ("zzz: 1", '3:1: zzz: unknown key; expected one of "access_logs", "filter_sets", "filters", "include", '),
-        ("workers: 1.5", '3:10: workers: 1.5; expected a whole number from 1 or "auto"'),
-        ("workers: true", '3:10: workers: true; expected a whole number from 1 or "auto"'),
+        ("workers: 1.5", '3:10: workers: 1.5; expected a whole number from 1 to 1024 or "auto"'),
+        ("workers: true", '3:10: workers: true; expected a whole number from 1 to 1024 or "auto"'),
         ("timeouts: null", "3:11: timeouts: null; expected a mapping of settings"),
         ("timeouts: {keepalive: [1s]}", "3:23: timeouts.keepalive: a list; expected a duration such as"),
         ("timeouts: {drain: {requests: 0s}}", "3:30: timeouts.drain.requests: a duration of zero; expected a duration"),
@@ -72,6 +73,8 @@ def test_listeners(tmp_path, text, line):
     ("text", "line"),
     [
         ("{targets: []}", "u.targets: an empty list; expected at least one"),
+        ("{targets: [{url: 'http://a'}], pool: {max_uses: 0}}", "uses: 0; expected a whole number from 1 to 1000000"),
+        ("{targets: [{url: 'http://a'}], pool: {max_idle: -1}}", "idle: -1; expected a whole number from 0 to 1000000"),
         ("{}", "u.targets: missing; expected a list of at least one of a mapping of settings"),
         ("{targets: [{url: 'http://a', weight: 0}]}", "u.targets[0].weight: 0; expected a whole number from 1 to 1000"),
         ("{targets: [{url: 'http://a'}], host_header: 'a b'}", 'u.host_header: "a b" is not a host; expected "target"'),
@@ -141,6 +144,39 @@ def test_what_may_be_meant_is_let_through(tmp_path, text):
     file = tmp_path / "a.yaml"
     file.write_text(f"{HEAD}{U}routes: [{{name: a, upstream: u, {text}}}]\n")
     assert config.load(str(file), {}).config.routes[0].name == "a"
+
+
+@pytest.mark.parametrize(
+    ("text", "most"),
+    [
+        ("workers: {}", 1024),
+        ("limits: {{header_bytes: {}}}", 16 * 1024**2),
+        ("limits: {{header_count: {}}}", 10_000),
+        ("limits: {{body_bytes: {}}}", 2**63 - 1),
+        ("limits: {{connections: {}}}", 10_000_000),
+        ("limits: {{connections_per_ip: {}}}", 10_000_000),
+        ("upstreams: {{u: {{targets: [{{url: 'http://u', weight: {}}}]}}}}", 1000),
+        ("upstreams: {{u: {{targets: [{{url: 'http://u'}}], pool: {{max_connections: {}}}}}}}", 1_000_000),
+        ("upstreams: {{u: {{targets: [{{url: 'http://u'}}], pool: {{max_idle: {}}}}}}}", 1_000_000),
+        ("upstreams: {{u: {{targets: [{{url: 'http://u'}}], pool: {{max_pending: {}}}}}}}", 1_000_000),
+        ("upstreams: {{u: {{targets: [{{url: 'http://u'}}], pool: {{max_uses: {}}}}}}}", 1_000_000),
+        ("upstreams: {{u: {{targets: [{{url: 'http://u'}}], retries: {{max: {}}}}}}}", 10),
+    ],
+)
+def test_numbers_have_a_bound_that_is_told(tmp_path, text, most):
+    """What nobody needs must not fail later, where a table of that size is made."""
+    (told,) = lines(tmp_path, HEAD + text.format(most + 1) + "\n")
+    assert f"{most + 1}; expected a whole number from " in told
+    assert f" to {most}" in told
+    file = tmp_path / "b.yaml"
+    file.write_text(HEAD + text.format(most) + "\n")
+    compile(config.load(str(file), {}).config, 1)
+
+
+def test_a_duration_has_a_bound_that_is_told(tmp_path):
+    """Longer ones overflow a timer."""
+    (told,) = lines(tmp_path, HEAD + "timeouts: {keepalive: 8761h}\n")
+    assert told.startswith("3:23: timeouts.keepalive: 8761h is longer than 8760h; expected a duration such as")
 
 
 def test_two_listeners_on_one_address_and_two_routes_of_one_name(tmp_path):
