@@ -4,7 +4,7 @@ import re
 import tomllib
 from typing import Any, Final
 
-from fastgw.config.spots import Flaw, Mark, Spot, Trace, marker
+from fastgw.config.spots import DEEPEST, Flaw, Mark, Spot, Trace, marker
 
 _BASIC = r'"(?:[^"\\\n]|\\.)*"'
 _LITERAL = r"'[^'\n]*'"
@@ -22,9 +22,21 @@ _SCALAR = re.compile(
 _POSITION = re.compile(r"\s*\(at (?:line (\d+), column (\d+)|end of document)\)$")
 _FIRST: Final = (1, 1)
 
+# For text that may not be valid: every token ends somewhere, and nothing is tried twice.
+_ANY_PART = r'"(?:[^"\\\n]|\\.?)*+"?' + r"|'[^'\n]*+'?|[A-Za-z0-9_-]++"
+_PART_OF_ANY = re.compile(_ANY_PART, re.DOTALL)
+_ANY = re.compile(
+    r'"""(?:[^"\\]|\\.?|"(?!""))*+(?:"{3,5})?'
+    r"|'''.*?(?:'{3,5}|\Z)"
+    r"|#[^\n]*+"
+    rf"|(?P<key>(?:{_ANY_PART})(?:[ \t]*+\.[ \t]*+(?:{_ANY_PART}))*+)",
+    re.DOTALL,
+)
+
 
 def read(text: str) -> tuple[Any, bool]:
     """The document; never with a repeated key, which TOML itself refuses."""
+    _refuse_deep_keys(text)
     try:
         return tomllib.loads(text), False
     except ValueError as error:
@@ -38,6 +50,14 @@ def read(text: str) -> tuple[Any, bool]:
 def trace(text: str) -> Trace:
     """Where everything is, in a text that `read` accepts."""
     return Trace(_Tracer(text.replace("\r\n", "\n")).document())
+
+
+def _refuse_deep_keys(text: str) -> None:
+    """tomllib takes ever longer for each dot of a key: 15 s for one of 64 KB."""
+    for token in _ANY.finditer(text):
+        key = token["key"]
+        if key and key.count(".") >= DEEPEST and len(_PART_OF_ANY.findall(key)) > DEEPEST:
+            raise Flaw(f"a key of more than {DEEPEST} parts", marker(text)(token.start()))
 
 
 class _Tracer:

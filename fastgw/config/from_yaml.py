@@ -26,7 +26,7 @@ from yaml.reader import Reader, ReaderError
 from yaml.scanner import Scanner
 
 from fastgw.config.problems import Path
-from fastgw.config.spots import Flaw, Mark, Repeat, Spot, Trace, marker
+from fastgw.config.spots import DEEPEST, Flaw, Mark, Repeat, Spot, Trace, marker
 
 
 class PureEvents(Reader, Scanner, Parser):
@@ -44,8 +44,6 @@ try:
 except ImportError:
     Events = PureEvents
 
-DEEPEST: Final = 100
-"""How many mappings and lists may stand in each other."""
 MOST_BY_ALIAS: Final = 100_000
 """How many values aliases may repeat in all, so that a small file cannot stand for a huge one."""
 

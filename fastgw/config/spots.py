@@ -4,8 +4,12 @@ from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import Final
 
 from fastgw.config.problems import Path
+
+DEEPEST: Final = 100
+"""How many mappings and lists may stand in each other, and how many parts a dotted key may have."""
 
 Mark = tuple[int, int]
 """Line and column, from 1."""

@@ -220,6 +220,40 @@ last = """a""""
     }
 
 
+@pytest.mark.parametrize("key", ["a", '"a.\\""', "'a.'", "a-_1"])
+@pytest.mark.parametrize("dot", [".", " . "])
+@pytest.mark.parametrize("around", ["{} = 1", "[{}]", "[[{}]]", "b = [{{ c = 1, {} = 1 }}]", "{}", "x = {}"])
+def test_toml_keys_are_not_too_deep(key, dot, around):
+    """tomllib would take minutes for what a small file can hold."""
+    with pytest.raises(Flaw, match="a key of more than 100 parts") as caught:
+        from_toml.read("\n# comment\n" + around.format(dot.join([key] * 101)))
+    assert caught.value.mark[0] == 3
+
+
+DOTS = ".".join(["a"] * 200)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ".".join(["a"] * 100) + " = 1",
+        f"a = '{DOTS}' # {DOTS}",
+        f'a = "\\" {DOTS}"',
+        f'a = """\n{DOTS}\n\\""" {DOTS} "" {DOTS}"""""',
+        f"a = '''\n{DOTS}\n'' {DOTS}'''''",
+    ],
+)
+def test_toml_text_and_comments_may_have_any_number_of_dots(text):
+    assert list(from_toml.read(text)[0]) == ["a"]
+
+
+@pytest.mark.parametrize("text", ['"""\\', '"\\', "'''", "'a", 'a."', "a.", "a" * 10])
+def test_toml_that_ends_in_the_middle_is_refused(text):
+    for end in ("", "\n"):
+        with pytest.raises(Flaw, match="not valid TOML"):
+            from_toml.read(text + end)
+
+
 def test_a_repeated_key_is_told_with_both_places(tmp_path):
     assert problems(tmp_path, a_yaml=MINIMAL + "routes:\n  - {name: a, name: b, respond: {}}\nversion: 1\n") == [
         "a.yaml:4:15: routes[0].name: a repeated key; the first is in line 4",
@@ -331,5 +365,5 @@ routes: [{name: all, upstream: "http://a:1/b"}]
         '--listen: "8080" is not an address; expected "host:port", "[ipv6]:port" or "unix:/path"',
         '--to: "localhost" is not an http, https or unix URL; expected a URL such as "http://host:9000", or '
         '"unix:/path/of.sock"',
-        "--workers: 0; expected a whole number from 1",
+        "--workers: 0; expected a whole number from 1 to 1024",
     ]
