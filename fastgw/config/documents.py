@@ -1,13 +1,17 @@
 """Files: read, taken apart by their format, and the files that they include."""
 
-import glob
+import errno
 import os
+import stat
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
+from glob import has_magic
 from types import ModuleType
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 from fastgw.config import from_json, from_toml, from_yaml
+from fastgw.config.includes import Search
 from fastgw.config.problems import Path, Problem, path_text, show
 from fastgw.config.spots import Flaw, Mark, Trace, marker
 
@@ -19,6 +23,14 @@ FORMATS: Final[Mapping[str, ModuleType]] = {
 }
 LARGEST: Final = 64 * 1024 * 1024
 """The longest file that is read, in bytes."""
+
+
+def open_to_read(name: str) -> BinaryIO:
+    """Open a file of the configuration. Raises `OSError`, also for a pipe or device, which may never end or begin."""
+    mode = os.stat(name).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a folder is refused by `open`, in clearer words
+        raise OSError(errno.EINVAL, "Not a regular file")
+    return open(name, "rb")
 
 
 class Document:
@@ -65,7 +77,7 @@ class Document:
         if self._format is None:
             raise Flaw(f"a file of unknown format; expected a name that ends in {', '.join(FORMATS)}")
         try:
-            with open(self.name, "rb") as file:
+            with open_to_read(self.name) as file:
                 raw = file.read(LARGEST + 1)
         except OSError as error:
             raise Flaw(f"cannot be read: {error.strerror or error}") from error
@@ -90,31 +102,43 @@ class Document:
             self.problems.append(self.problem((), show(value), "expected a mapping of settings"))
 
 
-def read_all(name: str) -> tuple[list[Document], list[Problem]]:
-    """A file and all that it includes, directly or not, in the order they are named; and what is wrong with them.
+@dataclass
+class Found:
+    """A file and all that it includes, directly or not, in the order they are named."""
 
-    A file that several patterns name is read once, so a circle of includes ends.
-    """
-    documents: list[Document] = []
-    problems: list[Problem] = []
+    documents: list[Document] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[Problem] = field(default_factory=list)
+
+
+def read_all(name: str) -> Found:
+    """Read a file and all that it includes. One that several patterns name is read once, so a circle ends."""
+    all_found = Found()
+    search = Search()
     waiting = [name]
     met = {os.path.realpath(name)}
     while waiting:
         document = Document(waiting.pop(0))
-        documents.append(document)
-        problems += document.problems
+        all_found.documents.append(document)
+        all_found.problems += document.problems
         for index, pattern in enumerate(_patterns(document)):
-            path = os.path.join(document.directory, pattern)
-            found = sorted(glob.glob(path, recursive=True)) if glob.has_magic(path) else [path]
-            if found == [path] and not os.path.exists(path):
-                problems.append(document.problem(("include", index), f"{show(pattern)}: no such file"))
-                continue
-            for each in found:
+            place = ("include", index)
+            try:
+                named = search.find(document.directory, pattern)
+            except Flaw as flaw:
+                expected = "expected a pattern of fewer folders"
+                all_found.problems.append(document.problem(place, f"{show(pattern)}: {flaw.wrong}", expected))
+                break
+            if not named and has_magic(pattern):
+                all_found.notes.append(document.problem(place, f"{show(pattern)} names no file"))
+            elif not named:
+                all_found.problems.append(document.problem(place, f"{show(pattern)}: no such file"))
+            for each in named:
                 real = os.path.realpath(each)
                 if real not in met:
                     met.add(real)
                     waiting.append(each)
-    return documents, problems
+    return all_found
 
 
 def _patterns(document: Document) -> list[str]:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -14,6 +14,9 @@ from fastgw.config.problems import ConfigError, Problem
 from fastgw.config.rules import RULES
 from fastgw.config.settings import MOST_WORKERS, AccessLog, Config, Listener, Route, Status
 from fastgw.config.values import ADDRESS, URL, Notation
+
+MOST_TOLD: Final = 1000
+"""How many problems, and how many notes, are told one by one."""
 
 
 class Loaded(Struct, frozen=True):
@@ -32,18 +35,18 @@ def load(file: str, filter_types: Mapping[str, type]) -> Loaded:
     `filter_types`: by name, the struct of each filter's settings. Raises `ConfigError` with every problem there is;
     only when a file cannot be taken apart at all, what depends on its content stays unsaid.
     """
-    documents, unreadable = read_all(file)
-    merged = merge(documents, filter_types)
-    notes: list[Problem] = []
-    if all(document.value is not None for document in documents):
+    found = read_all(file)
+    merged = merge(found.documents, filter_types)
+    notes = found.notes
+    if all(document.value is not None for document in found.documents):
         for rule in RULES:
             rule(merged)
-        notes = FilterRules(merged, filter_types).check()
-    order = {document.name: number for number, document in enumerate(documents)}
-    problems = unreadable + [problem for reading in merged.readings for problem in reading.problems]
+        notes += FilterRules(merged, filter_types).check()
+    order = {document.name: number for number, document in enumerate(found.documents)}
+    problems = found.problems + [problem for reading in merged.readings for problem in reading.problems]
     if problems:
-        raise ConfigError(_sorted(problems, order))
-    return Loaded(merged.config(), tuple(_sorted(notes, order)), tuple(order))
+        raise ConfigError(_told(problems, order))
+    return Loaded(merged.config(), tuple(_told(notes, order)), tuple(order))
 
 
 def from_flags(
@@ -81,6 +84,9 @@ def from_flags(
     )
 
 
-def _sorted(problems: Iterable[Problem], order: Mapping[str, int]) -> list[Problem]:
-    """By file, as they are included, then by line; what is said twice is said once."""
-    return sorted(dict.fromkeys(problems), key=lambda each: (order.get(each.file, -1), each.line, each.column))
+def _told(problems: Iterable[Problem], order: Mapping[str, int]) -> list[Problem]:
+    """By file, as they are included, then by line; each once; at most `MOST_TOLD`, and how many more there are."""
+    told = sorted(dict.fromkeys(problems), key=lambda each: (order.get(each.file, -1), each.line, each.column))
+    if len(told) > MOST_TOLD:
+        told[MOST_TOLD:] = [Problem(next(iter(order)), 0, 0, "", f"and {len(told) - MOST_TOLD} more")]
+    return told

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import NODEFAULT, Meta, Struct
 
-from fastgw.config.documents import Document
+from fastgw.config.documents import Document, open_to_read
 from fastgw.config.problems import Path, Problem, nearest, show, suggest
 from fastgw.config.settings import FilterUse
 from fastgw.config.values import FileName, Notation
@@ -173,7 +173,7 @@ class File(Shape):
         absolute = os.path.abspath(os.path.join(reading.document.directory, value))
         if self.name.readable:
             try:
-                with open(absolute, "rb"):
+                with open_to_read(absolute):
                     pass
             except OSError as error:
                 return reading.report(

@@ -179,6 +179,21 @@ def test_a_duration_has_a_bound_that_is_told(tmp_path):
     assert told.startswith("3:23: timeouts.keepalive: 8761h is longer than 8760h; expected a duration such as")
 
 
+def test_a_thousand_problems_are_told_and_how_many_more_there_are(tmp_path):
+    told = lines(tmp_path, HEAD + "".join(f"zzz{each}: 1\n" for each in range(1500)))
+    assert len(told) == 1001
+    assert told[999].startswith("1002:1: zzz999: unknown key")
+    assert told[1000] == " and 500 more"
+
+
+def test_a_thousand_notes_are_told_and_how_many_more_there_are(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text(HEAD + "include: [" + "'none-*', " * 1500 + "]\n")
+    notes = config.load(str(file), {}).notes
+    assert len(notes) == 1001
+    assert str(notes[-1]) == f"{file}: and 500 more"
+
+
 def test_two_listeners_on_one_address_and_two_routes_of_one_name(tmp_path):
     text = """
 version: 1

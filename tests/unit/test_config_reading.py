@@ -6,7 +6,7 @@ import os
 import pytest
 
 from fastgw import config
-from fastgw.config import documents, from_json, from_toml, from_yaml
+from fastgw.config import documents, from_json, from_toml, from_yaml, includes
 from fastgw.config.spots import Flaw
 
 MINIMAL = "version: 1\nlisteners: {main: {address: '127.0.0.1:0'}}\n"
@@ -315,6 +315,72 @@ def test_includes_add_up(tmp_path):
         "team-a.yaml",
         "team-b.yaml",
         "extra.json",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("*.yaml", ["a.yaml", "b.yaml", "folder.yaml"]),
+        ("[!a].yaml", ["b.yaml"]),
+        (".h*", [".hidden.yaml"]),
+        ("*/c.yaml", ["folder.yaml/c.yaml", "link/c.yaml"]),
+        ("folder.yaml/*/./d?", ["folder.yaml/deep/./d1", "folder.yaml/deep/./d2"]),
+        ("**/*", ["a.yaml", "b.yaml", "folder.yaml", "folder.yaml/c.yaml", "folder.yaml/deep", "folder.yaml/deep/d1",
+                  "folder.yaml/deep/d2", "folder.yaml/deep/round", "link"]),
+        ("**/**/c.*", ["folder.yaml/c.yaml"]),
+        ("link/**/d1", ["link/deep/d1"]),
+        ("a.yaml/*", []),
+        ("none/*", []),
+        ("nu\0l/*", []),
+    ],
+)  # fmt: skip
+def test_patterns_of_includes(tmp_path, pattern, found):
+    """The folder's own name is no pattern; links are followed where they are named; hidden names are asked for."""
+    folder = tmp_path / "[x]"
+    (folder / "folder.yaml" / "deep").mkdir(parents=True)
+    (folder / ".git").mkdir()
+    for name in (
+        "a.yaml",
+        "b.yaml",
+        ".hidden.yaml",
+        "folder.yaml/c.yaml",
+        "folder.yaml/deep/d1",
+        "folder.yaml/deep/d2",
+    ):
+        (folder / name).touch()
+    (folder / "link").symlink_to("folder.yaml")
+    (folder / "folder.yaml" / "deep" / "round").symlink_to(folder)
+    assert includes.Search().find(str(folder), pattern) == [f"{folder}/{each}" for each in found]
+    assert includes.Search().find("elsewhere", f"{folder}/{pattern}".replace("[x]", "[[]x]")) == [
+        f"{folder}/{each}" for each in found
+    ]
+
+
+def test_a_search_without_end_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(includes, "MOST", 100)
+    assert problems(tmp_path, a_yaml=MINIMAL + "include: ['/**/*.yaml', '*.json']\n") == [
+        'a.yaml:3:11: include[0]: "/**/*.yaml": more than 100 names to look at; expected a pattern of fewer folders',
+    ]
+
+
+def test_a_pattern_that_names_nothing_is_noted(tmp_path):
+    loaded = load(tmp_path, a_yaml=MINIMAL + "include: ['teams/*.yaml', 'a.*']\n")
+    assert [str(note).removeprefix(f"{tmp_path}/") for note in loaded.notes] == [
+        'a.yaml:3:11: include[0]: "teams/*.yaml" names no file'
+    ]
+
+
+def test_what_could_be_read_for_ever_is_not_opened(tmp_path):
+    """A pipe, a device, a socket: also behind a link, and as a file of certificates."""
+    os.mkfifo(tmp_path / "pipe.yaml")
+    tmp_path.joinpath("device.json").symlink_to("/dev/zero")
+    upstream = "upstreams: {u: {targets: [{url: 'https://a'}], tls: {ca: pipe.yaml}}}\n"
+    text = MINIMAL + "include: ['*.json', pipe.yaml]\n" + upstream
+    assert problems(tmp_path, a_yaml=text) == [
+        'a.yaml:4:58: upstreams.u.tls.ca: "pipe.yaml" cannot be read: Not a regular file; expected a readable file',
+        "device.json: cannot be read: Not a regular file",
+        "pipe.yaml: cannot be read: Not a regular file",
     ]
 
 
