@@ -27,16 +27,27 @@ FAMILY: Final = frozenset(
     )
 )
 _NOTHING: Final[frozenset[bytes]] = frozenset()
-MOST_PROXIES: Final = 64
+MOST_PROXIES: Final = 32
 """Proxies between the client and us, at most: further to the left nothing is read."""
+MOST_BYTES: Final = 4096
+"""Of `Forwarded`, counted from its end: what begins further to the left is not read."""
+LONGEST_NODE: Final = 64
+"""Bytes of an address with its port, at most; a longer one is none."""
 
 # RFC 7239 section 4; values that should be quoted, such as addresses with a port, are taken without quotes too.
-_QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\' + VALUE + rb')*+"'
+_QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]++|\\' + VALUE + rb')*+"'
 _PAIR: Final = TOKEN + rb"++=(?:" + _QUOTED + rb'|[^\s",;]++)'
 _ELEMENT: Final = _PAIR + rb"(?:[ \t]*+;[ \t]*+" + _PAIR + rb")*+"
-_ELEMENTS: Final = re.compile(_ELEMENT + rb"(?:[ \t]*+,[ \t]*+" + _ELEMENT + rb")*+")
-_LAST_ELEMENT: Final = re.compile(rb"(?:\A|,)[ \t]*+(" + _ELEMENT + rb")[ \t]*+\Z")
-_EACH_PAIR: Final = re.compile(rb"(" + TOKEN + rb'++)="?((?<=")(?:[^"\\]|\\.)*+|[^\s",;]++)"?')
+_IS_ELEMENT: Final = re.compile(_ELEMENT).fullmatch
+_IS_LIST: Final = re.compile(_ELEMENT + rb"(?:[ \t]*+,[ \t]*+" + _ELEMENT + rb")*+").fullmatch
+# Read backwards: on to a comma that stands in no quotes. A quote with an odd number of backslashes before it, which
+# come behind it here, is one between quotes; the one that opens has `=` there.
+_TO_COMMA_BACKWARDS: Final = re.compile(
+    rb'((?:[^",]++|"(?:\\\\)*+(?!\\)(?:[^"]++|"\\(?:\\\\)*+(?!\\))*+"(?==))*+)(?:,|\Z)'
+)
+_FOR: Final = re.compile(
+    rb"(?:(?![Ff][Oo][Rr]=)" + _PAIR + rb"[ \t]*+;[ \t]*+)*+[Ff][Oo][Rr]=" + rb'"?((?<=")(?:[^"\\]++|\\.)*+|[^\s",;]++)'
+)
 
 
 class Peer:
@@ -89,10 +100,10 @@ def _appended(peer: Peer, head: RequestHead, client_ip: str) -> bytes:
     """The lists go on. How and where the client came is taken from a trusted peer alone."""
     ip = b"" if peer.ip == "unix:" else peer.ip.encode()
     heard = _list_of(head, b"x-forwarded-for")
-    forwarded = _well_formed_end(_list_of(head, b"forwarded"))
+    forwarded = _well_formed_end(_forwarded_of(head))
     # A proxy that writes one of the two lists is understood by readers of the other as well.
     if peer.trusted and heard and not forwarded:
-        forwarded = b", ".join(b"for=" + _node(_address(name) or "unix:") for name in heard.split(b",")[-MOST_PROXIES:])
+        forwarded = b", ".join(b"for=" + _node(_address(name) or "unix:") for name in _last_of(heard))
     elif peer.trusted and forwarded and not heard:
         names = [_address(_for(element)) or "unknown" for element in islice(_elements(forwarded), MOST_PROXIES)]
         heard = ", ".join(reversed(names)).encode()
@@ -155,6 +166,20 @@ def _list_of(head: RequestHead, name: bytes) -> bytes:
     return b", ".join(value for _, _, value in head.known.get(name, ()) if value)
 
 
+def _last_of(heard: bytes) -> list[bytes]:
+    """The last members of `X-Forwarded-For`, as many as are read."""
+    return heard.rsplit(b",", MOST_PROXIES)[-MOST_PROXIES:]
+
+
+def _forwarded_of(head: RequestHead) -> bytes:
+    """The end of `Forwarded`, from the beginning of an element on.
+
+    It is cut at a comma. One between quotes does no harm: what follows it up to the quote that closes is no element.
+    """
+    forwarded = _list_of(head, b"forwarded")
+    return forwarded if len(forwarded) <= MOST_BYTES else forwarded[-MOST_BYTES:].partition(b",")[2]
+
+
 def client_address(head: RequestHead, peer: Peer, trusts: Callable[[str], bool]) -> str:
     """The client's address: from right to left, the first that no trusted proxy stands at.
 
@@ -164,9 +189,7 @@ def client_address(head: RequestHead, peer: Peer, trusts: Callable[[str], bool])
     if not peer.trusted:
         return peer.ip
     heard = _list_of(head, b"x-forwarded-for")
-    names: Iterable[bytes] = reversed(heard.split(b","))
-    if not heard:
-        names = map(_for, _elements(_list_of(head, b"forwarded")))
+    names: Iterable[bytes] = reversed(_last_of(heard)) if heard else map(_for, _elements(_forwarded_of(head)))
     known = peer.ip
     for name in islice(names, MOST_PROXIES):
         ip = _address(name)
@@ -181,24 +204,30 @@ def client_address(head: RequestHead, peer: Peer, trusts: Callable[[str], bool])
 def _elements(forwarded: bytes) -> Iterator[bytes]:
     """The elements of `Forwarded` from the right, as far as they are well-formed.
 
-    From the right, because a client may leave a quote open, in which what its proxy wrote would disappear.
+    From the right, because a client may leave a quote open, in which what its proxy wrote would disappear. No byte is
+    read twice on the way to a comma: any client may send thousands of them.
     """
-    end = len(forwarded)
-    while match := _LAST_ELEMENT.search(forwarded, 0, end):
-        yield match[1]
-        end = match.start()
+    backwards = forwarded[::-1]
+    at = 0
+    while match := _TO_COMMA_BACKWARDS.match(backwards, at):
+        element = match[1][::-1].strip(b" \t")
+        if not _IS_ELEMENT(element):
+            return
+        yield element
+        at = match.end()
 
 
 def _well_formed_end(forwarded: bytes) -> bytes:
     """What can be passed on: an open quote would swallow the element that is added."""
-    if _ELEMENTS.fullmatch(forwarded):
+    if _IS_LIST(forwarded):
         return forwarded
     return b", ".join(reversed(list(islice(_elements(forwarded), MOST_PROXIES))))
 
 
 def _for(element: bytes) -> bytes:
     """For whom a proxy forwarded; empty where it does not say."""
-    return next((value for name, value in _EACH_PAIR.findall(element) if name.lower() == b"for"), b"")
+    match = _FOR.match(element)
+    return match[1] if match else b""
 
 
 def _address(name: bytes) -> str | None:
@@ -206,6 +235,8 @@ def _address(name: bytes) -> str | None:
 
     An IPv6 zone means nothing to others, and could be any text. An IPv4 address in IPv6 clothes is the IPv4 address.
     """
+    if len(name) > LONGEST_NODE:
+        return None
     text = name.strip().decode("latin-1")
     if text.startswith("["):
         text = text[1:].partition("]")[0]

@@ -1,13 +1,16 @@
 """Who the client is, and what is said of it, whatever was written into the forwarding fields on the way."""
 
+import re
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fastgw.compile import trust
 from fastgw.config.values import parse_network
-from fastgw.forwarded import FAMILY, Peer, client_address, fields_for_upstream
+from fastgw.forwarded import FAMILY, Peer, _elements, client_address, fields_for_upstream
 from fastgw.wire.framing import RequestHead, judge_request
+from fastgw.wire.grammar import TOKEN
 
 TRUSTS = trust([parse_network("10.0.0.0/8"), parse_network("fd00::/8")])
 PROXY = Peer("10.0.0.9", 1, 80, trusted=True)
@@ -81,6 +84,45 @@ def test_a_long_list_is_read_in_no_time(count: int) -> None:
     request = judge_request(raw)
     assert client_address(request, PROXY, TRUSTS) == "10.0.0.9"
     fields_for_upstream("append", PROXY, request, "10.0.0.9")
+
+
+def test_of_a_long_list_the_end_is_read() -> None:
+    """A proxy's element stands at the end. What begins too far from there is not looked at, as if it were malformed."""
+    near, far = b'for=10.0.0.1;by="' + b"," * 2000 + b'"', b'for=10.0.0.1;by="' + b"," * 5000 + b'"'
+    assert client(b"Forwarded: for=198.51.100.1, " + near) == "198.51.100.1"
+    assert client(b"Forwarded: for=198.51.100.1, " + far) == "10.0.0.9"
+    assert client(b"Forwarded: " + far + b", for=198.51.100.1") == "198.51.100.1"
+    lines = added("append", PROXY, b"Forwarded: " + far + b", for=198.51.100.1")
+    assert lines[b"Forwarded"] == b'for=198.51.100.1, for=10.0.0.9;host="a.test";proto=http'
+
+
+def test_no_part_of_an_element_is_taken_for_one() -> None:
+    """Wherever the part that is read begins: in a name, in a value, behind a comma between quotes."""
+    element = b'x="' + b"y" * 4064 + b", for=6.6.6.6, for="
+    for more in range(40):
+        assert client(b"Forwarded: " + element + b"z" * more + b'"') == "10.0.0.9"
+        assert client(b"Forwarded: " + b"y" * (4084 + more) + b"for=6.6.6.6") == "10.0.0.9"
+
+
+PAIR = TOKEN + rb'++=(?:"(?:[^"\\]|\\.)*+"|[^\s",;]++)'
+ELEMENT = PAIR + rb"(?:[ \t]*+;[ \t]*+" + PAIR + rb")*+"
+LAST_ELEMENT = re.compile(rb"(?:\A|,)[ \t]*+(" + ELEMENT + rb")[ \t]*+\Z")
+
+
+def elements_by_search(forwarded: bytes) -> list[bytes]:
+    """The definition, at any cost: again and again the longest element that ends where the last one begins."""
+    found = []
+    while match := LAST_ELEMENT.search(forwarded):
+        found.append(match[1])
+        forwarded = forwarded[: match.start()]
+    return found
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.lists(st.sampled_from([b"a=", b"b", b'"', b"\\", b",", b";", b" ", b"=", b'a="', b'";']), max_size=24))
+@example([b"a=", b'"', b"\\", b'"', b"\\", b"\\", b'"'])
+def test_one_way_from_the_right_finds_what_the_grammar_has_there(parts: list[bytes]) -> None:
+    assert list(_elements(b"".join(parts))) == elements_by_search(b"".join(parts))
 
 
 NODES = st.sampled_from([b"6.6.6.6", b'"[2001:db8::6]"', b"unknown", b'"a, for=6.6.6.6"', b'"', b"\\", b";", b"=", b""])
