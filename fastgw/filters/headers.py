@@ -16,7 +16,11 @@ Names = Annotated[tuple[FieldName, ...], Meta(max_length=100)]
 
 
 class Edits(Settings):
-    """What happens to the fields of a message, in this order: remove, set, add."""
+    """What happens to the fields of a message, in this order: remove, set, add.
+
+    For remove and set `-` and `_` in names are one: `X-User` takes `X_User` out too, which CGI, WSGI and PHP could not
+    tell from it.
+    """
 
     remove: Names = ()
     """Fields that are taken out."""

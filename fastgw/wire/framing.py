@@ -92,9 +92,12 @@ class _Head:
     _judge: SecondJudge | None
 
     def fields(self) -> Fields:
-        """All fields, parsed once. What is changed in them is what will be sent."""
+        """All fields but those that `Connection` names, parsed once. What is changed in them is what will be sent.
+
+        The named ones are gone before anybody adds to them: a sender can name its own fields away, never ours.
+        """
         if self._fields is None:
-            self._fields = Fields.parse(self.raw, self.fields_start)
+            self._fields = Fields.parse(self.raw, self.fields_start, self.connection_named)
         return self._fields
 
     def edited(self) -> Fields | None:
@@ -102,9 +105,11 @@ class _Head:
         return self._fields if self._fields is not None and self._fields.changed else None
 
     def first(self, name: bytes) -> bytes | None:
-        """The first value of the field with this lower-case name, without parsing the others."""
+        """The first value of the field with this lower-case name as `fields` has it, without parsing the others."""
         if self._fields is not None:
             return self._fields.get(name)
+        if name in self.connection_named:
+            return None
         if name in self.KNOWN:
             lines = self.known.get(name)
             return lines[0][2] if lines else None

@@ -14,6 +14,10 @@ class Fields:
     """Field lines in their order, with the case of their names and their duplicates.
 
     Names compare without case. A value has no white space around it.
+
+    Where lines are replaced or removed, `-` and `_` in their names are one as well: CGI and its heirs make
+    `HTTP_X_USER` of both `X-User` and `X_User` (RFC 3875 section 4.1.18), so a twin that stayed could speak in the
+    other's place. Reading tells them apart.
     """
 
     __slots__ = ("_lines", "changed")
@@ -28,10 +32,16 @@ class Fields:
         self.changed = False
 
     @classmethod
-    def parse(cls, raw: bytes, start: int) -> "Fields":
-        """Read the field lines of a head that was judged well-formed; the first of them begins at `start`."""
+    def parse(cls, raw: bytes, start: int, without: Container[bytes] = ()) -> "Fields":
+        """Read the field lines of a head that was judged well-formed; the first of them begins at `start`.
+
+        Those whose lower-case name is in `without` are passed over.
+        """
         fields = cls()
-        fields._lines = [(name, value.rstrip(b" \t")) for name, value in _LINE.findall(raw, start)]
+        lines = _LINE.findall(raw, start)
+        if without:
+            lines = [line for line in lines if line[0].lower() not in without]
+        fields._lines = [(name, value.rstrip(b" \t")) for name, value in lines]
         return fields
 
     def get(self, name: bytes) -> bytes | None:
@@ -45,13 +55,13 @@ class Fields:
         return [value for known, value in self._lines if known.lower() == wanted]
 
     def set(self, name: bytes, value: bytes) -> None:
-        """Let one line called `name` stand, where the first of them stood, or else at the end.
+        """Let one line called `name` stand, where the first of them or of its twins stood, or else at the end.
 
         Raises `ValueError` for a name or value that would not stay one field line.
         """
         line = _checked(name, value)
-        wanted = name.lower()
-        places = [place for place, (known, _) in enumerate(self._lines) if known.lower() == wanted]
+        wanted = folded(name)
+        places = [place for place, (known, _) in enumerate(self._lines) if folded(known) == wanted]
         if not places:
             self._lines.append(line)
         else:
@@ -66,16 +76,21 @@ class Fields:
         self.changed = True
 
     def remove(self, name: bytes) -> None:
-        """Take out every line called `name`; there may be none."""
-        wanted = name.lower()
-        kept = [line for line in self._lines if line[0].lower() != wanted]
+        """Take out every line called `name`, and its twins; there may be none."""
+        wanted = folded(name)
+        kept = [line for line in self._lines if folded(line[0]) != wanted]
         if len(kept) != len(self._lines):
             self._lines = kept
             self.changed = True
 
-    def render(self, drop: Container[bytes] = ()) -> bytes:
-        """Write the lines as they go over the wire, without those whose lower-case name is in `drop`."""
-        return b"".join(b"%b: %b\r\n" % line for line in self._lines if line[0].lower() not in drop)
+    def render(self, drop: Container[bytes] = (), alike: Container[bytes] = ()) -> bytes:
+        """Write the lines as they go over the wire.
+
+        Left out are those whose lower-case name is in `drop`, and those whose `folded` name is in `alike`.
+        """
+        return b"".join(
+            b"%b: %b\r\n" % line for line in self._lines if line[0].lower() not in drop and folded(line[0]) not in alike
+        )
 
     def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
         return iter(self._lines)
@@ -89,6 +104,11 @@ class Fields:
     def __repr__(self) -> str:
         # Values may be secrets, so only names are told.
         return f"<Fields {', '.join(name.decode('ascii') for name, _ in self._lines)}>"
+
+
+def folded(name: bytes) -> bytes:
+    """The name that all twins have in common: in lower case, with hyphens for underscores."""
+    return name.lower().replace(b"_", b"-")
 
 
 def _checked(name: bytes, value: bytes) -> tuple[bytes, bytes]:

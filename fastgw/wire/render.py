@@ -6,6 +6,7 @@ from http import HTTPStatus
 from typing import Final
 
 from fastgw.wire.framing import RequestHead, ResponseHead
+from fastgw.wire.headers import folded
 
 _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus} | {
     413: "Content Too Large",  # the names of RFC 9110 where the standard library still has those of RFC 7231
@@ -38,21 +39,22 @@ def status_line(status: int, reason: bytes | None = None) -> bytes:
 @lru_cache(maxsize=64)
 def _dropping(
     dropped: frozenset[bytes], known: frozenset[bytes], also: frozenset[bytes]
-) -> tuple[frozenset[bytes], bool]:
-    """All names to leave out, and whether each of them can be cut out by its place in `known`."""
-    return dropped | also, also <= known
+) -> tuple[frozenset[bytes], frozenset[bytes], bool]:
+    """All names to leave out, those in `also` as `folded`, and whether all can be cut out by their place in `known`."""
+    return dropped | also, frozenset(map(folded, also)), also <= known
 
 
 def end_to_end(head: RequestHead | ResponseHead, also: frozenset[bytes] = frozenset()) -> bytes:
     """The field lines that go on to the next peer, without the empty line.
 
     Left out are hop-by-hop fields, those that `Connection` names, framing, a request's Host, and the lower-case names
-    in `also`. Lines that stay keep their bytes, unless a filter has changed the fields.
+    in `also` with their twins (`Fields`). Lines that stay keep their bytes, unless a filter has changed the fields.
     """
-    drop, by_place = _dropping(head.DROPPED, head.KNOWN, also)
-    edited = head.edited()
-    if edited is not None or head.connection_named or not by_place:
-        return (edited or head.fields()).render(drop.union(head.connection_named))
+    drop, alike, by_place = _dropping(head.DROPPED, head.KNOWN, also)
+    if not by_place or head.connection_named or head.edited() is not None:
+        return head.fields().render(drop, alike)
+    # No twins here: a request that has one of a field in `KNOWN` was refused, and those of a response that are not
+    # dropped anyway have no hyphen.
     raw, at = head.raw, head.fields_start
     cuts = [line for name, lines in head.known.items() if name in drop for line in lines]
     cuts.sort()  # in line order: a name that comes again may stand behind others

@@ -140,6 +140,28 @@ def test_fields_of_a_response_are_changed(lanes: Lanes) -> None:
     lane.end()
 
 
+def test_connection_takes_away_nothing_that_was_set(lanes: Lanes) -> None:
+    """RFC 9110 section 7.6.1: a sender names its own fields; what the gateway says to the next hop stays, both ways."""
+    lane = lanes.take("fields")
+    named = b"Connection: X-Set, X-Add\r\nX-Set: a\r\nX-Add: b\r\n"
+    got, response = lane.forward(
+        lane.get(fields=named), b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n" + named + b"\r\nok"
+    )
+    for message in (got, response):
+        assert message.get_all(b"X-Set") == message.get_all(b"X-Add") == [b"gateway"]
+    lane.end()
+
+
+def test_underscores_are_no_way_round(lanes: Lanes) -> None:
+    """RFC 3875 section 4.1.18: to CGI `X_Remove` and `X-Remove` are one variable."""
+    lane = lanes.take("fields")
+    got, _ = lane.forward(lane.get(fields=b"X_Set: a\r\nX_Remove: b\r\nX_Other: c\r\n"))
+    assert b"X_Set" not in got
+    assert b"X_Remove" not in got
+    assert (got.get(b"X-Set"), got.get(b"X_Other")) == (b"gateway", b"c")
+    lane.end()
+
+
 def test_bodies_pass_where_fields_are_changed(lanes: Lanes) -> None:
     """The general path frames bodies as the fast one does: chunks, trailers and all."""
     lane = lanes.take("fields")

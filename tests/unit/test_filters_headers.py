@@ -44,6 +44,34 @@ def test_both_ways(edits: dict[str, object], lines: list[bytes]) -> None:
     assert sorted(upstream) == sorted(client) == sorted(lines)
 
 
+@pytest.mark.parametrize(
+    ("edits", "lines"),
+    [
+        ({"set": {"X-A": "ours"}}, [b"X-A: ours"]),
+        ({"add": {"X-A": "ours"}}, [b"X-A: ours"]),
+        ({"set": {"X-B": "ours"}}, [b"X-B: ours"]),
+    ],
+)
+def test_connection_takes_away_nothing_that_is_ours(edits: dict[str, object], lines: list[bytes]) -> None:
+    """The sender names fields of its own: what the gateway says behind it goes on."""
+    assert edited(edits, b"Connection: X-A, X-B\r\nX-A: theirs\r\n") == (lines, lines)
+
+
+@pytest.mark.parametrize(
+    ("edits", "lines"),
+    [
+        ({"remove": ["X-A-B"]}, []),
+        ({"remove": ["x-a_b"]}, []),
+        ({"set": {"X-A-B": "ours"}}, [b"X-A-B: ours"]),
+        ({"set": {"X-A_B": "ours"}}, [b"X-A_B: ours"]),
+    ],
+)
+@pytest.mark.parametrize("name", [b"X-A-B", b"X-A_B", b"x-a_b"])
+def test_an_underscore_is_no_way_round(edits: dict[str, object], lines: list[bytes], name: bytes) -> None:
+    """To CGI and its heirs `X_User` is `X-User`."""
+    assert edited(edits, name + b": theirs\r\n") == (lines, lines)
+
+
 def test_answers_of_the_gateways_own_are_edited_too() -> None:
     """`response`: whoever made it. Its filter's request step need not exist for that."""
     plane = Plane({"filters": {"headers": {"response": {"set": {"X-A": "1"}, "remove": ["Proxy-Status"]}}}})

@@ -44,9 +44,29 @@ def test_remove_takes_every_line_and_says_whether_anything_changed():
     assert fields.changed
 
 
+@pytest.mark.parametrize("name", [b"X-User-Id", b"x_user_id", b"X-USER_ID"])
+def test_set_and_remove_take_the_twins_that_cgi_would_not_tell_apart(name: bytes):
+    """RFC 3875 section 4.1.18: `-` becomes `_` there."""
+    lines = [(b"X_User-Id", b"1"), (b"A", b"2"), (b"x-user-id", b"3"), (b"XUser-Id", b"4")]
+    fields = Fields(lines)
+    fields.set(name, b"5")
+    assert list(fields) == [(name, b"5"), (b"A", b"2"), (b"XUser-Id", b"4")]
+    fields = Fields(lines)
+    fields.remove(name)
+    assert list(fields) == [(b"A", b"2"), (b"XUser-Id", b"4")]
+
+
+def test_reading_takes_no_twin_for_the_field():
+    fields = Fields([(b"X_User", b"1")])
+    assert (fields.get(b"X-User"), fields.get_all(b"X-User"), b"X-User" in fields) == (None, [], False)
+
+
 def test_render_leaves_out_what_is_dropped():
     assert Fields(LINES).render({b"a"}) == b"B: 2\r\n"
     assert Fields(LINES).render() == b"A: 1\r\nB: 2\r\na: 3\r\n"
+    twins = Fields([(b"A-b", b"1"), (b"A_B", b"2"), (b"C", b"3")])
+    assert twins.render({b"a-b"}) == b"A_B: 2\r\nC: 3\r\n"
+    assert twins.render({b"c"}, alike={b"a-b"}) == b""
 
 
 @pytest.mark.parametrize("name", [b"", b" ", b"a b", b"a:", b"a\r\n", b"a\n", b"\xe9", b"a\x00", b"(a)"])

@@ -3,6 +3,7 @@
 import pytest
 
 from fastgw.wire.framing import judge_request, judge_response
+from fastgw.wire.headers import Fields
 from fastgw.wire.render import LAST_CHUNK, chunk, end_to_end, last_chunk, request_head, status_line
 
 HOP_BY_HOP = (
@@ -60,8 +61,33 @@ def test_what_a_filter_changed_is_what_is_sent_by_the_same_rules(judged):
     head = judged(HOP_BY_HOP + b"A:1\r\nB: 2\r\n")
     head.fields().set(b"b", b"3")
     head.fields().add(b"Connection", b"upgrade")
-    head.fields().add(b"X-Named", b"4")
     assert end_to_end(head) == b"A: 1\r\nb: 3\r\n"
+
+
+@pytest.mark.parametrize("judged", [request, response])
+@pytest.mark.parametrize("change", [Fields.set, Fields.add])
+def test_connection_names_lines_of_its_sender_and_none_of_ours(judged, change):
+    """RFC 9110 section 7.6.1: the sender tells which of its own fields are for one hop."""
+    head = judged(b"Connection: X-Named, X-Other\r\nX-Named: 1\r\nA: 2\r\nX-Other: 3\r\nx-named: 4\r\n")
+    assert list(head.fields())[-1] == (b"A", b"2")
+    assert not head.fields().changed
+    change(head.fields(), b"X-Named", b"ours")
+    assert end_to_end(head) == b"A: 2\r\nX-Named: ours\r\n"
+
+
+@pytest.mark.parametrize("judged", [request, response])
+def test_what_connection_names_is_not_there_whether_fields_are_parsed_or_not(judged):
+    head = judged(b"Connection: X-Named\r\nX-Named: 1\r\nA: 2\r\n")
+    assert (head.first(b"x-named"), head.first(b"a")) == (None, b"2")
+    assert (head.fields().get(b"x-named"), head.first(b"x-named"), head.first(b"a")) == (None, None, b"2")
+
+
+@pytest.mark.parametrize("judged", [request, response])
+@pytest.mark.parametrize("name", [b"x-user", b"x_user"])
+def test_what_is_left_out_takes_its_twins_along(judged, name: bytes):
+    """To CGI and its heirs `-` and `_` are one."""
+    head = judged(b"X_User: 1\r\nX-USER: 2\r\nX-User_: 3\r\nA_B: 4\r\n")
+    assert end_to_end(head, frozenset({name})) == b"X-User_: 3\r\nA_B: 4\r\n"
 
 
 def test_fields_that_were_only_read_change_nothing():
