@@ -6,6 +6,7 @@ from typing import Final
 
 from fastgw.config.values import FieldName
 from fastgw.filters.api import Env, Exchange, Filter, Hooks, Outcome, Phase
+from fastgw.wire.framing import RequestHead
 
 _ACCEPTABLE: Final = re.compile(rb"[!-~]{1,128}")
 
@@ -22,12 +23,13 @@ class RequestId(Filter, name="request_id", phase=Phase.OBSERVE):
         header = self.header.encode()
         lower = header.lower()
         dropped = frozenset((lower,))
+        may_have_twins = lower not in RequestHead.KNOWN
         trust_client = self.trust_client
         prefix = header + b": "
 
         def request(exchange: Exchange) -> Outcome:
             name = exchange.field(lower)
-            if name is not None:
+            if name is not None or may_have_twins:
                 exchange.request_dropped |= dropped  # all there are: one goes on
             if name is None or not trust_client or not _ACCEPTABLE.fullmatch(name):
                 name = os.urandom(16).hex().encode()

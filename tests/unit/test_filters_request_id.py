@@ -53,6 +53,29 @@ def test_of_several_names_one_goes_on() -> None:
     assert upstream == client == [b"one"] == [plane.records[0].request_id]
 
 
+@pytest.mark.parametrize("header", ["X-Correlation-Id", "X_Correlation_Id"])
+@pytest.mark.parametrize("sent", [b"X_Correlation_Id", b"x-correlation_id", b"X-Correlation-Id"])
+@pytest.mark.parametrize("trust", [True, False])
+def test_no_second_name_goes_on_beside_it(header: str, sent: bytes, trust: bool) -> None:
+    """To CGI and its heirs a name with an underscore would be the same field."""
+    plane = Plane({"filters": {"request_id": {"header": header, "trust_client": trust}}})
+    client = plane.client()
+    client.sends(b"GET / HTTP/1.1\r\n" + HOST + sent + b": theirs\r\n\r\n")
+    upstream = plane.connects()
+    upstream.sends(OK)
+    told = [line for line in upstream.received.split(b"\r\n") if b"correlation" in line.lower()]
+    assert told == [header.encode() + b": " + plane.records[0].request_id]
+    kept = trust and sent.lower() == header.lower().encode()
+    assert (plane.records[0].request_id == b"theirs") is kept
+
+
+@pytest.mark.parametrize("header", ["X-Request-Id", "X-Correlation-Id"])
+def test_connection_cannot_name_it_away(header: str) -> None:
+    fields = b"Connection: " + header.encode() + b"\r\n"
+    plane, upstream, client = through({"header": header}, fields)
+    assert upstream == client == [plane.records[0].request_id]
+
+
 def test_refusals_have_one_too() -> None:
     plane = Plane({"filters": {"request_id": {}}, "routes": []})
     client = plane.client()
