@@ -1,6 +1,7 @@
 """The status listener: `/livez`, `/readyz` and `/metrics`, read-only, one request per connection.
 
-Bounded in everything: a head of at most `HEAD_MAX` bytes in `PATIENCE` seconds, `CONNECTIONS_MAX` connections.
+Bounded in everything: a head of at most `HEAD_MAX` bytes in `HEAD_PATIENCE` seconds, an answer that is taken in
+`ANSWER_PATIENCE`, and `CONNECTIONS_MAX` connections: beyond them, who has waited longest without asking makes room.
 """
 
 import asyncio
@@ -13,8 +14,10 @@ from fastgw.wire.malformed import Malformed
 from fastgw.wire.render import status_line
 
 HEAD_MAX: Final = 8192
-PATIENCE: Final = 10.0
-"""Seconds from the opening of a connection to its end."""
+HEAD_PATIENCE: Final = 2.0
+"""Seconds from the opening of a connection to the end of its request head."""
+ANSWER_PATIENCE: Final = 10.0
+"""Seconds from there to the end of the connection."""
 CONNECTIONS_MAX: Final = 64
 
 _TEXT: Final = b"text/plain; charset=utf-8"
@@ -33,7 +36,10 @@ class StatusPages:
             b"/readyz": self._readiness,
             b"/metrics": lambda: (200, CONTENT_TYPE, self._metrics()),
         }
-        self.connections = 0
+        self.asking: dict[StatusConnection, None] = {}
+        """Connections without a complete head, the oldest first."""
+        self.answered: set[StatusConnection] = set()
+        """Connections whose answer is not taken yet."""
 
     def answer(self, head: RequestHead) -> bytes:
         """The response to a request. A body that it has is not read: the connection ends with the answer."""
@@ -57,6 +63,8 @@ def _response(method: bytes, page: Page, fields: bytes = b"") -> bytes:
 
 
 class StatusConnection(asyncio.Protocol):
+    """One request and its answer."""
+
     def __init__(self, pages: StatusPages) -> None:
         self._pages = pages
         self._received = b""
@@ -65,14 +73,23 @@ class StatusConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its bases
-        self._late = asyncio.get_running_loop().call_later(PATIENCE, self._transport.abort)
-        self._pages.connections += 1
-        if self._pages.connections > CONNECTIONS_MAX:
-            self._transport.abort()
+        self._late = asyncio.get_running_loop().call_later(HEAD_PATIENCE, self.drop)
+        pages = self._pages
+        pages.asking[self] = None
+        if len(pages.asking) + len(pages.answered) > CONNECTIONS_MAX:
+            next(iter(pages.asking)).drop()
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._leave()
+
+    def drop(self) -> None:
+        self._leave()
+        self._transport.abort()
+
+    def _leave(self) -> None:
         self._late.cancel()
-        self._pages.connections -= 1
+        self._pages.asking.pop(self, None)
+        self._pages.answered.discard(self)
 
     def data_received(self, received: bytes) -> None:
         searched = len(self._received)
@@ -86,6 +103,9 @@ class StatusConnection(asyncio.Protocol):
             answer = self._pages.answer(judge_request(self._received[:end]))
         except Malformed as error:
             answer = _response(b"GET", (error.status, _TEXT, error.reason.encode() + b"\n"))
+        self._leave()
+        self._pages.answered.add(self)
+        self._late = asyncio.get_running_loop().call_later(ANSWER_PATIENCE, self.drop)
         self._transport.pause_reading()
         self._transport.write(answer)
         self._transport.close()
