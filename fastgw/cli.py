@@ -240,9 +240,19 @@ def _fail(code: int, *lines: str) -> NoReturn:
     raise typer.Exit(code)
 
 
+def _fill_standard_descriptors() -> None:
+    """Open /dev/null in place of stdin, stdout or stderr that is closed: else they would name the next file opened."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, so this one
+
+
 def main() -> None:
     """The edge of the command line: what nobody foresaw is one line as well."""
     try:
+        _fill_standard_descriptors()
         app(prog_name="fastgw")
     except Exception as error:
         typer.echo(f"fastgw: a defect: {described(error)}", err=True)
