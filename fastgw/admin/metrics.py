@@ -37,7 +37,7 @@ class Exposition:
         total, own = self._shared.total, self._shared.supervisor.words
         for name, kind, text, value in (
             ("fastgw_connections", "gauge", "Client connections.", total(self._words.connections)),
-            ("fastgw_workers", "gauge", "Workers that accept.", total(self._words.ready) - own[self._words.ready]),
+            ("fastgw_workers", "gauge", "Workers that accept.", self._words.accepting(self._shared)),
             ("fastgw_child_deaths_total", "counter", "Processes that died and were replaced.", own[self._words.deaths]),
             ("fastgw_start_time_seconds", "gauge", "When the gateway started, epoch seconds.", self._begun_date),
         ):

@@ -23,13 +23,13 @@ class Ready(Message):
 
 
 class Adopt(Message):
-    """Supervisor: this slot has no worker; accept from its sockets too."""
+    """Supervisor: this slot has no worker that accepts; accept from its sockets too."""
 
     slot: int
 
 
 class Release(Message):
-    """Supervisor: the slot has a worker again."""
+    """Supervisor: the slot has a worker again, or another neighbour."""
 
     slot: int
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from typing import Final
 
 from fastgw.runtime.channel import AnyMessage, Channel, ChannelClosed
+from fastgw.runtime.pulse import Pulse
 
 SETTLED: Final = 10.0
 """Seconds a child must live for its death to count as the first again."""
@@ -27,23 +29,39 @@ class Slot:
         self.pid = 0  # 0: no child
         self.channel: Channel | None = None
         self.ready = False
+        self.pulse = Pulse()
+        self.silent = False  # it has not beaten for a while; neighbours accept for it
+        self.kill_at = inf  # when the child is killed, if it has not ended by then
         self.deaths = 0  # in a row
         self.due_at = 0.0  # when to fork, if there is no child
         self._began_at = 0.0
 
     def __repr__(self) -> str:
-        return f"<Slot {self.name} pid={self.pid} {'ready' if self.ready else 'not ready'} deaths={self.deaths}>"
+        state = "ending" if self.kill_at < inf else "silent" if self.silent else "ready" if self.ready else "not ready"
+        return f"<Slot {self.name} pid={self.pid} {state} deaths={self.deaths}>"
+
+    @property
+    def child(self) -> str:
+        """The child, in a line for people."""
+        return f"{self.name} (pid {self.pid})"
+
+    @property
+    def able(self) -> bool:
+        """The child accepts."""
+        return self.ready and not self.silent
 
     def fill(self, pid: int, channel: Channel, now: float) -> None:
         """A child was forked. `now`: monotonic seconds, as everywhere here."""
-        self.pid, self.channel, self.ready = pid, channel, False
+        self.pid, self.channel, self.pulse = pid, channel, Pulse()
         self._began_at = now
 
     def empty(self, now: float) -> None:
         """The child is dead, or could not be forked. Sets when the next one is due."""
         if self.channel is not None:
             self.channel.close()
-        self.pid, self.channel, self.ready = 0, None, False
+        self.pid, self.channel = 0, None
+        self.ready = self.silent = False
+        self.kill_at = inf
         self.deaths = 1 if now - self._began_at >= SETTLED else self.deaths + 1
         self.due_at = now + restart_delay(self.deaths)
         self._began_at = now

@@ -4,10 +4,11 @@ It has no event loop and no thread: one `poll` over a pipe of signal numbers and
 imported, checked and compiled before it forks, so a child that is forked at any time begins as the first ones did.
 
 A slot without a worker keeps its sockets, and a neighbour adopts them until the next worker is ready: what is queued
-there does not wait on a dead process.
+there does not wait on a dead process. The same is done for a worker that does not beat (`pulse`); if that lasts, it is
+made to write its stack, killed and replaced.
 
-SIGTERM drains, then stops; SIGINT stops at once, and so does a second SIGTERM. Both end with exit status 0, for what
-was asked for was done. SIGUSR1 reopens the logs. SIGHUP and SIGUSR2 change nothing, and say so.
+SIGTERM and SIGQUIT drain, then stop; SIGINT stops at once, and so does a second SIGTERM. All end with exit status 0,
+for what was asked for was done. SIGUSR1 reopens the logs. SIGHUP and SIGUSR2 change nothing, and say so.
 """
 
 import gc
@@ -45,10 +46,11 @@ from fastgw.runtime.channel import (
 )
 from fastgw.runtime.control import run_control
 from fastgw.runtime.notices import described, notice, notice_logs
+from fastgw.runtime.pulse import HUNG_S, LOOK_EVERY, SILENT_S, STACK_S
 from fastgw.runtime.slots import LOOP_DEATHS, SETTLED, Slot
 from fastgw.runtime.sockets import open_endpoints
 from fastgw.runtime.words import Words
-from fastgw.runtime.worker import Listening, run_worker
+from fastgw.runtime.worker import FLUSH_S, Listening, run_worker
 
 STOP_GRACE: Final = 2.0
 """Seconds a child may take to stop when it is told to stop now, and beyond the limits of a drain."""
@@ -91,7 +93,7 @@ Work = Callable[[Channel], None]
 
 
 class Supervisor:
-    """Runs a compiled gateway until a signal ends it.
+    """Runs a compiled gateway until a signal ends it. Raises `CannotStart` if its memory cannot be had.
 
     `announce` is called once, when all workers accept. Then `ready_fd`, if given, gets the addresses as a line of JSON
     and is closed. `companions`, by name, are processes that live as long as the gateway: each gets its channel, says
@@ -110,17 +112,18 @@ class Supervisor:
         self._announce = announce
         self._ready_fd = ready_fd
         self._words = Words(gateway)
-        self._shared = Shared(gateway.layout, gateway.workers)
+        self._shared = self._map()
         self._listenings: list[Listening] = []
         self._workers = [Slot(f"worker {index + 1}", index, self._worker(index)) for index in range(gateway.workers)]
         self._companions = [Slot(name, None, work) for name, work in companions.items()]
-        self._adopters: dict[int, Slot] = {}  # index of a slot without a worker -> who accepts for it
+        self._adopters: dict[int, Slot] = {}  # index of a slot without an able worker -> who accepts for it
         self._phase = Phase.STARTING
         self._selector = selectors.PollSelector()
         self._signals, self._signals_in = socket.socketpair()
         self._actions: Mapping[int, Callable[[], None]] = {
             signal.SIGCHLD: self._reap,
             signal.SIGTERM: self._terminate,
+            signal.SIGQUIT: self._terminate,
             signal.SIGINT: self._stop,
             signal.SIGUSR1: self._reopen,
             signal.SIGHUP: lambda: notice("SIGHUP: nothing was read again; restart fastgw to change its configuration"),
@@ -128,6 +131,7 @@ class Supervisor:
         }
         self._stop_began_at = 0.0
         self._kill_at = inf
+        self._looked_at = 0.0  # at the beats
         self._drained = self._cut = 0
 
     def run(self) -> None:
@@ -153,6 +157,16 @@ class Supervisor:
         return self._workers + self._companions
 
     # --- before the children ---
+
+    def _map(self) -> Shared:
+        workers, limits = self._gateway.workers, self._config.limits
+        try:
+            return Shared(self._gateway.layout, workers)
+        except (MemoryError, OverflowError, OSError) as error:
+            raise CannotStart(
+                f"cannot have the shared memory that workers: {workers} and limits.connections: {limits.connections} "
+                "need; lower them"
+            ) from error
 
     def _open_sockets(self, opened: ExitStack) -> None:
         for access_log in self._config.access_logs:
@@ -190,8 +204,7 @@ class Supervisor:
 
     def _is_ready(self) -> bool:
         """The start is over, the stop has not begun, and a worker accepts. Known to all processes."""
-        ready = self._words.ready
-        return self._shared.supervisor.words[ready] == 1 and self._shared.total(ready) > 1
+        return self._shared.supervisor.words[self._words.ready] == 1 and self._words.accepting(self._shared) > 0
 
     # --- the turns of the loop ---
 
@@ -200,6 +213,8 @@ class Supervisor:
             if key.fd in self._selector.get_map():  # else one before it in this turn has ended it
                 key.data()
         now = time.monotonic()
+        if self._phase is not Phase.STARTING:
+            self._watch(now)
         if self._phase is Phase.SERVING:
             for slot in self._slots:
                 if not slot.pid and slot.due_at <= now:
@@ -210,16 +225,19 @@ class Supervisor:
 
     def _patience(self) -> float | None:
         """Seconds until something is due by time; None: nothing is."""
-        due = [self._kill_at]
+        due = [self._kill_at, *(slot.kill_at for slot in self._workers)]
         if self._phase is Phase.SERVING:
             due += [slot.due_at for slot in self._slots if not slot.pid]
+        if self._phase is not Phase.STARTING:
+            due.append(self._looked_at + LOOK_EVERY)
         first = min(due)
         return None if first == inf else max(0.0, first - time.monotonic())
 
     def _act(self) -> None:
         with suppress(BlockingIOError):
             for number in self._signals.recv(4096):
-                self._actions[number]()
+                if action := self._actions.get(number):
+                    action()
 
     # --- children ---
 
@@ -280,6 +298,7 @@ class Supervisor:
                     case Drained():
                         self._drained += message.drained
                         self._cut += message.cut
+                        slot.kill_at = time.monotonic() + FLUSH_S + STOP_GRACE  # no beats while its logs are written
         except ChannelClosed:
             with suppress(KeyError):
                 self._selector.unregister(channel)  # the child is dead or dying: SIGCHLD follows
@@ -300,10 +319,11 @@ class Supervisor:
         self._hear(slot, slot.channel)  # its last words
         with suppress(KeyError):
             self._selector.unregister(slot.channel)
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
-        what = f"{slot.name} (pid {slot.pid}) ended: {how}"
+        how = f"killed by {_name_of(-code)}" if code < 0 else f"exit status {code}"
+        what = f"{slot.child} ended: {how}"
         slot.empty(time.monotonic())
         if slot.index is not None:
+            self._shared.supervisor.words[self._words.silent + slot.index] = 0
             self._shared.clear_gauges(slot.index)
         if code and self._phase is Phase.DRAINING:
             notice(what)  # whoever it served was not drained
@@ -325,19 +345,18 @@ class Supervisor:
                 self._stop_companions()
 
     def _settle(self) -> None:
-        """Let each slot without a ready worker be accepted for by one that is; and tell, once, that all are ready."""
+        """Let each slot without an able worker be accepted for by one that is; and tell, once, that all are ready."""
         if self._phase is Phase.STARTING and all(slot.ready for slot in self._slots):
             self._begin_serving()
         if self._phase is not Phase.SERVING:
             return
-        able = [slot for slot in self._workers if slot.ready]
+        able = [slot for slot in self._workers if slot.able]
         for index, slot in enumerate(self._workers):
             adopter = self._adopters.get(index)
-            if slot.ready:
-                if adopter is not None:
-                    adopter.send(Release(generation=GENERATION, slot=index))
-                    del self._adopters[index]
-            elif able and (adopter is None or not adopter.ready):
+            if adopter is not None and (slot.able or not adopter.able):
+                adopter.send(Release(generation=GENERATION, slot=index))
+                del self._adopters[index]
+            if able and not slot.able and index not in self._adopters:
                 adopter = self._adopters[index] = able[index % len(able)]
                 adopter.send(Adopt(generation=GENERATION, slot=index))
 
@@ -360,6 +379,50 @@ class Supervisor:
                 os.write(self._ready_fd, json.dumps(line).encode() + b"\n")
             os.close(self._ready_fd)
             self._ready_fd = None
+
+    # --- workers that hang ---
+
+    def _watch(self, now: float) -> None:
+        elapsed = now - self._looked_at
+        self._looked_at = now
+        for slot, column in zip(self._workers, self._shared.columns, strict=False):  # the last column is our own
+            if slot.pid:
+                slot.pulse.feel(column.words[self._words.beat], elapsed)
+                self._judge(slot, now)
+
+    def _judge(self, slot: Slot, now: float) -> None:
+        """What follows from a worker's silence, or from the end of it."""
+        serving = self._phase is Phase.SERVING
+        if slot.kill_at < inf:
+            if now >= slot.kill_at:
+                os.kill(slot.pid, signal.SIGKILL)
+                slot.kill_at = now + LOOK_EVERY  # not gone by then: it waits for a disk, beyond all signals
+        elif serving and not slot.ready:
+            pass  # it begins to beat when it is set up, which takes as long as it takes
+        elif slot.pulse.silence >= (HUNG_S if serving else SILENT_S):
+            self._condemn(slot, now)
+        elif serving and slot.silent is not (slot.pulse.silence >= SILENT_S):
+            self._hush(slot, not slot.silent)
+
+    def _hush(self, slot: Slot, silent: bool) -> None:
+        """Count the worker out, or in again."""
+        assert slot.index is not None
+        slot.silent = silent
+        self._shared.supervisor.words[self._words.silent + slot.index] = silent
+        self._settle()
+        if not silent:
+            notice(f"{slot.child} beats again: it is ready")
+        elif adopter := self._adopters.get(slot.index):
+            notice(f"{slot.child} has not beaten for {SILENT_S:.0f} s: not ready; {adopter.name} accepts for it")
+        else:
+            notice(f"{slot.child} has not beaten for {SILENT_S:.0f} s: not ready; nobody is left to accept for it")
+
+    def _condemn(self, slot: Slot, now: float) -> None:
+        """It is killed in a moment. Until then it may say where it hangs; if it was stopped, only once it goes on."""
+        notice(f"{slot.child} has not beaten for {slot.pulse.silence:.0f} s: it is killed; where it hangs:")
+        slot.kill_at = now + STACK_S
+        os.kill(slot.pid, signal.SIGUSR2)
+        os.kill(slot.pid, signal.SIGCONT)
 
     # --- the end ---
 
@@ -401,7 +464,7 @@ class Supervisor:
     def _kill(self) -> None:
         for slot in self._slots:
             if slot.pid:
-                notice(f"{slot.name} (pid {slot.pid}) did not stop in time and is killed")
+                notice(f"{slot.child} did not stop in time and is killed")
                 os.kill(slot.pid, signal.SIGKILL)
 
     def _end_all(self) -> None:
@@ -421,3 +484,11 @@ class Supervisor:
         else:
             took = time.monotonic() - self._stop_began_at
             notice(f"stopped: drained {self._drained} requests in {took:.1f} s, {self._cut} cut")
+
+
+def _name_of(number: int) -> str:
+    """Of a signal; most of the real-time ones have none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

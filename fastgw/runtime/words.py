@@ -1,7 +1,7 @@
 """The words of shared memory that the runtime gives to those who serve, and those that it keeps itself."""
 
 from fastgw.compile import Gateway
-from fastgw.node.shared import AddressLimit, Column, NodeLimit, Sketch
+from fastgw.node.shared import AddressLimit, Column, NodeLimit, Shared, Sketch
 
 
 class Words:
@@ -16,6 +16,9 @@ class Words:
         """When the worker's loop last went round, in nanoseconds of the monotonic clock."""
         self.ready = layout.gauge("ready")
         """1 while the worker accepts. In the supervisor's column: 1 from the start until the stop begins."""
+        self._workers = gateway.workers
+        self.silent = layout.gauge("silent", gateway.workers)
+        """In the supervisor's column, a word for each worker: 1 while it does not beat."""
         self.deaths = layout.counter("deaths")
         """In the supervisor's column: how many children ended although they should not have."""
         self.connections = layout.gauge("connections")
@@ -23,6 +26,11 @@ class Words:
         self._addresses: Sketch | None = None
         if self._limits.connections_per_ip is not None:
             self._addresses = Sketch.place(layout, "connections_by_address", self._limits.connections)
+
+    def accepting(self, shared: Shared) -> int:
+        """How many workers accept, and go round."""
+        silent = shared.supervisor.words[self.silent : self.silent + self._workers]
+        return sum(column.words[self.ready] for column, hangs in zip(shared.columns, silent, strict=False) if not hangs)
 
     def counted(self, column: Column) -> memoryview:
         """What the observer counts."""

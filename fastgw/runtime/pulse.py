@@ -1,0 +1,34 @@
+"""Whether a worker's loop still goes round, told by the beats it leaves in shared memory.
+
+A beat is not compared with the clock but with itself, one look later, and each look counts for a second at most: after
+a pause of the whole machine, or of the supervisor alone, every beat looks old and nobody has hung.
+"""
+
+from typing import Final
+
+LOOK_EVERY: Final = 0.5
+"""Seconds between two looks at the beats."""
+LOOK_MAX: Final = 2 * LOOK_EVERY
+"""What one look counts for at most, in seconds; if more went by, then the supervisor was not running either."""
+SILENT_S: Final = 2.0
+"""Seconds without a beat after which neighbours accept for a worker, and a drain or stop waits for it no longer."""
+HUNG_S: Final = 10.0
+"""Seconds without a beat after which a worker is replaced."""
+STACK_S: Final = 0.2
+"""Seconds that a hung worker has to write its stack."""
+
+
+class Pulse:
+    """The beats of one child, from its fork on. `silence`: seconds since the last one, as far as they were watched."""
+
+    def __init__(self) -> None:
+        self.silence = 0.0
+        self._beat = 0  # none yet
+
+    def __repr__(self) -> str:
+        return f"<Pulse silent for {self.silence:.1f} s>"
+
+    def feel(self, beat: int, elapsed: float) -> None:
+        """Look at the beat, so many seconds after the last look."""
+        self.silence = self.silence + min(elapsed, LOOK_MAX) if beat == self._beat else 0.0
+        self._beat = beat
