@@ -34,7 +34,7 @@ class ResolveFailed(OSError):
     """A name has no known address. The text is for the log."""
 
 
-_unanswered: Final[dict[tuple[str, int], "Future[list[Address]]"]] = {}
+_unanswered: Final[dict[tuple[str, int], Future[list[Address]]]] = {}
 """What threads are asking now: one each, so a name that hangs never takes a second."""
 
 
@@ -49,7 +49,7 @@ async def look_up(host: str, port: int) -> list[Address]:
             raise TimeoutError(f"no answer in {LIMIT:g} s") from error
 
 
-def _ask(host: str, port: int) -> "Future[list[Address]]":
+def _ask(host: str, port: int) -> Future[list[Address]]:
     """Begin to ask. A thread of our own: the loop's pool has two for this, and the process would wait for them."""
     answer: Future[list[Address]] = Future()
     answer.set_running_or_notify_cancel()  # so that no lookup that ends can cancel it for the next one
