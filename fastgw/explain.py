@@ -15,6 +15,7 @@ import msgspec
 from fastgw.compile import Gateway
 from fastgw.downstream import Listener
 from fastgw.downstream.choose import before_routing, choose, too_long
+from fastgw.downstream.unreadable import unreadable
 from fastgw.errors import Fault, fault_of
 from fastgw.exchange import Chain, Exchange, Link, Reply, Trailers, problem, run_request
 from fastgw.forwarded import Peer, client_address
@@ -145,21 +146,25 @@ def explain(
     chosen = _listener(gateway, url, listener)
     explanation = Explanation(listener=chosen.name)
     shown = _Shown(name for access_log in gateway.config.access_logs for name in access_log.redact)
-    if len(raw) > gateway.limits.header_bytes:
-        return _unread(explanation, too_long(raw, gateway.limits.header_bytes), None, shown)
+    peer = Peer(client, 0, chosen.address.port or 0, chosen.trusts(client))
     try:
+        if len(raw) > gateway.limits.header_bytes:
+            fault = too_long(raw, gateway.limits.header_bytes)
+            raise Malformed(fault.detail, fault.status)
         head = judge_request(raw, gateway.limits.header_count)
     except Malformed as malformed:
-        return _unread(explanation, fault_of(malformed), malformed.reason, shown)
-    peer = Peer(client, 0, chosen.address.port or 0, chosen.trusts(client))
+        explanation.client, explanation.detail = client, malformed.reason
+        exchange = Exchange(unreadable(raw), _Listening(), chosen, peer, chosen.early)
+        exchange.reply(problem(fault_of(malformed), malformed.reason))
+        return _answered(explanation, exchange, shown)
     exchange = Exchange(head, _Listening(), chosen, peer, chosen.early)
     exchange.client_ip = client_address(head, peer, chosen.trusts)
-    exchange.answered_by = None
     explanation.client = exchange.client_ip
     if gateway.limits.body_bytes is not None and head.length > gateway.limits.body_bytes:
         exchange.reply(problem(Fault.BODY_TOO_LARGE))
         return _answered(explanation, exchange, shown)
 
+    exchange.answered_by = None
     explanation.early, reply = _run(chosen.early.links, exchange, shown)
     reply = reply or before_routing(exchange)
     if reply is None:
@@ -184,15 +189,6 @@ def explain(
         return explanation
     action(exchange)
     return _answered(explanation, exchange, shown)
-
-
-def _unread(explanation: Explanation, fault: Fault, detail: str | None, shown: _Shown) -> Explanation:
-    """The answer to what could not be read as a request."""
-    refused = problem(fault, detail)
-    explanation.status, explanation.fault = refused.status, fault.label
-    explanation.detail = detail or fault.detail
-    explanation.fields = tuple(shown.line(name, value) for name, value in refused.fields)
-    return explanation
 
 
 def _listener(gateway: Gateway, url: str, name: str | None) -> Listener:

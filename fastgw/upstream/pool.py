@@ -392,7 +392,7 @@ class Pool(Generic[C]):
         if isinstance(error, asyncio.CancelledError):  # by `stop`
             return Fault.POOL_TIMEOUT
         if error is None:
-            fault, reason = Fault.UPSTREAM_UNREACHABLE, "closed as soon as it was open"
+            fault, reason = Fault.CONNECT_REFUSED, "closed as soon as it was open"
         elif isinstance(error, ConnectFailed):
             fault, reason = error.fault, error.reason
         else:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.conftest import fronting
 from tests.e2e.programs import Nginx, run
-from tests.support.gateway import FASTGW, Gateway, wait_until
+from tests.support.gateway import FASTGW, Gateway, GatewayFailed, wait_until
 
 
 def dropped(gateway: Gateway) -> int:
@@ -18,10 +18,17 @@ def dropped(gateway: Gateway) -> int:
     return sum(int(float(line.split()[-1])) for line in metrics if line.startswith("fastgw_log_records_dropped_total"))
 
 
-@pytest.mark.parametrize("sink", ["/dev/full", "{directory}/missing/access.log", "{directory}"])
-def test_an_access_log_that_cannot_be_written(nginx: Nginx, tmp_path: Path, sink: str) -> None:
+@pytest.mark.parametrize("sink", ["{directory}/missing/access.log", "{directory}"])
+def test_without_a_place_for_its_access_log_nothing_starts(nginx: Nginx, tmp_path: Path, sink: str) -> None:
+    """What can be seen beforehand is told before anybody is served: exit 3, and why."""
+    config = {**fronting(main=nginx.url), "access_logs": [{"sink": sink.format(directory=tmp_path)}]}
+    with pytest.raises(GatewayFailed, match=r"ended with 3 .*\n.*cannot write the access log: "):
+        Gateway(config, tmp_path)
+
+
+def test_an_access_log_that_cannot_be_written(nginx: Nginx, tmp_path: Path) -> None:
     """All is served; the lines are counted as dropped, and it is said once per worker, not per line."""
-    sink = sink.format(directory=tmp_path)
+    sink = "/dev/full"
     config = {**fronting(main=nginx.url), "status": {"address": "127.0.0.1:0"}, "access_logs": [{"sink": sink}]}
     with Gateway(config, tmp_path) as gateway:
         load = run("hey", "-n", "1000", "-c", "10", f"{gateway.url()}/empty.txt")

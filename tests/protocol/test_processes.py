@@ -195,7 +195,7 @@ def test_port_zero_is_told(tmp_path: Path, origin: Origin) -> None:
 
 def test_the_file_limit_is_raised_and_told(tmp_path: Path, origin: Origin) -> None:
     """A `limits.connections` that the hard limit cannot hold is a warning with numbers, not a failure."""
-    with Gateway(config_for(origin, limits={"connections": 100_000_000}), tmp_path) as gateway:
+    with Gateway(config_for(origin, limits={"connections": 10_000_000}), tmp_path) as gateway:
         soft, hard = resource_limits(gateway.child_pids[0])
         assert soft == hard
         warning = gateway.stderr.wait_for(lambda line: b"limits.connections" in line)

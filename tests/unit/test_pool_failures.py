@@ -94,7 +94,7 @@ async def test_a_connection_that_is_closed_as_soon_as_it_is_open_is_a_fault(dial
     await dialer.begun()
     made[0].closed = True
     dialer.succeed()
-    assert await borrower.answer() is Fault.UPSTREAM_UNREACHABLE
+    assert await borrower.answer() is Fault.CONNECT_REFUSED
     assert pool.targets[0].places == 0
 
 
