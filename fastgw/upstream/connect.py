@@ -35,6 +35,11 @@ class Step(Enum):
 
 _CONNECT_FAULTS: Final = {
     errno.ECONNREFUSED: Fault.CONNECT_REFUSED,
+    # The service was there and hung up before we had looked: it is ending.
+    errno.ECONNRESET: Fault.CONNECT_REFUSED,
+    errno.ECONNABORTED: Fault.CONNECT_REFUSED,
+    errno.ENOTCONN: Fault.CONNECT_REFUSED,
+    errno.EPIPE: Fault.CONNECT_REFUSED,
     errno.ENOENT: Fault.CONNECT_REFUSED,  # a unix socket's path: its service is not running
     errno.EMFILE: Fault.CONNECTIONS_EXHAUSTED,
     errno.ENFILE: Fault.CONNECTIONS_EXHAUSTED,

@@ -191,6 +191,6 @@ def test_a_service_that_dies_and_comes_back(origin: Nginx, tmp_path: Path, metho
         tally = under_load(gateway.address(), events, method)
         assert not tally.lost
         assert set(tally.statuses) == {200, 502}
-        assert set(tally.faults) <= {"connect_refused", "connection_lost"}
+        assert set(tally.faults) <= {"connect_refused", "connection_lost"}, gateway.stderr.text()
         assert tally.faults["connect_refused"] > 0
         assert set(after.statuses) == {200}

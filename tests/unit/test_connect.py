@@ -110,6 +110,8 @@ async def test_who_does_not_answer_times_out():
     ("code", "fault"),
     [
         (errno.EADDRNOTAVAIL, Fault.UPSTREAM_UNREACHABLE),  # no port left on our side
+        (errno.ECONNRESET, Fault.CONNECT_REFUSED),  # it hung up at once
+        (errno.ENOTCONN, Fault.CONNECT_REFUSED),
         (errno.ENETUNREACH, Fault.UPSTREAM_UNREACHABLE),
         (errno.EHOSTUNREACH, Fault.UPSTREAM_UNREACHABLE),
         (errno.ETIMEDOUT, Fault.CONNECT_TIMEOUT),
