@@ -68,12 +68,12 @@ class Peer:
         if authority != self._authority:
             self._authority = authority
             self._lines = _lines(
-                for_=b"" if self.ip == "unix:" else self.ip.encode(),
+                for_=_ip(self.ip),
                 node=_node(self.ip),
                 proto=self.scheme,
                 host=authority,
                 port=b"%d" % self.server_port if self.server_port else b"",
-                real_ip=b"" if self.ip == "unix:" else self.ip.encode(),
+                real_ip=_ip(self.ip),
             )
         return self._lines
 
@@ -98,7 +98,6 @@ def fields_for_upstream(
 
 def _appended(peer: Peer, head: RequestHead, client_ip: str) -> bytes:
     """The lists go on. How and where the client came is taken from a trusted peer alone."""
-    ip = b"" if peer.ip == "unix:" else peer.ip.encode()
     heard = _list_of(head, b"x-forwarded-for")
     forwarded = _well_formed_end(_forwarded_of(head))
     # A proxy that writes one of the two lists is understood by readers of the other as well.
@@ -109,12 +108,12 @@ def _appended(peer: Peer, head: RequestHead, client_ip: str) -> bytes:
         heard = ", ".join(reversed(names)).encode()
     first = head.first if peer.trusted else _unheard
     return _lines(
-        for_=b", ".join(part for part in (heard, ip) if part),
+        for_=b", ".join(part for part in (heard, _ip(peer.ip)) if part),
         node=_node(peer.ip),
         proto=first(b"x-forwarded-proto") or peer.scheme,
         host=first(b"x-forwarded-host") or head.authority,
         port=first(b"x-forwarded-port") or (b"%d" % peer.server_port if peer.server_port else b""),
-        real_ip=client_ip.encode() if client_ip != "unix:" else b"",
+        real_ip=_ip(client_ip),
         forwarded=forwarded,
         own_proto=peer.scheme,
         own_host=head.authority,
@@ -152,6 +151,11 @@ def _lines(
         (b"Forwarded", b"%b, %b" % (forwarded, element) if forwarded else element),
     )
     return b"".join(b"%b: %b\r\n" % (name, value) for name, value in named if value)
+
+
+def _ip(ip: str) -> bytes:
+    """An address as the `X-` fields write it; nothing for a unix socket, which has none."""
+    return b"" if ip == "unix:" else ip.encode()
 
 
 def _node(ip: str) -> bytes:

@@ -26,7 +26,6 @@ class Listener:
         self, name: str, settings: config.Listener, trusts: Callable[[str], bool], early: Chain, router: Router[Route]
     ) -> None:
         self.name = name
-        self.settings = settings
         self.address = settings.address
         self.proxy_protocol_required = settings.proxy_protocol == "required"
         self.trusts = trusts
@@ -62,7 +61,6 @@ class Server:
         address_limit: AddressLimit | None,
     ) -> None:
         self.ground = ground
-        self.table = table
         self.timeouts = table.timeouts
         self.limits = table.limits
         self.observer = observer

@@ -65,6 +65,16 @@ class Chain:
         self.response_steps = tuple(h.response for h in reversed(hooks) if h.response is not None)
         self.finish_steps = tuple(h.finish for h in reversed(hooks) if h.finish is not None)
 
+    def response_steps_due(self, answered_by: RequestStep | None) -> tuple[Callable[[Exchange], None], ...]:
+        if answered_by is None or not self.response_steps:
+            return self.response_steps
+        return tuple(link.hooks.response for link in reversed(self.ran(answered_by)) if link.hooks.response is not None)
+
+    def finish_steps_due(self, answered_by: RequestStep | None) -> tuple[Callable[[Exchange], None], ...]:
+        if answered_by is None or not self.finish_steps:
+            return self.finish_steps
+        return tuple(link.hooks.finish for link in reversed(self.ran(answered_by)) if link.hooks.finish is not None)
+
     def ran(self, answered_by: RequestStep | None) -> list[Link]:
         """The links whose response and finish steps are due when the request step `answered_by` answered."""
         due, reached = [], answered_by is not before_any

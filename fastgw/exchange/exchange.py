@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping
-from time import monotonic, time
+from time import monotonic
 from typing import Any, Protocol
 
 from fastgw.errors import Fault
@@ -68,19 +68,17 @@ class Exchange:
     """One request and its response, in the terms of RFC 9110.
 
     `path`: decoded and dot-free (the only form that is matched and sent); `raw_path`: the client's bytes.
-    `client_ip`: the rightmost address that no trusted proxy vouches for. `begun_at`: monotonic, `begun_date`: epoch.
+    `client_ip`: the rightmost address that no trusted proxy vouches for. `begun_at`: monotonic.
     """
 
     __slots__ = (
         "answered_by",
         "authority",
         "begun_at",
-        "begun_date",
         "chain",
         "client",
         "client_ip",
         "fault",
-        "forwarded",
         "head",
         "host",
         "listener",
@@ -138,7 +136,6 @@ class Exchange:
         # The request step that has answered, or that is waiting: those behind it have not run. None: all have run.
         self.answered_by: RequestStep | None = before_any
         self.begun_at = monotonic()
-        self.begun_date = time()
         self.upstream = ""
         self.target = ""
         self.upstream_s = -1.0
@@ -194,12 +191,7 @@ class Exchange:
         if self.state is State.ENDED:
             return
         self.why = self.why or why or detail or ""
-        self._break_off()
-        if self.state is State.ANSWERING:
-            self.fault = self.fault or fault
-            self.client.abort(fault)
-        else:
-            self.reply(problem(fault, detail))
+        self.refuse_late(problem(fault, detail))
 
     def refuse_late(self, reply: Reply) -> None:
         """A reply decided while the request was on its way already: the upstream's work is stopped."""
@@ -219,16 +211,11 @@ class Exchange:
     def finish(self) -> None:
         """The answer is out, or nobody waits for it: run the finish steps."""
         self.state = advance(self.state, Event.ENDED)
-        if self.chain.finish_steps:
-            steps = self.chain.finish_steps
-            if self.answered_by is not None:
-                due = self.chain.ran(self.answered_by)
-                steps = tuple(link.hooks.finish for link in reversed(due) if link.hooks.finish is not None)
-            for step in steps:
-                try:
-                    step(self)
-                except Exception:  # the edge of a filter: its error is logged, the others still run
-                    log.exception("filter %s: its finish step raised", self.chain.name_of(step))
+        for step in self.chain.finish_steps_due(self.answered_by):
+            try:
+                step(self)
+            except Exception:  # the edge of a filter: its error is logged, the others still run
+                log.exception("filter %s: its finish step raised", self.chain.name_of(step))
 
     def _break_off(self) -> None:
         service, self.service = self.service, None
@@ -239,7 +226,7 @@ class Exchange:
         """False: a response step raised, so a 500 has gone out instead."""
         self.state = advance(self.state, Event.ANSWER_BEGUN)
         self.response = response
-        if not self.chain.response_steps or self._run_response_steps():
+        if self._run_response_steps():
             return True
         self._break_off()
         reply = problem(Fault.INTERNAL)
@@ -249,11 +236,7 @@ class Exchange:
         return False
 
     def _run_response_steps(self) -> bool:
-        steps = self.chain.response_steps
-        if self.answered_by is not None:
-            due = self.chain.ran(self.answered_by)
-            steps = tuple(link.hooks.response for link in reversed(due) if link.hooks.response is not None)
-        for step in steps:
+        for step in self.chain.response_steps_due(self.answered_by):
             try:
                 step(self)
             except Exception:  # the edge of a filter: what it could not check is not let out

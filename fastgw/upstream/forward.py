@@ -142,6 +142,9 @@ class Forwarding(Timed):
         target = upstream.balancer.pick(self._tried)
         self._target = target
         exchange.target = target.label
+        if exchange.head.chunked and target.minor == 0:
+            self._fail(Fault.LENGTH_REQUIRED)  # HTTP/1.0 knows no chunks (RFC 9112 section 6.1)
+            return
         # On a connection that the target may just be closing, a request that cannot be sent again could be lost.
         idle_at_most = inf if self._replayable() else JUST_USED_S
         lent = upstream.pool.lend(target, self, fresh, idle_at_most)
@@ -170,9 +173,6 @@ class Forwarding(Timed):
         exchange, forward, upstream = self.exchange, self._forward, self._forward.upstream
         exchange.state = advance(exchange.state, Event.CONNECTION_LENT)
         target = connection.target
-        if exchange.head.chunked and target.minor == 0:
-            exchange.fail(Fault.LENGTH_REQUIRED)  # HTTP/1.0 knows no chunks (RFC 9112 section 6.1)
-            return
         request = forward.request_head(exchange, target)
         body = exchange.request_body
         expects_continue = exchange.head.expects_continue
@@ -352,9 +352,7 @@ class Forwarding(Timed):
             fault = Fault.POOL_TIMEOUT
         else:
             fault = Fault.CONNECT_TIMEOUT
-        self.cancel()
-        exchange.service = None
-        exchange.fail(fault)
+        exchange.fail(fault)  # which cancels us
 
     # endings
 

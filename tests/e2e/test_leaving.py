@@ -101,15 +101,21 @@ def hangs_up(connection: OriginConnection, record_property: Callable[[str, objec
     record_property("left_after_s", round(time.monotonic() - since, 4))
 
 
+def waiting(gateway: Gateway, origin: Origin) -> tuple[Client, OriginConnection]:
+    """A client whose request the service has read and not answered."""
+    client = gateway.connect()
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    connection = origin.accept()
+    connection.read_request()
+    return client, connection
+
+
 def test_while_it_waits_for_an_answer(
     between: tuple[Gateway, Origin], leave: Leave, record_property: Callable[[str, object], None]
 ) -> None:
     """Nothing moves, and the service still learns of it."""
     gateway, origin = between
-    client = gateway.connect()
-    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-    connection = origin.accept()
-    connection.read_request()
+    client, connection = waiting(gateway, origin)
     leave(client)
     hangs_up(connection, record_property)
     assert gateway.wait_for_record(path="/")["status"] == 499
@@ -120,10 +126,7 @@ def test_while_it_sends_pipelined_requests(
 ) -> None:
     """It has sent more than the gateway reads ahead, so reading is paused; its leaving is seen all the same."""
     gateway, origin = between
-    client = gateway.connect()
-    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-    connection = origin.accept()
-    connection.read_request()
+    client, connection = waiting(gateway, origin)
     send_until_paused(client, gateway)
     leave(client)
     hangs_up(connection, record_property)
@@ -173,10 +176,7 @@ def test_amid_a_download_that_it_does_not_read(
 ) -> None:
     """Reading the service is paused; when the client has gone its connection closes."""
     gateway, origin = between
-    client = gateway.connect()
-    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-    connection = origin.accept()
-    connection.read_request()
+    client, connection = waiting(gateway, origin)
     connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
     fill(connection)
     client.reset()

@@ -154,9 +154,9 @@ def test_via_keeps_those_before(lane: Lane) -> None:
     assert b", ".join(response.get_all(b"Via")) == b"1.1 gamma, 1.1 fastgw"
 
 
-def test_via_has_the_version_received(lane: Lane) -> None:
+def test_via_has_the_version_received(old_lane: Lane) -> None:
     """RFC 9110 section 7.6.3: the version is that of the message as it came to the gateway."""
-    got, response = lane.forward(
+    got, response = old_lane.forward(
         b"GET / HTTP/1.0\r\nHost: $HOST\r\n\r\n", b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok"
     )
     assert got.get(b"Via") == b"1.0 fastgw"

@@ -89,16 +89,16 @@ def test_a_refused_expectation_reaches_the_client_before_it_sends(lane: Lane) ->
     upstream.assert_ended()  # its request was not sent whole: it cannot serve another
 
 
-def test_for_an_http_1_0_upstream_the_gateway_answers(lane: Lane) -> None:
+def test_for_an_http_1_0_upstream_the_gateway_answers(old_lane: Lane) -> None:
     """RFC 9110 section 10.1.1: an upstream known to speak HTTP/1.0 would never say 100; the gateway does, once."""
-    client = lane.client()
-    client.send(lane.get())
-    lane.accept().answer(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    client = old_lane.client()
+    client.send(old_lane.get())
+    old_lane.accept().answer(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok")
     assert client.read_response().body == b"ok"
-    client.send(lane.get(fields=b"Content-Length: 5\r\nExpect: 100-continue\r\n", method=b"POST"))
+    client.send(old_lane.get(fields=b"Content-Length: 5\r\nExpect: 100-continue\r\n", method=b"POST"))
     assert client.read_response().status == 100
     client.send(b"hello")
-    upstream = lane.accept()
+    upstream = old_lane.accept()
     assert upstream.answer(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok").body == b"hello"
     assert client.read_response().status == 200
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.support.client import Send, byte_by_byte, whole
+from tests.support.faults import assert_fault
 from tests.support.lanes import Lane
 
 BODIES = {
@@ -258,3 +259,17 @@ def test_a_client_that_ends_its_side_has_left(lane: Lane) -> None:
     client.shutdown_write()
     upstream.assert_ended()
     assert lane.gateway.wait_for_record(path="/left-by-fin")["status"] == 499
+
+
+def test_a_service_known_to_speak_http_1_0_is_sent_no_chunks(old_lane: Lane) -> None:
+    """RFC 9112 section 6.1: it could not read them. The client is told to send a length (RFC 9110 section 15.5.12)."""
+    client = old_lane.client()
+    client.send(old_lane.get())
+    old_lane.accept().answer(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    assert client.read_response().status == 200
+    client.send(old_lane.get(fields=b"Transfer-Encoding: chunked\r\n", method=b"POST") + b"5\r\nhello\r\n0\r\n\r\n")
+    assert_fault(client.read_response(), "length_required")
+    assert b"hello" not in old_lane.origin.received
+    client.send(old_lane.post(b"hello"))
+    assert old_lane.origin.accept_next().answer().body == b"hello"
+    assert client.read_response().status == 200

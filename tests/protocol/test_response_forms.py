@@ -34,34 +34,34 @@ FORMS = {
 @pytest.mark.parametrize(
     ("response", "body", "reusable"), [pytest.param(*form, id=name) for name, form in FORMS.items()]
 )
-def test_a_response_arrives(lane: Lane, response: bytes, body: bytes, reusable: bool, slowly: bool) -> None:
+def test_a_response_arrives(old_lane: Lane, response: bytes, body: bytes, reusable: bool, slowly: bool) -> None:
     """RFC 9112 section 6.3: the body is what the upstream's framing says, and decides whether its connection lives."""
-    client = lane.client()
-    client.send(lane.get())
-    upstream = lane.accept()
+    client = old_lane.client()
+    client.send(old_lane.get())
+    upstream = old_lane.accept()
     upstream.read_request()
     for part in [response[at : at + 1] for at in range(len(response))] if slowly else [response]:
         upstream.send(part)
     got = client.read_response()
     assert got.head.start_line.split(b" ", 1)[1] == response.split(b"\r\n")[0].split(b" ", 1)[1]
     assert got.body == body
-    client.send(lane.get(b"/next"))
+    client.send(old_lane.get(b"/next"))
     if not reusable:
         upstream.assert_ended()
-        upstream = lane.accept()
+        upstream = old_lane.accept()
     assert upstream.answer().request_target == b"/next"
     assert client.read_response().body == b"ok"
 
 
 @pytest.mark.parametrize("name", ["a length", "chunks"])
-def test_a_response_may_be_cut_anywhere(lane: Lane, name: str) -> None:
+def test_a_response_may_be_cut_anywhere(old_lane: Lane, name: str) -> None:
     """RFC 9112 section 2.2: where a segment of a response ends says nothing."""
     response, body, _ = FORMS[name]
-    client = lane.client()
+    client = old_lane.client()
     upstream = None
     for cut in range(1, len(response)):
-        client.send(lane.get())
-        upstream = upstream or lane.accept()
+        client.send(old_lane.get())
+        upstream = upstream or old_lane.accept()
         upstream.read_request()
         upstream.send(response[:cut])
         upstream.send(response[cut:])
@@ -69,19 +69,19 @@ def test_a_response_may_be_cut_anywhere(lane: Lane, name: str) -> None:
 
 
 @pytest.mark.parametrize("head", [OK + b"\r\n", b"HTTP/1.0 200 OK\r\n\r\n", OK + b"Connection: close\r\n\r\n"])
-def test_a_body_that_ends_with_the_connection(lane: Lane, head: bytes) -> None:
+def test_a_body_that_ends_with_the_connection(old_lane: Lane, head: bytes) -> None:
     """RFC 9112 section 6.3: such a body goes to an HTTP/1.1 client in chunks, and its connection serves on."""
-    client = lane.client()
-    client.send(lane.get())
-    upstream = lane.accept()
+    client = old_lane.client()
+    client.send(old_lane.get())
+    upstream = old_lane.accept()
     upstream.read_request()
     upstream.send(head + b"hello")
     upstream.close()
     response = client.read_response()
     assert response.body == b"hello"
     assert response.get(b"Transfer-Encoding") == b"chunked"
-    client.send(lane.get())
-    lane.accept().answer()
+    client.send(old_lane.get())
+    old_lane.accept().answer()
     assert client.read_response().body == b"ok"
 
 

@@ -20,26 +20,11 @@ import msgspec
 import orjson
 import pytest
 
-from fastgw.observe import Observer, Record, Series, log
+from fastgw.observe import Observer, Series, log
 from fastgw.observe.sink import Sink
+from tests.support.ended import ENDED
 
 Process = subprocess.Popen[str]
-
-ENDED = Record(
-    ended_date=0.0,
-    client="192.0.2.7",
-    listener="public",
-    method=b"GET",
-    scheme=b"http",
-    host=b"a",
-    path=b"/",
-    query=None,
-    minor=1,
-    status=200,
-    request_bytes=0,
-    response_bytes=0,
-    duration_s=0.0,
-)
 
 
 @dataclass

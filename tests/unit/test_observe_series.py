@@ -13,27 +13,13 @@ from hypothesis import strategies as st
 
 from fastgw.observe import FAMILIES, Record, Series
 from fastgw.observe.series import CELLS_PER_ROUTE, MAX_ROWS, METHODS, SPARE_CELLS
+from tests.support import ended
 
 GOLDEN = Path(__file__).parent.parent / "contract" / "metrics.txt"
 FAULTS = ["bad_request", "connection_lost"]
 
 
-ENDED = Record(
-    ended_date=0.0,
-    client="192.0.2.7",
-    listener="public",
-    method=b"GET",
-    scheme=b"http",
-    host=b"a",
-    path=b"/",
-    query=None,
-    minor=1,
-    status=200,
-    request_bytes=0,
-    response_bytes=0,
-    duration_s=0.0,
-    route="user",
-)
+ENDED = msgspec.structs.replace(ended.ENDED, route="user")
 
 
 def series(routes: Iterable[str] = ("user", "files"), upstreams: Iterable[str] = ("users",)) -> Series:
