@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "fastgw"
 
 # A module imports from its own room and from those before it. A line is one step; rooms on one line may use each other.
 ORDER = [
+    {"compiled"},
     {"wire"},
     {"errors"},
     {"node"},

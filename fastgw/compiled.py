@@ -1,0 +1,28 @@
+"""The compiled twins: modules that do what a module in plain Python does, for less.
+
+Each stands beside the module that it is a twin of, which is the reference: it says what is right, it judges what the
+twin does not know, and it does all the work where fastgw was installed without a compiler.
+"""
+
+import os
+from importlib import import_module
+from typing import Any, Final
+
+PURE: Final = bool(os.environ.get("FASTGW_PURE_PYTHON"))
+"""Set in the environment, whatever to: leave the compiled twins alone."""
+
+in_use: dict[str, bool] = {}
+"""Name of each twin that was asked for -> whether it is there and in use."""
+
+
+def twin(name: str) -> Any | None:
+    """The compiled module of this full name; None where it is missing or not wanted."""
+    module = None
+    if not PURE:
+        try:
+            module = import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name:
+                raise
+    in_use[name] = module is not None
+    return module
