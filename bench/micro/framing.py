@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from httptools import HttpResponseParser
+from httptools import HttpRequestParser, HttpResponseParser
 
 from bench.micro.heads import REQUESTS, RESPONSES
 from bench.micro.timing import Room
@@ -16,7 +16,7 @@ def rooms() -> Iterator[Room]:
     yield Room("find the end of a request head", find_head_end, REQUESTS)
     yield Room("judge a request head", judge_request, REQUESTS)
     yield Room("  our judge alone", lambda raw: read_request(raw, MAX_FIELDS), REQUESTS)
-    yield Room("  llhttp alone", LongLivedJudge().head, REQUESTS)
+    yield Room("  llhttp alone", LongLivedJudge(HttpRequestParser).head, REQUESTS)
     yield Room("judge a response head", lambda raw: judge_response(raw, b"GET"), RESPONSES)
     yield Room("  our judge alone", lambda raw: read_response(raw, b"GET", MAX_FIELDS), RESPONSES)
     yield Room("  llhttp alone", lambda raw: SecondJudge(HttpResponseParser).head(raw, body_follows=True), RESPONSES)

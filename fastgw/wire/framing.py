@@ -117,6 +117,9 @@ class _Head:
         return match[1].rstrip(b" \t") if match else None
 
 
+_EXTRAORDINARY: Final = frozenset(b"content-length expect max-forwards te transfer-encoding upgrade".split())
+
+
 @final
 class RequestHead(_Head):
     """A request head that both judges accepted."""
@@ -154,6 +157,27 @@ class RequestHead(_Head):
     expects_continue: bool
     te_trailers: bool
 
+    @property
+    def ordinary(self) -> bool:
+        """Whether nothing is left to decide but the route.
+
+        In origin-form, HTTP/1.1, the connection stays open; neither Content-Length nor Transfer-Encoding, nor anything
+        else that asks a proxy for something (`_EXTRAORDINARY`), nor fields named away by `Connection`.
+        """
+        return (
+            self.minor == 1
+            and not self.close
+            and self.request_target.startswith(b"/")
+            and self.method != b"TRACE"
+            and not self.connection_named
+            and self.known.keys().isdisjoint(_EXTRAORDINARY)
+        )
+
+    @property
+    def path_as_sent(self) -> bool:
+        """Whether the path came in its normal form."""
+        return self.raw_path == self.path
+
     def body(self) -> BodyReader:
         """The reader for what follows. Ask once: it goes on with the judge that has read the head."""
         if self.chunked:
@@ -172,7 +196,7 @@ class ResponseHead(_Head):
     `length` and `chunked` are as declared, also where no body follows (HEAD, 304) and they tell what GET would bring.
     """
 
-    __slots__ = ("has_body", "reason", "status", "until_close")
+    __slots__ = ("has_body", "payload", "reason", "status", "until_close")
 
     DROPPED = HOP_BY_HOP
     KNOWN = DROPPED | {b"date", b"server", b"trailer", b"via"}
@@ -183,9 +207,11 @@ class ResponseHead(_Head):
     """Whether the body ends with the connection."""
     has_body: bool
     """False for answers to HEAD, 1xx, 204, 304, and a Content-Length of 0."""
+    payload: bytes | None
+    """The whole body, empty where there is none, if it came with the head and was judged with it. None: see `body`."""
 
     def body(self) -> BodyReader:
-        """The reader for what follows. Ask once: it goes on with the judge that has read the head."""
+        """The reader for what follows where `payload` is None. Ask once: it goes on with the judge of the head."""
         if not self.has_body:
             return LengthReader(0, None)
         assert self._judge is not None
@@ -212,7 +238,7 @@ _OTHER_VERSION: Final = re.compile(TOKEN + rb"{1,%d}+ [!\"$-~]++ HTTP/[0-9]\.[0-
 _ABSOLUTE_FORM: Final = re.compile(rb"(https?)://([^/?]*+)(.*)", re.IGNORECASE)
 
 _REQUEST_FIELDS: Final = Finder(RequestHead.KNOWN, refuse_underscores=True)
-_LONG_LIVED: Final = LongLivedJudge()
+_LONG_LIVED: Final = LongLivedJudge(HttpRequestParser)
 
 
 def judge_request(raw: bytes, max_fields: int = 100) -> RequestHead:
@@ -363,15 +389,40 @@ def _as_llhttp_takes_it(head: RequestHead | ResponseHead) -> bytes:
 
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: (" + VALUE + rb"*+))?\r\n")
 _RESPONSE_FIELDS: Final = Finder(ResponseHead.KNOWN, refuse_underscores=False)
+_LONG_LIVED_FOR_RESPONSES: Final = LongLivedJudge(HttpResponseParser)
 
 
 def judge_response(raw: bytes, request_method: bytes, max_fields: int = 100) -> ResponseHead:
     """Judge exactly one response head, final or interim. Raises `Malformed`: nothing that follows can be read then."""
-    head = read_response(raw, request_method, max_fields)
-    judge = SecondJudge(HttpResponseParser)
-    judge.head(_as_llhttp_takes_it(head), body_follows=None if request_method == b"HEAD" else head.has_body)
-    head._judge = judge if head.has_body else None
+    return judge_answer(raw, len(raw), request_method, max_fields)
+
+
+def judge_answer(received: bytes, end: int, request_method: bytes, max_fields: int = 100) -> ResponseHead:
+    """Judge the response head before `end`, and with it the body behind, if it ends where `received` does.
+
+    Raises `Malformed`. See `ResponseHead.payload`.
+    """
+    head = read_response(received[:end], request_method, max_fields)
+    message = _as_llhttp_takes_it(head)
+    by_length = not head.chunked and not head.until_close
+    if request_method == b"HEAD":
+        SecondJudge(HttpResponseParser).head(message, body_follows=None)
+    elif not head.has_body:
+        _response_judge(head).head(message)
+    elif by_length and head.length == len(received) - end:
+        head.payload = received[end:]
+        _response_judge(head).whole(received if message is head.raw else message + head.payload)
+    else:
+        head._judge = SecondJudge(HttpResponseParser)
+        head._judge.head(message, body_follows=True)
+    if not head.has_body and len(received) == end:
+        head.payload = b""
     return head
+
+
+def _response_judge(head: ResponseHead) -> LongLivedJudge:
+    """For a message that is there as a whole. Behind one that closes the connection or switches llhttp is of no use."""
+    return LongLivedJudge(HttpResponseParser) if head.close or head.upgrade else _LONG_LIVED_FOR_RESPONSES
 
 
 def read_response(raw: bytes, request_method: bytes, max_fields: int) -> ResponseHead:
@@ -381,7 +432,7 @@ def read_response(raw: bytes, request_method: bytes, max_fields: int) -> Respons
         raise Malformed("The status line is malformed.")
     head = ResponseHead()
     head.raw = raw
-    head._fields = head._judge = None
+    head._fields = head._judge = head.payload = None
     minor, status_text, reason = line.groups()
     head.minor = 1 if minor == b"1" else 0
     head.status = status = int(status_text)

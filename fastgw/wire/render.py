@@ -26,6 +26,24 @@ def request_head(method: bytes, target: bytes, host: bytes, block: bytes, added:
     return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b\r\n" % (method, target, host, block, added)
 
 
+def request(
+    head: RequestHead, target: bytes, host: bytes, also: frozenset[bytes] = frozenset(), added: bytes = b""
+) -> bytes:
+    """The head for the upstream: the end-to-end lines of `head` less those in `also`, and `added`, ready lines."""
+    return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b\r\n" % (head.method, target, host, end_to_end(head, also), added)
+
+
+def response(
+    head: ResponseHead,
+    status: int,
+    also: frozenset[bytes] = frozenset(),
+    added: bytes = b"",
+    payload: bytes = b"",
+) -> bytes:
+    """The head for the client, as `request` has it, with the reason that came, and the first of the body behind it."""
+    return b"%b%b%b\r\n%b" % (status_line(status, head.reason), end_to_end(head, also), added, payload)
+
+
 def status_line(status: int, reason: bytes | None = None) -> bytes:
     """The first line of a response. None: the usual reason phrase of `status`, or none where it has no name."""
     if reason is None:

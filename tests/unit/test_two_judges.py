@@ -4,12 +4,14 @@ Ours is switched off by putting a reader in its place that believes whatever it 
 everything. Both stand where `judge_request` and `judge_response` look for them.
 """
 
+from contextlib import suppress
+
 import pytest
 from httptools import HttpRequestParser, HttpResponseParser
 
 from fastgw.wire import framing, llhttp
 from fastgw.wire.body import BodyReader, ChunkedReader, LengthReader, UntilCloseReader
-from fastgw.wire.framing import RequestHead, ResponseHead, judge_request, judge_response
+from fastgw.wire.framing import RequestHead, ResponseHead, judge_answer, judge_request, judge_response
 from fastgw.wire.llhttp import LongLivedJudge, SecondJudge
 from fastgw.wire.malformed import Malformed
 
@@ -18,7 +20,7 @@ from fastgw.wire.malformed import Malformed
 def without_llhttp(monkeypatch: pytest.MonkeyPatch) -> None:
     def agree(*_: object, **__: object) -> None: ...
 
-    for judge, asked in ((SecondJudge, "head"), (SecondJudge, "body"), (SecondJudge, "last"), (LongLivedJudge, "head")):
+    for judge, asked in ((SecondJudge, "head"), (SecondJudge, "body"), (SecondJudge, "last"), (SecondJudge, "whole")):
         monkeypatch.setattr(judge, asked, agree)
 
 
@@ -47,6 +49,7 @@ def believe_request(raw: bytes, max_fields: int) -> RequestHead:
 def believe_response(raw: bytes, request_method: bytes, max_fields: int) -> ResponseHead:
     head = ResponseHead()
     head.status = 200
+    head.payload = None
     fields = believed(head, raw)
     head.until_close = not head.chunked and b"content-length" not in fields
     head.has_body = head.chunked or head.until_close or head.length > 0
@@ -155,17 +158,20 @@ STOPPED_BY_BOTH = {
     "no name": b": a\r\n",
     "no colon": b"A\r\n",
 }
-both_sides = pytest.mark.parametrize("judged", ["request", "response"])
+each_way = pytest.mark.parametrize("judged", ["request", "response", "response with its body"])
 
 
 def judge(side: str, fields: bytes) -> None:
     if side == "request":
         judge_request(b"POST / HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n")
-    else:
+    elif side == "response":
         judge_response(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n", b"GET")
+    else:
+        head = b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n"
+        judge_answer(head + b"abc", len(head), b"GET")
 
 
-@both_sides
+@each_way
 @pytest.mark.parametrize("fields", STOPPED_BY_BOTH.values(), ids=STOPPED_BY_BOTH.keys())
 class TestWhatSmugglingIsMadeOf:
     """A defect in either judge lets none of it through."""
@@ -253,16 +259,50 @@ def test_llhttp_wants_exactly_one_head(raw: bytes, body_follows: bool | None):
         SecondJudge(HttpRequestParser).head(raw, body_follows)
 
 
-def test_one_llhttp_judges_all_that_is_only_a_head(monkeypatch: pytest.MonkeyPatch):
+def test_one_llhttp_judges_all_that_is_there_as_a_whole(monkeypatch: pytest.MonkeyPatch):
     """It is replaced only when it refuses, and then decides nothing about the next."""
-    long_lived = LongLivedJudge()
+    long_lived = LongLivedJudge(HttpRequestParser)
     monkeypatch.setattr(llhttp, "SecondJudge", None)
     for _ in range(3):
         long_lived.head(post())
+        long_lived.whole(post(b"Content-Length: 3") + b"abc")
     monkeypatch.undo()
     with pytest.raises(Malformed):
         long_lived.head(post(b" A: b"))
     long_lived.head(post())
+    with pytest.raises(Malformed):
+        long_lived.whole(post(b"Content-Length: 4") + b"abc")
+    long_lived.whole(post(b"Content-Length: 3") + b"abc")
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        ok(b"Connection: close", b"Content-Length: 0"),
+        ok(line=b"HTTP/1.0 204 A"),
+        ok(b"Connection: upgrade", b"Upgrade: a", line=b"HTTP/1.1 101 A"),
+        ok(b"Content-Length: 9"),
+        ok(b"Transfer-Encoding: chunked"),
+        ok(b"A"),
+    ],
+)
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+def test_no_response_decides_how_the_next_one_is_judged(before: bytes, method: bytes):
+    """Whatever a message leaves llhttp in the middle of."""
+    with suppress(Malformed):
+        judge_answer(before, len(before), method)
+    head = ok(b"Content-Length: 3")
+    assert judge_answer(head + b"abc", len(head), b"GET").payload == b"abc"
+    with pytest.raises(Malformed):
+        judge_answer(b"abc" + head, len(head) + 3, b"GET")
+
+
+@pytest.mark.parametrize("message", [b"abc", LENGTH_3, b"\r\nabc", b"a: b\r\n\r\nab", LENGTH_3 + b"\r\nabcHTTP"])
+def test_llhttp_wants_exactly_one_whole_message(message: bytes):
+    """Which ends with the last byte, and not before."""
+    with pytest.raises(Malformed):
+        SecondJudge(HttpResponseParser).whole(b"HTTP/1.1 200 OK\r\n" + message)
+    SecondJudge(HttpResponseParser).whole(b"HTTP/1.1 200 OK\r\n" + LENGTH_3 + b"\r\nabc")
 
 
 BODIES_STOPPED_BY_OURS_ALONE = {

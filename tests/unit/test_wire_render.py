@@ -2,6 +2,7 @@
 
 import pytest
 
+from fastgw.wire import render
 from fastgw.wire.framing import judge_request, judge_response
 from fastgw.wire.headers import Fields
 from fastgw.wire.render import LAST_CHUNK, chunk, end_to_end, last_chunk, request_head, status_line
@@ -100,6 +101,23 @@ def test_a_request_head_is_framed_anew():
     raw = request_head(b"GET", b"/a?b", b"h:1", b"A: 1\r\n", b"Via: 1.1 fastgw\r\n")
     assert raw == b"GET /a?b HTTP/1.1\r\nHost: h:1\r\nA: 1\r\nVia: 1.1 fastgw\r\n\r\n"
     assert judge_request(raw).authority == b"h:1"
+
+
+VIA = frozenset({b"via"})
+
+
+def test_a_request_goes_on_less_some_of_its_fields_and_with_some_of_ours():
+    head = request(b"A: 1\r\nVia: 1.0 b\r\nKeep-Alive: 1\r\nB: 2\r\n")
+    sent = render.request(head, b"/c", b"d:1", VIA, b"E: 3\r\n")
+    assert sent == b"POST /c HTTP/1.1\r\nHost: d:1\r\nA: 1\r\nB: 2\r\nE: 3\r\n\r\n"
+
+
+def test_a_response_goes_on_with_its_reason_and_what_is_there_of_its_body():
+    head = judge_response(b"HTTP/1.1 200 Fine\r\nA: 1\r\nVia: 1.0 b\r\nConnection: close\r\n\r\n", b"GET")
+    assert render.response(head, 200) == b"HTTP/1.1 200 Fine\r\nA: 1\r\nVia: 1.0 b\r\n\r\n"
+    assert render.response(head, 404, VIA, b"E: 3\r\n", b"abc") == b"HTTP/1.1 404 Fine\r\nA: 1\r\nE: 3\r\n\r\nabc"
+    head.fields().set(b"a", b"2")
+    assert render.response(head, 200, VIA, b"", b"abc") == b"HTTP/1.1 200 Fine\r\na: 2\r\n\r\nabc"
 
 
 @pytest.mark.parametrize(

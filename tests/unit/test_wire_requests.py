@@ -480,3 +480,40 @@ def test_a_head_with_bare_line_feeds_is_refused_at_once(raw: bytes):
     """No CRLF CRLF may ever come: the client gets its 400 now and not a 408 after the timeout."""
     with pytest.raises(Malformed, match="bare LF"):
         find_head_end(raw)
+
+
+@pytest.mark.parametrize(
+    ("raw", "ordinary"),
+    [
+        (head(b"GET /a?b HTTP/1.1", b"Connection: keep-alive", b"Cookie: a"), True),
+        (head(b"POST /a/../ HTTP/1.1"), True),
+        (head(b"TRACE / HTTP/1.1"), False),
+        (head(b"CONNECT a:1 HTTP/1.1", host=b"Host: a:1"), False),
+        (head(b"GET http://a/ HTTP/1.1"), False),
+        (head(b"OPTIONS * HTTP/1.1"), False),
+        (head(b"GET / HTTP/1.0", b"Connection: keep-alive"), False),
+        *(
+            (head(b"GET / HTTP/1.1", line), False)
+            for line in (
+                b"Connection: close",
+                b"Connection: a",
+                b"Content-Length: 0",
+                b"Content-Length: 3",
+                b"Transfer-Encoding: chunked",
+                b"Expect: 100-continue",
+                b"Upgrade: a",
+                b"TE: trailers",
+                b"Max-Forwards: 1",
+            )
+        ),
+    ],
+)
+def test_of_an_ordinary_request_nothing_but_the_route_is_to_be_decided(raw: bytes, ordinary: bool):
+    assert judge_request(raw).ordinary is ordinary
+
+
+@pytest.mark.parametrize(
+    ("path", "as_sent"), [(b"/a/b", True), (b"/%2F", True), (b"/%2f", False), (b"/./", False), (b"/|", False)]
+)
+def test_a_path_may_have_been_sent_in_its_normal_form(path: bytes, as_sent: bool):
+    assert judge_request(head(b"GET " + path + b"?/./ HTTP/1.1")).path_as_sent is as_sent

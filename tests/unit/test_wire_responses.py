@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastgw.wire.framing import ResponseHead, judge_response
+from fastgw.wire.framing import ResponseHead, judge_answer, judge_response
 from fastgw.wire.malformed import Malformed
 
 
@@ -210,3 +210,51 @@ def test_every_known_field_is_known(name: bytes):
 
 def test_a_repr_tells_the_state_without_secrets():
     assert repr(judge_response(ok(CHUNKED, b"Set-Cookie: s3cret"), b"GET")) == "<ResponseHead 200, chunked>"
+
+
+LENGTH_3 = ok(b"Content-Length: 3")
+
+
+@pytest.mark.parametrize(
+    ("raw", "method", "following", "payload"),
+    [
+        (LENGTH_3, b"GET", b"abc", b"abc"),
+        (ok(b"Content-Length: 1"), b"GET", b"a", b"a"),
+        (ok(b"Content-Length: 3", b"Connection: close"), b"GET", b"abc", b"abc"),
+        (ok(b"Content-Length: 3", b"Connection: upgrade", b"Upgrade: h2"), b"GET", b"abc", b"abc"),
+        (head(b"HTTP/1.0 200 OK", b"Content-Length: 3"), b"GET", b"abc", b"abc"),
+        (head(b"HTTP/1.0 200 OK", b"Content-Length: 3", b"Connection: keep-alive"), b"GET", b"abc", b"abc"),
+        (ok(b"Content-Length: 0"), b"GET", b"", b""),
+        (LENGTH_3, b"HEAD", b"", b""),
+        (ok(), b"HEAD", b"", b""),
+        (ok(b"Transfer-Encoding: chunked"), b"HEAD", b"", b""),
+        (head(b"HTTP/1.1 204 No Content"), b"GET", b"", b""),
+        (head(b"HTTP/1.1 304 Not Modified", b"Content-Length: 3"), b"GET", b"", b""),
+        (head(b"HTTP/1.1 100 Continue"), b"GET", b"", b""),
+        # not all, or more
+        (LENGTH_3, b"GET", b"", None),
+        (LENGTH_3, b"GET", b"ab", None),
+        (LENGTH_3, b"GET", b"abcd", None),
+        (LENGTH_3, b"HEAD", b"abc", None),
+        (ok(b"Content-Length: 0"), b"GET", b"a", None),
+        (head(b"HTTP/1.1 304 Not Modified", b"Content-Length: 3"), b"GET", b"abc", None),
+        (ok(b"Transfer-Encoding: chunked"), b"GET", b"0\r\n\r\n", None),
+        (ok(), b"GET", b"abc", None),
+    ],
+)
+def test_a_body_that_came_with_its_head_is_judged_with_it(raw: bytes, method: bytes, following: bytes, payload):
+    answer = judge_answer(raw + following, len(raw), method)
+    alone = judge_response(raw, method)
+    assert answer.payload == payload
+    for name in ("raw", "status", "reason", "minor", "length", "chunked", "close", "until_close", "has_body", "known"):
+        assert getattr(answer, name) == getattr(alone, name)
+    if payload is None:
+        reader, reader_alone = answer.body(), alone.body()
+        assert reader.feed(following) == reader_alone.feed(following)
+        assert (reader.done, reader.rest) == (reader_alone.done, reader_alone.rest)
+
+
+@pytest.mark.parametrize("raw", REFUSED.values(), ids=REFUSED.keys())
+def test_nonsense_is_refused_whatever_came_behind_it(raw: bytes):
+    with pytest.raises(Malformed):
+        judge_answer(raw + b"abc", len(raw), b"GET")
