@@ -4,13 +4,15 @@ import importlib
 import json
 import os
 from dataclasses import asdict
+from itertools import chain
 from typing import Annotated
 
 import typer
 
 from bench.micro.timing import Room, time_room
 
-MODULES = ("framing", "routing", "chain", "splice", "body", "observe")  # in the order of a request's path
+MODULES = ("framing", "routing", "chain", "splice", "body", "observe", "exchange")
+"""In the order of a request's path; the last is all of them together."""
 EMPTY = Room("an empty call", lambda each: None, [None])
 
 
@@ -26,7 +28,7 @@ def main(
     if not as_json:
         print(f"{'':10}{'':42}{'least ns':>10}{'median ns':>11}")
     for name in names or MODULES:
-        for room in [EMPTY, *importlib.import_module(f"bench.micro.{name}").rooms()]:
+        for room in chain([EMPTY], importlib.import_module(f"bench.micro.{name}").rooms()):  # one at a time
             timing = time_room(room, passes)
             if as_json:
                 print(json.dumps({"module": name, **asdict(timing)}))

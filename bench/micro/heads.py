@@ -1,6 +1,7 @@
-"""Heads to time with: 1,000 requests shaped as those of `bench/load/requests.lua`, and responses as the origin's."""
+"""Messages to time with: 1,000 requests shaped as those of `bench/load/requests.lua`, and responses as the origin's."""
 
 import random
+import re
 
 _random = random.Random(42)
 
@@ -58,3 +59,8 @@ def _response() -> bytes:
 
 REQUESTS = [_request() for _ in range(1000)]
 RESPONSES = [_response() for _ in range(1000)]
+
+BODY = b'{"id": 7}' * 125
+CONTENT_LENGTH = re.compile(rb"Content-Length: (\d+)")
+ANSWERS = [head + BODY[: int(CONTENT_LENGTH.search(head)[1])] for head in RESPONSES]  # type: ignore[index]
+"""`RESPONSES` with their bodies."""

@@ -1,0 +1,207 @@
+"""Whole requests through the data plane, in memory: everything a worker does for one, but for sockets and the kernel.
+
+A configuration is compiled, and server, pools and observer are made of it, as `runtime/worker.py` does; only the
+transports are ours. What a connection writes is kept in a list, what its peer sends is put into its read buffer.
+"""
+
+import asyncio
+import json
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
+
+import uvloop
+
+from bench.micro.heads import ANSWERS, BODY, CONTENT_LENGTH, REQUESTS
+from bench.micro.timing import Room
+from fastgw import config
+from fastgw.compile import Gateway
+from fastgw.compile import compile as compile_tables
+from fastgw.downstream import Server
+from fastgw.filters import TYPES
+from fastgw.node.ground import Ground
+from fastgw.node.shared import Shared
+from fastgw.observe import Observer
+from fastgw.runtime.words import Words
+from fastgw.upstream import pool
+from fastgw.upstream.resolve import Address
+from fastgw.upstream.target import Target
+from fastgw.wire.render import LAST_CHUNK, chunk
+
+Messages = Sequence[tuple[bytes, bytes]]
+"""Requests, each with the answer its upstream gives."""
+
+BODIES = [answer.partition(b"\r\n\r\n")[2] for answer in ANSWERS]
+
+
+class Transport(asyncio.Transport):
+    """What a connection writes to; its peer takes everything."""
+
+    def __init__(self, protocol: asyncio.BufferedProtocol) -> None:
+        super().__init__()
+        self.written: list[bytes] = []
+        self.write = self.written.append  # type: ignore[method-assign]  # no Python call of ours to be timed
+        self._protocol = protocol
+        self._socket = socket.socket()  # its options may be asked for and set
+        self._closing = False
+        protocol.connection_made(self)
+
+    def receive(self, message: bytes) -> None:
+        self._protocol.get_buffer(-1)[: len(message)] = message
+        self._protocol.buffer_updated(len(message))
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._socket if name == "socket" else default
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def close(self) -> None:
+        if not self._closing:
+            self._closing = True
+            self._socket.close()
+            asyncio.get_running_loop().call_soon(self._protocol.connection_lost, None)
+
+    abort = close
+
+
+class Plane:
+    """A worker's data plane with one client connection, and the connection to the upstream that its requests take."""
+
+    def __init__(self, folder: Path, log: bool) -> None:
+        file = folder / "gateway.json"
+        sinks = [str(folder / "access.log")] if log else []
+        file.write_text(json.dumps(_configuration(sinks)))
+        gateway = compile_tables(config.load(str(file), TYPES).config, 1)
+        self._loop = uvloop.new_event_loop()
+        self.turn(lambda: self._start(gateway))
+
+    def _start(self, gateway: Gateway) -> None:
+        words = Words(gateway)
+        column = Shared(gateway.layout, 1).columns[0]
+        self._ground = Ground(self._loop)
+        self._observer = Observer(logs=gateway.config.access_logs, column=words.counted(column), series=gateway.series)
+        self._server = Server(
+            self._ground, gateway, self._observer, words.connection_limit(column), words.address_limit(column)
+        )
+        self._gateway = gateway
+        self._observer.start()
+        self._ground.start()
+        gateway.start(self._ground, column)
+        self.client = Transport(self._server.accepted(gateway.listeners[0], ("192.0.2.1", 40_000), 443))
+
+    def turn(self, calls: Callable[[], None]) -> None:
+        """Make `calls` inside the event loop, and let it do at once what they put off to its next turn."""
+
+        async def made() -> None:
+            calls()
+            await asyncio.sleep(0)
+
+        self._loop.run_until_complete(made())
+
+    def connect(self, request: bytes, response: bytes) -> None:
+        """The first exchange, for which the upstream connection is opened."""
+
+        async def opened(target: Target, protocol: asyncio.BufferedProtocol, timeout: float) -> Address:
+            self.upstream = Transport(protocol)
+            return (await target.addresses())[0]
+
+        with patch.object(pool, "connect", opened):
+            self.turn(lambda: self.client.receive(request))
+            for _ in range(10):  # turns that opening takes: a task, its end, the borrower's turn
+                self.turn(lambda: None)
+        assert self.upstream.written, "the first request was not forwarded"
+        self.turn(lambda: self.upstream.receive(response))
+        self.client.written.clear()
+        self.upstream.written.clear()
+
+    def exchange(self, message: tuple[bytes, bytes]) -> None:
+        request, response = message
+        self.client.receive(request)
+        self.upstream.receive(response)
+        self.client.written.clear()
+        self.upstream.written.clear()
+
+    def prove(self, messages: Messages) -> None:
+        """Exchange each once; all must be forwarded whole, and answered with the body of their upstream's answer."""
+
+        def see() -> None:
+            for (request, response), body in zip(messages, BODIES, strict=True):
+                self.client.receive(request)
+                forwarded = b"".join(self.upstream.written)
+                self.upstream.receive(response)
+                answer = b"".join(self.client.written)
+                assert forwarded.startswith(request[: request.index(b"\r\n")]), (request, forwarded)
+                assert forwarded.endswith(request.partition(b"\r\n\r\n")[2]), (request, forwarded)
+                assert answer.startswith(b"HTTP/1.1 200 OK\r\n"), (request, answer)
+                assert body in answer, (response, answer)
+                self.client.written.clear()
+                self.upstream.written.clear()
+
+        self.turn(see)
+
+    def close(self) -> None:
+        def stop() -> None:
+            self._server.stop()
+            self._gateway.stop()
+            self._ground.close()
+
+        self.turn(stop)
+        self._observer.stop(60.0)
+        self._loop.close()
+
+
+def _configuration(access_logs: Sequence[str]) -> dict[str, Any]:
+    """As the benchmark's `plain`: 100 routes by prefix to one upstream."""
+    return {
+        "version": 1,
+        "listeners": {"public": {"address": "127.0.0.1:0"}},
+        "access_logs": [{"sink": sink, "format": "json"} for sink in access_logs],
+        "upstreams": {"origin": {"targets": [{"url": "http://127.0.0.1:9"}], "host_header": "preserve"}},
+        "routes": [
+            {"name": f"svc{number}", "paths": [f"/svc{number}/*"], "upstream": "origin"} for number in range(100)
+        ],
+    }
+
+
+def rooms() -> Iterator[Room]:
+    gets = list(zip(REQUESTS, ANSWERS, strict=True))
+    posts = [(_posted(request), answer) for request, answer in gets]
+    chunked = [(request, _in_chunks(answer)) for request, answer in gets]
+    yield from _room("a GET", gets)
+    yield from _room("a GET, JSON access log", gets, log=True)
+    yield from _room("a POST of 1 KB", posts)
+    yield from _room("a GET answered in chunks", chunked)
+
+
+def _room(name: str, messages: Messages, log: bool = False) -> Iterator[Room]:
+    with TemporaryDirectory() as folder, closing(Plane(Path(folder), log)) as plane:
+        plane.connect(*messages[0])
+        plane.prove(messages)
+        yield Room(name, plane.exchange, messages, plane.turn)
+
+
+def _posted(request: bytes) -> bytes:
+    head, end, _ = request.replace(b"GET", b"POST", 1).partition(b"\r\n\r\n")
+    return head + b"\r\nContent-Type: application/json\r\nContent-Length: %d" % len(BODY) + end + BODY
+
+
+def _in_chunks(answer: bytes) -> bytes:
+    head, end, body = answer.partition(b"\r\n\r\n")
+    return CONTENT_LENGTH.sub(b"Transfer-Encoding: chunked", head) + end + chunk(body) + LAST_CHUNK
