@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Final, cast, final
 
 from fastgw.downstream.answer import NO_CONTENT, Ending, framing_of, head_of, switching_head
 from fastgw.downstream.choose import before_routing, choose, too_long
-from fastgw.downstream.ended import record_of
 from fastgw.downstream.unreadable import unreadable
 from fastgw.errors import Fault, fault_of
 from fastgw.exchange import Exchange, Outcome, Relay, Reply, Trailers, problem, run_request
@@ -559,7 +558,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self._waiting = None
         exchange.finish()
         self.server.ended()
-        self.server.observer.finish(record_of(exchange))
+        self.server.observer.finish(exchange)
 
     def _linger(self) -> None:
         self.phase = Phase.LINGERING

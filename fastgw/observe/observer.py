@@ -3,8 +3,8 @@
 import time
 from collections.abc import Sequence
 
+from fastgw.observe.ended import Ended, record_of
 from fastgw.observe.log import AccessLog, Log
-from fastgw.observe.record import Record
 from fastgw.observe.series import Series
 
 
@@ -19,8 +19,9 @@ class Observer:
         self._count = tally.count
         self._logs = [Log(settings, tally) for settings in logs]
 
-    def finish(self, record: Record) -> None:
-        """Count the exchange and queue its log lines. Once per exchange; it never waits."""
+    def finish(self, ended: Ended) -> None:
+        """Count the exchange and queue its log lines. Once per exchange, when it ends; it never waits."""
+        record = record_of(ended, time.monotonic(), time.time())
         self._count(record)
         for log in self._logs:
             log.add(record)
