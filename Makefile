@@ -3,23 +3,30 @@ SHELL := bash
 .SHELLFLAGS := -euc
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help setup run lint test programs bench clean
+.PHONY: help setup run lint test programs fuzz bench clean
 
 PYTHON ?= python3
+FUZZ_SECONDS ?= 600
 BIN := .venv/bin
 SOURCES := fastgw tests bench
+TWIN_SOURCES := $(shell find fastgw -name '_*.pyx' -o -name '*.pxd' -o -name '_*.h')
+# What is tested once more without the compiled twins.
+TWICE := tests/protocol $(wildcard $(addprefix tests/unit/test_, \
+  compiled.py framing_*.py observe_*.py routing*.py two_judges.py wire_*.py))
 # Programs that the tests and the benchmark run, each as command=package.
-TEST_PROGRAMS := nginx=nginx wrk=wrk h2load=nghttp2-client hey=hey curl=curl git=git jq=jq
+TEST_PROGRAMS := gcc=gcc nginx=nginx wrk=wrk h2load=nghttp2-client hey=hey curl=curl git=git jq=jq
 BENCH_PROGRAMS := nginx=nginx wrk=wrk haproxy=haproxy caddy=caddy
 
-# Packages for $(2) that are missing: installed where that is ours to do, else named, and make ends.
+# Install packages where that is ours to do.
+define apt_install
+{ [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && \
+  DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(1) >/dev/null; }
+endef
+
+# Packages for $(2) that are missing: installed, or else named, and make ends.
 define install
-if [ -n "$(1)" ]; then \
-  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(1) >/dev/null; \
-  else \
-    echo "$(2) needs more than is installed here. On Debian: sudo apt-get install $(1)" >&2; exit 1; \
-  fi; \
+if [ -n "$(1)" ] && ! $(call apt_install,$(1)); then \
+  echo "$(2) needs more than is installed here. On Debian: sudo apt-get install $(1)" >&2; exit 1; \
 fi
 endef
 
@@ -34,7 +41,7 @@ endef
 help:
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 14
 
-setup: .venv/.installed  ## make .venv with everything: .venv/bin/fastgw
+setup: .venv/.compiled  ## make .venv with everything: .venv/bin/fastgw
 
 .venv/.installed: pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "there is no $(PYTHON); name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
@@ -43,8 +50,19 @@ setup: .venv/.installed  ## make .venv with everything: .venv/bin/fastgw
 	@missing=; $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing=$$($(PYTHON) -c \
 	  'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); $(call install,$$missing,$(PYTHON))
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	FASTGW_PURE_PYTHON=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	@touch $@
+
+# The compiled twins, where a compiler finds what it needs. Where none does, that is looked for anew each time.
+.venv/.compiled: setup.py $(TWIN_SOURCES) | .venv/.installed
+	@headers=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))'); \
+	can_compile() { echo '#include <Python.h>' | $${CC:-gcc} -I"$$headers" -E - >/dev/null 2>&1; }; \
+	missing="gcc libc6-dev"; [ -e "$$headers/Python.h" ] || missing+=" $${headers##*/}-dev"; \
+	if can_compile || { $(call apt_install,$$missing) && can_compile; }; then \
+	  FASTGW_PURE_PYTHON= $(BIN)/python setup.py -q build_ext --inplace; touch $@; \
+	else \
+	  echo "fastgw will run in plain Python, slower. To have it compiled, on Debian: sudo apt-get install $$missing" >&2; \
+	fi
 
 run: setup  ## run the gateway in front of a demo service, on port 8080
 	@$(BIN)/fastgw demo
@@ -59,10 +77,16 @@ programs:
 
 test: lint programs  ## lint, then every test; apt-get installs what they run, when you are root
 	$(BIN)/python -m pytest -n 2
+	FASTGW_PURE_PYTHON=1 $(BIN)/python -m pytest -n 2 $(TWICE)
+
+fuzz: setup  ## look for bytes that a compiled twin reads otherwise: FUZZ_SECONDS=600, SEED=...
+	@$(call install_programs,gcc=gcc,make fuzz)
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(if $(SEED),--seed $(SEED))
 
 bench: setup  ## measure beside nginx, HAProxy, Envoy and Caddy
 	@$(call install_programs,$(BENCH_PROGRAMS),make bench)
 	$(BIN)/python -m bench
 
 clean:  ## remove what the others made
+	find fastgw -name '_*.c' -delete -o -name '_*.so' -delete
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .hypothesis

@@ -1,13 +1,30 @@
-"""What `pyproject.toml` cannot say: the compiled twins. Without a compiler they are left out, and fastgw runs without."""
+"""What `pyproject.toml` cannot say: the compiled twins.
 
+Without a compiler they are left out, and fastgw runs in plain Python. FASTGW_PURE_PYTHON leaves them out as well: what
+is built with it fits every machine.
+"""
+
+import os
 from pathlib import Path
 
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
-TWINS = sorted(Path("fastgw").rglob("_*.pyx"))
+TWINS = [] if os.environ.get("FASTGW_PURE_PYTHON") else sorted(Path("fastgw").rglob("_*.pyx"))
+
+
+class Build(build_ext):
+    """An installation goes on without the twins. Whoever builds them in place works on them, and has to see why not."""
+
+    def run(self) -> None:
+        for twin in self.extensions:
+            twin.optional = self.editable_mode or not self.inplace
+        super().run()
+
 
 setup(
+    cmdclass={"build_ext": Build},
     ext_modules=cythonize(
         [
             Extension(
@@ -15,10 +32,9 @@ setup(
                 [str(source)],
                 depends=[str(header) for header in source.parent.glob("_*.h")],
                 extra_compile_args=["-O2", "-fno-strict-aliasing"],
-                optional=True,
             )
             for source in TWINS
         ],
         language_level=3,
-    )
+    ),
 )

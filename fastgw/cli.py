@@ -14,7 +14,7 @@ from typing import Annotated, Final, NoReturn
 import msgspec
 import typer
 
-from fastgw import VERSION, config, demo
+from fastgw import VERSION, compiled, config, demo
 from fastgw.compile import CompileError, compile
 from fastgw.config.schema import schema as schema_of
 from fastgw.config.values import parse_address
@@ -186,7 +186,7 @@ def version(answer: FormatOption = Format.TEXT) -> None:
         "uvloop": version_of("uvloop"),
         "httptools": version_of("httptools"),
         "msgspec": version_of("msgspec"),
-        "wire": "pure Python",
+        "wire": compiled.told(),
     }
     if answer is Format.JSON:
         _print_json(versions)

@@ -26,3 +26,12 @@ def twin(name: str) -> Any | None:
                 raise
     in_use[name] = module is not None
     return module
+
+
+def told() -> str:
+    """What is in use, as a person reads it; of twins that nobody has asked for yet nothing is known."""
+    missing = [name for name, used in in_use.items() if not used]
+    why = "FASTGW_PURE_PYTHON is set" if PURE else "no compiled twin: installed without a compiler"
+    if len(missing) == len(in_use):
+        return f"plain Python ({why})"
+    return "compiled" + (f", but for {', '.join(missing)} ({why})" if missing else "")

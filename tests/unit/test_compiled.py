@@ -1,0 +1,74 @@
+"""The compiled twins: that all are there and in use, and what is told where they are not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import fastgw.cli  # imports all modules that have a twin
+from fastgw import compiled
+
+PACKAGE = Path(fastgw.__file__).parent
+SOURCES = sorted(PACKAGE.rglob("_*.pyx"))
+
+
+def name_of(source: Path) -> str:
+    return ".".join(source.relative_to(PACKAGE.parent).with_suffix("").parts)
+
+
+def test_every_twin_is_in_use_unless_none_is_wanted():
+    """So no test is passed by plain Python in the name of a twin that was not built: `make setup`."""
+    assert compiled.in_use == {name_of(source): not compiled.PURE for source in SOURCES}
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=name_of)
+def test_a_twin_is_not_older_than_its_source(source: Path):
+    (built,) = source.parent.glob(f"{source.stem}.*.so")
+    assert built.stat().st_mtime >= source.stat().st_mtime, "make setup"
+
+
+WITHOUT = "installed without a compiler"
+
+
+@pytest.mark.parametrize(
+    ("in_use", "pure", "told"),
+    [
+        ({"a": True, "b": True}, False, "compiled"),
+        ({"a": True, "b": False}, False, f"compiled, but for b (no compiled twin: {WITHOUT})"),
+        ({"a": False, "b": False}, False, f"plain Python (no compiled twin: {WITHOUT})"),
+        ({"a": False, "b": False}, True, "plain Python (FASTGW_PURE_PYTHON is set)"),
+    ],
+)
+def test_it_is_told_what_is_in_use_and_why(monkeypatch, in_use, pure, told):
+    monkeypatch.setattr(compiled, "in_use", in_use)
+    monkeypatch.setattr(compiled, "PURE", pure)
+    assert compiled.told() == told
+
+
+@pytest.fixture
+def asked(monkeypatch) -> dict[str, bool]:
+    """`in_use` of this test alone, with the twins wanted."""
+    asked: dict[str, bool] = {}
+    monkeypatch.setattr(compiled, "in_use", asked)
+    monkeypatch.setattr(compiled, "PURE", False)
+    return asked
+
+
+def test_a_twin_that_is_missing_is_none(asked):
+    assert compiled.twin("fastgw.wire._nothing") is None
+    assert asked == {"fastgw.wire._nothing": False}
+
+
+def test_a_twin_that_is_not_wanted_is_not_imported(asked, monkeypatch):
+    monkeypatch.setattr(compiled, "PURE", True)
+    assert compiled.twin("json") is None
+    assert asked == {"json": False}
+
+
+def test_a_twin_that_cannot_be_loaded_is_no_missing_twin(asked, monkeypatch, tmp_path):
+    """It would run slower for ever, and nobody would know why."""
+    (tmp_path / "broken_twin.py").write_text("import nothing_of_this_name\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="nothing_of_this_name"):
+        compiled.twin("broken_twin")
