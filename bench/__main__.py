@@ -1,59 +1,99 @@
 """The benchmark's commands."""
 
 import os
+import re
 import signal
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, NoReturn
 
 import typer
 
 from bench import hold as holding
-from bench import report
-from bench.measure import Load, NoAnswers, measure
-from bench.peers import PEERS
+from bench import machine, report
+from bench.load.load import NoAnswers
+from bench.measure import Effort, measure
+from bench.peers import Peer
 from bench.ports import NotReady
 from bench.prove import NotTheSameWork
+from bench.scenarios import SCENARIOS
+from bench.scenarios.scenario import Scenario
 
 app = typer.Typer(help=__doc__, add_completion=False)
+
+
+RoundsOption = Annotated[int | None, typer.Option(min=1, help="How often each contestant is measured. Default: 6.")]
+SecondsOption = Annotated[int | None, typer.Option(min=1, help="Length of each measurement. Default: 3.")]
+OnlyOption = Annotated[
+    str, typer.Option(help="Contestants by their first word, with commas: fastgw,nginx. Empty: all.")
+]
+QuickOption = Annotated[bool, typer.Option("--quick", help="3 rounds of 1 s, unless told otherwise.")]
+SaveOption = Annotated[bool, typer.Option(help="Write the tables and all samples to bench/results/.")]
 
 
 @app.callback(invoke_without_command=True)
 def default(context: typer.Context) -> None:
     """Without a command: `plain` as it is quoted."""
     if context.invoked_subcommand is None:
-        plain()
+        _run([SCENARIOS["plain"]])
 
 
-@app.command()
-def plain(
-    rounds: Annotated[int, typer.Option(min=1, help="How often each contestant is measured.")] = 6,
-    seconds: Annotated[int, typer.Option(min=1, help="Length of each measurement.")] = 3,
-    connections: Annotated[int, typer.Option(min=1, help="Kept-alive client connections.")] = 64,
-    only: Annotated[str, typer.Option(help="Contestants, separated by commas: fastgw,nginx. Empty: all.")] = "",
-    save: Annotated[bool, typer.Option(help="Write the table and all samples to bench/results/.")] = True,
+def _add(name: str, scenarios: Sequence[Scenario], about: str) -> None:
+    @app.command(name, help=about)
+    def run(
+        rounds: RoundsOption = None,
+        seconds: SecondsOption = None,
+        only: OnlyOption = "",
+        quick: QuickOption = False,
+        save: SaveOption = True,
+    ) -> None:
+        _run(scenarios, rounds, seconds, only, quick, save)
+
+
+for _scenario in SCENARIOS.values():
+    _add(_scenario.name, [_scenario], f"{_scenario.title}. Exit code 1 if the result is void.")
+_add("all", [*SCENARIOS.values()], "All scenarios, one after the other. Exit code 1 if one of the results is void.")
+
+
+def _run(
+    scenarios: Sequence[Scenario],
+    rounds: int | None = None,
+    seconds: int | None = None,
+    only: str = "",
+    quick: bool = False,
+    save: bool = True,
 ) -> None:
-    """CPU per proxied request beside nginx, HAProxy, Envoy and Caddy. Exit code 1 if the result is void."""
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         _fail("two cores are needed: one for the proxy, one for the origin and the load")
+    effort = Effort(rounds or (3 if quick else 6), seconds or (1 if quick else 3), (cores[0], cores[-1]))
+    void = False
+    for scenario in scenarios:
+        chosen = replace(scenario, peers=_chosen(scenario.peers, only))
+        try:
+            measured = measure(chosen, effort)
+        except (NotReady, NotTheSameWork, NoAnswers) as error:
+            _fail(f"{scenario.name}: {error}")
+        about = machine.describe()
+        print(report.as_markdown(chosen, measured, effort, about), flush=True)
+        if save:
+            print(f"kept in {report.keep(chosen, measured, effort, about)}", file=sys.stderr)
+        void = void or any(any(each.void) for each in measured)
+    if void:
+        raise typer.Exit(1)
+
+
+def _chosen(peers: Sequence[Peer], only: str) -> list[Peer]:
+    """Those that are asked for and installed."""
     wanted = {name.strip() for name in only.split(",") if name.strip()}
-    if unknown := wanted - {peer.name.partition(" (")[0] for peer in PEERS}:
-        _fail(f"no such contestant: {', '.join(sorted(unknown))}")
-    chosen = [peer for peer in PEERS if not wanted or peer.name.partition(" (")[0] in wanted]
+    chosen = [peer for peer in peers if not wanted or re.split(r"\W", peer.name)[0] in wanted]
     for absent in [peer for peer in chosen if peer.version() is None]:
         print(f"{absent.name} is not installed here and is left out", file=sys.stderr)
         chosen.remove(absent)
-    load = Load(rounds, seconds, connections, proxy_core=cores[0], load_core=cores[1])
-    try:
-        contestants = measure(chosen, load)
-    except (NotReady, NotTheSameWork, NoAnswers) as error:
-        _fail(str(error))
-    about = report.describe_machine()
-    print(report.as_markdown(contestants, load, about))
-    if save:
-        print(f"kept in {report.keep(contestants, load, about)}", file=sys.stderr)
-    if any(contestant.void for contestant in contestants):
-        raise typer.Exit(1)
+    if not chosen:
+        _fail(f"none of the contestants is left: {', '.join(peer.name for peer in peers)}")
+    return chosen
 
 
 @app.command()

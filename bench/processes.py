@@ -1,4 +1,4 @@
-"""Processes that the benchmark starts: each pinned to a core, timed by the kernel, and stopped by its own pid."""
+"""Processes that the benchmark starts: each pinned to its cores, timed by the kernel, and stopped by its own pid."""
 
 import os
 import signal
@@ -42,7 +42,7 @@ class CpuTime:
 
 @dataclass(frozen=True)
 class Pinned:
-    """A running program, with its children, on one core. `output` is what it printed."""
+    """A running program, with its children, on its cores. `output` is what it printed."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -69,16 +69,16 @@ class Pinned:
 @contextmanager
 def pinned(
     command: Sequence[str | Path],
-    core: int,
+    cores: Sequence[int],
     output: Path,
     *,
     pass_fds: Sequence[int] = (),
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Pinned]:
-    """Run `command` on `core` for the length of the block; afterwards its whole tree is gone."""
+    """Run `command` on `cores` for the length of the block; afterwards its whole tree is gone."""
     with output.open("ab") as sink:
         process = subprocess.Popen(
-            ["taskset", "--cpu-list", str(core), *map(str, command)],
+            ["taskset", "--cpu-list", ",".join(map(str, cores)), *map(str, command)],
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.STDOUT,

@@ -1,122 +1,101 @@
-"""The table of a measurement, and the JSON that keeps every sample of it."""
+"""The tables of a measurement, and the JSON that keeps every sample of it."""
 
 import json
-import os
-import platform
-import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
+from typing import Any
 
-from bench.measure import Contestant, Load, Sample
-from bench.peers.peer import version_told
+from bench.measure import Effort
+from bench.samples import Measured
+from bench.scenarios.scenario import Comparison, Figure, Scenario, Table
 
 RESULTS = Path(__file__).with_name("results")
-YARDSTICKS = ("nginx", "nginx (no log)")
-"""Ratios are taken to these. The first does the same work; the second is the harder bar."""
 
 
-def as_markdown(contestants: Sequence[Contestant], load: Load, about: dict[str, str]) -> str:
-    """One row per contestant: medians over the rounds, ratios with their spread, and whether anything went wrong."""
-    return "\n".join(_lines(contestants, load, about)) + "\n"
+def as_markdown(scenario: Scenario, measured: Sequence[Measured], effort: Effort, about: dict[str, str]) -> str:
+    """Per load one row per contestant: medians over the rounds, comparisons with their spread, and what went wrong."""
+    return "\n".join(_lines(scenario, measured, effort, about)) + "\n"
 
 
-def keep(contestants: Sequence[Contestant], load: Load, about: dict[str, str], folder: Path = RESULTS) -> Path:
-    """Write the table and all samples to `folder`; give the table's path."""
+def keep(
+    scenario: Scenario, measured: Sequence[Measured], effort: Effort, about: dict[str, str], folder: Path = RESULTS
+) -> Path:
+    """Write the tables and all samples to `folder`; give the tables' path."""
     folder.mkdir(exist_ok=True)
-    table = folder / f"plain-{about['date'].replace(':', '')}.md"
-    table.write_text(as_markdown(contestants, load, about))
-    samples = {
-        "scenario": "plain",
-        "about": about,
-        "load": asdict(load),
-        "contestants": [asdict(c) for c in contestants],
-    }
-    table.with_suffix(".json").write_text(json.dumps(samples, indent=1) + "\n")
+    table = folder / f"{scenario.name}-{about['date'].replace(':', '')}.md"
+    table.write_text(as_markdown(scenario, measured, effort, about))
+    table.with_suffix(".json").write_text(json.dumps(as_json(scenario, measured, effort, about), indent=1) + "\n")
     return table
 
 
-def describe_machine() -> dict[str, str]:
-    """What a reader must know to judge the numbers. Nothing that tells whose machine it was."""
-    memory_kib = int(_field("/proc/meminfo", "MemTotal").split()[0])
+def as_json(scenario: Scenario, measured: Sequence[Measured], effort: Effort, about: dict[str, str]) -> dict[str, Any]:
     return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%MZ"),
-        "revision": _revision(),
-        "cpu": _field("/proc/cpuinfo", "model name"),
-        "cores": str(os.cpu_count()),
-        "memory": f"{memory_kib / 1024**2:.1f} GiB",
-        "kernel": f"Linux {platform.release().partition('-')[0]}",
-        "python": platform.python_version(),
-        "wrk": version_told("wrk", "-v") or "unknown",
+        "scenario": scenario.name,
+        "about": about,
+        "effort": effort.as_json(),
+        "void": [why for each in measured for why in each.void],
+        "contestants": [asdict(each) for each in measured],
     }
 
 
-def _lines(contestants: Sequence[Contestant], load: Load, about: dict[str, str]) -> Iterator[str]:
-    yield f"# plain: CPU per proxied request, {about['date']}"
+def _lines(scenario: Scenario, measured: Sequence[Measured], effort: Effort, about: dict[str, str]) -> Iterator[str]:
+    yield f"# {scenario.name}: {scenario.title}, {about['date']}"
     yield ""
-    for why in [why for contestant in contestants for why in contestant.void]:
+    for why in [why for each in measured for why in each.void]:
         yield f"**VOID**: {why}"
         yield ""
     yield (
-        f"{load.rounds} rounds of {load.seconds} s, {load.connections} connections; 1,000 different requests of about "
-        f"1 KB, 100 routes, forwarding fields; a JSON access log unless the name says otherwise. Every answer was "
-        f"checked. Proxy on core {load.proxy_core}, origin and load on core {load.load_core}. Ratios are taken inside "
-        f"each round: median [least..most]."
+        f"{scenario.about} {effort.rounds} rounds of {effort.seconds} s. Every answer was checked. Proxy on core "
+        f"{effort.cores[0]}, origin and load on core {effort.cores[-1]}. Comparisons are made inside each round: "
+        f"median [least..most]."
     )
     yield ""
     yield "; ".join(f"{name}: {value}" for name, value in about.items())
+    for table in scenario.tables:
+        yield ""
+        yield f"## {table.title or table.load}"
+        yield ""
+        yield from rows(table, measured)
+    for remark in scenario.remarks():
+        yield ""
+        yield remark
     yield ""
-    yardsticks = [contestant for contestant in contestants if contestant.name in YARDSTICKS]
-    headings = ["", "CPU us/request", "least", "user", "system", *(f"ratio to {y.name}" for y in yardsticks)]
-    headings += ["requests/s", "core used", "p50 ms", "p99 ms", "errors"]
-    yield _row(headings)
-    yield _row(["---", *["---:"] * (len(headings) - 1)])
-    for contestant in contestants:
-        middle = _median_of(contestant)
-        yield _row(
-            [
-                contestant.name,
-                f"{middle(lambda s: s.cpu_us):.2f}",
-                f"{min(s.cpu_us for s in contestant.samples):.2f}",
-                f"{middle(lambda s: s.user_s / s.requests * 1e6):.2f}",
-                f"{middle(lambda s: s.system_s / s.requests * 1e6):.2f}",
-                *(_ratio(contestant, yardstick) for yardstick in yardsticks),
-                f"{middle(lambda s: s.requests / s.seconds):,.0f}",
-                f"{middle(lambda s: s.cpu_s / s.seconds):.0%}",
-                f"{middle(lambda s: s.p50_us / 1e3):.2f}",
-                f"{middle(lambda s: s.p99_us / 1e3):.2f}",
-                str(sum(sum(s.faults.values()) for s in contestant.samples)),
-            ]
-        )
-    yield ""
-    yield "; ".join(f"{contestant.name} {contestant.version}" for contestant in contestants)
+    yield "; ".join(f"{each.name} {each.version}" for each in measured)
 
 
-def _median_of(contestant: Contestant) -> Callable[[Callable[[Sample], float]], float]:
-    return lambda figure: median(figure(sample) for sample in contestant.samples)
+def rows(table: Table, measured: Sequence[Measured]) -> Iterator[str]:
+    """One table as Markdown. A contestant that this load was not meant for has no row."""
+    by_name = {each.name: each for each in measured}
+    yield _row(["", *(column.heading for column in table.columns), "errors"])
+    yield _row(["---", *["---:"] * (len(table.columns) + 1)])
+    for each in measured:
+        samples = each.under(table.load)
+        if samples:
+            cells = (_cell(column, each, by_name, table.load) for column in table.columns)
+            yield _row([each.name, *cells, str(sum(sum(sample.faults.values()) for sample in samples))])
 
 
-def _ratio(contestant: Contestant, yardstick: Contestant) -> str:
-    pairs = zip(contestant.samples, yardstick.samples, strict=True)
-    ratios = [ours.cpu_us / theirs.cpu_us for ours, theirs in pairs]
-    return f"{median(ratios):.3f} [{min(ratios):.2f}..{max(ratios):.2f}]"
+def _cell(column: Figure | Comparison, ours: Measured, by_name: dict[str, Measured], load: str) -> str:
+    if isinstance(column, Figure):
+        return column.form(median(map(column.of, ours.under(load))))
+    values = compared(column, ours, by_name, load)
+    if not values:
+        return ""
+    return f"{column.form(median(values))} [{column.form(min(values))}..{column.form(max(values))}]"
+
+
+def compared(column: Comparison, ours: Measured, by_name: dict[str, Measured], load: str) -> list[float]:
+    """What the comparison gives in each round that both took part in."""
+    yardstick = by_name.get(column.to(ours.name) or "")
+    theirs = {sample.round: sample for sample in yardstick.under(load)} if yardstick else {}
+    return [
+        column.of(ours.name, column.figure.of(sample), column.figure.of(theirs[sample.round]))
+        for sample in ours.under(load)
+        if sample.round in theirs
+    ]
 
 
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _field(file: str, name: str) -> str:
-    for line in Path(file).read_text().splitlines():
-        if line.startswith(name):
-            return line.partition(":")[2].strip()
-    return "unknown"
-
-
-def _revision() -> str:
-    told = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True
-    )
-    return told.stdout.strip() or "unknown"

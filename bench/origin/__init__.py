@@ -17,6 +17,6 @@ def serving(folder: Path, core: int) -> Iterator[int]:
     """Run the origin on `core` and give its port."""
     port = free_port()
     config = render(Path(__file__).with_name("nginx.conf"), folder / "origin.conf", folder=folder, port=port, body=BODY)
-    with pinned(["nginx", "-c", config], core, folder / "origin.out") as origin:
+    with pinned(["nginx", "-c", config], [core], folder / "origin.out") as origin:
         wait_until_open(port, origin)
         yield port

@@ -1,8 +1,9 @@
 """The contestants, each configured as someone who knows it would, to do the same work.
 
-The work of `plain`: 100 routes by prefix, an unknown path is 404, Host kept, X-Forwarded-For, -Proto, -Host and -Port
-set, Via both ways, connections kept alive on both sides, one JSON line per request in a log file (except where the name
-says `no log`). `bench/prove.py` holds each contestant to it before anything is measured.
+That work: routes by prefix, an unknown path is 404, Host kept, X-Forwarded-For, -Proto, -Host and -Port set, Via both
+ways, connections kept alive on both sides, one JSON line per request in a log file (except where the name says
+`no log`). A scenario makes its own instances: what differs goes into the fields of the peer, and the template of its
+configuration has a place for it. `bench/prove.py` holds each contestant to the work before anything is measured.
 """
 
 from bench.peers.caddy import Caddy
@@ -10,14 +11,6 @@ from bench.peers.envoy import Envoy
 from bench.peers.fastgw import Fastgw
 from bench.peers.haproxy import Haproxy
 from bench.peers.nginx import Nginx
-from bench.peers.peer import Peer
+from bench.peers.peer import Peer, Place, Running
 
-PEERS: tuple[Peer, ...] = (
-    Fastgw(),
-    Nginx(logs=True),
-    Nginx(logs=False),
-    Haproxy(logs=True),
-    Haproxy(logs=False),
-    Envoy(),
-    Caddy(),
-)
+__all__ = ["Caddy", "Envoy", "Fastgw", "Haproxy", "Nginx", "Peer", "Place", "Running"]

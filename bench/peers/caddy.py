@@ -1,17 +1,24 @@
-"""Caddy, on one thread."""
+"""Caddy, with as many threads as it has cores."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.peers.peer import ROUTES, Place, Running, version_told
+from bench.peers.peer import HERE, Place, Running, routes, version_told
 from bench.ports import free_port, wait_until_open
 from bench.processes import pinned
 from bench.templates import render
 
 
+@dataclass(frozen=True)
 class Caddy:
-    name = "caddy"
+    name: str = "caddy"
+    routes: int = 100
+    workers: int = 1
+    template: Path = HERE / "Caddyfile"
+    fill: Mapping[str, str] = field(default_factory=dict)
+    """What this scenario adds, by place: lines of `global` and of `site`; `scheme` in place of http."""
 
     def version(self) -> str | None:
         return version_told("caddy", "version")
@@ -19,19 +26,27 @@ class Caddy:
     @contextmanager
     def running(self, place: Place) -> Iterator[Running]:
         port = free_port()
+        added = {"global": "", "site": "", "scheme": "http", **self.fill}
         config = render(
-            Path(__file__).with_name("Caddyfile"),
+            self.template,
             place.folder / "Caddyfile",
             folder=place.folder,
             port=port,
             origin_port=place.origin_port,
-            routes="\n".join(f"    handle /{route}/* {{\n        import to_origin\n    }}" for route in ROUTES),
+            routes="\n".join(
+                f"    handle /{route}/* {{\n        import to_origin\n    }}" for route in routes(self.routes)
+            ),
+            **added,
         )
         with pinned(
             ["caddy", "run", "--config", config, "--adapter", "caddyfile"],
-            place.core,
+            place.cores,
             place.folder / "caddy.out",
-            environment={"GOMAXPROCS": "1", "HOME": str(place.folder), "XDG_DATA_HOME": str(place.folder)},
+            environment={
+                "GOMAXPROCS": str(self.workers),
+                "HOME": str(place.folder),
+                "XDG_DATA_HOME": str(place.folder),
+            },
         ) as program:
             wait_until_open(port, program)
             yield Running(program, port, place.folder / "access.log")

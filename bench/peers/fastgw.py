@@ -1,59 +1,76 @@
-"""fastgw: one worker, the routes of the others from a YAML file, its port by `--ready-fd`."""
+"""fastgw: the routes of the others from a configuration file, its port by `--ready-fd`."""
 
 import json
 import os
 import select
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from bench.peers.peer import ROUTES, Place, Running, version_told
+from bench.peers.peer import Place, Running, routes, version_told
 from bench.ports import READY_SECONDS, NotReady
 from bench.processes import Pinned, pinned
 
-PROGRAM = Path(sys.executable).with_name("fastgw")
+PYTHON = Path(sys.executable)
 
 
+@dataclass(frozen=True)
 class Fastgw:
-    name = "fastgw"
+    name: str = "fastgw"
+    routes: int = 100
+    workers: int = 1
+    command: Sequence[str | Path] = (PYTHON, "-m", "fastgw")
+    """What runs it: another revision's Python, or a launcher that adds a filter."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """What this scenario adds to the configuration: top-level keys, `listener` and `upstream` merged by one level."""
 
     def version(self) -> str | None:
-        return version_told(PROGRAM, "version")
+        return version_told(*self.command, "version")
 
     @contextmanager
     def running(self, place: Place) -> Iterator[Running]:
         access_log = place.folder / "access.log"
-        config = place.folder / "fastgw.yaml"
-        config.write_text(yaml.safe_dump(_configuration(place.origin_port, access_log), sort_keys=False))
+        file = place.folder / "fastgw.json"
+        file.write_text(json.dumps(self._configuration(place.origin_port, access_log), indent=1))
         readable, writable = os.pipe()
         with open(readable, "rb") as ready, open(writable, "wb") as told:
-            command: list[str | Path] = [PROGRAM, "run", config, "--ready-fd", str(writable)]
-            with pinned(command, place.core, place.folder / "fastgw.out", pass_fds=[writable]) as program:
+            command = [*self.command, "run", file, "--ready-fd", str(writable)]
+            with pinned(
+                command,
+                place.cores,
+                place.folder / "fastgw.out",
+                pass_fds=[writable],
+                environment=self.environment,
+            ) as program:
                 told.close()  # so that the pipe ends when fastgw does
                 if not select.select([ready], [], [], READY_SECONDS)[0]:
                     raise NotReady(f"fastgw is not ready after {READY_SECONDS:g} s: {program.last_words()}")
                 yield Running(program, _port(os.read(readable, 65_536), program), access_log)
 
-
-def _configuration(origin_port: int, access_log: Path) -> dict[str, Any]:
-    return {
-        "version": 1,
-        "workers": 1,
-        "listeners": {"public": {"address": "127.0.0.1:0"}},
-        "access_logs": [{"sink": str(access_log), "format": "json"}],
-        "upstreams": {
-            "origin": {
-                "targets": [{"url": f"http://127.0.0.1:{origin_port}"}],
-                "host_header": "preserve",
-                "pool": {"max_idle": 128},
-            }
-        },
-        "routes": [{"name": route, "paths": [f"/{route}/*"], "upstream": "origin"} for route in ROUTES],
-    }
+    def _configuration(self, origin_port: int, access_log: Path) -> dict[str, Any]:
+        added = dict(self.config)
+        listener = {"address": "127.0.0.1:0", **added.pop("listener", {})}
+        upstream = {
+            "targets": [{"url": f"http://127.0.0.1:{origin_port}"}],
+            "host_header": "preserve",
+            "pool": {"max_idle": 128},
+            **added.pop("upstream", {}),
+        }
+        return {
+            "version": 1,
+            "workers": self.workers,
+            "listeners": {"public": listener},
+            "access_logs": [{"sink": str(access_log), "format": "json"}],
+            "upstreams": {"origin": upstream},
+            "routes": [
+                {"name": route, "paths": [f"/{route}/*"], "upstream": "origin"} for route in routes(self.routes)
+            ],
+            **added,
+        }
 
 
 def _port(told: bytes, program: Pinned) -> int:

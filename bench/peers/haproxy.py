@@ -1,10 +1,11 @@
 """HAProxy: with a JSON log through its standard output into a file, and without any."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.peers.peer import ROUTES, Place, Running, version_told
+from bench.peers.peer import HERE, Place, Running, routes, version_told
 from bench.ports import free_port, wait_until_open
 from bench.processes import pinned
 from bench.templates import render
@@ -21,10 +22,15 @@ CAPTURES = "\n    ".join(
 )
 
 
+@dataclass(frozen=True)
 class Haproxy:
-    def __init__(self, *, logs: bool) -> None:
-        self.logs = logs
-        self.name = "haproxy" if logs else "haproxy (no log)"
+    name: str = "haproxy"
+    logs: bool = True
+    routes: int = 100
+    workers: int = 1
+    template: Path = HERE / "haproxy.cfg"
+    fill: Mapping[str, str] = field(default_factory=dict)
+    """What this scenario adds, by place: lines of `global`, `defaults` and `frontend`, words of `bind`, `sections`."""
 
     def version(self) -> str | None:
         return version_told("haproxy", "-v")
@@ -32,19 +38,22 @@ class Haproxy:
     @contextmanager
     def running(self, place: Place) -> Iterator[Running]:
         port = free_port()
-        routes = place.folder / "routes.map"
-        routes.write_text("".join(f"/{route}/ origin\n" for route in ROUTES))
+        table = place.folder / "routes.map"
+        table.write_text("".join(f"/{route}/ origin\n" for route in routes(self.routes)))
         output = place.folder / "access.log"
+        added = {"global": "", "defaults": "", "frontend": "", "bind": "", "sections": "", **self.fill}
         config = render(
-            Path(__file__).with_name("haproxy.cfg"),
+            self.template,
             place.folder / "haproxy.cfg",
             port=port,
             origin_port=place.origin_port,
-            routes=routes,
+            workers=self.workers,
+            routes=table,
             log_to="log stdout format raw local0 info" if self.logs else "",
             log_format=f"log global\n    {LOG_FORMAT}" if self.logs else "",
             captures=CAPTURES if self.logs else "",
+            **added,
         )
-        with pinned(["haproxy", "-db", "-f", config], place.core, output) as program:
+        with pinned(["haproxy", "-db", "-f", config], place.cores, output) as program:
             wait_until_open(port, program)
             yield Running(program, port, output if self.logs else None)

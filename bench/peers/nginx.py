@@ -1,19 +1,25 @@
 """nginx: with the same JSON log as the others (the fair peer), and without any (the harder bar)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.peers.peer import ROUTES, Place, Running, version_told
+from bench.peers.peer import HERE, Place, Running, routes, version_told
 from bench.ports import free_port, wait_until_open
 from bench.processes import pinned
 from bench.templates import render
 
 
+@dataclass(frozen=True)
 class Nginx:
-    def __init__(self, *, logs: bool) -> None:
-        self.logs = logs
-        self.name = "nginx" if logs else "nginx (no log)"
+    name: str = "nginx"
+    logs: bool = True
+    routes: int = 100
+    workers: int = 1
+    template: Path = HERE / "nginx.conf"
+    fill: Mapping[str, str] = field(default_factory=dict)
+    """What this scenario adds, by place: `main`, `http`, `server`, `location` (directives), `listen` (parameters)."""
 
     def version(self) -> str | None:
         return version_told("nginx", "-v")
@@ -22,15 +28,22 @@ class Nginx:
     def running(self, place: Place) -> Iterator[Running]:
         port = free_port()
         access_log = place.folder / "access.log" if self.logs else None
+        location = self.fill.get("location", "")
+        added = {"main": "", "http": "", "server": "", "listen": "", **self.fill, "location": location}
         config = render(
-            Path(__file__).with_name("nginx.conf"),
+            self.template,
             place.folder / "nginx.conf",
             folder=place.folder,
             port=port,
             origin_port=place.origin_port,
+            workers=self.workers,
             access_log=f"{access_log} json buffer=64k flush=1s" if access_log else "off",
-            routes="\n".join(f"        location /{route}/ {{ proxy_pass http://origin; }}" for route in ROUTES),
+            routes="\n".join(
+                f"        location /{route}/ {{ {location} proxy_pass http://origin; }}"
+                for route in routes(self.routes)
+            ),
+            **added,
         )
-        with pinned(["nginx", "-c", config], place.core, place.folder / "nginx.out") as program:
+        with pinned(["nginx", "-c", config], place.cores, place.folder / "nginx.out") as program:
             wait_until_open(port, program)
             yield Running(program, port, access_log)

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,18 +10,22 @@ from typing import Protocol
 
 from bench.processes import Pinned
 
-ROUTES = [f"svc{number}" for number in range(100)]
-"""First path elements that are proxied, each a route of its own; anything else is answered 404."""
-
+HERE = Path(__file__).parent
+HOST = "api.example.com"
 VERSION = re.compile(r"\d+\.\d+[\w.+-]*")
+
+
+def routes(count: int) -> list[str]:
+    """First path elements that are proxied, each a route of its own; anything else is answered 404."""
+    return [f"svc{number}" for number in range(count)]
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where one contestant runs: its own folder, the proxy's core, and the origin's port."""
+    """Where one contestant runs: its own folder, the cores it may use, and the origin's port."""
 
     folder: Path
-    core: int
+    cores: Sequence[int]
     origin_port: int
 
 
@@ -33,7 +38,15 @@ class Running:
 
 
 class Peer(Protocol):
-    name: str
+    """A program with one configuration. Peers of the same program in one scenario differ in `name`."""
+
+    @property
+    def name(self) -> str:
+        """Its row in the tables."""
+
+    @property
+    def workers(self) -> int:
+        """How many cores it gets."""
 
     def version(self) -> str | None:
         """As the program tells it; None if it is not installed."""

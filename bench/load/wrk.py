@@ -1,0 +1,46 @@
+"""Closed loop at saturation: wrk, every answer checked by a script that tells what it saw in one line of JSON."""
+
+import json
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.load.load import Ground, NoAnswers
+from bench.peers.peer import Running
+from bench.samples import Told
+
+REQUESTS = Path(__file__).with_name("requests.lua")
+PATIENCE = 30  # seconds beyond the run, for wrk to build its requests and to sum up
+
+
+@dataclass(frozen=True)
+class Wrk:
+    """Each connection sends its next request as soon as the last is answered. Latency counts from that sending."""
+
+    name: str = "64 connections"
+    connections: int = 64
+    scheme: str = "http"
+    script: Path = REQUESTS
+    arguments: Mapping[str, str | int] = field(default_factory=dict)
+    """Given to the script as key=value. `@NAME` as a value is the path of that file in the run's folder."""
+
+    @property
+    def cut_off(self) -> int:
+        return 2 * self.connections  # by the end of this run and of the one before
+
+    def run(self, name: str, running: Running, ground: Ground, seconds: int) -> Told:
+        # One thread: this process, and so wrk, is already bound to the load's core.
+        command = ["wrk", "--threads", "1", "--connections", str(self.connections), "--duration", f"{seconds}s"]
+        command += ["--script", str(self.script), f"{self.scheme}://127.0.0.1:{running.port}/", "--"]
+        command += [f"{key}={_filled_in(value, ground.folder)}" for key, value in self.arguments.items()]
+        printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=seconds + PATIENCE)
+        told = json.loads(printed.stdout.splitlines()[-1])
+        if not told["requests"]:
+            raise NoAnswers(f"{name} answered no request at all: {told['faults']}")
+        return Told(**told)
+
+
+def _filled_in(value: str | int, folder: Path) -> str:
+    text = str(value)
+    return str(folder / text[1:]) if text.startswith("@") else text

@@ -1,0 +1,8 @@
+"""The scenarios, in the order of `python -m bench all`. A module each, with one `SCENARIO`; this is the list."""
+
+from collections.abc import Mapping
+
+from bench.scenarios import plain
+from bench.scenarios.scenario import Scenario
+
+SCENARIOS: Mapping[str, Scenario] = {module.SCENARIO.name: module.SCENARIO for module in (plain,)}

@@ -1,0 +1,92 @@
+"""What a scenario is: who takes part, what they are loaded with, what proves that all do the same, what is shown."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import origin
+from bench.load.load import Load
+from bench.peers.peer import Peer, Running
+from bench.prove import prove
+from bench.samples import GIB, Sample
+
+Form = Callable[[float], str]
+
+
+def decimals(count: int) -> Form:
+    return lambda value: f"{value:,.{count}f}"
+
+
+TWO_DECIMALS, THREE_DECIMALS = decimals(2), decimals(3)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A column: a figure of each sample, of which the median over the rounds is shown."""
+
+    heading: str
+    of: Callable[[Sample], float]
+    form: Form = TWO_DECIMALS
+
+
+CPU_US = Figure("CPU us/request", lambda s: s.cpu_us)
+USER_US = Figure("user", lambda s: s.user_s / s.requests * 1e6)
+SYSTEM_US = Figure("system", lambda s: s.system_s / s.requests * 1e6)
+RATE = Figure("requests/s", lambda s: s.rate, decimals(0))
+CORE_USED = Figure("core used", lambda s: s.cpu_s / s.seconds, lambda value: f"{value:.0%}")
+CPU_PER_GIB = Figure("CPU s/GiB", lambda s: s.cpu_s / s.figures["bytes"] * GIB)
+MIB_PER_S = Figure("MiB/s", lambda s: s.figures["bytes"] / s.seconds / (1 << 20), decimals(0))
+P50, P90, P99, P999 = (
+    Figure(f"p{share} ms", lambda s, key=f"p{share}_us": s.figures[key] / 1e3) for share in ("50", "90", "99", "99.9")
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A column: a figure of each contestant beside that of its yardstick in the same round: median [least..most].
+
+    `to`: contestant -> its yardstick; a contestant without one, or whose yardstick is not measured, gets an empty cell.
+    `of`: made from the two, ours first.
+    """
+
+    heading: str
+    figure: Figure
+    to: Callable[[str], str | None]
+    of: Callable[[str, float, float], float] = lambda name, ours, theirs: ours / theirs
+    form: Form = THREE_DECIMALS
+
+
+def ratio_to(yardstick: str, figure: Figure = CPU_US) -> Comparison:
+    """The ratio of `figure` to that of one contestant."""
+    return Comparison(f"{figure.heading}: ratio to {yardstick}", figure, lambda name: yardstick)
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is shown of one load."""
+
+    load: str
+    columns: Sequence[Figure | Comparison]
+    title: str = ""
+    """Above the table; empty: the load's name."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    name: str
+    title: str
+    about: str
+    """What the contestants do and what is sent, as a paragraph above the tables."""
+    peers: Sequence[Peer]
+    loads: Sequence[Load]
+    """Run one after the other, each in all its rounds; a later one may build on what an earlier one measured."""
+    tables: Sequence[Table]
+    prove: Callable[[str, Running], None] = prove
+    """Raises `NotTheSameWork` unless the contestant does all that the scenario asks for."""
+    origin: Callable[[Path, int], AbstractContextManager[int]] = origin.serving
+    """Started with a folder and a core; gives its port."""
+    prepare: Callable[[Path], None] = lambda folder: None
+    """Writes what the loads need into the run's folder, once. `body.json`, which the origin answers, is there already."""
+    remarks: Callable[[], Sequence[str]] = lambda: ()
+    """Sentences below the tables; what they tell is measured when they are asked for, after the rounds."""
