@@ -6,7 +6,8 @@ from httptools import HttpRequestParser, HttpResponseParser
 
 from bench.micro.heads import REQUESTS, RESPONSES
 from bench.micro.timing import Room
-from fastgw.wire.framing import find_head_end, judge_request, judge_response, read_request, read_response
+from fastgw.wire.framing import find_head_end, judge_request, judge_response
+from fastgw.wire.heads import read_request, read_response
 from fastgw.wire.llhttp import LongLivedJudge, SecondJudge
 
 MAX_FIELDS = 100

@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 from httptools import HttpRequestParser, HttpResponseParser
 
-from fastgw.wire import framing, llhttp
+from fastgw.wire import heads, llhttp
 from fastgw.wire.body import BodyReader, ChunkedReader, LengthReader, UntilCloseReader
 from fastgw.wire.framing import RequestHead, ResponseHead, judge_answer, judge_request, judge_response
 from fastgw.wire.llhttp import LongLivedJudge, SecondJudge
@@ -58,8 +58,8 @@ def believe_response(raw: bytes, request_method: bytes, max_fields: int) -> Resp
 
 @pytest.fixture
 def without_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(framing, "read_request", believe_request)
-    monkeypatch.setattr(framing, "read_response", believe_response)
+    monkeypatch.setattr(heads, "read_request", believe_request)
+    monkeypatch.setattr(heads, "read_response", believe_response)
 
 
 def post(*fields: bytes, line: bytes = b"POST / HTTP/1.1", host: bytes = b"Host: a\r\n") -> bytes:
@@ -238,8 +238,8 @@ def test_a_head_that_llhttp_sees_a_body_behind_when_we_do_not_is_refused(monkeyp
         head.raw, head.known = raw, {}
         return head
 
-    read = framing.read_request
-    monkeypatch.setattr(framing, "read_request", misread)
+    read = heads.read_request
+    monkeypatch.setattr(heads, "read_request", misread)
     with pytest.raises(Malformed, match="elsewhere"):
         judge_request(line + sent + b"\r\n")
 
