@@ -14,7 +14,7 @@ from bench import hold as holding
 from bench import machine, report
 from bench.load.load import NoAnswers
 from bench.measure import Effort, measure
-from bench.peers import Peer
+from bench.peers import LeftOut, Peer
 from bench.ports import NotReady
 from bench.prove import NotTheSameWork
 from bench.scenarios import SCENARIOS
@@ -85,15 +85,23 @@ def _run(
 
 
 def _chosen(peers: Sequence[Peer], only: str) -> list[Peer]:
-    """Those that are asked for and installed."""
+    """Those that are asked for and can take part."""
     wanted = {name.strip() for name in only.split(",") if name.strip()}
     chosen = [peer for peer in peers if not wanted or re.split(r"\W", peer.name)[0] in wanted]
-    for absent in [peer for peer in chosen if peer.version() is None]:
-        print(f"{absent.name} is not installed here and is left out", file=sys.stderr)
-        chosen.remove(absent)
+    for peer in [*chosen]:
+        if why := _left_out(peer):
+            print(f"{peer.name} is left out: {why}", file=sys.stderr)
+            chosen.remove(peer)
     if not chosen:
         _fail(f"none of the contestants is left: {', '.join(peer.name for peer in peers)}")
     return chosen
+
+
+def _left_out(peer: Peer) -> str | None:
+    try:
+        return "it is not installed here" if peer.version() is None else None
+    except LeftOut as error:
+        return str(error)
 
 
 @app.command()

@@ -2,7 +2,8 @@
 -- Usage: wrk ... -s requests.lua URL -- body=FILE [key=value ...]        prints one line of JSON at the end
 --   body=FILE      what every answer must consist of
 --   routes=N       requests go to /svc0/ ... /svcN-1/; 100 unless told
---   fields=FILE    instead of a random Authorization: line n of the file is a field line of request n, in turn
+--   fields=FILE    instead of a random Authorization: line n of the file has the field lines of request n, in turn,
+--                  with tabs between them
 --   close=1        every request asks for its connection to be closed, so each has one of its own
 --
 -- An answer is right if it has status 200, exactly the origin's body, and the X-Request-Id of a request that is waiting
@@ -67,7 +68,7 @@ function init(args)
   end
   expected_body = read(options.body)
   if options.fields then
-    for line in read(options.fields):gmatch("[^\n]+") do table.insert(field_lines, line) end
+    for line in read(options.fields):gmatch("[^\n]+") do table.insert(field_lines, (line:gsub("\t", "\r\n"))) end
   end
   for i = 1, REQUESTS do
     local id = hex(8) .. "-" .. hex(4) .. "-" .. hex(4) .. "-" .. hex(12)

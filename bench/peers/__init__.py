@@ -11,6 +11,6 @@ from bench.peers.envoy import Envoy
 from bench.peers.fastgw import Fastgw
 from bench.peers.haproxy import Haproxy
 from bench.peers.nginx import Nginx
-from bench.peers.peer import Peer, Place, Running
+from bench.peers.peer import LeftOut, Peer, Place, Running
 
-__all__ = ["Caddy", "Envoy", "Fastgw", "Haproxy", "Nginx", "Peer", "Place", "Running"]
+__all__ = ["Caddy", "Envoy", "Fastgw", "Haproxy", "LeftOut", "Nginx", "Peer", "Place", "Running"]

@@ -20,6 +20,10 @@ def routes(count: int) -> list[str]:
     return [f"svc{number}" for number in range(count)]
 
 
+class LeftOut(Exception):
+    """A contestant cannot do this scenario's work. The text says why."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where one contestant runs: its own folder, the cores it may use, and the origin's port."""
@@ -49,7 +53,7 @@ class Peer(Protocol):
         """How many cores it gets."""
 
     def version(self) -> str | None:
-        """As the program tells it; None if it is not installed."""
+        """As the program tells it; None if it is not installed. Raises `LeftOut`."""
 
     def running(self, place: Place) -> AbstractContextManager[Running]:
         """Run it until the block ends, listening when the block begins. Raises `NotReady`."""
