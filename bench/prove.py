@@ -2,6 +2,8 @@
 
 import http.client
 import json
+import ssl
+from collections.abc import Mapping
 from ipaddress import ip_address
 
 from bench.origin import BODY
@@ -12,33 +14,52 @@ class NotTheSameWork(Exception):
     """A contestant leaves out part of the scenario. The text says which."""
 
 
-def prove(name: str, running: Running, count: int = 100) -> None:
-    """Raise `NotTheSameWork` unless all routes answer, unknown paths do not, and forwarding fields are set."""
-    client = http.client.HTTPConnection("127.0.0.1", running.port, timeout=5.0)
+def prove(
+    name: str,
+    running: Running,
+    count: int = 100,
+    fields: Mapping[str, str] | None = None,
+    tls: ssl.SSLContext | None = None,
+) -> None:
+    """Raise `NotTheSameWork` unless all routes answer, unknown paths do not, and forwarding fields are set.
+
+    `fields` are sent with each request. With `tls` it speaks HTTPS.
+    """
+    client = client_of(running, tls)
+    sent = {"Host": HOST, **(fields or {})}
     try:
         for route in routes(count):
-            status, via, body = _get(client, f"/{route}/v1/items/7?page=2")
-            _expect(f"status of /{route}/", status, 200)
-            _expect(f"body of /{route}/", body, BODY.encode())
-            _expect("Via in the response", bool(via), True)
-        _expect("status of an unknown path", _get(client, "/elsewhere")[0], 404)
-        seen = json.loads(_get(client, "/svc0/proof")[2])
-        _expect("Via in the request", bool(seen.pop("via")), True)
+            status, via, body = _get(client, f"/{route}/v1/items/7?page=2", sent)
+            expect(f"status of /{route}/", status, 200)
+            expect(f"body of /{route}/", body, BODY.encode())
+            expect("Via in the response", bool(via), True)
+        expect("status of an unknown path", _get(client, "/elsewhere", sent)[0], 404)
+        seen = json.loads(_get(client, "/svc0/proof", sent)[2])
+        expect("Via in the request", bool(seen.pop("via")), True)
         # An address, whichever: Envoy writes its own in place of a loopback one.
-        _expect("X-Forwarded-For in the request", bool(ip_address(seen.pop("for"))), True)
-        _expect("fields in the request", seen, {"host": HOST, "proto": "http", "forwarded_host": HOST})
+        expect("X-Forwarded-For in the request", bool(ip_address(seen.pop("for"))), True)
+        scheme = "https" if tls else "http"
+        expect("fields in the request", seen, {"host": HOST, "proto": scheme, "forwarded_host": HOST})
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise NotTheSameWork(f"{name}: {error}") from error
     finally:
         client.close()
 
 
-def _get(client: http.client.HTTPConnection, path: str) -> tuple[int, str | None, bytes]:
-    client.request("GET", path, headers={"Host": HOST})
-    response = client.getresponse()
-    return response.status, response.getheader("Via"), response.read()
+def client_of(running: Running, tls: ssl.SSLContext | None = None) -> http.client.HTTPConnection:
+    """A client of one contestant, not yet connected."""
+    if tls:
+        return http.client.HTTPSConnection("127.0.0.1", running.port, timeout=5.0, context=tls)
+    return http.client.HTTPConnection("127.0.0.1", running.port, timeout=5.0)
 
 
-def _expect(what: str, seen: object, expected: object) -> None:
+def expect(what: str, seen: object, expected: object) -> None:
+    """Raise `ValueError` unless they are equal."""
     if seen != expected:
         raise ValueError(f"{what}: {seen!r}; expected {expected!r}")
+
+
+def _get(client: http.client.HTTPConnection, path: str, fields: Mapping[str, str]) -> tuple[int, str | None, bytes]:
+    client.request("GET", path, headers=fields)
+    response = client.getresponse()
+    return response.status, response.getheader("Via"), response.read()
