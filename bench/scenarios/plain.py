@@ -1,5 +1,6 @@
 """plain: what each request through a gateway costs that only routes, forwards and logs."""
 
+from bench.load.h2load import FixedRate
 from bench.load.wrk import Wrk
 from bench.peers import Caddy, Envoy, Fastgw, Haproxy, Nginx
 from bench.scenarios.scenario import (
@@ -37,6 +38,6 @@ SCENARIO = Scenario(
         Envoy(),
         Caddy(),
     ),
-    loads=(Wrk(arguments=BODY), Wrk("16 connections", 16, arguments=BODY)),
-    tables=(Table("64 connections", CPU), Table("16 connections", CPU)),
+    loads=(Wrk(arguments=BODY), Wrk("16 connections", 16, arguments=BODY), FixedRate()),
+    tables=(Table("64 connections", CPU), Table("16 connections", CPU), Table("half load", CPU)),
 )

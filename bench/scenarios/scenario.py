@@ -42,6 +42,10 @@ P50, P90, P99, P999 = (
 )
 
 
+def _ratio(name: str, ours: float, theirs: float) -> float:
+    return ours / theirs
+
+
 @dataclass(frozen=True)
 class Comparison:
     """A column: a figure of each contestant beside that of its yardstick in the same round: median [least..most].
@@ -53,7 +57,7 @@ class Comparison:
     heading: str
     figure: Figure
     to: Callable[[str], str | None]
-    of: Callable[[str, float, float], float] = lambda name, ours, theirs: ours / theirs
+    of: Callable[[str, float, float], float] = _ratio
     form: Form = THREE_DECIMALS
 
 
@@ -87,6 +91,6 @@ class Scenario:
     origin: Callable[[Path, int], AbstractContextManager[int]] = origin.serving
     """Started with a folder and a core; gives its port."""
     prepare: Callable[[Path], None] = lambda folder: None
-    """Writes what the loads need into the run's folder, once. `body.json`, which the origin answers, is there already."""
+    """Writes what the loads need into the run's folder, once. `body.json`, the origin's answer, is there already."""
     remarks: Callable[[], Sequence[str]] = lambda: ()
     """Sentences below the tables; what they tell is measured when they are asked for, after the rounds."""

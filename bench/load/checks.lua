@@ -1,0 +1,126 @@
+-- What the scripts for wrk share: 1,000 different requests sent in turn, and every answer checked.
+--
+-- An answer is right if it has status 200, exactly the body that its request calls for, and the X-Request-Id of a request
+-- that is waiting for one (so answers that went to the wrong client are seen). A request that has no answer after the
+-- other 999 have been sent is lost: wrk itself would wait for it in silence. At the end one line of JSON is printed.
+
+local checks = {options = {routes = "100"}}
+local REQUESTS = 1000
+
+function checks.hex(digits)
+  local text = {}
+  for i = 1, digits do text[i] = string.format("%x", math.random(0, 15)) end
+  return table.concat(text)
+end
+
+function checks.read(file)
+  local opened = assert(io.open(file, "rb"))
+  local text = opened:read("*a")
+  opened:close()
+  return text
+end
+
+function checks.lines(file)
+  local lines = {}
+  for line in checks.read(file):gmatch("[^\n]+") do table.insert(lines, line) end
+  return lines
+end
+
+-- The fields that a browser's application sends, all different; `authorization`: a whole line, random if nil.
+function checks.fields(id, authorization)
+  local hex = checks.hex
+  return table.concat({
+    "Host: api.example.com",
+    "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0."
+      .. math.random(1000, 9999) .. ".0 Safari/537.36",
+    "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0." .. math.random(1, 9),
+    "Accept-Language: en-GB,en;q=0.9,de;q=0." .. math.random(1, 8),
+    "Accept-Encoding: gzip, deflate, br, zstd;q=0." .. math.random(1, 9),
+    "Connection: " .. (checks.options.close and "close" or "keep-alive"),
+    "Cache-Control: max-age=" .. math.random(0, 600),
+    "Referer: https://www.example.com/catalogue/" .. hex(12) .. "/list?from=" .. math.random(1, 99999),
+    "X-Request-Id: " .. id,
+    "X-Client-Version: web-" .. math.random(1, 20) .. "." .. math.random(0, 99),
+    authorization or "Authorization: Bearer " .. hex(200 + math.random(0, 40)),
+    "Cookie: session=" .. hex(48) .. "; theme=dark; _ga=GA1.2." .. math.random(1, 99999999) .. "."
+      .. math.random(1, 999999999) .. "; csrftoken=" .. hex(32),
+    "Traceparent: 00-" .. hex(32) .. "-" .. hex(16) .. "-01",
+    "If-None-Match: W/\"" .. hex(16) .. "\"",
+    "",
+  }, "\r\n")
+end
+
+-- The first element of a path, one of the routes.
+function checks.route() return "/svc" .. math.random(0, checks.options.routes - 1) end
+
+-- These are globals because wrk reads a thread's globals by name (thread:get).
+wrong_status, wrong_body, crossed, lost, received = 0, 0, 0, 0, 0
+
+local requests, expected, number_of, waiting = {}, {}, {}, {}
+local turn = 0
+local asked_once = false
+
+-- `prepare()` is called once; then `make(number, id)` gives each request and the body that its answer must have.
+function checks.run(prepare, make)
+  function init(args)
+    math.randomseed(42)  -- the same requests for every contestant and round
+    for _, argument in ipairs(args) do
+      local key, value = argument:match("^(%w+)=(.*)$")
+      checks.options[key] = value
+    end
+    prepare()
+    for i = 1, REQUESTS do
+      local id = checks.hex(8) .. "-" .. checks.hex(4) .. "-" .. checks.hex(4) .. "-" .. checks.hex(12)
+      number_of[id] = i
+      requests[i], expected[i] = make(i, id)
+    end
+  end
+end
+
+function request()
+  if not asked_once then  -- before the run wrk asks for one request, to count those in it, and never sends it
+    asked_once = true
+    return requests[REQUESTS]
+  end
+  turn = turn % REQUESTS + 1
+  if waiting[turn] then lost = lost + 1 end
+  waiting[turn] = true
+  return requests[turn]
+end
+
+function response(status, headers, body)
+  if status ~= 200 then wrong_status = wrong_status + 1 end
+  received = received + #body
+  local number = number_of[headers["X-Request-Id"] or headers["x-request-id"]]
+  if number and waiting[number] then
+    waiting[number] = nil
+    if body ~= expected[number] then wrong_body = wrong_body + 1 end
+  else
+    crossed = crossed + 1
+  end
+end
+
+local threads = {}
+
+function setup(thread) table.insert(threads, thread) end
+
+function done(summary, latency)
+  local function total(name)
+    local sum = 0
+    for _, thread in ipairs(threads) do sum = sum + thread:get(name) end
+    return sum
+  end
+  local errors = summary.errors
+  io.write(string.format(
+    '{"requests":%d,"seconds":%.6f,' ..
+    '"figures":{"p50_us":%d,"p90_us":%d,"p99_us":%d,"p99.9_us":%d,"body_bytes":%.0f},' ..
+    '"faults":{"wrong status":%d,"wrong body":%d,"answer to another request":%d,"lost":%d,' ..
+    '"connect":%d,"read":%d,"write":%d,"timeout":%d}}\n',
+    summary.requests, summary.duration / 1e6,
+    latency:percentile(50), latency:percentile(90), latency:percentile(99), latency:percentile(99.9),
+    total("received"),
+    total("wrong_status"), total("wrong_body"), total("crossed"), total("lost"),
+    errors.connect, errors.read, errors.write, errors.timeout))
+end
+
+return checks

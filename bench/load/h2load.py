@@ -1,0 +1,165 @@
+"""Open loop at a fixed rate: h2load, latency counted from the moment at which each request was due.
+
+How h2load 1.52 keeps a rate (`--rps` is per connection): a timer per connection, no more often than every 10 ms, makes
+as many requests due as the time that has passed calls for. One that is due while another is under way waits for that
+one to be answered. The log has the moment at which a request was sent, not that at which it was due: the wait would be
+left out, and a stalled contestant would look as if it had answered a few requests slowly (coordinated omission).
+
+So the schedule is found again from the log. Connections are given a period of more than 10 ms, which makes it one
+request per period and connection, the periods of all of them spread over one: a pattern of sending that repeats itself
+exactly. A request is sent when it is due or later, never earlier; and where the first k requests of a pattern are sent
+late, the k-th in the order of sending is late, too. The pattern is therefore, for each of its places, the earliest that
+any repetition has shown, and a request's latency runs from its place in the pattern to its answer. (h2load itself held
+up for more than a period moves its timers: that makes latencies look longer, never shorter.)
+
+`tests/unit/test_bench_h2load.py` stalls a schedule of this kind by 200 ms, and sees it in the percentiles; sent times
+alone would not show it.
+"""
+
+import math
+import random
+import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.load.load import Ground, NoAnswers
+from bench.peers.peer import HOST, Running, routes
+from bench.samples import Told, percentiles
+
+PERIOD = 0.0125  # seconds between two requests of a connection; h2load's timers are not finer than 0.01
+EDGE = 2  # periods at the beginning, when connections are opened, and at the end, that are not looked at
+PATIENCE = 30.0  # seconds beyond the schedule
+URIS = 1000
+FIELDS = (
+    f":authority: {HOST}",  # which h2load sends as Host in HTTP/1.1
+    "User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0 Safari/537.36",
+    "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8",
+    "Accept-Language: en-GB,en;q=0.9,de;q=0.7",
+    "Accept-Encoding: gzip, deflate, br, zstd;q=0.5",
+    "Cache-Control: max-age=300",
+    "Referer: https://www.example.com/catalogue/5f2b1790aa77/list?from=1234",
+    "X-Request-Id: 3f2b1790-aa77-4c01-9c40f7b1e2d3",
+    "X-Client-Version: web-12.34",
+    f"Authorization: Bearer {'0123456789abcdef' * 14}",
+    f"Cookie: session={'0123456789abcdef' * 3}; theme=dark; _ga=GA1.2.12345678.123456789; csrftoken={'a1' * 16}",
+    f"Traceparent: 00-{'4bf92f35' * 4}-{'00f067aa' * 2}-01",
+    'If-None-Match: W/"5f2b1790aa77c001"',
+)
+
+COUNTS = re.compile(r"requests: \d+ total, \d+ started, (\d+) done, (\d+) succeeded, .*? (\d+) errored, (\d+) timeout")
+DATA = re.compile(r"\((\d+)\) data")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One request in h2load's log: microseconds since the epoch, status, microseconds until the answer had ended."""
+
+    sent_us: int
+    status: int
+    duration_us: int
+
+
+@dataclass(frozen=True)
+class FixedRate:
+    """`share` of the rate at which the contestant `of` was saturated under the load `saturated`, in this very run.
+
+    A contestant that is saturated at less than that is left out. Target and query vary; the fields are always the same,
+    as h2load has it.
+    """
+
+    name: str = "half load"
+    share: float = 0.5
+    of: str = "nginx"
+    saturated: str = "64 connections"
+
+    @property
+    def cut_off(self) -> int:
+        return 0
+
+    def run(self, name: str, running: Running, ground: Ground, seconds: int) -> Told | None:
+        most = ground.median(self.of, self.saturated, lambda sample: sample.rate)
+        ours = ground.median(name, self.saturated, lambda sample: sample.rate)
+        if not most or not ours or ours <= most * self.share:
+            return None
+        return at_rate(most * self.share, name, running, ground, seconds)
+
+
+def at_rate(rate: float, name: str, running: Running, ground: Ground, seconds: float) -> Told:
+    """Load with `rate` requests per second; raises `NoAnswers` if they are not all done in time."""
+    connections = max(1, round(rate * PERIOD))
+    each = math.ceil(seconds / PERIOD) + 2 * EDGE
+    log = ground.folder / "h2load.log"
+    log.unlink(missing_ok=True)
+    command = ["h2load", "--h1", "--threads=1", f"--clients={connections}", f"--requests={connections * each}"]
+    command += [f"--rps={1 / PERIOD:g}", f"--log-file={log}", f"--input-file={_uris(ground.folder)}"]
+    # Opened evenly over one period, so that they are due evenly, too. Milliseconds are h2load's finest.
+    command += [f"--rate={math.ceil(connections / (PERIOD * 1000))}", "--rate-period=1ms"]
+    command += [f"--base-uri=http://127.0.0.1:{running.port}", *(f"--header={line}" for line in FIELDS)]
+    try:
+        printed = subprocess.run(
+            command, stdout=subprocess.PIPE, text=True, check=True, timeout=each * PERIOD + PATIENCE
+        ).stdout
+    except subprocess.TimeoutExpired as error:
+        raise NoAnswers(f"{name} did not answer {rate:,.0f} requests/s in time") from error
+    rows = [row_of(line) for line in log.read_text().splitlines()]
+    if not rows:
+        raise NoAnswers(f"{name} answered no request at all: {printed}")
+    late = latencies(rows, connections)
+    figures = {**percentiles(late), "offered_rps": connections / PERIOD}
+    body = (ground.folder / "body.json").stat().st_size
+    return Told(
+        len(rows), connections * each / figures["offered_rps"], figures, faults(printed, rows, connections * each, body)
+    )
+
+
+def row_of(line: str) -> Row:
+    return Row(*map(int, line.split("\t")[:3]))  # more columns may be added later, as its manual says
+
+
+def latencies(rows: Sequence[Row], connections: int, period: float = PERIOD) -> list[float]:
+    """Microseconds from when each request was due to the end of its answer, without those at the edges."""
+    rows = sorted(rows, key=lambda row: row.sent_us)[EDGE * connections : -EDGE * connections]
+    earliest = [math.inf] * connections
+    for number, row in enumerate(rows):
+        repetition, place = divmod(number, connections)
+        earliest[place] = min(earliest[place], row.sent_us - repetition * period * 1e6)
+    late = []
+    for number, row in enumerate(rows):
+        repetition, place = divmod(number, connections)
+        due_us = earliest[place] + repetition * period * 1e6
+        late.append(row.sent_us + row.duration_us - due_us)
+    return late
+
+
+def faults(printed: str, rows: Sequence[Row], expected: int, body: int) -> dict[str, int]:
+    """What went wrong, from what h2load prints and logs. `body`: bytes of each right answer."""
+    counts, data = COUNTS.search(printed), DATA.search(printed)
+    if counts is None or data is None:
+        return {"h2load printed no counts": 1}
+    done, succeeded, errored, timeout = map(int, counts.groups())
+    return {
+        "wrong status": sum(row.status != 200 for row in rows),
+        "wrong length of bodies, in bytes": abs(int(data[1]) - body * len(rows)),
+        "lost": expected - len(rows),
+        "not succeeded": done - succeeded,
+        "errored": errored,
+        "timeout": timeout,
+    }
+
+
+def _uris(folder: Path) -> Path:
+    """A file of targets, made once per run."""
+    file = folder / "uris"
+    if not file.exists():
+        chance = random.Random(42)
+        number = chance.randint
+        file.write_text(
+            "".join(
+                f"/{chance.choice(routes(100))}/v1/items/{number(1, 10**6)}/detail?page={number(1, 50)}"
+                f"&q={chance.getrandbits(64):x}\n"
+                for _ in range(URIS)
+            )
+        )
+    return file
