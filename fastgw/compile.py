@@ -143,14 +143,13 @@ def conditions(route: config.Route) -> Conditions:
     )
 
 
-def path_of(route: config.Route) -> Callable[[Exchange], bytes]:
-    """Which path the upstream is sent, base path of its URL not counted."""
+def path_of(route: config.Route) -> Callable[[Exchange], bytes] | None:
+    """Which path the upstream is sent, base path of its URL not counted. None: that of the request, in normal form."""
     if route.rewrite is not None:
         template: Template = parse_rewrite(route.rewrite)
         return lambda exchange: template.expand(exchange.params)
     if route.strip_prefix is None:
-        raw = route.path.forward == "raw"
-        return (lambda exchange: exchange.raw_path) if raw else (lambda exchange: exchange.path)
+        return (lambda exchange: exchange.raw_path) if route.path.forward == "raw" else None
     prefix = parse_strip_prefix(route.strip_prefix)
     folder = prefix + b"/"
 

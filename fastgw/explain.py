@@ -14,10 +14,10 @@ import msgspec
 
 from fastgw.compile import Gateway
 from fastgw.downstream import Listener
-from fastgw.downstream.choose import before_routing, choose, too_long
+from fastgw.downstream.choose import choose, too_long
 from fastgw.downstream.unreadable import unreadable
 from fastgw.errors import Fault, fault_of
-from fastgw.exchange import Chain, Exchange, Link, Reply, Trailers, problem, run_request
+from fastgw.exchange import Chain, Exchange, Link, Reply, Response, Trailers, problem, run_request
 from fastgw.forwarded import Peer, client_address
 from fastgw.observe.lines import masker
 from fastgw.routing import Candidate
@@ -102,7 +102,7 @@ class _Listening:
 
     def inform(self, head: ResponseHead | None) -> None: ...
 
-    def answer(self, payload: bytes, ended: bool) -> None:
+    def answer(self, response: Response, payload: bytes, ended: bool) -> None:
         self.answered = True
 
     def feed(self, payload: bytes) -> None: ...
@@ -166,11 +166,10 @@ def explain(
 
     exchange.answered_by = None
     explanation.early, reply = _run(chosen.early.links, exchange, shown)
-    reply = reply or before_routing(exchange)
     if reply is None:
-        candidates = chosen.router.candidates(exchange)
         reply = choose(exchange, chosen.router)
         if exchange.route is not None:
+            candidates = chosen.router.candidates(exchange)
             explanation.route = exchange.route.name
             explanation.matched = _matched(candidates[0])
             explanation.beat = tuple(f"{each.match.route.name} ({each.weakness})" for each in candidates[1:])

@@ -1,9 +1,10 @@
 """The bytes of an answer's head, and how this client is told where the body ends (RFC 9112 section 6)."""
 
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Final
 
-from fastgw.exchange import Exchange
+from fastgw.exchange import Exchange, Response
 from fastgw.wire import render
 from fastgw.wire.framing import ResponseHead
 
@@ -19,22 +20,23 @@ class Ending(IntEnum):
     CLOSE = 3
 
 
-def framing_of(exchange: Exchange, payload: bytes, ended: bool) -> tuple[Ending, bytes]:
+LENGTH, CHUNKED, CLOSE = Ending
+
+
+def framing_of(exchange: Exchange, response: Response, payload: bytes, ended: bool) -> tuple[Ending, bytes]:
     """How the body will end, and the field line that says so. `payload`: its first bytes; `ended`: all of them."""
-    response = exchange.response
-    assert response is not None
     head = response.head
     if head is None:
-        return Ending.LENGTH, b"" if response.status in NO_CONTENT else _length(len(payload))
+        return LENGTH, b"" if response.status in NO_CONTENT else _length(len(payload))
     if not head.has_body:
-        return Ending.LENGTH, _length_without_body(exchange, head)
+        return LENGTH, _length_without_body(exchange, head)
     if ended:
-        return Ending.LENGTH, _length(len(payload))
+        return LENGTH, b"Content-Length: %d\r\n" % len(payload)
     if not head.chunked and not head.until_close:
-        return Ending.LENGTH, _length(head.length)
+        return LENGTH, _length(head.length)
     if exchange.head.minor:
-        return Ending.CHUNKED, b"Transfer-Encoding: chunked\r\n"
-    return Ending.CLOSE, b""
+        return CHUNKED, b"Transfer-Encoding: chunked\r\n"
+    return CLOSE, b""
 
 
 def _length(length: int) -> bytes:
@@ -49,28 +51,22 @@ def _length_without_body(exchange: Exchange, head: ResponseHead) -> bytes:
     return b"" if exchange.method == b"HEAD" or head.status == 304 else _length(0)
 
 
-def head_of(exchange: Exchange, framing: bytes, closing: bool, date_line: bytes) -> bytes:
-    """The head of the response as it stands on the exchange. `date_line` is for one that has no date."""
-    response = exchange.response
-    assert response is not None
+def answer_of(response: Response, framing: bytes, date_line: Callable[[], bytes], last: bytes, payload: bytes) -> bytes:
+    """The head of a response and the first of its body.
+
+    `framing` and `last`: lines of the connection's; `date_line`: for a response that has no date.
+    """
     head = response.head
     if head is None:
-        reason = None
+        lines = response.added + framing
+        if b"date" not in response.headers:
+            lines += date_line()
         block = response.headers.render(response.dropped | ResponseHead.DROPPED)
-        dated = b"date" in response.headers
-        added = response.added + framing
-    else:
-        reason = head.reason
-        block = render.end_to_end(head, response.dropped)
-        dated = head.first(b"date") is not None
-        added = response.added + _VIA[head.minor] + framing
-    if not dated:
-        added += date_line
-    if closing:
-        added += b"Connection: close\r\n"
-    elif exchange.head.minor == 0:
-        added += b"Connection: keep-alive\r\n"
-    return b"%b%b%b\r\n" % (render.status_line(response.status, reason), block, added)
+        return b"%b%b%b%b\r\n%b" % (render.status_line(response.status), block, lines, last, payload)
+    lines = response.added + _VIA[head.minor] + framing
+    if head.first(b"date") is None:
+        lines += date_line()
+    return render.response(head, response.status, response.dropped, lines + last, payload)
 
 
 def switching_head(exchange: Exchange) -> bytes:

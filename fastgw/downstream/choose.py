@@ -38,14 +38,13 @@ def _count_forwards(exchange: Exchange, value: bytes) -> Reply | None:
 
 def choose(exchange: Exchange, router: Router[Route]) -> Reply | None:
     """Find the route and note it on the exchange, or say why there is none: 404, or 405 with `Allow`."""
+    if not exchange.head.ordinary:
+        reply = before_routing(exchange)
+        if reply is not None:
+            return reply
     match = router.find(exchange)
     if match is None:
-        allowed = router.allowed_methods(exchange)
-        if allowed:
-            return problem(Fault.METHOD_NOT_ALLOWED, fields=((b"Allow", b", ".join(allowed)),))
-        if exchange.path == b"*":
-            return Reply(204, fields=(_ALLOW,))  # OPTIONS *: about the server as a whole, which is this gateway
-        return problem(Fault.ROUTE_NOT_FOUND)
+        return _no_route(exchange, router)
     route = match.route
     if not route.encoded_slash_allowed and b"%2F" in exchange.path:
         return problem(Fault.BAD_REQUEST, "The path may not contain an encoded slash here.")
@@ -53,3 +52,12 @@ def choose(exchange: Exchange, router: Router[Route]) -> Reply | None:
     exchange.params = match.params
     exchange.chain = route.chain
     return None
+
+
+def _no_route(exchange: Exchange, router: Router[Route]) -> Reply:
+    allowed = router.allowed_methods(exchange)
+    if allowed:
+        return problem(Fault.METHOD_NOT_ALLOWED, fields=((b"Allow", b", ".join(allowed)),))
+    if exchange.path == b"*":
+        return Reply(204, fields=(_ALLOW,))  # OPTIONS *: about the server as a whole, which is this gateway
+    return problem(Fault.ROUTE_NOT_FOUND)

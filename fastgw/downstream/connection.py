@@ -15,13 +15,13 @@ from enum import IntEnum
 from math import inf
 from typing import TYPE_CHECKING, Final, cast, final
 
-from fastgw.downstream.answer import NO_CONTENT, Ending, framing_of, head_of, switching_head
-from fastgw.downstream.choose import before_routing, choose, too_long
+from fastgw.downstream.answer import CHUNKED, CLOSE, LENGTH, NO_CONTENT, answer_of, framing_of, switching_head
+from fastgw.downstream.choose import choose, too_long
 from fastgw.downstream.unreadable import unreadable
 from fastgw.errors import Fault, fault_of
-from fastgw.exchange import Exchange, Outcome, Relay, Reply, Trailers, problem, run_request
+from fastgw.exchange import Exchange, Outcome, Relay, Reply, Response, Trailers, problem, run_request
 from fastgw.forwarded import Peer, client_address
-from fastgw.node.ground import READ_BYTES, crumbs, unsent
+from fastgw.node.ground import READ_BYTES, unsent
 from fastgw.node.timers import Timed
 from fastgw.wire import render
 from fastgw.wire.body import BodyReader
@@ -45,6 +45,8 @@ LAST_REQUEST_S: Final = 1.0
 """How long a drain waits for one more request on an idle connection: it may be on its way, and would be lost."""
 _RESET: Final = struct.pack("ii", 1, 0)
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_CLOSE: Final = b"Connection: close\r\n"
+_KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
 _TOKEN_START: Final = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
 
@@ -59,13 +61,17 @@ class Phase(IntEnum):
     CLOSED = 8
 
 
+# PERF: a member by a name of its own costs nothing, through its class 68 ns (CPython 3.11).
+IDLE, HEAD, ACTIVE, FLUSHING, TUNNEL, LINGERING, CLOSING, CLOSED = Phase
+
+
 @final
 class Downstream(asyncio.BufferedProtocol, Timed):
     __slots__ = (
         "_ahead",
         "_asked_to_continue",
+        "_buffer",
         "_closing",
-        "_crumbs",
         "_ending",
         "_fd",
         "_linger_end",
@@ -77,6 +83,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         "_tunnel_ends",
         "_unsent",
         "_waiting",
+        "_wheel",
         "_write",
         "_write_paused",
         "exchange",
@@ -91,9 +98,10 @@ class Downstream(asyncio.BufferedProtocol, Timed):
     def __init__(self, server: "Server", listener: "Listener", peer: Peer) -> None:
         Timed.__init__(self)
         self.server = server
+        self._wheel = server.ground.wheel
         self.listener = listener
         self.peer = peer
-        self.phase = Phase.IDLE
+        self.phase = IDLE
         self.exchange: Exchange | None = None
         self.requests = 0  # answered on this connection
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
@@ -103,9 +111,9 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self._waiting: asyncio.Future[Reply | None] | None = None
         self._patience = server.timeouts.response_idle  # for the client to take more of what it is sent
         self._closing = False
-        self._crumbs = False
+        self._buffer = server.ground.read_buffer
         self._asked_to_continue = True
-        self._ending = Ending.LENGTH
+        self._ending = LENGTH
         self._paused = False
         self._write_paused = False
         self._starting = False
@@ -119,7 +127,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
 
     @property
     def is_tunnel(self) -> bool:
-        return self.phase is Phase.TUNNEL
+        return self.phase is TUNNEL
 
     # what the loop tells
 
@@ -136,37 +144,37 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self._watch(self.server.timeouts.request_headers)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self.server.ground.small_buffer if self._crumbs else self.server.ground.read_buffer
+        return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        chunk = bytes(self.server.ground.read_buffer[:nbytes])
+        chunk = self._buffer[:nbytes].tobytes()
         phase = self.phase
-        if phase is Phase.IDLE or phase is Phase.HEAD:
+        if phase is IDLE or phase is HEAD:
             self._read_head(self._ahead + chunk if self._ahead else chunk)
-        elif phase is Phase.ACTIVE or phase is Phase.FLUSHING:
+        elif phase is ACTIVE or phase is FLUSHING:
             if self._reader is not None:
                 self._read_body(chunk)
             else:
                 self._ahead += chunk
                 if len(self._ahead) >= READ_BYTES:
                     self.pause()
-        elif phase is Phase.TUNNEL:
+        elif phase is TUNNEL:
             assert self.exchange is not None
             self.exchange.request_bytes += nbytes
             if self.exchange.service is not None:
                 self.exchange.service.feed_raw(chunk)
-        elif phase is Phase.LINGERING:
-            self.deadline = min(self._linger_end, self.server.ground.wheel.now + LINGER_IDLE_S)
+        elif phase is LINGERING:
+            self.deadline = min(self._linger_end, self._wheel.now + LINGER_IDLE_S)
 
     def eof_received(self) -> bool:
-        if self.phase is Phase.TUNNEL:
+        if self.phase is TUNNEL:
             assert self.exchange is not None
             if self.exchange.service is not None:
                 self.exchange.service.end_raw()
             self._tunnel_end(1)
-            return self.phase is Phase.TUNNEL
+            return self.phase is TUNNEL
         self.peer_left()
-        return self.phase is Phase.CLOSING
+        return self.phase is CLOSING
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.exchange is not None:
@@ -178,10 +186,10 @@ class Downstream(asyncio.BufferedProtocol, Timed):
 
         One that is out of our hands is still sent; what the client asked for behind it is dropped.
         """
-        if self.phase is Phase.ACTIVE:
+        if self.phase is ACTIVE:
             self._break_off(Fault.CLIENT_LEFT)
             self._abort()
-        elif self.phase is Phase.FLUSHING:
+        elif self.phase is FLUSHING:
             self._close()
 
     def pause_writing(self) -> None:
@@ -193,21 +201,21 @@ class Downstream(asyncio.BufferedProtocol, Timed):
 
     def resume_writing(self) -> None:
         self._write_paused = False
-        if self.phase is Phase.FLUSHING:
+        if self.phase is FLUSHING:
             self._next()
-        elif self.phase is Phase.ACTIVE or self.phase is Phase.TUNNEL:
+        elif self.phase is ACTIVE or self.phase is TUNNEL:
             self._watch_body()
             if self.exchange is not None and self.exchange.service is not None:
                 self.exchange.service.resume()
 
     def expire(self, now: float) -> None:
         phase = self.phase
-        if phase is Phase.HEAD:
+        if phase is HEAD:
             self._refuse_unread(Fault.REQUEST_TIMEOUT, None, self._ahead)
-        elif phase is Phase.ACTIVE and not self._write_paused:
+        elif phase is ACTIVE and not self._write_paused:
             assert self.exchange is not None
             self.exchange.fail(Fault.REQUEST_TIMEOUT)
-        elif phase is Phase.IDLE:
+        elif phase is IDLE:
             self._close()
         elif self._write_paused and (left := unsent(self.transport)) < self._unsent:
             self._unsent = left
@@ -224,30 +232,23 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         limits = self.server.limits
         left = REQUESTS_PER_TURN
         while True:
-            if self.phase is Phase.IDLE:
-                self.phase = Phase.HEAD
-                if self.requests:  # a first head's time runs since the connection was made
-                    self._watch(self.server.timeouts.request_headers)
             try:
                 end = find_head_end(received, self._searched)
-            except Malformed as malformed:
-                return self._refuse_unread(fault_of(malformed), malformed.reason, received)
-            if end < 0 or end > limits.header_bytes:
-                if received[0] not in _TOKEN_START:
+                if 0 < end <= limits.header_bytes:
+                    self._searched = 0
+                    head = judge_request(received if end == len(received) else received[:end], limits.header_count)
+                elif received[0] not in _TOKEN_START:
                     return self._refuse_unread(Fault.BAD_REQUEST, "This is not an HTTP request.", received)
-                if end > 0 or len(received) > limits.header_bytes:
+                elif end > 0 or len(received) > limits.header_bytes:
                     return self._refuse_unread(too_long(received, limits.header_bytes), None, received)
-                self._ahead, self._searched = received, len(received)
-                return None
-            self._searched = 0
-            try:
-                head = judge_request(received if end == len(received) else received[:end], limits.header_count)
+                else:
+                    return self._wait_for_more(received)
             except Malformed as malformed:
                 return self._refuse_unread(fault_of(malformed), malformed.reason, received)
             self._starting = True
-            self._serve(head, received[end:])
+            self._serve(head, b"" if end == len(received) else received[end:])
             self._starting = False
-            if self.phase is not Phase.IDLE or not self._ahead:
+            if self.phase is not IDLE or not self._ahead:
                 return None
             left -= 1
             if not left:
@@ -256,68 +257,101 @@ class Downstream(asyncio.BufferedProtocol, Timed):
                 return None
             received, self._ahead = self._ahead, b""
 
+    def _wait_for_more(self, received: bytes) -> None:
+        """The head is not complete."""
+        self._ahead, self._searched = received, len(received)
+        if self.phase is IDLE:
+            self.phase = HEAD
+            if self.requests:  # a first head's time runs since the connection was made
+                self._watch(self.server.timeouts.request_headers)
+
     def _go_on(self) -> None:
         """Other connections have had their turn: on with what this client sent ahead."""
-        if self.phase is Phase.IDLE and self._ahead:
+        if self.phase is IDLE and self._ahead:
             ahead, self._ahead = self._ahead, b""
             self.resume()
             self._read_head(ahead)
 
     def _serve(self, head: RequestHead, behind: bytes) -> None:
         """Begin an exchange. `behind`: what was read behind its head: body, or the next request."""
-        server = self.server
-        self.phase = Phase.ACTIVE
+        server, listener = self.server, self.listener
+        self.phase = ACTIVE
         self._closing = head.close or server.draining
-        self._ending = Ending.LENGTH
-        self._asked_to_continue = not head.expects_continue  # else the client waits for us, not we for it
-        exchange = self.exchange = Exchange(head, self, self.listener, self.peer, self.listener.early)
+        early = listener.early
+        exchange = self.exchange = Exchange(head, self, listener, self.peer, early)
         if self.peer.trusted:
-            exchange.client_ip = client_address(head, self.peer, self.listener.trusts)
+            exchange.client_ip = client_address(head, self.peer, listener.trusts)
         if head.length or head.chunked:
-            exchange.request_body = Relay(self)
-            self._reader = head.body()
-            limit = server.limits.body_bytes
-            if limit is not None and head.length > limit:
-                exchange.reply(problem(Fault.BODY_TOO_LARGE))
-                return
-            if behind:
-                self._read_body(behind)
-                if self.exchange is not exchange:
-                    return  # refused
-            self._watch_body()
+            if not self._expect_body(exchange, behind):
+                return  # refused
         else:
             self._ahead = behind
             self.deadline = inf
-        self._early_done(run_request(self.listener.early.request_steps, exchange))
+        if early.request_steps:
+            self._early_done(run_request(early.request_steps, exchange))
+        else:
+            exchange.answered_by = None  # all of them have run
+            self._find_route(exchange)
+
+    def _expect_body(self, exchange: Exchange, behind: bytes) -> bool:
+        """Make ready for the request's body and read what is there of it. False: the exchange is over."""
+        head, limit = exchange.head, self.server.limits.body_bytes
+        exchange.request_body = Relay(self)
+        self._reader = head.body()
+        self._asked_to_continue = not head.expects_continue  # else the client waits for us, not we for it
+        if limit is not None and head.length > limit:
+            exchange.reply(problem(Fault.BODY_TOO_LARGE))
+            return False
+        if behind:
+            self._read_body(behind)
+        if self.exchange is not exchange:
+            return False
+        self._watch_body()
+        return True
 
     def _early_done(self, outcome: Outcome) -> None:
-        """The listener's steps have run: find the route and run its steps."""
+        """The listener's steps have run."""
         exchange = self.exchange
         assert exchange is not None
         if outcome is None:
-            outcome = before_routing(exchange) or choose(exchange, self.listener.router)
-            if outcome is None:
-                assert exchange.route is not None
-                self._route_done(run_request(exchange.route.steps, exchange))
-                return
-        if isinstance(outcome, Reply):
+            self._find_route(exchange)
+        elif isinstance(outcome, Reply):
             exchange.reply(outcome)
         else:
             self._wait(outcome, self._early_done)
 
+    def _find_route(self, exchange: Exchange) -> None:
+        """Find the route and run its steps."""
+        refusal = choose(exchange, self.listener.router)
+        if refusal is not None:
+            exchange.reply(refusal)
+            return
+        route = exchange.route
+        assert route is not None
+        if route.steps:
+            self._route_done(run_request(route.steps, exchange))
+        else:
+            self._act(exchange)
+
     def _route_done(self, outcome: Outcome) -> None:
-        """The route's steps have run: let it answer."""
+        """The route's steps have run."""
         exchange = self.exchange
         assert exchange is not None
         if outcome is None:
-            assert exchange.route is not None
-            self._feed_body_steps(exchange)
-            if self.exchange is exchange and exchange.response is None:
-                exchange.route.action(exchange)
+            self._act(exchange)
         elif isinstance(outcome, Reply):
             exchange.reply(outcome)
         else:
             self._wait(outcome, self._route_done)
+
+    def _act(self, exchange: Exchange) -> None:
+        """Let the route answer."""
+        if exchange.request_body is not None:
+            self._feed_body_steps(exchange)
+            if self.exchange is not exchange or exchange.response is not None:
+                return  # refused
+        assert exchange.route is not None
+        exchange.route.action(exchange)
 
     def _wait(self, outcome: Awaitable[Reply | None], go_on: Callable[[Outcome], None]) -> None:
         def waited(done: asyncio.Future[Reply | None]) -> None:
@@ -364,7 +398,8 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         except Malformed as malformed:
             exchange.fail(Fault.BAD_REQUEST, malformed.reason)
             return
-        self._crumbs = crumbs(chunk, payload) and not reader.done
+        if not reader.done:
+            self._buffer = self.server.ground.buffer_for(chunk, payload)
         if payload:
             body.bytes += len(payload)
             limit = self.server.limits.body_bytes
@@ -377,6 +412,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
                 return
         if reader.done:
             self._reader = None
+            self._buffer = self.server.ground.read_buffer
             self._ahead = reader.rest
             self.deadline = inf
             if payload:
@@ -399,7 +435,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
     # source of the request body (`Relay`)
 
     def pause(self) -> None:
-        if not self._paused and self.phase < Phase.LINGERING:
+        if not self._paused and self.phase < LINGERING:
             self._paused = True
             if not self._write_paused:
                 self.deadline = inf
@@ -411,7 +447,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self._paused = False
             self.server.ground.hangups.unwatch(self._fd, self)
             self.transport.resume_reading()
-            if not self._write_paused and self.phase is Phase.ACTIVE:
+            if not self._write_paused and self.phase is ACTIVE:
                 self._watch_body()
 
     # the client's side of the exchange (`ClientSide`)
@@ -428,39 +464,41 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         else:
             self._write(render.status_line(head.status, head.reason) + render.end_to_end(head) + b"\r\n")
 
-    def answer(self, payload: bytes, ended: bool) -> None:
+    def answer(self, response: Response, payload: bytes, ended: bool) -> None:
         exchange = self.exchange
         assert exchange is not None
-        response, body = exchange.response, exchange.request_body
-        assert response is not None
-        self._ending, framing = framing_of(exchange, payload, ended)
+        ending, framing = framing_of(exchange, response, payload, ended)
         if response.head is None:
             if exchange.method == b"HEAD" or response.status in NO_CONTENT:
                 payload = b""
             exchange.response_bytes = len(payload)
-        if self._ending is Ending.CLOSE or (body is not None and not body.ended):
+        body = exchange.request_body
+        if ending is CLOSE or (body is not None and not body.ended):
             self._closing = True
-        head = head_of(exchange, framing, self._closing, self.server.date_line())
-        self._write(head + (render.chunk(payload) if self._ending is Ending.CHUNKED else payload))
+        self._ending = ending
+        last = _CLOSE if self._closing else b"" if exchange.head.minor else _KEEP_ALIVE
+        if ending is CHUNKED:
+            payload = render.chunk(payload)
+        self._write(answer_of(response, framing, self.server.date_line, last, payload))
         if ended:
             self._complete()
 
     def feed(self, payload: bytes) -> None:
-        self._write(render.chunk(payload) if self._ending is Ending.CHUNKED else payload)
+        self._write(render.chunk(payload) if self._ending is CHUNKED else payload)
 
     def end(self, trailers: Trailers) -> None:
-        if self.phase is Phase.TUNNEL:
+        if self.phase is TUNNEL:
             if self._tunnel_ends & 2 == 0:
                 self.transport.write_eof()
                 self._tunnel_end(2)
             return
-        if self._ending is Ending.CHUNKED:
+        if self._ending is CHUNKED:
             self._write(render.last_chunk(trailers))
         self._complete()
 
     def abort(self, fault: Fault) -> None:
         self._record()
-        if self._ending is Ending.CLOSE:
+        if self._ending is CLOSE:
             # A plain close would look like the end of the body.
             sock = self.transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
@@ -469,7 +507,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self._close()
 
     def tunnel(self, early: bytes, patience: float) -> None:
-        self.phase = Phase.TUNNEL
+        self.phase = TUNNEL
         self.deadline = inf
         self._patience = patience
         exchange = self.exchange
@@ -508,25 +546,28 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         """The answer is out of our hands."""
         exchange = self.exchange
         assert exchange is not None
-        body = exchange.request_body
-        unread = body is not None and not body.ended
         self._record()
         self.requests += 1
         if self._closing:
-            if unread or self._ahead:
+            body = exchange.request_body
+            if self._ahead or (body is not None and not body.ended):
                 self._linger()
             else:
                 self._close()
         elif self._write_paused:
-            self.phase = Phase.FLUSHING
+            self.phase = FLUSHING
         else:
             self._next()
 
     def _next(self) -> None:
         """Ready for the next request, which may be here already."""
-        self.phase = Phase.IDLE
-        self._watch(LAST_REQUEST_S if self.server.draining else self.server.timeouts.keepalive)
-        self.resume()
+        self.phase = IDLE
+        server, wheel = self.server, self._wheel
+        self.deadline = deadline = wheel.now + (LAST_REQUEST_S if server.draining else server.timeouts.keepalive)
+        if deadline < self.filed_at:
+            wheel.file(self, deadline)
+        if self._paused:
+            self.resume()
         if self._ahead and not self._starting:  # else the loop in `_read_head` goes on with it
             ahead, self._ahead = self._ahead, b""
             self._read_head(ahead)
@@ -537,7 +578,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         """Answer what could not be read as a request, and hang up."""
         head = unreadable(received)
         exchange = self.exchange = Exchange(head, self, self.listener, self.peer, self.listener.early)
-        self.phase = Phase.ACTIVE
+        self.phase = ACTIVE
         self._closing = True
         self._ahead = b"-" if linger else b""  # something unread: so it lingers
         exchange.fail(fault, detail)
@@ -557,12 +598,13 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self.server.ground.loop.call_soon(self._waiting.cancel)  # not before it has begun to wait
             self._waiting = None
         exchange.finish()
-        self.server.ended()
+        if self.server.draining:
+            self.server.drained += 1
         self.server.observer.finish(exchange)
 
     def _linger(self) -> None:
-        self.phase = Phase.LINGERING
-        now = self.server.ground.wheel.now
+        self.phase = LINGERING
+        now = self._wheel.now
         self._linger_end = now + LINGER_TOTAL_S
         self._ahead = b""
         self._watch(LINGER_IDLE_S)
@@ -572,8 +614,8 @@ class Downstream(asyncio.BufferedProtocol, Timed):
 
     def _close(self) -> None:
         """Close when what is written has been sent, within the time that a client may take for it."""
-        if self.phase < Phase.CLOSING:
-            self.phase = Phase.CLOSING
+        if self.phase < CLOSING:
+            self.phase = CLOSING
             self._watch(self.server.timeouts.response_idle)
             self.transport.close()
 
@@ -582,8 +624,8 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self.transport.abort()
 
     def _forget(self) -> None:
-        if self.phase is not Phase.CLOSED:
-            self.phase = Phase.CLOSED
+        if self.phase is not CLOSED:
+            self.phase = CLOSED
             self.deadline = inf
             self._ahead = b""
             self.server.ground.hangups.unwatch(self._fd, self)
@@ -592,8 +634,10 @@ class Downstream(asyncio.BufferedProtocol, Timed):
                 self.server.closed(self)
 
     def _watch(self, seconds: float) -> None:
-        wheel = self.server.ground.wheel
-        wheel.watch(self, wheel.now + seconds)
+        wheel = self._wheel
+        self.deadline = deadline = wheel.now + seconds
+        if deadline < self.filed_at:
+            wheel.file(self, deadline)
 
     # drain
 
@@ -601,9 +645,9 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         """The next answer that can still say so is the last one on this connection."""
         if self.exchange is not None and self.exchange.response is None:
             self._closing = True
-        if self.phase is Phase.IDLE:
+        if self.phase is IDLE:
             self._watch(LAST_REQUEST_S)
-        elif self.phase is Phase.TUNNEL and self._tunnel_ends:
+        elif self.phase is TUNNEL and self._tunnel_ends:
             self._tunnel_end(self._tunnel_ends)
 
     def cut(self) -> bool:

@@ -71,7 +71,7 @@ class Server:
         self._date_line = b""
         self._date_until = -inf
         self._quiet: asyncio.Event | None = None
-        self._drained = 0
+        self.drained = 0  # exchanges that came to their end during the drain
 
     def date_line(self) -> bytes:
         """`Date: …` with its CRLF; made once a second."""
@@ -104,11 +104,6 @@ class Server:
         if self.address_limit is not None:
             self.address_limit.give_back(peer.ip)
 
-    def ended(self) -> None:
-        """An exchange is over."""
-        if self.draining:
-            self._drained += 1
-
     def closed(self, connection: Downstream) -> None:
         self.connections.discard(connection)
         if self._quiet is not None and not self.connections:
@@ -122,7 +117,7 @@ class Server:
             connection.drain()
         cut = await self._wait(requests_s, tunnels=False)
         cut += await self._wait(tunnels_s - requests_s, tunnels=True)
-        return DrainSummary(self._drained, cut)
+        return DrainSummary(self.drained, cut)
 
     async def _wait(self, seconds: float, tunnels: bool) -> int:
         """Wait until all connections have closed; after `seconds` cut those that are (or are not) tunnels."""

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 from fastgw.errors import Fault
 from fastgw.exchange.chain import Chain, RequestStep, Route, before_any
 from fastgw.exchange.relay import Relay, Trailers
-from fastgw.exchange.reply import Reply, Response, problem
-from fastgw.exchange.states import Event, State, advance
+from fastgw.exchange.reply import NO_NAMES, Reply, Response, problem
+from fastgw.exchange.states import ANSWER_BEGUN, ANSWER_ENDED, ANSWERING, CHOOSING, ENDED, State, advance
 from fastgw.wire.framing import RequestHead, ResponseHead
 from fastgw.wire.headers import Fields
 
@@ -22,7 +22,7 @@ class ClientSide(Protocol):
     def inform(self, head: ResponseHead | None) -> None:
         """Pass on an interim response (1xx other than 101). None: a 100 Continue of our own."""
 
-    def answer(self, payload: bytes, ended: bool) -> None:
+    def answer(self, response: Response, payload: bytes, ended: bool) -> None:
         """`exchange.response` is settled: send its head with the first payload; `ended`: that is all."""
 
     def feed(self, payload: bytes) -> None: ...
@@ -73,7 +73,6 @@ class Exchange:
 
     __slots__ = (
         "answered_by",
-        "authority",
         "begun_at",
         "chain",
         "client",
@@ -86,8 +85,6 @@ class Exchange:
         "params",
         "path",
         "peer",
-        "query",
-        "raw_path",
         "request_added",
         "request_body",
         "request_bytes",
@@ -110,11 +107,8 @@ class Exchange:
         self.head = head
         self.method = head.method
         self.scheme = b"http"
-        self.authority = head.authority
         self.host = head.host
         self.path = head.path
-        self.raw_path = head.raw_path
-        self.query = head.query
         self.client = client
         self.listener = listener
         self.peer = peer  # who is at the other end of the socket: a `forwarded.Peer`
@@ -125,12 +119,12 @@ class Exchange:
         self.request_body: Relay | None = None  # None: the request has no body
         self.request_bytes = 0  # of the body, or that the client sent through a tunnel; known at the end
         self.request_added = b""  # ready lines that go to the upstream behind the client's fields
-        self.request_dropped: frozenset[bytes] = frozenset()  # lower-case names that the upstream must not see
+        self.request_dropped = NO_NAMES  # lower-case names that the upstream must not see
         self.request_id = b""
         self.response: Response | None = None
         self.response_bytes = 0
         self.service: ServiceSide | None = None
-        self.state = State.CHOOSING
+        self.state: State = CHOOSING
         self.fault: Fault | None = None
         self.why = ""  # what exactly went wrong: for the log, not for the client
         # The request step that has answered, or that is waiting: those behind it have not run. None: all have run.
@@ -144,6 +138,20 @@ class Exchange:
     def __repr__(self) -> str:
         route = self.route.name if self.route else "-"
         return f"<Exchange {self.method!r} {self.path!r} {self.state.name} route={route} service={self.service!r}>"
+
+    # what the request says
+
+    @property
+    def authority(self) -> bytes:
+        return self.head.authority
+
+    @property
+    def raw_path(self) -> bytes:
+        return self.head.raw_path
+
+    @property
+    def query(self) -> bytes | None:
+        return self.head.query
 
     # what filters ask
 
@@ -176,7 +184,7 @@ class Exchange:
     def respond(self, response: Response, payload: bytes, ended: bool) -> None:
         """The response's head is known: run the response steps and send it, with the first of its body."""
         if self._pass_response_steps(response):
-            self.client.answer(payload, ended)
+            self.client.answer(response, payload, ended)
 
     def switch(self, response: Response, early: bytes, patience: float) -> None:
         """101: run the response steps, then bytes go both ways. See `ClientSide.tunnel`."""
@@ -188,7 +196,7 @@ class Exchange:
 
         `detail` is for the client, `why` for the log.
         """
-        if self.state is State.ENDED:
+        if self.state is ENDED:
             return
         self.why = self.why or why or detail or ""
         self.refuse_late(problem(fault, detail))
@@ -196,7 +204,7 @@ class Exchange:
     def refuse_late(self, reply: Reply) -> None:
         """A reply decided while the request was on its way already: the upstream's work is stopped."""
         self._break_off()
-        if self.state is State.ANSWERING:
+        if self.state is ANSWERING:
             self.fault = self.fault or reply.fault
             self.client.abort(reply.fault or Fault.INTERNAL)
         else:
@@ -204,18 +212,19 @@ class Exchange:
 
     def cancel(self, fault: Fault) -> None:
         """Nobody takes the answer any more: stop the upstream's work. The exchange is over when this returns."""
-        if self.state is not State.ENDED:
+        if self.state is not ENDED:
             self.fault = self.fault or fault
             self._break_off()
 
     def finish(self) -> None:
         """The answer is out, or nobody waits for it: run the finish steps."""
-        self.state = advance(self.state, Event.ENDED)
-        for step in self.chain.finish_steps_due(self.answered_by):
-            try:
-                step(self)
-            except Exception:  # the edge of a filter: its error is logged, the others still run
-                log.exception("filter %s: its finish step raised", self.chain.name_of(step))
+        self.state = advance(self.state, ANSWER_ENDED)
+        if self.chain.finish_steps:
+            for step in self.chain.finish_steps_due(self.answered_by):
+                try:
+                    step(self)
+                except Exception:  # the edge of a filter: its error is logged, the others still run
+                    log.exception("filter %s: its finish step raised", self.chain.name_of(step))
 
     def _break_off(self) -> None:
         service, self.service = self.service, None
@@ -224,15 +233,15 @@ class Exchange:
 
     def _pass_response_steps(self, response: Response) -> bool:
         """False: a response step raised, so a 500 has gone out instead."""
-        self.state = advance(self.state, Event.ANSWER_BEGUN)
+        self.state = advance(self.state, ANSWER_BEGUN)
         self.response = response
-        if self._run_response_steps():
+        if not self.chain.response_steps or self._run_response_steps():
             return True
         self._break_off()
         reply = problem(Fault.INTERNAL)
         self.fault = Fault.INTERNAL
         self.response = Response(500, None, reply.fields)
-        self.client.answer(reply.body, True)
+        self.client.answer(self.response, reply.body, True)
         return False
 
     def _run_response_steps(self) -> bool:

@@ -1,13 +1,15 @@
 """Responses as the filters see them: those of our own, the answer to a fault, and the upstream's."""
 
 from collections.abc import Iterable
-from typing import final
+from typing import Final, final
 
 import orjson
 
 from fastgw.errors import Fault
 from fastgw.wire.framing import ResponseHead
 from fastgw.wire.headers import Fields
+
+NO_NAMES: Final[frozenset[bytes]] = frozenset()
 
 
 @final
@@ -62,7 +64,7 @@ class Response:
         self.status = status
         self.head = head
         self.added = b""  # ready lines that go out behind the fields
-        self.dropped: frozenset[bytes] = frozenset()  # lower-case names of fields that do not go out
+        self.dropped = NO_NAMES  # lower-case names of fields that do not go out
         self._fields: Fields | None = None if head is not None else Fields(fields)
 
     @property

@@ -13,7 +13,7 @@ from fastgw.node.timers import TICK, Wheel
 READ_BYTES: Final = 32768
 """The most that is read at once, and so, with what a slow peer has not taken yet, about what a direction holds."""
 SMALL_READ_BYTES: Final = 2048
-"""The most that is read at once from a peer whose bytes are costly to read (`crumbs`)."""
+"""The most that is read at once from a peer whose bytes are costly to read (`Ground.buffer_for`)."""
 
 
 def unsent(transport: asyncio.Transport) -> int:
@@ -22,14 +22,6 @@ def unsent(transport: asyncio.Transport) -> int:
     with suppress(OSError):
         fcntl.ioctl(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, queued)
     return transport.get_write_buffer_size() + queued[0]
-
-
-def crumbs(chunk: bytes, payload: bytes) -> bool:
-    """Whether what was read is mostly framing: tiny chunks, that cost much more to take apart than other bytes.
-
-    A connection that sends such gets the small buffer, or one read of it would hold up all others for 100 ms.
-    """
-    return len(payload) * 2 < len(chunk)
 
 
 class HungUp(Protocol):
@@ -91,6 +83,14 @@ class Ground:
         self.small_buffer = self.read_buffer[:SMALL_READ_BYTES]
         self.hangups = Hangups(loop)
         self._next: asyncio.TimerHandle | None = None
+
+    def buffer_for(self, chunk: bytes, payload: bytes) -> memoryview:
+        """What to read the next bytes of a body into, after a chunk that brought this payload.
+
+        Where most is framing (tiny chunks, that cost much more to take apart than other bytes) it is the small buffer,
+        or one read of such a body would hold up all other connections for 100 ms.
+        """
+        return self.small_buffer if len(payload) * 2 < len(chunk) else self.read_buffer
 
     def start(self) -> None:
         self._turn()

@@ -41,9 +41,10 @@ class Wheel:
         """Set a deadline. Later than the one before: one store. Earlier: filed once more."""
         timed.deadline = deadline
         if deadline < timed.filed_at:
-            self._file(timed, deadline)
+            self.file(timed, deadline)
 
-    def _file(self, timed: Timed, at: float) -> None:
+    def file(self, timed: Timed, at: float) -> None:
+        """Look at it at this instant: part of `watch`, which those that set a deadline per request do themselves."""
         timed.filed_at = at
         tick = int(at / TICK) + 1
         if tick <= self._ticks:
@@ -77,4 +78,4 @@ class Wheel:
                 timed.deadline = inf
                 timed.expire(now)
             elif timed.deadline != inf:
-                self._file(timed, timed.deadline)
+                self.file(timed, timed.deadline)

@@ -14,12 +14,12 @@ from typing import Final, Protocol, cast
 
 from fastgw.errors import Fault
 from fastgw.exchange import Trailers
-from fastgw.node.ground import Ground, crumbs, unsent
+from fastgw.node.ground import Ground, unsent
 from fastgw.node.timers import Timed
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.target import Target
 from fastgw.wire.body import BodyReader
-from fastgw.wire.framing import ResponseHead, find_head_end, judge_response
+from fastgw.wire.framing import ResponseHead, find_head_end, judge_answer
 from fastgw.wire.malformed import Malformed
 
 MAX_HEAD: Final = 65536
@@ -71,11 +71,14 @@ class Phase(IntEnum):
     CLOSED = 5
 
 
+IDLE, AWAITING, RECEIVING, TUNNEL, CLOSED = Phase
+
+
 class UpstreamConnection(asyncio.BufferedProtocol, Timed):
     __slots__ = (
         "_asked_upgrade",
+        "_begun",
         "_buffer",
-        "_crumbs",
         "_head_patience",
         "_informed",
         "_method",
@@ -84,6 +87,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         "_targets_turn",
         "_unasked_body",
         "_unsent",
+        "_wheel",
         "borrower",
         "closed",
         "ground",
@@ -104,10 +108,11 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
     def __init__(self, ground: Ground, pool: "Pool[UpstreamConnection]", target: Target) -> None:
         Timed.__init__(self)
         self.ground = ground
+        self._wheel = ground.wheel
         self.pool = pool
         self.target = target
         self.borrower: Borrower | None = None
-        self.phase = Phase.IDLE
+        self.phase = IDLE
         self.closed = False
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
         self.reader: BodyReader | None = None
@@ -119,12 +124,12 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self._unasked_body = False
         self.uses = 0
         self.idle_since = ground.wheel.now
-        self.idle_patience = inf
-        self._head_patience = inf
-        self._buffer = b""
+        self.idle_patience = target.timeouts.idle  # seconds between two bytes of a response
+        self._head_patience = target.timeouts.response_headers  # seconds from the end of a request to a response head
+        self._buffer = ground.read_buffer
+        self._begun = b""  # of a response head
         self._searched = 0
         self._informed = 0
-        self._crumbs = False
         self._method = b""
         self._asked_upgrade: tuple[bytes, ...] = ()
         self._rescue_fd = -1
@@ -140,21 +145,17 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         request: bytes,
         method: bytes,
         asked_upgrade: tuple[bytes, ...],
-        head_patience: float,
-        idle_patience: float,
         whole: bool,
         expects_continue: bool,
     ) -> None:
         """Send a request (its head, and what is there of its body) and expect the response to `method`.
 
-        `head_patience`: seconds from the end of the request until the response head; `idle_patience`: between its
-        bytes. `whole`: the request is complete. `expects_continue`: its body comes only when the target asks for it.
+        `whole`: the request is complete. `expects_continue`: its body comes only when the target asks for it.
         """
         self.borrower = borrower
-        self.phase = Phase.AWAITING
+        self.phase = AWAITING
         self._method = method
         self._asked_upgrade = asked_upgrade
-        self._head_patience, self.idle_patience = head_patience, idle_patience
         self._informed = 0
         self._targets_turn = whole or expects_continue
         self._unasked_body = expects_continue
@@ -163,7 +164,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
 
     def send(self, framed: bytes) -> None:
         """Send more of the request's body, framed."""
-        if self._rescue_fd < 0 and self.phase is Phase.AWAITING:
+        if self._rescue_fd < 0 and self.phase is AWAITING:
             self._keep_readable()
         if self._targets_turn:  # it was to ask for the body, which now comes unasked
             self._targets_turn = False
@@ -184,52 +185,58 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
 
     def _watch_head(self) -> None:
         """The target has its time when it is its turn, to answer or to take more; a slow client is not its fault."""
-        if self.phase is Phase.AWAITING:
+        if self.phase is AWAITING:
             if (self._targets_turn or self.write_paused) and not self.paused:
-                self.ground.wheel.watch(self, self.ground.wheel.now + self._head_patience)
+                self._watch(self._head_patience)
             else:
                 self.deadline = inf
 
+    def _watch(self, seconds: float) -> None:
+        wheel = self._wheel
+        self.deadline = deadline = wheel.now + seconds
+        if deadline < self.filed_at:
+            wheel.file(self, deadline)
+
     def pause(self) -> None:
         """Read no more for now: who takes the response is slower. Time stands still meanwhile."""
-        if not self.paused and self.phase is not Phase.CLOSED:
+        if not self.paused and self.phase is not CLOSED:
             self.paused = True
             self.deadline = inf
             self.transport.pause_reading()
 
     def resume(self) -> None:
-        if self.paused and self.phase is not Phase.CLOSED:
+        if self.paused and self.phase is not CLOSED:
             self.paused = False
-            if self.phase is Phase.AWAITING:
+            if self.phase is AWAITING:
                 self._watch_head()
             else:
-                self.ground.wheel.watch(self, self.ground.wheel.now + self.idle_patience)
+                self._watch(self.idle_patience)
             self.transport.resume_reading()
 
     def close(self) -> None:
         """Close at once, whatever is under way. The borrower is told nothing."""
         self.borrower = None
-        if self.phase is not Phase.CLOSED:
+        if self.phase is not CLOSED:
             self._over()
             self._drop_rescue()
             if self.transport is not None:
                 self.transport.abort()
 
     def _over(self) -> None:
-        self.phase = Phase.CLOSED
+        self.phase = CLOSED
         self.closed = True
         self.deadline = inf
 
     def expire(self, now: float) -> None:
         if self.write_paused and (left := unsent(self.transport)) < self._unsent:
             self._unsent = left  # slow, but it takes what we send
-            patience = self._head_patience if self.phase is Phase.AWAITING else self.idle_patience
-            self.ground.wheel.watch(self, now + patience)
-        elif self.phase is Phase.AWAITING:
+            patience = self._head_patience if self.phase is AWAITING else self.idle_patience
+            self._watch(patience)
+        elif self.phase is AWAITING:
             self._fail(Fault.UPSTREAM_TIMEOUT)
-        elif self.phase is Phase.RECEIVING:
+        elif self.phase is RECEIVING:
             self._fail(Fault.UPSTREAM_STALLED)
-        elif self.phase is Phase.TUNNEL:
+        elif self.phase is TUNNEL:
             self._fail(Fault.TUNNEL_IDLE)
 
     # what the loop tells
@@ -241,48 +248,48 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         transport.set_write_buffer_limits(high=1)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self.ground.small_buffer if self._crumbs else self.ground.read_buffer
+        return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        chunk = bytes(self.ground.read_buffer[:nbytes])
+        chunk = self._buffer[:nbytes].tobytes()
         phase = self.phase
-        if phase is Phase.AWAITING:
-            self._read_head(self._buffer + chunk if self._buffer else chunk)
-        elif phase is Phase.RECEIVING:
+        if phase is AWAITING:
+            self._read_head(self._begun + chunk if self._begun else chunk)
+        elif phase is RECEIVING:
             self._read_body(chunk)
-        elif phase is Phase.TUNNEL:
-            self.ground.wheel.watch(self, self.ground.wheel.now + self.idle_patience)
+        elif phase is TUNNEL:
+            self._watch(self.idle_patience)
             assert self.borrower is not None
             self.borrower.received_raw(chunk)
-        elif phase is Phase.IDLE:  # bytes that no request asked for belong to nobody
+        elif phase is IDLE:  # bytes that no request asked for belong to nobody
             self._leave_pool()
 
     def eof_received(self) -> bool:
-        if self.phase is Phase.TUNNEL:
+        if self.phase is TUNNEL:
             assert self.borrower is not None
             self.borrower.ended_raw()
             return not self.closed  # the other direction may go on
-        if self.phase is Phase.IDLE:
+        if self.phase is IDLE:
             self._leave_pool()
-        elif self.phase is Phase.AWAITING or self.phase is Phase.RECEIVING:
+        elif self.phase is AWAITING or self.phase is RECEIVING:
             self._peer_ended()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed = True  # an answer may still be rescued; nothing can be sent
-        if self.phase is Phase.IDLE:
+        if self.phase is IDLE:
             self._leave_pool()
-        elif self.phase is Phase.TUNNEL:
+        elif self.phase is TUNNEL:
             borrower, self.borrower = self.borrower, None
             self._over()
             if borrower is not None:
                 borrower.failed_on(Fault.CONNECTION_LOST, silent=False, why="the tunnel was reset")
-        elif self.phase is not Phase.CLOSED:
+        elif self.phase is not CLOSED:
             if exc is not None and self._rescue_fd >= 0:
                 self._rescue()
-            if self.phase is Phase.AWAITING or self.phase is Phase.RECEIVING:
+            if self.phase is AWAITING or self.phase is RECEIVING:
                 self._fail(
-                    Fault.CONNECTION_LOST if self.phase is Phase.AWAITING else Fault.UPSTREAM_INCOMPLETE,
+                    Fault.CONNECTION_LOST if self.phase is AWAITING else Fault.UPSTREAM_INCOMPLETE,
                 )
         self._drop_rescue()
 
@@ -314,11 +321,11 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
                     return self._fail(Fault.UPSTREAM_MALFORMED, "What was sent is no HTTP/1 response.")
                 if len(received) > MAX_HEAD:
                     return self._fail(Fault.UPSTREAM_MALFORMED, f"The head is longer than {MAX_HEAD} bytes.")
-                self._buffer, self._searched = received, len(received)
+                self._begun, self._searched = received, len(received)
                 return None
             self._searched = 0
             try:
-                head = judge_response(received if end == len(received) else received[:end], self._method)
+                head = judge_answer(received, end, self._method)
             except Malformed as malformed:
                 return self._fail(Fault.UPSTREAM_MALFORMED, malformed.reason)
             if head.status >= 200:
@@ -339,23 +346,27 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             if self.borrower is not borrower:
                 return None  # cancelled meanwhile
             received = received[end:]
-        self._buffer = b""
+        self._begun = b""
         self.target.minor = head.minor
         # A target that answers without having asked for the body may take it for the next request.
         self.reusable = not head.close and not self._unasked_body
-        self._begin_body(head, received, end)
+        payload = head.payload
+        if payload is None:
+            self._begin_body(head, received, end)
+        else:
+            self._finish()
+            borrower.answered(head, payload, True)
         return None
 
     def _begin_body(self, head: ResponseHead, received: bytes, end: int) -> None:
         borrower = self.borrower
         assert borrower is not None
         if not head.has_body:
-            if len(received) != end:  # bytes after a response belong to nobody
-                self.reusable = False
+            self.reusable = False  # bytes after a response belong to nobody
             self._finish()
             borrower.answered(head, b"", True)
             return
-        self.phase = Phase.RECEIVING
+        self.phase = RECEIVING
         self.reader = reader = head.body()
         payload = b""
         if len(received) != end:
@@ -370,7 +381,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self._finish()
             borrower.answered(head, payload, True)
             return
-        self.ground.wheel.watch(self, self.ground.wheel.now + self.idle_patience)
+        self._watch(self.idle_patience)
         borrower.answered(head, payload, False)
         if reader.done and self.borrower is borrower:
             self._end_body()
@@ -379,13 +390,13 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         reader, borrower = self.reader, self.borrower
         assert reader is not None
         assert borrower is not None
-        self.deadline = self.ground.wheel.now + self.idle_patience
+        self.deadline = self._wheel.now + self.idle_patience
         try:
             payload = reader.feed(chunk)
         except Malformed as malformed:
             self._fail(Fault.UPSTREAM_MALFORMED, malformed.reason)
             return
-        self._crumbs = crumbs(chunk, payload)
+        self._buffer = self.ground.buffer_for(chunk, payload)
         if payload:
             borrower.received(payload)
         if reader.done and self.borrower is borrower:
@@ -402,12 +413,14 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
 
     def _finish(self) -> None:
         """The response is over. The borrower is told next, and gives the connection back or discards it."""
-        self.phase = Phase.IDLE
-        self.reader = None
-        self._crumbs = False
+        self.phase = IDLE
         self.borrower = None
         self.deadline = inf
-        self._drop_rescue()
+        if self.reader is not None:
+            self.reader = None
+            self._buffer = self.ground.read_buffer
+        if self._rescue_fd >= 0:
+            self._drop_rescue()
         if self.paused:  # for a client that was slower; the next one may not be
             self.paused = False
             self.transport.resume_reading()
@@ -418,15 +431,15 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         if not self._asked_upgrade or not set(head.upgrade) & set(self._asked_upgrade):
             self._fail(Fault.UPGRADE_UNEXPECTED)
             return
-        self._buffer = b""
-        self.phase = Phase.TUNNEL
+        self._begun = b""
+        self.phase = TUNNEL
         self.reusable = False
         self._drop_rescue()
         borrower.switched(head, early)
 
     def _peer_ended(self) -> None:
         """A clean end of input: that may be how the response ends (RFC 9112 section 6.3, rule 8)."""
-        if self.phase is Phase.RECEIVING:
+        if self.phase is RECEIVING:
             assert self.reader is not None
             try:
                 self.reader.eof()
@@ -441,7 +454,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
     def _fail(self, fault: Fault, why: str = "", silent: bool | None = None) -> None:
         borrower = self.borrower
         if silent is None:
-            silent = self.phase is Phase.AWAITING and not self._buffer and not self._informed
+            silent = self.phase is AWAITING and not self._begun and not self._informed
         self.close()
         if borrower is not None:
             borrower.failed_on(fault, silent, why)
@@ -459,10 +472,9 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
                 self._rescue_fd = os.dup(self.transport.get_extra_info("socket").fileno())
 
     def _rescue(self) -> None:
-        buffer = self.ground.read_buffer
-        while self.phase is Phase.AWAITING or self.phase is Phase.RECEIVING:
+        while self.phase is AWAITING or self.phase is RECEIVING:
             try:
-                count = os.readv(self._rescue_fd, [buffer])
+                count = os.readv(self._rescue_fd, [self._buffer])
             except OSError:
                 return
             if count == 0:

@@ -11,14 +11,15 @@ from time import monotonic
 from typing import Final, final
 
 from fastgw.errors import Fault, Retry
-from fastgw.exchange import Event, Exchange, Relay, Response, State, Trailers, advance
+from fastgw.exchange import Exchange, Relay, Response, Trailers, advance
+from fastgw.exchange.states import ANSWERING, ATTEMPT_FAILED, CONNECTION_LENT
 from fastgw.forwarded import Policy, fields_for_upstream
 from fastgw.node.timers import Timed
 from fastgw.upstream.connection import UpstreamConnection
 from fastgw.upstream.group import Upstream
 from fastgw.upstream.target import Target
 from fastgw.wire import render
-from fastgw.wire.framing import RequestHead, ResponseHead
+from fastgw.wire.framing import ResponseHead
 
 log = logging.getLogger("fastgw.upstream")
 
@@ -32,14 +33,17 @@ _EXPECT: Final = frozenset((b"expect",))
 
 @final
 class Forward:
-    """A route's action: forward to `upstream`. `path_of` gives the path to send."""
+    """A route's action: forward to `upstream`. `path_of` gives the path to send; None: that of the request.
 
-    __slots__ = ("forwarded", "path_of", "timeout", "upgrade", "upstream")
+    `timeout`: seconds until the response head.
+    """
+
+    __slots__ = ("forwarded", "path_of", "patience", "upgrade", "upstream")
 
     def __init__(
         self,
         upstream: Upstream,
-        path_of: Callable[[Exchange], bytes],
+        path_of: Callable[[Exchange], bytes] | None,
         forwarded: Policy | None,
         upgrade: tuple[bytes, ...],
         timeout: float | None,
@@ -48,40 +52,59 @@ class Forward:
         self.path_of = path_of
         self.forwarded: Policy | None = forwarded
         self.upgrade = upgrade
-        self.timeout = timeout
+        self.patience = min(timeout or inf, upstream.patience)
 
     def __call__(self, exchange: Exchange) -> None:
-        Forwarding(self, exchange).start()
+        upstream = self.upstream
+        forwarding = exchange.service = Forwarding(self, exchange)
+        exchange.upstream = upstream.name
+        upstream.active += 1
+        if self.patience is not inf:
+            forwarding.limit_time()
+        forwarding.attempt(fresh=False)
 
     def request_target(self, exchange: Exchange, target: Target) -> bytes:
-        path = self.path_of(exchange)
+        head = exchange.head
+        if self.path_of is None:
+            if head.path_as_sent and not head.scheme and not target.base_path:
+                return head.request_target
+            path = exchange.path
+        else:
+            path = self.path_of(exchange)
         if path == b"*":
             return path
         where = target.base_path + path
-        return where if exchange.query is None else where + b"?" + exchange.query
+        return where if head.query is None else where + b"?" + head.query
 
     def request_head(self, exchange: Exchange, target: Target) -> bytes:
         """The head that the target is sent: framed anew, hop-by-hop fields gone, the forwarding family ours."""
         head = exchange.head
-        drop, forwarded = fields_for_upstream(self.forwarded, exchange.peer, head, exchange.client_ip)
+        drop, added = fields_for_upstream(self.forwarded, exchange.peer, head, exchange.client_ip)
         if exchange.request_dropped:
             drop |= exchange.request_dropped
-        if head.expects_continue and target.minor == 0:
-            drop |= _EXPECT  # HTTP/1.0 knows no 100: we have answered it ourselves
-        host = _host_as_sent(head) if target.host_header is None else target.host_header
-        added = forwarded + exchange.request_added + _VIA[head.minor]
+        if exchange.request_added:
+            added += exchange.request_added
+        added += _VIA[head.minor]
+        if not head.ordinary:
+            added += self._special_lines(exchange)
+            if head.expects_continue and target.minor == 0:
+                drop |= _EXPECT  # HTTP/1.0 knows no 100: we have answered it ourselves
+        host = (head.first(b"host") or b"") if target.host_header is None else target.host_header
+        return render.request(head, self.request_target(exchange, target), host, drop, added)
+
+    def _special_lines(self, exchange: Exchange) -> bytes:
+        """Framing, and what is asked of the next peer alone."""
+        head, lines = exchange.head, b""
         if head.chunked:
-            added += b"Transfer-Encoding: chunked\r\n"
+            lines = b"Transfer-Encoding: chunked\r\n"
         elif b"content-length" in head.known:
-            added += b"Content-Length: %d\r\n" % head.length
+            lines = b"Content-Length: %d\r\n" % head.length
         upgrade = self.asked_upgrade(exchange)
         if upgrade:
-            added += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % b", ".join(upgrade)
+            lines += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % b", ".join(upgrade)
         elif head.te_trailers:
-            added += b"Connection: TE\r\nTE: trailers\r\n"
-        return render.request_head(
-            exchange.method, self.request_target(exchange, target), host, render.end_to_end(head, drop), added
-        )
+            lines += b"Connection: TE\r\nTE: trailers\r\n"
+        return lines
 
     def asked_upgrade(self, exchange: Exchange) -> tuple[bytes, ...]:
         """The protocols that the client offers and the route allows. A body and an upgrade do not go together."""
@@ -89,11 +112,6 @@ class Forward:
         if not offered or exchange.request_body is not None:
             return ()
         return tuple(protocol for protocol in offered if protocol in self.upgrade)
-
-
-def _host_as_sent(head: RequestHead) -> bytes:
-    lines = head.known.get(b"host")
-    return lines[0][2] if lines else b""
 
 
 class Forwarding(Timed):
@@ -112,11 +130,12 @@ class Forwarding(Timed):
     )
 
     def __init__(self, forward: Forward, exchange: Exchange) -> None:
-        Timed.__init__(self)
+        self.deadline = self.filed_at = inf
         self._forward = forward
         self.exchange = exchange
         self._connection: UpstreamConnection | None = None
         self._target: Target | None = None
+        self._total_at = inf
         self._tried: tuple[Target, ...] = ()
         self._continued = False  # we have told the client to go on, in place of a target that cannot
         self._retrying = False
@@ -125,39 +144,35 @@ class Forwarding(Timed):
     def __repr__(self) -> str:
         return f"<Forwarding to {self._forward.upstream.name} on {self._connection!r}>"
 
-    def start(self) -> None:
-        forward, exchange = self._forward, self.exchange
-        upstream = forward.upstream
-        exchange.service = self
-        exchange.upstream = upstream.name
-        upstream.active += 1
-        now = upstream.ground.wheel.now
-        self._total_at = now + (upstream.settings.timeouts.total or inf)
-        upstream.ground.wheel.watch(self, min(now + (forward.timeout or inf), self._total_at))
-        self._attempt(fresh=False)
+    def limit_time(self) -> None:
+        """Begin the time that the route gives until the response head, and the upstream for the whole."""
+        upstream = self._forward.upstream
+        wheel = upstream.ground.wheel
+        self._total_at = wheel.now + upstream.patience
+        wheel.watch(self, wheel.now + self._forward.patience)
 
-    def _attempt(self, fresh: bool) -> None:
+    def attempt(self, fresh: bool) -> None:
+        """Pick a target and ask for a connection to it. `fresh`: one that has carried no request."""
         upstream = self._forward.upstream
         exchange = self.exchange
-        target = upstream.balancer.pick(self._tried)
-        self._target = target
+        target = self._target = upstream.balancer.pick(self._tried)
         exchange.target = target.label
-        if exchange.head.chunked and target.minor == 0:
+        if target.minor == 0 and exchange.head.chunked:
             self._fail(Fault.LENGTH_REQUIRED)  # HTTP/1.0 knows no chunks (RFC 9112 section 6.1)
             return
         # On a connection that the target may just be closing, a request that cannot be sent again could be lost.
-        idle_at_most = inf if self._replayable() else JUST_USED_S
-        lent = upstream.pool.lend(target, self, fresh, idle_at_most)
-        if isinstance(lent, Fault):
-            self.failed(lent)
-        elif lent is not None:
+        lent = upstream.pool.lend(target, self, fresh, inf if self._replayable() else JUST_USED_S)
+        if type(lent) is UpstreamConnection:
             self.lent(lent)
+        elif type(lent) is Fault:
+            self.failed(lent)
 
     def _replayable(self) -> bool:
         exchange = self.exchange
+        if exchange.method not in IDEMPOTENT and not self._forward.upstream.settings.retries.non_idempotent:
+            return False
         body = exchange.request_body
-        idempotent = exchange.method in IDEMPOTENT or self._forward.upstream.settings.retries.non_idempotent
-        return idempotent and (body is None or body.kept is not None)
+        return body is None or body.kept is not None
 
     # what the pool tells
 
@@ -170,13 +185,14 @@ class Forwarding(Timed):
             self.exchange.fail(Fault.INTERNAL)
 
     def _send(self, connection: UpstreamConnection) -> None:
-        exchange, forward, upstream = self.exchange, self._forward, self._forward.upstream
-        exchange.state = advance(exchange.state, Event.CONNECTION_LENT)
+        exchange, forward = self.exchange, self._forward
+        exchange.state = advance(exchange.state, CONNECTION_LENT)
         target = connection.target
         request = forward.request_head(exchange, target)
         body = exchange.request_body
-        expects_continue = exchange.head.expects_continue
+        expects_continue = False
         if body is not None:
+            expects_continue = exchange.head.expects_continue
             if expects_continue and target.minor == 0:
                 expects_continue = False
                 if not self._continued:
@@ -189,15 +205,12 @@ class Forwarding(Timed):
                 request += render.chunk(held) if exchange.head.chunked else held
             if body.ended and exchange.head.chunked:
                 request += render.last_chunk(body.trailers)
-        timeouts = upstream.settings.timeouts
         connection.begin(
             self,
             request,
             exchange.method,
             forward.asked_upgrade(exchange),
-            timeouts.response_headers,
-            timeouts.idle,
-            whole=self.request_is_whole(),
+            whole=body is None or body.ended,
             expects_continue=expects_continue,
         )
 
@@ -220,8 +233,9 @@ class Forwarding(Timed):
         exchange.upstream_s = monotonic() - exchange.begun_at
         exchange.response_bytes += len(payload)
         self.deadline = self._total_at  # the route's `timeout` counts until the response head
-        if exchange.request_body is not None:
-            exchange.request_body.kept = None  # nothing is sent again from here on
+        body = exchange.request_body
+        if body is not None:
+            body.kept = None  # nothing is sent again from here on
         if ended:
             self._done()
         exchange.respond(Response(head.status, head), payload, ended)
@@ -250,7 +264,7 @@ class Forwarding(Timed):
             body = self.exchange.request_body
             if body is not None:
                 body.detach()
-            self.exchange.state = advance(self.exchange.state, Event.ATTEMPT_FAILED)
+            self.exchange.state = advance(self.exchange.state, ATTEMPT_FAILED)
             self._again(fresh=True)
         else:
             self._fail(fault, why)
@@ -344,7 +358,7 @@ class Forwarding(Timed):
     def expire(self, now: float) -> None:
         """The time for the whole is up: the route's `timeout` or the upstream's `total`."""
         exchange = self.exchange
-        if exchange.state is State.ANSWERING:
+        if exchange.state is ANSWERING:
             fault = Fault.UPSTREAM_STALLED
         elif self._connection is not None:
             fault = Fault.UPSTREAM_TIMEOUT
@@ -371,25 +385,25 @@ class Forwarding(Timed):
         if not self._retrying:
             self._retrying = True
             self._forward.upstream.retrying += 1
-        self._attempt(fresh)
+        self.attempt(fresh)
 
     def _done(self) -> None:
         """The response is in. The connection may serve again if the request, too, was sent whole."""
         connection, self._connection = self._connection, None
         assert connection is not None
-        body: Relay | None = self.exchange.request_body
-        whole = self.request_is_whole()
+        exchange, upstream = self.exchange, self._forward.upstream
+        body: Relay | None = exchange.request_body
+        whole = body is None or body.ended
         if body is not None and not whole:
             body.kept = None
             body.sink = None
-        pool = self._forward.upstream.pool
-        if whole and connection.reusable and not connection.transport.get_write_buffer_size():
-            pool.give_back(connection)
+        if whole and connection.reusable and not connection.write_paused:
+            upstream.pool.give_back(connection)
         else:
             connection.close()
-            pool.discard(connection)
+            upstream.pool.discard(connection)
         self._end()
-        self.exchange.service = None
+        exchange.service = None
 
     def _fail(self, fault: Fault, why: str = "") -> None:
         self._end()

@@ -1,5 +1,7 @@
 """A named group of targets: what the configuration says of it, and what one worker has of it."""
 
+from math import inf
+
 from fastgw.config import settings as config
 from fastgw.node.ground import Ground
 from fastgw.upstream.balance import RoundRobin
@@ -19,6 +21,7 @@ class Upstream:
         self.settings = settings
         self.targets = targets
         self.balancer = RoundRobin(targets)
+        self.patience = settings.timeouts.total or inf  # seconds
         self.active = 0
         self.retrying = 0
         self.pool: Pool[UpstreamConnection]

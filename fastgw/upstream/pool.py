@@ -238,6 +238,9 @@ class Pool(Generic[C]):
         ):
             self.discard(connection)
             return
+        if not self._waiters:
+            self._keep(connection)
+            return
         waiter = next(iter(connection.target.willing), None)
         first = next(iter(self._placeless), None)
         if waiter is not None and not (first is not None and _goes_before(first, waiter)):

@@ -9,11 +9,13 @@ import ssl
 from collections import OrderedDict
 from collections.abc import Callable
 from ipaddress import ip_address
-from typing import Any, final
+from typing import Any, Final, final
 
 from fastgw.config import settings
 from fastgw.config.values import Url
 from fastgw.upstream.resolve import Address, Name
+
+_TIMEOUTS: Final = settings.UpstreamTimeouts()
 
 
 @final
@@ -35,6 +37,7 @@ class Target:
         "port",
         "scheme",
         "server_name",
+        "timeouts",
         "tls",
         "waiting",
         "weight",
@@ -49,8 +52,10 @@ class Target:
         tls: ssl.SSLContext | None = None,
         server_name: str | None = None,
         resolve_interval: float = 30.0,
+        timeouts: settings.UpstreamTimeouts = _TIMEOUTS,
     ) -> None:
         """`tls`: required for an https URL, ignored for others. `host_header`, `server_name`: as configured."""
+        self.timeouts = timeouts
         self.scheme = url.scheme
         self.host = url.host
         self.port = url.port
@@ -114,6 +119,7 @@ def build_targets(upstream: settings.Upstream) -> tuple[Target, ...]:
             tls,
             upstream.tls.server_name,
             upstream.resolve.interval,
+            upstream.timeouts,
         )
         for target in upstream.targets
     )

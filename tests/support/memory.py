@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import monotonic, time
 from typing import Any
 
 from fastgw import config
@@ -21,9 +22,11 @@ from fastgw.downstream import Server
 from fastgw.errors import Fault
 from fastgw.filters import TYPES
 from fastgw.filters.api import Env, Filter, Hooks, Phase
+from fastgw.node import ground
 from fastgw.node.ground import READ_BYTES, SMALL_READ_BYTES
 from fastgw.node.timers import TICK, Wheel
 from fastgw.observe import Record
+from fastgw.observe.ended import Ended, record_of
 from fastgw.upstream.connection import UpstreamConnection
 from fastgw.upstream.target import Target
 
@@ -205,8 +208,9 @@ class Ground:
         self.read_buffer = memoryview(bytearray(READ_BYTES))
         self.small_buffer = self.read_buffer[:SMALL_READ_BYTES]
         self.hangups = Hangups()
-
         self.turns = Turns()
+
+    buffer_for = ground.Ground.buffer_for
 
     @property
     def loop(self) -> Any:
@@ -292,8 +296,8 @@ class Observer:
     def __init__(self) -> None:
         self.records: list[Record] = []
 
-    def finish(self, record: Record) -> None:
-        self.records.append(record)
+    def finish(self, ended: Ended) -> None:
+        self.records.append(record_of(ended, monotonic(), time()))
 
 
 def probe(name: str, phase: Phase, order: int = 0, **hooks: Any) -> type[Filter]:
