@@ -54,12 +54,11 @@ class SecondJudge:
             self._parser.feed_data(raw)
         except HttpParserUpgrade as upgrade:  # CONNECT, and a 101 response: to llhttp, HTTP ends with the head
             if upgrade.args[0] != len(raw):
-                raise _disagreement() from upgrade
+                raise disagreement() from upgrade
         except HttpParserError as error:
-            status = 501 if str(error).startswith(_UNKNOWN_METHOD) else 400
-            raise Malformed(f"llhttp refuses the head: {error}.", status) from error
+            raise refusal("head", error) from error
         if seen.heads != 1 or (body_follows is not None and seen.messages != (not body_follows)):
-            raise _disagreement()
+            raise disagreement()
 
     def whole(self, message: bytes) -> None:
         """Read exactly one message with a body. Raises `Malformed`, also when llhttp ends it at any other byte."""
@@ -67,13 +66,13 @@ class SecondJudge:
         seen.heads = seen.messages = 0
         self.last(message)
         if seen.heads != 1:
-            raise _disagreement()
+            raise disagreement()
 
     def body(self, chunk: bytes | memoryview) -> None:
         """Read bytes behind which the message goes on. Raises `Malformed`."""
         self._feed(chunk)
         if self._seen.messages:
-            raise _disagreement()
+            raise disagreement()
 
     def last(self, chunk: bytes) -> None:
         """Read bytes, at least one, the last of which is the message's last. Raises `Malformed`."""
@@ -81,14 +80,13 @@ class SecondJudge:
         self.body(view[:-1])
         self._feed(view[-1:])
         if self._seen.messages != 1:
-            raise _disagreement()
+            raise disagreement()
 
     def _feed(self, chunk: bytes | memoryview) -> None:
         try:
             self._parser.feed_data(chunk)
         except HttpParserError as error:
-            part = "body" if self._seen.heads else "head"
-            raise Malformed(f"llhttp refuses the {part}: {error}.") from error
+            raise refusal("body" if self._seen.heads else "head", error) from error
 
 
 @final
@@ -122,5 +120,12 @@ class LongLivedJudge:
             self._judge.whole(message)
 
 
-def _disagreement() -> Malformed:
+def refusal(part: str, error: HttpParserError) -> Malformed:
+    """What llhttp has against a head or a body."""
+    status = 501 if part == "head" and str(error).startswith(_UNKNOWN_METHOD) else 400
+    return Malformed(f"llhttp refuses the {part}: {error}.", status)
+
+
+def disagreement() -> Malformed:
+    """It has nothing against the bytes, but finds another message in them than we do."""
     return Malformed("llhttp ends the message elsewhere.")

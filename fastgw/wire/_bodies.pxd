@@ -1,0 +1,23 @@
+cdef class Seen:
+    cdef int heads
+    cdef int messages
+
+
+cdef class SecondJudge:
+    cdef Seen _seen
+    cdef object _feed_data
+    cdef object _refusal
+
+    cdef bint agrees_on_head(self, const unsigned char* at, Py_ssize_t length, bint body_follows) except -1
+    cdef bint agrees_on_any_head(self, const unsigned char* at, Py_ssize_t length) except -1
+    cdef bint agrees_on_whole(self, const unsigned char* at, Py_ssize_t length) except -1
+    cdef bint _feed(self, const unsigned char* at, Py_ssize_t length) except -1
+    cdef int _read_on(self, const unsigned char* at, Py_ssize_t length) except -1
+    cdef int _read_last(self, const unsigned char* at, Py_ssize_t length) except -1
+
+
+cdef class LengthReader:
+    cdef SecondJudge _judge
+    cdef long long _left
+    cdef readonly bint done
+    cdef readonly bytes rest

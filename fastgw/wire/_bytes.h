@@ -1,0 +1,49 @@
+/* Bytes looked at many at a time. Nothing is read at or behind `end`. */
+
+#include <stdint.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
+/* The first byte that a field value may not have (RFC 9110 section 5.5): a control other than HTAB. `end` if none. */
+static inline const uint8_t *value_end(const uint8_t *at, const uint8_t *end)
+{
+#ifdef __SSE2__
+    const __m128i last_control = _mm_set1_epi8(0x1f), tab = _mm_set1_epi8('\t'), del = _mm_set1_epi8(0x7f);
+    for (; end - at >= 16; at += 16) {
+        const __m128i bytes = _mm_loadu_si128((const __m128i *)at);
+        const __m128i control = _mm_cmpeq_epi8(_mm_min_epu8(bytes, last_control), bytes);
+        const __m128i refused = _mm_or_si128(
+            _mm_andnot_si128(_mm_cmpeq_epi8(bytes, tab), control), _mm_cmpeq_epi8(bytes, del));
+        const int places = _mm_movemask_epi8(refused);
+        if (places)
+            return at + __builtin_ctz((unsigned)places);
+    }
+#endif
+    while (at < end && (*at >= 0x20 ? *at != 0x7f : *at == '\t'))
+        at++;
+    return at;
+}
+
+/* Just past the first CRLF CRLF, or NULL. */
+static inline const uint8_t *empty_line_end(const uint8_t *at, const uint8_t *end)
+{
+#ifdef __SSE2__
+    /* A line end and, two bytes on, another: only where that is so is it looked at closely. */
+    const __m128i lf = _mm_set1_epi8('\n');
+    for (; end - at >= 20; at += 16) {
+        const __m128i first = _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)(at + 1)), lf);
+        const __m128i second = _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)(at + 3)), lf);
+        int places = _mm_movemask_epi8(_mm_and_si128(first, second));
+        for (; places; places &= places - 1) {
+            const uint8_t *found = at + __builtin_ctz((unsigned)places);
+            if (found[0] == '\r' && found[2] == '\r')
+                return found + 4;
+        }
+    }
+#endif
+    for (; end - at >= 4; at++)
+        if (at[0] == '\r' && at[1] == '\n' && at[2] == '\r' && at[3] == '\n')
+            return at + 4;
+    return NULL;
+}

@@ -1,0 +1,62 @@
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+
+from fastgw.wire._bodies cimport SecondJudge
+
+
+cdef struct Span:
+    # A piece of a head. A field that is missing starts at 0, where none can.
+    uint16_t start
+    uint16_t length
+
+
+cdef struct Line:
+    # The line of a known field, its line end included, and the value in it.
+    uint16_t start
+    uint16_t end
+    Span value
+    uint8_t name
+
+
+cdef enum:
+    MOST_LINES = 20
+
+
+cdef class Head:
+    # All places count from the first byte of `source`, which begins with the head.
+    cdef bytes source
+    cdef uint32_t names  # a bit for each name that a known field has
+    cdef uint16_t head_length
+    cdef uint16_t first_line
+    cdef uint8_t line_count
+    cdef readonly bint chunked
+    cdef readonly bint close
+    cdef readonly int minor
+    cdef readonly long long length
+    cdef Line lines[MOST_LINES]
+    cdef bytes _raw
+    cdef object _fields
+    cdef dict _known
+    cdef SecondJudge _judge
+
+
+cdef class RequestHead(Head):
+    cdef Span method_at
+    cdef Span target_at  # the request target: path and query
+    cdef Span path_at  # the path as sent
+    cdef Span query_at  # starts at 0 where there is no `?`
+    cdef Span authority_at  # the value of Host; never with an upper-case letter
+    cdef Span host_at  # the same without port and last dot
+    cdef Span user_agent_at  # the first of each, where there are several
+    cdef Span referer_at
+    cdef Span x_request_id_at
+    cdef bytes _raw_path
+    cdef bytes _path
+
+
+cdef class ResponseHead(Head):
+    cdef readonly int status
+    cdef readonly bint until_close
+    cdef readonly bint has_body
+    cdef bint whole
+    cdef Span reason_at
+    cdef bytes _payload

@@ -1,0 +1,853 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The compiled twin of `heads` and `splice`: ordinary heads read in one pass, and cut into what goes out.
+
+A head that is judged here leaves behind where its pieces are, and no object: those are made when they are asked for.
+Whatever is out of the ordinary, and whatever llhttp finds fault with, is left to the reference, which reads the same
+bytes from their beginning, accepts them after all or refuses them in its words. So nothing is refused here.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.string cimport memchr, memcmp, memcpy
+
+from fastgw.wire._bodies cimport LengthReader, SecondJudge
+
+from httptools import HttpRequestParser, HttpResponseParser
+
+from fastgw.wire import heads, splice
+from fastgw.wire._bodies import UntilCloseReader
+from fastgw.wire.body import ChunkedReader
+from fastgw.wire.headers import Fields, folded
+from fastgw.wire.paths import normalize
+
+cdef extern from "_bytes.h" nogil:
+    const uint8_t* value_end(const uint8_t* at, const uint8_t* end)
+    const uint8_t* empty_line_end(const uint8_t* at, const uint8_t* end)
+
+
+# --- names ---
+
+# Those that decide something here are told apart by number; all others that are known follow behind.
+cdef enum Name:
+    CONNECTION
+    CONTENT_LENGTH
+    EXPECT
+    HOST
+    MAX_FORWARDS
+    REFERER
+    TE
+    TRANSFER_ENCODING
+    UPGRADE
+    USER_AGENT
+    X_REQUEST_ID
+
+_NUMBERED = (
+    b"connection", b"content-length", b"expect", b"host", b"max-forwards", b"referer", b"te", b"transfer-encoding",
+    b"upgrade", b"user-agent", b"x-request-id",
+)
+cdef tuple _NAMES = _NUMBERED + tuple(sorted((heads.RequestHead.KNOWN | heads.ResponseHead.KNOWN) - set(_NUMBERED)))
+cdef dict _NUMBERS = {name: number for number, name in enumerate(_NAMES)}
+
+cdef enum:
+    MOST_NAMES = 32  # a bit each
+    SLOTS = 256
+    LONGEST_NAME = 27
+
+cdef struct Text:
+    const uint8_t* start
+    Py_ssize_t length
+
+cdef Text _texts[MOST_NAMES]  # of the names, in lower case
+cdef uint8_t _slots[SLOTS]  # a hash table with open addressing: number of a name + 1, or 0
+
+# What a byte may be part of.
+cdef enum:
+    TOKEN = 1
+    UNDERSCORE = 2
+    PLAIN_PATH = 4  # stands for itself in the normal form of a path
+    TARGET = 8
+    HOST_NAME = 16  # but for the dot; in lower case
+    DIGIT = 32
+
+cdef uint8_t _kinds[256]
+cdef uint8_t _lower[256]
+
+
+cdef uint32_t _bits(names) except? 0:
+    """A bit for each of these names."""
+    cdef uint32_t bits = 0
+    for name in names:
+        bits |= <uint32_t>1 << <int>_NUMBERS[name]
+    return bits
+
+
+cdef inline uint32_t _bit(Name name) noexcept nogil:
+    return <uint32_t>1 << <int>name
+
+
+cdef inline uint8_t _slot_of(const uint8_t* name, Py_ssize_t length) noexcept nogil:
+    return <uint8_t>(31 * _lower[name[0]] + 7 * _lower[name[length - 1]] + 13 * length)
+
+
+cdef inline int _number_of(const uint8_t* name, Py_ssize_t length) noexcept nogil:
+    """The number of a name, in whatever case it is written; -1: it is not known."""
+    cdef uint8_t slot = _slot_of(name, length)
+    cdef Py_ssize_t place
+    cdef int number
+    while _slots[slot]:
+        number = _slots[slot] - 1
+        if _texts[number].length == length:
+            for place in range(length):
+                if _lower[name[place]] != _texts[number].start[place]:
+                    break
+            else:
+                return number
+        slot += 1
+    return -1
+
+
+cdef bint _set_up() except -1:
+    cdef int code, number
+    cdef uint8_t slot
+    if len(_NAMES) > MOST_NAMES or max(map(len, _NAMES)) > LONGEST_NAME:
+        raise ImportError("the compiled twin has no room for so many known fields")
+    for code in range(256):
+        _lower[code] = code + 32 if 65 <= code <= 90 else code
+    for kind, members in (
+        (TOKEN, b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"),
+        (UNDERSCORE, b"_"),
+        (PLAIN_PATH, b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=:@/"),
+        (TARGET, bytes(range(0x21, 0x7F)).replace(b"#", b"")),
+        (HOST_NAME, b"abcdefghijklmnopqrstuvwxyz0123456789_~-"),
+        (DIGIT, b"0123456789"),
+    ):
+        for code in members:
+            _kinds[code] |= <uint8_t>kind
+    for number, name in enumerate(_NAMES):
+        _texts[number].start = <const uint8_t*>PyBytes_AS_STRING(name)
+        _texts[number].length = len(name)
+        slot = _slot_of(_texts[number].start, len(name))
+        while _slots[slot]:
+            slot += 1
+        _slots[slot] = number + 1
+    return True
+
+
+_set_up()
+
+cdef uint32_t _REQUEST_KNOWN = _bits(heads.RequestHead.KNOWN)
+cdef uint32_t _REQUEST_DROPPED = _bits(heads.RequestHead.DROPPED)
+cdef uint32_t _RESPONSE_KNOWN = _bits(heads.ResponseHead.KNOWN)
+cdef uint32_t _RESPONSE_DROPPED = _bits(heads.ResponseHead.DROPPED)
+# Once at most; again they make the reference think.
+cdef uint32_t _SINGLE = _bit(CONNECTION) | _bit(CONTENT_LENGTH) | _bit(HOST) | _bit(TRANSFER_ENCODING)
+
+
+# --- one pass over the fields ---
+
+cdef bint _read_fields(Head head, const uint8_t* at, const uint8_t* end, bint request, int max_fields) noexcept:
+    """Read all lines from `at` to the empty line that is to end at `end`. False: the reference has to."""
+    cdef const uint8_t* base = <const uint8_t*>PyBytes_AS_STRING(head.source)
+    cdef const uint8_t* name
+    cdef const uint8_t* stop
+    cdef uint8_t kinds, kind
+    cdef uint32_t known = _REQUEST_KNOWN if request else _RESPONSE_KNOWN
+    cdef uint32_t bit
+    cdef int number, fields = 0
+    cdef Line* line
+    cdef Span value
+    head.first_line = <uint16_t>(at - base)
+    while True:
+        name = at
+        kinds = 0
+        while at < end and (kind := _kinds[at[0]]) & TOKEN:
+            kinds |= kind
+            at += 1
+        if at == name:
+            # The one empty line, and nothing behind it.
+            return end - at == 2 and at[0] == c"\r" and at[1] == c"\n"
+        if at == end or at[0] != c":" or fields == max_fields:
+            return False
+        fields += 1
+        if request and kinds & UNDERSCORE and _has_known_twin(name, at - name):
+            return False
+        number = _number_of(name, at - name)
+        at += 1
+        while at < end and (at[0] == c" " or at[0] == c"\t"):
+            at += 1
+        stop = value_end(at, end)
+        if end - stop < 2 or stop[0] != c"\r" or stop[1] != c"\n":
+            return False
+        if number >= 0:
+            value.start = <uint16_t>(at - base)
+            value.length = <uint16_t>(_trimmed(at, stop) - at)
+            bit = <uint32_t>1 << number
+            if known & bit:
+                if head.line_count == MOST_LINES or head.names & bit & _SINGLE:
+                    return False
+                line = &head.lines[head.line_count]
+                line.start = <uint16_t>(name - base)
+                line.end = <uint16_t>(stop + 2 - base)
+                line.value = value
+                line.name = <uint8_t>number
+                head.line_count += 1
+                head.names |= bit
+            elif request:
+                _note(<RequestHead>head, number, value)
+        at = stop + 2
+
+
+cdef inline const uint8_t* _trimmed(const uint8_t* start, const uint8_t* stop) noexcept nogil:
+    while stop > start and ((stop - 1)[0] == c" " or (stop - 1)[0] == c"\t"):
+        stop -= 1
+    return stop
+
+
+cdef inline void _note(RequestHead head, int number, Span value) noexcept:
+    """Fields that mean nothing to a proxy, but are logged."""
+    if number == USER_AGENT and not head.user_agent_at.start:
+        head.user_agent_at = value
+    elif number == REFERER and not head.referer_at.start:
+        head.referer_at = value
+
+
+cdef bint _has_known_twin(const uint8_t* name, Py_ssize_t length) noexcept nogil:
+    """Whether it would be the name of a known field, were its underscores hyphens."""
+    cdef uint8_t hyphened[LONGEST_NAME]
+    cdef Py_ssize_t place
+    if length > LONGEST_NAME:
+        return False
+    for place in range(length):
+        hyphened[place] = c"-" if name[place] == c"_" else name[place]
+    return _number_of(hyphened, length) >= 0
+
+
+cdef inline Line* _line(Head head, Name name) noexcept:
+    """The first line of a field that is there."""
+    cdef Line* line = &head.lines[0]
+    while line.name != name:
+        line += 1
+    return line
+
+
+cdef inline bint _is(const uint8_t* text, Span span, const char* word, Py_ssize_t length) noexcept nogil:
+    """Whether a value is this word, in lower case, however it is written."""
+    cdef Py_ssize_t place
+    if span.length != length:
+        return False
+    for place in range(length):
+        if _lower[text[span.start + place]] != <uint8_t>word[place]:
+            return False
+    return True
+
+
+cdef bint _settle_framing(Head head) noexcept:
+    """Settle `length`, `chunked` and `close`. False: the reference has to."""
+    cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(head.source)
+    cdef Line* line
+    cdef Py_ssize_t place
+    cdef uint8_t digit
+    cdef bint keep_alive = False
+    if head.names & _bit(CONNECTION):
+        line = _line(head, CONNECTION)
+        head.close = _is(text, line.value, b"close", 5)
+        keep_alive = _is(text, line.value, b"keep-alive", 10)
+        if not head.close and not keep_alive:
+            return False
+    if not head.minor and not keep_alive:
+        head.close = True
+    if head.names & _bit(CONTENT_LENGTH):
+        line = _line(head, CONTENT_LENGTH)
+        if not 1 <= line.value.length <= 18:
+            return False
+        for place in range(line.value.length):
+            digit = text[line.value.start + place]
+            if not _kinds[digit] & DIGIT:
+                return False
+            head.length = head.length * 10 + (digit - c"0")
+    if head.names & _bit(TRANSFER_ENCODING):
+        line = _line(head, TRANSFER_ENCODING)
+        head.chunked = True
+        # White space behind it is legal, but llhttp does not know that.
+        if line.value.start + line.value.length + 2 != line.end or not _is(text, line.value, b"chunked", 7):
+            return False
+        if not head.minor or head.names & _bit(CONTENT_LENGTH):
+            return False
+    return True
+
+
+# --- what both kinds of head have in common ---
+
+cdef inline bytes _cut(Head head, Span span):
+    return PyBytes_FromStringAndSize(PyBytes_AS_STRING(head.source) + span.start, span.length)
+
+
+@cython.no_gc  # no cycle: nothing that it holds knows of it
+cdef class Head:
+    # what only unordinary heads have
+    upgrade = ()
+    connection_named = ()
+
+    @property
+    def raw(self):
+        if self._raw is None:
+            self._raw = self.source[:self.head_length]
+        return self._raw
+
+    @property
+    def fields_start(self):
+        return self.first_line
+
+    @property
+    def known(self):
+        cdef Line* line
+        cdef int place
+        if self._known is None:
+            self._known = {}
+            for place in range(self.line_count):
+                line = &self.lines[place]
+                self._known.setdefault(_NAMES[line.name], []).append((line.start, line.end, _cut(self, line.value)))
+        return self._known
+
+    def fields(self):
+        if self._fields is None:
+            self._fields = Fields.parse(self.raw, self.first_line)
+        return self._fields
+
+    def edited(self):
+        return self._fields if self._fields is not None and self._fields.changed else None
+
+    def first(self, bytes name not None):
+        if self._fields is not None:
+            return self._fields.get(name)
+        return _first_known(self, name) if name in self.KNOWN else _first_of_any(self, name)
+
+
+cdef bytes _first_known(Head head, bytes name):
+    cdef int number = _NUMBERS[name]
+    cdef int place
+    if head.names & (<uint32_t>1 << number):
+        for place in range(head.line_count):
+            if head.lines[place].name == number:
+                return _cut(head, head.lines[place].value)
+    return None
+
+
+cdef bytes _first_of_any(Head head, bytes name):
+    cdef const uint8_t* base = <const uint8_t*>PyBytes_AS_STRING(head.source)
+    cdef const uint8_t* at = base + head.first_line
+    cdef const uint8_t* end = base + head.head_length
+    cdef const uint8_t* wanted = <const uint8_t*>PyBytes_AS_STRING(name)
+    cdef Py_ssize_t length = PyBytes_GET_SIZE(name)
+    cdef Py_ssize_t place
+    cdef const uint8_t* stop
+    while end - at > length:
+        for place in range(length):
+            if _lower[at[place]] != _lower[wanted[place]]:
+                break
+        else:
+            if at[length] == c":":
+                at += length + 1
+                while at[0] == c" " or at[0] == c"\t":
+                    at += 1
+                stop = _trimmed(at, value_end(at, end))
+                return PyBytes_FromStringAndSize(<const char*>at, stop - at)
+        at = <const uint8_t*>memchr(at, c"\n", end - at) + 1  # the head ends with one
+    return None
+
+
+cdef str _framing_text(Head head):
+    return "chunked" if head.chunked else f"length {head.length}"
+
+
+# --- requests ---
+
+@cython.final
+@cython.no_gc
+cdef class RequestHead(Head):
+    DROPPED = heads.RequestHead.DROPPED
+    KNOWN = heads.RequestHead.KNOWN
+
+    # what only unordinary heads have
+    scheme = b""
+    expects_continue = False
+    te_trailers = False
+
+    @property
+    def method(self):
+        return _cut(self, self.method_at)
+
+    @property
+    def request_target(self):
+        return _cut(self, self.target_at)
+
+    @property
+    def authority(self):
+        return _cut(self, self.authority_at)
+
+    @property
+    def host(self):
+        return _cut(self, self.host_at)
+
+    @property
+    def raw_path(self):
+        return self._raw_path
+
+    @property
+    def path(self):
+        return self._path
+
+    @property
+    def path_as_sent(self):
+        return self._path is self._raw_path or self._path == self._raw_path
+
+    @property
+    def query(self):
+        return _cut(self, self.query_at) if self.query_at.start else None
+
+    @property
+    def ordinary(self):
+        return (
+            self.minor == 1
+            and not self.close
+            and not self.names & (_bit(CONTENT_LENGTH) | _bit(TRANSFER_ENCODING) | _bit(MAX_FORWARDS))
+            and not (self.method_at.length == 5 and not memcmp(PyBytes_AS_STRING(self.source), b"TRACE", 5))
+        )
+
+    def body(self):
+        return ChunkedReader(self._judge) if self.chunked else LengthReader(self.length, self._judge)
+
+    def __repr__(self):
+        return f"<RequestHead {self.method.decode('ascii')}, {_framing_text(self)}>"
+
+
+cdef enum:
+    LONGEST_METHOD = 32
+    LONGEST_HEAD = 65_535
+    LONGEST_HOST = 253
+
+
+cdef bint _read_request(RequestHead head, int max_fields) except -1:
+    """Our own judgement. False: the reference has to judge. Raises `Malformed` for a path, as the reference would."""
+    cdef const uint8_t* base = <const uint8_t*>PyBytes_AS_STRING(head.source)
+    cdef const uint8_t* end = base + head.head_length
+    cdef const uint8_t* at = base
+    cdef bint plain = True
+    while at < end and _kinds[at[0]] & TOKEN:
+        at += 1
+    head.method_at.length = <uint16_t>(at - base)
+    if at == base or at - base > LONGEST_METHOD or _is(base, head.method_at, b"connect", 7):
+        return False
+    if end - at < 2 or at[0] != c" " or at[1] != c"/":
+        return False
+    at += 1
+    head.target_at.start = head.path_at.start = <uint16_t>(at - base)
+    while at < end and _kinds[at[0]] & PLAIN_PATH:
+        if at[0] == c"." and (at - 1)[0] == c"/":
+            plain = False
+        at += 1
+    while at < end and at[0] != c"?" and _kinds[at[0]] & TARGET:
+        plain = False
+        at += 1
+    head.path_at.length = <uint16_t>(at - base - head.path_at.start)
+    if at < end and at[0] == c"?":
+        at += 1
+        head.query_at.start = <uint16_t>(at - base)
+        while at < end and _kinds[at[0]] & TARGET:
+            at += 1
+        head.query_at.length = <uint16_t>(at - base - head.query_at.start)
+    head.target_at.length = <uint16_t>(at - base - head.target_at.start)
+    if end - at < 11 or memcmp(at, b" HTTP/1.", 8) or at[9] != c"\r" or at[10] != c"\n":
+        return False
+    if at[8] != c"1" and at[8] != c"0":
+        return False
+    head.minor = at[8] - c"0"
+    if not _read_fields(head, at + 11, end, True, max_fields):
+        return False
+    if head.names & (_bit(EXPECT) | _bit(TE) | _bit(UPGRADE)):
+        return False
+    if not _settle_host(head) or not _settle_framing(head):
+        return False
+    if head.names & _bit(X_REQUEST_ID):
+        head.x_request_id_at = _line(head, X_REQUEST_ID).value
+    head._raw_path = _cut(head, head.path_at)
+    head._path = head._raw_path if plain else normalize(head._raw_path)
+    return True
+
+
+cdef bint _settle_host(RequestHead head) noexcept:
+    """A name in lower case, and perhaps a port. False: the reference has to look at it."""
+    cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(head.source)
+    cdef Span value
+    cdef Py_ssize_t at, end, port = 0
+    if not head.names & _bit(HOST):
+        return not head.minor
+    value = _line(head, HOST).value
+    at = value.start
+    end = at + value.length
+    while at < end and (_kinds[text[at]] & HOST_NAME or text[at] == c"."):
+        if text[at] == c"." and (at == value.start or text[at - 1] == c"."):
+            return False
+        at += 1
+    if at == value.start:
+        return False
+    head.authority_at = head.host_at = value
+    head.host_at.length = <uint16_t>(at - value.start - (text[at - 1] == c"."))
+    if head.host_at.length > LONGEST_HOST:
+        return False
+    if at == end:
+        return True
+    if text[at] != c":" or not 1 <= end - at - 1 <= 5 or text[at + 1] == c"0":
+        return False
+    for at in range(at + 1, end):
+        if not _kinds[text[at]] & DIGIT:
+            return False
+        port = port * 10 + (text[at] - c"0")
+    return port <= 65_535
+
+
+cdef SecondJudge _for_requests = SecondJudge(HttpRequestParser)
+
+
+cdef bint _llhttp_agrees_on_request(RequestHead head) except -1:
+    global _for_requests
+    cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(head.source)
+    if head.length or head.chunked:
+        head._judge = SecondJudge(HttpRequestParser)
+        return head._judge.agrees_on_head(text, head.head_length, True)
+    if head.close:
+        return SecondJudge(HttpRequestParser).agrees_on_head(text, head.head_length, False)
+    if _for_requests.agrees_on_head(text, head.head_length, False):
+        return True
+    _for_requests = SecondJudge(HttpRequestParser)  # it may be in the middle of a message
+    return False
+
+
+def read_request(bytes raw not None, int max_fields):
+    """As `heads.read_request`: our own judgement alone."""
+    cdef RequestHead head = _request_head(raw)
+    if head is not None and _read_request(head, max_fields):
+        return head
+    return heads.read_request(raw, max_fields)
+
+
+def judge_request(bytes raw not None, int max_fields=100):
+    """As `heads.judge_request`."""
+    cdef RequestHead head = _request_head(raw)
+    if head is not None and _read_request(head, max_fields) and _llhttp_agrees_on_request(head):
+        return head
+    return heads.judge_request(raw, max_fields)
+
+
+cdef inline RequestHead _request_head(bytes raw):
+    cdef RequestHead head
+    if PyBytes_GET_SIZE(raw) > LONGEST_HEAD:
+        return None
+    head = RequestHead.__new__(RequestHead)
+    head.source = head._raw = raw
+    head.head_length = <uint16_t>PyBytes_GET_SIZE(raw)
+    return head
+
+
+def find_head_end(buffer, Py_ssize_t start=0):
+    """As `heads.find_head_end`."""
+    cdef const uint8_t* base
+    cdef const uint8_t* found
+    if type(buffer) is bytes and 0 <= start <= PyBytes_GET_SIZE(buffer):
+        base = <const uint8_t*>PyBytes_AS_STRING(buffer)
+        found = empty_line_end(base + max(0, start - 3), base + PyBytes_GET_SIZE(buffer))
+        if found is not NULL:
+            return found - base
+    return heads.find_head_end(buffer, start)
+
+
+# --- responses ---
+
+@cython.final
+@cython.no_gc
+cdef class ResponseHead(Head):
+    DROPPED = heads.ResponseHead.DROPPED
+    KNOWN = heads.ResponseHead.KNOWN
+
+    @property
+    def reason(self):
+        return _cut(self, self.reason_at)
+
+    @property
+    def payload(self):
+        if self.whole and self._payload is None:
+            self._payload = self.source[self.head_length:]
+        return self._payload
+
+    def body(self):
+        if not self.has_body:
+            return LengthReader(0, None)
+        if self.chunked:
+            return ChunkedReader(self._judge)
+        return UntilCloseReader(self._judge) if self.until_close else LengthReader(self.length, self._judge)
+
+    def __repr__(self):
+        return f"<ResponseHead {self.status}, {_framing_text(self)}>"
+
+
+cdef bint _read_response(ResponseHead head, bytes request_method, int max_fields) noexcept:
+    """Our own judgement. False: the reference has to judge."""
+    cdef const uint8_t* base = <const uint8_t*>PyBytes_AS_STRING(head.source)
+    cdef const uint8_t* end = base + head.head_length
+    cdef const uint8_t* at = base + 12
+    if end - base < 14 or memcmp(base, b"HTTP/1.", 7) or (base[7] != c"1" and base[7] != c"0") or base[8] != c" ":
+        return False
+    if not c"1" <= base[9] <= c"5" or not _kinds[base[10]] & _kinds[base[11]] & DIGIT:
+        return False
+    head.minor = base[7] - c"0"
+    head.status = 100 * (base[9] - c"0") + 10 * (base[10] - c"0") + (base[11] - c"0")
+    if at[0] == c" ":
+        at += 1
+        head.reason_at.start = <uint16_t>(at - base)
+        at = value_end(at, end)
+        head.reason_at.length = <uint16_t>(at - base - head.reason_at.start)
+    if end - at < 2 or at[0] != c"\r" or at[1] != c"\n":
+        return False
+    if not _read_fields(head, at + 2, end, False, max_fields) or not _settle_framing(head):
+        return False
+    if head.names & _bit(UPGRADE) or head.status == 101:
+        return False
+    return _settle_response_body(head, request_method)
+
+
+cdef bint _settle_response_body(ResponseHead head, bytes request_method) noexcept:
+    """As `heads._settle_response_body`. False: the reference has to."""
+    cdef bint declared = head.chunked or head.length > 0
+    if head.status < 200:
+        return not declared
+    if head.status == 204:
+        head.close = head.close or declared
+    elif head.status != 304 and not _is_head(request_method):
+        head.until_close = not head.chunked and not head.names & _bit(CONTENT_LENGTH)
+        head.has_body = declared or head.until_close
+        head.close = head.close or head.until_close
+    return True
+
+
+cdef inline bint _is_head(bytes method) noexcept:
+    return PyBytes_GET_SIZE(method) == 4 and not memcmp(PyBytes_AS_STRING(method), b"HEAD", 4)
+
+
+cdef SecondJudge _for_responses = SecondJudge(HttpResponseParser)
+
+
+cdef bint _llhttp_agrees_on_response(ResponseHead head, bytes request_method) except -1:
+    """With all that came, if that is the whole of it."""
+    global _for_responses
+    cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(head.source)
+    cdef bint agrees
+    cdef SecondJudge judge
+    if _is_head(request_method):
+        return SecondJudge(HttpResponseParser).agrees_on_any_head(text, head.head_length)
+    if head.has_body and not head.whole:
+        head._judge = SecondJudge(HttpResponseParser)
+        return head._judge.agrees_on_head(text, head.head_length, True)
+    judge = SecondJudge(HttpResponseParser) if head.close else _for_responses
+    if head.has_body:
+        agrees = judge.agrees_on_whole(text, PyBytes_GET_SIZE(head.source))
+    else:
+        agrees = judge.agrees_on_head(text, head.head_length, False)
+    if not agrees and not head.close:
+        _for_responses = SecondJudge(HttpResponseParser)  # it may be in the middle of a message
+    return agrees
+
+
+cdef ResponseHead _response_head(bytes received, Py_ssize_t end, bytes request_method, int max_fields):
+    """None: the reference has to judge."""
+    cdef ResponseHead head
+    cdef Py_ssize_t following = PyBytes_GET_SIZE(received) - end
+    if not 0 <= end <= LONGEST_HEAD or following < 0:
+        return None
+    head = ResponseHead.__new__(ResponseHead)
+    head.source = received
+    head.head_length = <uint16_t>end
+    if not _read_response(head, request_method, max_fields):
+        return None
+    if head.has_body:
+        head.whole = not head.chunked and not head.until_close and head.length == following
+    else:
+        head.whole = not following
+    if not head.whole:
+        head.source = head._raw = received[:end]  # so that what came behind it need not be kept
+    return head
+
+
+def read_response(bytes raw not None, bytes request_method not None, int max_fields):
+    """As `heads.read_response`: our own judgement alone."""
+    head = _response_head(raw, PyBytes_GET_SIZE(raw), request_method, max_fields)
+    return heads.read_response(raw, request_method, max_fields) if head is None else head
+
+
+def judge_answer(bytes received not None, Py_ssize_t end, bytes request_method not None, int max_fields=100):
+    """As `heads.judge_answer`."""
+    cdef ResponseHead head = _response_head(received, end, request_method, max_fields)
+    if head is not None and _llhttp_agrees_on_response(head, request_method):
+        return head
+    return heads.judge_answer(received, end, request_method, max_fields)
+
+
+def judge_response(bytes raw not None, bytes request_method not None, int max_fields=100):
+    """As `heads.judge_response`."""
+    return judge_answer(raw, PyBytes_GET_SIZE(raw), request_method, max_fields)
+
+
+# --- what goes out ---
+
+cdef enum:
+    MOST_KEPT = 64
+    NOT_BY_PLACE = 0  # no mask: `DROPPED` is in every one
+
+
+@cython.final
+cdef class _Masks:
+    """The bits of the names to leave out, `DROPPED` among them, for each set of more of them."""
+
+    cdef frozenset known
+    cdef uint32_t dropped
+    cdef frozenset last
+    cdef uint32_t last_mask
+    cdef dict kept
+
+    def __init__(self, head_type):
+        self.known = head_type.KNOWN
+        self.dropped = self.last_mask = _bits(head_type.DROPPED)
+        self.last = frozenset()
+        self.kept = {}
+
+    cdef uint32_t mask(self, frozenset also) except? 0:
+        """`NOT_BY_PLACE`: names are among them whose lines are not known."""
+        if also is not self.last:
+            mask = self.kept.get(also)
+            if mask is None:
+                mask = self.dropped | _bits(also) if also <= self.known else NOT_BY_PLACE
+                if len(self.kept) == MOST_KEPT:
+                    self.kept.clear()
+                self.kept[also] = mask
+            self.last = also
+            self.last_mask = mask
+        return self.last_mask
+
+
+cdef _Masks _request_masks = _Masks(heads.RequestHead)
+cdef _Masks _response_masks = _Masks(heads.ResponseHead)
+
+
+cdef inline bint _by_place(Head head, uint32_t mask):
+    return mask != NOT_BY_PLACE and (head._fields is None or not head._fields.changed)
+
+
+cdef Py_ssize_t _kept_length(Head head, uint32_t mask) noexcept:
+    """How many bytes of field lines stay, without the empty line."""
+    cdef Py_ssize_t length = head.head_length - head.first_line - 2
+    cdef int place
+    if head.names & mask:
+        for place in range(head.line_count):
+            if mask & (<uint32_t>1 << head.lines[place].name):
+                length -= head.lines[place].end - head.lines[place].start
+    return length
+
+
+cdef char* _put_kept(char* out, Head head, uint32_t mask) noexcept:
+    """Write the field lines that stay, as many bytes as `_kept_length` says, and return the end."""
+    cdef const char* text = PyBytes_AS_STRING(head.source)
+    cdef Py_ssize_t at = head.first_line
+    cdef int place
+    if head.names & mask:
+        for place in range(head.line_count):
+            if mask & (<uint32_t>1 << head.lines[place].name):
+                out = _put(out, text + at, head.lines[place].start - at)
+                at = head.lines[place].end
+    return _put(out, text + at, head.head_length - 2 - at)
+
+
+cdef inline char* _put(char* out, const char* piece, Py_ssize_t length) noexcept:
+    memcpy(out, piece, length)
+    return out + length
+
+
+cdef inline char* _put_bytes(char* out, bytes piece) noexcept:
+    return _put(out, PyBytes_AS_STRING(piece), PyBytes_GET_SIZE(piece))
+
+
+cdef frozenset _NOTHING = frozenset()
+
+
+def end_to_end(head, frozenset also not None=_NOTHING):
+    """As `splice.end_to_end`."""
+    cdef uint32_t mask = NOT_BY_PLACE
+    cdef bytes block
+    if isinstance(head, Head):
+        mask = (_request_masks if type(head) is RequestHead else _response_masks).mask(also)
+        if _by_place(head, mask):
+            block = PyBytes_FromStringAndSize(NULL, _kept_length(head, mask))
+            _put_kept(PyBytes_AS_STRING(block), head, mask)
+            return block
+    return splice.end_to_end(head, also)
+
+
+def request(
+    head, bytes target not None, bytes host not None, frozenset also not None=_NOTHING, bytes added not None=b""
+):
+    """As `splice.request`."""
+    cdef uint32_t mask
+    cdef bytes sent
+    cdef char* out
+    cdef RequestHead ours
+    if type(head) is RequestHead:
+        ours = head
+        mask = _request_masks.mask(also)
+        if _by_place(ours, mask):
+            sent = PyBytes_FromStringAndSize(
+                NULL,
+                ours.method_at.length + 1 + PyBytes_GET_SIZE(target) + 17 + PyBytes_GET_SIZE(host) + 2
+                + _kept_length(ours, mask) + PyBytes_GET_SIZE(added) + 2,
+            )
+            out = _put(PyBytes_AS_STRING(sent), PyBytes_AS_STRING(ours.source), ours.method_at.length)
+            out = _put(out, b" ", 1)
+            out = _put_bytes(out, target)
+            out = _put(out, b" HTTP/1.1\r\nHost: ", 17)
+            out = _put_bytes(out, host)
+            out = _put(out, b"\r\n", 2)
+            out = _put_kept(out, ours, mask)
+            out = _put_bytes(out, added)
+            _put(out, b"\r\n", 2)
+            return sent
+    return splice.request(head, target, host, also, added)
+
+
+def response(
+    head, int status, frozenset also not None=_NOTHING, bytes added not None=b"", bytes payload not None=b""
+):
+    """As `splice.response`."""
+    cdef uint32_t mask
+    cdef bytes sent
+    cdef char* out
+    cdef ResponseHead ours
+    if type(head) is ResponseHead and 100 <= status <= 999:
+        ours = head
+        mask = _response_masks.mask(also)
+        if _by_place(ours, mask):
+            sent = PyBytes_FromStringAndSize(
+                NULL,
+                13 + ours.reason_at.length + 2
+                + _kept_length(ours, mask) + PyBytes_GET_SIZE(added) + 2 + PyBytes_GET_SIZE(payload),
+            )
+            out = _put(PyBytes_AS_STRING(sent), b"HTTP/1.1 ", 9)
+            out[0] = c"0" + status // 100
+            out[1] = c"0" + status // 10 % 10
+            out[2] = c"0" + status % 10
+            out[3] = c" "
+            out = _put(out + 4, PyBytes_AS_STRING(ours.source) + ours.reason_at.start, ours.reason_at.length)
+            out = _put(out, b"\r\n", 2)
+            out = _put_kept(out, ours, mask)
+            out = _put_bytes(out, added)
+            out = _put(out, b"\r\n", 2)
+            _put_bytes(out, payload)
+            return sent
+    return splice.response(head, status, also, added, payload)
