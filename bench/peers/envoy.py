@@ -20,7 +20,7 @@ class Envoy:
     template: Path = HERE / "envoy.yaml"
     fill: Mapping[str, str] = field(default_factory=dict)
     """What this scenario adds, as YAML indented to its place: `http_filters` and `clusters` (list items), `connection`
-    (settings of the connection manager), `virtual_host`, `transport` (one line: the filter chain's transport socket)."""
+    (settings of the connection manager), `virtual_host`, `transport` (one line: the chain's transport socket)."""
 
     def version(self) -> str | None:
         return version_told(_binary(), "--version")

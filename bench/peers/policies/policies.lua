@@ -16,16 +16,22 @@ local find, sub = string.find, string.sub
 local limits, counters = ngx.shared.limits, ngx.shared.counters
 
 ffi.cdef [[
+typedef struct bio_st BIO;
 typedef struct evp_md_st EVP_MD;
+typedef struct evp_md_ctx_st EVP_MD_CTX;
+typedef struct evp_pkey_st EVP_PKEY;
+BIO *BIO_new_mem_buf(const void *text, int bytes);
+int BIO_free(BIO *bio);
+EVP_PKEY *PEM_read_bio_PUBKEY(BIO *bio, EVP_PKEY **into, void *password_callback, void *argument);
 const EVP_MD *EVP_sha256(void);
-unsigned char *HMAC(const EVP_MD *md, const void *key, int key_bytes, const unsigned char *text, size_t text_bytes,
-                    unsigned char *digest, unsigned int *digest_bytes);
-int CRYPTO_memcmp(const void *a, const void *b, size_t bytes);
+EVP_MD_CTX *EVP_MD_CTX_new(void);
+int EVP_MD_CTX_reset(EVP_MD_CTX *context);
+int EVP_DigestVerifyInit(EVP_MD_CTX *context, void **key_context, const EVP_MD *md, void *engine, EVP_PKEY *key);
+int EVP_DigestVerify(EVP_MD_CTX *context, const char *signature, size_t signature_bytes, const char *text, size_t bytes);
+void ERR_clear_error(void);
 ]]
 local crypto = ffi.C  -- nginx itself is linked to libcrypto
-local SHA256 = crypto.EVP_sha256()
-local SHA256_BYTES = 32
-local digest = ffi.new("unsigned char[?]", SHA256_BYTES)
+local context = crypto.EVP_MD_CTX_new()
 
 local SCHEME = "Bearer "
 local CACHED_TOKENS = 10000
@@ -33,7 +39,7 @@ local BOUNDS = { 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5
 
 local policies = {}
 local counter_names = {}
-local settings, cache
+local settings, key, cache
 
 -- The names of one route's counters; that of a status is made when it is first seen.
 local function names_of(route)
@@ -50,12 +56,35 @@ local function names_of(route)
   return { of_bucket = of_bucket, of_status = of_status }
 end
 
--- Before the fork. given: secret, issuer, audience; routes = {name, ...}; limits = {name = {limit =, window = seconds}}.
+local function read_key(path)
+  local file = assert(io.open(path))
+  local text = file:read("*a")
+  file:close()
+  local bio = crypto.BIO_new_mem_buf(text, #text)
+  local key = crypto.PEM_read_bio_PUBKEY(bio, nil, nil, nil)
+  crypto.BIO_free(bio)
+  assert(key ~= nil, path .. " has no public key")
+  return key
+end
+
+-- Before the fork. given: key (path of a public key, PEM), issuer, audience; limit: requests of one consumer in each `window` (seconds), unless
+-- limit_of[consumer]; routes: their first path elements, {name, ...}.
 function policies.init(given)
   settings = given
+  key = read_key(given.key)
   cache = assert(lrucache.new(CACHED_TOKENS))
   counter_names[""] = names_of("")
   for _, route in ipairs(given.routes) do counter_names[route] = names_of(route) end
+end
+
+-- Whether the first `bytes` of text have been signed (RS256) with the key that belongs to ours.
+local function signed(text, bytes, signature)
+  if not signature then return false end
+  local good = crypto.EVP_DigestVerifyInit(context, nil, crypto.EVP_sha256(), nil, key) == 1
+    and crypto.EVP_DigestVerify(context, signature, #signature, text, bytes) == 1
+  crypto.EVP_MD_CTX_reset(context)
+  crypto.ERR_clear_error()  -- what a bad signature leaves behind would be taken for an error of nginx's own TLS
+  return good
 end
 
 -- The claims of a token that is signed by us, for us and has not expired; nil for any other.
@@ -64,23 +93,19 @@ local function verified(token)
   local claims = payload and json(decode(payload) or "")
   local fields = header and json(decode(header) or "")
   local signature = payload and decode(sub(token, payload_end + 1))
-  if type(claims) ~= "table" or type(fields) ~= "table" or fields.alg ~= "HS256" or fields.crit then return nil end
-  if not signature or #signature ~= SHA256_BYTES then return nil end
-  local text_bytes = payload_end - 1
-  crypto.HMAC(SHA256, settings.secret, #settings.secret, token, text_bytes, digest, nil)
-  if crypto.CRYPTO_memcmp(digest, signature, SHA256_BYTES) ~= 0 then return nil end
+  if type(claims) ~= "table" or type(fields) ~= "table" or fields.alg ~= "RS256" or fields.crit then return nil end
+  if not signed(token, payload_end - 1, signature) then return nil end
   if claims.iss ~= settings.issuer or claims.aud ~= settings.audience or type(claims.sub) ~= "string" then return nil end
   if type(claims.exp) ~= "number" or claims.exp <= time() then return nil end
   return claims
 end
 
--- What is remembered of an Authorization field that may pass: its consumer's key in each limit.
+-- What is remembered of an Authorization field that may pass: its consumer and that one's limit.
 local function credential_of(authorization)
   if sub(authorization, 1, #SCHEME) ~= SCHEME then return nil end
   local claims = verified(sub(authorization, #SCHEME + 1))
   if not claims then return nil end
-  local credential = {}
-  for name in pairs(settings.limits) do credential[name] = name .. ":" .. claims.sub end
+  local credential = { consumer = claims.sub, limit = settings.limit_of[claims.sub] or settings.limit }
   cache:set(authorization, credential, claims.exp - now())
   return credential
 end
@@ -90,8 +115,8 @@ local function refuse(status, name, value)
   return ngx.exit(status)
 end
 
--- In the access phase. name: of the limit that is spent.
-function policies.access(name)
+-- In the access phase.
+function policies.access()
   local var = ngx.var
   if get_method() == "OPTIONS" and var.http_access_control_request_method and var.cors_origin ~= "" then
     ngx.header["Access-Control-Allow-Methods"] = "GET, POST"
@@ -102,9 +127,8 @@ function policies.access(name)
   local authorization = var.http_authorization
   local credential = authorization and (cache:get(authorization) or credential_of(authorization))
   if not credential then return refuse(401, "WWW-Authenticate", "Bearer") end
-  local plan = settings.limits[name]
-  if limits:incr(credential[name], 1, 0, plan.window) > plan.limit then
-    return refuse(429, "Retry-After", plan.window)
+  if limits:incr(credential.consumer, 1, 0, settings.window) > credential.limit then
+    return refuse(429, "Retry-After", settings.window)
   end
 end
 
