@@ -330,6 +330,8 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         assert route is not None
         if route.steps:
             self._route_done(run_request(route.steps, exchange))
+        elif exchange.request_body is None:
+            route.action(exchange)
         else:
             self._act(exchange)
 

@@ -9,7 +9,7 @@ from fastgw.exchange.chain import Chain, Hooks, Link, Outcome, RequestStep, Rout
 from fastgw.exchange.exchange import ClientSide, Exchange, ServiceSide
 from fastgw.exchange.relay import MAX_KEPT, Relay, Trailers
 from fastgw.exchange.reply import Reply, Response, problem
-from fastgw.exchange.states import NEXT, Event, IllegalTransition, State, advance
+from fastgw.exchange.states import NEXT, Event, IllegalTransition, State
 
 __all__ = [
     "MAX_KEPT",
@@ -30,7 +30,6 @@ __all__ = [
     "ServiceSide",
     "State",
     "Trailers",
-    "advance",
     "problem",
     "run_request",
 ]

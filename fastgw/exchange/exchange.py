@@ -9,7 +9,7 @@ from fastgw.errors import Fault
 from fastgw.exchange.chain import Chain, RequestStep, Route, before_any
 from fastgw.exchange.relay import Relay, Trailers
 from fastgw.exchange.reply import NO_NAMES, Reply, Response, problem
-from fastgw.exchange.states import ANSWER_BEGUN, ANSWER_ENDED, ANSWERING, CHOOSING, ENDED, State, advance
+from fastgw.exchange.states import ANSWER_BEGUN, ANSWER_ENDED, ANSWERING, CHOOSING, ENDED, NEXT, State
 from fastgw.wire.framing import RequestHead, ResponseHead
 from fastgw.wire.headers import Fields
 
@@ -183,8 +183,13 @@ class Exchange:
 
     def respond(self, response: Response, payload: bytes, ended: bool) -> None:
         """The response's head is known: run the response steps and send it, with the first of its body."""
-        if self._pass_response_steps(response):
-            self.client.answer(response, payload, ended)
+        if self.chain.response_steps:
+            if not self._pass_response_steps(response):
+                return
+        else:
+            self.state = NEXT[self.state][ANSWER_BEGUN]
+            self.response = response
+        self.client.answer(response, payload, ended)
 
     def switch(self, response: Response, early: bytes, patience: float) -> None:
         """101: run the response steps, then bytes go both ways. See `ClientSide.tunnel`."""
@@ -218,7 +223,7 @@ class Exchange:
 
     def finish(self) -> None:
         """The answer is out, or nobody waits for it: run the finish steps."""
-        self.state = advance(self.state, ANSWER_ENDED)
+        self.state = NEXT[self.state][ANSWER_ENDED]
         if self.chain.finish_steps:
             for step in self.chain.finish_steps_due(self.answered_by):
                 try:
@@ -233,9 +238,9 @@ class Exchange:
 
     def _pass_response_steps(self, response: Response) -> bool:
         """False: a response step raised, so a 500 has gone out instead."""
-        self.state = advance(self.state, ANSWER_BEGUN)
+        self.state = NEXT[self.state][ANSWER_BEGUN]
         self.response = response
-        if not self.chain.response_steps or self._run_response_steps():
+        if self._run_response_steps():
             return True
         self._break_off()
         reply = problem(Fault.INTERNAL)

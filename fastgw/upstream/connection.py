@@ -84,6 +84,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         "_method",
         "_rescue_fd",
         "_searched",
+        "_special",
         "_targets_turn",
         "_unasked_body",
         "_unsent",
@@ -132,6 +133,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self._informed = 0
         self._method = b""
         self._asked_upgrade: tuple[bytes, ...] = ()
+        self._special = False  # whether one of `_asked_upgrade`, `_informed`, `_targets_turn`, `_unasked_body` was set
         self._rescue_fd = -1
 
     def __repr__(self) -> str:
@@ -139,7 +141,18 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
 
     # what the borrower asks
 
-    def begin(
+    def begin(self, borrower: Borrower, request: bytes, method: bytes) -> None:
+        """Send a request that is a head alone, and expect the response to `method`."""
+        self.borrower = borrower
+        self.phase = AWAITING
+        self._method = method
+        wheel = self._wheel
+        self.deadline = deadline = wheel.now + self._head_patience
+        if deadline < self.filed_at:
+            wheel.file(self, deadline)
+        self.write(request)
+
+    def begin_special(
         self,
         borrower: Borrower,
         request: bytes,
@@ -148,19 +161,17 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         whole: bool,
         expects_continue: bool,
     ) -> None:
-        """Send a request (its head, and what is there of its body) and expect the response to `method`.
+        """As `begin`; the request has a body, or offers to upgrade.
 
-        `whole`: the request is complete. `expects_continue`: its body comes only when the target asks for it.
+        `request`: its head, and what is there of its body. `whole`: that is all. `expects_continue`: the body comes
+        only when the target asks for it.
         """
-        self.borrower = borrower
-        self.phase = AWAITING
-        self._method = method
+        self._special = True
         self._asked_upgrade = asked_upgrade
-        self._informed = 0
         self._targets_turn = whole or expects_continue
         self._unasked_body = expects_continue
+        self.begin(borrower, request, method)
         self._watch_head()
-        self.write(request)
 
     def send(self, framed: bytes) -> None:
         """Send more of the request's body, framed."""
@@ -314,17 +325,8 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         while True:
             try:
                 end = find_head_end(received, self._searched)
-            except Malformed as malformed:
-                return self._fail(Fault.UPSTREAM_MALFORMED, malformed.reason)
-            if end < 0:
-                if not _BEGINNING.startswith(received[: len(_BEGINNING)]):
-                    return self._fail(Fault.UPSTREAM_MALFORMED, "What was sent is no HTTP/1 response.")
-                if len(received) > MAX_HEAD:
-                    return self._fail(Fault.UPSTREAM_MALFORMED, f"The head is longer than {MAX_HEAD} bytes.")
-                self._begun, self._searched = received, len(received)
-                return None
-            self._searched = 0
-            try:
+                if end < 0:
+                    return self._wait_for_more(received)
                 head = judge_answer(received, end, self._method)
             except Malformed as malformed:
                 return self._fail(Fault.UPSTREAM_MALFORMED, malformed.reason)
@@ -332,24 +334,16 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
                 break
             if head.status == 101:
                 return self._switch(head, received[end:])
-            self._informed += 1
-            if self._informed > MAX_INFORMATIONAL:
-                return self._fail(
-                    Fault.UPSTREAM_MALFORMED, f"There are more than {MAX_INFORMATIONAL} interim responses."
-                )
-            self.target.minor = head.minor
-            if head.status == 100:
-                self._unasked_body = False
-                self._targets_turn = borrower.request_is_whole()
-                self._watch_head()
-            borrower.informed(head)
-            if self.borrower is not borrower:
-                return None  # cancelled meanwhile
+            if not self._inform(head):
+                return None
             received = received[end:]
-        self._begun = b""
+            self._searched = 0
+        if self._begun:
+            self._begun = b""
+            self._searched = 0
         self.target.minor = head.minor
         # A target that answers without having asked for the body may take it for the next request.
-        self.reusable = not head.close and not self._unasked_body
+        self.reusable = not (head.close or self._unasked_body)
         payload = head.payload
         if payload is None:
             self._begin_body(head, received, end)
@@ -357,6 +351,32 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self._finish()
             borrower.answered(head, payload, True)
         return None
+
+    def _wait_for_more(self, received: bytes) -> None:
+        """The head is not complete."""
+        if not _BEGINNING.startswith(received[: len(_BEGINNING)]):
+            self._fail(Fault.UPSTREAM_MALFORMED, "What was sent is no HTTP/1 response.")
+        elif len(received) > MAX_HEAD:
+            self._fail(Fault.UPSTREAM_MALFORMED, f"The head is longer than {MAX_HEAD} bytes.")
+        else:
+            self._begun, self._searched = received, len(received)
+
+    def _inform(self, head: ResponseHead) -> bool:
+        """Pass an interim response on. False: the exchange is over."""
+        borrower = self.borrower
+        assert borrower is not None
+        self._special = True
+        self._informed += 1
+        if self._informed > MAX_INFORMATIONAL:
+            self._fail(Fault.UPSTREAM_MALFORMED, f"There are more than {MAX_INFORMATIONAL} interim responses.")
+            return False
+        self.target.minor = head.minor
+        if head.status == 100:
+            self._unasked_body = False
+            self._targets_turn = borrower.request_is_whole()
+            self._watch_head()
+        borrower.informed(head)
+        return self.borrower is borrower  # else it was cancelled meanwhile
 
     def _begin_body(self, head: ResponseHead, received: bytes, end: int) -> None:
         borrower = self.borrower
@@ -419,7 +439,11 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         if self.reader is not None:
             self.reader = None
             self._buffer = self.ground.read_buffer
-        if self._rescue_fd >= 0:
+        if self._special:
+            self._special = self._unasked_body = False
+            self._targets_turn = True
+            self._asked_upgrade = ()
+            self._informed = 0
             self._drop_rescue()
         if self.paused:  # for a client that was slower; the next one may not be
             self.paused = False

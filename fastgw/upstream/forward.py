@@ -11,8 +11,8 @@ from time import monotonic
 from typing import Final, final
 
 from fastgw.errors import Fault, Retry
-from fastgw.exchange import Exchange, Relay, Response, Trailers, advance
-from fastgw.exchange.states import ANSWERING, ATTEMPT_FAILED, CONNECTION_LENT
+from fastgw.exchange import Exchange, Relay, Response, Trailers
+from fastgw.exchange.states import ANSWERING, ATTEMPT_FAILED, CONNECTION_LENT, NEXT
 from fastgw.forwarded import Policy, fields_for_upstream
 from fastgw.node.timers import Timed
 from fastgw.upstream.connection import UpstreamConnection
@@ -65,12 +65,7 @@ class Forward:
 
     def request_target(self, exchange: Exchange, target: Target) -> bytes:
         head = exchange.head
-        if self.path_of is None:
-            if head.path_as_sent and not head.scheme and not target.base_path:
-                return head.request_target
-            path = exchange.path
-        else:
-            path = self.path_of(exchange)
+        path = exchange.path if self.path_of is None else self.path_of(exchange)
         if path == b"*":
             return path
         where = target.base_path + path
@@ -85,11 +80,16 @@ class Forward:
         if exchange.request_added:
             added += exchange.request_added
         added += _VIA[head.minor]
-        if not head.ordinary:
+        host = target.host_header
+        if host is None:
+            host = head.first(b"host") or b""
+        if head.ordinary:
+            if head.path_as_sent and self.path_of is None and not target.base_path:
+                return render.request(head, head.request_target, host, drop, added)
+        else:
             added += self._special_lines(exchange)
             if head.expects_continue and target.minor == 0:
                 drop |= _EXPECT  # HTTP/1.0 knows no 100: we have answered it ourselves
-        host = (head.first(b"host") or b"") if target.host_header is None else target.host_header
         return render.request(head, self.request_target(exchange, target), host, drop, added)
 
     def _special_lines(self, exchange: Exchange) -> bytes:
@@ -161,7 +161,8 @@ class Forwarding(Timed):
             self._fail(Fault.LENGTH_REQUIRED)  # HTTP/1.0 knows no chunks (RFC 9112 section 6.1)
             return
         # On a connection that the target may just be closing, a request that cannot be sent again could be lost.
-        lent = upstream.pool.lend(target, self, fresh, inf if self._replayable() else JUST_USED_S)
+        idle_at_most = inf if self._replayable() else JUST_USED_S
+        lent = upstream.pool.lend(target, self, fresh, idle_at_most)
         if type(lent) is UpstreamConnection:
             self.lent(lent)
         elif type(lent) is Fault:
@@ -178,39 +179,42 @@ class Forwarding(Timed):
 
     def lent(self, connection: UpstreamConnection) -> None:
         self._connection = connection
+        exchange, forward = self.exchange, self._forward
         try:
-            self._send(connection)
+            exchange.state = NEXT[exchange.state][CONNECTION_LENT]
+            request = forward.request_head(exchange, connection.target)
+            if exchange.head.ordinary:
+                connection.begin(self, request, exchange.method)
+            else:
+                self._send_special(connection, request)
         except Exception:  # the edge of this exchange: who waits for a connection has no other way to hear of a defect
             log.exception("a defect while sending a request to %s", connection.target.label)
-            self.exchange.fail(Fault.INTERNAL)
+            exchange.fail(Fault.INTERNAL)
 
-    def _send(self, connection: UpstreamConnection) -> None:
-        exchange, forward = self.exchange, self._forward
-        exchange.state = advance(exchange.state, CONNECTION_LENT)
-        target = connection.target
-        request = forward.request_head(exchange, target)
-        body = exchange.request_body
-        expects_continue = False
+    def _send_special(self, connection: UpstreamConnection, request: bytes) -> None:
+        """Send a request that has a body, or that asks for more than its resource."""
+        exchange = self.exchange
+        head, body = exchange.head, exchange.request_body
+        expects_continue = body is not None and head.expects_continue
+        if expects_continue and connection.target.minor == 0:
+            expects_continue = False
+            if not self._continued:
+                self._continued = True
+                exchange.client.inform(None)
         if body is not None:
-            expects_continue = exchange.head.expects_continue
-            if expects_continue and target.minor == 0:
-                expects_continue = False
-                if not self._continued:
-                    self._continued = True
-                    exchange.client.inform(None)
             held = body.attach(self)
             if not self._replayable():
                 body.kept = None
             if held:
-                request += render.chunk(held) if exchange.head.chunked else held
-            if body.ended and exchange.head.chunked:
+                request += render.chunk(held) if head.chunked else held
+            if body.ended and head.chunked:
                 request += render.last_chunk(body.trailers)
-        connection.begin(
+        connection.begin_special(
             self,
             request,
             exchange.method,
-            forward.asked_upgrade(exchange),
-            whole=body is None or body.ended,
+            self._forward.asked_upgrade(exchange),
+            whole=self.request_is_whole(),
             expects_continue=expects_continue,
         )
 
@@ -264,7 +268,7 @@ class Forwarding(Timed):
             body = self.exchange.request_body
             if body is not None:
                 body.detach()
-            self.exchange.state = advance(self.exchange.state, ATTEMPT_FAILED)
+            self.exchange.state = NEXT[self.exchange.state][ATTEMPT_FAILED]
             self._again(fresh=True)
         else:
             self._fail(fault, why)

@@ -190,13 +190,13 @@ class Pool(Generic[C]):
         if not fresh:
             idle = target.idle
             now = monotonic()
-            expired = now - self._idle_timeout
             while idle:
                 connection: C = idle.popitem()[0]  # the one used last: the others may grow old and go
                 self.idle_count -= 1
-                if connection.closed or connection.idle_since <= expired:
+                idle_for = now - connection.idle_since
+                if connection.closed or idle_for >= self._idle_timeout:
                     self._drop(connection)
-                elif connection.idle_since < now - idle_at_most:
+                elif idle_for > idle_at_most:
                     idle[connection] = None  # good for others; and those below it have been idle for longer
                     self.idle_count += 1
                     break
