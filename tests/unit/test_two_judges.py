@@ -2,16 +2,20 @@
 
 Ours is switched off by putting a reader in its place that believes whatever it is told; llhttp by one that agrees to
 everything. Both stand where `judge_request` and `judge_response` look for them.
+
+That is the reference. In its compiled twin nothing can be put in another's place, so there each judge is asked alone.
 """
 
 from contextlib import suppress
+from typing import Any
 
 import pytest
 from httptools import HttpRequestParser, HttpResponseParser
 
+from fastgw.compiled import twin
 from fastgw.wire import heads, llhttp
 from fastgw.wire.body import BodyReader, ChunkedReader, LengthReader, UntilCloseReader
-from fastgw.wire.framing import RequestHead, ResponseHead, judge_answer, judge_request, judge_response
+from fastgw.wire.heads import RequestHead, ResponseHead, judge_answer, judge_request, judge_response
 from fastgw.wire.llhttp import LongLivedJudge, SecondJudge
 from fastgw.wire.malformed import Malformed
 
@@ -340,3 +344,65 @@ def test_each_judge_stops_this_body_by_itself(wire: bytes, monkeypatch: pytest.M
         monkeypatch.setattr(SecondJudge, asked, lambda self, chunk: None)
     with pytest.raises(Malformed, match=r"^(?!llhttp)"):
         reader.feed(wire)
+
+
+scan: Any = twin("fastgw.wire._scan")
+bodies: Any = twin("fastgw.wire._bodies")
+
+
+def cases(*tables: dict[str, bytes]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(
+        "raw", [pytest.param(raw, id=name) for table in tables for name, raw in table.items()]
+    )
+
+
+def around(table: dict[str, bytes], start: bytes) -> dict[str, bytes]:
+    return {name: start + fields + b"\r\n" for name, fields in table.items()}
+
+
+@pytest.mark.skipif(scan is None or bodies is None, reason="the twin is not compiled, or not wanted")
+class TestTheCompiledTwin:
+    """Its own two judges, each alone, and both together."""
+
+    def ours_alone(self, raw: bytes) -> bool:
+        try:
+            if raw.startswith(b"HTTP/"):
+                scan.read_response(raw, b"GET", 100)
+            else:
+                scan.read_request(raw, 100)
+        except Malformed:
+            return False
+        return True
+
+    def llhttp_alone(self, raw: bytes) -> bool:
+        if raw.startswith(b"HTTP/"):
+            return bodies.SecondJudge(HttpResponseParser).agrees(raw, believe_response(raw, b"GET", 100).has_body)
+        head = believe_request(raw, 100)
+        return bodies.SecondJudge(HttpRequestParser).agrees(raw, bool(head.length or head.chunked))
+
+    def both(self, raw: bytes) -> None:
+        if raw.startswith(b"HTTP/"):
+            scan.judge_response(raw, b"GET")
+        else:
+            scan.judge_request(raw)
+
+    @cases(STOPPED_BY_LLHTTP_ALONE)
+    def test_llhttp_alone_stops(self, raw: bytes):
+        assert (self.ours_alone(raw), self.llhttp_alone(raw)) == (True, False)
+        with pytest.raises(Malformed):
+            self.both(raw)
+
+    @cases(STOPPED_BY_OURS_ALONE, RESPONSES_STOPPED_BY_OURS_ALONE)
+    def test_ours_alone_stops(self, raw: bytes):
+        assert (self.ours_alone(raw), self.llhttp_alone(raw)) == (False, True)
+        with pytest.raises(Malformed):
+            self.both(raw)
+
+    @cases(
+        around(STOPPED_BY_BOTH, b"POST / HTTP/1.1\r\nHost: a\r\n"),
+        {f"{name}, in a response": raw for name, raw in around(STOPPED_BY_BOTH, b"HTTP/1.1 200 OK\r\n").items()},
+    )
+    def test_each_by_itself_stops(self, raw: bytes):
+        assert (self.ours_alone(raw), self.llhttp_alone(raw)) == (False, False)
+        with pytest.raises(Malformed):
+            self.both(raw)

@@ -1,0 +1,377 @@
+"""The compiled twin of `wire` against its reference: whatever the bytes, both come to the same, or refuse alike."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from httptools import HttpRequestParser, HttpResponseParser
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from fastgw.compiled import twin
+from fastgw.wire import body, heads, llhttp, splice
+from fastgw.wire.body import BodyReader
+from fastgw.wire.malformed import Malformed
+from tests.unit import test_framing_against_h11 as messages
+from tests.unit import test_wire_bodies, test_wire_requests, test_wire_responses
+
+scan: Any = twin("fastgw.wire._scan")
+bodies: Any = twin("fastgw.wire._bodies")
+if scan is None or bodies is None:
+    pytest.skip("the twin is not compiled, or not wanted", allow_module_level=True)
+
+thorough = settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+
+Outcome = dict[str, object] | str
+
+
+def outcome(look: Callable[[], dict[str, object]]) -> Outcome:
+    try:
+        return look()
+    except Malformed as malformed:
+        return f"{malformed.status} {malformed.reason}"
+
+
+BOTH = ["raw", "minor", "fields_start", "length", "chunked", "close", "upgrade", "known", "connection_named"]
+OF_REQUESTS = ["method", "request_target", "scheme", "authority", "host", "raw_path", "path", "query"]
+OF_REQUESTS += ["expects_continue", "te_trailers", "ordinary", "path_as_sent"]
+OF_RESPONSES = ["status", "reason", "until_close", "has_body", "payload"]
+ASKED = (b"host", b"via", b"x-request-id", b"user-agent", b"referer", b"x-a", b"A", b"cookie", b"date", b"server", b"")
+LEFT_OUT = [frozenset(names) for names in ((), (b"via",), (b"via", b"x-request-id", b"trailer"), (b"host", b"date"))]
+LEFT_OUT += [frozenset({b"x-a"}), heads.FORWARDING]
+
+
+def attributes(head: Any, names: list[str]) -> dict[str, object]:
+    """All that can be asked of a head, before and after its fields are parsed."""
+    told = {name: (getattr(head, name), type(getattr(head, name))) for name in names}
+    for stage in ("unparsed", "parsed"):
+        told[f"first, {stage}"] = [head.first(name) for name in ASKED]
+        told[f"edited, {stage}"] = head.edited()
+        told[f"fields, {stage}"] = list(head.fields())
+    return told | {"repr": repr(head), "dropped": (head.DROPPED, head.KNOWN)}
+
+
+def read(reader: BodyReader, pieces: list[bytes]) -> Outcome:
+    """What a body amounts to, and what of it was read before it was refused."""
+    payload = []
+
+    def whole() -> dict[str, object]:
+        for piece in pieces:
+            payload.append(reader.feed(piece))
+        told = {"done": reader.done, "rest": reader.rest, "trailers": reader.trailers}
+        reader.eof()
+        return told
+
+    return {"read": outcome(whole), "payload": payload, "done": reader.done}
+
+
+def of_request(judges: Any, splicer: Any, raw: bytes, following: list[bytes], max_fields: int) -> Outcome:
+    def look() -> dict[str, object]:
+        head = judges.judge_request(raw, max_fields)
+        rendered = [splicer.end_to_end(head, also) for also in LEFT_OUT]
+        rendered += [splicer.request(head, b"/t", b"h:1", also, b"C: d\r\n") for also in LEFT_OUT]
+        told = attributes(head, BOTH + OF_REQUESTS) | {"rendered": rendered, "body": read(head.body(), following)}
+        rendered.append(splicer.request(head, b"/", b""))
+        head.fields().add(b"X-A", b"b")
+        rendered += [splicer.request(head, b"/t", b"h:1", also, b"C: d\r\n") for also in LEFT_OUT]
+        return told
+
+    return outcome(look)
+
+
+def of_response(judges: Any, splicer: Any, raw: bytes, following: list[bytes], method: bytes) -> Outcome:
+    """The first of the `following` bytes came with the head."""
+
+    def look() -> dict[str, object]:
+        received = raw + following[0]
+        head = judges.judge_answer(received, len(raw), method)
+        rendered = [splicer.end_to_end(head, also) for also in LEFT_OUT]
+        rendered += [splicer.response(head, 200, also, b"C: d\r\n", b"efg") for also in LEFT_OUT]
+        told = attributes(head, BOTH + OF_RESPONSES) | {"rendered": rendered}
+        if head.payload is None:
+            told["body"] = read(head.body(), following)
+        rendered.append(splicer.response(head, 99))
+        head.fields().add(b"X-A", b"b")
+        rendered += [splicer.response(head, head.status, also, b"C: d\r\n", b"efg") for also in LEFT_OUT]
+        return told
+
+    return outcome(look)
+
+
+def agree_on_request(raw: bytes, following: list[bytes], max_fields: int = 100) -> None:
+    ours = of_request(scan, scan, raw, following, max_fields)
+    assert ours == of_request(heads, splice, raw, following, max_fields)
+
+
+def agree_on_response(raw: bytes, following: list[bytes], method: bytes = b"GET") -> None:
+    ours = of_response(scan, scan, raw, following, method)
+    assert ours == of_response(heads, splice, raw, following, method)
+
+
+def agree_on_end(raw: bytes) -> None:
+    for start in (0, len(raw) // 2):
+        assert end_by(scan, raw, start) == end_by(heads, raw, start)
+
+
+def end_by(judges: Any, received: bytes | bytearray, start: int) -> Outcome:
+    return outcome(lambda: {"end": judges.find_head_end(received, start)})
+
+
+def get(*fields: bytes, line: bytes = b"GET /a?b HTTP/1.1") -> bytes:
+    return b"\r\n".join([line, b"Host: a", *fields, b"", b""])
+
+
+def ok(*fields: bytes, line: bytes = b"HTTP/1.1 200 OK") -> bytes:
+    return b"\r\n".join([line, *fields, b"", b""])
+
+
+ORDINARY_REQUESTS = [
+    get(),
+    get(b"Connection: keep-alive", b"User-Agent: a", b"Referer: b", b"X-Request-Id: c", b"user-agent: d"),
+    get(b"connection: Close", b"Cookie: a=b; c=d", b"X_A: 1", b"x-a:2\t"),
+    get(b"Content-Length: 3", line=b"POST / HTTP/1.1"),
+    get(b"Content-Length: 000000000000000003 \t", line=b"POST / HTTP/1.1"),
+    get(b"Transfer-Encoding: Chunked", b"Trailer: A", line=b"POST / HTTP/1.1"),
+    get(b"Max-Forwards: 1", b"Via: 1.0 a", b"VIA: 1.1 b", line=b"OPTIONS /%7ea/./b HTTP/1.1"),
+    get(b"X-Forwarded-For: a", b"Forwarded: for=b", b"Keep-Alive: 1", b"Proxy-Connection: a", line=b"TRACE / HTTP/1.1"),
+    b"GET //a;b=c,d HTTP/1.0\r\n\r\n",
+    b"GET / HTTP/1.0\r\nHost:\tb-c_~.d.:65535 \r\nConnection: keep-alive\r\n\r\n",
+    get(*[b"A%d: b" % number for number in range(99)]),
+]
+ORDINARY_RESPONSES = [
+    ok(b"Content-Length: 3", b"Date: a", b"Server: b", b"Via: 1.1 c", b"Host: d", b"Host: e"),
+    ok(b"Content-Length: 3", b"Connection: close", b"Content_Length: 9"),
+    ok(b"Content-Length: 0", b"Keep-Alive: timeout=5", b"Connection: Keep-Alive", line=b"HTTP/1.0 404"),
+    ok(b"Transfer-Encoding: chunked", b"Trailer: A", line=b"HTTP/1.1 201 \xe9 a\t"),
+    ok(b"Transfer-Encoding: chunked", line=b"HTTP/1.1 304 "),
+    ok(b"Content-Length: 3", line=b"HTTP/1.1 204 A"),
+    ok(b"X-A: b", line=b"HTTP/1.1 103 Early Hints"),
+    ok(b"TE: a", b"Proxy-Authenticate: b"),
+]
+FOLLOWING = [[b""], [b"abc"], [b"ab", b"c"], [b"3\r\nabc\r\n0\r\n\r\nGET"], [b"abc", b"3\r\nabc\r\n"]]
+
+
+@pytest.mark.parametrize("raw", ORDINARY_REQUESTS)
+@pytest.mark.parametrize("following", FOLLOWING)
+def test_ordinary_requests(raw: bytes, following: list[bytes]):
+    """They are not left to the reference."""
+    assert type(scan.judge_request(raw)) is scan.RequestHead
+    agree_on_request(raw, following)
+
+
+@pytest.mark.parametrize("raw", ORDINARY_RESPONSES)
+@pytest.mark.parametrize("following", FOLLOWING)
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+def test_ordinary_responses(raw: bytes, following: list[bytes], method: bytes):
+    assert type(scan.judge_response(raw, method)) is scan.ResponseHead
+    agree_on_response(raw, following, method)
+
+
+UNORDINARY_REQUESTS = [
+    *(raw for raw, _ in test_wire_requests.REFUSED.values()),
+    *map(test_wire_requests.post, test_wire_requests.REASONS),
+    *(get(b"Connection: " + value) for value in (b"", b"upgrade", b"x-a, close", b"keep-alive, te", b"close\t")),
+    *(get(field) for field in (b"Upgrade: a", b"TE: trailers", b"Expect: 100-continue", b"Via:", b"A:", b"!#$|~: a")),
+    *(
+        b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n" % host
+        for host in (b"A.b", b"[::1]:8080", b"a..", b".", b"a:0", b"a:99999")
+    ),
+    *(get(line=b"GET " + target + b" HTTP/1.1") for target in (b"http://a/", b"*", b"/.", b"/a/..", b"/..", b"/%zz")),
+    get(line=b"CONNECT a:1 HTTP/1.1"),
+    get(b"Content-Length: 3", b"Upgrade: a", b"Connection: upgrade", line=b"POST / HTTP/1.1"),
+    get(b"Transfer-Encoding: chunked ", line=b"POST / HTTP/1.1"),
+    get(*[b"Via: a"] * 50),
+    get(b"A: " + b"b" * 70_000),
+]
+UNORDINARY_RESPONSES = [
+    *test_wire_responses.REFUSED.values(),
+    ok(b"Connection: upgrade", b"Upgrade: a", line=b"HTTP/1.1 101 A"),
+    ok(b"Connection: upgrade", b"Upgrade: a", b"Content-Length: 3"),
+    ok(b"Connection: X-A", b"X-A: b", b"Content-Length: 3"),
+    ok(*[b"Via: a"] * 50),
+    ok(b"A: " + b"b" * 70_000, b"Content-Length: 3"),
+]
+
+
+@pytest.mark.parametrize("raw", UNORDINARY_REQUESTS)
+def test_what_is_out_of_the_ordinary_in_requests(raw: bytes):
+    agree_on_request(raw, [b"abc"])
+    agree_on_end(raw)
+
+
+@pytest.mark.parametrize("raw", UNORDINARY_RESPONSES)
+def test_what_is_out_of_the_ordinary_in_responses(raw: bytes):
+    for method in (b"GET", b"HEAD"):
+        agree_on_response(raw, [b"abc"], method)
+    agree_on_end(raw)
+
+
+@pytest.mark.parametrize("most", range(4))
+def test_the_number_of_fields(most: int):
+    for count in range(5):
+        agree_on_request(get(*[b"A: b"] * count), [b""], most)
+
+
+def test_every_byte_everywhere():
+    """In the place of each byte of a head, each other one."""
+    request = b"PUT /a?b HTTP/1.1\r\nHost:a\r\nContent-Length:3\r\nX-A: b\r\n\r\n"
+    response = b"HTTP/1.1 200 OK\r\nContent-Length:3\r\nVia: b\r\n\r\n"
+    for code in range(256):
+        for at in range(len(request)):
+            raw = request[:at] + bytes([code]) + request[at + 1 :]
+            assert seen(scan.judge_request, raw) == seen(heads.judge_request, raw), raw
+        for at in range(len(response)):
+            raw = response[:at] + bytes([code]) + response[at + 1 :]
+            assert seen(scan.judge_answer, raw, len(raw), b"GET") == seen(heads.judge_answer, raw, len(raw), b"GET"), (
+                raw
+            )
+
+
+def seen(judge: Callable[..., Any], *told: object) -> object:
+    try:
+        head = judge(*told)
+    except Malformed as malformed:
+        return malformed.status, malformed.reason
+    return head.length, head.chunked, head.close, head.known, head.minor, list(head.fields())
+
+
+# What makes a difference somewhere in a message, put in its place or into it.
+BYTES = [bytes([code]) for code in b"\r\n \t:,_-./?#%01aA\x00\x1f\x7f\xff"]
+WORDS = [b"\r\n", b"\r\n\r\n", b"close", b"keep-alive", b"chunked", b"HTTP/1.0", b"/../", b"%2e", b""]
+LINES = [b"Host: a", b"Content-Length: 3", b"Transfer-Encoding: chunked", b"Connection: close", b"Via: a", b"A_B: c"]
+BITS = st.sampled_from(BYTES + WORDS + [b"\r\n" + line for line in LINES]) | st.binary(min_size=1, max_size=1)
+CHANGES = st.lists(st.tuples(st.integers(0, 400), st.integers(0, 3), BITS), max_size=4)
+
+
+def changed(raw: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
+    for where, instead_of, piece in changes:
+        at = where % (len(raw) + 1)
+        raw = raw[:at] + piece + raw[at + instead_of :]
+    return raw
+
+
+@thorough
+@given(st.sampled_from(ORDINARY_REQUESTS[:-1] + UNORDINARY_REQUESTS[:-1]), CHANGES, st.sampled_from(FOLLOWING))
+def test_mutated_requests(raw, changes, following):
+    raw = changed(raw, changes)
+    agree_on_request(raw, following)
+    agree_on_end(raw)
+
+
+@thorough
+@given(
+    st.sampled_from(ORDINARY_RESPONSES + UNORDINARY_RESPONSES[:-1]),
+    CHANGES,
+    st.sampled_from(FOLLOWING),
+    st.sampled_from([b"GET", b"HEAD"]),
+)
+def test_mutated_responses(raw, changes, following, method):
+    agree_on_response(changed(raw, changes), following, method)
+
+
+@thorough
+@given(messages.METHODS, messages.TARGETS, messages.VERSIONS, messages.FIELDS, messages.BODIES, messages.CUTS)
+def test_composed_requests(method, target, version, fields, sent, where):
+    raw = b"%b %b %b\r\nHost: a\r\n%b\r\n" % (method, target, version, messages.lines(fields))
+    agree_on_request(raw, messages.cut(sent, where))
+
+
+@thorough
+@given(
+    st.sampled_from([b"GET", b"HEAD"]),
+    messages.VERSIONS,
+    messages.STATUSES,
+    messages.FIELDS,
+    messages.BODIES,
+    messages.CUTS,
+)
+def test_composed_responses(method, version, status, fields, sent, where):
+    raw = b"%b %b\r\n%b\r\n" % (version, status, messages.lines(fields))
+    agree_on_response(raw, messages.cut(sent, where), method)
+
+
+@thorough
+@given(st.binary(max_size=60) | st.lists(BITS, max_size=20).map(b"".join), st.integers(0, 60))
+@example(b"\r\n\r\n", 4)
+@example(b"\r\n\r\r\n\r\n" + b"\r\n" * 20, 0)
+def test_where_heads_end(raw, start):
+    for received in (raw, bytearray(raw)):
+        assert end_by(scan, received, start) == end_by(heads, received, start)
+    agree_on_end(raw)
+
+
+@pytest.mark.parametrize("size", range(70))
+def test_what_stands_at_the_edges_of_what_is_read_at_once(size: int):
+    """Values and heads of every length, with every kind of end: bytes are looked at by sixteens."""
+    for odd in (b"", b"\x00", b"\x7f", b"\t", b"\x1f", b"\x80", b"\r", b"\n", b" "):
+        for at in (0, size // 2, size):
+            value = b"b" * at + odd + b"b" * (size - at)
+            agree_on_request(get(b"A:" + value), [b""])
+            agree_on_end(get(b"A:" + value))
+            agree_on_end(b"a" * size + b"\r\n" + odd + b"\r\n" + b"a" * at)
+
+
+def test_names_that_connection_or_cgi_would_confuse():
+    for name in sorted(heads.RequestHead.KNOWN | heads.ResponseHead.KNOWN):
+        for spelled in (name, name.upper(), name.replace(b"-", b"_"), name + b"_", name[:-1], b"x" + name):
+            agree_on_request(get(spelled + b": 1"), [b""])
+            agree_on_response(ok(spelled + b": 1"), [b""])
+
+
+@pytest.mark.parametrize(("name", "told"), [("LengthReader", (3,)), ("UntilCloseReader", ())])
+@pytest.mark.parametrize(
+    "declared", [b"Content-Length: %d\r\n" % length for length in (2, 3, 4)] + [b"Transfer-Encoding: chunked\r\n"]
+)
+@pytest.mark.parametrize("wire", [b"abc", b"abcd", b"ab", b"\r\n\r", b"0\r\n\r\n", b"3\r\n", b"xyz"])
+@pytest.mark.parametrize("size", [1, 2, 100])
+def test_readers(name: str, told: tuple[int, ...], declared: bytes, wire: bytes, size: int):
+    """Also where llhttp was told something else."""
+    raw = b"HTTP/1.1 200 OK\r\n" + declared + b"\r\n"
+    our_judge, their_judge = bodies.SecondJudge(HttpResponseParser), llhttp.SecondJudge(HttpResponseParser)
+    assert our_judge.agrees(raw, True)
+    their_judge.head(raw, True)
+    pieces = [wire[at : at + size] for at in range(0, len(wire), size)]
+    ours, theirs = getattr(bodies, name)(*told, our_judge), getattr(body, name)(*told, their_judge)
+    assert read(ours, pieces) == read(theirs, pieces)
+
+
+@pytest.mark.parametrize(
+    "wire", [*test_wire_bodies.BAD_CHUNKS.values(), *(wire for wire, _, _ in test_wire_bodies.CHUNKS.values())]
+)
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_chunks(wire: bytes, size: int):
+    pieces = [wire[at : at + size] for at in range(0, len(wire), size)]
+    agree_on_request(get(b"Transfer-Encoding: chunked", line=b"POST / HTTP/1.1"), pieces)
+    agree_on_response(ok(b"Transfer-Encoding: chunked"), [b"", *pieces])
+
+
+HEADS_FOR_LLHTTP = [
+    get(),
+    get(b"Content-Length: 3"),
+    get()[:-2],
+    get() + get(),
+    get(b" A: b"),
+    b"",
+    get(b"Content-Length: 0"),
+]
+
+
+@pytest.mark.parametrize("raw", HEADS_FOR_LLHTTP)
+@pytest.mark.parametrize("body_follows", [True, False, None])
+def test_llhttp_is_asked_the_same(raw: bytes, body_follows: bool | None):
+    def by_reference() -> dict[str, object]:
+        llhttp.SecondJudge(HttpRequestParser).head(raw, body_follows)
+        return {}
+
+    assert bodies.SecondJudge(HttpRequestParser).agrees(raw, body_follows) is (outcome(by_reference) == {})
+
+
+@pytest.mark.parametrize(
+    "raw", [get(b"Content-Length: 3") + tail for tail in (b"", b"ab", b"abc", b"abcd", b"abc" + get())]
+)
+def test_llhttp_is_asked_the_same_of_whole_messages(raw: bytes):
+    def by_reference() -> dict[str, object]:
+        llhttp.SecondJudge(HttpRequestParser).whole(raw)
+        return {}
+
+    assert bodies.SecondJudge(HttpRequestParser).whole(raw) is (outcome(by_reference) == {})
