@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euc
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help setup run lint test programs fuzz bench clean
+.PHONY: help setup run lint test programs fuzz bench bench-check clean
 
 PYTHON ?= python3
 FUZZ_SECONDS ?= 600
@@ -39,7 +39,7 @@ $(call install,$${missing# },$(2))
 endef
 
 help:
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' Makefile | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 18
 
 setup: .venv/.compiled  ## make .venv with everything: .venv/bin/fastgw
 
@@ -86,6 +86,10 @@ fuzz: setup  ## look for bytes that a compiled twin reads otherwise: FUZZ_SECOND
 bench: setup  ## measure beside nginx, HAProxy, Envoy and Caddy
 	@$(call install_programs,$(BENCH_PROGRAMS),make bench)
 	$(BIN)/python -m bench
+
+bench-check: setup  ## name what costs more instructions than bench/budgets.toml allows, and ratios that are not kept
+	@$(call install_programs,valgrind=valgrind,make bench-check)
+	$(BIN)/python -m bench.check
 
 clean:  ## remove what the others made
 	find fastgw -name '_*.c' -delete -o -name '_*.so' -delete

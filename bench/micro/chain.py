@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 from bench.micro.timing import Room
@@ -9,7 +10,7 @@ from fastgw.exchange import Exchange, Outcome, run_request
 
 
 def rooms() -> Iterator[Room]:
-    exchange: Any = object()  # the chain only hands it on
+    exchange: Any = SimpleNamespace()  # the chain hands it on, and notes on it who answered
     for count in (0, 1, 4, 8, 16):
         yield Room(f"a chain of {count} steps", partial(run_request, (_passes,) * count), [exchange])
 

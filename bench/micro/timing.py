@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -27,16 +28,21 @@ class Room:
     turn: Callable[[Callable[[], None]], None] = at_once
     """Makes `TURN` calls: where a room needs a running event loop, in a turn of that."""
 
-    def run(self, calls: int) -> None:
-        """Make so many calls; `inputs` begin anew when they are used up."""
-        inputs = [self.inputs[number % len(self.inputs)] for number in range(calls)]
-        for first in range(0, calls, TURN):
-            self.turn(lambda some=inputs[first : first + TURN]: self._calls(some))
+    def calls(self, count: int) -> Callable[[], None]:
+        """What makes so many calls; `inputs` begin anew when they are used up."""
+        inputs = [self.inputs[number % len(self.inputs)] for number in range(count)]
+        turns = [partial(_call_each, self.call, inputs[first : first + TURN]) for first in range(0, count, TURN)]
 
-    def _calls(self, inputs: Sequence[Any]) -> None:
-        call = self.call
-        for each in inputs:
-            call(each)
+        def run() -> None:
+            for turn in turns:
+                self.turn(turn)
+
+        return run
+
+
+def _call_each(call: Callable[[Any], object], inputs: Sequence[Any]) -> None:
+    for each in inputs:
+        call(each)
 
 
 @dataclass(frozen=True)
@@ -50,10 +56,11 @@ class Timing:
 
 def time_room(room: Room, passes: int) -> Timing:
     timings = []
+    run = room.calls(CALLS)
     with _collected():
         for _ in range(passes + 1):
             begun = time.thread_time_ns()
-            room.run(CALLS)
+            run()
             timings.append((time.thread_time_ns() - begun) / CALLS)
     del timings[0]  # the first pass warms caches
     return Timing(room.name, min(timings), median(timings))

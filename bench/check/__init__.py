@@ -1,0 +1,1 @@
+"""Whether anything became dearer than `bench/budgets.toml` allows: `python -m bench.check`."""

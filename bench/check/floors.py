@@ -1,0 +1,96 @@
+"""The ratios that results show, beside those that they must show."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+from bench.check.budgets import Floor
+from bench.measure import Effort, measure
+from bench.peers import LeftOut, Peer
+from bench.samples import GIB, Measured, Sample
+from bench.scenarios import SCENARIOS
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A floor and the median that is shown. None: nothing was measured that tells."""
+
+    floor: Floor
+    ratio: float | None
+    source: str
+    fault: str
+    """What is wrong; empty if all is well, and for what was not measured."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """What was measured of one scenario. `source`: where it is kept."""
+
+    source: str
+    void: Sequence[str]
+    contestants: Mapping[str, Measured]
+
+
+def newest(scenario: str, folder: Path) -> Results | None:
+    """The newest that `folder` has of a scenario."""
+    files = sorted(folder.glob(f"{scenario}-[0-9]*.json"))  # their names end with the date
+    if not files:
+        return None
+    kept = json.loads(files[-1].read_text())
+    contestants = {
+        each["name"]: Measured(each["name"], each["version"], [Sample(**sample) for sample in each["samples"]])
+        for each in kept["contestants"]
+    }
+    return Results(files[-1].name, kept["void"], contestants)
+
+
+def measure_quickly(scenario: str, floors: Sequence[Floor]) -> Results | None:
+    """Measure a scenario now, in little time: those contestants that its floors name, and that are installed here."""
+    names = {name for floor in floors if floor.scenario == scenario for name in (floor.of, floor.to)}
+    whole = SCENARIOS.get(scenario)
+    peers = [peer for peer in whole.peers if peer.name in names and _is_here(peer)] if whole else []
+    if whole is None or not peers:
+        return None
+    cores = sorted(os.sched_getaffinity(0))
+    measured = measure(replace(whole, peers=peers), Effort(3, 1, (cores[0], cores[-1])))
+    void = [why for each in measured for why in each.void]
+    return Results("measured now", void, {each.name: each for each in measured})
+
+
+def _is_here(peer: Peer) -> bool:
+    try:
+        return peer.version() is not None
+    except LeftOut:
+        return False
+
+
+def judge(floor: Floor, results: Results | None) -> Shown:
+    """`results`: of the floor's scenario."""
+    if results is None:
+        return Shown(floor, None, "", "")
+    if results.void:
+        return Shown(floor, None, results.source, "void: " + "; ".join(results.void))
+    ours, theirs = (results.contestants.get(name) for name in (floor.of, floor.to))
+    beside = {sample.round: sample for sample in theirs.under(floor.load)} if theirs else {}
+    ratios = [
+        _figure(sample, floor.figure) / _figure(beside[sample.round], floor.figure)
+        for sample in (ours.under(floor.load) if ours else ())
+        if sample.round in beside
+    ]
+    if not ratios:
+        return Shown(floor, None, results.source, "")
+    ratio = median(ratios)
+    over = f"{ratio:.3f}, {ratio / floor.at_most - 1:+.1%} over the floor" if ratio > floor.at_most else ""
+    return Shown(floor, ratio, results.source, over)
+
+
+def _figure(sample: Sample, name: str) -> float:
+    """`cpu_us` per request, `cpu_s_per_gib`, or what the load told by that name."""
+    if name == "cpu_us":
+        return sample.cpu_us
+    if name == "cpu_s_per_gib":
+        return sample.cpu_s / sample.figures["bytes"] * GIB
+    return sample.figures[name]

@@ -1,0 +1,84 @@
+"""Instructions per call of every room, counted by valgrind: the same on an idle machine and on one that is not."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench.check.counted import CALLS
+
+VARIANTS = {"compiled": "", "pure": "1"}
+"""How fastgw can run -> `FASTGW_PURE_PYTHON`."""
+MARKS_PER_ROOM = 4
+ROOT = Path(__file__).parents[2]
+TOTAL = re.compile(r"^totals: (\d+)", re.MULTILINE)
+
+Counts = dict[str, dict[str, int]]
+"""Room -> variant -> instructions per call."""
+
+
+class CannotCount(Exception):
+    """No counts, and why, in a line for people."""
+
+
+def count(names: Sequence[str]) -> Counts:
+    """Count the rooms of these modules of `bench.micro`, in every variant, at the same time."""
+    if shutil.which("valgrind") is None:
+        raise CannotCount("valgrind is not installed")
+    with ThreadPoolExecutor(len(VARIANTS)) as threads:
+        by_variant = dict(zip(VARIANTS, threads.map(lambda variant: _count(variant, names), VARIANTS), strict=True))
+    rooms = by_variant["compiled"]
+    return {room: {variant: counts[room] for variant, counts in by_variant.items()} for room in rooms}
+
+
+def _count(variant: str, names: Sequence[str]) -> Mapping[str, int]:
+    with TemporaryDirectory() as folder:
+        # glibc has one function by both names, and valgrind knows it by either.
+        command = ["valgrind", "--tool=callgrind", "--dump-before=getpgid", "--dump-before=__getpgid"]
+        command += [f"--callgrind-out-file={folder}/counts", sys.executable, "-m", "bench.check.counted", *names]
+        environment = {**os.environ, "PYTHONHASHSEED": "0", "FASTGW_PURE_PYTHON": VARIANTS[variant]}
+        ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        if ran.returncode:
+            raise CannotCount(f"counting ended with {ran.returncode}:\n{ran.stderr[-3000:]}")
+        *rooms, ending = [json.loads(line) for line in ran.stdout.splitlines()]
+        if variant == "compiled" and (missing := [twin for twin, there in ending["twins"].items() if not there]):
+            raise CannotCount(f"not compiled here: {', '.join(missing)}; run: make setup")
+        keys = room_keys([(each["module"], each["room"]) for each in rooms])
+        return per_call(
+            keys, [_total(Path(folder, f"counts.{number + 1}")) for number in range(MARKS_PER_ROOM * len(keys))]
+        )
+
+
+def room_keys(rooms: Sequence[tuple[str, str]]) -> list[str]:
+    """`module: room`, or `module: room: part`; each once. Raises `CannotCount`."""
+    keys: list[str] = []
+    whole = ""
+    for module, name in rooms:
+        if not name.startswith(" "):
+            whole = name
+        key = f"{module}: {whole}" if name == whole else f"{module}: {whole}: {name.strip()}"
+        if key in keys:
+            raise CannotCount(f"two rooms have the name {key!r}")
+        keys.append(key)
+    return keys
+
+
+def per_call(keys: Sequence[str], totals: Sequence[int]) -> dict[str, int]:
+    """`totals`: what was counted up to each mark since the one before it, `MARKS_PER_ROOM` for each key."""
+    runs = [totals[first + 1 : first + MARKS_PER_ROOM : 2] for first in range(0, len(totals), MARKS_PER_ROOM)]
+    return {key: round((twice - once) / CALLS) for key, (once, twice) in zip(keys, runs, strict=True)}
+
+
+def _total(dump: Path) -> int:
+    try:
+        found = TOTAL.search(dump.read_text())
+    except FileNotFoundError as error:
+        raise CannotCount("valgrind has not seen all marks; does its C library have getpgid?") from error
+    assert found is not None
+    return int(found[1])

@@ -1,0 +1,148 @@
+"""The benchmark's check: what it makes of counts, budgets and results. Nothing is counted or measured here."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from bench.check.budgets import FILE, Budgets, Floor, Tolerance, compare, read, renewed
+from bench.check.floors import Results, judge, newest
+from bench.check.instructions import CannotCount, per_call, room_keys
+from bench.measure import Effort
+from bench.report import as_json
+from bench.samples import Measured, Sample
+from bench.scenarios import SCENARIOS
+
+HERE = {"python": "CPython 3.11.7"}
+BUDGETS = Budgets(Tolerance(here=0.03, elsewhere=0.3, least=60), (), HERE, {"framing: judge": {"compiled": 10_000}})
+FLOOR = Floor("plain", "64 connections", "cpu_us", "fastgw", "nginx", at_most=1.05)
+
+
+def measured(name: str, cpu_us: Sequence[float], load: str = "64 connections", p99_us: float = 1.0) -> Measured:
+    """One sample a round."""
+    samples = [
+        Sample(load, number, 1000, 1.0, each / 1000, 0.0, 0.0, {"p99_us": p99_us, "bytes": 1 << 30}, None, {})
+        for number, each in enumerate(cpu_us, 1)
+    ]
+    return Measured(name, "1", samples)
+
+
+def results(*contestants: Measured, void: Sequence[str] = ()) -> Results:
+    return Results("plain.json", void, {each.name: each for each in contestants})
+
+
+@pytest.mark.parametrize(
+    ("counted", "counted_by", "fault"),
+    [
+        (10_300, HERE, ""),
+        (10_301, HERE, "301 instructions (+3.0%) over its budget"),
+        (5_000, HERE, ""),
+        (13_000, {"python": "CPython 3.12.0"}, ""),
+        (13_001, {"python": "CPython 3.12.0"}, "3,001 instructions (+30.0%) over its budget"),
+    ],
+)
+def test_a_room_may_be_a_little_over_its_budget_and_more_where_another_python_counts(counted, counted_by, fault):
+    (compared,) = compare({"framing: judge": {"compiled": counted}}, BUDGETS, counted_by, all_rooms=True)
+    assert compared.fault == fault
+
+
+def test_a_small_room_is_not_held_to_a_handful_of_instructions():
+    budgets = Budgets(BUDGETS.tolerance, (), HERE, {"chain: none": {"pure": 400}})
+    faults = [
+        next(compare({"chain: none": {"pure": count}}, budgets, HERE, all_rooms=True)).fault for count in (460, 461)
+    ]
+    assert [bool(fault) for fault in faults] == [False, True]
+
+
+def test_a_room_without_a_budget_and_a_budget_without_a_room_are_named():
+    compared = list(compare({"framing: read": {"compiled": 1}}, BUDGETS, HERE, all_rooms=True))
+    assert [(each.room, each.fault) for each in compared] == [
+        ("framing: read", "has no budget"),
+        ("framing: judge", "has a budget, and there is no such room"),
+    ]
+    assert [each.room for each in compare({}, BUDGETS, HERE, all_rooms=False)] == []
+
+
+def test_renewed_budgets_keep_what_people_wrote_and_drop_the_budgets_before():
+    counts = {"framing: judge": {"compiled": 9_000, "pure": 90_000}, "exchange: a GET": {"compiled": 1, "pure": 2}}
+    once = renewed(FILE.read_text(), {"gone": {"compiled": 1}}, {})
+    twice = renewed(once, counts, HERE)
+    assert read(twice).rooms == counts
+    assert read(twice).counted_by == HERE
+    assert (read(twice).floors, read(twice).tolerance) == (
+        read(FILE.read_text()).floors,
+        read(FILE.read_text()).tolerance,
+    )
+    assert renewed(twice, counts, HERE) == twice
+
+
+def test_a_part_of_a_room_is_known_by_the_room_and_two_of_one_name_are_refused():
+    rooms = [("framing", "judge a request"), ("framing", "  llhttp alone"), ("framing", "judge a response")]
+    assert room_keys([*rooms, ("framing", "  llhttp alone")]) == [
+        "framing: judge a request",
+        "framing: judge a request: llhttp alone",
+        "framing: judge a response",
+        "framing: judge a response: llhttp alone",
+    ]
+    with pytest.raises(CannotCount, match="two rooms have the name"):
+        room_keys([*rooms, rooms[0]])
+
+
+def test_what_both_runs_of_a_room_have_in_common_is_not_counted():
+    """Up to each mark: what was before, a run, what was between, a run of twice as many calls."""
+    start_up, per_run = 1_000_000, 500
+    totals = [start_up, per_run + 200 * 7, 40_000, per_run + 400 * 7, 0, per_run + 200 * 9, 0, per_run + 400 * 9]
+    assert per_call(["a", "b"], totals) == {"a": 7, "b": 9}
+
+
+def test_a_ratio_is_taken_inside_each_round_and_its_median_judged():
+    slow_phase = results(measured("fastgw", [10.0, 30.0, 11.0]), measured("nginx", [10.0, 30.0, 10.0]))
+    assert (judge(FLOOR, slow_phase).ratio, judge(FLOOR, slow_phase).fault) == (1.0, "")
+    over = results(measured("fastgw", [12.0, 36.0, 12.0]), measured("nginx", [10.0, 30.0, 10.0]))
+    assert judge(FLOOR, over).fault == "1.200, +14.3% over the floor"
+
+
+@pytest.mark.parametrize(("figure", "ratio"), [("p99_us", 1.5), ("cpu_s_per_gib", 2.0), ("cpu_us", 2.0)])
+def test_a_floor_names_its_figure(figure, ratio):
+    both = results(measured("fastgw", [20.0], p99_us=30.0), measured("nginx", [10.0], p99_us=20.0))
+    assert judge(Floor("plain", "64 connections", figure, "fastgw", "nginx", 3.0), both).ratio == ratio
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        None,
+        results(measured("fastgw", [9.0])),
+        results(measured("nginx", [9.0])),
+        results(measured("fastgw", [9.0], "half load"), measured("nginx", [9.0], "half load")),
+    ],
+    ids=["no results", "no yardstick", "not us", "not this load"],
+)
+def test_what_was_not_measured_is_neither_kept_nor_broken(found):
+    assert (judge(FLOOR, found).ratio, judge(FLOOR, found).fault) == (None, "")
+
+
+def test_nothing_is_concluded_from_void_results():
+    void = results(measured("fastgw", [1.0]), measured("nginx", [9.0]), void=["fastgw, round 1: lost: 2"])
+    assert judge(FLOOR, void).ratio is None
+    assert judge(FLOOR, void).fault == "void: fastgw, round 1: lost: 2"
+
+
+def test_the_newest_results_are_read_as_they_were_kept(tmp_path: Path):
+    contestants = [measured("fastgw", [9.0, 9.0]), measured("nginx", [10.0, 10.0])]
+    for date, chosen in (("2026-11-20T0915Z", contestants), ("2026-11-19T2359Z", [])):
+        kept = as_json(SCENARIOS["plain"], chosen, Effort(2, 1, (0, 1)), {})
+        (tmp_path / f"plain-{date}.json").write_text(json.dumps(kept))
+    found = newest("plain", tmp_path)
+    assert found is not None
+    assert found.source == "plain-2026-11-20T0915Z.json"
+    assert judge(FLOOR, found).ratio == pytest.approx(0.9)
+    assert newest("policies", tmp_path) is None
+
+
+def test_the_floors_are_of_scenarios_loads_and_contestants_that_there_are():
+    for floor in read(FILE.read_text()).floors:
+        scenario = SCENARIOS[floor.scenario]
+        assert floor.load in [load.name for load in scenario.loads]
+        assert {floor.of, floor.to} <= {peer.name for peer in scenario.peers}
