@@ -1,10 +1,8 @@
 -- GET requests of about 1 KB.
 -- Usage: wrk ... -s requests.lua URL -- body=FILE [key=value ...]
 --   body=FILE      what every answer must consist of
---   routes=N       requests go to /svc0/ ... /svcN-1/; 100 unless told
 --   fields=FILE    instead of a random Authorization: line n of the file has the field lines of request n, in turn,
 --                  with tabs between them
---   close=1        every request asks for its connection to be closed, so each has one of its own
 
 local checks = dofile(debug.getinfo(1, "S").source:match("^@(.*/)") .. "checks.lua")
 local expected, field_lines

@@ -25,6 +25,9 @@ class Wrk:
     arguments: Mapping[str, str | int] = field(default_factory=dict)
     """Given to the script as key=value. `@NAME` as a value is the path of that file in the run's folder."""
 
+    body_bytes: int = 0
+    """Bytes of body per request, whichever way: the figure `bytes` is made of it. 0 = it is not told."""
+
     @property
     def cut_off(self) -> int:
         return 2 * self.connections  # by the end of this run and of the one before
@@ -38,6 +41,8 @@ class Wrk:
         told = json.loads(printed.stdout.splitlines()[-1])
         if not told["requests"]:
             raise NoAnswers(f"{name} answered no request at all: {told['faults']}")
+        if self.body_bytes:
+            told["figures"]["bytes"] = told["requests"] * self.body_bytes
         return Told(**told)
 
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 
-from bench.scenarios import plain
+from bench.scenarios import download, plain, post, upload
 from bench.scenarios.scenario import Scenario
 
-SCENARIOS: Mapping[str, Scenario] = {module.SCENARIO.name: module.SCENARIO for module in (plain,)}
+SCENARIOS: Mapping[str, Scenario] = {
+    module.SCENARIO.name: module.SCENARIO for module in (plain, post, download, upload)
+}
