@@ -149,8 +149,10 @@ class Downstream(asyncio.BufferedProtocol, Timed):
     def buffer_updated(self, nbytes: int) -> None:
         chunk = self._buffer[:nbytes].tobytes()
         phase = self.phase
-        if phase is IDLE or phase is HEAD:
-            self._read_head(self._ahead + chunk if self._ahead else chunk)
+        if phase is IDLE:
+            self._read_head(chunk)
+        elif phase is HEAD:
+            self._read_head(self._ahead + chunk)
         elif phase is ACTIVE or phase is FLUSHING:
             if self._reader is not None:
                 self._read_body(chunk)
@@ -229,41 +231,45 @@ class Downstream(asyncio.BufferedProtocol, Timed):
 
     def _read_head(self, received: bytes) -> None:
         """Serve the requests in `received`, for as long as they are answered at once, but not for more than a turn."""
-        limits = self.server.limits
+        server = self.server
         left = REQUESTS_PER_TURN
         while True:
             try:
                 end = find_head_end(received, self._searched)
-                if 0 < end <= limits.header_bytes:
-                    self._searched = 0
-                    head = judge_request(received if end == len(received) else received[:end], limits.header_count)
-                elif received[0] not in _TOKEN_START:
-                    return self._refuse_unread(Fault.BAD_REQUEST, "This is not an HTTP request.", received)
-                elif end > 0 or len(received) > limits.header_bytes:
-                    return self._refuse_unread(too_long(received, limits.header_bytes), None, received)
+                if not 0 < end <= server.header_bytes:
+                    return self._wait_for_more(received, end)
+                if end == len(received):
+                    head, behind = judge_request(received, server.header_count), b""
                 else:
-                    return self._wait_for_more(received)
+                    head, behind = judge_request(received[:end], server.header_count), received[end:]
             except Malformed as malformed:
                 return self._refuse_unread(fault_of(malformed), malformed.reason, received)
+            self._searched = 0
             self._starting = True
-            self._serve(head, b"" if end == len(received) else received[end:])
+            self._serve(head, behind)
             self._starting = False
             if self.phase is not IDLE or not self._ahead:
                 return None
             left -= 1
             if not left:
                 self.pause()
-                self.server.ground.loop.call_soon(self._go_on)
+                server.ground.loop.call_soon(self._go_on)
                 return None
             received, self._ahead = self._ahead, b""
 
-    def _wait_for_more(self, received: bytes) -> None:
-        """The head is not complete."""
+    def _wait_for_more(self, received: bytes, end: int) -> None:
+        """The head is not complete, unless it is too long anyhow; `end` is where it ends, or -1."""
+        most = self.server.header_bytes
+        if received[0] not in _TOKEN_START:
+            return self._refuse_unread(Fault.BAD_REQUEST, "This is not an HTTP request.", received)
+        if end > 0 or len(received) > most:
+            return self._refuse_unread(too_long(received, most), None, received)
         self._ahead, self._searched = received, len(received)
         if self.phase is IDLE:
             self.phase = HEAD
             if self.requests:  # a first head's time runs since the connection was made
                 self._watch(self.server.timeouts.request_headers)
+        return None
 
     def _go_on(self) -> None:
         """Other connections have had their turn: on with what this client sent ahead."""
@@ -295,7 +301,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
 
     def _expect_body(self, exchange: Exchange, behind: bytes) -> bool:
         """Make ready for the request's body and read what is there of it. False: the exchange is over."""
-        head, limit = exchange.head, self.server.limits.body_bytes
+        head, limit = exchange.head, self.server.body_bytes
         exchange.request_body = Relay(self)
         self._reader = head.body()
         self._asked_to_continue = not head.expects_continue  # else the client waits for us, not we for it
@@ -404,7 +410,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self._buffer = self.server.ground.buffer_for(chunk, payload)
         if payload:
             body.bytes += len(payload)
-            limit = self.server.limits.body_bytes
+            limit = self.server.body_bytes
             if limit is not None and body.bytes > limit:
                 exchange.fail(Fault.BODY_TOO_LARGE)
                 return
@@ -565,7 +571,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         """Ready for the next request, which may be here already."""
         self.phase = IDLE
         server, wheel = self.server, self._wheel
-        self.deadline = deadline = wheel.now + (LAST_REQUEST_S if server.draining else server.timeouts.keepalive)
+        self.deadline = deadline = wheel.now + (LAST_REQUEST_S if server.draining else server.keepalive)
         if deadline < self.filed_at:
             wheel.file(self, deadline)
         if self._paused:

@@ -62,7 +62,13 @@ class Server:
     ) -> None:
         self.ground = ground
         self.timeouts = table.timeouts
-        self.limits = table.limits
+        self.keepalive = table.timeouts.keepalive
+        limits = table.limits
+        self.header_bytes, self.header_count, self.body_bytes = (
+            limits.header_bytes,
+            limits.header_count,
+            limits.body_bytes,
+        )
         self.observer = observer
         self.connection_limit = connection_limit
         self.address_limit = address_limit

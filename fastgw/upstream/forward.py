@@ -126,12 +126,14 @@ class Forwarding(Timed):
         "_target",
         "_total_at",
         "_tried",
+        "_upstream",
         "exchange",
     )
 
     def __init__(self, forward: Forward, exchange: Exchange) -> None:
         self.deadline = self.filed_at = inf
         self._forward = forward
+        self._upstream = forward.upstream
         self.exchange = exchange
         self._connection: UpstreamConnection | None = None
         self._target: Target | None = None
@@ -142,18 +144,18 @@ class Forwarding(Timed):
         self._over = False
 
     def __repr__(self) -> str:
-        return f"<Forwarding to {self._forward.upstream.name} on {self._connection!r}>"
+        return f"<Forwarding to {self._upstream.name} on {self._connection!r}>"
 
     def limit_time(self) -> None:
         """Begin the time that the route gives until the response head, and the upstream for the whole."""
-        upstream = self._forward.upstream
+        upstream = self._upstream
         wheel = upstream.ground.wheel
         self._total_at = wheel.now + upstream.patience
         wheel.watch(self, wheel.now + self._forward.patience)
 
     def attempt(self, fresh: bool) -> None:
         """Pick a target and ask for a connection to it. `fresh`: one that has carried no request."""
-        upstream = self._forward.upstream
+        upstream = self._upstream
         exchange = self.exchange
         target = self._target = upstream.balancer.pick(self._tried)
         exchange.target = target.label
@@ -170,7 +172,7 @@ class Forwarding(Timed):
 
     def _replayable(self) -> bool:
         exchange = self.exchange
-        if exchange.method not in IDEMPOTENT and not self._forward.upstream.settings.retries.non_idempotent:
+        if exchange.method not in IDEMPOTENT and not self._upstream.settings.retries.non_idempotent:
             return False
         body = exchange.request_body
         return body is None or body.kept is not None
@@ -235,13 +237,14 @@ class Forwarding(Timed):
     def answered(self, head: ResponseHead, payload: bytes, ended: bool) -> None:
         exchange = self.exchange
         exchange.upstream_s = monotonic() - exchange.begun_at
-        exchange.response_bytes += len(payload)
-        self.deadline = self._total_at  # the route's `timeout` counts until the response head
-        body = exchange.request_body
-        if body is not None:
-            body.kept = None  # nothing is sent again from here on
+        exchange.response_bytes = len(payload)
         if ended:
             self._done()
+        else:
+            self.deadline = self._total_at  # the route's `timeout` counts until the response head
+            body = exchange.request_body
+            if body is not None:
+                body.kept = None  # nothing is sent again from here on
         exchange.respond(Response(head.status, head), payload, ended)
 
     def received(self, payload: bytes) -> None:
@@ -257,7 +260,7 @@ class Forwarding(Timed):
         assert connection is not None
         self._connection = None
         reused = connection.uses > 1
-        self._forward.upstream.pool.discard(connection)
+        self._upstream.pool.discard(connection)
         if (
             silent
             and reused
@@ -278,7 +281,7 @@ class Forwarding(Timed):
         assert connection is not None
         exchange.upstream_s = monotonic() - exchange.begun_at
         self.deadline = inf
-        connection.idle_patience = self._forward.upstream.settings.timeouts.tunnel_idle
+        connection.idle_patience = self._upstream.settings.timeouts.tunnel_idle
         connection.ground.wheel.watch(connection, connection.ground.wheel.now + connection.idle_patience)
         exchange.switch(Response(101, head), early, connection.idle_patience)
 
@@ -298,7 +301,7 @@ class Forwarding(Timed):
         """One side has ended the tunnel. Most often it has gone altogether, so the other has less time to follow."""
         connection = self._connection
         if connection is not None:
-            connection.idle_patience = self._forward.upstream.settings.timeouts.idle
+            connection.idle_patience = self._upstream.settings.timeouts.idle
             connection.ground.wheel.watch(connection, connection.ground.wheel.now + connection.idle_patience)
 
     def pause_request(self) -> None:
@@ -354,9 +357,9 @@ class Forwarding(Timed):
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
-            self._forward.upstream.pool.discard(connection)
+            self._upstream.pool.discard(connection)
         elif not self._over:
-            self._forward.upstream.pool.withdraw(self)
+            self._upstream.pool.withdraw(self)
         self._end()
 
     def expire(self, now: float) -> None:
@@ -366,7 +369,7 @@ class Forwarding(Timed):
             fault = Fault.UPSTREAM_STALLED
         elif self._connection is not None:
             fault = Fault.UPSTREAM_TIMEOUT
-        elif self._forward.upstream.pool.is_queued(self):
+        elif self._upstream.pool.is_queued(self):
             fault = Fault.POOL_TIMEOUT
         else:
             fault = Fault.CONNECT_TIMEOUT
@@ -376,7 +379,7 @@ class Forwarding(Timed):
 
     def _may_retry(self, condition: str) -> bool:
         """Whether the configuration leaves room for one more attempt. Whether it is *safe* is the caller's to know."""
-        upstream = self._forward.upstream
+        upstream = self._upstream
         retries = upstream.settings.retries
         return (
             self.exchange.retries < retries.max
@@ -388,20 +391,21 @@ class Forwarding(Timed):
         self.exchange.retries += 1
         if not self._retrying:
             self._retrying = True
-            self._forward.upstream.retrying += 1
+            self._upstream.retrying += 1
         self.attempt(fresh)
 
     def _done(self) -> None:
         """The response is in. The connection may serve again if the request, too, was sent whole."""
         connection, self._connection = self._connection, None
         assert connection is not None
-        exchange, upstream = self.exchange, self._forward.upstream
+        exchange, upstream = self.exchange, self._upstream
         body: Relay | None = exchange.request_body
-        whole = body is None or body.ended
-        if body is not None and not whole:
-            body.kept = None
-            body.sink = None
-        if whole and connection.reusable and not connection.write_paused:
+        if body is not None:
+            body.kept = None  # nothing is sent again from here on
+            if not body.ended:
+                body.sink = None
+                connection.reusable = False
+        if connection.reusable and not connection.write_paused:
             upstream.pool.give_back(connection)
         else:
             connection.close()
@@ -418,6 +422,7 @@ class Forwarding(Timed):
         if not self._over:
             self._over = True
             self.deadline = inf
-            upstream = self._forward.upstream
+            upstream = self._upstream
             upstream.active -= 1
-            upstream.retrying -= self._retrying
+            if self._retrying:
+                upstream.retrying -= 1

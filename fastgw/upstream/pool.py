@@ -230,12 +230,7 @@ class Pool(Generic[C]):
 
     def give_back(self, connection: C) -> None:
         """A lent connection has carried its exchange and can carry another: it may be lent anew before this returns."""
-        if (
-            connection.closed
-            or self._stopped
-            or connection.uses >= self._max_uses
-            or (self._leaving and connection in self._leaving)
-        ):
+        if connection.closed or connection.uses >= self._max_uses or self._stopped or connection in self._leaving:
             self.discard(connection)
             return
         if not self._waiters:
