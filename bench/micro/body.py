@@ -1,33 +1,30 @@
-"""Bodies taken apart: one kilobyte by its length, and 16 KiB in chunks, each with the judge that follows it."""
+"""Bodies taken apart: by their length and in chunks, as they come in reads of 32 KiB, with the judge that follows."""
 
-from collections.abc import Iterator
-
-from httptools import HttpResponseParser
+from collections.abc import Callable, Iterator
 
 from bench.micro.timing import Room
-from fastgw.wire.body import BodyReader, ChunkedReader, LengthReader
-from fastgw.wire.llhttp import SecondJudge
+from fastgw.wire.framing import judge_response
 from fastgw.wire.render import LAST_CHUNK, chunk
 
+READ = 32_768
 KILOBYTE = b'{"id": 7}' * 112
-CHUNKED = chunk(bytes(4096)) * 4 + LAST_CHUNK
-LENGTH_HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(KILOBYTE)
+LENGTH_HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
 CHUNKED_HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+CHUNKS = chunk(bytes(4096)) * 7
 
 
 def rooms() -> Iterator[Room]:
-    yield Room("a new llhttp, with a short head", _judge, [LENGTH_HEAD])
-    yield Room("  1 KB by length", lambda body: _whole(LengthReader(len(body), _judge(LENGTH_HEAD)), body), [KILOBYTE])
-    yield Room("  16 KiB in 4 chunks", lambda body: _whole(ChunkedReader(_judge(CHUNKED_HEAD)), body), [CHUNKED])
+    yield Room("a new llhttp, with a short head", _begin, [LENGTH_HEAD % len(KILOBYTE)])
+    yield Room("  1 KB by length, whole", lambda body: _begin(LENGTH_HEAD % len(body))(body), [KILOBYTE])
+    yield Room("  1 KB in one chunk, whole", _begin_chunks_with, [chunk(KILOBYTE) + LAST_CHUNK])
+    yield Room("32 KiB of a body with a length", _begin(LENGTH_HEAD % 10**15), [bytes(READ)])
+    yield Room("28 KiB of a body in chunks of 4 KiB", _begin(CHUNKED_HEAD), [CHUNKS])
     yield Room("make a chunk of 4 KiB", chunk, [bytes(4096)])
 
 
-def _judge(head: bytes) -> SecondJudge:
-    judge = SecondJudge(HttpResponseParser)
-    judge.head(head, body_follows=True)
-    return judge
+def _begin(head: bytes) -> Callable[[bytes], bytes]:
+    return judge_response(head, b"GET").body().feed
 
 
-def _whole(reader: BodyReader, body: bytes) -> None:
-    reader.feed(body)
-    assert reader.done
+def _begin_chunks_with(body: bytes) -> bytes:
+    return _begin(CHUNKED_HEAD)(body)

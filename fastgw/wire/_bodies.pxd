@@ -1,3 +1,6 @@
+from libc.stdint cimport uint8_t
+
+
 cdef class Seen:
     cdef int heads
     cdef int messages
@@ -8,12 +11,12 @@ cdef class SecondJudge:
     cdef object _feed_data
     cdef object _refusal
 
-    cdef bint agrees_on_head(self, const unsigned char* at, Py_ssize_t length, bint body_follows) except -1
-    cdef bint agrees_on_any_head(self, const unsigned char* at, Py_ssize_t length) except -1
-    cdef bint agrees_on_whole(self, const unsigned char* at, Py_ssize_t length) except -1
-    cdef bint _feed(self, const unsigned char* at, Py_ssize_t length) except -1
-    cdef int _read_on(self, const unsigned char* at, Py_ssize_t length) except -1
-    cdef int _read_last(self, const unsigned char* at, Py_ssize_t length) except -1
+    cdef bint agrees_on_head(self, const uint8_t* at, Py_ssize_t length, bint body_follows) except -1
+    cdef bint agrees_on_any_head(self, const uint8_t* at, Py_ssize_t length) except -1
+    cdef bint agrees_on_whole(self, const uint8_t* at, Py_ssize_t length) except -1
+    cdef bint _feed(self, const uint8_t* at, Py_ssize_t length) except -1
+    cdef int _read_on(self, const uint8_t* at, Py_ssize_t length) except -1
+    cdef int _read_last(self, const uint8_t* at, Py_ssize_t length) except -1
 
 
 cdef class LengthReader:

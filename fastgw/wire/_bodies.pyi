@@ -1,4 +1,4 @@
-"""The compiled twin of `llhttp`, and of the readers in `body` that pass bodies on as they come."""
+"""The compiled twin of `llhttp` and `body`."""
 
 from typing import final
 
@@ -23,6 +23,15 @@ class LengthReader:
 
 @final
 class UntilCloseReader:
+    done: bool
+    rest: bytes
+    trailers: tuple[tuple[bytes, bytes], ...]
+    def __init__(self, judge: SecondJudge) -> None: ...
+    def feed(self, chunk: bytes) -> bytes: ...
+    def eof(self) -> None: ...
+
+@final
+class ChunkedReader:
     done: bool
     rest: bytes
     trailers: tuple[tuple[bytes, bytes], ...]

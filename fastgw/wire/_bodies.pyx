@@ -1,16 +1,19 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
-"""The compiled twin of `llhttp`, and of the readers in `body` that pass bodies on as they come.
+"""The compiled twin of `llhttp` and `body`.
 
-Bodies are judged as they stream by, so nothing can be read again: here the twin refuses for itself, in the words of
-the reference.
+Bodies are judged as they stream by, so llhttp cannot be asked again: here the twin refuses for itself where llhttp does,
+in the words of the reference.
 """
 
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint64_t
+from libc.string cimport memcpy
 
 from httptools import HttpParserError
 
+from fastgw.wire import body
 from fastgw.wire.llhttp import disagreement, refusal
 from fastgw.wire.malformed import Malformed
 
@@ -20,7 +23,7 @@ from fastgw.wire.malformed import Malformed
 cdef class Window:
     """Some bytes lent to llhttp for one call, without a copy. Empty at all other times."""
 
-    cdef const unsigned char* at
+    cdef const uint8_t* at
     cdef Py_ssize_t length
 
     def __getbuffer__(self, Py_buffer* view, int flags):
@@ -51,7 +54,7 @@ cdef class SecondJudge:
         self._seen = Seen()
         self._feed_data = parser(self._seen).feed_data
 
-    cdef bint _feed(self, const unsigned char* at, Py_ssize_t length) except -1:
+    cdef bint _feed(self, const uint8_t* at, Py_ssize_t length) except -1:
         """False: llhttp refuses; `_refusal` says why."""
         _window.at = at
         _window.length = length
@@ -65,16 +68,16 @@ cdef class SecondJudge:
             _window.length = 0
         return True
 
-    cdef bint agrees_on_head(self, const unsigned char* at, Py_ssize_t length, bint body_follows) except -1:
+    cdef bint agrees_on_head(self, const uint8_t* at, Py_ssize_t length, bint body_follows) except -1:
         """Whether this is exactly one head, and a body follows or does not."""
         return self.agrees_on_any_head(at, length) and self._seen.messages == (not body_follows)
 
-    cdef bint agrees_on_any_head(self, const unsigned char* at, Py_ssize_t length) except -1:
+    cdef bint agrees_on_any_head(self, const uint8_t* at, Py_ssize_t length) except -1:
         """Whether this is exactly one head; whether a body follows, llhttp cannot know. It is of no use after this."""
         self._seen.heads = self._seen.messages = 0
         return self._feed(at, length) and self._seen.heads == 1
 
-    cdef bint agrees_on_whole(self, const unsigned char* at, Py_ssize_t length) except -1:
+    cdef bint agrees_on_whole(self, const uint8_t* at, Py_ssize_t length) except -1:
         """Whether this is exactly one message, which ends with the last byte and not before."""
         self._seen.heads = self._seen.messages = 0
         return (
@@ -85,7 +88,7 @@ cdef class SecondJudge:
             and self._seen.heads == 1
         )
 
-    cdef int _read_on(self, const unsigned char* at, Py_ssize_t length) except -1:
+    cdef int _read_on(self, const uint8_t* at, Py_ssize_t length) except -1:
         """Read bytes behind which the message goes on. Raises `Malformed`."""
         if not self._feed(at, length):
             raise refusal("body", self._refusal) from self._refusal
@@ -93,7 +96,7 @@ cdef class SecondJudge:
             raise disagreement()
         return 0
 
-    cdef int _read_last(self, const unsigned char* at, Py_ssize_t length) except -1:
+    cdef int _read_last(self, const uint8_t* at, Py_ssize_t length) except -1:
         """Read bytes, at least one, the last of which is the message's last. Raises `Malformed`."""
         self._read_on(at, length - 1)
         if not self._feed(at + length - 1, 1):
@@ -104,22 +107,22 @@ cdef class SecondJudge:
 
     def agrees(self, bytes head not None, body_follows):
         """Whether this is exactly one head, and a body follows or does not. `body_follows` None: it cannot know."""
-        cdef const unsigned char* at = <const unsigned char*>PyBytes_AS_STRING(head)
+        cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(head)
         if body_follows is None:
             return self.agrees_on_any_head(at, PyBytes_GET_SIZE(head))
         return self.agrees_on_head(at, PyBytes_GET_SIZE(head), body_follows)
 
     def whole(self, bytes message not None):
         """Whether this is exactly one message with a body."""
-        return self.agrees_on_whole(<const unsigned char*>PyBytes_AS_STRING(message), PyBytes_GET_SIZE(message))
+        return self.agrees_on_whole(<const uint8_t*>PyBytes_AS_STRING(message), PyBytes_GET_SIZE(message))
 
     def body(self, bytes chunk not None):
         """As `llhttp.SecondJudge.body`."""
-        self._read_on(<const unsigned char*>PyBytes_AS_STRING(chunk), PyBytes_GET_SIZE(chunk))
+        self._read_on(<const uint8_t*>PyBytes_AS_STRING(chunk), PyBytes_GET_SIZE(chunk))
 
     def last(self, bytes chunk not None):
         """As `llhttp.SecondJudge.last`."""
-        self._read_last(<const unsigned char*>PyBytes_AS_STRING(chunk), PyBytes_GET_SIZE(chunk))
+        self._read_last(<const uint8_t*>PyBytes_AS_STRING(chunk), PyBytes_GET_SIZE(chunk))
 
 
 @cython.final
@@ -136,7 +139,7 @@ cdef class LengthReader:
         self.rest = b""
 
     def feed(self, bytes chunk not None):
-        cdef const unsigned char* at = <const unsigned char*>PyBytes_AS_STRING(chunk)
+        cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(chunk)
         cdef Py_ssize_t length = PyBytes_GET_SIZE(chunk)
         if self.done or self._judge is None:
             self.rest += chunk
@@ -174,8 +177,149 @@ cdef class UntilCloseReader:
         self._judge = judge
 
     def feed(self, bytes chunk not None):
-        self._judge._read_on(<const unsigned char*>PyBytes_AS_STRING(chunk), PyBytes_GET_SIZE(chunk))
+        self._judge._read_on(<const uint8_t*>PyBytes_AS_STRING(chunk), PyBytes_GET_SIZE(chunk))
         return chunk
 
     def eof(self):
         self.done = True
+
+
+# --- chunks ---
+
+cdef enum:
+    MOST_DIGITS = 15  # of the 16 that may be, so that no size overflows
+
+cdef struct Place:
+    # Where in a body of chunks we are.
+    uint64_t left  # payload bytes to come of the open chunk
+    bint line_end  # the one behind the payload of a chunk is yet to come
+    bint ended  # behind the empty line that ends the body
+
+
+cdef inline bint _is_line_end(const uint8_t* at, const uint8_t* end) noexcept nogil:
+    return end - at >= 2 and at[0] == c"\r" and at[1] == c"\n"
+
+
+cdef inline int _digit(uint8_t code) noexcept nogil:
+    """Of a hexadecimal number; -1: it is none."""
+    if c"0" <= code <= c"9":
+        return code - c"0"
+    code |= 0x20
+    return code - c"a" + 10 if c"a" <= code <= c"f" else -1
+
+
+cdef const uint8_t* _read_chunks(
+    const uint8_t* at, const uint8_t* end, Place* place, char* out, Py_ssize_t* length
+) noexcept nogil:
+    """Read to `end`, to the end of the body, or to a line that is not plain or not complete; return where that is.
+
+    `length`: of the payload so far, which is copied to `out`, unless that is NULL.
+    """
+    cdef const uint8_t* line
+    cdef const uint8_t* first_digit
+    cdef uint64_t piece, size
+    cdef int digit
+    while at < end:
+        if place.left:
+            piece = min(place.left, <uint64_t>(end - at))
+            if out is not NULL:
+                memcpy(out + length[0], at, piece)
+            length[0] += piece
+            place.left -= piece
+            at += piece
+            continue
+        if place.line_end:
+            if not _is_line_end(at, end):
+                return at
+            place.line_end = False
+            at += 2
+            continue
+        first_digit = line = at
+        size = 0
+        while line < end and line - first_digit < MOST_DIGITS and (digit := _digit(line[0])) >= 0:
+            size = 16 * size + digit
+            line += 1
+        if line == first_digit or not _is_line_end(line, end):
+            return at
+        line += 2
+        if not size:
+            if not _is_line_end(line, end):
+                return at
+            place.ended = True
+            return line + 2
+        place.left = size
+        place.line_end = True
+        at = line
+    return at
+
+
+@cython.final
+@cython.no_gc
+cdef class ChunkedReader:
+    """The twin of `body.ChunkedReader`: reads chunks without extensions, and ends without trailers.
+
+    At all other lines, and at those that are cut in two, a reader of the reference goes on to the end of what is fed.
+    """
+
+    cdef SecondJudge _judge
+    cdef object _reference
+    cdef bint _handed_over  # to the reference, which is in the middle of a line
+    cdef Place _place
+    cdef readonly bint done
+    cdef readonly bytes rest
+
+    def __init__(self, SecondJudge judge not None):
+        self._judge = judge
+        self.rest = b""
+
+    @property
+    def trailers(self):
+        return () if self._reference is None else self._reference.trailers
+
+    def feed(self, bytes chunk not None):
+        cdef const uint8_t* start = <const uint8_t*>PyBytes_AS_STRING(chunk)
+        cdef const uint8_t* end = start + PyBytes_GET_SIZE(chunk)
+        cdef const uint8_t* stop
+        cdef Place place = self._place
+        cdef Py_ssize_t length = 0
+        cdef bytes payload
+        if self.done:
+            self.rest += chunk
+            return b""
+        if self._handed_over:
+            return self._feed_reference(chunk)
+        if place.left >= <uint64_t>(end - start):
+            self._judge._read_on(start, end - start)
+            self._place.left -= end - start
+            return chunk
+        stop = _read_chunks(start, end, &place, NULL, &length)  # the length first: nothing is copied twice
+        payload = PyBytes_FromStringAndSize(NULL, length)
+        length = 0
+        _read_chunks(start, stop, &self._place, PyBytes_AS_STRING(payload), &length)
+        if self._place.ended:
+            self._judge._read_last(start, stop - start)
+            self.done = True
+            self.rest = chunk[stop - start:]
+            return payload
+        self._judge._read_on(start, stop - start)
+        return payload if stop == end else payload + self._feed_reference(chunk[stop - start:])
+
+    cdef bytes _feed_reference(self, bytes chunk):
+        cdef bytes payload
+        if self._reference is None:
+            self._reference = body.ChunkedReader(self._judge)
+        if not self._handed_over:
+            self._reference.skip_chunks(self._place.line_end)
+        payload = self._reference.feed(chunk)
+        self.done = self._reference.done
+        self.rest = self._reference.rest
+        left = self._reference.left()
+        self._handed_over = left is None
+        if left is not None:
+            self._place.left = left
+            self._place.line_end = True
+        return payload
+
+    def eof(self):
+        if not self.done:
+            raise Malformed("The connection ended before the last chunk.")

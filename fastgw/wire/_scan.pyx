@@ -16,8 +16,7 @@ from fastgw.wire._bodies cimport LengthReader, SecondJudge
 from httptools import HttpRequestParser, HttpResponseParser
 
 from fastgw.wire import heads, splice
-from fastgw.wire._bodies import UntilCloseReader
-from fastgw.wire.body import ChunkedReader
+from fastgw.wire._bodies import ChunkedReader, UntilCloseReader
 from fastgw.wire.headers import Fields, folded
 from fastgw.wire.paths import normalize
 

@@ -185,6 +185,17 @@ class ChunkedReader:
         if not self.done:
             raise Malformed("The connection ended before the last chunk.")
 
+    # for the compiled twin, which reads plain chunks and leaves all others to a reader of this kind
+
+    def left(self) -> int | None:
+        """The payload bytes to come of the open chunk. None: in the middle of a line, and this reader has to go on."""
+        return None if self._held or self._in_trailers or self.done else self._left
+
+    def skip_chunks(self, line_end: bool) -> None:
+        """Whole chunks were read by the twin. `line_end`: but for the line end behind the last one's payload."""
+        self._left = 0
+        self._line, self._line_begun = _NEXT_CHUNK if line_end else _FIRST_CHUNK
+
     def _open_chunk(self, line: re.Match[bytes]) -> int:
         """Take a size line and return where to read on."""
         self._extensions += len(line[2])

@@ -345,6 +345,26 @@ def test_chunks(wire: bytes, size: int):
     agree_on_response(ok(b"Transfer-Encoding: chunked"), [b"", *pieces])
 
 
+CHUNK = st.builds(
+    lambda size, extension: b"%x%b\r\n%b\r\n" % (size, extension, b"\r\n0" * (size // 3) + b"." * (size % 3)),
+    st.integers(1, 40),
+    st.sampled_from([b"", b"", b"", b";a", b";a=" + b"b" * 2000]),
+)
+CHUNKED_BODIES = st.builds(
+    lambda chunks, end: b"".join(chunks) + end,
+    st.lists(CHUNK, max_size=6),
+    st.sampled_from([b"0\r\n\r\n", b"0\r\n\r\nGET", b"00;a\r\n\r\n", b"0\r\nA: b\r\n\r\nGET", b""]),
+)
+
+
+@thorough
+@given(CHUNKED_BODIES, CHANGES.filter(lambda changes: len(changes) < 2), st.lists(st.integers(0, 10_000), max_size=12))
+def test_chunks_changed_and_cut_anywhere(wire, changes, where):
+    """So that the reading goes to and fro between the twin and its reference."""
+    pieces = messages.cut(changed(wire, changes), where)
+    agree_on_request(get(b"Transfer-Encoding: chunked", line=b"POST / HTTP/1.1"), pieces)
+
+
 HEADS_FOR_LLHTTP = [
     get(),
     get(b"Content-Length: 3"),
