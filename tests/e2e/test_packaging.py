@@ -1,37 +1,44 @@
-"""What is delivered: a wheel that works where nothing but it is installed, and an image built by the Dockerfile.
+"""What is delivered: sources, a wheel that works where nothing else is installed, an image made by the Dockerfile.
 
 No image registry is needed: a small reader of the Dockerfile plays its stages in folders, with this Python as the base.
+A machine without a compiler is one whose PATH leads to none.
 """
 
 from __future__ import annotations
 
 import ast
 import json
-import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
 import tomllib
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from shutil import which
 
 from fastgw import VERSION
-from tests.e2e.programs import environment, started
+from tests.e2e.programs import environment, program, started
 from tests.support.client import Client
 
 ROOT = Path(__file__).parents[2]
 BUILD_DEADLINE = 300.0  # seconds; packages are fetched
-BUILD_TOOLS = re.compile(r"\b(apt-get|apk|gcc|make|pip|setuptools|wheel|build-essential|git)\b")
+BUILD_TOOLS = re.compile(r"\b(apt-get|apk|gcc|cc|make|pip|setuptools|wheel|build-essential|git|[Cc]ython)\b")
+# The programs that a system without a compiler has: those that our Dockerfile and pip call.
+EVERYWHERE = ("sh", "env", "grep")
+# Debian's package -> the programs that it brings, and those of what it depends on.
+PROGRAMS = {"gcc": ("gcc", "x86_64-linux-gnu-gcc", "aarch64-linux-gnu-gcc", "as", "ld"), "libc6-dev": ()}
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 GET = b"GET / HTTP/1.1\r\nHost: demo.test\r\nConnection: close\r\n\r\n"
 
 
-def run(*command: str | Path, directory: Path, path: str | None = None) -> str:
-    """What a command printed on stdout. `path`: where its programs are found first."""
-    found = {"PATH": os.pathsep.join(filter(None, [path, os.environ["PATH"]]))}
+def run(*command: str | Path, directory: Path, path: Path | None = None) -> str:
+    """What a command printed on stdout. `path`: the only folder in which programs are found."""
+    found = {"PATH": str(path)} if path else {}
     ended = subprocess.run(
         [*map(str, command)],
         cwd=directory,
@@ -49,15 +56,32 @@ def run(*command: str | Path, directory: Path, path: str | None = None) -> str:
 def copy_of_the_package(folder: Path) -> Path:
     """What a build needs, as it is in a fresh clone: nothing that an earlier build has left."""
     folder.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
-    shutil.copytree(ROOT / "fastgw", folder / "fastgw", ignore=shutil.ignore_patterns("__pycache__"))
+    made = shutil.ignore_patterns("__pycache__", "_*.c", "_*.so")
+    shutil.copytree(ROOT / "fastgw", folder / "fastgw", ignore=made)
     return folder
 
 
-def works(fastgw: Path, folder: Path) -> None:
-    """The commands of an installed fastgw that need nothing around them."""
-    assert json.loads(run(fastgw, "version", "--format", "json", directory=folder))["fastgw"] == VERSION
+def files(*patterns: str) -> set[str]:
+    """Those of the package, as paths from the root of the repository."""
+    return {str(path.relative_to(ROOT)) for each in patterns for path in ROOT.joinpath("fastgw").rglob(each)}
+
+
+def system(folder: Path) -> Path:
+    """A folder with the programs of a system that has this Python, and no compiler."""
+    folder.mkdir()
+    for name in ("python", "pip"):
+        folder.joinpath(name).symlink_to(Path(sys.executable).with_name(name))
+    for name in EVERYWHERE:
+        folder.joinpath(name).symlink_to(program(name))
+    return folder
+
+
+def works(fastgw: Path, folder: Path, wire: str) -> None:
+    """The commands of an installed fastgw that need nothing around them. `wire`: what it says that it runs on."""
+    told = json.loads(run(fastgw, "version", "--format", "json", directory=folder))
+    assert (told["fastgw"], told["wire"]) == (VERSION, wire)
     assert "nothing is wrong" in run(fastgw, "check", ROOT / "examples" / "gateway.yaml", directory=folder)
 
 
@@ -69,25 +93,52 @@ def demo_answers(fastgw: Path) -> None:
         assert (response.status, b"fastgw" in response.body) == (200, True)
 
 
-def test_the_wheel_holds_the_package_and_works_alone(tmp_path):
+def test_the_sources_make_a_wheel_that_is_compiled_and_works_alone(tmp_path):
     """In an environment that has nothing but what the wheel asks for."""
     source = copy_of_the_package(tmp_path / "source")
-    run(sys.executable, "-m", "build", "--wheel", directory=source)
-    (wheel,) = source.joinpath("dist").iterdir()
-    assert wheel.name == f"fastgw-{VERSION}-py3-none-any.whl"
-    with zipfile.ZipFile(wheel) as held:
-        names = held.namelist()
-    about = f"fastgw-{VERSION}.dist-info/"
-    modules = {str(path.relative_to(ROOT)) for path in ROOT.joinpath("fastgw").rglob("*.py")}
-    assert {name for name in names if not name.startswith(about)} == {*modules, "fastgw/py.typed"}
-    assert f"{about}licenses/LICENSE" in names
+    run(sys.executable, "-m", "build", directory=source)  # the wheel is made from the source distribution
+    about = f"fastgw-{VERSION}"
+    with tarfile.open(source / "dist" / f"{about}.tar.gz") as held:
+        sent = {name.removeprefix(f"{about}/") for name in held.getnames()}
+    assert {name for name in sent if Path(name).parts[0] == "fastgw" and Path(name).suffix} == {
+        *files("*.py", "*.pyi", "*.pyx", "*.pxd", "*.h"),
+        "fastgw/py.typed",
+    }
+    assert {"LICENSE", "README.md", "pyproject.toml", "setup.py"} <= sent
+
+    (wheel,) = source.glob("dist/*.whl")
+    with zipfile.ZipFile(wheel) as unpacked:
+        names = {name for name in unpacked.namelist() if not name.startswith(f"{about}.dist-info/")}
+        assert f"{about}.dist-info/licenses/LICENSE" in unpacked.namelist()
+    twins = {name.removesuffix(".pyx") for name in files("_*.pyx")}
+    assert {name.partition(".")[0] for name in names if name.endswith(".so")} == twins
+    assert {name for name in names if not name.endswith(".so")} == {*files("*.py", "*.pyi"), "fastgw/py.typed"}
 
     run(sys.executable, "-m", "venv", tmp_path / "venv", directory=tmp_path)
     scripts = tmp_path / "venv" / "bin"
     run(scripts / "python", "-m", "pip", "install", "--quiet", wheel, directory=tmp_path)
     run(scripts / "python", "-m", "pip", "check", directory=tmp_path)
-    works(scripts / "fastgw", tmp_path)
+    works(scripts / "fastgw", tmp_path, "compiled")
     demo_answers(scripts / "fastgw")
+
+
+def test_it_installs_and_works_without_a_compiler(tmp_path):
+    source, venv = copy_of_the_package(tmp_path / "source"), tmp_path / "venv"
+    run(sys.executable, "-m", "venv", "--without-pip", venv, directory=tmp_path)
+    pip = [sys.executable, "-m", "pip", "--python", venv / "bin" / "python", "install", "--quiet", "--no-deps"]
+    run(*pip, source, directory=tmp_path, path=system(tmp_path / "bin"))
+    assert not [*tmp_path.rglob("_*.so")]
+    (packages,) = venv.glob("lib/python3*/site-packages")
+    packages.joinpath("what_it_imports.pth").write_text(sysconfig.get_path("purelib"))  # as the tests have it
+    works(venv / "bin" / "fastgw", tmp_path, "plain Python (no compiled twin: installed without a compiler)")
+    demo_answers(venv / "bin" / "fastgw")
+
+
+def test_one_wheel_in_plain_python_is_for_every_machine(tmp_path, monkeypatch):
+    source = copy_of_the_package(tmp_path / "source")
+    monkeypatch.setenv("FASTGW_PURE_PYTHON", "1")
+    run(sys.executable, "-m", "build", "--wheel", directory=source)
+    assert [wheel.name for wheel in source.glob("dist/*")] == [f"fastgw-{VERSION}-py3-none-any.whl"]
 
 
 def test_what_the_package_imports_is_what_it_depends_on():
@@ -140,12 +191,6 @@ class Builder:
         self._folder = folder
         self.here = folder / "root"
         self._sources = {"": self._sent()}
-        # What the base image offers: `python` and `pip`, and the programs that every system has.
-        offered = folder / "base"
-        offered.mkdir()
-        for name in ("python", "pip"):
-            offered.joinpath(name).symlink_to(Path(sys.executable).with_name(name))
-        self._path = str(offered)
 
     def _sent(self) -> Path:
         """The files that .dockerignore lets through: it refuses all, then names what is needed."""
@@ -166,14 +211,31 @@ class Builder:
         """The last stage's root."""
         for number, stage in enumerate(stages):
             self.here.mkdir()
+            path = self._base_image(f"base-{number}")
             for instruction, rest in stage.steps:
                 if instruction == "COPY":
                     self._copy(rest)
                 elif instruction == "RUN":
-                    run("sh", "-euc", self.rooted(rest), directory=self.here, path=self._path)
+                    run("sh", "-euc", self.rooted(rest), directory=self.here, path=path)
             if number < len(stages) - 1:
                 self._sources[stage.name] = self.here.rename(self._folder / f"stage-{number}")
         return self.here
+
+    def _base_image(self, name: str) -> Path:
+        """The programs of a stage as it begins; its apt-get adds the ones of this system that a package would bring."""
+        path = system(self._folder / name)
+        cases = "".join(
+            f"{package}) {''.join(f'ln -sf {found} {path}; ' for each in names if (found := which(each)))};;\n"
+            for package, names in PROGRAMS.items()
+        )
+        path.joinpath("ln").symlink_to(program("ln"))
+        path.joinpath("apt-get").write_text(
+            '#!/bin/sh\nset -eu\nfor each in "$@"; do case $each in\n'
+            f"update|install|-*) ;;\n{cases}"
+            '*) echo "E: Unable to locate package $each" >&2; exit 100;;\nesac; done\n'
+        )
+        path.joinpath("apt-get").chmod(0o755)
+        return path
 
     def rooted(self, command: str) -> str:
         """The same command with absolute paths below `here`."""
@@ -227,7 +289,7 @@ def test_the_image_serves_is_found_healthy_and_holds_nothing_that_builds(tmp_pat
     assert not [path.name for path in packages.iterdir() if BUILD_TOOLS.match(path.name)]
 
     scripts = root / "opt" / "fastgw" / "bin"
-    works(scripts / "fastgw", tmp_path)
+    works(scripts / "fastgw", tmp_path, "compiled")
     command, file = json.loads(LAST.last("CMD"))
     written = root.joinpath(file.lstrip("/")).read_text()
     assert all(address in written for address in ("0.0.0.0:8080", "127.0.0.1:9902"))

@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import Final, Self
 
-from tests.fuzz import comparison, messages, mutations
+from tests.fuzz import comparison, messages, mutations, records, routes
 from tests.fuzz.comparison import Difference
 from tests.fuzz.sides import Side
 
@@ -25,6 +25,8 @@ class Kind:
     write: Callable[[Random], bytes]
     judge: Callable[[Side, Side, bytes, int], bool]
     """Takes the reference, the twin, the content and a seed; whether it was accepted. Raises `Difference`."""
+    weight: float
+    """How often: by what there is to find in one, and how long it takes."""
     breakable: bool = True
     """Whether a broken one is still worth judging."""
 
@@ -42,13 +44,14 @@ def _beginnings(method: bytes | None) -> Callable[[Side, Side, bytes, int], bool
 
 
 KINDS: Mapping[str, Kind] = {
-    "request": Kind(messages.request, comparison.compare_request),
-    "response": Kind(messages.response, _answering(b"GET")),
-    "response-to-head": Kind(messages.response, _answering(b"HEAD")),
-    "request-cut-off": Kind(messages.request, _beginnings(None)),
-    "response-cut-off": Kind(messages.response, _beginnings(b"GET")),
+    "request": Kind(messages.request, comparison.compare_request, 40),
+    "response": Kind(messages.response, _answering(b"GET"), 40),
+    "response-to-head": Kind(messages.response, _answering(b"HEAD"), 5),
+    "request-cut-off": Kind(messages.request, _beginnings(None), 0.3),
+    "response-cut-off": Kind(messages.response, _beginnings(b"GET"), 0.3),
+    "routes": Kind(routes.write, routes.compare, 1, breakable=False),
+    "records": Kind(records.write, records.compare, 1, breakable=False),
 }
-WEIGHTS: Final = {"request": 40, "response": 40, "response-to-head": 5, "request-cut-off": 0.3, "response-cut-off": 0.3}
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def cases(seed: int) -> Iterator[Case]:
     pools: dict[str, list[bytes]] = {name: [kind.write(random)] for name, kind in KINDS.items()}
     for case in found():
         pools[case.kind].append(case.content)
-    names, weights = list(WEIGHTS), list(WEIGHTS.values())
+    names, weights = list(KINDS), [kind.weight for kind in KINDS.values()]
     while True:
         name = random.choices(names, weights)[0]
         kind, pool = KINDS[name], pools[name]

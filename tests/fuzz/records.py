@@ -1,0 +1,213 @@
+"""Exchanges that have ended, and what is counted and logged of them. The content of a case is JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from tests.fuzz import messages
+from tests.fuzz.comparison import Difference
+from tests.fuzz.routes import as_bytes
+from tests.fuzz.sides import Side
+
+LISTENERS, ROUTES, UPSTREAMS = ["public", "\u00f6"], ["users", 'quo"te', "back\\slash", "\u20ac" * 40], ["api", "cart"]
+FAULTS = ["connect_refused", "route_not_found"]
+TEXTS = [
+    "",
+    "",
+    "",
+    "a",
+    "10.0.0.1:8080",
+    "[::1]:81",
+    "\u00e9",
+    '"',
+    "\\",
+    "\n",
+    "\u2028",
+    "\x7f",
+    "x" * 500,
+    "\u20ac" * 900,
+]
+ADDRESSES = ["192.0.2.7", "::1", "fe80::1%eth0", "", "unix:", "1" * 45]
+IDS = ["", "0af7651916cd43dd8448eb211c80319c", "i" * 300, "\u00ff", '"', "\t", "\x1f", "\x80", "i" * 4096]
+SECONDS = [
+    0.0,
+    1e-9,
+    4.9999949e-4,
+    5e-4,
+    5.000005e-4,
+    0.0000005,
+    0.0000015,
+    0.1,
+    0.3,
+    1.0,
+    29.9999995,
+    30.0,
+    3600.5,
+    1e7,
+]
+DATES = [
+    0.0,
+    0.9999,
+    1763632800.0,
+    1763632800.9995,
+    1763632800.0004,
+    1763632860.25,
+    4102444800.123456,
+    253402300799.999,
+]
+COUNTS = [0, 0, 0, 1, 9, 10, 1012, 65_536, 2**31, 2**32, 10**12, 2**50]
+FORMATS = ["json", "json", "ecs", "combined"]
+
+
+def write(random: Random) -> bytes:
+    logs = [
+        {"format": random.choice(FORMATS), "redact": random.choice([[], ["a"], ["Q", "\u00e9"], ["x"] * 3])}
+        for _ in range(random.choice((0, 1, 1, 1, 2)))
+    ]
+    return json.dumps({"logs": logs, "exchanges": [_exchange(random) for _ in range(30)]}).encode()
+
+
+def _exchange(random: Random) -> dict[str, Any]:
+    def seldom(ordinary: Any, *others: Any) -> Any:
+        return ordinary if random.random() < 0.8 else random.choice(others)
+
+    return {
+        "head": messages.request(random).partition(b"\r\n\r\n")[0].decode("latin-1") + "\r\n\r\n",
+        "user_agent": seldom(None, *TEXTS[2:]),
+        "scheme": seldom("http", "https", ""),
+        "client_ip": seldom("192.0.2.7", *ADDRESSES),
+        "listener": seldom("public", *LISTENERS, "?"),
+        "route": seldom("users", None, *ROUTES, "?"),
+        "request_body": seldom(None, *COUNTS),
+        "request_bytes": seldom(0, *COUNTS),
+        "status": seldom(200, None, 0, 99, 101, 204, 404, 499, 503, 599, 999),
+        "response_bytes": random.choice(COUNTS),
+        "lasted": seldom(random.random() * random.choice((0.001, 1.0, 100.0)), *SECONDS),
+        "date": seldom(1763632800 + random.random() * 100, *DATES),
+        "upstream": seldom("api", *UPSTREAMS, "", "?", *TEXTS),
+        "target": seldom("10.0.0.1:8080", *TEXTS),
+        "upstream_s": seldom(random.random() * random.choice((0.001, 1.0)), -1.0, *SECONDS),
+        "retries": seldom(0, 1, 2, 7),
+        "fault": seldom(None, *FAULTS, "?"),
+        "why": seldom("", *TEXTS),
+        "request_id": seldom("0af7651916cd43dd8448eb211c80319c", *IDS),
+    }
+
+
+@dataclass(slots=True)
+class Named:
+    name: str
+
+
+@dataclass(slots=True)
+class Counted:
+    bytes: int
+
+
+@dataclass(slots=True)
+class Answer:
+    status: int
+
+
+@dataclass(slots=True)
+class Failure:
+    label: str
+
+
+@dataclass(slots=True)
+class Ended:
+    head: Any
+    scheme: bytes
+    client_ip: str
+    listener: Named
+    route: Named | None
+    request_body: Counted | None
+    request_bytes: int
+    response: Answer | None
+    response_bytes: int
+    begun_at: float
+    upstream: str
+    target: str
+    upstream_s: float
+    retries: int
+    fault: Failure | None
+    why: str
+    request_id: bytes
+
+
+@dataclass(frozen=True)
+class Log:
+    format: str
+    redact: list[str]
+    sink: str = "stdout"  # never opened: the lines are taken before a thread would write them
+
+
+NOW = 1e6
+
+
+def compare(reference: Side, twin: Side, content: bytes, seed: int) -> bool:
+    """Whether anything was recorded. Raises `Difference`."""
+    case = json.loads(content)
+    sides = [Recorded(side, case["logs"]) for side in (reference, twin)]
+    for exchange in case["exchanges"]:
+        ours, theirs = (side.finish(exchange) for side in sides)
+        for name, one, other in zip(("lines", "column"), ours, theirs, strict=True):
+            if one != other:
+                raise Difference(f"{name} of {exchange}:\n{_apart(one, other)}")
+    return any(sides[0].column)
+
+
+def _apart(one: Any, other: Any) -> str:
+    if isinstance(one, bytes):
+        words = [memoryview(column).cast("Q") for column in (one, other)]
+        return str([(place, *pair) for place, pair in enumerate(zip(*words, strict=True)) if pair[0] != pair[1]])
+    return f"plain Python {one}\nthe twin     {other}"
+
+
+class Recorded:
+    """One side's counters and logs."""
+
+    def __init__(self, side: Side, logs: list[dict[str, Any]]) -> None:
+        self._side = side
+        series = side.observe.Series(LISTENERS, ROUTES, UPSTREAMS, FAULTS)
+        self.column = bytearray(8 * series.words)
+        self._observer = side.observe.Observer(
+            logs=[Log(**log) for log in logs], column=memoryview(self.column).cast("Q"), series=series
+        )
+        self._recorder = self._observer.finish.__self__
+
+    def finish(self, told: dict[str, Any]) -> tuple[list[bytes], bytes]:
+        """Lines and column after this exchange; it is none if its head is refused."""
+        try:
+            head = self._side.framing.judge_request(as_bytes(told["head"]))
+        except self._side.malformed.Malformed:
+            return [], b""
+        if told["user_agent"] is not None:
+            head.fields().set(b"User-Agent", told["user_agent"].replace("\n", " ").replace("\x7f", " ").encode())
+        ended = Ended(
+            head=head,
+            scheme=as_bytes(told["scheme"]),
+            client_ip=told["client_ip"],
+            listener=Named(told["listener"]),
+            route=None if told["route"] is None else Named(told["route"]),
+            request_body=None if told["request_body"] is None else Counted(told["request_body"]),
+            request_bytes=told["request_bytes"],
+            response=None if told["status"] is None else Answer(told["status"]),
+            response_bytes=told["response_bytes"],
+            begun_at=NOW - told["lasted"],
+            upstream=told["upstream"],
+            target=told["target"],
+            upstream_s=told["upstream_s"],
+            retries=told["retries"],
+            fault=None if told["fault"] is None else Failure(told["fault"]),
+            why=told["why"],
+            request_id=as_bytes(told["request_id"]),
+        )
+        self._recorder.finish_at(ended, NOW, told["date"])
+        lines = []
+        for log in self._observer._logs:
+            lines += iter(log.held.take, b"")
+        return lines, bytes(self.column)

@@ -1,0 +1,137 @@
+"""Route tables, and requests that nearly fit them. The content of a case is JSON; its texts stand for bytes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from tests.fuzz.comparison import Difference
+from tests.fuzz.sides import Side
+
+HOSTS = ["a.test", "b.test", "A.Test", "*.test", "*.a.test", "*.b.a.test", "x.a.test", "y.x.a.test", "[::1]", "test"]
+MORE_HOSTS = [
+    "",
+    "a",
+    ".test",
+    "..test",
+    "x..test",
+    "[0:0::1]",
+    "[::2]",
+    "[",
+    "a.test.",
+    "z.test",
+    "ab.test",
+    "x" * 250,
+]
+SEGMENTS = ["a", "b", "users", "42", "", "ab", "A", "a%2Fb", "x" * 15, "x" * 16, "x" * 17, "x" * 300]
+PARAMETERS = ["{id}", "{name}", "{rest:path}", "{id}", "{app}"]
+REGEXES = ["~^/v[0-9]+/", "~a", "~/b$", "~^/users/(a|42)", "~.", "~^/$"]
+METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PURGE", "FROB"]
+QUERIES = [None, None, "", "a=1", "a=2&b", "b&a=1", "a=%31", "c"]
+
+
+def write(random: Random) -> bytes:
+    # Small vocabularies, so that much of a table is about the same hosts and paths.
+    hosts, segments = random.sample(HOSTS, random.randint(1, 5)), random.sample(SEGMENTS, random.randint(2, 6))
+    count = random.choice((0, 1, 2, 5, 10, 30, 70)) if random.random() < 0.99 else 300
+    rules = [_rule(random, hosts, segments) for _ in range(count)]
+    requests = [_request(random, hosts, segments, rules) for _ in range(40)]
+    return json.dumps({"rules": rules, "requests": requests}).encode()
+
+
+def _rule(random: Random, hosts: list[str], segments: list[str]) -> dict[str, Any]:
+    return {
+        "hosts": [] if random.random() < 0.4 else random.choices(hosts, k=random.choice((1, 1, 2))),
+        "paths": [] if random.random() < 0.1 else [_pattern(random, segments) for _ in range(random.choice((1, 1, 2)))],
+        "methods": [] if random.random() < 0.7 else random.sample(METHODS, random.randint(1, 3)),
+        "headers": [] if random.random() < 0.9 else [["X-A", random.choice("12")]],
+        "query": [] if random.random() < 0.9 else [["a", random.choice("12")]],
+    }
+
+
+def _pattern(random: Random, segments: list[str]) -> str:
+    die = random.random()
+    if die < 0.05:
+        return random.choice(REGEXES)
+    parts = [random.choice(PARAMETERS if random.random() < 0.3 else segments) for _ in range(random.randint(0, 4))]
+    return "/" + "/".join(parts + (["*"] if die < 0.3 else []))
+
+
+def _request(random: Random, hosts: list[str], segments: list[str], rules: list[dict[str, Any]]) -> dict[str, Any]:
+    pool = hosts if random.random() < 0.8 else HOSTS + MORE_HOSTS
+    host = random.choice(pool).lower()
+    path = "/" + "/".join(random.choices(segments, k=random.choice((0, 1, 2, 3, 4, 5, 40))))
+    patterns = [pattern for rule in rules for pattern in rule["paths"] if pattern[0] == "/"]
+    if patterns and random.random() < 0.6:
+        pattern = random.choice(patterns).replace("*", random.choice(["", "a", "a/b"]))
+        path = "/".join(random.choice(segments) if part[:1] == "{" else part for part in pattern.split("/"))
+        path += random.choice(["", "", "", "", "/", "x", "/x", "%20"])
+    if random.random() < 0.03:
+        path = random.choice(["*", "", "//", "/" * 300, "/" + "x" * 70_000, "/\u00ff", "/v1/"])
+    return {
+        "host": host.replace("*", random.choice("xyab"), 1),
+        "path": path,
+        "method": random.choice(METHODS[:3] if random.random() < 0.7 else METHODS),
+        "query": random.choice(QUERIES),
+        "fields": {} if random.random() < 0.7 else {"x-a": random.choice("123")},
+    }
+
+
+@dataclass
+class Request:
+    host: bytes
+    path: bytes
+    method: bytes
+    query: bytes | None
+    fields: dict[bytes, bytes]
+
+    def field(self, name: bytes) -> bytes | None:
+        return self.fields.get(name)
+
+
+def as_bytes(text: str) -> bytes:
+    return text.encode("latin-1")
+
+
+def _router(side: Side, rules: list[dict[str, Any]]) -> Any:
+    """The table of those rules that a configuration could have."""
+    made = []
+    for number, rule in enumerate(rules):
+        try:
+            conditions = side.routing.Conditions(
+                hosts=tuple(map(side.patterns.parse_host, rule["hosts"])),
+                paths=tuple(map(side.patterns.parse_path, rule["paths"])),
+                methods=tuple(map(as_bytes, rule["methods"])),
+                headers=tuple((as_bytes(name), as_bytes(value)) for name, value in rule["headers"]),
+                query=tuple((as_bytes(name), as_bytes(value)) for name, value in rule["query"]),
+            )
+        except ValueError:
+            continue
+        made.append((conditions, number))
+    return side.routing.Router(made)
+
+
+def compare(reference: Side, twin: Side, content: bytes, seed: int) -> bool:
+    """Whether a route was found. Raises `Difference`."""
+    case = json.loads(content)
+    routers = _router(reference, case["rules"]), _router(twin, case["rules"])
+    any_found = False
+    for asked in case["requests"]:
+        texts = as_bytes(asked["host"]), as_bytes(asked["path"]), as_bytes(asked["method"])
+        query = None if asked["query"] is None else as_bytes(asked["query"])
+        fields = {as_bytes(name): as_bytes(value) for name, value in asked["fields"].items()}
+        request = Request(*texts, query, fields)
+        ours, theirs = (told(router.find(request)) for router in routers)
+        if ours != theirs:
+            raise Difference(f"{asked}: plain Python finds {ours}, the twin {theirs}")
+        candidates = [told(candidate.match) for candidate in routers[0].candidates(request)]
+        if (candidates[0] if candidates else None) != ours:
+            raise Difference(f"{asked}: plain Python finds {ours}, and first of all candidates {candidates[:2]}")
+        any_found = any_found or ours is not None
+    return any_found
+
+
+def told(match: Any) -> tuple[int, str] | None:
+    return None if match is None else (match.route, repr(dict(match.params)))
