@@ -1,0 +1,131 @@
+"""A realistic mix by locust, for a while, and the percentiles of each kind of request: `python -m bench.load.mix`.
+
+What the users do is in `locustfile.py`, which locust alone imports: it replaces the standard library's sockets.
+Times are those that one Python process sees that plays all users: they tell a change, and not what the gateway took.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import typer
+
+from bench import origin
+from bench.peers import Fastgw, Place
+from bench.peers.peer import routes
+from bench.samples import percentile
+
+LOCUSTFILE = Path(__file__).with_name("locustfile.py")
+SHARES = (50, 90, 99, 99.9)
+WORST = 5  # kinds of failures that are told of each kind of request
+BEGIN_S = 2  # until all users are there
+STOP_S = 15  # users end what they have begun: the slowest request takes some two seconds
+SLACK_S = 30  # for locust to begin and to end
+
+
+class MixFailed(Exception):
+    """No percentiles, and why."""
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What the users saw. `str` of it is a Markdown table."""
+
+    seen: Mapping[str, Sequence[float]]
+    """Kind of request -> milliseconds of those that were answered as they should be."""
+    failed: Mapping[str, Mapping[str, int]]
+    """Kind of request -> what went wrong -> how often."""
+
+    @property
+    def failures(self) -> int:
+        return sum(sum(kinds.values()) for kinds in self.failed.values())
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterator[str]:
+        yield "| request | answered | failed | " + " | ".join(f"p{share:g} ms" for share in SHARES) + " |"
+        yield "| --- |" + " ---: |" * (2 + len(SHARES))
+        for name in sorted(self.seen.keys() | self.failed.keys()):
+            yield self._row(name, self.seen.get(name, ()), sum(self.failed.get(name, {}).values()))
+        yield self._row("all", [each for times in self.seen.values() for each in times], self.failures)
+        if self.failed:
+            yield ""
+        for name, kinds in self.failed.items():
+            for what, count in sorted(kinds.items(), key=lambda kind: -kind[1])[:WORST]:
+                yield f"- {name}: {what}: {count}"
+
+    def _row(self, name: str, times: Sequence[float], failures: int) -> str:
+        ordered = sorted(times)
+        shares = [f"{percentile(ordered, share):.2f}" if ordered else "" for share in SHARES]
+        return f"| {name} | {len(times)} | {failures} | {' | '.join(shares)} |"
+
+
+def run(url: str | None = None, users: int = 200, seconds: int = 30) -> Mix:
+    """Let so many users loose on the gateway at `url` for so long; None: on a fastgw that is started for it.
+
+    Raises `MixFailed`, and `NotReady` when what is started is not.
+    """
+    if url is None:
+        with _fastgw() as own:
+            return run(own, users, seconds)
+    with TemporaryDirectory(prefix="bench-") as folder:
+        file = Path(folder, "seen.json")
+        core = max(os.sched_getaffinity(0))
+        command = ["taskset", "--cpu-list", str(core), sys.executable, "-m", "locust", "-f", str(LOCUSTFILE)]
+        command += ["--headless", "--host", url, "--users", str(users), "--spawn-rate", str(users / BEGIN_S)]
+        command += ["--run-time", f"{seconds}s", "--stop-timeout", str(STOP_S), "--skip-log", "--only-summary"]
+        environment = {**os.environ, "BENCH_MIX_SEEN": str(file)}
+        try:
+            ran = subprocess.run(
+                command, env=environment, capture_output=True, text=True, timeout=seconds + STOP_S + SLACK_S
+            )
+        except subprocess.TimeoutExpired as error:
+            raise MixFailed("locust has not ended in time") from error
+        if not file.exists():
+            raise MixFailed(f"locust ended with {ran.returncode}: {ran.stderr[-2000:]}")
+        return Mix(**json.loads(file.read_text()))
+
+
+@contextmanager
+def _fastgw() -> Iterator[str]:
+    """A gateway with the routes of `plain` and a refused one, on a core of its own, before the benchmark's origin."""
+    cores = sorted(os.sched_getaffinity(0))
+    refusal = {"status": 401, "body": "no token of ours\n", "headers": {"WWW-Authenticate": "Bearer"}}
+    to_origin = [{"name": name, "paths": [f"/{name}/*"], "upstream": "origin"} for name in routes(100)]
+    private = {"name": "private", "paths": ["/private/*"], "respond": refusal}
+    with TemporaryDirectory(prefix="bench-") as scratch:
+        folder = Path(scratch)
+        folder.chmod(0o755)  # a service started by root may drop to another user
+        gateway = Fastgw(config={"routes": [*to_origin, private]})
+        with (
+            origin.serving(folder, cores[-1]) as origin_port,
+            gateway.running(Place(folder, cores[:1], origin_port)) as running,
+        ):
+            yield f"http://127.0.0.1:{running.port}"
+
+
+def main(
+    url: Annotated[str | None, typer.Argument(help="http://host:port of a gateway. None: a fastgw is started.")] = None,
+    users: Annotated[int, typer.Option(min=1, max=5_000, help="Of twenty: 11 browse, 5 post, 2 slow, 2 bad.")] = 200,
+    seconds: Annotated[int, typer.Option(min=1, max=3_600, help="How long they go on.")] = 30,
+) -> None:
+    """A realistic mix by locust: browsing, posting, slow clients, bad tokens. Exit code 1 if any answer was wrong."""
+    try:
+        mix = run(url, users, seconds)
+    except MixFailed as error:
+        print(f"bench.load.mix: {error}", file=sys.stderr)
+        raise typer.Exit(2) from error
+    print(mix)
+    raise typer.Exit(bool(mix.failures))
+
+
+if __name__ == "__main__":
+    typer.run(main)
