@@ -60,10 +60,11 @@ def _tell_rooms(rooms: Sequence[Compared], budgets: Budgets) -> None:
     if counter() != budgets.counted_by:
         counted_by = ", ".join(budgets.counted_by.values()) or "nobody yet"
         print(f"Budgets were counted by: {counted_by}. Here it is: {', '.join(counter().values())}.\n")
-    print(f"{'instructions per call':60}{'':10}{'counted':>10}{'budget':>10}{'change':>9}")
+    width = max(len(each.room) for each in rooms)
+    print(f"{'instructions per call':{width}}  {'':10}{'counted':>10}{'budget':>10}{'change':>9}")
     for each in rooms:
         change = "" if each.change is None else f"{each.change:+.1%}"
-        print(f"{each.room:60}{each.variant:10}{_number(each.counted):>10}{_number(each.budget):>10}{change:>9}")
+        print(f"{each.room:{width}}  {each.variant:10}{_number(each.counted):>10}{_number(each.budget):>10}{change:>9}")
 
 
 def _tell_ratios(ratios: Sequence[Shown]) -> None:

@@ -8,16 +8,14 @@ import gc
 import json
 import os
 import sys
-import time
 from collections.abc import Sequence
 
 from bench.micro.__main__ import all_rooms
+from bench.micro.timing import rest
 from fastgw import compiled
 
 CALLS = 200
 """In a room's first run; twice as many in its second. The difference is what as many calls cost, and no start-up."""
-REST_S = 0.1
-"""Threads of the access logs finish their part of a run in this time, or their use of the processor is seen in it."""
 
 
 def main(names: Sequence[str]) -> None:
@@ -25,14 +23,14 @@ def main(names: Sequence[str]) -> None:
     for name, room in all_rooms(names):
         runs = [room.calls(CALLS), room.calls(2 * CALLS)]
         runs[-1]()  # warms caches
-        _rest()
+        rest()
         gc.collect()
         gc.freeze()  # as in a worker
         for run in runs:
             gc.collect()
             _mark()
             run()
-            _rest()
+            rest()
             _mark()
         gc.unfreeze()
         print(json.dumps({"module": name, "room": room.name}))
@@ -41,14 +39,6 @@ def main(names: Sequence[str]) -> None:
 
 def _mark() -> None:
     os.getpgid(0)
-
-
-def _rest() -> None:
-    """Wait until no other thread has anything to do."""
-    used, before = time.process_time(), -1.0
-    while used - before > REST_S / 5:
-        time.sleep(REST_S)
-        used, before = time.process_time(), used
 
 
 if __name__ == "__main__":
