@@ -1,65 +1,106 @@
-"""An exchange recorded: counted and queued on the loop, made into a line by the log's thread."""
+"""An exchange recorded: counted, made into a line, and held for the log's thread; by the twin and in plain Python."""
 
-import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from typing import Any
 
 from bench.micro.heads import REQUESTS
 from bench.micro.timing import Room
-from fastgw.observe import Observer, Record, Series
-from fastgw.observe.lines import json_line, masker
-from fastgw.wire.framing import RequestHead, judge_request
+from fastgw.compiled import twin
+from fastgw.observe import Series
+from fastgw.observe.ended import Ended, record_of
+from fastgw.observe.held import Held
+from fastgw.observe.lines import FORMATS, Secrets
+from fastgw.observe.log import Log
+from fastgw.observe.recorder import Recorder
+from fastgw.wire.framing import judge_request
+
+MOST = 1 << 40  # bytes held: nothing is dropped, or the drop would be timed
+
+
+@dataclass(slots=True)
+class Name:
+    name: str
+
+
+@dataclass(slots=True)
+class Answer:
+    status: int = 200
+
+
+@dataclass(slots=True)
+class Exchange:
+    """One that has ended, as `observe.Ended` says."""
+
+    head: Any
+    route: Name
+    listener: Name
+    request_id: bytes
+    begun_at: float = field(default_factory=time.monotonic)
+    scheme: bytes = b"http"
+    client_ip: str = "192.0.2.1"
+    request_body: None = None
+    request_bytes: int = 0
+    response: Answer = field(default_factory=Answer)
+    response_bytes: int = 1000
+    upstream: str = "origin"
+    target: str = "127.0.0.1:9001"
+    upstream_s: float = 0.001
+    retries: int = 0
+    fault: None = None
+    why: str = ""
 
 
 @dataclass(frozen=True)
-class Log:
-    sink: str
+class Settings:
+    sink: str = "stdout"
     format: str = "json"
     redact: tuple[str, ...] = ()
 
 
 def rooms() -> Iterator[Room]:
-    heads = [judge_request(raw) for raw in REQUESTS]
-    records = [_record(head) for head in heads]
-    routes = sorted({record.route for record in records})
-    series = Series(listeners=["public"], routes=routes, upstreams=["origin"], faults=[])
-    mask = masker(())
-    counting = Observer(logs=[], column=None, series=series)
-    yield Room("make a record", _record, heads)
-    yield Room("count a record", counting.finish, records)
-    with tempfile.TemporaryDirectory() as folder:
-        logging = Observer(logs=[Log(str(Path(folder) / "access.log"))], column=None, series=series)
-        logging.start()
-        try:
-            yield Room("count it and queue its log line", logging.finish, records)
-        finally:
-            logging.stop()
-    yield Room("  mask a referer, in the thread", mask, [record.referer for record in records])
-    yield Room("make its JSON log line, in the thread", lambda record: json_line(record, mask), records)
+    routes = {f"svc{number}": Name(f"svc{number}") for number in range(100)}
+    listener = Name("public")
+    exchanges: list[Ended] = []
+    for raw in REQUESTS:
+        head = judge_request(raw)
+        route = routes[head.path.split(b"/")[1].decode()]
+        exchanges.append(Exchange(head, route, listener, head.first(b"x-request-id") or b""))
+    series = Series(["public"], routes, ["origin"], [])
+    compiled = twin("fastgw.observe._record")
+    for how, module in (("compiled", compiled), ("plain Python", None)):
+        if how == "compiled" and module is None:
+            continue
+        for logs in ([], [Settings()]):
+            recorder = _recorder(series, logs, module)
+            what = "count it and hold its line" if logs else "count it"
+            yield Room(f"{what}, {how}", recorder.finish, exchanges)
+    now, date = time.monotonic(), time.time()
+    yield Room("make a record", lambda ended: record_of(ended, now, date), exchanges)
+    records = [record_of(ended, now, date) for ended in exchanges]
+    mask = Secrets(()).mask
+    for name, line in FORMATS.items():
+        yield Room(f"make a {name} line of a record", lambda record, line=line: line(record, mask), records)
+    yield Room("  mask a referer", mask, [record.referer for record in records])
 
 
-def _record(head: RequestHead) -> Record:
-    return Record(
-        ended_date=time.time(),
-        client="192.0.2.1",
-        listener="public",
-        method=head.method,
-        scheme=b"http",
-        host=head.host,
-        path=head.raw_path,
-        query=head.query,
-        minor=head.minor,
-        status=200,
-        request_bytes=0,
-        response_bytes=1000,
-        duration_s=0.0012,
-        route=head.path.split(b"/")[1].decode(),
-        upstream="origin",
-        target="127.0.0.1:9001",
-        upstream_s=0.001,
-        request_id=head.first(b"x-request-id") or b"",
-        user_agent=head.first(b"user-agent"),
-        referer=head.first(b"referer"),
-    )
+def _recorder(series: Series, logs: list[Settings], module: Any) -> Any:
+    column = memoryview(bytearray(8 * series.words)).cast("Q")
+    tally = series.tally(column)
+    made = [Log(settings, tally, Held if module is None else module.Held) for settings in logs]
+    for log in made:
+        log.held = _emptied(Held if module is None else module.Held)
+    recorder = Recorder(tally, made)
+    return recorder if module is None else module.Recorder(recorder)
+
+
+def _emptied(held: Any) -> Any:
+    """One that is emptied whenever much is in it, as by a thread."""
+
+    def empty() -> None:
+        while made.take():
+            pass
+
+    made = held(MOST, lambda: None, empty)
+    return made

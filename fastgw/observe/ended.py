@@ -12,6 +12,10 @@ class Head(Protocol):
     """A request head, as far as it is logged."""
 
     @property
+    def method(self) -> bytes: ...
+    @property
+    def host(self) -> bytes: ...
+    @property
     def minor(self) -> int: ...
     @property
     def raw_path(self) -> bytes: ...
@@ -50,11 +54,7 @@ class Ended(Protocol):
     @property
     def head(self) -> Head: ...
     @property
-    def method(self) -> bytes: ...
-    @property
     def scheme(self) -> bytes: ...
-    @property
-    def host(self) -> bytes: ...
     @property
     def client_ip(self) -> str: ...
     @property
@@ -98,9 +98,9 @@ def record_of(ended: Ended, now: float, date: float) -> Record:
         ended_date=date,
         client=ended.client_ip,
         listener=ended.listener.name,
-        method=ended.method,
+        method=head.method,
         scheme=ended.scheme,
-        host=ended.host,
+        host=head.host,
         path=head.raw_path,
         query=head.query,
         minor=head.minor,

@@ -1,33 +1,27 @@
-"""An access log: the queue that a worker's loop fills, and the thread that makes lines of it.
+"""An access log: the lines that a worker's loop makes, and the thread that writes them.
 
-Rule 1: the loop never waits: a record that finds the queue full is dropped and counted. Rule 2: each finished exchange
-becomes one line or one dropped record. Rule 3: a log has a thread of its own, so one that is stuck holds up no other.
+Rule 1: the loop never waits: a line that finds no room is dropped and counted. Rule 2: each finished exchange becomes
+one line or one dropped record. Rule 3: a log has a thread of its own, so one that is stuck holds up no other. Rule 4:
+the thread writes and nothing else, and wakes seldom: while it has the interpreter, the loop has not.
 """
 
 import logging
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Event, Thread
 from typing import Final, Protocol
 
-from fastgw.observe.lines import FORMATS, masker
-from fastgw.observe.record import Record
+from fastgw.observe.held import Held
+from fastgw.observe.lines import FORMATS, Secrets
 from fastgw.observe.series import Tally
 from fastgw.observe.sink import Sink
 
 log = logging.getLogger("fastgw")
 
-MAX_RECORDS: Final = 32_768
-"""At 25,000 requests/s a disk may pause for more than a second. They hold about 25 MB while a log is stuck."""
-MAX_PEER_BYTES: Final = 16 * 1024 * 1024
-"""What peers have sent (paths, queries, fields) of all queued records together, so that long requests do not add up."""
-_GATHER_S = 0.05  # one wake-up of the thread serves all that comes meanwhile
-# The thread keeps the interpreter for a slice at most, about 0.3 ms, and then leaves it to the loop. `sleep(0)` would
-# not do: without a real sleep the thread takes the interpreter back before the loop's thread has woken.
-_SLICE = 64
-_YIELD_S = 0.0005
-_ABANDON_S = 0.5  # a thread that waits for a reader looks up five times as often
+MAX_HELD: Final = 16 * 1024 * 1024
+"""Bytes of lines. At 25,000 requests/s a disk may pause for a second."""
+_GATHER_S: Final = 0.05  # one wake-up of the thread serves all that comes meanwhile
+_ABANDON_S: Final = 0.5  # a thread that waits for a reader looks up five times as often
 
 
 class AccessLog(Protocol):
@@ -46,36 +40,46 @@ class AccessLog(Protocol):
         """Query parameters to mask besides `lines.ALWAYS_MASKED`."""
 
 
+class Lines(Protocol):
+    """`Held`, or its twin."""
+
+    @property
+    def size(self) -> int: ...
+    def add(self, line: bytes) -> bool: ...
+    def take(self) -> bytes: ...
+
+
 class Log:
     """One access log of one worker."""
 
-    def __init__(self, settings: AccessLog, tally: Tally) -> None:
-        self._line = FORMATS[settings.format]
-        self._mask = masker(settings.redact)
+    def __init__(
+        self,
+        settings: AccessLog,
+        tally: Tally,
+        held: Callable[[int, Callable[[], None], Callable[[], None]], Lines] = Held,
+    ) -> None:
+        self.format = FORMATS[settings.format]
+        self.secrets = Secrets(settings.redact)
         self._tally = tally
         self._sink = Sink(settings.sink)
         self._name = settings.sink
         self._told = False  # that lines are dropped; once is enough, the metric says how many
-        self._queue: deque[Record] = deque()
-        # Each is written by one thread alone: the loop's and ours. Their difference is what is queued.
-        self._bytes_in = self._bytes_out = 0
-        self._wake, self._stopping = Event(), Event()
+        self._wake, self._press = Event(), Event()  # there is something to do; at once
+        self._stopping = False
+        self.held = held(MAX_HELD, self._wake.set, self._press.set)
         self._thread = Thread(target=self._run, name=f"access log {settings.sink}", daemon=True)
 
-    def add(self, record: Record) -> None:
-        """Queue a record, or drop it. Hot path."""
-        queue = self._queue
-        weight = _weight(record)
-        if len(queue) >= MAX_RECORDS or self._bytes_in - self._bytes_out + weight > MAX_PEER_BYTES:
-            self._tally.drop_unqueued()
-            if not self._told:
-                self._told = True
-                log.warning("access log %s is not taken as fast as it grows: lines are dropped and counted", self._name)
-            return
-        self._bytes_in += weight
-        queue.append(record)
-        if len(queue) == 1:  # after the append: the thread may have emptied the queue before it, but not since
-            self._wake.set()
+    def add(self, line: bytes) -> None:
+        """Hold a line until it is written, or drop it. Hot path."""
+        if not self.held.add(line):
+            self.drop()
+
+    def drop(self) -> None:
+        """Count a line for which there was no room."""
+        self._tally.drop_unqueued()
+        if not self._told:
+            self._told = True
+            log.warning("access log %s is not taken as fast as it grows: lines are dropped and counted", self._name)
 
     def start(self) -> None:
         self._wake.set()
@@ -86,8 +90,9 @@ class Log:
         self._wake.set()
 
     def begin_stop(self) -> None:
-        """Have the thread write what is queued and end."""
-        self._stopping.set()
+        """Have the thread write what is held and end."""
+        self._stopping = True
+        self._press.set()
         self._wake.set()
 
     def stop(self, until: float) -> None:
@@ -99,39 +104,18 @@ class Log:
     def _run(self) -> None:
         stopping = False
         while not stopping:
-            self._wake.wait()
+            if self.held.size <= 0:
+                self._wake.wait()
             self._wake.clear()  # before all that it may be about, so that nothing is missed
-            stopping = self._stopping.wait(_GATHER_S)
+            self._press.wait(_GATHER_S)
+            self._press.clear()
+            stopping = self._stopping  # set before both events
             self._sink.refresh()
-            while records := self._take():
-                lost = self._write(records)
+            left = self.held.size
+            # What comes while this is written waits for the next round, unless there is none.
+            while (left > 0 or stopping) and (batch := self.held.take()):
+                left -= len(batch)
+                lost = self._sink.write(batch)
                 if lost:
                     self._tally.drop_unwritten(lost)
-                if not stopping:
-                    time.sleep(_YIELD_S)
         self._sink.close()
-
-    def _write(self, records: list[Record]) -> int:
-        """How many of the records were lost."""
-        if self._sink.abandoned:
-            return len(records)
-        return self._sink.write([self._line(record, self._mask) for record in records])
-
-    def _take(self) -> list[Record]:
-        queue = self._queue
-        records = [queue.popleft() for _ in range(min(_SLICE, len(queue)))]
-        self._bytes_out += sum(map(_weight, records))
-        return records
-
-
-def _weight(record: Record) -> int:
-    """The bytes of a record that a peer has chosen."""
-    return (
-        len(record.method)
-        + len(record.host)
-        + len(record.path)
-        + len(record.query or b"")
-        + len(record.request_id)
-        + len(record.user_agent or b"")
-        + len(record.referer or b"")
-    )

@@ -10,7 +10,7 @@ import logging
 import os
 import select
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
@@ -77,12 +77,14 @@ class Sink:
             os.close(self._fd)
         self._fd = -1
 
-    def write(self, lines: Sequence[bytes]) -> int:
-        """Append the lines; how many of them were lost. Waits while a pipe is full."""
+    def write(self, lines: bytes) -> int:
+        """Append whole lines; how many of them were lost. Waits while a pipe is full."""
+        if self.abandoned:
+            return lines.count(b"\n")
         self.refresh()
         if self._fd < 0:
-            return len(lines)
-        return sum(map(self._append, [b"".join(lines)] if self._regular else _packed(lines)))
+            return lines.count(b"\n")
+        return self._append(lines) if self._regular else sum(map(self._append, _packed(lines)))
 
     def _append(self, batch: bytes) -> int:
         written = 0
@@ -149,12 +151,10 @@ def _open_stdout() -> int:
     return os.dup(stdout)
 
 
-def _packed(lines: Sequence[bytes]) -> Iterator[bytes]:
+def _packed(lines: bytes) -> Iterator[bytes]:
     """Whole lines in batches of at most PIPE_BUF bytes; no line is longer than that."""
-    batch = b""
-    for line in lines:
-        if len(batch) + len(line) > select.PIPE_BUF:
-            yield batch
-            batch = b""
-        batch += line
-    yield batch
+    begin = 0
+    while begin < len(lines):
+        end = lines.rfind(b"\n", begin, begin + select.PIPE_BUF) + 1
+        yield lines[begin:end]
+        begin = end

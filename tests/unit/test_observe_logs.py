@@ -16,13 +16,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import orjson
 import pytest
 
-from fastgw.observe import Observer, Series, log
+from fastgw.observe import Observer, Series, log, observer
 from fastgw.observe.sink import Sink
-from tests.support.ended import ENDED
+from tests.unit.test_observe_ended import WAYS, over
 
 Process = subprocess.Popen[str]
 
@@ -43,14 +42,22 @@ class Worker:
         logs = [AccessLog(str(sink)) for sink in sinks]
         self.observer = Observer(logs=logs, column=self._column, series=self._series)
 
-    def finish(self, count: int, **changes: object) -> None:
+    def finish(self, count: int, fields: bytes = b"", **known: object) -> None:
+        ended = over(fields, **known)
         for each in range(count):
-            self.observer.finish(msgspec.structs.replace(ENDED, request_bytes=each, **changes))
+            ended.request_bytes = each
+            self.observer.finish(ended)
 
     @property
     def dropped(self) -> int:
         samples = self._series.counts([self._column])
         return sum(value for name, _, value in samples if name == "fastgw_log_records_dropped_total")
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The observer in plain Python and with its twin."""
+    monkeypatch.setattr(observer, "_twin", request.param)
 
 
 def wait_until(fact: Callable[[], bool], deadline_s: float = 30.0) -> None:
@@ -93,6 +100,7 @@ def read_all(reader: int) -> bytes:
     return b"".join(chunks)
 
 
+@pytest.mark.usefixtures("way")
 def test_each_exchange_is_a_line_in_each_log(tmp_path: Path) -> None:
     """In order, appended to what is there; `stop` writes what is queued."""
     (tmp_path / "a").write_bytes(b'{"request_bytes":-1}\n')
@@ -103,30 +111,45 @@ def test_each_exchange_is_a_line_in_each_log(tmp_path: Path) -> None:
     assert worker.dropped == 0
 
 
-def test_the_queue_is_bounded_by_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A record that finds it full is dropped and counted, once per log."""
-    monkeypatch.setattr(log, "MAX_RECORDS", 10)
+@pytest.mark.usefixtures("way")
+def test_what_is_held_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line that finds no room is dropped and counted, once per log; what was written makes room again."""
+    monkeypatch.setattr(log, "MAX_HELD", 10_000)
     worker = Worker(tmp_path / "a", tmp_path / "b")
-    worker.finish(25)
+    worker.finish(25, b"User-Agent: %b\r\n" % (b"u" * 600))
+    kept = 25 - worker.dropped // 2
+    assert 0 < kept < 25
     worker.observer.start()
-    worker.observer.stop()
-    assert numbers((tmp_path / "a").read_bytes()) == list(range(10))
-    assert worker.dropped == 2 * 15
+    wait_until(lambda: all(queued.held.size == 0 for queued in worker.observer._logs))
+    worker.finish(1)
+    worker.observer.stop(30.0)
+    for name in ("a", "b"):
+        assert numbers((tmp_path / name).read_bytes()) == [*range(kept), 0]
+    assert worker.dropped == 2 * (25 - kept)
 
 
-def test_the_queue_is_bounded_by_what_peers_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Long requests fill it sooner; what was written makes room again."""
-    monkeypatch.setattr(log, "MAX_PEER_BYTES", 10_100)
-    worker = Worker(tmp_path / "a")
-    worker.finish(25, path=b"/" * 1000)
-    assert worker.dropped == 15
-    worker.observer.start()
-    worker.observer.stop()
-    assert numbers((tmp_path / "a").read_bytes()) == list(range(10))
-    queued = worker.observer._logs[0]
-    assert queued._bytes_in == queued._bytes_out
+@pytest.mark.usefixtures("way")
+def test_a_line_after_a_quiet_time_is_written_without_another(tmp_path: Path) -> None:
+    """Each time: nobody has to stop the log, or to add more, to see it."""
+    path = tmp_path / "log"
+    with at_work(path) as worker:
+        for number in range(1, 5):
+            worker.finish(1)
+            wait_until(lambda: path.exists() and path.read_bytes().count(b"\n") == number)  # noqa: B023 (called at once)
 
 
+@pytest.mark.usefixtures("way")
+def test_much_is_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines that come faster than they are gathered do not wait for the end of a round."""
+    monkeypatch.setattr(log, "_GATHER_S", 3600.0)
+    path = tmp_path / "log"
+    with at_work(path) as worker:
+        worker.finish(2000, b"User-Agent: %b\r\n" % (b"u" * 1000))
+        wait_until(lambda: path.exists() and path.stat().st_size > 500_000)
+    assert numbers(path.read_bytes()) == list(range(2000))
+
+
+@pytest.mark.usefixtures("way")
 def test_a_pipe_that_nobody_reads_stops_nothing(pipe: tuple[Path, int], tmp_path: Path) -> None:
     """It fills, the queue fills, records are dropped; the log beside it has every line, and `stop` ends in time."""
     path, reader = pipe
@@ -139,18 +162,18 @@ def test_a_pipe_that_nobody_reads_stops_nothing(pipe: tuple[Path, int], tmp_path
     assert numbers((tmp_path / "beside").read_bytes()) == list(range(5000))
 
 
+@pytest.mark.usefixtures("way")
 def test_a_stop_that_comes_at_any_moment_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also right after the thread has looked whether it is to stop."""
     worker = Worker(tmp_path / "log")
     (queued,) = worker.observer._logs
-    look = queued._stopping.wait
+    refresh = queued._sink.refresh
 
-    def look_and_be_told(timeout: float | None = None) -> bool:
-        told = look(0)
+    def refresh_and_be_told() -> None:
+        refresh()
         queued.begin_stop()
-        return told
 
-    monkeypatch.setattr(queued._stopping, "wait", look_and_be_told)
+    monkeypatch.setattr(queued._sink, "refresh", refresh_and_be_told)
     worker.finish(1)
     worker.observer.start()
     queued._thread.join(30.0)
@@ -162,13 +185,13 @@ def test_a_reader_that_left_costs_lines_until_one_comes(tmp_path: Path, caplog: 
     path = tmp_path / "pipe"
     os.mkfifo(path)
     sink = Sink(str(path))
-    lost = [sink.write([b"1\n", b"2\n"]), sink.write([b"3\n"])]
+    lost = [sink.write(b"1\n2\n"), sink.write(b"3\n")]
     for _ in range(2):
         reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        lost.append(sink.write([b"4\n"]))
+        lost.append(sink.write(b"4\n"))
         assert os.read(reader, 100) == b"4\n"
         os.close(reader)
-        lost += [sink.write([b"5\n"]), sink.write([b"6\n"])]
+        lost += [sink.write(b"5\n"), sink.write(b"6\n")]
     sink.close()
     assert lost == [2, 1, 0, 1, 1, 0, 1, 1]
     told = [each.getMessage().removeprefix(f"access log {path}") for each in caplog.records]
@@ -178,6 +201,7 @@ def test_a_reader_that_left_costs_lines_until_one_comes(tmp_path: Path, caplog: 
     assert told == [f": No such device or address{dropped}", again, gone, again, gone]
 
 
+@pytest.mark.usefixtures("way")
 def test_a_full_device_costs_lines_only(caplog: pytest.LogCaptureFixture) -> None:
     with at_work("/dev/full") as worker:
         worker.finish(1000)
@@ -198,6 +222,7 @@ def stdout_is(fd: int) -> Iterator[None]:
         os.close(saved)
 
 
+@pytest.mark.usefixtures("way")
 def test_a_stdout_that_is_a_blocking_socket_holds_nobody_up() -> None:
     """As a service manager may give it: what its reader does not take is dropped, and `stop` ends in time."""
     reader, writer = socket.socketpair()
@@ -221,8 +246,12 @@ def room_for(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-LINES = [b'{"request_bytes":%d}\n' % each for each in range(100, 200)]
-LENGTH = len(LINES[0])
+EACH = [b'{"request_bytes":%d}\n' % each for each in range(100, 200)]
+LENGTH = len(EACH[0])
+
+
+def lines(first: int, end: int) -> bytes:
+    return b"".join(EACH[first:end])
 
 
 @pytest.mark.parametrize("begun", range(LENGTH))
@@ -231,13 +260,13 @@ def test_a_line_that_does_not_fit_is_taken_back(tmp_path: Path, begun: int) -> N
     path = tmp_path / "log"
     ours, other = Sink(str(path)), Sink(str(path))
     with room_for(10 * LENGTH + begun):
-        assert ours.write(LINES[:20]) == 10
-        assert ours.write(LINES[20:30]) == 10
-    assert other.write(LINES[30:31]) == 0
-    assert ours.write(LINES[31:]) == 0
+        assert ours.write(lines(0, 20)) == 10
+        assert ours.write(lines(20, 30)) == 10
+    assert other.write(lines(30, 31)) == 0
+    assert ours.write(lines(31, 100)) == 0
     for sink in (ours, other):
         sink.close()
-    assert path.read_bytes() == b"".join(LINES[:10] + LINES[30:])
+    assert path.read_bytes() == lines(0, 10) + lines(30, 100)
 
 
 def test_a_torn_line_that_cannot_be_taken_back_ends_before_the_next(
@@ -252,11 +281,11 @@ def test_a_torn_line_that_cannot_be_taken_back_ends_before_the_next(
     path = tmp_path / "log"
     sink = Sink(str(path))
     with room_for(5):
-        assert sink.write(LINES[:2]) == 2
-        assert sink.write(LINES[2:4]) == 2
-    assert sink.write(LINES[4:6]) == 0
+        assert sink.write(lines(0, 2)) == 2
+        assert sink.write(lines(2, 4)) == 2
+    assert sink.write(lines(4, 6)) == 0
     sink.close()
-    assert path.read_bytes() == LINES[0][:5] + b"\n" + LINES[4] + LINES[5]
+    assert path.read_bytes() == lines(0, 1)[:5] + b"\n" + lines(4, 6)
 
 
 def test_a_stdout_that_is_a_file_is_not_torn_either(tmp_path: Path) -> None:
@@ -265,14 +294,15 @@ def test_a_stdout_that_is_a_file_is_not_torn_either(tmp_path: Path) -> None:
     with path.open("wb", buffering=0) as shared, stdout_is(shared.fileno()):
         ours, other = Sink("stdout"), Sink("stdout")
         with room_for(LENGTH + 5):
-            assert ours.write(LINES[:2]) == 1
-        assert other.write(LINES[2:4]) == 0
-        assert ours.write(LINES[4:6]) == 0
+            assert ours.write(lines(0, 2)) == 1
+        assert other.write(lines(2, 4)) == 0
+        assert ours.write(lines(4, 6)) == 0
         for sink in (ours, other):
             sink.close()
-    assert path.read_bytes() == b"".join([LINES[0], *LINES[2:6]])
+    assert path.read_bytes() == lines(0, 1) + lines(2, 6)
 
 
+@pytest.mark.usefixtures("way")
 def test_reopen_follows_a_rename(tmp_path: Path) -> None:
     """Lines go to the renamed file until `reopen`, then to a file of the old name; it is made even without a line."""
     path = tmp_path / "log"
@@ -288,15 +318,15 @@ def test_a_reopen_that_fails_goes_on_with_the_old_file(tmp_path: Path, caplog: p
     """The directory was moved away: no line is lost for that, and the trouble is told once."""
     (tmp_path / "logs").mkdir()
     sink = Sink(str(tmp_path / "logs" / "log"))
-    assert sink.write(LINES[:10]) == 0
+    assert sink.write(lines(0, 10)) == 0
     os.rename(tmp_path / "logs", tmp_path / "moved")
     sink.expire()
-    assert sink.write(LINES[10:20]) + sink.write(LINES[20:]) == 0
-    assert (tmp_path / "moved" / "log").read_bytes() == b"".join(LINES)
+    assert sink.write(lines(10, 20)) + sink.write(lines(20, 100)) == 0
+    assert (tmp_path / "moved" / "log").read_bytes() == lines(0, 100)
     (tmp_path / "logs").mkdir()
-    assert sink.write(LINES[:1]) == 0
+    assert sink.write(lines(0, 1)) == 0
     sink.close()
-    assert (tmp_path / "logs" / "log").read_bytes() == LINES[0]
+    assert (tmp_path / "logs" / "log").read_bytes() == lines(0, 1)
     assert [each.levelno for each in caplog.records] == [logging.ERROR, logging.WARNING]
 
 
@@ -316,7 +346,7 @@ signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
 threading.Thread(target=reopen_when_told, daemon=True).start()
 worker.observer.start()
 for step in range(steps):
-    worker.finish(1000, retries=first + step, user_agent=b"u" * (step * 400 % 3000))
+    worker.finish(1000, retries=first + step, fields=b"User-Agent: " + b"u" * (step * 400 % 3000) + b"\\r\\n")
     print("step", file=sys.stderr, flush=True)
     sys.stdin.readline()
 worker.observer.stop(stop_s)

@@ -1,0 +1,539 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The compiled twin of `recorder` and `held`: an ordinary exchange is counted and becomes a line, and no object is made.
+
+Ordinary is one whose head the twin of `heads` has read, and whose line needs no escapes, no masks and no cuts. All
+others are left to the reference, before anything was counted.
+"""
+
+from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE, _PyBytes_Resize
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF, Py_XDECREF
+from libc.stdint cimport int64_t, uint64_t, uintptr_t
+from libc.string cimport memcmp, memcpy
+from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
+
+from fastgw.wire._scan cimport RequestHead, Span
+
+from types import MemberDescriptorType
+
+from fastgw.observe import held, lines, recorder, series
+from fastgw.observe.ended import CLIENT_LEFT
+
+cdef extern from "_line.h" nogil:
+    char* put_plain(char* to, const char* start, Py_ssize_t length, int* odd)
+    char* put_text(char* to, const char* start, Py_ssize_t length, int* odd)
+    char* put_digits(char* to, uint64_t number, int count)
+    char* put_number(char* to, uint64_t number)
+    char* put_micros(char* to, uint64_t micros)
+    int64_t nearest_micros(double seconds)
+    void add_to_word(uint64_t* word, uint64_t more)
+    ctypedef struct Text:
+        const char* start
+        Py_ssize_t length
+    bint none_is_secret(Text query, const Text* secrets, Py_ssize_t count)
+
+cdef extern from *:
+    """
+    #include <structmember.h>
+    /* Where the attribute that this descriptor stands for lies in an instance; 0: it is none of `__slots__`. */
+    static inline Py_ssize_t slot_place(PyObject *descriptor)
+    {
+        const PyMemberDef *member = ((PyMemberDescrObject *)descriptor)->d_member;
+        return member->type == T_OBJECT_EX && !member->flags ? member->offset : 0;
+    }
+    """
+    Py_ssize_t slot_place(object descriptor)
+
+cdef extern from "Python.h":
+    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* length) except NULL
+    long long PyLong_AsLongLongAndOverflow(object number, int* overflow) except? -1
+
+
+# --- held lines ---
+
+cdef enum:
+    BLOCK = 65536  # what is written at once
+
+cdef Py_ssize_t _PRESSING = held.PRESSING
+
+
+cdef class Held:
+    """As `held.Held`: lines are laid one behind the other into blocks, which are handed over as they are."""
+
+    cdef object _wake
+    cdef object _press
+    cdef Py_ssize_t _most
+    cdef readonly Py_ssize_t size
+    cdef list _full
+    cdef PyObject* _block  # bytes that nobody else has seen yet; NULL: none has been begun
+    cdef Py_ssize_t _used
+
+    def __init__(self, Py_ssize_t most, wake, press):
+        self._most, self._wake, self._press = most, wake, press
+        self._full = []
+
+    def __dealloc__(self):
+        Py_XDECREF(self._block)
+
+    def add(self, bytes line not None):
+        return self.put(PyBytes_AS_STRING(line), PyBytes_GET_SIZE(line))
+
+    cdef bint put(self, const char* line, Py_ssize_t length) except -1:
+        if self.size + length > self._most or length > BLOCK:
+            return False
+        if length > BLOCK - self._used:
+            self._end_block()
+        if self._block is NULL:
+            self._begin_block()
+        memcpy(PyBytes_AS_STRING(<bytes>self._block) + self._used, line, length)
+        self._used += length
+        self.size += length
+        # At the end, for these may let another thread run.
+        if self.size == length:
+            self._wake()
+        elif self.size - length < _PRESSING <= self.size:
+            self._press()
+        return True
+
+    cdef int _begin_block(self) except -1:
+        block = PyBytes_FromStringAndSize(NULL, BLOCK)
+        Py_INCREF(block)
+        self._block = <PyObject*>block
+        return 0
+
+    cdef int _end_block(self) except -1:
+        cdef PyObject* block = self._block
+        cdef Py_ssize_t used = self._used
+        if block is NULL:
+            return 0
+        self._block = NULL
+        self._used = 0
+        _PyBytes_Resize(&block, used)
+        self._full.append(<bytes>block)
+        Py_XDECREF(block)
+        return 0
+
+    def take(self):
+        if not self._full:
+            self._end_block()
+            if not self._full:
+                return b""
+        batch = self._full.pop(0)
+        self.size -= PyBytes_GET_SIZE(batch)
+        return batch
+
+
+# --- reading an exchange ---
+
+cdef enum Attribute:
+    # of an exchange
+    HEAD
+    SCHEME
+    CLIENT_IP
+    LISTENER
+    ROUTE
+    REQUEST_BODY
+    REQUEST_BYTES
+    RESPONSE
+    RESPONSE_BYTES
+    BEGUN_AT
+    UPSTREAM
+    TARGET
+    UPSTREAM_S
+    RETRIES
+    FAULT
+    WHY
+    REQUEST_ID
+    MOST_ATTRIBUTES
+
+cdef tuple _OF_EXCHANGE = (
+    "head", "scheme", "client_ip", "listener", "route", "request_body", "request_bytes", "response", "response_bytes",
+    "begun_at", "upstream", "target", "upstream_s", "retries", "fault", "why", "request_id",
+)
+
+
+cdef class Reader:
+    """Reads attributes of instances of one class after the other. Those in `__slots__` are read where they lie.
+
+    Where a slot lies is a fact of the class; another class is another layout, so its slots are looked up anew.
+    """
+
+    cdef type _class
+    cdef tuple _names
+    cdef Py_ssize_t _places[MOST_ATTRIBUTES]
+
+    def __init__(self, tuple names not None):
+        if len(names) > MOST_ATTRIBUTES:
+            raise ValueError("too many attributes")
+        self._names = names
+
+    cdef object read(self, object owner, int attribute):
+        cdef PyObject* value
+        if type(owner) is not self._class:
+            self._learn(type(owner))
+        if self._places[attribute]:
+            value = (<PyObject**>(<char*><PyObject*>owner + self._places[attribute]))[0]
+            if value is not NULL:
+                return <object>value
+        return getattr(owner, self._names[attribute])
+
+    cdef int _learn(self, type owner) except -1:
+        cdef Py_ssize_t number
+        for number, name in enumerate(self._names):
+            found = [base.__dict__[name] for base in owner.__mro__ if name in base.__dict__]
+            is_slot = found and type(found[0]) is MemberDescriptorType
+            self._places[number] = slot_place(found[0]) if is_slot else 0
+        self._class = owner
+        return 0
+
+
+# --- kinds of exchanges ---
+
+cdef enum:
+    KINDS = 16384  # that are found at once
+    MAX_LINE = 4096
+    SLOTS = 13  # of a line, see `lines.JSON_SLOTS`
+    MOST_BOUNDS = 32
+
+if lines.MAX_LINE != MAX_LINE or len(lines.JSON_SLOTS) != SLOTS:
+    raise ImportError("the compiled twin makes other lines")
+
+cdef tuple _METHODS = series.METHODS[1:]
+cdef Py_ssize_t _SUM = series.SUM
+cdef Py_ssize_t _ROUTE_REQUEST_BYTES = series.ROUTE_REQUEST_BYTES
+cdef Py_ssize_t _ROUTE_RESPONSE_BYTES = series.ROUTE_RESPONSE_BYTES
+cdef Py_ssize_t _UPSTREAM_RETRIES = series.UPSTREAM_RETRIES
+cdef double _BOUNDS[MOST_BOUNDS]
+cdef int _BOUND_COUNT = len(series.BOUNDS_S)
+if _BOUND_COUNT > MOST_BOUNDS:
+    raise ImportError("the compiled twin has no room for so many buckets")
+for _place, _bound in enumerate(series.BOUNDS_S):
+    _BOUNDS[<int>_place] = _bound
+
+
+cdef class Entry:
+    """A `recorder.Kind`, told by its texts' identity, and what is known of it."""
+
+    cdef object listener
+    cdef object route
+    cdef object upstream
+    cdef object target
+    cdef object fault
+    cdef object scheme
+    cdef int method  # its place in `_METHODS`
+    cdef int minor
+    cdef long long status
+    cdef Py_ssize_t request
+    cdef Py_ssize_t row
+    cdef Py_ssize_t upstream_row
+    cdef Py_ssize_t fault_word
+    cdef tuple pieces
+    cdef Py_ssize_t length  # of the pieces
+
+
+cdef inline Text _span(RequestHead head, Span at) noexcept:
+    cdef Text text
+    text.start = PyBytes_AS_STRING(head.source) + at.start
+    text.length = at.length if at.start else 0
+    return text
+
+
+cdef inline Text _text(bytes value):
+    """`value` has to outlive the text."""
+    cdef Text text
+    text.start = NULL
+    text.length = 0
+    if value is not None:
+        text.start = PyBytes_AS_STRING(value)
+        text.length = PyBytes_GET_SIZE(value)
+    return text
+
+
+cdef inline int _method(RequestHead head) noexcept:
+    """The place in `_METHODS`; -1: it is not there."""
+    cdef const char* method = PyBytes_AS_STRING(head.source) + head.method_at.start
+    cdef Py_ssize_t length = head.method_at.length
+    cdef int place = 0
+    for known in _METHODS:
+        if PyBytes_GET_SIZE(known) == length and not memcmp(PyBytes_AS_STRING(<bytes>known), method, length):
+            return place
+        place += 1
+    return -1
+
+
+cdef inline int _bucket(double seconds) noexcept nogil:
+    """As `bisect_left` of the bounds."""
+    cdef int bucket = 0
+    while bucket < _BOUND_COUNT and _BOUNDS[bucket] < seconds:
+        bucket += 1
+    return bucket
+
+
+cdef inline long long _count(object number) except? -2:
+    """A number that can be counted; -1: the reference has to see to it."""
+    cdef int overflow = 0
+    cdef long long count = PyLong_AsLongLongAndOverflow(number, &overflow)
+    return -1 if overflow or count < 0 else count
+
+
+cdef class Recorder:
+    """As `recorder.Recorder`, which is asked for places and gets all that is not ordinary."""
+
+    cdef object _reference
+    cdef object _log_others  # None: there are none
+    cdef tuple _held
+    cdef tuple _drops
+    cdef Py_buffer _column
+    cdef uint64_t* _words
+    cdef Py_ssize_t _word_count
+    cdef dict _learned
+    cdef list _entries
+    cdef tuple _secrets  # kept for `_secret_texts`
+    cdef Text* _secret_texts
+    cdef Py_ssize_t _secret_count
+    cdef int64_t _second
+    cdef bytes _second_text
+    cdef Reader _exchange
+    cdef Reader _listener
+    cdef Reader _route
+    cdef Reader _response
+    cdef Reader _body
+    cdef Reader _fault
+
+    def __cinit__(self, reference):
+        PyObject_GetBuffer(reference.column, &self._column, PyBUF_WRITABLE | PyBUF_FORMAT | PyBUF_ND)
+        if self._column.itemsize != 8 or self._column.format[0] != c"Q":
+            raise ValueError("a column is of 64-bit words")
+        self._words = <uint64_t*>self._column.buf
+        self._word_count = self._column.len // 8
+
+    def __init__(self, reference):
+        self._reference = reference
+        self._log_others = reference.log_others if reference.other_logs else None
+        self._held = tuple([log.held for log in reference.json_logs])
+        self._drops = tuple([log.drop for log in reference.json_logs])
+        for each in self._held:
+            if type(each) is not Held:
+                raise TypeError("the lines of a log are held by the twin")
+        self._learned = {}
+        self._entries = [Entry()] * KINDS
+        # A name of nothing but ASCII is none of the others, whatever its case.
+        names = {name for log in reference.json_logs for name in log.secrets.names}
+        self._secrets = tuple([name.encode() for name in names if name.isascii()])
+        self._secret_texts = <Text*>PyMem_Calloc(max(1, len(self._secrets)), sizeof(Text))
+        if self._secret_texts is NULL:
+            raise MemoryError
+        for place, name in enumerate(self._secrets):
+            self._secret_texts[<int>place] = _text(name)
+        self._secret_count = len(self._secrets)
+        self._second = -1
+        self._exchange = Reader(_OF_EXCHANGE)
+        self._listener, self._route = Reader(("name",)), Reader(("name",))
+        self._response, self._body, self._fault = Reader(("status",)), Reader(("bytes",)), Reader(("label",))
+
+    def __dealloc__(self):
+        PyMem_Free(self._secret_texts)
+        PyBuffer_Release(&self._column)
+
+    def finish(self, ended):
+        cdef timespec now, date
+        clock_gettime(CLOCK_MONOTONIC, &now)
+        clock_gettime(CLOCK_REALTIME, &date)
+        self._finish(ended, _seconds(now), _seconds(date))
+
+    def finish_at(self, ended, double now, double date):
+        self._finish(ended, now, date)
+
+    cdef int _finish(self, object ended, double now, double date) except -1:
+        if not self._is_told(ended, now, date):
+            self._reference.finish_at(ended, now, date)
+        elif self._log_others is not None:
+            self._log_others(ended, now, date)
+        return 0
+
+    cdef bint _is_told(self, object ended, double now, double date) except -1:
+        """Count it and hold its lines. False: nothing was done."""
+        cdef Reader exchange = self._exchange
+        cdef RequestHead head
+        cdef Entry entry
+        cdef Text query, user_agent, referer, request_id, client
+        cdef char line[MAX_LINE]
+        cdef char* to = line
+        cdef int odd = 0
+        cdef int64_t date_ms, duration_us, upstream_us
+        cdef double duration_s, upstream_s
+        cdef long long request_bytes, response_bytes, retries
+        cdef Py_ssize_t length
+        cdef uint64_t* words = self._words
+        cdef Py_ssize_t place
+
+        found = exchange.read(ended, HEAD)
+        if type(found) is not RequestHead:
+            return False
+        head = <RequestHead>found
+        entry = self._entry_of(ended, head)
+        if entry is None:
+            return False
+        duration_s = now - <double>exchange.read(ended, BEGUN_AT)
+        upstream_s = exchange.read(ended, UPSTREAM_S)
+        body = exchange.read(ended, REQUEST_BODY)
+        request_bytes = _count(exchange.read(ended, REQUEST_BYTES) if body is None else self._body.read(body, 0))
+        response_bytes = _count(exchange.read(ended, RESPONSE_BYTES))
+        retries = _count(exchange.read(ended, RETRIES))
+        duration_us = nearest_micros(duration_s)
+        upstream_us = nearest_micros(upstream_s) if upstream_s >= 0.0 else 0
+        if duration_us < 0 or upstream_us < 0 or request_bytes < 0 or response_bytes < 0 or retries < 0:
+            return False
+
+        if self._held:
+            if exchange.read(ended, WHY) or not 0.0 <= date < 1e11:
+                return False
+            query = _span(head, head.query_at)
+            if head._fields is None:
+                user_agent, referer = _span(head, head.user_agent_at), _span(head, head.referer_at)
+            else:
+                edited_user_agent, edited_referer = head.first(b"user-agent"), head.first(b"referer")
+                user_agent, referer = _text(edited_user_agent), _text(edited_referer)
+            id_given = exchange.read(ended, REQUEST_ID)
+            request_id = _text(id_given)
+            address = exchange.read(ended, CLIENT_IP)
+            client.start = PyUnicode_AsUTF8AndSize(address, &client.length)
+            length = (
+                entry.length + client.length + head.host_at.length + head.path_at.length + query.length
+                + request_id.length + user_agent.length + referer.length
+            )
+            if length > MAX_LINE - 256:  # the rest is numbers and quotes
+                return False
+            if not (client.length and head.host_at.length and head.path_at.length):
+                return False
+            if not (
+                none_is_secret(query, self._secret_texts, self._secret_count)
+                and none_is_secret(referer, self._secret_texts, self._secret_count)
+            ):
+                return False
+            date_ms = <int64_t>(date * 1000)
+            if date_ms // 1000 != self._second:
+                self._second_text = lines.second_text(date_ms // 1000)
+                self._second = date_ms // 1000
+            to = _put_piece(to, entry, 0)
+            to[0] = c'"'
+            to = put_plain(to + 1, PyBytes_AS_STRING(self._second_text), PyBytes_GET_SIZE(self._second_text), &odd)
+            to[0] = c"."
+            to = put_digits(to + 1, date_ms % 1000, 3)
+            to[0] = c"Z"
+            to[1] = c'"'
+            to = _put_piece(to + 2, entry, 1)
+            to = put_text(to, client.start, client.length, &odd)
+            to = _put_piece(to, entry, 2)
+            to = _put_span(to, head, head.host_at, &odd)
+            to = _put_piece(to, entry, 3)
+            to = _put_span(to, head, head.path_at, &odd)
+            to = _put_piece(to, entry, 4)
+            to = put_text(to, query.start, query.length, &odd)
+            to = _put_piece(to, entry, 5)
+            to = put_number(to, request_bytes)
+            to = _put_piece(to, entry, 6)
+            to = put_number(to, response_bytes)
+            to = _put_piece(to, entry, 7)
+            to = put_micros(to, duration_us)
+            to = _put_piece(to, entry, 8)
+            to = put_micros(to, upstream_us) if upstream_s >= 0.0 else put_text(to, NULL, 0, &odd)
+            to = _put_piece(to, entry, 9)
+            to = put_number(to, retries)
+            to = _put_piece(to, entry, 10)
+            to = put_text(to, request_id.start, request_id.length, &odd)
+            to = _put_piece(to, entry, 11)
+            to = put_text(to, user_agent.start, user_agent.length, &odd)
+            to = _put_piece(to, entry, 12)
+            to = put_text(to, referer.start, referer.length, &odd)
+            to = _put_piece(to, entry, 13)
+            if odd:
+                return False
+
+        add_to_word(&words[entry.request], 1)
+        add_to_word(&words[entry.row + _bucket(duration_s)], 1)
+        add_to_word(&words[entry.row + _SUM], <uint64_t>(duration_s * 1e6))
+        if request_bytes:
+            add_to_word(&words[entry.row + _ROUTE_REQUEST_BYTES], request_bytes)
+        if response_bytes:
+            add_to_word(&words[entry.row + _ROUTE_RESPONSE_BYTES], response_bytes)
+        if upstream_s >= 0.0:
+            add_to_word(&words[entry.upstream_row + _bucket(upstream_s)], 1)
+            add_to_word(&words[entry.upstream_row + _SUM], <uint64_t>(upstream_s * 1e6))
+        if retries:
+            add_to_word(&words[entry.upstream_row + _UPSTREAM_RETRIES], retries)
+        if entry.fault_word:
+            add_to_word(&words[entry.fault_word], 1)
+        for place in range(len(self._held)):
+            if not (<Held>self._held[place]).put(line, to - line):
+                self._drops[place]()
+        return True
+
+    cdef Entry _entry_of(self, object ended, RequestHead head):
+        """None: of a kind that is not remembered."""
+        cdef Reader exchange = self._exchange
+        cdef Entry entry
+        cdef int method = _method(head)
+        cdef long long status
+        cdef uintptr_t mixed
+        route = exchange.read(ended, ROUTE)
+        response = exchange.read(ended, RESPONSE)
+        fault = exchange.read(ended, FAULT)
+        scheme = exchange.read(ended, SCHEME)
+        upstream, target = exchange.read(ended, UPSTREAM), exchange.read(ended, TARGET)
+        listener_name = self._listener.read(exchange.read(ended, LISTENER), 0)
+        route_name = "" if route is None else self._route.read(route, 0)
+        label = "" if fault is None else self._fault.read(fault, 0)
+        status = _count(CLIENT_LEFT if response is None else self._response.read(response, 0))
+        if method < 0 or status < 0:
+            return None
+        mixed = <uintptr_t><PyObject*>route_name ^ <uintptr_t><PyObject*>target << 9 ^ <uintptr_t>status << 20
+        mixed = (mixed ^ <uintptr_t>method << 32) * <uintptr_t>0x9E3779B97F4A7C15 >> 40
+        entry = <Entry>self._entries[mixed % KINDS]
+        if (
+            entry.route is route_name and entry.target is target and entry.status == status and entry.method == method
+            and entry.upstream is upstream and entry.listener is listener_name and entry.scheme is scheme
+            and entry.fault is label and entry.minor == head.minor
+        ):
+            return entry
+        entry = self._learn(
+            (listener_name, route_name, upstream, target, _METHODS[method], scheme, status, label, head.minor)
+        )
+        if entry is not None:
+            entry.method, entry.minor, entry.status = method, head.minor, status
+            self._entries[mixed % KINDS] = entry
+        return entry
+
+    cdef Entry _learn(self, tuple names):
+        cdef Entry entry = Entry()
+        kind = recorder.Kind(*names)
+        learned = self._learned.get(kind)
+        if learned is None:
+            if len(self._learned) >= recorder.MAX_KINDS:
+                self._learned.clear()
+            learned = self._learned[kind] = self._reference.place(kind), self._reference.pieces(kind)
+        (entry.request, entry.row, entry.upstream_row, entry.fault_word), entry.pieces = learned
+        last = max(entry.row + _ROUTE_RESPONSE_BYTES, entry.upstream_row + _UPSTREAM_RETRIES)
+        if min(learned[0]) < 0 or max(last, *learned[0]) >= self._word_count or len(entry.pieces) != SLOTS + 1:
+            raise ValueError("a place outside of the column")
+        entry.length = sum(map(len, entry.pieces))
+        entry.listener, entry.route, entry.upstream, entry.target = kind.listener, kind.route, kind.upstream, kind.target
+        entry.fault, entry.scheme = kind.fault, kind.scheme
+        return entry
+
+
+cdef inline double _seconds(timespec at) noexcept nogil:
+    """As `time.time` and `time.monotonic` make it."""
+    return <double>(<int64_t>at.tv_sec * 1000000000 + at.tv_nsec) / 1e9
+
+
+cdef inline char* _put_piece(char* to, Entry entry, int place) noexcept:
+    piece = <bytes>entry.pieces[place]
+    memcpy(to, PyBytes_AS_STRING(piece), PyBytes_GET_SIZE(piece))
+    return to + PyBytes_GET_SIZE(piece)
+
+
+cdef inline char* _put_span(char* to, RequestHead head, Span at, int* odd) noexcept:
+    return put_text(to, PyBytes_AS_STRING(head.source) + at.start, at.length, odd)

@@ -1,0 +1,149 @@
+"""An exchange that has ended becomes counts and lines, here and at once.
+
+Ordinary ones are counted at places that are looked up once, and their JSON lines are made from a template, with the
+same meaning as `json_line`. Whatever is not plain is left to a `Record` and the format's own function.
+"""
+
+from time import monotonic, time
+from typing import Any, Final, NamedTuple, final
+
+import orjson
+
+from fastgw.observe.ended import CLIENT_LEFT, Ended, record_of
+from fastgw.observe.lines import MAX_LINE, json_line, json_pieces, json_template, second_text
+from fastgw.observe.log import Log
+from fastgw.observe.record import Record
+from fastgw.observe.series import METHOD_PLACES, Place, Tally
+
+MAX_KINDS: Final = 16_384
+
+
+class Kind(NamedTuple):
+    """What only few exchanges differ in. Texts: "" for none."""
+
+    listener: str
+    route: str
+    upstream: str
+    target: str
+    method: bytes
+    """One of `METHOD_PLACES`: a client can invent others."""
+    scheme: bytes
+    status: int
+    fault: str
+    minor: int
+
+
+# What differs within a kind, and has a slot in the line.
+_VARYING: Final[dict[str, Any]] = {
+    "ended_date": 0.0,
+    "client": "",
+    "host": b"",
+    "path": b"",
+    "query": None,
+    "request_bytes": 0,
+    "response_bytes": 0,
+    "duration_s": 0.0,
+}
+
+
+@final
+class Recorder:
+    """Counts and logs exchanges. `fastgw.observe._record` has its twin."""
+
+    def __init__(self, tally: Tally, logs: list[Log]) -> None:
+        self._tally = tally
+        self.column = tally.column
+        self.json_logs = [log for log in logs if log.format is json_line]
+        self.other_logs = [log for log in logs if log.format is not json_line]
+        self._kinds: dict[tuple[object, ...], tuple[Place, bytes]] = {}
+
+    def finish(self, ended: Ended) -> None:
+        """Count the exchange and log it. Once per exchange, when it ends; it never waits."""
+        self.finish_at(ended, monotonic(), time())
+
+    def finish_at(self, ended: Ended, now: float, date: float) -> None:
+        """`now`: by the monotonic clock. `date`: epoch seconds."""
+        head, response, route, fault, body = ended.head, ended.response, ended.route, ended.fault, ended.request_body
+        method = head.method
+        named = method in METHOD_PLACES
+        # PERF: one look-up by all that few exchanges differ in instead of one by each name: 0.5 us (CPython 3.11,
+        # micro/observe).
+        kind = (
+            ended.listener.name,
+            "" if route is None else route.name,
+            ended.upstream,
+            ended.target,
+            method if named else b"other",
+            ended.scheme,
+            CLIENT_LEFT if response is None else response.status,
+            "" if fault is None else fault.label,
+            head.minor,
+        )
+        place, template = self._kinds.get(kind) or self._learn(Kind(*kind))
+        request_bytes = ended.request_bytes if body is None else body.bytes
+        duration_s = now - ended.begun_at
+        self._tally.count(place, duration_s, request_bytes, ended.response_bytes, ended.upstream_s, ended.retries)
+        self.log_others(ended, now, date)
+        if self.json_logs:
+            line, told = self._plain_line(ended, template, date, duration_s, request_bytes) if named else (b"", b"")
+            for log in self.json_logs:
+                if line and log.secrets.none_in(told):
+                    log.add(line)
+                else:
+                    log.add(json_line(record_of(ended, now, date), log.secrets.mask))
+
+    def place(self, kind: Kind) -> Place:
+        """Where exchanges of this kind count."""
+        return self._tally.place(kind.listener, kind.route, kind.upstream, kind.method, kind.status, kind.fault)
+
+    def pieces(self, kind: Kind) -> tuple[bytes, ...]:
+        """`json_pieces` of exchanges of this kind."""
+        return json_pieces(Record(**kind._asdict(), **_VARYING))
+
+    def log_others(self, ended: Ended, now: float, date: float) -> None:
+        """Lines in other formats than JSON."""
+        if self.other_logs:
+            record = record_of(ended, now, date)
+            for log in self.other_logs:
+                log.add(log.format(record, log.secrets.mask))
+
+    def _learn(self, kind: Kind) -> tuple[Place, bytes]:
+        if len(self._kinds) >= MAX_KINDS:
+            self._kinds.clear()
+        self._kinds[kind] = learned = self.place(kind), json_template(self.pieces(kind))
+        return learned
+
+    def _plain_line(
+        self, ended: Ended, template: bytes, date: float, duration_s: float, request_bytes: int
+    ) -> tuple[bytes, bytes]:
+        """The line, and what is in it that may have to be masked. Empty: it has to be made from a record."""
+        head, request_id, upstream_s = ended.head, ended.request_id, ended.upstream_s
+        host, path, query = head.host, head.raw_path, head.query
+        user_agent, referer = head.first(b"user-agent"), head.first(b"referer")
+        client = ended.client_ip.encode()
+        told = b"%b&%b" % (query or b"", referer or b"")
+        sent = b"%b %b %b %b %b %b" % (told, host, path, request_id, user_agent or b"", client)
+        if not (host and path and client and sent.isascii()) or ended.why:
+            return b"", b""
+        # PERF: what JSON would escape is found by the encoder that escapes it: 0.15 us for 240 bytes, 0.9 by a pattern
+        # (CPython 3.11, orjson 3.11, micro/observe).
+        if len(orjson.dumps(sent.decode())) != len(sent) + 2:
+            return b"", b""
+        second, ms = divmod(int(date * 1000), 1000)
+        line = template % (
+            second_text(second),
+            ms,
+            client,
+            host,
+            path,
+            b'"%b"' % query if query else b"null",
+            request_bytes,
+            ended.response_bytes,
+            duration_s,
+            b"%.6f" % upstream_s if upstream_s >= 0.0 else b"null",
+            ended.retries,
+            b'"%b"' % request_id if request_id else b"null",
+            b'"%b"' % user_agent if user_agent else b"null",
+            b'"%b"' % referer if referer else b"null",
+        )
+        return (line, told) if len(line) <= MAX_LINE else (b"", b"")
