@@ -62,7 +62,7 @@ TOLD_BY = {
 """Where a contestant tells its counters, on the socket metrics.sock in its folder, and which of them count requests."""
 
 
-def _fill(program: str) -> Mapping[str, str]:
+def fill(program: str) -> Mapping[str, str]:
     """The places of its template that a program's policies fill, one fragment each."""
     values = {
         "scripts": FRAGMENTS,
@@ -259,9 +259,9 @@ SCENARIO = Scenario(
     peers=(
         _fastgw(),
         Nginx(YARDSTICK),
-        NginxLua("nginx + lua", fill=_fill("nginx")),
-        Haproxy(fill=_fill("haproxy")),
-        Envoy(fill=_fill("envoy")),
+        NginxLua("nginx + lua", fill=fill("nginx")),
+        Haproxy(fill=fill("haproxy")),
+        Envoy(fill=fill("envoy")),
     ),
     loads=(LOAD,),
     tables=(
