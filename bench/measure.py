@@ -9,9 +9,9 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,33 +45,52 @@ def measure(scenario: Scenario, effort: Effort) -> list[Measured]:
     Raises `NotReady`, `NotTheSameWork` and `NoAnswers`.
     """
     load_core = effort.cores[-1]
+    effort = replace(effort, rounds=min(effort.rounds, scenario.most_rounds or effort.rounds))
+    measured = {peer.name: Measured(peer.name, peer.version() or "unknown") for peer in scenario.peers}
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch, ExitStack() as started, _on_core(load_core):
         folder = Path(scratch)
         folder.chmod(0o755)  # a contestant started by root may drop to another user
         (folder / "body.json").write_text(origin.BODY)
         scenario.prepare(folder)
         origin_port = started.enter_context(scenario.origin(folder, load_core))
-        field: dict[str, Running] = {}
-        measured: dict[str, Measured] = {}
-        for number, peer in enumerate(scenario.peers):
-            place = Place(folder / str(number), effort.cores[: peer.workers], origin_port)
-            place.folder.mkdir()
-            field[peer.name] = started.enter_context(peer.running(place))
-            scenario.prove(peer.name, field[peer.name])
-            measured[peer.name] = Measured(peer.name, peer.version() or "unknown")
         ground = Ground(folder, load_core, measured)
-        for load in scenario.loads:
-            for number in range(effort.rounds + 1):
-                _tell(
-                    f"{scenario.name}, {load.name}: "
-                    + (f"round {number} of {effort.rounds}" if number else "warming up")
-                )
-                for name, running in field.items() if number % 2 else reversed(field.items()):
-                    seconds = effort.seconds if number else WARM_UP_SECONDS
-                    sample = _sample(load, name, running, ground, number, seconds)
-                    if sample and number:
-                        measured[name].samples.append(sample)
-        return list(measured.values())
+        if scenario.fresh:
+            for number in range(1, effort.rounds + 1):
+                with _field(scenario, effort, folder, origin_port) as field:
+                    for load in scenario.loads:
+                        _round(scenario, load, field, ground, effort, number)
+        else:
+            with _field(scenario, effort, folder, origin_port) as field:
+                _round(scenario, scenario.loads[0], field, ground, effort, 0)
+                for load in scenario.loads:
+                    for number in range(1, effort.rounds + 1):
+                        _round(scenario, load, field, ground, effort, number)
+    return list(measured.values())
+
+
+@contextmanager
+def _field(scenario: Scenario, effort: Effort, folder: Path, origin_port: int) -> Iterator[dict[str, Running]]:
+    """All contestants by name, running and proved."""
+    field: dict[str, Running] = {}
+    with ExitStack() as started:
+        for peer in scenario.peers:
+            own = Path(tempfile.mkdtemp(dir=folder))
+            own.chmod(0o755)
+            running = started.enter_context(peer.running(Place(own, effort.cores[: peer.workers], origin_port)))
+            scenario.prove(peer.name, running)
+            field[peer.name] = running
+        yield field
+
+
+def _round(
+    scenario: Scenario, load: Load, field: Mapping[str, Running], ground: Ground, effort: Effort, number: int
+) -> None:
+    """Measure all contestants once. Round 0 warms them up and is not kept."""
+    _tell(f"{scenario.name}, {load.name}: " + (f"round {number} of {effort.rounds}" if number else "warming up"))
+    for name in field if number % 2 else reversed(field):
+        sample = _sample(load, name, field[name], ground, number, effort.seconds if number else WARM_UP_SECONDS)
+        if sample and number:
+            ground.measured[name].samples.append(sample)
 
 
 def _sample(load: Load, name: str, running: Running, ground: Ground, number: int, seconds: int) -> Sample | None:

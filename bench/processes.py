@@ -62,6 +62,17 @@ class Pinned:
                     total_ns += int((thread / "schedstat").read_text().split()[0])
         return CpuTime(total_ns / 1e9, user, system)
 
+    def memory(self) -> int:
+        """Bytes of anonymous memory; what its processes share is counted once."""
+        total_kib = 0
+        for pid in self.pids():
+            with suppress(FileNotFoundError, ProcessLookupError):
+                for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                    name, _, rest = line.partition(":")
+                    if name == "Pss_Anon":
+                        total_kib += int(rest.split()[0])
+        return total_kib * 1024
+
     def last_words(self) -> str:
         return self.output.read_text(errors="replace")[-2000:].strip() or "(it printed nothing)"
 

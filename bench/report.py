@@ -54,10 +54,11 @@ def _lines(scenario: Scenario, measured: Sequence[Measured], effort: Effort, abo
     yield ""
     yield "; ".join(f"{name}: {value}" for name, value in about.items())
     for table in scenario.tables:
-        yield ""
-        yield f"## {table.title or table.load}"
-        yield ""
-        yield from rows(table, measured)
+        if any(each.under(table.load) for each in measured):
+            yield ""
+            yield f"## {table.title or table.load}"
+            yield ""
+            yield from rows(table, measured)
     for remark in scenario.remarks():
         yield ""
         yield remark

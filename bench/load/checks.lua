@@ -4,7 +4,8 @@
 --
 -- An answer is right if it has status 200, exactly the body that its request calls for, and the X-Request-Id of a request
 -- that is waiting for one (so answers that went to the wrong client are seen). A request without an answer is passed
--- over when its turn comes again, and lost after `PATIENCE` turns: wrk itself would wait for it in silence. At the end one line of JSON is printed.
+-- over when its turn comes again, and lost after `PATIENCE` turns: wrk itself would wait for it in silence. At the end
+-- one line of JSON is printed.
 
 local PATIENCE = 10
 local checks = {options = {count = "1000", routes = "100"}}

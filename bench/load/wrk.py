@@ -25,6 +25,8 @@ class Wrk:
     arguments: Mapping[str, str | int] = field(default_factory=dict)
     """Given to the script as key=value. `@NAME` as a value is the path of that file in the run's folder."""
 
+    arguments_of: Mapping[str, Mapping[str, str | int]] = field(default_factory=dict)
+    """Further ones, by contestant."""
     body_bytes: int = 0
     """Bytes of body per request, whichever way: the figure `bytes` is made of it. 0 = it is not told."""
 
@@ -36,7 +38,8 @@ class Wrk:
         # One thread: this process, and so wrk, is already bound to the load's core.
         command = ["wrk", "--threads", "1", "--connections", str(self.connections), "--duration", f"{seconds}s"]
         command += ["--script", str(self.script), f"{self.scheme}://127.0.0.1:{running.port}/", "--"]
-        command += [f"{key}={_filled_in(value, ground.folder)}" for key, value in self.arguments.items()]
+        arguments = {**self.arguments, **self.arguments_of.get(name, {})}
+        command += [f"{key}={_filled_in(value, ground.folder)}" for key, value in arguments.items()]
         printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=seconds + PATIENCE)
         told = json.loads(printed.stdout.splitlines()[-1])
         if not told["requests"]:

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 
-from bench.scenarios import download, plain, post, upload
+from bench.scenarios import churn, download, filters, idle, plain, policies, post, routes, slow, upload, workers
 from bench.scenarios.scenario import Scenario
 
 SCENARIOS: Mapping[str, Scenario] = {
-    module.SCENARIO.name: module.SCENARIO for module in (plain, post, download, upload)
+    module.SCENARIO.name: module.SCENARIO
+    for module in (plain, policies, post, download, upload, routes, idle, churn, filters, workers, slow)
 }

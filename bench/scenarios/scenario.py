@@ -92,5 +92,9 @@ class Scenario:
     """Started with a folder and a core; gives its port."""
     prepare: Callable[[Path], None] = lambda folder: None
     """Writes what the loads need into the run's folder, once. `body.json`, the origin's answer, is there already."""
+    fresh: bool = False
+    """Whether the contestants are started anew for each round, and not warmed up: for what changes with their age."""
+    most_rounds: int | None = None
+    """How many rounds are enough, however many are asked for."""
     remarks: Callable[[], Sequence[str]] = lambda: ()
     """Sentences below the tables; what they tell is measured when they are asked for, after the rounds."""

@@ -1,0 +1,104 @@
+"""Connections that do nothing, and what each of them takes of the contestant's memory."""
+
+import resource
+import select
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.load.load import Ground, NoAnswers
+from bench.peers.peer import HOST, Running
+from bench.samples import Told
+
+SPARE_FILES = 64
+SETTLE_SECONDS = 1.0  # for the contestant to accept what the kernel has accepted
+TIMEOUT = 10.0
+READ_SIZE = 1 << 16
+REQUEST = f"GET /svc7/v1/items/7 HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
+WARM_UP = 100  # requests beforehand: what a program loads or keeps for its first requests is not a connection's
+
+
+@dataclass(frozen=True)
+class Idle:
+    """Opens `connections`, and looks at the memory before anything is sent on them and after one request on each.
+
+    Memory is anonymous and counted by `Pss`: what workers share is not counted twice. The kernel's is not in it.
+    """
+
+    connections: int = 10_000
+
+    @property
+    def name(self) -> str:
+        return f"{self.connections:,} connections"
+
+    @property
+    def cut_off(self) -> int:
+        return 0
+
+    def run(self, name: str, running: Running, ground: Ground, seconds: int) -> Told:
+        _allow_files(self.connections + SPARE_FILES)
+        begun = time.monotonic()
+        for _ in range(WARM_UP):
+            with _opened(running.port) as connection:
+                _ask(connection)
+        before = _settled_memory(running)
+        held: list[socket.socket] = []
+        try:
+            held.extend(_opened(running.port) for _ in range(self.connections))
+            opened = _settled_memory(running)
+            wrong = sum(not _ask(connection) for connection in held)
+            asked = _settled_memory(running)
+            closed = _count_closed(held)
+        except OSError as error:
+            raise NoAnswers(f"{name} did not hold {self.connections:,} connections: {error}") from error
+        finally:
+            for connection in held:
+                connection.close()
+        return Told(
+            requests=WARM_UP + self.connections,
+            seconds=time.monotonic() - begun,
+            figures={
+                "bytes_never_sent": (opened - before) / self.connections,
+                "bytes_after_request": (asked - before) / self.connections,
+            },
+            faults={"wrong answer": wrong, "connection closed by the contestant": closed},
+        )
+
+
+def _opened(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT)
+
+
+def _ask(connection: socket.socket) -> bool:
+    """Whether one request is answered 200 with a whole body."""
+    connection.sendall(REQUEST)
+    received = b""
+    while True:
+        received += connection.recv(READ_SIZE)
+        head, end, body = received.partition(b"\r\n\r\n")
+        if end:
+            break
+    (length,) = [int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")]
+    while len(body) < length and (more := connection.recv(READ_SIZE)):
+        body += more
+    return head.startswith(b"HTTP/1.1 200 ") and len(body) == length
+
+
+def _count_closed(held: Sequence[socket.socket]) -> int:
+    poll = select.poll()
+    for connection in held:
+        poll.register(connection, select.POLLIN)
+    return len(poll.poll(0))
+
+
+def _settled_memory(running: Running) -> int:
+    time.sleep(SETTLE_SECONDS)
+    return running.program.memory()
+
+
+def _allow_files(needed: int) -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if needed > most:
+        raise NoAnswers(f"{needed} open files are needed and the hard limit is {most}; see `ulimit -Hn`")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -1,0 +1,26 @@
+"""fastgw with one filter more: `noop`, whose only step lets every request pass.
+
+`python with_noop.py run ...` is `fastgw run ...`. The filter is added to the table that the commands read; nothing of
+the product knows of it. (This folder is first on the path of what is run from it: it has no other module.)
+"""
+
+from types import MappingProxyType
+
+from fastgw import cli
+from fastgw.filters import TYPES
+from fastgw.filters.api import Env, Exchange, Filter, Hooks, Outcome, Phase
+
+
+class Noop(Filter, name="noop", phase=Phase.TRANSFORM):
+    """Let every request pass."""
+
+    def build(self, env: Env) -> Hooks:
+        def request(exchange: Exchange) -> Outcome:
+            return None
+
+        return Hooks(request=request)
+
+
+if __name__ == "__main__":
+    cli.TYPES = MappingProxyType({**TYPES, Noop.type_name: Noop})  # type: ignore[misc]  # Final, but not for us
+    cli.main()

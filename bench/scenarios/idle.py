@@ -1,0 +1,30 @@
+"""idle: memory per connection that does nothing."""
+
+from bench.load.idle import Idle
+from bench.peers import Caddy, Envoy, Fastgw, Nginx
+from bench.scenarios.scenario import Figure, Scenario, Table, decimals, ratio_to
+
+NEVER_SENT = Figure("bytes, never sent", lambda s: s.figures["bytes_never_sent"], decimals(0))
+AFTER_REQUEST = Figure("bytes, after one request", lambda s: s.figures["bytes_after_request"], decimals(0))
+
+SCENARIO = Scenario(
+    name="idle",
+    title="memory per idle connection, in user space",
+    about=(
+        "10,000 connections on which nothing was sent, then one request on each: anonymous memory "
+        "(/proc/PID/smaps_rollup) beyond that before they were opened, divided by their number. Each round begins with "
+        "new processes. fastgw has two workers, as each keeps half of its open files for upstreams. nginx allocates "
+        "the table of its connections when it starts, so that is not in its figure; memory in the kernel is in "
+        "nobody's."
+    ),
+    peers=(
+        Fastgw(workers=2, config={"timeouts": {"request_headers": "10m", "keepalive": "1h"}}),
+        Nginx(fill={"server": "client_header_timeout 10m;"}),
+        Envoy(),
+        Caddy(),
+    ),
+    loads=(Idle(),),
+    tables=(Table("10,000 connections", (NEVER_SENT, AFTER_REQUEST, ratio_to("nginx", AFTER_REQUEST))),),
+    fresh=True,
+    most_rounds=2,
+)
