@@ -38,7 +38,7 @@ def _count_forwards(exchange: Exchange, value: bytes) -> Reply | None:
 
 def choose(exchange: Exchange, router: Router[Route]) -> Reply | None:
     """Find the route and note it on the exchange, or say why there is none: 404, or 405 with `Allow`."""
-    if not exchange.head.ordinary:
+    if not exchange.ordinary:
         reply = before_routing(exchange)
         if reply is not None:
             return reply

@@ -280,19 +280,18 @@ class Downstream(asyncio.BufferedProtocol, Timed):
 
     def _serve(self, head: RequestHead, behind: bytes) -> None:
         """Begin an exchange. `behind`: what was read behind its head: body, or the next request."""
-        server, listener = self.server, self.listener
+        listener, peer = self.listener, self.peer
         self.phase = ACTIVE
-        self._closing = head.close or server.draining
+        self._closing = self.server.draining
         early = listener.early
-        exchange = self.exchange = Exchange(head, self, listener, self.peer, early)
-        if self.peer.trusted:
-            exchange.client_ip = client_address(head, self.peer, listener.trusts)
-        if head.length or head.chunked:
-            if not self._expect_body(exchange, behind):
-                return  # refused
-        else:
+        exchange = self.exchange = Exchange(head, self, listener, peer, early)
+        if peer.trusted:
+            exchange.client_ip = client_address(head, peer, listener.trusts)
+        if exchange.ordinary:
             self._ahead = behind
             self.deadline = inf
+        elif not self._expect_body(exchange, behind):
+            return  # refused
         if early.request_steps:
             self._early_done(run_request(early.request_steps, exchange))
         else:
@@ -300,8 +299,13 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self._find_route(exchange)
 
     def _expect_body(self, exchange: Exchange, behind: bytes) -> bool:
-        """Make ready for the request's body and read what is there of it. False: the exchange is over."""
+        """Make ready for a body, if there is one, and read what is there of it. False: the exchange is over."""
         head, limit = exchange.head, self.server.body_bytes
+        self._closing = self._closing or head.close
+        if not head.length and not head.chunked:
+            self._ahead = behind
+            self.deadline = inf
+            return True
         exchange.request_body = Relay(self)
         self._reader = head.body()
         self._asked_to_continue = not head.expects_continue  # else the client waits for us, not we for it
@@ -484,7 +488,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         if ending is CLOSE or (body is not None and not body.ended):
             self._closing = True
         self._ending = ending
-        last = _CLOSE if self._closing else b"" if exchange.head.minor else _KEEP_ALIVE
+        last = _CLOSE if self._closing else b"" if exchange.ordinary or exchange.head.minor else _KEEP_ALIVE
         if ending is CHUNKED:
             payload = render.chunk(payload)
         self._write(answer_of(response, framing, self.server.date_line, last, payload))

@@ -68,7 +68,7 @@ class Exchange:
     """One request and its response, in the terms of RFC 9110.
 
     `path`: decoded and dot-free (the only form that is matched and sent); `raw_path`: the client's bytes.
-    `client_ip`: the rightmost address that no trusted proxy vouches for. `begun_at`: monotonic.
+    `ordinary`: as in `RequestHead`. `client_ip`: the rightmost address that no trusted proxy vouches for. `begun_at`: monotonic.
     """
 
     __slots__ = (
@@ -82,6 +82,7 @@ class Exchange:
         "host",
         "listener",
         "method",
+        "ordinary",
         "params",
         "path",
         "peer",
@@ -94,7 +95,6 @@ class Exchange:
         "response_bytes",
         "retries",
         "route",
-        "scheme",
         "service",
         "state",
         "target",
@@ -105,8 +105,8 @@ class Exchange:
 
     def __init__(self, head: RequestHead, client: ClientSide, listener: Any, peer: Any, chain: Chain) -> None:
         self.head = head
+        self.ordinary = head.ordinary
         self.method = head.method
-        self.scheme = b"http"
         self.host = head.host
         self.path = head.path
         self.client = client
@@ -140,6 +140,11 @@ class Exchange:
         return f"<Exchange {self.method!r} {self.path!r} {self.state.name} route={route} service={self.service!r}>"
 
     # what the request says
+
+    @property
+    def scheme(self) -> bytes:
+        scheme: bytes = self.peer.scheme
+        return scheme
 
     @property
     def authority(self) -> bytes:

@@ -27,7 +27,8 @@ IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b
 """RFC 9110 section 9.2.2."""
 JUST_USED_S: Final = 1.0
 """What cannot be sent again goes only on a connection that was in use this recently, or on a fresh one."""
-_VIA: Final = (b"Via: 1.0 fastgw\r\n", b"Via: 1.1 fastgw\r\n")
+_VIA_1_1: Final = b"Via: 1.1 fastgw\r\n"
+_VIA: Final = (b"Via: 1.0 fastgw\r\n", _VIA_1_1)
 _EXPECT: Final = frozenset((b"expect",))
 
 
@@ -79,15 +80,15 @@ class Forward:
             drop |= exchange.request_dropped
         if exchange.request_added:
             added += exchange.request_added
-        added += _VIA[head.minor]
         host = target.host_header
         if host is None:
             host = head.first(b"host") or b""
-        if head.ordinary:
-            if head.path_as_sent and self.path_of is None and not target.base_path:
+        if exchange.ordinary:
+            added += _VIA_1_1
+            if self.path_of is None and head.path_as_sent and not target.base_path:
                 return render.request(head, head.request_target, host, drop, added)
         else:
-            added += self._special_lines(exchange)
+            added += _VIA[head.minor] + self._special_lines(exchange)
             if head.expects_continue and target.minor == 0:
                 drop |= _EXPECT  # HTTP/1.0 knows no 100: we have answered it ourselves
         return render.request(head, self.request_target(exchange, target), host, drop, added)
@@ -159,7 +160,7 @@ class Forwarding(Timed):
         exchange = self.exchange
         target = self._target = upstream.balancer.pick(self._tried)
         exchange.target = target.label
-        if target.minor == 0 and exchange.head.chunked:
+        if not target.minor and exchange.head.chunked:
             self._fail(Fault.LENGTH_REQUIRED)  # HTTP/1.0 knows no chunks (RFC 9112 section 6.1)
             return
         # On a connection that the target may just be closing, a request that cannot be sent again could be lost.
@@ -185,7 +186,7 @@ class Forwarding(Timed):
         try:
             exchange.state = NEXT[exchange.state][CONNECTION_LENT]
             request = forward.request_head(exchange, connection.target)
-            if exchange.head.ordinary:
+            if exchange.ordinary:
                 connection.begin(self, request, exchange.method)
             else:
                 self._send_special(connection, request)
