@@ -1,6 +1,7 @@
 """Closed loop at saturation: wrk, every answer checked by a script that tells what it saw in one line of JSON."""
 
 import json
+import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ class Wrk:
 
     arguments_of: Mapping[str, Mapping[str, str | int]] = field(default_factory=dict)
     """Further ones, by contestant."""
+    environment: Mapping[str, str] = field(default_factory=dict)
     body_bytes: int = 0
     """Bytes of body per request, whichever way: the figure `bytes` is made of it. 0 = it is not told."""
 
@@ -40,7 +42,14 @@ class Wrk:
         command += ["--script", str(self.script), f"{self.scheme}://127.0.0.1:{running.port}/", "--"]
         arguments = {**self.arguments, **self.arguments_of.get(name, {})}
         command += [f"{key}={_filled_in(value, ground.folder)}" for key, value in arguments.items()]
-        printed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=seconds + PATIENCE)
+        printed = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+            timeout=seconds + PATIENCE,
+            env={**os.environ, **self.environment},
+        )
         told = json.loads(printed.stdout.splitlines()[-1])
         if not told["requests"]:
             raise NoAnswers(f"{name} answered no request at all: {told['faults']}")

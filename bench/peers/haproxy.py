@@ -30,7 +30,8 @@ class Haproxy:
     workers: int = 1
     template: Path = HERE / "haproxy.cfg"
     fill: Mapping[str, str] = field(default_factory=dict)
-    """What this scenario adds, by place: lines of `global`, `defaults` and `frontend`, words of `bind`, `sections`."""
+    """What this scenario adds, by place: lines of `global`, `defaults` and `frontend`, words of `bind`, `sections`;
+    `scheme` in place of http."""
 
     def version(self) -> str | None:
         return version_told("haproxy", "-v")
@@ -41,7 +42,8 @@ class Haproxy:
         table = place.folder / "routes.map"
         table.write_text("".join(f"/{route}/ origin\n" for route in routes(self.routes)))
         output = place.folder / "access.log"
-        added = {"global": "", "defaults": "", "frontend": "", "bind": "", "sections": "", **self.fill}
+        added = dict.fromkeys(("global", "defaults", "frontend", "bind", "sections"), "")
+        added |= {"scheme": "http", **self.fill}
         config = render(
             self.template,
             place.folder / "haproxy.cfg",
