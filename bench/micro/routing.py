@@ -1,6 +1,7 @@
 """Routing: that a look-up costs the same among 10 and 10,000 routes. Alone: `python -m bench.micro.routing`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass
 
 from bench.micro.timing import Room, time_room
@@ -12,18 +13,18 @@ SIZES = (10, 1_000, 10_000)
 HOST = "api.example.com"
 REQUESTS = 1_000  # different ones, so that neither hashes nor the processor's caches are warm for one path
 
-# What is asked for -> a service's pattern for it, and a request's path: four segments where the pattern allows.
+# What is asked for -> a service's pattern for it, and a request's path. No kind of pattern fits another's paths.
 KINDS = {
-    "an exact path": ("/service{0}/v1/items/all", "/service{0}/v1/items/all"),
-    "a path with a parameter": ("/service{0}/v1/users/{{id}}", "/service{0}/v1/users/{1}"),
-    "a prefix": ("/service{0}/v1/files/*", "/service{0}/v1/files/{1}"),
-    "the rest of a path": ("/service{0}/{{app}}/{{rest:path}}", "/service{0}/app/x/{1}"),
-    "a regular expression": ("~^/regex{0}/v[0-9]+/", "/regex{0}/v1/x/{1}"),
+    "an exact path": ("/exact{0}/v1/items/all", "/exact{0}/v1/items/all"),
+    "a parameter": ("/service{0}/v1/users/{{id}}", "/service{0}/v1/users/{1}"),
+    "the rest": ("/app{0}/{{version}}/{{rest:path}}", "/app{0}/v1/x/{1}"),
+    "a prefix": ("/files{0}/v1/public/*", "/files{0}/v1/public/{1}"),
+    "a regex": ("~^/regex{0}/v[0-9]+/", "/regex{0}/v1/x/{1}"),
 }
 ABSENT = "/absent{0}/v1/users/{1}"
 
 
-@dataclass
+@dataclass(slots=True)
 class Request:
     path: bytes
     host: bytes = HOST.encode()
@@ -38,21 +39,30 @@ def rooms() -> Iterator[Room]:
     plain = [f"/service{number}/v1/users/{number}".encode() for number in range(REQUESTS)]
     yield Room("the normal form of a plain path", normalize, plain)
     yield Room("the normal form of an escaped path", normalize, [path + b"/a%2fb%20c" for path in plain])
+    services = Router([(Conditions(paths=(parse_path(f"/svc{number}/*"),)), number) for number in range(100)])
+    yield from _looked_up("a service, 100 for any host", services, "/svc{0}/users/{1}", 100)
     for size in SIZES:
-        services = size // len(KINDS)
-        find = _router(services)
+        number = size // len(KINDS)
+        table = _mixed(number)
         for kind, path in [*((kind, path) for kind, (_, path) in KINDS.items()), ("no route", ABSENT)]:
-            requests = [Request(path.format(number % services, number).encode()) for number in range(REQUESTS)]
-            yield Room(f"{kind}, {size} routes", find, requests)
+            yield from _looked_up(f"{kind}, {size} routes", table, path, number)
 
 
-def _router(services: int) -> Callable[[Request], object]:
+def _looked_up(what: str, table: Router[int], path: str, services: int) -> Iterator[Room]:
+    requests = [Request(path.format(number % services, number).encode()) for number in range(REQUESTS)]
+    if table.compiled is not None:
+        yield Room(f"{what}, compiled", table.find, requests)
+    reference = copy(table)
+    reference.compiled = None
+    yield Room(f"{what}, plain Python", reference.find, requests)
+
+
+def _mixed(services: int) -> Router[int]:
+    """A table of one host, with a route of each kind for each service."""
     hosts = (parse_host(HOST),)
     patterns = [pattern.format(service) for service in range(services) for pattern, _ in KINDS.values()]
-    routes = [
-        (Conditions(hosts=hosts, paths=(parse_path(pattern),), methods=(b"GET",)), pattern) for pattern in patterns
-    ]
-    return Router(routes).find
+    rules = [Conditions(hosts=hosts, paths=(parse_path(pattern),), methods=(b"GET",)) for pattern in patterns]
+    return Router([(conditions, number) for number, conditions in enumerate(rules)])
 
 
 if __name__ == "__main__":

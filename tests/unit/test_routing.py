@@ -8,8 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastgw import routing
 from fastgw.config.patterns import parse_host, parse_path
 from fastgw.routing import Conditions, Router
+
+
+@pytest.fixture(autouse=True, scope="module", params=["compiled", "plain"])
+def how(request):
+    """Each test runs with the compiled twin and without it."""
+    if request.param == "compiled" and routing._routes is None:
+        pytest.skip("the compiled twin is not built")
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "plain":
+            patch.setattr(routing, "_routes", None)
+        yield request.param
 
 
 @dataclass
@@ -255,6 +267,35 @@ def test_long_paths_and_hosts_cost_look_ups_by_the_depth_of_the_patterns_only():
 def test_routes_without_parameters_give_the_same_match_each_time():
     table = by_path("/a/*")
     assert table.find(Request(b"/a/1")) is table.find(Request(b"/a/2"))
+
+
+def test_a_pattern_may_be_as_deep_as_a_path_can_be():
+    depth = 4000
+    path = b"/" + b"/".join([b"a"] * depth)
+    pattern = "".join(f"/{{p{number}}}" for number in range(depth))
+    table = by_path(pattern, pattern + "/x", path.decode() + "/*")
+    assert found(table, Request(path)) == pattern
+    assert [candidate.match.route for candidate in table.candidates(Request(path + b"/x"))] == [
+        pattern + "/x",
+        path.decode() + "/*",
+    ]
+
+
+def test_routes_may_name_more_methods_than_a_machine_word_has_bits():
+    table = router(*(Route(f"M{number}", ("/a",), methods=(f"M{number}",)) for number in range(100)))
+    for number in (0, 63, 64, 99):
+        assert found(table, Request(b"/a", method=b"M%d" % number)) == f"M{number}"
+    assert found(table, Request(b"/a", method=b"M100")) is None
+
+
+def test_a_table_without_routes_finds_nothing():
+    assert router().find(Request(b"/")) is None
+
+
+def test_the_asterisk_is_covered_by_the_prefix_of_all_and_by_routes_without_paths_only():
+    table = router(Route("parameter", ("/{a}",)), Route("rest", ("/{a:path}",)), Route("any"))
+    assert found(table, Request(b"*")) == "any"
+    assert found(by_path("/*"), Request(b"*")) == "/*"
 
 
 # --- explain

@@ -1,0 +1,515 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""The compiled twin of `routing`: finds the route of an ordinary request, and says when to ask the reference.
+
+All hosts share one tree, made once and only read after, in C memory: workers that were forked share its pages. Its
+places are numbers. A hash table leads from a place and the text of a segment to the place below; each place knows the
+one above it, so a search goes back up without a stack. The whole path of an exact pattern is one text at the root of
+its host: a segment cannot be equal to it, for it has no slash.
+
+A client looks texts up and cannot add one, so the longest run of filled slots is a property of the configuration.
+What is longer than all texts that lead down from a place is not even hashed, and a path is cut no deeper than the
+patterns of its host are.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_Free, PyMem_Realloc
+from libc.stdint cimport int32_t, uint32_t, uint64_t
+from libc.string cimport memchr, memcmp, memcpy, memset
+
+from fastgw.config.patterns import PathKind
+
+cdef enum:
+    DEPTH = 32  # segments; a host with a longer pattern is left to the reference
+    METHODS = 64  # bits of an entry; a route with a method that got none is left to the reference
+    LENGTH_MAX = 0x7FFFFFFF  # of a path, a host, or all texts
+    NOTHING = -1
+    ASK = -2  # the reference
+    EXACT_HOSTS = 1  # places from which the names of hosts lead to the number of a host + 1
+    WILDCARD_HOSTS = 2
+
+cdef struct Text:
+    const char* at
+    uint32_t length
+    uint32_t hash  # 0: not known yet
+
+cdef struct Place:
+    int32_t above
+    int32_t parameter  # the place that any text leads to; 0: none
+    int32_t ends  # the first entry whose pattern ends here: where text alone leads, a prefix
+    int32_t rest  # the first entry whose `:path` parameter takes what is left from here
+    uint32_t longest  # of the texts that lead down, + 1; 0: none does
+    bint by_parameter  # how it is reached from above
+
+cdef struct Step:
+    uint32_t key
+    int32_t above
+    int32_t below  # 0: the slot is free
+    uint32_t text  # where it begins in `_texts`
+    uint32_t length
+
+cdef struct Entry:
+    uint64_t methods  # their bits; 0: any
+    int32_t following  # in match order, of those that end at the same place
+    bint asks  # it has conditions that the reference checks
+    bint parameters
+    bint takes_rest
+
+cdef struct Host:
+    int32_t root
+    int32_t any_path  # the first entry without a path
+    int32_t beyond  # the host that answers what this one does not
+    int32_t depth  # segments of the longest pattern in the tree; 0: it has none
+    uint32_t longest  # exact path, + 1
+    bint turns  # it has patterns with parameters
+    bint regexes
+    bint asks  # its patterns are too long for the search
+
+
+cdef inline uint32_t _hash(const char* at, uint32_t length) noexcept:
+    cdef uint64_t mixed = length, word
+    while length >= 8:
+        memcpy(&word, at, 8)
+        mixed = (mixed ^ word) * <uint64_t>0x9E3779B97F4A7C15
+        mixed ^= mixed >> 29
+        at += 8
+        length -= 8
+    word = 0
+    memcpy(&word, at, length)
+    mixed = (mixed ^ word) * <uint64_t>0x9E3779B97F4A7C15
+    mixed = (mixed ^ (mixed >> 32)) * <uint64_t>0xD6E8FEB86659FD93
+    return <uint32_t>(mixed >> 32) or 1
+
+
+cdef inline uint32_t _key(int32_t place, Text* text) noexcept:
+    if not text.hash:
+        text.hash = _hash(text.at, text.length)
+    return text.hash ^ <uint32_t>place * <uint32_t>0x9E3779B1
+
+
+cdef inline Text _text(const char* at, Py_ssize_t length) noexcept:
+    cdef Text text
+    text.at = at
+    text.length = <uint32_t>length
+    text.hash = 0
+    return text
+
+
+cdef Text _text_of(bytes text):
+    if PyBytes_GET_SIZE(text) > LENGTH_MAX:
+        raise OverflowError("a text in a route is too long")
+    return _text(PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
+
+
+cdef void* _with_room(void* array, size_t count, size_t size) except NULL:
+    """`array`, moved to where one more fits: it doubles when it is full, that is when `count` is a power of 2."""
+    if count & (count - 1):
+        return array
+    return _resized(array, 2 * count or 1, size)
+
+
+cdef void* _resized(void* array, size_t count, size_t size) except NULL:
+    array = PyMem_Realloc(array, count * size or 1)
+    if array is NULL:
+        raise MemoryError
+    return array
+
+
+@cython.final
+@cython.no_gc_clear  # `find` trusts that its lists are there, whatever is being collected around it
+cdef class Tables:
+    """The tables of one router."""
+
+    cdef Host* _hosts
+    cdef Place* _places
+    cdef Step* _steps
+    cdef Entry* _entries
+    cdef char* _texts
+    cdef uint32_t _place_count
+    cdef uint32_t _step_count
+    cdef uint32_t _mask  # slots of `_steps` - 1
+    cdef size_t _text_length
+    cdef size_t _text_room
+    cdef size_t _method_count
+    cdef int32_t _any_host
+    cdef bint _by_host
+    cdef Text[METHODS] _methods
+    cdef list _method_names
+    cdef list _routed  # number of an entry -> its match; with parameters the route, and their names and places
+    cdef object _match
+
+    def __cinit__(self, list hosts, match):
+        cdef Py_ssize_t number
+        self._match = match
+        self._method_names = []
+        self._routed = []
+        self._any_host = NOTHING
+        self._mask = 7
+        self._steps = <Step*>_resized(NULL, self._mask + 1, sizeof(Step))
+        memset(self._steps, 0, (self._mask + 1) * sizeof(Step))
+        self._text_room = 64
+        self._texts = <char*>_resized(NULL, self._text_room, 1)
+        texts = {}  # text -> where it is: the same `v1` below 10,000 places is kept once
+        for _ in range(WILDCARD_HOSTS + 1):  # those with a name, and the place 0, which stands for none
+            self._new_place(0, False)
+        self._add_hosts(hosts, texts)
+        for number in range(len(hosts)):
+            for entry in reversed(hosts[number][3]):  # each goes before those that are there
+                self._add(&self._hosts[number], entry, texts)
+        self._texts = <char*>_resized(self._texts, self._text_length, 1)
+        self._places = <Place*>_resized(self._places, self._place_count, sizeof(Place))
+        self._entries = <Entry*>_resized(self._entries, len(self._routed), sizeof(Entry))
+
+    def __dealloc__(self):
+        PyMem_Free(self._hosts)
+        PyMem_Free(self._places)
+        PyMem_Free(self._steps)
+        PyMem_Free(self._entries)
+        PyMem_Free(self._texts)
+
+    # --- finding
+
+    def find(self, bytes host not None, bytes path not None, bytes method not None):
+        """What `Router.find` gives for such a request, or NotImplemented: the reference has to be asked."""
+        cdef Text[DEPTH + 1] segments
+        cdef const char* at = PyBytes_AS_STRING(path)
+        cdef Py_ssize_t length = PyBytes_GET_SIZE(path)
+        cdef int32_t number = self._any_host, entry
+        cdef uint64_t bit
+        if length == 0 or length > LENGTH_MAX or at[0] != c"/":
+            return NotImplemented
+        if self._by_host:
+            number = self._host_of(PyBytes_AS_STRING(host), PyBytes_GET_SIZE(host))
+        bit = self._bit_of(PyBytes_AS_STRING(method), PyBytes_GET_SIZE(method))
+        while number >= 0:
+            entry = self._first(&self._hosts[number], at, <uint32_t>length, bit, segments)
+            if entry >= 0:
+                return self._matched(entry, segments, at + length)
+            if entry == ASK:
+                return NotImplemented
+            number = self._hosts[number].beyond
+        return NotImplemented if number == ASK else None
+
+    cdef object _matched(self, int32_t entry, Text* segments, const char* end):
+        """The match of an entry; `segments` are those of the path, which reach to `end`."""
+        cdef Text* segment
+        cdef dict params
+        cdef tuple places
+        routed = self._routed[entry]
+        if not self._entries[entry].parameters:
+            return routed
+        route, places = <tuple>routed
+        params = {}
+        for name, number in places:
+            segment = &segments[<int32_t>number - 1]
+            if self._entries[entry].takes_rest and len(params) + 1 == len(places):  # the last
+                segment.length = <uint32_t>(end - segment.at)
+            params[name] = PyBytes_FromStringAndSize(segment.at, segment.length)
+        return self._match(route, params)
+
+    cdef int32_t _host_of(self, const char* name, Py_ssize_t length) noexcept:
+        """The most specific host for a name; NOTHING; ASK for another spelling of an IPv6 address."""
+        cdef Text text
+        cdef int32_t number
+        cdef Py_ssize_t longest = self._places[WILDCARD_HOSTS].longest
+        cdef const char* end = name + length
+        if length > LENGTH_MAX:
+            return ASK
+        text = _text(name, length)
+        number = self._below(EXACT_HOSTS, &text)
+        if number:
+            return number - 1
+        if length and name[0] == c"[":
+            return ASK
+        # Begun no further left than a wildcard can: a host of 30,000 dots must not cost 30,000 look-ups.
+        name = end - longest + 1 if longest <= length else name + 1
+        while name < end:
+            name = <const char*>memchr(name, c".", end - name)
+            if name is NULL:
+                break
+            text = _text(name, end - name)
+            number = self._below(WILDCARD_HOSTS, &text)
+            if number:
+                return number - 1
+            name += 1
+        return self._any_host
+
+    cdef uint64_t _bit_of(self, const char* method, Py_ssize_t length) noexcept:
+        """0 for a method that no route names."""
+        cdef size_t number
+        for number in range(self._method_count):
+            if self._methods[number].length == length and not memcmp(self._methods[number].at, method, length):
+                return <uint64_t>1 << number
+        return 0
+
+    cdef int32_t _first(self, Host* host, const char* path, uint32_t length, uint64_t bit, Text* segments) noexcept:
+        """The first entry of a host that accepts a path and a method, NOTHING, or ASK. Fills in `segments`."""
+        cdef Text text
+        cdef int32_t found, place, deepest
+        cdef int32_t count, level = 0
+        if host.asks:
+            return ASK
+        if length < host.longest:
+            text = _text(path, length)
+            place = self._slot(host.root, &text).below
+            found = self._fitting(self._places[place].ends, bit) if place else NOTHING
+            if found != NOTHING:
+                return found
+        if host.depth:
+            count = _cut(path, length, host.depth, segments)
+            deepest = self._descend(host.root, segments, &level, count)
+            found = self._turning(host.root, deepest, segments, level, count, bit) if host.turns else NOTHING
+            if found != NOTHING:
+                return found
+            place = deepest
+            while place:
+                found = self._fitting(self._places[place].ends, bit)
+                if found != NOTHING:
+                    return found
+                place = self._places[place].above
+        return ASK if host.regexes else self._fitting(host.any_path, bit)
+
+    cdef int32_t _turning(
+        self, int32_t root, int32_t place, Text* segments, int32_t level, int32_t count, uint64_t bit
+    ) noexcept:
+        """The first entry with parameters, from the last place that text alone leads to, upwards to the root."""
+        cdef int32_t found
+        cdef bint parameter_tried = False
+        while True:
+            if level < count:
+                if not parameter_tried and self._places[place].parameter and segments[level].length:
+                    level += 1
+                    place = self._descend(self._places[place].parameter, segments, &level, count)
+                    if level == count:
+                        found = self._fitting(self._places[place].ends, bit)
+                        if found != NOTHING:
+                            return found
+                    continue
+                found = self._fitting(self._places[place].rest, bit)
+                if found != NOTHING:
+                    return found
+            if place == root:
+                return NOTHING
+            parameter_tried = self._places[place].by_parameter
+            place = self._places[place].above
+            level -= 1
+
+    cdef int32_t _descend(self, int32_t place, Text* segments, int32_t* level, int32_t count) noexcept:
+        """The last place that text alone leads to from `place`."""
+        cdef int32_t below
+        while level[0] < count:
+            below = self._below(place, &segments[level[0]])
+            if not below:
+                break
+            place = below
+            level[0] += 1
+        return place
+
+    cdef int32_t _below(self, int32_t place, Text* text) noexcept:
+        """Where `text` leads from `place`; 0: nowhere."""
+        return self._slot(place, text).below if text.length < self._places[place].longest else 0
+
+    cdef Step* _slot(self, int32_t place, Text* text) noexcept:
+        """Where this step is or would be. A third of the slots are free, so there is one."""
+        cdef Step* step
+        cdef uint32_t key = _key(place, text)
+        cdef uint32_t slot = key & self._mask
+        while True:
+            step = &self._steps[slot]
+            if not step.below or (
+                step.key == key
+                and step.above == place
+                and step.length == text.length
+                and not memcmp(self._texts + step.text, text.at, text.length)
+            ):
+                return step
+            slot = (slot + 1) & self._mask
+
+    cdef int32_t _fitting(self, int32_t entry, uint64_t bit) noexcept:
+        """From `entry` on, the first that takes the method with this bit; NOTHING; ASK when it has more conditions."""
+        while entry != NOTHING:
+            if not self._entries[entry].methods or self._entries[entry].methods & bit:
+                return ASK if self._entries[entry].asks else entry
+            entry = self._entries[entry].following
+        return NOTHING
+
+    # --- making
+
+    cdef int _add_hosts(self, list hosts, dict texts) except -1:
+        cdef Host* host
+        cdef int32_t place, number = 0
+        self._hosts = <Host*>_resized(NULL, len(hosts), sizeof(Host))
+        for name, wildcard, beyond, _ in hosts:
+            if not NOTHING <= beyond < number:
+                raise ValueError("a host has to come after the less specific ones")
+            host = &self._hosts[number]
+            memset(host, 0, sizeof(Host))
+            host.root = self._new_place(0, False)
+            host.any_path = NOTHING
+            host.beyond = beyond
+            if name:
+                self._by_host = True
+                place = WILDCARD_HOSTS if wildcard else EXACT_HOSTS
+                self._longer(place, name)
+                self._lead(place, name, number + 1, texts)
+            else:
+                self._any_host = number
+            number += 1
+        return 0
+
+    cdef int _add(self, Host* host, entry, dict texts) except -1:
+        """Add an entry of the reference before those that end where it does."""
+        cdef int32_t place
+        path = entry.path
+        if path is None:
+            host.any_path = self._new_entry(entry, host.any_path)
+        elif path.kind is PathKind.REGEX:
+            host.regexes = True
+        elif path.kind is PathKind.EXACT:
+            text = path.literal
+            host.longest = max(host.longest, <uint32_t>len(text) + 1)
+            self._end(self._grown(host.root, text, texts), entry)
+        elif len(path.segments) > DEPTH:
+            host.asks = True
+        else:
+            host.depth = max(host.depth, <int32_t>len(path.segments), 1)  # `/*` has none, and is looked for all the same
+            host.turns = host.turns or path.kind is PathKind.PARAMETERS
+            place = host.root
+            for segment in path.segments:
+                if type(segment) is bytes:
+                    self._longer(place, segment)
+                    place = self._grown(place, segment, texts)
+                elif segment.rest:
+                    self._places[place].rest = self._new_entry(entry, self._places[place].rest)
+                    return 0
+                else:
+                    place = self._parameter(place)
+            self._end(place, entry)
+        return 0
+
+    cdef void _longer(self, int32_t place, bytes text) noexcept:
+        self._places[place].longest = max(self._places[place].longest, <uint32_t>PyBytes_GET_SIZE(text) + 1)
+
+    cdef int _end(self, int32_t place, entry) except -1:
+        self._places[place].ends = self._new_entry(entry, self._places[place].ends)
+        return 0
+
+    cdef int32_t _new_entry(self, entry, int32_t following) except -1:
+        cdef Py_ssize_t number = len(self._routed)
+        cdef Entry* made
+        cdef int bit
+        self._entries = <Entry*>_with_room(self._entries, number, sizeof(Entry))
+        made = &self._entries[number]
+        made.methods = 0
+        made.following = following
+        made.asks = not entry.only_method
+        made.parameters = entry.ready is None
+        for method in entry.methods:
+            bit = self._new_method(method)
+            if bit == NOTHING:
+                made.methods, made.asks = 0, True
+                break
+            made.methods |= <uint64_t>1 << bit
+        made.takes_rest = entry.takes_rest
+        self._routed.append((entry.route, entry.places) if made.parameters else entry.ready)
+        return <int32_t>number
+
+    cdef int _new_method(self, bytes method) except ASK:
+        """The number of a method's bit, or NOTHING when there are no more."""
+        if method not in self._method_names:
+            if self._method_count == METHODS:
+                return NOTHING
+            self._methods[self._method_count] = _text_of(method)
+            self._method_names.append(method)
+            self._method_count += 1
+        return self._method_names.index(method)
+
+    cdef int32_t _new_place(self, int32_t above, bint by_parameter) except NOTHING:
+        cdef Place* made
+        self._places = <Place*>_with_room(self._places, self._place_count, sizeof(Place))
+        made = &self._places[self._place_count]
+        memset(made, 0, sizeof(Place))
+        made.above = above
+        made.by_parameter = by_parameter
+        made.ends = made.rest = NOTHING
+        self._place_count += 1
+        return <int32_t>self._place_count - 1
+
+    cdef int32_t _parameter(self, int32_t above) except NOTHING:
+        cdef int32_t place = self._places[above].parameter
+        if not place:
+            place = self._new_place(above, True)
+            self._places[above].parameter = place
+        return place
+
+    cdef int32_t _grown(self, int32_t above, bytes text, dict texts) except NOTHING:
+        cdef Text key = _text_of(text)
+        cdef int32_t place = self._slot(above, &key).below
+        if not place:
+            place = self._new_place(above, False)
+            self._lead(above, text, place, texts)
+        return place
+
+    cdef int _lead(self, int32_t above, bytes text, int32_t below, dict texts) except -1:
+        """Add a step that is not there yet."""
+        cdef Text key = _text_of(text)
+        cdef Step* step
+        if text not in texts:
+            texts[text] = self._new_text(key)
+        if 3 * <size_t>self._step_count > 2 * <size_t>self._mask:
+            self._widen()
+        step = self._slot(above, &key)
+        step.key = _key(above, &key)
+        step.above = above
+        step.below = below
+        step.text = texts[text]
+        step.length = key.length
+        self._step_count += 1
+        return 0
+
+    cdef size_t _new_text(self, Text text) except? 0:
+        cdef size_t begin = self._text_length
+        if begin + text.length > LENGTH_MAX:
+            raise OverflowError("the texts in the routes are too long")
+        while begin + text.length > self._text_room:
+            self._text_room *= 2
+            self._texts = <char*>_resized(self._texts, self._text_room, 1)
+        memcpy(self._texts + begin, text.at, text.length)
+        self._text_length += text.length
+        return begin
+
+    cdef int _widen(self) except -1:
+        """Twice as many slots."""
+        cdef uint32_t mask = 2 * self._mask + 1
+        cdef size_t old
+        cdef uint32_t slot
+        cdef Step* steps = <Step*>_resized(NULL, <size_t>mask + 1, sizeof(Step))
+        memset(steps, 0, (<size_t>mask + 1) * sizeof(Step))
+        for old in range(<size_t>self._mask + 1):
+            if self._steps[old].below:
+                slot = self._steps[old].key & mask
+                while steps[slot].below:
+                    slot = (slot + 1) & mask
+                steps[slot] = self._steps[old]
+        PyMem_Free(self._steps)
+        self._steps = steps
+        self._mask = mask
+        return 0
+
+
+cdef int32_t _cut(const char* path, uint32_t length, int32_t depth, Text* segments) noexcept:
+    """Fill in the first `depth` segments of a path and, as one, what is left after them. The number of all."""
+    cdef const char* at = path + 1
+    cdef const char* end = path + length
+    cdef const char* slash
+    cdef int32_t count
+    for count in range(depth):
+        slash = <const char*>memchr(at, c"/", end - at)
+        if slash is NULL:
+            slash = end
+        segments[count] = _text(at, slash - at)
+        if slash == end:
+            return count + 1
+        at = slash + 1
+    segments[depth] = _text(at, end - at)
+    return depth + 1
