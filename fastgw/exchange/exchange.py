@@ -95,6 +95,7 @@ class Exchange:
         "response_bytes",
         "retries",
         "route",
+        "scheme",
         "service",
         "state",
         "target",
@@ -112,6 +113,7 @@ class Exchange:
         self.client = client
         self.listener = listener
         self.peer = peer  # who is at the other end of the socket: a `forwarded.Peer`
+        self.scheme: bytes = peer.scheme
         self.client_ip: str = peer.ip
         self.chain = chain
         self.route: Route | None = None
@@ -140,11 +142,6 @@ class Exchange:
         return f"<Exchange {self.method!r} {self.path!r} {self.state.name} route={route} service={self.service!r}>"
 
     # what the request says
-
-    @property
-    def scheme(self) -> bytes:
-        scheme: bytes = self.peer.scheme
-        return scheme
 
     @property
     def authority(self) -> bytes:
