@@ -9,16 +9,22 @@ import typer
 from bench.check.budgets import FILE, Budgets, Compared, Floor, compare, counter, read, renewed
 from bench.check.floors import Shown, judge, measure_quickly, newest
 from bench.check.instructions import CannotCount, count
+from bench.load.load import NoAnswers
 from bench.micro.__main__ import MODULES
+from bench.ports import NotReady
+from bench.prove import NotTheSameWork
 from bench.report import RESULTS
+from bench.scenarios import SCENARIOS
+
+QUICK = "plain"  # the others take long, or are not exact in little time
 
 
 def main(
     modules: Annotated[
-        list[str] | None, typer.Argument(help=f"Rooms of these only, and no ratios: {', '.join(MODULES)}.")
+        list[str] | None, typer.Argument(help=f"Rooms of these only, and no floors: {', '.join(MODULES)}.")
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Measure the ratios now, 3 rounds of 1 s, and take no kept results.")
+        bool, typer.Option("--quick", help="Measure `plain` now, 3 rounds of 1 s; else its newest results are taken.")
     ] = False,
     write: Annotated[bool, typer.Option("--write", help="Make what is counted the budget of each room.")] = False,
 ) -> None:
@@ -28,31 +34,33 @@ def main(
     """
     if unknown := set(modules or ()) - set(MODULES):
         raise typer.BadParameter(f"{', '.join(sorted(unknown))}; expected some of {', '.join(MODULES)}")
+    if write and modules:
+        raise typer.BadParameter("--write counts all rooms; name none")
     text = FILE.read_text()
     budgets = read(text)
     try:
         counts = count(modules or ())
-    except CannotCount as error:
+        floors = [] if modules or write else _floors(budgets.floors, quick)
+    except (CannotCount, NotReady, NotTheSameWork, NoAnswers) as error:
         print(f"bench.check: {error}", file=sys.stderr)
         raise typer.Exit(2) from error
     rooms = list(compare(counts, budgets, counter(), all_rooms=not modules))
     _tell_rooms(rooms, budgets)
     if write:
-        kept = {room: counted for room, counted in budgets.rooms.items() if modules and room not in counts}
-        FILE.write_text(renewed(text, kept | counts, counter()))
+        FILE.write_text(renewed(text, counts, counter()))
         print(f"\nwritten to {FILE}")
         return
-    ratios = [] if modules else _ratios(budgets.floors, quick)
-    _tell_ratios(ratios)
+    _tell_floors(floors)
     faults = [f"{each.room} ({each.variant}): {each.fault}" for each in rooms if each.fault]
-    faults += [f"{_title(each)}: {each.fault}" for each in ratios if each.fault]
+    faults += [f"{each.floor}: {each.fault}" for each in floors if each.fault]
     print("", *(faults or ["everything is within its budget"]), sep="\n")
     raise typer.Exit(bool(faults))
 
 
-def _ratios(floors: Sequence[Floor], quick: bool) -> list[Shown]:
-    scenarios = {floor.scenario for floor in floors}
-    results = {name: measure_quickly(name, floors) if quick else newest(name, RESULTS) for name in scenarios}
+def _floors(floors: Sequence[Floor], quick: bool) -> list[Shown]:
+    results = {floor.scenario: newest(floor.scenario, RESULTS) for floor in floors}
+    if quick:
+        results[QUICK] = measure_quickly(SCENARIOS[QUICK], floors)
     return [judge(floor, results[floor.scenario]) for floor in floors]
 
 
@@ -67,18 +75,14 @@ def _tell_rooms(rooms: Sequence[Compared], budgets: Budgets) -> None:
         print(f"{each.room:{width}}  {each.variant:10}{_number(each.counted):>10}{_number(each.budget):>10}{change:>9}")
 
 
-def _tell_ratios(ratios: Sequence[Shown]) -> None:
-    if ratios:
-        print(f"\n{'ratios':80}{'shown':>8}{'floor':>7}{'aim':>7}")
-    for each in ratios:
-        shows = "-" if each.ratio is None else f"{each.ratio:.3f}"
+def _tell_floors(floors: Sequence[Shown]) -> None:
+    width = max((len(str(each.floor)) for each in floors), default=0)
+    if floors:
+        print(f"\n{'floors':{width}}{'shown':>9}{'floor':>7}{'aim':>7}")
+    for each in floors:
+        shows = "-" if each.value is None else f"{each.value:.3f}"
         aim = "" if each.floor.aim is None else f"{each.floor.aim:g}"
-        print(f"{_title(each):80}{shows:>8}{each.floor.at_most:>7g}{aim:>7}  {each.source or 'not measured'}")
-
-
-def _title(each: Shown) -> str:
-    floor = each.floor
-    return f"{floor.scenario}, {floor.load}, {floor.figure}: {floor.of} to {floor.to}"
+        print(f"{each.floor!s:{width}}{shows:>9}{each.floor.at_most:>7g}{aim:>7}  {each.source or 'not measured'}")
 
 
 def _number(value: int | None) -> str:

@@ -27,15 +27,27 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Floor:
-    """A ratio that a scenario must show: a figure of one contestant beside that of another, median of the rounds."""
+    """What a scenario must show: the median over the rounds of a contestant's figure beside another's in that round."""
 
     scenario: str
     load: str
     figure: str
     of: str
     to: str
+    """Empty: the figure itself is held to `at_most`."""
     at_most: float
     aim: float | None = None
+    shared_by: int | None = None
+    """Held to `at_most` is the ratio; with this, the difference, divided by so many."""
+
+    def __str__(self) -> str:
+        whole = f"{self.scenario}, {self.load}, {self.figure}: {self.of}"
+        if self.shared_by is not None:
+            return f"{whole} less {self.to}, by {self.shared_by}"
+        return f"{whole} to {self.to}" if self.to else whole
+
+    def value(self, ours: float, theirs: float) -> float:
+        return ours / theirs if self.shared_by is None else (ours - theirs) / self.shared_by
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""The ratios that results show, beside those that they must show."""
+"""What results show beside what they must show."""
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -11,7 +11,7 @@ from bench.check.budgets import Floor
 from bench.measure import Effort, measure
 from bench.peers import LeftOut, Peer
 from bench.samples import GIB, Measured, Sample
-from bench.scenarios import SCENARIOS
+from bench.scenarios.scenario import Scenario
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Shown:
     """A floor and the median that is shown. None: nothing was measured that tells."""
 
     floor: Floor
-    ratio: float | None
+    value: float | None
     source: str
     fault: str
     """What is wrong; empty if all is well, and for what was not measured."""
@@ -47,15 +47,15 @@ def newest(scenario: str, folder: Path) -> Results | None:
     return Results(files[-1].name, kept["void"], contestants)
 
 
-def measure_quickly(scenario: str, floors: Sequence[Floor]) -> Results | None:
-    """Measure a scenario now, in little time: those contestants that its floors name, and that are installed here."""
-    names = {name for floor in floors if floor.scenario == scenario for name in (floor.of, floor.to)}
-    whole = SCENARIOS.get(scenario)
-    peers = [peer for peer in whole.peers if peer.name in names and _is_here(peer)] if whole else []
-    if whole is None or not peers:
-        return None
+def measure_quickly(scenario: Scenario, floors: Sequence[Floor]) -> Results:
+    """Measure a scenario now, in little time: those contestants that its floors name, and that are installed here.
+
+    Raises `NotReady`, `NotTheSameWork` and `NoAnswers`.
+    """
+    names = {name for floor in floors if floor.scenario == scenario.name for name in (floor.of, floor.to)}
+    peers = [peer for peer in scenario.peers if peer.name in names and _is_here(peer)]
     cores = sorted(os.sched_getaffinity(0))
-    measured = measure(replace(whole, peers=peers), Effort(3, 1, (cores[0], cores[-1])))
+    measured = measure(replace(scenario, peers=peers), Effort(3, 1, (cores[0], cores[-1])))
     void = [why for each in measured for why in each.void]
     return Results("measured now", void, {each.name: each for each in measured})
 
@@ -73,18 +73,28 @@ def judge(floor: Floor, results: Results | None) -> Shown:
         return Shown(floor, None, "", "")
     if results.void:
         return Shown(floor, None, results.source, "void: " + "; ".join(results.void))
-    ours, theirs = (results.contestants.get(name) for name in (floor.of, floor.to))
-    beside = {sample.round: sample for sample in theirs.under(floor.load)} if theirs else {}
-    ratios = [
-        _figure(sample, floor.figure) / _figure(beside[sample.round], floor.figure)
-        for sample in (ours.under(floor.load) if ours else ())
-        if sample.round in beside
-    ]
-    if not ratios:
+    values = list(_values(floor, results.contestants))
+    if not values:
         return Shown(floor, None, results.source, "")
-    ratio = median(ratios)
-    over = f"{ratio:.3f}, {ratio / floor.at_most - 1:+.1%} over the floor" if ratio > floor.at_most else ""
-    return Shown(floor, ratio, results.source, over)
+    value = median(values)
+    over = f"{value:.3f}, {value / floor.at_most - 1:+.1%} over the floor" if value > floor.at_most else ""
+    return Shown(floor, value, results.source, over)
+
+
+def _values(floor: Floor, contestants: Mapping[str, Measured]) -> Iterator[float]:
+    """One for each round in which both took part."""
+    figures = [
+        {sample.round: _figure(sample, floor.figure) for sample in contestants[name].under(floor.load)}
+        if name in contestants
+        else {}
+        for name in (floor.of, floor.to)
+    ]
+    ours, theirs = figures
+    for number, figure in ours.items():
+        if not floor.to:
+            yield figure
+        elif number in theirs:
+            yield floor.value(figure, theirs[number])
 
 
 def _figure(sample: Sample, name: str) -> float:

@@ -11,11 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench.check.counted import CALLS
+from bench.check.counted import CALLS, ROUNDS
 
 VARIANTS = {"compiled": "", "pure": "1"}
 """How fastgw can run -> `FASTGW_PURE_PYTHON`."""
-MARKS_PER_ROOM = 4
+MARKS_PER_ROOM = 2 * 2 * ROUNDS
 ROOT = Path(__file__).parents[2]
 TOTAL = re.compile(r"^totals: (\d+)", re.MULTILINE)
 
@@ -71,8 +71,11 @@ def room_keys(rooms: Sequence[tuple[str, str]]) -> list[str]:
 
 def per_call(keys: Sequence[str], totals: Sequence[int]) -> dict[str, int]:
     """`totals`: what was counted up to each mark since the one before it, `MARKS_PER_ROOM` for each key."""
-    runs = [totals[first + 1 : first + MARKS_PER_ROOM : 2] for first in range(0, len(totals), MARKS_PER_ROOM)]
-    return {key: round((twice - once) / CALLS) for key, (once, twice) in zip(keys, runs, strict=True)}
+    counts = {}
+    for number, key in enumerate(keys):
+        runs = totals[number * MARKS_PER_ROOM :][1:MARKS_PER_ROOM:2]
+        counts[key] = round((min(runs[1::2]) - min(runs[::2])) / CALLS)
+    return counts
 
 
 def _total(dump: Path) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.check.budgets import FILE, Budgets, Floor, Tolerance, compare, read, renewed
+from bench.check.counted import CALLS
 from bench.check.floors import Results, judge, newest
 from bench.check.instructions import CannotCount, per_call, room_keys
 from bench.measure import Effort
@@ -89,16 +90,18 @@ def test_a_part_of_a_room_is_known_by_the_room_and_two_of_one_name_are_refused()
         room_keys([*rooms, rooms[0]])
 
 
-def test_what_both_runs_of_a_room_have_in_common_is_not_counted():
-    """Up to each mark: what was before, a run, what was between, a run of twice as many calls."""
-    start_up, per_run = 1_000_000, 500
-    totals = [start_up, per_run + 200 * 7, 40_000, per_run + 400 * 7, 0, per_run + 200 * 9, 0, per_run + 400 * 9]
-    assert per_call(["a", "b"], totals) == {"a": 7, "b": 9}
+def test_what_both_runs_of_a_room_have_in_common_is_not_counted_nor_what_befell_one_of_them():
+    """Up to each mark: what was before, a run, what was between, a run of twice as many calls, and all that again."""
+    start_up, per_run, timer = 1_000_000, 500, 90_000
+    once, twice = per_run + CALLS * 7, per_run + 2 * CALLS * 7
+    first = [start_up, once + timer, 40_000, twice, 0, once, 0, twice + timer]
+    second = [start_up, once, 0, twice + timer, 0, once, 0, twice]
+    assert per_call(["a", "b"], [*first, *second]) == {"a": 7, "b": 7}
 
 
 def test_a_ratio_is_taken_inside_each_round_and_its_median_judged():
     slow_phase = results(measured("fastgw", [10.0, 30.0, 11.0]), measured("nginx", [10.0, 30.0, 10.0]))
-    assert (judge(FLOOR, slow_phase).ratio, judge(FLOOR, slow_phase).fault) == (1.0, "")
+    assert (judge(FLOOR, slow_phase).value, judge(FLOOR, slow_phase).fault) == (1.0, "")
     over = results(measured("fastgw", [12.0, 36.0, 12.0]), measured("nginx", [10.0, 30.0, 10.0]))
     assert judge(FLOOR, over).fault == "1.200, +14.3% over the floor"
 
@@ -106,7 +109,15 @@ def test_a_ratio_is_taken_inside_each_round_and_its_median_judged():
 @pytest.mark.parametrize(("figure", "ratio"), [("p99_us", 1.5), ("cpu_s_per_gib", 2.0), ("cpu_us", 2.0)])
 def test_a_floor_names_its_figure(figure, ratio):
     both = results(measured("fastgw", [20.0], p99_us=30.0), measured("nginx", [10.0], p99_us=20.0))
-    assert judge(Floor("plain", "64 connections", figure, "fastgw", "nginx", 3.0), both).ratio == ratio
+    assert judge(Floor("plain", "64 connections", figure, "fastgw", "nginx", 3.0), both).value == ratio
+
+
+def test_a_floor_may_be_of_a_difference_shared_out_or_of_the_figure_alone():
+    both = results(measured("fastgw", [10.0, 20.0]), measured("nginx", [9.0, 18.0]))
+    filters = Floor("plain", "64 connections", "cpu_us", "fastgw", "nginx", 0.5, shared_by=2)
+    assert judge(filters, both).value == pytest.approx(0.75)
+    assert judge(filters, both).fault == "0.750, +50.0% over the floor"
+    assert judge(Floor("plain", "64 connections", "cpu_us", "fastgw", "", 15.0), both).value == pytest.approx(15.0)
 
 
 @pytest.mark.parametrize(
@@ -120,12 +131,12 @@ def test_a_floor_names_its_figure(figure, ratio):
     ids=["no results", "no yardstick", "not us", "not this load"],
 )
 def test_what_was_not_measured_is_neither_kept_nor_broken(found):
-    assert (judge(FLOOR, found).ratio, judge(FLOOR, found).fault) == (None, "")
+    assert (judge(FLOOR, found).value, judge(FLOOR, found).fault) == (None, "")
 
 
 def test_nothing_is_concluded_from_void_results():
     void = results(measured("fastgw", [1.0]), measured("nginx", [9.0]), void=["fastgw, round 1: lost: 2"])
-    assert judge(FLOOR, void).ratio is None
+    assert judge(FLOOR, void).value is None
     assert judge(FLOOR, void).fault == "void: fastgw, round 1: lost: 2"
 
 
@@ -137,7 +148,7 @@ def test_the_newest_results_are_read_as_they_were_kept(tmp_path: Path):
     found = newest("plain", tmp_path)
     assert found is not None
     assert found.source == "plain-2026-11-20T0915Z.json"
-    assert judge(FLOOR, found).ratio == pytest.approx(0.9)
+    assert judge(FLOOR, found).value == pytest.approx(0.9)
     assert newest("policies", tmp_path) is None
 
 
@@ -145,4 +156,4 @@ def test_the_floors_are_of_scenarios_loads_and_contestants_that_there_are():
     for floor in read(FILE.read_text()).floors:
         scenario = SCENARIOS[floor.scenario]
         assert floor.load in [load.name for load in scenario.loads]
-        assert {floor.of, floor.to} <= {peer.name for peer in scenario.peers}
+        assert {floor.of, floor.to} - {""} <= {peer.name for peer in scenario.peers}
