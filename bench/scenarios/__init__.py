@@ -2,10 +2,24 @@
 
 from collections.abc import Mapping
 
-from bench.scenarios import churn, download, filters, idle, plain, policies, post, routes, slow, upload, workers
+from bench.scenarios import (
+    churn,
+    download,
+    filters,
+    idle,
+    plain,
+    policies,
+    post,
+    routes,
+    slow,
+    tls,
+    upload,
+    websocket,
+    workers,
+)
 from bench.scenarios.scenario import Scenario
 
 SCENARIOS: Mapping[str, Scenario] = {
     module.SCENARIO.name: module.SCENARIO
-    for module in (plain, policies, post, download, upload, routes, idle, churn, filters, workers, slow)
+    for module in (plain, policies, tls, post, download, upload, websocket, routes, idle, churn, filters, workers, slow)
 }
