@@ -1,0 +1,133 @@
+"""The knobs: for each, contestants that differ in nothing else, the first as it usually stands."""
+
+import platform
+import sysconfig
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from bench.knobs import origin as three_ways
+from bench.knobs.network import Burst, FewPorts
+from bench.knobs.turned import Elsewhere, Queue, Rationed, Unlogged, other_pythons, under
+from bench.load.load import Load
+from bench.load.wrk import Wrk
+from bench.origin import serving
+from bench.peers import Fastgw, Peer
+from bench.scenarios.scenario import Scenario
+
+BODY = {"body": "@body.json"}
+SATURATED = Wrk(arguments=BODY)
+
+
+def python() -> Scenario:
+    """Python built with profile-guided optimisation, or without."""
+    optimised = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
+    this = f"this Python {platform.python_version()}, {'' if optimised else 'no '}--enable-optimizations"
+    return _knob("python", Fastgw(this), *(under(python, python) for python in other_pythons()))
+
+
+def compiled() -> Scenario:
+    """The compiled twins, or plain Python in their place."""
+    return _knob("compiled", Fastgw("compiled"), Fastgw("pure Python", environment={"FASTGW_PURE_PYTHON": "1"}))
+
+
+def log() -> Scenario:
+    """The access log and its format."""
+    formats = (
+        Fastgw(format, config={"access_logs": [{"sink": "access.log", "format": format}]})
+        for format in ("ecs", "combined")
+    )
+    return _knob("log", Fastgw("json"), *formats, Unlogged("none"))
+
+
+def idle() -> Scenario:
+    """Connections kept to the upstream, against 64 requests at once."""
+    sizes = (_pool(f"max_idle {size}", {"max_idle": size}) for size in (64, 32, 8, 0))
+    return _knob("idle", *sizes)
+
+
+def clients() -> Scenario:
+    """Clients that keep their connections, or close them after each request."""
+    closing = "a new connection each"
+    load = Wrk(arguments=BODY, arguments_of={closing: {"close": 1}})
+    return _knob("clients", Fastgw("kept"), Fastgw(closing), load=load)
+
+
+def upstream() -> Scenario:
+    """How the upstream is reached: TCP, unix socket, TLS; with connections kept and without."""
+    tls = f"https://{three_ways.TLS_HOST}:{{port}}"
+    new = {"upstream": {"pool": {"max_idle": 0}}}
+    return _knob(
+        "upstream",
+        Elsewhere("TCP", url="http://127.0.0.1:{port}"),
+        Elsewhere("unix socket", url="unix:{folder}/origin.sock"),
+        Elsewhere("TLS", url=tls),
+        Elsewhere("TCP, a new connection each", config=new, url="http://127.0.0.1:{port}"),
+        Elsewhere("TLS, a new connection each", config=new, url=tls),
+        origin=three_ways.serving,
+    )
+
+
+def workers() -> Scenario:
+    """More workers than cores: all on one."""
+    counts = (Fastgw(f"{count} workers on one core", config={"workers": count}) for count in (2, 4))
+    return _knob("workers", Fastgw("1 worker on one core"), *counts)
+
+
+def pinning() -> Scenario:
+    """One worker bound to a core, or free to move to the one that the load keeps busy."""
+    return _knob("pinning", Fastgw("bound to a core"), Fastgw("not bound", workers=2, config={"workers": 1}))
+
+
+def quota() -> Scenario:
+    """Half a core: a core at half speed would double the latency; a quota stops and goes."""
+    return _knob(
+        "quota",
+        Fastgw("no quota"),
+        Rationed("50 ms in each 100 ms", quota_us=50_000, period_us=100_000),
+        Rationed("5 ms in each 10 ms", quota_us=5_000, period_us=10_000),
+    )
+
+
+def backlog() -> Scenario:
+    """1,000 clients that connect at once, against the longest queue that the kernel allows."""
+    lengths = (Queue(f"somaxconn {length}", length=length) for length in (4096, 128))
+    return _knob("backlog", *lengths, load=Burst("1,000 at once", 1000))
+
+
+def ports() -> Scenario:
+    """Local ports for connections to the upstream, where connections are kept and where they are not."""
+    return _knob(
+        "ports", Fastgw("kept"), _pool("a new connection each", {"max_idle": 0}), load=FewPorts(arguments=BODY)
+    )
+
+
+KNOBS: Sequence[Callable[[], Scenario]] = (
+    python,
+    compiled,
+    log,
+    idle,
+    upstream,
+    clients,
+    workers,
+    pinning,
+    quota,
+    backlog,
+    ports,
+)
+
+MAY_FAIL = frozenset({"ports"})
+"""Whose requests fail when it is turned: that is what it shows."""
+
+
+def _knob(
+    name: str,
+    *peers: Peer,
+    load: Load = SATURATED,
+    origin: Callable[[Path, int], AbstractContextManager[int]] = serving,
+) -> Scenario:
+    return Scenario(name, name, "", peers, (load,), (), origin=origin)
+
+
+def _pool(name: str, pool: dict[str, int]) -> Fastgw:
+    return Fastgw(name, config={"upstream": {"pool": pool}})

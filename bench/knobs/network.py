@@ -1,0 +1,114 @@
+"""A network of this process's own, as containers have, and loads that show what its settings do."""
+
+import ctypes
+import fcntl
+import itertools
+import os
+import selectors
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.load.load import Ground
+from bench.load.wrk import Wrk
+from bench.peers.peer import HOST, Running
+from bench.samples import Told, percentiles
+
+CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
+SIOCSIFFLAGS = 0x8914
+IFF_UP = 1
+SYSCTL = Path("/proc/sys/net")
+ANSWERED_WITHIN = 15.0  # seconds: three times a lost SYN is sent again (after 1, 3 and 7 s)
+
+
+class NotIsolated(Exception):
+    """This machine allows no network of one's own. The text says why."""
+
+
+def enter_own_network() -> None:
+    """From here on this process and its children have a network with a loopback interface and nothing else.
+
+    Root needs nothing for that; others need user namespaces to be allowed. Raises `NotIsolated`.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    user, group = os.getuid(), os.getgid()
+    if libc.unshare(CLONE_NEWNET):
+        if libc.unshare(CLONE_NEWUSER | CLONE_NEWNET):
+            raise NotIsolated(f"no network of its own: {os.strerror(ctypes.get_errno())}")
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+        Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sh22x", b"lo", IFF_UP))  # netdevice(7)
+
+
+@contextmanager
+def sysctl(name: str, value: str) -> Iterator[None]:
+    """`name`, such as core/somaxconn, has this value for the length of the block."""
+    file = SYSCTL / name
+    before = file.read_text()
+    file.write_text(value)
+    try:
+        yield
+    finally:
+        file.write_text(before)
+
+
+@dataclass(frozen=True)
+class FewPorts(Wrk):
+    """wrk while outgoing connections have `ports` local ports, fresh ones in each run, that rest 60 s after use.
+
+    The 28,232 of the default range, for the 60 s that each rests, are 470 for each second.
+    """
+
+    ports: int = 1000
+    _windows: Iterator[int] = field(default_factory=lambda: itertools.count(33_000, 1000), compare=False)
+
+    def run(self, name: str, running: Running, ground: Ground, seconds: int) -> Told:
+        first = next(self._windows)
+        with ExitStack() as turned:
+            turned.enter_context(sysctl("ipv4/ip_local_port_range", f"{first} {first + self.ports - 1}"))
+            # By default loopback connections, unlike others, may take resting ports.
+            turned.enter_context(sysctl("ipv4/tcp_tw_reuse", "0"))
+            return super().run(name, running, ground, seconds)
+
+
+@dataclass(frozen=True)
+class Burst:
+    """`connections` clients that connect at the same moment and send one request each. Latency counts from then."""
+
+    name: str
+    connections: int
+
+    @property
+    def cut_off(self) -> int:
+        return 0
+
+    def run(self, name: str, running: Running, ground: Ground, seconds: int) -> Told:
+        request = b"GET /svc7/v1/items/7 HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n" % HOST.encode()
+        durations: list[float] = []
+        right = 0
+        begun = time.monotonic()
+        with ExitStack() as opened, selectors.DefaultSelector() as selector:
+            for _ in range(self.connections):
+                client = opened.enter_context(socket.socket())
+                client.setblocking(False)
+                client.connect_ex(("127.0.0.1", running.port))
+                selector.register(client, selectors.EVENT_WRITE)
+            while selector.get_map() and time.monotonic() < begun + ANSWERED_WITHIN:
+                for key, events in selector.select(1.0):
+                    client = key.fileobj
+                    assert isinstance(client, socket.socket)
+                    if events & selectors.EVENT_WRITE:
+                        client.send(request)
+                        selector.modify(client, selectors.EVENT_READ)
+                    else:  # an answer comes in one piece; what follows it is the end
+                        right += client.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+                        durations.append((time.monotonic() - begun) * 1e6)
+                        selector.unregister(client)
+        faults = {"wrong status": len(durations) - right, "lost": self.connections - len(durations)}
+        return Told(len(durations), max(durations) / 1e6, percentiles(durations), faults)

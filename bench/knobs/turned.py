@@ -1,0 +1,121 @@
+"""fastgw with one knob turned, where that takes more than a line of configuration."""
+
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bench.knobs.network import sysctl
+from bench.peers import Fastgw, LeftOut, Place, Running
+
+ROOT = Path(__file__).parents[2]
+CPU_CGROUP_V1 = Path("/sys/fs/cgroup/cpu")
+CGROUP_V2 = Path("/sys/fs/cgroup")
+CGROUP = "fastgw-bench"
+
+
+def under(python: str, name: str) -> Fastgw:
+    """fastgw run by another interpreter of the same version, with the very files that this one imports."""
+    path = f"PYTHONPATH={ROOT}:{sysconfig.get_path('platlib')}"
+    return Fastgw(name, command=("env", path, python, "-m", "fastgw"))
+
+
+def other_pythons() -> list[str]:
+    """Interpreters of this one's version on this machine that are not this one."""
+    name = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    found = [f"{folder}/{name}" for folder in ("/usr/bin", "/usr/local/bin", "/opt/python/bin")]
+    ask = "import sys; print(sys.base_prefix)"
+    return [
+        python
+        for python in found
+        if Path(python).exists()
+        and subprocess.run([python, "-c", ask], stdout=subprocess.PIPE, text=True).stdout.strip() != sys.base_prefix
+    ]
+
+
+@dataclass(frozen=True)
+class Unlogged(Fastgw):
+    """No access log, so there are no lines to be counted."""
+
+    @contextmanager
+    def running(self, place: Place) -> Iterator[Running]:
+        unlogged = Fastgw(self.name, config={**self.config, "access_logs": []})
+        with unlogged.running(place) as running:
+            yield replace(running, access_log=None)
+
+
+@dataclass(frozen=True)
+class Elsewhere(Fastgw):
+    """Another way to the origin. In `url`, `{port}` is the origin's and `{folder}` is the run's."""
+
+    url: str = ""
+
+    @contextmanager
+    def running(self, place: Place) -> Iterator[Running]:
+        folder = place.folder.parent
+        targets = [{"url": self.url.format(port=place.origin_port, folder=folder)}]
+        upstream = {"targets": targets, **self.config.get("upstream", {})}
+        if self.url.startswith("https:"):
+            upstream["tls"] = {"ca": str(folder / "origin.pem")}
+        with Fastgw(self.name, config={**self.config, "upstream": upstream}).running(place) as running:
+            yield running
+
+
+@dataclass(frozen=True)
+class Queue(Fastgw):
+    """Listening sockets whose queue is no longer than this, as net.core.somaxconn says."""
+
+    length: int = 4096
+
+    @contextmanager
+    def running(self, place: Place) -> Iterator[Running]:
+        with ExitStack() as started:
+            with sysctl("core/somaxconn", str(self.length)):  # it counts at the moment of listen(2)
+                running = started.enter_context(super().running(place))
+            yield running
+
+
+@dataclass(frozen=True)
+class Rationed(Fastgw):
+    """In a cgroup that may run for `quota_us` in each `period_us`. To make one takes root."""
+
+    quota_us: int = 50_000
+    period_us: int = 100_000
+
+    def version(self) -> str | None:
+        told = super().version()
+        if told is not None:
+            with self._cgroup():
+                pass
+        return told
+
+    @contextmanager
+    def running(self, place: Place) -> Iterator[Running]:
+        with self._cgroup() as group, super().running(place) as running:
+            for pid in running.program.pids():
+                (group / "cgroup.procs").write_text(str(pid))
+            yield running
+
+    @contextmanager
+    def _cgroup(self) -> Iterator[Path]:
+        """A cgroup that is gone afterwards. Raises `LeftOut`."""
+        first = (CPU_CGROUP_V1 / "cpu.cfs_quota_us").exists()
+        group = (CPU_CGROUP_V1 if first else CGROUP_V2) / f"{CGROUP}-{self.quota_us}-{self.period_us}"
+        try:
+            group.mkdir()
+        except OSError as error:
+            raise LeftOut(f"no cgroup can be made: {error.strerror}") from error
+        try:
+            if first:
+                (group / "cpu.cfs_period_us").write_text(str(self.period_us))
+                (group / "cpu.cfs_quota_us").write_text(str(self.quota_us))
+            else:
+                (group / "cpu.max").write_text(f"{self.quota_us} {self.period_us}")
+            yield group
+        except OSError as error:
+            raise LeftOut(f"a cgroup without a CPU quota: {error.strerror}") from error
+        finally:
+            group.rmdir()
