@@ -98,10 +98,19 @@ def _lua_module() -> Path:
     return Path(folder[1] if folder else "", "ngx_http_lua_module.so")
 
 
-def _fastgw() -> AheadFastgw:
+@dataclass(frozen=True)
+class MeteredFastgw(AheadFastgw):
+    """With a status listener on the socket in its folder."""
+
+    def _configuration(self, origin_port: int, access_log: Path) -> dict[str, Any]:
+        status = {"address": f"unix:{access_log.with_name(METRICS)}"}
+        return {**super()._configuration(origin_port, access_log), "status": status}
+
+
+def _fastgw() -> MeteredFastgw:
     limit = {"limit": AMPLE, "window": f"{WINDOW_SECONDS}s", "key": "consumer"}
     filters = {
-        "cors": {"origins": [ORIGIN], "methods": ["GET", "POST"], "headers": ["authorization"]},
+        "cors": {"origins": [ORIGIN]},
         "jwt": {"issuer": ISSUER, "audiences": [AUDIENCE], "algorithms": ["RS256"], "jwks_file": JWKS},
         "rate_limit": limit,
     }
@@ -110,7 +119,7 @@ def _fastgw() -> AheadFastgw:
     ]
     scarce = {"rate_limit": limit | {"limit": SCARCE}}
     table.append({"name": POOR, "paths": [SCARCE_PATH], "upstream": "origin", "filters": scarce})
-    return AheadFastgw(config={"status": {"address": f"unix:{METRICS}"}, "filters": filters, "routes": table})
+    return MeteredFastgw(config={"filters": filters, "routes": table})
 
 
 def prove(name: str, running: Running) -> None:
