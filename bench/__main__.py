@@ -6,14 +6,17 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
+from bench import compare as comparing
 from bench import hold as holding
 from bench import machine, report
 from bench.load.load import NoAnswers
 from bench.measure import Effort, measure
+from bench.outcome import RESULTS, Outcome, newest, read
 from bench.peers import LeftOut, Peer
 from bench.ports import NotReady
 from bench.prove import NotTheSameWork
@@ -64,24 +67,31 @@ def _run(
     quick: bool = False,
     save: bool = True,
 ) -> None:
+    effort = _effort(rounds, seconds, quick)
+    void = False
+    for scenario in scenarios:
+        outcome = _measure(replace(scenario, peers=_chosen(scenario.peers, only)), effort)
+        print(report.as_markdown(outcome), flush=True)
+        if save:
+            print(f"kept in {report.keep(outcome)}", file=sys.stderr)
+        void = void or bool(outcome.void)
+    if void:
+        raise typer.Exit(1)
+
+
+def _effort(rounds: int | None, seconds: int | None, quick: bool) -> Effort:
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         _fail("two cores are needed: one for the proxy, one for the origin and the load")
-    effort = Effort(rounds or (3 if quick else 6), seconds or (1 if quick else 3), (cores[0], cores[-1]))
-    void = False
-    for scenario in scenarios:
-        chosen = replace(scenario, peers=_chosen(scenario.peers, only))
-        try:
-            measured = measure(chosen, effort)
-        except (NotReady, NotTheSameWork, NoAnswers) as error:
-            _fail(f"{scenario.name}: {error}")
-        about = machine.describe()
-        print(report.as_markdown(chosen, measured, effort, about), flush=True)
-        if save:
-            print(f"kept in {report.keep(chosen, measured, effort, about)}", file=sys.stderr)
-        void = void or any(any(each.void) for each in measured)
-    if void:
-        raise typer.Exit(1)
+    return Effort(rounds or (3 if quick else 6), seconds or (1 if quick else 3), (cores[0], cores[-1]))
+
+
+def _measure(scenario: Scenario, effort: Effort) -> Outcome:
+    try:
+        contestants = measure(scenario, effort)
+    except (NotReady, NotTheSameWork, NoAnswers) as error:
+        _fail(f"{scenario.name}: {error}")
+    return Outcome(scenario, effort, contestants, machine.describe(), scenario.parts())
 
 
 def _chosen(peers: Sequence[Peer], only: str) -> list[Peer]:
@@ -102,6 +112,48 @@ def _left_out(peer: Peer) -> str | None:
         return "it is not installed here" if peer.version() is None else None
     except LeftOut as error:
         return str(error)
+
+
+@app.command()
+def compare(
+    revisions: Annotated[list[str], typer.Argument(help="Two or more revisions of this repository: main HEAD~3")],
+    scenario: Annotated[str, typer.Option(help="What is measured.")] = "plain",
+    rounds: RoundsOption = None,
+    seconds: SecondsOption = None,
+    quick: QuickOption = False,
+) -> None:
+    """Measure revisions of fastgw side by side, each installed for itself; ratios are to the first."""
+    if scenario not in SCENARIOS:
+        _fail(f"no such scenario: {scenario}; expected one of {', '.join(SCENARIOS)}")
+    effort = _effort(rounds, seconds, quick)
+    try:
+        with comparing.installed(revisions) as pythons:
+            outcome = _measure(comparing.between(SCENARIOS[scenario], pythons), effort)
+    except comparing.CannotInstall as error:
+        _fail(str(error))
+    print(report.as_markdown(outcome))
+    if outcome.void:
+        raise typer.Exit(1)
+
+
+@app.command()
+def plot(
+    results: Annotated[
+        list[Path] | None, typer.Argument(help="Results to draw, as JSON. None: the newest of each scenario.")
+    ] = None,
+) -> None:
+    """Draw results as SVG into bench/results/."""
+    from bench.plots import draw  # matplotlib takes a second to load, which no other command should wait for
+
+    for file in results or filter(None, map(newest, SCENARIOS)):
+        for drawn in draw(read(file), RESULTS):
+            print(drawn)
+
+
+@app.command()
+def show(result: Annotated[Path, typer.Argument(help="A result, as JSON.")]) -> None:
+    """Print the tables of a result that was kept."""
+    print(report.as_markdown(read(result)))
 
 
 @app.command()

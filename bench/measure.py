@@ -11,9 +11,8 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from bench import origin
 from bench.load.load import Ground, Load
@@ -34,9 +33,6 @@ class Effort:
     seconds: int
     cores: Sequence[int]
     """The first is the proxy's, the last that of origin and load."""
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def measure(scenario: Scenario, effort: Effort) -> list[Measured]:
@@ -87,7 +83,7 @@ def _round(
 ) -> None:
     """Measure all contestants once. Round 0 warms them up and is not kept."""
     _tell(f"{scenario.name}, {load.name}: " + (f"round {number} of {effort.rounds}" if number else "warming up"))
-    for name in field if number % 2 else reversed(field):
+    for name in field if number % 2 else reversed([*field]):
         sample = _sample(load, name, field[name], ground, number, effort.seconds if number else WARM_UP_SECONDS)
         if sample and number:
             ground.measured[name].samples.append(sample)

@@ -1,79 +1,62 @@
-"""The tables of a measurement, and the JSON that keeps every sample of it."""
+"""The tables of an outcome, in Markdown."""
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-from bench.measure import Effort
+from bench.outcome import RESULTS, Outcome, write
 from bench.samples import Measured
-from bench.scenarios.scenario import Comparison, Figure, Scenario, Table
-
-RESULTS = Path(__file__).with_name("results")
+from bench.scenarios.scenario import Comparison, Figure, Table
 
 
-def as_markdown(scenario: Scenario, measured: Sequence[Measured], effort: Effort, about: dict[str, str]) -> str:
+def as_markdown(outcome: Outcome) -> str:
     """Per load one row per contestant: medians over the rounds, comparisons with their spread, and what went wrong."""
-    return "\n".join(_lines(scenario, measured, effort, about)) + "\n"
+    return "\n".join(_lines(outcome)) + "\n"
 
 
-def keep(
-    scenario: Scenario, measured: Sequence[Measured], effort: Effort, about: dict[str, str], folder: Path = RESULTS
-) -> Path:
+def keep(outcome: Outcome, folder: Path = RESULTS) -> Path:
     """Write the tables and all samples to `folder`; give the tables' path."""
     folder.mkdir(exist_ok=True)
-    table = folder / f"{scenario.name}-{about['date'].replace(':', '')}.md"
-    table.write_text(as_markdown(scenario, measured, effort, about))
-    table.with_suffix(".json").write_text(json.dumps(as_json(scenario, measured, effort, about), indent=1) + "\n")
-    return table
+    tables = folder / f"{outcome.scenario.name}-{outcome.about['date'].replace(':', '')}.md"
+    tables.write_text(as_markdown(outcome))
+    write(outcome, tables.with_suffix(".json"))
+    return tables
 
 
-def as_json(scenario: Scenario, measured: Sequence[Measured], effort: Effort, about: dict[str, str]) -> dict[str, Any]:
-    return {
-        "scenario": scenario.name,
-        "about": about,
-        "effort": effort.as_json(),
-        "void": [why for each in measured for why in each.void],
-        "contestants": [asdict(each) for each in measured],
-    }
-
-
-def _lines(scenario: Scenario, measured: Sequence[Measured], effort: Effort, about: dict[str, str]) -> Iterator[str]:
-    yield f"# {scenario.name}: {scenario.title}, {about['date']}"
+def _lines(outcome: Outcome) -> Iterator[str]:
+    scenario, effort = outcome.scenario, outcome.effort
+    yield f"# {scenario.name}: {scenario.title}, {outcome.about['date']}"
     yield ""
-    for why in [why for each in measured for why in each.void]:
+    for why in outcome.void:
         yield f"**VOID**: {why}"
         yield ""
     yield (
-        f"{scenario.about} {effort.rounds} rounds of {effort.seconds} s. Every answer was checked. Proxy on core "
-        f"{effort.cores[0]}, origin and load on core {effort.cores[-1]}. Comparisons are made inside each round: "
-        f"median [least..most]."
+        f"{scenario.about} Rounds: {effort.rounds}, of {effort.seconds} s where time is the measure. Every answer was "
+        f"checked. Proxy on core {effort.cores[0]}, origin and load on core {effort.cores[-1]}. Figures are medians of "
+        "the rounds; comparisons are made inside each round: median [least..most]."
     )
     yield ""
-    yield "; ".join(f"{name}: {value}" for name, value in about.items())
-    for table in scenario.tables:
-        if any(each.under(table.load) for each in measured):
-            yield ""
-            yield f"## {table.title or table.load}"
-            yield ""
-            yield from rows(table, measured)
-    for remark in scenario.remarks():
+    yield "; ".join(f"{name}: {value}" for name, value in outcome.about.items())
+    shown = [table for table in scenario.tables if outcome.under(table.load)]
+    for table in shown:
         yield ""
-        yield remark
+        yield f"## {table.title or table.load}"
+        yield ""
+        yield from rows(table, outcome.contestants)
+        if table is shown[0]:
+            width = len(table.columns) - 1
+            yield from (_row([part, f"{us:.2f}", *[""] * (width + 1)]) for part, us in outcome.parts.items())
     yield ""
-    yield "; ".join(f"{each.name} {each.version}" for each in measured)
+    yield "; ".join(f"{each.name} {each.version}" for each in outcome.contestants)
 
 
-def rows(table: Table, measured: Sequence[Measured]) -> Iterator[str]:
+def rows(table: Table, contestants: Sequence[Measured]) -> Iterator[str]:
     """One table as Markdown. A contestant that this load was not meant for has no row."""
-    by_name = {each.name: each for each in measured}
+    by_name = {each.name: each for each in contestants}
     yield _row(["", *(column.heading for column in table.columns), "errors"])
     yield _row(["---", *["---:"] * (len(table.columns) + 1)])
-    for each in measured:
-        samples = each.under(table.load)
-        if samples:
+    for each in contestants:
+        if samples := each.under(table.load):
             cells = (_cell(column, each, by_name, table.load) for column in table.columns)
             yield _row([each.name, *cells, str(sum(sum(sample.faults.values()) for sample in samples))])
 

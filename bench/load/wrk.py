@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.load.load import Ground, NoAnswers
-from bench.peers.peer import Running
+from bench.peers.peer import Running, without_revision
 from bench.samples import Told
 
 REQUESTS = Path(__file__).with_name("requests.lua")
@@ -36,11 +36,11 @@ class Wrk:
     def cut_off(self) -> int:
         return 2 * self.connections  # by the end of this run and of the one before
 
-    def run(self, name: str, running: Running, ground: Ground, seconds: int) -> Told:
+    def run(self, name: str, running: Running, ground: Ground, seconds: int) -> Told | None:
         # One thread: this process, and so wrk, is already bound to the load's core.
         command = ["wrk", "--threads", "1", "--connections", str(self.connections), "--duration", f"{seconds}s"]
         command += ["--script", str(self.script), f"{self.scheme}://127.0.0.1:{running.port}/", "--"]
-        arguments = {**self.arguments, **self.arguments_of.get(name, {})}
+        arguments = {**self.arguments, **self.arguments_of.get(without_revision(name), {})}
         command += [f"{key}={_filled_in(value, ground.folder)}" for key, value in arguments.items()]
         printed = subprocess.run(
             command,

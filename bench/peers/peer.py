@@ -15,6 +15,14 @@ HOST = "api.example.com"
 VERSION = re.compile(r"\d+\.\d+[\w.+-]*")
 
 
+AT = " @"
+"""Between the name of a contestant and its revision, where revisions are compared."""
+
+
+def without_revision(name: str) -> str:
+    return name.partition(AT)[0]
+
+
 def routes(count: int) -> list[str]:
     """First path elements that are proxied, each a route of its own; anything else is answered 404."""
     return [f"svc{number}" for number in range(count)]

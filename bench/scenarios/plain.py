@@ -1,7 +1,14 @@
 """plain: what each request through a gateway costs that only routes, forwards and logs."""
 
+import re
+
+from httptools import HttpRequestParser, HttpResponseParser
+
 from bench.load.h2load import FixedRate
 from bench.load.wrk import Wrk
+from bench.micro.heads import REQUESTS, RESPONSES
+from bench.micro.timing import Room, time_room
+from bench.origin import BODY
 from bench.peers import Caddy, Envoy, Fastgw, Haproxy, Nginx
 from bench.scenarios.scenario import (
     CORE_USED,
@@ -13,13 +20,28 @@ from bench.scenarios.scenario import (
     RATE,
     SYSTEM_US,
     USER_US,
+    Kind,
+    Picture,
     Scenario,
     Table,
     ratio_to,
 )
+from fastgw.wire.llhttp import LongLivedJudge
 
 CPU = (CPU_US, USER_US, SYSTEM_US, ratio_to("nginx"), ratio_to("nginx (no log)"), RATE, CORE_USED, P50, P90, P99, P999)
-BODY = {"body": "@body.json"}
+BODY_OF_ANSWERS = {"body": "@body.json"}
+CONTENT_LENGTH, LENGTH = re.compile(rb"Content-Length: [0-9]+"), b"Content-Length: %d" % len(BODY)
+PASSES = 9
+
+
+def parts() -> dict[str, float]:
+    """The share of the second judge: llhttp reads both heads and the body of the response."""
+    request, response = LongLivedJudge(HttpRequestParser), LongLivedJudge(HttpResponseParser)
+    answers = [head + BODY.encode() for head in (CONTENT_LENGTH.sub(LENGTH, head) for head in RESPONSES)]
+    ns = time_room(Room("request", request.head, REQUESTS), PASSES).least
+    ns += time_room(Room("response", response.whole, answers), PASSES).least
+    return {"of fastgw's, llhttp as the second judge (timed alone)": ns / 1000}
+
 
 SCENARIO = Scenario(
     name="plain",
@@ -38,6 +60,15 @@ SCENARIO = Scenario(
         Envoy(),
         Caddy(),
     ),
-    loads=(Wrk(arguments=BODY), Wrk("16 connections", 16, arguments=BODY), FixedRate()),
-    tables=(Table("64 connections", CPU), Table("16 connections", CPU), Table("half load", CPU)),
+    loads=(Wrk(arguments=BODY_OF_ANSWERS), Wrk("16 connections", 16, arguments=BODY_OF_ANSWERS), FixedRate()),
+    tables=(
+        Table("64 connections", CPU),
+        Table("16 connections", CPU),
+        Table("half load", (*CPU, ratio_to("nginx", P99))),
+    ),
+    parts=parts,
+    pictures=(
+        Picture(Kind.BARS, "64 connections", "CPU per proxied request, 64 connections"),
+        Picture(Kind.LINES, "half load", "Latency at half of nginx's saturation, from when each request was due"),
+    ),
 )

@@ -1,8 +1,9 @@
 """What a scenario is: who takes part, what they are loaded with, what proves that all do the same, what is shown."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from bench import origin
@@ -37,9 +38,10 @@ RATE = Figure("requests/s", lambda s: s.rate, decimals(0))
 CORE_USED = Figure("core used", lambda s: s.cpu_s / s.seconds, lambda value: f"{value:.0%}")
 CPU_PER_GIB = Figure("CPU s/GiB", lambda s: s.cpu_s / s.figures["bytes"] * GIB)
 MIB_PER_S = Figure("MiB/s", lambda s: s.figures["bytes"] / s.seconds / (1 << 20), decimals(0))
-P50, P90, P99, P999 = (
-    Figure(f"p{share} ms", lambda s, key=f"p{share}_us": s.figures[key] / 1e3) for share in ("50", "90", "99", "99.9")
-)
+P50 = Figure("p50 ms", lambda s: s.figures["p50_us"] / 1e3)
+P90 = Figure("p90 ms", lambda s: s.figures["p90_us"] / 1e3)
+P99 = Figure("p99 ms", lambda s: s.figures["p99_us"] / 1e3)
+P999 = Figure("p99.9 ms", lambda s: s.figures["p99.9_us"] / 1e3)
 
 
 def _ratio(name: str, ours: float, theirs: float) -> float:
@@ -76,6 +78,31 @@ class Table:
     """Above the table; empty: the load's name."""
 
 
+class Kind(Enum):
+    BARS = "cpu"
+    """One figure by contestant, with its spread."""
+    LINES = "latency"
+    """Percentiles by contestant."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Drawn by `python -m bench plot`. `figure`: of bars, and what their title says."""
+
+    kind: Kind
+    load: str
+    title: str
+    figure: Figure = CPU_US
+
+
+def _nothing(folder: Path) -> None:
+    pass
+
+
+def _no_parts() -> Mapping[str, float]:
+    return {}
+
+
 @dataclass(frozen=True)
 class Scenario:
     name: str
@@ -90,11 +117,12 @@ class Scenario:
     """Raises `NotTheSameWork` unless the contestant does all that the scenario asks for."""
     origin: Callable[[Path, int], AbstractContextManager[int]] = origin.serving
     """Started with a folder and a core; gives its port."""
-    prepare: Callable[[Path], None] = lambda folder: None
+    prepare: Callable[[Path], None] = _nothing
     """Writes what the loads need into the run's folder, once. `body.json`, the origin's answer, is there already."""
     fresh: bool = False
     """Whether the contestants are started anew for each round, and not warmed up: for what changes with their age."""
     most_rounds: int | None = None
     """How many rounds are enough, however many are asked for."""
-    remarks: Callable[[], Sequence[str]] = lambda: ()
-    """Sentences below the tables; what they tell is measured when they are asked for, after the rounds."""
+    parts: Callable[[], Mapping[str, float]] = _no_parts
+    """What is in fastgw's CPU time per request, in us, timed alone after the rounds: rows of the first table."""
+    pictures: Sequence[Picture] = ()

@@ -22,5 +22,5 @@ class Noop(Filter, name="noop", phase=Phase.TRANSFORM):
 
 
 if __name__ == "__main__":
-    cli.TYPES = MappingProxyType({**TYPES, Noop.type_name: Noop})  # type: ignore[misc]  # Final, but not for us
+    vars(cli)["TYPES"] = MappingProxyType({**TYPES, Noop.type_name: Noop})
     cli.main()

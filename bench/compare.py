@@ -1,0 +1,71 @@
+"""Two revisions of fastgw side by side: each in a worktree and a virtual environment of its own, in one run."""
+
+import subprocess
+import sys
+import venv
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from bench.peers import Fastgw, Nginx, Peer
+from bench.peers.peer import AT, without_revision
+from bench.scenarios.scenario import Comparison, Figure, Scenario, Table
+
+ROOT = Path(__file__).parents[1]
+
+
+class CannotInstall(Exception):
+    """A revision is unknown, or does not install. The text has the command's last words."""
+
+
+@contextmanager
+def installed(revisions: Sequence[str]) -> Iterator[dict[str, Path]]:
+    """The Python of each revision's environment, by revision. Worktrees and environments are gone afterwards."""
+    with TemporaryDirectory(prefix="bench-") as scratch, ExitStack() as added:
+        pythons = {}
+        for number, revision in enumerate(revisions):
+            tree, environment = Path(scratch) / f"tree{number}", Path(scratch) / f"venv{number}"
+            _run("git", "-C", ROOT, "worktree", "add", "--detach", "--quiet", tree, revision)
+            added.callback(_run, "git", "-C", ROOT, "worktree", "remove", "--force", tree)
+            venv.create(environment, with_pip=True)
+            pythons[revision] = environment / "bin" / "python"
+            print(f"installing {revision}", file=sys.stderr, flush=True)
+            _run(pythons[revision], "-m", "pip", "install", "--quiet", "--disable-pip-version-check", tree)
+        yield pythons
+
+
+def between(scenario: Scenario, pythons: dict[str, Path]) -> Scenario:
+    """`scenario` with each of its fastgw once per revision, with nginx, and with ratios to the first revision."""
+    peers: list[Peer] = [
+        replace(peer, name=f"{peer.name}{AT}{revision}", command=(python, *peer.command[1:]))
+        for peer in scenario.peers
+        if isinstance(peer, Fastgw)
+        for revision, python in pythons.items()
+    ]
+    peers += [peer for peer in scenario.peers if isinstance(peer, Nginx) and peer.logs]
+    first = next(iter(pythons))
+
+    def same_before(name: str) -> str | None:
+        return f"{without_revision(name)}{AT}{first}" if AT in name else None
+
+    def table(shown: Table) -> Table:
+        figures = [column for column in shown.columns if isinstance(column, Figure)]
+        ratios = [Comparison(f"{figure.heading}: ratio to {first}", figure, same_before) for figure in figures]
+        return replace(shown, columns=[column for pair in zip(figures, ratios, strict=True) for column in pair])
+
+    return replace(
+        scenario,
+        title=f"{scenario.title}, {' beside '.join(pythons)}",
+        peers=peers,
+        tables=[table(each) for each in scenario.tables],
+        prove=lambda name, running: scenario.prove(without_revision(name), running),
+        pictures=(),
+    )
+
+
+def _run(*command: str | Path) -> None:
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise CannotInstall(f"{' '.join(map(str, command))}: {done.stdout[-2000:].strip()}")

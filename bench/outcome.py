@@ -1,0 +1,59 @@
+"""One scenario measured: kept as JSON with every sample, and read again to be shown or drawn."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from bench.measure import Effort
+from bench.samples import Measured, Sample
+from bench.scenarios import SCENARIOS
+from bench.scenarios.scenario import Scenario
+
+RESULTS = Path(__file__).with_name("results")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    scenario: Scenario
+    effort: Effort
+    contestants: Sequence[Measured]
+    about: Mapping[str, str]
+    """The machine, the versions, the revision and the date."""
+    parts: Mapping[str, float]
+
+    @property
+    def void(self) -> list[str]:
+        """Why nothing may be concluded from it; empty if all is well."""
+        return [why for each in self.contestants for why in each.void]
+
+    def under(self, load: str) -> list[Measured]:
+        """Those that were measured under this load."""
+        return [each for each in self.contestants if each.under(load)]
+
+
+def write(outcome: Outcome, file: Path) -> None:
+    kept = {
+        "scenario": outcome.scenario.name,
+        "about": outcome.about,
+        "effort": asdict(outcome.effort),
+        "void": outcome.void,
+        "parts": outcome.parts,
+        "contestants": [asdict(each) for each in outcome.contestants],
+    }
+    file.write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def read(file: Path) -> Outcome:
+    """As `write` kept it. Raises `KeyError` for a scenario that is no more."""
+    kept = json.loads(file.read_text())
+    contestants = [
+        replace(Measured(**each), samples=[Sample(**sample) for sample in each["samples"]])
+        for each in kept["contestants"]
+    ]
+    return Outcome(SCENARIOS[kept["scenario"]], Effort(**kept["effort"]), contestants, kept["about"], kept["parts"])
+
+
+def newest(scenario: str, folder: Path = RESULTS) -> Path | None:
+    """The latest result of a scenario; their names are in the order of time."""
+    return max(folder.glob(f"{scenario}-[0-9]*.json"), default=None)
