@@ -8,9 +8,9 @@ from fastgw.forwarded import FAMILY, Peer, fields_for_upstream
 from fastgw.wire import render
 from fastgw.wire.framing import RequestHead, judge_request, judge_response
 
-FRAMING = b"Via: 1.1 fastgw\r\nContent-Length: 1000\r\n"
-FORWARDED = Peer("192.0.2.1", 40_000, 443, trusted=False).set_lines(b"api.example.com") + b"Via: 1.1 fastgw\r\n"
+FORWARDED = Peer("192.0.2.1", 40_000, 443, trusted=False).set_lines(b"api.example.com")
 PAYLOAD = bytes(1000)
+NONE: frozenset[bytes] = frozenset()
 
 
 def rooms() -> Iterator[Room]:
@@ -20,14 +20,18 @@ def rooms() -> Iterator[Room]:
 
     def behind_a_proxy(head: RequestHead) -> bytes:
         drop, added = fields_for_upstream(None, proxy, head, "192.0.2.1")
-        return render.request(head, b"/v1/items", b"origin:9001", drop, added)
+        return render.request(head, None, None, drop, added)
 
     yield Room(
         "request head for the upstream",
-        lambda head: render.request(head, b"/v1/items", b"origin:9001", FAMILY, FORWARDED),
+        lambda head: render.request(head, None, None, FAMILY, FORWARDED),
         requests,
     )
     yield Room("  the same behind a trusted proxy", behind_a_proxy, requests)
     yield Room(
-        "response for the client", lambda head: render.response(head, 200, frozenset(), FRAMING, PAYLOAD), responses
+        "response for the client", lambda head: render.response(head, 200, NONE, b"", PAYLOAD, 1000, _dated), responses
     )
+
+
+def _dated() -> bytes:
+    return b"Date: Mon, 06 Jul 2026 12:00:00 GMT\r\n"

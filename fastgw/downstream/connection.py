@@ -15,7 +15,7 @@ from enum import IntEnum
 from math import inf
 from typing import TYPE_CHECKING, Final, cast, final
 
-from fastgw.downstream.answer import CHUNKED, CLOSE, LENGTH, NO_CONTENT, answer_of, framing_of, switching_head
+from fastgw.downstream.answer import CHUNKED, CLOSE, LENGTH, NO_CONTENT, framing_of, own_answer, switching_head
 from fastgw.downstream.choose import choose, too_long
 from fastgw.downstream.unreadable import unreadable
 from fastgw.errors import Fault, fault_of
@@ -479,8 +479,9 @@ class Downstream(asyncio.BufferedProtocol, Timed):
     def answer(self, response: Response, payload: bytes, ended: bool) -> None:
         exchange = self.exchange
         assert exchange is not None
-        ending, framing = framing_of(exchange, response, payload, ended)
-        if response.head is None:
+        head = response.head
+        ending, length = framing_of(exchange, response, payload, ended)
+        if head is None:
             if exchange.method == b"HEAD" or response.status in NO_CONTENT:
                 payload = b""
             exchange.response_bytes = len(payload)
@@ -491,7 +492,12 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         last = _CLOSE if self._closing else b"" if exchange.ordinary or exchange.head.minor else _KEEP_ALIVE
         if ending is CHUNKED:
             payload = render.chunk(payload)
-        self._write(answer_of(response, framing, self.server.date_line, last, payload))
+        date_line = self.server.date_line
+        if head is None:
+            self._write(own_answer(response, payload, length, date_line, last))
+        else:
+            status, dropped, added = response.status, response.dropped, response.added
+            self._write(render.response(head, status, dropped, added, payload, length, date_line, last))
         if ended:
             self._complete()
 

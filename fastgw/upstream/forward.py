@@ -27,8 +27,6 @@ IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b
 """RFC 9110 section 9.2.2."""
 JUST_USED_S: Final = 1.0
 """What cannot be sent again goes only on a connection that was in use this recently, or on a fresh one."""
-_VIA_1_1: Final = b"Via: 1.1 fastgw\r\n"
-_VIA: Final = (b"Via: 1.0 fastgw\r\n", _VIA_1_1)
 _EXPECT: Final = frozenset((b"expect",))
 
 
@@ -80,18 +78,14 @@ class Forward:
             drop |= exchange.request_dropped
         if exchange.request_added:
             added += exchange.request_added
-        host = target.host_header
-        if host is None:
-            host = head.first(b"host") or b""
         if exchange.ordinary:
-            added += _VIA_1_1
             if self.path_of is None and head.path_as_sent and not target.base_path:
-                return render.request(head, head.request_target, host, drop, added)
+                return render.request(head, None, target.host_header, drop, added)
         else:
-            added += _VIA[head.minor] + self._special_lines(exchange)
+            added += self._special_lines(exchange)
             if head.expects_continue and target.minor == 0:
                 drop |= _EXPECT  # HTTP/1.0 knows no 100: we have answered it ourselves
-        return render.request(head, self.request_target(exchange, target), host, drop, added)
+        return render.request(head, self.request_target(exchange, target), target.host_header, drop, added)
 
     def _special_lines(self, exchange: Exchange) -> bytes:
         """Framing, and what is asked of the next peer alone."""

@@ -139,6 +139,7 @@ cdef uint32_t _REQUEST_KNOWN = _bits(heads.RequestHead.KNOWN)
 cdef uint32_t _REQUEST_DROPPED = _bits(heads.RequestHead.DROPPED)
 cdef uint32_t _RESPONSE_KNOWN = _bits(heads.ResponseHead.KNOWN)
 cdef uint32_t _RESPONSE_DROPPED = _bits(heads.ResponseHead.DROPPED)
+cdef uint32_t _DATE = _bits((b"date",))
 # Once at most; again they make the reference think.
 cdef uint32_t _SINGLE = _bit(CONNECTION) | _bit(CONTENT_LENGTH) | _bit(HOST) | _bit(TRANSFER_ENCODING)
 
@@ -790,52 +791,117 @@ def end_to_end(head, frozenset also not None=_NOTHING):
     return splice.end_to_end(head, also)
 
 
+cdef enum:
+    UNFRAMED = -1
+    IN_CHUNKS = -2
+    MOST_DIGITS = 20
+
+cdef bytes _CHUNKED_LINE = b"Transfer-Encoding: chunked\r\n"
+cdef bytes _VIA_1_0 = splice.VIA[0]
+cdef bytes _VIA_1_1 = splice.VIA[1]
+
+
 def request(
-    head, bytes target not None, bytes host not None, frozenset also not None=_NOTHING, bytes added not None=b""
+    head, bytes target=None, bytes host=None, frozenset also not None=_NOTHING, bytes added not None=b""
 ):
     """As `splice.request`."""
     cdef uint32_t mask
-    cdef bytes sent
+    cdef bytes sent, via
+    cdef const char* text
+    cdef const char* target_text
+    cdef const char* host_text
+    cdef Py_ssize_t target_length, host_length
     cdef char* out
     cdef RequestHead ours
     if type(head) is RequestHead:
         ours = head
         mask = _request_masks.mask(also)
         if _by_place(ours, mask):
+            text = PyBytes_AS_STRING(ours.source)
+            if target is None:
+                target_text = text + ours.target_at.start
+                target_length = ours.target_at.length
+            else:
+                target_text = PyBytes_AS_STRING(target)
+                target_length = PyBytes_GET_SIZE(target)
+            if host is not None:
+                host_text = PyBytes_AS_STRING(host)
+                host_length = PyBytes_GET_SIZE(host)
+            else:
+                host_text, host_length = text, 0
+                if ours.names & _bit(HOST):
+                    host_text = text + _line(ours, HOST).value.start
+                    host_length = _line(ours, HOST).value.length
+            via = _VIA_1_1 if ours.minor else _VIA_1_0
             sent = PyBytes_FromStringAndSize(
                 NULL,
-                ours.method_at.length + 1 + PyBytes_GET_SIZE(target) + 17 + PyBytes_GET_SIZE(host) + 2
-                + _kept_length(ours, mask) + PyBytes_GET_SIZE(added) + 2,
+                ours.method_at.length + 1 + target_length + 17 + host_length + 2
+                + _kept_length(ours, mask) + PyBytes_GET_SIZE(added) + PyBytes_GET_SIZE(via) + 2,
             )
-            out = _put(PyBytes_AS_STRING(sent), PyBytes_AS_STRING(ours.source), ours.method_at.length)
+            out = _put(PyBytes_AS_STRING(sent), text, ours.method_at.length)
             out = _put(out, b" ", 1)
-            out = _put_bytes(out, target)
+            out = _put(out, target_text, target_length)
             out = _put(out, b" HTTP/1.1\r\nHost: ", 17)
-            out = _put_bytes(out, host)
+            out = _put(out, host_text, host_length)
             out = _put(out, b"\r\n", 2)
             out = _put_kept(out, ours, mask)
             out = _put_bytes(out, added)
+            out = _put_bytes(out, via)
             _put(out, b"\r\n", 2)
             return sent
     return splice.request(head, target, host, also, added)
 
 
+cdef Py_ssize_t _length_line(char* line, long long length) noexcept:
+    """Write `Content-Length: …` with its line end, and return how long that is."""
+    cdef char digits[MOST_DIGITS]
+    cdef int place = MOST_DIGITS
+    cdef char* out = _put(line, b"Content-Length: ", 16)
+    while True:
+        place -= 1
+        digits[place] = <char>(c"0" + length % 10)
+        length //= 10
+        if not length:
+            break
+    out = _put(out, &digits[place], MOST_DIGITS - place)
+    return _put(out, b"\r\n", 2) - line
+
+
 def response(
-    head, int status, frozenset also not None=_NOTHING, bytes added not None=b"", bytes payload not None=b""
+    head,
+    int status,
+    frozenset also not None=_NOTHING,
+    bytes added not None=b"",
+    bytes payload not None=b"",
+    long long length=UNFRAMED,
+    date_line=None,
+    bytes last not None=b"",
 ):
     """As `splice.response`."""
     cdef uint32_t mask
-    cdef bytes sent
+    cdef bytes sent, via, date = b""
+    cdef char framing[16 + MOST_DIGITS + 2]
+    cdef const char* framing_text = framing
+    cdef Py_ssize_t framing_length = 0
     cdef char* out
     cdef ResponseHead ours
     if type(head) is ResponseHead and 100 <= status <= 999:
         ours = head
         mask = _response_masks.mask(also)
         if _by_place(ours, mask):
+            if length >= 0:
+                framing_length = _length_line(framing, length)
+            elif length == IN_CHUNKS:
+                framing_text = PyBytes_AS_STRING(_CHUNKED_LINE)
+                framing_length = PyBytes_GET_SIZE(_CHUNKED_LINE)
+            if date_line is not None and not ours.names & _DATE:
+                date = date_line()
+            via = _VIA_1_1 if ours.minor else _VIA_1_0
             sent = PyBytes_FromStringAndSize(
                 NULL,
-                13 + ours.reason_at.length + 2
-                + _kept_length(ours, mask) + PyBytes_GET_SIZE(added) + 2 + PyBytes_GET_SIZE(payload),
+                13 + ours.reason_at.length + 2 + _kept_length(ours, mask) + PyBytes_GET_SIZE(added)
+                + PyBytes_GET_SIZE(via) + framing_length + PyBytes_GET_SIZE(date) + PyBytes_GET_SIZE(last) + 2
+                + PyBytes_GET_SIZE(payload),
             )
             out = _put(PyBytes_AS_STRING(sent), b"HTTP/1.1 ", 9)
             out[0] = c"0" + status // 100
@@ -846,7 +912,11 @@ def response(
             out = _put(out, b"\r\n", 2)
             out = _put_kept(out, ours, mask)
             out = _put_bytes(out, added)
+            out = _put_bytes(out, via)
+            out = _put(out, framing_text, framing_length)
+            out = _put_bytes(out, date)
+            out = _put_bytes(out, last)
             out = _put(out, b"\r\n", 2)
             _put_bytes(out, payload)
             return sent
-    return splice.response(head, status, also, added, payload)
+    return splice.response(head, status, also, added, payload, length, date_line, last)

@@ -64,8 +64,14 @@ class SecondJudge:
         """Read exactly one message with a body. Raises `Malformed`, also when llhttp ends it at any other byte."""
         seen = self._seen
         seen.heads = seen.messages = 0
-        self.last(message)
-        if seen.heads != 1:
+        view = memoryview(message)
+        try:
+            self._parser.feed_data(view[:-1])
+            early = seen.messages
+            self._parser.feed_data(view[-1:])
+        except HttpParserError as error:
+            raise refusal("body" if seen.heads else "head", error) from error
+        if early or seen.messages != 1 or seen.heads != 1:
             raise disagreement()
 
     def body(self, chunk: bytes | memoryview) -> None:
@@ -86,7 +92,7 @@ class SecondJudge:
         try:
             self._parser.feed_data(chunk)
         except HttpParserError as error:
-            raise refusal("body" if self._seen.heads else "head", error) from error
+            raise refusal("body", error) from error
 
 
 @final

@@ -5,9 +5,20 @@ from typing import TYPE_CHECKING, Final
 
 from fastgw.compiled import twin
 from fastgw.wire import splice
-from fastgw.wire.splice import status_line
+from fastgw.wire.splice import IN_CHUNKS, UNFRAMED, VIA, status_line
 
-__all__ = ["LAST_CHUNK", "chunk", "end_to_end", "last_chunk", "request", "request_head", "response", "status_line"]
+__all__ = [
+    "IN_CHUNKS",
+    "LAST_CHUNK",
+    "UNFRAMED",
+    "VIA",
+    "chunk",
+    "end_to_end",
+    "last_chunk",
+    "request",
+    "response",
+    "status_line",
+]
 
 if TYPE_CHECKING:
     _splicer = splice
@@ -19,11 +30,6 @@ request = _splicer.request
 response = _splicer.response
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
-
-
-def request_head(method: bytes, target: bytes, host: bytes, block: bytes, added: bytes) -> bytes:
-    """A request head: `block` are the end-to-end lines (`end_to_end`), `added` ready lines of ours."""
-    return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b\r\n" % (method, target, host, block, added)
 
 
 def chunk(payload: bytes) -> bytes:

@@ -3,6 +3,7 @@
 The reference, in front of which its compiled twin stands where there is one (`render`).
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Final
@@ -21,11 +22,30 @@ _STATUS_LINES: Final = {
 }
 
 
+VIA: Final = (b"Via: 1.0 fastgw\r\n", b"Via: 1.1 fastgw\r\n")
+"""The line for a message that came as HTTP/1.0, and as HTTP/1.1 (RFC 9110 section 7.6.3)."""
+UNFRAMED: Final = -1
+"""In place of a body's length: the response has none, or it ends with the connection."""
+IN_CHUNKS: Final = -2
+
+
 def request(
-    head: RequestHead, target: bytes, host: bytes, also: frozenset[bytes] = frozenset(), added: bytes = b""
+    head: RequestHead,
+    target: bytes | None = None,
+    host: bytes | None = None,
+    also: frozenset[bytes] = frozenset(),
+    added: bytes = b"",
 ) -> bytes:
-    """The head for the upstream: the end-to-end lines of `head` less those in `also`, and `added`, ready lines."""
-    return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b\r\n" % (head.method, target, host, end_to_end(head, also), added)
+    """The head for the upstream: the end-to-end lines of `head` less those in `also`, `added` (ready lines), and `Via`.
+
+    `target` and `host` None: as the client sent them.
+    """
+    if target is None:
+        target = head.request_target
+    if host is None:
+        host = head.first(b"host") or b""
+    kept = end_to_end(head, also)
+    return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b%b\r\n" % (head.method, target, host, kept, added, VIA[head.minor])
 
 
 def response(
@@ -34,9 +54,23 @@ def response(
     also: frozenset[bytes] = frozenset(),
     added: bytes = b"",
     payload: bytes = b"",
+    length: int = UNFRAMED,
+    date_line: Callable[[], bytes] | None = None,
+    last: bytes = b"",
 ) -> bytes:
-    """The head for the client, as `request` has it, with the reason that came, and the first of the body behind it."""
-    return b"%b%b%b\r\n%b" % (status_line(status, head.reason), end_to_end(head, also), added, payload)
+    """The head for the client, as `request` has it, with the reason that came, and the first of the body behind it.
+
+    `length`: of the body, or `UNFRAMED`, or `IN_CHUNKS`. `date_line`: makes the line for a response without a date.
+    `last`: ready lines that stand behind all others.
+    """
+    lines = added + VIA[head.minor]
+    if length >= 0:
+        lines += b"Content-Length: %d\r\n" % length
+    elif length == IN_CHUNKS:
+        lines += b"Transfer-Encoding: chunked\r\n"
+    if date_line is not None and head.first(b"date") is None:
+        lines += date_line()
+    return b"%b%b%b%b\r\n%b" % (status_line(status, head.reason), end_to_end(head, also), lines, last, payload)
 
 
 def status_line(status: int, reason: bytes | None = None) -> bytes:

@@ -22,7 +22,8 @@ ALSO = [
     frozenset([b"user-agent", b"x-a"]),
 ]
 ASKED = [b"user-agent", b"referer", b"host", b"via", b"x-a", b"content-length", b"connection", b"cookie"]
-ADDED = b"X-Forwarded-For: 192.0.2.7\r\nVia: 1.1 fastgw\r\n"
+ADDED = b"X-Forwarded-For: 192.0.2.7\r\n"
+LAST = b"Connection: close\r\n"
 METHODS_OF_FIELDS = ("fields", "edited", "first", "body")
 
 
@@ -113,7 +114,12 @@ def read_request(side: Side, wire: bytes, random: Random) -> tuple[Judged, tuple
     for also in ALSO:
         judged.step("end to end", side.render.end_to_end, head, also)
         judged.step("render", side.render.request, head, head.path, b"origin:8080", also, ADDED)
+        judged.step("render as sent", side.render.request, head, None, None, also, ADDED)
     return judged, (head, body) if body is not None else None
+
+
+def _dated() -> bytes:
+    return b"Date: Fri, 20 Nov 2026 12:00:00 GMT\r\n"
 
 
 def read_response(side: Side, wire: bytes, random: Random, method: bytes) -> tuple[Judged, tuple[Any, Any] | None]:
@@ -137,7 +143,9 @@ def read_response(side: Side, wire: bytes, random: Random, method: bytes) -> tup
     judged.fields(head, random)
     for also in ALSO:
         judged.step("end to end", side.render.end_to_end, head, also)
-        judged.step("render", side.render.response, head, head.status, also, ADDED, head.payload or b"")
+        payload = head.payload or b""
+        for length in (head.length, side.render.UNFRAMED, side.render.IN_CHUNKS):
+            judged.step("render", side.render.response, head, head.status, also, ADDED, payload, length, _dated, LAST)
     return judged, (head, body) if body is not None else None
 
 

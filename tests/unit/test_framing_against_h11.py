@@ -9,7 +9,7 @@ from fastgw.wire.body import BodyReader
 from fastgw.wire.framing import find_head_end, judge_request, judge_response
 from fastgw.wire.headers import Fields
 from fastgw.wire.malformed import Malformed
-from fastgw.wire.render import chunk, end_to_end, last_chunk, request_head
+from fastgw.wire.render import chunk, last_chunk, request
 
 quick = settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -193,7 +193,7 @@ ORDINARY = st.lists(
 def test_legal_fields_pass_and_go_on_as_h11_reads_them(fields):
     """What is spliced out of a head holds the same fields, in their order, less those that are for one hop."""
     head = judge_request(b"GET / HTTP/1.1\r\nHost: a\r\n" + lines(fields) + b"\r\n")
-    sent = request_head(b"GET", b"/", b"b", end_to_end(head), b"")
+    sent = request(head, b"/", b"b")
     theirs, *_ = judged_by_h11(h11_server(), sent)
     dropped = {b"connection", b"keep-alive", b"te", *head.connection_named}
     kept = [(name.lower(), value.strip(b" \t")) for name, value in fields if name.lower() not in dropped]
