@@ -25,6 +25,12 @@ static inline char *put_plain(char *to, const char *from, Py_ssize_t length, int
         memcpy(to + at, &eight, 8);
         found |= odd_ones(eight);
     }
+    if (at < length && length >= 8) { /* the last eight, some of them again */
+        memcpy(&eight, from + length - 8, 8);
+        memcpy(to + length - 8, &eight, 8);
+        found |= odd_ones(eight);
+        at = length;
+    }
     for (; at < length; at++) {
         to[at] = from[at];
         found |= odd_ones(EACH((uint8_t)from[at]));
@@ -93,16 +99,13 @@ typedef struct {
     Py_ssize_t length;
 } Text;
 
-/* Where the name of a parameter ends, and what makes it another name than it looks. */
-enum { PLAIN, BEGINS_NAME, EQUALS, ENCODED };
-static const uint8_t in_query[256] = {
-    ['&'] = BEGINS_NAME, ['?'] = BEGINS_NAME, [';'] = BEGINS_NAME, ['#'] = BEGINS_NAME,
-    ['='] = EQUALS, ['%'] = ENCODED, ['+'] = ENCODED,
-};
-
-/* Whether `name` is one of `secrets` (in lower case, nothing but ASCII), in whatever case and between spaces. */
-static inline int is_secret(const char *name, const char *end, const Text *secrets, Py_ssize_t count)
+/* Whether `name` is one of `secrets` (in lower case, nothing but ASCII), in whatever case and between spaces; or may be,
+ * being encoded. */
+static inline int may_be_secret(const char *name, const char *end, const Text *secrets, Py_ssize_t count)
 {
+    for (const char *at = name; at < end; at++)
+        if (*at == '%' || *at == '+')
+            return 1;
     while (name < end && *name == ' ')
         name++;
     while (end > name && end[-1] == ' ')
@@ -120,27 +123,27 @@ static inline int is_secret(const char *name, const char *end, const Text *secre
     return 0;
 }
 
+static inline int begins_name(char byte)
+{
+    return byte == '&' || byte == '?' || byte == ';' || byte == '#';
+}
+
 /* Whether a query, or a URL with one, has no parameter that is a secret; 0 also where that is not clear. */
 static inline int none_is_secret(Text query, const Text *secrets, Py_ssize_t count)
 {
-    const char *name = query.start, *const end = query.start + query.length;
-    int encoded = 0;
-    for (const char *at = query.start; at < end; at++) {
-        switch (in_query[(uint8_t)*at]) {
-        case PLAIN:
+    const char *const end = query.start + query.length;
+    const char *after = query.start; /* the last `=` that was seen */
+    while (after < end) {
+        const char *const equals = memchr(after, '=', (size_t)(end - after));
+        const char *name = equals;
+        if (!equals)
             break;
-        case BEGINS_NAME:
-            name = at + 1;
-            encoded = 0;
-            break;
-        case ENCODED:
-            encoded = 1;
-            break;
-        case EQUALS:
-            if (name && (encoded || is_secret(name, at, secrets, count)))
-                return 0;
-            name = NULL;
-        }
+        while (name > after && !begins_name(name[-1]))
+            name--;
+        /* Without a beginning since the last `=` this one is part of its value. */
+        if ((name > after || after == query.start) && may_be_secret(name, equals, secrets, count))
+            return 0;
+        after = equals + 1;
     }
     return 1;
 }

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from time import gmtime, strftime
 from typing import Any, Final
-from urllib.parse import unquote_plus
+from urllib.parse import unquote_to_bytes
 
 import orjson
 
@@ -54,19 +54,22 @@ class Secrets:
 
     def mask(self, query: bytes | None) -> bytes | None:
         """The same query, or URL with a query, with `***` for each secret value."""
-        if not query or self.none_in(query):
+        if not query or self.none_in(query[: query.rfind(b"=") + 1]):
             return query
         return b"&".join(map(self._masked, query.split(b"&")))
 
     def none_in(self, query: bytes) -> bool:
-        """Whether `mask` would leave it as it is."""
-        # PERF: nearly all names were seen before, and a set compares them all in one call: 0.6 us for a URL of 64
+        """Whether `mask` would leave it as it is; False also where that is not clear. `query` ends with a `=`.
+
+        What stands before that may be the name of a parameter without a value.
+        """
+        # PERF: nearly all names were seen before, and a set compares them all in one call: 0.4 us for a URL of 64
         # bytes, 2.3 with a cached call for each name (CPython 3.11, micro/observe).
-        names = _NAMES_IN_TURN.findall(query[: query.rfind(b"=") + 1])
+        names = _NAMES_IN_TURN.findall(query)
         return self._harmless.issuperset(names) or self._learn(names)
 
     def _learn(self, names: list[bytes]) -> bool:
-        if any(map(self._is_secret, names)):
+        if any(map(self._is_secret, set(names))):
             return False
         if len(self._harmless) > _REMEMBERED:
             self._harmless.clear()
@@ -74,7 +77,9 @@ class Secrets:
         return True
 
     def _is_secret(self, name: bytes) -> bool:
-        return unquote_plus(name.decode(errors="replace")).strip().casefold() in self.names
+        if b"%" in name or b"+" in name:
+            name = unquote_to_bytes(name.replace(b"+", b" "))
+        return name.decode(errors="replace").strip().casefold() in self.names
 
     def _masked(self, part: bytes) -> bytes:
         ends = (name.end() for name in _NAME.finditer(part) if self._is_secret(name[1]))

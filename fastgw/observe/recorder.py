@@ -116,12 +116,12 @@ class Recorder:
     def _plain_line(
         self, ended: Ended, template: bytes, date: float, duration_s: float, request_bytes: int
     ) -> tuple[bytes, bytes]:
-        """The line, and what is in it that may have to be masked. Empty: it has to be made from a record."""
+        """The line, and what has to be asked of `Secrets.none_in`. Empty: it has to be made from a record."""
         head, request_id, upstream_s = ended.head, ended.request_id, ended.upstream_s
         host, path, query = head.host, head.raw_path, head.query
         user_agent, referer = head.first(b"user-agent"), head.first(b"referer")
         client = ended.client_ip.encode()
-        told = b"%b&%b" % (query or b"", referer or b"")
+        told = b"%b&%b=" % (referer or b"", query or b"")
         sent = b"%b %b %b %b %b %b" % (told, host, path, request_id, user_agent or b"", client)
         if not (host and path and client and sent.isascii()) or ended.why:
             return b"", b""
