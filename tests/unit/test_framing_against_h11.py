@@ -197,7 +197,7 @@ def test_legal_fields_pass_and_go_on_as_h11_reads_them(fields):
     theirs, *_ = judged_by_h11(h11_server(), sent)
     dropped = {b"connection", b"keep-alive", b"te", *head.connection_named}
     kept = [(name.lower(), value.strip(b" \t")) for name, value in fields if name.lower() not in dropped]
-    assert list(theirs.headers) == [(b"host", b"b"), *kept]
+    assert list(theirs.headers) == [(b"host", b"b"), *kept, (b"via", b"1.1 fastgw")]
 
 
 @pytest.mark.parametrize("size", range(1, 40))
