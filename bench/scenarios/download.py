@@ -4,7 +4,13 @@ from bench.load.stream import Direction, Stream
 from bench.load.wrk import Wrk
 from bench.origin import streams
 from bench.scenarios.bodies import LOADS, PEERS, PER_GIB
-from bench.scenarios.scenario import Scenario, Table
+from bench.scenarios.scenario import (
+    CPU_PER_GIB,
+    Kind,
+    Picture,
+    Scenario,
+    Table,
+)
 
 SIZE = 1 << 20
 
@@ -29,4 +35,5 @@ SCENARIO = Scenario(
     tables=(Table("1 MiB", PER_GIB), Table("1 GiB", PER_GIB)),
     origin=streams.serving,
     prepare=streams.write_pattern,
+    pictures=(Picture(Kind.BARS, "1 MiB", "CPU seconds per GiB of downloads of 1 MiB", CPU_PER_GIB),),
 )

@@ -2,7 +2,15 @@
 
 from bench.load.idle import Idle
 from bench.peers import Caddy, Envoy, Fastgw, Nginx
-from bench.scenarios.scenario import Figure, Scenario, Table, decimals, ratio_to
+from bench.scenarios.scenario import (
+    Figure,
+    Kind,
+    Picture,
+    Scenario,
+    Table,
+    decimals,
+    ratio_to,
+)
 
 NEVER_SENT = Figure("bytes, never sent", lambda s: s.figures["bytes_never_sent"], decimals(0))
 AFTER_REQUEST = Figure("bytes, after one request", lambda s: s.figures["bytes_after_request"], decimals(0))
@@ -27,4 +35,7 @@ SCENARIO = Scenario(
     tables=(Table("10,000 connections", (NEVER_SENT, AFTER_REQUEST, ratio_to("nginx", AFTER_REQUEST))),),
     fresh=True,
     most_rounds=2,
+    pictures=(
+        Picture(Kind.BARS, "10,000 connections", "Memory per idle connection, after one request", AFTER_REQUEST),
+    ),
 )

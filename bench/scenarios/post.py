@@ -2,7 +2,20 @@
 
 from bench.origin import streams
 from bench.scenarios.bodies import PEERS, different, posting
-from bench.scenarios.scenario import CORE_USED, CPU_US, P50, P99, RATE, SYSTEM_US, USER_US, Scenario, Table, ratio_to
+from bench.scenarios.scenario import (
+    CORE_USED,
+    CPU_US,
+    P50,
+    P99,
+    RATE,
+    SYSTEM_US,
+    USER_US,
+    Kind,
+    Picture,
+    Scenario,
+    Table,
+    ratio_to,
+)
 
 SIZE = 64 << 10
 
@@ -19,4 +32,5 @@ SCENARIO = Scenario(
     tables=(Table("64 connections", (CPU_US, USER_US, SYSTEM_US, ratio_to("nginx"), RATE, CORE_USED, P50, P99)),),
     origin=streams.serving,
     prepare=different(64, SIZE),
+    pictures=(Picture(Kind.BARS, "64 connections", "CPU per POST request of 64 KiB"),),
 )

@@ -4,7 +4,20 @@ from bench.load.wrk import Wrk
 from bench.peers import Fastgw, Haproxy, Nginx
 from bench.peers.peer import Running
 from bench.prove import prove
-from bench.scenarios.scenario import CPU_US, P50, P99, RATE, SYSTEM_US, USER_US, Comparison, Scenario, Table, ratio_to
+from bench.scenarios.scenario import (
+    CPU_US,
+    P50,
+    P99,
+    RATE,
+    SYSTEM_US,
+    USER_US,
+    Comparison,
+    Kind,
+    Picture,
+    Scenario,
+    Table,
+    ratio_to,
+)
 
 COUNTS = (10, 1_000, 10_000)
 
@@ -56,4 +69,5 @@ SCENARIO = Scenario(
         ),
     ),
     prove=_prove,
+    pictures=(Picture(Kind.BARS, "64 connections", "CPU per request by number of routes"),),
 )

@@ -4,7 +4,19 @@ from bench.load.beside import BesideSlowOnes
 from bench.load.h2load import FixedRate
 from bench.load.wrk import Wrk
 from bench.peers import Envoy, Fastgw, Haproxy, Nginx
-from bench.scenarios.scenario import CPU_US, P50, P90, P99, P999, RATE, Scenario, Table, ratio_to
+from bench.scenarios.scenario import (
+    CPU_US,
+    P50,
+    P90,
+    P99,
+    P999,
+    RATE,
+    Kind,
+    Picture,
+    Scenario,
+    Table,
+    ratio_to,
+)
 
 ALONE = FixedRate("alone", share=0.25)
 BESIDE = BesideSlowOnes("beside 2,000 slow ones", ALONE)
@@ -20,4 +32,5 @@ SCENARIO = Scenario(
     peers=(Fastgw(), Nginx(), Haproxy(), Envoy()),
     loads=(Wrk(arguments={"body": "@body.json"}), ALONE, BESIDE),
     tables=(Table(ALONE.name, COLUMNS), Table(BESIDE.name, COLUMNS)),
+    pictures=(Picture(Kind.LINES, BESIDE.name, "Latency of good clients beside 2,000 slow ones"),),
 )

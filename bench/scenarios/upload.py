@@ -3,7 +3,13 @@
 from bench.load.stream import Direction, Stream
 from bench.origin import streams
 from bench.scenarios.bodies import PEERS, PER_GIB, different, posting
-from bench.scenarios.scenario import Scenario, Table
+from bench.scenarios.scenario import (
+    CPU_PER_GIB,
+    Kind,
+    Picture,
+    Scenario,
+    Table,
+)
 
 SIZE = 1 << 20
 
@@ -19,4 +25,5 @@ SCENARIO = Scenario(
     tables=(Table("1 MiB", PER_GIB), Table("1 GiB", PER_GIB)),
     origin=streams.serving,
     prepare=different(16, SIZE),
+    pictures=(Picture(Kind.BARS, "1 MiB", "CPU seconds per GiB of uploads of 1 MiB", CPU_PER_GIB),),
 )
