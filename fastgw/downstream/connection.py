@@ -25,7 +25,7 @@ from fastgw.node.ground import READ_BYTES, unsent
 from fastgw.node.timers import Timed
 from fastgw.wire import render
 from fastgw.wire.body import BodyReader
-from fastgw.wire.framing import RequestHead, ResponseHead, find_head_end, judge_request
+from fastgw.wire.framing import RequestHead, ResponseHead, find_head_end, judge_request, taken
 from fastgw.wire.malformed import Malformed
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        chunk = self._buffer[:nbytes].tobytes()
+        chunk = taken(self._buffer, nbytes)
         phase = self.phase
         if phase is IDLE:
             self._read_head(chunk)

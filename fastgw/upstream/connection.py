@@ -19,7 +19,7 @@ from fastgw.node.timers import Timed
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.target import Target
 from fastgw.wire.body import BodyReader
-from fastgw.wire.framing import ResponseHead, find_head_end, judge_answer
+from fastgw.wire.framing import ResponseHead, find_head_end, judge_answer, taken
 from fastgw.wire.malformed import Malformed
 
 MAX_HEAD: Final = 65536
@@ -262,7 +262,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        chunk = self._buffer[:nbytes].tobytes()
+        chunk = taken(self._buffer, nbytes)
         phase = self.phase
         if phase is AWAITING:
             self._read_head(self._begun + chunk if self._begun else chunk)

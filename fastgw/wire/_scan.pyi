@@ -9,6 +9,7 @@ from fastgw.wire.heads import judge_request as judge_request
 from fastgw.wire.heads import judge_response as judge_response
 from fastgw.wire.heads import read_request as read_request
 from fastgw.wire.heads import read_response as read_response
+from fastgw.wire.heads import taken as taken
 from fastgw.wire.splice import end_to_end as end_to_end
 from fastgw.wire.splice import request as request
 from fastgw.wire.splice import response as response

@@ -7,6 +7,7 @@ bytes from their beginning, accepts them after all or refuses them in its words.
 """
 
 cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memchr, memcmp, memcpy
@@ -548,6 +549,18 @@ cdef inline RequestHead _request_head(bytes raw):
     head.source = head._raw = raw
     head.head_length = <uint16_t>PyBytes_GET_SIZE(raw)
     return head
+
+
+def taken(buffer, Py_ssize_t length):
+    """As `heads.taken`."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
+    try:
+        if 0 <= length <= view.len:
+            return PyBytes_FromStringAndSize(<const char*>view.buf, length)
+    finally:
+        PyBuffer_Release(&view)
+    return heads.taken(buffer, length)
 
 
 def find_head_end(buffer, Py_ssize_t start=0):

@@ -10,7 +10,7 @@ from fastgw.compiled import twin
 from fastgw.wire import heads
 from fastgw.wire.heads import RequestHead, ResponseHead
 
-__all__ = ["RequestHead", "ResponseHead", "find_head_end", "judge_answer", "judge_request", "judge_response"]
+__all__ = ["RequestHead", "ResponseHead", "find_head_end", "judge_answer", "judge_request", "judge_response", "taken"]
 
 if TYPE_CHECKING:
     _judges = heads
@@ -21,3 +21,4 @@ find_head_end = _judges.find_head_end
 judge_request = _judges.judge_request
 judge_response = _judges.judge_response
 judge_answer = _judges.judge_answer
+taken = _judges.taken

@@ -33,6 +33,11 @@ from fastgw.wire.paths import normalize
 _BARE_LF: Final = re.compile(rb"\n(?<!\r\n)")
 
 
+def taken(buffer: memoryview, length: int) -> bytes:
+    """Copy the first bytes out of a buffer that was read into."""
+    return buffer[:length].tobytes()
+
+
 def find_head_end(buffer: bytes | bytearray, start: int = 0) -> int:
     """Return the index just past the first empty line, or -1 when it has not come yet.
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastgw.wire.framing import RequestHead, find_head_end, judge_request
+from fastgw.wire.framing import RequestHead, find_head_end, judge_request, taken
 from fastgw.wire.malformed import Malformed
 
 
@@ -517,3 +517,10 @@ def test_of_an_ordinary_request_nothing_but_the_route_is_to_be_decided(raw: byte
 )
 def test_a_path_may_have_been_sent_in_its_normal_form(path: bytes, as_sent: bool):
     assert judge_request(head(b"GET " + path + b"?/./ HTTP/1.1")).path_as_sent is as_sent
+
+
+@pytest.mark.parametrize("length", [0, 1, 5, 10, 11])
+def test_what_was_read_is_taken_out_of_the_buffer_and_no_byte_more(length: int):
+    buffer = memoryview(bytearray(b"0123456789"))
+    assert taken(buffer, length) == b"0123456789"[:length]
+    assert taken(buffer[2:8], length) == b"234567"[:length]
