@@ -14,7 +14,7 @@ from bench.micro.__main__ import all_rooms
 from bench.micro.timing import rest
 from fastgw import compiled
 
-CALLS = 150
+CALLS = 100
 """In a room's first run; twice as many in its second. The difference is what as many calls cost, and no start-up."""
 ROUNDS = 2
 """A timer that strikes in one run is not counted: the least of a run's counts is taken."""

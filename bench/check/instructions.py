@@ -33,8 +33,11 @@ def count(names: Sequence[str]) -> Counts:
         raise CannotCount("valgrind is not installed")
     with ThreadPoolExecutor(len(VARIANTS)) as threads:
         by_variant = dict(zip(VARIANTS, threads.map(lambda variant: _count(variant, names), VARIANTS), strict=True))
-    rooms = by_variant["compiled"]
-    return {room: {variant: counts[room] for variant, counts in by_variant.items()} for room in rooms}
+    counted: Counts = {}
+    for variant, rooms in by_variant.items():
+        for room, instructions in rooms.items():  # some are there in one variant only
+            counted.setdefault(room, {})[variant] = instructions
+    return counted
 
 
 def _count(variant: str, names: Sequence[str]) -> Mapping[str, int]:
