@@ -289,6 +289,7 @@ cdef class Recorder:
     cdef uint64_t* _words
     cdef Py_ssize_t _word_count
     cdef dict _learned
+    cdef tuple _pieces  # of the kind that was learned last
     cdef list _entries
     cdef tuple _secrets  # kept for `_secret_texts`
     cdef Text* _secret_texts
@@ -513,7 +514,10 @@ cdef class Recorder:
         if learned is None:
             if len(self._learned) >= recorder.MAX_KINDS:
                 self._learned.clear()
-            learned = self._learned[kind] = self._reference.place(kind), self._reference.pieces(kind)
+            # Most pieces are those of every kind. One copy of them is small, and near at hand.
+            pieces = self._reference.pieces(kind)
+            self._pieces = tuple([old if old == new else new for old, new in zip(self._pieces or pieces, pieces)])
+            learned = self._learned[kind] = self._reference.place(kind), self._pieces
         (entry.request, entry.row, entry.upstream_row, entry.fault_word), entry.pieces = learned
         last = max(entry.row + _ROUTE_RESPONSE_BYTES, entry.upstream_row + _UPSTREAM_RETRIES)
         if min(learned[0]) < 0 or max(last, *learned[0]) >= self._word_count or len(entry.pieces) != SLOTS + 1:
