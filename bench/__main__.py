@@ -23,7 +23,14 @@ from bench.prove import NotTheSameWork
 from bench.scenarios import SCENARIOS
 from bench.scenarios.scenario import Scenario
 
+VOID = 1
+CANNOT_MEASURE = 2
+
 app = typer.Typer(help=__doc__, add_completion=False)
+
+
+class CannotMeasure(Exception):
+    """A scenario has no result on this machine, as it is now. The text says why."""
 
 
 RoundsOption = Annotated[int | None, typer.Option(min=1, help="How often each contestant is measured. Default: 6.")]
@@ -68,15 +75,20 @@ def _run(
     save: bool = True,
 ) -> None:
     effort = _effort(rounds, seconds, quick)
-    void = False
+    code = 0
     for scenario in scenarios:
-        outcome = _measure(replace(scenario, peers=_chosen(scenario.peers, only)), effort)
+        try:
+            outcome = _measure(scenario, effort, only)
+        except CannotMeasure as error:  # the next one may be possible
+            print(f"bench: {error}", file=sys.stderr)
+            code = CANNOT_MEASURE
+            continue
         print(report.as_markdown(outcome), flush=True)
         if save:
             print(f"kept in {report.keep(outcome)}", file=sys.stderr)
-        void = void or bool(outcome.void)
-    if void:
-        raise typer.Exit(1)
+        code = code or (VOID if outcome.void else 0)
+    if code:
+        raise typer.Exit(code)
 
 
 def _effort(rounds: int | None, seconds: int | None, quick: bool) -> Effort:
@@ -86,24 +98,25 @@ def _effort(rounds: int | None, seconds: int | None, quick: bool) -> Effort:
     return Effort(rounds or (3 if quick else 6), seconds or (1 if quick else 3), (cores[0], cores[-1]))
 
 
-def _measure(scenario: Scenario, effort: Effort) -> Outcome:
+def _measure(scenario: Scenario, effort: Effort, only: str = "") -> Outcome:
+    """Measure those contestants that are asked for and can take part. Raises `CannotMeasure`."""
+    scenario = replace(scenario, peers=_chosen(scenario.peers, only))
+    if not scenario.peers:
+        raise CannotMeasure(f"{scenario.name}: none of the contestants is left")
     try:
         contestants = measure(scenario, effort)
     except (NotReady, NotTheSameWork, NoAnswers) as error:
-        _fail(f"{scenario.name}: {error}")
+        raise CannotMeasure(f"{scenario.name}: {error}") from error
     return Outcome(scenario, effort, contestants, machine.describe(), scenario.parts())
 
 
 def _chosen(peers: Sequence[Peer], only: str) -> list[Peer]:
-    """Those that are asked for and can take part."""
     wanted = {name.strip() for name in only.split(",") if name.strip()}
     chosen = [peer for peer in peers if not wanted or re.split(r"\W", peer.name)[0] in wanted]
     for peer in [*chosen]:
         if why := _left_out(peer):
             print(f"{peer.name} is left out: {why}", file=sys.stderr)
             chosen.remove(peer)
-    if not chosen:
-        _fail(f"none of the contestants is left: {', '.join(peer.name for peer in peers)}")
     return chosen
 
 
@@ -129,11 +142,11 @@ def compare(
     try:
         with comparing.installed(revisions) as pythons:
             outcome = _measure(comparing.between(SCENARIOS[scenario], pythons), effort)
-    except comparing.CannotInstall as error:
+    except (comparing.CannotInstall, CannotMeasure) as error:
         _fail(str(error))
     print(report.as_markdown(outcome))
     if outcome.void:
-        raise typer.Exit(1)
+        raise typer.Exit(VOID)
 
 
 @app.command()
@@ -173,7 +186,7 @@ def hold(
 
 def _fail(why: str) -> NoReturn:
     print(f"bench: {why}", file=sys.stderr)
-    raise typer.Exit(2)
+    raise typer.Exit(CANNOT_MEASURE)
 
 
 if __name__ == "__main__":

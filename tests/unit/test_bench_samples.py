@@ -134,12 +134,28 @@ def test_the_newest_result_of_a_scenario_is_that_of_the_last_date(tmp_path):
 
 @pytest.mark.parametrize(("faults", "code"), [({}, 0), ({"wrong body": 1}, 1)])
 def test_a_void_result_is_exit_code_1_and_says_so(monkeypatch, faults, code):
-    monkeypatch.setattr(commands, "_measure", lambda scenario, effort: measured_plain(**faults))
-    monkeypatch.setattr(commands, "_chosen", lambda peers, only: peers)
+    monkeypatch.setattr(commands, "_measure", lambda scenario, effort, only: measured_plain(**faults))
     monkeypatch.setattr(commands, "os", SimpleNamespace(sched_getaffinity=lambda pid: {0, 1}))
     told = CliRunner().invoke(commands.app, ["plain", "--no-save"])
     assert told.exit_code == code
     assert ("**VOID**: fastgw, 64 connections, round 1: wrong body: 1" in told.stdout) is bool(code)
+
+
+def test_a_scenario_that_cannot_be_measured_is_exit_code_2_and_the_others_are_measured(monkeypatch):
+    measured = []
+
+    def measure_all_but_one(scenario, effort, only):
+        measured.append(scenario.name)
+        if scenario.name == "plain":
+            raise commands.CannotMeasure("plain: nginx told nothing")
+        return measured_plain(lost=1)
+
+    monkeypatch.setattr(commands, "_measure", measure_all_but_one)
+    monkeypatch.setattr(commands, "os", SimpleNamespace(sched_getaffinity=lambda pid: {0, 1}))
+    told = CliRunner().invoke(commands.app, ["all", "--no-save"])
+    assert told.exit_code == 2
+    assert told.stderr == "bench: plain: nginx told nothing\n"
+    assert measured == [*SCENARIOS]
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=lambda scenario: scenario.name)
