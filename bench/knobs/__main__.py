@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from bench.knobs import profile as profiling
+from bench.knobs.capacity import capacity, costs_of
 from bench.knobs.knobs import KNOBS, MAY_FAIL
 from bench.knobs.network import NotIsolated, enter_own_network
 from bench.knobs.table import TUNING, caption, head, put, rows
@@ -38,7 +39,7 @@ def main(
     only: Annotated[str, typer.Option(help=f"With commas, some of: {', '.join(NAMES)}.")] = "",
     write: WriteOption = False,
 ) -> None:
-    """Measure each knob turned and not turned, in rounds that alternate, and print the table. About five minutes."""
+    """Measure each knob turned and not turned, in rounds that alternate; print the tables. About five minutes."""
     if context.invoked_subcommand is not None:
         return
     wanted = [name.strip() for name in only.split(",") if name.strip()]
@@ -52,12 +53,17 @@ def main(
         _fail(f"{error}; run it as root, or where user namespaces are allowed")
     effort = _effort(rounds, seconds)
     table = [*head()]
+    costs: dict[tuple[str, str], float] = {}
     for make in KNOBS:
         if not wanted or make.__name__ in wanted:
             knob = make()
+            load = knob.loads[0].name
             measured = _measured(knob, effort, faults_matter=knob.name not in MAY_FAIL)
-            table += rows(knob.name, knob.loads[0].name, measured)
+            table += rows(knob.name, load, measured)
+            costs |= costs_of(knob.name, load, measured)
     _show("knobs", [caption(effort), "", *table], write)
+    if not wanted:
+        _show("capacity", [*capacity(costs)], write)
 
 
 @app.command()

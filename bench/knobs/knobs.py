@@ -17,6 +17,8 @@ from bench.scenarios.scenario import Scenario
 
 BODY = {"body": "@body.json"}
 SATURATED = Wrk(arguments=BODY)
+KEPT, NEW = "kept", "a new connection each"
+TCP, TLS = "TCP", "TLS"
 
 
 def python() -> Scenario:
@@ -48,22 +50,21 @@ def idle() -> Scenario:
 
 def clients() -> Scenario:
     """Clients that keep their connections, or close them after each request."""
-    closing = "a new connection each"
-    load = Wrk(arguments=BODY, arguments_of={closing: {"close": 1}})
-    return _knob("clients", Fastgw("kept"), Fastgw(closing), load=load)
+    load = Wrk(arguments=BODY, arguments_of={NEW: {"close": 1}})
+    return _knob("clients", Fastgw(KEPT), Fastgw(NEW), load=load)
 
 
 def upstream() -> Scenario:
     """How the upstream is reached: TCP, unix socket, TLS; with connections kept and without."""
-    tls = f"https://{three_ways.TLS_HOST}:{{port}}"
+    tcp, tls = "http://127.0.0.1:{port}", f"https://{three_ways.TLS_HOST}:{{port}}"
     new = {"upstream": {"pool": {"max_idle": 0}}}
     return _knob(
         "upstream",
-        Elsewhere("TCP", url="http://127.0.0.1:{port}"),
+        Elsewhere(TCP, url=tcp),
         Elsewhere("unix socket", url="unix:{folder}/origin.sock"),
-        Elsewhere("TLS", url=tls),
-        Elsewhere("TCP, a new connection each", config=new, url="http://127.0.0.1:{port}"),
-        Elsewhere("TLS, a new connection each", config=new, url=tls),
+        Elsewhere(TLS, url=tls),
+        Elsewhere(f"{TCP}, {NEW}", config=new, url=tcp),
+        Elsewhere(f"{TLS}, {NEW}", config=new, url=tls),
         origin=three_ways.serving,
     )
 

@@ -68,7 +68,7 @@ class FewPorts(Wrk):
     ports: int = 1000
     _windows: Iterator[int] = field(default_factory=lambda: itertools.count(33_000, 1000), compare=False)
 
-    def run(self, name: str, running: Running, ground: Ground, seconds: int) -> Told:
+    def run(self, name: str, running: Running, ground: Ground, seconds: int) -> Told | None:
         first = next(self._windows)
         with ExitStack() as turned:
             turned.enter_context(sysctl("ipv4/ip_local_port_range", f"{first} {first + self.ports - 1}"))
@@ -98,14 +98,13 @@ class Burst:
                 client = opened.enter_context(socket.socket())
                 client.setblocking(False)
                 client.connect_ex(("127.0.0.1", running.port))
-                selector.register(client, selectors.EVENT_WRITE)
+                selector.register(client, selectors.EVENT_WRITE, client)
             while selector.get_map() and time.monotonic() < begun + ANSWERED_WITHIN:
                 for key, events in selector.select(1.0):
-                    client = key.fileobj
-                    assert isinstance(client, socket.socket)
+                    client = key.data
                     if events & selectors.EVENT_WRITE:
                         client.send(request)
-                        selector.modify(client, selectors.EVENT_READ)
+                        selector.modify(client, selectors.EVENT_READ, client)
                     else:  # an answer comes in one piece; what follows it is the end
                         right += client.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
                         durations.append((time.monotonic() - begun) * 1e6)

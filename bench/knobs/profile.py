@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -38,7 +37,7 @@ class NoProfile(NoAnswers):
 class Profiled(Wrk):
     """wrk, while perf samples the contestant: the share of each room is a figure of the sample."""
 
-    def run(self, name: str, running: Running, ground: Ground, seconds: int) -> Told:
+    def run(self, name: str, running: Running, ground: Ground, seconds: int) -> Told | None:
         file = ground.folder / "perf.data"
         pids = ",".join(map(str, running.program.pids()))
         # A clock of the kernel's, as virtual machines have no counters to sample by.
@@ -61,12 +60,12 @@ class Profiled(Wrk):
         shares = shares_of(report.stdout)
         if not shares["kernel"]:
             raise NoProfile("perf may not look into the kernel; as root: sysctl kernel.perf_event_paranoid=1")
-        return Told(told.requests, told.seconds, {**told.figures, **shares}, told.faults)
+        return told and Told(told.requests, told.seconds, {**told.figures, **shares}, told.faults)
 
 
 def shares_of(report: str) -> dict[str, float]:
     """Room -> share of all samples, from `perf report` by shared object."""
-    shares: Counter[str] = Counter(dict.fromkeys((*ROOMS, OTHER), 0.0))
+    shares = dict.fromkeys((*ROOMS, OTHER), 0.0)
     for line in report.splitlines():
         if found := re.match(r"\s*([\d.]+)%?\s*;(.+)", line):
             shares[room_of(found[2].strip())] += float(found[1])

@@ -109,13 +109,17 @@ class Rationed(Fastgw):
         except OSError as error:
             raise LeftOut(f"no cgroup can be made: {error.strerror}") from error
         try:
-            if first:
+            self._ration(group, first)
+            yield group
+        finally:
+            group.rmdir()
+
+    def _ration(self, group: Path, first_version: bool) -> None:
+        try:
+            if first_version:
                 (group / "cpu.cfs_period_us").write_text(str(self.period_us))
                 (group / "cpu.cfs_quota_us").write_text(str(self.quota_us))
             else:
                 (group / "cpu.max").write_text(f"{self.quota_us} {self.period_us}")
-            yield group
         except OSError as error:
             raise LeftOut(f"a cgroup without a CPU quota: {error.strerror}") from error
-        finally:
-            group.rmdir()
