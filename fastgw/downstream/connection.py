@@ -410,7 +410,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         except Malformed as malformed:
             exchange.fail(Fault.BAD_REQUEST, malformed.reason)
             return
-        if not reader.done:
+        if payload is not chunk and not reader.done:
             self._buffer = self.server.ground.buffer_for(chunk, payload)
         if payload:
             body.bytes += len(payload)
@@ -420,7 +420,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
                 return
             # Before the request steps are done the relay holds it, and `_feed_body_steps` shows it afterwards.
             decided = exchange.route is not None and self._waiting is None
-            if decided and not self._run_body_steps(exchange, payload):
+            if decided and exchange.chain.request_body_steps and not self._run_body_steps(exchange, payload):
                 return
         if reader.done:
             self._reader = None

@@ -416,7 +416,8 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         except Malformed as malformed:
             self._fail(Fault.UPSTREAM_MALFORMED, malformed.reason)
             return
-        self._buffer = self.ground.buffer_for(chunk, payload)
+        if payload is not chunk:
+            self._buffer = self.ground.buffer_for(chunk, payload)
         if payload:
             borrower.received(payload)
         if reader.done and self.borrower is borrower:
