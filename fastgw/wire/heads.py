@@ -284,12 +284,11 @@ def read_request(raw: bytes, max_fields: int) -> RequestHead:
     else:
         _read_other_target(head, target, host)
 
-    options = connection_options(known)
-    head.connection_named = options.named
-    head.close = options.close or (head.minor == 0 and not options.keep_alive) or head.method == b"CONNECT"
+    closing, keep_alive, upgrading, head.connection_named = connection_options(known)
+    head.close = closing or (head.minor == 0 and not keep_alive) or head.method == b"CONNECT"
     head.length, head.chunked = _request_framing(head)
     head.upgrade = ()
-    if b"upgrade" in known and options.upgrade and head.minor == 1 and not head.length and not head.chunked:
+    if b"upgrade" in known and upgrading and head.minor == 1 and not head.length and not head.chunked:
         head.upgrade = protocols(known)
     head.te_trailers = b"te" in known and b"trailers" in elements(joined(known, b"te"))
     head.expects_continue = b"expect" in known and _expects_continue(head)
@@ -443,10 +442,9 @@ def read_response(raw: bytes, request_method: bytes, max_fields: int) -> Respons
     check_fields(raw, start, max_fields)
     head.known = known = _RESPONSE_FIELDS.find(raw, start)
 
-    options = connection_options(known)
-    head.connection_named = options.named
-    head.close = options.close or (head.minor == 0 and not options.keep_alive)
-    head.upgrade = protocols(known) if status == 101 and options.upgrade else ()
+    closing, keep_alive, upgrading, head.connection_named = connection_options(known)
+    head.close = closing or (head.minor == 0 and not keep_alive)
+    head.upgrade = protocols(known) if status == 101 and upgrading else ()
     if status == 101 and not head.upgrade:
         raise Malformed("A 101 response does not say what it switches to.")
     head.chunked = b"transfer-encoding" in known

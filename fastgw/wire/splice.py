@@ -44,8 +44,8 @@ def request(
         target = head.request_target
     if host is None:
         host = head.first(b"host") or b""
-    kept = end_to_end(head, also)
-    return b"%b %b HTTP/1.1\r\nHost: %b\r\n%b%b%b\r\n" % (head.method, target, host, kept, added, VIA[head.minor])
+    line = head.method, b" ", target, b" HTTP/1.1\r\nHost: ", host, b"\r\n"
+    return b"".join((*line, *_kept(head, also), added, VIA[head.minor], b"\r\n"))
 
 
 def response(
@@ -63,14 +63,16 @@ def response(
     `length`: of the body, or `UNFRAMED`, or `IN_CHUNKS`. `date_line`: makes the line for a response without a date.
     `last`: ready lines that stand behind all others.
     """
-    lines = added + VIA[head.minor]
+    framing = date = b""
     if length >= 0:
-        lines += b"Content-Length: %d\r\n" % length
+        framing = b"Content-Length: %d\r\n" % length
     elif length == IN_CHUNKS:
-        lines += b"Transfer-Encoding: chunked\r\n"
+        framing = b"Transfer-Encoding: chunked\r\n"
     if date_line is not None and head.first(b"date") is None:
-        lines += date_line()
-    return b"%b%b%b%b\r\n%b" % (status_line(status, head.reason), end_to_end(head, also), lines, last, payload)
+        date = date_line()
+    line = b"HTTP/1.1 %d %b\r\n" % (status, head.reason)
+    ours = added, VIA[head.minor], framing, date, last, b"\r\n"
+    return b"".join((line, *_kept(head, also), *ours, payload))
 
 
 def status_line(status: int, reason: bytes | None = None) -> bytes:
@@ -97,9 +99,14 @@ def end_to_end(head: RequestHead | ResponseHead, also: frozenset[bytes] = frozen
     Left out are hop-by-hop fields, those that `Connection` names, framing, a request's Host, and the lower-case names
     in `also` with their twins (`Fields`). Lines that stay keep their bytes, unless a filter has changed the fields.
     """
+    return b"".join(_kept(head, also))
+
+
+def _kept(head: RequestHead | ResponseHead, also: frozenset[bytes]) -> list[bytes]:
+    """What `end_to_end` consists of, in pieces."""
     drop, alike, by_place = _dropping(head.DROPPED, head.KNOWN, also)
     if not by_place or head.connection_named or head.edited() is not None:
-        return head.fields().render(drop, alike)
+        return [head.fields().render(drop, alike)]
     # No twins here: a request that has one of a field in `KNOWN` was refused, and those of a response that are not
     # dropped anyway have no hyphen.
     raw, at = head.raw, head.fields_start
@@ -111,4 +118,4 @@ def end_to_end(head: RequestHead | ResponseHead, also: frozenset[bytes] = frozen
             pieces.append(raw[at:start])
         at = end
     pieces.append(raw[at:-2])
-    return b"".join(pieces)
+    return pieces
