@@ -41,6 +41,13 @@ LEFT_OUT = [frozenset(names) for names in ((), (b"via",), (b"via", b"x-request-i
 LEFT_OUT += [frozenset({b"x-a"}), heads.FORWARDING]
 
 
+LENGTHS = [splice.UNFRAMED, splice.IN_CHUNKS, 0, 7, 10, 123_456_789_012_345_678, 2**63 - 1]
+
+
+def dated() -> bytes:
+    return b"Date: now\r\n"
+
+
 def attributes(head: Any, names: list[str]) -> dict[str, object]:
     """All that can be asked of a head, before and after its fields are parsed."""
     told = {name: (getattr(head, name), type(getattr(head, name))) for name in names}
@@ -71,7 +78,7 @@ def of_request(judges: Any, splicer: Any, raw: bytes, following: list[bytes], ma
         rendered = [splicer.end_to_end(head, also) for also in LEFT_OUT]
         rendered += [splicer.request(head, b"/t", b"h:1", also, b"C: d\r\n") for also in LEFT_OUT]
         told = attributes(head, BOTH + OF_REQUESTS) | {"rendered": rendered, "body": read(head.body(), following)}
-        rendered.append(splicer.request(head, b"/", b""))
+        rendered += [splicer.request(head, b"/", b""), splicer.request(head), splicer.request(head, host=b"h")]
         head.fields().add(b"X-A", b"b")
         rendered += [splicer.request(head, b"/t", b"h:1", also, b"C: d\r\n") for also in LEFT_OUT]
         return told
@@ -91,6 +98,9 @@ def of_response(judges: Any, splicer: Any, raw: bytes, following: list[bytes], m
         if head.payload is None:
             told["body"] = read(head.body(), following)
         rendered.append(splicer.response(head, 99))
+        rendered += [
+            splicer.response(head, 200, length=length, date_line=dated, last=b"Z: z\r\n") for length in LENGTHS
+        ]
         head.fields().add(b"X-A", b"b")
         rendered += [splicer.response(head, head.status, also, b"C: d\r\n", b"efg") for also in LEFT_OUT]
         return told
@@ -309,6 +319,12 @@ def test_what_stands_at_the_edges_of_what_is_read_at_once(size: int):
             agree_on_request(get(b"A:" + value), [b""])
             agree_on_end(get(b"A:" + value))
             agree_on_end(b"a" * size + b"\r\n" + odd + b"\r\n" + b"a" * at)
+
+
+@pytest.mark.parametrize("length", range(5))
+def test_what_is_taken_out_of_a_buffer(length: int):
+    for judges in (scan, heads):
+        assert judges.taken(memoryview(bytearray(b"abc")), length) == b"abc"[:length]
 
 
 def test_names_that_connection_or_cgi_would_confuse():
