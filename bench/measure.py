@@ -41,7 +41,7 @@ def measure(scenario: Scenario, effort: Effort) -> list[Measured]:
     Raises `NotReady`, `NotTheSameWork` and `NoAnswers`.
     """
     load_core = effort.cores[-1]
-    effort = replace(effort, rounds=min(effort.rounds, scenario.most_rounds or effort.rounds))
+    effort = replace(effort, rounds=max(1, effort.rounds // scenario.rounds_of))
     measured = {peer.name: Measured(peer.name, peer.version() or "unknown") for peer in scenario.peers}
     with tempfile.TemporaryDirectory(prefix="bench-") as scratch, ExitStack() as started, _on_core(load_core):
         folder = Path(scratch)

@@ -25,13 +25,14 @@ def keep(outcome: Outcome, folder: Path = RESULTS) -> Path:
 
 def _lines(outcome: Outcome) -> Iterator[str]:
     scenario, effort = outcome.scenario, outcome.effort
+    rounds = max((sample.round for each in outcome.contestants for sample in each.samples), default=0)
     yield f"# {scenario.name}: {scenario.title}, {outcome.about['date']}"
     yield ""
     for why in outcome.void:
         yield f"**VOID**: {why}"
         yield ""
     yield (
-        f"{scenario.about} Rounds: {effort.rounds}, of {effort.seconds} s where time is the measure. Every answer was "
+        f"{scenario.about} Rounds: {rounds}, of {effort.seconds} s where time is the measure. Every answer was "
         f"checked. Proxy on core {effort.cores[0]}, origin and load on core {effort.cores[-1]}. Figures are medians of "
         "the rounds; comparisons are made inside each round: median [least..most]."
     )

@@ -34,7 +34,7 @@ SCENARIO = Scenario(
     loads=(Idle(),),
     tables=(Table("10,000 connections", (NEVER_SENT, AFTER_REQUEST, ratio_to("nginx", AFTER_REQUEST))),),
     fresh=True,
-    most_rounds=2,
+    rounds_of=3,
     pictures=(
         Picture(Kind.BARS, "10,000 connections", "Memory per idle connection, after one request", AFTER_REQUEST),
     ),

@@ -117,8 +117,8 @@ class Scenario:
     """Writes what the loads need into the run's folder, once. `body.json`, the origin's answer, is there already."""
     fresh: bool = False
     """Whether the contestants are started anew for each round, and not warmed up: for what changes with their age."""
-    most_rounds: int | None = None
-    """How many rounds are enough, however many are asked for."""
+    rounds_of: int = 1
+    """One in so many rounds is enough, where one takes long and the next tells the same."""
     parts: Callable[[], Mapping[str, float]] = dict
     """What is in fastgw's CPU time per request, in us, timed alone after the rounds: rows of the first table."""
     pictures: Sequence[Picture] = ()
