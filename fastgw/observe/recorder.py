@@ -136,14 +136,14 @@ class Recorder:
             client,
             host,
             path,
-            b'"%b"' % query if query else b"null",
+            b'"' + query + b'"' if query else b"null",
             request_bytes,
             ended.response_bytes,
             duration_s,
             b"%.6f" % upstream_s if upstream_s >= 0.0 else b"null",
             ended.retries,
-            b'"%b"' % request_id if request_id else b"null",
-            b'"%b"' % user_agent if user_agent else b"null",
-            b'"%b"' % referer if referer else b"null",
+            b'"' + request_id + b'"' if request_id else b"null",
+            b'"' + user_agent + b'"' if user_agent else b"null",
+            b'"' + referer + b'"' if referer else b"null",
         )
         return (line, told) if len(line) <= MAX_LINE else (b"", b"")
