@@ -14,6 +14,10 @@ from setuptools.command.build_ext import build_ext
 TWINS = [] if os.environ.get("FASTGW_PURE_PYTHON") else sorted(Path("fastgw").rglob("_*.pyx"))
 
 
+# As everywhere, CFLAGS in the environment says better.
+OPTIMIZED = [] if os.environ.get("CFLAGS") else ["-O2"]
+
+
 class Build(build_ext):
     """An installation goes on without the twins. Whoever builds them in place works on them, and has to see why not."""
 
@@ -31,7 +35,7 @@ setup(
                 ".".join(source.with_suffix("").parts),
                 [str(source)],
                 depends=[str(header) for header in source.parent.glob("_*.h")],
-                extra_compile_args=["-O2", "-fno-strict-aliasing"],
+                extra_compile_args=[*OPTIMIZED, "-fno-strict-aliasing"],
             )
             for source in TWINS
         ],

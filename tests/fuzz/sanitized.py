@@ -12,8 +12,8 @@ from typing import Final
 ROOT = Path(__file__).parents[2]
 BUILD_DEADLINE: Final = 300.0
 CHECKS: Final = "-fsanitize=address,undefined -fno-sanitize-recover=all"
-# -UNDEBUG: the assertions in our C hold here as well.
-FLAGS: Final = f"{CHECKS} -g -fno-omit-frame-pointer -UNDEBUG"
+# -O0: compiled in a quarter of the time, and no wrong step is optimized away. -UNDEBUG: assertions in C hold as well.
+FLAGS: Final = f"{CHECKS} -O0 -g -fno-omit-frame-pointer -UNDEBUG"
 
 
 def build(folder: Path) -> dict[str, str]:
@@ -21,7 +21,7 @@ def build(folder: Path) -> dict[str, str]:
 
     Every object has a place of its own in memory there, so that a read behind the end of one is seen.
     """
-    made = shutil.ignore_patterns("__pycache__", "_*.c", "_*.so")
+    made = shutil.ignore_patterns("__pycache__", "_*.so")
     for name in ("fastgw", "tests"):
         shutil.copytree(ROOT / name, folder / name, ignore=made)
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
