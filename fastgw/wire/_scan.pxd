@@ -60,3 +60,6 @@ cdef class ResponseHead(Head):
     cdef bint whole
     cdef Span reason_at
     cdef bytes _payload
+
+
+cdef uint32_t bits_of(names) except? 0

@@ -1,4 +1,4 @@
-"""The compiled twin of `heads` and `splice`."""
+"""The compiled twin of `heads`."""
 
 from typing import final
 
@@ -10,9 +10,6 @@ from fastgw.wire.heads import judge_response as judge_response
 from fastgw.wire.heads import read_request as read_request
 from fastgw.wire.heads import read_response as read_response
 from fastgw.wire.heads import taken as taken
-from fastgw.wire.splice import end_to_end as end_to_end
-from fastgw.wire.splice import request as request
-from fastgw.wire.splice import response as response
 
 # To type checkers these are the reference's, though not derived from them.
 @final

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The compiled twin of `heads` and `splice`: ordinary heads read in one pass, and cut into what goes out.
+"""The compiled twin of `heads`: ordinary heads read in one pass.
 
 A head that is judged here leaves behind where its pieces are, and no object: those are made when they are asked for.
 Whatever is out of the ordinary, and whatever llhttp finds fault with, is left to the reference, which reads the same
@@ -10,15 +10,15 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
-from libc.string cimport memchr, memcmp, memcpy
+from libc.string cimport memchr, memcmp
 
 from fastgw.wire._bodies cimport LengthReader, SecondJudge
 
 from httptools import HttpRequestParser, HttpResponseParser
 
-from fastgw.wire import heads, splice
+from fastgw.wire import heads
 from fastgw.wire._bodies import ChunkedReader, UntilCloseReader
-from fastgw.wire.headers import Fields, folded
+from fastgw.wire.headers import Fields
 from fastgw.wire.paths import normalize
 
 cdef extern from "_bytes.h" nogil:
@@ -74,7 +74,7 @@ cdef uint8_t _kinds[256]
 cdef uint8_t _lower[256]
 
 
-cdef uint32_t _bits(names) except? 0:
+cdef uint32_t bits_of(names) except? 0:
     """A bit for each of these names."""
     cdef uint32_t bits = 0
     for name in names:
@@ -136,11 +136,8 @@ cdef bint _set_up() except -1:
 
 _set_up()
 
-cdef uint32_t _REQUEST_KNOWN = _bits(heads.RequestHead.KNOWN)
-cdef uint32_t _REQUEST_DROPPED = _bits(heads.RequestHead.DROPPED)
-cdef uint32_t _RESPONSE_KNOWN = _bits(heads.ResponseHead.KNOWN)
-cdef uint32_t _RESPONSE_DROPPED = _bits(heads.ResponseHead.DROPPED)
-cdef uint32_t _DATE = _bits((b"date",))
+cdef uint32_t _REQUEST_KNOWN = bits_of(heads.RequestHead.KNOWN)
+cdef uint32_t _RESPONSE_KNOWN = bits_of(heads.ResponseHead.KNOWN)
 # Once at most; again they make the reference think.
 cdef uint32_t _SINGLE = _bit(CONNECTION) | _bit(CONTENT_LENGTH) | _bit(HOST) | _bit(TRANSFER_ENCODING)
 
@@ -708,228 +705,3 @@ def judge_answer(bytes received not None, Py_ssize_t end, bytes request_method n
 def judge_response(bytes raw not None, bytes request_method not None, int max_fields=100):
     """As `heads.judge_response`."""
     return judge_answer(raw, PyBytes_GET_SIZE(raw), request_method, max_fields)
-
-
-# --- what goes out ---
-
-cdef enum:
-    MOST_KEPT = 64
-    NOT_BY_PLACE = 0  # no mask: `DROPPED` is in every one
-
-
-@cython.final
-cdef class _Masks:
-    """The bits of the names to leave out, `DROPPED` among them, for each set of more of them."""
-
-    cdef frozenset known
-    cdef uint32_t dropped
-    cdef frozenset last
-    cdef uint32_t last_mask
-    cdef dict kept
-
-    def __init__(self, head_type):
-        self.known = head_type.KNOWN
-        self.dropped = self.last_mask = _bits(head_type.DROPPED)
-        self.last = frozenset()
-        self.kept = {}
-
-    cdef uint32_t mask(self, frozenset also) except? 0:
-        """`NOT_BY_PLACE`: names are among them whose lines are not known."""
-        if also is not self.last:
-            mask = self.kept.get(also)
-            if mask is None:
-                mask = self.dropped | _bits(also) if also <= self.known else NOT_BY_PLACE
-                if len(self.kept) == MOST_KEPT:
-                    self.kept.clear()
-                self.kept[also] = mask
-            self.last = also
-            self.last_mask = mask
-        return self.last_mask
-
-
-cdef _Masks _request_masks = _Masks(heads.RequestHead)
-cdef _Masks _response_masks = _Masks(heads.ResponseHead)
-
-
-cdef inline bint _by_place(Head head, uint32_t mask):
-    return mask != NOT_BY_PLACE and (head._fields is None or not head._fields.changed)
-
-
-cdef Py_ssize_t _kept_length(Head head, uint32_t mask) noexcept:
-    """How many bytes of field lines stay, without the empty line."""
-    cdef Py_ssize_t length = head.head_length - head.first_line - 2
-    cdef int place
-    if head.names & mask:
-        for place in range(head.line_count):
-            if mask & (<uint32_t>1 << head.lines[place].name):
-                length -= head.lines[place].end - head.lines[place].start
-    return length
-
-
-cdef char* _put_kept(char* out, Head head, uint32_t mask) noexcept:
-    """Write the field lines that stay, as many bytes as `_kept_length` says, and return the end."""
-    cdef const char* text = PyBytes_AS_STRING(head.source)
-    cdef Py_ssize_t at = head.first_line
-    cdef int place
-    if head.names & mask:
-        for place in range(head.line_count):
-            if mask & (<uint32_t>1 << head.lines[place].name):
-                out = _put(out, text + at, head.lines[place].start - at)
-                at = head.lines[place].end
-    return _put(out, text + at, head.head_length - 2 - at)
-
-
-cdef inline char* _put(char* out, const char* piece, Py_ssize_t length) noexcept:
-    memcpy(out, piece, length)
-    return out + length
-
-
-cdef inline char* _put_bytes(char* out, bytes piece) noexcept:
-    return _put(out, PyBytes_AS_STRING(piece), PyBytes_GET_SIZE(piece))
-
-
-cdef frozenset _NOTHING = frozenset()
-
-
-def end_to_end(head, frozenset also not None=_NOTHING):
-    """As `splice.end_to_end`."""
-    cdef uint32_t mask = NOT_BY_PLACE
-    cdef bytes block
-    if isinstance(head, Head):
-        mask = (_request_masks if type(head) is RequestHead else _response_masks).mask(also)
-        if _by_place(head, mask):
-            block = PyBytes_FromStringAndSize(NULL, _kept_length(head, mask))
-            _put_kept(PyBytes_AS_STRING(block), head, mask)
-            return block
-    return splice.end_to_end(head, also)
-
-
-cdef enum:
-    UNFRAMED = -1
-    IN_CHUNKS = -2
-    MOST_DIGITS = 20
-
-cdef bytes _CHUNKED_LINE = b"Transfer-Encoding: chunked\r\n"
-cdef bytes _VIA_1_0 = splice.VIA[0]
-cdef bytes _VIA_1_1 = splice.VIA[1]
-
-
-def request(
-    head, bytes target=None, bytes host=None, frozenset also not None=_NOTHING, bytes added not None=b""
-):
-    """As `splice.request`."""
-    cdef uint32_t mask
-    cdef bytes sent, via
-    cdef const char* text
-    cdef const char* target_text
-    cdef const char* host_text
-    cdef Py_ssize_t target_length, host_length
-    cdef char* out
-    cdef RequestHead ours
-    if type(head) is RequestHead:
-        ours = head
-        mask = _request_masks.mask(also)
-        if _by_place(ours, mask):
-            text = PyBytes_AS_STRING(ours.source)
-            if target is None:
-                target_text = text + ours.target_at.start
-                target_length = ours.target_at.length
-            else:
-                target_text = PyBytes_AS_STRING(target)
-                target_length = PyBytes_GET_SIZE(target)
-            if host is not None:
-                host_text = PyBytes_AS_STRING(host)
-                host_length = PyBytes_GET_SIZE(host)
-            else:
-                host_text, host_length = text, 0
-                if ours.names & _bit(HOST):
-                    host_text = text + _line(ours, HOST).value.start
-                    host_length = _line(ours, HOST).value.length
-            via = _VIA_1_1 if ours.minor else _VIA_1_0
-            sent = PyBytes_FromStringAndSize(
-                NULL,
-                ours.method_at.length + 1 + target_length + 17 + host_length + 2
-                + _kept_length(ours, mask) + PyBytes_GET_SIZE(added) + PyBytes_GET_SIZE(via) + 2,
-            )
-            out = _put(PyBytes_AS_STRING(sent), text, ours.method_at.length)
-            out = _put(out, b" ", 1)
-            out = _put(out, target_text, target_length)
-            out = _put(out, b" HTTP/1.1\r\nHost: ", 17)
-            out = _put(out, host_text, host_length)
-            out = _put(out, b"\r\n", 2)
-            out = _put_kept(out, ours, mask)
-            out = _put_bytes(out, added)
-            out = _put_bytes(out, via)
-            _put(out, b"\r\n", 2)
-            return sent
-    return splice.request(head, target, host, also, added)
-
-
-cdef Py_ssize_t _length_line(char* line, long long length) noexcept:
-    """Write `Content-Length: …` with its line end, and return how long that is."""
-    cdef char digits[MOST_DIGITS]
-    cdef int place = MOST_DIGITS
-    cdef char* out = _put(line, b"Content-Length: ", 16)
-    while True:
-        place -= 1
-        digits[place] = <char>(c"0" + length % 10)
-        length //= 10
-        if not length:
-            break
-    out = _put(out, &digits[place], MOST_DIGITS - place)
-    return _put(out, b"\r\n", 2) - line
-
-
-def response(
-    head,
-    int status,
-    frozenset also not None=_NOTHING,
-    bytes added not None=b"",
-    bytes payload not None=b"",
-    long long length=UNFRAMED,
-    date_line=None,
-    bytes last not None=b"",
-):
-    """As `splice.response`."""
-    cdef uint32_t mask
-    cdef bytes sent, via, date = b""
-    cdef char framing[16 + MOST_DIGITS + 2]
-    cdef const char* framing_text = framing
-    cdef Py_ssize_t framing_length = 0
-    cdef char* out
-    cdef ResponseHead ours
-    if type(head) is ResponseHead and 100 <= status <= 999:
-        ours = head
-        mask = _response_masks.mask(also)
-        if _by_place(ours, mask):
-            if length >= 0:
-                framing_length = _length_line(framing, length)
-            elif length == IN_CHUNKS:
-                framing_text = PyBytes_AS_STRING(_CHUNKED_LINE)
-                framing_length = PyBytes_GET_SIZE(_CHUNKED_LINE)
-            if date_line is not None and not ours.names & _DATE:
-                date = date_line()
-            via = _VIA_1_1 if ours.minor else _VIA_1_0
-            sent = PyBytes_FromStringAndSize(
-                NULL,
-                13 + ours.reason_at.length + 2 + _kept_length(ours, mask) + PyBytes_GET_SIZE(added)
-                + PyBytes_GET_SIZE(via) + framing_length + PyBytes_GET_SIZE(date) + PyBytes_GET_SIZE(last) + 2
-                + PyBytes_GET_SIZE(payload),
-            )
-            out = _put(PyBytes_AS_STRING(sent), b"HTTP/1.1 ", 9)
-            out[0] = c"0" + status // 100
-            out[1] = c"0" + status // 10 % 10
-            out[2] = c"0" + status % 10
-            out[3] = c" "
-            out = _put(out + 4, PyBytes_AS_STRING(ours.source) + ours.reason_at.start, ours.reason_at.length)
-            out = _put(out, b"\r\n", 2)
-            out = _put_kept(out, ours, mask)
-            out = _put_bytes(out, added)
-            out = _put_bytes(out, via)
-            out = _put(out, framing_text, framing_length)
-            out = _put_bytes(out, date)
-            out = _put_bytes(out, last)
-            out = _put(out, b"\r\n", 2)
-            _put_bytes(out, payload)
-            return sent
-    return splice.response(head, status, also, added, payload, length, date_line, last)

@@ -23,7 +23,7 @@ __all__ = [
 if TYPE_CHECKING:
     _splicer = splice
 else:
-    _splicer = twin("fastgw.wire._scan") or splice
+    _splicer = twin("fastgw.wire._splice") or splice
 
 end_to_end = _splicer.end_to_end
 request = _splicer.request
