@@ -4,6 +4,7 @@ import platform
 import sysconfig
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 from bench.knobs import origin as three_ways
@@ -29,8 +30,10 @@ def python() -> Scenario:
 
 
 def compiled() -> Scenario:
-    """The compiled twins, or plain Python in their place."""
-    return _knob("compiled", Fastgw("compiled"), Fastgw("pure Python", environment={"FASTGW_PURE_PYTHON": "1"}))
+    """The compiled twins, or plain Python in their place, where how Python was built counts for more."""
+    pure = {"FASTGW_PURE_PYTHON": "1"}
+    others = (replace(under(python, f"pure Python, {python}"), environment=pure) for python in other_pythons())
+    return _knob("compiled", Fastgw("compiled"), Fastgw("pure Python", environment=pure), *others)
 
 
 def log() -> Scenario:
