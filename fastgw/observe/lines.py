@@ -1,4 +1,4 @@
-"""Records as lines of an access log. Pure; runs in the thread that writes.
+"""Records as lines of an access log. Pure.
 
 Rule 1: a record is one line of at most `MAX_LINE` bytes with its newline, whatever a peer sent; values that are too
 long are cut and end in `CUT`. Rule 2: bytes that are not text, and text that a terminal would obey, show as escapes, so
@@ -53,7 +53,13 @@ class Secrets:
         self._harmless: set[bytes] = set()
 
     def mask(self, query: bytes | None) -> bytes | None:
-        """The same query, or URL with a query, with `***` for each secret value."""
+        """The same query, or URL with a query, with `***` for each secret value.
+
+        Of one that is longer than a line only the beginning is read and kept: more could not be shown, and a peer that
+        sends thousands of names would keep the worker busy with them.
+        """
+        if query and len(query) > MAX_LINE:
+            query = query[:MAX_LINE] + CUT.encode()
         if not query or self.none_in(query[: query.rfind(b"=") + 1]):
             return query
         return b"&".join(map(self._masked, query.split(b"&")))

@@ -202,3 +202,14 @@ def test_what_a_terminal_would_obey_is_escaped(format: str) -> None:
 def test_times_are_utc_with_milliseconds(date: float, shown: str) -> None:
     """RFC 3339; cut, not rounded, so that a line is never dated later than it was written."""
     assert orjson.loads(line(changed(PROXIED, ended_date=date)))["time"] == shown
+
+
+def test_a_long_query_is_read_no_further_than_a_line_can_show() -> None:
+    """And a secret that the cut leaves without its end is masked like any other."""
+    mask = masker(())
+    names = b"&".join(b"n%d=1" % number for number in range(20_000))
+    assert mask(names) == names[:MAX_LINE] + b"..."
+    secret = b"a=" + b"x" * (MAX_LINE - 12) + b"&token=0123456789"
+    masked = mask(secret)
+    assert masked is not None
+    assert masked.endswith(b"&token=***")
