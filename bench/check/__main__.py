@@ -7,13 +7,13 @@ from typing import Annotated
 import typer
 
 from bench.check.budgets import FILE, Budgets, Compared, Floor, compare, counter, read, renewed
-from bench.check.floors import Shown, judge, measure_quickly, newest
+from bench.check.floors import Shown, judge, kept, measure_quickly
 from bench.check.instructions import CannotCount, count
 from bench.load.load import NoAnswers
 from bench.micro.__main__ import MODULES
+from bench.outcome import RESULTS
 from bench.ports import NotReady
 from bench.prove import NotTheSameWork
-from bench.report import RESULTS
 from bench.scenarios import SCENARIOS
 
 QUICK = "plain"  # the others take long, or are not exact in little time
@@ -39,8 +39,8 @@ def main(
     text = FILE.read_text()
     budgets = read(text)
     try:
-        counts = count(modules or ())
         floors = [] if modules or write else _floors(budgets.floors, quick)
+        counts = count(modules or ())
     except (CannotCount, NotReady, NotTheSameWork, NoAnswers) as error:
         print(f"bench.check: {error}", file=sys.stderr)
         raise typer.Exit(2) from error
@@ -58,7 +58,7 @@ def main(
 
 
 def _floors(floors: Sequence[Floor], quick: bool) -> list[Shown]:
-    results = {floor.scenario: newest(floor.scenario, RESULTS) for floor in floors}
+    results = {floor.scenario: kept(floor.scenario, RESULTS) for floor in floors}
     if quick:
         results[QUICK] = measure_quickly(SCENARIOS[QUICK], floors)
     return [judge(floor, results[floor.scenario]) for floor in floors]

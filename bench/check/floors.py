@@ -1,6 +1,5 @@
 """What results show beside what they must show."""
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +8,7 @@ from statistics import median
 
 from bench.check.budgets import Floor
 from bench.measure import Effort, measure
+from bench.outcome import newest, read
 from bench.peers import LeftOut, Peer
 from bench.samples import GIB, Measured, Sample
 from bench.scenarios.scenario import Scenario
@@ -34,17 +34,15 @@ class Results:
     contestants: Mapping[str, Measured]
 
 
-def newest(scenario: str, folder: Path) -> Results | None:
-    """The newest that `folder` has of a scenario."""
-    files = sorted(folder.glob(f"{scenario}-[0-9]*.json"))  # their names end with the date
-    if not files:
+def kept(scenario: str, folder: Path) -> Results | None:
+    """The newest results of a scenario that `folder` has. What an earlier benchmark kept in another form is void."""
+    file = newest(scenario, folder)
+    if file is None:
         return None
-    kept = json.loads(files[-1].read_text())
-    contestants = {
-        each["name"]: Measured(each["name"], each["version"], [Sample(**sample) for sample in each["samples"]])
-        for each in kept["contestants"]
-    }
-    return Results(files[-1].name, kept["void"], contestants)
+    try:
+        return _results(file.name, read(file).contestants)
+    except (KeyError, TypeError):
+        return Results(file.name, ["kept by an earlier benchmark, in another form; measure anew"], {})
 
 
 def measure_quickly(scenario: Scenario, floors: Sequence[Floor]) -> Results:
@@ -55,9 +53,12 @@ def measure_quickly(scenario: Scenario, floors: Sequence[Floor]) -> Results:
     names = {name for floor in floors if floor.scenario == scenario.name for name in (floor.of, floor.to)}
     peers = [peer for peer in scenario.peers if peer.name in names and _is_here(peer)]
     cores = sorted(os.sched_getaffinity(0))
-    measured = measure(replace(scenario, peers=peers), Effort(3, 1, (cores[0], cores[-1])))
-    void = [why for each in measured for why in each.void]
-    return Results("measured now", void, {each.name: each for each in measured})
+    return _results("measured now", measure(replace(scenario, peers=peers), Effort(3, 1, (cores[0], cores[-1]))))
+
+
+def _results(source: str, contestants: Sequence[Measured]) -> Results:
+    void = [why for each in contestants for why in each.void]
+    return Results(source, void, {each.name: each for each in contestants})
 
 
 def _is_here(peer: Peer) -> bool:

@@ -8,10 +8,10 @@ import pytest
 
 from bench.check.budgets import FILE, Budgets, Floor, Tolerance, compare, read, renewed
 from bench.check.counted import CALLS
-from bench.check.floors import Results, judge, newest
+from bench.check.floors import Results, judge, kept
 from bench.check.instructions import CannotCount, per_call, room_keys
 from bench.measure import Effort
-from bench.report import as_json
+from bench.outcome import Outcome, write
 from bench.samples import Measured, Sample
 from bench.scenarios import SCENARIOS
 
@@ -143,13 +143,19 @@ def test_nothing_is_concluded_from_void_results():
 def test_the_newest_results_are_read_as_they_were_kept(tmp_path: Path):
     contestants = [measured("fastgw", [9.0, 9.0]), measured("nginx", [10.0, 10.0])]
     for date, chosen in (("2026-11-20T0915Z", contestants), ("2026-11-19T2359Z", [])):
-        kept = as_json(SCENARIOS["plain"], chosen, Effort(2, 1, (0, 1)), {})
-        (tmp_path / f"plain-{date}.json").write_text(json.dumps(kept))
-    found = newest("plain", tmp_path)
+        outcome = Outcome(SCENARIOS["plain"], Effort(2, 1, (0, 1)), chosen, {}, {})
+        write(outcome, tmp_path / f"plain-{date}.json")
+    found = kept("plain", tmp_path)
     assert found is not None
     assert found.source == "plain-2026-11-20T0915Z.json"
     assert judge(FLOOR, found).value == pytest.approx(0.9)
-    assert newest("policies", tmp_path) is None
+    assert kept("policies", tmp_path) is None
+
+
+def test_results_of_an_earlier_benchmark_are_void(tmp_path: Path):
+    old = {"contestants": [{"name": "fastgw", "version": "1", "samples": [{"round": 1, "p50_us": 6307}]}]}
+    (tmp_path / "plain-2026-11-20T0915Z.json").write_text(json.dumps(old))
+    assert "measure anew" in judge(FLOOR, kept("plain", tmp_path)).fault
 
 
 def test_the_floors_are_of_scenarios_loads_and_contestants_that_there_are():
