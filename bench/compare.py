@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from bench.peers import Fastgw, Nginx, Peer
 from bench.peers.peer import AT, without_revision
-from bench.scenarios.scenario import Comparison, Figure, Scenario, Table
+from bench.scenarios.scenario import P99, USER_US, Comparison, Figure, Scenario, Table
 
 ROOT = Path(__file__).parents[1]
 
@@ -52,8 +52,9 @@ def between(scenario: Scenario, pythons: dict[str, Path]) -> Scenario:
 
     def table(shown: Table) -> Table:
         figures = [column for column in shown.columns if isinstance(column, Figure)]
-        ratios = [Comparison(f"{figure.heading}: ratio to {first}", figure, same_before) for figure in figures]
-        return replace(shown, columns=[column for pair in zip(figures, ratios, strict=True) for column in pair])
+        compared = [figure for figure in figures if figure is figures[0] or figure in (USER_US, P99)]
+        ratios = [Comparison(f"{figure.heading}: ratio to {first}", figure, same_before) for figure in compared]
+        return replace(shown, columns=[*ratios, *figures])
 
     return replace(
         scenario,

@@ -5,15 +5,15 @@ as many requests due as the time that has passed calls for. One that is due whil
 one to be answered. The log has the moment at which a request was sent, not that at which it was due: the wait would be
 left out, and a stalled contestant would look as if it had answered a few requests slowly (coordinated omission).
 
-So the schedule is found again from the log. Connections are given a period of more than 10 ms, which makes it one
-request per period and connection, the periods of all of them spread over one: a pattern of sending that repeats itself
-exactly. A request is sent when it is due or later, never earlier; and where the first k requests of a pattern are sent
-late, the k-th in the order of sending is late, too. The pattern is therefore, for each of its places, the earliest that
-any repetition has shown, and a request's latency runs from its place in the pattern to its answer. (h2load itself held
-up for more than a period moves its timers: that makes latencies look longer, never shorter.)
+So the schedule is found again from the log. Connections are given a period of 20 ms, in which each sends one request,
+and are opened evenly over one period: a pattern of sending that repeats itself exactly. A request is sent when it is
+due or later, never earlier; so in the order of sending, too, none is earlier than its place in the pattern. The pattern
+is therefore, for each of its places, the earliest that any repetition has shown, and a request's latency runs from its
+place in the pattern to its answer. (h2load itself held up for more than a period moves its timers: that makes latencies
+look longer, never shorter.)
 
-`tests/unit/test_bench_h2load.py` stalls a schedule of this kind by 200 ms, and sees it in the percentiles; sent times
-alone would not show it.
+`tests/unit/test_bench_h2load.py` stalls a schedule of this kind by 200 ms, which shows in the percentiles and would
+not in those from sending; `tests/e2e/test_open_loop.py` stalls a real server under the real h2load.
 """
 
 import math
@@ -28,8 +28,8 @@ from bench.load.load import Ground, NoAnswers
 from bench.peers.peer import HOST, Running, routes
 from bench.samples import Told, percentiles
 
-PERIOD = 0.0125  # seconds between two requests of a connection; h2load's timers are not finer than 0.01
-EDGE = 2  # periods at the beginning, when connections are opened, and at the end, that are not looked at
+PERIOD = 0.02  # seconds between two requests of a connection; h2load's timers are not finer than 0.01
+EDGE = 12  # periods at either end that are not looked at: until all connections are open, the pattern has gaps
 PATIENCE = 30.0  # seconds beyond the schedule
 URIS = 1000
 FIELDS = (

@@ -1,0 +1,42 @@
+"""The configurations of fastgw in the benchmark are good ones, and say what differs in each scenario."""
+
+import json
+from types import MappingProxyType
+
+import pytest
+
+from bench.peers import Fastgw
+from bench.peers.launchers.with_noop import Noop
+from bench.scenarios import SCENARIOS
+from fastgw import config
+from fastgw.filters import TYPES
+
+ALL_TYPES = MappingProxyType({**TYPES, Noop.type_name: Noop})
+PEERS = {
+    f"{scenario.name}: {peer.name}": peer
+    for scenario in SCENARIOS.values()
+    for peer in scenario.peers
+    if type(peer) is Fastgw and peer.routes < 10_000  # which differ from fewer in their number alone
+}
+
+
+@pytest.mark.parametrize("peer", PEERS.values(), ids=PEERS)
+def test_a_configuration_is_good(peer, tmp_path):
+    file = tmp_path / "fastgw.json"
+    file.write_text(json.dumps(peer._configuration(9001, tmp_path / "access.log")))
+    loaded = config.load(str(file), ALL_TYPES)
+    assert len(loaded.config.routes) == peer.routes
+    assert loaded.config.workers == peer.workers
+
+
+def test_what_a_scenario_adds_is_merged_into_listener_and_upstream(tmp_path):
+    added = {
+        "listener": {"protocols": ["http1"]},
+        "upstream": {"pool": {"max_idle": 1}},
+        "timeouts": {"keepalive": "1h"},
+    }
+    made = Fastgw(config=added)._configuration(9001, tmp_path / "access.log")
+    assert made["listeners"]["public"] == {"address": "127.0.0.1:0", "protocols": ["http1"]}
+    assert made["upstreams"]["origin"]["pool"] == {"max_idle": 1}
+    assert made["upstreams"]["origin"]["host_header"] == "preserve"
+    assert made["timeouts"] == {"keepalive": "1h"}
