@@ -89,6 +89,7 @@ def _lines(axes: Axes, picture: Picture, shown: list[Measured]) -> None:
     axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
     axes.margins(x=0.02)
     axes.set_xlabel("percentile")
     axes.set_ylabel("ms")
