@@ -1,7 +1,11 @@
-"""The benchmark's commands."""
+"""What fastgw costs, beside the proxies people use now. Without a command: `plain`.
+
+Exit codes: 0 well, 1 a result is void, 2 a scenario could not be measured.
+"""
 
 import os
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -23,8 +27,9 @@ from bench.prove import NotTheSameWork
 from bench.scenarios import SCENARIOS
 from bench.scenarios.scenario import Scenario
 
-VOID = 1
-CANNOT_MEASURE = 2
+WELL, VOID, CANNOT_MEASURE = range(3)
+NEEDED = {"nginx": "nginx", "wrk": "wrk", "h2load": "nghttp2-client", "taskset": "util-linux"}
+"""Programs without which nothing is measured, by Debian's package: the origin, the loads, and what pins all of them."""
 
 app = typer.Typer(help=__doc__, add_completion=False)
 
@@ -44,7 +49,6 @@ SaveOption = Annotated[bool, typer.Option(help="Write the tables and all samples
 
 @app.callback(invoke_without_command=True)
 def default(context: typer.Context) -> None:
-    """Without a command: `plain` as it is quoted."""
     if context.invoked_subcommand is None:
         _run([SCENARIOS["plain"]])
 
@@ -62,8 +66,8 @@ def _add(name: str, scenarios: Sequence[Scenario], about: str) -> None:
 
 
 for _scenario in SCENARIOS.values():
-    _add(_scenario.name, [_scenario], f"{_scenario.title}. Exit code 1 if the result is void.")
-_add("all", [*SCENARIOS.values()], "All scenarios, one after the other. Exit code 1 if one of the results is void.")
+    _add(_scenario.name, [_scenario], f"{_scenario.title}.")
+_add("all", [*SCENARIOS.values()], "All scenarios, one after the other.")
 
 
 def _run(
@@ -75,7 +79,7 @@ def _run(
     save: bool = True,
 ) -> None:
     effort = _effort(rounds, seconds, quick)
-    code = 0
+    code = WELL
     for scenario in scenarios:
         try:
             outcome = _measure(scenario, effort, only)
@@ -86,12 +90,16 @@ def _run(
         print(report.as_markdown(outcome), flush=True)
         if save:
             print(f"kept in {report.keep(outcome)}", file=sys.stderr)
-        code = code or (VOID if outcome.void else 0)
+        code = code or (VOID if outcome.void else WELL)
     if code:
         raise typer.Exit(code)
 
 
 def _effort(rounds: int | None, seconds: int | None, quick: bool) -> Effort:
+    """What is asked for, on this machine's cores; ends the command if that cannot be."""
+    os.environ["PATH"] += ":/usr/sbin:/sbin"  # where Debian has nginx and HAProxy
+    if missing := [package for program, package in NEEDED.items() if not shutil.which(program)]:
+        _fail(f"programs are missing; on Debian: apt-get install {' '.join(missing)}")
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         _fail("two cores are needed: one for the proxy, one for the origin and the load")

@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -135,7 +134,7 @@ def test_the_newest_result_of_a_scenario_is_that_of_the_last_date(tmp_path):
 @pytest.mark.parametrize(("faults", "code"), [({}, 0), ({"wrong body": 1}, 1)])
 def test_a_void_result_is_exit_code_1_and_says_so(monkeypatch, faults, code):
     monkeypatch.setattr(commands, "_measure", lambda scenario, effort, only: measured_plain(**faults))
-    monkeypatch.setattr(commands, "os", SimpleNamespace(sched_getaffinity=lambda pid: {0, 1}))
+    monkeypatch.setattr(commands, "_effort", lambda *_: Effort(1, 2, (0, 1)))
     told = CliRunner().invoke(commands.app, ["plain", "--no-save"])
     assert told.exit_code == code
     assert ("**VOID**: fastgw, 64 connections, round 1: wrong body: 1" in told.stdout) is bool(code)
@@ -151,7 +150,7 @@ def test_a_scenario_that_cannot_be_measured_is_exit_code_2_and_the_others_are_me
         return measured_plain(lost=1)
 
     monkeypatch.setattr(commands, "_measure", measure_all_but_one)
-    monkeypatch.setattr(commands, "os", SimpleNamespace(sched_getaffinity=lambda pid: {0, 1}))
+    monkeypatch.setattr(commands, "_effort", lambda *_: Effort(1, 2, (0, 1)))
     told = CliRunner().invoke(commands.app, ["all", "--no-save"])
     assert told.exit_code == 2
     assert told.stderr == "bench: plain: nginx told nothing\n"
