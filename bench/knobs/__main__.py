@@ -5,7 +5,6 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from statistics import median
 from typing import Annotated, NoReturn
 
 import typer
@@ -72,13 +71,7 @@ def profile(rounds: RoundsOption = 3, seconds: SecondsOption = 3, write: WriteOp
     effort = _effort(rounds, seconds)
     scenario = profiling.scenario()
     measured = _measured(scenario, effort, faults_matter=True)
-    table = [f"| | {' | '.join(column.heading for column in profiling.COLUMNS)} |"]
-    table.append(f"| --- {'| ---: ' * len(profiling.COLUMNS)}|")
-    for each in measured:
-        samples = each.under(scenario.loads[0].name)
-        cells = (column.form(median(map(column.of, samples))) for column in profiling.COLUMNS)
-        table.append(f"| {each.name} | {' | '.join(cells)} |")
-    _show("profile", [caption(effort), "", *table], write)
+    _show("profile", [caption(effort), "", *profiling.rows(scenario.loads[0].name, measured)], write)
 
 
 def _effort(rounds: int, seconds: int) -> Effort:

@@ -84,12 +84,12 @@ def pinning() -> Scenario:
 
 
 def quota() -> Scenario:
-    """Half a core: a core at half speed would double the latency; a quota stops and goes."""
+    """A fifth of a core: a core of a fifth of the speed would be five times slower; a quota stops and goes."""
     return _knob(
         "quota",
         Fastgw("no quota"),
-        Rationed("50 ms in each 100 ms", quota_us=50_000, period_us=100_000),
-        Rationed("5 ms in each 10 ms", quota_us=5_000, period_us=10_000),
+        Rationed("20 ms in each 100 ms", quota_us=20_000, period_us=100_000),
+        Rationed("2 ms in each 10 ms", quota_us=2_000, period_us=10_000),
     )
 
 

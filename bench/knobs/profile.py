@@ -2,16 +2,17 @@
 
 import re
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import median
 
 from bench.knobs.turned import ROOT
 from bench.load.load import Ground, NoAnswers
 from bench.load.wrk import Wrk
 from bench.peers import Fastgw, Nginx
 from bench.peers.peer import Running
-from bench.samples import Sample, Told
+from bench.samples import Measured, Sample, Told
 from bench.scenarios.scenario import CPU_US, RATE, Figure, Scenario
 
 HERTZ = 1999  # a prime: in step with nothing that is periodic
@@ -93,3 +94,15 @@ def scenario() -> Scenario:
         (Profiled(arguments={"body": "@body.json"}),),
         (),
     )
+
+
+def rows(load: str, measured: Sequence[Measured]) -> Iterator[str]:
+    """One per contestant, medians of its samples; below them what lies between the first and the last."""
+    yield f"| | {' | '.join(column.heading for column in COLUMNS)} |"
+    yield f"| --- {'| ---: ' * len(COLUMNS)}|"
+    medians = [[median(map(column.of, each.under(load))) for column in COLUMNS] for each in measured]
+    differences = [ours - theirs for ours, theirs in zip(medians[0], medians[-1], strict=True)]
+    names = [*(each.name for each in measured), f"{measured[0].name} less {measured[-1].name}"]
+    for name, values in zip(names, [*medians, differences], strict=True):
+        cells = (column.form(value) for column, value in zip(COLUMNS, values, strict=True))
+        yield f"| {name} | {' | '.join(cells)} |"

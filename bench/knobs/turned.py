@@ -26,7 +26,7 @@ def under(python: str, name: str) -> Fastgw:
 def other_pythons() -> list[str]:
     """Interpreters of this one's version on this machine that are not this one."""
     name = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    found = [f"{folder}/{name}" for folder in ("/usr/bin", "/usr/local/bin", "/opt/python/bin")]
+    found = [f"{folder}/{name}" for folder in ("/usr/bin", "/usr/local/bin")]
     ask = "import sys; print(sys.base_prefix)"
     return [
         python
