@@ -82,8 +82,10 @@ class Judged:
             if fed is None:
                 return None
             payload += fed
-        self.steps.append(("body", shown((reader.done, reader.rest, reader.trailers))))
-        return payload, reader.done, reader.rest
+        told = payload, reader.done, reader.rest
+        self.steps.append(("body", shown((told, reader.trailers))))
+        self.step("eof", reader.eof)
+        return told
 
 
 def cut(random: Random, wire: bytes) -> list[bytes]:
@@ -103,6 +105,7 @@ def read_request(side: Side, wire: bytes, random: Random) -> tuple[Judged, tuple
     most = random.choice((100, 100, 100, 5))
     end = judged.step("end", side.framing.find_head_end, wire, random.choice((0, 0, random.randint(0, len(wire)))))
     judged.step("end in a bytearray", side.framing.find_head_end, bytearray(wire))
+    judged.step("taken", side.framing.taken, memoryview(bytearray(wire)), random.randint(0, len(wire)))
     raw = wire[:end] if end is not None and end > 0 else wire
     head = judged.step("judge", side.framing.judge_request, raw, most)
     if head is None:

@@ -45,16 +45,24 @@ def _rule(random: Random, hosts: list[str], segments: list[str]) -> dict[str, An
     return {
         "hosts": [] if random.random() < 0.4 else random.choices(hosts, k=random.choice((1, 1, 2))),
         "paths": [] if random.random() < 0.1 else [_pattern(random, segments) for _ in range(random.choice((1, 1, 2)))],
-        "methods": [] if random.random() < 0.7 else random.sample(METHODS, random.randint(1, 3)),
+        "methods": [] if random.random() < 0.7 else _methods(random),
         "headers": [] if random.random() < 0.9 else [["X-A", random.choice("12")]],
         "query": [] if random.random() < 0.9 else [["a", random.choice("12")]],
     }
+
+
+def _methods(random: Random) -> list[str]:
+    if random.random() < 0.005:
+        return [*(f"M{number}" for number in range(70)), "GET"]  # more than there are bits in a word
+    return random.sample(METHODS, random.randint(1, 3))
 
 
 def _pattern(random: Random, segments: list[str]) -> str:
     die = random.random()
     if die < 0.05:
         return random.choice(REGEXES)
+    if die < 0.052:
+        return "/a" * random.choice((31, 32, 33, 63, 64, 65, 300)) + random.choice(["", "/{id}", "/*"])
     parts = [random.choice(PARAMETERS if random.random() < 0.3 else segments) for _ in range(random.randint(0, 4))]
     return "/" + "/".join(parts + (["*"] if die < 0.3 else []))
 
