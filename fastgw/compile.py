@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from ipaddress import ip_address
+from math import inf
 
 from fastgw.config import settings as config
 from fastgw.config.levels import accumulate, early, of_listener, of_route
@@ -23,7 +24,7 @@ from fastgw.node.shared import Column, Layout
 from fastgw.observe import Series
 from fastgw.routing import Conditions, Router
 from fastgw.upstream.connection import UpstreamConnection
-from fastgw.upstream.forward import Forward
+from fastgw.upstream.forward import Asked, Forward
 from fastgw.upstream.group import Upstream
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.target import build_targets
@@ -110,7 +111,12 @@ class Gateway:
         links = _links((use for use in uses if use.name not in ran), route.name)
         chain = Chain(early_links + links)
         steps = tuple(link.hooks.request for link in links if link.hooks.request is not None)
-        return Route(route.name, self._action(route), chain, steps, route.path.encoded_slash == "keep")
+        action = self._action(route)
+        slash_allowed = route.path.encoded_slash == "keep"
+        straight = None
+        if isinstance(action, Forward) and action.patience == inf and slash_allowed and not chain.links:
+            straight = action.straight
+        return Route(route.name, action, chain, steps, slash_allowed, straight)
 
     def _action(self, route: config.Route) -> Callable[[Exchange], None]:
         if route.respond is not None:
@@ -143,18 +149,18 @@ def conditions(route: config.Route) -> Conditions:
     )
 
 
-def path_of(route: config.Route) -> Callable[[Exchange], bytes] | None:
+def path_of(route: config.Route) -> Callable[[Asked], bytes] | None:
     """Which path the upstream is sent, base path of its URL not counted. None: that of the request, in normal form."""
     if route.rewrite is not None:
         template: Template = parse_rewrite(route.rewrite)
-        return lambda exchange: template.expand(exchange.params)
+        return lambda asked: template.expand(asked.params)
     if route.strip_prefix is None:
-        return (lambda exchange: exchange.raw_path) if route.path.forward == "raw" else None
+        return (lambda asked: asked.raw_path) if route.path.forward == "raw" else None
     prefix = parse_strip_prefix(route.strip_prefix)
     folder = prefix + b"/"
 
-    def stripped(exchange: Exchange) -> bytes:
-        path = exchange.path
+    def stripped(asked: Asked) -> bytes:
+        path = asked.path
         if path.startswith(folder):
             return path[len(prefix) :]
         return b"/" if path == prefix else path

@@ -4,7 +4,7 @@ from typing import Final
 
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Reply, Route, problem
-from fastgw.routing import Router
+from fastgw.routing import Match, Router
 
 REFUSED_METHODS: Final = frozenset((b"CONNECT", b"TRACE"))
 _ALLOW: Final = (b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
@@ -36,13 +36,16 @@ def _count_forwards(exchange: Exchange, value: bytes) -> Reply | None:
     return None
 
 
-def choose(exchange: Exchange, router: Router[Route]) -> Reply | None:
-    """Find the route and note it on the exchange, or say why there is none: 404, or 405 with `Allow`."""
+def choose(exchange: Exchange, router: Router[Route], match: Match[Route] | None = None) -> Reply | None:
+    """Find the route and note it on the exchange, or say why there is none: 404, or 405 with `Allow`.
+
+    `match`: the route, where it was found before.
+    """
     if not exchange.ordinary:
         reply = before_routing(exchange)
         if reply is not None:
             return reply
-    match = router.find(exchange)
+    match = match or router.find(exchange)
     if match is None:
         return _no_route(exchange, router)
     route = match.route

@@ -19,10 +19,14 @@ from fastgw.downstream.answer import CHUNKED, CLOSE, LENGTH, NO_CONTENT, framing
 from fastgw.downstream.choose import choose, too_long
 from fastgw.downstream.unreadable import unreadable
 from fastgw.errors import Fault, fault_of
-from fastgw.exchange import Exchange, Outcome, Relay, Reply, Response, Trailers, problem, run_request
+from fastgw.exchange import Exchange, Outcome, Relay, Reply, Response, Route, Trailers, problem, run_request
+from fastgw.exchange.reply import NO_NAMES
 from fastgw.forwarded import Peer, client_address
 from fastgw.node.ground import READ_BYTES, unsent
 from fastgw.node.timers import Timed
+from fastgw.routing import Match
+from fastgw.upstream.forward import IDEMPOTENT
+from fastgw.upstream.passage import Passage
 from fastgw.wire import render
 from fastgw.wire.body import BodyReader
 from fastgw.wire.framing import RequestHead, ResponseHead, find_head_end, judge_request, taken
@@ -88,6 +92,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         "_write_paused",
         "exchange",
         "listener",
+        "passage",
         "peer",
         "phase",
         "requests",
@@ -103,6 +108,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self.peer = peer
         self.phase = IDLE
         self.exchange: Exchange | None = None
+        self.passage: Passage | None = None  # in place of an exchange
         self.requests = 0  # answered on this connection
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
         self._ahead = b""  # bytes of the next head, or sent ahead of their turn
@@ -123,7 +129,9 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self._fd = -1
 
     def __repr__(self) -> str:
-        return f"<Downstream {self.peer.ip} {self.phase.name} requests={self.requests} {self.exchange!r}>"
+        return (
+            f"<Downstream {self.peer.ip} {self.phase.name} requests={self.requests} {self.exchange or self.passage!r}>"
+        )
 
     @property
     def is_tunnel(self) -> bool:
@@ -179,7 +187,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         return self.phase is CLOSING
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self.exchange is not None:
+        if self._under_way() is not None:
             self._break_off(Fault.CLIENT_LEFT)
         self._forget()
 
@@ -215,15 +223,16 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         if phase is HEAD:
             self._refuse_unread(Fault.REQUEST_TIMEOUT, None, self._ahead)
         elif phase is ACTIVE and not self._write_paused:
-            assert self.exchange is not None
-            self.exchange.fail(Fault.REQUEST_TIMEOUT)
+            exchange = self._under_way()
+            assert exchange is not None
+            exchange.fail(Fault.REQUEST_TIMEOUT)
         elif phase is IDLE:
             self._close()
         elif self._write_paused and (left := unsent(self.transport)) < self._unsent:
             self._unsent = left
             self._watch(self._patience)
         else:  # the client does not take its answer, or does not close
-            if self.exchange is not None:
+            if self._under_way() is not None:
                 self._break_off(Fault.CLIENT_STALLED)
             self._abort()
 
@@ -284,9 +293,20 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self.phase = ACTIVE
         self._closing = self.server.draining
         early = listener.early
+        client_ip = client_address(head, peer, listener.trusts) if peer.trusted else peer.ip
+        match = None
+        if not early.links and head.ordinary:
+            match = listener.router.find(head)
+            if match is not None:
+                straight = match.route.straight
+                if straight is not None and head.method in IDEMPOTENT:
+                    self._ahead = behind
+                    self.deadline = inf
+                    passage = self.passage = straight(self, head, listener, peer, client_ip, match)
+                    passage.begin()
+                    return
         exchange = self.exchange = Exchange(head, self, listener, peer, early)
-        if peer.trusted:
-            exchange.client_ip = client_address(head, peer, listener.trusts)
+        exchange.client_ip = client_ip
         if exchange.ordinary:
             self._ahead = behind
             self.deadline = inf
@@ -296,7 +316,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self._early_done(run_request(early.request_steps, exchange))
         else:
             exchange.answered_by = None  # all of them have run
-            self._find_route(exchange)
+            self._find_route(exchange, match)
 
     def _expect_body(self, exchange: Exchange, behind: bytes) -> bool:
         """Make ready for a body, if there is one, and read what is there of it. False: the exchange is over."""
@@ -330,9 +350,9 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         else:
             self._wait(outcome, self._early_done)
 
-    def _find_route(self, exchange: Exchange) -> None:
-        """Find the route and run its steps."""
-        refusal = choose(exchange, self.listener.router)
+    def _find_route(self, exchange: Exchange, match: Match[Route] | None = None) -> None:
+        """Find the route, unless it was found before, and run its steps."""
+        refusal = choose(exchange, self.listener.router, match)
         if refusal is not None:
             exchange.reply(refusal)
             return
@@ -501,6 +521,37 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         if ended:
             self._complete()
 
+    # the client's side of a passage (`StraightClient`)
+
+    def answer_straight(self, passage: Passage, head: ResponseHead, payload: bytes) -> None:
+        server = self.server
+        self.passage = None
+        last = _CLOSE if self._closing else b""
+        self._write(render.response(head, head.status, NO_NAMES, b"", payload, len(payload), server.date_line, last))
+        if server.draining:
+            server.drained += 1
+        server.observer.finish(passage)
+        passage.rest()
+        self.requests += 1
+        if self._closing:
+            self._end(unread=False)
+        elif self._write_paused:
+            self.phase = FLUSHING
+        else:
+            self._next()
+
+    def turn(self, exchange: Exchange) -> None:
+        self.passage = None
+        self.exchange = exchange
+
+    def _under_way(self) -> Exchange | None:
+        """The exchange that is under way; one is made of a passage."""
+        if self.passage is not None:
+            self.passage.turn()
+        return self.exchange
+
+    # the client's side of the exchange again
+
     def feed(self, payload: bytes) -> None:
         self._write(render.chunk(payload) if self._ending is CHUNKED else payload)
 
@@ -568,14 +619,18 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self.requests += 1
         if self._closing:
             body = exchange.request_body
-            if self._ahead or (body is not None and not body.ended):
-                self._linger()
-            else:
-                self._close()
+            self._end(unread=body is not None and not body.ended)
         elif self._write_paused:
             self.phase = FLUSHING
         else:
             self._next()
+
+    def _end(self, unread: bool) -> None:
+        """The answer was the last one. `unread`: its request goes on."""
+        if unread or self._ahead:
+            self._linger()
+        else:
+            self._close()
 
     def _next(self) -> None:
         """Ready for the next request, which may be here already."""
@@ -602,7 +657,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         exchange.fail(fault, detail)
 
     def _break_off(self, fault: Fault) -> None:
-        exchange = self.exchange
+        exchange = self._under_way()
         assert exchange is not None
         exchange.cancel(fault)
         self._record()
@@ -661,7 +716,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
 
     def drain(self) -> None:
         """The next answer that can still say so is the last one on this connection."""
-        if self.exchange is not None and self.exchange.response is None:
+        if self.passage is not None or (self.exchange is not None and self.exchange.response is None):
             self._closing = True
         if self.phase is IDLE:
             self._watch(LAST_REQUEST_S)
@@ -670,7 +725,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
 
     def cut(self) -> bool:
         """End at once, with a 503 where no answer has begun. True: an exchange or tunnel was cut off."""
-        exchange = self.exchange
+        exchange = self._under_way()
         self._closing = True
         if exchange is not None and exchange.response is None:
             exchange.fail(Fault.GATEWAY_STOPPED)

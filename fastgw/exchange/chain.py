@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, TypeAlias, final
+from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 from fastgw.errors import Fault
 from fastgw.exchange.reply import Reply, problem
@@ -97,9 +97,12 @@ def _hooks_of(link: Link) -> tuple[object, ...]:
 
 @final
 class Route:
-    """A compiled route. `action` answers the exchange, at once or later."""
+    """A compiled route. `action` answers the exchange, at once or later.
 
-    __slots__ = ("action", "chain", "encoded_slash_allowed", "name", "steps")
+    `straight`: takes ordinary requests without an exchange (`upstream.passage`); None: where that is not possible.
+    """
+
+    __slots__ = ("action", "chain", "encoded_slash_allowed", "name", "steps", "straight")
 
     def __init__(
         self,
@@ -108,12 +111,14 @@ class Route:
         chain: Chain,
         steps: tuple[RequestStep, ...],
         encoded_slash_allowed: bool = True,
+        straight: Any = None,
     ) -> None:
         self.name = name
         self.action = action
         self.chain = chain  # of the whole way: the listener's early filters, then the route's
         self.steps = steps  # the request steps that are left to run once this route is found
         self.encoded_slash_allowed = encoded_slash_allowed
+        self.straight = straight
 
 
 def before_any(exchange: Exchange) -> None:

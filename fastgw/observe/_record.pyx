@@ -296,7 +296,8 @@ cdef class Recorder:
     cdef Py_ssize_t _secret_count
     cdef int64_t _second
     cdef bytes _second_text
-    cdef Reader _exchange
+    cdef dict _exchanges  # class -> its reader
+    cdef Reader _exchange  # the one used last
     cdef Reader _listener
     cdef Reader _route
     cdef Reader _response
@@ -330,7 +331,7 @@ cdef class Recorder:
             self._secret_texts[<int>place] = _text(name)
         self._secret_count = len(self._secrets)
         self._second = -1
-        self._exchange = Reader(_OF_EXCHANGE)
+        self._exchanges = {}
         self._listener, self._route = Reader(("name",)), Reader(("name",))
         self._response, self._body, self._fault = Reader(("status",)), Reader(("bytes",)), Reader(("label",))
 
@@ -356,7 +357,7 @@ cdef class Recorder:
 
     cdef bint _is_told(self, object ended, double now, double date) except -1:
         """Count it and hold its lines. False: nothing was done."""
-        cdef Reader exchange = self._exchange
+        cdef Reader exchange = self._reader_of(type(ended))
         cdef RequestHead head
         cdef Entry entry
         cdef Text query, user_agent, referer, request_id, client
@@ -374,7 +375,7 @@ cdef class Recorder:
         if type(found) is not RequestHead:
             return False
         head = <RequestHead>found
-        entry = self._entry_of(ended, head)
+        entry = self._entry_of(ended, exchange, head)
         if entry is None:
             return False
         duration_s = now - <double>exchange.read(ended, BEGUN_AT)
@@ -472,9 +473,17 @@ cdef class Recorder:
                 self._drops[place]()
         return True
 
-    cdef Entry _entry_of(self, object ended, RequestHead head):
+    cdef Reader _reader_of(self, type exchange_type):
+        """Exchanges come in more than one class."""
+        if self._exchange is None or self._exchange._class is not exchange_type:
+            self._exchange = self._exchanges.get(exchange_type)
+            if self._exchange is None:
+                self._exchange = self._exchanges[exchange_type] = Reader(_OF_EXCHANGE)
+                self._exchange._learn(exchange_type)
+        return self._exchange
+
+    cdef Entry _entry_of(self, object ended, Reader exchange, RequestHead head):
         """None: of a kind that is not remembered."""
-        cdef Reader exchange = self._exchange
         cdef Entry entry
         cdef int method = _method(head)
         cdef long long status

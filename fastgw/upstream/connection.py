@@ -320,8 +320,6 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
     # reading
 
     def _read_head(self, received: bytes) -> None:
-        borrower = self.borrower
-        assert borrower is not None
         while True:
             try:
                 end = find_head_end(received, self._searched)
@@ -348,6 +346,8 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         if payload is None:
             self._begin_body(head, received, end)
         else:
+            borrower = self.borrower
+            assert borrower is not None
             self._finish()
             borrower.answered(head, payload, True)
         return None
@@ -376,7 +376,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self._targets_turn = borrower.request_is_whole()
             self._watch_head()
         borrower.informed(head)
-        return self.borrower is borrower  # else it was cancelled meanwhile
+        return self.borrower is not None  # else it was cancelled meanwhile
 
     def _begin_body(self, head: ResponseHead, received: bytes, end: int) -> None:
         borrower = self.borrower
@@ -403,7 +403,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             return
         self._watch(self.idle_patience)
         borrower.answered(head, payload, False)
-        if reader.done and self.borrower is borrower:
+        if reader.done and self.borrower is not None:
             self._end_body()
 
     def _read_body(self, chunk: bytes) -> None:

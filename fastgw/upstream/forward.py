@@ -5,21 +5,23 @@ decided in `_may_retry` alone, by the fault's row in `errors.py` and the contrac
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import inf
 from time import monotonic
-from typing import Final, final
+from typing import Any, Final, Protocol, final
 
 from fastgw.errors import Fault, Retry
-from fastgw.exchange import Exchange, Relay, Response, Trailers
+from fastgw.exchange import Exchange, Relay, Response, Route, Trailers
 from fastgw.exchange.states import ANSWERING, ATTEMPT_FAILED, CONNECTION_LENT, NEXT
-from fastgw.forwarded import Policy, fields_for_upstream
+from fastgw.forwarded import Peer, Policy, fields_for_upstream
 from fastgw.node.timers import Timed
+from fastgw.routing import Match
 from fastgw.upstream.connection import UpstreamConnection
 from fastgw.upstream.group import Upstream
+from fastgw.upstream.passage import Passage, StraightClient
 from fastgw.upstream.target import Target
 from fastgw.wire import render
-from fastgw.wire.framing import ResponseHead
+from fastgw.wire.framing import RequestHead, ResponseHead
 
 log = logging.getLogger("fastgw.upstream")
 
@@ -28,6 +30,19 @@ IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b
 JUST_USED_S: Final = 1.0
 """What cannot be sent again goes only on a connection that was in use this recently, or on a fresh one."""
 _EXPECT: Final = frozenset((b"expect",))
+
+
+class Asked(Protocol):
+    """What tells which path is asked for: an exchange, or a request on its straight way."""
+
+    @property
+    def head(self) -> RequestHead: ...
+    @property
+    def path(self) -> bytes: ...
+    @property
+    def raw_path(self) -> bytes: ...
+    @property
+    def params(self) -> Mapping[str, bytes]: ...
 
 
 @final
@@ -42,7 +57,7 @@ class Forward:
     def __init__(
         self,
         upstream: Upstream,
-        path_of: Callable[[Exchange], bytes] | None,
+        path_of: Callable[[Asked], bytes] | None,
         forwarded: Policy | None,
         upgrade: tuple[bytes, ...],
         timeout: float | None,
@@ -55,16 +70,53 @@ class Forward:
 
     def __call__(self, exchange: Exchange) -> None:
         upstream = self.upstream
-        forwarding = exchange.service = Forwarding(self, exchange)
+        forwarding = Forwarding(self, exchange)
+        exchange.service = forwarding
         exchange.upstream = upstream.name
         upstream.active += 1
         if self.patience is not inf:
             forwarding.limit_time()
         forwarding.attempt(fresh=False)
 
-    def request_target(self, exchange: Exchange, target: Target) -> bytes:
-        head = exchange.head
-        path = exchange.path if self.path_of is None else self.path_of(exchange)
+    def straight(
+        self,
+        client: StraightClient,
+        head: RequestHead,
+        listener: Any,
+        peer: Peer,
+        client_ip: str,
+        match: Match[Route],
+    ) -> Passage:
+        """An ordinary request on its straight way; its client begins it."""
+        rested = self.upstream.rested
+        passage = rested.pop() if rested else Passage(self.upstream)
+        passage.client = client
+        passage.head = head
+        passage.listener = listener
+        passage.peer = peer
+        passage.client_ip = client_ip
+        passage.scheme = peer.scheme
+        passage.forward = self
+        passage.route = match.route
+        passage.params = match.params
+        return passage
+
+    def resumed(self, exchange: Exchange, target: Target, connection: UpstreamConnection | None) -> "Forwarding":
+        """The forwarding of an exchange that was on its straight way; counted among the upstream's already."""
+        forwarding = Forwarding(self, exchange)
+        exchange.service = forwarding
+        forwarding.go_on(target, connection)
+        return forwarding
+
+    def sent_target(self, asked: Asked, target: Target) -> bytes | None:
+        """The request target that is sent; None: the one that the client sent."""
+        head = asked.head
+        if self.path_of is None:
+            if head.path_as_sent and not target.base_path and not head.scheme:
+                return None
+            path = asked.path
+        else:
+            path = self.path_of(asked)
         if path == b"*":
             return path
         where = target.base_path + path
@@ -78,14 +130,11 @@ class Forward:
             drop |= exchange.request_dropped
         if exchange.request_added:
             added += exchange.request_added
-        if exchange.ordinary:
-            if self.path_of is None and head.path_as_sent and not target.base_path:
-                return render.request(head, None, target.host_header, drop, added)
-        else:
+        if not exchange.ordinary:
             added += self._special_lines(exchange)
             if head.expects_continue and target.minor == 0:
                 drop |= _EXPECT  # HTTP/1.0 knows no 100: we have answered it ourselves
-        return render.request(head, self.request_target(exchange, target), target.host_header, drop, added)
+        return render.request(head, self.sent_target(exchange, target), target.host_header, drop, added)
 
     def _special_lines(self, exchange: Exchange) -> bytes:
         """Framing, and what is asked of the next peer alone."""
@@ -148,11 +197,18 @@ class Forwarding(Timed):
         self._total_at = wheel.now + upstream.patience
         wheel.watch(self, wheel.now + self._forward.patience)
 
+    def go_on(self, target: Target, connection: UpstreamConnection | None) -> None:
+        """The request is on its way to `target`, if there is a connection."""
+        self._target, self._connection = target, connection
+
     def attempt(self, fresh: bool) -> None:
         """Pick a target and ask for a connection to it. `fresh`: one that has carried no request."""
-        upstream = self._upstream
-        exchange = self.exchange
-        target = self._target = upstream.balancer.pick(self._tried)
+        self.ask(self._upstream.balancer.pick(self._tried), fresh)
+
+    def ask(self, target: Target, fresh: bool) -> None:
+        """Ask for a connection to `target`."""
+        exchange, upstream = self.exchange, self._upstream
+        self._target = target
         exchange.target = target.label
         if not target.minor and exchange.head.chunked:
             self._fail(Fault.LENGTH_REQUIRED)  # HTTP/1.0 knows no chunks (RFC 9112 section 6.1)

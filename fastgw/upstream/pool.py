@@ -178,17 +178,10 @@ class Pool(Generic[C]):
             f"{len(self._waiters)} waiting>"
         )
 
-    def lend(
-        self, target: Target, borrower: Borrower[C], fresh: bool = False, idle_at_most: float = inf
-    ) -> C | Fault | None:
-        """An idle connection at once; else None, and `borrower.lent` or `borrower.failed` is called later.
-
-        `fresh`: only one that has not carried a request. `idle_at_most`: only one that was idle for less, in seconds;
-        for a request that could not be repeated, should the target be just closing it. `Fault.POOL_FULL`: too many
-        wait already; nothing follows.
-        """
-        if not fresh:
-            idle = target.idle
+    def idle(self, target: Target, idle_at_most: float = inf) -> C | None:
+        """Lend an idle connection; None: there is none that was idle for less than so many seconds. Nothing follows."""
+        idle = target.idle
+        if idle:
             now = monotonic()
             while idle:
                 connection: C = idle.popitem()[0]  # the one used last: the others may grow old and go
@@ -203,6 +196,21 @@ class Pool(Generic[C]):
                 else:
                     connection.uses += 1
                     return connection
+        return None
+
+    def lend(
+        self, target: Target, borrower: Borrower[C], fresh: bool = False, idle_at_most: float = inf
+    ) -> C | Fault | None:
+        """An idle connection at once; else None, and `borrower.lent` or `borrower.failed` is called later.
+
+        `fresh`: only one that has not carried a request. `idle_at_most`: only one that was idle for less, in seconds;
+        for a request that could not be repeated, should the target be just closing it. `Fault.POOL_FULL`: too many
+        wait already; nothing follows.
+        """
+        if not fresh:
+            connection = self.idle(target, idle_at_most)
+            if connection is not None:
+                return connection
         waiter = _Waiter(borrower, target, monotonic() + self._pending_timeout)
         self._waiters[borrower] = waiter
         target.waiting[waiter] = None

@@ -321,6 +321,9 @@ cdef class Head:
             return self._fields.get(name)
         return _first_known(self, name) if name in self.KNOWN else _first_of_any(self, name)
 
+    def field(self, bytes name not None):
+        return self.first(name)
+
 
 cdef bytes _first_known(Head head, bytes name):
     cdef int number = _NUMBERS[name]

@@ -118,6 +118,9 @@ class _Head:
         match = line_named(name).search(self.raw, self.fields_start - 1)
         return match[1].rstrip(b" \t") if match else None
 
+    field = first
+    """As an exchange calls it."""
+
 
 _EXTRAORDINARY: Final = frozenset(b"content-length expect max-forwards te transfer-encoding upgrade".split())
 

@@ -250,6 +250,13 @@ class Pool:
         self.waiting.append((borrower, target))
         return None
 
+    def idle(self, target: Target) -> UpstreamConnection | None:
+        if not target.idle:
+            return None
+        connection: UpstreamConnection = target.idle.popitem()[0]
+        connection.uses += 1
+        return connection
+
     def is_queued(self, borrower: Any) -> bool:
         return False
 
@@ -380,5 +387,5 @@ class Plane:
             assert (upstream.active, upstream.retrying) == (0, 0)
             idle = {connection for target in upstream.targets for connection in target.idle}
             assert self.pool.open == idle
-        assert all(connection.exchange is None for connection in self.server.connections)
+        assert all(connection.exchange is connection.passage is None for connection in self.server.connections)
         assert not self.ground.hangups.watched
