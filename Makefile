@@ -8,7 +8,7 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 FUZZ_SECONDS ?= 600
 BIN := .venv/bin
-SOURCES := fastgw tests bench
+SOURCES := fastgw tests bench setup.py
 TWIN_SOURCES := $(shell find fastgw -name '_*.pyx' -o -name '*.pxd' -o -name '_*.h')
 # What is tested once more without the compiled twins.
 TWICE := tests/protocol $(wildcard $(addprefix tests/unit/test_, \

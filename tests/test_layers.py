@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -44,6 +45,8 @@ EDGES = {
 }
 
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+COMPILED = sorted(path.relative_to(PACKAGE) for suffix in ("pyx", "pxd") for path in PACKAGE.rglob(f"*.{suffix}"))
+TWIN_OF = {"_routes": "routing"}  # a twin that stands beside a room, not in it
 
 
 def tree_of(file: Path) -> ast.Module:
@@ -85,6 +88,17 @@ def test_imports_go_one_way(file: Path) -> None:
     assert room in STEP, f"{room} has no place in the order"
     back_up = [f"line {line}: {used}" for line, used in rooms_used(tree_of(file)) if STEP[used] > STEP[room]]
     assert not back_up
+
+
+@pytest.mark.parametrize("file", COMPILED, ids=str)
+def test_imports_of_compiled_twins_go_one_way(file: Path) -> None:
+    """A twin stands where the module in plain Python stands."""
+    room = TWIN_OF.get(file.parts[0].partition(".")[0], room_of(file))
+    text = (PACKAGE / file).read_text()
+    used = re.findall(r"^\s*(?:from|import|cimport) fastgw\.(\w+)", text, re.MULTILINE)
+    for names in re.findall(r"^\s*from fastgw c?import (.+)", text, re.MULTILINE):
+        used += [name.split()[0] for name in names.split(",")]
+    assert not [each for each in used if STEP[TWIN_OF.get(each, each)] > STEP[room]]
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if room_of(file) in PURE], ids=str)
