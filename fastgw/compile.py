@@ -115,7 +115,7 @@ class Gateway:
         slash_allowed = route.path.encoded_slash == "keep"
         straight = None
         if isinstance(action, Forward) and action.patience == inf and slash_allowed and not chain.links:
-            straight = action.straight
+            straight = action
         return Route(route.name, action, chain, steps, slash_allowed, straight)
 
     def _action(self, route: config.Route) -> Callable[[Exchange], None]:

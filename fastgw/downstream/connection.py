@@ -20,7 +20,6 @@ from fastgw.downstream.choose import choose, too_long
 from fastgw.downstream.unreadable import unreadable
 from fastgw.errors import Fault, fault_of
 from fastgw.exchange import Exchange, Outcome, Relay, Reply, Response, Route, Trailers, problem, run_request
-from fastgw.exchange.reply import NO_NAMES
 from fastgw.forwarded import Peer, client_address
 from fastgw.node.ground import READ_BYTES, unsent
 from fastgw.node.timers import Timed
@@ -79,6 +78,8 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         "_ending",
         "_fd",
         "_linger_end",
+        "_passage",
+        "_passing",
         "_patience",
         "_paused",
         "_reader",
@@ -92,7 +93,6 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         "_write_paused",
         "exchange",
         "listener",
-        "passage",
         "peer",
         "phase",
         "requests",
@@ -108,7 +108,8 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self.peer = peer
         self.phase = IDLE
         self.exchange: Exchange | None = None
-        self.passage: Passage | None = None  # in place of an exchange
+        self._passage: Passage | None = None  # made for the first request that takes it
+        self._passing = False  # whether it is under way, in place of an exchange
         self.requests = 0  # answered on this connection
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
         self._ahead = b""  # bytes of the next head, or sent ahead of their turn
@@ -129,9 +130,8 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self._fd = -1
 
     def __repr__(self) -> str:
-        return (
-            f"<Downstream {self.peer.ip} {self.phase.name} requests={self.requests} {self.exchange or self.passage!r}>"
-        )
+        under_way = self._passage if self._passing else self.exchange
+        return f"<Downstream {self.peer.ip} {self.phase.name} requests={self.requests} {under_way!r}>"
 
     @property
     def is_tunnel(self) -> bool:
@@ -293,20 +293,21 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self.phase = ACTIVE
         self._closing = self.server.draining
         early = listener.early
-        client_ip = client_address(head, peer, listener.trusts) if peer.trusted else peer.ip
         match = None
         if not early.links and head.ordinary:
             match = listener.router.find(head)
-            if match is not None:
-                straight = match.route.straight
-                if straight is not None and head.method in IDEMPOTENT:
-                    self._ahead = behind
-                    self.deadline = inf
-                    passage = self.passage = straight(self, head, listener, peer, client_ip, match)
-                    passage.begin()
-                    return
+            if match is not None and match.route.straight is not None and head.method in IDEMPOTENT:
+                self._ahead = behind
+                self.deadline = inf
+                passage = self._passage or self._make_passage()
+                if peer.trusted:
+                    passage.client_ip = client_address(head, peer, listener.trusts)
+                self._passing = True
+                passage.begin(head, match)
+                return
         exchange = self.exchange = Exchange(head, self, listener, peer, early)
-        exchange.client_ip = client_ip
+        if peer.trusted:
+            exchange.client_ip = client_address(head, peer, listener.trusts)
         if exchange.ordinary:
             self._ahead = behind
             self.deadline = inf
@@ -317,6 +318,10 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         else:
             exchange.answered_by = None  # all of them have run
             self._find_route(exchange, match)
+
+    def _make_passage(self) -> Passage:
+        self._passage = passage = Passage(self, self.listener, self.peer)
+        return passage
 
     def _expect_body(self, exchange: Exchange, behind: bytes) -> bool:
         """Make ready for a body, if there is one, and read what is there of it. False: the exchange is over."""
@@ -523,15 +528,15 @@ class Downstream(asyncio.BufferedProtocol, Timed):
 
     # the client's side of a passage (`StraightClient`)
 
-    def answer_straight(self, passage: Passage, head: ResponseHead, payload: bytes) -> None:
-        server = self.server
-        self.passage = None
-        last = _CLOSE if self._closing else b""
-        self._write(render.response(head, head.status, NO_NAMES, b"", payload, len(payload), server.date_line, last))
+    def answer_straight(self, head: ResponseHead) -> None:
+        server, passage = self.server, self._passage
+        assert passage is not None
+        self._passing = False
+        self._write(render.whole(head, server.date_line, _CLOSE if self._closing else b""))
         if server.draining:
             server.drained += 1
         server.observer.finish(passage)
-        passage.rest()
+        passage.forget()
         self.requests += 1
         if self._closing:
             self._end(unread=False)
@@ -541,13 +546,14 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self._next()
 
     def turn(self, exchange: Exchange) -> None:
-        self.passage = None
+        self._passing = False
         self.exchange = exchange
 
     def _under_way(self) -> Exchange | None:
         """The exchange that is under way; one is made of a passage."""
-        if self.passage is not None:
-            self.passage.turn()
+        if self._passing:
+            assert self._passage is not None
+            self._passage.turn()
         return self.exchange
 
     # the client's side of the exchange again
@@ -716,7 +722,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
 
     def drain(self) -> None:
         """The next answer that can still say so is the last one on this connection."""
-        if self.passage is not None or (self.exchange is not None and self.exchange.response is None):
+        if self._passing or (self.exchange is not None and self.exchange.response is None):
             self._closing = True
         if self.phase is IDLE:
             self._watch(LAST_REQUEST_S)

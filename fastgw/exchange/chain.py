@@ -99,7 +99,7 @@ def _hooks_of(link: Link) -> tuple[object, ...]:
 class Route:
     """A compiled route. `action` answers the exchange, at once or later.
 
-    `straight`: takes ordinary requests without an exchange (`upstream.passage`); None: where that is not possible.
+    `straight`: the same action, where ordinary requests may take the straight way to it (`upstream.passage`).
     """
 
     __slots__ = ("action", "chain", "encoded_slash_allowed", "name", "steps", "straight")

@@ -38,6 +38,9 @@ class Borrower(Protocol):
     def answered(self, head: ResponseHead, payload: bytes, ended: bool) -> None:
         """The final response's head, with the first of its body. `ended`: that is all of it."""
 
+    def answered_whole(self, head: ResponseHead) -> None:
+        """The final response, with its body in `head.payload`."""
+
     def received(self, payload: bytes) -> None: ...
 
     def ended(self, trailers: Trailers) -> None: ...
@@ -342,14 +345,13 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self.target.minor = head.minor
         # A target that answers without having asked for the body may take it for the next request.
         self.reusable = not (head.close or self._unasked_body)
-        payload = head.payload
-        if payload is None:
-            self._begin_body(head, received, end)
-        else:
+        if head.whole:
             borrower = self.borrower
             assert borrower is not None
             self._finish()
-            borrower.answered(head, payload, True)
+            borrower.answered_whole(head)
+        else:
+            self._begin_body(head, received, end)
         return None
 
     def _wait_for_more(self, received: bytes) -> None:

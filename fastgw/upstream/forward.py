@@ -8,17 +8,15 @@ import logging
 from collections.abc import Callable, Mapping
 from math import inf
 from time import monotonic
-from typing import Any, Final, Protocol, final
+from typing import Final, Protocol, final
 
 from fastgw.errors import Fault, Retry
-from fastgw.exchange import Exchange, Relay, Response, Route, Trailers
+from fastgw.exchange import Exchange, Relay, Response, Trailers
 from fastgw.exchange.states import ANSWERING, ATTEMPT_FAILED, CONNECTION_LENT, NEXT
-from fastgw.forwarded import Peer, Policy, fields_for_upstream
+from fastgw.forwarded import Policy, fields_for_upstream
 from fastgw.node.timers import Timed
-from fastgw.routing import Match
 from fastgw.upstream.connection import UpstreamConnection
 from fastgw.upstream.group import Upstream
-from fastgw.upstream.passage import Passage, StraightClient
 from fastgw.upstream.target import Target
 from fastgw.wire import render
 from fastgw.wire.framing import RequestHead, ResponseHead
@@ -77,29 +75,6 @@ class Forward:
         if self.patience is not inf:
             forwarding.limit_time()
         forwarding.attempt(fresh=False)
-
-    def straight(
-        self,
-        client: StraightClient,
-        head: RequestHead,
-        listener: Any,
-        peer: Peer,
-        client_ip: str,
-        match: Match[Route],
-    ) -> Passage:
-        """An ordinary request on its straight way; its client begins it."""
-        rested = self.upstream.rested
-        passage = rested.pop() if rested else Passage(self.upstream)
-        passage.client = client
-        passage.head = head
-        passage.listener = listener
-        passage.peer = peer
-        passage.client_ip = client_ip
-        passage.scheme = peer.scheme
-        passage.forward = self
-        passage.route = match.route
-        passage.params = match.params
-        return passage
 
     def resumed(self, exchange: Exchange, target: Target, connection: UpstreamConnection | None) -> "Forwarding":
         """The forwarding of an exchange that was on its straight way; counted among the upstream's already."""
@@ -297,6 +272,9 @@ class Forwarding(Timed):
             if body is not None:
                 body.kept = None  # nothing is sent again from here on
         exchange.respond(Response(head.status, head), payload, ended)
+
+    def answered_whole(self, head: ResponseHead) -> None:
+        self.answered(head, head.payload or b"", True)
 
     def received(self, payload: bytes) -> None:
         self.exchange.response_bytes += len(payload)

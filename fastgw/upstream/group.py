@@ -6,7 +6,6 @@ from fastgw.config import settings as config
 from fastgw.node.ground import Ground
 from fastgw.upstream.balance import RoundRobin
 from fastgw.upstream.connection import UpstreamConnection
-from fastgw.upstream.passage import Passage
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.target import Target
 
@@ -25,7 +24,6 @@ class Upstream:
         self.patience = settings.timeouts.total or inf  # seconds
         self.active = 0
         self.retrying = 0
-        self.rested: list[Passage] = []
         self.pool: Pool[UpstreamConnection]
         self.ground: Ground
 

@@ -15,6 +15,7 @@ from fastgw.errors import Fault
 from fastgw.exchange import ClientSide, Exchange, Route, Trailers
 from fastgw.exchange.states import FORWARDING
 from fastgw.forwarded import Peer, fields_for_upstream
+from fastgw.routing import Match
 from fastgw.upstream.connection import UpstreamConnection
 from fastgw.upstream.target import Target
 from fastgw.wire import render
@@ -22,19 +23,17 @@ from fastgw.wire.framing import RequestHead, ResponseHead
 
 if TYPE_CHECKING:
     from fastgw.upstream.forward import Forward, Forwarding
-    from fastgw.upstream.group import Upstream
 
 log = logging.getLogger("fastgw.upstream")
 
-MOST_RESTED: Final = 256
-"""Passages of one upstream that are kept for the next requests."""
+_NO_HEAD: Final = RequestHead()
 
 
 class StraightClient(ClientSide, Protocol):
     """What a passage asks of the connection that the client is on."""
 
-    def answer_straight(self, passage: "Passage", head: ResponseHead, payload: bytes) -> None:
-        """Send this answer, the whole of it. The passage is over."""
+    def answer_straight(self, head: ResponseHead) -> None:
+        """Send this answer, which came as a whole. The passage is over."""
 
     def turn(self, exchange: Exchange) -> None:
         """In place of the passage there is now this exchange."""
@@ -42,23 +41,22 @@ class StraightClient(ClientSide, Protocol):
 
 @final
 class Passage:
-    """One request on the straight way: borrower of a connection; what is told of an exchange (`observe.Ended`).
+    """The straight way from one client connection, for one request at a time: borrower of an upstream's connection.
 
-    Kept by its upstream for another request when it is over.
+    When it is over it is told of like an exchange (`observe.Ended`).
     """
 
     __slots__ = (
+        "_client",
         "_connection",
+        "_forward",
+        "_params",
         "_target",
-        "_upstream",
         "begun_at",
-        "client",
         "client_ip",
         "fault",
-        "forward",
         "head",
         "listener",
-        "params",
         "peer",
         "request_body",
         "request_bytes",
@@ -74,33 +72,32 @@ class Passage:
         "why",
     )
 
-    client: StraightClient
     head: RequestHead
-    listener: Any
-    peer: Peer
     route: Route
-    params: Mapping[str, bytes]
-    client_ip: str
-    scheme: bytes
     begun_at: float
+    upstream: str
     target: str
-    response: ResponseHead | None
     response_bytes: int
     upstream_s: float
-    forward: "Forward"
+    _forward: "Forward"
+    _params: Mapping[str, bytes]
     _target: Target
 
-    def __init__(self, upstream: "Upstream") -> None:
-        self._upstream = upstream
+    def __init__(self, client: StraightClient, listener: Any, peer: Peer) -> None:
+        self._client = client
         self._connection: UpstreamConnection | None = None
+        self.listener = listener
+        self.peer = peer
+        self.client_ip = peer.ip
+        self.scheme = peer.scheme
+        self.response: ResponseHead | None = None
         # What stays as it is as long as nothing happens on the way:
-        self.upstream = upstream.name
         self.request_body = self.fault = None
         self.request_bytes = self.retries = 0
         self.request_id, self.why = b"", ""
 
     def __repr__(self) -> str:
-        return f"<Passage to {self.upstream} on {self._connection!r}>"
+        return f"<Passage on {self._connection!r}>"
 
     @property
     def path(self) -> bytes:
@@ -110,10 +107,20 @@ class Passage:
     def raw_path(self) -> bytes:
         return self.head.raw_path
 
-    def begin(self) -> None:
-        """Send the request. `Forward.straight` has told whose, and what it is."""
+    @property
+    def params(self) -> Mapping[str, bytes]:
+        return self._params
+
+    def begin(self, head: RequestHead, match: Match[Route]) -> None:
+        """Send an ordinary request to the upstream of a route that has a `straight`."""
         self.begun_at = monotonic()
-        upstream, forward, head = self._upstream, self.forward, self.head
+        self.head = head
+        self.route = route = match.route
+        self._params = match.params
+        forward: Forward = route.straight
+        self._forward = forward
+        upstream = forward.upstream
+        self.upstream = upstream.name
         target = self._target = upstream.balancer.pick()
         self.target = target.label
         upstream.active += 1
@@ -132,37 +139,36 @@ class Passage:
     def turn(self) -> "Forwarding":
         """Make the exchange and its forwarding, which go on from here. This passage is over."""
         connection, self._connection = self._connection, None
-        exchange = Exchange(self.head, self.client, self.listener, self.peer, self.route.chain)
+        exchange = Exchange(self.head, self._client, self.listener, self.peer, self.route.chain)
         exchange.begun_at, exchange.client_ip = self.begun_at, self.client_ip
-        exchange.route, exchange.params = self.route, self.params
+        exchange.route, exchange.params = self.route, self._params
         exchange.upstream, exchange.target = self.upstream, self.target
         exchange.answered_by = None
-        forwarding = self.forward.resumed(exchange, self._target, connection)
+        forwarding = self._forward.resumed(exchange, self._target, connection)
         if connection is not None:
             exchange.state = FORWARDING
             if connection.borrower is self:
                 connection.borrower = forwarding
-        self.client.turn(exchange)
-        self.rest()
+        self._client.turn(exchange)
+        self.forget()
         return forwarding
 
-    def rest(self) -> None:
-        """It is over and nobody knows of it any more: it may serve another request."""
+    def forget(self) -> None:
+        """It is over and told of: hold no more of its bytes."""
         self.response = None
-        rested = self._upstream.rested
-        if len(rested) < MOST_RESTED:
-            rested.append(self)
+        self.head = _NO_HEAD
 
     # what the connection tells
 
-    def answered(self, head: ResponseHead, payload: bytes, ended: bool) -> None:
-        if not (ended and payload):
-            self.turn().answered(head, payload, ended)
+    def answered_whole(self, head: ResponseHead) -> None:
+        length = head.payload_length
+        if not length:
+            self.turn().answered_whole(head)
             return
         self.upstream_s = monotonic() - self.begun_at
         self.response = head
-        self.response_bytes = len(payload)
-        connection, upstream = self._connection, self._upstream
+        self.response_bytes = length
+        connection, upstream = self._connection, self._forward.upstream
         assert connection is not None
         upstream.active -= 1
         if connection.reusable and not connection.write_paused:
@@ -171,7 +177,10 @@ class Passage:
             connection.close()
             upstream.pool.discard(connection)
         self._connection = None
-        self.client.answer_straight(self, head, payload)
+        self._client.answer_straight(head)
+
+    def answered(self, head: ResponseHead, payload: bytes, ended: bool) -> None:
+        self.turn().answered(head, payload, ended)
 
     def informed(self, head: ResponseHead) -> None:
         self.turn().informed(head)
@@ -180,10 +189,10 @@ class Passage:
         self.turn().failed_on(fault, silent, why)
 
     def pause_request(self) -> None:
-        self.client.pause_tunnel()
+        self._client.pause_tunnel()
 
     def resume_request(self) -> None:
-        self.client.resume_tunnel()
+        self._client.resume_tunnel()
 
     def request_is_whole(self) -> bool:
         return True

@@ -57,7 +57,7 @@ cdef class ResponseHead(Head):
     cdef readonly int status
     cdef readonly bint until_close
     cdef readonly bint has_body
-    cdef bint whole
+    cdef readonly bint whole
     cdef Span reason_at
     cdef bytes _payload
 

@@ -588,6 +588,10 @@ cdef class ResponseHead(Head):
         return _cut(self, self.reason_at)
 
     @property
+    def payload_length(self):
+        return PyBytes_GET_SIZE(self.source) - self.head_length if self.whole else 0
+
+    @property
     def payload(self):
         if self.whole and self._payload is None:
             self._payload = self.source[self.head_length:]

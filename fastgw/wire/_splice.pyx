@@ -194,44 +194,73 @@ def response(
 ):
     """As `splice.response`."""
     cdef uint32_t mask
+    if type(head) is ResponseHead and 100 <= status <= 999:
+        mask = _response_masks.mask(also)
+        if _by_place(head, mask):
+            return _response(
+                head, status, mask, added, PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload), length, date_line, last
+            )
+    return splice.response(head, status, also, added, payload, length, date_line, last)
+
+
+def whole(head, date_line not None, bytes last not None):
+    """As `splice.whole`."""
+    cdef uint32_t mask
+    cdef ResponseHead ours
+    cdef Py_ssize_t length
+    if type(head) is ResponseHead:
+        ours = head
+        mask = _response_masks.mask(_NOTHING)
+        if ours.whole and _by_place(ours, mask):
+            length = PyBytes_GET_SIZE(ours.source) - ours.head_length
+            payload = PyBytes_AS_STRING(ours.source) + ours.head_length
+            return _response(ours, ours.status, mask, b"", payload, length, length, date_line, last)
+    return splice.whole(head, date_line, last)
+
+
+cdef bytes _response(
+    ResponseHead head,
+    int status,
+    uint32_t mask,
+    bytes added,
+    const char* payload,
+    Py_ssize_t payload_length,
+    long long length,
+    object date_line,
+    bytes last,
+):
     cdef bytes sent, via, date = b""
     cdef char framing[16 + MOST_DIGITS + 2]
     cdef const char* framing_text = framing
     cdef Py_ssize_t framing_length = 0
     cdef char* out
-    cdef ResponseHead ours
-    if type(head) is ResponseHead and 100 <= status <= 999:
-        ours = head
-        mask = _response_masks.mask(also)
-        if _by_place(ours, mask):
-            if length >= 0:
-                framing_length = _length_line(framing, length)
-            elif length == IN_CHUNKS:
-                framing_text = PyBytes_AS_STRING(_CHUNKED_LINE)
-                framing_length = PyBytes_GET_SIZE(_CHUNKED_LINE)
-            if date_line is not None and not ours.names & _DATE:
-                date = date_line()
-            via = _VIA_1_1 if ours.minor else _VIA_1_0
-            sent = PyBytes_FromStringAndSize(
-                NULL,
-                13 + ours.reason_at.length + 2 + _kept_length(ours, mask) + PyBytes_GET_SIZE(added)
-                + PyBytes_GET_SIZE(via) + framing_length + PyBytes_GET_SIZE(date) + PyBytes_GET_SIZE(last) + 2
-                + PyBytes_GET_SIZE(payload),
-            )
-            out = _put(PyBytes_AS_STRING(sent), b"HTTP/1.1 ", 9)
-            out[0] = c"0" + status // 100
-            out[1] = c"0" + status // 10 % 10
-            out[2] = c"0" + status % 10
-            out[3] = c" "
-            out = _put(out + 4, PyBytes_AS_STRING(ours.source) + ours.reason_at.start, ours.reason_at.length)
-            out = _put(out, b"\r\n", 2)
-            out = _put_kept(out, ours, mask)
-            out = _put_bytes(out, added)
-            out = _put_bytes(out, via)
-            out = _put(out, framing_text, framing_length)
-            out = _put_bytes(out, date)
-            out = _put_bytes(out, last)
-            out = _put(out, b"\r\n", 2)
-            _put_bytes(out, payload)
-            return sent
-    return splice.response(head, status, also, added, payload, length, date_line, last)
+    if length >= 0:
+        framing_length = _length_line(framing, length)
+    elif length == IN_CHUNKS:
+        framing_text = PyBytes_AS_STRING(_CHUNKED_LINE)
+        framing_length = PyBytes_GET_SIZE(_CHUNKED_LINE)
+    if date_line is not None and not head.names & _DATE:
+        date = date_line()
+    via = _VIA_1_1 if head.minor else _VIA_1_0
+    sent = PyBytes_FromStringAndSize(
+        NULL,
+        13 + head.reason_at.length + 2 + _kept_length(head, mask) + PyBytes_GET_SIZE(added)
+        + PyBytes_GET_SIZE(via) + framing_length + PyBytes_GET_SIZE(date) + PyBytes_GET_SIZE(last) + 2
+        + payload_length,
+    )
+    out = _put(PyBytes_AS_STRING(sent), b"HTTP/1.1 ", 9)
+    out[0] = c"0" + status // 100
+    out[1] = c"0" + status // 10 % 10
+    out[2] = c"0" + status % 10
+    out[3] = c" "
+    out = _put(out + 4, PyBytes_AS_STRING(head.source) + head.reason_at.start, head.reason_at.length)
+    out = _put(out, b"\r\n", 2)
+    out = _put_kept(out, head, mask)
+    out = _put_bytes(out, added)
+    out = _put_bytes(out, via)
+    out = _put(out, framing_text, framing_length)
+    out = _put_bytes(out, date)
+    out = _put_bytes(out, last)
+    out = _put(out, b"\r\n", 2)
+    _put(out, payload, payload_length)
+    return sent

@@ -215,6 +215,16 @@ class ResponseHead(_Head):
     payload: bytes | None
     """The whole body, empty where there is none, if it came with the head and was judged with it. None: see `body`."""
 
+    @property
+    def whole(self) -> bool:
+        """Whether `payload` is there."""
+        return self.payload is not None
+
+    @property
+    def payload_length(self) -> int:
+        """Bytes of `payload`; 0 also where it is None."""
+        return len(self.payload or b"")
+
     def body(self) -> BodyReader:
         """The reader for what follows where `payload` is None. Ask once: it goes on with the judge of the head."""
         if not self.has_body:

@@ -18,6 +18,7 @@ __all__ = [
     "request",
     "response",
     "status_line",
+    "whole",
 ]
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ else:
 end_to_end = _splicer.end_to_end
 request = _splicer.request
 response = _splicer.response
+whole = _splicer.whole
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
 

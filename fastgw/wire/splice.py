@@ -22,6 +22,7 @@ _STATUS_LINES: Final = {
 }
 
 
+_NOTHING: Final[frozenset[bytes]] = frozenset()
 VIA: Final = (b"Via: 1.0 fastgw\r\n", b"Via: 1.1 fastgw\r\n")
 """The line for a message that came as HTTP/1.0, and as HTTP/1.1 (RFC 9110 section 7.6.3)."""
 UNFRAMED: Final = -1
@@ -73,6 +74,13 @@ def response(
     line = b"HTTP/1.1 %d %b\r\n" % (status, head.reason)
     ours = added, VIA[head.minor], framing, date, last, b"\r\n"
     return b"".join((line, *_kept(head, also), *ours, payload))
+
+
+def whole(head: ResponseHead, date_line: Callable[[], bytes], last: bytes) -> bytes:
+    """An answer that came as a whole (`ResponseHead.whole`), for the client; as `response` of all of it."""
+    payload = head.payload
+    assert payload is not None
+    return response(head, head.status, _NOTHING, b"", payload, len(payload), date_line, last)
 
 
 def status_line(status: int, reason: bytes | None = None) -> bytes:

@@ -387,5 +387,5 @@ class Plane:
             assert (upstream.active, upstream.retrying) == (0, 0)
             idle = {connection for target in upstream.targets for connection in target.idle}
             assert self.pool.open == idle
-        assert all(connection.exchange is connection.passage is None for connection in self.server.connections)
+        assert all(connection.exchange is None and not connection._passing for connection in self.server.connections)
         assert not self.ground.hangups.watched
