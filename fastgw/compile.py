@@ -68,6 +68,7 @@ class Gateway:
                 self.workers,
                 column.limit(self._places[name], upstream.settings.pool.max_connections),
                 column.limit(self._waiting[name], upstream.settings.pool.max_pending),
+                ground.wheel,
             )
 
     def stop(self) -> None:

@@ -28,7 +28,7 @@ from fastgw.upstream.forward import IDEMPOTENT
 from fastgw.upstream.passage import Passage
 from fastgw.wire import render
 from fastgw.wire.body import BodyReader
-from fastgw.wire.framing import RequestHead, ResponseHead, find_head_end, judge_request, taken
+from fastgw.wire.framing import RequestHead, ResponseHead, find_head_end, judge_request, take_request, taken
 from fastgw.wire.malformed import Malformed
 
 if TYPE_CHECKING:
@@ -155,11 +155,17 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        chunk = taken(self._buffer, nbytes)
         phase = self.phase
         if phase is IDLE:
-            self._read_head(chunk)
-        elif phase is HEAD:
+            server = self.server
+            request = take_request(self._buffer, nbytes, server.header_bytes, server.header_count)
+            if isinstance(request, bytes):
+                self._read_head(request)
+            else:
+                self._serve(request, b"")
+            return
+        chunk = taken(self._buffer, nbytes)
+        if phase is HEAD:
             self._read_head(self._ahead + chunk)
         elif phase is ACTIVE or phase is FLUSHING:
             if self._reader is not None:

@@ -19,7 +19,7 @@ from fastgw.node.timers import Timed
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.target import Target
 from fastgw.wire.body import BodyReader
-from fastgw.wire.framing import ResponseHead, find_head_end, judge_answer, taken
+from fastgw.wire.framing import ResponseHead, find_head_end, judge_answer, take_answer, taken
 from fastgw.wire.malformed import Malformed
 
 MAX_HEAD: Final = 65536
@@ -265,10 +265,17 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        chunk = taken(self._buffer, nbytes)
         phase = self.phase
+        if phase is AWAITING and not self._begun:
+            answer = take_answer(self._buffer, nbytes, self._method)
+            if isinstance(answer, bytes):
+                self._read_head(answer)
+            else:
+                self._answered_whole(answer)
+            return
+        chunk = taken(self._buffer, nbytes)
         if phase is AWAITING:
-            self._read_head(self._begun + chunk if self._begun else chunk)
+            self._read_head(self._begun + chunk)
         elif phase is RECEIVING:
             self._read_body(chunk)
         elif phase is TUNNEL:
@@ -342,17 +349,23 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         if self._begun:
             self._begun = b""
             self._searched = 0
-        self.target.minor = head.minor
-        # A target that answers without having asked for the body may take it for the next request.
-        self.reusable = not (head.close or self._unasked_body)
         if head.whole:
-            borrower = self.borrower
-            assert borrower is not None
-            self._finish()
-            borrower.answered_whole(head)
+            self._answered_whole(head)
         else:
             self._begin_body(head, received, end)
         return None
+
+    def _answered_whole(self, head: ResponseHead) -> None:
+        borrower = self.borrower
+        assert borrower is not None
+        self._take_note(head)
+        self._finish()
+        borrower.answered_whole(head)
+
+    def _take_note(self, head: ResponseHead) -> None:
+        self.target.minor = head.minor
+        # A target that answers without having asked for the body may take it for the next request.
+        self.reusable = not (head.close or self._unasked_body)
 
     def _wait_for_more(self, received: bytes) -> None:
         """The head is not complete."""
@@ -383,6 +396,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
     def _begin_body(self, head: ResponseHead, received: bytes, end: int) -> None:
         borrower = self.borrower
         assert borrower is not None
+        self._take_note(head)
         if not head.has_body:
             self.reusable = False  # bytes after a response belong to nobody
             self._finish()

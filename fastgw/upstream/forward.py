@@ -50,7 +50,7 @@ class Forward:
     `timeout`: seconds until the response head.
     """
 
-    __slots__ = ("forwarded", "path_of", "patience", "upgrade", "upstream")
+    __slots__ = ("forwarded", "keeps_path", "path_of", "patience", "upgrade", "upstream")
 
     def __init__(
         self,
@@ -65,6 +65,7 @@ class Forward:
         self.forwarded: Policy | None = forwarded
         self.upgrade = upgrade
         self.patience = min(timeout or inf, upstream.patience)
+        self.keeps_path = path_of is None and not any(target.base_path for target in upstream.targets)
 
     def __call__(self, exchange: Exchange) -> None:
         upstream = self.upstream
@@ -86,12 +87,9 @@ class Forward:
     def sent_target(self, asked: Asked, target: Target) -> bytes | None:
         """The request target that is sent; None: the one that the client sent."""
         head = asked.head
-        if self.path_of is None:
-            if head.path_as_sent and not target.base_path and not head.scheme:
-                return None
-            path = asked.path
-        else:
-            path = self.path_of(asked)
+        if self.keeps_path and head.path_as_sent and not head.scheme:
+            return None
+        path = asked.path if self.path_of is None else self.path_of(asked)
         if path == b"*":
             return path
         where = target.base_path + path

@@ -130,7 +130,8 @@ class Passage:
             return
         try:
             drop, added = fields_for_upstream(forward.forwarded, self.peer, head, self.client_ip)
-            request = render.request(head, forward.sent_target(self, target), target.host_header, drop, added)
+            sent_target = None if forward.keeps_path and head.path_as_sent else forward.sent_target(self, target)
+            request = render.request(head, sent_target, target.host_header, drop, added)
             connection.begin(self, request, head.method)
         except Exception:  # the edge of this exchange: a defect is its answer
             log.exception("a defect while sending a request to %s", target.label)

@@ -68,6 +68,18 @@ class Limit(Protocol):
     def give_back(self) -> None: ...
 
 
+class Clock(Protocol):
+    @property
+    def now(self) -> float:
+        """Monotonic seconds."""
+
+
+class _Exact:
+    @property
+    def now(self) -> float:
+        return monotonic()
+
+
 @final
 class LocalLimit:
     """The allowance of a worker that is alone."""
@@ -114,6 +126,7 @@ class Pool(Generic[C]):
     """The connections to the targets of one upstream. Nothing runs while nothing is open."""
 
     __slots__ = (
+        "_clock",
         "_connect_timeout",
         "_connections",
         "_factory",
@@ -142,10 +155,11 @@ class Pool(Generic[C]):
         workers: int = 1,
         limit: Limit | None = None,
         pending: Limit | None = None,
+        clock: Clock | None = None,
     ) -> None:
         """`limit`, `pending`: the node's allowances of `pool.max_connections` and `pool.max_pending`; None = this
 
-        worker has all of it.
+        worker has all of it. `clock`: the worker's wheel, by which idle connections age; None = the monotonic clock.
 
         The rest of the numbers are shared out among `workers`. A worker keeps no more connections idle than its share
         of `max_connections`: else the idle ones of some workers could leave none for another.
@@ -153,6 +167,7 @@ class Pool(Generic[C]):
         pool = upstream.pool
         self.targets = tuple(targets)
         self._factory = connection_factory
+        self._clock = _Exact() if clock is None else clock
         self._connect_timeout = upstream.timeouts.connect
         self._pending_timeout = pool.pending_timeout
         self._limit = LocalLimit(pool.max_connections) if limit is None else limit
@@ -182,7 +197,7 @@ class Pool(Generic[C]):
         """Lend an idle connection; None: there is none that was idle for less than so many seconds. Nothing follows."""
         idle = target.idle
         if idle:
-            now = monotonic()
+            now = self._clock.now
             while idle:
                 connection: C = idle.popitem()[0]  # the one used last: the others may grow old and go
                 self.idle_count -= 1
@@ -294,7 +309,7 @@ class Pool(Generic[C]):
             self._leave_queue(waiter)
 
     def _keep(self, connection: C) -> None:
-        connection.idle_since = monotonic()
+        connection.idle_since = self._clock.now
         connection.target.idle[connection] = None
         self.idle_count += 1
         if self.idle_count > self._max_idle:
@@ -442,7 +457,7 @@ class Pool(Generic[C]):
     def _sweep(self) -> None:
         """Close the connections that were idle too long; looks at those only, and at one more per target."""
         self._sweeper = None
-        oldest = monotonic() - self._idle_timeout
+        oldest = self._clock.now - self._idle_timeout
         for target in self.targets:
             expired = list(takewhile(lambda connection: connection.idle_since <= oldest, target.idle))
             for connection in expired:

@@ -9,6 +9,8 @@ from fastgw.wire.heads import judge_request as judge_request
 from fastgw.wire.heads import judge_response as judge_response
 from fastgw.wire.heads import read_request as read_request
 from fastgw.wire.heads import read_response as read_response
+from fastgw.wire.heads import take_answer as take_answer
+from fastgw.wire.heads import take_request as take_request
 from fastgw.wire.heads import taken as taken
 
 # To type checkers these are the reference's, though not derived from them.

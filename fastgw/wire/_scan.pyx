@@ -19,6 +19,7 @@ from httptools import HttpRequestParser, HttpResponseParser
 from fastgw.wire import heads
 from fastgw.wire._bodies import ChunkedReader, UntilCloseReader
 from fastgw.wire.headers import Fields
+from fastgw.wire.malformed import Malformed
 from fastgw.wire.paths import normalize
 
 cdef extern from "_bytes.h" nogil:
@@ -551,8 +552,12 @@ cdef inline RequestHead _request_head(bytes raw):
     return head
 
 
-def taken(buffer, Py_ssize_t length):
+def taken(buffer not None, Py_ssize_t length):
     """As `heads.taken`."""
+    return _taken(buffer, length)
+
+
+cdef bytes _taken(object buffer, Py_ssize_t length):
     cdef Py_buffer view
     PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
     try:
@@ -561,6 +566,21 @@ def taken(buffer, Py_ssize_t length):
     finally:
         PyBuffer_Release(&view)
     return heads.taken(buffer, length)
+
+
+def take_request(buffer not None, Py_ssize_t length, Py_ssize_t max_bytes, int max_fields):
+    """As `heads.take_request`."""
+    cdef bytes received = _taken(buffer, length)
+    cdef RequestHead head
+    if PyBytes_GET_SIZE(received) <= max_bytes:
+        head = _request_head(received)
+        if head is not None:
+            try:
+                if _read_request(head, max_fields) and _llhttp_agrees_on_request(head):
+                    return head
+            except Malformed:
+                pass
+    return received
 
 
 def find_head_end(buffer, Py_ssize_t start=0):
@@ -712,3 +732,16 @@ def judge_answer(bytes received not None, Py_ssize_t end, bytes request_method n
 def judge_response(bytes raw not None, bytes request_method not None, int max_fields=100):
     """As `heads.judge_response`."""
     return judge_answer(raw, PyBytes_GET_SIZE(raw), request_method, max_fields)
+
+
+def take_answer(buffer not None, Py_ssize_t length, bytes request_method not None, int max_fields=100):
+    """As `heads.take_answer`."""
+    cdef bytes received = _taken(buffer, length)
+    cdef const uint8_t* base = <const uint8_t*>PyBytes_AS_STRING(received)
+    cdef const uint8_t* end = empty_line_end(base, base + PyBytes_GET_SIZE(received))
+    cdef ResponseHead head
+    if end is not NULL:
+        head = _response_head(received, end - base, request_method, max_fields)
+        if head is not None and head.whole and head.status >= 200 and _llhttp_agrees_on_response(head, request_method):
+            return head
+    return received

@@ -22,3 +22,5 @@ judge_request = _judges.judge_request
 judge_response = _judges.judge_response
 judge_answer = _judges.judge_answer
 taken = _judges.taken
+take_request = _judges.take_request
+take_answer = _judges.take_answer

@@ -6,6 +6,7 @@ its grammar and travels as it came.
 """
 
 import re
+from contextlib import suppress
 from typing import ClassVar, Final, final
 
 from httptools import HttpRequestParser, HttpResponseParser
@@ -399,6 +400,18 @@ def _as_llhttp_takes_it(head: RequestHead | ResponseHead) -> bytes:
     return raw
 
 
+def take_request(buffer: memoryview, length: int, max_bytes: int, max_fields: int) -> RequestHead | bytes:
+    """Read the next request of a connection out of a buffer, if what was read into it is a request head and no more.
+
+    Else, and for one that would be refused, the bytes: they have to be looked at step by step.
+    """
+    received = taken(buffer, length)
+    if length <= max_bytes and received.find(b"\r\n\r\n") == length - 4:
+        with suppress(Malformed):
+            return judge_request(received, max_fields)
+    return received
+
+
 # --- responses ---
 
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: (" + VALUE + rb"*+))?\r\n")
@@ -485,3 +498,18 @@ def _settle_response_body(head: ResponseHead, request_method: bytes) -> None:
         head.until_close = not head.chunked and b"content-length" not in head.known
         head.has_body = declared or head.until_close
         head.close = head.close or head.until_close
+
+
+def take_answer(buffer: memoryview, length: int, request_method: bytes, max_fields: int = 100) -> ResponseHead | bytes:
+    """Read the answer to a request out of a buffer, if what was read into it is a final response and no more (`whole`).
+
+    Else, and for one that is no good, the bytes.
+    """
+    received = taken(buffer, length)
+    end = received.find(b"\r\n\r\n") + 4
+    if end >= 4:
+        with suppress(Malformed):
+            head = judge_answer(received, end, request_method, max_fields)
+            if head.whole and head.status >= 200:
+                return head
+    return received
