@@ -538,10 +538,12 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         server, passage = self.server, self._passage
         assert passage is not None
         self._passing = False
-        self._write(render.whole(head, server.date_line, _CLOSE if self._closing else b""))
+        write = self._write  # not called as a method: it is none of ours, and looking for one costs 40 ns
+        write(render.whole(head, server.date_line, _CLOSE if self._closing else b""))
         if server.draining:
             server.drained += 1
-        server.observer.finish(passage)
+        finish = server.finish
+        finish(passage)
         passage.forget()
         self.requests += 1
         if self._closing:
@@ -685,7 +687,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         exchange.finish()
         if self.server.draining:
             self.server.drained += 1
-        self.server.observer.finish(exchange)
+        self.server.finish(exchange)
 
     def _linger(self) -> None:
         self.phase = LINGERING

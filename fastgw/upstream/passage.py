@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, final
 from fastgw.errors import Fault
 from fastgw.exchange import ClientSide, Exchange, Route, Trailers
 from fastgw.exchange.states import FORWARDING
-from fastgw.forwarded import Peer, fields_for_upstream
+from fastgw.forwarded import FAMILY, Peer, fields_for_upstream
 from fastgw.routing import Match
 from fastgw.upstream.connection import UpstreamConnection
 from fastgw.upstream.target import Target
@@ -129,7 +129,10 @@ class Passage:
             self.turn().ask(target, fresh=False)
             return
         try:
-            drop, added = fields_for_upstream(forward.forwarded, self.peer, head, self.client_ip)
+            if forward.forwarded is None and not self.peer.trusted:
+                drop, added = FAMILY, self.peer.set_lines(head.authority)
+            else:
+                drop, added = fields_for_upstream(forward.forwarded, self.peer, head, self.client_ip)
             sent_target = None if forward.keeps_path and head.path_as_sent else forward.sent_target(self, target)
             request = render.request(head, sent_target, target.host_header, drop, added)
             connection.begin(self, request, head.method)
