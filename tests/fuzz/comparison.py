@@ -62,6 +62,7 @@ class Judged:
     def fields(self, head: Any, random: Random) -> None:
         for name in ASKED:
             self.step(f"first {name!r}", head.first, name)
+            self.step(f"field {name!r}", head.field, name)
         before = random.random() < 0.5
         if before:
             self.steps.append(("fields", shown(list(head.fields()))))
@@ -149,6 +150,8 @@ def read_response(side: Side, wire: bytes, random: Random, method: bytes) -> tup
         payload = head.payload or b""
         for length in (head.length, side.render.UNFRAMED, side.render.IN_CHUNKS):
             judged.step("render", side.render.response, head, head.status, also, ADDED, payload, length, _dated, LAST)
+    if head.whole:
+        judged.step("whole", side.render.whole, head, _dated, LAST)
     return judged, (head, body) if body is not None else None
 
 
@@ -163,8 +166,45 @@ def _same(reference: Judged, twin: Judged) -> None:
     raise Difference(f"one went on: {reference.steps[-1]} and {twin.steps[-1]}")
 
 
+def take(side: Side, name: str, received: bytes, *arguments: Any) -> Any:
+    """What is taken out of a buffer that is read into anew at once: a head, or else the very bytes."""
+    buffer = memoryview(bytearray(received + b"\r\n\r\nof an earlier read"))
+    took = getattr(side.framing, name)(buffer, len(received), *arguments)
+    buffer[:] = bytes(len(buffer))
+    came = took if isinstance(took, bytes) else took.raw + (took.payload if name == "take_answer" else b"")
+    if came != received:
+        raise Difference(f"{name} gives {came!r} of {received!r}")
+    return took
+
+
+def compare_taking(reference: Side, twin: Side, name: str, received: bytes, seed: int, *arguments: Any) -> None:
+    """The twin takes nothing that its reference would not take, and what it takes is the same. Raises `Difference`."""
+    ours, theirs = take(reference, name, received, *arguments), take(twin, name, received, *arguments)
+    if isinstance(theirs, bytes):
+        return
+    if isinstance(ours, bytes):
+        raise Difference(f"{name}: the twin has taken {theirs!r}")
+    told = []
+    for side, head in ((reference, ours), (twin, theirs)):
+        random = Random(seed)
+        judged = Judged(side)
+        judged.attributes(head, random)
+        judged.fields(head, random)
+        if name == "take_answer":
+            judged.step("whole", side.render.whole, head, _dated, LAST)
+        else:
+            judged.step("as sent", side.render.request, head, None, None, ALSO[2], ADDED)
+        told.append(judged)
+    _same(*told)
+
+
 def compare_request(reference: Side, twin: Side, wire: bytes, seed: int) -> bool:
     """Whether it was accepted. Raises `Difference`."""
+    random = Random(seed)
+    end = wire.find(b"\r\n\r\n") + 4
+    most = random.choice((10**6, 10**6, 8192, len(wire), len(wire) - 1))
+    for received in (wire, wire[:end], wire[: random.randint(0, len(wire))]):
+        compare_taking(reference, twin, "take_request", received, seed, most, random.choice((100, 100, 5)))
     ours, accepted = read_request(reference, wire, Random(seed))
     theirs, _ = read_request(twin, wire, Random(seed))
     _same(ours, theirs)
@@ -179,6 +219,9 @@ def compare_request(reference: Side, twin: Side, wire: bytes, seed: int) -> bool
 
 def compare_response(reference: Side, twin: Side, wire: bytes, seed: int, method: bytes) -> bool:
     """Whether it was accepted. Raises `Difference`."""
+    random = Random(seed)
+    for received in (wire, wire[: random.randint(0, len(wire))]):
+        compare_taking(reference, twin, "take_answer", received, seed, method, random.choice((100, 100, 5)))
     ours, accepted = read_response(reference, wire, Random(seed), method)
     theirs, _ = read_response(twin, wire, Random(seed), method)
     _same(ours, theirs)

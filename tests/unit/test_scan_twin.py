@@ -36,7 +36,7 @@ def outcome(look: Callable[[], dict[str, object]]) -> Outcome:
 BOTH = ["raw", "minor", "fields_start", "length", "chunked", "close", "upgrade", "known", "connection_named"]
 OF_REQUESTS = ["method", "request_target", "scheme", "authority", "host", "raw_path", "path", "query"]
 OF_REQUESTS += ["expects_continue", "te_trailers", "ordinary", "path_as_sent"]
-OF_RESPONSES = ["status", "reason", "until_close", "has_body", "payload"]
+OF_RESPONSES = ["status", "reason", "until_close", "has_body", "whole", "payload_length", "payload"]
 ASKED = (b"host", b"via", b"x-request-id", b"user-agent", b"referer", b"x-a", b"A", b"cookie", b"date", b"server", b"")
 LEFT_OUT = [frozenset(names) for names in ((), (b"via",), (b"via", b"x-request-id", b"trailer"), (b"host", b"date"))]
 LEFT_OUT += [frozenset({b"x-a"}), heads.FORWARDING]
@@ -54,6 +54,7 @@ def attributes(head: Any, names: list[str]) -> dict[str, object]:
     told = {name: (getattr(head, name), type(getattr(head, name))) for name in names}
     for stage in ("unparsed", "parsed"):
         told[f"first, {stage}"] = [head.first(name) for name in ASKED]
+        told[f"field, {stage}"] = [head.field(name) for name in ASKED]
         told[f"edited, {stage}"] = head.edited()
         told[f"fields, {stage}"] = list(head.fields())
     return told | {"repr": repr(head), "dropped": (head.DROPPED, head.KNOWN)}
@@ -98,25 +99,88 @@ def of_response(judges: Any, splicer: Any, raw: bytes, following: list[bytes], m
         told = attributes(head, BOTH + OF_RESPONSES) | {"rendered": rendered}
         if head.payload is None:
             told["body"] = read(head.body(), following)
+        rendered += as_a_whole(splicer, head)
         rendered.append(splicer.response(head, 99))
         rendered += [
             splicer.response(head, 200, length=length, date_line=dated, last=b"Z: z\r\n") for length in LENGTHS
         ]
         head.fields().add(b"X-A", b"b")
         rendered += [splicer.response(head, head.status, also, b"C: d\r\n", b"efg") for also in LEFT_OUT]
+        rendered += as_a_whole(splicer, head)
         return told
 
     return outcome(look)
 
 
+def as_a_whole(splicer: Any, head: Any) -> list[bytes]:
+    return [splicer.whole(head, dated, last) for last in (b"", b"Z: z\r\n")] if head.whole else []
+
+
 def agree_on_request(raw: bytes, following: list[bytes], max_fields: int = 100) -> None:
     ours = of_request(scan, compiled_splice, raw, following, max_fields)
     assert ours == of_request(heads, splice, raw, following, max_fields)
+    for received in (raw, raw + b"".join(following)):
+        agree_on_taking_request(received, len(received), max_fields)
 
 
 def agree_on_response(raw: bytes, following: list[bytes], method: bytes = b"GET") -> None:
     ours = of_response(scan, compiled_splice, raw, following, method)
     assert ours == of_response(heads, splice, raw, following, method)
+    for received in (raw, raw + following[0], raw + b"".join(following)):
+        agree_on_taking_answer(received, method)
+
+
+def agree_on_taking_request(received: bytes, max_bytes: int, max_fields: int = 100) -> None:
+    """The twin takes what it can judge itself if it is one head and no more."""
+
+    def told(head: Any, splicer: Any) -> Outcome:
+        return attributes(head, BOTH + OF_REQUESTS) | {"sent": splicer.request(head), "body": read(head.body(), [])}
+
+    ours, theirs = (take_out(judges.take_request, received, max_bytes, max_fields) for judges in (scan, heads))
+    end = end_by(heads, received, 0)
+    alone = end == {"end": len(received)} and len(received) <= max_bytes
+    assert isinstance(theirs, bytes) is not (alone and by_whom(heads.judge_request, received, max_fields) is not None)
+    twins = by_whom(scan.judge_request, received, max_fields) is scan.RequestHead
+    assert isinstance(ours, bytes) is not (alone and twins)
+    if not isinstance(ours, bytes):
+        assert told(ours, compiled_splice) == told(theirs, splice)
+
+
+def agree_on_taking_answer(received: bytes, method: bytes) -> None:
+    """The twin takes what it can judge itself if it is one final response and no more."""
+
+    def told(head: Any, splicer: Any) -> Outcome:
+        return attributes(head, BOTH + OF_RESPONSES) | {"sent": as_a_whole(splicer, head)}
+
+    ours, theirs = (take_out(judges.take_answer, received, method) for judges in (scan, heads))
+    end = received.find(b"\r\n\r\n") + 4
+    twins = by_whom(scan.judge_answer, received, end, method) if end >= 4 else None
+    if isinstance(ours, bytes):
+        assert isinstance(theirs, bytes) or twins is not scan.ResponseHead
+    else:
+        assert twins is scan.ResponseHead
+        assert ours.whole
+        assert ours.status >= 200
+        assert told(ours, compiled_splice) == told(theirs, splice)
+    if not isinstance(theirs, bytes):
+        assert theirs.raw + theirs.payload == received
+
+
+def take_out(take: Callable[..., Any], received: bytes, *arguments: object) -> Any:
+    """What is taken out of a buffer that is read into anew at once; if bytes, then the very ones."""
+    buffer = memoryview(bytearray(received + b"\r\n\r\nof an earlier read"))
+    took = take(buffer, len(received), *arguments)
+    buffer[:] = bytes(len(buffer))
+    assert not isinstance(took, bytes) or took == received
+    return took
+
+
+def by_whom(judge: Callable[..., Any], *told: object) -> type | None:
+    """The type of the head; None: it was refused."""
+    try:
+        return type(judge(*told))
+    except Malformed:
+        return None
 
 
 def agree_on_end(raw: bytes) -> None:
@@ -326,6 +390,87 @@ def test_what_stands_at_the_edges_of_what_is_read_at_once(size: int):
 def test_what_is_taken_out_of_a_buffer(length: int):
     for judges in (scan, heads):
         assert judges.taken(memoryview(bytearray(b"abc")), length) == b"abc"[:length]
+
+
+@pytest.mark.parametrize("raw", ORDINARY_REQUESTS[:-1])
+def test_an_ordinary_request_is_taken_when_it_is_there_alone_and_no_longer_than_it_may_be(raw: bytes):
+    took = take_out(scan.take_request, raw, len(raw), 100)
+    assert type(took) is scan.RequestHead
+    assert took.raw == raw
+    assert take_out(scan.take_request, raw, len(raw) - 1, 100) == raw
+    for behind in (b"\r\n", b"a", b"\x00", get(), get()[:-1]):
+        assert take_out(scan.take_request, raw + behind, 10_000, 100) == raw + behind
+        agree_on_taking_request(raw + behind, 10_000)
+    for end in range(len(raw)):
+        assert take_out(scan.take_request, raw[:end], 10_000, 100) == raw[:end]
+        agree_on_taking_request(raw[:end], 10_000)
+
+
+@pytest.mark.parametrize("fields", range(1, 5))
+def test_requests_with_too_many_fields_are_not_taken(fields: int):
+    for most in range(6):
+        agree_on_taking_request(get(*[b"A: b"] * (fields - 1)), 10_000, most)
+
+
+WHOLE = [
+    ok(b"Content-Length: 3", b"Date: a") + b"abc",
+    ok(b"Content-Length: 4", b"Connection: close") + b"\r\n\r\n",
+    ok(b"Content-Length: 0"),
+    ok(b"Content-Length: 3", line=b"HTTP/1.0 404") + b"a\x00c",
+    ok(line=b"HTTP/1.1 204 No Content"),
+    ok(b"Content-Length: 7", line=b"HTTP/1.1 304 Not Modified"),
+    ok(b"Content-Length: 66000") + b"a" * 66_000,
+]
+
+
+@pytest.mark.parametrize("answer", WHOLE)
+def test_an_answer_is_taken_when_all_of_it_is_there_and_no_more(answer: bytes):
+    took = take_out(scan.take_answer, answer, b"GET")
+    assert type(took) is scan.ResponseHead
+    assert took.raw + took.payload == answer
+    agree_on_taking_answer(answer, b"GET")
+    for behind in (b"\r\n", b"a", b"\x00", ok(b"Content-Length: 0")):
+        assert take_out(scan.take_answer, answer + behind, b"GET") == answer + behind
+        agree_on_taking_answer(answer + behind, b"GET")
+    for end in {*range(min(len(answer), 300)), len(answer) - 1}:
+        assert take_out(scan.take_answer, answer[:end], b"GET") == answer[:end]
+        agree_on_taking_answer(answer[:end], b"GET")
+        agree_on_taking_answer(answer[:end], b"HEAD")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ok(line=b"HTTP/1.1 100 Continue"),
+        ok(b"Link: </a>", line=b"HTTP/1.1 103 Early Hints"),
+        ok(line=b"HTTP/1.1 103 Early Hints") + WHOLE[0],
+        ok(b"Connection: upgrade", b"Upgrade: a", line=b"HTTP/1.1 101 A"),
+        ok(b"Transfer-Encoding: chunked") + b"3\r\nabc\r\n0\r\n\r\n",
+        ok() + b"until the end",
+    ],
+)
+def test_an_answer_that_is_not_over_with_these_bytes_is_not_taken(answer: bytes):
+    for judges in (scan, heads):
+        assert take_out(judges.take_answer, answer, b"GET") == answer
+
+
+@pytest.mark.parametrize("fields", [(b"Content-Length: 3",), (b"Transfer-Encoding: chunked",), ()])
+def test_to_head_an_answer_ends_with_its_head(fields: tuple[bytes, ...]):
+    assert type(take_out(scan.take_answer, ok(*fields), b"HEAD")) is scan.ResponseHead
+    agree_on_taking_answer(ok(*fields), b"HEAD")
+    for behind in (b"abc", b"3\r\nabc\r\n0\r\n\r\n"):
+        assert take_out(scan.take_answer, ok(*fields) + behind, b"HEAD") == ok(*fields) + behind
+        agree_on_taking_answer(ok(*fields) + behind, b"HEAD")
+
+
+def test_what_was_not_taken_does_not_change_what_is_taken_next():
+    """One judge looks at many messages."""
+    for odd in (get(b"A b: c"), get(b"Content-Length: 3") + b"ab", get()[:-1], get() + get(), get(b"A:\x00")):
+        take_out(scan.take_request, odd, 10_000, 100)
+        assert type(take_out(scan.take_request, get(), 10_000, 100)) is scan.RequestHead
+    for odd in (WHOLE[0][:-1], WHOLE[0] + b"a", ok(b"A b: c"), ok(b"A:\x00"), ok(line=b"HTTP/1.1 100 Continue")):
+        take_out(scan.take_answer, odd, b"GET")
+        assert type(take_out(scan.take_answer, WHOLE[0], b"GET")) is scan.ResponseHead
 
 
 def test_names_that_connection_or_cgi_would_confuse():
