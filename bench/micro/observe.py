@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from bench.micro.heads import REQUESTS
@@ -11,8 +12,9 @@ from fastgw.compiled import twin
 from fastgw.observe import Series
 from fastgw.observe.ended import Ended, record_of
 from fastgw.observe.held import Held
-from fastgw.observe.lines import FORMATS, Secrets
+from fastgw.observe.lines import FORMATS, LineFormat, Mask, Secrets
 from fastgw.observe.log import Log
+from fastgw.observe.record import Record
 from fastgw.observe.recorder import Recorder
 from fastgw.wire.framing import judge_request
 
@@ -80,9 +82,13 @@ def rooms() -> Iterator[Room]:
     yield Room("make a record", lambda ended: record_of(ended, now, date), exchanges)
     records = [record_of(ended, now, date) for ended in exchanges]
     mask = Secrets(()).mask
-    for name, line in FORMATS.items():
-        yield Room(f"make a {name} line of a record", lambda record, line=line: line(record, mask), records)
+    for name, make in FORMATS.items():
+        yield Room(f"make a {name} line of a record", partial(_line, make, mask), records)
     yield Room("  mask a referer", mask, [record.referer for record in records])
+
+
+def _line(make: LineFormat, mask: Mask, record: Record) -> bytes:
+    return make(record, mask)
 
 
 def _recorder(series: Series, logs: list[Settings], module: Any) -> Any:

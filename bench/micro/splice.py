@@ -1,12 +1,13 @@
-"""Judged heads made into what goes out: hop-by-hop fields cut out, ours added."""
+"""Judged messages made into what goes out: hop-by-hop fields cut out, ours added."""
 
 from collections.abc import Iterator
 
-from bench.micro.heads import REQUESTS, RESPONSES
+from bench.micro.framing import in_buffers
+from bench.micro.heads import ANSWERS, REQUESTS, RESPONSES
 from bench.micro.timing import Room
 from fastgw.forwarded import FAMILY, Peer, fields_for_upstream
 from fastgw.wire import render
-from fastgw.wire.framing import RequestHead, judge_request, judge_response
+from fastgw.wire.framing import RequestHead, judge_request, judge_response, take_answer
 
 FORWARDED = Peer("192.0.2.1", 40_000, 443, trusted=False).set_lines(b"api.example.com")
 PAYLOAD = bytes(1000)
@@ -16,6 +17,8 @@ NONE: frozenset[bytes] = frozenset()
 def rooms() -> Iterator[Room]:
     requests = [judge_request(raw) for raw in REQUESTS]
     responses = [judge_response(raw, b"GET") for raw in RESPONSES]
+    answers = [take_answer(buffer, len(buffer), b"GET") for buffer in in_buffers(ANSWERS)]
+    assert not any(isinstance(answer, bytes) for answer in answers), "an answer was not taken as a whole"
     proxy = Peer("192.0.2.1", 40_000, 443, trusted=True)
 
     def behind_a_proxy(head: RequestHead) -> bytes:
@@ -28,6 +31,7 @@ def rooms() -> Iterator[Room]:
         requests,
     )
     yield Room("  the same behind a trusted proxy", behind_a_proxy, requests)
+    yield Room("answer that came whole, for the client", lambda head: render.whole(head, _dated, b""), answers)
     yield Room(
         "response for the client", lambda head: render.response(head, 200, NONE, b"", PAYLOAD, 1000, _dated), responses
     )
