@@ -13,8 +13,7 @@ from bench.knobs.turned import Elsewhere, Queue, Rationed, Unlogged, other_pytho
 from bench.load.load import Load
 from bench.load.wrk import Wrk
 from bench.origin import serving
-from bench.peers import Fastgw, Peer, Running
-from bench.prove import prove
+from bench.peers import Fastgw, Peer
 from bench.scenarios.scenario import Scenario
 
 BODY = {"body": "@body.json"}
@@ -131,14 +130,7 @@ def _knob(
     load: Load = SATURATED,
     origin: Callable[[Path, int], AbstractContextManager[int]] = serving,
 ) -> Scenario:
-    return Scenario(name, name, "", peers, (load,), (), prove=prove_with_log, origin=origin)
-
-
-def prove_with_log(name: str, running: Running) -> None:
-    """`prove`, and see to it that there is a log to be emptied: a worker makes its own 50 ms after it is ready."""
-    prove(name, running)
-    if running.access_log:
-        running.access_log.touch()
+    return Scenario(name, name, "", peers, (load,), (), origin=origin)
 
 
 def _pool(name: str, pool: dict[str, int]) -> Fastgw:

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import median
 
-from bench.knobs.knobs import prove_with_log
 from bench.knobs.turned import ROOT
 from bench.load.load import Ground, NoAnswers
 from bench.load.wrk import Wrk
@@ -94,7 +93,6 @@ def scenario() -> Scenario:
         (Fastgw(), Fastgw("fastgw (pure Python)", environment={"FASTGW_PURE_PYTHON": "1"}), Nginx()),
         (Profiled(arguments={"body": "@body.json"}),),
         (),
-        prove=prove_with_log,
     )
 
 

@@ -34,6 +34,7 @@ class Fastgw:
     @contextmanager
     def running(self, place: Place) -> Iterator[Running]:
         access_log = place.folder / "access.log"
+        access_log.touch()  # a worker makes its own some time after it is ready
         file = place.folder / "fastgw.json"
         file.write_text(json.dumps(self._configuration(place.origin_port, access_log), indent=1))
         readable, writable = os.pipe()
