@@ -26,7 +26,7 @@ def key(name: str) -> rsa.RSAPrivateKey:
 def token(consumer: str, number: int = 0, signer: str = KEY_ID, **claims: object) -> str:
     """One that every contestant accepts. `number` makes several of one consumer differ; `claims` replace its own."""
     now = int(time.time())
-    own = {"iss": ISSUER, "aud": AUDIENCE, "sub": consumer, "jti": f"{consumer}-{number}"}
+    own: dict[str, object] = {"iss": ISSUER, "aud": AUDIENCE, "sub": consumer, "jti": f"{consumer}-{number}"}
     own |= {"iat": now, "exp": now + LIFE_SECONDS}
     signed = f"{_part({'alg': 'RS256', 'typ': 'JWT', 'kid': KEY_ID})}.{_part(own | claims)}"
     return f"{signed}.{_base64url(key(signer).sign(signed.encode(), padding.PKCS1v15(), hashes.SHA256()))}"

@@ -6,6 +6,7 @@ import random
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from functools import partial
 
 import uvloop
 
@@ -131,8 +132,9 @@ class Messages:
         talkers: list[Talker] = []
         try:
             for number in range(self.connections):
-                talker = Talker(spoken, heard, number % spoken.count, self.in_flight, f"/svc{number}/socket", tally)
-                await loop.create_connection(lambda talker=talker: talker, "127.0.0.1", port)
+                first, path = number % spoken.count, f"/svc{number}/socket"
+                make = partial(Talker, spoken, heard, first, self.in_flight, path, tally)
+                _, talker = await loop.create_connection(make, "127.0.0.1", port)
                 talkers.append(talker)
             async with asyncio.timeout(OPENING_SECONDS):
                 await asyncio.gather(*(talker.opened for talker in talkers))

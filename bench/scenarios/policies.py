@@ -34,6 +34,8 @@ from bench.scenarios.scenario import (
     RATE,
     SYSTEM_US,
     USER_US,
+    Kind,
+    Picture,
     Scenario,
     Table,
     ratio_to,
@@ -292,4 +294,5 @@ SCENARIO = Scenario(
     ),
     prove=prove,
     prepare=_prepare,
+    pictures=(Picture(Kind.BARS, LOAD.name, "CPU per request that is authenticated, limited and counted"),),
 )

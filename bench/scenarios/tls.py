@@ -34,6 +34,8 @@ from bench.scenarios.scenario import (
     RATE,
     SYSTEM_US,
     USER_US,
+    Kind,
+    Picture,
     Scenario,
     Table,
     ratio_to,
@@ -170,4 +172,5 @@ SCENARIO = Scenario(
     ),
     prove=prove,
     prepare=prepare,
+    pictures=(Picture(Kind.BARS, KEPT.name, "CPU per request over TLS 1.3, connections kept"),),
 )

@@ -12,7 +12,20 @@ from bench.origin import echo
 from bench.peers import Caddy, Envoy, Fastgw, Haproxy, Nginx, Peer, Place, Running
 from bench.peers.peer import HOST, routes
 from bench.prove import NotTheSameWork, expect
-from bench.scenarios.scenario import CORE_USED, P50, P90, P99, P999, Figure, Scenario, Table, decimals, ratio_to
+from bench.scenarios.scenario import (
+    CORE_USED,
+    P50,
+    P90,
+    P99,
+    P999,
+    Figure,
+    Kind,
+    Picture,
+    Scenario,
+    Table,
+    decimals,
+    ratio_to,
+)
 
 LOAD = Messages()
 CPU_US = Figure("CPU us/message", lambda s: s.cpu_us)
@@ -107,18 +120,13 @@ SCENARIO = Scenario(
         f"{LOAD.connections} connections to as many routes, on each of which {LOAD.in_flight} messages of 16 to 1,024 "
         "bytes are always under way; each passes through the gateway to an echo server and back."
     ),
-    peers=tuple(
-        map(
-            Tunnels,
-            (
-                Fastgw(config={"routes": ROUTES}),
-                Fastgw("fastgw (pure Python)", config={"routes": ROUTES}, environment={"FASTGW_PURE_PYTHON": "1"}),
-                Nginx(fill=NGINX),
-                Haproxy(fill={"defaults": "timeout tunnel 1h"}),
-                Envoy(fill={"connection": "                upgrade_configs: [{upgrade_type: websocket}]"}),
-                Caddy(),
-            ),
-        )
+    peers=(
+        Tunnels(Fastgw(config={"routes": ROUTES})),
+        Tunnels(Fastgw("fastgw (pure Python)", config={"routes": ROUTES}, environment={"FASTGW_PURE_PYTHON": "1"})),
+        Tunnels(Nginx(fill=NGINX)),
+        Tunnels(Haproxy(fill={"defaults": "timeout tunnel 1h"})),
+        Tunnels(Envoy(fill={"connection": "                upgrade_configs: [{upgrade_type: websocket}]"})),
+        Tunnels(Caddy()),
     ),
     loads=(LOAD,),
     tables=(
@@ -129,4 +137,5 @@ SCENARIO = Scenario(
     ),
     prove=prove,
     origin=echo.serving,
+    pictures=(Picture(Kind.BARS, LOAD.name, "CPU per message echoed through a tunnel", CPU_US),),
 )
