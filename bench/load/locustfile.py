@@ -1,4 +1,4 @@
-"""What people and programs do to a gateway, all at once. `python -m bench.load.mix`, or alone: `locust -f` this file.
+"""What people and programs do to a gateway, all at once. `python -m bench mix`, or alone: `locust -f` this file.
 
 Of twenty users eleven browse, five post, two send slowly, and two come with a token that nobody issued. Routes are
 those of `plain`: `/svc0/` to `/svc99/` reach the service. `/private/` is where a token is asked for: until the gateway
@@ -62,7 +62,7 @@ class Browser(Asker):
         page = f"/svc{service}/v1/items?page={random.randint(1, 50)}"
         self.ask("GET", page, "browse: list", {200}, accept)
         for _ in range(random.randint(1, 4)):
-            self.wait()
+            self.wait()  # type: ignore[no-untyped-call]  # locust's
             item = f"/svc{service}/v1/items/{random.randint(1, 10**6)}"
             self.ask("GET", item, "browse: item", {200}, {**accept, "Referer": f"https://{HOST}{page}"})
 
@@ -111,7 +111,7 @@ class SlowClient(User):
                 length = self._read(connection)
         except OSError as failure:
             error = failure
-        events.request.fire(
+        events.request.fire(  # type: ignore[no-untyped-call]  # locust's
             request_type="GET",
             name="slow client",
             response_time=(time.perf_counter() - sent_at) * 1e3,
@@ -145,7 +145,7 @@ failed: dict[str, dict[str, int]] = {}
 """Name of a request -> what went wrong -> how often."""
 
 
-@events.request.add_listener
+@events.request.add_listener  # type: ignore[untyped-decorator]  # locust's
 def _see(name: str, response_time: float, exception: BaseException | None, **_: Any) -> None:
     if exception is None:
         seen.setdefault(name, []).append(response_time)
@@ -154,7 +154,7 @@ def _see(name: str, response_time: float, exception: BaseException | None, **_: 
         kinds[str(exception)] = kinds.get(str(exception), 0) + 1
 
 
-@events.quit.add_listener
+@events.quit.add_listener  # type: ignore[untyped-decorator]  # locust's
 def _keep(**_: Any) -> None:
     if file := os.environ.get("BENCH_MIX_SEEN"):
         Path(file).write_text(json.dumps({"seen": seen, "failed": failed}))

@@ -1,4 +1,4 @@
-"""A realistic mix by locust, for a while, and the percentiles of each kind of request: `python -m bench.load.mix`.
+"""A realistic mix by locust, for a while, and the percentiles of each kind of request: `python -m bench mix`.
 
 What the users do is in `locustfile.py`, which locust alone imports: it replaces the standard library's sockets.
 Times are those that one Python process sees that plays all users: they tell a change, and not what the gateway took.
@@ -13,9 +13,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
-
-import typer
 
 from bench import origin
 from bench.peers import Fastgw, Place
@@ -110,22 +107,3 @@ def _fastgw() -> Iterator[str]:
             gateway.running(Place(folder, cores[:1], origin_port)) as running,
         ):
             yield f"http://127.0.0.1:{running.port}"
-
-
-def main(
-    url: Annotated[str | None, typer.Argument(help="http://host:port of a gateway. None: a fastgw is started.")] = None,
-    users: Annotated[int, typer.Option(min=1, max=5_000, help="Of twenty: 11 browse, 5 post, 2 slow, 2 bad.")] = 200,
-    seconds: Annotated[int, typer.Option(min=1, max=3_600, help="How long they go on.")] = 30,
-) -> None:
-    """A realistic mix by locust: browsing, posting, slow clients, bad tokens. Exit code 1 if any answer was wrong."""
-    try:
-        mix = run(url, users, seconds)
-    except MixFailed as error:
-        print(f"bench.load.mix: {error}", file=sys.stderr)
-        raise typer.Exit(2) from error
-    print(mix)
-    raise typer.Exit(bool(mix.failures))
-
-
-if __name__ == "__main__":
-    typer.run(main)
