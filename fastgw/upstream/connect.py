@@ -45,6 +45,7 @@ _CONNECT_FAULTS: Final = {
     errno.ENFILE: Fault.CONNECTIONS_EXHAUSTED,
     errno.ENOBUFS: Fault.CONNECTIONS_EXHAUSTED,
     errno.ENOMEM: Fault.CONNECTIONS_EXHAUSTED,
+    errno.EADDRNOTAVAIL: Fault.CONNECTIONS_EXHAUSTED,  # no local port is left; but see `_no_address_of_ours`
 }
 """What a failed connect is, by errno; for any other see `Step`."""
 
@@ -126,6 +127,18 @@ async def _dial_unix(address: Address) -> socket.socket:
     return sock
 
 
+def _no_address_of_ours(address: Address) -> bool:
+    """Whether this host has none to reach `address` from, as `[::1]` where IPv6 is off: no lack of ports then.
+
+    The system says EADDRNOTAVAIL to both. UDP has ports of its own, and connecting it sends nothing.
+    """
+    try:
+        with socket.socket(address.family, socket.SOCK_DGRAM) as probe:
+            return probe.connect_ex(address.sockaddr) == errno.EADDRNOTAVAIL
+    except OSError:  # no descriptor is left either
+        return False
+
+
 @final
 class _Race:
     """Attempts at several addresses of a target, of which the first to succeed wins; the others are closed.
@@ -201,6 +214,8 @@ class _Race:
             self._decided.set_result(None)
             return True
         sock.close()
+        if code == errno.EADDRNOTAVAIL and _no_address_of_ours(address):
+            code = errno.EHOSTUNREACH
         self._failed(address, OSError(code, os.strerror(code)))
         return False
 

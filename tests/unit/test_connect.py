@@ -109,7 +109,6 @@ async def test_who_does_not_answer_times_out():
 @pytest.mark.parametrize(
     ("code", "fault"),
     [
-        (errno.EADDRNOTAVAIL, Fault.UPSTREAM_UNREACHABLE),  # no port left on our side
         (errno.ECONNRESET, Fault.CONNECT_REFUSED),  # it hung up at once
         (errno.ENOTCONN, Fault.CONNECT_REFUSED),
         (errno.ENETUNREACH, Fault.UPSTREAM_UNREACHABLE),
@@ -118,6 +117,7 @@ async def test_who_does_not_answer_times_out():
         (errno.ECONNREFUSED, Fault.CONNECT_REFUSED),
         (errno.EMFILE, Fault.CONNECTIONS_EXHAUSTED),
         (errno.ENOBUFS, Fault.CONNECTIONS_EXHAUSTED),
+        (errno.EADDRNOTAVAIL, Fault.UPSTREAM_UNREACHABLE),  # not even for UDP: it is no port that is missing
     ],
 )
 @on_loop
@@ -130,6 +130,21 @@ async def test_each_error_of_the_system_is_a_fault(monkeypatch, code, fault):
     with monkeypatch.context() as patched:
         patched.setattr(socket, "socket", Failing)
         assert (await failure(target)).fault is fault
+    target.stop()
+
+
+@on_loop
+async def test_when_no_local_port_is_left_it_is_the_gateway_that_is_exhausted(monkeypatch):
+    class WithoutPorts(socket.socket):
+        def connect_ex(self, address: object) -> int:
+            return errno.EADDRNOTAVAIL if self.type == socket.SOCK_STREAM else 0
+
+    target = named(monkeypatch, Address(socket.AF_INET, ("192.0.2.1", 80)))
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "socket", WithoutPorts)
+        failed = await failure(target)
+    assert failed.fault is Fault.CONNECTIONS_EXHAUSTED
+    assert "Cannot assign requested address" in failed.reason
     target.stop()
 
 
