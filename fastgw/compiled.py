@@ -5,24 +5,26 @@ twin does not know, and it does all the work where fastgw was installed without 
 """
 
 import os
+import re
 from importlib import import_module
 from typing import Any, Final
 
 PURE: Final = bool(os.environ.get("FASTGW_PURE_PYTHON"))
 """Set in the environment, whatever to: leave the compiled twins alone."""
 
+_IS_TWIN: Final = re.compile(r"fastgw(?:\.\w+)*\._\w+").fullmatch
 in_use: dict[str, bool] = {}
 """Name of each twin that was asked for -> whether it is there and in use."""
 
 
 def twin(name: str) -> Any | None:
-    """The compiled module of this full name; None where it is missing or not wanted."""
+    """The compiled module of this full name; None where it, or a twin that it uses, is missing or not wanted."""
     module = None
     if not PURE:
         try:
             module = import_module(name)
         except ModuleNotFoundError as error:
-            if error.name != name:
+            if not _IS_TWIN(error.name or ""):
                 raise
     in_use[name] = module is not None
     return module
@@ -35,3 +37,10 @@ def told() -> str:
     if len(missing) == len(in_use):
         return f"plain Python ({why})"
     return "compiled" + (f", but for {', '.join(missing)} ({why})" if missing else "")
+
+
+def warning() -> str | None:
+    """What to tell who runs it slower than it could be, and has not asked for that."""
+    if PURE or all(in_use.values()):
+        return None
+    return f"running slower than it can: {told()}"

@@ -26,6 +26,7 @@ from functools import partial
 from math import inf
 from typing import Final, NoReturn
 
+from fastgw import compiled
 from fastgw.admin.metrics import Exposition
 from fastgw.compile import Gateway
 from fastgw.config.values import Address
@@ -174,8 +175,9 @@ class Supervisor:
                 raise CannotStart(f"cannot write the access log: {reason}")
         workers = len(self._workers)
         files = raise_file_limit()
-        if warning := file_limit_warning(self._config.limits.connections, workers, files):
-            notice(f"fastgw: warning: {warning}")
+        for warning in (file_limit_warning(self._config.limits.connections, workers, files), compiled.warning()):
+            if warning is not None:
+                notice(f"fastgw: warning: {warning}")
         for listener in self._gateway.listeners:
             endpoints = open_endpoints(listener.address, workers)
             for endpoint in endpoints:

@@ -50,6 +50,23 @@ def test_it_is_told_what_is_in_use_and_why(monkeypatch, in_use, pure, told):
     assert compiled.told() == told
 
 
+@pytest.mark.parametrize(
+    ("in_use", "pure", "warns"),
+    [
+        ({"a": True}, False, False),
+        ({"a": True, "b": False}, False, True),
+        ({"a": False}, False, True),
+        ({"a": False}, True, False),
+    ],
+)
+def test_who_runs_in_plain_python_without_having_asked_for_it_is_warned(monkeypatch, in_use, pure, warns):
+    monkeypatch.setattr(compiled, "in_use", in_use)
+    monkeypatch.setattr(compiled, "PURE", pure)
+    warning = compiled.warning()
+    assert (warning is not None) is warns
+    assert warning is None or compiled.told() in warning
+
+
 @pytest.fixture
 def asked(monkeypatch) -> dict[str, bool]:
     """`in_use` of this test alone, with the twins wanted."""
@@ -64,6 +81,13 @@ def test_a_twin_that_is_missing_is_none(asked):
     assert asked == {"fastgw.wire._nothing": False}
 
 
+def test_a_twin_without_the_twin_that_it_uses_is_missing_as_well(asked, monkeypatch, tmp_path):
+    (tmp_path / "lonely_twin.py").write_text("import fastgw.wire._nothing\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert compiled.twin("lonely_twin") is None
+    assert asked == {"lonely_twin": False}
+
+
 def test_a_twin_that_is_not_wanted_is_not_imported(asked, monkeypatch):
     monkeypatch.setattr(compiled, "PURE", True)
     assert compiled.twin("json") is None
@@ -72,7 +96,8 @@ def test_a_twin_that_is_not_wanted_is_not_imported(asked, monkeypatch):
 
 def test_a_twin_that_cannot_be_loaded_is_no_missing_twin(asked, monkeypatch, tmp_path):
     """It would run slower for ever, and nobody would know why."""
-    (tmp_path / "broken_twin.py").write_text("import nothing_of_this_name\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ModuleNotFoundError, match="nothing_of_this_name"):
-        compiled.twin("broken_twin")
+    for number, absent in enumerate(("nothing_of_this_name", "fastgw.wire.nothing", "_nothing")):
+        (tmp_path / f"broken_twin_{number}.py").write_text(f"import {absent}\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        with pytest.raises(ModuleNotFoundError, match=absent):
+            compiled.twin(f"broken_twin_{number}")
