@@ -16,6 +16,8 @@ TWICE := tests/protocol $(wildcard $(addprefix tests/unit/test_, \
 # Programs that the tests and the benchmark run, each as command=package.
 TEST_PROGRAMS := gcc=gcc nginx=nginx wrk=wrk h2load=nghttp2-client hey=hey curl=curl git=git jq=jq
 BENCH_PROGRAMS := nginx=nginx wrk=wrk h2load=nghttp2-client haproxy=haproxy caddy=caddy
+# What nginx + lua takes beyond them: Debian packages without a program.
+BENCH_PACKAGES := libnginx-mod-http-lua lua-cjson
 
 # Install packages where that is ours to do.
 define apt_install
@@ -36,6 +38,16 @@ missing=; for each in $(1); do \
   PATH="$$PATH:/usr/sbin:/sbin" command -v "$${each%=*}" >/dev/null || missing+=" $${each#*=}"; \
 done; \
 $(call install,$${missing# },$(2))
+endef
+
+# Debian packages that are no programs, which $(2) can do without for less: installed, or else named.
+define offer_packages
+if command -v dpkg >/dev/null; then \
+  missing=; for each in $(1); do dpkg -s "$$each" >/dev/null 2>&1 || missing+=" $$each"; done; \
+  if [ -n "$$missing" ] && ! $(call apt_install,$$missing); then \
+    echo "$(2) shows more with: sudo apt-get install$$missing" >&2; \
+  fi; \
+fi
 endef
 
 help:
@@ -77,7 +89,7 @@ programs:
 
 test: lint programs  ## lint, then every test; apt-get installs what they run, when you are root
 	$(BIN)/python -m pytest -n 2
-	FASTGW_PURE_PYTHON=1 $(BIN)/python -m pytest -n 2 $(TWICE)
+	FASTGW_PURE_PYTHON=1 $(BIN)/python -m pytest -n 2 -m 'not twin' $(TWICE)
 
 fuzz: setup  ## look for bytes that a compiled twin reads otherwise: FUZZ_SECONDS=600, SEED=...
 	@$(call install_programs,gcc=gcc,make fuzz)
@@ -85,6 +97,7 @@ fuzz: setup  ## look for bytes that a compiled twin reads otherwise: FUZZ_SECOND
 
 bench: setup  ## measure beside nginx, HAProxy, Envoy and Caddy
 	@$(call install_programs,$(BENCH_PROGRAMS),make bench)
+	@$(call offer_packages,$(BENCH_PACKAGES),make bench)
 	$(BIN)/python -m bench
 
 bench-check: setup  ## name what costs more instructions than bench/budgets.toml allows, and ratios that are not kept

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Generator, Iterator
 
 import hypothesis
 import pytest
@@ -12,6 +13,15 @@ from tests.support.lanes import PLAIN, Kind, Lane, Lanes, running
 # How long an example takes says how busy the machine is, not whether it is right.
 hypothesis.settings.register_profile("fastgw", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("fastgw")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Whoever runs the tests for a change has all that they need: what is skipped then was not tested."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("CI"):
+        report.outcome, report.longrepr = "failed", f"skipped: {report.longrepr}"
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -6,12 +6,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fastgw import routing
 from fastgw.config.patterns import parse_host, parse_path
 from fastgw.routing import Conditions, Router
 from tests.unit.test_routing import PATTERNS, REQUESTS, ROUTES, Request, Route, by_path, router
 
-pytestmark = pytest.mark.skipif(routing._routes is None, reason="the compiled twin is not built")
+pytestmark = pytest.mark.twin
 
 
 def same(table: Router, request: Request) -> bool:

@@ -18,8 +18,7 @@ from tests.unit import test_wire_bodies, test_wire_requests, test_wire_responses
 scan: Any = twin("fastgw.wire._scan")
 bodies: Any = twin("fastgw.wire._bodies")
 compiled_splice: Any = twin("fastgw.wire._splice")
-if scan is None or bodies is None or compiled_splice is None:
-    pytest.skip("the twin is not compiled, or not wanted", allow_module_level=True)
+pytestmark = pytest.mark.twin
 
 thorough = settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
 

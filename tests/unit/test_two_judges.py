@@ -360,7 +360,7 @@ def around(table: dict[str, bytes], start: bytes) -> dict[str, bytes]:
     return {name: start + fields + b"\r\n" for name, fields in table.items()}
 
 
-@pytest.mark.skipif(scan is None or bodies is None, reason="the twin is not compiled, or not wanted")
+@pytest.mark.twin
 class TestTheCompiledTwin:
     """Its own two judges, each alone, and both together."""
 
