@@ -18,6 +18,7 @@ import typer
 from bench import compare as comparing
 from bench import hold as holding
 from bench import machine, report
+from bench.load import mix as mixing
 from bench.load.load import NoAnswers
 from bench.measure import Effort, measure
 from bench.outcome import RESULTS, Outcome, newest, read
@@ -31,6 +32,9 @@ WELL, VOID, CANNOT_MEASURE = range(3)
 NEEDED = {"nginx": "nginx", "wrk": "wrk", "h2load": "nghttp2-client", "taskset": "util-linux"}
 """Programs without which nothing is measured, by Debian's package: the origin, the loads, and what pins all of them."""
 
+SBIN = ":/usr/sbin:/sbin"
+"""Where Debian has nginx and HAProxy: an addition to PATH."""
+
 app = typer.Typer(help=__doc__, add_completion=False)
 
 
@@ -43,7 +47,10 @@ SecondsOption = Annotated[int | None, typer.Option(min=1, help="Length of each m
 OnlyOption = Annotated[
     str, typer.Option(help="Contestants by their first word, with commas: fastgw,nginx. Empty: all.")
 ]
-QuickOption = Annotated[bool, typer.Option("--quick", help="3 rounds of 1 s, unless told otherwise.")]
+QuickOption = Annotated[
+    bool,
+    typer.Option("--quick", help="3 rounds of 1 s, unless told otherwise, with fewer contestants."),
+]
 SaveOption = Annotated[bool, typer.Option(help="Write the tables and all samples to bench/results/.")]
 
 
@@ -82,7 +89,7 @@ def _run(
     code = WELL
     for scenario in scenarios:
         try:
-            outcome = _measure(scenario, effort, only)
+            outcome = _measure(scenario.quick() if quick else scenario, effort, only)
         except CannotMeasure as error:  # the next one may be possible
             print(f"bench: {error}", file=sys.stderr)
             code = CANNOT_MEASURE
@@ -97,7 +104,7 @@ def _run(
 
 def _effort(rounds: int | None, seconds: int | None, quick: bool) -> Effort:
     """What is asked for, on this machine's cores; ends the command if that cannot be."""
-    os.environ["PATH"] += ":/usr/sbin:/sbin"  # where Debian has nginx and HAProxy
+    os.environ["PATH"] += SBIN
     if missing := [package for program, package in NEEDED.items() if not shutil.which(program)]:
         _fail(f"programs are missing; on Debian: apt-get install {' '.join(missing)}")
     cores = sorted(os.sched_getaffinity(0))
@@ -175,6 +182,34 @@ def plot(
 def show(result: Annotated[Path, typer.Argument(help="A result, as JSON.")]) -> None:
     """Print the tables of a result that was kept."""
     print(report.as_markdown(read(result)))
+
+
+@app.command()
+def readme() -> None:
+    """Put the newest results into README.md: the table and the pictures of `plain`, and where the others are."""
+    from bench import readme as writing  # it draws
+
+    try:
+        writing.write()
+    except writing.CannotShow as error:
+        _fail(str(error))
+
+
+@app.command()
+def mix(
+    url: Annotated[str | None, typer.Option(help="http://host:port of a gateway. None: a fastgw is started.")] = None,
+    users: Annotated[int, typer.Option(min=1, max=5_000, help="Of twenty: 11 browse, 5 post, 2 slow, 2 bad.")] = 200,
+    seconds: Annotated[int, typer.Option(min=1, max=3_600, help="How long they go on.")] = 30,
+) -> None:
+    """Let locust's users browse, post, be slow and show bad tokens. Exit code 1 if any answer was wrong."""
+    os.environ["PATH"] += SBIN
+    try:
+        seen = mixing.run(url, users, seconds)
+    except (mixing.MixFailed, NotReady) as error:
+        _fail(str(error))
+    print(seen)
+    if seen.failures:
+        raise typer.Exit(VOID)
 
 
 @app.command()

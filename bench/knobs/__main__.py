@@ -9,12 +9,14 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from bench.document import caption, put
 from bench.knobs import profile as profiling
 from bench.knobs.capacity import capacity, costs_of
 from bench.knobs.knobs import KNOBS, MAY_FAIL
 from bench.knobs.network import NotIsolated, enter_own_network
-from bench.knobs.table import TUNING, caption, head, put, rows
+from bench.knobs.table import TUNING, head, rows
 from bench.load.load import NoAnswers
+from bench.machine import describe
 from bench.measure import Effort, measure
 from bench.peers import LeftOut, Peer
 from bench.ports import NotReady
@@ -60,7 +62,7 @@ def main(
             measured = _measured(knob, effort, faults_matter=knob.name not in MAY_FAIL)
             table += rows(knob.name, load, measured)
             costs |= costs_of(knob.name, load, measured)
-    _show("knobs", [caption(effort), "", *table], write)
+    _show("knobs", [caption(describe(), effort), "", *table], write)
     if not wanted:
         _show("capacity", [*capacity(costs)], write)
 
@@ -71,7 +73,7 @@ def profile(rounds: RoundsOption = 3, seconds: SecondsOption = 3, write: WriteOp
     effort = _effort(rounds, seconds)
     scenario = profiling.scenario()
     measured = _measured(scenario, effort, faults_matter=True)
-    _show("profile", [caption(effort), "", *profiling.rows(scenario.loads[0].name, measured)], write)
+    _show("profile", [caption(describe(), effort), "", *profiling.rows(scenario.loads[0].name, measured)], write)
 
 
 def _effort(rounds: int, seconds: int) -> Effort:

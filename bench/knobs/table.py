@@ -1,12 +1,9 @@
-"""The table of the knobs, and its place in `tuning.md`."""
+"""The table of the knobs, which stands in `tuning.md`."""
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
-from bench.machine import describe
-from bench.measure import Effort
 from bench.report import compared
 from bench.samples import Measured
 from bench.scenarios.scenario import CPU_US, P50, P99, RATE, Comparison, Figure, ratio_to
@@ -37,22 +34,3 @@ def _cell(column: Figure | Comparison, ours: Measured, by_name: dict[str, Measur
         return "1"
     values = compared(column, ours, by_name, load)
     return f"{median(values):.2f} [{min(values):.2f}..{max(values):.2f}]"
-
-
-def caption(effort: Effort) -> str:
-    """When and where, for whoever compares it with a machine of their own."""
-    about = describe()
-    return (
-        f"Measured {about['date']} on {about['cores']} cores of {about['cpu']}, {about['kernel']}, Python "
-        f"{about['python']}, revision {about['revision']}: {effort.rounds} rounds of {effort.seconds} s, medians."
-    )
-
-
-def put(text: str, name: str, lines: Iterable[str]) -> str:
-    """`text` with `lines` between the markers of this name. `ValueError` without markers."""
-    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-    between = re.compile(f"(?<={re.escape(begin)}\n).*(?={re.escape(end)})", re.DOTALL)
-    if not between.search(text):
-        raise ValueError(f"nothing between {begin} and {end}")
-    inner = "\n".join(lines)
-    return between.sub(lambda _: f"\n{inner}\n\n", text)

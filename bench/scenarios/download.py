@@ -22,6 +22,7 @@ SCENARIO = Scenario(
         "100 routes, forwarding fields, a JSON access log. No contestant keeps bodies in files."
     ),
     peers=PEERS,
+    thorough=frozenset({"caddy"}),
     loads=(
         Wrk(
             "1 MiB",

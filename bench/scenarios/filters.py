@@ -41,6 +41,7 @@ SCENARIO = Scenario(
         Nginx(),
     ),
     loads=(Wrk(arguments={"body": "@body.json"}),),
+    thorough=frozenset({"fastgw, 4 filters", "fastgw, 8 filters"}),
     tables=(
         Table(
             "64 connections",

@@ -68,6 +68,7 @@ SCENARIO = Scenario(
         Table("half load", (*CPU, ratio_to("nginx", P99))),
     ),
     parts=parts,
+    thorough=frozenset({"nginx (no log)", "haproxy (no log)"}),
     pictures=(
         Picture(Kind.BARS, "64 connections", "CPU per proxied request, 64 connections"),
         Picture(Kind.LINES, "half load", "Latency at half of nginx's saturation, from when each request was due"),

@@ -69,5 +69,6 @@ SCENARIO = Scenario(
         ),
     ),
     prove=_prove,
+    thorough=frozenset(_named("haproxy", count) for count in COUNTS),
     pictures=(Picture(Kind.BARS, "64 connections", "CPU per request by number of routes"),),
 )

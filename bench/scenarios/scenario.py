@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
@@ -122,3 +122,9 @@ class Scenario:
     parts: Callable[[], Mapping[str, float]] = dict
     """What is in fastgw's CPU time per request, in us, timed alone after the rounds: rows of the first table."""
     pictures: Sequence[Picture] = ()
+    thorough: frozenset[str] = frozenset()
+    """Contestants that say more of the same: `quick` leaves them out."""
+
+    def quick(self) -> "Scenario":
+        """Without those that only a thorough look needs."""
+        return replace(self, peers=[peer for peer in self.peers if peer.name not in self.thorough])

@@ -30,6 +30,7 @@ SCENARIO = Scenario(
         "without end, a byte every 3 s each; who is cut off comes again. Latency counts from when a request was due."
     ),
     peers=(Fastgw(), Nginx(), Haproxy(), Envoy()),
+    rounds_of=2,
     loads=(Wrk(arguments={"body": "@body.json"}), ALONE, BESIDE),
     tables=(Table(ALONE.name, COLUMNS), Table(BESIDE.name, COLUMNS)),
     pictures=(Picture(Kind.LINES, BESIDE.name, "Latency of good clients beside 2,000 slow ones"),),

@@ -21,6 +21,7 @@ SCENARIO = Scenario(
         "100 routes, forwarding fields, a JSON access log. No contestant keeps bodies in files."
     ),
     peers=PEERS,
+    thorough=frozenset({"caddy"}),
     loads=(posting("1 MiB", 16, SIZE, count=64), Stream("1 GiB", 1 << 30, Direction.UP)),
     tables=(Table("1 MiB", PER_GIB), Table("1 GiB", PER_GIB)),
     origin=streams.serving,

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from bench.document import put
 from bench.knobs.capacity import MIXES, SURCHARGES, capacity, costs_of
 from bench.knobs.knobs import KEPT, KNOBS, MAY_FAIL, NEW, TCP, TLS
 from bench.knobs.profile import COLUMNS, OTHER, ROOMS, room_of, shares_of
-from bench.knobs.table import TUNING, head, put, rows
+from bench.knobs.table import TUNING, head, rows
 from bench.samples import Measured, Sample
 
 REPORT = """\
