@@ -1,0 +1,466 @@
+"""The straight way against the long way: whatever happens on it, nobody outside sees which one a request went.
+
+Each play is acted twice, on a route that has a straight way and on the same one with a filter that does nothing. After
+each step both are in the same state: bytes on all wires, deadlines, records, counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import inf
+from typing import Any
+
+import pytest
+
+from fastgw.errors import Fault
+from fastgw.filters.api import Phase
+from fastgw.observe import Record
+from fastgw.wire import render
+from tests.support.memory import Plane, Wire, probe
+
+NOTHING = probe("nothing", Phase.TRANSFORM, request=lambda exchange: None)
+
+HOST = b"Host: a.test\r\n"
+LOGGED = b"User-Agent: u\r\nReferer: r\r\nX-Request-Id: i\r\n"
+
+
+def asking(line: bytes = b"GET /a?b=c", *fields: bytes) -> bytes:
+    return line + b" HTTP/1.1\r\n" + HOST + b"".join(field + b"\r\n" for field in fields) + b"\r\n"
+
+
+def saying(status: bytes, *fields: bytes, body: bytes = b"") -> bytes:
+    return b"HTTP/1.1 " + status + b"\r\n" + b"".join(field + b"\r\n" for field in fields) + b"\r\n" + body
+
+
+GET = asking(b"GET /a?b=c", b"User-Agent: u", b"Referer: r", b"X-Request-Id: i")
+HEAD = asking(b"HEAD /a")
+DELETE = asking(b"DELETE /a")
+OK = saying(b"200 OK", b"Content-Length: 2", body=b"ok")
+CHUNKED = saying(b"200 OK", b"Transfer-Encoding: chunked", body=b"3\r\nabc\r\n0\r\n\r\n")
+HINTS = saying(b"103 Early Hints", b"Link: </a>")
+SETTINGS: dict[str, Any] = {
+    "upstreams": {
+        "u": {
+            "targets": [{"url": "http://127.0.0.1:9"}],
+            "timeouts": {"response_headers": "10s", "idle": "20s"},
+        }
+    },
+    "timeouts": {"response_idle": "5s"},
+}
+
+
+class Play:
+    """A client that has been answered once, over a connection that is idle now, and what follows."""
+
+    def __init__(self, settings: Mapping[str, Any], straight: bool, ip: str = "127.0.0.1", warm: bool = True) -> None:
+        self.plane = Plane({**SETTINGS, **settings}, probes=() if straight else (NOTHING,))
+        self.plane.server.date_line = lambda: b"Date: now\r\n"
+        self.client = self.plane.client(ip)
+        self.upstreams: list[Wire] = []
+        self.passed = False  # whether a step has found it on the straight way
+        if warm:
+            self.client.sends(asking(b"GET /first"))
+            connects(self)
+            self.upstream.sends(OK)
+
+    @property
+    def upstream(self) -> Wire:
+        return self.upstreams[-1]
+
+    @property
+    def passing(self) -> bool:
+        return bool(self.client.protocol._passing)
+
+    def state(self) -> dict[str, Any]:
+        """All that both ways must have in common."""
+        plane, connection = self.plane, self.client.protocol
+        upstream = plane.gateway.upstreams["u"]
+        return {
+            "client": wire_state(self.client),
+            "upstreams": [wire_state(each) for each in self.upstreams],
+            "phases": [connection.phase, *(each.protocol.phase for each in self.upstreams)],
+            "reused": [(each.protocol.uses, each.protocol.reusable) for each in self.upstreams],
+            "ahead": connection._ahead,
+            "answered": connection.requests,
+            "counts": (upstream.active, upstream.retrying, plane.limit.taken, plane.server.drained),
+            "pool": (len(plane.pool.open), len(plane.pool.waiting), [len(each.idle) for each in upstream.targets]),
+            "records": [told(record) for record in plane.records],
+        }
+
+
+def wire_state(wire: Wire) -> tuple[Any, ...]:
+    deadline = wire.protocol.deadline
+    return wire.received, wire.ended, wire.aborted, wire.lost, wire.reading, deadline, wire.socket.options
+
+
+def told(record: Record) -> dict[str, Any]:
+    """What is told of an exchange; of times only whether they were taken."""
+    fields = {name: getattr(record, name) for name in record.__struct_fields__}
+    assert fields.pop("ended_date") > 0
+    assert 0 <= fields.pop("duration_s") < inf
+    return fields | {"upstream_s": record.upstream_s >= 0}
+
+
+Step = Callable[[Play], object]
+
+
+def connects(play: Play) -> None:
+    play.upstreams.append(play.plane.connects())
+
+
+def cannot_connect(play: Play) -> None:
+    play.plane.cannot_connect()
+
+
+def sends(chunk: bytes) -> Step:
+    return lambda play: play.client.sends(chunk)
+
+
+def answers(chunk: bytes) -> Step:
+    return lambda play: play.upstream.sends(chunk)
+
+
+def hangs_up(play: Play) -> None:
+    play.upstream.ends()
+
+
+def breaks(play: Play) -> None:
+    play.upstream.resets()
+
+
+def leaves(play: Play) -> None:
+    play.client.ends()
+
+
+def resets(play: Play) -> None:
+    play.client.resets()
+
+
+def client_takes(room: float = inf) -> Step:
+    return lambda play: play.client.takes(room)
+
+
+def target_takes(room: float = inf) -> Step:
+    return lambda play: play.upstream.takes(room)
+
+
+def passes(seconds: float) -> Step:
+    return lambda play: play.plane.passes(seconds)
+
+
+def drains(play: Play) -> None:
+    play.plane.server.draining = True
+    play.client.protocol.drain()
+    play.plane.settle()
+
+
+def is_cut(play: Play) -> None:
+    assert play.client.protocol.cut()
+    play.plane.settle()
+
+
+def alike(
+    steps: Sequence[Step], settings: Mapping[str, Any] | None = None, ip: str = "127.0.0.1", warm: bool = True
+) -> Play:
+    """Act a play on both ways; the one on the straight way."""
+    straight, long = (Play(settings or {}, way, ip, warm) for way in (True, False))
+    for number, step in enumerate(steps):
+        for play in (straight, long):
+            step(play)
+        straight.passed |= straight.passing
+        assert not long.passing
+        assert straight.state() == long.state(), f"step {number}"
+    return straight
+
+
+def status_of(play: Play) -> int:
+    return play.plane.records[-1].status
+
+
+@pytest.mark.parametrize("request_head", [GET, HEAD, DELETE, asking(b"PUT /"), asking(b"OPTIONS /")])
+def test_what_may_be_sent_again_goes_straight(request_head: bytes) -> None:
+    play = alike([sends(request_head)])
+    assert play.passing
+    assert play.upstream.received.endswith(b"\r\nVia: 1.1 fastgw\r\n\r\n")
+    assert "<Passage on <Upstream" in repr(play.client.protocol)
+
+
+@pytest.mark.parametrize(
+    "request_head",
+    [
+        asking(b"POST /"),  # its connection has to be young enough
+        asking(b"GET /", b"Connection: close"),
+        asking(b"GET /", b"Connection: x-a", b"X-A: b"),
+        asking(b"GET /", b"TE: trailers"),
+        asking(b"PUT /", b"Content-Length: 0"),
+        b"GET http://a.test/ HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET / HTTP/1.0\r\n\r\n",
+    ],
+)
+def test_what_asks_for_more_goes_the_long_way(request_head: bytes) -> None:
+    play = Play({}, straight=True)
+    play.client.sends(request_head)
+    assert not play.passing
+    assert play.client.protocol.exchange is not None
+
+
+PLAYS: dict[str, tuple[list[Step], int]] = {
+    "whole": ([sends(GET), answers(OK)], 200),
+    "whole, for a target that wants to close": (
+        [sends(GET), answers(saying(b"200 OK", b"Content-Length: 2", b"Connection: close", body=b"ok"))],
+        200,
+    ),
+    "whole, in HTTP/1.0": ([sends(GET), answers(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok")], 200),
+    "whole, of a server error": ([sends(GET), answers(saying(b"503 No", b"Content-Length: 1", body=b"n"))], 503),
+    "whole, with a date and unusual fields": (
+        [
+            sends(GET),
+            answers(
+                saying(
+                    b"200 OK", b"Date: then", b"Content-Length: 2", b"Connection: X-A", b"X-A: b", b"V: w", body=b"ok"
+                )
+            ),
+        ],
+        200,
+    ),
+    "in the middle of the head": ([sends(GET), answers(OK[:20]), answers(OK[20:])], 200),
+    "in the middle of the body": ([sends(GET), answers(OK[:-1]), answers(OK[-1:])], 200),
+    "byte by byte": ([sends(GET), *(answers(OK[at : at + 1]) for at in range(len(OK)))], 200),
+    "chunked": ([sends(GET), answers(CHUNKED)], 200),
+    "chunked, in pieces": ([sends(GET), answers(CHUNKED[:-12]), answers(CHUNKED[-12:-5]), answers(CHUNKED[-5:])], 200),
+    "chunked, with trailers": ([sends(GET), answers(CHUNKED[:-2] + b"A: b\r\n\r\n")], 200),
+    "until the connection ends": ([sends(GET), answers(saying(b"200 OK", body=b"until")), hangs_up], 200),
+    "to HEAD": ([sends(HEAD), answers(saying(b"200 OK", b"Content-Length: 7"))], 200),
+    "to HEAD, chunked": ([sends(HEAD), answers(saying(b"200 OK", b"Transfer-Encoding: chunked"))], 200),
+    "to HEAD, with a body": ([sends(HEAD), answers(OK)], 200),
+    "204": ([sends(DELETE), answers(saying(b"204 No Content"))], 204),
+    "304": ([sends(GET), answers(saying(b"304 Not Modified", b"Content-Length: 7"))], 304),
+    "of length 0": ([sends(GET), answers(saying(b"404 Not Found", b"Content-Length: 0"))], 404),
+    "100 first": ([sends(GET), answers(saying(b"100 Continue")), answers(OK)], 200),
+    "103 first": ([sends(GET), answers(HINTS), answers(OK)], 200),
+    "103 twice and the answer in one": ([sends(GET), answers(HINTS + HINTS + OK)], 200),
+    "too many interim ones": ([sends(GET), answers(HINTS * 17)], 502),
+    "103, then nothing": ([sends(GET), answers(HINTS), hangs_up], 502),
+    "101 that nobody asked for": (
+        [sends(GET), answers(saying(b"101 Go", b"Connection: Upgrade", b"Upgrade: websocket"))],
+        502,
+    ),
+    "with a byte more": ([sends(GET), answers(OK + b"x")], 200),
+    "with another answer behind": ([sends(GET), answers(OK + OK)], 200),
+    "with a byte more later": ([sends(GET), answers(OK), answers(b"x")], 200),
+    "no HTTP": ([sends(GET), answers(b"SSH-2.0\r\n")], 502),
+    "malformed": ([sends(GET), answers(saying(b"200 OK", b"A b: c"))], 502),
+    "two lengths": (
+        [sends(GET), answers(saying(b"200 OK", b"Content-Length: 2", b"Content-Length: 2", body=b"ok"))],
+        502,
+    ),
+    "a body cut short": ([sends(GET), answers(OK[:-1]), hangs_up], 200),
+    "a body that stalls": ([sends(GET), answers(OK[:-1]), passes(21)], 200),
+    "hung up, then answered": ([sends(GET), hangs_up, connects, answers(OK)], 200),
+    "reset, then answered": ([sends(GET), breaks, connects, answers(OK)], 200),
+    "hung up twice": ([sends(GET), hangs_up, connects, hangs_up], 502),
+    "hung up after a byte": ([sends(GET), answers(b"H"), hangs_up], 502),
+    "hung up and gone": ([sends(GET), hangs_up, cannot_connect], 502),
+    "no answer in time": ([sends(GET), passes(11)], 504),
+    "no whole head in time": ([sends(GET), answers(b"HTTP/1.1 200"), passes(11)], 504),
+    "the client leaves": ([sends(GET), leaves], 499),
+    "the client resets": ([sends(GET), resets], 499),
+    "the client has sent ahead and leaves": ([sends(GET), sends(b"GET /"), leaves], 499),
+    "the client resets amid the answer": ([sends(GET), answers(OK[:-1]), resets], 200),
+    "a drain": ([sends(GET), drains, answers(OK)], 200),
+    "a drain before": ([drains, sends(GET), answers(OK)], 200),
+    "a drain, and no length": ([sends(GET), drains, answers(saying(b"204 No Content"))], 204),
+    "cut": ([sends(GET), is_cut], 503),
+    "cut amid the answer": ([sends(GET), answers(OK[:-1]), is_cut], 200),
+    "pipelined": ([sends(GET * 3), answers(OK), answers(OK), answers(OK)], 200),
+    "sent ahead in pieces": ([sends(GET), sends(GET[:9]), answers(OK), sends(GET[9:]), answers(OK)], 200),
+    "sent far ahead": ([sends(GET), sends(b"G" * 70_000), answers(OK)], 414),
+    "pipelined, and malformed behind": ([sends(GET + b" \r\n\r\n"), answers(OK)], 400),
+    "a client that does not read": (
+        [client_takes(0), sends(GET), answers(OK), client_takes(), sends(GET), answers(OK)],
+        200,
+    ),
+    "a client that reads a part": (
+        [client_takes(9), sends(GET), answers(OK), passes(3), client_takes(5), passes(3)],
+        200,
+    ),
+    "a client that never reads": ([client_takes(0), sends(GET), answers(OK), passes(6)], 200),
+    "a client that does not read, and leaves": ([client_takes(0), sends(GET), answers(OK), leaves], 200),
+    "pipelined by a client that does not read": (
+        [client_takes(0), sends(GET * 2), answers(OK), client_takes(), answers(OK)],
+        200,
+    ),
+    "a client that stopped reading an answer in pieces": (
+        [client_takes(0), sends(GET), answers(OK[:-1]), answers(OK[-1:]), client_takes()],
+        200,
+    ),
+    "a client that stopped reading, with a drain": (
+        [client_takes(0), sends(GET), drains, answers(OK), client_takes()],
+        200,
+    ),
+    "a target that takes the request late": (
+        [target_takes(0), sends(GET), passes(5), target_takes(), answers(OK)],
+        200,
+    ),
+    "a target that takes a part": (
+        [target_takes(9), sends(GET), passes(9), target_takes(5), passes(9), answers(OK)],
+        200,
+    ),
+    "a target that never takes it": ([target_takes(0), sends(GET), passes(21)], 504),
+    "a target that answers without taking it": ([target_takes(0), sends(GET), answers(OK)], 200),
+    "a target that hangs up without taking it": ([target_takes(9), sends(GET), hangs_up, connects, answers(OK)], 200),
+    "a client that sends ahead meanwhile": (
+        [target_takes(0), sends(GET), sends(GET), target_takes(), answers(OK), answers(OK)],
+        200,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLAYS)
+def test_the_same_comes_of_both_ways(name: str) -> None:
+    steps, status = PLAYS[name]
+    play = alike(steps)
+    assert play.passed, "it would show nothing"
+    assert status_of(play) == status
+    play.plane.assert_quiet()
+
+
+@pytest.mark.parametrize("name", [name for name, (steps, _) in PLAYS.items() if steps[-1].__name__ != "is_cut"])
+def test_the_next_request_finds_all_as_it_should_be(name: str) -> None:
+    """On the same connection if there still is one, and over the same upstream connection if that still serves."""
+    steps, _ = PLAYS[name]
+
+    def next_request(play: Play) -> None:
+        if play.client.lost or play.client.ended:
+            play.client = play.plane.client()
+        play.client.sends(DELETE)
+        if play.plane.pool.waiting:
+            connects(play)
+
+    play = alike([*steps, next_request, answers(CHUNKED), next_request, answers(OK)])
+    assert status_of(play) == 200
+    play.plane.assert_quiet()
+
+
+WITHOUT_IDLE: dict[str, tuple[list[Step], int]] = {
+    "connects": ([sends(GET), connects, answers(OK)], 200),
+    "cannot connect": ([sends(GET), cannot_connect, cannot_connect], 502),
+    "connects at the second time": ([sends(GET), cannot_connect, connects, answers(OK)], 200),
+    "the client leaves": ([sends(GET), leaves], 499),
+    "the client leaves, and the connection comes to nothing": ([sends(GET), connects, resets], 499),
+    "a drain": ([sends(GET), drains, connects, answers(OK)], 200),
+    "cut": ([sends(GET), is_cut], 503),
+    "pipelined": ([sends(GET * 2), connects, answers(OK), answers(OK)], 200),
+    "hung up at once": ([sends(GET), connects, hangs_up], 502),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_IDLE)
+def test_where_no_connection_is_at_hand(name: str) -> None:
+    steps, status = WITHOUT_IDLE[name]
+    play = alike(steps, warm=False)
+    assert status_of(play) == status
+    play.plane.assert_quiet()
+
+
+def test_where_no_connection_is_at_hand_and_too_many_wait() -> None:
+    def is_full(play: Play) -> None:
+        play.plane.pool.lend = lambda *told: Fault.POOL_FULL  # type: ignore[method-assign,assignment]
+
+    play = alike([is_full, sends(GET)], warm=False)
+    assert (status_of(play), play.plane.records[-1].fault) == (503, "pool_full")
+    play.plane.assert_quiet()
+
+
+def test_without_retries_a_silent_end_is_a_502() -> None:
+    upstreams = {"u": {**SETTINGS["upstreams"]["u"], "retries": {"max": 0}}}
+    play = alike([sends(GET), hangs_up], {"upstreams": upstreams})
+    assert (status_of(play), play.plane.records[-1].retries) == (502, 0)
+    play.plane.assert_quiet()
+
+
+def test_a_retry_is_counted_and_spent() -> None:
+    """Of targets the balancer's next is asked, on a connection that has carried nothing."""
+    play = alike([sends(GET), hangs_up, connects, answers(OK)])
+    assert play.plane.records[-1].retries == 1
+    assert [each.protocol.uses for each in play.upstreams] == [2, 1]
+
+
+def test_a_defect_while_the_request_is_made_is_a_500(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+    def raises(*told: object) -> bytes:
+        raise ZeroDivisionError
+
+    def breaks_down(play: Play) -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(render, "request", raises)
+            play.client.sends(GET)
+
+    play = alike([breaks_down])
+    assert status_of(play) == 500
+    play.plane.assert_quiet()
+    assert [record.exc_info is not None for record in caplog.records] == [True, True]
+
+
+FORWARDED = (
+    [],
+    [b"X-Forwarded-For: 192.0.2.9, 198.51.100.7"],
+    [b'Forwarded: for="[2001:db8::1]:4711";proto=https', b"X-Real-IP: 192.0.2.9"],
+    [b"X-Forwarded-For: 192.0.2.9", b"X-Forwarded-Proto: https", b"X-Forwarded-Host: b.test", b"X-Forwarded-Port: 1"],
+    [b"X-Forwarded-For: nonsense", b"X-Forwarded-Client-Cert: c", b"Forwarded: nonsense,"],
+)
+
+
+@pytest.mark.parametrize("policy", [None, "append", "set", "strip", "pass"])
+@pytest.mark.parametrize("trusted", [(), ("127.0.0.1/32", "198.51.100.0/24")], ids=["nobody", "proxies"])
+@pytest.mark.parametrize("ip", ["127.0.0.1", "203.0.113.5", "2001:db8::5", "unix:"])
+def test_the_upstream_is_told_the_same_of_the_client(policy: str | None, trusted: tuple[str, ...], ip: str) -> None:
+    settings = {
+        "routes": [{"name": "all", "upstream": "u", **({"forwarded": policy} if policy else {})}],
+        "listeners": {"main": {"address": "127.0.0.1:0", "trusted_proxies": list(trusted)}},
+    }
+    requests = [asking(b"GET /a", *fields) for fields in FORWARDED]
+    requests += [request.replace(b"a.test", b"b.test:81") for request in requests]
+    steps = [step for request in requests for step in (sends(request), answers(OK))]
+    play = alike(steps, settings, ip)
+    believed = ["192.0.2.9", "2001:db8::1"] if ip == "127.0.0.1" and trusted else []
+    assert {record.client for record in play.plane.records} == {ip, *believed}
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        {},
+        {"path": {"forward": "raw"}},
+        {"paths": ["/a/{rest:path}"], "strip_prefix": "/a"},
+        {"paths": ["/a/{rest:path}"], "rewrite": "/b/{rest}/c"},
+        {"paths": ["/a/{name}", "/{rest:path}"]},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("base", ["", "/base"])
+def test_the_upstream_is_asked_for_the_same_path(route: dict[str, Any], base: str) -> None:
+    settings = {
+        "upstreams": {"u": {"targets": [{"url": f"http://127.0.0.1:9{base}"}]}},
+        "routes": [{"name": "one", "upstream": "u", **route}, {"name": "others", "upstream": "u"}],
+    }
+    paths = [b"/", b"/a", b"/a/", b"/a/b", b"/a/./b//c", b"/a/%7eb/%2e%2e/%41", b"/a/b%2Fc", b"/a/x/../..//", b"/b;c=d"]
+    targets = [path + query for path in paths for query in (b"", b"?", b"?b=%7e/../c")]
+    steps = [step for target in targets for step in (sends(asking(b"GET " + target)), answers(OK))]
+    play = alike(steps, settings)
+    assert {record.status for record in play.plane.records} == {200}
+    assert play.upstream.received.count(b" HTTP/1.1\r\n") == len(targets) + 1
+    assert play.upstream.received.count(b"GET " + base.encode() + b"/") == len(targets) + 1
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        (b"Cookie: a", b"cookie: b", b"X_A: c"),
+        (b"Connection: keep-alive", b"Keep-Alive: 1", b"Proxy-Connection: a", b"Proxy-Authorization: b"),
+        (b"Via: 1.0 a", b"Trailer: x", b"Forwarded_For: b"),
+        tuple(b"F%d: v" % number for number in range(60)),
+    ],
+)
+def test_the_upstream_is_sent_the_same_fields(fields: tuple[bytes, ...]) -> None:
+    play = alike([sends(asking(b"GET /", *fields)), answers(OK)])
+    assert status_of(play) == 200
