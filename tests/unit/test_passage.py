@@ -420,10 +420,16 @@ def test_the_upstream_is_told_the_same_of_the_client(policy: str | None, trusted
     }
     requests = [asking(b"GET /a", *fields) for fields in FORWARDED]
     requests += [request.replace(b"a.test", b"b.test:81") for request in requests]
-    steps = [step for request in requests for step in (sends(request), answers(OK))]
+    steps = [step for request in requests for step in (sends(request), answers(OK), sends(request), answers(CHUNKED))]
+    steps += [step for request in requests for step in (sends(request), hangs_up, connects, answers(OK))]
     play = alike(steps, settings, ip)
     believed = ["192.0.2.9", "2001:db8::1"] if ip == "127.0.0.1" and trusted else []
     assert {record.client for record in play.plane.records} == {ip, *believed}
+
+
+def lines_of(sent: bytes) -> list[bytes]:
+    """What is asked for in these requests, which have no body."""
+    return [each.partition(b" HTTP/1.1\r\n")[0] for each in sent.split(b"\r\n\r\n")[:-1]]
 
 
 @pytest.mark.parametrize(
@@ -446,10 +452,12 @@ def test_the_upstream_is_asked_for_the_same_path(route: dict[str, Any], base: st
     paths = [b"/", b"/a", b"/a/", b"/a/b", b"/a/./b//c", b"/a/%7eb/%2e%2e/%41", b"/a/b%2Fc", b"/a/x/../..//", b"/b;c=d"]
     targets = [path + query for path in paths for query in (b"", b"?", b"?b=%7e/../c")]
     steps = [step for target in targets for step in (sends(asking(b"GET " + target)), answers(OK))]
+    steps += [step for target in targets for step in (sends(asking(b"GET " + target)), hangs_up, connects, answers(OK))]
     play = alike(steps, settings)
     assert {record.status for record in play.plane.records} == {200}
-    assert play.upstream.received.count(b" HTTP/1.1\r\n") == len(targets) + 1
-    assert play.upstream.received.count(b"GET " + base.encode() + b"/") == len(targets) + 1
+    first, *others = (each.received for each in play.upstreams)
+    assert first.count(b"GET " + base.encode() + b"/") == first.count(b" HTTP/1.1\r\n") == len(targets) + 2
+    assert [lines_of(each)[0] for each in others] == lines_of(first)[1:-1]
 
 
 @pytest.mark.parametrize(
