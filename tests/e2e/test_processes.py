@@ -221,6 +221,16 @@ except CannotStart as error:
             warning = gateway.stderr.wait_for(lambda line: b"warning" in line).decode()
         assert f"limits.connections is 10000000, but {hard} open files" in warning
 
+    @pytest.mark.parametrize(("pure", "told"), [("", 1), ("1", 0)])
+    def test_that_it_runs_in_plain_python_is_told_unless_that_was_asked_for(self, tmp_path, pure, told):
+        (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['fastgw.wire._scan'] = None\n")
+        environment = {"PYTHONPATH": str(tmp_path), "FASTGW_PURE_PYTHON": pure}
+        with Gateway(answering(), tmp_path, environment=environment) as gateway:
+            pass
+        warnings = [line for line in gateway.stderr.lines if b"fastgw: warning: running slower" in line]
+        assert len(warnings) == told
+        assert all(b"but for fastgw.wire._scan, fastgw.wire._splice (no compiled twin: " in line for line in warnings)
+
 
 class TestTheEnd:
     def test_term_lets_a_slow_response_finish(self, tmp_path):
