@@ -126,6 +126,7 @@ class Pool(Generic[C]):
     """The connections to the targets of one upstream. Nothing runs while nothing is open."""
 
     __slots__ = (
+        "_at_once",
         "_clock",
         "_connect_timeout",
         "_connections",
@@ -181,6 +182,9 @@ class Pool(Generic[C]):
         self._openings: set[asyncio.Task[Address]] = set()
         self._waiters: dict[Borrower[C], _Waiter] = {}
         self._placeless: OrderedDict[_Waiter, None] = OrderedDict()  # those for whom no opening has begun
+        # How many openings there may be at once. When no descriptor or port was left: none before the next tick, then
+        # one, and with each tick twice as many. An attempt that finds no port has looked at all, which takes 2 ms.
+        self._at_once = inf
         self._ticker: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._stopped = False
@@ -355,7 +359,7 @@ class Pool(Generic[C]):
             waiter = next(iter(self._placeless))
             target = waiter.target
             if target.opening < len(target.waiting):  # else an opening whose waiter has gone is there for this one
-                if not self._take_place(target):
+                if len(self._openings) >= self._at_once or not self._take_place(target):
                     self._tick_later()
                     return
                 self._open(target)
@@ -401,12 +405,13 @@ class Pool(Generic[C]):
             waiter.borrower.failed(fault)
 
     def _queue_again(self, target: Target) -> None:
-        """No descriptor was left for an opening: the last one that had a place waits for one again."""
+        """No descriptor or port was left for an opening: the last one that had a place waits for one again."""
+        self._at_once = 0.0
         waiter = next((waiter for waiter in reversed(target.waiting) if waiter not in self._placeless), None)
         if waiter is not None:
             self._placeless[waiter] = None
             self._placeless.move_to_end(waiter, last=False)
-        self._tick_later()  # and not at once, which would fail again
+        self._tick_later()
 
     def _explain(self, target: Target, error: BaseException | None) -> Fault:
         """The fault of an opening that failed; why goes to the log, as clients must not see it."""
@@ -443,6 +448,7 @@ class Pool(Generic[C]):
     def _tick(self) -> None:
         """End the waits that have lasted too long, and try again for the others."""
         self._ticker = None
+        self._at_once = 2.0 * self._at_once or 1.0
         now = monotonic()
         try:
             while self._placeless:

@@ -135,17 +135,47 @@ async def test_without_descriptors_it_waits(dialer, monkeypatch):
     first, second = Borrower(), Borrower()
     pool.lend(pool.targets[0], first)
     pool.lend(pool.targets[0], second)
-    for _ in range(3):
-        await dialer.begun(2)
-        dialer.fail(0, Fault.CONNECTIONS_EXHAUSTED)
-        dialer.fail(0, Fault.CONNECTIONS_EXHAUSTED)
     await dialer.begun(2)
-    dialer.succeed()
-    dialer.succeed()
+    dialer.fail(0, Fault.CONNECTIONS_EXHAUSTED)
+    dialer.fail(0, Fault.CONNECTIONS_EXHAUSTED)
+    for _ in range(3):
+        await dialer.begun()
+        dialer.fail(0, Fault.CONNECTIONS_EXHAUSTED)
     for borrower in (first, second):
+        await dialer.begun()
+        dialer.succeed()
         connection = await borrower.answer()
         assert isinstance(connection, Connection)
         pool.discard(connection)
+
+
+@on_loop
+async def test_without_descriptors_one_is_opened_and_then_twice_as_many_with_each_tick(dialer, monkeypatch):
+    """Not one for each that waits, whenever another comes: what finds no port has looked for one among all."""
+    monkeypatch.setattr(pooling, "TICK", 3600.0)  # each tick is ours
+    pool = make(upstream(max_connections=30))
+    (target,) = pool.targets
+    borrowers = [Borrower() for _ in range(10)]
+    for borrower in borrowers[:8]:
+        pool.lend(target, borrower)
+    await dialer.begun(8)
+    for _ in range(8):
+        dialer.fail(0, Fault.CONNECTIONS_EXHAUSTED)
+    await turns()
+    for borrower in borrowers[8:]:
+        pool.lend(target, borrower)
+    for opened_at_once in (0, 1, 2, 4, 3):
+        if opened_at_once:
+            pool._tick()
+        await turns()
+        assert len(dialer.openings) == opened_at_once
+        for _ in range(opened_at_once):
+            dialer.succeed()
+        await turns()
+    for borrower in borrowers:
+        pool.discard(await borrower.answer())
+    assert repr(pool) == "<Pool: 0 connections, 0 idle, 0 opening, 0 waiting>"
+    pool.stop()
 
 
 @on_loop
