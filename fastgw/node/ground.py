@@ -15,6 +15,11 @@ READ_BYTES: Final = 32768
 SMALL_READ_BYTES: Final = 2048
 """The most that is read at once from a peer whose bytes are costly to read (`Ground.buffer_for`)."""
 
+STALL_S: Final = 0.5
+"""A turn that comes so late shows that the process has stood still: stopped, throttled, or its machine paused."""
+AFTER_STALL_S: Final = 0.002
+"""Then the loop polls once before deadlines are looked at. Not 0: that would be before it has polled."""
+
 
 def unsent(transport: asyncio.Transport) -> int:
     """Bytes written to a transport that its peer has not acknowledged. When it falls, the peer is alive."""
@@ -83,6 +88,7 @@ class Ground:
         self.small_buffer = self.read_buffer[:SMALL_READ_BYTES]
         self.hangups = Hangups(loop)
         self._next: asyncio.TimerHandle | None = None
+        self._stalled = False
 
     def buffer_for(self, chunk: bytes, payload: bytes) -> memoryview:
         """What to read the next bytes of a body into, after a chunk that brought this payload.
@@ -96,8 +102,16 @@ class Ground:
         self._turn()
 
     def _turn(self) -> None:
+        now = self.loop.time()
+        if now - self.wheel.now > STALL_S and not self._stalled:
+            # We were held up, not our peers: what they have sent meanwhile is read before anybody is called late.
+            self._stalled = True
+            self.wheel.now = now
+            self._next = self.loop.call_later(AFTER_STALL_S, self._turn)
+            return
+        self._stalled = False
         self._next = self.loop.call_later(TICK, self._turn)  # first: whatever raises below, time goes on
-        self.wheel.advance(self.loop.time())
+        self.wheel.advance(now)
         self.hangups.tick()
 
     def close(self) -> None:

@@ -5,8 +5,11 @@ A connection is reused only if the response ended exactly where its framing said
 sent whole, and neither side asked to close (`reusable`).
 """
 
+import array
 import asyncio
+import fcntl
 import os
+import termios
 from contextlib import suppress
 from enum import IntEnum
 from math import inf
@@ -14,7 +17,7 @@ from typing import Final, Protocol, cast
 
 from fastgw.errors import Fault
 from fastgw.exchange import Trailers
-from fastgw.node.ground import Ground, unsent
+from fastgw.node.ground import READ_BYTES, Ground, unsent
 from fastgw.node.timers import Timed
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.target import Target
@@ -82,6 +85,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         "_asked_upgrade",
         "_begun",
         "_buffer",
+        "_full",
         "_head_patience",
         "_informed",
         "_method",
@@ -133,6 +137,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self._buffer = ground.read_buffer
         self._begun = b""  # of a response head
         self._searched = 0
+        self._full = False  # the last read filled the buffer: there may be more
         self._informed = 0
         self._method = b""
         self._asked_upgrade: tuple[bytes, ...] = ()
@@ -270,10 +275,13 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         if phase is AWAITING and not self._begun:
             answer = take_answer(self._buffer, nbytes, self._method)
             if isinstance(answer, bytes):
+                self._full = nbytes == len(self._buffer)
                 self._read_head(answer)
             else:
+                self._full = nbytes == READ_BYTES
                 self._answered_whole(answer)
             return
+        self._full = nbytes == len(self._buffer)
         chunk = taken(self._buffer, nbytes)
         if phase is AWAITING:
             self._read_head(self._begun + chunk)
@@ -334,7 +342,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         while True:
             try:
                 end = find_head_end(received, self._searched)
-                if end < 0:
+                if end < 0 or end > MAX_HEAD:
                     return self._wait_for_more(received)
                 head = judge_answer(received, end, self._method)
             except Malformed as malformed:
@@ -369,7 +377,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self.reusable = not (head.close or self._unasked_body)
 
     def _wait_for_more(self, received: bytes) -> None:
-        """The head is not complete."""
+        """The head is not complete, or it is too long."""
         if not _BEGINNING.startswith(received[: len(_BEGINNING)]):
             self._fail(Fault.UPSTREAM_MALFORMED, "What was sent is no HTTP/1 response.")
         elif len(received) > MAX_HEAD:
@@ -454,6 +462,8 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self.phase = IDLE
         self.borrower = None
         self.deadline = inf
+        if self._full and self._more_is_there():  # bytes after a response belong to nobody
+            self.reusable = False
         if self.reader is not None:
             self.reader = None
             self._buffer = self.ground.read_buffer
@@ -466,6 +476,15 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         if self.paused:  # for a client that was slower; the next one may not be
             self.paused = False
             self.transport.resume_reading()
+
+    def _more_is_there(self) -> bool:
+        """Whether the target has sent more than was read. After a read that was not full there is nothing."""
+        if self.transport.get_extra_info("sslcontext") is not None:
+            return True  # that cannot be seen from outside of TLS
+        pending = array.array("i", [0])
+        with suppress(OSError):
+            fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.FIONREAD, pending)
+        return pending[0] > 0
 
     def _switch(self, head: ResponseHead, early: bytes) -> None:
         borrower = self.borrower
