@@ -329,3 +329,39 @@ def test_a_target_that_refuses_connections_is_a_502(trio: tuple[Gateway, Origin,
     with gateway.connect() as client:
         for _ in range(2):
             assert_fault(client.exchange(b"GET / HTTP/1.1\r\nHost: dead.test\r\n\r\n"), "connect_refused")
+
+
+FILLED = [32768, 2 * 32768]
+"""Bytes of an answer, its head among them, that end where a read of the gateway's is full."""
+
+
+def filling(size: int, chunked: bool) -> bytes:
+    if not chunked:
+        head = OK + b"Content-Length: %d\r\n\r\n"
+        length = size - len(head % (size - 100))
+        return head % length + bytes(length)
+    head, last = OK + b"Transfer-Encoding: chunked\r\n\r\n", b"\r\n0\r\n\r\n"
+    room = size - len(head) - len(last)
+    length = room - len(b"%x\r\n" % (room - 10))
+    return head + b"%x\r\n" % length + bytes(length) + last
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunks"])
+@pytest.mark.parametrize("size", FILLED)
+def test_bytes_behind_an_answer_that_fills_a_read_reach_nobody(lanes: Lanes, size: int, chunked: bool) -> None:
+    """RFC 9112 section 6.3, promise 5: neither the client's next request nor one that waits for this connection."""
+    lane = lanes.take("one")
+    client, waiting = lane.client(), lane.client()
+    client.send(lane.get(b"/first") + lane.get(b"/next"))
+    upstream = lane.accept()
+    upstream.read_request()
+    waiting.send(lane.get(b"/waiting"))
+    answer = filling(size, chunked)
+    assert len(answer) == size
+    upstream.send(answer + OK + b"Content-Length: 6\r\n\r\nforged")
+    assert client.read_response().status == 200
+    upstream.assert_ended()
+    fresh = lane.accept()
+    assert {fresh.answer().request_target, fresh.answer().request_target} == {b"/next", b"/waiting"}
+    assert client.read_response().body == waiting.read_response().body == b"ok"
+    lane.end()

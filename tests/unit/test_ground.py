@@ -3,6 +3,8 @@
 import asyncio
 import socket
 import struct
+import time
+from math import inf
 
 import pytest
 import uvloop
@@ -122,3 +124,49 @@ def test_a_descriptor_may_be_watched_again_and_by_another() -> None:
         hangups.close()
 
     run(live)
+
+
+class Answered(Timed):
+    """Its peer has answered in time: what it sent lies in the socket."""
+
+    def __init__(self, peer: socket.socket) -> None:
+        super().__init__()
+        self.peer = peer
+        self.heard = self.expired = False
+
+    def read(self) -> None:
+        self.peer.recv(1)
+        self.heard = True
+        self.deadline = inf
+
+    def expire(self, now: float) -> None:
+        self.expired = True
+
+
+def test_nobody_is_late_because_we_stood_still() -> None:
+    """After a stall (a paused machine, a throttled container) what has come meanwhile is read first."""
+
+    async def live() -> Answered:
+        loop = asyncio.get_running_loop()
+        ground = Ground(loop)
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with ours, theirs:
+            answered = Answered(ours)
+            loop.add_reader(ours, answered.read)
+            ground.start()
+            ground.wheel.watch(answered, ground.wheel.now + 0.1)
+            theirs.send(b"!")
+            time.sleep(1.0)  # the stall itself
+            rang = asyncio.Event()
+            ground.wheel.watch(Waiting(rang), ground.wheel.now + 0.1)
+            async with asyncio.timeout(5):
+                await rang.wait()
+            loop.remove_reader(ours)
+        ground.close()
+        return answered
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        answered = runner.run(live())
+    assert answered.heard
+    assert not answered.expired
