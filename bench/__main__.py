@@ -8,7 +8,8 @@ import re
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -85,6 +86,9 @@ def _run(
     quick: bool = False,
     save: bool = True,
 ) -> None:
+    _check_names(scenarios, only)
+    if save:
+        _prepare_results("; --no-save measures all the same")
     effort = _effort(rounds, seconds, quick)
     code = WELL
     for scenario in scenarios:
@@ -125,9 +129,24 @@ def _measure(scenario: Scenario, effort: Effort, only: str = "") -> Outcome:
     return Outcome(scenario, effort, contestants, machine.describe(), scenario.parts())
 
 
+def _check_names(scenarios: Sequence[Scenario], only: str) -> None:
+    """End the command if `--only` names somebody whom none of the scenarios has."""
+    names = dict.fromkeys(_first_word(peer) for scenario in scenarios for peer in scenario.peers)
+    if unknown := _wanted(only) - set(names):
+        _fail(f"--only: unknown: {', '.join(sorted(unknown))}; expected some of {', '.join(names)}")
+
+
+def _wanted(only: str) -> set[str]:
+    return {name.strip() for name in only.split(",") if name.strip()}
+
+
+def _first_word(peer: Peer) -> str:
+    return re.split(r"\W", peer.name)[0]
+
+
 def _chosen(peers: Sequence[Peer], only: str) -> list[Peer]:
-    wanted = {name.strip() for name in only.split(",") if name.strip()}
-    chosen = [peer for peer in peers if not wanted or re.split(r"\W", peer.name)[0] in wanted]
+    wanted = _wanted(only)
+    chosen = [peer for peer in peers if not wanted or _first_word(peer) in wanted]
     for peer in [*chosen]:
         if why := _left_out(peer):
             print(f"{peer.name} is left out: {why}", file=sys.stderr)
@@ -153,8 +172,9 @@ def compare(
     """Measure revisions of fastgw side by side, each installed for itself; ratios are to the first."""
     if scenario not in SCENARIOS:
         _fail(f"no such scenario: {scenario}; expected one of {', '.join(SCENARIOS)}")
-    effort = _effort(rounds, seconds, quick)
     try:
+        comparing.check_known(revisions)
+        effort = _effort(rounds, seconds, quick)
         with comparing.installed(revisions) as pythons:
             outcome = _measure(comparing.between(SCENARIOS[scenario], pythons), effort)
     except (comparing.CannotInstall, CannotMeasure) as error:
@@ -173,15 +193,18 @@ def plot(
     """Draw results as SVG into bench/results/."""
     from bench.plots import draw  # matplotlib takes a second to load, which no other command should wait for
 
+    _prepare_results()
     for file in results or filter(None, map(newest, SCENARIOS)):
-        for drawn in draw(read(file), RESULTS):
-            print(drawn)
+        with _reading(file):
+            for drawn in draw(read(file), RESULTS):
+                print(drawn)
 
 
 @app.command()
 def show(result: Annotated[Path, typer.Argument(help="A result, as JSON.")]) -> None:
     """Print the tables of a result that was kept."""
-    print(report.as_markdown(read(result)))
+    with _reading(result):
+        print(report.as_markdown(read(result)))
 
 
 @app.command()
@@ -191,7 +214,7 @@ def readme() -> None:
 
     try:
         writing.write()
-    except writing.CannotShow as error:
+    except (writing.CannotShow, OSError) as error:
         _fail(str(error))
 
 
@@ -225,6 +248,25 @@ def hold(
         holding.hold(url, connections, slow_heads, pause, seconds or None)
     except holding.CannotHold as error:
         _fail(str(error))
+
+
+def _prepare_results(instead: str = "") -> None:
+    """End the command if nothing can be kept, before time is spent on it. `instead`: what else can be done."""
+    try:
+        report.prepare(RESULTS)
+    except OSError as error:
+        _fail(f"{RESULTS}: {error.strerror}{instead}")
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """End the command if `file` cannot be read, or does not hold what is kept today."""
+    try:
+        yield
+    except OSError as error:
+        _fail(f"{error.filename or file}: {error.strerror}")
+    except (ValueError, KeyError, TypeError):
+        _fail(f"{file}: no result, or kept by an earlier benchmark in another form")
 
 
 def _fail(why: str) -> NoReturn:

@@ -17,7 +17,20 @@ ROOT = Path(__file__).parents[1]
 
 
 class CannotInstall(Exception):
-    """A revision is unknown, or does not install. The text has the command's last words."""
+    """A revision is unknown, or does not install. The text says which, or has the command's last words."""
+
+
+def check_known(revisions: Sequence[str]) -> None:
+    """Raise `CannotInstall` if there are fewer than two, or one that this repository does not have."""
+    if len(set(revisions)) < 2:
+        raise CannotInstall(f"{', '.join(revisions)}: expected two or more different revisions, such as main HEAD")
+    if unknown := [revision for revision in revisions if not _is_known(revision)]:
+        raise CannotInstall(f"no such revision: {', '.join(unknown)}")
+
+
+def _is_known(revision: str) -> bool:
+    command = ["git", "-C", ROOT, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"]
+    return subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
 
 
 @contextmanager

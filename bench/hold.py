@@ -14,12 +14,13 @@ import uvloop
 
 AT_ONCE = 256  # connections being opened at the same time: fewer than any listen backlog
 SPARE_FILES = 64
+CONNECT_SECONDS = 5.0
 TELL_EVERY = 2.0  # seconds
 SLOW_HEAD = b"GET / HTTP/1.1\r\nHost: slow.example\r\nX-Slow: "
 
 
 class CannotHold(Exception):
-    """The target or this machine's limits forbid it."""
+    """The target or this machine's limits forbid it, or nobody listens."""
 
 
 class Crowd:
@@ -56,6 +57,7 @@ def hold(url: str, connections: int, slow_heads: int, pause: float, seconds: flo
     """Hold until Ctrl-C, SIGTERM or `seconds` have passed. Raises `CannotHold`."""
     address = _loopback_address(url)
     _raise_file_limit(connections + slow_heads + SPARE_FILES)
+    _try_once(url, address)
     crowds = Crowd("idle", connections), Crowd("slow heads", slow_heads)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_hold(address, *crowds, pause, seconds))
@@ -131,6 +133,14 @@ def _loopback_address(url: str) -> tuple[str, int]:
     if not ipaddress.ip_address(address[0]).is_loopback:
         raise CannotHold(f"{parts.hostname} is not this machine; expected a loopback address")
     return str(address[0]), int(address[1])
+
+
+def _try_once(url: str, address: tuple[str, int]) -> None:
+    """What refuses the first connection would refuse all of them."""
+    try:
+        socket.create_connection(address, timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise CannotHold(f"{url}: no connection can be opened: {error.strerror or error}") from error
 
 
 def _raise_file_limit(needed: int) -> None:

@@ -36,7 +36,10 @@ def write(readme: Path = README, results: Path = RESULTS) -> None:
     newest_of = {name: file for name in SCENARIOS if (file := newest(name, results))}
     if SHOWN not in newest_of:
         raise CannotShow(f"no result of {SHOWN} in {results}")
-    outcome = read(newest_of[SHOWN])
+    try:
+        outcome = read(newest_of[SHOWN])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CannotShow(f"{newest_of[SHOWN].name}: no result in the form of today; measure anew") from error
     if outcome.void:
         raise CannotShow(f"{newest_of[SHOWN].name} is void: {outcome.void[0]}")
     pictures = [picture for picture in outcome.scenario.pictures if outcome.under(picture.load)]

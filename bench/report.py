@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryFile
 
 from bench.outcome import RESULTS, Outcome, write
 from bench.samples import Measured
@@ -12,6 +13,14 @@ from bench.scenarios.scenario import Comparison, Figure, Table
 def as_markdown(outcome: Outcome) -> str:
     """Per load one row per contestant: medians over the rounds, comparisons with their spread, and what went wrong."""
     return "\n".join(_lines(outcome)) + "\n"
+
+
+def prepare(folder: Path) -> None:
+    """Make the folder where it is missing. Raises `OSError` where nothing can be kept in it."""
+    if not folder.exists():
+        folder.mkdir()
+    with TemporaryFile(dir=folder):
+        pass
 
 
 def keep(outcome: Outcome, folder: Path = RESULTS) -> Path:
