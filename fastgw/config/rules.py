@@ -14,6 +14,7 @@ from fastgw.config.problems import show, suggest
 from fastgw.config.settings import Config, Route, UpstreamTls
 from fastgw.config.shapes import BROKEN, fields_of
 from fastgw.config.values import Address
+from fastgw.wire.llhttp import knows_method
 
 Rule = Callable[[Merged], None]
 
@@ -181,6 +182,8 @@ def _check_parameters(
     for name in dict.fromkeys(template.parameters):
         if name not in known:
             hint = suggest(name, known) if known else "expected paths that have it"
+            if any(path.kind is patterns.PathKind.REGEX for path in paths):
+                hint = "expected paths that have it; a regular expression has no parameters"
             place.report(f"not every path of this route has the parameter {show(name)}", hint, at_key=False)
 
 
@@ -205,6 +208,9 @@ def methods_that_are_served(merged: Merged) -> None:
         for index, method in _whole(route.methods):
             if method in ("CONNECT", "TRACE"):
                 wrong = f"{method} is always refused"
+                place.below("methods", index).report(wrong, "expected another method", at_key=False)
+            elif not knows_method(method):
+                wrong = f"{method} is always refused: llhttp does not know it"
                 place.below("methods", index).report(wrong, "expected another method", at_key=False)
 
 

@@ -294,7 +294,10 @@ class Route(Settings):
     hosts: Some[str] = ()
     """`api.example.com` or `*.example.org`; port and case are ignored. Left out = any."""
     paths: Some[str] = ()
-    """`/users/{id}`, `/files/*`, `/apps/{app}/{rest:path}` or, after `~`, a regular expression. Left out = any."""
+    """`/users/{id}`, `/files/*`, `/apps/{app}/{rest:path}` or, after `~`, a regular expression. Left out = any.
+
+    A regular expression has no parameters.
+    """
     methods: Some[Method] = ()
     """GET answers HEAD too. Left out = any."""
     headers: Mapping[FieldName, str] = NONE

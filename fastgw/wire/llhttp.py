@@ -126,6 +126,15 @@ class LongLivedJudge:
             self._judge.whole(message)
 
 
+def knows_method(method: str) -> bool:
+    """Whether llhttp lets requests with this method pass. `method`: a token."""
+    try:
+        SecondJudge(HttpRequestParser).head(b"%b / HTTP/1.1\r\n\r\n" % method.encode(), body_follows=None)
+    except Malformed:
+        return False
+    return True
+
+
 def refusal(part: str, error: HttpParserError) -> Malformed:
     """What llhttp has against a head or a body."""
     status = 501 if part == "head" and str(error).startswith(_UNKNOWN_METHOD) else 400

@@ -107,6 +107,8 @@ def test_upstreams(tmp_path, text, line):
         ("upstream: u, paths: []", "5:34: routes[0].paths: an empty list; expected at least one"),
         ("upstream: u, methods: [get]", '5:37: routes[0].methods[0]: "get" is not in capitals; expected a method'),
         ("upstream: u, methods: [TRACE]", "5:37: routes[0].methods[0]: TRACE is always refused; expected another"),
+        ("upstream: u, methods: [PURGE, BREW]", "5:44: routes[0].methods[1]: BREW is always refused: llhttp does not "),
+        ("upstream: u, methods: [PLAY]", "5:37: routes[0].methods[0]: PLAY is always refused: llhttp does not know it"),
         ("upstream: u, headers: {'a b': c}", '5:37: routes[0].headers["a b"]: "a b" is not a token (RFC 9110'),
         ("upstream: u, query: {debug: 1}", "5:42: routes[0].query.debug: 1 without quotes; expected text"),
         ("upstream: u, upgrade: [H2C]", "5:37: routes[0].upgrade[0]: h2c would carry requests past the gateway"),
@@ -115,6 +117,8 @@ def test_upstreams(tmp_path, text, line):
         ("upstream: u, strip_prefix: '/{a}'", "5:41: routes[0].strip_prefix: '/{a}' is a pattern; expected"),
         ("upstream: u, strip_prefix: /a, rewrite: /b", "5:27: routes[0].strip_prefix: strip_prefix and rewrite exclud"),
         ("upstream: u, paths: ['/{a}', '/b'], rewrite: '/{a}'", '5:59: routes[0].rewrite: not every path of this rout'),
+        ("upstream: u, rewrite: '/{a}', paths: [~/(?P<a>b)]", '5:36: routes[0].rewrite: not every path of this route'
+         ' has the parameter "a"; expected paths that have it; a regular expression has no parameters'),
         ("upstream: u, rewrite: '/{a}'", "5:36: routes[0].rewrite: not every path of this route has the parameter"),
         ("redirect: {to: '/{a}'}, paths: ['/{b}']", '5:29: routes[0].redirect.to: not every path of this route has th'),
         ("redirect: {to: /, status: 304}", "5:40: routes[0].redirect.status: 304; expected 301, 302, 303, 307 or 308"),
