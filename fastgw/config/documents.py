@@ -74,13 +74,13 @@ class Document:
         return trace
 
     def _read(self) -> None:
-        if self._format is None:
-            raise Flaw(f"a file of unknown format; expected a name that ends in {', '.join(FORMATS)}")
         try:
             with open_to_read(self.name) as file:
                 raw = file.read(LARGEST + 1)
         except OSError as error:
             raise Flaw(f"cannot be read: {error.strerror or error}") from error
+        if self._format is None:
+            raise Flaw(f"a file of unknown format; expected a name that ends in {', '.join(FORMATS)}")
         if len(raw) > LARGEST:
             raise Flaw(f"longer than {LARGEST // 1024**2} MiB")
         try:

@@ -289,6 +289,7 @@ def test_a_missing_file_a_folder_and_a_huge_file(tmp_path, monkeypatch):
     monkeypatch.setattr(documents, "LARGEST", 9)
     for name, wrong in [
         ("none.yaml", "cannot be read: No such file or directory"),
+        ("none", "cannot be read: No such file or directory"),
         ("folder.yaml", "cannot be read: Is a directory"),
         ("huge.yaml", "longer than 0 MiB"),
     ]:
