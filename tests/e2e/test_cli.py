@@ -181,7 +181,7 @@ class TestDemo:
         lines.wait_for(lambda line: b"/events" in line)
         first, *tries = lines.text().splitlines()
         assert first == f"fastgw {VERSION}: demo on http://{address} (2 workers), Ctrl-C to stop"
-        assert re.fullmatch(rf"  try:  curl -i http://{address}/ {{3,}}\S.*", tries[0])
+        assert re.fullmatch(rf"  try:  curl -i http://{address}/ {{3,}}# \S.*", tries[0])
         assert len(tries) == 3
         get = f"GET %s HTTP/1.1\r\nHost: {address}\r\n\r\n"
         with Client(address) as client:
