@@ -1,7 +1,8 @@
 """What the documents say is true: links lead somewhere, configurations are good, commands print what is written.
 
 In a `console` block `$` begins a command, what follows is its output, and `...` stands for anything. A command that
-ends with `&` runs on while the rest of its block is tried. Ports are changed to free ones, so that nobody is disturbed.
+ends with `&` runs on while the rest of its block is tried, or until `kill %1` ends the first of them. Ports are changed
+to free ones, so that nobody is disturbed.
 """
 
 from __future__ import annotations
@@ -127,6 +128,9 @@ class Terminal:
 
     def type(self, command: str, expected: str) -> None:
         """Run a command and compare what it prints. A pattern: it has to fit from the first line to the last."""
+        if command.startswith("kill "):
+            self._kill([int(job) for job in re.findall(r"%([1-9])", command)])
+            return
         command = self.moved(command)
         expected = PORT.sub(lambda found: self._ports.get(found[0], found[0]), expected)
         pattern = ".*".join(re.escape(part) for part in expected.rstrip("\n").split("..."))
@@ -144,6 +148,13 @@ class Terminal:
             timeout=STOP_DEADLINE,
         )
         assert re.fullmatch(pattern, ended.stdout.rstrip("\n"), re.DOTALL), f"$ {command}\n{ended.stdout}"
+
+    def _kill(self, jobs: list[int]) -> None:
+        for job in jobs:
+            process, _ = self._running[job - 1]
+            assert process.poll() is None
+            process.terminate()
+            process.wait(STOP_DEADLINE)
 
     def _begin(self, command: str, pattern: str) -> None:
         """Start it, and wait until it listens on the first port that it names, or has printed what it should."""
