@@ -58,7 +58,7 @@ class Fastgw:
         upstream = {
             "targets": [{"url": f"http://127.0.0.1:{origin_port}"}],
             "host_header": "preserve",
-            "pool": {"max_idle": 128},
+            "pool": {"max_idle": 1024},
             **added.pop("upstream", {}),
         }
         return {

@@ -17,7 +17,7 @@ from typing import Final, Protocol, cast
 
 from fastgw.errors import Fault
 from fastgw.exchange import Trailers
-from fastgw.node.ground import READ_BYTES, Ground, unsent
+from fastgw.node.ground import Ground, unsent
 from fastgw.node.timers import Timed
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.target import Target
@@ -278,7 +278,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
                 self._full = nbytes == len(self._buffer)
                 self._read_head(answer)
             else:
-                self._full = nbytes == READ_BYTES
+                self._full = False
                 self._answered_whole(answer)
             return
         self._full = nbytes == len(self._buffer)

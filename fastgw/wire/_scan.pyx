@@ -22,6 +22,9 @@ from fastgw.wire.headers import Fields
 from fastgw.wire.malformed import Malformed
 from fastgw.wire.paths import normalize
 
+cdef extern from "string.h" nogil:
+    const void* memmem(const void* text, size_t length, const void* word, size_t word_length)
+
 cdef extern from "_bytes.h" nogil:
     const uint8_t* value_end(const uint8_t* at, const uint8_t* end)
     const uint8_t* empty_line_end(const uint8_t* at, const uint8_t* end)
@@ -740,7 +743,7 @@ def take_answer(buffer not None, Py_ssize_t length, bytes request_method not Non
     cdef const uint8_t* base = <const uint8_t*>PyBytes_AS_STRING(received)
     cdef const uint8_t* end = empty_line_end(base, base + PyBytes_GET_SIZE(received))
     cdef ResponseHead head
-    if end is not NULL:
+    if end is not NULL and length < len(buffer) and memmem(base, end - base, b"chunked", 7) is NULL:
         head = _response_head(received, end - base, request_method, max_fields)
         if head is not None and head.whole and head.status >= 200 and _llhttp_agrees_on_response(head, request_method):
             return head

@@ -503,11 +503,11 @@ def _settle_response_body(head: ResponseHead, request_method: bytes) -> None:
 def take_answer(buffer: memoryview, length: int, request_method: bytes, max_fields: int = 100) -> ResponseHead | bytes:
     """Read the answer to a request out of a buffer, if what was read into it is a final response and no more (`whole`).
 
-    Else, and for one that is no good, the bytes.
+    Else, and for one that is no good, the bytes. So also when the buffer was filled: there may be more.
     """
     received = taken(buffer, length)
     end = received.find(b"\r\n\r\n") + 4
-    if end >= 4:
+    if end >= 4 and length < len(buffer) and b"chunked" not in received[:end]:  # which would be judged in vain
         with suppress(Malformed):
             head = judge_answer(received, end, request_method, max_fields)
             if head.whole and head.status >= 200:
