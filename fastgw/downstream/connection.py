@@ -22,6 +22,7 @@ from fastgw.errors import Fault, fault_of
 from fastgw.exchange import Exchange, Outcome, Relay, Reply, Response, Route, Trailers, problem, run_request
 from fastgw.forwarded import Peer, client_address
 from fastgw.node.ground import READ_BYTES, unsent
+from fastgw.node.sending import send_at_once
 from fastgw.node.timers import Timed
 from fastgw.routing import Match
 from fastgw.upstream.forward import IDEMPOTENT
@@ -538,11 +539,13 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         server, passage = self.server, self._passage
         assert passage is not None
         self._passing = False
-        write = self._write  # not called as a method: it is none of ours, and looking for one costs 40 ns
-        write(render.whole(head, server.date_line, _CLOSE if self._closing else b""))
+        answer = render.whole(head, server.date_line, _CLOSE if self._closing else b"")
+        sent = 0 if self._write_paused else send_at_once(self._fd, answer)
+        if sent < len(answer):
+            self._write(answer[sent:])
         if server.draining:
             server.drained += 1
-        finish = server.finish
+        finish = server.finish  # not called as a method: it is none, and looking for one costs 40 ns
         finish(passage)
         passage.forget()
         self.requests += 1

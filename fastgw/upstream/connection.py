@@ -18,6 +18,7 @@ from typing import Final, Protocol, cast
 from fastgw.errors import Fault
 from fastgw.exchange import Trailers
 from fastgw.node.ground import Ground, unsent
+from fastgw.node.sending import send_at_once
 from fastgw.node.timers import Timed
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.target import Target
@@ -85,6 +86,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         "_asked_upgrade",
         "_begun",
         "_buffer",
+        "_fd",
         "_full",
         "_head_patience",
         "_informed",
@@ -137,6 +139,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self._buffer = ground.read_buffer
         self._begun = b""  # of a response head
         self._searched = 0
+        self._fd = -1  # of a plain socket, to send on without the transport; only while nothing waits there
         self._full = False  # the last read filled the buffer: there may be more
         self._informed = 0
         self._method = b""
@@ -158,8 +161,9 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self.deadline = deadline = wheel.now + self._head_patience
         if deadline < self.filed_at:
             wheel.file(self, deadline)
-        write = self.write  # the transport's; called as a method it would be looked for first, which costs 40 ns
-        write(request)
+        sent = 0 if self._fd < 0 or self.write_paused else send_at_once(self._fd, request)
+        if sent < len(request):
+            self.write(request[sent:])
 
     def begin_special(
         self,
@@ -264,8 +268,12 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's is one by what it does, not by class
         self.write = transport.write
-        # The brake is on as soon as the kernel takes no more. Not 0: uvloop's TLS brakes at the limit, not above it.
-        transport.set_write_buffer_limits(high=1)
+        # The brake is on as soon as the kernel takes no more. Not 0 for TLS: there uvloop brakes at the limit, not above.
+        if transport.get_extra_info("sslcontext") is None:
+            transport.set_write_buffer_limits(high=0)
+            self._fd = transport.get_extra_info("socket").fileno()
+        else:
+            transport.set_write_buffer_limits(high=1)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer

@@ -1,0 +1,3 @@
+"""The compiled twin of `sending`."""
+
+def send_at_once(fd: int, message: bytes) -> int: ...
