@@ -268,7 +268,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's is one by what it does, not by class
         self.write = transport.write
-        # The brake is on as soon as the kernel takes no more. Not 0 for TLS: there uvloop brakes at the limit, not above.
+        # The brake is on as soon as the kernel takes no more. With TLS uvloop brakes at the limit, not above it.
         if transport.get_extra_info("sslcontext") is None:
             transport.set_write_buffer_limits(high=0)
             self._fd = transport.get_extra_info("socket").fileno()
