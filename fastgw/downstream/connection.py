@@ -539,10 +539,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         server, passage = self.server, self._passage
         assert passage is not None
         self._passing = False
-        answer = render.whole(head, server.date_line, _CLOSE if self._closing else b"")
-        sent = 0 if self._write_paused else send_at_once(self._fd, answer)
-        if sent < len(answer):
-            self._write(answer[sent:])
+        self._send(render.whole(head, server.date_line, _CLOSE if self._closing else b""))
         if server.draining:
             server.drained += 1
         finish = server.finish  # not called as a method: it is none, and looking for one costs 40 ns
@@ -570,7 +567,12 @@ class Downstream(asyncio.BufferedProtocol, Timed):
     # the client's side of the exchange again
 
     def feed(self, payload: bytes) -> None:
-        self._write(render.chunk(payload) if self._ending is CHUNKED else payload)
+        self._send(render.chunk(payload) if self._ending is CHUNKED else payload)
+
+    def _send(self, message: bytes) -> None:
+        sent = 0 if self._write_paused else send_at_once(self._fd, message)
+        if sent < len(message):
+            self._write(message[sent:])
 
     def end(self, trailers: Trailers) -> None:
         if self.phase is TUNNEL:

@@ -192,7 +192,8 @@ cdef class Reader:
 # --- kinds of exchanges ---
 
 cdef enum:
-    KINDS = 16384  # that are found at once
+    KINDS = 32768  # places for those that are found at once
+    PROBES = 4  # places that a kind may have, one behind the other
     MAX_LINE = 4096
     SLOTS = 13  # of a line, see `lines.JSON_SLOTS`
     MOST_BOUNDS = 32
@@ -488,6 +489,7 @@ cdef class Recorder:
         cdef int method = _method(head)
         cdef long long status
         cdef uintptr_t mixed
+        cdef int probe
         route = exchange.read(ended, ROUTE)
         response = exchange.read(ended, RESPONSE)
         fault = exchange.read(ended, FAULT)
@@ -501,19 +503,24 @@ cdef class Recorder:
             return None
         mixed = <uintptr_t><PyObject*>route_name ^ <uintptr_t><PyObject*>target << 9 ^ <uintptr_t>status << 20
         mixed = (mixed ^ <uintptr_t>method << 32) * <uintptr_t>0x9E3779B97F4A7C15 >> 40
-        entry = <Entry>self._entries[mixed % KINDS]
-        if (
-            entry.route is route_name and entry.target is target and entry.status == status and entry.method == method
-            and entry.upstream is upstream and entry.listener is listener_name and entry.scheme is scheme
-            and entry.fault is label and entry.minor == head.minor
-        ):
-            return entry
+        for probe in range(PROBES):
+            entry = <Entry>self._entries[(mixed + probe) % KINDS]
+            if (
+                entry.route is route_name and entry.target is target and entry.status == status
+                and entry.method == method and entry.upstream is upstream and entry.listener is listener_name
+                and entry.scheme is scheme and entry.fault is label and entry.minor == head.minor
+            ):
+                return entry
+            if entry.listener is None:
+                break  # the first free place
+        else:
+            probe = 0  # of those in the way the first goes
         entry = self._learn(
             (listener_name, route_name, upstream, target, _METHODS[method], scheme, status, label, head.minor)
         )
         if entry is not None:
             entry.method, entry.minor, entry.status = method, head.minor, status
-            self._entries[mixed % KINDS] = entry
+            self._entries[(mixed + probe) % KINDS] = entry
         return entry
 
     cdef Entry _learn(self, tuple names):

@@ -203,9 +203,10 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self._write_on(framed)
 
     def _write_on(self, framed: bytes) -> None:
+        sent = 0 if self._fd < 0 or self.write_paused else send_at_once(self._fd, framed)
         # After a failed write the loss of the connection is told in the loop's next turn; until then writing raises.
-        if not self.transport.is_closing():
-            self.write(framed)
+        if sent < len(framed) and not self.transport.is_closing():
+            self.write(framed[sent:])
 
     def _watch_head(self) -> None:
         """The target has its time when it is its turn, to answer or to take more; a slow client is not its fault."""
