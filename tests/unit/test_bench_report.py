@@ -102,12 +102,12 @@ def test_decimals_group_thousands():
     assert decimals(1)(12345.678) == "12,345.7"
 
 
-def test_what_a_filter_costs_is_the_difference_to_none_by_their_number():
+def test_what_a_filter_costs_is_the_difference_to_four_by_how_many_there_are_more():
     (column,) = [c for c in filters.SCENARIO.tables[0].columns if c.heading == "us per filter"]
     assert isinstance(column, Comparison)
-    assert column.to("fastgw, 16 filters") == "fastgw, 0 filters"
-    assert column.to("fastgw, 0 filters") is None
-    assert column.of("fastgw, 16 filters", 15.6, 14.0) == pytest.approx(0.1)
+    assert column.to("fastgw, 16 filters") == "fastgw, 4 filters"
+    assert column.to("fastgw, 4 filters") is column.to("fastgw, 0 filters") is column.to("nginx") is None
+    assert column.of("fastgw, 16 filters", 15.2, 14.0) == pytest.approx(0.1)
 
 
 class TestComparingRevisions:
