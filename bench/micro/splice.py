@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from bench.micro.framing import in_buffers
+from bench.micro.framing import ROOM, in_buffers
 from bench.micro.heads import ANSWERS, REQUESTS, RESPONSES
 from bench.micro.timing import Room
 from fastgw.forwarded import FAMILY, Peer, fields_for_upstream
@@ -17,7 +17,7 @@ NONE: frozenset[bytes] = frozenset()
 def rooms() -> Iterator[Room]:
     requests = [judge_request(raw) for raw in REQUESTS]
     responses = [judge_response(raw, b"GET") for raw in RESPONSES]
-    answers = [take_answer(buffer, len(buffer), b"GET") for buffer in in_buffers(ANSWERS)]
+    answers = [take_answer(buffer, len(buffer) - ROOM, b"GET") for buffer in in_buffers(ANSWERS)]
     assert not any(isinstance(answer, bytes) for answer in answers), "an answer was not taken as a whole"
     proxy = Peer("192.0.2.1", 40_000, 443, trusted=True)
 
