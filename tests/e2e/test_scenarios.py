@@ -141,13 +141,13 @@ class TestAbuseCostsMemory:
         read_end, write_end = os.pipe()
         with started("run", file, stdout=write_end, stderr=subprocess.DEVNULL) as (process, ready):
             os.close(write_end)
-            load = run("hey", "-n", "40000", "-c", "20", f"http://{ready['listeners']['main'][0]}/")
-            assert "[200]\t40000 responses" in load
+            load = run("hey", "-n", "80000", "-c", "20", f"http://{ready['listeners']['main'][0]}/")
+            assert "[200]\t80000 responses" in load
             assert "Error distribution" not in load
             metrics = run("curl", "-s", f"http://{ready['status']}/metrics")
             dropped = re.search(r"^fastgw_log_records_dropped_total\S* (\d+)", metrics, re.MULTILINE)
             assert dropped
-            assert 0 < int(dropped[1]) < 40_000
+            assert 0 < int(dropped[1]) < 80_000
             process.send_signal(signal.SIGTERM)
             assert process.wait(2 * DEADLINE) == 0
         os.close(read_end)
