@@ -111,7 +111,6 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         "target",
         "transport",
         "uses",
-        "write",
         "write_paused",
     )
 
@@ -161,9 +160,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self.deadline = deadline = wheel.now + self._head_patience
         if deadline < self.filed_at:
             wheel.file(self, deadline)
-        sent = 0 if self._fd < 0 or self.write_paused else send_at_once(self._fd, request)
-        if sent < len(request):
-            self.write(request[sent:])
+        self.write(request)
 
     def begin_special(
         self,
@@ -203,10 +200,15 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self._write_on(framed)
 
     def _write_on(self, framed: bytes) -> None:
-        sent = 0 if self._fd < 0 or self.write_paused else send_at_once(self._fd, framed)
         # After a failed write the loss of the connection is told in the loop's next turn; until then writing raises.
-        if sent < len(framed) and not self.transport.is_closing():
-            self.write(framed[sent:])
+        if not self.transport.is_closing():
+            self.write(framed)
+
+    def write(self, message: bytes) -> None:
+        """Send bytes as they are: a framed message, or a tunnel's."""
+        sent = 0 if self._fd < 0 or self.write_paused else send_at_once(self._fd, message)
+        if sent < len(message):
+            self.transport.write(message[sent:])
 
     def _watch_head(self) -> None:
         """The target has its time when it is its turn, to answer or to take more; a slow client is not its fault."""
@@ -268,7 +270,6 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's is one by what it does, not by class
-        self.write = transport.write
         # The brake is on as soon as the kernel takes no more. With TLS uvloop brakes at the limit, not above it.
         if transport.get_extra_info("sslcontext") is None:
             transport.set_write_buffer_limits(high=0)

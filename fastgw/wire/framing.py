@@ -10,7 +10,17 @@ from fastgw.compiled import twin
 from fastgw.wire import heads
 from fastgw.wire.heads import RequestHead, ResponseHead
 
-__all__ = ["RequestHead", "ResponseHead", "find_head_end", "judge_answer", "judge_request", "judge_response", "taken"]
+__all__ = [
+    "RequestHead",
+    "ResponseHead",
+    "find_head_end",
+    "judge_answer",
+    "judge_request",
+    "judge_response",
+    "take_answer",
+    "take_request",
+    "taken",
+]
 
 if TYPE_CHECKING:
     _judges = heads
