@@ -1,0 +1,83 @@
+"""Telling systemd how the gateway fares (sd_notify(3)): a datagram per message, sent by the supervisor alone.
+
+The supervisor makes one `Notifier` when it begins, also after an exec in place: pid and environment are the same then.
+It calls
+
+- `ready` once all workers accept, once a reload is over however it ended, and once an upgrade is;
+- `reloading` before each reload, and before the exec of an upgrade: systemd waits for the `ready` that follows;
+- `stopping` when a drain or a stop begins, with the longest that it may take;
+- `status` when what `systemctl status` should show changes in between;
+- `watchdog` in its loop at least every `watchdog_interval`, if there is one: systemd restarts a supervisor that hangs.
+
+What workers and control call goes nowhere: they hold a copy of their parent's, and the messages are their parent's. A
+program that a child becomes must not find the way either: it is started without what `VARIABLES` names.
+"""
+
+import os
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Final, Self
+
+VARIABLES: Final = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
+"""Of the environment. Kept over an exec in place."""
+
+
+class Notifier:
+    """Speaks for the process that made it. Never waits and never raises: what systemd cannot take now is lost.
+
+    `address`: of a datagram socket, a path or, after `@`, an abstract name; "" = nobody listens.
+    """
+
+    def __init__(self, address: str, watchdog_interval: float | None = None) -> None:
+        self.watchdog_interval = watchdog_interval
+        """Seconds; half of what systemd waits for. None: it does not wait."""
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self._pid = os.getpid()
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        address = environ.get("NOTIFY_SOCKET", "")
+        if not address.startswith(("/", "@")):  # nobody listens, or in another machine (vsock)
+            return cls("")
+        return cls(address, _watchdog_interval(environ))
+
+    def ready(self, status: str) -> None:
+        """The gateway serves. `status`: a line for people, as everywhere here."""
+        self._send("READY=1", _status(status))
+
+    def reloading(self) -> None:
+        """It serves on; `ready` tells when the reload is over."""
+        self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def stopping(self, within: float = 0.0) -> None:
+        """The end has begun. `within`: seconds it may take, even where `TimeoutStopSec` of the unit is shorter."""
+        self._send("STOPPING=1", *([f"EXTEND_TIMEOUT_USEC={within * 1e6:.0f}"] if within else []))
+
+    def status(self, text: str) -> None:
+        self._send(_status(text))
+
+    def watchdog(self) -> None:
+        """The supervisor goes round."""
+        self._send("WATCHDOG=1")
+
+    def _send(self, *assignments: str) -> None:
+        if not self._address or os.getpid() != self._pid:
+            return
+        message = "\n".join(assignments).encode(errors="backslashreplace")
+        # Opened anew: systemd may have been started anew since, and nothing has to be carried over an exec.
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
+            sender.sendto(message, self._address)
+
+
+def _status(text: str) -> str:
+    return f"STATUS={' '.join(text.splitlines())}"
+
+
+def _watchdog_interval(environ: Mapping[str, str]) -> float | None:
+    """sd_watchdog_enabled(3): another process may be meant, and half of the time is the interval to keep."""
+    usec = environ.get("WATCHDOG_USEC", "")
+    if not usec.isdecimal() or int(usec) == 0 or environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    return int(usec) / 2e6
