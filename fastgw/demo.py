@@ -61,6 +61,8 @@ def demo(address: Address, workers: int | Literal["auto"]) -> Iterator[tuple[Con
             workers=workers,
             listeners=MappingProxyType({"demo": Listener(address=address)}),
             limits=Limits(connections=1000),
+            status=None,
+            admin=None,
             access_logs=(AccessLog(sink="stdout", format="combined"),),
             filters=MappingProxyType({"request_id": FilterUse("request_id", "request_id", RequestId())}),
             upstreams=MappingProxyType({"origin": Upstream(targets=(target,), host_header="preserve")}),

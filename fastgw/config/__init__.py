@@ -1,7 +1,18 @@
 """The configuration: what it may say (`settings`), how it is read and checked (`load`), and its JSON Schema."""
 
-from fastgw.config.loading import Loaded, from_flags, load
+from fastgw.config.documents import Source
+from fastgw.config.loading import Loaded, from_flags, load, load_sources, load_text
 from fastgw.config.problems import ConfigError, Problem
 from fastgw.config.settings import Config
 
-__all__ = ["Config", "ConfigError", "Loaded", "Problem", "from_flags", "load"]
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Loaded",
+    "Problem",
+    "Source",
+    "from_flags",
+    "load",
+    "load_sources",
+    "load_text",
+]

@@ -1,16 +1,17 @@
 """Files: read, taken apart by their format, and the files that they include."""
 
-import errno
 import os
-import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from glob import has_magic
 from types import ModuleType
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
+
+from msgspec import Struct
 
 from fastgw.config import from_json, from_toml, from_yaml
+from fastgw.config.files import Disk
 from fastgw.config.includes import Search
 from fastgw.config.problems import Path, Problem, path_text, show
 from fastgw.config.spots import Flaw, Mark, Trace, marker
@@ -21,38 +22,49 @@ FORMATS: Final[Mapping[str, ModuleType]] = {
     ".toml": from_toml,
     ".json": from_json,
 }
-LARGEST: Final = 64 * 1024 * 1024
-"""The longest file that is read, in bytes."""
 
 
-def open_to_read(name: str) -> BinaryIO:
-    """Open a file of the configuration. Raises `OSError`, also for a pipe or device, which may never end or begin."""
-    mode = os.stat(name).st_mode
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a folder is refused by `open`, in clearer words
-        raise OSError(errno.EINVAL, "Not a regular file")
-    return open(name, "rb")
+class Source(Struct, frozen=True):
+    """One file of a configuration as it was read: what is needed to read it again without the file."""
+
+    name: str
+    """As it was named: problems name it so."""
+    text: bytes
+    folder: str = ""
+    """What the names in it are relative to: an absolute path, or "" for the folder that `name` is in."""
+
+    def __repr__(self) -> str:  # the text may hold secrets
+        return f"<{self.name}, {len(self.text)} bytes>"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("name", self.name)]
 
 
 class Document:
-    """One file and what it says. `problems`: what is wrong with its text; `value` is None when it has none to use."""
+    """One file and what it says. `problems`: what is wrong with its text; `value` is None when it has none to use.
 
-    def __init__(self, name: str) -> None:
+    `read` gives its bytes or raises `Flaw`. `folder`: as in `Source`.
+    """
+
+    def __init__(self, name: str, read: Callable[[], bytes], folder: str = "") -> None:
         self.name = name
+        self.folder = folder or os.path.dirname(os.path.abspath(name))
         self.problems: list[Problem] = []
         self.value: dict[str, Any] | None = None
+        self._raw = b""
         self._format = FORMATS.get(os.path.splitext(name)[1].lower())
         self._text = ""
         try:
-            self._read()
+            self._raw = read()
+            self._take_apart()
         except Flaw as flaw:
             self.problems.append(self._problem(flaw.mark, "", flaw.wrong))
         except RecursionError:
             self.problems.append(self._problem((0, 0), "", "nested too deep"))
 
     @property
-    def directory(self) -> str:
-        """What the names of files in it are relative to."""
-        return os.path.dirname(self.name)
+    def source(self) -> Source:
+        return Source(self.name, self._raw, self.folder)
 
     def problem(self, path: Path, wrong: str, expected: str = "", *, at_key: bool = False) -> Problem:
         """What is wrong with the value of a path; `at_key` where it is about the key, or about what is not there."""
@@ -73,20 +85,13 @@ class Document:
         trace: Trace = self._format.trace(self._text)
         return trace
 
-    def _read(self) -> None:
-        try:
-            with open_to_read(self.name) as file:
-                raw = file.read(LARGEST + 1)
-        except OSError as error:
-            raise Flaw(f"cannot be read: {error.strerror or error}") from error
+    def _take_apart(self) -> None:
         if self._format is None:
             raise Flaw(f"a file of unknown format; expected a name that ends in {', '.join(FORMATS)}")
-        if len(raw) > LARGEST:
-            raise Flaw(f"longer than {LARGEST // 1024**2} MiB")
         try:
-            self._text = raw.decode("utf-8-sig")
+            self._text = self._raw.decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            before = raw[: error.start].decode("utf-8", "replace")
+            before = self._raw[: error.start].decode("utf-8", "replace")
             raise Flaw("not UTF-8", marker(before)(len(before))) from error
         value, repeats = self._format.read(self._text)
         if repeats:
@@ -110,21 +115,25 @@ class Found:
     problems: list[Problem] = field(default_factory=list)
     notes: list[Problem] = field(default_factory=list)
 
+    def add(self, document: Document) -> None:
+        self.documents.append(document)
+        self.problems += document.problems
 
-def read_all(name: str) -> Found:
-    """Read a file and all that it includes. One that several patterns name is read once, so a circle ends."""
+
+def read_all(name: str, read: Callable[[], bytes], disk: Disk) -> Found:
+    """Read a main file by `read` and all that it includes from disk. What several patterns name is read once, so a
+    circle ends."""
     all_found = Found()
     search = Search()
-    waiting = [name]
+    waiting = [Document(name, read)]
     met = {os.path.realpath(name)}
     while waiting:
-        document = Document(waiting.pop(0))
-        all_found.documents.append(document)
-        all_found.problems += document.problems
+        document = waiting.pop(0)
+        all_found.add(document)
         for index, pattern in enumerate(_patterns(document)):
             place = ("include", index)
             try:
-                named = search.find(document.directory, pattern)
+                named = search.find(os.path.dirname(document.name), pattern)
             except Flaw as flaw:
                 expected = "expected a pattern of fewer folders"
                 all_found.problems.append(document.problem(place, f"{show(pattern)}: {flaw.wrong}", expected))
@@ -137,7 +146,7 @@ def read_all(name: str) -> Found:
                 real = os.path.realpath(each)
                 if real not in met:
                     met.add(real)
-                    waiting.append(each)
+                    waiting.append(Document(each, partial(disk.read, each)))
     return all_found
 
 

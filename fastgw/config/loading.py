@@ -1,18 +1,21 @@
 """From a file, or from the command line, to a configuration that is right in every part."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
 
 from msgspec import Struct
 
-from fastgw.config.documents import read_all
+from fastgw.config.documents import Document, Found, Source, read_all
+from fastgw.config.files import LARGEST, Disk, Files, Memory
 from fastgw.config.filter_rules import FilterRules
 from fastgw.config.merging import merge
 from fastgw.config.problems import ConfigError, Problem
 from fastgw.config.rules import RULES
 from fastgw.config.settings import MOST_WORKERS, AccessLog, Config, Listener, Route, Status
+from fastgw.config.spots import Flaw
 from fastgw.config.values import ADDRESS, URL, Notation
 
 MOST_TOLD: Final = 1000
@@ -27,6 +30,16 @@ class Loaded(Struct, frozen=True):
     """Not wrong, but perhaps not meant: filters that replace or remove others."""
     files: tuple[str, ...]
     """Every file it was read from, the main one first."""
+    sources: tuple[Source, ...]
+    """The same files with their contents, in the order they were read."""
+    captured: Mapping[str, bytes]
+    """The contents of the files that it names, such as certificates, by absolute path: the bytes that were checked."""
+
+    def __repr__(self) -> str:  # what was captured may be keys
+        return f"<Loaded: {', '.join(map(repr, self.sources))}; {len(self.captured)} captured>"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("sources", self.sources)]
 
 
 def load(file: str, filter_types: Mapping[str, type]) -> Loaded:
@@ -35,8 +48,36 @@ def load(file: str, filter_types: Mapping[str, type]) -> Loaded:
     `filter_types`: by name, the struct of each filter's settings. Raises `ConfigError` with every problem there is;
     only when a file cannot be taken apart at all, what depends on its content stays unsaid.
     """
-    found = read_all(file)
-    merged = merge(found.documents, filter_types)
+    disk = Disk()
+    return _checked(read_all(file, partial(disk.read, file), disk), filter_types, Disk())
+
+
+def load_text(text: bytes, name: str, filter_types: Mapping[str, type]) -> Loaded:
+    """The same for a main file that is on no disk. `name` tells its format, and the folder that names in it, its
+    includes among them, are relative to."""
+
+    def read() -> bytes:
+        if len(text) > LARGEST:
+            raise Flaw(f"longer than {LARGEST // 1024**2} MiB")
+        return text
+
+    return _checked(read_all(name, read, Disk()), filter_types, Disk())
+
+
+def load_sources(sources: Sequence[Source], captured: Mapping[str, bytes], filter_types: Mapping[str, type]) -> Loaded:
+    """The same from `Loaded.sources` and `Loaded.captured` alone: no file is looked at, whatever became of it.
+
+    The includes are the sources after the first; that a pattern names no file is not noted again.
+    """
+    found, folders = Found(), {source.name: source.folder for source in sources}
+    texts = Memory({source.name: source.text for source in sources})
+    for name, folder in folders.items():
+        found.add(Document(name, partial(texts.read, name), folder))
+    return _checked(found, filter_types, Memory(captured))
+
+
+def _checked(found: Found, filter_types: Mapping[str, type], files: Files) -> Loaded:
+    merged = merge(found.documents, filter_types, files)
     notes = found.notes
     if all(document.value is not None for document in found.documents):
         for rule in RULES:
@@ -46,7 +87,13 @@ def load(file: str, filter_types: Mapping[str, type]) -> Loaded:
     problems = found.problems + [problem for reading in merged.readings for problem in reading.problems]
     if problems:
         raise ConfigError(_told(problems, order))
-    return Loaded(merged.config(), tuple(_told(notes, order)), tuple(order))
+    return Loaded(
+        config=merged.config(),
+        notes=tuple(_told(notes, order)),
+        files=tuple(order),
+        sources=tuple(document.source for document in found.documents),
+        captured=MappingProxyType(dict(files.held)),
+    )
 
 
 def from_flags(
@@ -62,7 +109,7 @@ def from_flags(
             problems.append(Problem("", 0, 0, flag, str(error), f"expected {notation.expected}"))
             return None
 
-    given: dict[str, Any] = {}
+    given: dict[str, Any] = {"admin": None, "status": None}
     address = parsed("--listen", listen, ADDRESS)
     url = parsed("--to", to, URL)
     if status is not None:

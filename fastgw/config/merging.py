@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from fastgw.config.documents import Document
+from fastgw.config.files import Files
 from fastgw.config.problems import Path, Problem
 from fastgw.config.settings import Config
 from fastgw.config.shapes import BROKEN, Reading, Structure
@@ -81,11 +82,11 @@ class Merged:
         return Config(**held)
 
 
-def merge(documents: Iterable[Document], filter_types: Mapping[str, type]) -> Merged:
+def merge(documents: Iterable[Document], filter_types: Mapping[str, type], files: Files) -> Merged:
     """Read each document by the settings' shapes, and put them together. The first is the main one."""
     merged = Merged()
     for document in documents:
-        reading = Reading(document, filter_types)
+        reading = Reading(document, filter_types, files)
         merged.readings.append(reading)
         for name, value in Structure(Config).read_fields(document.value or {}, (), reading).items():
             place = Place(reading, (name,))

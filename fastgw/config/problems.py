@@ -12,7 +12,7 @@ Path = tuple[str | int, ...]
 
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127)} | {ord("\n"): "\\n", ord("\t"): "\\t"}
 _LONGEST = 300
-_NAMES_LISTED = 12
+_NAMES_LISTED = 16
 
 
 class Problem(Struct, frozen=True):

@@ -19,6 +19,7 @@ from fastgw.config.shapes import (
     Either,
     Field,
     File,
+    Hidden,
     Instance,
     Noted,
     Null,
@@ -160,6 +161,12 @@ def _text(_: _Drawing, shape: Text) -> Schema:
     return {"type": "string"} | _given({"minLength": shape.shortest or None, "pattern": shape.pattern})
 
 
+def _source(kind: str) -> Schema:
+    """Where a secret is, if not in the configuration itself."""
+    properties = {kind: {"type": "string", "minLength": 1}}
+    return {"type": "object", "properties": properties, "required": [kind], "additionalProperties": False}
+
+
 def _given(constraints: Schema) -> Schema:
     return {name: value for name, value in constraints.items() if value is not None}
 
@@ -172,6 +179,7 @@ _DRAW: Final[Mapping[type[Shape], Callable[[_Drawing, Any], Schema]]] = {
     Choice: lambda drawing, shape: {"enum": list(shape.values)},
     Noted: lambda drawing, shape: dict(shape.notation.schema),
     File: lambda drawing, shape: {"type": "string", "minLength": 1},
+    Hidden: lambda drawing, shape: {"anyOf": [{"type": "string", "minLength": 1}, _source("env"), _source("file")]},
     Sequence: _Drawing.sequence,
     Table: _Drawing.table,
     Either: _Drawing.either,

@@ -4,6 +4,7 @@ The docstring under each field is its entry in the manual and in the JSON schema
 worker. All of it is immutable: mappings are read-only views.
 """
 
+import copyreg
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, TypeVar, dataclass_transform
@@ -11,7 +12,10 @@ from typing import Annotated, Any, Final, Literal, TypeVar, dataclass_transform
 import msgspec
 from msgspec import Meta, Struct, StructMeta
 
+from fastgw.config.secret import Secret
 from fastgw.config.values import (
+    Address,
+    Delay,
     Destination,
     Duration,
     FieldName,
@@ -36,6 +40,18 @@ MOST_WORKERS: Final = 1024
 Connections = Annotated[int, Meta(ge=1, le=10_000_000)]
 PoolNumber = Annotated[int, Meta(le=1_000_000)]
 NONE: Final[Mapping[Any, Any]] = MappingProxyType({})
+
+
+def view(held: dict[Any, Any]) -> Mapping[Any, Any]:
+    """A read-only mapping."""
+    return MappingProxyType(held) if held else NONE
+
+
+def _pickled(mapping: MappingProxyType[Any, Any]) -> Any:
+    return view, (dict(mapping),)
+
+
+copyreg.pickle(MappingProxyType, _pickled)  # it has no pickled form of its own, and settings pass between processes
 
 
 class SettingsMeta(StructMeta):
@@ -87,16 +103,76 @@ class Listener(Settings):
     """Filters for what comes in here."""
 
 
-class Status(Settings):
+class ServerCertificate(Settings):
+    """What a listener shows of itself."""
+
+    certificate: ReadableFile
+    """A PEM file with the certificate and its chain."""
+    key: ReadableFile
+    """A PEM file with the certificate's key."""
+
+
+class ClientAuth(Settings):
+    """Certificates of clients."""
+
+    mode: Literal["optional", "required"] = "required"
+    """`required`: nobody connects without one; `optional`: one is verified where the client has it."""
+    ca: ReadableFile
+    """A PEM file of the certificates that clients' certificates must come from."""
+
+
+class ServerTls(Settings):
+    """How TLS is spoken to clients."""
+
+    certificates: Some[ServerCertificate]
+    """What to show: the first that fits the name that a client asks for, else the first."""
+    min_version: Literal["1.2", "1.3"] = "1.2"
+    """The oldest version of TLS."""
+    client_auth: ClientAuth | None = None
+    """Whether clients show a certificate too. null = they are not asked."""
+
+
+class Unwritten(Settings):
+    """What has a default that is told from the same settings in a file by its identity, also after pickling."""
+
+    def __reduce__(self) -> Any:
+        return UNWRITTEN.get(id(self)) or super().__reduce__()
+
+
+class Status(Unwritten):
     """The read-only status listener: `/livez`, `/readyz` and `/metrics`."""
 
-    address: ListenAddress
+    address: ListenAddress = Address(host="127.0.0.1", port=9902)
     """`host:port`, `[ipv6]:port` or `unix:/path`."""
 
 
-class DrainTimeouts(Settings):
-    """How long a stop waits for what is under way. Both are totals."""
+class Admin(Unwritten):
+    """The admin listener: the API that changes the gateway, and the dashboard.
 
+    An address that other machines can reach needs a `token`, or client certificates that are `required`.
+    """
+
+    address: ListenAddress = Address(host="127.0.0.1", port=9901)
+    """`host:port`, `[ipv6]:port` or `unix:/path`."""
+    token: Secret | None = None
+    """What callers send as `Authorization: Bearer`. null = none."""
+    tls: ServerTls | None = None
+    """How TLS is spoken there. null = not at all."""
+
+
+DEFAULT_STATUS: Final = Status()
+"""The status listener when no file says anything of one. Where its port is taken the gateway does without."""
+DEFAULT_ADMIN: Final = Admin()
+"""The admin listener when no file says anything of one. Where its port is taken the gateway does without."""
+UNWRITTEN: Final = {id(DEFAULT_STATUS): "DEFAULT_STATUS", id(DEFAULT_ADMIN): "DEFAULT_ADMIN"}
+"""Their names in this module: what is pickled in their place."""
+
+
+class DrainTimeouts(Settings):
+    """How long a stop waits for what is under way. All are totals."""
+
+    delay: Delay = 0.0
+    """Before that: readiness is off, and new connections are still served, until whoever sends them has noticed."""
     requests: Duration = 30.0
     """For requests."""
     tunnels: Duration = 300.0
@@ -339,8 +415,10 @@ class Config(Settings):
     """Further files, by name or pattern, relative to this one. They add to what is here; names must not repeat."""
     listeners: Annotated[Mapping[Name, Listener], Meta(min_length=1, examples=['{main: {address: "127.0.0.1:8080"}}'])]
     """The addresses that clients connect to, by name."""
-    status: Status | None = None
-    """The status listener. null = none."""
+    status: Status | None = DEFAULT_STATUS
+    """The status listener. null = none. Left out = 127.0.0.1:9902 unless that is taken."""
+    admin: Admin | None = DEFAULT_ADMIN
+    """The admin listener. null = none. Left out = 127.0.0.1:9901 unless that is taken."""
     timeouts: Timeouts = Timeouts()
     """How long clients are waited for."""
     limits: Limits = Limits()

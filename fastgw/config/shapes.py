@@ -19,9 +19,12 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import NODEFAULT, Meta, Struct
 
-from fastgw.config.documents import Document, open_to_read
+from fastgw.config.documents import Document
+from fastgw.config.files import Files, Memory
 from fastgw.config.problems import Path, Problem, nearest, show, suggest
+from fastgw.config.secret import Secret, SecretError
 from fastgw.config.settings import FilterUse
+from fastgw.config.spots import Flaw
 from fastgw.config.values import FileName, Notation
 
 
@@ -38,6 +41,8 @@ class Reading:
 
     document: Document
     filter_types: Mapping[str, type]
+    files: Files
+    """Where the files come from that it names."""
     problems: list[Problem] = field(default_factory=list)
     misspelt: set[Path] = field(default_factory=set)
     """Keys that were most likely meant by unknown ones, so that they are not missing as well."""
@@ -141,7 +146,7 @@ class Noted(Shape):
         return self.notation.expected
 
     def read(self, value: Any, path: Path, reading: Reading) -> Any:
-        if self.notation.numbers and isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        if isinstance(value, int) and not isinstance(value, bool) and value in self.notation.numbers:
             held: Any = value
         elif not isinstance(value, str):
             return _refuse_unquoted(self, value, path, reading)
@@ -170,16 +175,42 @@ class File(Shape):
             return self.refuse(value, path, reading)
         if value in self.name.words:
             return value
-        absolute = os.path.abspath(os.path.join(reading.document.directory, value))
+        absolute = os.path.normpath(os.path.join(reading.document.folder, value))
         if self.name.readable:
             try:
-                with open_to_read(absolute):
-                    pass
-            except OSError as error:
-                return reading.report(
-                    path, f"{show(value)} cannot be read: {error.strerror}", "expected a readable file"
-                )
+                reading.files.read(absolute)
+            except Flaw as flaw:
+                return reading.report(path, f"{show(value)} {flaw.wrong}", "expected a readable file")
         return absolute
+
+
+@dataclass(frozen=True)
+class Hidden(Shape):
+    """A secret. Whatever is wrong with it, nothing of what may be its value is told."""
+
+    expected: str = "text in quotes, {env: NAME} or {file: path}"
+
+    def read(self, value: Any, path: Path, reading: Reading) -> Any:
+        match value:
+            case str():
+                below, secret = path, Secret(text=value)
+            case {"env": str(name)} if len(value) == 1 and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                below, secret = (*path, "env"), Secret(env=name)
+            case {"file": name} if len(value) == 1:
+                below = (*path, "file")
+                file = File(FileName(readable=False)).read(name, below, reading)
+                if file is BROKEN:
+                    return BROKEN
+                secret = Secret(file=file)
+            case _:
+                return reading.report(path, "not the form of a secret", f"expected {self.expected}")
+        if secret.file and isinstance(reading.files, Memory):
+            return secret  # what it is now is seen when it is asked for
+        try:
+            secret.value()
+        except SecretError as error:
+            return reading.report(below, str(error), "expected a secret")
+        return secret
 
 
 @dataclass(frozen=True)
@@ -247,7 +278,7 @@ class Either(Shape):
         if isinstance(self.shapes[-1], Null) and len(self.shapes) == 2:  # then what is wrong inside can be told
             return None if value is None else self.shapes[0].read(value, path, reading)
         for shape in self.shapes:
-            trial = Reading(reading.document, reading.filter_types)
+            trial = Reading(reading.document, reading.filter_types, reading.files)
             held = shape.read(value, path, trial)
             if not trial.problems:
                 return held
@@ -400,6 +431,8 @@ def shape_of(annotation: Any) -> Shape:
         return Number(annotation is int, least, most)
     if annotation is FilterUse:
         return Instance()
+    if annotation is Secret:
+        return Hidden()
     if isinstance(annotation, type) and issubclass(annotation, Struct):
         return Structure(annotation)
     raise TypeError(f"{annotation} in settings has no written form")

@@ -27,8 +27,8 @@ class Notation:
     """From the text to the value that is held. Raises `ValueError`."""
     schema: Mapping[str, Any] = field(hash=False)
     """The JSON Schema of what is written."""
-    numbers: bool = False
-    """Whether an integer may stand for itself."""
+    numbers: range = range(0)
+    """The integers that may stand for themselves."""
 
 
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -63,6 +63,12 @@ def parse_duration(text: str) -> float:
     if seconds > _LONGEST:
         raise ValueError(f"{text} is longer than {_LONGEST // 3600}h")
     return seconds
+
+
+def parse_delay(text: str) -> float:
+    """A duration that may be zero."""
+    match = re.fullmatch(_DURATION, text)
+    return 0.0 if match is not None and float(match[1]) == 0 else parse_duration(text)
 
 
 def parse_size(text: str) -> int:
@@ -100,6 +106,16 @@ class Address(Struct, frozen=True):
     port: int = 0
     """0 lets the system choose."""
     path: str = ""
+
+    @property
+    def local(self) -> bool:
+        """Whether only this machine can connect to it. A name other than localhost may lead anywhere."""
+        if self.path or self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
 
     def __str__(self) -> str:
         if self.path:
@@ -267,13 +283,22 @@ def _written(pattern: str) -> dict[str, Any]:
 Duration = Annotated[
     float, Notation('a duration such as "250ms", "10s", "5m" or "1h"', parse_duration, _written(_DURATION))
 ]
+Delay = Annotated[
+    float,
+    Notation(
+        'a duration such as "250ms", "10s" or "5m", or 0',
+        parse_delay,
+        {"anyOf": [_written(_DURATION), {"const": 0}]},
+        numbers=range(1),
+    ),
+]
 Size = Annotated[
     int,
     Notation(
         'a size such as "32KiB" or "10MB"',
         parse_size,
         {"anyOf": [_written(_SIZE), {"type": "integer", "minimum": 0}]},
-        numbers=True,
+        numbers=range(2**64),
     ),
 ]
 Percent = Annotated[float, Notation('a percentage such as "20%"', parse_percent, _written(_PERCENT))]

@@ -25,6 +25,7 @@ from tests.support.peer import DEADLINE
 GET = b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n"
 
 GOOD = "version: 1\nlisteners: {main: {address: '127.0.0.1:0'}}\nroutes: [{name: x, respond: {body: ok}}]\n"
+GOOD += "status: null\nadmin: null\n"
 BAD = "version: 1\nroutes: [{name: x, upstrem: u}]\n"
 BAD_LINES = [
     'bad.yaml:1:1: listeners: missing; expected at least one, such as {main: {address: "127.0.0.1:8080"}}',

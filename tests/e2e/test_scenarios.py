@@ -136,7 +136,7 @@ class TestAbuseCostsMemory:
         file = tmp_path / "gw.yaml"
         file.write_text(
             'version: 1\nworkers: 1\nlisteners: {main: {address: "127.0.0.1:0"}}\n'
-            'status: {address: "127.0.0.1:0"}\nroutes: [{name: all, respond: {body: ok}}]\n'
+            'status: {address: "127.0.0.1:0"}\nadmin: null\nroutes: [{name: all, respond: {body: ok}}]\n'
         )
         read_end, write_end = os.pipe()
         with started("run", file, stdout=write_end, stderr=subprocess.DEVNULL) as (process, ready):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from tests.support.peer import DEADLINE
 FASTGW = str(Path(sys.executable).with_name("fastgw"))
 START_DEADLINE = 20.0  # seconds; a start takes well under one, but the machine may be busy
 STOP_DEADLINE = 15.0
+OFF: Mapping[str, None] = {"status": None, "admin": None}
 
 
 class GatewayFailed(AssertionError):
@@ -70,7 +72,14 @@ class Lines:
 
 
 def write_config(config: Mapping[str, Any] | str, directory: Path) -> Path:
-    """Write a configuration: a dictionary as JSON, text as YAML."""
+    """Write a configuration: a dictionary as JSON, text as YAML.
+
+    What it does not say of the status and admin listeners is `null`: their default ports are there only once.
+    """
+    if isinstance(config, str):
+        config += "".join(f"\n{key}: null\n" for key in OFF if not re.search(f"^{key}:", config, re.MULTILINE))
+    else:
+        config = {**OFF, **config}
     text, suffix = (config, "yaml") if isinstance(config, str) else (json.dumps(config, indent=1), "json")
     file = directory / f"gateway.{suffix}"
     file.write_text(text)

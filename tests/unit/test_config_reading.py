@@ -6,7 +6,7 @@ import os
 import pytest
 
 from fastgw import config
-from fastgw.config import documents, from_json, from_toml, from_yaml, includes
+from fastgw.config import files, from_json, from_toml, from_yaml, includes
 from fastgw.config.spots import Flaw
 
 MINIMAL = "version: 1\nlisteners: {main: {address: '127.0.0.1:0'}}\n"
@@ -286,7 +286,7 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path, name, raw, wrong):
 def test_a_missing_file_a_folder_and_a_huge_file(tmp_path, monkeypatch):
     tmp_path.joinpath("folder.yaml").mkdir()
     tmp_path.joinpath("huge.yaml").write_bytes(b"# 34567890")
-    monkeypatch.setattr(documents, "LARGEST", 9)
+    monkeypatch.setattr(files, "LARGEST", 9)
     for name, wrong in [
         ("none.yaml", "cannot be read: No such file or directory"),
         ("none", "cannot be read: No such file or directory"),
@@ -422,6 +422,7 @@ version: 1
 workers: 2
 listeners: {main: {address: "127.0.0.1:0"}}
 status: {address: "[::1]:0"}
+admin: null
 access_logs: [{sink: /tmp/x.log}]
 routes: [{name: all, upstream: "http://a:1/b"}]
 """

@@ -1,0 +1,67 @@
+"""Secrets: where the configuration says that one is, and its value when it is asked for."""
+
+import os
+from typing import Any, Final
+
+from msgspec import Struct
+
+from fastgw.config.files import read_file
+from fastgw.config.spots import Flaw
+
+LONGEST: Final = 64 * 1024
+"""The most bytes of a secret."""
+
+
+class SecretError(Exception):
+    """A secret that cannot be had. The text names the variable or file, and nothing of what is in it."""
+
+
+class Secret(Struct, frozen=True):
+    """A text that nobody is shown: in a variable of the environment, in a file, or in the configuration itself.
+
+    One of the fields is set, the others are "".
+    """
+
+    env: str = ""
+    file: str = ""
+    """An absolute path."""
+    text: str = ""
+
+    def value(self) -> str:
+        """The secret as it is now, at least one character; a file's without the line end that editors add.
+
+        Raises `SecretError`.
+        """
+        if self.env:
+            where, raw = f"the environment variable {self.env}", os.environb.get(self.env.encode())
+            if raw is None:
+                raise SecretError(f"{where} is not set")
+        elif self.file:
+            where, raw = self.file, _contents(self.file)
+        else:
+            where, raw = "the secret", self.text.encode("utf-8", "surrogatepass")
+        if len(raw) > LONGEST:
+            raise SecretError(f"{where} has more than {LONGEST // 1024} KiB")
+        try:
+            value = raw.decode()
+        except UnicodeDecodeError:
+            raise SecretError(f"{where} is not UTF-8") from None  # the cause would show what is in it
+        if not value:
+            raise SecretError(f"{where} is empty")
+        return value
+
+    def __repr__(self) -> str:
+        return "***"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return []
+
+
+def _contents(file: str) -> bytes:
+    try:
+        raw = read_file(file, LONGEST)
+    except OSError as error:
+        raise SecretError(f"{file} cannot be read: {error.strerror or error}") from error
+    except Flaw as flaw:
+        raise SecretError(f"{file} is {flaw.wrong}") from flaw
+    return raw.removesuffix(b"\n").removesuffix(b"\r")
