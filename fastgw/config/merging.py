@@ -68,6 +68,11 @@ class Merged:
         """The entries of a map that could be made."""
         return ((place, key, value) for key, (place, value) in self.maps[name].items() if value is not BROKEN)
 
+    def once(self, name: str) -> Iterator[tuple[Place, Any]]:
+        """What there is once at most: one entry, or none where no file says it or one says null."""
+        if name in self.single and self.single[name][1] is not None:
+            yield self.single[name]
+
     def routes(self) -> Iterator[tuple[Place, Any]]:
         """Those that could be made."""
         return ((place, route) for place, route in self.lists.get("routes", ()) if route is not BROKEN)

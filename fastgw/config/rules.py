@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from fastgw.config import patterns
 from fastgw.config.merging import Merged, Place
+from fastgw.config.pem import as_file
 from fastgw.config.problems import show, suggest
 from fastgw.config.settings import Config, Route, UpstreamTls
 from fastgw.config.shapes import BROKEN, fields_of
@@ -39,8 +40,8 @@ def one_listener_per_address(merged: Merged) -> None:
     """Port 0 is a new port each time."""
     taken: dict[Address, Place] = {}
     addresses = [(place.below("address"), listener.address) for place, _, listener in merged.whole("listeners")]
-    if "status" in merged.single and (status := merged.single["status"])[1] is not None:
-        addresses.append((status[0].below("address"), status[1].address))
+    for key in ("status", "admin"):
+        addresses += ((place.below("address"), settings.address) for place, settings in merged.once(key))
     for place, address in addresses:
         if address is BROKEN or (not address.path and not address.port):
             continue
@@ -71,22 +72,56 @@ def tls_that_works(merged: Merged) -> None:
         if (tls.certificate is None) != (tls.key is None) and not {"certificate", "key"} <= at.raw.keys():
             given, lacking = ("certificate", "key") if tls.certificate else ("key", "certificate")
             at.below(given).report(f"there is no `{lacking}`", "expected both or neither")
-        _try_certificates(tls, at)
+        _try_ca(tls.ca, at)
+        _try_pair(tls.certificate, tls.key, at)
 
 
-def _try_certificates(tls: UpstreamTls, at: Place) -> None:
-    trial = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if tls.ca:
+def admin_tls_that_works(merged: Merged) -> None:
+    for place, admin in merged.once("admin"):
+        if admin.tls is None:
+            continue
+        at = place.below("tls")
+        for index, pair in _whole(() if admin.tls.certificates is BROKEN else admin.tls.certificates):
+            _try_pair(pair.certificate, pair.key, at.below("certificates", index))
+        if admin.tls.client_auth is not None:
+            _try_ca(admin.tls.client_auth.ca, at.below("client_auth"))
+
+
+def _try_ca(ca: Any, at: Place) -> None:
+    """Whether it holds certificates: the bytes that were read, whatever the file has by now."""
+    if ca is None or ca is BROKEN:
+        return
+    with as_file(at.reading.files.read(ca)) as file:
         try:
-            trial.load_verify_locations(tls.ca)
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
         except ssl.SSLError:
             at.below("ca").report("no certificate could be read from it", "expected a PEM file", at_key=False)
-    if tls.certificate and tls.key:
+
+
+def _try_pair(certificate: Any, key: Any, at: Place) -> None:
+    """Whether these are a certificate and its key, likewise."""
+    if not all(isinstance(each, str) for each in (certificate, key)):  # not given, or BROKEN
+        return
+    files = at.reading.files
+    with as_file(files.read(certificate)) as certificate_file, as_file(files.read(key)) as key_file:
         try:
-            trial.load_cert_chain(tls.certificate, tls.key, password="")  # or an encrypted key would ask the terminal
+            trial = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            trial.load_cert_chain(certificate_file, key_file, password="")  # or an encrypted key would ask the terminal
         except ssl.SSLError:
             wrong = "the certificate and the key cannot be read or do not belong together"
             at.below("certificate").report(wrong, "expected PEM files, the key without a password", at_key=False)
+
+
+def admin_is_guarded(merged: Merged) -> None:
+    """Who can change the gateway is on this machine, or shows a token or a certificate."""
+    for place, admin in merged.once("admin"):
+        certified = admin.tls is not None and admin.tls.client_auth is not None
+        if admin.address.local or (certified and admin.tls.client_auth.mode == "required"):
+            continue
+        if place.raw.get("token") is None and not place.below("token").misspelt:  # a wrong one is reported as such
+            wrong = f"{admin.address} can be reached from other machines"
+            expected = "expected a `token` beside it, or `tls` with a `client_auth` that is `required`"
+            place.below("address").report(wrong, expected, at_key=False)
 
 
 def routes_have_their_own_names(merged: Merged) -> None:
@@ -232,6 +267,8 @@ RULES: Final[tuple[Rule, ...]] = (
     one_listener_per_address,
     proxy_protocol_needs_trust,
     tls_that_works,
+    admin_tls_that_works,
+    admin_is_guarded,
     routes_have_their_own_names,
     routes_have_one_end,
     names_are_known,
