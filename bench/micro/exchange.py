@@ -95,7 +95,7 @@ class Plane:
 
     def _start(self, gateway: Gateway) -> None:
         words = Words(gateway)
-        column = Shared(gateway.layout, 1).columns[0]
+        column = Shared.create(gateway.layout, 1).columns[0]
         self._ground = Ground(self._loop)
         self._observer = Observer(logs=gateway.config.access_logs, column=words.counted(column), series=gateway.series)
         self._server = Server(

@@ -14,7 +14,7 @@ from fastgw.errors import Fault
 from fastgw.exchange import Chain, Route
 from fastgw.forwarded import Peer
 from fastgw.node.ground import Ground
-from fastgw.node.shared import AddressLimit, NodeLimit
+from fastgw.node.limits import AddressLimit, NodeLimit
 from fastgw.node.timers import Wheel
 from fastgw.observe import Observer
 from fastgw.routing import Router

@@ -1,7 +1,8 @@
 """The words of shared memory that the runtime gives to those who serve, and those that it keeps itself."""
 
 from fastgw.compile import Gateway
-from fastgw.node.shared import AddressLimit, Column, NodeLimit, Shared, Sketch
+from fastgw.node.limits import AddressLimit, NodeLimit
+from fastgw.node.shared import Column, Shared
 
 
 class Words:
@@ -23,9 +24,7 @@ class Words:
         """In the supervisor's column: how many children ended although they should not have."""
         self.connections = layout.gauge("connections")
         """Client connections."""
-        self._addresses: Sketch | None = None
-        if self._limits.connections_per_ip is not None:
-            self._addresses = Sketch.place(layout, "connections_by_address", self._limits.connections)
+        layout.connections = max(layout.connections, self._limits.connections)
 
     def accepting(self, shared: Shared) -> int:
         """How many workers accept, and go round."""
@@ -42,4 +41,4 @@ class Words:
     def address_limit(self, column: Column) -> AddressLimit | None:
         """None: addresses are not limited."""
         most = self._limits.connections_per_ip
-        return None if self._addresses is None or most is None else column.address_limit(self._addresses, most)
+        return None if most is None else column.address_limit(most)

@@ -368,7 +368,7 @@ async def test_max_connections_holds_for_all_workers_together(dialer, monkeypatc
     monkeypatch.setattr(pooling, "TICK", 0.001)
     layout = Layout()
     word = layout.gauge("upstream_connections:users")
-    shared = Shared(layout, workers=2)
+    shared = Shared.create(layout, columns=2)
     configured = upstream(max_connections=3)
     one, other = (make(configured, workers=2, limit=column.limit(word, 3)) for column in shared.columns[:2])
     held = [await opened(one, dialer) for _ in range(2)]

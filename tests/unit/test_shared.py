@@ -4,14 +4,15 @@ import os
 
 import pytest
 
-from fastgw.node.shared import Layout, Shared, Sketch, subscriber
+from fastgw.node.limits import AddressLimit, Fence, Sketch, subscriber, width_for
+from fastgw.node.shared import FIRST_GAUGE, Layout, OtherLayout, Shared
 
 
 def test_a_name_asked_for_twice_is_one_word_and_another_form_is_refused():
     layout = Layout()
     assert layout.counter("accepted") == layout.counter("accepted")
-    assert layout.gauge("connections", 3) == 1
-    assert layout.size == 4
+    assert layout.gauge("connections", 3) == FIRST_GAUGE
+    assert layout.gauge("pending") == layout.end - 1 == FIRST_GAUGE + 3
     with pytest.raises(ValueError, match="'accepted'"):
         layout.gauge("accepted")
 
@@ -19,7 +20,7 @@ def test_a_name_asked_for_twice_is_one_word_and_another_form_is_refused():
 def test_what_is_written_in_one_process_is_read_and_summed_in_another():
     layout = Layout()
     accepted = layout.counter("accepted")
-    shared = Shared(layout, workers=3)
+    shared = Shared.create(layout, columns=3)
     for slot in range(3):
         in_child(lambda slot=slot: shared.columns[slot].words.__setitem__(accepted, 10**slot))
     assert shared.total(accepted) == 111
@@ -28,8 +29,8 @@ def test_what_is_written_in_one_process_is_read_and_summed_in_another():
 def test_the_gauges_of_a_dead_worker_are_cleared_and_its_counters_kept():
     layout = Layout()
     accepted, live = layout.counter("accepted"), layout.gauge("live", 2)
-    shared = Shared(layout, workers=2)
-    for column in shared.columns[:2]:
+    shared = Shared.create(layout, columns=2)
+    for column in shared.columns:
         column.words[accepted] = 5
         column.words[live] = column.words[live + 1] = 7
     shared.clear_gauges(0)
@@ -39,8 +40,8 @@ def test_the_gauges_of_a_dead_worker_are_cleared_and_its_counters_kept():
 
 def test_a_limit_is_the_nodes_whoever_asks():
     layout = Layout()
-    shared = Shared(layout, workers=2)
-    limits = [column.limit(layout.gauge("connections"), 3) for column in shared.columns[:2]]
+    shared = Shared.create(layout, columns=2)
+    limits = [column.limit(layout.gauge("connections"), 3) for column in shared.columns]
     assert limits[0].try_take()
     assert limits[1].try_take()
     assert limits[0].try_take()
@@ -52,7 +53,7 @@ def test_a_limit_is_the_nodes_whoever_asks():
 def test_no_limit_still_counts():
     layout = Layout()
     word = layout.gauge("connections")
-    shared = Shared(layout, workers=1)
+    shared = Shared.create(layout, columns=1)
     limit = shared.columns[0].limit(word, None)
     assert all(limit.try_take() for _ in range(1000))
     assert shared.total(word) == 1000
@@ -62,7 +63,7 @@ def test_racing_processes_never_exceed_the_limit():
     """Each of three processes takes and gives back; while it holds a place it looks at the sum of places held."""
     layout = Layout()
     word, held = layout.gauge("connections"), layout.gauge("held")
-    shared = Shared(layout, workers=3)
+    shared = Shared.create(layout, columns=3)
 
     def race(slot: int) -> None:
         column = shared.columns[slot]
@@ -81,10 +82,8 @@ def test_racing_processes_never_exceed_the_limit():
 
 
 def test_an_address_limit_is_the_nodes_and_each_address_has_its_own():
-    layout = Layout()
-    sketch = Sketch.place(layout, "by_address", 100)
-    shared = Shared(layout, workers=2)
-    first, second = (column.address_limit(sketch, 2) for column in shared.columns[:2])
+    shared = Shared.create(Layout(), columns=2)
+    first, second = (column.address_limit(2) for column in shared.columns)
     assert first.try_take("192.0.2.1")
     assert second.try_take("192.0.2.1")
     assert not first.try_take("192.0.2.1")
@@ -95,9 +94,9 @@ def test_an_address_limit_is_the_nodes_and_each_address_has_its_own():
 
 def test_a_full_sketch_counts_few_addresses_too_high_and_none_too_low():
     """With as many connections as the sketch is made for, each from its own address."""
-    layout = Layout()
-    sketch = Sketch.place(layout, "by_address", 2000)
-    limit = Shared(layout, workers=1).columns[0].address_limit(sketch, 1)
+    shared = Shared.create(Layout(), columns=1)
+    words, (width, views, fence) = shared.columns[0].words, (width_for(2000), [shared.columns[0].words], Fence())
+    limit = AddressLimit(Sketch(FIRST_GAUGE, width), 1, words, views, fence, b"secret")
     addresses = [f"10.0.{n // 250}.{n % 250}" for n in range(2000)]
     taken = [ip for ip in addresses if limit.try_take(ip)]
     assert len(taken) > 0.95 * len(addresses)
@@ -116,6 +115,73 @@ def test_a_full_sketch_counts_few_addresses_too_high_and_none_too_low():
 )
 def test_an_ipv6_subscriber_is_a_64(one, other, same):
     assert (subscriber(one) == subscriber(other)) is same
+
+
+def test_more_columns_count_for_the_limits_that_are_out_already():
+    """In each process that was told: none of them maps anew what it has."""
+    layout = Layout()
+    word = layout.gauge("connections")
+    shared = Shared.create(layout, columns=1)
+    limit = shared.columns[0].limit(word, 2)
+    shared.widen(3)
+    shared.widen(2)  # never fewer
+    assert len(shared.columns) == 3
+    shared.columns[2].words[word] = 2
+    assert not limit.try_take()
+    assert shared.total(word) == 2
+
+
+def test_what_was_taken_is_counted_where_it_is_wanted():
+    layout = Layout()
+    word, taken = layout.gauge("connections"), layout.counter("accepted")
+    shared = Shared.create(layout, columns=1)
+    limit = shared.columns[0].limit(word, 1, taken)
+    for _ in range(3):
+        assert limit.try_take()
+        assert not limit.try_take()
+        limit.give_back()
+    assert shared.total(taken) == 3
+
+
+def test_a_new_program_carries_on_with_the_memory():
+    """Counters, columns, the sketch and its secret are those that the descriptor brings."""
+    layout = Layout()
+    layout.connections = 200_000
+    accepted = layout.counter("accepted")
+    shared = Shared.create(layout, columns=1)
+    shared.widen(2)
+    shared.columns[1].words[accepted] = 5
+    assert shared.columns[0].address_limit(1).try_take("192.0.2.1")
+    again = Layout()
+    again.counter("accepted")
+    attached = Shared.attach(os.dup(shared.fd), again)
+    assert len(attached.columns) == 2
+    assert attached.total(accepted) == 5
+    assert attached.sketch == shared.sketch
+    assert attached.sketch.connections >= 200_000
+    assert not attached.columns[1].address_limit(1).try_take("192.0.2.1")
+    attached.supervisor.words[accepted] = 1
+    assert shared.total(accepted) == 6
+
+
+def test_memory_that_is_laid_out_otherwise_is_refused():
+    shared = Shared.create(Layout(), columns=1)
+    other = Layout()
+    other.counter("accepted")
+    with pytest.raises(OtherLayout):
+        Shared.attach(os.dup(shared.fd), other)
+
+
+def test_what_is_not_used_takes_no_memory():
+    """Neither while nobody uses it, nor by being cleared."""
+    layout = Layout()
+    live = layout.gauge("live", 1 << 20)
+    shared = Shared.create(layout, columns=8)
+    shared.columns[3].words[live + 1000] = 1
+    for index in range(8):
+        shared.clear_gauges(index)
+    assert shared.columns[3].words[live + 1000] == 0
+    assert os.fstat(shared.fd).st_blocks * 512 < 64 * 1024
 
 
 def fork(work) -> int:
