@@ -10,6 +10,7 @@ from fastgw.config.spots import Flaw
 
 LARGEST: Final = 64 * 1024 * 1024
 """How many bytes are read of a configuration's own files together, and as many again of those that it names."""
+_TOO_LONG: Final = "longer than {} MiB"
 
 
 def read_file(name: str, most: int) -> bytes:
@@ -47,7 +48,7 @@ class Disk:
                 raise Flaw(f"cannot be read: {error.strerror or error}") from error
             except Flaw as flaw:
                 more = " with the files before it" if self._held else ""
-                raise Flaw(f"longer than {LARGEST // 1024**2} MiB{more}") from flaw
+                raise Flaw(_TOO_LONG.format(LARGEST // 1024**2) + more) from flaw
             self._left -= len(raw)
             self._held[name] = raw
         return self._held[name]
@@ -63,6 +64,8 @@ class Memory:
         """All of a file. Raises `Flaw`."""
         if name not in self.held:
             raise Flaw("cannot be read: it was not captured")
+        if len(self.held[name]) > LARGEST:
+            raise Flaw(_TOO_LONG.format(LARGEST // 1024**2))
         return self.held[name]
 
 

@@ -9,13 +9,12 @@ from typing import Any, Final
 from msgspec import Struct
 
 from fastgw.config.documents import Document, Found, Source, read_all
-from fastgw.config.files import LARGEST, Disk, Files, Memory
+from fastgw.config.files import Disk, Files, Memory
 from fastgw.config.filter_rules import FilterRules
 from fastgw.config.merging import merge
 from fastgw.config.problems import ConfigError, Problem
 from fastgw.config.rules import RULES
 from fastgw.config.settings import MOST_WORKERS, AccessLog, Config, Listener, Route, Status
-from fastgw.config.spots import Flaw
 from fastgw.config.values import ADDRESS, URL, Notation
 
 MOST_TOLD: Final = 1000
@@ -55,13 +54,7 @@ def load(file: str, filter_types: Mapping[str, type]) -> Loaded:
 def load_text(text: bytes, name: str, filter_types: Mapping[str, type]) -> Loaded:
     """The same for a main file that is on no disk. `name` tells its format, and the folder that names in it, its
     includes among them, are relative to."""
-
-    def read() -> bytes:
-        if len(text) > LARGEST:
-            raise Flaw(f"longer than {LARGEST // 1024**2} MiB")
-        return text
-
-    return _checked(read_all(name, read, Disk()), filter_types, Disk())
+    return _checked(read_all(name, partial(Memory({name: text}).read, name), Disk()), filter_types, Disk())
 
 
 def load_sources(sources: Sequence[Source], captured: Mapping[str, bytes], filter_types: Mapping[str, type]) -> Loaded:

@@ -105,9 +105,9 @@ def test_a_problem_names_the_file_and_line_as_they_were(folder):
         'main.yaml:4:11: filters.request_id: unknown filter type "request_id"; none is defined',
         'main.yaml:5:71: upstreams.own.tls.certificate: "own.pem" cannot be read: it was not captured; '
         "expected a readable file",
-        'main.yaml:5:88: upstreams.own.tls.key: "own.key" cannot be read: it was not captured; '
+        'main.yaml:5:85: upstreams.own.tls.key: "own.key" cannot be read: it was not captured; '
         "expected a readable file",
-        'teams/z.yml:1:69: routes[0].filters.size: unknown filter type "size"; none is defined',
+        'teams/z.yml:1:64: routes[0].filters.size: unknown filter type "size"; none is defined',
         'teams/c.json:1:71: upstreams.c.tls.ca: "ca.pem" cannot be read: it was not captured; expected a readable file',
     ]
 
