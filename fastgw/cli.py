@@ -1,6 +1,6 @@
 """The commands. What goes wrong is told in one line each, never as a traceback.
 
-Exit codes: 0 well, 1 the file or the request is wrong, 2 usage, 3 could not start.
+Exit codes: 0 well, 1 the file or the request is wrong, 2 usage, 3 could not start or not be reached.
 """
 
 import os
@@ -9,14 +9,17 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from importlib.metadata import version as version_of
 from platform import python_implementation, python_version
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, Final, NoReturn, TypeVar
 
 import msgspec
 import typer
 
 from fastgw import VERSION, compiled, config, demo
+from fastgw.admin.client import DEFAULT, TOKEN, AdminClient, Refused, Unreachable, parse_place, token_of
+from fastgw.admin.node import Draining, Outcome
 from fastgw.compile import CompileError, compile
 from fastgw.config.schema import schema as schema_of
+from fastgw.config.secret import SecretError
 from fastgw.config.values import parse_address
 from fastgw.explain import as_text
 from fastgw.explain import explain as explanation_of
@@ -30,6 +33,7 @@ from fastgw.runtime.supervisor import Bound, CannotStart, Supervisor, Work
 WRONG: Final = 1
 USAGE: Final = 2
 CANNOT_START: Final = 3
+UNREACHABLE: Final = 3
 DEFECT: Final = 70  # EX_SOFTWARE of sysexits.h: not the user's fault
 
 app = typer.Typer(
@@ -41,6 +45,9 @@ app = typer.Typer(
 )
 
 
+T = TypeVar("T")
+
+
 class Format(StrEnum):
     TEXT = "text"
     JSON = "json"
@@ -48,6 +55,13 @@ class Format(StrEnum):
 
 FormatOption = Annotated[Format, typer.Option("--format", help="How to answer.")]
 WorkersOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes that serve. Default: auto.")]
+AdminOption = Annotated[
+    str, typer.Option(metavar="ADDR", help="The gateway's admin listener: host:port, unix:/path or https://host:port.")
+]
+TokenOption = Annotated[
+    str | None,
+    typer.Option("--token-file", metavar="FILE", help=f"Holds the token. Default: ${TOKEN}, if set."),
+]
 ReadyFdOption = Annotated[
     int | None,
     typer.Option(
@@ -155,6 +169,51 @@ def explain(
 
 
 @app.command()
+def reload(admin: AdminOption = DEFAULT, token_file: TokenOption = None, answer: FormatOption = Format.TEXT) -> None:
+    """Have a running gateway read its configuration file anew, and wait until all workers serve it."""
+    outcome = _asked(admin, token_file, lambda client: client.change("/reload", Outcome))
+    if answer is Format.JSON:
+        _print_json(outcome)
+    elif outcome.ok:
+        typer.echo(outcome.summary)
+    else:
+        _fail(WRONG, *map(str, outcome.problems), f"fastgw: {outcome.summary}")
+    if not outcome.ok:
+        raise typer.Exit(WRONG)
+
+
+@app.command()
+def drain(admin: AdminOption = DEFAULT, token_file: TokenOption = None, answer: FormatOption = Format.TEXT) -> None:
+    """Have a running gateway finish what is under way, take nothing new, and stop."""
+    draining = _asked(admin, token_file, lambda client: client.change("/drain", Draining))
+    if answer is Format.JSON:
+        _print_json(draining)
+    else:
+        typer.echo("draining: it stops when what is under way has ended")
+
+
+@app.command()
+def status(
+    admin: AdminOption = DEFAULT,
+    token_file: TokenOption = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on showing it, until Ctrl-C.")] = False,
+    answer: FormatOption = Format.TEXT,
+) -> None:
+    """Show how a running gateway fares."""
+    if watch and (answer is Format.JSON or not sys.stdout.isatty()):
+        raise typer.BadParameter("it is for people at a terminal; programs ask again", param_hint="--watch")
+    if answer is Format.JSON:
+        typer.echo(_asked(admin, token_file, lambda client: client.get("/status")))
+        return
+    from fastgw.admin import tables  # and with it rich, which no other command needs
+
+    if watch:
+        _asked(admin, token_file, tables.watch)
+    else:
+        tables.console().print(tables.overview(*_asked(admin, token_file, tables.ask)))
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of configuration files, for editors."""
     _print_json(schema_of(TYPES))
@@ -199,6 +258,20 @@ def _read(source: Callable[[], config.Config]) -> config.Config:
         return source()
     except config.ConfigError as error:
         _fail(WRONG, *map(str, error.problems))
+
+
+def _asked(admin: str, token_file: str | None, ask: Callable[[AdminClient], T]) -> T:
+    """What a running gateway answers."""
+    try:
+        place = parse_place(admin)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--admin") from error
+    try:
+        return ask(AdminClient(place, token_of(token_file)))
+    except Unreachable as error:
+        _fail(UNREACHABLE, f"fastgw: {error}")
+    except (Refused, SecretError) as error:
+        _fail(WRONG, f"fastgw: {error}")
 
 
 def _serve(

@@ -1,0 +1,224 @@
+"""The admin API: one table of operations, from which its routes and its OpenAPI document are made.
+
+The bodies that it takes are bounded in bytes and in time. Problems are told as RFC 9457 has them; what became of a
+change of the configuration is an `Outcome`, whatever its status.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from fastgw.admin import dashboard
+from fastgw.admin.access import Access, Gate
+from fastgw.admin.answers import JSON, answer, refused, told
+from fastgw.admin.node import Draining, Effective, Live, Node, Outcome, Reason, Routes, Status, Upstreams
+from fastgw.admin.openapi import document
+from fastgw.admin.operation import Act, Operation
+from fastgw.runtime.notices import described
+
+log = logging.getLogger("fastgw")
+
+BODY_MAX: Final = 8 * 1024 * 1024
+BODY_PATIENCE: Final = 30.0
+"""Seconds for a whole request body."""
+HTML: Final = "text/html; charset=utf-8"
+OPENMETRICS: Final = "application/openmetrics-text"
+SUFFIXES: Final[Mapping[str, str]] = {
+    "application/yaml": ".yaml",
+    "application/json": ".json",
+    "application/toml": ".toml",
+}
+"""How a configuration may come, and how a file of that kind is named."""
+STATUS_OF: Final[Mapping[Reason, int]] = {"": 200, "rejected": 422, "busy": 409, "failed": 503}
+
+
+class Rollback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where to go back to."""
+
+    generation: int | None = None
+    """One of those that are kept; null = the one before."""
+
+
+def create_app(node: Node, access: Access) -> Starlette:
+    """The API of a node, for those who `access` lets in."""
+    paths = dict.fromkeys(each.path for each in OPERATIONS)
+    app = Starlette(
+        routes=[_route(node, [each for each in OPERATIONS if each.path == path]) for path in paths],
+        middleware=[Middleware(Gate, access)],
+        exception_handlers={HTTPException: _refuse, ClientDisconnect: _left, Exception: _own_fault},
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def _route(node: Node, operations: Sequence[Operation]) -> Route:
+    acts = {each.method: each.act for each in operations}
+    acts |= {"HEAD": acts["GET"]} if "GET" in acts else {}
+
+    async def endpoint(request: Request) -> Response:
+        return await acts[request.method](node, request)
+
+    return Route(operations[0].path, endpoint, methods=list(acts))
+
+
+async def _refuse(request: Request, refusal: Exception) -> Response:
+    assert isinstance(refusal, HTTPException)
+    detail = {404: "There is no such path; /openapi.json lists them.", 405: "Not with this method."}
+    fields = {name.replace("-", "_"): value for name, value in (refusal.headers or {}).items()}
+    return refused(refusal.status_code, detail.get(refusal.status_code, refusal.detail), **fields)
+
+
+async def _left(request: Request, error: Exception) -> Response:
+    return refused(400, "The body did not come whole.")  # nobody reads it
+
+
+async def _own_fault(request: Request, error: Exception) -> Response:
+    log.error("admin: a defect: %s", described(error))
+    return refused(500, "A defect of the gateway; its log says more.")
+
+
+# --- what comes in ---
+
+
+async def _body(request: Request) -> bytes:
+    length = request.headers.get("content-length", "0")
+    if int(length) > BODY_MAX:  # the server has found it to be a number
+        raise HTTPException(413, f"A body may have {BODY_MAX} bytes.")
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_PATIENCE):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > BODY_MAX:
+                    raise HTTPException(413, f"A body may have {BODY_MAX} bytes.")
+    except TimeoutError as error:
+        raise HTTPException(408, f"The body did not come within {BODY_PATIENCE:.0f} s.") from error
+    return bytes(body)
+
+
+def _content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+async def _no_body(request: Request) -> None:
+    if await _body(request):
+        raise HTTPException(415, "There is nothing to say in a body.")
+
+
+def _flag(request: Request, name: str) -> bool:
+    value = request.query_params.get(name, "false")
+    if value not in ("true", "false"):
+        raise HTTPException(400, f"{name} is true or false.")
+    return value == "true"
+
+
+# --- what is done ---
+
+
+def _telling(ask: Callable[[Node], Any]) -> Act:
+    async def act(node: Node, request: Request) -> Response:
+        return told(ask(node))
+
+    return act
+
+
+async def _metrics(node: Node, request: Request) -> Response:
+    content_type, text = node.metrics(request.headers.get("accept", "").encode("latin-1"))
+    return answer(text, content_type.decode())
+
+
+async def _page(node: Node, request: Request) -> Response:
+    return answer(dashboard.page(), HTML, policy=dashboard.csp())
+
+
+async def _openapi(node: Node, request: Request) -> Response:
+    return told(document(OPERATIONS))
+
+
+def _came(outcome: Outcome) -> Response:
+    return told(outcome, STATUS_OF[outcome.reason])
+
+
+async def _apply(node: Node, request: Request) -> Response:
+    suffix = SUFFIXES.get(_content_type(request))
+    if suffix is None:
+        raise HTTPException(415, f"The Content-Type of a configuration is {', '.join(SUFFIXES)}.")
+    dry_run = _flag(request, "dry_run")
+    return _came(await node.apply(await _body(request), suffix, dry_run))
+
+
+async def _reload(node: Node, request: Request) -> Response:
+    await _no_body(request)
+    return _came(await node.reload())
+
+
+async def _rollback(node: Node, request: Request) -> Response:
+    body = await _body(request)
+    if body and _content_type(request) != JSON:
+        raise HTTPException(415, f"The Content-Type is {JSON}.")
+    try:
+        wanted = msgspec.json.decode(body or b"{}", type=Rollback)
+    except msgspec.MsgspecError as error:
+        raise HTTPException(400, f"Not a rollback: {error}.") from error
+    return _came(await node.rollback(wanted.generation))
+
+
+async def _drain(node: Node, request: Request) -> Response:
+    await _no_body(request)
+    node.drain()
+    return told(Draining(), 202)
+
+
+_OUTCOMES: Final = dict.fromkeys(STATUS_OF.values(), Outcome)
+OPERATIONS: Final = (
+    Operation("GET", "/", "The dashboard: a page that holds nothing and asks the others.", _page, {200: HTML}),
+    Operation("GET", "/status", "The node and its workers.", _telling(lambda node: node.status()), {200: Status}),
+    Operation("GET", "/live", "Counts for the dashboard.", _telling(lambda node: node.live()), {200: Live}),
+    Operation(
+        "GET",
+        "/routes",
+        "The routes, and how requests on them fared.",
+        _telling(lambda node: Routes(node.routes())),
+        {200: Routes},
+    ),
+    Operation(
+        "GET",
+        "/upstreams",
+        "The upstreams and their targets.",
+        _telling(lambda node: Upstreams(node.upstreams())),
+        {200: Upstreams},
+    ),
+    Operation(
+        "GET",
+        "/config",
+        "The configuration that is served, secrets masked.",
+        _telling(lambda node: node.config()),
+        {200: Effective},
+    ),
+    Operation(
+        "POST",
+        "/config",
+        "Take another configuration, on all workers or on none.",
+        _apply,
+        _OUTCOMES,
+        takes=dict.fromkeys(SUFFIXES, bytes),
+        flags={"dry_run": "Check it and say what it would change, and change nothing."},
+    ),
+    Operation("POST", "/reload", "Read the configuration file anew.", _reload, _OUTCOMES),
+    Operation(
+        "POST", "/rollback", "Go back to an earlier configuration.", _rollback, _OUTCOMES, takes={JSON: Rollback}
+    ),
+    Operation("POST", "/drain", "Finish what is under way, take nothing new, and stop.", _drain, {202: Draining}),
+    Operation("GET", "/metrics", "What Prometheus asks for.", _metrics, {200: OPENMETRICS}),
+    Operation("GET", "/openapi.json", "This document.", _openapi, {200: dict[str, Any]}),
+)
+"""In the order of the document."""

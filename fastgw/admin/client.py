@@ -1,0 +1,158 @@
+"""Asking the admin API of a gateway that runs, for the commands.
+
+On `http.client`: it costs a command a few milliseconds to import, and the commands ask one thing after the other.
+"""
+
+import http.client
+import os
+import socket
+import ssl
+from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Struct
+
+from fastgw.admin.node import Refusal
+from fastgw.config.secret import Secret
+from fastgw.config.values import Address, parse_address
+
+DEFAULT: Final = "127.0.0.1:9901"
+TOKEN: Final = "FASTGW_ADMIN_TOKEN"
+"""The variable of the environment that holds the token."""
+PATIENCE: Final = 10.0
+"""Seconds for a connection, and for each wait of an answer."""
+CHANGE_PATIENCE: Final = 180.0
+"""Seconds for an answer that tells of a change of the configuration."""
+ANSWER_MAX: Final = 64 * 1024 * 1024
+_PORTS: Final = {"http": 80, "https": 443}
+
+T = TypeVar("T")
+
+
+class Unreachable(Exception):
+    """No gateway answers. The text is one line for the user."""
+
+
+class Refused(Exception):
+    """The gateway does not do it. The text is one line for the user."""
+
+
+class Place(Struct, frozen=True):
+    """Where an admin API is."""
+
+    text: str
+    """As the user named it."""
+    address: Address
+    tls: bool = False
+
+
+def parse_place(text: str) -> Place:
+    """`host:port`, `[ipv6]:port`, `unix:/path`, or a URL with `https://` or `http://`. Raises `ValueError`."""
+    if "://" not in text:
+        address = parse_address(text)
+        if not address.path and not address.port:
+            raise ValueError(f'"{text}" has no port to connect to')
+        return Place(text, address)
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f'"{text}" is not a URL') from error
+    if parts.scheme not in _PORTS or not parts.hostname or parts.path.strip("/") or parts.query or "@" in parts.netloc:
+        raise ValueError(f'"{text}" is not https://host:port')
+    return Place(text, Address(host=parts.hostname, port=port or _PORTS[parts.scheme]), parts.scheme == "https")
+
+
+class AdminClient:
+    """Asks one gateway. A method raises `Unreachable` or `Refused`."""
+
+    def __init__(self, place: Place, token: str | None) -> None:
+        self._place = place
+        self._fields = {} if token is None else {"Authorization": f"Bearer {token.strip()}".encode()}
+
+    def get(self, path: str) -> bytes:
+        status, body = self._ask("GET", path, PATIENCE)
+        if status != 200:
+            raise self._refused(status, body)
+        return body
+
+    def read(self, path: str, kind: type[T]) -> T:
+        """What a path tells, as a struct."""
+        return self._decoded(self.get(path), kind)
+
+    def change(self, path: str, kind: type[T]) -> T:
+        """Have something done, and hear what became of it, also where that is why not."""
+        status, body = self._ask("POST", path, CHANGE_PATIENCE)
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except msgspec.MsgspecError:
+            raise self._refused(status, body) from None  # it is no answer of that kind, but perhaps a refusal
+
+    def _decoded(self, body: bytes, kind: type[T]) -> T:
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except msgspec.MsgspecError as error:
+            raise self._stranger(f"its answer is none that is known: {error}") from error
+
+    def _ask(self, method: str, path: str, patience: float) -> tuple[int, bytes]:
+        connection = _Connection(self._place)
+        try:
+            connection.connect()
+            connection.sock.settimeout(patience)
+            connection.request(method, path, headers=self._fields)
+            response = connection.getresponse()
+            return response.status, response.read(ANSWER_MAX)
+        except OSError as error:
+            why = f"{_why(error)}; give --admin ADDR"
+            raise Unreachable(f"no gateway answers at {self._place.text}: {why}") from error
+        except http.client.HTTPException as error:
+            raise self._stranger(f"it does not speak HTTP: {type(error).__name__}") from error
+        finally:
+            connection.close()
+
+    def _refused(self, status: int, body: bytes) -> Exception:
+        try:
+            refusal = msgspec.json.decode(body, type=Refusal)
+        except msgspec.MsgspecError:
+            return self._stranger(f"it answers {status}")
+        hint = f"; give --token-file FILE or set {TOKEN}" if status == 401 else ""
+        return Refused(f"{self._place.text}: {refusal.detail.removesuffix('.') or refusal.title}{hint}")
+
+    def _stranger(self, why: str) -> Unreachable:
+        return Unreachable(f"what answers at {self._place.text} is no admin API of fastgw: {why}; give --admin ADDR")
+
+
+class _Connection(http.client.HTTPConnection):
+    """To a host, over TLS or not, or to a unix socket."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place.address.host or "localhost", place.address.port, timeout=PATIENCE)
+        self._place = place
+
+    def connect(self) -> None:
+        path = self._place.address.path
+        if path:
+            self.sock: Any = socket.socket(socket.AF_UNIX)
+            self.sock.settimeout(PATIENCE)
+            self.sock.connect(path)
+            return
+        super().connect()
+        if self._place.tls:
+            self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=self.host)
+
+
+def _why(error: OSError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted ({error.verify_message}; SSL_CERT_FILE names others to trust)"
+    if isinstance(error, TimeoutError):
+        return "it took too long"
+    said = error.strerror or str(error)
+    return said[:1].lower() + said[1:]
+
+
+def token_of(file: str | None) -> str | None:
+    """The token to show: a file's, else that of the environment. Raises `SecretError`."""
+    if file is not None:
+        return Secret(file=os.path.abspath(file)).value()
+    return Secret(env=TOKEN).value() if os.environ.get(TOKEN) else None

@@ -1,0 +1,228 @@
+"""What the admin API tells and does: the JSON of every answer as structs, and the node behind it.
+
+Counts are totals since the node began; whoever wants a rate takes the difference of two answers. `_s` are seconds,
+`_date` are epoch seconds, `_bytes` bytes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+from msgspec import Struct
+
+from fastgw.config import Problem
+
+State = Literal["serving", "draining"]
+WorkerState = Literal["ready", "silent", "starting", "draining"]
+Health = Literal["unknown", "healthy", "unhealthy", "ejected"]
+Reason = Literal["", "rejected", "busy", "failed"]
+
+
+class Worker(Struct, frozen=True):
+    """One process that serves."""
+
+    slot: int
+    pid: int
+    generation: int
+    """Of the configuration that it serves."""
+    state: WorkerState
+    uptime_s: float
+    connections: int
+    requests: int
+    memory_bytes: int
+    cpu_s: float
+    loop_lag_s: float
+    """The worst of the last seconds."""
+
+
+class Reload(Struct, frozen=True):
+    """One configuration that was to be taken, and what became of it."""
+
+    generation: int
+    date: float
+    ok: bool
+    source: Literal["signal", "api", "file", "rollback", "start"]
+    summary: str
+    problems: Sequence[Problem] = ()
+
+
+class Reloads(Struct, frozen=True):
+    """How changes of the configuration went."""
+
+    ok: int
+    failed: int
+    last_success: bool
+    last: Sequence[Reload]
+    """The newest first."""
+
+
+class Status(Struct, frozen=True):
+    """The node and its workers."""
+
+    version: str
+    pid: int
+    uptime_s: float
+    started_date: float
+    generation: int
+    config_hash: str
+    config_file: str
+    """"" when the command line said it all."""
+    state: State
+    workers: Sequence[Worker]
+    connections: int
+    requests: int
+    reloads: Reloads
+    rates: None = None
+
+
+class RouteInfo(Struct, frozen=True):
+    """One route, and how requests on it fared."""
+
+    name: str
+    listeners: Sequence[str]
+    """None = all of them; likewise hosts, paths and methods."""
+    hosts: Sequence[str]
+    paths: Sequence[str]
+    methods: Sequence[str]
+    to: str
+    filters: Sequence[str]
+    requests: int
+    errors: int
+    """Answers of status 500 and above."""
+    p50_s: float | None
+    """null = no request yet."""
+    p99_s: float | None
+
+
+class Routes(Struct, frozen=True):
+    """All routes."""
+
+    routes: Sequence[RouteInfo]
+
+
+class TargetInfo(Struct, frozen=True):
+    """One address of an upstream. Connections of all workers, as of about a second ago."""
+
+    url: str
+    weight: int
+    health: Health
+    in_use: int
+    idle: int
+    waiting: int
+
+
+class UpstreamInfo(Struct, frozen=True):
+    """A group of targets."""
+
+    name: str
+    algorithm: str
+    retries: int
+    targets: Sequence[TargetInfo]
+
+
+class Upstreams(Struct, frozen=True):
+    """All upstreams."""
+
+    upstreams: Sequence[UpstreamInfo]
+
+
+class Effective(Struct, frozen=True):
+    """The configuration that is served, defaults written out and secrets masked."""
+
+    generation: int
+    hash: str
+    config: Mapping[str, Any]
+
+
+class Committed(Struct, frozen=True):
+    """On how many workers."""
+
+    committed: int
+    of: int
+
+
+class Outcome(Struct, frozen=True):
+    """What became of a change of the configuration."""
+
+    ok: bool
+    generation: int
+    """The one that is served now, changed or not."""
+    workers: Committed
+    listeners_added: int = 0
+    listeners_removed: int = 0
+    workers_restarted: int = 0
+    summary: str = ""
+    """One line for people, whatever happened."""
+    problems: Sequence[Problem] = ()
+    reason: Reason = ""
+    """Why not. `rejected`: the configuration is wrong; `busy`: another change is under way, or the node is not serving;
+    `failed`: it could not be done."""
+
+
+class Latency(Struct, frozen=True):
+    """A histogram of the time that requests took."""
+
+    bounds_s: Sequence[float]
+    """Upper bounds, in rising order."""
+    counts: Sequence[int]
+    """How many fell into each, not added up; the last is what lay above all bounds."""
+
+
+class Live(Struct, frozen=True):
+    """What the dashboard asks for each second."""
+
+    date: float
+    uptime_s: float
+    generation: int
+    state: State
+    connections: int
+    requests: int
+    responses: Mapping[str, int]
+    """By `2xx`, `3xx`, `4xx`, `5xx`, and `499` for clients that left."""
+    faults: Mapping[str, int]
+    """By the fault's name."""
+    latency: Latency
+    loop_lag_s: float
+    workers: Sequence[Worker]
+
+
+class Draining(Struct, frozen=True):
+    """The node takes no new connections, and ends when what is under way has."""
+
+    state: Literal["draining"] = "draining"
+
+
+class Refusal(Struct, frozen=True):
+    """Why a request was not served (RFC 9457)."""
+
+    title: str
+    status: int
+    detail: str = ""
+    type: str = "about:blank"
+
+
+class Node(Protocol):
+    """What the API asks. Nothing here raises on account of a request, and nothing but the `async` ones takes long.
+
+    An `async` one goes on when the client that asked has left.
+    """
+
+    def status(self) -> Status: ...
+    def live(self) -> Live: ...
+    def routes(self) -> Sequence[RouteInfo]: ...
+    def upstreams(self) -> Sequence[UpstreamInfo]: ...
+    def config(self) -> Effective: ...
+
+    def metrics(self, accept: bytes) -> tuple[bytes, bytes]:
+        """Content type and text, as the `Accept` field asks."""
+
+    async def reload(self) -> Outcome:
+        """Read the configuration file anew."""
+
+    async def apply(self, text: bytes, suffix: str, dry_run: bool) -> Outcome:
+        """Take `text` as the configuration. `suffix`: `.yaml`, `.json` or `.toml`. `dry_run`: say what would be."""
+
+    async def rollback(self, generation: int | None) -> Outcome:
+        """Go back to a generation that is kept; None = the one before."""
+
+    def drain(self) -> None:
+        """Begin to."""

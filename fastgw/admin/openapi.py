@@ -1,0 +1,73 @@
+"""The admin API's OpenAPI 3.1 document, made from its operations and from the structs of their answers."""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+
+from fastgw import VERSION
+from fastgw.admin.answers import JSON, PROBLEM
+from fastgw.admin.node import Refusal
+from fastgw.admin.operation import Operation
+
+_REFERENCE: Final = "#/components/schemas/{name}"
+
+
+def document(operations: Sequence[Operation]) -> dict[str, Any]:
+    """As JSON would have it."""
+    types = [Refusal]
+    for each in operations:
+        types += [kind for kind in (*each.answers.values(), *each.takes.values()) if not isinstance(kind, str)]
+    types = [*dict.fromkeys(types)]
+    schemas, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
+    schema_of = dict(zip(types, schemas, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for each in operations:
+        paths.setdefault(each.path, {})[each.method.lower()] = _operation(each, schema_of)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "fastgw admin API",
+            "version": VERSION,
+            "summary": "See what the gateway does, and change its configuration with no request lost.",
+        },
+        "security": [{}, {"token": []}, {"certificate": []}],
+        "paths": paths,
+        "components": {
+            "securitySchemes": {
+                "token": {"type": "http", "scheme": "bearer"},
+                "certificate": {"type": "mutualTLS"},
+            },
+            "schemas": components,
+        },
+    }
+
+
+def _operation(operation: Operation, schema_of: Mapping[Any, Any]) -> dict[str, Any]:
+    told: dict[str, Any] = {"summary": operation.summary}
+    if operation.flags:
+        told["parameters"] = [
+            {"name": name, "in": "query", "description": meaning, "schema": {"type": "boolean", "default": False}}
+            for name, meaning in operation.flags.items()
+        ]
+    if operation.takes:
+        told["requestBody"] = {
+            "content": {
+                kind: {} if struct is bytes else {"schema": schema_of[struct]}
+                for kind, struct in operation.takes.items()
+            }
+        }
+    told["responses"] = {
+        str(status): {"description": HTTPStatus(status).phrase, "content": _content(kind, schema_of)}
+        for status, kind in operation.answers.items()
+    }
+    told["responses"]["default"] = {
+        "description": "Not served, and why",
+        "content": {PROBLEM: {"schema": schema_of[Refusal]}},
+    }
+    return told
+
+
+def _content(kind: Any, schema_of: Mapping[Any, Any]) -> dict[str, Any]:
+    return {kind: {}} if isinstance(kind, str) else {JSON: {"schema": schema_of[kind]}}

@@ -1,0 +1,28 @@
+"""What one operation of the admin API is: enough to serve it, and to describe it."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from fastgw.admin.node import Node
+
+Act = Callable[[Node, Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One method of one path."""
+
+    method: str
+    path: str
+    summary: str
+    act: Act
+    answers: Mapping[int, Any]
+    """By status, what is told: the type of the JSON, or as text the content type of what is none."""
+    takes: Mapping[str, type] = field(default_factory=dict)
+    """By content type, the struct of the body; `bytes` = as it comes."""
+    flags: Mapping[str, str] = field(default_factory=dict)
+    """Parameters of the query that are `true` or `false`, and what they mean."""

@@ -1,0 +1,150 @@
+"""What `fastgw status` shows people: tables, in colour where there is a terminal."""
+
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Final
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from fastgw.admin.client import AdminClient, Refused, Unreachable
+from fastgw.admin.node import Reloads, Status, Upstreams, Worker
+
+WATCH_EVERY: Final = 1.0
+"""Seconds."""
+PLAIN_WIDTH: Final = 160
+"""Columns where there is no terminal to ask: enough not to break what `grep` looks for."""
+COLOURS: Final = {
+    "serving": "green",
+    "ready": "green",
+    "healthy": "green",
+    "starting": "yellow",
+    "draining": "yellow",
+    "silent": "red",
+    "unhealthy": "red",
+    "ejected": "red",
+}
+RELOADS_SHOWN: Final = 5
+_SIZES: Final = ((1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB"))
+_SPANS: Final = ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
+
+
+def console() -> Console:
+    """Of stdout; plain text where that is no terminal."""
+    made = Console(highlight=False)
+    return made if made.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
+
+
+def ask(client: AdminClient) -> tuple[Status, Upstreams]:
+    return client.read("/status", Status), client.read("/upstreams", Upstreams)
+
+
+def overview(status: Status, upstreams: Upstreams, before: Status | None = None) -> Group:
+    """How a gateway fares. `before`: what it said a moment ago, to tell a rate from."""
+    parts: list[RenderableType] = [_head(status, before), _workers(status.workers)]
+    if upstreams.upstreams:
+        parts.append(_targets(upstreams))
+    if status.reloads.last:
+        parts.append(_reloads(status.reloads))
+    return Group(*parts)
+
+
+def watch(client: AdminClient) -> None:
+    """Show it anew each second, until Ctrl-C. A gateway that stops answering is waited for.
+
+    Raises `Unreachable` or `Refused` when already the first answer fails.
+    """
+    before, upstreams = ask(client)
+    shown = Live(overview(before, upstreams), console=console(), auto_refresh=False)
+    with shown, suppress(KeyboardInterrupt):
+        while True:
+            time.sleep(WATCH_EVERY)
+            try:
+                status, upstreams = ask(client)
+            except (Unreachable, Refused) as error:
+                shown.update(Text(str(error), "red"), refresh=True)
+            else:
+                shown.update(overview(status, upstreams, before), refresh=True)
+                before = status
+
+
+def _head(status: Status, before: Status | None) -> Text:
+    rate = ""
+    if before is not None and before.started_date == status.started_date and before.uptime_s < status.uptime_s:
+        rate = f" ({(status.requests - before.requests) / (status.uptime_s - before.uptime_s):,.0f}/s)"
+    text = Text(f"fastgw {status.version} ")
+    text.append(status.state, COLOURS[status.state])
+    text.append(f", generation {status.generation}, up {span(status.uptime_s)}, pid {status.pid}\n")
+    text.append(f"{status.connections:,} connections, {status.requests:,} requests{rate}\n")
+    text.append(f"{status.config_file or 'configured by the command line'} ({status.config_hash[:12]})", "dim")
+    return text
+
+
+def _table(title: str, left: Iterable[str], right: Iterable[str] = ()) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    for name in left:
+        table.add_column(name, overflow="fold")
+    for name in right:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _state(word: str) -> Text:
+    return Text(word, COLOURS.get(word, "dim"))
+
+
+def _workers(workers: Iterable[Worker]) -> Table:
+    numbers = ("pid", "generation", "up", "connections", "requests", "memory", "cpu", "loop lag")
+    table = _table("workers", ("slot", "state"), numbers)
+    for each in workers:
+        table.add_row(
+            str(each.slot),
+            _state(each.state),
+            str(each.pid),
+            str(each.generation),
+            span(each.uptime_s),
+            f"{each.connections:,}",
+            f"{each.requests:,}",
+            size(each.memory_bytes),
+            f"{each.cpu_s:,.1f} s",
+            f"{each.loop_lag_s * 1000:.1f} ms",
+        )
+    return table
+
+
+def _targets(upstreams: Upstreams) -> Table:
+    table = _table("upstreams", ("upstream", "target", "health"), ("weight", "in use", "idle", "waiting"))
+    for upstream in upstreams.upstreams:
+        for each in upstream.targets:
+            numbers = (each.weight, each.in_use, each.idle, each.waiting)
+            table.add_row(Text(upstream.name), Text(each.url), _state(each.health), *map(str, numbers))
+    return table
+
+
+def _reloads(reloads: Reloads) -> Table:
+    table = _table(f"reloads: {reloads.ok} ok, {reloads.failed} failed", ("when", "by", "what"))
+    for each in reloads.last[:RELOADS_SHOWN]:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(each.date))
+        table.add_row(when, each.source, Text(each.summary, "" if each.ok else "red"))
+    return table
+
+
+def span(seconds: float) -> str:
+    """`2 d 3 h`, `4 min 5 s`, `6 s`."""
+    whole = int(seconds)
+    for large, large_name, small, small_name in _SPANS:
+        if whole >= large:
+            return f"{whole // large} {large_name} {whole % large // small} {small_name}"
+    return f"{whole} s"
+
+
+def size(count: int) -> str:
+    """`34.5 MiB`."""
+    for unit, name in _SIZES:
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count} B"

@@ -1,0 +1,193 @@
+"""The admin API as its clients meet it: on a real socket, served by a thread, of a node that is made up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import uvloop
+
+from fastgw.admin.access import Access
+from fastgw.admin.api import create_app
+from fastgw.admin.node import (
+    Committed,
+    Effective,
+    Latency,
+    Live,
+    Outcome,
+    Reload,
+    Reloads,
+    RouteInfo,
+    Status,
+    TargetInfo,
+    UpstreamInfo,
+    Worker,
+)
+from fastgw.admin.serve import serve
+from fastgw.config import Problem
+from fastgw.config.secret import Secret
+from fastgw.config.values import Address
+from tests.support.peer import DEADLINE
+
+PROBLEM = Problem("gw.yaml", 2, 20, "routes[0].upstrem", "unknown key", 'did you mean "upstream"?')
+RELOADED = Outcome(True, 2, Committed(4, 4), summary="reloaded: generation 2 on 4/4 workers")
+REJECTED = Outcome(
+    False, 1, Committed(0, 4), summary="rejected: nothing has changed", problems=(PROBLEM,), reason="rejected"
+)
+BUSY = Outcome(False, 1, Committed(0, 4), summary="another change is under way", reason="busy")
+FAILED = Outcome(False, 1, Committed(0, 4), summary="worker 2 refused: no memory", reason="failed")
+WORKER = Worker(0, 4321, 1, "ready", 93784.5, 17, 1_234_567, 36_000_000, 12.5, 0.0012)
+
+
+class FakeNode:
+    """Says always the same, and remembers what it was told to do."""
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+        self.outcome = RELOADED
+        self.upstreams_known = [
+            UpstreamInfo("users", "round_robin", 1, [TargetInfo("http://u1:9001", 3, "healthy", 2, 5, 0)])
+        ]
+        self.broken: Exception | None = None
+        self.hold: Future[None] | None = None
+        """A change of the configuration waits for it."""
+
+    def status(self) -> Status:
+        if self.broken is not None:
+            raise self.broken
+        reload = Reload(1, 1_700_000_000.0, True, "start", "started: generation 1 on 1/1 workers")
+        reloads = Reloads(1, 0, True, [reload])
+        return Status(
+            "0.1.0",
+            4320,
+            93785.0,
+            1_700_000_000.0,
+            1,
+            "ab" * 32,
+            "/etc/gw.yaml",
+            "serving",
+            [WORKER],
+            17,
+            1_234_567,
+            reloads,
+        )
+
+    def live(self) -> Live:
+        latency = Latency([0.001, 0.01], [5, 3, 1])
+        return Live(1_700_000_100.0, 100.0, 1, "serving", 17, 9, {"2xx": 8, "5xx": 1}, {}, latency, 0.0, [WORKER])
+
+    def routes(self) -> list[RouteInfo]:
+        return [
+            RouteInfo("user", [], ["a.example"], ["/users/{id}"], ["GET"], "users", ["request_id"], 9, 1, 0.002, None)
+        ]
+
+    def upstreams(self) -> list[UpstreamInfo]:
+        return self.upstreams_known
+
+    def config(self) -> Effective:
+        return Effective(1, "ab" * 32, {"version": 1, "admin": {"token": "***"}})
+
+    def metrics(self, accept: bytes) -> tuple[bytes, bytes]:
+        return b"text/plain; version=0.0.4; charset=utf-8", b"# asked for " + accept + b"\n"
+
+    async def reload(self) -> Outcome:
+        return await self._change("reload")
+
+    async def apply(self, text: bytes, suffix: str, dry_run: bool) -> Outcome:
+        return await self._change((text, suffix, dry_run))
+
+    async def rollback(self, generation: int | None) -> Outcome:
+        return await self._change(("rollback", generation))
+
+    def drain(self) -> None:
+        self.told.append("drain")
+
+    async def _change(self, what: object) -> Outcome:
+        if self.hold is not None:
+            await asyncio.wrap_future(self.hold)
+        self.told.append(what)
+        return self.outcome
+
+
+@dataclass
+class Served:
+    """An admin API that is served."""
+
+    address: Address
+    node: FakeNode = field(default_factory=FakeNode)
+
+    @property
+    def authority(self) -> str:
+        return str(self.address)
+
+    def connect(self) -> socket.socket:
+        if self.address.path:
+            made = socket.socket(socket.AF_UNIX)
+            made.settimeout(DEADLINE)
+            made.connect(self.address.path)
+            return made
+        return socket.create_connection((self.address.host, self.address.port), DEADLINE)
+
+    def ask(self, request: str, *fields: str, body: bytes = b"") -> tuple[int, str, bytes]:
+        """One request on a connection of its own; status, head and body of the answer."""
+        lines = [f"{request} HTTP/1.1", *fields, "Connection: close"]
+        if not any(each.lower().startswith("host:") for each in fields):
+            lines.append(f"Host: {'localhost' if self.address.path else self.authority}")
+        if body:
+            lines.append(f"Content-Length: {len(body)}")
+        with self.connect() as connection:
+            connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
+            return taken(connection)
+
+
+def taken(connection: socket.socket) -> tuple[int, str, bytes]:
+    """An answer that ends with its connection."""
+    received = b""
+    while piece := connection.recv(65536):
+        received += piece
+    head, _, body = received.partition(b"\r\n\r\n")
+    return int(head.split(b" ", 2)[1]) if head else 0, head.decode("latin-1"), body
+
+
+@contextlib.contextmanager
+def served(
+    token: Secret | None = None,
+    *,
+    path: Path | None = None,
+    bound: str = "127.0.0.1",
+    named: str | None = None,
+    tls: ssl.SSLContext | None = None,
+) -> Iterator[Served]:
+    """`named`: the host as the configuration has it, where that is not the address that is bound."""
+    listening = socket.socket(socket.AF_INET if path is None else socket.AF_UNIX)
+    with listening:
+        listening.bind((bound, 0) if path is None else str(path))
+        listening.listen()
+        address = Address(path=str(path)) if path else Address(host=bound, port=listening.getsockname()[1])
+        configured = Address(host=named, port=address.port) if named else address
+        here = Served(address)
+        app = create_app(here.node, Access(configured, token, tls is not None))
+        started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = Future()
+
+        async def run() -> None:
+            task = asyncio.create_task(serve(app, listening, tls))
+            started.set_result((asyncio.get_running_loop(), task))
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+        thread = threading.Thread(target=lambda: uvloop.run(run()))
+        thread.start()
+        loop, task = started.result(DEADLINE)
+        try:
+            yield here
+        finally:
+            loop.call_soon_threadsafe(task.cancel)
+            thread.join(DEADLINE)
+            assert not thread.is_alive()
