@@ -24,7 +24,7 @@ DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "tuning.md"]
 CONFIGURATIONS = sorted(
     str(path.relative_to(ROOT))
     for folder in ("examples", "deploy")
-    for path in (ROOT / folder).rglob("*")
+    for path in (ROOT / folder).glob("*")  # deeper down is what other programs read
     if path.suffix in (".yaml", ".toml", ".json")
 )
 LINK = re.compile(r"\[[^]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
