@@ -8,10 +8,8 @@ from typing import Any, Final
 import msgspec
 from starlette.responses import Response
 
-from fastgw.admin.node import Refusal
+from fastgw.admin.node import JSON, PROBLEM, Refusal
 
-JSON: Final = "application/json"
-PROBLEM: Final = "application/problem+json"
 NOTHING_LOADED: Final = "default-src 'none'; frame-ancestors 'none'"
 """The policy of whatever is no page."""
 SAFE: Final[Mapping[str, str]] = {

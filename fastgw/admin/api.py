@@ -19,8 +19,8 @@ from starlette.routing import Route
 
 from fastgw.admin import dashboard
 from fastgw.admin.access import Access, Gate
-from fastgw.admin.answers import JSON, answer, refused, told
-from fastgw.admin.node import Draining, Effective, Live, Node, Outcome, Reason, Routes, Status, Upstreams
+from fastgw.admin.answers import answer, refused, told
+from fastgw.admin.node import JSON, Draining, Effective, Live, Node, Outcome, Reason, Routes, Status, Upstreams
 from fastgw.admin.openapi import document
 from fastgw.admin.operation import Act, Operation
 from fastgw.runtime.notices import described

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Struct
 
-from fastgw.admin.node import Refusal
+from fastgw.admin.node import JSON, Refusal
 from fastgw.config.secret import Secret
 from fastgw.config.values import Address, parse_address
 
@@ -24,7 +24,6 @@ PATIENCE: Final = 10.0
 """Seconds for a connection, and for each wait of an answer."""
 CHANGE_PATIENCE: Final = 180.0
 """Seconds for an answer that tells of a change of the configuration."""
-ANSWER_MAX: Final = 64 * 1024 * 1024
 _PORTS: Final = {"http": 80, "https": 443}
 
 T = TypeVar("T")
@@ -72,10 +71,8 @@ class AdminClient:
         self._fields = {} if token is None else {"Authorization": f"Bearer {token.strip()}".encode()}
 
     def get(self, path: str) -> bytes:
-        status, body = self._ask("GET", path, PATIENCE)
-        if status != 200:
-            raise self._refused(status, body)
-        return body
+        """What a path tells, as JSON."""
+        return self._ask("GET", path, PATIENCE)
 
     def read(self, path: str, kind: type[T]) -> T:
         """What a path tells, as a struct."""
@@ -83,11 +80,7 @@ class AdminClient:
 
     def change(self, path: str, kind: type[T]) -> T:
         """Have something done, and hear what became of it, also where that is why not."""
-        status, body = self._ask("POST", path, CHANGE_PATIENCE)
-        try:
-            return msgspec.json.decode(body, type=kind)
-        except msgspec.MsgspecError:
-            raise self._refused(status, body) from None  # it is no answer of that kind, but perhaps a refusal
+        return self._decoded(self._ask("POST", path, CHANGE_PATIENCE), kind)
 
     def _decoded(self, body: bytes, kind: type[T]) -> T:
         try:
@@ -95,14 +88,14 @@ class AdminClient:
         except msgspec.MsgspecError as error:
             raise self._stranger(f"its answer is none that is known: {error}") from error
 
-    def _ask(self, method: str, path: str, patience: float) -> tuple[int, bytes]:
+    def _ask(self, method: str, path: str, patience: float) -> bytes:
         connection = _Connection(self._place)
         try:
             connection.connect()
             connection.sock.settimeout(patience)
             connection.request(method, path, headers=self._fields)
             response = connection.getresponse()
-            return response.status, response.read(ANSWER_MAX)
+            body = response.read()
         except OSError as error:
             why = f"{_why(error)}; give --admin ADDR"
             raise Unreachable(f"no gateway answers at {self._place.text}: {why}") from error
@@ -110,6 +103,9 @@ class AdminClient:
             raise self._stranger(f"it does not speak HTTP: {type(error).__name__}") from error
         finally:
             connection.close()
+        if response.headers.get_content_type() != JSON:
+            raise self._refused(response.status, body)
+        return body
 
     def _refused(self, status: int, body: bytes) -> Exception:
         try:

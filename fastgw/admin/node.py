@@ -5,11 +5,15 @@ Counts are totals since the node began; whoever wants a rate takes the differenc
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from msgspec import Struct
 
 from fastgw.config import Problem
+
+JSON: Final = "application/json"
+PROBLEM: Final = "application/problem+json"
+"""The content type of a `Refusal`; everything else that is told is `JSON`."""
 
 State = Literal["serving", "draining"]
 WorkerState = Literal["ready", "silent", "starting", "draining"]

@@ -7,8 +7,7 @@ from typing import Any, Final
 import msgspec
 
 from fastgw import VERSION
-from fastgw.admin.answers import JSON, PROBLEM
-from fastgw.admin.node import Refusal
+from fastgw.admin.node import JSON, PROBLEM, Refusal
 from fastgw.admin.operation import Operation
 
 _REFERENCE: Final = "#/components/schemas/{name}"

@@ -50,6 +50,8 @@ class FakeNode:
     """Says always the same, and remembers what it was told to do."""
 
     def __init__(self) -> None:
+        self.asked = 0
+        """How many changes have been asked for; those of `told` are done."""
         self.told: list[object] = []
         self.outcome = RELOADED
         self.upstreams_known = [
@@ -110,6 +112,7 @@ class FakeNode:
         self.told.append("drain")
 
     async def _change(self, what: object) -> Outcome:
+        self.asked += 1
         if self.hold is not None:
             await asyncio.wrap_future(self.hold)
         self.told.append(what)

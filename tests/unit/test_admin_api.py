@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -14,6 +13,7 @@ from fastgw.admin import api
 from fastgw.admin.node import Effective, Live, Routes, Status, Upstreams
 from fastgw.admin.operation import Operation
 from tests.support.admin import BUSY, FAILED, REJECTED, RELOADED, FakeNode, Served, served
+from tests.support.gateway import wait_until
 
 NODE = FakeNode()
 TELLS = [
@@ -220,16 +220,11 @@ def test_a_change_goes_on_when_its_client_has_left(here):
     here.node.hold = Future()
     with here.connect() as connection:
         connection.sendall(b"POST /reload HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert here.ask("GET /status")[0] == 200
+        wait_until(lambda: here.node.asked == 1, "the change to begin")
     assert here.ask("GET /status")[0] == 200
     here.node.hold.set_result(None)
 
-    async def done() -> None:
-        async with asyncio.timeout(10):
-            while here.node.told != ["reload"]:
-                await asyncio.sleep(0.01)
-
-    asyncio.run(done())
+    wait_until(lambda: here.node.told == ["reload"], "the change to be done")
 
 
 def test_every_operation_has_a_path_and_a_method_of_its_own():

@@ -1,0 +1,273 @@
+"""`fastgw reload`, `drain` and `status`: what they ask, print and end with."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import socket
+import threading
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from typer.testing import CliRunner, Result
+
+from fastgw.admin import tables
+from fastgw.admin.client import AdminClient, parse_place
+from fastgw.admin.node import Status
+from fastgw.admin.tls import server_context
+from fastgw.cli import app
+from fastgw.config.secret import Secret
+from fastgw.config.settings import ServerCertificate, ServerTls
+from fastgw.config.values import Address
+from tests.support.admin import BUSY, FAILED, REJECTED, Served, served
+from tests.support.certificates import Certificates
+
+JSON = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+COMMANDS = ["reload", "drain", "status"]
+
+
+def run(*arguments: str, **environment: str | None) -> Result:
+    """A command to its end: no traceback, whatever happens."""
+    kept = {"FASTGW_ADMIN_TOKEN": None, "COLUMNS": None, **environment}
+    ended = CliRunner().invoke(app, arguments, env=kept, prog_name="fastgw")
+    assert ended.exception is None or isinstance(ended.exception, SystemExit), ended.exception
+    return ended
+
+
+@pytest.fixture
+def here() -> Iterator[Served]:
+    with served() as here:
+        yield here
+
+
+def place(here: Served) -> str:
+    return f"--admin={here.authority}"
+
+
+class TestReload:
+    def test_it_says_what_became_of_it(self, here):
+        ended = run("reload", place(here))
+        assert (ended.stdout, ended.stderr, ended.exit_code) == ("reloaded: generation 2 on 4/4 workers\n", "", 0)
+        assert here.node.told == ["reload"]
+
+    def test_every_problem_is_a_line(self, here):
+        here.node.outcome = REJECTED
+        ended = run("reload", place(here))
+        assert ended.stderr.splitlines() == [
+            'gw.yaml:2:20: routes[0].upstrem: unknown key; did you mean "upstream"?',
+            "fastgw: rejected: nothing has changed",
+        ]
+        assert (ended.stdout, ended.exit_code) == ("", 1)
+
+    @pytest.mark.parametrize("outcome", [BUSY, FAILED], ids=["busy", "failed"])
+    def test_what_was_not_done_is_told_in_a_line(self, here, outcome):
+        here.node.outcome = outcome
+        ended = run("reload", place(here))
+        assert (ended.stdout, ended.stderr, ended.exit_code) == ("", f"fastgw: {outcome.summary}\n", 1)
+
+    @pytest.mark.parametrize("ok", [True, False])
+    def test_as_json(self, here, ok):
+        if not ok:
+            here.node.outcome = REJECTED
+        ended = run("reload", place(here), "--format", "json")
+        assert json.loads(ended.stdout) == json.loads(msgspec.json.encode(here.node.outcome))
+        assert (ended.stderr, ended.exit_code) == ("", 0 if ok else 1)
+
+
+class TestDrain:
+    def test_it_returns_when_told(self, here):
+        ended = run("drain", place(here))
+        assert (ended.stdout, ended.exit_code) == ("draining: it stops when what is under way has ended\n", 0)
+        assert here.node.told == ["drain"]
+        assert json.loads(run("drain", place(here), "--format", "json").stdout) == {"state": "draining"}
+
+
+class TestStatus:
+    def test_as_json_it_is_what_the_api_says(self, here):
+        assert run("status", place(here), "--format", "json").stdout_bytes == here.ask("GET /status")[2] + b"\n"
+
+    def test_for_people_it_is_tables_plain_where_there_is_no_terminal(self, here):
+        ended = run("status", place(here))
+        assert ended.exit_code == 0
+        assert "\x1b" not in ended.stdout
+        said = [line.split() for line in ended.stdout.splitlines() if line.strip()]
+        assert said[0] == ["fastgw", "0.1.0", "serving,", "generation", "1,", "up", "1", "d", "2", "h,", "pid", "4320"]
+        assert said[1] == ["17", "connections,", "1,234,567", "requests"]
+        assert said[2] == ["/etc/gw.yaml", "(abababababab)"]
+        worker = "0 ready 4321 1 1 d 2 h 17 1,234,567 34.3 MiB 12.5 s 1.2 ms"
+        assert worker.split() in said
+        assert ["users", "http://u1:9001", "healthy", "3", "2", "5", "0"] in said
+        assert ["reloads:", "1", "ok,", "0", "failed"] in said
+        assert said[-1][2:] == ["start", "started:", "generation", "1", "on", "1/1", "workers"]
+
+    def test_a_long_name_is_not_cut(self, here):
+        (upstream,) = here.node.upstreams_known
+        here.node.upstreams_known = [msgspec.structs.replace(upstream, name="u" * 300)]
+        assert re.sub(r"\s", "", run("status", place(here)).stdout).count("u") >= 300
+
+    def test_watching_needs_a_terminal_and_people(self, here):
+        for more in ((), ("--format", "json")):
+            ended = run("status", place(here), "--watch", *more)
+            assert ended.exit_code == 2
+            assert "programs ask again" in ended.stderr
+
+    def test_a_rate_is_told_from_two_looks_at_the_same_gateway(self, here):
+        before = here.node.status()
+        later = msgspec.structs.replace(before, uptime_s=before.uptime_s + 2, requests=before.requests + 3000)
+        assert "(1,500/s)" in shown(later, before)
+        assert "/s)" not in shown(before, before)
+        assert "/s)" not in shown(msgspec.structs.replace(later, started_date=1.0), before)
+
+    def test_watching_goes_on_while_the_gateway_is_away(self, here, monkeypatch, capsys):
+        looks = []
+
+        def sleep(seconds: float) -> None:
+            looks.append(seconds)
+            here.node.broken = ValueError() if len(looks) == 1 else None
+            if len(looks) == 3:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(tables.time, "sleep", sleep)
+        tables.watch(AdminClient(parse_place(here.authority), None))
+        assert looks == [1.0] * 3
+
+
+def shown(status: Status, before: Status) -> str:
+    console = tables.Console(width=120, file=None)
+    with console.capture() as capture:
+        console.print(tables.overview(status, tables.Upstreams([]), before))
+    return capture.get()
+
+
+class TestToken:
+    def test_it_comes_from_a_file_or_from_the_environment(self, tmp_path):
+        file = tmp_path / "token"
+        file.write_text("s3cret\n")
+        with served(Secret(text="s3cret")) as here:
+            assert run("status", place(here), "--token-file", str(file)).exit_code == 0
+            assert run("status", place(here), FASTGW_ADMIN_TOKEN="s3cret").exit_code == 0
+            assert run("status", place(here), "--token-file", str(file), FASTGW_ADMIN_TOKEN="wrong").exit_code == 0
+
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_without_it_the_hint_says_how_to_give_it(self, command):
+        with served(Secret(text="s3cret")) as here:
+            ended = run(command, place(here))
+            told = f"fastgw: {here.authority}: A token is needed: Authorization: Bearer …"
+            assert ended.stderr == f"{told}; give --token-file FILE or set FASTGW_ADMIN_TOKEN\n"
+            assert (ended.stdout, ended.exit_code) == ("", 1)
+            assert "That is not the token" in run(command, place(here), FASTGW_ADMIN_TOKEN="wrong").stderr
+            assert here.node.told == []
+
+    def test_a_file_that_holds_none_is_told(self, here, tmp_path):
+        (tmp_path / "empty").write_text("")
+        for name in ("empty", "missing"):
+            ended = run("status", place(here), "--token-file", str(tmp_path / name))
+            assert ended.exit_code == 1
+            assert ended.stderr.startswith(f"fastgw: {tmp_path / name} ")
+
+
+class TestPlaces:
+    def test_a_unix_socket(self, tmp_path):
+        with served(path=tmp_path / "admin.sock") as here:
+            assert run("status", "--admin", f"unix:{tmp_path}/admin.sock").exit_code == 0
+            assert run("reload", "--admin", here.authority).exit_code == 0
+
+    def test_https_with_a_certificate_that_is_trusted(self, tmp_path):
+        authority = Certificates(tmp_path)
+        certificate, key = authority.issue("localhost")
+        tls = server_context(ServerTls(certificates=(ServerCertificate(certificate=certificate, key=key),)))
+        with served(tls=tls) as here:
+            where = f"https://localhost:{here.address.port}"
+            assert run("status", "--admin", where, SSL_CERT_FILE=authority.ca).exit_code == 0
+            ended = run("status", "--admin", where)
+            assert ended.exit_code == 3
+            assert "its certificate is not trusted" in ended.stderr
+            assert "SSL_CERT_FILE" in ended.stderr
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "nowhere",
+            "127.0.0.1",
+            "127.0.0.1:0",
+            "unix:relative",
+            "ftp://a:1",
+            "https://",
+            "https://a:b",
+            "https://a/path",
+            "",
+        ],
+    )
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_what_is_none_is_a_matter_of_usage(self, command, text):
+        ended = run(command, "--admin", text)
+        assert (ended.stdout, ended.exit_code) == ("", 2)
+        assert "--admin" in ended.stderr
+
+    @pytest.mark.parametrize(
+        ("text", "address", "tls"),
+        [
+            ("127.0.0.1:9901", Address(host="127.0.0.1", port=9901), False),
+            ("[::1]:9901", Address(host="::1", port=9901), False),
+            ("unix:/run/a.sock", Address(path="/run/a.sock"), False),
+            ("https://gw.example", Address(host="gw.example", port=443), True),
+            ("https://[::1]:9901/", Address(host="::1", port=9901), True),
+            ("http://gw.example", Address(host="gw.example", port=80), False),
+        ],
+    )
+    def test_how_they_are_written(self, text, address, tls):
+        found = parse_place(text)
+        assert (found.address, found.tls) == (address, tls)
+
+
+class TestNobody:
+    @pytest.mark.parametrize("command", COMMANDS)
+    def test_nothing_listens_there(self, command):
+        with socket.socket() as bound:
+            bound.bind(("127.0.0.1", 0))
+            where = f"127.0.0.1:{bound.getsockname()[1]}"
+            ended = run(command, "--admin", where)
+        told = f"fastgw: no gateway answers at {where}: connection refused; give --admin ADDR\n"
+        assert (ended.stdout, ended.stderr, ended.exit_code) == ("", told, 3)
+
+    def test_no_such_socket(self, tmp_path):
+        ended = run("status", "--admin", f"unix:{tmp_path}/none.sock")
+        assert "no such file or directory; give --admin ADDR" in ended.stderr
+        assert ended.exit_code == 3
+
+    @pytest.mark.parametrize(
+        ("answer", "said"),
+        [
+            (b"", "no gateway answers at"),
+            (b"220 mail.example ESMTP\r\n", "it does not speak HTTP"),
+            (b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno", "it answers 404"),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "it answers 200"),
+            (JSON + b"Content-Length: 2\r\n\r\n{}", "its answer is none that is known"),
+            (JSON + b"Content-Length: 9\r\n\r\n{}", "it does not speak HTTP"),
+        ],
+    )
+    def test_what_answers_is_something_else(self, answer, said):
+        with speaking(answer) as where:
+            ended = run("status", "--admin", where)
+        assert said in ended.stderr
+        assert len(ended.stderr.splitlines()) == 1
+        assert (ended.stdout, ended.exit_code) == ("", 3)
+
+
+@contextlib.contextmanager
+def speaking(answer: bytes) -> Iterator[str]:
+    """Something that answers its first client with these bytes, whatever it is asked."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def converse() -> None:
+            connection = listening.accept()[0]
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=converse)
+        thread.start()
+        yield f"127.0.0.1:{listening.getsockname()[1]}"
+        thread.join()
