@@ -32,6 +32,7 @@ BUILD_TOOLS = re.compile(r"\b(apt-get|apk|gcc|cc|make|pip|setuptools|wheel|build
 EVERYWHERE = ("sh", "env", "grep")
 # Debian's package -> the programs that it brings, and those of what it depends on.
 PROGRAMS = {"gcc": ("gcc", "x86_64-linux-gnu-gcc", "aarch64-linux-gnu-gcc", "as", "ld"), "libc6-dev": ()}
+PAGE = ("*.html", "*.css", "*.js")  # what the dashboard is made of
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 GET = b"GET / HTTP/1.1\r\nHost: demo.test\r\nConnection: close\r\n\r\n"
 
@@ -101,7 +102,7 @@ def test_the_sources_make_a_wheel_that_is_compiled_and_works_alone(tmp_path):
     with tarfile.open(source / "dist" / f"{about}.tar.gz") as held:
         sent = {name.removeprefix(f"{about}/") for name in held.getnames()}
     assert {name for name in sent if Path(name).parts[0] == "fastgw" and Path(name).suffix} == {
-        *files("*.py", "*.pyi", "*.pyx", "*.pxd", "*.h"),
+        *files("*.py", "*.pyi", "*.pyx", "*.pxd", "*.h", *PAGE),
         "fastgw/py.typed",
     }
     assert {"LICENSE", "README.md", "pyproject.toml", "setup.py"} <= sent
@@ -112,7 +113,7 @@ def test_the_sources_make_a_wheel_that_is_compiled_and_works_alone(tmp_path):
         assert f"{about}.dist-info/licenses/LICENSE" in unpacked.namelist()
     twins = {name.removesuffix(".pyx") for name in files("_*.pyx")}
     assert {name.partition(".")[0] for name in names if name.endswith(".so")} == twins
-    assert {name for name in names if not name.endswith(".so")} == {*files("*.py", "*.pyi"), "fastgw/py.typed"}
+    assert {name for name in names if not name.endswith(".so")} == {*files("*.py", "*.pyi", *PAGE), "fastgw/py.typed"}
 
     run(sys.executable, "-m", "venv", tmp_path / "venv", directory=tmp_path)
     scripts = tmp_path / "venv" / "bin"

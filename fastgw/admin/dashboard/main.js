@@ -1,0 +1,184 @@
+// The page as a whole: which view is shown, what is asked for it, and what is said about the connection.
+
+import { Unanswered, ask, token } from "./connection.js";
+import { showConfiguration } from "./configuration.js";
+import { byId, setClass, setText } from "./elements.js";
+import { History } from "./history.js";
+import { Overview } from "./overview.js";
+import { Poll } from "./poll.js";
+import { Reloads } from "./reloads.js";
+import { Routes } from "./routes.js";
+import { beginTheme } from "./theme.js";
+import { Upstreams } from "./upstreams.js";
+import { spanText } from "./words.js";
+import { Workers } from "./workers.js";
+
+const VIEWS = ["overview", "routes", "upstreams", "workers", "reloads", "config"];
+const LIVE = "/live";
+const STATES = {
+  serving: { text: "Serving", mark: "badge good", notice: "" },
+  draining: {
+    text: "Draining",
+    mark: "badge warn",
+    notice: "This gateway is draining: it finishes what it has begun, then it stops.",
+  },
+};
+
+/** Seconds on the page's clock. */
+function pageTime() {
+  return performance.now() / 1000;
+}
+
+class Dashboard {
+  #history = new History();
+  #overview = new Overview();
+  #routes = new Routes();
+  #upstreams = new Upstreams();
+  #workers = new Workers();
+  #reloads = new Reloads();
+  #view = "overview";
+  #troubles = new Map();
+  #answeredAt = null;
+  #generation = null;
+  #polls = {
+    live: this.#poll(LIVE, 1000, () => true, (live) => this.#takeLive(live)),
+    status: this.#poll("/status", 5000, () => true, (status) => this.#takeStatus(status)),
+    routes: this.#poll("/routes", 5000, () => this.#shows("routes"), (told) => this.#routes.show(told, pageTime())),
+    upstreams: this.#poll("/upstreams", 5000, () => this.#shows("overview", "upstreams"),
+      (told) => this.#showUpstreams(told)),
+    config: this.#poll("/config", 60000, () => this.#shows("config"), showConfiguration),
+  };
+
+  begin() {
+    addEventListener("hashchange", () => this.#turnTo(location.hash.slice(1)));
+    this.#turnTo(location.hash.slice(1));
+    byId("ask-form").addEventListener("submit", (event) => this.#takeToken(event));
+    byId("ask").addEventListener("cancel", (event) => event.preventDefault()); // there is nothing behind it
+    byId("forget").addEventListener("click", () => this.#forgetToken());
+    setInterval(() => this.#tick(), 1000);
+    for (const poll of Object.values(this.#polls)) poll.now();
+  }
+
+  #shows(...views) {
+    return !document.hidden && views.includes(this.#view);
+  }
+
+  #poll(path, every, isShown, take) {
+    const wanted = () => !byId("ask").open && isShown();
+    return new Poll({ every, wanted, ask: () => this.#ask(path, take) });
+  }
+
+  /** Whether there was an answer. What goes wrong in showing it is a defect, and is seen in the browser's console. */
+  async #ask(path, take) {
+    let told;
+    try {
+      told = await ask(path);
+    } catch (error) {
+      if (!(error instanceof Unanswered)) throw error;
+      this.#takeTrouble(path, error);
+      return false;
+    }
+    if (this.#troubles.delete(path)) this.#showNotice();
+    take(told);
+    return true;
+  }
+
+  #takeTrouble(path, error) {
+    const isOfToken = error.status === 401 && error.token === token.get(); // not of one that was replaced meanwhile
+    if (isOfToken) this.#askForToken();
+    else this.#troubles.set(path, error.message);
+    this.#showNotice();
+  }
+
+  #takeLive(live) {
+    this.#answeredAt = pageTime();
+    this.#history.add(live, this.#answeredAt);
+    byId("forget").hidden = token.get() === null;
+    if (live.generation !== this.#generation) this.#takeGeneration(live.generation);
+    if (!document.hidden) this.#showLive(live);
+    this.#showNotice();
+  }
+
+  /** What belongs to a generation is asked for anew as soon as there is another. */
+  #takeGeneration(generation) {
+    const isFirst = this.#generation === null;
+    this.#generation = generation;
+    setText(byId("generation"), String(generation));
+    if (!isFirst) for (const name of ["status", "routes", "upstreams", "config"]) this.#polls[name].now();
+  }
+
+  #showLive(live) {
+    setText(byId("uptime"), spanText(live.uptime_s));
+    this.#overview.show(this.#history);
+    this.#workers.show(this.#history);
+    this.#overview.drawCharts(this.#history, this.#answeredAt);
+  }
+
+  #takeStatus(status) {
+    setText(byId("version"), status.version);
+    setText(byId("file"), status.config_file || "none");
+    this.#reloads.show(status);
+  }
+
+  #showUpstreams({ upstreams }) {
+    this.#overview.showTargets(upstreams);
+    this.#upstreams.show(upstreams);
+  }
+
+  /** Between answers: time goes on. */
+  #tick() {
+    if (document.hidden || !this.#troubles.has(LIVE)) return;
+    this.#history.forget(pageTime());
+    this.#overview.drawCharts(this.#history, pageTime());
+    this.#showNotice();
+  }
+
+  /** The age stands beside what is read aloud, or a screen reader would count the seconds. */
+  #showNotice() {
+    const state = STATES[this.#history.latest?.state] ?? { text: "Connecting", mark: "badge", notice: "" };
+    const isAway = this.#troubles.has(LIVE);
+    const { text, mark } = isAway ? { text: "No answer", mark: "badge bad" } : state;
+    const [trouble] = isAway ? [this.#troubles.get(LIVE)] : this.#troubles.values();
+    const age = isAway && this.#answeredAt !== null ? `Last data ${spanText(pageTime() - this.#answeredAt)} ago.` : "";
+    setText(byId("state"), text);
+    setClass(byId("state"), mark);
+    setText(byId("notice-text"), trouble ?? state.notice);
+    setText(byId("notice-age"), age);
+    byId("notice").classList.toggle("empty", !trouble && !state.notice);
+  }
+
+  #turnTo(view) {
+    if (VIEWS.includes(view)) this.#view = view; // anything else is a place within the page
+    for (const path of [...this.#troubles.keys()].filter((each) => each !== LIVE)) this.#troubles.delete(path);
+    for (const name of VIEWS) byId(`view-${name}`).hidden = name !== this.#view;
+    for (const link of document.querySelectorAll("nav a")) {
+      if (link.hash === `#${this.#view}`) link.setAttribute("aria-current", "page");
+      else link.removeAttribute("aria-current");
+    }
+    for (const poll of Object.values(this.#polls)) poll.now();
+  }
+
+  #askForToken() {
+    const dialog = byId("ask");
+    if (dialog.open) return;
+    setText(byId("ask-why"), token.get() === null ? "" : "The token was not accepted.");
+    token.forget();
+    dialog.showModal();
+  }
+
+  #takeToken(event) {
+    event.preventDefault();
+    token.set(byId("ask-token").value.trim());
+    byId("ask-token").value = "";
+    byId("ask").close();
+    for (const poll of Object.values(this.#polls)) poll.now();
+  }
+
+  #forgetToken() {
+    token.forget();
+    location.reload(); // nothing that was told for the token stays on the page
+  }
+}
+
+beginTheme(byId("theme"));
+new Dashboard().begin();

@@ -1,0 +1,40 @@
+// The last reloads: what was applied, what was refused, and why.
+
+import { byId } from "./elements.js";
+import { Table, numberColumn } from "./table.js";
+import { countText, dateText } from "./words.js";
+
+/** file:line:column: path: what is wrong; what was expected */
+function problemText({ file, line, column, path, wrong, expected }) {
+  const place = [file, line, column].filter((each) => each !== null && each !== undefined && each !== "").join(":");
+  const told = [place, path, wrong].filter(Boolean).join(": ");
+  return expected ? `${told}; expected ${expected}` : told;
+}
+
+function whyText({ summary, problems }) {
+  return [summary, ...problems.map(problemText)].filter(Boolean).join("\n");
+}
+
+export class Reloads {
+  #table = new Table(byId("table-reloads"), {
+    caption: "Last reloads",
+    noun: "reloads",
+    key: ({ place }) => place,
+    order: { title: "When", down: true },
+    columns: [
+      { title: "When", text: ({ date }) => dateText(date), value: ({ date }) => date },
+      {
+        title: "Result",
+        text: ({ ok }) => (ok ? "applied" : "refused"),
+        mark: ({ ok }) => (ok ? "badge good" : "badge bad"),
+      },
+      numberColumn("Generation", "generation", countText),
+      { title: "Source", text: ({ source }) => source },
+      { title: "What happened", text: whyText, mark: () => "lines" },
+    ],
+  });
+
+  show({ reloads }) {
+    this.#table.show(reloads.last.map((reload, place) => ({ ...reload, place })));
+  }
+}

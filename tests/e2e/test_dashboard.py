@@ -1,0 +1,492 @@
+"""The dashboard in a real browser: what a reader sees, on a desk and on a phone, and what cannot be done to him."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.programs import program
+from tests.support.admin_stub import AdminStub, refused, route, upstream
+from tests.support.browser import Browser, Page
+from tests.support.gateway import wait_until
+
+HOSTILE = "<img src=x onerror=\"document.title='taken'\">\"'`</script><script>document.title='taken'</script>"
+VIEWS = ("overview", "routes", "upstreams", "workers", "reloads", "config")
+PHONE = 360  # CSS pixels
+
+# The heights of a line's points, from the top.
+HEIGHTS = """((key) => {
+  const path = document.querySelector(`figure div path.${key}`).getAttribute("d");
+  return [...path.matchAll(/[ML][0-9.-]+ ([0-9.-]+)/g)].map(([, height]) => Number(height));
+})"""
+UNKNOWN = "\N{EN DASH}"
+
+# Every text that is shown, with a contrast too low for it (WCAG 2.2, 1.4.3), and every line of a chart (1.4.11).
+PALE = """(() => {
+  const channel = (value) => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+  const numbers = (colour) => {
+    const all = colour.match(/[0-9.]+/g).map(Number);
+    return colour.startsWith("color(") ? all.map((each, place) => place < 3 ? each * 255 : each) : all;
+  };
+  const light = (colour) => {
+    const [r, g, b] = numbers(colour).map((value) => channel(value / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = (element) => {
+    for (let each = element; each; each = each.parentElement) {
+      const colour = getComputedStyle(each).backgroundColor;
+      if ((numbers(colour)[3] ?? 1) === 1) return colour;
+    }
+    return getComputedStyle(document.documentElement).colorScheme === "dark" ? "rgb(0,0,0)" : "rgb(255,255,255)";
+  };
+  const contrast = (one, other) => {
+    const [low, high] = [light(one), light(other)].sort((a, b) => a - b);
+    return (high + 0.05) / (low + 0.05);
+  };
+  const pale = [];
+  const judge = (element, colour, wanted) => {
+    const ratio = contrast(colour, ground(element));
+    if (ratio < wanted) pale.push([element.outerHTML.slice(0, 80), colour, ground(element), ratio]);
+  };
+  for (const element of document.querySelectorAll("body *")) {
+    if (!element.checkVisibility()) continue;
+    const style = getComputedStyle(element);
+    if (element.matches("path.line")) judge(element, style.stroke, 3);
+    const isText = [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+    if (isText) judge(element, element instanceof SVGElement ? style.fill : style.color, 4.5);
+    if (element.placeholder) judge(element, getComputedStyle(element, "::placeholder").color, 4.5);
+  }
+  return pale;
+})()"""
+
+# From here on `waits` has for how many milliseconds each timer was set; they are `faster` times as fast.
+WAITS = """(() => {
+  const set = setTimeout;
+  Object.assign(window, { waits: [], faster: 1 });
+  window.setTimeout = (act, wait) => {
+    waits.push(wait);
+    return set(act, wait / faster);
+  };
+})()"""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with Browser(program("chromium"), tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser
+
+
+@pytest.fixture
+def stub() -> Iterator[AdminStub]:
+    with AdminStub() as stub:
+        yield stub
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    with browser.page() as page:
+        page.window(1280)
+        yield page
+
+
+def look(page: Page, stub: AdminStub, view: str = "overview") -> None:
+    """Open a view, and wait for its data."""
+    page.go(f"{stub.url}#{view}")
+    page.until("document.getElementById('state').textContent === 'Serving'")
+    if view in ("routes", "upstreams", "workers", "reloads"):
+        page.until(f"document.querySelector('#table-{view} tbody tr')")
+    if view == "config":
+        page.until("document.getElementById('config-text').textContent")
+
+
+def cells(page: Page, view: str, title: str) -> list[str]:
+    """A column of a table, as it is shown."""
+    found = page.run(
+        f"[...document.querySelectorAll('#table-{view} td[data-title=\"{title}\"]')].map((cell) => cell.innerText)"
+    )
+    assert isinstance(found, list)
+    return found
+
+
+def tile(page: Page, name: str) -> str:
+    return page.text(f"#tile-{name}")
+
+
+def is_wider_than(page: Page, width: int) -> bool:
+    return bool(page.run(f"document.documentElement.scrollWidth > {width}"))
+
+
+# --- what is going on ---
+
+
+def test_the_overview_tells_rates_and_percentiles(page: Page, stub: AdminStub) -> None:
+    """Out of differences: 100 requests a second, 2 of them 5xx; 98 of 100 within 2.5 to 5 ms, 2 within 25 to 50."""
+    look(page, stub)
+    page.until("document.getElementById('tile-requests').textContent === '100/s'")
+    assert tile(page, "errors") == "2 %"
+    assert tile(page, "p50") == "3.78 ms"  # 2.5 + 2.5 * 50 / 98
+    assert tile(page, "p99") == "37.5 ms"  # 25 + 25 * 1 / 2
+    assert tile(page, "connections") == "340"
+    assert tile(page, "workers") == "4 of 4"
+    page.until("document.getElementById('tile-targets').textContent === '1 of 5'")
+    assert page.run("document.getElementById('tile-targets').className") == "bad"
+    assert cells(page, "classes", "Per second") == ["93/s", "0/s", "5/s", "2/s", "0/s"]
+    assert cells(page, "faults", "Fault") == ["route_not_found", "connect_refused"]
+    assert "p99 37.5 ms" in page.run("document.querySelector('#chart-latency div svg').getAttribute('aria-label')")
+    assert page.complaints == []
+
+
+def test_a_chart_moves_with_the_data(page: Page, stub: AdminStub) -> None:
+    look(page, stub)
+    page.until(f"{HEIGHTS}('requests').length >= 2")
+    quiet = page.run(f"{HEIGHTS}('requests')")
+    stub.figures.per_second = 180
+    page.until("document.getElementById('tile-requests').textContent === '180/s'")
+    risen = page.run(f"{HEIGHTS}('requests')")
+    assert len(risen) > len(quiet)
+    assert risen[-1] < risen[0]  # y counts downwards
+
+
+def test_a_restart_is_a_gap_and_no_spike(page: Page, stub: AdminStub) -> None:
+    """Counters that are lower than before: nothing is negative, nothing jumps, and the lines begin anew."""
+    look(page, stub)
+    page.until(f"{HEIGHTS}('requests').length >= 2")
+    stub.figures.restart()
+    count = "document.querySelector('figure div path.requests').getAttribute('d').match(/M/g).length"
+    page.until(f"{count} === 2")
+    heights = page.run(f"{HEIGHTS}('requests')")
+    assert max(heights) - min(heights) < 1
+    assert tile(page, "requests") == "100/s"
+    assert "-" not in page.text("#view-overview")
+
+
+def test_no_requests_have_no_percentile(page: Page, stub: AdminStub) -> None:
+    stub.figures.per_second = stub.figures.server_errors = stub.figures.client_errors = 0
+    look(page, stub)
+    page.until("document.getElementById('tile-requests').textContent === '0/s'")
+    assert (tile(page, "p50"), tile(page, "p99"), tile(page, "errors")) == (UNKNOWN, UNKNOWN, UNKNOWN)
+
+
+def test_what_is_slower_than_the_last_bound_is_told_as_that(page: Page, stub: AdminStub) -> None:
+    stub.figures.latency_s = 31.0
+    look(page, stub)
+    page.until("document.getElementById('tile-p50').textContent === '> 30 s'")
+
+
+def test_the_pointer_reads_a_chart(page: Page, stub: AdminStub) -> None:
+    look(page, stub)
+    page.until(f"{HEIGHTS}('requests').length >= 2")
+    place = page.run(
+        "(({ left, top }) => [left + 5, top + 50])(document.querySelector('figure svg').getBoundingClientRect())"
+    )
+    page.command("Input.dispatchMouseEvent", type="mouseMoved", x=place[0], y=place[1])
+    page.until("document.querySelector('#chart-requests .moment').textContent.endsWith('s ago')")
+    assert page.run("getComputedStyle(document.querySelector('#chart-requests .cursor')).visibility") == "visible"
+
+
+# --- tables ---
+
+
+def test_workers_have_rates_of_their_own(page: Page, stub: AdminStub) -> None:
+    look(page, stub, "workers")
+    page.until("document.querySelector('#table-workers td[data-title=\"Per second\"]').textContent === '25/s'")
+    assert cells(page, "workers", "Process") == ["4100", "4101", "4102", "4103"]
+    assert cells(page, "workers", "CPU") == ["25 %"] * 4
+    assert cells(page, "workers", "Memory")[0] == "58.2 MiB"
+
+
+def test_a_refused_reload_says_where_and_why(page: Page, stub: AdminStub) -> None:
+    look(page, stub, "reloads")
+    assert cells(page, "reloads", "Result") == ["applied", "refused", "applied", "applied"]
+    told = cells(page, "reloads", "What happened")[1]
+    assert "gateway.yaml:12:5: routes[2].upstream: there is no upstream `oders`; expected one of" in told
+
+
+def test_a_new_generation_is_shown_at_once(page: Page, stub: AdminStub) -> None:
+    look(page, stub, "reloads")
+    stub.figures.reload_list.insert(0, {**refused(4), "ok": True, "problems": [], "summary": "reloaded"})
+    stub.figures.generation = 4
+    page.until("document.getElementById('generation').textContent === '4'")
+    page.until("document.querySelectorAll('#table-reloads tbody tr').length === 5")
+
+
+def test_targets_in_trouble_come_first_and_are_found(page: Page, stub: AdminStub) -> None:
+    look(page, stub, "upstreams")
+    assert cells(page, "upstreams", "Health") == ["unhealthy", "healthy", "healthy", "healthy", "healthy"]
+    page.type("#search-upstreams", "orders")
+    assert cells(page, "upstreams", "Upstream") == ["orders", "orders"]
+    assert page.text("#view-upstreams .more") == "2 found among 5 targets"
+
+
+def test_ten_thousand_routes_are_searched_and_sorted_as_one(page: Page, stub: AdminStub) -> None:
+    """A hundred are drawn; search and order are over all."""
+    routes = [route(f"route-{number}", requests=number) for number in range(10_000)]
+    routes[7_777]["hosts"] = ["Needle.example.org"]
+    stub.figures.route_list = routes
+    look(page, stub, "routes")
+    assert len(cells(page, "routes", "Route")) == 100
+    assert page.text("#view-routes .more").startswith("100 of 10,000 routes")
+
+    page.type("#search-routes", "needle get")
+    assert cells(page, "routes", "Route") == ["route-7777"]
+    assert page.text("#view-routes .more") == "1 found among 10,000 routes"
+
+    page.type("#search-routes", "")
+    page.run(
+        "[...document.querySelectorAll('#table-routes th button')].find((e) => e.textContent === 'Requests').click()"
+    )
+    assert cells(page, "routes", "Requests")[:2] == ["9,999", "9,998"]
+    assert page.run("document.querySelector('#table-routes th[aria-sort=\"descending\"]').textContent") == "Requests"
+    page.click("#view-routes .more button")
+    assert len(cells(page, "routes", "Route")) == 200
+    assert page.complaints == []
+
+
+def test_routes_are_asked_for_only_while_they_are_looked_at(page: Page, stub: AdminStub) -> None:
+    look(page, stub)
+    page.until(f"{HEIGHTS}('requests').length >= 2")
+    assert "/routes" not in stub.asked
+    assert "/config" not in stub.asked
+    page.click("nav a[href='#routes']")
+    page.until("document.querySelector('#table-routes tbody tr')")
+    assert page.run("document.querySelector('nav a[aria-current]').textContent") == "Routes"
+
+
+def test_the_configuration_is_shown_as_it_is_told(page: Page, stub: AdminStub) -> None:
+    look(page, stub, "config")
+    assert '"token": "***"' in page.text("#config-text")
+    assert page.text("#config-about") == "Generation 3, hash 5f2a90c1."
+
+
+# --- who may not do what ---
+
+
+def test_hostile_names_stay_text(page: Page, stub: AdminStub) -> None:
+    """Whatever the configuration or a peer has named, on every view."""
+    figures = stub.figures
+    hostile = {key: [HOSTILE] for key in ("listeners", "hosts", "paths", "methods", "filters")}
+    figures.route_list = [route(HOSTILE, to=HOSTILE, **hostile)]
+    figures.upstream_list = [upstream(HOSTILE, 1, algorithm=HOSTILE)]
+    figures.upstream_list[0]["targets"][0].update(url=HOSTILE, health=HOSTILE)
+    figures.faults[HOSTILE] = 5
+    figures.reload_list = [{**refused(3), "summary": HOSTILE, "source": HOSTILE}]
+    figures.configuration = {HOSTILE: HOSTILE}
+    for view, column in (("routes", "Route"), ("upstreams", "Target"), ("reloads", "Source")):
+        look(page, stub, view)
+        assert cells(page, view, column)[0] == HOSTILE
+    look(page, stub)
+    page.until("document.querySelectorAll('#table-faults tbody tr').length === 3")
+    assert HOSTILE in cells(page, "faults", "Fault")
+    look(page, stub, "config")
+    assert page.run("document.title") == "fastgw"
+    assert page.run("document.querySelectorAll('img, main script').length") == 0
+    assert page.complaints == []
+
+
+def test_the_policy_stops_what_would_get_past_it(page: Page, stub: AdminStub) -> None:
+    """Markup out of a string, and a script that the page does not know."""
+    look(page, stub)
+    assert (
+        page.run("(() => { try { document.body.innerHTML = '<b>x</b>'; } catch (error) { return error.name; } })()")
+        == "TypeError"
+    )
+    page.run(
+        "document.head.append("
+        "Object.assign(document.createElement('style'), { textContent: 'main { display: none }' }))"
+    )
+    assert page.run("getComputedStyle(document.querySelector('main')).display") == "block"
+    assert any("Content Security Policy" in each for each in page.complaints)
+
+
+def test_the_token_is_asked_for_and_kept_by_the_tab_alone(page: Page, stub: AdminStub) -> None:
+    stub.token = "open-sesame"
+    page.go(stub.url)
+    page.until("document.getElementById('ask').open")
+    page.until("document.activeElement.id === 'ask-token'")
+    page.type("#ask-token", "wrong")
+    page.press("Enter")
+    page.until("document.getElementById('ask-why').textContent === 'The token was not accepted.'")
+    asked = len(stub.asked)
+    page.press("Escape")  # there is nothing to be seen behind it
+    page.type("#ask-token", "open-sesame")
+    page.press("Enter")
+    page.until("document.getElementById('state').textContent === 'Serving'")
+    assert not page.run("document.getElementById('ask').open")
+    assert asked < len(stub.asked)
+    assert page.run("[Object.values(sessionStorage), Object.values(localStorage), document.cookie]") == [
+        ["open-sesame"],
+        [],
+        "",
+    ]
+    assert {each.partition(" (")[0] for each in page.complaints} <= {
+        "Failed to load resource: the server responded with a status of 401"
+    }
+
+    page.click("#forget")
+    page.until("document.getElementById('ask').open")
+    assert page.run("sessionStorage.length") == 0
+
+
+# --- the connection ---
+
+
+def test_control_away_is_said_and_it_comes_back(page: Page, stub: AdminStub) -> None:
+    """The last data stay, with their age; the charts go on in time, and the line goes on when control is back."""
+    look(page, stub)
+    page.until(f"{HEIGHTS}('requests').length >= 2")
+    stub.is_away = True
+    page.until("document.getElementById('state').textContent === 'No answer'")
+    assert page.text("#notice-text") == "Control is away."
+    page.until("document.getElementById('notice-age').textContent.match(/^Last data [2-9] s ago.$/)")
+    assert tile(page, "connections") == "340"
+    assert page.run("document.getElementById('notice-text').role") == "status"
+    stub.is_away = False
+    page.until("document.getElementById('state').textContent === 'Serving'")
+    assert not page.run("document.getElementById('notice').checkVisibility()")
+    page.until("document.getElementById('tile-requests').textContent === '100/s'")
+
+
+def test_it_asks_ever_slower_without_an_answer(page: Page, stub: AdminStub) -> None:
+    """After n failures in a row it waits 2 to the n seconds, up to 15. (The clock of its timers runs faster here.)"""
+    look(page, stub)
+    stub.is_away = True
+    page.run(f"{WAITS}; window.faster = 50")
+    page.until("waits.filter((wait) => wait === 15000).length >= 3")
+    assert [wait for wait in page.run("waits") if wait in (2000, 4000, 8000)] == [2000, 4000, 8000]
+    assert max(page.run("waits")) == 15_000
+
+
+def test_a_document_that_fails_is_named_and_the_rest_goes_on(page: Page, stub: AdminStub) -> None:
+    stub.failing["/upstreams"] = 503
+    look(page, stub)
+    page.until("document.getElementById('notice').checkVisibility()")
+    assert page.text("#notice") == "The admin API answers 503 to /upstreams. As the test wants."
+    assert page.text("#state") == "Serving"
+    stub.failing.clear()
+    page.click("nav a[href='#upstreams']")
+    page.until("document.getElementById('tile-targets').textContent === '1 of 5'")
+    assert not page.run("document.getElementById('notice').checkVisibility()")
+
+
+def test_a_gateway_that_drains_says_so(page: Page, stub: AdminStub) -> None:
+    look(page, stub)
+    stub.figures.state = "draining"
+    page.until("document.getElementById('state').textContent === 'Draining'")
+    assert "is draining" in page.text("#notice-text")
+
+
+def test_a_hidden_page_asks_less(page: Page, stub: AdminStub) -> None:
+    """It asks once more when it is hidden; then its next question is 10 s away, and nothing is asked but /live."""
+    look(page, stub)
+    page.run("Object.defineProperty(document, 'hidden', { get: () => window.isHidden, configurable: true })")
+    page.run(WAITS)
+    page.run("window.isHidden = true; document.dispatchEvent(new Event('visibilitychange'))")
+    page.until("waits.length >= 5")
+    assert min(page.run("waits")) >= 10_000
+    page.run("waits.length = 0; window.isHidden = false; document.dispatchEvent(new Event('visibilitychange'))")
+    page.until("waits.includes(1000)")
+
+
+# --- readers ---
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_phone_shows_every_view_without_scrolling_sideways(page: Page, stub: AdminStub, view: str) -> None:
+    long = "a-name-without-an-end-" * 8
+    stub.figures.route_list.append(route(long, hosts=[f"{long}.example.com"], paths=[f"/{long}"]))
+    stub.figures.upstream_list.append(upstream(long, 1))
+    stub.figures.faults[long] = 3
+    stub.figures.configuration[long] = long
+    page.window(PHONE, 740, is_phone=True)
+    look(page, stub, view)
+    page.until("document.querySelector('figure div svg')")
+    assert not is_wider_than(page, PHONE)
+    assert page.run("innerWidth") == PHONE
+
+
+@pytest.mark.parametrize("width", [641, 1024, 1920])
+def test_no_window_has_to_be_scrolled_sideways(page: Page, stub: AdminStub, width: int) -> None:
+    page.window(width)
+    for view in VIEWS:
+        look(page, stub, view)
+        assert not is_wider_than(page, width)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everything_can_be_read_in_light_and_in_dark(page: Page, stub: AdminStub, scheme: str) -> None:
+    page.prefer(prefers_color_scheme=scheme)
+    stub.figures.state = "draining"  # a notice stands there too
+    stub.figures.reload_list.append(refused(1))
+    page.go(stub.url)
+    page.until("document.getElementById('state').textContent === 'Draining'")
+    for view in VIEWS:
+        page.run(f"location.hash = '#{view}'")
+        page.until(f"document.getElementById('view-{view}').checkVisibility()")
+        page.until(f"!document.getElementById('table-{view}') || document.querySelector('#table-{view} tbody tr')")
+        assert page.run(PALE) == []
+    stub.token = "asked for"
+    page.until("document.getElementById('ask').open")
+    assert page.run(PALE) == []
+
+
+def test_the_theme_follows_the_system_until_it_is_chosen(page: Page, stub: AdminStub) -> None:
+    ground = "getComputedStyle(document.body).backgroundColor"
+    page.prefer(prefers_color_scheme="light")
+    look(page, stub)
+    light = page.run(ground)
+    page.prefer(prefers_color_scheme="dark")
+    dark = page.run(ground)
+    assert dark != light
+    page.click("#theme")
+    assert page.text("#theme") == "Theme: dark"
+    page.click("#theme")
+    assert (page.text("#theme"), page.run(ground)) == ("Theme: light", light)
+    page.go("about:blank")
+    page.go(stub.url)
+    page.until("document.getElementById('theme').textContent === 'Theme: light'")
+    assert page.run(ground) == light
+
+
+def test_the_keyboard_reaches_everything(page: Page, stub: AdminStub) -> None:
+    look(page, stub, "routes")
+    reached = []
+    for _ in range(10):
+        page.press("Tab")
+        reached.append(page.run("document.activeElement.id || document.activeElement.textContent"))
+    assert reached[:8] == [
+        *("Skip to the content", "theme", "Overview", "Routes", "Upstreams", "Workers", "Reloads", "Config"),
+    ]
+    assert reached[8:10] == ["search-routes", "Route"]
+    page.press("Enter")
+    assert page.run("document.activeElement.closest('th').ariaSort") == "ascending"
+    outline = page.run("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid"
+
+
+def test_every_field_and_picture_has_a_name(page: Page, stub: AdminStub) -> None:
+    look(page, stub)
+    page.until(f"{HEIGHTS}('requests').length >= 2")
+    assert page.run("[...document.querySelectorAll('input')].every((field) => field.labels.length === 1)")
+    assert page.run("[...document.querySelectorAll('svg:not([aria-hidden])')].every((each) => each.ariaLabel)")
+    assert page.run("[...document.querySelectorAll('table')].every((each) => each.caption?.textContent)")
+    assert page.run("document.querySelectorAll('[aria-live], [role=status], [role=alert]').length") == 2
+
+
+def test_nothing_moves_by_itself(page: Page, stub: AdminStub) -> None:
+    look(page, stub)
+    assert page.run("document.getAnimations().length") == 0
+    assert page.run(
+        "[...document.querySelectorAll('*')].every((each) => getComputedStyle(each).transitionDuration === '0s')"
+    )
+
+
+def test_nothing_but_the_admin_api_is_asked(page: Page, stub: AdminStub) -> None:
+    look(page, stub)
+    for view in VIEWS:
+        page.click(f"nav a[href='#{view}']")
+    wait_until(lambda: "/config" in stub.asked, "the configuration to be asked for")
+    assert set(stub.asked) == {"/", "/live", "/status", "/routes", "/upstreams", "/config"}
+    told = page.run("performance.getEntriesByType('resource').map((each) => new URL(each.name).origin)")
+    assert set(told) == {stub.url.rstrip("/")}
+    assert page.complaints == []
