@@ -19,6 +19,7 @@ ORDER = [
     {"node"},
     {"observe"},
     {"config"},
+    {"diff"},
     {"routing"},
     {"exchange", "forwarded"},
     {"upstream"},

@@ -4,6 +4,7 @@ from fastgw.config.documents import Source
 from fastgw.config.loading import Loaded, from_flags, load, load_sources, load_text
 from fastgw.config.problems import ConfigError, Problem
 from fastgw.config.settings import Config
+from fastgw.config.writing import effective
 
 __all__ = [
     "Config",
@@ -11,6 +12,7 @@ __all__ = [
     "Loaded",
     "Problem",
     "Source",
+    "effective",
     "from_flags",
     "load",
     "load_sources",

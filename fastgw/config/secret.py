@@ -1,6 +1,7 @@
 """Secrets: where the configuration says that one is, and its value when it is asked for."""
 
 import os
+import re
 from typing import Any, Final
 
 from msgspec import Struct
@@ -10,6 +11,13 @@ from fastgw.config.spots import Flaw
 
 LONGEST: Final = 64 * 1024
 """The most bytes of a secret."""
+MASK: Final = "***"
+"""What is shown in a secret's place."""
+SECRET_NAMES: Final = re.compile(
+    r"auth|cookie|token|secret|passw|credential|session|signature|api-?key|(?:access|private|subscription)-key",
+    re.IGNORECASE,
+)
+"""Found in the name of a field or parameter, its value is not shown. One too many is harmless, one too few is not."""
 
 
 class SecretError(Exception):
@@ -51,7 +59,7 @@ class Secret(Struct, frozen=True):
         return value
 
     def __repr__(self) -> str:
-        return "***"
+        return MASK
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return []

@@ -29,6 +29,8 @@ class Notation:
     """The JSON Schema of what is written."""
     numbers: range = range(0)
     """The integers that may stand for themselves."""
+    write: Callable[[Any], str] = str
+    """From the value back to a text that means it."""
 
 
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -71,12 +73,27 @@ def parse_delay(text: str) -> float:
     return 0.0 if match is not None and float(match[1]) == 0 else parse_duration(text)
 
 
+def write_duration(seconds: float) -> str:
+    """In the largest unit of which it is a whole number, else in milliseconds."""
+    for unit, length in reversed(_SECONDS.items()):
+        number = f"{seconds / length:.10g}"
+        if seconds and number.isdigit():
+            return f"{number}{unit}"
+    return f"{seconds / _SECONDS['ms']:.10g}ms" if seconds else "0s"
+
+
 def parse_size(text: str) -> int:
     """`32KiB`, `10MB` as bytes."""
     match = re.fullmatch(_SIZE, text)
     if match is None:
         raise ValueError(f'"{text}" is not a size')
     return int(match[1]) * _BYTES[match[2]]
+
+
+def write_size(size: int) -> str:
+    """In the largest unit of which it is a whole number."""
+    unit = max((unit for unit, length in _BYTES.items() if size % length == 0), key=_BYTES.__getitem__) if size else "B"
+    return f"{size // _BYTES[unit]}{unit}"
 
 
 def parse_percent(text: str) -> float:
@@ -281,7 +298,10 @@ def _written(pattern: str) -> dict[str, Any]:
 
 
 Duration = Annotated[
-    float, Notation('a duration such as "250ms", "10s", "5m" or "1h"', parse_duration, _written(_DURATION))
+    float,
+    Notation(
+        'a duration such as "250ms", "10s", "5m" or "1h"', parse_duration, _written(_DURATION), write=write_duration
+    ),
 ]
 Delay = Annotated[
     float,
@@ -290,6 +310,7 @@ Delay = Annotated[
         parse_delay,
         {"anyOf": [_written(_DURATION), {"const": 0}]},
         numbers=range(1),
+        write=write_duration,
     ),
 ]
 Size = Annotated[
@@ -299,9 +320,15 @@ Size = Annotated[
         parse_size,
         {"anyOf": [_written(_SIZE), {"type": "integer", "minimum": 0}]},
         numbers=range(2**64),
+        write=write_size,
     ),
 ]
-Percent = Annotated[float, Notation('a percentage such as "20%"', parse_percent, _written(_PERCENT))]
+Percent = Annotated[
+    float,
+    Notation(
+        'a percentage such as "20%"', parse_percent, _written(_PERCENT), write=lambda share: f"{share * 100:.10g}%"
+    ),
+]
 Network = Annotated[
     ipaddress.IPv4Network | ipaddress.IPv6Network,
     Notation('a network such as "10.0.0.0/8" or an address', parse_network, {"type": "string"}),

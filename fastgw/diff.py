@@ -1,0 +1,345 @@
+"""What is different between two configurations, and what a reload from one to the other would do besides.
+
+Compared is what they mean, not how it is written: files, their order, and defaults that one of them spells out make no
+difference. Secrets and the values of secret fields are compared, and shown as `***`.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final, Literal
+
+from msgspec import Struct
+
+from fastgw.config import Config, Loaded
+from fastgw.config.problems import Path, path_text, shorten
+from fastgw.config.secret import MASK
+from fastgw.config.settings import Filters, FilterUse
+from fastgw.config.shapes import Either, Field, File, Hidden, Sequence, Shape, Structure, Table, fields_of, shape_of
+from fastgw.config.writing import fitting, masked, written
+
+Deed = Literal["added", "removed", "changed", "reordered"]
+
+
+class Change(Struct, frozen=True):
+    """One value that is different."""
+
+    path: str
+    """Within what is named, such as `timeouts.connect`; "" for all of it. Of a setting it is the whole path."""
+    deed: Deed
+    words: str
+    """Path, values and deed, for people."""
+    old: Any = None
+    """As a file would say it; null when it was added."""
+    new: Any = None
+    """Likewise; null when it was removed."""
+
+
+class Item(Struct, frozen=True, omit_defaults=True):
+    """What is different under one name."""
+
+    name: str
+    level: str = ""
+    """Of a filter: `the gateway`, `listener public`, `upstream users`, `route user` or `filter set api`."""
+    changes: tuple[Change, ...] = ()
+    """None where it was added or removed as a whole."""
+
+
+class Part(Struct, frozen=True):
+    """What is different of one kind: names of the old configuration in its order, then new ones in theirs."""
+
+    added: tuple[Item, ...] = ()
+    removed: tuple[Item, ...] = ()
+    changed: tuple[Item, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.changed)
+
+
+class Differences(Struct, frozen=True):
+    """All that is different. False when nothing is."""
+
+    settings: Part = Part()
+    """By the first key, such as `workers` or `timeouts`; `routes` for their order."""
+    listeners: Part = Part()
+    upstreams: Part = Part()
+    routes: Part = Part()
+    filters: Part = Part()
+    """Of every level."""
+    needs: tuple[str, ...] = ()
+    """What a reload cannot do without being noticed: processes that start or end, sockets that close."""
+
+    def __bool__(self) -> bool:
+        return any((self.settings, self.listeners, self.upstreams, self.routes, self.filters))
+
+
+KINDS: Final = {
+    "settings": "",
+    "listeners": "listener",
+    "upstreams": "upstream",
+    "routes": "route",
+    "filters": "filter",
+}
+"""The parts of `Differences` in the order they are told, and what one of each is called."""
+NAMED: Final = ("listeners", "upstreams", "filter_sets", "filters", "routes")
+"""The keys of a configuration whose content is not settings; `include` says only where all of it is."""
+
+
+def differences(old: Loaded | Config, new: Loaded | Config) -> Differences:
+    """What a change from `old` to `new` would mean. Of `Loaded` the contents of certificates are compared as well."""
+    before, after = (each.config if isinstance(each, Loaded) else each for each in (old, new))
+    compare = _Comparison(_rewritten(old, new))
+    old_routes, new_routes = ({route.name: route for route in each.routes} for each in (before, after))
+    settings = [*compare.settings(before, after)]
+    if moved := _reordered("routes", [*old_routes], [*new_routes]):
+        settings.append(Item("routes", changes=(moved,)))
+    return Differences(
+        settings=Part(changed=tuple(settings)),
+        listeners=compare.part(before.listeners, after.listeners),
+        upstreams=compare.part(before.upstreams, after.upstreams),
+        routes=compare.part(old_routes, new_routes),
+        filters=compare.filters(_levels(before), _levels(after)),
+        needs=tuple(_needs(before, after)),
+    )
+
+
+def as_text(told: Differences) -> str:
+    """One line for each difference, without a line end behind the last."""
+    lines = [line for key, kind in KINDS.items() for line in _lines(kind, getattr(told, key))]
+    return "\n".join([*lines, *(f"note: {need}" for need in told.needs)]) or "nothing changes"
+
+
+def _lines(kind: str, part: Part) -> Iterator[str]:
+    for deed in ("removed", "changed", "added"):
+        for item in getattr(part, deed):
+            level = f" of {item.level}" if item.level else ""
+            subject = f"{kind} {_plain(item.name)}{level}: " if kind else ""
+            yield from (f"{subject}{words}" for words in [change.words for change in item.changes] or [deed])
+
+
+def _rewritten(old: Loaded | Config, new: Loaded | Config) -> frozenset[str]:
+    """Files that both name, with other contents."""
+    if not (isinstance(old, Loaded) and isinstance(new, Loaded)):
+        return frozenset()
+    return frozenset(file for file, content in old.captured.items() if new.captured.get(file, content) != content)
+
+
+def _levels(config: Config) -> dict[str, Filters]:
+    """The filters of each level that has any."""
+    held = {
+        "the gateway": config.filters,
+        **{f"filter set {_plain(name)}": each for name, each in config.filter_sets.items()},
+        **{f"listener {_plain(name)}": each.filters for name, each in config.listeners.items()},
+        **{f"upstream {_plain(name)}": each.filters for name, each in config.upstreams.items()},
+        **{f"route {_plain(each.name)}": each.filters for each in config.routes},
+    }
+    return {level: filters for level, filters in held.items() if filters}
+
+
+def _needs(old: Config, new: Config) -> Iterator[str]:
+    if old.workers != new.workers:
+        yield f"workers: {old.workers} -> {new.workers}: {_of_workers(old.workers, new.workers)}"
+    for name, listener in old.listeners.items():
+        subject = f"listener {_plain(name)}"
+        if name not in new.listeners:
+            yield f"{subject}: its socket is closed, its connections after the request under way"
+        elif (address := new.listeners[name].address) != listener.address:
+            wrong = f"{listener.address} -> {address}"
+            yield f"{subject}: {wrong}: the old socket is closed, its connections after the request under way"
+    for key in ("status", "admin"):
+        before, after = (getattr(each, key) for each in (old, new))
+        if before is not None and (after is None or before.address != after.address):
+            yield f"{key}: nothing answers at {before.address} any more"
+
+
+def _of_workers(old: int | str, new: int | str) -> str:
+    if isinstance(old, str) or isinstance(new, str):
+        return "workers are started or retired one at a time"
+    count, verb = abs(new - old), "started" if new > old else "retired"
+    return f"1 worker is {verb}" if count == 1 else f"{count} workers are {verb} one at a time"
+
+
+class _Comparison:
+    """Goes through two values at once, by their shape. `rewritten`: files with other contents than before."""
+
+    def __init__(self, rewritten: frozenset[str]) -> None:
+        self._rewritten = rewritten
+
+    def settings(self, old: Config, new: Config) -> Iterator[Item]:
+        for key, field in fields_of(Config).items():
+            if key in (*NAMED, "include"):
+                continue
+            if changes := tuple(self._values(field.shape, *_held(field, old, new), (key,))):
+                yield Item(key, changes=changes)
+
+    def part(self, old: Mapping[str, Struct], new: Mapping[str, Struct]) -> Part:
+        """What is under each name, its filters apart."""
+        return _part(old, new, self._but_filters)
+
+    def filters(self, old: Mapping[str, Filters], new: Mapping[str, Filters]) -> Part:
+        parts = []
+        for level in dict.fromkeys((*old, *new)):
+            before, after = old.get(level, {}), new.get(level, {})
+            if not self._same(before, after):
+                parts.append(_part(before, after, self._uses, level))
+        return Part(
+            added=tuple(item for part in parts for item in part.added),
+            removed=tuple(item for part in parts for item in part.removed),
+            changed=tuple(item for part in parts for item in part.changed),
+        )
+
+    def _same(self, old: Any, new: Any) -> bool:
+        return not self._rewritten and bool(old == new)
+
+    def _but_filters(self, old: Struct, new: Struct) -> Iterator[Change]:
+        return iter(()) if self._same(old, new) else self._fields(old, new, (), without=("name", "filters"))
+
+    def _uses(self, old: FilterUse | None, new: FilterUse | None) -> Iterator[Change]:
+        if old is None or new is None or old.type != new.type:
+            yield from self._leaves(_USE, old, new, ())
+            return
+        yield from self._leaves(shape_of(bool), old.enforced, new.enforced, ("enforced",))
+        yield from self._fields(old.settings, new.settings, ())
+
+    def _values(self, shape: Shape, old: Any, new: Any, path: Path) -> Iterator[Change]:
+        if self._same(old, new):
+            return iter(())
+        if isinstance(shape, Either):
+            shape, other = fitting(shape, old), fitting(shape, new)
+            if shape is not other:
+                return iter([_changed(path, written(shape, old), written(other, new))])
+        below: _Below = _BELOW.get(type(shape), _Comparison._leaves)
+        return below(self, shape, old, new, path)
+
+    def _fields(self, old: Struct, new: Struct, path: Path, without: tuple[str, ...] = ()) -> Iterator[Change]:
+        for key, field in fields_of(type(new)).items():
+            if key not in without:
+                yield from self._values(field.shape, *_held(field, old, new), (*path, key))
+
+    def _leaves(self, shape: Shape, old: Any, new: Any, path: Path) -> Iterator[Change]:
+        if old != new:
+            yield _changed(path, written(shape, old), written(shape, new))
+
+    def _secrets(self, shape: Hidden, old: Any, new: Any, path: Path) -> Iterator[Change]:
+        if old != new:
+            yield _hidden(path)
+
+    def _files(self, shape: File, old: str, new: str, path: Path) -> Iterator[Change]:
+        if old == new and new in self._rewritten:
+            yield Change(path_text(path), "changed", f"{path_text(path)} {_plain(new)} has other contents", old, new)
+        else:
+            yield from self._leaves(shape, old, new, path)
+
+    def _structures(self, shape: Structure, old: Struct, new: Struct, path: Path) -> Iterator[Change]:
+        return self._fields(old, new, path)
+
+    def _tables(self, shape: Table, old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> Iterator[Change]:
+        for key in dict.fromkeys((*old, *new)):
+            below = (*path, key)
+            if key in old and key in new and not masked(shape, key):
+                yield from self._values(shape.each, old[key], new[key], below)
+            elif key in old and key in new:
+                if old[key] != new[key]:
+                    yield _hidden(below)
+            else:
+                holder, deed = (old, _removed) if key in old else (new, _added)
+                value = MASK if masked(shape, key) else written(shape.each, holder[key])
+                yield deed(below, f"{path_text(below)} {_said(value)}", value)
+
+    def _sequences(self, shape: Sequence, old: tuple[Any, ...], new: tuple[Any, ...], path: Path) -> Iterator[Change]:
+        """Elements are known by their text, structs by their first field; where two have the same, as a whole."""
+        old_by_key, new_by_key = ({_key_of(shape.each, each): each for each in values} for values in (old, new))
+        if len(old_by_key) < len(old) or len(new_by_key) < len(new):
+            yield from self._leaves(shape, old, new, path)
+            return
+        noun = path_text((*path[:-1], _singular(str(path[-1]))))
+        for key in dict.fromkeys((*old_by_key, *new_by_key)):
+            if key in old_by_key and key in new_by_key:
+                yield from self._values(shape.each, old_by_key[key], new_by_key[key], (*path, key))
+            else:
+                holder, deed = (old_by_key, _removed) if key in old_by_key else (new_by_key, _added)
+                yield deed((*path, key), f"{noun} {_plain(key)}", written(shape.each, holder[key]))
+        if moved := _reordered(path_text(path), [*old_by_key], [*new_by_key]):
+            yield moved
+
+
+_Below = Callable[[_Comparison, Any, Any, Any, Path], Iterator[Change]]
+_BELOW: Final[Mapping[type[Shape], _Below]] = {
+    Structure: _Comparison._structures,
+    Table: _Comparison._tables,
+    Sequence: _Comparison._sequences,
+    File: _Comparison._files,
+    Hidden: _Comparison._secrets,
+}
+"""How what is in values is compared; those of other shapes are compared as a whole."""
+_USE: Final = shape_of(FilterUse | None)
+
+
+def _part(
+    old: Mapping[str, Any], new: Mapping[str, Any], changes: Callable[[Any, Any], Iterable[Change]], level: str = ""
+) -> Part:
+    common = [(name, tuple(changes(old[name], new[name]))) for name in old if name in new]
+    return Part(
+        added=tuple(Item(name, level, _of_null("added", new[name])) for name in new if name not in old),
+        removed=tuple(Item(name, level, _of_null("removed", old[name])) for name in old if name not in new),
+        changed=tuple(Item(name, level, found) for name, found in common if found),
+    )
+
+
+def _of_null(deed: Deed, held: object) -> tuple[Change, ...]:
+    """Of a filter that is null, and so takes one away: what it means that the null is added or removed."""
+    words = "switched off" if deed == "added" else "no longer switched off"
+    return (Change("", deed, words),) if held is None else ()
+
+
+def _held(field: Field, old: Struct, new: Struct) -> tuple[Any, Any]:
+    return getattr(old, field.name), getattr(new, field.name)
+
+
+def _changed(path: Path, old: Any, new: Any) -> Change:
+    where = path_text(path)
+    return Change(where, "changed", f"{where} {_said(old)} -> {_said(new)}".lstrip(), old, new)
+
+
+def _hidden(path: Path) -> Change:
+    return Change(path_text(path), "changed", f"{path_text(path)} changed", MASK, MASK)
+
+
+def _added(path: Path, subject: str, value: Any) -> Change:
+    return Change(path_text(path), "added", f"{subject} added", new=value)
+
+
+def _removed(path: Path, subject: str, value: Any) -> Change:
+    return Change(path_text(path), "removed", f"{subject} removed", old=value)
+
+
+def _reordered(path: str, old: list[str], new: list[str]) -> Change | None:
+    common = {*old} & {*new}
+    before, after = ([name for name in names if name in common] for names in (old, new))
+    return Change(path, "reordered", f"{path} in another order", before, after) if before != after else None
+
+
+def _key_of(shape: Shape, value: Any) -> str:
+    said = written(fitting(shape, value), value)
+    return str(next(iter(said.values()))) if isinstance(said, dict) else str(said)
+
+
+def _singular(noun: str) -> str:
+    return f"{noun[:-3]}y" if noun.endswith("ies") else noun.removesuffix("s")
+
+
+def _said(value: Any) -> str:
+    """A value as a line of text has it."""
+    if isinstance(value, str):
+        return _plain(value)
+    if isinstance(value, dict):
+        return shorten(f"{{{', '.join(f'{_plain(key)}: {_said(each)}' for key, each in value.items())}}}")
+    if isinstance(value, list):
+        return shorten(f"[{', '.join(map(_said, value))}]")
+    return json.dumps(value)
+
+
+def _plain(text: str) -> str:
+    """As it is where that is clear, else in quotes; never what a terminal would obey."""
+    if text and text.isprintable() and not set(text) & set(" \"',"):
+        return shorten(text)
+    return shorten(json.dumps(text, ensure_ascii=not text.isprintable()))
