@@ -172,7 +172,8 @@ class DrainTimeouts(Settings):
     """How long a stop waits for what is under way. All are totals."""
 
     delay: Delay = 0.0
-    """Before that: readiness is off, and new connections are still served, until whoever sends them has noticed."""
+    """First of all: how long new connections are still served while readiness is off already. Make it longer than a
+    load balancer or orchestrator takes to notice. 0 = not at all."""
     requests: Duration = 30.0
     """For requests."""
     tunnels: Duration = 300.0

@@ -133,6 +133,16 @@ def test_what_was_checked_is_what_is_handed_out(folder, monkeypatch, certificate
     assert loaded.captured[str(folder / "teams" / "ca.pem")] == Path(certificates.ca).read_bytes()
 
 
+def test_a_pipe_that_takes_the_place_of_a_file_is_not_waited_for(tmp_path, monkeypatch):
+    """Between the look at what it is and the opening."""
+    regular = os.stat(__file__)
+    os.mkfifo(tmp_path / "a.yaml")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "stat", lambda name: regular)
+        with pytest.raises(OSError, match="Not a regular file"):
+            files.read_file(str(tmp_path / "a.yaml"), 10)
+
+
 def test_a_posted_document_includes_what_is_on_disk(folder):
     """It stands for the main file, whose own text is not read."""
     main = folder / "main.yaml"
