@@ -21,6 +21,8 @@ from fastgw.compile import CompileError, compile
 from fastgw.config.schema import schema as schema_of
 from fastgw.config.secret import SecretError
 from fastgw.config.values import parse_address
+from fastgw.diff import as_text as differences_as_text
+from fastgw.diff import differences
 from fastgw.explain import as_text
 from fastgw.explain import explain as explanation_of
 from fastgw.filters import TYPES
@@ -166,6 +168,29 @@ def explain(
         _print_json(explanation)
     else:
         typer.echo(as_text(explanation))
+
+
+@app.command()
+def diff(
+    old: Annotated[str, typer.Argument(metavar="OLD", help="A configuration.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Another.")],
+    answer: FormatOption = Format.TEXT,
+) -> None:
+    """Tell what a reload from one configuration to the other would change."""
+    problems: list[config.Problem] = []
+    loaded = []
+    for file in (old, new):
+        try:
+            loaded.append(config.load(file, TYPES))
+        except config.ConfigError as error:
+            problems += error.problems
+    if problems:
+        _fail(WRONG, *map(str, problems))
+    found = differences(*loaded)
+    if answer is Format.JSON:
+        _print_json(found)
+    else:
+        typer.echo(differences_as_text(found))
 
 
 @app.command()

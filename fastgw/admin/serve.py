@@ -17,6 +17,7 @@ from uvicorn.server import ServerState
 
 from fastgw.admin.access import CERTIFIED
 from fastgw.admin.answers import refused
+from fastgw.runtime.sockets import BACKLOG
 
 CONNECTIONS_MAX: Final = 64
 """Beyond them, who has waited longest without a request makes room."""
@@ -51,6 +52,7 @@ async def serve(app: ASGIApp, listening: socket.socket, tls: ssl.SSLContext | No
     server = await create(
         partial(Connection, config, clients),
         sock=listening.dup(),
+        backlog=BACKLOG,  # else it becomes 100
         ssl=tls,
         ssl_handshake_timeout=None if tls is None else HANDSHAKE_PATIENCE,
     )

@@ -20,7 +20,15 @@ from tests.support.gateway import FASTGW
 GOOD = "version: 1\nlisteners: {main: {address: '127.0.0.1:0'}}\nroutes: [{name: x, respond: {body: ok}}]\n"
 
 EXIT_CODES = {
-    0: ["version", "schema", "--help", "run --help", "check good.yaml", "explain good.yaml GET http://a/"],
+    0: [
+        "version",
+        "schema",
+        "--help",
+        "run --help",
+        "check good.yaml",
+        "explain good.yaml GET http://a/",
+        "diff good.yaml good.yaml",
+    ],
     1: [
         "check bad.yaml",
         "check missing.yaml",
@@ -28,6 +36,8 @@ EXIT_CODES = {
         "run bad.yaml",
         "explain bad.yaml GET http://a/",
         "explain good.yaml GET a",
+        "diff good.yaml bad.yaml",
+        "status --token-file missing",
     ],
     2: [
         "",
@@ -43,8 +53,18 @@ EXIT_CODES = {
         "check good.yaml --format xml",
         "explain good.yaml GET",
         "demo --listen nowhere",
+        "diff good.yaml",
+        "reload --admin nowhere",
+        "drain --admin http://a/b",
+        "status --watch",
     ],
-    3: ["run --listen 127.0.0.1:TAKEN --to http://127.0.0.1:1", "run --listen 192.0.2.1:0 --to http://127.0.0.1:1"],
+    3: [
+        "run --listen 127.0.0.1:TAKEN --to http://127.0.0.1:1",
+        "run --listen 192.0.2.1:0 --to http://127.0.0.1:1",
+        "reload --admin unix:/nowhere",
+        "drain --admin unix:/nowhere",
+        "status --admin unix:/nowhere",
+    ],
 }
 
 

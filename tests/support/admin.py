@@ -34,6 +34,7 @@ from fastgw.admin.serve import serve
 from fastgw.config import Problem
 from fastgw.config.secret import Secret
 from fastgw.config.values import Address
+from fastgw.runtime.sockets import BACKLOG
 from tests.support.peer import DEADLINE
 
 PROBLEM = Problem("gw.yaml", 2, 20, "routes[0].upstrem", "unknown key", 'did you mean "upstream"?')
@@ -172,7 +173,7 @@ def served(
     listening = socket.socket(socket.AF_INET if path is None else socket.AF_UNIX)
     with listening:
         listening.bind((bound, 0) if path is None else str(path))
-        listening.listen()
+        listening.listen(BACKLOG)
         address = Address(path=str(path)) if path else Address(host=bound, port=listening.getsockname()[1])
         configured = Address(host=named, port=address.port) if named else address
         here = Served(address)
