@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
+from fastgw.admin.node import Effective, Live, Routes, Status, Upstreams
 from tests.e2e.programs import program
-from tests.support.admin_stub import AdminStub, refused, route, upstream
+from tests.support.admin_stub import AdminStub, Figures, rejected, route, upstream
 from tests.support.browser import Browser, Page
 from tests.support.gateway import wait_until
 
 HOSTILE = "<img src=x onerror=\"document.title='taken'\">\"'`</script><script>document.title='taken'</script>"
 VIEWS = ("overview", "routes", "upstreams", "workers", "reloads", "config")
 PHONE = 360  # CSS pixels
+TOKEN = "open-sesame-\N{CHECK MARK}"
 
 # The heights of a line's points, from the top.
 HEIGHTS = """((key) => {
@@ -117,6 +120,23 @@ def is_wider_than(page: Page, width: int) -> bool:
     return bool(page.run(f"document.documentElement.scrollWidth > {width}"))
 
 
+@pytest.mark.parametrize(
+    ("made_up", "kind"),
+    [
+        (Figures().status(), Status),
+        (Figures().live(), Live),
+        ({"routes": Figures().routes()}, Routes),
+        ({"upstreams": Figures().upstreams()}, Upstreams),
+        (Figures().config(), Effective),
+    ],
+    ids=lambda each: each.__name__ if isinstance(each, type) else "",
+)
+def test_what_the_page_is_shown_is_what_the_api_tells(made_up: dict[str, object], kind: type[msgspec.Struct]) -> None:
+    """Or these tests would prove nothing of it: the same keys, of the same types."""
+    converted = msgspec.convert(made_up, kind)
+    assert msgspec.json.decode(msgspec.json.encode(converted)) == msgspec.json.decode(msgspec.json.encode(made_up))
+
+
 # --- what is going on ---
 
 
@@ -205,7 +225,7 @@ def test_a_refused_reload_says_where_and_why(page: Page, stub: AdminStub) -> Non
 
 def test_a_new_generation_is_shown_at_once(page: Page, stub: AdminStub) -> None:
     look(page, stub, "reloads")
-    stub.figures.reload_list.insert(0, {**refused(4), "ok": True, "problems": [], "summary": "reloaded"})
+    stub.figures.reload_list.insert(0, {**rejected(4), "ok": True, "problems": [], "summary": "reloaded"})
     stub.figures.generation = 4
     page.until("document.getElementById('generation').textContent === '4'")
     page.until("document.querySelectorAll('#table-reloads tbody tr').length === 5")
@@ -270,7 +290,7 @@ def test_hostile_names_stay_text(page: Page, stub: AdminStub) -> None:
     figures.upstream_list = [upstream(HOSTILE, 1, algorithm=HOSTILE)]
     figures.upstream_list[0]["targets"][0].update(url=HOSTILE, health=HOSTILE)
     figures.faults[HOSTILE] = 5
-    figures.reload_list = [{**refused(3), "summary": HOSTILE, "source": HOSTILE}]
+    figures.reload_list = [{**rejected(3), "summary": HOSTILE, "source": HOSTILE}]
     figures.configuration = {HOSTILE: HOSTILE}
     for view, column in (("routes", "Route"), ("upstreams", "Target"), ("reloads", "Source")):
         look(page, stub, view)
@@ -300,7 +320,7 @@ def test_the_policy_stops_what_would_get_past_it(page: Page, stub: AdminStub) ->
 
 
 def test_the_token_is_asked_for_and_kept_by_the_tab_alone(page: Page, stub: AdminStub) -> None:
-    stub.token = "open-sesame"
+    stub.token = TOKEN
     page.go(stub.url)
     page.until("document.getElementById('ask').open")
     page.until("document.activeElement.id === 'ask-token'")
@@ -309,13 +329,13 @@ def test_the_token_is_asked_for_and_kept_by_the_tab_alone(page: Page, stub: Admi
     page.until("document.getElementById('ask-why').textContent === 'The token was not accepted.'")
     asked = len(stub.asked)
     page.press("Escape")  # there is nothing to be seen behind it
-    page.type("#ask-token", "open-sesame")
+    page.type("#ask-token", TOKEN)
     page.press("Enter")
     page.until("document.getElementById('state').textContent === 'Serving'")
     assert not page.run("document.getElementById('ask').open")
     assert asked < len(stub.asked)
     assert page.run("[Object.values(sessionStorage), Object.values(localStorage), document.cookie]") == [
-        ["open-sesame"],
+        [TOKEN],
         [],
         "",
     ]
@@ -335,13 +355,13 @@ def test_control_away_is_said_and_it_comes_back(page: Page, stub: AdminStub) -> 
     """The last data stay, with their age; the charts go on in time, and the line goes on when control is back."""
     look(page, stub)
     page.until(f"{HEIGHTS}('requests').length >= 2")
-    stub.is_away = True
+    stub.leave()
     page.until("document.getElementById('state').textContent === 'No answer'")
     assert page.text("#notice-text") == "Control is away."
     page.until("document.getElementById('notice-age').textContent.match(/^Last data [2-9] s ago.$/)")
     assert tile(page, "connections") == "340"
     assert page.run("document.getElementById('notice-text').role") == "status"
-    stub.is_away = False
+    stub.come()
     page.until("document.getElementById('state').textContent === 'Serving'")
     assert not page.run("document.getElementById('notice').checkVisibility()")
     page.until("document.getElementById('tile-requests').textContent === '100/s'")
@@ -350,7 +370,7 @@ def test_control_away_is_said_and_it_comes_back(page: Page, stub: AdminStub) -> 
 def test_it_asks_ever_slower_without_an_answer(page: Page, stub: AdminStub) -> None:
     """After n failures in a row it waits 2 to the n seconds, up to 15. (The clock of its timers runs faster here.)"""
     look(page, stub)
-    stub.is_away = True
+    stub.failing = {"/live": 503}
     page.run(f"{WAITS}; window.faster = 50")
     page.until("waits.filter((wait) => wait === 15000).length >= 3")
     assert [wait for wait in page.run("waits") if wait in (2000, 4000, 8000)] == [2000, 4000, 8000]
@@ -417,7 +437,7 @@ def test_no_window_has_to_be_scrolled_sideways(page: Page, stub: AdminStub, widt
 def test_everything_can_be_read_in_light_and_in_dark(page: Page, stub: AdminStub, scheme: str) -> None:
     page.prefer(prefers_color_scheme=scheme)
     stub.figures.state = "draining"  # a notice stands there too
-    stub.figures.reload_list.append(refused(1))
+    stub.figures.reload_list.append(rejected(1))
     page.go(stub.url)
     page.until("document.getElementById('state').textContent === 'Draining'")
     for view in VIEWS:

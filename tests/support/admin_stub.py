@@ -1,4 +1,4 @@
-"""An admin API without a gateway behind it: the documents of `fastgw/admin/node.py`, with numbers that a test sets.
+"""The admin API without a gateway behind it: the documents of `fastgw/admin/node.py`, with numbers that a test sets.
 
 Time goes on by one second with each answer of /live, whenever it is asked: what a page makes of the differences does
 not depend on how busy the machine is.
@@ -6,20 +6,31 @@ not depend on how busy the machine is.
 
 from __future__ import annotations
 
-import json
+import asyncio
+import socket
 import threading
-from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any, Self, cast
 
-from fastgw.admin import dashboard
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from fastgw.admin.access import Access
+from fastgw.admin.answers import refused
+from fastgw.admin.api import create_app
+from fastgw.admin.node import Node
+from fastgw.admin.serve import serve
+from fastgw.config.secret import Secret
+from fastgw.config.values import Address
+from tests.support.peer import DEADLINE
 
 STARTED_DATE = 1_790_000_000.0
 BOUNDS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
 class Figures:
-    """What the documents say. Tests change the attributes; what they set is per second of this node's time."""
+    """A node that is made up. Its documents are plain, so that they can say what no node would.
+
+    Tests change the attributes; rates are per second of this node's time.
+    """
 
     def __init__(self) -> None:
         self.per_second = 100
@@ -34,7 +45,7 @@ class Figures:
         self.workers = 4
         self.route_list = [route(name) for name in ("user", "files", "orders")]
         self.upstream_list = [upstream("users", 3), upstream("orders", 2)]
-        self.reload_list = [reloaded(3), refused(2), reloaded(2), reloaded(1, "start", "started: generation 1")]
+        self.reload_list = [reloaded(3), rejected(2), reloaded(2), reloaded(1, "start", "started: generation 1")]
         self.configuration: dict[str, Any] = {"version": 1, "workers": 4, "admin": {"token": "***"}}
         self.restart()
 
@@ -114,11 +125,11 @@ class Figures:
             "rates": None,
         }
 
-    def routes(self) -> dict[str, Any]:
-        return {"routes": self.route_list}
+    def routes(self) -> list[dict[str, Any]]:
+        return self.route_list
 
-    def upstreams(self) -> dict[str, Any]:
-        return {"upstreams": self.upstream_list}
+    def upstreams(self) -> list[dict[str, Any]]:
+        return self.upstream_list
 
     def config(self) -> dict[str, Any]:
         return {"generation": self.generation, "hash": "5f2a90c1", "config": self.configuration}
@@ -177,7 +188,7 @@ def reloaded(generation: int, source: str = "signal", summary: str = "") -> dict
     }
 
 
-def refused(generation: int) -> dict[str, Any]:
+def rejected(generation: int) -> dict[str, Any]:
     """A file with an error, while `generation` went on being served."""
     problem = {
         "file": "/etc/fastgw/gateway.yaml",
@@ -192,75 +203,58 @@ def refused(generation: int) -> dict[str, Any]:
 
 
 class AdminStub:
-    """The server, for as long as a `with` lasts."""
+    """The admin API as it is, of made-up figures, for as long as a `with` lasts."""
 
-    def __init__(self, figures: Figures | None = None) -> None:
-        self.figures = figures or Figures()
+    def __init__(self) -> None:
+        self.figures = Figures()
         self.token = ""
         """What has to be shown; "" = nothing."""
-        self.is_away = False
-        """Whether connections end without an answer, as those of a control process that dies."""
         self.failing: dict[str, int] = {}
         """Path -> the status that it answers."""
         self.asked: list[str] = []
         """Paths, in the order in which they came."""
-        figures = self.figures
-        self._documents: dict[str, Callable[[], dict[str, Any]]] = {
-            "/live": figures.live,
-            "/status": figures.status,
-            "/routes": figures.routes,
-            "/upstreams": figures.upstreams,
-            "/config": figures.config,
-        }
-        self._lock = threading.Lock()
-        stub = self
-
-        class Asked(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                stub.answer(self)
-
-            def log_message(self, format: str, *arguments: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Asked)
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
-        self.url = f"http://127.0.0.1:{self._server.server_port}/"
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._address = Address(host="127.0.0.1", port=self._listening.getsockname()[1])
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._serving: asyncio.Task[None] | None = None
+        self.url = f"http://{self._address}/"
 
     def __enter__(self) -> Self:
         self._thread.start()
+        self.come()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
+        self.leave()
+        self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        self._server.server_close()
+        self._loop.close()
+        self._listening.close()
 
-    def answer(self, request: BaseHTTPRequestHandler) -> None:
-        self.asked.append(request.path)
-        if self.is_away:
-            request.close_connection = True
-        elif request.path == "/":
-            fields = {"Content-Security-Policy": dashboard.csp(), "X-Content-Type-Options": "nosniff"}
-            _send(request, 200, "text/html; charset=utf-8", dashboard.page(), fields)
-        elif self.token and request.headers.get("Authorization") != f"Bearer {self.token}":
-            _send_json(request, 401, {"title": "Unauthorized", "status": 401, "detail": "A token is needed."})
-        elif request.path in self.failing:
-            status = self.failing[request.path]
-            _send_json(request, status, {"title": "Refused", "status": status, "detail": "As the test wants."})
+    def come(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._come(), self._loop).result(DEADLINE)
+
+    def leave(self) -> None:
+        """As control does when it dies: the socket stays, connections wait in it, and nobody answers."""
+        asyncio.run_coroutine_threadsafe(self._leave(), self._loop).result(DEADLINE)
+
+    async def _come(self) -> None:
+        self._serving = asyncio.create_task(serve(self._answer, self._listening))
+
+    async def _leave(self) -> None:
+        if self._serving is not None:
+            self._serving.cancel()
+            await asyncio.gather(self._serving, return_exceptions=True)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        self.asked.append(path)
+        if path in self.failing:
+            await refused(self.failing[path], "As the test wants.")(scope, receive, send)
         else:
-            with self._lock:
-                told = self._documents[request.path]()
-            _send_json(request, 200, told)
+            await self._app(self.token)(scope, receive, send)
 
-
-def _send_json(request: BaseHTTPRequestHandler, status: int, told: dict[str, Any]) -> None:
-    kind = "application/json" if status == 200 else "application/problem+json"
-    _send(request, status, kind, json.dumps(told).encode(), {})
-
-
-def _send(request: BaseHTTPRequestHandler, status: int, kind: str, body: bytes, fields: dict[str, str]) -> None:
-    request.send_response(status)
-    for name, value in {"Content-Type": kind, "Content-Length": str(len(body)), **fields}.items():
-        request.send_header(name, value)
-    request.end_headers()
-    request.wfile.write(body)
+    def _app(self, token: str) -> ASGIApp:
+        secret = Secret(text=token) if token else None
+        return create_app(cast(Node, self.figures), Access(self._address, secret))

@@ -1,6 +1,5 @@
 // Asking the admin API, and whether it answers.
 
-const PATIENCE_MS = 10000;
 const AWAY = "Control is away.";
 const TOKEN = "fastgw-token";
 
@@ -20,10 +19,10 @@ export const token = {
   forget: () => sessionStorage.removeItem(TOKEN),
 };
 
-/** The JSON at `path`. Raises `Unanswered`. */
-export async function ask(path) {
+/** The JSON at `path`; `patience`: milliseconds until it must be there. Raises `Unanswered`. */
+export async function ask(path, patience) {
   const held = token.get();
-  const response = await send(path, held);
+  const response = await send(path, held, patience);
   if (!response.ok) throw await refusal(path, response, held);
   try {
     return await response.json();
@@ -38,10 +37,15 @@ async function refusal(path, response, held) {
   return new Unanswered(response.status, `The admin API answers ${response.status} to ${path}. ${detail}`.trim(), held);
 }
 
-async function send(path, held) {
-  const headers = { Accept: "application/json", ...(held && { Authorization: `Bearer ${held}` }) };
+/** A header field is bytes, one for each character: those of the text in UTF-8. */
+function asBytes(text) {
+  return String.fromCharCode(...new TextEncoder().encode(text));
+}
+
+async function send(path, held, patience) {
+  const headers = { Accept: "application/json", ...(held && { Authorization: `Bearer ${asBytes(held)}` }) };
   try {
-    return await fetch(path, { headers, cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
+    return await fetch(path, { headers, cache: "no-store", signal: AbortSignal.timeout(patience) });
   } catch {
     throw new Unanswered(0, AWAY);
   }

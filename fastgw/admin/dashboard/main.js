@@ -15,6 +15,9 @@ import { Workers } from "./workers.js";
 
 const VIEWS = ["overview", "routes", "upstreams", "workers", "reloads", "config"];
 const LIVE = "/live";
+/** Milliseconds until an answer must be there. That of /live is small, and late only when something is wrong. */
+const LIVE_PATIENCE = 3000;
+const PATIENCE = 15000;
 const STATES = {
   serving: { text: "Serving", mark: "badge good", notice: "" },
   draining: {
@@ -72,7 +75,7 @@ class Dashboard {
   async #ask(path, take) {
     let told;
     try {
-      told = await ask(path);
+      told = await ask(path, path === LIVE ? LIVE_PATIENCE : PATIENCE);
     } catch (error) {
       if (!(error instanceof Unanswered)) throw error;
       this.#takeTrouble(path, error);
