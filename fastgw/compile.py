@@ -20,14 +20,17 @@ from fastgw.errors import Fault
 from fastgw.exchange import Chain, Exchange, Link, Reply, Route
 from fastgw.filters.api import Env
 from fastgw.node.ground import Ground
+from fastgw.node.places import Names, first, target_name
 from fastgw.node.shared import Column, Layout
+from fastgw.node.targets import TargetWords
 from fastgw.observe import Series
+from fastgw.observe.series import UPSTREAM_CONNECTS, UPSTREAM_WAITS, counted_in
 from fastgw.routing import Conditions, Router
 from fastgw.upstream.connection import UpstreamConnection
 from fastgw.upstream.forward import Asked, Forward
 from fastgw.upstream.group import Upstream
 from fastgw.upstream.pool import Pool
-from fastgw.upstream.target import build_targets
+from fastgw.upstream.target import Target, build_targets
 
 
 class CompileError(Exception):
@@ -46,28 +49,41 @@ class Gateway:
         for name, settings in configuration.upstreams.items():
             self._add_upstream(name, settings)
         self.listeners = tuple(self._listener(name) for name in configuration.listeners)
-        self.series = Series(
-            configuration.listeners,
-            [route.name for route in configuration.routes],
-            self.upstreams,
-            [fault.label for fault in Fault],
+        self.names = Names(
+            listeners=tuple(configuration.listeners),
+            routes=[route.name for route in configuration.routes],
+            upstreams={name: [target.label for target in each.targets] for name, each in self.upstreams.items()},
         )
+        """What has places in shared memory."""
+        self.places = first(self.names)
+        """Where; to be replaced, before `start`, in a generation that comes after another."""
         self.layout = Layout()
         """The words of shared memory that are needed; the runtime adds its own before it maps them."""
-        self._places = {name: self.layout.gauge(f"upstream_connections:{name}") for name in self.upstreams}
-        self._waiting = {name: self.layout.gauge(f"upstream_pending:{name}") for name in self.upstreams}
+        self._counted = counted_in(self.layout)
+        self._words = TargetWords(self.layout)
+
+    @property
+    def series(self) -> Series:
+        return Series(self.places, [fault.label for fault in Fault])
+
+    def target_place(self, upstream: str, target: Target) -> int:
+        return self.places.targets[target_name(upstream, target.label)]
 
     def start(self, ground: Ground, column: Column) -> None:
         """In a worker, after the fork: give the upstreams their pools."""
+        series, words = self.series, self._words
         for name, upstream in self.upstreams.items():
+            place, counted = self.places.upstreams[name], self._counted + series.upstream_words(name)
             upstream.ground = ground
             upstream.pool = Pool(
                 upstream.targets,
                 upstream.settings,
                 partial(UpstreamConnection, ground),
                 self.workers,
-                column.limit(self._places[name], upstream.settings.pool.max_connections),
-                column.limit(self._waiting[name], upstream.settings.pool.max_pending),
+                column.limit(
+                    words.connections + place, upstream.settings.pool.max_connections, counted + UPSTREAM_CONNECTS
+                ),
+                column.limit(words.pending + place, upstream.settings.pool.max_pending, counted + UPSTREAM_WAITS),
                 ground.wheel,
             )
 

@@ -9,6 +9,7 @@ from typing import Any
 from bench.micro.heads import REQUESTS
 from bench.micro.timing import Room
 from fastgw.compiled import twin
+from fastgw.node.places import Names, first
 from fastgw.observe import Series
 from fastgw.observe.ended import Ended, record_of
 from fastgw.observe.held import Held
@@ -16,6 +17,8 @@ from fastgw.observe.lines import FORMATS, LineFormat, Mask, Secrets
 from fastgw.observe.log import Log
 from fastgw.observe.record import Record
 from fastgw.observe.recorder import Recorder
+from fastgw.observe.series import WORDS
+from fastgw.observe.tally import Tally
 from fastgw.wire.framing import judge_request
 
 MOST = 1 << 40  # bytes held: nothing is dropped, or the drop would be timed
@@ -69,7 +72,7 @@ def rooms() -> Iterator[Room]:
         head = judge_request(raw)
         route = routes[head.path.split(b"/")[1].decode()]
         exchanges.append(Exchange(head, route, listener, head.first(b"x-request-id") or b""))
-    series = Series(["public"], routes, ["origin"], [])
+    series = Series(first(Names(["public"], list(routes), {"origin": ()})), [])
     compiled = twin("fastgw.observe._record")
     for how, module in (("compiled", compiled), ("plain Python", None)):
         if how == "compiled" and module is None:
@@ -92,8 +95,7 @@ def _line(make: LineFormat, mask: Mask, record: Record) -> bytes:
 
 
 def _recorder(series: Series, logs: list[Settings], module: Any) -> Any:
-    column = memoryview(bytearray(8 * series.words)).cast("Q")
-    tally = series.tally(column)
+    tally = Tally(series, memoryview(bytearray(8 * WORDS)).cast("Q"))
     made = [Log(settings, tally, Held if module is None else module.Held) for settings in logs]
     for log in made:
         log.held = _emptied(Held if module is None else module.Held)

@@ -1,51 +1,177 @@
-"""What the node has counted, as Prometheus' text format. Read from shared memory: no worker is asked or disturbed."""
+"""What the node has counted, for Prometheus. Read from shared memory and /proc: no worker is asked or disturbed."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import inf
 from typing import Final
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import Metric
-
-from fastgw.node.shared import Shared
-from fastgw.observe import FAMILIES, Series
+from fastgw.admin.exposition import PROMETHEUS, Format, Sample, exposed, histogram, labels, wanted
+from fastgw.node.shared import Column, Shared
+from fastgw.observe import Series, Totals, families
+from fastgw.observe.families import BOUNDS_S, OTHER, Family
+from fastgw.observe.series import (
+    ROUTE_REQUEST_BYTES,
+    ROUTE_RESPONSE_BYTES,
+    SUM,
+    UPSTREAM_CONNECTS,
+    UPSTREAM_RETRIES,
+    UPSTREAM_WAITS,
+)
+from fastgw.runtime.processes import Process, process
 from fastgw.runtime.words import Words
 
-CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
+CONTENT_TYPE: Final = PROMETHEUS.content_type
+
+CONNECTIONS: Final = Family("fastgw_connections", "gauge", (), "Client connections.")
+ACCEPTED: Final = Family("fastgw_connections_accepted_total", "counter", (), "Client connections that were let in.")
+POOL_IN_USE: Final = Family("fastgw_pool_in_use_connections", "gauge", ("upstream",), "Connections that are lent.")
+POOL_IDLE: Final = Family("fastgw_pool_idle_connections", "gauge", ("upstream",), "Connections that wait for requests.")
+POOL_WAITING: Final = Family(
+    "fastgw_pool_waiting_requests", "gauge", ("upstream",), "Requests that wait for a connection."
+)
+WORKERS: Final = Family("fastgw_workers", "gauge", (), "Workers that accept.")
+DEATHS: Final = Family("fastgw_child_deaths_total", "counter", (), "Processes that died and were replaced.")
+START_TIME: Final = Family("fastgw_start_time_seconds", "gauge", (), "When the gateway started, epoch seconds.")
+RELOADS: Final = Family("fastgw_reloads_total", "counter", ("result",), "Reloads: ok, or failed and without effect.")
+LAST_RELOAD: Final = Family(
+    "fastgw_config_last_reload_success", "gauge", (), "Whether the configuration that was read last is served."
+)
+LAST_RELOAD_TIME: Final = Family(
+    "fastgw_config_last_reload_timestamp_seconds",
+    "gauge",
+    (),
+    "Since when this configuration is served, epoch seconds.",
+)
+GENERATION: Final = Family(
+    "fastgw_config_generation", "gauge", ("worker",), "Generation of the configuration that the worker serves."
+)
+WORKER_CONNECTIONS: Final = Family("fastgw_worker_connections", "gauge", ("worker",), "Its client connections.")
+WORKER_LAG: Final = Family(
+    "fastgw_worker_loop_lag_seconds", "gauge", ("worker",), "The latest that its loop was in the last 5 to 10 seconds."
+)
+WORKER_START: Final = Family(
+    "fastgw_worker_start_time_seconds", "gauge", ("worker",), "When the process started, epoch seconds."
+)
+WORKER_CPU: Final = Family(
+    "fastgw_worker_cpu_seconds_total", "counter", ("worker",), "Processor time, in the kernel too."
+)
+WORKER_MEMORY: Final = Family(
+    "fastgw_worker_resident_memory_bytes", "gauge", ("worker",), "Resident memory, with what it shares."
+)
+WORKER_FDS: Final = Family("fastgw_worker_open_fds", "gauge", ("worker",), "Open descriptors.")
+
+POOLS: Final = (POOL_IN_USE, POOL_IDLE, POOL_WAITING)
+OF_THE_NODE: Final = (CONNECTIONS, ACCEPTED, WORKERS, DEATHS, START_TIME, RELOADS, LAST_RELOAD, LAST_RELOAD_TIME)
+OF_WORKERS: Final[Mapping[Family, Callable[[Words, Column], int | float]]] = {
+    GENERATION: lambda words, column: column.words[words.generation],
+    WORKER_CONNECTIONS: lambda words, column: column.words[words.connections],
+    WORKER_LAG: lambda words, column: words.lag_s(column),
+    WORKER_START: lambda words, column: time.time() - time.monotonic() + column.words[words.began] / 1e9,
+}
+OF_PROCESSES: Final[Mapping[Family, Callable[[Process], int | float]]] = {
+    WORKER_CPU: lambda process: process.cpu_s,
+    WORKER_MEMORY: lambda process: process.resident_bytes,
+    WORKER_FDS: lambda process: process.open_fds,
+}
+FAMILIES: Final = (*families.FAMILIES, *POOLS, *OF_THE_NODE, *OF_WORKERS, *OF_PROCESSES)
+"""All that a scrape tells of, in this order."""
+
+_BOUNDS: Final = {bound: "+Inf" if bound == inf else f"{bound}" for bound in (*BOUNDS_S, inf)}
 
 
 class Exposition:
-    """The metrics of one gateway; a collector as prometheus-client wants it."""
+    """The metrics of one node. A worker is called by the number of its column, from 1: no two ever share one."""
 
     def __init__(self, series: Series, shared: Shared, words: Words, begun_date: float) -> None:
-        self._series = series
+        self._generations = {0: series}
         self._shared = shared
         self._words = words
         self._begun_date = begun_date
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
 
-    def text(self) -> bytes:
-        return generate_latest(self._registry)
+    def prepare(self, generation: int, series: Series) -> None:
+        """Know the names of a generation before it is committed: they are shown from then on."""
+        self._generations = {0: self.series, generation: series}
 
-    def collect(self) -> Iterator[Metric]:
-        metrics = {family.name: Metric(_stem(family.name), family.text, family.kind) for family in FAMILIES}
-        columns = [self._words.counted(column) for column in self._shared.columns]
-        for name, labels, value in self._series.counts(columns):
-            family = name if name in metrics else name.rpartition("_")[0]  # a histogram's _bucket, _sum, _count
-            metrics[family].add_sample(name, labels, value)
-        yield from metrics.values()
-        total, own = self._shared.total, self._shared.supervisor.words
-        for name, kind, text, value in (
-            ("fastgw_connections", "gauge", "Client connections.", total(self._words.connections)),
-            ("fastgw_workers", "gauge", "Workers that accept.", self._words.accepting(self._shared)),
-            ("fastgw_child_deaths_total", "counter", "Processes that died and were replaced.", own[self._words.deaths]),
-            ("fastgw_start_time_seconds", "gauge", "When the gateway started, epoch seconds.", self._begun_date),
-        ):
-            metric = Metric(_stem(name), text, kind)
-            metric.add_sample(name, {}, value)
-            yield metric
+    @property
+    def series(self) -> Series:
+        """Of the committed generation, as the supervisor says in shared memory: before any worker counts by it."""
+        committed = self._shared.supervisor.words[self._words.generation]
+        return self._generations.get(committed, self._generations[0])
+
+    def text(self, accept: bytes = b"") -> tuple[bytes, bytes]:
+        """Content type and text, in the format that this Accept field asks for."""
+        form: Format = wanted(accept)
+        return form.content_type, exposed(self._families(), form)
+
+    def _families(self) -> Iterator[tuple[Family, Sequence[Sample] | Iterator[Sample]]]:
+        series = self.series
+        yield from counted(series, self._words.totals(self._shared, series))
+        yield from self._pools(series)
+        yield from zip(OF_THE_NODE, self._node(), strict=True)
+        yield from self._workers()
+
+    def _pools(self, series: Series) -> Iterator[tuple[Family, Sequence[Sample]]]:
+        busy = self._words.targets.busy(self._shared, series.places)
+        for family, number in zip(POOLS, range(len(POOLS)), strict=True):
+            found = {name: 0 for name in series.upstreams if name != OTHER}
+            for upstream, numbers in busy.items():
+                name = upstream if upstream in found else OTHER
+                found[name] = found.get(name, 0) + numbers[number]
+            yield family, [("", labels(family, name), value) for name, value in found.items()]
+
+    def _node(self) -> Iterator[Sequence[Sample]]:
+        words, own, total = self._words, self._shared.supervisor.words, self._shared.total
+        yield [("", "", total(words.connections))]
+        yield [("", "", total(words.accepted))]
+        yield [("", "", words.accepting(self._shared))]
+        yield [("", "", own[words.deaths])]
+        yield [("", "", self._begun_date)]
+        results = {"ok": own[words.reloads_ok], "failed": own[words.reloads_failed]}
+        yield [("", labels(RELOADS, result), count) for result, count in results.items()]
+        yield [("", "", 1 - own[words.last_reload_failed])]
+        yield [("", "", own[words.last_reload_date] or self._begun_date)]
+
+    def _workers(self) -> Iterator[tuple[Family, Sequence[Sample]]]:
+        alive = [(f"{number}", column) for number, column in enumerate(self._shared.columns, 1)]
+        alive = [(worker, column) for worker, column in alive if column.words[self._words.pid]]
+        for family, of_worker in OF_WORKERS.items():
+            yield family, [("", labels(family, worker), of_worker(self._words, column)) for worker, column in alive]
+        looked_at = [(worker, process(column.words[self._words.pid])) for worker, column in alive]
+        for family, of_process in OF_PROCESSES.items():
+            yield family, [("", labels(family, worker), of_process(seen)) for worker, seen in looked_at if seen]
 
 
-def _stem(name: str) -> str:
-    """prometheus-client wants a counter's name without the suffix of its samples."""
-    return name.removesuffix("_total")
+def counted(series: Series, totals: Totals) -> Iterator[tuple[Family, Sequence[Sample] | Iterator[Sample]]]:
+    """What the observers count."""
+    requests = families.REQUESTS
+    yield (
+        requests,
+        [
+            ("", labels(requests, listener, route, method, f"{status}" if status else OTHER), count)
+            for (listener, route, method, status), count in totals.requests.items()
+        ],
+    )
+    for family, rows, word in (
+        (families.REQUEST_SECONDS, totals.routes, SUM),
+        (families.UPSTREAM_SECONDS, totals.upstreams, SUM),
+        (families.REQUEST_BYTES, totals.routes, ROUTE_REQUEST_BYTES),
+        (families.RESPONSE_BYTES, totals.routes, ROUTE_RESPONSE_BYTES),
+        (families.RETRIES, totals.upstreams, UPSTREAM_RETRIES),
+        (families.UPSTREAM_CONNECTS, totals.upstreams, UPSTREAM_CONNECTS),
+        (families.POOL_WAITS, totals.upstreams, UPSTREAM_WAITS),
+    ):
+        if family.kind == "histogram":
+            yield (
+                family,
+                (
+                    sample
+                    for name, row in rows.items()
+                    for sample in histogram(labels(family, name), _BOUNDS, row, row[word] / 1e6)
+                ),
+            )
+        else:
+            yield family, [("", labels(family, name), row[word]) for name, row in rows.items()]
+    yield families.FAULTS, [("", labels(families.FAULTS, name), count) for name, count in totals.faults.items()]
+    yield families.LOG_RECORDS_DROPPED, [("", "", totals.log_records_dropped)]
+    yield families.ROUTES_FOLDED, [("", "", series.places.routes_folded)]
+    yield families.UPSTREAMS_FOLDED, [("", "", series.places.upstreams_folded)]

@@ -1,5 +1,7 @@
 """The status listener: `/livez`, `/readyz` and `/metrics`, read-only, one request per connection.
 
+Control serves it, and while control is away a worker, which has no metrics to tell.
+
 Bounded in everything: a head of at most `HEAD_MAX` bytes in `HEAD_PATIENCE` seconds, an answer that is taken in
 `ANSWER_PATIENCE`, and `CONNECTIONS_MAX` connections: beyond them, who has waited longest without asking makes room.
 """
@@ -8,7 +10,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, cast
 
-from fastgw.admin.metrics import CONTENT_TYPE
 from fastgw.wire.framing import RequestHead, find_head_end, judge_request
 from fastgw.wire.malformed import Malformed
 from fastgw.wire.render import status_line
@@ -28,13 +29,16 @@ Page = tuple[int, bytes, bytes]
 class StatusPages:
     """What is told, and who is being told."""
 
-    def __init__(self, is_ready: Callable[[], bool], metrics: Callable[[], bytes]) -> None:
+    def __init__(
+        self, is_ready: Callable[[], bool], metrics: Callable[[bytes], tuple[bytes, bytes]] | None = None
+    ) -> None:
+        """`metrics`: their content type and text, by the Accept field. None where a worker stands in for control."""
         self._is_ready = is_ready
         self._metrics = metrics
-        self._pages: dict[bytes, Callable[[], Page]] = {
-            b"/livez": lambda: (200, _TEXT, b"alive\n"),
+        self._pages: dict[bytes, Callable[[RequestHead], Page]] = {
+            b"/livez": lambda head: (200, _TEXT, b"alive\n"),
             b"/readyz": self._readiness,
-            b"/metrics": lambda: (200, CONTENT_TYPE, self._metrics()),
+            b"/metrics": self._exposition,
         }
         self.asking: dict[StatusConnection, None] = {}
         """Connections without a complete head, the oldest first."""
@@ -46,10 +50,15 @@ class StatusPages:
         if head.method not in (b"GET", b"HEAD"):
             return _response(head.method, (405, _TEXT, b"GET and HEAD only\n"), b"Allow: GET, HEAD\r\n")
         page = self._pages.get(head.path)
-        return _response(head.method, page() if page else (404, _TEXT, b"/livez, /readyz or /metrics\n"))
+        return _response(head.method, page(head) if page else (404, _TEXT, b"/livez, /readyz or /metrics\n"))
 
-    def _readiness(self) -> Page:
+    def _readiness(self, head: RequestHead) -> Page:
         return (200, _TEXT, b"ready\n") if self._is_ready() else (503, _TEXT, b"not ready\n")
+
+    def _exposition(self, head: RequestHead) -> Page:
+        if self._metrics is None:
+            return (503, _TEXT, b"control is restarting\n")
+        return (200, *self._metrics(head.first(b"accept") or b""))
 
 
 def _response(method: bytes, page: Page, fields: bytes = b"") -> bytes:

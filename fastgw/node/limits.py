@@ -32,6 +32,10 @@ class Fence:
         lock.acquire()
         self.release, self.acquire = lock.release, lock.acquire
 
+    def __call__(self) -> None:
+        self.release()
+        self.acquire()
+
 
 @final
 class NodeLimit:
@@ -67,8 +71,7 @@ class NodeLimit:
         word = self._word
         words = self._words
         words[word] += 1
-        self._fence.release()
-        self._fence.acquire()
+        self._fence()
         total = 0
         for view in self._views:
             total += view[word]
@@ -141,8 +144,7 @@ class AddressLimit:
         words = self._words
         for cell in cells:
             words[cell] += 1
-        self._fence.release()
-        self._fence.acquire()
+        self._fence()
         if min(sum(view[cell] for view in self._views) for cell in cells) <= self._most:
             return True
         for cell in cells:

@@ -17,7 +17,7 @@ import mmap
 import os
 import sys
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from types import MappingProxyType
@@ -168,6 +168,11 @@ class Shared:
     @property
     def supervisor(self) -> "Column":
         return self._all[0]
+
+    @property
+    def views(self) -> Sequence[memoryview]:
+        """The words of all columns."""
+        return self._views
 
     def total(self, word: int) -> int:
         """What the node has: the word's sum over all columns."""

@@ -18,7 +18,7 @@ from fastgw.wire._scan cimport RequestHead, Span
 
 from types import MemberDescriptorType
 
-from fastgw.observe import held, lines, recorder, series
+from fastgw.observe import families, held, lines, recorder, series
 from fastgw.observe.ended import CLIENT_LEFT
 
 cdef extern from "_line.h" nogil:
@@ -201,16 +201,16 @@ cdef enum:
 if lines.MAX_LINE != MAX_LINE or len(lines.JSON_SLOTS) != SLOTS:
     raise ImportError("the compiled twin makes other lines")
 
-cdef tuple _METHODS = series.METHODS[1:]
+cdef tuple _METHODS = families.METHODS[1:]
 cdef Py_ssize_t _SUM = series.SUM
 cdef Py_ssize_t _ROUTE_REQUEST_BYTES = series.ROUTE_REQUEST_BYTES
 cdef Py_ssize_t _ROUTE_RESPONSE_BYTES = series.ROUTE_RESPONSE_BYTES
 cdef Py_ssize_t _UPSTREAM_RETRIES = series.UPSTREAM_RETRIES
 cdef double _BOUNDS[MOST_BOUNDS]
-cdef int _BOUND_COUNT = len(series.BOUNDS_S)
+cdef int _BOUND_COUNT = len(families.BOUNDS_S)
 if _BOUND_COUNT > MOST_BOUNDS:
     raise ImportError("the compiled twin has no room for so many buckets")
-for _place, _bound in enumerate(series.BOUNDS_S):
+for _place, _bound in enumerate(families.BOUNDS_S):
     _BOUNDS[<int>_place] = _bound
 
 
@@ -232,6 +232,7 @@ cdef class Entry:
     cdef Py_ssize_t fault_word
     cdef tuple pieces
     cdef Py_ssize_t length  # of the pieces
+    cdef unsigned int generation  # of what the recorder has adopted; its places are good for that alone
 
 
 cdef inline Text _span(RequestHead head, Span at) noexcept:
@@ -290,6 +291,8 @@ cdef class Recorder:
     cdef uint64_t* _words
     cdef Py_ssize_t _word_count
     cdef dict _learned
+    cdef object _forgotten
+    cdef unsigned int _generation
     cdef tuple _pieces  # of the kind that was learned last
     cdef list _entries
     cdef tuple _secrets  # kept for `_secret_texts`
@@ -314,27 +317,42 @@ cdef class Recorder:
 
     def __init__(self, reference):
         self._reference = reference
-        self._log_others = reference.log_others if reference.other_logs else None
-        self._held = tuple([log.held for log in reference.json_logs])
-        self._drops = tuple([log.drop for log in reference.json_logs])
-        for each in self._held:
-            if type(each) is not Held:
-                raise TypeError("the lines of a log are held by the twin")
-        self._learned = {}
+        self._learned, self._forgotten = {}, recorder.Forgotten()
         self._entries = [Entry()] * KINDS
-        # A name of nothing but ASCII is none of the others, whatever its case.
-        names = {name for log in reference.json_logs for name in log.secrets.names}
-        self._secrets = tuple([name.encode() for name in names if name.isascii()])
-        self._secret_texts = <Text*>PyMem_Calloc(max(1, len(self._secrets)), sizeof(Text))
-        if self._secret_texts is NULL:
-            raise MemoryError
-        for place, name in enumerate(self._secrets):
-            self._secret_texts[<int>place] = _text(name)
-        self._secret_count = len(self._secrets)
         self._second = -1
         self._exchanges = {}
         self._listener, self._route = Reader(("name",)), Reader(("name",))
         self._response, self._body, self._fault = Reader(("status",)), Reader(("bytes",)), Reader(("label",))
+        self._follow()
+
+    def adopt(self, logs):
+        self._reference.adopt(logs)
+        self._follow()
+
+    cdef int _follow(self) except -1:
+        """Take over what the reference has adopted."""
+        cdef Text* texts
+        reference = self._reference
+        helds = tuple([log.held for log in reference.json_logs])
+        for each in helds:
+            if type(each) is not Held:
+                raise TypeError("the lines of a log are held by the twin")
+        # A name of nothing but ASCII is none of the others, whatever its case.
+        names = {name for log in reference.json_logs for name in log.secrets.names}
+        secrets = tuple([name.encode() for name in names if name.isascii()])
+        texts = <Text*>PyMem_Calloc(max(1, len(secrets)), sizeof(Text))
+        if texts is NULL:
+            raise MemoryError
+        for place, name in enumerate(secrets):
+            texts[<int>place] = _text(name)
+        PyMem_Free(self._secret_texts)
+        self._secrets, self._secret_texts, self._secret_count = secrets, texts, len(secrets)
+        self._log_others = reference.log_others if reference.other_logs else None
+        self._held = helds
+        self._drops = tuple([log.drop for log in reference.json_logs])
+        self._learned = self._forgotten.instead_of(self._learned)
+        self._generation += 1
+        return 0
 
     def __dealloc__(self):
         PyMem_Free(self._secret_texts)
@@ -509,9 +527,10 @@ cdef class Recorder:
                 entry.route is route_name and entry.target is target and entry.status == status
                 and entry.method == method and entry.upstream is upstream and entry.listener is listener_name
                 and entry.scheme is scheme and entry.fault is label and entry.minor == head.minor
+                and entry.generation == self._generation
             ):
                 return entry
-            if entry.listener is None:
+            if entry.generation != self._generation:
                 break  # the first free place
         else:
             probe = 0  # of those in the way the first goes
@@ -520,6 +539,7 @@ cdef class Recorder:
         )
         if entry is not None:
             entry.method, entry.minor, entry.status = method, head.minor, status
+            entry.generation = self._generation
             self._entries[(mixed + probe) % KINDS] = entry
         return entry
 
@@ -528,8 +548,9 @@ cdef class Recorder:
         kind = recorder.Kind(*names)
         learned = self._learned.get(kind)
         if learned is None:
+            self._forgotten.thin_out()
             if len(self._learned) >= recorder.MAX_KINDS:
-                self._learned.clear()
+                self._learned = self._forgotten.instead_of(self._learned)
             # Most pieces are those of every kind. One copy of them is small, and near at hand.
             pieces = self._reference.pieces(kind)
             self._pieces = tuple([old if old == new else new for old, new in zip(self._pieces or pieces, pieces)])

@@ -13,8 +13,8 @@ from typing import Final, Protocol
 
 from fastgw.observe.held import Held
 from fastgw.observe.lines import FORMATS, Secrets
-from fastgw.observe.series import Tally
 from fastgw.observe.sink import Sink
+from fastgw.observe.tally import Tally
 
 log = logging.getLogger("fastgw")
 
@@ -58,11 +58,11 @@ class Log:
         tally: Tally,
         held: Callable[[int, Callable[[], None], Callable[[], None]], Lines] = Held,
     ) -> None:
+        self.settings = settings
         self.format = FORMATS[settings.format]
         self.secrets = Secrets(settings.redact)
         self._tally = tally
         self._sink = Sink(settings.sink)
-        self._name = settings.sink
         self._told = False  # that lines are dropped; once is enough, the metric says how many
         self._wake, self._press = Event(), Event()  # there is something to do; at once
         self._stopping = False
@@ -79,7 +79,9 @@ class Log:
         self._tally.drop_unqueued()
         if not self._told:
             self._told = True
-            log.warning("access log %s is not taken as fast as it grows: lines are dropped and counted", self._name)
+            log.warning(
+                "access log %s is not taken as fast as it grows: lines are dropped and counted", self.settings.sink
+            )
 
     def start(self) -> None:
         self._wake.set()
@@ -95,10 +97,19 @@ class Log:
         self._press.set()
         self._wake.set()
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread still writes."""
+        return self._thread.is_alive()
+
+    def abandon(self) -> None:
+        """Wait no longer for a reader."""
+        self._sink.abandoned = True
+
     def stop(self, until: float) -> None:
         """Wait until then (monotonic) for the thread to end; what a reader has not taken by then is dropped."""
         self._thread.join(max(0.0, until - time.monotonic()))
-        self._sink.abandoned = True
+        self.abandon()
         self._thread.join(_ABANDON_S)
 
     def _run(self) -> None:

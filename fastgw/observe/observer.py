@@ -8,7 +8,8 @@ from fastgw.observe.ended import Ended
 from fastgw.observe.held import Held
 from fastgw.observe.log import AccessLog, Log
 from fastgw.observe.recorder import Recorder
-from fastgw.observe.series import Series
+from fastgw.observe.series import WORDS, Series
+from fastgw.observe.tally import Tally
 
 _twin = twin("fastgw.observe._record")
 
@@ -20,14 +21,43 @@ class Observer:
     """Count an exchange and hold its log lines. Once per exchange, when it ends; it never waits."""
 
     def __init__(self, *, logs: Sequence[AccessLog], column: memoryview | None, series: Series) -> None:
-        """`column`: `series.words` words that this worker alone writes. None: nobody reads the counts."""
+        """`column`: `series.WORDS` words that this worker alone writes. None: nobody reads the counts."""
         if column is None:
-            column = memoryview(bytearray(8 * series.words)).cast("Q")
-        tally = series.tally(column)
-        held = Held if _twin is None else _twin.Held
-        self._logs = [Log(settings, tally, held) for settings in logs]
-        recorder = Recorder(tally, self._logs)
-        self.finish = recorder.finish if _twin is None else _twin.Recorder(recorder).finish
+            column = memoryview(bytearray(8 * WORDS)).cast("Q")
+        self._tally = Tally(series, column)
+        self._logs = [self._log(settings) for settings in logs]
+        recorder = Recorder(self._tally, self._logs)
+        self._recorder = recorder if _twin is None else _twin.Recorder(recorder)
+        self._ending: list[Log] = []  # of older generations; their threads may still write
+        self.finish = self._recorder.finish
+
+    def _log(self, settings: AccessLog) -> Log:
+        return Log(settings, self._tally, Held if _twin is None else _twin.Held)
+
+    def adopt(self, logs: Sequence[AccessLog], series: Series) -> None:
+        """Count and log by another generation from now on: between two exchanges, without waiting.
+
+        An exchange that began before counts for its route, upstream and listener by their names, or as `_other` when
+        they are gone. A log whose settings are the same goes on; others begin, or write what they hold and end.
+        """
+        for log in self._ending:
+            log.abandon()  # it has had a generation's time
+        self._ending = [log for log in self._ending if log.is_alive]
+        gone, self._logs = self._logs, []
+        for settings in logs:
+            same = next((log for log in gone if log.settings == settings), None)
+            if same is None:
+                begun = self._log(settings)
+                begun.start()
+                self._logs.append(begun)
+            else:
+                gone.remove(same)
+                self._logs.append(same)
+        self._tally.adopt(series)
+        self._recorder.adopt(self._logs)
+        for log in gone:
+            log.begin_stop()
+        self._ending += gone
 
     def start(self) -> None:
         """Begin to write. A file that cannot be opened is told in the gateway's log and tried again with each batch."""
@@ -47,5 +77,5 @@ class Observer:
         until = time.monotonic() + seconds
         for log in self._logs:
             log.begin_stop()
-        for log in self._logs:
+        for log in (*self._ending, *self._logs):
             log.stop(until)

@@ -10,10 +10,11 @@ from typing import Any, Final, NamedTuple, final
 import orjson
 
 from fastgw.observe.ended import CLIENT_LEFT, Ended, record_of
+from fastgw.observe.families import METHOD_PLACES
 from fastgw.observe.lines import MAX_LINE, json_line, json_pieces, json_template, second_text
 from fastgw.observe.log import Log
 from fastgw.observe.record import Record
-from fastgw.observe.series import METHOD_PLACES, Place, Tally
+from fastgw.observe.tally import Place, Tally
 
 MAX_KINDS: Final = 16_384
 
@@ -46,6 +47,27 @@ _VARYING: Final[dict[str, Any]] = {
 }
 
 
+class Forgotten:
+    """What was learned and is no longer good. To let go of all of it at once could take milliseconds."""
+
+    def __init__(self) -> None:
+        self._learned: list[dict[Any, Any]] = []
+
+    def instead_of(self, learned: dict[Any, Any]) -> dict[Any, Any]:
+        """An empty one."""
+        if learned:
+            self._learned.append(learned)
+        return {}
+
+    def thin_out(self) -> None:
+        """Let go of a little. Whoever learns one thing anew forgets more than one: so it comes to an end."""
+        for _ in range(4):
+            if self._learned:
+                self._learned[-1].popitem()
+                if not self._learned[-1]:
+                    self._learned.pop()
+
+
 @final
 class Recorder:
     """Counts and logs exchanges. `fastgw.observe._record` has its twin."""
@@ -53,9 +75,15 @@ class Recorder:
     def __init__(self, tally: Tally, logs: list[Log]) -> None:
         self._tally = tally
         self.column = tally.column
+        self._kinds: dict[tuple[object, ...], tuple[Place, bytes]] = {}
+        self._forgotten = Forgotten()
+        self.adopt(logs)
+
+    def adopt(self, logs: list[Log]) -> None:
+        """Write these logs from now on, and ask the tally anew for all places."""
         self.json_logs = [log for log in logs if log.format is json_line]
         self.other_logs = [log for log in logs if log.format is not json_line]
-        self._kinds: dict[tuple[object, ...], tuple[Place, bytes]] = {}
+        self._kinds = self._forgotten.instead_of(self._kinds)
 
     def finish(self, ended: Ended) -> None:
         """Count the exchange and log it. Once per exchange, when it ends; it never waits."""
@@ -108,8 +136,9 @@ class Recorder:
                 log.add(log.format(record, log.secrets.mask))
 
     def _learn(self, kind: Kind) -> tuple[Place, bytes]:
+        self._forgotten.thin_out()
         if len(self._kinds) >= MAX_KINDS:
-            self._kinds.clear()
+            self._kinds = self._forgotten.instead_of(self._kinds)
         self._kinds[kind] = learned = self.place(kind), json_template(self.pieces(kind))
         return learned
 

@@ -19,7 +19,9 @@ from pathlib import Path
 import orjson
 import pytest
 
-from fastgw.observe import Observer, Series, log, observer
+from fastgw.node.places import Names, first
+from fastgw.observe import Observer, Series, log, observer, totals
+from fastgw.observe.series import WORDS
 from fastgw.observe.sink import Sink
 from tests.unit.test_observe_ended import WAYS, over
 
@@ -37,8 +39,8 @@ class Worker:
     """An observer with its column, and what it has dropped."""
 
     def __init__(self, *sinks: Path | str) -> None:
-        self._series = Series(["public"], [], [], [])
-        self._column = memoryview(bytearray(8 * self._series.words)).cast("Q")
+        self._series = Series(first(Names(["public"])), [])
+        self._column = memoryview(bytearray(8 * WORDS)).cast("Q")
         logs = [AccessLog(str(sink)) for sink in sinks]
         self.observer = Observer(logs=logs, column=self._column, series=self._series)
 
@@ -50,8 +52,7 @@ class Worker:
 
     @property
     def dropped(self) -> int:
-        samples = self._series.counts([self._column])
-        return sum(value for name, _, value in samples if name == "fastgw_log_records_dropped_total")
+        return totals(self._series, [self._column]).log_records_dropped
 
 
 @pytest.fixture(params=WAYS)

@@ -14,12 +14,15 @@ from fastgw.errors import Fault
 from fastgw.exchange import Chain
 from fastgw.exchange import Exchange as RealExchange
 from fastgw.forwarded import Peer
+from fastgw.node.places import Names, first
 from fastgw.observe import Series, record_of
+from fastgw.observe.families import BOUNDS_S
 from fastgw.observe.held import Held
 from fastgw.observe.lines import JSON_SLOTS, MAX_LINE, json_line, masker
 from fastgw.observe.log import Log
 from fastgw.observe.recorder import MAX_KINDS, Recorder
-from fastgw.observe.series import BOUNDS_S
+from fastgw.observe.series import ROUTES_AT, WORDS
+from fastgw.observe.tally import Tally
 from fastgw.wire.malformed import Malformed
 from tests.unit.test_observe_ended import WAYS, Body, Exchange, Named, Response, over
 from tests.unit.test_observe_logs import AccessLog
@@ -29,13 +32,16 @@ ROUTES = [None, *map(Named, ("user", "files", "gone", 'a"%b', "ü"))]
 LISTENERS = [Named("public"), Named("gone")]
 
 
+def series_of(*routes: str) -> Series:
+    return Series(first(Names(["public"], routes, {"users": ()})), [fault.label for fault in Fault])
+
+
 class Told:
     """A recorder with its column and one JSON log."""
 
     def __init__(self, twin: Any, *formats: str) -> None:
-        series = Series(["public"], ["user", "files"], ["users"], [fault.label for fault in Fault])
-        self.column = memoryview(bytearray(8 * series.words)).cast("Q")
-        self.tally = series.tally(self.column)
+        self.column = memoryview(bytearray(8 * WORDS)).cast("Q")
+        self.tally = Tally(series_of("user", "files"), self.column)
         settings = [AccessLog("stdout", each, REDACT) for each in formats or ("json",)]
         self.logs = [Log(each, self.tally, Held if twin is None else twin.Held) for each in settings]
         self.recorder: Any = Recorder(self.tally, self.logs)
@@ -193,7 +199,7 @@ def test_other_formats_are_made_beside(twin: Any) -> None:
     told = Told(twin, "ecs", "json", "combined", "json")
     told.recorder.finish(over(line=b"GET /beside HTTP/1.1", route=ROUTES[1]))
     assert all(b"/beside" in line and line.count(b"\n") == 1 for line in told.lines())
-    assert sum(told.column[told.tally._route_rows :][: len(told.column)]) > 0
+    assert sum(told.column[ROUTES_AT:]) > 0
     told.recorder.finish(over(b"User-Agent: \xff\r\n", b"GET /odd HTTP/1.1"))
     assert all(b"/odd" in line and line.count(b"\n") == 1 for line in told.lines())
 

@@ -1,30 +1,45 @@
-"""Counters: each exchange is counted exactly once, in bounded memory, under names that are the contract."""
+"""Counters: each exchange is counted exactly once, in bounded memory, under the names of its generation."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.observe import FAMILIES, Series
-from fastgw.observe.series import CELLS_PER_ROUTE, MAX_ROWS, METHODS, SPARE_CELLS, Tally
+from fastgw.node.places import MAX_ROWS, Names, Places, first
+from fastgw.observe import Series, Totals, totals
+from fastgw.observe.families import BOUNDS_S, METHODS
+from fastgw.observe.ledger import Ledger
+from fastgw.observe.series import (
+    CELLS,
+    ROUTE_REQUEST_BYTES,
+    ROUTE_RESPONSE_BYTES,
+    SUM,
+    UPSTREAM_RETRIES,
+    WORDS,
+    claimed,
+)
+from fastgw.observe.tally import Tally
 
-GOLDEN = Path(__file__).parent.parent / "contract" / "metrics.txt"
 FAULTS = ["bad_request", "connection_lost"]
+LISTENERS = ["public", "local"]
 
 Kind = tuple[str, str, bytes, int]
 
 
+def names(routes: Iterable[str], upstreams: Iterable[str] = ("users",)) -> Names:
+    return Names(LISTENERS, list(routes), dict.fromkeys(upstreams, ()))
+
+
 def series(routes: Iterable[str] = ("user", "files"), upstreams: Iterable[str] = ("users",)) -> Series:
-    return Series(["public", "local"], routes, upstreams, FAULTS)
+    return Series(first(names(routes, upstreams)), FAULTS)
 
 
-def column(series: Series) -> memoryview:
-    return memoryview(bytearray(8 * series.words)).cast("Q")
+def column() -> memoryview:
+    return memoryview(bytearray(8 * WORDS)).cast("Q")
 
 
 def count(
@@ -43,31 +58,8 @@ def count(
     tally.count(place, duration_s, **numbers)  # type: ignore[arg-type]
 
 
-def values(series: Series, columns: list[memoryview], metric: str) -> dict[tuple[str, ...], int | float]:
-    """The samples of one metric by their label values."""
-    found = [(tuple(labels.values()), value) for name, labels, value in series.counts(columns) if name == metric]
-    assert len(dict(found)) == len(found), "a series is told twice"
-    return dict(found)
-
-
-def test_the_names_are_the_contract() -> None:
-    """Dashboards and alerts hold on to these: the file changes by decision only."""
-    lines = (f"{each.name} {each.kind} {{{', '.join(each.labels)}}} {each.text}\n" for each in FAMILIES)
-    assert "".join(lines) == GOLDEN.read_text()
-
-
-def test_every_sample_is_of_a_family_with_its_labels() -> None:
-    shown = series()
-    own = column(shown)
-    count(shown.tally(own), upstream="users", upstream_s=0.1, retries=1, request_bytes=1, fault=FAULTS[0])
-    allowed = {each.name: set(each.labels) for each in FAMILIES if each.kind != "histogram"}
-    for each in FAMILIES:
-        if each.kind == "histogram":
-            allowed |= {f"{each.name}_bucket": {*each.labels, "le"}, f"{each.name}_sum": {*each.labels}}
-            allowed[f"{each.name}_count"] = {*each.labels}
-    samples = list(shown.counts([own]))
-    assert {name for name, _, _ in samples} == set(allowed)
-    assert all(set(labels) == allowed[name] for name, labels, _ in samples)
+def durations(rows: Iterable[tuple[str, list[int]]]) -> dict[str, int]:
+    return {name: sum(row[: len(BOUNDS_S) + 1]) for name, row in rows}
 
 
 KINDS = st.tuples(
@@ -81,117 +73,232 @@ KINDS = st.tuples(
 @given(st.lists(st.tuples(st.integers(0, 1), KINDS)))
 def test_the_requests_of_all_series_are_the_requests(finished: list[tuple[int, Kind]]) -> None:
     """Kept counts against counted ones, over two workers: each request once, under its own labels."""
-    shown = series()
-    columns = [column(shown), column(shown)]
-    tallies = [shown.tally(each) for each in columns]
-    counted: Counter[tuple[str, ...]] = Counter()
+    columns = [column(), column()]
+    tallies = [Tally(series(), each) for each in columns]
+    counted: Counter[tuple[str, str, str, int]] = Counter()
     for worker, (listener, route, method, status) in finished:
         count(tallies[worker], listener=listener, route=route, method=method, status=status)
         listener = listener if listener != "gone" else "_other"
         route = {"": "_none", "gone": "_other"}.get(route, route)
-        counted[listener, route, method.decode() if method in METHODS else "other", str(status)] += 1
-    assert values(shown, columns, "fastgw_requests_total") == counted
-    assert sum(values(shown, columns, "fastgw_request_seconds_count").values()) == len(finished)
+        counted[listener, route, method.decode() if method in METHODS else "other", status] += 1
+    found = totals(series(), columns)
+    assert found.requests == counted
+    assert sum(durations(found.routes.items()).values()) == len(finished)
 
 
 def test_what_peers_send_makes_no_label_and_no_memory() -> None:
     """A client that invents methods finds one word for all of them."""
-    shown = series()
-    own = column(shown)
-    tally = shown.tally(own)
+    own = column()
+    tally = Tally(series(), own)
     for each in range(1000):
         count(tally, method=b"X%d" % each)
-    assert values(shown, [own], "fastgw_requests_total") == {("public", "user", "other", "200"): 1000}
-    assert len(tally._counting) == 1
+    assert totals(series(), [own]).requests == {("public", "user", "other", 200): 1000}
+    assert len(tally.cells) == 1
 
 
-def test_routes_beyond_the_limit_are_folded_and_counted() -> None:
-    """At most 500 routes have series of their own; the others share one, and their number is told."""
-    names = [f"r{each}" for each in range(MAX_ROWS + 100)]
-    shown = series(routes=names, upstreams=names)
-    own = column(shown)
-    tally = shown.tally(own)
-    for name in names:
+def test_routes_beyond_the_limit_are_folded() -> None:
+    """At most 500 routes have series of their own; the others share one."""
+    many = [f"r{each}" for each in range(MAX_ROWS + 100)]
+    shown = series(routes=many, upstreams=many)
+    own = column()
+    tally = Tally(shown, own)
+    for name in many:
         count(tally, route=name, upstream=name, upstream_s=0.1, retries=1)
-    for metric in ("fastgw_request_seconds_count", "fastgw_upstream_seconds_count", "fastgw_retries_total"):
-        counts = values(shown, [own], metric)
-        assert len(counts) == MAX_ROWS + 1
-        assert (counts["_other",], counts["r499",]) == (100, 1)
-    assert values(shown, [own], "fastgw_requests_total")["public", "_other", "GET", "200"] == 100
-    assert values(shown, [own], "fastgw_routes_folded") == {(): 100}
-    assert values(shown, [own], "fastgw_upstreams_folded") == {(): 100}
+    found = totals(shown, [own])
+    for rows in (found.routes, found.upstreams):
+        assert len(rows) == MAX_ROWS + 1
+        assert durations(rows.items())["_other"] == 100
+        assert durations(rows.items())["r499"] == 1
+    assert found.requests["public", "_other", "GET", 200] == 100
+    assert found.upstreams["_other"][UPSTREAM_RETRIES] == 100
 
 
-def test_a_column_is_bounded_per_route() -> None:
-    few, many = series(routes=["a"]), series(routes=[f"r{each}" for each in range(101)])
-    assert (many.words - few.words) / 100 <= 128
+def test_routes_may_have_the_names_of_labels() -> None:
+    """They are counted there, for they could not be told apart."""
+    shown = series(routes=["_other", "_none", "user"])
+    own = column()
+    for route in ("_other", "_none", "user", ""):
+        count(Tally(shown, own), route=route)
+    found = durations(totals(shown, [own]).routes.items())
+    assert found == {"_other": 1, "_none": 2, "user": 1}
 
 
-def test_when_the_cells_run_out_the_sum_stays_exact() -> None:
+def test_when_the_cells_run_out_the_sum_stays_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """An upstream that answers with every status there is costs labels, not requests."""
-    shown = series()
-    own = column(shown)
-    tally = shown.tally(own)
-    cells = 4 * CELLS_PER_ROUTE + SPARE_CELLS  # two routes, "_none" and "_other"
+    monkeypatch.setattr("fastgw.observe.series.CELLS", 500)
+    own = column()
+    tally = Tally(series(), own)
     statuses = [*range(100, 1000)]
     for status in statuses + statuses:
         count(tally, status=status)
-    counts = values(shown, [own], "fastgw_requests_total")
+    counts = totals(series(), [own]).requests
     assert sum(counts.values()) == 2 * len(statuses)
-    assert len(counts) == cells + 1
-    assert counts["_other", "_other", "_other", "_other"] == 2 * (len(statuses) - cells)
+    assert len(counts) == 500 + 1
+    assert counts["_other", "_other", "_other", 0] == 2 * (len(statuses) - 500)
+
+
+def test_the_last_cell_is_within_the_column() -> None:
+    own = column()
+    tally = Tally(series(), own)
+    words = [tally.cells.word(1 << 63 | each) for each in range(CELLS + 2)]
+    assert words[-3:] == [WORDS - 1, None, None]
+    assert Tally(series(), own).cells.word(1 << 63) == words[0]
 
 
 def test_a_replaced_worker_counts_on_in_its_column() -> None:
     """Counters survive a worker: the next one finds the cells by the names that stand in them."""
-    shown = series()
-    own = column(shown)
+    own = column()
     for status in (200, 404, 200, 503):
-        count(shown.tally(own), status=status)
-    counts = values(shown, [own], "fastgw_requests_total")
-    assert counts == {("public", "user", "GET", str(status)): n for status, n in ((200, 2), (404, 1), (503, 1))}
-
-
-def test_a_column_may_be_longer_than_its_series() -> None:
-    """Shared memory is handed out in pages; what lies behind is not ours."""
-    shown = series()
-    own = memoryview(bytearray(b"\xff" * 8 * (shown.words + 512))).cast("Q")
-    own[: shown.words] = column(shown)
-    tally = shown.tally(own)
-    for status in range(100, 1000):
-        count(tally, status=status)
-    assert sum(values(shown, [own], "fastgw_requests_total").values()) == 900
-    assert set(own[shown.words :]) == {2**64 - 1}
+        count(Tally(series(), own), status=status)
+    counts = totals(series(), [own]).requests
+    assert counts == {("public", "user", "GET", status): n for status, n in ((200, 2), (404, 1), (503, 1))}
 
 
 @pytest.mark.parametrize(
-    ("duration_s", "le"), [(0.0, "0.0005"), (0.0005, "0.0005"), (0.00051, "0.001"), (30.0, "30"), (3600.0, "+Inf")]
+    ("duration_s", "bucket"), [(0.0, 0), (0.0005, 0), (0.00051, 1), (30.0, len(BOUNDS_S) - 1), (3600.0, len(BOUNDS_S))]
 )
-def test_buckets_hold_what_is_at_most_their_bound(duration_s: float, le: str) -> None:
-    """Prometheus' histograms: bounds are inclusive, buckets are cumulative, the last one holds all."""
-    shown = series()
-    own = column(shown)
-    count(shown.tally(own), duration_s=duration_s, upstream="users", upstream_s=duration_s)
-    for metric, name in (("fastgw_request_seconds", "user"), ("fastgw_upstream_seconds", "users")):
-        buckets = {labels[1]: count for labels, count in values(shown, [own], f"{metric}_bucket").items()}
-        assert next(bound for bound, count in buckets.items() if count == 1) == le
-        assert sorted(buckets.values()) == list(buckets.values())
-        assert buckets["+Inf"] == values(shown, [own], f"{metric}_count")[name,] == 1
-        assert values(shown, [own], f"{metric}_sum")[name,] == pytest.approx(duration_s)
+def test_buckets_hold_what_is_at_most_their_bound(duration_s: float, bucket: int) -> None:
+    own = column()
+    count(Tally(series(), own), duration_s=duration_s, upstream="users", upstream_s=duration_s)
+    found = totals(series(), [own])
+    for row in (found.routes["user"], found.upstreams["users"]):
+        assert row[: len(BOUNDS_S) + 1] == [each == bucket for each in range(len(BOUNDS_S) + 1)]
+        assert row[SUM] / 1e6 == pytest.approx(duration_s)
 
 
 def test_bytes_retries_and_faults_are_summed_under_their_labels() -> None:
-    shown = series()
-    own = column(shown)
-    tally = shown.tally(own)
+    own = column()
+    tally = Tally(series(), own)
     count(tally, request_bytes=10, response_bytes=1, upstream="users", retries=2)
     count(tally, request_bytes=2**40, response_bytes=2, fault="connection_lost")
     count(tally, route="", response_bytes=4, fault="of an older table")
-    assert values(shown, [own], "fastgw_request_bytes_total") == {("user",): 2**40 + 10, ("_none",): 0}
-    assert values(shown, [own], "fastgw_response_bytes_total") == {("user",): 3, ("_none",): 4}
-    assert values(shown, [own], "fastgw_retries_total") == {("users",): 2}
-    assert values(shown, [own], "fastgw_faults_total") == {
-        ("_other",): 1,
-        ("bad_request",): 0,
-        ("connection_lost",): 1,
-    }
+    found = totals(series(), [own])
+    assert {name: row[ROUTE_REQUEST_BYTES] for name, row in found.routes.items()} == {"user": 2**40 + 10, "_none": 0}
+    assert {name: row[ROUTE_RESPONSE_BYTES] for name, row in found.routes.items()} == {"user": 3, "_none": 4}
+    assert found.upstreams["users"][UPSTREAM_RETRIES] == 2
+    assert found.faults == {"_other": 1, "bad_request": 0, "connection_lost": 1}
+
+
+# --- over generations ---
+
+
+class Node:
+    """Two workers and a supervisor, as far as they count; the reader knows the places that were committed."""
+
+    def __init__(self, routes: Iterable[str]) -> None:
+        self.places = first(names(routes))
+        self.columns = [column(), column()]
+        self.added, self.returned = column(), column()
+        self.tallies = [Tally(self.series, each) for each in self.columns]
+
+    @property
+    def series(self) -> Series:
+        return Series(self.places, FAULTS)
+
+    @property
+    def totals(self) -> Totals:
+        return totals(self.series, self.columns, self.added, self.returned)
+
+    def prepared(self, wanted: Names) -> Places:
+        generation = self.places.generation + 1
+        return self.places.following(wanted, generation, oldest=generation - 1)
+
+    def commit(self, after: Places) -> None:
+        Ledger(self.added, self.returned).carry(self.columns, self.places, after)
+        self.places = after
+
+    def reload(self, wanted: Names) -> None:
+        self.commit(self.prepared(wanted))
+        for tally in self.tallies:
+            tally.adopt(self.series)
+
+
+def test_a_name_that_is_gone_is_other_from_the_commit_on_and_its_place_begins_at_zero() -> None:
+    node = Node(["a", "b"])
+    for tally in node.tallies:
+        count(tally, route="a", upstream="users", upstream_s=0.1, request_bytes=5)
+        count(tally, route="b", status=404)
+    node.reload(names(["b"]))
+    gone = {("public", "_other", "GET", 200): 2, ("public", "b", "GET", 404): 2}
+    assert node.totals.requests == gone
+    node.reload(names(["b", "c"]))
+    assert node.places.routes == {"b": 1, "c": 0}
+    assert node.totals.requests == gone
+    count(node.tallies[0], route="c")
+    assert node.totals.requests == gone | {("public", "c", "GET", 200): 1}
+    assert node.totals.routes["_other"][ROUTE_REQUEST_BYTES] == 10
+    assert durations(node.totals.routes.items()) == {"_other": 2, "b": 2, "c": 1}
+    assert durations(node.totals.upstreams.items())["users"] == 2
+
+
+def test_an_exchange_that_ends_after_its_route_has_gone_counts_as_other() -> None:
+    node = Node(["a", "b"])
+    node.reload(names(["b"]))
+    count(node.tallies[0], route="a")
+    count(node.tallies[0], route="b")
+    assert node.totals.requests == {("public", "_other", "GET", 200): 1, ("public", "b", "GET", 200): 1}
+
+
+def test_a_worker_that_is_late_to_adopt_gives_no_name_another_ones_counts() -> None:
+    """It counts for the old name at its old place, which has none meanwhile, or for a name that has kept its own."""
+    node = Node(["a", "b"])
+    node.commit(node.prepared(names(["b", "c"])))
+    late, punctual = node.tallies
+    punctual.adopt(node.series)
+    for route in ("a", "b"):
+        count(late, route=route)
+    count(punctual, route="c")
+    assert durations(node.totals.routes.items()) == {"_other": 1, "b": 1, "c": 1}
+
+
+def test_a_listener_that_is_gone_is_other() -> None:
+    node = Node(["user"])
+    count(node.tallies[0], listener="public")
+    node.reload(Names(["local"], ["user"]))
+    assert node.totals.requests == {("_other", "user", "GET", 200): 1}
+    node.reload(Names(["local", "late"], ["user"]))
+    count(node.tallies[1], listener="late")
+    assert node.totals.requests == {("_other", "user", "GET", 200): 1, ("late", "user", "GET", 200): 1}
+
+
+def test_a_column_whose_worker_has_died_is_carried_like_any_other() -> None:
+    node = Node(["a"])
+    count(node.tallies[0], route="a")
+    del node.tallies[0]
+    for routes in (["b"], ["c"], ["d"], ["e"]):
+        node.reload(names(routes))
+    assert node.totals.requests == {("public", "_other", "GET", 200): 1}
+
+
+@given(st.lists(st.lists(st.sampled_from("abcd"), unique=True, max_size=3), max_size=8), st.data())
+def test_each_name_has_what_was_counted_for_it_since_it_came(generations: list[list[str]], data: st.DataObject) -> None:
+    """Against a model that counts by names, over any generations; no total ever shrinks."""
+    node = Node(["a"])
+    model: Counter[str] = Counter()
+    for routes in [["a"], *generations]:
+        node.reload(names(routes))
+        for gone in [name for name in model if name not in (*routes, "_other")]:
+            model["_other"] += model.pop(gone)
+        for worker, route in data.draw(st.lists(st.tuples(st.integers(0, 1), st.sampled_from("abcd")), max_size=5)):
+            count(node.tallies[worker], route=route)
+            model[route if route in routes else "_other"] += 1
+        assert durations(node.totals.routes.items()) == +model
+        assert Counter({route: n for (_, route, _, _), n in node.totals.requests.items()}) == +model
+
+
+def test_a_thousand_reloads_of_changing_names_take_no_more_room_than_a_few() -> None:
+    """Neither cells nor rows, and nothing that was counted is lost."""
+    node = Node([])
+    used = []
+    for generation in range(1000):
+        routes = [f"{generation}-{each}" for each in range(5)]
+        node.reload(names(routes, upstreams=[f"u{generation}"]))
+        for tally in node.tallies:
+            for route in routes:
+                count(tally, route=route, upstream=f"u{generation}", upstream_s=0.1)
+        used.append(sum(1 for each in (*node.columns, node.added, node.returned) for _ in claimed(each)))
+    assert used[-1] == used[10] <= 4 * 11
+    found = node.totals
+    assert sum(found.requests.values()) == 10_000
+    assert durations(found.routes.items()) == {"_other": 9990, **dict.fromkeys(routes, 2)}
+    assert durations(found.upstreams.items()) == {"_other": 9990, "u999": 10}

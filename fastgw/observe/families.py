@@ -1,0 +1,67 @@
+"""Every metric of the data plane: its name, its labels and what it means. `admin.metrics` adds those of the processes.
+
+Rule 1: no sample is in two series of a family, so their sum is exact. Rule 2: what a peer sends never makes a new label
+value.
+"""
+
+from typing import Final, NamedTuple
+
+OTHER: Final = "_other"
+"""Label of what has no place of its own: a route or upstream beyond `MAX_ROWS`, or of a configuration now replaced."""
+NONE: Final = "_none"
+"""Label of the route of a request that no route matched."""
+METHODS: Final = (b"other", b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE", b"OPTIONS", b"CONNECT", b"TRACE")
+METHOD_PLACES: Final = {method: place for place, method in enumerate(METHODS)}
+BOUNDS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""Upper bounds of the histograms' buckets, inclusive; one more takes what is longer."""
+
+
+class Family(NamedTuple):
+    name: str
+    kind: str
+    """counter, gauge or histogram."""
+    labels: tuple[str, ...]
+    text: str
+
+
+REQUESTS: Final = Family(
+    "fastgw_requests_total", "counter", ("listener", "route", "method", "status"), "Finished requests, each once."
+)
+REQUEST_SECONDS: Final = Family(
+    "fastgw_request_seconds", "histogram", ("route",), "From the first byte of a request to the end of its exchange."
+)
+UPSTREAM_SECONDS: Final = Family(
+    "fastgw_upstream_seconds", "histogram", ("upstream",), "Until the head of the upstream's response was complete."
+)
+REQUEST_BYTES: Final = Family("fastgw_request_bytes_total", "counter", ("route",), "Request bodies, as received.")
+RESPONSE_BYTES: Final = Family("fastgw_response_bytes_total", "counter", ("route",), "Response bodies, as sent.")
+RETRIES: Final = Family("fastgw_retries_total", "counter", ("upstream",), "Attempts after a request's first.")
+UPSTREAM_CONNECTS: Final = Family(
+    "fastgw_upstream_connects_total", "counter", ("upstream",), "Connections that were begun to be opened."
+)
+POOL_WAITS: Final = Family(
+    "fastgw_pool_waits_total", "counter", ("upstream",), "Requests that waited because their pool was full."
+)
+FAULTS: Final = Family("fastgw_faults_total", "counter", ("fault",), "Exchanges that ended in a fault of the table.")
+LOG_RECORDS_DROPPED: Final = Family(
+    "fastgw_log_records_dropped_total", "counter", (), "Access log lines not written: a log was full, stuck or gone."
+)
+ROUTES_FOLDED: Final = Family("fastgw_routes_folded", "gauge", (), 'Routes counted together as route="_other".')
+UPSTREAMS_FOLDED: Final = Family(
+    "fastgw_upstreams_folded", "gauge", (), 'Upstreams counted together as upstream="_other".'
+)
+
+FAMILIES: Final = (
+    REQUESTS,
+    REQUEST_SECONDS,
+    UPSTREAM_SECONDS,
+    REQUEST_BYTES,
+    RESPONSE_BYTES,
+    RETRIES,
+    UPSTREAM_CONNECTS,
+    POOL_WAITS,
+    FAULTS,
+    LOG_RECORDS_DROPPED,
+    ROUTES_FOLDED,
+    UPSTREAMS_FOLDED,
+)

@@ -1,0 +1,127 @@
+"""What the node has counted: the sums over all columns, under the names of one generation."""
+
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from fastgw.node.limits import Fence
+from fastgw.observe.families import METHODS, OTHER
+from fastgw.observe.series import (
+    CARRYING,
+    CELLS_AT,
+    DROPPED_UNQUEUED,
+    DROPPED_UNWRITTEN,
+    FAULTS_AT,
+    ROUTE_ROWS,
+    ROUTE_WORDS,
+    ROUTES_AT,
+    UNCELLED,
+    UPSTREAM_ROWS,
+    UPSTREAM_WORDS,
+    UPSTREAMS_AT,
+    Series,
+    cell_labels,
+    claimed,
+)
+
+_TRIES: Final = 100  # looks at the columns, if the supervisor was busy with its own; that takes it milliseconds
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Counts by name. What has counted nothing is left out, but for the faults."""
+
+    requests: Mapping[tuple[str, str, str, int], int]
+    """By listener, route, method and status; the status 0 stands for all, where combinations have run out."""
+    routes: Mapping[str, Sequence[int]]
+    """The words of each route's row: see `series`."""
+    upstreams: Mapping[str, Sequence[int]]
+    faults: Mapping[str, int]
+    log_records_dropped: int
+
+
+def totals(
+    series: Series, columns: Sequence[memoryview], added: memoryview | None = None, returned: memoryview | None = None
+) -> Totals:
+    """Sum the columns of the workers, and those of the supervisor's `ledger`, if there is one."""
+    if added is None or returned is None:
+        words, cells = sums(columns, None)
+    else:
+        words, cells = _at_rest([*columns, added], added, returned)
+    return Totals(
+        requests=_requests(series, cells, words[UNCELLED]),
+        routes=_rows(series.routes, words, ROUTES_AT, ROUTE_WORDS, ROUTE_ROWS),
+        upstreams=_rows(series.upstreams, words, UPSTREAMS_AT, UPSTREAM_WORDS, UPSTREAM_ROWS),
+        faults={label: words[FAULTS_AT + row] for label, row in series.faults.items()},
+        log_records_dropped=words[DROPPED_UNQUEUED] + words[DROPPED_UNWRITTEN],
+    )
+
+
+def sums(columns: Sequence[memoryview], returned: memoryview | None) -> tuple[Sequence[int], Counter[int]]:
+    """The words before the cells, and the cells by name: summed over the columns, less what was returned."""
+    # PERF: the words of a column as one long number: 40,000 words of 4 columns are summed in 0.1 ms, one by one in 10
+    # (CPython 3.11). No word of a sum is below 0 or reaches 2**64, so none carries over into its neighbour.
+    total = sum(_number(column) for column in columns)
+    cells: Counter[int] = Counter()
+    for column in columns:
+        for cell, name in claimed(column):
+            cells[name] += column[cell + 1]
+    if returned is not None:
+        total -= _number(returned)
+        for cell, name in claimed(returned):
+            cells[name] -= returned[cell + 1]
+    return memoryview(total.to_bytes(8 * CELLS_AT, sys.byteorder)).cast("Q").tolist(), cells
+
+
+def _number(column: memoryview) -> int:
+    return int.from_bytes(column[:CELLS_AT], sys.byteorder)
+
+
+def _at_rest(
+    columns: Sequence[memoryview], added: memoryview, returned: memoryview
+) -> tuple[Sequence[int], Counter[int]]:
+    """Sums between which the supervisor has moved nothing."""
+    fence = Fence()
+    for _ in range(_TRIES):
+        before = added[CARRYING]
+        fence()
+        found = sums(columns, returned)
+        fence()
+        if before % 2 == 0 and before == added[CARRYING]:
+            return found
+    raise TimeoutError("the supervisor has not finished moving counts")
+
+
+def _requests(series: Series, cells: Counter[int], uncelled: int) -> Mapping[tuple[str, str, str, int], int]:
+    listeners = {row: name for name, row in series.listeners.items()}
+    routes = {row: name for name, row in series.routes.items()}
+    methods = [method.decode() for method in METHODS]
+    found: Counter[tuple[str, str, str, int]] = Counter()
+    for name, count in cells.items():
+        if count:
+            listener, route, method, status = cell_labels(name)
+            found[listeners.get(listener, OTHER), routes.get(route, OTHER), methods[method], status] += count
+    if uncelled:
+        found[OTHER, OTHER, OTHER, 0] += uncelled
+    return found
+
+
+def _rows(
+    names: Mapping[str, int], words: Sequence[int], first: int, width: int, rows: int
+) -> Mapping[str, Sequence[int]]:
+    """By name; what stands in rows that have none belongs to `_other`."""
+    named = {row: name for name, row in names.items() if row}
+    found: dict[str, Sequence[int]] = {}
+    rest = [0] * width
+    for row in range(rows):
+        at = first + row * width
+        if any(counted := words[at : at + width]):
+            if row in named:
+                found[named[row]] = counted
+            else:
+                rest = [one + other for one, other in zip(rest, counted, strict=True)]
+    if any(rest):
+        found[OTHER] = rest
+    return found

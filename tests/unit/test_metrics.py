@@ -1,0 +1,202 @@
+"""What Prometheus is told: read back by two parsers that are not ours, from memory that real columns stand in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import pytest
+from prometheus_client import parser
+from prometheus_client.openmetrics import parser as openmetrics_parser
+from prometheus_client.samples import Sample
+
+from fastgw.admin.exposition import OPENMETRICS, PROMETHEUS, wanted
+from fastgw.admin.metrics import FAMILIES, Exposition
+from fastgw.compile import Gateway
+from fastgw.compile import compile as compiled
+from fastgw.config import settings as config
+from fastgw.config.values import Address, Url
+from fastgw.node.places import Names
+from fastgw.node.shared import Shared
+from fastgw.observe.series import UPSTREAM_CONNECTS
+from fastgw.observe.tally import Tally
+from fastgw.runtime.words import Words, series_of
+
+BEGUN = 1_700_000_000.0
+
+
+class Node:
+    """A gateway's memory with two workers, of which one is this process."""
+
+    def __init__(self, *routes: str) -> None:
+        to = Url("http", "127.0.0.1", 9001)
+        self.gateway: Gateway = compiled(
+            config.Config(
+                version=1,
+                listeners={"public": config.Listener(address=Address("127.0.0.1", 0))},
+                upstreams={"users": config.Upstream(targets=(config.Target(url=to),))},
+                routes=tuple(config.Route(name=route, paths=("/*",), upstream="users") for route in routes),
+            ),
+            workers=2,
+        )
+        self.words = Words(self.gateway)
+        self.shared = Shared.create(self.gateway.layout, columns=2)
+        self.own = self.shared.columns[0]
+        self.own.words[self.words.pid] = os.getpid()
+        self.tally = Tally(self.gateway.series, self.words.counted(self.own))
+        self.exposition = Exposition(self.gateway.series, self.shared, self.words, BEGUN)
+
+    def finish(self, route: str, status: int = 200, fault: str = "") -> None:
+        place = self.tally.place("public", route, "users", b"GET", status, fault)
+        self.tally.count(place, 0.002, 10, 20, 0.001, 1)
+
+    def samples(self, accept: bytes = b"") -> list[Sample]:
+        text = self.exposition.text(accept)[1].decode()
+        families = openmetrics_parser if b"openmetrics" in accept else parser
+        return [each for family in families.text_string_to_metric_families(text) for each in family.samples]
+
+    def value(self, name: str, **labels: str) -> float:
+        (found,) = [each.value for each in self.samples() if each.name == name and each.labels == labels]
+        return found
+
+
+@pytest.fixture
+def node() -> Node:
+    return Node("user", 'a"\\\nb', "ü")
+
+
+OPEN = b"application/openmetrics-text; version=1.0.0"
+
+
+@pytest.mark.parametrize("accept", [b"", OPEN])
+def test_every_family_is_told_with_its_labels_and_kind(node: Node, accept: bytes) -> None:
+    """As both of Prometheus' formats want it; read by Prometheus' own parsers."""
+    for route in ("user", 'a"\\\nb', "ü", "gone", ""):
+        node.finish(route, fault="bad_request")
+    content_type, text = node.exposition.text(accept)
+    assert content_type == (OPENMETRICS if accept else PROMETHEUS).content_type
+    assert text.endswith(b"# EOF\n") == bool(accept)
+    families = openmetrics_parser if accept else parser
+    found = {each.name: each for each in families.text_string_to_metric_families(text.decode())}
+    assert len(found) == len(FAMILIES)
+    for family in FAMILIES:
+        told = found[family.name.removesuffix("_total")]
+        assert (told.type, told.documentation) == (family.kind, family.text)
+        assert told.samples, family.name
+        assert all(set(each.labels) - {"le"} == set(family.labels) for each in told.samples)
+
+
+@pytest.mark.parametrize("accept", [b"", OPEN])
+def test_labels_come_back_as_they_were(node: Node, accept: bytes) -> None:
+    node.finish('a"\\\nb')
+    node.finish("ü")
+    routes = {each.labels["route"] for each in node.samples(accept) if each.name == "fastgw_requests_total"}
+    assert routes == {'a"\\\nb', "ü"}
+
+
+def test_histograms_are_cumulative_and_end_with_all(node: Node) -> None:
+    node.finish("user")
+    buckets = {each.labels["le"]: each.value for each in node.samples() if each.name == "fastgw_request_seconds_bucket"}
+    assert list(buckets.items())[:4] == [("0.0005", 0), ("0.001", 0), ("0.0025", 1), ("0.005", 1)]
+    assert buckets["+Inf"] == node.value("fastgw_request_seconds_count", route="user") == 1
+    assert node.value("fastgw_request_seconds_sum", route="user") == 0.002
+
+
+@pytest.mark.parametrize(
+    ("accept", "form"),
+    [
+        (b"", PROMETHEUS),
+        (b"*/*", PROMETHEUS),
+        (b"text/html, text/plain", PROMETHEUS),
+        (b"application/openmetrics-text; version=1.0.0", OPENMETRICS),
+        (b"Application/OpenMetrics-Text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.1", OPENMETRICS),
+        (b"application/openmetrics-text;q=0.2,text/plain", PROMETHEUS),
+        (b"application/openmetrics-text;q=0", PROMETHEUS),
+        (b"application/openmetrics-text;q=x", PROMETHEUS),
+        (b",;q=,;;", PROMETHEUS),
+    ],
+)
+def test_the_format_is_what_is_asked_for(accept: bytes, form: object) -> None:
+    assert wanted(accept) is form
+
+
+def test_a_worker_tells_of_its_process(node: Node) -> None:
+    """By its column; a column that is nobody's tells nothing."""
+    node.words.beaten(node.own, 10**9, 0.25)
+    node.own.words[node.words.generation] = 7
+    assert node.value("fastgw_worker_resident_memory_bytes", worker="1") > 1e6
+    assert node.value("fastgw_worker_open_fds", worker="1") == len(os.listdir("/proc/self/fd")) - 1
+    assert node.value("fastgw_worker_cpu_seconds_total", worker="1") > 0
+    assert node.value("fastgw_worker_loop_lag_seconds", worker="1") == 0.25
+    assert node.value("fastgw_config_generation", worker="1") == 7
+    assert {each.labels["worker"] for each in node.samples() if "worker" in each.labels} == {"1"}
+
+
+def test_a_process_that_has_just_gone_is_left_out(node: Node) -> None:
+    node.own.words[node.words.pid] = 2**22 + 1  # more than there can be
+    assert not [each for each in node.samples() if each.name == "fastgw_worker_open_fds"]
+
+
+def test_lag_is_the_worst_of_the_last_two_windows(node: Node) -> None:
+    lags: list[float] = []
+    for second, late in ((0, 0.5), (1, 0.1), (6, 0.2), (9, 0.1), (12, 0.1), (40, 0.05)):
+        node.words.beaten(node.own, second * 10**9, late)
+        lags.append(node.words.lag_s(node.own))
+    assert lags == [0.5, 0.5, 0.5, 0.5, 0.2, 0.05]
+
+
+def test_reloads_are_told(node: Node) -> None:
+    assert node.value("fastgw_config_last_reload_success") == 1
+    assert node.value("fastgw_config_last_reload_timestamp_seconds") == BEGUN
+    node.words.reloaded(node.shared, True, BEGUN + 5)
+    node.words.reloaded(node.shared, False, BEGUN + 6)
+    assert node.value("fastgw_config_last_reload_success") == 0
+    assert node.value("fastgw_config_last_reload_timestamp_seconds") == BEGUN + 5
+    assert node.value("fastgw_reloads_total", result="ok") == node.value("fastgw_reloads_total", result="failed") == 1
+
+
+def test_a_pool_is_told_by_its_upstream(node: Node) -> None:
+    """Summed over targets and workers."""
+    target = node.gateway.upstreams["users"].targets[0]
+    for column in node.shared.columns:
+        node.words.targets.tell(column, node.gateway.target_place("users", target), 2, 1, 3)
+    numbers = {each.name: each.value for each in node.samples() if each.name.startswith("fastgw_pool")}
+    assert numbers["fastgw_pool_in_use_connections"] == 4
+    assert numbers["fastgw_pool_idle_connections"] == 2
+    assert numbers["fastgw_pool_waiting_requests"] == 6
+
+
+def test_what_a_pool_opens_is_counted(node: Node) -> None:
+    word = node.gateway.series.upstream_words("users") + UPSTREAM_CONNECTS
+    limit = node.own.limit(node.words.targets.connections, 1, word)
+    assert limit.try_take()
+    assert not limit.try_take()
+    assert node.value("fastgw_upstream_connects_total", upstream="users") == 1
+
+
+def test_connections_are_counted_as_they_are_let_in(node: Node) -> None:
+    limit = node.words.connection_limit(node.own)
+    assert all(limit.try_take() for _ in range(3))
+    limit.give_back()
+    assert node.value("fastgw_connections") == node.value("fastgw_worker_connections", worker="1") == 2
+    assert node.value("fastgw_connections_accepted_total") == 3
+
+
+def test_names_change_when_the_generation_is_committed_and_not_before(node: Node) -> None:
+    """A scrape between two words of the supervisor never shows the counts of one name under another."""
+    node.finish("user")
+    names, places = node.gateway.names, node.gateway.places
+    after = places.following(Names(names.listeners, ["late"], names.upstreams), 2, oldest=1)
+    node.exposition.prepare(2, series_of(after))
+
+    def routes() -> Sequence[str]:
+        return [each.labels["route"] for each in node.samples() if each.name == "fastgw_requests_total"]
+
+    assert routes() == ["user"]
+    node.words.carry(node.shared, places, after)
+    assert routes() == ["user"]
+    node.shared.supervisor.words[node.words.generation] = 2
+    assert routes() == ["_other"]
+    node.tally.adopt(series_of(after))
+    node.finish("late")
+    assert sorted(routes()) == ["_other", "late"]

@@ -1,0 +1,43 @@
+"""What the node thinks of its targets, and how busy it keeps them."""
+
+from fastgw.node.places import Names, first
+from fastgw.node.shared import Layout, Shared
+from fastgw.node.targets import TargetWords, Verdict
+
+
+def node(columns: int = 2) -> tuple[Shared, TargetWords]:
+    layout = Layout()
+    words = TargetWords(layout)
+    return Shared.create(layout, columns), words
+
+
+def test_the_gravest_verdict_that_still_holds_is_the_nodes() -> None:
+    """Whoever has given it. When nobody renews them, a target is unknown again, and usable."""
+    shared, words = node()
+    worker, control = shared.columns[0], shared.supervisor
+    assert words.verdict(shared, 3, now=1000.0) is Verdict.UNKNOWN
+    words.judge(control, 3, Verdict.HEALTHY, until=1010.0)
+    words.judge(worker, 3, Verdict.EJECTED, until=1005.0)
+    assert words.verdict(shared, 3, now=1004.9) is Verdict.EJECTED
+    assert words.verdict(shared, 3, now=1005.0) is Verdict.HEALTHY
+    assert words.verdict(shared, 3, now=1010.0) is Verdict.UNKNOWN
+    assert words.verdict(shared, 4, now=1000.0) is Verdict.UNKNOWN
+
+
+def test_how_busy_an_upstream_is_is_summed_over_targets_and_workers() -> None:
+    shared, words = node()
+    places = first(Names(upstreams={"users": ["a:1", "b:1"], "files": ["c:1"], "idle": []}))
+    for column in shared.columns:
+        for number, name in enumerate(places.targets):
+            words.tell(column, places.targets[name], number, 10, 100)
+    assert words.busy(shared, places) == {"users": [2, 40, 400], "files": [4, 20, 200]}
+
+
+def test_a_place_is_held_while_anything_counts_on_it() -> None:
+    shared, words = node()
+    for word in (words.connections, words.pending):
+        limit = shared.columns[1].limit(word + 5, 1)
+        assert limit.try_take()
+        assert words.is_held(shared, 5)
+        limit.give_back()
+        assert not words.is_held(shared, 5)
