@@ -23,9 +23,10 @@ CONNECTIONS_MAX: Final = 64
 """Beyond them, who has waited longest without a request makes room."""
 HEAD_MAX: Final = 16 * 1024
 REQUEST_PATIENCE: Final = 15.0
-"""Seconds from the opening of a connection, or from an answer, to the end of a request head."""
+"""Seconds from the opening of a connection, or from an answer, to the end of a request head. In them the answer has to
+be taken, too."""
 EXCHANGE_PATIENCE: Final = 180.0
-"""Seconds from there until the answer is taken: more than a change of the configuration may last."""
+"""Seconds from there until the answer is known: more than a change of the configuration may last."""
 HANDSHAKE_PATIENCE: Final = 5.0
 END_PATIENCE: Final = 2.0
 """Seconds in which what is under way may be answered when serving ends."""
@@ -36,6 +37,7 @@ async def serve(app: ASGIApp, listening: socket.socket, tls: ssl.SSLContext | No
     loop = asyncio.get_running_loop()
     config = Config(
         app,
+        http=Connection,
         interface="asgi3",
         lifespan="off",
         ws="none",
@@ -43,6 +45,7 @@ async def serve(app: ASGIApp, listening: socket.socket, tls: ssl.SSLContext | No
         log_level="critical",  # a defect is logged by the app, in one line
         access_log=False,
         proxy_headers=False,
+        workers=1,  # else it is looked for in the environment
         h11_max_incomplete_event_size=HEAD_MAX,
         timeout_keep_alive=round(REQUEST_PATIENCE),
     )
