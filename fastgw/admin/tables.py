@@ -85,11 +85,12 @@ def _head(status: Status, before: Status | None) -> Text:
 
 
 def _table(title: str, left: Iterable[str], right: Iterable[str] = ()) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table.title, table.title_justify, table.title_style = f"\n{title}", "left", "bold"
     for name in left:
         table.add_column(name, overflow="fold")
     for name in right:
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, overflow="fold", justify="right")
     return table
 
 
@@ -98,7 +99,7 @@ def _state(word: str) -> Text:
 
 
 def _workers(workers: Iterable[Worker]) -> Table:
-    numbers = ("pid", "generation", "up", "connections", "requests", "memory", "cpu", "loop lag")
+    numbers = ("pid", "gen", "up", "conns", "requests", "memory", "cpu", "lag")
     table = _table("workers", ("slot", "state"), numbers)
     for each in workers:
         table.add_row(

@@ -102,6 +102,12 @@ class TestStatus:
         assert ["reloads:", "1", "ok,", "0", "failed"] in said
         assert said[-1][2:] == ["start", "started:", "generation", "1", "on", "1/1", "workers"]
 
+    def test_a_worker_fits_into_a_line_of_80_columns(self, here):
+        status = here.node.status()
+        (line,) = [line for line in shown(status, status, 80).splitlines() if "4321" in line]
+        assert line.split()[:4] == ["0", "ready", "4321", "1"]
+        assert line.rstrip().endswith("1.2 ms")
+
     def test_a_long_name_is_not_cut(self, here):
         (upstream,) = here.node.upstreams_known
         here.node.upstreams_known = [msgspec.structs.replace(upstream, name="u" * 300)]
@@ -134,8 +140,8 @@ class TestStatus:
         assert looks == [1.0] * 3
 
 
-def shown(status: Status, before: Status) -> str:
-    console = tables.Console(width=120, file=None)
+def shown(status: Status, before: Status, width: int = 120) -> str:
+    console = tables.Console(width=width, highlight=False)
     with console.capture() as capture:
         console.print(tables.overview(status, tables.Upstreams([]), before))
     return capture.get()

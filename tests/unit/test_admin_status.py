@@ -1,0 +1,54 @@
+"""What the status listener answers, whoever serves it."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastgw.admin.status import StatusPages
+from fastgw.wire.framing import judge_request
+
+
+def ask(pages: StatusPages, request: str, *fields: str) -> tuple[int, dict[str, str], bytes]:
+    raw = "\r\n".join([f"{request} HTTP/1.1", "Host: a", *fields, "", ""]).encode()
+    head, _, body = pages.answer(judge_request(raw)).partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    return int(status.split()[1]), dict(line.split(": ", 1) for line in lines), body
+
+
+def metrics(accept: bytes) -> tuple[bytes, bytes]:
+    return b"text/x", b"for " + accept + b"\n"
+
+
+@pytest.mark.parametrize("accept", ["text/plain", "application/openmetrics-text; version=1.0.0;q=0.9,*/*;q=0.1"])
+def test_metrics_are_in_the_format_that_is_asked_for(accept):
+    pages = StatusPages(lambda: True, metrics)
+    status, fields, body = ask(pages, "GET /metrics", f"Accept: {accept}")
+    assert (status, fields["Content-Type"], body) == (200, "text/x", f"for {accept}\n".encode())
+    assert ask(pages, "GET /metrics")[2] == b"for \n"
+
+
+def test_a_worker_that_stands_in_for_control_answers_probes_and_has_no_metrics():
+    pages = StatusPages(lambda: True)
+    assert ask(pages, "GET /livez")[::2] == (200, b"alive\n")
+    assert ask(pages, "GET /readyz")[::2] == (200, b"ready\n")
+    assert ask(pages, "GET /metrics")[::2] == (503, b"control is restarting\n")
+
+
+def test_readiness_is_asked_for_each_time():
+    ready = [True, False]
+    pages = StatusPages(lambda: ready.pop())
+    assert ask(pages, "GET /readyz")[::2] == (503, b"not ready\n")
+    assert ask(pages, "GET /readyz")[::2] == (200, b"ready\n")
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics"])
+def test_head_tells_what_get_would_without_its_body(path):
+    pages = StatusPages(lambda: True, metrics)
+    _, fields, body = ask(pages, f"GET {path}")
+    assert ask(pages, f"HEAD {path}") == (200, fields, b"")
+    assert fields["Content-Length"] == str(len(body))
+
+
+@pytest.mark.parametrize(("request_line", "status"), [("GET /", 404), ("GET /status", 404), ("POST /livez", 405)])
+def test_there_is_nothing_else(request_line, status):
+    assert ask(StatusPages(lambda: True, metrics), request_line)[0] == status
