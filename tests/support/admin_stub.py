@@ -46,18 +46,20 @@ class Figures:
         self.route_list = [route(name) for name in ("user", "files", "orders")]
         self.upstream_list = [upstream("users", 3), upstream("orders", 2)]
         self.reload_list = [reloaded(3), rejected(2), reloaded(2), reloaded(1, "start", "started: generation 1")]
+        self._lock = threading.Lock()  # the test is in one thread, the server in another
         self.configuration: dict[str, Any] = {"version": 1, "workers": 4, "admin": {"token": "***"}}
         self.restart()
 
     def restart(self) -> None:
         """All counters at zero, as in a new gateway."""
-        self.uptime_s = 86_400.5
-        self.requests = self.began = 0
-        self.responses = dict.fromkeys(("2xx", "3xx", "4xx", "5xx", "499"), 0)
-        self.faults = {"connect_refused": 0, "upstream_timeout": 0, "route_not_found": 0}
-        self.counts = [0] * (len(BOUNDS_S) + 1)
+        with self._lock:
+            self.uptime_s = 86_400.5
+            self.requests = 0
+            self.responses = dict.fromkeys(("2xx", "3xx", "4xx", "5xx", "499"), 0)
+            self.faults = {"connect_refused": 0, "upstream_timeout": 0, "route_not_found": 0}
+            self.counts = [0] * (len(BOUNDS_S) + 1)
 
-    def pass_second(self) -> None:
+    def _pass_second(self) -> None:
         self.uptime_s += 1
         self.requests += self.per_second
         self.responses["5xx"] += self.server_errors
@@ -70,7 +72,8 @@ class Figures:
         self.counts[place_of(self.latency_s * 10)] += slow
 
     def live(self) -> dict[str, Any]:
-        self.pass_second()
+        with self._lock:
+            self._pass_second()
         return {
             "date": STARTED_DATE + self.uptime_s,
             "uptime_s": self.uptime_s,

@@ -88,7 +88,8 @@ class Dashboard {
 
   #takeTrouble(path, error) {
     const isOfToken = error.status === 401 && error.token === token.get(); // not of one that was replaced meanwhile
-    if (isOfToken) this.#askForToken();
+    if (isOfToken) this.#askForToken(); // and that is all there is to say
+    if (error.status === 401) this.#troubles.delete(path);
     else this.#troubles.set(path, error.message);
     this.#showNotice();
   }

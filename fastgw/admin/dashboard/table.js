@@ -5,12 +5,13 @@ import { make, setClass, setText } from "./elements.js";
 import { countText } from "./words.js";
 
 const PAGE = 100;
+const byName = new Intl.Collator("en", { numeric: true }).compare; // route-2 before route-10
 
 function compare(one, other) {
   if (one === other) return 0;
   if (one === null || one === undefined) return -1;
   if (other === null || other === undefined) return 1;
-  return typeof one === "string" ? one.localeCompare(other, "en", { numeric: true }) : one - other;
+  return typeof one === "string" ? byName(one, other) : one - other;
 }
 
 /** A column of numbers; `text` shows what the row has in `field`. */
