@@ -104,11 +104,19 @@ class Exposition:
         return form.content_type, exposed(self._families(), form)
 
     def _families(self) -> Iterator[tuple[Family, Sequence[Sample] | Iterator[Sample]]]:
-        series = self.series
-        yield from counted(series, self._words.totals(self._shared, series))
+        series, found = self._totals()
+        yield from counted(series, found)
         yield from self._pools(series)
         yield from zip(OF_THE_NODE, self._node(), strict=True)
         yield from self._workers()
+
+    def _totals(self) -> tuple[Series, Totals]:
+        """Names, and what was counted while they were those that were committed."""
+        while True:  # twice at most: of what comes next, one generation is known
+            series = self.series
+            found = self._words.totals(self._shared, series)
+            if self.series is series:
+                return series, found
 
     def _pools(self, series: Series) -> Iterator[tuple[Family, Sequence[Sample]]]:
         busy = self._words.targets.busy(self._shared, series.places)
@@ -147,7 +155,7 @@ def counted(series: Series, totals: Totals) -> Iterator[tuple[Family, Sequence[S
     yield (
         requests,
         [
-            ("", labels(requests, listener, route, method, f"{status}" if status else OTHER), count)
+            ("", labels(requests, listener, method, route, f"{status}" if status else OTHER), count)
             for (listener, route, method, status), count in totals.requests.items()
         ],
     )

@@ -21,11 +21,12 @@ class Family(NamedTuple):
     kind: str
     """counter, gauge or histogram."""
     labels: tuple[str, ...]
+    """In the order of the alphabet."""
     text: str
 
 
 REQUESTS: Final = Family(
-    "fastgw_requests_total", "counter", ("listener", "route", "method", "status"), "Finished requests, each once."
+    "fastgw_requests_total", "counter", ("listener", "method", "route", "status"), "Finished requests, each once."
 )
 REQUEST_SECONDS: Final = Family(
     "fastgw_request_seconds", "histogram", ("route",), "From the first byte of a request to the end of its exchange."

@@ -10,6 +10,7 @@ cells by these names and counts on; so does one that adopts a new generation, in
 (`ledger` says why no name inherits counts).
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -81,7 +82,7 @@ class Cells:
 
     def __init__(self, column: memoryview) -> None:
         self._column = column
-        self._words = {name: cell + 1 for cell, name in claimed(column)}
+        self._words = {name: CELLS_AT + 2 * cell + 1 for cell, (name, _) in enumerate(claimed(column))}
 
     def __len__(self) -> int:
         return len(self._words)
@@ -96,12 +97,11 @@ class Cells:
 
 
 def claimed(column: memoryview) -> Iterator[tuple[int, int]]:
-    """The cells of a column that are in use: (word, name)."""
-    for cell in range(CELLS_AT, WORDS, 2):
-        name = column[cell]
-        if not name:
-            return
-        yield cell, name
+    """The cells of a column that are in use, in their order: name and count."""
+    # Cells are claimed one after the other. What lies behind the last is not read: it would take memory.
+    used = bisect_left(range(CELLS), 1, key=lambda cell: column[CELLS_AT + 2 * cell] == 0)
+    words = column[CELLS_AT : CELLS_AT + 2 * used].tolist()
+    return zip(words[::2], words[1::2], strict=True)
 
 
 def cell_name(listener: int, route: int, method: int, status: int) -> int:

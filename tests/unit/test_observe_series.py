@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 from collections import Counter
 from collections.abc import Iterable
 
@@ -284,6 +286,49 @@ def test_each_name_has_what_was_counted_for_it_since_it_came(generations: list[l
             model[route if route in routes else "_other"] += 1
         assert durations(node.totals.routes.items()) == +model
         assert Counter({route: n for (_, route, _, _), n in node.totals.requests.items()}) == +model
+
+
+def test_who_reads_while_counts_are_carried_sees_each_once() -> None:
+    """Supervisor and workers in another process, which reloads as fast as it can; each name is counted three times."""
+    node = Node([])
+    shared = [mmap.mmap(-1, 8 * WORDS) for _ in range(5)]
+    one, other, node.added, node.returned, committed = (memoryview(each).cast("Q") for each in shared)
+    node.columns = [one, other]
+    node.tallies = [Tally(node.series, each) for each in node.columns]
+    generations = [node.places]
+    for generation in range(1, 300):
+        wanted = names([f"{generation}-{each}" for each in range(4)])
+        generations.append(generations[-1].following(wanted, generation + 1, oldest=generation))
+
+    def reload() -> None:
+        for generation, places in enumerate(generations[1:], 1):
+            node.commit(places)
+            committed[0] = generation
+            for tally in node.tallies:
+                tally.adopt(node.series)
+            for route in [*places.routes] * 3:
+                count(node.tallies[generation % 2], route=route)
+
+    pid = os.fork()
+    if not pid:
+        try:
+            reload()
+            os._exit(0)
+        finally:
+            os._exit(70)
+    try:
+        last = 0
+        while last < 12 * 299:
+            known = committed[0]
+            found = totals(Series(generations[known], FAULTS), [one, other], node.added, node.returned)
+            if committed[0] != known:
+                continue
+            rows = durations(found.routes.items())
+            assert all(0 < count <= 3 for name, count in rows.items() if name != "_other"), rows
+            assert sum(rows.values()) >= last
+            last = sum(rows.values())
+    finally:
+        assert os.waitpid(pid, 0)[1] == 0
 
 
 def test_a_thousand_reloads_of_changing_names_take_no_more_room_than_a_few() -> None:
