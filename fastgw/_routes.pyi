@@ -1,10 +1,27 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 class Tables:
-    def __init__(self, hosts: list[tuple[bytes, bool, int, Sequence[Any]]], match: Callable[..., Any], /) -> None:
-        """`hosts`: name, whether it is a wildcard's, the number of the less specific host that goes on (-1: none), and
-        the reference's entries, in match order where their paths are the same. `match`: what makes a match."""
+    def __init__(self, match: Callable[..., Any], /) -> None:
+        """`match`: what makes a match. Nothing is found before all is added and sealed."""
 
     def find(self, host: bytes, path: bytes, method: bytes, /) -> Any:
         """What `Router.find` gives for such a request, or NotImplemented: the reference has to be asked."""
+
+    def add_host(self, name: bytes, wildcard: bool, beyond: int, /) -> int:
+        """The number of a host that is new. `beyond`: that of the host that answers what this one does not; or -1."""
+
+    def add(self, number: int, entry: Any, /) -> None:
+        """Add an entry of the reference to a host, before those that end where it does."""
+
+    def widen(self) -> bool:
+        """Do a piece of the work of making room for what is added next. False: nothing was left to do.
+
+        What `add` and `add_host` would otherwise do in one go.
+        """
+
+    def seal(self) -> bool:
+        """All is added: do a piece of the work of leaving only what finding takes. False: nothing was left to do."""
+
+    def release(self) -> bool:
+        """Free a piece of what is held; from then on the reference is asked. False: nothing was left."""

@@ -1,7 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False
 """The compiled twin of `routing`: finds the route of an ordinary request, and says when to ask the reference.
 
-All hosts share one tree, made once and only read after, in C memory: workers that were forked share its pages. Its
+All hosts share one tree, made once and only read after, in C memory: workers that were forked share its pages. It is
+made and freed piece by piece, beside the requests of the table before it: no call does more than some 50 us. Its
 places are numbers. A hash table leads from a place and the text of a segment to the place below; each place knows the
 one above it, so a search goes back up without a stack. The whole path of an exact pattern is one text at the root of
 its host: a segment cannot be equal to it, for it has no slash.
@@ -13,7 +14,7 @@ patterns of its host are.
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.mem cimport PyMem_Free, PyMem_Realloc
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy, memset
 
@@ -27,6 +28,8 @@ cdef enum:
     ASK = -2  # the reference
     EXACT_HOSTS = 1  # places from which the names of hosts lead to the number of a host + 1
     WILDCARD_HOSTS = 2
+    PIECE = 1024  # slots, texts or matches that one call looks at
+    FEWEST_SLOTS = 128  # more than the steps of the longest pattern take
 
 cdef struct Text:
     const char* at
@@ -108,6 +111,14 @@ cdef void* _with_room(void* array, size_t count, size_t size) except NULL:
     return _resized(array, 2 * count or 1, size)
 
 
+cdef Step* _new_steps(size_t count) except NULL:
+    """So many free slots."""
+    cdef Step* steps = <Step*>PyMem_Calloc(count, sizeof(Step))
+    if steps is NULL:
+        raise MemoryError
+    return steps
+
+
 cdef void* _resized(void* array, size_t count, size_t size) except NULL:
     array = PyMem_Realloc(array, count * size or 1)
     if array is NULL:
@@ -123,11 +134,14 @@ cdef class Tables:
     cdef Host* _hosts
     cdef Place* _places
     cdef Step* _steps
+    cdef Step* _wider  # those of `_steps` from `_moved` on are still to be moved there; NULL: it is wide enough
     cdef Entry* _entries
     cdef char* _texts
     cdef uint32_t _place_count
     cdef uint32_t _step_count
+    cdef uint32_t _host_count
     cdef uint32_t _mask  # slots of `_steps` - 1
+    cdef uint32_t _moved
     cdef size_t _text_length
     cdef size_t _text_room
     cdef size_t _method_count
@@ -136,36 +150,24 @@ cdef class Tables:
     cdef Text[METHODS] _methods
     cdef list _method_names
     cdef list _routed  # number of an entry -> its match; with parameters the route, and their names and places
+    cdef dict _known  # text -> where it is: the same `v1` below 10,000 places is kept once
     cdef object _match
 
-    def __cinit__(self, list hosts, match):
-        cdef Py_ssize_t number
+    def __cinit__(self, match):
         self._match = match
         self._method_names = []
         self._routed = []
+        self._known = {}
         self._any_host = NOTHING
-        self._mask = 7
-        self._steps = <Step*>_resized(NULL, self._mask + 1, sizeof(Step))
-        memset(self._steps, 0, (self._mask + 1) * sizeof(Step))
+        self._mask = FEWEST_SLOTS - 1
+        self._steps = _new_steps(FEWEST_SLOTS)
         self._text_room = 64
         self._texts = <char*>_resized(NULL, self._text_room, 1)
-        texts = {}  # text -> where it is: the same `v1` below 10,000 places is kept once
         for _ in range(WILDCARD_HOSTS + 1):  # those with a name, and the place 0, which stands for none
             self._new_place(0, False)
-        self._add_hosts(hosts, texts)
-        for number in range(len(hosts)):
-            for entry in reversed(hosts[number][3]):  # each goes before those that are there
-                self._add(&self._hosts[number], entry, texts)
-        self._texts = <char*>_resized(self._texts, self._text_length, 1)
-        self._places = <Place*>_resized(self._places, self._place_count, sizeof(Place))
-        self._entries = <Entry*>_resized(self._entries, len(self._routed), sizeof(Entry))
 
     def __dealloc__(self):
-        PyMem_Free(self._hosts)
-        PyMem_Free(self._places)
-        PyMem_Free(self._steps)
-        PyMem_Free(self._entries)
-        PyMem_Free(self._texts)
+        self._free()
 
     # --- finding
 
@@ -335,31 +337,39 @@ cdef class Tables:
 
     # --- making
 
-    cdef int _add_hosts(self, list hosts, dict texts) except -1:
+    def add_host(self, bytes name not None, bint wildcard, int32_t beyond):
+        """The number of a host that is new. `beyond`: that of the host that answers what this one does not; or -1."""
         cdef Host* host
-        cdef int32_t place, number = 0
-        self._hosts = <Host*>_resized(NULL, len(hosts), sizeof(Host))
-        for name, wildcard, beyond, _ in hosts:
-            if not NOTHING <= beyond < number:
-                raise ValueError("a host has to come after the less specific ones")
-            host = &self._hosts[number]
-            memset(host, 0, sizeof(Host))
-            host.root = self._new_place(0, False)
-            host.any_path = NOTHING
-            host.beyond = beyond
-            if name:
-                self._by_host = True
-                place = WILDCARD_HOSTS if wildcard else EXACT_HOSTS
-                self._longer(place, name)
-                self._lead(place, name, number + 1, texts)
-            else:
-                self._any_host = number
-            number += 1
-        return 0
+        cdef int32_t number = <int32_t>self._host_count
+        if not NOTHING <= beyond < number:
+            raise ValueError("a host has to come after the less specific ones")
+        while self.widen():
+            pass
+        self._hosts = <Host*>_with_room(self._hosts, self._host_count, sizeof(Host))
+        host = &self._hosts[number]
+        memset(host, 0, sizeof(Host))
+        host.root = self._new_place(0, False)
+        host.any_path = NOTHING
+        host.beyond = beyond
+        if name:
+            self._by_host = True
+            place = WILDCARD_HOSTS if wildcard else EXACT_HOSTS
+            self._longer(place, name)
+            self._lead(place, name, number + 1)
+        else:
+            self._any_host = number
+        self._host_count += 1
+        return number
 
-    cdef int _add(self, Host* host, entry, dict texts) except -1:
-        """Add an entry of the reference before those that end where it does."""
+    def add(self, uint32_t number, entry):
+        """Add an entry of the reference to a host, before those that end where it does."""
+        cdef Host* host
         cdef int32_t place
+        if number >= self._host_count:
+            raise ValueError("there is no such host")
+        while self.widen():
+            pass
+        host = &self._hosts[number]
         path = entry.path
         if path is None:
             host.any_path = self._new_entry(entry, host.any_path)
@@ -368,7 +378,7 @@ cdef class Tables:
         elif path.kind is PathKind.EXACT:
             text = path.literal
             host.longest = max(host.longest, <uint32_t>len(text) + 1)
-            self._end(self._grown(host.root, text, texts), entry)
+            self._end(self._grown(host.root, text), entry)
         elif len(path.segments) > DEPTH:
             host.asks = True
         else:
@@ -378,14 +388,73 @@ cdef class Tables:
             for segment in path.segments:
                 if type(segment) is bytes:
                     self._longer(place, segment)
-                    place = self._grown(place, segment, texts)
+                    place = self._grown(place, segment)
                 elif segment.rest:
                     self._places[place].rest = self._new_entry(entry, self._places[place].rest)
-                    return 0
+                    return
                 else:
                     place = self._parameter(place)
             self._end(place, entry)
-        return 0
+
+    def widen(self):
+        """Do a piece of the work of making room for what is added next. False: nothing was left to do."""
+        cdef size_t slots = <size_t>self._mask + 1
+        cdef uint32_t mask = <uint32_t>(2 * slots - 1)
+        cdef uint32_t slot, until
+        cdef Step* step
+        if self._wider is NULL:
+            if 3 * (<size_t>self._step_count + DEPTH + 1) <= 2 * slots:  # no pattern takes more steps
+                return False
+            self._wider = _new_steps(2 * slots)
+            self._moved = 0
+        until = min(self._moved + <uint32_t>PIECE, <uint32_t>slots)
+        while self._moved < until:
+            step = &self._steps[self._moved]
+            if step.below:
+                slot = step.key & mask
+                while self._wider[slot].below:
+                    slot = (slot + 1) & mask
+                self._wider[slot] = step[0]
+            self._moved += 1
+        if until == slots:
+            PyMem_Free(self._steps)
+            self._steps, self._wider = self._wider, NULL
+            self._mask = mask
+        return True
+
+    def seal(self):
+        """All is added: do a piece of the work of leaving only what finding takes. False: nothing was left to do."""
+        cdef int left = PIECE
+        if self._known is None:
+            return False
+        while self._known and left:
+            self._known.popitem()
+            left -= 1
+        if not self._known:
+            self._known = None
+            self._texts = <char*>_resized(self._texts, self._text_length, 1)
+            self._places = <Place*>_resized(self._places, self._place_count, sizeof(Place))
+            self._entries = <Entry*>_resized(self._entries, len(self._routed), sizeof(Entry))
+        return True
+
+    def release(self):
+        """Free a piece of what is held; from then on the reference is asked. False: nothing was left."""
+        self._by_host, self._any_host = False, ASK
+        if self._routed:
+            del self._routed[-PIECE:]
+            return True
+        self._free()
+        return False
+
+    cdef void _free(self) noexcept:
+        PyMem_Free(self._hosts)
+        PyMem_Free(self._places)
+        PyMem_Free(self._steps)
+        PyMem_Free(self._wider)
+        PyMem_Free(self._entries)
+        PyMem_Free(self._texts)
+        self._hosts, self._places, self._entries, self._texts = NULL, NULL, NULL, NULL
+        self._steps, self._wider = NULL, NULL
 
     cdef void _longer(self, int32_t place, bytes text) noexcept:
         self._places[place].longest = max(self._places[place].longest, <uint32_t>PyBytes_GET_SIZE(text) + 1)
@@ -442,27 +511,25 @@ cdef class Tables:
             self._places[above].parameter = place
         return place
 
-    cdef int32_t _grown(self, int32_t above, bytes text, dict texts) except NOTHING:
+    cdef int32_t _grown(self, int32_t above, bytes text) except NOTHING:
         cdef Text key = _text_of(text)
         cdef int32_t place = self._slot(above, &key).below
         if not place:
             place = self._new_place(above, False)
-            self._lead(above, text, place, texts)
+            self._lead(above, text, place)
         return place
 
-    cdef int _lead(self, int32_t above, bytes text, int32_t below, dict texts) except -1:
+    cdef int _lead(self, int32_t above, bytes text, int32_t below) except -1:
         """Add a step that is not there yet."""
         cdef Text key = _text_of(text)
         cdef Step* step
-        if text not in texts:
-            texts[text] = self._new_text(key)
-        if 3 * <size_t>self._step_count > 2 * <size_t>self._mask:
-            self._widen()
+        if text not in self._known:
+            self._known[text] = self._new_text(key)
         step = self._slot(above, &key)
         step.key = _key(above, &key)
         step.above = above
         step.below = below
-        step.text = texts[text]
+        step.text = self._known[text]
         step.length = key.length
         self._step_count += 1
         return 0
@@ -477,24 +544,6 @@ cdef class Tables:
         memcpy(self._texts + begin, text.at, text.length)
         self._text_length += text.length
         return begin
-
-    cdef int _widen(self) except -1:
-        """Twice as many slots."""
-        cdef uint32_t mask = 2 * self._mask + 1
-        cdef size_t old
-        cdef uint32_t slot
-        cdef Step* steps = <Step*>_resized(NULL, <size_t>mask + 1, sizeof(Step))
-        memset(steps, 0, (<size_t>mask + 1) * sizeof(Step))
-        for old in range(<size_t>self._mask + 1):
-            if self._steps[old].below:
-                slot = self._steps[old].key & mask
-                while steps[slot].below:
-                    slot = (slot + 1) & mask
-                steps[slot] = self._steps[old]
-        PyMem_Free(self._steps)
-        self._steps = steps
-        self._mask = mask
-        return 0
 
 
 cdef int32_t _cut(const char* path, uint32_t length, int32_t depth, Text* segments) noexcept:

@@ -10,17 +10,20 @@ segments, plus the routes that share its host and path and differ only in method
 one pass of RE2 over the path where a host has regular expressions.
 
 The compiled twin, `_routes`, finds the route where host, path and method decide. It asks here about the rest.
+
+A table is never changed, but replaced: the next one is built beside it from the rules, in steps between which requests
+are served, and takes over the hosts whose rules are the same. Then the one before it is taken apart in steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv6Address
 from itertools import chain
 from types import MappingProxyType
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 import re2
 from msgspec import Struct
@@ -31,12 +34,17 @@ from fastgw.config.patterns import HostPattern, Parameter, PathKind, PathPattern
 _routes: Final = twin("fastgw._routes")
 
 R = TypeVar("R")
+T = TypeVar("T")
+
+Steps: TypeAlias = Generator[None, None, T]
+"""Work in steps of well below 1 ms, and what comes of it. It may be left at any step."""
 
 _NO_PARAMETERS: Final[Mapping[str, bytes]] = MappingProxyType({})
 _ANY_HOST: Final = b""
 _ANSWERED: Final = {b"GET": (b"GET", b"HEAD")}  # RFC 9110 section 9.3.2: HEAD is GET without the content
 _NOTHING_BELOW: Final[dict[bytes, Any]] = {}  # shared by all leaves of trees: an empty dict of its own takes 64 bytes
 _REGEX_MEMORY: Final = 8 << 20  # bytes for the automaton of a host's set; what RE2 takes by default
+_PIECE: Final = 32  # entries, hosts or places that one step looks at
 
 
 class Routable(Protocol):
@@ -87,49 +95,122 @@ class Candidate(Generic[R]):
     """Why the first candidate goes before it: `shorter prefix`. Empty for the first itself."""
 
 
+def at_once(steps: Steps[T]) -> T:
+    """Go through all steps, for what comes of them."""
+    try:
+        while True:
+            next(steps)
+    except StopIteration as end:
+        outcome: T = end.value
+        return outcome
+
+
 class Router(Generic[R]):
-    """An immutable route table, made of conditions and routes in file order."""
+    """An immutable route table, made of conditions and routes in file order.
 
-    def __init__(self, rules: Sequence[tuple[Conditions, R]]) -> None:
-        exact: dict[bytes, _HostTable[R]] = {}
-        wildcards: dict[bytes, _HostTable[R]] = {}
-        # Added in this order, entries that share a host and a path are in match order without sorting again.
-        by_conditions = sorted(enumerate(rules), key=lambda rule: -_condition_count(rule[1][0]))
-        entries: dict[_HostTable[R], list[_Entry[R]]] = {}
-        for file_order, (conditions, route) in by_conditions:
-            for host in conditions.hosts or (None,):
-                tables = exact if host and not host.wildcard else wildcards
-                table = tables.setdefault(_host_name(host), _HostTable())
-                for path in conditions.paths or (None,):
-                    entry = _Entry(file_order, conditions, host, path, route)
-                    table.add(entry)
-                    entries.setdefault(table, []).append(entry)
-        for table in chain(exact.values(), wildcards.values()):
-            table.seal()
+    `waiting`: how many requests have come to this table and are not ready to ask it yet.
+    """
 
-        self._longest_wildcard = max(map(len, wildcards), default=0)
+    waiting = 0
+
+    def __init__(self, rules: Iterable[tuple[Conditions, R]] = ()) -> None:
+        at_once(self._grow([at_once(rule_of(conditions, route)) for conditions, route in rules], None))
+
+    @classmethod
+    def building(cls, rules: list[Rule[R]], base: Router[R] | None) -> Steps[Router[R]]:
+        """The table of these rules, in file order. What is the same in `base` is taken from there; all: `base` itself.
+
+        Rules are the same when they are the same objects, hosts when all of their rules are, in the same order.
+        """
+        if base is not None and base._rules == rules:
+            return base
+        router = cls.__new__(cls)
+        yield from router._grow(rules, base)
+        return router
+
+    def _grow(self, rules: list[Rule[R]], base: Router[R] | None) -> Steps[None]:
+        self._rules = rules
+        exact: dict[bytes, list[Entry[R]]] = {}
+        wildcards: dict[bytes, list[Entry[R]]] = {}
+        for place, entry in enumerate(chain.from_iterable(rules), 1):
+            host = entry.host
+            by_name = exact if host is not None and not host.wildcard else wildcards
+            by_name.setdefault(_host_name(host), []).append(entry)
+            if not place % _PIECE:
+                yield
+
+        by_length: dict[int, list[bytes]] = {}
+        for name in wildcards:
+            by_length.setdefault(len(name), []).append(name)
+            yield
+        self._longest_wildcard = max(by_length, default=0)
         self._by_wildcard: dict[bytes, tuple[_HostTable[R], ...]] = {_ANY_HOST: ()}
-        for name in sorted(wildcards, key=len):  # what a longer one matches, the shorter ones at its end match too
-            self._by_wildcard[name] = (wildcards[name], *(self._wildcard_tables(name[1:]) if name else ()))
-        self._sole = self._by_wildcard[_ANY_HOST] if not exact and len(self._by_wildcard) == 1 else ()
+        for length in sorted(by_length):  # what a longer one matches, the shorter ones at its end match too
+            for name in by_length[length]:
+                same = base and base._by_wildcard.get(name)
+                table = yield from _host_table(wildcards.pop(name), same[0] if same else None)
+                self._by_wildcard[name] = (table, *(self._wildcard_tables(name[1:]) if name else ()))
+                yield
+        self._by_host: dict[bytes, tuple[_HostTable[R], ...]] = {}
+        while exact:
+            name, entries = exact.popitem()
+            same = base and base._by_host.get(name)
+            table = yield from _host_table(entries, same[0] if same else None)
+            self._by_host[name] = (table, *self._wildcard_tables(name))
+            yield
+        self._sole = self._by_wildcard[_ANY_HOST] if not self._by_host and len(self._by_wildcard) == 1 else ()
         """The tables for every request, where no route names a host."""
-        self._by_host = {name: (table, *self._wildcard_tables(name)) for name, table in exact.items()}
-        self.compiled: Any = None if _routes is None else _routes.Tables(self._numbered(entries), Match)
+        self.compiled: Any = None
         """The twin of these tables, which finds what it can by itself; None: there is none."""
+        if _routes is not None:
+            self.compiled = yield from self._compile(_routes.Tables(Match))
 
-    def _numbered(
-        self, entries: Mapping[_HostTable[R], list[_Entry[R]]]
-    ) -> list[tuple[bytes, bool, int, list[_Entry[R]]]]:
-        """The hosts as the twin takes them: the less specific ones first, and each knows the number of the next."""
-        hosts: list[tuple[bytes, bool, int, list[_Entry[R]]]] = []
+    def _compile(self, tables: Any) -> Steps[Any]:
+        """Fill the twin: first the hosts, the less specific ones first, for each knows the number of the next."""
         numbers: dict[_HostTable[R], int] = {}
         for wildcard, by_name in ((True, self._by_wildcard), (False, self._by_host)):
-            for name, tables in by_name.items():
-                if tables:
-                    table, *beyond = tables
-                    numbers[table] = len(hosts)
-                    hosts.append((name, wildcard, numbers[beyond[0]] if beyond else -1, entries[table]))
-        return hosts
+            for name, (table, *beyond) in ((name, held) for name, held in by_name.items() if held):
+                while tables.widen():
+                    yield
+                numbers[table] = tables.add_host(name, wildcard, numbers[beyond[0]] if beyond else -1)
+                yield
+        while numbers:
+            table, number = numbers.popitem()
+            for place, entry in enumerate(reversed(table.ordered)):  # each goes before those that are there
+                while tables.widen():
+                    yield
+                tables.add(number, entry)
+                if not place % _PIECE:
+                    yield
+        while tables.seal():
+            yield
+        return tables
+
+    def dismantling(self, kept: Router[R]) -> Steps[None]:
+        """Free this table, but for what `kept` has as well. Whoever asks it now finds nothing."""
+        if kept is self:
+            return
+        held = (self._by_wildcard, kept._by_wildcard), (self._by_host, kept._by_host)
+        self._by_wildcard, self._by_host, self._sole = {_ANY_HOST: ()}, {}, ()
+        while self.compiled is not None and self.compiled.release():
+            yield
+        for by_name, kept_by_name in held:
+            while by_name:
+                name, tables = by_name.popitem()
+                if tables and tables[0] not in kept_by_name.get(name, ())[:1]:
+                    yield from tables[0].dismantling()
+                yield
+        while self._rules:
+            del self._rules[-_PIECE:]
+            yield
+
+    def await_request(self) -> None:
+        """A request is going to ask this table, even if there is another one by then."""
+        self.waiting += 1
+
+    def left(self, _: object) -> None:
+        """It has asked, or it has come to nothing. A callback of what the request waited for."""
+        self.waiting -= 1
 
     def find(self, request: Routable) -> Match[R] | None:
         """The route that `request` belongs to. None: `allowed_methods` tells 405 from 404."""
@@ -152,17 +233,17 @@ class Router(Generic[R]):
 
     def candidates(self, request: Routable) -> list[Candidate[R]]:
         """Every route that matches, once, in match order: the first is what `find` finds."""
-        best: dict[int, _Entry[R]] = {}
+        best: dict[int, Entry[R]] = {}
         for entry in self._entries(request):
             if entry.accepts(request):
-                best.setdefault(entry.file_order, entry)
+                best.setdefault(id(entry.route), entry)
         entries = list(best.values())
         segments = request.path.split(b"/")
         return [
             Candidate(entry.match(segments), entry.host, entry.path, _weakness(entry, entries[0])) for entry in entries
         ]
 
-    def _entries(self, request: Routable) -> Iterator[_Entry[R]]:
+    def _entries(self, request: Routable) -> Iterator[Entry[R]]:
         for table in self._tables(request.host):
             yield from chain.from_iterable(table.entries(request.path))
 
@@ -186,13 +267,11 @@ class Router(Generic[R]):
         return self._by_wildcard[_ANY_HOST]
 
 
-class _Entry(Generic[R]):
+class Entry(Generic[R]):
     """One route under one of its hosts and one of its paths, with the conditions that are left to check."""
 
     __slots__ = (
-        "condition_count",
         "fields",
-        "file_order",
         "host",
         "methods",
         "only_method",
@@ -205,17 +284,21 @@ class _Entry(Generic[R]):
     )
 
     def __init__(
-        self, file_order: int, conditions: Conditions, host: HostPattern | None, path: PathPattern | None, route: R
+        self,
+        host: HostPattern | None,
+        path: PathPattern | None,
+        methods: tuple[bytes, ...],
+        fields: tuple[tuple[bytes, bytes], ...],
+        query: tuple[Any, ...],
+        route: R,
     ) -> None:
-        self.file_order = file_order
         self.host = host
         self.path = path
         self.route = route
-        self.condition_count = _condition_count(conditions)
-        self.methods = _answered(conditions.methods)
-        self.fields = tuple([(name.lower(), value) for name, value in conditions.headers])
-        self.query = tuple([_query_pattern(name, value) for name, value in conditions.query])
-        self.only_method = not (self.fields or self.query)
+        self.methods = methods
+        self.fields = fields
+        self.query = query
+        self.only_method = not (fields or query)
         self.places: tuple[tuple[str, int], ...] = ()
         self.takes_rest = False
         if path is not None and path.kind is PathKind.PARAMETERS:
@@ -223,6 +306,10 @@ class _Entry(Generic[R]):
             self.places = _shared(tuple([(parameter.name, place) for parameter, place in parameters]))
             self.takes_rest = parameters[-1][0].rest
         self.ready = None if self.places else Match(route)
+
+    @property
+    def condition_count(self) -> int:
+        return len(self.fields) + len(self.query)
 
     def accepts(self, request: Routable) -> bool:
         if self.methods and request.method not in self.methods:
@@ -246,6 +333,23 @@ class _Entry(Generic[R]):
         return Match(self.route, params)
 
 
+Rule: TypeAlias = tuple[Entry[R], ...]
+"""A route under all its hosts and paths."""
+
+
+def rule_of(conditions: Conditions, route: R) -> Steps[Rule[R]]:
+    methods = _answered(conditions.methods)
+    fields = tuple([(name.lower(), value) for name, value in conditions.headers])
+    query = tuple([_query_pattern(name, value) for name, value in conditions.query])
+    entries: list[Entry[R]] = []
+    for host in conditions.hosts or (None,):
+        for path in conditions.paths or (None,):
+            entries.append(Entry(host, path, methods, fields, query, route))
+            if not len(entries) % _PIECE:
+                yield
+    return tuple(entries)
+
+
 class _Node(Generic[R]):
     """A place in the tree of path segments, in which prefixes and patterns with parameters grow."""
 
@@ -256,14 +360,14 @@ class _Node(Generic[R]):
         self.parameter: _Node[R] | None = None
         self.rest: _Node[R] | None = None
         """Where a `:path` parameter leads, which takes the path to its end."""
-        self.ends: list[_Entry[R]] | None = None
+        self.ends: list[Entry[R]] | None = None
         """The patterns that end here: prefixes where text alone leads, patterns with parameters elsewhere."""
-        self.prefixes: tuple[list[_Entry[R]], ...] = ()
+        self.prefixes: tuple[list[Entry[R]], ...] = ()
         """Where text alone leads: `ends` of this place and of those above, longest prefix first."""
         self.turns: tuple[tuple[int, _Node[R]], ...] = ()
         """Where text alone leads: what goes on with parameters from here and from above, and from which segment."""
 
-    def grow(self, segments: Iterable[bytes | Parameter]) -> list[_Entry[R]]:
+    def grow(self, segments: Iterable[bytes | Parameter]) -> list[Entry[R]]:
         """Find or make the place of a pattern and return its list of entries."""
         node = self
         for segment in segments:
@@ -282,18 +386,46 @@ class _Node(Generic[R]):
             node.ends = []
         return node.ends
 
-    def seal(self) -> None:
-        """Note `prefixes` and `turns`, once the tree is grown."""
-        unsealed: list[tuple[int, _Node[R], _Node[R]]] = [(0, self, self)]
+    def seal(self, place: int, above: _Node[R]) -> None:
+        """Note `prefixes` and `turns`, once the tree is grown and `above` is sealed. `place`: how deep it is."""
+        self.prefixes = (self.ends, *above.prefixes) if self.ends else above.prefixes
+        self.turns = above.turns
+        if self.parameter or self.rest:
+            turn: _Node[R] = _Node()  # not `self`: without cycles, a table is freed as soon as it is replaced
+            turn.parameter, turn.rest = self.parameter, self.rest
+            self.turns = ((place, turn), *above.turns)
+
+    def sealing(self) -> Steps[None]:
+        """Seal this place, which is the root, and all that text alone leads to."""
+        self.seal(0, self)
+        unsealed = [(self, iter(self.below.values()))]
+        sealed = 0
         while unsealed:
-            place, node, above = unsealed.pop()
-            node.prefixes = (node.ends, *above.prefixes) if node.ends else above.prefixes
-            node.turns = above.turns
-            if node.parameter or node.rest:
-                turn: _Node[R] = _Node()  # not `node`: without cycles, a table is freed as soon as it is replaced
-                turn.parameter, turn.rest = node.parameter, node.rest
-                node.turns = ((place, turn), *above.turns)
-            unsealed += ((place + 1, below, node) for below in node.below.values())
+            above, places = unsealed[-1]
+            node = next(places, None)
+            if node is None:
+                unsealed.pop()
+                continue
+            node.seal(len(unsealed), above)
+            if node.below:
+                unsealed.append((node, iter(node.below.values())))
+            sealed += 1
+            if not sealed % _PIECE:
+                yield
+
+    def dismantling(self) -> Steps[None]:
+        """Free the tree below, a place at a time."""
+        left = [self]
+        while left:
+            node = left[-1]
+            if node.below:
+                left.append(node.below.popitem()[1])
+            elif node.parameter:
+                left.append(node.parameter)
+                node.parameter = None
+            else:
+                left.pop()
+                yield
 
     def deepest(self, segments: list[bytes]) -> _Node[R]:
         """The last place that the text of `segments` leads to."""
@@ -309,37 +441,71 @@ class _Node(Generic[R]):
 class _HostTable(Generic[R]):
     """The routes of one host pattern, by path."""
 
-    def __init__(self) -> None:
-        self._exact: dict[bytes, list[_Entry[R]]] = {}
+    def __init__(self, rows: list[Entry[R]]) -> None:
+        self.rows = rows
+        """In file order."""
+        self.ordered = rows
+        """So that those which share a path are in match order."""
+        self._exact: dict[bytes, list[Entry[R]]] = {}
         self._tree: _Node[R] = _Node()
         self._cuts = 0
         """How often to cut a path, so that all segments which the tree looks at are told apart. 0: it has none."""
-        self._regexes: list[_Entry[R]] = []
+        self._regexes: list[Entry[R]] = []
         self._regex_set: Any = None
-        self._any_path: list[_Entry[R]] = []
+        self._any_path: list[Entry[R]] = []
 
-    def add(self, entry: _Entry[R]) -> None:
-        self._list_for(entry.path).append(entry)
+    def growing(self, base: _HostTable[R] | None) -> Steps[None]:
+        """Find each row its place. `base`: what this host had before."""
+        by_conditions: dict[int, list[Entry[R]]] = {}
+        for place, entry in enumerate(self.rows, 1):
+            by_conditions.setdefault(entry.condition_count, []).append(entry)
+            if entry.path is not None and entry.path.kind is PathKind.REGEX:
+                self._regexes.append(entry)
+            if not place % _PIECE:
+                yield
+        if len(by_conditions) > 1:
+            self.ordered = []
+            for count in sorted(by_conditions, reverse=True):
+                self.ordered += by_conditions[count]
+        for place, entry in enumerate(self.ordered, 1):
+            if entry.path is None or entry.path.kind is not PathKind.REGEX:
+                self._list_for(entry.path).append(entry)
+            if not place % _PIECE:
+                yield
+        if self._regexes:
+            yield from self._compile_regexes(base)
+        yield from self._tree.sealing()
 
-    def _list_for(self, path: PathPattern | None) -> list[_Entry[R]]:
+    def _compile_regexes(self, base: _HostTable[R] | None) -> Steps[None]:
+        if base is not None and base._regex_sources() == self._regex_sources():
+            self._regex_set = base._regex_set
+        else:
+            self._regex_set = yield from _compile_set(self._regex_sources())
+
+    def _regex_sources(self) -> list[bytes]:
+        return [entry.path.regex for entry in self._regexes if entry.path is not None]
+
+    def dismantling(self) -> Steps[None]:
+        self._regex_set = None
+        yield from self._tree.dismantling()
+        while self._exact:
+            self._exact.popitem()
+            yield
+        for entries in (self._any_path, self._regexes, self.ordered, self.rows):
+            while entries:
+                del entries[-_PIECE:]
+                yield
+
+    def _list_for(self, path: PathPattern | None) -> list[Entry[R]]:
         if path is None:
             return self._any_path
         if path.kind is PathKind.EXACT:
             return self._exact.setdefault(path.literal, [])
-        if path.kind is PathKind.REGEX:
-            return self._regexes
         self._cuts = max(self._cuts, len(path.segments) + 1)
         # A path has an empty segment before its first slash, but `*` has none: that one is covered by `/*` alone.
         return self._tree.grow((b"", *path.segments) if path.segments else ())
 
-    def seal(self) -> None:
-        """Compile the regular expressions and note short cuts in the tree, once all routes are added."""
-        self._regexes.sort(key=lambda entry: entry.file_order)
-        if self._regexes:
-            self._regex_set = _compile_set([entry.path.regex for entry in self._regexes if entry.path])
-        self._tree.seal()
-
-    def entries(self, path: bytes) -> Iterator[Sequence[_Entry[R]]]:
+    def entries(self, path: bytes) -> Iterator[Sequence[Entry[R]]]:
         """The entries whose path matches, in match order."""
         yield self._exact.get(path, ())
         segments = path.split(b"/", self._cuts)
@@ -373,16 +539,24 @@ class _HostTable(Generic[R]):
             return entry.ready
         return None
 
-    def _matching_regexes(self, path: bytes) -> Sequence[_Entry[R]]:
+    def _matching_regexes(self, path: bytes) -> Sequence[Entry[R]]:
         if self._regex_set is None:
             return ()
         matching = sorted(self._regex_set.Match(path))
         return [self._regexes[index] for index in matching if index < len(self._regexes)]
 
 
-def _beyond(node: _Node[R], place: int, segments: list[bytes]) -> list[list[_Entry[R]]]:
+def _host_table(rows: list[Entry[R]], base: _HostTable[R] | None) -> Steps[_HostTable[R]]:
+    if base is not None and base.rows == rows:
+        return base
+    table = _HostTable(rows)
+    yield from table.growing(base)
+    return table
+
+
+def _beyond(node: _Node[R], place: int, segments: list[bytes]) -> list[list[Entry[R]]]:
     """The entries of the patterns that lead to `node` and fit `segments` from `place` on, most specific first."""
-    found: list[list[_Entry[R]]] = []
+    found: list[list[Entry[R]]] = []
     end = len(segments)
     untried: list[tuple[int, _Node[R]]] = []
     while True:
@@ -409,7 +583,7 @@ def _beyond(node: _Node[R], place: int, segments: list[bytes]) -> list[list[_Ent
             return found
 
 
-def _first(entries: Iterable[_Entry[R]], request: Routable) -> _Entry[R] | None:
+def _first(entries: Iterable[Entry[R]], request: Routable) -> Entry[R] | None:
     for entry in entries:
         if entry.accepts(request):
             return entry
@@ -427,10 +601,6 @@ def _shared(places: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:
     return places
 
 
-def _condition_count(conditions: Conditions) -> int:
-    return len(conditions.headers) + len(conditions.query)
-
-
 def _query_pattern(name: bytes, value: bytes) -> Any:
     """A search for `name=value` as any of the pairs of a query, however it is escaped."""
     pair = _spellings(name) + (b"=" + _spellings(value) if value else b"=?")
@@ -441,18 +611,21 @@ def _spellings(text: bytes) -> bytes:
     return b"".join(rb"(?:\x%02x|%%(?i:%02x)%b)" % (code, code, rb"|\+" if code == 0x20 else b"") for code in text)
 
 
-def _compile_set(regexes: Sequence[bytes]) -> Any:
+def _compile_set(regexes: Sequence[bytes]) -> Steps[Any]:
     """One automaton that finds all of `regexes` that match, in one pass over a path.
 
     RE2 says nothing when the automaton has no room, it just matches nothing; so the set has one more pattern that
-    matches everything, and gets more room until that one is seen.
+    matches everything, and gets more room until that one is seen. The compilation is one step: 1.3 ms for 500.
     """
     options = re2_options()
     options.max_mem = _REGEX_MEMORY
     while True:
         regex_set = re2.Set.SearchSet(options)
-        for regex in (*regexes, b""):
+        for place, regex in enumerate((*regexes, b"")):
             regex_set.Add(regex)
+            if not place % _PIECE:
+                yield
+        yield
         try:
             regex_set.Compile()
         except re2.error:
@@ -471,7 +644,7 @@ def _shortest_ipv6(host: bytes) -> bytes:
         return host
 
 
-def _weakness(entry: _Entry[Any], first: _Entry[Any]) -> str:
+def _weakness(entry: Entry[Any], first: Entry[Any]) -> str:
     """The first step of the match order at which `first` is ahead of `entry`."""
     if entry is first:
         return ""
