@@ -1,66 +1,121 @@
 """From a checked configuration to the tables that the data plane runs on.
 
-Everything a request would otherwise have to work out is worked out here, before the workers are forked: filter chains
-in running order, route tables, paths to send, TLS. Assumes a valid `Config`; what only the file system can tell (a
-certificate that is no certificate) raises `CompileError`.
+Everything a request would otherwise have to work out is worked out here: filter chains in running order, route tables,
+paths to send, TLS. Assumes a valid `Config`; what only files can tell (a certificate that is no certificate) raises
+`CompileError`.
+
+The first tables are made before the workers are forked. Later ones are built by each worker beside those in use, in
+steps between which it serves; they take over whatever is the same. Rule: nothing here refers back to what holds it, so
+that tables are freed piece by piece, without the collector.
 """
 
 import ssl
-from collections.abc import Callable, Iterable
-from functools import lru_cache, partial
-from ipaddress import ip_address
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from math import inf
+from typing import Final, NamedTuple
+
+from msgspec.structs import replace
 
 from fastgw.config import settings as config
-from fastgw.config.levels import accumulate, early, of_listener, of_route
-from fastgw.config.patterns import Template, parse_host, parse_path, parse_redirect, parse_rewrite, parse_strip_prefix
-from fastgw.config.values import Network, Url
-from fastgw.downstream import Listener
+from fastgw.config.levels import early
+from fastgw.config.patterns import Template, parse_host, parse_path, parse_redirect
+from fastgw.downstream import Listener, ListenerTable
+from fastgw.downstream.trust import trust
 from fastgw.errors import Fault
 from fastgw.exchange import Chain, Exchange, Link, Reply, Route
 from fastgw.filters.api import Env
 from fastgw.node.ground import Ground
-from fastgw.node.places import Names, first, target_name
+from fastgw.node.places import Names, Places, first, target_name
 from fastgw.node.shared import Column, Layout
 from fastgw.node.targets import TargetWords
 from fastgw.observe import Series
 from fastgw.observe.series import UPSTREAM_CONNECTS, UPSTREAM_WAITS, counted_in
-from fastgw.routing import Conditions, Router
-from fastgw.upstream.connection import UpstreamConnection
-from fastgw.upstream.forward import Asked, Forward
+from fastgw.routing import Conditions, Router, Rule, Steps, at_once, rule_of
+from fastgw.upstream.forward import Forward
 from fastgw.upstream.group import Upstream
-from fastgw.upstream.pool import Pool
+from fastgw.upstream.paths import path_of
 from fastgw.upstream.target import Target, build_targets
+from fastgw.upstream.tls import Identity, client_tls, identity_of, material_of
+
+_PIECE: Final = 32  # unchanged routes that one step looks at
+
+Level = tuple[str, config.Filters]
+"""Filters, and the name of where they are configured."""
 
 
 class CompileError(Exception):
     """What is wrong, and where in the configuration, in a line for people."""
 
 
-class Gateway:
-    """The compiled configuration: immutable, but for what `start` adds in each worker."""
+class Plan(NamedTuple):
+    """What tables are made from. Routes may be costly to have, and are asked for only when they are needed."""
 
-    def __init__(self, configuration: config.Config, workers: int) -> None:
-        self.config = configuration
-        self.workers = workers
-        self.timeouts = configuration.timeouts
-        self.limits = configuration.limits
-        self.upstreams: dict[str, Upstream] = {}
-        for name, settings in configuration.upstreams.items():
-            self._add_upstream(name, settings)
-        self.listeners = tuple(self._listener(name) for name in configuration.listeners)
-        self.names = Names(
-            listeners=tuple(configuration.listeners),
-            routes=[route.name for route in configuration.routes],
-            upstreams={name: [target.label for target in each.targets] for name, each in self.upstreams.items()},
+    settings: config.Config
+    """The rest of the configuration: its routes and upstreams are not looked at."""
+    upstreams: Mapping[str, config.Upstream]
+    route_names: Sequence[str]
+    route: Callable[[int], config.Route]
+    same: Sequence[int] = ()
+    """The place of an equal route among those of the tables in use, or -1. () when there are none."""
+    files: Mapping[str, bytes] = config.NONE
+    """Contents of files by path; one that is not here is read."""
+
+    @classmethod
+    def of(cls, configuration: config.Config) -> "Plan":
+        return cls(
+            replace(configuration, routes=(), upstreams=config.NONE),
+            configuration.upstreams,
+            [route.name for route in configuration.routes],
+            configuration.routes.__getitem__,
         )
-        """What has places in shared memory."""
-        self.places = first(self.names)
-        """Where; to be replaced, before `start`, in a generation that comes after another."""
+
+
+class CompiledRoute(NamedTuple):
+    """A route on all listeners, and what it stands on besides its own settings."""
+
+    upstream: Upstream | None
+    sets: tuple[str, ...]
+    """The filter sets that it uses."""
+    rules: tuple[Rule[Route] | None, ...]
+    """What it is on each listener, in their order."""
+
+
+class Gateway:
+    """The compiled configuration: immutable, but for what `starting` adds in each worker."""
+
+    def __init__(self, settings: config.Config, workers: int) -> None:
+        self.config = settings
+        """Without routes and upstreams."""
+        self.workers = workers
+        self.timeouts = settings.timeouts
+        self.limits = settings.limits
+        self.upstreams: dict[str, Upstream] = {}
+        self.contexts: dict[Identity, ssl.SSLContext] = {}
+        """Of targets that are spoken to by TLS."""
+        self.tables: dict[str, ListenerTable] = {}
+        self.listeners: tuple[Listener, ...] = ()
+        """Those of the tables before, where name and address are the same. `Server.adopt` gives them these tables."""
+        self.routes: list[CompiledRoute] = []
+        self.routes_by_name: dict[str, CompiledRoute] = {}
         self.layout = Layout()
         """The words of shared memory that are needed; the runtime adds its own before it maps them."""
         self._counted = counted_in(self.layout)
         self._words = TargetWords(self.layout)
+
+    @cached_property
+    def names(self) -> Names:
+        """What has places in shared memory."""
+        return Names(
+            listeners=tuple(self.tables),
+            routes=list(self.routes_by_name),
+            upstreams={name: [target.label for target in each.targets] for name, each in self.upstreams.items()},
+        )
+
+    @cached_property
+    def places(self) -> Places:
+        """Where; to be replaced, before `starting`, in a generation that comes after another."""
+        return first(self.names)
 
     @property
     def series(self) -> Series:
@@ -69,120 +124,314 @@ class Gateway:
     def target_place(self, upstream: str, target: Target) -> int:
         return self.places.targets[target_name(upstream, target.label)]
 
-    def start(self, ground: Ground, column: Column) -> None:
-        """In a worker, after the fork: give the upstreams their pools."""
+    @property
+    def in_use(self) -> bool:
+        """Whether requests may still ask these tables, now that others are adopted.
+
+        They wait in a filter that comes before routing, or for their turn at a listener that has gone.
+        """
+        if any(listener.closing and listener.askers for listener in self.listeners):
+            return True
+        return any(table.router.waiting for table in self.tables.values())
+
+    def starting(self, ground: Ground, column: Column) -> Steps[None]:
+        """In a worker: open the upstreams that are not open yet."""
         series, words = self.series, self._words
+        yield
         for name, upstream in self.upstreams.items():
-            place, counted = self.places.upstreams[name], self._counted + series.upstream_words(name)
-            upstream.ground = ground
-            upstream.pool = Pool(
-                upstream.targets,
-                upstream.settings,
-                partial(UpstreamConnection, ground),
-                self.workers,
-                column.limit(
-                    words.connections + place, upstream.settings.pool.max_connections, counted + UPSTREAM_CONNECTS
-                ),
-                column.limit(words.pending + place, upstream.settings.pool.max_pending, counted + UPSTREAM_WAITS),
-                ground.wheel,
-            )
+            if upstream.started:
+                upstream.pool.share(self.workers)
+            else:
+                most, place = upstream.settings.pool, self.places.upstreams[name]
+                counted = self._counted + series.upstream_words(name)
+                # A retired upstream of this name, and connections that it has lent, count in the same words.
+                connections = column.limit(words.connections + place, most.max_connections, counted + UPSTREAM_CONNECTS)
+                pending = column.limit(words.pending + place, most.max_pending, counted + UPSTREAM_WAITS)
+                upstream.start(ground, self.workers, connections, pending)
+            yield
+
+    def start(self, ground: Ground, column: Column) -> None:
+        """`starting`, at once."""
+        at_once(self.starting(ground, column))
+
+    def retiring(self, new: "Gateway") -> Steps[None]:
+        """`new` serves: the upstreams that it has not keep no connections. What they have lent is finished."""
+        for name, upstream in self.upstreams.items():
+            if upstream.started and new.upstreams.get(name) is not upstream:
+                upstream.pool.retire()
+            yield
+
+    def retire(self, new: "Gateway") -> None:
+        """`retiring`, at once."""
+        at_once(self.retiring(new))
 
     def stop(self) -> None:
         for upstream in self.upstreams.values():
-            upstream.pool.stop()
+            if upstream.started:
+                upstream.pool.stop()
+
+
+def compile(configuration: config.Config, workers: int) -> Gateway:
+    """The tables for `workers` processes. Raises `CompileError`."""
+    return at_once(building(Plan.of(configuration), workers, None))
+
+
+def building(plan: Plan, workers: int, base: Gateway | None) -> Steps[Gateway]:
+    """The tables of a plan. Whatever is the same in `base` is taken from there; `base` is not changed.
+
+    Raises `CompileError`. A set of regular expressions that changed is one step, so is a TLS context of one's own
+    files, and what a filter builds.
+    """
+    return _Building(plan, workers, base or Gateway(plan.settings, workers)).steps()
+
+
+def dismantling(old: Gateway, new: Gateway) -> Steps[None]:
+    """Free tables that `new` has replaced, but for what it has taken over. Not while `old.in_use`."""
+    for name, table in old.tables.items():
+        kept = new.tables.get(name)
+        yield from table.router.dismantling(kept.router if kept is not None else Router())
+    while old.routes:
+        old.routes_by_name.popitem()
+        old.routes.pop()
+        yield
+    for held in (old.upstreams, old.contexts, old.tables):
+        while held:
+            held.popitem()
+            yield
+
+
+class _Building:
+    """The making of one gateway beside another, which is empty for the first."""
+
+    def __init__(self, plan: Plan, workers: int, base: Gateway) -> None:
+        self._plan = plan
+        self._base = base
+        self._made = Gateway(plan.settings, workers)
+        self._names = tuple(plan.settings.listeners)
+        old, new = base.config, plan.settings
+        self._same_sets = {name for name, filters in new.filter_sets.items() if old.filter_sets.get(name) == filters}
+        self._same_filters = tuple(
+            name in base.tables
+            and old.filters == new.filters
+            and base.tables[name].settings.filters == new.listeners[name].filters
+            for name in self._names
+        )
+        """Of each listener, whether the filters of its own and of the gateway are as before."""
+        self._all_same = all(self._same_filters) and self._names == tuple(base.tables)
+        before = {name: place for place, name in enumerate(base.tables)}
+        self._places_before = tuple(before.get(name, -1) for name in self._names)
+
+    def steps(self) -> Steps[Gateway]:
+        plan, made = self._plan, self._made
+        for name, upstream in plan.upstreams.items():
+            yield from self._upstream(name, upstream)
+            yield
+        chains = []
+        for name in self._names:
+            chains.append(self._early(name))
+            yield
+        rules: tuple[list[Rule[Route]], ...] = tuple([] for _ in self._names)
+        for place, name in enumerate(plan.route_names):
+            compiled = self._unchanged(place)
+            if compiled is None:
+                compiled = yield from self._route(place, chains)
+                yield
+            made.routes.append(compiled)
+            made.routes_by_name[name] = compiled
+            for on_listener, rule in zip(rules, compiled.rules, strict=True):
+                if rule is not None:
+                    on_listener.append(rule)
+            if not place % _PIECE:
+                yield
+        listeners = []
+        for name, chain, on_listener in zip(self._names, chains, rules, strict=True):
+            listeners.append((yield from self._listener(name, chain, on_listener)))
+        made.listeners = tuple(listeners)
+        return made
 
     # upstreams
 
-    def _add_upstream(self, name: str, settings: config.Upstream) -> Upstream:
+    def _upstream(self, name: str, settings: config.Upstream) -> Steps[Upstream]:
+        base, made = self._base, self._made
+        upstream = base.upstreams.get(name)
+        same = upstream is not None and upstream.settings == settings
         try:
-            targets = build_targets(settings)
+            identity = context = None
+            if any(target.url.tls for target in settings.targets):
+                material = material_of(settings.tls, self._plan.files)
+                identity = identity_of(settings.tls, material)
+                context = made.contexts.get(identity) or base.contexts.get(identity)
+                if context is None:
+                    context = yield from client_tls(settings.tls, material)
+                made.contexts[identity] = context
         except (OSError, ssl.SSLError) as error:
             raise CompileError(f"upstreams.{name}.tls: {error.strerror or error}") from error
-        upstream = self.upstreams[name] = Upstream(name, settings, targets)
+        if upstream is None or not same or upstream.identity != identity:
+            upstream = Upstream(name, settings, build_targets(settings, context), identity)
+        made.upstreams[name] = upstream
         return upstream
 
-    def _upstream(self, destination: str | Url) -> Upstream:
-        """The upstream of that name; for a URL, one of its own that all routes with this URL share."""
-        name = str(destination)
-        if isinstance(destination, str) or name in self.upstreams:
-            return self.upstreams[name]
-        return self._add_upstream(name, config.Upstream(targets=(config.Target(url=destination),)))
+    def _destination(self, route: config.Route) -> Steps[Upstream | None]:
+        """The upstream that a route names; for a URL, one of its own that all routes with this URL share."""
+        if route.upstream is None:
+            return None
+        upstream = self._made.upstreams.get(str(route.upstream))
+        if upstream is None and not isinstance(route.upstream, str):
+            target = config.Target(url=route.upstream)
+            upstream = yield from self._upstream(str(route.upstream), config.Upstream(targets=(target,)))
+        return upstream
 
-    # listeners and routes
+    # filters
 
-    def _listener(self, name: str) -> Listener:
-        settings = self.config.listeners[name]
-        here = accumulate(of_listener(self.config, name)).values()
-        early_links = _links((use for use in here if early(use.settings)), None)
-        rules = [
-            (conditions(route), self._route(name, route, early_links))
-            for route in self.config.routes
-            if not route.listeners or name in route.listeners
-        ]
-        return Listener(name, settings, trust(settings.trusted_proxies), Chain(early_links), Router(rules))
+    def _early(self, listener: str) -> Chain:
+        """The filters that run before a route is found."""
+        before = self._base.tables.get(listener)
+        uses = (held for held in _accumulated(self._levels(listener)) if early(held[1].settings))
+        links = _links(uses, None, before.early.links if before is not None else ())
+        if before is not None and before.early.links == links:
+            return before.early
+        return Chain(links)
 
-    def _route(self, listener: str, route: config.Route, early_links: list[Link]) -> Route:
+    def _levels(self, listener: str) -> tuple[Level, ...]:
+        settings = self._plan.settings
+        return ("gateway", settings.filters), ("listener", settings.listeners[listener].filters)
+
+    def _route_levels(self, route: config.Route, upstream: Upstream | None) -> Iterator[Level]:
+        if isinstance(route.upstream, str) and upstream is not None:
+            yield f"upstream {upstream.name}", upstream.settings.filters
+        for name in route.use:
+            yield f"filter set {name}", self._plan.settings.filter_sets[name]
+        yield "route", route.filters
+
+    # routes
+
+    def _unchanged(self, place: int) -> CompiledRoute | None:
+        """A route of the base, when nothing about it or around it has changed."""
+        if not self._all_same or not self._is_same(place):
+            return None
+        compiled = self._base.routes[self._plan.same[place]]
+        return compiled if self._same_around(compiled) else None
+
+    def _is_same(self, place: int) -> bool:
+        """Whether the route's own settings are those of one of the base."""
+        return bool(self._plan.same) and self._plan.same[place] >= 0
+
+    def _same_around(self, compiled: CompiledRoute) -> bool:
+        upstream, made = compiled.upstream, self._made
+        if upstream is not None and upstream.name not in made.upstreams:  # that of a URL
+            made.upstreams[upstream.name] = upstream
+            if upstream.identity is not None:
+                made.contexts[upstream.identity] = self._base.contexts[upstream.identity]
+        same_upstream = upstream is None or made.upstreams[upstream.name] is upstream
+        return same_upstream and self._same_sets.issuperset(compiled.sets)
+
+    def _route(self, place: int, chains: Sequence[Chain]) -> Steps[CompiledRoute]:
+        route = self._plan.route(place)
+        before = self._base.routes_by_name.get(route.name)
+        upstream = yield from self._destination(route)
+        same = before is not None and self._is_same(place) and self._same_around(before)
+        conditions: Conditions | None = None
+        rules: list[Rule[Route] | None] = []
+        for listener, chain, same_filters, was in zip(
+            self._names, chains, self._same_filters, self._places_before, strict=True
+        ):
+            rule = before.rules[was] if before is not None and was >= 0 else None
+            if route.listeners and listener not in route.listeners:
+                rule = None
+            elif rule is None or not same or not same_filters:
+                if conditions is None:
+                    conditions = yield from _conditions(route)
+                    action = _action(route, upstream)
+                links_before = rule[0].route.chain.links if rule is not None else ()
+                compiled = self._on_listener(listener, route, upstream, action, chain, links_before)
+                rule = yield from rule_of(conditions, compiled)
+            rules.append(rule)
+            yield
+        return CompiledRoute(upstream, route.use, tuple(rules))
+
+    def _on_listener(
+        self,
+        listener: str,
+        route: config.Route,
+        upstream: Upstream | None,
+        action: Callable[[Exchange], None],
+        early_chain: Chain,
+        links_before: Sequence[Link],
+    ) -> Route:
         # An early filter of a route's own runs as soon as the route is known; the listener's have run by then.
-        ran = {link.use.name for link in early_links}
-        uses = accumulate(of_route(self.config, listener, route)).values()
-        links = _links((use for use in uses if use.name not in ran), route.name)
-        chain = Chain(early_links + links)
+        ran = {link.use.name for link in early_chain.links}
+        levels = (*self._levels(listener), *self._route_levels(route, upstream))
+        uses = (held for held in _accumulated(levels) if held[1].name not in ran)
+        links = _links(uses, route.name, links_before)
+        chain = Chain(early_chain.links + links)
         steps = tuple(link.hooks.request for link in links if link.hooks.request is not None)
-        action = self._action(route)
         slash_allowed = route.path.encoded_slash == "keep"
         straight = None
         if isinstance(action, Forward) and action.patience == inf and slash_allowed and not chain.links:
             straight = action
         return Route(route.name, action, chain, steps, slash_allowed, straight)
 
-    def _action(self, route: config.Route) -> Callable[[Exchange], None]:
-        if route.respond is not None:
-            return _respond(route.respond)
-        if route.redirect is not None:
-            return _redirect(route.redirect.status, parse_redirect(route.redirect.to))
-        assert route.upstream is not None
-        upgrade = tuple(protocol.lower().encode() for protocol in route.upgrade)
-        return Forward(self._upstream(route.upstream), path_of(route), route.forwarded, upgrade, route.timeout)
+    # listeners
+
+    def _listener(self, name: str, chain: Chain, rules: list[Rule[Route]]) -> Steps[Listener]:
+        settings, before = self._plan.settings.listeners[name], self._base.tables.get(name)
+        router = yield from Router.building(rules, before.router if before is not None else None)
+        if before is not None and before.settings.trusted_proxies == settings.trusted_proxies:
+            trusts = before.trusts
+        else:
+            trusts = trust(settings.trusted_proxies)
+        table = self._made.tables[name] = ListenerTable(settings, trusts, chain, router)
+        for listener in self._base.listeners:
+            if (listener.name, listener.address) == (name, settings.address):
+                return listener
+        return Listener(name, table)
 
 
-def compile(configuration: config.Config, workers: int) -> Gateway:
-    """The tables for `workers` processes. Raises `CompileError`."""
-    return Gateway(configuration, workers)
+def _accumulated(levels: Iterable[Level]) -> Iterable[tuple[str, config.FilterUse]]:
+    """What is in use where these levels meet, the farthest first, and the level it comes from."""
+    held: dict[str, tuple[str, config.FilterUse | None]] = {}
+    for level, filters in levels:
+        held.update((name, (level, use)) for name, use in filters.items())
+    return [(level, use) for level, use in held.values() if use is not None]
 
 
-def _links(uses: Iterable[config.FilterUse], route: str | None) -> list[Link]:
-    """Filters built, and in running order."""
-    ordered = sorted(uses, key=lambda use: (use.settings.phase, use.settings.order))
-    return [Link(use, use.settings.build(Env(use.name, route)), use.settings.phase.always) for use in ordered]
+def _links(uses: Iterable[tuple[str, config.FilterUse]], route: str | None, before: Sequence[Link]) -> tuple[Link, ...]:
+    """Filters built, and in running order. One that stood there `before` goes on with what it holds."""
+    there = {(link.level, link.use.name): link for link in before}
+    links = []
+    for level, use in sorted(uses, key=lambda held: (held[1].settings.phase, held[1].settings.order)):
+        link = there.get((level, use.name))
+        if link is None or link.use != use:
+            link = Link(use, use.settings.build(Env(use.name, route)), use.settings.phase.always, level)
+        links.append(link)
+    return tuple(links)
 
 
-def conditions(route: config.Route) -> Conditions:
+def _conditions(route: config.Route) -> Steps[Conditions]:
+    hosts, paths = [], []
+    for host in route.hosts:
+        hosts.append(parse_host(host))
+        yield
+    for path in route.paths:
+        paths.append(parse_path(path))
+        yield
     return Conditions(
-        hosts=tuple(parse_host(host) for host in route.hosts),
-        paths=tuple(parse_path(path) for path in route.paths),
+        hosts=tuple(hosts),
+        paths=tuple(paths),
         methods=tuple(method.encode() for method in route.methods),
         headers=tuple((name.lower().encode(), value.encode()) for name, value in route.headers.items()),
         query=tuple((name.encode(), value.encode()) for name, value in route.query.items()),
     )
 
 
-def path_of(route: config.Route) -> Callable[[Asked], bytes] | None:
-    """Which path the upstream is sent, base path of its URL not counted. None: that of the request, in normal form."""
-    if route.rewrite is not None:
-        template: Template = parse_rewrite(route.rewrite)
-        return lambda asked: template.expand(asked.params)
-    if route.strip_prefix is None:
-        return (lambda asked: asked.raw_path) if route.path.forward == "raw" else None
-    prefix = parse_strip_prefix(route.strip_prefix)
-    folder = prefix + b"/"
-
-    def stripped(asked: Asked) -> bytes:
-        path = asked.path
-        if path.startswith(folder):
-            return path[len(prefix) :]
-        return b"/" if path == prefix else path
-
-    return stripped
+def _action(route: config.Route, upstream: Upstream | None) -> Callable[[Exchange], None]:
+    if route.respond is not None:
+        return _respond(route.respond)
+    if route.redirect is not None:
+        return _redirect(route.redirect.status, parse_redirect(route.redirect.to))
+    assert upstream is not None
+    upgrade = tuple(protocol.lower().encode() for protocol in route.upgrade)
+    return Forward(upstream, path_of(route), route.forwarded, upgrade, route.timeout)
 
 
 def _respond(respond: config.Respond) -> Callable[[Exchange], None]:
@@ -203,20 +452,3 @@ def _redirect(status: int, to: Template) -> Callable[[Exchange], None]:
         exchange.reply(Reply(status, fields=((b"Location", location),)))
 
     return redirect
-
-
-def trust(networks: Iterable[Network]) -> Callable[[str], bool]:
-    """Whether an address is in one of the networks. Remembers the last addresses it was asked about."""
-    held = tuple(networks)
-    if not held:
-        return lambda ip: False
-
-    @lru_cache(maxsize=4096)
-    def trusts(ip: str) -> bool:
-        try:
-            address = ip_address(ip)
-        except ValueError:  # a unix socket has no address
-            return False
-        return any(address in network for network in held)
-
-    return trusts

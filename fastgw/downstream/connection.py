@@ -12,6 +12,7 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable
 from enum import IntEnum
+from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Final, cast, final
 
@@ -24,7 +25,7 @@ from fastgw.forwarded import Peer, client_address
 from fastgw.node.ground import READ_BYTES, unsent
 from fastgw.node.sending import send_at_once
 from fastgw.node.timers import Timed
-from fastgw.routing import Match
+from fastgw.routing import Match, Router
 from fastgw.upstream.forward import IDEMPOTENT
 from fastgw.upstream.passage import Passage
 from fastgw.wire import render
@@ -34,6 +35,7 @@ from fastgw.wire.malformed import Malformed
 
 if TYPE_CHECKING:
     from fastgw.downstream.server import Listener, Server
+    from fastgw.node.limits import AddressLimit
 
 log = logging.getLogger("fastgw.downstream")
 
@@ -72,8 +74,11 @@ IDLE, HEAD, ACTIVE, FLUSHING, TUNNEL, LINGERING, CLOSING, CLOSED = Phase
 @final
 class Downstream(asyncio.BufferedProtocol, Timed):
     __slots__ = (
+        "_address_limit",
         "_ahead",
         "_asked_to_continue",
+        "_asks",
+        "_body_bytes",
         "_buffer",
         "_closing",
         "_ending",
@@ -81,12 +86,13 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         "_linger_end",
         "_passage",
         "_passing",
-        "_patience",
         "_paused",
         "_reader",
         "_searched",
         "_starting",
+        "_trusts",
         "_tunnel_ends",
+        "_tunnel_patience",
         "_unsent",
         "_waiting",
         "_wheel",
@@ -116,7 +122,11 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self._searched = 0
         self._reader: BodyReader | None = None
         self._waiting: asyncio.Future[Reply | None] | None = None
-        self._patience = server.timeouts.response_idle  # for the client to take more of what it is sent
+        self._trusts = listener.trusts  # has judged `peer`
+        self._address_limit: AddressLimit | None = None
+        self._asks = False  # is one of the listener's `askers`
+        self._body_bytes: int | None = None
+        self._tunnel_patience = inf
         self._closing = False
         self._buffer = server.ground.read_buffer
         self._asked_to_continue = True
@@ -147,6 +157,9 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         if refused is not None:
             self._refuse_unread(refused, linger=False)  # to shed load, not to keep it
             return
+        self._address_limit = self.server.address_limit
+        self._asks = True
+        self.listener.askers += 1
         self.server.connections.add(self)
         self._watch(self.server.timeouts.request_headers)
 
@@ -210,7 +223,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
     def pause_writing(self) -> None:
         self._write_paused = True
         self._unsent = unsent(self.transport)
-        self._watch(self._patience)
+        self._watch(self._patience())
         if self.exchange is not None and self.exchange.service is not None:
             self.exchange.service.pause()
 
@@ -235,11 +248,15 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self._close()
         elif self._write_paused and (left := unsent(self.transport)) < self._unsent:
             self._unsent = left
-            self._watch(self._patience)
+            self._watch(self._patience())
         else:  # the client does not take its answer, or does not close
             if self._under_way() is not None:
                 self._break_off(Fault.CLIENT_STALLED)
             self._abort()
+
+    def _patience(self) -> float:
+        """Seconds in which the client has to take some of what it is sent."""
+        return self._tunnel_patience if self.phase is TUNNEL else self.server.timeouts.response_idle
 
     # reading requests
 
@@ -294,9 +311,12 @@ class Downstream(asyncio.BufferedProtocol, Timed):
 
     def _serve(self, head: RequestHead, behind: bytes) -> None:
         """Begin an exchange. `behind`: what was read behind its head: body, or the next request."""
-        listener, peer = self.listener, self.peer
+        listener = self.listener
+        if self._trusts is not listener.trusts:
+            self._judge_peer()
+        peer = self.peer
         self.phase = ACTIVE
-        self._closing = self.server.draining
+        self._closing = listener.closing
         early = listener.early
         match = None
         if not early.links and head.ordinary:
@@ -319,10 +339,18 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         elif not self._expect_body(exchange, behind):
             return  # refused
         if early.request_steps:
-            self._early_done(run_request(early.request_steps, exchange))
+            self._early_done(listener.router, run_request(early.request_steps, exchange))
         else:
             exchange.answered_by = None  # all of them have run
-            self._find_route(exchange, match)
+            self._find_route(exchange, listener.router, match)
+
+    def _judge_peer(self) -> None:
+        """It is configured anew who is trusted."""
+        peer, self._trusts = self.peer, self.listener.trusts
+        trusted = self._trusts(peer.ip)
+        if trusted is not peer.trusted:  # what is under way goes on with the peer that it began with
+            self.peer = Peer(peer.ip, peer.port, peer.server_port, trusted, peer.scheme)
+            self._passage = None
 
     def _make_passage(self) -> Passage:
         self._passage = passage = Passage(self, self.listener, self.peer)
@@ -331,6 +359,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
     def _expect_body(self, exchange: Exchange, behind: bytes) -> bool:
         """Make ready for a body, if there is one, and read what is there of it. False: the exchange is over."""
         head, limit = exchange.head, self.server.body_bytes
+        self._body_bytes = limit
         self._closing = self._closing or head.close
         if not head.length and not head.chunked:
             self._ahead = behind
@@ -349,20 +378,21 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self._watch_body()
         return True
 
-    def _early_done(self, outcome: Outcome) -> None:
-        """The listener's steps have run."""
+    def _early_done(self, router: Router[Route], outcome: Outcome) -> None:
+        """The listener's steps have run. `router`: that of the same table, for the listener may have another by now."""
         exchange = self.exchange
         assert exchange is not None
         if outcome is None:
-            self._find_route(exchange)
+            self._find_route(exchange, router)
         elif isinstance(outcome, Reply):
             exchange.reply(outcome)
         else:
-            self._wait(outcome, self._early_done)
+            router.await_request()
+            self._wait(outcome, partial(self._early_done, router)).add_done_callback(router.left)
 
-    def _find_route(self, exchange: Exchange, match: Match[Route] | None = None) -> None:
+    def _find_route(self, exchange: Exchange, router: Router[Route], match: Match[Route] | None = None) -> None:
         """Find the route, unless it was found before, and run its steps."""
-        refusal = choose(exchange, self.listener.router, match)
+        refusal = choose(exchange, router, match)
         if refusal is not None:
             exchange.reply(refusal)
             return
@@ -395,7 +425,9 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         assert exchange.route is not None
         exchange.route.action(exchange)
 
-    def _wait(self, outcome: Awaitable[Reply | None], go_on: Callable[[Outcome], None]) -> None:
+    def _wait(self, outcome: Awaitable[Reply | None], go_on: Callable[[Outcome], None]) -> asyncio.Future[Reply | None]:
+        """Go on with what comes of it, unless the exchange is over before."""
+
         def waited(done: asyncio.Future[Reply | None]) -> None:
             if self._waiting is not done:
                 return  # the exchange is over
@@ -406,8 +438,9 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             else:
                 go_on(done.result())
 
-        self._waiting = asyncio.ensure_future(outcome, loop=self.server.ground.loop)
-        self._waiting.add_done_callback(waited)
+        self._waiting = waiting = asyncio.ensure_future(outcome, loop=self.server.ground.loop)
+        waiting.add_done_callback(waited)
+        return waiting
 
     def _feed_body_steps(self, exchange: Exchange) -> None:
         """Show the route's body steps what was read of the body before the route was known."""
@@ -444,7 +477,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self._buffer = self.server.ground.buffer_for(chunk, payload)
         if payload:
             body.bytes += len(payload)
-            limit = self.server.body_bytes
+            limit = self._body_bytes
             if limit is not None and body.bytes > limit:
                 exchange.fail(Fault.BODY_TOO_LARGE)
                 return
@@ -593,8 +626,9 @@ class Downstream(asyncio.BufferedProtocol, Timed):
 
     def tunnel(self, early: bytes, patience: float) -> None:
         self.phase = TUNNEL
+        self._ask_no_more()
         self.deadline = inf
-        self._patience = patience
+        self._tunnel_patience = patience
         exchange = self.exchange
         assert exchange is not None
         assert exchange.service is not None
@@ -651,8 +685,8 @@ class Downstream(asyncio.BufferedProtocol, Timed):
     def _next(self) -> None:
         """Ready for the next request, which may be here already."""
         self.phase = IDLE
-        server, wheel = self.server, self._wheel
-        self.deadline = deadline = wheel.now + (LAST_REQUEST_S if server.draining else server.keepalive)
+        wheel = self._wheel
+        self.deadline = deadline = wheel.now + (LAST_REQUEST_S if self.listener.closing else self.server.keepalive)
         if deadline < self.filed_at:
             wheel.file(self, deadline)
         if self._paused:
@@ -717,10 +751,16 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self.phase = CLOSED
             self.deadline = inf
             self._ahead = b""
+            self._ask_no_more()
             self.server.ground.hangups.unwatch(self._fd, self)
             if self in self.server.connections:
-                self.server.release(self.peer)
+                self.server.release(self.peer, self._address_limit)
                 self.server.closed(self)
+
+    def _ask_no_more(self) -> None:
+        if self._asks:
+            self._asks = False
+            self.listener.askers -= 1
 
     def _watch(self, seconds: float) -> None:
         wheel = self._wheel
@@ -730,13 +770,17 @@ class Downstream(asyncio.BufferedProtocol, Timed):
 
     # drain
 
-    def drain(self) -> None:
-        """The next answer that can still say so is the last one on this connection."""
+    def leave(self) -> None:
+        """The listener is closing: the next answer that can still say so is the last one on this connection."""
         if self._passing or (self.exchange is not None and self.exchange.response is None):
             self._closing = True
         if self.phase is IDLE:
             self._watch(LAST_REQUEST_S)
-        elif self.phase is TUNNEL and self._tunnel_ends:
+
+    def drain(self) -> None:
+        """`leave`; and a tunnel that one side has ended is over."""
+        self.leave()
+        if self.phase is TUNNEL and self._tunnel_ends:
             self._tunnel_end(self._tunnel_ends)
 
     def cut(self) -> bool:

@@ -1,12 +1,13 @@
 """What all client connections of one worker share: listeners, limits, time, the observer; and how they end together."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from email.utils import formatdate
+from itertools import islice
 from math import inf
 from time import time
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from fastgw.config import settings as config
 from fastgw.downstream.connection import Downstream
@@ -19,28 +20,54 @@ from fastgw.node.timers import Wheel
 from fastgw.observe import Observer
 from fastgw.routing import Router
 
+TOLD_AT_ONCE: Final = 256
+"""Connections of removed listeners that are told to close in one turn of the loop."""
+
+
+class ListenerTable(NamedTuple):
+    """What a listener serves by, compiled. `early`: the filters that run before a route is found."""
+
+    settings: config.Listener
+    trusts: Callable[[str], bool]
+    early: Chain
+    router: Router[Route]
+
 
 class Listener:
-    """A compiled listener. `early`: the filters that run before a route is found."""
+    """A listener for as long as it is configured under one name and at one address, whatever it serves by.
 
-    def __init__(
-        self, name: str, settings: config.Listener, trusts: Callable[[str], bool], early: Chain, router: Router[Route]
-    ) -> None:
+    `closing`: the next answer on each of its connections is the last one. `askers`: connections that may still bring
+    requests; counted by the connections.
+    """
+
+    __slots__ = ("address", "askers", "closing", "early", "name", "proxy_protocol_required", "router", "trusts")
+
+    def __init__(self, name: str, table: ListenerTable) -> None:
         self.name = name
-        self.address = settings.address
-        self.proxy_protocol_required = settings.proxy_protocol == "required"
-        self.trusts = trusts
-        self.early = early
-        self.router = router
+        self.address = table.settings.address
+        self.closing = False
+        self.askers = 0
+        self.take(table)
+
+    def take(self, table: ListenerTable) -> None:
+        """Serve by this from the next request on."""
+        self.proxy_protocol_required = table.settings.proxy_protocol == "required"
+        self.trusts = table.trusts
+        self.early = table.early
+        self.router = table.router
 
 
-class Table(Protocol):
+class Compiled(Protocol):
     """The compiled configuration, as far as the data plane asks (`compile.Gateway`)."""
 
     @property
     def timeouts(self) -> config.Timeouts: ...
     @property
     def limits(self) -> config.Limits: ...
+    @property
+    def listeners(self) -> Sequence[Listener]: ...
+    @property
+    def tables(self) -> Mapping[str, ListenerTable]: ...
 
 
 class DrainSummary(NamedTuple):
@@ -73,29 +100,57 @@ class Server:
     def __init__(
         self,
         ground: Ground,
-        table: Table,
+        gateway: Compiled,
         observer: Observer,
         connection_limit: NodeLimit,
         address_limit: AddressLimit | None,
     ) -> None:
         self.ground = ground
-        self.timeouts = table.timeouts
-        self.keepalive = table.timeouts.keepalive
-        limits = table.limits
+        self.date_line = DateLine(ground.wheel).now
+        self.connections: set[Downstream] = set()
+        self.draining = False
+        self._observer = observer
+        self._listeners: Sequence[Listener] = ()
+        self._quiet: asyncio.Event | None = None
+        self.drained = 0  # exchanges that came to their end during the drain
+        self.adopt(gateway, connection_limit, address_limit)
+
+    def adopt(self, gateway: Compiled, connection_limit: NodeLimit, address_limit: AddressLimit | None) -> None:
+        """Serve by this configuration from the next request on, all at once. What is under way ends as it began.
+
+        Connections of listeners that are no longer there close after their exchange, those of them that are idle after
+        `connection.LAST_REQUEST_S`; tunnels go on. The limits count in the words that those before them counted in.
+        The observer has to know the configuration's names by now.
+        """
+        self.timeouts = gateway.timeouts
+        self.keepalive = gateway.timeouts.keepalive
+        limits = gateway.limits
         self.header_bytes, self.header_count, self.body_bytes = (
             limits.header_bytes,
             limits.header_count,
             limits.body_bytes,
         )
-        self.finish = observer.finish
-        """Tells of an exchange that is over."""
-        self.date_line = DateLine(ground.wheel).now
         self.connection_limit = connection_limit
         self.address_limit = address_limit
-        self.connections: set[Downstream] = set()
-        self.draining = False
-        self._quiet: asyncio.Event | None = None
-        self.drained = 0  # exchanges that came to their end during the drain
+        self.finish = self._observer.finish
+        """Tells of an exchange that is over."""
+        before, self._listeners = self._listeners, gateway.listeners
+        for listener in self._listeners:
+            listener.take(gateway.tables[listener.name])
+            listener.closing = self.draining
+        removed = [listener for listener in before if listener not in self._listeners]
+        for listener in removed:
+            listener.closing = True
+        if removed:
+            self._leave_removed(iter(tuple(self.connections)))
+
+    def _leave_removed(self, connections: Iterator[Downstream]) -> None:
+        some = tuple(islice(connections, TOLD_AT_ONCE))
+        for connection in some:
+            if connection.listener.closing:
+                connection.leave()
+        if some:
+            self.ground.loop.call_soon(self._leave_removed, connections)
 
     def accepted(self, listener: Listener, client: tuple[str, int], server_port: int) -> Downstream:
         """The protocol for a connection just accepted. `client`: its address and port, or the one that a trusted
@@ -114,10 +169,11 @@ class Server:
             return Fault.TOO_MANY_CONNECTIONS
         return None
 
-    def release(self, peer: Peer) -> None:
+    def release(self, peer: Peer, address_limit: AddressLimit | None) -> None:
+        """Give them back. `address_limit`: the one that there was when the connection was admitted."""
         self.connection_limit.give_back()
-        if self.address_limit is not None:
-            self.address_limit.give_back(peer.ip)
+        if address_limit is not None:
+            address_limit.give_back(peer.ip)
 
     def closed(self, connection: Downstream) -> None:
         self.connections.discard(connection)
@@ -126,13 +182,18 @@ class Server:
 
     async def drain(self, requests_s: float, tunnels_s: float) -> DrainSummary:
         """Take nothing new on what is open, let exchanges end, tunnels too for their time; then cut what is left."""
-        self.draining = True
         self._quiet = asyncio.Event()
-        for connection in tuple(self.connections):
-            connection.drain()
+        self.begin_drain()
         cut = await self._wait(requests_s, tunnels=False)
         cut += await self._wait(tunnels_s - requests_s, tunnels=True)
         return DrainSummary(self.drained, cut)
+
+    def begin_drain(self) -> None:
+        self.draining = True
+        for listener in self._listeners:
+            listener.closing = True
+        for connection in tuple(self.connections):
+            connection.drain()
 
     async def _wait(self, seconds: float, tunnels: bool) -> int:
         """Wait until all connections have closed; after `seconds` cut those that are (or are not) tunnels."""

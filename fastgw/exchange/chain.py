@@ -42,12 +42,15 @@ class Hooks:
 
 @final
 class Link:
-    """A filter instance in its place in a chain. `always`: its response step runs for every answer (OBSERVE, ADMIT)."""
+    """A filter instance in its place in a chain. `always`: its response step runs for every answer (OBSERVE, ADMIT).
 
-    __slots__ = ("always", "hooks", "use")
+    `level`: where its use is configured. What it holds goes on as long as an equal use stands there.
+    """
 
-    def __init__(self, use: FilterUse, hooks: Hooks, always: bool) -> None:
-        self.use, self.hooks, self.always = use, hooks, always
+    __slots__ = ("always", "hooks", "level", "use")
+
+    def __init__(self, use: FilterUse, hooks: Hooks, always: bool, level: str) -> None:
+        self.use, self.hooks, self.always, self.level = use, hooks, always, level
 
 
 @final

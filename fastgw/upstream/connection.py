@@ -253,6 +253,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self.phase = CLOSED
         self.closed = True
         self.deadline = inf
+        del self.pool  # the wheel has this connection until its last deadline comes round; the pool may be gone before
 
     def expire(self, now: float) -> None:
         if self.write_paused and (left := unsent(self.transport)) < self._unsent:
@@ -531,8 +532,9 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             borrower.failed_on(fault, silent, why)
 
     def _leave_pool(self) -> None:
+        pool = self.pool
         self.close()
-        self.pool.forget(self)
+        pool.forget(self)
 
     # An upstream that answers early and closes makes our next write fail, and the transport then drops what it has
     # not read yet: the answer. A second descriptor of the same socket keeps those bytes within reach.

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from fastgw.errors import Fault
-from fastgw.exchange import ClientSide, Exchange, Route, Trailers
+from fastgw.exchange import Chain, ClientSide, Exchange, Route, Trailers
 from fastgw.exchange.states import FORWARDING
 from fastgw.forwarded import FAMILY, Peer, fields_for_upstream
 from fastgw.routing import Match
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("fastgw.upstream")
 
 _NO_HEAD: Final = RequestHead()
+_NO_ROUTE: Final = Route("", lambda exchange: None, Chain(()), ())
 
 
 class StraightClient(ClientSide, Protocol):
@@ -49,9 +50,7 @@ class Passage:
     __slots__ = (
         "_client",
         "_connection",
-        "_forward",
         "_params",
-        "_target",
         "begun_at",
         "client_ip",
         "fault",
@@ -79,9 +78,7 @@ class Passage:
     target: str
     response_bytes: int
     upstream_s: float
-    _forward: "Forward"
     _params: Mapping[str, bytes]
-    _target: Target
 
     def __init__(self, client: StraightClient, listener: Any, peer: Peer) -> None:
         self._client = client
@@ -118,15 +115,14 @@ class Passage:
         self.route = route = match.route
         self._params = match.params
         forward: Forward = route.straight
-        self._forward = forward
         upstream = forward.upstream
         self.upstream = upstream.name
-        target = self._target = upstream.balancer.pick()
+        target = upstream.balancer.pick()
         self.target = target.label
         upstream.active += 1
         connection = self._connection = upstream.pool.idle(target)
         if connection is None:
-            self.turn().ask(target, fresh=False)
+            self._turned(target).ask(target, fresh=False)
             return
         try:
             if forward.forwarded is None and not self.peer.trusted:
@@ -142,13 +138,18 @@ class Passage:
 
     def turn(self) -> "Forwarding":
         """Make the exchange and its forwarding, which go on from here. This passage is over."""
+        assert self._connection is not None
+        return self._turned(self._connection.target)
+
+    def _turned(self, target: Target) -> "Forwarding":
         connection, self._connection = self._connection, None
         exchange = Exchange(self.head, self._client, self.listener, self.peer, self.route.chain)
         exchange.begun_at, exchange.client_ip = self.begun_at, self.client_ip
         exchange.route, exchange.params = self.route, self._params
         exchange.upstream, exchange.target = self.upstream, self.target
         exchange.answered_by = None
-        forwarding = self._forward.resumed(exchange, self._target, connection)
+        forward: Forward = self.route.straight
+        forwarding = forward.resumed(exchange, target, connection)
         if connection is not None:
             exchange.state = FORWARDING
             if connection.borrower is self:
@@ -158,9 +159,10 @@ class Passage:
         return forwarding
 
     def forget(self) -> None:
-        """It is over and told of: hold no more of its bytes."""
+        """It is over and told of: hold no more of its bytes, nor a route that may be replaced before the next one."""
         self.response = None
         self.head = _NO_HEAD
+        self.route = _NO_ROUTE
 
     # what the connection tells
 
@@ -172,7 +174,7 @@ class Passage:
         self.upstream_s = monotonic() - self.begun_at
         self.response = head
         self.response_bytes = length
-        connection, upstream = self._connection, self._forward.upstream
+        connection, upstream = self._connection, self.route.straight.upstream
         assert connection is not None
         upstream.active -= 1
         if connection.reusable and not connection.write_paused:

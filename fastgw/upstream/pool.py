@@ -136,6 +136,7 @@ class Pool(Generic[C]):
         "_limit",
         "_max_idle",
         "_max_uses",
+        "_numbers",
         "_openings",
         "_pending",
         "_pending_timeout",
@@ -165,18 +166,18 @@ class Pool(Generic[C]):
         The rest of the numbers are shared out among `workers`. A worker keeps no more connections idle than its share
         of `max_connections`: else the idle ones of some workers could leave none for another.
         """
-        pool = upstream.pool
+        pool = self._numbers = upstream.pool
         self.targets = tuple(targets)
         self._factory = connection_factory
         self._clock = _Exact() if clock is None else clock
         self._connect_timeout = upstream.timeouts.connect
         self._pending_timeout = pool.pending_timeout
         self._limit = LocalLimit(pool.max_connections) if limit is None else limit
-        self._max_idle = min(-(-pool.max_idle // workers), pool.max_connections // workers)
         self._pending = LocalLimit(pool.max_pending) if pending is None else pending
         self._max_uses = inf if pool.max_uses is None else pool.max_uses
         self._idle_timeout = pool.idle_timeout
         self.idle_count = 0
+        self.share(workers)
         self._connections: dict[C, Address] = {}  # lent and idle
         self._leaving: set[C] = set()  # those of the lent whose address is no longer one of their target's
         self._openings: set[asyncio.Task[Address]] = set()
@@ -281,6 +282,26 @@ class Pool(Generic[C]):
         """The connection has become readable or closed: if it is idle it is discarded; if it is lent, nothing."""
         if connection in connection.target.idle:
             self.discard(connection)
+
+    def share(self, workers: int) -> None:
+        """There are so many workers now: each keeps its share of the idle connections."""
+        most = self._numbers
+        self._keep_idle(min(-(-most.max_idle // workers), most.max_connections // workers))
+
+    def retire(self) -> None:
+        """The upstream is configured no more: keep nothing. Whoever came to it before still gets connections."""
+        self._keep_idle(0)
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            self._sweeper = None
+        for target in self.targets:
+            target.watch(None)
+            target.stop()
+
+    def _keep_idle(self, most: int) -> None:
+        self._max_idle = most
+        while self.idle_count > most:
+            self._drop(self._longest_idle())
 
     def stop(self) -> None:
         """Close what is idle, end what is opening and fail who waits. What is lent is closed as it is given back."""

@@ -92,8 +92,8 @@ class Target:
         """Whether this is still an address of the target."""
         return self._name is None or self._name.has(address)
 
-    def watch(self, on_change: Callable[[], None]) -> None:
-        """Call `on_change` whenever an address has gone."""
+    def watch(self, on_change: Callable[[], None] | None) -> None:
+        """Call `on_change` whenever an address has gone. None: call nobody any more."""
         if self._name is not None:
             self._name.on_change = on_change
 
@@ -108,9 +108,8 @@ class Target:
             self._name.stop()
 
 
-def build_targets(upstream: settings.Upstream) -> tuple[Target, ...]:
-    """The targets of a configured upstream, in file order. Reads the TLS files: `OSError` when they are no good."""
-    tls = client_tls(upstream.tls) if any(target.url.tls for target in upstream.targets) else None
+def build_targets(upstream: settings.Upstream, tls: ssl.SSLContext | None = None) -> tuple[Target, ...]:
+    """The targets of a configured upstream, in file order. `tls`: required if one of them is an https URL."""
     return tuple(
         Target(
             target.url,
@@ -123,24 +122,6 @@ def build_targets(upstream: settings.Upstream) -> tuple[Target, ...]:
         )
         for target in upstream.targets
     )
-
-
-def client_tls(tls: settings.UpstreamTls) -> ssl.SSLContext:
-    """What `https` targets are spoken to with: TLS 1.2 or later, verified unless switched off, HTTP/1.1 alone."""
-    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    made.minimum_version = ssl.TLSVersion.TLSv1_2
-    made.set_alpn_protocols(["http/1.1"])
-    if not tls.verify:
-        made.check_hostname = False
-        made.verify_mode = ssl.CERT_NONE
-    elif tls.ca is None:
-        made.load_default_certs()
-    else:
-        made.load_verify_locations(tls.ca)
-    if tls.certificate is not None:
-        # Without a password OpenSSL would ask the terminal for the one of an encrypted key.
-        made.load_cert_chain(tls.certificate, tls.key, password="")
-    return made
 
 
 def _label(url: Url) -> str:

@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from fastgw.config.settings import UpstreamTls
-from fastgw.upstream.target import client_tls
+from fastgw.routing import at_once
+from fastgw.upstream.tls import client_tls, material_of
 
 
 class Certificates:
@@ -75,4 +76,9 @@ def server_tls(issued: tuple[str, str], clients: str | None = None, highest: int
 
 
 def trusting(certificates: Certificates, **more: Any) -> ssl.SSLContext:
-    return client_tls(UpstreamTls(ca=certificates.ca, **more))
+    return made_tls(UpstreamTls(ca=certificates.ca, **more))
+
+
+def made_tls(tls: UpstreamTls) -> ssl.SSLContext:
+    """What targets with these settings are spoken to with."""
+    return at_once(client_tls(tls, material_of(tls, {})))

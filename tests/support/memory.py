@@ -8,16 +8,14 @@ strict as uvloop's: they raise where it raises.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping, Sequence
 from math import inf
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from time import monotonic, time
 from typing import Any
 
-from fastgw import config
+from fastgw.compile import building, dismantling
 from fastgw.compile import compile as compile_tables
+from fastgw.config.settings import Config
 from fastgw.downstream import Server
 from fastgw.errors import Fault
 from fastgw.filters import TYPES
@@ -27,8 +25,10 @@ from fastgw.node.ground import READ_BYTES, SMALL_READ_BYTES
 from fastgw.node.timers import TICK, Wheel
 from fastgw.observe import Record
 from fastgw.observe.ended import Ended, record_of
+from fastgw.routing import at_once
 from fastgw.upstream.connection import UpstreamConnection
 from fastgw.upstream.target import Target
+from tests.support.generations import load_document, plan_after
 
 SERVICE = {
     "version": 1,
@@ -325,22 +325,37 @@ class Plane:
     def __init__(
         self, settings: Mapping[str, Any] | None = None, *, probes: Sequence[type[Filter]] = (), most: int = 1000
     ) -> None:
-        types = {**TYPES, **{each.type_name: each for each in probes}}
-        document = {**SERVICE, **(settings or {})}
-        document["filters"] = {**document.get("filters", {}), **{each.type_name: {} for each in probes}}
-        with TemporaryDirectory() as folder:
-            file = Path(folder, "gateway.json")
-            file.write_text(json.dumps(document))
-            self.gateway = compile_tables(config.load(str(file), types).config, 1)
+        self._probes = probes
+        self.config = self._load(settings or {})
+        self.gateway = compile_tables(self.config, 1)
         self.ground = Ground()
         self.pool = Pool(self.ground)
         self.observer = Observer()
         self.limit = Counter(most)
         self.soon = self.ground.turns.soon
-        for upstream in self.gateway.upstreams.values():
-            upstream.ground, upstream.pool = self.ground, self.pool  # type: ignore[assignment]
+        self._start()
         self.listener = self.gateway.listeners[0]
         self.server = Server(self.ground, self.gateway, self.observer, self.limit, None)  # type: ignore[arg-type]
+
+    def _load(self, settings: Mapping[str, Any]) -> Config:
+        document = {**SERVICE, **settings}
+        document["filters"] = {**document.get("filters", {}), **{each.type_name: {} for each in self._probes}}
+        types = {**TYPES, **{each.type_name: each for each in self._probes}}
+        return load_document(document, types)
+
+    def _start(self) -> None:
+        for upstream in self.gateway.upstreams.values():
+            upstream.ground, upstream.pool = self.ground, self.pool  # type: ignore[assignment]
+
+    def adopts(self, settings: Mapping[str, Any]) -> None:
+        """What was configured is replaced by `settings`, as a worker does it when it is told to commit."""
+        before, old = self.config, self.gateway
+        self.config = self._load(settings)
+        self.gateway = at_once(building(plan_after(before, self.config), 1, old))
+        self._start()
+        self.server.adopt(self.gateway, self.limit, None)  # type: ignore[arg-type]
+        if not old.in_use:
+            at_once(dismantling(old, self.gateway))
 
     @property
     def records(self) -> list[Record]:

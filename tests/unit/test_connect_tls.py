@@ -14,8 +14,8 @@ from fastgw.errors import Fault
 from fastgw.upstream import resolve
 from fastgw.upstream.connect import ConnectFailed, connect
 from fastgw.upstream.resolve import Address
-from fastgw.upstream.target import Target, client_tls
-from tests.support.certificates import Certificates, server_tls, trusting
+from fastgw.upstream.target import Target
+from tests.support.certificates import Certificates, made_tls, server_tls, trusting
 from tests.support.on_loop import on_loop, sockets
 from tests.support.upstream import LONG, SHORT, Greeting, Peer, address_of, failure, greeted
 
@@ -113,7 +113,7 @@ async def test_a_certificate_of_an_unknown_authority_is_refused(monkeypatch, cer
     (tmp_path / "other").mkdir()
     settings = settings or UpstreamTls(ca=Certificates(tmp_path / "other").ca)
     async with await Greeting.start(tls=server_tls(certificates.issue("users.test"))) as origin:
-        target = await local(monkeypatch, origin, client_tls(settings))
+        target = await local(monkeypatch, origin, made_tls(settings))
         failed = await failure(target)
         assert failed.fault is Fault.TLS_FAILED
         assert "CERTIFICATE_VERIFY_FAILED" in failed.reason
@@ -123,7 +123,7 @@ async def test_a_certificate_of_an_unknown_authority_is_refused(monkeypatch, cer
 @on_loop
 async def test_with_verification_off_any_certificate_will_do(monkeypatch, certificates):
     async with await Greeting.start(tls=server_tls(certificates.issue("other.test"))) as origin:
-        target = await local(monkeypatch, origin, client_tls(UpstreamTls(verify=False)))
+        target = await local(monkeypatch, origin, made_tls(UpstreamTls(verify=False)))
         await greeted(target)
         assert origin.names == ["users.test"]
         target.stop()
@@ -152,7 +152,7 @@ async def test_without_the_client_certificate_that_is_asked_for_there_is_no_conn
 @on_loop
 async def test_old_versions_of_tls_are_refused(monkeypatch, certificates):
     assert trusting(certificates).minimum_version is ssl.TLSVersion.TLSv1_2
-    assert client_tls(UpstreamTls(verify=False)).minimum_version is ssl.TLSVersion.TLSv1_2
+    assert made_tls(UpstreamTls(verify=False)).minimum_version is ssl.TLSVersion.TLSv1_2
 
 
 @on_loop

@@ -115,9 +115,7 @@ class Play:
         elif act == "turn":
             self.turn = first
         elif act == "drains" and not self.plane.server.draining:
-            self.plane.server.draining = True
-            for connection in tuple(self.plane.server.connections):
-                connection.drain()
+            self.plane.server.begin_drain()
             self.plane.settle()
 
     def held(self) -> Iterator[int]:

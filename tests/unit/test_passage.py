@@ -149,8 +149,7 @@ def passes(seconds: float) -> Step:
 
 
 def drains(play: Play) -> None:
-    play.plane.server.draining = True
-    play.client.protocol.drain()
+    play.plane.server.begin_drain()
     play.plane.settle()
 
 
