@@ -45,7 +45,7 @@ class Dashboard {
   #generation = null;
   #polls = {
     live: this.#poll(LIVE, 1000, () => true, (live) => this.#takeLive(live)),
-    status: this.#poll("/status", 5000, () => true, (status) => this.#takeStatus(status)),
+    status: this.#poll("/status", 5000, () => !document.hidden, (status) => this.#takeStatus(status)),
     routes: this.#poll("/routes", 5000, () => this.#shows("routes"), (told) => this.#routes.show(told, pageTime())),
     upstreams: this.#poll("/upstreams", 5000, () => this.#shows("overview", "upstreams"),
       (told) => this.#showUpstreams(told)),
