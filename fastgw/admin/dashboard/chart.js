@@ -41,8 +41,9 @@ export class Chart {
     this.#least = least;
     this.#lines = lines.map((line) => this.#line(line));
     this.#grid = GRID.map(() => this.#gridLine());
-    const grid = this.#grid.flatMap(({ rule, label }) => [rule, label]);
-    this.#svg.append(...grid, ...this.#times(), ...this.#lines.map(({ path }) => path), this.#cursor);
+    const [rules, labels] = ["rule", "label"].map((part) => this.#grid.map((each) => each[part]));
+    const paths = this.#lines.map(({ path }) => path);
+    this.#svg.append(...rules, ...paths, this.#cursor, ...labels, ...this.#times());
     const legend = make("ul", { class: "legend" }, ...this.#lines.map(({ item }) => item), this.#moment);
     figure.append(this.#plot, legend);
     this.#svg.addEventListener("pointermove", (event) => this.#point(event.offsetX));
