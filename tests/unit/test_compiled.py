@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import fastgw.cli  # imports all modules that have a twin
+import fastgw.cli  # imports all modules that have a twin, but for
+import fastgw.node.cells
 from fastgw import compiled
 
 PACKAGE = Path(fastgw.__file__).parent

@@ -1,0 +1,32 @@
+"""The limiter cells: what a decision costs, by compare-and-swap where it is installed and by locks."""
+
+import mmap
+import os
+from collections.abc import Iterator
+
+from bench.micro.timing import Room
+from fastgw.node.cells import Cells, LockedCells, SwappedCells, size, told
+
+CELLS = 65_536
+KEYS = 2_000
+NOW = 10**15
+NEVER_FULL = 10**7  # so every decision is the same admission
+
+
+def rooms() -> Iterator[Room]:
+    keys = [b"rate:%015d" % number for number in range(KEYS)]
+    ways: dict[str, type[Cells]] = {"fcntl locks": LockedCells}
+    if told() == "compare-and-swap":
+        ways = {"compare-and-swap": SwappedCells} | ways
+    for name, way in ways.items():
+        fd = os.memfd_create("cells")
+        os.ftruncate(fd, size(CELLS))
+        table = way(memoryview(mmap.mmap(fd, size(CELLS))), fd, 0)
+        limits = {
+            "token bucket": table.token_bucket(NEVER_FULL, 1.0, NEVER_FULL),
+            "fixed window": table.fixed_window(NEVER_FULL, 60.0),
+            "sliding window": table.sliding_window(NEVER_FULL, 60.0),
+        }
+        for algorithm, limit in limits.items():
+            yield Room(f"{algorithm}, {name}", lambda each, spend=limit.spend: spend(each, 1, NOW), keys)
+        os.close(fd)

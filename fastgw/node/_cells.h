@@ -1,0 +1,379 @@
+/* The table of limiter cells, advanced by compare-and-swap. What a cell means is written in cells.py; here stands why
+ * many processes may work on it at once, any of which may be killed or stopped between any two instructions.
+ *
+ * A cell is two words, {hash, state}, aligned on 16 bytes and changed by nothing but one 128-bit compare-and-swap of
+ * both: it is never torn, and whoever writes knows whose cell it was and what it said. There is no lock, no owner and no
+ * "busy": whatever a process leaves behind is a whole cell that the others can use, finish or evict.
+ *
+ * A cell is empty {0, 0}; or claimed {hash, CLAIMED | nonce}, with nothing spent in it yet; or live or expired
+ * {hash, state}. A key has 16 places. Three things have to be shown.
+ *
+ * 1. A decision is made on what the cell says at that instant. An admission swaps what was read for what follows from
+ *    it; a refusal swaps it for itself. Words that were read at two moments do not pass the swap. What follows depends
+ *    on the value alone, so a value that has come back (ABA) decides alike; states of one key only grow in any case.
+ *
+ * 2. A key has one live cell. Two processes may miss a key at once and claim two of its places. So a claim is made
+ *    first, and turned into a state (with the first spending, in one swap) only after all other places of the key were
+ *    read: if one of them holds the key as well, it is cleared if it is a claim, else ours is, and all begins anew.
+ *    Suppose cells X and Z of one key were live at once, X claimed before Z. Who made Z live has read X after Z was
+ *    claimed, hence while X held the key: as a state, then Z was not made live; or as a claim, then it was cleared, and
+ *    X was not made live, for the swap that does so names the nonce of the claim, and no two claims have the same. So
+ *    there are no such cells. Anybody who finds a claim of his key goes on with it as if it were his: nobody waits for
+ *    who made it.
+ *
+ * 3. A key does not spend in the overflow and in a cell of its own at the same time. Who makes a claim live reads the
+ *    overflow cell after the claim, and clears the claim if it is live. Who spends in the overflow reads all places of
+ *    the key afterwards: a claim is cleared, or else his spending there was in vain and he decides again in the cell.
+ *    One of the two sees the other.
+ *
+ * Eviction needs no word of its own: an expired cell or another's claim is swapped for the claim; had its owner spent
+ * in the meantime, the state is another and the swap fails; is he late, his own swap fails. A process whose `now` is
+ * older than an eviction could begin a window anew that was full when it was evicted: so the latest instant at which
+ * cells were evicted is kept (before the eviction), and who enters a key counts from there.
+ *
+ * A sliding window has counts beside its cell, of the parts of the window that are over. Who goes on from one part to a
+ * later one first writes the state beside the cell, and then swaps the cell; so when the swap is made, the count of
+ * that part is final and stands there. Such a word only grows (it begins with an instant), so who is late by whole
+ * parts, or by a change of the cell's owner, writes nothing that is missed or taken for something else: what a former
+ * owner left has an instant that was over when the cell was evicted, and is no part of the window. There is one word
+ * more than parts, so that the parts before the running one stay readable while it is written. All are read while the
+ * cell says the same, or the swap fails.
+ *
+ * SEQ_CST throughout: what was claimed is seen by all before the other places are read. */
+#ifndef FASTGW_CELLS_H
+#define FASTGW_CELLS_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+enum { BUCKET = 8, PLACES = 2 * BUCKET, GROUP = 64, PARTS = 7, WORDS = PARTS + 1, STRIPES = 16 /* the upper 4 bits of a hash */, COUNT_BITS = 24 };
+
+static const uint64_t CLAIMED = 1ull << 63, COUNT = (1ull << COUNT_BITS) - 1;
+
+typedef struct {
+    uint64_t hash, state;
+} Cell;
+
+/* Words that all processes write stand on lines of their own. */
+typedef struct {
+    uint64_t maker, cells, key[2], unused[4];
+    uint64_t claims, unused_1[7];
+    uint64_t evicted_at, unused_2[7];
+    uint64_t overflowed, refused, unused_3[6];
+} Head;
+
+/* One region of the table: the keys' own cells, or the overflow. */
+typedef struct {
+    Cell* cells;
+    uint64_t (*parts)[WORDS]; /* beside each cell */
+    uint64_t buckets; /* a power of two, at least 2 */
+} Region;
+
+typedef struct {
+    Head* head;
+    Region own, overflow;
+} Table;
+
+typedef struct {
+    uint64_t limit; /* permits; of a bucket, its depth */
+    uint64_t step; /* ns: of a bucket, between two permits; of a window, the length of a part */
+    uint64_t parts; /* how many parts of the window, besides the one that runs: PARTS, or 0 in a fixed window */
+    int is_bucket;
+    uint64_t identity; /* hashed with each key */
+    uint64_t overflow[STRIPES]; /* hashes of the shared cells */
+} Limit;
+
+/* What may come of an attempt, besides the ns to wait: 0 = admitted. */
+enum { AGAIN = -1, FULL = -2 };
+
+/* Tests stop and kill a process before each single access to the memory: they build with this function. */
+#ifdef FASTGW_CELLS_BEFORE_ACCESS
+void FASTGW_CELLS_BEFORE_ACCESS(void);
+#define BEFORE_ACCESS() FASTGW_CELLS_BEFORE_ACCESS()
+#else
+#define BEFORE_ACCESS() ((void)0)
+#endif
+
+static inline uint64_t load(const uint64_t* word) {
+    BEFORE_ACCESS();
+    return __atomic_load_n(word, __ATOMIC_SEQ_CST);
+}
+
+static inline uint64_t add(uint64_t* word) {
+    BEFORE_ACCESS();
+    return __atomic_fetch_add(word, 1, __ATOMIC_SEQ_CST);
+}
+
+static inline void raise_to(uint64_t* word, uint64_t value) {
+    uint64_t seen = load(word);
+    while (seen < value) {
+        BEFORE_ACCESS();
+        if (__atomic_compare_exchange_n(word, &seen, value, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) break;
+    }
+}
+
+/* Whether the cell was as seen, and is now the next. In assembly: GCC leaves 16 bytes to libatomic, which may lock. */
+static inline int swap(Cell* cell, Cell seen, Cell next) {
+    BEFORE_ACCESS();
+#if defined(__x86_64__)
+    unsigned char swapped;
+    __asm__ __volatile__("lock cmpxchg16b %1\n\tsetz %0"
+                         : "=q"(swapped), "+m"(*cell), "+a"(seen.hash), "+d"(seen.state)
+                         : "b"(next.hash), "c"(next.state)
+                         : "cc", "memory");
+    return swapped;
+#elif defined(__aarch64__) && defined(__AARCH64EL__)
+    uint64_t hash, state;
+    uint32_t failed;
+    __asm__ __volatile__("1: ldaxp %0, %1, %3\n\t"
+                         "cmp %0, %4\n\t"
+                         "ccmp %1, %5, #0, eq\n\t"
+                         "cset %w2, ne\n\t"
+                         "b.ne 2f\n\t"
+                         "stlxp %w2, %6, %7, %3\n\t"
+                         "cbnz %w2, 1b\n\t"
+                         "2: dmb ish"
+                         : "=&r"(hash), "=&r"(state), "=&r"(failed), "+Q"(*cell)
+                         : "r"(seen.hash), "r"(seen.state), "r"(next.hash), "r"(next.state)
+                         : "cc", "memory");
+    return !failed;
+#else
+#error "no compare-and-swap of 16 bytes is known for this machine: fastgw locks its limiter cells by fcntl there"
+#endif
+}
+
+static inline Cell look(const Cell* cell) {
+    Cell seen;
+    seen.hash = load(&cell->hash);
+    seen.state = load(&cell->state);
+    return seen;
+}
+
+static inline uint64_t rotated(uint64_t word, int bits) { return word << bits | word >> (64 - bits); }
+
+#define SIP_ROUND                                                                          \
+    (v0 += v1, v1 = rotated(v1, 13) ^ v0, v0 = rotated(v0, 32), v2 += v3,                  \
+     v3 = rotated(v3, 16) ^ v2, v0 += v3, v3 = rotated(v3, 21) ^ v0, v2 += v1,             \
+     v1 = rotated(v1, 17) ^ v2, v2 = rotated(v2, 32))
+
+/* SipHash-1-3 of the identity of a limit followed by the key; never 0, which means an empty cell. */
+static inline uint64_t hash_of(const uint64_t secret[2], uint64_t identity, const char* key, size_t length) {
+    uint64_t v0 = secret[0] ^ 0x736f6d6570736575, v1 = secret[1] ^ 0x646f72616e646f6d;
+    uint64_t v2 = secret[0] ^ 0x6c7967656e657261, v3 = secret[1] ^ 0x7465646279746573;
+    uint64_t word = identity;
+    size_t left = length;
+    for (;;) {
+        v3 ^= word, SIP_ROUND, v0 ^= word;
+        if (left < 8) break;
+        memcpy(&word, key, 8), key += 8, left -= 8;
+    }
+    word = 0, memcpy(&word, key, left), word |= (uint64_t)(length + 8) << 56;
+    v3 ^= word, SIP_ROUND, v0 ^= word;
+    v2 ^= 0xff, SIP_ROUND, SIP_ROUND, SIP_ROUND;
+    word = v0 ^ v1 ^ v2 ^ v3;
+    return word ? word : 1;
+}
+
+/* Where a key may be: the cells of two buckets of one group, first[0] and first[1]. */
+typedef struct {
+    const Region* region;
+    Cell* first[2];
+} Places;
+
+static inline Places places_of(const Region* region, uint64_t hash) {
+    uint64_t group = region->buckets < GROUP ? region->buckets : GROUP;
+    uint64_t bucket = hash & (region->buckets - 1), other = bucket ^ (1 + (hash >> 32) % (group - 1));
+    Places places = {region, {region->cells + bucket * BUCKET, region->cells + other * BUCKET}};
+    return places;
+}
+
+static inline Cell* place(const Places* places, int number) {
+    return places->first[number / BUCKET] + number % BUCKET;
+}
+
+/* The cell that holds the hash, and what it says; NULL: none. */
+static inline Cell* find(const Places* places, uint64_t hash, Cell* seen) {
+    for (int number = 0; number < PLACES; number++) {
+        Cell* cell = place(places, number);
+        if (load(&cell->hash) == hash) {
+            seen->hash = hash, seen->state = load(&cell->state);
+            return cell;
+        }
+    }
+    return NULL;
+}
+
+/* A cell that may be evicted, of the bucket that has more of them; a claim only where nothing else is. NULL: none. */
+static Cell* find_expired(const Places* places, uint64_t now, Cell* seen) {
+    Cell *expired[2] = {NULL, NULL}, *claim = NULL;
+    Cell expired_seen[2], claim_seen = {0, 0};
+    int counts[2] = {0, 0};
+    for (int number = 0; number < PLACES; number++) {
+        Cell* cell = place(places, number);
+        Cell read = look(cell);
+        int side = number / BUCKET;
+        if (read.state & CLAIMED) {
+            claim = cell, claim_seen = read;
+        } else if (read.state <= now && !counts[side]++) {
+            expired[side] = cell, expired_seen[side] = read;
+        }
+    }
+    int side = counts[1] > counts[0];
+    if (!counts[side]) {
+        *seen = claim_seen;
+        return claim;
+    }
+    *seen = expired_seen[side];
+    return expired[side];
+}
+
+/* Part of a window as it stands in a state: when it is as good as new, in ns but for the bits of the count. */
+static inline uint64_t instant_of(const Limit* limit, uint64_t part) {
+    return ((part + 1 + limit->parts) * limit->step + COUNT) & ~COUNT;
+}
+
+static int64_t spend_from_bucket(const Limit* limit, Cell* cell, Cell seen, uint64_t cost, uint64_t now) {
+    uint64_t free_at = seen.state & CLAIMED || seen.state < now ? now : seen.state;
+    uint64_t ahead = free_at - now + cost * limit->step, depth = limit->limit * limit->step;
+    int admitted = ahead <= depth;
+    Cell next = {seen.hash, admitted ? now + ahead : seen.state};
+    if (!swap(cell, seen, next)) return AGAIN;
+    return admitted ? 0 : (int64_t)(ahead - depth);
+}
+
+static inline uint64_t count_of(const Limit* limit, const uint64_t* parts, uint64_t part) {
+    uint64_t word = load(&parts[part % WORDS]);
+    return (word & ~COUNT) == instant_of(limit, part) ? word & COUNT : 0;
+}
+
+static int64_t spend_in_window(
+    const Limit* limit, Cell* cell, uint64_t* parts, Cell seen, uint64_t cost, uint64_t now) {
+    uint64_t part = now / limit->step, count = 0;
+    if (!(seen.state & CLAIMED)) {
+        uint64_t seen_part = (seen.state & ~COUNT) / limit->step - 1 - limit->parts;
+        if (part <= seen_part)
+            part = seen_part, count = seen.state & COUNT;
+        else if (part <= seen_part + limit->parts)
+            raise_to(&parts[seen_part % WORDS], seen.state);
+    }
+    uint64_t oldest = part < limit->parts ? 0 : part - limit->parts, spent = count;
+    for (uint64_t earlier = oldest; earlier < part; earlier++) spent += count_of(limit, parts, earlier);
+    int admitted = spent + cost <= limit->limit;
+    Cell next = {seen.hash, admitted ? instant_of(limit, part) | (count + cost) : seen.state};
+    uint64_t leaving = oldest; /* if refused: the part with which enough will have left the window */
+    if (!admitted)
+        while (leaving < part && (spent -= count_of(limit, parts, leaving)) + cost > limit->limit) leaving++;
+    if (!swap(cell, seen, next)) return AGAIN;
+    return admitted ? 0 : (int64_t)((leaving + 1 + limit->parts) * limit->step - now);
+}
+
+static inline int64_t spend_in(
+    const Limit* limit, const Region* region, Cell* cell, Cell seen, uint64_t cost, uint64_t now) {
+    if (limit->is_bucket) return spend_from_bucket(limit, cell, seen, cost, now);
+    return spend_in_window(limit, cell, region->parts[cell - region->cells], seen, cost, now);
+}
+
+/* Claim a cell for a key that has none; the claim is in `seen`. NULL: FULL, or AGAIN if somebody was faster. */
+static Cell* claim(Head* head, const Places* places, uint64_t hash, uint64_t now, Cell* seen, int64_t* why) {
+    Cell found, *cell = find_expired(places, now, &found);
+    *why = FULL;
+    if (!cell) return NULL;
+    *why = AGAIN;
+    if (!(found.state & CLAIMED) && found.hash) raise_to(&head->evicted_at, now);
+    seen->hash = hash, seen->state = CLAIMED | (add(&head->claims) & ~CLAIMED);
+    return swap(cell, found, *seen) ? cell : NULL;
+}
+
+/* Whether no cell but this (NULL: no cell at all) holds the hash any more, after other claims were cleared. */
+static int is_alone(const Places* places, uint64_t hash, const Cell* only) {
+    static const Cell EMPTY = {0, 0};
+    for (int number = 0; number < PLACES; number++) {
+        Cell* cell = place(places, number);
+        while (cell != only && load(&cell->hash) == hash) {
+            Cell seen = {hash, load(&cell->state)};
+            if (!(seen.state & CLAIMED)) return 0;
+            swap(cell, seen, EMPTY); /* and look again: if somebody was faster, it may be live now */
+        }
+    }
+    return 1;
+}
+
+/* Whether the overflow cell of this key holds anything that it may have spent. */
+static int overflow_is_live(const Table* table, uint64_t shared, uint64_t now) {
+    if (!load(&table->head->overflowed)) return 0; /* counted before anything is spent there */
+    Places places = places_of(&table->overflow, shared);
+    for (int number = 0; number < PLACES; number++) {
+        Cell* cell = place(&places, number);
+        if (load(&cell->hash) != shared) continue;
+        uint64_t state = load(&cell->state);
+        if (!(state & CLAIMED) && state > now) return 1;
+    }
+    return 0;
+}
+
+/* One attempt in a region, for a key that may have no cell there yet. `shared`: the key's overflow cell; 0: none. */
+static int64_t attempt(
+    const Table* table, const Limit* limit, const Region* region, uint64_t hash, uint64_t shared, uint64_t cost,
+    uint64_t now) {
+    static const Cell EMPTY = {0, 0};
+    Places places = places_of(region, hash);
+    Cell seen, *cell = find(&places, hash, &seen);
+    if (cell && !(seen.state & CLAIMED)) return spend_in(limit, region, cell, seen, cost, now);
+    if (!cell) {
+        int64_t why;
+        if (shared && overflow_is_live(table, shared, now)) return FULL; /* spares the claim; decided below */
+        cell = claim(table->head, &places, hash, now, &seen, &why);
+        if (!cell) return why;
+    }
+    if (!is_alone(&places, hash, cell)) {
+        swap(cell, seen, EMPTY);
+        return AGAIN;
+    }
+    if (shared && overflow_is_live(table, shared, now)) {
+        swap(cell, seen, EMPTY);
+        return FULL;
+    }
+    uint64_t evicted_at = load(&table->head->evicted_at); /* of what was not seen above, since it was evicted */
+    return spend_in(limit, region, cell, seen, cost, now < evicted_at ? evicted_at : now);
+}
+
+/* When the first of these cells expires: how long to wait, in ns. */
+static int64_t wait_for_any(const Places* places, uint64_t now) {
+    uint64_t first = ~0ull;
+    for (int number = 0; number < PLACES; number++) {
+        uint64_t state = look(place(places, number)).state;
+        if (state < first) first = state;
+    }
+    return first > now ? (int64_t)(first - now) : 1;
+}
+
+/* In the cell that the key shares with others. AGAIN: it has got a cell of its own. */
+static int64_t overflow(
+    const Table* table, const Limit* limit, uint64_t hash, uint64_t shared, uint64_t cost, uint64_t now) {
+    int64_t wait;
+    add(&table->head->overflowed);
+    do wait = attempt(table, limit, &table->overflow, shared, 0, cost, now);
+    while (wait == AGAIN);
+    Places places = places_of(&table->overflow, shared);
+    if (wait == FULL) {
+        add(&table->head->refused);
+        return wait_for_any(&places, now);
+    }
+    if (wait) return wait;
+    places = places_of(&table->own, hash);
+    return is_alone(&places, hash, NULL) ? 0 : AGAIN;
+}
+
+/* Spend the cost and return 0, or spend nothing and return the ns to wait. */
+static int64_t spend(const Table* table, const Limit* limit, const char* key, size_t length, uint64_t cost, uint64_t now) {
+    uint64_t hash = hash_of(table->head->key, limit->identity, key, length), shared = limit->overflow[hash >> 60];
+    int64_t wait;
+    do {
+        wait = attempt(table, limit, &table->own, hash, shared, cost, now);
+        if (wait == FULL) wait = overflow(table, limit, hash, shared, cost, now);
+    } while (wait == AGAIN);
+    return wait;
+}
+
+#endif

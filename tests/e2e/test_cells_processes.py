@@ -1,0 +1,66 @@
+"""The limiter cells among real processes: counts are exact, and whoever is killed leaves nothing that is in the way."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.cells import ALGORITHMS, SOURCES, WAYS, build_stopping_twin
+
+ROOT = Path(__file__).parents[2]
+DEADLINE = 300.0
+KILLS = 400  # for each of the six
+each_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS)
+each_way = pytest.mark.parametrize("way", WAYS)
+
+
+def ran(*command: str) -> str:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert done.returncode == 0, f"{done.stdout}{done.stderr[-4000:]}"
+    return done.stdout
+
+
+def crowd(*arguments: str) -> str:
+    return ran(sys.executable, "-m", "tests.support.cells_crowd", *arguments)
+
+
+@each_way
+@each_algorithm
+def test_four_processes_get_exactly_the_limit(way: str, algorithm: str) -> None:
+    crowd("contend", way, algorithm)
+
+
+@each_way
+@each_algorithm
+def test_processes_that_are_killed_at_random_break_no_limit_and_leave_nothing_behind(way: str, algorithm: str) -> None:
+    told = crowd("kill", way, algorithm, str(KILLS))
+    assert int(told.split()[0]) > 100, told
+
+
+@pytest.fixture(scope="module")
+def stopping_twin(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(build_stopping_twin(tmp_path_factory.mktemp("cells")))
+
+
+@pytest.mark.twin
+@each_algorithm
+def test_whoever_is_stopped_or_killed_at_any_step_of_the_twin(stopping_twin: str, algorithm: str) -> None:
+    ran(sys.executable, "-m", "tests.support.cells_stops", "swapped", algorithm, stopping_twin)
+
+
+@each_algorithm
+def test_whoever_is_killed_at_any_line_of_the_reference(algorithm: str) -> None:
+    ran(sys.executable, "-m", "tests.support.cells_stops", "locked", algorithm)
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs a compiler")
+def test_no_order_of_steps_breaks_a_limit(tmp_path: Path) -> None:
+    """Coroutines in place of processes, in many thousand orders; always the same ones."""
+    schedules = str(tmp_path / "schedules")
+    source = str(ROOT / "tests/support/cells_schedules.c")
+    ran("gcc", "-O2", "-Wall", "-Werror", "-fno-strict-aliasing", f"-I{SOURCES}", source, "-o", schedules)
+    ran(schedules, "0", "20000")

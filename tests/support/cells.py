@@ -1,0 +1,78 @@
+"""Tables of limiter cells for tests: in a memory file of their own, and with a twin that stops where it is told to."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import shlex
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from fastgw.node import cells
+from fastgw.node.cells import Cells, Limit, LockedCells, SwappedCells
+
+WAYS: Final[dict[str, type[Cells]]] = {"locked": LockedCells} | (
+    {} if cells._twin is None else {"swapped": SwappedCells}
+)
+ALGORITHMS: Final = ("token_bucket", "fixed_window", "sliding_window")
+SECOND: Final = 1_000_000_000
+SOURCES = Path(cells.__file__).parent
+BUILD_DEADLINE: Final = 120.0
+
+BEFORE_ACCESS = """
+#include <signal.h>
+long accesses_left, accesses_after;
+int stop_by;
+void before_access(void) {
+    if (accesses_left && !--accesses_left) {
+        accesses_left = accesses_after, accesses_after = 0;
+        raise(stop_by);
+    }
+}
+"""
+"""Stops the process before an access to the table that is counted from 1, and once more so many accesses later."""
+
+
+@contextlib.contextmanager
+def made(way: type[Cells], count: int = 1024) -> Iterator[Cells]:
+    """A new table. What is mapped goes with the process or with its last user."""
+    fd = os.memfd_create("cells")
+    try:
+        yield at(way, fd, count)
+    finally:
+        os.close(fd)
+
+
+def at(way: type[Cells], fd: int, count: int) -> Cells:
+    """The table in a memory file, made if that is empty."""
+    size = cells.size(count)
+    os.ftruncate(fd, size)
+    return way(memoryview(mmap.mmap(fd, size)), fd, 0)
+
+
+def limit_of(table: Cells, algorithm: str, limit: int, window: float) -> Limit:
+    if algorithm == "token_bucket":
+        return table.token_bucket(limit, window, limit)
+    return table.fixed_window(limit, window) if algorithm == "fixed_window" else table.sliding_window(limit, window)
+
+
+def build_stopping_twin(folder: Path) -> Path:
+    """The twin with a function before each access to the table, which its installed build does not have."""
+    (folder / "before_access.c").write_text(BEFORE_ACCESS)
+    built = folder / "_cells.so"
+    flags = ["-DFASTGW_CELLS_BEFORE_ACCESS=before_access", "-O1", "-shared", "-fPIC", "-fno-strict-aliasing"]
+    compiler = shlex.split(os.environ.get("CC", "gcc"))
+    headers = [f"-I{sysconfig.get_path('include')}", f"-I{SOURCES}"]
+    sources = [str(folder / "_cells.c"), str(folder / "before_access.c")]
+    for command in (
+        [sys.executable, "-m", "cython", "-3", str(SOURCES / "_cells.pyx"), "-o", sources[0]],
+        [*compiler, *flags, *headers, *sources, "-o", str(built)],
+    ):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_DEADLINE, check=False)
+        assert done.returncode == 0, done.stderr
+    return built

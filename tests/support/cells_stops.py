@@ -1,0 +1,236 @@
+"""Stop a process before each single step of a decision, and look what the others get.
+
+A process of its own, for it forks and has to have one thread only:
+`python -m tests.support.cells_stops WAY ALGORITHM [TWIN]`, where TWIN is a build that can be stopped. Prints how many
+steps there were.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import signal
+import sys
+from collections.abc import Callable
+from functools import partial
+from importlib.machinery import ExtensionFileLoader, ModuleSpec
+from importlib.util import module_from_spec
+from itertools import count
+from types import FrameType
+from typing import Any, Final
+
+from fastgw.node import cells
+from fastgw.node.cells import Cells, Limit
+from tests.support.cells import SECOND, WAYS, limit_of, made
+
+LIMIT: Final = 5
+WINDOW: Final = 1.0
+KEY: Final = b"the key"
+CELLS: Final = 16  # two buckets: all keys are in the same places
+EARLY, NOW, LATER = 1000 * SECOND + 1, 1010 * SECOND + 1, 1020 * SECOND + 1
+DEADLINE: Final = 240
+
+Arm = Callable[[int, int, int], None]
+"""(step, steps from there to a second one or 0, signal): stop this process there."""
+
+
+def stopping_twin(path: str) -> Arm:
+    """Put the twin that can be stopped in the place of the installed one."""
+    loader = ExtensionFileLoader("fastgw.node._cells", path)
+    spec = ModuleSpec(loader.name, loader, origin=path)
+    twin = module_from_spec(spec)
+    loader.exec_module(twin)
+    cells._twin = twin
+    library = ctypes.CDLL(path)
+    words = [ctypes.c_long.in_dll(library, name) for name in ("accesses_left", "accesses_after")]
+    how = ctypes.c_int.in_dll(library, "stop_by")
+
+    def arm(step: int, after: int, by: int) -> None:
+        words[0].value, words[1].value, how.value = step, after, by
+
+    return arm
+
+
+def stopping_reference() -> Arm:
+    """Stop before lines of Python: none of them has two stores in the table."""
+
+    def arm(step: int, after: int, by: int) -> None:
+        left = step
+
+        def trace(frame: FrameType, event: str, _: Any) -> Any:
+            nonlocal left
+            if frame.f_code.co_filename != cells.__file__:
+                return None
+            if event == "line":
+                left -= 1
+                if left == 0:
+                    os.kill(os.getpid(), by)
+            return trace
+
+        sys.settrace(trace)
+
+    return arm
+
+
+def admitted(limit: Limit, now: int, tries: int = LIMIT + 1, key: bytes = KEY) -> int:
+    return sum(limit.spend(key, 1, now) == 0 for _ in range(tries))
+
+
+class Child:
+    """A process that spends so many permits of KEY, if it gets them, and tells each that it got."""
+
+    def __init__(self, limit: Limit, tries: int, arm: Callable[[], None]) -> None:
+        self._got = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
+        self.pid = os.fork()
+        if not self.pid:
+            arm()
+            for _ in range(tries):
+                if limit.spend(KEY, 1, NOW) == 0:
+                    self._got[0] += 1
+            os._exit(0)
+
+    @property
+    def got(self) -> int:
+        return self._got[0]
+
+    def is_stopped(self) -> bool:
+        """Wait until it is stopped or has come to its end."""
+        _, status = os.waitpid(self.pid, os.WUNTRACED)
+        if os.WIFSTOPPED(status):
+            return True
+        self.killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+        assert self.killed or os.waitstatus_to_exitcode(status) == 0
+        return False
+
+    def go_on(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+
+def others(table: Cells, algorithm: str, number: int, now: int) -> None:
+    """So many other keys have something spent in the table."""
+    limit = limit_of(table, algorithm, LIMIT, WINDOW)
+    for each in range(number):
+        limit.spend(b"other %d" % each, 1, now)
+
+
+def nothing(table: Cells, algorithm: str) -> None:
+    """The key enters an empty table."""
+
+
+def full_of_expired(table: Cells, algorithm: str) -> None:
+    """The key takes the place of another."""
+    others(table, algorithm, CELLS, EARLY)
+
+
+def full(table: Cells, algorithm: str) -> None:
+    """The key has to share a cell."""
+    others(table, algorithm, CELLS, NOW)
+
+
+def live(table: Cells, algorithm: str) -> None:
+    """The key is there, and was used a little earlier: in another part of the same window."""
+    limit_of(table, algorithm, LIMIT, WINDOW).spend(KEY, 1, NOW - SECOND // 4)
+
+
+def expired(table: Cells, algorithm: str) -> None:
+    """The key is there, as good as new."""
+    limit_of(table, algorithm, LIMIT, WINDOW).spend(KEY, 1, EARLY)
+
+
+BEGINNINGS: Final = (nothing, full_of_expired, full, live, expired)
+
+
+def at_every_step(
+    begin: Callable[[Cells, str], None], algorithm: str, way: str, trial: Callable[[Cells, Limit, int], bool]
+) -> int:
+    """Try with a new table and the next step until the process comes to its end unstopped. How many steps it has."""
+    for step in count(1):
+        with made(WAYS[way], CELLS) as table:
+            begin(table, algorithm)
+            if not trial(table, limit_of(table, algorithm, LIMIT, WINDOW), step):
+                return step - 1
+    raise AssertionError
+
+
+def left_of(begin: Callable[[Cells, str], None], algorithm: str, way: str) -> int:
+    """What one process alone gets."""
+    with made(WAYS[way], CELLS) as table:
+        begin(table, algorithm)
+        return admitted(limit_of(table, algorithm, LIMIT, WINDOW), NOW)
+
+
+def killed(begin: Callable[[Cells, str], None], algorithm: str, way: str, arm: Arm) -> int:
+    """Killed before any step: at most the one permit is lost that it was about to get, and nobody waits."""
+    left = left_of(begin, algorithm, way)
+
+    def trial(table: Cells, limit: Limit, step: int) -> bool:
+        child = Child(limit, 2, lambda: arm(step, 0, signal.SIGKILL))
+        assert not child.is_stopped()
+        got = admitted(limit, NOW) + child.got
+        lost = 1 if child.killed else 0
+        assert left - lost <= got <= left, (step, got, left)
+        others(table, algorithm, 2 * CELLS, LATER)  # what it left behind is no obstacle
+        got = admitted(limit, LATER)
+        assert 0 <= got <= LIMIT
+        later = LATER + 10 * SECOND
+        assert admitted(limit, later) == LIMIT, step
+        return child.killed
+
+    return at_every_step(begin, algorithm, way, trial)
+
+
+def overtaken(begin: Callable[[Cells, str], None], algorithm: str, way: str, arm: Arm) -> int:
+    """Stopped before any step, and again before any later one, while others spend: nothing is given twice or lost."""
+    left = left_of(begin, algorithm, way)
+
+    def trial(after: int, table: Cells, limit: Limit, step: int) -> bool:
+        child = Child(limit, 1, lambda: arm(step, after, signal.SIGSTOP))
+        got = stops = 0
+        while child.is_stopped():
+            stops += 1
+            got += admitted(limit, NOW, 1)
+            others(table, algorithm, stops, NOW)
+            child.go_on()
+        got += admitted(limit, NOW) + child.got
+        # A shared cell may lose what was spent there in vain.
+        assert (left - stops if table.overflowed else left) <= got <= left, (step, after, got, left)
+        return stops > 0
+
+    return sum(at_every_step(begin, algorithm, way, partial(trial, after)) for after in (1, 4, 20))
+
+
+def outlived(begin: Callable[[Cells, str], None], algorithm: str, way: str, arm: Arm, crowd: int) -> int:
+    """Stopped before any step until its window is over and others may have its cell, then let go on."""
+    left = left_of(begin, algorithm, way)
+
+    def trial(table: Cells, limit: Limit, step: int) -> bool:
+        child = Child(limit, 1, lambda: arm(step, 0, signal.SIGSTOP))
+        if not child.is_stopped():
+            return False
+        spent = left - admitted(limit, NOW)  # by the child, whether it knows it yet or not
+        others(table, algorithm, crowd, LATER)
+        got = admitted(limit, LATER, 2)
+        child.go_on()
+        assert not child.is_stopped()
+        got += child.got - spent + admitted(limit, LATER)
+        assert got <= LIMIT, (step, got)
+        assert table.overflowed or got == LIMIT, (step, got)
+        return True
+
+    return at_every_step(begin, algorithm, way, trial)
+
+
+def main(way: str, algorithm: str, *twin: str) -> None:
+    signal.alarm(DEADLINE)
+    arm = stopping_twin(*twin) if twin else stopping_reference()
+    for begin in BEGINNINGS:
+        steps = [killed(begin, algorithm, way, arm)]
+        if twin:  # the reference keeps others waiting while it is stopped
+            steps.append(overtaken(begin, algorithm, way, arm))
+            steps += [outlived(begin, algorithm, way, arm, crowd) for crowd in (0, CELLS, 2 * CELLS)]
+        print(begin.__name__, *steps)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
