@@ -2,8 +2,8 @@
  * many processes may work on it at once, any of which may be killed or stopped between any two instructions.
  *
  * A cell is two words, {hash, state}, aligned on 16 bytes and changed by nothing but one 128-bit compare-and-swap of
- * both: it is never torn, and whoever writes knows whose cell it was and what it said. There is no lock, no owner and no
- * "busy": whatever a process leaves behind is a whole cell that the others can use, finish or evict.
+ * both: it is never torn, and whoever writes knows whose cell it was and what it said. There is no lock, no owner and
+ * no "busy": whatever a process leaves behind is a whole cell that the others can use, finish or evict.
  *
  * A cell is empty {0, 0}; or claimed {hash, CLAIMED | nonce}, with nothing spent in it yet; or live or expired
  * {hash, state}. A key has 16 places. Three things have to be shown.
@@ -47,7 +47,15 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { BUCKET = 8, PLACES = 2 * BUCKET, GROUP = 64, PARTS = 7, WORDS = PARTS + 1, STRIPES = 16 /* the upper 4 bits of a hash */, COUNT_BITS = 24 };
+enum {
+    BUCKET = 8,
+    PLACES = 2 * BUCKET,
+    GROUP = 64, /* buckets: both of a key are in one */
+    PARTS = 7,
+    WORDS = PARTS + 1,
+    STRIPES = 16, /* told by the upper 4 bits of a hash */
+    COUNT_BITS = 24
+};
 
 static const uint64_t CLAIMED = 1ull << 63, COUNT = (1ull << COUNT_BITS) - 1;
 
@@ -366,7 +374,8 @@ static int64_t overflow(
 }
 
 /* Spend the cost and return 0, or spend nothing and return the ns to wait. */
-static int64_t spend(const Table* table, const Limit* limit, const char* key, size_t length, uint64_t cost, uint64_t now) {
+static int64_t spend(
+    const Table* table, const Limit* limit, const char* key, size_t length, uint64_t cost, uint64_t now) {
     uint64_t hash = hash_of(table->head->key, limit->identity, key, length), shared = limit->overflow[hash >> 60];
     int64_t wait;
     do {

@@ -6,7 +6,7 @@
  * the limit allows there (so each has an instant in between, at which it counts, and the limit holds: Hall's theorem);
  * and a later time finds the table as good as new.
  *
- * Arguments: first seed, number of seeds. Prints how many of some events there were, or what went wrong, and the seed. */
+ * Arguments: first seed, number of seeds. Prints what went wrong, and with which seed. */
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,7 +38,10 @@ static struct {
 } memory __attribute__((aligned(64)));
 
 static Table table = {
-    &memory.head, {memory.cells, memory.parts, CELLS / BUCKET}, {memory.cells + CELLS, memory.parts + CELLS, CELLS / BUCKET}};
+    &memory.head,
+    {memory.cells, memory.parts, CELLS / BUCKET},
+    {memory.cells + CELLS, memory.parts + CELLS, CELLS / BUCKET},
+};
 static Limit limit;
 static Process processes[PROCESSES];
 static ucontext_t scheduler;
@@ -126,8 +129,10 @@ static const char* trial(void) {
         for (int from = 0; from < admission_count; from++)
             for (int to = 0; to < admission_count; to++) {
                 uint64_t first = admissions[from].began, last = admissions[to].ended, count = 0;
-                for (int each = 0; each < admission_count; each++)
-                    count += admissions[each].key == key && admissions[each].began >= first && admissions[each].ended <= last;
+                for (int each = 0; each < admission_count; each++) {
+                    const Admission* one = &admissions[each];
+                    count += one->key == key && one->began >= first && one->ended <= last;
+                }
                 if (first <= last && count > most(first, last)) return "more are admitted than the limit";
             }
     if (!killed && now == start) {
