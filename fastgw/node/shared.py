@@ -28,15 +28,17 @@ from fastgw.node.limits import UNLIMITED, AddressLimit, Fence, NodeLimit, Sketch
 VERSION: Final = 2
 FIRST_GAUGE: Final = 1 << 18
 """Where the gauges of a column begin; 2 MiB of counters stand before them."""
-CELL_BYTES: Final = 65_536 * 32
-"""The region of the limiter cells."""
+CELL_BYTES: Final = 8 << 20
+"""The region of the limiter cells: a table takes as much of it as it needs."""
 SKETCHED: Final = 65_536
 """Connections for which a sketch of client addresses is made at least."""
 _WORD: Final = 8
 _PAGE: Final = mmap.PAGESIZE
 _MAGIC, _FINGERPRINT, _COLUMNS, _STRIDE, _WIDTH, _SECRET = range(6)  # words of the header; the secret takes four
 _SECRET_BYTES: Final = 32
-_FRONT: Final = _PAGE + CELL_BYTES
+CELLS_AT: Final = _PAGE
+"""Where that begins in the file."""
+_FRONT: Final = CELLS_AT + CELL_BYTES
 
 
 class OtherLayout(Exception):
@@ -115,8 +117,8 @@ class Shared:
         if os.fstat(fd).st_size < _FRONT:
             os.ftruncate(fd, _FRONT)
         front = memoryview(mmap.mmap(fd, _FRONT))
-        self._header = front[:_PAGE].cast("Q")
-        self.cells = front[_PAGE:]
+        self._header = front[:CELLS_AT].cast("Q")
+        self.cells = front[CELLS_AT:]
         """The region of the limiter cells, bytes."""
         if self._header[_MAGIC] != VERSION or self._header[_FINGERPRINT] != layout.fingerprint:
             raise OtherLayout("the shared memory was laid out by another version")
