@@ -177,7 +177,6 @@ class Pool(Generic[C]):
         self._max_uses = inf if pool.max_uses is None else pool.max_uses
         self._idle_timeout = pool.idle_timeout
         self.idle_count = 0
-        self.share(workers)
         self._connections: dict[C, Address] = {}  # lent and idle
         self._leaving: set[C] = set()  # those of the lent whose address is no longer one of their target's
         self._openings: set[asyncio.Task[Address]] = set()
@@ -189,6 +188,7 @@ class Pool(Generic[C]):
         self._ticker: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._stopped = False
+        self.share(workers)
         for target in self.targets:
             target.watch(partial(self._follow, target))
 
@@ -302,6 +302,7 @@ class Pool(Generic[C]):
         self._max_idle = most
         while self.idle_count > most:
             self._drop(self._longest_idle())
+        self._fill()
 
     def stop(self) -> None:
         """Close what is idle, end what is opening and fail who waits. What is lent is closed as it is given back."""

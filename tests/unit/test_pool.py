@@ -1,11 +1,18 @@
 """Lending connections: at once or from the queue, within the limits."""
 
-import pytest
+import asyncio
+import socket
 
+import pytest
+from msgspec.structs import replace
+
+from fastgw.config.settings import Resolve
 from fastgw.errors import Fault
 from fastgw.node.shared import Layout, Shared
 from fastgw.upstream import pool as pooling
+from fastgw.upstream import resolve
 from fastgw.upstream.pool import LocalLimit
+from fastgw.upstream.resolve import Address
 from tests.support.lending import Borrower, Connection, make, opened, upstream
 from tests.support.on_loop import on_loop, turns, until
 
@@ -149,6 +156,64 @@ async def test_beyond_max_idle_the_one_that_was_idle_longest_goes(dialer):
     assert [connection.closed for connection in connections] == [True, False, False]
     assert pool.idle_count == 2
     pool.stop()
+
+
+@on_loop
+async def test_with_other_workers_its_share_of_idle_connections_is_another(dialer):
+    pool = make(upstream(max_idle=4))
+    connections = [await opened(pool, dialer) for _ in range(4)]
+    for connection in connections:
+        pool.give_back(connection)
+    pool.share(2)
+    assert [connection.closed for connection in connections] == [True, True, False, False]
+    pool.share(1)
+    assert pool.idle_count == 2
+    more = [pool.idle(pool.targets[0]) for _ in range(2)]
+    more += [await opened(pool, dialer) for _ in range(2)]
+    for connection in more:
+        pool.give_back(connection)
+    assert pool.idle_count == 4
+    pool.stop()
+
+
+@on_loop
+async def test_a_retired_pool_keeps_nothing_and_still_lends_to_those_who_come(dialer):
+    """Such as an exchange that was in a filter when its upstream was configured away, or that is tried again."""
+    limit = LocalLimit(2)
+    pool = make(upstream(max_connections=2), limit=limit)
+    idle, lent = await opened(pool, dialer), await opened(pool, dialer)
+    pool.give_back(idle)
+    pool.retire()
+    assert (idle.closed, lent.closed) == (True, False)
+    late = await opened(pool, dialer)
+    waiting = Borrower()
+    assert pool.lend(pool.targets[0], waiting) is None
+    pool.give_back(lent)
+    assert await waiting.answer() is lent
+    for connection in (lent, late):
+        pool.give_back(connection)
+        assert connection.closed
+    assert (pool.idle_count, limit._left) == (0, 2)
+
+
+@on_loop
+async def test_a_retired_pool_looks_up_no_names(monkeypatch, dialer):
+    asked = []
+
+    async def look_up(host, port):
+        asked.append(host)
+        return [Address(socket.AF_INET, ("192.0.2.1", port))]
+
+    monkeypatch.setattr(resolve, "look_up", look_up)
+    configured = replace(upstream("http://users:80"), resolve=Resolve(interval=0.001))
+    pool = make(configured)
+    (target,) = pool.targets
+    await target.addresses()
+    pool.retire()
+    count = len(asked)
+    await asyncio.sleep(0.01)
+    assert len(asked) == count
+    assert repr(target._name).startswith("<Name users:80 lapsed")
 
 
 @on_loop

@@ -209,13 +209,16 @@ async def test_whatever_happens_the_counts_are_true_and_everyone_is_told_once(di
         idle = [connection for target in pool.targets for connection in target.idle]
         assert places == opening + len(idle) + len(lent)
         assert places + outside + limit._left == most
-        assert pool.idle_count == len(idle)
+        assert pool.idle_count == len(idle) <= pool._max_idle
         assert sum(len(target.waiting) for target in pool.targets) == len(waiting)
         assert not any(connection.closed for connection in idle)
 
     acts = [borrow, borrow, borrow, give_back, give_back, succeed, succeed, withdraw, discard, fail, lose]
-    acts += [take_outside, free_outside]
-    for _ in range(400):
+    acts += [take_outside, free_outside, lambda: pool.share(chance.randint(1, 3))]
+    retired_after = chance.choice([200, 400])
+    for act in range(400):
+        if act == retired_after:
+            pool.retire()
         chance.choice(acts)()
         check()
         await turns(chance.randint(0, 3))

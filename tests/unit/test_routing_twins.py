@@ -6,8 +6,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from fastgw import routing
 from fastgw.config.patterns import parse_host, parse_path
-from fastgw.routing import Conditions, Router
+from fastgw.routing import Conditions, Router, at_once, rule_of
 from tests.unit.test_routing import PATTERNS, REQUESTS, ROUTES, Request, Route, by_path, router
 
 pytestmark = pytest.mark.twin
@@ -165,3 +166,94 @@ def test_any_bytes_as_path_and_host(patterns, paths, host):
     for path in paths:
         same(table, Request(path))
         same(ORDINARY, Request(b"/" + path, host=host, method=path))
+
+
+# --- and on tables that take the place of others
+
+
+def answers(table, requests):
+    return [table.find(request) for request in requests]
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(ROUTES, max_size=10),
+    st.lists(st.tuples(st.integers(0, 9), st.one_of(st.none(), ROUTES)), max_size=6),
+    st.lists(REQUESTS, min_size=1, max_size=8),
+    st.integers(0, 200),
+)
+def test_a_table_that_was_built_from_another_is_as_if_it_was_built_alone(routes, edits, requests, left_at):
+    """Some routes change their place, go or are replaced; then the table before is taken apart."""
+    rules = [at_once(rule_of(route.conditions, place)) for place, route in enumerate(routes)]
+    base = at_once(Router.building(list(rules), None))
+    before = answers(base, requests)
+    for number, (place, route) in enumerate(edits):
+        if route is None and place < len(rules):
+            rules.insert(0, rules.pop(place))
+        elif route is None:
+            del rules[:1]
+        else:
+            rules[place : place + 1] = [at_once(rule_of(route.conditions, 100 + number))]
+    left = Router.building(list(rules), base)
+    for _, _ in zip(range(left_at), left, strict=False):
+        pass
+    table = at_once(Router.building(list(rules), base))
+    assert answers(base, requests) == before
+    alone = at_once(Router.building(list(rules), None))
+    expected = answers(alone, requests)
+    for request in requests:
+        same(table, request)
+    at_once(base.dismantling(table))
+    assert answers(table, requests) == expected
+    for request in requests:
+        same(table, request)
+        assert table.allowed_methods(request) == alone.allowed_methods(request)
+        assert [each.match for each in table.candidates(request)] == [each.match for each in alone.candidates(request)]
+    if base is not table:
+        assert answers(base, requests) == [None] * len(requests)
+
+
+def test_its_hash_table_grows_by_pieces_and_is_the_same_in_one_go():
+    entries = [entry for number in range(5000) for entry in at_once(rule_of(conditions_of(f"/s{number}/x/*"), number))]
+    by_pieces, at_a_go = routing._routes.Tables(routing.Match), routing._routes.Tables(routing.Match)
+    pieces = 0
+    for tables in (by_pieces, at_a_go):
+        assert tables.add_host(b"", False, -1) == 0
+    for entry in entries:
+        while by_pieces.widen():
+            pieces += 1
+        by_pieces.add(0, entry)
+        at_a_go.add(0, entry)
+    assert pieces > 10
+    for tables in (by_pieces, at_a_go):
+        while tables.seal():
+            pass
+        found = [tables.find(b"h", f"/s{number}/x/y".encode(), b"GET").route for number in range(5000)]
+        assert found == list(range(5000))
+        assert tables.find(b"h", b"/s1/y", b"GET") is None
+        while tables.release():
+            assert tables.find(b"h", b"/s1/x", b"GET") is NotImplemented
+        assert tables.find(b"h", b"/s1/x", b"GET") is NotImplemented
+        assert not tables.release()
+
+
+def conditions_of(path):
+    return Conditions(paths=(parse_path(path),))
+
+
+@pytest.mark.parametrize("left_at", [0, 1, 100])
+def test_tables_that_are_left_unfinished_are_freed(left_at):
+    tables = routing._routes.Tables(routing.Match)
+    tables.add_host(b"h", False, -1)
+    for number in range(left_at):
+        tables.add(0, at_once(rule_of(conditions_of(f"/s{number}"), number))[0])
+    while tables.release():
+        pass
+
+
+def test_what_is_added_out_of_order_is_refused():
+    tables = routing._routes.Tables(routing.Match)
+    with pytest.raises(ValueError, match="less specific"):
+        tables.add_host(b"h", False, 0)
+    with pytest.raises(ValueError, match="no such host"):
+        tables.add(0, at_once(rule_of(conditions_of("/"), 1))[0])

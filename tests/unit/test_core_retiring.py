@@ -1,0 +1,250 @@
+"""Upstreams that are configured away while they are in use, with real connections: all ends, and nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import pytest
+
+from fastgw.compile import building, compile, dismantling
+from fastgw.config.settings import Config
+from fastgw.downstream import Server
+from fastgw.node.ground import Ground
+from fastgw.node.places import first
+from fastgw.node.shared import Shared
+from fastgw.routing import at_once
+from fastgw.upstream.group import Upstream
+from fastgw.upstream.pool import LocalLimit, Pool
+from tests.support.generations import load_document, plan_after
+from tests.support.memory import SERVICE, Observer
+from tests.support.on_loop import on_loop, until
+
+GET = b"GET /%b HTTP/1.1\r\nHost: a.test\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+ASKING = b"GET /old HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+
+
+class Taken(asyncio.Protocol):
+    """A connection that the service took, or a client's."""
+
+    def __init__(self, taken: list[Taken] | None = None) -> None:
+        self.taken = taken
+        self.received = b""
+        self.closed = False
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        if self.taken is not None:
+            self.taken.append(self)
+
+    def data_received(self, chunk: bytes) -> None:
+        self.received += chunk
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.closed = True
+
+    def sends(self, message: bytes) -> None:
+        self.transport.write(message)
+
+
+class Node:
+    """A worker's data plane, a service and a configuration that sends `/old` there."""
+
+    def __init__(self) -> None:
+        self.taken: list[Taken] = []
+
+    def configured(self, *paths: str, **upstream: Any) -> Config:
+        routes = [{"name": path, "paths": [f"/{path}"], "upstream": path} for path in paths]
+        service = {"targets": [{"url": f"http://localhost:{self.port}"}], "resolve": {"interval": "1s"}}
+        upstreams = {path: {**service, **upstream} for path in paths}
+        return load_document({**SERVICE, "routes": routes, "upstreams": upstreams, "access_logs": []})
+
+    async def begin(self, **upstream: Any) -> None:
+        loop = asyncio.get_running_loop()
+        self.service = await loop.create_server(lambda: Taken(self.taken), "127.0.0.1", 0)
+        self.port = self.service.sockets[0].getsockname()[1]
+        self.config = self.configured("old", **upstream)
+        self.gateway = compile(self.config, 1)
+        self.ground = Ground(loop)
+        self.ground.start()
+        self.shared = Shared(self.gateway.layout, 1)
+        self.gateway.start(self.ground, self.shared.columns[0])
+        self.server = Server(self.ground, self.gateway, Observer(), LocalLimit(100), None)  # type: ignore[arg-type]
+
+    async def end(self) -> None:
+        self.server.stop()
+        self.gateway.stop()
+        self.ground.close()
+        for taken in self.taken:
+            taken.transport.abort()
+        self.service.close()
+        await self.service.wait_closed()
+
+    async def client(self) -> Taken:
+        ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            end.setblocking(False)
+        loop = asyncio.get_running_loop()
+        protocol = self.server.accepted(self.gateway.listeners[0], ("127.0.0.1", 1), 80)
+        await loop.connect_accepted_socket(lambda: protocol, theirs)
+        _, client = await loop.connect_accepted_socket(Taken, ours)
+        return client
+
+    def adopt(self, configuration: Config) -> None:
+        """All that a worker does, with none of its pauses."""
+        old = self.gateway
+        self.gateway = at_once(building(plan_after(self.config, configuration), 1, old))
+        self.gateway.places = old.places.following(self.gateway.names, generation=2, oldest=1)
+        self.gateway.start(self.ground, self.shared.columns[0])
+        self.server.adopt(self.gateway, self.server.connection_limit, None)
+        old.retire(self.gateway)
+        at_once(dismantling(old, self.gateway))
+        self.config = configuration
+
+
+@asynccontextmanager
+async def serving(**upstream: Any) -> AsyncIterator[Node]:
+    node = Node()
+    await node.begin(**upstream)
+    try:
+        yield node
+    finally:
+        await node.end()
+
+
+def held() -> list[str]:
+    """What there is of upstreams, whoever holds it. The wheel has closed connections for a while, and their targets."""
+    kinds = (Upstream, Pool)
+    return sorted(type(each).__name__ for each in gc.get_objects() if type(each) in kinds)
+
+
+@contextmanager
+def no_collector() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+ONE = ["Pool", "Upstream"]
+
+
+@pytest.mark.parametrize("upstream", [{}, {"timeouts": {"response_headers": "300s"}}])
+@on_loop
+async def test_its_last_exchange_takes_the_pool_with_it(upstream):
+    """Although the client keeps its connection, and the wheel has not come round to the upstream's deadlines."""
+    with no_collector():
+        async with serving(**upstream) as node:
+            before = held()
+            client = await node.client()
+            for count in (1, 2):
+                client.sends(GET % b"old")
+                await until(lambda: bool(node.taken))
+                await until(lambda count=count: node.taken[0].received.count(b"GET /old") == count)
+                if count == 1:
+                    node.taken[0].sends(OK)
+                    await until(lambda: client.received.endswith(b"ok"))
+            node.adopt(node.configured("new", **upstream))
+            assert held() == sorted(before + ONE)
+            node.taken[0].sends(OK)
+            await until(lambda: client.received.count(b"200 OK") == 2)
+            await until(lambda: node.taken[0].closed)
+            await until(lambda: held() == before)
+            client.sends(GET % b"new")
+            await until(lambda: len(node.taken) == 2)
+            assert not client.closed
+            client.transport.abort()
+        await until(lambda: client.closed)
+
+
+@on_loop
+async def test_idle_connections_close_and_the_pool_is_gone_at_once():
+    with no_collector():
+        async with serving() as node:
+            client = await node.client()
+            client.sends(GET % b"old")
+            await until(lambda: bool(node.taken) and b"GET /old" in node.taken[0].received)
+            node.taken[0].sends(OK)
+            await until(lambda: client.received.endswith(b"ok"))
+            assert node.gateway.upstreams["old"].pool.idle_count == 1
+            before = held()
+            node.adopt(node.configured("new"))
+            await until(lambda: node.taken[0].closed)
+            await until(lambda: held() == before)
+            assert node.shared.total(0) == 0
+            client.transport.abort()
+
+
+@on_loop
+async def test_a_tunnel_goes_on_and_its_end_takes_the_pool_with_it():
+    with no_collector():
+        async with serving() as node:
+            before = held()
+            client = await node.client()
+            client.sends(ASKING)
+            await until(lambda: bool(node.taken) and b"GET /old" in node.taken[0].received)
+            node.taken[0].sends(SWITCHED)
+            await until(lambda: client.received.startswith(b"HTTP/1.1 101"))
+            node.adopt(node.configured("new"))
+            node.taken[0].sends(b"down")
+            client.sends(b"up")
+            await until(lambda: client.received.endswith(b"down") and node.taken[0].received.endswith(b"up"))
+            assert held() == sorted(before + ONE)
+            client.transport.abort()
+            await until(lambda: node.taken[0].closed)
+            await until(lambda: held() == before)
+
+
+@on_loop
+async def test_two_generations_of_one_upstream_share_its_limit():
+    """What the old one has lent counts against what the new one may open."""
+    async with serving(pool={"max_connections": 2}) as node:
+        clients = [await node.client() for _ in range(3)]
+        clients[0].sends(GET % b"old")
+        await until(lambda: len(node.taken) == 1)
+        node.adopt(node.configured("old", pool={"max_connections": 2, "idle_timeout": "9s"}))
+        for client in clients[1:]:
+            client.sends(GET % b"old")
+        await until(lambda: len(node.taken) == 2)
+        pool = node.gateway.upstreams["old"].pool
+        await until(lambda: len(pool._placeless) == 1)
+        await until(lambda: b"GET /old" in node.taken[0].received)
+        node.taken[0].sends(OK)
+        await until(lambda: len(node.taken) == 3)
+        assert node.taken[0].closed
+        for client in clients:
+            client.transport.abort()
+
+
+@on_loop
+async def test_an_upstream_that_stays_keeps_its_connections():
+    async with serving() as node:
+        client = await node.client()
+        client.sends(GET % b"old")
+        await until(lambda: bool(node.taken) and b"GET /old" in node.taken[0].received)
+        node.taken[0].sends(OK)
+        await until(lambda: client.received.endswith(b"ok"))
+        pool = node.gateway.upstreams["old"].pool
+        node.adopt(node.configured("old", "new"))
+        assert node.gateway.upstreams["old"].pool is pool
+        client.sends(GET % b"old")
+        await until(lambda: node.taken[0].received.count(b"GET /old") == 2)
+        assert len(node.taken) == 1
+        client.transport.abort()
+
+
+@on_loop
+async def test_upstreams_are_opened_once_however_often_they_are_started():
+    async with serving() as node:
+        pool = node.gateway.upstreams["old"].pool
+        assert sum(1 for _ in node.gateway.starting(node.ground, node.shared.columns[0])) >= 1
+        assert node.gateway.upstreams["old"].pool is pool
+        assert node.gateway.places == first(node.gateway.names)
