@@ -161,7 +161,7 @@ class Forwarding(Timed):
         self._over = False
 
     def __repr__(self) -> str:
-        return f"<Forwarding to {self._upstream.name} on {self._connection!r}>"
+        return f"<Forwarding to {self._target!r} on {self._connection!r}>"
 
     def limit_time(self) -> None:
         """Begin the time that the route gives until the response head, and the upstream for the whole."""
@@ -279,8 +279,9 @@ class Forwarding(Timed):
         self.exchange.client.feed(payload)
 
     def ended(self, trailers: Trailers) -> None:
+        client = self.exchange.client
         self._done()
-        self.exchange.client.end(trailers)
+        client.end(trailers)
 
     def failed_on(self, fault: Fault, silent: bool, why: str) -> None:
         connection = self._connection
@@ -441,9 +442,10 @@ class Forwarding(Timed):
         exchange.service = None
 
     def _fail(self, fault: Fault, why: str = "") -> None:
+        exchange = self.exchange
         self._end()
-        self.exchange.service = None
-        self.exchange.fail(fault, why=why)
+        exchange.service = None
+        exchange.fail(fault, why=why)
 
     def _end(self) -> None:
         if not self._over:
@@ -453,3 +455,5 @@ class Forwarding(Timed):
             upstream.active -= 1
             if self._retrying:
                 upstream.retrying -= 1
+            # The wheel may have us for as long as we were given, which is longer than anybody needs these.
+            del self.exchange, self._forward, self._upstream

@@ -47,6 +47,13 @@ SETTINGS = {
     ],
     "filters": {"request_id": {}},
 }
+OTHERS = [
+    SETTINGS,
+    {**SETTINGS, "routes": [{"name": "all", "upstream": "u"}], "filters": {}},
+    {**SETTINGS, "listeners": {"other": {"address": "127.0.0.1:1", "trusted_proxies": ["127.0.0.0/8"]}}},
+    {**SETTINGS, "limits": {"body_bytes": 1000}, "timeouts": {"keepalive": "1s", "response_idle": "1s"}},
+]
+"""What may take the place of `SETTINGS`, and they of each other."""
 MOST = 4 * 65_536  # of what a connection may hold: a read in hand, one in the transport, what came ahead
 
 CUTS = [10**6, 10**6, 1, 20, 80, 150, 66_000]  # after how many bytes a message is cut in two
@@ -62,6 +69,7 @@ STEPS = st.lists(
         st.tuples(st.just("passes"), st.sampled_from([0.05, 1.5, 31.0])),
         st.tuples(st.just("turn"), st.integers(0, 3)),
         st.tuples(st.just("drains"), st.just(0)),
+        st.tuples(st.just("adopts"), st.integers(0, len(OTHERS) - 1)),
     ),
     max_size=40,
 )
@@ -117,6 +125,10 @@ class Play:
         elif act == "drains" and not self.plane.server.draining:
             self.plane.server.begin_drain()
             self.plane.settle()
+        elif act == "adopts":
+            self.plane.adopts(OTHERS[first])
+            self.plane.listener = self.plane.gateway.listeners[0]
+            self.plane.settle()
 
     def held(self) -> Iterator[int]:
         """Bytes in our hands, by connection."""
@@ -146,7 +158,7 @@ def test_whatever_happens_nothing_is_left(steps: list[tuple[str, int]]) -> None:
     assert plane.limit.taken == 0
     plane.assert_quiet()
     for record in plane.records:
-        assert record.status in (101, 200, 204, 304, 400, 408, 413, 499, 502, 504), record
+        assert record.status in (101, 200, 204, 304, 400, 408, 411, 413, 499, 502, 504), record
     for wire in play.targets:
         wire.resets()
     assert not plane.pool.open

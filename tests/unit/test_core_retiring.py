@@ -137,7 +137,7 @@ def no_collector() -> Iterator[None]:
 ONE = ["Pool", "Upstream"]
 
 
-@pytest.mark.parametrize("upstream", [{}, {"timeouts": {"response_headers": "300s"}}])
+@pytest.mark.parametrize("upstream", [{}, {"timeouts": {"response_headers": "300s"}}, {"timeouts": {"total": "300s"}}])
 @on_loop
 async def test_its_last_exchange_takes_the_pool_with_it(upstream):
     """Although the client keeps its connection, and the wheel has not come round to the upstream's deadlines."""
