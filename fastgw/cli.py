@@ -26,11 +26,15 @@ from fastgw.diff import differences
 from fastgw.explain import as_text
 from fastgw.explain import explain as explanation_of
 from fastgw.filters import TYPES
+from fastgw.node import cells
 from fastgw.observe.sink import why_not
-from fastgw.runtime.capacity import auto_workers, usable_cpus
+from fastgw.runtime.bound import Bound
+from fastgw.runtime.estate import UnfitEstate, is_successor
 from fastgw.runtime.notices import described, notice
+from fastgw.runtime.opening import CannotStart
+from fastgw.runtime.running import run_gateway
+from fastgw.runtime.slots import Work
 from fastgw.runtime.sockets import CannotListen
-from fastgw.runtime.supervisor import Bound, CannotStart, Supervisor, Work
 
 WRONG: Final = 1
 USAGE: Final = 2
@@ -102,18 +106,18 @@ def run(
     given = [name for name, value in flags.items() if value is not None]
     if file is not None and given:
         raise typer.BadParameter(f"a file and {', '.join(given)}: the file says all of that")
-    if ready_fd is not None:
+    if ready_fd is not None and not is_successor():
         _check_open(ready_fd)
     if file is not None:
-        configuration = _read(lambda: config.load(file, TYPES).config)
+        _serve(lambda: config.load(file, TYPES), _announce, ready_fd)
     elif listen is not None and to is not None:
         try:
             configuration = config.from_flags(listen, to, workers=workers, access_log=access_log, status=status)
         except config.ConfigError as error:
             _fail(USAGE, *map(str, error.problems))
+        _serve(lambda: config.Loaded.of(configuration), _announce, ready_fd)
     else:
         raise typer.BadParameter("expected a file, or --listen and --to")
-    _serve(configuration, _announce, ready_fd)
 
 
 @app.command()
@@ -129,6 +133,8 @@ def check(
         for place, access_log in enumerate(loaded.config.access_logs):
             if reason := why_not(access_log.sink):
                 notes.append(config.Problem(file, 0, 0, f"access_logs[{place}].sink", reason))
+        if not cells.COMPILED:
+            notes.append(config.Problem(file, 0, 0, "", f"limits by key are kept by {cells.told()}: exact, but slower"))
     except config.ConfigError as error:
         problems, notes = [*error.problems], []
     except CompileError as error:
@@ -258,7 +264,7 @@ def run_demo(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--listen") from error
     with demo.demo(address, workers or "auto") as (configuration, origin):
-        _serve(configuration, demo.announce, ready_fd, {"demo origin": origin})
+        _serve(lambda: config.Loaded.of(configuration), demo.announce, ready_fd, {"demo origin": origin})
 
 
 @app.command()
@@ -271,6 +277,7 @@ def version(answer: FormatOption = Format.TEXT) -> None:
         "httptools": version_of("httptools"),
         "msgspec": version_of("msgspec"),
         "wire": compiled.told(),
+        "limits": cells.told(),
     }
     if answer is Format.JSON:
         _print_json(versions)
@@ -300,20 +307,19 @@ def _asked(admin: str, token_file: str | None, ask: Callable[[AdminClient], T]) 
 
 
 def _serve(
-    configuration: config.Config,
+    load: Callable[[], config.Loaded],
     announce: Callable[[Bound], None],
     ready_fd: int | None,
     companions: Mapping[str, Work] = {},
 ) -> None:
     """Run the gateway until a signal ends it."""
-    workers = auto_workers(usable_cpus()) if configuration.workers == "auto" else configuration.workers
     try:
-        gateway = compile(configuration, workers)
+        run_gateway(load, announce, ready_fd, companions)
+    except config.ConfigError as error:
+        _fail(WRONG, *map(str, error.problems))
     except CompileError as error:
         _fail(WRONG, str(error))
-    try:
-        Supervisor(gateway, announce, ready_fd, companions).run()
-    except (CannotListen, CannotStart) as error:
+    except (CannotListen, CannotStart, UnfitEstate) as error:
         _fail(CANNOT_START, f"fastgw: {error}")
 
 

@@ -18,10 +18,11 @@ from fastgw.config import Config
 from fastgw.config.settings import AccessLog, FilterUse, Limits, Listener, Route, Target, Upstream
 from fastgw.config.values import Address, Url
 from fastgw.filters.request_id import RequestId
-from fastgw.runtime.channel import GENERATION, Channel, Ready
+from fastgw.runtime.bound import Bound
+from fastgw.runtime.channel import FIRST_GENERATION, Channel, Ready
 from fastgw.runtime.control import told_to_stop
 from fastgw.runtime.notices import notice
-from fastgw.runtime.supervisor import Bound, Work
+from fastgw.runtime.slots import Work
 from fastgw.wire.framing import RequestHead, judge_request
 from fastgw.wire.malformed import Malformed
 from fastgw.wire.render import status_line
@@ -90,7 +91,7 @@ def run_origin(listening: socket.socket, channel: Channel) -> None:
 
     async def serve() -> None:
         server = await asyncio.start_unix_server(_converse, sock=listening, limit=READ_BYTES)
-        channel.send(Ready(generation=GENERATION))
+        channel.send(Ready(generation=FIRST_GENERATION))
         await told_to_stop(channel)
         server.close()
 

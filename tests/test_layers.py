@@ -39,6 +39,7 @@ OUTSIDE = {"asyncio", "uvloop", "selectors", "select", "threading", "subprocess"
 EDGES = {
     "cli.py": 1,  # a defect of a command is one line too
     "runtime/supervisor.py": 1,  # the end of a child
+    "runtime/slices.py": 1,  # work on a worker's loop that nobody waits for
     "exchange/chain.py": 2,  # a filter's step that raises is a fault, never a pass
     "exchange/exchange.py": 2,  # likewise
     "downstream/connection.py": 1,  # likewise

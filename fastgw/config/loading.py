@@ -34,6 +34,11 @@ class Loaded(Struct, frozen=True):
     captured: Mapping[str, bytes]
     """The contents of the files that it names, such as certificates, by absolute path: the bytes that were checked."""
 
+    @classmethod
+    def of(cls, config: Config) -> "Loaded":
+        """What came from no file."""
+        return cls(config, (), (), (), MappingProxyType({}))
+
     def __repr__(self) -> str:  # what was captured may be keys
         return f"<Loaded: {', '.join(map(repr, self.sources))}; {len(self.captured)} captured>"
 

@@ -84,6 +84,10 @@ def table(memory: memoryview, fd: int, offset: int) -> "Cells":
     return LockedCells(memory, fd, offset) if _twin is None else SwappedCells(memory, fd, offset)
 
 
+COMPILED: Final = _twin is not None
+"""Whether cells are advanced by compare-and-swap."""
+
+
 def told() -> str:
     """How cells are advanced here, as a person reads it."""
     return "fcntl locks (no compiled twin)" if _twin is None else "compare-and-swap"

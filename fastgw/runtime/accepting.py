@@ -9,6 +9,7 @@ import asyncio
 import errno
 import resource
 import socket
+from collections.abc import Set
 from contextlib import suppress
 from typing import Final
 
@@ -49,27 +50,40 @@ class Acceptor:
         self._most = connections_held(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         self._complain = RareNotice()
 
+    @property
+    def listening(self) -> Set[socket.socket]:
+        """What is accepted from."""
+        return self._listeners.keys()
+
     def open(self, listening: socket.socket, listener: Listener) -> None:
-        """Accept from this socket from now on."""
+        """Accept from this socket from now on; if that is done already, for this listener."""
+        known = listening in self._listeners
         self._listeners[listening] = listener
-        if self._pause is None:
+        if not known and self._pause is None:
             self._loop.add_reader(listening, self._accept, listening)
+
+    def take(self, listening: socket.socket) -> None:
+        """Accept what is queued there now."""
+        if listening in self._listeners:
+            self._accept(listening, most=BACKLOG)
 
     def close(self, listening: socket.socket) -> None:
         """Accept no more from this socket: another worker does, or nobody can."""
         if self._listeners.pop(listening, None) is not None:
             self._loop.remove_reader(listening)
 
-    async def end(self) -> None:
-        """Take what is queued at all sockets, then shut them down for every process: new clients are refused.
+    async def end(self, shut: Set[socket.socket]) -> None:
+        """Take what is queued at all sockets and accept no more.
 
+        `shut`: those of them that are shut down for every process: new clients are refused there.
         Returns when the server has all connections that were accepted.
         """
         for listening in list(self._listeners):
-            self._accept(listening, most=BACKLOG)
+            self.take(listening)
             self.close(listening)
-            with suppress(OSError):  # a neighbour that accepts there too was first
-                listening.shutdown(socket.SHUT_RDWR)
+            if listening in shut:
+                with suppress(OSError):  # a neighbour that accepts there too was first
+                    listening.shutdown(socket.SHUT_RDWR)
         if self._pause is not None:
             self._pause.cancel()
         for greeting in list(self._greetings):
@@ -95,7 +109,8 @@ class Acceptor:
                     return self.close(listening)
                 return self._pause_all(f"{error.strerror}")  # out of files or memory
             client.setblocking(False)
-            peer = (name[0], name[1]) if isinstance(name, tuple) else UNIX_PEER
+            # An IPv4 client of a socket for both families, which only a service manager opens, is an IPv4 client.
+            peer = (name[0].removeprefix("::ffff:"), name[1]) if isinstance(name, tuple) else UNIX_PEER
             if not listener.proxy_protocol_required:
                 self.serve(client, listener, peer, None)
             elif peer is UNIX_PEER or listener.trusts(peer[0]):  # a unix socket's permissions say who may

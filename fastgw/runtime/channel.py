@@ -1,17 +1,29 @@
 """Messages between the supervisor and its children: one `SOCK_SEQPACKET` pair per child, one packet per message.
 
-Each message names the generation of the configuration that its sender runs. Nobody waits: a packet that cannot be sent
-at once means that the other side has stopped reading, and its death, or the want of its heartbeat, tells the rest.
+Each message names the generation of the configuration that it is about. Descriptors (sockets, sealed memory) travel
+with the message that speaks of them. Nobody waits: a packet that cannot be sent at once means that the other side has
+stopped reading, and its death, or the want of its heartbeat, tells the rest.
 """
 
+import os
 import socket
-from typing import Final
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import Final, Literal
 
 import msgspec
 
 MESSAGE_MAX: Final = 64 * 1024
-GENERATION: Final = 1
-"""Of the configuration that the gateway starts with."""
+DESCRIPTORS_MAX: Final = 128
+"""In one message; the kernel takes 253."""
+_ANCILLARY: Final = socket.CMSG_SPACE(DESCRIPTORS_MAX * array("i").itemsize)
+PROTOCOL: Final = 1
+"""Of these messages. A new version of fastgw takes over the workers of an old one only if it speaks the same."""
+FIRST_GENERATION: Final = 1
+
+
+Origin = Literal["start", "signal", "api", "file", "rollback"]
+"""Who asks for a configuration."""
 
 
 class Message(msgspec.Struct, kw_only=True, tag=True):
@@ -19,26 +31,106 @@ class Message(msgspec.Struct, kw_only=True, tag=True):
 
 
 class Ready(Message):
-    """Child: everything is set up, connections are being accepted."""
+    """Child: everything is set up for this generation. A worker accepts nothing until it is told to."""
 
 
 class Adopt(Message):
-    """Supervisor: this slot has no worker that accepts; accept from its sockets too."""
+    """Supervisor: accept from this slot's sockets from now on: your own, or those of one without an able worker."""
 
     slot: int
 
 
 class Release(Message):
-    """Supervisor: the slot has a worker again, or another neighbour."""
+    """Supervisor: another worker accepts for the slot."""
 
     slot: int
 
 
+class Columns(Message):
+    """Supervisor: so many columns of the shared memory count, as another worker is about to be born."""
+
+    count: int
+
+
+class Sockets(Message):
+    """Supervisor: sockets of an endpoint, as descriptors: one per slot from `first` on, or the one that all share."""
+
+    endpoint: int
+    address: str
+    shared: bool
+    foreign: bool
+    first: int
+
+
+class Prepare(Message):
+    """Supervisor: build the tables of this generation beside those in use. Its sealed document comes as descriptor.
+
+    `listeners`: the endpoints of each listener.
+    """
+
+    listeners: dict[str, list[int]]
+
+
+class Prepared(Message):
+    """Worker: the tables of this generation are built."""
+
+
+class Refused(Message):
+    """Worker: they cannot be built, and nothing has changed."""
+
+    why: str
+
+
+class Commit(Message):
+    """Supervisor: every worker is prepared; serve this generation from now on."""
+
+
+class Abort(Message):
+    """Supervisor: somebody refused; forget what you have prepared."""
+
+
+class Committed(Message):
+    """Worker: this generation is what the next request meets."""
+
+
+class Propose(Message):
+    """Control: a document that was checked in full, as descriptor. Bring it to all workers."""
+
+    source: Origin
+
+
+class Rejected(Message):
+    """Control: what was asked for is wrong, and was not proposed. `generation`: the one that stays."""
+
+    source: Origin
+    why: str
+
+
+class Outcome(Message):
+    """Supervisor: what became of a proposal. `generation`: the one that is served now."""
+
+    ok: bool
+    why: str
+    committed: int
+    workers: int
+    listeners_added: int
+    listeners_removed: int
+    workers_restarted: int
+
+
+class Reload(Message):
+    """Supervisor: somebody has asked by signal to read the file again."""
+
+
 class Drain(Message):
-    """Supervisor: take nothing new, finish what is under way in so many seconds, say `Drained` and exit."""
+    """Supervisor: take nothing new, finish what is under way in so many seconds, say `Drained` and exit.
+
+    `handed_over`: others go on accepting from the same sockets.
+    """
 
     requests_s: float
     tunnels_s: float
+    handed_over: bool = False
 
 
 class Drained(Message):
@@ -46,6 +138,10 @@ class Drained(Message):
 
     drained: int
     cut: int
+
+
+class DrainAll(Message):
+    """Control: somebody has asked for the end of the gateway, as by SIGTERM."""
 
 
 class Stop(Message):
@@ -56,7 +152,36 @@ class Reopen(Message):
     """Supervisor: open the log files anew."""
 
 
-AnyMessage = Ready | Adopt | Release | Drain | Drained | Stop | Reopen
+class Watch(Message):
+    """Supervisor: control is away: answer the probes on the status socket, which comes as descriptor.
+
+    Without a descriptor: control is back.
+    """
+
+
+AnyMessage = (
+    Ready
+    | Adopt
+    | Release
+    | Columns
+    | Sockets
+    | Prepare
+    | Prepared
+    | Refused
+    | Commit
+    | Abort
+    | Committed
+    | Propose
+    | Rejected
+    | Outcome
+    | Reload
+    | Drain
+    | Drained
+    | DrainAll
+    | Stop
+    | Reopen
+    | Watch
+)
 
 _decoder: Final[msgspec.msgpack.Decoder[AnyMessage]] = msgspec.msgpack.Decoder(AnyMessage)
 _encoder: Final = msgspec.msgpack.Encoder()
@@ -72,33 +197,58 @@ class Channel:
     def __init__(self, end: socket.socket) -> None:
         end.setblocking(False)
         self._end = end
+        self._descriptors: list[int] = []  # of the message received last
 
     @classmethod
     def pair(cls) -> tuple["Channel", "Channel"]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         return cls(ours), cls(theirs)
 
+    @classmethod
+    def of(cls, descriptor: int) -> "Channel":
+        """An end that was made before the program was replaced."""
+        return cls(socket.socket(fileno=descriptor))
+
     def fileno(self) -> int:
         return self._end.fileno()
 
     def close(self) -> None:
         self._end.close()
+        close_descriptors(self.take_descriptors())
 
-    def send(self, message: AnyMessage) -> None:
+    def send(self, message: AnyMessage, descriptors: Sequence[int] = ()) -> None:
         """Raises `ChannelClosed`."""
         try:
-            self._end.send(_encoder.encode(message))
+            socket.send_fds(self._end, [_encoder.encode(message)], descriptors)
         except OSError as error:
             raise ChannelClosed from error
 
     def receive(self) -> AnyMessage | None:
-        """The next message, or None when there is none yet. Raises `ChannelClosed`."""
+        """The next message, or None when there is none yet. Raises `ChannelClosed`.
+
+        Descriptors of the message before that nobody took are closed.
+        """
+        close_descriptors(self.take_descriptors())
         try:
-            packet = self._end.recv(MESSAGE_MAX)
+            # Not `socket.recv_fds`: it forgets the flags (CPython 3.11).
+            packet, ancillary, *_ = self._end.recvmsg(MESSAGE_MAX, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return None
         except OSError as error:
             raise ChannelClosed from error
+        for level, kind, content in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                self._descriptors += array("i", content)
         if not packet:
             raise ChannelClosed
         return _decoder.decode(packet)
+
+    def take_descriptors(self) -> list[int]:
+        """Those of the message received last; the caller closes them."""
+        taken, self._descriptors = self._descriptors, []
+        return taken
+
+
+def close_descriptors(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

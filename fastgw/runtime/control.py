@@ -1,54 +1,127 @@
-"""The control process: what is asked about the gateway is answered here, off the data path.
+"""The control process: what is asked about the gateway is answered here, off the data path, and new configurations are
+read and checked here.
 
-Workers never wait for it; when it dies it is replaced.
+Workers never wait for it; when it dies it is replaced, and begins with what is in force.
 """
 
 import asyncio
-import socket
-from collections.abc import Callable
-from functools import partial
+import os
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from types import MappingProxyType
+from typing import Any, Final
 
 import uvloop
 
-from fastgw.admin.metrics import Exposition
-from fastgw.admin.status import StatusConnection, StatusPages
-from fastgw.runtime.channel import GENERATION, Channel, ChannelClosed, Ready, Stop
+from fastgw.admin.status import StatusPages
+from fastgw.runtime.channel import AnyMessage, Channel, ChannelClosed, Columns, Outcome, Ready, Reload, Stop
+from fastgw.runtime.commons import Commons
+from fastgw.runtime.files import LOOK_EVERY, FileWatch
+from fastgw.runtime.probes import status_server
+from fastgw.runtime.proposals import Proposals
+from fastgw.runtime.view import View
+
+NICENESS: Final = 5
+"""How far workers go before it when all want the processor."""
 
 
-def run_control(
-    listening: socket.socket, is_ready: Callable[[], bool], exposition: Exposition, channel: Channel
-) -> None:
-    """The life of the control process, after the fork: serve the status listener until told to stop."""
-    pages = StatusPages(is_ready, exposition.text)
+def run_control(commons: Commons, channel: Channel) -> None:
+    """The life of the control process, after the fork: serve until told to stop."""
+    os.nice(NICENESS)
 
-    async def serve() -> None:
-        loop = asyncio.get_running_loop()
-        create = loop.create_unix_server if listening.family == socket.AF_UNIX else loop.create_server
-        server = await create(partial(StatusConnection, pages), sock=listening)
-        channel.send(Ready(generation=GENERATION))
-        await told_to_stop(channel)
-        server.close()
+    async def live() -> None:
+        await Control(commons, channel).serve()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve())
+        runner.run(live())
+
+
+class Control:
+    """What the control process holds."""
+
+    def __init__(self, commons: Commons, channel: Channel) -> None:
+        self._commons = commons
+        self._channel = channel
+        self._proposals = Proposals(commons, channel)
+        self._view = View(commons, channel, self._proposals)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._told = asyncio.Event()
+        self._orders: Mapping[type[AnyMessage], Callable[[Any], None]] = MappingProxyType(
+            {
+                Reload: lambda order: self._begin(self._proposals.reload("signal")),
+                Outcome: self._proposals.conclude,
+                Columns: lambda order: commons.shared.widen(order.count),
+                Stop: lambda order: self._told.set(),
+            }
+        )
+
+    async def serve(self) -> None:
+        """Serve until told to stop; then answer what was asked."""
+        loop = asyncio.get_running_loop()
+        self._begin(self._watch_files())
+        for name, endpoint in self._commons.own.items():
+            if name == "status":
+                pages = StatusPages(self._view.is_ready, self._view.metrics)
+                status = await status_server(endpoint.of_slot(0), pages)
+                self._begin(status.serve_forever())
+            else:
+                self._begin(self._serve_admin())
+        loop.add_reader(self._channel, self._obey)
+        self._channel.send(Ready(generation=self._commons.sealed.generation))
+        await self._told.wait()
+        loop.remove_reader(self._channel)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _begin(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _obey(self) -> None:
+        try:
+            while (message := self._channel.receive()) is not None:
+                self._orders[type(message)](message)
+        except ChannelClosed:
+            self._told.set()  # the supervisor is gone
+
+    async def _serve_admin(self) -> None:
+        from fastgw.admin.access import Access  # and with it Starlette and uvicorn, which nobody else needs
+        from fastgw.admin.api import create_app
+        from fastgw.admin.serve import serve
+        from fastgw.admin.tls import server_context
+
+        settings, endpoint = self._commons.sealed.settings.admin, self._commons.own["admin"]
+        assert settings is not None
+        tls = None if settings.tls is None else server_context(settings.tls)
+        await serve(create_app(self._view, Access.of(settings)), endpoint.of_slot(0), tls)
+
+    async def _watch_files(self) -> None:
+        """Take new contents of the files that the configuration names: certificates are renewed without a reload."""
+        watch = FileWatch()
+        while True:
+            captured = self._proposals.current.captured
+            watch.watch(captured)
+            await asyncio.sleep(LOOK_EVERY)
+            if watch.changed():
+                await self._proposals.refresh()
 
 
 async def told_to_stop(channel: Channel) -> None:
     """Return when the supervisor says so, or is gone. For processes that take no other orders."""
     loop = asyncio.get_running_loop()
-    told = loop.create_future()
+    told = asyncio.Event()
 
     def obey() -> None:
-        try:
+        with suppress(ChannelClosed):
             while (message := channel.receive()) is not None:
                 if isinstance(message, Stop):
                     break
             else:
                 return
-        except ChannelClosed:
-            pass
         loop.remove_reader(channel)
-        told.set_result(None)
+        told.set()
 
     loop.add_reader(channel, obey)
-    await told
+    await told.wait()

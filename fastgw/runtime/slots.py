@@ -1,7 +1,6 @@
-"""A place for one child process, and when it is filled again after the child died."""
+"""Places for child processes, the children in them, and when a place is filled again after its child died."""
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Final
 
@@ -13,61 +12,87 @@ SETTLED: Final = 10.0
 LOOP_DEATHS: Final = 5
 """Deaths in a row, none of them settled, that are called a crash loop."""
 
+Work = Callable[[Channel], None]
+"""What a child does with its life, given its end of the channel."""
+
 
 def restart_delay(deaths: int) -> float:
     """Seconds to wait after so many deaths in a row: none, then 0.1, doubling up to 5."""
     return min(5.0, 0.1 * 2 ** (deaths - 2)) if deaths > 1 else 0.0
 
 
-class Slot:
-    """Holds a child, or waits to hold the next. `index`: of the worker slot; None for a process that is no worker."""
+class Child:
+    """A process of ours. `column`: the words of shared memory that it alone writes; None for one that is no worker.
 
-    def __init__(self, name: str, index: int | None, work: Callable[[Channel], None]) -> None:
+    `native`: it runs the same program as the supervisor, which may have been replaced in place since its birth.
+    """
+
+    def __init__(
+        self, pid: int, channel: Channel, name: str, column: int | None, began_at: float, *, native: bool = True
+    ) -> None:
+        self.pid = pid
+        self.channel = channel
         self.name = name
-        self.index = index
-        self.work = work
-        self.pid = 0  # 0: no child
-        self.channel: Channel | None = None
+        self.column = column
+        self.began_at = began_at  # monotonic seconds
+        self.native = native
+        self.generation = 0  # of the configuration that it serves; 0: not ready yet
         self.ready = False
-        self.pulse = Pulse()
         self.silent = False  # it has not beaten for a while; neighbours accept for it
-        self.kill_at = inf  # when the child is killed, if it has not ended by then
-        self.deaths = 0  # in a row
-        self.due_at = 0.0  # when to fork, if there is no child
-        self._began_at = 0.0
+        self.leaving = False  # another has its place, or nobody will
+        self.lost = False  # it takes no more messages, so it does not know what it should
+        self.pulse = Pulse()
+        self.kill_at = inf  # when it is killed, if it has not ended by then
+        self.sockets: dict[int, int] = {}  # by endpoint: of how many slots it has them
 
     def __repr__(self) -> str:
         state = "ending" if self.kill_at < inf else "silent" if self.silent else "ready" if self.ready else "not ready"
-        return f"<Slot {self.name} pid={self.pid} {state} deaths={self.deaths}>"
+        return f"<Child {self} {state} generation={self.generation}>"
 
-    @property
-    def child(self) -> str:
-        """The child, in a line for people."""
+    def __str__(self) -> str:
+        """For people."""
         return f"{self.name} (pid {self.pid})"
 
     @property
     def able(self) -> bool:
-        """The child accepts."""
-        return self.ready and not self.silent
+        """It may accept."""
+        return self.ready and not (self.silent or self.leaving or self.lost)
 
-    def fill(self, pid: int, channel: Channel, now: float) -> None:
-        """A child was forked. `now`: monotonic seconds, as everywhere here."""
-        self.pid, self.channel, self.pulse = pid, channel, Pulse()
-        self._began_at = now
+    def send(self, message: AnyMessage, descriptors: Sequence[int] = ()) -> None:
+        """Tell the child. Its death is told by the kernel, not here."""
+        try:
+            self.channel.send(message, descriptors)
+        except ChannelClosed:
+            self.lost = True
 
-    def empty(self, now: float) -> None:
-        """The child is dead, or could not be forked. Sets when the next one is due."""
-        if self.channel is not None:
-            self.channel.close()
-        self.pid, self.channel = 0, None
-        self.ready = self.silent = False
-        self.kill_at = inf
-        self.deaths = 1 if now - self._began_at >= SETTLED else self.deaths + 1
+
+class Slot:
+    """Holds a child, or waits to hold the next. `index`: of the worker slot; None for a process that is no worker."""
+
+    def __init__(self, name: str, index: int | None, work: Work | None = None) -> None:
+        self.name = name
+        self.index = index
+        self.work = work
+        """Of a process that is no worker."""
+        self.child: Child | None = None
+        self.successor: Child | None = None
+        """The child that takes the place once it is ready."""
+        self.retired = False  # nobody is born here any more; neighbours accept
+        self.deaths = 0  # in a row
+        self.due_at = 0.0  # when to fork, if there is no child
+
+    def __repr__(self) -> str:
+        return f"<Slot {self.name} {self.child!r} deaths={self.deaths}>"
+
+    @property
+    def children(self) -> list[Child]:
+        return [child for child in (self.child, self.successor) if child is not None]
+
+    @property
+    def is_ready(self) -> bool:
+        return self.child is not None and self.child.ready
+
+    def failed(self, lived: float, now: float) -> None:
+        """A child died after so many seconds, or could not be forked. Sets when the next one is due."""
+        self.deaths = 1 if lived >= SETTLED else self.deaths + 1
         self.due_at = now + restart_delay(self.deaths)
-        self._began_at = now
-
-    def send(self, message: AnyMessage) -> None:
-        """Tell the child, if there is one that listens. Its death is told by the kernel, not here."""
-        if self.channel is not None:
-            with suppress(ChannelClosed):
-                self.channel.send(message)

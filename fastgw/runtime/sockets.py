@@ -1,13 +1,14 @@
-"""The listening sockets: the supervisor opens them all, before any worker exists, and keeps them.
+"""The listening sockets: the supervisor opens them all and keeps them, over the lives of workers and over upgrades.
 
 A TCP listener has one `SO_REUSEPORT` socket per worker slot, so each worker has a queue of its own. A unix socket
-cannot be doubled: its one socket is shared by all.
+cannot be doubled, nor can a socket that a service manager has opened: that one is shared by all.
 """
 
 import errno
 import os
 import socket
 import stat
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Final
@@ -23,30 +24,46 @@ class CannotListen(Exception):
     """The text says on what, and why."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Endpoint:
     """One bound address of a listener, and its sockets: one per worker slot, or one that all slots share."""
 
     address: Address
     """With the port that was chosen, when the configuration left that to the system."""
-    sockets: tuple[socket.socket, ...]
+    sockets: list[socket.socket]
+    shared: bool = False
     inode: int = 0
-    """Of a unix socket's file."""
-
-    @property
-    def shared(self) -> bool:
-        return bool(self.address.path)
+    """Of a unix socket's file, if it is ours to remove."""
+    foreign: bool = False
+    """A service manager has opened it, and goes on listening when we are gone."""
 
     def of_slot(self, slot: int) -> socket.socket:
         return self.sockets[0 if self.shared else slot]
 
+    def grow(self, slots: int) -> None:
+        """Open sockets for further slots. Raises `CannotListen`."""
+        while not self.shared and len(self.sockets) < slots:
+            try:
+                self.sockets.append(_listen(self.sockets[0].family, (self.address.host, self.address.port)))
+            except OSError as error:
+                raise CannotListen(f"cannot listen on {self.address}: {error.strerror}") from error
+
     def close(self) -> None:
+        """Close it for every process: whoever still has it open accepts nothing more."""
         for listening in self.sockets:
+            if not self.foreign:
+                with suppress(OSError):
+                    listening.shutdown(socket.SHUT_RDWR)
             listening.close()
-        if self.shared:
+        if self.inode:
             with suppress(FileNotFoundError):
                 if os.stat(self.address.path).st_ino == self.inode:  # else somebody has taken the path over
                     os.unlink(self.address.path)
+
+
+def close_endpoints(endpoints: Iterable[Endpoint]) -> None:
+    for endpoint in endpoints:
+        endpoint.close()
 
 
 def open_endpoints(address: Address, slots: int) -> tuple[Endpoint, ...]:
@@ -77,11 +94,10 @@ def _open_tcp(address: Address, slots: int) -> tuple[Endpoint, ...]:
                 _bind(family, (host, port), shared=False).close()
             sockets = []
             for _ in range(slots):
-                listening = undo.enter_context(_bind(family, (host, port), shared=True))
-                listening.listen(BACKLOG)
+                listening = undo.enter_context(_listen(family, (host, port)))
                 sockets.append(listening)
                 port = listening.getsockname()[1]  # where the system chose, the others get the same
-            endpoints.append(Endpoint(Address(host=host, port=port), tuple(sockets)))
+            endpoints.append(Endpoint(Address(host=host, port=port), sockets))
         undo.pop_all()
     return tuple(endpoints)
 
@@ -101,7 +117,7 @@ def _is_ours(family: socket.AddressFamily, host: str) -> bool:
     return True
 
 
-def _bind(family: socket.AddressFamily, name: tuple[str, int] | str, shared: bool) -> socket.socket:
+def _bind(family: socket.AddressFamily | int, name: tuple[str, int] | str, shared: bool) -> socket.socket:
     with ExitStack() as undo:
         bound = undo.enter_context(socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
         if family != socket.AF_UNIX:
@@ -116,6 +132,15 @@ def _bind(family: socket.AddressFamily, name: tuple[str, int] | str, shared: boo
     return bound
 
 
+def _listen(family: socket.AddressFamily | int, name: tuple[str, int]) -> socket.socket:
+    """One of the sockets that share an address."""
+    with ExitStack() as undo:
+        listening = undo.enter_context(_bind(family, name, shared=True))
+        listening.listen(BACKLOG)
+        undo.pop_all()
+    return listening
+
+
 def _open_unix(address: Address) -> Endpoint:
     _remove_stale(address.path)
     umask = os.umask(UNIX_UMASK)
@@ -124,7 +149,7 @@ def _open_unix(address: Address) -> Endpoint:
     finally:
         os.umask(umask)
     listening.listen(BACKLOG)
-    return Endpoint(address, (listening,), os.stat(address.path).st_ino)
+    return Endpoint(address, [listening], shared=True, inode=os.stat(address.path).st_ino)
 
 
 def _remove_stale(path: str) -> None:

@@ -3,8 +3,9 @@
 They stand at the same places in every generation of the configuration; only names change theirs, see `node.places`.
 """
 
-from collections.abc import Iterator
-from typing import Final
+import os
+import time
+from typing import Final, Literal
 
 from fastgw.compile import Gateway
 from fastgw.config import settings as config
@@ -15,8 +16,11 @@ from fastgw.node.shared import Column, Shared
 from fastgw.node.targets import TargetWords
 from fastgw.observe import Series, Totals, totals
 from fastgw.observe.ledger import Ledger
+from fastgw.observe.series import UNCELLED, claimed, counted_in
 from fastgw.observe.series import WORDS as COUNTED
-from fastgw.observe.series import counted_in
+from fastgw.routing import Steps
+
+WorkerState = Literal["ready", "silent", "starting", "draining"]
 
 MAX_COLUMNS: Final = 4096
 LAG_WINDOW_S: Final = 5
@@ -57,11 +61,85 @@ class Words:
         """What the worker serves. In the supervisor's column: what was committed; set before the workers are told."""
         self.pid = layout.gauge("pid")
         """0: the column is nobody's."""
+        self.slot = layout.gauge("slot")
+        """Which slot's worker it is."""
         self.began = layout.gauge("began")
         """When the process began, in nanoseconds of the monotonic clock."""
         self.connections = layout.gauge("connections")
         """Client connections."""
-        self._first_limits = gateway.limits
+        self.leaving = layout.gauge("leaving")
+        """1 once the worker takes nothing new."""
+
+    # --- what processes say of themselves ---
+
+    def enter(self, column: Column, slot: int) -> None:
+        """A worker was born into this column."""
+        words = column.words
+        words[self.slot], words[self.began] = slot, time.monotonic_ns()
+        words[self.pid] = os.getpid()
+
+    def serve(self, column: Column, generation: int) -> None:
+        """The worker accepts, and serves this generation."""
+        column.words[self.generation] = generation
+        column.words[self.ready] = 1
+
+    def leave(self, column: Column) -> None:
+        """The worker takes nothing new any more."""
+        column.words[self.leaving] = 1
+        column.words[self.ready] = 0
+
+    # --- what the supervisor says ---
+
+    def set_ready(self, shared: Shared, ready: bool) -> None:
+        """From the start until the stop begins."""
+        shared.supervisor.words[self.ready] = ready
+
+    def commit(self, shared: Shared, generation: int) -> None:
+        """This generation is in force; before any worker is told."""
+        shared.supervisor.words[self.generation] = generation
+
+    def expect(self, shared: Shared, column: int, generation: int) -> None:
+        """A worker is about to be born into this column, which is nobody's yet, and will count by this generation."""
+        shared.columns[column].words[self.generation] = generation
+
+    def hush(self, shared: Shared, column: int, silent: bool) -> None:
+        """The worker of this column does not beat, or does again."""
+        shared.supervisor.words[self.silent + column] = silent
+
+    def left(self, shared: Shared, column: int) -> None:
+        """The worker of this column is dead, and was reaped."""
+        self.hush(shared, column, False)
+        shared.clear_gauges(column)
+
+    def died(self, shared: Shared) -> None:
+        """A process ended that should not have."""
+        shared.supervisor.words[self.deaths] += 1
+
+    # --- what can be told of them ---
+
+    def is_ready(self, shared: Shared) -> bool:
+        """The start is over, the stop has not begun, and a worker accepts."""
+        return self.is_serving(shared) and self.accepting(shared) > 0
+
+    def is_serving(self, shared: Shared) -> bool:
+        """The start is over and the stop has not begun."""
+        return bool(shared.supervisor.words[self.ready])
+
+    def beat_of(self, shared: Shared, column: int) -> int:
+        return int(shared.columns[column].words[self.beat])
+
+    def state_of(self, shared: Shared, column: int) -> WorkerState:
+        words = shared.columns[column].words
+        if shared.supervisor.words[self.silent + column]:
+            return "silent"
+        if words[self.ready]:
+            return "ready"
+        return "draining" if words[self.leaving] else "starting"
+
+    def oldest_generation(self, shared: Shared) -> int:
+        """That any worker serves: one that is leaving, and one that is not ready yet, too."""
+        served = [column.words[self.generation] for column in shared.columns]
+        return min(filter(None, served), default=shared.supervisor.words[self.generation])
 
     # --- workers ---
 
@@ -85,13 +163,12 @@ class Words:
         """The worst lateness of the last 5 to 10 seconds."""
         return max(column.words[self._lag : self._lag + 2]) / 1e6
 
-    def connection_limit(self, column: Column, limits: config.Limits | None = None) -> NodeLimit:
-        """`limits`: of the generation; None: the first."""
-        return column.limit(self.connections, (limits or self._first_limits).connections, self.accepted)
+    def connection_limit(self, column: Column, limits: config.Limits) -> NodeLimit:
+        return column.limit(self.connections, limits.connections, self.accepted)
 
-    def address_limit(self, column: Column, limits: config.Limits | None = None) -> AddressLimit | None:
+    def address_limit(self, column: Column, limits: config.Limits) -> AddressLimit | None:
         """None: addresses are not limited."""
-        most = (limits or self._first_limits).connections_per_ip
+        most = limits.connections_per_ip
         return None if most is None else column.address_limit(most)
 
     def check(self, shared: Shared, limits: config.Limits) -> None:
@@ -102,7 +179,7 @@ class Words:
                 f"memory counts the addresses of {shared.sketch.connections} connections"
             )
 
-    def publishing(self, column: Column, gateway: Gateway) -> Iterator[None]:
+    def publishing(self, column: Column, gateway: Gateway) -> Steps[None]:
         """Tell how busy this worker keeps the targets; in steps, between which the loop may go on."""
         stored = 0
         for name, upstream in gateway.upstreams.items():
@@ -115,6 +192,11 @@ class Words:
                     yield
 
     # --- what is counted ---
+
+    def requests_of(self, column: Column) -> int:
+        """How many requests this worker, and those before it in this column, have finished."""
+        counted = self.counted(column)
+        return counted[UNCELLED] + sum(count for _, count in claimed(counted))
 
     def reloaded(self, shared: Shared, ok: bool, date: float) -> None:
         """In the supervisor: a reload has ended, at this date (epoch seconds)."""

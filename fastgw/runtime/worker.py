@@ -1,4 +1,4 @@
-"""A worker: the process that serves. It accepts for itself and otherwise does what the supervisor says.
+"""A worker: the process that serves. It accepts where it is told to, and otherwise does what the supervisor says.
 
 Signals are the supervisor's affair: a terminal or a service manager sends them to every process of the group, and the
 channel tells what to do about them. When the channel closes the supervisor is gone, and the worker goes too.
@@ -8,39 +8,52 @@ import asyncio
 import faulthandler
 import logging
 import signal
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
 import uvloop
 
-from fastgw.compile import Gateway
-from fastgw.downstream import Listener, Server
+from fastgw.compile import Gateway, building
+from fastgw.downstream import Server
 from fastgw.node.ground import Ground
-from fastgw.node.shared import Shared
-from fastgw.node.timers import TICK
 from fastgw.observe import Observer
+from fastgw.routing import Steps, at_once
 from fastgw.runtime.accepting import Acceptor
+from fastgw.runtime.beating import Heart
+from fastgw.runtime.changing import Changing
 from fastgw.runtime.channel import (
-    GENERATION,
+    Abort,
     Adopt,
     AnyMessage,
     Channel,
     ChannelClosed,
+    Columns,
+    Commit,
+    Committed,
     Drain,
     Drained,
+    Prepare,
+    Prepared,
     Ready,
+    Refused,
     Release,
     Reopen,
+    Sockets,
     Stop,
+    Watch,
 )
+from fastgw.runtime.commons import Commons
 from fastgw.runtime.notices import described
-from fastgw.runtime.sockets import Endpoint
-from fastgw.runtime.words import Words
+from fastgw.runtime.probes import Probes
+from fastgw.runtime.slices import Slices
+from fastgw.runtime.standing import Standing
 
 log = logging.getLogger("fastgw")
 
+PUBLISH_EVERY: Final = 1.0
+"""Seconds between two tellings of how busy the targets are."""
 FLUSH_S: Final = 2.0
 """How long the logs may go on writing after a drain."""
 FLUSH_NOW_S: Final = 0.3
@@ -48,33 +61,36 @@ FLUSH_NOW_S: Final = 0.3
 
 
 @dataclass(frozen=True)
-class Listening:
-    """A listener and where it is bound."""
+class Birth:
+    """What a worker begins with."""
 
-    listener: Listener
-    endpoints: tuple[Endpoint, ...]
+    slot: int
+    column: int
+    commons: Commons
+
+    def gateway(self) -> Gateway:
+        """The tables of the generation in force: compiled before the fork, or built now."""
+        commons = self.commons
+        if commons.sealed.generation == commons.compiled:
+            return commons.gateway
+        accepted = commons.sealed.accepted
+        gateway = at_once(building(accepted.plan, accepted.workers, None))
+        gateway.places = accepted.places
+        return gateway
 
 
 class Worker:
     """What one worker process holds. Made after the fork."""
 
-    def __init__(
-        self,
-        slot: int,
-        gateway: Gateway,
-        shared: Shared,
-        words: Words,
-        listenings: Sequence[Listening],
-        channel: Channel,
-    ) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._slot = slot
-        self._gateway = gateway
-        self._listenings = listenings
-        self._channel = channel
-        self._column = shared.columns[slot]
+    def __init__(self, birth: Birth, gateway: Gateway, channel: Channel) -> None:
+        loop = self._loop = asyncio.get_running_loop()
+        commons, words = birth.commons, birth.commons.words
+        self._slot = birth.slot
         self._words = words
-        self._ground = Ground(self._loop)
+        self._shared = commons.shared
+        self._column = commons.shared.columns[birth.column]
+        self._channel = channel
+        self._ground = Ground(loop)
         self._observer = Observer(
             logs=gateway.config.access_logs, column=words.counted(self._column), series=gateway.series
         )
@@ -82,78 +98,115 @@ class Worker:
             self._ground,
             gateway,
             self._observer,
-            words.connection_limit(self._column),
-            words.address_limit(self._column),
+            words.connection_limit(self._column, gateway.limits),
+            words.address_limit(self._column, gateway.limits),
         )
-        self._acceptor = Acceptor(self._loop, self._server)
-        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._slices = Slices(loop)
+        self._changing = Changing(
+            self._slices, gateway, commons.sealed.generation, self._starting, self._prepared, self._refused
+        )
+        self._acceptor = Acceptor(loop, self._server)
+        self._standing = Standing(self._acceptor, commons.endpoints, commons.listeners, gateway.listeners)
+        self._heart = Heart(loop, words, self._column)
+        self._probes = Probes(loop, lambda: words.is_ready(self._shared))
+        self._ended: asyncio.Future[None] = loop.create_future()
         self._drain: asyncio.Task[None] | None = None
+        self._orders: Mapping[type[AnyMessage], Callable[[Any], None]] = MappingProxyType(
+            {
+                Adopt: lambda order: self._standing.take(order.slot),
+                Release: lambda order: self._standing.leave(order.slot),
+                Sockets: lambda order: self._standing.add(order, channel.take_descriptors()),
+                Columns: lambda order: self._shared.widen(order.count),
+                Prepare: lambda order: self._changing.prepare(order, *channel.take_descriptors()),
+                Commit: self._commit,
+                Abort: lambda order: self._changing.abort(),
+                Watch: lambda order: self._probes.watch(channel.take_descriptors()),
+                Reopen: lambda order: self._observer.reopen(),
+                Drain: self._begin_drain,
+                Stop: lambda order: self._end(),
+            }
+        )
 
     async def serve(self) -> None:
         """Serve until told to stop."""
         self._loop.set_exception_handler(_log_unforeseen)
         self._observer.start()
         self._ground.start()
-        self._gateway.start(self._ground, self._column)
-        self._beat()
-        self._open(self._slot)
+        self._changing.gateway.start(self._ground, self._column)
+        self._words.enter(self._column, self._slot)
+        self._words.serve(self._column, self._changing.generation)  # readiness needs the supervisor's word as well
+        self._heart.start()
+        self._publish()
         self._loop.add_reader(self._channel, self._obey)
-        self._column.words[self._words.ready] = 1
-        self._channel.send(Ready(generation=GENERATION))
+        self._channel.send(Ready(generation=self._changing.generation))
         try:
             await self._ended
         finally:
             self._loop.remove_reader(self._channel)
+            self._slices.stop()
+            self._probes.watch([])
             self._server.stop()
-            self._gateway.stop()
+            self._changing.gateway.stop()
             self._ground.close()
             self._observer.stop(FLUSH_S if self._drain is not None else FLUSH_NOW_S)
 
-    def _beat(self) -> None:
-        self._column.words[self._words.beat] = time.monotonic_ns()
-        self._loop.call_later(TICK, self._beat)
+    def _publish(self) -> None:
+        """Tell once in a while how busy the targets are."""
+        steps = self._words.publishing(self._column, self._changing.gateway)
 
-    def _open(self, slot: int) -> None:
-        for listening in self._listenings:
-            for endpoint in listening.endpoints:
-                self._acceptor.open(endpoint.of_slot(slot), listening.listener)
+        def again(_: object) -> None:
+            self._loop.call_later(PUBLISH_EVERY, self._publish)
 
-    def _close(self, slot: int) -> None:
-        for listening in self._listenings:
-            for endpoint in listening.endpoints:
-                if not endpoint.shared:  # what is shared is ours as well
-                    self._acceptor.close(endpoint.of_slot(slot))
+        self._slices.run(steps, again, again)
 
     def _obey(self) -> None:
         try:
             while (message := self._channel.receive()) is not None:
-                self._do(message)
+                self._orders[type(message)](message)
         except ChannelClosed:
             self._end()
 
-    def _do(self, message: AnyMessage) -> None:
-        match message:
-            case Adopt(slot=slot):
-                self._open(slot)
-            case Release(slot=slot):
-                self._close(slot)
-            case Reopen():
-                self._observer.reopen()
-            case Drain():
-                self._column.words[self._words.ready] = 0
-                self._drain = self._loop.create_task(self._finish(message))
-            case Stop():
-                self._end()
+    # --- reload ---
+
+    def _starting(self, gateway: Gateway) -> Steps[None]:
+        return gateway.starting(self._ground, self._column)
+
+    def _prepared(self, generation: int) -> None:
+        self._channel.send(Prepared(generation=generation))
+
+    def _refused(self, generation: int, why: str) -> None:
+        self._channel.send(Refused(generation=generation, why=why))
+
+    def _commit(self, order: Commit) -> None:
+        """One turn of the loop: it falls between two requests."""
+        committed = self._changing.commit(order.generation)
+        if committed is None:
+            return
+        gateway, prepare = committed
+        words, column, limits = self._words, self._column, gateway.limits
+        self._standing.take_queued(prepare.listeners)
+        self._observer.adopt(gateway.config.access_logs, gateway.series)
+        self._server.adopt(gateway, words.connection_limit(column, limits), words.address_limit(column, limits))
+        self._standing.serve(gateway.listeners, prepare.listeners)
+        self._words.serve(self._column, order.generation)
+        self._channel.send(Committed(generation=order.generation))
+
+    # --- the end ---
+
+    def _begin_drain(self, order: Drain) -> None:
+        if self._drain is None:
+            self._words.leave(self._column)
+            self._drain = self._loop.create_task(self._finish(order))
 
     async def _finish(self, limits: Drain) -> None:
         try:
             draining = self._loop.create_task(self._server.drain(limits.requests_s, limits.tunnels_s))
             await asyncio.sleep(0)  # it has begun: whoever finds us closed may rely on that
-            await self._acceptor.end()
+            await self._acceptor.end(set() if limits.handed_over else self._standing.closable())
             summary = await draining
             if self._server.connections:  # they came from the queue when there was nothing to wait for any more
                 summary = await self._server.drain(limits.requests_s, limits.tunnels_s)
-            self._channel.send(Drained(generation=GENERATION, drained=summary.drained, cut=summary.cut))
+            self._channel.send(Drained(generation=limits.generation, drained=summary.drained, cut=summary.cut))
         finally:
             self._end()
 
@@ -168,20 +221,14 @@ def _log_unforeseen(loop: asyncio.AbstractEventLoop, report: dict[str, Any]) -> 
     log.error("%s%s", report["message"], f": {described(error)}" if isinstance(error, BaseException) else "")
 
 
-def run_worker(
-    slot: int,
-    gateway: Gateway,
-    shared: Shared,
-    words: Words,
-    listenings: Sequence[Listening],
-    channel: Channel,
-) -> None:
+def run_worker(birth: Birth, channel: Channel) -> None:
     """The life of a worker process, after the fork."""
     faulthandler.enable(2)
     faulthandler.register(signal.SIGUSR2, 2)
+    gateway = birth.gateway()
 
     async def live() -> None:
-        await Worker(slot, gateway, shared, words, listenings, channel).serve()
+        await Worker(birth, gateway, channel).serve()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(live())

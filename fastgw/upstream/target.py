@@ -59,7 +59,7 @@ class Target:
         self.scheme = url.scheme
         self.host = url.host
         self.port = url.port
-        self.label = _label(url)
+        self.label = label_of(url)
         self.base_path = url.base_path.encode()
         self.weight = weight
         self.minor = 1  # of the HTTP/1 version it answered with last
@@ -124,7 +124,7 @@ def build_targets(upstream: settings.Upstream, tls: ssl.SSLContext | None = None
     )
 
 
-def _label(url: Url) -> str:
+def label_of(url: Url) -> str:
     if url.socket:
         return f"unix:{url.socket}"
     return f"[{url.host}]:{url.port}" if ":" in url.host else f"{url.host}:{url.port}"

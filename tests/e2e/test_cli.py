@@ -115,6 +115,7 @@ class TestRun:
             assert gateway.ready == {
                 "listeners": {"main": [gateway.address()]},
                 "status": None,
+                "admin": None,
                 "pid": gateway.process.pid,
             }
 

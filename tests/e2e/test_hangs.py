@@ -38,7 +38,7 @@ def freeze(worker: int, gateway: Gateway) -> None:
 class TestAWorkerHangs:
     def test_a_neighbour_accepts_for_it_until_it_beats_again(self, tmp_path):
         with Gateway(answering(status=STATUS), tmp_path) as gateway, contextlib.ExitStack() as stack:
-            frozen, *_ = gateway.child_pids
+            frozen, *_ = gateway.worker_pids
             os.kill(frozen, signal.SIGSTOP)
             clients = [stack.enter_context(gateway.connect()) for _ in range(20)]
             for client in clients:
@@ -49,12 +49,12 @@ class TestAWorkerHangs:
             os.kill(frozen, signal.SIGCONT)
             gateway.stderr.wait_for(lambda line: b"worker 1 (pid %d) beats again" % frozen in line)
             wait_for_samples(gateway, {"fastgw_workers": 2, "fastgw_child_deaths_total": 0})
-            assert frozen in gateway.child_pids
+            assert frozen in gateway.worker_pids
 
     def test_it_writes_its_stack_and_is_replaced(self, tmp_path):
         """With the only worker hung the gateway is not ready; the next worker serves who has queued meanwhile."""
         with Gateway(answering(workers=1, status=STATUS), tmp_path) as gateway:
-            worker, *_ = gateway.child_pids
+            worker, *_ = gateway.worker_pids
             freeze(worker, gateway)
             assert ask(gateway.ready["status"], "/readyz").status == 503
             gateway.stderr.wait_for(lambda line: b"(pid %d) ended: killed by SIGKILL" % worker in line, HUNG_DEADLINE)
@@ -69,7 +69,7 @@ class TestAWorkerHangs:
     def test_a_drain_does_not_wait_for_it(self, tmp_path):
         """The others finish what they have."""
         with Origin() as origin, Gateway(forwarding(origin, workers=2), tmp_path) as gateway:
-            hung, _ = gateway.child_pids
+            hung, _ = gateway.worker_pids
             freeze(hung, gateway)
             with gateway.connect() as client:
                 client.send(GET)
@@ -89,7 +89,7 @@ class TestAWorkerHangs:
             origin.accept().read_request()
             gateway.signal(signal.SIGTERM)
             wait_until_refused(gateway.address())
-            (worker,) = gateway.child_pids
+            (worker,) = gateway.worker_pids
             os.kill(worker, signal.SIGSTOP)
             assert gateway.wait() == 0
             assert f"worker 1 (pid {worker}) ended: killed by SIGKILL" in gateway.stderr.text()
@@ -111,7 +111,7 @@ def test_quit_drains(tmp_path):
 
 def test_a_worker_that_dies_of_a_signal_without_a_name(tmp_path):
     with Gateway(answering(workers=1), tmp_path) as gateway:
-        (worker,) = gateway.child_pids
+        (worker,) = gateway.worker_pids
         os.kill(worker, signal.SIGRTMIN + 1)
         gateway.stderr.wait_for(lambda line: b"ended: killed by signal %d;" % (signal.SIGRTMIN + 1) in line)
         with gateway.connect() as client:

@@ -83,7 +83,7 @@ def test_a_worker_that_is_killed_breaks_only_its_own_connections(origin: Nginx, 
     """kill -9 amid load: clients of the other worker notice nothing, and whoever comes anew is served."""
 
     async def all_of_it(gateway: Gateway) -> None:
-        victim, survivor = gateway.child_pids[:2]
+        victim, survivor = gateway.worker_pids[:2]
         callers = [Caller(gateway.address()) for _ in range(CALLERS)]
         for caller in callers:
             await caller.open()
@@ -136,7 +136,7 @@ def test_workers_killed_one_after_the_other(origin: Nginx, tmp_path: Path) -> No
     with Gateway(fronting(main=origin.url), tmp_path) as gateway:
 
         async def events(tally: Tally) -> None:
-            for pid in gateway.child_pids[:2]:
+            for pid in gateway.worker_pids[:2]:
                 await enough(tally, 300)
                 os.kill(pid, signal.SIGKILL)
                 deaths = b"(pid %d) ended: killed by SIGKILL" % pid

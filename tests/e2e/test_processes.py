@@ -103,7 +103,7 @@ class TestAWorkerDies:
     def test_what_was_queued_there_is_answered_by_others(self, tmp_path):
         """The worker is frozen first, so that connections wait in its queue, and then killed."""
         with Gateway(answering(), tmp_path) as gateway, contextlib.ExitStack() as stack:
-            frozen, _ = gateway.child_pids
+            frozen, _ = gateway.worker_pids
             os.kill(frozen, signal.SIGSTOP)
             clients = [stack.enter_context(gateway.connect()) for _ in range(40)]
             for client in clients:
@@ -114,11 +114,11 @@ class TestAWorkerDies:
 
     def test_another_takes_its_place(self, tmp_path):
         with Gateway(answering(workers=1), tmp_path) as gateway:
-            (first,) = gateway.child_pids
+            (first,) = gateway.worker_pids
             os.kill(first, signal.SIGKILL)
             with gateway.connect() as client:
                 assert client.exchange(GET).status == 200
-            (second,) = gateway.child_pids
+            (second,) = gateway.worker_pids
             assert second != first
 
     def test_its_counters_are_kept_and_its_gauges_are_not(self, tmp_path):
@@ -128,7 +128,7 @@ class TestAWorkerDies:
             with gateway.connect() as client:
                 assert client.exchange(GET).status == 200
                 wait_for_samples(gateway, {served: 1, "fastgw_connections": 1})
-                worker, *_ = gateway.child_pids
+                worker, *_ = gateway.worker_pids
                 os.kill(worker, signal.SIGKILL)
                 client.assert_ended()
             wait_for_samples(gateway, {served: 1, "fastgw_connections": 0, "fastgw_child_deaths_total": 1})
@@ -157,7 +157,7 @@ class TestAWorkerDies:
 
 def wait_for_children(gateway: Gateway, count: int) -> list[int]:
     until = time.monotonic() + DEADLINE
-    while len(pids := gateway.child_pids) != count:
+    while len(pids := gateway.worker_pids) != count:
         assert time.monotonic() < until, f"{pids} after {DEADLINE} s"
     return pids
 
@@ -194,17 +194,16 @@ class TestTheStart:
     def test_a_child_that_dies_before_it_is_ready_ends_the_start(self, tmp_path):
         program = f"""
 import sys
-from fastgw.compile import compile
 from fastgw.config import load
 from fastgw.filters import TYPES
-from fastgw.runtime.supervisor import CannotStart, Supervisor
+from fastgw.runtime.opening import CannotStart
+from fastgw.runtime.running import run_gateway
 
 def work(channel):
     raise RuntimeError("no such luck")
 
-gateway = compile(load({str(write_config(answering(), tmp_path))!r}, TYPES).config, 2)
 try:
-    Supervisor(gateway, print, None, {{"x": work}}).run()
+    run_gateway(lambda: load({str(write_config(answering(), tmp_path))!r}, TYPES), print, None, {{"x": work}})
 except CannotStart as error:
     sys.exit(str(error))
 """
@@ -288,7 +287,7 @@ class TestTheEnd:
     def test_what_was_queued_when_the_drain_begins_is_served(self, tmp_path):
         """The worker is frozen, so that requests queue; then it learns of drain and queue at once."""
         with Gateway(answering(workers=1), tmp_path) as gateway, contextlib.ExitStack() as stack:
-            (worker,) = gateway.child_pids
+            (worker,) = gateway.worker_pids
             os.kill(worker, signal.SIGSTOP)
             clients = [stack.enter_context(gateway.connect()) for _ in range(10)]
             for client in clients:
@@ -311,12 +310,13 @@ class TestTheEnd:
             assert client.read_response().status == 200
             assert gateway.wait() == 0
 
-    def test_hup_changes_nothing_and_says_so(self, tmp_path):
-        with Gateway(answering(), tmp_path) as gateway:
+    def test_hup_without_a_file_changes_nothing_and_says_so(self, tmp_path):
+        arguments = ["--listen", "127.0.0.1:0", "--to", "http://127.0.0.1:1", "--access-log", "access.log"]
+        with Gateway(None, tmp_path, arguments) as gateway:
             gateway.signal(signal.SIGHUP)
-            gateway.stderr.wait_for(lambda line: line.startswith(b"SIGHUP: nothing was read again"))
+            gateway.stderr.wait_for(lambda line: line.startswith(b"SIGHUP: nothing to read again"))
             with gateway.connect() as client:
-                assert client.exchange(GET).status == 200
+                assert client.exchange(GET).status == 502
 
 
 class TestListeners:
@@ -438,7 +438,7 @@ class TestProxyProtocol:
 
     def test_who_has_sent_the_header_when_the_drain_begins_is_served(self, tmp_path):
         with Gateway(self.config("127.0.0.1"), tmp_path) as gateway, gateway.connect() as peer:
-            (worker,) = gateway.child_pids
+            (worker,) = gateway.worker_pids
             os.kill(worker, signal.SIGSTOP)
             peer.send(PROXY_HEADERS[0][0] + GET)
             gateway.signal(signal.SIGTERM)
@@ -457,7 +457,7 @@ class TestLimits:
     def test_out_of_descriptors_means_waiting(self, tmp_path):
         """The worker may open no further file; the client waits in the queue until it may again."""
         with Gateway(answering(workers=1), tmp_path) as gateway:
-            (worker,) = gateway.child_pids
+            (worker,) = gateway.worker_pids
             before = resource.prlimit(worker, resource.RLIMIT_NOFILE)
             resource.prlimit(worker, resource.RLIMIT_NOFILE, (3, before[1]))
             with gateway.connect() as client:
@@ -512,12 +512,12 @@ class TestStatus:
             assert client.read_response().status == code
 
     def test_control_is_replaced_and_nobody_is_hurt_meanwhile(self, gateway):
-        worker, control = gateway.child_pids
+        (worker, *_), control = gateway.worker_pids, gateway.control_pid
         os.kill(control, signal.SIGKILL)
         with gateway.connect() as client:
             assert client.exchange(GET).status == 200
         assert ask(gateway.ready["status"], "/readyz").status == 200
-        assert gateway.child_pids[0] == worker
+        assert gateway.worker_pids[0] == worker
 
     def test_it_is_not_ready_while_it_drains(self, tmp_path):
         with Origin() as origin:

@@ -101,7 +101,7 @@ def test_the_unit_forbids_nothing_that_the_gateway_needs(tmp_path):
             ],
         }
         with Gateway(config, tmp_path, launcher=CONFINED) as gateway:
-            worker, *_ = gateway.child_pids
+            worker, *_ = gateway.worker_pids
             os.kill(worker, signal.SIGKILL)
             gateway.stderr.wait_for(lambda line: b"ended: killed by SIGKILL" in line)
             gateway.signal(signal.SIGUSR1)

@@ -85,7 +85,7 @@ def test_int_stops_at_once(tmp_path: Path, origin: Origin) -> None:
     with Gateway(config_for(origin, workers=2), tmp_path) as gateway, gateway.connect() as client:
         client.send(GET)
         origin.accept().read_request()
-        children = gateway.child_pids
+        children = gateway.worker_pids
         gateway.signal(signal.SIGINT)
         assert gateway.wait() == 0
         client.read_to_end()
@@ -96,11 +96,11 @@ def test_int_stops_at_once(tmp_path: Path, origin: Origin) -> None:
 def test_a_worker_that_dies_is_replaced(tmp_path: Path, origin: Origin, number: int) -> None:
     """A dead worker's place is taken by another, and new connections are served all the while."""
     with Gateway(config_for(origin, workers=2), tmp_path) as gateway:
-        before = set(gateway.child_pids)
+        before = set(gateway.worker_pids)
         victim = worker_that_serves(gateway)
         os.kill(victim, number)
-        wait_until(lambda: len(set(gateway.child_pids) - before) == 1, "a new worker")
-        assert victim not in gateway.child_pids
+        wait_until(lambda: len(set(gateway.worker_pids) - before) == 1, "a new worker")
+        assert victim not in gateway.worker_pids
         for _ in range(20):
             with gateway.connect() as client:
                 assert client.exchange(b"GET /here HTTP/1.1\r\nHost: a.test\r\n\r\n").body == b"here"
@@ -117,7 +117,7 @@ def worker_that_serves(gateway: Gateway) -> int:
                 link = f"socket:[{words[9]}]"
                 return next(
                     pid
-                    for pid in gateway.child_pids
+                    for pid in gateway.worker_pids
                     if any(os.readlink(each) == link for each in Path(f"/proc/{pid}/fd").iterdir() if each.is_symlink())
                 )
     raise AssertionError("no worker holds the connection")
@@ -196,7 +196,7 @@ def test_port_zero_is_told(tmp_path: Path, origin: Origin) -> None:
 def test_the_file_limit_is_raised_and_told(tmp_path: Path, origin: Origin) -> None:
     """A `limits.connections` that the hard limit cannot hold is a warning with numbers, not a failure."""
     with Gateway(config_for(origin, limits={"connections": 10_000_000}), tmp_path) as gateway:
-        soft, hard = resource_limits(gateway.child_pids[0])
+        soft, hard = resource_limits(gateway.worker_pids[0])
         assert soft == hard
         warning = gateway.stderr.wait_for(lambda line: b"limits.connections" in line)
         assert str(hard).encode() in warning

@@ -86,6 +86,14 @@ def write_config(config: Mapping[str, Any] | str, directory: Path) -> Path:
     return file
 
 
+def name_of(pid: int) -> str:
+    """What a process calls itself; "" when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().rstrip("\n")
+    except OSError:
+        return ""
+
+
 class Gateway:
     """A running gateway. Starting waits until it is ready; `stop` asserts that it ended well.
 
@@ -176,6 +184,16 @@ class Gateway:
     def pid(self) -> int:
         """The supervisor."""
         return self.process.pid
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """The workers, oldest first."""
+        return [pid for pid in self.child_pids if name_of(pid).startswith("fastgw worker")]
+
+    @property
+    def control_pid(self) -> int:
+        (pid,) = (pid for pid in self.child_pids if name_of(pid) == "fastgw control")
+        return pid
 
     @property
     def child_pids(self) -> list[int]:

@@ -1,8 +1,23 @@
 """Messages between the supervisor and a child."""
 
+import os
+import socket
+
 import pytest
 
-from fastgw.runtime.channel import Adopt, Channel, ChannelClosed, Drain, Drained, Ready, Release, Reopen, Stop
+from fastgw.runtime.channel import (
+    Adopt,
+    Channel,
+    ChannelClosed,
+    Drain,
+    Drained,
+    Prepare,
+    Ready,
+    Release,
+    Reopen,
+    Stop,
+    Watch,
+)
 
 MESSAGES = [
     Ready(generation=1),
@@ -48,3 +63,30 @@ def test_who_does_not_read_is_not_waited_for():
 def flood(channel: Channel) -> None:
     while True:
         channel.send(Stop(generation=1))
+
+
+def test_descriptors_travel_with_the_message_that_speaks_of_them():
+    ours, theirs = Channel.pair()
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        ours.send(Prepare(generation=2, listeners={"main": [0]}), [listening.fileno()])
+        assert theirs.receive() == Prepare(generation=2, listeners={"main": [0]})
+        (descriptor,) = theirs.take_descriptors()
+        with socket.socket(fileno=descriptor) as received:
+            assert received.getsockname() == listening.getsockname()
+            assert not os.get_inheritable(descriptor)
+    ours.close()
+    theirs.close()
+
+
+def test_descriptors_that_nobody_takes_are_closed():
+    ours, theirs = Channel.pair()
+    read, write = os.pipe()
+    ours.send(Watch(generation=1), [write])
+    os.close(write)
+    theirs.receive()
+    theirs.receive()
+    assert os.read(read, 1) == b""  # nobody has the other end any more
+    os.close(read)
+    ours.close()
+    theirs.close()

@@ -175,7 +175,7 @@ def test_what_a_pool_opens_is_counted(node: Node) -> None:
 
 
 def test_connections_are_counted_as_they_are_let_in(node: Node) -> None:
-    limit = node.words.connection_limit(node.own)
+    limit = node.words.connection_limit(node.own, node.gateway.limits)
     assert all(limit.try_take() for _ in range(3))
     limit.give_back()
     assert node.value("fastgw_connections") == node.value("fastgw_worker_connections", worker="1") == 2

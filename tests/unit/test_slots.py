@@ -2,8 +2,8 @@
 
 import pytest
 
-from fastgw.runtime.channel import Channel
-from fastgw.runtime.slots import SETTLED, Slot, restart_delay
+from fastgw.runtime.channel import Channel, Stop
+from fastgw.runtime.slots import SETTLED, Child, Slot, restart_delay
 
 
 def test_the_first_replacement_comes_at_once_and_the_next_ones_ever_later():
@@ -13,18 +13,20 @@ def test_the_first_replacement_comes_at_once_and_the_next_ones_ever_later():
 
 @pytest.mark.parametrize(("lived", "deaths"), [(0.0, 4), (SETTLED - 0.1, 4), (SETTLED, 1)])
 def test_a_child_that_settled_counts_anew(lived, deaths):
-    slot = Slot("worker 1", 0, lambda channel: None)
+    slot = Slot("worker 1", 0)
     slot.deaths = 3
-    ours, theirs = Channel.pair()
-    slot.fill(4711, ours, now=1000.0)
-    slot.empty(now=1000.0 + lived)
-    theirs.close()
+    slot.failed(lived, now=1000.0)
     assert slot.deaths == deaths
-    assert slot.due_at == 1000.0 + lived + restart_delay(deaths)
+    assert slot.due_at == 1000.0 + restart_delay(deaths)
 
 
-def test_forks_that_fail_come_ever_later_too():
-    slot = Slot("worker 1", 0, lambda channel: None)
-    for now in (1000.0, 1000.0, 1000.1):
-        slot.empty(now)
-    assert slot.due_at == 1000.1 + restart_delay(3)
+def test_a_child_that_takes_no_more_messages_is_lost_and_may_not_accept():
+    ours, theirs = Channel.pair()
+    child = Child(4711, ours, "worker 1", 0, began_at=1000.0)
+    child.ready = True
+    assert child.able
+    theirs.close()
+    child.send(Stop(generation=1))
+    assert child.lost
+    assert not child.able
+    ours.close()

@@ -1,0 +1,150 @@
+"""A configuration as it was accepted: everything that a process needs to serve it, in a sealed memory file.
+
+Control makes it of what it has checked in full; the supervisor keeps it. Live workers read what changed from it, and
+processes born later begin with it: no file is opened again, so all of them mean the same whatever happens on the disk.
+
+The parts are pickled one by one, so that a worker unpacks those it has not, in its own time. A pickle is a program, but
+this one comes from our own supervisor over memory that nobody can write any more. Another version of fastgw does not
+rely on it: it reads `sources` and `captured`, the bytes of the files themselves.
+"""
+
+import fcntl
+import hashlib
+import mmap
+import os
+import pickle
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Final
+
+import msgspec
+
+from fastgw.compile import Plan
+from fastgw.config import Loaded, Source
+from fastgw.config.settings import Config, Route, Upstream
+from fastgw.node.places import Places
+from fastgw.runtime.channel import Origin
+
+_SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+NEW: Final = -1
+"""In `same`: the base has no route that is equal."""
+
+
+class Accepted(msgspec.Struct, dict=True, kw_only=True):
+    """The document."""
+
+    generation: int
+    base: int
+    """The generation it was compared with; 0: none."""
+    date: float
+    """When it was accepted, epoch seconds."""
+    source: Origin
+    hash: str
+    """Of the bytes of all files: equal configurations have equal hashes."""
+    sources: list[Source]
+    """The files it was read from, the main one first; none when it came from flags."""
+    captured: dict[str, bytes]
+    """The files that it names, by absolute path."""
+    pickled_settings: bytes
+    pickled_upstreams: dict[str, bytes]
+    pickled_routes: list[bytes]
+    route_names: list[str]
+    same: list[int]
+    """For each route, which one of the base's is equal to it, or `NEW`."""
+    places: Places
+    """Where the names live in shared memory."""
+    workers: int
+    """How many processes serve."""
+
+    @cached_property
+    def settings(self) -> Config:
+        """Without routes and upstreams."""
+        settings: Config = pickle.loads(self.pickled_settings)
+        return settings
+
+    @cached_property
+    def upstreams(self) -> Mapping[str, Upstream]:
+        return {name: pickle.loads(pickled) for name, pickled in self.pickled_upstreams.items()}
+
+    @property
+    def plan(self) -> Plan:
+        """What the tables are made from."""
+        return Plan(self.settings, self.upstreams, self.route_names, self._route, self.same, self.captured)
+
+    def _route(self, index: int) -> Route:
+        route: Route = pickle.loads(self.pickled_routes[index])
+        return route
+
+    @property
+    def file(self) -> str:
+        """The main file; "" when there is none."""
+        return self.sources[0].name if self.sources else ""
+
+    def config(self) -> Config:
+        """The whole configuration."""
+        routes = tuple(self._route(index) for index in range(len(self.pickled_routes)))
+        return msgspec.structs.replace(self.settings, upstreams=self.upstreams, routes=routes)
+
+
+def accept(
+    loaded: Loaded, *, generation: int, date: float, source: Origin, places: Places, workers: int, base: Config | None
+) -> Accepted:
+    """Make the document of a configuration that was checked. `base`: of the generation before this one."""
+    config = loaded.config
+    return Accepted(
+        generation=generation,
+        base=0 if base is None else generation - 1,
+        date=date,
+        source=source,
+        hash=_hash(loaded),
+        sources=list(loaded.sources),
+        captured=dict(loaded.captured),
+        pickled_settings=_pickled(msgspec.structs.replace(config, upstreams={}, routes=())),
+        pickled_upstreams={name: _pickled(upstream) for name, upstream in config.upstreams.items()},
+        pickled_routes=[_pickled(route) for route in config.routes],
+        route_names=[route.name for route in config.routes],
+        same=_same(config.routes, () if base is None else base.routes),
+        places=places,
+        workers=workers,
+    )
+
+
+def seal(accepted: Accepted) -> int:
+    """Put the document into a memory file that nobody can change any more, and return its descriptor."""
+    descriptor = os.memfd_create("fastgw-accepted", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(msgspec.msgpack.encode(accepted))
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def unseal(descriptor: int) -> Accepted:
+    """Read the document. Raises `ValueError` when it could still be changed."""
+    if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
+        raise ValueError("the accepted configuration is not sealed")
+    with mmap.mmap(descriptor, 0, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE) as content:
+        return msgspec.msgpack.decode(content, type=Accepted)
+
+
+def _same(routes: Iterable[Route], before: Sequence[Route]) -> list[int]:
+    by_name = {route.name: (index, route) for index, route in enumerate(before)}
+    same = []
+    for route in routes:
+        index, old = by_name.get(route.name, (NEW, None))
+        same.append(index if route == old else NEW)
+    return same
+
+
+def _hash(loaded: Loaded) -> str:
+    digest = hashlib.sha256()
+    for name, content in [(each.name, each.text) for each in loaded.sources] + sorted(loaded.captured.items()):
+        digest.update(b"%d %d " % (len(name), len(content)) + name.encode() + content)
+    return digest.hexdigest()[:16]
+
+
+def _pickled(part: object) -> bytes:
+    return pickle.dumps(part, pickle.HIGHEST_PROTOCOL)

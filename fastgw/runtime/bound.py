@@ -1,0 +1,51 @@
+"""What is told when the gateway serves: where it listens, to people and to a descriptor."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from fastgw.config.values import Address
+from fastgw.runtime.commons import Commons
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Where the gateway listens, once all workers accept."""
+
+    listeners: Mapping[str, Sequence[Address]]
+    status: Address | None
+    admin: Address | None
+    workers: int
+
+    @classmethod
+    def of(cls, commons: Commons) -> "Bound":
+        own = {name: endpoint.address for name, endpoint in commons.own.items()}
+        listeners = {
+            name: [commons.endpoints[number].address for number in numbers]
+            for name, numbers in commons.listeners.items()
+        }
+        return cls(listeners, own.get("status"), own.get("admin"), commons.workers)
+
+    @property
+    def urls(self) -> list[str]:
+        """`http://127.0.0.1:8080`, `unix:/path`."""
+        addresses = [address for each in self.listeners.values() for address in each]
+        return [str(address) if address.path else f"http://{address}" for address in addresses]
+
+    def __str__(self) -> str:
+        return f"{', '.join(self.urls)} ({self.workers} worker{'s' if self.workers > 1 else ''})"
+
+
+def tell_ready(descriptor: int, bound: Bound) -> None:
+    """Write the addresses as a line of JSON, and close."""
+    line = {
+        "listeners": {name: [str(address) for address in each] for name, each in bound.listeners.items()},
+        "status": None if bound.status is None else str(bound.status),
+        "admin": None if bound.admin is None else str(bound.admin),
+        "pid": os.getpid(),
+    }
+    with suppress(BrokenPipeError):  # nobody waits for it any more
+        os.write(descriptor, json.dumps(line).encode() + b"\n")
+    os.close(descriptor)

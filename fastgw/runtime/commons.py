@@ -1,0 +1,114 @@
+"""What the supervisor keeps and every child is born with: sockets, shared memory, the configuration in force."""
+
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from fastgw.compile import Gateway
+from fastgw.config.settings import Config, Listener
+from fastgw.config.values import Address
+from fastgw.node.shared import Shared
+from fastgw.runtime.accepted import Accepted
+from fastgw.runtime.activation import Inherited
+from fastgw.runtime.channel import Origin
+from fastgw.runtime.sockets import Endpoint, open_endpoints
+from fastgw.runtime.words import Words
+
+
+@dataclass
+class Sealed:
+    """An accepted configuration, and the memory file that holds it for processes to come."""
+
+    accepted: Accepted
+    descriptor: int
+
+    @property
+    def generation(self) -> int:
+        return self.accepted.generation
+
+    @property
+    def settings(self) -> Config:
+        return self.accepted.settings
+
+
+@dataclass
+class Record:
+    """One attempt to change the configuration, for those who ask what happened lately."""
+
+    generation: int
+    date: float
+    """Epoch seconds."""
+    ok: bool
+    source: Origin
+    summary: str
+
+
+@dataclass
+class Commons:
+    """Changed by the supervisor only; a child has what there was at its birth and is told of the rest."""
+
+    shared: Shared
+    words: Words
+    sealed: Sealed
+    """The configuration in force."""
+    gateway: Gateway
+    """The tables that were compiled before the first fork."""
+    compiled: int
+    """The generation of these tables: a child of a later one builds its own."""
+    workers: int
+    """Slots that have, or wait for, a worker of their own."""
+    slots: int
+    """Slots that have sockets: those of retired workers keep theirs, and neighbours accept there."""
+    endpoints: dict[int, Endpoint] = field(default_factory=dict)
+    """Of listeners."""
+    listeners: dict[str, list[int]] = field(default_factory=dict)
+    """Which endpoints a listener has."""
+    own: dict[str, Endpoint] = field(default_factory=dict)
+    """Where control listens: `status`, `admin`."""
+    kept: list[Sealed] = field(default_factory=list)
+    """The generations before this one, the last one last, to go back to."""
+    records: list[Record] = field(default_factory=list)
+    passed: Inherited = field(default_factory=lambda: Inherited(()))
+    """What a service manager has opened and no listener has taken."""
+    begun_date: float = 0.0
+    """Epoch seconds. An upgrade does not begin anew."""
+
+    def open(self, address: Address, slots: int) -> Iterable[Endpoint]:
+        """An address with sockets for so many slots, or those of the service manager. Raises `CannotListen`."""
+        taken = self.passed.take(address)
+        if not taken:
+            return open_endpoints(address, slots)
+        return [Endpoint(address, [each], shared=True, foreign=True) for each in taken]
+
+
+def place_listeners(
+    commons: Commons, listeners: Mapping[str, Listener]
+) -> tuple[dict[str, list[int]], dict[int, Endpoint]]:
+    """The endpoints of each listener, and those of them that had to be opened.
+
+    An address that is open already keeps its sockets, whatever the listener there is called. Raises `CannotListen`.
+    """
+    before = commons.sealed.settings.listeners
+    held = {_key(name, before[name]): numbers for name, numbers in commons.listeners.items()}  # none yet at the start
+    placed: dict[str, list[int]] = {}
+    opened: dict[int, Endpoint] = {}
+    following = max(commons.endpoints, default=-1) + 1
+    with ExitStack() as undo:
+        for name, listener in listeners.items():
+            numbers = held.get(_key(name, listener))
+            if numbers is None:
+                numbers = []
+                for endpoint in commons.open(listener.address, commons.slots):
+                    undo.callback(endpoint.close)
+                    opened[following] = endpoint
+                    numbers.append(following)
+                    following += 1
+            placed[name] = numbers
+        undo.pop_all()
+    return placed, opened
+
+
+def _key(name: str, listener: Listener) -> tuple[str, Address]:
+    """What makes two listeners one: the address, but for ports that the system chooses."""
+    address = listener.address
+    return ("" if address.port or address.path else name, address)

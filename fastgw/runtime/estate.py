@@ -1,0 +1,182 @@
+"""What one program leaves to the next when the supervisor is replaced in place: same pid, same children, same sockets.
+
+It lies in a memory file whose descriptor the environment names; what it names by descriptor is open in the next program
+too. Only plain values stand in it, for the next program may be another version of fastgw.
+"""
+
+import os
+import socket
+from collections.abc import Iterable, Sequence
+from typing import Final, Self
+
+import msgspec
+
+from fastgw.config import Source
+from fastgw.config.values import parse_address
+from fastgw.node.places import Places
+from fastgw.runtime.activation import Inherited, Passed
+from fastgw.runtime.adoption import Adoption
+from fastgw.runtime.channel import PROTOCOL, Channel
+from fastgw.runtime.commons import Commons, Record
+from fastgw.runtime.slots import Child, Slot
+from fastgw.runtime.sockets import Endpoint
+
+TAKE_OVER: Final = "FASTGW_TAKE_OVER"
+"""In the environment of the next program: the descriptor of the estate."""
+PREFLIGHT: Final = "FASTGW_PREFLIGHT"
+"""The same, for a program that shall only show that it could be the next one."""
+
+
+class OpenEndpoint(msgspec.Struct):
+    """An `Endpoint`, its sockets as descriptors."""
+
+    address: str
+    sockets: list[int]
+    shared: bool
+    foreign: bool
+    inode: int
+
+    @classmethod
+    def of(cls, endpoint: Endpoint) -> "OpenEndpoint":
+        sockets = [each.fileno() for each in endpoint.sockets]
+        return cls(str(endpoint.address), sockets, endpoint.shared, endpoint.foreign, endpoint.inode)
+
+    def endpoint(self) -> Endpoint:
+        sockets = [socket.socket(fileno=descriptor) for descriptor in self.sockets]
+        return Endpoint(parse_address(self.address), sockets, self.shared, self.inode, self.foreign)
+
+
+class LivingChild(msgspec.Struct):
+    """A `Child`, its channel as descriptor."""
+
+    name: str
+    slot: int | None
+    """None: it is no worker, or leaving."""
+    pid: int
+    channel: int
+    column: int | None
+    began_at: float
+    generation: int
+    ready: bool
+    leaving: bool
+    accepts_for: list[int]
+    sockets: dict[int, int]
+
+    @classmethod
+    def of(cls, child: Child, slot: int | None, adoption: Adoption, slots: int) -> "LivingChild":
+        return cls(
+            name=child.name,
+            slot=slot,
+            pid=child.pid,
+            channel=child.channel.fileno(),
+            column=child.column,
+            began_at=child.began_at,
+            generation=child.generation,
+            ready=child.ready,
+            leaving=child.leaving,
+            accepts_for=[index for index in range(slots) if adoption.who(index) is child],
+            sockets=child.sockets,
+        )
+
+    def child(self) -> Child:
+        child = Child(self.pid, Channel.of(self.channel), self.name, self.column, self.began_at, native=False)
+        child.generation, child.ready, child.leaving = self.generation, self.ready, self.leaving
+        child.sockets = self.sockets
+        return child
+
+
+class Estate(msgspec.Struct, kw_only=True):
+    """Everything that is not made anew."""
+
+    protocol: int
+    """Of the messages that the children speak."""
+    generation: int
+    sources: list[Source]
+    captured: dict[str, bytes]
+    places: Places
+    shared: int
+    """The descriptor of the shared memory."""
+    endpoints: dict[int, OpenEndpoint]
+    listeners: dict[str, list[int]]
+    own: dict[str, OpenEndpoint]
+    slots: int
+    children: list[LivingChild]
+    passed: list[tuple[int, str]]
+    """Sockets of a service manager that no listener has taken yet, by their descriptors and names."""
+    records: list[Record]
+    begun_date: float
+
+    @classmethod
+    def of(cls, commons: Commons, slots: Sequence[Slot], leaving: Iterable[Child], adoption: Adoption) -> Self:
+        accepted = commons.sealed.accepted
+        placed = [(child, slot.index) for slot in slots for child in slot.children]
+        return cls(
+            protocol=PROTOCOL,
+            generation=accepted.generation,
+            sources=accepted.sources,
+            captured=accepted.captured,
+            places=accepted.places,
+            shared=commons.shared.fd,
+            endpoints={number: OpenEndpoint.of(each) for number, each in commons.endpoints.items()},
+            listeners=commons.listeners,
+            own={name: OpenEndpoint.of(each) for name, each in commons.own.items()},
+            slots=commons.slots,
+            children=[
+                LivingChild.of(child, index, adoption, commons.slots)
+                for child, index in [*placed, *((child, None) for child in leaving)]
+            ],
+            passed=[(each.socket.fileno(), each.name) for each in commons.passed.left],
+            records=commons.records,
+            begun_date=commons.begun_date,
+        )
+
+    @property
+    def descriptors(self) -> list[int]:
+        """All that the next program needs, but for the estate's own."""
+        return [
+            self.shared,
+            *(each for endpoint in (*self.endpoints.values(), *self.own.values()) for each in endpoint.sockets),
+            *(child.channel for child in self.children),
+            *(descriptor for descriptor, _ in self.passed),
+        ]
+
+    def inherited(self) -> Inherited:
+        return Inherited(Passed(socket.socket(fileno=descriptor), name) for descriptor, name in self.passed)
+
+    def write(self) -> int:
+        """Into a memory file; its descriptor."""
+        descriptor = os.memfd_create("fastgw-estate", os.MFD_CLOEXEC)
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(msgspec.msgpack.encode(self))
+        return descriptor
+
+    @classmethod
+    def read(cls, name: str) -> "Estate | None":
+        """What the environment says under this name, which is removed from it. Raises `UnfitEstate`."""
+        text = os.environ.pop(name, None)
+        if text is None:
+            return None
+        try:
+            descriptor = int(text)
+            size = os.fstat(descriptor).st_size
+            estate = msgspec.msgpack.decode(os.pread(descriptor, size, 0), type=cls)
+        except (ValueError, OSError, msgspec.DecodeError) as error:
+            raise UnfitEstate(f"what another version has left cannot be read: {error}") from error
+        os.close(descriptor)
+        if estate.protocol != PROTOCOL:
+            raise UnfitEstate(
+                f"its workers speak version {estate.protocol} of the messages between processes, and not {PROTOCOL}: "
+                "this upgrade needs a restart"
+            )
+        for each in estate.descriptors if name == TAKE_OVER else [estate.shared]:
+            os.set_inheritable(each, False)
+        return estate
+
+
+def is_successor() -> bool:
+    """Whether this program was started by one before it, which was told what its command line says already."""
+    return TAKE_OVER in os.environ or PREFLIGHT in os.environ
+
+
+class UnfitEstate(Exception):
+    """It cannot be taken over; the text says why."""

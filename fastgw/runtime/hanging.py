@@ -1,0 +1,57 @@
+"""Workers that hang: counted out while they do not beat, and replaced when that lasts."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterable
+from math import inf
+
+from fastgw.runtime.notices import notice
+from fastgw.runtime.pulse import HUNG_S, LOOK_EVERY, SILENT_S, STACK_S
+from fastgw.runtime.slots import Child
+
+
+class Overseer:
+    """Looks at the beats. `hushed` is told of a child that has gone silent, or beats again."""
+
+    def __init__(self, beat_of: Callable[[Child], int], hushed: Callable[[Child], None]) -> None:
+        self._beat_of = beat_of
+        self._hushed = hushed
+        self._looked_at = time.monotonic()
+
+    @property
+    def next_look_at(self) -> float:
+        """Monotonic seconds."""
+        return self._looked_at + LOOK_EVERY
+
+    def look(self, children: Iterable[Child], now: float, *, serving: bool) -> None:
+        """`serving`: else a silent worker is not waited for any longer."""
+        elapsed = now - self._looked_at
+        self._looked_at = now
+        for child in children:
+            child.pulse.feel(self._beat_of(child), elapsed)
+            self._judge(child, now, serving)
+
+    def _judge(self, child: Child, now: float, serving: bool) -> None:
+        """What follows from a worker's silence, or from the end of it."""
+        if child.kill_at < inf:
+            if now >= child.kill_at:
+                os.kill(child.pid, signal.SIGKILL)
+                child.kill_at = now + LOOK_EVERY  # not gone by then: it waits for a disk, beyond all signals
+        elif serving and not child.ready:
+            pass  # it begins to beat when it is set up, which takes as long as it takes
+        elif child.lost:
+            _condemn(child, now, "takes no more messages")
+        elif child.pulse.silence >= (HUNG_S if serving else SILENT_S):
+            _condemn(child, now, f"has not beaten for {int(child.pulse.silence)} s")
+        elif serving and child.silent is not (child.pulse.silence >= SILENT_S):
+            child.silent = not child.silent
+            self._hushed(child)
+
+
+def _condemn(child: Child, now: float, why: str) -> None:
+    """It is killed in a moment. Until then it may say where it hangs; if it was stopped, only once it goes on."""
+    notice(f"{child} {why}: it is killed; where it hangs:")
+    child.kill_at = now + STACK_S
+    os.kill(child.pid, signal.SIGUSR2)
+    os.kill(child.pid, signal.SIGCONT)

@@ -1,0 +1,92 @@
+"""What the supervisor opens before there is any child: shared memory, sockets, the accepted configuration."""
+
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Final
+
+from fastgw import compiled
+from fastgw.compile import Gateway
+from fastgw.config.settings import DEFAULT_ADMIN, DEFAULT_STATUS
+from fastgw.node.shared import Shared
+from fastgw.observe.sink import why_not
+from fastgw.runtime.accepted import Accepted, seal
+from fastgw.runtime.activation import Inherited
+from fastgw.runtime.capacity import file_limit_warning, raise_file_limit
+from fastgw.runtime.commons import Commons, Sealed, place_listeners
+from fastgw.runtime.notices import notice
+from fastgw.runtime.sockets import CannotListen, close_endpoints
+from fastgw.runtime.words import Words
+
+OWN: Final[Mapping[str, object]] = {"status": DEFAULT_STATUS, "admin": DEFAULT_ADMIN}
+"""What control listens for, and the settings that nobody wrote."""
+
+
+class CannotStart(Exception):
+    """Why the gateway could not start, for the one line the user sees."""
+
+
+def open_commons(accepted: Accepted, gateway: Gateway, passed: Inherited, opened: ExitStack) -> Commons:
+    """Everything for a start; closed by `opened`. Raises `CannotListen` and `CannotStart`."""
+    settings = accepted.settings
+    for access_log in settings.access_logs:
+        if reason := why_not(access_log.sink):
+            raise CannotStart(f"cannot write the access log: {reason}")
+    words = Words(gateway)
+    try:
+        shared = Shared.create(gateway.layout, accepted.workers)
+    except (MemoryError, OverflowError, OSError) as error:
+        raise CannotStart(
+            f"cannot have the shared memory that workers: {accepted.workers} and limits.connections: "
+            f"{settings.limits.connections} need; lower them"
+        ) from error
+    commons = Commons(
+        shared=shared,
+        words=words,
+        sealed=Sealed(accepted, seal(accepted)),
+        gateway=gateway,
+        compiled=accepted.generation,
+        workers=accepted.workers,
+        slots=accepted.workers,
+        passed=passed,
+        begun_date=accepted.date,
+    )
+    opened.callback(close_commons, commons)
+    commons.listeners, commons.endpoints = place_listeners(commons, settings.listeners)
+    for name in OWN:
+        open_own(commons, name)
+    warn(commons)
+    return commons
+
+
+def open_own(commons: Commons, name: str) -> None:
+    """Open where control listens. An address that nobody wrote is not insisted on. Raises `CannotListen`."""
+    settings = getattr(commons.sealed.settings, name)
+    if settings is None:
+        return
+    try:
+        commons.own[name], *others = commons.open(settings.address, 1)
+    except CannotListen as error:
+        if settings is not OWN[name]:
+            raise
+        notice(f"fastgw: warning: no {name} listener: {error}; write {name}: {{address: …}} or {name}: null")
+    else:
+        close_endpoints(others)
+
+
+def warn(commons: Commons) -> None:
+    """Say what will be slower or less than asked for."""
+    files = raise_file_limit()
+    connections = commons.sealed.settings.limits.connections
+    for warning in (file_limit_warning(connections, commons.workers, files), compiled.warning()):
+        if warning is not None:
+            notice(f"fastgw: warning: {warning}")
+    for line in commons.passed.unclaimed():
+        notice(f"fastgw: warning: {line}")
+
+
+def close_commons(commons: Commons) -> None:
+    close_endpoints([*commons.endpoints.values(), *commons.own.values()])
+    for sealed in (*commons.kept, commons.sealed):
+        os.close(sealed.descriptor)
+    commons.passed.close()

@@ -1,0 +1,37 @@
+"""`/livez` and `/readyz` from a worker, on the status listener's socket, while control is away."""
+
+import asyncio
+import socket
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from fastgw.admin.status import StatusConnection, StatusPages
+
+
+class Probes:
+    """Serves while it has a socket. Metrics are control's: asked for them, it says so."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, is_ready: Callable[[], bool]) -> None:
+        self._loop = loop
+        self._pages = StatusPages(is_ready)
+        self._serving: asyncio.Task[None] | None = None
+
+    def watch(self, descriptors: Sequence[int]) -> None:
+        """Serve on this listening socket, which is now ours; without one serve no more."""
+        if self._serving is not None:
+            self._serving.cancel()
+            self._serving = None
+        for descriptor in descriptors:
+            self._serving = self._loop.create_task(self._serve(socket.socket(fileno=descriptor)))
+
+    async def _serve(self, listening: socket.socket) -> None:
+        async with await status_server(listening, self._pages) as server:
+            await server.serve_forever()
+
+
+async def status_server(listening: socket.socket, pages: StatusPages) -> asyncio.Server:
+    """Answer on a listening socket. Closing the server closes the socket."""
+    loop = asyncio.get_running_loop()
+    create = loop.create_unix_server if listening.family == socket.AF_UNIX else loop.create_server
+    server: asyncio.Server = await create(partial(StatusConnection, pages), sock=listening)
+    return server

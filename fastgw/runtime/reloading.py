@@ -1,0 +1,209 @@
+"""The supervisor's part of a reload: take what control proposes, bring it to all workers, tell what became of it."""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from math import inf
+from typing import Final
+
+from fastgw.config.settings import Config
+from fastgw.runtime.accepted import unseal
+from fastgw.runtime.channel import Commit, Origin, Outcome, Propose, Rejected
+from fastgw.runtime.commons import Commons, Record, Sealed, place_listeners
+from fastgw.runtime.notices import notice
+from fastgw.runtime.slots import Child
+from fastgw.runtime.sockets import CannotListen, Endpoint, close_endpoints
+from fastgw.runtime.turnover import Turnover, tell_prepare, tell_sockets
+
+KEPT: Final = 5
+"""Generations that one can go back to."""
+RECORDS: Final = 20
+"""Attempts that are remembered."""
+OWN: Final = ("status", "admin")
+"""What control listens for."""
+
+
+class Untimely(Exception):
+    """It cannot be done just now; the text says why."""
+
+
+class Reloading:
+    """One change at a time. Nothing here waits.
+
+    `workers`: those that serve. `answer`: tells control. `changed`: another generation is in force, and control listens
+    at these addresses from now on, as far as they are new.
+    """
+
+    def __init__(
+        self,
+        commons: Commons,
+        workers: Callable[[], Iterable[Child]],
+        answer: Callable[[Outcome], None],
+        changed: Callable[[Mapping[str, Endpoint]], None],
+    ) -> None:
+        self._commons = commons
+        self._workers = workers
+        self._answer = answer
+        self._changed = changed
+        self._turnover: Turnover | None = None
+        self._before: Mapping[str, list[int]] = {}  # the listeners of the generation that is being replaced
+        self._own: dict[str, Endpoint] = {}  # opened for control
+
+    @property
+    def due_at(self) -> float:
+        """When to `look`, monotonic seconds."""
+        return inf if self._turnover is None else self._turnover.due_at
+
+    @property
+    def under_way(self) -> bool:
+        return self._turnover is not None
+
+    def look(self, now: float) -> None:
+        """End a change that takes too long."""
+        if self._turnover is not None and now >= self._turnover.due_at:
+            self._turnover.abort("not all workers were prepared in time")
+
+    # --- from control ---
+
+    def propose(self, message: Propose, descriptor: int) -> None:
+        """Begin a change. The descriptor is ours from now on."""
+        sealed = Sealed(unseal(descriptor), descriptor)
+        listeners: Mapping[str, list[int]] = {}
+        opened: dict[int, Endpoint] = {}
+        own: dict[str, Endpoint] = {}
+        try:
+            self._check_timely(sealed)
+            listeners, opened = place_listeners(self._commons, sealed.settings.listeners)
+            self._open_own(sealed.settings, own)
+        except (CannotListen, Untimely) as error:
+            close_endpoints([*opened.values(), *own.values()])
+            self._give_up(sealed, message.source, str(error))
+            return
+        self._before, self._own = self._commons.listeners, own
+        self._turnover = Turnover(sealed, message.source, listeners, opened, time.monotonic(), self._commit, self._end)
+        self._turnover.begin(self._workers())
+
+    def rejected(self, message: Rejected) -> None:
+        """Control has found it wrong by itself."""
+        self._remember(False, self._commons.sealed.generation, message.source, message.why)
+
+    def _check_timely(self, sealed: Sealed) -> None:
+        generation = self._commons.sealed.generation
+        if self._turnover is not None:
+            raise Untimely("another change is under way")
+        if sealed.generation != generation + 1:
+            raise Untimely(f"it follows on generation {sealed.generation - 1}, but {generation} is in force")
+
+    def _open_own(self, settings: Config, opened: dict[str, Endpoint]) -> None:
+        """Open where control shall listen, as far as that is new. Raises `CannotListen`."""
+        before = self._commons.sealed.settings
+        for name in OWN:
+            now, then = getattr(settings, name), getattr(before, name)
+            if now is not None and (then is None or now.address != then.address):
+                opened[name], *_ = self._commons.open(now.address, 1)
+
+    # --- from workers ---
+
+    def is_ready(self, child: Child) -> None:
+        """A worker has come to serve what is in force."""
+        if self._turnover is not None and not self._turnover.is_committing:
+            self._turnover.join(child)
+
+    def catch_up(self, child: Child) -> None:
+        """It was born with a generation that is not in force any more."""
+        tell_sockets(child, self._commons.endpoints)
+        tell_prepare(child, self._commons.sealed, self._commons.listeners)
+
+    def prepared(self, child: Child, generation: int) -> None:
+        if generation == self._commons.sealed.generation:  # it is late
+            child.send(Commit(generation=generation))
+        elif self._turnover is not None and generation == self._turnover.sealed.generation:
+            self._turnover.prepared(child)
+
+    def refused(self, child: Child, generation: int, why: str) -> None:
+        if self._turnover is not None and generation == self._turnover.sealed.generation:
+            self._turnover.abort(f"{child.name}: {why}")
+        else:
+            notice(f"{child} cannot serve generation {generation}: {why}")
+
+    def was_committed(self, child: Child) -> None:
+        if self._turnover is not None and child.generation == self._turnover.sealed.generation:
+            self._turnover.was_committed(child)
+
+    def gone(self, child: Child) -> None:
+        """It is dead or silent."""
+        if self._turnover is not None:
+            self._turnover.gone(child)
+
+    # --- the change ---
+
+    def _commit(self) -> None:
+        """All workers are prepared: from here on this is what is in force, whoever dies."""
+        assert self._turnover is not None
+        commons, turnover = self._commons, self._turnover
+        commons.words.carry(commons.shared, commons.sealed.accepted.places, turnover.sealed.accepted.places)
+        commons.words.commit(commons.shared, turnover.sealed.generation)
+        commons.kept.append(commons.sealed)
+        if len(commons.kept) > KEPT:
+            os.close(commons.kept.pop(0).descriptor)
+        commons.sealed = turnover.sealed
+        commons.listeners = turnover.listeners
+        commons.endpoints |= turnover.opened
+
+    def _end(self, why: str) -> None:
+        """It is over. `why`: it failed; "": every worker serves the new generation."""
+        assert self._turnover is not None
+        turnover, self._turnover = self._turnover, None
+        if why:
+            close_endpoints([*turnover.opened.values(), *self._own.values()])
+            self._give_up(turnover.sealed, turnover.source, why)
+            return
+        commons, before = self._commons, self._before
+        unused = commons.endpoints.keys() - {number for numbers in commons.listeners.values() for number in numbers}
+        close_endpoints([commons.endpoints.pop(number) for number in unused])  # workers took what was queued there
+        outcome = Outcome(
+            generation=commons.sealed.generation,
+            ok=True,
+            why="",
+            committed=turnover.committed,
+            workers=commons.workers,
+            listeners_added=len(commons.listeners.keys() - before.keys()),
+            listeners_removed=len(before.keys() - commons.listeners.keys()),
+            workers_restarted=0,
+        )
+        self._remember(True, outcome.generation, turnover.source, told(outcome))
+        self._answer(outcome)
+        self._changed(self._own)
+
+    def _give_up(self, sealed: Sealed, source: Origin, why: str) -> None:
+        """Nothing has changed anywhere."""
+        os.close(sealed.descriptor)
+        stays = self._commons.sealed.generation
+        self._remember(False, stays, source, why)
+        outcome = Outcome(
+            generation=stays,
+            ok=False,
+            why=why,
+            committed=0,
+            workers=self._commons.workers,
+            listeners_added=0,
+            listeners_removed=0,
+            workers_restarted=0,
+        )
+        self._answer(outcome)
+
+    def _remember(self, ok: bool, generation: int, source: Origin, summary: str) -> None:
+        commons, date = self._commons, time.time()
+        notice(summary if ok else f"not reloaded, generation {generation} stays: {summary}")
+        commons.records[:] = [*commons.records, Record(generation, date, ok, source, summary)][-RECORDS:]
+        commons.words.reloaded(commons.shared, ok, date)
+
+
+def told(outcome: Outcome) -> str:
+    """A change that succeeded, in a line for people."""
+    text = f"reloaded: generation {outcome.generation} on {outcome.committed}/{outcome.workers} workers"
+    counted = [(outcome.listeners_added, "added"), (outcome.listeners_removed, "removed")]
+    listeners = [f"{count} listener{'s' * (count > 1)} {what}" for count, what in counted if count]
+    if listeners:
+        text += f", {', '.join(listeners)}, {outcome.workers_restarted} workers restarted"
+    return text

@@ -1,0 +1,64 @@
+"""From a configuration to a gateway that serves: what `fastgw run` does."""
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from types import MappingProxyType
+
+from fastgw import config
+from fastgw.compile import compile
+from fastgw.config import Loaded
+from fastgw.filters import TYPES
+from fastgw.runtime.accepted import accept
+from fastgw.runtime.activation import inherited
+from fastgw.runtime.bound import Bound
+from fastgw.runtime.capacity import auto_workers, usable_cpus
+from fastgw.runtime.channel import FIRST_GENERATION
+from fastgw.runtime.estate import PREFLIGHT, TAKE_OVER, Estate
+from fastgw.runtime.opening import open_commons
+from fastgw.runtime.slots import Work
+from fastgw.runtime.supervisor import Supervisor
+from fastgw.runtime.takeover import preflight, take_over
+
+
+def run_gateway(
+    load: Callable[[], Loaded],
+    announce: Callable[[Bound], None],
+    ready_fd: int | None = None,
+    companions: Mapping[str, Work] = MappingProxyType({}),
+) -> None:
+    """Serve until a signal ends it. In an upgrade: go on with what the program before this one has left.
+
+    `load`: reads the configuration of a first start. Raises `ConfigError`, `CompileError`, `CannotListen`,
+    `CannotStart`, `UnfitEstate`.
+    """
+    trial, past = Estate.read(PREFLIGHT), Estate.read(TAKE_OVER)
+    estate = trial or past
+    if estate is None or not estate.sources:
+        loaded = load()
+    else:
+        loaded = config.load_sources(estate.sources, estate.captured, TYPES)
+    settings = loaded.config
+    workers = auto_workers(usable_cpus()) if settings.workers == "auto" else settings.workers
+    gateway = compile(settings, workers)
+    if estate is not None:
+        gateway.places = estate.places.following(gateway.names, estate.generation, estate.generation)
+    accepted = accept(
+        loaded,
+        generation=FIRST_GENERATION if estate is None else estate.generation,
+        date=time.time(),
+        source="start",
+        places=gateway.places,
+        workers=workers,
+        base=None,
+    )
+    if trial is not None:
+        preflight(trial, accepted, gateway)
+        return
+    with ExitStack() as opened:
+        if past is None:
+            commons = open_commons(accepted, gateway, inherited(), opened)
+        else:
+            commons = take_over(past, accepted, gateway, opened)
+            ready_fd = None  # it was told, and the number may be another's now
+        Supervisor(commons, announce, ready_fd, companions, past).run()

@@ -1,0 +1,57 @@
+"""Long work on a loop that has others to serve: done in slices, between which everybody has a turn."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from typing import Any, Final
+
+SLICE_S: Final = 0.0005
+"""How long a slice lasts, in seconds, but for what its last step takes."""
+
+Steps = Generator[None, None, Any]
+Done = Callable[[Any], None]
+Failed = Callable[[Exception], None]
+
+
+class Slices:
+    """Runs generators one after another, each until it returns; `done` gets what it returned."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiting: deque[tuple[Steps, Done, Failed]] = deque()
+        self._next: asyncio.Handle | None = None
+
+    def run(self, steps: Steps, done: Done, failed: Failed) -> None:
+        self._waiting.append((steps, done, failed))
+        if self._next is None:
+            self._next = self._loop.call_soon(self._turn)
+
+    def drop(self, steps: Steps) -> None:
+        """It is no longer wanted; nothing follows."""
+        steps.close()
+        self._waiting = deque(each for each in self._waiting if each[0] is not steps)
+
+    def stop(self) -> None:
+        """Drop everything."""
+        if self._next is not None:
+            self._next.cancel()
+        for steps, *_ in self._waiting:
+            steps.close()
+        self._waiting.clear()
+
+    def _turn(self) -> None:
+        self._next = None
+        until = time.perf_counter() + SLICE_S
+        while self._waiting and time.perf_counter() < until:
+            steps, done, failed = self._waiting[0]
+            try:
+                next(steps)
+            except StopIteration as end:
+                self._waiting.popleft()
+                done(end.value)
+            except Exception as error:
+                self._waiting.popleft()
+                failed(error)
+        if self._waiting and self._next is None:
+            self._next = self._loop.call_soon(self._turn)

@@ -1,0 +1,77 @@
+"""The new program's part of an upgrade: show that it can serve, and then go on with what the old one has left."""
+
+import asyncio
+from contextlib import ExitStack
+
+import uvloop
+
+from fastgw.compile import Gateway
+from fastgw.node.shared import OtherLayout, Shared
+from fastgw.runtime.accepted import Accepted, seal
+from fastgw.runtime.channel import Channel, Ready, Stop
+from fastgw.runtime.commons import Commons, Sealed
+from fastgw.runtime.estate import Estate
+from fastgw.runtime.notices import notice
+from fastgw.runtime.opening import close_commons, warn
+from fastgw.runtime.words import Words
+from fastgw.runtime.worker import Birth, Worker
+
+
+def preflight(estate: Estate, accepted: Accepted, gateway: Gateway) -> None:
+    """Be a worker until it is ready, without sockets: raises whatever keeps it from that."""
+    words = Words(gateway)  # completes the layout
+    shared = attached(estate, gateway, accepted.workers)
+    column = 1 + max((child.column for child in estate.children if child.column is not None), default=-1)
+    shared.widen(column + 1)
+    commons = Commons(
+        shared=shared,
+        words=words,
+        sealed=Sealed(accepted, -1),
+        gateway=gateway,
+        compiled=accepted.generation,
+        workers=accepted.workers,
+        slots=estate.slots,
+    )
+    ours, theirs = Channel.pair()
+
+    async def live() -> None:
+        theirs.send(Stop(generation=accepted.generation))
+        await Worker(Birth(0, column, commons), gateway, ours).serve()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(live())
+    shared.clear_gauges(column)
+    if not isinstance(theirs.receive(), Ready):
+        raise RuntimeError("a worker did not become ready")
+
+
+def take_over(estate: Estate, accepted: Accepted, gateway: Gateway, opened: ExitStack) -> Commons:
+    """What the old program had, for the new one; closed by `opened`."""
+    words = Words(gateway)  # completes the layout
+    commons = Commons(
+        shared=attached(estate, gateway, accepted.workers),
+        words=words,
+        sealed=Sealed(accepted, seal(accepted)),
+        gateway=gateway,
+        compiled=accepted.generation,
+        workers=accepted.workers,
+        slots=max(estate.slots, accepted.workers),
+        endpoints={number: each.endpoint() for number, each in estate.endpoints.items()},
+        listeners=estate.listeners,
+        own={name: each.endpoint() for name, each in estate.own.items()},
+        passed=estate.inherited(),
+        records=estate.records,
+        begun_date=estate.begun_date,
+    )
+    opened.callback(close_commons, commons)
+    warn(commons)
+    return commons
+
+
+def attached(estate: Estate, gateway: Gateway, workers: int) -> Shared:
+    """The shared memory that is there; or new memory, where this version lays it out otherwise."""
+    try:
+        return Shared.attach(estate.shared, gateway.layout)
+    except OtherLayout:
+        notice("upgrade: this version keeps its counts in another form; they begin anew")
+        return Shared.create(gateway.layout, workers)

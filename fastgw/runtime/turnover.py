@@ -1,0 +1,118 @@
+"""A change of generation, in two phases over all workers: all prepare, then all commit; one refusal aborts all.
+
+Until the last worker is prepared nothing has changed anywhere. From the commit on the new generation is the one that
+later processes begin with, so a worker that dies in between comes back with it. A worker that is late (not ready yet,
+or silent) is not waited for: it is brought up to date before it accepts, or as soon as it goes on.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from math import inf
+from typing import Final
+
+from fastgw.runtime.channel import DESCRIPTORS_MAX, Abort, Commit, Origin, Prepare, Sockets
+from fastgw.runtime.commons import Sealed
+from fastgw.runtime.slots import Child
+from fastgw.runtime.sockets import Endpoint
+
+PREPARE_S: Final = 60.0
+"""How long workers may take to prepare."""
+
+
+class Turnover:
+    """One change, from the proposal to the last commit.
+
+    `commit` is called when all are prepared, and `ended` at the end: with why it failed, or "".
+    """
+
+    def __init__(
+        self,
+        sealed: Sealed,
+        source: Origin,
+        listeners: Mapping[str, list[int]],
+        opened: Mapping[int, Endpoint],
+        now: float,
+        commit: Callable[[], None],
+        ended: Callable[[str], None],
+    ) -> None:
+        self.sealed = sealed
+        self.source = source
+        self.listeners = dict(listeners)
+        self.opened = dict(opened)
+        self.due_at = now + PREPARE_S
+        self.committed = 0
+        self._commit = commit
+        self._ended = ended
+        self._preparing: set[Child] = set()
+        self._prepared: set[Child] = set()
+        self._committing: set[Child] | None = None  # None: not yet
+
+    def __repr__(self) -> str:
+        stage = "preparing" if self._committing is None else "committing"
+        return f"<Turnover to {self.sealed.generation} {stage}, {len(self._preparing)} to prepare>"
+
+    @property
+    def is_committing(self) -> bool:
+        return self._committing is not None
+
+    def begin(self, children: Iterable[Child]) -> None:
+        for child in children:
+            self.join(child)
+        self._go_on()
+
+    def join(self, child: Child) -> None:
+        """A worker that serves the generation before."""
+        self._preparing.add(child)
+        tell_sockets(child, self.opened)
+        tell_prepare(child, self.sealed, self.listeners)
+
+    def prepared(self, child: Child) -> None:
+        self._preparing.discard(child)
+        self._prepared.add(child)
+        self._go_on()
+
+    def was_committed(self, child: Child) -> None:
+        self.committed += 1
+        self.gone(child)
+
+    def gone(self, child: Child) -> None:
+        """Nobody waits for it any more: it has committed, is dead or silent."""
+        self._preparing.discard(child)
+        if self._committing is not None:
+            self._committing.discard(child)
+        self._go_on()
+
+    def abort(self, why: str) -> None:
+        for child in self._preparing | self._prepared:
+            child.send(Abort(generation=self.sealed.generation))
+        self._ended(why)
+
+    def _go_on(self) -> None:
+        if self._committing is None and not self._preparing:
+            self.due_at = inf
+            self._committing = set(self._prepared)
+            self._commit()
+            for child in self._prepared:
+                child.send(Commit(generation=self.sealed.generation))
+        if self._committing is not None and not self._committing:
+            self._ended("")
+
+
+def tell_prepare(child: Child, sealed: Sealed, listeners: Mapping[str, list[int]]) -> None:
+    child.send(Prepare(generation=sealed.generation, listeners=dict(listeners)), [sealed.descriptor])
+
+
+def tell_sockets(child: Child, endpoints: Mapping[int, Endpoint]) -> None:
+    """Hand over the sockets of these endpoints that the child has not."""
+    for number, endpoint in endpoints.items():
+        known = child.sockets.get(number, 0)
+        child.sockets[number] = len(endpoint.sockets)
+        for first in range(known, len(endpoint.sockets), DESCRIPTORS_MAX):
+            message = Sockets(
+                generation=child.generation,
+                endpoint=number,
+                address=str(endpoint.address),
+                shared=endpoint.shared,
+                foreign=endpoint.foreign,
+                first=first,
+            )
+            child.send(message, [each.fileno() for each in endpoint.sockets[first : first + DESCRIPTORS_MAX]])

@@ -1,0 +1,246 @@
+"""What control tells of the node: read from shared memory, from /proc and from the configuration in force.
+
+No worker is asked or disturbed.
+"""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from fastgw import VERSION, config
+from fastgw.admin import node
+from fastgw.admin.metrics import Exposition
+from fastgw.config.settings import Route, Target
+from fastgw.node.places import target_name
+from fastgw.node.targets import Verdict
+from fastgw.observe import Totals
+from fastgw.observe.families import BOUNDS_S
+from fastgw.observe.series import UPSTREAM_RETRIES
+from fastgw.runtime.channel import Channel, DrainAll
+from fastgw.runtime.commons import Commons, Record
+from fastgw.runtime.processes import process
+from fastgw.runtime.proposals import Proposals
+from fastgw.runtime.words import series_of
+from fastgw.upstream.target import label_of
+
+HEALTH: Final[Mapping[Verdict, node.Health]] = {
+    Verdict.UNKNOWN: "unknown",
+    Verdict.HEALTHY: "healthy",
+    Verdict.UNHEALTHY: "unhealthy",
+    Verdict.EJECTED: "ejected",
+}
+CLIENT_LEFT: Final = 499
+ERRORS: Final = 500
+"""Statuses from here on are errors of ours or of an upstream."""
+
+
+class View:
+    """The `admin.node.Node` of a gateway."""
+
+    def __init__(self, commons: Commons, channel: Channel, proposals: Proposals) -> None:
+        self._commons = commons
+        self._channel = channel
+        self._proposals = proposals
+        self._supervisor = os.getppid()
+        self._exposition = Exposition(
+            series_of(proposals.current.places), commons.shared, commons.words, commons.begun_date
+        )
+        proposals.on_accept = lambda accepted: self._exposition.prepare(accepted.generation, series_of(accepted.places))
+
+    # --- what is the case ---
+
+    def is_ready(self) -> bool:
+        return self._commons.words.is_ready(self._commons.shared)
+
+    def metrics(self, accept: bytes) -> tuple[bytes, bytes]:
+        return self._exposition.text(accept)
+
+    def status(self) -> node.Status:
+        current, workers = self._proposals.current, self._workers()
+        return node.Status(
+            version=VERSION,
+            pid=self._supervisor,
+            uptime_s=self._uptime_s(),
+            started_date=self._commons.begun_date,
+            generation=current.generation,
+            config_hash=current.hash,
+            config_file=current.file,
+            state=self._state(),
+            workers=workers,
+            connections=sum(worker.connections for worker in workers),
+            requests=sum(self._totals().requests.values()),
+            reloads=self._reloads(),
+        )
+
+    def live(self) -> node.Live:
+        totals, workers = self._totals(), self._workers()
+        responses: Counter[str] = Counter(dict.fromkeys(("2xx", "3xx", "4xx", "5xx", "499"), 0))
+        for (*_, status), count in totals.requests.items():
+            responses["499" if status == CLIENT_LEFT else f"{status // 100}xx"] += count
+        buckets = [0] * (len(BOUNDS_S) + 1)
+        for row in totals.routes.values():
+            buckets = [one + other for one, other in zip(buckets, row, strict=False)]
+        return node.Live(
+            date=time.time(),
+            uptime_s=self._uptime_s(),
+            generation=self._proposals.current.generation,
+            state=self._state(),
+            connections=sum(worker.connections for worker in workers),
+            requests=sum(totals.requests.values()),
+            responses=responses,
+            faults={label: count for label, count in totals.faults.items() if count},
+            latency=node.Latency(BOUNDS_S, buckets),
+            loop_lag_s=max((worker.loop_lag_s for worker in workers), default=0.0),
+            workers=workers,
+        )
+
+    def routes(self) -> list[node.RouteInfo]:
+        totals = self._totals()
+        requests: Counter[str] = Counter()
+        errors: Counter[str] = Counter()
+        for (_, route, _, status), count in totals.requests.items():
+            requests[route] += count
+            errors[route] += count if status >= ERRORS else 0
+        return [
+            node.RouteInfo(
+                name=route.name,
+                listeners=route.listeners,
+                hosts=route.hosts,
+                paths=route.paths,
+                methods=route.methods,
+                to=_destination(route),
+                filters=[name for name, use in route.filters.items() if use is not None],
+                requests=requests[route.name],
+                errors=errors[route.name],
+                p50_s=quantile(totals.routes.get(route.name, ()), 0.5),
+                p99_s=quantile(totals.routes.get(route.name, ()), 0.99),
+            )
+            for route in self._proposals.config.routes
+        ]
+
+    def upstreams(self) -> list[node.UpstreamInfo]:
+        totals = self._totals()
+        return [
+            node.UpstreamInfo(
+                name=name,
+                algorithm=upstream.load_balancing.algorithm,
+                retries=_retries(totals, name),
+                targets=[self._target(name, target) for target in upstream.targets],
+            )
+            for name, upstream in self._proposals.config.upstreams.items()
+        ]
+
+    def config(self) -> node.Effective:
+        current = self._proposals.current
+        return node.Effective(current.generation, current.hash, config.effective(self._proposals.config))
+
+    # --- what is asked for ---
+
+    async def reload(self) -> node.Outcome:
+        return await self._proposals.reload("api")
+
+    async def apply(self, text: bytes, suffix: str, dry_run: bool) -> node.Outcome:
+        return await self._proposals.apply(text, suffix, dry_run)
+
+    async def rollback(self, generation: int | None) -> node.Outcome:
+        return await self._proposals.rollback(generation)
+
+    def drain(self) -> None:
+        self._channel.send(DrainAll(generation=self._proposals.current.generation))
+
+    # --- parts ---
+
+    def _totals(self) -> Totals:
+        return self._commons.words.totals(self._commons.shared, self._exposition.series)
+
+    def _uptime_s(self) -> float:
+        return time.time() - self._commons.begun_date
+
+    def _state(self) -> node.State:
+        return "serving" if self._commons.words.is_serving(self._commons.shared) else "draining"
+
+    def _workers(self) -> list[node.Worker]:
+        words, shared = self._commons.words, self._commons.shared
+        found = []
+        for place, column in enumerate(shared.columns):
+            pid = column.words[words.pid]
+            if not pid:
+                continue
+            seen = process(pid)
+            if seen is None:
+                continue
+            found.append(
+                node.Worker(
+                    slot=column.words[words.slot],
+                    pid=pid,
+                    generation=column.words[words.generation],
+                    state=words.state_of(shared, place),
+                    uptime_s=time.monotonic() - column.words[words.began] / 1e9,
+                    connections=column.words[words.connections],
+                    requests=words.requests_of(column),
+                    memory_bytes=seen.resident_bytes,
+                    cpu_s=seen.cpu_s,
+                    loop_lag_s=words.lag_s(column),
+                )
+            )
+        return sorted(found, key=lambda worker: (worker.slot, worker.uptime_s))
+
+    def _target(self, upstream: str, target: Target) -> node.TargetInfo:
+        words, shared = self._commons.words.targets, self._commons.shared
+        place = self._proposals.current.places.targets.get(target_name(upstream, label_of(target.url)))
+        if place is None:
+            return node.TargetInfo(str(target.url), target.weight, "unknown", 0, 0, 0)
+        return node.TargetInfo(
+            url=str(target.url),
+            weight=target.weight,
+            health=HEALTH[words.verdict(shared, place, time.monotonic())],
+            in_use=shared.total(words.in_use + place),
+            idle=shared.total(words.idle + place),
+            waiting=shared.total(words.waiting + place),
+        )
+
+    def _reloads(self) -> node.Reloads:
+        words, own = self._commons.words, self._commons.shared.supervisor.words
+        return node.Reloads(
+            ok=own[words.reloads_ok],
+            failed=own[words.reloads_failed],
+            last_success=not own[words.last_reload_failed],
+            last=[_reload(record) for record in reversed(self._proposals.records)],
+        )
+
+
+def quantile(row: Sequence[int], share: float) -> float | None:
+    """What so many of the requests in a histogram's row took at most: within a bucket, as if they were spread evenly.
+
+    None: there are none. What lies above all bounds counts as the highest.
+    """
+    counts = row[: len(BOUNDS_S) + 1]
+    wanted = share * sum(counts)
+    if not wanted:
+        return None
+    below, lower = 0, 0.0
+    for bound, count in zip(BOUNDS_S, counts, strict=False):
+        if below + count >= wanted:
+            return lower + (bound - lower) * (wanted - below) / count
+        below, lower = below + count, bound
+    return lower
+
+
+def _retries(totals: Totals, upstream: str) -> int:
+    row = totals.upstreams.get(upstream)
+    return 0 if row is None else row[UPSTREAM_RETRIES]
+
+
+def _destination(route: Route) -> str:
+    """Where requests on a route go, in a word."""
+    if route.respond is not None:
+        return f"respond {route.respond.status}"
+    if route.redirect is not None:
+        return f"redirect {route.redirect.status}"
+    return str(route.upstream)
+
+
+def _reload(record: Record) -> node.Reload:
+    return node.Reload(record.generation, record.date, record.ok, record.source, record.summary)
