@@ -32,6 +32,10 @@ class Source(Struct, frozen=True):
     text: bytes
     folder: str = ""
     """What the names in it are relative to: an absolute path, or "" for the folder that `name` is in."""
+    suffix: str = ""
+    """How a file in this format would end; "" = as `name` does."""
+    upstream: str = ""
+    """It says the targets of this upstream, in place of the files; "" = it is one of the files."""
 
     def __repr__(self) -> str:  # the text may hold secrets
         return f"<{self.name}, {len(self.text)} bytes>"
@@ -43,16 +47,20 @@ class Source(Struct, frozen=True):
 class Document:
     """One file and what it says. `problems`: what is wrong with its text; `value` is None when it has none to use.
 
-    `read` gives its bytes or raises `Flaw`. `folder`: as in `Source`.
+    `read` gives its bytes or raises `Flaw`. `folder`, `suffix`, `upstream`: as in `Source`.
     """
 
-    def __init__(self, name: str, read: Callable[[], bytes], folder: str = "") -> None:
+    def __init__(
+        self, name: str, read: Callable[[], bytes], folder: str = "", suffix: str = "", upstream: str = ""
+    ) -> None:
         self.name = name
+        self.upstream = upstream
         self.folder = folder or os.path.dirname(os.path.abspath(name))
         self.problems: list[Problem] = []
-        self.value: dict[str, Any] | None = None
+        self.value: Any = None
+        self._suffix = suffix
         self._raw = b""
-        self._format = FORMATS.get(os.path.splitext(name)[1].lower())
+        self._format = FORMATS.get(suffix or os.path.splitext(name)[1].lower())
         self._text = ""
         try:
             self._raw = read()
@@ -64,7 +72,7 @@ class Document:
 
     @property
     def source(self) -> Source:
-        return Source(self.name, self._raw, self.folder)
+        return Source(self.name, self._raw, self.folder, self._suffix, self.upstream)
 
     def problem(self, path: Path, wrong: str, expected: str = "", *, at_key: bool = False) -> Problem:
         """What is wrong with the value of a path; `at_key` where it is about the key, or about what is not there."""
@@ -101,10 +109,11 @@ class Document:
                 )
                 for repeat in self._trace.repeats
             )
-        if isinstance(value, dict):
+        if isinstance(value, list if self.upstream else dict):
             self.value = value
         else:
-            self.problems.append(self.problem((), show(value), "expected a mapping of settings"))
+            expected = "a list of targets" if self.upstream else "a mapping of settings"
+            self.problems.append(self.problem((), show(value), f"expected {expected}"))
 
 
 @dataclass
@@ -120,12 +129,12 @@ class Found:
         self.problems += document.problems
 
 
-def read_all(name: str, read: Callable[[], bytes], disk: Disk) -> Found:
+def read_all(name: str, read: Callable[[], bytes], disk: Disk, suffix: str = "") -> Found:
     """Read a main file by `read` and all that it includes from disk. What several patterns name is read once, so a
-    circle ends."""
+    circle ends. `suffix`: as in `Source`, of the main file."""
     all_found = Found()
     search = Search()
-    waiting = [Document(name, read)]
+    waiting = [Document(name, read, suffix=suffix)]
     met = {os.path.realpath(name)}
     while waiting:
         document = waiting.pop(0)

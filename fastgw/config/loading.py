@@ -11,7 +11,7 @@ from msgspec import Struct
 from fastgw.config.documents import Document, Found, Source, read_all
 from fastgw.config.files import Disk, Files, Memory
 from fastgw.config.filter_rules import FilterRules
-from fastgw.config.merging import merge
+from fastgw.config.merging import merge, put_targets
 from fastgw.config.problems import ConfigError, Problem
 from fastgw.config.rules import RULES
 from fastgw.config.settings import MOST_WORKERS, AccessLog, Config, Listener, Route, Status
@@ -30,7 +30,7 @@ class Loaded(Struct, frozen=True):
     files: tuple[str, ...]
     """Every file it was read from, the main one first."""
     sources: tuple[Source, ...]
-    """The same files with their contents, in the order they were read."""
+    """The same files with their contents, in the order they were read; then targets that were put in place of theirs."""
     captured: Mapping[str, bytes]
     """The contents of the files that it names, such as certificates, by absolute path: the bytes that were checked."""
 
@@ -56,10 +56,11 @@ def load(file: str, filter_types: Mapping[str, type]) -> Loaded:
     return _checked(read_all(file, partial(disk.read, file), disk), filter_types, Disk())
 
 
-def load_text(text: bytes, name: str, filter_types: Mapping[str, type]) -> Loaded:
-    """The same for a main file that is on no disk. `name` tells its format, and the folder that names in it, its
-    includes among them, are relative to."""
-    return _checked(read_all(name, partial(Memory({name: text}).read, name), Disk()), filter_types, Disk())
+def load_text(text: bytes, name: str, filter_types: Mapping[str, type], suffix: str = "") -> Loaded:
+    """The same for a main file that is on no disk. `name` tells its format, unless `suffix` does, and the folder that
+    names in it, its includes among them, are relative to."""
+    found = read_all(name, partial(Memory({name: text}).read, name), Disk(), suffix)
+    return _checked(found, filter_types, Disk())
 
 
 def load_sources(sources: Sequence[Source], captured: Mapping[str, bytes], filter_types: Mapping[str, type]) -> Loaded:
@@ -67,28 +68,32 @@ def load_sources(sources: Sequence[Source], captured: Mapping[str, bytes], filte
 
     The includes are the sources after the first; that a pattern names no file is not noted again.
     """
-    found, folders = Found(), {source.name: source.folder for source in sources}
+    found = Found()
     texts = Memory({source.name: source.text for source in sources})
-    for name, folder in folders.items():
-        found.add(Document(name, partial(texts.read, name), folder))
+    for each in sources:
+        found.add(Document(each.name, partial(texts.read, each.name), each.folder, each.suffix, each.upstream))
     return _checked(found, filter_types, Memory(captured))
 
 
 def _checked(found: Found, filter_types: Mapping[str, type], files: Files) -> Loaded:
-    merged = merge(found.documents, filter_types, files)
+    merged = merge([each for each in found.documents if not each.upstream], filter_types, files)
+    readings = [*merged.readings]
+    for document in found.documents:
+        if document.upstream and document.value is not None:
+            readings.append(put_targets(merged, document, filter_types, files))
     notes = found.notes
     if all(document.value is not None for document in found.documents):
         for rule in RULES:
             rule(merged)
         notes += FilterRules(merged, filter_types).check()
     order = {document.name: number for number, document in enumerate(found.documents)}
-    problems = found.problems + [problem for reading in merged.readings for problem in reading.problems]
+    problems = found.problems + [problem for reading in readings for problem in reading.problems]
     if problems:
         raise ConfigError(_told(problems, order))
     return Loaded(
         config=merged.config(),
         notes=tuple(_told(notes, order)),
-        files=tuple(order),
+        files=tuple(document.name for document in found.documents if not document.upstream),
         sources=tuple(document.source for document in found.documents),
         captured=MappingProxyType(dict(files.held)),
     )

@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from fastgw.config.documents import Document
 from fastgw.config.files import Files
-from fastgw.config.problems import Path, Problem
-from fastgw.config.settings import Config
-from fastgw.config.shapes import BROKEN, Reading, Structure
+from fastgw.config.problems import Path, Problem, show, suggest
+from fastgw.config.settings import Config, Upstream
+from fastgw.config.shapes import BROKEN, Reading, Structure, fields_of
 
 MAPS: Final = ("listeners", "upstreams", "filter_sets", "filters")
 LISTS: Final = ("include", "access_logs", "routes")
@@ -105,6 +107,20 @@ def merge(documents: Iterable[Document], filter_types: Mapping[str, type], files
             elif name not in ANYWHERE or name not in merged.single:
                 _add(merged.single, name, place, value)
     return merged
+
+
+def put_targets(merged: Merged, document: Document, filter_types: Mapping[str, type], files: Files) -> Reading:
+    """Give the upstream that the document is about the targets that it lists, in place of its own."""
+    reading = Reading(document, filter_types, files)
+    upstreams = merged.maps["upstreams"]
+    targets = fields_of(Upstream)["targets"].shape.read(document.value, (), reading)
+    if document.upstream not in upstreams:
+        reading.report((), f"there is no upstream {show(document.upstream)}", suggest(document.upstream, upstreams))
+        return reading
+    place, upstream = upstreams[document.upstream]
+    if BROKEN not in (upstream, targets):
+        upstreams[document.upstream] = place, replace(upstream, targets=targets)
+    return reading
 
 
 def _add(held: dict[str, tuple[Place, Any]], name: str, place: Place, value: Any) -> None:
