@@ -13,9 +13,11 @@ import hashlib
 import mmap
 import os
 import pickle
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from functools import cached_property
-from typing import Final
+from itertools import islice
+from typing import Any, Final
 
 import msgspec
 
@@ -23,9 +25,14 @@ from fastgw.compile import Plan
 from fastgw.config import Loaded, Source
 from fastgw.config.settings import Config, Route, Upstream
 from fastgw.node.places import Places
+from fastgw.routing import Steps, at_once
 from fastgw.runtime.channel import Origin
 
 _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_PIECE: Final = 256
+"""Routes, names and the like that are read, or dropped, in one step: some 0.1 ms."""
+_LENGTH: Final = 8
+"""Bytes before each part of the file: how long it is, little-endian."""
 NEW: Final = -1
 """In `same`: the base has no route that is equal."""
 
@@ -62,9 +69,10 @@ class Accepted(msgspec.Struct, dict=True, kw_only=True):
         settings: Config = pickle.loads(self.pickled_settings)
         return settings
 
-    @cached_property
+    @property
     def upstreams(self) -> Mapping[str, Upstream]:
-        return {name: pickle.loads(pickled) for name, pickled in self.pickled_upstreams.items()}
+        """Each is unpacked when it is asked for, each time."""
+        return _Unpacking(self.pickled_upstreams)
 
     @property
     def plan(self) -> Plan:
@@ -83,7 +91,32 @@ class Accepted(msgspec.Struct, dict=True, kw_only=True):
     def config(self) -> Config:
         """The whole configuration."""
         routes = tuple(self._route(index) for index in range(len(self.pickled_routes)))
-        return msgspec.structs.replace(self.settings, upstreams=self.upstreams, routes=routes)
+        return msgspec.structs.replace(self.settings, upstreams=dict(self.upstreams), routes=routes)
+
+    def emptying(self) -> Steps[None]:
+        """Drop what tables were made from, which they do not need any more."""
+        for held in (self.pickled_upstreams, self.pickled_routes, self.route_names, self.same):
+            while held:
+                if isinstance(held, dict):
+                    held.popitem()
+                else:
+                    del held[-_PIECE:]
+                yield
+
+
+class _Unpacking(Mapping[str, Upstream]):
+    def __init__(self, pickled: Mapping[str, bytes]) -> None:
+        self._pickled = pickled
+
+    def __getitem__(self, name: str) -> Upstream:
+        upstream: Upstream = pickle.loads(self._pickled[name])
+        return upstream
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._pickled)
+
+    def __len__(self) -> int:
+        return len(self._pickled)
 
 
 def accept(
@@ -114,7 +147,9 @@ def seal(accepted: Accepted) -> int:
     descriptor = os.memfd_create("fastgw-accepted", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         with open(descriptor, "wb", closefd=False) as file:
-            file.write(msgspec.msgpack.encode(accepted))
+            for part in _parts(accepted):
+                encoded = msgspec.msgpack.encode(part)
+                file.write(len(encoded).to_bytes(_LENGTH, "little") + encoded)
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
     except BaseException:
         os.close(descriptor)
@@ -124,10 +159,73 @@ def seal(accepted: Accepted) -> int:
 
 def unseal(descriptor: int) -> Accepted:
     """Read the document. Raises `ValueError` when it could still be changed."""
+    return at_once(unsealing(descriptor))
+
+
+def unsealing(descriptor: int, *, sources: bool = True) -> Steps[Accepted]:
+    """`unseal`, in steps. Without `sources` these files, which may be large, are left out."""
     if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
         raise ValueError("the accepted configuration is not sealed")
-    with mmap.mmap(descriptor, 0, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE) as content:
-        return msgspec.msgpack.decode(content, type=Accepted)
+    with (
+        mmap.mmap(descriptor, 0, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE) as mapped,
+        memoryview(mapped) as content,
+        closing(_parts_in(content)) as parts,
+    ):
+        accepted = msgspec.msgpack.decode(next(parts), type=Accepted)
+        files = next(parts)
+        if sources:
+            accepted.sources = msgspec.msgpack.decode(files, type=list[Source])
+        long = _long(accepted)
+        for part in parts:
+            yield
+            place, entries = msgspec.msgpack.decode(part)
+            held = long[place]
+            if isinstance(held, dict):
+                held.update(entries)
+            else:
+                held += entries
+        return accepted
+
+
+def _long(accepted: Accepted) -> tuple[dict[str, Any] | list[Any], ...]:
+    """What may have very many entries: it is written, and read, in pieces."""
+    places = accepted.places
+    return (
+        accepted.pickled_upstreams,
+        accepted.pickled_routes,
+        accepted.route_names,
+        accepted.same,
+        places.upstreams,
+        places.targets,
+    )
+
+
+def _parts(accepted: Accepted) -> Iterator[object]:
+    """What the file holds: the document without what is long, its files, and pieces of the rest."""
+    places = msgspec.structs.replace(accepted.places, upstreams={}, targets={})
+    yield msgspec.structs.replace(
+        accepted,
+        sources=[],
+        pickled_upstreams={},
+        pickled_routes=[],
+        route_names=[],
+        same=[],
+        places=places,
+    )
+    yield accepted.sources
+    for place, held in enumerate(_long(accepted)):
+        entries = iter(held.items() if isinstance(held, dict) else held)
+        while piece := list(islice(entries, _PIECE)):
+            yield place, dict(piece) if isinstance(held, dict) else piece
+
+
+def _parts_in(content: memoryview) -> Generator[memoryview, None, None]:
+    at = 0
+    while at < len(content):
+        begins = at + _LENGTH
+        at = begins + int.from_bytes(content[at:begins], "little")
+        with content[begins:at] as part:
+            yield part
 
 
 def _same(routes: Iterable[Route], before: Sequence[Route]) -> list[int]:

@@ -1,24 +1,35 @@
 """A worker's part of a reload: build the new tables beside those in use, swap between two requests, free the old ones.
 
-All of it in slices, so that no request waits for it. The collector is kept away meanwhile, for a full collection walks
-all tables; then what is here is frozen, as it was before the fork. The tables have no cycles: the old ones go as soon
-as nobody refers to them.
+All of it in slices, so that no request waits for it. While tables are built the collector is off, for it would walk
+them again and again; then they are frozen, as those before them were before the fork. They have no cycles: the old ones
+go as soon as nobody refers to them.
 """
 
 import asyncio
 import gc
 import os
+from collections import deque
 from collections.abc import Callable, Generator
-from typing import Final
+from functools import partial
+from typing import Final, NamedTuple
 
 from fastgw.compile import CompileError, Gateway, building, dismantling
-from fastgw.runtime.accepted import unseal
+from fastgw.routing import Steps
+from fastgw.runtime.accepted import unsealing
 from fastgw.runtime.channel import Prepare
 from fastgw.runtime.notices import described
-from fastgw.runtime.slices import Slices, Steps
+from fastgw.runtime.slices import Slices
 
 IN_USE_S: Final = 1.0
 """How long to wait before looking whether old tables are still asked."""
+
+
+class Old(NamedTuple):
+    """Tables that others have replaced."""
+
+    gateway: Gateway
+    due_at: float
+    """When to look whether they are still asked, by the loop's clock."""
 
 
 class Changing:
@@ -29,7 +40,7 @@ class Changing:
         slices: Slices,
         gateway: Gateway,
         generation: int,
-        starting: Callable[[Gateway], Steps],
+        starting: Callable[[Gateway], Steps[None]],
         prepared: Callable[[int], None],
         refused: Callable[[int, str], None],
     ) -> None:
@@ -40,27 +51,25 @@ class Changing:
         self._prepared = prepared
         self._refused = refused
         self._wanted: Prepare | None = None
-        self._steps: Steps | None = None  # while it is being built
         self._built: Gateway | None = None
+        self._under_way = 0  # builds, with those that are not wanted any more
+        self._old: deque[Old] = deque()  # the oldest first
+        self._clearing: asyncio.TimerHandle | None = None
 
     def prepare(self, message: Prepare, descriptor: int) -> None:
         """Begin to build. A generation that was prepared before is forgotten."""
         self.abort()
-        gc.disable()
         self._wanted = message
-        self._steps = self._building(descriptor)
-        self._slices.run(self._steps, self._finish, self._fail)
+        self._under_way += 1
+        gc.disable()
+        self._slices.run(self._building(descriptor), partial(self._finish, message), partial(self._fail, message))
 
     def abort(self) -> None:
-        """Forget what is being built, or was."""
+        """Forget what was built, or is: that is finished first, for to drop it half built would be one long step."""
         self._wanted = None
-        if self._steps is not None:
-            self._slices.drop(self._steps)
-            self._steps = None
-            gc.enable()
         if self._built is not None:
             built, self._built = self._built, None
-            self._dismantle(built)
+            self._discard(built)
 
     def commit(self, generation: int) -> tuple[Gateway, Prepare] | None:
         """Make the tables of this generation those in use. None: they were not prepared."""
@@ -69,53 +78,77 @@ class Changing:
             return None
         self._wanted = self._built = None
         before, self.gateway, self.generation = self.gateway, gateway, generation
-        self._dismantle_later(before)
+        # Requests may still look for their route there: of a connection just accepted, or that wait in a filter.
+        self._old.append(Old(before, asyncio.get_running_loop().time() + IN_USE_S))
+        if self._clearing is None:
+            self._clear_later()
         return gateway, message
 
     def _building(self, descriptor: int) -> Generator[None, None, Gateway]:
         try:
-            accepted = unseal(descriptor)
+            accepted = yield from unsealing(descriptor, sources=False)
         finally:
             os.close(descriptor)
-        yield
         base = self.gateway if accepted.base == self.generation else None
         gateway = yield from building(accepted.plan, accepted.workers, base)
         gateway.places = accepted.places
         yield from self._starting(gateway)
+        yield from accepted.emptying()
         return gateway
 
-    def _finish(self, gateway: Gateway) -> None:
-        assert self._wanted is not None
-        self._steps = None
-        self._built = gateway
-        self._prepared(self._wanted.generation)
-
-    def _fail(self, error: Exception) -> None:
-        assert self._wanted is not None
-        generation, self._wanted, self._steps = self._wanted.generation, None, None
-        gc.enable()
-        self._refused(generation, str(error) if isinstance(error, CompileError | OSError) else described(error))
-
-    def _dismantle_later(self, old: Gateway) -> None:
-        """Requests may still look for their route there: of a connection just accepted, or that wait in a filter."""
-        asyncio.get_running_loop().call_later(IN_USE_S, self._dismantle, old)
-
-    def _dismantle(self, old: Gateway) -> None:
-        """Free what only the old tables hold."""
-        self._slices.run(self._dismantling(old), lambda _: self._settle(), self._give_up)
-
-    def _dismantling(self, old: Gateway) -> Steps:
-        yield from old.retiring(self.gateway)
-        if old.in_use:
-            self._dismantle_later(old)
+    def _finish(self, message: Prepare, gateway: Gateway) -> None:
+        self._settle()
+        if message is self._wanted:
+            self._built = gateway
+            self._prepared(message.generation)
         else:
-            yield from dismantling(old, self.gateway)
+            self._discard(gateway)
+
+    def _fail(self, message: Prepare, error: Exception) -> None:
+        self._settle()
+        if message is self._wanted:
+            self._wanted = None
+            told = str(error) if isinstance(error, CompileError | OSError) else described(error)
+            self._refused(message.generation, told)
 
     def _settle(self) -> None:
-        if self._steps is None:
+        """A build is over."""
+        self._under_way -= 1
+        if not self._under_way:
             gc.freeze()
             gc.enable()
 
-    def _give_up(self, error: Exception) -> None:
-        self._settle()
-        raise error
+    # --- freeing ---
+
+    def _discard(self, built: Gateway) -> None:
+        """Free tables that were never in use, but for what those in use have lent them."""
+        self._slices.run(self._discarding(built, self.gateway), lambda _: None, _raise)
+
+    def _discarding(self, built: Gateway, lender: Gateway) -> Steps[None]:
+        yield from built.retiring(lender)
+        yield from dismantling(built, lender)
+
+    def _clear_later(self) -> None:
+        """There is one timer, until nothing is left."""
+        self._clearing = asyncio.get_running_loop().call_later(IN_USE_S, self._clear)
+
+    def _clear(self) -> None:
+        self._slices.run(self._clear_due(), lambda _: self._go_on_clearing(), _raise)
+
+    def _go_on_clearing(self) -> None:
+        self._clearing = None
+        if self._old:
+            self._clear_later()
+
+    def _clear_due(self) -> Steps[None]:
+        """Free what only old tables hold: one after another, for what one has in common with the next stays its own."""
+        now = asyncio.get_running_loop().time()
+        for old in [each for each in self._old if each.due_at <= now]:
+            yield from old.gateway.retiring(self.gateway)
+        while self._old and self._old[0].due_at <= now and not self._old[0].gateway.in_use:
+            oldest = self._old.popleft().gateway
+            yield from dismantling(oldest, self._old[0].gateway if self._old else self.gateway)
+
+
+def _raise(error: Exception) -> None:
+    raise error

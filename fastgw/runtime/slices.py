@@ -27,11 +27,6 @@ class Slices:
         if self._next is None:
             self._next = self._loop.call_soon(self._turn)
 
-    def drop(self, steps: Steps) -> None:
-        """It is no longer wanted; nothing follows."""
-        steps.close()
-        self._waiting = deque(each for each in self._waiting if each[0] is not steps)
-
     def stop(self) -> None:
         """Drop everything."""
         if self._next is not None:
@@ -43,15 +38,20 @@ class Slices:
     def _turn(self) -> None:
         self._next = None
         until = time.perf_counter() + SLICE_S
-        while self._waiting and time.perf_counter() < until:
-            steps, done, failed = self._waiting[0]
-            try:
-                next(steps)
-            except StopIteration as end:
-                self._waiting.popleft()
-                done(end.value)
-            except Exception as error:
-                self._waiting.popleft()
-                failed(error)
-        if self._waiting and self._next is None:
-            self._next = self._loop.call_soon(self._turn)
+        try:
+            while self._waiting and time.perf_counter() < until:
+                self._step()
+        finally:
+            if self._waiting and self._next is None:
+                self._next = self._loop.call_soon(self._turn)
+
+    def _step(self) -> None:
+        steps, done, failed = self._waiting[0]
+        try:
+            next(steps)
+        except StopIteration as end:
+            self._waiting.popleft()
+            done(end.value)
+        except Exception as error:
+            self._waiting.popleft()
+            failed(error)

@@ -68,16 +68,18 @@ async def test_work_that_fails_is_told_and_the_next_goes_on():
 
 
 @on_loop
-async def test_work_that_is_dropped_is_closed_and_nothing_follows():
+async def test_who_is_told_and_fails_holds_up_nobody():
     ends, running = Ends(), slices()
-    dropped = ends.work("a", 1_000_000)
-    running.run(dropped, ends.done, ends.failed)
+    told: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, report: told.append(str(report["exception"])))
+
+    def unable(_: object) -> None:
+        raise ValueError("unable")
+
+    running.run(ends.work("a", 1), unable, ends.failed)
     running.run(ends.work("b", 1), ends.done, ends.failed)
-    await asyncio.sleep(0)
-    running.drop(dropped)
     await until(lambda: "b done" in ends.log)
-    assert "a done" not in ends.log
-    assert dropped.gi_frame is None
+    assert told == ["unable"]
 
 
 @on_loop
