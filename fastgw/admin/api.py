@@ -38,6 +38,8 @@ SUFFIXES: Final[Mapping[str, str]] = {
     "application/toml": ".toml",
 }
 """How a configuration may come, and how a file of that kind is named."""
+LIST_SUFFIXES: Final = {kind: suffix for kind, suffix in SUFFIXES.items() if suffix != ".toml"}
+"""How a list may come: TOML has none but in a table."""
 STATUS_OF: Final[Mapping[Reason, int]] = {"": 200, "rejected": 422, "busy": 409, "failed": 503}
 
 
@@ -140,6 +142,10 @@ async def _page(node: Node, request: Request) -> Response:
     return answer(dashboard.page(), HTML, policy=dashboard.csp())
 
 
+async def _config(node: Node, request: Request) -> Response:
+    return told(await node.config())
+
+
 async def _openapi(node: Node, request: Request) -> Response:
     return told(document(OPERATIONS))
 
@@ -148,12 +154,21 @@ def _came(outcome: Outcome) -> Response:
     return told(outcome, STATUS_OF[outcome.reason])
 
 
-async def _apply(node: Node, request: Request) -> Response:
-    suffix = SUFFIXES.get(_content_type(request))
+def _suffix(request: Request, suffixes: Mapping[str, str]) -> str:
+    suffix = suffixes.get(_content_type(request))
     if suffix is None:
-        raise HTTPException(415, f"The Content-Type of a configuration is {', '.join(SUFFIXES)}.")
-    dry_run = _flag(request, "dry_run")
+        raise HTTPException(415, f"The Content-Type is {', '.join(suffixes)}.")
+    return suffix
+
+
+async def _apply(node: Node, request: Request) -> Response:
+    suffix, dry_run = _suffix(request, SUFFIXES), _flag(request, "dry_run")
     return _came(await node.apply(await _body(request), suffix, dry_run))
+
+
+async def _put_targets(node: Node, request: Request) -> Response:
+    suffix = _suffix(request, LIST_SUFFIXES)
+    return _came(await node.put_targets(request.path_params["name"], await _body(request), suffix))
 
 
 async def _reload(node: Node, request: Request) -> Response:
@@ -201,7 +216,7 @@ OPERATIONS: Final = (
         "GET",
         "/config",
         "The configuration that is served, secrets masked.",
-        _telling(lambda node: node.config()),
+        _config,
         {200: Effective},
     ),
     Operation(
@@ -212,6 +227,14 @@ OPERATIONS: Final = (
         _OUTCOMES,
         takes=dict.fromkeys(SUFFIXES, bytes),
         flags={"dry_run": "Check it and say what it would change, and change nothing."},
+    ),
+    Operation(
+        "PUT",
+        "/upstreams/{name}/targets",
+        "Give an upstream other targets, until the configuration file is read again.",
+        _put_targets,
+        _OUTCOMES,
+        takes=dict.fromkeys(LIST_SUFFIXES, bytes),
     ),
     Operation("POST", "/reload", "Read the configuration file anew.", _reload, _OUTCOMES),
     Operation(

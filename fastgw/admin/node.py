@@ -214,7 +214,7 @@ class Node(Protocol):
     def live(self) -> Live: ...
     def routes(self) -> Sequence[RouteInfo]: ...
     def upstreams(self) -> Sequence[UpstreamInfo]: ...
-    def config(self) -> Effective: ...
+    async def config(self) -> Effective: ...
 
     def metrics(self, accept: bytes) -> tuple[bytes, bytes]:
         """Content type and text, as the `Accept` field asks."""
@@ -225,8 +225,11 @@ class Node(Protocol):
     async def apply(self, text: bytes, suffix: str, dry_run: bool) -> Outcome:
         """Take `text` as the configuration. `suffix`: `.yaml`, `.json` or `.toml`. `dry_run`: say what would be."""
 
+    async def put_targets(self, upstream: str, text: bytes, suffix: str) -> Outcome:
+        """Give an upstream the targets that `text` lists, in place of its own. `suffix`: `.yaml` or `.json`."""
+
     async def rollback(self, generation: int | None) -> Outcome:
-        """Go back to a generation that is kept; None = the one before."""
+        """Go back to a generation that is kept; None = the one before, and each time one further."""
 
     def drain(self) -> None:
         """Begin to."""

@@ -1,5 +1,6 @@
 """The admin API's OpenAPI 3.1 document, made from its operations and from the structs of their answers."""
 
+import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
@@ -45,11 +46,16 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
 
 def _operation(operation: Operation, schema_of: Mapping[Any, Any]) -> dict[str, Any]:
     told: dict[str, Any] = {"summary": operation.summary}
-    if operation.flags:
-        told["parameters"] = [
-            {"name": name, "in": "query", "description": meaning, "schema": {"type": "boolean", "default": False}}
-            for name, meaning in operation.flags.items()
-        ]
+    parameters: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in re.findall(r"{(\w+)}", operation.path)
+    ]
+    parameters += [
+        {"name": name, "in": "query", "description": meaning, "schema": {"type": "boolean", "default": False}}
+        for name, meaning in operation.flags.items()
+    ]
+    if parameters:
+        told["parameters"] = parameters
     if operation.takes:
         told["requestBody"] = {
             "content": {

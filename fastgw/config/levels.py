@@ -3,7 +3,7 @@
 They add up by instance name; the nearest use of a name counts, and a nearest `null` removes it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fastgw.config.settings import NONE, Config, Filters, FilterUse, Route
@@ -32,3 +32,19 @@ def of_route(config: Config, listener: str, route: Route) -> tuple[Filters, ...]
     upstream = config.upstreams[route.upstream].filters if isinstance(route.upstream, str) else NONE
     sets = (config.filter_sets[name] for name in route.use)
     return *of_listener(config, listener), upstream, *sets, route.filters
+
+
+def running(config: Config, listener: str, route: Route) -> Sequence[FilterUse]:
+    """What runs for a request that came in by `listener` and met `route`, in this order; as `compile` makes it."""
+    first = sorted(filter(_is_early, accumulate(of_listener(config, listener)).values()), key=_turn)
+    ran = {use.name for use in first}
+    met = accumulate(of_route(config, listener, route)).values()
+    return first + sorted((use for use in met if use.name not in ran), key=_turn)
+
+
+def _is_early(use: FilterUse) -> bool:
+    return early(use.settings)
+
+
+def _turn(use: FilterUse) -> tuple[int, int]:
+    return use.settings.phase, use.settings.order

@@ -30,7 +30,7 @@ class Loaded(Struct, frozen=True):
     files: tuple[str, ...]
     """Every file it was read from, the main one first."""
     sources: tuple[Source, ...]
-    """The same files with their contents, in the order they were read; then targets that were put in place of theirs."""
+    """The same files with their contents, in the order they were read; then targets that were put in their place."""
     captured: Mapping[str, bytes]
     """The contents of the files that it names, such as certificates, by absolute path: the bytes that were checked."""
 

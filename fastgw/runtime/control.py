@@ -14,6 +14,9 @@ from typing import Any, Final
 import uvloop
 
 from fastgw.admin.status import StatusPages
+from fastgw.admin.tls import files_of
+from fastgw.config.settings import Admin
+from fastgw.runtime.accepted import Accepted
 from fastgw.runtime.channel import AnyMessage, Channel, ChannelClosed, Columns, Outcome, Ready, Reload, Stop
 from fastgw.runtime.commons import Commons
 from fastgw.runtime.files import LOOK_EVERY, FileWatch
@@ -45,8 +48,9 @@ class Control:
         self._proposals = Proposals(commons, channel)
         self._view = View(commons, channel, self._proposals)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._admin: asyncio.Task[None] | None = None
         self._told = asyncio.Event()
-        self._orders: Mapping[type[AnyMessage], Callable[[Any], None]] = MappingProxyType(
+        self._orders: Mapping[type[AnyMessage], Callable[[Any], object]] = MappingProxyType(
             {
                 Reload: lambda order: self._begin(self._proposals.reload("signal")),
                 Outcome: self._proposals.conclude,
@@ -65,7 +69,8 @@ class Control:
                 status = await status_server(endpoint.of_slot(0), pages)
                 self._begin(status.serve_forever())
             else:
-                self._begin(self._serve_admin())
+                self._admin = self._begin(self._serve_admin())
+        self._proposals.on_change = self._follow
         loop.add_reader(self._channel, self._obey)
         self._channel.send(Ready(generation=self._commons.sealed.generation))
         await self._told.wait()
@@ -74,10 +79,11 @@ class Control:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _begin(self, work: Coroutine[Any, Any, Any]) -> None:
+    def _begin(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _obey(self) -> None:
         try:
@@ -92,10 +98,24 @@ class Control:
         from fastgw.admin.serve import serve
         from fastgw.admin.tls import server_context
 
-        settings, endpoint = self._commons.sealed.settings.admin, self._commons.own["admin"]
-        assert settings is not None
-        tls = None if settings.tls is None else server_context(settings.tls)
+        settings, endpoint = self._admin_settings, self._commons.own["admin"]
+        tls = None if settings.tls is None else server_context(settings.tls, self._proposals.current.captured)
         await serve(create_app(self._view, Access.of(settings)), endpoint.of_slot(0), tls)
+
+    @property
+    def _admin_settings(self) -> Admin:
+        """As at our birth: where they change, another control process follows."""
+        settings = self._commons.sealed.settings.admin
+        assert settings is not None
+        return settings
+
+    def _follow(self, before: Accepted, now: Accepted) -> None:
+        """Serve the admin listener anew where the certificates that it shows, or asks for, are others."""
+        if self._admin is None or now.settings.admin != self._admin_settings or self._admin_settings.tls is None:
+            return
+        if any(before.captured[file] != now.captured[file] for file in files_of(self._admin_settings.tls)):
+            self._admin.cancel()  # what is under way there is answered
+            self._admin = self._begin(self._serve_admin())
 
     async def _watch_files(self) -> None:
         """Take new contents of the files that the configuration names: certificates are renewed without a reload."""

@@ -12,17 +12,19 @@ LOOK_EVERY: Final = 0.5
 """Seconds."""
 
 Trait = tuple[int, int, int, int]
+UNSEEN: Final[Trait] = (0, 0, 0, 0)
 
 
 class FileWatch:
-    """Knows the files as they were at the last look."""
+    """Knows the files as they were at the last look. One that was not looked at yet is taken to have changed: nobody
+    knows what it was when it was read."""
 
     def __init__(self) -> None:
         self._seen: dict[str, Trait | None] = {}
 
     def watch(self, paths: Iterable[str]) -> None:
         """Watch these from now on. One that is watched already keeps what was seen of it."""
-        self._seen = {path: self._seen[path] if path in self._seen else _trait(path) for path in paths}
+        self._seen = {path: self._seen.get(path, UNSEEN) for path in paths}
 
     def changed(self) -> bool:
         """Whether any is other than it was at the last look."""

@@ -3,16 +3,20 @@
 No worker is asked or disturbed.
 """
 
+import asyncio
 import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Final
 
 from fastgw import VERSION, config
 from fastgw.admin import node
 from fastgw.admin.metrics import Exposition
-from fastgw.config.settings import Route, Target
+from fastgw.config.levels import running
+from fastgw.config.settings import Config, Route, Target, Upstream
+from fastgw.config.values import Url
 from fastgw.node.places import target_name
 from fastgw.node.targets import Verdict
 from fastgw.observe import Totals
@@ -47,6 +51,7 @@ class View:
         self._exposition = Exposition(
             series_of(proposals.current.places), commons.shared, commons.words, commons.begun_date
         )
+        self._parts = Parts(proposals.config)
         proposals.on_accept = lambda accepted: self._exposition.prepare(accepted.generation, series_of(accepted.places))
 
     # --- what is the case ---
@@ -103,6 +108,7 @@ class View:
         for (_, route, _, status), count in totals.requests.items():
             requests[route] += count
             errors[route] += count if status >= ERRORS else 0
+        parts = self._current_parts()
         return [
             node.RouteInfo(
                 name=route.name,
@@ -111,7 +117,7 @@ class View:
                 paths=route.paths,
                 methods=route.methods,
                 to=_destination(route),
-                filters=[name for name, use in route.filters.items() if use is not None],
+                filters=parts.filters[route.name],
                 requests=requests[route.name],
                 errors=errors[route.name],
                 p50_s=quantile(totals.routes.get(route.name, ()), 0.5),
@@ -129,12 +135,13 @@ class View:
                 retries=_retries(totals, name),
                 targets=[self._target(name, target) for target in upstream.targets],
             )
-            for name, upstream in self._proposals.config.upstreams.items()
+            for name, upstream in self._current_parts().upstreams.items()
         ]
 
-    def config(self) -> node.Effective:
+    async def config(self) -> node.Effective:
         current = self._proposals.current
-        return node.Effective(current.generation, current.hash, config.effective(self._proposals.config))
+        written = await asyncio.to_thread(config.effective, self._proposals.config)
+        return node.Effective(current.generation, current.hash, written)
 
     # --- what is asked for ---
 
@@ -143,6 +150,9 @@ class View:
 
     async def apply(self, text: bytes, suffix: str, dry_run: bool) -> node.Outcome:
         return await self._proposals.apply(text, suffix, dry_run)
+
+    async def put_targets(self, upstream: str, text: bytes, suffix: str) -> node.Outcome:
+        return await self._proposals.put_targets(upstream, text, suffix)
 
     async def rollback(self, generation: int | None) -> node.Outcome:
         return await self._proposals.rollback(generation)
@@ -154,6 +164,11 @@ class View:
 
     def _totals(self) -> Totals:
         return self._commons.words.totals(self._commons.shared, self._exposition.series)
+
+    def _current_parts(self) -> "Parts":
+        if self._parts.config is not self._proposals.config:
+            self._parts = Parts(self._proposals.config)
+        return self._parts
 
     def _uptime_s(self) -> float:
         return time.time() - self._commons.begun_date
@@ -209,6 +224,28 @@ class View:
             last_success=not own[words.last_reload_failed],
             last=[_reload(record) for record in reversed(self._proposals.records)],
         )
+
+
+class Parts:
+    """What is to be worked out of a configuration, once."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    @cached_property
+    def filters(self) -> Mapping[str, Sequence[str]]:
+        """By route, the names of those that run for it, in running order; of all its listeners."""
+        named = {}
+        for route in self.config.routes:
+            uses = [running(self.config, listener, route) for listener in route.listeners or self.config.listeners]
+            named[route.name] = [*dict.fromkeys(use.name for on_listener in uses for use in on_listener)]
+        return named
+
+    @cached_property
+    def upstreams(self) -> Mapping[str, Upstream]:
+        """By name; those of routes that name a URL are called by it."""
+        urls = {str(each.upstream): each.upstream for each in self.config.routes if isinstance(each.upstream, Url)}
+        return {**self.config.upstreams, **{name: Upstream(targets=(Target(url=url),)) for name, url in urls.items()}}
 
 
 def quantile(row: Sequence[int], share: float) -> float | None:

@@ -46,6 +46,8 @@ BUSY = Outcome(False, 1, Committed(0, 4), summary="another change is under way",
 FAILED = Outcome(False, 1, Committed(0, 4), summary="worker 2 refused: no memory", reason="failed")
 WORKER = Worker(0, 4321, 1, "ready", 93784.5, 17, 1_234_567, 36_000_000, 12.5, 0.0012)
 
+EFFECTIVE = Effective(1, "ab" * 32, {"version": 1, "admin": {"token": "***"}})
+
 
 class FakeNode:
     """Says always the same, and remembers what it was told to do."""
@@ -94,8 +96,8 @@ class FakeNode:
     def upstreams(self) -> list[UpstreamInfo]:
         return self.upstreams_known
 
-    def config(self) -> Effective:
-        return Effective(1, "ab" * 32, {"version": 1, "admin": {"token": "***"}})
+    async def config(self) -> Effective:
+        return EFFECTIVE
 
     def metrics(self, accept: bytes) -> tuple[bytes, bytes]:
         return b"text/plain; version=0.0.4; charset=utf-8", b"# asked for " + accept + b"\n"
@@ -105,6 +107,9 @@ class FakeNode:
 
     async def apply(self, text: bytes, suffix: str, dry_run: bool) -> Outcome:
         return await self._change((text, suffix, dry_run))
+
+    async def put_targets(self, upstream: str, text: bytes, suffix: str) -> Outcome:
+        return await self._change((upstream, text, suffix))
 
     async def rollback(self, generation: int | None) -> Outcome:
         return await self._change(("rollback", generation))

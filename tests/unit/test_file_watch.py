@@ -9,7 +9,17 @@ from fastgw.runtime.files import FileWatch
 def watching(*paths: Path) -> FileWatch:
     watch = FileWatch()
     watch.watch(map(str, paths))
+    assert watch.changed()
     return watch
+
+
+def test_nobody_knows_what_has_become_of_a_file_before_the_first_look(tmp_path):
+    (tmp_path / "a").write_text("one")
+    watch = watching(tmp_path / "a")
+    assert not watch.changed()
+    watch.watch([str(tmp_path / "a"), str(tmp_path / "b")])
+    assert watch.changed()
+    assert not watch.changed()
 
 
 def test_a_file_that_is_left_alone_has_not_changed(tmp_path):
@@ -59,5 +69,5 @@ def test_what_is_watched_anew_keeps_what_was_seen_of_it(tmp_path):
     (tmp_path / "a").write_text("one")
     watch = watching(tmp_path / "a")
     (tmp_path / "a").write_text("three")
-    watch.watch([str(tmp_path / "a"), str(tmp_path / "b")])
+    watch.watch([str(tmp_path / "a")])
     assert watch.changed()
