@@ -38,7 +38,7 @@ OUTSIDE = {"asyncio", "uvloop", "selectors", "select", "threading", "subprocess"
 # The edges of the processes, where what nobody foresaw is logged and answered: path -> how many `except Exception`.
 EDGES = {
     "cli.py": 1,  # a defect of a command is one line too
-    "runtime/supervisor.py": 1,  # the end of a child
+    "runtime/children.py": 1,  # the end of a child
     "runtime/slices.py": 1,  # work on a worker's loop that nobody waits for
     "exchange/chain.py": 2,  # a filter's step that raises is a fault, never a pass
     "exchange/exchange.py": 2,  # likewise

@@ -61,6 +61,8 @@ class Commons:
     """Slots that have sockets: those of retired workers keep theirs, and neighbours accept there."""
     endpoints: dict[int, Endpoint] = field(default_factory=dict)
     """Of listeners."""
+    endpoint_number: int = 0
+    """Of the next endpoint. None is given twice: a worker may still know the one that had it."""
     listeners: dict[str, list[int]] = field(default_factory=dict)
     """Which endpoints a listener has."""
     own: dict[str, Endpoint] = field(default_factory=dict)
@@ -92,7 +94,6 @@ def place_listeners(
     held = {_key(name, before[name]): numbers for name, numbers in commons.listeners.items()}  # none yet at the start
     placed: dict[str, list[int]] = {}
     opened: dict[int, Endpoint] = {}
-    following = max(commons.endpoints, default=-1) + 1
     with ExitStack() as undo:
         for name, listener in listeners.items():
             numbers = held.get(_key(name, listener))
@@ -100,9 +101,9 @@ def place_listeners(
                 numbers = []
                 for endpoint in commons.open(listener.address, commons.slots):
                     undo.callback(endpoint.close)
-                    opened[following] = endpoint
-                    numbers.append(following)
-                    following += 1
+                    opened[commons.endpoint_number] = endpoint
+                    numbers.append(commons.endpoint_number)
+                    commons.endpoint_number += 1
             placed[name] = numbers
         undo.pop_all()
     return placed, opened

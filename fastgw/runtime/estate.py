@@ -6,7 +6,6 @@ too. Only plain values stand in it, for the next program may be another version 
 
 import os
 import socket
-from collections.abc import Iterable, Sequence
 from typing import Final, Self
 
 import msgspec
@@ -17,8 +16,9 @@ from fastgw.node.places import Places
 from fastgw.runtime.activation import Inherited, Passed
 from fastgw.runtime.adoption import Adoption
 from fastgw.runtime.channel import PROTOCOL, Channel
+from fastgw.runtime.children import Children
 from fastgw.runtime.commons import Commons, Record
-from fastgw.runtime.slots import Child, Slot
+from fastgw.runtime.slots import Child
 from fastgw.runtime.sockets import Endpoint
 
 TAKE_OVER: Final = "FASTGW_TAKE_OVER"
@@ -58,7 +58,9 @@ class LivingChild(msgspec.Struct):
     began_at: float
     generation: int
     ready: bool
+    silent: bool
     leaving: bool
+    lost: bool
     accepts_for: list[int]
     sockets: dict[int, int]
 
@@ -73,15 +75,17 @@ class LivingChild(msgspec.Struct):
             began_at=child.began_at,
             generation=child.generation,
             ready=child.ready,
+            silent=child.silent,
             leaving=child.leaving,
+            lost=child.lost,
             accepts_for=[index for index in range(slots) if adoption.who(index) is child],
             sockets=child.sockets,
         )
 
     def child(self) -> Child:
-        child = Child(self.pid, Channel.of(self.channel), self.name, self.column, self.began_at, native=False)
-        child.generation, child.ready, child.leaving = self.generation, self.ready, self.leaving
-        child.sockets = self.sockets
+        child = Child(self.pid, Channel.of(self.channel), self.name, self.column, self.began_at, outdated=True)
+        child.generation, child.sockets = self.generation, self.sockets
+        child.ready, child.silent, child.leaving, child.lost = self.ready, self.silent, self.leaving, self.lost
         return child
 
 
@@ -97,6 +101,7 @@ class Estate(msgspec.Struct, kw_only=True):
     shared: int
     """The descriptor of the shared memory."""
     endpoints: dict[int, OpenEndpoint]
+    endpoint_number: int
     listeners: dict[str, list[int]]
     own: dict[str, OpenEndpoint]
     slots: int
@@ -107,9 +112,9 @@ class Estate(msgspec.Struct, kw_only=True):
     begun_date: float
 
     @classmethod
-    def of(cls, commons: Commons, slots: Sequence[Slot], leaving: Iterable[Child], adoption: Adoption) -> Self:
+    def of(cls, commons: Commons, children: Children, adoption: Adoption) -> Self:
         accepted = commons.sealed.accepted
-        placed = [(child, slot.index) for slot in slots for child in slot.children]
+        placed = [(child, slot.index) for slot in children.slots for child in slot.children]
         return cls(
             protocol=PROTOCOL,
             generation=accepted.generation,
@@ -118,12 +123,13 @@ class Estate(msgspec.Struct, kw_only=True):
             places=accepted.places,
             shared=commons.shared.fd,
             endpoints={number: OpenEndpoint.of(each) for number, each in commons.endpoints.items()},
+            endpoint_number=commons.endpoint_number,
             listeners=commons.listeners,
             own={name: OpenEndpoint.of(each) for name, each in commons.own.items()},
             slots=commons.slots,
             children=[
                 LivingChild.of(child, index, adoption, commons.slots)
-                for child, index in [*placed, *((child, None) for child in leaving)]
+                for child, index in [*placed, *((child, None) for child in children.leaving)]
             ],
             passed=[(each.socket.fileno(), each.name) for each in commons.passed.left],
             records=commons.records,

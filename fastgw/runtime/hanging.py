@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from math import inf
 
 from fastgw.runtime.notices import notice
-from fastgw.runtime.pulse import HUNG_S, LOOK_EVERY, SILENT_S, STACK_S
+from fastgw.runtime.pulse import HUNG_S, LOOK_EVERY, SET_UP_S, SILENT_S, STACK_S
 from fastgw.runtime.slots import Child
 
 
@@ -38,8 +38,8 @@ class Overseer:
             if now >= child.kill_at:
                 os.kill(child.pid, signal.SIGKILL)
                 child.kill_at = now + LOOK_EVERY  # not gone by then: it waits for a disk, beyond all signals
-        elif serving and not child.ready:
-            pass  # it begins to beat when it is set up, which takes as long as it takes
+        elif serving and not child.generation and child.pulse.silence < SET_UP_S:
+            pass  # it begins to beat when it is set up
         elif child.lost:
             _condemn(child, now, "takes no more messages")
         elif child.pulse.silence >= (HUNG_S if serving else SILENT_S):

@@ -14,6 +14,8 @@ SILENT_S: Final = 2.0
 """Seconds without a beat after which neighbours accept for a worker, and a drain or stop waits for it no longer."""
 HUNG_S: Final = 10.0
 """Seconds without a beat after which a worker is replaced."""
+SET_UP_S: Final = 60.0
+"""Seconds to its first beat that a newborn worker may take: it builds the tables."""
 STACK_S: Final = 0.2
 """Seconds that a hung worker has to write its stack."""
 

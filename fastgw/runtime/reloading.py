@@ -37,11 +37,13 @@ class Reloading:
     def __init__(
         self,
         commons: Commons,
+        is_serving: Callable[[], bool],
         workers: Callable[[], Iterable[Child]],
         answer: Callable[[Outcome], None],
         changed: Callable[[Mapping[str, Endpoint]], None],
     ) -> None:
         self._commons = commons
+        self._is_serving = is_serving
         self._workers = workers
         self._answer = answer
         self._changed = changed
@@ -89,6 +91,8 @@ class Reloading:
 
     def _check_timely(self, sealed: Sealed) -> None:
         generation = self._commons.sealed.generation
+        if not self._is_serving():
+            raise Untimely("the gateway stops")
         if self._turnover is not None:
             raise Untimely("another change is under way")
         if sealed.generation != generation + 1:
@@ -105,14 +109,15 @@ class Reloading:
     # --- from workers ---
 
     def is_ready(self, child: Child) -> None:
-        """A worker has come to serve what is in force."""
+        """A worker has come to serve what is in force, or to beat again."""
         if self._turnover is not None and not self._turnover.is_committing:
             self._turnover.join(child)
 
     def catch_up(self, child: Child) -> None:
-        """It was born with a generation that is not in force any more."""
-        tell_sockets(child, self._commons.endpoints)
-        tell_prepare(child, self._commons.sealed, self._commons.listeners)
+        """It serves a generation that is not in force any more."""
+        if child.asked != self._commons.sealed.generation:
+            tell_sockets(child, self._commons.endpoints)
+            tell_prepare(child, self._commons.sealed, self._commons.listeners)
 
     def prepared(self, child: Child, generation: int) -> None:
         if generation == self._commons.sealed.generation:  # it is late
@@ -121,10 +126,12 @@ class Reloading:
             self._turnover.prepared(child)
 
     def refused(self, child: Child, generation: int, why: str) -> None:
-        if self._turnover is not None and generation == self._turnover.sealed.generation:
+        if generation == self._commons.sealed.generation:  # it is late
+            notice(f"{child} cannot change to generation {generation} and is replaced: {why}")
+            child.outdated = True
+            self.gone(child)
+        elif self._turnover is not None and generation == self._turnover.sealed.generation:
             self._turnover.abort(f"{child.name}: {why}")
-        else:
-            notice(f"{child} cannot serve generation {generation}: {why}")
 
     def was_committed(self, child: Child) -> None:
         if self._turnover is not None and child.generation == self._turnover.sealed.generation:

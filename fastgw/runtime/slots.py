@@ -24,19 +24,20 @@ def restart_delay(deaths: int) -> float:
 class Child:
     """A process of ours. `column`: the words of shared memory that it alone writes; None for one that is no worker.
 
-    `native`: it runs the same program as the supervisor, which may have been replaced in place since its birth.
+    `outdated`: another is to take its place: it runs the program before this one, or cannot follow the others.
     """
 
     def __init__(
-        self, pid: int, channel: Channel, name: str, column: int | None, began_at: float, *, native: bool = True
+        self, pid: int, channel: Channel, name: str, column: int | None, began_at: float, *, outdated: bool = False
     ) -> None:
         self.pid = pid
         self.channel = channel
         self.name = name
         self.column = column
         self.began_at = began_at  # monotonic seconds
-        self.native = native
-        self.generation = 0  # of the configuration that it serves; 0: not ready yet
+        self.outdated = outdated
+        self.generation = 0  # of the configuration that it serves; 0: it is not set up yet
+        self.asked = 0  # the generation that it was told last to prepare
         self.ready = False
         self.silent = False  # it has not beaten for a while; neighbours accept for it
         self.leaving = False  # another has its place, or nobody will
@@ -87,6 +88,11 @@ class Slot:
     @property
     def children(self) -> list[Child]:
         return [child for child in (self.child, self.successor) if child is not None]
+
+    @property
+    def is_vacant(self) -> bool:
+        """Somebody is to be born here."""
+        return self.child is None and not self.retired
 
     @property
     def is_ready(self) -> bool:

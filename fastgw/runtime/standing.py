@@ -56,7 +56,11 @@ class Standing:
         """Accept for these listeners, and no more for others."""
         self._listeners, self._placed = listeners, placed
         self._arrange()
-        for number in self._unused(placed):
+        self.close_unused()
+
+    def close_unused(self) -> None:
+        """Close the sockets that no listener has."""
+        for number in self._unused(self._placed):
             for listening in self._endpoints.pop(number).sockets:
                 listening.close()
 

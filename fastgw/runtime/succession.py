@@ -1,12 +1,15 @@
-"""One worker takes the place of another, or goes: after an upgrade, and when the number of workers changes.
+"""One worker takes the place of another, or goes: after an upgrade, when the number of workers changes, and when one
+cannot follow the others.
 
 One at a time. The new worker accepts before the old one is told to stop accepting, and the old one then serves to the
 end what it has. A slot that loses its worker for good keeps its sockets, and neighbours accept there.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from math import inf
 
 from fastgw.runtime.channel import Drain
+from fastgw.runtime.children import Children
 from fastgw.runtime.commons import Commons
 from fastgw.runtime.slots import Child, Slot
 
@@ -15,27 +18,27 @@ class Succession:
     """`fork`: begin a child for this slot. `settle`: who may accept has changed."""
 
     def __init__(
-        self, commons: Commons, slots: Sequence[Slot], fork: Callable[[Slot], Child | None], settle: Callable[[], None]
+        self, commons: Commons, children: Children, fork: Callable[[Slot], Child | None], settle: Callable[[], None]
     ) -> None:
         self._commons = commons
-        self._slots = slots
+        self._children = children
         self._fork = fork
         self._settle = settle
-        self.leaving: list[Child] = []
-        """Workers that serve what they have, and then go."""
 
     @property
     def is_due(self) -> bool:
         """Whether a worker is still to be replaced or sent away, or to be born."""
-        return any(slot.successor is not None or (not slot.retired and slot.child is None) for slot in self._slots) or (
-            self._next() is not None
-        )
+        return self._is_busy or self._next() is not None
+
+    @property
+    def due_at(self) -> float:
+        """When to `go_on`, monotonic seconds."""
+        slot = None if self._is_busy else self._next()
+        return inf if slot is None else slot.due_at
 
     def go_on(self, now: float) -> None:
         """Begin the next change, when none is under way."""
-        if any(slot.successor is not None or (not slot.retired and slot.child is None) for slot in self._slots):
-            return
-        slot = self._next()
+        slot = None if self._is_busy else self._next()
         if slot is not None and slot.retired:
             self._send_away(slot)
         elif slot is not None and slot.due_at <= now:
@@ -48,11 +51,14 @@ class Succession:
         if before is not None:
             self._part_with(before)
 
+    @property
+    def _is_busy(self) -> bool:
+        return any(slot.successor is not None or slot.is_vacant for slot in self._children.workers)
+
     def _next(self) -> Slot | None:
         """A slot whose worker is to go."""
-        return next(
-            (slot for slot in self._slots if slot.child is not None and (slot.retired or not slot.child.native)), None
-        )
+        slots = self._children.workers
+        return next((slot for slot in slots if slot.child and (slot.retired or slot.child.outdated)), None)
 
     def _send_away(self, slot: Slot) -> None:
         child, slot.child = slot.child, None
@@ -62,7 +68,7 @@ class Succession:
 
     def _part_with(self, child: Child) -> None:
         child.leaving = True
-        self.leaving.append(child)
+        self._children.leaving.append(child)
         drain = self._commons.sealed.settings.timeouts.drain
         order = Drain(generation=child.generation, requests_s=drain.requests, tunnels_s=drain.tunnels, handed_over=True)
         child.send(order)

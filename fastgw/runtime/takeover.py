@@ -13,18 +13,20 @@ from fastgw.runtime.commons import Commons, Sealed
 from fastgw.runtime.estate import Estate
 from fastgw.runtime.notices import notice
 from fastgw.runtime.opening import close_commons, warn
+from fastgw.runtime.sockets import CannotListen
 from fastgw.runtime.words import Words
 from fastgw.runtime.worker import Birth, Worker
 
 
 def preflight(estate: Estate, accepted: Accepted, gateway: Gateway) -> None:
-    """Be a worker until it is ready, without sockets: raises whatever keeps it from that."""
+    """Be a worker until it is ready, without sockets: raises whatever keeps it from that.
+
+    It counts in memory of its own: in that of the gateway every column may be given to a worker at any time.
+    """
     words = Words(gateway)  # completes the layout
-    shared = attached(estate, gateway, accepted.workers)
-    column = 1 + max((child.column for child in estate.children if child.column is not None), default=-1)
-    shared.widen(column + 1)
+    attached(estate, gateway, accepted.workers)  # it can be read
     commons = Commons(
-        shared=shared,
+        shared=Shared.create(gateway.layout, 1),
         words=words,
         sealed=Sealed(accepted, -1),
         gateway=gateway,
@@ -36,11 +38,10 @@ def preflight(estate: Estate, accepted: Accepted, gateway: Gateway) -> None:
 
     async def live() -> None:
         theirs.send(Stop(generation=accepted.generation))
-        await Worker(Birth(0, column, commons), gateway, ours).serve()
+        await Worker(Birth(0, 0, commons), gateway, ours).serve()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(live())
-    shared.clear_gauges(column)
     if not isinstance(theirs.receive(), Ready):
         raise RuntimeError("a worker did not become ready")
 
@@ -55,8 +56,9 @@ def take_over(estate: Estate, accepted: Accepted, gateway: Gateway, opened: Exit
         gateway=gateway,
         compiled=accepted.generation,
         workers=accepted.workers,
-        slots=max(estate.slots, accepted.workers),
+        slots=estate.slots,
         endpoints={number: each.endpoint() for number, each in estate.endpoints.items()},
+        endpoint_number=estate.endpoint_number,
         listeners=estate.listeners,
         own={name: each.endpoint() for name, each in estate.own.items()},
         passed=estate.inherited(),
@@ -64,8 +66,20 @@ def take_over(estate: Estate, accepted: Accepted, gateway: Gateway, opened: Exit
         begun_date=estate.begun_date,
     )
     opened.callback(close_commons, commons)
+    grow(commons)
     warn(commons)
     return commons
+
+
+def grow(commons: Commons) -> None:
+    """Have sockets for all workers: `auto` may mean more of them than it did."""
+    try:
+        for endpoint in commons.endpoints.values():
+            endpoint.grow(commons.workers)
+    except CannotListen as error:
+        notice(f"the number of workers stays {commons.slots}: {error}")
+        commons.workers = commons.slots
+    commons.slots = max(commons.slots, commons.workers)
 
 
 def attached(estate: Estate, gateway: Gateway, workers: int) -> Shared:

@@ -2,7 +2,7 @@
 
 Until the last worker is prepared nothing has changed anywhere. From the commit on the new generation is the one that
 later processes begin with, so a worker that dies in between comes back with it. A worker that is late (not ready yet,
-or silent) is not waited for: it is brought up to date before it accepts, or as soon as it goes on.
+or silent) is not waited for: it is brought up to date before it accepts again.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -42,8 +42,10 @@ class Turnover:
         self.committed = 0
         self._commit = commit
         self._ended = ended
+        self._told: set[Child] = set()  # to prepare
         self._preparing: set[Child] = set()
         self._prepared: set[Child] = set()
+        self._gone: set[Child] = set()
         self._committing: set[Child] | None = None  # None: not yet
 
     def __repr__(self) -> str:
@@ -60,10 +62,14 @@ class Turnover:
         self._go_on()
 
     def join(self, child: Child) -> None:
-        """A worker that serves the generation before."""
-        self._preparing.add(child)
-        tell_sockets(child, self.opened)
-        tell_prepare(child, self.sealed, self.listeners)
+        """A worker that serves the generation before; perhaps it was gone for a while."""
+        self._gone.discard(child)
+        if child not in self._prepared:
+            self._preparing.add(child)
+        if child not in self._told:
+            self._told.add(child)
+            tell_sockets(child, self.opened)
+            tell_prepare(child, self.sealed, self.listeners)
 
     def prepared(self, child: Child) -> None:
         self._preparing.discard(child)
@@ -75,21 +81,23 @@ class Turnover:
         self.gone(child)
 
     def gone(self, child: Child) -> None:
-        """Nobody waits for it any more: it has committed, is dead or silent."""
+        """Nobody waits for it any more: it is dead or silent, or done. It is told what follows all the same."""
+        self._gone.add(child)
         self._preparing.discard(child)
         if self._committing is not None:
             self._committing.discard(child)
         self._go_on()
 
     def abort(self, why: str) -> None:
-        for child in self._preparing | self._prepared:
+        for child in self._told:
+            child.asked = 0
             child.send(Abort(generation=self.sealed.generation))
         self._ended(why)
 
     def _go_on(self) -> None:
         if self._committing is None and not self._preparing:
             self.due_at = inf
-            self._committing = set(self._prepared)
+            self._committing = self._prepared - self._gone
             self._commit()
             for child in self._prepared:
                 child.send(Commit(generation=self.sealed.generation))
@@ -98,6 +106,7 @@ class Turnover:
 
 
 def tell_prepare(child: Child, sealed: Sealed, listeners: Mapping[str, list[int]]) -> None:
+    child.asked = sealed.generation
     child.send(Prepare(generation=sealed.generation, listeners=dict(listeners)), [sealed.descriptor])
 
 

@@ -14,9 +14,13 @@ from typing import Final
 
 from fastgw.runtime.estate import PREFLIGHT, TAKE_OVER, Estate
 from fastgw.runtime.notices import notice
+from fastgw.runtime.signals import outcome
 
 PREFLIGHT_S: Final = 20.0
 """How long the new version may take to show that it can serve."""
+NOT_UPGRADED: Final = "not upgraded, nothing has changed"
+SAID_MAX: Final = 4096
+"""How much is read of the end of what the new version has written, bytes."""
 
 
 class Upgrade:
@@ -27,21 +31,31 @@ class Upgrade:
         """The pid of the new version that is being tried; 0: none."""
         self.due_at = inf
         """When to `look`, monotonic seconds."""
+        self.has_passed = False
+        """The new version has shown that it can serve `generation`, and waits to be become."""
+        self.generation = 0
+        """Of the configuration that it was tried with."""
+        self._said = -1  # a memory file: what it writes to stdout and stderr
+        self._verdict = ""  # why it was killed
+
+    @property
+    def under_way(self) -> bool:
+        return bool(self.preflight) or self.has_passed
 
     def begin(self, estate: Estate) -> None:
         """Start the preflight. What becomes of it is told when it ends."""
-        if self.preflight:
-            notice("SIGUSR2: not now: an upgrade is under way")
-            return
+        self.has_passed, self.generation, self._verdict = False, estate.generation, ""
         descriptor = estate.write()
-        kept = (descriptor, estate.shared)
+        self._said = os.memfd_create("fastgw-preflight", os.MFD_CLOEXEC)
         try:
-            for each in kept:
+            for each in (descriptor, estate.shared):
                 os.set_inheritable(each, True)
             environment = {**os.environ, PREFLIGHT: str(descriptor)}
-            self.preflight = os.posix_spawn(sys.executable, sys.orig_argv, environment)
+            outputs = [(os.POSIX_SPAWN_DUP2, self._said, output) for output in (1, 2)]
+            self.preflight = os.posix_spawn(sys.executable, sys.orig_argv, environment, file_actions=outputs)
         except OSError as error:
-            notice(f"not upgraded: {sys.executable} cannot be started: {error.strerror}")
+            os.close(self._said)
+            notice(f"{NOT_UPGRADED}: {sys.executable} cannot be started: {error.strerror}")
         else:
             self.due_at = time.monotonic() + PREFLIGHT_S
             notice(f"upgrade: trying the installed version (pid {self.preflight})")
@@ -52,21 +66,34 @@ class Upgrade:
     def look(self, now: float) -> None:
         """End a preflight that hangs."""
         if now >= self.due_at:
-            self.due_at = inf
-            notice(f"upgrade: the installed version did not serve within {PREFLIGHT_S:.0f} s")
-            os.kill(self.preflight, signal.SIGKILL)
+            self._end(f"did not serve within {PREFLIGHT_S:.0f} s")
+
+    def give_up(self) -> None:
+        """The gateway is to end."""
+        self.has_passed = False
+        if self.preflight:
+            self._end("is not needed any more")
+
+    def _end(self, verdict: str) -> None:
+        self.due_at, self._verdict = inf, verdict
+        os.kill(self.preflight, signal.SIGKILL)
 
     def decide(self, code: int, become: Callable[[], None]) -> None:
         """The preflight has ended."""
         self.preflight, self.due_at = 0, inf
+        said = os.pread(self._said, SAID_MAX, max(0, os.fstat(self._said).st_size - SAID_MAX))
+        os.close(self._said)
         if code == 0:
+            self.has_passed = not self._verdict
             become()
-        else:
-            how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-            notice(f"not upgraded, nothing has changed: the installed version ended with {how}")
+            return
+        last = said.decode(errors="backslashreplace").rstrip().rpartition("\n")[2]  # also of a traceback
+        verdict = self._verdict or f"ended: {outcome(code)}"
+        notice(f"{NOT_UPGRADED}: the installed version {verdict}{f': {last}' if last else ''}")
 
     def become(self, estate: Estate) -> None:
         """Replace this program. Returns only if that cannot be done."""
+        self.has_passed = False
         descriptor = estate.write()
         kept = [descriptor, *estate.descriptors]
         for each in kept:
@@ -76,7 +103,7 @@ class Upgrade:
         try:
             os.execv(sys.executable, sys.orig_argv)
         except OSError as error:
-            notice(f"not upgraded, nothing has changed: {sys.executable}: {error.strerror}")
+            notice(f"{NOT_UPGRADED}: {sys.executable}: {error.strerror}")
         del os.environ[TAKE_OVER]
         for each in kept:
             os.set_inheritable(each, False)

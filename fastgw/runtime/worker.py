@@ -119,7 +119,7 @@ class Worker:
                 Columns: lambda order: self._shared.widen(order.count),
                 Prepare: lambda order: self._changing.prepare(order, *channel.take_descriptors()),
                 Commit: self._commit,
-                Abort: lambda order: self._changing.abort(),
+                Abort: lambda order: self._abort(),
                 Watch: lambda order: self._probes.watch(channel.take_descriptors()),
                 Reopen: lambda order: self._observer.reopen(),
                 Drain: self._begin_drain,
@@ -181,15 +181,21 @@ class Worker:
         """One turn of the loop: it falls between two requests."""
         committed = self._changing.commit(order.generation)
         if committed is None:
+            self._refused(order.generation, "it is not prepared")
             return
         gateway, prepare = committed
         words, column, limits = self._words, self._column, gateway.limits
         self._standing.take_queued(prepare.listeners)
         self._observer.adopt(gateway.config.access_logs, gateway.series)
         self._server.adopt(gateway, words.connection_limit(column, limits), words.address_limit(column, limits))
-        self._standing.serve(gateway.listeners, prepare.listeners)
-        self._words.serve(self._column, order.generation)
+        if self._drain is None:  # else nothing is accepted any more
+            self._standing.serve(gateway.listeners, prepare.listeners)
+            self._words.serve(column, order.generation)
         self._channel.send(Committed(generation=order.generation))
+
+    def _abort(self) -> None:
+        self._changing.abort()
+        self._standing.close_unused()
 
     # --- the end ---
 

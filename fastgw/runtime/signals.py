@@ -1,0 +1,68 @@
+"""Signals as bytes in a pipe: none can come between looking and waiting."""
+
+import signal
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+
+class Signals:
+    """Catches some signals. `fileno` is readable while some have come that nobody has taken."""
+
+    def __init__(self, numbers: Sequence[int]) -> None:
+        self._numbers = numbers
+        self._out, self._in = socket.socketpair()
+        for end in (self._out, self._in):
+            end.setblocking(False)
+
+    def fileno(self) -> int:
+        return self._out.fileno()
+
+    def catch(self) -> None:
+        """From now on. Those that were blocked meanwhile, as by an upgrade, come now."""
+        signal.set_wakeup_fd(self._in.fileno(), warn_on_full_buffer=False)
+        for number in self._numbers:
+            signal.signal(number, lambda number, frame: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._numbers)
+
+    def take(self) -> bytes:
+        """The numbers of those that have come, in their order."""
+        with suppress(BlockingIOError):
+            return self._out.recv(4096)
+        return b""
+
+    @contextmanager
+    def held_back(self) -> Iterator[None]:
+        """They wait until the end of the block, here and in a child that is forked in it."""
+        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, self._numbers)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+
+    def close(self) -> None:
+        """Catch no more: who comes now comes too late, and must not change how the process ends."""
+        signal.set_wakeup_fd(-1)
+        for number in self._numbers:
+            signal.signal(number, signal.SIG_IGN)
+        self._out.close()
+        self._in.close()
+
+    def forget(self) -> None:
+        """In a child, which was forked while they were held back: they are its parent's affair."""
+        self.close()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._numbers)
+
+
+def name_of(number: int) -> str:
+    """Of a signal; most of the real-time ones have none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def outcome(code: int) -> str:
+    """How a process ended, by what `os.waitstatus_to_exitcode` makes of it."""
+    return f"killed by {name_of(-code)}" if code < 0 else f"exit status {code}"
