@@ -8,18 +8,20 @@ import asyncio
 import os
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
+from importlib import import_module
 from types import MappingProxyType
 from typing import Any, Final
 
 import uvloop
 
 from fastgw.admin.status import StatusPages
-from fastgw.admin.tls import files_of
+from fastgw.admin.tls import files_of, server_context
 from fastgw.config.settings import Admin
 from fastgw.runtime.accepted import Accepted
 from fastgw.runtime.channel import AnyMessage, Channel, ChannelClosed, Columns, Outcome, Ready, Reload, Stop
 from fastgw.runtime.commons import Commons
 from fastgw.runtime.files import LOOK_EVERY, FileWatch
+from fastgw.runtime.notices import described, notice
 from fastgw.runtime.probes import status_server
 from fastgw.runtime.proposals import Proposals
 from fastgw.runtime.view import View
@@ -37,6 +39,13 @@ def run_control(commons: Commons, channel: Channel) -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(live())
+
+
+def import_admin() -> None:
+    """Import what the admin listener needs, before the fork: a control process that is born later begins as the first
+    one did, whatever has become of the installed packages."""
+    for module in ("fastgw.admin.access", "fastgw.admin.api", "fastgw.admin.serve"):
+        import_module(module)
 
 
 class Control:
@@ -82,8 +91,13 @@ class Control:
     def _begin(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._forget)
         return task
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            notice(f"control: {error if isinstance(error, OSError) else described(error)}")
 
     def _obey(self) -> None:
         try:
@@ -96,7 +110,6 @@ class Control:
         from fastgw.admin.access import Access  # and with it Starlette and uvicorn, which nobody else needs
         from fastgw.admin.api import create_app
         from fastgw.admin.serve import serve
-        from fastgw.admin.tls import server_context
 
         settings, endpoint = self._admin_settings, self._commons.own["admin"]
         tls = None if settings.tls is None else server_context(settings.tls, self._proposals.current.captured)

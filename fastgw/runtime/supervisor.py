@@ -46,6 +46,7 @@ from fastgw.runtime.channel import (
 )
 from fastgw.runtime.children import Children
 from fastgw.runtime.commons import Commons
+from fastgw.runtime.control import import_admin
 from fastgw.runtime.estate import Estate
 from fastgw.runtime.hanging import Overseer
 from fastgw.runtime.life import STOP_GRACE, Life, Phase
@@ -120,6 +121,8 @@ class Supervisor:
         self._signals.catch()
         self._selector.register(self._signals, selectors.EVENT_READ, self._act)
         notice_logs()
+        if "admin" in self._commons.own:
+            import_admin()
         gc.collect()
         gc.freeze()  # what is here now stays in pages that the children share
         try:
