@@ -1,0 +1,96 @@
+"""The supervisor's side of a node without its processes: documents, workers as ends of a channel, shared memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from fastgw.compile import compile
+from fastgw.config import Loaded, load_text
+from fastgw.filters import TYPES
+from fastgw.node.shared import Shared
+from fastgw.runtime.accepted import Accepted, accept, seal
+from fastgw.runtime.channel import AnyMessage, Channel
+from fastgw.runtime.commons import Commons, Sealed, place_listeners
+from fastgw.runtime.slots import Child
+from fastgw.runtime.sockets import close_endpoints
+from fastgw.runtime.words import Words
+
+FILE = "/nowhere/gateway.yaml"
+ANYWHERE = "{address: 127.0.0.1:0}"
+
+
+def document(listeners: Sequence[str] = ("main",), more: str = "") -> Loaded:
+    """A configuration with these listeners and one route."""
+    listening = ", ".join(f"{name}: {ANYWHERE}" for name in listeners)
+    routes = "routes: [{name: all, respond: {body: ok}}]"
+    lines = ["version: 1", "workers: 2", f"listeners: {{{listening}}}", routes, more or "status: null", "admin: null"]
+    return load_text("\n".join(lines).encode(), FILE, TYPES)
+
+
+def accepted_of(loaded: Loaded, generation: int = 1, workers: int = 2) -> Accepted:
+    places = compile(loaded.config, workers).places
+    return accept(loaded, generation=generation, date=1.0, source="start", places=places, workers=workers, base=None)
+
+
+def sealed_document(generation: int, listeners: Sequence[str] = ("main",), more: str = "") -> Sealed:
+    """The caller closes its descriptor."""
+    accepted = accepted_of(document(listeners, more), generation)
+    return Sealed(accepted, seal(accepted))
+
+
+def commons_of(listeners: Sequence[str] = ("main",), workers: int = 2, more: str = "") -> Commons:
+    """What a supervisor has after a start. `close_node` closes it."""
+    sealed = sealed_document(1, listeners, more)
+    gateway = compile(sealed.accepted.config(), workers)
+    words = Words(gateway)
+    commons = Commons(
+        shared=Shared.create(gateway.layout, workers),
+        words=words,
+        sealed=sealed,
+        gateway=gateway,
+        compiled=1,
+        workers=workers,
+        slots=workers,
+    )
+    commons.listeners, commons.endpoints = place_listeners(commons, sealed.settings.listeners)
+    return commons
+
+
+class Crew:
+    """Workers that are only the other ends of their channels."""
+
+    def __init__(self, workers: int = 0) -> None:
+        self._ends: dict[Child, Channel] = {}
+        self.children = [self.born() for _ in range(workers)]
+
+    def born(self, generation: int = 1) -> Child:
+        """A worker that is ready."""
+        ours, theirs = Channel.pair()
+        number = len(self._ends)
+        child = Child(4711 + number, ours, f"worker {number + 1}", number, began_at=0.0)
+        child.generation, child.ready = generation, True
+        self._ends[child] = theirs
+        return child
+
+    def messages(self, child: Child) -> list[AnyMessage]:
+        """What it was told since it was asked last."""
+        told = []
+        while message := self._ends[child].receive():
+            told.append(message)
+        return told
+
+    def told(self, child: Child) -> list[type[Any]]:
+        return [type(message) for message in self.messages(child)]
+
+    def close(self) -> None:
+        for child, end in self._ends.items():
+            child.channel.close()
+            end.close()
+
+
+def close_node(commons: Commons) -> None:
+    close_endpoints([*commons.endpoints.values(), *commons.own.values()])
+    for sealed in (*commons.kept, commons.sealed):
+        os.close(sealed.descriptor)

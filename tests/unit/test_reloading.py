@@ -1,0 +1,210 @@
+"""What the supervisor decides about a proposal: what is taken, what is refused, and what follows for late workers."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+
+import pytest
+
+from fastgw.runtime.channel import Abort, Commit, Outcome, Prepare, Propose, Rejected, Sockets
+from fastgw.runtime.reloading import KEPT, RECORDS, Reloading, told
+from fastgw.runtime.slots import Child
+from fastgw.runtime.sockets import Endpoint
+from tests.support.node import ANYWHERE, Crew, close_node, commons_of, sealed_document
+
+STATUS = f"status: {ANYWHERE}"
+
+
+class Node(Crew):
+    """A supervisor's reloading and two workers; `outcomes` is what control was told."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.commons = commons_of()
+        self.serving = True
+        self.outcomes: list[Outcome] = []
+        self.changes: list[Mapping[str, Endpoint]] = []
+        self.reloading = Reloading(
+            self.commons,
+            lambda: self.serving,
+            lambda: [child for child in self.children if child.able],
+            self.outcomes.append,
+            self.changes.append,
+        )
+
+    def propose(self, generation: int = 2, listeners: Sequence[str] = ("main",), more: str = "") -> None:
+        sealed = sealed_document(generation, listeners, more)
+        self.reloading.propose(Propose(generation=generation, source="signal"), sealed.descriptor)
+
+    def commits(self, child: Child) -> None:
+        """It says so."""
+        child.generation = self.commons.sealed.generation
+        self.reloading.was_committed(child)
+
+    def change(self, generation: int = 2, listeners: Sequence[str] = ("main",)) -> None:
+        """The whole of it."""
+        self.propose(generation, listeners)
+        for child in self.children:
+            self.reloading.prepared(child, generation)
+        for child in self.children:
+            self.commits(child)
+
+    def close(self) -> None:
+        super().close()
+        close_node(self.commons)
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    node = Node()
+    yield node
+    node.close()
+
+
+def test_all_prepare_then_it_is_in_force_then_all_commit(node):
+    one, two = node.children
+    node.propose()
+    node.reloading.prepared(one, 2)
+    assert (node.commons.sealed.generation, node.outcomes) == (1, [])
+    node.reloading.prepared(two, 2)
+    assert node.commons.sealed.generation == 2
+    for child in node.children:
+        assert node.told(child) == [Prepare, Commit]
+        node.commits(child)
+    (outcome,) = node.outcomes
+    assert told(outcome) == "reloaded: generation 2 on 2/2 workers"
+    assert not node.reloading.under_way
+
+
+@pytest.mark.parametrize("generation", [1, 3])
+def test_what_does_not_follow_on_what_is_in_force_is_refused(node, generation):
+    node.propose(generation)
+    (outcome,) = node.outcomes
+    assert not outcome.ok
+    assert outcome.why == f"it follows on generation {generation - 1}, but 1 is in force"
+    assert [node.told(child) for child in node.children] == [[], []]
+
+
+def test_a_second_change_is_refused_while_one_is_under_way(node):
+    node.propose()
+    node.propose()
+    (outcome,) = node.outcomes
+    assert (outcome.ok, outcome.why) == (False, "another change is under way")
+    assert node.reloading.under_way
+
+
+def test_the_end_of_the_gateway_comes_first(node):
+    node.serving = False
+    node.propose()
+    assert [each.why for each in node.outcomes] == ["the gateway stops"]
+
+
+def test_one_refusal_aborts_all_and_the_new_listener_is_closed(node):
+    one, two = node.children
+    node.propose(listeners=["main", "more"])
+    assert node.told(one) == [Sockets, Prepare]
+    node.reloading.refused(one, 2, "no memory")
+    (outcome,) = node.outcomes
+    assert (outcome.ok, outcome.generation, outcome.why) == (False, 1, "worker 1: no memory")
+    assert node.told(two) == [Sockets, Prepare, Abort]
+    assert list(node.commons.endpoints) == [0]
+    assert node.commons.words.is_serving(node.commons.shared) is False
+    node.change(listeners=["main", "more"])
+    assert node.told(one) == [Abort, Sockets, Prepare, Commit]  # other sockets, under a number of their own
+
+
+def test_a_listener_that_comes_back_has_sockets_that_the_workers_are_told_of(node):
+    one, _ = node.children
+    node.change(2, ["main", "more"])
+    node.change(3, ["main"])
+    node.told(one)
+    node.change(4, ["main", "more"])
+    assert node.told(one) == [Sockets, Prepare, Commit]
+    counts = [(each.listeners_added, each.listeners_removed) for each in node.outcomes]
+    assert counts == [(1, 0), (0, 1), (1, 0)]
+
+
+def test_a_change_that_takes_too_long_is_given_up(node):
+    one, _ = node.children
+    node.propose()
+    node.reloading.look(node.reloading.due_at - 0.1)
+    assert node.reloading.under_way
+    node.reloading.look(node.reloading.due_at)
+    assert [each.why for each in node.outcomes] == ["not all workers were prepared in time"]
+    assert node.told(one) == [Prepare, Abort]
+
+
+def test_a_late_worker_is_told_to_commit_as_soon_as_it_is_prepared(node):
+    late, other = node.children
+    node.propose()
+    node.reloading.gone(late)
+    node.reloading.prepared(other, 2)
+    node.commits(other)
+    assert node.outcomes[0].ok
+    assert node.told(late) == [Prepare]
+    node.reloading.catch_up(late)
+    assert node.told(late) == []  # it knows
+    node.reloading.prepared(late, 2)
+    assert node.told(late) == [Commit]
+
+
+def test_a_worker_that_missed_all_of_it_is_told_what_is_in_force(node):
+    late, other = node.children
+    late.silent = True
+    node.propose(listeners=["more"])
+    node.reloading.prepared(other, 2)
+    node.commits(other)
+    assert node.told(late) == []
+    node.reloading.catch_up(late)
+    assert node.told(late) == [Sockets, Prepare]
+
+
+def test_a_late_worker_that_cannot_follow_is_to_be_replaced(node):
+    late, other = node.children
+    node.propose()
+    node.reloading.gone(late)
+    node.reloading.prepared(other, 2)
+    node.reloading.refused(late, 2, "no memory")
+    assert (late.outdated, other.outdated) == (True, False)
+    node.commits(other)
+    assert node.outcomes[0].ok
+
+
+def test_an_old_answer_changes_nothing(node):
+    """Of a worker that had not heard yet that it was given up."""
+    one, two = node.children
+    node.propose()
+    node.reloading.refused(one, 2, "no")
+    node.reloading.prepared(two, 2)
+    node.reloading.refused(two, 2, "no")
+    node.commits(two)
+    assert (len(node.outcomes), node.commons.sealed.generation, two.outdated) == (1, 1, False)
+
+
+def test_control_listens_where_the_new_configuration_says(node):
+    node.propose(more=STATUS.replace("status", "status"))
+    assert node.changes == []
+    for child in node.children:
+        node.reloading.prepared(child, 2)
+    for child in node.children:
+        node.commits(child)
+    ((name, endpoint),) = node.changes[0].items()
+    assert name == "status"
+    endpoint.close()
+
+
+def test_what_control_found_wrong_is_counted_and_remembered(node):
+    node.reloading.rejected(Rejected(generation=1, source="file", why="nonsense"))
+    (record,) = node.commons.records
+    assert (record.ok, record.generation, record.source, record.summary) == (False, 1, "file", "nonsense")
+    words, own = node.commons.words, node.commons.shared.supervisor.words
+    assert (own[words.reloads_failed], own[words.last_reload_failed]) == (1, 1)
+
+
+def test_as_much_is_kept_as_is_promised(node):
+    for generation in range(2, RECORDS + 5):
+        node.change(generation)
+    generation = node.commons.sealed.generation
+    assert [each.generation for each in node.commons.kept] == list(range(generation - KEPT, generation))
+    assert len(node.commons.records) == RECORDS
+    for each in node.commons.kept:
+        os.fstat(each.descriptor)  # open

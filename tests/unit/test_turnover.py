@@ -1,0 +1,156 @@
+"""One change of generation over all workers: who is told what, who is waited for, and when it is over."""
+
+import os
+from collections.abc import Iterator
+from math import inf
+
+import pytest
+
+from fastgw.config.values import parse_address
+from fastgw.runtime.channel import Abort, Commit, Prepare, Sockets
+from fastgw.runtime.sockets import open_endpoints
+from fastgw.runtime.turnover import PREPARE_S, Turnover
+from tests.support.node import Crew, sealed_document
+
+
+class Change(Crew):
+    """A change to generation 2 with a new listener, the workers in it, and what was said."""
+
+    def __init__(self, workers: int) -> None:
+        super().__init__(workers)
+        self.log: list[str] = []
+        self.sealed = sealed_document(2, ["more"])
+        (self.endpoint,) = open_endpoints(parse_address("127.0.0.1:0"), 2)
+        self.turnover = Turnover(
+            self.sealed,
+            "signal",
+            {"more": [7]},
+            {7: self.endpoint},
+            now=1000.0,
+            commit=lambda: self.log.append("commit"),
+            ended=lambda why: self.log.append(why or "done"),
+        )
+
+    def close(self) -> None:
+        super().close()
+        self.endpoint.close()
+        os.close(self.sealed.descriptor)
+
+
+@pytest.fixture
+def change() -> Iterator[Change]:
+    change = Change(3)
+    yield change
+    change.close()
+
+
+@pytest.fixture
+def begun(change: Change) -> Change:
+    """Everybody was told to prepare."""
+    change.turnover.begin(change.children)
+    for child in change.children:
+        assert change.told(child) == [Sockets, Prepare]
+    return change
+
+
+def test_all_prepare_and_then_all_commit(begun):
+    assert begun.turnover.due_at == 1000.0 + PREPARE_S
+    one, two, three = begun.children
+    begun.turnover.prepared(two)
+    begun.turnover.prepared(one)
+    assert (begun.log, begun.turnover.is_committing) == ([], False)
+    begun.turnover.prepared(three)
+    assert (begun.log, begun.turnover.is_committing) == (["commit"], True)
+    assert begun.turnover.due_at == inf
+    for child in begun.children:
+        assert begun.told(child) == [Commit]
+        begun.turnover.was_committed(child)
+    assert (begun.log, begun.turnover.committed) == (["commit", "done"], 3)
+
+
+def test_a_refusal_is_told_to_everybody_and_the_number_can_be_used_again(begun):
+    one, _, _ = begun.children
+    begun.turnover.prepared(one)
+    begun.turnover.abort("no")
+    assert begun.log == ["no"]
+    for child in begun.children:
+        assert begun.told(child) == [Abort]
+        assert child.asked == 0
+
+
+def test_one_that_was_counted_out_is_told_of_a_refusal_too(begun):
+    """When it goes on it finds an order to prepare, and then that nobody wants that any more."""
+    one, _, _ = begun.children
+    begun.turnover.gone(one)
+    begun.turnover.abort("no")
+    assert begun.told(one) == [Abort]
+
+
+def test_a_worker_that_dies_while_it_prepares_is_not_waited_for(begun):
+    one, two, three = begun.children
+    begun.turnover.prepared(one)
+    begun.turnover.gone(two)
+    begun.turnover.prepared(three)
+    begun.turnover.was_committed(one)
+    begun.turnover.was_committed(three)
+    assert (begun.log, begun.turnover.committed) == (["commit", "done"], 2)
+
+
+def test_nor_is_one_that_dies_between_prepared_and_commit(begun):
+    one, two, three = begun.children
+    begun.turnover.prepared(one)
+    begun.turnover.gone(one)
+    begun.turnover.prepared(two)
+    begun.turnover.prepared(three)
+    assert begun.log == ["commit"]
+    begun.turnover.was_committed(two)
+    begun.turnover.was_committed(three)
+    assert begun.log == ["commit", "done"]
+
+
+def test_nor_one_that_dies_before_it_has_committed(begun):
+    one, *others = begun.children
+    for child in begun.children:
+        begun.turnover.prepared(child)
+    for child in others:
+        begun.turnover.was_committed(child)
+    assert begun.log == ["commit"]
+    begun.turnover.gone(one)
+    assert (begun.log, begun.turnover.committed) == (["commit", "done"], 2)
+
+
+def test_one_that_was_prepared_and_silent_is_told_to_commit_all_the_same(begun):
+    one, two, three = begun.children
+    begun.turnover.prepared(one)
+    begun.turnover.gone(one)
+    begun.turnover.prepared(two)
+    begun.turnover.prepared(three)
+    assert begun.told(one) == [Commit]
+
+
+def test_one_that_beats_again_is_waited_for_again_and_told_nothing_twice(begun):
+    one, two, three = begun.children
+    begun.turnover.gone(one)
+    begun.turnover.join(one)
+    assert begun.told(one) == []
+    begun.turnover.prepared(two)
+    begun.turnover.prepared(three)
+    assert begun.log == []
+    begun.turnover.prepared(one)
+    assert begun.log == ["commit"]
+
+
+def test_a_worker_that_is_born_meanwhile_joins(begun):
+    born = begun.born()
+    begun.turnover.join(born)
+    assert begun.told(born) == [Sockets, Prepare]
+    for child in begun.children:
+        begun.turnover.prepared(child)
+    assert begun.log == []
+    begun.turnover.prepared(born)
+    assert begun.log == ["commit"]
+
+
+def test_where_nobody_serves_it_is_in_force_at_once(change):
+    change.turnover.begin([])
+    assert change.log == ["commit", "done"]
