@@ -47,7 +47,7 @@ class Accepted(msgspec.Struct, dict=True, kw_only=True):
     """When it was accepted, epoch seconds."""
     source: Origin
     hash: str
-    """Of the bytes of all files: equal configurations have equal hashes."""
+    """Of the bytes of all files, whatever their names: equal configurations have equal hashes."""
     sources: list[Source]
     """The files it was read from, the main one first; none when it came from flags."""
     captured: dict[str, bytes]
@@ -239,8 +239,8 @@ def _same(routes: Iterable[Route], before: Sequence[Route]) -> list[int]:
 
 def _hash(loaded: Loaded) -> str:
     digest = hashlib.sha256()
-    for name, content in [(each.name, each.text) for each in loaded.sources] + sorted(loaded.captured.items()):
-        digest.update(b"%d %d " % (len(name), len(content)) + name.encode() + content)
+    for content in [each.text for each in loaded.sources] + [loaded.captured[name] for name in sorted(loaded.captured)]:
+        digest.update(b"%d " % len(content) + content)
     return digest.hexdigest()[:16]
 
 

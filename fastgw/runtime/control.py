@@ -80,6 +80,7 @@ class Control:
             else:
                 self._admin = self._begin(self._serve_admin())
         self._proposals.on_change = self._follow
+        self._proposals.on_missed = self._told.set  # the next control process begins with what is in force
         loop.add_reader(self._channel, self._obey)
         self._channel.send(Ready(generation=self._commons.sealed.generation))
         await self._told.wait()

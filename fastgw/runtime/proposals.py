@@ -47,6 +47,8 @@ class Proposals:
         """Told of a document before it is proposed."""
         self.on_change: Callable[[Accepted, Accepted], None] = lambda before, now: None
         """Told of the document that was in force, and of the one that is."""
+        self.on_missed: Callable[[], None] = lambda: None
+        """Told that another document is in force than the one that is known here."""
         self._kept = {sealed.generation: sealed.accepted for sealed in commons.kept}
 
     async def reload(self, source: Origin) -> Outcome:
@@ -102,9 +104,9 @@ class Proposals:
         async with self._lock:
             wanted = self._kept.get(self._before() if generation is None else generation)
             if wanted is None:
-                asked = "no generation before this one" if generation is None else f"generation {generation}"
+                asked = "no generation before this one is" if generation is None else f"generation {generation} is not"
                 kept = ", ".join(map(str, sorted(self._kept))) or "none"
-                return self._refused("rejected", f"cannot roll back: {asked} is kept; kept are: {kept}")
+                return self._refused("rejected", f"cannot roll back: {asked} kept; kept are: {kept}")
             return await self._offer(lambda: config.load_sources(wanted.sources, wanted.captured, TYPES), "rollback")
 
     def _before(self) -> int:
@@ -116,9 +118,11 @@ class Proposals:
         return max((generation for generation in self._kept if generation < served), default=0)
 
     def conclude(self, outcome: Verdict) -> None:
-        """The supervisor's answer."""
+        """The supervisor's answer; it may be one to the control process before this one, which has died."""
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(outcome)
+        elif outcome.generation != self.current.generation:
+            self.on_missed()
 
     async def _offer(self, load: Callable[[], Loaded], source: Origin, dry_run: bool = False) -> Outcome:
         if not self._commons.words.is_serving(self._commons.shared):

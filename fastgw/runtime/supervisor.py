@@ -98,7 +98,7 @@ class Supervisor:
             Refused: lambda child, message: self._reloading.refused(child, message.generation, message.why),
             Committed: self._has_committed,
             Drained: self._has_drained,
-            Propose: lambda child, message: self._reloading.propose(message, *child.channel.take_descriptors()),
+            Propose: self._was_proposed,
             Rejected: self._was_rejected,
             DrainAll: lambda child, message: self._life.terminate(),
         }
@@ -113,6 +113,7 @@ class Supervisor:
         self._reloading = Reloading(commons, self._is_serving, self._children.serving, self._answer, self._changed)
         self._upgrade = Upgrade()
         self._watching: Child | None = None  # the worker that answers the probes
+        self._reload_due = False  # a signal asked for it, and control has not read the file yet
         if past is not None:
             self._inherit(past)
 
@@ -248,6 +249,8 @@ class Supervisor:
             self._succession.is_ready(slot)
         if child.column is not None:
             self._reloading.is_ready(child)
+        elif self._reload_due:
+            self._ask_to_reload()
         self._settle()
 
     def _has_committed(self, child: Child, message: Committed) -> None:
@@ -264,7 +267,12 @@ class Supervisor:
             notice(f"{child} had to cut {message.cut} requests or tunnels as it left")
         child.kill_at = time.monotonic() + FLUSH_S + STOP_GRACE  # no beats while its logs are written
 
+    def _was_proposed(self, child: Child, message: Propose) -> None:
+        self._reload_due = False
+        self._reloading.propose(message, *child.channel.take_descriptors())
+
     def _was_rejected(self, child: Child, message: Rejected) -> None:
+        self._reload_due = False
         self._reloading.rejected(message)
         self._notifier.ready(f"generation {message.generation}")
 
@@ -396,18 +404,22 @@ class Supervisor:
             notice("SIGHUP: not now: the gateway does not serve")
         else:
             self._notifier.reloading()
-            self._tell_control(Reload(generation=self._commons.sealed.generation))
+            self._reload_due = True
+            self._ask_to_reload()
+
+    def _ask_to_reload(self) -> None:
+        """Or wait for the control process that comes next."""
+        control = self._children.control.child
+        if control is not None and control.ready and not control.leaving:
+            control.send(Reload(generation=self._commons.sealed.generation))
 
     def _is_serving(self) -> bool:
         return self._life.phase is Phase.SERVING
 
     def _answer(self, outcome: Outcome) -> None:
-        self._tell_control(outcome)
-        self._notifier.ready(f"generation {outcome.generation}")
-
-    def _tell_control(self, message: AnyMessage) -> None:
         if self._children.control.child is not None:
-            self._children.control.child.send(message)
+            self._children.control.child.send(outcome)
+        self._notifier.ready(f"generation {outcome.generation}")
 
     def _changed(self, own: Mapping[str, Endpoint]) -> None:
         """Another generation is in force: follow it in what is not the workers' own."""
