@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from fastgw.compile import Gateway
+from fastgw.config import Problem
 from fastgw.config.settings import Config, Listener
 from fastgw.config.values import Address
 from fastgw.node.shared import Shared
@@ -41,6 +42,8 @@ class Record:
     ok: bool
     source: Origin
     summary: str
+    problems: tuple[Problem, ...] = ()
+    """The first that were found, as far as the control process lives that found them."""
 
 
 @dataclass
@@ -72,6 +75,8 @@ class Commons:
     records: list[Record] = field(default_factory=list)
     passed: Inherited = field(default_factory=lambda: Inherited(()))
     """What a service manager has opened and no listener has taken."""
+    follows_files: bool = False
+    """A change of the configuration's files is taken without being asked for."""
     begun_date: float = 0.0
     """Epoch seconds. An upgrade does not begin anew."""
 

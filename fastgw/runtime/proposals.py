@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Final
 
 from fastgw import config
 from fastgw.admin.node import Committed, Outcome, Reason
@@ -29,6 +30,9 @@ from fastgw.runtime.channel import Outcome as Verdict
 from fastgw.runtime.commons import Commons, Record
 from fastgw.runtime.notices import notice
 from fastgw.runtime.reloading import KEPT, RECORDS, told
+
+PROBLEMS: Final = 20
+"""Of one attempt, that are remembered."""
 
 
 class Proposals:
@@ -86,6 +90,19 @@ class Proposals:
                 return
             if captured != self.current.captured:
                 await self._offer(lambda: config.load_sources(self.current.sources, captured, TYPES), "file")
+
+    async def follow(self) -> None:
+        """Take what the file says, where that is other than what is in force, or the last attempt has failed."""
+        async with self._lock:
+            try:
+                loaded = await asyncio.to_thread(config.load, self.current.file, TYPES)
+            except ConfigError as error:
+                self._rejected(error.problems, "file", dry_run=False)
+                return
+            current = self.current
+            same = [*loaded.sources] == current.sources and loaded.captured == current.captured
+            if not same or (self.records and not self.records[-1].ok):
+                await self._offer(lambda: loaded, "file")
 
     def _captured_now(self) -> dict[str, bytes]:
         """Raises `ConfigError`."""
@@ -195,8 +212,11 @@ class Proposals:
         self.current, self.config = accepted, loaded.config
         self.on_change(before, accepted)
 
-    def _remember(self, ok: bool, generation: int, source: Origin, summary: str) -> None:
-        self.records = [*self.records, Record(generation, time.time(), ok, source, summary)][-RECORDS:]
+    def _remember(
+        self, ok: bool, generation: int, source: Origin, summary: str, problems: Sequence[Problem] = ()
+    ) -> None:
+        record = Record(generation, time.time(), ok, source, summary, tuple(problems[:PROBLEMS]))
+        self.records = [*self.records, record][-RECORDS:]
 
     def _rejected(self, problems: Sequence[Problem], source: Origin, dry_run: bool) -> Outcome:
         """Tell everything that is wrong, here and to whoever asked."""
@@ -204,7 +224,7 @@ class Proposals:
         if not dry_run:
             for problem in problems:
                 notice(str(problem))
-            self._remember(False, self.current.generation, source, why)
+            self._remember(False, self.current.generation, source, why, problems)
             self._channel.send(Rejected(generation=self.current.generation, source=source, why=why[:1000]))
         stays = self.current.generation
         text = "the configuration is wrong" if dry_run else f"not reloaded: generation {stays} stays"

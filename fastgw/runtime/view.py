@@ -280,4 +280,4 @@ def _destination(route: Route) -> str:
 
 
 def _reload(record: Record) -> node.Reload:
-    return node.Reload(record.generation, record.date, record.ok, record.source, record.summary)
+    return node.Reload(record.generation, record.date, record.ok, record.source, record.summary, record.problems)
