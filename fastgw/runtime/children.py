@@ -1,6 +1,7 @@
 """The supervisor's children: the slots they have, those that are leaving, and how one is born."""
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -18,6 +19,7 @@ from fastgw.runtime.worker import Birth, run_worker
 
 CRASHED: Final = 70
 """Exit status of a child after an error that nobody caught (EX_SOFTWARE of sysexits.h)."""
+PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 
 
 class Children:
@@ -109,6 +111,7 @@ class Children:
                 other.channel.close()  # else its child would not see that the supervisor is gone
             self._forget()
             _call_ourselves(slot.name)
+            _wake_when_alone()
             if slot.work is not None:
                 slot.work(channel)
             else:
@@ -120,6 +123,15 @@ class Children:
             notice(f"{slot.name}: {error if isinstance(error, OSError) else described(error)}")
         finally:
             os._exit(code)
+
+
+def _wake_when_alone() -> None:
+    """Our channel closes when the supervisor dies, and that ends us; but if we are stopped, only once we go on."""
+    try:
+        import ctypes
+    except (ImportError, MemoryError):  # some confinements forbid what it does as it is imported
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGCONT)
 
 
 def _call_ourselves(name: str) -> None:

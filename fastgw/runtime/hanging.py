@@ -12,7 +12,7 @@ from fastgw.runtime.slots import Child
 
 
 class Overseer:
-    """Looks at the beats. `hushed` is told of a child that has gone silent, or beats again."""
+    """Looks at the beats, and ends whose time is up. `hushed` is told of who has gone silent, or beats again."""
 
     def __init__(self, beat_of: Callable[[Child], int], hushed: Callable[[Child], None]) -> None:
         self._beat_of = beat_of
@@ -29,7 +29,8 @@ class Overseer:
         elapsed = now - self._looked_at
         self._looked_at = now
         for child in children:
-            child.pulse.feel(self._beat_of(child), elapsed)
+            if child.column is not None:
+                child.pulse.feel(self._beat_of(child), elapsed)
             self._judge(child, now, serving)
 
     def _judge(self, child: Child, now: float, serving: bool) -> None:
@@ -38,6 +39,8 @@ class Overseer:
             if now >= child.kill_at:
                 os.kill(child.pid, signal.SIGKILL)
                 child.kill_at = now + LOOK_EVERY  # not gone by then: it waits for a disk, beyond all signals
+        elif child.column is None:
+            pass  # it does not beat
         elif serving and not child.generation and child.pulse.silence < SET_UP_S:
             pass  # it begins to beat when it is set up
         elif child.lost:

@@ -39,6 +39,7 @@ class Life:
         self._children = children
         self._notifier = notifier
         self._end_began_at = 0.0
+        self._terminated_at = 0.0
         self._drain_at = inf  # readiness is off, and the drain begins then
         self._kill_at = inf
         self._drained = self._cut = 0
@@ -47,6 +48,11 @@ class Life:
     def due_at(self) -> float:
         """When to `look`, monotonic seconds."""
         return min(self._drain_at, self._kill_at)
+
+    @property
+    def goes_on(self) -> bool:
+        """It serves, and nobody has asked for the end."""
+        return self.phase is Phase.SERVING and self._drain_at == inf
 
     def look(self, now: float) -> None:
         """Do what is due by time."""
@@ -70,10 +76,21 @@ class Life:
         now = time.monotonic()
         if self.phase is Phase.STARTING:
             self.stop()
-        elif self.phase is Phase.SERVING and self._drain_at == inf:
-            self._leave(now)
-        elif now - self._end_began_at >= REPEATED:
+        elif not self._terminated_at:
+            self._terminated_at = now
+            self.leave()
+        elif now - self._terminated_at >= REPEATED:
             self.stop()
+
+    def leave(self) -> None:
+        """Say that we are not ready, and serve on until those who send clients here have noticed; then drain."""
+        if not self.goes_on:
+            return
+        drain = self._commons.sealed.settings.timeouts.drain
+        self._end_began_at = time.monotonic()
+        self._drain_at = self._end_began_at + drain.delay
+        self._commons.words.set_ready(self._commons.shared, False)
+        self._notifier.stopping(drain.delay + max(drain.requests, drain.tunnels) + 2 * STOP_GRACE)
 
     def stop(self) -> None:
         """Somebody wants the end now."""
@@ -99,14 +116,6 @@ class Life:
         else:
             took = time.monotonic() - self._end_began_at
             notice(f"stopped: drained {self._drained} requests in {took:.1f} s, {self._cut} cut")
-
-    def _leave(self, now: float) -> None:
-        """Say that we are not ready, and serve on until those who send clients here have noticed."""
-        drain = self._commons.sealed.settings.timeouts.drain
-        self._end_began_at = now
-        self._drain_at = now + drain.delay
-        self._commons.words.set_ready(self._commons.shared, False)
-        self._notifier.stopping(drain.delay + max(drain.requests, drain.tunnels) + 2 * STOP_GRACE)
 
     def _drain(self) -> None:
         drain = self._commons.sealed.settings.timeouts.drain

@@ -1,14 +1,17 @@
 """Places for child processes, the children in them, and when a place is filled again after its child died."""
 
+import time
 from collections.abc import Callable, Sequence
 from math import inf
 from typing import Final
 
-from fastgw.runtime.channel import AnyMessage, Channel, ChannelClosed
+from fastgw.runtime.channel import AnyMessage, Channel, ChannelClosed, Stop
 from fastgw.runtime.pulse import Pulse
 
 SETTLED: Final = 10.0
 """Seconds a child must live for its death to count as the first again."""
+DISMISSED_S: Final = 5.0
+"""Seconds to go in, for a child whose place is to be filled anew: it answers what was asked."""
 LOOP_DEATHS: Final = 5
 """Deaths in a row, none of them settled, that are called a crash loop."""
 
@@ -58,6 +61,12 @@ class Child:
     def able(self) -> bool:
         """It may accept."""
         return self.ready and not (self.silent or self.leaving or self.lost)
+
+    def dismiss(self) -> None:
+        """Tell it to go: its place is to be filled anew."""
+        self.leaving = True
+        self.kill_at = time.monotonic() + DISMISSED_S
+        self.send(Stop(generation=self.generation))
 
     def send(self, message: AnyMessage, descriptors: Sequence[int] = ()) -> None:
         """Tell the child. Its death is told by the kernel, not here."""

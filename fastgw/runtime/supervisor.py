@@ -41,7 +41,6 @@ from fastgw.runtime.channel import (
     Rejected,
     Reload,
     Reopen,
-    Stop,
     Watch,
 )
 from fastgw.runtime.children import Children
@@ -100,7 +99,7 @@ class Supervisor:
             Drained: self._has_drained,
             Propose: self._was_proposed,
             Rejected: self._was_rejected,
-            DrainAll: lambda child, message: self._life.terminate(),
+            DrainAll: lambda child, message: self._life.leave(),
         }
         self._selector = selectors.PollSelector()
         self._signals = Signals(tuple(self._actions))
@@ -154,7 +153,7 @@ class Supervisor:
                 self._children.leaving.append(child)
             else:
                 self._children.control.child = child
-                _dismiss(child)
+                child.dismiss()
         self._children.resize(self._commons.workers)
         notice(f"upgraded: fastgw {VERSION} takes over from its predecessor, and replaces its workers one by one")
         self._notifier.ready("upgraded")
@@ -174,7 +173,7 @@ class Supervisor:
         now = time.monotonic()
         serving = self._life.phase is Phase.SERVING
         if self._life.phase is not Phase.STARTING and now >= self._overseer.next_look_at:
-            self._overseer.look(self._children.that_work(), now, serving=serving)
+            self._overseer.look(list(self._children), now, serving=serving)
             if self._notifier.watchdog_interval is not None:
                 self._notifier.watchdog()
         if serving:
@@ -315,14 +314,14 @@ class Supervisor:
                 slot.due_at = now
             else:
                 slot.failed(now - child.began_at, now)
-                self._lost(slot, what if code else "")
+                self._lost(slot, what, well=not code)
         self._reloading.gone(child)
         self._settle()
         if self._life.phase in (Phase.DRAINING, Phase.STOPPING):
             self._life.has_died()
 
-    def _lost(self, slot: Slot, what: str) -> None:
-        """The slot is empty, and should not be. What follows depends on the phase. `what`: "" where all was well."""
+    def _lost(self, slot: Slot, what: str, *, well: bool = False) -> None:
+        """The slot is empty, and should not be. What follows depends on the phase. `well`: it has done its work."""
         match self._life.phase:
             case Phase.STARTING:
                 raise CannotStart(f"could not start: {what}")
@@ -332,7 +331,7 @@ class Supervisor:
                 if slot.deaths >= LOOP_DEATHS:
                     notice(f"CRASH LOOP: {slot.name} died {slot.deaths} times, never {SETTLED:.0f} s after its start")
                 self._commons.words.died(self._commons.shared)
-            case Phase.DRAINING if what:
+            case Phase.DRAINING if not well:
                 notice(what)  # whoever it served was not drained
 
     # --- who accepts ---
@@ -344,6 +343,8 @@ class Supervisor:
             self._begin_serving()
         elif self._life.phase is Phase.SERVING:
             self._adoption.settle(self._children.workers)
+            self._watch_probes()
+        elif self._life.phase is Phase.DRAINING:
             self._watch_probes()
 
     def _begin_serving(self) -> None:
@@ -385,11 +386,15 @@ class Supervisor:
         elif child.generation != commons.sealed.generation:
             child.ready = False  # until it has committed what it has missed
             self._reloading.catch_up(child)
+        elif child.able:
+            self._reloading.is_ready(child)
         self._settle()
         slot = self._children.slot_of(child)
         adopter = None if slot is None or slot.index is None else self._adoption.who(slot.index)
         if not child.silent:
-            notice(f"{child} beats again: it is ready")
+            notice(f"{child} beats again" + (": it is ready" if child.able else ""))
+        elif slot is None:
+            notice(f"{child} has not beaten for {SILENT_S:.0f} s as it leaves")
         elif adopter is not None and adopter is not child:
             notice(f"{child} has not beaten for {SILENT_S:.0f} s: not ready; {adopter.name} accepts for it")
         else:
@@ -431,7 +436,7 @@ class Supervisor:
                 commons.own.pop(name).close()
             commons.own |= own
             if self._children.control.child is not None:
-                _dismiss(self._children.control.child)  # it listens where it was told at its birth
+                self._children.control.child.dismiss()  # it listens where it was told at its birth
 
     def _resize(self) -> None:
         commons, wanted = self._commons, self._commons.sealed.accepted.workers
@@ -451,7 +456,7 @@ class Supervisor:
     # --- upgrade ---
 
     def _begin_upgrade(self) -> None:
-        if self._life.phase is not Phase.SERVING or len(self._children.companions) > 1:
+        if not self._life.goes_on or len(self._children.companions) > 1:
             notice("SIGUSR2: not now: the gateway does not serve, or not alone")
         elif self._reloading.under_way or self._succession.is_due or self._upgrade.under_way:
             notice("SIGUSR2: not now: another change is under way")
@@ -463,7 +468,7 @@ class Supervisor:
 
     def _take_over(self) -> None:
         """The new version has shown that it can serve: become it."""
-        if self._life.phase is not Phase.SERVING:
+        if not self._life.goes_on:
             return
         self._notifier.reloading()
         with self._signals.held_back():
@@ -473,9 +478,3 @@ class Supervisor:
     def _reopen(self) -> None:
         for child in self._children.that_work():
             child.send(Reopen(generation=child.generation))
-
-
-def _dismiss(child: Child) -> None:
-    """Its place is to be filled anew."""
-    child.leaving = True
-    child.send(Stop(generation=child.generation))

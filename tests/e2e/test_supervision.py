@@ -1,0 +1,406 @@
+"""What dies or stands still, and when: a process of each kind, under load, in a reload, again and again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.clients import Tally
+from tests.e2e.test_hangs import HUNG_DEADLINE, freeze
+from tests.e2e.test_nothing_lost import CALLERS, client_ports, enough, under_load
+from tests.e2e.test_processes import GET, GET_AND_CLOSE, ask, ends_of, samples, wait_for_ends
+from tests.e2e.test_reload import ANYWHERE, Reloadable, gateway_saying, pids, saying
+from tests.support.client import Client
+from tests.support.gateway import Gateway, GatewayFailed, wait_until
+from tests.support.peer import DEADLINE
+
+HELD_BACK = [sys.executable, str(Path(__file__).parents[1] / "support" / "held_back.py"), "30"]
+"""The next child of a slot comes 30 s after the death of the one before."""
+KEPT_ALIVE: dict[str, Any] = {"body": "v1"}
+EACH_ANEW: dict[str, Any] = {"body": "v1", "headers": {"Connection": "close"}}
+LOADS = pytest.mark.parametrize("respond", [KEPT_ALIVE, EACH_ANEW], ids=["kept alive", "new connections"])
+
+
+def answering(respond: dict[str, Any]) -> dict[str, Any]:
+    return {"routes": [{"name": "all", "respond": respond}]}
+
+
+def death_of(pid: int) -> Callable[[bytes], bool]:
+    """The line that tells of it."""
+    return lambda line: b"(pid %d) ended: killed by SIGKILL" % pid in line
+
+
+def documents_of(pid: int) -> int:
+    """How many accepted configurations a process has open."""
+    found = 0
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found += "fastgw-accepted" in os.readlink(descriptor)
+    return found
+
+
+def all_serve(gateway: Reloadable, generation: int, workers: int = 2) -> None:
+    """Wait until all workers serve this generation, and see that another reload works."""
+    wanted = [generation] * workers
+    wait_until(lambda: len(pids(gateway)) == workers and gateway.generations() == wanted, f"{wanted}", 4 * DEADLINE)
+    gateway.change(routes=saying("after"))
+    assert gateway.reload() == f"reloaded: generation {generation + 1} on {workers}/{workers} workers"
+    assert {gateway.answer() for _ in range(20)} == {(200, b"after")}
+
+
+# --- somebody is killed ---
+
+
+def test_what_waits_at_a_killed_worker_is_answered_by_a_neighbour(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """Nobody takes its place for 30 s. The issue says 0.1 s; a busy machine may need longer, so the number is noted."""
+    with Reloadable({"routes": saying("v1")}, tmp_path, launcher=HELD_BACK) as gateway, contextlib.ExitStack() as stack:
+        victim, survivor = gateway.worker_pids
+        kept = next(
+            client for client in some_clients(gateway, stack) if client.sock.getsockname()[1] in client_ports(survivor)
+        )
+        os.kill(victim, signal.SIGSTOP)
+        clients = [stack.enter_context(gateway.connect()) for _ in range(40)]
+        for client in clients:
+            client.send(GET_AND_CLOSE)
+        since = time.monotonic()
+        os.kill(victim, signal.SIGKILL)
+        assert [client.read_response().status for client in clients] == [200] * 40
+        took = time.monotonic() - since
+        record_property("answered_after_s", round(took, 4))
+        assert took < 1
+        told = gateway.stderr.wait_for(death_of(victim))
+        assert b"the next starts in 30.0 s" in told or b"the next starts in 29.9 s" in told
+        assert kept.exchange(GET).status == 200
+        assert gateway.worker_pids == [survivor]
+        assert {gateway.answer() for _ in range(50)} == {(200, b"v1")}
+
+
+def some_clients(gateway: Gateway, stack: contextlib.ExitStack) -> Iterator[Client]:
+    """Connections that have been answered once, one after another."""
+    for _ in range(100):
+        client = stack.enter_context(gateway.connect())
+        client.exchange(GET)
+        yield client
+
+
+@LOADS
+def test_a_worker_is_killed_under_load(tmp_path: Path, respond: dict[str, Any]) -> None:
+    """Lost is at most what it had under way: one request of each client."""
+    with Reloadable(answering(respond), tmp_path) as gateway:
+
+        async def events(tally: Tally) -> None:
+            for victim in gateway.worker_pids:
+                await enough(tally, 300)
+                os.kill(victim, signal.SIGKILL)
+                await asyncio.to_thread(gateway.stderr.wait_for, death_of(victim))
+            await enough(tally, 300)
+
+        tally = under_load(gateway.address(), events, undeterred=True)
+        assert len(tally.lost) <= 2 * CALLERS
+        assert set(tally.statuses) == {200}
+        all_serve(gateway, 1)
+
+
+@LOADS
+def test_control_is_killed_under_load(tmp_path: Path, respond: dict[str, Any]) -> None:
+    with Reloadable(answering(respond), tmp_path) as gateway:
+
+        async def events(tally: Tally) -> None:
+            await enough(tally, 300)
+            victim = gateway.control_pid
+            os.kill(victim, signal.SIGKILL)
+            await asyncio.to_thread(gateway.stderr.wait_for, death_of(victim))
+            await enough(tally, 300)
+
+        tally = under_load(gateway.address(), events)
+        assert (tally.lost, set(tally.statuses)) == ([], {200})
+        all_serve(gateway, 1)
+
+
+@LOADS
+@pytest.mark.parametrize("frozen", [False, True], ids=["", "a worker stands still"])
+def test_the_supervisor_is_killed_under_load(tmp_path: Path, respond: dict[str, Any], frozen: bool) -> None:
+    """Its children go with it; where they listened the next gateway can start at once."""
+    path = tmp_path / "gw.sock"
+    listeners = {"main": ANYWHERE, "local": {"address": f"unix:{path}"}}
+    gateway = Reloadable({"listeners": listeners, **answering(respond)}, tmp_path)
+
+    async def events(tally: Tally) -> None:
+        await enough(tally, 300)
+        with ends_of(gateway.child_pids) as ends:
+            if frozen:
+                os.kill(gateway.worker_pids[0], signal.SIGSTOP)
+            gateway.signal(signal.SIGKILL)
+            await asyncio.to_thread(wait_for_ends, ends)
+
+    tally = under_load(gateway.address(), events)
+    assert set(tally.statuses) == {200}
+    assert len(tally.lost) <= CALLERS
+    gateway.wait()
+    listeners["main"] = {"address": gateway.address()}
+    own = {name: {"address": gateway.ready[name]} for name in ("status", "admin")}
+    with Reloadable({"listeners": listeners, **own, **answering(respond)}, tmp_path) as following:
+        assert following.answer() == following.answer(listener="local") == (200, b"v1")
+        all_serve(following, 1)
+
+
+# --- somebody is killed in the midst of a reload ---
+
+
+@contextlib.contextmanager
+def in_a_reload(directory: Path, workers: int = 3) -> Iterator[tuple[Reloadable, list[int]]]:
+    """A gateway in the midst of a reload: the first worker stands still, the others are prepared, nobody may commit.
+
+    In the end the first goes on.
+    """
+    with gateway_saying("v1", directory, workers=workers) as gateway, contextlib.ExitStack() as stack:
+        first, *others = gateway.worker_pids
+        clients = {pid: client_of(pid, gateway, stack) for pid in others}
+        os.kill(first, signal.SIGSTOP)
+        gateway.change(routes=saying("v2"))
+        gateway.signal(signal.SIGHUP)
+        wait_until(lambda: documents_of(gateway.pid) == 2, "the proposal")
+        for client in clients.values():
+            for _ in range(50):  # the loop goes round; tables of one route are built in a turn or two
+                assert client.exchange(GET).body == b"v1"
+        try:
+            yield gateway, [first, *others]
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(first, signal.SIGCONT)
+
+
+def client_of(pid: int, gateway: Gateway, stack: contextlib.ExitStack) -> Client:
+    """A client whose connection this worker has."""
+    return next(client for client in some_clients(gateway, stack) if client.sock.getsockname()[1] in client_ports(pid))
+
+
+def is_reloaded(gateway: Reloadable, workers: int) -> None:
+    gateway.stderr.wait_for(lambda line: b"reloaded: generation 2 on " in line, 4 * DEADLINE)
+    all_serve(gateway, 2, workers)
+
+
+def test_a_worker_is_killed_while_it_prepares(tmp_path: Path) -> None:
+    with in_a_reload(tmp_path) as (gateway, (first, *_)):
+        os.kill(first, signal.SIGKILL)
+        is_reloaded(gateway, 3)
+
+
+def test_a_worker_is_killed_when_it_is_prepared(tmp_path: Path) -> None:
+    with in_a_reload(tmp_path) as (gateway, (first, second, _)):
+        os.kill(second, signal.SIGKILL)
+        gateway.stderr.wait_for(death_of(second))
+        os.kill(first, signal.SIGCONT)
+        is_reloaded(gateway, 3)
+
+
+def test_a_worker_that_stands_still_in_a_reload_is_not_waited_for(tmp_path: Path) -> None:
+    """The others commit after 2 s; it follows when it goes on."""
+    with in_a_reload(tmp_path) as (gateway, (first, *_)):
+        told = gateway.stderr.wait_for(lambda line: b"reloaded: generation 2 on " in line)
+        assert b"on 2/3 workers" in told
+        assert {gateway.answer() for _ in range(30)} == {(200, b"v2")}
+        os.kill(first, signal.SIGCONT)
+        is_reloaded(gateway, 3)
+        assert first in gateway.worker_pids
+
+
+def test_control_is_killed_before_it_proposes(tmp_path: Path) -> None:
+    """The next one does what was asked for."""
+    with gateway_saying("v1", tmp_path) as gateway:
+        control = gateway.control_pid
+        os.kill(control, signal.SIGSTOP)
+        gateway.change(routes=saying("v2"))
+        gateway.signal(signal.SIGHUP)
+        os.kill(control, signal.SIGKILL)
+        is_reloaded(gateway, 2)
+
+
+def test_control_is_killed_when_it_has_proposed(tmp_path: Path) -> None:
+    """What it has proposed takes place, and whoever follows it knows."""
+    with in_a_reload(tmp_path) as (gateway, (first, *_)):
+        control = gateway.control_pid
+        os.kill(control, signal.SIGKILL)
+        gateway.stderr.wait_for(death_of(control))
+        wait_until(lambda: "fastgw control" in names(gateway), "control")
+        os.kill(first, signal.SIGCONT)
+        is_reloaded(gateway, 3)
+
+
+def names(gateway: Gateway) -> list[str]:
+    return [Path(f"/proc/{pid}/comm").read_text().strip() for pid in gateway.child_pids]
+
+
+def test_the_supervisor_is_killed_in_the_midst_of_a_reload(tmp_path: Path) -> None:
+    with contextlib.suppress(GatewayFailed), in_a_reload(tmp_path) as (gateway, _):
+        with ends_of(gateway.child_pids) as ends:
+            gateway.signal(signal.SIGKILL)
+            wait_for_ends(ends)
+        address = gateway.address()
+        gateway.wait()
+    with gateway_saying("v3", tmp_path, listeners={"main": {"address": address}}) as following:
+        assert following.answer() == (200, b"v3")
+
+
+# --- somebody stands still ---
+
+
+def test_a_worker_that_goes_on_serves_what_was_reloaded_meanwhile(tmp_path: Path) -> None:
+    with gateway_saying("v1", tmp_path) as gateway:
+        frozen, *_ = gateway.worker_pids
+        freeze(frozen, gateway)
+        gateway.change(routes=saying("v2"))
+        assert gateway.reload() == "reloaded: generation 2 on 1/2 workers"
+        assert {gateway.answer() for _ in range(50)} == {(200, b"v2")}
+        os.kill(frozen, signal.SIGCONT)
+        all_serve(gateway, 2)
+        assert frozen in gateway.worker_pids
+
+
+def test_a_worker_that_stands_still_for_long_is_replaced(tmp_path: Path) -> None:
+    """Two reloads later: who takes its place begins with the last."""
+    with gateway_saying("v1", tmp_path) as gateway:
+        frozen, *_ = gateway.worker_pids
+        freeze(frozen, gateway)
+        for version in ("v2", "v3"):
+            gateway.change(routes=saying(version))
+            gateway.reload()
+        gateway.stderr.wait_for(death_of(frozen), HUNG_DEADLINE)
+        assert "has not beaten for 10 s: it is killed; where it hangs:" in gateway.stderr.text()
+        all_serve(gateway, 3)
+
+
+def test_control_stands_still(tmp_path: Path) -> None:
+    """Nobody is hurt; what is asked for meanwhile takes place when it goes on."""
+    with gateway_saying("v1", tmp_path) as gateway:
+        control = gateway.control_pid
+        os.kill(control, signal.SIGSTOP)
+        gateway.change(routes=saying("v2"))
+        gateway.signal(signal.SIGHUP)
+        assert {gateway.answer() for _ in range(50)} == {(200, b"v1")}
+        os.kill(gateway.worker_pids[0], signal.SIGKILL)
+        wait_until(lambda: len(gateway.worker_pids) == 2, "another worker")
+        assert {gateway.answer() for _ in range(50)} == {(200, b"v1")}
+        os.kill(control, signal.SIGCONT)
+        is_reloaded(gateway, 2)
+        assert gateway.control_pid == control
+
+
+def test_the_supervisor_stands_still(tmp_path: Path) -> None:
+    """Workers serve on; afterwards nobody is held to have hung."""
+    with gateway_saying("v1", tmp_path) as gateway:
+        before = gateway.worker_pids
+
+        async def events(tally: Tally) -> None:
+            gateway.signal(signal.SIGSTOP)
+            await enough(tally, 3000)
+            gateway.signal(signal.SIGCONT)
+            await enough(tally, 300)
+
+        tally = under_load(gateway.address(), events)
+        assert (tally.lost, set(tally.statuses)) == ([], {200})
+        all_serve(gateway, 1)
+        assert gateway.worker_pids == before
+        assert "not beaten" not in gateway.stderr.text()
+
+
+# --- control is away ---
+
+
+def test_while_control_is_away_a_worker_answers_the_probes(tmp_path: Path) -> None:
+    with Reloadable({"routes": saying("v1")}, tmp_path, launcher=HELD_BACK) as gateway:
+        status = gateway.ready["status"]
+        os.kill(gateway.control_pid, signal.SIGKILL)
+        for _ in range(3):
+            assert (ask(status, "/livez").status, ask(status, "/readyz").status) == (200, 200)
+        assert ask(status, "/metrics").status == 503
+        os.kill(gateway.worker_pids[0], signal.SIGKILL)  # perhaps the one that answers
+        assert (ask(status, "/livez").status, ask(status, "/readyz").status) == (200, 200)
+        assert gateway.answer() == (200, b"v1")
+
+
+def test_control_comes_back_and_has_missed_nothing_but_time(tmp_path: Path) -> None:
+    served = 'fastgw_requests_total{listener="main",method="GET",route="said",status="200"}'
+    with gateway_saying("v1", tmp_path) as gateway:
+        status = gateway.ready["status"]
+        for version in ("v2", "v3"):
+            gateway.change(routes=saying(version))
+            gateway.reload()
+        gateway.answer()
+        control = gateway.control_pid
+        wait_until(lambda: samples(status).get(served) == 1, "the count")
+        os.kill(control, signal.SIGKILL)
+        gateway.stderr.wait_for(death_of(control))
+        gateway.answer()
+        wait_until(lambda: ask(status, "/metrics").status == 200, "control")
+        wait_until(lambda: samples(status).get(served) == 2, "the count")
+        wait_until(lambda: gateway.command("status").returncode == 0, "the admin listener")
+        told = gateway.status()
+        assert told["generation"] == 3
+        assert [each["generation"] for each in told["reloads"]["last"]] == [3, 2]
+        assert len(gateway.child_pids) == 3
+
+
+def test_the_status_address_is_changed_by_a_reload(tmp_path: Path) -> None:
+    with gateway_saying("v1", tmp_path) as gateway:
+        old, new = gateway.ready["status"], f"unix:{tmp_path / 'status.sock'}"
+        gateway.change(status={"address": new})
+        assert gateway.reload() == "reloaded: generation 2 on 2/2 workers"
+        assert ask(new, "/readyz").status == 200
+        wait_until(lambda: ask(new, "/metrics").status == 200, "control")
+        with pytest.raises(ConnectionRefusedError):
+            ask(old, "/livez")
+        gateway.change(status=None)
+        wait_until(lambda: gateway.command("reload").returncode == 0, "the admin listener")
+        assert not (tmp_path / "status.sock").exists()
+        wait_until(lambda: gateway.command("status").returncode == 0, "the admin listener")
+        all_serve(gateway, 3)
+
+
+# --- again and again ---
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_crash_loop_leaves_nobody_hanging(tmp_path: Path, workers: int) -> None:
+    """Whoever is born in the first slot is killed at once: all clients are answered, and the loop is told."""
+    with gateway_saying("v1", tmp_path, workers=workers) as gateway:
+
+        async def events(tally: Tally) -> None:
+            for _ in range(5):
+                victim = await asyncio.to_thread(worker_of, gateway, 1)
+                os.kill(victim, signal.SIGKILL)
+                await asyncio.to_thread(gateway.stderr.wait_for, death_of(victim))
+                await enough(tally, 100)
+
+        tally = under_load(gateway.address(), events, undeterred=True)
+        assert set(tally.statuses) == {200}
+        assert len(tally.lost) <= 5 * CALLERS
+        gateway.stderr.wait_for(lambda line: b"CRASH LOOP: worker 1 died 5 times" in line)
+        all_serve(gateway, 1, workers)
+
+
+def worker_of(gateway: Gateway, number: int) -> int:
+    """The process in this slot, when there is one."""
+    found: list[int] = []
+
+    def is_there() -> bool:
+        found[:] = [
+            pid
+            for pid, name in zip(gateway.child_pids, names(gateway), strict=False)
+            if name == f"fastgw worker {number}"
+        ]
+        return bool(found)
+
+    wait_until(is_there, f"worker {number}", 4 * DEADLINE)
+    return found[0]
