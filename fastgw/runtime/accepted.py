@@ -119,6 +119,19 @@ class _Unpacking(Mapping[str, Upstream]):
         return len(self._pickled)
 
 
+class Document(msgspec.Struct):
+    """What it takes to come back to a configuration that was accepted."""
+
+    generation: int
+    hash: str
+    sources: list[Source]
+    captured: dict[str, bytes]
+
+    @classmethod
+    def of(cls, accepted: Accepted) -> "Document":
+        return cls(accepted.generation, accepted.hash, accepted.sources, accepted.captured)
+
+
 def accept(
     loaded: Loaded, *, generation: int, date: float, source: Origin, places: Places, workers: int, base: Config | None
 ) -> Accepted:

@@ -9,7 +9,7 @@ from fastgw.config import Problem
 from fastgw.config.settings import Config, Listener
 from fastgw.config.values import Address
 from fastgw.node.shared import Shared
-from fastgw.runtime.accepted import Accepted
+from fastgw.runtime.accepted import Accepted, Document
 from fastgw.runtime.activation import Inherited
 from fastgw.runtime.channel import Origin
 from fastgw.runtime.sockets import Endpoint, open_endpoints
@@ -70,8 +70,10 @@ class Commons:
     """Which endpoints a listener has."""
     own: dict[str, Endpoint] = field(default_factory=dict)
     """Where control listens: `status`, `admin`."""
+    former: list[Document] = field(default_factory=list)
+    """The generations that the program before this one kept, to go back to."""
     kept: list[Sealed] = field(default_factory=list)
-    """The generations before this one, the last one last, to go back to."""
+    """The generations before the one in force, the last one last, to go back to."""
     records: list[Record] = field(default_factory=list)
     passed: Inherited = field(default_factory=lambda: Inherited(()))
     """What a service manager has opened and no listener has taken."""
@@ -79,6 +81,11 @@ class Commons:
     """A change of the configuration's files is taken without being asked for."""
     begun_date: float = 0.0
     """Epoch seconds. An upgrade does not begin anew."""
+
+    @property
+    def documents(self) -> list[Document]:
+        """The generations before the one in force, the last one last."""
+        return [*self.former, *(Document.of(sealed.accepted) for sealed in self.kept)]
 
     def open(self, address: Address, slots: int) -> Iterable[Endpoint]:
         """An address with sockets for so many slots, or those of the service manager. Raises `CannotListen`."""

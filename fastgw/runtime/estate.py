@@ -13,11 +13,13 @@ import msgspec
 from fastgw.config import Source
 from fastgw.config.values import parse_address
 from fastgw.node.places import Places
+from fastgw.runtime.accepted import Document
 from fastgw.runtime.activation import Inherited, Passed
 from fastgw.runtime.adoption import Adoption
-from fastgw.runtime.channel import PROTOCOL, Channel
+from fastgw.runtime.channel import PROTOCOL, Channel, Origin
 from fastgw.runtime.children import Children
 from fastgw.runtime.commons import Commons, Record
+from fastgw.runtime.reloading import KEPT
 from fastgw.runtime.slots import Child
 from fastgw.runtime.sockets import Endpoint
 
@@ -59,6 +61,7 @@ class LivingChild(msgspec.Struct):
     generation: int
     ready: bool
     silent: bool
+    silence: float
     leaving: bool
     lost: bool
     accepts_for: list[int]
@@ -76,6 +79,7 @@ class LivingChild(msgspec.Struct):
             generation=child.generation,
             ready=child.ready,
             silent=child.silent,
+            silence=child.pulse.silence,
             leaving=child.leaving,
             lost=child.lost,
             accepts_for=[index for index in range(slots) if adoption.who(index) is child],
@@ -97,6 +101,11 @@ class Estate(msgspec.Struct, kw_only=True):
     generation: int
     sources: list[Source]
     captured: dict[str, bytes]
+    source: Origin
+    date: float
+    """When it was accepted, epoch seconds."""
+    former: list[Document]
+    """The generations to go back to."""
     places: Places
     shared: int
     """The descriptor of the shared memory."""
@@ -110,9 +119,11 @@ class Estate(msgspec.Struct, kw_only=True):
     """Sockets of a service manager that no listener has taken yet, by their descriptors and names."""
     records: list[Record]
     begun_date: float
+    reload_due: bool
+    """A signal asked for a reload that has not begun."""
 
     @classmethod
-    def of(cls, commons: Commons, children: Children, adoption: Adoption) -> Self:
+    def of(cls, commons: Commons, children: Children, adoption: Adoption, reload_due: bool) -> Self:
         accepted = commons.sealed.accepted
         placed = [(child, slot.index) for slot in children.slots for child in slot.children]
         return cls(
@@ -120,6 +131,9 @@ class Estate(msgspec.Struct, kw_only=True):
             generation=accepted.generation,
             sources=accepted.sources,
             captured=accepted.captured,
+            source=accepted.source,
+            date=accepted.date,
+            former=commons.documents[-KEPT:],
             places=accepted.places,
             shared=commons.shared.fd,
             endpoints={number: OpenEndpoint.of(each) for number, each in commons.endpoints.items()},
@@ -134,6 +148,7 @@ class Estate(msgspec.Struct, kw_only=True):
             passed=[(each.socket.fileno(), each.name) for each in commons.passed.left],
             records=commons.records,
             begun_date=commons.begun_date,
+            reload_due=reload_due,
         )
 
     @property

@@ -29,7 +29,7 @@ class Overseer:
         elapsed = now - self._looked_at
         self._looked_at = now
         for child in children:
-            if child.column is not None:
+            if child.beats:
                 child.pulse.feel(self._beat_of(child), elapsed)
             self._judge(child, now, serving)
 
@@ -39,8 +39,8 @@ class Overseer:
             if now >= child.kill_at:
                 os.kill(child.pid, signal.SIGKILL)
                 child.kill_at = now + LOOK_EVERY  # not gone by then: it waits for a disk, beyond all signals
-        elif child.column is None:
-            pass  # it does not beat
+        elif not child.beats:
+            pass  # or nobody sees it
         elif serving and not child.generation and child.pulse.silence < SET_UP_S:
             pass  # it begins to beat when it is set up
         elif child.lost:

@@ -23,7 +23,7 @@ from fastgw.diff import as_text, differences
 from fastgw.filters import TYPES
 from fastgw.node.places import CannotPlace
 from fastgw.observe.sink import why_not
-from fastgw.runtime.accepted import Accepted, accept, seal
+from fastgw.runtime.accepted import Accepted, Document, accept, seal
 from fastgw.runtime.capacity import auto_workers, usable_cpus
 from fastgw.runtime.channel import Channel, Origin, Propose, Rejected
 from fastgw.runtime.channel import Outcome as Verdict
@@ -53,7 +53,7 @@ class Proposals:
         """Told of the document that was in force, and of the one that is."""
         self.on_missed: Callable[[], None] = lambda: None
         """Told that another document is in force than the one that is known here."""
-        self._kept = {sealed.generation: sealed.accepted for sealed in commons.kept}
+        self._kept = {document.generation: document for document in commons.documents[-KEPT:]}
 
     async def reload(self, source: Origin) -> Outcome:
         """Take what the file says."""
@@ -206,7 +206,7 @@ class Proposals:
 
     def _keep(self, accepted: Accepted, loaded: Loaded) -> None:
         before = self.current
-        self._kept[before.generation] = before
+        self._kept[before.generation] = Document.of(before)
         for generation in sorted(self._kept)[:-KEPT]:
             del self._kept[generation]
         self.current, self.config = accepted, loaded.config

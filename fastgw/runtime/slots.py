@@ -39,6 +39,7 @@ class Child:
         self.column = column
         self.began_at = began_at  # monotonic seconds
         self.outdated = outdated
+        self.beats = column is not None  # in our memory; a worker of a program with other memory beats there
         self.generation = 0  # of the configuration that it serves; 0: it is not set up yet
         self.asked = 0  # the generation that it was told last to prepare
         self.ready = False

@@ -27,8 +27,19 @@ class Succession:
 
     @property
     def is_due(self) -> bool:
-        """Whether a worker is still to be replaced or sent away, or to be born."""
-        return self._is_busy or self._next() is not None
+        """Whether a worker is still to be replaced or sent away."""
+        return self.has_successor or self._next() is not None
+
+    @property
+    def has_successor(self) -> bool:
+        """Whether a worker is being replaced just now."""
+        return any(slot.successor is not None for slot in self._children.workers)
+
+    @property
+    def goes_well(self) -> bool:
+        """Whether workers are being replaced, and so far none of those that follow has failed."""
+        slots = self._children.workers
+        return any(slot.child and slot.child.outdated and not slot.deaths for slot in slots)
 
     @property
     def due_at(self) -> float:
@@ -53,7 +64,7 @@ class Succession:
 
     @property
     def _is_busy(self) -> bool:
-        return any(slot.successor is not None or slot.is_vacant for slot in self._children.workers)
+        return self.has_successor or any(slot.is_vacant for slot in self._children.workers)
 
     def _next(self) -> Slot | None:
         """A slot whose worker is to go."""

@@ -113,6 +113,7 @@ class Supervisor:
         self._upgrade = Upgrade()
         self._watching: Child | None = None  # the worker that answers the probes
         self._reload_due = False  # a signal asked for it, and control has not read the file yet
+        self._asked: Child | None = None  # the control process that was told so
         if past is not None:
             self._inherit(past)
 
@@ -141,9 +142,15 @@ class Supervisor:
 
     def _inherit(self, past: Estate) -> None:
         """The children of the program before this one serve on, until ours follow them one by one."""
+        commons = self._commons
         self._life.serve()
+        self._reload_due = past.reload_due
         for living in past.children:
             child = living.child()
+            child.beats = commons.words.is_of(commons.shared, child.column, child.pid)
+            if child.beats:
+                child.pulse.feel(self._beat_of(child), 0.0)
+                child.pulse.silence = living.silence
             self._listen_to(child)
             for index in living.accepts_for:
                 self._adoption.told(index, child)
@@ -154,7 +161,7 @@ class Supervisor:
             else:
                 self._children.control.child = child
                 child.dismiss()
-        self._children.resize(self._commons.workers)
+        self._children.resize(commons.workers)
         notice(f"upgraded: fastgw {VERSION} takes over from its predecessor, and replaces its workers one by one")
         self._notifier.ready("upgraded")
 
@@ -179,10 +186,16 @@ class Supervisor:
         if serving:
             self._reloading.look(now)
             self._upgrade.look(now)
+            if self._upgrade.has_passed:
+                self._take_over()
+            if self._reload_due:
+                self._ask_to_reload()
             for slot in self._children.slots:
                 if slot.is_vacant and slot.due_at <= now:
                     slot.child = self._fork(slot)
             self._succession.go_on(now)
+        if not self._life.goes_on:
+            self._upgrade.give_up()
         self._life.look(now)
 
     def _patience(self) -> float | None:
@@ -248,8 +261,6 @@ class Supervisor:
             self._succession.is_ready(slot)
         if child.column is not None:
             self._reloading.is_ready(child)
-        elif self._reload_due:
-            self._ask_to_reload()
         self._settle()
 
     def _has_committed(self, child: Child, message: Committed) -> None:
@@ -285,7 +296,7 @@ class Supervisor:
                     return
                 code = os.waitstatus_to_exitcode(status)
                 if pid == self._upgrade.preflight:
-                    self._upgrade.decide(code, self._take_over)
+                    self._upgrade.decide(code)
                 # As process 1 of a container we also inherit children that nobody else waits for: they are not ours.
                 for child in [child for child in self._children if child.pid == pid]:
                     self._died(child, code)
@@ -409,13 +420,15 @@ class Supervisor:
             notice("SIGHUP: not now: the gateway does not serve")
         else:
             self._notifier.reloading()
-            self._reload_due = True
-            self._ask_to_reload()
+            self._reload_due, self._asked = True, None
 
     def _ask_to_reload(self) -> None:
-        """Or wait for the control process that comes next."""
+        """Or wait for the control process that comes next, and for workers that can follow."""
         control = self._children.control.child
-        if control is not None and control.ready and not control.leaving:
+        if self._upgrade.under_way or self._succession.goes_well:
+            return
+        if control is not None and control.able and self._asked is not control:
+            self._asked = control
             control.send(Reload(generation=self._commons.sealed.generation))
 
     def _is_serving(self) -> bool:
@@ -458,17 +471,22 @@ class Supervisor:
     def _begin_upgrade(self) -> None:
         if not self._life.goes_on or len(self._children.companions) > 1:
             notice("SIGUSR2: not now: the gateway does not serve, or not alone")
-        elif self._reloading.under_way or self._succession.is_due or self._upgrade.under_way:
+        elif self._upgrade.under_way:
+            notice("SIGUSR2: not now: an upgrade is under way")
+        elif self._reloading.under_way or self._succession.is_due:
             notice("SIGUSR2: not now: another change is under way")
         else:
             self._upgrade.begin(self._estate())
 
     def _estate(self) -> Estate:
-        return Estate.of(self._commons, self._children, self._adoption)
+        return Estate.of(self._commons, self._children, self._adoption, self._reload_due)
 
     def _take_over(self) -> None:
-        """The new version has shown that it can serve: become it."""
-        if not self._life.goes_on:
+        """The new version has shown that it can serve: become it, once nothing else is under way."""
+        if not self._life.goes_on or self._reloading.under_way or self._succession.has_successor:
+            return
+        if self._upgrade.generation != self._commons.sealed.generation:
+            self._upgrade.begin(self._estate())  # it was tried with what is not in force any more
             return
         self._notifier.reloading()
         with self._signals.held_back():

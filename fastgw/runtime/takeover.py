@@ -61,6 +61,7 @@ def take_over(estate: Estate, accepted: Accepted, gateway: Gateway, opened: Exit
         endpoint_number=estate.endpoint_number,
         listeners=estate.listeners,
         own={name: each.endpoint() for name, each in estate.own.items()},
+        former=estate.former,
         passed=estate.inherited(),
         records=estate.records,
         begun_date=estate.begun_date,

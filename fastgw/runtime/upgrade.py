@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from math import inf
 from typing import Final
 
@@ -66,26 +65,25 @@ class Upgrade:
     def look(self, now: float) -> None:
         """End a preflight that hangs."""
         if now >= self.due_at:
-            self._end(f"did not serve within {PREFLIGHT_S:.0f} s")
+            self.due_at, self._verdict = inf, f"did not serve within {PREFLIGHT_S:.0f} s"
+            os.kill(self.preflight, signal.SIGKILL)
 
     def give_up(self) -> None:
-        """The gateway is to end."""
-        self.has_passed = False
+        """The gateway is to end: a new version is not needed any more."""
         if self.preflight:
-            self._end("is not needed any more")
+            os.kill(self.preflight, signal.SIGKILL)
+            os.close(self._said)
+        if self.under_way:
+            notice("not upgraded: the gateway ends")
+        self.preflight, self.due_at, self.has_passed = 0, inf, False
 
-    def _end(self, verdict: str) -> None:
-        self.due_at, self._verdict = inf, verdict
-        os.kill(self.preflight, signal.SIGKILL)
-
-    def decide(self, code: int, become: Callable[[], None]) -> None:
+    def decide(self, code: int) -> None:
         """The preflight has ended."""
         self.preflight, self.due_at = 0, inf
         said = os.pread(self._said, SAID_MAX, max(0, os.fstat(self._said).st_size - SAID_MAX))
         os.close(self._said)
         if code == 0:
-            self.has_passed = not self._verdict
-            become()
+            self.has_passed = True
             return
         last = said.decode(errors="backslashreplace").rstrip().rpartition("\n")[2]  # also of a traceback
         verdict = self._verdict or f"ended: {outcome(code)}"

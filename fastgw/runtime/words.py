@@ -125,6 +125,10 @@ class Words:
         """The start is over and the stop has not begun."""
         return bool(shared.supervisor.words[self.ready])
 
+    def is_of(self, shared: Shared, column: int | None, pid: int) -> bool:
+        """Whether this worker writes into the column, and not into one of other memory."""
+        return column is not None and column < len(shared.columns) and shared.columns[column].words[self.pid] == pid
+
     def beat_of(self, shared: Shared, column: int) -> int:
         return int(shared.columns[column].words[self.beat])
 
