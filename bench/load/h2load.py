@@ -73,6 +73,8 @@ class FixedRate:
     share: float = 0.5
     of: str = "nginx"
     saturated: str = "64 connections"
+    asked: int = 100
+    """How many routes are asked: the first ones."""
 
     @property
     def cut_off(self) -> int:
@@ -83,17 +85,20 @@ class FixedRate:
         ours = ground.median(name, self.saturated, lambda sample: sample.rate)
         if not most or not ours or ours <= most * self.share:
             return None
-        return at_rate(most * self.share, name, running, ground, seconds)
+        return at_rate(most * self.share, name, running, ground, seconds, self.asked)
 
 
-def at_rate(rate: float, name: str, running: Running, ground: Ground, seconds: float) -> Told:
-    """Load with `rate` requests per second; raises `NoAnswers` if they are not all done in time."""
+def at_rate(rate: float, name: str, running: Running, ground: Ground, seconds: float, asked: int = 100) -> Told:
+    """Load with `rate` requests per second, to the first so many `asked` routes.
+
+    Raises `NoAnswers` if they are not all done in time.
+    """
     connections = max(1, round(rate * PERIOD))
     each = math.ceil(seconds / PERIOD) + 2 * EDGE
     log = ground.folder / "h2load.log"
     log.unlink(missing_ok=True)
     command = ["h2load", "--h1", "--threads=1", f"--clients={connections}", f"--requests={connections * each}"]
-    command += [f"--rps={1 / PERIOD:g}", f"--log-file={log}", f"--input-file={_uris(ground.folder)}"]
+    command += [f"--rps={1 / PERIOD:g}", f"--log-file={log}", f"--input-file={_uris(ground.folder, asked)}"]
     # Opened evenly over one period, so that they are due evenly, too. Milliseconds are h2load's finest.
     command += [f"--rate={math.ceil(connections / (PERIOD * 1000))}", "--rate-period=1ms"]
     command += [f"--base-uri=http://127.0.0.1:{running.port}", *(f"--header={line}" for line in FIELDS)]
@@ -107,10 +112,11 @@ def at_rate(rate: float, name: str, running: Running, ground: Ground, seconds: f
     if len(rows) <= 2 * EDGE * connections:
         raise NoAnswers(f"{name} answered {len(rows)} of {connections * each} requests: {printed}")
     body = (ground.folder / "body.json").stat().st_size
+    late = latencies(rows, connections)
     return Told(
         requests=len(rows),
         seconds=each * PERIOD,
-        figures=percentiles(latencies(rows, connections)),
+        figures={**percentiles(late), "max_us": max(late)},
         faults=faults(printed, rows, connections * each, body),
     )
 
@@ -150,15 +156,15 @@ def faults(printed: str, rows: Sequence[Row], expected: int, body: int) -> dict[
     }
 
 
-def _uris(folder: Path) -> Path:
+def _uris(folder: Path, asked: int) -> Path:
     """A file of targets, made once per run."""
-    file = folder / "uris"
+    file = folder / f"uris{asked}"
     if not file.exists():
         chance = random.Random(42)
         number = chance.randint
         file.write_text(
             "".join(
-                f"/{chance.choice(routes(100))}/v1/items/{number(1, 10**6)}/detail?page={number(1, 50)}"
+                f"/{chance.choice(routes(asked))}/v1/items/{number(1, 10**6)}/detail?page={number(1, 50)}"
                 f"&q={chance.getrandbits(64):x}\n"
                 for _ in range(URIS)
             )

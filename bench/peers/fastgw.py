@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.peers.peer import Place, Running, routes, version_told
+from bench.peers.peer import Changes, Place, Running, routes, version_told
 from bench.ports import READY_SECONDS, NotReady
 from bench.processes import Pinned, pinned
 
@@ -50,7 +50,12 @@ class Fastgw:
                 told.close()  # so that the pipe ends when fastgw does
                 if not select.select([ready], [], [], READY_SECONDS)[0]:
                     raise NotReady(f"fastgw is not ready after {READY_SECONDS:g} s: {program.last_words()}")
-                yield Running(program, _port(os.read(readable, 65_536), program), access_log)
+                addresses = os.read(readable, 65_536)
+                yield Running(program, _port(addresses, program), access_log, self._changes(addresses, file))
+
+    def _changes(self, addresses: bytes, file: Path) -> Changes | None:
+        """`addresses`: where it listens, as JSON. `file`: its configuration."""
+        return None
 
     def _configuration(self, origin_port: int, access_log: Path) -> dict[str, Any]:
         added = dict(self.config)

@@ -41,12 +41,23 @@ class Place:
     origin_port: int
 
 
+class Changes(Protocol):
+    """Other configurations that a running contestant can be given, one after another."""
+
+    def apply(self) -> float:
+        """Give it the next one; seconds until it serves by it. Raises `NotReady`."""
+
+    def check(self) -> float:
+        """Seconds that it takes to find one right, and to change nothing. Raises `NotReady`."""
+
+
 @dataclass(frozen=True)
 class Running:
     program: Pinned
     port: int
     access_log: Path | None
     """One JSON line per request; None for a contestant that keeps no log."""
+    changes: Changes | None = None
 
 
 class Peer(Protocol):

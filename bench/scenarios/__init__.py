@@ -10,6 +10,7 @@ from bench.scenarios import (
     plain,
     policies,
     post,
+    reload,
     routes,
     slow,
     tls,
@@ -21,5 +22,20 @@ from bench.scenarios.scenario import Scenario
 
 SCENARIOS: Mapping[str, Scenario] = {
     module.SCENARIO.name: module.SCENARIO
-    for module in (plain, policies, tls, post, download, upload, websocket, routes, idle, churn, filters, workers, slow)
+    for module in (
+        plain,
+        policies,
+        tls,
+        post,
+        download,
+        upload,
+        websocket,
+        routes,
+        idle,
+        churn,
+        filters,
+        workers,
+        slow,
+        reload,
+    )
 }

@@ -72,10 +72,11 @@ def test_the_readme_has_the_place() -> None:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=lambda scenario: scenario.name)
-def test_a_quick_look_leaves_contestants_out_that_are_there_and_keeps_fastgw_and_another(scenario) -> None:
+def test_a_quick_look_leaves_contestants_out_that_are_there_and_keeps_fastgw_and_another_if_any(scenario) -> None:
     names = [peer.name for peer in scenario.peers]
     left = [peer.name for peer in scenario.quick().peers]
     assert scenario.thorough <= set(names)
     assert left == [name for name in names if name not in scenario.thorough]
     assert any(name.startswith("fastgw") for name in left)
-    assert any(not name.startswith("fastgw") for name in left)
+    if not all(name.startswith("fastgw") for name in names):
+        assert any(not name.startswith("fastgw") for name in left)

@@ -1,0 +1,71 @@
+"""A load on a contestant that is given one configuration after another, beside the same load when it is left alone."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from statistics import median
+from threading import Event, Thread
+
+from bench.load.load import Ground, Load
+from bench.peers.peer import Changes, Running
+from bench.ports import NotReady
+from bench.samples import Told
+
+PAUSE_SECONDS = 0.05
+"""Between two changes."""
+
+
+@dataclass(frozen=True)
+class Reloading:
+    """`load` twice: alone, whose figures are kept as `alone_…`, and under changes that follow each other closely.
+
+    `alone_apply_s` and `alone_check_s` are of a change before any load, `apply_s` is the median of those under load.
+    """
+
+    name: str
+    load: Load
+
+    @property
+    def cut_off(self) -> int:
+        return self.load.cut_off
+
+    def run(self, name: str, running: Running, ground: Ground, seconds: int) -> Told | None:
+        changes = running.changes
+        assert changes is not None
+        figures = {"alone_check_s": changes.check(), "alone_apply_s": changes.apply()}
+        alone = self.load.run(name, running, ground, seconds)
+        if alone is None:
+            return None
+        with _changing(changes) as applied:
+            told = self.load.run(name, running, ground, seconds)
+        assert told is not None
+        figures |= {**{f"alone_{each}": value for each, value in alone.figures.items()}, **told.figures}
+        figures |= {"reloads": len(applied), "apply_s": median(applied), "longest_apply_s": max(applied)}
+        faults = {**{f"{fault}, alone": count for fault, count in alone.faults.items()}, **told.faults}
+        requests = alone.requests + told.requests
+        return replace(told, requests=requests, figures=figures, faults=faults)
+
+
+@contextmanager
+def _changing(changes: Changes) -> Iterator[list[float]]:
+    """Apply one change after another while the block runs, at least one; the seconds that each has taken."""
+    applied: list[float] = []
+    failed: list[NotReady] = []
+    over = Event()
+
+    def go_on() -> None:
+        try:
+            while not applied or not over.wait(PAUSE_SECONDS):
+                applied.append(changes.apply())
+        except NotReady as error:
+            failed.append(error)
+
+    thread = Thread(target=go_on)
+    thread.start()
+    try:
+        yield applied
+    finally:
+        over.set()
+        thread.join()
+    if failed:
+        raise failed[0]

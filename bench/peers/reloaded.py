@@ -1,0 +1,80 @@
+"""fastgw that is given other configurations while it runs.
+
+Of nginx there is none: it closes the connections that clients keep whenever it reloads, h2load opens none anew, and its
+requests would count as lost.
+"""
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from bench.peers.fastgw import Fastgw
+from bench.peers.peer import routes
+from bench.ports import NotReady
+
+VERSIONS = 3
+"""Made before anything is measured, and taken in turn."""
+PATIENCE = 60.0  # seconds for one change
+SOME = 10
+"""One route in so many is another in each version, where not all are."""
+
+
+@dataclass(frozen=True)
+class ReloadedFastgw(Fastgw):
+    """It is asked over its admin listener, which answers when every worker serves the new configuration."""
+
+    change_all: bool = False
+
+    def _configuration(self, origin_port: int, access_log: Path) -> dict[str, Any]:
+        return {**super()._configuration(origin_port, access_log), "admin": {"address": "127.0.0.1:0"}}
+
+    def _changes(self, addresses: bytes, file: Path) -> "FastgwChanges":
+        configuration = json.loads(file.read_text())
+        versions = []
+        for version in range(VERSIONS):
+            for number, route in enumerate(routes(self.routes)):
+                if self.change_all or not number % SOME:
+                    configuration["routes"][number]["paths"] = [f"/{route}/*", f"/{route}-version{version}/*"]
+            written = file.with_suffix(f".{version}")
+            written.write_text(json.dumps(configuration, indent=1))
+            versions.append(written)
+        host, _, port = json.loads(addresses)["admin"].rpartition(":")
+        return FastgwChanges(file, versions, HTTPConnection(host, int(port), timeout=PATIENCE))
+
+
+class FastgwChanges:
+    """`versions`: files that take the place of `file`, in turn."""
+
+    def __init__(self, file: Path, versions: list[Path], admin: HTTPConnection) -> None:
+        self._file, self._versions, self._admin = file, versions, admin
+        self._turn = count()
+
+    def apply(self) -> float:
+        _put(self._versions[next(self._turn) % VERSIONS], self._file)
+        return self._ask("/reload", b"", {})
+
+    def check(self) -> float:
+        """Let it read and check a version, compile it and compare; seconds."""
+        return self._ask("/config?dry_run=true", self._versions[0].read_bytes(), {"Content-Type": "application/json"})
+
+    def _ask(self, target: str, body: bytes, fields: dict[str, str]) -> float:
+        begun_at = time.perf_counter()
+        self._admin.request("POST", target, body, fields)
+        answer = self._admin.getresponse()
+        told = answer.read()
+        if answer.status != 200:
+            raise NotReady(f"fastgw answered {answer.status} to {target}: {told[:1000]!r}")
+        return time.perf_counter() - begun_at
+
+
+def _put(written: Path, file: Path) -> None:
+    """In the place of `file`, at once: a link, so that nothing is copied while something is measured."""
+    link = file.with_suffix(".link")
+    link.unlink(missing_ok=True)
+    link.symlink_to(written.name)
+    os.replace(link, file)
