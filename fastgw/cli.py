@@ -99,6 +99,10 @@ def run(
     workers: WorkersOption = None,
     access_log: Annotated[str | None, typer.Option(metavar="FILE", help="Without a file: the access log.")] = None,
     status: Annotated[str | None, typer.Option(metavar="ADDR", help="Without a file: metrics, probes.")] = None,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="Take FILE, and what it includes, whenever they change, as a reload would."),
+    ] = False,
     ready_fd: ReadyFdOption = None,
 ) -> None:
     """Run the gateway, from a configuration file or from --listen and --to."""
@@ -108,8 +112,10 @@ def run(
         raise typer.BadParameter(f"a file and {', '.join(given)}: the file says all of that")
     if ready_fd is not None and not is_successor():
         _check_open(ready_fd)
+    if watch and file is None:
+        raise typer.BadParameter("--watch needs a file")
     if file is not None:
-        _serve(lambda: config.load(file, TYPES), _announce, ready_fd)
+        _serve(lambda: config.load(file, TYPES), _announce, ready_fd, follow_files=watch)
     elif listen is not None and to is not None:
         try:
             configuration = config.from_flags(listen, to, workers=workers, access_log=access_log, status=status)
@@ -311,10 +317,12 @@ def _serve(
     announce: Callable[[Bound], None],
     ready_fd: int | None,
     companions: Mapping[str, Work] = {},
+    *,
+    follow_files: bool = False,
 ) -> None:
     """Run the gateway until a signal ends it."""
     try:
-        run_gateway(load, announce, ready_fd, companions)
+        run_gateway(load, announce, ready_fd, companions, follow_files=follow_files)
     except config.ConfigError as error:
         _fail(WRONG, *map(str, error.problems))
     except CompileError as error:

@@ -1,7 +1,7 @@
 """Files: read, taken apart by their format, and the files that they include."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from glob import has_magic
@@ -11,7 +11,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from fastgw.config import from_json, from_toml, from_yaml
-from fastgw.config.files import Disk
+from fastgw.config.files import Disk, Memory
 from fastgw.config.includes import Search
 from fastgw.config.problems import Path, Problem, path_text, show
 from fastgw.config.spots import Flaw, Mark, Trace, marker
@@ -157,6 +157,13 @@ def read_all(name: str, read: Callable[[], bytes], disk: Disk, suffix: str = "")
                     met.add(real)
                     waiting.append(Document(each, partial(disk.read, each)))
     return all_found
+
+
+def patterns_of(sources: Sequence[Source]) -> list[tuple[str, str]]:
+    """What these files include, file by file: the folder, and the pattern relative to it."""
+    texts = Memory({source.name: source.text for source in sources})
+    documents = [Document(each.name, partial(texts.read, each.name), suffix=each.suffix) for each in sources]
+    return [(os.path.dirname(each.name), pattern) for each in documents for pattern in _patterns(each)]
 
 
 def _patterns(document: Document) -> list[str]:

@@ -17,10 +17,11 @@ import uvloop
 from fastgw.admin.status import StatusPages
 from fastgw.admin.tls import files_of, server_context
 from fastgw.config.settings import Admin
+from fastgw.config.spots import Flaw
 from fastgw.runtime.accepted import Accepted
 from fastgw.runtime.channel import AnyMessage, Channel, ChannelClosed, Columns, Outcome, Ready, Reload, Stop
 from fastgw.runtime.commons import Commons
-from fastgw.runtime.files import LOOK_EVERY, FileWatch
+from fastgw.runtime.files import LOOK_EVERY, FileWatch, SourceWatch
 from fastgw.runtime.notices import described, notice
 from fastgw.runtime.probes import status_server
 from fastgw.runtime.proposals import Proposals
@@ -32,7 +33,8 @@ NICENESS: Final = 5
 
 def run_control(commons: Commons, channel: Channel) -> None:
     """The life of the control process, after the fork: serve until told to stop."""
-    os.nice(NICENESS)
+    with suppress(PermissionError):  # a service manager's unit may forbid it
+        os.nice(NICENESS)
 
     async def live() -> None:
         await Control(commons, channel).serve()
@@ -72,6 +74,8 @@ class Control:
         """Serve until told to stop; then answer what was asked."""
         loop = asyncio.get_running_loop()
         self._begin(self._watch_files())
+        if self._commons.follows_files:
+            self._begin(self._follow_sources())
         for name, endpoint in self._commons.own.items():
             if name == "status":
                 pages = StatusPages(self._view.is_ready, self._view.metrics)
@@ -140,6 +144,19 @@ class Control:
             await asyncio.sleep(LOOK_EVERY)
             if watch.changed():
                 await self._proposals.refresh()
+
+    async def _follow_sources(self) -> None:
+        """Take the configuration's own files when they have changed and stand still."""
+        # What came by another way is in force until the files change once more.
+        watch = SourceWatch(taken=self._proposals.current.source in ("api", "rollback"))
+        while True:
+            try:
+                if await asyncio.to_thread(watch.settled, self._proposals.current.sources):
+                    await self._proposals.follow()
+            except Flaw as flaw:
+                notice(f"the configuration's files are not watched: {flaw.wrong}")
+                return
+            await asyncio.sleep(LOOK_EVERY)
 
 
 async def told_to_stop(channel: Channel) -> None:

@@ -5,13 +5,17 @@ mounted secrets are renewed.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
+
+from fastgw.config.documents import Source, patterns_of
+from fastgw.config.includes import Search
 
 LOOK_EVERY: Final = 0.5
 """Seconds."""
 
 Trait = tuple[int, int, int, int]
+Traits = Mapping[str, Trait | None]
 UNSEEN: Final[Trait] = (0, 0, 0, 0)
 
 
@@ -30,6 +34,40 @@ class FileWatch:
         """Whether any is other than it was at the last look."""
         before, self._seen = self._seen, {path: _trait(path) for path in self._seen}
         return self._seen != before
+
+
+class SourceWatch:
+    """Knows the files of a configuration, and which there are, as they were when that was last taken.
+
+    `taken`: what there is at the first look counts as taken; else nobody knows.
+    """
+
+    def __init__(self, *, taken: bool) -> None:
+        self._unknown = not taken
+        self._taken: Traits | None = None
+        self._seen: Traits | None = None
+        self._sources: Sequence[Source] = ()
+        self._patterns: Sequence[tuple[str, str]] = ()  # of these sources
+
+    def settled(self, sources: Sequence[Source]) -> bool:
+        """Whether they have changed and stand still: they are what they were at the look before. Told once.
+
+        `sources`: the files of the configuration in force, which say what they include. Raises `Flaw` when they
+        include more than can be looked at.
+        """
+        if sources is not self._sources:
+            self._sources, self._patterns = sources, patterns_of(sources)
+        search = Search()
+        names = {each.name for each in sources}
+        for folder, pattern in self._patterns:
+            names.update(search.find(folder, pattern))
+        before, self._seen = self._seen, {name: _trait(name) for name in names}
+        if before is None and not self._unknown:
+            self._taken = self._seen
+        if self._seen != before or self._seen == self._taken:
+            return False
+        self._taken = self._seen
+        return True
 
 
 def _trait(path: str) -> Trait | None:

@@ -26,11 +26,13 @@ def run_gateway(
     announce: Callable[[Bound], None],
     ready_fd: int | None = None,
     companions: Mapping[str, Work] = MappingProxyType({}),
+    *,
+    follow_files: bool = False,
 ) -> None:
     """Serve until a signal ends it. In an upgrade: go on with what the program before this one has left.
 
-    `load`: reads the configuration of a first start. Raises `ConfigError`, `CompileError`, `CannotListen`,
-    `CannotStart`, `UnfitEstate`.
+    `load`: reads the configuration of a first start. `follow_files`: take it anew whenever its files change.
+    Raises `ConfigError`, `CompileError`, `CannotListen`, `CannotStart`, `UnfitEstate`.
     """
     trial, past = Estate.read(PREFLIGHT), Estate.read(TAKE_OVER)
     estate = trial or past
@@ -46,8 +48,8 @@ def run_gateway(
     accepted = accept(
         loaded,
         generation=FIRST_GENERATION if estate is None else estate.generation,
-        date=time.time(),
-        source="start",
+        date=time.time() if estate is None else estate.date,
+        source="start" if estate is None else estate.source,
         places=gateway.places,
         workers=workers,
         base=None,
@@ -61,4 +63,5 @@ def run_gateway(
         else:
             commons = take_over(past, accepted, gateway, opened)
             ready_fd = None  # it was told, and the number may be another's now
+        commons.follows_files = follow_files
         Supervisor(commons, announce, ready_fd, companions, past).run()

@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from fastgw.runtime.files import FileWatch
+from fastgw.config import Source
+from fastgw.runtime.files import FileWatch, SourceWatch
 
 
 def watching(*paths: Path) -> FileWatch:
@@ -71,3 +72,43 @@ def test_what_is_watched_anew_keeps_what_was_seen_of_it(tmp_path):
     (tmp_path / "a").write_text("three")
     watch.watch([str(tmp_path / "a")])
     assert watch.changed()
+
+
+def following(folder: Path) -> list[Source]:
+    (folder / "gateway.yaml").write_text("include: [conf.d/*.yaml]")
+    (folder / "conf.d").mkdir()
+    return [Source(str(folder / "gateway.yaml"), b"include: [conf.d/*.yaml]")]
+
+
+def test_a_configuration_that_is_left_alone_has_settled_once_where_nobody_knows_what_was_taken(tmp_path):
+    sources = following(tmp_path)
+    for taken, told in ((True, []), (False, [1])):
+        watch = SourceWatch(taken=taken)
+        assert [look for look in range(4) if watch.settled(sources)] == told
+
+
+def test_a_change_is_told_once_and_not_before_it_stands_still(tmp_path):
+    sources, watch = following(tmp_path), SourceWatch(taken=True)
+    assert not watch.settled(sources)
+    for text in ("", "include: []", "include: [] # longer"):  # as an editor that writes in steps
+        (tmp_path / "gateway.yaml").write_text(text)
+        assert not watch.settled(sources)
+    assert [watch.settled(sources) for _ in range(3)] == [True, False, False]
+
+
+def test_a_file_that_comes_to_be_included_is_a_change_and_its_end_another(tmp_path):
+    sources, watch = following(tmp_path), SourceWatch(taken=True)
+    assert not watch.settled(sources)
+    (tmp_path / "conf.d" / "a.yaml").write_text("routes: []")
+    assert [watch.settled(sources) for _ in range(3)] == [False, True, False]
+    (tmp_path / "conf.d" / "a.yaml").unlink()
+    assert [watch.settled(sources) for _ in range(3)] == [False, True, False]
+
+
+def test_what_is_back_as_it_was_before_anybody_was_told_is_no_change(tmp_path):
+    sources, watch = following(tmp_path), SourceWatch(taken=True)
+    assert not watch.settled(sources)
+    os.rename(tmp_path / "gateway.yaml", tmp_path / "away")
+    assert not watch.settled(sources)
+    os.rename(tmp_path / "away", tmp_path / "gateway.yaml")
+    assert [watch.settled(sources) for _ in range(3)] == [False, False, False]
