@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import fcntl
+import hashlib
 import os
 import re
 import signal
+import socket
 import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Self
 
 import pytest
+from websockets.exceptions import ConnectionClosedOK
+from websockets.sync.client import connect
 
 from fastgw import VERSION
-from tests.e2e.programs import Nginx, Printing, environment, program, run, started
+from tests.e2e.programs import RUN_DEADLINE, Nginx, Printing, Uvicorn, environment, program, run, started
 from tests.support.gateway import FASTGW, Gateway, Lines, wait_until
 from tests.support.peer import DEADLINE
 
@@ -151,6 +162,214 @@ class TestAbuseCostsMemory:
             process.send_signal(signal.SIGTERM)
             assert process.wait(2 * DEADLINE) == 0
         os.close(read_end)
+
+
+RUNNING = """
+version: 1
+workers: 4
+listeners: {main: {address: "127.0.0.1:0"}}
+status: {address: "127.0.0.1:0"}
+admin: {address: "127.0.0.1:0"}
+access_logs: []
+routes:
+"""
+
+
+class Shell:
+    """A gateway that was started with `fastgw run gw.yaml 2>gw.log &`, and the shell in its folder.
+
+    `$PID` is the gateway, `$URL` its listener; `fastgw` knows which one is meant.
+    """
+
+    def __init__(self, directory: Path, routes: str) -> None:
+        self.directory = directory
+        self._written = RUNNING + routes
+        (directory / "gw.yaml").write_text(self._written)
+        self._opened = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        log = self._opened.enter_context((self.directory / "gw.log").open("wb"))
+        started_here = started("run", "gw.yaml", cwd=self.directory, stdout=subprocess.DEVNULL, stderr=log)
+        self.process, self.ready = self._opened.enter_context(started_here)
+        self.url = f"http://{self.ready['listeners']['main'][0]}"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def __call__(self, script: str) -> str:
+        """What the script printed, line by line without spaces around."""
+        told = run(
+            "sh", "-c", f'fastgw() {{ {FASTGW} "$@" --admin {self.ready["admin"]}; }}\n{script}', **self._options
+        )
+        return "\n".join(line.strip() for line in told.strip().splitlines())
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        variables = {"URL": self.url, "PID": str(self.process.pid), "STATUS": str(self.ready["status"])}
+        return {"cwd": self.directory, "env": {**environment(), **variables}, "timeout": 2 * RUN_DEADLINE}
+
+    @property
+    def log(self) -> str:
+        return (self.directory / "gw.log").read_text()
+
+
+def test_a_worker_dies_after_a_reload_and_comes_back_with_the_new_configuration(tmp_path: Path) -> None:
+    with Shell(tmp_path, "  - {name: a, paths: [/a], respond: {body: v1}}") as shell:
+        assert shell("sed -i s/v1/v2/ gw.yaml && fastgw reload") == "reloaded: generation 2 on 4/4 workers"
+        shell("kill -9 $(fastgw status --format json | jq .workers[0].pid)")
+        assert shell("for i in $(seq 400); do curl -s $URL/a; echo; done | sort | uniq -c") == "400 v2"
+        assert shell("fastgw status --format json | jq -c '[.workers[].generation]'") == "[2,2,2,2]"
+        (tmp_path / "bad.yaml").write_text("version: 1\nroutes: [{name: x, upstrem: u}]\n")
+        told, code = shell("cp bad.yaml gw.yaml; fastgw reload 2>&1; echo $?").rsplit("\n", 1)
+        assert code == "1"
+        for place in (":1:1: listeners: missing", ":2:20: routes[0].upstrem: unknown key"):
+            assert place in told
+        assert shell("curl -s $URL/a") == "v2"
+
+
+def test_a_frozen_worker_an_upgrade_a_stop_no_request_lost(tmp_path: Path) -> None:
+    """With a shorter load; and at the end three slow answers are on their way."""
+    with Uvicorn(taking_its_time) as origin:
+        routes = f"  - {{name: slow, paths: [/slow], upstream: {origin.url}}}\n"
+        with Shell(tmp_path, routes + "  - {name: all, respond: {body: ok}}") as shell:
+            told = shell("hey -z 6s -c 20 $URL/ & sleep 2; kill -HUP $PID; sleep 2; kill -USR2 $PID; wait")
+            assert re.findall(r"^\[(\d+)\]", told, re.MULTILINE) == ["200"]
+            assert "Error distribution" not in told
+            assert "reloaded: generation 2 on 4/4 workers" in shell.log
+            wait_until(lambda: "upgraded: " in shell.log, "the upgrade", RUN_DEADLINE)
+            wait_until(
+                lambda: shell("fastgw status --format json | jq -c '[.workers[].state]'") == EACH_READY,
+                "all",
+                RUN_DEADLINE,
+            )
+            shell("kill -STOP $(fastgw status --format json | jq .workers[0].pid); sleep 3")
+            asks = "curl -s -m 1 -o /dev/null -w '%{http_code}\\n' $URL/"
+            assert shell(f"for i in $(seq 200); do {asks}; done | sort | uniq -c") == "200 200"
+            shell("kill -CONT $(fastgw status --format json | jq .workers[0].pid)")
+            wait_until(lambda: "beats again" in shell.log, "the worker")
+            with contextlib.ExitStack() as stack:
+                slow = [program("curl"), "-sN", f"{shell.url}/slow"]
+                clients = [stack.enter_context(Printing(slow)) for _ in range(3)]
+                for client in clients:
+                    client.lines.wait_for(lambda line: line == b"begun\n")
+                shell.process.send_signal(signal.SIGTERM)
+                assert shell.process.wait(RUN_DEADLINE) == 0
+                assert [client.wait() for client in clients] == [0, 0, 0]
+                assert {client.lines.text() for client in clients} == {"begun\ndone\n"}
+        assert re.fullmatch(r"stopped: drained 3 requests in \d+\.\d s, 0 cut", shell.log.splitlines()[-1])
+
+
+async def taking_its_time(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"begun\n", "more_body": True})
+    await asyncio.sleep(1)
+    await send({"type": "http.response.body", "body": b"done\n"})
+
+
+EACH_READY = '["ready","ready","ready","ready"]'
+
+
+async def ticking(scope: Any, receive: Any, send: Any) -> None:
+    """A WebSocket that ticks; whatever is uploaded is answered with its digest."""
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        tick, leaving = 0, asyncio.ensure_future(receive())
+        while not leaving.done():
+            await send({"type": "websocket.send", "text": str(tick)})
+            tick += 1
+            await asyncio.wait([leaving], timeout=0.02)
+        return
+    seen, more = hashlib.sha256(), True
+    while more:
+        message = await receive()
+        seen.update(message.get("body", b""))
+        more = message.get("more_body", False)
+    digest = seen.hexdigest().encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(digest))]})
+    await send({"type": "http.response.body", "body": digest})
+
+
+def test_a_websocket_and_an_upload_live_through_a_reload_and_a_new_listener(tmp_path: Path) -> None:
+    """A shorter upload, and not encrypted. No tick is missing."""
+    content = os.urandom(3_000_000)
+    (tmp_path / "content.bin").write_bytes(content)
+    with Uvicorn(ticking) as service, Shell(tmp_path, f"  - {{name: all, upstream: {service.url}}}") as shell:
+        ticks: list[int] = []
+        with connect(shell.url.replace("http", "ws"), proxy=None) as websocket:
+
+            def listen() -> None:
+                with contextlib.suppress(ConnectionClosedOK):
+                    for tick in websocket:
+                        ticks.append(int(tick))
+
+            listening = threading.Thread(target=listen)
+            listening.start()
+            upload = [program("curl"), "-sS", "-T", "content.bin", "--limit-rate", "1M", "-w", " %{http_code}"]
+            with Printing([*upload, f"{shell.url}/"], cwd=tmp_path) as uploading:
+                wait_until(lambda: len(ticks) > 20, "the WebSocket")
+                added = "sed -i 's/^listeners: {/&more: {address: \"127.0.0.1:0\"}, /' gw.yaml && fastgw reload"
+                told = shell(added)
+                assert told == "reloaded: generation 2 on 4/4 workers, 1 listener added, 0 workers restarted"
+                assert uploading.process.poll() is None, "the upload was over too early"
+                assert uploading.wait() == 0
+            assert uploading.lines.text() == f"{hashlib.sha256(content).hexdigest()} 200"
+            seen = len(ticks)
+            wait_until(lambda: len(ticks) > seen + 20, "the WebSocket")
+            websocket.close()
+            listening.join(DEADLINE)
+        assert ticks == list(range(len(ticks)))
+
+
+class TestDefaultPorts:
+    """`admin` and `status` are served where the documentation says although the file does not name them."""
+
+    FILE = """
+version: 1
+workers: 1
+listeners: {main: {address: "127.0.0.1:0"}}
+routes: [{name: all, respond: {body: ok}}]
+"""
+    PORTS = (9901, 9902)
+
+    @pytest.fixture(autouse=True)
+    def alone(self) -> Iterator[None]:
+        """Nobody else tries this just now."""
+        with open(Path(tempfile.gettempdir(), "fastgw-default-ports.lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def is_free(self, port: int) -> bool:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                return False
+        return True
+
+    def test_they_are_served_where_they_are_free(self, tmp_path: Path) -> None:
+        (tmp_path / "gw.yaml").write_text(self.FILE)
+        wait_until(lambda: all(map(self.is_free, self.PORTS)), f"ports {self.PORTS}: what has them?", RUN_DEADLINE)
+        with started("run", "gw.yaml", cwd=tmp_path, stdout=subprocess.DEVNULL) as (_, ready):
+            assert (ready["admin"], ready["status"]) == ("127.0.0.1:9901", "127.0.0.1:9902")
+            assert run("curl", "-s", "http://127.0.0.1:9902/readyz") == "ready\n"
+            assert run(FASTGW, "reload") == "reloaded: generation 2 on 1/1 workers\n"
+
+    def test_where_they_are_taken_that_is_told_and_the_gateway_serves(self, tmp_path: Path) -> None:
+        (tmp_path / "gw.yaml").write_text(self.FILE)
+        with contextlib.ExitStack() as stack:
+            for port in filter(self.is_free, self.PORTS):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+            log = stack.enter_context((tmp_path / "gw.log").open("wb"))
+            options = {"cwd": tmp_path, "stdout": subprocess.DEVNULL, "stderr": log}
+            _, ready = stack.enter_context(started("run", "gw.yaml", **options))
+            assert (ready["admin"], ready["status"]) == (None, None)
+            assert run("curl", "-s", f"http://{ready['listeners']['main'][0]}/") == "ok"
+            told = (tmp_path / "gw.log").read_text()
+            for name, port in zip(("admin", "status"), self.PORTS, strict=True):
+                assert f"fastgw: warning: no {name} listener: cannot listen on 127.0.0.1:{port}: the address is" in told
 
 
 EXPLAINED = """
