@@ -20,7 +20,7 @@ import pytest
 from tests.support.gateway import FASTGW, STOP_DEADLINE, Lines, wait_until
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "tuning.md"]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "tuning.md", "deploy/README.md"]
 CONFIGURATIONS = sorted(
     str(path.relative_to(ROOT))
     for folder in ("examples", "deploy")
@@ -30,7 +30,8 @@ CONFIGURATIONS = sorted(
 LINK = re.compile(r"\[[^]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE_BLOCK = re.compile(r"^`(\S+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PORT = re.compile(r"(?<=[:\s])(?:8080|900[0-9]|9902)\b")
+PORT = re.compile(r"(?<=[:\s])(?:8080|900[0-9]|990[12])\b")
+ASKING = re.compile(r"\bfastgw (?:reload|status|drain)\b")  # at the default address, which is moved too
 TRY_IT = re.compile(r"Try it: (.*)")
 
 
@@ -131,7 +132,7 @@ class Terminal:
         if command.startswith("kill "):
             self._kill([int(job) for job in re.findall(r"%([1-9])", command)])
             return
-        command = self.moved(command)
+        command = self.moved(ASKING.sub(r"\g<0> --admin 127.0.0.1:9901", command))
         expected = PORT.sub(lambda found: self._ports.get(found[0], found[0]), expected)
         pattern = ".*".join(re.escape(part) for part in expected.rstrip("\n").split("..."))
         if command.endswith("&"):

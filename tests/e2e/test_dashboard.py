@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import msgspec
@@ -127,7 +128,7 @@ def is_wider_than(page: Page, width: int) -> bool:
         (Figures().live(), Live),
         ({"routes": Figures().routes()}, Routes),
         ({"upstreams": Figures().upstreams()}, Upstreams),
-        (Figures().config(), Effective),
+        (asyncio.run(Figures().config()), Effective),
     ],
     ids=lambda each: each.__name__ if isinstance(each, type) else "",
 )

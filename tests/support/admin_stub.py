@@ -134,7 +134,7 @@ class Figures:
     def upstreams(self) -> list[dict[str, Any]]:
         return self.upstream_list
 
-    def config(self) -> dict[str, Any]:
+    async def config(self) -> dict[str, Any]:
         return {"generation": self.generation, "hash": "5f2a90c1", "config": self.configuration}
 
 
@@ -199,7 +199,7 @@ def rejected(generation: int) -> dict[str, Any]:
         "column": 5,
         "path": "routes[2].upstream",
         "wrong": "there is no upstream `oders`",
-        "expected": "one of `orders`, `users`",
+        "expected": "expected one of `orders`, `users`",
     }
     told = {"date": STARTED_DATE + generation * 600 + 300, "ok": False, "source": "api", "problems": [problem]}
     return {**reloaded(generation), **told, "summary": "rejected: 1 problem"}

@@ -4,15 +4,15 @@ import { byId } from "./elements.js";
 import { Table, numberColumn } from "./table.js";
 import { countText, dateText } from "./words.js";
 
-/** file:line:column: path: what is wrong; what was expected */
+/** file:line:column: path: what is wrong; what was expected. A line or column that is not known is 0. */
 function problemText({ file, line, column, path, wrong, expected }) {
-  const place = [file, line, column].filter((each) => each !== null && each !== undefined && each !== "").join(":");
-  const told = [place, path, wrong].filter(Boolean).join(": ");
-  return expected ? `${told}; expected ${expected}` : told;
+  const place = [file, line, column].filter(Boolean).join(":");
+  const said = [wrong, expected].filter(Boolean).join("; ");
+  return [place, path, said].filter(Boolean).join(": ");
 }
 
 function whyText({ summary, problems }) {
-  return [summary, ...problems.map(problemText)].filter(Boolean).join("\n");
+  return problems.length ? problems.map(problemText).join("\n") : summary;
 }
 
 export class Reloads {
