@@ -10,7 +10,7 @@ from fastgw.runtime.pulse import Pulse
 
 SETTLED: Final = 10.0
 """Seconds a child must live for its death to count as the first again."""
-DISMISSED_S: Final = 5.0
+DISMISSED_S: Final = 3.0
 """Seconds to go in, for a child whose place is to be filled anew: it answers what was asked."""
 LOOP_DEATHS: Final = 5
 """Deaths in a row, none of them settled, that are called a crash loop."""
