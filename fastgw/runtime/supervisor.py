@@ -425,7 +425,7 @@ class Supervisor:
     def _ask_to_reload(self) -> None:
         """Or wait for the control process that comes next, and for workers that can follow."""
         control = self._children.control.child
-        if self._upgrade.under_way or self._succession.goes_well:
+        if self._upgrade.has_passed or self._succession.goes_well:
             return
         if control is not None and control.able and self._asked is not control:
             self._asked = control

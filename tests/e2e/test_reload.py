@@ -275,27 +275,3 @@ def test_another_number_of_workers_loses_nothing(tmp_path: Path, workers: int) -
         assert not tally.lost
         assert set(tally.statuses) == {200}
         assert {gateway.answer() for _ in range(50)} == {(200, b"v1")}
-
-
-# --- what is under way goes on ---
-
-
-def test_an_upgrade_keeps_the_process_and_loses_nothing(tmp_path: Path) -> None:
-    with gateway_saying("v1", tmp_path) as gateway:
-        before = set(pids(gateway))
-
-        async def events(tally: Tally) -> None:
-            await enough(tally, 200)
-            gateway.signal(signal.SIGUSR2)
-            await asyncio.to_thread(
-                wait_until, lambda: len(pids(gateway)) == 2 and not before & set(pids(gateway)), "new workers", 30
-            )
-            await enough(tally, 200)
-
-        tally = under_load(gateway.address(), events, undeterred=True)
-        assert not tally.lost
-        assert set(tally.statuses) == {200}
-        assert gateway.status()["pid"] == gateway.pid
-        gateway.change(routes=saying("v2"))
-        assert gateway.reload() == "reloaded: generation 2 on 2/2 workers"
-        assert gateway.answer() == (200, b"v2")

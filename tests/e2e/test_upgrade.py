@@ -1,0 +1,572 @@
+"""USR2: the installed version takes over in place, or, when it cannot, nothing has changed. No request is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.clients import Tally, call
+from tests.e2e.test_nothing_lost import enough
+from tests.e2e.test_processes import GET, GET_AND_CLOSE, ask, samples
+from tests.e2e.test_reload import ANYWHERE, Reloadable
+from tests.support.client import Client
+from tests.support.gateway import name_of, wait_until
+from tests.support.installed import Change, Installed
+from tests.support.origin import OK, Origin
+from tests.support.peer import Unexpected
+
+CALLERS = 4  # of each kind
+LONG = 30.0  # seconds; an upgrade takes about one, but the machine may be busy
+CLOSING = "/new"
+"""The path whose answer ends its connection."""
+
+
+def answering(text: str) -> list[dict[str, Any]]:
+    return [
+        {"name": "new", "paths": [CLOSING], "respond": {"body": text, "headers": {"Connection": "close"}}},
+        {"name": "all", "respond": {"body": text}},
+    ]
+
+
+class Upgradable(Reloadable):
+    """A gateway whose installed version can be changed."""
+
+    def __init__(self, directory: Path, changes: Mapping[str, Change] | None = None, **config: Any) -> None:
+        launcher = config.pop("launcher", ())
+        self.installed = Installed(directory, changes)
+        config = {"routes": answering("v1"), **config}
+        super().__init__(config, directory, environment=self.installed.environment, launcher=launcher)
+
+    def asked(self) -> dict[str, Any]:
+        """What the admin listener says of the node, as soon as there is somebody to say it."""
+        told: dict[str, Any] = {}
+
+        def answers() -> bool:
+            try:
+                told.update(admin(self, b"GET /status"))
+            except (OSError, Unexpected):
+                return False  # control was being replaced
+            return True
+
+        wait_until(answers, "the admin listener", LONG)
+        return told
+
+    def serving(self) -> set[int]:
+        """The pids of the workers that accept."""
+        return {worker["pid"] for worker in self.asked()["workers"] if worker["state"] == "ready"}
+
+    def wait_for_workers(self, count: int, other_than: set[int]) -> None:
+        def are_there() -> bool:
+            serving = self.serving()
+            return len(serving) == count and not serving & other_than
+
+        wait_until(are_there, f"{count} other workers", LONG)
+
+    def told(self, text: str, count: int = 1) -> list[str]:
+        """The lines that say so, once there are so many."""
+
+        def lines() -> list[str]:
+            return [line.rstrip() for line in self.stderr.text().splitlines() if text in line]
+
+        wait_until(lambda: len(lines()) >= count, f"{count} times {text!r} in\n{self.stderr.text()}", LONG)
+        return lines()
+
+    def upgrade(self, workers: int = 2) -> None:
+        """Upgrade, which must succeed, and wait until all workers are new."""
+        before = self.serving()
+        self.signal(signal.SIGUSR2)
+        self.wait_for_workers(workers, before)
+
+
+@contextmanager
+def upgradable(directory: Path, changes: Mapping[str, Change] | None = None, **config: Any) -> Iterator[Upgradable]:
+    with Upgradable(directory, changes, **config) as gateway:
+        yield gateway
+        if gateway.process.returncode is None:
+            with ExitStack() as opened:
+                ends = [opened.enter_context(open_end(pid)) for pid in gateway.child_pids]
+                gateway.stop()
+                assert re.search(r"^stopped: drained \d+ requests in .* s, 0 cut$", gateway.stderr.text(), re.M)
+                assert all(has_ended(end) for end in ends), "a child goes on"
+
+
+@contextmanager
+def open_end(pid: int) -> Iterator[int]:
+    descriptor = os.pidfd_open(pid)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def has_ended(end: int) -> bool:
+    return bool(select.select([end], [], [], 0)[0])
+
+
+def under_load(gateway: Upgradable, events: Callable[[Tally], Awaitable[None]]) -> Tally:
+    """What became of the requests of clients that keep their connections and of clients that always open new ones.
+
+    Nobody asks twice; who is refused a connection counts as lost.
+    """
+    tally = Tally()
+
+    async def all_of_them() -> None:
+        going_on = True
+
+        async def one(path: str) -> None:
+            while going_on:
+                await call(gateway.address(), lambda: going_on, tally, path=path)
+                if going_on:
+                    tally.lost.append(f"{path}: was refused a connection, or lost it")
+
+        async with asyncio.TaskGroup() as tasks:
+            for path in ("/", CLOSING):
+                for _ in range(CALLERS):
+                    tasks.create_task(one(path))
+            try:
+                await enough(tally, 100)
+                await events(tally)
+                await enough(tally, 100)
+            finally:
+                going_on = False
+
+    asyncio.run(all_of_them())
+    return tally
+
+
+def assert_nothing_lost(tally: Tally, gateway: Upgradable, record_property: Callable[[str, object], None]) -> None:
+    record_property("requests", tally.statuses.total())
+    record_property("lost", len(tally.lost))
+    assert not tally.lost, gateway.stderr.text()
+    assert set(tally.statuses) == {200}
+
+
+# --- a version that cannot serve ---
+
+FAILS: Mapping[str, tuple[Mapping[str, Change], str]] = {
+    "cannot be imported": (
+        {"routing.py": ("", "\nraise ImportError('nothing is called tomorrow')\n")},
+        "exit status 1: ImportError: nothing is called tomorrow",
+    ),
+    "crashes at start": (
+        {"runtime/takeover.py": ("", "\nimport os\n\n\ndef preflight(*_):\n    os.abort()\n")},
+        "SIGABRT",
+    ),
+    "raises at start": (
+        {"runtime/takeover.py": ("", "\n\ndef preflight(*_):\n    raise ValueError('what is this?')\n")},
+        "exit status 70: fastgw: a defect: ValueError: what is this?",
+    ),
+    "has a worker that cannot begin": (
+        {"runtime/beating.py": ("", "\n\ndef start(self):\n    raise OSError('no clock')\n\n\nHeart.start = start\n")},
+        "exit status 70: fastgw: a defect: OSError: no clock",
+    ),
+    "hangs": (
+        {"runtime/takeover.py": ("", "\nimport time\n\n\ndef preflight(*_):\n    time.sleep(1000)\n")},
+        "did not serve within 5 s",
+    ),
+    "rejects the configuration": (
+        {"config/settings.py": ("version: Literal[1]", "version: Literal[2]")},
+        "gateway.json:2:",
+    ),
+    "speaks otherwise": (
+        {"runtime/channel.py": ("PROTOCOL: Final = 1", "PROTOCOL: Final = 2")},
+        "exit status 3: fastgw: its workers speak version 1 of the messages between processes, and not 2: this upgrade "
+        "needs a restart",
+    ),
+}
+HASTY: Mapping[str, Change] = {"runtime/upgrade.py": ("PREFLIGHT_S: Final = 20.0", "PREFLIGHT_S: Final = 5.0")}
+"""The version that is upgraded: it waits for the next one less long."""
+
+
+@pytest.mark.parametrize("fault", FAILS)
+def test_a_version_that_cannot_serve_changes_nothing(
+    tmp_path: Path, record_property: Callable[[str, object], None], fault: str
+) -> None:
+    """The log says why in one line; a reload and a better version are possible afterwards."""
+    changes, why = FAILS[fault]
+    with upgradable(tmp_path, HASTY if fault == "hangs" else None) as gateway:
+        before = gateway.serving()
+        gateway.installed.put(changes)
+
+        async def events(tally: Tally) -> None:
+            gateway.signal(signal.SIGUSR2)
+            (line,) = await asyncio.to_thread(gateway.told, "not upgraded")
+            assert why in line
+            assert gateway.serving() == before
+            assert "Traceback" not in gateway.stderr.text()
+            gateway.change(routes=answering("v2"))
+            assert await asyncio.to_thread(gateway.reload) == "reloaded: generation 2 on 2/2 workers"
+            assert gateway.answer() == (200, b"v2")
+            gateway.installed.put()
+            await asyncio.to_thread(gateway.upgrade)
+            assert gateway.asked()["generation"] == 2
+            assert gateway.answer() == (200, b"v2")
+
+        assert_nothing_lost(under_load(gateway, events), gateway, record_property)
+
+
+def test_an_exec_that_fails_changes_nothing(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    """The interpreter goes away between the trial and the exec."""
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(os.path.realpath(sys.executable))
+    shutil.copy(Path(sys.prefix, "pyvenv.cfg"), tmp_path / "venv")
+    (tmp_path / "venv" / "lib").symlink_to(Path(sys.prefix, "lib"))
+    vanish = "\nimport os\n\n\ndef preflight(*_):\n    os.rename(sys.executable, sys.executable + ' ')\n"
+    with upgradable(tmp_path, launcher=[str(python)]) as gateway:
+        before = gateway.serving()
+        gateway.installed.put({"runtime/takeover.py": ("", vanish.replace("import os", "import os, sys"))})
+
+        async def events(tally: Tally) -> None:
+            gateway.signal(signal.SIGUSR2)
+            (line,) = await asyncio.to_thread(gateway.told, "not upgraded")
+            assert line == f"not upgraded, nothing has changed: {python}: No such file or directory"
+            assert gateway.serving() == before
+            gateway.change(routes=answering("v2"))
+            await asyncio.to_thread(gateway.reload)
+            os.rename(f"{python} ", python)
+            gateway.installed.put()
+            await asyncio.to_thread(gateway.upgrade)
+            assert gateway.answer() == (200, b"v2")
+
+        assert_nothing_lost(under_load(gateway, events), gateway, record_property)
+
+
+# --- what is kept ---
+
+
+def test_an_upgrade_keeps_the_process_and_loses_nothing(
+    tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """Pid, sockets and counts go on; the version is another."""
+    with upgradable(tmp_path, listeners={"main": ANYWHERE, "unix": {"address": f"unix:{tmp_path}/gw.sock"}}) as gateway:
+        gateway.installed.put({"__init__.py": ("", "\nVERSION = '9.9.9'\n")})
+        sockets = listening(gateway.pid)
+        file = os.stat(tmp_path / "gw.sock")
+
+        async def events(tally: Tally) -> None:
+            await asyncio.to_thread(gateway.upgrade)
+
+        tally = under_load(gateway, events)
+        assert_nothing_lost(tally, gateway, record_property)
+        assert (gateway.asked()["pid"], gateway.asked()["version"]) == (gateway.pid, "9.9.9")
+        assert listening(gateway.pid) == sockets
+        assert os.stat(tmp_path / "gw.sock").st_ino == file.st_ino
+        assert ask(f"unix:{tmp_path}/gw.sock", "/").body == b"v1"
+        wait_until(lambda: requests(gateway)["all"] + requests(gateway)["new"] == tally.statuses.total() + 1, "counts")
+        gateway.change(routes=answering("v2"))
+        assert gateway.reload() == "reloaded: generation 2 on 2/2 workers"
+        assert gateway.answer() == (200, b"v2")
+    assert not (tmp_path / "gw.sock").exists()
+
+
+def listening(pid: int) -> set[str]:
+    """The inodes of the sockets that accept connections, of a process."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    unix = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()[1:]]
+    inodes = {row[9] for row in rows if row[3] == "0A"} | {row[6] for row in unix if row[3] == "00010000"}
+    return {f"socket:[{inode}]" for inode in inodes} & set(descriptors(pid))
+
+
+def descriptors(pid: int) -> list[str]:
+    """What is open there."""
+    return [os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir()]
+
+
+def requests(gateway: Upgradable) -> Counter[str]:
+    """How many each route has answered."""
+    counted: Counter[str] = Counter()
+    for name, value in samples(gateway.ready["status"]).items():
+        if found := re.match(r'fastgw_requests_total\{.*route="(\w+)"', name):
+            counted[found[1]] += int(value)
+    return counted
+
+
+def test_what_has_begun_ends_with_the_old_worker(tmp_path: Path) -> None:
+    """A slow response and a tunnel live on over two upgrades, and with them the workers that they began with."""
+    with Origin() as origin, ExitStack() as opened:
+        routes = [
+            {"name": "slow", "paths": ["/slow"], "upstream": origin.url},
+            {"name": "tunnel", "paths": ["/ws"], "upstream": origin.url},
+            *answering("v1"),
+        ]
+        gateway = opened.enter_context(upgradable(tmp_path, routes=routes))
+        slow = opened.enter_context(gateway.connect(deadline=LONG))
+        slow.send(GET.replace(b" / ", b" /slow "))
+        answers = origin.accept()
+        answers.read_request()
+        gateway.upgrade()
+        between = gateway.serving()
+        websocket = opened.enter_context(gateway.connect(deadline=LONG))
+        websocket.send(b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+        far = origin.accept_next()
+        far.read_request_head()
+        far.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n")
+        assert websocket.read_response().status == 101
+        gateway.upgrade()
+        assert not gateway.serving() & between
+        far.send(b"there")
+        assert websocket.read_exactly(5) == b"there"
+        websocket.send(b"back")
+        assert far.read_exactly(4) == b"back"
+        answers.send(OK)
+        assert slow.read_response().status == 200
+        websocket.close()
+        wait_until(lambda: len(gateway.worker_pids) == 2, "the old workers to go")
+
+
+def test_five_upgrades_leave_nothing_behind(tmp_path: Path) -> None:
+    """No descriptor, no process, no variable of the environment."""
+    with upgradable(tmp_path) as gateway:
+        gateway.upgrade()
+        settled(gateway)
+        before = Counter(kinds(gateway.pid))
+        for _ in range(4):
+            gateway.upgrade()
+            settled(gateway)
+        assert Counter(kinds(gateway.pid)) <= before
+        assert len(gateway.child_pids) == 3
+
+
+def settled(gateway: Upgradable) -> None:
+    wait_until(lambda: len(gateway.child_pids) == 3 and bool(gateway.asked()), "the old workers to go", LONG)
+
+
+def kinds(pid: int) -> list[str]:
+    return [re.sub(r"\[\d+\]", "", each) for each in descriptors(pid)]
+
+
+def test_no_variable_is_handed_on(tmp_path: Path) -> None:
+    """Neither to workers nor to the version after."""
+    said = (
+        "\n\ndef start(self):\n    notice(f'variables: {[each for each in os.environ if each[:7] == \"FASTGW_\"]}')\n"
+    )
+    tell = f"\nimport os\n\nfrom fastgw.runtime.notices import notice\n{said}    begin(self)\n\n\n"
+    changes = {"runtime/beating.py": ("", f"{tell}begin, Heart.start = Heart.start, start\n")}
+    with upgradable(tmp_path, changes) as gateway:
+        gateway.told("variables: []", 2)
+        gateway.upgrade()
+        gateway.upgrade()
+        assert set(gateway.told("variables: ", 6)) == {"variables: []"}
+
+
+def test_one_can_go_back_to_generations_before_the_upgrade(tmp_path: Path) -> None:
+    with upgradable(tmp_path) as gateway:
+        for number in (2, 3):
+            gateway.change(routes=answering(f"v{number}"))
+            gateway.reload()
+        gateway.upgrade()
+        assert [each["generation"] for each in gateway.asked()["reloads"]["last"]] == [3, 2]
+        assert rollback(gateway, None)["generation"] == 4
+        assert gateway.answer() == (200, b"v2")
+        gateway.upgrade()
+        assert rollback(gateway, None)["generation"] == 5
+        assert gateway.answer() == (200, b"v1")
+        assert rollback(gateway, 3)["generation"] == 6
+        assert gateway.answer() == (200, b"v3")
+
+
+def admin(gateway: Upgradable, request_line: bytes, body: bytes = b"") -> dict[str, Any]:
+    """What the admin listener answers."""
+    with Client(gateway.ready["admin"], LONG) as client:
+        fields = b"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+        response = client.exchange(request_line + b" HTTP/1.1\r\n" + fields + body)
+    assert response.status == 200, response.body
+    answer: dict[str, Any] = json.loads(response.body)
+    return answer
+
+
+def rollback(gateway: Upgradable, generation: int | None) -> dict[str, Any]:
+    return admin(gateway, b"POST /rollback", json.dumps({"generation": generation}).encode())
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_another_number_of_workers_is_kept(tmp_path: Path, workers: int) -> None:
+    with upgradable(tmp_path) as gateway:
+        gateway.change(workers=workers)
+        gateway.reload()
+        wait_until(lambda: len(gateway.serving()) == workers, f"{workers} workers", LONG)
+        gateway.upgrade(workers)
+        assert {gateway.answer() for _ in range(50)} == {(200, b"v1")}
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+def test_the_processors_have_changed_meanwhile(tmp_path: Path, before: int, after: int) -> None:
+    """`workers: auto` is counted anew."""
+    with upgradable(tmp_path, workers="auto", launcher=["taskset", "-c", cpus(before)]) as gateway:
+        assert len(gateway.serving()) == before
+        os.sched_setaffinity(gateway.pid, set(map(int, cpus(after).split(","))))
+        gateway.upgrade(after)
+        assert {gateway.answer() for _ in range(50)} == {(200, b"v1")}
+
+
+def cpus(count: int) -> str:
+    return ",".join(map(str, sorted(os.sched_getaffinity(0))[:count]))
+
+
+def test_memory_that_is_laid_out_otherwise_is_made_anew(tmp_path: Path) -> None:
+    """Counts begin anew, and old workers may take their time."""
+    with Origin() as origin, upgradable(tmp_path, routes=[{"name": "all", "upstream": origin.url}]) as gateway:
+        gateway.installed.put({"node/shared.py": ("VERSION: Final = 2", "VERSION: Final = 3")})
+        with gateway.connect(deadline=LONG) as slow:
+            slow.send(GET)
+            answers = origin.accept()
+            answers.read_request()
+            before = gateway.serving()
+            gateway.signal(signal.SIGUSR2)
+            gateway.told("they begin anew")
+            gateway.wait_for_workers(2, before)
+            answers.send(OK)
+            assert slow.read_response().status == 200
+        assert "beaten" not in gateway.stderr.text()
+
+
+# --- at the wrong moment ---
+
+
+UNDER_WAY = ("an upgrade", "another change")
+
+
+def test_a_second_signal_is_refused(tmp_path: Path) -> None:
+    with upgradable(tmp_path) as gateway:
+        before = gateway.serving()
+        gateway.signal(signal.SIGUSR2)
+        gateway.told("trying the installed version")
+        gateway.signal(signal.SIGUSR2)
+        assert gateway.told("not now")[0] in {f"SIGUSR2: not now: {what} is under way" for what in UNDER_WAY}
+        gateway.wait_for_workers(2, before)
+        gateway.upgrade()
+
+
+def test_a_reload_during_an_upgrade_is_done(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    with upgradable(tmp_path) as gateway:
+        before = gateway.serving()
+
+        async def events(tally: Tally) -> None:
+            gateway.signal(signal.SIGUSR2)
+            await asyncio.to_thread(gateway.told, "trying the installed version")
+            gateway.change(routes=answering("v2"))
+            gateway.signal(signal.SIGHUP)
+            await asyncio.to_thread(gateway.wait_for_workers, 2, before)
+            await asyncio.to_thread(gateway.told, "reloaded: generation 2 on 2/2 workers")
+
+        assert_nothing_lost(under_load(gateway, events), gateway, record_property)
+        assert gateway.answer() == (200, b"v2")
+        assert {worker["generation"] for worker in gateway.asked()["workers"] if worker["state"] == "ready"} == {2}
+
+
+def test_an_upgrade_during_a_reload(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    """Both come to pass, or the upgrade says that it does not."""
+    with upgradable(tmp_path) as gateway:
+
+        async def events(tally: Tally) -> None:
+            for number in range(2, 7):
+                gateway.change(routes=answering(f"v{number}"))
+                gateway.signal(signal.SIGHUP)
+                gateway.signal(signal.SIGUSR2)
+                await asyncio.to_thread(
+                    wait_until, lambda number=number: gateway.answer() == (200, b"v%d" % number), "the reload", LONG
+                )
+            await asyncio.to_thread(settled_somehow)
+            await asyncio.to_thread(gateway.upgrade)
+
+        def settled_somehow() -> None:
+            def is_over() -> bool:
+                text = gateway.stderr.text()
+                return text.rfind("trying the installed version") < text.rfind("takes over from")
+
+            wait_until(is_over, "the last upgrade", LONG)
+            settled(gateway)
+
+        assert_nothing_lost(under_load(gateway, events), gateway, record_property)
+        assert gateway.answer() == (200, b"v6")
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_an_end_during_an_upgrade_is_an_end(tmp_path: Path, hangs: bool) -> None:
+    """TERM while the new version is tried: it is given up, what is under way is served, and nobody is left."""
+    with Origin() as origin, upgradable(tmp_path, routes=[{"name": "all", "upstream": origin.url}]) as gateway:
+        if hangs:
+            gateway.installed.put(FAILS["hangs"][0])
+        with gateway.connect(deadline=LONG) as slow:
+            slow.send(GET_AND_CLOSE)
+            answers = origin.accept()
+            answers.read_request()
+            gateway.signal(signal.SIGUSR2)
+            tried = int(re.findall(r"pid (\d+)", gateway.told("trying the installed version")[0])[0])
+            with open_end(tried) as end:
+                gateway.signal(signal.SIGTERM)
+                wait_until(lambda: has_ended(end), "the new version to be given up", LONG)
+            answers.send(OK)
+            assert slow.read_response().status == 200
+        assert gateway.wait() == 0
+        assert "stopped: drained 1 requests" in gateway.stderr.text()
+        assert "takes over" not in gateway.stderr.text()
+
+
+def test_an_end_right_after_the_exec(tmp_path: Path) -> None:
+    """The signal waits for the new program, which then ends what the old one has begun."""
+    with Origin() as origin, upgradable(tmp_path, routes=[{"name": "all", "upstream": origin.url}]) as gateway:
+        with gateway.connect(deadline=LONG) as slow:
+            slow.send(GET_AND_CLOSE)
+            answers = origin.accept()
+            answers.read_request()
+            gateway.signal(signal.SIGUSR2)
+            gateway.told("the installed version takes over")
+            gateway.signal(signal.SIGTERM)
+            wait_until(
+                lambda: not name_of(gateway.pid) or "draining" in str(gateway.asked()["state"]), "the drain", LONG
+            )
+            answers.send(OK)
+            assert slow.read_response().status == 200
+        assert gateway.wait() == 0
+        assert "stopped: drained 1 requests" in gateway.stderr.text()
+
+
+def test_workers_that_drain_for_long_outlive_further_upgrades(tmp_path: Path) -> None:
+    """Three upgrades, each with a slow response that began just before: all are answered, and all workers go."""
+    with Origin() as origin, ExitStack() as opened:
+        gateway = opened.enter_context(upgradable(tmp_path, routes=[{"name": "all", "upstream": origin.url}]))
+        slow = []
+        for _ in range(3):
+            client = opened.enter_context(gateway.connect(deadline=LONG))
+            client.send(GET)
+            answers = origin.accept_next() if slow else origin.accept()
+            answers.read_request()
+            slow.append((client, answers))
+            gateway.upgrade()
+        assert len(gateway.worker_pids) == 5
+        for client, answers in slow:
+            answers.send(OK)
+            assert client.read_response().status == 200
+        wait_until(lambda: len(gateway.worker_pids) == 2, "the old workers to go", LONG)
+
+
+def test_a_worker_that_hangs_is_not_relied_on_after_an_upgrade(tmp_path: Path) -> None:
+    with upgradable(tmp_path) as gateway:
+        frozen, *_ = gateway.worker_pids
+        os.kill(frozen, signal.SIGSTOP)
+        gateway.told("has not beaten")
+        before = gateway.serving() | {frozen}
+        gateway.signal(signal.SIGUSR2)
+        gateway.told("takes over from")
+        for _ in range(10):
+            with gateway.connect() as client:
+                assert client.exchange(GET).status == 200
+        gateway.wait_for_workers(2, before)
+        assert "beats again" not in gateway.stderr.text()
+        os.kill(frozen, signal.SIGCONT)
+        wait_until(lambda: len(gateway.worker_pids) == 2, "the old workers to go", LONG)
