@@ -1,0 +1,114 @@
+"""What one program leaves to the next is what the next one finds: nothing but numbers, names and the files' bytes."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from fastgw.runtime.adoption import Adoption
+from fastgw.runtime.children import Children
+from fastgw.runtime.commons import Commons
+from fastgw.runtime.estate import PREFLIGHT, TAKE_OVER, Estate, UnfitEstate
+from fastgw.runtime.signals import Signals
+from tests.support.node import FILE, Crew, close_node, commons_of
+
+
+class Node(Crew):
+    """A supervisor with two workers, and one that is leaving."""
+
+    def __init__(self) -> None:
+        super().__init__(3)
+        self.commons: Commons = commons_of(["main", "more"])
+        self._signals = Signals(())
+        self.slots = Children(self.commons, {}, self._signals, lambda: None)
+        for slot, child in zip(self.slots.workers, self.children[:2], strict=True):
+            slot.child = child
+        self.slots.leaving.append(self.children[2])
+        self.adoption = Adoption()
+        self.adoption.settle(self.slots.workers)
+
+    def estate(self) -> Estate:
+        return Estate.of(self.commons, self.slots, self.adoption, False)
+
+    def close(self) -> None:
+        super().close()
+        self._signals.close()
+        close_node(self.commons)
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    node = Node()
+    yield node
+    node.close()
+
+
+def left(estate: Estate, name: str, monkeypatch: pytest.MonkeyPatch) -> Estate:
+    """As it is found under this name."""
+    monkeypatch.setenv(name, str(estate.write()))
+    found = Estate.read(name)
+    assert found is not None
+    assert name not in os.environ
+    return found
+
+
+@pytest.mark.parametrize("name", [TAKE_OVER, PREFLIGHT])
+def test_what_is_left_is_what_is_found(node, name, monkeypatch):
+    estate = node.estate()
+    assert left(estate, name, monkeypatch) == estate
+
+
+def test_there_is_what_a_configuration_is_read_from_again(node):
+    estate = node.estate()
+    assert [source.name for source in estate.sources] == [FILE]
+    assert (estate.generation, estate.places) == (1, node.commons.sealed.accepted.places)
+
+
+def test_sockets_are_the_same_at_the_same_numbers(node):
+    estate = node.estate()
+    for number, opened in estate.endpoints.items():
+        endpoint = node.commons.endpoints[number]
+        assert opened.sockets == [each.fileno() for each in endpoint.sockets]
+        assert opened.address == str(endpoint.address)
+        assert set(opened.sockets) <= set(estate.descriptors)
+    assert estate.listeners == node.commons.listeners
+    assert estate.endpoint_number == 2
+
+
+def test_children_go_on_in_their_places_and_are_to_be_replaced(node):
+    estate = node.estate()
+    assert [(each.slot, each.accepts_for) for each in estate.children] == [(0, [0]), (1, [1]), (None, [])]
+    living = estate.children[0]
+    living.channel = os.dup(living.channel)  # in the next program nobody else has it
+    child = living.child()
+    before = node.children[0]
+    assert (child.pid, child.column, child.generation, child.ready) == (before.pid, before.column, 1, True)
+    assert (child.outdated, before.outdated) == (True, False)
+    child.channel.close()
+
+
+def test_in_the_next_program_nothing_is_handed_on_by_accident(node, monkeypatch):
+    estate = node.estate()
+    for descriptor in estate.descriptors:
+        os.set_inheritable(descriptor, True)
+    left(estate, TAKE_OVER, monkeypatch)
+    assert not any(map(os.get_inheritable, estate.descriptors))
+
+
+def test_without_a_predecessor_there_is_none(monkeypatch):
+    monkeypatch.delenv(TAKE_OVER, raising=False)
+    assert Estate.read(TAKE_OVER) is None
+
+
+@pytest.mark.parametrize("text", ["", "three", "1000000", "-1"])
+def test_nonsense_in_the_environment_is_told(monkeypatch, text):
+    monkeypatch.setenv(TAKE_OVER, text)
+    with pytest.raises(UnfitEstate, match="what another version has left cannot be read"):
+        Estate.read(TAKE_OVER)
+
+
+def test_workers_that_speak_otherwise_need_a_restart(node, monkeypatch):
+    estate = node.estate()
+    estate.protocol = 99
+    with pytest.raises(UnfitEstate, match="speak version 99 of the messages between processes"):
+        left(estate, TAKE_OVER, monkeypatch)

@@ -1,0 +1,44 @@
+"""Percentiles from the buckets of a histogram."""
+
+import pytest
+
+from fastgw.observe.families import BOUNDS_S
+from fastgw.runtime.view import quantile
+
+
+def row(counts: dict[int, int]) -> list[int]:
+    """A histogram's row: bucket -> count; behind it stands the sum, which is none."""
+    return [counts.get(bucket, 0) for bucket in range(len(BOUNDS_S) + 1)] + [123_456]
+
+
+def test_without_requests_there_is_none():
+    assert quantile((), 0.5) is None
+    assert quantile(row({}), 0.5) is None
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99, 1.0])
+def test_within_a_bucket_they_are_spread_evenly(share):
+    low, high = BOUNDS_S[2], BOUNDS_S[3]
+    assert quantile(row({3: 100}), share) == pytest.approx(low + (high - low) * share)
+
+
+def test_the_first_bucket_begins_at_zero():
+    assert quantile(row({0: 10}), 0.5) == pytest.approx(BOUNDS_S[0] / 2)
+
+
+def test_it_goes_over_buckets_that_are_empty():
+    counts = row({0: 90, 5: 10})
+    assert quantile(counts, 0.9) == pytest.approx(BOUNDS_S[0])
+    assert BOUNDS_S[4] < quantile(counts, 0.91) < BOUNDS_S[5]
+    assert quantile(counts, 1.0) == pytest.approx(BOUNDS_S[5])
+
+
+def test_what_is_above_all_bounds_counts_as_the_highest():
+    assert quantile(row({len(BOUNDS_S): 3}), 0.5) == BOUNDS_S[-1]
+
+
+def test_a_higher_share_is_never_quicker():
+    counts = row({1: 7, 4: 2, 9: 30, len(BOUNDS_S): 1})
+    shares = [share / 100 for share in range(1, 101)]
+    seen = [quantile(counts, share) for share in shares]
+    assert seen == sorted(seen)
