@@ -47,7 +47,7 @@ class Rollback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where to go back to."""
 
     generation: int | None = None
-    """One of those that are kept; null = the one before."""
+    """One of those that are kept; null = the last that said something else, each time one further back."""
 
 
 def create_app(node: Node, access: Access) -> Starlette:

@@ -229,7 +229,7 @@ class Node(Protocol):
         """Give an upstream the targets that `text` lists, in place of its own. `suffix`: `.yaml` or `.json`."""
 
     async def rollback(self, generation: int | None) -> Outcome:
-        """Go back to a generation that is kept; None = the one before, and each time one further."""
+        """Go back to a generation that is kept; None = the last that said something else, each time one further."""
 
     def drain(self) -> None:
         """Begin to."""

@@ -117,22 +117,23 @@ class Proposals:
         return captured
 
     async def rollback(self, generation: int | None) -> Outcome:
-        """Go back to a generation that is kept; None: to the one before what is served, each time one further."""
+        """Go back to what the files said in a generation that is kept; None: to what they said before, each time one
+        step further. Certificates and the like stay those in force: the old ones may have expired."""
         async with self._lock:
             wanted = self._kept.get(self._before() if generation is None else generation)
             if wanted is None:
                 asked = "no generation before this one is" if generation is None else f"generation {generation} is not"
                 kept = ", ".join(map(str, sorted(self._kept))) or "none"
                 return self._refused("rejected", f"cannot roll back: {asked} kept; kept are: {kept}")
-            return await self._offer(lambda: config.load_sources(wanted.sources, wanted.captured, TYPES), "rollback")
+            captured = {path: self.current.captured.get(path, held) for path, held in wanted.captured.items()}
+            return await self._offer(lambda: config.load_sources(wanted.sources, captured, TYPES), "rollback")
 
     def _before(self) -> int:
-        """The generation before the one whose configuration is served; 0: none is kept."""
+        """The last generation that said something else, before the one that is served; 0: none is kept."""
         current = self.current
-        served = current.generation
-        if current.source == "rollback":
-            served = max((each.generation for each in self._kept.values() if each.hash == current.hash), default=0)
-        return max((generation for generation in self._kept if generation < served), default=0)
+        alike = {each.generation for each in self._kept.values() if each.sources == current.sources}
+        served = max(alike, default=0) if current.source == "rollback" else current.generation
+        return max((generation for generation in self._kept.keys() - alike if generation < served), default=0)
 
     def conclude(self, outcome: Verdict) -> None:
         """The supervisor's answer; it may be one to the control process before this one, which has died."""
