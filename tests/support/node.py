@@ -40,9 +40,9 @@ def sealed_document(generation: int, listeners: Sequence[str] = ("main",), more:
     return Sealed(accepted, seal(accepted))
 
 
-def commons_of(listeners: Sequence[str] = ("main",), workers: int = 2, more: str = "") -> Commons:
-    """What a supervisor has after a start. `close_node` closes it."""
-    sealed = sealed_document(1, listeners, more)
+def commons_of(listeners: Sequence[str] = ("main",), workers: int = 2, sealed: Sealed | None = None) -> Commons:
+    """What a supervisor has after a start. `close_node` closes it, and the document."""
+    sealed = sealed or sealed_document(1, listeners)
     gateway = compile(sealed.accepted.config(), workers)
     words = Words(gateway)
     commons = Commons(

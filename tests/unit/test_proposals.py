@@ -1,0 +1,192 @@
+"""Control's part of a reload: what is asked for while a change is under way, and what the supervisor may answer."""
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from fastgw.admin.node import Outcome
+from fastgw.config import load
+from fastgw.filters import TYPES
+from fastgw.runtime.accepted import seal, unseal
+from fastgw.runtime.channel import Channel, Propose, Rejected
+from fastgw.runtime.channel import Outcome as Verdict
+from fastgw.runtime.commons import Sealed
+from fastgw.runtime.proposals import Proposals
+from tests.support.node import accepted_of, close_node, commons_of
+from tests.support.on_loop import on_loop
+
+WRITTEN = "version: 1\nlisteners: {main: {address: 127.0.0.1:0}}\nworkers: 2\nstatus: null\nadmin: null\n"
+
+
+class Control:
+    """A control process's proposals about a file, and the supervisor's end of its channel."""
+
+    def __init__(self, directory: Path) -> None:
+        self._file = directory / "gateway.yaml"
+        self.write("v1")
+        accepted = accepted_of(load(str(self._file), TYPES))
+        self.commons = commons_of(sealed=Sealed(accepted, seal(accepted)))
+        self.commons.words.set_ready(self.commons.shared, True)
+        self._supervisor, channel = Channel.pair()
+        self._channel = channel
+        self.proposals = Proposals(self.commons, channel)
+        self.read: list[str] = []
+        """What the routes said that were proposed."""
+        self.rejected: list[Rejected] = []
+
+    def write(self, text: str) -> None:
+        self._file.write_text(f"{WRITTEN}routes: [{{name: all, respond: {{body: {text}}}}}]\n")
+
+    def write_badly(self) -> None:
+        self._file.write_text(f"{WRITTEN}rutes: []\n")
+
+    async def proposal(self) -> int:
+        """The generation that is proposed next; what is rejected meanwhile is kept."""
+        while not isinstance(message := self._supervisor.receive(), Propose):
+            if isinstance(message, Rejected):
+                self.rejected.append(message)
+            await asyncio.sleep(0)
+        (descriptor,) = self._supervisor.take_descriptors()
+        (route,) = unseal(descriptor).config().routes
+        os.close(descriptor)
+        assert route.respond is not None
+        self.read.append(str(route.respond.body))
+        return message.generation
+
+    def answer(self, generation: int, why: str = "") -> None:
+        self.proposals.conclude(
+            Verdict(
+                generation=generation,
+                ok=not why,
+                why=why,
+                committed=0 if why else 2,
+                workers=2,
+                listeners_added=0,
+                listeners_removed=0,
+                workers_restarted=0,
+            )
+        )
+
+    async def changed(self, text: str) -> Outcome:
+        """Reload a file that says this; it takes place."""
+        self.write(text)
+        asking = asyncio.create_task(self.proposals.reload("signal"))
+        self.answer(await self.proposal())
+        return await asking
+
+    def close(self) -> None:
+        self._supervisor.close()
+        self._channel.close()
+        close_node(self.commons)
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> Iterator[Control]:
+    control = Control(tmp_path)
+    yield control
+    control.close()
+
+
+@on_loop
+async def test_who_asks_at_once_gets_one_reload(control):
+    control.write("v2")
+    asking = [asyncio.create_task(control.proposals.reload("api")) for _ in range(100)]
+    generation = await control.proposal()
+    control.answer(generation)
+    outcomes = await asyncio.gather(*asking)
+    assert {(each.ok, each.generation, each.summary) for each in outcomes} == {
+        (True, 2, "reloaded: generation 2 on 2/2 workers")
+    }
+    assert control.read == ["v2"]
+
+
+@on_loop
+async def test_who_asks_while_one_is_under_way_gets_the_next_which_reads_what_the_file_says_then(control):
+    control.write("v2")
+    first = asyncio.create_task(control.proposals.reload("api"))
+    generation = await control.proposal()
+    control.write("v3")
+    late = [asyncio.create_task(control.proposals.reload("api")) for _ in range(50)]
+    await asyncio.sleep(0)
+    control.write("v4")
+    control.answer(generation)
+    assert (await first).generation == 2
+    control.answer(await control.proposal())
+    assert {each.generation for each in await asyncio.gather(*late)} == {3}
+    assert control.read == ["v2", "v4"]
+
+
+@on_loop
+async def test_who_leaves_does_not_take_the_reload_of_others_along(control):
+    control.write("v2")
+    leaving, staying = (asyncio.create_task(control.proposals.reload("api")) for _ in range(2))
+    await asyncio.sleep(0)
+    leaving.cancel()
+    control.answer(await control.proposal())
+    assert (await staying).generation == 2
+
+
+@on_loop
+async def test_a_wrong_file_is_not_proposed_and_told(control):
+    control.write_badly()
+    outcome = await control.proposals.reload("signal")
+    assert (outcome.ok, outcome.generation, outcome.reason) == (False, 1, "rejected")
+    assert [problem.path for problem in outcome.problems] == ["rutes"]
+    assert (await control.changed("v2")).generation == 2
+    assert [(each.source, each.generation) for each in control.rejected] == [("signal", 1)]
+    assert [record.ok for record in control.proposals.records] == [False, True]
+
+
+@on_loop
+async def test_what_the_supervisor_refuses_changes_nothing(control):
+    control.write("v2")
+    asking = asyncio.create_task(control.proposals.reload("api"))
+    await control.proposal()
+    control.answer(1, "worker 1: no memory")
+    outcome = await asking
+    assert (outcome.ok, outcome.generation, outcome.reason) == (False, 1, "failed")
+    assert outcome.summary == "not reloaded, generation 1 stays: worker 1: no memory"
+    assert control.proposals.current.generation == 1
+    assert (await control.changed("v3")).generation == 2  # the number is free
+
+
+@on_loop
+async def test_while_the_gateway_stops_nothing_is_proposed(control):
+    control.commons.words.set_ready(control.commons.shared, False)
+    outcome = await control.proposals.reload("api")
+    assert (outcome.ok, outcome.reason) == (False, "busy")
+
+
+@on_loop
+async def test_an_answer_that_was_meant_for_the_one_before_us_says_that_we_missed_something(control):
+    missed = []
+    control.proposals.on_missed = lambda: missed.append(True)
+    control.answer(1, "it was refused")
+    assert missed == []
+    control.answer(2)
+    assert missed == [True]
+
+
+@on_loop
+async def test_one_goes_back_step_by_step(control):
+    for number in (2, 3):
+        await control.changed(f"v{number}")
+    for expected in ("v2", "v1"):
+        asking = asyncio.create_task(control.proposals.rollback(None))
+        control.answer(await control.proposal())
+        assert (await asking).ok
+        assert control.read[-1] == expected
+    refused = await control.proposals.rollback(None)
+    assert (refused.ok, refused.reason) == (False, "rejected")
+
+
+@on_loop
+async def test_a_trial_changes_nothing(control):
+    text = f"{WRITTEN}routes: [{{name: other, respond: {{body: v2}}}}]\n".encode()
+    outcome = await control.proposals.apply(text, ".yaml", dry_run=True)
+    assert (outcome.ok, outcome.generation) == (True, 1)
+    assert "other" in outcome.summary
+    assert (control.read, control.proposals.records) == ([], [])
