@@ -25,7 +25,7 @@ EVERYWHERE = [
     "GET /openapi.json",
     "GET /nowhere",
 ]
-CHANGES = ["POST /reload", "POST /config", "POST /rollback", "POST /drain"]
+CHANGES = ["POST /reload", "POST /config", "POST /rollback", "POST /drain", "PUT /upstreams/users/targets"]
 
 
 def refused(here: Served, status: int, request: str, *fields: str) -> str:

@@ -106,6 +106,12 @@ def test_a_configuration_is_taken_in_any_of_its_formats(here, kind, suffix, dry_
     assert here.node.told == [(b"text", suffix, dry_run)]
 
 
+@pytest.mark.parametrize(("kind", "suffix"), [(YAML, ".yaml"), (JSON, ".json")])
+def test_targets_are_put_by_the_name_of_their_upstream(here, kind, suffix):
+    assert here.ask("PUT /upstreams/my.users%20/targets", kind, body=b"[]")[0] == 200
+    assert here.node.told == [("my.users ", b"[]", suffix)]
+
+
 def test_a_rollback_names_a_generation_or_none(here):
     for body in (b'{"generation": 7}', b'{"generation": null}', b"{}"):
         assert here.ask("POST /rollback", JSON, body=body)[0] == 200
@@ -137,6 +143,8 @@ WRONG = [
     ("POST /config", ("Content-Type: text/plain",), b"x", 415),
     ("POST /config", ("Content-Type: application/x-www-form-urlencoded",), b"x", 415),
     ("POST /reload", (), b"x", 415),
+    ("PUT /upstreams/users/targets", (), b"[]", 415),
+    ("PUT /upstreams/users/targets", ("Content-Type: application/toml",), b"x = 1", 415),
     ("POST /drain", (JSON,), b"{}", 415),
     ("POST /rollback", ("Content-Type: text/plain",), b"{}", 415),
     ("POST /rollback", (JSON,), b'{"generation": "two"}', 400),

@@ -226,3 +226,61 @@ def test_neither_keys_nor_texts_are_shown(folder):
         assert "main.yaml" in shown
         assert "PRIVATE" not in shown
         assert "request_id" not in shown
+
+
+def test_a_posted_document_may_have_another_format_than_the_file(folder):
+    """It keeps the file's name, which a later reload has to find."""
+    main = str(folder / "main.yaml")
+    text = b"version = 1\ninclude = ['teams/a.toml']\nlisteners.main.address = '127.0.0.1:0'\n"
+    posted = config.load_text(text, main, TYPES, ".toml")
+    assert [route.name for route in posted.config.routes] == ["a"]
+    assert posted.files[0] == main
+    assert config.load_sources(posted.sources, posted.captured, TYPES) == posted
+    with pytest.raises(config.ConfigError, match=r"main\.yaml:1: .*not valid TOML"):
+        config.load_text(b"version: 1", main, TYPES, ".toml")
+
+
+class TestTargets:
+    """What is put in place of an upstream's own targets."""
+
+    @staticmethod
+    def put(loaded, text, upstream="own", suffix=".json"):
+        source = config.Source(f"upstreams.{upstream}.targets", text.encode(), suffix=suffix, upstream=upstream)
+        return config.load_sources([*loaded.sources, source], loaded.captured, TYPES)
+
+    @staticmethod
+    def urls(loaded, upstream="own"):
+        return [(str(target.url), target.weight) for target in loaded.config.upstreams[upstream].targets]
+
+    def test_they_replace_its_own_and_nothing_else(self, folder):
+        loaded = config.load(str(folder / "main.yaml"), TYPES)
+        changed = self.put(loaded, '[{"url": "https://a", "weight": 2}, {"url": "https://b"}]')
+        assert self.urls(changed) == [("https://a", 2), ("https://b", 1)]
+        assert self.urls(changed, "c") == self.urls(loaded, "c")
+        assert changed.config.upstreams["own"].tls == loaded.config.upstreams["own"].tls
+        assert changed.files == loaded.files
+        assert config.load_sources(changed.sources, changed.captured, TYPES) == changed
+        assert self.urls(self.put(loaded, "- url: https://a\n", suffix=".yaml")) == [("https://a", 1)]
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ('[{"url": 1}]', "upstreams.own.targets:1:10: [0].url: 1 without quotes; expected a URL"),
+            ("[]", "upstreams.own.targets:1:1: an empty list; expected at least one"),
+            ("{}", "upstreams.own.targets:1:1: a mapping; expected a list of targets"),
+            ("[", "upstreams.own.targets:1:2: not valid JSON: Expecting value"),
+            ('[{"url": "https://a", "x": 1}]', "upstreams.own.targets:1:23: [0].x: unknown key"),
+            ('[{"url": "http://a"}]', "main.yaml:5:52: upstreams.own.tls: no target of this upstream is https"),
+        ],
+    )
+    def test_what_is_wrong_is_told_with_its_place(self, folder, text, expected):
+        loaded = config.load(str(folder / "main.yaml"), TYPES)
+        with pytest.raises(config.ConfigError) as caught:
+            self.put(loaded, text)
+        (told,) = [str(problem).replace(f"{folder}/", "") for problem in caught.value.problems]
+        assert told.startswith(expected)
+
+    def test_the_upstream_has_to_be_there(self, folder):
+        loaded = config.load(str(folder / "main.yaml"), TYPES)
+        with pytest.raises(config.ConfigError, match='there is no upstream "owm"; did you mean "own"'):
+            self.put(loaded, '[{"url": "https://a"}]', "owm")
