@@ -26,11 +26,6 @@ class Succession:
         self._settle = settle
 
     @property
-    def is_due(self) -> bool:
-        """Whether a worker is still to be replaced or sent away."""
-        return self.has_successor or self._next() is not None
-
-    @property
     def has_successor(self) -> bool:
         """Whether a worker is being replaced just now."""
         return any(slot.successor is not None for slot in self._children.workers)

@@ -111,6 +111,7 @@ class Supervisor:
         self._succession = Succession(commons, self._children, self._fork, self._settle)
         self._reloading = Reloading(commons, self._is_serving, self._children.serving, self._answer, self._changed)
         self._upgrade = Upgrade()
+        self._watchdog_at = inf if self._notifier.watchdog_interval is None else 0.0
         self._watching: Child | None = None  # the worker that answers the probes
         self._reload_due = False  # a signal asked for it, and control has not read the file yet
         self._asked: Child | None = None  # the control process that was told so
@@ -164,6 +165,8 @@ class Supervisor:
         self._children.resize(commons.workers)
         notice(f"upgraded: fastgw {VERSION} takes over from its predecessor, and replaces its workers one by one")
         self._notifier.ready("upgraded")
+        if self._reload_due:
+            self._notifier.reloading()  # what was told before is over for who listens
 
     def _end_all(self) -> None:
         """The start failed: nobody has been served, so nobody is waited for."""
@@ -181,8 +184,9 @@ class Supervisor:
         serving = self._life.phase is Phase.SERVING
         if self._life.phase is not Phase.STARTING and now >= self._overseer.next_look_at:
             self._overseer.look(list(self._children), now, serving=serving)
-            if self._notifier.watchdog_interval is not None:
-                self._notifier.watchdog()
+        if self._life.phase is not Phase.STARTING and now >= self._watchdog_at:
+            self._watchdog_at = now + (self._notifier.watchdog_interval or inf)
+            self._notifier.watchdog()
         if serving:
             self._reloading.look(now)
             self._upgrade.look(now)
@@ -205,7 +209,7 @@ class Supervisor:
             due += [slot.due_at for slot in self._children.slots if slot.is_vacant]
             due += [self._reloading.due_at, self._upgrade.due_at, self._succession.due_at]
         if self._life.phase is not Phase.STARTING:
-            due.append(self._overseer.next_look_at)
+            due += [self._overseer.next_look_at, self._watchdog_at]
         first = min(due)
         return None if first == inf else max(0.0, first - time.monotonic())
 
@@ -473,8 +477,6 @@ class Supervisor:
             notice("SIGUSR2: not now: the gateway does not serve, or not alone")
         elif self._upgrade.under_way:
             notice("SIGUSR2: not now: an upgrade is under way")
-        elif self._reloading.under_way or self._succession.is_due:
-            notice("SIGUSR2: not now: another change is under way")
         else:
             self._upgrade.begin(self._estate())
 

@@ -68,7 +68,7 @@ def test_the_next_is_born_when_the_one_before_has_its_place(node):
     assert node.log[-1] == "fork worker 2"
     node.becomes_ready(two)
     node.succession.go_on(now=1000.0)
-    assert not node.succession.is_due
+    assert not node.succession.goes_well
     assert node.succession.due_at == inf
 
 
@@ -91,7 +91,7 @@ def test_while_a_slot_waits_for_its_worker_nobody_else_is_replaced(node):
     node.slots.workers[1].child = None
     node.succession.go_on(now=1000.0)
     assert node.log == []
-    assert node.succession.is_due
+    assert node.succession.goes_well
 
 
 def test_who_has_retired_leaves_when_a_neighbour_accepts_for_it(node):
@@ -100,10 +100,9 @@ def test_who_has_retired_leaves_when_a_neighbour_accepts_for_it(node):
     _, two = node.slots.workers
     _, second = node.children
     two.retired = True
-    assert node.succession.is_due
     node.succession.go_on(now=1000.0)
     assert two.child is None
     assert node.log == ["settle"]
     assert node.told(second) == [Drain]
     node.succession.go_on(now=1000.0)
-    assert not node.succession.is_due
+    assert (node.log, node.told(second)) == (["settle"], [])
