@@ -751,6 +751,8 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self.phase = CLOSED
             self.deadline = inf
             self._ahead = b""
+            if not self._passing:
+                self._passage = None  # which leads back here: only the collector would find the circle
             self._ask_no_more()
             self.server.ground.hangups.unwatch(self._fd, self)
             if self in self.server.connections:

@@ -224,6 +224,7 @@ class _Race:
         self._target.avoid(address)
 
     def _end(self) -> None:
+        self._error = None  # whose traceback leads here: only the collector would find the circle
         if self._next is not None:
             self._next.cancel()
         for sock, address in self._running.items():

@@ -47,6 +47,8 @@ async def look_up(host: str, port: int) -> list[Address]:
                 return await asyncio.wrap_future(answer)
         except TimeoutError as error:
             raise TimeoutError(f"no answer in {LIMIT:g} s") from error
+        finally:
+            del answer  # an error that it holds leads here: only the collector would find the circle
 
 
 def _ask(host: str, port: int) -> Future[list[Address]]:
@@ -59,7 +61,7 @@ def _ask(host: str, port: int) -> Future[list[Address]]:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             del _unanswered[host, port]
-            answer.set_exception(error)
+            answer.set_exception(error.with_traceback(None))  # which leads here, and so to the answer
         else:
             del _unanswered[host, port]
             answer.set_result([Address(family, sockaddr) for family, _, _, _, sockaddr in found])
