@@ -308,7 +308,8 @@ def test_the_unit_forbids_what_it_says():
 
 
 def test_the_unit_forbids_nothing_that_the_gateway_needs(tmp_path):
-    """Patterns by RE2, a host name, uvloop, a file that is logged to, a worker that dies, logs opened anew, a drain."""
+    """Patterns by RE2, a host name, uvloop, a file that is logged to, a worker that dies; logs opened anew, a reload,
+    an upgrade, a drain."""
     with Origin() as origin:
         config = {
             "workers": 2,
@@ -325,6 +326,10 @@ def test_the_unit_forbids_nothing_that_the_gateway_needs(tmp_path):
             os.kill(worker, signal.SIGKILL)
             gateway.stderr.wait_for(lambda line: b"ended: killed by SIGKILL" in line)
             gateway.signal(signal.SIGUSR1)
+            gateway.signal(signal.SIGHUP)
+            gateway.stderr.wait_for(lambda line: b"reloaded: generation 2 on" in line, DEADLINE)
+            gateway.signal(signal.SIGUSR2)
+            gateway.stderr.wait_for(lambda line: b"takes over from" in line, DEADLINE)
             for listener in gateway.ready["listeners"]:
                 with gateway.connect(listener) as client:
                     assert client.exchange(GET.replace(b" / ", b" /v1/x ")).status == 200
