@@ -129,6 +129,6 @@ class Life:
         now = time.monotonic()
         self._end_began_at = self._end_began_at or now
         self._drain_at = inf
-        self._kill_at = now + within
+        self._kill_at = min(self._kill_at, now + within)  # who asks again does not wait longer
         self.phase = phase
         self._commons.words.set_ready(self._commons.shared, False)

@@ -1,0 +1,178 @@
+"""The phases of a gateway's life: who is told what, and when."""
+
+from collections.abc import Iterator
+from math import inf
+
+import pytest
+
+from fastgw.runtime import life as module
+from fastgw.runtime.channel import Drain, Drained, Stop
+from fastgw.runtime.children import Children
+from fastgw.runtime.life import REPEATED, STOP_GRACE, Life, Phase
+from fastgw.runtime.notify import Notifier
+from fastgw.runtime.signals import Signals
+from tests.support.node import Crew, close_node, commons_of, sealed_document
+
+
+class Clock:
+    """The time of this module, which stands still between two steps of a test."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Node(Crew):
+    """Two workers and control, all ready."""
+
+    def __init__(self, delay: str) -> None:
+        super().__init__(3)
+        more = f"timeouts: {{drain: {{delay: {delay}, requests: 30s, tunnels: 300s}}}}\nstatus: null"
+        self.commons = commons_of(sealed=sealed_document(1, more=more))
+        self._signals = Signals(())
+        self.slots = Children(self.commons, {}, self._signals, lambda: None)
+        *self.workers, self.control = self.children
+        for slot, child in zip(self.slots.workers, self.workers, strict=True):
+            slot.child = child
+        self.slots.control.child = self.control
+        self.control.column = None
+        self.life = Life(self.commons, self.slots, Notifier(""))
+
+    def dies(self, index: int) -> None:
+        self.slots.workers[index].child = None
+        self.life.has_died()
+
+    @property
+    def is_ready(self) -> bool:
+        return self.commons.words.is_serving(self.commons.shared)
+
+    def close(self) -> None:
+        super().close()
+        self._signals.close()
+        close_node(self.commons)
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    node = Node("0s")
+    node.life.serve()
+    yield node
+    node.close()
+
+
+@pytest.fixture
+def delayed() -> Iterator[Node]:
+    node = Node("5s")
+    node.life.serve()
+    yield node
+    node.close()
+
+
+def test_who_serves_is_ready_and_waits_for_nothing(node):
+    assert (node.life.phase, node.life.goes_on, node.life.due_at, node.is_ready) == (Phase.SERVING, True, inf, True)
+
+
+def test_a_drain_is_told_to_workers_and_control_goes_last(node, clock, capfd):
+    node.life.terminate()
+    assert not node.is_ready
+    node.life.look(clock.now)
+    assert node.life.phase is Phase.DRAINING
+    assert [node.told(child) for child in node.children] == [[Drain], [Drain], []]
+    assert node.life.due_at == clock.now + 300 + STOP_GRACE
+    node.life.has_drained(Drained(generation=1, drained=2, cut=0))
+    node.dies(0)
+    assert node.told(node.control) == []
+    clock.now += 3
+    node.life.has_drained(Drained(generation=1, drained=1, cut=1))
+    node.dies(1)
+    assert node.told(node.control) == [Stop]
+    node.life.tell_end()
+    assert capfd.readouterr().err == "stopped: drained 3 requests in 3.0 s, 1 cut\n"
+
+
+def test_for_a_while_only_readiness_is_off(delayed, clock):
+    delayed.life.terminate()
+    assert (delayed.is_ready, delayed.life.phase, delayed.life.goes_on) == (False, Phase.SERVING, False)
+    assert delayed.life.due_at == clock.now + 5
+    clock.now += 4.9
+    delayed.life.look(clock.now)
+    assert delayed.life.phase is Phase.SERVING
+    assert [delayed.told(child) for child in delayed.children] == [[], [], []]
+    clock.now += 0.2
+    delayed.life.look(clock.now)
+    assert delayed.life.phase is Phase.DRAINING
+
+
+def test_who_signals_process_and_group_is_not_impatient_and_who_comes_back_is(delayed, clock):
+    delayed.life.terminate()
+    clock.now += REPEATED - 0.1
+    delayed.life.terminate()
+    assert delayed.life.phase is Phase.SERVING
+    clock.now += 0.1
+    delayed.life.terminate()
+    assert delayed.life.phase is Phase.STOPPING
+    assert [delayed.told(child) for child in delayed.children] == [[Stop], [Stop], [Stop]]
+
+
+def test_a_first_signal_after_another_wish_to_leave_is_no_impatience(node, clock):
+    node.life.leave()
+    node.life.look(clock.now)
+    clock.now += 10
+    node.life.terminate()
+    assert node.life.phase is Phase.DRAINING
+    clock.now += 10
+    node.life.terminate()
+    assert node.life.phase is Phase.STOPPING
+
+
+def test_who_asks_again_to_leave_changes_nothing(delayed, clock):
+    delayed.life.leave()
+    due_at = delayed.life.due_at
+    clock.now += 1
+    delayed.life.leave()
+    assert delayed.life.due_at == due_at
+
+
+def test_an_end_at_once_waits_a_moment_and_not_longer_for_who_asks_again(node, clock, capfd):
+    node.life.stop()
+    due_at = node.life.due_at
+    assert due_at == clock.now + STOP_GRACE
+    clock.now += 1
+    node.life.stop()
+    assert node.life.due_at == due_at
+    node.life.tell_end()
+    assert capfd.readouterr().err == "stopped\n"
+
+
+def test_without_a_worker_a_drain_is_over_at_once(node, clock):
+    for slot in node.slots.workers:
+        slot.child = None
+    node.life.terminate()
+    node.life.look(clock.now)
+    assert node.told(node.control) == [Stop]
+
+
+def test_who_was_sent_away_before_is_not_told_to_drain_again(node, clock):
+    first, _ = node.workers
+    node.slots.workers[0].child = None
+    first.leaving = True
+    node.slots.leaving.append(first)
+    node.life.terminate()
+    node.life.look(clock.now)
+    assert node.told(first) == []
+
+
+def test_a_start_that_is_interrupted_ends_at_once():
+    node = Node("5s")
+    node.life.terminate()
+    assert node.life.phase is Phase.STOPPING
+    node.close()
