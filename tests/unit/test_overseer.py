@@ -1,0 +1,104 @@
+"""Whom the overseer of the workers kills, when, and who is given more time or none."""
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from fastgw.runtime import hanging
+from fastgw.runtime.hanging import Overseer
+from fastgw.runtime.pulse import HUNG_S, LOOK_EVERY, SET_UP_S, SILENT_S, STACK_S
+from fastgw.runtime.slots import Child
+from tests.support.node import Crew
+
+KILL, STACK, GO_ON = signal.SIGKILL, signal.SIGUSR2, signal.SIGCONT
+
+
+class Watch(Crew):
+    """Two workers, looked at as time goes by. `beating`: those that beat."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+        self.first, self.second = self.children
+        self.beating = set(self.children)
+        self.hushed: list[Child] = []
+        self.killed: list[tuple[int, int]] = []
+        self._beat = 0
+        self._now = 1000.0
+        self._overseer = Overseer(self._beat_of, self.hushed.append)
+        self._overseer._looked_at = self._now
+        self.go_on(LOOK_EVERY)
+
+    def _beat_of(self, child: Child) -> int:
+        return self._beat if child in self.beating else 1
+
+    def go_on(self, seconds: float, serving: bool = True) -> None:
+        """So much time goes by, with a look in each interval."""
+        until = self._now + seconds
+        while self._now < until:
+            self._now += LOOK_EVERY
+            self._beat += 1
+            self._overseer.look(self.children, self._now, serving=serving)
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
+    watch = Watch()
+    monkeypatch.setattr(hanging.os, "kill", lambda pid, number: watch.killed.append((pid, number)))
+    yield watch
+    watch.close()
+
+
+def test_who_beats_is_left_alone(watch):
+    watch.go_on(5 * HUNG_S)
+    assert (watch.hushed, watch.killed) == ([], [])
+
+
+def test_who_stays_silent_says_where_it_hangs_and_is_killed(watch, capfd):
+    watch.beating.remove(watch.first)
+    watch.go_on(HUNG_S - LOOK_EVERY)
+    assert watch.killed == []
+    watch.go_on(2 * LOOK_EVERY)
+    assert watch.killed[:2] == [(watch.first.pid, STACK), (watch.first.pid, GO_ON)]
+    watch.go_on(STACK_S + LOOK_EVERY)
+    assert (watch.first.pid, KILL) in watch.killed
+    assert "worker 1 (pid 4711) has not beaten for 10 s: it is killed; where it hangs:" in capfd.readouterr().err
+    assert {pid for pid, _ in watch.killed} == {watch.first.pid}
+
+
+def test_who_is_being_set_up_has_longer(watch):
+    watch.beating.remove(watch.first)
+    watch.first.ready, watch.first.generation = False, 0
+    watch.go_on(SET_UP_S - 2 * LOOK_EVERY)
+    assert (watch.hushed, watch.killed) == ([], [])
+    watch.go_on(3 * LOOK_EVERY)
+    assert watch.killed[:1] == [(watch.first.pid, STACK)]
+
+
+def test_who_was_set_up_and_is_brought_up_to_date_has_not(watch):
+    watch.beating.remove(watch.first)
+    watch.first.ready = False
+    watch.go_on(HUNG_S + LOOK_EVERY)
+    assert watch.killed[:1] == [(watch.first.pid, STACK)]
+
+
+def test_at_the_end_nobody_waits_for_who_is_silent(watch):
+    watch.beating.remove(watch.first)
+    watch.go_on(SILENT_S + LOOK_EVERY, serving=False)
+    assert watch.killed[:1] == [(watch.first.pid, STACK)]
+
+
+def test_who_takes_no_more_messages_is_killed(watch):
+    watch.first.lost = True
+    watch.go_on(LOOK_EVERY)
+    assert watch.killed[:1] == [(watch.first.pid, STACK)]
+
+
+def test_whose_time_is_up_is_killed_although_it_beats(watch):
+    """It was told to go."""
+    watch.first.dismiss()
+    watch.first.kill_at = 1003.0
+    watch.go_on(1.5)
+    assert watch.killed == []
+    watch.go_on(1.5)
+    assert watch.killed[0] == (watch.first.pid, KILL)
