@@ -20,8 +20,8 @@ from fastgw.runtime.channel import Prepare
 from fastgw.runtime.notices import described
 from fastgw.runtime.slices import Slices
 
-IN_USE_S: Final = 1.0
-"""How long to wait before looking whether old tables are still asked."""
+IN_USE_S: Final = 0.2
+"""How long to wait before looking whether old tables are still asked, each time."""
 
 
 class Old(NamedTuple):
