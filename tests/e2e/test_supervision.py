@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import re
+import random
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,14 +15,14 @@ from typing import Any
 
 import pytest
 
+from fastgw.runtime.reloading import KEPT
 from tests.e2e.clients import Tally
 from tests.e2e.test_hangs import HUNG_DEADLINE, freeze
 from tests.e2e.test_nothing_lost import CALLERS, client_ports, enough, under_load
-from tests.e2e.test_processes import GET, GET_AND_CLOSE, ask, ends_of, samples, wait_for_ends, wait_until_refused
+from tests.e2e.test_processes import GET, GET_AND_CLOSE, ask, ends_of, samples, wait_for_ends
 from tests.e2e.test_reload import ANYWHERE, Reloadable, gateway_saying, pids, saying
 from tests.support.client import Client
 from tests.support.gateway import Gateway, GatewayFailed, wait_until
-from tests.support.origin import OK, Origin
 from tests.support.peer import DEADLINE
 
 HELD_BACK = [sys.executable, str(Path(__file__).parents[1] / "support" / "held_back.py"), "30"]
@@ -420,106 +419,73 @@ def test_a_control_process_that_stands_still_is_not_waited_for_when_another_is_d
         all_serve(gateway, 2, 3)
 
 
-# --- the end ---
+# --- anything, at any time ---
 
 
-class Slow:
-    """A gateway with `timeouts.drain.delay`, and a request under way that is answered when the test says so."""
+class Trouble:
+    """Kills, stops and changes at random, by a seed."""
 
-    def __init__(self, directory: Path, delay: str) -> None:
-        self._stack = contextlib.ExitStack()
-        self.origin = self._stack.enter_context(Origin())
-        routes = [{"name": "slow", "paths": ["/slow"], "upstream": self.origin.url}, *saying("v1")]
-        config = {"routes": routes, "timeouts": {"drain": {"delay": delay}}}
-        self.gateway = self._stack.enter_context(Reloadable(config, directory))
-        self.client = self._stack.enter_context(self.gateway.connect())
-        self.client.send(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
-        self._upstream = self.origin.accept()
-        self._upstream.read_request()
+    def __init__(self, gateway: Reloadable, seed: int) -> None:
+        self._gateway = gateway
+        self._random = random.Random(seed)
+        self._stopped: list[int] = []
+        self._versions = 0
 
-    def __enter__(self) -> Slow:
-        return self
+    def happens(self) -> None:
+        """One thing of many. Who was stopped may go on."""
+        gateway, choose = self._gateway, self._random.choice
+        things: list[Callable[[], None]] = [
+            lambda: self._change(routes=saying(f"v{self._versions}")),
+            lambda: self._change(workers=self._random.randint(1, 4)),
+            lambda: self._change(listeners=choose([{"main": ANYWHERE}, {"main": ANYWHERE, "more": ANYWHERE}])),
+            lambda: gateway.signal(signal.SIGUSR2),
+            lambda: os.kill(choose(gateway.worker_pids), signal.SIGKILL),
+            lambda: os.kill(gateway.control_pid, signal.SIGKILL),
+            lambda: self._stop(choose(gateway.worker_pids)),
+            lambda: self._stop(gateway.control_pid),
+            self.all_go_on,
+            self.all_go_on,
+        ]
+        with contextlib.suppress(IndexError, ValueError, ProcessLookupError, FileNotFoundError):  # it is just away
+            choose(things)()
 
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
+    def _change(self, **changes: Any) -> None:
+        self._versions += 1
+        self._gateway.change(**changes)
+        self._gateway.signal(signal.SIGHUP)
 
-    def answer(self) -> int:
-        """The status that the slow request gets in the end."""
-        self._upstream.send(OK)
-        return self.client.read_response().status
+    def _stop(self, pid: int) -> None:
+        os.kill(pid, signal.SIGSTOP)
+        self._stopped.append(pid)
 
-    def readiness(self) -> int:
-        return ask(self.gateway.ready["status"], "/readyz").status
-
-    @property
-    def last_line(self) -> str:
-        return self.gateway.stderr.lines[-1].decode().rstrip("\n")
-
-
-DRAINED = re.compile(r"stopped: drained (\d+) requests in \d+\.\d s, 0 cut")
-
-
-@pytest.mark.parametrize("way", ["TERM", "QUIT", "the admin API"])
-def test_readiness_goes_first_and_new_clients_are_served_for_a_while(tmp_path: Path, way: str) -> None:
-    with Slow(tmp_path, delay="1s") as slow:
-        gateway = slow.gateway
-        if way == "the admin API":
-            assert gateway.command("drain").returncode == 0
-        else:
-            gateway.signal(getattr(signal, f"SIG{way}"))
-        wait_until(lambda: slow.readiness() == 503, "readiness to go")
-        assert gateway.answer() == (200, b"v1")
-        assert ask(gateway.ready["status"], "/livez").status == 200
-        wait_until_refused(gateway.address())
-        assert slow.readiness() == 503
-        assert slow.answer() == 200
-        assert gateway.wait() == 0
-        assert DRAINED.fullmatch(slow.last_line)
+    def all_go_on(self) -> None:
+        for pid in self._stopped:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        self._stopped.clear()
 
 
-def test_a_drain_that_the_admin_api_began_is_not_cut_by_a_first_term(tmp_path: Path) -> None:
-    """As of a hook before the stop, which is followed by TERM."""
-    with Slow(tmp_path, delay="0s") as slow:
-        assert slow.gateway.command("drain").returncode == 0
-        wait_until_refused(slow.gateway.address())
-        slow.gateway.signal(signal.SIGTERM)
-        assert slow.answer() == 200
-        assert slow.gateway.wait() == 0
-        assert DRAINED.fullmatch(slow.last_line)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_whatever_happens_in_the_end_all_serve_the_same(tmp_path: Path, seed: int) -> None:
+    """Clients may lose what a killed worker had; nobody is left hanging, and nobody is answered anything but 200."""
+    respond = [{"name": "said", "respond": EACH_ANEW}]
+    with Reloadable({"routes": respond, "workers": 3}, tmp_path) as gateway:
+        trouble = Trouble(gateway, seed)
 
+        async def events(tally: Tally) -> None:
+            for _ in range(40):
+                trouble.happens()
+                await asyncio.sleep(0.05)
+            trouble.all_go_on()
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_impatience_while_new_clients_are_served(tmp_path: Path, number: int) -> None:
-    with Slow(tmp_path, delay="1m") as slow:
-        slow.gateway.signal(signal.SIGTERM)
-        wait_until(lambda: slow.readiness() == 503, "readiness to go")
-        while slow.gateway.process.poll() is None:
-            slow.gateway.signal(number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                slow.gateway.process.wait(0.2)
-        assert slow.gateway.wait() == 0
-        assert slow.last_line == "stopped"
-
-
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR2])
-def test_who_has_begun_to_leave_does_not_stay(tmp_path: Path, number: int) -> None:
-    """A reload and an upgrade change nothing about it."""
-    with Slow(tmp_path, delay="1s") as slow:
-        slow.gateway.signal(signal.SIGTERM)
-        wait_until(lambda: slow.readiness() == 503, "readiness to go")
-        slow.gateway.signal(number)
-        wait_until_refused(slow.gateway.address())
-        assert slow.answer() == 200
-        assert slow.gateway.wait() == 0
-        assert DRAINED.fullmatch(slow.last_line)
-
-
-def test_probes_are_answered_to_the_end_although_control_is_killed(tmp_path: Path) -> None:
-    with Slow(tmp_path, delay="0s") as slow:
-        slow.gateway.signal(signal.SIGTERM)
-        wait_until_refused(slow.gateway.address())
-        os.kill(slow.gateway.control_pid, signal.SIGKILL)
-        assert slow.readiness() == 503
-        assert ask(slow.gateway.ready["status"], "/livez").status == 200
-        assert slow.answer() == 200
-        assert slow.gateway.wait() == 0
+        tally = under_load(gateway.address(), events, undeterred=True)
+        assert set(tally.statuses) == {200}
+        assert not [lost for lost in tally.lost if "Timeout" in lost]
+        wait_until(lambda: gateway.command("status").returncode == 0, "control", 4 * DEADLINE)
+        gateway.change(routes=saying("at last"), workers=3, listeners={"main": ANYWHERE})
+        wait_until(lambda: gateway.command("reload").returncode == 0, "a reload", 4 * DEADLINE)
+        wait_until(lambda: len(pids(gateway)) == len(gateway.worker_pids) == 3, "three workers", 6 * DEADLINE)
+        assert len(set(gateway.generations())) == 1
+        assert {gateway.answer() for _ in range(30)} == {(200, b"at last")}
+        assert len(gateway.child_pids) == 4
+        assert documents_of(gateway.pid) <= 1 + KEPT
