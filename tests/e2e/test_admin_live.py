@@ -536,6 +536,38 @@ def test_targets_are_put_without_a_reload(tmp_path: Path, slow: Slow) -> None:
         assert gateway.answer() == (200, b"ok")
 
 
+def test_what_was_posted_and_put_outlives_an_upgrade(tmp_path: Path, slow: Slow) -> None:
+    upstreams = {"users": {"targets": [{"url": "http://127.0.0.1:1"}], "retries": {"max": 0}}}
+    routes = [{"name": "users", "upstream": "users"}]
+    more = """
+    [upstreams.users]
+    targets = [{url = "http://127.0.0.1:2"}]
+    [[routes]]
+    name = "users"
+    paths = ["/users"]
+    upstream = "users"
+    """
+    with Reloadable({"upstreams": upstreams, "routes": routes}, tmp_path) as gateway:
+
+        def new_workers() -> bool:
+            found = read(gateway, "/status")["workers"] if is_served(gateway) else []
+            return len(found) == 2 and not before & {worker["pid"] for worker in found}
+
+        assert post(gateway, AS_TOML % "posted" + more, TOML).status == 200
+        targets = json.dumps([{"url": f"http://{slow.address}"}])
+        assert admin(gateway, "PUT /upstreams/users/targets", targets, JSON).status == 200
+        said, before = read(gateway, "/status"), set(gateway.worker_pids)
+        gateway.signal(signal.SIGUSR2)
+        wait_until(new_workers, "the workers of the next program", PATIENCE)
+        assert gateway.answer("/users") == (200, b"ok")
+        assert gateway.answer("/") == (200, b"posted")
+        status = read(gateway, "/status")
+        for name in ("config_hash", "config_file", "generation"):
+            assert status[name] == said[name]
+        gateway.reload()
+        assert gateway.answer("/")[0] == 502
+
+
 def test_targets_come_and_go_under_load_and_nothing_is_lost(tmp_path: Path, slow: Slow) -> None:
     with Slow() as other:
         urls = [f"http://{slow.address}", f"http://{other.address}"]
