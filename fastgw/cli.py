@@ -68,6 +68,10 @@ TokenOption = Annotated[
     str | None,
     typer.Option("--token-file", metavar="FILE", help=f"Holds the token. Default: ${TOKEN}, if set."),
 ]
+CertificateOption = Annotated[
+    str | None,
+    typer.Option("--certificate", metavar="FILE", help="A client certificate and its key, for https://host:port."),
+]
 ReadyFdOption = Annotated[
     int | None,
     typer.Option(
@@ -206,9 +210,14 @@ def diff(
 
 
 @app.command()
-def reload(admin: AdminOption = DEFAULT, token_file: TokenOption = None, answer: FormatOption = Format.TEXT) -> None:
+def reload(
+    admin: AdminOption = DEFAULT,
+    token_file: TokenOption = None,
+    certificate: CertificateOption = None,
+    answer: FormatOption = Format.TEXT,
+) -> None:
     """Have a running gateway read its configuration file anew, and wait until all workers serve it."""
-    outcome = _asked(admin, token_file, lambda client: client.change("/reload", Outcome))
+    outcome = _asked(admin, token_file, certificate, lambda client: client.change("/reload", Outcome))
     if answer is Format.JSON:
         _print_json(outcome)
     elif outcome.ok:
@@ -220,9 +229,14 @@ def reload(admin: AdminOption = DEFAULT, token_file: TokenOption = None, answer:
 
 
 @app.command()
-def drain(admin: AdminOption = DEFAULT, token_file: TokenOption = None, answer: FormatOption = Format.TEXT) -> None:
+def drain(
+    admin: AdminOption = DEFAULT,
+    token_file: TokenOption = None,
+    certificate: CertificateOption = None,
+    answer: FormatOption = Format.TEXT,
+) -> None:
     """Have a running gateway finish what is under way, take nothing new, and stop."""
-    draining = _asked(admin, token_file, lambda client: client.change("/drain", Draining))
+    draining = _asked(admin, token_file, certificate, lambda client: client.change("/drain", Draining))
     if answer is Format.JSON:
         _print_json(draining)
     else:
@@ -233,6 +247,7 @@ def drain(admin: AdminOption = DEFAULT, token_file: TokenOption = None, answer: 
 def status(
     admin: AdminOption = DEFAULT,
     token_file: TokenOption = None,
+    certificate: CertificateOption = None,
     watch: Annotated[bool, typer.Option("--watch", help="Go on showing it, until Ctrl-C.")] = False,
     answer: FormatOption = Format.TEXT,
 ) -> None:
@@ -240,14 +255,14 @@ def status(
     if watch and (answer is Format.JSON or not sys.stdout.isatty()):
         raise typer.BadParameter("it is for people at a terminal; programs ask again", param_hint="--watch")
     if answer is Format.JSON:
-        typer.echo(_asked(admin, token_file, lambda client: client.get("/status")))
+        typer.echo(_asked(admin, token_file, certificate, lambda client: client.get("/status")))
         return
     from fastgw.admin import tables  # and with it rich, which no other command needs
 
     if watch:
-        _asked(admin, token_file, tables.watch)
+        _asked(admin, token_file, certificate, tables.watch)
     else:
-        tables.console().print(tables.overview(*_asked(admin, token_file, tables.ask)))
+        tables.console().print(tables.overview(*_asked(admin, token_file, certificate, tables.ask)))
 
 
 @app.command()
@@ -298,14 +313,16 @@ def _read(source: Callable[[], config.Config]) -> config.Config:
         _fail(WRONG, *map(str, error.problems))
 
 
-def _asked(admin: str, token_file: str | None, ask: Callable[[AdminClient], T]) -> T:
+def _asked(admin: str, token_file: str | None, certificate: str | None, ask: Callable[[AdminClient], T]) -> T:
     """What a running gateway answers."""
     try:
         place = parse_place(admin)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--admin") from error
+    if certificate is not None and not place.tls:
+        raise typer.BadParameter("it is shown by https:// alone", param_hint="--certificate")
     try:
-        return ask(AdminClient(place, token_of(token_file)))
+        return ask(AdminClient(place, token_of(token_file), certificate))
     except Unreachable as error:
         _fail(UNREACHABLE, f"fastgw: {error}")
     except (Refused, SecretError) as error:

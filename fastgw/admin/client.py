@@ -64,10 +64,12 @@ def parse_place(text: str) -> Place:
 
 
 class AdminClient:
-    """Asks one gateway. A method raises `Unreachable` or `Refused`."""
+    """Asks one gateway. A method raises `Unreachable` or `Refused`, so does making one where `certificate`, the name of
+    a PEM file with a client certificate and its key, is none."""
 
-    def __init__(self, place: Place, token: str | None) -> None:
+    def __init__(self, place: Place, token: str | None, certificate: str | None = None) -> None:
         self._place = place
+        self._tls = _client_tls(certificate) if place.tls else None
         self._fields = {} if token is None else {"Authorization": f"Bearer {token.strip()}".encode()}
 
     def get(self, path: str) -> bytes:
@@ -89,7 +91,7 @@ class AdminClient:
             raise self._stranger(f"its answer is none that is known: {error}") from error
 
     def _ask(self, method: str, path: str, patience: float) -> bytes:
-        connection = _Connection(self._place)
+        connection = _Connection(self._place, self._tls)
         try:
             connection.connect()
             connection.sock.settimeout(patience)
@@ -122,9 +124,10 @@ class AdminClient:
 class _Connection(http.client.HTTPConnection):
     """To a host, over TLS or not, or to a unix socket."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, tls: ssl.SSLContext | None) -> None:
         super().__init__(place.address.host or "localhost", place.address.port, timeout=PATIENCE)
         self._place = place
+        self._tls = tls
 
     def connect(self) -> None:
         path = self._place.address.path
@@ -134,8 +137,21 @@ class _Connection(http.client.HTTPConnection):
             self.sock.connect(path)
             return
         super().connect()
-        if self._place.tls:
-            self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=self.host)
+        if self._tls is not None:
+            self.sock = self._tls.wrap_socket(self.sock, server_hostname=self.host)
+
+
+def _client_tls(certificate: str | None) -> ssl.SSLContext:
+    """Raises `Refused`."""
+    context = ssl.create_default_context()
+    if certificate is not None:
+        try:
+            context.load_cert_chain(certificate, password="")  # or an encrypted key would ask the terminal
+        except ssl.SSLError:
+            raise Refused(f"{certificate} has no certificate with its key, as PEM and without a password") from None
+        except OSError as error:
+            raise Refused(f"{certificate}: {error.strerror}") from error
+    return context
 
 
 def _why(error: OSError) -> str:

@@ -8,6 +8,7 @@ import re
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -19,7 +20,7 @@ from fastgw.admin.node import Status
 from fastgw.admin.tls import server_context
 from fastgw.cli import app
 from fastgw.config.secret import Secret
-from fastgw.config.settings import ServerCertificate, ServerTls
+from fastgw.config.settings import ClientAuth, ServerCertificate, ServerTls
 from fastgw.config.values import Address
 from tests.support.admin import BUSY, FAILED, REJECTED, Served, served
 from tests.support.certificates import Certificates
@@ -191,6 +192,28 @@ class TestPlaces:
             assert ended.exit_code == 3
             assert "its certificate is not trusted" in ended.stderr
             assert "SSL_CERT_FILE" in ended.stderr
+
+    def test_a_client_certificate_is_shown(self, tmp_path):
+        authority = Certificates(tmp_path)
+        certificate, key = authority.issue("localhost")
+        shown = tmp_path / "client.pem"
+        shown.write_bytes(b"".join(Path(file).read_bytes() for file in authority.issue("operator.example")))
+        pairs = (ServerCertificate(certificate=certificate, key=key),)
+        tls = server_context(ServerTls(certificates=pairs, client_auth=ClientAuth(ca=authority.ca)))
+        with served(tls=tls) as here:
+
+            def reload(*more):
+                where = f"https://localhost:{here.address.port}"
+                return run("reload", "--admin", where, *more, SSL_CERT_FILE=authority.ca)
+
+            assert reload("--certificate", str(shown)).exit_code == 0
+            assert reload().exit_code == 3
+            for wrong, why in ((certificate, "has no certificate with its key"), ("nowhere.pem", "No such file")):
+                ended = reload("--certificate", wrong)
+                assert ended.exit_code == 1
+                assert why in ended.stderr
+            ended = run("reload", "--admin", here.authority, "--certificate", str(shown))
+            assert ended.exit_code == 2
 
     @pytest.mark.parametrize(
         "text",
