@@ -110,7 +110,7 @@ class Children:
             for other in self:
                 other.channel.close()  # else its child would not see that the supervisor is gone
             self._forget()
-            _call_ourselves(slot.name)
+            call_ourselves(f"fastgw {slot.name}")
             _wake_when_alone()
             if slot.work is not None:
                 slot.work(channel)
@@ -134,7 +134,7 @@ def _wake_when_alone() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGCONT)
 
 
-def _call_ourselves(name: str) -> None:
+def call_ourselves(name: str) -> None:
     """So that `ps -o comm` and `top` tell the processes apart."""
     with suppress(OSError):
-        Path("/proc/self/comm").write_text(f"fastgw {name}")
+        Path("/proc/self/comm").write_text(name)

@@ -43,7 +43,7 @@ from fastgw.runtime.channel import (
     Reopen,
     Watch,
 )
-from fastgw.runtime.children import Children
+from fastgw.runtime.children import Children, call_ourselves
 from fastgw.runtime.commons import Commons
 from fastgw.runtime.control import import_admin
 from fastgw.runtime.estate import Estate
@@ -121,6 +121,7 @@ class Supervisor:
     def run(self) -> None:
         """Raises `CannotStart`, with every child gone."""
         self._signals.catch()
+        call_ourselves("fastgw")  # an upgrade has made it the interpreter's name
         self._selector.register(self._signals, selectors.EVENT_READ, self._act)
         notice_logs()
         if "admin" in self._commons.own:

@@ -322,6 +322,7 @@ def test_an_upgrade_keeps_the_process_and_loses_nothing(
         tally = under_load(gateway, events)
         assert_nothing_lost(tally, gateway, record_property)
         assert (gateway.asked()["pid"], gateway.asked()["version"]) == (gateway.pid, "9.9.9")
+        assert name_of(gateway.pid) == "fastgw"
         assert listening(gateway.pid) == sockets
         assert os.stat(tmp_path / "gw.sock").st_ino == file.st_ino
         assert ask(f"unix:{tmp_path}/gw.sock", "/").body == b"v1"
