@@ -169,6 +169,20 @@ def test_a_late_worker_that_cannot_follow_is_to_be_replaced(node):
     assert node.outcomes[0].ok
 
 
+def test_who_is_told_to_commit_what_it_has_not_prepared_is_to_be_replaced(node):
+    """Its answer to a change that was given up was taken for one to the next, which has the same number."""
+    one, two = node.children
+    node.propose()
+    node.reloading.refused(two, 2, "no memory")
+    node.propose()
+    node.reloading.prepared(one, 2)  # on its way since before
+    node.reloading.prepared(two, 2)
+    node.commits(two)
+    node.reloading.refused(one, 2, "it is not prepared")
+    assert one.outdated
+    assert [each.ok for each in node.outcomes] == [False, True]
+
+
 def test_an_old_answer_changes_nothing(node):
     """Of a worker that had not heard yet that it was given up."""
     one, two = node.children
