@@ -11,6 +11,7 @@ import pytest
 
 from tests.e2e.programs import Nginx, Uvicorn
 from tests.e2e.service import service
+from tests.e2e.slow import Slow
 from tests.support.gateway import Gateway
 
 _random = random.Random(2)
@@ -51,6 +52,12 @@ def front(
 ) -> Gateway:
     """Two workers; one listener for each origin, named after it."""
     return stack.enter_context(Gateway(fronting(nginx=nginx.url, uvicorn=uvicorn.url), tmp_path_factory.mktemp("gw")))
+
+
+@pytest.fixture
+def slow() -> Iterator[Slow]:
+    with Slow() as slow:
+        yield slow
 
 
 def fronting(workers: int = 2, **origins: str) -> dict[str, object]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.admin_calls import admin
 from tests.e2e.programs import Nginx, program
-from tests.e2e.test_admin_live import admin
 from tests.e2e.test_dashboard import HEIGHTS, cells, tile
 from tests.e2e.test_processes import ask
 from tests.e2e.test_reload import Reloadable
