@@ -1,0 +1,101 @@
+"""The steps of a worker's part of a reload, each timed alone: how long the longest keeps the loop from its requests.
+
+`python -m bench.steps` builds and frees tables in this process as a worker does, and tells the CPU time of all steps
+and of the longest, which no neighbour on the machine can change.
+"""
+
+import gc
+import os
+import time
+from collections.abc import Generator
+from typing import Any
+
+from bench.peers.peer import routes
+from fastgw.compile import Gateway, building, compile, dismantling
+from fastgw.config import load_text
+from fastgw.filters import TYPES
+from fastgw.runtime.accepted import Accepted, accept, seal, unsealing
+
+COUNTS = (10, 1_000, 10_000)
+SOME = 10
+"""One route in so many changes, where not all do."""
+REPETITIONS = 5
+
+
+class Timed:
+    """Milliseconds of CPU of the steps it went through."""
+
+    def __init__(self) -> None:
+        self.all_ms = 0.0
+        self.longest_ms = 0.0
+
+    def through(self, steps: Generator[None, None, Any]) -> Any:
+        while True:
+            begun = time.thread_time()
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value
+            finally:
+                spent = (time.thread_time() - begun) * 1e3
+                self.all_ms += spent
+                self.longest_ms = max(self.longest_ms, spent)
+
+
+def main() -> None:
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    print("| | steps, ms in all | longest step, ms |\n| --- | ---: | ---: |")
+    for count in COUNTS:
+        for change_all in (False, True):
+            timed = least(count, change_all)
+            name = f"{count:,} routes, {'all' if change_all else 'one in ten'} changed"
+            print(f"| {name} | {timed.all_ms:.1f} | {timed.longest_ms:.2f} |", flush=True)
+
+
+def least(count: int, change_all: bool) -> Timed:
+    """The repetition whose longest step was the shortest: an interrupt lengthens a step and never shortens it."""
+    first = accepted(count, 1, None, change_all)
+    then = accepted(count, 2, first, change_all)
+    return min((turn(first, then) for _ in range(REPETITIONS)), key=lambda timed: timed.longest_ms)
+
+
+def turn(first: Accepted, then: Accepted) -> Timed:
+    """From one generation to the next: read, build and free."""
+    timed, before = Timed(), compile(first.config(), 1)
+    descriptor = seal(then)
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        now = timed.through(reloading(descriptor, before))
+        timed.through(before.retiring(now))
+        timed.through(dismantling(before, now))
+    finally:
+        gc.enable()
+        gc.unfreeze()
+        os.close(descriptor)
+    return timed
+
+
+def reloading(descriptor: int, before: Gateway) -> Generator[None, None, Gateway]:
+    """As `fastgw.runtime.changing`, but for what starts upstreams."""
+    read = yield from unsealing(descriptor, sources=False)
+    now = yield from building(read.plan, read.workers, before)
+    yield from read.emptying()
+    return now
+
+
+def accepted(count: int, generation: int, base: Accepted | None, change_all: bool) -> Accepted:
+    lines = ["version: 1", "listeners: {public: {address: 127.0.0.1:0}}"]
+    lines += ["upstreams: {origin: {targets: [{url: 'http://127.0.0.1:9'}]}}", "routes:"]
+    for number, route in enumerate(routes(count)):
+        version = generation if change_all or not number % SOME else 0
+        lines.append(f"  - {{name: {route}, paths: ['/{route}/*', '/{route}-version{version}/*'], upstream: origin}}")
+    loaded = load_text("\n".join(lines).encode(), "/nowhere/gateway.yaml", TYPES)
+    places = compile(loaded.config, 1).places
+    before = None if base is None else base.config()
+    return accept(loaded, generation=generation, date=1.0, source="api", places=places, workers=1, base=before)
+
+
+if __name__ == "__main__":
+    main()
