@@ -8,6 +8,8 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from math import inf
 from typing import Final
 
@@ -43,24 +45,27 @@ class Upgrade:
 
     def begin(self, estate: Estate) -> None:
         """Start the preflight. What becomes of it is told when it ends."""
+        why = "the configuration has changed meanwhile: " if self.has_passed else ""
         self.has_passed, self.generation, self._verdict = False, estate.generation, ""
-        descriptor = estate.write()
-        self._said = os.memfd_create("fastgw-preflight", os.MFD_CLOEXEC)
         try:
-            for each in (descriptor, estate.shared):
-                os.set_inheritable(each, True)
-            environment = {**os.environ, PREFLIGHT: str(descriptor)}
-            outputs = [(os.POSIX_SPAWN_DUP2, self._said, output) for output in (1, 2)]
-            self.preflight = os.posix_spawn(sys.executable, sys.orig_argv, environment, file_actions=outputs)
+            self._start(estate)
         except OSError as error:
-            os.close(self._said)
             notice(f"{NOT_UPGRADED}: {sys.executable} cannot be started: {error.strerror}")
         else:
             self.due_at = time.monotonic() + PREFLIGHT_S
-            notice(f"upgrade: trying the installed version (pid {self.preflight})")
-        finally:
-            os.set_inheritable(estate.shared, False)
-            os.close(descriptor)
+            notice(f"upgrade: {why}trying the installed version (pid {self.preflight})")
+
+    def _start(self, estate: Estate) -> None:
+        with inheritable(estate.write(), [estate.shared]) as descriptor:
+            said = os.memfd_create("fastgw-preflight", os.MFD_CLOEXEC)
+            environment = {**os.environ, PREFLIGHT: str(descriptor)}
+            outputs = [(os.POSIX_SPAWN_DUP2, said, output) for output in (1, 2)]
+            try:
+                self.preflight = os.posix_spawn(sys.executable, sys.orig_argv, environment, file_actions=outputs)
+            except OSError:
+                os.close(said)
+                raise
+        self._said = said
 
     def look(self, now: float) -> None:
         """End a preflight that hangs."""
@@ -92,17 +97,26 @@ class Upgrade:
     def become(self, estate: Estate) -> None:
         """Replace this program. Returns only if that cannot be done."""
         self.has_passed = False
-        descriptor = estate.write()
-        kept = [descriptor, *estate.descriptors]
-        for each in kept:
-            os.set_inheritable(each, True)
-        os.environ[TAKE_OVER] = str(descriptor)
-        notice("upgrade: the installed version takes over")
         try:
-            os.execv(sys.executable, sys.orig_argv)
+            with inheritable(estate.write(), estate.descriptors) as descriptor:
+                os.environ[TAKE_OVER] = str(descriptor)
+                notice("upgrade: the installed version takes over")
+                os.execv(sys.executable, sys.orig_argv)
         except OSError as error:
             notice(f"{NOT_UPGRADED}: {sys.executable}: {error.strerror}")
-        del os.environ[TAKE_OVER]
+        finally:
+            os.environ.pop(TAKE_OVER, None)
+
+
+@contextmanager
+def inheritable(descriptor: int, others: Iterable[int]) -> Iterator[int]:
+    """Let a program that is started in the block have these. The first is closed at its end."""
+    kept = [descriptor, *others]
+    try:
+        for each in kept:
+            os.set_inheritable(each, True)
+        yield descriptor
+    finally:
         for each in kept:
             os.set_inheritable(each, False)
         os.close(descriptor)
