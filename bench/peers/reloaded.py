@@ -67,6 +67,7 @@ class FastgwChanges:
         self._admin.request("POST", target, body, fields)
         answer = self._admin.getresponse()
         told = answer.read()
+        self._admin.close()  # it would be closed by the time of the next one
         if answer.status != 200:
             raise NotReady(f"fastgw answered {answer.status} to {target}: {told[:1000]!r}")
         return time.perf_counter() - begun_at
