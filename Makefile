@@ -83,7 +83,7 @@ run: setup  ## run the gateway in front of a demo service, on port 8080
 lint: setup  ## ruff and mypy --strict
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
-	$(BIN)/mypy --strict fastgw
+	$(BIN)/mypy --strict fastgw bench
 
 programs:
 	@$(call install_programs,$(TEST_PROGRAMS),make test)

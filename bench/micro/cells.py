@@ -2,7 +2,7 @@
 
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from bench.micro.timing import Room
 from fastgw.node.cells import Cells, LockedCells, SwappedCells, size, told
@@ -28,5 +28,9 @@ def rooms() -> Iterator[Room]:
             "sliding window": table.sliding_window(NEVER_FULL, 60.0),
         }
         for algorithm, limit in limits.items():
-            yield Room(f"{algorithm}, {name}", lambda each, spend=limit.spend: spend(each, 1, NOW), keys)
+
+            def decide(key: bytes, spend: Callable[[bytes, int, int], float] = limit.spend) -> float:
+                return spend(key, 1, NOW)
+
+            yield Room(f"{algorithm}, {name}", decide, keys)
         os.close(fd)

@@ -98,9 +98,8 @@ class Plane:
         column = Shared.create(gateway.layout, 1).columns[0]
         self._ground = Ground(self._loop)
         self._observer = Observer(logs=gateway.config.access_logs, column=words.counted(column), series=gateway.series)
-        self._server = Server(
-            self._ground, gateway, self._observer, words.connection_limit(column), words.address_limit(column)
-        )
+        limits = words.connection_limit(column, gateway.limits), words.address_limit(column, gateway.limits)
+        self._server = Server(self._ground, gateway, self._observer, *limits)
         self._gateway = gateway
         self._observer.start()
         self._ground.start()
