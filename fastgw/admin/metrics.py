@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import inf
 from typing import Final
 
+from fastgw import VERSION
 from fastgw.admin.exposition import PROMETHEUS, Format, Sample, exposed, histogram, labels, wanted
 from fastgw.node.shared import Column, Shared
 from fastgw.observe import Series, Totals, families
@@ -31,6 +32,7 @@ POOL_WAITING: Final = Family(
 )
 WORKERS: Final = Family("fastgw_workers", "gauge", (), "Workers that accept.")
 DEATHS: Final = Family("fastgw_child_deaths_total", "counter", (), "Processes that died and were replaced.")
+BUILD: Final = Family("fastgw_build_info", "gauge", ("version",), "1, with the version that runs.")
 START_TIME: Final = Family("fastgw_start_time_seconds", "gauge", (), "When the gateway started, epoch seconds.")
 RELOADS: Final = Family("fastgw_reloads_total", "counter", ("result",), "Reloads: ok, or failed and without effect.")
 LAST_RELOAD: Final = Family(
@@ -61,7 +63,7 @@ WORKER_MEMORY: Final = Family(
 WORKER_FDS: Final = Family("fastgw_worker_open_fds", "gauge", ("worker",), "Open descriptors.")
 
 POOLS: Final = (POOL_IN_USE, POOL_IDLE, POOL_WAITING)
-OF_THE_NODE: Final = (CONNECTIONS, ACCEPTED, WORKERS, DEATHS, START_TIME, RELOADS, LAST_RELOAD, LAST_RELOAD_TIME)
+OF_THE_NODE: Final = (CONNECTIONS, ACCEPTED, WORKERS, DEATHS, BUILD, START_TIME, RELOADS, LAST_RELOAD, LAST_RELOAD_TIME)
 OF_WORKERS: Final[Mapping[Family, Callable[[Words, Column], int | float]]] = {
     GENERATION: lambda words, column: column.words[words.generation],
     WORKER_CONNECTIONS: lambda words, column: column.words[words.connections],
@@ -133,6 +135,7 @@ class Exposition:
         yield [("", "", total(words.accepted))]
         yield [("", "", words.accepting(self._shared))]
         yield [("", "", own[words.deaths])]
+        yield [("", labels(BUILD, VERSION), 1)]
         yield [("", "", self._begun_date)]
         results = {"ok": own[words.reloads_ok], "failed": own[words.reloads_failed]}
         yield [("", labels(RELOADS, result), count) for result, count in results.items()]

@@ -25,6 +25,7 @@ class Worker(Struct, frozen=True):
     """One process that serves."""
 
     slot: int
+    """From 1, as in the log and in the names of processes."""
     pid: int
     generation: int
     """Of the configuration that it serves."""

@@ -188,7 +188,7 @@ class View:
                 continue
             found.append(
                 node.Worker(
-                    slot=column.words[words.slot],
+                    slot=column.words[words.slot] + 1,
                     pid=pid,
                     generation=column.words[words.generation],
                     state=words.state_of(shared, place),

@@ -73,7 +73,7 @@ def test_workers_and_connections_are_those_that_there_are(tmp_path: Path) -> Non
         wait_until(lambda: read(gateway, "/status")["connections"] == 5, "five connections")
         status = read(gateway, "/status")
         assert [worker["pid"] for worker in status["workers"]] == gateway.worker_pids
-        assert [worker["slot"] for worker in status["workers"]] == [0, 1, 2]
+        assert [worker["slot"] for worker in status["workers"]] == [1, 2, 3]
         assert sum(worker["connections"] for worker in status["workers"]) == 5
         assert status["pid"] == gateway.pid
         assert status["config_file"] == str(gateway.file)
