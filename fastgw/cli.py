@@ -201,7 +201,7 @@ def diff(
         except config.ConfigError as error:
             problems += error.problems
     if problems:
-        _fail(WRONG, *map(str, problems))
+        _fail(WRONG, *map(str, dict.fromkeys(problems)))
     found = differences(*loaded)
     if answer is Format.JSON:
         _print_json(found)

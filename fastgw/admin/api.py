@@ -6,7 +6,7 @@ change of the configuration is an `Outcome`, whatever its status.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -23,6 +23,7 @@ from fastgw.admin.answers import answer, refused, told
 from fastgw.admin.node import JSON, Draining, Effective, Live, Node, Outcome, Reason, Routes, Status, Upstreams
 from fastgw.admin.openapi import document
 from fastgw.admin.operation import Act, Operation
+from fastgw.config.problems import shorten
 from fastgw.runtime.notices import described
 
 log = logging.getLogger("fastgw")
@@ -63,13 +64,15 @@ def create_app(node: Node, access: Access) -> Starlette:
 
 
 def _route(node: Node, operations: Sequence[Operation]) -> Route:
-    acts = {each.method: each.act for each in operations}
-    acts |= {"HEAD": acts["GET"]} if "GET" in acts else {}
+    by_method = {each.method: each for each in operations}
+    by_method |= {"HEAD": by_method["GET"]} if "GET" in by_method else {}
 
     async def endpoint(request: Request) -> Response:
-        return await acts[request.method](node, request)
+        operation = by_method[request.method]
+        _check_query(request, operation.flags)
+        return await operation.act(node, request)
 
-    return Route(operations[0].path, endpoint, methods=list(acts))
+    return Route(operations[0].path, endpoint, methods=list(by_method))
 
 
 async def _refuse(request: Request, refusal: Exception) -> Response:
@@ -114,6 +117,18 @@ def _content_type(request: Request) -> str:
 async def _no_body(request: Request) -> None:
     if await _body(request):
         raise HTTPException(415, "There is nothing to say in a body.")
+
+
+def _check_query(request: Request, known: Collection[str]) -> None:
+    """A parameter that nobody reads may have been meant to prevent what would be done."""
+    told = f"known here: {', '.join(known) or 'none'}"
+    met = set()
+    for name, _ in request.query_params.multi_items():
+        if name not in known:
+            raise HTTPException(400, f'An unknown query parameter "{shorten(name)}"; {told}.')
+        if name in met:
+            raise HTTPException(400, f'A repeated query parameter "{name}"; {told}.')
+        met.add(name)
 
 
 def _flag(request: Request, name: str) -> bool:

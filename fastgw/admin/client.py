@@ -48,6 +48,13 @@ class Place(Struct, frozen=True):
 
 def parse_place(text: str) -> Place:
     """`host:port`, `[ipv6]:port`, `unix:/path`, or a URL with `https://` or `http://`. Raises `ValueError`."""
+    try:
+        return _parsed_place(text)
+    except ValueError as error:
+        raise ValueError(f"{error}; expected host:port, unix:/path or https://host:port") from error
+
+
+def _parsed_place(text: str) -> Place:
     if "://" not in text:
         address = parse_address(text)
         if not address.path and not address.port:
@@ -59,7 +66,7 @@ def parse_place(text: str) -> Place:
     except ValueError as error:
         raise ValueError(f'"{text}" is not a URL') from error
     if parts.scheme not in _PORTS or not parts.hostname or parts.path.strip("/") or parts.query or "@" in parts.netloc:
-        raise ValueError(f'"{text}" is not https://host:port')
+        raise ValueError(f'"{text}" is not the URL of a host')
     return Place(text, Address(host=parts.hostname, port=port or _PORTS[parts.scheme]), parts.scheme == "https")
 
 
@@ -99,8 +106,7 @@ class AdminClient:
             response = connection.getresponse()
             body = response.read()
         except OSError as error:
-            why = f"{_why(error)}; give --admin ADDR"
-            raise Unreachable(f"no gateway answers at {self._place.text}: {why}") from error
+            raise self._unreachable(error) from error
         except http.client.HTTPException as error:
             raise self._stranger(f"it does not speak HTTP: {type(error).__name__}") from error
         finally:
@@ -108,6 +114,26 @@ class AdminClient:
         if response.headers.get_content_type() != JSON:
             raise self._refused(response.status, body)
         return body
+
+    def _unreachable(self, error: OSError) -> Unreachable:
+        text = self._place.text
+        if isinstance(error, ssl.SSLCertVerificationError):
+            why = f"its certificate is not trusted ({error.verify_message})"
+            return Unreachable(f"{text}: {why}; SSL_CERT_FILE=FILE names what to trust")
+        hint = "give --admin ADDR"
+        if isinstance(error, ssl.SSLError) and "CERTIFICATE_REQUIRED" in (error.reason or ""):
+            hint = "give --certificate FILE"
+        elif self._may_be_tls and isinstance(error, ConnectionResetError):
+            hint = self._try_tls
+        return Unreachable(f"no gateway answers at {text}: {_why(error)}; {hint}")
+
+    @property
+    def _may_be_tls(self) -> bool:
+        return not self._place.tls and not self._place.address.path
+
+    @property
+    def _try_tls(self) -> str:
+        return f"try --admin https://{self._place.text.removeprefix('http://')}"
 
     def _refused(self, status: int, body: bytes) -> Exception:
         try:
@@ -155,8 +181,6 @@ def _client_tls(certificate: str | None) -> ssl.SSLContext:
 
 
 def _why(error: OSError) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted ({error.verify_message}; SSL_CERT_FILE names others to trust)"
     if isinstance(error, TimeoutError):
         return "it took too long"
     said = error.strerror or str(error)

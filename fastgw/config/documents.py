@@ -113,7 +113,8 @@ class Document:
             self.value = value
         else:
             expected = "a list of targets" if self.upstream else "a mapping of settings"
-            self.problems.append(self.problem((), show(value), f"expected {expected}"))
+            said = "the file is empty" if value is None and not self._text.strip() else show(value)
+            self.problems.append(self.problem((), said, f"expected {expected}"))
 
 
 @dataclass

@@ -19,7 +19,6 @@ from fastgw.runtime.adoption import Adoption
 from fastgw.runtime.channel import PROTOCOL, Channel, Origin
 from fastgw.runtime.children import Children
 from fastgw.runtime.commons import Commons, Record
-from fastgw.runtime.reloading import KEPT
 from fastgw.runtime.slots import Child
 from fastgw.runtime.sockets import Endpoint
 
@@ -133,7 +132,7 @@ class Estate(msgspec.Struct, kw_only=True):
             captured=accepted.captured,
             source=accepted.source,
             date=accepted.date,
-            former=commons.documents[-KEPT:],
+            former=commons.documents,
             places=accepted.places,
             shared=commons.shared.fd,
             endpoints={number: OpenEndpoint.of(each) for number, each in commons.endpoints.items()},

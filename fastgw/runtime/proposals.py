@@ -12,13 +12,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
+import msgspec
+
 from fastgw import config
 from fastgw.admin.node import Committed, Outcome, Reason
 from fastgw.compile import CompileError, compile
 from fastgw.config import ConfigError, Loaded, Problem, Source
 from fastgw.config.files import LARGEST, read_file
 from fastgw.config.problems import path_text
+from fastgw.config.settings import Config
 from fastgw.config.spots import Flaw
+from fastgw.config.values import Address
 from fastgw.diff import as_text, differences
 from fastgw.filters import TYPES
 from fastgw.node.places import CannotPlace
@@ -28,11 +32,14 @@ from fastgw.runtime.capacity import auto_workers, usable_cpus
 from fastgw.runtime.channel import Channel, Origin, Propose, Rejected
 from fastgw.runtime.channel import Outcome as Verdict
 from fastgw.runtime.commons import Commons, Record
+from fastgw.runtime.keeping import kept_on
 from fastgw.runtime.notices import notice
-from fastgw.runtime.reloading import KEPT, RECORDS, told
+from fastgw.runtime.reloading import OWN, RECORDS, told
 
 PROBLEMS: Final = 20
 """Of one attempt, that are remembered."""
+POSTED: Final = "POST /config"
+"""How problems name a document that came over the API."""
 
 
 class Proposals:
@@ -53,7 +60,7 @@ class Proposals:
         """Told of the document that was in force, and of the one that is."""
         self.on_missed: Callable[[], None] = lambda: None
         """Told that another document is in force than the one that is known here."""
-        self._kept = {document.generation: document for document in commons.documents[-KEPT:]}
+        self._kept = {document.generation: document for document in commons.documents}
 
     async def reload(self, source: Origin) -> Outcome:
         """Take what the file says."""
@@ -69,7 +76,15 @@ class Proposals:
     async def apply(self, text: bytes, suffix: str, dry_run: bool) -> Outcome:
         """Take this text in place of the main file."""
         async with self._lock:
-            return await self._offer(lambda: config.load_text(text, self.current.file, TYPES, suffix), "api", dry_run)
+            return await self._offer(lambda: self._load_posted(text, suffix), "api", dry_run, POSTED)
+
+    def _load_posted(self, text: bytes, suffix: str) -> Loaded:
+        """Raises `ConfigError`, whose problems do not blame the file on disk."""
+        file = self.current.file
+        try:
+            return config.load_text(text, file, TYPES, suffix)
+        except ConfigError as error:
+            raise ConfigError(_renamed(each, file, POSTED) for each in error.problems) from error
 
     async def put_targets(self, upstream: str, text: bytes, suffix: str) -> Outcome:
         """Take these targets in place of those of an upstream, until the files are read again."""
@@ -120,11 +135,11 @@ class Proposals:
         """Go back to what the files said in a generation that is kept; None: to what they said before, each time one
         step further. Certificates and the like stay those in force: the old ones may have expired."""
         async with self._lock:
+            if not self._is_serving:
+                return self._not_now()
             wanted = self._kept.get(self._before() if generation is None else generation)
             if wanted is None:
-                asked = "no generation before this one is" if generation is None else f"generation {generation} is not"
-                kept = ", ".join(map(str, sorted(self._kept))) or "none"
-                return self._refused("rejected", f"cannot roll back: {asked} kept; kept are: {kept}")
+                return self._refused("rejected", self._why_not_back(generation))
             captured = {path: self.current.captured.get(path, held) for path, held in wanted.captured.items()}
             return await self._offer(lambda: config.load_sources(wanted.sources, captured, TYPES), "rollback")
 
@@ -132,8 +147,16 @@ class Proposals:
         """The last generation that said something else, before the one that is served; 0: none is kept."""
         current = self.current
         alike = {each.generation for each in self._kept.values() if each.sources == current.sources}
-        served = max(alike, default=0) if current.source == "rollback" else current.generation
+        served = max(alike, default=current.generation)  # it is kept where a rollback went back to it
         return max((generation for generation in self._kept.keys() - alike if generation < served), default=0)
+
+    def _why_not_back(self, generation: int | None) -> str:
+        kept = [number for number, each in sorted(self._kept.items()) if each.sources != self.current.sources]
+        if not kept:
+            return "cannot roll back: no other configuration is kept"
+        listed = f"kept are {', '.join(map(str, kept))}" if kept[1:] else f"only {kept[0]} is kept"
+        asked = "cannot roll back further" if generation is None else f"cannot roll back to {generation}"
+        return f'{asked}: {listed}; choose one with {{"generation": {kept[0]}}}'
 
     def conclude(self, outcome: Verdict) -> None:
         """The supervisor's answer; it may be one to the control process before this one, which has died."""
@@ -142,16 +165,27 @@ class Proposals:
         elif outcome.generation != self.current.generation:
             self.on_missed()
 
-    async def _offer(self, load: Callable[[], Loaded], source: Origin, dry_run: bool = False) -> Outcome:
-        if not self._commons.words.is_serving(self._commons.shared):
-            return self._refused("busy", "not now: the gateway does not serve, or not any more")
+    @property
+    def _is_serving(self) -> bool:
+        return self._commons.words.is_serving(self._commons.shared)
+
+    def _not_now(self) -> Outcome:
+        return self._refused("busy", "not now: the gateway does not serve")
+
+    async def _offer(
+        self, load: Callable[[], Loaded], source: Origin, dry_run: bool = False, name: str = ""
+    ) -> Outcome:
+        """`name`: how problems name what is read, where that is not the file."""
+        if not self._is_serving:
+            return self._not_now()
+        file = name or self.current.file
         try:
             with _no_collections():
-                loaded, accepted = await asyncio.to_thread(self._make, load, source)
+                loaded, accepted = await asyncio.to_thread(self._make, load, source, file)
         except ConfigError as error:
             return self._rejected(error.problems, source, dry_run)
         except (CompileError, CannotPlace) as error:
-            return self._rejected([Problem(self.current.file, 0, 0, "", str(error))], source, dry_run)
+            return self._rejected([Problem(file, 0, 0, "", str(error))], source, dry_run)
         if dry_run:
             return await asyncio.to_thread(self._dry, loaded)
         self.on_accept(accepted)
@@ -177,14 +211,14 @@ class Proposals:
             reason="" if answer.ok else "failed",
         )
 
-    def _make(self, load: Callable[[], Loaded], source: Origin) -> tuple[Loaded, Accepted]:
-        """In a thread. Raises `ConfigError`, `CompileError`, `CannotPlace`."""
+    def _make(self, load: Callable[[], Loaded], source: Origin, file: str) -> tuple[Loaded, Accepted]:
+        """In a thread. `file`: as problems name it. Raises `ConfigError`, `CompileError`, `CannotPlace`."""
         loaded = load()
         settings = loaded.config
         workers = auto_workers(usable_cpus()) if settings.workers == "auto" else settings.workers
         for place, access_log in enumerate(settings.access_logs):
             if why := why_not(access_log.sink):
-                raise ConfigError([Problem(self.current.file, 0, 0, f"access_logs[{place}].sink", why)])
+                raise ConfigError([Problem(file, 0, 0, f"access_logs[{place}].sink", why)])
         gateway = compile(settings, workers)
         commons = self._commons
         commons.words.check(commons.shared, settings.limits)
@@ -207,9 +241,9 @@ class Proposals:
 
     def _keep(self, accepted: Accepted, loaded: Loaded) -> None:
         before = self.current
+        stays = kept_on(self._kept.values(), before, accepted)
         self._kept[before.generation] = Document.of(before)
-        for generation in sorted(self._kept)[:-KEPT]:
-            del self._kept[generation]
+        self._kept = {generation: document for generation, document in self._kept.items() if generation in stays}
         self.current, self.config = accepted, loaded.config
         self.on_change(before, accepted)
 
@@ -241,12 +275,28 @@ class Proposals:
     def _dry(self, loaded: Loaded) -> Outcome:
         """What it would change."""
         changes = as_text(differences(self.config, loaded))
+        if _addresses(loaded.config) - _addresses(self.config):
+            changes += "\naddresses are not tried"
         current = self.current
         return Outcome(ok=True, generation=current.generation, workers=Committed(0, current.workers), summary=changes)
 
     def _refused(self, reason: Reason, summary: str) -> Outcome:
         stays, workers = self.current.generation, Committed(0, self.current.workers)
         return Outcome(ok=False, generation=stays, workers=workers, summary=summary, reason=reason)
+
+
+def _renamed(problem: Problem, file: str, name: str) -> Problem:
+    """The same of another file. The text may name the place of something else in it."""
+    wrong, expected = (text.replace(f"{file}:", f"{name}:") for text in (problem.wrong, problem.expected))
+    if problem.file == file:
+        return msgspec.structs.replace(problem, file=name, wrong=wrong, expected=expected)
+    return msgspec.structs.replace(problem, wrong=wrong, expected=expected)
+
+
+def _addresses(settings: Config) -> set[Address]:
+    """All that it listens on."""
+    own = (getattr(settings, name) for name in OWN)
+    return {each.address for each in (*settings.listeners.values(), *own) if each is not None}
 
 
 @contextmanager

@@ -10,13 +10,12 @@ from fastgw.config.settings import Config
 from fastgw.runtime.accepted import unseal
 from fastgw.runtime.channel import Commit, Origin, Outcome, Propose, Rejected
 from fastgw.runtime.commons import Commons, Record, Sealed, place_listeners
+from fastgw.runtime.keeping import kept_on
 from fastgw.runtime.notices import notice
 from fastgw.runtime.slots import Child
 from fastgw.runtime.sockets import CannotListen, Endpoint, close_endpoints
 from fastgw.runtime.turnover import Turnover, tell_prepare, tell_sockets
 
-KEPT: Final = 5
-"""Generations that one can go back to."""
 RECORDS: Final = 20
 """Attempts that are remembered."""
 OWN: Final = ("status", "admin")
@@ -151,8 +150,6 @@ class Reloading:
         commons.words.carry(commons.shared, commons.sealed.accepted.places, turnover.sealed.accepted.places)
         commons.words.commit(commons.shared, turnover.sealed.generation)
         commons.kept.append(commons.sealed)
-        if len(commons.kept) > KEPT:
-            os.close(commons.kept.pop(0).descriptor)
         commons.sealed = turnover.sealed
         commons.listeners = turnover.listeners
         commons.endpoints |= turnover.opened
@@ -181,6 +178,17 @@ class Reloading:
         self._remember(True, outcome.generation, turnover.source, told(outcome))
         self._answer(outcome)
         self._changed(self._own)
+        self._drop_kept()
+
+    def _drop_kept(self) -> None:
+        """Of the configurations before the one in force, those that nobody goes back to."""
+        commons = self._commons
+        *documents, _ = commons.documents
+        kept = kept_on(documents, commons.kept[-1].accepted, commons.sealed.accepted)
+        commons.former = [each for each in commons.former if each.generation in kept]
+        for each in [each for each in commons.kept if each.generation not in kept]:
+            commons.kept.remove(each)
+            os.close(each.descriptor)
 
     def _give_up(self, sealed: Sealed, source: Origin, why: str) -> None:
         """Nothing has changed anywhere."""

@@ -114,7 +114,7 @@ class TestToken:
         with served(Secret(text=TOKEN)) as here:
             assert 'www-authenticate: Bearer realm="' in refused(here, 401, request_line)
 
-    @pytest.mark.parametrize("request_line", ["GET /", "HEAD /", "GET /?x=1"])
+    @pytest.mark.parametrize("request_line", ["GET /", "HEAD /"])
     def test_the_page_holds_nothing_and_asks_for_it(self, request_line):
         with served(Secret(text=TOKEN)) as here:
             assert here.ask(request_line)[0] == 200

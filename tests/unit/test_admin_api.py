@@ -139,6 +139,11 @@ WRONG = [
     ("OPTIONS /config", (), b"", 405),
     ("DELETE /config", (), b"", 405),
     ("POST /config?dry_run=yes", (YAML,), b"x", 400),
+    ("POST /config?dryrun=true", (YAML,), b"x", 400),
+    ("POST /config?dry_run=true&dry_run=true", (YAML,), b"x", 400),
+    ("POST /rollback?generation=1", (), b"", 400),
+    ("POST /drain?dry_run=true", (), b"", 400),
+    ("HEAD /status?x", (), b"", 400),
     ("POST /config", (), b"x", 415),
     ("POST /config", ("Content-Type: text/plain",), b"x", 415),
     ("POST /config", ("Content-Type: application/x-www-form-urlencoded",), b"x", 415),
@@ -163,6 +168,16 @@ def test_what_is_wrong_is_told_as_a_problem_and_nothing_is_done(here, request_li
         assert (problem["status"], problem["type"]) == (expected, "about:blank")
         assert problem["title"]
     assert here.node.told == []
+
+
+def test_a_parameter_that_nobody_reads_is_named_with_those_that_are_known(here):
+    for query, told in (
+        ("dryrun=true", 'An unknown query parameter "dryrun"; known here: dry_run.'),
+        ("dry_run=false&dry_run=true", 'A repeated query parameter "dry_run"; known here: dry_run.'),
+    ):
+        assert json.loads(here.ask(f"POST /config?{query}", YAML, body=b"x")[2])["detail"] == told
+    told = json.loads(here.ask("POST /rollback?generation=1")[2])["detail"]
+    assert told == 'An unknown query parameter "generation"; known here: none.'
 
 
 def test_a_method_that_is_not_there_is_told_which_are(here):

@@ -191,7 +191,15 @@ class TestPlaces:
             ended = run("status", "--admin", where)
             assert ended.exit_code == 3
             assert "its certificate is not trusted" in ended.stderr
-            assert "SSL_CERT_FILE" in ended.stderr
+            assert ended.stderr.endswith("; SSL_CERT_FILE=FILE names what to trust\n")
+
+    def test_plain_http_where_tls_is_spoken(self, tmp_path):
+        certificate, key = Certificates(tmp_path).issue("localhost")
+        tls = server_context(ServerTls(certificates=(ServerCertificate(certificate=certificate, key=key),)))
+        with served(tls=tls) as here:
+            ended = run("status", "--admin", f"localhost:{here.address.port}")
+        assert ended.exit_code == 3
+        assert ended.stderr.endswith(f"; try --admin https://localhost:{here.address.port}\n")
 
     def test_a_client_certificate_is_shown(self, tmp_path):
         authority = Certificates(tmp_path)
@@ -234,6 +242,7 @@ class TestPlaces:
         ended = run(command, "--admin", text)
         assert (ended.stdout, ended.exit_code) == ("", 2)
         assert "--admin" in ended.stderr
+        assert "expected host:port, unix:/path or https://host:port" in ended.stderr
 
     @pytest.mark.parametrize(
         ("text", "address", "tls"),

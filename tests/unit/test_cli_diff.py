@@ -63,5 +63,14 @@ def test_what_is_wrong_with_either_file_is_told(files):
         assert len(ended.stderr.splitlines()) == 1
 
 
+def test_what_is_wrong_with_a_file_that_is_both_is_told_once(files):
+    assert len(diff("bad.yaml", "bad.yaml").stderr.splitlines()) == 1
+
+
+def test_an_empty_file_is_told_to_be_empty(files):
+    Path("empty.yaml").write_text("\n")
+    assert "the file is empty; expected a mapping of settings" in diff("empty.yaml", "old.yaml").stderr
+
+
 def test_two_files_are_needed(files):
     assert diff("old.yaml").exit_code == 2

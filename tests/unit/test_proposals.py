@@ -183,6 +183,62 @@ async def test_one_goes_back_step_by_step(control):
     assert (refused.ok, refused.reason) == (False, "rejected")
 
 
+async def back(control: Control, generation: int | None = None) -> str:
+    asking = asyncio.create_task(control.proposals.rollback(generation))
+    control.answer(await control.proposal())
+    assert (await asking).ok
+    return control.read[-1]
+
+
+@on_loop
+async def test_the_copies_of_rollbacks_take_no_place_of_what_is_kept(control):
+    for number in range(2, 8):
+        await control.changed(f"v{number}")
+    assert [await back(control) for _ in range(5)] == ["v6", "v5", "v4", "v3", "v2"]
+    refused = await control.proposals.rollback(None)
+    said = 'cannot roll back further: kept are 3, 4, 5, 6, 7; choose one with {"generation": 3}'
+    assert (refused.reason, refused.summary) == ("rejected", said)
+    assert await back(control, 7) == "v7"
+    refused = await control.proposals.rollback(1)
+    assert refused.summary.startswith("cannot roll back to 1: kept are 2, ")
+
+
+@on_loop
+async def test_on_from_a_rollback_the_next_one_leads_to_it_and_not_to_what_it_left(control):
+    for text in ("v2", "bad"):
+        await control.changed(text)
+    assert await back(control) == "v2"
+    await control.changed("worse")
+    assert [await back(control), await back(control, 3), await back(control)] == ["v2", "bad", "v1"]
+
+
+@on_loop
+async def test_while_the_gateway_stops_no_rollback_is_looked_at(control):
+    control.commons.words.set_ready(control.commons.shared, False)
+    outcome = await control.proposals.rollback(99)
+    assert (outcome.reason, outcome.summary) == ("busy", "not now: the gateway does not serve")
+
+
+@on_loop
+async def test_what_is_wrong_with_a_posted_document_is_not_blamed_on_the_file(control):
+    outcome = await control.proposals.apply(b"[]", ".yaml", dry_run=True)
+    assert [str(each) for each in outcome.problems] == ["POST /config:1:1: a list; expected a mapping of settings"]
+    text = WRITTEN + "routes: [{name: a, respond: {}}, {name: a, respond: {}}]\n"
+    outcome = await control.proposals.apply(text.encode(), ".yaml", dry_run=True)
+    assert {each.file for each in outcome.problems} == {"POST /config"}
+    assert "gateway.yaml" not in str(outcome.problems)
+
+
+@on_loop
+async def test_a_trial_says_that_new_addresses_are_not_tried(control):
+    text = f"{WRITTEN}routes: [{{name: all, respond: {{body: v2}}}}]\n"
+    for address, said in (("127.0.0.1:0", False), ("127.0.0.1:1", True)):
+        posted = text.replace("127.0.0.1:0", address).encode()
+        outcome = await control.proposals.apply(posted, ".yaml", dry_run=True)
+        assert outcome.ok
+        assert outcome.summary.endswith("\naddresses are not tried") is said
+
+
 @on_loop
 async def test_a_trial_changes_nothing(control):
     text = f"{WRITTEN}routes: [{{name: other, respond: {{body: v2}}}}]\n".encode()
