@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from fastgw.runtime.reloading import KEPT
+from fastgw.runtime.keeping import KEPT
 from tests.e2e.clients import Tally
 from tests.e2e.test_hangs import HUNG_DEADLINE, freeze
 from tests.e2e.test_nothing_lost import CALLERS, client_ports, enough, under_load

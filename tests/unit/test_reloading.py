@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import pytest
 
 from fastgw.runtime.channel import Abort, Commit, Outcome, Prepare, Propose, Rejected, Sockets
-from fastgw.runtime.reloading import KEPT, RECORDS, Reloading, told
+from fastgw.runtime.keeping import KEPT
+from fastgw.runtime.reloading import RECORDS, Reloading, told
 from fastgw.runtime.slots import Child
 from fastgw.runtime.sockets import Endpoint
 from tests.support.node import ANYWHERE, Crew, close_node, commons_of, sealed_document
@@ -40,9 +41,9 @@ class Node(Crew):
         child.generation = self.commons.sealed.generation
         self.reloading.was_committed(child)
 
-    def change(self, generation: int = 2, listeners: Sequence[str] = ("main",)) -> None:
+    def change(self, generation: int = 2, listeners: Sequence[str] = ("main",), more: str = "") -> None:
         """The whole of it."""
-        self.propose(generation, listeners)
+        self.propose(generation, listeners, more)
         for child in self.children:
             self.reloading.prepared(child, generation)
         for child in self.children:
@@ -216,9 +217,15 @@ def test_what_control_found_wrong_is_counted_and_remembered(node):
 
 def test_as_much_is_kept_as_is_promised(node):
     for generation in range(2, RECORDS + 5):
-        node.change(generation)
-    generation = node.commons.sealed.generation
+        node.change(generation, more=f"status: null  # {generation}")
+    node.change(generation + 1, more=f"status: null  # {generation}")  # the same takes no place
     assert [each.generation for each in node.commons.kept] == list(range(generation - KEPT, generation))
+    node.change(generation + 2)
+    generation = node.commons.sealed.generation
+    assert [each.generation for each in node.commons.kept] == [
+        *range(generation - KEPT - 1, generation - 2),
+        generation - 1,
+    ]
     assert len(node.commons.records) == RECORDS
     for each in node.commons.kept:
         os.fstat(each.descriptor)  # open
