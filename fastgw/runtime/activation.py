@@ -57,7 +57,8 @@ class Inherited:
         They stay open: a listener of a later generation may take them.
         """
         waiting = [f"{bound_to(each.socket)} ({each.name})" for each in self.left]
-        return (*self._refused, *(f"systemd listens on {each}, and no listener has that address" for each in waiting))
+        advice = "no listener has that address; write a listener with this address, or change ListenStream"
+        return (*self._refused, *(f"systemd listens on {each}, and {advice}" for each in waiting))
 
     def close(self) -> None:
         """Close what is left."""

@@ -116,6 +116,9 @@ class Outcome(Message):
     listeners_added: int
     listeners_removed: int
     workers_restarted: int
+    listeners_moved: int = 0
+    resized: tuple[int, int] | None = None
+    """From so many workers to so many."""
 
 
 class Reload(Message):

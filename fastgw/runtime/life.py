@@ -71,22 +71,24 @@ class Life:
         commons.words.commit(commons.shared, commons.sealed.generation)
         commons.words.set_ready(commons.shared, True)
 
-    def terminate(self) -> None:
+    def terminate(self, asked_by: str) -> None:
         """Somebody wants the end, and that what is under way is finished."""
         now = time.monotonic()
         if self.phase is Phase.STARTING:
             self.stop()
         elif not self._terminated_at:
             self._terminated_at = now
-            self.leave()
+            self.leave(asked_by)
         elif now - self._terminated_at >= REPEATED:
             self.stop()
 
-    def leave(self) -> None:
+    def leave(self, asked_by: str) -> None:
         """Say that we are not ready, and serve on until those who send clients here have noticed; then drain."""
         if not self.goes_on:
             return
         drain = self._commons.sealed.settings.timeouts.drain
+        later = f", readiness is off, drain begins in {drain.delay:g} s" if drain.delay else ""
+        notice(f"draining: asked by {asked_by}{later}")
         self._end_began_at = time.monotonic()
         self._drain_at = self._end_began_at + drain.delay
         self._commons.words.set_ready(self._commons.shared, False)

@@ -69,16 +69,21 @@ def open_own(commons: Commons, name: str) -> None:
     except CannotListen as error:
         if settings is not OWN[name]:
             raise
-        notice(f"fastgw: warning: no {name} listener: {error}; write {name}: {{address: …}} or {name}: null")
+        warn_of_own(name, error)
     else:
         close_endpoints(others)
 
 
-def warn(commons: Commons) -> None:
-    """Say what will be slower or less than asked for."""
+def warn_of_own(name: str, error: CannotListen) -> None:
+    notice(f"fastgw: warning: no {name} listener: {error}; write {name}: {{address: …}} or {name}: null")
+
+
+def warn(commons: Commons, *, again: bool = False) -> None:
+    """Say what will be slower or less than asked for. `again`: the program before this one has said what stays so."""
     files = raise_file_limit()
     connections = commons.sealed.settings.limits.connections
-    for warning in (file_limit_warning(connections, commons.workers, files), compiled.warning()):
+    limit = None if again else file_limit_warning(connections, commons.workers, files)
+    for warning in (limit, compiled.warning()):
         if warning is not None:
             notice(f"fastgw: warning: {warning}")
     for line in commons.passed.unclaimed():

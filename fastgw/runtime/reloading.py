@@ -12,6 +12,7 @@ from fastgw.runtime.channel import Commit, Origin, Outcome, Propose, Rejected
 from fastgw.runtime.commons import Commons, Record, Sealed, place_listeners
 from fastgw.runtime.keeping import kept_on
 from fastgw.runtime.notices import notice
+from fastgw.runtime.opening import warn_of_own
 from fastgw.runtime.slots import Child
 from fastgw.runtime.sockets import CannotListen, Endpoint, close_endpoints
 from fastgw.runtime.turnover import Turnover, tell_prepare, tell_sockets
@@ -29,8 +30,8 @@ class Untimely(Exception):
 class Reloading:
     """One change at a time. Nothing here waits.
 
-    `workers`: those that serve. `answer`: tells control. `changed`: another generation is in force, and control listens
-    at these addresses from now on, as far as they are new.
+    `workers`: those that serve, silent ones too. `answer`: tells control. `changed`: another generation is in force,
+    and control listens at these addresses from now on, as far as they are new.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Reloading:
         self._answer = answer
         self._changed = changed
         self._turnover: Turnover | None = None
+        self._present: frozenset[Child] = frozenset()  # when the change began
         self._before: Mapping[str, list[int]] = {}  # the listeners of the generation that is being replaced
         self._own: dict[str, Endpoint] = {}  # opened for control
 
@@ -82,11 +84,14 @@ class Reloading:
             return
         self._before, self._own = self._commons.listeners, own
         self._turnover = Turnover(sealed, message.source, listeners, opened, time.monotonic(), self._commit, self._end)
-        self._turnover.begin(self._workers())
+        self._present = frozenset(self._workers())
+        self._turnover.begin(child for child in self._present if child.able)
 
     def rejected(self, message: Rejected) -> None:
         """Control has found it wrong by itself."""
-        self._remember(False, self._commons.sealed.generation, message.source, message.why)
+        stays = self._commons.sealed.generation
+        notice(f"not reloaded, generation {stays} stays: what is wrong stands above")
+        self._remember(False, stays, message.source, message.why)
 
     def _check_timely(self, sealed: Sealed) -> None:
         generation = self._commons.sealed.generation
@@ -98,12 +103,21 @@ class Reloading:
             raise Untimely(f"it follows on generation {sealed.generation - 1}, but {generation} is in force")
 
     def _open_own(self, settings: Config, opened: dict[str, Endpoint]) -> None:
-        """Open where control shall listen, as far as that is new. Raises `CannotListen`."""
+        """Open where control shall listen, as far as that is new. Raises `CannotListen`.
+
+        What was taken by others at the start is tried again, and still not insisted on.
+        """
         before = self._commons.sealed.settings
         for name in OWN:
             now, then = getattr(settings, name), getattr(before, name)
-            if now is not None and (then is None or now.address != then.address):
+            if now is None or (then is not None and now.address == then.address and name in self._commons.own):
+                continue
+            try:
                 opened[name], *_ = self._commons.open(now.address, 1)
+            except CannotListen as error:
+                if now != then:
+                    raise
+                warn_of_own(name, error)
 
     # --- from workers ---
 
@@ -165,16 +179,21 @@ class Reloading:
         commons, before = self._commons, self._before
         unused = commons.endpoints.keys() - {number for numbers in commons.listeners.values() for number in numbers}
         close_endpoints([commons.endpoints.pop(number) for number in unused])  # workers took what was queued there
+        asked = {child for child in self._present | turnover.told if not child.leaving}
+        wanted = commons.sealed.accepted.workers
         outcome = Outcome(
             generation=commons.sealed.generation,
             ok=True,
             why="",
-            committed=turnover.committed,
-            workers=commons.workers,
+            committed=len(turnover.committed & asked),
+            workers=len(asked),
             listeners_added=len(commons.listeners.keys() - before.keys()),
             listeners_removed=len(before.keys() - commons.listeners.keys()),
             workers_restarted=0,
+            listeners_moved=sum(commons.listeners.get(name, numbers) != numbers for name, numbers in before.items()),
+            resized=None if wanted == commons.workers else (commons.workers, wanted),
         )
+        notice(told(outcome))
         self._remember(True, outcome.generation, turnover.source, told(outcome))
         self._answer(outcome)
         self._changed(self._own)
@@ -194,6 +213,7 @@ class Reloading:
         """Nothing has changed anywhere."""
         os.close(sealed.descriptor)
         stays = self._commons.sealed.generation
+        notice(f"not reloaded, generation {stays} stays: {why}")
         self._remember(False, stays, source, why)
         outcome = Outcome(
             generation=stays,
@@ -209,7 +229,6 @@ class Reloading:
 
     def _remember(self, ok: bool, generation: int, source: Origin, summary: str) -> None:
         commons, date = self._commons, time.time()
-        notice(summary if ok else f"not reloaded, generation {generation} stays: {summary}")
         commons.records[:] = [*commons.records, Record(generation, date, ok, source, summary)][-RECORDS:]
         commons.words.reloaded(commons.shared, ok, date)
 
@@ -217,8 +236,17 @@ class Reloading:
 def told(outcome: Outcome) -> str:
     """A change that succeeded, in a line for people."""
     text = f"reloaded: generation {outcome.generation} on {outcome.committed}/{outcome.workers} workers"
-    counted = [(outcome.listeners_added, "added"), (outcome.listeners_removed, "removed")]
+    if rest := outcome.workers - outcome.committed:
+        text += f", {rest} {'does' if rest == 1 else 'do'} not answer"
+    counted = [
+        (outcome.listeners_added, "added"),
+        (outcome.listeners_removed, "removed"),
+        (outcome.listeners_moved, "moved"),
+    ]
     listeners = [f"{count} listener{'s' * (count > 1)} {what}" for count, what in counted if count]
     if listeners:
         text += f", {', '.join(listeners)}, {outcome.workers_restarted} workers restarted"
+    if outcome.resized is not None:
+        before, after = outcome.resized
+        text += f", workers {before} -> {after}"
     return text

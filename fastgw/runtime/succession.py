@@ -37,6 +37,12 @@ class Succession:
         return any(slot.child and slot.child.outdated and not slot.deaths for slot in slots)
 
     @property
+    def is_over(self) -> bool:
+        """Whether every worker is ready, and none is to be replaced."""
+        slots = [slot for slot in self._children.workers if not slot.retired]
+        return all(slot.is_ready and slot.child and not slot.child.outdated for slot in slots)
+
+    @property
     def due_at(self) -> float:
         """When to `go_on`, monotonic seconds."""
         slot = None if self._is_busy else self._next()

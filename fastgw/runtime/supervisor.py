@@ -84,8 +84,8 @@ class Supervisor:
         self._ready_fd = ready_fd
         self._actions: Mapping[int, Callable[[], None]] = {
             signal.SIGCHLD: self._reap,
-            signal.SIGTERM: lambda: self._life.terminate(),
-            signal.SIGQUIT: lambda: self._life.terminate(),
+            signal.SIGTERM: lambda: self._life.terminate("SIGTERM"),
+            signal.SIGQUIT: lambda: self._life.terminate("SIGQUIT"),
             signal.SIGINT: lambda: self._life.stop(),
             signal.SIGHUP: self._reload,
             signal.SIGUSR1: self._reopen,
@@ -99,7 +99,7 @@ class Supervisor:
             Drained: self._has_drained,
             Propose: self._was_proposed,
             Rejected: self._was_rejected,
-            DrainAll: lambda child, message: self._life.leave(),
+            DrainAll: lambda child, message: self._life.leave("the admin API"),
         }
         self._selector = selectors.PollSelector()
         self._signals = Signals(tuple(self._actions))
@@ -109,10 +109,11 @@ class Supervisor:
         self._adoption = Adoption()
         self._overseer = Overseer(self._beat_of, self._hush)
         self._succession = Succession(commons, self._children, self._fork, self._settle)
-        self._reloading = Reloading(commons, self._is_serving, self._children.serving, self._answer, self._changed)
+        self._reloading = Reloading(commons, self._is_serving, self._present, self._answer, self._changed)
         self._upgrade = Upgrade()
         self._watchdog_at = inf if self._notifier.watchdog_interval is None else 0.0
         self._watching: Child | None = None  # the worker that answers the probes
+        self._is_replacing = False  # the workers of the program before this one
         self._reload_due = False  # a signal asked for it, and control has not read the file yet
         self._asked: Child | None = None  # the control process that was told so
         if past is not None:
@@ -164,6 +165,7 @@ class Supervisor:
                 self._children.control.child = child
                 child.dismiss()
         self._children.resize(commons.workers)
+        self._is_replacing = True
         notice(f"upgraded: fastgw {VERSION} takes over from its predecessor, and replaces its workers one by one")
         self._notifier.ready("upgraded")
         if self._reload_due:
@@ -199,6 +201,10 @@ class Supervisor:
                 if slot.is_vacant and slot.due_at <= now:
                     slot.child = self._fork(slot)
             self._succession.go_on(now)
+            if self._is_replacing and self._succession.is_over:
+                self._is_replacing = False
+                workers = self._commons.workers
+                notice(f"upgraded: all {workers} workers are new" if workers > 1 else "upgraded: the worker is new")
         if not self._life.goes_on:
             self._upgrade.give_up()
         self._life.look(now)
@@ -421,8 +427,9 @@ class Supervisor:
     def _reload(self) -> None:
         if not self._commons.sealed.accepted.sources:
             notice("SIGHUP: nothing to read again: the configuration came from the command line")
-        elif self._life.phase is not Phase.SERVING:
-            notice("SIGHUP: not now: the gateway does not serve")
+        elif not self._life.goes_on:  # control would drop it as soon as readiness is off
+            drains = self._life.phase is Phase.SERVING
+            notice(f"SIGHUP: not now: the gateway {'is about to drain' if drains else 'does not serve'}")
         else:
             self._notifier.reloading()
             self._reload_due, self._asked = True, None
@@ -435,6 +442,11 @@ class Supervisor:
         if control is not None and control.able and self._asked is not control:
             self._asked = control
             control.send(Reload(generation=self._commons.sealed.generation))
+
+    def _present(self) -> list[Child]:
+        """The workers that serve, or would if they answered."""
+        children = [slot.child for slot in self._children.workers]
+        return [child for child in children if child is not None and child.ready and not child.leaving]
 
     def _is_serving(self) -> bool:
         return self._life.phase is Phase.SERVING
@@ -449,7 +461,7 @@ class Supervisor:
         self._resize()
         commons = self._commons
         now, before = commons.sealed.settings, commons.kept[-1].settings
-        if (now.status, now.admin) != (before.status, before.admin):
+        if own or (now.status, now.admin) != (before.status, before.admin):
             for name in [name for name in commons.own if name in own or getattr(now, name) is None]:
                 commons.own.pop(name).close()
             commons.own |= own

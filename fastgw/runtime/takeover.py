@@ -68,7 +68,7 @@ def take_over(estate: Estate, accepted: Accepted, gateway: Gateway, opened: Exit
     )
     opened.callback(close_commons, commons)
     grow(commons)
-    warn(commons)
+    warn(commons, again=True)
     return commons
 
 

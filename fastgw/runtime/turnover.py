@@ -39,10 +39,11 @@ class Turnover:
         self.listeners = dict(listeners)
         self.opened = dict(opened)
         self.due_at = now + PREPARE_S
-        self.committed = 0
+        self.told: set[Child] = set()
+        """To prepare."""
+        self.committed: set[Child] = set()
         self._commit = commit
         self._ended = ended
-        self._told: set[Child] = set()  # to prepare
         self._preparing: set[Child] = set()
         self._prepared: set[Child] = set()
         self._gone: set[Child] = set()
@@ -66,8 +67,8 @@ class Turnover:
         self._gone.discard(child)
         if child not in self._prepared:
             self._preparing.add(child)
-        if child not in self._told:
-            self._told.add(child)
+        if child not in self.told:
+            self.told.add(child)
             tell_sockets(child, self.opened)
             tell_prepare(child, self.sealed, self.listeners)
 
@@ -77,7 +78,7 @@ class Turnover:
         self._go_on()
 
     def was_committed(self, child: Child) -> None:
-        self.committed += 1
+        self.committed.add(child)
         self.gone(child)
 
     def gone(self, child: Child) -> None:
@@ -89,7 +90,7 @@ class Turnover:
         self._go_on()
 
     def abort(self, why: str) -> None:
-        for child in self._told:
+        for child in self.told:
             child.asked = 0
             child.send(Abort(generation=self.sealed.generation))
         self._ended(why)

@@ -177,7 +177,8 @@ def test_a_configuration_that_is_wrong_changes_nothing_and_says_why(tmp_path: Pa
         seen = samples(gateway.ready["status"])
         assert seen["fastgw_config_last_reload_success"] == 0
         assert seen['fastgw_reloads_total{result="failed"}'] == 1
-        assert b"generation 1 stays" in gateway.stderr.wait_for(lambda line: b"not reloaded" in line)
+        told = gateway.stderr.wait_for(lambda line: b"not reloaded" in line)
+        assert told == b"not reloaded, generation 1 stays: what is wrong stands above\n"
         gateway.change(routes=saying("v2"))
         assert gateway.reload() == "reloaded: generation 2 on 2/2 workers"
         assert samples(gateway.ready["status"])["fastgw_config_last_reload_success"] == 1
@@ -255,6 +256,8 @@ def test_a_listener_is_added_and_removed_without_a_new_process(tmp_path: Path) -
         assert gateway.reload() == "reloaded: generation 3 on 2/2 workers, 1 listener removed, 0 workers restarted"
         assert not path.exists()
         assert gateway.answer() == (200, b"v1")
+        gateway.change(listeners={"main": {"address": f"unix:{path}"}})
+        assert gateway.reload() == "reloaded: generation 4 on 2/2 workers, 1 listener moved, 0 workers restarted"
         assert pids(gateway) == before
 
 
@@ -265,7 +268,8 @@ def test_another_number_of_workers_loses_nothing(tmp_path: Path, workers: int) -
         async def events(tally: Tally) -> None:
             await enough(tally, 200)
             gateway.change(workers=workers)
-            await asyncio.to_thread(gateway.reload)
+            told = await asyncio.to_thread(gateway.reload)
+            assert told == f"reloaded: generation 2 on 2/2 workers, workers 2 -> {workers}"
             await asyncio.to_thread(
                 wait_until, lambda: len(pids(gateway)) == workers, f"{workers} workers", 4 * DEADLINE
             )

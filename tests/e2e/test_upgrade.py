@@ -318,6 +318,7 @@ def test_an_upgrade_keeps_the_process_and_loses_nothing(
 
         async def events(tally: Tally) -> None:
             await asyncio.to_thread(gateway.upgrade)
+            await asyncio.to_thread(gateway.told, "upgraded: all 2 workers are new")
 
         tally = under_load(gateway, events)
         assert_nothing_lost(tally, gateway, record_property)

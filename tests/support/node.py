@@ -21,9 +21,9 @@ FILE = "/nowhere/gateway.yaml"
 ANYWHERE = "{address: 127.0.0.1:0}"
 
 
-def document(listeners: Sequence[str] = ("main",), more: str = "") -> Loaded:
+def document(listeners: Sequence[str] = ("main",), more: str = "", address: str = "127.0.0.1:0") -> Loaded:
     """A configuration with these listeners and one route."""
-    listening = ", ".join(f"{name}: {ANYWHERE}" for name in listeners)
+    listening = ", ".join(f'{name}: {{address: "{address}"}}' for name in listeners)
     routes = "routes: [{name: all, respond: {body: ok}}]"
     lines = ["version: 1", "workers: 2", f"listeners: {{{listening}}}", routes, more or "status: null", "admin: null"]
     return load_text("\n".join(lines).encode(), FILE, TYPES)
@@ -34,9 +34,11 @@ def accepted_of(loaded: Loaded, generation: int = 1, workers: int = 2) -> Accept
     return accept(loaded, generation=generation, date=1.0, source="start", places=places, workers=workers, base=None)
 
 
-def sealed_document(generation: int, listeners: Sequence[str] = ("main",), more: str = "") -> Sealed:
+def sealed_document(
+    generation: int, listeners: Sequence[str] = ("main",), more: str = "", address: str = "127.0.0.1:0"
+) -> Sealed:
     """The caller closes its descriptor."""
-    accepted = accepted_of(document(listeners, more), generation)
+    accepted = accepted_of(document(listeners, more, address), generation)
     return Sealed(accepted, seal(accepted))
 
 

@@ -211,6 +211,8 @@ class TestWhatIsLeft:
             f"systemd listens on unix:{tmp_path.resolve()}/gw.sock (path)",
             f"systemd listens on unix:@fastgw-test-{os.getpid()} (name)",
         ]
+        advice = "no listener has that address; write a listener with this address, or change ListenStream"
+        assert found.unclaimed()[0].endswith(f", and {advice}")
         assert repr(found).startswith(f"<Inherited six=[::1]:{port}, path=unix:")
 
     def test_can_be_taken_later_by_an_upgrade_too(self, passing, listening, find):

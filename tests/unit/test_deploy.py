@@ -78,7 +78,7 @@ class TestSystemd:
         for file in re.findall(r"\bfastgw\.(?:service|socket|sysusers)\b", text):
             assert (SYSTEMD / file).exists()
         program, command, configuration = service["ExecStart"][0].split()
-        assert f"{Path(program).parent}/pip install fastgw" in text
+        assert f"{Path(program).parent}/pip install .)" in text
         assert f"gateway.yaml {configuration}" in text
         assert command == "run"
         (user,) = re.findall(r"^u (\w+) ", (SYSTEMD / "fastgw.sysusers").read_text(), re.MULTILINE)

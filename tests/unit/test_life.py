@@ -82,7 +82,7 @@ def test_who_serves_is_ready_and_waits_for_nothing(node):
 
 
 def test_a_drain_is_told_to_workers_and_control_goes_last(node, clock, capfd):
-    node.life.terminate()
+    node.life.terminate("SIGTERM")
     assert not node.is_ready
     node.life.look(clock.now)
     assert node.life.phase is Phase.DRAINING
@@ -96,11 +96,11 @@ def test_a_drain_is_told_to_workers_and_control_goes_last(node, clock, capfd):
     node.dies(1)
     assert node.told(node.control) == [Stop]
     node.life.tell_end()
-    assert capfd.readouterr().err == "stopped: drained 3 requests in 3.0 s, 1 cut\n"
+    assert capfd.readouterr().err == "draining: asked by SIGTERM\nstopped: drained 3 requests in 3.0 s, 1 cut\n"
 
 
 def test_for_a_while_only_readiness_is_off(delayed, clock):
-    delayed.life.terminate()
+    delayed.life.terminate("SIGTERM")
     assert (delayed.is_ready, delayed.life.phase, delayed.life.goes_on) == (False, Phase.SERVING, False)
     assert delayed.life.due_at == clock.now + 5
     clock.now += 4.9
@@ -113,33 +113,35 @@ def test_for_a_while_only_readiness_is_off(delayed, clock):
 
 
 def test_who_signals_process_and_group_is_not_impatient_and_who_comes_back_is(delayed, clock):
-    delayed.life.terminate()
+    delayed.life.terminate("SIGTERM")
     clock.now += REPEATED - 0.1
-    delayed.life.terminate()
+    delayed.life.terminate("SIGTERM")
     assert delayed.life.phase is Phase.SERVING
     clock.now += 0.1
-    delayed.life.terminate()
+    delayed.life.terminate("SIGTERM")
     assert delayed.life.phase is Phase.STOPPING
     assert [delayed.told(child) for child in delayed.children] == [[Stop], [Stop], [Stop]]
 
 
 def test_a_first_signal_after_another_wish_to_leave_is_no_impatience(node, clock):
-    node.life.leave()
+    node.life.leave("the admin API")
     node.life.look(clock.now)
     clock.now += 10
-    node.life.terminate()
+    node.life.terminate("SIGTERM")
     assert node.life.phase is Phase.DRAINING
     clock.now += 10
-    node.life.terminate()
+    node.life.terminate("SIGTERM")
     assert node.life.phase is Phase.STOPPING
 
 
-def test_who_asks_again_to_leave_changes_nothing(delayed, clock):
-    delayed.life.leave()
+def test_who_asks_again_to_leave_changes_nothing(delayed, clock, capfd):
+    delayed.life.leave("the admin API")
     due_at = delayed.life.due_at
     clock.now += 1
-    delayed.life.leave()
+    delayed.life.leave("the admin API")
     assert delayed.life.due_at == due_at
+    told = "draining: asked by the admin API, readiness is off, drain begins in 5 s\n"
+    assert capfd.readouterr().err == told
 
 
 def test_an_end_at_once_waits_a_moment_and_not_longer_for_who_asks_again(node, clock, capfd):
@@ -156,7 +158,7 @@ def test_an_end_at_once_waits_a_moment_and_not_longer_for_who_asks_again(node, c
 def test_without_a_worker_a_drain_is_over_at_once(node, clock):
     for slot in node.slots.workers:
         slot.child = None
-    node.life.terminate()
+    node.life.terminate("SIGTERM")
     node.life.look(clock.now)
     assert node.told(node.control) == [Stop]
 
@@ -166,13 +168,13 @@ def test_who_was_sent_away_before_is_not_told_to_drain_again(node, clock):
     node.slots.workers[0].child = None
     first.leaving = True
     node.slots.leaving.append(first)
-    node.life.terminate()
+    node.life.terminate("SIGTERM")
     node.life.look(clock.now)
     assert node.told(first) == []
 
 
 def test_a_start_that_is_interrupted_ends_at_once():
     node = Node("5s")
-    node.life.terminate()
+    node.life.terminate("SIGTERM")
     assert node.life.phase is Phase.STOPPING
     node.close()

@@ -1,10 +1,12 @@
 """What the supervisor decides about a proposal: what is taken, what is refused, and what follows for late workers."""
 
 import os
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 
+from fastgw.runtime import opening
 from fastgw.runtime.channel import Abort, Commit, Outcome, Prepare, Propose, Rejected, Sockets
 from fastgw.runtime.keeping import KEPT
 from fastgw.runtime.reloading import RECORDS, Reloading, told
@@ -27,7 +29,7 @@ class Node(Crew):
         self.reloading = Reloading(
             self.commons,
             lambda: self.serving,
-            lambda: [child for child in self.children if child.able],
+            lambda: [child for child in self.children if child.ready and not child.leaving],
             self.outcomes.append,
             self.changes.append,
         )
@@ -229,3 +231,81 @@ def test_as_much_is_kept_as_is_promised(node):
     assert len(node.commons.records) == RECORDS
     for each in node.commons.kept:
         os.fstat(each.descriptor)  # open
+
+
+# --- what is told of it ---
+
+
+def tells(node: Node) -> str:
+    return told(node.outcomes[-1])
+
+
+def test_who_does_not_answer_is_named(node):
+    late, other = node.children
+    late.silent = True
+    node.propose()
+    node.reloading.prepared(other, 2)
+    node.commits(other)
+    assert tells(node) == "reloaded: generation 2 on 1/2 workers, 1 does not answer"
+
+
+def test_who_is_being_born_or_has_left_was_not_asked(node):
+    young, old = node.children
+    young.ready = False
+    node.commons.workers = 1
+    node.propose()
+    node.reloading.prepared(old, 2)
+    node.commits(old)
+    assert tells(node) == "reloaded: generation 2 on 1/1 workers, workers 1 -> 2"
+    young.ready, node.commons.workers = True, 2
+    node.propose(3)
+    old.leaving = True
+    for child in node.children:
+        node.reloading.prepared(child, 3)
+    for child in node.children:
+        node.commits(child)
+    assert tells(node) == "reloaded: generation 3 on 1/1 workers"
+
+
+def test_a_listener_with_another_address_has_moved(node, tmp_path):
+    sealed = sealed_document(2, address=f"unix:{tmp_path}/moved")
+    node.reloading.propose(Propose(generation=2, source="signal"), sealed.descriptor)
+    for child in node.children:
+        node.reloading.prepared(child, 2)
+    for child in node.children:
+        node.commits(child)
+    assert tells(node) == "reloaded: generation 2 on 2/2 workers, 1 listener moved, 0 workers restarted"
+
+
+def test_a_problem_that_control_has_told_is_not_told_again(node, capfd):
+    node.reloading.rejected(Rejected(generation=1, source="file", why="nonsense"))
+    assert capfd.readouterr().err == "not reloaded, generation 1 stays: what is wrong stands above\n"
+
+
+def test_an_address_that_was_taken_at_the_start_is_tried_again(node, capfd):
+    """Nobody insists on it."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        more = f"status: {{address: 127.0.0.1:{port}}}"
+        os.close(node.commons.sealed.descriptor)
+        node.commons.sealed = sealed_document(1, more=more)
+        for generation in (2, 3):
+            if generation == 3:
+                taken.close()
+            node.propose(generation, more=more)
+            for child in node.children:
+                node.reloading.prepared(child, generation)
+            for child in node.children:
+                node.commits(child)
+            warned = "no status listener: cannot listen on" in capfd.readouterr().err
+            assert (tells(node), warned) == (f"reloaded: generation {generation} on 2/2 workers", generation == 2)
+    (nothing, again) = node.changes
+    assert (list(nothing), list(again)) == ([], ["status"])
+    again["status"].close()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_too_few_files_are_told_of_at_the_first_start_alone(node, monkeypatch, capfd, again):
+    monkeypatch.setattr(opening, "raise_file_limit", lambda: 128)
+    opening.warn(node.commons, again=again)
+    assert ("128 open files" in capfd.readouterr().err) is not again

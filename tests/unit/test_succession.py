@@ -70,6 +70,16 @@ def test_the_next_is_born_when_the_one_before_has_its_place(node):
     node.succession.go_on(now=1000.0)
     assert not node.succession.goes_well
     assert node.succession.due_at == inf
+    assert node.succession.is_over
+
+
+def test_it_is_not_over_while_somebody_is_old_or_not_ready(node):
+    for child in node.children:
+        assert not node.succession.is_over
+        child.outdated = False
+    assert node.succession.is_over
+    node.slots.workers[0].child = None
+    assert not node.succession.is_over
 
 
 def test_a_successor_that_dies_is_tried_again_later_and_nobody_leaves(node):
