@@ -133,7 +133,7 @@ def test_certificates_that_are_replaced_on_disk_are_shown_without_a_reload(
         os.utime(certificate)  # touched, but the same
         gateway.change(routes=saying("v2"))
         assert admin(gateway, "POST /reload", tls=tls).json["generation"] == generation + 1
-        assert admin(gateway, "POST /rollback", f'{{"generation": {1}}}', JSON, tls=tls).status == 200
+        assert admin(gateway, "POST /rollback", f'{{"generation": {generation}}}', JSON, tls=tls).status == 200
         assert gateway.answer() == (200, b"v1")
         assert serial() == after  # the one of the first generation may have expired by now
 
