@@ -47,13 +47,18 @@ class Acceptor:
         self._greetings: set[Greeting] = set()
         self._openings: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
-        self._most = connections_held(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        self._files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._most = connections_held(self._files)
         self._complain = RareNotice()
 
     @property
     def listening(self) -> Set[socket.socket]:
         """What is accepted from."""
         return self._listeners.keys()
+
+    def reserve(self, sockets: int) -> None:
+        """So many files of this process are listening sockets."""
+        self._most = connections_held(self._files - sockets)
 
     def open(self, listening: socket.socket, listener: Listener) -> None:
         """Accept from this socket from now on; if that is done already, for this listener."""

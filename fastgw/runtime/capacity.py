@@ -11,7 +11,7 @@ WORKER_MEMORY: Final = 64 * 1024 * 1024
 """What a worker needs to itself under load, in bytes; what is loaded before the fork is shared."""
 
 OWN_FILES: Final = 64
-"""Files of a worker that are no connections: sockets it listens on, logs, its loop's own."""
+"""Files of a worker that are neither connections nor listening sockets: logs, its loop's own."""
 
 CGROUPS: Final = Path("/sys/fs/cgroup")
 MEMBERSHIP: Final = Path("/proc/self/cgroup")

@@ -5,6 +5,7 @@ with the message that speaks of them. Nobody waits: a packet that cannot be sent
 stopped reading, and its death, or the want of its heartbeat, tells the rest.
 """
 
+import errno
 import os
 import socket
 from array import array
@@ -17,6 +18,8 @@ MESSAGE_MAX: Final = 64 * 1024
 DESCRIPTORS_MAX: Final = 128
 """In one message; the kernel takes 253."""
 _ANCILLARY: Final = socket.CMSG_SPACE(DESCRIPTORS_MAX * array("i").itemsize)
+LATER: Final = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS})
+"""What `sendmsg` says while messages, or descriptors on their way, are too many (unix(7))."""
 PROTOCOL: Final = 1
 """Of these messages. A new version of fastgw takes over the workers of an old one only if it speaks the same."""
 FIRST_GENERATION: Final = 1
@@ -65,10 +68,10 @@ class Sockets(Message):
 class Prepare(Message):
     """Supervisor: build the tables of this generation beside those in use. Its sealed document comes as descriptor.
 
-    `listeners`: the endpoints of each listener.
+    `listeners`: the endpoints of each listener, in the order of the configuration.
     """
 
-    listeners: dict[str, list[int]]
+    listeners: list[list[int]]
 
 
 class Prepared(Message):
@@ -194,6 +197,10 @@ class ChannelClosed(Exception):
     """The other side is gone, or takes no more messages."""
 
 
+class ChannelFull(ChannelClosed):
+    """The other side has not taken yet what was sent before."""
+
+
 class Channel:
     """One end of a pair. It never blocks."""
 
@@ -201,6 +208,8 @@ class Channel:
         end.setblocking(False)
         self._end = end
         self._descriptors: list[int] = []  # of the message received last
+        self.has_lost_descriptors = False
+        """Some of the message received last could not be opened here: no more files may be open."""
 
     @classmethod
     def pair(cls) -> tuple["Channel", "Channel"]:
@@ -220,11 +229,11 @@ class Channel:
         close_descriptors(self.take_descriptors())
 
     def send(self, message: AnyMessage, descriptors: Sequence[int] = ()) -> None:
-        """Raises `ChannelClosed`."""
+        """Raises `ChannelClosed`; `ChannelFull` when it could be sent later."""
         try:
             socket.send_fds(self._end, [_encoder.encode(message)], descriptors)
         except OSError as error:
-            raise ChannelClosed from error
+            raise (ChannelFull if error.errno in LATER else ChannelClosed) from error
 
     def receive(self) -> AnyMessage | None:
         """The next message, or None when there is none yet. Raises `ChannelClosed`.
@@ -234,7 +243,7 @@ class Channel:
         close_descriptors(self.take_descriptors())
         try:
             # Not `socket.recv_fds`: it forgets the flags (CPython 3.11).
-            packet, ancillary, *_ = self._end.recvmsg(MESSAGE_MAX, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+            packet, ancillary, flags, _ = self._end.recvmsg(MESSAGE_MAX, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             return None
         except OSError as error:
@@ -244,7 +253,11 @@ class Channel:
                 self._descriptors += array("i", content)
         if not packet:
             raise ChannelClosed
-        return _decoder.decode(packet)
+        self.has_lost_descriptors = bool(flags & socket.MSG_CTRUNC)
+        try:
+            return _decoder.decode(packet)
+        except msgspec.DecodeError as error:  # longer than `MESSAGE_MAX`, or of another program
+            raise ChannelClosed from error
 
     def take_descriptors(self) -> list[int]:
         """Those of the message received last; the caller closes them."""

@@ -13,13 +13,12 @@ from fastgw.runtime.channel import Channel, Columns
 from fastgw.runtime.commons import Commons
 from fastgw.runtime.control import run_control
 from fastgw.runtime.notices import described, notice
-from fastgw.runtime.signals import Signals
+from fastgw.runtime.signals import Signals, when_alone
 from fastgw.runtime.slots import Child, Slot, Work
 from fastgw.runtime.worker import Birth, run_worker
 
 CRASHED: Final = 70
 """Exit status of a child after an error that nobody caught (EX_SOFTWARE of sysexits.h)."""
-PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 
 
 class Children:
@@ -111,7 +110,7 @@ class Children:
                 other.channel.close()  # else its child would not see that the supervisor is gone
             self._forget()
             call_ourselves(f"fastgw {slot.name}")
-            _wake_when_alone()
+            when_alone(signal.SIGCONT)  # our channel closes then, which ends us; but not while we are stopped
             if slot.work is not None:
                 slot.work(channel)
             else:
@@ -123,15 +122,6 @@ class Children:
             notice(f"{slot.name}: {error if isinstance(error, OSError) else described(error)}")
         finally:
             os._exit(code)
-
-
-def _wake_when_alone() -> None:
-    """Our channel closes when the supervisor dies, and that ends us; but if we are stopped, only once we go on."""
-    try:
-        import ctypes
-    except (ImportError, MemoryError):  # some confinements forbid what it does as it is imported
-        return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGCONT)
 
 
 def call_ourselves(name: str) -> None:

@@ -180,7 +180,7 @@ class Estate(msgspec.Struct, kw_only=True):
             descriptor = int(text)
             size = os.fstat(descriptor).st_size
             estate = msgspec.msgpack.decode(os.pread(descriptor, size, 0), type=cls)
-        except (ValueError, OSError, msgspec.DecodeError) as error:
+        except (ValueError, OverflowError, OSError, msgspec.DecodeError) as error:
             raise UnfitEstate(f"what another version has left cannot be read: {error}") from error
         os.close(descriptor)
         if estate.protocol != PROTOCOL:

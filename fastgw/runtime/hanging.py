@@ -39,12 +39,12 @@ class Overseer:
             if now >= child.kill_at:
                 os.kill(child.pid, signal.SIGKILL)
                 child.kill_at = now + LOOK_EVERY  # not gone by then: it waits for a disk, beyond all signals
+        elif child.lost:
+            _condemn(child, now, "takes no more messages")
         elif not child.beats:
             pass  # or nobody sees it
         elif serving and not child.generation and child.pulse.silence < SET_UP_S:
             pass  # it begins to beat when it is set up
-        elif child.lost:
-            _condemn(child, now, "takes no more messages")
         elif child.pulse.silence >= (HUNG_S if serving else SILENT_S):
             _condemn(child, now, f"has not beaten for {int(child.pulse.silence)} s")
         elif serving and child.silent is not (child.pulse.silence >= SILENT_S):

@@ -64,7 +64,7 @@ class Reloading:
     def look(self, now: float) -> None:
         """End a change that takes too long."""
         if self._turnover is not None and now >= self._turnover.due_at:
-            self._turnover.abort("not all workers were prepared in time")
+            self._turnover.is_late()
 
     # --- from control ---
 

@@ -1,5 +1,6 @@
 """From a configuration to a gateway that serves: what `fastgw run` does."""
 
+import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -16,9 +17,11 @@ from fastgw.runtime.capacity import auto_workers, usable_cpus
 from fastgw.runtime.channel import FIRST_GENERATION
 from fastgw.runtime.estate import PREFLIGHT, TAKE_OVER, Estate
 from fastgw.runtime.opening import open_commons
+from fastgw.runtime.signals import when_alone
 from fastgw.runtime.slots import Work
 from fastgw.runtime.supervisor import Supervisor
 from fastgw.runtime.takeover import preflight, take_over
+from fastgw.runtime.upgrade import PASSED
 
 
 def run_gateway(
@@ -35,6 +38,8 @@ def run_gateway(
     Raises `ConfigError`, `CompileError`, `CannotListen`, `CannotStart`, `UnfitEstate`.
     """
     trial, past = Estate.read(PREFLIGHT), Estate.read(TAKE_OVER)
+    if trial is not None:
+        when_alone(signal.SIGKILL)  # nobody is left to become us
     estate = trial or past
     if estate is None or not estate.sources:
         loaded = load()
@@ -56,7 +61,7 @@ def run_gateway(
     )
     if trial is not None:
         preflight(trial, accepted, gateway)
-        return
+        raise SystemExit(PASSED)  # and nothing but this: a program that does nothing ends well too
     with ExitStack() as opened:
         if past is None:
             commons = open_commons(accepted, gateway, inherited(), opened)

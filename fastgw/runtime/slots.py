@@ -6,6 +6,7 @@ from math import inf
 from typing import Final
 
 from fastgw.runtime.channel import AnyMessage, Channel, ChannelClosed, Stop
+from fastgw.runtime.outbox import Outbox
 from fastgw.runtime.pulse import Pulse
 
 SETTLED: Final = 10.0
@@ -35,6 +36,7 @@ class Child:
     ) -> None:
         self.pid = pid
         self.channel = channel
+        self.outbox = Outbox(channel)
         self.name = name
         self.column = column
         self.began_at = began_at  # monotonic seconds
@@ -70,11 +72,23 @@ class Child:
         self.send(Stop(generation=self.generation))
 
     def send(self, message: AnyMessage, descriptors: Sequence[int] = ()) -> None:
-        """Tell the child. Its death is told by the kernel, not here."""
+        """Tell the child, now or with a later `flush`. Its death is told by the kernel, not here."""
         try:
-            self.channel.send(message, descriptors)
+            self.outbox.send(message, descriptors)
         except ChannelClosed:
             self.lost = True
+
+    def flush(self) -> None:
+        """Tell it what it could not be told before."""
+        try:
+            self.outbox.flush()
+        except ChannelClosed:
+            self.lost = True
+
+    def close(self) -> None:
+        """It is dead."""
+        self.outbox.close()
+        self.channel.close()
 
 
 class Slot:

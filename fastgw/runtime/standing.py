@@ -75,6 +75,7 @@ class Standing:
             for number in self._placed[listener.name]
             for slot in self._slots
         }
+        self._acceptor.reserve(sum(len(endpoint.sockets) for endpoint in self._endpoints.values()))
         for listening in self._acceptor.listening - wanted.keys():
             self._acceptor.close(listening)
         for listening, listener in wanted.items():

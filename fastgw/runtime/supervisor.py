@@ -52,6 +52,7 @@ from fastgw.runtime.life import STOP_GRACE, Life, Phase
 from fastgw.runtime.notices import notice, notice_logs
 from fastgw.runtime.notify import Notifier
 from fastgw.runtime.opening import CannotStart
+from fastgw.runtime.outbox import AGAIN_S
 from fastgw.runtime.pulse import SILENT_S
 from fastgw.runtime.reloading import Reloading
 from fastgw.runtime.signals import Signals, outcome
@@ -183,6 +184,8 @@ class Supervisor:
         for key, _ in self._selector.select(self._patience()):
             if key.fd in self._selector.get_map():  # else one before it in this turn has ended it
                 key.data()
+        for child in self._children:
+            child.flush()
         now = time.monotonic()
         serving = self._life.phase is Phase.SERVING
         if self._life.phase is not Phase.STARTING and now >= self._overseer.next_look_at:
@@ -217,6 +220,8 @@ class Supervisor:
             due += [self._reloading.due_at, self._upgrade.due_at, self._succession.due_at]
         if self._life.phase is not Phase.STARTING:
             due += [self._overseer.next_look_at, self._watchdog_at]
+        if any(child.outbox for child in self._children):
+            due.append(time.monotonic() + AGAIN_S)
         first = min(due)
         return None if first == inf else max(0.0, first - time.monotonic())
 
@@ -315,7 +320,7 @@ class Supervisor:
     def _died(self, child: Child, code: int) -> None:
         self._hear(child)  # its last words
         self._stop_listening_to(child)
-        child.channel.close()
+        child.close()
         self._adoption.forget(child)
         if self._watching is child:
             self._watching = None

@@ -5,6 +5,7 @@ later processes begin with, so a worker that dies in between comes back with it.
 or silent) is not waited for: it is brought up to date before it accepts again.
 """
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from math import inf
 from typing import Final
@@ -16,6 +17,8 @@ from fastgw.runtime.sockets import Endpoint
 
 PREPARE_S: Final = 60.0
 """How long workers may take to prepare."""
+COMMIT_S: Final = 10.0
+"""How long they may take to commit, which is a turn of their loops."""
 
 
 class Turnover:
@@ -89,6 +92,16 @@ class Turnover:
             self._committing.discard(child)
         self._go_on()
 
+    def is_late(self) -> None:
+        """It takes too long. Before the commit nothing changes; after it, who is late is replaced."""
+        if self._committing is None:
+            self.abort("not all workers were prepared in time")
+            return
+        self.due_at = inf
+        for child in tuple(self._committing):
+            child.outdated = True
+            self.gone(child)
+
     def abort(self, why: str) -> None:
         for child in self.told:
             child.asked = 0
@@ -97,7 +110,7 @@ class Turnover:
 
     def _go_on(self) -> None:
         if self._committing is None and not self._preparing:
-            self.due_at = inf
+            self.due_at = time.monotonic() + COMMIT_S
             self._committing = self._prepared - self._gone
             self._commit()
             for child in self._prepared:
@@ -108,7 +121,8 @@ class Turnover:
 
 def tell_prepare(child: Child, sealed: Sealed, listeners: Mapping[str, list[int]]) -> None:
     child.asked = sealed.generation
-    child.send(Prepare(generation=sealed.generation, listeners=dict(listeners)), [sealed.descriptor])
+    placed = [listeners[name] for name in sealed.settings.listeners]
+    child.send(Prepare(generation=sealed.generation, listeners=placed), [sealed.descriptor])
 
 
 def tell_sockets(child: Child, endpoints: Mapping[int, Endpoint]) -> None:

@@ -19,6 +19,8 @@ from fastgw.runtime.signals import outcome
 
 PREFLIGHT_S: Final = 20.0
 """How long the new version may take to show that it can serve."""
+PASSED: Final = 93
+"""Exit status of a version that has shown that it can serve."""
 NOT_UPGRADED: Final = "not upgraded, nothing has changed"
 SAID_MAX: Final = 4096
 """How much is read of the end of what the new version has written, bytes."""
@@ -87,7 +89,7 @@ class Upgrade:
         self.preflight, self.due_at = 0, inf
         said = os.pread(self._said, SAID_MAX, max(0, os.fstat(self._said).st_size - SAID_MAX))
         os.close(self._said)
-        if code == 0:
+        if code == PASSED:
             self.has_passed = True
             return
         last = said.decode(errors="backslashreplace").rstrip().rpartition("\n")[2]  # also of a traceback

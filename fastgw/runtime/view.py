@@ -24,7 +24,7 @@ from fastgw.observe.families import BOUNDS_S
 from fastgw.observe.series import UPSTREAM_RETRIES
 from fastgw.runtime.channel import Channel, DrainAll
 from fastgw.runtime.commons import Commons, Record
-from fastgw.runtime.processes import process
+from fastgw.runtime.processes import Process, process
 from fastgw.runtime.proposals import Proposals
 from fastgw.runtime.words import series_of
 from fastgw.upstream.target import label_of
@@ -35,6 +35,8 @@ HEALTH: Final[Mapping[Verdict, node.Health]] = {
     Verdict.UNHEALTHY: "unhealthy",
     Verdict.EJECTED: "ejected",
 }
+UNSEEN: Final = Process(cpu_s=0.0, resident_bytes=0, open_fds=0)
+"""Where the system tells nothing of other processes."""
 CLIENT_LEFT: Final = 499
 ERRORS: Final = 500
 """Statuses from here on are errors of ours or of an upstream."""
@@ -183,9 +185,7 @@ class View:
             pid = column.words[words.pid]
             if not pid:
                 continue
-            seen = process(pid)
-            if seen is None:
-                continue
+            seen = process(pid) or UNSEEN
             found.append(
                 node.Worker(
                     slot=column.words[words.slot] + 1,

@@ -54,6 +54,7 @@ log = logging.getLogger("fastgw")
 
 PUBLISH_EVERY: Final = 1.0
 """Seconds between two tellings of how busy the targets are."""
+SHORT: Final = "sockets could not be handed over: no more files may be open (ulimit -n)"
 FLUSH_S: Final = 2.0
 """How long the logs may go on writing after a drain."""
 FLUSH_NOW_S: Final = 0.3
@@ -111,13 +112,14 @@ class Worker:
         self._probes = Probes(loop, lambda: words.is_ready(self._shared))
         self._ended: asyncio.Future[None] = loop.create_future()
         self._drain: asyncio.Task[None] | None = None
+        self._is_short = False  # it has missed sockets, and is about to be replaced
         self._orders: Mapping[type[AnyMessage], Callable[[Any], None]] = MappingProxyType(
             {
                 Adopt: lambda order: self._standing.take(order.slot),
                 Release: lambda order: self._standing.leave(order.slot),
                 Sockets: lambda order: self._standing.add(order, channel.take_descriptors()),
                 Columns: lambda order: self._shared.widen(order.count),
-                Prepare: lambda order: self._changing.prepare(order, *channel.take_descriptors()),
+                Prepare: self._prepare,
                 Commit: self._commit,
                 Abort: lambda order: self._abort(),
                 Watch: lambda order: self._probes.watch(channel.take_descriptors()),
@@ -162,7 +164,11 @@ class Worker:
     def _obey(self) -> None:
         try:
             while (message := self._channel.receive()) is not None:
-                self._orders[type(message)](message)
+                if self._channel.has_lost_descriptors:
+                    self._is_short = True
+                    self._refused(message.generation, SHORT)
+                else:
+                    self._orders[type(message)](message)
         except ChannelClosed:
             self._end()
 
@@ -170,6 +176,12 @@ class Worker:
 
     def _starting(self, gateway: Gateway) -> Steps[None]:
         return gateway.starting(self._ground, self._column)
+
+    def _prepare(self, order: Prepare) -> None:
+        if self._is_short:
+            self._refused(order.generation, SHORT)
+        else:
+            self._changing.prepare(order, *self._channel.take_descriptors())
 
     def _prepared(self, generation: int) -> None:
         self._channel.send(Prepared(generation=generation))
@@ -185,11 +197,12 @@ class Worker:
             return
         gateway, prepare = committed
         words, column, limits = self._words, self._column, gateway.limits
-        self._standing.take_queued(prepare.listeners)
+        placed = dict(zip(gateway.tables, prepare.listeners, strict=True))
+        self._standing.take_queued(placed)
         self._observer.adopt(gateway.config.access_logs, gateway.series)
         self._server.adopt(gateway, words.connection_limit(column, limits), words.address_limit(column, limits))
         if self._drain is None:  # else nothing is accepted any more
-            self._standing.serve(gateway.listeners, prepare.listeners)
+            self._standing.serve(gateway.listeners, placed)
             self._words.serve(column, order.generation)
         self._channel.send(Committed(generation=order.generation))
 

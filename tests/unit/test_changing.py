@@ -60,7 +60,7 @@ class Worker:
 
     def prepare(self, generation: int, base: Accepted | None = None) -> Accepted:
         made = accepted(generation, base or self.first)
-        self.changing.prepare(Prepare(generation=generation, listeners={}), seal(made))
+        self.changing.prepare(Prepare(generation=generation, listeners=[]), seal(made))
         return made
 
 

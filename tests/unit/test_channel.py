@@ -69,8 +69,8 @@ def test_descriptors_travel_with_the_message_that_speaks_of_them():
     ours, theirs = Channel.pair()
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        ours.send(Prepare(generation=2, listeners={"main": [0]}), [listening.fileno()])
-        assert theirs.receive() == Prepare(generation=2, listeners={"main": [0]})
+        ours.send(Prepare(generation=2, listeners=[[0]]), [listening.fileno()])
+        assert theirs.receive() == Prepare(generation=2, listeners=[[0]])
         (descriptor,) = theirs.take_descriptors()
         with socket.socket(fileno=descriptor) as received:
             assert received.getsockname() == listening.getsockname()

@@ -53,6 +53,23 @@ def begun(change: Change) -> Change:
     return change
 
 
+def test_who_does_not_prepare_in_time_ends_the_change(begun):
+    begun.turnover.prepared(begun.children[0])
+    begun.turnover.is_late()
+    assert begun.log == ["not all workers were prepared in time"]
+
+
+def test_who_does_not_commit_in_time_is_replaced(begun):
+    one = begun.children[0]
+    for child in begun.children:
+        begun.turnover.prepared(child)
+    begun.turnover.was_committed(one)
+    begun.turnover.is_late()
+    assert begun.log == ["commit", "done"]
+    assert [child.outdated for child in begun.children] == [False, True, True]
+    assert begun.turnover.due_at == inf
+
+
 def test_all_prepare_and_then_all_commit(begun):
     assert begun.turnover.due_at == 1000.0 + PREPARE_S
     one, two, three = begun.children
@@ -61,7 +78,6 @@ def test_all_prepare_and_then_all_commit(begun):
     assert (begun.log, begun.turnover.is_committing) == ([], False)
     begun.turnover.prepared(three)
     assert (begun.log, begun.turnover.is_committing) == (["commit"], True)
-    assert begun.turnover.due_at == inf
     for child in begun.children:
         assert begun.told(child) == [Commit]
         begun.turnover.was_committed(child)
