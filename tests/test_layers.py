@@ -39,6 +39,7 @@ OUTSIDE = {"asyncio", "uvloop", "selectors", "select", "threading", "subprocess"
 EDGES = {
     "cli.py": 1,  # a defect of a command is one line too
     "runtime/children.py": 1,  # the end of a child
+    "runtime/proposals.py": 1,  # a configuration that shows a defect is refused, and all goes on
     "runtime/slices.py": 1,  # work on a worker's loop that nobody waits for
     "exchange/chain.py": 2,  # a filter's step that raises is a fault, never a pass
     "exchange/exchange.py": 2,  # likewise

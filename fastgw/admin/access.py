@@ -66,7 +66,7 @@ class Access:
         scheme, _, credentials = shown.partition(" ")
         if self.token is None or scheme.lower() != "bearer":
             return False
-        return hmac.compare_digest(credentials.strip().encode("latin-1"), self.token.value().encode())
+        return hmac.compare_digest(credentials.strip(" \t").encode("latin-1"), self.token.value().encode())
 
 
 def is_local(address: Address) -> bool:

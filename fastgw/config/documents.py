@@ -153,6 +153,12 @@ def read_all(name: str, read: Callable[[], bytes], disk: Disk, suffix: str = "")
             elif not named:
                 all_found.problems.append(document.problem(place, f"{show(pattern)}: no such file"))
             for each in named:
+                if not each.isprintable() and each != each.encode(errors="replace").decode():
+                    told = each.encode(errors="backslashreplace").decode()
+                    all_found.problems.append(
+                        document.problem(place, f"{show(pattern)}: {told}: a name that is not UTF-8")
+                    )
+                    continue
                 real = os.path.realpath(each)
                 if real not in met:
                     met.add(real)

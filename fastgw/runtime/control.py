@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import uvloop
 
+from fastgw.admin.dashboard import page
 from fastgw.admin.status import StatusPages
 from fastgw.admin.tls import files_of, server_context
 from fastgw.config.settings import Admin
@@ -48,6 +49,7 @@ def import_admin() -> None:
     one did, whatever has become of the installed packages."""
     for module in ("fastgw.admin.access", "fastgw.admin.api", "fastgw.admin.serve"):
         import_module(module)
+    page()  # it is read from its files once
 
 
 class Control:

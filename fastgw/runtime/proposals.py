@@ -33,7 +33,7 @@ from fastgw.runtime.channel import Channel, Origin, Propose, Rejected
 from fastgw.runtime.channel import Outcome as Verdict
 from fastgw.runtime.commons import Commons, Record
 from fastgw.runtime.keeping import kept_on
-from fastgw.runtime.notices import notice
+from fastgw.runtime.notices import described, notice
 from fastgw.runtime.reloading import OWN, RECORDS, told
 
 PROBLEMS: Final = 20
@@ -182,16 +182,18 @@ class Proposals:
         try:
             with _no_collections():
                 loaded, accepted = await asyncio.to_thread(self._make, load, source, file)
+            descriptor = seal(accepted)
         except ConfigError as error:
             return self._rejected(error.problems, source, dry_run)
         except (CompileError, CannotPlace) as error:
             return self._rejected([Problem(file, 0, 0, "", str(error))], source, dry_run)
-        if dry_run:
-            return await asyncio.to_thread(self._dry, loaded)
-        self.on_accept(accepted)
-        descriptor = seal(accepted)
-        self._answer = asyncio.get_running_loop().create_future()
+        except Exception as error:
+            return self._rejected([Problem(file, 0, 0, "", f"a defect: {described(error)}")], source, dry_run)
         try:
+            if dry_run:
+                return await asyncio.to_thread(self._dry, loaded)
+            self.on_accept(accepted)
+            self._answer = asyncio.get_running_loop().create_future()
             self._channel.send(Propose(generation=accepted.generation, source=source), [descriptor])
         finally:
             os.close(descriptor)
