@@ -89,8 +89,8 @@ programs:
 	@$(call install_programs,$(TEST_PROGRAMS),make test)
 
 test: lint programs  ## lint, then every test; apt-get installs what they run, when you are root
-	$(BIN)/python -m pytest -n 2
-	FASTGW_PURE_PYTHON=1 $(BIN)/python -m pytest -n 2 -m 'not twin' $(TWICE)
+	$(BIN)/python -m pytest -n 4
+	FASTGW_PURE_PYTHON=1 $(BIN)/python -m pytest -n 4 -m 'not twin' $(TWICE)
 
 fuzz: setup  ## look for bytes that a compiled twin reads otherwise: FUZZ_SECONDS=600, SEED=...
 	@$(call install_programs,gcc=gcc,make fuzz)

@@ -387,7 +387,7 @@ def test_a_document_that_fails_is_named_and_the_rest_goes_on(page: Page, stub: A
     stub.failing.clear()
     page.click("nav a[href='#upstreams']")
     page.until("document.getElementById('tile-targets').textContent === '1 of 5'")
-    assert not page.run("document.getElementById('notice').offsetHeight")
+    page.until("!document.getElementById('notice').offsetHeight")
 
 
 def test_a_gateway_that_drains_says_so(page: Page, stub: AdminStub) -> None:

@@ -164,7 +164,7 @@ def test_no_window_wherever_it_begins_holds_more_than_a_sliding_limit(
                 taken.append(now)
                 assert sum(each > now - length for each in taken) <= most
             else:
-                assert sum(each > now - length * 8 // 7 - 8 for each in taken) == most
+                assert sum(each > now - length * 8 // 7 - 8 for each in taken) >= most
 
 
 def test_a_bucket_of_another_depth(table: Cells) -> None:

@@ -272,7 +272,7 @@ def test_a_repeated_key_is_told_with_both_places(tmp_path):
     ("name", "raw", "wrong"),
     [
         ("a_yaml", b"version: 1\nx: \xff\n", "a.yaml:2:4: not UTF-8"),
-        ("a_yaml", b"", "a.yaml:1:1: null; expected a mapping of settings"),
+        ("a_yaml", b"", "a.yaml:1:1: the file is empty; expected a mapping of settings"),
         ("a_yaml", b"- 1\n", "a.yaml:1:1: a list; expected a mapping of settings"),
         ("a_json", b"[" * 100_000, "a.json: nested too deep"),
         ("a_toml", b"a = ", "a.toml:1: not valid TOML: Invalid value"),
