@@ -22,7 +22,6 @@ from fastgw.config.levels import early
 from fastgw.config.patterns import Template, parse_host, parse_path, parse_redirect
 from fastgw.downstream import Listener, ListenerTable
 from fastgw.downstream.trust import trust
-from fastgw.errors import Fault
 from fastgw.exchange import Chain, Exchange, Link, Reply, Route
 from fastgw.filters.api import Env
 from fastgw.node.ground import Ground
@@ -30,7 +29,7 @@ from fastgw.node.places import Names, Places, first, target_name
 from fastgw.node.shared import Column, Layout
 from fastgw.node.targets import TargetWords
 from fastgw.observe import Series
-from fastgw.observe.series import UPSTREAM_CONNECTS, UPSTREAM_WAITS, counted_in
+from fastgw.observe.series import UPSTREAM_CONNECTS, UPSTREAM_WAITS, counted_in, series_of
 from fastgw.routing import Conditions, Router, Rule, Steps, at_once, rule_of
 from fastgw.upstream.forward import Forward
 from fastgw.upstream.group import Upstream
@@ -119,7 +118,7 @@ class Gateway:
 
     @property
     def series(self) -> Series:
-        return Series(self.places, [fault.label for fault in Fault])
+        return series_of(self.places)
 
     def target_place(self, upstream: str, target: Target) -> int:
         return self.places.targets[target_name(upstream, target.label)]

@@ -153,8 +153,8 @@ def read_all(name: str, read: Callable[[], bytes], disk: Disk, suffix: str = "")
             elif not named:
                 all_found.problems.append(document.problem(place, f"{show(pattern)}: no such file"))
             for each in named:
-                if not each.isprintable() and each != each.encode(errors="replace").decode():
-                    told = each.encode(errors="backslashreplace").decode()
+                told = each.encode(errors="backslashreplace").decode()
+                if told != each:
                     all_found.problems.append(
                         document.problem(place, f"{show(pattern)}: {told}: a name that is not UTF-8")
                     )

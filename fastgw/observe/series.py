@@ -14,6 +14,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from fastgw.errors import Fault
 from fastgw.node.places import MAX_ROWS, Places
 from fastgw.node.shared import Layout
 from fastgw.observe.families import BOUNDS_S, NONE, OTHER
@@ -58,6 +59,11 @@ class Series:
     def upstream_words(self, upstream: str) -> int:
         """The first word of this upstream's row in a column."""
         return UPSTREAMS_AT + self.upstreams.get(upstream, 0) * UPSTREAM_WORDS
+
+
+def series_of(places: Places) -> Series:
+    """What is counted in the generation with these places."""
+    return Series(places, [fault.label for fault in Fault])
 
 
 def counted_in(layout: Layout) -> int:

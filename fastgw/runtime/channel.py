@@ -114,11 +114,11 @@ class Outcome(Message):
 
     ok: bool
     why: str
-    committed: int
     workers: int
-    listeners_added: int
-    listeners_removed: int
-    workers_restarted: int
+    committed: int = 0
+    listeners_added: int = 0
+    listeners_removed: int = 0
+    workers_restarted: int = 0
     listeners_moved: int = 0
     resized: tuple[int, int] | None = None
     """From so many workers to so many."""

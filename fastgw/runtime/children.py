@@ -59,6 +59,11 @@ class Children:
         """The workers that may accept."""
         return (slot.child for slot in self.workers if slot.child is not None and slot.child.able)
 
+    def present(self) -> list[Child]:
+        """The workers that serve, or would if they answered."""
+        children = (slot.child for slot in self.workers)
+        return [child for child in children if child is not None and child.ready and not child.leaving]
+
     def slot_of(self, child: Child) -> Slot | None:
         """None: it is leaving."""
         return next((slot for slot in self.slots if child in slot.children), None)

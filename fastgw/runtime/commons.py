@@ -12,7 +12,7 @@ from fastgw.node.shared import Shared
 from fastgw.runtime.accepted import Accepted, Document
 from fastgw.runtime.activation import Inherited
 from fastgw.runtime.channel import Origin
-from fastgw.runtime.sockets import Endpoint, open_endpoints
+from fastgw.runtime.sockets import Endpoint, close_endpoints, open_endpoints
 from fastgw.runtime.words import Words
 
 
@@ -93,6 +93,12 @@ class Commons:
         if not taken:
             return open_endpoints(address, slots)
         return [Endpoint(address, [each], shared=True, foreign=True) for each in taken]
+
+    def open_one(self, address: Address) -> Endpoint:
+        """Where control listens: of a host name, at the first of its addresses. Raises `CannotListen`."""
+        first, *others = self.open(address, 1)
+        close_endpoints(others)
+        return first
 
 
 def place_listeners(

@@ -65,13 +65,11 @@ def open_own(commons: Commons, name: str) -> None:
     if settings is None:
         return
     try:
-        commons.own[name], *others = commons.open(settings.address, 1)
+        commons.own[name] = commons.open_one(settings.address)
     except CannotListen as error:
         if settings is not OWN[name]:
             raise
         warn_of_own(name, error)
-    else:
-        close_endpoints(others)
 
 
 def warn_of_own(name: str, error: CannotListen) -> None:

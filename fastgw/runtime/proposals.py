@@ -34,7 +34,8 @@ from fastgw.runtime.channel import Outcome as Verdict
 from fastgw.runtime.commons import Commons, Record
 from fastgw.runtime.keeping import kept_on
 from fastgw.runtime.notices import described, notice
-from fastgw.runtime.reloading import OWN, RECORDS, told
+from fastgw.runtime.opening import OWN
+from fastgw.runtime.reloading import RECORDS, told
 
 PROBLEMS: Final = 20
 """Of one attempt, that are remembered."""

@@ -12,15 +12,13 @@ from fastgw.runtime.channel import Commit, Origin, Outcome, Propose, Rejected
 from fastgw.runtime.commons import Commons, Record, Sealed, place_listeners
 from fastgw.runtime.keeping import kept_on
 from fastgw.runtime.notices import notice
-from fastgw.runtime.opening import warn_of_own
+from fastgw.runtime.opening import OWN, warn_of_own
 from fastgw.runtime.slots import Child
 from fastgw.runtime.sockets import CannotListen, Endpoint, close_endpoints
 from fastgw.runtime.turnover import Turnover, tell_prepare, tell_sockets
 
 RECORDS: Final = 20
 """Attempts that are remembered."""
-OWN: Final = ("status", "admin")
-"""What control listens for."""
 
 
 class Untimely(Exception):
@@ -113,7 +111,7 @@ class Reloading:
             if now is None or (then is not None and now.address == then.address and name in self._commons.own):
                 continue
             try:
-                opened[name], *_ = self._commons.open(now.address, 1)
+                opened[name] = self._commons.open_one(now.address)
             except CannotListen as error:
                 if now != then:
                     raise
@@ -189,7 +187,7 @@ class Reloading:
             workers=len(asked),
             listeners_added=len(commons.listeners.keys() - before.keys()),
             listeners_removed=len(before.keys() - commons.listeners.keys()),
-            workers_restarted=0,
+            workers_restarted=turnover.replaced,
             listeners_moved=sum(commons.listeners.get(name, numbers) != numbers for name, numbers in before.items()),
             resized=None if wanted == commons.workers else (commons.workers, wanted),
         )
@@ -215,17 +213,7 @@ class Reloading:
         stays = self._commons.sealed.generation
         notice(f"not reloaded, generation {stays} stays: {why}")
         self._remember(False, stays, source, why)
-        outcome = Outcome(
-            generation=stays,
-            ok=False,
-            why=why,
-            committed=0,
-            workers=self._commons.workers,
-            listeners_added=0,
-            listeners_removed=0,
-            workers_restarted=0,
-        )
-        self._answer(outcome)
+        self._answer(Outcome(generation=stays, ok=False, why=why, workers=self._commons.workers))
 
     def _remember(self, ok: bool, generation: int, source: Origin, summary: str) -> None:
         commons, date = self._commons, time.time()

@@ -110,7 +110,7 @@ class Supervisor:
         self._adoption = Adoption()
         self._overseer = Overseer(self._beat_of, self._hush)
         self._succession = Succession(commons, self._children, self._fork, self._settle)
-        self._reloading = Reloading(commons, self._is_serving, self._present, self._answer, self._changed)
+        self._reloading = Reloading(commons, self._is_serving, self._children.present, self._answer, self._changed)
         self._upgrade = Upgrade()
         self._watchdog_at = inf if self._notifier.watchdog_interval is None else 0.0
         self._watching: Child | None = None  # the worker that answers the probes
@@ -447,11 +447,6 @@ class Supervisor:
         if control is not None and control.able and self._asked is not control:
             self._asked = control
             control.send(Reload(generation=self._commons.sealed.generation))
-
-    def _present(self) -> list[Child]:
-        """The workers that serve, or would if they answered."""
-        children = [slot.child for slot in self._children.workers]
-        return [child for child in children if child is not None and child.ready and not child.leaving]
 
     def _is_serving(self) -> bool:
         return self._life.phase is Phase.SERVING

@@ -45,6 +45,8 @@ class Turnover:
         self.told: set[Child] = set()
         """To prepare."""
         self.committed: set[Child] = set()
+        self.replaced = 0
+        """Workers that did not commit in time, and whose places others take."""
         self._commit = commit
         self._ended = ended
         self._preparing: set[Child] = set()
@@ -100,6 +102,7 @@ class Turnover:
         self.due_at = inf
         for child in tuple(self._committing):
             child.outdated = True
+            self.replaced += 1
             self.gone(child)
 
     def abort(self, why: str) -> None:

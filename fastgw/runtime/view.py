@@ -21,12 +21,11 @@ from fastgw.node.places import target_name
 from fastgw.node.targets import Verdict
 from fastgw.observe import Totals
 from fastgw.observe.families import BOUNDS_S
-from fastgw.observe.series import UPSTREAM_RETRIES
+from fastgw.observe.series import UPSTREAM_RETRIES, series_of
 from fastgw.runtime.channel import Channel, DrainAll
 from fastgw.runtime.commons import Commons, Record
 from fastgw.runtime.processes import Process, process
 from fastgw.runtime.proposals import Proposals
-from fastgw.runtime.words import series_of
 from fastgw.upstream.target import label_of
 
 HEALTH: Final[Mapping[Verdict, node.Health]] = {

@@ -9,7 +9,6 @@ from typing import Final, Literal
 
 from fastgw.compile import Gateway
 from fastgw.config import settings as config
-from fastgw.errors import Fault
 from fastgw.node.limits import AddressLimit, NodeLimit
 from fastgw.node.places import CannotPlace, Places
 from fastgw.node.shared import Column, Shared
@@ -227,8 +226,3 @@ class Words:
         """What the node has counted, by the names of this generation."""
         columns = [self.counted(column) for column in shared.columns]
         return totals(series, columns, self.counted(shared.supervisor), self._given_back(shared.supervisor))
-
-
-def series_of(places: Places) -> Series:
-    """What is counted in the generation with these places."""
-    return Series(places, [fault.label for fault in Fault])

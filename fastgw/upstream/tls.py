@@ -3,16 +3,16 @@
 A key is held in memory alone, a moment long, for OpenSSL takes it by the name of a file only.
 """
 
-import os
 import re
 import ssl
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from fastgw.config import settings
+from fastgw.config.pem import as_file
 from fastgw.routing import Steps
 
 _CERTIFICATE: Final = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
@@ -66,11 +66,11 @@ def client_tls(tls: settings.UpstreamTls, material: Material) -> Steps[ssl.SSLCo
     elif material.ca is None:
         yield from _trust_system(made)
     else:
-        with _as_file(material.ca) as path:
+        with as_file(material.ca) as path:
             made.load_verify_locations(path)
     if material.certificate is not None and material.key is not None:
         yield
-        with _as_file(material.certificate) as certificate, _as_file(material.key) as key:
+        with as_file(material.certificate) as certificate, as_file(material.key) as key:
             # Without a password OpenSSL would ask the terminal for the one of an encrypted key.
             made.load_cert_chain(certificate, key, password="")
     return made
@@ -86,12 +86,3 @@ def _trust_system(made: ssl.SSLContext) -> Steps[None]:
             with suppress(ssl.SSLError):  # one that is no good is left out
                 made.load_verify_locations(cadata=certificate)
             yield
-
-
-@contextmanager
-def _as_file(content: bytes) -> Iterator[str]:
-    """The path of a file that is in memory, and gone behind this."""
-    with open(os.memfd_create("fastgw-tls"), "wb") as file:
-        file.write(content)
-        file.flush()
-        yield f"/proc/self/fd/{file.fileno()}"

@@ -18,9 +18,9 @@ from fastgw.config import settings as config
 from fastgw.config.values import Address, Url
 from fastgw.node.places import Names
 from fastgw.node.shared import Shared
-from fastgw.observe.series import UPSTREAM_CONNECTS
+from fastgw.observe.series import UPSTREAM_CONNECTS, series_of
 from fastgw.observe.tally import Tally
-from fastgw.runtime.words import Words, series_of
+from fastgw.runtime.words import Words
 
 BEGUN = 1_700_000_000.0
 

@@ -67,6 +67,7 @@ def test_who_does_not_commit_in_time_is_replaced(begun):
     begun.turnover.is_late()
     assert begun.log == ["commit", "done"]
     assert [child.outdated for child in begun.children] == [False, True, True]
+    assert begun.turnover.replaced == 2
     assert begun.turnover.due_at == inf
 
 
