@@ -15,7 +15,9 @@ TWICE := tests/protocol $(wildcard $(addprefix tests/unit/test_, \
   compiled.py framing_*.py observe_*.py routing.py two_judges.py wire_*.py))
 # Programs that the tests and the benchmark run, each as command=package.
 TEST_PROGRAMS := gcc=gcc nginx=nginx wrk=wrk h2load=nghttp2-client hey=hey curl=curl git=git jq=jq \
-  systemd-socket-activate=systemd chromium=chromium
+  systemd-socket-activate=systemd chromium=chromium node=nodejs npm=npm
+# The OpenID provider that tests log in at, and where npm puts it.
+PROVIDER := tests/support/provider
 BENCH_PROGRAMS := nginx=nginx wrk=wrk h2load=nghttp2-client haproxy=haproxy caddy=caddy
 # What nginx + lua takes beyond them: Debian packages without a program.
 BENCH_PACKAGES := libnginx-mod-http-lua lua-cjson
@@ -88,7 +90,11 @@ lint: setup  ## ruff and mypy --strict
 programs:
 	@$(call install_programs,$(TEST_PROGRAMS),make test)
 
-test: lint programs  ## lint, then every test; apt-get installs what they run, when you are root
+$(PROVIDER)/node_modules/.installed: $(PROVIDER)/package-lock.json | programs
+	npm --prefix $(PROVIDER) ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
+test: lint programs $(PROVIDER)/node_modules/.installed  ## lint, then every test; apt-get installs what they run, when you are root
 	$(BIN)/python -m pytest -n 4
 	FASTGW_PURE_PYTHON=1 $(BIN)/python -m pytest -n 4 -m 'not twin' $(TWICE)
 
@@ -107,4 +113,4 @@ bench-check: setup  ## name what costs more instructions than bench/budgets.toml
 
 clean:  ## remove what the others made
 	find fastgw -name '_*.c' -delete -o -name '_*.so' -delete
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(PROVIDER)/node_modules .venv build dist *.egg-info .mypy_cache .ruff_cache .hypothesis

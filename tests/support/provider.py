@@ -1,0 +1,158 @@
+"""A real OpenID provider: `oidc-provider` of npm, a certified one, as a process of the tests' own."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import shutil
+import socket
+import subprocess
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from tests.support.gateway import START_DEADLINE, Lines
+
+PROGRAM = Path(__file__).with_name("provider")
+USERS: Mapping[str, Any] = {
+    "ann": {"password": "of ann", "claims": {"name": "Ann", "email": "ann@users.test", "groups": ["staff"]}},
+    "bob": {"password": "of bob", "claims": {"name": "Bob", "email": "bob@users.test", "groups": []}},
+}
+SERVICE = {
+    "client_id": "service",
+    "client_secret": "of-the-service",
+    "grant_types": ["client_credentials"],
+    "redirect_uris": [],
+    "response_types": [],
+}
+"""A client that gets tokens for itself, and asks about those of others."""
+
+
+class Provider:
+    """On a port of 127.0.0.1 that stays its own over restarts, and so do its keys, tokens and sessions.
+
+    `lifetimes`: in seconds, by `AccessToken`, `IdToken`, `RefreshToken`, `Session`… `algorithm`: of access tokens that
+    are JWTs, which are those for a resource; the others are opaque.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        lifetimes: Mapping[str, int] | None = None,
+        users: Mapping[str, Any] = USERS,
+        algorithm: str = "RS256",
+    ) -> None:
+        self._held = socket.socket()  # bound, but it does not listen: keeps others away from the port
+        self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._held.bind(("127.0.0.1", 0))
+        self.port: int = self._held.getsockname()[1]
+        self.issuer = f"http://127.0.0.1:{self.port}"
+        self._folder = folder
+        self._settings = {
+            "issuer": self.issuer,
+            "port": self.port,
+            "users": users,
+            "lifetimes": lifetimes or {},
+            "algorithm": algorithm,
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+            self.add_client(**SERVICE)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self._held.close()
+
+    def start(self) -> None:
+        """Returns when it listens."""
+        node = shutil.which("node")
+        if node is None:
+            pytest.fail("node is not installed: apt-get install nodejs npm")
+        if not (PROGRAM / "node_modules").is_dir():
+            pytest.fail(f"the provider is not installed: (cd {PROGRAM} && npm ci)")
+        self._process = subprocess.Popen(
+            [node, str(PROGRAM / "index.mjs"), str(self._folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        self._told = Lines(self._process.stdout)
+        self._complaints = Lines(self._process.stderr)
+        self._answered = 0
+        self._tell(self._settings)
+
+    def stop(self) -> None:
+        """At once: whoever asks it is refused the connection."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait(START_DEADLINE)
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+        self._told.finish()
+        self._complaints.finish()
+
+    def _tell(self, message: Mapping[str, Any]) -> Any:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(message).encode() + b"\n")
+        self._process.stdin.flush()
+        self._answered += 1
+        wanted = self._answered
+        self._told.wait_for(lambda _: len(self._told.lines) >= wanted, START_DEADLINE)
+        return json.loads(self._told.lines[wanted - 1])
+
+    # what a test does with it
+
+    def add_client(self, client_id: str, **settings: Any) -> None:
+        """One of the settings' name replaces it. See OpenID Connect Dynamic Client Registration section 2."""
+        self._tell({"command": "client", "client": {"client_id": client_id, **settings}})
+
+    def rotate_keys(self, keep_old: bool) -> None:
+        """Sign with keys of new names. `keep_old`: those before are still told, for what they have signed."""
+        self._tell({"command": "rotate", "keep_old": keep_old})
+
+    def requests(self, path: str) -> int:
+        """How often this path was asked for since the last start."""
+        return int(self._tell({"command": "requests"}).get(path, 0))
+
+    def post(self, path: str, client: tuple[str, str] = ("service", "of-the-service"), **form: str) -> Any:
+        """What an endpoint answers to a client, as JSON; {} where it says nothing."""
+        basic = base64.b64encode(":".join(client).encode()).decode()
+        request = urllib.request.Request(
+            self.issuer + path,
+            urllib.parse.urlencode(form).encode(),
+            {"Authorization": f"Basic {basic}", "Content-Type": "application/x-www-form-urlencoded"},
+        )
+        with urllib.request.urlopen(request, timeout=START_DEADLINE) as answer:
+            text = answer.read()
+        return json.loads(text) if text else {}
+
+    def token(self, resource: str = "", scope: str = "read") -> str:
+        """An access token of the service's own: a JWT for a resource, else an opaque one."""
+        form = {"grant_type": "client_credentials", "scope": scope}
+        if resource:
+            form["resource"] = resource
+        return str(self.post("/token", **form)["access_token"])
+
+    def introspect(self, token: str) -> Any:
+        return self.post("/token/introspection", token=token)
+
+    def revoke(self, token: str) -> None:
+        self.post("/token/revocation", token=token)
