@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal
+from unicodedata import normalize as normalize_form
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -51,6 +52,8 @@ _PERCENT = r"([0-9]+(?:\.[0-9]+)?)%"
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _PROTOCOL: Final = f"{_TOKEN}(/{_TOKEN})?"
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_./@-]*"
+_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_LONGEST_IDENTITY: Final = 256
 _HOST = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?\.?"
 
 
@@ -205,6 +208,29 @@ def parse_url(text: str) -> Url:
     return Url(scheme=scheme, host=_host(host), port=_port(port, lowest=1), base_path=_base_path(parts.path))
 
 
+class Endpoint(Struct, frozen=True):
+    """What the gateway itself asks for: where it is, and the request target, sent as it is written."""
+
+    origin: Url
+    """Without a base path."""
+    target: str = "/"
+    """Path and query."""
+
+    def __str__(self) -> str:
+        return f"{self.origin}:{self.target}" if self.origin.socket else f"{self.origin}{self.target}"
+
+
+def parse_endpoint(text: str) -> Endpoint:
+    """As `parse_url`, and a query may follow the path: `https://idp.example/keys?tenant=a`."""
+    match = re.fullmatch(r"(?i:(https?://[^/?#]*)|(unix:[^:]*):?)(.*)", text, re.DOTALL)
+    if match is None:
+        return Endpoint(parse_url(text))  # which says what is wrong with it
+    origin, target = parse_url(match[1] or match[2]), match[3]
+    if re.fullmatch(r"([/?][!$-~]*)?", target) is None:  # and not shown: a query may hold a secret
+        raise ValueError("a URL whose path or query has a fragment, a blank or a character that is not ASCII")
+    return Endpoint(origin, target if target.startswith("/") else f"/{target}")
+
+
 def parse_destination(text: str) -> str | Url:
     """A route's `upstream`: the name of an upstream, or a URL. Only a URL has a colon."""
     return parse_url(text) if ":" in text else text
@@ -245,6 +271,37 @@ def parse_field_value(text: str) -> str:
     if text != text.strip(" \t"):
         raise ValueError("a field value that begins or ends with a blank")
     return text
+
+
+def parse_identity(text: str) -> str:
+    """What consumers and groups are called: names that fit into a field of a request, and into a list there."""
+    if len(text) > _LONGEST_IDENTITY:
+        raise ValueError(f"a name of more than {_LONGEST_IDENTITY} characters")
+    return parse_name(text)
+
+
+def parse_username(text: str) -> str:
+    """A username of RFC 7617, in Unicode's form NFC: no colon, no control characters."""
+    if not text or ":" in text or _CONTROLS.search(text) is not None:
+        raise ValueError(f'"{text}" is not a username')
+    if len(text.encode()) > _LONGEST_IDENTITY:
+        raise ValueError(f"a username of more than {_LONGEST_IDENTITY} bytes")
+    return normalize_form("NFC", text)
+
+
+def parse_sha256(text: str) -> bytes:
+    """A digest in hexadecimal digits. It is not shown: to whoever takes it for the key, it is one."""
+    if re.fullmatch(r"[0-9A-Fa-f]{64}", text) is None:
+        raise ValueError("not the SHA-256 of anything")
+    return bytes.fromhex(text)
+
+
+def parse_fingerprint(text: str) -> bytes:
+    """The SHA-256 of a certificate, as `openssl x509 -fingerprint -sha256` writes it, or without its colons."""
+    digits = text.replace(":", "")
+    if re.fullmatch(r"[0-9A-Fa-f]{64}", digits) is None:
+        raise ValueError(f'"{text}" is not a fingerprint')
+    return bytes.fromhex(digits)
 
 
 def parse_host_header(text: str) -> str:
@@ -337,6 +394,12 @@ ADDRESS: Final = Notation('"host:port", "[ipv6]:port" or "unix:/path"', parse_ad
 URL: Final = Notation('a URL such as "http://host:9000", or "unix:/path/of.sock"', parse_url, {"type": "string"})
 ListenAddress = Annotated[Address, ADDRESS]
 TargetUrl = Annotated[Url, URL]
+EndpointUrl = Annotated[
+    Endpoint,
+    Notation(
+        'a URL such as "https://idp.example/keys", or "unix:/path/of.sock:/keys"', parse_endpoint, {"type": "string"}
+    ),
+]
 Destination = Annotated[
     str | Url,
     Notation("the name of an upstream or a URL", parse_destination, {"type": "string"}),
@@ -345,6 +408,22 @@ FieldName = Annotated[str, Notation('a field name such as "X-Tenant"', parse_tok
 FieldValue = Annotated[str, Notation("text in one line", parse_field_value, {"type": "string"})]
 Method = Annotated[str, Notation('a method such as "GET"', parse_method, _written(_TOKEN))]
 Name = Annotated[str, Notation("a name of letters, digits, `_`, `-`, `.`, `/` and `@`", parse_name, _written(_NAME))]
+Identity = Annotated[
+    str, Notation("a name of letters, digits, `_`, `-`, `.`, `/` and `@`", parse_identity, _written(_NAME))
+]
+Username = Annotated[str, Notation("a username, without a colon", parse_username, {"type": "string"})]
+Sha256 = Annotated[
+    bytes, Notation("64 hexadecimal digits", parse_sha256, _written("[0-9A-Fa-f]{64}"), write=bytes.hex)
+]
+Fingerprint = Annotated[
+    bytes,
+    Notation(
+        "the SHA-256 of a certificate in hexadecimal digits",
+        parse_fingerprint,
+        {"type": "string"},
+        write=lambda digest: digest.hex(":").upper(),
+    ),
+]
 Protocol = Annotated[str, Notation('a protocol such as "websocket"', parse_protocol, _written(_PROTOCOL))]
 HostHeader = Annotated[str, Notation('"target", "preserve" or the host to send', parse_host_header, {"type": "string"})]
 

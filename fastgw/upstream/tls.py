@@ -5,7 +5,7 @@ A key is held in memory alone, a moment long, for OpenSSL takes it by the name o
 
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -38,17 +38,34 @@ class Identity(NamedTuple):
 def material_of(tls: settings.UpstreamTls, files: Mapping[str, bytes]) -> Material:
     """`files`: what was read when the configuration was accepted; the others are read now. Raises `OSError`."""
 
-    def content(path: str | None) -> bytes | None:
-        if path is None:
-            return None
+    def read(path: str) -> bytes:
         held = files.get(path)
         return Path(path).read_bytes() if held is None else held
 
-    return Material(content(tls.ca if tls.verify else None), content(tls.certificate), content(tls.key))
+    return _material(tls, read)
+
+
+def _material(tls: settings.UpstreamTls, read: Callable[[str], bytes]) -> Material:
+    names = (tls.ca if tls.verify else None, tls.certificate, tls.key)
+    return Material(*(None if name is None else read(name) for name in names))
 
 
 def identity_of(tls: settings.UpstreamTls, material: Material) -> Identity:
     return Identity(tls.verify, *(None if content is None else sha256(content).digest() for content in material))
+
+
+class ClientTls(NamedTuple):
+    """How to speak TLS as a client, with what stands in the files."""
+
+    settings: settings.UpstreamTls
+    material: Material
+    identity: Identity
+
+
+def read_tls(tls: settings.UpstreamTls, read: Callable[[str], bytes]) -> ClientTls:
+    """`read`: gives the contents of a file. Raises what that raises."""
+    material = _material(tls, read)
+    return ClientTls(tls, material, identity_of(tls, material))
 
 
 def client_tls(tls: settings.UpstreamTls, material: Material) -> Steps[ssl.SSLContext]:
