@@ -198,6 +198,7 @@ class _Comparison:
             yield from self._leaves(_USE, old, new, ())
             return
         yield from self._leaves(shape_of(bool), old.enforced, new.enforced, ("enforced",))
+        yield from self._leaves(shape_of(bool), old.shadow, new.shadow, ("shadow",))
         yield from self._fields(old.settings, new.settings, ())
 
     def _values(self, shape: Shape, old: Any, new: Any, path: Path) -> Iterator[Change]:

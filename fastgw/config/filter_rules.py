@@ -32,7 +32,6 @@ class FilterRules:
     """One check of all levels. What is forbidden is reported at its place."""
 
     merged: Merged
-    filter_types: Mapping[str, type]
 
     def check(self) -> list[Problem]:
         """Report what is forbidden, and return what is worth knowing."""
@@ -99,7 +98,7 @@ class FilterRules:
                 if old.enforced:
                     place.report(f"{subject}enforced by {owner.name} ({at})", f"{level.kind} cannot {deed}")
                     break
-                if level.kind != "a listener" and early(self.filter_types[old.type]):
+                if level.kind != "a listener" and early(old.settings):
                     place.report(f"{subject}runs before routing, by {owner.name} ({at})", f"{level.kind} cannot {deed}")
                     break
             else:

@@ -9,9 +9,9 @@ from typing import Any
 from fastgw.config.settings import NONE, Config, Filters, FilterUse, Route
 
 
-def early(filter_type: Any) -> bool:
-    """Whether its phase comes before routing, so that it belongs to the gateway and its listeners."""
-    return bool(getattr(getattr(filter_type, "phase", None), "early", False))
+def early(settings: Any) -> bool:
+    """Whether a filter's phase comes before routing, so that it belongs to the gateway and its listeners."""
+    return bool(getattr(getattr(settings, "phase", None), "early", False))
 
 
 def accumulate(levels: Iterable[Filters]) -> Mapping[str, FilterUse]:

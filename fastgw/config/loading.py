@@ -9,6 +9,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from fastgw.config.documents import Document, Found, Source, read_all
+from fastgw.config.extensions import extended
 from fastgw.config.files import Disk, Files, Memory
 from fastgw.config.filter_rules import FilterRules
 from fastgw.config.merging import merge, put_targets
@@ -76,6 +77,7 @@ def load_sources(sources: Sequence[Source], captured: Mapping[str, bytes], filte
 
 
 def _checked(found: Found, filter_types: Mapping[str, type], files: Files) -> Loaded:
+    filter_types, of_extensions = extended(found.documents, filter_types)
     merged = merge([each for each in found.documents if not each.upstream], filter_types, files)
     readings = [*merged.readings]
     for document in found.documents:
@@ -85,9 +87,9 @@ def _checked(found: Found, filter_types: Mapping[str, type], files: Files) -> Lo
     if all(document.value is not None for document in found.documents):
         for rule in RULES:
             rule(merged)
-        notes += FilterRules(merged, filter_types).check()
+        notes += FilterRules(merged).check()
     order = {document.name: number for number, document in enumerate(found.documents)}
-    problems = found.problems + [problem for reading in readings for problem in reading.problems]
+    problems = found.problems + of_extensions + [problem for reading in readings for problem in reading.problems]
     if problems:
         raise ConfigError(_told(problems, order))
     return Loaded(

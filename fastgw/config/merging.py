@@ -17,7 +17,7 @@ from fastgw.config.settings import Config, Upstream
 from fastgw.config.shapes import BROKEN, Reading, Structure, fields_of
 
 MAPS: Final = ("listeners", "upstreams", "filter_sets", "filters")
-LISTS: Final = ("include", "access_logs", "routes")
+LISTS: Final = ("include", "extensions", "access_logs", "routes")
 ANYWHERE: Final = ("version",)
 """What every file may say, as there is only one thing to say."""
 

@@ -128,6 +128,11 @@ class _Drawing:
                 "default": False,
                 "description": "Whether nearer levels may neither replace nor remove this instance.",
             },
+            "shadow": {
+                "type": "boolean",
+                "default": False,
+                "description": "Whether it decides and tells what it would do, in log and metrics, but never acts.",
+            },
         }
         return drawn
 

@@ -68,7 +68,10 @@ class Settings(Struct, metaclass=SettingsMeta, frozen=True):
 
 
 class FilterUse(Struct, frozen=True):
-    """One filter instance, at one level. In the file: `name: {type: …, enforced: …, and its type's settings}`."""
+    """One filter instance, at one level.
+
+    In the file: `name: {type: …, enforced: …, shadow: …, and its type's settings}`.
+    """
 
     name: str
     """The instance: the same name at a nearer level replaces it."""
@@ -82,6 +85,8 @@ class FilterUse(Struct, frozen=True):
 
 Filters = Mapping[Name, FilterUse | None]
 """Instance name to its use; None removes what a farther level added under that name."""
+    shadow: bool = False
+    """Whether it decides and tells, but never acts."""
 
 
 class Listener(Settings):
@@ -434,3 +439,6 @@ class Config(Settings):
     """Filters for every request, known route or not."""
     routes: tuple[Route, ...] = ()
     """What happens to requests. The order counts only between routes that match equally well."""
+    extensions: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
+    """Installed packages whose filters may be used: those that they offer as entry points of `fastgw.filters`, by name,
+    and any other as `type: "package.module:Class"`. No other package is imported."""

@@ -20,7 +20,8 @@ import msgspec
 from msgspec import NODEFAULT, Meta, Struct
 
 from fastgw.config.documents import Document
-from fastgw.config.files import Files, Memory
+from fastgw.config.extensions import UnknownType, type_called
+from fastgw.config.files import Files
 from fastgw.config.problems import Path, Problem, nearest, show, suggest
 from fastgw.config.secret import Secret, SecretError
 from fastgw.config.settings import FilterUse
@@ -363,7 +364,7 @@ class Instance(Shape):
 
     expected: str = "a mapping of settings or null"
 
-    KEYS = ("type", "enforced")
+    KEYS = ("type", "enforced", "shadow")
 
     def read(self, value: Any, path: Path, reading: Reading) -> Any:
         if not isinstance(value, dict):
@@ -373,15 +374,16 @@ class Instance(Shape):
         enforced = Truth().read(value.get("enforced", False), (*path, "enforced"), reading)
         if type_name is BROKEN:
             return BROKEN
-        filter_type = reading.filter_types.get(type_name)
-        if filter_type is None:
-            wrong = f"unknown filter type {show(type_name)}"
+        try:
+            filter_type = type_called(type_name, reading.filter_types)
+        except UnknownType as error:
             where = (*path, "type") if "type" in value else path
-            return reading.report(where, wrong, suggest(type_name, reading.filter_types), at_key="type" not in value)
+            return reading.report(where, error.wrong, error.expected, at_key="type" not in value)
         settings = Structure(filter_type).read(value, path, reading, self.KEYS)
-        if settings is BROKEN or enforced is BROKEN:
+        shadow = Truth().read(value.get("shadow", False), (*path, "shadow"), reading)
+        if BROKEN in (settings, enforced, shadow):
             return BROKEN
-        return FilterUse(name=name, type=type_name, settings=settings, enforced=enforced)
+        return FilterUse(name=name, type=type_name, settings=settings, enforced=enforced, shadow=shadow)
 
 
 @cache

@@ -72,7 +72,7 @@ def _table(shape: Table, value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _instance(_: Instance, use: FilterUse) -> dict[str, Any]:
-    return {"type": use.type, "enforced": use.enforced, **_settings(use.settings)}
+    return {"type": use.type, "enforced": use.enforced, "shadow": use.shadow, **_settings(use.settings)}
 
 
 def _as_it_is(_: Shape, value: Any) -> Any:

@@ -62,7 +62,7 @@ def test_every_kind_of_value_again(tmp_path):
     assert said["limits"]["header_bytes"] == "8KiB"
     assert said["upstreams"]["u"]["targets"][0] == {"url": "https://u:9000/base", "weight": 3}
     assert said["upstreams"]["u"]["retries"]["budget"] == "12.5%"
-    assert said["filters"]["limit"] == {"type": "size", "enforced": False, "body": "1MiB"}
+    assert said["filters"]["limit"] == {"type": "size", "enforced": False, "shadow": False, "body": "1MiB"}
     assert said["listeners"]["a"]["trusted_proxies"] == ["10.0.0.0/8", "::1/128"]
 
 

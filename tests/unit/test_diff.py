@@ -77,10 +77,10 @@ ROUTE = "routes: [{name: user, %s}]\n"
         ("filters: {size: {body: 1KiB}}", "filters: {size: {body: 2KiB}}",
          ["filter size of the gateway: body 1KiB -> 2KiB"]),
         ("filters: {size: {body: 1KiB}}", "filters: {size: {type: request_id}}",
-         ["filter size of the gateway: {type: size, enforced: false, body: 1KiB} -> "
-          "{type: request_id, enforced: false, header: X-Request-Id, trust_client: true}"]),
+         ["filter size of the gateway: {type: size, enforced: false, shadow: false, body: 1KiB} -> "
+          "{type: request_id, enforced: false, shadow: false, header: X-Request-Id, trust_client: true}"]),
         ("filters: {size: {body: 1KiB}}", "filters: {size: null}",
-         ["filter size of the gateway: {type: size, enforced: false, body: 1KiB} -> null"]),
+         ["filter size of the gateway: {type: size, enforced: false, shadow: false, body: 1KiB} -> null"]),
         ("filters: {size: null}", "", ["filter size of the gateway: no longer switched off"]),
         ("filter_sets: {s: {size: {body: 1}}}", "filter_sets: {s: {size: {body: 1}, request_id: {}}}",
          ["filter request_id of filter set s: added"]),
