@@ -12,6 +12,7 @@ that tables are freed piece by piece, without the collector.
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
+from hashlib import sha256
 from math import inf
 from typing import Final, NamedTuple
 
@@ -20,11 +21,11 @@ from msgspec.structs import replace
 from fastgw.config import settings as config
 from fastgw.config.levels import early
 from fastgw.config.patterns import Template, parse_host, parse_path, parse_redirect
+from fastgw.config.secret import SecretError
 from fastgw.downstream import Listener, ListenerTable
 from fastgw.downstream.trust import trust
 from fastgw.exchange import Chain, Exchange, Link, Reply, Route
-from fastgw.filters.api import Env
-from fastgw.node.ground import Ground
+from fastgw.filters.api import Env, Services, Stock
 from fastgw.node.places import Names, Places, first, target_name
 from fastgw.node.shared import Column, Layout
 from fastgw.node.targets import TargetWords
@@ -61,12 +62,13 @@ class Plan(NamedTuple):
     """Contents of files by path; one that is not here is read."""
 
     @classmethod
-    def of(cls, configuration: config.Config) -> "Plan":
+    def of(cls, configuration: config.Config, files: Mapping[str, bytes] = config.NONE) -> "Plan":
         return cls(
             replace(configuration, routes=(), upstreams=config.NONE),
             configuration.upstreams,
             [route.name for route in configuration.routes],
             configuration.routes.__getitem__,
+            files=files,
         )
 
 
@@ -76,6 +78,10 @@ class CompiledRoute(NamedTuple):
     upstream: Upstream | None
     sets: tuple[str, ...]
     """The filter sets that it uses."""
+    reads: frozenset[str]
+    """The files that its filters have read."""
+    live: frozenset[Link]
+    """Those of its filters that hold something in a worker's loop."""
     rules: tuple[Rule[Route] | None, ...]
     """What it is on each listener, in their order."""
 
@@ -83,7 +89,7 @@ class CompiledRoute(NamedTuple):
 class Gateway:
     """The compiled configuration: immutable, but for what `starting` adds in each worker."""
 
-    def __init__(self, settings: config.Config, workers: int) -> None:
+    def __init__(self, settings: config.Config, workers: int, stock: Stock) -> None:
         self.config = settings
         """Without routes and upstreams."""
         self.workers = workers
@@ -97,6 +103,12 @@ class Gateway:
         """Those of the tables before, where name and address are the same. `Server.adopt` gives them these tables."""
         self.routes: list[CompiledRoute] = []
         self.routes_by_name: dict[str, CompiledRoute] = {}
+        self.stock = stock
+        """What filters are built from; the same one in all generations of a process."""
+        self.reads: dict[str, bytes] = {}
+        """The files that filters have read, and the digest of each."""
+        self.live: set[Link] = set()
+        """The filters that hold something in a worker's loop."""
         self.layout = Layout()
         """The words of shared memory that are needed; the runtime adds its own before it maps them."""
         self._counted = counted_in(self.layout)
@@ -133,9 +145,9 @@ class Gateway:
             return True
         return any(table.router.waiting for table in self.tables.values())
 
-    def starting(self, ground: Ground, column: Column) -> Steps[None]:
-        """In a worker: open the upstreams that are not open yet."""
-        series, words = self.series, self._words
+    def starting(self, services: Services, column: Column) -> Steps[None]:
+        """In a worker: open the upstreams that are not open yet, and start filters that are not started."""
+        ground, series, words = services.ground, self.series, self._words
         yield
         for name, upstream in self.upstreams.items():
             if upstream.started:
@@ -148,16 +160,28 @@ class Gateway:
                 pending = column.limit(words.pending + place, most.max_pending, counted + UPSTREAM_WAITS)
                 upstream.start(ground, self.workers, connections, pending)
             yield
+        for link in self.live:
+            if not link.started:
+                link.started = True
+                if link.hooks.start is not None:
+                    link.hooks.start(services)
+                yield
 
-    def start(self, ground: Ground, column: Column) -> None:
+    def start(self, services: Services, column: Column) -> None:
         """`starting`, at once."""
-        at_once(self.starting(ground, column))
+        at_once(self.starting(services, column))
 
     def retiring(self, new: "Gateway") -> Steps[None]:
-        """`new` serves: the upstreams that it has not keep no connections. What they have lent is finished."""
+        """`new` serves: the upstreams that it has not keep no connections, its filters stop those of before.
+
+        What upstreams have lent, and what filters have under way, is finished.
+        """
         for name, upstream in self.upstreams.items():
             if upstream.started and new.upstreams.get(name) is not upstream:
                 upstream.pool.retire()
+            yield
+        for link in self.live - new.live:
+            _stop(link)
             yield
 
     def retire(self, new: "Gateway") -> None:
@@ -168,11 +192,20 @@ class Gateway:
         for upstream in self.upstreams.values():
             if upstream.started:
                 upstream.pool.stop()
+        for link in self.live:
+            _stop(link)
 
 
-def compile(configuration: config.Config, workers: int) -> Gateway:
-    """The tables for `workers` processes. Raises `CompileError`."""
-    return at_once(building(Plan.of(configuration), workers, None))
+def _stop(link: Link) -> None:
+    if link.started:
+        link.started = False
+        if link.hooks.stop is not None:
+            link.hooks.stop()
+
+
+def compile(configuration: config.Config, workers: int, files: Mapping[str, bytes] = config.NONE) -> Gateway:
+    """The tables for `workers` processes. `files`: as in `Plan`. Raises `CompileError`."""
+    return at_once(building(Plan.of(configuration, files), workers, None))
 
 
 def building(plan: Plan, workers: int, base: Gateway | None) -> Steps[Gateway]:
@@ -181,7 +214,7 @@ def building(plan: Plan, workers: int, base: Gateway | None) -> Steps[Gateway]:
     Raises `CompileError`. A set of regular expressions that changed is one step, so is a TLS context of one's own
     files, and what a filter builds.
     """
-    return _Building(plan, workers, base or Gateway(plan.settings, workers)).steps()
+    return _Building(plan, workers, base or Gateway(plan.settings, workers, Stock())).steps()
 
 
 def dismantling(old: Gateway, new: Gateway) -> Steps[None]:
@@ -197,6 +230,8 @@ def dismantling(old: Gateway, new: Gateway) -> Steps[None]:
         while held:
             held.popitem()
             yield
+    while old.live:
+        old.live.pop()
 
 
 class _Building:
@@ -205,7 +240,10 @@ class _Building:
     def __init__(self, plan: Plan, workers: int, base: Gateway) -> None:
         self._plan = plan
         self._base = base
-        self._made = Gateway(plan.settings, workers)
+        self._made = Gateway(plan.settings, workers, base.stock)
+        self._digests: dict[str, bytes] = {}
+        self._changed = {file for file, digest in base.reads.items() if self._digest(file) != digest}
+        """Files that filters have read, and that say something else now."""
         self._names = tuple(plan.settings.listeners)
         old, new = base.config, plan.settings
         self._same_sets = {name for name, filters in new.filter_sets.items() if old.filter_sets.get(name) == filters}
@@ -213,12 +251,20 @@ class _Building:
             name in base.tables
             and old.filters == new.filters
             and base.tables[name].settings.filters == new.listeners[name].filters
+            and all(self._changed.isdisjoint(link.reads) for link in base.tables[name].early.links)
             for name in self._names
         )
         """Of each listener, whether the filters of its own and of the gateway are as before."""
         self._all_same = all(self._same_filters) and self._names == tuple(base.tables)
         before = {name: place for place, name in enumerate(base.tables)}
         self._places_before = tuple(before.get(name, -1) for name in self._names)
+
+    def _digest(self, file: str) -> bytes | None:
+        """Of what a file says now; None: nobody knows, or it is not named any more."""
+        digest = self._digests.get(file)
+        if digest is None and file in self._plan.files:
+            digest = self._digests[file] = sha256(self._plan.files[file]).digest()
+        return digest
 
     def steps(self) -> Steps[Gateway]:
         plan, made = self._plan, self._made
@@ -237,6 +283,7 @@ class _Building:
                 yield
             made.routes.append(compiled)
             made.routes_by_name[name] = compiled
+            made.live |= compiled.live
             for on_listener, rule in zip(rules, compiled.rules, strict=True):
                 if rule is not None:
                     on_listener.append(rule)
@@ -246,6 +293,7 @@ class _Building:
         for name, chain, on_listener in zip(self._names, chains, rules, strict=True):
             listeners.append((yield from self._listener(name, chain, on_listener)))
         made.listeners = tuple(listeners)
+        made.reads |= {file: digest for file, digest in self._base.reads.items() if self._digest(file) == digest}
         return made
 
     # upstreams
@@ -286,7 +334,8 @@ class _Building:
         """The filters that run before a route is found."""
         before = self._base.tables.get(listener)
         uses = (held for held in _accumulated(self._levels(listener)) if early(held[1].settings))
-        links = _links(uses, None, before.early.links if before is not None else ())
+        links = self._links(uses, None, before.early.links if before is not None else ())
+        self._made.live.update(link for link in links if link.is_live)
         if before is not None and before.early.links == links:
             return before.early
         return Chain(links)
@@ -301,6 +350,29 @@ class _Building:
         for name in route.use:
             yield f"filter set {name}", self._plan.settings.filter_sets[name]
         yield "route", route.filters
+
+    def _links(
+        self, uses: Iterable[tuple[str, config.FilterUse]], route: str | None, before: Sequence[Link]
+    ) -> tuple[Link, ...]:
+        """Filters built, and in running order. One that stood there `before` goes on with what it holds."""
+        there = {(link.level, link.use.name): link for link in before}
+        links = []
+        for level, use in sorted(uses, key=lambda held: (held[1].settings.phase, held[1].settings.order)):
+            link = there.get((level, use.name))
+            if link is None or link.use != use or not self._changed.isdisjoint(link.reads):
+                link = self._link(level, use, route)
+            links.append(link)
+        return tuple(links)
+
+    def _link(self, level: str, use: config.FilterUse, route: str | None) -> Link:
+        env = Env(use.name, route, use.settings, self._made.stock, self._plan.files)
+        try:
+            hooks = use.settings.build(env)
+        except (ValueError, OSError, SecretError) as error:
+            where = f"{level}: filter {use.name}"
+            raise CompileError(f"{where}: {getattr(error, 'strerror', None) or error}") from error
+        self._made.reads |= env.reads
+        return Link(use, hooks, use.settings.phase.always, level, env.reads, env.keeps)
 
     # routes
 
@@ -322,7 +394,8 @@ class _Building:
             if upstream.identity is not None:
                 made.contexts[upstream.identity] = self._base.contexts[upstream.identity]
         same_upstream = upstream is None or made.upstreams[upstream.name] is upstream
-        return same_upstream and self._same_sets.issuperset(compiled.sets)
+        same_files = self._changed.isdisjoint(compiled.reads)
+        return same_upstream and same_files and self._same_sets.issuperset(compiled.sets)
 
     def _route(self, place: int, chains: Sequence[Chain]) -> Steps[CompiledRoute]:
         route = self._plan.route(place)
@@ -346,7 +419,10 @@ class _Building:
                 rule = yield from rule_of(conditions, compiled)
             rules.append(rule)
             yield
-        return CompiledRoute(upstream, route.use, tuple(rules))
+        links = {link for rule in rules if rule is not None for link in rule[0].route.chain.links}
+        reads = frozenset(file for link in links for file in link.reads)
+        live = frozenset(link for link in links if link.is_live)
+        return CompiledRoute(upstream, route.use, reads, live, tuple(rules))
 
     def _on_listener(
         self,
@@ -361,7 +437,7 @@ class _Building:
         ran = {link.use.name for link in early_chain.links}
         levels = (*self._levels(listener), *self._route_levels(route, upstream))
         uses = (held for held in _accumulated(levels) if held[1].name not in ran)
-        links = _links(uses, route.name, links_before)
+        links = self._links(uses, route.name, links_before)
         chain = Chain(early_chain.links + links)
         steps = tuple(link.hooks.request for link in links if link.hooks.request is not None)
         slash_allowed = route.path.encoded_slash == "keep"
@@ -386,24 +462,21 @@ class _Building:
         return Listener(name, table)
 
 
+def uses(configuration: config.Config) -> Iterator[config.FilterUse]:
+    """Every use of a filter, wherever it is written."""
+    levels = [configuration.filters, *configuration.filter_sets.values()]
+    levels += [listener.filters for listener in configuration.listeners.values()]
+    levels += [upstream.filters for upstream in configuration.upstreams.values()]
+    levels += [route.filters for route in configuration.routes]
+    return (use for filters in levels for use in filters.values() if use is not None)
+
+
 def _accumulated(levels: Iterable[Level]) -> Iterable[tuple[str, config.FilterUse]]:
     """What is in use where these levels meet, the farthest first, and the level it comes from."""
     held: dict[str, tuple[str, config.FilterUse | None]] = {}
     for level, filters in levels:
         held.update((name, (level, use)) for name, use in filters.items())
     return [(level, use) for level, use in held.values() if use is not None]
-
-
-def _links(uses: Iterable[tuple[str, config.FilterUse]], route: str | None, before: Sequence[Link]) -> tuple[Link, ...]:
-    """Filters built, and in running order. One that stood there `before` goes on with what it holds."""
-    there = {(link.level, link.use.name): link for link in before}
-    links = []
-    for level, use in sorted(uses, key=lambda held: (held[1].settings.phase, held[1].settings.order)):
-        link = there.get((level, use.name))
-        if link is None or link.use != use:
-            link = Link(use, use.settings.build(Env(use.name, route)), use.settings.phase.always, level)
-        links.append(link)
-    return tuple(links)
 
 
 def _conditions(route: config.Route) -> Steps[Conditions]:

@@ -34,6 +34,12 @@ class Fault(Enum):
 
     # status, whose side, retry, Proxy-Status error (RFC 9209 section 2.3), what the client is told
     BAD_REQUEST = 400, _DOWN, Retry.NEVER, "http_request_error", "The request could not be understood."
+    TLS_REQUIRED = 400, _DOWN, Retry.NEVER, "http_request_error", "This port speaks TLS: use https."
+    CREDENTIALS_MISSING = 401, _DOWN, Retry.NEVER, "http_request_denied", "Credentials are needed here."
+    CREDENTIALS_INVALID = 401, _DOWN, Retry.NEVER, "http_request_denied", "The credentials are not accepted."
+    INSUFFICIENT_SCOPE = 403, _DOWN, Retry.NEVER, "http_request_denied", "The credentials do not reach this far."
+    FORBIDDEN = 403, _DOWN, Retry.NEVER, "http_request_denied", "This is not allowed."
+    CLIENT_ADDRESS_DENIED = 403, _DOWN, Retry.NEVER, "http_request_denied", "This address is not let in."
     ROUTE_NOT_FOUND = 404, _DOWN, Retry.NEVER, "destination_not_found", "No route matches this request."
     METHOD_NOT_ALLOWED = 405, _DOWN, Retry.NEVER, "http_request_denied", "This method is not allowed here."
     REQUEST_TIMEOUT = 408, _DOWN, Retry.NEVER, "http_request_error", "The request did not arrive in time."
@@ -48,6 +54,8 @@ class Fault(Enum):
     INTERNAL = 500, _GATEWAY, Retry.NEVER, "proxy_internal_error", "The gateway made an error."
     NOT_IMPLEMENTED = 501, _DOWN, Retry.NEVER, "http_request_error", "The request uses a coding that is not supported."
     VERSION_NOT_SUPPORTED = 505, _DOWN, Retry.NEVER, "http_request_error", "This version of HTTP is not supported."
+    AUTH_UNAVAILABLE = 503, _GATEWAY, Retry.NEVER, "proxy_internal_error", "Credentials cannot be checked just now."
+    FILTER_TIMEOUT = 504, _GATEWAY, Retry.NEVER, "proxy_internal_error", "The gateway did not decide in time."
     CONNECTIONS_EXHAUSTED = 503, _GATEWAY, Retry.NEVER, "connection_limit_reached", "The gateway is at its limit."
     GATEWAY_STOPPED = 503, _GATEWAY, Retry.NEVER, "proxy_internal_response", "The gateway is stopping."
     CONNECT_REFUSED = 502, _UP, Retry.SAFE, "connection_refused", "The service cannot be reached."

@@ -20,6 +20,7 @@ ORDER = [
     {"observe"},
     {"config"},
     {"diff"},
+    {"identity", "jose"},
     {"routing"},
     {"exchange", "forwarded"},
     {"upstream"},
@@ -32,7 +33,7 @@ ORDER = [
 ]
 STEP = {room: step for step, rooms in enumerate(ORDER) for room in rooms}
 
-PURE = {"wire", "routing", "exchange"}  # these take bytes and the time as arguments
+PURE = {"wire", "jose", "routing", "exchange"}  # these take bytes and the time as arguments
 OUTSIDE = {"asyncio", "uvloop", "selectors", "select", "threading", "subprocess"}
 
 # The edges of the processes, where what nobody foresaw is logged and answered: path -> how many `except Exception`.
@@ -40,6 +41,7 @@ EDGES = {
     "cli.py": 1,  # a defect of a command is one line too
     "runtime/children.py": 1,  # the end of a child
     "runtime/proposals.py": 1,  # a configuration that shows a defect is refused, and all goes on
+    "runtime/feeding.py": 1,  # a source that fails begins anew
     "runtime/slices.py": 1,  # work on a worker's loop that nobody waits for
     "exchange/chain.py": 2,  # a filter's step that raises is a fault, never a pass
     "exchange/exchange.py": 2,  # likewise

@@ -40,23 +40,14 @@ class Secret(Struct, frozen=True):
 
         Raises `SecretError`.
         """
-        if self.env:
-            where, raw = f"the environment variable {self.env}", os.environb.get(self.env.encode())
-            if raw is None:
-                raise SecretError(f"{where} is not set")
-        elif self.file:
-            where, raw = self.file, _contents(self.file)
-        else:
-            where, raw = "the secret", self.text.encode("utf-8", "surrogatepass")
-        if len(raw) > LONGEST:
-            raise SecretError(f"{where} has more than {LONGEST // 1024} KiB")
-        try:
-            value = raw.decode()
-        except UnicodeDecodeError:
-            raise SecretError(f"{where} is not UTF-8") from None  # the cause would show what is in it
-        if not value:
-            raise SecretError(f"{where} is empty")
-        return value
+        if self.file:
+            return secret_in(self.file, _contents(self.file))
+        if not self.env:
+            return _checked("the secret", self.text.encode("utf-8", "surrogatepass"))
+        where, raw = f"the environment variable {self.env}", os.environb.get(self.env.encode())
+        if raw is None:
+            raise SecretError(f"{where} is not set")
+        return _checked(where, raw)
 
     def __repr__(self) -> str:
         return MASK
@@ -65,11 +56,27 @@ class Secret(Struct, frozen=True):
         return []
 
 
+def secret_in(file: str, content: bytes) -> str:
+    """The secret that the contents of a file are. Raises `SecretError`."""
+    return _checked(file, content.removesuffix(b"\n").removesuffix(b"\r"))
+
+
+def _checked(where: str, raw: bytes) -> str:
+    if len(raw) > LONGEST:
+        raise SecretError(f"{where} has more than {LONGEST // 1024} KiB")
+    try:
+        value = raw.decode()
+    except UnicodeDecodeError:
+        raise SecretError(f"{where} is not UTF-8") from None  # the cause would show what is in it
+    if not value:
+        raise SecretError(f"{where} is empty")
+    return value
+
+
 def _contents(file: str) -> bytes:
     try:
-        raw = read_file(file, LONGEST)
+        return read_file(file, LONGEST + 2)  # and the end of a line
     except OSError as error:
         raise SecretError(f"{file} cannot be read: {error.strerror or error}") from error
     except Flaw as flaw:
         raise SecretError(f"{file} is {flaw.wrong}") from flaw
-    return raw.removesuffix(b"\n").removesuffix(b"\r")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 from fastgw.errors import Fault
@@ -24,10 +25,12 @@ class Hooks:
 
     request: `(exchange) -> None | Reply | Awaitable` before the upstream. response: `(exchange) -> None` once the
     response's head is known, whoever made it. request_body: `(exchange, payload) -> None | Reply` for each piece.
-    finish: `(exchange) -> None` when all is over.
+    finish: `(exchange) -> None` when all is over. start: `(services) -> None` in the loop of each worker before the
+    first request; stop: `() -> None` when new requests do not come any more. explain: `(exchange) -> str`, for people
+    who ask, why the request step has let the request pass; never a secret.
     """
 
-    __slots__ = ("finish", "request", "request_body", "response")
+    __slots__ = ("explain", "finish", "request", "request_body", "response", "start", "stop")
 
     def __init__(
         self,
@@ -36,21 +39,41 @@ class Hooks:
         response: Callable[[Exchange], None] | None = None,
         request_body: Callable[[Exchange, bytes], Reply | None] | None = None,
         finish: Callable[[Exchange], None] | None = None,
+        start: Callable[[Any], None] | None = None,
+        stop: Callable[[], None] | None = None,
+        explain: Callable[[Exchange], str] | None = None,
     ) -> None:
         self.request, self.response, self.request_body, self.finish = request, response, request_body, finish
+        self.start, self.stop, self.explain = start, stop, explain
 
 
 @final
 class Link:
     """A filter instance in its place in a chain. `always`: its response step runs for every answer (OBSERVE, ADMIT).
 
-    `level`: where its use is configured. What it holds goes on as long as an equal use stands there.
+    `level`: where its use is configured. What it holds goes on as long as an equal use stands there and what it has
+    read (`reads`: files and their digests) is the same. `keeps`: what it shares with others.
     """
 
-    __slots__ = ("always", "hooks", "level", "use")
+    __slots__ = ("always", "hooks", "keeps", "level", "reads", "started", "use")
 
-    def __init__(self, use: FilterUse, hooks: Hooks, always: bool, level: str) -> None:
+    def __init__(
+        self,
+        use: FilterUse,
+        hooks: Hooks,
+        always: bool,
+        level: str,
+        reads: Mapping[str, bytes] = MappingProxyType({}),
+        keeps: Iterable[object] = (),
+    ) -> None:
         self.use, self.hooks, self.always, self.level = use, hooks, always, level
+        self.reads, self.keeps = reads, tuple(keeps)
+        self.started = False
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it holds something in a worker's loop."""
+        return self.hooks.start is not None or self.hooks.stop is not None
 
 
 @final

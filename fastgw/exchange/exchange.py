@@ -10,6 +10,7 @@ from fastgw.exchange.chain import Chain, RequestStep, Route, before_any
 from fastgw.exchange.relay import Relay, Trailers
 from fastgw.exchange.reply import NO_NAMES, Reply, Response, problem
 from fastgw.exchange.states import ANSWER_BEGUN, ANSWER_ENDED, ANSWERING, CHOOSING, ENDED, NEXT, State
+from fastgw.identity import Consumer
 from fastgw.wire.framing import RequestHead, ResponseHead
 from fastgw.wire.headers import Fields
 
@@ -62,6 +63,7 @@ class ServiceSide(Protocol):
 
 
 _NO_PARAMS: Mapping[str, bytes] = {}
+_NO_CLAIMS: Mapping[str, Any] = {}
 
 
 class Exchange:
@@ -76,8 +78,10 @@ class Exchange:
         "answered_by",
         "begun_at",
         "chain",
+        "claims",
         "client",
         "client_ip",
+        "consumer",
         "fault",
         "head",
         "host",
@@ -119,6 +123,8 @@ class Exchange:
         self.chain = chain
         self.route: Route | None = None
         self.params = _NO_PARAMS
+        self.consumer: Consumer | None = None  # who the client is; None: nobody that is known
+        self.claims = _NO_CLAIMS  # what a verified token says
         self.request_body: Relay | None = None  # None: the request has no body
         self.request_bytes = 0  # of the body, or that the client sent through a tunnel; known at the end
         self.request_added = b""  # ready lines that go to the upstream behind the client's fields
@@ -167,8 +173,14 @@ class Exchange:
         """The first value of a request field, by its lower-case name."""
         return self.head.first(name)
 
-    def refuse(self, fault: Fault, detail: str | None = None, fields: Iterable[tuple[bytes, bytes]] = ()) -> Reply:
-        """The answer for a fault, to be returned from a request step."""
+    def refuse(
+        self, fault: Fault, detail: str | None = None, fields: Iterable[tuple[bytes, bytes]] = (), why: str = ""
+    ) -> Reply:
+        """The answer for a fault, to be returned from a request step.
+
+        `detail` is for the client, `why` for the log and `explain`: never a secret in either.
+        """
+        self.why = why or detail or ""
         return problem(fault, detail, fields)
 
     def add_response_fields(self, lines: bytes) -> None:

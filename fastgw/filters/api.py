@@ -5,16 +5,45 @@ parse and precompute there. The hooks it returns live as long as the route; what
 exchange. API is the version of what this file offers.
 """
 
+import pickle
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from enum import IntEnum
-from typing import Any, ClassVar, Final, dataclass_transform
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, ClassVar, Final, NamedTuple, Protocol, TypeVar, cast, dataclass_transform
+from weakref import WeakValueDictionary
 
 import msgspec
 
+from fastgw.config.secret import Secret, secret_in
 from fastgw.config.settings import Settings, SettingsMeta
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Hooks, Outcome, Reply
+from fastgw.identity import Consumer, Roster
+from fastgw.node.feeds import Feed, Feeds
+from fastgw.node.ground import Ground
+from fastgw.upstream.fetch import Fetcher
 
-__all__ = ["API", "Env", "Exchange", "Fault", "Filter", "Hooks", "Outcome", "Phase", "Reply"]
+__all__ = [
+    "API",
+    "Consumer",
+    "Env",
+    "Exchange",
+    "Fault",
+    "Feed",
+    "FeedSource",
+    "Fetcher",
+    "Filter",
+    "Hooks",
+    "NodeSide",
+    "Outcome",
+    "Phase",
+    "Reply",
+    "Secret",
+    "Services",
+]
+
+T = TypeVar("T")
 
 API: Final = 1
 
@@ -47,13 +76,121 @@ class Phase(IntEnum):
 
 
 class Env:
-    """What `build` may know of where a filter stands. `instance`: its name in the configuration."""
+    """What `build` may know of where a filter stands, and what it may read there.
 
-    __slots__ = ("instance", "route")
+    What is read counts as settings: when it changes, the filter is built anew. `instance`: its name in the
+    configuration. `route`: None for an early filter, which serves all routes of its listener.
+    """
 
-    def __init__(self, instance: str, route: str | None) -> None:
+    __slots__ = ("_files", "_settings", "_stock", "instance", "keeps", "reads", "roster", "route")
+
+    def __init__(
+        self, instance: str, route: str | None, settings: "Filter", stock: "Stock", files: Mapping[str, bytes]
+    ) -> None:
         self.instance = instance
-        self.route = route  # None: an early filter, which serves all routes of its listener
+        self.route = route
+        self.roster = stock.roster
+        self.reads: dict[str, bytes] = {}
+        """The files that were read, and the digest of each."""
+        self.keeps: list[Kept] = []
+        """What is shared with others lives as long as somebody keeps it."""
+        self._settings = settings
+        self._stock = stock
+        self._files = files
+
+    def read(self, path: str) -> bytes:
+        """The contents of a file that the settings name. Raises `OSError`."""
+        content = self._files.get(path)
+        if content is None:  # it was not captured, for nothing is served yet
+            content = Path(path).read_bytes()
+        self.reads[path] = sha256(content).digest()
+        return content
+
+    def secret(self, secret: Secret) -> str:
+        """The value of a secret in the settings. Raises `SecretError`."""
+        return secret_in(secret.file, self.read(secret.file)) if secret.file else secret.value()
+
+    @property
+    def policy(self) -> bytes:
+        """Tells policies apart: a digest of the settings, and of all files that were read so far."""
+        return sha256(pickle.dumps((self._settings, sorted(self.reads.items())))).digest()
+
+    def shared(self, key: Hashable, make: Callable[[], T]) -> T:
+        """What all filters with an equal key hold together, in this process, also after a reload.
+
+        A filter that stands on 10,000 routes is built 10,000 times. Begin the key with a name of your own.
+        """
+        kept = self._stock.shared(key, make)
+        self.keeps.append(kept)
+        return cast(T, kept.value)
+
+    def inner(self, name: str, settings: "Filter") -> "Env":
+        """For a filter within this one. What is read there counts here."""
+        env = Env(f"{self.instance}.{name}", self.route, settings, self._stock, self._files)
+        env.reads, env.keeps = self.reads, self.keeps
+        return env
+
+
+class Kept:
+    """Something shared."""
+
+    __slots__ = ("__weakref__", "value")
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class Stock:
+    """What the filters of a process share. Lasts from one generation to the next."""
+
+    def __init__(self) -> None:
+        self.roster = Roster()
+        self._shared: WeakValueDictionary[Hashable, Kept] = WeakValueDictionary()
+
+    def shared(self, key: Hashable, make: Callable[[], Any]) -> Kept:
+        kept = self._shared.get(key)
+        if kept is None:
+            kept = self._shared[key] = Kept(make())
+        return kept
+
+
+class Services(NamedTuple):
+    """What a filter that holds something live has in a worker."""
+
+    ground: Ground
+    fetcher: Fetcher
+    """For requests of the gateway's own."""
+    feeds: Feeds
+    """What is fetched once per node, by the key of its `FeedSource`."""
+
+
+class NodeSide(Protocol):
+    """What a `FeedSource` has in the control process."""
+
+    @property
+    def fetcher(self) -> Fetcher: ...
+
+    def publish(self, value: bytes) -> None:
+        """Give this to all workers. The same value once more tells those who wait that there is nothing newer."""
+
+    async def asked(self, timeout: float) -> bool:
+        """Wait for a worker to ask for something newer, at most so many seconds; whether one has."""
+
+    def read(self, path: str) -> bytes:
+        """The contents of a file that the settings name, as it is in force."""
+
+
+class FeedSource(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that is fetched once per node, in the control process, for the filters of all workers.
+
+    Sources with an equal key are one. A source is data: it passes between processes.
+    """
+
+    key: str
+
+    async def run(self, node: NodeSide) -> None:
+        """Fetch and publish, again and again, until cancelled. What is raised is logged, and it begins anew later."""
+        raise NotImplementedError
 
 
 class FilterMeta(SettingsMeta):
@@ -86,3 +223,7 @@ class Filter(Settings, metaclass=FilterMeta, frozen=True):
     def build(self, env: Env) -> Hooks:
         """The hooks of one use of these settings. Raises `ValueError` when they make no sense there."""
         raise NotImplementedError
+
+    def feeds(self) -> Iterable[FeedSource]:
+        """What has to be fetched once per node for these settings."""
+        return ()

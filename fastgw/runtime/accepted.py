@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import msgspec
 
-from fastgw.compile import Plan
+from fastgw.compile import Plan, uses
 from fastgw.config import Loaded, Source
 from fastgw.config.settings import Config, Route, Upstream
 from fastgw.node.places import Places
@@ -62,6 +62,8 @@ class Accepted(msgspec.Struct, dict=True, kw_only=True):
     """Where the names live in shared memory."""
     workers: int
     """How many processes serve."""
+    feeds: dict[str, bytes]
+    """What is fetched once per node, by key: the pickled sources."""
 
     @cached_property
     def settings(self) -> Config:
@@ -152,6 +154,7 @@ def accept(
         same=_same(config.routes, () if base is None else base.routes),
         places=places,
         workers=workers,
+        feeds=_feeds(config),
     )
 
 
@@ -248,6 +251,10 @@ def _same(routes: Iterable[Route], before: Sequence[Route]) -> list[int]:
         index, old = by_name.get(route.name, (NEW, None))
         same.append(index if route == old else NEW)
     return same
+
+
+def _feeds(config: Config) -> dict[str, bytes]:
+    return {source.key: _pickled(source) for use in uses(config) for source in use.settings.feeds()}
 
 
 def _hash(loaded: Loaded) -> str:

@@ -20,7 +20,7 @@ DESCRIPTORS_MAX: Final = 128
 _ANCILLARY: Final = socket.CMSG_SPACE(DESCRIPTORS_MAX * array("i").itemsize)
 LATER: Final = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS})
 """What `sendmsg` says while messages, or descriptors on their way, are too many (unix(7))."""
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 """Of these messages. A new version of fastgw takes over the workers of an old one only if it speaks the same."""
 FIRST_GENERATION: Final = 1
 
@@ -165,6 +165,18 @@ class Watch(Message):
     """
 
 
+class Fed(Message):
+    """Control, then supervisor: what a source has said, that is fetched once per node, comes as descriptor."""
+
+    key: str
+
+
+class Ask(Message):
+    """Worker, then supervisor: what this source has said seems to be out of date."""
+
+    key: str
+
+
 AnyMessage = (
     Ready
     | Adopt
@@ -187,6 +199,8 @@ AnyMessage = (
     | Stop
     | Reopen
     | Watch
+    | Fed
+    | Ask
 )
 
 _decoder: Final[msgspec.msgpack.Decoder[AnyMessage]] = msgspec.msgpack.Decoder(AnyMessage)

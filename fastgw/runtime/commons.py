@@ -77,6 +77,8 @@ class Commons:
     records: list[Record] = field(default_factory=list)
     passed: Inherited = field(default_factory=lambda: Inherited(()))
     """What a service manager has opened and no listener has taken."""
+    feeds: dict[str, bytes] = field(default_factory=dict)
+    """What sources have said last that are fetched once per node, by their keys."""
     follows_files: bool = False
     """A change of the configuration's files is taken without being asked for."""
     begun_date: float = 0.0

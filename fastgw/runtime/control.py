@@ -19,14 +19,17 @@ from fastgw.admin.status import StatusPages
 from fastgw.admin.tls import files_of, server_context
 from fastgw.config.settings import Admin
 from fastgw.config.spots import Flaw
+from fastgw.node.ground import Ground
 from fastgw.runtime.accepted import Accepted
-from fastgw.runtime.channel import AnyMessage, Channel, ChannelClosed, Columns, Outcome, Ready, Reload, Stop
+from fastgw.runtime.channel import AnyMessage, Ask, Channel, ChannelClosed, Columns, Outcome, Ready, Reload, Stop
 from fastgw.runtime.commons import Commons
+from fastgw.runtime.feeding import Feeding
 from fastgw.runtime.files import LOOK_EVERY, FileWatch, SourceWatch
 from fastgw.runtime.notices import described, notice
 from fastgw.runtime.probes import status_server
 from fastgw.runtime.proposals import Proposals
 from fastgw.runtime.view import View
+from fastgw.upstream.fetch import Fetcher
 
 NICENESS: Final = 5
 """How far workers go before it when all want the processor."""
@@ -60,6 +63,9 @@ class Control:
         self._channel = channel
         self._proposals = Proposals(commons, channel)
         self._view = View(commons, channel, self._proposals)
+        self._ground = Ground(asyncio.get_running_loop())
+        self._fetcher = Fetcher(self._ground)
+        self._feeding = Feeding(channel, self._fetcher)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._admin: asyncio.Task[None] | None = None
         self._told = asyncio.Event()
@@ -67,6 +73,7 @@ class Control:
             {
                 Reload: lambda order: self._begin(self._proposals.reload("signal")),
                 Outcome: self._proposals.conclude,
+                Ask: lambda order: self._feeding.asked(order),
                 Columns: lambda order: commons.shared.widen(order.count),
                 Stop: lambda order: self._told.set(),
             }
@@ -75,6 +82,8 @@ class Control:
     async def serve(self) -> None:
         """Serve until told to stop; then answer what was asked."""
         loop = asyncio.get_running_loop()
+        self._ground.start()
+        self._feed(self._proposals.current)
         self._begin(self._watch_files())
         if self._commons.follows_files:
             self._begin(self._follow_sources())
@@ -91,9 +100,15 @@ class Control:
         self._channel.send(Ready(generation=self._commons.sealed.generation))
         await self._told.wait()
         loop.remove_reader(self._channel)
+        self._feeding.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._fetcher.stop()
+        self._ground.close()
+
+    def _feed(self, accepted: Accepted) -> None:
+        self._feeding.follow(accepted.feeds, accepted.captured, accepted.generation)
 
     def _begin(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work)
@@ -130,7 +145,8 @@ class Control:
         return settings
 
     def _follow(self, before: Accepted, now: Accepted) -> None:
-        """Serve the admin listener anew where the certificates that it shows, or asks for, are others."""
+        """Fetch what the filters want now, and serve the admin listener anew where its certificates are others."""
+        self._feed(now)
         if self._admin is None or now.settings.admin != self._admin_settings or self._admin_settings.tls is None:
             return
         if any(before.captured[file] != now.captured[file] for file in files_of(self._admin_settings.tls)):

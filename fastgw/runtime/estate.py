@@ -118,6 +118,8 @@ class Estate(msgspec.Struct, kw_only=True):
     """Sockets of a service manager that no listener has taken yet, by their descriptors and names."""
     records: list[Record]
     begun_date: float
+    feeds: dict[str, bytes]
+    """What sources have said last."""
     reload_due: bool
     """A signal asked for a reload that has not begun."""
 
@@ -147,6 +149,7 @@ class Estate(msgspec.Struct, kw_only=True):
             passed=[(each.socket.fileno(), each.name) for each in commons.passed.left],
             records=commons.records,
             begun_date=commons.begun_date,
+            feeds=commons.feeds,
             reload_due=reload_due,
         )
 

@@ -222,7 +222,7 @@ class Proposals:
         for place, access_log in enumerate(settings.access_logs):
             if why := why_not(access_log.sink):
                 raise ConfigError([Problem(file, 0, 0, f"access_logs[{place}].sink", why)])
-        gateway = compile(settings, workers)
+        gateway = compile(settings, workers, loaded.captured)
         commons = self._commons
         commons.words.check(commons.shared, settings.limits)
         generation = self.current.generation + 1

@@ -47,7 +47,7 @@ def run_gateway(
         loaded = config.load_sources(estate.sources, estate.captured, TYPES)
     settings = loaded.config
     workers = auto_workers(usable_cpus()) if settings.workers == "auto" else settings.workers
-    gateway = compile(settings, workers)
+    gateway = compile(settings, workers, loaded.captured)
     if estate is not None:
         gateway.places = estate.places.following(gateway.names, estate.generation, estate.generation)
     accepted = accept(

@@ -29,10 +29,12 @@ from fastgw.runtime.adoption import Adoption
 from fastgw.runtime.bound import Bound, tell_ready
 from fastgw.runtime.channel import (
     AnyMessage,
+    Ask,
     ChannelClosed,
     Committed,
     DrainAll,
     Drained,
+    Fed,
     Outcome,
     Prepared,
     Propose,
@@ -47,6 +49,7 @@ from fastgw.runtime.children import Children, call_ourselves
 from fastgw.runtime.commons import Commons
 from fastgw.runtime.control import import_admin
 from fastgw.runtime.estate import Estate
+from fastgw.runtime.feeding import taken
 from fastgw.runtime.hanging import Overseer
 from fastgw.runtime.life import STOP_GRACE, Life, Phase
 from fastgw.runtime.notices import notice, notice_logs
@@ -100,6 +103,8 @@ class Supervisor:
             Drained: self._has_drained,
             Propose: self._was_proposed,
             Rejected: self._was_rejected,
+            Fed: self._was_fed,
+            Ask: self._was_asked,
             DrainAll: lambda child, message: self._life.leave("the admin API"),
         }
         self._selector = selectors.PollSelector()
@@ -302,6 +307,17 @@ class Supervisor:
         self._reloading.rejected(message)
         self._notifier.ready(f"generation {message.generation}")
 
+    def _was_fed(self, child: Child, message: Fed) -> None:
+        descriptors = child.channel.take_descriptors()
+        for worker in self._children.that_work():
+            worker.send(Fed(generation=worker.generation, key=message.key), descriptors)
+        for descriptor in descriptors:
+            self._commons.feeds[message.key] = taken(descriptor)  # for workers to come
+
+    def _was_asked(self, child: Child, message: Ask) -> None:
+        if self._children.control.child is not None:
+            self._children.control.child.send(message)
+
     # --- deaths ---
 
     def _reap(self) -> None:
@@ -460,6 +476,8 @@ class Supervisor:
         """Another generation is in force: follow it in what is not the workers' own."""
         self._resize()
         commons = self._commons
+        for key in commons.feeds.keys() - commons.sealed.accepted.feeds.keys():
+            del commons.feeds[key]
         now, before = commons.sealed.settings, commons.kept[-1].settings
         if own or (now.status, now.admin) != (before.status, before.admin):
             for name in [name for name in commons.own if name in own or getattr(now, name) is None]:

@@ -64,6 +64,7 @@ def take_over(estate: Estate, accepted: Accepted, gateway: Gateway, opened: Exit
         former=estate.former,
         passed=estate.inherited(),
         records=estate.records,
+        feeds=estate.feeds,
         begun_date=estate.begun_date,
     )
     opened.callback(close_commons, commons)

@@ -9,6 +9,7 @@ import faulthandler
 import logging
 import signal
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
@@ -17,6 +18,8 @@ import uvloop
 
 from fastgw.compile import Gateway, building
 from fastgw.downstream import Server
+from fastgw.filters.api import Services
+from fastgw.node.feeds import Feeds
 from fastgw.node.ground import Ground
 from fastgw.observe import Observer
 from fastgw.routing import Steps, at_once
@@ -27,6 +30,7 @@ from fastgw.runtime.channel import (
     Abort,
     Adopt,
     AnyMessage,
+    Ask,
     Channel,
     ChannelClosed,
     Columns,
@@ -34,6 +38,7 @@ from fastgw.runtime.channel import (
     Committed,
     Drain,
     Drained,
+    Fed,
     Prepare,
     Prepared,
     Ready,
@@ -45,10 +50,12 @@ from fastgw.runtime.channel import (
     Watch,
 )
 from fastgw.runtime.commons import Commons
+from fastgw.runtime.feeding import taken
 from fastgw.runtime.notices import described
 from fastgw.runtime.probes import Probes
 from fastgw.runtime.slices import Slices
 from fastgw.runtime.standing import Standing
+from fastgw.upstream.fetch import Fetcher
 
 log = logging.getLogger("fastgw")
 
@@ -92,6 +99,8 @@ class Worker:
         self._column = commons.shared.columns[birth.column]
         self._channel = channel
         self._ground = Ground(loop)
+        self._feeds = Feeds(commons.feeds, self._ask)
+        self._services = Services(self._ground, Fetcher(self._ground), self._feeds)
         self._observer = Observer(
             logs=gateway.config.access_logs, column=words.counted(self._column), series=gateway.series
         )
@@ -123,6 +132,7 @@ class Worker:
                 Commit: self._commit,
                 Abort: lambda order: self._abort(),
                 Watch: lambda order: self._probes.watch(channel.take_descriptors()),
+                Fed: lambda order: self._feeds.take(order.key, taken(*channel.take_descriptors())),
                 Reopen: lambda order: self._observer.reopen(),
                 Drain: self._begin_drain,
                 Stop: lambda order: self._end(),
@@ -134,7 +144,7 @@ class Worker:
         self._loop.set_exception_handler(_log_unforeseen)
         self._observer.start()
         self._ground.start()
-        self._changing.gateway.start(self._ground, self._column)
+        self._changing.gateway.start(self._services, self._column)
         self._words.enter(self._column, self._slot)
         self._words.serve(self._column, self._changing.generation)  # readiness needs the supervisor's word as well
         self._heart.start()
@@ -149,8 +159,13 @@ class Worker:
             self._probes.watch([])
             self._server.stop()
             self._changing.gateway.stop()
+            self._services.fetcher.stop()
             self._ground.close()
             self._observer.stop(FLUSH_S if self._drain is not None else FLUSH_NOW_S)
+
+    def _ask(self, key: str) -> None:
+        with suppress(ChannelClosed):  # a supervisor that takes nothing now is asked by the next request
+            self._channel.send(Ask(generation=self._changing.generation, key=key))
 
     def _publish(self) -> None:
         """Tell once in a while how busy the targets are."""
@@ -175,7 +190,7 @@ class Worker:
     # --- reload ---
 
     def _starting(self, gateway: Gateway) -> Steps[None]:
-        return gateway.starting(self._ground, self._column)
+        return gateway.starting(self._services, self._column)
 
     def _prepare(self, order: Prepare) -> None:
         if self._is_short:

@@ -1,0 +1,79 @@
+"""What is fetched once per node and reaches every worker: the keys of an identity provider, for one.
+
+Control fetches, the supervisor keeps the last value for workers to come, and here a worker has it.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Final
+
+MOST_BYTES: Final = 1024 * 1024
+"""The most of one value."""
+
+
+class Feed:
+    """One value that changes now and then. `ask`: tell its source that it seems out of date."""
+
+    __slots__ = ("_ask", "_listeners", "_next", "key", "value")
+
+    def __init__(self, key: str, value: bytes, ask: Callable[[str], None]) -> None:
+        self.key = key
+        self.value = value
+        """b"" as long as there has been none."""
+        self._ask = ask
+        self._listeners: list[Callable[[bytes], None]] = []
+        self._next: asyncio.Future[None] | None = None
+
+    def on_change(self, tell: Callable[[bytes], None]) -> None:
+        """Call this with every new value, until `forget`."""
+        self._listeners.append(tell)
+
+    def forget(self, tell: Callable[[bytes], None]) -> None:
+        """Call this no more."""
+        with suppress(ValueError):
+            self._listeners.remove(tell)
+
+    def ask(self) -> None:
+        """Ask for a newer value. How often the source then looks is its own affair."""
+        self._ask(self.key)
+
+    async def changed(self, timeout: float) -> bool:
+        """Wait for the source to speak, at most so many seconds; whether it has."""
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(timeout):
+                await asyncio.shield(self._next)
+        except TimeoutError:
+            return False
+        return True
+
+    def take(self, value: bytes) -> None:
+        """The source has spoken. It may say the same again, which tells those who wait that there is nothing newer."""
+        fresh, self.value = value != self.value, value
+        waited, self._next = self._next, None
+        if fresh:
+            for tell in tuple(self._listeners):
+                tell(value)
+        if waited is not None and not waited.done():
+            waited.set_result(None)
+
+
+class Feeds:
+    """All that one worker knows of. `ask`: reaches the source of a key."""
+
+    def __init__(self, values: Mapping[str, bytes], ask: Callable[[str], None]) -> None:
+        self._ask = ask
+        self._feeds = {key: Feed(key, value, ask) for key, value in values.items()}
+
+    def __getitem__(self, key: str) -> Feed:
+        """The feed of this key, which may have no value yet."""
+        feed = self._feeds.get(key)
+        if feed is None:
+            feed = self._feeds[key] = Feed(key, b"", self._ask)
+        return feed
+
+    def take(self, key: str, value: bytes) -> None:
+        """A source has spoken."""
+        self[key].take(value)
