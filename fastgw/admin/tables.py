@@ -1,8 +1,10 @@
 """What `fastgw status` shows people: tables, in colour where there is a terminal."""
 
+import signal
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from threading import Event
 from typing import Final
 
 from rich import box
@@ -60,9 +62,15 @@ def watch(client: AdminClient) -> None:
     """
     before, upstreams = ask(client)
     shown = Live(overview(before, upstreams), console=console(), auto_refresh=False)
+    ended = Event()
+
+    def end(number: int, frame: object) -> None:
+        ended.set()  # for an exception that is raised while an object is being freed is lost
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, end)
     with shown, suppress(KeyboardInterrupt):
-        while True:
-            time.sleep(WATCH_EVERY)
+        while not ended.wait(WATCH_EVERY):
             try:
                 status, upstreams = ask(client)
             except (Unreachable, Refused) as error:
