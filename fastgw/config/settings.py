@@ -82,11 +82,12 @@ class FilterUse(Struct, frozen=True):
     enforced: bool = False
     """Whether nearer levels may neither replace nor remove it."""
 
+    shadow: bool = False
+    """Whether it decides and tells, but never acts."""
+
 
 Filters = Mapping[Name, FilterUse | None]
 """Instance name to its use; None removes what a farther level added under that name."""
-    shadow: bool = False
-    """Whether it decides and tells, but never acts."""
 
 
 class Listener(Settings):
@@ -419,6 +420,9 @@ class Config(Settings):
     """How many processes serve. `auto`: what CPU affinity and the container's CPU quota allow."""
     include: tuple[str, ...] = ()
     """Further files, by name or pattern, relative to this one. They add to what is here; names must not repeat."""
+    extensions: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
+    """Installed packages whose filters may be used: those that they offer as entry points of `fastgw.filters`, by name,
+    and any other as `type: "package.module:Class"`. No other package is imported."""
     listeners: Annotated[Mapping[Name, Listener], Meta(min_length=1, examples=['{main: {address: "127.0.0.1:8080"}}'])]
     """The addresses that clients connect to, by name."""
     status: Status | None = DEFAULT_STATUS
@@ -439,6 +443,3 @@ class Config(Settings):
     """Filters for every request, known route or not."""
     routes: tuple[Route, ...] = ()
     """What happens to requests. The order counts only between routes that match equally well."""
-    extensions: tuple[Annotated[str, Meta(min_length=1)], ...] = ()
-    """Installed packages whose filters may be used: those that they offer as entry points of `fastgw.filters`, by name,
-    and any other as `type: "package.module:Class"`. No other package is imported."""

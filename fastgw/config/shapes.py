@@ -360,7 +360,7 @@ class Structure(Shape):
 
 @dataclass(frozen=True)
 class Instance(Shape):
-    """One use of a filter: its type's settings, and two keys that every instance has."""
+    """One use of a filter: its type's settings, and three keys that every instance has."""
 
     expected: str = "a mapping of settings or null"
 
@@ -372,6 +372,7 @@ class Instance(Shape):
         name = str(path[-1])
         type_name = Text().read(value.get("type", name), (*path, "type"), reading)
         enforced = Truth().read(value.get("enforced", False), (*path, "enforced"), reading)
+        shadow = Truth().read(value.get("shadow", False), (*path, "shadow"), reading)
         if type_name is BROKEN:
             return BROKEN
         try:
@@ -380,7 +381,6 @@ class Instance(Shape):
             where = (*path, "type") if "type" in value else path
             return reading.report(where, error.wrong, error.expected, at_key="type" not in value)
         settings = Structure(filter_type).read(value, path, reading, self.KEYS)
-        shadow = Truth().read(value.get("shadow", False), (*path, "shadow"), reading)
         if BROKEN in (settings, enforced, shadow):
             return BROKEN
         return FilterUse(name=name, type=type_name, settings=settings, enforced=enforced, shadow=shadow)
