@@ -1,0 +1,325 @@
+"""Keys that verify: JWKs and sets of them (RFC 7517, 7518 section 6, 8037), PEM files, shared secrets.
+
+A set is read key by key: one that cannot be used takes nothing from the others, and is told with the reason. A key
+serves the algorithms that its type, its curve, its length and its own `alg` allow, and no other.
+"""
+
+import re
+from base64 import b64decode
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import sha256
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, final
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+
+from fastgw.jose.algorithms import ALGORITHMS
+from fastgw.jose.strict import Refused, members, unencoded
+
+MAX_KEYS: Final = 256
+"""Keys of a set; what comes behind them is passed over."""
+LEAST_RSA_BITS: Final = 2048
+"""RFC 7518 section 3.3."""
+MOST_RSA_BITS: Final = 8192
+"""A longer one would take milliseconds for each signature, good or bad."""
+_MOST_EXPONENT_BITS: Final = 32  # likewise; everybody uses 65537
+_CURVES: Final[Mapping[str, tuple[ec.EllipticCurve, int]]] = MappingProxyType(
+    {
+        "P-256": (ec.SECP256R1(), 32),
+        "P-384": (ec.SECP384R1(), 48),
+        "P-521": (ec.SECP521R1(), 66),
+        "secp256k1": (ec.SECP256K1(), 32),
+    }
+)
+_CURVE_NAMES: Final = {curve.name: name for name, (curve, _) in _CURVES.items()}
+_BLOCK: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
+_LOOKS_PUBLIC: Final = re.compile(
+    rb"-----BEGIN |-----END |\s*(?:ssh-(?:rsa|ed25519|dss)|ecdsa-sha2-\S+) [A-Za-z0-9+/]|---- BEGIN SSH2"
+)
+
+
+class Unusable(Exception):
+    """A key that cannot be used. The text says why, and nothing of the key is in it."""
+
+
+@final
+class Key:
+    """One key, and what it serves. `mark`: equal for equal keys, whatever they are called."""
+
+    __slots__ = ("algorithms", "kid", "kty", "mark", "material")
+
+    def __init__(self, kty: str, crv: str, material: Any, raw: bytes, kid: str | None, alg: str | None) -> None:
+        self.kty = kty
+        self.material = material
+        self.kid = kid
+        self.mark = sha256(f"{kty} {crv} ".encode() + raw).digest()
+        fitting = {
+            name
+            for name, algorithm in ALGORITHMS.items()
+            if (algorithm.kty, algorithm.crv) == (kty, crv) and len(raw) >= algorithm.least_bytes
+        }
+        if alg is not None and alg not in fitting:
+            raise Unusable("its `alg` does not fit it" if alg in ALGORITHMS else "its `alg` is not one of signatures")
+        if not fitting:
+            raise Unusable("a shared secret of less than 32 bytes" if kty == "oct" else "nothing is signed with it")
+        self.algorithms = frozenset(fitting if alg is None else (alg,))
+
+    def __repr__(self) -> str:
+        return f"<Key {self.kty} {'without kid' if self.kid is None else repr(self.kid)}>"
+
+
+class PassedOver(NamedTuple):
+    """A key of a set that is not used."""
+
+    place: int
+    """In the set, from 1."""
+    kid: str
+    """ "" where it has none that can be shown."""
+    reason: str
+
+    def __str__(self) -> str:
+        return f"key {self.place}{f' ({self.kid})' if self.kid else ''}: {self.reason}"
+
+
+@final
+class KeySet:
+    """The keys that a policy has at one time."""
+
+    __slots__ = ("_by_kid", "_nameless", "keys", "marks", "passed_over")
+
+    def __init__(self, keys: Iterable[Key] = (), passed_over: Iterable[PassedOver] = ()) -> None:
+        self.keys = tuple(keys)
+        self.passed_over = tuple(passed_over)
+        self.marks = frozenset(key.mark for key in self.keys)
+        self._nameless = tuple(key for key in self.keys if key.kid is None)
+        self._by_kid: dict[str, tuple[Key, ...]] = {}
+        for key in self.keys:
+            if key.kid is not None:
+                self._by_kid[key.kid] = (*self._by_kid.get(key.kid, ()), key)
+
+    def named(self, kid: str | None) -> tuple[Key, ...]:
+        """The keys that a token with this `kid` may be signed with.
+
+        Those that are called so; where none is, those without a name. None: the token names no key, so any.
+        """
+        return self.keys if kid is None else self._by_kid.get(kid, self._nameless)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __repr__(self) -> str:
+        return f"<KeySet {len(self.keys)} keys, {len(self.passed_over)} passed over>"
+
+
+def read_keys(raw: bytes, symmetric: bool) -> KeySet:
+    """The keys of a file: PEM, a set of JWKs or a single one. Raises `Unusable` when it is none of these.
+
+    `symmetric`: whether shared secrets (`kty: oct`) may stand in it.
+    """
+    if raw.lstrip().startswith(b"{"):
+        return read_set(raw, symmetric)
+    return KeySet(keys_from_pem(raw))
+
+
+def read_set(raw: bytes, symmetric: bool = False) -> KeySet:
+    """The keys of a set of JWKs (RFC 7517 section 5), or a single JWK. Raises `Unusable` when it is no such document.
+
+    `symmetric`: whether shared secrets may stand in it; what is published to everybody has none.
+    """
+    try:
+        document = members(raw, "the key set")
+    except Refused as refusal:
+        raise Unusable(str(refusal)) from refusal
+    listed = [document] if "kty" in document and "keys" not in document else document.get("keys")
+    if not isinstance(listed, list):
+        raise Unusable("the key set has no list `keys`")
+    keys: list[Key] = []
+    passed_over: list[PassedOver] = []
+    for place, jwk in enumerate(listed, 1):
+        try:
+            if place > MAX_KEYS:
+                raise Unusable(f"the set has more than {MAX_KEYS} keys")
+            keys.append(read_jwk(jwk, symmetric))
+        except Unusable as problem:
+            passed_over.append(PassedOver(place, _shown(jwk), str(problem)))
+            if place > MAX_KEYS:
+                break
+    return KeySet(keys, passed_over)
+
+
+def _shown(jwk: Any) -> str:
+    kid = jwk.get("kid") if isinstance(jwk, dict) else None
+    return kid if isinstance(kid, str) and len(kid) <= 64 and kid.isascii() and kid.isprintable() else ""
+
+
+def read_jwk(jwk: Any, symmetric: bool = False) -> Key:
+    """One JWK. Raises `Unusable`."""
+    if not isinstance(jwk, dict):
+        raise Unusable("it is not a JSON object")
+    kty, kid, alg = _text(jwk, "kty"), _text(jwk, "kid"), _text(jwk, "alg")
+    if kty is None:
+        raise Unusable("it has no `kty`")
+    reader = _READERS.get(kty)
+    if reader is None or (kty == "oct" and not symmetric):
+        raise Unusable("it is a shared secret, which cannot be public" if kty == "oct" else "its `kty` is not known")
+    _check_purpose(jwk)
+    if kty != "oct" and "d" in jwk:
+        raise Unusable("it has its private part in it: whoever reads the set can sign")
+    try:
+        crv, material, raw = reader(jwk)
+    except Refused as refusal:
+        raise Unusable(str(refusal)) from refusal
+    return Key(kty, crv, material, raw, kid, alg)
+
+
+def _check_purpose(jwk: Mapping[str, Any]) -> None:
+    """RFC 7517 sections 4.2 and 4.3."""
+    if jwk.get("use", "sig") != "sig":
+        raise Unusable("its `use` is not sig")
+    if "key_ops" in jwk:
+        operations = jwk["key_ops"]
+        if not isinstance(operations, list) or not all(isinstance(each, str) for each in operations):
+            raise Unusable("its `key_ops` is not a list of texts")
+        if len(set(operations)) < len(operations):
+            raise Unusable("its `key_ops` has an operation twice")
+        if "verify" not in operations:
+            raise Unusable("its `key_ops` has no verify")
+
+
+def _text(jwk: Mapping[str, Any], name: str) -> str | None:
+    value = jwk.get(name)
+    if value is not None and not isinstance(value, str):
+        raise Unusable(f"its `{name}` is not text")
+    if value is None and name in jwk:
+        raise Unusable(f"its `{name}` is null")
+    return value
+
+
+def _bytes(jwk: Mapping[str, Any], name: str) -> bytes:
+    value = _text(jwk, name)
+    if not value:
+        raise Unusable(f"it has no `{name}`")
+    return unencoded(value.encode(), f"its `{name}`")
+
+
+_Read = tuple[str, Any, bytes]
+"""Curve, material, and the bytes that tell the key from others."""
+
+
+def _read_rsa(jwk: Mapping[str, Any]) -> _Read:
+    n, e = int.from_bytes(_bytes(jwk, "n")), int.from_bytes(_bytes(jwk, "e"))
+    _check_rsa(n, e)
+    try:
+        return "", rsa.RSAPublicNumbers(e, n).public_key(), _rsa_bytes(n, e)
+    except (ValueError, UnsupportedAlgorithm):
+        raise Unusable("it is no RSA key") from None
+
+
+def _check_rsa(n: int, e: int) -> None:
+    if n.bit_length() < LEAST_RSA_BITS:
+        raise Unusable(f"an RSA key of {n.bit_length()} bits; at least {LEAST_RSA_BITS} are needed")
+    if n.bit_length() > MOST_RSA_BITS:
+        raise Unusable(f"an RSA key of {n.bit_length()} bits; at most {MOST_RSA_BITS} are taken")
+    if not n & 1 or not e & 1 or e < 3 or e.bit_length() > _MOST_EXPONENT_BITS:
+        raise Unusable("it is no RSA key")
+
+
+def _rsa_bytes(n: int, e: int) -> bytes:
+    return b"%x %x" % (n, e)
+
+
+def _read_ec(jwk: Mapping[str, Any]) -> _Read:
+    crv = _text(jwk, "crv") or ""
+    curve, length = _CURVES.get(crv, (None, 0))
+    if curve is None:
+        raise Unusable("its `crv` is not known")
+    x, y = _bytes(jwk, "x"), _bytes(jwk, "y")
+    if not len(x) == len(y) == length:  # RFC 7518 section 6.2.1.2
+        raise Unusable("its `x` or `y` has not the length of its curve")
+    try:
+        numbers = ec.EllipticCurvePublicNumbers(int.from_bytes(x), int.from_bytes(y), curve)
+        return crv, numbers.public_key(), x + y
+    except (ValueError, UnsupportedAlgorithm):
+        raise Unusable("its point is not on its curve") from None
+
+
+def _read_okp(jwk: Mapping[str, Any]) -> _Read:
+    if _text(jwk, "crv") != "Ed25519":
+        raise Unusable("its `crv` is not Ed25519")
+    x = _bytes(jwk, "x")
+    try:
+        return "Ed25519", ed25519.Ed25519PublicKey.from_public_bytes(x), x
+    except (ValueError, UnsupportedAlgorithm):
+        raise Unusable("it is no Ed25519 key") from None
+
+
+def _read_oct(jwk: Mapping[str, Any]) -> _Read:
+    return "", *_secret(_bytes(jwk, "k"))
+
+
+_READERS: Final[Mapping[str, Callable[[Mapping[str, Any]], _Read]]] = MappingProxyType(
+    {"RSA": _read_rsa, "EC": _read_ec, "OKP": _read_okp, "oct": _read_oct}
+)
+
+
+def _secret(raw: bytes) -> tuple[bytes, bytes]:
+    """Refuse what is public: a token could be signed by everybody (RFC 8725 section 2.1)."""
+    if _LOOKS_PUBLIC.search(raw) or raw.lstrip().startswith(b'{"') or _is_der(raw) or _is_der(_from_base64(raw)):
+        raise Unusable("a public key or certificate cannot be a shared secret")
+    return raw, raw
+
+
+def _is_der(raw: bytes) -> bool:
+    """Whether it is a sequence that is exactly as long as it says, as keys and certificates are."""
+    return raw[:2] == b"\x30\x82" and int.from_bytes(raw[2:4]) == len(raw) - 4
+
+
+def _from_base64(text: bytes) -> bytes:
+    try:
+        return b64decode(text)
+    except ValueError:
+        return b""
+
+
+def key_from_secret(secret: bytes, kid: str | None = None) -> Key:
+    """A shared secret. Raises `Unusable` for one that is too short, or that is no secret."""
+    material, raw = _secret(secret)
+    return Key("oct", "", material, raw, kid, None)
+
+
+def keys_from_pem(raw: bytes) -> Sequence[Key]:
+    """The public keys of a PEM file, also of certificates in it, in their order. Raises `Unusable`.
+
+    Of a certificate only the key counts, not who signed it nor how long it is valid.
+    """
+    blocks = [(match[1], match[0] + b"\n") for match in _BLOCK.finditer(raw)]
+    if not blocks:
+        raise Unusable("there is no key in it: it is neither a JSON key set nor PEM")
+    if len(blocks) > MAX_KEYS:
+        raise Unusable(f"there are more than {MAX_KEYS} keys in it")
+    return [_key_from_block(label, block) for label, block in blocks]
+
+
+def _key_from_block(label: bytes, block: bytes) -> Key:
+    if label.endswith(b"PRIVATE KEY"):
+        raise Unusable("there is a private key in it; only its public part is needed to verify")
+    if label not in (b"PUBLIC KEY", b"RSA PUBLIC KEY", b"CERTIFICATE"):
+        raise Unusable("there is something in it that is neither a public key nor a certificate")
+    try:
+        certified = label == b"CERTIFICATE"
+        key: Any = x509.load_pem_x509_certificate(block).public_key() if certified else load_pem_public_key(block)
+    except (ValueError, UnsupportedAlgorithm):
+        raise Unusable("there is a key in it that cannot be read") from None
+    if isinstance(key, rsa.RSAPublicKey):
+        numbers = key.public_numbers()
+        _check_rsa(numbers.n, numbers.e)
+        return Key("RSA", "", key, _rsa_bytes(numbers.n, numbers.e), None, None)
+    if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVE_NAMES:
+        point = key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)[1:]
+        return Key("EC", _CURVE_NAMES[key.curve.name], key, point, None, None)
+    if isinstance(key, ed25519.Ed25519PublicKey):
+        return Key("OKP", "Ed25519", key, key.public_bytes_raw(), None, None)
+    raise Unusable("there is a key in it of a type that signs no token")

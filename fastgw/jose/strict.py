@@ -1,0 +1,82 @@
+"""The encodings of JOSE, each read in one way only: base64url without padding, and JSON objects."""
+
+import json
+import re
+from base64 import urlsafe_b64decode
+from typing import Any, Final
+
+import orjson
+
+MAX_DEPTH: Final = 32
+"""Objects and lists within each other. What people write has five."""
+
+_IS_BASE64URL: Final = re.compile(rb"[A-Za-z0-9_-]*").fullmatch
+# The last character of an encoding that does not end on a whole group has 4 or 2 bits to spare, and they are zero.
+_LAST_OF_2: Final = frozenset(b"AQgw")
+_LAST_OF_3: Final = frozenset(b"AEIMQUYcgkosw048")
+_STRING_OR_BRACKET: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[\]{}]')
+
+
+class Refused(Exception):
+    """A token is not accepted. The text says why, in words for its sender; nothing of the token is in it."""
+
+
+def unencoded(text: bytes, what: str) -> bytes:
+    """The bytes that a base64url encoding stands for (RFC 7515 section 2, RFC 4648 section 3.5).
+
+    Exactly one encoding stands for any bytes: padding, white space and bits to spare are refused.
+    """
+    if _IS_BASE64URL(text) is None:
+        raise Refused(f"{what} is not base64url")
+    over = len(text) % 4
+    if over == 1 or (over == 2 and text[-1] not in _LAST_OF_2) or (over == 3 and text[-1] not in _LAST_OF_3):
+        raise Refused(f"{what} is base64url that ends amid a byte")
+    return urlsafe_b64decode(text + b"=" * (-len(text) % 4))
+
+
+def members(raw: bytes, what: str) -> dict[str, Any]:
+    """The JSON object that these bytes are (RFC 8259, in UTF-8), in which no name is repeated, at any depth.
+
+    Numbers are finite, text has no half of a surrogate pair, and nothing is nested deeper than `MAX_DEPTH`.
+    """
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        raise Refused(f"{what} is not UTF-8") from None  # the cause would show what is in it
+    if text.count("{") + text.count("[") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
+        raise Refused(f"{what} is nested too deeply")
+    try:
+        orjson.loads(raw)  # which is strict, but for names that are repeated
+        found = _DECODER.decode(text)
+    except _Repeated:
+        raise Refused(f"{what} has a member twice") from None
+    except ValueError:
+        raise Refused(f"{what} is not JSON") from None
+    if not isinstance(found, dict):
+        raise Refused(f"{what} is not a JSON object")
+    return found
+
+
+class _Repeated(Exception):
+    pass
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    held = dict(pairs)
+    if len(held) < len(pairs):
+        raise _Repeated
+    return held
+
+
+_DECODER: Final = json.JSONDecoder(object_pairs_hook=_object)
+
+
+def _depth(text: str) -> int:
+    depth = deepest = 0
+    for token in _STRING_OR_BRACKET.finditer(text):
+        if token[0] in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif token[0] in "]}":
+            depth -= 1
+    return deepest
