@@ -10,6 +10,7 @@ from ipaddress import IPv6Address, ip_address
 from itertools import islice
 from typing import Final, Literal, TypeAlias
 
+from fastgw.wire.certificate import ClientCertificate
 from fastgw.wire.framing import RequestHead
 from fastgw.wire.grammar import TOKEN, VALUE
 
@@ -48,18 +49,29 @@ _TO_COMMA_BACKWARDS: Final = re.compile(
 _FOR: Final = re.compile(
     rb"(?:(?![Ff][Oo][Rr]=)" + _PAIR + rb"[ \t]*+;[ \t]*+)*+[Ff][Oo][Rr]=" + rb'"?((?<=")(?:[^"\\]++|\\.)*+|[^\s",;]++)'
 )
+_PROTO: Final = re.compile(rb'(?:^|;)[ \t]*+[Pp][Rr][Oo][Tt][Oo]="?([A-Za-z]++)')
 
 
 class Peer:
     """The other end of a client connection, for as long as it lives.
 
     `ip`: its address, `unix:` for a unix socket. `trusted`: a proxy whose word about the client is taken.
+    `certificate`: what it has shown over TLS, verified; None where it has shown none.
     """
 
-    __slots__ = ("_authority", "_lines", "ip", "port", "scheme", "server_port", "trusted")
+    __slots__ = ("_authority", "_lines", "certificate", "ip", "port", "scheme", "server_port", "trusted")
 
-    def __init__(self, ip: str, port: int, server_port: int, trusted: bool, scheme: bytes = b"http") -> None:
+    def __init__(
+        self,
+        ip: str,
+        port: int,
+        server_port: int,
+        trusted: bool,
+        scheme: bytes = b"http",
+        certificate: ClientCertificate | None = None,
+    ) -> None:
         self.ip, self.port, self.server_port, self.trusted, self.scheme = ip, port, server_port, trusted, scheme
+        self.certificate = certificate
         self._authority: bytes | None = None
         self._lines = b""
 
@@ -74,6 +86,7 @@ class Peer:
                 host=authority,
                 port=b"%d" % self.server_port if self.server_port else b"",
                 real_ip=_ip(self.ip),
+                client_cert=_element(self),
             )
         return self._lines
 
@@ -117,7 +130,11 @@ def _appended(peer: Peer, head: RequestHead, client_ip: str) -> bytes:
         forwarded=forwarded,
         own_proto=peer.scheme,
         own_host=head.authority,
-        client_cert=first(b"x-forwarded-client-cert"),
+        client_cert=b", ".join(
+            part
+            for part in (_list_of(head, b"x-forwarded-client-cert") if peer.trusted else b"", _element(peer))
+            if part
+        ),
     )
 
 
@@ -136,7 +153,7 @@ def _lines(
     forwarded: bytes = b"",
     own_proto: bytes | None = None,
     own_host: bytes | None = None,
-    client_cert: bytes | None = None,
+    client_cert: bytes = b"",
 ) -> bytes:
     if own_host is None:
         own_host = host
@@ -151,6 +168,11 @@ def _lines(
         (b"Forwarded", b"%b, %b" % (forwarded, element) if forwarded else element),
     )
     return b"".join(b"%b: %b\r\n" % (name, value) for name, value in named if value)
+
+
+def _element(peer: Peer) -> bytes:
+    """What `X-Forwarded-Client-Cert` says of the peer; nothing where it has shown no certificate."""
+    return b"" if peer.certificate is None else peer.certificate.element()
 
 
 def _ip(ip: str) -> bytes:
@@ -203,6 +225,23 @@ def client_address(head: RequestHead, peer: Peer, trusts: Callable[[str], bool])
         if not trusts(ip):
             return ip
     return known
+
+
+def client_scheme(head: RequestHead, peer: Peer) -> bytes:
+    """`http` or `https`: how the client came, which the first of trusted proxies tells, else how its peer came to us.
+
+    A client that lies about it where a proxy only adds to the list changes nothing but its own answer.
+    """
+    if peer.trusted:
+        heard = head.first(b"x-forwarded-proto")
+        if heard is None and (forwarded := head.first(b"forwarded")) is not None:
+            match = _PROTO.search(forwarded.partition(b",")[0])
+            heard = match[1] if match else None
+        if heard is not None:
+            scheme = heard.partition(b",")[0].strip(b" \t").lower()
+            if scheme in (b"http", b"https"):
+                return scheme
+    return peer.scheme
 
 
 def _elements(forwarded: bytes) -> Iterator[bytes]:

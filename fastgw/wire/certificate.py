@@ -1,0 +1,116 @@
+"""The certificate that a peer has shown, and TLS has verified: whom it names, and how upstreams are told.
+
+What stands in it was signed by an authority, not written for us: nothing of it may end a header field, or a quoted
+string in one.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from ssl import cert_time_to_seconds
+from typing import Any, Final, NamedTuple
+
+SHORT_NAMES: Final[Mapping[str, str]] = {
+    "commonName": "CN",
+    "countryName": "C",
+    "domainComponent": "DC",
+    "emailAddress": "emailAddress",
+    "localityName": "L",
+    "organizationName": "O",
+    "organizationalUnitName": "OU",
+    "stateOrProvinceName": "ST",
+    "streetAddress": "STREET",
+    "userId": "UID",
+}
+"""OpenSSL's long names of what a subject is made of, as RFC 4514 writes them; others stay as they are."""
+
+LONGEST: Final = 4096
+"""Bytes of an element; a certificate may have hundreds of names."""
+
+_SEPARATES: Final = re.compile(r"[+,;<>]")
+_UNSAFE: Final = re.compile(rb'[^\x20-\x7e]|["\\]')
+_NOT_PLAIN: Final = re.compile(rb'[^\x21-\x7e]|["\\]')
+_NEEDS_QUOTES: Final = re.compile("[,;=]")
+
+Decoded = Mapping[str, Any]
+"""A certificate as `ssl.SSLObject.getpeercert` tells of it."""
+
+
+class ClientCertificate(NamedTuple):
+    """Of a client, verified against the listener's authority, and not revoked where there is a list of what is."""
+
+    subject: str
+    """As RFC 4514 writes it, the most specific part first: `CN=alice,OU=people,O=Example`."""
+    common_name: str
+    """Of the subject; "" where it has none."""
+    dns_names: tuple[str, ...]
+    """Alternative names, here and below, as they stand in the certificate."""
+    uris: tuple[str, ...]
+    emails: tuple[str, ...]
+    ip_addresses: tuple[str, ...]
+    fingerprint: str
+    """SHA-256 of the certificate, in lower-case hexadecimal."""
+    serial: str
+    """In upper-case hexadecimal."""
+    issuer: str
+    """The subject of the authority that signed it."""
+    expires_date: float
+    """Epoch seconds."""
+
+    @classmethod
+    def of(cls, der: bytes, decoded: Decoded) -> "ClientCertificate":
+        names: dict[str, list[str]] = {}
+        for kind, name in decoded.get("subjectAltName", ()):
+            names.setdefault(kind, []).append(name)
+        subject = decoded.get("subject", ())
+        common = [value for part in subject for name, value in part if name == "commonName"]
+        return cls(
+            subject=distinguished(subject),
+            common_name=common[-1] if common else "",
+            dns_names=tuple(names.get("DNS", ())),
+            uris=tuple(names.get("URI", ())),
+            emails=tuple(names.get("email", ())),
+            ip_addresses=tuple(names.get("IP Address", ())),
+            fingerprint=sha256(der).hexdigest(),
+            serial=decoded.get("serialNumber", ""),
+            issuer=distinguished(decoded.get("issuer", ())),
+            expires_date=expiry(decoded),
+        )
+
+    def element(self) -> bytes:
+        """As an element of `X-Forwarded-Client-Cert`, in the form that Envoy gave it; names beyond `LONGEST` left out."""
+        text = f'Hash={self.fingerprint};Subject="{self.subject}"'
+        for kind, names in (("URI", self.uris), ("DNS", self.dns_names)):
+            for name in names:
+                pair = f";{kind}={_value(name)}"
+                if len(text) + len(pair) > LONGEST:
+                    return text.encode("ascii")
+                text += pair
+        return text.encode("ascii")
+
+
+def expiry(decoded: Decoded) -> float:
+    """Epoch seconds."""
+    return float(cert_time_to_seconds(decoded["notAfter"]))
+
+
+def distinguished(name: Iterable[Iterable[tuple[str, str]]]) -> str:
+    """A subject or issuer as RFC 4514 writes it, in ASCII: other bytes, quotes and backslashes stand as `\\xx`."""
+    parts = ["+".join(f"{SHORT_NAMES.get(kind, kind)}={_escaped(value)}" for kind, value in part) for part in name]
+    return ",".join(reversed(parts))
+
+
+def _escaped(value: str) -> str:
+    raw = _UNSAFE.sub(lambda match: b"\\%02X" % match[0][0], value.encode(errors="surrogatepass")).decode("ascii")
+    text = _SEPARATES.sub(r"\\\g<0>", raw)
+    if text[:1] in (" ", "#"):
+        text = "\\" + text
+    if text.endswith(" ") and text != "\\ ":
+        text = text[:-1] + "\\ "
+    return text
+
+
+def _value(name: str) -> str:
+    """An alternative name within the field: what is not visible ASCII stands as `%xx`."""
+    plain = _NOT_PLAIN.sub(lambda match: b"%%%02X" % match[0][0], name.encode(errors="surrogatepass")).decode("ascii")
+    return f'"{plain}"' if _NEEDS_QUOTES.search(plain) else plain
