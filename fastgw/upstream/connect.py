@@ -7,10 +7,11 @@ import asyncio
 import errno
 import os
 import socket
+import ssl
 from collections import deque
 from collections.abc import Iterable
 from enum import Enum
-from typing import Final, final
+from typing import Final, cast, final
 
 from fastgw.errors import Fault
 from fastgw.upstream.resolve import Address
@@ -76,7 +77,7 @@ async def connect(target: Target, protocol: asyncio.BaseProtocol, timeout: float
                 sock, address = await _Race(target, addresses).run()
             if target.tls is not None:
                 step = Step.HANDSHAKE
-            await _hand_over(sock, target, protocol, timeout)
+            await _hand_over(sock, address, target, protocol, timeout)
             return address
     except OSError as error:
         reason = f"{step.text}: {_reason(error, timeout)}"
@@ -95,7 +96,9 @@ def _reason(error: OSError, timeout: float) -> str:
     return str(error) or type(error).__name__
 
 
-async def _hand_over(sock: socket.socket, target: Target, protocol: asyncio.BaseProtocol, timeout: float) -> None:
+async def _hand_over(
+    sock: socket.socket, address: Address, target: Target, protocol: asyncio.BaseProtocol, timeout: float
+) -> None:
     """Make a transport of a connected socket, which from here on belongs to the loop, whatever happens."""
     loop = asyncio.get_running_loop()
     if target.scheme == "unix":
@@ -106,7 +109,7 @@ async def _hand_over(sock: socket.socket, target: Target, protocol: asyncio.Base
         await loop.create_connection(
             lambda: protocol,
             sock=sock,
-            ssl=target.tls,
+            ssl=cast(ssl.SSLContext, target.tls.at(address)),  # of which `wrap_bio` is what is asked
             server_hostname=target.server_name,
             ssl_handshake_timeout=timeout + 1.0,  # never before ours, which names the step
         )

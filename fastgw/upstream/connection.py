@@ -22,6 +22,7 @@ from fastgw.node.sending import send_at_once
 from fastgw.node.timers import Timed
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.target import Target
+from fastgw.upstream.tls import Resuming
 from fastgw.wire.body import BodyReader
 from fastgw.wire.framing import ResponseHead, find_head_end, judge_answer, take_answer, taken
 from fastgw.wire.malformed import Malformed
@@ -95,6 +96,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         "_searched",
         "_special",
         "_targets_turn",
+        "_tls_is_new",
         "_unasked_body",
         "_unsent",
         "_wheel",
@@ -143,7 +145,9 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self._informed = 0
         self._method = b""
         self._asked_upgrade: tuple[bytes, ...] = ()
-        self._special = False  # whether one of `_asked_upgrade`, `_informed`, `_targets_turn`, `_unasked_body` was set
+        # Whether one of `_asked_upgrade`, `_informed`, `_targets_turn`, `_tls_is_new`, `_unasked_body` was set.
+        self._special = False
+        self._tls_is_new = False  # the session is still to be remembered
         self._rescue_fd = -1
 
     def __repr__(self) -> str:
@@ -277,6 +281,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self._fd = transport.get_extra_info("socket").fileno()
         else:
             transport.set_write_buffer_limits(high=1)
+            self._special = self._tls_is_new = True
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer
@@ -484,6 +489,11 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self._asked_upgrade = ()
             self._informed = 0
             self._drop_rescue()
+            if self._tls_is_new:
+                self._tls_is_new = False
+                tls = self.transport.get_extra_info("sslcontext")
+                if isinstance(tls, Resuming) and not self.transport.is_closing():
+                    tls.remember(self.transport.get_extra_info("ssl_object"))
         if self.paused:  # for a client that was slower; the next one may not be
             self.paused = False
             self.transport.resume_reading()

@@ -14,6 +14,7 @@ from typing import Any, Final, final
 from fastgw.config import settings
 from fastgw.config.values import Url
 from fastgw.upstream.resolve import Address, Name
+from fastgw.upstream.tls import TargetTls
 
 _TIMEOUTS: Final = settings.UpstreamTimeouts()
 
@@ -64,7 +65,7 @@ class Target:
         self.weight = weight
         self.minor = 1  # of the HTTP/1 version it answered with last
         self.host_header = _host_header(url, host_header)
-        self.tls = tls if url.tls else None
+        self.tls = TargetTls(tls) if url.tls and tls is not None else None
         # An IP address is verified against the certificate's addresses, and not sent (RFC 6066 section 3).
         self.server_name = server_name or url.host.rstrip(".")
         address = _literal(url)

@@ -1,21 +1,30 @@
 """How `https` targets are spoken to: TLS contexts, made from the bytes of files, whatever stands in the files by now.
 
+A connection resumes the session of an earlier one to its target (RFC 8446 section 2.2, RFC 5077), where that allows it.
+
 A key is held in memory alone, a moment long, for OpenSSL takes it by the name of a file only.
 """
 
 import re
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Final, NamedTuple
+from time import monotonic
+from typing import Final, NamedTuple, final
 
 from fastgw.config import settings
 from fastgw.config.pem import as_file
 from fastgw.routing import Steps
 
 _CERTIFICATE: Final = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+
+
+RESUMED_S: Final = 3600.0
+"""Seconds for which a session is resumed after the target's certificate was verified."""
+MOST_ADDRESSES: Final = 64
+"""Addresses of one target whose sessions are kept."""
 
 
 class Material(NamedTuple):
@@ -91,6 +100,68 @@ def client_tls(tls: settings.UpstreamTls, material: Material) -> Steps[ssl.SSLCo
             # Without a password OpenSSL would ask the terminal for the one of an encrypted key.
             made.load_cert_chain(certificate, key, password="")
     return made
+
+
+@final
+class TargetTls:
+    """The TLS of one target: the context that it shares with others, and the sessions that are its own.
+
+    A name may lead to several hosts that know nothing of each other's sessions, so each address has its own.
+    """
+
+    __slots__ = ("_at", "_context")
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+        self._at: dict[Hashable, Resuming] = {}
+
+    def at(self, address: Hashable) -> "Resuming":
+        """What a connection to this address is made with."""
+        found = self._at.get(address)
+        if found is None:
+            if len(self._at) >= MOST_ADDRESSES:
+                del self._at[next(iter(self._at))]
+            found = self._at[address] = Resuming(self._context)
+        return found
+
+
+@final
+class Resuming:
+    """Stands in for a context: each handshake resumes the session of an earlier one, if there is one.
+
+    uvloop takes no session, but it takes anything that has a `wrap_bio`: its own TLS stays, nothing of ours is in the
+    way of the bytes. A session serves as many connections as the target takes it for; a target that takes each only
+    once resumes every second time. No certificate is looked at in a handshake that resumes, so none is resumed later
+    than `RESUMED_S` after one that was verified.
+    """
+
+    __slots__ = ("_context", "_session", "_until")
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+        self._session: ssl.SSLSession | None = None
+        self._until = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Resuming {'a session' if self._session is not None else 'nothing'}>"
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+    ) -> ssl.SSLObject:
+        if self._session is not None and monotonic() >= self._until:
+            self._session = None
+        return self._context.wrap_bio(incoming, outgoing, server_side, server_hostname, self._session)
+
+    def remember(self, connection: ssl.SSLObject) -> None:
+        """Keep the session of a connection that has brought an answer: by then, TLS 1.3 has brought its tickets too."""
+        if not connection.session_reused:  # else the one that we have is good, and verified at a time that we know
+            session = connection.session  # a copy: 0.2 ms
+            if session is not None and (session.has_ticket or connection.version() == "TLSv1.2"):
+                self._session, self._until = session, monotonic() + RESUMED_S
 
 
 def _trust_system(made: ssl.SSLContext) -> Steps[None]:
