@@ -1,0 +1,92 @@
+"""Cookies of the gateway's own: taken out of what the upstream sees, and split where one would be too long.
+
+A value of several cookies is cut into `NAME`, `NAME.1`, `NAME.2`…; the first begins with their number and `~`. RFC 6265
+section 6.1 asks browsers for 4,096 bytes of name, value and attributes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final, final
+
+MOST_PIECES: Final = 5
+"""Of one value."""
+_PIECE: Final = 3_600
+LONGEST: Final = MOST_PIECES * _PIECE
+"""Bytes of a value."""
+
+
+class Ambiguous(Exception):
+    """A cookie is there more than once, so whose it is depends on who reads it."""
+
+
+@final
+class Jar:
+    """The cookies of a request whose names begin with one of `ours`; the others are for the upstream."""
+
+    __slots__ = ("others", "ours", "repeated")
+
+    def __init__(self, lines: Sequence[bytes], ours: tuple[bytes, ...]) -> None:
+        """`lines`: the values of all its Cookie fields."""
+        self.ours: dict[bytes, bytes] = {}
+        self.repeated: set[bytes] = set()
+        others = []
+        for line in lines:
+            for pair in line.split(b";"):
+                name, equals, value = pair.strip(b" \t").partition(b"=")
+                if not name.startswith(ours):
+                    if name or equals:
+                        others.append(pair.strip(b" \t"))
+                elif name in self.ours:
+                    self.repeated.add(name)
+                else:
+                    self.ours[name] = value
+        self.others = b"; ".join(others)
+        """What goes on to the upstream."""
+
+    def value(self, name: bytes) -> bytes | None:
+        """What was set by this name, put together again; None: nothing, or not all of it. Raises `Ambiguous`."""
+        first = self._piece(name)
+        if first is None:
+            return None
+        number, tilde, begun = first.partition(b"~")
+        if not tilde or len(number) != 1 or not b"1" <= number <= b"%d" % MOST_PIECES:
+            return None
+        pieces = [begun]
+        for place in range(1, int(number)):
+            piece = self._piece(b"%b.%d" % (name, place))
+            if piece is None:
+                return None
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    def _piece(self, name: bytes) -> bytes | None:
+        if name in self.repeated:
+            raise Ambiguous
+        return self.ours.get(name)
+
+
+def put(name: bytes, value: bytes, attributes: bytes, there: Mapping[bytes, bytes]) -> list[bytes]:
+    """The `Set-Cookie` values that set a value, and that clear pieces which are `there` from a longer one.
+
+    Raises `ValueError` when it is too long for a browser to be asked to keep it.
+    """
+    if len(value) > LONGEST:
+        raise ValueError(f"{len(value)} bytes do not fit into cookies")
+    pieces = [value[at : at + _PIECE] for at in range(0, len(value), _PIECE)]
+    pieces[0] = b"%d~%b" % (len(pieces), pieces[0])
+    lines = [b"%b=%b%b" % (_name(name, place), piece, attributes) for place, piece in enumerate(pieces)]
+    left = [_name(name, place) for place in range(len(pieces), MOST_PIECES)]
+    return lines + [_cleared(each, attributes) for each in left if each in there]
+
+
+def clear(name: bytes, attributes: bytes, there: Mapping[bytes, bytes]) -> list[bytes]:
+    """The `Set-Cookie` values that remove what is `there` by this name."""
+    names = [_name(name, place) for place in range(MOST_PIECES)]
+    return [_cleared(each, attributes) for each in names if each in there]
+
+
+def _name(name: bytes, place: int) -> bytes:
+    return b"%b.%d" % (name, place) if place else name
+
+
+def _cleared(name: bytes, attributes: bytes) -> bytes:
+    return b"%b=%b; Max-Age=0" % (name, attributes)

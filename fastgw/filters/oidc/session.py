@@ -1,0 +1,96 @@
+"""What is remembered of a browser, in its own cookies: an attempt to log in, and then the session."""
+
+import os
+import time
+from base64 import urlsafe_b64encode
+from hashlib import sha256
+from typing import Any, Final
+
+import msgspec
+import orjson
+
+from fastgw.filters.oidc.sealing import Seal
+from fastgw.jose.strict import unencoded
+
+EARLY: Final = 0.2
+"""The share of an access token's life that is left when it is refreshed."""
+LATEST_EARLY: Final = 60.0
+"""Seconds before its end, at most."""
+
+
+class Attempt(msgspec.Struct, array_like=True, frozen=True):
+    """A browser on its way to the provider. Only with this does its return count (RFC 6749 section 10.12)."""
+
+    state: str
+    nonce: str
+    verifier: str
+    """Of PKCE (RFC 7636)."""
+    return_to: bytes
+    redirect_uri: str
+    begun_date: float
+
+    @classmethod
+    def begin(cls, return_to: bytes, redirect_uri: str) -> "Attempt":
+        return cls(_random(), _random(), _random(), return_to, redirect_uri, time.time())
+
+    @property
+    def challenge(self) -> str:
+        """S256 of the verifier (RFC 7636 section 4.2)."""
+        return urlsafe_b64encode(sha256(self.verifier.encode()).digest()).rstrip(b"=").decode()
+
+
+class Session(msgspec.Struct, array_like=True, frozen=True):
+    """A browser that has logged in."""
+
+    id_token: bytes
+    """As the provider signed it; it was verified then."""
+    begun_date: float
+    used_date: float
+    """When the cookie was written."""
+    access_token: str = ""
+    refresh_token: str = ""
+    got_date: float = 0.0
+    """When the access token was got."""
+    ends_date: float = 0.0
+    """When it expires; 0: the provider has not said."""
+
+    @property
+    def claims(self) -> dict[str, Any]:
+        """Of the ID token."""
+        claims: dict[str, Any] = orjson.loads(unencoded(self.id_token.split(b".")[1], "a verified token"))
+        return claims
+
+    @property
+    def due_date(self) -> float:
+        """When it is time to refresh; 0: never."""
+        if not self.ends_date or not self.refresh_token:
+            return 0.0
+        return self.ends_date - min((self.ends_date - self.got_date) * EARLY, LATEST_EARLY)
+
+
+class Sealed:
+    """Attempts and sessions as cookies keep them."""
+
+    __slots__ = ("_attempts", "_sessions")
+
+    def __init__(self, secrets: list[str], policy: bytes) -> None:
+        self._attempts = Seal(secrets, b"attempt", policy)
+        self._sessions = Seal(secrets, b"session", policy)
+
+    def seal_attempt(self, attempt: Attempt) -> bytes:
+        return self._attempts.seal(msgspec.msgpack.encode(attempt))
+
+    def attempt(self, sealed: bytes) -> Attempt | None:
+        plain = self._attempts.open(sealed)
+        return None if plain is None else msgspec.msgpack.decode(plain, type=Attempt)
+
+    def seal_session(self, session: Session) -> bytes:
+        return self._sessions.seal(msgspec.msgpack.encode(session))
+
+    def session(self, sealed: bytes) -> Session | None:
+        plain = self._sessions.open(sealed)
+        return None if plain is None else msgspec.msgpack.decode(plain, type=Session)
+
+
+def _random() -> str:
+    return urlsafe_b64encode(os.urandom(32)).rstrip(b"=").decode()
