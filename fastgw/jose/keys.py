@@ -35,6 +35,7 @@ _CURVES: Final[Mapping[str, tuple[ec.EllipticCurve, int]]] = MappingProxyType(
     }
 )
 _CURVE_NAMES: Final = {curve.name: name for name, (curve, _) in _CURVES.items()}
+_TO_BASE64: Final = bytes.maketrans(b"-_", b"+/")
 _BLOCK: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
 _LOOKS_PUBLIC: Final = re.compile(
     rb"-----BEGIN |-----END |\s*(?:ssh-(?:rsa|ed25519|dss)|ecdsa-sha2-\S+) [A-Za-z0-9+/]|---- BEGIN SSH2"
@@ -273,13 +274,15 @@ def _secret(raw: bytes) -> tuple[bytes, bytes]:
 
 
 def _is_der(raw: bytes) -> bool:
-    """Whether it is a sequence that is exactly as long as it says, as keys and certificates are."""
-    return raw[:2] == b"\x30\x82" and int.from_bytes(raw[2:4]) == len(raw) - 4
+    """Whether it is a sequence as long as it says, as public keys and certificates are; no random secret is."""
+    if raw[:2] == b"\x30\x82":
+        return int.from_bytes(raw[2:4]) == len(raw) - 4
+    return len(raw) > 4 and raw[:3] == bytes((0x30, len(raw) - 2 & 0xFF, 0x30)) and raw[4] == 0x06
 
 
 def _from_base64(text: bytes) -> bytes:
     try:
-        return b64decode(text)
+        return b64decode(text.translate(_TO_BASE64) + b"=" * (-len(text) % 4))
     except ValueError:
         return b""
 
