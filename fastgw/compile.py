@@ -26,6 +26,7 @@ from fastgw.downstream import Listener, ListenerTable
 from fastgw.downstream.trust import trust
 from fastgw.exchange import Chain, Exchange, Link, Reply, Route
 from fastgw.filters.api import Env, Services, Stock
+from fastgw.identity import NOBODY, Index, index_of
 from fastgw.node.places import Names, Places, first, target_name
 from fastgw.node.shared import Column, Layout
 from fastgw.node.targets import TargetWords
@@ -60,15 +61,20 @@ class Plan(NamedTuple):
     """The place of an equal route among those of the tables in use, or -1. () when there are none."""
     files: Mapping[str, bytes] = config.NONE
     """Contents of files by path; one that is not here is read."""
+    consumers: Index = NOBODY
+    """They are not looked at in the settings."""
 
     @classmethod
-    def of(cls, configuration: config.Config, files: Mapping[str, bytes] = config.NONE) -> "Plan":
+    def of(
+        cls, configuration: config.Config, files: Mapping[str, bytes] = config.NONE, index: Index | None = None
+    ) -> "Plan":
         return cls(
-            replace(configuration, routes=(), upstreams=config.NONE),
+            replace(configuration, routes=(), upstreams=config.NONE, consumers=()),
             configuration.upstreams,
             [route.name for route in configuration.routes],
             configuration.routes.__getitem__,
             files=files,
+            consumers=index_of(configuration.consumers, files) if index is None else index,
         )
 
 
@@ -91,7 +97,7 @@ class Gateway:
 
     def __init__(self, settings: config.Config, workers: int, stock: Stock) -> None:
         self.config = settings
-        """Without routes and upstreams."""
+        """Without routes, upstreams and consumers."""
         self.workers = workers
         self.timeouts = settings.timeouts
         self.limits = settings.limits
@@ -105,6 +111,8 @@ class Gateway:
         self.routes_by_name: dict[str, CompiledRoute] = {}
         self.stock = stock
         """What filters are built from; the same one in all generations of a process."""
+        self.index: Index = NOBODY
+        """Of the consumers. `stock.roster` has that of the tables in use."""
         self.reads: dict[str, bytes] = {}
         """The files that filters have read, and the digest of each."""
         self.live: set[Link] = set()
@@ -121,7 +129,16 @@ class Gateway:
             listeners=tuple(self.tables),
             routes=list(self.routes_by_name),
             upstreams={name: [target.label for target in each.targets] for name, each in self.upstreams.items()},
+            filters=tuple(dict.fromkeys(link.use.name for link in self._links())),
         )
+
+    def _links(self) -> Iterator[Link]:
+        for table in self.tables.values():
+            yield from table.early.links
+        for compiled in self.routes:
+            for rule in compiled.rules:
+                if rule is not None:
+                    yield from rule[0].route.chain.links
 
     @cached_property
     def places(self) -> Places:
@@ -203,9 +220,14 @@ def _stop(link: Link) -> None:
             link.hooks.stop()
 
 
-def compile(configuration: config.Config, workers: int, files: Mapping[str, bytes] = config.NONE) -> Gateway:
-    """The tables for `workers` processes. `files`: as in `Plan`. Raises `CompileError`."""
-    return at_once(building(Plan.of(configuration, files), workers, None))
+def compile(
+    configuration: config.Config,
+    workers: int,
+    files: Mapping[str, bytes] = config.NONE,
+    index: Index | None = None,
+) -> Gateway:
+    """The tables for `workers` processes. `files`: as in `Plan`; `index`: of the consumers. Raises `CompileError`."""
+    return at_once(building(Plan.of(configuration, files, index), workers, None))
 
 
 def building(plan: Plan, workers: int, base: Gateway | None) -> Steps[Gateway]:
@@ -267,7 +289,11 @@ class _Building:
         return digest
 
     def steps(self) -> Steps[Gateway]:
-        plan, made = self._plan, self._made
+        plan, made, base = self._plan, self._made, self._base
+        # An equal index stays, and with it what was found in it and is remembered.
+        made.index = base.index if base.index.digest == plan.consumers.digest else plan.consumers
+        if not base.tables:  # the first tables are those in use
+            made.stock.roster.index = made.index
         for name, upstream in plan.upstreams.items():
             yield from self._upstream(name, upstream)
             yield
@@ -444,7 +470,7 @@ class _Building:
         straight = None
         if isinstance(action, Forward) and action.patience == inf and slash_allowed and not chain.links:
             straight = action
-        return Route(route.name, action, chain, steps, slash_allowed, straight)
+        return Route(route.name, action, chain, steps, slash_allowed, straight, route.timeout)
 
     # listeners
 

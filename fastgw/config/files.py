@@ -4,13 +4,17 @@ import errno
 import os
 import stat
 from collections.abc import Mapping
+from glob import escape
 from typing import Final
 
+from fastgw.config.includes import Search
 from fastgw.config.spots import Flaw
 
 LARGEST: Final = 64 * 1024 * 1024
 """How many bytes are read of a configuration's own files together, and as many again of those that it names."""
 _TOO_LONG: Final = "longer than {} MiB"
+_PATTERN: Final = "\0"
+"""Begins the name under which a pattern is held; its contents are the names that it finds."""
 
 
 def read_file(name: str, most: int) -> bytes:
@@ -27,12 +31,26 @@ def read_file(name: str, most: int) -> bytes:
     return raw
 
 
+def pattern_in(name: str) -> str:
+    """The pattern that is held under this name; "" for a file."""
+    return name[1:] if name.startswith(_PATTERN) else ""
+
+
+def _pattern_name(folder: str, pattern: str) -> str:
+    return _PATTERN + (pattern if pattern.startswith("/") else os.path.join(escape(folder), pattern))
+
+
+def _found_in(content: bytes) -> list[str]:
+    return os.fsdecode(content).split("\0") if content else []
+
+
 class Disk:
     """Reads files, each once; `LARGEST` bytes of all of them together."""
 
     def __init__(self) -> None:
         self._held: dict[str, bytes] = {}
         self._left = LARGEST
+        self._search = Search()
 
     @property
     def held(self) -> Mapping[str, bytes]:
@@ -53,6 +71,13 @@ class Disk:
             self._held[name] = raw
         return self._held[name]
 
+    def find(self, folder: str, pattern: str) -> list[str]:
+        """The files that a pattern names, relative to an absolute `folder`: the same each time. Raises `Flaw`."""
+        name = _pattern_name(folder, pattern)
+        if name not in self._held:
+            self._held[name] = os.fsencode("\0".join(self._search.find("/", pattern_in(name))))
+        return _found_in(self._held[name])
+
 
 class Memory:
     """Files as they were read before: nothing is looked at on disk."""
@@ -68,8 +93,44 @@ class Memory:
             raise Flaw(_TOO_LONG.format(LARGEST // 1024**2))
         return self.held[name]
 
+    def find(self, folder: str, pattern: str) -> list[str]:
+        """The files that a pattern named. Raises `Flaw`."""
+        return _found_in(self.read(_pattern_name(folder, pattern)))
+
 
 Files = Disk | Memory
+
+
+def found_by_patterns(held: Mapping[str, bytes]) -> set[str]:
+    """The names of the patterns, and of the files that they find."""
+    patterns = [name for name in held if pattern_in(name)]
+    return {*patterns, *(file for name in patterns for file in _found_in(held[name]))}
+
+
+def brought_forward(held: Mapping[str, bytes], now: Mapping[str, bytes]) -> dict[str, bytes]:
+    """What these files say and these patterns find by `now`, as far as that is known there."""
+    found = {file for name, content in held.items() if pattern_in(name) and name in now for file in _found_in(content)}
+    brought = {name: now.get(name, content) for name, content in held.items() if name not in found}
+    for name in held:
+        if pattern_in(name) and name in now:
+            brought.update((file, now[file]) for file in _found_in(now[name]))
+    return brought
+
+
+def read_again(held: Mapping[str, bytes]) -> dict[str, bytes]:
+    """What these files say and these patterns find by now. Raises `Flaw`, which names the file."""
+    disk = Disk()
+    patterns = [pattern_in(name) for name in held if pattern_in(name)]
+    found = {file for name, content in held.items() if pattern_in(name) for file in _found_in(content)}
+    files = [name for name in held if name not in found and not pattern_in(name)]
+    for pattern in patterns:
+        files += disk.find("/", pattern)
+    for file in files:
+        try:
+            disk.read(file)
+        except Flaw as flaw:
+            raise Flaw(f"{file} {flaw.wrong}") from flaw
+    return dict(disk.held)
 
 
 def _open_at_once(name: str, flags: int) -> int:

@@ -12,7 +12,7 @@ from fastgw.config.documents import Document, Found, Source, read_all
 from fastgw.config.extensions import extended
 from fastgw.config.files import Disk, Files, Memory
 from fastgw.config.filter_rules import FilterRules
-from fastgw.config.merging import merge, put_targets
+from fastgw.config.merging import add_consumers, merge, put_targets
 from fastgw.config.problems import ConfigError, Problem
 from fastgw.config.rules import RULES
 from fastgw.config.settings import MOST_WORKERS, AccessLog, Config, Listener, Route, Status
@@ -83,12 +83,15 @@ def _checked(found: Found, filter_types: Mapping[str, type], files: Files) -> Lo
     for document in found.documents:
         if document.upstream and document.value is not None:
             readings.append(put_targets(merged, document, filter_types, files))
-    notes = found.notes
-    if all(document.value is not None for document in found.documents):
+    consumer_files, notes = add_consumers(merged, filter_types, files)
+    readings += consumer_files
+    notes = found.notes + notes
+    documents = [*found.documents, *(reading.document for reading in consumer_files)]
+    if all(document.value is not None for document in documents):
         for rule in RULES:
             rule(merged)
         notes += FilterRules(merged).check()
-    order = {document.name: number for number, document in enumerate(found.documents)}
+    order = {document.name: number for number, document in enumerate(documents)}
     problems = found.problems + of_extensions + [problem for reading in readings for problem in reading.problems]
     if problems:
         raise ConfigError(_told(problems, order))

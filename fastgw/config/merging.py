@@ -5,6 +5,8 @@ Each part keeps its `Place`, so that a later rule can say where it stands.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from glob import has_magic
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -13,11 +15,12 @@ from msgspec.structs import replace
 from fastgw.config.documents import Document
 from fastgw.config.files import Files
 from fastgw.config.problems import Path, Problem, show, suggest
-from fastgw.config.settings import Config, Upstream
+from fastgw.config.settings import Config, ConsumerFile, Upstream
 from fastgw.config.shapes import BROKEN, Reading, Structure, fields_of
+from fastgw.config.spots import Flaw
 
 MAPS: Final = ("listeners", "upstreams", "filter_sets", "filters")
-LISTS: Final = ("include", "extensions", "access_logs", "routes")
+LISTS: Final = ("include", "extensions", "access_logs", "consumers", "consumer_files", "routes")
 ANYWHERE: Final = ("version",)
 """What every file may say, as there is only one thing to say."""
 
@@ -79,6 +82,10 @@ class Merged:
         """Those that could be made."""
         return ((place, route) for place, route in self.lists.get("routes", ()) if route is not BROKEN)
 
+    def consumers(self) -> Iterator[tuple[Place, Any]]:
+        """Those that could be made."""
+        return ((place, each) for place, each in self.lists.get("consumers", ()) if each is not BROKEN)
+
     def config(self) -> Config:
         """The whole, once there is no problem."""
         held: dict[str, Any] = {name: value for name, (_, value) in self.single.items()}
@@ -121,6 +128,46 @@ def put_targets(merged: Merged, document: Document, filter_types: Mapping[str, t
     if BROKEN not in (upstream, targets):
         upstreams[document.upstream] = place, replace(upstream, targets=targets)
     return reading
+
+
+def add_consumers(
+    merged: Merged, filter_types: Mapping[str, type], files: Files
+) -> tuple[list[Reading], list[Problem]]:
+    """Add what the files of `consumer_files` say. Returns how they were read, and what is worth knowing."""
+    readings: list[Reading] = []
+    notes: list[Problem] = []
+    met: set[str] = set()
+    consumers = merged.lists.setdefault("consumers", [])
+    for place, pattern in merged.lists.get("consumer_files", ()):
+        if pattern is BROKEN:
+            continue
+        try:
+            found = files.find(place.reading.document.folder, pattern)
+        except Flaw as flaw:
+            place.report(f"{show(pattern)}: {flaw.wrong}", "expected a pattern of fewer folders")
+            continue
+        if not found and has_magic(pattern):
+            notes.append(place.problem(f"{show(pattern)} names no file"))
+        elif not found:
+            place.report(f"{show(pattern)}: no such file", "expected files of consumers")
+        for file in found:
+            told = file.encode(errors="backslashreplace").decode()
+            if told != file:
+                place.report(f"{show(pattern)}: {told}: a name that is not UTF-8", "expected another name")
+            elif file not in met:
+                met.add(file)
+                reading = Reading(Document(file, partial(files.read, file)), filter_types, files)
+                readings.append(reading)
+                reading.problems += reading.document.problems
+                if reading.document.value is not None:
+                    held = Structure(ConsumerFile).read(reading.document.value, (), reading)
+                    at = Place(reading, ("consumers",))
+                    consumers.extend((at.below(i), each) for i, each in enumerate(_elements(held)))
+    return readings, notes
+
+
+def _elements(file: Any) -> Iterable[Any]:
+    return () if file is BROKEN or file.consumers is BROKEN else file.consumers
 
 
 def _add(held: dict[str, tuple[Place, Any]], name: str, place: Place, value: Any) -> None:

@@ -8,10 +8,14 @@ import ssl
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
+from msgspec import Struct
+from msgspec.structs import astuple
+
 from fastgw.config import patterns
+from fastgw.config.consumers import NOUNS, Kind, marks_of
 from fastgw.config.merging import Merged, Place
 from fastgw.config.pem import as_file
-from fastgw.config.problems import show, suggest
+from fastgw.config.problems import Path, show, suggest
 from fastgw.config.settings import Config, Route, UpstreamTls
 from fastgw.config.shapes import BROKEN, fields_of
 from fastgw.config.values import Address
@@ -249,6 +253,36 @@ def methods_that_are_served(merged: Merged) -> None:
                 place.below("methods", index).report(wrong, "expected another method", at_key=False)
 
 
+def consumers_are_told_apart(merged: Merged) -> None:
+    """What a consumer is known by is its own alone. Keys are compared, and never shown."""
+    taken: dict[tuple[Kind, bytes], tuple[Place, Path]] = {}
+    for place, consumer in merged.consumers():
+        if not _is_whole(consumer):
+            continue
+        for mark in marks_of(consumer, place.reading.files.read):
+            if mark.wrong:
+                place.below(*mark.path).report(mark.wrong, "expected one that a request can show", at_key=False)
+                continue
+            first, path = taken.setdefault((mark.kind, mark.value), (place, mark.path))
+            if (first, path) != (place, mark.path):
+                wrong = f"{NOUNS[mark.kind]} is that at {first.below(*path)} too"
+                place.below(*mark.path).report(wrong, "expected one of its own", at_key=False)
+
+
+def _is_whole(consumer: Any) -> bool:
+    """Whether each of its values could be read."""
+    lists = consumer.key_auth, consumer.basic_auth, consumer.jwt, consumer.certificates
+    return (
+        consumer.name is not BROKEN
+        and BROKEN not in consumer.groups
+        and all(BROKEN not in each and not any(_broken_in(inner) for inner in each) for each in lists)
+    )
+
+
+def _broken_in(part: Struct) -> bool:
+    return any(value is BROKEN for value in astuple(part))
+
+
 def _whole(values: Iterable[Any]) -> Iterator[tuple[int, Any]]:
     return ((index, value) for index, value in enumerate(values) if value is not BROKEN)
 
@@ -269,6 +303,7 @@ RULES: Final[tuple[Rule, ...]] = (
     tls_that_works,
     admin_tls_that_works,
     admin_is_guarded,
+    consumers_are_told_apart,
     routes_have_their_own_names,
     routes_have_one_end,
     names_are_known,

@@ -20,7 +20,9 @@ from fastgw.config.values import (
     Duration,
     FieldName,
     FieldValue,
+    Fingerprint,
     HostHeader,
+    Identity,
     ListenAddress,
     LogSink,
     Method,
@@ -29,8 +31,10 @@ from fastgw.config.values import (
     Percent,
     Protocol,
     ReadableFile,
+    Sha256,
     Size,
     TargetUrl,
+    Username,
 )
 
 T = TypeVar("T")
@@ -81,13 +85,51 @@ class FilterUse(Struct, frozen=True):
     """The filter type's struct."""
     enforced: bool = False
     """Whether nearer levels may neither replace nor remove it."""
-
     shadow: bool = False
     """Whether it decides and tells, but never acts."""
 
 
 Filters = Mapping[Name, FilterUse | None]
 """Instance name to its use; None removes what a farther level added under that name."""
+
+
+class ServerCertificate(Settings):
+    """What a listener shows of itself."""
+
+    certificate: ReadableFile
+    """A PEM file with the certificate and its chain."""
+    key: ReadableFile
+    """A PEM file with the certificate's key, without a password."""
+
+
+class ClientAuth(Settings):
+    """Certificates of clients."""
+
+    mode: Literal["optional", "required"] = "required"
+    """`required`: nobody connects without one; `optional`: one is verified where the client has it."""
+    ca: ReadableFile
+    """A PEM file of the certificates that clients' certificates must come from."""
+    crl: ReadableFile | None = None
+    """A PEM file of revocation lists, one of every authority that signs: without its list nobody is believed, nor by
+    one that is out of date. null = nothing is revoked."""
+
+
+class ServerTls(Settings):
+    """How TLS is spoken to clients. Files are read anew when they change; what is broken or does not belong together
+    leaves the certificate that was there."""
+
+    certificates: Some[ServerCertificate]
+    """What to show: the one for the name that a client asks for, else the one for all names next to it (`*.`), else the
+    first."""
+    min_version: Literal["1.2", "1.3"] = "1.2"
+    """The oldest version of TLS."""
+    client_auth: ClientAuth | None = None
+    """Whether clients show a certificate too. null = they are not asked."""
+    session_tickets: bool = True
+    """Whether a client that comes again may do without most of a handshake. It may at every worker, also after a
+    reload; keys are new each day."""
+    handshake_timeout: Duration = 10.0
+    """For a whole handshake, from the opening of the connection. A total. Then it is closed without an answer."""
 
 
 class Listener(Settings):
@@ -105,37 +147,10 @@ class Listener(Settings):
     proxy_protocol: Literal["off", "required"] = "off"
     """Whether each connection begins with a PROXY protocol header, v1 or v2. `required` needs `trusted_proxies`,
     but for a unix socket, whose permissions say who is trusted."""
+    tls: ServerTls | None = None
+    """How TLS is spoken there, behind the PROXY protocol header if there is one. null = not at all."""
     filters: Filters = NONE
     """Filters for what comes in here."""
-
-
-class ServerCertificate(Settings):
-    """What a listener shows of itself."""
-
-    certificate: ReadableFile
-    """A PEM file with the certificate and its chain."""
-    key: ReadableFile
-    """A PEM file with the certificate's key."""
-
-
-class ClientAuth(Settings):
-    """Certificates of clients."""
-
-    mode: Literal["optional", "required"] = "required"
-    """`required`: nobody connects without one; `optional`: one is verified where the client has it."""
-    ca: ReadableFile
-    """A PEM file of the certificates that clients' certificates must come from."""
-
-
-class ServerTls(Settings):
-    """How TLS is spoken to clients."""
-
-    certificates: Some[ServerCertificate]
-    """What to show: the first that fits the name that a client asks for, else the first."""
-    min_version: Literal["1.2", "1.3"] = "1.2"
-    """The oldest version of TLS."""
-    client_auth: ClientAuth | None = None
-    """Whether clients show a certificate too. null = they are not asked."""
 
 
 class Unwritten(Settings):
@@ -197,6 +212,9 @@ class Timeouts(Settings):
     """For the client to take more of a response. Then the connection is cut."""
     keepalive: Duration = 75.0
     """For the next request on a connection. Then it is closed without an answer."""
+    filters: Duration = 30.0
+    """For filters that have to wait, such as for an authority's answer, where the route has no `timeout`. A total, from
+    the beginning of the request. Answered 504."""
     drain: DrainTimeouts = DrainTimeouts()
     """For the end of what is under way when the gateway stops."""
 
@@ -411,6 +429,76 @@ class Route(Settings):
     """Filters for this route alone."""
 
 
+class ConsumerKey(Settings):
+    """A key that a consumer shows: one of `key` and `key_sha256`."""
+
+    key: Secret | None = None
+    """The key itself: visible ASCII characters."""
+    key_sha256: Sha256 | None = None
+    """Its SHA-256, so that nobody who reads the configuration has the key. Safe for keys that cannot be guessed."""
+
+    def __post_init__(self) -> None:
+        if (self.key is None) == (self.key_sha256 is None):
+            raise ValueError("not one key; expected either `key` or `key_sha256`")
+
+
+class ConsumerPassword(Settings):
+    """A username and its password."""
+
+    username: Username
+    """It has no colon; compared in Unicode's form NFC."""
+    password: Secret
+    """The password."""
+
+
+class ConsumerSubject(Settings):
+    """Whom a token speaks of."""
+
+    issuer: Annotated[str, Meta(min_length=1)]
+    """The token's `iss`, character by character."""
+    subject: Annotated[str, Meta(min_length=1)]
+    """The token's `sub`, character by character."""
+
+
+class ConsumerCertificate(Settings):
+    """A client certificate: one of `subject`, `san` and `fingerprint_sha256`."""
+
+    subject: Annotated[str, Meta(min_length=1)] | None = None
+    """Its subject, as RFC 4514 writes it: `CN=alice,O=Example`."""
+    san: Annotated[str, Meta(min_length=1)] | None = None
+    """One of its alternative names: `DNS:host`, `URI:spiffe://…`, `email:a@b` or `IP:10.0.0.1`."""
+    fingerprint_sha256: Fingerprint | None = None
+    """The SHA-256 of the certificate."""
+
+    def __post_init__(self) -> None:
+        if sum(each is not None for each in (self.subject, self.san, self.fingerprint_sha256)) != 1:
+            raise ValueError("not one mark; expected one of `subject`, `san` and `fingerprint_sha256`")
+
+
+class Consumer(Settings):
+    """Somebody that the gateway knows, and how requests show that they are theirs."""
+
+    name: Identity
+    """What it is called in logs, limits and fields for upstreams."""
+    groups: tuple[Identity, ...] = ()
+    """The groups that it belongs to."""
+    key_auth: tuple[ConsumerKey, ...] = ()
+    """Its keys, for `key_auth`. Several while one takes the place of another."""
+    basic_auth: tuple[ConsumerPassword, ...] = ()
+    """Its passwords, for `basic_auth`."""
+    jwt: tuple[ConsumerSubject, ...] = ()
+    """Whom tokens speak of when they are its own."""
+    certificates: tuple[ConsumerCertificate, ...] = ()
+    """Its client certificates."""
+
+
+class ConsumerFile(Settings):
+    """What a file of `consumer_files` says."""
+
+    consumers: tuple[Consumer, ...]
+    """Consumers, as in a configuration."""
+
+
 class Config(Settings):
     """A whole configuration, its includes merged."""
 
@@ -441,5 +529,10 @@ class Config(Settings):
     """Bundles of filters, by name, for routes to `use`."""
     filters: Filters = NONE
     """Filters for every request, known route or not."""
+    consumers: tuple[Consumer, ...] = ()
+    """Those that the gateway knows by name."""
+    consumer_files: tuple[str, ...] = ()
+    """Further files of `consumers`, by name or pattern, relative to this one. They are watched: what is changed,
+    added or removed there takes effect at once, without a reload being asked for."""
     routes: tuple[Route, ...] = ()
     """What happens to requests. The order counts only between routes that match equally well."""

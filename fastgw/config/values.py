@@ -413,7 +413,7 @@ Identity = Annotated[
 ]
 Username = Annotated[str, Notation("a username, without a colon", parse_username, {"type": "string"})]
 Sha256 = Annotated[
-    bytes, Notation("64 hexadecimal digits", parse_sha256, _written("[0-9A-Fa-f]{64}"), write=bytes.hex)
+    bytes, Notation("64 hexadecimal digits", parse_sha256, _written("[0-9A-Fa-f]{64}"), write=lambda _: "***")
 ]
 Fingerprint = Annotated[
     bytes,

@@ -1,7 +1,8 @@
 """The configuration as a file would say it: what `shapes` reads, back in its written form. Secrets are `***`.
 
 Defaults are written out. What a file would not say is left out: `include`, as all of it is here, empty lists where a
-file must have one element at least, and what means nothing on a route that has no upstream.
+file must have one element at least, and what means nothing on a route that has no upstream. So are consumers, who may
+be very many and are data more than settings.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,7 +35,7 @@ from fastgw.config.shapes import (
 def effective(config: Config) -> dict[str, Any]:
     """All of a configuration, in built-in types."""
     said = _settings(config)
-    del said["include"]
+    del said["include"], said["consumers"]
     return said
 
 

@@ -23,7 +23,9 @@ import msgspec
 
 from fastgw.compile import Plan, uses
 from fastgw.config import Loaded, Source
+from fastgw.config.files import found_by_patterns, pattern_in
 from fastgw.config.settings import Config, Route, Upstream
+from fastgw.identity import NOBODY, Index, index_of
 from fastgw.node.places import Places
 from fastgw.routing import Steps, at_once
 from fastgw.runtime.channel import Origin
@@ -51,7 +53,7 @@ class Accepted(msgspec.Struct, dict=True, kw_only=True):
     sources: list[Source]
     """The files it was read from, the main one first; none when it came from flags."""
     captured: dict[str, bytes]
-    """The files that it names, by absolute path."""
+    """The files that it names, by absolute path; and what its patterns find."""
     pickled_settings: bytes
     pickled_upstreams: dict[str, bytes]
     pickled_routes: list[bytes]
@@ -64,10 +66,17 @@ class Accepted(msgspec.Struct, dict=True, kw_only=True):
     """How many processes serve."""
     feeds: dict[str, bytes]
     """What is fetched once per node, by key: the pickled sources."""
+    image: bytes = b""
+    """Of the consumers; b"": there are none, or it is mapped."""
+
+    @cached_property
+    def index(self) -> Index:
+        """Of the consumers."""
+        return Index(self.image) if self.image else NOBODY
 
     @cached_property
     def settings(self) -> Config:
-        """Without routes and upstreams."""
+        """Without routes, upstreams and consumers."""
         settings: Config = pickle.loads(self.pickled_settings)
         return settings
 
@@ -79,7 +88,7 @@ class Accepted(msgspec.Struct, dict=True, kw_only=True):
     @property
     def plan(self) -> Plan:
         """What the tables are made from."""
-        return Plan(self.settings, self.upstreams, self.route_names, self._route, self.same, self.captured)
+        return Plan(self.settings, self.upstreams, self.route_names, self._route, self.same, self.captured, self.index)
 
     def _route(self, index: int) -> Route:
         route: Route = pickle.loads(self.pickled_routes[index])
@@ -91,7 +100,7 @@ class Accepted(msgspec.Struct, dict=True, kw_only=True):
         return self.sources[0].name if self.sources else ""
 
     def config(self) -> Config:
-        """The whole configuration."""
+        """The whole configuration, but for its consumers."""
         routes = tuple(self._route(index) for index in range(len(self.pickled_routes)))
         return msgspec.structs.replace(self.settings, upstreams=dict(self.upstreams), routes=routes)
 
@@ -135,10 +144,22 @@ class Document(msgspec.Struct):
 
 
 def accept(
-    loaded: Loaded, *, generation: int, date: float, source: Origin, places: Places, workers: int, base: Config | None
+    loaded: Loaded,
+    *,
+    generation: int,
+    date: float,
+    source: Origin,
+    places: Places,
+    workers: int,
+    base: Config | None,
+    index: Index | None = None,
 ) -> Accepted:
-    """Make the document of a configuration that was checked. `base`: of the generation before this one."""
+    """Make the document of a configuration that was checked. `base`: of the generation before this one.
+
+    `index`: of its consumers; None: there is none yet.
+    """
     config = loaded.config
+    index = index_of(config.consumers, loaded.captured) if index is None else index
     return Accepted(
         generation=generation,
         base=0 if base is None else generation - 1,
@@ -147,7 +168,7 @@ def accept(
         hash=_hash(loaded),
         sources=list(loaded.sources),
         captured=dict(loaded.captured),
-        pickled_settings=_pickled(msgspec.structs.replace(config, upstreams={}, routes=())),
+        pickled_settings=_pickled(msgspec.structs.replace(config, upstreams={}, routes=(), consumers=())),
         pickled_upstreams={name: _pickled(upstream) for name, upstream in config.upstreams.items()},
         pickled_routes=[_pickled(route) for route in config.routes],
         route_names=[route.name for route in config.routes],
@@ -155,6 +176,7 @@ def accept(
         places=places,
         workers=workers,
         feeds=_feeds(config),
+        image=index.image if index is not NOBODY else b"",
     )
 
 
@@ -187,10 +209,15 @@ def unsealing(descriptor: int, *, sources: bool = True) -> Steps[Accepted]:
         memoryview(mapped) as content,
         closing(_parts_in(content)) as parts,
     ):
-        accepted = msgspec.msgpack.decode(next(parts), type=Accepted)
+        begins = next(parts)
+        accepted = msgspec.msgpack.decode(begins, type=Accepted)
+        image_at = 2 * _LENGTH + len(begins)
+        if image_length := len(next(parts)):
+            accepted.__dict__["index"] = _mapped(descriptor, image_at, image_length)
         files = next(parts)
         if sources:
-            accepted.sources = msgspec.msgpack.decode(files, type=list[Source])
+            accepted.sources, found = msgspec.msgpack.decode(files, type=tuple[list[Source], dict[str, bytes]])
+            accepted.captured |= found
         long = _long(accepted)
         for part in parts:
             yield
@@ -201,6 +228,13 @@ def unsealing(descriptor: int, *, sources: bool = True) -> Steps[Accepted]:
             else:
                 held += entries
         return accepted
+
+
+def _mapped(descriptor: int, begins: int, length: int) -> Index:
+    """An index that is read where it lies in the file, as long as somebody asks it."""
+    inside = begins % mmap.ALLOCATIONGRANULARITY
+    mapped = mmap.mmap(descriptor, length + inside, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE, offset=begins - inside)
+    return Index(mapped, inside)
 
 
 def _long(accepted: Accepted) -> tuple[dict[str, Any] | list[Any], ...]:
@@ -217,7 +251,8 @@ def _long(accepted: Accepted) -> tuple[dict[str, Any] | list[Any], ...]:
 
 
 def _parts(accepted: Accepted) -> Iterator[object]:
-    """What the file holds: the document without what is long, its files, and pieces of the rest."""
+    """What the file holds: the document without what is long, its consumers, its files, and pieces of the rest."""
+    found = found_by_patterns(accepted.captured)
     places = msgspec.structs.replace(accepted.places, upstreams={}, targets={})
     yield msgspec.structs.replace(
         accepted,
@@ -227,8 +262,11 @@ def _parts(accepted: Accepted) -> Iterator[object]:
         route_names=[],
         same=[],
         places=places,
+        captured={file: content for file, content in accepted.captured.items() if file not in found},
+        image=b"",
     )
-    yield accepted.sources
+    yield msgspec.Raw(accepted.image)
+    yield accepted.sources, {file: content for file, content in accepted.captured.items() if file in found}
     for place, held in enumerate(_long(accepted)):
         entries = iter(held.items() if isinstance(held, dict) else held)
         while piece := list(islice(entries, _PIECE)):
@@ -259,7 +297,8 @@ def _feeds(config: Config) -> dict[str, bytes]:
 
 def _hash(loaded: Loaded) -> str:
     digest = hashlib.sha256()
-    for content in [each.text for each in loaded.sources] + [loaded.captured[name] for name in sorted(loaded.captured)]:
+    files = [loaded.captured[name] for name in sorted(loaded.captured) if not pattern_in(name)]
+    for content in [each.text for each in loaded.sources] + files:
         digest.update(b"%d " % len(content) + content)
     return digest.hexdigest()[:16]
 

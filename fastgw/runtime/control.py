@@ -160,7 +160,7 @@ class Control:
             captured = self._proposals.current.captured
             watch.watch(captured)
             await asyncio.sleep(LOOK_EVERY)
-            if watch.changed():
+            if await asyncio.to_thread(watch.changed):
                 await self._proposals.refresh()
 
     async def _follow_sources(self) -> None:

@@ -9,19 +9,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from fastgw.config.documents import Source, patterns_of
+from fastgw.config.files import pattern_in
 from fastgw.config.includes import Search
+from fastgw.config.spots import Flaw
 
 LOOK_EVERY: Final = 0.5
 """Seconds."""
 
-Trait = tuple[int, int, int, int]
+Trait = tuple[int, int, int, int] | tuple[str, ...]
+"""What changes with a file's contents; of a pattern: the files that it finds."""
 Traits = Mapping[str, Trait | None]
 UNSEEN: Final[Trait] = (0, 0, 0, 0)
 
 
 class FileWatch:
-    """Knows the files as they were at the last look. One that was not looked at yet is taken to have changed: nobody
-    knows what it was when it was read."""
+    """Knows the files as they were at the last look, and what patterns found. What was not looked at yet is taken to
+    have changed: nobody knows what it was when it was read."""
 
     def __init__(self) -> None:
         self._seen: dict[str, Trait | None] = {}
@@ -32,7 +35,9 @@ class FileWatch:
 
     def changed(self) -> bool:
         """Whether any is other than it was at the last look."""
-        before, self._seen = self._seen, {path: _trait(path) for path in self._seen}
+        search = Search()
+        before = self._seen
+        self._seen = {name: _found(search, name) if pattern_in(name) else _trait(name) for name in before}
         return self._seen != before
 
 
@@ -68,6 +73,14 @@ class SourceWatch:
             return False
         self._taken = self._seen
         return True
+
+
+def _found(search: Search, name: str) -> Trait | None:
+    """None: they are more than can be looked at."""
+    try:
+        return tuple(search.find("/", pattern_in(name)))
+    except Flaw:
+        return None
 
 
 def _trait(path: str) -> Trait | None:

@@ -18,13 +18,14 @@ from fastgw import config
 from fastgw.admin.node import Committed, Outcome, Reason
 from fastgw.compile import CompileError, compile
 from fastgw.config import ConfigError, Loaded, Problem, Source
-from fastgw.config.files import LARGEST, read_file
+from fastgw.config.files import brought_forward, read_again
 from fastgw.config.problems import path_text
 from fastgw.config.settings import Config
 from fastgw.config.spots import Flaw
 from fastgw.config.values import Address
 from fastgw.diff import as_text, differences
 from fastgw.filters import TYPES
+from fastgw.identity import index_of
 from fastgw.node.places import CannotPlace
 from fastgw.observe.sink import why_not
 from fastgw.runtime.accepted import Accepted, Document, accept, seal
@@ -122,26 +123,22 @@ class Proposals:
 
     def _captured_now(self) -> dict[str, bytes]:
         """Raises `ConfigError`."""
-        captured = {}
-        for path in self.current.captured:
-            try:
-                captured[path] = read_file(path, LARGEST)
-            except OSError as error:
-                raise ConfigError([Problem(path, 0, 0, "", f"cannot be read: {error.strerror}")]) from error
-            except Flaw as flaw:
-                raise ConfigError([Problem(path, 0, 0, "", flaw.wrong)]) from flaw
-        return captured
+        try:
+            return read_again(self.current.captured)
+        except Flaw as flaw:
+            raise ConfigError([Problem(self.current.file, 0, 0, "", flaw.wrong)]) from flaw
 
     async def rollback(self, generation: int | None) -> Outcome:
         """Go back to what the files said in a generation that is kept; None: to what they said before, each time one
-        step further. Certificates and the like stay those in force: the old ones may have expired."""
+        step further. Certificates and files of consumers stay those in force: the old may have expired, or been
+        withdrawn."""
         async with self._lock:
             if not self._is_serving:
                 return self._not_now()
             wanted = self._kept.get(self._before() if generation is None else generation)
             if wanted is None:
                 return self._refused("rejected", self._why_not_back(generation))
-            captured = {path: self.current.captured.get(path, held) for path, held in wanted.captured.items()}
+            captured = brought_forward(wanted.captured, self.current.captured)
             return await self._offer(lambda: config.load_sources(wanted.sources, captured, TYPES), "rollback")
 
     def _before(self) -> int:
@@ -222,7 +219,8 @@ class Proposals:
         for place, access_log in enumerate(settings.access_logs):
             if why := why_not(access_log.sink):
                 raise ConfigError([Problem(file, 0, 0, f"access_logs[{place}].sink", why)])
-        gateway = compile(settings, workers, loaded.captured)
+        index = index_of(settings.consumers, loaded.captured, self.current.index.key)
+        gateway = compile(settings, workers, loaded.captured, index)
         commons = self._commons
         commons.words.check(commons.shared, settings.limits)
         generation = self.current.generation + 1
@@ -237,6 +235,7 @@ class Proposals:
             places=places,
             workers=workers,
             base=self.config,
+            index=index,
         )
 
     def _is_held(self, place: int) -> bool:
@@ -247,7 +246,7 @@ class Proposals:
         stays = kept_on(self._kept.values(), before, accepted)
         self._kept[before.generation] = Document.of(before)
         self._kept = {generation: document for generation, document in self._kept.items() if generation in stays}
-        self.current, self.config = accepted, loaded.config
+        self.current, self.config = accepted, msgspec.structs.replace(loaded.config, consumers=())
         self.on_change(before, accepted)
 
     def _remember(

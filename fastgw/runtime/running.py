@@ -10,6 +10,7 @@ from fastgw import config
 from fastgw.compile import compile
 from fastgw.config import Loaded
 from fastgw.filters import TYPES
+from fastgw.identity import index_of
 from fastgw.runtime.accepted import accept
 from fastgw.runtime.activation import inherited
 from fastgw.runtime.bound import Bound
@@ -47,7 +48,8 @@ def run_gateway(
         loaded = config.load_sources(estate.sources, estate.captured, TYPES)
     settings = loaded.config
     workers = auto_workers(usable_cpus()) if settings.workers == "auto" else settings.workers
-    gateway = compile(settings, workers, loaded.captured)
+    index = index_of(settings.consumers, loaded.captured)
+    gateway = compile(settings, workers, loaded.captured, index)
     if estate is not None:
         gateway.places = estate.places.following(gateway.names, estate.generation, estate.generation)
     accepted = accept(
@@ -58,7 +60,9 @@ def run_gateway(
         places=gateway.places,
         workers=workers,
         base=None,
+        index=index,
     )
+    del loaded, settings  # they may be large, and children would be born with them
     if trial is not None:
         preflight(trial, accepted, gateway)
         raise SystemExit(PASSED)  # and nothing but this: a program that does nothing ends well too

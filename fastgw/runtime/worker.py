@@ -215,6 +215,7 @@ class Worker:
         placed = dict(zip(gateway.tables, prepare.listeners, strict=True))
         self._standing.take_queued(placed)
         self._observer.adopt(gateway.config.access_logs, gateway.series)
+        gateway.stock.roster.index = gateway.index
         self._server.adopt(gateway, words.connection_limit(column, limits), words.address_limit(column, limits))
         if self._drain is None:  # else nothing is accepted any more
             self._standing.serve(gateway.listeners, placed)

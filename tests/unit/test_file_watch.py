@@ -112,3 +112,18 @@ def test_what_is_back_as_it_was_before_anybody_was_told_is_no_change(tmp_path):
     assert not watch.settled(sources)
     os.rename(tmp_path / "away", tmp_path / "gateway.yaml")
     assert [watch.settled(sources) for _ in range(3)] == [False, False, False]
+
+
+def test_of_a_pattern_what_it_finds_is_watched(tmp_path):
+    (tmp_path / "a.yaml").write_text("one")
+    pattern = f"\0{tmp_path}/*.yaml"
+    watch = FileWatch()
+    watch.watch([pattern])
+    assert watch.changed()
+    assert not watch.changed()
+    (tmp_path / "b.yaml").write_text("two")
+    assert watch.changed()
+    (tmp_path / "b.txt").write_text("two")
+    assert not watch.changed()
+    (tmp_path / "a.yaml").unlink()
+    assert watch.changed()

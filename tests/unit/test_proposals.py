@@ -56,6 +56,14 @@ class Control:
         self.read.append(str(route.respond.body))
         return message.generation
 
+    async def consumers(self) -> list[str]:
+        """The names of the consumers that are proposed next, which takes place."""
+        while not isinstance(message := self._supervisor.receive(), Propose):
+            await asyncio.sleep(0)
+        (descriptor,) = self._supervisor.take_descriptors()
+        self.answer(message.generation)
+        return found(descriptor)
+
     def answer(self, generation: int, why: str = "") -> None:
         self.proposals.conclude(
             Verdict(
@@ -246,3 +254,60 @@ async def test_a_trial_changes_nothing(control):
     assert (outcome.ok, outcome.generation) == (True, 1)
     assert "other" in outcome.summary
     assert (control.read, control.proposals.records) == ([], [])
+
+
+def found(descriptor: int) -> list[str]:
+    """The names of the consumers in a proposal."""
+    try:
+        return [each.name for each in unseal(descriptor).index.known()]
+    finally:
+        os.close(descriptor)
+
+
+@on_loop
+async def test_files_of_consumers_are_taken_without_the_rest_and_survive_a_rollback(tmp_path):
+    """A key that was withdrawn does not come back with the routes of yesterday."""
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a.yaml").write_text("consumers: [{name: alice}]")
+    control = Control(tmp_path)
+    try:
+        (tmp_path / "gateway.yaml").write_text(f"{WRITTEN}consumer_files: ['d/*.yaml']\n")
+        reloading = asyncio.create_task(control.proposals.reload("signal"))
+        assert await control.consumers() == ["alice"]
+        assert (await reloading).ok
+        before = control.proposals.current
+        (tmp_path / "d" / "b.yaml").write_text("consumers: [{name: bob, key_auth: [{key: planted}]}]")
+        (tmp_path / "d" / "a.yaml").unlink()
+        (tmp_path / "gateway.yaml").write_text("nobody asked for this to be read")
+        refreshing = asyncio.create_task(control.proposals.refresh())
+        assert await control.consumers() == ["bob"]
+        await refreshing
+        assert control.proposals.current.sources == before.sources
+        assert control.proposals.current.index.digest != before.index.digest
+        rolling_back = asyncio.create_task(control.proposals.rollback(1))
+        assert await control.consumers() == []
+        assert (await rolling_back).ok
+        rolling_back = asyncio.create_task(control.proposals.rollback(3))
+        assert await control.consumers() == ["bob"]
+        await rolling_back
+    finally:
+        control.close()
+
+
+@on_loop
+async def test_a_file_of_consumers_that_cannot_be_read_changes_nothing(tmp_path):
+    (tmp_path / "a.yaml").write_text("consumers: [{name: alice}]")
+    control = Control(tmp_path)
+    try:
+        (tmp_path / "gateway.yaml").write_text(f"{WRITTEN}consumer_files: [a.yaml]\n")
+        reloading = asyncio.create_task(control.proposals.reload("signal"))
+        assert await control.consumers() == ["alice"]
+        await reloading
+        (tmp_path / "a.yaml").write_text("consumers: [{name: alice, key_auth: [{key: planted with blanks}]}]")
+        await control.proposals.refresh()
+        assert control.proposals.current.index.count == 1
+        (why,) = control.proposals.records[-1].problems
+        assert (why.wrong, why.line) == ("not visible ASCII alone", 1)
+        assert "planted" not in str(why)
+    finally:
+        control.close()
