@@ -328,6 +328,9 @@ cdef class Head:
     def field(self, bytes name not None):
         return self.first(name)
 
+    def values(self, bytes name not None):
+        return self._fields.get_all(name) if self._fields is not None else _all_of_any(self, name)
+
 
 cdef bytes _first_known(Head head, bytes name):
     cdef int number = _NUMBERS[name]
@@ -340,9 +343,22 @@ cdef bytes _first_known(Head head, bytes name):
 
 
 cdef bytes _first_of_any(Head head, bytes name):
-    cdef const uint8_t* base = <const uint8_t*>PyBytes_AS_STRING(head.source)
-    cdef const uint8_t* at = base + head.first_line
-    cdef const uint8_t* end = base + head.head_length
+    cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(head.source) + head.first_line
+    return _next_of_any(head, name, &at)
+
+
+cdef list _all_of_any(Head head, bytes name):
+    cdef const uint8_t* at = <const uint8_t*>PyBytes_AS_STRING(head.source) + head.first_line
+    cdef list found = []
+    while (value := _next_of_any(head, name, &at)) is not None:
+        found.append(value)
+    return found
+
+
+cdef bytes _next_of_any(Head head, bytes name, const uint8_t** line):
+    """The value of the next field of this name, from a line on; `line` is then the one behind it."""
+    cdef const uint8_t* at = line[0]
+    cdef const uint8_t* end = <const uint8_t*>PyBytes_AS_STRING(head.source) + head.head_length
     cdef const uint8_t* wanted = <const uint8_t*>PyBytes_AS_STRING(name)
     cdef Py_ssize_t length = PyBytes_GET_SIZE(name)
     cdef Py_ssize_t place
@@ -356,8 +372,9 @@ cdef bytes _first_of_any(Head head, bytes name):
                 at += length + 1
                 while at[0] == c" " or at[0] == c"\t":
                     at += 1
-                stop = _trimmed(at, value_end(at, end))
-                return PyBytes_FromStringAndSize(<const char*>at, stop - at)
+                stop = value_end(at, end)
+                line[0] = <const uint8_t*>memchr(stop, c"\n", end - stop) + 1
+                return PyBytes_FromStringAndSize(<const char*>at, _trimmed(at, stop) - at)
         at = <const uint8_t*>memchr(at, c"\n", end - at) + 1  # the head ends with one
     return None
 

@@ -122,6 +122,14 @@ class _Head:
     field = first
     """As an exchange calls it."""
 
+    def values(self, name: bytes) -> list[bytes]:
+        """All values of the field with this lower-case name, in order, as `fields` has them."""
+        if self._fields is not None:
+            return self._fields.get_all(name)
+        if name in self.connection_named:
+            return []
+        return [value.rstrip(b" \t") for value in line_named(name).findall(self.raw, self.fields_start - 1)]
+
 
 _EXTRAORDINARY: Final = frozenset(b"content-length expect max-forwards te transfer-encoding upgrade".split())
 

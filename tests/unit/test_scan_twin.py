@@ -54,6 +54,7 @@ def attributes(head: Any, names: list[str]) -> dict[str, object]:
     for stage in ("unparsed", "parsed"):
         told[f"first, {stage}"] = [head.first(name) for name in ASKED]
         told[f"field, {stage}"] = [head.field(name) for name in ASKED]
+        told[f"values, {stage}"] = [head.values(name) for name in ASKED]
         told[f"edited, {stage}"] = head.edited()
         told[f"fields, {stage}"] = list(head.fields())
     return told | {"repr": repr(head), "dropped": (head.DROPPED, head.KNOWN)}

@@ -524,3 +524,16 @@ def test_what_was_read_is_taken_out_of_the_buffer_and_no_byte_more(length: int):
     buffer = memoryview(bytearray(b"0123456789"))
     assert taken(buffer, length) == b"0123456789"[:length]
     assert taken(buffer[2:8], length) == b"234567"[:length]
+
+
+def test_all_values_of_a_field_are_told_in_order():
+    request = judge_request(
+        head(b"GET / HTTP/1.1", b"X-Key: a", b"x-keys: b", b"X-KEY:c \t", b"X_Key: d", b"Via: 1.1 a", b"via: 1.1 b")
+    )
+    for _ in ("unparsed", "parsed"):
+        assert request.values(b"x-key") == [b"a", b"c"]
+        assert request.values(b"via") == [b"1.1 a", b"1.1 b"]
+        assert request.values(b"x-other") == []
+        request.fields()
+    named = judge_request(head(b"GET / HTTP/1.1", b"Connection: x-key", b"X-Key: a"))
+    assert named.values(b"x-key") == []
