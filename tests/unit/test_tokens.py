@@ -1,0 +1,149 @@
+"""The token cache: what it remembers, for how long, and that it forgets its oldest first."""
+
+import time
+from array import array
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastgw.node import tokens
+from fastgw.node.tokens import HITS, MISSES, TokenCache, count_in
+
+WAYS: list[tuple[Any, Any]] = list(dict.fromkeys([(tokens._TokenCache, tokens._count_in), (TokenCache, count_in)]))
+LATER = time.monotonic() + 3600
+
+
+@pytest.fixture(params=WAYS, ids=lambda way: way[0].__module__)
+def made(request: pytest.FixtureRequest) -> Any:
+    return request.param[0]
+
+
+@pytest.fixture(params=WAYS, ids=lambda way: way[0].__module__)
+def counting(request: pytest.FixtureRequest) -> Iterator[tuple[Any, memoryview]]:
+    """A way, and the words in which it counts."""
+    cache, count = request.param
+    words = memoryview(array("Q", [0, 0]))
+    count(words)
+    yield cache, words
+    count(memoryview(array("Q", [0, 0])))
+
+
+def test_what_was_put_is_got_and_nothing_else(made: Any) -> None:
+    cache = made(10)
+    cache.put(b"one", 1, LATER)
+    cache.put(b"two", 2, LATER)
+    assert [cache.get(each) for each in (b"one", b"two", b"three", b"", b"one\0", b"on")] == [
+        1,
+        2,
+        None,
+        None,
+        None,
+        None,
+    ]
+    cache.put(b"one", "other", LATER)
+    assert (cache.get(b"one"), len(cache)) == ("other", 2)
+    cache.forget(b"one")
+    cache.forget(b"never")
+    assert (cache.get(b"one"), len(cache)) == (None, 1)
+
+
+def test_what_is_over_is_not_got_and_leaves_its_place(made: Any) -> None:
+    cache = made(10)
+    cache.put(b"gone", 1, time.monotonic())
+    ends = time.monotonic() + 0.01
+    cache.put(b"going", 2, ends)
+    assert cache.get(b"gone") is None
+    while time.monotonic() < ends:
+        pass
+    assert cache.get(b"going") is None
+    assert len(cache) == 0
+
+
+def test_a_full_cache_forgets_its_oldest_one_by_one(made: Any) -> None:
+    cache = made(3)
+    for number in range(5):
+        cache.put(b"%d" % number, number, LATER)
+    assert [cache.get(b"%d" % number) for number in range(5)] == [None, None, 2, 3, 4]
+    cache.put(b"2", 22, LATER)  # the newest now
+    cache.put(b"5", 5, LATER)
+    assert [cache.get(b"%d" % number) for number in range(6)] == [None, None, 22, None, 4, 5]
+    assert len(cache) == 3
+
+
+def test_what_is_not_wanted_any_more_is_forgotten(made: Any) -> None:
+    cache = made(10)
+    for number in range(6):
+        cache.put(b"%d" % number, number, LATER)
+    cache.keep(lambda number: number % 2 == 0)
+    assert [cache.get(b"%d" % number) for number in range(6)] == [0, None, 2, None, 4, None]
+
+
+def test_hits_and_misses_are_counted_in_the_words_of_the_process(counting: tuple[Any, memoryview]) -> None:
+    made, words = counting
+    one, other = made(10), made(10)
+    one.put(b"a", 1, LATER)
+    one.put(b"over", 1, 0.0)
+    for cache, credential in ((one, b"a"), (one, b"a"), (one, b"b"), (one, b"over"), (other, b"a")):
+        cache.get(credential)
+    assert (words[HITS], words[MISSES]) == (2, 3)
+
+
+def test_words_of_another_form_are_refused(counting: tuple[Any, memoryview]) -> None:
+    _, count = next(way for way in WAYS if way[0] is counting[0])
+    for words in (memoryview(array("Q", [0])), memoryview(array("Q", [0] * 3))):
+        with pytest.raises(ValueError, match="two words"):
+            count(words)
+
+
+def test_what_one_policy_accepted_is_in_no_other_cache(made: Any) -> None:
+    """And what is kept is found by no one who does not know the key of this cache: two caches have none in common."""
+    one, other = made(10), made(10)
+    one.put(b"token", 1, LATER)
+    assert other.get(b"token") is None
+    assert "token" not in repr(one)
+    assert repr(one) == "<TokenCache 1 of 10>"
+
+
+def test_a_cache_without_room_is_refused(made: Any) -> None:
+    with pytest.raises(ValueError, match="room for one"):
+        made(0)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["put", "get", "forget"]), st.binary(max_size=3), st.booleans()),
+        max_size=40,
+    ),
+    st.integers(1, 4),
+)
+def test_any_use_is_that_of_a_bounded_map_in_order(uses: list[tuple[str, bytes, bool]], most: int) -> None:
+    """By both ways, against the plainest there is."""
+    for made, _ in WAYS:
+        cache, model = made(most), dict[bytes, tuple[int, bool]]()
+        for number, (use, credential, lasts) in enumerate(uses, 1):
+            if use == "put":
+                model.pop(credential, None)
+                if len(model) == most:
+                    del model[next(iter(model))]
+                model[credential] = number, lasts
+                cache.put(credential, number, LATER if lasts else 0.0)
+            elif use == "forget":
+                model.pop(credential, None)
+                cache.forget(credential)
+            else:
+                held, good = model.get(credential, (None, False))
+                if not good:
+                    model.pop(credential, None)
+                assert cache.get(credential) == (held if good else None)
+            assert len(cache) == len(model)
+
+
+@given(st.binary(max_size=40), st.binary(max_size=40))
+def test_credentials_of_any_length_are_told_apart(one: bytes, other: bytes) -> None:
+    for made, _ in WAYS:
+        cache = made(2)
+        cache.put(one, 1, LATER)
+        assert (cache.get(other) == 1) is (one == other)
