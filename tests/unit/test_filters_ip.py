@@ -1,0 +1,107 @@
+"""ip: the most specific network decides; what is denied gets no further."""
+
+from ipaddress import ip_network
+
+import pytest
+
+from fastgw.filters.ip import REMEMBERED, judge_of
+from tests.support.memory import SERVICE, Plane
+
+GET = b"GET / HTTP/1.1\r\nHost: a.test\r\n"
+
+
+def verdict(ip: str, allow: list[str], deny: list[str], unix: bool | None = None) -> bool:
+    return judge_of(map(ip_network, allow), map(ip_network, deny), unix)(ip)[0]
+
+
+@pytest.mark.parametrize(
+    ("ip", "allow", "deny", "passes"),
+    [
+        ("192.0.2.1", [], [], True),
+        ("192.0.2.1", ["192.0.2.0/24"], [], True),
+        ("192.0.3.1", ["192.0.2.0/24"], [], False),
+        ("192.0.2.1", [], ["192.0.2.0/24"], False),
+        ("192.0.3.1", [], ["192.0.2.0/24"], True),
+        ("10.1.2.3", ["10.1.2.3"], ["10.0.0.0/8"], True),
+        ("10.1.2.4", ["10.1.2.3"], ["10.0.0.0/8"], False),
+        ("10.1.2.4", ["10.1.0.0/16"], ["10.0.0.0/8", "10.1.2.0/24"], False),
+        ("10.1.3.4", ["10.1.0.0/16"], ["10.0.0.0/8", "10.1.2.0/24"], True),
+        ("10.1.2.3", ["10.0.0.0/8"], ["10.0.0.0/8"], False),  # a tie
+        ("10.1.2.3", ["10.1.2.3"], ["0.0.0.0/0"], True),
+        ("2001:db8::1", ["2001:db8::/32"], ["::/0"], True),
+        ("2001:db9::1", ["2001:db8::/32"], ["::/0"], False),
+        ("2001:db8::1", [], ["0.0.0.0/0"], True),
+        ("192.0.2.1", [], ["::/0"], True),  # IPv4 is no part of IPv6
+        ("::ffff:192.0.2.1", ["192.0.2.0/24"], ["::/0"], True),
+        ("::ffff:192.0.2.1", [], ["192.0.2.1"], False),
+        ("192.0.2.1", [], ["::ffff:192.0.2.0/120"], False),
+        ("192.0.2.1", [], ["::ffff:0:0/96"], False),
+        ("::1", [], ["::ffff:0:0/96"], True),
+        ("fe80::1%eth0", ["fe80::/10"], [], True),
+    ],
+)
+def test_the_most_specific_network_decides(ip: str, allow: list[str], deny: list[str], passes: bool) -> None:
+    assert verdict(ip, allow, deny) is passes
+
+
+@pytest.mark.parametrize(
+    ("allow", "unix", "passes"),
+    [([], None, True), (["127.0.0.1"], None, False), (["127.0.0.1"], True, True), ([], False, False)],
+)
+def test_a_unix_socket_is_in_no_network(allow: list[str], unix: bool | None, passes: bool) -> None:
+    assert verdict("unix:", allow, [], unix) is passes
+
+
+def test_thousands_of_networks_are_told_apart_and_not_all_addresses_are_remembered() -> None:
+    networks = [f"10.{number >> 8}.{number & 255}.0/24" for number in range(5000)]
+    judge = judge_of([], map(ip_network, networks))
+    assert [judge(f"10.{number >> 8}.{number & 255}.9")[0] for number in range(4990, 5010)] == [False] * 10 + [
+        True
+    ] * 10
+    for number in range(REMEMBERED + 100):
+        judge(f"11.0.{number >> 8}.{number & 255}")
+    assert judge.cache_info().currsize == REMEMBERED  # type: ignore[attr-defined]
+
+
+def test_what_is_denied_is_answered_and_goes_no_further() -> None:
+    plane = Plane({"filters": {"ip": {"allow": ["192.0.2.0/24"], "deny": ["192.0.2.7"]}}})
+    denied = plane.client("192.0.2.7")
+    denied.sends(GET + b"\r\n")
+    assert denied.received.startswith(b"HTTP/1.1 403 ")
+    assert b"urn:fastgw:fault:client_address_denied" in denied.received
+    assert b"192.0.2" not in denied.received
+    assert [record.fault for record in plane.records] == ["client_address_denied"]
+    plane.assert_quiet()
+    plane.client("192.0.2.8").sends(GET + b"\r\n")
+    assert len(plane.pool.waiting) == 1
+
+
+@pytest.mark.parametrize(("peer", "passes"), [("10.0.0.1", False), ("198.51.100.1", True)])
+def test_a_trusted_proxy_tells_the_address(peer: str, passes: bool) -> None:
+    """And nobody else: what an outsider writes there does not count."""
+    plane = Plane(
+        {
+            "listeners": {"main": {"address": "127.0.0.1:0", "trusted_proxies": ["10.0.0.0/8"]}},
+            "filters": {"ip": {"deny": ["192.0.2.1"]}},
+        }
+    )
+    plane.client(peer).sends(GET + b"X-Forwarded-For: 192.0.2.1\r\n\r\n")
+    assert bool(plane.pool.waiting) is passes
+
+
+def test_a_route_may_have_one_of_its_own() -> None:
+    plane = Plane({"routes": [{"name": "inner", "upstream": "u", "filters": {"ip": {"allow": ["10.0.0.0/8"]}}}]})
+    outside = plane.client("192.0.2.1")
+    outside.sends(GET + b"\r\n")
+    assert outside.received.startswith(b"HTTP/1.1 403 ")
+    plane.client("10.0.0.1").sends(GET + b"\r\n")
+    assert len(plane.pool.waiting) == 1
+
+
+def test_equal_lists_are_held_once() -> None:
+    """10,000 routes that use one filter set have one table between them."""
+    allow = {"ip": {"allow": ["10.0.0.0/8"]}}
+    routes = [{"name": name, "paths": [f"/{name}"], "upstream": "u", "filters": allow} for name in "abc"]
+    plane = Plane({**SERVICE, "routes": routes})
+    chains = [compiled.rules[0][0].route.chain for compiled in plane.gateway.routes if compiled.rules[0]]
+    assert len({chain.links[0].keeps[0] for chain in chains}) == 1
