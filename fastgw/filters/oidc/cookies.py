@@ -4,7 +4,7 @@ A value of several cookies is cut into `NAME`, `NAME.1`, `NAME.2`…; the first 
 section 6.1 asks browsers for 4,096 bytes of name, value and attributes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, final
 
 MOST_PIECES: Final = 5
@@ -20,11 +20,11 @@ class Ambiguous(Exception):
 
 @final
 class Jar:
-    """The cookies of a request whose names begin with one of `ours`; the others are for the upstream."""
+    """The cookies of a request that are ours, by their names; the others are for the upstream."""
 
     __slots__ = ("others", "ours", "repeated")
 
-    def __init__(self, lines: Sequence[bytes], ours: tuple[bytes, ...]) -> None:
+    def __init__(self, lines: Sequence[bytes], is_ours: Callable[[bytes], object]) -> None:
         """`lines`: the values of all its Cookie fields."""
         self.ours: dict[bytes, bytes] = {}
         self.repeated: set[bytes] = set()
@@ -32,7 +32,7 @@ class Jar:
         for line in lines:
             for pair in line.split(b";"):
                 name, equals, value = pair.strip(b" \t").partition(b"=")
-                if not name.startswith(ours):
+                if not is_ours(name):
                     if name or equals:
                         others.append(pair.strip(b" \t"))
                 elif name in self.ours:

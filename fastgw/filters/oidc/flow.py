@@ -1,0 +1,435 @@
+"""The way of browsers: to the provider, back with a code, on with a session, and out.
+
+Rule 1: what comes back from a browser counts only with what was sealed for this browser when it left.
+Rule 2: who has a session goes on while the provider is away; who needs the provider is told that it is.
+Rule 3: nothing is refreshed twice with one refresh token: some providers take that for a theft.
+"""
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from hmac import compare_digest
+from typing import Final, NamedTuple, final
+
+from msgspec.structs import replace
+
+from fastgw.errors import Fault
+from fastgw.exchange import Exchange, Outcome, Reply
+from fastgw.filters.oidc.cookies import Ambiguous, Jar, clear, put
+from fastgw.filters.oidc.id_token import IdTokens
+from fastgw.filters.oidc.provider import Authenticate, Away, Denied, Provider, Tokens
+from fastgw.filters.oidc.session import Attempt, Sealed, Session
+from fastgw.filters.oidc.settings import Login
+from fastgw.filters.oidc.urls import local, parameters_of, with_query
+from fastgw.forwarded import client_scheme
+from fastgw.identity import Consumer, Index, Roster
+from fastgw.jose import Claims, Refused
+from fastgw.node.tokens import TokenCache
+from fastgw.upstream.tls import ClientTls
+
+log = logging.getLogger("fastgw")
+
+MOST_ATTEMPTS: Final = 4
+"""Logins that one browser may have begun at a time, in as many tabs."""
+AGAIN_S: Final = 10.0
+"""How long a session goes on before the provider is asked once more, when it was away."""
+KEPT_S: Final = 120.0
+"""How long it is known what came of a refresh: the browser may still send the cookie of before."""
+MOST_KNOWN: Final = 2_000
+"""Sessions that are held as they were read."""
+_IDLE_SHARE: Final = 0.25
+"""The share of the idle time after which a cookie is written anew."""
+_PREFIX: Final = b"__Host-"  # such a cookie is of this host alone, and came by https
+_ATTRIBUTES: Final = b"; Path=/; HttpOnly; SameSite=Lax"
+_OWN: Final = b"fastgw_oidc_"
+_COOKIE: Final = frozenset((b"cookie",))
+_NO_STORE: Final = (b"Cache-Control", b"no-store")
+_CALLBACK: Final = ("code", "state", "iss", "error")
+
+_UNKNOWN: Final = "This login is not known here, or not any more. Begin again."
+_UNAVAILABLE: Final = "Logging in is not possible just now, as the identity provider is away. Try again later."
+
+
+class Trust(NamedTuple):
+    """What makes a policy's way its own."""
+
+    issuer: str
+    provider: Provider
+    id_tokens: IdTokens
+    sealed: Sealed
+    authenticate: Authenticate
+    tls: ClientTls
+    roster: Roster
+    edits: Callable[[Session], tuple[tuple[bytes, bytes | None], ...]]
+    """Fields as the upstream gets them for a session, however the client sent them; None: without."""
+
+
+@final
+class Known:
+    """A session that a cookie holds, read."""
+
+    __slots__ = ("claims", "consumer", "edits", "ended", "index", "retry_date", "sealed", "session")
+
+    def __init__(self) -> None:
+        self.session: Session
+        self.claims: Claims
+        self.edits: tuple[tuple[bytes, bytes | None], ...]
+        self.consumer: Consumer | None = None
+        self.index: Index | None = None
+        """Where the consumer was looked for."""
+        self.sealed: bytes | None = None
+        """What the cookie has to become; None: it is up to date."""
+        self.ended = ""
+        """Why it does not count any more."""
+        self.retry_date = 0.0
+
+
+class _Site(NamedTuple):
+    """Where a browser sees the gateway."""
+
+    origin: str
+    cookie: bytes
+    attributes: bytes
+
+
+@final
+class Flow:
+    """That of one policy, in one worker."""
+
+    def __init__(self, login: Login, trust: Trust, realm: bytes) -> None:
+        self._login = login
+        self._trust = trust
+        self._provider = trust.provider
+        self._callback = login.callback.encode()
+        self._begins = (login.login or "").encode()
+        self._ends = (login.logout or "").encode()
+        name = login.session.cookie
+        if name is None:
+            name = _OWN.decode() + sha256(f"{trust.issuer}\n{login.client_id}".encode()).hexdigest()[:8]
+        self._name = name.encode()
+        own = rb"(?:%b)?(?:%b[0-9a-f]+|%b)(?:\..*)?" % (_PREFIX, _OWN, re.escape(self._name))
+        self._is_ours = re.compile(own, re.DOTALL).fullmatch
+        self._challenge = (b"WWW-Authenticate", b'Cookie realm="%b", cookie-name="%b"' % (realm, self._name))
+        self._known: TokenCache[Known] = TokenCache(MOST_KNOWN)
+        self._renewals: dict[str, asyncio.Task[Session | Away | None]] = {}
+        self._writing: dict[Exchange, list[bytes]] = {}
+
+    # --- the steps ---
+
+    def request(self, exchange: Exchange) -> Outcome:
+        jar = Jar(exchange.head.values(b"cookie"), self._is_ours)
+        if jar.ours:
+            exchange.request_dropped |= _COOKIE
+            if jar.others:
+                exchange.request_added += b"Cookie: %b\r\n" % jar.others
+        site = self._site(exchange)
+        path = exchange.path
+        if path == self._callback:
+            return self._return(exchange, jar, site)
+        try:
+            known = self._session(jar, site)
+        except Ambiguous:
+            return self._refuse(exchange, Fault.CREDENTIALS_INVALID, "the session's cookie is there twice")
+        if path == self._ends:
+            return self._log_out(known, jar, site)
+        if path == self._begins:
+            wanted = parameters_of(exchange.query, ("return_to",)) or {}
+            return self._begin(exchange, jar, site, local(wanted.get("return_to", "/").encode()))
+        if known is None:
+            return self._without(exchange, jar, site, "")
+        return self._go_on(exchange, jar, site, known)
+
+    def response(self, exchange: Exchange) -> None:
+        values = self._writing.pop(exchange, None)
+        if values is not None:
+            assert exchange.response is not None
+            exchange.response.headers.set(*_NO_STORE)  # or a cache might give the session to somebody else
+            exchange.add_response_fields(b"".join(b"Set-Cookie: %b\r\n" % value for value in values))
+
+    def finish(self, exchange: Exchange) -> None:
+        self._writing.pop(exchange, None)
+
+    # --- with a session ---
+
+    def _session(self, jar: Jar, site: _Site) -> Known | None:
+        value = jar.value(site.cookie)
+        if value is None:
+            return None
+        known = self._known.get(value)
+        if known is None:
+            session = self._trust.sealed.session(value)
+            if session is None:
+                return None
+            known = Known()
+            self._hold(known, session)
+            left_s = session.begun_date + self._login.session.lifetime - time.time()
+            self._known.put(value, known, time.monotonic() + left_s)
+        return known
+
+    def _go_on(self, exchange: Exchange, jar: Jar, site: _Site, known: Known) -> Outcome:
+        session, now = known.session, time.time()
+        limits = self._login.session
+        if known.ended or now >= session.begun_date + limits.lifetime:
+            return self._without(exchange, jar, site, known.ended or "the session has reached its lifetime")
+        if limits.idle is not None:
+            if now >= session.used_date + limits.idle:
+                return self._without(exchange, jar, site, "the session was not used for too long")
+            if now >= session.used_date + limits.idle * _IDLE_SHARE:
+                self._become(known, replace(session, used_date=now))
+        if self._login.pass_access_token and not session.refresh_token and 0 < session.ends_date <= now:
+            return self._without(exchange, jar, site, "the access token has expired")
+        if session.due_date and now >= max(session.due_date, known.retry_date):
+            renewal = self._renewals.get(session.refresh_token)
+            if renewal is None or renewal.done() or now >= session.ends_date:
+                return self._renew(exchange, jar, site, known)
+        self._pass(exchange, jar, site, known)
+        return None
+
+    def _pass(self, exchange: Exchange, jar: Jar, site: _Site, known: Known) -> None:
+        roster = self._trust.roster
+        if known.index is not roster.index:
+            known.index = roster.index
+            known.consumer = roster.by_jwt_subject(self._trust.issuer, known.claims["sub"])
+        exchange.claims, exchange.consumer = known.claims, known.consumer
+        for name, value in known.edits:
+            if value is None:
+                exchange.headers.remove(name)
+            else:
+                exchange.headers.set(name, value)
+        if known.sealed is not None:
+            self._writing[exchange] = put(site.cookie, known.sealed, site.attributes, jar.ours)
+
+    def _become(self, known: Known, session: Session) -> None:
+        self._hold(known, session)
+        known.sealed = self._trust.sealed.seal_session(session)
+
+    def _hold(self, known: Known, session: Session) -> None:
+        known.session, known.claims, known.edits = session, session.claims, self._trust.edits(session)
+
+    # --- refreshing it ---
+
+    async def _renew(self, exchange: Exchange, jar: Jar, site: _Site, known: Known) -> Reply | None:
+        session = known.session
+        renewal = self._renewals.get(session.refresh_token)
+        if renewal is None:
+            renewal = self._begin_renewal(session)
+        renewed = await asyncio.shield(renewal)
+        if isinstance(renewed, Away):
+            if not known.retry_date:
+                log.warning("oidc: sessions go on without being refreshed: %s", renewed)
+            known.retry_date = time.time() + AGAIN_S
+        elif renewed is None:
+            known.ended = "the provider has ended the session"
+            return await _awaited(self._without(exchange, jar, site, known.ended))
+        elif known.session is session:
+            self._become(known, replace(renewed, used_date=time.time()))
+        self._pass(exchange, jar, site, known)
+        return None
+
+    def _begin_renewal(self, session: Session) -> asyncio.Task[Session | Away | None]:
+        """A task of its own: the client may leave, and what the provider then gives is still the session's."""
+        loop, token = asyncio.get_running_loop(), session.refresh_token
+        renewal = self._renewals[token] = loop.create_task(self._renewed(session))
+
+        def done(renewal: asyncio.Task[Session | Away | None]) -> None:
+            if renewal.cancelled() or isinstance(renewal.result(), Away):
+                self._renewals.pop(token, None)
+            else:
+                loop.call_later(KEPT_S, self._renewals.pop, token, None)
+
+        renewal.add_done_callback(done)
+        return renewal
+
+    def stop(self) -> None:
+        for renewal in self._renewals.values():
+            renewal.cancel()
+
+    async def _renewed(self, session: Session) -> Session | Away | None:
+        """None: the provider does not give more."""
+        form = {"grant_type": "refresh_token", "refresh_token": session.refresh_token}
+        try:
+            tokens = await self._provider.tokens(form, self._trust.authenticate, self._trust.tls)
+            if tokens.id_token:
+                await self._trust.id_tokens.judge_renewed(tokens, session.claims)
+        except (Denied, Refused) as refusal:
+            log.info("oidc: a session ends: %s", refusal)
+            return None
+        except Away as away:
+            return away
+        return self._with(tokens, session)
+
+    def _with(self, tokens: Tokens, session: Session) -> Session:
+        now = time.time()
+        return replace(
+            session,
+            id_token=tokens.id_token.encode() or session.id_token,
+            access_token=tokens.access_token if self._login.pass_access_token else "",
+            refresh_token=tokens.refresh_token or session.refresh_token,
+            got_date=now,
+            ends_date=now + tokens.expires_in if tokens.expires_in else 0.0,
+        )
+
+    # --- without one ---
+
+    def _without(self, exchange: Exchange, jar: Jar, site: _Site, why: str) -> Outcome:
+        """A browser that shows a page is sent to log in; whatever else asks is told that it has to."""
+        if _wants_page(exchange):
+            target = exchange.raw_path if exchange.query is None else b"%b?%b" % (exchange.raw_path, exchange.query)
+            return self._begin(exchange, jar, site, local(target))
+        sent = site.cookie in jar.ours
+        fault = Fault.CREDENTIALS_INVALID if sent else Fault.CREDENTIALS_MISSING
+        return self._refuse(exchange, fault, why or ("the session's cookie does not count here" if sent else ""))
+
+    def _refuse(self, exchange: Exchange, fault: Fault, why: str) -> Reply:
+        return exchange.refuse(fault, fields=[self._challenge, _NO_STORE], why=why)
+
+    async def _begin(self, exchange: Exchange, jar: Jar, site: _Site, return_to: bytes) -> Reply:
+        metadata = await self._provider.heard_of_late()
+        if metadata is None or not metadata.authorization_endpoint:
+            return self._unavailable(exchange, self._provider.away or "it has no authorization_endpoint")
+        attempt = Attempt.begin(return_to, site.origin + self._login.callback)
+        parameters = {
+            **self._login.parameters,
+            "response_type": "code",
+            "client_id": self._login.client_id,
+            "redirect_uri": attempt.redirect_uri,
+            "scope": " ".join(self._login.scopes),
+            "state": attempt.state,
+            "nonce": attempt.nonce,
+            "code_challenge": attempt.challenge,
+            "code_challenge_method": "S256",
+        }
+        others = self._attempts(jar, site)
+        cookies = _cleared(others if len(others) >= MOST_ATTEMPTS else (), site, jar)
+        attributes = site.attributes + b"; Max-Age=%d" % self._login.patience
+        cookies += put(_attempt(site, attempt.state), self._trust.sealed.seal_attempt(attempt), attributes, {})
+        return _sent(302, with_query(metadata.authorization_endpoint, parameters).encode(), cookies)
+
+    def _unavailable(self, exchange: Exchange, why: str) -> Reply:
+        return exchange.refuse(
+            Fault.AUTH_UNAVAILABLE, _UNAVAILABLE, fields=[_NO_STORE], why=f"the provider is away: {why}"
+        )
+
+    def _attempts(self, jar: Jar, site: _Site) -> tuple[bytes, ...]:
+        """The names of their cookies."""
+        return tuple(name for name in jar.ours if name.startswith(_attempt(site, "")))
+
+    async def _return(self, exchange: Exchange, jar: Jar, site: _Site) -> Reply:
+        """A browser comes back from the provider."""
+        if exchange.method != b"GET":
+            return exchange.refuse(Fault.METHOD_NOT_ALLOWED, fields=[(b"Allow", b"GET")])
+        given = parameters_of(exchange.query, _CALLBACK)
+        if given is None or "state" not in given:
+            return exchange.refuse(Fault.BAD_REQUEST, _UNKNOWN, [_NO_STORE], why="the callback has no state")
+        attempt = self._attempt(given["state"], jar, site)
+        if attempt is None:
+            return exchange.refuse(
+                Fault.BAD_REQUEST, _UNKNOWN, [_NO_STORE], why="the callback is of no login known here"
+            )
+        over = _cleared((_attempt(site, attempt.state),), site, jar)
+        if not self._is_from_provider(given):
+            return exchange.refuse(Fault.BAD_REQUEST, _UNKNOWN, _fields(over), why="the callback is another issuer's")
+        if "error" in given or "code" not in given:
+            why = f"the provider did not log in: {given.get('error', 'no code')[:80]!r}"
+            return exchange.refuse(Fault.FORBIDDEN, "The identity provider did not log you in.", _fields(over), why=why)
+        form = {
+            "grant_type": "authorization_code",
+            "code": given["code"],
+            "redirect_uri": attempt.redirect_uri,
+            "code_verifier": attempt.verifier,
+        }
+        try:
+            tokens = await self._provider.tokens(form, self._trust.authenticate, self._trust.tls)
+            await self._trust.id_tokens.judge(tokens, attempt.nonce)
+        except Away as away:
+            return self._unavailable(exchange, str(away))  # with the attempt kept: the page may be loaded again
+        except (Denied, Refused) as refusal:
+            return exchange.refuse(Fault.BAD_REQUEST, _UNKNOWN, _fields(over), why=str(refusal))
+        now = time.time()
+        sealed = self._trust.sealed.seal_session(self._with(tokens, Session(b"", begun_date=now, used_date=now)))
+        try:
+            cookies = put(site.cookie, sealed, site.attributes, jar.ours)
+        except ValueError as error:
+            return exchange.refuse(Fault.INTERNAL, fields=_fields(over), why=f"the session: {error}")
+        return _sent(303, attempt.return_to, over + cookies)
+
+    def _attempt(self, state: str, jar: Jar, site: _Site) -> Attempt | None:
+        try:
+            sealed = jar.value(_attempt(site, state))
+        except Ambiguous:
+            return None
+        attempt = None if sealed is None else self._trust.sealed.attempt(sealed)
+        if attempt is None or not compare_digest(attempt.state.encode(), state.encode()):
+            return None
+        return attempt if time.time() < attempt.begun_date + self._login.patience else None
+
+    def _is_from_provider(self, given: Mapping[str, str]) -> bool:
+        """RFC 9207: a provider that names itself in its answers does so in each."""
+        metadata = self._provider.metadata
+        must = metadata is not None and metadata.authorization_response_iss_parameter_supported
+        return given["iss"] == self._trust.issuer if "iss" in given else not must
+
+    # --- out ---
+
+    def _log_out(self, known: Known | None, jar: Jar, site: _Site) -> Reply:
+        """Here, and then at the provider (OpenID Connect RP-Initiated Logout 1.0 section 2)."""
+        cookies = clear(site.cookie, site.attributes, jar.ours) + _cleared(self._attempts(jar, site), site, jar)
+        metadata, place = self._provider.metadata, self._login.after_logout
+        if place.startswith("/"):
+            place = site.origin + place
+        if known is None or metadata is None or not metadata.end_session_endpoint:
+            return _sent(303, place.encode(), cookies)
+        known.ended = "logged out"
+        parameters = {
+            "id_token_hint": known.session.id_token.decode(),
+            "client_id": self._login.client_id,
+            "post_logout_redirect_uri": place,
+        }
+        return _sent(303, with_query(metadata.end_session_endpoint, parameters).encode(), cookies)
+
+    # --- what a request says of where it is ---
+
+    def _site(self, exchange: Exchange) -> _Site:
+        origin = self._login.public_url
+        if origin is None:
+            scheme = client_scheme(exchange.head, exchange.peer)
+            origin = f"{scheme.decode()}://{exchange.authority.decode('latin-1')}"
+        if origin.startswith("https:"):
+            return _Site(origin, _PREFIX + self._name, _ATTRIBUTES + b"; Secure")
+        return _Site(origin, self._name, _ATTRIBUTES)
+
+
+def _attempt(site: _Site, state: str) -> bytes:
+    """The name of the cookie of an attempt, or how those of all attempts begin."""
+    return b"%b.at.%b" % (site.cookie, re.sub(r"[^A-Za-z0-9_-]", "", state)[:8].encode())
+
+
+def _cleared(names: tuple[bytes, ...], site: _Site, jar: Jar) -> list[bytes]:
+    return [value for name in names for value in clear(name, site.attributes, jar.ours)]
+
+
+def _fields(cookies: list[bytes]) -> list[tuple[bytes, bytes]]:
+    return [_NO_STORE, *((b"Set-Cookie", value) for value in cookies)]
+
+
+def _sent(status: int, location: bytes, cookies: list[bytes]) -> Reply:
+    return Reply(status, fields=((b"Location", location), (b"Referrer-Policy", b"no-referrer"), *_fields(cookies)))
+
+
+def _wants_page(exchange: Exchange) -> bool:
+    """Whether a person waits for a page: a form that is sent, or a script that asks, would lose what it has."""
+    if exchange.method not in (b"GET", b"HEAD") or exchange.field(b"x-requested-with") is not None:
+        return False
+    mode = exchange.field(b"sec-fetch-mode")
+    if mode is not None and mode != b"navigate":
+        return False
+    return b"text/html" in (exchange.field(b"accept") or b"").lower()
+
+
+async def _awaited(outcome: Outcome) -> Reply | None:
+    if outcome is None or isinstance(outcome, Reply):
+        return outcome
+    return await outcome

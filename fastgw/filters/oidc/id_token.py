@@ -1,0 +1,72 @@
+"""The ID token, judged in full (OpenID Connect Core sections 3.1.3.7 and 12.2)."""
+
+import time
+from base64 import urlsafe_b64encode
+from collections.abc import Callable
+from hashlib import sha256, sha384, sha512
+from hmac import compare_digest
+from typing import Any, Final, final
+
+from fastgw.filters.oidc.provider import Provider, Tokens
+from fastgw.jose import Claims, Expected, KeySet, Refused, Rules, check_claims, read_token, verify
+from fastgw.jose.token import UnknownKey
+
+_MOST: Final = 16 * 1024
+_HASHES: Final[dict[str, Callable[[bytes], Any]]] = {"256": sha256, "384": sha384, "512": sha512, "DSA": sha512}
+_REQUIRED: Final = (("sub",), ("exp",), ("iat",))
+
+
+@final
+class IdTokens:
+    """Those of one provider for one client."""
+
+    __slots__ = ("_client_id", "_expected", "_provider", "_rules")
+
+    def __init__(
+        self, provider: Provider, issuer: str, client_id: str, algorithms: frozenset[str], leeway: float
+    ) -> None:
+        self._provider = provider
+        self._client_id = client_id
+        self._rules = Rules(algorithms=algorithms, types=frozenset({"jwt"}), max_bytes=_MOST)
+        self._expected = Expected(issuer, frozenset({client_id}), _REQUIRED, leeway)
+
+    async def judge(self, tokens: Tokens, nonce: str) -> Claims:
+        """The claims of the token of a login. Raises `Refused`."""
+        claims = await self._claims(tokens)
+        said = claims.get("nonce")
+        if not isinstance(said, str) or not compare_digest(said.encode(), nonce.encode()):
+            raise Refused("the ID token belongs to another login")
+        return claims
+
+    async def judge_renewed(self, tokens: Tokens, before: Claims) -> Claims:
+        """The claims of the token of a refresh: it is the same somebody's. Raises `Refused`."""
+        claims = await self._claims(tokens)
+        if claims["sub"] != before["sub"]:
+            raise Refused("the ID token is somebody else's")
+        return claims
+
+    async def _claims(self, tokens: Tokens) -> Claims:
+        try:
+            return self._judge(tokens, self._provider.keys)
+        except UnknownKey:
+            await self._provider.listen()  # it may have new keys
+            return self._judge(tokens, self._provider.keys)
+
+    def _judge(self, tokens: Tokens, keys: KeySet) -> Claims:
+        signed = read_token(tokens.id_token.encode(), self._rules)
+        verify(signed, keys)
+        claims = signed.claims()
+        check_claims(claims, self._expected, time.time())
+        if claims["aud"] not in (self._client_id, [self._client_id]) and "azp" not in claims:
+            raise Refused("the ID token is meant for several, and does not say who asked for it")
+        if claims.get("azp", self._client_id) != self._client_id:
+            raise Refused("the ID token was asked for by another client")
+        if "at_hash" in claims and claims["at_hash"] != _half_hash(signed.alg, tokens.access_token):
+            raise Refused("the ID token belongs to another access token")
+        return claims
+
+
+def _half_hash(alg: str, token: str) -> str:
+    """Section 3.1.3.6."""
+    digest: bytes = _HASHES[alg[-3:]](token.encode()).digest()
+    return urlsafe_b64encode(digest[: len(digest) // 2]).rstrip(b"=").decode()

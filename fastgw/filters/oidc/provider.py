@@ -1,0 +1,241 @@
+"""The provider: what it says of itself, fetched once per node, and what a worker asks of it.
+
+OpenID Connect Discovery 1.0, RFC 8414; the code is redeemed, and the session refreshed, by RFC 6749 and RFC 7636.
+"""
+
+import asyncio
+import time
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple, final
+from urllib.parse import quote_plus, urlencode
+
+import msgspec
+import orjson
+
+from fastgw.config.settings import UpstreamTls
+from fastgw.filters.api import Feed, FeedSource, Fetcher, NodeSide
+from fastgw.filters.oidc.urls import is_safe
+from fastgw.jose import KeySet, Refused, Unusable, read_set
+from fastgw.jose.strict import members
+from fastgw.upstream.fetch import FetchFailed
+from fastgw.upstream.tls import ClientTls, read_tls
+
+EVERY_S: Final = 600.0
+"""How often the provider is asked what it says of itself, when nobody misses anything."""
+AGAIN_S: Final = 10.0
+"""How often while it is away."""
+REST_S: Final = 1.0
+"""How often at most, however many ask."""
+PATIENCE_S: Final = 6.0
+"""How long a login waits to hear whether the provider is there."""
+_MOST: Final = 256 * 1024
+_ENDPOINTS: Final = ("authorization_endpoint", "token_endpoint", "jwks_uri", "end_session_endpoint")
+
+
+class Metadata(msgspec.Struct, frozen=True):
+    """What a provider says of itself, as far as it matters here (OpenID Connect Discovery section 3)."""
+
+    issuer: str
+    jwks_uri: str
+    authorization_endpoint: str = ""
+    token_endpoint: str = ""
+    end_session_endpoint: str = ""
+    authorization_response_iss_parameter_supported: bool = False
+
+
+class Away(Exception):
+    """The provider cannot be asked, or says nonsense. The text is for the log."""
+
+
+class Denied(Exception):
+    """The provider has answered, and it was no. The text is for the log."""
+
+
+class ProviderSource(FeedSource, frozen=True, kw_only=True):
+    """What the provider says of itself, and its keys. While it is away, what it said last, and why it is."""
+
+    issuer: str
+    tls: UpstreamTls
+
+    async def run(self, node: NodeSide) -> None:
+        tls = read_tls(self.tls, node.read)
+        said: dict[str, Any] = {}
+        while True:
+            away = ""
+            try:
+                metadata = await _discover(node.fetcher, self.issuer, tls)
+                keys = await _get(node.fetcher, metadata.jwks_uri, tls)
+                read_set(keys)
+                said = {"metadata": metadata, "keys": keys.decode()}
+            except (Away, Unusable, UnicodeDecodeError) as error:
+                away = str(error)
+            node.publish(orjson.dumps({**said, "away": away, "date": time.time()}, default=msgspec.to_builtins))
+            await asyncio.sleep(REST_S)
+            await node.asked(AGAIN_S if away else EVERY_S)
+
+
+async def _discover(fetcher: Fetcher, issuer: str, tls: ClientTls) -> Metadata:
+    url = issuer.rstrip("/") + "/.well-known/openid-configuration"
+    raw = await _get(fetcher, url, tls)
+    try:
+        metadata = msgspec.convert(members(raw, "what it says of itself"), Metadata)
+    except (Refused, msgspec.ValidationError) as error:
+        raise Away(f"{url}: {error}") from error
+    if metadata.issuer != issuer:
+        raise Away(f"{url}: it calls itself {metadata.issuer[:200]!r}; expected the issuer as configured")
+    for name in _ENDPOINTS:
+        endpoint = getattr(metadata, name)
+        if endpoint and not is_safe(endpoint):
+            raise Away(f"{url}: its {name} is not an https URL")
+    return metadata
+
+
+async def _get(fetcher: Fetcher, url: str, tls: ClientTls) -> bytes:
+    try:
+        answer = await fetcher.fetch(url, tls=tls, most=_MOST, fields=[(b"Accept", b"application/json")])
+    except (FetchFailed, ValueError) as error:
+        raise Away(str(error)) from error
+    if answer.status != 200:
+        raise Away(f"{url}: it answers {answer.status}")
+    return answer.body
+
+
+class Tokens(NamedTuple):
+    """What a token endpoint gives (RFC 6749 section 5.1)."""
+
+    id_token: str
+    access_token: str
+    refresh_token: str
+    expires_in: float
+    """Seconds; 0: it does not say."""
+
+
+Authenticate = Callable[[Metadata, dict[str, str]], list[tuple[bytes, bytes]]]
+"""Puts what shows who asks into a form, or into the fields that are returned."""
+
+
+@final
+class Provider:
+    """A provider as one worker knows it."""
+
+    def __init__(self) -> None:
+        self.metadata: Metadata | None = None
+        """None as long as it has never been heard of."""
+        self.keys = KeySet()
+        self.away = "nothing is known of it yet"
+        """Why it cannot be asked; "": it could be, at `heard_date`."""
+        self.heard_date = 0.0
+        self._said: Mapping[str, Any] = {}
+        self._feed: Feed | None = None
+        self._fetcher: Fetcher | None = None
+        self._users = 0
+
+    def start(self, feed: Feed, fetcher: Fetcher) -> None:
+        """In a worker, for each filter that shares it."""
+        self._users += 1
+        if self._feed is None:
+            self._feed, self._fetcher = feed, fetcher
+            feed.on_change(self._take)
+            if feed.value:
+                self._take(feed.value)
+
+    def stop(self) -> None:
+        """Once for each `start`."""
+        self._users -= 1
+        if not self._users and self._feed is not None:
+            self._feed.forget(self._take)
+            self._feed = None
+
+    def _take(self, value: bytes) -> None:
+        said = orjson.loads(value)
+        self.away, self.heard_date = said["away"], said["date"]
+        if "metadata" in said:
+            if said["metadata"] != self._said.get("metadata"):
+                self.metadata = msgspec.convert(said["metadata"], Metadata)
+            if said["keys"] != self._said.get("keys"):
+                self.keys = read_set(said["keys"].encode())
+            self._said = said
+
+    async def heard_of_late(self) -> Metadata | None:
+        """What the provider says of itself, if it was there just now. None: it is away."""
+        if time.time() - self.heard_date > REST_S + 0.5 or self.away:
+            await self.listen()
+        return None if self.away or time.time() - self.heard_date > 2 * PATIENCE_S else self.metadata
+
+    async def listen(self) -> None:
+        """Ask what is new, and wait for the answer."""
+        if self._feed is not None:
+            self._feed.ask()
+            await self._feed.changed(PATIENCE_S)
+
+    async def tokens(self, form: dict[str, str], authenticate: Authenticate, tls: ClientTls) -> Tokens:
+        """Ask the token endpoint. Raises `Away` and `Denied`."""
+        if self.metadata is None or self._fetcher is None:
+            raise Away(self.away)
+        url = self.metadata.token_endpoint
+        fields = [
+            (b"Content-Type", b"application/x-www-form-urlencoded"),
+            (b"Accept", b"application/json"),
+            *authenticate(self.metadata, form),
+        ]
+        try:
+            answer = await self._fetcher.fetch(
+                url, method=b"POST", fields=fields, body=urlencode(form).encode(), tls=tls, most=_MOST
+            )
+        except (FetchFailed, ValueError) as error:
+            raise Away(str(error)) from error
+        if answer.status >= 500 or answer.status == 429:
+            raise Away(f"its token endpoint answers {answer.status}")
+        try:
+            said = members(answer.body, "the answer of its token endpoint")
+        except Refused as refusal:
+            raise Away(f"{refusal}, with status {answer.status}") from refusal
+        if answer.status != 200:
+            raise Denied(f"its token endpoint answers {answer.status} {_word(said.get('error'))}")
+        return _tokens(said)
+
+
+def _tokens(said: Mapping[str, Any]) -> Tokens:
+    id_token, access_token, refresh_token = (
+        said.get(name, "") for name in ("id_token", "access_token", "refresh_token")
+    )
+    expires_in = said.get("expires_in", 0)
+    if str(said.get("token_type", "")).lower() != "bearer" or not all(
+        isinstance(text, str) for text in (id_token, access_token, refresh_token)
+    ):
+        raise Away("its token endpoint gives no bearer token")
+    try:
+        seconds = float(expires_in)  # some write it as text
+    except (TypeError, ValueError) as error:
+        raise Away("its token endpoint gives an `expires_in` that is no number") from error
+    return Tokens(id_token, access_token, refresh_token, seconds if 0 < seconds < 1e9 else 0.0)
+
+
+def _word(error: object) -> str:
+    """An error code as the log may have it (RFC 6749 section 5.2)."""
+    return error if isinstance(error, str) and error.isascii() and error.isprintable() and len(error) < 80 else "?"
+
+
+def by_basic(client_id: str, secret: str) -> Authenticate:
+    """RFC 6749 section 2.3.1: both are form-encoded first."""
+    credentials = b64encode(f"{quote_plus(client_id)}:{quote_plus(secret)}".encode())
+    return lambda metadata, form: [(b"Authorization", b"Basic " + credentials)]
+
+
+def by_post(client_id: str, secret: str) -> Authenticate:
+    def authenticate(metadata: Metadata, form: dict[str, str]) -> list[tuple[bytes, bytes]]:
+        form.update(client_id=client_id, client_secret=secret)
+        return []
+
+    return authenticate
+
+
+def as_public(client_id: str) -> Authenticate:
+    """A client without a secret: PKCE alone shows that it is the one that began."""
+
+    def authenticate(metadata: Metadata, form: dict[str, str]) -> list[tuple[bytes, bytes]]:
+        form.update(client_id=client_id)
+        return []
+
+    return authenticate
