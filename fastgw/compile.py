@@ -9,6 +9,7 @@ steps between which it serves; they take over whatever is the same. Rule: nothin
 that tables are freed piece by piece, without the collector.
 """
 
+import logging
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -24,8 +25,9 @@ from fastgw.config.patterns import Template, parse_host, parse_path, parse_redir
 from fastgw.config.secret import SecretError
 from fastgw.downstream import Listener, ListenerTable
 from fastgw.downstream.trust import trust
-from fastgw.exchange import Chain, Exchange, Link, Reply, Route
+from fastgw.exchange import Chain, Exchange, Hooks, Link, Reply, Route
 from fastgw.filters.api import Env, Services, Stock
+from fastgw.filters.shadow import in_shadow
 from fastgw.identity import NOBODY, Index, index_of
 from fastgw.node.places import Names, Places, first, target_name
 from fastgw.node.shared import Column, Layout
@@ -38,6 +40,8 @@ from fastgw.upstream.group import Upstream
 from fastgw.upstream.paths import path_of
 from fastgw.upstream.target import Target, build_targets
 from fastgw.upstream.tls import Identity, client_tls, identity_of, material_of
+
+log = logging.getLogger("fastgw")
 
 _PIECE: Final = 32  # unchanged routes that one step looks at
 
@@ -180,8 +184,7 @@ class Gateway:
         for link in self.live:
             if not link.started:
                 link.started = True
-                if link.hooks.start is not None:
-                    link.hooks.start(services)
+                _start(link, services)
                 yield
 
     def start(self, services: Services, column: Column) -> None:
@@ -213,11 +216,24 @@ class Gateway:
             _stop(link)
 
 
+def _start(link: Link, services: Services) -> None:
+    if link.hooks.start is not None:
+        try:
+            link.hooks.start(services)
+        except Exception as error:  # the edge of a filter: without it nothing is served
+            raise CompileError(
+                f"{link.level}: filter {link.use.name} cannot start: {type(error).__name__}: {error}"
+            ) from error
+
+
 def _stop(link: Link) -> None:
     if link.started:
         link.started = False
         if link.hooks.stop is not None:
-            link.hooks.stop()
+            try:
+                link.hooks.stop()
+            except Exception:  # the edge of a filter: its error is logged, the others still stop
+                log.exception("filter %s: its stop raised", link.use.name)
 
 
 def compile(
@@ -392,13 +408,18 @@ class _Building:
 
     def _link(self, level: str, use: config.FilterUse, route: str | None) -> Link:
         env = Env(use.name, route, use.settings, self._made.stock, self._plan.files)
+        where = f"{level}: filter {use.name}"
         try:
             hooks = use.settings.build(env)
         except (ValueError, OSError, SecretError) as error:
-            where = f"{level}: filter {use.name}"
             raise CompileError(f"{where}: {getattr(error, 'strerror', None) or error}") from error
+        except Exception as error:  # the edge of a filter, which may be anybody's
+            raise CompileError(f"{where}: a defect: {type(error).__name__}: {error}") from error
+        if type(hooks) is not Hooks:
+            raise CompileError(f"{where}: a defect: its build returned {hooks!r}; expected Hooks")
         self._made.reads |= env.reads
-        return Link(use, hooks, use.settings.phase.always, level, env.reads, env.keeps)
+        acting = in_shadow(use.name, hooks) if use.shadow else hooks
+        return Link(use, acting, use.settings.phase.always, level, env.reads, env.keeps, own=hooks)
 
     # routes
 

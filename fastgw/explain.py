@@ -19,6 +19,7 @@ from fastgw.downstream.unreadable import unreadable
 from fastgw.errors import Fault, fault_of
 from fastgw.exchange import Chain, Exchange, Link, Reply, Response, Trailers, problem, run_request
 from fastgw.forwarded import Peer, client_address
+from fastgw.observe.families import FilterEvent
 from fastgw.observe.lines import masker
 from fastgw.routing import Candidate
 from fastgw.upstream.forward import Forward
@@ -112,6 +113,7 @@ class _Listening:
     def end_tunnel(self) -> None: ...
     def pause_tunnel(self) -> None: ...
     def resume_tunnel(self) -> None: ...
+    def count_filter(self, instance: str, event: FilterEvent) -> None: ...
 
 
 def request_bytes(method: str, url: str, fields: Iterable[str]) -> bytes:

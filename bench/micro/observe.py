@@ -55,6 +55,7 @@ class Exchange:
     retries: int = 0
     fault: None = None
     why: str = ""
+    shadowed: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from fastgw import VERSION
 from fastgw.admin.exposition import PROMETHEUS, Format, Sample, exposed, histogram, labels, wanted
 from fastgw.node.shared import Column, Shared
 from fastgw.observe import Series, Totals, families
-from fastgw.observe.families import BOUNDS_S, OTHER, Family
+from fastgw.observe.families import BOUNDS_S, OTHER, SHADOW_DECISIONS, Family, FilterEvent
 from fastgw.observe.series import (
     ROUTE_REQUEST_BYTES,
     ROUTE_RESPONSE_BYTES,
@@ -182,6 +182,23 @@ def counted(series: Series, totals: Totals) -> Iterator[tuple[Family, Sequence[S
             )
         else:
             yield family, [("", labels(family, name), row[word]) for name, row in rows.items()]
+    for family, event in (
+        (families.FILTER_ERRORS, FilterEvent.RAISED),
+        (families.FILTER_TIMEOUTS, FilterEvent.LATE),
+    ):
+        names = dict.fromkeys((*series.places.filters, *totals.filters))
+        unused = (0,) * len(FilterEvent)
+        yield family, [("", labels(family, name), totals.filters.get(name, unused)[event]) for name in names]
+    family = families.FILTER_SHADOW_DECISIONS
+    yield (
+        family,
+        [
+            ("", labels(family, event.decision, name), row[event])
+            for name, row in totals.filters.items()
+            for event in SHADOW_DECISIONS
+            if row[event]
+        ],
+    )
     yield families.FAULTS, [("", labels(families.FAULTS, name), count) for name, count in totals.faults.items()]
     yield families.LOG_RECORDS_DROPPED, [("", "", totals.log_records_dropped)]
     yield families.ROUTES_FOLDED, [("", "", series.places.routes_folded)]

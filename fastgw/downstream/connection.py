@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from enum import IntEnum
 from functools import partial
 from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING, Final, cast, final
 
 from fastgw.downstream.answer import CHUNKED, CLOSE, LENGTH, NO_CONTENT, framing_of, own_answer, switching_head
@@ -21,10 +22,12 @@ from fastgw.downstream.choose import choose, too_long
 from fastgw.downstream.unreadable import unreadable
 from fastgw.errors import Fault, fault_of
 from fastgw.exchange import Exchange, Outcome, Relay, Reply, Response, Route, Trailers, problem, run_request
+from fastgw.exchange.chain import checked, count_raised
 from fastgw.forwarded import Peer, client_address
 from fastgw.node.ground import READ_BYTES, unsent
 from fastgw.node.sending import send_at_once
 from fastgw.node.timers import Timed
+from fastgw.observe.families import FilterEvent
 from fastgw.routing import Match, Router
 from fastgw.upstream.forward import IDEMPOTENT
 from fastgw.upstream.passage import Passage
@@ -438,9 +441,27 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             else:
                 go_on(done.result())
 
-        self._waiting = waiting = asyncio.ensure_future(outcome, loop=self.server.ground.loop)
+        loop = self.server.ground.loop
+        self._waiting = waiting = asyncio.ensure_future(outcome, loop=loop)
         waiting.add_done_callback(waited)
+        limit = loop.call_later(self._filter_patience(), self._filter_is_late, waiting)
+        waiting.add_done_callback(lambda done: limit.cancel())
         return waiting
+
+    def _filter_patience(self) -> float:
+        """Seconds that are left for filters to decide."""
+        exchange = self.exchange
+        assert exchange is not None
+        patience = None if exchange.route is None else exchange.route.patience
+        limit = self.server.timeouts.filters if patience is None else patience
+        return max(exchange.begun_at + limit - monotonic(), 0.0)
+
+    def _filter_is_late(self, waiting: asyncio.Future[Reply | None]) -> None:
+        exchange = self.exchange
+        if self._waiting is waiting and exchange is not None:
+            name = exchange.chain.name_of(exchange.answered_by)
+            self.count_filter(name, FilterEvent.LATE)
+            exchange.fail(Fault.FILTER_TIMEOUT, why=f"filter {name} has not decided in time")
 
     def _feed_body_steps(self, exchange: Exchange) -> None:
         """Show the route's body steps what was read of the body before the route was known."""
@@ -452,10 +473,9 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         """False: one of them has refused the request."""
         for step in exchange.chain.request_body_steps:
             try:
-                reply = step(exchange, payload)
-            except Exception:  # the edge of a filter: what it could not check is not let through
-                log.exception("filter %s: its body step raised", exchange.chain.name_of(step))
-                exchange.fail(Fault.INTERNAL)
+                reply = checked(step(exchange, payload))
+            except BaseException:  # the edge of a filter: what it could not check is not let through
+                exchange.fail(Fault.INTERNAL, why=count_raised(step, "body", exchange))
                 return False
             if reply is not None:
                 exchange.refuse_late(reply)
@@ -647,6 +667,9 @@ class Downstream(asyncio.BufferedProtocol, Timed):
 
     def resume_tunnel(self) -> None:
         self.resume()
+
+    def count_filter(self, instance: str, event: FilterEvent) -> None:
+        self.server.count_filter(instance, event)
 
     def _tunnel_end(self, direction: int) -> None:
         """1: the client has ended, 2: the target has, 3: both. With both the tunnel is over; in a drain with either."""

@@ -134,6 +134,7 @@ class Server:
         self.address_limit = address_limit
         self.finish = self._observer.finish
         """Tells of an exchange that is over."""
+        self.count_filter = self._observer.count_filter
         before, self._listeners = self._listeners, gateway.listeners
         for listener in self._listeners:
             listener.take(gateway.tables[listener.name])

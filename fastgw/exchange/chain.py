@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, final
 
 from fastgw.errors import Fault
 from fastgw.exchange.reply import Reply, problem
+from fastgw.observe.families import FilterEvent
 
 if TYPE_CHECKING:
     from fastgw.config.settings import FilterUse
@@ -52,10 +53,11 @@ class Link:
     """A filter instance in its place in a chain. `always`: its response step runs for every answer (OBSERVE, ADMIT).
 
     `level`: where its use is configured. What it holds goes on as long as an equal use stands there and what it has
-    read (`reads`: files and their digests) is the same. `keeps`: what it shares with others.
+    read (`reads`: files and their digests) is the same. `keeps`: what it shares with others. `own`: the filter's hooks,
+    where others stand in `hooks`, because it is in shadow.
     """
 
-    __slots__ = ("always", "hooks", "keeps", "level", "reads", "started", "use")
+    __slots__ = ("always", "hooks", "keeps", "level", "own", "reads", "started", "use")
 
     def __init__(
         self,
@@ -65,8 +67,10 @@ class Link:
         level: str,
         reads: Mapping[str, bytes] = MappingProxyType({}),
         keeps: Iterable[object] = (),
+        own: Hooks | None = None,
     ) -> None:
         self.use, self.hooks, self.always, self.level = use, hooks, always, level
+        self.own = own or hooks
         self.reads, self.keeps = reads, tuple(keeps)
         self.started = False
 
@@ -126,9 +130,10 @@ class Route:
     """A compiled route. `action` answers the exchange, at once or later.
 
     `straight`: the same action, where ordinary requests may take the straight way to it (`upstream.passage`).
+    `patience`: seconds from the beginning of an exchange in which its filters have to decide; None: not said.
     """
 
-    __slots__ = ("action", "chain", "encoded_slash_allowed", "name", "steps", "straight")
+    __slots__ = ("action", "chain", "encoded_slash_allowed", "name", "patience", "steps", "straight")
 
     def __init__(
         self,
@@ -138,6 +143,7 @@ class Route:
         steps: tuple[RequestStep, ...],
         encoded_slash_allowed: bool = True,
         straight: Any = None,
+        patience: float | None = None,
     ) -> None:
         self.name = name
         self.action = action
@@ -145,6 +151,7 @@ class Route:
         self.steps = steps  # the request steps that are left to run once this route is found
         self.encoded_slash_allowed = encoded_slash_allowed
         self.straight = straight
+        self.patience = patience
 
 
 def before_any(exchange: Exchange) -> None:
@@ -160,7 +167,7 @@ def run_request(steps: Iterable[RequestStep], exchange: Exchange) -> Outcome:
     for step in left:
         try:
             outcome = step(exchange)
-        except Exception:
+        except BaseException:  # also what a cancelled future of its own raises
             return _raised(step, exchange)
         if outcome is not None:
             exchange.answered_by = step
@@ -173,8 +180,8 @@ async def _wait(
     step: RequestStep, outcome: Awaitable[Reply | None], left: Iterable[RequestStep], exchange: Exchange
 ) -> Reply | None:
     try:
-        reply = await outcome
-    except Exception:
+        reply = checked(await outcome)
+    except (Exception, SystemExit):
         return _raised(step, exchange)
     if reply is not None:
         return reply
@@ -182,7 +189,22 @@ async def _wait(
     return later if later is None or type(later) is Reply else await later
 
 
+def checked(reply: Reply | None) -> Reply | None:
+    """What a step has returned, or what came of what it waited for. Raises `TypeError` when it is neither of both."""
+    if reply is not None and type(reply) is not Reply:
+        raise TypeError(f"a step of a filter returned {reply!r}; expected a Reply or None")
+    return reply
+
+
+def count_raised(step: object, kind: str, exchange: Exchange) -> str:
+    """Log and count that a step has raised, while that is handled. Returns what to say of it in the access log."""
+    name = exchange.chain.name_of(step)
+    log.exception("filter %s: its %s step raised", name, kind)
+    exchange.client.count_filter(name, FilterEvent.RAISED)
+    return f"filter {name}: its {kind} step raised"
+
+
 def _raised(step: RequestStep, exchange: Exchange) -> Reply:
-    log.exception("filter %s: its request step raised", exchange.chain.name_of(step))
+    exchange.why = count_raised(step, "request", exchange)
     exchange.answered_by = step
     return problem(Fault.INTERNAL)

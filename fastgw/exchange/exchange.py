@@ -6,11 +6,12 @@ from time import monotonic
 from typing import Any, Protocol
 
 from fastgw.errors import Fault
-from fastgw.exchange.chain import Chain, RequestStep, Route, before_any
+from fastgw.exchange.chain import Chain, RequestStep, Route, before_any, count_raised
 from fastgw.exchange.relay import Relay, Trailers
 from fastgw.exchange.reply import NO_NAMES, Reply, Response, problem
 from fastgw.exchange.states import ANSWER_BEGUN, ANSWER_ENDED, ANSWERING, CHOOSING, ENDED, NEXT, State
 from fastgw.identity import Consumer
+from fastgw.observe.families import FilterEvent
 from fastgw.wire.framing import RequestHead, ResponseHead
 from fastgw.wire.headers import Fields
 
@@ -44,6 +45,9 @@ class ClientSide(Protocol):
 
     def pause_tunnel(self) -> None: ...
     def resume_tunnel(self) -> None: ...
+
+    def count_filter(self, instance: str, event: FilterEvent) -> None:
+        """Count what became of a filter on this exchange."""
 
 
 class ServiceSide(Protocol):
@@ -102,6 +106,8 @@ class Exchange:
         "route",
         "scheme",
         "service",
+        "shadowed",
+        "shadows",
         "state",
         "target",
         "upstream",
@@ -136,6 +142,8 @@ class Exchange:
         self.state: State = CHOOSING
         self.fault: Fault | None = None
         self.why = ""  # what exactly went wrong: for the log, not for the client
+        self.shadowed = ""  # what filters in shadow would have done: for the log
+        self.shadows: dict[Any, Any] | None = None  # what they have decided so far
         # The request step that has answered, or that is waiting: those behind it have not run. None: all have run.
         self.answered_by: RequestStep | None = before_any
         self.begun_at = monotonic()
@@ -243,8 +251,8 @@ class Exchange:
             for step in self.chain.finish_steps_due(self.answered_by):
                 try:
                     step(self)
-                except Exception:  # the edge of a filter: its error is logged, the others still run
-                    log.exception("filter %s: its finish step raised", self.chain.name_of(step))
+                except BaseException:  # the edge of a filter: its error is logged, the others still run
+                    count_raised(step, "finish", self)
 
     def _break_off(self) -> None:
         service, self.service = self.service, None
@@ -268,7 +276,7 @@ class Exchange:
         for step in self.chain.response_steps_due(self.answered_by):
             try:
                 step(self)
-            except Exception:  # the edge of a filter: what it could not check is not let out
-                log.exception("filter %s: its response step raised", self.chain.name_of(step))
+            except BaseException:  # the edge of a filter: what it could not check is not let out
+                self.why = count_raised(step, "response", self)
                 return False
         return True

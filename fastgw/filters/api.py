@@ -203,11 +203,12 @@ class FilterMeta(SettingsMeta):
         name: str = "",
         phase: Phase | None = None,
         order: int = 0,
+        api: int = 1,
         **options: Any,
     ) -> Any:
         made = super().__new__(mcls, class_name, bases, namespace, **options)
         if phase is not None:
-            made.type_name, made.phase, made.order = name, phase, order
+            made.type_name, made.phase, made.order, made.api = name, phase, order, api
         return made
 
 
@@ -219,6 +220,8 @@ class Filter(Settings, metaclass=FilterMeta, frozen=True):
     phase: ClassVar[Phase]
     order: ClassVar[int]
     """Among the filters of one phase: lower runs earlier."""
+    api: ClassVar[int]
+    """The version of this file that it is written for."""
 
     def build(self, env: Env) -> Hooks:
         """The hooks of one use of these settings. Raises `ValueError` when they make no sense there."""

@@ -161,9 +161,9 @@ def _check(found: Any, where: str, name: str) -> None:
     if not hasattr(found, "phase"):
         expected = f"expected `class {found.__name__}(Filter, name=…, phase=Phase.…)`"
         raise UnknownType(f"{show(where)} has no phase", expected)
-    if (api := getattr(found, "api", API)) != API:
+    if found.api != API:
         raise UnknownType(
-            f"{show(where)} is written for version {api} of the filter API", f"expected {API}, which fastgw has"
+            f"{show(where)} is written for version {found.api} of the filter API", f"expected {API}, which fastgw has"
         )
     if name and found.type_name != name:
         expected = "expected the entry point to have the same name"

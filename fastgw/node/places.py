@@ -14,6 +14,8 @@ import msgspec
 
 MAX_ROWS: Final = 500
 """Routes, and likewise upstreams, that are counted by name; the rest are folded."""
+MAX_FILTERS: Final = 200
+"""Filter instances that are counted by name; the rest are folded."""
 MAX_LISTENERS: Final = 1024
 MAX_UPSTREAMS: Final = 32_768
 MAX_TARGETS: Final = 65_536
@@ -30,6 +32,8 @@ class Names(msgspec.Struct, frozen=True):
     routes: Sequence[str] = ()
     upstreams: Mapping[str, Sequence[str]] = {}
     """The labels of each one's targets."""
+    filters: Sequence[str] = ()
+    """Instances, wherever they stand."""
 
 
 class Places(msgspec.Struct, frozen=True):
@@ -44,6 +48,8 @@ class Places(msgspec.Struct, frozen=True):
     """Of those that are counted by name."""
     targets: dict[str, int] = {}
     """By `target_name`."""
+    filters: dict[str, int] = {}
+    """Of those that are counted by name."""
     routes_folded: int = 0
     """Routes that are not counted by name."""
     upstreams_folded: int = 0
@@ -72,6 +78,7 @@ class Places(msgspec.Struct, frozen=True):
             "upstreams": place("upstreams", names.upstreams, MAX_UPSTREAMS, is_held),
             "upstream_rows": place("upstream_rows", names.upstreams, MAX_ROWS),
             "targets": place("targets", targets, MAX_TARGETS),
+            "filters": place("filters", names.filters, MAX_FILTERS),
         }
         for kind, wanted in (("listeners", names.listeners), ("upstreams", names.upstreams), ("targets", targets)):
             if missing := len(set(wanted)) - len(placed[kind][0]):

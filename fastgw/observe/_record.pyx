@@ -145,12 +145,13 @@ cdef enum Attribute:
     RETRIES
     FAULT
     WHY
+    SHADOWED
     REQUEST_ID
     MOST_ATTRIBUTES
 
 cdef tuple _OF_EXCHANGE = (
     "head", "scheme", "client_ip", "listener", "route", "request_body", "request_bytes", "response", "response_bytes",
-    "begun_at", "upstream", "target", "upstream_s", "retries", "fault", "why", "request_id",
+    "begun_at", "upstream", "target", "upstream_s", "retries", "fault", "why", "shadowed", "request_id",
 )
 
 
@@ -409,7 +410,7 @@ cdef class Recorder:
             return False
 
         if self._held:
-            if exchange.read(ended, WHY) or not 0.0 <= date < 1e11:
+            if exchange.read(ended, WHY) or exchange.read(ended, SHADOWED) or not 0.0 <= date < 1e11:
                 return False
             query = _span(head, head.query_at)
             if head._fields is None:

@@ -85,6 +85,8 @@ class Ended(Protocol):
     def why(self) -> str: ...
     @property
     def request_id(self) -> bytes: ...
+    @property
+    def shadowed(self) -> str: ...
 
 
 CLIENT_LEFT = 499
@@ -116,6 +118,7 @@ def record_of(ended: Ended, now: float, date: float) -> Record:
         fault="" if fault is None else fault.label,
         fault_detail=ended.why,
         request_id=ended.request_id,
+        shadowed=ended.shadowed,
         user_agent=head.first(b"user-agent"),
         referer=head.first(b"referer"),
     )

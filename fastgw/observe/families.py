@@ -4,6 +4,7 @@ Rule 1: no sample is in two series of a family, so their sum is exact. Rule 2: w
 value.
 """
 
+from enum import IntEnum
 from typing import Final, NamedTuple
 
 OTHER: Final = "_other"
@@ -14,6 +15,27 @@ METHODS: Final = (b"other", b"GET", b"HEAD", b"POST", b"PUT", b"PATCH", b"DELETE
 METHOD_PLACES: Final = {method: place for place, method in enumerate(METHODS)}
 BOUNDS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds of the histograms' buckets, inclusive; one more takes what is longer."""
+
+
+class FilterEvent(IntEnum):
+    """What is counted of a filter instance."""
+
+    RAISED = 0
+    LATE = 1
+    # what it would have done, in shadow; the strongest of what its steps decide on one exchange
+    PASS = 2
+    UNKNOWN = 3
+    CHANGE = 4
+    ANSWER = 5
+    RAISE = 6
+
+    @property
+    def decision(self) -> str:
+        """The label of a decision in shadow."""
+        return self.name.lower()
+
+
+SHADOW_DECISIONS: Final = tuple(event for event in FilterEvent if event >= FilterEvent.PASS)
 
 
 class Family(NamedTuple):
@@ -47,6 +69,18 @@ FAULTS: Final = Family("fastgw_faults_total", "counter", ("fault",), "Exchanges 
 LOG_RECORDS_DROPPED: Final = Family(
     "fastgw_log_records_dropped_total", "counter", (), "Access log lines not written: a log was full, stuck or gone."
 )
+FILTER_ERRORS: Final = Family(
+    "fastgw_filter_errors_total", "counter", ("filter",), "Steps of a filter that raised. Answered 500, never a pass."
+)
+FILTER_TIMEOUTS: Final = Family(
+    "fastgw_filter_timeouts_total", "counter", ("filter",), "Steps of a filter that waited for too long. Answered 504."
+)
+FILTER_SHADOW_DECISIONS: Final = Family(
+    "fastgw_filter_shadow_decisions_total",
+    "counter",
+    ("decision", "filter"),
+    "Requests by what a filter in shadow would have done: pass, change, answer, raise; unknown when it took too long.",
+)
 ROUTES_FOLDED: Final = Family("fastgw_routes_folded", "gauge", (), 'Routes counted together as route="_other".')
 UPSTREAMS_FOLDED: Final = Family(
     "fastgw_upstreams_folded", "gauge", (), 'Upstreams counted together as upstream="_other".'
@@ -63,6 +97,9 @@ FAMILIES: Final = (
     POOL_WAITS,
     FAULTS,
     LOG_RECORDS_DROPPED,
+    FILTER_ERRORS,
+    FILTER_TIMEOUTS,
+    FILTER_SHADOW_DECISIONS,
     ROUTES_FOLDED,
     UPSTREAMS_FOLDED,
 )

@@ -17,6 +17,8 @@ from fastgw.node.limits import Fence
 from fastgw.node.places import Places
 from fastgw.observe.series import (
     CARRYING,
+    FILTER_WORDS,
+    FILTERS_AT,
     ROUTE_WORDS,
     ROUTES_AT,
     UPSTREAM_WORDS,
@@ -24,6 +26,7 @@ from fastgw.observe.series import (
     Cells,
     cell_labels,
     cell_name,
+    filter_row,
     listener_row,
     route_row,
     upstream_row,
@@ -43,14 +46,16 @@ class Ledger:
         """Empty the places that have another name in the generation that comes after. `columns`: of the workers."""
         routes = {route_row(place) for place in _given(before.routes, after.routes)}
         upstreams = {upstream_row(place) for place in _given(before.upstream_rows, after.upstream_rows)}
+        filters = {filter_row(place) for place in _given(before.filters, after.filters)}
         listeners = {listener_row(place) for place in _given(before.listeners, after.listeners)}
-        if not (routes or upstreams or listeners):
+        if not (routes or upstreams or filters or listeners):
             return
         words, cells = sums([*columns, self._added], self._returned)
         self._added[CARRYING] += 1
         self._fence()
         self._carry_rows(words, routes, ROUTES_AT, ROUTE_WORDS)
         self._carry_rows(words, upstreams, UPSTREAMS_AT, UPSTREAM_WORDS)
+        self._carry_rows(words, filters, FILTERS_AT, FILTER_WORDS)
         for name, count in cells.items():
             listener, route, method, status = cell_labels(name)
             if count and (listener in listeners or route in routes):

@@ -99,8 +99,9 @@ def masker(redact: Iterable[str]) -> Mask:
 
 
 def json_line(record: Record, mask: Mask) -> bytes:
-    """fastgw's own format: every field in every line, null where there is none."""
-    return _fitted(_json_fields(record, mask))
+    """fastgw's own format: every field in every line, null where there is none; `shadow` where it says something."""
+    fields = _json_fields(record, mask)
+    return _fitted(fields | {"shadow": record.shadowed} if record.shadowed else fields)
 
 
 def _json_fields(record: Record, mask: Mask) -> dict[str, Any]:
@@ -206,6 +207,7 @@ def ecs_line(record: Record, mask: Mask) -> bytes:
         "fastgw.target": record.target,
         "fastgw.upstream_s": round(record.upstream_s, 6) if record.upstream_s >= 0.0 else None,
         "fastgw.retries": record.retries,
+        "fastgw.shadow": record.shadowed,
     }
     return _fitted({name: value for name, value in fields.items() if value not in (None, "")})
 

@@ -30,6 +30,7 @@ class Observer:
         self._recorder = recorder if _twin is None else _twin.Recorder(recorder)
         self._ending: list[Log] = []  # of older generations; their threads may still write
         self.finish = self._recorder.finish
+        self.count_filter = self._tally.count_filter
 
     def _log(self, settings: AccessLog) -> Log:
         return Log(settings, self._tally, Held if _twin is None else _twin.Held)

@@ -40,5 +40,7 @@ class Record(msgspec.Struct, gc=False):
     fault_detail: str = ""
     """What exactly went wrong, where more is known than the label says."""
     request_id: bytes = b""
+    shadowed: str = ""
+    """What filters in shadow would have done, each by its name."""
     user_agent: bytes | None = None
     referer: bytes | None = None

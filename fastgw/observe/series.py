@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from fastgw.errors import Fault
-from fastgw.node.places import MAX_ROWS, Places
+from fastgw.node.places import MAX_FILTERS, MAX_ROWS, Places
 from fastgw.node.shared import Layout
-from fastgw.observe.families import BOUNDS_S, NONE, OTHER
+from fastgw.observe.families import BOUNDS_S, NONE, OTHER, FilterEvent
 
 FAULT_ROWS: Final = 256
 CELLS: Final = 32_768
@@ -27,6 +27,7 @@ CELLS: Final = 32_768
 SUM: Final = len(BOUNDS_S) + 1
 ROUTE_REQUEST_BYTES, ROUTE_RESPONSE_BYTES, ROUTE_WORDS = SUM + 1, SUM + 2, SUM + 3
 UPSTREAM_RETRIES, UPSTREAM_CONNECTS, UPSTREAM_WAITS, UPSTREAM_WORDS = SUM + 1, SUM + 2, SUM + 3, SUM + 4
+FILTER_WORDS: Final = len(FilterEvent)
 
 # Words of a column: four single ones, then rows, then cells.
 DROPPED_UNQUEUED, DROPPED_UNWRITTEN, UNCELLED, CARRYING = range(4)
@@ -35,7 +36,9 @@ ROUTES_AT: Final = FAULTS_AT + FAULT_ROWS
 ROUTE_ROWS: Final = 2 + 2 * MAX_ROWS  # `_other`, `_none`, and the places
 UPSTREAMS_AT: Final = ROUTES_AT + ROUTE_ROWS * ROUTE_WORDS
 UPSTREAM_ROWS: Final = 1 + 2 * MAX_ROWS
-CELLS_AT: Final = UPSTREAMS_AT + UPSTREAM_ROWS * UPSTREAM_WORDS
+FILTERS_AT: Final = UPSTREAMS_AT + UPSTREAM_ROWS * UPSTREAM_WORDS
+FILTER_ROWS: Final = 1 + 2 * MAX_FILTERS
+CELLS_AT: Final = FILTERS_AT + FILTER_ROWS * FILTER_WORDS
 WORDS: Final = CELLS_AT + 2 * CELLS
 """Length of a column."""
 
@@ -52,6 +55,7 @@ class Series:
         self.routes = {name: route_row(place) for name, place in places.routes.items()} | {OTHER: 0, NONE: 1}
         self.routes_by_name = self.routes | {"": 1}
         self.upstreams = {name: upstream_row(place) for name, place in places.upstream_rows.items()} | {OTHER: 0}
+        self.filters = {name: filter_row(place) for name, place in places.filters.items()} | {OTHER: 0}
         self.faults = {name: row for row, name in enumerate(dict.fromkeys((OTHER, *faults)))}
         if len(self.faults) > FAULT_ROWS:
             raise ValueError("more faults than a column has room for")
@@ -59,6 +63,10 @@ class Series:
     def upstream_words(self, upstream: str) -> int:
         """The first word of this upstream's row in a column."""
         return UPSTREAMS_AT + self.upstreams.get(upstream, 0) * UPSTREAM_WORDS
+
+    def filter_words(self, instance: str) -> int:
+        """The first word of this filter's row in a column."""
+        return FILTERS_AT + self.filters.get(instance, 0) * FILTER_WORDS
 
 
 def series_of(places: Places) -> Series:
@@ -80,6 +88,10 @@ def route_row(place: int) -> int:
 
 
 def upstream_row(place: int) -> int:
+    return place + 1
+
+
+def filter_row(place: int) -> int:
     return place + 1
 
 

@@ -4,7 +4,7 @@ from bisect import bisect_left
 from threading import Lock
 from typing import NamedTuple
 
-from fastgw.observe.families import BOUNDS_S, METHOD_PLACES
+from fastgw.observe.families import BOUNDS_S, METHOD_PLACES, FilterEvent
 from fastgw.observe.series import (
     DROPPED_UNQUEUED,
     DROPPED_UNWRITTEN,
@@ -90,6 +90,10 @@ class Tally:
             column[upstream_row + UPSTREAM_RETRIES] += retries
         if fault:
             column[fault] += 1
+
+    def count_filter(self, instance: str, event: FilterEvent) -> None:
+        """Count what became of a filter, or in shadow would have. Seldom enough to look its name up."""
+        self.column[self._series.filter_words(instance) + event] += 1
 
     def drop_unqueued(self) -> None:
         """Count a log line that found no place in its queue. For the thread that calls `count`."""

@@ -14,6 +14,9 @@ from fastgw.observe.series import (
     DROPPED_UNQUEUED,
     DROPPED_UNWRITTEN,
     FAULTS_AT,
+    FILTER_ROWS,
+    FILTER_WORDS,
+    FILTERS_AT,
     ROUTE_ROWS,
     ROUTE_WORDS,
     ROUTES_AT,
@@ -38,6 +41,8 @@ class Totals:
     routes: Mapping[str, Sequence[int]]
     """The words of each route's row: see `series`."""
     upstreams: Mapping[str, Sequence[int]]
+    filters: Mapping[str, Sequence[int]]
+    """By instance; the words of each one's row: see `families.FilterEvent`."""
     faults: Mapping[str, int]
     log_records_dropped: int
 
@@ -57,6 +62,7 @@ def totals(
         requests=_requests(series, cells, words[UNCELLED]),
         routes=_rows(series.routes, words, ROUTES_AT, ROUTE_WORDS, ROUTE_ROWS),
         upstreams=_rows(series.upstreams, words, UPSTREAMS_AT, UPSTREAM_WORDS, UPSTREAM_ROWS),
+        filters=_rows(series.filters, words, FILTERS_AT, FILTER_WORDS, FILTER_ROWS),
         faults={label: words[FAULTS_AT + row] for label, row in series.faults.items()},
         log_records_dropped=words[DROPPED_UNQUEUED] + words[DROPPED_UNWRITTEN],
     )

@@ -65,6 +65,7 @@ class Passage:
         "retries",
         "route",
         "scheme",
+        "shadowed",
         "target",
         "upstream",
         "upstream_s",
@@ -91,7 +92,7 @@ class Passage:
         # What stays as it is as long as nothing happens on the way:
         self.request_body = self.fault = None
         self.request_bytes = self.retries = 0
-        self.request_id, self.why = b"", ""
+        self.request_id, self.why, self.shadowed = b"", "", ""
 
     def __repr__(self) -> str:
         return f"<Passage on {self._connection!r}>"

@@ -140,6 +140,7 @@ class Ended:
     fault: Failure | None
     why: str
     request_id: bytes
+    shadowed: str
 
 
 @dataclass(frozen=True)
@@ -225,5 +226,6 @@ class Recorded:
             fault=None if told["fault"] is None else Failure(told["fault"]),
             why=told["why"],
             request_id=as_bytes(told["request_id"]),
+            shadowed=told.get("shadowed", ""),
         )
         self._recorder.finish_at(ended, NOW, told["date"])

@@ -25,6 +25,7 @@ from fastgw.node.ground import READ_BYTES, SMALL_READ_BYTES
 from fastgw.node.timers import TICK, Wheel
 from fastgw.observe import Record
 from fastgw.observe.ended import Ended, record_of
+from fastgw.observe.families import FilterEvent
 from fastgw.routing import at_once
 from fastgw.upstream.connection import UpstreamConnection
 from fastgw.upstream.target import Target
@@ -303,8 +304,13 @@ class Observer:
     def __init__(self) -> None:
         self.records: list[Record] = []
 
+        self.filters: list[tuple[str, FilterEvent]] = []
+
     def finish(self, ended: Ended) -> None:
         self.records.append(record_of(ended, monotonic(), time()))
+
+    def count_filter(self, instance: str, event: FilterEvent) -> None:
+        self.filters.append((instance, event))
 
 
 def probe(name: str, phase: Phase, order: int = 0, **hooks: Any) -> type[Filter]:

@@ -107,6 +107,12 @@ def test_nothing_is_imported_that_is_not_named(folder: Path) -> None:
             {"greeting": "m:Greeting"},
             "the settings of \"m:Greeting\" cannot be read: TypeError: <class 'complex'> in settings has no written",
         ),
+        (
+            "a-b",
+            {"m.py": FILTER.replace("phase=", "api=2, phase=")},
+            {"greeting": "m:Greeting"},
+            '"m:Greeting" is written for version 2 of the filter API; expected 1, which fastgw has',
+        ),
         ("b-c", {}, {}, 'there is no package "a-b"; expected an installed package, by the name that pip knows'),
         ("aa-b", {"m.py": FILTER}, {"greeting": "m:Greeting"}, 'there is no package "a-b"; did you mean "aa-b"?'),
     ],

@@ -17,7 +17,9 @@ from fastgw.compile import compile as compiled
 from fastgw.config import settings as config
 from fastgw.config.values import Address, Url
 from fastgw.node.places import Names
+from fastgw.filters.size import Size
 from fastgw.node.shared import Shared
+from fastgw.observe.families import FilterEvent
 from fastgw.observe.series import UPSTREAM_CONNECTS, series_of
 from fastgw.observe.tally import Tally
 from fastgw.runtime.words import Words
@@ -35,6 +37,7 @@ class Node:
                 version=1,
                 listeners={"public": config.Listener(address=Address("127.0.0.1", 0))},
                 upstreams={"users": config.Upstream(targets=(config.Target(url=to),))},
+                filters={"limit": config.FilterUse("limit", "size", Size(body=1))},
                 routes=tuple(config.Route(name=route, paths=("/*",), upstream="users") for route in routes),
             ),
             workers=2,
@@ -73,6 +76,7 @@ def test_every_family_is_told_with_its_labels_and_kind(node: Node, accept: bytes
     """As both of Prometheus' formats want it; read by Prometheus' own parsers."""
     for route in ("user", 'a"\\\nb', "ü", "gone", ""):
         node.finish(route, fault="bad_request")
+    node.tally.count_filter("limit", FilterEvent.ANSWER)
     content_type, text = node.exposition.text(accept)
     assert content_type == (OPENMETRICS if accept else PROMETHEUS).content_type
     assert text.endswith(b"# EOF\n") == bool(accept)
@@ -200,3 +204,15 @@ def test_names_change_when_the_generation_is_committed_and_not_before(node: Node
     node.tally.adopt(series_of(after))
     node.finish("late")
     assert sorted(routes()) == ["_other", "late"]
+
+
+def test_filters_are_counted_by_instance(node: Node) -> None:
+    """Errors and timeouts from 0 on, decisions in shadow once there are any; names that are gone as `_other`."""
+    for event in (FilterEvent.RAISED, FilterEvent.ANSWER, FilterEvent.ANSWER, FilterEvent.PASS):
+        node.tally.count_filter("limit", event)
+    node.tally.count_filter("gone", FilterEvent.LATE)
+    assert node.value("fastgw_filter_errors_total", filter="limit") == 1
+    assert node.value("fastgw_filter_timeouts_total", filter="limit") == 0
+    assert node.value("fastgw_filter_timeouts_total", filter="_other") == 1
+    assert node.value("fastgw_filter_shadow_decisions_total", filter="limit", decision="answer") == 2
+    assert node.value("fastgw_filter_shadow_decisions_total", filter="limit", decision="pass") == 1

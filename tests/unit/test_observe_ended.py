@@ -52,6 +52,7 @@ class Exchange:
     retries: int = 0
     fault: Fault | None = None
     why: str = ""
+    shadowed: str = ""
     request_id: bytes = b""
 
 

@@ -1,0 +1,185 @@
+"""A filter in shadow: it decides on a copy of each exchange, which is counted and logged, and nothing else happens.
+
+Rule: whatever it does, the exchange goes on as if it were not there. A step that has to wait goes on by itself, for
+`PATIENCE_S` at most; the request does not wait for it, and what is decided after its end is counted, but not logged.
+"""
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable
+from typing import Any, Final, final
+
+from fastgw.exchange import Exchange, Hooks, Reply
+from fastgw.exchange.chain import checked
+from fastgw.exchange.shadow import ShadowExchange
+from fastgw.observe.families import FilterEvent
+
+log = logging.getLogger("fastgw")
+
+PATIENCE_S: Final = 30.0
+MOST_WAITING: Final = 1000
+"""Exchanges of one use whose step waits; what more there are is not asked."""
+
+
+def in_shadow(instance: str, own: Hooks) -> Hooks:
+    """Hooks that ask a filter's own, and do not do what they say."""
+    shadow = _Shadow(instance, own)
+    return Hooks(
+        request=None if own.request is None else shadow.request,
+        response=None if own.response is None else shadow.response,
+        request_body=None if own.request_body is None else shadow.request_body,
+        finish=shadow.finish,
+        start=own.start,
+        stop=shadow.stop if own.request is not None else own.stop,
+    )
+
+
+def why_answered(reply: Reply, why: str) -> str:
+    """What a filter would have done that has answered."""
+    verb = "answer" if reply.fault is None else "refuse"
+    label = "" if reply.fault is None else f" {reply.fault.label}"
+    return f"{verb} {reply.status}{label}{f' ({why})' if why else ''}"
+
+
+@final
+class _Case:
+    """What a filter in shadow decides on one exchange."""
+
+    __slots__ = ("decision", "exchange", "over", "said", "task")
+
+    def __init__(self, exchange: ShadowExchange) -> None:
+        self.exchange = exchange
+        self.decision = FilterEvent.PASS
+        self.said: list[str] = []
+        self.over = False  # it has nothing more to say
+        self.task: asyncio.Future[None] | None = None
+
+    @property
+    def waits(self) -> bool:
+        return self.task is not None and not self.task.done()
+
+    def decide(self, decision: FilterEvent, said: str) -> None:
+        self.decision = max(self.decision, decision)
+        self.said.append(said)
+
+    def answer(self, reply: Reply | None) -> None:
+        changed = self.exchange.request_changes()
+        if reply is not None:
+            self.decide(FilterEvent.ANSWER, why_answered(reply, self.exchange.why))
+            self.over = True
+        elif changed:
+            self.decide(FilterEvent.CHANGE, f"change request {', '.join(changed)}")
+
+
+@final
+class _Shadow:
+    """One use of a filter."""
+
+    __slots__ = ("_instance", "_own", "_tasks")
+
+    def __init__(self, instance: str, own: Hooks) -> None:
+        self._instance = instance
+        self._own = own
+        self._tasks: set[asyncio.Future[None]] = set()
+
+    def request(self, exchange: Exchange) -> None:
+        case = self._case(exchange)
+        assert self._own.request is not None
+        try:
+            outcome = self._own.request(case.exchange)
+            if outcome is None or type(outcome) is Reply:
+                case.answer(outcome)
+            else:
+                self._wait(case, outcome)
+        except BaseException as error:
+            self._raised(case, "request", error)
+
+    def response(self, exchange: Exchange) -> None:
+        case = self._case(exchange)
+        if case.over or case.waits:
+            return
+        assert self._own.response is not None
+        assert exchange.response is not None
+        case.exchange.respond_as(exchange.response)
+        try:
+            self._own.response(case.exchange)
+            if changed := case.exchange.response_changes(exchange.response):
+                case.decide(FilterEvent.CHANGE, f"change response {', '.join(changed)}")
+        except BaseException as error:
+            self._raised(case, "response", error)
+
+    def request_body(self, exchange: Exchange, payload: bytes) -> None:
+        case = self._case(exchange)
+        if case.over or case.waits:
+            return
+        assert self._own.request_body is not None
+        try:
+            case.answer(checked(self._own.request_body(case.exchange, payload)))
+        except BaseException as error:
+            self._raised(case, "body", error)
+
+    def finish(self, exchange: Exchange) -> None:
+        """Nothing more becomes of the exchange: count and log what was decided."""
+        case = self._case(exchange)
+        if self._own.finish is not None:
+            try:
+                self._own.finish(case.exchange)
+            except BaseException as error:
+                self._raised(case, "finish", error)
+        if case.task is not None and case.waits:
+            told = [*case.said, "unknown, it still waits"]
+            client = exchange.client
+            case.task.add_done_callback(lambda task: client.count_filter(self._instance, case.decision))
+        else:
+            told = case.said
+            exchange.client.count_filter(self._instance, case.decision)
+        if told:
+            before = f"{exchange.shadowed}; " if exchange.shadowed else ""
+            exchange.shadowed = f"{before}{self._instance}: {', '.join(told)}"
+
+    def stop(self) -> None:
+        for task in tuple(self._tasks):
+            task.cancel()
+        if self._own.stop is not None:
+            self._own.stop()
+
+    def _case(self, exchange: Exchange) -> _Case:
+        cases: dict[Any, Any] | None = exchange.shadows
+        if cases is None:
+            cases = exchange.shadows = {}
+        case: _Case | None = cases.get(self)
+        if case is None:
+            case = cases[self] = _Case(ShadowExchange(exchange))
+        else:
+            case.exchange.follow()
+        return case
+
+    def _raised(self, case: _Case, kind: str, error: BaseException) -> None:
+        log.error("filter %s, in shadow: its %s step raised", self._instance, kind, exc_info=error)
+        case.decide(FilterEvent.RAISE, f"raise {type(error).__name__}")
+        case.over = True
+
+    def _wait(self, case: _Case, outcome: Awaitable[Reply | None]) -> None:
+        if len(self._tasks) >= MOST_WAITING:
+            if inspect.iscoroutine(outcome):
+                outcome.close()
+            case.decide(FilterEvent.UNKNOWN, "unknown, too many wait")
+            case.over = True
+            return
+        case.task = task = asyncio.ensure_future(self._waited(case, outcome))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _waited(self, case: _Case, outcome: Awaitable[Reply | None]) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE_S) as limit:
+                case.answer(checked(await outcome))
+        except (Exception, SystemExit) as error:
+            if limit.expired():
+                case.decide(FilterEvent.UNKNOWN, "unknown, it took too long")
+                case.over = True
+            else:
+                self._raised(case, "request", error)
+        except asyncio.CancelledError:  # it stops
+            case.decide(FilterEvent.UNKNOWN, "unknown, it was stopped")
