@@ -6,6 +6,7 @@ problem says enough.
 
 import ssl
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Any, Final
 
 from msgspec import Struct
@@ -226,6 +227,38 @@ def _check_parameters(
             place.report(f"not every path of this route has the parameter {show(name)}", hint, at_key=False)
 
 
+def values_of_requests_that_there_are(merged: Merged) -> None:
+    """What filters name of a request: parameters of the route, or of any route where it is not known which."""
+    of_routes = [_parameters(route.paths) for _, route in merged.routes()]
+    anywhere = frozenset().union(*of_routes)
+    uses = [(place, use, anywhere) for place, use in merged.maps["filters"].values()]
+    for part in ("listeners", "upstreams"):
+        for place, _, each in merged.whole(part):
+            uses += _uses(place.below("filters"), each.filters, anywhere)
+    for place, _, filters in merged.whole("filter_sets"):
+        uses += _uses(place, filters, anywhere)
+    for (place, route), known in zip(merged.routes(), of_routes, strict=True):
+        uses += _uses(place.below("filters"), route.filters, known)
+    for place, use, known in uses:
+        unknown_names = getattr(getattr(use, "settings", None), "unknown_names", None)
+        if unknown_names is not None:
+            for steps, wrong, expected in unknown_names(known):
+                place.below(*steps).report(wrong, expected, at_key=False)
+
+
+def _uses(place: Place, filters: Any, known: frozenset[str]) -> Iterator[tuple[Place, Any, frozenset[str]]]:
+    return ((place.below(name), use, known) for name, use in (() if filters is BROKEN else filters.items()))
+
+
+def _parameters(paths: Any) -> frozenset[str]:
+    """The names of the parameters in paths, as far as they are paths."""
+    names: set[str] = set()
+    for _, path in _whole(() if paths is BROKEN else paths):
+        with suppress(ValueError):
+            names.update(parameter.name for parameter in patterns.parse_path(path).parameters)
+    return frozenset(names)
+
+
 def raw_paths_stay_as_they_are(merged: Merged) -> None:
     """What is cut or rewritten is the normal form; the client's own bytes can only be sent whole."""
     for place, route in merged.routes():
@@ -308,6 +341,7 @@ RULES: Final[tuple[Rule, ...]] = (
     routes_have_one_end,
     names_are_known,
     route_patterns,
+    values_of_requests_that_there_are,
     raw_paths_stay_as_they_are,
     upgrades_that_are_tunnels,
     methods_that_are_served,

@@ -1,18 +1,33 @@
 """headers: set, add and remove fields of requests and responses."""
 
-from collections.abc import Mapping
-from typing import Annotated, Final
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Final
 
 from msgspec import Meta
 
+from fastgw.config.problems import suggest
 from fastgw.config.settings import NONE, Settings
-from fastgw.config.values import FieldName, FieldValue
-from fastgw.filters.api import Env, Exchange, Filter, Hooks, Outcome, Phase
+from fastgw.config.values import FieldName, Notation, parse_field_value
+from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Phase
+from fastgw.filters.templates import VALUES, Unfit, Value, compiled, is_identity, parameters, parse_template
 from fastgw.wire.framing import RequestHead
 from fastgw.wire.headers import Fields
 
+log = logging.getLogger("fastgw.filters")
+
 _OURS: Final = RequestHead.DROPPED
+_ANY: Final[dict[str, Any]] = {"type": "string"}
 Names = Annotated[tuple[FieldName, ...], Meta(max_length=100)]
+FieldTemplate = Annotated[
+    str,
+    Notation(
+        "text in one line, in which {client_ip}, {request_id}, {consumer.name}, {claims.sub} and the like stand for "
+        "values of the request, and {{ for a brace",
+        lambda text: parse_template(parse_field_value(text)),
+        _ANY,
+    ),
+]
 
 
 class Edits(Settings):
@@ -20,13 +35,20 @@ class Edits(Settings):
 
     For remove and set `-` and `_` in names are one: `X-User` takes `X_User` out too, which CGI, WSGI and PHP could not
     tell from it.
+
+    In values `{name}` stands for a value of the request: `{client_ip}`, `{scheme}`, `{host}`, `{method}`, `{path}`,
+    `{query}`, `{request_id}`, `{listener}`, `{route}`, `{consumer.name}`, `{consumer.groups}`, `{claims.NAME}` of a
+    verified token (`{claims.address.city}` leads down), and `{NAME}` or `{param.NAME}` for a parameter of the route's
+    path. Lists are written with commas. `{{` and `}}` are braces. When a value is missing or empty, the field is left
+    out. So it is when a value could not stand in a field, but who cannot be named to the upstream is answered 403.
     """
 
     remove: Names = ()
     """Fields that are taken out."""
-    set: Mapping[FieldName, FieldValue] = NONE
-    """Fields that are there once, with this value, whatever was there before."""
-    add: Mapping[FieldName, FieldValue] = NONE
+    set: Mapping[FieldName, FieldTemplate] = NONE
+    """Fields that are there once, with this value, whatever was there before. What the sender said under these names is
+    taken out also when a value is missing."""
+    add: Mapping[FieldName, FieldTemplate] = NONE
     """Fields that are added behind those that are there."""
 
     def __post_init__(self) -> None:
@@ -47,36 +69,85 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
     """For the response, whoever made it."""
 
     def build(self, env: Env) -> Hooks:
-        to_request, to_response = _Edit(self.request), _Edit(self.response)
+        to_request = _Edit(self.request, env.instance, strict=True)
+        to_response = _Edit(self.response, env.instance, strict=False)
 
         def request(exchange: Exchange) -> Outcome:
-            to_request(exchange.headers)
+            try:
+                to_request(exchange.headers, exchange)
+            except Unfit as unfit:
+                return exchange.refuse(Fault.FORBIDDEN, why=str(unfit))
             return None
 
         def response(exchange: Exchange) -> None:
             assert exchange.response is not None
-            to_response(exchange.response.headers)
+            to_response(exchange.response.headers, exchange)
 
         return Hooks(
             request=None if self.request.empty() else request,
             response=None if self.response.empty() else response,
         )
 
+    def unknown_names(self, known: frozenset[str]) -> Iterable[tuple[tuple[str, ...], str, str]]:
+        """Where a value is called by a name that nothing has, what is wrong, and what was expected.
+
+        `known`: the parameters of all paths that the filter may see.
+        """
+        for side in ("request", "response"):
+            for edit in ("set", "add"):
+                for field, text in getattr(getattr(self, side), edit).items():
+                    for name in parameters(text):
+                        if name not in known:
+                            wrong = f"{{{name}}} is no value of a request, and no path here has such a parameter"
+                            yield (side, edit, field), wrong, suggest(name, [*VALUES, *known])
+
 
 class _Edit:
-    """Edits with their names and values as bytes."""
+    """Edits with their names as bytes, and what makes their values. `strict`: who cannot be named is not left out."""
 
     __slots__ = ("_add", "_remove", "_set")
 
-    def __init__(self, edits: Edits) -> None:
+    def __init__(self, edits: Edits, instance: str, strict: bool) -> None:
         self._remove = tuple(name.encode() for name in edits.remove)
-        self._set = tuple((name.encode(), value.encode()) for name, value in edits.set.items())
-        self._add = tuple((name.encode(), value.encode()) for name, value in edits.add.items())
+        self._set = tuple(_values(edits.set, instance, strict))
+        self._add = tuple(_values(edits.add, instance, strict))
 
-    def __call__(self, fields: Fields) -> None:
+    def __call__(self, fields: Fields, exchange: Exchange) -> None:
+        """Raises `Unfit` for what says who somebody is."""
         for name in self._remove:
             fields.remove(name)
         for name, value in self._set:
-            fields.set(name, value)
+            held = value if isinstance(value, bytes) else value(exchange)
+            if held is None:
+                fields.remove(name)
+            else:
+                fields.set(name, held)
         for name, value in self._add:
-            fields.add(name, value)
+            held = value if isinstance(value, bytes) else value(exchange)
+            if held is not None:
+                fields.add(name, held)
+
+
+def _values(edits: Mapping[str, str], instance: str, strict: bool) -> Iterable[tuple[bytes, bytes | Value]]:
+    for name, text in edits.items():
+        value = compiled(text)
+        if not isinstance(value, bytes) and not (strict and is_identity(text)):
+            value = _lenient(value, f"filter {instance}: {name}")
+        yield name.encode(), value
+
+
+def _lenient(value: Value, where: str) -> Value:
+    """Without a value that cannot stand in a field; that is logged once."""
+    told = False
+
+    def held(exchange: Exchange) -> bytes | None:
+        nonlocal told
+        try:
+            return value(exchange)
+        except Unfit as unfit:
+            if not told:
+                told = True
+                log.warning("%s is left out, as %s; not told again", where, unfit)
+            return None
+
+    return held

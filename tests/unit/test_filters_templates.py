@@ -1,0 +1,217 @@
+"""Values of the request in fields: what they stand for, and that none of them ends its line."""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastgw import config
+from fastgw.filters import TYPES
+from fastgw.filters.api import Consumer, Phase
+from tests.support.generations import load_document
+from tests.support.memory import SERVICE, Plane, probe
+
+ROUTES = [{"name": "user", "paths": ["/users/{id}", "/x/{id}/{rest:path}"], "upstream": "u"}]
+TRUSTED = {"main": {"address": "127.0.0.1:0", "trusted_proxies": ["10.0.0.0/8"]}}
+
+
+def sent(
+    value: str,
+    *,
+    claims: Mapping[str, Any] | None = None,
+    consumer: Consumer | None = None,
+    path: str = "/users/7",
+    fields: bytes = b"",
+    edit: str = "set",
+    side: str = "request",
+) -> list[bytes] | int:
+    """The values of `X-A` that the upstream gets (the client, for `response`); the status of a refusal."""
+
+    def identify(exchange: Any) -> None:
+        exchange.claims, exchange.consumer = claims or {}, consumer
+
+    plane = Plane(
+        {
+            "listeners": TRUSTED,
+            "routes": ROUTES,
+            "filters": {"request_id": {}, "headers": {side: {edit: {"X-A": value}}}},
+        },
+        probes=[probe("identify", Phase.AUTHENTICATE, request=identify)],
+    )
+    client = plane.client("10.0.0.1")
+    head = b"GET %b HTTP/1.1\r\nHost: A.test:81\r\nX-Request-Id: r-1\r\nX-Forwarded-For: 192.0.2.1\r\n" % path.encode()
+    client.sends(head + fields + b"\r\n")
+    if not plane.pool.waiting:
+        return int(client.received.split(b" ")[1])
+    upstream = plane.connects()
+    upstream.sends(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n" + fields + b"\r\n")
+    lines = (upstream if side == "request" else client).received.split(b"\r\n")
+    return [line.partition(b":")[2].strip() for line in lines if line.lower().replace(b"_", b"-").startswith(b"x-a:")]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("plain", b"plain"),
+        ("{client_ip}", b"192.0.2.1"),
+        ("{scheme}://{host}{path}?{query}", b"http://a.test/users/7?x=1"),
+        ("{method} {route} {listener}", b"GET user main"),
+        ("{request_id}", b"r-1"),
+        ("user-{id}", b"user-7"),
+        ("{param.id}", b"7"),
+        ("{{{id}}}", b"{7}"),
+        ('{{"user": "{id}"}}', b'{"user": "7"}'),
+        ("a}}b{{c", b"a}b{c"),
+    ],
+)
+@pytest.mark.parametrize("side", ["request", "response"])
+def test_values_of_the_request(value: str, expected: bytes, side: str) -> None:
+    assert sent(value, path="/users/7?x=1", side=side) == [expected]
+
+
+ALICE = Consumer("alice", frozenset(("staff", "admin")))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("{consumer.name}", b"alice"),
+        ("{consumer.groups}", b"admin,staff"),
+        ("{claims.sub}", b"u-1"),
+        ("{claims.address.city}", "Zürich".encode()),
+        ("{claims.https://ns.example/roles}", b"a,b"),
+        ("{claims.level}", b"3"),
+        ("{claims.paid}", b"true"),
+        ("{claims.address}", '{"city":"Zürich"}'.encode()),
+        ("{claims.dotted.name}", b"whole"),
+        ("<{claims.sub}>", b"<u-1>"),
+    ],
+)
+def test_who_it_is(value: str, expected: bytes) -> None:
+    claims = {
+        "sub": "u-1",
+        "address": {"city": "Zürich"},
+        "https://ns.example/roles": ["a", "b"],
+        "level": 3,
+        "paid": True,
+        "dotted.name": "whole",
+        "dotted": {"name": "in parts"},
+    }
+    assert sent(value, claims=claims, consumer=ALICE) == [expected]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "{consumer.name}",
+        "{consumer.groups}",
+        "{claims.sub}",
+        "{claims.sub.x}",
+        "u-{claims.empty}",
+        "{claims.none}",
+        "{rest}",
+    ],
+)
+@pytest.mark.parametrize("edit", ["set", "add"])
+@pytest.mark.parametrize("name", [b"X-A", b"x_a"])
+def test_what_is_missing_is_left_out_and_nobody_else_says_it(value: str, edit: str, name: bytes) -> None:
+    """`set`: what the client sends under that name does not stand in for it."""
+    claims = {"empty": "", "no": None}
+    left = [] if edit == "set" else [b"theirs"]
+    assert sent(value, claims=claims, fields=name + b": theirs\r\n", edit=edit) == left
+
+
+HOSTILE = ["a\r\nX-Evil: 1", "a\nb", "a\rb", "a\x00b", "\x7f", "a\x1bb"]
+
+
+@pytest.mark.parametrize("hostile", [*HOSTILE, "\ud800", ["a", "b,c"], ["a", "b\nc"], {"x": "\ud800"}])
+def test_who_cannot_be_named_is_refused(hostile: Any) -> None:
+    """Left out, the request would go on as another one: of nobody."""
+    assert sent("{claims.sub}", claims={"sub": hostile}, fields=b"X-A: theirs\r\n") == 403
+    assert sent("{claims.sub}", claims={"sub": hostile}, edit="add") == 403
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_no_value_ends_its_line(hostile: str, caplog: pytest.LogCaptureFixture) -> None:
+    """On the way back there is nobody to refuse: the field is left out. Nothing of the value is logged."""
+    with caplog.at_level(logging.WARNING):
+        assert sent("{claims.sub}", claims={"sub": hostile}, side="response", fields=b"X-A: theirs\r\n") == []
+    assert [record.getMessage() for record in caplog.records] == [
+        "filter headers: X-A is left out, as {claims.sub} cannot stand in a field; not told again"
+    ]
+
+
+def test_json_escapes_what_would_end_a_line() -> None:
+    assert sent("{claims.x}", claims={"x": {"a": "b\r\nc"}}) == [b'{"a":"b\\r\\nc"}']
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [("/x/7/a%22b/c", "{rest}", b"a%22b/c"), ("/x/%C3%A9/", "{id}", b"%C3%A9"), ("/x/7/", "{rest}", None)],
+)
+def test_parameters_are_sent_as_they_are_matched(path: str, value: str, expected: bytes | None) -> None:
+    """In normal form, their escapes kept."""
+    assert sent(value, path=path) == ([] if expected is None else [expected])
+
+
+def problems(tmp_path: Path, **settings: Any) -> list[str]:
+    file = tmp_path / "gateway.json"
+    file.write_text(json.dumps({**SERVICE, "routes": ROUTES, **settings}, indent=1))
+    with pytest.raises(config.ConfigError) as caught:
+        config.load(str(file), TYPES)
+    return [str(problem).replace(f"{tmp_path}/", "") for problem in caught.value.problems]
+
+
+def edits(value: str) -> dict[str, Any]:
+    return {"headers": {"request": {"set": {"X-A": value}}}}
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("{", "has a single brace"),
+        ("}", "has a single brace"),
+        ("{a", "has a single brace"),
+        ("{}", "the name of nothing"),
+        ("{a b}", "the name of nothing"),
+        ("{consumer.nme}", "the name of nothing"),
+        ("{claims.}", "the name of nothing"),
+        ("{client-ip}", "the name of nothing"),
+        ("a\r\nb{id}", "control character"),
+    ],
+)
+def test_what_is_no_template_is_refused(tmp_path: Path, value: str, told: str) -> None:
+    (problem,) = problems(tmp_path, filters=edits(value))
+    assert told in problem
+    assert "filters.headers.request.set.X-A" in problem
+
+
+@pytest.mark.parametrize(
+    ("settings", "place"),
+    [
+        ({"filters": edits("{clientip}")}, "filters"),
+        ({"listeners": {"main": {"address": "127.0.0.1:0", "filters": edits("{clientip}")}}}, "listeners.main.filters"),
+        (
+            {"upstreams": {"u": {"targets": [{"url": "http://a"}], "filters": edits("{clientip}")}}},
+            "upstreams.u.filters",
+        ),
+        ({"filter_sets": {"headers": edits("{clientip}")}}, "filter_sets.headers"),
+        ({"routes": [{**ROUTES[0], "filters": edits("{clientip}")}]}, "routes[0].filters"),
+    ],
+)
+def test_an_unknown_name_is_told_with_its_place(tmp_path: Path, settings: dict[str, Any], place: str) -> None:
+    (problem,) = problems(tmp_path, **settings)
+    assert f": {place}.headers.request.set.X-A: {{clientip}} is no value of a request, and no path here has" in problem
+    assert problem.endswith('did you mean "client_ip"?')
+
+
+def test_a_parameter_must_be_one_of_the_route() -> None:
+    """Or of some route, where it is not known which."""
+    other = {"name": "other", "paths": ["/other/{name}", "~^/v[0-9]"], "upstream": "u"}
+    load_document({**SERVICE, "routes": [*ROUTES, other], "filters": edits("{id} {name} {param.rest}")})
+    load_document({**SERVICE, "routes": [{**ROUTES[0], "filters": edits("{id}")}, other]})
+    with pytest.raises(config.ConfigError, match="no path here has such a parameter"):
+        load_document({**SERVICE, "routes": [{**ROUTES[0], "filters": edits("{name}")}, other]})
