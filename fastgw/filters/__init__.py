@@ -2,13 +2,19 @@
 
 from typing import Final
 
+from fastgw.filters.cors import Cors
 from fastgw.filters.extensions import FilterTypes
+from fastgw.filters.forward_auth import ForwardAuth
 from fastgw.filters.headers import Headers
 from fastgw.filters.https_redirect import HttpsRedirect
 from fastgw.filters.ip import Ip
+from fastgw.filters.key_auth import KeyAuth
+from fastgw.filters.oidc import Oidc
 from fastgw.filters.request_id import RequestId
 from fastgw.filters.security_headers import SecurityHeaders
 from fastgw.filters.size import Size
 
-TYPES: Final = FilterTypes((RequestId, HttpsRedirect, Ip, SecurityHeaders, Size, Headers))
+TYPES: Final = FilterTypes(
+    (RequestId, HttpsRedirect, Ip, Cors, SecurityHeaders, KeyAuth, ForwardAuth, Oidc, Size, Headers)
+)
 """Filter types by name, in running order."""

@@ -1,0 +1,31 @@
+"""For filters that ask a service of their own: how it is spoken to, checked as the configuration is."""
+
+from typing import Final
+
+from fastgw.config.pem import amiss, amiss_authority
+from fastgw.config.settings import UpstreamTls
+from fastgw.config.values import Endpoint
+from fastgw.filters.api import Env
+from fastgw.upstream.tls import ClientTls, read_tls
+
+_DEFAULT: Final = UpstreamTls()
+
+
+def check_tls(url: Endpoint, tls: UpstreamTls) -> None:
+    """Whether settings go together. Raises `ValueError`."""
+    if tls != _DEFAULT and not url.origin.tls:
+        raise ValueError("there is `tls`, but the URL is not https")
+    if (tls.certificate is None) != (tls.key is None):
+        given, lacking = ("certificate", "key") if tls.certificate else ("key", "certificate")
+        raise ValueError(f"`tls` has a `{given}` but no `{lacking}`")
+
+
+def client_tls(env: Env, tls: UpstreamTls) -> ClientTls:
+    """What the files say. Raises `OSError`, and `ValueError` for what is no certificate, no key, or not its own."""
+    read = read_tls(tls, env.read)
+    ca, certificate, key = read.material
+    if ca is not None and (wrong := amiss_authority(ca)):
+        raise ValueError(f"{tls.ca}: {wrong}")
+    if certificate is not None and key is not None and (found := amiss(certificate, key)) is not None:
+        raise ValueError(f"{getattr(tls, found.of)}: {found.wrong}; {found.expected}")
+    return read

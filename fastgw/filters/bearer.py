@@ -1,0 +1,45 @@
+"""Bearer tokens (RFC 6750): where a request carries one, and how it is told that it has to."""
+
+import re
+from typing import Final
+
+from fastgw.filters.api import Exchange
+
+LONGEST: Final = 16384
+"""Bytes of a token."""
+_BEARER: Final = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr](?: +(.*))?", re.DOTALL).fullmatch
+_IS_TOKEN: Final = re.compile(rb"[A-Za-z0-9._~+/-]++=*").fullmatch
+
+
+class Unclear(Exception):
+    """There is a bearer token, or more than one, that cannot be read in one way. The text says nothing of it."""
+
+
+def bearer_token(exchange: Exchange) -> bytes | None:
+    """The token of `Authorization: Bearer …` (RFC 6750 section 2.1); None: the request shows none. Raises `Unclear`.
+
+    Two `Authorization` fields are none that anybody has to choose from: who reads the other one would be fooled.
+    """
+    values = exchange.head.values(b"authorization")
+    if not values:
+        return None
+    match = _BEARER(values[0])
+    if len(values) > 1:
+        if any(map(_BEARER, values)):
+            raise Unclear("there is more than one Authorization field")
+        return None
+    if match is None:
+        return None
+    token: bytes = match[1] or b""
+    if len(token) > LONGEST:
+        raise Unclear("the token is too long")
+    if _IS_TOKEN(token) is None:
+        raise Unclear("the token has characters that no token has")
+    return token
+
+
+def challenge(realm: str, error: str = "", description: str = "", scope: str = "") -> tuple[bytes, bytes]:
+    """The field that a refusal carries (RFC 6750 section 3). No text may have a quote, backslash or control in it."""
+    parameters = (("realm", realm), ("scope", scope), ("error", error), ("error_description", description))
+    said = ", ".join(f'{name}="{value}"' for name, value in parameters if value)
+    return b"WWW-Authenticate", f"Bearer {said}".rstrip().encode("latin-1", "replace")

@@ -1,0 +1,59 @@
+"""One question at a time for each key, however many wait for its answer (single-flight)."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Hashable
+from typing import Any, Final, Generic, TypeVar, final
+
+T = TypeVar("T")
+
+MOST: Final = 100_000
+"""Keys under way at once; what comes on top asks for itself."""
+
+
+class _Flight(Generic[T]):
+    __slots__ = ("task", "waiting")
+
+    def __init__(self, task: asyncio.Task[T]) -> None:
+        self.task = task
+        self.waiting = 0
+
+
+@final
+class Flights(Generic[T]):
+    """The questions under way. One belongs to nobody: who leaves does not end it for the others; the last one does."""
+
+    __slots__ = ("_under_way",)
+
+    def __init__(self) -> None:
+        self._under_way: dict[Hashable, _Flight[T]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Flights: {len(self._under_way)} under way>"
+
+    async def join(self, key: Hashable, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The answer to `key`: to a question that is under way, or else to `ask`, which must not raise.
+
+        What it has asked for is under way until its answer is there; who remembers answers does so within `ask`.
+        """
+        flight = self._under_way.get(key)
+        if flight is None:
+            if len(self._under_way) >= MOST:
+                return await ask()
+            flight = self._under_way[key] = _Flight(asyncio.get_running_loop().create_task(self._fly(key, ask)))
+        flight.waiting += 1
+        try:
+            return await asyncio.shield(flight.task)
+        finally:
+            flight.waiting -= 1
+            if not flight.waiting and not flight.task.done():
+                flight.task.cancel()
+                if self._under_way.get(key) is flight:  # whoever comes now asks anew
+                    del self._under_way[key]
+
+    async def _fly(self, key: Hashable, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        flight = self._under_way[key]
+        try:
+            return await ask()
+        finally:
+            if self._under_way.get(key) is flight:
+                del self._under_way[key]
