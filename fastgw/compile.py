@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 from msgspec.structs import replace
 
 from fastgw.config import settings as config
-from fastgw.config.levels import early
+from fastgw.config.levels import by_route, early
 from fastgw.config.patterns import Template, parse_host, parse_path, parse_redirect
 from fastgw.config.secret import SecretError
 from fastgw.downstream import Listener, ListenerTable
@@ -481,17 +481,26 @@ class _Building:
         links_before: Sequence[Link],
     ) -> Route:
         # An early filter of a route's own runs as soon as the route is known; the listener's have run by then.
-        ran = {link.use.name for link in early_chain.links}
-        levels = (*self._levels(listener), *self._route_levels(route, upstream))
-        uses = (held for held in _accumulated(levels) if held[1].name not in ran)
-        links = self._links(uses, route.name, links_before)
-        chain = Chain(early_chain.links + links)
+        met = _accumulated((*self._levels(listener), *self._route_levels(route, upstream)))
+        stay = early_chain.links
+        if any(by_route(link.use.settings) for link in stay):
+            levels = {use.name: level for level, use in met}
+            stay = tuple(
+                link for link in stay if not by_route(link.use.settings) or levels.get(link.use.name) == link.level
+            )
+        ran = {link.use.name for link in stay}
+        links = self._links((held for held in met if held[1].name not in ran), route.name, links_before)
+        chain = Chain(stay + links)
+        for_preflights = None if chain.preflight is None else _for_preflights(chain, links)
         steps = tuple(link.hooks.request for link in links if link.hooks.request is not None)
         slash_allowed = route.path.encoded_slash == "keep"
         straight = None
         if isinstance(action, Forward) and action.patience == inf and slash_allowed and not chain.links:
             straight = action
-        return Route(route.name, action, chain, steps, slash_allowed, straight, route.timeout)
+        takes_options = "OPTIONS" in route.methods
+        return Route(
+            route.name, action, chain, steps, slash_allowed, straight, route.timeout, for_preflights, takes_options
+        )
 
     # listeners
 
@@ -518,7 +527,14 @@ def uses(configuration: config.Config) -> Iterator[config.FilterUse]:
     return (use for filters in levels for use in filters.values() if use is not None)
 
 
-def _accumulated(levels: Iterable[Level]) -> Iterable[tuple[str, config.FilterUse]]:
+def _for_preflights(chain: Chain, own: Sequence[Link]) -> Chain:
+    """Without those of the route's own filters whose request steps a preflight does not meet."""
+    if all(link.always for link in own):
+        return chain
+    return Chain(link for link in chain.links if link.always or link not in own)
+
+
+def _accumulated(levels: Iterable[Level]) -> Sequence[tuple[str, config.FilterUse]]:
     """What is in use where these levels meet, the farthest first, and the level it comes from."""
     held: dict[str, tuple[str, config.FilterUse | None]] = {}
     for level, filters in levels:

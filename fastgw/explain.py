@@ -14,7 +14,7 @@ import msgspec
 
 from fastgw.compile import Gateway
 from fastgw.downstream import Listener
-from fastgw.downstream.choose import choose, too_long
+from fastgw.downstream.choose import choose, meant, too_long
 from fastgw.downstream.unreadable import unreadable
 from fastgw.errors import Fault, fault_of
 from fastgw.exchange import Chain, Exchange, Link, Reply, Response, Trailers, problem, run_request
@@ -172,10 +172,17 @@ def explain(
         reply = choose(exchange, chosen.router)
         if exchange.route is not None:
             candidates = chosen.router.candidates(exchange)
+            if not candidates or candidates[0].match.route is not exchange.route:
+                candidates = chosen.router.candidates(meant(exchange))
             explanation.route = exchange.route.name
             explanation.matched = _matched(candidates[0])
             explanation.beat = tuple(f"{each.match.route.name} ({each.weakness})" for each in candidates[1:])
-            explanation.filters, reply = _run(_later_links(exchange.route.chain, chosen.early), exchange, shown)
+            later = _later_links(exchange.route.chain, chosen.early)
+            if reply is None:
+                explanation.filters, reply = _run(later, exchange, shown)
+            else:
+                name = exchange.chain.name_of(exchange.chain.preflight)
+                explanation.filters = (Step(name, f"answers {reply.status}, as to a preflight"),)
     if reply is not None:
         exchange.reply(reply)
         return _answered(explanation, exchange, shown)
@@ -205,7 +212,7 @@ def _listener(gateway: Gateway, url: str, name: str | None) -> Listener:
 
 
 def _later_links(chain: Chain, early: Chain) -> tuple[Link, ...]:
-    return chain.links[len(early.links) :]
+    return tuple(link for link in chain.links if link not in early.links)
 
 
 def _run(links: Iterable[Link], exchange: Exchange, shown: _Shown) -> tuple[tuple[Step, ...], Reply | None]:

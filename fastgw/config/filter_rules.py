@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastgw.config.levels import early
+from fastgw.config.levels import by_route, early
 from fastgw.config.merging import Merged, Place
 from fastgw.config.problems import Problem, show
 from fastgw.config.settings import FilterUse, Route
@@ -98,7 +98,7 @@ class FilterRules:
                 if old.enforced:
                     place.report(f"{subject}enforced by {owner.name} ({at})", f"{level.kind} cannot {deed}")
                     break
-                if level.kind != "a listener" and early(old.settings):
+                if level.kind != "a listener" and early(old.settings) and not by_route(old.settings):
                     place.report(f"{subject}runs before routing, by {owner.name} ({at})", f"{level.kind} cannot {deed}")
                     break
             else:

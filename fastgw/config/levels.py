@@ -14,6 +14,11 @@ def early(settings: Any) -> bool:
     return bool(getattr(getattr(settings, "phase", None), "early", False))
 
 
+def by_route(settings: Any) -> bool:
+    """Whether a route or upstream may replace an early filter: it decides nothing before the route is known."""
+    return bool(getattr(settings, "by_route", False))
+
+
 def accumulate(levels: Iterable[Filters]) -> Mapping[str, FilterUse]:
     """What is in use where these levels meet, the farthest level first."""
     held: dict[str, FilterUse | None] = {}
@@ -36,10 +41,11 @@ def of_route(config: Config, listener: str, route: Route) -> tuple[Filters, ...]
 
 def running(config: Config, listener: str, route: Route) -> Sequence[FilterUse]:
     """What runs for a request that came in by `listener` and met `route`, in this order; as `compile` makes it."""
+    met = accumulate(of_route(config, listener, route))
     first = sorted(filter(_is_early, accumulate(of_listener(config, listener)).values()), key=_turn)
+    first = [use for use in first if not by_route(use.settings) or met.get(use.name) is use]
     ran = {use.name for use in first}
-    met = accumulate(of_route(config, listener, route)).values()
-    return first + sorted((use for use in met if use.name not in ran), key=_turn)
+    return first + sorted((use for use in met.values() if use.name not in ran), key=_turn)
 
 
 def _is_early(use: FilterUse) -> bool:

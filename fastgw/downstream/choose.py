@@ -3,8 +3,9 @@
 from typing import Final
 
 from fastgw.errors import Fault
-from fastgw.exchange import Exchange, Reply, Route, problem
-from fastgw.routing import Match, Router
+from fastgw.exchange import Exchange, Reply, Route, problem, run_request
+from fastgw.filters.cors import is_preflight
+from fastgw.routing import Match, Routable, Router
 
 REFUSED_METHODS: Final = frozenset((b"CONNECT", b"TRACE"))
 _ALLOW: Final = (b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
@@ -36,6 +37,59 @@ def _count_forwards(exchange: Exchange, value: bytes) -> Reply | None:
     return None
 
 
+class Meant:
+    """The request that a preflight is about."""
+
+    __slots__ = ("_exchange", "method")
+
+    def __init__(self, exchange: Exchange, method: bytes) -> None:
+        self._exchange = exchange
+        self.method = method
+
+    @property
+    def host(self) -> bytes:
+        return self._exchange.host
+
+    @property
+    def path(self) -> bytes:
+        return self._exchange.path
+
+    @property
+    def query(self) -> bytes | None:
+        return self._exchange.query
+
+    def field(self, name: bytes) -> bytes | None:
+        return self._exchange.field(name)
+
+
+def meant(exchange: Exchange) -> Routable:
+    """What a preflight is about; of any other request the exchange itself."""
+    if exchange.method == b"OPTIONS" and is_preflight(exchange):
+        return Meant(exchange, exchange.field(b"access-control-request-method") or b"")
+    return exchange
+
+
+def _preflight(exchange: Exchange, router: Router[Route]) -> Match[Route] | Reply | None:
+    """The answer to a preflight, or the route that it is for; None: it is a request like others.
+
+    It is for the route that takes the request which it is about, unless one names OPTIONS among its methods.
+    """
+    about = meant(exchange)
+    if about is exchange:
+        return None
+    match = router.find(exchange)
+    if match is None or not match.route.takes_options:
+        match = router.find(about)
+    chain = exchange.chain if match is None else match.route.preflight_chain
+    if chain is None or chain.preflight is None:
+        return None
+    if match is not None:
+        exchange.route, exchange.params, exchange.chain = match.route, match.params, chain
+    outcome = run_request((chain.preflight,), exchange)
+    assert outcome is None or isinstance(outcome, Reply)
+    return outcome or match
+
+
 def choose(exchange: Exchange, router: Router[Route], match: Match[Route] | None = None) -> Reply | None:
     """Find the route and note it on the exchange, or say why there is none: 404, or 405 with `Allow`.
 
@@ -45,6 +99,11 @@ def choose(exchange: Exchange, router: Router[Route], match: Match[Route] | None
         reply = before_routing(exchange)
         if reply is not None:
             return reply
+    if exchange.method == b"OPTIONS":
+        found = _preflight(exchange, router)
+        if isinstance(found, Reply):
+            return found
+        match = found or match
     match = match or router.find(exchange)
     if match is None:
         return _no_route(exchange, router)

@@ -53,6 +53,7 @@ Closing at once would reset the connection, and the client might lose the answer
 LAST_REQUEST_S: Final = 1.0
 """How long a drain waits for one more request on an idle connection: it may be on its way, and would be lost."""
 _RESET: Final = struct.pack("ii", 1, 0)
+_STRAIGHT: Final = IDEMPOTENT - {b"OPTIONS"}  # which may be a preflight, and for another route
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CLOSE: Final = b"Connection: close\r\n"
 _KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
@@ -324,7 +325,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         match = None
         if not early.links and head.ordinary:
             match = listener.router.find(head)
-            if match is not None and match.route.straight is not None and head.method in IDEMPOTENT:
+            if match is not None and match.route.straight is not None and head.method in _STRAIGHT:
                 self._ahead = behind
                 self.deadline = inf
                 passage = self._passage or self._make_passage()

@@ -28,10 +28,11 @@ class Hooks:
     response's head is known, whoever made it. request_body: `(exchange, payload) -> None | Reply` for each piece.
     finish: `(exchange) -> None` when all is over. start: `(services) -> None` in the loop of each worker before the
     first request; stop: `() -> None` when new requests do not come any more. explain: `(exchange) -> str`, for people
-    who ask, why the request step has let the request pass; never a secret.
+    who ask, why the request step has let the request pass; never a secret. preflight: `(exchange) -> None | Reply`, in
+    place of all request steps, for a CORS preflight about requests of this route; of a chain's the last one counts.
     """
 
-    __slots__ = ("explain", "finish", "request", "request_body", "response", "start", "stop")
+    __slots__ = ("explain", "finish", "preflight", "request", "request_body", "response", "start", "stop")
 
     def __init__(
         self,
@@ -43,9 +44,10 @@ class Hooks:
         start: Callable[[Any], None] | None = None,
         stop: Callable[[], None] | None = None,
         explain: Callable[[Exchange], str] | None = None,
+        preflight: RequestStep | None = None,
     ) -> None:
         self.request, self.response, self.request_body, self.finish = request, response, request_body, finish
-        self.start, self.stop, self.explain = start, stop, explain
+        self.start, self.stop, self.explain, self.preflight = start, stop, explain, preflight
 
 
 @final
@@ -84,7 +86,7 @@ class Link:
 class Chain:
     """The filters of a route (before one is found: of a listener) in running order, hooks sorted out by kind."""
 
-    __slots__ = ("finish_steps", "links", "request_body_steps", "request_steps", "response_steps")
+    __slots__ = ("finish_steps", "links", "preflight", "request_body_steps", "request_steps", "response_steps")
 
     def __init__(self, links: Iterable[Link]) -> None:
         self.links = tuple(links)
@@ -94,6 +96,7 @@ class Chain:
         # Responses come back through the same filters the other way round.
         self.response_steps = tuple(h.response for h in reversed(hooks) if h.response is not None)
         self.finish_steps = tuple(h.finish for h in reversed(hooks) if h.finish is not None)
+        self.preflight = next((h.preflight for h in reversed(hooks) if h.preflight is not None), None)
 
     def response_steps_due(self, answered_by: RequestStep | None) -> tuple[Callable[[Exchange], None], ...]:
         if answered_by is None or not self.response_steps:
@@ -122,7 +125,7 @@ class Chain:
 
 def _hooks_of(link: Link) -> tuple[object, ...]:
     hooks = link.hooks
-    return hooks.request, hooks.response, hooks.request_body, hooks.finish
+    return hooks.request, hooks.response, hooks.request_body, hooks.finish, hooks.preflight
 
 
 @final
@@ -131,9 +134,20 @@ class Route:
 
     `straight`: the same action, where ordinary requests may take the straight way to it (`upstream.passage`).
     `patience`: seconds from the beginning of an exchange in which its filters have to decide; None: not said.
+    `preflight_chain`: of a preflight's answer; None: there is none. `takes_options`: it names OPTIONS as its own.
     """
 
-    __slots__ = ("action", "chain", "encoded_slash_allowed", "name", "patience", "steps", "straight")
+    __slots__ = (
+        "action",
+        "chain",
+        "encoded_slash_allowed",
+        "name",
+        "patience",
+        "preflight_chain",
+        "steps",
+        "straight",
+        "takes_options",
+    )
 
     def __init__(
         self,
@@ -144,6 +158,8 @@ class Route:
         encoded_slash_allowed: bool = True,
         straight: Any = None,
         patience: float | None = None,
+        preflight_chain: Chain | None = None,
+        takes_options: bool = False,
     ) -> None:
         self.name = name
         self.action = action
@@ -152,6 +168,8 @@ class Route:
         self.encoded_slash_allowed = encoded_slash_allowed
         self.straight = straight
         self.patience = patience
+        self.preflight_chain = preflight_chain
+        self.takes_options = takes_options
 
 
 def before_any(exchange: Exchange) -> None:

@@ -222,6 +222,8 @@ class Filter(Settings, metaclass=FilterMeta, frozen=True):
     """Among the filters of one phase: lower runs earlier."""
     api: ClassVar[int]
     """The version of this file that it is written for."""
+    by_route: ClassVar[bool] = False
+    """Whether a route or upstream may replace it although its phase is early: it has no request step."""
 
     def build(self, env: Env) -> Hooks:
         """The hooks of one use of these settings. Raises `ValueError` when they make no sense there."""

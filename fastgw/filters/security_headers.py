@@ -1,7 +1,7 @@
 """security_headers: tell browsers how carefully to treat what they get."""
 
 import re
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from msgspec.structs import fields
 
@@ -69,6 +69,8 @@ class SecurityHeaders(Filter, name="security_headers", phase=Phase.ADMIT, order=
 
     Each field is as the preset has it, another text, or null: then it is not sent.
     """
+
+    by_route: ClassVar[bool] = True
 
     preset: Literal["basic", "strict", "api"] = "basic"
     """`basic`: what breaks no site: HSTS for a year, nosniff, framing and full referrers on the same site alone.

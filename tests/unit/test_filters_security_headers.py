@@ -108,6 +108,17 @@ def test_refusals_have_them_too(request_line: bytes) -> None:
     assert fields(client.received)["x-content-type-options"] == ["nosniff"]
 
 
+def test_a_route_may_have_its_own() -> None:
+    """Though this stands before routing: on the way back the route is known."""
+    own = {"security_headers": {"preset": "api"}}
+    route = {"name": "r", "paths": ["/api"], "upstream": "u", "filters": own}
+    plane = Plane({"filters": {"security_headers": {}}, "routes": [route]})
+    client = plane.client()
+    client.sends(b"GET /api HTTP/1.1\r\n" + HOST + b"\r\n")
+    plane.connects().sends(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    assert fields(client.received)["x-frame-options"] == ["DENY"]
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -176,7 +176,7 @@ def status_of(play: Play) -> int:
     return play.plane.records[-1].status
 
 
-@pytest.mark.parametrize("request_head", [GET, HEAD, DELETE, asking(b"PUT /"), asking(b"OPTIONS /")])
+@pytest.mark.parametrize("request_head", [GET, HEAD, DELETE, asking(b"PUT /")])
 def test_what_may_be_sent_again_goes_straight(request_head: bytes) -> None:
     play = alike([sends(request_head)])
     assert play.passing
