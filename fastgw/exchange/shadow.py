@@ -108,7 +108,8 @@ class _Head:
         return self._fields if self._fields is not None and self._fields.changed else None
 
     def first(self, name: bytes) -> bytes | None:
-        return self._head.first(name) if self._fields is None else self._fields.get(name)  # type: ignore[no-any-return]
+        first: bytes | None = self._head.first(name) if self._fields is None else self._fields.get(name)
+        return first
 
     field = first
 

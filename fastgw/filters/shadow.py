@@ -88,10 +88,10 @@ class _Shadow:
         assert self._own.request is not None
         try:
             outcome = self._own.request(case.exchange)
-            if outcome is None or type(outcome) is Reply:
-                case.answer(outcome)
-            else:
+            if inspect.isawaitable(outcome):
                 self._wait(case, outcome)
+            else:
+                case.answer(checked(outcome))
         except BaseException as error:
             self._raised(case, "request", error)
 

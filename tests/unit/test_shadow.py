@@ -1,0 +1,272 @@
+"""`shadow: true`: a filter decides on a copy of the exchange, and the exchange is what it is without the filter."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from fastgw.config.settings import Config
+from fastgw.errors import Fault
+from fastgw.filters import shadow
+from fastgw.filters.api import Exchange, Filter, Phase, Reply
+from fastgw.identity import Consumer
+from fastgw.observe.families import FilterEvent
+from tests.support.memory import Plane, Wire, probe
+
+HOST = b"Host: a.test\r\n"
+GET = b"GET /x HTTP/1.1\r\n" + HOST + b"X-Old: 1\r\n\r\n"
+POST = b"POST /x HTTP/1.1\r\n" + HOST + b"Content-Length: 3\r\n\r\nabc"
+OK = b"HTTP/1.1 200 OK\r\nServer: s\r\nContent-Length: 2\r\n\r\nok"
+
+
+class Hidden(Plane):
+    """Its probes are in shadow."""
+
+    def _load(self, settings: Mapping[str, Any]) -> Config:
+        made = super()._load(settings)
+        return replace(made, filters={name: replace(use, shadow=True) for name, use in made.filters.items()})
+
+
+def plane_of(*probes: type[Filter], shadow: bool = True) -> Plane:
+    """With the probes in shadow, or without them."""
+    return Hidden(probes=probes) if shadow else Plane()
+
+
+def told(plane: Plane) -> list[str]:
+    return [record.shadowed for record in plane.records]
+
+
+def exchanged(plane: Plane, request: bytes = GET) -> tuple[bytes, bytes]:
+    """What the upstream and the client got."""
+    client = plane.client()
+    client.sends(request)
+    upstream = plane.connects()
+    upstream.sends(OK)
+    return upstream.received, _undated(client)
+
+
+def _undated(client: Wire) -> bytes:
+    return b"\r\n".join(line for line in client.received.split(b"\r\n") if not line.startswith(b"Date:"))
+
+
+def everything(exchange: Exchange) -> Reply | None:
+    """All that a request step can do to an exchange."""
+    exchange.headers.set(b"X-Set", b"1")
+    exchange.headers.remove(b"X-Old")
+    exchange.head.fields().set(b"X-Head", b"1")
+    exchange.request_added += b"X-Added: 1\r\n"
+    exchange.request_dropped |= {b"host", b"x-old"}
+    exchange.consumer = Consumer("mallory")
+    exchange.claims = {"sub": "mallory"}
+    exchange.request_id = b"mallory"
+    exchange.path = b"/elsewhere"
+    exchange.client_ip = "192.0.2.9"
+    exchange.client.answer(None, b"", True)  # type: ignore[arg-type]
+    exchange.fail(Fault.INTERNAL)
+    return None
+
+
+def respond(exchange: Exchange) -> None:
+    assert exchange.response is not None
+    exchange.response.headers.set(b"X-Response", b"1")
+    exchange.response.headers.remove(b"Server")
+    exchange.response.dropped |= {b"content-length"}
+    exchange.response.status = 500
+    exchange.add_response_fields(b"X-Line: 1\r\n")
+
+
+def refuse(exchange: Exchange, *_: object) -> Reply:
+    everything(exchange)
+    return exchange.refuse(Fault.FORBIDDEN, why="not you")
+
+
+def broken(*_: object) -> Any:
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("phase", [Phase.OBSERVE, Phase.ADMIT, Phase.AUTHENTICATE, Phase.TRANSFORM])
+@pytest.mark.parametrize(
+    ("hooks", "event", "said"),
+    [
+        ({"request": lambda exchange: None}, FilterEvent.PASS, ""),
+        ({"request": refuse}, FilterEvent.ANSWER, "p: refuse 403 forbidden (not you)"),
+        ({"request": lambda exchange: Reply(204)}, FilterEvent.ANSWER, "p: answer 204"),
+        ({"request": broken}, FilterEvent.RAISE, "p: raise ZeroDivisionError"),
+        ({"request": lambda exchange: True}, FilterEvent.RAISE, "p: raise TypeError"),
+        ({"response": broken}, FilterEvent.RAISE, "p: raise ZeroDivisionError"),
+        ({"finish": broken}, FilterEvent.RAISE, "p: raise ZeroDivisionError"),
+        ({"request_body": broken}, FilterEvent.RAISE, "p: raise ZeroDivisionError"),
+        ({"request_body": refuse}, FilterEvent.ANSWER, "p: refuse 403 forbidden (not you)"),
+        (
+            {"response": respond},
+            FilterEvent.CHANGE,
+            "p: change response Server, Content-Length, X-Response, X-Line",
+        ),
+    ],
+)
+def test_what_a_filter_in_shadow_does_reaches_nobody(
+    hooks: dict[str, Callable[..., Any]], event: FilterEvent, said: str, phase: Phase
+) -> None:
+    request = POST if "request_body" in hooks else GET
+    without = exchanged(plane_of(probe("p", phase, **hooks), shadow=False), request)
+    plane = plane_of(probe("p", phase, **hooks))
+    assert exchanged(plane, request) == without
+    (record,) = plane.records
+    assert (record.status, record.fault, record.fault_detail, record.request_id) == (200, "", "", b"")
+    assert record.shadowed == said
+    assert plane.observer.filters == [("p", event)]
+    plane.assert_quiet()
+
+
+def test_what_it_would_change_is_told_by_name() -> None:
+    plane = plane_of(probe("p", Phase.TRANSFORM, request=everything, response=respond))
+    upstream, client = exchanged(plane)
+    assert b"X-Old: 1\r\n" in upstream
+    assert b"X-Set" not in upstream
+    assert b"X-Head" not in upstream
+    assert b"X-Added" not in upstream
+    assert b"X-Response" not in client
+    assert told(plane) == [
+        "p: change request Host, X-Old, X-Set, X-Head, X-Added, "
+        "change response Server, Content-Length, X-Response, X-Line"
+    ]
+    assert plane.observer.filters == [("p", FilterEvent.CHANGE)]
+
+
+def test_it_sees_what_it_did_itself_and_what_really_happens() -> None:
+    """Its own changes stay on its copy, through all of its steps."""
+    seen: dict[str, Any] = {}
+
+    def request(exchange: Exchange) -> None:
+        exchange.headers.set(b"X-Mine", b"1")
+        exchange.consumer = Consumer("alice")
+
+    def response(exchange: Exchange) -> None:
+        assert exchange.response is not None
+        assert exchange.consumer is not None
+        seen["after"] = exchange.headers.get(b"X-Mine"), exchange.consumer.name, exchange.response.status
+
+    def body(exchange: Exchange, payload: bytes) -> None:
+        assert exchange.request_body is not None
+        seen["body"] = payload, exchange.request_body.bytes
+
+    def finish(exchange: Exchange) -> None:
+        seen["end"] = exchange.state.name, exchange.response_bytes, exchange.upstream, exchange.target
+
+    own = probe("own", Phase.TRANSFORM, request=request, response=response, request_body=body, finish=finish)
+    plane = plane_of(own)
+    exchanged(plane, POST)
+    assert seen["after"] == (b"1", "alice", 200)
+    assert seen["body"] == (b"abc", 3)
+    assert seen["end"] == ("ENDED", 2, "u", "127.0.0.1:9")
+
+
+def _links(plane: Plane) -> list[Any]:
+    return list(plane.gateway._links())
+
+
+async def turns() -> None:
+    for _ in range(6):
+        await asyncio.sleep(0)
+
+
+def test_a_request_does_not_wait_for_a_filter_in_shadow() -> None:
+    """It goes on; what is decided before the end is logged."""
+
+    async def later(exchange: Exchange) -> Reply:
+        await asyncio.sleep(0)
+        return exchange.refuse(Fault.CREDENTIALS_INVALID)
+
+    async def run() -> None:
+        plane = plane_of(probe("p", Phase.AUTHENTICATE, request=later))
+        client = plane.client()
+        client.sends(GET)
+        upstream = plane.connects()  # at once
+        await turns()
+        upstream.sends(OK)
+        assert client.received.startswith(b"HTTP/1.1 200 ")
+        assert told(plane) == ["p: refuse 401 credentials_invalid"]
+        assert plane.observer.filters == [("p", FilterEvent.ANSWER)]
+
+    asyncio.run(run())
+
+
+def test_what_is_decided_after_the_end_is_counted() -> None:
+    async def run() -> None:
+        decided = asyncio.Event()
+
+        async def later(exchange: Exchange) -> Reply:
+            await decided.wait()
+            return exchange.refuse(Fault.CREDENTIALS_INVALID)
+
+        plane = plane_of(probe("p", Phase.AUTHENTICATE, request=later, response=broken))
+        client = plane.client()
+        client.sends(GET)
+        plane.connects().sends(OK)
+        assert client.received.startswith(b"HTTP/1.1 200 ")
+        assert told(plane) == ["p: unknown, it still waits"]
+        assert plane.observer.filters == []
+        decided.set()
+        await turns()
+        assert plane.observer.filters == [("p", FilterEvent.ANSWER)]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("how", ["too long", "too many", "stopped", "raises"])
+def test_what_waits_is_bounded(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shadow, "PATIENCE_S", 0.01 if how == "too long" else 3600.0)
+    monkeypatch.setattr(shadow, "MOST_WAITING", 0 if how == "too many" else 1)
+
+    async def run() -> None:
+        async def wait(exchange: Exchange) -> None:
+            if how == "raises":
+                raise SystemExit
+            await asyncio.get_running_loop().create_future()
+
+        plane = plane_of(probe("p", Phase.AUTHENTICATE, request=wait))
+        (link,) = _links(plane)
+        client = plane.client()
+        client.sends(GET)
+        upstream = plane.connects()
+        await turns()
+        if how == "stopped":
+            link.hooks.stop()
+        tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        await asyncio.gather(*tasks)
+        upstream.sends(OK)
+        assert client.received.startswith(b"HTTP/1.1 200 ")
+        said = {
+            "too long": "unknown, it took too long",
+            "too many": "unknown, too many wait",
+            "stopped": "unknown, it was stopped",
+            "raises": "raise SystemExit",
+        }
+        assert told(plane) == [f"p: {said[how]}"]
+        event = FilterEvent.RAISE if how == "raises" else FilterEvent.UNKNOWN
+        assert plane.observer.filters == [("p", event)]
+
+    asyncio.run(run())
+
+
+def test_several_are_told_one_after_the_other() -> None:
+    plane = plane_of(
+        probe("a", Phase.ADMIT, request=refuse),
+        probe("b", Phase.TRANSFORM, request=lambda exchange: exchange.headers.set(b"X-B", b"1")),
+    )
+    exchanged(plane)
+    assert told(plane) == ["b: change request X-B; a: refuse 403 forbidden (not you)"]
+
+
+def test_a_request_that_cannot_be_read_meets_it_too() -> None:
+    """Response and finish steps of OBSERVE and ADMIT run for every answer."""
+    plane = plane_of(probe("p", Phase.ADMIT, response=respond))
+    client = plane.client()
+    client.sends(b"nonsense\r\n\r\n")
+    assert client.received.startswith(b"HTTP/1.1 400 ")
+    assert b"X-Line" not in client.received
+    assert told(plane) == ["p: change response X-Response, X-Line"]
