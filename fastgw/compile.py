@@ -24,9 +24,10 @@ from fastgw.config.levels import by_route, early
 from fastgw.config.patterns import Template, parse_host, parse_path, parse_redirect
 from fastgw.config.secret import SecretError
 from fastgw.downstream import Listener, ListenerTable
+from fastgw.downstream.tls import ServerContexts, server_contexts, server_identity
 from fastgw.downstream.trust import trust
 from fastgw.exchange import Chain, Exchange, Hooks, Link, Reply, Route
-from fastgw.filters.api import Env, Services, Stock
+from fastgw.filters.api import Env, Services, Stock, secret_names
 from fastgw.filters.shadow import in_shadow
 from fastgw.identity import NOBODY, Index, index_of
 from fastgw.node.places import Names, Places, first, target_name
@@ -73,7 +74,7 @@ class Plan(NamedTuple):
         cls, configuration: config.Config, files: Mapping[str, bytes] = config.NONE, index: Index | None = None
     ) -> "Plan":
         return cls(
-            replace(configuration, routes=(), upstreams=config.NONE, consumers=()),
+            rest_of(configuration),
             configuration.upstreams,
             [route.name for route in configuration.routes],
             configuration.routes.__getitem__,
@@ -516,6 +517,28 @@ class _Building:
             if (listener.name, listener.address) == (name, settings.address):
                 return listener
         return Listener(name, table)
+
+
+    def _server_tls(self, name: str, settings: config.ServerTls | None) -> Steps[ServerContexts | None]:
+        if settings is None:
+            return None
+        before = self._base.tables.get(name)
+        try:
+            identity = server_identity(name, settings, self._plan.files)
+            if before is not None and before.tls is not None and before.tls.identity == identity:
+                return before.tls
+            return (yield from server_contexts(name, settings, self._plan.files, identity))
+        except OSError as error:
+            raise CompileError(f"listeners.{name}.tls: {error.strerror or error}") from error
+
+
+def rest_of(configuration: config.Config) -> config.Config:
+    """Without routes, upstreams and consumers; with access logs that mask what filters take for a secret."""
+    names = {name for use in uses(configuration) for name in secret_names(use.settings)}
+    logs = configuration.access_logs
+    if names:
+        logs = tuple(replace(log, redact=tuple(dict.fromkeys((*log.redact, *sorted(names))))) for log in logs)
+    return replace(configuration, routes=(), upstreams=config.NONE, consumers=(), access_logs=logs)
 
 
 def uses(configuration: config.Config) -> Iterator[config.FilterUse]:

@@ -18,6 +18,7 @@ from fastgw.downstream.choose import choose, meant, too_long
 from fastgw.downstream.unreadable import unreadable
 from fastgw.errors import Fault, fault_of
 from fastgw.exchange import Chain, Exchange, Link, Reply, Response, Trailers, problem, run_request
+from fastgw.filters.api import secret_names
 from fastgw.forwarded import Peer, client_address
 from fastgw.observe.families import FilterEvent
 from fastgw.observe.lines import masker
@@ -37,7 +38,13 @@ class _Shown:
     """What is shown of heads: the values of secret fields and parameters as `***`."""
 
     def __init__(self, redact: Iterable[str]) -> None:
-        self._mask = masker(redact)
+        self._redact = {*redact}
+        self._mask = masker(self._redact)
+
+    def hide(self, links: Iterable[Link]) -> None:
+        """Do not show what these filters take for a secret."""
+        self._redact |= {name for link in links for name in secret_names(link.use.settings)}
+        self._mask = masker(self._redact)
 
     def head(self, head: bytes) -> tuple[str, ...]:
         """The request line and the field lines behind it."""
@@ -51,7 +58,8 @@ class _Shown:
         return tuple(self.line(name, value.strip(b" \t")) for name, _, value in named)
 
     def line(self, name: bytes, value: bytes) -> str:
-        shown = b"***" if SECRET_FIELDS.search(name) else self._mask(value) or b""
+        secret = SECRET_FIELDS.search(name) or name.decode("latin-1").casefold() in map(str.casefold, self._redact)
+        shown = b"***" if secret else self._mask(value) or b""
         return f"{name.decode('latin-1')}: {shown.decode('latin-1')}"
 
     def differences(
@@ -166,6 +174,7 @@ def explain(
         exchange.reply(problem(Fault.BODY_TOO_LARGE))
         return _answered(explanation, exchange, shown)
 
+    shown.hide(chosen.early.links)
     exchange.answered_by = None
     explanation.early, reply = _run(chosen.early.links, exchange, shown)
     if reply is None:
@@ -174,6 +183,7 @@ def explain(
             candidates = chosen.router.candidates(exchange)
             if not candidates or candidates[0].match.route is not exchange.route:
                 candidates = chosen.router.candidates(meant(exchange))
+            shown.hide(exchange.route.chain.links)
             explanation.route = exchange.route.name
             explanation.matched = _matched(candidates[0])
             explanation.beat = tuple(f"{each.match.route.name} ({each.weakness})" for each in candidates[1:])

@@ -304,6 +304,13 @@ def parse_fingerprint(text: str) -> bytes:
     return bytes.fromhex(digits)
 
 
+def parse_realm(text: str) -> str:
+    """A realm of RFC 9110 section 11.5, such that it needs no escapes."""
+    if re.fullmatch(r"[ !#-\[\]-~]*", text) is None:
+        raise ValueError("a quote, backslash or other character that a realm cannot have here")
+    return text
+
+
 def parse_host_header(text: str) -> str:
     """`target`, `preserve`, or the literal `Host` to send."""
     if re.fullmatch(rf"({_HOST}|\[[0-9A-Fa-f:.]+\])(:[0-9]{{1,5}})?", text) is None:
@@ -423,6 +430,10 @@ Fingerprint = Annotated[
         {"type": "string"},
         write=lambda digest: digest.hex(":").upper(),
     ),
+]
+Realm = Annotated[
+    str,
+    Notation("text of ASCII characters without quotes", parse_realm, _written(r"[ !#-\[\]-~]*")),
 ]
 Protocol = Annotated[str, Notation('a protocol such as "websocket"', parse_protocol, _written(_PROTOCOL))]
 HostHeader = Annotated[str, Notation('"target", "preserve" or the host to send', parse_host_header, {"type": "string"})]

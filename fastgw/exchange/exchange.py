@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from fastgw.errors import Fault
 from fastgw.exchange.chain import Chain, RequestStep, Route, before_any, count_raised
@@ -70,6 +70,10 @@ _NO_PARAMS: Mapping[str, bytes] = {}
 _NO_CLAIMS: Mapping[str, Any] = {}
 
 
+AS_ASKED: Final = bytes(bytearray(b"as asked"))
+"""In `Exchange.query_sent`, by its identity: what the client sent."""
+
+
 class Exchange:
     """One request and its response, in the terms of RFC 9110.
 
@@ -95,6 +99,7 @@ class Exchange:
         "params",
         "path",
         "peer",
+        "query_sent",
         "request_added",
         "request_body",
         "request_bytes",
@@ -133,6 +138,7 @@ class Exchange:
         self.claims = _NO_CLAIMS  # what a verified token says
         self.request_body: Relay | None = None  # None: the request has no body
         self.request_bytes = 0  # of the body, or that the client sent through a tunnel; known at the end
+        self.query_sent: bytes | None = AS_ASKED  # what the upstream gets behind the `?`
         self.request_added = b""  # ready lines that go to the upstream behind the client's fields
         self.request_dropped = NO_NAMES  # lower-case names that the upstream must not see
         self.request_id = b""
@@ -180,6 +186,10 @@ class Exchange:
     def field(self, name: bytes) -> bytes | None:
         """The first value of a request field, by its lower-case name."""
         return self.head.first(name)
+
+    def values(self, name: bytes) -> list[bytes]:
+        """All values of a request field, by its lower-case name, in order."""
+        return self.head.values(name)
 
     def refuse(
         self, fault: Fault, detail: str | None = None, fields: Iterable[tuple[bytes, bytes]] = (), why: str = ""

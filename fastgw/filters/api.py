@@ -229,6 +229,26 @@ class Filter(Settings, metaclass=FilterMeta, frozen=True):
         """The hooks of one use of these settings. Raises `ValueError` when they make no sense there."""
         raise NotImplementedError
 
+    def secret_names(self) -> Iterable[str]:
+        """Fields, query parameters and cookies in which clients send a secret: nobody is shown what is in them."""
+        return ()
+
     def feeds(self) -> Iterable[FeedSource]:
         """What has to be fetched once per node for these settings."""
         return ()
+
+
+def secret_names(settings: Any) -> set[str]:
+    """`Filter.secret_names` of a filter and of those within it."""
+    names: set[str] = set(settings.secret_names()) if isinstance(settings, Filter) else set()
+    inner: Iterable[Any] = ()
+    if isinstance(settings, msgspec.Struct):
+        inner = msgspec.structs.astuple(settings)
+    elif isinstance(settings, tuple):
+        inner = settings
+    elif isinstance(settings, Mapping):
+        inner = settings.values()
+    for each in inner:
+        if isinstance(each, msgspec.Struct | tuple | Mapping):
+            names |= secret_names(each)
+    return names

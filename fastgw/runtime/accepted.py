@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import msgspec
 
-from fastgw.compile import Plan, uses
+from fastgw.compile import Plan, rest_of, uses
 from fastgw.config import Loaded, Source
 from fastgw.config.files import found_by_patterns, pattern_in
 from fastgw.config.settings import Config, Route, Upstream
@@ -168,7 +168,7 @@ def accept(
         hash=_hash(loaded),
         sources=list(loaded.sources),
         captured=dict(loaded.captured),
-        pickled_settings=_pickled(msgspec.structs.replace(config, upstreams={}, routes=(), consumers=())),
+        pickled_settings=_pickled(rest_of(config)),
         pickled_upstreams={name: _pickled(upstream) for name, upstream in config.upstreams.items()},
         pickled_routes=[_pickled(route) for route in config.routes],
         route_names=[route.name for route in config.routes],

@@ -12,6 +12,7 @@ from typing import Final, Protocol, final
 
 from fastgw.errors import Fault, Retry
 from fastgw.exchange import Exchange, Relay, Response, Trailers
+from fastgw.exchange.exchange import AS_ASKED
 from fastgw.exchange.states import ANSWERING, ATTEMPT_FAILED, CONNECTION_LENT, NEXT
 from fastgw.forwarded import Policy, fields_for_upstream
 from fastgw.node.timers import Timed
@@ -84,16 +85,18 @@ class Forward:
         forwarding.go_on(target, connection)
         return forwarding
 
-    def sent_target(self, asked: Asked, target: Target) -> bytes | None:
+    def sent_target(self, asked: Asked, target: Target, query: bytes | None = AS_ASKED) -> bytes | None:
         """The request target that is sent; None: the one that the client sent."""
         head = asked.head
-        if self.keeps_path and head.path_as_sent and not head.scheme:
-            return None
+        if query is AS_ASKED:
+            if self.keeps_path and head.path_as_sent and not head.scheme:
+                return None
+            query = head.query
         path = asked.path if self.path_of is None else self.path_of(asked)
         if path == b"*":
             return path
         where = target.base_path + path
-        return where if head.query is None else where + b"?" + head.query
+        return where if query is None else where + b"?" + query
 
     def request_head(self, exchange: Exchange, target: Target) -> bytes:
         """The head that the target is sent: framed anew, hop-by-hop fields gone, the forwarding family ours."""
@@ -107,7 +110,9 @@ class Forward:
             added += self._special_lines(exchange)
             if head.expects_continue and target.minor == 0:
                 drop |= _EXPECT  # HTTP/1.0 knows no 100: we have answered it ourselves
-        return render.request(head, self.sent_target(exchange, target), target.host_header, drop, added)
+        return render.request(
+            head, self.sent_target(exchange, target, exchange.query_sent), target.host_header, drop, added
+        )
 
     def _special_lines(self, exchange: Exchange) -> bytes:
         """Framing, and what is asked of the next peer alone."""
