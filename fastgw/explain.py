@@ -4,6 +4,7 @@ The head is judged, the filters' steps run and the route table is asked as in `d
 what the upstream would be sent is shown instead of sent.
 """
 
+import inspect
 import re
 from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
@@ -17,7 +18,9 @@ from fastgw.downstream import Listener
 from fastgw.downstream.choose import choose, meant, too_long
 from fastgw.downstream.unreadable import unreadable
 from fastgw.errors import Fault, fault_of
-from fastgw.exchange import Chain, Exchange, Link, Reply, Response, Trailers, problem, run_request
+from fastgw.exchange import Chain, Exchange, Link, Reply, Response, Trailers, problem
+from fastgw.exchange.chain import checked
+from fastgw.exchange.shadow import ShadowExchange
 from fastgw.filters.api import secret_names
 from fastgw.forwarded import Peer, client_address
 from fastgw.observe.families import FilterEvent
@@ -52,6 +55,10 @@ class _Shown:
         shown = b" ".join(self._mask(word) or b"" for word in request_line.split(b" "))
         return (shown.decode("latin-1"), *self.fields(fields))
 
+    def query(self, query: bytes | None) -> str:
+        shown = self._mask(query)
+        return "none" if shown is None else shown.decode("latin-1")
+
     def fields(self, lines: bytes) -> tuple[str, ...]:
         """Field lines, each with its CRLF, as they were sent: the space behind the colon may be missing."""
         named = (line.partition(b":") for line in lines.split(b"\r\n") if line)
@@ -70,11 +77,17 @@ class _Shown:
         return gone + tuple(self.line(name, value) for name, value in after if (name, value) not in before)
 
 
-class Step(msgspec.Struct, frozen=True):
+class Step(msgspec.Struct, frozen=True, omit_defaults=True):
     """A filter, and what it decides."""
 
     filter: str
     decision: str
+    level: str = ""
+    """Where it is configured: `gateway`, `listener`, `upstream users`, `filter set api` or `route`."""
+    shadow: bool = False
+    """Whether it only says so, and never acts."""
+    waits: bool = False
+    """Whether it would have to ask somebody first: what comes behind it holds if it passes."""
 
 
 class Explanation(msgspec.Struct, omit_defaults=True):
@@ -89,6 +102,8 @@ class Explanation(msgspec.Struct, omit_defaults=True):
     """Routes that match too, and why they come later."""
     early: tuple[Step, ...] = ()
     filters: tuple[Step, ...] = ()
+    provided: tuple[str, ...] = ()
+    """Filters that have to ask somebody, who is not asked here: what follows holds if all of them pass."""
     upstream: str = ""
     target: str = ""
     targets: int = 0
@@ -193,6 +208,8 @@ def explain(
             else:
                 name = exchange.chain.name_of(exchange.chain.preflight)
                 explanation.filters = (Step(name, f"answers {reply.status}, as to a preflight"),)
+    steps = (*explanation.early, *explanation.filters)
+    explanation.provided = tuple(step.filter for step in steps if step.waits and not step.shadow)
     if reply is not None:
         exchange.reply(reply)
         return _answered(explanation, exchange, shown)
@@ -230,19 +247,58 @@ def _run(links: Iterable[Link], exchange: Exchange, shown: _Shown) -> tuple[tupl
     steps = []
     for link in links:
         name = link.use.name if link.use.name == link.use.type else f"{link.use.name} ({link.use.type})"
-        if link.hooks.request is None:
-            steps.append(Step(name, "has no say before the response"))
-            continue
-        added, edited = exchange.request_added, tuple(exchange.headers)
-        outcome = run_request((link.hooks.request,), exchange)
-        if isinstance(outcome, Reply):
-            fault = f" ({outcome.fault.label})" if outcome.fault else ""
-            steps.append(Step(name, f"answers {outcome.status}{fault}"))
-            return tuple(steps), outcome
-        changes = shown.fields(exchange.request_added[len(added) :])
-        changes += shown.differences(edited, tuple(exchange.headers))
-        steps.append(Step(name, f"would send {'; '.join(changes)}" if changes else "pass"))
+        met = ShadowExchange(exchange) if link.use.shadow else exchange
+        decision, reply, waits = _ask(link, met, shown)
+        if link.use.shadow:
+            decision = f"in shadow: {decision}"
+        steps.append(Step(name, decision, link.level, link.use.shadow, waits))
+        if reply is not None and not link.use.shadow:
+            exchange.answered_by = link.hooks.request
+            return tuple(steps), reply
     return tuple(steps), None
+
+
+def _ask(link: Link, exchange: Exchange, shown: _Shown) -> tuple[str, Reply | None, bool]:
+    """What a filter decides, its answer if it makes one, and whether it would have to wait for somebody."""
+    hooks = link.own
+    if hooks.request is None:
+        return "has no say before the response", None, False
+    added, edited, query = exchange.request_added, tuple(exchange.headers), exchange.query_sent
+    exchange.why = ""
+    try:
+        outcome = hooks.request(exchange)
+        if not inspect.isawaitable(outcome):
+            outcome = checked(outcome)
+    except Exception as error:  # the edge of a filter: what it raises is what would be answered
+        told = f"{type(error).__name__}: {error}".removesuffix(": ")
+        if hooks.start is not None:  # what it has in a worker, it has not here
+            return f"can be told by a running gateway only ({told})", None, True
+        return f"answers 500 (internal: it raises {told})", problem(Fault.INTERNAL), False
+    if isinstance(outcome, Reply):
+        label = outcome.fault.label if outcome.fault else ""
+        reasons = ": ".join(filter(None, (label, exchange.why)))
+        return f"answers {outcome.status}{f' ({reasons})' if reasons else ''}", outcome, False
+    words = _words(link, exchange)
+    if outcome is not None:
+        if inspect.iscoroutine(outcome):
+            outcome.close()
+        return f"would have to ask, which is not done here{f' ({words})' if words else ''}", None, True
+    changes = shown.fields(exchange.request_added[len(added) :])
+    changes += shown.differences(edited, tuple(exchange.headers))
+    if exchange.query_sent is not query:
+        changes += (f"another query: {shown.query(exchange.query_sent)}",)
+    decision = f"would send {'; '.join(changes)}" if changes else "pass"
+    return f"{decision}{f' ({words})' if words else ''}", None, False
+
+
+def _words(link: Link, exchange: Exchange) -> str:
+    """Why a filter lets a request pass, if it says so."""
+    if link.own.explain is None:
+        return ""
+    try:
+        return link.own.explain(exchange)
+    except Exception as error:  # the edge of a filter: its words are missing, and nothing else
+        return f"cannot say why: {type(error).__name__}"
 
 
 def _matched(candidate: Candidate[Any]) -> str:
@@ -269,7 +325,12 @@ def as_text(explanation: Explanation) -> str:
         lines.append(("route", f"{explanation.route}   {explanation.matched}{beat}"))
     for title, steps in (("early", explanation.early), ("filters", explanation.filters)):
         for place, step in enumerate(steps):
-            lines.append((title if place == 0 else "", f"{step.filter} → {step.decision}"))
+            level = f"   [{step.level}]" if step.level else ""
+            lines.append((title if place == 0 else "", f"{step.filter} → {step.decision}{level}"))
+    if explanation.provided:
+        lines.append(
+            ("provided", f"{', '.join(explanation.provided)} let{'s' * (len(explanation.provided) == 1)} it pass")
+        )
     if explanation.target:
         how = f"round_robin, 1 of {explanation.targets}"
         lines.append(("target", f"{explanation.target}   ({how}; upstream {explanation.upstream})"))

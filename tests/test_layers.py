@@ -43,6 +43,7 @@ EDGES = {
     "runtime/proposals.py": 1,  # a configuration that shows a defect is refused, and all goes on
     "runtime/feeding.py": 1,  # a source that fails begins anew
     "runtime/slices.py": 1,  # work on a worker's loop that nobody waits for
+    "explain.py": 2,  # what a filter raises that is asked by explain
     "compile.py": 3,  # what a filter's build, start and stop raise
     "filters/extensions.py": 2,  # what a package raises when it is imported, or its settings are read
     "filters/shadow.py": 5,  # what a filter in shadow raises is told, and nothing else happens

@@ -53,7 +53,18 @@ class FilterRules:
             for level in self._own_levels(place, route):
                 notes += self._compare(level, farther)
                 farther.append(level)
-        return notes
+        return [*notes, *self._shadows()]
+
+    def _shadows(self) -> Iterator[Problem]:
+        """The uses that do not act."""
+        holders = [*self.merged.whole("listeners"), *self.merged.whole("upstreams")]
+        held = [(place.below("filters"), holder.filters) for place, _, holder in holders]
+        held += [(place.below("filters"), route.filters) for place, route in self.merged.routes()]
+        held += [(place, filters) for place, _, filters in self.merged.whole("filter_sets")]
+        levels = [self.merged.maps["filters"], *(_uses(place, filters) for place, filters in held)]
+        for place, use in (each for level in levels for each in level.values()):
+            if isinstance(use, FilterUse) and use.shadow:
+                yield place.problem("in shadow: it tells what it would do, and does nothing")
 
     def _levels(self, part: str, noun: str, kind: str) -> dict[str, Level]:
         """The listeners or upstreams that have filters."""

@@ -167,3 +167,24 @@ def test_levels_add_up_by_instance_name(tmp_path):
     assert sizes(levels.of_route(loaded, "public", route)) == {"a": 2, "b": 4, "d": 5}
     assert sizes(levels.of_route(loaded, "inner", route)) == {"a": 1, "b": 4, "d": 5}
     assert sizes(levels.of_listener(loaded, "public")) == {"a": 2, "b": 1, "c": 1}
+
+
+@pytest.mark.parametrize(
+    ("where", "line"),
+    [
+        ({"gateway": "block: {shadow: true}"}, "filters.block"),
+        ({"listener": "block: {shadow: true}"}, "listeners.public.filters.block"),
+        ({"upstream": "limit: {body: 1KiB, shadow: true}"}, "upstreams.u.filters.limit"),
+        ({"set": "limit: {body: 1KiB, shadow: true}"}, "filter_sets.s.limit"),
+        ({"route": "limit: {body: 1KiB, shadow: true}"}, "routes[0].filters.limit"),
+    ],
+)
+def test_a_filter_that_does_not_act_is_noted(tmp_path, where, line):
+    loaded = config.load(write(tmp_path, at(**where)), TYPES)
+    (note,) = loaded.notes
+    assert (note.path, note.wrong) == (line, "in shadow: it tells what it would do, and does nothing")
+
+
+def test_shadow_is_true_or_false(tmp_path):
+    with pytest.raises(config.ConfigError, match=r'filters.block.shadow: "yes"; expected true or false'):
+        config.load(write(tmp_path, at(gateway="block: {shadow: yes}")), TYPES)

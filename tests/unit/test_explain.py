@@ -2,15 +2,19 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fastgw import config
 from fastgw.compile import Gateway
 from fastgw.compile import compile as compile_tables
-from fastgw.explain import as_text, explain
+from fastgw.errors import Fault
+from fastgw.explain import Explanation, as_text, explain
 from fastgw.filters import TYPES
-from tests.support.memory import SERVICE
+from fastgw.filters.api import Exchange, Filter, Phase, Reply
+from tests.support.generations import load_document
+from tests.support.memory import SERVICE, probe
 
 SECRET = "s3cr3t"
 
@@ -66,3 +70,103 @@ def test_ordinary_fields_are_shown(tmp_path: Path) -> None:
     assert "X-Tenant: t1" in shown
     assert "Accept: text/html" in shown
     assert "GET /x?a=1 HTTP/1.1" in shown
+
+
+# --- what filters decide, and why ---
+
+
+def told(*probes: type[Filter], shadow: bool = False, **settings: object) -> Explanation:
+    """Of a request that meets these filters."""
+    types = {**TYPES, **{each.type_name: each for each in probes}}
+    uses = {each.type_name: {"shadow": shadow} for each in probes}
+    document = {**SERVICE, "filters": uses, **settings}
+    return explain(compile_tables(load_document(document, types), 1), "GET", "http://a.test/")
+
+
+def steps(explanation: Explanation) -> list[str]:
+    return [f"{step.filter} → {step.decision}" for step in (*explanation.early, *explanation.filters)]
+
+
+async def later(exchange: Exchange) -> None:
+    raise AssertionError("nothing is asked here")
+
+
+def refuse(exchange: Exchange) -> Reply:
+    return exchange.refuse(Fault.FORBIDDEN, why="alice is in no group of ops")
+
+
+def broken(*_: object) -> Any:
+    raise ZeroDivisionError("no")
+
+
+@pytest.mark.parametrize(
+    ("hooks", "decision"),
+    [
+        ({"request": lambda exchange: None}, "pass"),
+        ({"request": lambda exchange: None, "explain": lambda exchange: "consumer alice"}, "pass (consumer alice)"),
+        ({"request": lambda exchange: None, "explain": broken}, "pass (cannot say why: ZeroDivisionError)"),
+        ({"request": refuse}, "answers 403 (forbidden: alice is in no group of ops)"),
+        ({"request": lambda exchange: Reply(204)}, "answers 204"),
+        ({"request": later}, "would have to ask, which is not done here"),
+        (
+            {"request": later, "explain": lambda exchange: "http://authority.test"},
+            "would have to ask, which is not done here (http://authority.test)",
+        ),
+        ({"request": broken}, "answers 500 (internal: it raises ZeroDivisionError: no)"),
+        (
+            {"request": broken, "start": broken},
+            "can be told by a running gateway only (ZeroDivisionError: no)",
+        ),
+        ({"request": lambda exchange: True}, "answers 500 (internal: it raises TypeError: a step of a filter returned"),
+        ({"response": broken}, "has no say before the response"),
+    ],
+)
+@pytest.mark.parametrize("shadow", [False, True])
+@pytest.mark.parametrize("phase", [Phase.ADMIT, Phase.AUTHORIZE])
+def test_every_decision_has_its_reason(phase: Phase, shadow: bool, hooks: dict[str, Any], decision: str) -> None:
+    """A filter in shadow is told of in the same words, and its answer is not the gateway's."""
+    explanation = told(probe("p", phase, **hooks), shadow=shadow)
+    (said,) = steps(explanation)
+    assert said.startswith(f"p → {'in shadow: ' if shadow else ''}{decision}")
+    answers = decision.startswith("answers") and not shadow
+    assert bool(explanation.status) == answers
+    assert bool(explanation.sends) == (not answers)
+    waits = decision.startswith(("would have", "can be"))
+    assert explanation.provided == (("p",) if waits and not shadow else ())
+    assert ("provided  p lets it pass" in as_text(explanation)) == (waits and not shadow)
+
+
+def test_what_a_filter_in_shadow_changes_is_not_sent() -> None:
+    explanation = told(
+        probe("p", Phase.ADMIT, request=lambda exchange: exchange.headers.set(b"X-Tenant", b"t")), shadow=True
+    )
+    assert steps(explanation) == ["p → in shadow: would send X-Tenant: t"]
+    assert not any("X-Tenant" in line for line in explanation.sends)
+
+
+def test_what_filters_behind_one_that_waits_decide_is_told() -> None:
+    explanation = told(probe("asks", Phase.AUTHENTICATE, request=later), probe("p", Phase.AUTHORIZE, request=refuse))
+    assert [step.waits for step in explanation.filters] == [True, False]
+    assert (explanation.status, explanation.provided) == (403, ("asks",))
+
+
+def test_every_filter_says_what_it_came_from() -> None:
+    passing = [probe(name, Phase.TRANSFORM, request=lambda exchange: None) for name in "abcde"]
+    settings = {
+        "filters": {"a": {}, "e": {}},
+        "listeners": {"main": {"address": "127.0.0.1:0", "filters": {"b": {}}}},
+        "upstreams": {"u": {"targets": [{"url": "http://127.0.0.1:9"}], "filters": {"c": {}}}},
+        "filter_sets": {"s": {"d": {}, "e": {}}},
+        "routes": [{"name": "all", "upstream": "u", "use": ["s"], "filters": {"f": {"type": "a"}}}],
+    }
+    explanation = told(*passing, **settings)
+    levels = {step.filter: step.level for step in explanation.filters}
+    assert levels == {
+        "a": "gateway",
+        "b": "listener",
+        "c": "upstream u",
+        "d": "filter set s",
+        "e": "filter set s",
+        "f (a)": "route",
+    }
+    assert "c → pass   [upstream u]" in as_text(explanation)
