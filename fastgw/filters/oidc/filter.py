@@ -56,6 +56,11 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
 
         def start(services: Services) -> None:
             provider.start(services.feeds[source.key], services.fetcher)
+            flow.start()
+
+        def stop() -> None:
+            provider.stop()
+            flow.stop()
 
         def explain(exchange: Exchange) -> str:
             return "a session"
@@ -65,7 +70,7 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
             response=flow.response,
             finish=flow.finish,
             start=start,
-            stop=provider.stop,
+            stop=stop,
             explain=explain,
         )
 

@@ -2,7 +2,7 @@
 
 Rule 1: what comes back from a browser counts only with what was sealed for this browser when it left.
 Rule 2: who has a session goes on while the provider is away; who needs the provider is told that it is.
-Rule 3: nothing is refreshed twice with one refresh token: some providers take that for a theft.
+Rule 3: nothing is refreshed twice with one refresh token (`desk`).
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Outcome, Reply
 from fastgw.filters.oidc.cookies import Ambiguous, Jar, clear, put
+from fastgw.filters.oidc.desk import KEPT_S
 from fastgw.filters.oidc.id_token import IdTokens
 from fastgw.filters.oidc.provider import Authenticate, Away, Denied, Provider, Tokens
 from fastgw.filters.oidc.session import Attempt, Sealed, Session
@@ -36,8 +37,6 @@ MOST_ATTEMPTS: Final = 4
 """Logins that one browser may have begun at a time, in as many tabs."""
 AGAIN_S: Final = 10.0
 """How long a session goes on before the provider is asked once more, when it was away."""
-KEPT_S: Final = 120.0
-"""How long it is known what came of a refresh: the browser may still send the cookie of before."""
 MOST_KNOWN: Final = 2_000
 """Sessions that are held as they were read."""
 _IDLE_SHARE: Final = 0.25
@@ -116,6 +115,18 @@ class Flow:
         self._known: TokenCache[Known] = TokenCache(MOST_KNOWN)
         self._renewals: dict[str, asyncio.Task[Session | Away | None]] = {}
         self._writing: dict[Exchange, list[bytes]] = {}
+        self._users = 0
+
+    def start(self) -> None:
+        """In a worker, for each filter that shares it."""
+        self._users += 1
+
+    def stop(self) -> None:
+        """Once for each `start`."""
+        self._users -= 1
+        if not self._users:
+            for renewal in self._renewals.values():
+                renewal.cancel()
 
     # --- the steps ---
 
@@ -243,15 +254,12 @@ class Flow:
         renewal.add_done_callback(done)
         return renewal
 
-    def stop(self) -> None:
-        for renewal in self._renewals.values():
-            renewal.cancel()
-
     async def _renewed(self, session: Session) -> Session | Away | None:
         """None: the provider does not give more."""
         form = {"grant_type": "refresh_token", "refresh_token": session.refresh_token}
         try:
-            tokens = await self._provider.tokens(form, self._trust.authenticate, self._trust.tls)
+            token = session.refresh_token
+            tokens = await self._provider.tokens(form, self._trust.authenticate, self._trust.tls, once=token)
             if tokens.id_token:
                 await self._trust.id_tokens.judge_renewed(tokens, session.claims)
         except (Denied, Refused) as refusal:

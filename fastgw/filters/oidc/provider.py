@@ -7,6 +7,8 @@ import asyncio
 import time
 from base64 import b64encode
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from hashlib import sha256
 from typing import Any, Final, NamedTuple, final
 from urllib.parse import quote_plus, urlencode
 
@@ -15,6 +17,7 @@ import orjson
 
 from fastgw.config.settings import UpstreamTls
 from fastgw.filters.api import Feed, FeedSource, Fetcher, NodeSide
+from fastgw.filters.oidc.desk import Answered, Asked, Desk, Place, Unattended, ask, post
 from fastgw.filters.oidc.urls import is_safe
 from fastgw.jose import KeySet, Refused, Unusable, read_set
 from fastgw.jose.strict import members
@@ -61,18 +64,20 @@ class ProviderSource(FeedSource, frozen=True, kw_only=True):
     async def run(self, node: NodeSide) -> None:
         tls = read_tls(self.tls, node.read)
         said: dict[str, Any] = {}
-        while True:
-            away = ""
-            try:
-                metadata = await _discover(node.fetcher, self.issuer, tls)
-                keys = await _get(node.fetcher, metadata.jwks_uri, tls)
-                read_set(keys)
-                said = {"metadata": metadata, "keys": keys.decode()}
-            except (Away, Unusable, UnicodeDecodeError) as error:
-                away = str(error)
-            node.publish(orjson.dumps({**said, "away": away, "date": time.time()}, default=msgspec.to_builtins))
-            await asyncio.sleep(REST_S)
-            await node.asked(AGAIN_S if away else EVERY_S)
+        async with Desk(node.fetcher, tls) as desk:
+            while True:
+                away = ""
+                try:
+                    metadata = await _discover(node.fetcher, self.issuer, tls)
+                    keys = await _get(node.fetcher, metadata.jwks_uri, tls)
+                    read_set(keys)
+                    said = {"metadata": metadata, "keys": keys.decode()}
+                except (Away, Unusable, UnicodeDecodeError) as error:
+                    away = str(error)
+                told = {**said, "away": away, "date": time.time(), "desk": desk.place}
+                node.publish(orjson.dumps(told, default=msgspec.to_builtins))
+                await asyncio.sleep(REST_S)
+                await node.asked(AGAIN_S if away else EVERY_S)
 
 
 async def _discover(fetcher: Fetcher, issuer: str, tls: ClientTls) -> Metadata:
@@ -126,6 +131,7 @@ class Provider:
         self.away = "nothing is known of it yet"
         """Why it cannot be asked; "": it could be, at `heard_date`."""
         self.heard_date = 0.0
+        self._desk: Place | None = None
         self._said: Mapping[str, Any] = {}
         self._feed: Feed | None = None
         self._fetcher: Fetcher | None = None
@@ -150,6 +156,7 @@ class Provider:
     def _take(self, value: bytes) -> None:
         said = orjson.loads(value)
         self.away, self.heard_date = said["away"], said["date"]
+        self._desk = msgspec.convert(said["desk"], Place)
         if "metadata" in said:
             if said["metadata"] != self._said.get("metadata"):
                 self.metadata = msgspec.convert(said["metadata"], Metadata)
@@ -169,8 +176,11 @@ class Provider:
             self._feed.ask()
             await self._feed.changed(PATIENCE_S)
 
-    async def tokens(self, form: dict[str, str], authenticate: Authenticate, tls: ClientTls) -> Tokens:
-        """Ask the token endpoint. Raises `Away` and `Denied`."""
+    async def tokens(self, form: dict[str, str], authenticate: Authenticate, tls: ClientTls, once: str = "") -> Tokens:
+        """Ask the token endpoint. Raises `Away` and `Denied`.
+
+        `once`: what no two workers may use; they all get what the first of them gets.
+        """
         if self.metadata is None or self._fetcher is None:
             raise Away(self.away)
         url = self.metadata.token_endpoint
@@ -179,12 +189,9 @@ class Provider:
             (b"Accept", b"application/json"),
             *authenticate(self.metadata, form),
         ]
-        try:
-            answer = await self._fetcher.fetch(
-                url, method=b"POST", fields=fields, body=urlencode(form).encode(), tls=tls, most=_MOST
-            )
-        except (FetchFailed, ValueError) as error:
-            raise Away(str(error)) from error
+        answer = await self._post(url, fields, urlencode(form).encode(), tls, once)
+        if not answer.status:
+            raise Away(answer.reason)
         if answer.status >= 500 or answer.status == 429:
             raise Away(f"its token endpoint answers {answer.status}")
         try:
@@ -194,6 +201,16 @@ class Provider:
         if answer.status != 200:
             raise Denied(f"its token endpoint answers {answer.status} {_word(said.get('error'))}")
         return _tokens(said)
+
+    async def _post(
+        self, url: str, fields: list[tuple[bytes, bytes]], body: bytes, tls: ClientTls, once: str
+    ) -> Answered:
+        assert self._fetcher is not None
+        if once and self._desk is not None:
+            mark = sha256(once.encode()).digest()
+            with suppress(Unattended):  # then whoever is here has to do it
+                return await ask(self._desk, Asked(self._desk.key, mark, url, fields, body))
+        return await post(self._fetcher, url, fields, body, tls)
 
 
 def _tokens(said: Mapping[str, Any]) -> Tokens:

@@ -81,7 +81,8 @@ function configure () {
     },
     loadExistingGrant: async context => { // everybody agrees to everything
       const { client, params, provider: { Grant }, session } = context.oidc
-      const grant = new Grant({ clientId: client.clientId, accountId: session.accountId })
+      const before = session.grantIdFor(client.clientId)
+      const grant = (before && await Grant.find(before)) ?? new Grant({ clientId: client.clientId, accountId: session.accountId })
       grant.addOIDCScope(params.scope)
       for (const resource of [params.resource ?? []].flat()) grant.addResourceScope(resource, params.scope)
       await grant.save()
