@@ -1,9 +1,8 @@
 """key_auth: know consumers by a key that they send."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from hashlib import sha256
 from typing import Annotated, Final, Literal, final
-from urllib.parse import unquote_to_bytes
 
 from msgspec import Meta
 
@@ -11,6 +10,7 @@ from fastgw.config.consumers import LONGEST_KEY
 from fastgw.config.settings import Some
 from fastgw.config.values import FieldName, Realm
 from fastgw.filters.api import Consumer, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase
+from fastgw.filters.places import Places
 from fastgw.identity import Roster
 from fastgw.wire.framing import RequestHead
 
@@ -100,14 +100,14 @@ class _Use:
     def __init__(self, settings: KeyAuth, env: Env) -> None:
         names = tuple(dict.fromkeys(name.encode() for name in settings.key_names))
         self._keys = env.shared(("key_auth",), lambda: Keys(env.roster))
-        self._fields = tuple(dict.fromkeys(name.lower() for name in names)) if "header" in settings.places else ()
-        self._parameters = frozenset(names) if "query" in settings.places else frozenset()
-        self._cookies = frozenset(names) if "cookie" in settings.places else frozenset()
-        self._hidden = frozenset(self._fields) if settings.hide_credentials else frozenset()
+        fields = tuple(dict.fromkeys(name.lower() for name in names)) if "header" in settings.places else ()
+        parameters = frozenset(names) if "query" in settings.places else frozenset()
+        cookies = frozenset(names) if "cookie" in settings.places else frozenset()
+        self._places = Places(fields, parameters, cookies)
         self._hides = settings.hide_credentials
         self._challenge = ((b"WWW-Authenticate", f'ApiKey realm="{settings.realm}"'.encode()),)
-        only = len(self._fields) == 1 and settings.places == ("header",)
-        self.only_name = self._fields[0] if only else b""
+        only = len(fields) == 1 and settings.places == ("header",)
+        self.only_name = fields[0] if only else b""
 
     def request_in_one_field(self, exchange: Exchange) -> Outcome:
         """`request`, where there is one name in one place."""
@@ -117,18 +117,12 @@ class _Use:
             if consumer is not None:
                 exchange.consumer = consumer
                 if self._hides:
-                    exchange.request_dropped |= self._hidden
+                    self._places.hide(exchange)
                 return None
         return self._judge(exchange, found)
 
     def request(self, exchange: Exchange) -> Outcome:
-        values = exchange.head.values
-        found = [value for name in self._fields for value in values(name)]
-        if self._parameters:
-            found += _parameters(exchange.query, self._parameters)
-        if self._cookies:
-            found += (value for line in values(b"cookie") for value in _cookies(line, self._cookies))
-        return self._judge(exchange, found)
+        return self._judge(exchange, self._places.values(exchange))
 
     def _judge(self, exchange: Exchange, found: list[bytes]) -> Outcome:
         """`found`: everything that the request says where a key should be."""
@@ -142,41 +136,5 @@ class _Use:
             return exchange.refuse(Fault.CREDENTIALS_INVALID, fields=self._challenge, why="nobody has this key")
         exchange.consumer = consumer
         if self._hides:
-            self._hide(exchange)
+            self._places.hide(exchange)
         return None
-
-    def _hide(self, exchange: Exchange) -> None:
-        exchange.request_dropped |= self._hidden
-        query = exchange.query
-        if self._parameters and query:
-            kept = [part for part in query.split(b"&") if _name(part.partition(b"=")[0]) not in self._parameters]
-            rest = b"&".join(kept)
-            if rest != query:
-                exchange.query_sent = rest or None
-        if self._cookies and any(_cookies(line, self._cookies) for line in exchange.head.values(b"cookie")):
-            fields = exchange.headers
-            lines = fields.get_all(b"cookie")
-            fields.remove(b"cookie")
-            for line in lines:
-                kept = [part for part in line.split(b";") if part.partition(b"=")[0].strip() not in self._cookies]
-                rest = b";".join(kept).strip()
-                if rest:
-                    fields.add(b"Cookie", rest)
-
-
-def _parameters(query: bytes | None, names: frozenset[bytes]) -> Iterator[bytes]:
-    """The values of these parameters, decoded as forms are (WHATWG URL, section 5.1)."""
-    for part in query.split(b"&") if query else ():
-        name, _, value = part.partition(b"=")
-        if _name(name) in names:
-            yield _name(value)
-
-
-def _name(raw: bytes) -> bytes:
-    return unquote_to_bytes(raw.replace(b"+", b" ")) if b"%" in raw or b"+" in raw else raw
-
-
-def _cookies(line: bytes, names: frozenset[bytes]) -> list[bytes]:
-    """The values of these cookies (RFC 6265 section 5.4)."""
-    pairs = (part.partition(b"=") for part in line.split(b";"))
-    return [value.strip() for name, _, value in pairs if name.strip() in names]

@@ -1,0 +1,70 @@
+"""Where clients put a credential: fields, parameters of the query, cookies; how it is found there, and hidden."""
+
+from collections.abc import Iterator
+from typing import final
+from urllib.parse import unquote_to_bytes
+
+from fastgw.exchange import Exchange
+
+
+@final
+class Places:
+    """The places of one kind of credential. `fields`: in lower case."""
+
+    __slots__ = ("_cookies", "_dropped", "_fields", "_parameters")
+
+    def __init__(
+        self,
+        fields: tuple[bytes, ...] = (),
+        parameters: frozenset[bytes] = frozenset(),
+        cookies: frozenset[bytes] = frozenset(),
+    ) -> None:
+        self._fields, self._parameters, self._cookies = fields, parameters, cookies
+        self._dropped = frozenset(fields)
+
+    def values(self, exchange: Exchange) -> list[bytes]:
+        """Everything that the request says where a credential should be."""
+        values = exchange.head.values
+        found = [value for name in self._fields for value in values(name)]
+        if self._parameters:
+            found += _parameters(exchange.query, self._parameters)
+        if self._cookies:
+            found += (value for line in values(b"cookie") for value in _cookies(line, self._cookies))
+        return found
+
+    def hide(self, exchange: Exchange) -> None:
+        """Let the upstream not see what stands there."""
+        exchange.request_dropped |= self._dropped
+        query = exchange.query
+        if self._parameters and query:
+            kept = [part for part in query.split(b"&") if _decoded(part.partition(b"=")[0]) not in self._parameters]
+            rest = b"&".join(kept)
+            if rest != query:
+                exchange.query_sent = rest or None
+        if self._cookies and any(_cookies(line, self._cookies) for line in exchange.head.values(b"cookie")):
+            fields = exchange.headers
+            lines = fields.get_all(b"cookie")
+            fields.remove(b"cookie")
+            for line in lines:
+                kept = [part for part in line.split(b";") if part.partition(b"=")[0].strip() not in self._cookies]
+                rest = b";".join(kept).strip()
+                if rest:
+                    fields.add(b"Cookie", rest)
+
+
+def _parameters(query: bytes | None, names: frozenset[bytes]) -> Iterator[bytes]:
+    """The values of these parameters, decoded as forms are (WHATWG URL, section 5.1)."""
+    for part in query.split(b"&") if query else ():
+        name, _, value = part.partition(b"=")
+        if _decoded(name) in names:
+            yield _decoded(value)
+
+
+def _decoded(raw: bytes) -> bytes:
+    return unquote_to_bytes(raw.replace(b"+", b" ")) if b"%" in raw or b"+" in raw else raw
+
+
+def _cookies(line: bytes, names: frozenset[bytes]) -> list[bytes]:
+    """The values of these cookies (RFC 6265 section 5.4)."""
+    pairs = (part.partition(b"=") for part in line.split(b";"))
+    return [value.strip() for name, _, value in pairs if name.strip() in names]
