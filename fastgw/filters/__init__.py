@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from fastgw.filters.authorize import Authorize
 from fastgw.filters.cors import Cors
 from fastgw.filters.extensions import FilterTypes
 from fastgw.filters.forward_auth import ForwardAuth
@@ -15,6 +16,6 @@ from fastgw.filters.security_headers import SecurityHeaders
 from fastgw.filters.size import Size
 
 TYPES: Final = FilterTypes(
-    (RequestId, HttpsRedirect, Ip, Cors, SecurityHeaders, KeyAuth, ForwardAuth, Oidc, Size, Headers)
+    (RequestId, HttpsRedirect, Ip, Cors, SecurityHeaders, KeyAuth, ForwardAuth, Oidc, Authorize, Size, Headers)
 )
 """Filter types by name, in running order."""

@@ -38,8 +38,8 @@ class Edits(Settings):
 
     In values `{name}` stands for a value of the request: `{client_ip}`, `{scheme}`, `{host}`, `{method}`, `{path}`,
     `{query}`, `{request_id}`, `{listener}`, `{route}`, `{consumer.name}`, `{consumer.groups}`, `{claims.NAME}` of a
-    verified token (`{claims.address.city}` leads down), and `{NAME}` or `{param.NAME}` for a parameter of the route's
-    path. Lists are written with commas. `{{` and `}}` are braces. When a value is missing or empty, the field is left
+    verified token (`{claims.address.city}` leads inwards), and `{NAME}` or `{param.NAME}` for a parameter of the path.
+    Lists are written with commas. `{{` and `}}` are braces. When a value is missing or empty, the field is left
     out. So it is when a value could not stand in a field, but who cannot be named to the upstream is answered 403.
     """
 

@@ -12,6 +12,7 @@ import orjson
 
 from fastgw.filters.api import Exchange
 from fastgw.forwarded import client_scheme
+from fastgw.jose import claim_path, find_claim
 from fastgw.wire.grammar import IS_VALUE
 
 Value: TypeAlias = Callable[[Exchange], bytes | None]
@@ -52,7 +53,7 @@ VALUES: Final[Mapping[str, Value]] = {
     "consumer.name": _consumer,
     "consumer.groups": _groups,
 }
-"""The values that have a name of their own. Others: `claims.NAME`, and parameters of the path, also as `param.NAME`."""
+"""The values that have a name of their own. Others: `claims.PATH`, and parameters of the path, also as `param.NAME`."""
 
 
 def parse_template(text: str) -> str:
@@ -108,8 +109,9 @@ def _pieces(text: str) -> tuple[tuple[bytes, str | None], ...]:
     for match in _PIECE.finditer(text):
         piece, name = match[0], match[1]
         if name is not None:
-            known = name in VALUES or (name.startswith(_CLAIMS) and name != _CLAIMS)
-            if not known and not _PARAMETER.fullmatch(name.removeprefix(_PARAM)):
+            if name.startswith(_CLAIMS):
+                claim_path(name.removeprefix(_CLAIMS))
+            elif name not in VALUES and not _PARAMETER.fullmatch(name.removeprefix(_PARAM)):
                 raise ValueError(f'"{text}" has {{{name}}}, which is the name of nothing')
             pieces.append((b"", name))
         elif piece in "{}":
@@ -121,7 +123,7 @@ def _pieces(text: str) -> tuple[tuple[bytes, str | None], ...]:
 
 def _value(name: str) -> Value:
     """What a name stands for, checked to be fit for a field."""
-    raw = VALUES.get(name) or (_claim(name.removeprefix(_CLAIMS)) if name.startswith(_CLAIMS) else _parameter(name))
+    raw = VALUES.get(name) or (_claim(name) if name.startswith(_CLAIMS) else _parameter(name))
 
     def value(exchange: Exchange) -> bytes | None:
         held = raw(exchange)
@@ -138,18 +140,13 @@ def _parameter(name: str) -> Value:
 
 
 def _claim(name: str) -> Value:
-    """A claim, or one within another: dots lead down, unless a claim is called so as a whole."""
-    steps = name.split(".")
+    path = claim_path(name.removeprefix(_CLAIMS))
 
     def claim(exchange: Exchange) -> bytes | None:
-        held: Any = exchange.claims.get(name)
-        if held is None and len(steps) > 1:
-            held = exchange.claims
-            for step in steps:
-                held = held.get(step) if isinstance(held, Mapping) else None
+        held = find_claim(exchange.claims, path)
         if held is None:
             return None
-        return listed(f"{_CLAIMS}{name}", held) if isinstance(held, list) else _text(f"{_CLAIMS}{name}", held).encode()
+        return listed(name, held) if isinstance(held, list) else _text(name, held).encode()
 
     return claim
 

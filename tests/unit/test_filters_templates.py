@@ -86,7 +86,8 @@ ALICE = Consumer("alice", frozenset(("staff", "admin")))
         ("{claims.level}", b"3"),
         ("{claims.paid}", b"true"),
         ("{claims.address}", '{"city":"Zürich"}'.encode()),
-        ("{claims.dotted.name}", b"whole"),
+        ("{claims./dotted.name}", b"whole"),
+        ("{claims.dotted.name}", b"in parts"),
         ("<{claims.sub}>", b"<u-1>"),
     ],
 )
@@ -178,7 +179,7 @@ def edits(value: str) -> dict[str, Any]:
         ("{}", "the name of nothing"),
         ("{a b}", "the name of nothing"),
         ("{consumer.nme}", "the name of nothing"),
-        ("{claims.}", "the name of nothing"),
+        ("{claims.}", "not the path of a claim"),
         ("{client-ip}", "the name of nothing"),
         ("a\r\nb{id}", "control character"),
     ],

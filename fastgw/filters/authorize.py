@@ -1,0 +1,275 @@
+"""authorize: who may pass, of those who are known."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Final, NamedTuple, TypeAlias
+
+from msgspec import Meta
+
+from fastgw.config.settings import NONE, Settings
+from fastgw.config.values import Fingerprint, Identity, Notation, Realm
+from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Reply
+from fastgw.filters.bearer import challenge
+from fastgw.jose import claim_path, find_claim, scopes_of
+
+
+def _parse_scope(text: str) -> str:
+    if not text or any(not "!" <= char <= "~" or char in '"\\' for char in text):
+        raise ValueError(f'"{text}" is not a scope (RFC 6749 section 3.3)')
+    return text
+
+
+def _parse_claim(text: str) -> str:
+    claim_path(text)
+    return text
+
+
+_TEXT: Final[dict[str, Any]] = {"type": "string"}
+Scope = Annotated[str, Notation("a scope, without blanks", _parse_scope, _TEXT)]
+ClaimName = Annotated[str, Notation('a claim such as "sub" or "realm_access.roles"', _parse_claim, _TEXT)]
+Text = Annotated[str, Meta(min_length=1)]
+
+
+class Names(Settings):
+    """Names of which somebody has several. Without `all`, `any` and `none` everybody fits."""
+
+    all: tuple[Identity, ...] = ()
+    """They must have all of these."""
+    any: tuple[Identity, ...] = ()
+    """They must have at least one of these."""
+    none: tuple[Identity, ...] = ()
+    """They must have none of these."""
+
+
+class Scopes(Settings):
+    """Scopes of a token: its `scope`, or `scp`."""
+
+    all: tuple[Scope, ...] = ()
+    """It must have all of these."""
+    any: tuple[Scope, ...] = ()
+    """It must have at least one of these."""
+    none: tuple[Scope, ...] = ()
+    """It must have none of these."""
+
+
+class Values(Settings):
+    """Values of a claim: itself, or what it lists. Text, numbers and truths are never equal to each other."""
+
+    all: tuple[str | bool | int | float, ...] = ()
+    """It must have all of these."""
+    any: tuple[str | bool | int | float, ...] = ()
+    """It must have at least one of these."""
+    none: tuple[str | bool | int | float, ...] = ()
+    """It must have none of these. A claim that is not there has none."""
+
+
+class Fields(Settings):
+    """What stands in a certificate."""
+
+    all: tuple[Text, ...] = ()
+    """All of these must."""
+    any: tuple[Text, ...] = ()
+    """At least one of these must."""
+    none: tuple[Text, ...] = ()
+    """None of these may."""
+
+
+class Fingerprints(Settings):
+    """Certificates, one by one."""
+
+    any: tuple[Fingerprint, ...] = ()
+    """It must be one of these."""
+    none: tuple[Fingerprint, ...] = ()
+    """It must be none of these."""
+
+
+class Certificate(Settings):
+    """The certificate that a client has shown to the listener, and that was verified there. It must have shown one."""
+
+    subject: Fields = Fields()
+    """Its subject, as RFC 4514 writes it: `CN=alice,O=Example`."""
+    san: Fields = Fields()
+    """Its alternative names: `DNS:host`, `URI:spiffe://…`, `email:a@b` or `IP:10.0.0.1`."""
+    fingerprint_sha256: Fingerprints = Fingerprints()
+    """Its SHA-256."""
+
+
+class Condition(Settings):
+    """Conditions that must all hold."""
+
+    consumers: Names = Names()
+    """The consumer's name."""
+    groups: Names = Names()
+    """The groups of the consumer."""
+    scopes: Scopes = Scopes()
+    """Scopes of the token. Where they do not suffice the answer says which would (RFC 6750)."""
+    claims: Mapping[ClaimName, Values] = NONE
+    """Claims of the token, by name; dots lead inwards."""
+    certificate: Certificate | None = None
+    """The client's certificate."""
+
+
+class Authorize(Condition, Filter, name="authorize", phase=Phase.AUTHORIZE):
+    """Let pass who meets the conditions; without any, whoever is known.
+
+    All conditions of this filter must hold, and of `any_of` those of one member. Who is known neither as a consumer nor
+    by claims or a certificate is answered 401, anybody else 403.
+    """
+
+    any_of: tuple[Condition, ...] = ()
+    """Conditions of which one must hold as a whole."""
+    none_of: tuple[Condition, ...] = ()
+    """Conditions of which none may hold as a whole."""
+    realm: Realm = "fastgw"
+    """The realm that a 401 names."""
+
+    def build(self, env: Env) -> Hooks:
+        own = _tests(self)
+        any_of = [_tests(condition) for condition in self.any_of]
+        none_of = [_tests(condition) for condition in self.none_of]
+        realm = self.realm
+
+        def failing(exchange: Exchange) -> Lack | None:
+            lack = _first(own, exchange)
+            if lack is None and any_of:
+                lacks = [_first(tests, exchange) for tests in any_of]
+                if None not in lacks:
+                    # Which of several scopes would help is for the client to choose, so it is told of the first.
+                    lack = next((each for each in lacks if each is not None and each.scope), lacks[0])
+            if lack is None and any(_first(tests, exchange) is None for tests in none_of):
+                lack = Lack("a condition of `none_of` holds")
+            return lack
+
+        def request(exchange: Exchange) -> Outcome:
+            if exchange.consumer is None and not exchange.claims and exchange.peer.certificate is None:
+                return exchange.refuse(
+                    Fault.CREDENTIALS_MISSING, fields=(challenge(realm),), why="nobody is known to be authorized"
+                )
+            lack = failing(exchange)
+            return None if lack is None else _refusal(exchange, lack, realm)
+
+        return Hooks(request=request, explain=_who)
+
+
+class Lack(NamedTuple):
+    """Why somebody may not pass. `scope`: what a token would have to have, where that is it."""
+
+    why: str
+    scope: str = ""
+
+
+Test: TypeAlias = Callable[[Exchange], Lack | None]
+
+
+def _refusal(exchange: Exchange, lack: Lack, realm: str) -> Reply:
+    if not lack.scope:
+        return exchange.refuse(Fault.FORBIDDEN, why=lack.why)
+    field = challenge(realm, "insufficient_scope", scope=lack.scope)
+    return exchange.refuse(Fault.INSUFFICIENT_SCOPE, fields=(field,), why=lack.why)
+
+
+def _who(exchange: Exchange) -> str:
+    if exchange.consumer is not None:
+        return f"consumer {exchange.consumer.name} may"
+    return "the token may" if exchange.claims else "the certificate may"
+
+
+def _first(tests: Iterable[Test], exchange: Exchange) -> Lack | None:
+    for test in tests:
+        lack = test(exchange)
+        if lack is not None:
+            return lack
+    return None
+
+
+def _tests(condition: Condition) -> tuple[Test, ...]:
+    """What has to be looked at: nothing for what is not said."""
+    tests = [
+        _test(condition.consumers, "the consumer", _consumer),
+        _test(condition.groups, "the groups", _groups),
+        _test(condition.scopes, "the scopes", lambda exchange: scopes_of(exchange.claims), is_scope=True),
+    ]
+    tests += [_test(values, f"the claim {name}", _claim(name)) for name, values in condition.claims.items()]
+    certificate = condition.certificate
+    if certificate is not None:
+        prints = certificate.fingerprint_sha256
+        tests += [
+            lambda exchange: None if exchange.peer.certificate is not None else Lack("no client certificate"),
+            _test(certificate.subject, "the certificate's subject", _subject),
+            _test(certificate.san, "the certificate's names", _sans),
+            _test(prints, "the certificate", _fingerprint),
+        ]
+    return tuple(test for test in tests if test is not None)
+
+
+def _test(rule: Any, what: str, of: Callable[[Exchange], frozenset[Any]], is_scope: bool = False) -> Test | None:
+    needed = frozenset(map(_comparable, getattr(rule, "all", ())))
+    one_of = frozenset(map(_comparable, rule.any))
+    barred = frozenset(map(_comparable, rule.none))
+    if not (needed or one_of or barred):
+        return None
+    # A token lacks what it has not of `all`; of `any` the first would do.
+    scope = " ".join([*getattr(rule, "all", ()), *rule.any[:1]]) if is_scope else ""
+
+    def test(exchange: Exchange) -> Lack | None:
+        held = of(exchange)
+        if not needed <= held:
+            return Lack(f"{what}: not all of what is needed", scope)
+        if one_of and one_of.isdisjoint(held):
+            return Lack(f"{what}: none of what would do", scope)
+        if not barred.isdisjoint(held):
+            return Lack(f"{what}: one that is barred")
+        return None
+
+    return test
+
+
+def _comparable(value: Any) -> Any:
+    """A value by which sets tell 1 from true; a fingerprint as certificates have it."""
+    if isinstance(value, bytes):
+        return value.hex()
+    return value if isinstance(value, str) else (isinstance(value, bool), value)
+
+
+_NOBODY: Final[frozenset[Any]] = frozenset()
+
+
+def _consumer(exchange: Exchange) -> frozenset[Any]:
+    return _NOBODY if exchange.consumer is None else frozenset((exchange.consumer.name,))
+
+
+def _groups(exchange: Exchange) -> frozenset[Any]:
+    return _NOBODY if exchange.consumer is None else exchange.consumer.groups
+
+
+def _claim(name: str) -> Callable[[Exchange], frozenset[Any]]:
+    path = claim_path(name)
+
+    def values(exchange: Exchange) -> frozenset[Any]:
+        held = find_claim(exchange.claims, path)
+        listed = held if isinstance(held, list) else [held]
+        return frozenset(_comparable(each) for each in listed if isinstance(each, str | bool | int | float))
+
+    return values
+
+
+def _subject(exchange: Exchange) -> frozenset[Any]:
+    certificate = exchange.peer.certificate
+    return _NOBODY if certificate is None else frozenset((certificate.subject,))
+
+
+def _sans(exchange: Exchange) -> frozenset[Any]:
+    certificate = exchange.peer.certificate
+    if certificate is None:
+        return _NOBODY
+    kinds = (
+        ("DNS", certificate.dns_names),
+        ("URI", certificate.uris),
+        ("email", certificate.emails),
+        ("IP", certificate.ip_addresses),
+    )
+    return frozenset(f"{kind}:{name}" for kind, names in kinds for name in names)
+
+
+def _fingerprint(exchange: Exchange) -> frozenset[Any]:
+    certificate = exchange.peer.certificate
+    return _NOBODY if certificate is None else frozenset((certificate.fingerprint,))
