@@ -1,0 +1,179 @@
+"""The keys that tokens are verified with: out of a file, or from an identity provider, fetched once per node.
+
+Rule 1: a provider that is away, or says nonsense, takes no key from us: what it said last counts.
+Rule 2: a key that it does not name any more counts no more, nor what was verified with it.
+"""
+
+import logging
+import re
+from collections.abc import Callable
+from hashlib import sha256
+from time import monotonic
+from typing import Final, final
+from weakref import WeakMethod
+
+import msgspec
+
+from fastgw.config.settings import UpstreamTls
+from fastgw.config.values import Endpoint
+from fastgw.filters.api import Feed, FeedSource, NodeSide, Services
+from fastgw.jose import KeySet, Unusable, read_set
+from fastgw.upstream.fetch import FetchFailed
+from fastgw.upstream.tls import read_tls
+
+log = logging.getLogger("fastgw")
+
+EVERY_S: Final = 600.0
+"""How often the provider is asked when it does not say how long its keys are good for."""
+SOONEST_S: Final = 60.0
+LATEST_S: Final = 3600.0
+"""The same where it says so (`max-age`), at the most and at the least: what it has withdrawn is forgotten by then."""
+AGAIN_S: Final = 10.0
+"""How soon it is asked again when it was away, and how often at most because of keys that nobody knows."""
+BURST: Final = 4
+"""So often at once, if it was not asked for that lately: after a rotation the next one may follow soon."""
+FETCH_S: Final = 5.0
+PATIENCE_S: Final = FETCH_S + 0.5
+"""How long a token with an unknown key waits for what the provider says."""
+REST_S: Final = 1.0
+"""For so long after an answer no token waits for another one."""
+MOST: Final = 512 * 1024
+"""Bytes of a key set."""
+
+_MAX_AGE: Final = re.compile(rb'(?:^|[,\s])max-age="?([0-9]{1,9})"?(?:$|[,\s])', re.IGNORECASE)
+_NO_TLS: Final = UpstreamTls()
+
+
+class JwksSource(FeedSource, frozen=True, kw_only=True):
+    """A provider's key set."""
+
+    url: Endpoint
+    tls: UpstreamTls
+
+    @classmethod
+    def of(cls, url: Endpoint, tls: UpstreamTls) -> "JwksSource":
+        """`tls`: how it is spoken to; the same set is fetched once only if it is fetched in the same way."""
+        way = "" if tls == _NO_TLS else f" {sha256(msgspec.msgpack.encode(tls)).hexdigest()[:16]}"
+        return cls(key=f"jwks {url.origin}{url.target.partition('?')[0]} {_digest(url)}{way}", url=url, tls=tls)
+
+    async def run(self, node: NodeSide) -> None:
+        tls = read_tls(self.tls, node.read)
+        value, complaint, allowance, since = b"", "", float(BURST), monotonic()
+        while True:
+            wait = AGAIN_S
+            try:
+                fetched = await node.fetcher.fetch(
+                    self.url, tls=tls, timeout=FETCH_S, most=MOST, fields=[(b"Accept", b"application/json")]
+                )
+                _check(fetched.status, fetched.body)
+            except (FetchFailed, Unusable) as problem:
+                if str(problem) != complaint:
+                    complaint = str(problem)
+                    log.warning("%s: %s; %s", self._name, complaint, _KEPT if value else _NONE)
+            else:
+                if complaint:
+                    log.warning("%s: there again", self._name)
+                if fetched.body != value:
+                    self._tell(read_set(fetched.body))
+                complaint, value, wait = "", fetched.body, good_for(fetched.fields.get(b"cache-control"))
+            await node.asked(0)  # whoever asked until now gets this answer
+            node.publish(value)
+            due = monotonic() + wait
+            while (left := due - monotonic()) > 0 and await node.asked(left):
+                now = monotonic()
+                allowance, since = min(BURST, allowance + (now - since) / AGAIN_S), now
+                if allowance >= 1:
+                    allowance -= 1
+                    break
+                due = min(due, now + (1 - allowance) * AGAIN_S)
+                node.publish(value)  # there is nothing newer for those who wait
+
+    @property
+    def _name(self) -> str:
+        return f"keys of {self.url.origin}{self.url.target.partition('?')[0]}"
+
+    def _tell(self, keys: KeySet) -> None:
+        for each in keys.passed_over:
+            log.info("%s: passed over: %s", self._name, each)
+
+
+_KEPT: Final = "the keys that it gave last are still good"
+_NONE: Final = "no token can be verified until it answers"
+
+
+def _digest(url: Endpoint) -> str:
+    return sha256(str(url).encode()).hexdigest()[:16]  # its query may hold a secret
+
+
+def _check(status: int, body: bytes) -> None:
+    """Whether this may replace what the provider said before. Raises `Unusable`."""
+    if status != 200:
+        raise Unusable(f"it answers {status}")
+    keys = read_set(body)
+    if not keys:
+        why = f": {keys.passed_over[0]}" if keys.passed_over else ""
+        raise Unusable(f"there is no key that can be used in its answer{why}")
+
+
+def good_for(cache_control: bytes | None) -> float:
+    """Seconds until the next look, by the answer's `Cache-Control` (RFC 9111 section 5.2)."""
+    found = _MAX_AGE.search(cache_control or b"")
+    return EVERY_S if found is None else min(max(float(found[1]), SOONEST_S), LATEST_S)
+
+
+@final
+class Keyring:
+    """The keys of a worker that come from one place. `feed`: the key of a `JwksSource`; "": they never change."""
+
+    def __init__(self, keys: KeySet, feed: str = "") -> None:
+        self.keys = keys
+        self.feed = feed
+        self._fed: Feed | None = None
+        self._users = 0
+        self._waiting = 0
+        self._rest_until = 0.0
+        self._listeners: list[WeakMethod[Callable[[], None]]] = []
+
+    def __repr__(self) -> str:
+        return f"<Keyring {self.feed or 'of a file'}: {self.keys!r}>"
+
+    def on_change(self, tell: Callable[[], None]) -> None:
+        """Call this method whenever there are other keys, as long as its object lives."""
+        self._listeners.append(WeakMethod(tell))
+
+    def start(self, services: Services) -> None:
+        """In a worker, for each filter that shares it."""
+        self._users += 1
+        if self._users == 1 and self.feed:
+            self._fed = services.feeds[self.feed]
+            self._fed.on_change(self._take)
+            self._take(self._fed.value)
+
+    def stop(self) -> None:
+        """Once for each `start`."""
+        self._users -= 1
+        if not self._users and self._fed is not None:
+            self._fed.forget(self._take)
+            self._fed = None
+
+    async def renew(self) -> None:
+        """Ask for newer keys and wait for the answer, for `PATIENCE_S` at most. One question serves all who wait."""
+        feed = self._fed
+        if feed is None or (not self._waiting and monotonic() < self._rest_until):
+            return
+        if not self._waiting:
+            feed.ask()
+        self._waiting += 1
+        try:
+            await feed.changed(PATIENCE_S)
+        finally:
+            self._waiting -= 1
+            self._rest_until = monotonic() + REST_S
+
+    def _take(self, value: bytes) -> None:
+        if value:
+            self.keys = read_set(value)
+            living = [(each, tell) for each in self._listeners if (tell := each()) is not None]
+            self._listeners = [each for each, _ in living]
+            for _, tell in living:
+                tell()
