@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from fastgw.filters.basic_auth import BasicAuth
 from fastgw.filters.authorize import Authorize
 from fastgw.filters.cors import Cors
 from fastgw.filters.extensions import FilterTypes
