@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euc
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help setup run lint test programs fuzz bench bench-check clean
+.PHONY: help setup run lint test programs docs fuzz bench bench-check clean
 
 PYTHON ?= python3
 FUZZ_SECONDS ?= 600
@@ -97,6 +97,9 @@ $(PROVIDER)/node_modules/.installed: $(PROVIDER)/package-lock.json | programs
 test: lint programs $(PROVIDER)/node_modules/.installed  ## lint, then every test; apt-get installs what they run, when you are root
 	$(BIN)/python -m pytest -n 4
 	FASTGW_PURE_PYTHON=1 $(BIN)/python -m pytest -n 4 -m 'not twin' $(TWICE)
+
+docs: setup  ## write docs/filters.md anew, from the filters
+	$(BIN)/fastgw filters --format markdown > docs/filters.md
 
 fuzz: setup  ## look for bytes that a compiled twin reads otherwise: FUZZ_SECONDS=600, SEED=...
 	@$(call install_programs,gcc=gcc,make fuzz)

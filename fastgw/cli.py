@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from importlib.metadata import version as version_of
 from platform import python_implementation, python_version
-from typing import Annotated, Final, NoReturn, TypeVar
+from typing import Annotated, Any, Final, NoReturn, TypeVar
 
 import msgspec
 import typer
@@ -18,6 +18,7 @@ from fastgw import VERSION, compiled, config, demo
 from fastgw.admin.client import DEFAULT, TOKEN, AdminClient, Refused, Unreachable, parse_place, token_of
 from fastgw.admin.node import Draining, Outcome
 from fastgw.compile import CompileError, compile
+from fastgw.config.extensions import UnknownType, type_called
 from fastgw.config.schema import schema as schema_of
 from fastgw.config.secret import SecretError
 from fastgw.config.values import parse_address
@@ -25,7 +26,7 @@ from fastgw.diff import as_text as differences_as_text
 from fastgw.diff import differences
 from fastgw.explain import as_text
 from fastgw.explain import explain as explanation_of
-from fastgw.filters import TYPES
+from fastgw.filters import TYPES, manual
 from fastgw.node import cells
 from fastgw.observe.sink import why_not
 from fastgw.runtime.bound import Bound
@@ -57,6 +58,12 @@ T = TypeVar("T")
 class Format(StrEnum):
     TEXT = "text"
     JSON = "json"
+
+
+class FilterFormat(StrEnum):
+    TEXT = "text"
+    JSON = "json"
+    MARKDOWN = "markdown"
 
 
 FormatOption = Annotated[Format, typer.Option("--format", help="How to answer.")]
@@ -266,9 +273,37 @@ def status(
 
 
 @app.command()
-def schema() -> None:
+def schema(
+    file: Annotated[
+        str | None, typer.Argument(metavar="FILE", help="A configuration, whose extensions are in the schema too.")
+    ] = None,
+) -> None:
     """Print the JSON Schema of configuration files, for editors."""
-    _print_json(schema_of(TYPES))
+    _print_json(schema_of(_filter_types(file)))
+
+
+@app.command()
+def filters(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Tell all of this one.")] = None,
+    file: Annotated[
+        str | None, typer.Option("--file", metavar="FILE", help="A configuration, whose extensions are told of too.")
+    ] = None,
+    answer: Annotated[FilterFormat, typer.Option("--format", help="How to answer.")] = FilterFormat.TEXT,
+) -> None:
+    """Tell what filters there are, or all about one."""
+    known = _filter_types(file)
+    if name is not None and name not in known:
+        try:
+            known = {name: type_called(name, known)}
+        except UnknownType as error:
+            _fail(WRONG, f"fastgw: {'; '.join(filter(None, (error.wrong, error.expected)))}")
+    told = manual.manuals(known if name is None else {name: known[name]})
+    if answer is FilterFormat.JSON:
+        _print_json(told if name is None else told[0])
+    elif answer is FilterFormat.MARKDOWN:
+        typer.echo(manual.as_markdown(told), nl=False)
+    else:
+        typer.echo(manual.table(told) if name is None else manual.as_text(told[0]))
 
 
 @app.command(name="demo")
@@ -304,6 +339,16 @@ def version(answer: FormatOption = Format.TEXT) -> None:
         _print_json(versions)
     else:
         typer.echo("\n".join(f"{name + ':':<11}{told}" for name, told in versions.items()))
+
+
+def _filter_types(file: str | None) -> Mapping[str, Any]:
+    """Those that may be used, with those that this configuration brings along."""
+    if file is None:
+        return TYPES
+    try:
+        return config.filter_types_of(file, TYPES)
+    except config.ConfigError as error:
+        _fail(WRONG, *map(str, error.problems))
 
 
 def _read(source: Callable[[], config.Config]) -> config.Config:

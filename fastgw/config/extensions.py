@@ -28,6 +28,11 @@ class Types(Mapping[str, type]):
     def extended(self, packages: Sequence[str]) -> tuple[Self, Mapping[str, UnknownType]]:
         """These with those of the packages, and what is wrong with any of these."""
 
+    @property
+    @abstractmethod
+    def classes(self) -> Mapping[str, type]:
+        """Those that were asked for by `of_class`."""
+
     @abstractmethod
     def of_class(self, name: str) -> type:
         """The type of a `package.module:Class`. Raises `UnknownType`."""

@@ -9,7 +9,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from fastgw.config.documents import Document, Found, Source, read_all
-from fastgw.config.extensions import extended
+from fastgw.config.extensions import Types, extended
 from fastgw.config.files import Disk, Files, Memory
 from fastgw.config.filter_rules import FilterRules
 from fastgw.config.merging import add_consumers, merge, put_targets
@@ -55,6 +55,20 @@ def load(file: str, filter_types: Mapping[str, type]) -> Loaded:
     """
     disk = Disk()
     return _checked(read_all(file, partial(disk.read, file), disk), filter_types, Disk())
+
+
+def filter_types_of(file: str, filter_types: Mapping[str, type]) -> Mapping[str, type]:
+    """The filter types with those that a configuration brings along: of its extensions, and those it names by class.
+
+    Raises `ConfigError` when these cannot be found; whatever else is wrong is not told.
+    """
+    disk = Disk()
+    found = read_all(file, partial(disk.read, file), disk)
+    known, problems = extended(found.documents, filter_types)
+    if problems := found.problems + problems:
+        raise ConfigError(problems)
+    merge(found.documents, known, Disk())  # asks for each class that is named
+    return {**known, **known.classes} if isinstance(known, Types) else known
 
 
 def load_text(text: bytes, name: str, filter_types: Mapping[str, type], suffix: str = "") -> Loaded:

@@ -23,6 +23,10 @@ EXIT_CODES = {
     0: [
         "version",
         "schema",
+        "schema good.yaml",
+        "filters",
+        "filters size",
+        "filters --file good.yaml",
         "--help",
         "run --help",
         "check good.yaml",
@@ -32,6 +36,8 @@ EXIT_CODES = {
     1: [
         "check bad.yaml",
         "check missing.yaml",
+        "filters sizes",
+        "filters --file missing.yaml",
         "check good.txt",
         "run bad.yaml",
         "explain bad.yaml GET http://a/",
@@ -51,6 +57,7 @@ EXIT_CODES = {
         "run --workers 0 --listen 127.0.0.1:0 --to http://127.0.0.1:1",
         "check",
         "check good.yaml --format xml",
+        "filters --format xml",
         "explain good.yaml GET",
         "demo --listen nowhere",
         "diff good.yaml",
