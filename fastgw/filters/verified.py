@@ -207,17 +207,9 @@ class TokenPolicy:
         return None
 
     def _find_consumer(self, verdict: Verdict) -> None:
-        """The consumer who has this subject. Else whoever the token names, unless a consumer is called so already."""
-        roster = self._roster
-        verdict.index = roster.index
-        subject, issuer = find_claim(verdict.claims, self._wanted.consumer_claim), verdict.claims.get("iss", "")
-        verdict.consumer = None
-        if isinstance(subject, str) and subject:
-            found = roster.by_jwt_subject(issuer, subject)
-            fit = len(subject) <= LONGEST_NAME and subject.isprintable()
-            if found is None and fit and roster.by_name(subject) is None:
-                found = Consumer(subject)
-            verdict.consumer = found
+        verdict.index = self._roster.index
+        subject = find_claim(verdict.claims, self._wanted.consumer_claim)
+        verdict.consumer = consumer_of(self._roster, verdict.claims, subject)
 
     def _refuse(self, exchange: Exchange, why: str, error: str = "invalid_token") -> Reply:
         description = _NOT_IN_DESCRIPTION.sub("?", why.replace("`", "'"))
@@ -225,6 +217,17 @@ class TokenPolicy:
         return exchange.refuse(
             Fault.CREDENTIALS_INVALID, f"{description[0].upper()}{description[1:]}.", fields, why=why
         )
+
+
+def consumer_of(roster: Roster, claims: Claims, subject: Any) -> Consumer | None:
+    """The consumer who has this subject. Else whoever the token names, unless a consumer is called so already."""
+    if not isinstance(subject, str) or not subject:
+        return None
+    found = roster.by_jwt_subject(claims.get("iss", ""), subject)
+    fit = len(subject) <= LONGEST_NAME and subject.isprintable()
+    if found is None and fit and roster.by_name(subject) is None:
+        found = Consumer(subject)
+    return found
 
 
 def explain_token(exchange: Exchange) -> str:

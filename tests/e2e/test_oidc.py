@@ -70,7 +70,7 @@ def configuration(provider: Provider, service: str) -> dict[str, Any]:
         "secure": login(),
         "other": login("another"),
     }
-    claims = {"X-User": "sub", "X-Groups": "groups", "X-Absent": "absent"}
+    claims = {"sub": "X-User", "groups": "X-Groups", "absent": "X-Absent"}
     return {
         "workers": 2,
         "listeners": {
@@ -194,7 +194,7 @@ def test_who_shows_no_page_is_told_to_log_in_and_sent_nowhere(world: World, meth
     assert answer.status == 401
     assert answer.told["type"] == "urn:fastgw:fault:credentials_missing"
     assert re.fullmatch(
-        r'Cookie realm="oidc", cookie-name="fastgw_oidc_[0-9a-f]{8}"', answer.fields["WWW-Authenticate"]
+        r'Cookie realm="fastgw", cookie-name="fastgw_oidc_[0-9a-f]{8}"', answer.fields["WWW-Authenticate"]
     )
     assert answer.cookies == []
 

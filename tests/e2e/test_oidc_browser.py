@@ -48,7 +48,7 @@ def test_somebody_logs_in_works_and_logs_out(tmp_path: Path) -> None:
                             "oidc": {
                                 "issuer": provider.issuer,
                                 "login": login(),
-                                "claims_to_headers": {"X-User": "sub"},
+                                "claims_to_headers": {"sub": "X-User"},
                             }
                         },
                     }

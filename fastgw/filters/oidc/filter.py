@@ -2,121 +2,230 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Final, Literal, final
 
-import orjson
+import msgspec
 
-from fastgw.config.settings import NONE, UpstreamTls
-from fastgw.config.values import Delay, FieldName
-from fastgw.filters.api import Env, Exchange, FeedSource, Filter, Hooks, Phase, Services
+from fastgw.config.settings import NONE, Some, UpstreamTls
+from fastgw.config.values import Delay, FieldName, Realm
+from fastgw.exchange import RequestStep
+from fastgw.filters.api import Env, Exchange, FeedSource, Filter, Hooks, Outcome, Phase, Services
+from fastgw.filters.asking import client_tls
+from fastgw.filters.bearer import Unclear, bearer_token
+from fastgw.filters.jwks import Keyring
+from fastgw.filters.jwt import ClaimName, TokenCacheSettings
 from fastgw.filters.oidc.assertion import by_key
-from fastgw.filters.oidc.flow import Flow, Trust
+from fastgw.filters.oidc.flow import Edits, Flow, Trust
 from fastgw.filters.oidc.id_token import IdTokens
-from fastgw.filters.oidc.provider import Authenticate, Provider, ProviderSource, as_public, by_basic, by_post
+from fastgw.filters.oidc.provider import (
+    Authenticate,
+    KeysSource,
+    Provider,
+    ProviderSource,
+    as_public,
+    by_basic,
+    by_post,
+)
 from fastgw.filters.oidc.session import Sealed, Session
-from fastgw.filters.oidc.settings import Issuer, Login
-from fastgw.jose import claim_path, find_claim
-from fastgw.upstream.tls import read_tls
-from fastgw.wire.grammar import IS_VALUE
+from fastgw.filters.oidc.settings import Bearer, Issuer, Login
+from fastgw.filters.verified import TokenPolicy, Wanted, explain_token, field_value
+from fastgw.jose import Expected, KeySet, Rules, claim_path, find_claim
+from fastgw.upstream.tls import ClientTls
+from fastgw.wire.framing import RequestHead
+
+_OURS: Final = RequestHead.DROPPED | {b"host", b"cookie", b"authorization"}
+_AUTHORIZATION: Final = frozenset((b"authorization",))
 
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 
 
 class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
-    """Let in whom an OpenID provider vouches for."""
+    """Let in whom an OpenID provider vouches for: by the access token of a client, or by a login in the browser.
+
+    With `bearer` and `login`, who sends `Authorization: Bearer` is judged by that alone. The consumer is the one whose
+    `jwt` has the issuer and the subject; where none has, it is called as the subject.
+    """
 
     issuer: Issuer
-    """The provider, exactly as it calls itself. What it says of itself is fetched from below this URL."""
+    """The provider, exactly as it calls itself. What it says of itself, and its keys, are fetched from below this URL
+    in the background, once per node. While it is away, what it said last is good, and who has a session goes on."""
+    bearer: Bearer | None = None
+    """Let in clients with an access token. null = none."""
+    login: Login | None = None
+    """Let browsers log in. null = none."""
     tls: UpstreamTls = UpstreamTls()
     """How https to the provider is spoken."""
-    algorithms: tuple[Algorithm, ...] = ("RS256", "PS256", "ES256", "EdDSA")
+    algorithms: Some[Algorithm] = ("RS256", "PS256", "ES256", "EdDSA")
     """What tokens may be signed with."""
-    leeway: Delay = 30.0
-    """By how much the clocks may differ."""
-    claims_to_headers: Mapping[FieldName, str] = NONE
-    """Fields in which the upstream gets claims: the field's name, and the claim's. What clients send in them is
-    removed."""
-    login: Login | None = None
-    """Let browsers log in."""
+    leeway: Delay = 1.0
+    """By how much the provider's clock may differ."""
+    claims_to_headers: Mapping[ClaimName, FieldName] = NONE
+    """Claims that the upstream gets to see, of the access token or the ID token, and the fields it sees them in; what
+    the client sends there is always removed. Who has a claim that cannot stand in a field is refused."""
+    consumer_claim: ClaimName = "sub"
+    """The claim that tells who it is."""
+    cache: TokenCacheSettings = TokenCacheSettings()
+    """What is remembered of access tokens."""
+    realm: Realm = "fastgw"
+    """What `WWW-Authenticate` says that credentials are for."""
+
+    def __post_init__(self) -> None:
+        if self.bearer is None and self.login is None:
+            raise ValueError("nobody is let in; expected `bearer` or `login`")
+        for name in self.claims_to_headers.values():
+            if name.lower().encode() in _OURS:
+                raise ValueError(f"`{name}` cannot hold a claim; expected another field")
 
     def feeds(self) -> Iterable[FeedSource]:
-        return (self._source,)
+        keys = KeysSource(key=f"oidc keys {self._way}", issuer=self.issuer, tls=self.tls)
+        about = ProviderSource(key=f"oidc {self._way}", issuer=self.issuer, tls=self.tls)
+        return (keys,) if self.login is None else (keys, about)
 
     @property
-    def _source(self) -> ProviderSource:
-        told = sha256(repr(self.tls).encode()).hexdigest()[:8]
-        return ProviderSource(key=f"oidc {self.issuer} {told}", issuer=self.issuer, tls=self.tls)
+    def _way(self) -> str:
+        if self.tls == UpstreamTls():
+            return self.issuer
+        return f"{self.issuer} {sha256(msgspec.msgpack.encode(self.tls)).hexdigest()[:16]}"
 
     def build(self, env: Env) -> Hooks:
-        login = self.login
-        assert login is not None
-        source = self._source
-        provider = env.shared(("oidc provider", source.key), Provider)
-        flow = env.shared(("oidc flow", env.instance, env.policy), lambda: self._flow(login, provider, env))
+        tls = client_tls(env, self.tls)
+        keys = f"oidc keys {self._way}"
+        keyring = env.shared(("jwks", keys), lambda: Keyring(KeySet(), keys))
+        bearer = login = None
+        if self.bearer is not None:
+            wanted = self._wanted(self.bearer)
+            policy = env.shared(("oidc bearer", env.policy), lambda: TokenPolicy(wanted, keyring, env.roster))
+            bearer = _Bearer(policy, self._written, self.bearer.hide_credentials)
+        if self.login is not None:
+            login = self._flow(self.login, keyring, tls, env, () if bearer is None else bearer.missing)
+        return _hooks(keyring, bearer, login, f"oidc {self._way}")
 
-        def start(services: Services) -> None:
-            provider.start(services.feeds[source.key], services.fetcher)
-            flow.start()
+    @property
+    def _written(self) -> tuple[bytes, ...]:
+        return tuple(name.lower().encode() for name in self.claims_to_headers.values())
 
-        def stop() -> None:
-            provider.stop()
-            flow.stop()
-
-        def explain(exchange: Exchange) -> str:
-            return "a session"
-
-        return Hooks(
-            request=flow.request,
-            response=flow.response,
-            finish=flow.finish,
-            start=start,
-            stop=stop,
-            explain=explain,
-        )
-
-    def _flow(self, login: Login, provider: Provider, env: Env) -> Flow:
-        secrets = [env.secret(secret) for secret in (login.session.secret, *login.session.former_secrets)]
-        policy = f"{self.issuer}\n{login.client_id}".encode()
-        id_tokens = IdTokens(provider, self.issuer, login.client_id, frozenset(self.algorithms), self.leeway)
-        return Flow(
-            login,
-            Trust(
-                self.issuer,
-                provider,
-                id_tokens,
-                Sealed(secrets, policy),
-                _authenticate(login, env),
-                read_tls(self.tls, env.read),
-                env.roster,
-                self._edits(login),
+    def _wanted(self, bearer: Bearer) -> Wanted:
+        return Wanted(
+            rules=Rules(
+                algorithms=frozenset(self.algorithms),
+                types=frozenset(each.lower().removeprefix("application/") for each in bearer.types),
+                max_bytes=bearer.max_token_bytes,
             ),
-            env.instance.encode(),
+            expected=Expected(
+                self.issuer,
+                frozenset(bearer.audiences),
+                tuple(claim_path(each) for each in bearer.required_claims),
+                self.leeway,
+            ),
+            scopes=frozenset(bearer.scopes),
+            consumer_claim=claim_path(self.consumer_claim),
+            fields=tuple((name.encode(), claim, claim_path(claim)) for claim, name in self.claims_to_headers.items()),
+            realm=self.realm,
+            ceiling=self.cache.ttl,
+            most=self.cache.entries,
         )
 
-    def _edits(self, login: Login) -> Callable[[Session], tuple[tuple[bytes, bytes | None], ...]]:
-        headers = [(name.encode(), claim_path(claim)) for name, claim in self.claims_to_headers.items()]
-        passed = (login.pass_access_token or "").encode()
+    def _flow(
+        self, login: Login, keyring: Keyring, tls: ClientTls, env: Env, others: tuple[tuple[bytes, bytes], ...]
+    ) -> Flow:
+        secrets = [env.secret(secret) for secret in (login.session.secret, *login.session.former_secrets)]
+        authenticate = _authenticate(login, env)
+        trust = Trust(
+            issuer=self.issuer,
+            provider=env.shared(("oidc provider", self._way), Provider),
+            id_tokens=IdTokens(keyring, self.issuer, login.client_id, frozenset(self.algorithms), self.leeway),
+            sealed=Sealed(secrets, f"{self.issuer}\n{login.client_id}".encode()),
+            authenticate=authenticate,
+            tls=tls,
+            roster=env.roster,
+            consumer_claim=claim_path(self.consumer_claim),
+            edits=self._edits(login),
+        )
+        return env.shared(("oidc login", env.policy), lambda: Flow(login, trust, self.realm.encode(), others))
 
-        def edits(session: Session) -> tuple[tuple[bytes, bytes | None], ...]:
+    def _edits(self, login: Login) -> Callable[[Session], Edits]:
+        fields = [(name.encode(), claim, claim_path(claim)) for claim, name in self.claims_to_headers.items()]
+        passed = (login.pass_access_token or "").encode()
+        prefix = b"Bearer " if passed.lower() == b"authorization" else b""
+
+        def edits(session: Session) -> Edits:
             claims = session.claims
-            made = [(name, _field_value(find_claim(claims, path))) for name, path in headers]
+            made = [(name, field_value(claim, find_claim(claims, path))) for name, claim, path in fields]
             if passed:
                 token = session.access_token.encode()
-                made.append((passed, b"Bearer " + token if passed.lower() == b"authorization" else token))
+                made.append((passed, prefix + token if token else b""))
             return tuple(made)
 
         return edits
 
 
-def _field_value(claim: Any) -> bytes | None:
-    """A claim as a field has it, a list with commas; None: there is none, or none that everybody reads alike."""
-    values = claim if isinstance(claim, list) else [claim]
-    if not all(isinstance(value, str | int) for value in values):
-        return None
-    words = [value if isinstance(value, str) else orjson.dumps(value).decode() for value in values]
-    text = ",".join(words).encode()
-    is_clear = values is not claim or not any("," in word for word in words)
-    return text if text and is_clear and IS_VALUE(text) else None
+@final
+class _Bearer:
+    """Clients with a token of their own."""
+
+    def __init__(self, policy: TokenPolicy, written: tuple[bytes, ...], hides: bool) -> None:
+        self._policy = policy
+        self._written = frozenset(written)
+        self._hides = hides
+        self.missing = policy.missing
+
+    def request(self, exchange: Exchange) -> Outcome:
+        try:
+            token = bearer_token(exchange)
+        except Unclear as problem:
+            return self._policy.unclear(exchange, str(problem))
+        exchange.request_dropped |= self._written
+        if token is None:
+            return self._policy.absent(exchange)
+        verdict = self._policy.recall(token)
+        if verdict is None:
+            return self._policy.judge(exchange, token, token, self._passed)
+        reply = self._policy.admit(exchange, verdict)
+        if reply is None:
+            self._passed(exchange)
+        return reply
+
+    def _passed(self, exchange: Exchange) -> None:
+        if self._hides:
+            exchange.request_dropped |= _AUTHORIZATION
+
+
+def _hooks(keyring: Keyring, bearer: _Bearer | None, login: Flow | None, feed: str) -> Hooks:
+    if login is None:
+        assert bearer is not None
+        return Hooks(request=bearer.request, start=keyring.start, stop=keyring.stop, explain=explain_token)
+    flow = login
+
+    def start(services: Services) -> None:
+        keyring.start(services)
+        flow.start(services.feeds[feed], services.fetcher)
+
+    def stop() -> None:
+        keyring.stop()
+        flow.stop()
+
+    return Hooks(
+        request=flow.request if bearer is None else _either(bearer, flow),
+        response=flow.response,
+        finish=flow.finish,
+        start=start,
+        stop=stop,
+        explain=flow.explain,
+    )
+
+
+def _either(bearer: _Bearer, flow: Flow) -> RequestStep:
+    def request(exchange: Exchange) -> Outcome:
+        try:
+            shown = bearer_token(exchange) is not None
+        except Unclear:
+            shown = True
+        if shown:
+            flow.hide(exchange)
+            return bearer.request(exchange)
+        return flow.request(exchange)
+
+    return request
 
 
 def _authenticate(login: Login, env: Env) -> Authenticate:

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Outcome, Reply
+from fastgw.filters.api import Feed, Fetcher
 from fastgw.filters.oidc.cookies import Ambiguous, Jar, clear, put
 from fastgw.filters.oidc.desk import KEPT_S
 from fastgw.filters.oidc.id_token import IdTokens
@@ -25,9 +26,10 @@ from fastgw.filters.oidc.provider import Authenticate, Away, Denied, Provider, T
 from fastgw.filters.oidc.session import Attempt, Sealed, Session
 from fastgw.filters.oidc.settings import Login
 from fastgw.filters.oidc.urls import local, parameters_of, with_query
+from fastgw.filters.verified import consumer_of, explain_token
 from fastgw.forwarded import client_scheme
 from fastgw.identity import Consumer, Index, Roster
-from fastgw.jose import Claims, Refused
+from fastgw.jose import ClaimPath, Claims, Refused, find_claim
 from fastgw.node.tokens import TokenCache
 from fastgw.upstream.tls import ClientTls
 
@@ -44,12 +46,15 @@ _IDLE_SHARE: Final = 0.25
 _PREFIX: Final = b"__Host-"  # such a cookie is of this host alone, and came by https
 _ATTRIBUTES: Final = b"; Path=/; HttpOnly; SameSite=Lax"
 _OWN: Final = b"fastgw_oidc_"
-_COOKIE: Final = frozenset((b"cookie",))
 _NO_STORE: Final = (b"Cache-Control", b"no-store")
 _CALLBACK: Final = ("code", "state", "iss", "error")
 
 _UNKNOWN: Final = "This login is not known here, or not any more. Begin again."
 _UNAVAILABLE: Final = "Logging in is not possible just now, as the identity provider is away. Try again later."
+
+
+Edits = tuple[tuple[bytes, bytes], ...]
+"""Fields as the upstream gets them, however the client sent them; b"": without."""
 
 
 class Trust(NamedTuple):
@@ -62,8 +67,9 @@ class Trust(NamedTuple):
     authenticate: Authenticate
     tls: ClientTls
     roster: Roster
-    edits: Callable[[Session], tuple[tuple[bytes, bytes | None], ...]]
-    """Fields as the upstream gets them for a session, however the client sent them; None: without."""
+    consumer_claim: ClaimPath
+    edits: Callable[[Session], Edits]
+    """What the upstream gets to see of a session. Raises `Refused`."""
 
 
 @final
@@ -75,7 +81,7 @@ class Known:
     def __init__(self) -> None:
         self.session: Session
         self.claims: Claims
-        self.edits: tuple[tuple[bytes, bytes | None], ...]
+        self.edits: Edits
         self.consumer: Consumer | None = None
         self.index: Index | None = None
         """Where the consumer was looked for."""
@@ -98,7 +104,8 @@ class _Site(NamedTuple):
 class Flow:
     """That of one policy, in one worker."""
 
-    def __init__(self, login: Login, trust: Trust, realm: bytes) -> None:
+    def __init__(self, login: Login, trust: Trust, realm: bytes, others: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+        """`others`: the challenges of what lets in besides a login."""
         self._login = login
         self._trust = trust
         self._provider = trust.provider
@@ -111,31 +118,39 @@ class Flow:
         self._name = name.encode()
         own = rb"(?:%b)?(?:%b[0-9a-f]+|%b)(?:\..*)?" % (_PREFIX, _OWN, re.escape(self._name))
         self._is_ours = re.compile(own, re.DOTALL).fullmatch
-        self._challenge = (b"WWW-Authenticate", b'Cookie realm="%b", cookie-name="%b"' % (realm, self._name))
+        cookie = (b"WWW-Authenticate", b'Cookie realm="%b", cookie-name="%b"' % (realm, self._name))
+        self._challenges = (*others, cookie)
         self._known: TokenCache[Known] = TokenCache(MOST_KNOWN)
         self._renewals: dict[str, asyncio.Task[Session | Away | None]] = {}
         self._writing: dict[Exchange, list[bytes]] = {}
         self._users = 0
 
-    def start(self) -> None:
+    def start(self, feed: Feed, fetcher: Fetcher) -> None:
         """In a worker, for each filter that shares it."""
         self._users += 1
+        self._provider.start(feed, fetcher)
 
     def stop(self) -> None:
         """Once for each `start`."""
         self._users -= 1
+        self._provider.stop()
         if not self._users:
             for renewal in self._renewals.values():
                 renewal.cancel()
 
     # --- the steps ---
 
-    def request(self, exchange: Exchange) -> Outcome:
+    def hide(self, exchange: Exchange) -> Jar:
+        """Take what is ours out of what the upstream sees."""
         jar = Jar(exchange.head.values(b"cookie"), self._is_ours)
         if jar.ours:
-            exchange.request_dropped |= _COOKIE
+            exchange.headers.remove(b"cookie")
             if jar.others:
-                exchange.request_added += b"Cookie: %b\r\n" % jar.others
+                exchange.headers.add(b"Cookie", jar.others)
+        return jar
+
+    def request(self, exchange: Exchange) -> Outcome:
+        jar = self.hide(exchange)
         site = self._site(exchange)
         path = exchange.path
         if path == self._callback:
@@ -163,6 +178,10 @@ class Flow:
     def finish(self, exchange: Exchange) -> None:
         self._writing.pop(exchange, None)
 
+    def explain(self, exchange: Exchange) -> str:
+        """Who it is that passed."""
+        return explain_token(exchange) if exchange.consumer is None else f"a session of {exchange.consumer.name}"
+
     # --- with a session ---
 
     def _session(self, jar: Jar, site: _Site) -> Known | None:
@@ -175,7 +194,10 @@ class Flow:
             if session is None:
                 return None
             known = Known()
-            self._hold(known, session)
+            try:
+                self._hold(known, session)
+            except Refused:  # it was before the settings were these
+                return None
             left_s = session.begun_date + self._login.session.lifetime - time.time()
             self._known.put(value, known, time.monotonic() + left_s)
         return known
@@ -203,13 +225,13 @@ class Flow:
         roster = self._trust.roster
         if known.index is not roster.index:
             known.index = roster.index
-            known.consumer = roster.by_jwt_subject(self._trust.issuer, known.claims["sub"])
+            known.consumer = consumer_of(roster, known.claims, find_claim(known.claims, self._trust.consumer_claim))
         exchange.claims, exchange.consumer = known.claims, known.consumer
         for name, value in known.edits:
-            if value is None:
-                exchange.headers.remove(name)
-            else:
+            if value:
                 exchange.headers.set(name, value)
+            else:
+                exchange.headers.remove(name)
         if known.sealed is not None:
             self._writing[exchange] = put(site.cookie, known.sealed, site.attributes, jar.ours)
 
@@ -236,7 +258,11 @@ class Flow:
             known.ended = "the provider has ended the session"
             return await _awaited(self._without(exchange, jar, site, known.ended))
         elif known.session is session:
-            self._become(known, replace(renewed, used_date=time.time()))
+            try:
+                self._become(known, replace(renewed, used_date=time.time()))
+            except Refused as refusal:
+                known.ended = str(refusal)
+                return exchange.refuse(Fault.FORBIDDEN, fields=[_NO_STORE], why=known.ended)
         self._pass(exchange, jar, site, known)
         return None
 
@@ -292,7 +318,7 @@ class Flow:
         return self._refuse(exchange, fault, why or ("the session's cookie does not count here" if sent else ""))
 
     def _refuse(self, exchange: Exchange, fault: Fault, why: str) -> Reply:
-        return exchange.refuse(fault, fields=[self._challenge, _NO_STORE], why=why)
+        return exchange.refuse(fault, fields=[*self._challenges, _NO_STORE], why=why)
 
     async def _begin(self, exchange: Exchange, jar: Jar, site: _Site, return_to: bytes) -> Reply:
         metadata = await self._provider.heard_of_late()
@@ -357,9 +383,12 @@ class Flow:
         except (Denied, Refused) as refusal:
             return exchange.refuse(Fault.BAD_REQUEST, _UNKNOWN, _fields(over), why=str(refusal))
         now = time.time()
-        sealed = self._trust.sealed.seal_session(self._with(tokens, Session(b"", begun_date=now, used_date=now)))
+        session = self._with(tokens, Session(b"", begun_date=now, used_date=now))
         try:
-            cookies = put(site.cookie, sealed, site.attributes, jar.ours)
+            self._trust.edits(session)
+            cookies = put(site.cookie, self._trust.sealed.seal_session(session), site.attributes, jar.ours)
+        except Refused as refusal:
+            return exchange.refuse(Fault.FORBIDDEN, fields=_fields(over), why=str(refusal))
         except ValueError as error:
             return exchange.refuse(Fault.INTERNAL, fields=_fields(over), why=f"the session: {error}")
         return _sent(303, attempt.return_to, over + cookies)

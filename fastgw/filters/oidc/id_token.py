@@ -7,9 +7,9 @@ from hashlib import sha256, sha384, sha512
 from hmac import compare_digest
 from typing import Any, Final, final
 
-from fastgw.filters.oidc.provider import Provider, Tokens
-from fastgw.jose import Claims, Expected, KeySet, Refused, Rules, check_claims, read_token, verify
-from fastgw.jose.token import UnknownKey
+from fastgw.filters.jwks import Keyring
+from fastgw.filters.oidc.provider import Tokens
+from fastgw.jose import Claims, Expected, KeySet, Refused, Rules, UnknownKey, check_claims, read_token, verify
 
 _MOST: Final = 16 * 1024
 _HASHES: Final[dict[str, Callable[[bytes], Any]]] = {"256": sha256, "384": sha384, "512": sha512, "DSA": sha512}
@@ -20,12 +20,12 @@ _REQUIRED: Final = (("sub",), ("exp",), ("iat",))
 class IdTokens:
     """Those of one provider for one client."""
 
-    __slots__ = ("_client_id", "_expected", "_provider", "_rules")
+    __slots__ = ("_client_id", "_expected", "_keyring", "_rules")
 
     def __init__(
-        self, provider: Provider, issuer: str, client_id: str, algorithms: frozenset[str], leeway: float
+        self, keyring: Keyring, issuer: str, client_id: str, algorithms: frozenset[str], leeway: float
     ) -> None:
-        self._provider = provider
+        self._keyring = keyring
         self._client_id = client_id
         self._rules = Rules(algorithms=algorithms, types=frozenset({"jwt"}), max_bytes=_MOST)
         self._expected = Expected(issuer, frozenset({client_id}), _REQUIRED, leeway)
@@ -47,10 +47,10 @@ class IdTokens:
 
     async def _claims(self, tokens: Tokens) -> Claims:
         try:
-            return self._judge(tokens, self._provider.keys)
+            return self._judge(tokens, self._keyring.keys)
         except UnknownKey:
-            await self._provider.listen()  # it may have new keys
-            return self._judge(tokens, self._provider.keys)
+            await self._keyring.renew()
+            return self._judge(tokens, self._keyring.keys)
 
     def _judge(self, tokens: Tokens, keys: KeySet) -> Claims:
         signed = read_token(tokens.id_token.encode(), self._rules)

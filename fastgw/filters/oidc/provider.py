@@ -1,9 +1,10 @@
-"""The provider: what it says of itself, fetched once per node, and what a worker asks of it.
+"""The provider: what it says of itself and its keys, fetched once per node, and what a worker asks of it.
 
 OpenID Connect Discovery 1.0, RFC 8414; the code is redeemed, and the session refreshed, by RFC 6749 and RFC 7636.
 """
 
 import asyncio
+import logging
 import time
 from base64 import b64encode
 from collections.abc import Callable, Mapping
@@ -16,13 +17,17 @@ import msgspec
 import orjson
 
 from fastgw.config.settings import UpstreamTls
+from fastgw.config.values import parse_endpoint
 from fastgw.filters.api import Feed, FeedSource, Fetcher, NodeSide
+from fastgw.filters.jwks import JwksSource
 from fastgw.filters.oidc.desk import Answered, Asked, Desk, Place, Unattended, ask, post
 from fastgw.filters.oidc.urls import is_safe
-from fastgw.jose import KeySet, Refused, Unusable, read_set
+from fastgw.jose import Refused
 from fastgw.jose.strict import members
 from fastgw.upstream.fetch import FetchFailed
 from fastgw.upstream.tls import ClientTls, read_tls
+
+log = logging.getLogger("fastgw")
 
 EVERY_S: Final = 600.0
 """How often the provider is asked what it says of itself, when nobody misses anything."""
@@ -56,28 +61,61 @@ class Denied(Exception):
 
 
 class ProviderSource(FeedSource, frozen=True, kw_only=True):
-    """What the provider says of itself, and its keys. While it is away, what it said last, and why it is."""
+    """What the provider says of itself. While it is away, what it said last, and why it is."""
 
     issuer: str
     tls: UpstreamTls
 
     async def run(self, node: NodeSide) -> None:
         tls = read_tls(self.tls, node.read)
-        said: dict[str, Any] = {}
+        metadata, complaint = None, ""
         async with Desk(node.fetcher, tls) as desk:
             while True:
                 away = ""
                 try:
                     metadata = await _discover(node.fetcher, self.issuer, tls)
-                    keys = await _get(node.fetcher, metadata.jwks_uri, tls)
-                    read_set(keys)
-                    said = {"metadata": metadata, "keys": keys.decode()}
-                except (Away, Unusable, UnicodeDecodeError) as error:
-                    away = str(error)
-                told = {**said, "away": away, "date": time.time(), "desk": desk.place}
+                except Away as problem:
+                    away = str(problem)
+                if away != complaint:
+                    log.warning("%s", away or f"{self.issuer}: there again")
+                    complaint = away
+                told = {"metadata": metadata, "away": away, "date": time.time(), "desk": desk.place}
                 node.publish(orjson.dumps(told, default=msgspec.to_builtins))
                 await asyncio.sleep(REST_S)
                 await node.asked(AGAIN_S if away else EVERY_S)
+
+
+class KeysSource(FeedSource, frozen=True, kw_only=True):
+    """The provider's key set, wherever it says that it is."""
+
+    issuer: str
+    tls: UpstreamTls
+
+    async def run(self, node: NodeSide) -> None:
+        tls = read_tls(self.tls, node.read)
+        where, following = "", asyncio.create_task(asyncio.sleep(0))
+        try:
+            while True:
+                wait = EVERY_S
+                try:
+                    metadata = await _discover(node.fetcher, self.issuer, tls)
+                except Away:  # which `ProviderSource` tells
+                    wait = AGAIN_S
+                else:
+                    if metadata.jwks_uri != where:
+                        following.cancel()
+                        where = metadata.jwks_uri
+                        keys = JwksSource(key=self.key, url=parse_endpoint(where), tls=self.tls)
+                        following = asyncio.create_task(keys.run(node))
+                if where:
+                    await asyncio.wait((following,), timeout=wait)
+                    if following.done():
+                        following.result()  # raises what it has raised
+                elif await node.asked(wait):
+                    node.publish(b"")  # there is nothing yet for those who wait
+                    await asyncio.sleep(REST_S)
+        finally:
+            following.cancel()
 
 
 async def _discover(fetcher: Fetcher, issuer: str, tls: ClientTls) -> Metadata:
@@ -127,12 +165,10 @@ class Provider:
     def __init__(self) -> None:
         self.metadata: Metadata | None = None
         """None as long as it has never been heard of."""
-        self.keys = KeySet()
         self.away = "nothing is known of it yet"
         """Why it cannot be asked; "": it could be, at `heard_date`."""
         self.heard_date = 0.0
         self._desk: Place | None = None
-        self._said: Mapping[str, Any] = {}
         self._feed: Feed | None = None
         self._fetcher: Fetcher | None = None
         self._users = 0
@@ -157,20 +193,16 @@ class Provider:
         said = orjson.loads(value)
         self.away, self.heard_date = said["away"], said["date"]
         self._desk = msgspec.convert(said["desk"], Place)
-        if "metadata" in said:
-            if said["metadata"] != self._said.get("metadata"):
-                self.metadata = msgspec.convert(said["metadata"], Metadata)
-            if said["keys"] != self._said.get("keys"):
-                self.keys = read_set(said["keys"].encode())
-            self._said = said
+        if said["metadata"] is not None:
+            self.metadata = msgspec.convert(said["metadata"], Metadata)
 
     async def heard_of_late(self) -> Metadata | None:
         """What the provider says of itself, if it was there just now. None: it is away."""
         if time.time() - self.heard_date > REST_S + 0.5 or self.away:
-            await self.listen()
+            await self._listen()
         return None if self.away or time.time() - self.heard_date > 2 * PATIENCE_S else self.metadata
 
-    async def listen(self) -> None:
+    async def _listen(self) -> None:
         """Ask what is new, and wait for the answer."""
         if self._feed is not None:
             self._feed.ask()

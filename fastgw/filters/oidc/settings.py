@@ -7,8 +7,9 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta
 
 from fastgw.config.secret import Secret
-from fastgw.config.settings import NONE, Settings
-from fastgw.config.values import Duration, FieldName, Notation, ReadableFile
+from fastgw.config.settings import NONE, Settings, Some
+from fastgw.config.values import Duration, FieldName, Notation, ReadableFile, Size
+from fastgw.filters.jwt import ClaimName, Scope
 from fastgw.filters.oidc.urls import is_safe, local
 
 RESERVED: Final = frozenset(
@@ -134,6 +135,24 @@ class Login(Settings):
         ours = [path for path in (self.callback, self.login, self.logout) if path is not None]
         if len(set(ours)) != len(ours):
             raise ValueError("two of `callback`, `login` and `logout` are the same path")
+
+
+class Bearer(Settings):
+    """Let in who shows an access token that the provider has signed: a JWT. It is judged as the filter `jwt` does."""
+
+    audiences: tuple[Annotated[str, Meta(min_length=1)], ...]
+    """Whom the token may be meant for: one of these must be in its `aud`. `"*"` = not looked at."""
+    types: Some[Annotated[str, Meta(min_length=1)]] = ("JWT", "at+jwt")
+    """What `typ` in the header may be where it is there. Only `at+jwt` refuses ID tokens of providers that tell them
+    apart (RFC 9068)."""
+    required_claims: tuple[ClaimName, ...] = ("exp",)
+    """Claims that must be there and not be null."""
+    scopes: tuple[Scope, ...] = ()
+    """Scopes that the token must have, all of them; who lacks one is answered 403."""
+    hide_credentials: bool = False
+    """Whether the upstream does not get to see the token."""
+    max_token_bytes: Size = 8192
+    """A longer token is refused."""
 
 
 def _needs(needed: bool) -> str:
