@@ -10,6 +10,7 @@ from fastgw.filters.forward_auth import ForwardAuth
 from fastgw.filters.headers import Headers
 from fastgw.filters.https_redirect import HttpsRedirect
 from fastgw.filters.ip import Ip
+from fastgw.filters.jwt import Jwt
 from fastgw.filters.key_auth import KeyAuth
 from fastgw.filters.oidc import Oidc
 from fastgw.filters.request_id import RequestId
@@ -17,6 +18,6 @@ from fastgw.filters.security_headers import SecurityHeaders
 from fastgw.filters.size import Size
 
 TYPES: Final = FilterTypes(
-    (RequestId, HttpsRedirect, Ip, Cors, SecurityHeaders, KeyAuth, ForwardAuth, Oidc, Authorize, Size, Headers)
+    (RequestId, HttpsRedirect, Ip, Cors, SecurityHeaders, Jwt, KeyAuth, ForwardAuth, Oidc, Authorize, Size, Headers)
 )
 """Filter types by name, in running order."""
