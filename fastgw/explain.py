@@ -280,7 +280,7 @@ def _ask(link: Link, exchange: Exchange, shown: _Shown) -> tuple[str, Reply | No
         return f"answers {outcome.status}{f' ({reasons})' if reasons else ''}", outcome, False
     words = _words(link, exchange)
     if outcome is not None:
-        if inspect.iscoroutine(outcome):
+        if hasattr(outcome, "close"):  # a coroutine, or what stands for one
             outcome.close()
         return f"would have to ask, which is not done here{f' ({words})' if words else ''}", None, True
     changes = shown.fields(exchange.request_added[len(added) :])

@@ -20,6 +20,7 @@ from fastgw.config.shapes import (
     Field,
     File,
     Hidden,
+    InnerInstance,
     Instance,
     Noted,
     Null,
@@ -84,6 +85,7 @@ class _Drawing:
         own = settings.__module__ == Config.__module__
         name = settings.__name__ if own else f"{settings.__module__}.{settings.__qualname__}"
         if name not in self._definitions:
+            self._definitions[name] = {}  # a filter may hold filters of its own type
             self._definitions[name] = self._struct(settings)
         return _reference(name)
 
@@ -102,6 +104,18 @@ class _Drawing:
 
     def either(self, shape: Either) -> Schema:
         return {"anyOf": [self.of(each) for each in shape.shapes]}
+
+    def inner(self, shape: InnerInstance) -> Schema:
+        """Of another type than those that are known it may be too: a `package.module:Class`."""
+        taken = {name: each for name, each in self._filter_types.items() if shape.takes(each)}
+        return {
+            "type": "object",
+            "properties": {name: self.structure(Structure(each)) for name, each in taken.items()},
+            "patternProperties": {":": {"type": "object"}},
+            "additionalProperties": False,
+            "minProperties": 1,
+            "maxProperties": 1,
+        }
 
     def _filters(self, names: Shape) -> Schema:
         if "filters" not in self._definitions:
@@ -189,4 +203,5 @@ _DRAW: Final[Mapping[type[Shape], Callable[[_Drawing, Any], Schema]]] = {
     Table: _Drawing.table,
     Either: _Drawing.either,
     Structure: _Drawing.structure,
+    InnerInstance: _Drawing.inner,
 }

@@ -6,6 +6,7 @@ worker. All of it is immutable: mappings are read-only views.
 
 import copyreg
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, TypeVar, dataclass_transform
 
@@ -87,6 +88,17 @@ class FilterUse(Struct, frozen=True):
     """Whether nearer levels may neither replace nor remove it."""
     shadow: bool = False
     """Whether it decides and tells, but never acts."""
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Marks a `FilterUse` that stands within another filter: written as a mapping with one key, its type.
+
+    Its name is its type, and it has none of the keys that every instance has.
+    """
+
+    phase: str
+    """The only one that it may be of."""
 
 
 Filters = Mapping[Name, FilterUse | None]

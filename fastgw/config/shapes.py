@@ -24,7 +24,7 @@ from fastgw.config.extensions import UnknownType, type_called
 from fastgw.config.files import Files
 from fastgw.config.problems import Path, Problem, nearest, show, suggest
 from fastgw.config.secret import Secret, SecretError
-from fastgw.config.settings import FilterUse
+from fastgw.config.settings import FilterUse, Inner
 from fastgw.config.spots import Flaw
 from fastgw.config.values import FileName, Notation
 
@@ -386,6 +386,33 @@ class Instance(Shape):
         return FilterUse(name=name, type=type_name, settings=settings, enforced=enforced, shadow=shadow)
 
 
+@dataclass(frozen=True)
+class InnerInstance(Shape):
+    """A filter within another one: its type, and the settings of that."""
+
+    phase: str
+    expected: str = "a mapping with one key, the type of a filter, such as {key_auth: {}}"
+
+    def read(self, value: Any, path: Path, reading: Reading) -> Any:
+        if not isinstance(value, dict) or len(value) != 1:
+            return self.refuse(value, path, reading)
+        ((type_name, inner),) = value.items()
+        below = (*path, type_name)
+        try:
+            filter_type = type_called(type_name, reading.filter_types)
+        except UnknownType as error:
+            return reading.report(below, error.wrong, error.expected, at_key=True)
+        if not self.takes(filter_type):
+            fitting = ", ".join(name for name, each in reading.filter_types.items() if self.takes(each))
+            wrong = f"{show(type_name)} cannot stand here"
+            return reading.report(below, wrong, f"expected one of {fitting}", at_key=True)
+        settings = Structure(filter_type).read(inner, below, reading)
+        return BROKEN if settings is BROKEN else FilterUse(name=type_name, type=type_name, settings=settings)
+
+    def takes(self, filter_type: Any) -> bool:
+        return getattr(getattr(filter_type, "phase", None), "name", "") == self.phase
+
+
 @cache
 def fields_of(settings: type[Struct]) -> Mapping[str, Field]:
     """By the key in the file."""
@@ -432,7 +459,7 @@ def shape_of(annotation: Any) -> Shape:
     if annotation in (int, float):
         return Number(annotation is int, least, most)
     if annotation is FilterUse:
-        return Instance()
+        return next((InnerInstance(note.phase) for note in notes if isinstance(note, Inner)), Instance())
     if annotation is Secret:
         return Hidden()
     if isinstance(annotation, type) and issubclass(annotation, Struct):

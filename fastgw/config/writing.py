@@ -18,6 +18,7 @@ from fastgw.config.shapes import (
     Either,
     File,
     Hidden,
+    InnerInstance,
     Instance,
     Noted,
     Null,
@@ -76,6 +77,10 @@ def _instance(_: Instance, use: FilterUse) -> dict[str, Any]:
     return {"type": use.type, "enforced": use.enforced, "shadow": use.shadow, **_settings(use.settings)}
 
 
+def _inner(_: InnerInstance, use: FilterUse) -> dict[str, Any]:
+    return {use.type: _settings(use.settings)}
+
+
 def _as_it_is(_: Shape, value: Any) -> Any:
     return value
 
@@ -94,6 +99,7 @@ _WRITE: Final[Mapping[type[Shape], Callable[[Any, Any], Any]]] = {
     Either: lambda shape, value: written(fitting(shape, value), value),
     Structure: lambda shape, value: _settings(value),
     Instance: _instance,
+    InnerInstance: _inner,
 }
 _FITS: Final[Mapping[type[Shape], Callable[[Any, Any], bool]]] = {
     Text: lambda shape, value: isinstance(value, str),
@@ -109,4 +115,5 @@ _FITS: Final[Mapping[type[Shape], Callable[[Any, Any], bool]]] = {
     Either: lambda shape, value: any(_FITS[type(each)](each, value) for each in shape.shapes),
     Structure: lambda shape, value: isinstance(value, shape.type),
     Instance: lambda shape, value: isinstance(value, FilterUse),
+    InnerInstance: lambda shape, value: isinstance(value, FilterUse),
 }

@@ -2,8 +2,9 @@
 
 from typing import Final
 
-from fastgw.filters.basic_auth import BasicAuth
+from fastgw.filters.auth import Auth
 from fastgw.filters.authorize import Authorize
+from fastgw.filters.basic_auth import BasicAuth
 from fastgw.filters.cors import Cors
 from fastgw.filters.extensions import FilterTypes
 from fastgw.filters.forward_auth import ForwardAuth
@@ -18,6 +19,6 @@ from fastgw.filters.security_headers import SecurityHeaders
 from fastgw.filters.size import Size
 
 TYPES: Final = FilterTypes(
-    (RequestId, HttpsRedirect, Ip, Cors, SecurityHeaders, Jwt, KeyAuth, ForwardAuth, Oidc, Authorize, Size, Headers)
+    (RequestId, HttpsRedirect, Ip, Cors, SecurityHeaders, Jwt, KeyAuth, BasicAuth, ForwardAuth, Oidc, Auth, Authorize, Size, Headers)
 )
 """Filter types by name, in running order."""

@@ -83,6 +83,16 @@ class Fields:
             self._lines = kept
             self.changed = True
 
+    def copy(self) -> "Fields":
+        """The same lines, changed as much as they are here."""
+        made = Fields()
+        made.become(self)
+        return made
+
+    def become(self, other: "Fields") -> None:
+        """Have the lines of another, changed as much as they are there."""
+        self._lines, self.changed = list(other._lines), other.changed
+
     def render(self, drop: Container[bytes] = (), alike: Container[bytes] = ()) -> bytes:
         """Write the lines as they go over the wire.
 

@@ -1,0 +1,320 @@
+"""auth: any one of several ways to show who one is."""
+
+from collections.abc import Awaitable, Generator, Iterable, Iterator
+from contextlib import ExitStack
+from operator import attrgetter
+from typing import Annotated, Any, Final, final
+
+from msgspec import Meta
+
+from fastgw.config.settings import FilterUse, Inner
+from fastgw.config.values import Identity
+from fastgw.exchange.chain import checked
+from fastgw.filters.api import (
+    Consumer,
+    Env,
+    Exchange,
+    Fault,
+    FeedSource,
+    Filter,
+    Hooks,
+    Outcome,
+    Phase,
+    Reply,
+    Services,
+)
+from fastgw.identity import Index, Roster
+from fastgw.wire.headers import Fields
+
+REJECT: Final = "reject"
+Ways = Annotated[tuple[Annotated[FilterUse, Inner("AUTHENTICATE")], ...], Meta(min_length=1, max_length=16)]
+
+CHANGED: Final = (
+    "claims",
+    "client_ip",
+    "consumer",
+    "host",
+    "method",
+    "params",
+    "path",
+    "query_sent",
+    "request_added",
+    "request_dropped",
+    "request_id",
+    "scheme",
+    "why",
+)
+"""What of an exchange the request step of a filter may change, besides the fields of its head."""
+_held: Final = attrgetter(*CHANGED)
+
+
+class Auth(Filter, name="auth", phase=Phase.AUTHENTICATE):
+    """Let in who shows in one of several ways who they are.
+
+    The ways are tried in this order. The first that accepts the client counts, and what the others would have changed
+    does not. When none does, a client that has shown nothing, or nothing that is accepted, is answered 401, with what
+    each of the ways asks for; one that may not pass although it is known, 403; and where one way could not be tried
+    (AUTH_UNAVAILABLE), 503. Where one of them would send the client elsewhere to log in, and the client has shown
+    nothing that was not accepted, it is sent there.
+    """
+
+    any_of: Ways
+    """The ways: filters, each as a mapping with one key, its type, such as `{key_auth: {}}`."""
+    anonymous: Identity = REJECT
+    """What becomes of a client that shows nothing at all. `reject`: it is answered 401. Anything else: it passes as the
+    consumer of this name, which has no groups unless `consumers` says so. A client whose credentials are not accepted
+    never does, nor one with an `Authorization` that none of the ways understands."""
+
+    def __post_init__(self) -> None:
+        if any(isinstance(use.settings, Auth) for use in self.any_of):
+            raise ValueError("`auth` within `auth`; expected its members here")
+
+    def feeds(self) -> Iterable[FeedSource]:
+        for use in self.any_of:
+            yield from use.settings.feeds()
+
+    def build(self, env: Env) -> Hooks:
+        ways = [_Way(name, use.settings.build(env.inner(name, use.settings))) for name, use in _named(self.any_of)]
+        for way in ways:
+            if way.hooks.request is None:
+                raise ValueError(f"`{way.name}` lets everybody in: it has no request step")
+        any_of = _AnyOf(tuple(ways), None if self.anonymous == REJECT else _Anonymous(self.anonymous, env.roster))
+        hooks = [way.hooks for way in ways]
+        follows = any(h.response or h.request_body or h.finish for h in hooks)
+        starts = any(h.start is not None for h in hooks)
+        stops = any(h.stop is not None for h in hooks)
+        return Hooks(
+            request=any_of.request_followed if follows else any_of.request,
+            response=any_of.response if any(h.response is not None for h in hooks) else None,
+            request_body=any_of.request_body if any(h.request_body is not None for h in hooks) else None,
+            finish=any_of.finish if follows else None,
+            start=any_of.start if starts else None,
+            stop=any_of.stop if stops else None,
+            explain=any_of.explain,
+        )
+
+
+def _named(uses: Iterable[FilterUse]) -> Iterator[tuple[str, FilterUse]]:
+    """A name for each: its type, with a number where it is not the first of it."""
+    met: dict[str, int] = {}
+    for use in uses:
+        met[use.type] = number = met.get(use.type, 0) + 1
+        yield use.type if number == 1 else f"{use.type}_{number}", use
+
+
+@final
+class _Way:
+    """One of the filters."""
+
+    __slots__ = ("hooks", "name")
+
+    def __init__(self, name: str, hooks: Hooks) -> None:
+        self.name, self.hooks = name, hooks
+
+
+@final
+class _Anonymous:
+    """Who clients are that show nothing."""
+
+    __slots__ = ("_consumer", "_index", "_name", "_roster")
+
+    def __init__(self, name: str, roster: Roster) -> None:
+        self._name, self._roster = name, roster
+        self._index: Index | None = None
+        self._consumer = Consumer(name)
+
+    @property
+    def consumer(self) -> Consumer:
+        if self._index is not self._roster.index:  # not what was found before consumers changed
+            self._index = self._roster.index
+            self._consumer = self._roster.by_name(self._name) or Consumer(self._name)
+        return self._consumer
+
+
+@final
+class _Case:
+    """What has become of one exchange: which ways were tried, and which has accepted it."""
+
+    __slots__ = ("accepted", "tried")
+
+    def __init__(self) -> None:
+        self.tried: list[_Way] = []
+        self.accepted: _Way | None = None
+
+
+@final
+class _AnyOf:
+    """The ways of one use of the filter."""
+
+    __slots__ = ("_anonymous", "_cases", "_latest", "_ways")
+
+    def __init__(self, ways: tuple[_Way, ...], anonymous: _Anonymous | None) -> None:
+        self._ways = ways
+        self._anonymous = anonymous
+        self._cases: dict[Exchange, _Case] = {}
+        """From the request step to the end of the exchange, where a way has steps in between."""
+        self._latest: tuple[int, _Way | None] = 0, None
+        """The identity of the exchange that was let in last, and by which way; for `explain`, which asks at once."""
+
+    # request
+
+    def request(self, exchange: Exchange) -> Outcome:
+        return _Attempts(self, self._ways, exchange, _Case()).go_on()
+
+    def request_followed(self, exchange: Exchange) -> Outcome:
+        case = self._cases[exchange] = _Case()
+        return _Attempts(self, self._ways, exchange, case).go_on()
+
+    def accept(self, exchange: Exchange, way: _Way) -> None:
+        self._latest = id(exchange), way
+
+    def judge(self, exchange: Exchange, refusals: list[tuple[_Way, Reply, str]]) -> Reply | None:
+        """What comes of it that no way has accepted the client."""
+        exchange.why = "; ".join(f"{way.name}: {why or reply.status}" for way, reply, why in refusals)
+        replies = [reply for _, reply, _ in refusals]
+        for kind in (_is_failure, _is_denial):
+            for reply in replies:
+                if kind(reply):
+                    return reply
+        challenges = dict.fromkeys(
+            (name, value) for reply in replies for name, value in reply.fields if name.lower() == b"www-authenticate"
+        )
+        if any(reply.fault is Fault.CREDENTIALS_INVALID for reply in replies):
+            return exchange.refuse(Fault.CREDENTIALS_INVALID, fields=challenges, why=exchange.why)
+        for reply in replies:
+            if reply.fault is None:
+                return reply
+        if self._anonymous is not None:
+            if exchange.field(b"authorization") is None:
+                exchange.why = ""
+                exchange.consumer = self._anonymous.consumer
+                self._latest = id(exchange), None
+                return None
+            exchange.why = "an Authorization that nobody understands"
+            return exchange.refuse(Fault.CREDENTIALS_INVALID, fields=challenges, why=exchange.why)
+        return exchange.refuse(Fault.CREDENTIALS_MISSING, fields=challenges, why=exchange.why)
+
+    def explain(self, exchange: Exchange) -> str:
+        met, way = self._latest
+        if met != id(exchange):
+            return ""
+        if way is None:
+            return f"nobody: passes as {exchange.consumer.name if exchange.consumer else '?'}"
+        why = way.hooks.explain(exchange) if way.hooks.explain is not None else ""
+        return f"{way.name}: {why}" if why else way.name
+
+    # what follows, for those that it concerns
+
+    def response(self, exchange: Exchange) -> None:
+        case = self._cases.get(exchange)
+        if case is not None:
+            for way in reversed(case.tried if case.accepted is None else [case.accepted]):
+                if way.hooks.response is not None:
+                    way.hooks.response(exchange)
+
+    def request_body(self, exchange: Exchange, payload: bytes) -> Reply | None:
+        case = self._cases.get(exchange)
+        if case is None or case.accepted is None or case.accepted.hooks.request_body is None:
+            return None
+        return case.accepted.hooks.request_body(exchange, payload)
+
+    def finish(self, exchange: Exchange) -> None:
+        case = self._cases.pop(exchange, None)
+        if case is not None:
+            with ExitStack() as steps:  # the last first; all of them, though one should raise
+                for way in case.tried:
+                    if way.hooks.finish is not None:
+                        steps.callback(way.hooks.finish, exchange)
+
+    # the life of a worker
+
+    def start(self, services: Services) -> None:
+        for way in self._ways:
+            if way.hooks.start is not None:
+                way.hooks.start(services)
+
+    def stop(self) -> None:
+        with ExitStack() as steps:
+            for way in self._ways:
+                if way.hooks.stop is not None:
+                    steps.callback(way.hooks.stop)
+
+
+@final
+class _Attempts:
+    """The ways being tried on one exchange."""
+
+    __slots__ = ("_any_of", "_before", "_case", "_edited", "_exchange", "_left", "_refusals")
+
+    def __init__(self, any_of: _AnyOf, ways: Iterable[_Way], exchange: Exchange, case: _Case) -> None:
+        self._any_of, self._left, self._exchange, self._case = any_of, iter(ways), exchange, case
+        self._refusals: list[tuple[_Way, Reply, str]] = []
+        self._before = _held(exchange)
+        edited = exchange.head.edited()
+        self._edited = None if edited is None else edited.copy()
+
+    def go_on(self) -> Outcome:
+        exchange, tried = self._exchange, self._case.tried
+        for way in self._left:
+            tried.append(way)
+            step = way.hooks.request
+            assert step is not None
+            outcome = step(exchange)
+            if outcome is None:
+                self._accepted(way)
+                return None
+            if type(outcome) is not Reply:
+                return _Waiting(self, way, outcome)
+            self._refused(way, outcome)
+        return self._any_of.judge(exchange, self._refusals)
+
+    async def wait(self, way: _Way, outcome: Awaitable[Reply | None]) -> Reply | None:
+        reply = checked(await outcome)
+        if reply is None:
+            self._accepted(way)
+            return None
+        self._refused(way, reply)
+        later = self.go_on()
+        return later if later is None or type(later) is Reply else await later
+
+    def _accepted(self, way: _Way) -> None:
+        self._case.accepted = way
+        self._any_of.accept(self._exchange, way)
+
+    def _refused(self, way: _Way, reply: Reply) -> None:
+        """Let the exchange be as it was before."""
+        exchange = self._exchange
+        self._refusals.append((way, reply, exchange.why))
+        for name, value in zip(CHANGED, self._before, strict=True):
+            setattr(exchange, name, value)
+        head = exchange.head
+        if head.edited() is not None:
+            as_sent = self._edited or Fields.parse(head.raw, head.fields_start, head.connection_named)
+            head.fields().become(as_sent)
+
+
+@final
+class _Waiting:
+    """A way that has to wait, and then perhaps those behind it. As a coroutine it is closed when nobody waits."""
+
+    __slots__ = ("_attempts", "_outcome", "_way")
+
+    def __init__(self, attempts: _Attempts, way: _Way, outcome: Awaitable[Reply | None]) -> None:
+        self._attempts, self._way, self._outcome = attempts, way, outcome
+
+    def __await__(self) -> Generator[Any, None, Reply | None]:
+        return self._attempts.wait(self._way, self._outcome).__await__()
+
+    def close(self) -> None:
+        if hasattr(self._outcome, "close"):
+            self._outcome.close()
+
+
+def _is_failure(reply: Reply) -> bool:
+    """Nobody knows whether this way would have accepted the client."""
+    return reply.status >= 500
+
+
+def _is_denial(reply: Reply) -> bool:
+    """It knows the client, or understands the request, and does not let it pass."""
+    return reply.fault is not None and reply.status != 401
