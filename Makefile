@@ -15,7 +15,8 @@ TWICE := tests/protocol $(wildcard $(addprefix tests/unit/test_, \
   compiled.py framing_*.py observe_*.py routing.py two_judges.py wire_*.py))
 # Programs that the tests and the benchmark run, each as command=package.
 TEST_PROGRAMS := gcc=gcc nginx=nginx wrk=wrk h2load=nghttp2-client hey=hey curl=curl git=git jq=jq \
-  systemd-socket-activate=systemd chromium=chromium node=nodejs npm=npm
+  systemd-socket-activate=systemd chromium=chromium node=nodejs npm=npm \
+  redis-server=redis-server
 # The OpenID provider that tests log in at, and where npm puts it.
 PROVIDER := tests/support/provider
 BENCH_PROGRAMS := nginx=nginx wrk=wrk h2load=nghttp2-client haproxy=haproxy caddy=caddy

@@ -10,6 +10,7 @@ from fastgw.filters.extensions import FilterTypes
 from fastgw.filters.forward_auth import ForwardAuth
 from fastgw.filters.headers import Headers
 from fastgw.filters.https_redirect import HttpsRedirect
+from fastgw.filters.introspection import Introspection
 from fastgw.filters.ip import Ip
 from fastgw.filters.jwt import Jwt
 from fastgw.filters.key_auth import KeyAuth
@@ -19,6 +20,22 @@ from fastgw.filters.security_headers import SecurityHeaders
 from fastgw.filters.size import Size
 
 TYPES: Final = FilterTypes(
-    (RequestId, HttpsRedirect, Ip, Cors, SecurityHeaders, Jwt, KeyAuth, BasicAuth, ForwardAuth, Oidc, Auth, Authorize, Size, Headers)
+    (
+        RequestId,
+        HttpsRedirect,
+        Ip,
+        Cors,
+        SecurityHeaders,
+        Jwt,
+        KeyAuth,
+        BasicAuth,
+        Introspection,
+        ForwardAuth,
+        Oidc,
+        Auth,
+        Authorize,
+        Size,
+        Headers,
+    )
 )
 """Filter types by name, in running order."""

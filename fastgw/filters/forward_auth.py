@@ -12,6 +12,7 @@ from fastgw.config.values import Duration, EndpointUrl, FieldName
 from fastgw.config.values import Size as Bytes
 from fastgw.filters.api import Consumer, Env, Exchange, Fault, Fetcher, Filter, Hooks, Outcome, Phase, Reply, Services
 from fastgw.filters.asking import check_tls, client_tls
+from fastgw.filters.verified import LONGEST_NAME
 from fastgw.forwarded import FAMILY, fields_for_upstream
 from fastgw.node.flights import Flights
 from fastgw.node.tokens import TokenCache
@@ -72,7 +73,7 @@ class ForwardAuth(Filter, name="forward_auth", phase=Phase.AUTHENTICATE):
     refusal_headers: Names = ("WWW-Authenticate", "Set-Cookie", "Location", "Cache-Control", "Retry-After")
     """Fields of its answer that go to the client when it refuses, beside those that describe the body."""
     consumer_header: FieldName | None = None
-    """The field of its answer that names the consumer. A name that `consumers` does not have means nobody."""
+    """The field of its answer that names the consumer: one of `consumers`, or else somebody in no group."""
     cache: Remembering | None = None
     """Whether what may pass is remembered. null = each request is asked about."""
     max_body: Bytes = 65536
@@ -185,11 +186,11 @@ class _Use:
             return failed.reason
         if not 200 <= answer.status < 300:
             return answer
-        consumers = () if self._consumer is None else answer.fields.get_all(self._consumer)
-        if len(consumers) > 1:
-            return "the answer names more than one consumer"
+        consumers = [] if self._consumer is None else answer.fields.get_all(self._consumer)
+        if len(consumers) > 1 or any(len(name) > LONGEST_NAME or not name.isascii() for name in consumers):
+            return "the answer does not name one consumer"
         copied = tuple((name, value) for name in self._copied for value in answer.fields.get_all(name))
-        granted = Granted(copied, consumers[0].decode("utf-8", "replace") if consumers else "")
+        granted = Granted(copied, consumers[0].decode("ascii") if consumers else "")
         if key and self._memory is not None:
             self._memory.granted.put(key, granted, monotonic() + self._memory.ttl)
         return granted
@@ -214,9 +215,8 @@ class _Use:
             headers.remove(name)
         for name, value in granted.fields:
             headers.add(name, value)
-        if granted.consumer:
-            consumer: Consumer | None = self._roster.by_name(granted.consumer)
-            exchange.consumer = consumer or exchange.consumer
+        if who := granted.consumer:
+            exchange.consumer = self._roster.by_name(who) or Consumer(who)
 
     def _refusal(self, exchange: Exchange, answer: Fetched) -> Reply:
         """Its answer as ours: status, body, and the fields that are chosen."""

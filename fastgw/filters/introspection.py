@@ -1,0 +1,412 @@
+"""introspection: let in by opaque bearer tokens, about each of which the server that has issued it is asked (RFC 7662).
+
+Rule 1: what the server says is remembered as it is said, and what this policy makes of it beside it; what is remembered
+never outlives the token. Rule 2: nothing passes that the server has not just vouched for, or not long ago: if it cannot
+be asked, or says what cannot be read in one way, the request is refused.
+"""
+
+import re
+import time
+from base64 import b64encode
+from collections import OrderedDict
+from functools import partial
+from hashlib import blake2b
+from math import inf
+from os import urandom
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal, NamedTuple, final
+from urllib.parse import quote_plus, urlencode
+
+from msgspec import Meta
+
+from fastgw.config.secret import Secret
+from fastgw.config.settings import UpstreamTls
+from fastgw.config.values import Delay, Duration, EndpointUrl, Realm
+from fastgw.filters.api import Consumer, Env, Exchange, Fault, Fetcher, Filter, Hooks, Outcome, Phase, Reply, Services
+from fastgw.filters.asking import check_tls, client_tls
+from fastgw.filters.bearer import Unclear, bearer_token, challenge
+from fastgw.filters.verified import LONGEST_NAME, explain_token
+from fastgw.identity import Index, Roster
+from fastgw.jose import ClaimPath, Claims, Expected, Refused, check_claims, claim_path, scopes_of
+from fastgw.jose.strict import members, unencoded
+from fastgw.node.flights import Flights
+from fastgw.node.second_level import SecondLevel, parse_redis
+from fastgw.node.tokens import TokenCache
+from fastgw.upstream.fetch import FetchFailed
+
+Word = Annotated[str, Meta(min_length=1)]
+_MOST: Final = 65536
+"""Bytes of an answer."""
+_NOT_IN_DESCRIPTION: Final = re.compile(r"[^ !#-\[\]-~]")  # RFC 6750 section 3
+_INACTIVE: Final = b'{"active":false}'
+
+
+class Introspection(Filter, name="introspection", phase=Phase.AUTHENTICATE):
+    """Let in whom an authorization server vouches for, which is asked about each bearer token (RFC 7662).
+
+    For tokens that say nothing by themselves; one that is a JWT is cheaper judged by `jwt`. An answer is remembered
+    until the token expires, and `ttl` at most; meanwhile a token that was revoked still passes.
+    """
+
+    url: EndpointUrl
+    """The introspection endpoint."""
+    client_id: Word
+    """What the server knows the gateway by."""
+    client_secret: Secret
+    """What the gateway shows to the server."""
+    client_auth: Literal["basic", "post"] = "basic"
+    """How it does (RFC 6749 section 2.3.1): in `Authorization`, or in the body."""
+    tls: UpstreamTls = UpstreamTls()
+    """How the server is spoken to, where its URL is https."""
+    timeout: Duration = 5.0
+    """For its whole answer."""
+    issuer: Word | None = None
+    """Who must have issued the token, as the server says it. null = whoever the server vouches for."""
+    audiences: tuple[Word, ...] = ()
+    """One of these must be among those that the token is for; `*` = all are well. None: it must be for nobody else."""
+    scopes: tuple[Word, ...] = ()
+    """All of these must be the token's; else 403."""
+    required_claims: tuple[Word, ...] = ()
+    """What the server must say of the token, such as `sub` or `exp`; in objects by dots: `user.id`."""
+    token_types: tuple[Word, ...] = ("Bearer",)
+    """Types of tokens that will do, where the server tells one; case is ignored. Refresh tokens have none that will."""
+    consumer_claim: Word = "sub"
+    """The claim that names the consumer."""
+    leeway: Delay = 30.0
+    """By how much the clocks may differ."""
+    ttl: Annotated[Duration, Meta(le=86400)] = 60.0
+    """How long it is remembered, at most, that a token is good."""
+    negative_ttl: Annotated[Delay, Meta(le=3600)] = 5.0
+    """How long it is remembered that one is not."""
+    entries: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+    """The most good ones that a worker remembers, and the most others; the oldest go first."""
+    second_level: Secret | None = None
+    """A Redis that all workers and nodes share what they know in: `redis://:password@host:6379/0`, `rediss://` for TLS.
+
+    Needs `fastgw[redis]`. What is there is encrypted by means of `client_secret`: who reads it learns nothing. When it
+    is away, each worker asks for itself."""
+    hide_credentials: bool = False
+    """Whether the upstream does not get to see the token."""
+    realm: Realm = "fastgw"
+    """What `WWW-Authenticate` says that the token is for."""
+
+    def __post_init__(self) -> None:
+        check_tls(self.url, self.tls)
+        for claim in (*self.required_claims, self.consumer_claim):
+            claim_path(claim)
+        for scope in self.scopes:
+            if _NOT_IN_DESCRIPTION.search(scope) is not None or " " in scope:
+                raise ValueError(f'"{scope}" is not a scope (RFC 6749 section 3.3)')
+
+    def build(self, env: Env) -> Hooks:
+        secret = env.secret(self.client_secret)
+        redis = None if self.second_level is None else parse_redis(env.secret(self.second_level))
+        tls = client_tls(env, self.tls)
+
+        def make() -> _Policy:
+            level = None
+            if redis is not None:
+                purpose = f"introspection\0{self.url}\0{self.client_id}"
+                level = SecondLevel(redis, secret.encode(), purpose.encode())
+            return _Policy(self, _Server(self, tls, secret), level, env.roster)
+
+        policy = env.shared(("introspection", env.policy, blake2b(secret.encode()).digest(), redis), make)
+        return Hooks(request=policy.request, start=policy.start, stop=policy.stop, explain=explain_token)
+
+
+class _Refusal(NamedTuple):
+    """Why a token does not pass."""
+
+    fault: Fault
+    why: str
+    error: str = "invalid_token"
+    """The code of RFC 6750 section 3.1."""
+
+
+@final
+class _Known:
+    """A token that passes. Whose it is, is looked up again when there are other consumers."""
+
+    __slots__ = ("certificate", "claims", "consumer", "index")
+
+    def __init__(self, claims: Claims, certificate: str) -> None:
+        self.claims = claims
+        self.certificate = certificate
+        """The fingerprint of the client certificate that it is bound to; "" for none (RFC 8705 section 3.2)."""
+        self.consumer: Consumer | None = None
+        self.index: Index | None = None
+
+
+class _Said(NamedTuple):
+    """What the server has said of a token, and until when that is good (epoch seconds)."""
+
+    claims: dict[str, Any]
+    until_date: float
+
+
+@final
+class _Away(Exception):
+    """The server cannot be asked now, or does not say. The text is for the log."""
+
+
+@final
+class _Server:
+    """The authorization server."""
+
+    def __init__(self, settings: Introspection, tls: Any, secret: str) -> None:
+        self._url, self._tls, self._timeout = settings.url, tls, settings.timeout
+        self._fields = [
+            (b"Accept", b"application/json"),
+            (b"Content-Type", b"application/x-www-form-urlencoded"),
+        ]
+        self._form = {"token_type_hint": "access_token"}
+        if settings.client_auth == "basic":
+            both = f"{quote_plus(settings.client_id)}:{quote_plus(secret)}"
+            self._fields.append((b"Authorization", b"Basic " + b64encode(both.encode())))
+        else:
+            self._form |= {"client_id": settings.client_id, "client_secret": secret}
+
+    async def ask(self, fetcher: Fetcher, token: bytes) -> bytes:
+        """What it says, a JSON object with `active`. Raises `_Away`."""
+        form = urlencode({"token": token.decode("ascii"), **self._form}).encode()
+        try:
+            answer = await fetcher.fetch(
+                self._url,
+                method=b"POST",
+                fields=self._fields,
+                body=form,
+                tls=self._tls,
+                timeout=self._timeout,
+                most=_MOST,
+                repeatable=True,  # it changes nothing
+            )
+        except FetchFailed as failed:
+            raise _Away(failed.reason) from failed
+        if answer.status != 200:
+            raise _Away(f"the introspection endpoint answers {answer.status}")
+        return answer.body
+
+
+@final
+class _Policy:
+    """One policy of one worker, with what it remembers."""
+
+    __slots__ = (
+        "__weakref__",
+        "_bad",
+        "_consumer_claim",
+        "_drop",
+        "_expected",
+        "_fetcher",
+        "_flights",
+        "_good",
+        "_level",
+        "_missing",
+        "_negative_ttl",
+        "_roster",
+        "_said_scopes",
+        "_scopes",
+        "_server",
+        "_settings",
+        "_types",
+    )
+
+    def __init__(self, settings: Introspection, server: _Server, level: SecondLevel | None, roster: Roster) -> None:
+        self._settings = settings
+        self._server = server
+        self._level = level
+        self._roster = roster
+        self._expected = Expected(
+            settings.issuer,
+            frozenset(settings.audiences),
+            tuple(claim_path(claim) for claim in settings.required_claims),
+            settings.leeway,
+        )
+        self._scopes = frozenset(settings.scopes)
+        self._said_scopes = " ".join(settings.scopes)
+        self._types = frozenset(each.lower() for each in settings.token_types)
+        self._consumer_claim: ClaimPath = claim_path(settings.consumer_claim)
+        self._drop = frozenset((b"authorization",)) if settings.hide_credentials else frozenset()
+        self._missing = (challenge(settings.realm, scope=self._said_scopes),)
+        self._negative_ttl = settings.negative_ttl
+        self._good: TokenCache[_Known] = TokenCache(settings.entries)
+        self._bad = _Refusals(settings.entries)
+        self._flights: Flights[_Known | _Refusal] = Flights()
+        self._fetcher: Fetcher | None = None
+
+    def __repr__(self) -> str:
+        return f"<introspection: {self._good!r}, {self._flights!r}>"
+
+    def start(self, services: Services) -> None:
+        self._fetcher = services.fetcher
+        if self._level is not None:
+            self._level.open()
+
+    def stop(self) -> None:
+        if self._level is not None:
+            self._level.close()
+
+    def request(self, exchange: Exchange) -> Outcome:
+        try:
+            token = bearer_token(exchange)
+        except Unclear as unclear:
+            return self._refuse(exchange, _Refusal(Fault.CREDENTIALS_INVALID, str(unclear), "invalid_request"))
+        if token is None:
+            return exchange.refuse(Fault.CREDENTIALS_MISSING, fields=self._missing, why="there is no token")
+        known = self._good.get(token)
+        if known is not None:
+            return self._let_pass(exchange, known)
+        refusal = self._bad.get(token)
+        if refusal is not None:
+            return self._refuse(exchange, refusal)
+        return self._judge(exchange, token)
+
+    async def _judge(self, exchange: Exchange, token: bytes) -> Reply | None:
+        verdict = await self._flights.join(token, partial(self._ask, token))
+        if isinstance(verdict, _Known):
+            return self._let_pass(exchange, verdict)
+        return self._refuse(exchange, verdict)
+
+    def _let_pass(self, exchange: Exchange, known: _Known) -> Reply | None:
+        if known.certificate:
+            shown = exchange.peer.certificate
+            if shown is None or shown.fingerprint != known.certificate:
+                why = "the token is bound to another client certificate than the one shown"
+                return self._refuse(exchange, _Refusal(Fault.CREDENTIALS_INVALID, why))
+        if known.index is not self._roster.index:
+            self._find_consumer(known)
+        exchange.consumer, exchange.claims = known.consumer, known.claims
+        if self._drop:
+            exchange.request_dropped |= self._drop
+        return None
+
+    def _refuse(self, exchange: Exchange, refusal: _Refusal) -> Reply:
+        if refusal.fault is Fault.AUTH_UNAVAILABLE:
+            return exchange.refuse(refusal.fault, why=refusal.why)
+        description = _NOT_IN_DESCRIPTION.sub("?", refusal.why.replace("`", "'"))
+        scopes = self._said_scopes if refusal.fault is Fault.INSUFFICIENT_SCOPE else ""
+        fields = (challenge(self._settings.realm, refusal.error, description, scopes),)
+        detail = f"{description[:1].upper()}{description[1:]}."
+        return exchange.refuse(refusal.fault, detail, fields, why=refusal.why)
+
+    # a token that nothing is remembered of
+
+    async def _ask(self, token: bytes) -> _Known | _Refusal:
+        """Judge it, and remember the verdict."""
+        try:
+            said = await self._said(token)
+        except _Away as away:
+            return _Refusal(Fault.AUTH_UNAVAILABLE, str(away))
+        left = said.until_date - time.time()
+        try:
+            verdict: _Known | _Refusal = self._verdict(said.claims)
+        except Refused as refused:
+            verdict = _Refusal(Fault.CREDENTIALS_INVALID, str(refused))
+        if isinstance(verdict, _Refusal):
+            self._bad.put(token, verdict, time.monotonic() + self._negative_ttl)
+        elif left > 0:
+            self._good.put(token, verdict, time.monotonic() + left)
+        return verdict
+
+    async def _said(self, token: bytes) -> _Said:
+        """What the server says, or has said to another node. Raises `_Away`."""
+        level = self._level
+        if level is not None and (kept := await level.get(token)) is not None:
+            raw, until_date = kept
+            return _Said(_read(raw), min(until_date, time.time() + self._settings.ttl))
+        assert self._fetcher is not None
+        raw = await self._server.ask(self._fetcher, token)
+        claims = _read(raw)
+        now = time.time()
+        if claims["active"]:
+            said = _Said(claims, min(now + self._settings.ttl, _expiry(claims)))
+        else:
+            said = _Said(claims, now + self._negative_ttl)
+            raw = _INACTIVE
+        if level is not None:
+            await level.put(token, raw, said.until_date)
+        return said
+
+    def _verdict(self, claims: dict[str, Any]) -> _Known | _Refusal:
+        """Raises `Refused`."""
+        if not claims["active"]:
+            raise Refused("the token is not active")
+        told = {name: value for name, value in claims.items() if name != "active"}
+        kind = told.get("token_type")
+        if kind is not None and (not isinstance(kind, str) or kind.lower() not in self._types):
+            raise Refused("the token is of another type")
+        check_claims(told, self._expected, time.time())
+        if self._scopes - scopes_of(told):
+            return _Refusal(Fault.INSUFFICIENT_SCOPE, "the token lacks a scope", "insufficient_scope")
+        known = _Known(MappingProxyType(told), _certificate(told))
+        self._find_consumer(known)
+        return known
+
+    def _find_consumer(self, known: _Known) -> None:
+        """The consumer who has this subject. Else whoever the token names, unless a consumer is called so already."""
+        roster = self._roster
+        known.index, known.consumer = roster.index, None
+        subject: Any = known.claims
+        for name in self._consumer_claim:
+            subject = subject.get(name) if isinstance(subject, dict | MappingProxyType) else None
+        issuer = known.claims.get("iss") or self._settings.issuer or ""
+        if isinstance(subject, str) and subject:
+            found = roster.by_jwt_subject(issuer, subject)
+            fit = len(subject) <= LONGEST_NAME and subject.isprintable()
+            if found is None and fit and roster.by_name(subject) is None:
+                found = Consumer(subject)
+            known.consumer = found
+
+
+@final
+class _Refusals:
+    """Tokens that do not pass, and why. Their own, so that nobody who tries many pushes good ones out."""
+
+    __slots__ = ("_entries", "_key", "_most")
+
+    def __init__(self, most: int) -> None:
+        self._entries: OrderedDict[bytes, tuple[_Refusal, float]] = OrderedDict()
+        self._key = urandom(16)
+        self._most = most
+
+    def _mark(self, token: bytes) -> bytes:
+        return blake2b(token, digest_size=16, key=self._key).digest()
+
+    def get(self, token: bytes) -> _Refusal | None:
+        entry = self._entries.get(self._mark(token))
+        return entry[0] if entry is not None and time.monotonic() < entry[1] else None
+
+    def put(self, token: bytes, refusal: _Refusal, expires_at: float) -> None:
+        mark = self._mark(token)
+        self._entries.pop(mark, None)
+        if len(self._entries) >= self._most:
+            self._entries.popitem(last=False)
+        self._entries[mark] = refusal, expires_at
+
+
+def _read(raw: bytes) -> dict[str, Any]:
+    """The members of an answer, `active` a boolean among them. Raises `_Away`."""
+    try:
+        claims = members(raw, "what the introspection endpoint says")
+    except Refused as refused:
+        raise _Away(str(refused)) from refused
+    if not isinstance(claims.get("active"), bool):
+        raise _Away("the introspection endpoint does not say whether the token is active")
+    return claims
+
+
+def _expiry(claims: Claims) -> float:
+    """When the token expires, as far as that can be told; it is judged by `check_claims`."""
+    exp = claims.get("exp")
+    return float(exp) if isinstance(exp, int | float) else inf
+
+
+def _certificate(claims: Claims) -> str:
+    """The fingerprint of the certificate that a token is bound to, "" for none. Raises `Refused` for other bonds."""
+    bond = claims.get("cnf")
+    if bond is None:
+        return ""
+    digest = bond.get("x5t#S256") if isinstance(bond, dict) and len(bond) == 1 else None
+    if not isinstance(digest, str):
+        raise Refused("the token is bound to a key")  # whoever only has the token is not whom it was given to
+    return unencoded(digest.encode(), "the token's bond").hex()
