@@ -27,7 +27,7 @@ ORDER = [
     {"filters"},
     {"downstream"},
     {"compile"},
-    {"runtime", "admin", "kyma", "explain", "demo"},
+    {"runtime", "admin", "kyma", "explain", "demo", "testing"},
     {"cli"},
     {"__main__"},
 ]
