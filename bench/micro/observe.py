@@ -45,6 +45,7 @@ class Exchange:
     begun_at: float = field(default_factory=time.monotonic)
     scheme: bytes = b"http"
     client_ip: str = "192.0.2.1"
+    consumer: None = None
     request_body: None = None
     request_bytes: int = 0
     response: Answer = field(default_factory=Answer)

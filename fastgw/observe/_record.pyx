@@ -132,6 +132,7 @@ cdef enum Attribute:
     HEAD
     SCHEME
     CLIENT_IP
+    CONSUMER
     LISTENER
     ROUTE
     REQUEST_BODY
@@ -150,7 +151,7 @@ cdef enum Attribute:
     MOST_ATTRIBUTES
 
 cdef tuple _OF_EXCHANGE = (
-    "head", "scheme", "client_ip", "listener", "route", "request_body", "request_bytes", "response", "response_bytes",
+    "head", "scheme", "client_ip", "consumer", "listener", "route", "request_body", "request_bytes", "response", "response_bytes",
     "begun_at", "upstream", "target", "upstream_s", "retries", "fault", "why", "shadowed", "request_id",
 )
 
@@ -196,7 +197,7 @@ cdef enum:
     KINDS = 32768  # places for those that are found at once
     PROBES = 4  # places that a kind may have, one behind the other
     MAX_LINE = 4096
-    SLOTS = 13  # of a line, see `lines.JSON_SLOTS`
+    SLOTS = 14  # of a line, see `lines.JSON_SLOTS`
     MOST_BOUNDS = 32
 
 if lines.MAX_LINE != MAX_LINE or len(lines.JSON_SLOTS) != SLOTS:
@@ -303,6 +304,7 @@ cdef class Recorder:
     cdef bytes _second_text
     cdef dict _exchanges  # class -> its reader
     cdef Reader _exchange  # the one used last
+    cdef Reader _consumer
     cdef Reader _listener
     cdef Reader _route
     cdef Reader _response
@@ -322,7 +324,7 @@ cdef class Recorder:
         self._entries = [Entry()] * KINDS
         self._second = -1
         self._exchanges = {}
-        self._listener, self._route = Reader(("name",)), Reader(("name",))
+        self._consumer, self._listener, self._route = Reader(("name",)), Reader(("name",)), Reader(("name",))
         self._response, self._body, self._fault = Reader(("status",)), Reader(("bytes",)), Reader(("label",))
         self._follow()
 
@@ -380,7 +382,7 @@ cdef class Recorder:
         cdef Reader exchange = self._reader_of(type(ended))
         cdef RequestHead head
         cdef Entry entry
-        cdef Text query, user_agent, referer, request_id, client
+        cdef Text query, user_agent, referer, request_id, client, consumer
         cdef char line[MAX_LINE]
         cdef char* to = line
         cdef int odd = 0
@@ -422,9 +424,14 @@ cdef class Recorder:
             request_id = _text(id_given)
             address = exchange.read(ended, CLIENT_IP)
             client.start = PyUnicode_AsUTF8AndSize(address, &client.length)
+            known = exchange.read(ended, CONSUMER)
+            known_as = None if known is None else self._consumer.read(known, 0)
+            consumer = _text(None)
+            if known_as is not None:
+                consumer.start = PyUnicode_AsUTF8AndSize(known_as, &consumer.length)
             length = (
                 entry.length + client.length + head.host_at.length + head.path_at.length + query.length
-                + request_id.length + user_agent.length + referer.length
+                + request_id.length + user_agent.length + referer.length + consumer.length
             )
             if length > MAX_LINE - 256:  # the rest is numbers and quotes
                 return False
@@ -449,28 +456,30 @@ cdef class Recorder:
             to = _put_piece(to + 2, entry, 1)
             to = put_text(to, client.start, client.length, &odd)
             to = _put_piece(to, entry, 2)
-            to = _put_span(to, head, head.host_at, &odd)
+            to = put_text(to, consumer.start, consumer.length, &odd)
             to = _put_piece(to, entry, 3)
-            to = _put_span(to, head, head.path_at, &odd)
+            to = _put_span(to, head, head.host_at, &odd)
             to = _put_piece(to, entry, 4)
-            to = put_text(to, query.start, query.length, &odd)
+            to = _put_span(to, head, head.path_at, &odd)
             to = _put_piece(to, entry, 5)
-            to = put_number(to, request_bytes)
+            to = put_text(to, query.start, query.length, &odd)
             to = _put_piece(to, entry, 6)
-            to = put_number(to, response_bytes)
+            to = put_number(to, request_bytes)
             to = _put_piece(to, entry, 7)
-            to = put_micros(to, duration_us)
+            to = put_number(to, response_bytes)
             to = _put_piece(to, entry, 8)
-            to = put_micros(to, upstream_us) if upstream_s >= 0.0 else put_text(to, NULL, 0, &odd)
+            to = put_micros(to, duration_us)
             to = _put_piece(to, entry, 9)
-            to = put_number(to, retries)
+            to = put_micros(to, upstream_us) if upstream_s >= 0.0 else put_text(to, NULL, 0, &odd)
             to = _put_piece(to, entry, 10)
-            to = put_text(to, request_id.start, request_id.length, &odd)
+            to = put_number(to, retries)
             to = _put_piece(to, entry, 11)
-            to = put_text(to, user_agent.start, user_agent.length, &odd)
+            to = put_text(to, request_id.start, request_id.length, &odd)
             to = _put_piece(to, entry, 12)
-            to = put_text(to, referer.start, referer.length, &odd)
+            to = put_text(to, user_agent.start, user_agent.length, &odd)
             to = _put_piece(to, entry, 13)
+            to = put_text(to, referer.start, referer.length, &odd)
+            to = _put_piece(to, entry, 14)
             if odd:
                 return False
 

@@ -25,7 +25,7 @@ class Head(Protocol):
 
 
 class Named(Protocol):
-    """A listener or a route."""
+    """A listener, a route or a consumer."""
 
     @property
     def name(self) -> str: ...
@@ -57,6 +57,8 @@ class Ended(Protocol):
     def scheme(self) -> bytes: ...
     @property
     def client_ip(self) -> str: ...
+    @property
+    def consumer(self) -> Named | None: ...
     @property
     def listener(self) -> Named: ...
     @property
@@ -96,9 +98,11 @@ CLIENT_LEFT = 499
 def record_of(ended: Ended, now: float, date: float) -> Record:
     """The record of an exchange that has ended now: `now` by the monotonic clock, `date` in epoch seconds."""
     head, route, body, fault = ended.head, ended.route, ended.request_body, ended.fault
+    consumer = ended.consumer
     return Record(
         ended_date=date,
         client=ended.client_ip,
+        consumer="" if consumer is None else consumer.name,
         listener=ended.listener.name,
         method=head.method,
         scheme=ended.scheme,

@@ -108,6 +108,7 @@ def _json_fields(record: Record, mask: Mask) -> dict[str, Any]:
     return {
         "time": _rfc3339(record.ended_date),
         "client": record.client or None,
+        "consumer": record.consumer or None,
         "listener": record.listener,
         "route": record.route or None,
         "upstream": record.upstream or None,
@@ -135,6 +136,7 @@ def _json_fields(record: Record, mask: Mask) -> dict[str, Any]:
 JSON_SLOTS: Final[Mapping[str, bytes]] = {
     "time": b'"%b.%03dZ"',
     "client": b'"%b"',
+    "consumer": b"%b",
     "host": b'"%b"',
     "path": b'"%b"',
     "query": b"%b",
@@ -187,6 +189,7 @@ def ecs_line(record: Record, mask: Mask) -> bytes:
         "event.outcome": "success" if record.status < 400 else "failure",
         "event.duration": int(record.duration_s * 1e9),
         "client.address": record.client,
+        "user.name": record.consumer,
         "http.version": _VERSIONS[record.minor],
         "http.request.method": _text(record.method),
         "http.request.id": _text(record.request_id),
@@ -220,12 +223,14 @@ def combined_line(record: Record, mask: Mask) -> bytes:
     request = b"%b %b %b" % (record.method, request_target, protocol) if record.method else None
     referer = mask(record.referer)
     client = record.client.encode(errors="backslashreplace")
+    consumer = record.consumer.encode(errors="backslashreplace")
     date = _common_date(int(record.ended_date)).encode()
     limit = 2 * MAX_LINE
     while True:  # it ends: with 16 bytes of each value, escaped or not, there is room
         limit //= 2
-        line = b'%b - - [%b] "%b" %d %d "%b" "%b"\n' % (
+        line = b'%b - %b [%b] "%b" %d %d "%b" "%b"\n' % (
             _quoted(client, limit),
+            _quoted(consumer, limit).replace(b" ", b"\\x20"),
             date,
             _quoted(request, limit),
             record.status,

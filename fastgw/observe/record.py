@@ -28,6 +28,8 @@ class Record(msgspec.Struct, gc=False):
     """Of the body."""
     duration_s: float
     """From the first byte of the request head to the end. Never negative."""
+    consumer: str = ""
+    """Who authentication proved the client to be."""
     route: str = ""
     upstream: str = ""
     target: str = ""

@@ -150,8 +150,9 @@ class Recorder:
         host, path, query = head.host, head.raw_path, head.query
         user_agent, referer = head.first(b"user-agent"), head.first(b"referer")
         client = ended.client_ip.encode()
+        consumer = b"" if ended.consumer is None else ended.consumer.name.encode(errors="backslashreplace")
         told = b"%b&%b=" % (referer or b"", query or b"")
-        sent = b"%b %b %b %b %b %b" % (told, host, path, request_id, user_agent or b"", client)
+        sent = b"%b %b %b %b %b %b %b" % (told, host, path, request_id, user_agent or b"", client, consumer)
         if not (host and path and client and sent.isascii()) or ended.why or ended.shadowed:
             return b"", b""
         # PERF: what JSON would escape is found by the encoder that escapes it: 0.15 us for 240 bytes, 0.9 by a pattern
@@ -163,6 +164,7 @@ class Recorder:
             second_text(second),
             ms,
             client,
+            b'"' + consumer + b'"' if consumer else b"null",
             host,
             path,
             b'"' + query + b'"' if query else b"null",

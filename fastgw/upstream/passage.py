@@ -53,6 +53,7 @@ class Passage:
         "_params",
         "begun_at",
         "client_ip",
+        "consumer",
         "fault",
         "head",
         "listener",
@@ -90,7 +91,7 @@ class Passage:
         self.scheme = peer.scheme
         self.response: ResponseHead | None = None
         # What stays as it is as long as nothing happens on the way:
-        self.request_body = self.fault = None
+        self.request_body = self.fault = self.consumer = None
         self.request_bytes = self.retries = 0
         self.request_id, self.why, self.shadowed = b"", "", ""
 

@@ -83,6 +83,7 @@ def _exchange(random: Random) -> dict[str, Any]:
         "user_agent": seldom(None, *TEXTS[2:]),
         "scheme": seldom("http", "https", ""),
         "client_ip": seldom("192.0.2.7", *ADDRESSES),
+        "consumer": random.choice((None, "alice", "a@b.test/c", 'ü "x"', "c" * 300)),
         "listener": seldom("public", *LISTENERS, "?"),
         "route": seldom("users", None, *ROUTES, "?"),
         "request_body": seldom(None, *COUNTS),
@@ -126,6 +127,7 @@ class Ended:
     head: Any
     scheme: bytes
     client_ip: str
+    consumer: Named | None
     listener: Named
     route: Named | None
     request_body: Counted | None
@@ -212,6 +214,7 @@ class Recorded:
             head=head,
             scheme=SCHEMES[told["scheme"]],
             client_ip=told["client_ip"],
+            consumer=Named(told["consumer"]) if told.get("consumer") else None,
             listener=Named(told["listener"]),
             route=None if told["route"] is None else Named(told["route"]),
             request_body=None if told["request_body"] is None else Counted(told["request_body"]),

@@ -41,6 +41,7 @@ class Exchange:
     route: Named | None = None
     scheme: bytes = b"http"
     client_ip: str = "192.0.2.7"
+    consumer: Named | None = None
     request_body: Body | None = None
     request_bytes: int = 0
     response: Response | None = field(default_factory=lambda: Response(200))

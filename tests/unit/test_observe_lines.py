@@ -18,6 +18,7 @@ GOLDEN = Path(__file__).parent.parent / "contract" / "access_log"
 
 PROXIED = Record(
     ended_date=1767225599.1239,
+    consumer="alice@example",
     client="192.0.2.7",
     listener="public",
     method=b"POST",
@@ -152,13 +153,14 @@ PEER_BYTES = st.one_of(
 def test_every_record_is_one_line_of_bounded_length(format: str, data: st.DataObject) -> None:
     """Whatever peers send, a line ends once, at its end, and is valid in its format."""
     fields = ("method", "host", "path", "query", "request_id", "user_agent", "referer")
-    names = {name: data.draw(st.sampled_from(["a", "é" * 5000])) for name in ("client", "listener", "route")}
+    ours = ("client", "consumer", "listener", "route")
+    names = {name: data.draw(st.sampled_from(["a", "é" * 5000, 'b "c" [d]'])) for name in ours}
     written = line(changed(PROXIED, **{field: data.draw(PEER_BYTES) for field in fields}, **names), format)
     assert len(written) <= MAX_LINE
     assert written.find(b"\n") == len(written) - 1
     if format == "combined":
         quoted = rb'"(?:[\x20\x21\x23-\x5b\x5d-\x7e]|\\x[0-9A-F]{2})*"'
-        assert re.fullmatch(rb".* - - \[[^]]*\] %b \d+ \d+ %b %b\n" % (quoted, quoted, quoted), written)
+        assert re.fullmatch(rb".* - [^ ]+ \[[^]]*\] %b \d+ \d+ %b %b\n" % (quoted, quoted, quoted), written)
     else:
         assert orjson.loads(written)["status" if format == "json" else "http.response.status_code"] == 201
 

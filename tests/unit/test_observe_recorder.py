@@ -101,6 +101,7 @@ def exchanges(draw: st.DrawFn) -> Exchange:
             route=draw(st.sampled_from(ROUTES)),
             scheme=draw(st.sampled_from([b"http", b"https"])),
             client_ip=draw(st.sampled_from(["192.0.2.7", "2001:db8::1", "unix:", ""])),
+            consumer=draw(st.sampled_from([None, Named("alice"), Named('ü "x"'), Named("c" * 4000)])),
             request_body=draw(st.sampled_from([None, Body(7)])),
             request_bytes=draw(st.sampled_from([0, 5, 2**40])),
             response=draw(st.sampled_from([None, Response(200), Response(404), Response(503)])),
