@@ -25,6 +25,7 @@ from fastgw.config.patterns import Template, parse_host, parse_path, parse_redir
 from fastgw.config.secret import SecretError
 from fastgw.downstream import Listener, ListenerTable
 from fastgw.downstream.tls import ServerContexts, server_contexts, server_identity
+from fastgw.downstream.tls import ServerContexts, server_contexts, server_identity
 from fastgw.downstream.trust import trust
 from fastgw.exchange import Chain, Exchange, Hooks, Link, Reply, Route
 from fastgw.filters.api import Env, Services, Stock, secret_names
@@ -512,7 +513,8 @@ class _Building:
             trusts = before.trusts
         else:
             trusts = trust(settings.trusted_proxies)
-        table = self._made.tables[name] = ListenerTable(settings, trusts, chain, router)
+        tls = yield from self._server_tls(name, settings.tls)
+        table = self._made.tables[name] = ListenerTable(settings, trusts, chain, router, tls)
         for listener in self._base.listeners:
             if (listener.name, listener.address) == (name, settings.address):
                 return listener
@@ -539,6 +541,19 @@ def rest_of(configuration: config.Config) -> config.Config:
     if names:
         logs = tuple(replace(log, redact=tuple(dict.fromkeys((*log.redact, *sorted(names))))) for log in logs)
     return replace(configuration, routes=(), upstreams=config.NONE, consumers=(), access_logs=logs)
+
+
+    def _server_tls(self, name: str, settings: config.ServerTls | None) -> Steps[ServerContexts | None]:
+        if settings is None:
+            return None
+        before = self._base.tables.get(name)
+        try:
+            identity = server_identity(name, settings, self._plan.files)
+            if before is not None and before.tls is not None and before.tls.identity == identity:
+                return before.tls
+            return (yield from server_contexts(name, settings, self._plan.files, identity))
+        except OSError as error:
+            raise CompileError(f"listeners.{name}.tls: {error.strerror or error}") from error
 
 
 def uses(configuration: config.Config) -> Iterator[config.FilterUse]:

@@ -1,8 +1,25 @@
-"""PEM files for OpenSSL, which takes a key from a named file only."""
+"""PEM files for OpenSSL, which takes a key from a named file only; and what is wrong with one."""
 
 import os
+import re
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, Final, Literal, NamedTuple
+
+_ENCRYPTED: Final = re.compile(rb"-----BEGIN ENCRYPTED PRIVATE KEY-----|Proc-Type: 4,ENCRYPTED")
+_KEY: Final = re.compile(rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----")
+_MISMATCHES: Final = frozenset({"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"})
+
+
+class Amiss(NamedTuple):
+    """What is wrong with a certificate and its key, and with which of the two."""
+
+    of: Literal["certificate", "key"]
+    wrong: str
+    expected: str
+    mismatch: bool = False
+    """They do not belong together, as when only one of them has been renewed yet."""
 
 
 @contextmanager
@@ -12,3 +29,64 @@ def as_file(contents: bytes) -> Iterator[str]:
         file.write(contents)
         file.flush()
         yield f"/proc/self/fd/{file.fileno()}"
+
+
+def load_pair(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
+    """Have a context show a certificate, its chain behind it. Raises `ssl.SSLError`; then the context may be broken."""
+    with as_file(certificate) as certificate_file, as_file(key) as key_file:
+        # Without a password OpenSSL would ask the terminal for the one of an encrypted key.
+        context.load_cert_chain(certificate_file, key_file, password="")
+
+
+def decoded(certificate: bytes) -> dict[str, Any]:
+    """The first certificate of a file, as `ssl.SSLObject.getpeercert` tells of a peer's. Raises `ssl.SSLError`."""
+    with as_file(certificate) as file:
+        # The standard library has no other decoder for a certificate that no peer has shown.
+        told: dict[str, Any] = ssl._ssl._test_decode_cert(file)  # type: ignore[attr-defined]
+        return told
+
+
+def dns_names(certificate: dict[str, Any]) -> list[str]:
+    """The host names that a decoded certificate is for, in lower case; `*.` in front stands for one label."""
+    return [name.lower() for kind, name in certificate.get("subjectAltName", ()) if kind == "DNS"]
+
+
+def amiss(certificate: bytes, key: bytes) -> Amiss | None:
+    """What is wrong with a pair; None: it can be shown to clients."""
+    try:
+        decoded(certificate)
+    except ssl.SSLError:
+        return Amiss("certificate", "no certificate could be read from it", "expected a PEM file")
+    if _ENCRYPTED.search(key):
+        return Amiss("key", "the key is encrypted", "expected it without a password")
+    if not _KEY.search(key):
+        return Amiss("key", "no key could be read from it", "expected a PEM file")
+    try:
+        load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate, key)
+    except ssl.SSLError as error:
+        if error.reason in _MISMATCHES:
+            wrong, expected = "it is not the key of the certificate", "expected the certificate's own"
+            return Amiss("key", wrong, expected, mismatch=True)
+        return Amiss("certificate", f"OpenSSL does not take it: {error.reason or error}", "expected another")
+    return None
+
+
+def amiss_authority(authority: bytes) -> str:
+    """What is wrong with a file of certificates to trust; "" nothing."""
+    try:
+        with as_file(authority) as file:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
+    except ssl.SSLError:
+        return "no certificate could be read from it"
+    return ""
+
+
+def amiss_revocations(revocations: bytes) -> str:
+    """What is wrong with a file of revocation lists; "" nothing."""
+    trial = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        with as_file(revocations) as file:
+            trial.load_verify_locations(file)
+    except ssl.SSLError:
+        return "no revocation list could be read from it"
+    return "" if trial.cert_store_stats()["crl"] else "no revocation list could be read from it"

@@ -57,7 +57,7 @@ _STRAIGHT: Final = IDEMPOTENT - {b"OPTIONS"}  # which may be a preflight, and fo
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CLOSE: Final = b"Connection: close\r\n"
 _KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
-_TOKEN_START: Final = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+TOKEN_START: Final = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 
 
 class Phase(IntEnum):
@@ -93,6 +93,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         "_paused",
         "_reader",
         "_searched",
+        "_socket",
         "_starting",
         "_trusts",
         "_tunnel_ends",
@@ -141,7 +142,8 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self._tunnel_ends = 0
         self._unsent = 0
         self._linger_end = inf
-        self._fd = -1
+        self._socket = -1
+        self._fd = -1  # of a plain connection, to send on without the transport; only while nothing waits there
 
     def __repr__(self) -> str:
         under_way = self._passage if self._passing else self.exchange
@@ -154,14 +156,21 @@ class Downstream(asyncio.BufferedProtocol, Timed):
     # what the loop tells
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's is one by what it does, not by class
-        self._fd = transport.get_extra_info("socket").fileno()
+        transport = cast(asyncio.Transport, transport)  # uvloop's is one by what it does, not by class
         transport.set_write_buffer_limits(high=0)  # the brake is on as soon as the kernel takes no more
+        self._fd = transport.get_extra_info("socket").fileno()
         refused = self.server.admit(self.peer)
-        if refused is not None:
+        if refused is None:
+            self.take(transport, self.server.address_limit)
+        else:
+            self.transport, self._socket = transport, self._fd
             self._refuse_unread(refused, linger=False)  # to shed load, not to keep it
-            return
-        self._address_limit = self.server.address_limit
+
+    def take(self, transport: asyncio.Transport, address_limit: "AddressLimit | None") -> None:
+        """A connection that has its places in the node's limits, `address_limit` among them."""
+        self.transport = transport
+        self._socket = transport.get_extra_info("socket").fileno()
+        self._address_limit = address_limit
         self._asks = True
         self.listener.askers += 1
         self.server.connections.add(self)
@@ -295,7 +304,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
     def _wait_for_more(self, received: bytes, end: int) -> None:
         """The head is not complete, unless it is too long anyhow; `end` is where it ends, or -1."""
         most = self.server.header_bytes
-        if received[0] not in _TOKEN_START:
+        if received[0] not in TOKEN_START:
             return self._refuse_unread(Fault.BAD_REQUEST, "This is not an HTTP request.", received)
         if end > 0 or len(received) > most:
             return self._refuse_unread(too_long(received, most), None, received)
@@ -353,7 +362,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         peer, self._trusts = self.peer, self.listener.trusts
         trusted = self._trusts(peer.ip)
         if trusted is not peer.trusted:  # what is under way goes on with the peer that it began with
-            self.peer = Peer(peer.ip, peer.port, peer.server_port, trusted, peer.scheme)
+            self.peer = Peer(peer.ip, peer.port, peer.server_port, trusted, peer.scheme, peer.certificate)
             self._passage = None
 
     def _make_passage(self) -> Passage:
@@ -536,12 +545,12 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             if not self._write_paused:
                 self.deadline = inf
             self.transport.pause_reading()
-            self.server.ground.hangups.watch(self._fd, self)
+            self.server.ground.hangups.watch(self._socket, self)
 
     def resume(self) -> None:
         if self._paused:
             self._paused = False
-            self.server.ground.hangups.unwatch(self._fd, self)
+            self.server.ground.hangups.unwatch(self._socket, self)
             self.transport.resume_reading()
             if not self._write_paused and self.phase is ACTIVE:
                 self._watch_body()
@@ -621,7 +630,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self._write(render.chunk(payload) if self._ending is CHUNKED else payload)
 
     def _write(self, message: bytes) -> None:
-        sent = 0 if self._write_paused else send_at_once(self._fd, message)
+        sent = 0 if self._write_paused or self._fd < 0 else send_at_once(self._fd, message)
         if sent < len(message):
             self.transport.write(message[sent:])
 
@@ -730,6 +739,10 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self._ahead = b"-" if linger else b""  # something unread: so it lingers
         exchange.fail(fault, detail)
 
+    def refuse(self, fault: Fault, received: bytes) -> None:
+        """Answer a connection that will not be served, whatever it has sent, and hang up."""
+        self._refuse_unread(fault, None, received)
+
     def _break_off(self, fault: Fault) -> None:
         exchange = self._under_way()
         assert exchange is not None
@@ -778,7 +791,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             if not self._passing:
                 self._passage = None  # which leads back here: only the collector would find the circle
             self._ask_no_more()
-            self.server.ground.hangups.unwatch(self._fd, self)
+            self.server.ground.hangups.unwatch(self._socket, self)
             if self in self.server.connections:
                 self.server.release(self.peer, self._address_limit)
                 self.server.closed(self)

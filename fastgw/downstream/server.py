@@ -1,6 +1,7 @@
 """What all client connections of one worker share: listeners, limits, time, the observer; and how they end together."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from email.utils import formatdate
@@ -10,15 +11,20 @@ from time import time
 from typing import Final, NamedTuple, Protocol
 
 from fastgw.config import settings as config
-from fastgw.downstream.connection import Downstream
+from fastgw.downstream.connection import LAST_REQUEST_S, Downstream
+from fastgw.downstream.secured import Outcome, Secured
+from fastgw.downstream.tls import ServerContexts
 from fastgw.errors import Fault
 from fastgw.exchange import Chain, Route
 from fastgw.forwarded import Peer
 from fastgw.node.ground import Ground
 from fastgw.node.limits import AddressLimit, NodeLimit
+from fastgw.node.tickets import Seeds
 from fastgw.node.timers import Wheel
 from fastgw.observe import Observer
 from fastgw.routing import Router
+
+log = logging.getLogger("fastgw.downstream")
 
 TOLD_AT_ONCE: Final = 256
 """Connections of removed listeners that are told to close in one turn of the loop."""
@@ -31,6 +37,7 @@ class ListenerTable(NamedTuple):
     trusts: Callable[[str], bool]
     early: Chain
     router: Router[Route]
+    tls: ServerContexts | None = None
 
 
 class Listener:
@@ -40,13 +47,14 @@ class Listener:
     requests; counted by the connections.
     """
 
-    __slots__ = ("address", "askers", "closing", "early", "name", "proxy_protocol_required", "router", "trusts")
+    __slots__ = ("address", "askers", "closing", "early", "name", "proxy_protocol_required", "router", "tls", "trusts")
 
     def __init__(self, name: str, table: ListenerTable) -> None:
         self.name = name
         self.address = table.settings.address
         self.closing = False
         self.askers = 0
+        self.tls: ServerContexts | None = None
         self.take(table)
 
     def take(self, table: ListenerTable) -> None:
@@ -55,6 +63,9 @@ class Listener:
         self.trusts = table.trusts
         self.early = table.early
         self.router = table.router
+        if table.tls is not None and self.tls is not None:
+            table.tls.follow(self.tls)
+        self.tls = table.tls
 
 
 class Compiled(Protocol):
@@ -104,10 +115,21 @@ class Server:
         observer: Observer,
         connection_limit: NodeLimit,
         address_limit: AddressLimit | None,
+        shaken: memoryview | list[int] | None = None,
+        seeds: Seeds | None = None,
     ) -> None:
+        """`shaken`: where the outcomes of TLS handshakes are counted, one number for each `Outcome`. `seeds`: of the
+        keys of session tickets; None: they are good here alone."""
         self.ground = ground
         self.date_line = DateLine(ground.wheel).now
         self.connections: set[Downstream] = set()
+        self.handshakes: set[Secured] = set()
+        """Connections on which TLS is being agreed on; they are kept by themselves."""
+        self.shaken = [0] * len(Outcome) if shaken is None else shaken
+        self.complain: Callable[[str], None] = log.warning
+        """Tells of a handshake that failed; there may be thousands a second."""
+        self._shook_hands = asyncio.Event()
+        self._seeds = seeds
         self.draining = False
         self._observer = observer
         self._listeners: Sequence[Listener] = ()
@@ -138,6 +160,8 @@ class Server:
         before, self._listeners = self._listeners, gateway.listeners
         for listener in self._listeners:
             listener.take(gateway.tables[listener.name])
+            if listener.tls is not None and self._seeds is not None:
+                listener.tls.use_keys(self._seeds)
             listener.closing = self.draining
         removed = [listener for listener in before if listener not in self._listeners]
         for listener in removed:
@@ -160,6 +184,31 @@ class Server:
         """
         peer = Peer(client[0], client[1], server_port, listener.trusts(client[0]))
         return Downstream(self, listener, peer)
+
+    def secured(self, listener: Listener, client: tuple[str, int], server_port: int) -> Secured:
+        """The same for a connection that begins with a TLS handshake."""
+        return Secured(self, listener, Peer(client[0], client[1], server_port, listener.trusts(client[0]), b"https"))
+
+    def not_shaken(self, listener: Listener, peer: Peer, outcome: Outcome, why: str) -> None:
+        """A handshake has failed: it is counted, and told of now and then."""
+        self.shaken[outcome] += 1
+        told = outcome.name.lower().replace("_", " ")
+        self.complain(f"listener {listener.name}: TLS handshake with {peer.ip} failed: {told}{why and ': '}{why}")
+
+    async def end_handshakes(self) -> None:
+        """Give those that are under way the time that a last request is given, and end the rest."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_REQUEST_S):
+                while self.handshakes:
+                    self._shook_hands.clear()
+                    await self._shook_hands.wait()
+        for handshake in tuple(self.handshakes):
+            handshake.give_up()
+
+    def shook_hands(self, handshake: Secured) -> None:
+        """A handshake is over, well or not."""
+        self.handshakes.discard(handshake)
+        self._shook_hands.set()
 
     def admit(self, peer: Peer) -> Fault | None:
         """Take a connection's places in the node's limits, or say which limit is reached."""
@@ -209,5 +258,7 @@ class Server:
 
     def stop(self) -> None:
         """Cut everything."""
+        for handshake in tuple(self.handshakes):
+            handshake.give_up()
         for connection in tuple(self.connections):
             connection.cut()

@@ -86,6 +86,7 @@ class Ground:
         # Shared by all connections: the loop fills it and hands it over in one go, nothing can come between.
         self.read_buffer = memoryview(bytearray(READ_BYTES))
         self.small_buffer = self.read_buffer[:SMALL_READ_BYTES]
+        self.sealed_buffer = memoryview(bytearray(READ_BYTES))  # what is read of TLS before it is deciphered
         self.hangups = Hangups(loop)
         self._next: asyncio.TimerHandle | None = None
         self._stalled = False

@@ -2,7 +2,7 @@
 hands each connection to the data plane.
 
 asyncio's `create_server` is not used: it sets the backlog anew, closes the sockets, and leaves no moment in which the
-first bytes can be looked at before a transport, and later TLS, takes the connection.
+first bytes can be looked at before a transport takes the connection.
 """
 
 import asyncio
@@ -97,11 +97,14 @@ class Acceptor:
             greeting.refuse("the gateway stops")
         if self._openings:
             await asyncio.wait(self._openings)
+        await self._server.end_handshakes()
 
     def _accept(self, listening: socket.socket, most: int = ACCEPTS_PER_WAKEUP) -> None:
         listener = self._listeners[listening]
         for _ in range(most):
-            if len(self._server.connections) + len(self._openings) + len(self._greetings) >= self._most:
+            server = self._server
+            held = len(server.connections) + len(server.handshakes) + len(self._openings) + len(self._greetings)
+            if held >= self._most:
                 return self._pause_all("the files that are left are needed for upstreams")
             try:
                 client, name = listening.accept()
@@ -154,7 +157,8 @@ class Acceptor:
 
     async def _open(self, client: socket.socket, listener: Listener, peer: Peer, local: Peer | None) -> None:
         name = local or client.getsockname()
-        protocol = self._server.accepted(listener, peer, name[1] if isinstance(name, tuple) else 0)
+        accepted = self._server.accepted if listener.tls is None else self._server.secured
+        protocol = accepted(listener, peer, name[1] if isinstance(name, tuple) else 0)
         try:
             await self._loop.connect_accepted_socket(lambda: protocol, client)
         except OSError as error:

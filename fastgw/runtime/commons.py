@@ -1,5 +1,6 @@
 """What the supervisor keeps and every child is born with: sockets, shared memory, the configuration in force."""
 
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from fastgw.config import Problem
 from fastgw.config.settings import Config, Listener
 from fastgw.config.values import Address
 from fastgw.node.shared import Shared
+from fastgw.node.tickets import Seeds
 from fastgw.runtime.accepted import Accepted, Document
 from fastgw.runtime.activation import Inherited
 from fastgw.runtime.channel import Origin
@@ -83,6 +85,8 @@ class Commons:
     """A change of the configuration's files is taken without being asked for."""
     begun_date: float = 0.0
     """Epoch seconds. An upgrade does not begin anew."""
+    tickets: Seeds = field(default_factory=lambda: Seeds.begin(time.time()))
+    """Of the keys of TLS session tickets. Each child goes on from what they were at its birth."""
 
     @property
     def documents(self) -> list[Document]:

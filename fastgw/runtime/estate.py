@@ -13,6 +13,7 @@ import msgspec
 from fastgw.config import Source
 from fastgw.config.values import parse_address
 from fastgw.node.places import Places
+from fastgw.node.tickets import Seeds
 from fastgw.runtime.accepted import Document
 from fastgw.runtime.activation import Inherited, Passed
 from fastgw.runtime.adoption import Adoption
@@ -122,6 +123,8 @@ class Estate(msgspec.Struct, kw_only=True):
     """What sources have said last."""
     reload_due: bool
     """A signal asked for a reload that has not begun."""
+    tickets: Seeds | None = None
+    """None: another version, which knows none."""
 
     @classmethod
     def of(cls, commons: Commons, children: Children, adoption: Adoption, reload_due: bool) -> Self:
@@ -151,6 +154,7 @@ class Estate(msgspec.Struct, kw_only=True):
             begun_date=commons.begun_date,
             feeds=commons.feeds,
             reload_due=reload_due,
+            tickets=commons.tickets,
         )
 
     @property

@@ -191,6 +191,7 @@ class Supervisor:
                 key.data()
         for child in self._children:
             child.flush()
+        self._commons.tickets.advance(time.time())
         now = time.monotonic()
         serving = self._life.phase is Phase.SERVING
         if self._life.phase is not Phase.STARTING and now >= self._overseer.next_look_at:

@@ -67,6 +67,7 @@ def take_over(estate: Estate, accepted: Accepted, gateway: Gateway, opened: Exit
         feeds=estate.feeds,
         begun_date=estate.begun_date,
     )
+    commons.tickets = estate.tickets or commons.tickets
     opened.callback(close_commons, commons)
     grow(commons)
     warn(commons, again=True)

@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from fastgw.compile import Gateway
 from fastgw.config import settings as config
+from fastgw.downstream.secured import Outcome
 from fastgw.node.limits import AddressLimit, NodeLimit
 from fastgw.node.places import CannotPlace, Places
 from fastgw.node.shared import Column, Shared
@@ -66,6 +67,7 @@ class Words:
         """When the process began, in nanoseconds of the monotonic clock."""
         self.connections = layout.gauge("connections")
         """Client connections."""
+        self._shaken = layout.counter("tls_handshakes", len(Outcome))
         self.leaving = layout.gauge("leaving")
         """1 once the worker takes nothing new."""
 
@@ -165,6 +167,10 @@ class Words:
     def lag_s(self, column: Column) -> float:
         """The worst lateness of the last 5 to 10 seconds."""
         return max(column.words[self._lag : self._lag + 2]) / 1e6
+
+    def shaken(self, column: Column) -> memoryview:
+        """How TLS handshakes of this worker, and of those before it in this column, have ended, by `Outcome`."""
+        return column.words[self._shaken : self._shaken + len(Outcome)]
 
     def connection_limit(self, column: Column, limits: config.Limits) -> NodeLimit:
         return column.limit(self.connections, limits.connections, self.accepted)

@@ -51,7 +51,7 @@ from fastgw.runtime.channel import (
 )
 from fastgw.runtime.commons import Commons
 from fastgw.runtime.feeding import taken
-from fastgw.runtime.notices import described
+from fastgw.runtime.notices import RareNotice, described
 from fastgw.runtime.probes import Probes
 from fastgw.runtime.slices import Slices
 from fastgw.runtime.standing import Standing
@@ -84,6 +84,10 @@ class Birth:
         accepted = commons.sealed.accepted
         gateway = at_once(building(accepted.plan, accepted.workers, None))
         gateway.places = accepted.places
+        for name, table in gateway.tables.items():
+            before = commons.gateway.tables.get(name)
+            if table.tls is not None and before is not None and before.tls is not None:
+                table.tls.follow(before.tls)
         return gateway
 
 
@@ -110,7 +114,10 @@ class Worker:
             self._observer,
             words.connection_limit(self._column, gateway.limits),
             words.address_limit(self._column, gateway.limits),
+            words.shaken(self._column),
+            commons.tickets,
         )
+        self._server.complain = RareNotice()
         self._slices = Slices(loop)
         self._changing = Changing(
             self._slices, gateway, commons.sealed.generation, self._starting, self._prepared, self._refused

@@ -78,7 +78,7 @@ class ClientCertificate(NamedTuple):
         )
 
     def element(self) -> bytes:
-        """As an element of `X-Forwarded-Client-Cert`, in the form that Envoy gave it; names beyond `LONGEST` left out."""
+        """As an element of `X-Forwarded-Client-Cert`, in Envoy's form; names beyond `LONGEST` are left out."""
         text = f'Hash={self.fingerprint};Subject="{self.subject}"'
         for kind, names in (("URI", self.uris), ("DNS", self.dns_names)):
             for name in names:

@@ -1,0 +1,200 @@
+"""How TLS is spoken to clients: contexts, made from the bytes of files, whatever stands in the files by now.
+
+The contexts of a listener are made anew when anything of them changes, and are put in place of those before them
+between two handshakes; connections go on with theirs. A ticket that was given by one is good for the other, since both
+have the keys of the day: see `node.tickets`.
+"""
+
+import ssl
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from time import time
+from typing import Final
+
+import msgspec
+
+from fastgw.config.pem import as_file, decoded, dns_names, load_pair
+from fastgw.config.settings import NONE, ServerTls
+from fastgw.node import tickets
+from fastgw.node.tickets import NAME_BYTES, Seeds
+from fastgw.routing import Steps, at_once
+
+VERSIONS: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+MODES: Final = {"optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
+CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""With TLS 1.2: what cannot be read later with the certificate's key, and is authenticated as it is encrypted. The
+suites of TLS 1.3 are all like that."""
+
+
+def files_of(tls: ServerTls) -> frozenset[str]:
+    """The files that it is made of."""
+    files = {file for each in tls.certificates for file in (each.certificate, each.key)}
+    if tls.client_auth is not None:
+        files |= {file for file in (tls.client_auth.ca, tls.client_auth.crl) if file is not None}
+    return frozenset(files)
+
+
+class ServerContexts:
+    """The contexts of one listener.
+
+    `entries` are those that handshakes begin with, one for each of the ticket keys that are good, today's first; both
+    show the first certificate, and hand a client that asks for another's name to that one's context.
+    """
+
+    def __init__(
+        self,
+        settings: ServerTls,
+        identity: bytes,
+        purpose: bytes,
+        entries: list[ssl.SSLContext],
+        pair: tuple[bytes, bytes],
+    ) -> None:
+        """`pair`: the first certificate and its key."""
+        self.settings = settings
+        self.identity = identity
+        """Equal for contexts that are interchangeable."""
+        self._purpose = purpose
+        self._entries = entries
+        self._pair = pair
+        self._seeds: Seeds | None = None
+        self._day = -1
+        self._name_before = b""
+
+    @property
+    def first(self) -> ssl.SSLContext:
+        """What a handshake begins with."""
+        return self._entries[0]
+
+    def use_keys(self, seeds: Seeds) -> None:
+        """Give out tickets under the keys of these seeds from now on, with each day's keys on the day."""
+        if self.settings.session_tickets and tickets.are_shared():
+            self._seeds = seeds
+            self._set_keys(seeds)
+
+    def follow(self, before: "ServerContexts") -> None:
+        """Take the place of these. Where no keys can be set, tickets are good only in the context that gave them: then
+        it lives on, and shows the new certificate, which was tried in ours."""
+        if tickets.are_shared() or before is self or before._purpose != self._purpose:
+            return
+        for old, new in zip(before._entries, self._entries, strict=True):
+            old.minimum_version = new.minimum_version
+            load_pair(old, *self._pair)
+            old.sni_callback = new.sni_callback
+        self._entries = before._entries
+
+    def entry(self, hello: bytes) -> ssl.SSLContext:
+        """What to begin a handshake with. `hello`: its first bytes, in which a ticket names the keys it is of."""
+        if self._seeds is not None:
+            self._seeds.advance(time())
+            if self._seeds.day != self._day:
+                self._entries.reverse()  # today's have become those of the day before
+                self._set_keys(self._seeds)
+            if self._name_before in hello:
+                return self._entries[-1]
+        return self._entries[0]
+
+    def _set_keys(self, seeds: Seeds) -> None:
+        self._day = seeds.day
+        keys = seeds.keys(self._purpose)
+        self._name_before = keys[1][:NAME_BYTES]
+        for context, each in zip(self._entries, keys, strict=True):
+            tickets.set_keys(context, each)
+
+
+def server_identity(name: str, tls: ServerTls, held: Mapping[str, bytes]) -> bytes:
+    """`name`: the listener's; `held`: the contents of the files. Raises `OSError`."""
+    told = sha256(name.encode() + b"\0" + msgspec.msgpack.encode(tls))
+    for file in sorted(files_of(tls)):
+        told.update(sha256(_read(file, held)).digest())
+    return told.digest()
+
+
+def server_contexts(
+    name: str, tls: ServerTls, held: Mapping[str, bytes] = NONE, identity: bytes = b""
+) -> Steps[ServerContexts]:
+    """The contexts of a listener of this name; each certificate is one step.
+
+    `held`: the contents of files; one that is not there is read. Raises `OSError`, of which `ssl.SSLError` is one, when
+    a file is not what it should be.
+    """
+    exact: dict[str, ssl.SSLContext | None] = {}
+    wild: dict[str, ssl.SSLContext | None] = {}
+    pairs = [(_read(each.certificate, held), _read(each.key, held)) for each in tls.certificates]
+    for pair in pairs:
+        yield
+        context = None  # that of the first is where handshakes begin
+        if pair is not pairs[0]:
+            context = _context(tls, held)
+            load_pair(context, *pair)
+        for host in dns_names(decoded(pair[0])):
+            names = wild if host.startswith("*.") else exact
+            names.setdefault(host.removeprefix("*."), context)
+    choose = _chooser(exact, wild)
+    entries = []
+    for _ in range(2 if tls.session_tickets else 1):
+        yield
+        entry = _context(tls, held)
+        load_pair(entry, *pairs[0])
+        if len(pairs) > 1:
+            entry.sni_callback = choose
+        entries.append(entry)
+    return ServerContexts(tls, identity, _purpose(name, tls, held), entries, pairs[0])
+
+
+def server_context(tls: ServerTls, held: Mapping[str, bytes] = NONE) -> ssl.SSLContext:
+    """`server_contexts` at once, for who needs nothing but a context. Raises `OSError`."""
+    return at_once(server_contexts("", tls, held)).first
+
+
+def _chooser(
+    exact: Mapping[str, ssl.SSLContext | None], wild: Mapping[str, ssl.SSLContext | None]
+) -> Callable[[ssl.SSLObject, str | None, ssl.SSLContext], None]:
+    """It must not hold the contexts that it is set in: only the collector would find the circle."""
+
+    def choose(connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+        if name is None:
+            return
+        host = name.lower().removesuffix(".")
+        chosen = exact[host] if host in exact else wild.get(host.partition(".")[2])
+        if chosen is not None:
+            connection.context = chosen
+
+    return choose
+
+
+def _context(tls: ServerTls, held: Mapping[str, bytes]) -> ssl.SSLContext:
+    """All but the certificate. What verifies clients has to be the same for all certificates of a listener."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = VERSIONS[tls.min_version]
+    context.set_ciphers(CIPHERS)
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(["http/1.1"])
+    tickets.spare_memory(context)
+    if not tls.session_tickets:
+        context.options |= ssl.OP_NO_TICKET
+        context.num_tickets = 0
+    if tls.client_auth is not None:
+        context.verify_mode = MODES[tls.client_auth.mode]
+        with as_file(_read(tls.client_auth.ca, held)) as file:
+            context.load_verify_locations(file)
+        if tls.client_auth.crl is not None:
+            context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
+            with as_file(_read(tls.client_auth.crl, held)) as file:
+                context.load_verify_locations(file)
+    return context
+
+
+def _purpose(name: str, tls: ServerTls, held: Mapping[str, bytes]) -> bytes:
+    """What a ticket is good for. It stands for a client certificate that was verified, so it ends with what verified
+    it: another authority, or another revocation, is another purpose."""
+    told = sha256(name.encode() + b"\0" + msgspec.msgpack.encode((tls.session_tickets, tls.client_auth)))
+    if tls.client_auth is not None:
+        for file in (tls.client_auth.ca, tls.client_auth.crl):
+            told.update(sha256(b"" if file is None else _read(file, held)).digest())
+    return told.digest()
+
+
+def _read(file: str, held: Mapping[str, bytes]) -> bytes:
+    contents = held.get(file)
+    return Path(file).read_bytes() if contents is None else contents
