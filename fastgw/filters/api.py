@@ -171,7 +171,7 @@ class NodeSide(Protocol):
     def fetcher(self) -> Fetcher: ...
 
     def publish(self, value: bytes) -> None:
-        """Give this to all workers. The same value once more tells those who wait that there is nothing newer."""
+        """Give this to all workers. The same value once more, or b"", tells those who wait that nothing is newer."""
 
     async def asked(self, timeout: float) -> bool:
         """Wait for a worker to ask for something newer, at most so many seconds; whether one has."""
@@ -231,6 +231,13 @@ class Filter(Settings, metaclass=FilterMeta, frozen=True):
 
     def secret_names(self) -> Iterable[str]:
         """Fields, query parameters and cookies in which clients send a secret: nobody is shown what is in them."""
+        return ()
+
+    def written_fields(self) -> Iterable[str]:
+        """Request fields that upstreams believe, because only this filter writes them.
+
+        It removes what clients send there; and so does `auth`, where another way than this filter lets them in.
+        """
         return ()
 
     def feeds(self) -> Iterable[FeedSource]:

@@ -50,10 +50,14 @@ class Feed:
         return True
 
     def take(self, value: bytes) -> None:
-        """The source has spoken. It may say the same again, which tells those who wait that there is nothing newer."""
-        fresh, self.value = value != self.value, value
+        """The source has spoken. The same again, or nothing, tells those who wait that there is nothing newer.
+
+        A source that has just begun anew, while what it asks is away, takes nothing from us.
+        """
+        fresh = bool(value) and value != self.value
         waited, self._next = self._next, None
         if fresh:
+            self.value = value
             for tell in tuple(self._listeners):
                 tell(value)
         if waited is not None and not waited.done():

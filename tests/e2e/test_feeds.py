@@ -15,6 +15,9 @@ from tests.support.extension import install
 from tests.support.gateway import Gateway, wait_until
 
 FILTER = '''
+import logging
+
+from fastgw.upstream.fetch import FetchFailed
 from fastgw.filters.api import Env, FeedSource, Filter, Hooks, NodeSide, Phase, Reply, Services
 
 
@@ -23,7 +26,11 @@ class Word(FeedSource, frozen=True):
 
     async def run(self, node: NodeSide) -> None:
         while True:
-            node.publish((await node.fetcher.fetch(self.url)).body)
+            try:
+                node.publish((await node.fetcher.fetch(self.url)).body)
+            except FetchFailed:
+                node.publish(b"")
+                logging.getLogger("fastgw").warning("the source is away")
             await node.asked(3600)
 
 
@@ -117,6 +124,9 @@ def test_one_fetch_reaches_all_workers_and_those_to_come(tmp_path: Path, source:
 
         source.shutdown()
         source.server_close()
+        control = gateway.control_pid
+        os.kill(control, signal.SIGKILL)
+        gateway.stderr.wait_for(lambda line: b"the source is away" in line)
         before = set(gateway.worker_pids)
         for pid in before:
             os.kill(pid, signal.SIGKILL)
