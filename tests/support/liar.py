@@ -1,0 +1,71 @@
+"""An OpenID provider that says whatever a test wants it to, over real HTTP."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+from urllib.parse import parse_qs, urlsplit
+
+Said = tuple[int, bytes]
+"""A status, and a body."""
+
+
+class Liar:
+    """`says`: what it answers, by path. It keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.says: dict[str, Said] = {}
+        self.asked: list[tuple[str, dict[str, str]]] = []
+        """Paths, and the forms that were sent there."""
+        liar = self
+
+        class Answer(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                path = urlsplit(self.path).path
+                form = {name: values[0] for name, values in parse_qs(sent.decode()).items()}
+                form |= {name.lower(): value for name, value in self.headers.items() if name == "Authorization"}
+                liar.asked.append((path, form))
+                status, body = liar.says.get(path, (404, b""))
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_POST = do_GET
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def describes(self, name: str, keys: bytes, **more: Any) -> str:
+        """Say of oneself, as an issuer below this name, what an ordinary provider says, and `more`; the issuer."""
+        issuer = f"{self.url}/{name}"
+        metadata = {
+            "issuer": issuer,
+            "authorization_endpoint": f"{issuer}/authorize",
+            "token_endpoint": f"{issuer}/token",
+            "jwks_uri": f"{issuer}/keys",
+            "end_session_endpoint": f"{issuer}/end",
+            **more,
+        }
+        self.says[f"/{name}/.well-known/openid-configuration"] = 200, json.dumps(metadata).encode()
+        self.says[f"/{name}/keys"] = 200, keys
+        return issuer
