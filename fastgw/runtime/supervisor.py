@@ -313,7 +313,8 @@ class Supervisor:
         for worker in self._children.that_work():
             worker.send(Fed(generation=worker.generation, key=message.key), descriptors)
         for descriptor in descriptors:
-            self._commons.feeds[message.key] = taken(descriptor)  # for workers to come
+            if value := taken(descriptor):
+                self._commons.feeds[message.key] = value  # for workers to come
 
     def _was_asked(self, child: Child, message: Ask) -> None:
         if self._children.control.child is not None:
