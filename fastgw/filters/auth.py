@@ -73,12 +73,17 @@ class Auth(Filter, name="auth", phase=Phase.AUTHENTICATE):
         for use in self.any_of:
             yield from use.settings.feeds()
 
+    def written_fields(self) -> Iterable[str]:
+        for use in self.any_of:
+            yield from use.settings.written_fields()
+
     def build(self, env: Env) -> Hooks:
         ways = [_Way(name, use.settings.build(env.inner(name, use.settings))) for name, use in _named(self.any_of)]
         for way in ways:
             if way.hooks.request is None:
                 raise ValueError(f"`{way.name}` lets everybody in: it has no request step")
-        any_of = _AnyOf(tuple(ways), None if self.anonymous == REJECT else _Anonymous(self.anonymous, env.roster))
+        anonymous = None if self.anonymous == REJECT else _Anonymous(self.anonymous, env.roster)
+        any_of = _AnyOf(tuple(ways), anonymous, tuple(name.encode() for name in self.written_fields()))
         hooks = [way.hooks for way in ways]
         follows = any(h.response or h.request_body or h.finish for h in hooks)
         starts = any(h.start is not None for h in hooks)
@@ -146,10 +151,12 @@ class _Case:
 class _AnyOf:
     """The ways of one use of the filter."""
 
-    __slots__ = ("_anonymous", "_cases", "_latest", "_ways")
+    __slots__ = ("_anonymous", "_cases", "_latest", "_ways", "_written")
 
-    def __init__(self, ways: tuple[_Way, ...], anonymous: _Anonymous | None) -> None:
+    def __init__(self, ways: tuple[_Way, ...], anonymous: _Anonymous | None, written: tuple[bytes, ...]) -> None:
         self._ways = ways
+        self._written = written
+        """Fields that one of them writes: what clients send there is removed, whichever lets them in."""
         self._anonymous = anonymous
         self._cases: dict[Exchange, _Case] = {}
         """From the request step to the end of the exchange, where a way has steps in between."""
@@ -159,11 +166,19 @@ class _AnyOf:
     # request
 
     def request(self, exchange: Exchange) -> Outcome:
+        self._remove_written(exchange)
         return _Attempts(self, self._ways, exchange, _Case()).go_on()
 
     def request_followed(self, exchange: Exchange) -> Outcome:
+        self._remove_written(exchange)
         case = self._cases[exchange] = _Case()
         return _Attempts(self, self._ways, exchange, case).go_on()
+
+    def _remove_written(self, exchange: Exchange) -> None:
+        if self._written:
+            headers = exchange.headers
+            for name in self._written:
+                headers.remove(name)
 
     def accept(self, exchange: Exchange, way: _Way) -> None:
         self._latest = id(exchange), way

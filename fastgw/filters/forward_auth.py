@@ -88,6 +88,9 @@ class ForwardAuth(Filter, name="forward_auth", phase=Phase.AUTHENTICATE):
             if name.lower().encode() in ResponseHead.DROPPED:
                 raise ValueError(f"`{name}` belongs to the connection and is written by the gateway")
 
+    def written_fields(self) -> Iterable[str]:
+        return self.copy_headers
+
     def build(self, env: Env) -> Hooks:
         use = _Use(self, env)
         return Hooks(request=use.request, start=use.start)

@@ -206,6 +206,9 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
     def secret_names(self) -> Iterable[str]:
         return [name for name in (self.header, self.cookie, self.query) if name is not None]
 
+    def written_fields(self) -> Iterable[str]:
+        return self.claims_to_headers.values()
+
     def feeds(self) -> Iterable[FeedSource]:
         return () if self.jwks_uri is None else (JwksSource.of(self.jwks_uri, self.tls),)
 

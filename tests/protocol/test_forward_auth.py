@@ -49,6 +49,19 @@ class World:
                 "by_field": self._kind(
                     "/by", cache={"by": ["Authorization"], "per_uri": False, "per_address": False, "entries": 2}
                 ),
+                "named": self._kind("/named", consumer_header="X-Name"),
+                "either": Kind(
+                    route={
+                        "filters": {
+                            "auth": {
+                                "any_of": [
+                                    {"key_auth": {}},
+                                    {"forward_auth": {"url": f"{self.service.url}/either", "copy_headers": ["X-User"]}},
+                                ]
+                            }
+                        }
+                    }
+                ),
                 "away": self._kind(away.url),
                 "secure": self._kind(
                     f"{self.secure.url}/", tls={"ca": authority.ca, "certificate": certificate, "key": key}
@@ -64,7 +77,16 @@ class World:
                 ),
             },
             count=4,
-            settings={"filters": {"request_id": {}}},
+            settings={
+                "filters": {
+                    "request_id": {},
+                    "who": {
+                        "type": "headers",
+                        "request": {"set": {"X-Who": "{consumer.name}", "X-Groups-Of": "{consumer.groups}"}},
+                    },
+                },
+                "consumers": [{"name": "ann", "groups": ["staff"], "key_auth": [{"key": "anns-key"}]}],
+            },
         )
         away.stop()
 
@@ -411,3 +433,30 @@ def test_a_memory_is_bounded_and_may_look_at_the_fields_alone(world: World, take
         return len(world.service.requests) - before
 
     assert [asked_for(value) for value in (b"1", b"2", b"2", b"3", b"2", b"1")] == [1, 1, 0, 1, 0, 1]
+
+
+def test_what_the_client_sends_is_removed_also_where_it_is_let_in_another_way(world: World, take: Take) -> None:
+    lane = take("either")
+    for sent in (b"X-User: root\r\n", b"X_User: root\r\n"):
+        got, _ = lane.forward(lane.get(fields=sent + b"X-Api-Key: anns-key\r\n"))
+        assert (got.get(b"X-Who"), got.get(b"X-User"), got.get(b"X_User")) == (b"ann", None, None)
+    world.says(ANN)
+    got, _ = lane.forward(lane.get(fields=b"X-User: root\r\n"))
+    assert got.get_all(b"X-User") == [b"ann"]
+
+
+@pytest.mark.parametrize(("named", "groups"), [(b"ann", b"staff"), (b"somebody new", None)])
+def test_the_answer_can_name_the_consumer(world: World, take: Take, named: bytes, groups: bytes | None) -> None:
+    lane = take("named")
+    world.says(b"HTTP/1.1 200 OK\r\nX-Name: %b\r\nContent-Length: 0\r\n\r\n" % named)
+    got, _ = lane.forward(lane.get(fields=b"X-Name: root\r\n"))
+    assert (got.get(b"X-Who"), got.get(b"X-Groups-Of")) == (named, groups)
+
+
+@pytest.mark.parametrize(
+    "names", [b"X-Name: ann\r\nX-Name: bob\r\n", b"X-Name: %b\r\n" % (b"a" * 300), b"X-Name: \xff\r\n"]
+)
+def test_an_answer_that_does_not_name_one_lets_nothing_pass(world: World, take: Take, names: bytes) -> None:
+    lane = take("named")
+    world.says(b"HTTP/1.1 200 OK\r\n" + names + b"Content-Length: 0\r\n\r\n")
+    assert_fault(refused(lane, lane.get()), "auth_unavailable")

@@ -76,6 +76,10 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
             if name.lower().encode() in _OURS:
                 raise ValueError(f"`{name}` cannot hold a claim; expected another field")
 
+    def written_fields(self) -> Iterable[str]:
+        passed = None if self.login is None else self.login.pass_access_token
+        return (*self.claims_to_headers.values(), *([passed] if passed and passed.lower() != "authorization" else []))
+
     def feeds(self) -> Iterable[FeedSource]:
         keys = KeysSource(key=f"oidc keys {self._way}", issuer=self.issuer, tls=self.tls)
         about = ProviderSource(key=f"oidc {self._way}", issuer=self.issuer, tls=self.tls)
