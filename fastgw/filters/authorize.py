@@ -6,26 +6,12 @@ from typing import Annotated, Any, Final, NamedTuple, TypeAlias
 from msgspec import Meta
 
 from fastgw.config.settings import NONE, Settings
-from fastgw.config.values import Fingerprint, Identity, Notation, Realm
+from fastgw.config.values import Fingerprint, Identity, Realm
 from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Reply
 from fastgw.filters.bearer import challenge
+from fastgw.filters.jwt import ClaimName, Scope
 from fastgw.jose import claim_path, find_claim, scopes_of
 
-
-def _parse_scope(text: str) -> str:
-    if not text or any(not "!" <= char <= "~" or char in '"\\' for char in text):
-        raise ValueError(f'"{text}" is not a scope (RFC 6749 section 3.3)')
-    return text
-
-
-def _parse_claim(text: str) -> str:
-    claim_path(text)
-    return text
-
-
-_TEXT: Final[dict[str, Any]] = {"type": "string"}
-Scope = Annotated[str, Notation("a scope, without blanks", _parse_scope, _TEXT)]
-ClaimName = Annotated[str, Notation('a claim such as "sub" or "realm_access.roles"', _parse_claim, _TEXT)]
 Text = Annotated[str, Meta(min_length=1)]
 
 

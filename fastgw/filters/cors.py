@@ -60,10 +60,11 @@ FieldName = Annotated[str, Notation('a field name such as "X-Tenant", or "*"', _
 class Cors(Filter, name="cors", phase=Phase.ADMIT):
     """Let pages of other origins call what is served here.
 
-    A preflight is answered by the gateway, by the route that takes the method it asks for (unless a route names OPTIONS
-    among its methods). Every other answer, refusals of the gateway among them, carries the fields with which a browser
-    lets the page read it. An origin that is not allowed gets no such field; its requests pass as any client's do: this
-    protects the users of browsers, not the service.
+    A preflight is answered by the gateway, for the route that takes the method it asks for, unless one names OPTIONS
+    among its methods. It has none of the fields of that request: a route that asks for some is not found by it. Every
+    other answer, refusals of the gateway among them, carries the fields with which a browser lets the page read it. An
+    origin that is not allowed gets no such field; its requests pass as any client's do: this protects the users of
+    browsers, not the service.
     """
 
     by_route: ClassVar[bool] = True
@@ -81,7 +82,7 @@ class Cors(Filter, name="cors", phase=Phase.ADMIT):
     credentials: bool = False
     """Whether pages may call with the user's cookies, and read the answers. Not together with `*`."""
     max_age: Duration | None = None
-    """How long a browser may go by what a preflight was answered. null = what browsers take by themselves, 5 s."""
+    """How long a browser may go by what a preflight was answered. null = for 5 s, as browsers do by themselves."""
     private_network: bool = False
     """Whether pages from a public network may call here where this is a private one (Private Network Access)."""
     preflight: Literal["answer", "forward"] = "answer"

@@ -22,8 +22,7 @@ Names = Annotated[tuple[FieldName, ...], Meta(max_length=100)]
 FieldTemplate = Annotated[
     str,
     Notation(
-        "text in one line, in which {client_ip}, {request_id}, {consumer.name}, {claims.sub} and the like stand for "
-        "values of the request, and {{ for a brace",
+        "text in one line, in which {NAME} is a value of the request and {{ a brace",
         lambda text: parse_template(parse_field_value(text)),
         _ANY,
     ),
@@ -35,12 +34,6 @@ class Edits(Settings):
 
     For remove and set `-` and `_` in names are one: `X-User` takes `X_User` out too, which CGI, WSGI and PHP could not
     tell from it.
-
-    In values `{name}` stands for a value of the request: `{client_ip}`, `{scheme}`, `{host}`, `{method}`, `{path}`,
-    `{query}`, `{request_id}`, `{listener}`, `{route}`, `{consumer.name}`, `{consumer.groups}`, `{claims.NAME}` of a
-    verified token (`{claims.address.city}` leads inwards), and `{NAME}` or `{param.NAME}` for a parameter of the path.
-    Lists are written with commas. `{{` and `}}` are braces. When a value is missing or empty, the field is left
-    out. So it is when a value could not stand in a field, but who cannot be named to the upstream is answered 403.
     """
 
     remove: Names = ()
@@ -61,7 +54,14 @@ class Edits(Settings):
 
 
 class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
-    """Change the fields of what goes to the upstream and of what comes back."""
+    """Change the fields of what goes to the upstream and of what comes back: first remove, then set, then add.
+
+    In values `{name}` stands for a value of the request: `{client_ip}`, `{scheme}`, `{host}`, `{method}`, `{path}`,
+    `{query}`, `{request_id}`, `{listener}`, `{route}`, `{consumer.name}`, `{consumer.groups}`, `{claims.NAME}` of a
+    verified token (`{claims.address.city}` leads inwards), and `{NAME}` or `{param.NAME}` for a parameter of the path.
+    Lists are written with commas. `{{` and `}}` are braces. When a value is missing or empty, the field is left
+    out. So it is when a value could not stand in a field, but who cannot be named to the upstream is answered 403.
+    """
 
     request: Edits = Edits()
     """For the request, as the upstream gets it."""
