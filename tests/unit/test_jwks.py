@@ -1,0 +1,253 @@
+"""Key sets from a provider: when they are fetched, what replaces them, and who waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+
+from fastgw.config.settings import UpstreamTls
+from fastgw.config.values import parse_endpoint
+from fastgw.errors import Fault
+from fastgw.filters import jwks
+from fastgw.filters.jwks import AGAIN_S, BURST, EVERY_S, LATEST_S, SOONEST_S, JwksSource, Keyring, good_for
+from fastgw.jose import KeySet, read_set
+from fastgw.node.feeds import Feeds
+from fastgw.upstream.fetch import Fetched, FetchFailed
+from fastgw.wire.headers import Fields
+from tests.support.tokens import key_set, signer
+
+ONE, TWO = signer("RS256", "one"), signer("RS256", "two")
+SOURCE = JwksSource.of(parse_endpoint("https://idp.example/keys?tenant=hidden"), UpstreamTls())
+AWAY = FetchFailed(Fault.CONNECT_REFUSED, "https://idp.example: connect_refused")
+
+
+class Over(Exception):
+    """The script has come to its end."""
+
+
+class Node:
+    """Control, played: a clock, a provider that says one thing after the other, workers that ask at instants."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, answers: list[Any], asks: tuple[float, ...] = ()) -> None:
+        self.now = 1000.0
+        self.answers, self.asks = answers, [1000.0 + at for at in asks]
+        self.fetched: list[float] = []
+        self.published: list[tuple[float, bytes]] = []
+        self.fetcher = self
+        monkeypatch.setattr(jwks, "monotonic", lambda: self.now)
+
+    async def fetch(self, url: object, **_: object) -> Fetched:
+        self.fetched.append(self.now - 1000.0)
+        if not self.answers:
+            raise Over
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer if isinstance(answer, Fetched) else Fetched(200, Fields(), answer)
+
+    async def asked(self, timeout: float) -> bool:
+        due = self.now + timeout
+        if self.asks and self.asks[0] <= due:
+            self.now = max(self.now, self.asks.pop(0))
+            while timeout == 0 and self.asks and self.asks[0] <= self.now:
+                self.asks.pop(0)  # of many who have asked one is told
+            return True
+        self.now = due
+        return False
+
+    def publish(self, value: bytes) -> None:
+        self.published.append((self.now - 1000.0, value))
+
+    def read(self, path: str) -> bytes:
+        raise AssertionError(path)
+
+    def run(self) -> Node:
+        with pytest.raises(Over):
+            asyncio.run(SOURCE.run(self))  # type: ignore[arg-type]
+        return self
+
+
+def answered(body: bytes, status: int = 200, **fields: str) -> Fetched:
+    lines = [(name.replace("_", "-").encode(), value.encode()) for name, value in fields.items()]
+    return Fetched(status, Fields(lines), body)
+
+
+def test_keys_are_fetched_at_once_and_then_as_often_as_the_provider_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = [key_set(ONE), answered(key_set(TWO), cache_control="public, max-age=120"), key_set(TWO)]
+    node = Node(monkeypatch, answers).run()
+    assert node.fetched == [0.0, EVERY_S, EVERY_S + 120, EVERY_S * 2 + 120]
+    assert [value for _, value in node.published] == [key_set(ONE), key_set(TWO), key_set(TWO)]
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        (None, EVERY_S),
+        (b"", EVERY_S),
+        (b"no-store", EVERY_S),
+        (b"max-age=300", 300),
+        (b"public,max-age=300,must-revalidate", 300),
+        (b'private, Max-Age="300"', 300),
+        (b"max-age=0", SOONEST_S),
+        (b"max-age=99999999", LATEST_S),
+        (b"s-max-age=120", EVERY_S),
+        (b"max-age=abc", EVERY_S),
+        (b"max-age=99999999999999999999", EVERY_S),
+    ],
+)
+def test_how_long_keys_are_good_is_what_cache_control_says_within_bounds(said: bytes | None, seconds: float) -> None:
+    assert good_for(said) == seconds
+
+
+NONSENSE: list[Any] = [
+    AWAY,
+    answered(key_set(TWO), status=500),
+    answered(key_set(TWO), status=301, location="https://elsewhere.example"),
+    answered(key_set(TWO), status=204),
+    b"<html>maintenance</html>",
+    b"",
+    b"{}",
+    b'{"keys":[]}',
+    key_set(TWO.jwk | {"use": "enc"}),
+    key_set(signer("HS256", "shared")),
+]
+
+
+@pytest.mark.parametrize("answer", NONSENSE, ids=lambda answer: repr(answer)[:40])
+def test_a_provider_that_is_away_or_says_nonsense_takes_no_key_away(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, answer: Any
+) -> None:
+    """It is asked again soon, and it is told once, not every time; nothing of the URL's query is told."""
+    with caplog.at_level(logging.INFO):
+        node = Node(monkeypatch, [key_set(ONE), answer, answer, key_set(TWO)]).run()
+    assert node.fetched[:4] == [0.0, EVERY_S, EVERY_S + AGAIN_S, EVERY_S + 2 * AGAIN_S]
+    assert [value for _, value in node.published] == [key_set(ONE), key_set(ONE), key_set(ONE), key_set(TWO)]
+    told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(told) == 2
+    assert told[0].endswith("the keys that it gave last are still good")
+    assert told[1].endswith("there again")
+    assert "hidden" not in caplog.text
+
+
+def test_keys_that_are_passed_over_are_told_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        Node(monkeypatch, [key_set(ONE, TWO.jwk | {"use": "enc"})] * 3).run()
+    assert caplog.text.count("passed over: key 2 (two): its `use` is not sig") == 1
+
+
+def test_a_provider_that_was_never_there_is_looked_for_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Node(monkeypatch, [AWAY, AWAY, key_set(ONE)]).run()
+    assert [value for _, value in node.published] == [b"", b"", key_set(ONE)]
+    assert node.fetched[:3] == [0.0, AGAIN_S, 2 * AGAIN_S]
+
+
+def test_who_asks_is_answered_at_once_but_the_provider_is_not_asked_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many ask: some fetches at once after a quiet time, then one every `AGAIN_S`."""
+    asks = tuple(5 + number * 0.5 for number in range(100))  # for 50 seconds
+    node = Node(monkeypatch, [key_set(ONE)] * 9, asks).run()
+    assert node.fetched[0] == 0.0
+    at_once = [at for at in node.fetched[1:] if at < 5 + AGAIN_S - 1]
+    assert len(at_once) == BURST
+    during = [at for at in node.fetched[1:] if at <= 55]
+    assert BURST + 3 <= len(during) <= BURST + 5
+    answered = [at for at, _ in node.published]
+    assert all(any(0 <= at - ask <= 0.01 for at in answered) for ask in asks)
+
+
+def test_sources_are_one_if_they_are_fetched_in_the_same_way() -> None:
+    url = parse_endpoint("https://idp.example/keys?tenant=hidden")
+    assert JwksSource.of(url, UpstreamTls()) == SOURCE
+    others = [
+        JwksSource.of(parse_endpoint("https://idp.example/keys?tenant=other"), UpstreamTls()),
+        JwksSource.of(parse_endpoint("https://idp.example/keys"), UpstreamTls()),
+        JwksSource.of(url, UpstreamTls(verify=False)),
+    ]
+    assert len({each.key for each in (SOURCE, *others)}) == 4
+    assert "hidden" not in SOURCE.key
+
+
+# --- in a worker ---
+
+
+class Services:
+    def __init__(self, values: dict[str, bytes]) -> None:
+        self.asked: list[str] = []
+        self.feeds = Feeds(values, self.asked.append)
+
+
+@pytest.fixture
+def services() -> Services:
+    return Services({"k": key_set(ONE)})
+
+
+def started(services: Any) -> Keyring:
+    keyring = Keyring(KeySet(), "k")
+    keyring.start(services)
+    return keyring
+
+
+def test_a_keyring_has_what_its_feed_says_and_tells_those_who_remember(services: Any) -> None:
+    keyring = started(services)
+    told: list[int] = []
+
+    class Policy:
+        def keys_changed(self) -> None:
+            told.append(len(keyring.keys))
+
+    policy = Policy()
+    keyring.on_change(policy.keys_changed)
+    assert [key.kid for key in keyring.keys.keys] == ["one"]
+    services.feeds.take("k", key_set(ONE, TWO))
+    assert told == [2]
+    services.feeds.take("k", key_set(ONE, TWO))
+    assert told == [2]
+    del policy
+    services.feeds.take("k", key_set(TWO))
+    assert told == [2]
+    keyring.start(services)  # another route that shares it
+    keyring.stop()
+    services.feeds.take("k", key_set(ONE))
+    assert [key.kid for key in keyring.keys.keys] == ["one"]
+    keyring.stop()
+    services.feeds.take("k", key_set(TWO))
+    assert [key.kid for key in keyring.keys.keys] == ["one"]
+
+
+def test_all_who_wait_are_served_by_one_question(services: Any) -> None:
+    async def played() -> None:
+        keyring = started(services)
+        waiting = [asyncio.create_task(keyring.renew()) for _ in range(50)]
+        await asyncio.sleep(0)
+        assert services.asked == ["k"]
+        services.feeds.take("k", key_set(ONE))  # nothing new, which is an answer too
+        await asyncio.gather(*waiting)
+        await keyring.renew()  # just told: nobody waits again
+        assert services.asked == ["k"]
+
+    asyncio.run(played())
+
+
+def test_who_waits_in_vain_does_not_wait_for_ever(services: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jwks, "PATIENCE_S", 0.01)
+    monkeypatch.setattr(jwks, "REST_S", -1.0)
+
+    async def played() -> None:
+        keyring = started(services)
+        await keyring.renew()
+        await keyring.renew()
+
+    asyncio.run(played())
+    assert services.asked == ["k", "k"]
+
+
+def test_keys_of_a_file_are_asked_of_nobody() -> None:
+    keyring = Keyring(read_set(key_set(ONE)))
+    keyring.start(Services({}))  # type: ignore[arg-type]
+    asyncio.run(keyring.renew())
+    keyring.stop()
+    assert len(keyring.keys) == 1
