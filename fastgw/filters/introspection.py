@@ -9,6 +9,7 @@ import re
 import time
 from base64 import b64encode
 from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from functools import partial
 from hashlib import blake2b
 from math import inf
@@ -20,32 +21,54 @@ from urllib.parse import quote_plus, urlencode
 from msgspec import Meta
 
 from fastgw.config.secret import Secret
-from fastgw.config.settings import UpstreamTls
-from fastgw.config.values import Delay, Duration, EndpointUrl, Realm
+from fastgw.config.settings import NONE, Settings, Some, UpstreamTls
+from fastgw.config.values import Delay, Duration, EndpointUrl, FieldName, Realm
 from fastgw.filters.api import Consumer, Env, Exchange, Fault, Fetcher, Filter, Hooks, Outcome, Phase, Reply, Services
 from fastgw.filters.asking import check_tls, client_tls
 from fastgw.filters.bearer import Unclear, bearer_token, challenge
-from fastgw.filters.verified import LONGEST_NAME, explain_token
+from fastgw.filters.jwt import ClaimName, ClaimRule, Scope, compiled_rule
+from fastgw.filters.verified import LONGEST_NAME, explain_token, field_value
 from fastgw.identity import Index, Roster
-from fastgw.jose import ClaimPath, Claims, Expected, Refused, check_claims, claim_path, scopes_of
+from fastgw.jose import ClaimPath, Claims, Expected, Refused, check_claims, claim_path, find_claim, scopes_of
 from fastgw.jose.strict import members, unencoded
 from fastgw.node.flights import Flights
 from fastgw.node.second_level import SecondLevel, parse_redis
 from fastgw.node.tokens import TokenCache
 from fastgw.upstream.fetch import FetchFailed
+from fastgw.wire.framing import RequestHead
 
 Word = Annotated[str, Meta(min_length=1)]
+_OURS: Final = RequestHead.DROPPED | {b"authorization", b"cookie", b"host"}
 _MOST: Final = 65536
 """Bytes of an answer."""
 _NOT_IN_DESCRIPTION: Final = re.compile(r"[^ !#-\[\]-~]")  # RFC 6750 section 3
 _INACTIVE: Final = b'{"active":false}'
 
 
+class Answers(Settings):
+    """What the server has said is remembered: by each worker, and by all of them together in a second level."""
+
+    ttl: Annotated[Delay, Meta(le=86400)] = 60.0
+    """For how long at most that a token is good; never longer than it is. Meanwhile one that was revoked passes."""
+    negative_ttl: Annotated[Delay, Meta(le=3600)] = 5.0
+    """For how long that one is not."""
+    entries: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+    """How many good ones, and how many others; then the oldest is forgotten."""
+    second_level: Secret | None = None
+    """A Redis in which all workers and nodes share what they know: `redis://:password@host:6379/0`, or `rediss://`.
+
+    Needs `fastgw[redis]`. What is there is encrypted by means of `client_secret`: who reads it learns nothing. When it
+    is away, each worker asks for itself."""
+
+
 class Introspection(Filter, name="introspection", phase=Phase.AUTHENTICATE):
     """Let in whom an authorization server vouches for, which is asked about each bearer token (RFC 7662).
 
-    For tokens that say nothing by themselves; one that is a JWT is cheaper judged by `jwt`. An answer is remembered
-    until the token expires, and `ttl` at most; meanwhile a token that was revoked still passes.
+    For tokens that say nothing by themselves; one that is a JWT is cheaper judged by `jwt`. Who comes without one, or
+    with one that is not good, is answered 401; who lacks a scope, 403 (RFC 6750). When the server cannot be asked, or
+    what it says cannot be read, nothing passes: 503.
+
+    The consumer is the one whose `jwt` has the issuer and the subject; where none has, it is called as the subject.
     """
 
     url: EndpointUrl
@@ -64,43 +87,41 @@ class Introspection(Filter, name="introspection", phase=Phase.AUTHENTICATE):
     """Who must have issued the token, as the server says it. null = whoever the server vouches for."""
     audiences: tuple[Word, ...] = ()
     """One of these must be among those that the token is for; `*` = all are well. None: it must be for nobody else."""
-    scopes: tuple[Word, ...] = ()
-    """All of these must be the token's; else 403."""
-    required_claims: tuple[Word, ...] = ()
-    """What the server must say of the token, such as `sub` or `exp`; in objects by dots: `user.id`."""
-    token_types: tuple[Word, ...] = ("Bearer",)
-    """Types of tokens that will do, where the server tells one; case is ignored. Refresh tokens have none that will."""
-    consumer_claim: Word = "sub"
-    """The claim that names the consumer."""
-    leeway: Delay = 30.0
-    """By how much the clocks may differ."""
-    ttl: Annotated[Duration, Meta(le=86400)] = 60.0
-    """How long it is remembered, at most, that a token is good."""
-    negative_ttl: Annotated[Delay, Meta(le=3600)] = 5.0
-    """How long it is remembered that one is not."""
-    entries: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
-    """The most good ones that a worker remembers, and the most others; the oldest go first."""
-    second_level: Secret | None = None
-    """A Redis that all workers and nodes share what they know in: `redis://:password@host:6379/0`, `rediss://` for TLS.
-
-    Needs `fastgw[redis]`. What is there is encrypted by means of `client_secret`: who reads it learns nothing. When it
-    is away, each worker asks for itself."""
+    leeway: Delay = 1.0
+    """By how much the server's clock may differ, for `exp`, `nbf` and `iat`."""
+    required_claims: tuple[ClaimName, ...] = ()
+    """What the server must say of the token, such as `sub` or `exp`."""
+    token_types: Some[Word] = ("Bearer",)
+    """What `token_type` may be where the server tells it; case is ignored."""
+    scopes: tuple[Scope, ...] = ()
+    """Scopes that the token must have, all of them."""
+    claim_rules: tuple[ClaimRule, ...] = ()
+    """What claims must be; a token that is good but not so is answered 403."""
+    claims_to_headers: Mapping[ClaimName, FieldName] = NONE
+    """Claims that the upstream gets to see, and the fields it sees them in; what the client sends there is always
+    removed. A token is refused whose claim cannot stand there."""
+    consumer_claim: ClaimName = "sub"
+    """The claim that tells who it is."""
     hide_credentials: bool = False
     """Whether the upstream does not get to see the token."""
+    cache: Answers = Answers()
+    """What is remembered."""
     realm: Realm = "fastgw"
     """What `WWW-Authenticate` says that the token is for."""
 
     def __post_init__(self) -> None:
         check_tls(self.url, self.tls)
-        for claim in (*self.required_claims, self.consumer_claim):
-            claim_path(claim)
-        for scope in self.scopes:
-            if _NOT_IN_DESCRIPTION.search(scope) is not None or " " in scope:
-                raise ValueError(f'"{scope}" is not a scope (RFC 6749 section 3.3)')
+        for name in self.claims_to_headers.values():
+            if name.lower().encode() in _OURS:
+                raise ValueError(f"`{name}` cannot hold a claim; expected another field")
+
+    def written_fields(self) -> Iterable[str]:
+        return self.claims_to_headers.values()
 
     def build(self, env: Env) -> Hooks:
         secret = env.secret(self.client_secret)
-        redis = None if self.second_level is None else parse_redis(env.secret(self.second_level))
+        second = self.cache.second_level
+        redis = None if second is None else parse_redis(env.secret(second))
         tls = client_tls(env, self.tls)
 
         def make() -> _Policy:
@@ -127,10 +148,12 @@ class _Refusal(NamedTuple):
 class _Known:
     """A token that passes. Whose it is, is looked up again when there are other consumers."""
 
-    __slots__ = ("certificate", "claims", "consumer", "index")
+    __slots__ = ("certificate", "claims", "consumer", "index", "lines")
 
-    def __init__(self, claims: Claims, certificate: str) -> None:
+    def __init__(self, claims: Claims, lines: bytes, certificate: str) -> None:
         self.claims = claims
+        self.lines = lines
+        """Ready ones for the upstream."""
         self.certificate = certificate
         """The fingerprint of the client certificate that it is bound to; "" for none (RFC 8705 section 3.2)."""
         self.consumer: Consumer | None = None
@@ -195,20 +218,24 @@ class _Policy:
         "__weakref__",
         "_bad",
         "_consumer_claim",
-        "_drop",
         "_expected",
         "_fetcher",
+        "_fields",
         "_flights",
         "_good",
+        "_hidden",
         "_level",
         "_missing",
         "_negative_ttl",
         "_roster",
+        "_rules",
         "_said_scopes",
         "_scopes",
         "_server",
         "_settings",
+        "_ttl",
         "_types",
+        "_written",
     )
 
     def __init__(self, settings: Introspection, server: _Server, level: SecondLevel | None, roster: Roster) -> None:
@@ -226,11 +253,16 @@ class _Policy:
         self._said_scopes = " ".join(settings.scopes)
         self._types = frozenset(each.lower() for each in settings.token_types)
         self._consumer_claim: ClaimPath = claim_path(settings.consumer_claim)
-        self._drop = frozenset((b"authorization",)) if settings.hide_credentials else frozenset()
+        self._rules = tuple((each.claim, compiled_rule(each)) for each in settings.claim_rules)
+        told = settings.claims_to_headers.items()
+        self._fields = tuple((name.encode(), claim, claim_path(claim)) for claim, name in told)
+        self._written = frozenset(name.lower() for name, _, _ in self._fields)
+        self._hidden = frozenset((b"authorization",)) if settings.hide_credentials else frozenset()
         self._missing = (challenge(settings.realm, scope=self._said_scopes),)
-        self._negative_ttl = settings.negative_ttl
-        self._good: TokenCache[_Known] = TokenCache(settings.entries)
-        self._bad = _Refusals(settings.entries)
+        cache = settings.cache
+        self._ttl, self._negative_ttl = cache.ttl, cache.negative_ttl
+        self._good: TokenCache[_Known] = TokenCache(cache.entries)
+        self._bad = _Refusals(cache.entries)
         self._flights: Flights[_Known | _Refusal] = Flights()
         self._fetcher: Fetcher | None = None
 
@@ -247,6 +279,8 @@ class _Policy:
             self._level.close()
 
     def request(self, exchange: Exchange) -> Outcome:
+        if self._written:
+            exchange.request_dropped |= self._written
         try:
             token = bearer_token(exchange)
         except Unclear as unclear:
@@ -276,13 +310,17 @@ class _Policy:
         if known.index is not self._roster.index:
             self._find_consumer(known)
         exchange.consumer, exchange.claims = known.consumer, known.claims
-        if self._drop:
-            exchange.request_dropped |= self._drop
+        if known.lines:
+            exchange.request_added += known.lines
+        if self._hidden:
+            exchange.request_dropped |= self._hidden
         return None
 
     def _refuse(self, exchange: Exchange, refusal: _Refusal) -> Reply:
         if refusal.fault is Fault.AUTH_UNAVAILABLE:
             return exchange.refuse(refusal.fault, why=refusal.why)
+        if refusal.fault is Fault.FORBIDDEN:
+            return exchange.refuse(refusal.fault, "", why=refusal.why)
         description = _NOT_IN_DESCRIPTION.sub("?", refusal.why.replace("`", "'"))
         scopes = self._said_scopes if refusal.fault is Fault.INSUFFICIENT_SCOPE else ""
         fields = (challenge(self._settings.realm, refusal.error, description, scopes),)
@@ -313,13 +351,13 @@ class _Policy:
         level = self._level
         if level is not None and (kept := await level.get(token)) is not None:
             raw, until_date = kept
-            return _Said(_read(raw), min(until_date, time.time() + self._settings.ttl))
+            return _Said(_read(raw), min(until_date, time.time() + self._ttl))
         assert self._fetcher is not None
         raw = await self._server.ask(self._fetcher, token)
         claims = _read(raw)
         now = time.time()
         if claims["active"]:
-            said = _Said(claims, min(now + self._settings.ttl, _expiry(claims)))
+            said = _Said(claims, min(now + self._ttl, _expiry(claims)))
         else:
             said = _Said(claims, now + self._negative_ttl)
             raw = _INACTIVE
@@ -338,7 +376,15 @@ class _Policy:
         check_claims(told, self._expected, time.time())
         if self._scopes - scopes_of(told):
             return _Refusal(Fault.INSUFFICIENT_SCOPE, "the token lacks a scope", "insufficient_scope")
-        known = _Known(MappingProxyType(told), _certificate(told))
+        for claim, rule in self._rules:
+            if not rule(told):
+                return _Refusal(Fault.FORBIDDEN, f"the claim {claim} is not as the rules want it")
+        lines = b"".join(
+            b"%b: %b\r\n" % (name, value)
+            for name, text, path in self._fields
+            if (value := field_value(text, find_claim(told, path)))
+        )
+        known = _Known(MappingProxyType(told), lines, _certificate(told))
         self._find_consumer(known)
         return known
 
@@ -346,9 +392,7 @@ class _Policy:
         """The consumer who has this subject. Else whoever the token names, unless a consumer is called so already."""
         roster = self._roster
         known.index, known.consumer = roster.index, None
-        subject: Any = known.claims
-        for name in self._consumer_claim:
-            subject = subject.get(name) if isinstance(subject, dict | MappingProxyType) else None
+        subject = find_claim(known.claims, self._consumer_claim)
         issuer = known.claims.get("iss") or self._settings.issuer or ""
         if isinstance(subject, str) and subject:
             found = roster.by_jwt_subject(issuer, subject)

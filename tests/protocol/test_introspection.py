@@ -99,14 +99,17 @@ class World:
         self.lanes = Lanes(
             directory,
             {
-                "plain": kind(negative_ttl="1h", ttl="1h"),
+                "plain": kind(cache={"negative_ttl": "1h", "ttl": "1h"}, leeway="30s"),
                 "post": kind(client_auth="post", hide_credentials=True),
                 "strict": kind(issuer=ISSUER, audiences=["api", "other"], scopes=["read", "write"], realm="the api"),
                 "required": kind(required_claims=["sub", "user.id"]),
-                "forgetful": kind(ttl="1ms", negative_ttl=0),
+                "forgetful": kind(cache={"ttl": 0, "negative_ttl": 0}),
                 "hasty": kind(timeout="100ms"),
+                "ruled": kind(
+                    claim_rules=[{"claim": "user.role", "any_of": ["admin"]}], claims_to_headers={"user.id": "X-User"}
+                ),
                 "away": kind(url=away.url),
-                "small": kind(entries=1),
+                "small": kind(cache={"entries": 1}),
             },
             count=3,
             settings={"consumers": [{"name": "ann", "groups": ["staff"], "jwt": [{"issuer": ISSUER, "subject": "7"}]}]},
@@ -288,6 +291,17 @@ def test_claims_can_be_required(server: Server, take: Take) -> None:
         refused(lane, server.knows(f"lacking-{number}", **claims), "credentials_invalid")
 
 
+def test_claims_can_be_ruled_and_sent_on(server: Server, take: Take) -> None:
+    lane = take("ruled")
+    good = server.knows("ruled", user={"role": ["x", "admin"], "id": 7})
+    for _ in range(2):
+        got, _ = lane.forward(lane.get(fields=good + b"X-User: root\r\nX_User: root\r\n"))
+        assert (got.get_all(b"X-User"), got.get(b"X_User")) == ([b"7"], None)
+    refused(lane, server.knows("unruly", user={"role": "user"}), "forbidden")
+    injecting = server.knows("injecting", user={"role": "admin", "id": "7\r\nX-Admin: 1"})
+    refused(lane, injecting, "credentials_invalid")
+
+
 def test_a_verdict_is_remembered_good_or_bad(server: Server, take: Take) -> None:
     lane, good = take(), server.knows("remembered", sub="7")
     before = server.questions
@@ -317,7 +331,6 @@ def test_nothing_is_remembered_for_longer_than_the_ceiling_or_the_token_lasts(
     before = server.questions
     for _ in range(2):
         lane.forward(lane.get(fields=good))
-        time.sleep(0.002)  # the ceiling
     assert server.questions == before + 2
 
 
@@ -325,7 +338,6 @@ def test_a_token_that_was_revoked_is_refused_once_the_memory_is_over(server: Ser
     lane, good = take("forgetful"), server.knows("revoked", sub="7")
     lane.forward(lane.get(fields=good))
     del server.tokens["revoked"]
-    time.sleep(0.002)  # the ceiling
     refused(lane, good, "credentials_invalid")
 
 
@@ -444,9 +456,7 @@ def test_gateways_share_what_they_know_in_a_redis_that_cannot_read_it(redis: Red
                 "url": f"{server.origin.url}/introspect",
                 "client_id": "gateway",
                 "client_secret": {"file": "secret"},
-                "ttl": "1h",
-                "negative_ttl": "1h",
-                "second_level": {"env": "REDIS_URL"},
+                "cache": {"ttl": "1h", "negative_ttl": "1h", "second_level": {"env": "REDIS_URL"}},
             }
             config = {
                 "workers": 1,
