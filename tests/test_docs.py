@@ -21,6 +21,7 @@ from tests.support.gateway import FASTGW, STOP_DEADLINE, Lines, wait_until
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "tuning.md", "deploy/README.md"]
+DOCUMENTS += ["docs/filters.md", "docs/write-a-filter.md"]
 CONFIGURATIONS = sorted(
     str(path.relative_to(ROOT))
     for folder in ("examples", "deploy")
@@ -115,6 +116,10 @@ class Terminal:
         for sock in self._held:
             sock.close()
 
+    def sets(self, **variables: str) -> None:
+        """For all commands from here on."""
+        self._environment |= variables
+
     def moved(self, text: str) -> str:
         """The same with free ports, each name of a port always the same one."""
         return PORT.sub(lambda found: self._ports.get(found[0]) or self._take_port(found[0]), text)
@@ -201,3 +206,29 @@ def test_what_the_readme_shows_is_what_happens(block, tmp_path):
                 (tmp_path / name).write_text(terminal.moved(text))
         for command, expected in commands(block):
             terminal.type(command, expected)
+
+
+TUTORIAL = "docs/write-a-filter.md"
+PACKAGE = ROOT / "examples" / "filter_package"
+
+
+def test_the_files_of_the_tutorial_are_the_package():
+    files = dict(FILE_BLOCK.findall(text_of(TUTORIAL)))
+    there = {str(path.relative_to(PACKAGE)) for path in PACKAGE.rglob("*") if path.suffix in (".py", ".toml", ".yaml")}
+    assert set(files) == there
+    assert files == {name: (PACKAGE / name).read_text() for name in files}
+
+
+def test_what_the_tutorial_shows_is_what_happens(tmp_path):
+    """Installed beside everything else, into a folder of its own."""
+    site = tmp_path / "site"
+    with Terminal(tmp_path) as terminal:
+        terminal.sets(
+            PIP_TARGET=str(site), PIP_NO_DEPS="1", PIP_NO_BUILD_ISOLATION="0", PIP_NO_INDEX="1", PYTHONPATH=str(site)
+        )
+        for name, text in FILE_BLOCK.findall(text_of(TUTORIAL)):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text(terminal.moved(text))
+        for block in blocks(TUTORIAL):
+            for command, expected in commands(block):
+                terminal.type(command, expected)

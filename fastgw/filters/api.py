@@ -17,6 +17,7 @@ import msgspec
 
 from fastgw.config.secret import Secret, secret_in
 from fastgw.config.settings import Settings, SettingsMeta
+from fastgw.config.values import Duration, FieldName, FieldValue, Network, Percent, ReadableFile, Size
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Hooks, Outcome, Reply
 from fastgw.identity import Consumer, Roster
@@ -27,20 +28,28 @@ from fastgw.upstream.fetch import Fetcher
 __all__ = [
     "API",
     "Consumer",
+    "Duration",
     "Env",
     "Exchange",
     "Fault",
     "Feed",
     "FeedSource",
     "Fetcher",
+    "FieldName",
+    "FieldValue",
     "Filter",
     "Hooks",
+    "Network",
     "NodeSide",
     "Outcome",
+    "Percent",
     "Phase",
+    "ReadableFile",
     "Reply",
     "Secret",
     "Services",
+    "Settings",
+    "Size",
 ]
 
 T = TypeVar("T")

@@ -1,0 +1,34 @@
+"""read_only: let nobody change anything for a while."""
+
+from fastgw.filters.api import Duration, Env, Exchange, Filter, Hooks, Phase, Reply
+
+READING = (b"GET", b"HEAD", b"OPTIONS")
+
+
+class ReadOnly(Filter, name="read_only", phase=Phase.AUTHORIZE):
+    """Let nobody change anything, such as while a database is moved. Reading goes on."""
+
+    except_groups: tuple[str, ...] = ()
+    """Groups of consumers who may change things all the same."""
+    retry_after: Duration = 60.0
+    """When clients are told to try again."""
+
+    def build(self, env: Env) -> Hooks:
+        groups = frozenset(self.except_groups)
+        fields = ((b"Content-Type", b"text/plain"), (b"Retry-After", b"%d" % self.retry_after))
+        refusal = Reply(503, b"Nothing can be changed here for a while.\n", fields)
+
+        def request(exchange: Exchange) -> Reply | None:
+            if exchange.method in READING:
+                return None
+            if exchange.consumer is not None and groups & exchange.consumer.groups:
+                return None
+            return refusal
+
+        def response(exchange: Exchange) -> None:
+            exchange.add_response_fields(b"X-Read-Only: yes\r\n")
+
+        def explain(exchange: Exchange) -> str:
+            return "it only reads" if exchange.method in READING else "a group that may"
+
+        return Hooks(request=request, response=response, explain=explain)
