@@ -20,7 +20,19 @@ from starlette.routing import Route
 from fastgw.admin import dashboard
 from fastgw.admin.access import Access, Gate
 from fastgw.admin.answers import answer, refused, told
-from fastgw.admin.node import JSON, Draining, Effective, Live, Node, Outcome, Reason, Routes, Status, Upstreams
+from fastgw.admin.node import (
+    JSON,
+    Consumers,
+    Draining,
+    Effective,
+    Live,
+    Node,
+    Outcome,
+    Reason,
+    Routes,
+    Status,
+    Upstreams,
+)
 from fastgw.admin.openapi import document
 from fastgw.admin.operation import Act, Operation
 from fastgw.config.problems import shorten
@@ -161,6 +173,10 @@ async def _config(node: Node, request: Request) -> Response:
     return told(await node.config())
 
 
+async def _consumers(node: Node, request: Request) -> Response:
+    return told(Consumers(await node.consumers()))
+
+
 async def _openapi(node: Node, request: Request) -> Response:
     return told(document(OPERATIONS))
 
@@ -229,8 +245,15 @@ OPERATIONS: Final = (
     ),
     Operation(
         "GET",
+        "/consumers",
+        "The consumers and their groups, and never what they are known by.",
+        _consumers,
+        {200: Consumers},
+    ),
+    Operation(
+        "GET",
         "/config",
-        "The configuration that is served, secrets masked.",
+        "The configuration that is served, secrets masked, without its consumers.",
         _config,
         {200: Effective},
     ),

@@ -130,8 +130,26 @@ class Upstreams(Struct, frozen=True):
     upstreams: Sequence[UpstreamInfo]
 
 
+class ConsumerInfo(Struct, frozen=True):
+    """Somebody that the gateway knows by name. Of what it is known by only how many there are."""
+
+    name: str
+    groups: Sequence[str]
+    keys: int
+    passwords: int
+    subjects: int
+    """Of tokens."""
+    certificates: int
+
+
+class Consumers(Struct, frozen=True):
+    """All consumers."""
+
+    consumers: Sequence[ConsumerInfo]
+
+
 class Effective(Struct, frozen=True):
-    """The configuration that is served, defaults written out and secrets masked."""
+    """The configuration that is served, defaults written out, secrets masked, and without its consumers."""
 
     generation: int
     hash: str
@@ -215,6 +233,7 @@ class Node(Protocol):
     def live(self) -> Live: ...
     def routes(self) -> Sequence[RouteInfo]: ...
     def upstreams(self) -> Sequence[UpstreamInfo]: ...
+    async def consumers(self) -> Sequence[ConsumerInfo]: ...
     async def config(self) -> Effective: ...
 
     def metrics(self, accept: bytes) -> tuple[bytes, bytes]:

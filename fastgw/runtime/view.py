@@ -17,6 +17,7 @@ from fastgw.admin.metrics import Exposition
 from fastgw.config.levels import running
 from fastgw.config.settings import Config, Route, Target, Upstream
 from fastgw.config.values import Url
+from fastgw.identity import Index
 from fastgw.node.places import target_name
 from fastgw.node.targets import Verdict
 from fastgw.observe import Totals
@@ -138,6 +139,9 @@ class View:
             )
             for name, upstream in self._current_parts().upstreams.items()
         ]
+
+    async def consumers(self) -> list[node.ConsumerInfo]:
+        return await asyncio.to_thread(_consumers, self._proposals.current.index)
 
     async def config(self) -> node.Effective:
         current = self._proposals.current
@@ -267,6 +271,13 @@ def quantile(row: Sequence[int], share: float) -> float | None:
 def _retries(totals: Totals, upstream: str) -> int:
     row = totals.upstreams.get(upstream)
     return 0 if row is None else row[UPSTREAM_RETRIES]
+
+
+def _consumers(index: Index) -> list[node.ConsumerInfo]:
+    return [
+        node.ConsumerInfo(each.name, each.groups, each.keys, each.passwords, each.subjects, each.certificates)
+        for each in index.known()
+    ]
 
 
 def _destination(route: Route) -> str:

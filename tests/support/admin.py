@@ -18,6 +18,7 @@ from fastgw.admin.access import Access
 from fastgw.admin.api import create_app
 from fastgw.admin.node import (
     Committed,
+    ConsumerInfo,
     Effective,
     Latency,
     Live,
@@ -46,6 +47,7 @@ BUSY = Outcome(False, 1, Committed(0, 4), summary="another change is under way",
 FAILED = Outcome(False, 1, Committed(0, 4), summary="worker 2 refused: no memory", reason="failed")
 WORKER = Worker(0, 4321, 1, "ready", 93784.5, 17, 1_234_567, 36_000_000, 12.5, 0.0012)
 
+CONSUMER = ConsumerInfo("alice", ["admin"], keys=2, passwords=1, subjects=0, certificates=0)
 EFFECTIVE = Effective(1, "ab" * 32, {"version": 1, "admin": {"token": "***"}})
 
 
@@ -95,6 +97,9 @@ class FakeNode:
 
     def upstreams(self) -> list[UpstreamInfo]:
         return self.upstreams_known
+
+    async def consumers(self) -> list[ConsumerInfo]:
+        return [CONSUMER]
 
     async def config(self) -> Effective:
         return EFFECTIVE

@@ -20,6 +20,7 @@ EVERYWHERE = [
     "GET /status",
     "GET /live",
     "GET /routes",
+    "GET /consumers",
     "GET /config",
     "GET /metrics",
     "GET /openapi.json",

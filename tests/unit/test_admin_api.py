@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from fastgw.admin import api
-from fastgw.admin.node import Effective, Live, Routes, Status, Upstreams
+from fastgw.admin.node import Consumers, Effective, Live, Routes, Status, Upstreams
 from fastgw.admin.operation import Operation
-from tests.support.admin import BUSY, EFFECTIVE, FAILED, REJECTED, RELOADED, FakeNode, Served, served
+from tests.support.admin import BUSY, CONSUMER, EFFECTIVE, FAILED, REJECTED, RELOADED, FakeNode, Served, served
 from tests.support.gateway import wait_until
 
 NODE = FakeNode()
@@ -21,6 +21,7 @@ TELLS = [
     ("/live", Live, NODE.live()),
     ("/routes", Routes, Routes(NODE.routes())),
     ("/upstreams", Upstreams, Upstreams(NODE.upstreams())),
+    ("/consumers", Consumers, Consumers([CONSUMER])),
     ("/config", Effective, EFFECTIVE),
 ]
 YAML = "Content-Type: application/yaml"
