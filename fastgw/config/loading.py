@@ -16,6 +16,7 @@ from fastgw.config.merging import add_consumers, merge, put_targets
 from fastgw.config.problems import ConfigError, Problem
 from fastgw.config.rules import RULES
 from fastgw.config.settings import MOST_WORKERS, AccessLog, Config, Listener, Route, Status
+from fastgw.config.tls_rules import tls_notes
 from fastgw.config.values import ADDRESS, URL, Notation
 
 MOST_TOLD: Final = 1000
@@ -104,7 +105,7 @@ def _checked(found: Found, filter_types: Mapping[str, type], files: Files) -> Lo
     if all(document.value is not None for document in documents):
         for rule in RULES:
             rule(merged)
-        notes += FilterRules(merged).check()
+        notes += FilterRules(merged).check() + tls_notes(merged)
     order = {document.name: number for number, document in enumerate(documents)}
     problems = found.problems + of_extensions + [problem for reading in readings for problem in reading.problems]
     if problems:

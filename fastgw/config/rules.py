@@ -4,7 +4,6 @@
 problem says enough.
 """
 
-import ssl
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Final
@@ -15,10 +14,10 @@ from msgspec.structs import astuple
 from fastgw.config import patterns
 from fastgw.config.consumers import NOUNS, Kind, marks_of
 from fastgw.config.merging import Merged, Place
-from fastgw.config.pem import as_file
 from fastgw.config.problems import Path, show, suggest
-from fastgw.config.settings import Config, Route, UpstreamTls
+from fastgw.config.settings import Config, Route
 from fastgw.config.shapes import BROKEN, fields_of
+from fastgw.config.tls_rules import served_tls_that_works, tls_that_works
 from fastgw.config.values import Address
 from fastgw.wire.llhttp import knows_method
 
@@ -62,59 +61,6 @@ def proxy_protocol_needs_trust(merged: Merged) -> None:
             continue  # who may write to a unix socket is trusted: its permissions say who
         if listener.proxy_protocol == "required" and not listener.trusted_proxies:
             place.below("proxy_protocol").report("nobody is trusted to send it", "expected `trusted_proxies` beside it")
-
-
-def tls_that_works(merged: Merged) -> None:
-    """A client certificate has both halves; the files hold what they should; some target is `https`."""
-    for place, _, upstream in merged.whole("upstreams"):
-        if upstream.tls == UpstreamTls():
-            continue
-        tls, at = upstream.tls, place.below("tls")
-        if upstream.targets is not BROKEN and not any(
-            target is BROKEN or target.url is BROKEN or target.url.tls for target in upstream.targets
-        ):
-            at.report("no target of this upstream is https", "expected an https target, or no `tls`")
-        if (tls.certificate is None) != (tls.key is None) and not {"certificate", "key"} <= at.raw.keys():
-            given, lacking = ("certificate", "key") if tls.certificate else ("key", "certificate")
-            at.below(given).report(f"there is no `{lacking}`", "expected both or neither")
-        _try_ca(tls.ca, at)
-        _try_pair(tls.certificate, tls.key, at)
-
-
-def admin_tls_that_works(merged: Merged) -> None:
-    for place, admin in merged.once("admin"):
-        if admin.tls is None:
-            continue
-        at = place.below("tls")
-        for index, pair in _whole(() if admin.tls.certificates is BROKEN else admin.tls.certificates):
-            _try_pair(pair.certificate, pair.key, at.below("certificates", index))
-        if admin.tls.client_auth is not None:
-            _try_ca(admin.tls.client_auth.ca, at.below("client_auth"))
-
-
-def _try_ca(ca: Any, at: Place) -> None:
-    """Whether it holds certificates: the bytes that were read, whatever the file has by now."""
-    if ca is None or ca is BROKEN:
-        return
-    with as_file(at.reading.files.read(ca)) as file:
-        try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
-        except ssl.SSLError:
-            at.below("ca").report("no certificate could be read from it", "expected a PEM file", at_key=False)
-
-
-def _try_pair(certificate: Any, key: Any, at: Place) -> None:
-    """Whether these are a certificate and its key, likewise."""
-    if not all(isinstance(each, str) for each in (certificate, key)):  # not given, or BROKEN
-        return
-    files = at.reading.files
-    with as_file(files.read(certificate)) as certificate_file, as_file(files.read(key)) as key_file:
-        try:
-            trial = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            trial.load_cert_chain(certificate_file, key_file, password="")  # or an encrypted key would ask the terminal
-        except ssl.SSLError:
-            wrong = "the certificate and the key cannot be read or do not belong together"
-            at.below("certificate").report(wrong, "expected PEM files, the key without a password", at_key=False)
 
 
 def admin_is_guarded(merged: Merged) -> None:
@@ -334,7 +280,7 @@ RULES: Final[tuple[Rule, ...]] = (
     one_listener_per_address,
     proxy_protocol_needs_trust,
     tls_that_works,
-    admin_tls_that_works,
+    served_tls_that_works,
     admin_is_guarded,
     consumers_are_told_apart,
     routes_have_their_own_names,

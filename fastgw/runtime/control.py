@@ -16,9 +16,9 @@ import uvloop
 
 from fastgw.admin.dashboard import page
 from fastgw.admin.status import StatusPages
-from fastgw.admin.tls import files_of, server_context
 from fastgw.config.settings import Admin
 from fastgw.config.spots import Flaw
+from fastgw.downstream.tls import files_of, server_context
 from fastgw.node.ground import Ground
 from fastgw.runtime.accepted import Accepted
 from fastgw.runtime.channel import AnyMessage, Ask, Channel, ChannelClosed, Columns, Outcome, Ready, Reload, Stop

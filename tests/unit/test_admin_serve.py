@@ -17,10 +17,10 @@ from fastgw.admin import serve as serving
 from fastgw.admin.access import Access
 from fastgw.admin.api import create_app
 from fastgw.admin.serve import serve
-from fastgw.admin.tls import server_context
 from fastgw.config.secret import Secret
 from fastgw.config.settings import ClientAuth, ServerCertificate, ServerTls
 from fastgw.config.values import Address
+from fastgw.downstream.tls import server_context
 from tests.support.admin import FakeNode, Served, served, taken
 from tests.support.certificates import Certificates
 from tests.support.gateway import wait_until

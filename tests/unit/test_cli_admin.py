@@ -17,11 +17,11 @@ from typer.testing import CliRunner, Result
 from fastgw.admin import tables
 from fastgw.admin.client import AdminClient, parse_place
 from fastgw.admin.node import Status
-from fastgw.admin.tls import server_context
 from fastgw.cli import app
 from fastgw.config.secret import Secret
 from fastgw.config.settings import ClientAuth, ServerCertificate, ServerTls
 from fastgw.config.values import Address
+from fastgw.downstream.tls import server_context
 from tests.support.admin import BUSY, FAILED, REJECTED, Served, served
 from tests.support.certificates import Certificates
 

@@ -107,16 +107,12 @@ def test_one_mistake_is_one_line(tmp_path):
         (
             "{certificates: [{certificate: $other, key: $key}]}",
             [
-                "3:44: admin.tls.certificates[0].certificate: the certificate and the key cannot be read or do not "
-                "belong together; expected PEM files, the key without a password"
+                "3: admin.tls.certificates[0].key: it is not the key of the certificate; expected the certificate's own"
             ],
         ),
         (
             "{certificates: [{certificate: $certificate, key: $encrypted}]}",
-            [
-                "3:44: admin.tls.certificates[0].certificate: the certificate and the key cannot be read or do not "
-                "belong together; expected PEM files, the key without a password"
-            ],
+            ["3: admin.tls.certificates[0].key: the key is encrypted; expected it without a password"],
         ),
         (
             "{certificates: [{certificate: $certificate}, {certificate: none.pem, key: $key}]}",

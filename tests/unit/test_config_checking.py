@@ -61,7 +61,8 @@ def test_gateway_settings(tmp_path, text, line):
         ("{address: 'a:1', trusted_proxies: [10.0.0.1/8]}", "trusted_proxies[0]: 10.0.0.1/8 has host bits set; expect"),
         ("{address: 'a:1', proxy_protocol: false}", 'proxy_protocol: false; expected "off" or "required"'),
         ("{address: 'a:1', proxy_protocol: required}", "proxy_protocol: nobody is trusted to send it; expected"),
-        ("{address: 'a:1', tls: {}}", 'tls: unknown key; expected one of "address", "filters", '),
+        ("{address: 'a:1', tsl: {}}", 'tsl: unknown key; did you mean "tls"?'),
+        ("{address: 'a:1', tls: {}}", "tls.certificates: missing; expected a list of at least one of a mapping"),
     ],
 )  # fmt: skip
 def test_listeners(tmp_path, text, line):
@@ -82,7 +83,7 @@ def test_listeners(tmp_path, text, line):
         ("{targets: [{url: 'http://a'}], tls: {verify: false}}", "u.tls: no target of this upstream is https; expecte"),
         ("{targets: [{url: 'https://a'}], tls: {key: a.yaml}}", "u.tls.key: there is no `certificate`; expected both"),
         ("{targets: [{url: 'https://a'}], tls: {ca: a.yaml}}", "u.tls.ca: no certificate could be read from it; expec"),
-        ("{targets: [{url: 'https://a'}], tls: {certificate: a.yaml, key: a.yaml}}", "u.tls.certificate: the certific"),
+        ("{targets: [{url: 'https://a'}], tls: {certificate: a.yaml, key: a.yaml}}", "u.tls.certificate: no certifica"),
         ("{targets: [{url: 'https://a'}], tls: {ca: .}}", 'u.tls.ca: "." cannot be read: Is a directory; expected a r'),
     ],
 )  # fmt: skip

@@ -1,0 +1,128 @@
+"""What certificates, keys and authorities must be, and what is worth knowing of them.
+
+All is said of the bytes that were read, whatever a file has by now.
+"""
+
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+from fastgw.config.merging import Merged, Place
+from fastgw.config.pem import amiss, amiss_authority, amiss_revocations, decoded, dns_names
+from fastgw.config.problems import Problem, show
+from fastgw.config.settings import UpstreamTls
+from fastgw.config.shapes import BROKEN
+
+EXPIRES_SOON_S = 14 * 24 * 3600
+
+
+def tls_that_works(merged: Merged) -> None:
+    """A client certificate has both halves; the files hold what they should; some target is `https`."""
+    for place, _, upstream in merged.whole("upstreams"):
+        if upstream.tls == UpstreamTls():
+            continue
+        tls, at = upstream.tls, place.below("tls")
+        if upstream.targets is not BROKEN and not any(
+            target is BROKEN or target.url is BROKEN or target.url.tls for target in upstream.targets
+        ):
+            at.report("no target of this upstream is https", "expected an https target, or no `tls`")
+        if (tls.certificate is None) != (tls.key is None) and not {"certificate", "key"} <= at.raw.keys():
+            given, lacking = ("certificate", "key") if tls.certificate else ("key", "certificate")
+            at.below(given).report(f"there is no `{lacking}`", "expected both or neither")
+        _try(tls.ca, at.below("ca"), amiss_authority)
+        _try_pair(tls.certificate, tls.key, at)
+
+
+def served_tls_that_works(merged: Merged) -> None:
+    """Of listeners, and of the admin listener."""
+    for at, tls in _served(merged):
+        for index, pair in _whole(tls.certificates):
+            _try_pair(pair.certificate, pair.key, at.below("certificates", index))
+        if tls.client_auth not in (None, BROKEN):
+            below = at.below("client_auth")
+            _try(tls.client_auth.ca, below.below("ca"), amiss_authority)
+            _try(tls.client_auth.crl, below.below("crl"), amiss_revocations)
+
+
+def tls_notes(merged: Merged) -> list[Problem]:
+    """Certificates that clients will not believe: out of date, without a name, or for none of a route's hosts."""
+    notes = []
+    now = time.time()
+    for at, tls in _served(merged):
+        for index, pair in _whole(tls.certificates):
+            certificate = _decoded(pair.certificate, at)
+            if certificate is not None:
+                place = at.below("certificates", index, "certificate")
+                notes += [place.problem(wrong) for wrong in _doubts(certificate, now)]
+    return [*notes, *_unnamed_hosts(merged)]
+
+
+def _served(merged: Merged) -> Iterator[tuple[Place, Any]]:
+    for place, _, listener in merged.whole("listeners"):
+        if listener.tls not in (None, BROKEN):
+            yield place.below("tls"), listener.tls
+    for place, admin in merged.once("admin"):
+        if admin not in (None, BROKEN) and admin.tls not in (None, BROKEN):
+            yield place.below("tls"), admin.tls
+
+
+def _doubts(certificate: dict[str, Any], now: float) -> Iterator[str]:
+    since, until = (ssl.cert_time_to_seconds(certificate[each]) for each in ("notBefore", "notAfter"))
+    if now < since:
+        yield f"the certificate is not valid before {certificate['notBefore']}"
+    elif until < now:
+        yield f"the certificate has expired: {certificate['notAfter']}"
+    elif until < now + EXPIRES_SOON_S:
+        yield f"the certificate expires soon: {certificate['notAfter']}"
+    if not certificate.get("subjectAltName"):
+        yield "the certificate names no host (subjectAltName): clients that verify it refuse it"
+
+
+def _unnamed_hosts(merged: Merged) -> Iterator[Problem]:
+    """Hosts of routes that no certificate is for, on a listener that speaks TLS."""
+    named: dict[str, set[str]] = {}
+    for place, name, listener in merged.whole("listeners"):
+        if listener.tls in (None, BROKEN):
+            continue
+        pairs = [pair for _, pair in _whole(listener.tls.certificates)]
+        certificates = [_decoded(pair.certificate, place) for pair in pairs]
+        if all(each is not None for each in certificates):
+            named[name] = {host for each in certificates if each is not None for host in dns_names(each)}
+    for place, route in merged.routes() if named else ():
+        wanted = named if not route.listeners else [each for each in route.listeners if each in named]
+        for index, host in _whole(route.hosts):
+            bare = host.lower()
+            for listener in wanted:
+                if _is_name(bare) and not {bare, "*." + bare.partition(".")[2]} & named[listener]:
+                    wrong = f"no certificate of listener {listener} is for {show(host)}"
+                    yield place.below("hosts", index).problem(wrong)
+
+
+def _is_name(host: str) -> bool:
+    return not host.startswith("[") and not host.replace(".", "").isdigit() and ":" not in host
+
+
+def _decoded(certificate: Any, at: Place) -> dict[str, Any] | None:
+    if isinstance(certificate, str):
+        with suppress(ssl.SSLError):
+            return decoded(at.reading.files.read(certificate))
+    return None
+
+
+def _try(file: Any, at: Place, wrong_with: Callable[[bytes], str]) -> None:
+    if isinstance(file, str) and (wrong := wrong_with(at.reading.files.read(file))):
+        at.report(wrong, "expected a PEM file", at_key=False)
+
+
+def _try_pair(certificate: Any, key: Any, at: Place) -> None:
+    """Whether these are a certificate and its key."""
+    if isinstance(certificate, str) and isinstance(key, str):  # given, and not BROKEN
+        wrong = amiss(at.reading.files.read(certificate), at.reading.files.read(key))
+        if wrong is not None:
+            at.below(wrong.of).report(wrong.wrong, wrong.expected, at_key=False)
+
+
+def _whole(values: Any) -> Iterator[tuple[int, Any]]:
+    return ((index, value) for index, value in enumerate(() if values is BROKEN else values) if value is not BROKEN)
