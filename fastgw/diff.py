@@ -16,6 +16,7 @@ from fastgw.config.secret import MASK
 from fastgw.config.settings import Filters, FilterUse
 from fastgw.config.shapes import Either, Field, File, Hidden, Sequence, Shape, Structure, Table, fields_of, shape_of
 from fastgw.config.writing import fitting, masked, written
+from fastgw.identity import Index, Known, index_of
 
 Deed = Literal["added", "removed", "changed", "reordered"]
 
@@ -63,13 +64,15 @@ class Differences(Struct, frozen=True):
     listeners: Part = Part()
     upstreams: Part = Part()
     routes: Part = Part()
+    consumers: Part = Part()
+    """Of what they are known by only that it is different."""
     filters: Part = Part()
     """Of every level."""
     needs: tuple[str, ...] = ()
     """What a reload cannot do without being noticed: processes that start or end, sockets that close."""
 
     def __bool__(self) -> bool:
-        return any((self.settings, self.listeners, self.upstreams, self.routes, self.filters))
+        return any((self.settings, self.listeners, self.upstreams, self.routes, self.consumers, self.filters))
 
 
 KINDS: Final = {
@@ -77,15 +80,19 @@ KINDS: Final = {
     "listeners": "listener",
     "upstreams": "upstream",
     "routes": "route",
+    "consumers": "consumer",
     "filters": "filter",
 }
 """The parts of `Differences` in the order they are told, and what one of each is called."""
-NAMED: Final = ("listeners", "upstreams", "filter_sets", "filters", "routes")
+NAMED: Final = ("listeners", "upstreams", "filter_sets", "filters", "routes", "consumers")
 """The keys of a configuration whose content is not settings; `include` says only where all of it is."""
 
 
-def differences(old: Loaded | Config, new: Loaded | Config) -> Differences:
-    """What a change from `old` to `new` would mean. Of `Loaded` the contents of certificates are compared as well."""
+def differences(old: Loaded | Config, new: Loaded | Config, known: tuple[Index, Index] | None = None) -> Differences:
+    """What a change from `old` to `new` would mean. Of `Loaded` the contents of certificates are compared as well.
+
+    `known`: the consumers of both, with one key; None = those that they name.
+    """
     before, after = (each.config if isinstance(each, Loaded) else each for each in (old, new))
     compare = _Comparison(_rewritten(old, new))
     old_routes, new_routes = ({route.name: route for route in each.routes} for each in (before, after))
@@ -97,6 +104,7 @@ def differences(old: Loaded | Config, new: Loaded | Config) -> Differences:
         listeners=compare.part(before.listeners, after.listeners),
         upstreams=compare.part(before.upstreams, after.upstreams),
         routes=compare.part(old_routes, new_routes),
+        consumers=_consumers(*(known or _known(old, new))),
         filters=compare.filters(_levels(before), _levels(after)),
         needs=tuple(_needs(before, after)),
     )
@@ -121,6 +129,37 @@ def _rewritten(old: Loaded | Config, new: Loaded | Config) -> frozenset[str]:
     if not (isinstance(old, Loaded) and isinstance(new, Loaded)):
         return frozenset()
     return frozenset(file for file, content in old.captured.items() if new.captured.get(file, content) != content)
+
+
+def _known(old: Loaded | Config, new: Loaded | Config) -> tuple[Index, Index]:
+    """The consumers of two configurations, comparable."""
+    before = _index(old)
+    return before, _index(new, before.key)
+
+
+def _index(told: Loaded | Config, key: bytes = b"") -> Index:
+    if isinstance(told, Loaded):
+        return index_of(told.config.consumers, told.captured, key)
+    return index_of(told.consumers, {}, key)
+
+
+def _consumers(old: Index, new: Index) -> Part:
+    if old.digest == new.digest:
+        return Part()
+    before, after = ({each.name: each for each in index.known()} for index in (old, new))
+    return _part(before, after, _of_consumer)
+
+
+def _of_consumer(old: Known, new: Known) -> Iterator[Change]:
+    if old.groups != new.groups:
+        yield _changed(("groups",), list(old.groups), list(new.groups))
+    counts = ("key_auth", "keys"), ("basic_auth", "passwords"), ("jwt", "subjects"), ("certificates", "certificates")
+    changed = [(key, getattr(old, name), getattr(new, name)) for key, name in counts]
+    changed = [(key, was, now) for key, was, now in changed if was != now]
+    for key, was, now in changed:
+        yield Change(key, "changed", f"{key}: {was} -> {now}", was, now)
+    if old.digest != new.digest and not changed:
+        yield Change("", "changed", "is known by something else")
 
 
 def _levels(config: Config) -> dict[str, Filters]:

@@ -276,7 +276,8 @@ class Proposals:
 
     def _dry(self, loaded: Loaded) -> Outcome:
         """What it would change."""
-        changes = as_text(differences(self.config, loaded))
+        index = index_of(loaded.config.consumers, loaded.captured, self.current.index.key)
+        changes = as_text(differences(self.config, loaded, (self.current.index, index)))
         if _addresses(loaded.config) - _addresses(self.config):
             changes += "\naddresses are not tried"
         current = self.current

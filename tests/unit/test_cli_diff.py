@@ -48,7 +48,7 @@ def test_as_json(files):
     ended = diff("old.yaml", "new.yaml", "--format", "json")
     told = json.loads(ended.stdout)
     assert ended.exit_code == 0
-    assert list(told) == ["settings", "listeners", "upstreams", "routes", "filters", "needs"]
+    assert list(told) == ["settings", "listeners", "upstreams", "routes", "consumers", "filters", "needs"]
     assert [item["name"] for item in told["routes"]["added"]] == ["y"]
 
 

@@ -198,3 +198,41 @@ def test_a_terminal_obeys_no_name_and_no_value(tmp_path):
         r'route "a\u001b[2Jb": respond.body "x\n" -> "\u009b2J"',
         'route "a, b": added',
     ]
+
+
+ALICE = (
+    "consumers: [{name: alice, groups: [a], key_auth: [{key: planted-1}], basic_auth: [{username: u, password: %s}]}]\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (ALICE % "planted-2", ALICE % "planted-2", ["nothing changes"]),
+        (ALICE % "planted-2", ALICE % "planted-3", ["consumer alice: is known by something else"]),
+        (ALICE % "planted-2", "", ["consumer alice: removed"]),
+        ("", ALICE % "planted-2", ["consumer alice: added"]),
+        ("consumers: [{name: a}]\n", "consumers: [{name: a, groups: [b]}]\n", ["consumer a: groups [] -> [b]"]),
+        (
+            "consumers: [{name: a, key_auth: [{key: planted-1}]}]\n",
+            "consumers: [{name: a, key_auth: [{key: planted-1}, {key: planted-2}]}]\n",
+            ["consumer a: key_auth: 1 -> 2"],
+        ),
+        (
+            "consumers: [{name: a, jwt: [{issuer: i, subject: s}]}]\n",
+            "consumers: [{name: a, certificates: [{san: s}]}]\n",
+            ["consumer a: jwt: 1 -> 0", "consumer a: certificates: 0 -> 1"],
+        ),
+    ],
+)
+def test_consumers_are_compared_and_their_secrets_are_not_shown(tmp_path, old, new, told):
+    found = said(tmp_path, old, new)
+    assert found == told
+    assert "planted" not in str(found)
+
+
+def test_consumers_in_files_of_their_own_are_compared_too(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.yaml").write_text(f"consumers: [{{name: {name}}}]")
+    said_of = [f"consumer_files: [{name}.yaml]\n" for name in ("a", "b")]
+    assert said(tmp_path, *said_of)[-2:] == ["consumer a: removed", "consumer b: added"]
