@@ -8,6 +8,7 @@ from typing import Final
 from fastgw import VERSION
 from fastgw.admin.exposition import PROMETHEUS, Format, Sample, exposed, histogram, labels, wanted
 from fastgw.node.shared import Column, Shared
+from fastgw.node.tokens import HITS, MISSES
 from fastgw.observe import Series, Totals, families
 from fastgw.observe.families import BOUNDS_S, OTHER, SHADOW_DECISIONS, Family, FilterEvent
 from fastgw.observe.series import (
@@ -30,6 +31,10 @@ POOL_IDLE: Final = Family("fastgw_pool_idle_connections", "gauge", ("upstream",)
 POOL_WAITING: Final = Family(
     "fastgw_pool_waiting_requests", "gauge", ("upstream",), "Requests that wait for a connection."
 )
+TOKEN_HITS: Final = Family(
+    "fastgw_token_cache_hits_total", "counter", (), "Credentials that a worker remembered, so nobody had to judge them."
+)
+TOKEN_MISSES: Final = Family("fastgw_token_cache_misses_total", "counter", (), "Credentials that had to be judged.")
 WORKERS: Final = Family("fastgw_workers", "gauge", (), "Workers that accept.")
 DEATHS: Final = Family("fastgw_child_deaths_total", "counter", (), "Processes that died and were replaced.")
 BUILD: Final = Family("fastgw_build_info", "gauge", ("version",), "1, with the version that runs.")
@@ -63,7 +68,19 @@ WORKER_MEMORY: Final = Family(
 WORKER_FDS: Final = Family("fastgw_worker_open_fds", "gauge", ("worker",), "Open descriptors.")
 
 POOLS: Final = (POOL_IN_USE, POOL_IDLE, POOL_WAITING)
-OF_THE_NODE: Final = (CONNECTIONS, ACCEPTED, WORKERS, DEATHS, BUILD, START_TIME, RELOADS, LAST_RELOAD, LAST_RELOAD_TIME)
+OF_THE_NODE: Final = (
+    CONNECTIONS,
+    ACCEPTED,
+    TOKEN_HITS,
+    TOKEN_MISSES,
+    WORKERS,
+    DEATHS,
+    BUILD,
+    START_TIME,
+    RELOADS,
+    LAST_RELOAD,
+    LAST_RELOAD_TIME,
+)
 OF_WORKERS: Final[Mapping[Family, Callable[[Words, Column], int | float]]] = {
     GENERATION: lambda words, column: column.words[words.generation],
     WORKER_CONNECTIONS: lambda words, column: column.words[words.connections],
@@ -133,6 +150,8 @@ class Exposition:
         words, own, total = self._words, self._shared.supervisor.words, self._shared.total
         yield [("", "", total(words.connections))]
         yield [("", "", total(words.accepted))]
+        yield [("", "", total(words.tokens + HITS))]
+        yield [("", "", total(words.tokens + MISSES))]
         yield [("", "", words.accepting(self._shared))]
         yield [("", "", own[words.deaths])]
         yield [("", labels(BUILD, VERSION), 1)]

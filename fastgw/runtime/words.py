@@ -10,6 +10,7 @@ from typing import Final, Literal
 from fastgw.compile import Gateway
 from fastgw.config import settings as config
 from fastgw.downstream.secured import Outcome
+from fastgw.node import tokens
 from fastgw.node.limits import AddressLimit, NodeLimit
 from fastgw.node.places import CannotPlace, Places
 from fastgw.node.shared import Column, Shared
@@ -39,6 +40,8 @@ class Words:
         self._counted = counted_in(layout)
         self._returned = layout.counter("series_returned", COUNTED)
         self.targets = TargetWords(layout)
+        self.tokens = layout.counter("token_cache", tokens.WORDS)
+        """Look-ups in token caches: hits, then misses."""
         self.deaths = layout.counter("deaths")
         """In the supervisor's column: how many children ended although they should not have."""
         self.accepted = layout.counter("accepted")
@@ -88,6 +91,10 @@ class Words:
         """The worker takes nothing new any more."""
         column.words[self.leaving] = 1
         column.words[self.ready] = 0
+
+    def count_tokens(self, column: Column) -> None:
+        """Let the token caches of this process count here."""
+        tokens.count_in(column.words[self.tokens : self.tokens + tokens.WORDS])
 
     # --- what the supervisor says ---
 

@@ -153,6 +153,7 @@ class Worker:
         self._ground.start()
         self._changing.gateway.start(self._services, self._column)
         self._words.enter(self._column, self._slot)
+        self._words.count_tokens(self._column)
         self._words.serve(self._column, self._changing.generation)  # readiness needs the supervisor's word as well
         self._heart.start()
         self._publish()
