@@ -36,7 +36,7 @@ FETCH_S: Final = 5.0
 PATIENCE_S: Final = FETCH_S + 0.5
 """How long a token with an unknown key waits for what the provider says."""
 REST_S: Final = 1.0
-"""For so long after an answer no token waits for another one."""
+"""For so long after an answer with nothing new in it no token waits for another one."""
 MOST: Final = 512 * 1024
 """Bytes of a key set."""
 
@@ -164,10 +164,12 @@ class Keyring:
         if not self._waiting:
             feed.ask()
         self._waiting += 1
+        before = feed.value
         try:
             await feed.changed(PATIENCE_S)
         finally:
             self._waiting -= 1
+        if feed.value == before:
             self._rest_until = monotonic() + REST_S
 
     def _take(self, value: bytes) -> None:
