@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from fastgw.config.settings import UpstreamTls
 from fastgw.errors import Fault
 from fastgw.upstream import tls as upstream_tls
 from fastgw.upstream.fetch import FetchFailed
-from fastgw.upstream.tls import MOST_ADDRESSES, TargetTls
+from fastgw.upstream.tls import LEFT_ALONE_S, MOST_ADDRESSES, MOST_REFUSED, Resuming, TargetTls
 from tests.support.certificates import Certificates, server_tls, trusting
 from tests.support.fetching import fetching
 from tests.support.on_loop import on_loop
@@ -117,6 +118,36 @@ async def test_a_target_without_tickets_is_spoken_to_as_before(authority: Certif
             for _ in range(3):
                 assert (await fetcher.fetch(origin.url, tls=UpstreamTls(ca=authority.ca))).body == b"ok"
     assert found == [False] * 3, "it forgets a session whose connection it closes without a close_notify"
+
+
+@on_loop
+async def test_a_target_that_takes_no_session_back_is_left_alone(
+    authority: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it costs to have one would be for nothing. After a while it is tried again."""
+    copied: list[ssl.SSLObject] = []
+    real = Resuming.wrap_bio
+
+    def wrap_bio(self: Resuming, *words: Any, **more: Any) -> ssl.SSLObject:
+        made = real(self, *words, **more)
+        copied.append(made)
+        return made
+
+    monkeypatch.setattr(Resuming, "wrap_bio", wrap_bio)
+    tls, found = noting(server_tls(authority.issue("127.0.0.1"), highest=V1_3))
+    settings = UpstreamTls(ca=authority.ca)
+    async with fetching() as fetcher:
+        port, url = 0, ""
+        for _ in range(MOST_REFUSED + 3):  # each a target that has been restarted, and has forgotten
+            with serving(server_tls(authority.issue("127.0.0.1"), highest=V1_3), port) as origin:
+                port, url = origin.port, origin.url
+                await fetcher.fetch(url, tls=settings)
+        assert [vars(made)["offered"] for made in copied] == [False, *[True] * MOST_REFUSED, False, False]
+        monkeypatch.setattr(upstream_tls, "monotonic", lambda: monotonic() + LEFT_ALONE_S)
+        with serving(tls, port):
+            for _ in range(3):
+                await fetcher.fetch(url, tls=settings)
+        assert found == [False, True, True]
 
 
 @pytest.mark.parametrize("highest", [V1_2, V1_3])
