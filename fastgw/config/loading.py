@@ -1,7 +1,9 @@
 """From a file, or from the command line, to a configuration that is right in every part."""
 
+import gc
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Final
@@ -55,7 +57,8 @@ def load(file: str, filter_types: Mapping[str, type]) -> Loaded:
     only when a file cannot be taken apart at all, what depends on its content stays unsaid.
     """
     disk = Disk()
-    return _checked(read_all(file, partial(disk.read, file), disk), filter_types, Disk())
+    with _no_collections():
+        return _checked(read_all(file, partial(disk.read, file), disk), filter_types, Disk())
 
 
 def filter_types_of(file: str, filter_types: Mapping[str, type]) -> Mapping[str, type]:
@@ -75,8 +78,9 @@ def filter_types_of(file: str, filter_types: Mapping[str, type]) -> Mapping[str,
 def load_text(text: bytes, name: str, filter_types: Mapping[str, type], suffix: str = "") -> Loaded:
     """The same for a main file that is on no disk. `name` tells its format, unless `suffix` does, and the folder that
     names in it, its includes among them, are relative to."""
-    found = read_all(name, partial(Memory({name: text}).read, name), Disk(), suffix)
-    return _checked(found, filter_types, Disk())
+    with _no_collections():
+        found = read_all(name, partial(Memory({name: text}).read, name), Disk(), suffix)
+        return _checked(found, filter_types, Disk())
 
 
 def load_sources(sources: Sequence[Source], captured: Mapping[str, bytes], filter_types: Mapping[str, type]) -> Loaded:
@@ -86,9 +90,23 @@ def load_sources(sources: Sequence[Source], captured: Mapping[str, bytes], filte
     """
     found = Found()
     texts = Memory({source.name: source.text for source in sources})
-    for each in sources:
-        found.add(Document(each.name, partial(texts.read, each.name), each.folder, each.suffix, each.upstream))
-    return _checked(found, filter_types, Memory(captured))
+    with _no_collections():
+        for each in sources:
+            found.add(Document(each.name, partial(texts.read, each.name), each.folder, each.suffix, each.upstream))
+        return _checked(found, filter_types, Memory(captured))
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """PERF: what is read has no cycles, and is walked again and again while it grows: 100,000 consumers are loaded in
+    3.0 s instead of 5.6 (CPython 3.11, `time fastgw check`)."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _checked(found: Found, filter_types: Mapping[str, type], files: Files) -> Loaded:
