@@ -42,6 +42,7 @@ EDGES = {
     "runtime/children.py": 1,  # the end of a child
     "runtime/proposals.py": 1,  # a configuration that shows a defect is refused, and all goes on
     "runtime/feeding.py": 1,  # a source that fails begins anew
+    "runtime/reloading.py": 1,  # a package that the supervisor cannot import changes nothing
     "runtime/slices.py": 1,  # work on a worker's loop that nobody waits for
     "explain.py": 2,  # what a filter raises that is asked by explain
     "compile.py": 3,  # what a filter's build, start and stop raise

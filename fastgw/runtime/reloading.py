@@ -11,7 +11,7 @@ from fastgw.runtime.accepted import unseal
 from fastgw.runtime.channel import Commit, Origin, Outcome, Propose, Rejected
 from fastgw.runtime.commons import Commons, Record, Sealed, place_listeners
 from fastgw.runtime.keeping import kept_on
-from fastgw.runtime.notices import notice
+from fastgw.runtime.notices import described, notice
 from fastgw.runtime.opening import OWN, warn_of_own
 from fastgw.runtime.slots import Child
 from fastgw.runtime.sockets import CannotListen, Endpoint, close_endpoints
@@ -23,6 +23,10 @@ RECORDS: Final = 20
 
 class Untimely(Exception):
     """It cannot be done just now; the text says why."""
+
+
+class Unreadable(Exception):
+    """The supervisor cannot make of it what control has made; the text says why."""
 
 
 class Reloading:
@@ -74,9 +78,10 @@ class Reloading:
         own: dict[str, Endpoint] = {}
         try:
             self._check_timely(sealed)
+            _check_readable(sealed)
             listeners, opened = place_listeners(self._commons, sealed.settings.listeners)
             self._open_own(sealed.settings, own)
-        except (CannotListen, Untimely) as error:
+        except (CannotListen, Unreadable, Untimely) as error:
             close_endpoints([*opened.values(), *own.values()])
             self._give_up(sealed, message.source, str(error))
             return
@@ -219,6 +224,14 @@ class Reloading:
         commons, date = self._commons, time.time()
         commons.records[:] = [*commons.records, Record(generation, date, ok, source, summary)][-RECORDS:]
         commons.words.reloaded(commons.shared, ok, date)
+
+
+def _check_readable(sealed: Sealed) -> None:
+    """Raises `Unreadable`: its filters are of a package that control could import, and we cannot."""
+    try:
+        assert sealed.settings
+    except Exception as error:  # the edge of somebody's code, and the last process that may fall over it
+        raise Unreadable(f"the supervisor cannot import what it names: {described(error)}") from error
 
 
 def told(outcome: Outcome) -> str:
