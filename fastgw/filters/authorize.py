@@ -112,26 +112,33 @@ class Authorize(Condition, Filter, name="authorize", phase=Phase.AUTHORIZE):
         own = _tests(self)
         any_of = [_tests(condition) for condition in self.any_of]
         none_of = [_tests(condition) for condition in self.none_of]
+        alternatives = bool(any_of or none_of)
         realm = self.realm
 
-        def failing(exchange: Exchange) -> Lack | None:
-            lack = _first(own, exchange)
-            if lack is None and any_of:
+        def beyond(exchange: Exchange) -> Lack | None:
+            """What there is to say against somebody who meets the filter's own conditions."""
+            if any_of:
                 lacks = [_first(tests, exchange) for tests in any_of]
                 if None not in lacks:
                     # Which of several scopes would help is for the client to choose, so it is told of the first.
-                    lack = next((each for each in lacks if each is not None and each.scope), lacks[0])
-            if lack is None and any(_first(tests, exchange) is None for tests in none_of):
-                lack = Lack("a condition of `none_of` holds")
-            return lack
+                    return next((each for each in lacks if each is not None and each.scope), lacks[0])
+            if any(_first(tests, exchange) is None for tests in none_of):
+                return Lack("a condition of `none_of` holds")
+            return None
 
         def request(exchange: Exchange) -> Outcome:
             if exchange.consumer is None and not exchange.claims and exchange.peer.certificate is None:
                 return exchange.refuse(
                     Fault.CREDENTIALS_MISSING, fields=(challenge(realm),), why="nobody is known to be authorized"
                 )
-            lack = failing(exchange)
-            return None if lack is None else _refusal(exchange, lack, realm)
+            for test in own:
+                lack = test(exchange)
+                if lack is not None:
+                    return _refusal(exchange, lack, realm)
+            if alternatives:
+                lack = beyond(exchange)
+                return None if lack is None else _refusal(exchange, lack, realm)
+            return None
 
         return Hooks(request=request, explain=_who)
 

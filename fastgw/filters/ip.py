@@ -56,7 +56,7 @@ def judge_of(
     by_default = otherwise, "no network has it"
     of_unix = by_default if unix is None else (unix, "a unix socket")
 
-    # PERF: 0.05 us for a remembered address; 2 us for another among 5,000 networks of 20 lengths (CPython 3.11,
+    # PERF: 0.07 us for a remembered address, 2.4 us for another among 5,000 networks of 5 lengths (CPython 3.11,
     # micro/filters).
     @lru_cache(maxsize=REMEMBERED)
     def judge(ip: str) -> tuple[bool, str]:
