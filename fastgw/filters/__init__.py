@@ -5,6 +5,7 @@ from typing import Final
 from fastgw.filters.auth import Auth
 from fastgw.filters.authorize import Authorize
 from fastgw.filters.basic_auth import BasicAuth
+from fastgw.filters.certificate_auth import CertificateAuth
 from fastgw.filters.cors import Cors
 from fastgw.filters.extensions import FilterTypes
 from fastgw.filters.forward_auth import ForwardAuth
@@ -29,6 +30,7 @@ TYPES: Final = FilterTypes(
         Jwt,
         KeyAuth,
         BasicAuth,
+        CertificateAuth,
         Introspection,
         ForwardAuth,
         Oidc,

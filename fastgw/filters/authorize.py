@@ -252,15 +252,7 @@ def _subject(exchange: Exchange) -> frozenset[Any]:
 
 def _sans(exchange: Exchange) -> frozenset[Any]:
     certificate = exchange.peer.certificate
-    if certificate is None:
-        return _NOBODY
-    kinds = (
-        ("DNS", certificate.dns_names),
-        ("URI", certificate.uris),
-        ("email", certificate.emails),
-        ("IP", certificate.ip_addresses),
-    )
-    return frozenset(f"{kind}:{name}" for kind, names in kinds for name in names)
+    return _NOBODY if certificate is None else frozenset(certificate.sans)
 
 
 def _fingerprint(exchange: Exchange) -> frozenset[Any]:

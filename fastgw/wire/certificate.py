@@ -77,6 +77,12 @@ class ClientCertificate(NamedTuple):
             expires_date=expiry(decoded),
         )
 
+    @property
+    def sans(self) -> list[str]:
+        """All alternative names, each with its kind: `DNS:host`, `URI:…`, `email:a@b`, `IP:10.0.0.1`."""
+        kinds = (("DNS", self.dns_names), ("URI", self.uris), ("email", self.emails), ("IP", self.ip_addresses))
+        return [f"{kind}:{name}" for kind, names in kinds for name in names]
+
     def element(self) -> bytes:
         """As an element of `X-Forwarded-Client-Cert`, in Envoy's form; names beyond `LONGEST` are left out."""
         text = f'Hash={self.fingerprint};Subject="{self.subject}"'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from base64 import b64encode
 from collections.abc import Iterator
@@ -9,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.certificates import Certificates, client_tls
 from tests.support.client import Response
 from tests.support.faults import assert_fault
+from tests.support.gateway import Gateway
 from tests.support.lanes import Kind, Lane, Lanes, running
 from tests.support.tokens import Signer
 
@@ -177,3 +180,83 @@ def test_plain_http_is_sent_to_https(any_of: Lane) -> None:
     assert response.status == 308
     assert response.get(b"Location") == b"https://" + any_of.host + b":8443/users/7?x=1"
     assert_fault(refused(any_of, any_of.get(b"/up"), "plain"), "route_not_found")
+
+
+# --- over TLS ---
+
+SECURED = {
+    "filters": {"https_redirect": {}, "security_headers": {}},
+    "consumers": [{"name": "alice", "groups": ["staff"], "certificates": [{"san": "DNS:alice.example"}]}],
+}
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="module")
+def secured(tmp_path_factory: pytest.TempPathFactory, authority: Certificates) -> Iterator[Gateway]:
+    """Who has a certificate is known by it; one of their names is what may come in by the side."""
+    pair = authority.issue("a.test")
+    shown = [{"certificate": pair[0], "key": pair[1]}]
+    tls = {"certificates": shown, "client_auth": {"mode": "optional", "ca": authority.ca}}
+    side = {"san": {"any": ["DNS:side.example"]}}
+    settings = {
+        **SECURED,
+        "workers": 1,
+        "listeners": {"main": {"address": "127.0.0.1:0", "tls": tls}, "plain": {"address": "127.0.0.1:0"}},
+        "routes": [
+            {
+                "name": "known",
+                "paths": ["/known"],
+                "filters": {
+                    "auth": {"any_of": [{"key_auth": {}}, {"certificate_auth": {}}]},
+                    "headers": {"response": {"set": {"X-Who": "{consumer.name} of {consumer.groups} by {scheme}"}}},
+                },
+                "respond": {"body": "known"},
+            },
+            {"name": "side", "filters": {"authorize": {"certificate": side}}, "respond": {"body": "side"}},
+        ],
+    }
+    with Gateway(settings, tmp_path_factory.mktemp("secured")) as gateway:
+        yield gateway
+
+
+def asked(gateway: Gateway, tls: ssl.SSLContext, path: bytes) -> Response:
+    with gateway.connect() as client:
+        client.sock = tls.wrap_socket(client.sock, server_hostname="a.test")
+        return client.exchange(b"GET " + path + b" HTTP/1.1\r\nHost: a.test\r\n\r\n")
+
+
+def test_a_certificate_says_who_it_is(secured: Gateway, authority: Certificates) -> None:
+    alice = client_tls(authority, authority.issue("alice.example"))
+    response = asked(secured, alice, b"/known")
+    assert response.body == b"known"
+    assert response.get(b"X-Who") == b"alice of staff by https"
+    assert response.get(b"Strict-Transport-Security") == b"max-age=31536000"
+    assert_fault(asked(secured, alice, b"/"), "forbidden")
+
+
+def test_a_name_in_a_certificate_lets_in(secured: Gateway, authority: Certificates) -> None:
+    side = client_tls(authority, authority.issue("side.example"))
+    assert asked(secured, side, b"/").body == b"side"
+    assert_fault(asked(secured, side, b"/known"), "credentials_invalid")
+
+
+def test_who_shows_no_certificate_is_asked_for_it(secured: Gateway, authority: Certificates) -> None:
+    response = asked(secured, client_tls(authority), b"/known")
+    assert_fault(response, "credentials_missing")
+    assert [each.partition(b" ")[0] for each in response.get_all(b"WWW-Authenticate")] == [
+        b"ApiKey",
+        b"ClientCertificate",
+    ]
+
+
+def test_nobody_says_over_plain_http_how_it_came(secured: Gateway) -> None:
+    """`https_redirect` for the whole gateway: what comes by TLS passes, and nobody else's word for it counts."""
+    with secured.connect("plain") as client:
+        response = client.exchange(b"GET /known HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-Proto: https\r\n\r\n")
+    assert response.status == 308
+    assert response.get(b"Location") == b"https://a.test/known"
+    assert b"Strict-Transport-Security" not in response
