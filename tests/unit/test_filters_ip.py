@@ -1,8 +1,10 @@
 """ip: the most specific network decides; what is denied gets no further."""
 
-from ipaddress import ip_network
+from ipaddress import IPv4Address, IPv4Network, ip_network
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as some
 
 from fastgw.filters.ip import REMEMBERED, judge_of
 from tests.support.memory import SERVICE, Plane
@@ -42,6 +44,23 @@ def verdict(ip: str, allow: list[str], deny: list[str], unix: bool | None = None
 )
 def test_the_most_specific_network_decides(ip: str, allow: list[str], deny: list[str], passes: bool) -> None:
     assert verdict(ip, allow, deny) is passes
+
+
+NETWORKS = some.builds(
+    lambda number, length: IPv4Network((number >> 32 - length << 32 - length, length)),
+    some.integers(0, 15).map(lambda number: number << 28 | number),
+    some.integers(0, 32),
+)
+
+
+@given(allow=some.lists(NETWORKS), deny=some.lists(NETWORKS), number=some.integers(0, 15), low=some.integers(0, 3))
+def test_it_is_as_if_all_networks_were_looked_at(
+    allow: list[IPv4Network], deny: list[IPv4Network], number: int, low: int
+) -> None:
+    address = IPv4Address((number << 28 | number) ^ low)
+    allowed, denied = (max((each.prefixlen for each in of if address in each), default=-1) for of in (allow, deny))
+    expected = allowed > denied if allowed + denied > -2 else not allow
+    assert judge_of(allow, deny)(str(address))[0] is expected
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,18 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as some
 
 from fastgw import config
 from fastgw.filters import TYPES
 from fastgw.filters.api import Consumer, Phase
+from fastgw.filters.templates import Unfit, compiled
+from fastgw.wire.headers import Fields
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane, probe
 
@@ -143,6 +148,27 @@ def test_no_value_ends_its_line(hostile: str, caplog: pytest.LogCaptureFixture) 
     assert [record.getMessage() for record in caplog.records] == [
         "filter headers: X-A is left out, as {claims.sub} cannot stand in a field; not told again"
     ]
+
+
+JSON = some.recursive(
+    some.none() | some.booleans() | some.integers() | some.floats() | some.text(),
+    lambda inner: some.lists(inner) | some.dictionaries(some.text(), inner),
+)
+
+
+@given(value=JSON)
+def test_whatever_a_claim_is_one_line_comes_of_it_or_none(value: Any) -> None:
+    text = compiled("<{claims.x}>")
+    assert not isinstance(text, bytes)
+    try:
+        made = text(SimpleNamespace(claims={"x": value}))  # type: ignore[arg-type]
+    except Unfit:
+        return
+    if made is not None:
+        fields = Fields()
+        fields.add(b"X-A", made)
+        assert fields.render().count(b"\r\n") == 1
+        assert Fields.parse(b"\r\n" + fields.render(), 2).get(b"X-A") == made
 
 
 def test_json_escapes_what_would_end_a_line() -> None:
