@@ -22,6 +22,7 @@ from fastgw.exchange import Chain, Exchange, Link, Reply, Response, Trailers, pr
 from fastgw.exchange.chain import checked
 from fastgw.exchange.shadow import ShadowExchange
 from fastgw.filters.api import secret_names
+from fastgw.filters.shadow import abandon
 from fastgw.forwarded import Peer, client_address
 from fastgw.observe.families import FilterEvent
 from fastgw.observe.lines import masker
@@ -35,6 +36,8 @@ SECRET_FIELDS: Final = re.compile(
     re.IGNORECASE,
 )
 """Found in the name of a field, its value is not shown. One too many is harmless here, one too few is not."""
+CHALLENGES: Final = (b"www-authenticate", b"proxy-authenticate")
+"""Fields that ask for credentials, and hold none."""
 
 
 class _Shown:
@@ -65,7 +68,8 @@ class _Shown:
         return tuple(self.line(name, value.strip(b" \t")) for name, _, value in named)
 
     def line(self, name: bytes, value: bytes) -> str:
-        secret = SECRET_FIELDS.search(name) or name.decode("latin-1").casefold() in map(str.casefold, self._redact)
+        named = name.decode("latin-1").casefold() in map(str.casefold, self._redact)
+        secret = named or (SECRET_FIELDS.search(name) and name.lower() not in CHALLENGES)
         shown = b"***" if secret else self._mask(value) or b""
         return f"{name.decode('latin-1')}: {shown.decode('latin-1')}"
 
@@ -209,7 +213,7 @@ def explain(
                 name = exchange.chain.name_of(exchange.chain.preflight)
                 explanation.filters = (Step(name, f"answers {reply.status}, as to a preflight"),)
     steps = (*explanation.early, *explanation.filters)
-    explanation.provided = tuple(step.filter for step in steps if step.waits and not step.shadow)
+    explanation.provided = tuple(step.filter.partition(" ")[0] for step in steps if step.waits and not step.shadow)
     if reply is not None:
         exchange.reply(reply)
         return _answered(explanation, exchange, shown)
@@ -278,11 +282,11 @@ def _ask(link: Link, exchange: Exchange, shown: _Shown) -> tuple[str, Reply | No
         label = outcome.fault.label if outcome.fault else ""
         reasons = ": ".join(filter(None, (label, exchange.why)))
         return f"answers {outcome.status}{f' ({reasons})' if reasons else ''}", outcome, False
-    words = _words(link, exchange)
     if outcome is not None:
-        if hasattr(outcome, "close"):  # a coroutine, or what stands for one
-            outcome.close()
-        return f"would have to ask, which is not done here{f' ({words})' if words else ''}", None, True
+        abandon(outcome)
+        whom = f" {hooks.asks}" if hooks.asks else ""
+        return f"would have to ask{whom}, which is not done here", None, True
+    words = _words(link, exchange)
     changes = shown.fields(exchange.request_added[len(added) :])
     changes += shown.differences(edited, tuple(exchange.headers))
     if exchange.query_sent is not query:

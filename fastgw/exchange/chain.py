@@ -30,9 +30,10 @@ class Hooks:
     first request; stop: `() -> None` when new requests do not come any more. explain: `(exchange) -> str`, for people
     who ask, why the request step has let the request pass; never a secret. preflight: `(exchange) -> None | Reply`, in
     place of all request steps, for a CORS preflight about requests of this route; of a chain's the last one counts.
+    asks: whom a request step asks that has to wait, for people too.
     """
 
-    __slots__ = ("explain", "finish", "preflight", "request", "request_body", "response", "start", "stop")
+    __slots__ = ("asks", "explain", "finish", "preflight", "request", "request_body", "response", "start", "stop")
 
     def __init__(
         self,
@@ -45,9 +46,11 @@ class Hooks:
         stop: Callable[[], None] | None = None,
         explain: Callable[[Exchange], str] | None = None,
         preflight: RequestStep | None = None,
+        asks: str = "",
     ) -> None:
         self.request, self.response, self.request_body, self.finish = request, response, request_body, finish
         self.start, self.stop, self.explain, self.preflight = start, stop, explain, preflight
+        self.asks = asks
 
 
 @final

@@ -93,6 +93,7 @@ class Auth(Filter, name="auth", phase=Phase.AUTHENTICATE):
             start=any_of.start if starts else None,
             stop=any_of.stop if stops else None,
             explain=any_of.explain,
+            asks=" or ".join(h.asks for h in hooks if h.asks),
         )
 
 

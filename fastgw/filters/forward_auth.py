@@ -93,7 +93,7 @@ class ForwardAuth(Filter, name="forward_auth", phase=Phase.AUTHENTICATE):
 
     def build(self, env: Env) -> Hooks:
         use = _Use(self, env)
-        return Hooks(request=use.request, start=use.start)
+        return Hooks(request=use.request, start=use.start, asks=str(self.url.origin))
 
 
 class Granted(NamedTuple):

@@ -132,7 +132,13 @@ class Introspection(Filter, name="introspection", phase=Phase.AUTHENTICATE):
             return _Policy(self, _Server(self, tls, secret), level, env.roster)
 
         policy = env.shared(("introspection", env.policy, blake2b(secret.encode()).digest(), redis), make)
-        return Hooks(request=policy.request, start=policy.start, stop=policy.stop, explain=explain_token)
+        return Hooks(
+            request=policy.request,
+            start=policy.start,
+            stop=policy.stop,
+            explain=explain_token,
+            asks=str(self.url.origin),
+        )
 
 
 class _Refusal(NamedTuple):

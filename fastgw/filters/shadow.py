@@ -7,6 +7,7 @@ Rule: whatever it does, the exchange goes on as if it were not there. A step tha
 import asyncio
 import inspect
 import logging
+import warnings
 from collections.abc import Awaitable
 from typing import Any, Final, final
 
@@ -40,6 +41,14 @@ def why_answered(reply: Reply, why: str) -> str:
     verb = "answer" if reply.fault is None else "refuse"
     label = "" if reply.fault is None else f" {reply.fault.label}"
     return f"{verb} {reply.status}{label}{f' ({why})' if why else ''}"
+
+
+def abandon(outcome: Awaitable[Reply | None]) -> None:
+    """Let go of what a step would wait for, before it has begun to."""
+    if hasattr(outcome, "close"):  # a coroutine, or what stands for one
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of coroutines in it, which nobody awaits either
+            outcome.close()
 
 
 @final
@@ -162,8 +171,7 @@ class _Shadow:
 
     def _wait(self, case: _Case, outcome: Awaitable[Reply | None]) -> None:
         if len(self._tasks) >= MOST_WAITING:
-            if hasattr(outcome, "close"):  # a coroutine, or what stands for one
-                outcome.close()
+            abandon(outcome)
             case.decide(FilterEvent.UNKNOWN, "unknown, too many wait")
             case.over = True
             return

@@ -109,8 +109,8 @@ def broken(*_: object) -> Any:
         ({"request": lambda exchange: Reply(204)}, "answers 204"),
         ({"request": later}, "would have to ask, which is not done here"),
         (
-            {"request": later, "explain": lambda exchange: "http://authority.test"},
-            "would have to ask, which is not done here (http://authority.test)",
+            {"request": later, "explain": broken, "asks": "http://authority.test"},
+            "would have to ask http://authority.test, which is not done here",
         ),
         ({"request": broken}, "answers 500 (internal: it raises ZeroDivisionError: no)"),
         (
