@@ -7,6 +7,8 @@ from typing import Final
 
 from fastgw import VERSION
 from fastgw.admin.exposition import PROMETHEUS, Format, Sample, exposed, histogram, labels, wanted
+from fastgw.admin.node import CertificateInfo
+from fastgw.downstream.secured import Outcome
 from fastgw.node.shared import Column, Shared
 from fastgw.node.tokens import HITS, MISSES
 from fastgw.observe import Series, Totals, families
@@ -67,6 +69,22 @@ WORKER_MEMORY: Final = Family(
 )
 WORKER_FDS: Final = Family("fastgw_worker_open_fds", "gauge", ("worker",), "Open descriptors.")
 
+HANDSHAKES: Final = Family(
+    "fastgw_tls_handshakes_total", "counter", (), "TLS handshakes of clients that were done, resumptions too."
+)
+RESUMPTIONS: Final = Family(
+    "fastgw_tls_resumptions_total", "counter", (), "TLS handshakes that resumed a session, and cost little."
+)
+HANDSHAKE_FAILURES: Final = Family(
+    "fastgw_tls_handshake_failures_total", "counter", ("fault",), "TLS handshakes of clients that came to nothing."
+)
+CERTIFICATE_EXPIRY: Final = Family(
+    "fastgw_certificate_expiry_timestamp_seconds",
+    "gauge",
+    ("certificate", "listener"),
+    "When a certificate that clients are shown expires, epoch seconds.",
+)
+
 POOLS: Final = (POOL_IN_USE, POOL_IDLE, POOL_WAITING)
 OF_THE_NODE: Final = (
     CONNECTIONS,
@@ -92,7 +110,8 @@ OF_PROCESSES: Final[Mapping[Family, Callable[[Process], int | float]]] = {
     WORKER_MEMORY: lambda process: process.resident_bytes,
     WORKER_FDS: lambda process: process.open_fds,
 }
-FAMILIES: Final = (*families.FAMILIES, *POOLS, *OF_THE_NODE, *OF_WORKERS, *OF_PROCESSES)
+OF_TLS: Final = (HANDSHAKES, RESUMPTIONS, HANDSHAKE_FAILURES, CERTIFICATE_EXPIRY)
+FAMILIES: Final = (*families.FAMILIES, *POOLS, *OF_THE_NODE, *OF_TLS, *OF_WORKERS, *OF_PROCESSES)
 """All that a scrape tells of, in this order."""
 
 _BOUNDS: Final = {bound: "+Inf" if bound == inf else f"{bound}" for bound in (*BOUNDS_S, inf)}
@@ -101,11 +120,20 @@ _BOUNDS: Final = {bound: "+Inf" if bound == inf else f"{bound}" for bound in (*B
 class Exposition:
     """The metrics of one node. A worker is called by the number of its column, from 1: no two ever share one."""
 
-    def __init__(self, series: Series, shared: Shared, words: Words, begun_date: float) -> None:
+    def __init__(
+        self,
+        series: Series,
+        shared: Shared,
+        words: Words,
+        begun_date: float,
+        certificates: Callable[[], Sequence[CertificateInfo]] = tuple,
+    ) -> None:
+        """`certificates`: what clients are shown now."""
         self._generations = {0: series}
         self._shared = shared
         self._words = words
         self._begun_date = begun_date
+        self._certificates = certificates
 
     def prepare(self, generation: int, series: Series) -> None:
         """Know the names of a generation before it is committed: they are shown from then on."""
@@ -127,6 +155,7 @@ class Exposition:
         yield from counted(series, found)
         yield from self._pools(series)
         yield from zip(OF_THE_NODE, self._node(), strict=True)
+        yield from zip(OF_TLS, self._tls(), strict=True)
         yield from self._workers()
 
     def _totals(self) -> tuple[Series, Totals]:
@@ -160,6 +189,15 @@ class Exposition:
         yield [("", labels(RELOADS, result), count) for result, count in results.items()]
         yield [("", "", 1 - own[words.last_reload_failed])]
         yield [("", "", own[words.last_reload_date] or self._begun_date)]
+
+    def _tls(self) -> Iterator[Sequence[Sample]]:
+        ended = self._words.handshakes(self._shared)
+        yield [("", "", ended[Outcome.FULL] + ended[Outcome.RESUMED])]
+        yield [("", "", ended[Outcome.RESUMED])]
+        failures = [(outcome.name.lower(), count) for outcome, count in ended.items() if outcome > Outcome.RESUMED]
+        yield [("", labels(HANDSHAKE_FAILURES, name), count) for name, count in failures]
+        shown = {(each.certificate, each.listener): each.expires_date for each in self._certificates()}
+        yield [("", labels(CERTIFICATE_EXPIRY, *each), expires_date) for each, expires_date in shown.items()]
 
     def _workers(self) -> Iterator[tuple[Family, Sequence[Sample]]]:
         alive = [(f"{number}", column) for number, column in enumerate(self._shared.columns, 1)]

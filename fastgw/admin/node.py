@@ -60,6 +60,21 @@ class Reloads(Struct, frozen=True):
     """The newest first."""
 
 
+class CertificateInfo(Struct, frozen=True):
+    """A certificate that clients are shown."""
+
+    listener: str
+    """`(admin)`: the admin listener."""
+    certificate: str
+    """The file."""
+    names: Sequence[str]
+    serial: str
+    """In hexadecimal."""
+    expires_date: float
+    problem: str
+    """Why what the file says now is not in force; "" where it is."""
+
+
 class Status(Struct, frozen=True):
     """The node and its workers."""
 
@@ -77,6 +92,8 @@ class Status(Struct, frozen=True):
     requests: int
     reloads: Reloads
     rates: None = None
+    certificates: Sequence[CertificateInfo] = ()
+    """What clients are shown over TLS."""
 
 
 class RouteInfo(Struct, frozen=True):
@@ -140,6 +157,7 @@ class ConsumerInfo(Struct, frozen=True):
     subjects: int
     """Of tokens."""
     certificates: int
+    signing_keys: int
 
 
 class Consumers(Struct, frozen=True):

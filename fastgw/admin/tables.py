@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastgw.admin.client import AdminClient, Refused, Unreachable
-from fastgw.admin.node import Reloads, Status, Upstreams, Worker
+from fastgw.admin.node import CertificateInfo, Reloads, Status, Upstreams, Worker
 
 WATCH_EVERY: Final = 1.0
 """Seconds."""
@@ -31,6 +31,8 @@ COLOURS: Final = {
     "ejected": "red",
 }
 RELOADS_SHOWN: Final = 5
+SOON_S: Final = 14 * 86400
+"""A certificate that expires within it is shown in yellow."""
 _SIZES: Final = ((1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB"))
 _SPANS: Final = ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
 
@@ -50,6 +52,8 @@ def overview(status: Status, upstreams: Upstreams, before: Status | None = None)
     parts: list[RenderableType] = [_head(status, before), _workers(status.workers)]
     if upstreams.upstreams:
         parts.append(_targets(upstreams))
+    if status.certificates:
+        parts.append(_certificates(status.certificates))
     if status.reloads.last:
         parts.append(_reloads(status.reloads))
     return Group(*parts)
@@ -131,6 +135,19 @@ def _targets(upstreams: Upstreams) -> Table:
         for each in upstream.targets:
             numbers = (each.weight, each.in_use, each.idle, each.waiting)
             table.add_row(Text(upstream.name), Text(each.url), _state(each.health), *map(str, numbers))
+    return table
+
+
+def _certificates(certificates: Iterable[CertificateInfo]) -> Table:
+    table = _table("certificates", ("listener", "names", "file", "expires", "in", "problem"))
+    now = time.time()
+    for each in certificates:
+        left = each.expires_date - now
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(each.expires_date))
+        style = "red" if left <= 0 else "yellow" if left < SOON_S else ""
+        names = ", ".join(each.names)
+        shown = (Text(when, style), Text(span(left) if left > 0 else "expired", style), Text(each.problem, "red"))
+        table.add_row(Text(each.listener), Text(names), Text(each.certificate), *shown)
     return table
 
 

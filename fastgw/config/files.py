@@ -117,20 +117,26 @@ def brought_forward(held: Mapping[str, bytes], now: Mapping[str, bytes]) -> dict
     return brought
 
 
-def read_again(held: Mapping[str, bytes]) -> dict[str, bytes]:
-    """What these files say and these patterns find by now. Raises `Flaw`, which names the file."""
+def read_again(held: Mapping[str, bytes], spared: dict[str, str] | None = None) -> dict[str, bytes]:
+    """What these files say and these patterns find by now. Raises `Flaw`, which names the file.
+
+    `spared`: files that may be away for a moment: they are taken as they were, and why stands there.
+    """
     disk = Disk()
     patterns = [pattern_in(name) for name in held if pattern_in(name)]
     found = {file for name, content in held.items() if pattern_in(name) for file in _found_in(content)}
     files = [name for name in held if name not in found and not pattern_in(name)]
     for pattern in patterns:
         files += disk.find("/", pattern)
+    kept = {}
     for file in files:
         try:
             disk.read(file)
         except Flaw as flaw:
-            raise Flaw(f"{file} {flaw.wrong}") from flaw
-    return dict(disk.held)
+            if spared is None or file not in spared:
+                raise Flaw(f"{file} {flaw.wrong}") from flaw
+            kept[file], spared[file] = held[file], f"{file}: {flaw.wrong}"
+    return {**disk.held, **kept}
 
 
 def _open_at_once(name: str, flags: int) -> int:

@@ -30,6 +30,7 @@ from fastgw.node.places import CannotPlace
 from fastgw.observe.sink import why_not
 from fastgw.runtime.accepted import Accepted, Document, accept, seal
 from fastgw.runtime.capacity import auto_workers, usable_cpus
+from fastgw.runtime.certificates import Why, files_to_spare, settled
 from fastgw.runtime.channel import Channel, Origin, Propose, Rejected
 from fastgw.runtime.channel import Outcome as Verdict
 from fastgw.runtime.commons import Commons, Record
@@ -63,6 +64,9 @@ class Proposals:
         self.on_missed: Callable[[], None] = lambda: None
         """Told that another document is in force than the one that is known here."""
         self._kept = {document.generation: document for document in commons.documents}
+        self.withheld: Why = {}
+        """By file, why what it says now is not in force."""
+        self._seen_withheld: Why = {}
 
     async def reload(self, source: Origin) -> Outcome:
         """Take what the file says."""
@@ -107,6 +111,7 @@ class Proposals:
                 return
             if captured != self.current.captured:
                 await self._offer(lambda: config.load_sources(self.current.sources, captured, TYPES), "file")
+            self._follow_withheld()
 
     async def follow(self) -> None:
         """Take what the file says, where that is other than what is in force, or the last attempt has failed."""
@@ -124,9 +129,19 @@ class Proposals:
     def _captured_now(self) -> dict[str, bytes]:
         """Raises `ConfigError`."""
         try:
-            return read_again(self.current.captured)
+            away = dict.fromkeys(files_to_spare(self.config), "")
+            captured = read_again(self.current.captured, away)
         except Flaw as flaw:
             raise ConfigError([Problem(self.current.file, 0, 0, "", flaw.wrong)]) from flaw
+        taken, why = settled(self.config, self.current.captured, captured)
+        self._seen_withheld = {file: gone for file, gone in away.items() if gone} | why
+        return taken
+
+    def _follow_withheld(self) -> None:
+        """Tell, once, what of the present files is not in force, and why."""
+        before, self.withheld = self.withheld, self._seen_withheld
+        for why in dict.fromkeys(why for why in self.withheld.values() if why not in before.values()):
+            notice(f"{why}: what was there before stays in force")
 
     async def rollback(self, generation: int | None) -> Outcome:
         """Go back to what the files said in a generation that is kept; None: to what they said before, each time one
@@ -247,6 +262,8 @@ class Proposals:
         self._kept[before.generation] = Document.of(before)
         self._kept = {generation: document for generation, document in self._kept.items() if generation in stays}
         self.current, self.config = accepted, msgspec.structs.replace(loaded.config, consumers=())
+        taken, held = accepted.captured, before.captured
+        self.withheld = {file: why for file, why in self.withheld.items() if taken.get(file) == held.get(file)}
         self.on_change(before, accepted)
 
     def _remember(
@@ -277,7 +294,7 @@ class Proposals:
     def _dry(self, loaded: Loaded) -> Outcome:
         """What it would change."""
         index = index_of(loaded.config.consumers, loaded.captured, self.current.index.key)
-        changes = as_text(differences(self.config, loaded, (self.current.index, index)))
+        changes = as_text(differences(self.config, loaded, known=(self.current.index, index)))
         if _addresses(loaded.config) - _addresses(self.config):
             changes += "\naddresses are not tried"
         current = self.current

@@ -10,8 +10,8 @@ from fastgw import config
 from fastgw.compile import compile
 from fastgw.config import Loaded
 from fastgw.filters import TYPES
-from fastgw.node import tickets
 from fastgw.identity import index_of
+from fastgw.node import tickets
 from fastgw.runtime.accepted import accept
 from fastgw.runtime.activation import inherited
 from fastgw.runtime.bound import Bound

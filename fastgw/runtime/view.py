@@ -23,6 +23,7 @@ from fastgw.node.targets import Verdict
 from fastgw.observe import Totals
 from fastgw.observe.families import BOUNDS_S
 from fastgw.observe.series import UPSTREAM_RETRIES, series_of
+from fastgw.runtime import certificates
 from fastgw.runtime.channel import Channel, DrainAll
 from fastgw.runtime.commons import Commons, Record
 from fastgw.runtime.processes import Process, process
@@ -51,8 +52,10 @@ class View:
         self._proposals = proposals
         self._supervisor = os.getppid()
         self._exposition = Exposition(
-            series_of(proposals.current.places), commons.shared, commons.words, commons.begun_date
+            series_of(proposals.current.places), commons.shared, commons.words, commons.begun_date, self.certificates
         )
+        self._certified: tuple[object, object] = (None, None)
+        self._certificates: Sequence[node.CertificateInfo] = ()
         self._parts = Parts(proposals.config)
         proposals.on_accept = lambda accepted: self._exposition.prepare(accepted.generation, series_of(accepted.places))
 
@@ -79,7 +82,17 @@ class View:
             connections=sum(worker.connections for worker in workers),
             requests=sum(self._totals().requests.values()),
             reloads=self._reloads(),
+            certificates=self.certificates(),
         )
+
+    def certificates(self) -> Sequence[node.CertificateInfo]:
+        """Of all listeners. They are taken apart once."""
+        proposals = self._proposals
+        now = (proposals.current, proposals.withheld)
+        if any(one is not other for one, other in zip(now, self._certified, strict=True)):
+            self._certified = now
+            self._certificates = certificates.told(proposals.config, proposals.current.captured, proposals.withheld)
+        return self._certificates
 
     def live(self) -> node.Live:
         totals, workers = self._totals(), self._workers()
@@ -275,7 +288,15 @@ def _retries(totals: Totals, upstream: str) -> int:
 
 def _consumers(index: Index) -> list[node.ConsumerInfo]:
     return [
-        node.ConsumerInfo(each.name, each.groups, each.keys, each.passwords, each.subjects, each.certificates)
+        node.ConsumerInfo(
+            name=each.name,
+            groups=each.groups,
+            keys=each.keys,
+            passwords=each.passwords,
+            subjects=each.subjects,
+            certificates=each.certificates,
+            signing_keys=each.signing_keys,
+        )
         for each in index.known()
     ]
 

@@ -179,6 +179,10 @@ class Words:
         """How TLS handshakes of this worker, and of those before it in this column, have ended, by `Outcome`."""
         return column.words[self._shaken : self._shaken + len(Outcome)]
 
+    def handshakes(self, shared: Shared) -> dict[Outcome, int]:
+        """How those of all workers have ended."""
+        return {outcome: shared.total(self._shaken + outcome) for outcome in Outcome}
+
     def connection_limit(self, column: Column, limits: config.Limits) -> NodeLimit:
         return column.limit(self.connections, limits.connections, self.accepted)
 

@@ -14,7 +14,8 @@ from cryptography.x509.oid import NameOID
 
 from fastgw.config.settings import UpstreamTls
 from fastgw.routing import at_once
-from fastgw.upstream.tls import client_tls, material_of
+from fastgw.upstream.tls import client_tls as upstream_tls
+from fastgw.upstream.tls import material_of
 
 
 class Certificates:
@@ -30,17 +31,19 @@ class Certificates:
         self._certificate = made.sign(self._key, hashes.SHA256())
         Path(self.ca).write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str) -> tuple[str, str]:
-        """A certificate for a name or an address, and its key."""
+    def issue(self, name: str, *more: str, subject: str = "issued", stem: str = "", days: float = 1) -> tuple[str, str]:
+        """A certificate for names, addresses and URIs, none where the first is empty, and its key.
+
+        `stem`: of the files' names, which else are called by the first name. `days`: from now until it has expired.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "issued")])
-        is_address = re.fullmatch(r"[0-9.]+|.*:.*", name) is not None
-        alternative = x509.IPAddress(ip_address(name)) if is_address else x509.DNSName(name)
-        made = self._begin(subject, key.public_key())
-        made = made.add_extension(x509.SubjectAlternativeName([alternative]), critical=False)
+        made = self._begin(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]), key.public_key(), days)
+        if name:
+            alternatives = [alternative(each) for each in (name, *more)]
+            made = made.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
         certificate = made.sign(self._key, hashes.SHA256())
-        stem = self._folder / name.replace(":", "_")
-        certificate_file, key_file = stem.with_suffix(".pem"), stem.with_suffix(".key")
+        files = self._folder / (stem or name.replace(":", "_").replace("*", "any"))
+        certificate_file, key_file = files.with_suffix(".pem"), files.with_suffix(".key")
         certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         key_file.write_bytes(
             key.private_bytes(
@@ -49,7 +52,21 @@ class Certificates:
         )
         return str(certificate_file), str(key_file)
 
-    def _begin(self, subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+    def revoke(self, *certificates: str) -> str:
+        """A list of what is revoked: these."""
+        now = datetime.datetime.now(datetime.UTC)
+        made = x509.CertificateRevocationListBuilder().issuer_name(self._name)
+        made = made.last_update(now - datetime.timedelta(hours=1)).next_update(now + datetime.timedelta(days=1))
+        for each in certificates:
+            serial = x509.load_pem_x509_certificate(Path(each).read_bytes()).serial_number
+            made = made.add_revoked_certificate(
+                x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
+            )
+        file = self._folder / f"revoked-{len(certificates)}.pem"
+        file.write_bytes(made.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+        return str(file)
+
+    def _begin(self, subject: x509.Name, key: ec.EllipticCurvePublicKey, days: float = 1) -> x509.CertificateBuilder:
         today = datetime.datetime.now(datetime.UTC)
         return (
             x509.CertificateBuilder()
@@ -57,9 +74,23 @@ class Certificates:
             .issuer_name(self._name)
             .public_key(key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(today - datetime.timedelta(days=1))
-            .not_valid_after(today + datetime.timedelta(days=1))
+            .not_valid_before(today - datetime.timedelta(days=2))
+            .not_valid_after(today + datetime.timedelta(days=days))
         )
+
+
+def alternative(name: str) -> x509.GeneralName:
+    if "://" in name:
+        return x509.UniformResourceIdentifier(name)
+    return x509.IPAddress(ip_address(name)) if re.fullmatch(r"[0-9.]+|.*:.*", name) else x509.DNSName(name)
+
+
+def client_tls(certificates: Certificates, shown: tuple[str, str] | None = None) -> ssl.SSLContext:
+    """A client's side, which believes this authority and shows a certificate if there is one."""
+    made = ssl.create_default_context(cafile=certificates.ca)
+    if shown is not None:
+        made.load_cert_chain(*shown)
+    return made
 
 
 def server_tls(issued: tuple[str, str], clients: str | None = None, highest: int | None = None) -> ssl.SSLContext:
@@ -81,4 +112,4 @@ def trusting(certificates: Certificates, **more: Any) -> ssl.SSLContext:
 
 def made_tls(tls: UpstreamTls) -> ssl.SSLContext:
     """What targets with these settings are spoken to with."""
-    return at_once(client_tls(tls, material_of(tls, {})))
+    return at_once(upstream_tls(tls, material_of(tls, {})))

@@ -12,12 +12,14 @@ from prometheus_client.samples import Sample
 
 from fastgw.admin.exposition import OPENMETRICS, PROMETHEUS, wanted
 from fastgw.admin.metrics import FAMILIES, Exposition
+from fastgw.admin.node import CertificateInfo
 from fastgw.compile import Gateway
 from fastgw.compile import compile as compiled
 from fastgw.config import settings as config
 from fastgw.config.values import Address, Url
-from fastgw.node.places import Names
+from fastgw.downstream.secured import Outcome
 from fastgw.filters.size import Size
+from fastgw.node.places import Names
 from fastgw.node.shared import Shared
 from fastgw.observe.families import FilterEvent
 from fastgw.observe.series import UPSTREAM_CONNECTS, series_of
@@ -47,7 +49,8 @@ class Node:
         self.own = self.shared.columns[0]
         self.own.words[self.words.pid] = os.getpid()
         self.tally = Tally(self.gateway.series, self.words.counted(self.own))
-        self.exposition = Exposition(self.gateway.series, self.shared, self.words, BEGUN)
+        shown = CertificateInfo("public", '/a"\\b.pem', ["a.example"], "0A", BEGUN + 86400, "")
+        self.exposition = Exposition(self.gateway.series, self.shared, self.words, BEGUN, lambda: [shown])
 
     def finish(self, route: str, status: int = 200, fault: str = "") -> None:
         place = self.tally.place("public", route, "users", b"GET", status, fault)
@@ -216,3 +219,17 @@ def test_filters_are_counted_by_instance(node: Node) -> None:
     assert node.value("fastgw_filter_timeouts_total", filter="_other") == 1
     assert node.value("fastgw_filter_shadow_decisions_total", filter="limit", decision="answer") == 2
     assert node.value("fastgw_filter_shadow_decisions_total", filter="limit", decision="pass") == 1
+
+
+def test_handshakes_are_told_by_how_they_ended(node: Node) -> None:
+    ended = node.words.shaken(node.own)
+    ended[Outcome.FULL], ended[Outcome.RESUMED], ended[Outcome.CERTIFICATE_MISSING] = 5, 2, 3
+    assert node.value("fastgw_tls_handshakes_total") == 7
+    assert node.value("fastgw_tls_resumptions_total") == 2
+    assert node.value("fastgw_tls_handshake_failures_total", fault="certificate_missing") == 3
+    assert node.value("fastgw_tls_handshake_failures_total", fault="timeout") == 0
+
+
+def test_it_is_told_when_certificates_expire(node: Node) -> None:
+    found = node.value("fastgw_certificate_expiry_timestamp_seconds", certificate='/a"\\b.pem', listener="public")
+    assert found == BEGUN + 86400

@@ -1,0 +1,101 @@
+"""The certificates that clients are shown: until when they are good, and whether newer files can be taken.
+
+Renewal tools write a key and its certificate one after the other. What cannot be used yet leaves in force what was
+there, and what else has changed is taken all the same.
+"""
+
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from typing import Final
+
+from fastgw.admin.node import CertificateInfo
+from fastgw.config.pem import amiss, amiss_authority, amiss_revocations, decoded, dns_names
+from fastgw.config.settings import Config, ServerTls
+from fastgw.wire.certificate import expiry
+
+OF_ADMIN: Final = "(admin)"
+"""How the admin listener is called among listeners, whose names have no brackets."""
+
+Files = Mapping[str, bytes]
+Why = Mapping[str, str]
+"""By file: what is wrong with its present contents, or with what belongs to them."""
+
+
+def settled(config: Config, before: Files, now: Files) -> tuple[dict[str, bytes], dict[str, str]]:
+    """What of the present contents of files can be in force, and why the rest cannot.
+
+    `before`: what is in force. Files that belong together are taken together or not at all.
+    """
+    taken, why = dict(now), dict[str, str]()
+    groups = [*_groups(config)]
+    again = True
+    while again:  # a file may belong to several
+        again = False
+        for files, wrong_with in groups:
+            if any(taken[file] != before[file] for file in files) and (wrong := wrong_with(taken)):
+                why |= dict.fromkeys(files, wrong)
+                taken |= {file: before[file] for file in files}
+                again = True
+    return taken, why
+
+
+def files_to_spare(config: Config) -> frozenset[str]:
+    """Those that may be away for a moment, while they are replaced."""
+    return frozenset(file for files, _ in _groups(config) for file in files)
+
+
+def _groups(config: Config) -> Iterator[tuple[tuple[str, ...], Callable[[Files], str]]]:
+    """Files that belong together, and what is wrong with them."""
+    for _, tls in _served(config):
+        for each in tls.certificates:
+            yield _pair(each.certificate, each.key)
+        if tls.client_auth is not None:
+            yield _alone(tls.client_auth.ca, amiss_authority)
+            if tls.client_auth.crl is not None:
+                yield _alone(tls.client_auth.crl, amiss_revocations)
+    for upstream in config.upstreams.values():
+        if upstream.tls.certificate is not None and upstream.tls.key is not None:
+            yield _pair(upstream.tls.certificate, upstream.tls.key)
+        if upstream.tls.ca is not None:
+            yield _alone(upstream.tls.ca, amiss_authority)
+
+
+def _pair(certificate: str, key: str) -> tuple[tuple[str, ...], Callable[[Files], str]]:
+    def wrong_with(files: Files) -> str:
+        wrong = amiss(files[certificate], files[key])
+        return "" if wrong is None else f"{certificate if wrong.of == 'certificate' else key}: {wrong.wrong}"
+
+    return (certificate, key), wrong_with
+
+
+def _alone(file: str, wrong_with: Callable[[bytes], str]) -> tuple[tuple[str, ...], Callable[[Files], str]]:
+    return (file,), lambda files: (wrong := wrong_with(files[file])) and f"{file}: {wrong}"
+
+
+def _served(config: Config) -> Iterator[tuple[str, ServerTls]]:
+    for name, listener in config.listeners.items():
+        if listener.tls is not None:
+            yield name, listener.tls
+    if config.admin is not None and config.admin.tls is not None:
+        yield OF_ADMIN, config.admin.tls
+
+
+def told(config: Config, captured: Files, why: Why) -> list[CertificateInfo]:
+    """Each of each listener."""
+    found = []
+    for listener, tls in _served(config):
+        for each in tls.certificates:
+            with suppress(ssl.SSLError, KeyError):
+                certificate = decoded(captured[each.certificate])
+                found.append(
+                    CertificateInfo(
+                        listener=listener,
+                        certificate=each.certificate,
+                        names=dns_names(certificate),
+                        serial=certificate["serialNumber"],
+                        expires_date=expiry(certificate),
+                        problem=why.get(each.certificate, ""),
+                    )
+                )
+    return found

@@ -1,0 +1,421 @@
+"""TLS towards clients: certificates by name, client certificates, tickets, and who speaks something else."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import socket
+import ssl
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from tests.support.certificates import Certificates, client_tls
+from tests.support.client import Client, Response
+from tests.support.faults import assert_fault
+from tests.support.gateway import Gateway, wait_until
+from tests.support.origin import Origin
+from tests.support.peer import DEADLINE
+
+REQUEST = b"GET /%s HTTP/1.1\r\nHost: a.test\r\n\r\n"
+FINGERPRINT = re.compile(rb"Hash=([0-9a-f]{64})")
+
+
+class Secured(Client):
+    """A client that has done its handshake. `first`: bytes before it."""
+
+    sock: ssl.SSLSocket
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        tls: ssl.SSLContext,
+        name: str | None = "a.test",
+        listener: str = "main",
+        session: ssl.SSLSession | None = None,
+        first: bytes = b"",
+    ) -> None:
+        super().__init__(gateway.address(listener))
+        try:
+            self.sock.sendall(first)
+            self.sock = tls.wrap_socket(self.sock, server_hostname=name, session=session)
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, path: bytes = b"") -> Response:
+        return self.exchange(REQUEST % path)
+
+    @property
+    def serial(self) -> int:
+        """Of the certificate that the gateway has shown."""
+        shown = self.sock.getpeercert(binary_form=True)
+        assert shown is not None
+        return x509.load_der_x509_certificate(shown).serial_number
+
+
+class Place(NamedTuple):
+    gateway: Gateway
+    origin: Origin
+    authority: Certificates
+    issued: dict[str, tuple[str, str]]
+
+    def client(self, tls: ssl.SSLContext | None = None, **options: Any) -> Secured:
+        return Secured(self.gateway, tls or client_tls(self.authority), **options)
+
+    def serial(self, name: str) -> int:
+        return x509.load_pem_x509_certificate(Path(self.issued[name][0]).read_bytes()).serial_number
+
+    def fails(self, tls: ssl.SSLContext | None = None, **options: Any) -> ssl.SSLError:
+        """The handshake, or, in TLS 1.3, where a client is done before it is verified, the first request."""
+        try:
+            with self.client(tls, **options) as client:
+                client.sock.sendall(REQUEST % b"")
+                answer = client.sock.recv(65_536)
+        except ssl.SSLError as error:
+            return error
+        raise AssertionError(f"answered with {answer!r}")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    directory = tmp_path_factory.mktemp("tls")
+    authority = Certificates(directory)
+    stranger_folder = directory / "stranger"
+    stranger_folder.mkdir()
+    issued = {
+        "a.test": authority.issue("a.test", "127.0.0.1"),
+        "*.wild.test": authority.issue("*.wild.test"),
+        "one.wild.test": authority.issue("one.wild.test"),
+        "alice": authority.issue("alice.example", "spiffe://example/alice", subject="alice"),
+        "mallory": authority.issue("mallory.example", subject="mallory"),
+        "late": authority.issue("late.example", subject="late", days=-1),
+        "stranger": Certificates(stranger_folder).issue("alice.example", subject="alice"),
+    }
+    certificates = [
+        {"certificate": certificate, "key": key}
+        for certificate, key in (issued[name] for name in ("a.test", "*.wild.test", "one.wild.test"))
+    ]
+    tls = {"certificates": certificates, "handshake_timeout": "1s"}
+    asking = {"ca": authority.ca, "crl": authority.revoke(issued["mallory"][0])}
+    anywhere = {"address": "127.0.0.1:0"}
+    with Origin() as origin:
+        origin.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        config = {
+            "workers": 2,
+            "status": {"address": "127.0.0.1:0"},
+            "listeners": {
+                "main": {**anywhere, "tls": tls},
+                "proxied": {
+                    **anywhere,
+                    "tls": tls,
+                    "proxy_protocol": "required",
+                    "trusted_proxies": ["127.0.0.0/8"],
+                },
+                "newest": {**anywhere, "tls": {**tls, "min_version": "1.3"}},
+                "unticketed": {**anywhere, "tls": {**tls, "session_tickets": False}},
+                "required": {**anywhere, "tls": {**tls, "client_auth": asking}},
+                "optional": {**anywhere, "tls": {**tls, "client_auth": {**asking, "mode": "optional"}}},
+            },
+            "routes": [{"name": "all", "upstream": origin.serve().url}],
+        }
+        with Gateway(config, directory) as gateway:
+            yield Place(gateway, origin, authority, issued)
+
+
+def metric(place: Place, name: str) -> float:
+    """A sample of the status listener, by its name with its labels."""
+    host, _, port = place.gateway.ready["status"].rpartition(":")
+    with socket.create_connection((host, int(port)), DEADLINE) as asked:
+        asked.sendall(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
+        text = b"".join(iter(lambda: asked.recv(65_536), b"")).decode()
+    found = re.search(f"^{re.escape(name)} (.*)$", text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+# --- what is shown, and agreed on ---
+
+
+@pytest.mark.parametrize(
+    ("asked", "shown"),
+    [
+        ("a.test", "a.test"),
+        ("A.Test", "a.test"),
+        ("one.wild.test", "one.wild.test"),
+        ("two.wild.test", "*.wild.test"),
+        ("deeper.two.wild.test", "a.test"),
+        ("wild.test", "a.test"),
+        ("unknown.test", "a.test"),
+        (None, "a.test"),
+    ],
+)
+def test_the_certificate_is_the_one_for_the_name(place: Place, asked: str | None, shown: str) -> None:
+    """RFC 6066 section 3: by SNI; the exact name before the wildcard, which is one label (RFC 9525 section 6.3)."""
+    tls = client_tls(place.authority)
+    tls.check_hostname = False
+    with place.client(tls, name=asked) as client:
+        assert client.serial == place.serial(shown)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_requests_are_served_over_each_version(place: Place, version: ssl.TLSVersion) -> None:
+    tls = client_tls(place.authority)
+    tls.minimum_version = tls.maximum_version = version
+    with place.client(tls) as client:
+        for _ in range(3):
+            assert client.ask().body == b"ok"
+
+
+def test_the_upstream_and_the_log_know_that_it_was_https(place: Place) -> None:
+    before = len(place.origin.requests)
+    with place.client() as client:
+        client.ask(b"scheme")
+    request = place.origin.wait_for_requests(before + 1)[-1]
+    assert request.get(b"X-Forwarded-Proto") == b"https"
+    assert b"proto=https" in (request.get(b"Forwarded") or b"")
+    assert place.gateway.wait_for_record(path="/scheme")["scheme"] == "https"
+
+
+@pytest.mark.parametrize(("offered", "chosen"), [(["h2", "http/1.1"], "http/1.1"), (["http/1.1"], "http/1.1")])
+def test_http_1_1_is_what_is_spoken(place: Place, offered: list[str], chosen: str) -> None:
+    tls = client_tls(place.authority)
+    tls.set_alpn_protocols(offered)
+    with place.client(tls) as client:
+        assert client.sock.selected_alpn_protocol() == chosen
+        assert client.ask().body == b"ok"
+
+
+def test_who_speaks_no_version_that_is_allowed_is_told_so(place: Place) -> None:
+    tls = client_tls(place.authority)
+    tls.maximum_version = ssl.TLSVersion.TLSv1_2
+    before = metric(place, 'fastgw_tls_handshake_failures_total{fault="no_agreement"}')
+    assert place.fails(tls, listener="newest").reason == "TLSV1_ALERT_PROTOCOL_VERSION"
+    assert metric(place, 'fastgw_tls_handshake_failures_total{fault="no_agreement"}') == before + 1
+
+
+def test_a_request_that_comes_with_the_end_of_the_handshake_is_served(place: Place) -> None:
+    """Everything a client may send ahead, in one segment, and byte by byte."""
+    for size in (1, 7, 65_536):
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = client_tls(place.authority).wrap_bio(incoming, outgoing, server_hostname="a.test")
+        with place.gateway.connect() as client:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                tls.do_handshake()
+            for sent in range(2):
+                sealed = outgoing.read()
+                for at in range(0, len(sealed), size):
+                    client.send(sealed[at : at + size])
+                if not sent:
+                    while True:
+                        client.receive()
+                        incoming.write(client.read_exactly(len(client.unread)))
+                        with contextlib.suppress(ssl.SSLWantReadError):
+                            tls.do_handshake()
+                            break
+                    tls.write(REQUEST % b"")
+            answer = b""
+            while not answer.endswith(b"ok"):
+                client.receive()
+                incoming.write(client.read_exactly(len(client.unread)))
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    answer += tls.read(65_536)
+
+
+# --- who is no client of TLS ---
+
+
+@pytest.mark.parametrize("method", [b"GET", b"OPTIONS", b"X"])
+def test_plain_http_is_told_that_the_port_speaks_tls(place: Place, method: bytes) -> None:
+    with place.gateway.connect() as client:
+        response = client.exchange(b"%b /plain-%b HTTP/1.1\r\nHost: a.test\r\n\r\n" % (method, method))
+        assert_fault(response, 400, "tls_required")
+        client.assert_ended()
+    record = place.gateway.wait_for_record(path=f"/plain-{method.decode()}")
+    assert (record["status"], record["fault"], record["scheme"]) == (400, "tls_required", "http")
+
+
+@pytest.mark.parametrize(
+    "noise", [b"\x00\x00\x00\x00", b"\x80\x2e\x01\x00\x02", b"\x16\x03\x01\x00\x05hello", b"\xff" * 64]
+)
+def test_what_is_neither_is_closed(place: Place, noise: bytes) -> None:
+    before = metric(place, 'fastgw_tls_handshake_failures_total{fault="protocol_error"}')
+    with place.gateway.connect() as client:
+        client.send(noise)
+        client.read_to_end()
+    assert metric(place, 'fastgw_tls_handshake_failures_total{fault="protocol_error"}') == before + 1
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01"])
+def test_a_handshake_that_does_not_come_is_cut_and_counted(place: Place, sent: bytes) -> None:
+    before = metric(place, 'fastgw_tls_handshake_failures_total{fault="timeout"}')
+    with place.gateway.connect() as client:
+        client.send(sent)
+        client.assert_ended()
+    assert metric(place, 'fastgw_tls_handshake_failures_total{fault="timeout"}') == before + 1
+
+
+def test_connections_that_fail_leave_nothing_behind(place: Place) -> None:
+    for _ in range(5):
+        with place.gateway.connect() as client:
+            client.send(b"\x16\x03\x01")
+    wait_until(lambda: metric(place, "fastgw_connections") == 0, "connections to be given back")
+
+
+def test_bytes_that_were_changed_on_their_way_end_the_connection(place: Place) -> None:
+    with place.client() as client:
+        client.ask()
+        with socket.socket(fileno=client.sock.detach()) as bare:
+            bare.sendall(b"\x17\x03\x03\x00\x20" + b"\0" * 32)
+            bare.settimeout(DEADLINE)
+            with contextlib.suppress(ConnectionResetError):
+                while bare.recv(65_536):
+                    pass
+
+
+# --- certificates of clients ---
+
+
+def test_an_upstream_is_told_of_a_certificate_that_was_verified(place: Place) -> None:
+    """And of nothing that the client says of itself."""
+    before = len(place.origin.requests)
+    with place.client(client_tls(place.authority, place.issued["alice"]), listener="required") as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: a.test\r\nX-Forwarded-Client-Cert: Hash=f00\r\n\r\n")
+        assert client.read_response().status == 200
+    told = place.origin.wait_for_requests(before + 1)[-1].get(b"X-Forwarded-Client-Cert") or b""
+    certificate = x509.load_pem_x509_certificate(Path(place.issued["alice"][0]).read_bytes())
+
+    digest = hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest().encode()
+    assert told == b'Hash=%b;Subject="CN=alice";URI=spiffe://example/alice;DNS=alice.example' % digest
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize(
+    ("who", "fault"),
+    [
+        (None, "certificate_missing"),
+        ("mallory", "certificate_refused"),
+        ("late", "certificate_refused"),
+        ("stranger", "certificate_refused"),
+    ],
+)
+def test_who_shows_no_good_certificate_does_not_get_in(
+    place: Place, version: ssl.TLSVersion, who: str | None, fault: str
+) -> None:
+    """None, one that is revoked, one that has expired, and one of another authority."""
+    tls = client_tls(place.authority, None if who is None else place.issued[who])
+    tls.minimum_version = tls.maximum_version = version
+    sample = f'fastgw_tls_handshake_failures_total{{fault="{fault}"}}'
+    before = metric(place, sample)
+    place.fails(tls, listener="required")
+    assert metric(place, sample) == before + 1
+
+
+def test_where_a_certificate_is_optional_only_a_bad_one_keeps_out(place: Place) -> None:
+    before = len(place.origin.requests)
+    with place.client(listener="optional") as client:
+        assert client.ask().body == b"ok"
+    with place.client(client_tls(place.authority, place.issued["alice"]), listener="optional") as client:
+        assert client.ask().body == b"ok"
+    anonymous, alice = place.origin.wait_for_requests(before + 2)[before:]
+    assert b"X-Forwarded-Client-Cert" not in anonymous
+    assert FINGERPRINT.match(alice.get(b"X-Forwarded-Client-Cert") or b"")
+    place.fails(client_tls(place.authority, place.issued["mallory"]), listener="optional")
+
+
+# --- tickets ---
+
+
+def session_of(client: Secured) -> ssl.SSLSession:
+    """After an answer: TLS 1.3 sends tickets behind the handshake."""
+    client.ask()
+    assert client.sock.session is not None
+    return client.sock.session
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize(("listener", "who"), [("main", None), ("required", "alice"), ("newest", None)])
+def test_a_session_is_resumed_by_every_worker(
+    place: Place, version: ssl.TLSVersion, listener: str, who: str | None
+) -> None:
+    if (listener, version) == ("newest", ssl.TLSVersion.TLSv1_2):
+        return
+    tls = client_tls(place.authority, None if who is None else place.issued[who])
+    tls.minimum_version = tls.maximum_version = version
+    with place.client(tls, listener=listener) as client:
+        session = session_of(client)
+    before = len(place.origin.requests)
+    for _ in range(8):  # both workers are met: the odds against it are 1 to 128
+        with place.client(tls, listener=listener, session=session) as client:
+            assert client.sock.session_reused
+            assert client.ask().body == b"ok"
+    if who is not None:
+        told = {request.get(b"X-Forwarded-Client-Cert") for request in place.origin.requests[before:]}
+        assert len(told) == 1
+        assert FINGERPRINT.match(told.pop() or b"")
+
+
+def test_a_session_is_no_good_where_others_are_believed(place: Place) -> None:
+    """What a ticket says of a client was verified by the rules of its own listener."""
+    tls = client_tls(place.authority, place.issued["alice"])
+    with place.client(tls, listener="optional") as client:
+        session = session_of(client)
+    with place.client(tls, listener="required", session=session) as client:
+        assert not client.sock.session_reused
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_without_tickets_there_is_nothing_to_resume(place: Place, version: ssl.TLSVersion) -> None:
+    tls = client_tls(place.authority)
+    tls.minimum_version = tls.maximum_version = version
+    with place.client(tls, listener="unticketed") as client:
+        client.ask()
+        session = client.sock.session
+    with place.client(tls, listener="unticketed", session=session) as client:
+        assert not client.sock.session_reused
+        assert client.ask().body == b"ok"
+
+
+# --- behind a proxy ---
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 443\r\n",
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11" + struct.pack("!H4s4sHH", 12, bytes([192, 0, 2, 7]), bytes(4), 4711, 443),
+    ],
+)
+def test_the_proxy_header_comes_before_the_handshake(place: Place, header: bytes) -> None:
+    before = len(place.origin.requests)
+    with place.client(listener="proxied", first=header) as client:
+        client.ask()
+    request = place.origin.wait_for_requests(before + 1)[-1]
+    assert request.get(b"X-Forwarded-For") == b"192.0.2.7"
+    assert request.get(b"X-Forwarded-Port") == b"443"
+    assert request.get(b"X-Forwarded-Proto") == b"https"
+
+
+# --- the ends of connections ---
+
+
+def test_an_answer_without_a_length_ends_within_tls(place: Place) -> None:
+    """`close_notify` (RFC 8446 section 6.1): else nobody could tell the end from a cut."""
+    with place.client() as client:
+        client.send(b"GET /last HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n")
+        assert client.read_response().body == b"ok"
+        client.assert_ended()  # raises where the stream is cut: SSLEOFError
+
+
+def test_an_early_answer_reaches_a_client_that_goes_on_sending(place: Place) -> None:
+    """Promise 9, over TLS: 413 comes whole, and what is still sent is read and dropped."""
+    with place.client() as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: a b\r\nContent-Length: 15000000\r\n\r\n")
+        for _ in range(30):
+            client.send_gently(b"x" * 100_000)
+        assert client.read_response().status == 400
