@@ -21,8 +21,8 @@ from tests.e2e.test_reload import Reloadable, saying
 from tests.support.gateway import wait_until
 from tests.support.origin import OK, Origin
 
-LARGE = 256 * MIB
-"""Of a body that several reloads happen to; it takes a second or two."""
+LARGE = 1024 * MIB
+"""Of a body that several reloads happen to; it takes some seconds."""
 SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 ASKING = b"GET /socket HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
 RELOADS = 150
