@@ -175,7 +175,8 @@ def explain(
     chosen = _listener(gateway, url, listener)
     explanation = Explanation(listener=chosen.name)
     shown = _Shown(name for access_log in gateway.config.access_logs for name in access_log.redact)
-    peer = Peer(client, 0, chosen.address.port or 0, chosen.trusts(client))
+    scheme = b"http" if chosen.tls is None else b"https"
+    peer = Peer(client, 0, chosen.address.port or 0, chosen.trusts(client), scheme)
     try:
         if len(raw) > gateway.limits.header_bytes:
             fault = too_long(raw, gateway.limits.header_bytes)

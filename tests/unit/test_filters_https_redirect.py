@@ -1,8 +1,13 @@
 """https_redirect: the same host, path and query on https, and no other place."""
 
+from pathlib import Path
+
 import pytest
 
 from fastgw import config
+from fastgw.compile import compile as compile_tables
+from fastgw.explain import as_text, explain
+from tests.support.certificates import Certificates
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane
 
@@ -109,6 +114,22 @@ def test_what_asks_for_no_place_is_left_alone() -> None:
     plane = plane_of({})
     asked(plane, b"OPTIONS * HTTP/1.1\r\nHost: a.test\r\n\r\n")
     assert len(plane.pool.waiting) == 1
+
+
+def test_explain_knows_how_a_listener_is_spoken_to(tmp_path: Path) -> None:
+    certificate, key = Certificates(tmp_path).issue("a.test")
+    listeners = {
+        "plain": {"address": "127.0.0.1:80"},
+        "main": {"address": "127.0.0.1:443", "tls": {"certificates": [{"certificate": certificate, "key": key}]}},
+    }
+    document = {**SERVICE, "listeners": listeners, "filters": {"https_redirect": {}, "security_headers": {}}}
+    gateway = compile_tables(load_document(document), 1)
+    sent = explain(gateway, "GET", "http://a.test/x")
+    assert (sent.status, sent.listener) == (308, "plain")
+    passed = explain(gateway, "GET", "https://a.test/x")
+    assert (passed.status, passed.listener) == (0, "main")
+    assert "X-Forwarded-Proto: https" in passed.sends
+    assert "https_redirect → pass (it came by https)" in as_text(passed)
 
 
 @pytest.mark.parametrize(
