@@ -23,11 +23,14 @@ from fastgw.compile import Gateway
 from fastgw.compile import compile as compile_tables
 from fastgw.downstream import Server
 from fastgw.filters import TYPES
+from fastgw.filters.api import Env, Exchange, Filter, Hooks, Outcome, Phase, Services
+from fastgw.node.feeds import Feeds
 from fastgw.node.ground import Ground
 from fastgw.node.shared import Shared
 from fastgw.observe import Observer
 from fastgw.runtime.words import Words
 from fastgw.upstream import pool
+from fastgw.upstream.fetch import Fetcher
 from fastgw.upstream.resolve import Address
 from fastgw.upstream.target import Target
 from fastgw.wire.render import LAST_CHUNK, chunk
@@ -36,6 +39,16 @@ Messages = Sequence[tuple[bytes, bytes]]
 """Requests, each with the answer its upstream gives."""
 
 BODIES = [answer.partition(b"\r\n\r\n")[2] for answer in ANSWERS]
+
+
+class Noop(Filter, name="noop", phase=Phase.TRANSFORM):
+    """Let every request pass."""
+
+    def build(self, env: Env) -> Hooks:
+        def request(exchange: Exchange) -> Outcome:
+            return None
+
+        return Hooks(request=request)
 
 
 class Transport(asyncio.Transport):
@@ -84,11 +97,11 @@ class Transport(asyncio.Transport):
 class Plane:
     """A worker's data plane with one client connection, and the connection to the upstream that its requests take."""
 
-    def __init__(self, folder: Path, log: bool) -> None:
+    def __init__(self, folder: Path, log: bool, filters: int) -> None:
         file = folder / "gateway.json"
         sinks = [str(folder / "access.log")] if log else []
-        file.write_text(json.dumps(_configuration(sinks)))
-        gateway = compile_tables(config.load(str(file), TYPES).config, 1)
+        file.write_text(json.dumps(_configuration(sinks, filters)))
+        gateway = compile_tables(config.load(str(file), {**TYPES, Noop.type_name: Noop}).config, 1)
         self._loop = uvloop.new_event_loop()
         self._gateway: Gateway | None = None
         self.turn(lambda: self._start(gateway))
@@ -103,7 +116,7 @@ class Plane:
         self._gateway = gateway
         self._observer.start()
         self._ground.start()
-        gateway.start(self._ground, column)
+        gateway.start(Services(self._ground, Fetcher(self._ground), Feeds({}, lambda key: None)), column)
         self.client = Transport(self._server.accepted(gateway.listeners[0], ("192.0.2.1", 40_000), 443))
 
     def turn(self, calls: Callable[[], None]) -> None:
@@ -177,11 +190,12 @@ class Plane:
         self._loop.close()
 
 
-def _configuration(access_logs: Sequence[str]) -> dict[str, Any]:
-    """As the benchmark's `plain`: 100 routes by prefix to one upstream."""
+def _configuration(access_logs: Sequence[str], filters: int) -> dict[str, Any]:
+    """As the benchmark's `plain`: 100 routes by prefix to one upstream; through so many filters that pass."""
     return {
         "version": 1,
         "listeners": {"public": {"address": "127.0.0.1:0"}},
+        "filters": {f"noop{number}": {"type": "noop"} for number in range(filters)},
         "access_logs": [{"sink": sink, "format": "json"} for sink in access_logs],
         "upstreams": {"origin": {"targets": [{"url": "http://127.0.0.1:9"}], "host_header": "preserve"}},
         "routes": [
@@ -196,12 +210,15 @@ def rooms() -> Iterator[Room]:
     chunked = [(request, _in_chunks(answer)) for request, answer in gets]
     yield from _room("a GET", gets)
     yield from _room("a GET, JSON access log", gets, log=True)
+    yield from _room("a GET, 1 filter", gets, filters=1)
+    yield from _room("a GET, 9 filters", gets, filters=9)
     yield from _room("a POST of 1 KB", posts)
+    yield from _room("a POST of 1 KB, 8 filters", posts, filters=8)
     yield from _room("a GET answered in chunks", chunked)
 
 
-def _room(name: str, messages: Messages, log: bool = False) -> Iterator[Room]:
-    with TemporaryDirectory() as folder, closing(Plane(Path(folder), log)) as plane:
+def _room(name: str, messages: Messages, log: bool = False, filters: int = 0) -> Iterator[Room]:
+    with TemporaryDirectory() as folder, closing(Plane(Path(folder), log, filters)) as plane:
         plane.connect(*messages[0])
         plane.prove(messages)
         yield Room(name, plane.exchange, messages, plane.turn)
