@@ -88,7 +88,7 @@ NAMED: Final = ("listeners", "upstreams", "filter_sets", "filters", "routes", "c
 """The keys of a configuration whose content is not settings; `include` says only where all of it is."""
 
 
-def differences(old: Loaded | Config, new: Loaded | Config, known: tuple[Index, Index] | None = None) -> Differences:
+def differences(old: Loaded | Config, new: Loaded | Config, *, known: tuple[Index, Index] | None = None) -> Differences:
     """What a change from `old` to `new` would mean. Of `Loaded` the contents of certificates are compared as well.
 
     `known`: the consumers of both, with one key; None = those that they name.
@@ -153,7 +153,13 @@ def _consumers(old: Index, new: Index) -> Part:
 def _of_consumer(old: Known, new: Known) -> Iterator[Change]:
     if old.groups != new.groups:
         yield _changed(("groups",), list(old.groups), list(new.groups))
-    counts = ("key_auth", "keys"), ("basic_auth", "passwords"), ("jwt", "subjects"), ("certificates", "certificates")
+    counts = (
+        ("key_auth", "keys"),
+        ("basic_auth", "passwords"),
+        ("hmac", "signing_keys"),
+        ("jwt", "subjects"),
+        ("certificates", "certificates"),
+    )
     changed = [(key, getattr(old, name), getattr(new, name)) for key, name in counts]
     changed = [(key, was, now) for key, was, now in changed if was != now]
     for key, was, now in changed:

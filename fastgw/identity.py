@@ -2,7 +2,8 @@
 
 All consumers of a configuration are one *image*: a table of marks (names, keys, usernames, …) and the records that they
 lead to, in a row of bytes. Control makes it; workers map it and read it where it lies, so that 100,000 consumers take
-no time in a reload and no memory of a worker's own. Nothing in it says a key or a password: marks are keyed digests.
+no time in a reload and no memory of a worker's own. Nothing in it says a key or a password: marks and passwords are
+keyed digests. Only what signatures are verified with lies there as it is.
 """
 
 import mmap
@@ -17,14 +18,14 @@ from unicodedata import normalize
 import msgspec
 
 from fastgw.config import settings
-from fastgw.config.consumers import Kind, Read, marks_of, subject_of
+from fastgw.config.consumers import Kind, Read, Signer, marks_of, subject_of
 from fastgw.config.files import Disk
 
 _KEY: Final = 32
 _HEAD: Final = struct.Struct("<32s16sQQ")
 """The key of all digests, a digest of the consumers, how many there are, places for marks."""
 _SLOT: Final = struct.Struct("<16sII")
-"""A mark, where its record begins, and where the digest of its password does; the last is 0 where there is none."""
+"""A mark, where its record begins, and where what is kept beside it does: 0 where there is nothing."""
 _LENGTH: Final = struct.Struct("<I")
 _DIGEST: Final = 16
 _PASSWORD: Final = 32
@@ -49,6 +50,7 @@ class Known(msgspec.Struct, frozen=True, array_like=True):
     passwords: int
     subjects: int
     certificates: int
+    signing_keys: int
     digest: bytes
     """Of its marks and passwords: another one where a key has changed."""
 
@@ -90,8 +92,13 @@ class Index:
         slot = self._slot_of(Kind.USERNAME, username)
         shown = _password_digest(self._key, username, password)
         at, kept_at = slot or (0, 0)
-        kept = self._image[kept_at : kept_at + _PASSWORD] if kept_at else bytes(_PASSWORD)
+        kept = self._piece(kept_at) if kept_at else bytes(_PASSWORD)
         return self._consumer(at) if compare_digest(kept, shown) and slot else None
+
+    def signer(self, key_id: bytes) -> tuple[Consumer, Signer] | None:
+        """Whose signing key this is, and what it is."""
+        slot = self._slot_of(Kind.KEY_ID, key_id)
+        return (self._consumer(slot[0]), _decode_signer(self._piece(slot[1]))) if slot is not None else None
 
     def known(self) -> Iterator[Known]:
         """All consumers, in the order of the configuration."""
@@ -101,16 +108,16 @@ class Index:
             at += _LENGTH.size + _LENGTH.unpack_from(self._image, at)[0]
 
     def _slot_of(self, kind: Kind, value: bytes) -> tuple[int, int] | None:
-        """Where the record and the password of a mark begin."""
+        """Where the record of a mark begins, and what is kept beside it."""
         image, mark = self._image, _digest(self._key, kind, value)
         place = int.from_bytes(mark[:8], "little") % self._slots
         while True:  # it ends: a third of the places is free
             at = self._begins + place * _SLOT.size
-            held, record, password = _SLOT.unpack_from(image, at)
+            held, record, kept = _SLOT.unpack_from(image, at)
             if held == _FREE:
                 return None
             if compare_digest(held, mark):
-                return self._begins + record, password and self._begins + password
+                return self._begins + record, kept and self._begins + kept
             place = (place + 1) % self._slots
 
     def _consumer(self, at: int) -> Consumer:
@@ -118,8 +125,12 @@ class Index:
         return Consumer(known.name, frozenset(known.groups))
 
     def _known(self, at: int) -> Known:
+        return _decode(self._piece(at))
+
+    def _piece(self, at: int) -> bytes:
+        """What lies there behind its length."""
         begins = at + _LENGTH.size
-        return _decode(self._image[begins : begins + _LENGTH.unpack_from(self._image, at)[0]])
+        return self._image[begins : begins + _LENGTH.unpack_from(self._image, at)[0]]
 
 
 def image_of(consumers: Collection[settings.Consumer], read: Read, key: bytes = b"") -> bytes:
@@ -129,7 +140,7 @@ def image_of(consumers: Collection[settings.Consumer], read: Read, key: bytes = 
     """
     key = key or urandom(_KEY)
     records = bytearray()
-    passwords = bytearray()
+    kept = bytearray()
     marks: list[tuple[bytes, int, int]] = []
     everything = blake2b(key=key, digest_size=_DIGEST)
     for consumer in consumers:
@@ -138,12 +149,14 @@ def image_of(consumers: Collection[settings.Consumer], read: Read, key: bytes = 
         for mark in marks_of(consumer, read):
             digest = _digest(key, mark.kind, mark.value)
             own.update(digest)
-            kept = 0
-            if mark.kind is Kind.USERNAME:
-                passwords += _password_digest(key, mark.value, mark.password.encode())
-                own.update(passwords[-_PASSWORD:])
-                kept = len(passwords)  # where it ends, for no digest begins at 0
-            marks.append((digest, begins, kept))
+            kept_at = -1
+            if mark.secret:
+                is_password = mark.kind is Kind.USERNAME
+                secret = _password_digest(key, mark.value, mark.secret) if is_password else mark.secret
+                own.update(secret)
+                kept_at = len(kept)
+                kept += _LENGTH.pack(len(secret)) + secret
+            marks.append((digest, begins, kept_at))
         known = Known(
             consumer.name,
             consumer.groups,
@@ -151,6 +164,7 @@ def image_of(consumers: Collection[settings.Consumer], read: Read, key: bytes = 
             len(consumer.basic_auth),
             len(consumer.jwt),
             len(consumer.certificates),
+            len(consumer.hmac),
             own.digest(),
         )
         record = msgspec.msgpack.encode(known)
@@ -158,17 +172,17 @@ def image_of(consumers: Collection[settings.Consumer], read: Read, key: bytes = 
         records += _LENGTH.pack(len(record)) + record
     slots = len(marks) * 3 // 2 + 2
     table = bytearray(slots * _SLOT.size)
-    passwords_at = len(table) + len(records)
+    kept_begins = len(table) + len(records)
     taken = bytearray(slots)
-    for digest, begins, kept in marks:
+    for digest, begins, kept_at in marks:
         place = int.from_bytes(digest[:8], "little") % slots
         while taken[place]:
             place = (place + 1) % slots
         taken[place] = 1
-        password_at = passwords_at + kept - _PASSWORD if kept else 0
-        _SLOT.pack_into(table, place * _SLOT.size, digest, len(table) + begins, password_at)
+        where = kept_begins + kept_at if kept_at >= 0 else 0
+        _SLOT.pack_into(table, place * _SLOT.size, digest, len(table) + begins, where)
     head = _HEAD.pack(key, everything.digest(), len(consumers), slots)
-    return b"".join((head, table, records, passwords))
+    return b"".join((head, table, records, kept))
 
 
 NOBODY: Final = Index(image_of((), lambda file: b""))
@@ -210,6 +224,10 @@ class Roster:
         username, shown = (normalize("NFC", each).encode("utf-8", "surrogatepass") for each in (name, password))
         return self.index.login(username, shown)
 
+    def by_key_id(self, key_id: str) -> tuple[Consumer, Signer] | None:
+        """Whose signing key it is; whether a signature is by it is another question."""
+        return self.index.signer(key_id.encode("utf-8", "surrogatepass"))
+
     def by_jwt_subject(self, issuer: str, subject: str) -> Consumer | None:
         return self.index.find(Kind.JWT_SUBJECT, subject_of(issuer, subject))
 
@@ -238,3 +256,4 @@ def _password_digest(key: bytes, username: bytes, password: bytes) -> bytes:
 
 _SALTS: Final = [bytes([kind]) for kind in Kind]
 _decode: Final = msgspec.msgpack.Decoder(Known).decode
+_decode_signer: Final = msgspec.msgpack.Decoder(Signer).decode

@@ -1,16 +1,34 @@
 """What consumers are known by: each mark belongs to one of them alone."""
 
-from collections.abc import Callable, Iterator
+from base64 import b64decode
+from collections.abc import Callable, Iterator, Mapping
 from enum import IntEnum
 from hashlib import sha256
 from typing import Final, NamedTuple
 from unicodedata import normalize
 
+import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
+from http_message_signatures import HTTPMessageSignaturesException, HTTPSignatureAlgorithm
+from http_message_signatures.algorithms import (
+    ECDSA_P256_SHA256,
+    ECDSA_P384_SHA384,
+    ED25519,
+    HMAC_SHA256,
+    RSA_PSS_SHA512,
+)
+
+from fastgw.config.problems import Path
 from fastgw.config.secret import Secret, secret_in
-from fastgw.config.settings import Consumer
+from fastgw.config.settings import Consumer, ConsumerSigningKey
 
 LONGEST_KEY: Final = 1024
 """Bytes of a key or password."""
+SHORTEST_SECRET: Final = 16
+"""Bytes of a secret that requests are signed with."""
+ALGORITHMS: Final[Mapping[str, type[HTTPSignatureAlgorithm]]] = {
+    each.algorithm_id: each for each in (HMAC_SHA256, ED25519, ECDSA_P256_SHA256, ECDSA_P384_SHA384, RSA_PSS_SHA512)
+}
 Read = Callable[[str], bytes]
 """The contents of a file that the configuration names."""
 
@@ -18,7 +36,7 @@ Read = Callable[[str], bytes]
 class Kind(IntEnum):
     """What a mark is."""
 
-    NAME, KEY, USERNAME, JWT_SUBJECT, SUBJECT, SAN, FINGERPRINT = range(7)
+    NAME, KEY, USERNAME, JWT_SUBJECT, SUBJECT, SAN, FINGERPRINT, KEY_ID = range(8)
 
 
 NOUNS: Final = (
@@ -29,6 +47,7 @@ NOUNS: Final = (
     "the subject of a certificate",
     "the alternative name of a certificate",
     "the fingerprint",
+    "the key_id",
 )
 """By kind."""
 
@@ -38,10 +57,10 @@ class Mark(NamedTuple):
 
     kind: Kind
     value: bytes
-    path: tuple[str | int, ...]
+    path: Path
     """Where it stands in the consumer."""
-    password: str = ""
-    """Of a username."""
+    secret: bytes = b""
+    """Of a username its password; of a key_id the `Signer`, packed."""
     wrong: str = ""
     """Why no request could show it."""
 
@@ -63,7 +82,9 @@ def marks_of(consumer: Consumer, read: Read) -> Iterator[Mark]:
         if wrong:
             yield Mark(Kind.USERNAME, name, ("basic_auth", place, "password"), wrong=wrong)
         else:
-            yield Mark(Kind.USERNAME, name, ("basic_auth", place, "username"), normalize("NFC", text))
+            yield Mark(Kind.USERNAME, name, ("basic_auth", place, "username"), normalize("NFC", text).encode())
+    for place, signing in enumerate(consumer.hmac):
+        yield _signing(signing, place, read)
     for place, token in enumerate(consumer.jwt):
         yield Mark(Kind.JWT_SUBJECT, subject_of(token.issuer, token.subject), ("jwt", place, "subject"))
     for place, mark in enumerate(consumer.certificates):
@@ -74,6 +95,41 @@ def marks_of(consumer: Consumer, read: Read) -> Iterator[Mark]:
             yield Mark(Kind.SAN, mark.san.encode(), (*at, "san"))
         elif mark.fingerprint_sha256 is not None:
             yield Mark(Kind.FINGERPRINT, mark.fingerprint_sha256, (*at, "fingerprint_sha256"))
+
+
+class Signer(msgspec.Struct, frozen=True, array_like=True):
+    """What signatures of a consumer are verified with."""
+
+    algorithm: str
+    key: bytes
+    """The shared secret, or a public key in PEM."""
+
+
+def _signing(signing: ConsumerSigningKey, place: int, read: Read) -> Mark:
+    key, wrong = _value(signing.key, read).encode(), ""
+    if signing.algorithm == "hmac-sha256":
+        if signing.encoding == "base64":
+            try:
+                key = b64decode(key, validate=True)
+            except ValueError:
+                wrong = "not base64"
+        if not wrong and len(key) < SHORTEST_SECRET:
+            wrong = f"a secret of less than {SHORTEST_SECRET} bytes"
+    else:
+        wrong = why_not_a_public_key(signing.algorithm, key)
+    path: Path = ("hmac", place, "key" if wrong else "key_id")
+    return Mark(
+        Kind.KEY_ID, signing.key_id.encode(), path, msgspec.msgpack.encode(Signer(signing.algorithm, key)), wrong
+    )
+
+
+def why_not_a_public_key(algorithm: str, pem: bytes) -> str:
+    """Why no signature by this algorithm can be verified with it; "" when one can."""
+    try:
+        ALGORITHMS[algorithm](public_key=pem)
+    except (ValueError, UnsupportedAlgorithm, HTTPMessageSignaturesException):
+        return f"no public key for {algorithm} in PEM"
+    return ""
 
 
 def subject_of(issuer: str, subject: str) -> bytes:

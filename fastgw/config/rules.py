@@ -250,7 +250,7 @@ def consumers_are_told_apart(merged: Merged) -> None:
 
 def _is_whole(consumer: Any) -> bool:
     """Whether each of its values could be read."""
-    lists = consumer.key_auth, consumer.basic_auth, consumer.jwt, consumer.certificates
+    lists = consumer.key_auth, consumer.basic_auth, consumer.hmac, consumer.jwt, consumer.certificates
     return (
         consumer.name is not BROKEN
         and BROKEN not in consumer.groups

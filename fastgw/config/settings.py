@@ -487,6 +487,21 @@ class ConsumerCertificate(Settings):
             raise ValueError("not one mark; expected one of `subject`, `san` and `fingerprint_sha256`")
 
 
+class ConsumerSigningKey(Settings):
+    """A key that requests are signed with."""
+
+    key_id: Annotated[str, Meta(min_length=1, max_length=256)]
+    """What signatures call it: their `keyid`."""
+    algorithm: Literal["hmac-sha256", "ed25519", "ecdsa-p256-sha256", "ecdsa-p384-sha384", "rsa-pss-sha512"] = (
+        "hmac-sha256"
+    )
+    """How is signed, by its name in RFC 9421. A key is good for one algorithm alone."""
+    key: Secret
+    """The secret that both sides share, of 16 bytes at least; for other algorithms than HMAC a public key in PEM."""
+    encoding: Literal["text", "base64"] = "text"
+    """How the shared secret is written: as it is, or in base64."""
+
+
 class Consumer(Settings):
     """Somebody that the gateway knows, and how requests show that they are theirs."""
 
@@ -498,6 +513,8 @@ class Consumer(Settings):
     """Its keys, for `key_auth`. Several while one takes the place of another."""
     basic_auth: tuple[ConsumerPassword, ...] = ()
     """Its passwords, for `basic_auth`."""
+    hmac: tuple[ConsumerSigningKey, ...] = ()
+    """The keys that it signs requests with, for `hmac`."""
     jwt: tuple[ConsumerSubject, ...] = ()
     """Whom tokens speak of when they are its own."""
     certificates: tuple[ConsumerCertificate, ...] = ()

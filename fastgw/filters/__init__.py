@@ -10,6 +10,7 @@ from fastgw.filters.cors import Cors
 from fastgw.filters.extensions import FilterTypes
 from fastgw.filters.forward_auth import ForwardAuth
 from fastgw.filters.headers import Headers
+from fastgw.filters.hmac import Hmac
 from fastgw.filters.https_redirect import HttpsRedirect
 from fastgw.filters.introspection import Introspection
 from fastgw.filters.ip import Ip
@@ -30,6 +31,7 @@ TYPES: Final = FilterTypes(
         Jwt,
         KeyAuth,
         BasicAuth,
+        Hmac,
         CertificateAuth,
         Introspection,
         ForwardAuth,

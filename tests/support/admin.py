@@ -47,7 +47,7 @@ BUSY = Outcome(False, 1, Committed(0, 4), summary="another change is under way",
 FAILED = Outcome(False, 1, Committed(0, 4), summary="worker 2 refused: no memory", reason="failed")
 WORKER = Worker(0, 4321, 1, "ready", 93784.5, 17, 1_234_567, 36_000_000, 12.5, 0.0012)
 
-CONSUMER = ConsumerInfo("alice", ["admin"], keys=2, passwords=1, subjects=0, certificates=0)
+CONSUMER = ConsumerInfo("alice", ["admin"], keys=2, passwords=1, subjects=0, certificates=0, signing_keys=0)
 EFFECTIVE = Effective(1, "ab" * 32, {"version": 1, "admin": {"token": "***"}})
 
 
