@@ -19,8 +19,7 @@ from cryptography.x509.oid import NameOID
 from bench import prove as plain
 from bench.load.load import Ground
 from bench.load.wrk import Wrk
-from bench.peers import Caddy, Envoy, Haproxy, Nginx, Running
-from bench.peers.ahead import AheadFastgw
+from bench.peers import Caddy, Envoy, Fastgw, Haproxy, Nginx, Running
 from bench.peers.peer import HERE, HOST
 from bench.prove import NotTheSameWork, expect
 from bench.samples import Told
@@ -74,7 +73,15 @@ CADDY = {
     "global": f"default_sni {HOST}\n    servers {{\n        protocols h1\n    }}",
     "site": f"tls {CERTIFICATE} {KEY} {{\n        protocols tls1.3\n    }}",
 }
-FASTGW = {"listener": {"tls": {"certificates": [{"certificate": CERTIFICATE, "key": KEY}], "min_version": "1.3"}}}
+FASTGW = {
+    "listener": {
+        "tls": {
+            "certificates": [{"certificate": CERTIFICATE, "key": KEY}],
+            "min_version": "1.3",
+            "session_tickets": False,
+        }
+    }
+}
 
 
 @dataclass(frozen=True)
@@ -146,7 +153,7 @@ SCENARIO = Scenario(
         "Upstreams are spoken to in clear text."
     ),
     peers=(
-        AheadFastgw(config=FASTGW),
+        Fastgw(config=FASTGW),
         Nginx(fill=NGINX),
         Haproxy(fill=HAPROXY),
         Envoy(fill=ENVOY),

@@ -142,6 +142,6 @@ def spare_memory(context: ssl.SSLContext) -> None:
         _library.control(context, _CACHE_MODE, 0)
 
 
-def told() -> str:
-    """How it stands, for `fastgw version`."""
-    return "keys of all workers, new each day" if are_shared() else "keys of each start, inherited by fork"
+def tried() -> str:
+    """How it would be here, for `fastgw version`."""
+    return "keys of all workers, new each day" if verify() else "keys of each start, inherited by fork"

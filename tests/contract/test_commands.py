@@ -97,7 +97,7 @@ def test_the_commands_are_those_that_were_promised():
 def test_version_tells_the_same_as_text_and_as_json(tmp_path):
     lines = ended("version", tmp_path).stdout.splitlines()
     told = json.loads(ended("version --format json", tmp_path).stdout)
-    assert list(told) == ["fastgw", "python", "uvloop", "httptools", "msgspec", "wire", "limits"]
+    assert list(told) == ["fastgw", "python", "uvloop", "httptools", "msgspec", "wire", "limits", "tickets"]
     assert [line.split(":", 1)[0] for line in lines] == list(told)
     assert [line.split(":", 1)[1].strip() for line in lines] == list(told.values())
     assert told["fastgw"] == VERSION

@@ -17,47 +17,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.support.certificates import Certificates, client_tls
-from tests.support.client import Client, Response
 from tests.support.faults import assert_fault
 from tests.support.gateway import Gateway, wait_until
 from tests.support.origin import Origin
 from tests.support.peer import DEADLINE
+from tests.support.secured import REQUEST, Secured
 
-REQUEST = b"GET /%s HTTP/1.1\r\nHost: a.test\r\n\r\n"
 FINGERPRINT = re.compile(rb"Hash=([0-9a-f]{64})")
-
-
-class Secured(Client):
-    """A client that has done its handshake. `first`: bytes before it."""
-
-    sock: ssl.SSLSocket
-
-    def __init__(
-        self,
-        gateway: Gateway,
-        tls: ssl.SSLContext,
-        name: str | None = "a.test",
-        listener: str = "main",
-        session: ssl.SSLSession | None = None,
-        first: bytes = b"",
-    ) -> None:
-        super().__init__(gateway.address(listener))
-        try:
-            self.sock.sendall(first)
-            self.sock = tls.wrap_socket(self.sock, server_hostname=name, session=session)
-        except BaseException:
-            self.close()
-            raise
-
-    def ask(self, path: bytes = b"") -> Response:
-        return self.exchange(REQUEST % path)
-
-    @property
-    def serial(self) -> int:
-        """Of the certificate that the gateway has shown."""
-        shown = self.sock.getpeercert(binary_form=True)
-        assert shown is not None
-        return x509.load_der_x509_certificate(shown).serial_number
 
 
 class Place(NamedTuple):
@@ -66,8 +32,8 @@ class Place(NamedTuple):
     authority: Certificates
     issued: dict[str, tuple[str, str]]
 
-    def client(self, tls: ssl.SSLContext | None = None, **options: Any) -> Secured:
-        return Secured(self.gateway, tls or client_tls(self.authority), **options)
+    def client(self, tls: ssl.SSLContext | None = None, listener: str = "main", **options: Any) -> Secured:
+        return Secured(self.gateway.address(listener), tls or client_tls(self.authority), **options)
 
     def serial(self, name: str) -> int:
         return x509.load_pem_x509_certificate(Path(self.issued[name][0]).read_bytes()).serial_number
@@ -331,13 +297,6 @@ def test_where_a_certificate_is_optional_only_a_bad_one_keeps_out(place: Place) 
 # --- tickets ---
 
 
-def session_of(client: Secured) -> ssl.SSLSession:
-    """After an answer: TLS 1.3 sends tickets behind the handshake."""
-    client.ask()
-    assert client.sock.session is not None
-    return client.sock.session
-
-
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 @pytest.mark.parametrize(("listener", "who"), [("main", None), ("required", "alice"), ("newest", None)])
 def test_a_session_is_resumed_by_every_worker(
@@ -348,7 +307,7 @@ def test_a_session_is_resumed_by_every_worker(
     tls = client_tls(place.authority, None if who is None else place.issued[who])
     tls.minimum_version = tls.maximum_version = version
     with place.client(tls, listener=listener) as client:
-        session = session_of(client)
+        session = client.session()
     before = len(place.origin.requests)
     for _ in range(8):  # both workers are met: the odds against it are 1 to 128
         with place.client(tls, listener=listener, session=session) as client:
@@ -364,7 +323,7 @@ def test_a_session_is_no_good_where_others_are_believed(place: Place) -> None:
     """What a ticket says of a client was verified by the rules of its own listener."""
     tls = client_tls(place.authority, place.issued["alice"])
     with place.client(tls, listener="optional") as client:
-        session = session_of(client)
+        session = client.session()
     with place.client(tls, listener="required", session=session) as client:
         assert not client.sock.session_reused
 

@@ -1,0 +1,238 @@
+"""Certificates that are renewed under connections that live: nobody waits, nobody is cut, nobody sees an error.
+
+The scenario "Certificate, WebSocket and a 90 s upload live through a reload and a new listener", shortened in time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+
+from tests.support.certificates import Certificates, client_tls
+from tests.support.gateway import FASTGW, Gateway, wait_until
+from tests.support.origin import Origin, OriginConnection
+from tests.support.peer import DEADLINE
+from tests.support.secured import REQUEST, Secured
+
+UPLOAD = 300_000
+SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+ASKING = b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+
+
+def echo(connection: OriginConnection) -> None:
+    with contextlib.suppress(OSError):
+        while connection.receive():
+            connection.send(connection.read_exactly(len(connection.unread)))
+
+
+class Service:
+    """A gateway whose certificate is in files that are written anew."""
+
+    def __init__(self, folder: Path, origin: Origin) -> None:
+        self.folder = folder
+        self.authority = Certificates(folder)
+        self.certificate, self.key = (folder / "shown.pem", folder / "shown.key")
+        self.tls = client_tls(self.authority)
+        self.write(*self.issue())
+        self.origin = origin
+        self.gateway = Gateway(self.configured("main"), folder)
+
+    def configured(self, *listeners: str) -> dict[str, Any]:
+        tls = {"certificates": [{"certificate": str(self.certificate), "key": str(self.key)}]}
+        return {
+            "version": 1,
+            "workers": 2,
+            "admin": {"address": f"unix:{self.folder}/admin"},
+            "listeners": {name: {"address": "127.0.0.1:0", "tls": tls} for name in listeners},
+            "access_logs": [{"sink": "stdout", "format": "json"}],
+            "routes": [{"name": "all", "upstream": self.origin.url}],
+            "timeouts": {"drain": {"requests": "3s", "tunnels": "1s"}},
+        }
+
+    def issue(self) -> tuple[bytes, bytes]:
+        certificate, key = self.authority.issue("a.test", stem=f"issued-{os.urandom(4).hex()}")
+        return Path(certificate).read_bytes(), Path(key).read_bytes()
+
+    def write(self, certificate: bytes | None = None, key: bytes | None = None) -> None:
+        """As renewal tools do it: another file in the place of the one that was there."""
+        for file, contents in ((self.certificate, certificate), (self.key, key)):
+            if contents is not None:
+                new = file.with_suffix(".new")
+                new.write_bytes(contents)
+                new.replace(file)
+
+    def client(self, session: ssl.SSLSession | None = None) -> Secured:
+        return Secured(self.gateway.address("main"), self.tls, session=session)
+
+    def shown(self) -> int:
+        """The serial of the certificate that a new client sees."""
+        with self.client() as client:
+            return client.serial
+
+    def waits_for(self, certificate: bytes) -> None:
+        """Until every worker shows it: both are met in as many handshakes, but for once in 2^16."""
+        serial = x509.load_pem_x509_certificate(certificate).serial_number
+        wait_until(lambda: all(self.shown() == serial for _ in range(16)), "the new certificate on all workers")
+
+    def told(self, pattern: str) -> None:
+        self.gateway.stderr.wait_for(lambda line: re.search(pattern.encode(), line) is not None, 3 * DEADLINE)
+
+    def status(self) -> dict[str, Any]:
+        asked = [FASTGW, "status", "--admin", f"unix:{self.folder}/admin", "--format", "json"]
+        told = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=3 * DEADLINE)
+        return dict(json.loads(told.stdout))
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    with Origin() as origin:
+        origin.answer(SWITCHED, echo, path=b"/socket")
+        origin.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        origin.serve()
+        made = Service(tmp_path, origin)
+        with made.gateway:
+            yield made
+
+
+def until_told(over: threading.Event, work: Callable[[int], None], failures: list[BaseException]) -> threading.Thread:
+    """Work again and again, in a thread."""
+
+    def run() -> None:
+        count = 0
+        try:
+            while not over.wait(0.02):
+                work(count)
+                count += 1
+            work(-1)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread
+
+
+def test_everything_lives_through_renewals_reloads_and_a_worker_that_dies(service: Service) -> None:
+    over, failures = threading.Event(), list[BaseException]()
+    answers: list[int] = []
+    socket, upload = service.client(), service.client()
+    session = upload.session()
+    socket.send(REQUEST[:-2].replace(b"%s", b"socket") + ASKING + b"\r\n")
+    assert socket.read_response_head().status == 101
+    upload.send(b"PUT /upload HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n")
+
+    def tick(count: int) -> None:
+        message = b"tick %d." % count
+        socket.send(message)
+        assert socket.read_exactly(len(message)) == message
+
+    def send(count: int) -> None:
+        upload.send(b"5\r\nhello\r\n" if count >= 0 else b"0\r\n\r\n")
+        if count < 0:
+            answers.append(upload.read_response().status)
+
+    def shake(count: int) -> None:
+        with service.client() as client:
+            assert client.ask().body == b"ok"
+
+    threads = [until_told(over, work, failures) for work in (tick, send, shake)]
+    try:
+        # Renewed, the key first: clients see the old pair until both are there.
+        before = service.shown()
+        certificate, key = service.issue()
+        service.write(key=key)
+        service.told("shown.key: it is not the key of the certificate: what was there before stays in force")
+        assert service.shown() == before
+        (told,) = service.status()["certificates"]
+        assert "not the key" in told["problem"]
+        service.write(certificate=certificate)
+        service.waits_for(certificate)
+        (told,) = service.status()["certificates"]
+        assert (told["listener"], told["names"], told["problem"]) == ("main", ["a.test"], "")
+
+        # A listener more.
+        file = service.folder / "gateway.json"
+        file.write_text(json.dumps({**service.configured("main", "more"), "status": None}))
+        service.gateway.signal(signal.SIGHUP)
+        service.told("reloaded: generation 3 on 2/2 workers, 1 listener added, 0 workers restarted")
+
+        # A worker that neither tunnel nor upload is on may die; who is born later shows the new certificate.
+        service.waits_for(certificate)
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(DEADLINE)
+    assert not failures
+    assert answers == [200]
+    socket.close()
+    upload.close()
+
+    victim = service.gateway.worker_pids[0]
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: len({*service.gateway.worker_pids} - {victim}) == 2, "another worker", 3 * DEADLINE)
+    service.waits_for(certificate)
+    for _ in range(12):
+        with service.client(session) as client:
+            assert client.sock.session_reused, "a ticket is good at every worker, after reloads, at those born later"
+            assert client.ask().body == b"ok"
+
+
+def test_a_session_outlives_an_upgrade(service: Service) -> None:
+    with service.client() as client:
+        session = client.session()
+    service.gateway.signal(signal.SIGUSR2)
+    service.told("upgraded: all 2 workers are new")
+    for _ in range(8):
+        with service.client(session) as client:
+            assert client.sock.session_reused
+            assert client.ask().body == b"ok"
+
+
+def test_a_certificate_that_is_broken_or_away_leaves_the_one_that_was_there(service: Service) -> None:
+    before = service.shown()
+    good = service.certificate.read_bytes()
+    service.write(certificate=good[:200])
+    service.told("shown.pem: no certificate could be read from it: what was there before stays in force")
+    assert service.shown() == before
+    service.certificate.unlink()
+    service.told("shown.pem: cannot be read: No such file or directory: what was there before stays in force")
+    assert service.shown() == before
+    (told,) = service.status()["certificates"]
+    assert "No such file" in told["problem"]
+    certificate, key = service.issue()
+    service.write(certificate, key)
+    service.waits_for(certificate)
+
+
+def test_a_drain_ends_requests_over_tls_and_handshakes_that_do_not_come(service: Service) -> None:
+    with service.client() as client, service.gateway.connect() as silent:
+        client.send(b"POST /late HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\n\r\n")
+        silent.send(b"\x16\x03\x01")
+        service.origin.wait_for_requests(0)
+        service.gateway.signal(signal.SIGTERM)
+        service.told("draining")
+        client.send(b"hello")
+        response = client.read_response()
+        assert (response.status, response.get(b"Connection")) == (200, b"close")
+        client.assert_ended()
+        silent.assert_ended()
+    service.told("stopped: drained 1 requests")
+
+
+def test_what_the_program_says_of_tickets() -> None:
+    told = subprocess.run([FASTGW, "version"], capture_output=True, text=True, check=True, timeout=3 * DEADLINE)
+    assert re.search("^tickets: *keys of all workers, new each day$", told.stdout, re.MULTILINE)
+    assert sys.implementation.name == "cpython"
