@@ -49,7 +49,7 @@ def problem(fault: Fault, detail: str | None = None, fields: Iterable[tuple[byte
         (b"Proxy-Status", b"fastgw; error=%b" % fault.proxy_status.encode()),
     ]
     lines += fields
-    if fault.status in (429, 503):
+    if fault.status in (429, 503) and not any(name.lower() == b"retry-after" for name, _ in lines):
         lines.append((b"Retry-After", b"1"))
     return Reply(fault.status, body, lines, fault)
 

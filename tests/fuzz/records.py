@@ -98,6 +98,7 @@ def _exchange(random: Random) -> dict[str, Any]:
         "retries": seldom(0, 1, 2, 7),
         "fault": seldom(None, *FAULTS, "?"),
         "why": seldom("", *TEXTS),
+        "shadowed": seldom("", *TEXTS),
         "request_id": seldom("0af7651916cd43dd8448eb211c80319c", *IDS),
     }
 

@@ -13,7 +13,7 @@ from fastgw.config.schema import field_docs, schema
 from fastgw.config.settings import Config
 from fastgw.filters import TYPES
 
-EXAMPLES = sorted(Path(__file__).parents[2].joinpath("examples").iterdir())
+EXAMPLES = sorted(Path(__file__).parents[2].joinpath("examples").glob("*.*"))
 HEAD = "version: 1\nlisteners: {main: {address: 'localhost:0'}}\n"
 
 

@@ -82,6 +82,8 @@ ROUTE = "routes: [{name: user, %s}]\n"
         ("filters: {size: {body: 1KiB}}", "filters: {size: null}",
          ["filter size of the gateway: {type: size, enforced: false, shadow: false, body: 1KiB} -> null"]),
         ("filters: {size: null}", "", ["filter size of the gateway: no longer switched off"]),
+        ("filters: {size: {body: 1KiB, shadow: true}}", "filters: {size: {body: 1KiB}}",
+         ["filter size of the gateway: shadow true -> false"]),
         ("filter_sets: {s: {size: {body: 1}}}", "filter_sets: {s: {size: {body: 1}, request_id: {}}}",
          ["filter request_id of filter set s: added"]),
         (UPSTREAM % "", UPSTREAM % "filters: {size: {body: 1}}", ["filter size of upstream users: added"]),
@@ -119,7 +121,7 @@ def test_listeners(tmp_path):
     assert [(item.name, item.level) for item in told.filters.added] == [("request_id", "listener b")]
 
 
-EXAMPLES = sorted(Path(__file__).parents[2].joinpath("examples").iterdir())
+EXAMPLES = sorted(Path(__file__).parents[2].joinpath("examples").glob("*.*"))
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.name)

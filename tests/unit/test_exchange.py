@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastgw.exchange import NEXT, Event, IllegalTransition, State
+from fastgw.errors import Fault
+from fastgw.exchange import NEXT, Event, IllegalTransition, State, problem
 
 STEPS = [(state, event) for state in State for event in Event]
 
@@ -68,3 +69,10 @@ def test_an_answer_begins_at_most_once(events: list[Event]) -> None:
             continue
         begun += event is Event.ANSWER_BEGUN
     assert begun <= 1
+
+
+def test_a_refusal_that_says_when_to_come_again_says_it_once() -> None:
+    """RFC 9110 section 10.2.3: `Retry-After` is one value; where a filter gives it, ours is not added."""
+    given = problem(Fault.AUTH_UNAVAILABLE, fields=[(b"retry-after", b"30")])
+    assert [value for name, value in given.fields if name.lower() == b"retry-after"] == [b"30"]
+    assert (b"Retry-After", b"1") in problem(Fault.AUTH_UNAVAILABLE).fields

@@ -215,3 +215,13 @@ def test_a_long_query_is_read_no_further_than_a_line_can_show() -> None:
     masked = mask(secret)
     assert masked is not None
     assert masked.endswith(b"&token=***")
+
+
+def test_what_filters_in_shadow_would_have_done_is_told_where_there_is_something() -> None:
+    shadowed = msgspec.structs.replace(PROXIED, shadowed="ip: refuse 403 forbidden")
+    mask = masker(())
+    json_line, ecs_line = FORMATS["json"], FORMATS["ecs"]
+    assert orjson.loads(json_line(shadowed, mask))["shadow"] == "ip: refuse 403 forbidden"
+    assert "shadow" not in orjson.loads(json_line(PROXIED, mask))
+    assert orjson.loads(ecs_line(shadowed, mask))["fastgw.shadow"] == "ip: refuse 403 forbidden"
+    assert "fastgw.shadow" not in orjson.loads(ecs_line(PROXIED, mask))

@@ -113,6 +113,7 @@ def exchanges(draw: st.DrawFn) -> Exchange:
             retries=draw(st.sampled_from([0, 0, 2])),
             fault=draw(st.sampled_from([None, None, Fault.ROUTE_NOT_FOUND, Fault.CONNECT_REFUSED])),
             why=draw(st.sampled_from(["", "", 'a "reason"'])),
+            shadowed=draw(st.sampled_from(["", "", "", 'ip: refuse 403 forbidden (a "reason")'])),
             request_id=draw(st.one_of(st.just(b""), st.just(b"01JD4Z"), st.binary(max_size=10))),
         )
     except Malformed:
