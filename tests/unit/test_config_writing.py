@@ -12,7 +12,7 @@ from fastgw.config.values import parse_delay, parse_duration, parse_percent, par
 from fastgw.filters import TYPES
 
 ROOT = Path(__file__).parents[2]
-FILES = [*sorted(ROOT.joinpath("examples").iterdir()), ROOT / "tests" / "contract" / "explain" / "gateway.yaml"]
+FILES = [*sorted(ROOT.joinpath("examples").glob("*.*")), ROOT / "tests" / "contract" / "explain" / "gateway.yaml"]
 EVERYTHING = """
 version: 1
 workers: 3
