@@ -222,6 +222,7 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
             start=policy.keyring.start if live else None,
             stop=policy.keyring.stop if live else None,
             explain=explain_token,
+            asks="" if self.jwks_uri is None else str(self.jwks_uri.origin),
         )
 
     def _keyring(self, env: Env) -> Callable[[], Keyring]:
