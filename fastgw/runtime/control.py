@@ -31,6 +31,8 @@ from fastgw.runtime.proposals import Proposals
 from fastgw.runtime.view import View
 from fastgw.upstream.fetch import Fetcher
 
+STILL_AFTER: Final = 10
+"""Looks after which files that go on changing are taken as they are."""
 NICENESS: Final = 5
 """How far workers go before it when all want the processor."""
 
@@ -161,7 +163,15 @@ class Control:
             watch.watch(captured)
             await asyncio.sleep(LOOK_EVERY)
             if await asyncio.to_thread(watch.changed):
+                await self._until_still(watch)
                 await self._proposals.refresh()
+
+    async def _until_still(self, watch: FileWatch) -> None:
+        """Wait while files change: one that is half written may well make sense."""
+        for _ in range(STILL_AFTER):
+            await asyncio.sleep(LOOK_EVERY)
+            if not await asyncio.to_thread(watch.changed):
+                return
 
     async def _follow_sources(self) -> None:
         """Take the configuration's own files when they have changed and stand still."""
