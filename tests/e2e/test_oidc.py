@@ -6,6 +6,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
@@ -19,7 +20,8 @@ from tests.support.visitor import Answer, Visitor
 SESSION_SECRET = "planted-secret-of-sessions-0123456789"
 CLIENT_SECRET = "planted-secret-of-the-client"
 SCRIPT = {"Accept": "application/json"}
-LISTENERS = ("main", "passing", "secure", "other")
+LISTENERS = ("main", "passing", "secure", "other", "any")
+KEY = "planted-key-of-carol"
 
 
 async def upstream(scope: Any, receive: Any, send: Any) -> None:
@@ -39,6 +41,8 @@ async def upstream(scope: Any, receive: Any, send: Any) -> None:
 class World(NamedTuple):
     provider: Provider
     gateway: Gateway
+    secrets: Path
+    """Files that the policy of the listener `other` has its secrets in: `first` and `former`."""
 
     def url(self, listener: str = "main") -> str:
         return self.gateway.url(listener)
@@ -61,41 +65,48 @@ def login(client_id: str = "web", **more: Any) -> dict[str, Any]:
     return {"client_id": client_id, "client_secret": CLIENT_SECRET, "session": {"secret": SESSION_SECRET}, **more}
 
 
-def configuration(provider: Provider, service: str) -> dict[str, Any]:
+def configuration(provider: Provider, service: str, secrets: Path) -> dict[str, Any]:
+    for name in ("first", "former"):
+        (secrets / name).write_text(f"{SESSION_SECRET} {name}")
+    session = {
+        "secret": {"file": str(secrets / "first")},
+        "former_secrets": [{"file": str(secrets / "former")}],
+        "idle": None,
+    }
     policies = {
         "main": login(),
         "passing": login(
             pass_access_token="X-Access-Token", scopes=["openid", "profile", "email", "read"], login="/in"
         ),
         "secure": login(),
-        "other": login("another"),
+        "other": login("another", session=session),
     }
     claims = {"sub": "X-User", "groups": "X-Groups", "absent": "X-Absent"}
+    oidc = {
+        name: {"issuer": provider.issuer, "login": each, "claims_to_headers": claims} for name, each in policies.items()
+    }
+    filters = {name: {"oidc": each} for name, each in oidc.items()}
+    filters["any"] = {"auth": {"any_of": [{"key_auth": {}}, {"oidc": oidc["passing"]}]}}
     return {
         "workers": 2,
+        "consumers": [{"name": "carol", "key_auth": [{"key": KEY}]}],
         "listeners": {
             name: {"address": "127.0.0.1:0", "trusted_proxies": ["127.0.0.1"] if name == "secure" else []}
             for name in LISTENERS
         },
         "routes": [
-            {
-                "name": name,
-                "listeners": [name],
-                "upstream": service,
-                "filters": {"oidc": {"issuer": provider.issuer, "login": policy, "claims_to_headers": claims}},
-            }
-            for name, policy in policies.items()
+            {"name": name, "listeners": [name], "upstream": service, "filters": each} for name, each in filters.items()
         ],
     }
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    lifetimes = {"AccessToken": 2}
+    lifetimes, secrets = {"AccessToken": 2}, tmp_path_factory.mktemp("secrets")
     with (
         Uvicorn(upstream) as service,
         Provider(tmp_path_factory.mktemp("provider"), lifetimes) as provider,
-        Gateway(configuration(provider, service.url), tmp_path_factory.mktemp("gateway")) as gateway,
+        Gateway(configuration(provider, service.url, secrets), tmp_path_factory.mktemp("gateway")) as gateway,
     ):
         for client_id in ("web", "another"):
             provider.add_client(
@@ -108,7 +119,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                 ],
                 post_logout_redirect_uris=[f"{gateway.url(name)}/" for name in LISTENERS],
             )
-        yield World(provider, gateway)
+        yield World(provider, gateway, secrets)
 
 
 def fields(answer: Answer, name: str) -> list[str]:
@@ -233,6 +244,45 @@ def test_logins_that_are_given_up_do_not_pile_up(world: World) -> None:
         visitor.ask(world.url())
     assert len(visitor.cookies[world.host]) <= 4
     assert visitor.follow(world.url(), "ann").status == 200
+
+
+def test_a_login_is_one_of_several_ways_to_show_who_one_is(world: World) -> None:
+    url = world.url("any")
+    assert fields(Visitor().ask(url, X_Api_Key=KEY), "x-user") == []
+    assert Visitor().ask(url, X_Api_Key=KEY).status == 200
+    assert Visitor().ask(url).status == 302
+    assert Visitor().ask(url, X_Api_Key="another").status == 401
+    told = Visitor().ask(url, **SCRIPT).fields.get_all("WWW-Authenticate") or []
+    assert [each.split()[0] for each in told] == ["ApiKey", "Cookie"]
+    visitor = world.logged_in(listener="any")
+    answer = visitor.ask(url, X_User="root", **SCRIPT)
+    assert fields(answer, "x-user") == ["ann"]
+    assert fields(answer, "cookie") == []
+    token = fields(answer, "x-access-token")
+    wait_until(lambda: fields(visitor.ask(url, **SCRIPT), "x-access-token") != token, "a refresh")
+    wait_until(lambda: visitor.ask(url, **SCRIPT).cookies == [], "the browser to have the cookie of now")
+
+
+def test_sessions_live_through_a_change_of_secrets(world: World) -> None:
+    """As long as the former secret is told; none of it needs a reload."""
+    host, url = world.gateway.address("other"), world.url("other")
+    visitor = world.logged_in(listener="other")
+    name, before = session_of(visitor, host)
+    cookie = f"{name}={before}"
+    (world.secrets / "former").write_text((world.secrets / "first").read_text())
+    (world.secrets / "first").write_text("another secret, of as many characters")
+
+    def sealed_anew() -> bool:
+        """Whether a new session is sealed with another key, which its first bytes name."""
+        assert visitor.ask(url, Cookie=cookie, **SCRIPT).status == 200
+        return session_of(world.logged_in(listener="other"), host)[1][:7] != before[:7]
+
+    wait_until(sealed_anew, "the new secret to be in use")
+    assert visitor.ask(url, Cookie=cookie, **SCRIPT).status == 200
+    later = world.logged_in(listener="other")
+    (world.secrets / "former").write_text("a third one, which has never sealed a session")
+    wait_until(lambda: visitor.ask(url, Cookie=cookie, **SCRIPT).status == 401, "the old secret to be forgotten")
+    assert later.ask(url, **SCRIPT).status == 200
 
 
 # hostile

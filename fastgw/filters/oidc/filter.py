@@ -102,7 +102,37 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
             bearer = _Bearer(policy, self._written, self.bearer.hide_credentials)
         if self.login is not None:
             login = self._flow(self.login, keyring, tls, env, () if bearer is None else bearer.missing)
-        return _hooks(keyring, bearer, login, f"oidc {self._way}")
+        return self._hooks(keyring, bearer, login)
+
+    def _hooks(self, keyring: Keyring, bearer: "_Bearer | None", login: Flow | None) -> Hooks:
+        if login is None:
+            assert bearer is not None
+            return Hooks(
+                request=bearer.request,
+                start=keyring.start,
+                stop=keyring.stop,
+                explain=explain_token,
+                asks=self.issuer,
+            )
+        flow, feed = login, f"oidc {self._way}"
+
+        def start(services: Services) -> None:
+            keyring.start(services)
+            flow.start(services.feeds[feed], services.fetcher)
+
+        def stop() -> None:
+            keyring.stop()
+            flow.stop()
+
+        return Hooks(
+            request=flow.request if bearer is None else _either(bearer, flow),
+            response=flow.response,
+            finish=flow.finish,
+            start=start,
+            stop=stop,
+            explain=flow.explain,
+            asks=self.issuer,
+        )
 
     @property
     def _written(self) -> tuple[bytes, ...]:
@@ -192,30 +222,6 @@ class _Bearer:
     def _passed(self, exchange: Exchange) -> None:
         if self._hides:
             exchange.request_dropped |= _AUTHORIZATION
-
-
-def _hooks(keyring: Keyring, bearer: _Bearer | None, login: Flow | None, feed: str) -> Hooks:
-    if login is None:
-        assert bearer is not None
-        return Hooks(request=bearer.request, start=keyring.start, stop=keyring.stop, explain=explain_token)
-    flow = login
-
-    def start(services: Services) -> None:
-        keyring.start(services)
-        flow.start(services.feeds[feed], services.fetcher)
-
-    def stop() -> None:
-        keyring.stop()
-        flow.stop()
-
-    return Hooks(
-        request=flow.request if bearer is None else _either(bearer, flow),
-        response=flow.response,
-        finish=flow.finish,
-        start=start,
-        stop=stop,
-        explain=flow.explain,
-    )
 
 
 def _either(bearer: _Bearer, flow: Flow) -> RequestStep:

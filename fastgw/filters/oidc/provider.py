@@ -172,6 +172,7 @@ class Provider:
         self._feed: Feed | None = None
         self._fetcher: Fetcher | None = None
         self._users = 0
+        self._listening = 0
 
     def start(self, feed: Feed, fetcher: Fetcher) -> None:
         """In a worker, for each filter that shares it."""
@@ -203,10 +204,16 @@ class Provider:
         return None if self.away or time.time() - self.heard_date > 2 * PATIENCE_S else self.metadata
 
     async def _listen(self) -> None:
-        """Ask what is new, and wait for the answer."""
-        if self._feed is not None:
+        """Ask what is new, and wait for the answer. One question serves all who wait."""
+        if self._feed is None:
+            return
+        if not self._listening:
             self._feed.ask()
+        self._listening += 1
+        try:
             await self._feed.changed(PATIENCE_S)
+        finally:
+            self._listening -= 1
 
     async def tokens(self, form: dict[str, str], authenticate: Authenticate, tls: ClientTls, once: str = "") -> Tokens:
         """Ask the token endpoint. Raises `Away` and `Denied`.

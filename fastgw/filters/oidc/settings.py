@@ -71,7 +71,7 @@ CookieName = Annotated[str, Notation('the name of a cookie such as "session"', p
 
 
 class Sessions(Settings):
-    """Sessions of browsers. They are in their cookies alone, encrypted, so every worker and every node reads them."""
+    """Sessions of browsers."""
 
     secret: Secret
     """What cookies are encrypted with: at least 32 characters that nobody can guess, the same on all nodes."""
@@ -99,7 +99,7 @@ class Login(Settings):
     client_key: ReadableFile | None = None
     """A private key (PEM), for `client_auth: private_key_jwt`."""
     client_auth: Literal["basic", "post", "private_key_jwt", "none"] = "basic"
-    """How the gateway shows the provider who it is (OpenID Connect Core section 9)."""
+    """How the gateway shows the provider who it is (OpenID Connect Core section 9); `none` = by PKCE alone."""
     scopes: tuple[Annotated[str, Meta(min_length=1)], ...] = ("openid",)
     """What is asked for; `openid` is. Some providers give a refresh token only for `offline_access`."""
     parameters: Mapping[str, str] = NONE
@@ -115,7 +115,8 @@ class Login(Settings):
     public_url: Origin | None = None
     """The scheme and host as browsers see them. null = as the request has them (see `trusted_proxies`)."""
     session: Sessions
-    """How sessions are kept."""
+    """How sessions are kept: in encrypted cookies alone, so every worker and every node reads them. The upstream does
+    not see them; but those of routes without this filter on the same host do: have a host for whom you do not trust."""
     pass_access_token: FieldName | None = None
     """A field in which the upstream gets the access token; in `Authorization` it follows `Bearer`. null = none."""
     patience: Duration = 600.0
