@@ -11,7 +11,7 @@ import typer
 
 from bench.micro.timing import Room, time_room
 
-MODULES = ("framing", "routing", "chain", "splice", "body", "observe", "cells", "exchange")
+MODULES = ("framing", "routing", "chain", "filters", "tokens", "splice", "body", "observe", "cells", "exchange")
 """In the order of a request's path; the last is all of them together."""
 
 

@@ -10,6 +10,7 @@ from msgspec import Meta
 from fastgw.config.secret import Secret
 from fastgw.config.settings import NONE, Settings, Some, UpstreamTls
 from fastgw.config.values import Delay, EndpointUrl, FieldName, Notation, ReadableFile, Realm, Size
+from fastgw.exchange import RequestStep
 from fastgw.filters.api import Env, Exchange, FeedSource, Filter, Hooks, Outcome, Phase
 from fastgw.filters.asking import check_tls, client_tls
 from fastgw.filters.jwks import JwksSource, Keyring
@@ -295,20 +296,36 @@ class _Use:
         self._written = frozenset(name.lower().encode() for name in settings.claims_to_headers.values())
         self.only_name = header if not parameters and not cookies else b""
 
-    def request_in_one_field(self, exchange: Exchange) -> Outcome:
+    @property
+    def request_in_one_field(self) -> RequestStep:
         """`request`, where the token can only stand in a field."""
-        # PERF: a token that is remembered costs 0.6 us with all of this (CPython 3.11, micro/filters).
-        if self._written:
-            exchange.request_dropped |= self._written
-        values = exchange.head.values(self._header)
-        if len(values) == 1:
-            verdict = self._recall(values[0])
-            if verdict is not None:
-                reply = self._policy.admit(exchange, verdict)
-                if reply is None and self._hides:
-                    self._all.hide(exchange)
-                return reply
-        return self._judge(exchange, values, [])
+        header, written, recall, roster = self._header, self._written, self._recall, self._policy.roster
+        admit, judge, hide = self._policy.admit, self._judge, self._all.hide if self._hides else None
+
+        def request(exchange: Exchange) -> Outcome:
+            # PERF: a token that is remembered costs 0.40 us with all of this, by a call of `admit` and by attributes of
+            # `self` 0.1 more (CPython 3.11, micro/tokens).
+            if written:
+                exchange.request_dropped |= written
+            values = exchange.head.values(header)
+            if len(values) != 1:
+                return judge(exchange, values, [])
+            verdict = recall(values[0])
+            if verdict is None:
+                return judge(exchange, values, [])
+            if verdict.refusal is None and verdict.index is roster.index:
+                exchange.consumer, exchange.claims = verdict.consumer, verdict.claims
+                if verdict.lines:
+                    exchange.request_added += verdict.lines
+            else:
+                reply = admit(exchange, verdict)
+                if reply is not None:
+                    return reply
+            if hide is not None:
+                hide(exchange)
+            return None
+
+        return request
 
     def request(self, exchange: Exchange) -> Outcome:
         exchange.request_dropped |= self._written

@@ -92,12 +92,12 @@ class _Refusal(NamedTuple):
 class TokenPolicy:
     """One policy of one worker, with what it remembers."""
 
-    __slots__ = ("__weakref__", "_known", "_roster", "_wanted", "keyring", "missing", "recall")
+    __slots__ = ("__weakref__", "_known", "_wanted", "keyring", "missing", "recall", "roster")
 
     def __init__(self, wanted: Wanted, keyring: Keyring, roster: Roster) -> None:
         self._wanted = wanted
         self.keyring = keyring
-        self._roster = roster
+        self.roster = roster
         self._known: TokenCache[Verdict] = TokenCache(wanted.most)
         self.recall: Callable[[bytes], Verdict | None] = self._known.get
         """What is remembered of a credential. Its consumer may be out of date: see `admit`."""
@@ -124,7 +124,7 @@ class TokenPolicy:
         refusal = verdict.refusal
         if refusal is not None:
             return exchange.refuse(refusal.fault, refusal.detail, refusal.fields, refusal.why)
-        if verdict.index is not self._roster.index:
+        if verdict.index is not self.roster.index:
             self._find_consumer(verdict)
         exchange.consumer = verdict.consumer
         exchange.claims = verdict.claims
@@ -207,9 +207,9 @@ class TokenPolicy:
         return None
 
     def _find_consumer(self, verdict: Verdict) -> None:
-        verdict.index = self._roster.index
+        verdict.index = self.roster.index
         subject = find_claim(verdict.claims, self._wanted.consumer_claim)
-        verdict.consumer = consumer_of(self._roster, verdict.claims, subject)
+        verdict.consumer = consumer_of(self.roster, verdict.claims, subject)
 
     def _refuse(self, exchange: Exchange, why: str, error: str = "invalid_token") -> Reply:
         description = _NOT_IN_DESCRIPTION.sub("?", why.replace("`", "'"))

@@ -11,8 +11,10 @@ from libc.string cimport memcpy
 import os
 from collections import OrderedDict
 
-cdef extern from "_siphash.h" nogil:
-    void siphash128(const uint64_t* key, const char* text, size_t length, uint64_t* hash)
+cdef extern from "_marks.h" nogil:
+    enum:
+        MARK_KEY
+    void mark_of(const uint64_t* key, const char* text, size_t length, uint64_t* mark)
 
 cdef extern from "time.h" nogil:
     enum:
@@ -63,7 +65,7 @@ cdef class TokenCache:
 
     cdef object _entries
     cdef Py_ssize_t _most
-    cdef uint64_t _key[2]
+    cdef uint64_t _key[MARK_KEY]
 
     def __init__(self, Py_ssize_t most):
         if most < 1:
@@ -80,9 +82,9 @@ cdef class TokenCache:
         return f"<TokenCache {len(self._entries)} of {self._most}>"
 
     cdef bytes _mark(self, bytes credential):
-        cdef uint64_t hash[2]
-        siphash128(self._key, PyBytes_AS_STRING(credential), PyBytes_GET_SIZE(credential), hash)
-        return PyBytes_FromStringAndSize(<char*> hash, sizeof(hash))
+        cdef uint64_t mark[2]
+        mark_of(self._key, PyBytes_AS_STRING(credential), PyBytes_GET_SIZE(credential), mark)
+        return PyBytes_FromStringAndSize(<char*> mark, sizeof(mark))
 
     def get(self, bytes credential not None):
         cdef bytes mark = self._mark(credential)

@@ -1,9 +1,9 @@
 """What a worker remembers of credentials that it has judged.
 
 A credential is looked up by a hash of 128 bits under a key that nobody knows, so neither it nor anything that it could
-be guessed from is kept. One cache serves one policy: what another accepts is in another cache.
+be guessed from is kept (compiled: `_marks.h`). One cache serves one policy: what another accepts is in another cache.
 
-PERF: a hit costs 0.27 us for a credential of 800 bytes compiled, 1.9 in plain Python, both with the call (CPython 3.11,
+PERF: a hit costs 0.16 us for a credential of 800 bytes compiled, 1.7 in plain Python, both with the call (CPython 3.11,
 micro/tokens).
 """
 

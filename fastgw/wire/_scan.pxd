@@ -46,6 +46,8 @@ cdef class RequestHead(Head):
     cdef Span query_at  # starts at 0 where there is no `?`
     cdef Span authority_at  # the value of Host; never with an upper-case letter
     cdef Span host_at  # the same without port and last dot
+    cdef Span authorization_at
+    cdef uint8_t authorizations  # 2: or more
     cdef Span user_agent_at  # the first of each, where there are several
     cdef Span referer_at
     cdef Span x_request_id_at

@@ -34,6 +34,7 @@ cdef extern from "_bytes.h" nogil:
 
 # Those that decide something here are told apart by number; all others that are known follow behind.
 cdef enum Name:
+    AUTHORIZATION
     CONNECTION
     CONTENT_LENGTH
     EXPECT
@@ -47,8 +48,8 @@ cdef enum Name:
     X_REQUEST_ID
 
 _NUMBERED = (
-    b"connection", b"content-length", b"expect", b"host", b"max-forwards", b"referer", b"te", b"transfer-encoding",
-    b"upgrade", b"user-agent", b"x-request-id",
+    b"authorization", b"connection", b"content-length", b"expect", b"host", b"max-forwards", b"referer", b"te",
+    b"transfer-encoding", b"upgrade", b"user-agent", b"x-request-id",
 )
 cdef tuple _NAMES = _NUMBERED + tuple(sorted((heads.RequestHead.KNOWN | heads.ResponseHead.KNOWN) - set(_NUMBERED)))
 cdef dict _NUMBERS = {name: number for number, name in enumerate(_NAMES)}
@@ -207,8 +208,13 @@ cdef inline const uint8_t* _trimmed(const uint8_t* start, const uint8_t* stop) n
 
 
 cdef inline void _note(RequestHead head, int number, Span value) noexcept:
-    """Fields that mean nothing to a proxy, but are logged."""
-    if number == USER_AGENT and not head.user_agent_at.start:
+    """Fields that mean nothing to a proxy, but are logged, or asked for by filters with every request."""
+    if number == AUTHORIZATION:
+        if head.authorizations == 0:
+            head.authorization_at = value
+        if head.authorizations < 2:
+            head.authorizations += 1
+    elif number == USER_AGENT and not head.user_agent_at.start:
         head.user_agent_at = value
     elif number == REFERER and not head.referer_at.start:
         head.referer_at = value
@@ -395,6 +401,12 @@ cdef class RequestHead(Head):
     scheme = b""
     expects_continue = False
     te_trailers = False
+
+    def values(self, bytes name not None):
+        # PERF: 0.06 us, 0.2 by looking for the field in 15 lines (CPython 3.11, micro/tokens).
+        if self._fields is None and self.authorizations < 2 and name == b"authorization":
+            return [_cut(self, self.authorization_at)] if self.authorizations else []
+        return Head.values(self, name)
 
     @property
     def method(self):

@@ -37,6 +37,7 @@ OF_REQUESTS = ["method", "request_target", "scheme", "authority", "host", "raw_p
 OF_REQUESTS += ["expects_continue", "te_trailers", "ordinary", "path_as_sent"]
 OF_RESPONSES = ["status", "reason", "until_close", "has_body", "whole", "payload_length", "payload"]
 ASKED = (b"host", b"via", b"x-request-id", b"user-agent", b"referer", b"x-a", b"A", b"cookie", b"date", b"server", b"")
+ASKED += (b"authorization", b"Authorization")
 LEFT_OUT = [frozenset(names) for names in ((), (b"via",), (b"via", b"x-request-id", b"trailer"), (b"host", b"date"))]
 LEFT_OUT += [frozenset({b"x-a"}), heads.FORWARDING]
 
