@@ -240,7 +240,9 @@ def _listener(gateway: Gateway, url: str, name: str | None) -> Listener:
         raise ValueError(f'there is no listener "{name}"; expected one of: {known}')
     split = urlsplit(url)
     port = split.port or (443 if split.scheme == "https" else 80)
-    return next((each for each in gateway.listeners if each.address.port == port), gateway.listeners[0])
+    alike = [each for each in gateway.listeners if (each.tls is not None) == (split.scheme == "https")]
+    others = [each for each in gateway.listeners if each not in alike]
+    return next((each for each in (*alike, *others) if each.address.port == port), (*alike, *others)[0])
 
 
 def _later_links(chain: Chain, early: Chain) -> tuple[Link, ...]:

@@ -18,6 +18,8 @@ class Bound:
     status: Address | None
     admin: Address | None
     workers: int
+    secured: frozenset[str] = frozenset()
+    """The names of the listeners that speak TLS."""
 
     @classmethod
     def of(cls, commons: Commons) -> "Bound":
@@ -26,13 +28,18 @@ class Bound:
             name: [commons.endpoints[number].address for number in numbers]
             for name, numbers in commons.listeners.items()
         }
-        return cls(listeners, own.get("status"), own.get("admin"), commons.workers)
+        configured = commons.sealed.settings.listeners
+        secured = frozenset(name for name in listeners if configured[name].tls is not None)
+        return cls(listeners, own.get("status"), own.get("admin"), commons.workers, secured)
 
     @property
     def urls(self) -> list[str]:
-        """`http://127.0.0.1:8080`, `unix:/path`."""
-        addresses = [address for each in self.listeners.values() for address in each]
-        return [str(address) if address.path else f"http://{address}" for address in addresses]
+        """`http://127.0.0.1:8080`, `https://127.0.0.1:8443`, `unix:/path`."""
+        return [
+            str(address) if address.path else f"{'https' if name in self.secured else 'http'}://{address}"
+            for name, addresses in self.listeners.items()
+            for address in addresses
+        ]
 
     def __str__(self) -> str:
         return f"{', '.join(self.urls)} ({self.workers} worker{'s' if self.workers > 1 else ''})"
