@@ -86,7 +86,7 @@ class Desk:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 asked = msgspec.msgpack.decode(await _read(reader), type=Asked)
-                if compare_digest(asked.key, self.place.key):
+                if compare_digest(asked.key.encode(), self.place.key.encode()):
                     writer.write(_framed(await asyncio.shield(self._once(asked))))
                     await writer.drain()
         except (OSError, EOFError, msgspec.DecodeError):

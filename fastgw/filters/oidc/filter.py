@@ -28,6 +28,7 @@ from fastgw.filters.oidc.provider import (
 )
 from fastgw.filters.oidc.session import Sealed, Session
 from fastgw.filters.oidc.settings import Bearer, Issuer, Login
+from fastgw.filters.places import AUTHORIZATION, NOWHERE, Places
 from fastgw.filters.verified import TokenPolicy, Wanted, explain_token, field_value
 from fastgw.jose import Expected, KeySet, Rules, claim_path, find_claim
 from fastgw.upstream.tls import ClientTls
@@ -57,7 +58,7 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
     """How https to the provider is spoken."""
     algorithms: Some[Algorithm] = ("RS256", "PS256", "ES256", "EdDSA")
     """What tokens may be signed with."""
-    leeway: Delay = 1.0
+    leeway: Delay = 10.0
     """By how much the provider's clock may differ."""
     claims_to_headers: Mapping[ClaimName, FieldName] = NONE
     """Claims that the upstream gets to see, of the access token or the ID token, and the fields it sees them in; what
@@ -75,6 +76,11 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
         for name in self.claims_to_headers.values():
             if name.lower().encode() in _OURS:
                 raise ValueError(f"`{name}` cannot hold a claim; expected another field")
+
+    def credential_places(self) -> Places:
+        passed = None if self.login is None else self.login.pass_access_token
+        ours = self.bearer is not None or (passed or "").lower() == "authorization"
+        return AUTHORIZATION if ours else NOWHERE  # sessions are hidden anyhow
 
     def written_fields(self) -> Iterable[str]:
         passed = None if self.login is None else self.login.pass_access_token

@@ -4,13 +4,15 @@ import os
 import time
 from base64 import urlsafe_b64encode
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 import orjson
 
 from fastgw.filters.oidc.sealing import Seal
 from fastgw.jose.strict import unencoded
+
+T = TypeVar("T")
 
 EARLY: Final = 0.2
 """The share of an access token's life that is left when it is refreshed."""
@@ -81,15 +83,20 @@ class Sealed:
         return self._attempts.seal(msgspec.msgpack.encode(attempt))
 
     def attempt(self, sealed: bytes) -> Attempt | None:
-        plain = self._attempts.open(sealed)
-        return None if plain is None else msgspec.msgpack.decode(plain, type=Attempt)
+        return _read(self._attempts.open(sealed), Attempt)
 
     def seal_session(self, session: Session) -> bytes:
         return self._sessions.seal(msgspec.msgpack.encode(session))
 
     def session(self, sealed: bytes) -> Session | None:
-        plain = self._sessions.open(sealed)
-        return None if plain is None else msgspec.msgpack.decode(plain, type=Session)
+        return _read(self._sessions.open(sealed), Session)
+
+
+def _read(plain: bytes | None, kind: type[T]) -> T | None:
+    try:
+        return None if plain is None else msgspec.msgpack.decode(plain, type=kind)
+    except msgspec.DecodeError:  # another version has sealed it
+        return None
 
 
 def _random() -> str:

@@ -1,0 +1,142 @@
+"""The desk where refresh tokens are redeemed: once for all who ask, and for nobody who does not know its key."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import msgspec
+import pytest
+import uvloop
+
+from fastgw.config.settings import UpstreamTls
+from fastgw.filters.oidc.desk import Answered, Asked, Desk, Place, Unattended, ask
+from fastgw.upstream.tls import read_tls
+from tests.support.fetching import fetching
+from tests.support.liar import Liar
+
+
+@asynccontextmanager
+async def opened() -> AsyncIterator[tuple[Desk, Liar]]:
+    with Liar() as liar:
+        liar.says["/token"] = 200, b"tokens"
+        async with fetching() as fetcher, Desk(fetcher, read_tls(UpstreamTls(), lambda path: b"")) as desk:
+            yield desk, liar
+
+
+def question(desk: Desk, liar: Liar, mark: bytes = b"m", key: str = "") -> Asked:
+    return Asked(key or desk.place.key, mark, f"{liar.url}/token", [(b"X-A", b"b")], b"refresh_token=r")
+
+
+def on_both_loops(test: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(test())  # type: ignore[arg-type]  # it is a coroutine
+    uvloop.run(test())  # type: ignore[arg-type]
+
+
+def test_questions_with_one_mark_are_one() -> None:
+    async def test() -> None:
+        async with opened() as (desk, liar):
+            together = await asyncio.gather(*(ask(desk.place, question(desk, liar)) for _ in range(20)))
+            assert together == [Answered(200, b"tokens")] * 20
+            liar.says["/token"] = 400, b"used already"
+            assert await ask(desk.place, question(desk, liar)) == Answered(200, b"tokens")
+            assert len(liar.asked) == 1
+            assert await ask(desk.place, question(desk, liar, b"another")) == Answered(400, b"used already")
+            assert [form for _, form in liar.asked] == [{"refresh_token": "r"}] * 2
+
+    on_both_loops(test)
+
+
+def test_what_had_no_answer_is_asked_again() -> None:
+    async def test() -> None:
+        async with opened() as (desk, liar):
+            nowhere = Asked(desk.place.key, b"m", "http://127.0.0.1:1/token", [], b"")
+            failed = await ask(desk.place, nowhere)
+            assert (failed.status, failed.body) == (0, b"")
+            assert "127.0.0.1:1" in failed.reason
+            assert await ask(desk.place, question(desk, liar)) == Answered(200, b"tokens")
+
+    on_both_loops(test)
+
+
+def test_who_has_left_does_not_take_the_answer_along() -> None:
+    """What a provider gives for a refresh token, it gives once."""
+
+    async def test() -> None:
+        async with opened() as (desk, liar):
+            leaving = asyncio.create_task(ask(desk.place, question(desk, liar)))
+            while not liar.asked:
+                await asyncio.sleep(0.001)
+            leaving.cancel()
+            assert await ask(desk.place, question(desk, liar)) == Answered(200, b"tokens")
+            assert len(liar.asked) == 1
+
+    on_both_loops(test)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"\0",
+        b"\xff\xff\xff\xff" + b"x" * 100,
+        b"\0\0\0\4" + b"\xc1" * 4,
+        b"\0\0\0\1\x90",
+        b"GET / HTTP/1.1\r\n\r\n",
+    ],
+)
+def test_nonsense_is_not_answered(sent: bytes) -> None:
+    async def test() -> None:
+        async with opened() as (desk, liar):
+            reader, writer = await asyncio.open_unix_connection(sock=connected(desk.place))
+            writer.write(sent)
+            writer.write_eof()
+            assert await reader.read() == b""
+            writer.close()
+            assert await ask(desk.place, question(desk, liar)) == Answered(200, b"tokens")
+
+    on_both_loops(test)
+
+
+def test_nobody_is_answered_without_the_key() -> None:
+    async def test() -> None:
+        async with opened() as (desk, liar):
+            for key in ("0" * 64, "ä", desk.place.key[:-1]):
+                refused = await ask(desk.place, question(desk, liar, key=key))
+                assert (refused.status, refused.body) == (0, b"")
+            assert liar.asked == []
+
+    on_both_loops(test)
+
+
+def test_where_there_is_no_desk_nothing_is_asked() -> None:
+    async def test() -> None:
+        async with opened() as (desk, liar):
+            place, asked = desk.place, question(desk, liar)
+        with pytest.raises(Unattended):
+            await ask(place, asked)
+        with pytest.raises(Unattended):
+            await ask(Place("never-there", "k"), asked)
+
+    on_both_loops(test)
+
+
+def test_a_question_of_another_version_is_not_answered() -> None:
+    async def test() -> None:
+        async with opened() as (desk, liar):
+            reader, writer = await asyncio.open_unix_connection(sock=connected(desk.place))
+            raw = msgspec.msgpack.encode({"key": desk.place.key, "url": liar.url})
+            writer.write(len(raw).to_bytes(4, "big") + raw)
+            assert await reader.read() == b""
+            writer.close()
+
+    on_both_loops(test)
+
+
+def connected(place: Place) -> socket.socket:
+    made = socket.socket(socket.AF_UNIX)
+    made.connect(f"\0{place.name}")
+    made.setblocking(False)
+    return made
