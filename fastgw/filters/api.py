@@ -20,6 +20,7 @@ from fastgw.config.settings import Settings, SettingsMeta
 from fastgw.config.values import Duration, FieldName, FieldValue, Network, Percent, ReadableFile, Size
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Hooks, Outcome, Reply
+from fastgw.filters.places import NOWHERE, Places
 from fastgw.identity import Consumer, Roster
 from fastgw.node.feeds import Feed, Feeds
 from fastgw.node.ground import Ground
@@ -241,6 +242,10 @@ class Filter(Settings, metaclass=FilterMeta, frozen=True):
     def secret_names(self) -> Iterable[str]:
         """Fields, query parameters and cookies in which clients send a secret: nobody is shown what is in them."""
         return ()
+
+    def credential_places(self) -> Places:
+        """Where clients put what this filter judges: `auth` hides it where another way has let them in."""
+        return NOWHERE
 
     def written_fields(self) -> Iterable[str]:
         """Request fields that upstreams believe, because only this filter writes them.

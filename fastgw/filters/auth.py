@@ -23,6 +23,7 @@ from fastgw.filters.api import (
     Reply,
     Services,
 )
+from fastgw.filters.places import NOWHERE, Places
 from fastgw.identity import Index, Roster
 from fastgw.wire.headers import Fields
 
@@ -56,6 +57,8 @@ class Auth(Filter, name="auth", phase=Phase.AUTHENTICATE):
     each of the ways asks for; one that may not pass although it is known, 403; and where one way could not be tried
     (AUTH_UNAVAILABLE), 503. Where one of them would send the client elsewhere to log in, and the client has shown
     nothing that was not accepted, it is sent there.
+
+    What is shown where the other ways look for credentials does not reach the upstream: nobody has judged it.
     """
 
     any_of: Ways
@@ -78,7 +81,10 @@ class Auth(Filter, name="auth", phase=Phase.AUTHENTICATE):
             yield from use.settings.written_fields()
 
     def build(self, env: Env) -> Hooks:
-        ways = [_Way(name, use.settings.build(env.inner(name, use.settings))) for name, use in _named(self.any_of)]
+        ways = [
+            _Way(name, use.settings.build(env.inner(name, use.settings)), _places_beside(use, self.any_of))
+            for name, use in _named(self.any_of)
+        ]
         anonymous = None if self.anonymous == REJECT else _Anonymous(self.anonymous, env.roster)
         any_of = _AnyOf(tuple(ways), anonymous, tuple(name.encode() for name in self.written_fields()))
         hooks = [way.hooks for way in ways]
@@ -105,16 +111,27 @@ def _named(uses: Iterable[FilterUse]) -> Iterator[tuple[str, FilterUse]]:
         yield use.type if number == 1 else f"{use.type}_{number}", use
 
 
+def _places_beside(way: FilterUse, ways: Iterable[FilterUse]) -> Places:
+    """Where the credentials of the other ways are, but for what this one reads or writes there."""
+    places = NOWHERE
+    for other in ways:
+        places |= other.settings.credential_places()
+    own: Places = way.settings.credential_places()
+    return places - own - Places(tuple(name.lower().encode() for name in way.settings.written_fields()))
+
+
 @final
 class _Way:
-    """One of the filters."""
+    """One of the filters. `beside`: the places of the others' credentials."""
 
-    __slots__ = ("hooks", "name", "request")
+    __slots__ = ("hooks", "name", "request", "tidy")
 
-    def __init__(self, name: str, hooks: Hooks) -> None:
+    def __init__(self, name: str, hooks: Hooks, beside: Places) -> None:
         if hooks.request is None:
             raise ValueError(f"`{name}` lets everybody in: it has no request step")
         self.name, self.hooks, self.request = name, hooks, hooks.request
+        self.tidy = beside.hide if beside else None
+        """Takes out of a request, when it has been let in, what nobody has judged; None: there can be nothing."""
 
 
 @final
@@ -182,7 +199,9 @@ class _AnyOf:
         before = _before(exchange)
         outcome = self._first(exchange)
         if outcome is None:
-            self._latest = self._ways[0]
+            self._latest = way = self._ways[0]
+            if way.tidy is not None:
+                way.tidy(exchange)
             return None
         return _Attempts(self, self._ways, exchange, _Case(), before).go_on(outcome)
 
@@ -293,6 +312,8 @@ class _Attempts:
             if outcome is None:
                 self._case.accepted = way
                 self._any_of.accept(way)
+                if way.tidy is not None:
+                    way.tidy(self._exchange)
                 return None
             if type(outcome) is not Reply:
                 return _Waiting(self, outcome)

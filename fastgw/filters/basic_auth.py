@@ -11,6 +11,7 @@ from fastgw.config.values import Delay, ReadableFile, Realm
 from fastgw.filters.api import Consumer, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Reply
 from fastgw.filters.htpasswd import Busy, Checking, Htpasswd
 from fastgw.filters.key_auth import explain_consumer
+from fastgw.filters.places import AUTHORIZATION, Places
 from fastgw.identity import Index
 from fastgw.node.flights import Flights
 from fastgw.node.tokens import TokenCache
@@ -37,6 +38,9 @@ class BasicAuth(Filter, name="basic_auth", phase=Phase.AUTHENTICATE):
     """What `WWW-Authenticate` says that the password is for: browsers show it."""
     remember: Delay = 300.0
     """How long a password that was right is not checked again. 0 = each time. One that changes counts at once."""
+
+    def credential_places(self) -> Places:
+        return AUTHORIZATION
 
     def build(self, env: Env) -> Hooks:
         use = _Use(self, env)

@@ -12,6 +12,7 @@ from fastgw.config.values import Duration, EndpointUrl, FieldName
 from fastgw.config.values import Size as Bytes
 from fastgw.filters.api import Consumer, Env, Exchange, Fault, Fetcher, Filter, Hooks, Outcome, Phase, Reply, Services
 from fastgw.filters.asking import check_tls, client_tls
+from fastgw.filters.places import AUTHORIZATION, Places
 from fastgw.filters.verified import LONGEST_NAME
 from fastgw.forwarded import FAMILY, fields_for_upstream
 from fastgw.node.flights import Flights
@@ -87,6 +88,9 @@ class ForwardAuth(Filter, name="forward_auth", phase=Phase.AUTHENTICATE):
         for name in self.refusal_headers:
             if name.lower().encode() in ResponseHead.DROPPED:
                 raise ValueError(f"`{name}` belongs to the connection and is written by the gateway")
+
+    def credential_places(self) -> Places:
+        return AUTHORIZATION  # perhaps; cookies are for the upstream too
 
     def written_fields(self) -> Iterable[str]:
         return self.copy_headers

@@ -16,6 +16,7 @@ from fastgw.config.settings import Some
 from fastgw.config.values import Delay, Duration, Realm
 from fastgw.filters.api import Consumer, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Reply
 from fastgw.filters.key_auth import explain_consumer
+from fastgw.filters.places import Places
 from fastgw.identity import Roster
 
 REMEMBERED: Final = 4096
@@ -60,6 +61,9 @@ class Hmac(Filter, name="hmac", phase=Phase.AUTHENTICATE):
                 )
             if name != name.lower() or not name.isascii() or not name.removeprefix("@").replace("-", "a").isalnum():
                 raise ValueError(f"`{name}` is not the name of a component; expected it in lower case")
+
+    def credential_places(self) -> Places:
+        return Places((b"signature", b"signature-input"))
 
     def build(self, env: Env) -> Hooks:
         use = _Use(self, env)

@@ -27,6 +27,7 @@ from fastgw.filters.api import Consumer, Env, Exchange, Fault, Fetcher, Filter, 
 from fastgw.filters.asking import check_tls, client_tls
 from fastgw.filters.bearer import Unclear, bearer_token, challenge
 from fastgw.filters.jwt import ClaimName, ClaimRule, Scope, compiled_rule
+from fastgw.filters.places import AUTHORIZATION, Places
 from fastgw.filters.verified import LONGEST_NAME, explain_token, field_value
 from fastgw.identity import Index, Roster
 from fastgw.jose import ClaimPath, Claims, Expected, Refused, check_claims, claim_path, find_claim, scopes_of
@@ -114,6 +115,9 @@ class Introspection(Filter, name="introspection", phase=Phase.AUTHENTICATE):
         for name in self.claims_to_headers.values():
             if name.lower().encode() in _OURS:
                 raise ValueError(f"`{name}` cannot hold a claim; expected another field")
+
+    def credential_places(self) -> Places:
+        return AUTHORIZATION
 
     def written_fields(self) -> Iterable[str]:
         return self.claims_to_headers.values()

@@ -207,6 +207,13 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
     def secret_names(self) -> Iterable[str]:
         return [name for name in (self.header, self.cookie, self.query) if name is not None]
 
+    def credential_places(self) -> Places:
+        return Places(
+            () if self.header is None else (self.header.lower().encode(),),
+            frozenset() if self.query is None else frozenset((self.query.encode(),)),
+            frozenset() if self.cookie is None else frozenset((self.cookie.encode(),)),
+        )
+
     def written_fields(self) -> Iterable[str]:
         return self.claims_to_headers.values()
 

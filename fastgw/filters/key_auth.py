@@ -44,6 +44,14 @@ class KeyAuth(Filter, name="key_auth", phase=Phase.AUTHENTICATE):
     def secret_names(self) -> Iterable[str]:
         return self.key_names
 
+    def credential_places(self) -> Places:
+        names = tuple(dict.fromkeys(name.encode() for name in self.key_names))
+        return Places(
+            tuple(dict.fromkeys(name.lower() for name in names)) if "header" in self.places else (),
+            frozenset(names) if "query" in self.places else frozenset(),
+            frozenset(names) if "cookie" in self.places else frozenset(),
+        )
+
     def build(self, env: Env) -> Hooks:
         use = _Use(self, env)
         return Hooks(request=use.request_in_one_field if use.only_name else use.request, explain=explain_consumer)
@@ -98,16 +106,11 @@ class _Use:
     """One use of the filter."""
 
     def __init__(self, settings: KeyAuth, env: Env) -> None:
-        names = tuple(dict.fromkeys(name.encode() for name in settings.key_names))
         self._keys = env.shared(("key_auth",), lambda: Keys(env.roster))
-        fields = tuple(dict.fromkeys(name.lower() for name in names)) if "header" in settings.places else ()
-        parameters = frozenset(names) if "query" in settings.places else frozenset()
-        cookies = frozenset(names) if "cookie" in settings.places else frozenset()
-        self._places = Places(fields, parameters, cookies)
+        self._places = settings.credential_places()
         self._hides = settings.hide_credentials
         self._challenge = ((b"WWW-Authenticate", f'ApiKey realm="{settings.realm}"'.encode()),)
-        only = len(fields) == 1 and settings.places == ("header",)
-        self.only_name = fields[0] if only else b""
+        self.only_name = self._places.only_field
 
     def request_in_one_field(self, exchange: Exchange) -> Outcome:
         """`request`, where there is one name in one place."""

@@ -1,7 +1,7 @@
 """Where clients put a credential: fields, parameters of the query, cookies; how it is found there, and hidden."""
 
 from collections.abc import Iterator
-from typing import final
+from typing import Final, final
 from urllib.parse import unquote_to_bytes
 
 from fastgw.exchange import Exchange
@@ -21,6 +21,22 @@ class Places:
     ) -> None:
         self._fields, self._parameters, self._cookies = fields, parameters, cookies
         self._dropped = frozenset(fields)
+
+    @property
+    def only_field(self) -> bytes:
+        """The field that is the only place; empty where there are others, or none."""
+        return self._fields[0] if len(self._fields) == 1 and not self._parameters and not self._cookies else b""
+
+    def __bool__(self) -> bool:
+        return bool(self._fields or self._parameters or self._cookies)
+
+    def __or__(self, other: "Places") -> "Places":
+        fields = dict.fromkeys((*self._fields, *other._fields))
+        return Places(tuple(fields), self._parameters | other._parameters, self._cookies | other._cookies)
+
+    def __sub__(self, other: "Places") -> "Places":
+        fields = tuple(name for name in self._fields if name not in other._fields)
+        return Places(fields, self._parameters - other._parameters, self._cookies - other._cookies)
 
     def values(self, exchange: Exchange) -> list[bytes]:
         """Everything that the request says where a credential should be."""
@@ -50,6 +66,10 @@ class Places:
                 rest = b";".join(kept).strip()
                 if rest:
                     fields.add(b"Cookie", rest)
+
+
+NOWHERE: Final = Places()
+AUTHORIZATION: Final = Places((b"authorization",))
 
 
 def _parameters(query: bytes | None, names: frozenset[bytes]) -> Iterator[bytes]:

@@ -135,6 +135,19 @@ def test_a_page_can_read_why_it_is_refused(any_of: Lane, fields: bytes, fault: s
     assert b"Strict-Transport-Security" not in response
 
 
+def test_what_nobody_has_judged_does_not_reach_the_upstream(any_of: Lane) -> None:
+    """A good key beside a forged token: an upstream that believes tokens would be fooled."""
+    got, response = any_of.forward(any_of.get(b"/users/7", KEY + b"Authorization: Bearer forged\r\nX-Other: 1\r\n"))
+    assert response.status == 200
+    assert b"Authorization" not in got
+    assert got.get(b"X-Other") == b"1"
+    good = token()
+    got, _ = any_of.forward(any_of.get(b"/users/7", good + b"x_key: k-mallory\r\nX-Key: k-mallory\r\n"))
+    assert good == b"Authorization: %b\r\n" % (got.get(b"Authorization") or b"")
+    assert b"X-Key" not in got
+    assert b"x_key" not in got
+
+
 def test_a_preflight_needs_no_credentials(any_of: Lane) -> None:
     """The route takes GET alone; the preflight is for it all the same, and is not shown to the upstream."""
     asking = ORIGIN + b"Access-Control-Request-Method: GET\r\nAccess-Control-Request-Headers: authorization\r\n"
