@@ -6,6 +6,7 @@ import pytest
 
 from fastgw import config
 from fastgw.compile import compile as compile_tables
+from fastgw.config.levels import running
 from fastgw.explain import as_text, explain
 from fastgw.filters import TYPES
 from fastgw.filters.api import Fault, Phase
@@ -317,6 +318,28 @@ def test_a_route_may_replace_and_remove_it(path: str, of: str | None) -> None:
     elif path != "/missing":
         next(iter(plane.pool.open)).transport.sends(OK + b"\r\nok")  # type: ignore[attr-defined]
     assert about(client.received).get("access-control-allow-origin", []) == expected
+
+
+def test_what_runs_is_told_as_it_is_done() -> None:
+    """`levels.running` is what people are told: the replaced one is not among it."""
+    routes = [
+        {
+            "name": "own",
+            "paths": ["/own"],
+            "upstream": "u",
+            "filters": {"cors": {"origins": ["*"]}, "size": {"body": 1}},
+        },
+        {"name": "none", "paths": ["/none"], "upstream": "u", "filters": {"cors": None}},
+        {"name": "same", "upstream": "u"},
+    ]
+    loaded = load_document({**SERVICE, "filters": {"cors": FULL, "ip": {}}, "routes": routes})
+    gateway = compile_tables(loaded, 1)
+    told = {route.name: [use.name for use in running(loaded, "main", route)] for route in loaded.routes}
+    assert told == {"own": ["ip", "cors", "size"], "none": ["ip"], "same": ["ip", "cors"]}
+    for name, compiled in gateway.routes_by_name.items():
+        rule = compiled.rules[0]
+        assert rule is not None
+        assert [link.use.name for link in rule[0].route.chain.links] == told[name]
 
 
 def test_an_enforced_one_stays(tmp_path: Path) -> None:
