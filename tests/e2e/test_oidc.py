@@ -259,6 +259,8 @@ def test_a_login_is_one_of_several_ways_to_show_who_one_is(world: World) -> None
     assert fields(answer, "x-user") == ["ann"]
     assert fields(answer, "cookie") == []
     token = fields(answer, "x-access-token")
+    both = visitor.ask(url, X_Api_Key=KEY, X_User="root", **SCRIPT)
+    assert [fields(both, name) for name in ("cookie", "x-user", "x-access-token")] == [[], [], []]
     wait_until(lambda: fields(visitor.ask(url, **SCRIPT), "x-access-token") != token, "a refresh")
     wait_until(lambda: visitor.ask(url, **SCRIPT).cookies == [], "the browser to have the cookie of now")
 

@@ -5,6 +5,7 @@ section 6.1 asks browsers for 4,096 bytes of name, value and attributes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from typing import Final, final
 
 MOST_PIECES: Final = 5
@@ -12,6 +13,21 @@ MOST_PIECES: Final = 5
 _PIECE: Final = 3_600
 LONGEST: Final = MOST_PIECES * _PIECE
 """Bytes of a value."""
+
+
+PREFIX: Final = b"__Host-"
+"""Such a cookie is of this host alone, and came by https."""
+OWN: Final = "fastgw_oidc_"
+
+
+def own_name(issuer: str, client_id: str) -> str:
+    """What the cookie of a session is called where the settings do not say."""
+    return OWN + sha256(f"{issuer}\n{client_id}".encode()).hexdigest()[:8]
+
+
+def names_of(name: str) -> list[bytes]:
+    """The cookies that a session may be in."""
+    return [prefix + each for each in _names(name.encode()) for prefix in (b"", PREFIX)]
 
 
 class Ambiguous(Exception):
@@ -74,18 +90,20 @@ def put(name: bytes, value: bytes, attributes: bytes, there: Mapping[bytes, byte
     pieces = [value[at : at + _PIECE] for at in range(0, len(value), _PIECE)]
     pieces[0] = b"%d~%b" % (len(pieces), pieces[0])
     lines = [b"%b=%b%b" % (_name(name, place), piece, attributes) for place, piece in enumerate(pieces)]
-    left = [_name(name, place) for place in range(len(pieces), MOST_PIECES)]
-    return lines + [_cleared(each, attributes) for each in left if each in there]
+    return lines + [_cleared(each, attributes) for each in _names(name)[len(pieces) :] if each in there]
 
 
 def clear(name: bytes, attributes: bytes, there: Mapping[bytes, bytes]) -> list[bytes]:
     """The `Set-Cookie` values that remove what is `there` by this name."""
-    names = [_name(name, place) for place in range(MOST_PIECES)]
-    return [_cleared(each, attributes) for each in names if each in there]
+    return [_cleared(each, attributes) for each in _names(name) if each in there]
 
 
 def _name(name: bytes, place: int) -> bytes:
     return b"%b.%d" % (name, place) if place else name
+
+
+def _names(name: bytes) -> list[bytes]:
+    return [_name(name, place) for place in range(MOST_PIECES)]
 
 
 def _cleared(name: bytes, attributes: bytes) -> bytes:

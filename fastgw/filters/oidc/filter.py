@@ -15,6 +15,7 @@ from fastgw.filters.bearer import Unclear, bearer_token
 from fastgw.filters.jwks import Keyring
 from fastgw.filters.jwt import ClaimName, TokenCacheSettings
 from fastgw.filters.oidc.assertion import by_key
+from fastgw.filters.oidc.cookies import names_of, own_name
 from fastgw.filters.oidc.flow import Edits, Flow, Trust
 from fastgw.filters.oidc.id_token import IdTokens
 from fastgw.filters.oidc.provider import (
@@ -28,7 +29,7 @@ from fastgw.filters.oidc.provider import (
 )
 from fastgw.filters.oidc.session import Sealed, Session
 from fastgw.filters.oidc.settings import Bearer, Issuer, Login
-from fastgw.filters.places import AUTHORIZATION, NOWHERE, Places
+from fastgw.filters.places import Places
 from fastgw.filters.verified import TokenPolicy, Wanted, explain_token, field_value
 from fastgw.jose import Expected, KeySet, Rules, claim_path, find_claim
 from fastgw.upstream.tls import ClientTls
@@ -78,13 +79,18 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
                 raise ValueError(f"`{name}` cannot hold a claim; expected another field")
 
     def credential_places(self) -> Places:
-        passed = None if self.login is None else self.login.pass_access_token
+        login = self.login
+        passed = None if login is None else login.pass_access_token
+        cookies = () if login is None else names_of(login.session.cookie or own_name(self.issuer, login.client_id))
         ours = self.bearer is not None or (passed or "").lower() == "authorization"
-        return AUTHORIZATION if ours else NOWHERE  # sessions are hidden anyhow
+        return Places((b"authorization",) if ours else (), cookies=frozenset(cookies))
 
     def written_fields(self) -> Iterable[str]:
         passed = None if self.login is None else self.login.pass_access_token
         return (*self.claims_to_headers.values(), *([passed] if passed and passed.lower() != "authorization" else []))
+
+    def secret_names(self) -> Iterable[str]:
+        return () if self.login is None or self.login.pass_access_token is None else (self.login.pass_access_token,)
 
     def feeds(self) -> Iterable[FeedSource]:
         keys = KeysSource(key=f"oidc keys {self._way}", issuer=self.issuer, tls=self.tls)

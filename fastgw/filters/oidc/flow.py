@@ -10,7 +10,6 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping
-from hashlib import sha256
 from hmac import compare_digest
 from typing import Final, NamedTuple, final
 
@@ -19,7 +18,7 @@ from msgspec.structs import replace
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Outcome, Reply
 from fastgw.filters.api import Feed, Fetcher
-from fastgw.filters.oidc.cookies import Ambiguous, Jar, clear, put
+from fastgw.filters.oidc.cookies import OWN, PREFIX, Ambiguous, Jar, clear, own_name, put
 from fastgw.filters.oidc.desk import KEPT_S
 from fastgw.filters.oidc.id_token import IdTokens
 from fastgw.filters.oidc.provider import Authenticate, Away, Denied, Provider, Tokens
@@ -43,9 +42,7 @@ MOST_KNOWN: Final = 2_000
 """Sessions that are held as they were read."""
 _IDLE_SHARE: Final = 0.25
 """The share of the idle time after which a cookie is written anew."""
-_PREFIX: Final = b"__Host-"  # such a cookie is of this host alone, and came by https
 _ATTRIBUTES: Final = b"; Path=/; HttpOnly; SameSite=Lax"
-_OWN: Final = b"fastgw_oidc_"
 _NO_STORE: Final = (b"Cache-Control", b"no-store")
 _CALLBACK: Final = ("code", "state", "iss", "error")
 
@@ -112,11 +109,8 @@ class Flow:
         self._callback = login.callback.encode()
         self._begins = (login.login or "").encode()
         self._ends = (login.logout or "").encode()
-        name = login.session.cookie
-        if name is None:
-            name = _OWN.decode() + sha256(f"{trust.issuer}\n{login.client_id}".encode()).hexdigest()[:8]
-        self._name = name.encode()
-        own = rb"(?:%b)?(?:%b[0-9a-f]+|%b)(?:\..*)?" % (_PREFIX, _OWN, re.escape(self._name))
+        self._name = (login.session.cookie or own_name(trust.issuer, login.client_id)).encode()
+        own = rb"(?:%b)?(?:%b[0-9a-f]+|%b)(?:\..*)?" % (PREFIX, OWN.encode(), re.escape(self._name))
         self._is_ours = re.compile(own, re.DOTALL).fullmatch
         cookie = (b"WWW-Authenticate", b'Cookie realm="%b", cookie-name="%b"' % (realm, self._name))
         self._challenges = (*others, cookie)
@@ -435,7 +429,7 @@ class Flow:
             scheme = client_scheme(exchange.head, exchange.peer)
             origin = f"{scheme.decode()}://{exchange.authority.decode('latin-1')}"
         if origin.startswith("https:"):
-            return _Site(origin, _PREFIX + self._name, _ATTRIBUTES + b"; Secure")
+            return _Site(origin, PREFIX + self._name, _ATTRIBUTES + b"; Secure")
         return _Site(origin, self._name, _ATTRIBUTES)
 
 

@@ -1,0 +1,190 @@
+"""oidc without a provider: sessions that are there already, settings that make no sense, and what is told of it all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from fastgw.filters.api import Consumer
+from fastgw.filters.oidc import Oidc
+from fastgw.filters.oidc.session import Sealed, Session
+from fastgw.filters.oidc.settings import Login, Sessions
+from tests.support.memory import Plane
+from tests.support.secrecy import explained, told_of
+from tests.support.tokens import signer
+from tests.unit.test_filters_jwt import consumer_probe
+
+ISSUER = "https://idp.example"
+SECRET = "planted-secret-of-sessions-0123456789"
+LOGIN: Mapping[str, Any] = {
+    "client_id": "web",
+    "client_secret": "planted-secret-of-web",
+    "session": {"secret": SECRET, "cookie": "session"},
+}
+CONSUMERS = [{"name": "alice-of-ours", "groups": ["admin"], "jwt": [{"issuer": ISSUER, "subject": "alice"}]}]
+RS = signer("RS256", "one")
+ACCESS = "planted-access-token"
+
+
+def plane_of(login: Mapping[str, Any] = {}, probes: Any = (), **more: Any) -> Plane:
+    settings = {"issuer": ISSUER, "login": {**LOGIN, **login}, **more}
+    route = {"name": "all", "upstream": "u", "filters": {"oidc": settings}}
+    return Plane({"routes": [route], "consumers": CONSUMERS}, probes=probes)
+
+
+def cookie(claims: Mapping[str, Any] = {}, name: str = "session", **more: Any) -> str:
+    now = time.time()
+    session = Session(
+        **{
+            "id_token": RS.token({"iss": ISSUER, "aud": "web", **claims}),
+            "begun_date": now,
+            "used_date": now,
+            "access_token": ACCESS,
+            **more,
+        }
+    )
+    sealed = Sealed([SECRET], f"{ISSUER}\nweb".encode()).seal_session(session)
+    return f"Cookie: {name}=1~{sealed.decode()}"
+
+
+def passed(plane: Plane, *lines: str) -> tuple[str, str]:
+    """The heads that the upstream and the client get."""
+    client = plane.client()
+    client.sends("\r\n".join(["GET / HTTP/1.1", "Host: a", *lines, "", ""]).encode())
+    assert not client.received, client.received
+    upstream = plane.connects()
+    head = upstream.received.decode()
+    upstream.sends(b"HTTP/1.1 204 No Content\r\nConnection: close\r\nCache-Control: public\r\n\r\n")
+    answer = client.received.decode()
+    assert answer.startswith("HTTP/1.1 204 ")
+    return head, answer
+
+
+def refused(plane: Plane, *lines: str, status: int = 401) -> str:
+    client = plane.client()
+    client.sends("\r\n".join(["GET / HTTP/1.1", "Host: a", *lines, "", ""]).encode())
+    answer = client.received.decode()
+    assert answer.startswith(f"HTTP/1.1 {status} "), answer
+    plane.assert_quiet()
+    return answer
+
+
+def test_a_session_says_who_it_is() -> None:
+    seen: list[Any] = []
+    plane = plane_of(
+        {"pass_access_token": "Authorization"},
+        [consumer_probe(seen)],
+        claims_to_headers={"sub": "X-User", "a.b": "X-B"},
+    )
+    head, answer = passed(
+        plane, cookie({"a": {"b": [1, "c"]}}), "X-User: root", "X_User: root", "Authorization: Basic a"
+    )
+    assert seen[-1][0] == Consumer("alice-of-ours", frozenset({"admin"}))
+    assert seen[-1][1]["sub"] == "alice"
+    assert head.count("root") == 0
+    assert "\r\nX-User: alice\r\n" in head
+    assert "\r\nX-B: 1,c\r\n" in head
+    assert f"\r\nAuthorization: Bearer {ACCESS}\r\n" in head
+    assert "Basic" not in head
+    assert "ookie" not in head
+    assert "Set-Cookie" not in answer
+    assert "Cache-Control: public" in answer
+    passed(plane, cookie({"sub": "carol"}))
+    assert seen[-1][0] == Consumer("carol")
+
+
+def test_a_claim_that_cannot_stand_in_a_field_lets_nobody_in() -> None:
+    plane = plane_of(claims_to_headers={"name": "X-Name"})
+    passed(plane, cookie({"name": "Ann"}))
+    for name in ("a\r\nX-Evil: 1", ["a,b"], "\0", " a"):
+        refused(plane, cookie({"name": name}))
+
+
+def test_a_session_has_a_lifetime_and_may_not_be_idle() -> None:
+    plane = plane_of({"session": {**LOGIN["session"], "lifetime": "1h", "idle": "10m"}})
+    now = time.time()
+    passed(plane, cookie(begun_date=now - 3500))
+    assert "lifetime" not in refused(plane, cookie(begun_date=now - 3601))
+    passed(plane, cookie(used_date=now - 500))
+    refused(plane, cookie(used_date=now - 601))
+
+
+def test_the_cookie_of_a_session_that_is_used_is_written_anew_now_and_then() -> None:
+    plane = plane_of()
+    now = time.time()
+    assert "Set-Cookie" not in passed(plane, cookie(used_date=now - 800))[1]
+    _, answer = passed(plane, cookie(used_date=now - 1000))
+    assert answer.count("\r\nSet-Cookie: session=1~") == 1
+    assert "; Path=/; HttpOnly; SameSite=Lax\r\n" in answer
+    assert answer.count("Cache-Control: no-store") == 1
+    assert "public" not in answer
+
+
+def test_an_access_token_that_cannot_be_refreshed_is_not_passed_on_for_ever() -> None:
+    ended = {"got_date": time.time() - 60, "ends_date": time.time() - 1}
+    refused(plane_of({"pass_access_token": "X-Token"}), cookie(**ended))
+    passed(plane_of(), cookie(**ended))
+
+
+def test_of_the_cookies_only_ours_is_taken_away() -> None:
+    plane = plane_of()
+    sealed = cookie()
+    head, _ = passed(plane, f"{sealed}; sessions=1; session_=2; fastgw_oidc_00ff=3; a=4", "Cookie: session.at.x=5; b=6")
+    assert "\r\nCookie: sessions=1; session_=2; a=4; b=6\r\n" in head
+    assert head.count("ookie:") == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"login": None}, "expected `bearer` or `login`"),
+        ({"claims_to_headers": {"sub": "Host"}}, "`Host` cannot hold a claim"),
+        ({"claims_to_headers": {"sub": "Cookie"}}, "`Cookie` cannot hold a claim"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any], told: str) -> None:
+    login = Login(client_id="web", client_auth="none", session=Sessions(secret=None))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=told):
+        Oidc(**{"issuer": ISSUER, "login": login, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"scopes": ("email",)}, "lack `openid`"),
+        ({"parameters": {"state": "a"}}, "`state` is the gateway's own"),
+        ({"client_auth": "basic"}, "`client_auth: basic` needs a `client_secret`"),
+        ({"client_auth": "private_key_jwt"}, "needs a `client_key`"),
+        ({"client_key": "/a"}, "does not go with a `client_key`"),
+        ({"callback": "/a", "logout": "/a"}, "the same path"),
+    ],
+)
+def test_logins_that_make_no_sense_are_refused(wrong: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Login(**{"client_id": "web", "client_auth": "none", "session": None, **wrong})
+
+
+def test_explain_tells_who_passes_and_whom_it_would_ask() -> None:
+    plane = plane_of({"pass_access_token": "X-Handed-On"})
+    told = explained(plane.gateway, "http://a.test/", cookie())
+    assert "oidc → would send no Cookie; X-Handed-On: *** (a session of alice-of-ours)" in told
+    assert "oidc → would have to ask https://idp.example" in explained(
+        plane.gateway, "http://a.test/", "Accept: text/html"
+    )
+    assert "oidc → answers 401" in explained(plane.gateway, "http://a.test/")
+
+
+def test_nothing_secret_is_told() -> None:
+    plane = plane_of({"pass_access_token": "X-Handed-On"})
+    shown = cookie()
+    sealed = shown.partition("~")[2]
+    told = explained(plane.gateway, "http://a.test/", shown)
+    passed(plane, shown)
+    refused(plane, shown[:-4])
+    told += told_of(plane.records, plane.gateway)
+    told += repr(plane.gateway.config.routes) + repr(plane.gateway)
+    for secret in (SECRET, LOGIN["client_secret"], ACCESS, sealed, sealed[:60]):
+        assert secret not in told
