@@ -1,24 +1,35 @@
 """What filters cost a request that they let pass: their request step, or their response step, on a judged request."""
 
+import re
+from base64 import b64encode
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from ipaddress import ip_network
 from typing import Any
 
 from bench.micro.heads import REQUESTS
 from bench.micro.timing import Room
-from fastgw.config.settings import FilterUse
+from fastgw.config.secret import Secret
+from fastgw.config.settings import Consumer as ConsumerSettings
+from fastgw.config.settings import ConsumerKey, ConsumerPassword, FilterUse
 from fastgw.exchange import Chain, Exchange, Hooks, Response
 from fastgw.filters.api import Consumer, Env, Filter, Stock
 from fastgw.filters.auth import Auth
 from fastgw.filters.authorize import Authorize, Names, Scopes
+from fastgw.filters.basic_auth import BasicAuth
 from fastgw.filters.cors import Cors
 from fastgw.filters.headers import Edits, Headers
 from fastgw.filters.ip import Ip, judge_of
+from fastgw.filters.key_auth import KeyAuth
 from fastgw.filters.security_headers import SecurityHeaders
 from fastgw.forwarded import Peer
+from fastgw.identity import index_of
 from fastgw.wire.framing import judge_request
 
 NETWORKS = 5_000
+CONSUMERS = 100_000
+KEY = b"X-Api-Key: key-%d" % (CONSUMERS // 2)
+LOGIN = b"Authorization: Basic " + b64encode(b"u%d:password" % (CONSUMERS // 2))
 CHAIN = Chain(())
 CONSUMER = Consumer("alice", frozenset(("staff", "admin")))
 CLAIMS = {"sub": "u-7", "scope": "read write"}
@@ -36,6 +47,7 @@ def rooms() -> Iterator[Room]:
         ("headers: a value of the request", Headers(request=Edits(set={"X-Consumer": "{consumer.name}"}))),
     ):
         yield Room(name, step(hooks(settings).request), exchanges())
+    yield from of_consumers()
     unremembered = judge_of((), networks).__wrapped__  # type: ignore[attr-defined]  # it is an lru_cache
     yield Room(f"ip, another address, {NETWORKS} networks", unremembered, ["192.0.2.1"])
     for name, settings in (
@@ -45,6 +57,38 @@ def rooms() -> Iterator[Room]:
     ):
         yield Room(f"{name}, the response", answered(step(hooks(settings).response)), exchanges())
     yield Room("  of these, a response to change", answered(lambda each: None), exchanges())
+
+
+def of_consumers() -> Iterator[Room]:
+    """Filters that know consumers, among very many: what is remembered, and what has to be looked for."""
+    stock = Stock()
+    stock.roster.index = index_of([consumer(number) for number in range(CONSUMERS)], {})
+    key, login = ((line, [with_field(each, line) for each in range(len(REQUESTS))]) for line in (KEY, LOGIN))
+    for name, settings, (_, sent) in (
+        ("key_auth", KeyAuth(), key),
+        ("key_auth, hidden", KeyAuth(hide_credentials=True), key),
+        ("basic_auth", BasicAuth(), login),
+    ):
+        hook = step(settings.build(Env("a", "r", settings, stock, {})).request)
+        assert hook(sent[0]) is None
+        assert sent[0].consumer == Consumer(f"c{CONSUMERS // 2}")
+        yield Room(f"{name}, {CONSUMERS} consumers", hook, sent)
+    digests = [sha256(b"key-%d" % number).digest() for number in range(0, CONSUMERS, 97)]
+    yield Room(f"a key that is not remembered, {CONSUMERS} consumers", stock.roster.by_key, digests)
+
+
+def consumer(number: int) -> ConsumerSettings:
+    return ConsumerSettings(
+        name=f"c{number}",
+        key_auth=(ConsumerKey(key=Secret(text=f"key-{number}")),),
+        basic_auth=(ConsumerPassword(username=f"u{number}", password=Secret(text="password")),),
+    )
+
+
+def with_field(number: int, line: bytes) -> Exchange:
+    """With this field in place of an `Authorization`."""
+    request = re.sub(rb"\r\nAuthorization:[^\r]*", b"", REQUESTS[number])
+    return exchange(number, request.removesuffix(b"\r\n") + line + b"\r\n\r\n")
 
 
 def exchanges() -> list[Exchange]:
@@ -68,9 +112,9 @@ def answered(response: Callable[[Exchange], Any]) -> Callable[[Exchange], Any]:
     return answer
 
 
-def exchange(number: int) -> Exchange:
+def exchange(number: int, request: bytes = b"") -> Exchange:
     nobody: Any = None
     peer = Peer("192.0.2.1", 1, 80, trusted=False)
-    made = Exchange(judge_request(REQUESTS[number]), nobody, nobody, peer, CHAIN)
+    made = Exchange(judge_request(request or REQUESTS[number]), nobody, nobody, peer, CHAIN)
     made.consumer, made.claims = CONSUMER, CLAIMS
     return made

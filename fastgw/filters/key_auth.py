@@ -9,6 +9,7 @@ from msgspec import Meta
 from fastgw.config.consumers import LONGEST_KEY
 from fastgw.config.settings import Some
 from fastgw.config.values import FieldName, Realm
+from fastgw.exchange.chain import RequestStep
 from fastgw.filters.api import Consumer, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase
 from fastgw.filters.places import Places
 from fastgw.identity import Roster
@@ -54,7 +55,7 @@ class KeyAuth(Filter, name="key_auth", phase=Phase.AUTHENTICATE):
 
     def build(self, env: Env) -> Hooks:
         use = _Use(self, env)
-        return Hooks(request=use.request_in_one_field if use.only_name else use.request, explain=explain_consumer)
+        return Hooks(request=use.in_one_field() if use.only_name else use.request, explain=explain_consumer)
 
 
 def explain_consumer(exchange: Exchange) -> str:
@@ -66,11 +67,11 @@ def explain_consumer(exchange: Exchange) -> str:
 class Keys:
     """From keys to consumers, with those remembered that were found. All filters of a worker share one."""
 
-    __slots__ = ("_index", "_older", "_roster", "found")
+    __slots__ = ("_older", "_roster", "found", "index")
 
     def __init__(self, roster: Roster) -> None:
         self._roster = roster
-        self._index = roster.index
+        self.index = roster.index
         self.found: dict[bytes, Consumer] = {}
         self._older: dict[bytes, Consumer] = {}
 
@@ -79,20 +80,13 @@ class Keys:
 
     def consumer(self, key: bytes) -> Consumer | None:
         """Whose key it is."""
-        # PERF: 0.1 us for a key that is remembered, 4 us for another among 100,000 (CPython 3.11, micro/filters). The
-        # dict compares keys only where their secret hashes are the same, so that time tells nothing of them.
-        if self._index is self._roster.index:
-            found = self.found.get(key)
-            if found is not None:
-                return found
-        else:
-            self._index = self._roster.index
+        if self.index is not self._roster.index:
+            self.index = self._roster.index
             self.found, self._older = {}, {}
-        return self._look_up(key)
-
-    def _look_up(self, key: bytes) -> Consumer | None:
-        if not key or len(key) > LONGEST_KEY:
-            return None
+        # The dict compares keys only where their secret hashes are the same, so that time tells nothing of them.
+        found = self.found.get(key)
+        if found is not None or not key or len(key) > LONGEST_KEY:
+            return found
         consumer = self._older.get(key) or self._roster.by_key(sha256(key).digest())
         if consumer is not None:
             if len(self.found) >= REMEMBERED:
@@ -106,23 +100,31 @@ class _Use:
     """One use of the filter."""
 
     def __init__(self, settings: KeyAuth, env: Env) -> None:
+        self._roster = env.roster
         self._keys = env.shared(("key_auth",), lambda: Keys(env.roster))
         self._places = settings.credential_places()
         self._hides = settings.hide_credentials
         self._challenge = ((b"WWW-Authenticate", f'ApiKey realm="{settings.realm}"'.encode()),)
         self.only_name = self._places.only_field
 
-    def request_in_one_field(self, exchange: Exchange) -> Outcome:
+    def in_one_field(self) -> RequestStep:
         """`request`, where there is one name in one place."""
-        found = exchange.head.values(self.only_name)
-        if len(found) == 1:
-            consumer = self._keys.consumer(found[0])
-            if consumer is not None:
-                exchange.consumer = consumer
-                if self._hides:
-                    self._places.hide(exchange)
-                return None
-        return self._judge(exchange, found)
+        name, keys, roster, judge = self.only_name, self._keys, self._roster, self._judge
+        hide = self._places.hide if self._hides else None
+
+        # PERF: 0.3 us for a key that is remembered, 3 us more for another among 100,000 (CPython 3.11, micro/filters).
+        def request(exchange: Exchange) -> Outcome:
+            found = exchange.head.values(name)
+            if len(found) == 1 and keys.index is roster.index:
+                consumer = keys.found.get(found[0])
+                if consumer is not None:
+                    exchange.consumer = consumer
+                    if hide is not None:
+                        hide(exchange)
+                    return None
+            return judge(exchange, found)
+
+        return request
 
     def request(self, exchange: Exchange) -> Outcome:
         return self._judge(exchange, self._places.values(exchange))
