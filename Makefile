@@ -17,6 +17,8 @@ TWICE := tests/protocol $(wildcard $(addprefix tests/unit/test_, \
 TEST_PROGRAMS := gcc=gcc nginx=nginx wrk=wrk h2load=nghttp2-client hey=hey curl=curl git=git jq=jq \
   systemd-socket-activate=systemd chromium=chromium node=nodejs npm=npm \
   redis-server=redis-server
+# What looks for weak TLS.
+SSLYZE := .venv/sslyze/bin/sslyze
 # The OpenID provider that tests log in at, and where npm puts it.
 PROVIDER := tests/support/provider
 BENCH_PROGRAMS := nginx=nginx wrk=wrk h2load=nghttp2-client haproxy=haproxy caddy=caddy
@@ -95,7 +97,12 @@ $(PROVIDER)/node_modules/.installed: $(PROVIDER)/package-lock.json | programs
 	npm --prefix $(PROVIDER) ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
 
-test: lint programs $(PROVIDER)/node_modules/.installed  ## lint, then every test; apt-get installs what they run, when you are root
+# In an environment of its own: it wants an older cryptography than we do.
+$(SSLYZE): | .venv/.installed
+	$(PYTHON) -m venv .venv/sslyze
+	.venv/sslyze/bin/python -m pip install --quiet --disable-pip-version-check 'sslyze>=6.3'
+
+test: lint programs $(PROVIDER)/node_modules/.installed $(SSLYZE)  ## lint, then every test; apt-get installs what they run, when you are root
 	$(BIN)/python -m pytest -n 4
 	FASTGW_PURE_PYTHON=1 $(BIN)/python -m pytest -n 4 -m 'not twin' $(TWICE)
 

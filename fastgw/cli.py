@@ -27,7 +27,7 @@ from fastgw.diff import differences
 from fastgw.explain import as_text
 from fastgw.explain import explain as explanation_of
 from fastgw.filters import TYPES, manual
-from fastgw.node import cells, tickets
+from fastgw.node import cells, openssl
 from fastgw.observe.sink import why_not
 from fastgw.runtime.bound import Bound
 from fastgw.runtime.estate import UnfitEstate, is_successor
@@ -334,7 +334,7 @@ def version(answer: FormatOption = Format.TEXT) -> None:
         "msgspec": version_of("msgspec"),
         "wire": compiled.told(),
         "limits": cells.told(),
-        "tickets": tickets.tried(),
+        "tickets": openssl.tickets_told(),
     }
     if answer is Format.JSON:
         _print_json(versions)

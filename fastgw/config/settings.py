@@ -243,8 +243,8 @@ class Limits(Settings):
     connections: Connections = 20_000
     """The most client connections. Further ones are answered 503 and closed; over TLS they are closed at once."""
     connections_per_ip: Connections | None = None
-    """The most connections from one address; IPv6 counts by /64. Further ones are answered 429; over TLS they are closed
-    at once. null = no limit."""
+    """The most connections from one address; IPv6 counts by /64. Further ones are answered 429; over TLS they are
+    closed at once. null = no limit."""
 
 
 class AccessLog(Settings):

@@ -16,7 +16,7 @@ import msgspec
 
 from fastgw.config.pem import as_file, decoded, dns_names, load_pair
 from fastgw.config.settings import NONE, ServerTls
-from fastgw.node import tickets
+from fastgw.node import openssl
 from fastgw.node.tickets import NAME_BYTES, Seeds
 from fastgw.routing import Steps, at_once
 
@@ -68,14 +68,14 @@ class ServerContexts:
 
     def use_keys(self, seeds: Seeds) -> None:
         """Give out tickets under the keys of these seeds from now on, with each day's keys on the day."""
-        if self.settings.session_tickets and tickets.are_shared():
+        if self.settings.session_tickets and openssl.is_reached():
             self._seeds = seeds
             self._set_keys(seeds)
 
     def follow(self, before: "ServerContexts") -> None:
         """Take the place of these. Where no keys can be set, tickets are good only in the context that gave them: then
         it lives on, and shows the new certificate, which was tried in ours."""
-        if tickets.are_shared() or before is self or before._purpose != self._purpose:
+        if openssl.is_reached() or before is self or before._purpose != self._purpose:
             return
         for old, new in zip(before._entries, self._entries, strict=True):
             old.minimum_version = new.minimum_version
@@ -99,7 +99,7 @@ class ServerContexts:
         keys = seeds.keys(self._purpose)
         self._name_before = keys[1][:NAME_BYTES]
         for context, each in zip(self._entries, keys, strict=True):
-            tickets.set_keys(context, each)
+            openssl.set_ticket_keys(context, each)
 
 
 def server_identity(name: str, tls: ServerTls, held: Mapping[str, bytes]) -> bytes:
@@ -170,7 +170,8 @@ def _context(tls: ServerTls, held: Mapping[str, bytes]) -> ssl.SSLContext:
     context.set_ciphers(CIPHERS)
     context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["http/1.1"])
-    tickets.spare_memory(context)
+    openssl.set_groups(context)
+    openssl.spare_memory(context)
     if not tls.session_tickets:
         context.options |= ssl.OP_NO_TICKET
         context.num_tickets = 0

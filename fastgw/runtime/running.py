@@ -11,7 +11,7 @@ from fastgw.compile import compile
 from fastgw.config import Loaded
 from fastgw.filters import TYPES
 from fastgw.identity import index_of
-from fastgw.node import tickets
+from fastgw.node import openssl
 from fastgw.runtime.accepted import accept
 from fastgw.runtime.activation import inherited
 from fastgw.runtime.bound import Bound
@@ -39,7 +39,7 @@ def run_gateway(
     `load`: reads the configuration of a first start. `follow_files`: take it anew whenever its files change.
     Raises `ConfigError`, `CompileError`, `CannotListen`, `CannotStart`, `UnfitEstate`.
     """
-    tickets.verify()  # in a child, while there is no thread yet
+    openssl.verify()  # in a child, while there is no thread yet
     trial, past = Estate.read(PREFLIGHT), Estate.read(TAKE_OVER)
     if trial is not None:
         when_alone(signal.SIGKILL)  # nobody is left to become us

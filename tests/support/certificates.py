@@ -17,6 +17,11 @@ from fastgw.routing import at_once
 from fastgw.upstream.tls import client_tls as upstream_tls
 from fastgw.upstream.tls import material_of
 
+OTHER_USES = (
+    "digital_signature content_commitment key_encipherment data_encipherment key_agreement encipher_only decipher_only"
+)
+SIGNS = x509.KeyUsage(**dict.fromkeys(OTHER_USES.split(), False), key_cert_sign=True, crl_sign=True)
+
 
 class Certificates:
     """A certificate authority, in files."""
@@ -28,6 +33,8 @@ class Certificates:
         self.ca = str(folder / "ca.pem")
         made = self._begin(self._name, self._key.public_key())
         made = made.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        made = made.add_extension(SIGNS, critical=True)
+        made = made.add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
         self._certificate = made.sign(self._key, hashes.SHA256())
         Path(self.ca).write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
@@ -41,6 +48,8 @@ class Certificates:
         if name:
             alternatives = [alternative(each) for each in (name, *more)]
             made = made.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+        signer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        made = made.add_extension(signer, critical=False)
         certificate = made.sign(self._key, hashes.SHA256())
         files = self._folder / (stem or name.replace(":", "_").replace("*", "any"))
         certificate_file, key_file = files.with_suffix(".pem"), files.with_suffix(".key")

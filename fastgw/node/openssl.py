@@ -1,0 +1,114 @@
+"""What OpenSSL can do and Python has no call for: keys of session tickets, groups, memory.
+
+The calls are made past Python, by `ctypes`, once `verify` has seen in a child process that they do what they should.
+Where they do not, contexts are as Python makes them.
+"""
+
+import ctypes
+import os
+import ssl
+import sys
+from contextlib import suppress
+from typing import Any, Final
+
+KEY_BYTES: Final = 80
+"""Of the keys of session tickets: their name, and what to sign and encrypt with."""
+GROUPS: Final = "X25519:P-256:P-384"
+"""For the exchange of keys: those that Mozilla recommends."""
+HYBRID: Final = "X25519MLKEM768:"
+"""Before them, from OpenSSL 3.5 on: what is recorded today cannot be read by tomorrow's quantum computers."""
+
+_MODE, _CACHE_MODE, _GET_KEYS, _SET_KEYS, _SET_GROUPS = 33, 44, 58, 59, 92  # SSL_CTRL_…
+_RELEASE_BUFFERS: Final = 0x10
+
+
+class _Library:
+    """The OpenSSL that the `ssl` module is bound to. Raises `OSError`, `AttributeError` where it cannot be had."""
+
+    def __init__(self) -> None:
+        import _ssl  # whose dependencies are searched too, so it is the very library
+
+        library = ctypes.CDLL(_ssl.__file__)
+        self._control = library.SSL_CTX_ctrl
+        self._control.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_void_p)
+        self._control.restype = ctypes.c_long
+
+    def control(self, context: ssl.SSLContext, command: int, number: int, pointer: Any = None) -> int:
+        # An `SSLContext` begins with what every object begins with; the next word leads to OpenSSL's own.
+        address = ctypes.c_void_p.from_address(id(context) + object.__basicsize__).value
+        return int(self._control(address, command, number, pointer))
+
+
+_library: _Library | None = None
+
+
+def verify() -> bool:
+    """Try in a child process whether a context can be reached, and remember it, also for children to come.
+
+    Only where no other thread runs.
+    """
+    global _library
+    _library = None
+    with suppress(OSError, AttributeError):
+        library = _Library()
+        if sys.implementation.name == "cpython" and _survives(library):
+            _library = library
+    return _library is not None
+
+
+def _survives(library: _Library) -> bool:
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            code = 0 if _agrees(library) else 1
+        finally:
+            os._exit(code)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def _agrees(library: _Library) -> bool:
+    """Whether keys that are set are read back, and only in the context where they were set."""
+    contexts = [ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) for _ in range(2)]
+    before = [_keys_of(library, each) for each in contexts]
+    wanted = os.urandom(KEY_BYTES)
+    if not library.control(contexts[0], _SET_KEYS, KEY_BYTES, ctypes.c_char_p(wanted)):
+        return False
+    after = [_keys_of(library, each) for each in contexts]
+    return before[0] != before[1] and after == [wanted, before[1]]
+
+
+def _keys_of(library: _Library, context: ssl.SSLContext) -> bytes:
+    held = ctypes.create_string_buffer(KEY_BYTES)
+    library.control(context, _GET_KEYS, KEY_BYTES, held)
+    return held.raw
+
+
+def is_reached() -> bool:
+    """Whether `verify` has found that it can be called."""
+    return _library is not None
+
+
+def set_ticket_keys(context: ssl.SSLContext, keys: bytes) -> None:
+    """Give a context its keys; where that cannot be done it goes on with its own."""
+    if _library is not None:
+        _library.control(context, _SET_KEYS, KEY_BYTES, ctypes.c_char_p(keys))
+
+
+def set_groups(context: ssl.SSLContext) -> None:
+    """Agree on keys in these `GROUPS` alone."""
+    if _library is not None:
+        groups = (HYBRID if ssl.OPENSSL_VERSION_INFO >= (3, 5) else "") + GROUPS
+        _library.control(context, _SET_GROUPS, 0, ctypes.c_char_p(groups.encode()))
+
+
+def spare_memory(context: ssl.SSLContext) -> None:
+    """Hold neither buffers of idle connections (34 KiB each) nor sessions, which clients hold themselves."""
+    if _library is not None:
+        _library.control(context, _MODE, _RELEASE_BUFFERS)
+        _library.control(context, _CACHE_MODE, 0)
+
+
+def tickets_told() -> str:
+    """How it would be with tickets here, for `fastgw version`."""
+    return "keys of all workers, new each day" if verify() else "keys of each start, inherited by fork"
