@@ -15,6 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from fastgw.jose import Expected, Rules, check_claims, read_set, read_token, verify
+from tests.support.certificates import Certificates, server_tls
 from tests.support.gateway import Gateway, wait_until
 from tests.support.liar import Liar
 from tests.support.tokens import Signer, b64, key_set, signer
@@ -38,6 +39,7 @@ RAW = {"not-json": b"<html>", "a-member-twice": b'{"issuer": "a", "issuer": "b"}
 class World(NamedTuple):
     liar: Liar
     gateway: Gateway
+    over_tls: Liar
 
     def url(self, name: str = "plain") -> str:
         return f"{self.gateway.url()}/{name}"
@@ -101,7 +103,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         "public": {"client_auth": "none"},
         "short": {"session": {"secret": "s" * 32, "lifetime": "1s", "idle": None}},
     }
-    with Liar() as liar:
+    certificates = Certificates(folder)
+    with Liar() as liar, Liar(server_tls(certificates.issue("127.0.0.1"))) as over_tls:
         policies = {name: policy(liar.describes(name, key_set(OURS)), name, **more) for name, more in ways.items()}
         for name, lie in METADATA.items():
             policies[name] = policy(liar.describes(name, key_set(OURS), **lie), name)
@@ -109,6 +112,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         for name, raw in RAW.items():
             policies[name] = policy(liar.describes(name, key_set(OURS)), name)
             liar.says[f"/{name}/.well-known/openid-configuration"] = 200, raw
+        for name in ("trusted", "not-trusted"):
+            policies[name] = policy(over_tls.describes(name, key_set(OURS)), name)
+        policies["trusted"]["tls"] = {"ca": certificates.ca}
         policies["silent"] = policy(f"{liar.url}/silent", "silent")
         configuration = {
             "workers": 1,
@@ -119,7 +125,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             ],
         }
         with Gateway(configuration, folder) as gateway:
-            yield World(liar, gateway)
+            yield World(liar, gateway, over_tls)
 
 
 def test_an_ordinary_answer_lets_in(world: World) -> None:
@@ -261,6 +267,16 @@ def logged_in(world: World, name: str = "plain", **more: Any) -> tuple[Visitor, 
     assert visitor.ask(callback).status == 303
     world.liar.asked.clear()
     return visitor, claims
+
+
+def test_https_to_the_provider_is_verified(world: World) -> None:
+    """Discovery, keys and tokens; by the authority that the settings name, or the system's."""
+    visitor = Visitor()
+    callback, claims = world._replace(liar=world.over_tls).begun(visitor, "trusted")
+    world.over_tls.says["/trusted/token"] = 200, json.dumps(tokens(OURS.token(claims))).encode()
+    assert visitor.ask(callback).status == 303
+    assert visitor.ask(world.url("trusted"), **SCRIPT).status == 200
+    assert Visitor().ask(world.url("not-trusted")).status == 503
 
 
 def test_a_session_ends_with_its_lifetime(world: World) -> None:

@@ -37,6 +37,8 @@ REST_S: Final = 1.0
 """How often at most, however many ask."""
 PATIENCE_S: Final = 6.0
 """How long a login waits to hear whether the provider is there."""
+SUCCESSION_S: Final = 3.0
+"""How long a refresh waits for another control process, when one has ended. Then the worker does it by itself."""
 _MOST: Final = 256 * 1024
 _ENDPOINTS: Final = ("authorization_endpoint", "token_endpoint", "jwks_uri", "end_session_endpoint")
 
@@ -245,10 +247,14 @@ class Provider:
         self, url: str, fields: list[tuple[bytes, bytes]], body: bytes, tls: ClientTls, once: str
     ) -> Answered:
         assert self._fetcher is not None
-        if once and self._desk is not None:
+        if once:
             mark = sha256(once.encode()).digest()
-            with suppress(Unattended):  # then whoever is here has to do it
-                return await ask(self._desk, Asked(self._desk.key, mark, url, fields, body))
+            for patience in (SUCCESSION_S, 0.0):
+                if self._desk is not None:
+                    with suppress(Unattended):
+                        return await ask(self._desk, Asked(self._desk.key, mark, url, fields, body))
+                if patience and self._feed is not None:
+                    await self._feed.changed(patience)
         return await post(self._fetcher, url, fields, body, tls)
 
 
