@@ -75,7 +75,7 @@ def _agrees(library: _Library) -> bool:
     if not library.control(contexts[0], _SET_KEYS, KEY_BYTES, ctypes.c_char_p(wanted)):
         return False
     after = [_keys_of(library, each) for each in contexts]
-    return before[0] != before[1] and after == [wanted, before[1]]
+    return wanted != before[0] != before[1] and after == [wanted, before[1]]
 
 
 def _keys_of(library: _Library, context: ssl.SSLContext) -> bytes:

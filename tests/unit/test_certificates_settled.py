@@ -1,0 +1,75 @@
+"""Which of the present contents of files can be in force: what belongs together is taken together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fastgw.config.settings import ClientAuth, Config, Listener, ServerCertificate, ServerTls
+from fastgw.config.values import Address
+from fastgw.runtime.certificates import files_to_spare, settled, told
+from tests.support.certificates import Certificates
+
+OTHER = "/elsewhere/token"
+
+
+class Files:
+    """Two certificates and an authority, and what is in force of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.authority = Certificates(folder)
+        self.a, self.b = self.authority.issue("a.test"), self.authority.issue("b.test")
+        self.crl = self.authority.revoke()
+        pairs = tuple(ServerCertificate(certificate=certificate, key=key) for certificate, key in (self.a, self.b))
+        client_auth = ClientAuth(ca=self.authority.ca, crl=self.crl)
+        tls = ServerTls(certificates=pairs, client_auth=client_auth)
+        listener = Listener(address=Address("127.0.0.1", 443), tls=tls)
+        self.config = Config(version=1, listeners={"public": listener}, admin=None, status=None)
+        self.before = {file: Path(file).read_bytes() for file in files_to_spare(self.config)} | {OTHER: b"old"}
+
+    def renewed(self, stem: str) -> tuple[bytes, bytes]:
+        certificate, key = self.authority.issue("a.test", stem=stem)
+        return Path(certificate).read_bytes(), Path(key).read_bytes()
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    return Files(tmp_path)
+
+
+def test_whatever_is_good_is_taken(files: Files) -> None:
+    certificate, key = files.renewed("new")
+    now = {**files.before, files.a[0]: certificate, files.a[1]: key, OTHER: b"new"}
+    assert settled(files.config, files.before, now) == (now, {})
+
+
+@pytest.mark.parametrize("half", [0, 1])
+def test_half_a_renewal_waits_for_the_other_and_nobody_for_it(files: Files, half: int) -> None:
+    pair = files.renewed("new")
+    now = {**files.before, files.a[half]: pair[half], OTHER: b"new"}
+    taken, why = settled(files.config, files.before, now)
+    assert taken == {**files.before, OTHER: b"new"}
+    assert dict.fromkeys(files.a, f"{files.a[1]}: it is not the key of the certificate") == why
+
+
+@pytest.mark.parametrize(("which", "wrong"), [("ca", "no certificate"), ("crl", "no revocation list")])
+def test_what_verifies_clients_stays_too(files: Files, which: str, wrong: str) -> None:
+    """Else nobody would be let in, or whoever was revoked."""
+    file = files.authority.ca if which == "ca" else files.crl
+    taken, why = settled(files.config, files.before, {**files.before, file: b"nothing"})
+    assert taken == files.before
+    assert why == {file: f"{file}: {wrong} could be read from it"}
+
+
+def test_what_was_broken_before_is_not_told_again(files: Files) -> None:
+    """It is in force, and was looked at when it was taken."""
+    before = {**files.before, files.a[0]: b"broken"}
+    assert settled(files.config, before, {**before, OTHER: b"new"}) == ({**before, OTHER: b"new"}, {})
+
+
+def test_each_is_told_with_its_names_and_its_end(files: Files) -> None:
+    a, b = told(files.config, files.before, {files.b[0]: "what is wrong"})
+    assert (a.listener, a.certificate, a.names, a.problem) == ("public", files.a[0], ["a.test"], "")
+    assert b.problem == "what is wrong"
+    assert a.expires_date > 1.7e9

@@ -1,0 +1,119 @@
+"""What `fastgw check` says of the TLS of listeners, and where."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fastgw.config import ConfigError, load
+from fastgw.config.settings import ServerTls
+from tests.support.certificates import Certificates
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Certificates:
+    return Certificates(tmp_path)
+
+
+def written(folder: Path, tls: str, routes: str = "") -> str:
+    file = folder / "a.yaml"
+    text = f"version: 1\nlisteners:\n  l1:\n    address: a:1\n    tls: {tls}\nadmin: null\n{routes}"
+    file.write_text(text)
+    return str(file)
+
+
+def problems(folder: Path, tls: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(written(folder, tls), {})
+    return [str(each).removeprefix(f"{folder}/") for each in caught.value.problems]
+
+
+def notes(folder: Path, tls: str, routes: str = "") -> list[str]:
+    return [str(each).removeprefix(f"{folder}/") for each in load(written(folder, tls, routes), {}).notes]
+
+
+def pair(issued: tuple[str, str], more: str = "") -> str:
+    certificate, key = (Path(each).name for each in issued)
+    return f"{{certificates: [{{certificate: {certificate}, key: {key}}}]{more}}}"
+
+
+def test_what_is_left_out(tmp_path: Path, authority: Certificates) -> None:
+    tls = load(written(tmp_path, pair(authority.issue("a.test"))), {}).config.listeners["l1"].tls
+    assert tls is not None
+    assert tls == ServerTls(certificates=tls.certificates, min_version="1.2", client_auth=None)
+    assert (tls.session_tickets, tls.handshake_timeout) == (True, 10.0)
+
+
+def test_the_files_are_captured(tmp_path: Path, authority: Certificates) -> None:
+    certificate, key = authority.issue("a.test")
+    more = f", client_auth: {{ca: ca.pem, crl: {Path(authority.revoke()).name}}}"
+    captured = load(written(tmp_path, pair((certificate, key), more)), {}).captured
+    assert {*captured} == {certificate, key, authority.ca, authority.revoke()}
+
+
+@pytest.mark.parametrize(
+    ("tls", "told"),
+    [
+        (
+            "{certificates: [{certificate: a.yaml, key: a.key}]}",
+            "[0].certificate: no certificate could be read from it",
+        ),
+        ("{certificates: [{certificate: a.pem, key: a.yaml}]}", "[0].key: no key could be read from it"),
+        ("{certificates: [{certificate: a.pem, key: b.key}]}", "[0].key: it is not the key of the certificate"),
+        ("{certificates: [{certificate: a.pem, key: locked.key}]}", "[0].key: the key is encrypted"),
+    ],
+)
+def test_a_pair_that_cannot_be_shown(tmp_path: Path, authority: Certificates, tls: str, told: str) -> None:
+    authority.issue("a.test", stem="a")
+    authority.issue("b.test", stem="b")
+    (tmp_path / "locked.key").write_text(
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMA==\n-----END ENCRYPTED PRIVATE KEY-----\n"
+    )
+    (line,) = problems(tmp_path, tls)
+    assert line.startswith("a.yaml:5:")
+    assert f"listeners.l1.tls.certificates{told}" in line
+    assert "; expected " in line
+
+
+@pytest.mark.parametrize(
+    ("client_auth", "told"),
+    [
+        ("{ca: a.key}", "ca: no certificate could be read from it; expected a PEM file"),
+        ("{ca: ca.pem, crl: a.key}", "crl: no revocation list could be read from it; expected a PEM file"),
+        ("{ca: ca.pem, crl: ca.pem}", "crl: no revocation list could be read from it; expected a PEM file"),
+        ("{mode: optional}", "ca: missing; expected the name of a file"),
+    ],
+)
+def test_what_clients_cannot_be_verified_by(
+    tmp_path: Path, authority: Certificates, client_auth: str, told: str
+) -> None:
+    (line,) = problems(tmp_path, pair(authority.issue("a.test", stem="a"), f", client_auth: {client_auth}"))
+    assert f"listeners.l1.tls.client_auth.{told}" in line
+
+
+@pytest.mark.parametrize(
+    ("names", "days", "told"),
+    [(("a.test",), -1, "the certificate has expired: "), (("a.test",), 3, "the certificate expires soon: ")],
+)
+def test_certificates_out_of_date_are_noted(
+    tmp_path: Path, authority: Certificates, names: tuple[str, ...], days: float, told: str
+) -> None:
+    """They are shown all the same: an old certificate is better than none."""
+    (line,) = notes(tmp_path, pair(authority.issue(*names, stem="a", days=days)))
+    assert line.startswith(f"a.yaml:5:27: listeners.l1.tls.certificates[0].certificate: {told}")
+
+
+def test_a_certificate_that_names_nobody_is_noted(tmp_path: Path, authority: Certificates) -> None:
+    (line,) = notes(tmp_path, pair(authority.issue("", stem="a", days=30)))
+    assert line.endswith("the certificate names no host (subjectAltName): clients that verify it refuse it")
+
+
+def test_hosts_that_no_certificate_is_for_are_noted(tmp_path: Path, authority: Certificates) -> None:
+    hosts = '["a.test", "One.wild.test", "x.wild.test", "*.wild.test", "y.x.wild.test", "b.test", "127.0.0.1"]'
+    issued = authority.issue("a.test", "*.wild.test", stem="a", days=30)
+    lines = notes(tmp_path, pair(issued), f"routes:\n  - {{name: r, hosts: {hosts}, respond: {{}}}}\n")
+    assert [line.partition(": ")[2] for line in lines] == [
+        'routes[0].hosts[4]: no certificate of listener l1 is for "y.x.wild.test"',
+        'routes[0].hosts[5]: no certificate of listener l1 is for "b.test"',
+    ]

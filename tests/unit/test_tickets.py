@@ -1,0 +1,201 @@
+"""TLS contexts of listeners: whose tickets are good where, and for how long."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from pathlib import Path
+
+import pytest
+
+from fastgw.config.settings import ClientAuth, ServerCertificate, ServerTls
+from fastgw.downstream.tls import ServerContexts, server_contexts, server_identity
+from fastgw.node import openssl, tickets
+from fastgw.node.tickets import DAY_S, Seeds
+from fastgw.routing import at_once
+from tests.support.certificates import Certificates, client_tls
+
+NOON = 20_000 * DAY_S + DAY_S / 2
+VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
+
+
+@pytest.fixture(params=[True, False], ids=["keys are set", "keys cannot be set"])
+def reached(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    if request.param:
+        assert openssl.verify()
+    else:
+        monkeypatch.setattr(openssl, "_library", None)
+    return bool(request.param)
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Certificates:
+    return Certificates(tmp_path)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the time is said to be."""
+    now = [NOON]
+    monkeypatch.setattr("fastgw.downstream.tls.time", lambda: now[0])
+    return now
+
+
+def settings(authority: Certificates, stem: str = "", **more: object) -> ServerTls:
+    certificate, key = authority.issue("a.test", stem=stem)
+    return ServerTls(certificates=(ServerCertificate(certificate=certificate, key=key),), **more)  # type: ignore[arg-type]
+
+
+def contexts(tls: ServerTls, name: str = "public") -> ServerContexts:
+    return at_once(server_contexts(name, tls))
+
+
+class Shaken:
+    """A handshake in memory, and a byte from the server, behind which the tickets are."""
+
+    def __init__(self, server: ServerContexts, client: ssl.SSLContext, session: ssl.SSLSession | None = None) -> None:
+        to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+        asking = client.wrap_bio(to_client, to_server, server_hostname="a.test", session=session)
+        with contextlib.suppress(ssl.SSLWantReadError):
+            asking.do_handshake()
+        hello = to_server.read()
+        answering = server.entry(hello).wrap_bio(incoming := ssl.MemoryBIO(), to_client, server_side=True)
+        incoming.write(hello)
+        sides = [answering, asking]
+        while sides:
+            side = sides.pop(0)
+            try:
+                side.do_handshake()
+            except ssl.SSLWantReadError:
+                sides.append(side)
+            incoming.write(to_server.read())
+        answering.write(b".")
+        assert asking.read(1) == b"."
+        self.resumed = asking.session_reused
+        self.session = asking.session
+        shown = asking.getpeercert(binary_form=True)
+        assert shown is not None
+        self.shown = shown
+
+
+def one_version(authority: Certificates, version: ssl.TLSVersion) -> ssl.SSLContext:
+    client = client_tls(authority)
+    client.minimum_version = client.maximum_version = version
+    return client
+
+
+def test_seeds_agree_on_every_day_and_forget() -> None:
+    """Whoever knew the same seed agrees, however often and late it is asked."""
+    one = Seeds.begin(NOON)
+    other = Seeds(one.day, one.today, one.before)
+    assert not one.advance(NOON + 3600)
+    for day in (1, 2, 3):
+        assert one.advance(NOON + day * DAY_S)
+    before_last = other.keys(b"p")
+    assert other.advance(NOON + 3 * DAY_S)
+    assert one == other
+    assert one.keys(b"p") == other.keys(b"p")
+    assert one.keys(b"p")[0] != one.keys(b"q")[0]
+    assert not {*before_last} & {*one.keys(b"p")}
+    assert not one.advance(NOON), "a clock that is put back changes nothing"
+    assert one == other
+
+
+def test_the_keys_of_today_are_those_before_tomorrow() -> None:
+    seeds = Seeds.begin(NOON)
+    today, _ = seeds.keys(b"p")
+    seeds.advance(NOON + DAY_S)
+    assert seeds.keys(b"p")[1] == today
+    assert len(today) == openssl.KEY_BYTES
+
+
+def test_secrets_do_not_show_in_a_repr() -> None:
+    seeds = Seeds.begin(NOON)
+    assert repr(seeds) == f"Seeds(day={seeds.day})"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_tickets_are_good_in_contexts_made_apart_for_two_days(
+    authority: Certificates, clock: list[float], version: ssl.TLSVersion
+) -> None:
+    """As in two workers, one of which was born later and has another certificate by then."""
+    assert openssl.verify()
+    seeds = Seeds.begin(NOON)
+    one, other = contexts(settings(authority, "one")), contexts(settings(authority, "other"))
+    one.use_keys(Seeds(seeds.day, seeds.today, seeds.before))
+    other.use_keys(seeds)
+    client = one_version(authority, version)
+    first = Shaken(one, client)
+    assert not first.resumed
+    assert Shaken(other, client, first.session).resumed
+    clock[0] = NOON + DAY_S
+    assert Shaken(other, client, first.session).resumed, "under the keys of the day before"
+    fresh = Shaken(other, client)
+    assert Shaken(one, client, fresh.session).resumed, "under today's"
+    clock[0] = NOON + 2 * DAY_S
+    assert not Shaken(other, client, first.session).resumed
+    assert Shaken(other, client, fresh.session).resumed
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_tickets_outlive_a_new_certificate(
+    authority: Certificates, reached: bool, clock: list[float], version: ssl.TLSVersion
+) -> None:
+    """Also where keys cannot be set: then the context lives on with another certificate in it."""
+    seeds = Seeds.begin(NOON)
+    before = contexts(settings(authority, "before"))
+    before.use_keys(seeds)
+    client = one_version(authority, version)
+    old = Shaken(before, client)
+    after = contexts(settings(authority, "after"))
+    after.follow(before)
+    after.use_keys(seeds)
+    new = Shaken(after, client)
+    assert new.shown != old.shown
+    assert not new.resumed
+    assert Shaken(after, client, old.session).resumed
+
+
+def test_a_ticket_ends_with_what_verified_its_client(
+    authority: Certificates, reached: bool, clock: list[float]
+) -> None:
+    """Another revocation list, or another authority: who was believed once has to show it again."""
+    alice = authority.issue("alice.example")
+    mallory = authority.issue("mallory.example")
+    seeds = Seeds.begin(NOON)
+    client = client_tls(authority, alice)
+    tls = settings(authority, client_auth=ClientAuth(ca=authority.ca, crl=authority.revoke()))
+    before = contexts(tls)
+    before.use_keys(seeds)
+    shown = Shaken(before, client)
+    stricter = contexts(
+        ServerTls(
+            certificates=tls.certificates, client_auth=ClientAuth(ca=authority.ca, crl=authority.revoke(mallory[0]))
+        )
+    )
+    stricter.follow(before)
+    stricter.use_keys(seeds)
+    assert not Shaken(stricter, client, shown.session).resumed
+
+
+def test_equal_files_and_settings_are_the_same_contexts(authority: Certificates) -> None:
+    tls = settings(authority)
+    identity = server_identity("public", tls, {})
+    assert server_identity("public", tls, {}) == identity
+    assert server_identity("other", tls, {}) != identity
+    (pair,) = tls.certificates
+    held = {pair.certificate: Path(pair.certificate).read_bytes(), pair.key: b"another"}
+    assert server_identity("public", tls, held) != identity
+
+
+def test_what_the_child_finds_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library that does otherwise, or crashes the child, leaves contexts as Python makes them."""
+    with monkeypatch.context() as patched:
+        patched.setattr(openssl, "_SET_KEYS", openssl._GET_KEYS)
+        assert not openssl.verify()
+        assert openssl.tickets_told().endswith("inherited by fork")
+    with monkeypatch.context() as patched:
+        patched.setattr(openssl, "_agrees", lambda library: 1 // 0)
+        assert not openssl.verify()
+    assert openssl.verify()
+    assert tickets.KEY_BYTES == 80
