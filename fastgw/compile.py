@@ -14,6 +14,7 @@ import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from hashlib import sha256
+from itertools import islice
 from math import inf
 from typing import Final, NamedTuple
 
@@ -31,7 +32,7 @@ from fastgw.exchange import Chain, Exchange, Hooks, Link, Reply, Route
 from fastgw.filters.api import Env, Services, Stock, secret_names
 from fastgw.filters.shadow import in_shadow
 from fastgw.identity import NOBODY, Index, index_of
-from fastgw.node.places import Names, Places, first, target_name
+from fastgw.node.places import MAX_CONSUMERS, Names, Places, first, target_name
 from fastgw.node.shared import Column, Layout
 from fastgw.node.targets import TargetWords
 from fastgw.observe import Series
@@ -135,6 +136,8 @@ class Gateway:
             listeners=tuple(self.tables),
             routes=list(self.routes_by_name),
             upstreams={name: [target.label for target in each.targets] for name, each in self.upstreams.items()},
+            consumers=[known.name for known in islice(self.index.known(), MAX_CONSUMERS)],
+            consumer_count=self.index.count,
             filters=tuple(dict.fromkeys(link.use.name for link in self._links())),
         )
 

@@ -256,7 +256,10 @@ def counted(series: Series, totals: Totals) -> Iterator[tuple[Family, Sequence[S
             if row[event]
         ],
     )
+    family = families.CONSUMER_REQUESTS
+    yield family, [("", labels(family, name), count) for name, (count,) in totals.consumers.items()]
     yield families.FAULTS, [("", labels(families.FAULTS, name), count) for name, count in totals.faults.items()]
     yield families.LOG_RECORDS_DROPPED, [("", "", totals.log_records_dropped)]
     yield families.ROUTES_FOLDED, [("", "", series.places.routes_folded)]
     yield families.UPSTREAMS_FOLDED, [("", "", series.places.upstreams_folded)]
+    yield families.CONSUMERS_FOLDED, [("", "", series.places.consumers_folded)]

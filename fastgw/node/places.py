@@ -16,6 +16,8 @@ MAX_ROWS: Final = 500
 """Routes, and likewise upstreams, that are counted by name; the rest are folded."""
 MAX_FILTERS: Final = 200
 """Filter instances that are counted by name; the rest are folded."""
+MAX_CONSUMERS: Final = 500
+"""Consumers that are counted by name; the rest are folded."""
 MAX_LISTENERS: Final = 1024
 MAX_UPSTREAMS: Final = 32_768
 MAX_TARGETS: Final = 65_536
@@ -34,6 +36,9 @@ class Names(msgspec.Struct, frozen=True):
     """The labels of each one's targets."""
     filters: Sequence[str] = ()
     """Instances, wherever they stand."""
+    consumers: Sequence[str] = ()
+    """Those that may be counted by name: more of them than that are not named here."""
+    consumer_count: int = 0
 
 
 class Places(msgspec.Struct, frozen=True):
@@ -50,9 +55,12 @@ class Places(msgspec.Struct, frozen=True):
     """By `target_name`."""
     filters: dict[str, int] = {}
     """Of those that are counted by name."""
+    consumers: dict[str, int] = {}
+    """Of those that are counted by name."""
     routes_folded: int = 0
     """Routes that are not counted by name."""
     upstreams_folded: int = 0
+    consumers_folded: int = 0
     freed: dict[str, dict[int, int]] = {}
     """Kind -> place that rests -> the generation that freed it."""
 
@@ -79,6 +87,7 @@ class Places(msgspec.Struct, frozen=True):
             "upstream_rows": place("upstream_rows", names.upstreams, MAX_ROWS),
             "targets": place("targets", targets, MAX_TARGETS),
             "filters": place("filters", names.filters, MAX_FILTERS),
+            "consumers": place("consumers", names.consumers, MAX_CONSUMERS),
         }
         for kind, wanted in (("listeners", names.listeners), ("upstreams", names.upstreams), ("targets", targets)):
             if missing := len(set(wanted)) - len(placed[kind][0]):
@@ -87,6 +96,7 @@ class Places(msgspec.Struct, frozen=True):
             generation=generation,
             routes_folded=len(set(names.routes)) - len(placed["routes"][0]),
             upstreams_folded=len(names.upstreams) - len(placed["upstream_rows"][0]),
+            consumers_folded=names.consumer_count - len(placed["consumers"][0]),
             freed={kind: resting for kind, (_, resting) in placed.items()},
             **{kind: given for kind, (given, _) in placed.items()},
         )

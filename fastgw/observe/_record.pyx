@@ -304,6 +304,7 @@ cdef class Recorder:
     cdef bytes _second_text
     cdef dict _exchanges  # class -> its reader
     cdef Reader _exchange  # the one used last
+    cdef object _count_consumer
     cdef Reader _consumer
     cdef Reader _listener
     cdef Reader _route
@@ -320,6 +321,7 @@ cdef class Recorder:
 
     def __init__(self, reference):
         self._reference = reference
+        self._count_consumer = reference.count_consumer
         self._learned, self._forgotten = {}, recorder.Forgotten()
         self._entries = [Entry()] * KINDS
         self._second = -1
@@ -411,6 +413,8 @@ cdef class Recorder:
         if duration_us < 0 or upstream_us < 0 or request_bytes < 0 or response_bytes < 0 or retries < 0:
             return False
 
+        known = exchange.read(ended, CONSUMER)
+        known_as = None if known is None else self._consumer.read(known, 0)
         if self._held:
             if exchange.read(ended, WHY) or exchange.read(ended, SHADOWED) or not 0.0 <= date < 1e11:
                 return False
@@ -424,8 +428,6 @@ cdef class Recorder:
             request_id = _text(id_given)
             address = exchange.read(ended, CLIENT_IP)
             client.start = PyUnicode_AsUTF8AndSize(address, &client.length)
-            known = exchange.read(ended, CONSUMER)
-            known_as = None if known is None else self._consumer.read(known, 0)
             consumer = _text(None)
             if known_as is not None:
                 consumer.start = PyUnicode_AsUTF8AndSize(known_as, &consumer.length)
@@ -483,6 +485,8 @@ cdef class Recorder:
             if odd:
                 return False
 
+        if known_as is not None:
+            self._count_consumer(known_as)
         add_to_word(&words[entry.request], 1)
         add_to_word(&words[entry.row + _bucket(duration_s)], 1)
         add_to_word(&words[entry.row + _SUM], <uint64_t>(duration_s * 1e6))

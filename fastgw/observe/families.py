@@ -81,9 +81,15 @@ FILTER_SHADOW_DECISIONS: Final = Family(
     ("decision", "filter"),
     "Requests by what a filter in shadow would have done: pass, change, answer, raise; unknown when it took too long.",
 )
+CONSUMER_REQUESTS: Final = Family(
+    "fastgw_consumer_requests_total", "counter", ("consumer",), "Finished requests of clients that are known by name."
+)
 ROUTES_FOLDED: Final = Family("fastgw_routes_folded", "gauge", (), 'Routes counted together as route="_other".')
 UPSTREAMS_FOLDED: Final = Family(
     "fastgw_upstreams_folded", "gauge", (), 'Upstreams counted together as upstream="_other".'
+)
+CONSUMERS_FOLDED: Final = Family(
+    "fastgw_consumers_folded", "gauge", (), 'Consumers counted together as consumer="_other".'
 )
 
 FAMILIES: Final = (
@@ -100,6 +106,8 @@ FAMILIES: Final = (
     FILTER_ERRORS,
     FILTER_TIMEOUTS,
     FILTER_SHADOW_DECISIONS,
+    CONSUMER_REQUESTS,
     ROUTES_FOLDED,
     UPSTREAMS_FOLDED,
+    CONSUMERS_FOLDED,
 )

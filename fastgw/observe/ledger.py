@@ -17,6 +17,7 @@ from fastgw.node.limits import Fence
 from fastgw.node.places import Places
 from fastgw.observe.series import (
     CARRYING,
+    CONSUMERS_AT,
     FILTER_WORDS,
     FILTERS_AT,
     ROUTE_WORDS,
@@ -26,6 +27,7 @@ from fastgw.observe.series import (
     Cells,
     cell_labels,
     cell_name,
+    consumer_row,
     filter_row,
     listener_row,
     route_row,
@@ -47,8 +49,9 @@ class Ledger:
         routes = {route_row(place) for place in _given(before.routes, after.routes)}
         upstreams = {upstream_row(place) for place in _given(before.upstream_rows, after.upstream_rows)}
         filters = {filter_row(place) for place in _given(before.filters, after.filters)}
+        consumers = {consumer_row(place) for place in _given(before.consumers, after.consumers)}
         listeners = {listener_row(place) for place in _given(before.listeners, after.listeners)}
-        if not (routes or upstreams or filters or listeners):
+        if not (routes or upstreams or filters or consumers or listeners):
             return
         words, cells = sums([*columns, self._added], self._returned)
         self._added[CARRYING] += 1
@@ -56,6 +59,7 @@ class Ledger:
         self._carry_rows(words, routes, ROUTES_AT, ROUTE_WORDS)
         self._carry_rows(words, upstreams, UPSTREAMS_AT, UPSTREAM_WORDS)
         self._carry_rows(words, filters, FILTERS_AT, FILTER_WORDS)
+        self._carry_rows(words, consumers, CONSUMERS_AT, 1)
         for name, count in cells.items():
             listener, route, method, status = cell_labels(name)
             if count and (listener in listeners or route in routes):

@@ -75,6 +75,7 @@ class Recorder:
     def __init__(self, tally: Tally, logs: list[Log]) -> None:
         self._tally = tally
         self.column = tally.column
+        self.count_consumer = tally.count_consumer
         self._kinds: dict[tuple[object, ...], tuple[Place, bytes]] = {}
         self._forgotten = Forgotten()
         self.adopt(logs)
@@ -111,6 +112,8 @@ class Recorder:
         request_bytes = ended.request_bytes if body is None else body.bytes
         duration_s = now - ended.begun_at
         self._tally.count(place, duration_s, request_bytes, ended.response_bytes, ended.upstream_s, ended.retries)
+        if ended.consumer is not None:
+            self.count_consumer(ended.consumer.name)
         self.log_others(ended, now, date)
         if self.json_logs:
             line, told = self._plain_line(ended, template, date, duration_s, request_bytes) if named else (b"", b"")

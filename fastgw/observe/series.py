@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from fastgw.errors import Fault
-from fastgw.node.places import MAX_FILTERS, MAX_ROWS, Places
+from fastgw.node.places import MAX_CONSUMERS, MAX_FILTERS, MAX_ROWS, Places
 from fastgw.node.shared import Layout
 from fastgw.observe.families import BOUNDS_S, NONE, OTHER, FilterEvent
 
@@ -38,7 +38,9 @@ UPSTREAMS_AT: Final = ROUTES_AT + ROUTE_ROWS * ROUTE_WORDS
 UPSTREAM_ROWS: Final = 1 + 2 * MAX_ROWS
 FILTERS_AT: Final = UPSTREAMS_AT + UPSTREAM_ROWS * UPSTREAM_WORDS
 FILTER_ROWS: Final = 1 + 2 * MAX_FILTERS
-CELLS_AT: Final = FILTERS_AT + FILTER_ROWS * FILTER_WORDS
+CONSUMERS_AT: Final = FILTERS_AT + FILTER_ROWS * FILTER_WORDS
+CONSUMER_ROWS: Final = 1 + 2 * MAX_CONSUMERS  # of one word: requests
+CELLS_AT: Final = CONSUMERS_AT + CONSUMER_ROWS
 WORDS: Final = CELLS_AT + 2 * CELLS
 """Length of a column."""
 
@@ -56,6 +58,7 @@ class Series:
         self.routes_by_name = self.routes | {"": 1}
         self.upstreams = {name: upstream_row(place) for name, place in places.upstream_rows.items()} | {OTHER: 0}
         self.filters = {name: filter_row(place) for name, place in places.filters.items()} | {OTHER: 0}
+        self.consumers = {name: consumer_row(place) for name, place in places.consumers.items()} | {OTHER: 0}
         self.faults = {name: row for row, name in enumerate(dict.fromkeys((OTHER, *faults)))}
         if len(self.faults) > FAULT_ROWS:
             raise ValueError("more faults than a column has room for")
@@ -67,6 +70,10 @@ class Series:
     def filter_words(self, instance: str) -> int:
         """The first word of this filter's row in a column."""
         return FILTERS_AT + self.filters.get(instance, 0) * FILTER_WORDS
+
+    def consumer_word(self, name: str) -> int:
+        """Where requests of a consumer are counted in a column."""
+        return CONSUMERS_AT + self.consumers.get(name, 0)
 
 
 def series_of(places: Places) -> Series:
@@ -92,6 +99,10 @@ def upstream_row(place: int) -> int:
 
 
 def filter_row(place: int) -> int:
+    return place + 1
+
+
+def consumer_row(place: int) -> int:
     return place + 1
 
 

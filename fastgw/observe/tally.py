@@ -91,6 +91,10 @@ class Tally:
         if fault:
             column[fault] += 1
 
+    def count_consumer(self, name: str) -> None:
+        """Count a request of somebody who is known."""
+        self.column[self._series.consumer_word(name)] += 1
+
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         """Count what became of a filter, or in shadow would have. Seldom enough to look its name up."""
         self.column[self._series.filter_words(instance) + event] += 1

@@ -11,6 +11,8 @@ from fastgw.observe.families import METHODS, OTHER
 from fastgw.observe.series import (
     CARRYING,
     CELLS_AT,
+    CONSUMER_ROWS,
+    CONSUMERS_AT,
     DROPPED_UNQUEUED,
     DROPPED_UNWRITTEN,
     FAULTS_AT,
@@ -43,6 +45,8 @@ class Totals:
     upstreams: Mapping[str, Sequence[int]]
     filters: Mapping[str, Sequence[int]]
     """By instance; the words of each one's row: see `families.FilterEvent`."""
+    consumers: Mapping[str, Sequence[int]]
+    """Requests, by consumer: one word each."""
     faults: Mapping[str, int]
     log_records_dropped: int
 
@@ -63,6 +67,7 @@ def totals(
         routes=_rows(series.routes, words, ROUTES_AT, ROUTE_WORDS, ROUTE_ROWS),
         upstreams=_rows(series.upstreams, words, UPSTREAMS_AT, UPSTREAM_WORDS, UPSTREAM_ROWS),
         filters=_rows(series.filters, words, FILTERS_AT, FILTER_WORDS, FILTER_ROWS),
+        consumers=_rows(series.consumers, words, CONSUMERS_AT, 1, CONSUMER_ROWS),
         faults={label: words[FAULTS_AT + row] for label, row in series.faults.items()},
         log_records_dropped=words[DROPPED_UNQUEUED] + words[DROPPED_UNWRITTEN],
     )

@@ -162,6 +162,7 @@ def test_no_secret_is_told_anywhere(known: Known) -> None:
     ]
     assert not found
     assert "alice" in told["log"]
+    assert 'fastgw_consumer_requests_total{consumer="alice"}' in told["/metrics"]
     assert ["401" in told[f"explain{n}"] for n in (2, 3, 4)] == [False, True, False]
 
 

@@ -19,7 +19,7 @@ from fastgw.config import settings as config
 from fastgw.config.values import Address, Url
 from fastgw.downstream.secured import Outcome
 from fastgw.filters.size import Size
-from fastgw.node.places import Names
+from fastgw.node.places import MAX_CONSUMERS, Names
 from fastgw.node.shared import Shared
 from fastgw.observe.families import FilterEvent
 from fastgw.observe.series import UPSTREAM_CONNECTS, series_of
@@ -32,7 +32,7 @@ BEGUN = 1_700_000_000.0
 class Node:
     """A gateway's memory with two workers, of which one is this process."""
 
-    def __init__(self, *routes: str) -> None:
+    def __init__(self, *routes: str, consumers: int = 0) -> None:
         to = Url("http", "127.0.0.1", 9001)
         self.gateway: Gateway = compiled(
             config.Config(
@@ -40,6 +40,7 @@ class Node:
                 listeners={"public": config.Listener(address=Address("127.0.0.1", 0))},
                 upstreams={"users": config.Upstream(targets=(config.Target(url=to),))},
                 filters={"limit": config.FilterUse("limit", "size", Size(body=1))},
+                consumers=tuple(config.Consumer(name=f"c{number}") for number in range(consumers)),
                 routes=tuple(config.Route(name=route, paths=("/*",), upstream="users") for route in routes),
             ),
             workers=2,
@@ -80,6 +81,7 @@ def test_every_family_is_told_with_its_labels_and_kind(node: Node, accept: bytes
     for route in ("user", 'a"\\\nb', "ü", "gone", ""):
         node.finish(route, fault="bad_request")
     node.tally.count_filter("limit", FilterEvent.ANSWER)
+    node.tally.count_consumer("alice")
     content_type, text = node.exposition.text(accept)
     assert content_type == (OPENMETRICS if accept else PROMETHEUS).content_type
     assert text.endswith(b"# EOF\n") == bool(accept)
@@ -219,6 +221,17 @@ def test_filters_are_counted_by_instance(node: Node) -> None:
     assert node.value("fastgw_filter_timeouts_total", filter="_other") == 1
     assert node.value("fastgw_filter_shadow_decisions_total", filter="limit", decision="answer") == 2
     assert node.value("fastgw_filter_shadow_decisions_total", filter="limit", decision="pass") == 1
+
+
+def test_consumers_are_counted_by_name_and_others_together() -> None:
+    """The first in the configuration have series of their own: nobody can make a new one."""
+    node = Node("user", consumers=MAX_CONSUMERS + 5)
+    for name in ("c0", "c0", f"c{MAX_CONSUMERS - 1}", f"c{MAX_CONSUMERS}", "nobody"):
+        node.tally.count_consumer(name)
+    assert node.value("fastgw_consumer_requests_total", consumer="c0") == 2
+    assert node.value("fastgw_consumer_requests_total", consumer=f"c{MAX_CONSUMERS - 1}") == 1
+    assert node.value("fastgw_consumer_requests_total", consumer="_other") == 2
+    assert node.value("fastgw_consumers_folded") == 5
 
 
 def test_handshakes_are_told_by_how_they_ended(node: Node) -> None:

@@ -59,6 +59,8 @@ def reference(told: Told, ended: Exchange, now: float, date: float) -> bytes:
     told.tally.count(
         place, record.duration_s, record.request_bytes, record.response_bytes, record.upstream_s, record.retries
     )
+    if record.consumer:
+        told.tally.count_consumer(record.consumer)
     return json_line(record, masker(REDACT))
 
 
