@@ -13,6 +13,11 @@ Said = tuple[int, bytes]
 """A status, and a body."""
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: Any) -> None:
+        """Whoever asked has gone, or does not trust our certificate: that is what a test wants."""
+
+
 class Liar:
     """`says`: what it answers, by path. It keeps what it was asked."""
 
@@ -42,7 +47,7 @@ class Liar:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+        self._server = _Server(("127.0.0.1", 0), Answer)
         self._server.daemon_threads = True
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
