@@ -1,85 +1,195 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The compiled twin of `splice`: heads that `_scan` has read are cut into what goes out, one bytes object each.
 
-Left to the reference are heads that it has read itself, those whose fields were changed, and names to leave out whose
-lines nobody has looked for.
+Left to the reference are heads that it has read itself, and those whose fields were changed.
 """
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint32_t
-from libc.string cimport memcpy
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memchr, memcpy
 
 from fastgw.wire._scan cimport Head, RequestHead, ResponseHead, bits_of
 
 from fastgw.wire import heads, splice
+from fastgw.wire.headers import folded
 
 cdef uint32_t _DATE = bits_of((b"date",))
 
 cdef enum:
     MOST_KEPT = 64
-    NOT_BY_PLACE = 0  # no mask: `DROPPED` is in every one
+    MOST_SOUGHT = 16
+    MOST_CUTS = 128
+
+cdef struct Cut:
+    uint16_t start
+    uint16_t end
+
+
+cdef struct Cuts:
+    # The lines that are left out, in their order.
+    int count
+    Py_ssize_t bytes
+    Cut lines[MOST_CUTS]
+
+
+@cython.final
+cdef class _Sought:
+    """Names whose lines nobody has looked for yet, and all their twins: `folded`."""
+
+    cdef tuple names
+    cdef int count
+    cdef const uint8_t* texts[MOST_SOUGHT]
+    cdef Py_ssize_t lengths[MOST_SOUGHT]
+    cdef uint64_t some_length  # a bit for each length that occurs; those from 63 on share one
+
+    def __init__(self, names):
+        cdef bytes name
+        self.names = tuple(sorted(names))  # keeps the texts
+        self.count = 0
+        for name in self.names:
+            self.texts[self.count] = <const uint8_t*>PyBytes_AS_STRING(name)
+            self.lengths[self.count] = len(name)
+            self.some_length |= <uint64_t>1 << min(len(name), 63)
+            self.count += 1
+
+    cdef bint has(self, const uint8_t* name, Py_ssize_t length) noexcept:
+        cdef int number
+        cdef Py_ssize_t place
+        cdef uint8_t letter
+        if not self.some_length >> min(length, <Py_ssize_t>63) & 1:
+            return False
+        for number in range(self.count):
+            if self.lengths[number] != length:
+                continue
+            for place in range(length):
+                letter = name[place]
+                if c"A" <= letter <= c"Z":
+                    letter += 32
+                elif letter == c"_":
+                    letter = c"-"
+                if letter != self.texts[number][place]:
+                    break
+            else:
+                return True
+        return False
+
+
+@cython.final
+cdef class _Left:
+    """What is left out: the bits of names whose lines are known, and names that are looked for."""
+
+    cdef uint32_t mask
+    cdef _Sought sought  # None: nothing more
 
 
 @cython.final
 cdef class _Masks:
-    """The bits of the names to leave out, `DROPPED` among them, for each set of more of them."""
+    """What is left out, `DROPPED` among it, for each set of more names."""
 
     cdef frozenset known
     cdef uint32_t dropped
     cdef frozenset last
-    cdef uint32_t last_mask
+    cdef _Left last_left
     cdef dict kept
 
     def __init__(self, head_type):
         self.known = head_type.KNOWN
-        self.dropped = self.last_mask = bits_of(head_type.DROPPED)
-        self.last = frozenset()
+        self.dropped = bits_of(head_type.DROPPED)
         self.kept = {}
+        self.last = None
 
-    cdef uint32_t mask(self, frozenset also) except? 0:
-        """`NOT_BY_PLACE`: names are among them whose lines are not known."""
+    cdef _Left left(self, frozenset also):
+        """None: more names than are looked for here."""
         if also is not self.last:
-            mask = self.kept.get(also)
-            if mask is None:
-                mask = self.dropped | bits_of(also) if also <= self.known else NOT_BY_PLACE
+            left = self.kept.get(also)
+            if left is None:
+                left = self.made(also)
                 if len(self.kept) == MOST_KEPT:
                     self.kept.clear()
-                self.kept[also] = mask
+                self.kept[also] = left
             self.last = also
-            self.last_mask = mask
-        return self.last_mask
+            self.last_left = left or None
+        return self.last_left
+
+    cdef object made(self, frozenset also):
+        cdef _Left left = _Left.__new__(_Left)
+        left.mask = self.dropped | bits_of(also & self.known)
+        if not also <= self.known:
+            if len(also) > MOST_SOUGHT:
+                return False
+            left.sought = _Sought({folded(name) for name in also})
+        return left
 
 
 cdef _Masks _request_masks = _Masks(heads.RequestHead)
 cdef _Masks _response_masks = _Masks(heads.ResponseHead)
 
 
-cdef inline bint _by_place(Head head, uint32_t mask) except -1:
-    return mask != NOT_BY_PLACE and (head._fields is None or not head._fields.changed)
+cdef bint _can_cut(Head head, _Left left, Cuts* cuts) noexcept:
+    """Find what is cut out of the field lines. False: the reference has to."""
+    if left is None or (head._fields is not None and head._fields.changed):
+        return False
+    cuts.count = 0
+    cuts.bytes = 0
+    if left.sought is None:
+        _cut_known(head, left.mask, cuts)
+        return True
+    return _cut_sought(head, left.mask, left.sought, cuts)
 
 
-cdef Py_ssize_t _kept_length(Head head, uint32_t mask) noexcept:
-    """How many bytes of field lines stay, without the empty line."""
-    cdef Py_ssize_t length = head.head_length - head.first_line - 2
+cdef inline void _cut(Cuts* cuts, Py_ssize_t start, Py_ssize_t end) noexcept:
+    cuts.lines[cuts.count].start = <uint16_t>start
+    cuts.lines[cuts.count].end = <uint16_t>end
+    cuts.count += 1
+    cuts.bytes += end - start
+
+
+cdef void _cut_known(Head head, uint32_t mask, Cuts* cuts) noexcept:
     cdef int place
     if head.names & mask:
         for place in range(head.line_count):
             if mask & (<uint32_t>1 << head.lines[place].name):
-                length -= head.lines[place].end - head.lines[place].start
-    return length
+                _cut(cuts, head.lines[place].start, head.lines[place].end)
 
 
-cdef char* _put_kept(char* out, Head head, uint32_t mask) noexcept:
+cdef bint _cut_sought(Head head, uint32_t mask, _Sought sought, Cuts* cuts) noexcept:
+    """Every line is looked at. False: there are too many to cut."""
+    cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(head.source)
+    cdef const uint8_t* colon
+    cdef Py_ssize_t at = head.first_line, last = head.head_length - 2, end
+    cdef int place = 0
+    cdef bint left_out
+    while at < last:
+        end = <const uint8_t*>memchr(text + at, c"\n", head.head_length - at) + 1 - text
+        left_out = False
+        if place < head.line_count and head.lines[place].start == at:
+            left_out = mask & (<uint32_t>1 << head.lines[place].name) != 0
+            place += 1
+        if not left_out:
+            colon = <const uint8_t*>memchr(text + at, c":", end - at)
+            left_out = sought.has(text + at, colon - (text + at))
+        if left_out:
+            if cuts.count == MOST_CUTS:
+                return False
+            _cut(cuts, at, end)
+        at = end
+    return True
+
+
+cdef inline Py_ssize_t _kept_length(Head head, const Cuts* cuts) noexcept:
+    """How many bytes of field lines stay, without the empty line."""
+    return head.head_length - head.first_line - 2 - cuts.bytes
+
+
+cdef char* _put_kept(char* out, Head head, const Cuts* cuts) noexcept:
     """Write the field lines that stay, as many bytes as `_kept_length` says, and return the end."""
     cdef const char* text = PyBytes_AS_STRING(head.source)
     cdef Py_ssize_t at = head.first_line
     cdef int place
-    if head.names & mask:
-        for place in range(head.line_count):
-            if mask & (<uint32_t>1 << head.lines[place].name):
-                out = _put(out, text + at, head.lines[place].start - at)
-                at = head.lines[place].end
+    for place in range(cuts.count):
+        out = _put(out, text + at, cuts.lines[place].start - at)
+        at = cuts.lines[place].end
     return _put(out, text + at, head.head_length - 2 - at)
 
 
@@ -97,13 +207,12 @@ cdef frozenset _NOTHING = frozenset()
 
 def end_to_end(head, frozenset also not None=_NOTHING):
     """As `splice.end_to_end`."""
-    cdef uint32_t mask = NOT_BY_PLACE
+    cdef Cuts cuts
     cdef bytes block
     if isinstance(head, Head):
-        mask = (_request_masks if type(head) is RequestHead else _response_masks).mask(also)
-        if _by_place(head, mask):
-            block = PyBytes_FromStringAndSize(NULL, _kept_length(head, mask))
-            _put_kept(PyBytes_AS_STRING(block), head, mask)
+        if _can_cut(head, (_request_masks if type(head) is RequestHead else _response_masks).left(also), &cuts):
+            block = PyBytes_FromStringAndSize(NULL, _kept_length(head, &cuts))
+            _put_kept(PyBytes_AS_STRING(block), head, &cuts)
             return block
     return splice.end_to_end(head, also)
 
@@ -122,7 +231,7 @@ def request(
     head, bytes target=None, bytes host=None, frozenset also not None=_NOTHING, bytes added not None=b""
 ):
     """As `splice.request`."""
-    cdef uint32_t mask
+    cdef Cuts cuts
     cdef bytes sent, via
     cdef const char* text
     cdef const char* target_text
@@ -132,8 +241,7 @@ def request(
     cdef RequestHead ours
     if type(head) is RequestHead:
         ours = head
-        mask = _request_masks.mask(also)
-        if _by_place(ours, mask):
+        if _can_cut(ours, _request_masks.left(also), &cuts):
             text = PyBytes_AS_STRING(ours.source)
             if target is None:
                 target_text = text + ours.target_at.start
@@ -151,7 +259,7 @@ def request(
             sent = PyBytes_FromStringAndSize(
                 NULL,
                 ours.method_at.length + 1 + target_length + 17 + host_length + 2
-                + _kept_length(ours, mask) + PyBytes_GET_SIZE(added) + PyBytes_GET_SIZE(via) + 2,
+                + _kept_length(ours, &cuts) + PyBytes_GET_SIZE(added) + PyBytes_GET_SIZE(via) + 2,
             )
             out = _put(PyBytes_AS_STRING(sent), text, ours.method_at.length)
             out = _put(out, b" ", 1)
@@ -159,7 +267,7 @@ def request(
             out = _put(out, b" HTTP/1.1\r\nHost: ", 17)
             out = _put(out, host_text, host_length)
             out = _put(out, b"\r\n", 2)
-            out = _put_kept(out, ours, mask)
+            out = _put_kept(out, ours, &cuts)
             out = _put_bytes(out, added)
             out = _put_bytes(out, via)
             _put(out, b"\r\n", 2)
@@ -193,35 +301,33 @@ def response(
     bytes last not None=b"",
 ):
     """As `splice.response`."""
-    cdef uint32_t mask
+    cdef Cuts cuts
     if type(head) is ResponseHead and 100 <= status <= 999:
-        mask = _response_masks.mask(also)
-        if _by_place(head, mask):
+        if _can_cut(head, _response_masks.left(also), &cuts):
             return _response(
-                head, status, mask, added, PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload), length, date_line, last
+                head, status, &cuts, added, PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload), length, date_line, last
             )
     return splice.response(head, status, also, added, payload, length, date_line, last)
 
 
 def whole(head, date_line not None, bytes last not None):
     """As `splice.whole`."""
-    cdef uint32_t mask
+    cdef Cuts cuts
     cdef ResponseHead ours
     cdef Py_ssize_t length
     if type(head) is ResponseHead:
         ours = head
-        mask = _response_masks.mask(_NOTHING)
-        if ours.whole and _by_place(ours, mask):
+        if ours.whole and _can_cut(ours, _response_masks.left(_NOTHING), &cuts):
             length = PyBytes_GET_SIZE(ours.source) - ours.head_length
             payload = PyBytes_AS_STRING(ours.source) + ours.head_length
-            return _response(ours, ours.status, mask, b"", payload, length, length, date_line, last)
+            return _response(ours, ours.status, &cuts, b"", payload, length, length, date_line, last)
     return splice.whole(head, date_line, last)
 
 
 cdef bytes _response(
     ResponseHead head,
     int status,
-    uint32_t mask,
+    const Cuts* cuts,
     bytes added,
     const char* payload,
     Py_ssize_t payload_length,
@@ -244,7 +350,7 @@ cdef bytes _response(
     via = _VIA_1_1 if head.minor else _VIA_1_0
     sent = PyBytes_FromStringAndSize(
         NULL,
-        13 + head.reason_at.length + 2 + _kept_length(head, mask) + PyBytes_GET_SIZE(added)
+        13 + head.reason_at.length + 2 + _kept_length(head, cuts) + PyBytes_GET_SIZE(added)
         + PyBytes_GET_SIZE(via) + framing_length + PyBytes_GET_SIZE(date) + PyBytes_GET_SIZE(last) + 2
         + payload_length,
     )
@@ -255,7 +361,7 @@ cdef bytes _response(
     out[3] = c" "
     out = _put(out + 4, PyBytes_AS_STRING(head.source) + head.reason_at.start, head.reason_at.length)
     out = _put(out, b"\r\n", 2)
-    out = _put_kept(out, head, mask)
+    out = _put_kept(out, head, cuts)
     out = _put_bytes(out, added)
     out = _put_bytes(out, via)
     out = _put(out, framing_text, framing_length)

@@ -3,6 +3,7 @@
 The reference, in front of which its compiled twin stands where there is one (`render`).
 """
 
+import re
 from collections.abc import Callable
 from functools import lru_cache
 from http import HTTPStatus
@@ -22,6 +23,7 @@ _STATUS_LINES: Final = {
 }
 
 
+_LINE: Final = re.compile(rb"([^:\r\n]++):[^\n]*+\n")
 _NOTHING: Final[frozenset[bytes]] = frozenset()
 VIA: Final = (b"Via: 1.0 fastgw\r\n", b"Via: 1.1 fastgw\r\n")
 """The line for a message that came as HTTP/1.0, and as HTTP/1.1 (RFC 9110 section 7.6.3)."""
@@ -113,13 +115,17 @@ def end_to_end(head: RequestHead | ResponseHead, also: frozenset[bytes] = frozen
 def _kept(head: RequestHead | ResponseHead, also: frozenset[bytes]) -> list[bytes]:
     """What `end_to_end` consists of, in pieces."""
     drop, alike, by_place = _dropping(head.DROPPED, head.KNOWN, also)
-    if not by_place or head.connection_named or head.edited() is not None:
+    if head.connection_named or head.edited() is not None:
         return [head.fields().render(drop, alike)]
-    # No twins here: a request that has one of a field in `KNOWN` was refused, and those of a response that are not
-    # dropped anyway have no hyphen.
     raw, at = head.raw, head.fields_start
-    cuts = [line for name, lines in head.known.items() if name in drop for line in lines]
-    cuts.sort()  # in line order: a name that comes again may stand behind others
+    if by_place:
+        # No twins here: a request that has one of a field in `KNOWN` was refused, and those of a response that are not
+        # dropped anyway have no hyphen.
+        cuts = [line for name, lines in head.known.items() if name in drop for line in lines]
+        cuts.sort()  # in line order: a name that comes again may stand behind others
+    else:
+        lines = _LINE.finditer(raw, at)
+        cuts = [(*line.span(), b"") for line in lines if line[1].lower() in drop or folded(line[1]) in alike]
     pieces = []
     for start, end, _ in cuts:
         if start > at:

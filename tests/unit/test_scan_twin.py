@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from fastgw.compiled import twin
 from fastgw.wire import body, heads, llhttp, splice
 from fastgw.wire.body import BodyReader
+from fastgw.wire.headers import folded
 from fastgw.wire.malformed import Malformed
 from tests.unit import test_framing_against_h11 as messages
 from tests.unit import test_wire_bodies, test_wire_requests, test_wire_responses
@@ -39,7 +40,8 @@ OF_RESPONSES = ["status", "reason", "until_close", "has_body", "whole", "payload
 ASKED = (b"host", b"via", b"x-request-id", b"user-agent", b"referer", b"x-a", b"A", b"cookie", b"date", b"server", b"")
 ASKED += (b"authorization", b"Authorization")
 LEFT_OUT = [frozenset(names) for names in ((), (b"via",), (b"via", b"x-request-id", b"trailer"), (b"host", b"date"))]
-LEFT_OUT += [frozenset({b"x-a"}), heads.FORWARDING]
+LEFT_OUT += [frozenset({b"x-a"}), heads.FORWARDING, frozenset({b"authorization", b"x_a", b"x-real-ip", b"a"})]
+LEFT_OUT += [frozenset(b"n%d" % number for number in range(20)) | {b"x-a", b"cookie"}, frozenset({b"X-A", b""})]
 
 
 LENGTHS = [splice.UNFRAMED, splice.IN_CHUNKS, 0, 7, 10, 123_456_789_012_345_678, 2**63 - 1]
@@ -559,3 +561,20 @@ def test_llhttp_is_asked_the_same_of_whole_messages(raw: bytes):
         return {}
 
     assert bodies.SecondJudge(HttpRequestParser).whole(raw) is (outcome(by_reference) == {})
+
+
+CUT_NAMES = [*b"X-A x_a X_A X-a Authorization Via X-Real-IP A x-aa Cookie".split(), b"x-" * 40]
+SOUGHT = st.frozensets(st.sampled_from([b"x-a", b"x_a", b"authorization", b"via", b"x-real-ip", b"a", b"x-" * 40]))
+
+
+@given(st.lists(st.sampled_from(CUT_NAMES), max_size=30), SOUGHT)
+def test_lines_are_cut_out_by_their_names_and_twins_and_the_others_keep_their_bytes(
+    names: list[bytes], also: frozenset[bytes]
+) -> None:
+    """As if all fields were read and written anew, whoever does it."""
+    lines = b"".join(b"%b: %d\r\n" % (name, number) for number, name in enumerate(names))
+    raw = b"GET / HTTP/1.1\r\nHost: a\r\n" + lines + b"\r\n"
+    reference = heads.judge_request(raw)
+    written = reference.fields().render(heads.RequestHead.DROPPED | also, frozenset(map(folded, also)))
+    assert splice.end_to_end(heads.judge_request(raw), also) == written
+    assert compiled_splice.end_to_end(scan.judge_request(raw), also) == written
