@@ -47,7 +47,11 @@ class BasicAuth(Filter, name="basic_auth", phase=Phase.AUTHENTICATE):
         if use.htpasswd is None:
             return Hooks(request=use.request, explain=explain_consumer)
         return Hooks(
-            request=use.request, explain=explain_consumer, start=lambda _: use.checking.enter(), stop=use.checking.leave
+            request=use.request,
+            explain=explain_consumer,
+            start=lambda _: use.checking.enter(),
+            stop=use.checking.leave,
+            asks="the thread that checks passwords",
         )
 
 

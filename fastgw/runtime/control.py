@@ -16,6 +16,7 @@ import uvloop
 
 from fastgw.admin.dashboard import page
 from fastgw.admin.status import StatusPages
+from fastgw.config.files import pattern_in
 from fastgw.config.settings import Admin
 from fastgw.config.spots import Flaw
 from fastgw.downstream.tls import files_of, server_context
@@ -163,11 +164,12 @@ class Control:
             watch.watch(captured)
             await asyncio.sleep(LOOK_EVERY)
             if await asyncio.to_thread(watch.changed):
-                await self._until_still(watch)
+                if any(map(pattern_in, captured)):
+                    await self._until_still(watch)
                 await self._proposals.refresh()
 
     async def _until_still(self, watch: FileWatch) -> None:
-        """Wait while files change: one that is half written may well make sense."""
+        """Wait while files change: half a list of consumers may well make sense. Half a certificate does not."""
         for _ in range(STILL_AFTER):
             await asyncio.sleep(LOOK_EVERY)
             if not await asyncio.to_thread(watch.changed):

@@ -243,9 +243,9 @@ def test_no_key_is_told_to_anybody(lines: list[str], caplog: pytest.LogCaptureFi
 
 def test_why_is_told_to_those_who_ask() -> None:
     plane = plane_of()
-    assert "pass" in explained(plane.gateway, "http://a/", f"X-Api-Key: {KEY}")
+    assert "pass (consumer alice)" in explained(plane.gateway, "http://a/", f"X-Api-Key: {KEY}")
     assert "credentials_missing" in explained(plane.gateway, "http://a/")
-    assert "credentials_invalid" in explained(plane.gateway, "http://a/", "X-Api-Key: x")
+    assert "nobody has this key" in explained(plane.gateway, "http://a/", "X-Api-Key: x")
 
 
 def test_names_that_belong_to_the_connection_are_no_names_for_keys() -> None:
