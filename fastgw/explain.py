@@ -29,6 +29,7 @@ from fastgw.observe.lines import masker
 from fastgw.routing import Candidate
 from fastgw.upstream.forward import Forward
 from fastgw.wire.framing import ResponseHead, judge_request
+from fastgw.wire.headers import Fields, folded
 from fastgw.wire.malformed import Malformed
 
 SECRET_FIELDS: Final = re.compile(
@@ -271,6 +272,7 @@ def _ask(link: Link, exchange: Exchange, shown: _Shown) -> tuple[str, Reply | No
     if hooks.request is None:
         return "has no say before the response", None, False
     added, edited, query = exchange.request_added, tuple(exchange.headers), exchange.query_sent
+    dropped = exchange.request_dropped
     exchange.why = ""
     try:
         outcome = hooks.request(exchange)
@@ -290,8 +292,11 @@ def _ask(link: Link, exchange: Exchange, shown: _Shown) -> tuple[str, Reply | No
         whom = f" {hooks.asks}" if hooks.asks else ""
         return f"would have to ask{whom}, which is not done here", None, True
     words = _words(link, exchange)
-    changes = shown.fields(exchange.request_added[len(added) :])
-    changes += shown.differences(edited, tuple(exchange.headers))
+    lines = exchange.request_added.removeprefix(added)
+    gone = {folded(name) for name in exchange.request_dropped - dropped}
+    gone -= {folded(name) for name, _ in Fields.parse(lines, 0)}
+    changes = tuple(f"no {name.decode()}" for name in dict(edited) if folded(name) in gone)
+    changes += shown.fields(lines) + shown.differences(edited, tuple(exchange.headers))
     if exchange.query_sent is not query:
         changes += (f"another query: {shown.query(exchange.query_sent)}",)
     decision = f"would send {'; '.join(changes)}" if changes else "pass"

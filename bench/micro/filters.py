@@ -12,7 +12,7 @@ from bench.micro.timing import Room
 from fastgw.config.secret import Secret
 from fastgw.config.settings import Consumer as ConsumerSettings
 from fastgw.config.settings import ConsumerKey, ConsumerPassword, FilterUse
-from fastgw.exchange import Chain, Exchange, Hooks, Response
+from fastgw.exchange import Chain, Exchange, Hooks, Link, Response
 from fastgw.filters.api import Consumer, Env, Filter, Stock
 from fastgw.filters.auth import Auth
 from fastgw.filters.authorize import Authorize, Names, Scopes
@@ -44,9 +44,12 @@ def rooms() -> Iterator[Room]:
         ("auth: the first of two such ways", Auth(any_of=(way, way))),
         ("authorize: a group", Authorize(groups=Names(any=("staff",)))),
         ("authorize: a scope", Authorize(scopes=Scopes(any=("read",)))),
-        ("headers: a value of the request", Headers(request=Edits(set={"X-Consumer": "{consumer.name}"}))),
     ):
         yield Room(name, step(hooks(settings).request), exchanges())
+    named = hooks(Headers(request=Edits(set={"X-Consumer": "{consumer.name}"})))
+    alone = Chain((Link(FilterUse(name="headers", type="headers", settings=None), named, False, ""),))
+    yield Room("headers: a value of the request", unsaid(step(named.request)), exchanges(alone))
+    yield Room("headers: the same before others", step(named.request), exchanges())
     yield from of_consumers()
     unremembered = judge_of((), networks).__wrapped__  # type: ignore[attr-defined]  # it is an lru_cache
     yield Room(f"ip, another address, {NETWORKS} networks", unremembered, ["192.0.2.1"])
@@ -91,8 +94,11 @@ def with_field(number: int, line: bytes) -> Exchange:
     return exchange(number, request.removesuffix(b"\r\n") + line + b"\r\n\r\n")
 
 
-def exchanges() -> list[Exchange]:
-    return [exchange(number) for number in range(len(REQUESTS))]
+def exchanges(chain: Chain = CHAIN) -> list[Exchange]:
+    made = [exchange(number) for number in range(len(REQUESTS))]
+    for each in made:
+        each.chain = chain
+    return made
 
 
 def hooks(settings: Filter) -> Hooks:
@@ -102,6 +108,16 @@ def hooks(settings: Filter) -> Hooks:
 def step(hook: Callable[[Exchange], Any] | None) -> Callable[[Exchange], Any]:
     assert hook is not None
     return hook
+
+
+def unsaid(request: Callable[[Exchange], Any]) -> Callable[[Exchange], Any]:
+    """Of a request that no filter has said anything of yet."""
+
+    def run(each: Exchange) -> None:
+        each.request_added, each.request_dropped = b"", frozenset()
+        request(each)
+
+    return run
 
 
 def answered(response: Callable[[Exchange], Any]) -> Callable[[Exchange], Any]:

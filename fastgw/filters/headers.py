@@ -12,7 +12,7 @@ from fastgw.config.values import FieldName, Notation, parse_field_value
 from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Phase
 from fastgw.filters.templates import VALUES, Unfit, Value, compiled, is_identity, parameters, parse_template
 from fastgw.wire.framing import RequestHead
-from fastgw.wire.headers import Fields
+from fastgw.wire.headers import Fields, folded
 
 log = logging.getLogger("fastgw.filters")
 
@@ -74,10 +74,19 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
 
         def request(exchange: Exchange) -> Outcome:
             try:
-                to_request(exchange.headers, exchange)
+                # What goes on can be told in lines only where no filter looks at the fields any more.
+                # PERF: 1 us for a field that names the consumer; 3.5 on parsed fields, and 10 more as the head is parsed
+                # and written anew (CPython 3.11, micro/filters).
+                if exchange.chain.request_steps[-1:] == last and exchange.head.edited() is None:
+                    to_request.in_lines(exchange)
+                else:
+                    to_request.take_over(exchange)
+                    to_request(exchange.headers, exchange)
             except Unfit as unfit:
                 return exchange.refuse(Fault.FORBIDDEN, why=str(unfit))
             return None
+
+        last = (request,)
 
         def response(exchange: Exchange) -> None:
             assert exchange.response is not None
@@ -105,12 +114,37 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
 class _Edit:
     """Edits with their names as bytes, and what makes their values. `strict`: who cannot be named is not left out."""
 
-    __slots__ = ("_add", "_remove", "_set")
+    __slots__ = ("_add", "_added", "_dropped", "_remove", "_set", "_strict", "_taken_over")
 
     def __init__(self, edits: Edits, instance: str, strict: bool) -> None:
+        self._strict = strict
         self._remove = tuple(name.encode() for name in edits.remove)
         self._set = tuple(_values(edits.set, instance, strict))
         self._add = tuple(_values(edits.add, instance, strict))
+        self._dropped = frozenset(name.lower() for name in (*self._remove, *(name for name, _ in self._set)))
+        self._taken_over = frozenset(map(folded, self._dropped))
+        self._added = tuple((name + b": ", value) for name, value in (*self._set, *self._add))
+
+    def in_lines(self, exchange: Exchange) -> None:
+        """The same for a request whose fields nobody has changed, and nobody will look at. Raises `Unfit`."""
+        lines = b""
+        for begin, value in self._added:
+            held = value if isinstance(value, bytes) else value(exchange)
+            if held is not None:
+                lines += begin + held.strip(b" \t") + b"\r\n"
+        if self._dropped:
+            self.take_over(exchange)
+            exchange.request_dropped |= self._dropped
+        exchange.request_added += lines
+
+    def take_over(self, exchange: Exchange) -> None:
+        """What filters before this one have said of fields that are removed or set here, they have said in vain."""
+        added, dropped, ours = exchange.request_added, exchange.request_dropped, self._taken_over
+        if added and ours:
+            kept = [line for line in added.split(b"\r\n") if folded(line.partition(b":")[0]) not in ours]
+            exchange.request_added = b"\r\n".join(kept)
+        if dropped and ours:
+            exchange.request_dropped = frozenset(name for name in dropped if folded(name) not in ours)
 
     def __call__(self, fields: Fields, exchange: Exchange) -> None:
         """Raises `Unfit` for what says who somebody is."""
@@ -124,7 +158,11 @@ class _Edit:
                 fields.set(name, held)
         for name, value in self._add:
             held = value if isinstance(value, bytes) else value(exchange)
-            if held is not None:
+            if held is None:
+                continue
+            if self._strict and folded(name) in map(folded, exchange.request_dropped):
+                exchange.request_added += b"%b: %b\r\n" % (name, held.strip(b" \t"))  # for all fields called so will go
+            else:
                 fields.add(name, held)
 
 

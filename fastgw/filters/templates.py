@@ -79,6 +79,8 @@ def compiled(text: str) -> bytes | Value:
     if all(name is None for _, name in pieces):
         return b"".join(literal for literal, _ in pieces)
     parts = tuple((literal, None if name is None else _value(name)) for literal, name in pieces)
+    if len(parts) == 1 and (only := parts[0][1]) is not None:
+        return lambda exchange: only(exchange) or None
 
     def expand(exchange: Exchange) -> bytes | None:
         made = b""

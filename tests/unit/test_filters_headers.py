@@ -7,7 +7,8 @@ import pytest
 
 from fastgw import config
 from fastgw.filters import TYPES
-from tests.support.memory import SERVICE, Plane
+from fastgw.filters.api import Exchange, Phase
+from tests.support.memory import SERVICE, Plane, probe
 
 HOST = b"Host: a.test\r\n"
 
@@ -70,6 +71,37 @@ def test_connection_takes_away_nothing_that_is_ours(edits: dict[str, object], li
 def test_an_underscore_is_no_way_round(edits: dict[str, object], lines: list[bytes], name: bytes) -> None:
     """To CGI and its heirs `X_User` is `X-User`."""
     assert edited(edits, name + b": theirs\r\n") == (lines, lines)
+
+
+@pytest.mark.parametrize("looks", [False, True])
+@pytest.mark.parametrize(
+    ("edits", "lines"),
+    [
+        ({"set": {"X-A-B": "ours"}}, [b"X-A-B: ours", b"X-C: filter"]),
+        ({"remove": ["x-a-b"], "add": {"X-B": "added"}}, [b"X-B: added", b"X-C: filter"]),
+        ({"add": {"X-A-B": "added"}}, [b"X-A-B: filter", b"X-A-B: added", b"X-C: filter"]),
+        ({"set": {"X-C": "ours"}}, [b"X-A-B: filter", b"X-C: ours"]),
+    ],
+)
+def test_what_filters_before_have_said_is_edited_too(looks: bool, edits: dict[str, object], lines: list[bytes]) -> None:
+    """Whether a filter behind looks at the fields, so that they have to be parsed, or none does."""
+    met: list[object] = []
+
+    def say(exchange: Exchange) -> None:
+        exchange.request_dropped |= {b"x-a_b"}
+        exchange.request_added += b"X-A-B: filter\r\nX-C: filter\r\n"
+
+    def look(exchange: Exchange) -> None:
+        met.append(exchange.headers.get(b"X-A-B"))
+
+    probes = [probe("says", Phase.AUTHENTICATE, request=say)]
+    if looks:
+        probes.append(probe("looks", Phase.CREDENTIALS, request=look))
+    plane = Plane({"filters": {"headers": {"request": edits}}}, probes=probes)
+    client = plane.client()
+    client.sends(b"GET / HTTP/1.1\r\n" + HOST + b"x_a_b: theirs\r\nX-A-B: theirs\r\n\r\n")
+    assert sorted(of_test(plane.connects().received)) == sorted(lines)
+    assert len(met) == looks
 
 
 def test_answers_of_the_gateways_own_are_edited_too() -> None:
