@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import ssl
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 from cryptography import x509
 
 from tests.support.client import Client, Response
 
+T = TypeVar("T")
 REQUEST = b"GET /%s HTTP/1.1\r\nHost: a.test\r\n\r\n"
 
 
@@ -47,3 +52,84 @@ class Secured(Client):
         shown = self.sock.getpeercert(binary_form=True)
         assert shown is not None
         return x509.load_der_x509_certificate(shown).serial_number
+
+
+class InMemory:
+    """TLS over a plain socket, looking like a socket: it can end one direction alone, and knows an end from a cut."""
+
+    def __init__(self, plain: socket.socket, tls: ssl.SSLContext, name: str = "a.test") -> None:
+        self._plain = plain
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = tls.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+        self.family = plain.family
+        self._run(self.tls.do_handshake)
+
+    def _run(self, step: Callable[[], T]) -> T:
+        while True:
+            try:
+                done = step()
+            except ssl.SSLWantReadError:
+                self._flush()
+                received = self._plain.recv(65_536)
+                if not received:
+                    raise Cut from None
+                self._incoming.write(received)
+            else:
+                self._flush()
+                return done
+
+    def _flush(self) -> None:
+        if sealed := self._outgoing.read():
+            self._plain.sendall(sealed)
+
+    def sendall(self, data: bytes) -> None:
+        for at in range(0, len(data), 65_536):
+            self._send(data[at : at + 65_536])
+
+    def _send(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[self.tls.write(view) :]
+        self._flush()
+
+    def recv(self, most: int) -> bytes:
+        """b"" when the other side has said that nothing follows. Raises `Cut` when it just stops."""
+        try:
+            return self._run(lambda: self.tls.read(most))
+        except ssl.SSLZeroReturnError:
+            return b""
+
+    def shutdown(self, how: int) -> None:
+        """We have said all, and go on reading."""
+        assert how == socket.SHUT_WR
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self.tls.unwrap()
+        self._flush()
+        self._plain.shutdown(socket.SHUT_WR)
+
+    def settimeout(self, seconds: float) -> None:
+        self._plain.settimeout(seconds)
+
+    def setsockopt(self, *option: Any) -> None:
+        self._plain.setsockopt(*option)
+
+    def fileno(self) -> int:
+        return self._plain.fileno()
+
+    def close(self) -> None:
+        self._plain.close()
+
+
+class Cut(ConnectionError):
+    """The connection ended, but not the stream within TLS."""
+
+
+def in_memory(address: str, tls: ssl.SSLContext) -> Client:
+    """A client that may end one direction alone."""
+    client = Client(address)
+    try:
+        client.sock = cast(Any, InMemory(client.sock, tls))
+    except BaseException:
+        client.close()
+        raise
+    return client
