@@ -26,7 +26,6 @@ from fastgw.config.patterns import Template, parse_host, parse_path, parse_redir
 from fastgw.config.secret import SecretError
 from fastgw.downstream import Listener, ListenerTable
 from fastgw.downstream.tls import ServerContexts, server_contexts, server_identity
-from fastgw.downstream.tls import ServerContexts, server_contexts, server_identity
 from fastgw.downstream.trust import trust
 from fastgw.exchange import Chain, Exchange, Hooks, Link, Reply, Route
 from fastgw.filters.api import Env, Services, Stock, secret_names
@@ -136,9 +135,9 @@ class Gateway:
             listeners=tuple(self.tables),
             routes=list(self.routes_by_name),
             upstreams={name: [target.label for target in each.targets] for name, each in self.upstreams.items()},
+            filters=tuple(dict.fromkeys(link.use.name for link in self._links())),
             consumers=[known.name for known in islice(self.index.known(), MAX_CONSUMERS)],
             consumer_count=self.index.count,
-            filters=tuple(dict.fromkeys(link.use.name for link in self._links())),
         )
 
     def _links(self) -> Iterator[Link]:
@@ -500,7 +499,7 @@ class _Building:
         steps = tuple(link.hooks.request for link in links if link.hooks.request is not None)
         slash_allowed = route.path.encoded_slash == "keep"
         straight = None
-        if isinstance(action, Forward) and action.patience == inf and slash_allowed and not chain.links:
+        if isinstance(action, Forward) and action.patience == inf and slash_allowed and chain.only_requests:
             straight = action
         takes_options = "OPTIONS" in route.methods
         return Route(
@@ -544,19 +543,6 @@ def rest_of(configuration: config.Config) -> config.Config:
     if names:
         logs = tuple(replace(log, redact=tuple(dict.fromkeys((*log.redact, *sorted(names))))) for log in logs)
     return replace(configuration, routes=(), upstreams=config.NONE, consumers=(), access_logs=logs)
-
-
-    def _server_tls(self, name: str, settings: config.ServerTls | None) -> Steps[ServerContexts | None]:
-        if settings is None:
-            return None
-        before = self._base.tables.get(name)
-        try:
-            identity = server_identity(name, settings, self._plan.files)
-            if before is not None and before.tls is not None and before.tls.identity == identity:
-                return before.tls
-            return (yield from server_contexts(name, settings, self._plan.files, identity))
-        except OSError as error:
-            raise CompileError(f"listeners.{name}.tls: {error.strerror or error}") from error
 
 
 def uses(configuration: config.Config) -> Iterator[config.FilterUse]:

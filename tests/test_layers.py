@@ -51,7 +51,7 @@ EDGES = {
     "exchange/chain.py": 2,  # a filter's step that raises is a fault, never a pass
     "exchange/exchange.py": 2,  # likewise
     "downstream/connection.py": 1,  # likewise
-    "upstream/passage.py": 1,  # a defect on the straight way is the answer of its exchange
+    "upstream/passage.py": 2,  # a defect on the straight way is the answer of its exchange
     "upstream/forward.py": 1,  # a defect behind the pool is the answer of the exchange that waits for it
 }
 

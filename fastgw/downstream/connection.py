@@ -334,7 +334,8 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         match = None
         if not early.links and head.ordinary:
             match = listener.router.find(head)
-            if match is not None and match.route.straight is not None and head.method in _STRAIGHT:
+            straight = match is not None and match.route.straight is not None and not match.route.steps
+            if match is not None and straight and head.method in _STRAIGHT:
                 self._ahead = behind
                 self.deadline = inf
                 passage = self._passage or self._make_passage()
@@ -411,8 +412,13 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             return
         route = exchange.route
         assert route is not None
-        if route.steps:
-            self._route_done(run_request(route.steps, exchange))
+        outcome = run_request(route.steps, exchange) if route.steps else None
+        if outcome is not None:
+            self._route_done(outcome)
+        elif route.straight is not None and exchange.ordinary and exchange.method in _STRAIGHT:
+            self.exchange = None
+            self._passing = True
+            (self._passage or self._make_passage()).go_on(exchange, route)
         elif exchange.request_body is None:
             route.action(exchange)
         else:

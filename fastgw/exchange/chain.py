@@ -101,6 +101,11 @@ class Chain:
         self.finish_steps = tuple(h.finish for h in reversed(hooks) if h.finish is not None)
         self.preflight = next((h.preflight for h in reversed(hooks) if h.preflight is not None), None)
 
+    @property
+    def only_requests(self) -> bool:
+        """Whether no filter has anything to do once all have let a request without a body pass."""
+        return not self.response_steps and not self.finish_steps
+
     def response_steps_due(self, answered_by: RequestStep | None) -> tuple[Callable[[Exchange], None], ...]:
         if answered_by is None or not self.response_steps:
             return self.response_steps
@@ -135,7 +140,8 @@ def _hooks_of(link: Link) -> tuple[object, ...]:
 class Route:
     """A compiled route. `action` answers the exchange, at once or later.
 
-    `straight`: the same action, where ordinary requests may take the straight way to it (`upstream.passage`).
+    `straight`: the same action, where ordinary requests may take the straight way to it (`upstream.passage`), once
+    `steps` have let them pass.
     `patience`: seconds from the beginning of an exchange in which its filters have to decide; None: not said.
     `preflight_chain`: of a preflight's answer; None: there is none. `takes_options`: it names OPTIONS as its own.
     """

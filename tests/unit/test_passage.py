@@ -1,7 +1,8 @@
 """The straight way against the long way: whatever happens on it, nobody outside sees which one a request went.
 
-Each play is acted twice, on a route that has a straight way and on the same one with a filter that does nothing. After
-each step both are in the same state: bytes on all wires, deadlines, records, counts.
+Each play is acted three times: on a route that has a straight way, on the same one with a filter that lets requests
+pass, after which the way is straight as well, and with a filter that would look at answers, which makes it the long
+way. After each step all are in the same state: bytes on all wires, deadlines, records, counts.
 """
 
 from __future__ import annotations
@@ -13,12 +14,16 @@ from typing import Any
 import pytest
 
 from fastgw.errors import Fault
-from fastgw.filters.api import Phase
+from fastgw.filters.api import Consumer, Exchange, Filter, Phase
 from fastgw.observe import Record
 from fastgw.wire import render
 from tests.support.memory import Plane, Wire, probe
 
-NOTHING = probe("nothing", Phase.TRANSFORM, request=lambda exchange: None)
+PASSING = probe("passing", Phase.TRANSFORM, request=lambda exchange: None)
+EARLY = probe("early", Phase.ADMIT, request=lambda exchange: None)
+NOTHING = probe("nothing", Phase.TRANSFORM, response=lambda exchange: None)
+STRAIGHT: list[tuple[type[Filter], ...]] = [(), (PASSING,), (EARLY,), (EARLY, PASSING)]
+LONG = (NOTHING,)
 
 HOST = b"Host: a.test\r\n"
 LOGGED = b"User-Agent: u\r\nReferer: r\r\nX-Request-Id: i\r\n"
@@ -52,8 +57,14 @@ SETTINGS: dict[str, Any] = {
 class Play:
     """A client that has been answered once, over a connection that is idle now, and what follows."""
 
-    def __init__(self, settings: Mapping[str, Any], straight: bool, ip: str = "127.0.0.1", warm: bool = True) -> None:
-        self.plane = Plane({**SETTINGS, **settings}, probes=() if straight else (NOTHING,))
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        probes: Sequence[type[Filter]] = (),
+        ip: str = "127.0.0.1",
+        warm: bool = True,
+    ) -> None:
+        self.plane = Plane({**SETTINGS, **settings}, probes=probes)
         self.plane.server.date_line = lambda: b"Date: now\r\n"
         self.client = self.plane.client(ip)
         self.upstreams: list[Wire] = []
@@ -161,15 +172,18 @@ def is_cut(play: Play) -> None:
 def alike(
     steps: Sequence[Step], settings: Mapping[str, Any] | None = None, ip: str = "127.0.0.1", warm: bool = True
 ) -> Play:
-    """Act a play on both ways; the one on the straight way."""
-    straight, long = (Play(settings or {}, way, ip, warm) for way in (True, False))
+    """Act a play on all ways; the one on the straight way."""
+    straights = [Play(settings or {}, probes, ip, warm) for probes in STRAIGHT]
+    long = Play(settings or {}, LONG, ip, warm)
     for number, step in enumerate(steps):
-        for play in (straight, long):
+        for play in (*straights, long):
             step(play)
-        straight.passed |= straight.passing
         assert not long.passing
-        assert straight.state() == long.state(), f"step {number}"
-    return straight
+        for straight in straights:
+            straight.passed |= straight.passing
+            assert straight.passing is straights[0].passing
+            assert straight.state() == long.state(), f"step {number}"
+    return straights[0]
 
 
 def status_of(play: Play) -> int:
@@ -197,10 +211,11 @@ def test_what_may_be_sent_again_goes_straight(request_head: bytes) -> None:
     ],
 )
 def test_what_asks_for_more_goes_the_long_way(request_head: bytes) -> None:
-    play = Play({}, straight=True)
-    play.client.sends(request_head)
-    assert not play.passing
-    assert play.client.protocol.exchange is not None
+    for probes in STRAIGHT:
+        play = Play({}, probes)
+        play.client.sends(request_head)
+        assert not play.passing
+        assert play.client.protocol.exchange is not None
 
 
 PLAYS: dict[str, tuple[list[Step], int]] = {
@@ -397,7 +412,7 @@ def test_a_defect_while_the_request_is_made_is_a_500(monkeypatch: pytest.MonkeyP
     play = alike([breaks_down])
     assert status_of(play) == 500
     play.plane.assert_quiet()
-    assert [record.exc_info is not None for record in caplog.records] == [True, True]
+    assert [record.exc_info is not None for record in caplog.records] == [True] * (len(STRAIGHT) + 1)
 
 
 FORWARDED = (
@@ -471,3 +486,58 @@ def test_the_upstream_is_asked_for_the_same_path(route: dict[str, Any], base: st
 def test_the_upstream_is_sent_the_same_fields(fields: tuple[bytes, ...]) -> None:
     play = alike([sends(asking(b"GET /", *fields)), answers(OK)])
     assert status_of(play) == 200
+
+
+# --- with filters that let requests pass ---
+
+
+def known(exchange: Exchange) -> None:
+    exchange.headers.set(b"X-Set", b"1")
+    exchange.request_added += b"X-Added: 1\r\n"
+    exchange.request_dropped |= {b"user-agent"}
+    exchange.consumer = Consumer("alice")
+    exchange.request_id = b"named"
+    exchange.client_ip = "192.0.2.9"
+
+
+@pytest.mark.parametrize("phase", [Phase.OBSERVE, Phase.AUTHENTICATE])
+@pytest.mark.parametrize("straight", [True, False])
+def test_what_filters_have_found_out_and_changed_goes_with_the_request(straight: bool, phase: Phase) -> None:
+    """To the upstream and into the log, and not on to the next request of the connection."""
+    hooks: dict[str, Any] = {"request": lambda exchange: known(exchange) if exchange.path == b"/told" else None}
+    if not straight:
+        hooks["response"] = lambda exchange: None
+    play = Play({}, [probe("p", phase, **hooks)])
+    for path in (b"/told", b"/", b"/told"):
+        before = len(play.upstream.received)
+        play.client.sends(asking(b"GET " + path, b"User-Agent: u"))
+        assert play.passing is straight
+        sent = play.upstream.received[before:]
+        assert [line in sent for line in (b"X-Set: 1\r\n", b"X-Added: 1\r\n")] == [path == b"/told"] * 2
+        assert (b"User-Agent" in sent) is (path == b"/")
+        play.upstream.sends(OK)
+        record = play.plane.records[-1]
+        told_of = (record.consumer, record.request_id, record.client)
+        assert told_of == (("alice", b"named", "192.0.2.9") if path == b"/told" else ("", b"", "127.0.0.1"))
+    play.plane.assert_quiet()
+
+
+def test_a_filter_that_looks_later_has_the_request_go_the_long_way() -> None:
+    for hook in ("response", "finish"):
+        play = Play({}, [probe("p", Phase.TRANSFORM, **{hook: lambda exchange: None})])
+        play.client.sends(GET)
+        assert not play.passing
+
+
+def test_an_exchange_that_filters_have_met_is_the_one_that_goes_on() -> None:
+    """Where the straight way ends, because the answer comes in pieces."""
+    met: list[Exchange] = []
+    play = Play({}, [probe("p", Phase.TRANSFORM, request=met.append)])
+    play.client.sends(GET)
+    assert play.passing
+    play.upstream.sends(OK[:-1])
+    assert not play.passing
+    assert play.client.protocol.exchange is met[-1]
+    play.upstream.sends(OK[-1:])
+    assert status_of(play) == 200
+    play.plane.assert_quiet()
