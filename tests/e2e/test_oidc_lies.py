@@ -185,9 +185,14 @@ def test_an_id_token_that_is_not_all_right_lets_nobody_in(world: World, claims: 
     assert arrived.told["detail"] == "This login is not known here, or not any more. Begin again."
 
 
-@pytest.mark.parametrize("error", ["invalid_grant", "invalid_client", "made\nup", 7, None])
-def test_a_code_that_is_refused_lets_nobody_in(world: World, error: Any) -> None:
-    assert world.returned(status=400, answer={"error": error}).status == 400
+def test_a_code_that_is_refused_lets_nobody_in(world: World) -> None:
+    assert world.returned(status=400, answer={"error": "invalid_grant"}).status == 400
+
+
+@pytest.mark.parametrize("error", ["invalid_client", "made\nup", 7, None])
+def test_a_gateway_that_is_refused_says_that_it_cannot_log_in(world: World, error: Any) -> None:
+    """With another secret than the provider knows, say: nobody is to begin again and again."""
+    assert world.returned(status=401, answer={"error": error}).status == 503
 
 
 @pytest.mark.parametrize(
@@ -292,10 +297,11 @@ def test_a_session_ends_with_its_lifetime(world: World) -> None:
     [
         (400, {"error": "invalid_grant"}, 401),
         (200, tokens(OURS.token({"iss": "https://idp.example"})), 401),
+        (401, {"error": "invalid_client"}, 200),
         (503, b"", 200),
         (200, b"<html>", 200),
     ],
-    ids=["refused", "another issuer", "away", "nonsense"],
+    ids=["refused", "another issuer", "gateway refused", "away", "nonsense"],
 )
 def test_what_becomes_of_a_session_that_cannot_be_refreshed(world: World, status: int, answer: Any, then: int) -> None:
     """Where the provider says no, it ends; where it says nothing that is one, it goes on."""

@@ -52,9 +52,11 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
     """The provider, exactly as it calls itself. What it says of itself, and its keys, are fetched from below this URL
     in the background, once per node. While it is away, what it said last is good, and who has a session goes on."""
     bearer: Bearer | None = None
-    """Let in clients with an access token. null = none."""
+    """Let in clients with an access token that the provider has signed, a JWT. It is judged as the filter `jwt` does.
+    null = none."""
     login: Login | None = None
-    """Let browsers log in. null = none."""
+    """Let browsers log in: the authorization code flow with PKCE. Whoever shows no page is answered 401. A route with this
+    filter has to match the paths `callback`, `logout` and `login`. null = none."""
     tls: UpstreamTls = UpstreamTls()
     """How https to the provider is spoken."""
     algorithms: Some[Algorithm] = ("RS256", "PS256", "ES256", "EdDSA")

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Outcome, Reply
 from fastgw.filters.api import Feed, Fetcher
-from fastgw.filters.oidc.cookies import OWN, PREFIX, Ambiguous, Jar, clear, own_name, put
+from fastgw.filters.oidc.cookies import LONGEST, OWN, PREFIX, Ambiguous, Jar, clear, own_name, put
 from fastgw.filters.oidc.desk import KEPT_S
 from fastgw.filters.oidc.id_token import IdTokens
 from fastgw.filters.oidc.provider import Authenticate, Away, Denied, Provider, Tokens
@@ -117,6 +117,7 @@ class Flow:
         self._known: TokenCache[Known] = TokenCache(MOST_KNOWN)
         self._renewals: dict[str, asyncio.Task[Session | Away | None]] = {}
         self._writing: dict[Exchange, list[bytes]] = {}
+        self._complaint = ""
         self._users = 0
 
     def start(self, feed: Feed, fetcher: Fetcher) -> None:
@@ -231,7 +232,10 @@ class Flow:
 
     def _become(self, known: Known, session: Session) -> None:
         self._hold(known, session)
-        known.sealed = self._trust.sealed.seal_session(session)
+        sealed = self._trust.sealed.seal_session(session)
+        known.sealed = sealed if len(sealed) <= LONGEST else None
+        if known.sealed is None:
+            log.warning("oidc: a session of %d bytes does not fit into cookies any more, and ends soon", len(sealed))
 
     def _hold(self, known: Known, session: Session) -> None:
         known.session, known.claims, known.edits = session, session.claims, self._trust.edits(session)
@@ -245,7 +249,8 @@ class Flow:
             renewal = self._begin_renewal(session)
         renewed = await asyncio.shield(renewal)
         if isinstance(renewed, Away):
-            if not known.retry_date:
+            if str(renewed) != self._complaint:
+                self._complaint = str(renewed)
                 log.warning("oidc: sessions go on without being refreshed: %s", renewed)
             known.retry_date = time.time() + AGAIN_S
         elif renewed is None:
@@ -287,6 +292,7 @@ class Flow:
             return None
         except Away as away:
             return away
+        self._complaint = ""
         return self._with(tokens, session)
 
     def _with(self, tokens: Tokens, session: Session) -> Session:
@@ -315,6 +321,8 @@ class Flow:
         return exchange.refuse(fault, fields=[*self._challenges, _NO_STORE], why=why)
 
     async def _begin(self, exchange: Exchange, jar: Jar, site: _Site, return_to: bytes) -> Reply:
+        if not exchange.authority and self._login.public_url is None:
+            return exchange.refuse(Fault.BAD_REQUEST, "A Host is needed.")
         metadata = await self._provider.heard_of_late()
         if metadata is None or not metadata.authorization_endpoint:
             return self._unavailable(exchange, self._provider.away or "it has no authorization_endpoint")

@@ -8,7 +8,7 @@ from hmac import compare_digest
 from typing import Any, Final, final
 
 from fastgw.filters.jwks import Keyring
-from fastgw.filters.oidc.provider import Tokens
+from fastgw.filters.oidc.provider import Away, Tokens
 from fastgw.jose import Claims, Expected, KeySet, Refused, Rules, UnknownKey, check_claims, read_token, verify
 
 _MOST: Final = 16 * 1024
@@ -31,7 +31,7 @@ class IdTokens:
         self._expected = Expected(issuer, frozenset({client_id}), _REQUIRED, leeway)
 
     async def judge(self, tokens: Tokens, nonce: str) -> Claims:
-        """The claims of the token of a login. Raises `Refused`."""
+        """The claims of the token of a login. Raises `Refused`, and `Away` where it cannot be judged."""
         claims = await self._claims(tokens)
         said = claims.get("nonce")
         if not isinstance(said, str) or not compare_digest(said.encode(), nonce.encode()):
@@ -39,7 +39,7 @@ class IdTokens:
         return claims
 
     async def judge_renewed(self, tokens: Tokens, before: Claims) -> Claims:
-        """The claims of the token of a refresh: it is the same somebody's. Raises `Refused`."""
+        """The claims of the token of a refresh: it is the same somebody's. Raises as `judge` does."""
         claims = await self._claims(tokens)
         if claims["sub"] != before["sub"]:
             raise Refused("the ID token is somebody else's")
@@ -50,6 +50,8 @@ class IdTokens:
             return self._judge(tokens, self._keyring.keys)
         except UnknownKey:
             await self._keyring.renew()
+            if not self._keyring.keys:
+                raise Away("no keys have been had from it yet") from None
             return self._judge(tokens, self._keyring.keys)
 
     def _judge(self, tokens: Tokens, keys: KeySet) -> Claims:

@@ -59,7 +59,10 @@ class Away(Exception):
 
 
 class Denied(Exception):
-    """The provider has answered, and it was no. The text is for the log."""
+    """The code or refresh token is not accepted, not any more (`invalid_grant`). The text is for the log.
+
+    Every other refusal concerns the gateway, and nobody's session: it is `Away`.
+    """
 
 
 class ProviderSource(FeedSource, frozen=True, kw_only=True):
@@ -240,7 +243,9 @@ class Provider:
         except Refused as refusal:
             raise Away(f"{refusal}, with status {answer.status}") from refusal
         if answer.status != 200:
-            raise Denied(f"its token endpoint answers {answer.status} {_word(said.get('error'))}")
+            error = said.get("error")
+            told = f"its token endpoint answers {answer.status} {_word(error)}"
+            raise Denied(told) if error == "invalid_grant" else Away(told)
         return _tokens(said)
 
     async def _post(

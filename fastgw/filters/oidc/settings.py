@@ -87,10 +87,7 @@ class Sessions(Settings):
 
 
 class Login(Settings):
-    """Let browsers log in: the authorization code flow with PKCE. Others are answered 401.
-
-    `callback`, `logout` and `login` are paths that a route with this filter has to match.
-    """
+    """Logins of browsers."""
 
     client_id: Annotated[str, Meta(min_length=1)]
     """What the provider knows the gateway by."""
@@ -101,7 +98,8 @@ class Login(Settings):
     client_auth: Literal["basic", "post", "private_key_jwt", "none"] = "basic"
     """How the gateway shows the provider who it is (OpenID Connect Core section 9); `none` = by PKCE alone."""
     scopes: tuple[Annotated[str, Meta(min_length=1)], ...] = ("openid",)
-    """What is asked for; `openid` is. Some providers give a refresh token only for `offline_access`."""
+    """What is asked for; `openid` is. Some providers give a refresh token only for `offline_access`. A node uses one
+    once, whatever its workers are asked; where several nodes serve one browser, let it be used again for some seconds."""
     parameters: Mapping[str, str] = NONE
     """More parameters of the request for a login, such as `prompt: login`, `ui_locales: fr` or `audience`."""
     callback: LocalPath = "/oauth2/callback"
@@ -140,7 +138,7 @@ class Login(Settings):
 
 
 class Bearer(Settings):
-    """Let in who shows an access token that the provider has signed: a JWT. It is judged as the filter `jwt` does."""
+    """Clients with an access token of their own."""
 
     audiences: tuple[Annotated[str, Meta(min_length=1)], ...]
     """Whom the token may be meant for: one of these must be in its `aud`. `"*"` = not looked at."""
