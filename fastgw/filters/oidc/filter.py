@@ -55,8 +55,8 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
     """Let in clients with an access token that the provider has signed, a JWT. It is judged as the filter `jwt` does.
     null = none."""
     login: Login | None = None
-    """Let browsers log in: the authorization code flow with PKCE. Whoever shows no page is answered 401. A route with this
-    filter has to match the paths `callback`, `logout` and `login`. null = none."""
+    """Let browsers log in: the authorization code flow with PKCE. Whoever shows no page is answered 401. A route with
+    this filter has to match the paths `callback`, `logout` and `login`. null = none."""
     tls: UpstreamTls = UpstreamTls()
     """How https to the provider is spoken."""
     algorithms: Some[Algorithm] = ("RS256", "PS256", "ES256", "EdDSA")
