@@ -113,10 +113,10 @@ class TargetTls:
     A name may lead to several hosts that know nothing of each other's sessions, so each address has its own.
     """
 
-    __slots__ = ("_at", "_context")
+    __slots__ = ("_at", "context")
 
     def __init__(self, context: ssl.SSLContext) -> None:
-        self._context = context
+        self.context = context
         self._at: dict[Hashable, Resuming] = {}
 
     def at(self, address: Hashable) -> "Resuming":
@@ -125,7 +125,7 @@ class TargetTls:
         if found is None:
             if len(self._at) >= MOST_ADDRESSES:
                 del self._at[next(iter(self._at))]
-            found = self._at[address] = Resuming(self._context)
+            found = self._at[address] = Resuming(self.context)
         return found
 
 

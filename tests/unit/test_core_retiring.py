@@ -14,10 +14,13 @@ import pytest
 from fastgw.compile import building, compile, dismantling
 from fastgw.config.settings import Config
 from fastgw.downstream import Server
+from fastgw.filters.api import Services
+from fastgw.node.feeds import Feeds
 from fastgw.node.ground import Ground
 from fastgw.node.places import first
 from fastgw.node.shared import Shared
 from fastgw.routing import at_once
+from fastgw.upstream.fetch import Fetcher
 from fastgw.upstream.group import Upstream
 from fastgw.upstream.pool import LocalLimit, Pool
 from tests.support.generations import load_document, plan_after
@@ -73,8 +76,9 @@ class Node:
         self.gateway = compile(self.config, 1)
         self.ground = Ground(loop)
         self.ground.start()
+        self.services = Services(self.ground, Fetcher(self.ground), Feeds({}, lambda key: None))
         self.shared = Shared(self.gateway.layout, 1)
-        self.gateway.start(self.ground, self.shared.columns[0])
+        self.gateway.start(self.services, self.shared.columns[0])
         self.server = Server(self.ground, self.gateway, Observer(), LocalLimit(100), None)  # type: ignore[arg-type]
 
     async def end(self) -> None:
@@ -101,7 +105,7 @@ class Node:
         old = self.gateway
         self.gateway = at_once(building(plan_after(self.config, configuration), 1, old))
         self.gateway.places = old.places.following(self.gateway.names, generation=2, oldest=1)
-        self.gateway.start(self.ground, self.shared.columns[0])
+        self.gateway.start(self.services, self.shared.columns[0])
         self.server.adopt(self.gateway, self.server.connection_limit, None)
         old.retire(self.gateway)
         at_once(dismantling(old, self.gateway))
@@ -245,6 +249,6 @@ async def test_an_upstream_that_stays_keeps_its_connections():
 async def test_upstreams_are_opened_once_however_often_they_are_started():
     async with serving() as node:
         pool = node.gateway.upstreams["old"].pool
-        assert sum(1 for _ in node.gateway.starting(node.ground, node.shared.columns[0])) >= 1
+        assert sum(1 for _ in node.gateway.starting(node.services, node.shared.columns[0])) >= 1
         assert node.gateway.upstreams["old"].pool is pool
         assert node.gateway.places == first(node.gateway.names)

@@ -21,6 +21,7 @@ from fastgw.exchange import Link, Route
 from fastgw.filters import TYPES
 from fastgw.filters.api import Env, Filter, Hooks, Phase
 from fastgw.routing import Steps, at_once
+from fastgw.upstream.group import Upstream
 from tests.support.certificates import Certificates
 from tests.support.generations import load_document, plan_after
 from tests.support.memory import SERVICE, probe
@@ -431,6 +432,13 @@ def secure(tmp_path: Path) -> Secure:
     return Secure(tmp_path)
 
 
+def context_of(upstream: Upstream) -> ssl.SSLContext:
+    """That its targets share."""
+    tls = upstream.targets[0].tls
+    assert tls is not None
+    return tls.context
+
+
 def test_tls_is_made_of_the_bytes_that_were_captured(secure: Secure, monkeypatch: pytest.MonkeyPatch) -> None:
     configuration, files = loaded(upstreams=secure.document()), secure.captured()
     for path in files:
@@ -442,7 +450,7 @@ def test_tls_is_made_of_the_bytes_that_were_captured(secure: Secure, monkeypatch
     base = at_once(building(Plan.of(configuration)._replace(files=files), 1, None))
     (target,) = base.upstreams["u"].targets
     assert target.tls is not None
-    assert len(target.tls.get_ca_certs()) == 1
+    assert len(target.tls.context.get_ca_certs()) == 1
     assert len(opened) == 3
     for fd in opened:
         with pytest.raises(OSError, match="Bad file"):
@@ -460,12 +468,12 @@ def test_an_upstream_is_the_same_while_the_bytes_of_its_files_are(secure: Secure
     certificate, key = secure.authority.issue("other.test")
     renewed = {**files, secure.certificate: Path(certificate).read_bytes(), secure.key: Path(key).read_bytes()}
     assert built(renewed) is not base.upstreams["u"]
-    assert built(renewed).targets[0].tls is not base.upstreams["u"].targets[0].tls
+    assert context_of(built(renewed)) is not context_of(base.upstreams["u"])
     more_patient = secure.document()
     more_patient["u"]["timeouts"] = {"idle": "1s"}
     changed = built(files, loaded(upstreams=more_patient))
     assert changed is not base.upstreams["u"]
-    assert changed.targets[0].tls is base.upstreams["u"].targets[0].tls
+    assert context_of(changed) is context_of(base.upstreams["u"])
 
 
 def test_upstreams_that_trust_alike_share_their_tls() -> None:
@@ -473,11 +481,11 @@ def test_upstreams_that_trust_alike_share_their_tls() -> None:
     routes = [{"name": url, "hosts": [f"h{place}.test"], "upstream": url} for place, url in enumerate(urls)]
     before = loaded(routes)
     base = compile(before, 1)
-    one, two = (base.upstreams[url].targets[0].tls for url in urls)
+    one, two = (context_of(base.upstreams[url]) for url in urls)
     assert one is two
     new = after(before, base, loaded(routes[:1]))
     third = after(loaded(routes[:1]), new, before)
-    assert third.upstreams[urls[1]].targets[0].tls is one
+    assert context_of(third.upstreams[urls[1]]) is one
 
 
 def test_the_systems_certificates_are_trusted_as_openssl_would(monkeypatch: pytest.MonkeyPatch, secure: Secure) -> None:
@@ -487,7 +495,7 @@ def test_the_systems_certificates_are_trusted_as_openssl_would(monkeypatch: pyte
     bundle.write_text(f"some words\n{Path(secure.ca).read_text()}\n{broken}{Path(other).read_text()}")
     monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
     configuration = loaded(upstreams={"u": {"targets": [{"url": "https://127.0.0.1:9"}]}})
-    made = compile(configuration, 1).upstreams["u"].targets[0].tls
+    made = context_of(compile(configuration, 1).upstreams["u"])
     assert made is not None
     assert made.cert_store_stats()["x509"] == 2
     assert made.verify_mode is ssl.CERT_REQUIRED
