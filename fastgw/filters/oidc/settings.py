@@ -99,7 +99,7 @@ class Login(Settings):
     """How the gateway shows the provider who it is (OpenID Connect Core section 9); `none` = by PKCE alone."""
     scopes: tuple[Annotated[str, Meta(min_length=1)], ...] = ("openid",)
     """What is asked for; `openid` is. Some providers give a refresh token only for `offline_access`. A node uses one
-    once, whatever its workers are asked; where several nodes serve one browser, let it be good for some seconds more."""
+    once, whatever its workers are asked; where several nodes serve one browser, let it be good for seconds more."""
     parameters: Mapping[str, str] = NONE
     """More parameters of the request for a login, such as `prompt: login`, `ui_locales: fr` or `audience`."""
     callback: LocalPath = "/oauth2/callback"
