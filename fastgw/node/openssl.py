@@ -4,7 +4,6 @@ The calls are made past Python, by `ctypes`, once `verify` has seen in a child p
 Where they do not, contexts are as Python makes them.
 """
 
-import ctypes
 import os
 import ssl
 import sys
@@ -18,24 +17,35 @@ GROUPS: Final = "X25519:P-256:P-384"
 HYBRID: Final = "X25519MLKEM768:"
 """Before them, from OpenSSL 3.5 on: what is recorded today cannot be read by tomorrow's quantum computers."""
 
+MISSING: Final = (ImportError, OSError, AttributeError, MemoryError)
+"""What is raised where there is no `ctypes`, or OpenSSL is not in a library of its own."""
+
 _MODE, _CACHE_MODE, _GET_KEYS, _SET_KEYS, _SET_GROUPS = 33, 44, 58, 59, 92  # SSL_CTRL_…
 _RELEASE_BUFFERS: Final = 0x10
 
 
 class _Library:
-    """The OpenSSL that the `ssl` module is bound to. Raises `OSError`, `AttributeError` where it cannot be had."""
+    """The OpenSSL that the `ssl` module is bound to. Raises one of `MISSING` where it cannot be had."""
 
     def __init__(self) -> None:
         import _ssl  # whose dependencies are searched too, so it is the very library
+        import ctypes  # which asks for memory that a service manager may forbid
 
+        self._ctypes = ctypes
         library = ctypes.CDLL(_ssl.__file__)
         self._control = library.SSL_CTX_ctrl
         self._control.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_void_p)
         self._control.restype = ctypes.c_long
 
-    def control(self, context: ssl.SSLContext, command: int, number: int, pointer: Any = None) -> int:
+    def control(
+        self, context: ssl.SSLContext, command: int, number: int, given: bytes | bytearray | None = None
+    ) -> int:
+        """`given`: read by OpenSSL, or written to where it is a `bytearray`."""
         # An `SSLContext` begins with what every object begins with; the next word leads to OpenSSL's own.
-        address = ctypes.c_void_p.from_address(id(context) + object.__basicsize__).value
+        address = self._ctypes.c_void_p.from_address(id(context) + object.__basicsize__).value
+        pointer: Any = given
+        if isinstance(given, bytearray):
+            pointer = (self._ctypes.c_char * len(given)).from_buffer(given)
         return int(self._control(address, command, number, pointer))
 
 
@@ -49,7 +59,7 @@ def verify() -> bool:
     """
     global _library
     _library = None
-    with suppress(OSError, AttributeError):
+    with suppress(*MISSING):
         library = _Library()
         if sys.implementation.name == "cpython" and _survives(library):
             _library = library
@@ -72,16 +82,16 @@ def _agrees(library: _Library) -> bool:
     contexts = [ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) for _ in range(2)]
     before = [_keys_of(library, each) for each in contexts]
     wanted = os.urandom(KEY_BYTES)
-    if not library.control(contexts[0], _SET_KEYS, KEY_BYTES, ctypes.c_char_p(wanted)):
+    if not library.control(contexts[0], _SET_KEYS, KEY_BYTES, wanted):
         return False
     after = [_keys_of(library, each) for each in contexts]
     return wanted != before[0] != before[1] and after == [wanted, before[1]]
 
 
 def _keys_of(library: _Library, context: ssl.SSLContext) -> bytes:
-    held = ctypes.create_string_buffer(KEY_BYTES)
+    held = bytearray(KEY_BYTES)
     library.control(context, _GET_KEYS, KEY_BYTES, held)
-    return held.raw
+    return bytes(held)
 
 
 def is_reached() -> bool:
@@ -92,14 +102,14 @@ def is_reached() -> bool:
 def set_ticket_keys(context: ssl.SSLContext, keys: bytes) -> None:
     """Give a context its keys; where that cannot be done it goes on with its own."""
     if _library is not None:
-        _library.control(context, _SET_KEYS, KEY_BYTES, ctypes.c_char_p(keys))
+        _library.control(context, _SET_KEYS, KEY_BYTES, keys)
 
 
 def set_groups(context: ssl.SSLContext) -> None:
     """Agree on keys in these `GROUPS` alone."""
     if _library is not None:
         groups = (HYBRID if ssl.OPENSSL_VERSION_INFO >= (3, 5) else "") + GROUPS
-        _library.control(context, _SET_GROUPS, 0, ctypes.c_char_p(groups.encode()))
+        _library.control(context, _SET_GROUPS, 0, groups.encode())
 
 
 def spare_memory(context: ssl.SSLContext) -> None:
