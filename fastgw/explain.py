@@ -211,9 +211,10 @@ def explain(
             later = _later_links(exchange.route.chain, chosen.early)
             if reply is None:
                 explanation.filters, reply = _run(later, exchange, shown)
-            else:
-                name = exchange.chain.name_of(exchange.chain.preflight)
-                explanation.filters = (Step(name, f"answers {reply.status}, as to a preflight"),)
+        if exchange.answered_by is not None and exchange.answered_by is exchange.chain.preflight:
+            assert reply is not None
+            name = exchange.chain.name_of(exchange.answered_by)
+            explanation.filters = (Step(name, f"answers {reply.status}, as to a preflight"),)
     steps = (*explanation.early, *explanation.filters)
     explanation.provided = tuple(step.filter.partition(" ")[0] for step in steps if step.waits and not step.shadow)
     if reply is not None:

@@ -402,3 +402,11 @@ def test_explain_shows_whose_preflight_it_is(tmp_path: Path) -> None:
     assert "cors → answers 204, as to a preflight" in as_text(told)
     assert f"Access-Control-Allow-Origin: {APP}" in told.fields
     assert explain(gateway, "OPTIONS", "http://a.test/x/7", asked[:1]).route == "any"
+
+
+def test_explain_shows_who_answers_where_there_is_no_route() -> None:
+    gateway = compile_tables(load_document({**SERVICE, "filters": {"cors": FULL}, "routes": []}, TYPES), 1)
+    told = explain(gateway, "OPTIONS", "http://a.test/", [f"Origin: {APP}", "Access-Control-Request-Method: PUT"])
+    assert (told.route, told.status) == ("", 204)
+    assert "cors → answers 204, as to a preflight" in as_text(told)
+    assert explain(gateway, "GET", "http://a.test/", [f"Origin: {APP}"]).status == 404
