@@ -147,7 +147,7 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
     required_claims: tuple[ClaimName, ...] = ("exp",)
     """Claims that must be there and not be null."""
     require_kid: bool = False
-    """Whether tokens have to name their key (`kid`). Else one that does not is tried with those that fit, 8 at most."""
+    """Whether tokens have to name their key (`kid`). Else one that does not is tried with those that fit, 4 at most."""
     types: Some[Annotated[str, Meta(min_length=1)]] = ("JWT", "at+jwt")
     """What `typ` in the header may be where it is there. Only `at+jwt` refuses ID tokens of issuers that tell them
     apart (RFC 9068)."""

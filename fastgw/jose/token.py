@@ -11,7 +11,7 @@ MAX_BYTES: Final = 8192
 """Of a token, unless the caller says otherwise."""
 _MAX_HEADER: Final = 4096  # characters of its encoding
 _MAX_SIGNATURE: Final = 1366  # likewise: an RSA key of `MOST_RSA_BITS`
-_MAX_TRIED: Final = 8  # keys for a token that does not say by which it was signed
+_MAX_TRIED: Final = 4  # keys for a token that does not say by which it was signed
 FOREIGN_KEYS: Final = ("jku", "jwk", "x5u", "x5c")
 """Parameters by which a token brings its key with it, or says where to fetch it (RFC 7515 section 4.1)."""
 
