@@ -383,3 +383,26 @@ def test_the_schema_knows_what_may_stand_there() -> None:
     assert {"way", "open"} <= drawn["items"]["properties"].keys()
     assert "ip" not in drawn["items"]["properties"]
     assert (drawn["minItems"], drawn["items"]["maxProperties"]) == (1, 1)
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_in_shadow_it_lets_everybody_in_and_keeps_nothing(waits: bool) -> None:
+    met.clear()
+
+    async def ask() -> None:
+        plane = Plane_(auth({"says": "bad", "waits": waits}, {"says": "missing", "waits": waits}, shadow=True))
+        client = plane.client()
+        client.sends(REQUEST + b"\r\n")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        upstream = plane.connects()
+        upstream.sends(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        assert b"X-Client: theirs" in upstream.received
+        assert b"X-Who" not in upstream.received
+        assert "credentials_invalid" in plane.records[0].shadowed
+        rule = plane.gateway.routes[0].rules[0]
+        assert rule is not None
+        (link,) = rule[0].route.chain.links
+        assert link.own.finish.__self__._cases == {}  # type: ignore[union-attr]
+
+    asyncio.run(ask())
