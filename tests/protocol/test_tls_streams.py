@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -218,3 +219,31 @@ def test_a_client_that_leaves_takes_its_request_with_it(place: Place, how: str) 
             origin.read_to_end()
     record = place.gateway.wait_for_record(path=f"/{how.replace(' ', '-')}")
     assert (record["status"], record["fault"]) == (499, "client_left")
+
+
+# --- crowds ---
+
+
+def test_handshakes_count_as_connections_from_their_beginning(tmp_path: Path) -> None:
+    """Who begins thousands of them and ends none takes the places of others no longer than a handshake may last."""
+    authority = Certificates(tmp_path)
+    certificate, key = authority.issue("a.test")
+    tls = {"certificates": [{"certificate": certificate, "key": key}], "handshake_timeout": "500ms"}
+    config = {
+        "workers": 1,
+        "limits": {"connections": 3},
+        "listeners": {"main": {"address": "127.0.0.1:0", "tls": tls}},
+        "routes": [{"name": "all", "respond": {"body": "ok"}}],
+    }
+    with Gateway(config, tmp_path) as gateway, contextlib.ExitStack() as held:
+        served = held.enter_context(in_memory(gateway.address(), client_tls(authority)))
+        assert served.exchange(GET % b"").body == b"ok"
+        silent = [held.enter_context(gateway.connect()) for _ in range(2)]
+        silent[0].send(b"\x16\x03\x01")
+        with gateway.connect() as one_too_many:
+            one_too_many.read_to_end()  # at once: no handshake is begun for it
+        for each in silent:
+            each.assert_ended()
+        with in_memory(gateway.address(), client_tls(authority)) as late:
+            assert late.exchange(GET % b"").body == b"ok"
+        assert served.exchange(GET % b"").body == b"ok", "those that are served go on"
