@@ -145,7 +145,7 @@ def check(
     """Check a configuration, and tell everything that is wrong with it."""
     try:
         loaded = config.load(file, TYPES)
-        compile(loaded.config, 1)
+        compile(loaded.config, 1, loaded.captured)
         problems, notes = [], [*loaded.notes]
         for place, access_log in enumerate(loaded.config.access_logs):
             if reason := why_not(access_log.sink):
@@ -182,9 +182,10 @@ def explain(
     answer: FormatOption = Format.TEXT,
 ) -> None:
     """Tell where a request would go and why, without sending it."""
-    configuration = _read(lambda: config.load(file, TYPES).config)
+    loaded = _read(lambda: config.load(file, TYPES))
     try:
-        explanation = explanation_of(compile(configuration, 1), method, url, header or (), client, listener)
+        gateway = compile(loaded.config, 1, loaded.captured)
+        explanation = explanation_of(gateway, method, url, header or (), client, listener)
     except (CompileError, ValueError) as error:
         _fail(WRONG, f"fastgw: {error}")
     if answer is Format.JSON:
@@ -352,7 +353,7 @@ def _filter_types(file: str | None) -> Mapping[str, Any]:
         _fail(WRONG, *map(str, error.problems))
 
 
-def _read(source: Callable[[], config.Config]) -> config.Config:
+def _read(source: Callable[[], T]) -> T:
     try:
         return source()
     except config.ConfigError as error:

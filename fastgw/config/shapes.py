@@ -23,7 +23,7 @@ from fastgw.config.documents import Document
 from fastgw.config.extensions import UnknownType, type_called
 from fastgw.config.files import Files
 from fastgw.config.problems import Path, Problem, nearest, show, suggest
-from fastgw.config.secret import Secret, SecretError
+from fastgw.config.secret import Secret, SecretError, secret_in
 from fastgw.config.settings import FilterUse, Inner
 from fastgw.config.spots import Flaw
 from fastgw.config.values import FileName, Notation
@@ -202,15 +202,23 @@ class Hidden(Shape):
                 file = File(FileName(readable=False)).read(name, below, reading)
                 if file is BROKEN:
                     return BROKEN
-                secret = Secret(file=file)
+                return self._in_file(Secret(file=file), below, reading)
             case _:
                 return reading.report(path, "not the form of a secret", f"expected {self.expected}")
-        if secret.file and isinstance(reading.files, Memory):
-            return secret  # what it is now is seen when it is asked for
         try:
             secret.value()
         except SecretError as error:
             return reading.report(below, str(error), "expected a secret")
+        return secret
+
+    def _in_file(self, secret: Secret, path: Path, reading: Reading) -> Any:
+        """Captured like other files, so that a change of it is seen."""
+        try:
+            secret_in(secret.file, reading.files.read(secret.file))
+        except Flaw as flaw:
+            return reading.report(path, f"{secret.file} {flaw.wrong}", "expected a secret")
+        except SecretError as error:
+            return reading.report(path, str(error), "expected a secret")
         return secret
 
 
