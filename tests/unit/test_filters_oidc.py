@@ -53,7 +53,7 @@ def cookie(claims: Mapping[str, Any] = {}, name: str = "session", **more: Any) -
 def passed(plane: Plane, *lines: str) -> tuple[str, str]:
     """The heads that the upstream and the client get."""
     client = plane.client()
-    client.sends("\r\n".join(["GET / HTTP/1.1", "Host: a", *lines, "", ""]).encode())
+    client.sends("\r\n".join(["GET / HTTP/1.1", "Host: a", *lines, "", ""]).encode("latin-1"))
     assert not client.received, client.received
     upstream = plane.connects()
     head = upstream.received.decode()
@@ -65,7 +65,7 @@ def passed(plane: Plane, *lines: str) -> tuple[str, str]:
 
 def refused(plane: Plane, *lines: str, status: int = 401) -> str:
     client = plane.client()
-    client.sends("\r\n".join(["GET / HTTP/1.1", "Host: a", *lines, "", ""]).encode())
+    client.sends("\r\n".join(["GET / HTTP/1.1", "Host: a", *lines, "", ""]).encode("latin-1"))
     answer = client.received.decode()
     assert answer.startswith(f"HTTP/1.1 {status} "), answer
     plane.assert_quiet()
@@ -135,6 +135,20 @@ def test_of_the_cookies_only_ours_is_taken_away() -> None:
     head, _ = passed(plane, f"{sealed}; sessions=1; session_=2; fastgw_oidc_00ff=3; a=4", "Cookie: session.at.x=5; b=6")
     assert "\r\nCookie: sessions=1; session_=2; a=4; b=6\r\n" in head
     assert head.count("ookie:") == 1
+
+
+def test_a_session_that_is_there_twice_is_none() -> None:
+    """Also in fields of their own, and also where both are good."""
+    plane = plane_of()
+    first, second = cookie(), cookie({"sub": "bob"})
+    for lines in ((first, second), (first, first), (f"{first}; {second.removeprefix('Cookie: ')}",)):
+        assert "credentials_invalid" in refused(plane, *lines)
+    passed(plane, first, "Cookie: a=b")
+
+
+@pytest.mark.parametrize("sealed", ["", "1~", "1~" + "A" * 20_000, "5~" + "A" * 3000, "\xff" * 50, '"1~AAAA"'])
+def test_what_is_no_session_is_refused(sealed: str) -> None:
+    assert "credentials_invalid" in refused(plane_of(), f"Cookie: session={sealed}")
 
 
 @pytest.mark.parametrize(
