@@ -92,7 +92,7 @@ def test_no_file_is_looked_at(folder, monkeypatch):
     sources = (config.Source(str(folder / "main.yaml"), text.encode()),)
     with monkeypatch.context() as patched:
         no_files(patched)
-        loaded = config.load_sources(sources, {}, TYPES)
+        loaded = config.load_sources(sources, {str(folder / "none"): b"secret"}, TYPES)
     assert loaded.config.admin.token.file == str(folder / "none")
 
 

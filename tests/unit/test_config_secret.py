@@ -86,7 +86,7 @@ def test_its_value_is_that_of_the_moment(tmp_path, monkeypatch):
         ("{file: .}", "3:23: admin.token.file: . cannot be read: Is a directory; expected a secret"),
         ("{file: pipe}", "3:23: admin.token.file: pipe cannot be read: Not a regular file; expected a secret"),
         ("{file: empty}", "3:23: admin.token.file: empty is empty; expected a secret"),
-        ("{file: long}", f"3:23: admin.token.file: long is longer than {LONGEST} bytes; expected a secret"),
+        ("{file: long}", f"3:23: admin.token.file: long has more than {LONGEST // 1024} KiB; expected a secret"),
         ("''", "3:16: admin.token: the secret is empty; expected a secret"),
         *(
             (form, "3:16: admin.token: not the form of a secret; expected text in quotes, {env: NAME} or {file: path}")
