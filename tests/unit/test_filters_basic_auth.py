@@ -17,7 +17,7 @@ import pytest
 from fastgw.compile import CompileError
 from fastgw.filters import basic_auth
 from fastgw.filters.basic_auth import Unreadable, read_credentials
-from fastgw.filters.htpasswd import MOST_OF_ONE, MOST_WAITING, Busy, Checking, Htpasswd
+from fastgw.filters.htpasswd import MOST_OF_ONE, MOST_USERS, MOST_WAITING, Busy, Checking, Htpasswd
 from fastgw.identity import index_of
 from tests.support.memory import Plane, Wire
 from tests.support.on_loop import on_loop
@@ -362,6 +362,33 @@ def test_files_that_are_none_are_refused_by_line(tmp_path: Path, line: str, told
     assert f"{file}: {told}" in str(refused.value)
     assert PASSWORD not in str(refused.value)
     assert "$2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("lines", "users"),
+    [
+        (["a:{b}", "c:{b}"], 2),
+        (["a:{b}", "", "# b", "c:{b}", "ü:{b}"], 3),
+        (["a b:{b}", "c:{a}", "#d:{b}"], 2),
+        (["a:{b}  ", "c:{b}\r"], 2),
+        (["a:{A}", "b:{b}"], 2),
+    ],
+)
+def test_each_user_of_a_file_counts_however_it_is_written(lines: list[str], users: int) -> None:
+    """A file in order at first sight is not looked at line by line; what it means is the same."""
+    usual = argon2.PasswordHasher(memory_cost=1024, time_cost=1).hash("x")
+    text = "\n".join(line.format(a=CHEAP.hash("x"), b=hashed("x"), A=usual) for line in lines)
+    for ending in ("", "\n"):
+        htpasswd = Htpasswd((text + ending).encode())
+        assert repr(htpasswd) == f"<Htpasswd of {users} users>"
+        assert htpasswd.is_right(lines[0].partition(":")[0], "x")
+
+
+def test_very_many_users_are_too_many() -> None:
+    kept = hashed("x")
+    assert repr(Htpasswd("\n".join(f"u{n}:{kept}" for n in range(MOST_USERS)).encode()))
+    with pytest.raises(ValueError, match="more than 5000 users"):
+        Htpasswd("\n".join(f"u{n}:{kept}" for n in range(MOST_USERS + 1)).encode())
 
 
 def test_an_empty_file_is_a_mistake() -> None:
