@@ -11,7 +11,9 @@ import typer
 
 from bench.micro.timing import Room, time_room
 
-MODULES = ("framing", "routing", "chain", "filters", "tokens", "splice", "body", "observe", "cells", "exchange")
+MODULES = (
+    "framing", "routing", "chain", "filters", "tokens", "asking", "splice", "body", "observe", "cells", "exchange"
+)  # fmt: skip
 """In the order of a request's path; the last is all of them together."""
 
 

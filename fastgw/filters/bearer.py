@@ -1,6 +1,7 @@
 """Bearer tokens (RFC 6750): where a request carries one, and how it is told that it has to."""
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 from fastgw.filters.api import Exchange
@@ -16,11 +17,15 @@ class Unclear(Exception):
 
 
 def bearer_token(exchange: Exchange) -> bytes | None:
-    """The token of `Authorization: Bearer …` (RFC 6750 section 2.1); None: the request shows none. Raises `Unclear`.
+    """The token of `Authorization: Bearer …` (RFC 6750 section 2.1); None: the request shows none. Raises `Unclear`."""
+    return token_in(exchange.head.values(b"authorization"))
 
-    Two `Authorization` fields are none that anybody has to choose from: who reads the other one would be fooled.
+
+def token_in(values: Sequence[bytes]) -> bytes | None:
+    """The token in the values of all `Authorization` fields. Raises `Unclear`.
+
+    Two of them are none that anybody has to choose from: who reads the other one would be fooled.
     """
-    values = exchange.head.values(b"authorization")
     if not values:
         return None
     match = _BEARER(values[0])

@@ -101,9 +101,10 @@ class ForwardAuth(Filter, name="forward_auth", phase=Phase.AUTHENTICATE):
 
 
 class Granted(NamedTuple):
-    """What is known of a request that may pass: fields for it, and who has sent it."""
+    """What is known of a request that may pass."""
 
-    fields: tuple[tuple[bytes, bytes], ...]
+    lines: bytes
+    """Ready ones for the upstream."""
     consumer: str
 
 
@@ -151,6 +152,7 @@ class _Use:
         if settings.request_headers is not None:
             self._shown = frozenset(name.lower() for name in _names(settings.request_headers))
         self._copied = _names(settings.copy_headers)
+        self._written = frozenset(name.lower() for name in self._copied)
         self._to_client = (*_names(settings.refusal_headers), *_WITH_THE_BODY)
         self._consumer = settings.consumer_header.encode() if settings.consumer_header else None
         self._memory = None
@@ -196,7 +198,9 @@ class _Use:
         consumers = [] if self._consumer is None else answer.fields.get_all(self._consumer)
         if len(consumers) > 1 or any(len(name) > LONGEST_NAME or not name.isascii() for name in consumers):
             return "the answer does not name one consumer"
-        copied = tuple((name, value) for name in self._copied for value in answer.fields.get_all(name))
+        copied = b"".join(
+            b"%b: %b\r\n" % (name, value) for name in self._copied for value in answer.fields.get_all(name)
+        )
         granted = Granted(copied, consumers[0].decode("ascii") if consumers else "")
         if key and self._memory is not None:
             self._memory.granted.put(key, granted, monotonic() + self._memory.ttl)
@@ -217,11 +221,8 @@ class _Use:
         return fields if self._shown is None else [line for line in fields if line[0].lower() in self._shown]
 
     def _let_pass(self, exchange: Exchange, granted: Granted) -> None:
-        headers = exchange.headers
-        for name in self._copied:
-            headers.remove(name)
-        for name, value in granted.fields:
-            headers.add(name, value)
+        exchange.request_dropped |= self._written
+        exchange.request_added += granted.lines
         if who := granted.consumer:
             exchange.consumer = self._roster.by_name(who) or Consumer(who)
 

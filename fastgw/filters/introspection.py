@@ -25,7 +25,7 @@ from fastgw.config.settings import NONE, Settings, Some, UpstreamTls
 from fastgw.config.values import Delay, Duration, EndpointUrl, FieldName, Realm
 from fastgw.filters.api import Consumer, Env, Exchange, Fault, Fetcher, Filter, Hooks, Outcome, Phase, Reply, Services
 from fastgw.filters.asking import check_tls, client_tls
-from fastgw.filters.bearer import Unclear, bearer_token, challenge
+from fastgw.filters.bearer import Unclear, challenge, token_in
 from fastgw.filters.jwt import ClaimName, ClaimRule, Scope, compiled_rule
 from fastgw.filters.places import AUTHORIZATION, Places
 from fastgw.filters.verified import LONGEST_NAME, explain_token, field_value
@@ -291,22 +291,26 @@ class _Policy:
     def request(self, exchange: Exchange) -> Outcome:
         if self._written:
             exchange.request_dropped |= self._written
+        # PERF: a token that is remembered costs 0.4 us, found by all that its field says; 2.1 by the token in it
+        # (CPython 3.11, micro/asking).
+        values = exchange.head.values(b"authorization")
+        if len(values) == 1:
+            known = self._good.get(values[0])
+            if known is not None:
+                return self._let_pass(exchange, known)
         try:
-            token = bearer_token(exchange)
+            token = token_in(values)
         except Unclear as unclear:
             return self._refuse(exchange, _Refusal(Fault.CREDENTIALS_INVALID, str(unclear), "invalid_request"))
         if token is None:
             return exchange.refuse(Fault.CREDENTIALS_MISSING, fields=self._missing, why="there is no token")
-        known = self._good.get(token)
-        if known is not None:
-            return self._let_pass(exchange, known)
         refusal = self._bad.get(token)
         if refusal is not None:
             return self._refuse(exchange, refusal)
-        return self._judge(exchange, token)
+        return self._judge(exchange, token, values[0])
 
-    async def _judge(self, exchange: Exchange, token: bytes) -> Reply | None:
-        verdict = await self._flights.join(token, partial(self._ask, token))
+    async def _judge(self, exchange: Exchange, token: bytes, shown: bytes) -> Reply | None:
+        verdict = await self._flights.join(token, partial(self._ask, token, shown))
         if isinstance(verdict, _Known):
             return self._let_pass(exchange, verdict)
         return self._refuse(exchange, verdict)
@@ -339,8 +343,8 @@ class _Policy:
 
     # a token that nothing is remembered of
 
-    async def _ask(self, token: bytes) -> _Known | _Refusal:
-        """Judge it, and remember the verdict."""
+    async def _ask(self, token: bytes, shown: bytes) -> _Known | _Refusal:
+        """Judge it, and remember the verdict: a good one under all that the field says, for there is nothing else."""
         try:
             said = await self._said(token)
         except _Away as away:
@@ -353,7 +357,7 @@ class _Policy:
         if isinstance(verdict, _Refusal):
             self._bad.put(token, verdict, time.monotonic() + self._negative_ttl)
         elif left > 0:
-            self._good.put(token, verdict, time.monotonic() + left)
+            self._good.put(shown, verdict, time.monotonic() + left)
         return verdict
 
     async def _said(self, token: bytes) -> _Said:

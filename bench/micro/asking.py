@@ -1,0 +1,52 @@
+"""Filters that ask a service: what a request costs that it has let pass before."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from bench.micro.filters import hooks, step, unsaid, with_field
+from bench.micro.timing import Room
+from fastgw.config.secret import Secret
+from fastgw.config.values import parse_endpoint
+from fastgw.exchange import Exchange
+from fastgw.filters.api import Filter, Services
+from fastgw.filters.forward_auth import ForwardAuth, Remembering
+from fastgw.filters.introspection import Introspection
+from fastgw.upstream.fetch import Fetched
+from fastgw.wire.headers import Fields
+
+TOKEN = b"Authorization: Bearer " + b"t" * 43
+SERVICE = parse_endpoint("https://idp.example/")
+
+
+class Service:
+    """In a fetcher's place: it knows everybody."""
+
+    async def fetch(self, *question: Any, **more: Any) -> Fetched:
+        return Fetched(200, Fields([(b"X-User", b"u-7")]), b'{"active":true,"sub":"u-7","scope":"read"}')
+
+
+def rooms() -> Iterator[Room]:
+    secret = Secret(text="a secret of the benchmark")
+    for name, settings in (
+        ("introspection", Introspection(url=SERVICE, client_id="gateway", client_secret=secret, scopes=("read",))),
+        ("forward_auth", ForwardAuth(url=SERVICE, cache=Remembering(by=("Authorization",)), copy_headers=("X-User",))),
+    ):
+        requests = [with_field(0, TOKEN)]
+        yield Room(f"{name}: what is remembered", remembered(settings, requests[0]), requests)
+
+
+def remembered(settings: Filter, exchange: Exchange) -> Callable[[Exchange], Any]:
+    made = hooks(settings)
+    assert made.start is not None
+    nothing: Any = None
+    service: Any = Service()
+    made.start(Services(nothing, service, nothing))
+    request = step(made.request)
+
+    async def pass_once() -> None:
+        assert await request(exchange) is None
+
+    asyncio.run(pass_once())
+    assert request(exchange) is None
+    return unsaid(request)
