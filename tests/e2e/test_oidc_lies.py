@@ -136,6 +136,16 @@ def test_an_ordinary_answer_lets_in(world: World) -> None:
     assert world.returned(at_hash=b64(digest[:16]).decode()).status == 303
 
 
+def test_a_session_is_in_as_many_cookies_as_it_needs_up_to_five(world: World) -> None:
+    arrived = world.returned(filling="x" * 9_000)
+    assert arrived.status == 303
+    kept = [line.partition("=")[0] for line in arrived.cookies if "Max-Age=0" not in line]
+    assert kept == ["session_plain", *(f"session_plain.{place}" for place in range(1, 5))]
+    arrived = world.returned(filling="x" * 11_000)
+    assert arrived.status == 500
+    assert arrived.told["detail"].endswith("too long to be kept in cookies.")
+
+
 @pytest.mark.parametrize(
     "claims",
     [

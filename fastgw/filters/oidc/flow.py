@@ -47,6 +47,7 @@ _NO_STORE: Final = (b"Cache-Control", b"no-store")
 _CALLBACK: Final = ("code", "state", "iss", "error")
 
 _UNKNOWN: Final = "This login is not known here, or not any more. Begin again."
+_TOO_LONG: Final = "What the identity provider tells of you is too long to be kept in cookies."
 _UNAVAILABLE: Final = "Logging in is not possible just now, as the identity provider is away. Try again later."
 
 
@@ -247,7 +248,12 @@ class Flow:
         renewal = self._renewals.get(session.refresh_token)
         if renewal is None:
             renewal = self._begin_renewal(session)
-        renewed = await asyncio.shield(renewal)
+        try:
+            renewed = await asyncio.shield(renewal)
+        except asyncio.CancelledError:
+            if not renewal.cancelled():
+                raise  # it is the client who has left
+            renewed = Away("the configuration has changed meanwhile")
         if isinstance(renewed, Away):
             if str(renewed) != self._complaint:
                 self._complaint = str(renewed)
@@ -392,7 +398,7 @@ class Flow:
         except Refused as refusal:
             return exchange.refuse(Fault.FORBIDDEN, fields=_fields(over), why=str(refusal))
         except ValueError as error:
-            return exchange.refuse(Fault.INTERNAL, fields=_fields(over), why=f"the session: {error}")
+            return exchange.refuse(Fault.INTERNAL, _TOO_LONG, _fields(over), why=f"the session: {error}")
         return _sent(303, attempt.return_to, over + cookies)
 
     def _attempt(self, state: str, jar: Jar, site: _Site) -> Attempt | None:
