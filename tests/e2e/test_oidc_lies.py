@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import time
 from base64 import b64decode
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
@@ -40,6 +42,8 @@ class World(NamedTuple):
     liar: Liar
     gateway: Gateway
     over_tls: Liar
+    watched: Path
+    """The secret of sessions of the policy of this name."""
 
     def url(self, name: str = "plain") -> str:
         return f"{self.gateway.url()}/{name}"
@@ -96,11 +100,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("gateway")
     key = folder / "client.pem"
     key.write_bytes(CLIENT.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    watched = folder / "watched"
+    watched.write_text("s" * 32)
     ways: dict[str, dict[str, Any]] = {
         "plain": {},
         "post": {"client_auth": "post", "client_secret": "of the web: 100%"},
         "key": {"client_auth": "private_key_jwt", "client_key": str(key)},
         "public": {"client_auth": "none"},
+        "watched": {"session": {"secret": {"file": str(watched)}, "former_secrets": ["s" * 32]}},
         "short": {"session": {"secret": "s" * 32, "lifetime": "1s", "idle": None}},
     }
     certificates = Certificates(folder)
@@ -125,7 +132,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             ],
         }
         with Gateway(configuration, folder) as gateway:
-            yield World(liar, gateway, over_tls)
+            yield World(liar, gateway, over_tls, watched)
 
 
 def test_an_ordinary_answer_lets_in(world: World) -> None:
@@ -326,3 +333,24 @@ def test_a_refresh_cannot_make_somebody_else_of_a_session(world: World) -> None:
     visitor, claims = logged_in(world, expires_in=1, refresh_token="of alice")
     world.says(tokens(OURS.token(claims | {"sub": "bob"}), expires_in=1, refresh_token="of bob"))
     wait_until(lambda: visitor.ask(world.url(), **SCRIPT).status == 401, "the end of the session")
+
+
+def test_a_request_that_waits_for_a_refresh_lives_through_a_reload(world: World) -> None:
+    visitor, _ = logged_in(world, "watched", expires_in=1, refresh_token="held back")
+    released = world.liar.holds["/watched/token"] = threading.Event()
+    statuses: list[int] = []
+    waiting = threading.Thread(target=lambda: wait_until(lambda: asks_once_more(), "the refresh to end"))
+
+    def asks_once_more() -> bool:
+        statuses.append(visitor.ask(world.url("watched"), **SCRIPT).status)
+        return bool(world.asked("watched"))
+
+    waiting.start()
+    try:
+        wait_until(lambda: bool(world.asked("watched")), "the refresh to begin")
+        world.watched.write_text("another secret, of as many characters")
+        waiting.join()  # though nothing is answered
+    finally:
+        released.set()
+        del world.liar.holds["/watched/token"]
+    assert set(statuses) == {200}

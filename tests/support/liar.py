@@ -9,6 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
+from tests.support.peer import DEADLINE
+
 Said = tuple[int, bytes]
 """A status, and a body."""
 
@@ -25,6 +27,8 @@ class Liar:
         self.says: dict[str, Said] = {}
         self.asked: list[tuple[str, dict[str, str]]] = []
         """Paths, and the forms that were sent there."""
+        self.holds: dict[str, threading.Event] = {}
+        """What it waits for before it answers, by path."""
         liar = self
 
         class Answer(BaseHTTPRequestHandler):
@@ -36,6 +40,8 @@ class Liar:
                 form = {name: values[0] for name, values in parse_qs(sent.decode()).items()}
                 form |= {name.lower(): value for name, value in self.headers.items() if name == "Authorization"}
                 liar.asked.append((path, form))
+                if path in liar.holds:
+                    liar.holds[path].wait(DEADLINE)
                 status, body = liar.says.get(path, (404, b""))
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
