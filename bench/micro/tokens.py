@@ -46,7 +46,6 @@ def rooms() -> Iterator[Room]:
     for each in requests:
         assert remembered(each) is None
     yield Room("jwt: a token that is remembered", remembered, requests)
-    yield Room("  of these, the field", lambda each: each.head.values(b"authorization"), requests)
     for alg, (public, _) in signers.items():
         new = filtering(alg, public, cache=TokenCacheSettings(ttl=0.0))
         requests = [exchange(number, each) for number, each in enumerate(made[alg])]

@@ -33,6 +33,7 @@ from fastgw.jose import (
     verify,
 )
 from fastgw.node.tokens import TokenCache
+from fastgw.wire.framing import RequestHead
 from fastgw.wire.grammar import IS_VALUE
 
 LONGEST_NAME: Final = 256
@@ -92,7 +93,7 @@ class _Refusal(NamedTuple):
 class TokenPolicy:
     """One policy of one worker, with what it remembers."""
 
-    __slots__ = ("__weakref__", "_known", "_wanted", "keyring", "missing", "recall", "roster")
+    __slots__ = ("__weakref__", "_known", "_wanted", "keyring", "missing", "recall", "recall_shown", "roster")
 
     def __init__(self, wanted: Wanted, keyring: Keyring, roster: Roster) -> None:
         self._wanted = wanted
@@ -101,6 +102,8 @@ class TokenPolicy:
         self._known: TokenCache[Verdict] = TokenCache(wanted.most)
         self.recall: Callable[[bytes], Verdict | None] = self._known.get
         """What is remembered of a credential. Its consumer may be out of date: see `admit`."""
+        self.recall_shown: Callable[[RequestHead], Verdict | None] = self._known.shown_by
+        """The same of the only `Authorization` field of a request."""
         self.missing = (challenge(wanted.realm, scope=" ".join(sorted(wanted.scopes))),)
         keyring.on_change(self._keys_changed)
 

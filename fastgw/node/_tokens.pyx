@@ -8,6 +8,8 @@ from cpython.ref cimport PyObject
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
+from fastgw.wire._scan cimport RequestHead
+
 import os
 from collections import OrderedDict
 
@@ -82,12 +84,32 @@ cdef class TokenCache:
         return f"<TokenCache {len(self._entries)} of {self._most}>"
 
     cdef bytes _mark(self, bytes credential):
+        return self._mark_of(PyBytes_AS_STRING(credential), PyBytes_GET_SIZE(credential))
+
+    cdef bytes _mark_of(self, const char* credential, Py_ssize_t length):
         cdef uint64_t mark[2]
-        mark_of(self._key, PyBytes_AS_STRING(credential), PyBytes_GET_SIZE(credential), mark)
+        mark_of(self._key, credential, length, mark)
         return PyBytes_FromStringAndSize(<char*> mark, sizeof(mark))
 
     def get(self, bytes credential not None):
-        cdef bytes mark = self._mark(credential)
+        return self._get(self._mark(credential))
+
+    def shown_by(self, head not None):
+        cdef RequestHead ours
+        if type(head) is RequestHead:
+            ours = head
+            if ours._fields is None and ours.authorizations < 2:
+                if not ours.authorizations:
+                    return None
+                return self._get(
+                    self._mark_of(
+                        PyBytes_AS_STRING(ours.source) + ours.authorization_at.start, ours.authorization_at.length
+                    )
+                )
+        values = head.values(b"authorization")
+        return self.get(values[0]) if len(values) == 1 else None
+
+    cdef object _get(self, bytes mark):
         cdef PyObject* found = PyDict_GetItemWithError(self._entries, mark)
         cdef _Entry entry
         if found is not NULL:

@@ -16,6 +16,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final, Generic, TypeVar, final
 
 from fastgw.compiled import twin
+from fastgw.wire.framing import RequestHead
 
 T = TypeVar("T")
 
@@ -67,6 +68,11 @@ class _TokenCache(Generic[T]):
             del self._entries[mark]
         _counts[MISSES] += 1
         return None
+
+    def shown_by(self, head: RequestHead) -> T | None:
+        """As `get`, of the value of the only `Authorization` field of a request; None also where there is not one."""
+        values = head.values(b"authorization")
+        return self.get(values[0]) if len(values) == 1 else None
 
     def put(self, credential: bytes, value: T, expires_at: float) -> None:
         """Remember this of it, in place of what was, until `expires_at` (monotonic seconds)."""

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from fastgw.node import tokens
 from fastgw.node.tokens import HITS, MISSES, TokenCache, count_in
+from fastgw.wire import heads
+from fastgw.wire.framing import RequestHead, judge_request
 
 WAYS: list[tuple[Any, Any]] = list(dict.fromkeys([(tokens._TokenCache, tokens._count_in), (TokenCache, count_in)]))
 LATER = time.monotonic() + 3600
@@ -60,6 +62,40 @@ def test_what_is_over_is_not_got_and_leaves_its_place(made: Any) -> None:
         pass
     assert cache.get(b"going") is None
     assert len(cache) == 0
+
+
+def head_of(*lines: bytes) -> RequestHead:
+    return judge_request(b"GET / HTTP/1.1\r\nHost: a\r\n" + b"".join(line + b"\r\n" for line in lines) + b"\r\n")
+
+
+def test_a_credential_is_got_by_the_only_authorization_field_of_a_request(counting: tuple[Any, memoryview]) -> None:
+    """Whichever way the head was read, and whether or not its fields were taken apart or changed."""
+    made, words = counting
+    cache = made(10)
+    cache.put(b"Bearer x", 1, LATER)
+    cache.put(b"", 2, LATER)
+    shown: list[tuple[list[bytes], int | None]] = [
+        ([b"Authorization: Bearer x"], 1),
+        ([b"X-A: 1", b"aUTHORIZATION:\t Bearer x \t", b"X-B: 2"], 1),
+        ([b"Authorization:"], 2),
+        ([b"Authorization: Bearer y"], None),
+        ([b"Authorization: Bearer x", b"Authorization: Bearer x"], None),
+        ([b"X-Authorization: Bearer x"], None),
+        ([], None),
+    ]
+    for lines, expected in shown:
+        for judge in (judge_request, heads.judge_request):
+            head = judge(b"\r\n".join([b"GET / HTTP/1.1", b"Host: a", *lines, b"", b""]))
+            assert cache.shown_by(head) == expected
+            head.fields()
+            assert cache.shown_by(head) == expected
+    head = head_of(b"Authorization: Bearer y")
+    head.fields().set(b"Authorization", b"Bearer x")
+    assert cache.shown_by(head) == 1
+    head.fields().remove(b"Authorization")
+    assert cache.shown_by(head) is None
+    assert cache.shown_by(head_of(b"Connection: authorization", b"Authorization: Bearer x")) == 1  # never named away
+    assert (words[HITS], words[MISSES]) == (4 * 3 + 2, 4)
 
 
 def test_a_full_cache_forgets_its_oldest_one_by_one(made: Any) -> None:
