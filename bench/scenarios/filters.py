@@ -27,7 +27,7 @@ SCENARIO = Scenario(
     about=(
         "The requests of `plain` through 0, 4, 8 and 16 instances of a filter whose one step lets every request pass; "
         "us per filter is the difference to 4, divided by how many there are more. The first one costs more than the "
-        "others: without any, requests go straight through. `bench.micro chain` times the steps alone."
+        "others: something has to be made that it can look at. `bench.micro chain` times the steps alone."
     ),
     peers=(
         *(
