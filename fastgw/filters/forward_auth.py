@@ -71,6 +71,9 @@ class ForwardAuth(Filter, name="forward_auth", phase=Phase.AUTHENTICATE):
     """Fields of the request that it is shown. null = all, but for framing and those of conditional requests."""
     copy_headers: Names = ()
     """Fields of its answer that go into the request. What the client sends under these names is removed, always."""
+    client_headers: Names = ()
+    """Fields of its answer that go to the client although the request passes, in place of the upstream's: `Set-Cookie`,
+    say, where it renews sessions (that stands beside the upstream's). Not where the answer is remembered."""
     refusal_headers: Names = ("WWW-Authenticate", "Set-Cookie", "Location", "Cache-Control", "Retry-After")
     """Fields of its answer that go to the client when it refuses, beside those that describe the body."""
     consumer_header: FieldName | None = None
@@ -85,7 +88,7 @@ class ForwardAuth(Filter, name="forward_auth", phase=Phase.AUTHENTICATE):
         for name in self.copy_headers:
             if name.lower().encode() in RequestHead.DROPPED | FAMILY | {b"host"}:
                 raise ValueError(f"`{name}` is written by the gateway and cannot be copied")
-        for name in self.refusal_headers:
+        for name in (*self.client_headers, *self.refusal_headers):
             if name.lower().encode() in ResponseHead.DROPPED:
                 raise ValueError(f"`{name}` belongs to the connection and is written by the gateway")
 
@@ -97,7 +100,14 @@ class ForwardAuth(Filter, name="forward_auth", phase=Phase.AUTHENTICATE):
 
     def build(self, env: Env) -> Hooks:
         use = _Use(self, env)
-        return Hooks(request=use.request, start=use.start, asks=str(self.url.origin))
+        answers = bool(self.client_headers)
+        return Hooks(
+            request=use.request,
+            response=use.response if answers else None,
+            finish=use.finish if answers else None,
+            start=use.start,
+            asks=str(self.url.origin),
+        )
 
 
 class Granted(NamedTuple):
@@ -105,6 +115,8 @@ class Granted(NamedTuple):
 
     lines: bytes
     """Ready ones for the upstream."""
+    to_client: bytes
+    """Ready ones for the client, if it is the one that was asked about."""
     consumer: str
 
 
@@ -159,6 +171,10 @@ class _Use:
         if settings.cache is not None:
             cache = settings.cache
             self._memory = env.shared(("forward_auth", env.policy), lambda: _Memory(cache))
+        self._passed_on = _names(settings.client_headers)
+        self._replaced = frozenset(name.lower() for name in self._passed_on) - {b"set-cookie"}
+        self._to_clients: dict[Exchange, bytes] = {}
+        """From the request step to the response."""
         self._fetcher: Fetcher | None = None
 
     def start(self, services: Services) -> None:
@@ -173,7 +189,7 @@ class _Use:
         if granted is not None:
             self._let_pass(exchange, granted)
             return None
-        return self._judge(exchange, memory.flights.join(key, partial(self._ask, self._question(exchange), key)))
+        return self._judge(exchange, self._ask_once(memory, key, self._question(exchange)))
 
     async def _judge(self, exchange: Exchange, asked: Coroutine[Any, Any, Answer]) -> Reply | None:
         answer = await asked
@@ -183,6 +199,12 @@ class _Use:
         if isinstance(answer, Fetched):
             return self._refusal(exchange, answer)
         return exchange.refuse(Fault.AUTH_UNAVAILABLE, why=answer)
+
+    async def _ask_once(self, memory: _Memory, key: bytes, question: Iterable[tuple[bytes, bytes]]) -> Answer:
+        """Ask, unless an equal question is under way. What is for the client goes to the one that was asked about."""
+        is_own = not memory.flights.has(key)
+        answer = await memory.flights.join(key, partial(self._ask, question, key))
+        return answer._replace(to_client=b"") if isinstance(answer, Granted) and not is_own else answer
 
     async def _ask(self, question: Iterable[tuple[bytes, bytes]], key: bytes = b"") -> Answer:
         """Ask, and remember under `key`, if there is one, that it may pass."""
@@ -198,12 +220,10 @@ class _Use:
         consumers = [] if self._consumer is None else answer.fields.get_all(self._consumer)
         if len(consumers) > 1 or any(len(name) > LONGEST_NAME or not name.isascii() for name in consumers):
             return "the answer does not name one consumer"
-        copied = b"".join(
-            b"%b: %b\r\n" % (name, value) for name in self._copied for value in answer.fields.get_all(name)
-        )
-        granted = Granted(copied, consumers[0].decode("ascii") if consumers else "")
+        copied, passed_on = _lines(answer.fields, self._copied), _lines(answer.fields, self._passed_on)
+        granted = Granted(copied, passed_on, consumers[0].decode("ascii") if consumers else "")
         if key and self._memory is not None:
-            self._memory.granted.put(key, granted, monotonic() + self._memory.ttl)
+            self._memory.granted.put(key, granted._replace(to_client=b""), monotonic() + self._memory.ttl)
         return granted
 
     def _question(self, exchange: Exchange) -> list[tuple[bytes, bytes]]:
@@ -223,8 +243,20 @@ class _Use:
     def _let_pass(self, exchange: Exchange, granted: Granted) -> None:
         exchange.request_dropped |= self._written
         exchange.request_added += granted.lines
+        if granted.to_client:
+            self._to_clients[exchange] = granted.to_client
         if who := granted.consumer:
             exchange.consumer = self._roster.by_name(who) or Consumer(who)
+
+    def response(self, exchange: Exchange) -> None:
+        lines = self._to_clients.pop(exchange, b"")
+        if lines:
+            assert exchange.response is not None
+            exchange.response.dropped |= self._replaced.intersection(_names_in(lines))
+            exchange.add_response_fields(lines)
+
+    def finish(self, exchange: Exchange) -> None:
+        self._to_clients.pop(exchange, None)
 
     def _refusal(self, exchange: Exchange, answer: Fetched) -> Reply:
         """Its answer as ours: status, body, and the fields that are chosen."""
@@ -238,6 +270,15 @@ class _Use:
                 fields.append((b"WWW-Authenticate", b"ForwardAuth"))
         exchange.why = f"the service that was asked has answered {status}"
         return Reply(status, answer.body, fields, None if 300 <= status < 400 else fault)
+
+
+def _lines(fields: Fields, names: Iterable[bytes]) -> bytes:
+    return b"".join(b"%b: %b\r\n" % (name, value) for name in names for value in fields.get_all(name))
+
+
+def _names_in(lines: bytes) -> list[bytes]:
+    """Those that ready lines have, in lower case."""
+    return [line.partition(b":")[0].lower() for line in lines.split(b"\r\n")[:-1]]
 
 
 def _names(names: Iterable[str]) -> tuple[bytes, ...]:

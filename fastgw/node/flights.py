@@ -30,6 +30,10 @@ class Flights(Generic[T]):
     def __repr__(self) -> str:
         return f"<Flights: {len(self._under_way)} under way>"
 
+    def has(self, key: Hashable) -> bool:
+        """Whether there is a question under way."""
+        return key in self._under_way
+
     async def join(self, key: Hashable, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The answer to `key`: to a question that is under way, or else to `ask`, which must not raise.
 

@@ -40,6 +40,10 @@ class World:
             directory,
             {
                 "plain": self._kind("/plain?of=service", copy_headers=["X-User", "x-groups"]),
+                "renewing": self._kind("/renewing", client_headers=["Set-Cookie", "X-Session"]),
+                "renewing_now_and_then": self._kind(
+                    "/renewing", client_headers=["Set-Cookie"], cache={"by": ["Cookie"], "ttl": "1h"}
+                ),
                 "chosen": self._kind("/chosen", request_headers=["Authorization", "x-shown"]),
                 "hasty": self._kind("/hasty", timeout="100ms"),
                 "small": self._kind("/small", max_body=10),
@@ -358,6 +362,49 @@ def test_the_service_is_verified_and_shown_a_certificate(world: World, take: Tak
     assert got.method == b"GET"
     lane = take("unverified")
     assert_fault(refused(lane, lane.get()), "auth_unavailable")
+
+
+RENEWED = (
+    b"HTTP/1.1 200 OK\r\nSet-Cookie: session=2\r\nSet-Cookie: seen=1\r\nX-Session: new\r\nX-Other: no\r\n"
+    b"Content-Length: 0\r\n\r\n"
+)
+UPSTREAMS = b"HTTP/1.1 200 OK\r\nSet-Cookie: own=1\r\nX-Session: old\r\nContent-Length: 2\r\n\r\nok"
+
+
+def test_a_session_can_be_renewed_while_the_request_passes(world: World, take: Take) -> None:
+    lane = take("renewing")
+    world.says(RENEWED)
+    _, response = lane.forward(lane.get(), UPSTREAMS)
+    assert response.get_all(b"Set-Cookie") == [b"own=1", b"session=2", b"seen=1"]
+    assert response.get_all(b"X-Session") == [b"new"]
+    assert b"X-Other" not in response
+    world.says(PASS)
+    _, response = lane.forward(lane.get(), UPSTREAMS)
+    assert (response.get_all(b"Set-Cookie"), response.get_all(b"X-Session")) == ([b"own=1"], [b"old"])
+
+
+def test_a_renewed_session_is_nobody_elses(world: World, take: Take) -> None:
+    """What is remembered lets pass, and gives nobody the cookies that came with it."""
+    lane = take("renewing_now_and_then")
+    world.says(RENEWED)
+    fields = b"Cookie: session=1\r\n"
+    responses = [lane.forward(lane.get(fields=fields), UPSTREAMS)[1] for _ in range(2)]
+    assert [each.get_all(b"Set-Cookie") for each in responses] == [[b"own=1", b"session=2", b"seen=1"], [b"own=1"]]
+    decided = threading.Event()
+    world.says(decided, RENEWED)
+    before = len(world.service.requests)
+    clients = [lane.client() for _ in range(3)]
+    for client in clients:
+        client.send(lane.get(b"/together", fields))
+    world.service.wait_for_requests(before + 1)
+    probe = lane.client()  # by the time that this is answered, the others have been read
+    probe.send(b"GET / HTTP/1.1\r\nHost: unknown.test\r\n\r\n")
+    assert probe.read_response().status == 404
+    decided.set()
+    for _ in clients:
+        lane.origin.accept_next().answer(UPSTREAMS.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+    cookies = [client.read_response().get_all(b"Set-Cookie") for client in clients]
+    assert sorted(map(len, cookies)) == [1, 1, 3]
 
 
 ANN = b"HTTP/1.1 200 OK\r\nX-User: ann\r\nContent-Length: 0\r\n\r\n"
