@@ -64,8 +64,14 @@ class Shape(ABC):
     @abstractmethod
     def read(self, value: Any, path: Path, reading: Reading) -> Any: ...
 
+    @property
+    def is_secret(self) -> bool:
+        """Whether a secret belongs there: what stands in its place may be one, and is not shown."""
+        return False
+
     def refuse(self, value: Any, path: Path, reading: Reading) -> Broken:
-        return reading.report(path, show(value), f"expected {self.expected}")
+        said = "text" if isinstance(value, str) and self.is_secret else show(value)
+        return reading.report(path, said, f"expected {self.expected}")
 
 
 @dataclass(frozen=True)
@@ -190,6 +196,7 @@ class Hidden(Shape):
     """A secret. Whatever is wrong with it, nothing of what may be its value is told."""
 
     expected: str = "text in quotes, {env: NAME} or {file: path}"
+    is_secret = True
 
     def read(self, value: Any, path: Path, reading: Reading) -> Any:
         match value:
@@ -233,6 +240,10 @@ class Sequence(Shape):
     @property
     def expected(self) -> str:  # type: ignore[override]  # worked out rather than given
         return f"a list of {'at least one of ' if self.shortest else ''}{self.each.expected}"
+
+    @property
+    def is_secret(self) -> bool:
+        return self.each.is_secret
 
     def read(self, value: Any, path: Path, reading: Reading) -> Any:
         if not isinstance(value, list):
@@ -325,6 +336,11 @@ class Structure(Shape):
     def fields(self) -> Mapping[str, Field]:
         return fields_of(self.type)
 
+    @property
+    def is_secret(self) -> bool:
+        """Whether one of its own fields is. Of what is deeper nobody takes it for."""
+        return any(Hidden() in (field.shape, *_options(field.shape)) for field in self.fields.values())
+
     def read(self, value: Any, path: Path, reading: Reading, also: tuple[str, ...] = ()) -> Any:
         """`also`: keys that belong to someone else."""
         if not isinstance(value, dict):
@@ -364,6 +380,10 @@ class Structure(Shape):
                     reading.misspelt.add((*path, meant))
                 reading.report((*path, key), "unknown key", suggest(key, [*known, *also]), at_key=True)
         return held
+
+
+def _options(shape: Shape) -> tuple[Shape, ...]:
+    return shape.shapes if isinstance(shape, Either) else ()
 
 
 @dataclass(frozen=True)
