@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -11,7 +11,15 @@ import pytest
 from fastgw.filters.api import Consumer
 from fastgw.filters.oidc import Oidc
 from fastgw.filters.oidc.session import Sealed, Session
-from fastgw.filters.oidc.settings import Login, Sessions
+from fastgw.filters.oidc.settings import (
+    Login,
+    Sessions,
+    parse_cookie,
+    parse_issuer,
+    parse_local,
+    parse_origin,
+    parse_place,
+)
 from tests.support.memory import Plane
 from tests.support.secrecy import explained, told_of
 from tests.support.tokens import signer
@@ -157,6 +165,8 @@ def test_what_is_no_session_is_refused(sealed: str) -> None:
         ({"login": None}, "expected `bearer` or `login`"),
         ({"claims_to_headers": {"sub": "Host"}}, "`Host` cannot hold a claim"),
         ({"claims_to_headers": {"sub": "Cookie"}}, "`Cookie` cannot hold a claim"),
+        ({"claims_to_headers": {"sub": "content_length"}}, "`content_length` cannot hold a claim"),
+        ({"claims_to_headers": {"sub": "X-User", "name": "x_user"}}, "two values go into `x_user`"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any], told: str) -> None:
@@ -174,11 +184,47 @@ def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any], told: st
         ({"client_auth": "private_key_jwt"}, "needs a `client_key`"),
         ({"client_key": "/a"}, "does not go with a `client_key`"),
         ({"callback": "/a", "logout": "/a"}, "the same path"),
+        ({"pass_access_token": "Host"}, "`Host` cannot hold a token"),
     ],
 )
 def test_logins_that_make_no_sense_are_refused(wrong: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         Login(**{"client_id": "web", "client_auth": "none", "session": None, **wrong})
+
+
+@pytest.mark.parametrize(
+    ("parse", "text"),
+    [
+        *((parse_local, text) for text in ("", "a", "//a", "/a/../b", "/a?b", "/%61", "/a b", "/ä", "/.", "/a//../b")),
+        *((parse_cookie, text) for text in ("", "__Host-a", "__Secure-a", "a.b", "a b", "a=b", "a;b", "ä", "a" * 65)),
+        *(
+            (parse_issuer, text)
+            for text in ("", "idp.example", "http://idp.example", "https://idp.example?a", "https://")
+        ),
+        *((parse_place, text) for text in ("", "a", "//a", "http://a.example/", "javascript:1")),
+        *((parse_origin, text) for text in ("", "a.example", "https://a.example/", "ftp://a.example", "https://a b")),
+    ],
+)
+def test_values_that_could_mean_something_else_are_refused(parse: Callable[[str], str], text: str) -> None:
+    with pytest.raises(ValueError, match=" is n"):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    ("parse", "text"),
+    [
+        (parse_local, "/oauth2/callback"),
+        (parse_local, "/"),
+        (parse_cookie, "session"),
+        (parse_issuer, "https://idp.example/realms/a/"),
+        (parse_issuer, "http://127.0.0.1:8080"),
+        (parse_place, "/bye?a=b"),
+        (parse_place, "https://www.example/"),
+        (parse_origin, "https://app.example:8443"),
+    ],
+)
+def test_others_stay_as_they_are(parse: Callable[[str], str], text: str) -> None:
+    assert parse(text) == text
 
 
 def test_explain_tells_who_passes_and_whom_it_would_ask() -> None:

@@ -3,13 +3,14 @@
 Some providers take a refresh token that is used twice for a stolen one, and end the session. Requests of one browser
 come to several workers, which share nothing but its cookie: whoever of them asks first asks for all.
 
-The desk listens on a unix socket without a place in the file system. Who asks has to know the key that the desk has
-told the workers.
+The desk listens on a unix socket without a place in the file system. Who asks has to be of our user, and to know the
+key that the desk has told the workers.
 """
 
 import asyncio
 import os
 import socket
+import struct
 from collections.abc import Sequence
 from hmac import compare_digest
 from typing import Final, Self, final
@@ -27,6 +28,7 @@ PATIENCE_S: Final = 10.0
 _MOST: Final = 512 * 1024  # bytes of a question or an answer
 _MOST_KEPT: Final = 10_000
 _BACKLOG: Final = 512
+_PEER: Final = struct.Struct("3i")  # process, user, group
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -85,6 +87,8 @@ class Desk:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with asyncio.timeout(PATIENCE_S):
+                if not _is_ours(writer):
+                    return
                 asked = msgspec.msgpack.decode(await _read(reader), type=Asked)
                 if compare_digest(asked.key.encode(), self.place.key.encode()):
                     writer.write(_framed(await asyncio.shield(self._once(asked))))
@@ -150,6 +154,13 @@ async def _connect(place: Place) -> tuple[asyncio.StreamReader, asyncio.StreamWr
 
 def _address(place: Place) -> str:
     return f"\0{place.name}"
+
+
+def _is_ours(writer: asyncio.StreamWriter) -> bool:
+    """Whether the other end belongs to the user that we run as (unix(7))."""
+    raw = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+    _, user, _ = _PEER.unpack(raw)
+    return bool(user == os.geteuid())
 
 
 def _framed(message: Asked | Answered) -> bytes:

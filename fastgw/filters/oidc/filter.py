@@ -28,14 +28,14 @@ from fastgw.filters.oidc.provider import (
     by_post,
 )
 from fastgw.filters.oidc.session import Sealed, Session
-from fastgw.filters.oidc.settings import Bearer, Issuer, Login
+from fastgw.filters.oidc.settings import UNUSABLE, Bearer, Issuer, Login
 from fastgw.filters.places import Places
 from fastgw.filters.verified import TokenPolicy, Wanted, explain_token, field_value
 from fastgw.jose import Expected, KeySet, Rules, claim_path, find_claim
 from fastgw.upstream.tls import ClientTls
-from fastgw.wire.framing import RequestHead
+from fastgw.wire.headers import folded
 
-_OURS: Final = RequestHead.DROPPED | {b"host", b"cookie", b"authorization"}
+_OURS: Final = UNUSABLE | {b"authorization"}
 _AUTHORIZATION: Final = frozenset((b"authorization",))
 
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
@@ -76,28 +76,37 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
     def __post_init__(self) -> None:
         if self.bearer is None and self.login is None:
             raise ValueError("nobody is let in; expected `bearer` or `login`")
+        taken = {folded(self._passed.encode())}
         for name in self.claims_to_headers.values():
-            if name.lower().encode() in _OURS:
+            field = folded(name.encode())
+            if field in _OURS:
                 raise ValueError(f"`{name}` cannot hold a claim; expected another field")
+            if field in taken:
+                raise ValueError(f"two values go into `{name}`; expected a field for each")
+            taken.add(field)
 
     def credential_places(self) -> Places:
         login = self.login
-        passed = None if login is None else login.pass_access_token
         cookies = () if login is None else names_of(login.session.cookie or own_name(self.issuer, login.client_id))
-        ours = self.bearer is not None or (passed or "").lower() == "authorization"
+        ours = self.bearer is not None or self._passed.lower() == "authorization"
         return Places((b"authorization",) if ours else (), cookies=frozenset(cookies))
 
     def written_fields(self) -> Iterable[str]:
-        passed = None if self.login is None else self.login.pass_access_token
-        return (*self.claims_to_headers.values(), *([passed] if passed and passed.lower() != "authorization" else []))
+        passed = () if self._passed.lower() in ("", "authorization") else (self._passed,)
+        return (*self.claims_to_headers.values(), *passed)
 
     def secret_names(self) -> Iterable[str]:
-        return () if self.login is None or self.login.pass_access_token is None else (self.login.pass_access_token,)
+        return (self._passed,) if self._passed else ()
 
     def feeds(self) -> Iterable[FeedSource]:
         keys = KeysSource(key=f"oidc keys {self._way}", issuer=self.issuer, tls=self.tls)
         about = ProviderSource(key=f"oidc {self._way}", issuer=self.issuer, tls=self.tls)
         return (keys,) if self.login is None else (keys, about)
+
+    @property
+    def _passed(self) -> str:
+        """The field for the access token of a session; "": none."""
+        return "" if self.login is None else self.login.pass_access_token or ""
 
     @property
     def _way(self) -> str:
@@ -187,13 +196,13 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
             tls=tls,
             roster=env.roster,
             consumer_claim=claim_path(self.consumer_claim),
-            edits=self._edits(login),
+            edits=self._edits(),
         )
         return env.shared(("oidc login", env.policy), lambda: Flow(login, trust, self.realm.encode(), others))
 
-    def _edits(self, login: Login) -> Callable[[Session], Edits]:
+    def _edits(self) -> Callable[[Session], Edits]:
         fields = [(name.encode(), claim, claim_path(claim)) for claim, name in self.claims_to_headers.items()]
-        passed = (login.pass_access_token or "").encode()
+        passed = self._passed.encode()
         prefix = b"Bearer " if passed.lower() == b"authorization" else b""
 
         def edits(session: Session) -> Edits:

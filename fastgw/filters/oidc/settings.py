@@ -11,6 +11,9 @@ from fastgw.config.settings import NONE, Settings, Some
 from fastgw.config.values import Duration, FieldName, Notation, ReadableFile, Size
 from fastgw.filters.jwt import ClaimName, Scope
 from fastgw.filters.oidc.urls import is_safe, local
+from fastgw.wire.framing import RequestHead
+from fastgw.wire.malformed import Malformed
+from fastgw.wire.paths import normalize
 
 RESERVED: Final = frozenset(
     (
@@ -30,6 +33,10 @@ RESERVED: Final = frozenset(
 """Parameters of the authorization request that are ours."""
 
 
+UNUSABLE: Final = RequestHead.DROPPED | {b"host", b"cookie"}
+"""Fields that are not for a value of ours."""
+
+
 def parse_issuer(text: str) -> str:
     """As it is: it is compared character by character."""
     if not is_safe(text) or "?" in text:
@@ -38,7 +45,12 @@ def parse_issuer(text: str) -> str:
 
 
 def parse_local(text: str) -> str:
-    if re.fullmatch(r"/[A-Za-z0-9._~/-]*", text) is None or local(text.encode()) != text.encode():
+    raw = text.encode()
+    try:
+        fit = re.fullmatch(r"/[A-Za-z0-9._~/-]*", text) is not None and local(raw) == raw == normalize(raw)
+    except Malformed:
+        fit = False
+    if not fit:
         raise ValueError(f'"{text}" is not a plain path')
     return text
 
@@ -57,7 +69,7 @@ def parse_origin(text: str) -> str:
 
 
 def parse_cookie(text: str) -> str:
-    if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text) is None:
+    if re.fullmatch(r"(?!__)[A-Za-z0-9_-]{1,64}", text) is None:
         raise ValueError(f'"{text}" is not the name of a cookie')
     return text
 
@@ -97,7 +109,7 @@ class Login(Settings):
     """A private key (PEM), for `client_auth: private_key_jwt`."""
     client_auth: Literal["basic", "post", "private_key_jwt", "none"] = "basic"
     """How the gateway shows the provider who it is (OpenID Connect Core section 9); `none` = by PKCE alone."""
-    scopes: tuple[Annotated[str, Meta(min_length=1)], ...] = ("openid",)
+    scopes: tuple[Scope, ...] = ("openid",)
     """What is asked for; `openid` is. Some providers give a refresh token only for `offline_access`. A node uses one
     once, whatever its workers are asked; where several nodes serve one browser, let it be good for seconds more."""
     parameters: Mapping[str, str] = NONE
@@ -132,6 +144,9 @@ class Login(Settings):
             raise ValueError(f"`client_auth: {self.client_auth}` {_needs(wants_secret)} a `client_secret`")
         if wants_key != (self.client_key is not None):
             raise ValueError(f"`client_auth: {self.client_auth}` {_needs(wants_key)} a `client_key`")
+        passed = (self.pass_access_token or "").lower().encode()
+        if passed in UNUSABLE:
+            raise ValueError(f"`{self.pass_access_token}` cannot hold a token; expected another field")
         ours = [path for path in (self.callback, self.login, self.logout) if path is not None]
         if len(set(ours)) != len(ours):
             raise ValueError("two of `callback`, `login` and `logout` are the same path")
