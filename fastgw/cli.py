@@ -3,6 +3,7 @@
 Exit codes: 0 well, 1 the file or the request is wrong, 2 usage, 3 could not start or not be reached.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -183,6 +184,7 @@ def explain(
 ) -> None:
     """Tell where a request would go and why, without sending it."""
     loaded = _read(lambda: config.load(file, TYPES))
+    logging.getLogger("fastgw").addHandler(logging.NullHandler())  # what filters raise is part of the explanation
     try:
         gateway = compile(loaded.config, 1, loaded.captured)
         explanation = explanation_of(gateway, method, url, header or (), client, listener)

@@ -119,7 +119,7 @@ class Explanation(msgspec.Struct, omit_defaults=True):
     """The gateway's own answer, when it makes one."""
     fault: str = ""
     detail: str = ""
-    """What the client is told of a request that could not be read."""
+    """What the client is told of a request that could not be read; of a defect, where it is."""
     fields: tuple[str, ...] = ()
 
 
@@ -326,6 +326,8 @@ def _answered(explanation: Explanation, exchange: Exchange, shown: _Shown) -> Ex
     assert response is not None
     explanation.status = response.status
     explanation.fault = exchange.fault.label if exchange.fault else ""
+    if exchange.fault is Fault.INTERNAL:
+        explanation.detail = exchange.why
     explanation.fields = shown.fields(response.headers.render(response.dropped) + response.added)
     return explanation
 

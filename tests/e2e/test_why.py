@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.support.extension import install
 from tests.support.gateway import FASTGW
 from tests.support.tokens import key_set, signer
 
@@ -36,6 +38,17 @@ routes:
   - {name: files, hosts: [api.example.com], paths: ["/*"], upstream: users}
 """
 CLAIMS = {"sub": "u-1"}
+ODD = """
+from fastgw.filters.api import Filter, Hooks, Phase
+
+
+class Odd(Filter, name="odd", phase=Phase.TRANSFORM):
+    def build(self, env):
+        def response(exchange):
+            raise ZeroDivisionError
+
+        return Hooks(response=response)
+"""
 
 
 @pytest.fixture
@@ -95,3 +108,18 @@ def test_a_refusal_has_its_reason(folder: Path, claims: dict[str, object] | None
     else:
         (authorize,) = [line for line in lines if " authorize → " in line]
         assert "answers 403" in authorize
+
+
+def test_a_filter_that_raises_is_told_in_a_line(tmp_path: Path) -> None:
+    """Also one that looks at answers; nothing of a traceback."""
+    install(tmp_path, "odd", {"odd.py": ODD}, {"odd": "odd:Odd"})
+    (tmp_path / "gw.yaml").write_text(
+        'version: 1\nextensions: [odd]\nlisteners: {main: {address: "127.0.0.1:0"}}\nfilters: {odd: {}}\n'
+        'routes: [{name: all, respond: {body: "hello"}}]\n'
+    )
+    command = [FASTGW, "explain", "gw.yaml", "GET", "http://a/"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=20, env=environment)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "filters   odd → has no say before the response   [gateway]\n" in ended.stdout
+    assert "answers   500 internal (filter odd: its response step raised) · " in ended.stdout
