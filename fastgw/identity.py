@@ -33,7 +33,7 @@ _FREE: Final = bytes(_DIGEST)
 
 
 @final
-class Consumer(msgspec.Struct, frozen=True):
+class Consumer(msgspec.Struct, frozen=True, gc=False):
     """Somebody that the gateway knows."""
 
     name: str

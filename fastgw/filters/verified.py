@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final, NamedTuple, final
 
 import orjson
+from msgspec import Struct
 
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Outcome, Reply
@@ -32,7 +33,7 @@ from fastgw.jose import (
     scopes_of,
     verify,
 )
-from fastgw.node.tokens import TokenCache
+from fastgw.node.tokens import TokenCache, uncollected
 from fastgw.wire.framing import RequestHead
 from fastgw.wire.grammar import IS_VALUE
 
@@ -64,22 +65,26 @@ class Wanted(NamedTuple):
 
 
 @final
-class Verdict:
-    """What became of a token."""
+class Verdict(Struct, gc=False):
+    """What became of a token.
 
-    __slots__ = ("claims", "consumer", "index", "lines", "mark", "refusal")
+    PERF: with 10,000 of them a full collection, in which a worker stands still, took 40 ms; with neither them nor what
+    is in their claims looked at, 1 (CPython 3.11).
+    """
 
-    def __init__(self, claims: Claims, mark: bytes) -> None:
-        self.claims = claims
-        self.mark = mark
-        """Of the key that it was signed with."""
-        self.lines = b""
-        """Ready lines for the upstream."""
-        self.refusal: _Refusal | None = None
-        """Why it must not pass although it is good."""
-        self.consumer: Consumer | None = None
-        self.index: Index | None = None
-        """Where the consumer was looked for."""
+    claims: Claims
+    mark: bytes
+    """Of the key that it was signed with."""
+    lines: bytes = b""
+    """Ready lines for the upstream."""
+    refusal: "_Refusal | None" = None
+    """Why it must not pass although it is good."""
+    consumer: Consumer | None = None
+    index: Index | None = None
+    """Where the consumer was looked for."""
+
+    def __repr__(self) -> str:  # its claims are somebody's
+        return f"<Verdict {'to refuse' if self.refusal else 'to let in'}>"
 
 
 class _Refusal(NamedTuple):
@@ -186,7 +191,7 @@ class TokenPolicy:
         claims = signed.claims()
         now = time.time()
         good_for = check_claims(claims, wanted.expected, now) - now
-        verdict = Verdict(MappingProxyType(claims), key.mark)
+        verdict = Verdict(MappingProxyType(uncollected(claims)), key.mark)
         verdict.refusal = self._forbidden(claims)
         verdict.lines = b"".join(
             b"%b: %b\r\n" % (name, value)

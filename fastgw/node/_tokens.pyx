@@ -28,6 +28,7 @@ cdef extern from "time.h" nogil:
 
 cdef extern from "Python.h":
     PyObject* PyDict_GetItemWithError(object mapping, object key) except? NULL
+    void PyObject_GC_UnTrack(void* each)
 
 cdef uint64_t _own[2]
 cdef uint64_t* _counts = _own
@@ -55,7 +56,22 @@ cdef inline double _now() noexcept nogil:
     return at.tv_sec + at.tv_nsec * 1e-9
 
 
+def uncollected(each):
+    """As `tokens.uncollected`."""
+    # Of these two types only: the destructors of others may take it for granted that they are tracked.
+    if type(each) is dict:
+        for value in (<dict> each).values():
+            uncollected(value)
+        PyObject_GC_UnTrack(<void*> each)
+    elif type(each) is list:
+        for value in <list> each:
+            uncollected(value)
+        PyObject_GC_UnTrack(<void*> each)
+    return each
+
+
 @cython.final
+@cython.no_gc  # no value leads back to its cache
 cdef class _Entry:
     cdef object value
     cdef double expires_at

@@ -35,9 +35,21 @@ def _count_in(words: memoryview) -> None:
     _counts = words
 
 
+def _uncollected(each: T) -> T:
+    """Let the collector of cycles pass over a list or dictionary, and those in it: they are in no cycle.
+
+    For what is remembered by the thousand: a worker stands still while all that it holds is looked at. In plain Python
+    it cannot be done.
+    """
+    return each
+
+
 @final
 class _TokenCache(Generic[T]):
-    """Remembers up to `most` credentials, each until an instant of its own. A full cache forgets its oldest."""
+    """Remembers up to `most` credentials, each until an instant of its own. A full cache forgets its oldest.
+
+    No value may lead back to the cache: it would not be freed.
+    """
 
     __slots__ = ("_entries", "_key", "_most")
 
@@ -96,7 +108,9 @@ class _TokenCache(Generic[T]):
 if TYPE_CHECKING:
     TokenCache = _TokenCache
     count_in = _count_in
+    uncollected = _uncollected
 else:
     _twin = twin("fastgw.node._tokens")
     TokenCache = _TokenCache if _twin is None else _twin.TokenCache
     count_in = _count_in if _twin is None else _twin.count_in
+    uncollected = _uncollected if _twin is None else _twin.uncollected

@@ -1,8 +1,11 @@
 """The token cache: what it remembers, for how long, and that it forgets its oldest first."""
 
+import gc
 import time
+import weakref
 from array import array
 from collections.abc import Iterator
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -141,6 +144,41 @@ def test_what_one_policy_accepted_is_in_no_other_cache(made: Any) -> None:
     assert other.get(b"token") is None
     assert "token" not in repr(one)
     assert repr(one) == "<TokenCache 1 of 10>"
+
+
+@pytest.mark.parametrize("way", [tokens._uncollected, tokens.uncollected])
+def test_what_is_uncollected_is_the_same_and_is_freed_with_its_last_user(way: Any) -> None:
+    class Seen(str):
+        """Text that can be watched."""
+
+    text = Seen("x")
+    gone = weakref.ref(text)
+    claims = {"a": [1, {"b": [text]}, "c"], "d": {}, "e": 1.5}
+    assert way(claims) is claims
+    assert claims == {"a": [1, {"b": [text]}, "c"], "d": {}, "e": 1.5}
+    for each in (None, "a", b"a", 1, (), ([],), {1}, text, MappingProxyType({})):
+        assert way(each) is each
+    gc.collect()
+    claims["f"], claims["g"] = [text], claims.pop("a")
+    gc.collect()
+    del text, claims, each
+    assert gone() is None
+
+
+def test_what_was_remembered_is_freed_with_the_cache(made: Any) -> None:
+    class Value:
+        pass
+
+    cache = made(10)
+    values = [Value() for _ in range(20)]
+    gone = [weakref.ref(value) for value in values]
+    for number, value in enumerate(values):
+        cache.put(b"%d" % number, value, LATER)
+    cache.forget(b"19")
+    del values, value
+    assert sum(ref() is not None for ref in gone) == 9
+    del cache
+    assert not [ref for ref in gone if ref() is not None]
 
 
 def test_a_cache_without_room_is_refused(made: Any) -> None:
