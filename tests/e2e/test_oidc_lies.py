@@ -33,6 +33,7 @@ METADATA: dict[str, dict[str, Any]] = {
     "no-url": {"authorization_endpoint": "javascript:alert(1)"},
     "a-list": {"token_endpoint": ["http://127.0.0.1/"]},
     "no-keys": {"jwks_uri": None},
+    "keys-nowhere": {"jwks_uri": ""},
     "a-password": {"authorization_endpoint": "https://user:password@idp.example/"},
 }
 RAW = {"not-json": b"<html>", "a-member-twice": b'{"issuer": "a", "issuer": "b"}', "too-long": b" " * 300_000 + b"{}"}

@@ -73,7 +73,7 @@ class ProviderSource(FeedSource, frozen=True, kw_only=True):
 
     async def run(self, node: NodeSide) -> None:
         tls = read_tls(self.tls, node.read)
-        metadata, complaint = None, ""
+        metadata, tell = None, _Telling(f"oidc: logins at {self.issuer}")
         async with Desk(node.fetcher, tls) as desk:
             while True:
                 away = ""
@@ -81,9 +81,7 @@ class ProviderSource(FeedSource, frozen=True, kw_only=True):
                     metadata = await _discover(node.fetcher, self.issuer, tls)
                 except Away as problem:
                     away = str(problem)
-                if away != complaint:
-                    log.warning("%s", away or f"{self.issuer}: there again")
-                    complaint = away
+                tell(away)
                 told = {"metadata": metadata, "away": away, "date": time.time(), "desk": desk.place}
                 node.publish(orjson.dumps(told, default=msgspec.to_builtins))
                 await asyncio.sleep(REST_S)
@@ -98,15 +96,17 @@ class KeysSource(FeedSource, frozen=True, kw_only=True):
 
     async def run(self, node: NodeSide) -> None:
         tls = read_tls(self.tls, node.read)
-        where, following = "", asyncio.create_task(asyncio.sleep(0))
+        where, following, tell = "", asyncio.create_task(asyncio.sleep(0)), _Telling(f"oidc: keys of {self.issuer}")
         try:
             while True:
                 wait = EVERY_S
                 try:
                     metadata = await _discover(node.fetcher, self.issuer, tls)
-                except Away:  # which `ProviderSource` tells
+                except Away as problem:
                     wait = AGAIN_S
+                    tell(str(problem))
                 else:
+                    tell("")
                     if metadata.jwks_uri != where:
                         following.cancel()
                         where = metadata.jwks_uri
@@ -123,6 +123,20 @@ class KeysSource(FeedSource, frozen=True, kw_only=True):
             following.cancel()
 
 
+@final
+class _Telling:
+    """Tells of a trouble when it is another one, and of its end."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._trouble = ""
+
+    def __call__(self, trouble: str) -> None:
+        if trouble != self._trouble:
+            self._trouble = trouble
+            log.warning("%s: %s", self._what, trouble or "there again")
+
+
 async def _discover(fetcher: Fetcher, issuer: str, tls: ClientTls) -> Metadata:
     url = issuer.rstrip("/") + "/.well-known/openid-configuration"
     raw = await _get(fetcher, url, tls)
@@ -134,7 +148,7 @@ async def _discover(fetcher: Fetcher, issuer: str, tls: ClientTls) -> Metadata:
         raise Away(f"{url}: it calls itself {metadata.issuer[:200]!r}; expected the issuer as configured")
     for name in _ENDPOINTS:
         endpoint = getattr(metadata, name)
-        if endpoint and not is_safe(endpoint):
+        if (endpoint or name == "jwks_uri") and not is_safe(endpoint):
             raise Away(f"{url}: its {name} is not an https URL")
     return metadata
 
