@@ -10,7 +10,10 @@ import pytest
 
 from fastgw.filters.api import Consumer
 from fastgw.filters.oidc import Oidc
-from fastgw.filters.oidc.session import Sealed, Session
+from fastgw.filters.oidc.desk import Answered, Asked, Place
+from fastgw.filters.oidc.provider import Tokens
+from fastgw.filters.oidc.sealing import Seal
+from fastgw.filters.oidc.session import Attempt, Sealed, Session
 from fastgw.filters.oidc.settings import (
     Login,
     Sessions,
@@ -235,6 +238,20 @@ def test_explain_tells_who_passes_and_whom_it_would_ask() -> None:
         plane.gateway, "http://a.test/", "Accept: text/html"
     )
     assert "oidc → answers 401" in explained(plane.gateway, "http://a.test/")
+
+
+def test_what_holds_secrets_does_not_show_them() -> None:
+    held = [
+        Session(b"a.planted.c", 1.0, 2.0, "planted", "planted"),
+        Attempt("planted", "planted", "planted", b"/planted", "planted", 1.0),
+        Tokens("planted", "planted", "planted", 60.0),
+        Place("name", "planted"),
+        Asked("planted", b"planted", "https://idp.example/token", [(b"A", b"planted")], b"planted"),
+        Answered(200, b"planted"),
+        Seal(["planted" * 5], b"a", b"planted"),
+        Sealed(["planted" * 5], b"planted"),
+    ]
+    assert "planted" not in f"{held!r}"
 
 
 def test_nothing_secret_is_told() -> None:

@@ -38,6 +38,9 @@ class Place(msgspec.Struct, frozen=True):
     """In the abstract namespace, without the leading NUL."""
     key: str
 
+    def __repr__(self) -> str:
+        return f"<Place {self.name}>"
+
 
 class Asked(msgspec.Struct, array_like=True, frozen=True):
     """A POST for the desk to make."""
@@ -49,6 +52,9 @@ class Asked(msgspec.Struct, array_like=True, frozen=True):
     fields: Sequence[tuple[bytes, bytes]]
     body: bytes
 
+    def __repr__(self) -> str:
+        return f"<Asked {self.url}>"
+
 
 class Answered(msgspec.Struct, array_like=True, frozen=True):
     status: int
@@ -56,6 +62,9 @@ class Answered(msgspec.Struct, array_like=True, frozen=True):
     body: bytes
     reason: str = ""
     """Why there is none."""
+
+    def __repr__(self) -> str:
+        return f"<Answered {self.status} {self.reason}>"
 
 
 class Unattended(Exception):

@@ -172,6 +172,9 @@ class Tokens(NamedTuple):
     expires_in: float
     """Seconds; 0: it does not say."""
 
+    def __repr__(self) -> str:
+        return f"<Tokens for {self.expires_in} s>"
+
 
 Authenticate = Callable[[Metadata, dict[str, str]], list[tuple[bytes, bytes]]]
 """Puts what shows who asks into a form, or into the fields that are returned."""

@@ -35,6 +35,9 @@ class Attempt(msgspec.Struct, array_like=True, frozen=True):
     def begin(cls, return_to: bytes, redirect_uri: str) -> "Attempt":
         return cls(_random(), _random(), _random(), return_to, redirect_uri, time.time())
 
+    def __repr__(self) -> str:
+        return f"<Attempt of {self.begun_date:.0f}>"
+
     @property
     def challenge(self) -> str:
         """S256 of the verifier (RFC 7636 section 4.2)."""
@@ -55,6 +58,9 @@ class Session(msgspec.Struct, array_like=True, frozen=True):
     """When the access token was got."""
     ends_date: float = 0.0
     """When it expires; 0: the provider has not said."""
+
+    def __repr__(self) -> str:
+        return f"<Session of {self.begun_date:.0f}{', to be refreshed' if self.refresh_token else ''}>"
 
     @property
     def claims(self) -> dict[str, Any]:
