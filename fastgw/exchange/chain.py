@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from math import inf
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeAlias, final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
 from fastgw.errors import Fault
 from fastgw.exchange.reply import Reply, problem
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from fastgw.exchange.exchange import Exchange
 
 log = logging.getLogger("fastgw")
+
+TOLD_EVERY_S: Final = 1.0
 
 Outcome: TypeAlias = Reply | Awaitable[Reply | None] | None
 RequestStep: TypeAlias = "Callable[[Exchange], Outcome]"
@@ -89,10 +92,19 @@ class Link:
 class Chain:
     """The filters of a route (before one is found: of a listener) in running order, hooks sorted out by kind."""
 
-    __slots__ = ("finish_steps", "links", "preflight", "request_body_steps", "request_steps", "response_steps")
+    __slots__ = (
+        "finish_steps",
+        "links",
+        "preflight",
+        "request_body_steps",
+        "request_steps",
+        "response_steps",
+        "told_at",
+    )
 
     def __init__(self, links: Iterable[Link]) -> None:
         self.links = tuple(links)
+        self.told_at: dict[object, float] | None = None  # when the log was told of steps that raise
         hooks = [link.hooks for link in self.links]
         self.request_steps = tuple(h.request for h in hooks if h.request is not None)
         self.request_body_steps = tuple(h.request_body for h in hooks if h.request_body is not None)
@@ -224,9 +236,17 @@ def checked(reply: Reply | None) -> Reply | None:
 
 
 def count_raised(step: object, kind: str, exchange: Exchange) -> str:
-    """Log and count that a step has raised, while that is handled. Returns what to say of it in the access log."""
-    name = exchange.chain.name_of(step)
-    log.exception("filter %s: its %s step raised", name, kind)
+    """Log and count that a step has raised, while that is handled. Returns what to say of it in the access log.
+
+    What raises for each of thousands of requests is logged once in `TOLD_EVERY_S`, and counted each time.
+    """
+    chain, now = exchange.chain, exchange.begun_at
+    name = chain.name_of(step)
+    if chain.told_at is None:
+        chain.told_at = {}
+    if now >= chain.told_at.get(step, -inf) + TOLD_EVERY_S:
+        chain.told_at[step] = now
+        log.exception("filter %s: its %s step raised", name, kind)
     exchange.client.count_filter(name, FilterEvent.RAISED)
     return f"filter {name}: its {kind} step raised"
 

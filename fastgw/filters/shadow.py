@@ -9,10 +9,11 @@ import inspect
 import logging
 import warnings
 from collections.abc import Awaitable
+from math import inf
 from typing import Any, Final, final
 
 from fastgw.exchange import Exchange, Hooks, Reply
-from fastgw.exchange.chain import checked
+from fastgw.exchange.chain import TOLD_EVERY_S, checked
 from fastgw.exchange.shadow import ShadowExchange
 from fastgw.observe.families import FilterEvent
 
@@ -85,12 +86,13 @@ class _Case:
 class _Shadow:
     """One use of a filter."""
 
-    __slots__ = ("_instance", "_own", "_tasks")
+    __slots__ = ("_instance", "_own", "_tasks", "_told_at")
 
     def __init__(self, instance: str, own: Hooks) -> None:
         self._instance = instance
         self._own = own
         self._tasks: set[asyncio.Future[None]] = set()
+        self._told_at = -inf  # when the log was told that it raises
 
     def request(self, exchange: Exchange) -> None:
         case = self._case(exchange)
@@ -165,7 +167,9 @@ class _Shadow:
         return case
 
     def _raised(self, case: _Case, kind: str, error: BaseException) -> None:
-        log.error("filter %s, in shadow: its %s step raised", self._instance, kind, exc_info=error)
+        if case.exchange.begun_at >= self._told_at + TOLD_EVERY_S:
+            self._told_at = case.exchange.begun_at
+            log.error("filter %s, in shadow: its %s step raised", self._instance, kind, exc_info=error)
         case.decide(FilterEvent.RAISE, f"raise {type(error).__name__}")
         case.over = True
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from fastgw.compile import CompileError
+from fastgw.config.settings import Config
+from fastgw.exchange import exchange
 from fastgw.filters.api import Phase, Reply
 from fastgw.observe.families import FilterEvent
 from tests.support.memory import Plane, Wire, probe
@@ -208,3 +211,33 @@ def test_a_start_that_raises_names_the_filter_and_a_stop_that_raises_keeps_nobod
     plane.gateway.stop()
     assert "filter broken: its stop raised" in caplog.text
     assert not link.started
+
+
+@pytest.mark.parametrize("shadow", [False, True])
+def test_a_filter_that_raises_for_each_request_does_not_fill_the_log(
+    shadow: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told of once a second, and counted each time; another step of it is told of as well."""
+    now = [1000.0]
+    monkeypatch.setattr(exchange, "monotonic", lambda: now[0])
+    kind = InShadow if shadow else Plane
+    plane = kind(probes=[probe("broken", Phase.TRANSFORM, request=raising(ZeroDivisionError()))])
+    upstream: Wire | None = None
+    told = []
+    for at in (1000.0, 1000.5, 1000.9, 1001.0, 1001.1):
+        now[0] = at
+        plane.client().sends(GET)
+        if shadow:
+            upstream = upstream or plane.connects()
+            upstream.sends(OK)
+        told.append(caplog.text.count("its request step raised"))
+    assert told == [1, 1, 1, 2, 2]
+    assert len(plane.observer.filters) == 5
+
+
+class InShadow(Plane):
+    """Its probes are in shadow."""
+
+    def _load(self, settings: Mapping[str, Any]) -> Config:
+        made = super()._load(settings)
+        return replace(made, filters={name: replace(use, shadow=True) for name, use in made.filters.items()})
