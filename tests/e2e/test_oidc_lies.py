@@ -225,6 +225,8 @@ def test_a_gateway_that_is_refused_says_that_it_cannot_log_in(world: World, erro
         (200, b"[]"),
         (200, tokens(b"") | {"token_type": "mac"}),
         (200, tokens(b"") | {"access_token": 7}),
+        (200, tokens(b"") | {"access_token": "a\r\nX-Evil: 1"}),
+        (200, tokens(b"") | {"refresh_token": "\N{SNOWMAN}"}),
         (200, tokens(b"") | {"expires_in": []}),
         (200, b" " * 600_000),
         (302, b""),

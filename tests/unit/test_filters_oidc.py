@@ -233,7 +233,7 @@ def test_others_stay_as_they_are(parse: Callable[[str], str], text: str) -> None
 def test_explain_tells_who_passes_and_whom_it_would_ask() -> None:
     plane = plane_of({"pass_access_token": "X-Handed-On"})
     told = explained(plane.gateway, "http://a.test/", cookie())
-    assert "oidc → would send no Cookie; X-Handed-On: *** (a session of alice-of-ours)" in told
+    assert "oidc → would send X-Handed-On: ***; no Cookie (a session of alice-of-ours)" in told
     assert "oidc → would have to ask https://idp.example" in explained(
         plane.gateway, "http://a.test/", "Accept: text/html"
     )

@@ -16,7 +16,7 @@ from fastgw.filters.jwks import Keyring
 from fastgw.filters.jwt import ClaimName, TokenCacheSettings
 from fastgw.filters.oidc.assertion import by_key
 from fastgw.filters.oidc.cookies import names_of, own_name
-from fastgw.filters.oidc.flow import Edits, Flow, Trust
+from fastgw.filters.oidc.flow import Flow, Trust
 from fastgw.filters.oidc.id_token import IdTokens
 from fastgw.filters.oidc.provider import (
     Authenticate,
@@ -196,24 +196,24 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
             tls=tls,
             roster=env.roster,
             consumer_claim=claim_path(self.consumer_claim),
-            edits=self._edits(),
+            written=frozenset((*self._written, *([self._passed.lower().encode()] if self._passed else []))),
+            lines=self._lines(),
         )
         return env.shared(("oidc login", env.policy), lambda: Flow(login, trust, self.realm.encode(), others))
 
-    def _edits(self) -> Callable[[Session], Edits]:
+    def _lines(self) -> Callable[[Session], bytes]:
         fields = [(name.encode(), claim, claim_path(claim)) for claim, name in self.claims_to_headers.items()]
         passed = self._passed.encode()
         prefix = b"Bearer " if passed.lower() == b"authorization" else b""
 
-        def edits(session: Session) -> Edits:
+        def lines(session: Session) -> bytes:
             claims = session.claims
-            made = [(name, field_value(claim, find_claim(claims, path))) for name, claim, path in fields]
-            if passed:
-                token = session.access_token.encode()
-                made.append((passed, prefix + token if token else b""))
-            return tuple(made)
+            values = [(name, field_value(claim, find_claim(claims, path))) for name, claim, path in fields]
+            if passed and session.access_token:
+                values.append((passed, prefix + session.access_token.encode()))
+            return b"".join(b"%b: %b\r\n" % field for field in values if field[1])
 
-        return edits
+        return lines
 
 
 @final

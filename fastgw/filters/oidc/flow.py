@@ -51,10 +51,6 @@ _TOO_LONG: Final = "What the identity provider tells of you is too long to be ke
 _UNAVAILABLE: Final = "Logging in is not possible just now, as the identity provider is away. Try again later."
 
 
-Edits = tuple[tuple[bytes, bytes], ...]
-"""Fields as the upstream gets them, however the client sent them; b"": without."""
-
-
 class Trust(NamedTuple):
     """What makes a policy's way its own."""
 
@@ -66,20 +62,23 @@ class Trust(NamedTuple):
     tls: ClientTls
     roster: Roster
     consumer_claim: ClaimPath
-    edits: Callable[[Session], Edits]
-    """What the upstream gets to see of a session. Raises `Refused`."""
+    written: frozenset[bytes]
+    """Lower-case names of the fields in which the upstream gets to see something of a session."""
+    lines: Callable[[Session], bytes]
+    """These fields, as ready lines. Raises `Refused`."""
 
 
 @final
 class Known:
     """A session that a cookie holds, read."""
 
-    __slots__ = ("claims", "consumer", "edits", "ended", "index", "retry_date", "sealed", "session")
+    __slots__ = ("claims", "consumer", "ended", "index", "lines", "retry_date", "sealed", "session")
 
     def __init__(self) -> None:
         self.session: Session
         self.claims: Claims
-        self.edits: Edits
+        self.lines: bytes
+        """For the upstream."""
         self.consumer: Consumer | None = None
         self.index: Index | None = None
         """Where the consumer was looked for."""
@@ -223,11 +222,8 @@ class Flow:
             known.index = roster.index
             known.consumer = consumer_of(roster, known.claims, find_claim(known.claims, self._trust.consumer_claim))
         exchange.claims, exchange.consumer = known.claims, known.consumer
-        for name, value in known.edits:
-            if value:
-                exchange.headers.set(name, value)
-            else:
-                exchange.headers.remove(name)
+        exchange.request_dropped |= self._trust.written
+        exchange.request_added += known.lines
         if known.sealed is not None:
             self._writing[exchange] = put(site.cookie, known.sealed, site.attributes, jar.ours)
 
@@ -239,7 +235,7 @@ class Flow:
             log.warning("oidc: a session of %d bytes does not fit into cookies any more, and ends soon", len(sealed))
 
     def _hold(self, known: Known, session: Session) -> None:
-        known.session, known.claims, known.edits = session, session.claims, self._trust.edits(session)
+        known.session, known.claims, known.lines = session, session.claims, self._trust.lines(session)
 
     # --- refreshing it ---
 
@@ -393,7 +389,7 @@ class Flow:
         now = time.time()
         session = self._with(tokens, Session(b"", begun_date=now, used_date=now))
         try:
-            self._trust.edits(session)
+            self._trust.lines(session)
             cookies = put(site.cookie, self._trust.sealed.seal_session(session), site.attributes, jar.ours)
         except Refused as refusal:
             return exchange.refuse(Fault.FORBIDDEN, fields=_fields(over), why=str(refusal))

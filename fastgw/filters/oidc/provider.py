@@ -5,6 +5,7 @@ OpenID Connect Discovery 1.0, RFC 8414; the code is redeemed, and the session re
 
 import asyncio
 import logging
+import re
 import time
 from base64 import b64encode
 from collections.abc import Callable, Mapping
@@ -285,9 +286,10 @@ def _tokens(said: Mapping[str, Any]) -> Tokens:
         said.get(name, "") for name in ("id_token", "access_token", "refresh_token")
     )
     expires_in = said.get("expires_in", 0)
-    if str(said.get("token_type", "")).lower() != "bearer" or not all(
-        isinstance(text, str) for text in (id_token, access_token, refresh_token)
-    ):
+    # RFC 6749 appendix A: visible ASCII, which is what fields, forms and cookies can hold.
+    texts = (id_token, access_token, refresh_token)
+    fit = all(isinstance(text, str) and re.fullmatch("[ -~]*", text) is not None for text in texts)
+    if not fit or str(said.get("token_type", "")).lower() != "bearer":
         raise Away("its token endpoint gives no bearer token")
     try:
         seconds = float(expires_in)  # some write it as text
