@@ -91,9 +91,9 @@ class Status(Struct, frozen=True):
     connections: int
     requests: int
     reloads: Reloads
-    rates: None = None
     certificates: Sequence[CertificateInfo] = ()
     """What clients are shown over TLS."""
+    rates: None = None
 
 
 class RouteInfo(Struct, frozen=True):
