@@ -230,14 +230,16 @@ async def test_a_refused_connection_is_told(origin: Origin) -> None:
 )
 @on_loop
 async def test_the_time_is_limited_whatever_was_said(origin: Origin, said: bytes, fault: Fault) -> None:
+    """On a busy machine the service may not have got so far in a short time: then it is given more."""
     over = threading.Event()
     origin.answer(said, over)
     origin.serve()
     async with fetching() as fetcher:
-        failed = await failure(fetcher, origin.url, timeout=0.05)
+        timeout = 0.05
+        while (await failure(fetcher, origin.url, timeout=timeout)).fault is not fault:
+            timeout *= 2
         over.set()
-        assert failed.fault is fault
-        await until(lambda: origin.connections[0].sock.fileno() < 0)
+        await until(lambda: all(connection.sock.fileno() < 0 for connection in origin.connections))
 
 
 @on_loop
