@@ -103,8 +103,8 @@ $(SSLYZE): | .venv/.installed
 	.venv/sslyze/bin/python -m pip install --quiet --disable-pip-version-check 'sslyze>=6.3'
 
 test: lint programs $(PROVIDER)/node_modules/.installed $(SSLYZE)  ## lint, then every test; apt-get installs what they run, when you are root
-	$(BIN)/python -m pytest -n 4
-	FASTGW_PURE_PYTHON=1 $(BIN)/python -m pytest -n 4 -m 'not twin' $(TWICE)
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+	FASTGW_PURE_PYTHON=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m 'not twin' $(TWICE)
 
 docs: setup  ## write docs/filters.md anew, from the filters
 	$(BIN)/fastgw filters --format markdown > docs/filters.md
