@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from fastgw.runtime.channel import PROTOCOL
 from tests.e2e.clients import Tally, call
 from tests.e2e.programs import started
 from tests.e2e.test_nothing_lost import enough
@@ -187,9 +188,9 @@ FAILS: Mapping[str, tuple[Mapping[str, Change], str]] = {
         "gateway.json:2:",
     ),
     "speaks otherwise": (
-        {"runtime/channel.py": ("PROTOCOL: Final = 1", "PROTOCOL: Final = 2")},
-        "exit status 3: fastgw: its workers speak version 1 of the messages between processes, and not 2: this upgrade "
-        "needs a restart",
+        {"runtime/channel.py": (f"PROTOCOL: Final = {PROTOCOL}", f"PROTOCOL: Final = {PROTOCOL + 1}")},
+        f"exit status 3: fastgw: its workers speak version {PROTOCOL} of the messages between processes, and not "
+        f"{PROTOCOL + 1}: this upgrade needs a restart",
     ),
 }
 HASTY: Mapping[str, Change] = {"runtime/upgrade.py": ("PREFLIGHT_S: Final = 20.0", "PREFLIGHT_S: Final = 5.0")}
