@@ -24,12 +24,15 @@ from fastgw.node.limits import AddressLimit
 from fastgw.node.sending import send_at_once
 from fastgw.node.timers import Timed
 from fastgw.wire.certificate import ClientCertificate
+from fastgw.wire.client_hello import NO_APPLICATION_PROTOCOL, protocols_offered
 
 if TYPE_CHECKING:
     from fastgw.downstream.server import Listener, Server
 
 RECORD: Final = 16_384
 """The most that one record of TLS holds (RFC 8446 section 5.1)."""
+SPOKEN: Final = frozenset((b"http/1.1", b"http/1.0"))
+"""Of the protocols that a client may offer; one that offers none speaks what is spoken on the port."""
 _HANDSHAKE: Final = 22
 """What the first record of a client is."""
 
@@ -209,6 +212,11 @@ class Secured(asyncio.BufferedProtocol, Timed):
         tls = self.listener.tls
         if tls is None or received[0] != _HANDSHAKE:
             self._answer_plain(received)
+            return
+        offered = protocols_offered(received)
+        if offered is not None and not SPOKEN.intersection(offered):
+            send_at_once(self._fd, NO_APPLICATION_PROTOCOL)  # OpenSSL would go on without a protocol
+            self._fail(Outcome.NO_AGREEMENT, "the client does not offer HTTP/1.1")
             return
         self.stage = SHAKING
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()

@@ -157,6 +157,15 @@ def test_http_1_1_is_what_is_spoken(place: Place, offered: list[str], chosen: st
         assert client.ask().body == b"ok"
 
 
+def test_who_would_speak_something_else_is_told_so(place: Place) -> None:
+    """RFC 7301 section 3.2: a fatal alert, and not a connection on which each speaks another protocol."""
+    tls = client_tls(place.authority)
+    tls.set_alpn_protocols(["h2", "ftp"])
+    before = metric(place, 'fastgw_tls_handshake_failures_total{fault="no_agreement"}')
+    assert "no application protocol" in str(place.fails(tls))
+    assert metric(place, 'fastgw_tls_handshake_failures_total{fault="no_agreement"}') == before + 1
+
+
 def test_who_speaks_no_version_that_is_allowed_is_told_so(place: Place) -> None:
     tls = client_tls(place.authority)
     tls.maximum_version = ssl.TLSVersion.TLSv1_2
