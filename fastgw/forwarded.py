@@ -28,6 +28,7 @@ FAMILY: Final = frozenset(
     )
 )
 _NOTHING: Final[frozenset[bytes]] = frozenset()
+_CLIENT_CERT: Final = frozenset((b"x-forwarded-client-cert",))
 MOST_PROXIES: Final = 32
 """Proxies between the client and us, at most: further to the left nothing is read."""
 MOST_BYTES: Final = 4096
@@ -105,6 +106,8 @@ def fields_for_upstream(
     if policy == "strip":
         return FAMILY, b""
     if policy == "pass":
+        if peer.scheme == b"https" and not peer.trusted:  # what it has shown we know, and nobody else can
+            return _CLIENT_CERT, b"X-Forwarded-Client-Cert: %b\r\n" % _element(peer) if peer.certificate else b""
         return _NOTHING, b""
     return FAMILY, _appended(peer, head, client_ip)
 

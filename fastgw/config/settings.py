@@ -431,7 +431,9 @@ class Route(Settings):
     path: PathForwarding = PathForwarding()
     """Which form of the path is sent."""
     forwarded: Literal["append", "set", "strip", "pass"] | None = None
-    """What becomes of the forwarding fields. Left out = `append` when the peer is a trusted proxy, else `set`."""
+    """What becomes of the forwarding fields. Left out = `append` when the peer is a trusted proxy, else `set`.
+
+    `pass` leaves them alone, but for `X-Forwarded-Client-Cert` of a TLS client that is no trusted proxy."""
     upgrade: tuple[Protocol, ...] = ("websocket",)
     """Protocols that a connection may change to, becoming a tunnel. `h2c` never."""
     timeout: Duration | None = None

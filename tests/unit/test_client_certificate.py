@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,6 +66,25 @@ def test_it_is_written_from_what_was_verified_and_from_nothing_that_a_client_sen
     assert written("append", True, ALICE) == [b"Hash=f0, " + own]
     assert written("append", True, None) == [b"Hash=f0"]
     assert written("append", False, None) == written(None, False, None) == written("strip", False, ALICE) == []
+
+
+@pytest.mark.parametrize(
+    ("trusted", "scheme", "shown", "dropped", "added"),
+    [
+        (False, b"https", ALICE, True, True),
+        (False, b"https", None, True, False),
+        (True, b"https", ALICE, False, False),
+        (False, b"http", None, False, False),
+    ],
+)
+def test_what_is_passed_on_is_no_lie_about_a_certificate(
+    trusted: bool, scheme: bytes, shown: ClientCertificate | None, dropped: bool, added: bool
+) -> None:
+    """Over TLS only we, and the proxies that we trust, know what a client has shown."""
+    peer = Peer("10.0.0.9", 1, 443, trusted, scheme, shown)
+    drop, lines = fields_for_upstream("pass", peer, REQUEST, peer.ip)
+    assert drop == (frozenset({b"x-forwarded-client-cert"}) if dropped else frozenset())
+    assert lines == (FIELD + ALICE.element() + b"\r\n" if added else b"")
 
 
 @given(st.text(st.characters(codec=None)), st.text(st.characters(codec=None)))
