@@ -13,16 +13,19 @@ from fastgw.filters import TYPES
 
 ALL_TYPES = MappingProxyType({**TYPES, Noop.type_name: Noop})
 PEERS = {
-    f"{scenario.name}: {peer.name}": peer
+    f"{scenario.name}: {peer.name}": (scenario, peer)
     for scenario in SCENARIOS.values()
     for peer in scenario.peers
     if type(peer) is Fastgw and peer.routes < 10_000  # which differ from fewer in their number alone
 }
 
 
-@pytest.mark.parametrize("peer", PEERS.values(), ids=PEERS)
-def test_a_configuration_is_good(peer, tmp_path):
-    file = tmp_path / "fastgw.json"
+@pytest.mark.parametrize(("scenario", "peer"), PEERS.values(), ids=PEERS)
+def test_a_configuration_is_good(scenario, peer, tmp_path):
+    scenario.prepare(tmp_path)
+    folder = tmp_path / "fastgw"
+    folder.mkdir()
+    file = folder / "fastgw.json"
     file.write_text(json.dumps(peer._configuration(9001, tmp_path / "access.log")))
     loaded = config.load(str(file), ALL_TYPES)
     assert len(loaded.config.routes) == peer.routes
