@@ -522,7 +522,6 @@ class _Building:
                 return listener
         return Listener(name, table)
 
-
     def _server_tls(self, name: str, settings: config.ServerTls | None) -> Steps[ServerContexts | None]:
         if settings is None:
             return None

@@ -106,9 +106,7 @@ def test_one_mistake_is_one_line(tmp_path):
         ("{certificates: []}", ["3:29: admin.tls.certificates: an empty list; expected at least one"]),
         (
             "{certificates: [{certificate: $other, key: $key}]}",
-            [
-                "3: admin.tls.certificates[0].key: it is not the key of the certificate; expected the certificate's own"
-            ],
+            ["3: admin.tls.certificates[0].key: it is not the key of the certificate; expected the certificate's own"],
         ),
         (
             "{certificates: [{certificate: $certificate, key: $encrypted}]}",
