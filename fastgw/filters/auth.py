@@ -336,7 +336,9 @@ class _Attempts:
             setattr(exchange, name, value)
         head = exchange.head
         if head.edited() is not None:
-            head.fields().become(edited or Fields.parse(head.raw, head.fields_start, head.connection_named))
+            if edited is None:
+                edited = Fields.parse(head.raw, head.fields_start, head.connection_named)
+            head.fields().become(edited)
 
 
 @final

@@ -406,3 +406,15 @@ def test_in_shadow_it_lets_everybody_in_and_keeps_nothing(waits: bool) -> None:
         assert link.own.finish.__self__._cases == {}  # type: ignore[union-attr]
 
     asyncio.run(ask())
+
+
+@pytest.mark.parametrize("line", ["X-User: admin", "x_user: admin"])
+@pytest.mark.parametrize("head", ["GET / HTTP/1.0\r\n", "GET / HTTP/1.1\r\nHost: a\r\n"])
+def test_what_a_way_writes_stays_removed_though_it_was_all_that_the_client_sent(head: str, line: str) -> None:
+    jwt = {"algorithms": ["HS256"], "secret": "x" * 32, "claims_to_headers": {"sub": "X-User"}}
+    route = {"name": "all", "upstream": "u", "filters": {"auth": {"anonymous": "guest", "any_of": [{"jwt": jwt}]}}}
+    plane = Plane({"routes": [route]})
+    plane.client().sends(f"{head}{line}\r\n\r\n".encode())
+    sent = plane.connects().received
+    assert sent.startswith(b"GET / HTTP/1.1\r\n")
+    assert b"user" not in sent.lower()

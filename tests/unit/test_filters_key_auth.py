@@ -252,3 +252,14 @@ def test_names_that_belong_to_the_connection_are_no_names_for_keys() -> None:
     for name in ("Host", "connection", "Cookie", "Content-Length"):
         with pytest.raises(Exception, match="belongs to the connection"):
             plane_of({"key_names": [name]})
+
+
+@pytest.mark.parametrize("first", ["k1", "k2"])
+def test_each_of_two_filters_hides_its_own_parameter(first: str) -> None:
+    ways = {
+        "k1": {"type": "key_auth", "places": ["query"], "key_names": ["k1"], "hide_credentials": True},
+        "k2": {"type": "key_auth", "places": ["query"], "key_names": ["k2"], "hide_credentials": True},
+    }
+    ordered = {name: ways[name] for name in (first, *(each for each in ways if each != first))}
+    plane = Plane({"routes": [{"name": "all", "upstream": "u", "filters": ordered}], "consumers": CONSUMERS})
+    assert passed(plane, f"/?a=1&k1={KEY}&k2={KEY}&b=2").startswith("GET /?a=1&b=2 HTTP/1.1\r\n")
