@@ -608,8 +608,8 @@ def _redirect(status: int, to: Template) -> Callable[[Exchange], None]:
 
     def redirect(exchange: Exchange) -> None:
         location = to.expand(exchange.params)
-        if exchange.query is not None and not has_query:
-            location += b"?" + exchange.query
+        if not has_query and exchange.query_shown is not None:
+            location += b"?" + exchange.query_shown
         exchange.reply(Reply(status, fields=((b"Location", location),)))
 
     return redirect

@@ -386,7 +386,7 @@ class Redirect(Settings):
     to: str
     """The `Location`: a URL or a path, in which `{name}` stands for a parameter of the route's paths.
 
-    The request's query is kept, unless this has one of its own."""
+    The request's query is kept, without credentials that filters hide, unless this has one of its own."""
 
 
 class PathForwarding(Settings):

@@ -176,6 +176,11 @@ class Exchange:
     def query(self) -> bytes | None:
         return self.head.query
 
+    @property
+    def query_shown(self) -> bytes | None:
+        """The query without what filters hide: what others may be told, be it in a field or in a URL."""
+        return self.head.query if self.query_sent is AS_ASKED else self.query_sent
+
     # what filters ask
 
     @property

@@ -142,7 +142,7 @@ class _Memory:
             return None
         parts = [part for each in values for part in (b"%d" % len(each), *each)]
         if self.per_uri:
-            query = b"" if exchange.query is None else b"?" + exchange.query
+            query = b"" if exchange.query_shown is None else b"?" + exchange.query_shown
             parts += exchange.method, exchange.scheme, exchange.authority, exchange.path, query
         if self.per_address:
             parts.append(exchange.client_ip.encode())
@@ -228,7 +228,7 @@ class _Use:
 
     def _question(self, exchange: Exchange) -> list[tuple[bytes, bytes]]:
         _, added = fields_for_upstream(None, exchange.peer, exchange.head, exchange.client_ip)
-        query = exchange.query
+        query = exchange.query_shown
         uri = exchange.path if query is None else b"%b?%b" % (exchange.path, query)
         shown = [*self._from_client(exchange), *Fields.parse(added, 0)]
         return [*shown, (b"X-Forwarded-Method", exchange.method), (b"X-Forwarded-Uri", uri)]

@@ -46,7 +46,7 @@ VALUES: Final[Mapping[str, Value]] = {
     "host": lambda exchange: exchange.host,
     "method": lambda exchange: exchange.method,
     "path": lambda exchange: exchange.path,
-    "query": lambda exchange: exchange.query,
+    "query": lambda exchange: exchange.query_shown,
     "request_id": lambda exchange: exchange.request_id,
     "listener": lambda exchange: exchange.listener.name.encode(),
     "route": lambda exchange: None if exchange.route is None else exchange.route.name.encode(),

@@ -71,6 +71,14 @@ class World:
                     f"{self.secure.url}/", tls={"ca": authority.ca, "certificate": certificate, "key": key}
                 ),
                 "unverified": self._kind(f"{self.secure.url}/", tls={"certificate": certificate, "key": key}),
+                "hiding": Kind(
+                    route={
+                        "filters": {
+                            "key_auth": {"key_names": ["key"], "places": ["query"], "hide_credentials": True},
+                            "forward_auth": {"url": f"{self.service.url}/hiding"},
+                        }
+                    }
+                ),
                 "edited": Kind(
                     route={
                         "filters": {
@@ -198,6 +206,14 @@ def test_only_chosen_fields_are_shown(world: World, take: Take) -> None:
     assert b"Cookie" not in question
     assert b"X-Request-Id" not in question
     assert question.get(b"X-Forwarded-Uri") == b"/"
+
+
+def test_what_filters_before_it_hide_is_hidden_from_the_service_too(world: World, take: Take) -> None:
+    lane = take("hiding")
+    world.says(PASS)
+    lane.forward(lane.get(b"/x?a=1&key=anns-key"))
+    assert world.asked().get_all(b"X-Forwarded-Uri") == [b"/x?a=1"]
+    assert b"anns-key" not in world.asked().raw
 
 
 @pytest.mark.parametrize("status", [b"200 OK", b"204 No Content", b"299 Odd"])
