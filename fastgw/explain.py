@@ -8,7 +8,7 @@ import inspect
 import re
 from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
@@ -20,8 +20,8 @@ from fastgw.downstream.unreadable import unreadable
 from fastgw.errors import Fault, fault_of
 from fastgw.exchange import Chain, Exchange, Link, Reply, Response, Trailers, problem
 from fastgw.exchange.chain import checked
-from fastgw.exchange.shadow import ShadowExchange
-from fastgw.filters.api import secret_names
+from fastgw.exchange.unidentified import OpenExchange, OpenShadow
+from fastgw.filters.api import Phase, secret_names
 from fastgw.filters.shadow import abandon
 from fastgw.forwarded import Peer, client_address
 from fastgw.observe.families import FilterEvent
@@ -39,6 +39,8 @@ SECRET_FIELDS: Final = re.compile(
 """Found in the name of a field, its value is not shown. One too many is harmless here, one too few is not."""
 CHALLENGES: Final = (b"www-authenticate", b"proxy-authenticate")
 """Fields that ask for credentials, and hold none."""
+CORS: Final = b"access-control-"
+"""Begins the names of fields that say what browsers may do, with credentials too."""
 
 
 class _Shown:
@@ -70,7 +72,8 @@ class _Shown:
 
     def line(self, name: bytes, value: bytes) -> str:
         named = name.decode("latin-1").casefold() in map(str.casefold, self._redact)
-        secret = named or (SECRET_FIELDS.search(name) and name.lower() not in CHALLENGES)
+        harmless = name.lower() in CHALLENGES or name.lower().startswith(CORS)
+        secret = named or (SECRET_FIELDS.search(name) and not harmless)
         shown = b"***" if secret else self._mask(value) or b""
         return f"{name.decode('latin-1')}: {shown.decode('latin-1')}"
 
@@ -93,6 +96,8 @@ class Step(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whether it only says so, and never acts."""
     waits: bool = False
     """Whether it would have to ask somebody first: what comes behind it holds if it passes."""
+    depends_on: str = ""
+    """The filter before it that has to ask, and then says who the client is: only then can this one decide."""
 
 
 class Explanation(msgspec.Struct, omit_defaults=True):
@@ -108,7 +113,8 @@ class Explanation(msgspec.Struct, omit_defaults=True):
     early: tuple[Step, ...] = ()
     filters: tuple[Step, ...] = ()
     provided: tuple[str, ...] = ()
-    """Filters that have to ask somebody, who is not asked here: what follows holds if all of them pass."""
+    """Filters that have to ask somebody, who is not asked here, and those whose decision depends on the answer: what
+    follows holds if all of them let it pass. Values that are not known are shown as `{consumer.name}`."""
     upstream: str = ""
     target: str = ""
     targets: int = 0
@@ -185,10 +191,10 @@ def explain(
         head = judge_request(raw, gateway.limits.header_count)
     except Malformed as malformed:
         explanation.client, explanation.detail = client, malformed.reason
-        exchange = Exchange(unreadable(raw), _Listening(), chosen, peer, chosen.early)
+        exchange = OpenExchange(unreadable(raw), _Listening(), chosen, peer, chosen.early)
         exchange.reply(problem(fault_of(malformed), malformed.reason))
         return _answered(explanation, exchange, shown)
-    exchange = Exchange(head, _Listening(), chosen, peer, chosen.early)
+    exchange = OpenExchange(head, _Listening(), chosen, peer, chosen.early)
     exchange.client_ip = client_address(head, peer, chosen.trusts)
     explanation.client = exchange.client_ip
     if gateway.limits.body_bytes is not None and head.length > gateway.limits.body_bytes:
@@ -216,7 +222,9 @@ def explain(
             name = exchange.chain.name_of(exchange.answered_by)
             explanation.filters = (Step(name, f"answers {reply.status}, as to a preflight"),)
     steps = (*explanation.early, *explanation.filters)
-    explanation.provided = tuple(step.filter.partition(" ")[0] for step in steps if step.waits and not step.shadow)
+    explanation.provided = tuple(
+        step.filter.partition(" ")[0] for step in steps if (step.waits or step.depends_on) and not step.shadow
+    )
     if reply is not None:
         exchange.reply(reply)
         return _answered(explanation, exchange, shown)
@@ -251,48 +259,69 @@ def _later_links(chain: Chain, early: Chain) -> tuple[Link, ...]:
     return tuple(link for link in chain.links if link not in early.links)
 
 
-def _run(links: Iterable[Link], exchange: Exchange, shown: _Shown) -> tuple[tuple[Step, ...], Reply | None]:
+def _run(links: Iterable[Link], exchange: OpenExchange, shown: _Shown) -> tuple[tuple[Step, ...], Reply | None]:
     """Run the links' request steps one by one, and say what each did."""
     steps = []
     for link in links:
         name = link.use.name if link.use.name == link.use.type else f"{link.use.name} ({link.use.type})"
-        met = ShadowExchange(exchange) if link.use.shadow else exchange
-        decision, reply, waits = _ask(link, met, shown)
+        asked = _ask(link, OpenShadow(exchange) if link.use.shadow else exchange, shown)
+        decision = f"in shadow: {asked.decision}" if link.use.shadow else asked.decision
+        steps.append(Step(name, decision, link.level, link.use.shadow, asked.waits, asked.depends_on))
         if link.use.shadow:
-            decision = f"in shadow: {decision}"
-        steps.append(Step(name, decision, link.level, link.use.shadow, waits))
-        if reply is not None and not link.use.shadow:
+            continue
+        if asked.reply is not None:
             exchange.answered_by = link.hooks.request
-            return tuple(steps), reply
+            return tuple(steps), asked.reply
+        if asked.waits and link.use.settings.phase <= Phase.AUTHENTICATE:
+            exchange.leave_open(link.use.name)
     return tuple(steps), None
 
 
-def _ask(link: Link, exchange: Exchange, shown: _Shown) -> tuple[str, Reply | None, bool]:
-    """What a filter decides, its answer if it makes one, and whether it would have to wait for somebody."""
+class _Asked(NamedTuple):
+    """What a filter decides, its answer if it makes one, and what the decision has to wait for."""
+
+    decision: str
+    reply: Reply | None = None
+    waits: bool = False
+    depends_on: str = ""
+
+
+def _ask(link: Link, exchange: OpenExchange | OpenShadow, shown: _Shown) -> _Asked:
     hooks = link.own
     if hooks.request is None:
-        return "has no say before the response", None, False
+        return _Asked("has no say before the response")
     added, edited, query = exchange.request_added, tuple(exchange.headers), exchange.query_sent
     dropped = exchange.request_dropped
-    exchange.why = ""
+    exchange.why, exchange.looked = "", False
+    outcome: Any = None
+    raised: Exception | None = None
     try:
         outcome = hooks.request(exchange)
         if not inspect.isawaitable(outcome):
             outcome = checked(outcome)
     except Exception as error:  # the edge of a filter: what it raises is what would be answered
-        told = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raised = error
+    # Who the client is, filters of this phase say, and do not ask.
+    looked = exchange.looked and link.use.settings.phase is not Phase.AUTHENTICATE
+    depends_on = " or ".join(exchange.asked) if looked else ""
+    depends = f"depends on who {depends_on} says it is"
+    if raised is not None and not looked:
+        told = f"{type(raised).__name__}: {raised}".removesuffix(": ")
         if hooks.start is not None:  # what it has in a worker, it has not here
-            return f"can be told by a running gateway only ({told})", None, True
-        return f"answers 500 (internal: it raises {told})", problem(Fault.INTERNAL), False
-    if isinstance(outcome, Reply):
+            return _Asked(f"can be told by a running gateway only ({told})", waits=True)
+        return _Asked(f"answers 500 (internal: it raises {told})", problem(Fault.INTERNAL))
+    if isinstance(outcome, Reply) and not looked:
         label = outcome.fault.label if outcome.fault else ""
         reasons = ": ".join(filter(None, (label, exchange.why)))
-        return f"answers {outcome.status}{f' ({reasons})' if reasons else ''}", outcome, False
+        return _Asked(f"answers {outcome.status}{f' ({reasons})' if reasons else ''}", outcome)
+    if raised is not None or isinstance(outcome, Reply):
+        exchange.why = ""
+        return _Asked(depends, depends_on=depends_on)
     if outcome is not None:
         abandon(outcome)
         whom = f" {hooks.asks}" if hooks.asks else ""
-        return f"would have to ask{whom}, which is not done here", None, True
-    words = _words(link, exchange)
+        return _Asked(f"would have to ask{whom}, which is not done here", waits=True, depends_on=depends_on)
+    words = depends if looked else _words(link, exchange)
     lines = exchange.request_added.removeprefix(added)
     gone = {folded(name) for name in exchange.request_dropped - dropped}
     gone -= {folded(name) for name, _ in Fields.parse(lines, 0)}
@@ -300,8 +329,10 @@ def _ask(link: Link, exchange: Exchange, shown: _Shown) -> tuple[str, Reply | No
     changes += shown.fields(lines) + shown.differences(edited, tuple(exchange.headers))
     if exchange.query_sent is not query:
         changes += (f"another query: {shown.query(exchange.query_sent)}",)
+    if looked and not changes:
+        return _Asked(depends, depends_on=depends_on)
     decision = f"would send {'; '.join(changes)}" if changes else "pass"
-    return f"{decision}{f' ({words})' if words else ''}", None, False
+    return _Asked(f"{decision}{f' ({words})' if words else ''}", depends_on=depends_on)
 
 
 def _words(link: Link, exchange: Exchange) -> str:
@@ -343,9 +374,8 @@ def as_text(explanation: Explanation) -> str:
             level = f"   [{step.level}]" if step.level else ""
             lines.append((title if place == 0 else "", f"{step.filter} → {step.decision}{level}"))
     if explanation.provided:
-        lines.append(
-            ("provided", f"{', '.join(explanation.provided)} let{'s' * (len(explanation.provided) == 1)} it pass")
-        )
+        verb = "lets" if len(explanation.provided) == 1 else "let"
+        lines.append(("provided", f"{', '.join(explanation.provided)} {verb} it pass"))
     if explanation.target:
         how = f"round_robin, 1 of {explanation.targets}"
         lines.append(("target", f"{explanation.target}   ({how}; upstream {explanation.upstream})"))

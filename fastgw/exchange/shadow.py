@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Final, final
+from typing import Any, Final
 
 from fastgw.errors import Fault
 from fastgw.exchange.exchange import Exchange
@@ -21,7 +21,6 @@ _AS_IT_GOES: Final = ("fault", "request_bytes", "response_bytes", "retries", "ro
 """What is settled after a request step has run, and not by filters."""
 
 
-@final
 class ShadowExchange(Exchange):
     """What `real` is now, and what a filter makes of it. `follow` brings what has become of the real one since."""
 

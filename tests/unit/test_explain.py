@@ -10,7 +10,7 @@ from fastgw import config
 from fastgw.compile import Gateway
 from fastgw.compile import compile as compile_tables
 from fastgw.errors import Fault
-from fastgw.explain import Explanation, as_text, explain
+from fastgw.explain import Explanation, Step, as_text, explain
 from fastgw.filters import TYPES
 from fastgw.filters.api import Exchange, Filter, Phase, Reply
 from tests.support.generations import load_document
@@ -170,3 +170,96 @@ def test_every_filter_says_what_it_came_from() -> None:
         "f (a)": "route",
     }
     assert "c → pass   [upstream u]" in as_text(explanation)
+
+
+# --- who the client is, when somebody else would have to say so ---
+
+ASKING = {"jwt": {"algorithms": ["RS256"], "jwks_uri": "https://idp.test/keys"}}
+TOKEN = "Authorization: Bearer eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhIiwiZXhwIjo0MTAyNDQ0ODAwfQ.c2ln"
+DEPENDS = "depends on who jwt says it is"
+
+
+def told_of(*probes: type[Filter], filters: dict[str, Any], **settings: object) -> Explanation:
+    types = {**TYPES, **{each.type_name: each for each in probes}}
+    document = {**SERVICE, "filters": filters, **settings}
+    return explain(compile_tables(load_document(document, types), 1), "GET", "http://a.test/", [TOKEN])
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        {},
+        {"groups": {"any": ["ops"]}},
+        {"groups": {"none": ["ops"]}},
+        {"any_of": [{"scopes": {"all": ["read"]}}, {"claims": {"a.b": {"any": [1]}}}]},
+        {"none_of": [{"consumers": {"any": ["alice"]}}]},
+    ],
+)
+def test_what_depends_on_who_it_is_is_not_decided(condition: dict[str, Any]) -> None:
+    explanation = told_of(filters={**ASKING, "authorize": condition})
+    assert [step.decision for step in explanation.filters][1:] == [DEPENDS]
+    assert explanation.filters[1].depends_on == "jwt"
+    assert (explanation.status, explanation.fault, explanation.provided) == (0, "", ("jwt", "authorize"))
+    assert explanation.sends
+    assert "provided  jwt, authorize let it pass" in as_text(explanation)
+
+
+def test_values_that_are_not_known_are_shown_by_their_names() -> None:
+    values = {"X-Who": "{consumer.name}", "X-In": "{consumer.groups}", "X-City": "{claims.address.city}", "X-B": "b"}
+    explanation = told_of(filters={**ASKING, "headers": {"request": {"set": values}}})
+    assert {f"{name}: {value}" for name, value in values.items()} <= set(explanation.sends)
+    assert explanation.filters[1].decision.endswith(f"X-B: b ({DEPENDS})")
+
+
+def test_what_is_known_all_the_same_is_decided() -> None:
+    """A filter that does not look at the client; and one that looks where another filter has said who it is."""
+    plain = told_of(filters={**ASKING, "headers": {"request": {"set": {"X-B": "b"}}}})
+    assert plain.filters[1] == Step("headers", "would send X-B: b", "gateway")
+    types = {**ASKING, "key_auth": {}, "authorize": {"groups": {"any": ["ops"]}}}
+    document = {**SERVICE, "filters": types, "consumers": [{"name": "alice", "key_auth": [{"key": "k" * 32}]}]}
+    sent = [TOKEN, f"X-Api-Key: {'k' * 32}"]
+    known = explain(compile_tables(load_document(document, TYPES), 1), "GET", "http://a.test/", sent)
+    assert known.filters[2].decision == "answers 403 (forbidden: the groups: none of what would do)"
+    assert known.status == 403
+
+
+def test_a_filter_of_ones_own_may_raise_or_answer_by_who_it_is() -> None:
+    def needs(exchange: Exchange) -> Reply | None:
+        return exchange.refuse(Fault.FORBIDDEN) if exchange.claims["sub"] != "bob" else None
+
+    def unpacks(exchange: Exchange) -> None:
+        assert exchange.consumer is not None
+        int(exchange.consumer.name)
+
+    explanation = told_of(
+        probe("needs", Phase.VALIDATE, request=needs),
+        probe("unpacks", Phase.VALIDATE, request=unpacks),
+        filters={**ASKING, "needs": {}, "unpacks": {}},
+    )
+    assert [step.decision for step in explanation.filters][1:] == [DEPENDS, DEPENDS]
+    assert explanation.sends
+
+
+def test_a_filter_in_shadow_depends_on_who_it_is_too() -> None:
+    use = {"shadow": True, "groups": {"any": ["ops"]}}
+    explanation = told_of(filters={**ASKING, "authorize": use, "headers": {"request": {"set": {"X-B": "b"}}}})
+    assert [step.decision for step in explanation.filters][1:] == [f"in shadow: {DEPENDS}", "would send X-B: b"]
+    assert explanation.provided == ("jwt",)
+    quiet = told_of(filters={"jwt": {**ASKING["jwt"], "shadow": True}, "authorize": {}})
+    assert quiet.status == 401  # what is in shadow says who nobody is
+
+
+def test_an_answer_of_the_gateway_itself_holds_provided_that_it_passes() -> None:
+    explanation = told_of(
+        filters={**ASKING, "authorize": {}, "headers": {"response": {"set": {"X-Who": "{consumer.name}"}}}},
+        routes=[{"name": "all", "respond": {"body": "x"}}],
+    )
+    assert (explanation.status, explanation.provided) == (200, ("jwt", "authorize"))
+    assert "X-Who: {consumer.name}" in explanation.fields
+
+
+def test_what_browsers_may_do_with_credentials_is_no_secret() -> None:
+    cors = {"origins": ["https://app.test"], "credentials": True}
+    plane = compile_tables(load_document({**SERVICE, "filters": {"cors": cors}, "routes": []}, TYPES), 1)
+    explanation = explain(plane, "GET", "http://a.test/", ["Origin: https://app.test"])
+    assert "Access-Control-Allow-Credentials: true" in explanation.fields
