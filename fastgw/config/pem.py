@@ -5,10 +5,14 @@ import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, cast
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 
 _ENCRYPTED: Final = re.compile(rb"-----BEGIN ENCRYPTED PRIVATE KEY-----|Proc-Type: 4,ENCRYPTED")
 _KEY: Final = re.compile(rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----")
+_LIST: Final = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
 _MISMATCHES: Final = frozenset({"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"})
 
 
@@ -51,6 +55,48 @@ def dns_names(certificate: dict[str, Any]) -> list[str]:
     return [name.lower() for kind, name in certificate.get("subjectAltName", ()) if kind == "DNS"]
 
 
+def key_kind(certificate: bytes) -> str:
+    """What kind of key the first certificate of a file is for. A context shows one certificate of each kind, by what
+    the client can verify. "": it cannot be told."""
+    try:
+        return type(x509.load_pem_x509_certificate(certificate).public_key()).__name__
+    except (ValueError, UnsupportedAlgorithm):
+        return ""
+
+
+class Together(NamedTuple):
+    """Certificates that are shown from one context: for the same names, each with a key of another kind."""
+
+    names: list[str]
+    kinds: set[str]
+    places: list[int]
+
+
+class Grouping:
+    """Which certificates of a listener are shown together."""
+
+    def __init__(self) -> None:
+        self.groups: list[Together] = []
+        """In the order of the first of each."""
+        self._by_names: dict[frozenset[str], list[Together]] = {}
+        self._count = 0
+
+    def add(self, certificate: bytes) -> Together:
+        """Where the next one belongs. Raises `ssl.SSLError`."""
+        names, kind, place = dns_names(decoded(certificate)), key_kind(certificate), self._count
+        self._count += 1
+        alike = self._by_names.setdefault(frozenset(names), [])
+        for group in alike if kind and names else ():
+            if kind not in group.kinds:
+                group.kinds.add(kind)
+                group.places.append(place)
+                return group
+        group = Together(names, {kind}, [place])
+        alike.append(group)
+        self.groups.append(group)
+        return group
+
+
 def amiss(certificate: bytes, key: bytes) -> Amiss | None:
     """What is wrong with a pair; None: it can be shown to clients."""
     try:
@@ -90,3 +136,27 @@ def amiss_revocations(revocations: bytes) -> str:
     except ssl.SSLError:
         return "no revocation list could be read from it"
     return "" if trial.cert_store_stats()["crl"] else "no revocation list could be read from it"
+
+
+def authority_ends(authority: bytes) -> float | None:
+    """When the first of these certificates expires, epoch seconds; None: there is none."""
+    trial = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        with as_file(authority) as file:
+            trial.load_verify_locations(file)
+    except ssl.SSLError:
+        return None
+    return min((ssl.cert_time_to_seconds(cast(str, each["notAfter"])) for each in trial.get_ca_certs()), default=None)
+
+
+def revocations_end(revocations: bytes) -> float | None:
+    """When the first of these lists is out of date (`nextUpdate`), epoch seconds; None: none ever is."""
+    ends = []
+    for block in _LIST.findall(revocations):
+        try:
+            until = x509.load_pem_x509_crl(block).next_update_utc
+        except ValueError:
+            continue  # OpenSSL judges what is a list
+        if until is not None:
+            ends.append(until.timestamp())
+    return min(ends, default=None)

@@ -123,7 +123,7 @@ class ClientAuth(Settings):
     """A PEM file of the certificates that clients' certificates must come from."""
     crl: ReadableFile | None = None
     """A PEM file of revocation lists, one of every authority that signs: without its list nobody is believed, nor by
-    one that is out of date. null = nothing is revoked."""
+    one that is out of date: `fastgw status` and the metrics tell until when it is good. null = nothing is revoked."""
 
 
 class ServerTls(Settings):
@@ -132,7 +132,8 @@ class ServerTls(Settings):
 
     certificates: Some[ServerCertificate]
     """What to show: the one for the name that a client asks for, else the one for all names next to it (`*.`), else the
-    first."""
+    first. Of two for the same names, whose keys are of different kinds (RSA, ECDSA), the one that the client can
+    verify."""
     min_version: Literal["1.2", "1.3"] = "1.2"
     """The oldest version of TLS."""
     client_auth: ClientAuth | None = None

@@ -7,15 +7,25 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 from fastgw.config.merging import Merged, Place
-from fastgw.config.pem import amiss, amiss_authority, amiss_revocations, decoded, dns_names
+from fastgw.config.pem import (
+    Grouping,
+    amiss,
+    amiss_authority,
+    amiss_revocations,
+    authority_ends,
+    decoded,
+    dns_names,
+    revocations_end,
+)
 from fastgw.config.problems import Problem, show
 from fastgw.config.settings import UpstreamTls
 from fastgw.config.shapes import BROKEN
 
-EXPIRES_SOON_S = 14 * 24 * 3600
+EXPIRES_SOON_S: Final = {"certificate": 14 * 24 * 3600, "ca": 14 * 24 * 3600, "crl": 24 * 3600}
+"""When it is told beforehand. Many lists are made anew each week."""
 
 
 def tls_that_works(merged: Merged) -> None:
@@ -47,10 +57,12 @@ def served_tls_that_works(merged: Merged) -> None:
 
 
 def tls_notes(merged: Merged) -> list[Problem]:
-    """Certificates that clients will not believe: out of date, without a name, or for none of a route's hosts."""
+    """Certificates that clients will not believe: out of date, without a name, or for none of a route's hosts; those
+    that no client is ever shown; and what verifies clients and is out of date."""
     notes = []
     now = time.time()
     for at, tls in _served(merged):
+        notes += [*_never_shown(tls, at), *_late_verifiers(tls, at, now)]
         for index, pair in _whole(tls.certificates):
             certificate = _decoded(pair.certificate, at)
             if certificate is not None:
@@ -74,10 +86,41 @@ def _doubts(certificate: dict[str, Any], now: float) -> Iterator[str]:
         yield f"the certificate is not valid before {certificate['notBefore']}"
     elif until < now:
         yield f"the certificate has expired: {certificate['notAfter']}"
-    elif until < now + EXPIRES_SOON_S:
+    elif until < now + EXPIRES_SOON_S["certificate"]:
         yield f"the certificate expires soon: {certificate['notAfter']}"
     if not certificate.get("subjectAltName"):
         yield "the certificate names no host (subjectAltName): clients that verify it refuse it"
+
+
+def _never_shown(tls: Any, at: Place) -> Iterator[Problem]:
+    """Certificates whose names all belong to others before them, with keys of the same kind."""
+    grouping, taken = Grouping(), set[str]()
+    for index, pair in _whole(tls.certificates):
+        if _decoded(pair.certificate, at) is None:
+            return
+        group = grouping.add(at.reading.files.read(pair.certificate))
+        if group is grouping.groups[-1] and len(group.places) == 1 and group.names and taken.issuperset(group.names):
+            wrong = "the certificate is never shown: others before it are for the same names"
+            yield at.below("certificates", index, "certificate").problem(wrong)
+        taken.update(group.names)
+
+
+def _late_verifiers(tls: Any, at: Place, now: float) -> Iterator[Problem]:
+    """Authorities and lists of what is revoked that are out of date, or soon will be."""
+    if tls.client_auth in (None, BROKEN):
+        return
+    for name, file, ends in (
+        ("ca", tls.client_auth.ca, authority_ends),
+        ("crl", tls.client_auth.crl, revocations_end),
+    ):
+        until = ends(at.reading.files.read(file)) if isinstance(file, str) else None
+        if until is None or until >= now + EXPIRES_SOON_S[name]:
+            continue
+        date = time.strftime("%b %d %H:%M:%S %Y GMT", time.gmtime(until))
+        what = "a revocation list" if name == "crl" else "an authority"
+        refused = "clients whose certificates it is about are refused" if name == "crl" else "its clients are refused"
+        told = f"{what} has expired, {refused}: {date}" if until < now else f"{what} expires soon: {date}"
+        yield at.below("client_auth", name).problem(told)
 
 
 def _unnamed_hosts(merged: Merged) -> Iterator[Problem]:

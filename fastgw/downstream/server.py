@@ -126,7 +126,7 @@ class Server:
         self.handshakes: set[Secured] = set()
         """Connections on which TLS is being agreed on; they are kept by themselves."""
         self.shaken = [0] * len(Outcome) if shaken is None else shaken
-        self.complain: Callable[[str], None] = log.warning
+        self.complain: Callable[[str, str], None] = lambda text, kind: log.warning(text)
         """Tells of a handshake that failed; there may be thousands a second."""
         self._shook_hands = asyncio.Event()
         self._seeds = seeds
@@ -193,7 +193,8 @@ class Server:
         """A handshake has failed: it is counted, and told of now and then."""
         self.shaken[outcome] += 1
         told = outcome.name.lower().replace("_", " ")
-        self.complain(f"listener {listener.name}: TLS handshake with {peer.ip} failed: {told}{why and ': '}{why}")
+        reason = f"{told}{why and ': '}{why}"
+        self.complain(f"listener {listener.name}: TLS handshake with {peer.ip} failed: {reason}", reason)
 
     async def end_handshakes(self) -> None:
         """Give those that are under way the time that a last request is given, and end the rest."""

@@ -6,7 +6,7 @@ have the keys of the day: see `node.tickets`.
 """
 
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from time import time
@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from fastgw.config.pem import as_file, decoded, dns_names, load_pair
+from fastgw.config.pem import Grouping, as_file, key_kind, load_pair
 from fastgw.config.settings import NONE, ServerTls
 from fastgw.node import openssl
 from fastgw.node.tickets import NAME_BYTES, Seeds
@@ -25,6 +25,9 @@ MODES: Final = {"optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """With TLS 1.2: what cannot be read later with the certificate's key, and is authenticated as it is encrypted. The
 suites of TLS 1.3 are all like that."""
+
+Pair = tuple[bytes, bytes]
+"""A certificate, its chain behind it, and its key."""
 
 
 def files_of(tls: ServerTls) -> frozenset[str]:
@@ -48,15 +51,17 @@ class ServerContexts:
         identity: bytes,
         purpose: bytes,
         entries: list[ssl.SSLContext],
-        pair: tuple[bytes, bytes],
+        pairs: Sequence[Pair],
     ) -> None:
-        """`pair`: the first certificate and its key."""
+        """`pairs`: the first certificate and its key, and those that are shown in its place."""
         self.settings = settings
         self.identity = identity
         """Equal for contexts that are interchangeable."""
         self._purpose = purpose
+        self.vouches = b"" if settings.client_auth is None else purpose
+        """How client certificates are verified: another value where that is done otherwise."""
         self._entries = entries
-        self._pair = pair
+        self._pairs = pairs
         self._seeds: Seeds | None = None
         self._day = -1
         self._name_before = b""
@@ -74,12 +79,15 @@ class ServerContexts:
 
     def follow(self, before: "ServerContexts") -> None:
         """Take the place of these. Where no keys can be set, tickets are good only in the context that gave them: then
-        it lives on, and shows the new certificate, which was tried in ours."""
+        it lives on, and shows the new certificate, which was tried in ours; not if one of another kind stayed too."""
         if openssl.is_reached() or before is self or before._purpose != self._purpose:
+            return
+        if {key_kind(certificate) for certificate, _ in before._pairs} - {key_kind(each) for each, _ in self._pairs}:
             return
         for old, new in zip(before._entries, self._entries, strict=True):
             old.minimum_version = new.minimum_version
-            load_pair(old, *self._pair)
+            for pair in self._pairs:
+                load_pair(old, *pair)
             old.sni_callback = new.sni_callback
         self._entries = before._entries
 
@@ -113,7 +121,7 @@ def server_identity(name: str, tls: ServerTls, held: Mapping[str, bytes]) -> byt
 def server_contexts(
     name: str, tls: ServerTls, held: Mapping[str, bytes] = NONE, identity: bytes = b""
 ) -> Steps[ServerContexts]:
-    """The contexts of a listener of this name; each certificate is one step.
+    """The contexts of a listener of this name; each certificate is two steps.
 
     `held`: the contents of files; one that is not there is read. Raises `OSError`, of which `ssl.SSLError` is one, when
     a file is not what it should be.
@@ -121,25 +129,28 @@ def server_contexts(
     exact: dict[str, ssl.SSLContext | None] = {}
     wild: dict[str, ssl.SSLContext | None] = {}
     pairs = [(_read(each.certificate, held), _read(each.key, held)) for each in tls.certificates]
-    for pair in pairs:
+    grouping = Grouping()
+    for certificate, _ in pairs:
+        yield
+        grouping.add(certificate)
+    first = [pairs[place] for place in grouping.groups[0].places]
+    for group in grouping.groups:
         yield
         context = None  # that of the first is where handshakes begin
-        if pair is not pairs[0]:
-            context = _context(tls, held)
-            load_pair(context, *pair)
-        for host in dns_names(decoded(pair[0])):
+        if group is not grouping.groups[0]:
+            context = _context(tls, held, [pairs[place] for place in group.places])
+        for host in group.names:
             names = wild if host.startswith("*.") else exact
             names.setdefault(host.removeprefix("*."), context)
     choose = _chooser(exact, wild)
     entries = []
     for _ in range(2 if tls.session_tickets else 1):
         yield
-        entry = _context(tls, held)
-        load_pair(entry, *pairs[0])
-        if len(pairs) > 1:
+        entry = _context(tls, held, first)
+        if len(grouping.groups) > 1:
             entry.sni_callback = choose
         entries.append(entry)
-    return ServerContexts(tls, identity, _purpose(name, tls, held), entries, pairs[0])
+    return ServerContexts(tls, identity, _purpose(name, tls, held), entries, first)
 
 
 def server_context(tls: ServerTls, held: Mapping[str, bytes] = NONE) -> ssl.SSLContext:
@@ -163,8 +174,8 @@ def _chooser(
     return choose
 
 
-def _context(tls: ServerTls, held: Mapping[str, bytes]) -> ssl.SSLContext:
-    """All but the certificate. What verifies clients has to be the same for all certificates of a listener."""
+def _context(tls: ServerTls, held: Mapping[str, bytes], pairs: Sequence[Pair]) -> ssl.SSLContext:
+    """What verifies clients has to be the same for all certificates of a listener."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = VERSIONS[tls.min_version]
     context.set_ciphers(CIPHERS)
@@ -183,6 +194,8 @@ def _context(tls: ServerTls, held: Mapping[str, bytes]) -> ssl.SSLContext:
             context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
             with as_file(_read(tls.client_auth.crl, held)) as file:
                 context.load_verify_locations(file)
+    for pair in pairs:
+        load_pair(context, *pair)
     return context
 
 

@@ -27,22 +27,27 @@ def notice(text: str) -> None:
 
 
 class RareNotice:
-    """A notice about what may happen thousands of times a second: once a minute at most, with a count of the rest."""
+    """A notice about what may happen thousands of times a second: once a minute at most, with a count of the rest.
+
+    `kind`: each is told and counted by itself, `KINDS` of them; those beyond are one.
+    """
 
     INTERVAL: Final = 60.0
+    KINDS: Final = 64
 
     def __init__(self) -> None:
-        self._due_at = 0.0
-        self._silenced = 0
+        self._told: dict[str, tuple[float, int]] = {}  # by kind: when it is due again, and how often it was silenced
 
-    def __call__(self, text: str) -> None:
+    def __call__(self, text: str, kind: str = "") -> None:
         now = time.monotonic()
-        if now < self._due_at:
-            self._silenced += 1
+        if kind not in self._told and len(self._told) >= self.KINDS:
+            kind = ""
+        due_at, silenced = self._told.get(kind, (now, 0))
+        if now < due_at:
+            self._told[kind] = due_at, silenced + 1
             return
-        notice(f"{text} ({self._silenced} more since the last such line)" if self._silenced else text)
-        self._due_at = now + self.INTERVAL
-        self._silenced = 0
+        self._told[kind] = now + self.INTERVAL, 0
+        notice(f"{text} ({silenced} more since the last such line)" if silenced else text)
 
 
 class NoticeLog(logging.Handler):

@@ -8,6 +8,7 @@ import re
 import socket
 import ssl
 import struct
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,6 +60,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         "a.test": authority.issue("a.test", "127.0.0.1"),
         "*.wild.test": authority.issue("*.wild.test"),
         "one.wild.test": authority.issue("one.wild.test"),
+        "rsa": authority.issue("a.test", "127.0.0.1", stem="rsa", rsa=True),
+        "one.wild.test rsa": authority.issue("one.wild.test", stem="one-rsa", rsa=True),
         "alice": authority.issue("alice.example", "spiffe://example/alice", subject="alice"),
         "mallory": authority.issue("mallory.example", subject="mallory"),
         "late": authority.issue("late.example", subject="late", days=-1),
@@ -67,6 +70,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     certificates = [
         {"certificate": certificate, "key": key}
         for certificate, key in (issued[name] for name in ("a.test", "*.wild.test", "one.wild.test"))
+    ]
+    of_both_kinds = [
+        {"certificate": issued[name][0], "key": issued[name][1]}
+        for name in ("a.test", "one.wild.test rsa", "rsa", "one.wild.test")
     ]
     tls = {"certificates": certificates, "handshake_timeout": "1s"}
     asking = {"ca": authority.ca, "crl": authority.revoke(issued["mallory"][0])}
@@ -84,6 +91,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
                     "proxy_protocol": "required",
                     "trusted_proxies": ["127.0.0.0/8"],
                 },
+                "both": {**anywhere, "tls": {**tls, "certificates": of_both_kinds}},
                 "newest": {**anywhere, "tls": {**tls, "min_version": "1.3"}},
                 "unticketed": {**anywhere, "tls": {**tls, "session_tickets": False}},
                 "required": {**anywhere, "tls": {**tls, "client_auth": asking}},
@@ -127,6 +135,29 @@ def test_the_certificate_is_the_one_for_the_name(place: Place, asked: str | None
     tls.check_hostname = False
     with place.client(tls, name=asked) as client:
         assert client.serial == place.serial(shown)
+
+
+@pytest.mark.parametrize(
+    ("able", "kind"),
+    [
+        (["-tls1_2", "-cipher", "ECDHE-RSA-AES128-GCM-SHA256"], "rsa"),
+        (["-tls1_2", "-cipher", "ECDHE-ECDSA-AES128-GCM-SHA256"], ""),
+        (["-tls1_3", "-sigalgs", "rsa_pss_rsae_sha256"], "rsa"),
+        (["-tls1_3", "-sigalgs", "ecdsa_secp256r1_sha256"], ""),
+    ],
+)
+@pytest.mark.parametrize("name", ["a.test", "one.wild.test", ""])
+def test_of_two_certificates_for_a_name_the_client_gets_the_one_that_it_can_verify(
+    place: Place, able: list[str], kind: str, name: str
+) -> None:
+    asked = ["-servername", name] if name else ["-noservername"]
+    command = ["openssl", "s_client", "-connect", place.gateway.address("both"), "-verify_return_error", *able, *asked]
+    done = subprocess.run(
+        [*command, "-CAfile", place.authority.ca], stdin=subprocess.DEVNULL, capture_output=True, check=True, timeout=30
+    )
+    shown = x509.load_pem_x509_certificate(done.stdout[done.stdout.index(b"-----BEGIN CERTIFICATE") :])
+    expected = {"a.test": "rsa" if kind else "a.test", "": "rsa" if kind else "a.test"}
+    assert shown.serial_number == place.serial(expected.get(name, f"{name} {kind}".strip()))
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

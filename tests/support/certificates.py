@@ -10,6 +10,8 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key as generate_rsa_key
 from cryptography.x509.oid import NameOID
 
 from fastgw.config.settings import UpstreamTls
@@ -38,12 +40,16 @@ class Certificates:
         self._certificate = made.sign(self._key, hashes.SHA256())
         Path(self.ca).write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str, *more: str, subject: str = "issued", stem: str = "", days: float = 1) -> tuple[str, str]:
+    def issue(
+        self, name: str, *more: str, subject: str = "issued", stem: str = "", days: float = 1, rsa: bool = False
+    ) -> tuple[str, str]:
         """A certificate for names, addresses and URIs, none where the first is empty, and its key.
 
         `stem`: of the files' names, which else are called by the first name. `days`: from now until it has expired.
         """
-        key = ec.generate_private_key(ec.SECP256R1())
+        key: ec.EllipticCurvePrivateKey | RSAPrivateKey = ec.generate_private_key(ec.SECP256R1())
+        if rsa:
+            key = generate_rsa_key(65537, 2048)
         made = self._begin(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)]), key.public_key(), days)
         if name:
             alternatives = [alternative(each) for each in (name, *more)]
@@ -61,11 +67,11 @@ class Certificates:
         )
         return str(certificate_file), str(key_file)
 
-    def revoke(self, *certificates: str) -> str:
-        """A list of what is revoked: these."""
+    def revoke(self, *certificates: str, days: float = 1) -> str:
+        """A list of what is revoked: these. `days`: from now until it is out of date."""
         now = datetime.datetime.now(datetime.UTC)
         made = x509.CertificateRevocationListBuilder().issuer_name(self._name)
-        made = made.last_update(now - datetime.timedelta(hours=1)).next_update(now + datetime.timedelta(days=1))
+        made = made.last_update(now - datetime.timedelta(days=30)).next_update(now + datetime.timedelta(days=days))
         for each in certificates:
             serial = x509.load_pem_x509_certificate(Path(each).read_bytes()).serial_number
             made = made.add_revoked_certificate(
@@ -75,7 +81,9 @@ class Certificates:
         file.write_bytes(made.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
         return str(file)
 
-    def _begin(self, subject: x509.Name, key: ec.EllipticCurvePublicKey, days: float = 1) -> x509.CertificateBuilder:
+    def _begin(
+        self, subject: x509.Name, key: ec.EllipticCurvePublicKey | RSAPublicKey, days: float = 1
+    ) -> x509.CertificateBuilder:
         today = datetime.datetime.now(datetime.UTC)
         return (
             x509.CertificateBuilder()

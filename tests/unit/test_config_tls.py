@@ -109,6 +109,39 @@ def test_a_certificate_that_names_nobody_is_noted(tmp_path: Path, authority: Cer
     assert line.endswith("the certificate names no host (subjectAltName): clients that verify it refuse it")
 
 
+def test_a_certificate_that_is_never_shown_is_noted(tmp_path: Path, authority: Certificates) -> None:
+    """Only beside one with a key of another kind a second one for the same names is of use."""
+    issued = [
+        authority.issue("a.test", "b.test", stem="a", days=30),
+        authority.issue("b.test", "a.test", stem="b", days=30, rsa=True),
+        authority.issue("a.test", "b.test", stem="c", days=30),
+        authority.issue("b.test", stem="d", days=30),
+        authority.issue("b.test", "c.test", stem="e", days=30),
+    ]
+    listed = ", ".join(f"{{certificate: {certificate}, key: {key}}}" for certificate, key in issued)
+    lines = notes(tmp_path, f"{{certificates: [{listed}]}}")
+    assert [line.partition("certificates")[2] for line in lines] == [
+        f"[{place}].certificate: the certificate is never shown: others before it are for the same names"
+        for place in (2, 3)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("days", "told"),
+    [
+        (-1, "crl: a revocation list has expired, clients whose certificates it is about are refused: "),
+        (0.5, "crl: a revocation list expires soon: "),
+    ],
+)
+def test_what_verifies_clients_and_is_out_of_date_is_noted(
+    tmp_path: Path, authority: Certificates, days: float, told: str
+) -> None:
+    client_auth = f", client_auth: {{ca: {authority.ca}, crl: {authority.revoke(days=days)}}}"
+    lines = notes(tmp_path, pair(authority.issue("a.test", stem="a", days=30), client_auth))
+    assert any(f"listeners.l1.tls.client_auth.{told}" in line for line in lines)
+    assert any("listeners.l1.tls.client_auth.ca: an authority expires soon: " in line for line in lines)
+
+
 def test_hosts_that_no_certificate_is_for_are_noted(tmp_path: Path, authority: Certificates) -> None:
     hosts = '["a.test", "One.wild.test", "x.wild.test", "*.wild.test", "y.x.wild.test", "b.test", "127.0.0.1"]'
     issued = authority.issue("a.test", "*.wild.test", stem="a", days=30)
