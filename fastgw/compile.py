@@ -52,7 +52,20 @@ Level = tuple[str, config.Filters]
 
 
 class CompileError(Exception):
-    """What is wrong, and where in the configuration, in a line for people."""
+    """What is wrong, and where in the configuration, in a line for people; of several filters, in a line each.
+
+    `unbuilt`: what is wrong with each filter that cannot be built, by where it stands.
+    """
+
+    def __init__(self, told: str, unbuilt: Mapping[config.Spot, str] = config.NONE) -> None:
+        self.unbuilt = unbuilt
+        super().__init__(told)
+
+    def problems(self, loaded: Loaded, filter_types: Mapping[str, type]) -> Sequence[Problem]:
+        """The same at their places in the files that `loaded` was read from."""
+        file = loaded.files[0] if loaded.files else ""
+        located = locate(loaded, filter_types, self.unbuilt)
+        return located or [Problem(file, 0, 0, "", line) for line in str(self).split("\n")]
 
 
 class Plan(NamedTuple):
@@ -502,8 +515,20 @@ class _Building:
         if isinstance(action, Forward) and action.patience == inf and slash_allowed and chain.only_requests:
             straight = action
         takes_options = "OPTIONS" in route.methods
+        forwards_preflight = None
+        if for_preflights is not None and isinstance(action, Forward):
+            forwards_preflight = _forwards_preflight(route, action, chain, links, slash_allowed)
         return Route(
-            route.name, action, chain, steps, slash_allowed, straight, route.timeout, for_preflights, takes_options
+            route.name,
+            action,
+            chain,
+            steps,
+            slash_allowed,
+            straight,
+            route.timeout,
+            for_preflights,
+            takes_options,
+            forwards_preflight,
         )
 
     # listeners
@@ -511,11 +536,11 @@ class _Building:
     def _listener(self, name: str, chain: Chain, rules: list[Rule[Route]]) -> Steps[Listener]:
         settings, before = self._plan.settings.listeners[name], self._base.tables.get(name)
         router = yield from Router.building(rules, before.router if before is not None else None)
-        if before is not None and before.settings.trusted_proxies == settings.trusted_proxies:
+        tls = yield from self._server_tls(name, settings.tls)
+        if before is not None and _trusted_alike(before, settings, tls):
             trusts = before.trusts
         else:
             trusts = trust(settings.trusted_proxies)
-        tls = yield from self._server_tls(name, settings.tls)
         table = self._made.tables[name] = ListenerTable(settings, trusts, chain, router, tls)
         for listener in self._base.listeners:
             if (listener.name, listener.address) == (name, settings.address):
@@ -544,6 +569,12 @@ def rest_of(configuration: config.Config) -> config.Config:
     return replace(configuration, routes=(), upstreams=config.NONE, consumers=(), access_logs=logs)
 
 
+def _trusted_alike(before: ListenerTable, settings: config.Listener, tls: ServerContexts | None) -> bool:
+    """Whether peers are judged as before. If not, `trusts` is another object, by which connections notice."""
+    vouched, vouches = (None if contexts is None else contexts.vouches for contexts in (before.tls, tls))
+    return before.settings.trusted_proxies == settings.trusted_proxies and vouched == vouches
+
+
 def uses(configuration: config.Config) -> Iterator[config.FilterUse]:
     """Every use of a filter, wherever it is written."""
     levels = [configuration.filters, *configuration.filter_sets.values()]
@@ -558,6 +589,36 @@ def _for_preflights(chain: Chain, own: Sequence[Link]) -> Chain:
     if all(link.always for link in own):
         return chain
     return Chain(link for link in chain.links if link.always or link not in own)
+
+
+_ABOUT_WHO_ASKS: Final = frozenset((Phase.AUTHENTICATE, Phase.AUTHORIZE, Phase.LIMIT_CONSUMER, Phase.CREDENTIALS))
+
+
+def _forwards_preflight(
+    route: config.Route, action: Forward, chain: Chain, own: Sequence[Link], slash_allowed: bool
+) -> Callable[[Exchange], Route] | None:
+    """See `Route.forwards_preflight`.
+
+    A preflight comes without credentials, and who asks for them would refuse every page. So that nobody can pass as
+    somebody by one, what these filters would read or write does not reach the upstream.
+    """
+    passed = [link for link in own if link.use.settings.phase in _ABOUT_WHO_ASKS]
+    if not passed:
+        return None
+    places = Places(tuple(CREDENTIALS))
+    for link in passed:
+        settings = link.use.settings
+        places |= settings.credential_places() | Places(tuple(folded(n.encode()) for n in settings.written_fields()))
+    kept = [link for link in own if link not in passed]
+    steps = tuple(link.hooks.request for link in kept if link.hooks.request is not None)
+    met = Chain(link for link in chain.links if link not in passed)
+    forwarding = Route(route.name, action, met, steps, slash_allowed, None, route.timeout)
+
+    def forwards(exchange: Exchange) -> Route:
+        places.hide(exchange)
+        return forwarding
+
+    return forwards
 
 
 def _accumulated(levels: Iterable[Level]) -> Sequence[tuple[str, config.FilterUse]]:

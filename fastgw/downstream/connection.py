@@ -99,6 +99,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         "_tunnel_ends",
         "_tunnel_patience",
         "_unsent",
+        "_vouched",
         "_waiting",
         "_wheel",
         "_write_paused",
@@ -128,6 +129,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self._reader: BodyReader | None = None
         self._waiting: asyncio.Future[Reply | None] | None = None
         self._trusts = listener.trusts  # has judged `peer`
+        self._vouched: bytes | None = None  # over TLS: by what its certificate was judged (`ServerContexts`)
         self._address_limit: AddressLimit | None = None
         self._asks = False  # is one of the listener's `askers`
         self._body_bytes: int | None = None
@@ -175,6 +177,10 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self.listener.askers += 1
         self.server.connections.add(self)
         self._watch(self.server.timeouts.request_headers)
+
+    def trust_as_of(self, trusts: Callable[[str], bool], vouched: bytes) -> None:
+        """Its handshake began when these counted; other tables may be in use by now."""
+        self._trusts, self._vouched = trusts, vouched
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer
@@ -325,8 +331,9 @@ class Downstream(asyncio.BufferedProtocol, Timed):
     def _serve(self, head: RequestHead, behind: bytes) -> None:
         """Begin an exchange. `behind`: what was read behind its head: body, or the next request."""
         listener = self.listener
-        if self._trusts is not listener.trusts:
-            self._judge_peer()
+        if self._trusts is not listener.trusts and not self._judge_peer():
+            self._refuse_unread(Fault.CONNECTION_OUTDATED, None, head.raw)
+            return
         peer = self.peer
         self.phase = ACTIVE
         self._closing = listener.closing
@@ -358,13 +365,17 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             exchange.answered_by = None  # all of them have run
             self._find_route(exchange, listener.router, match)
 
-    def _judge_peer(self) -> None:
-        """It is configured anew who is trusted."""
-        peer, self._trusts = self.peer, self.listener.trusts
+    def _judge_peer(self) -> bool:
+        """It is configured anew who is trusted. False: the handshake was judged by what does not count any more."""
+        peer, tls = self.peer, self.listener.tls
+        if self._vouched is not None and tls is not None and tls.vouches != self._vouched:
+            return False
+        self._trusts = self.listener.trusts
         trusted = self._trusts(peer.ip)
         if trusted is not peer.trusted:  # what is under way goes on with the peer that it began with
             self.peer = Peer(peer.ip, peer.port, peer.server_port, trusted, peer.scheme, peer.certificate)
             self._passage = None
+        return True
 
     def _make_passage(self) -> Passage:
         self._passage = passage = Passage(self, self.listener, self.peer)
@@ -453,6 +464,9 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self._waiting = None
             if done.cancelled():  # from elsewhere: it shared what it waited for
                 log.error("what a filter waited for was cancelled")
+                go_on(problem(Fault.INTERNAL))
+            elif (error := done.exception()) is not None:
+                log.error("what a filter waited for has failed", exc_info=error)
                 go_on(problem(Fault.INTERNAL))
             else:
                 go_on(done.result())

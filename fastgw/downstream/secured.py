@@ -111,7 +111,9 @@ class Secured(asyncio.BufferedProtocol, Timed):
         "_read",
         "_server",
         "_tls",
+        "_trusts",
         "_unread",
+        "_vouched",
         "_write",
         "listener",
         "peer",
@@ -134,6 +136,7 @@ class Secured(asyncio.BufferedProtocol, Timed):
         self._address_limit: AddressLimit | None = None
         self._paused = False
         self._unread = False  # something has come that was not deciphered when reading was paused
+        self._trusts, self._vouched = listener.trusts, b""
         self._below_paused = False
         self._peer_ended = False
         self._ended = False
@@ -219,6 +222,7 @@ class Secured(asyncio.BufferedProtocol, Timed):
             self._fail(Outcome.NO_AGREEMENT, "the client does not offer HTTP/1.1")
             return
         self.stage = SHAKING
+        self._trusts, self._vouched = self.listener.trusts, tls.vouches
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = tls.entry(received).wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._incoming.write(received)
@@ -271,6 +275,7 @@ class Secured(asyncio.BufferedProtocol, Timed):
         self._admitted = False  # from here on its places are those of what stands above
         self._above = above = Downstream(server, self.listener, self.peer)
         above.take(cast(asyncio.Transport, self), self._address_limit)
+        above.trust_as_of(self._trusts, self._vouched)
         if self._incoming.pending:
             self._decipher()
 

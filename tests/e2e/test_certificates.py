@@ -236,3 +236,34 @@ def test_what_the_program_says_of_tickets() -> None:
     told = subprocess.run([FASTGW, "version"], capture_output=True, text=True, check=True, timeout=3 * DEADLINE)
     assert re.search("^tickets: *keys of all workers, new each day$", told.stdout, re.MULTILINE)
     assert sys.implementation.name == "cpython"
+
+
+@pytest.mark.parametrize("mode", ["required", "optional"])
+def test_a_connection_does_not_outlive_the_authority_that_vouched_for_it(tmp_path: Path, mode: str) -> None:
+    """The authority of clients is replaced: who was verified by the one before has to shake hands again."""
+    for name in ("ours", "others"):
+        (tmp_path / name).mkdir()
+    ours, others = Certificates(tmp_path / "ours"), Certificates(tmp_path / "others")
+    trusted = tmp_path / "clients.pem"
+    trusted.write_bytes(Path(ours.ca).read_bytes())
+    certificate, key = ours.issue("a.test")
+    asking = {"mode": mode, "ca": str(trusted)}
+    tls = {"certificates": [{"certificate": certificate, "key": key}], "client_auth": asking}
+    config = {
+        "workers": 1,
+        "admin": {"address": f"unix:{tmp_path}/admin"},
+        "listeners": {"main": {"address": "127.0.0.1:0", "tls": tls}},
+        "routes": [{"name": "all", "respond": {"body": "ok"}}],
+    }
+    alice = client_tls(ours, ours.issue("alice"))
+    with Gateway(config, tmp_path) as gateway:
+        with Secured(gateway.address(), alice) as client:
+            assert client.ask().status == 200
+            trusted.write_bytes(Path(others.ca).read_bytes())
+            gateway.stderr.wait_for(lambda line: b"generation 2" in line, 3 * DEADLINE)
+            refused = client.ask()
+            assert (refused.status, b"connection_outdated" in refused.body) == (421, True)
+            assert client.sock.recv(1) == b""
+        trusted_now = client_tls(ours, others.issue("bob"))
+        with Secured(gateway.address(), trusted_now) as client:
+            assert [client.ask().status for _ in range(2)] == [200, 200]
