@@ -29,6 +29,7 @@ from fastgw.downstream.tls import ServerContexts, server_contexts, server_identi
 from fastgw.downstream.trust import trust
 from fastgw.exchange import Chain, Exchange, Hooks, Link, Reply, Route
 from fastgw.filters.api import Env, Services, Stock, secret_names
+from fastgw.filters.preflights import forwards_preflight
 from fastgw.filters.shadow import in_shadow
 from fastgw.identity import NOBODY, Index, index_of
 from fastgw.node.places import MAX_CONSUMERS, Names, Places, first, target_name
@@ -515,21 +516,12 @@ class _Building:
         if isinstance(action, Forward) and action.patience == inf and slash_allowed and chain.only_requests:
             straight = action
         takes_options = "OPTIONS" in route.methods
-        forwards_preflight = None
-        if for_preflights is not None and isinstance(action, Forward):
-            forwards_preflight = _forwards_preflight(route, action, chain, links, slash_allowed)
-        return Route(
-            route.name,
-            action,
-            chain,
-            steps,
-            slash_allowed,
-            straight,
-            route.timeout,
-            for_preflights,
-            takes_options,
-            forwards_preflight,
+        made = Route(
+            route.name, action, chain, steps, slash_allowed, straight, route.timeout, for_preflights, takes_options
         )
+        if for_preflights is not None and isinstance(action, Forward):
+            made.forwards_preflight = forwards_preflight(made, links)
+        return made
 
     # listeners
 
@@ -589,36 +581,6 @@ def _for_preflights(chain: Chain, own: Sequence[Link]) -> Chain:
     if all(link.always for link in own):
         return chain
     return Chain(link for link in chain.links if link.always or link not in own)
-
-
-_ABOUT_WHO_ASKS: Final = frozenset((Phase.AUTHENTICATE, Phase.AUTHORIZE, Phase.LIMIT_CONSUMER, Phase.CREDENTIALS))
-
-
-def _forwards_preflight(
-    route: config.Route, action: Forward, chain: Chain, own: Sequence[Link], slash_allowed: bool
-) -> Callable[[Exchange], Route] | None:
-    """See `Route.forwards_preflight`.
-
-    A preflight comes without credentials, and who asks for them would refuse every page. So that nobody can pass as
-    somebody by one, what these filters would read or write does not reach the upstream.
-    """
-    passed = [link for link in own if link.use.settings.phase in _ABOUT_WHO_ASKS]
-    if not passed:
-        return None
-    places = Places(tuple(CREDENTIALS))
-    for link in passed:
-        settings = link.use.settings
-        places |= settings.credential_places() | Places(tuple(folded(n.encode()) for n in settings.written_fields()))
-    kept = [link for link in own if link not in passed]
-    steps = tuple(link.hooks.request for link in kept if link.hooks.request is not None)
-    met = Chain(link for link in chain.links if link not in passed)
-    forwarding = Route(route.name, action, met, steps, slash_allowed, None, route.timeout)
-
-    def forwards(exchange: Exchange) -> Route:
-        places.hide(exchange)
-        return forwarding
-
-    return forwards
 
 
 def _accumulated(levels: Iterable[Level]) -> Sequence[tuple[str, config.FilterUse]]:

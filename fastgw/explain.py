@@ -208,7 +208,7 @@ def explain(
         reply = choose(exchange, chosen.router)
         if exchange.route is not None:
             candidates = chosen.router.candidates(exchange)
-            if not candidates or candidates[0].match.route is not exchange.route:
+            if not candidates or candidates[0].match.route.name != exchange.route.name:
                 candidates = chosen.router.candidates(meant(exchange))
             shown.hide(exchange.route.chain.links)
             explanation.route = exchange.route.name

@@ -87,6 +87,8 @@ def _preflight(exchange: Exchange, router: Router[Route]) -> Match[Route] | Repl
         exchange.route, exchange.params, exchange.chain = match.route, match.params, chain
     outcome = run_request((chain.preflight,), exchange)
     assert outcome is None or isinstance(outcome, Reply)
+    if outcome is None and match is not None and match.route.forwards_preflight is not None:
+        return Match(match.route.forwards_preflight(exchange), match.params)
     return outcome or match
 
 

@@ -72,6 +72,12 @@ class Auth(Filter, name="auth", phase=Phase.AUTHENTICATE):
         if any(isinstance(use.settings, Auth) for use in self.any_of):
             raise ValueError("`auth` within `auth`; expected its members here")
 
+    def credential_places(self) -> Places:
+        places = NOWHERE
+        for use in self.any_of:
+            places |= use.settings.credential_places()
+        return places
+
     def feeds(self) -> Iterable[FeedSource]:
         for use in self.any_of:
             yield from use.settings.feeds()

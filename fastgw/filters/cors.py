@@ -86,7 +86,10 @@ class Cors(Filter, name="cors", phase=Phase.ADMIT):
     private_network: bool = False
     """Whether pages from a public network may call here where this is a private one (Private Network Access)."""
     preflight: Literal["answer", "forward"] = "answer"
-    """`forward`: the upstream answers preflights, and what it answers goes out as it is."""
+    """`forward`: the upstream answers preflights, and what it answers goes out as it is. They reach it past the filters
+    that ask who the client is or what it may do, as browsers send no credentials with them; and without credentials,
+    and without the fields in which these filters tell who it is. Others see a preflight as any request. What the route
+    itself answers (`respond`, `redirect`) is no upstream's: those filters have to let the preflight pass."""
 
     def __post_init__(self) -> None:
         for name in ("origins", "methods", "headers", "expose"):

@@ -286,6 +286,84 @@ def test_a_preflight_meets_none_of_the_routes_other_filters() -> None:
     assert met == ["early request", "early response", "early finish"]
 
 
+def forwarding(filters: dict[str, object], **more: object) -> Plane:
+    cors = {"cors": {**FULL, "preflight": "forward"}}
+    return Plane({"routes": [{"name": "r", "upstream": "u", "filters": {**cors, **filters}, **more}]})
+
+
+JWT = {"algorithms": ["HS256"], "secret": "0123456789abcdef0123456789abcdef", "claims_to_headers": {"sub": "X-User"}}
+KEY = {"key_auth": {"places": ["query"], "key_names": ["key"]}}
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {"jwt": JWT, **KEY},
+        {"auth": {"any_of": [{"jwt": JWT}, KEY]}},
+        {"jwt": JWT, **KEY, "authorize": {"groups": {"any": ["staff"]}}},
+    ],
+    ids=lambda filters: " ".join(filters),
+)
+def test_a_preflight_for_the_service_passes_those_who_ask_for_credentials_and_shows_nobody(
+    filters: dict[str, object],
+) -> None:
+    """Browsers send none. What a client says of itself all the same, the service would believe: it does not see it."""
+    plane = forwarding(filters)
+    said = b"X-User: root\r\nx_user: root\r\nAuthorization: Bearer a\r\nCookie: session=1\r\nX-Kept: yes\r\n"
+    preflight(plane, path="/x?key=planted&a=b", more=said)
+    received = plane.connects().received
+    assert received.startswith(b"OPTIONS /x?a=b HTTP/1.1\r\n")
+    sent = fields(received)
+    assert sent["x-kept"] == ["yes"]
+    assert not sent.keys() & {"x-user", "x_user", "authorization", "cookie"}
+    assert {"origin", "access-control-request-method"} <= sent.keys()
+
+
+@pytest.mark.parametrize("lacking", [b"Origin", b"Access-Control-Request-Method"])
+def test_what_is_no_preflight_passes_nobody(lacking: bytes) -> None:
+    plane = forwarding({"jwt": JWT})
+    lines = [origin(APP), b"Access-Control-Request-Method: PUT\r\n"]
+    client = plane.client()
+    kept = b"".join(line for line in lines if not line.startswith(lacking))
+    client.sends(b"OPTIONS / HTTP/1.1\r\n" + HOST + kept + b"\r\n")
+    assert client.received.startswith(b"HTTP/1.1 401 ")
+
+
+def test_a_preflight_for_the_service_passes_no_other_filters() -> None:
+    """Who may not come from where they come does not come so either."""
+    assert preflight(forwarding({"ip": {"deny": ["127.0.0.0/8"]}, "jwt": JWT})).startswith(b"HTTP/1.1 403 ")
+    plane = forwarding({"headers": {"request": {"set": {"X-Tenant": "ours"}}}, "jwt": JWT})
+    preflight(plane, more=b"X-Tenant: theirs\r\n")
+    assert fields(plane.connects().received)["x-tenant"] == ["ours"]
+
+
+def test_what_the_gateway_itself_answers_is_shown_to_nobody_by_a_preflight() -> None:
+    plane = Plane(
+        {
+            "routes": [
+                {
+                    "name": "r",
+                    "respond": {"body": "planted"},
+                    "filters": {"cors": {**FULL, "preflight": "forward"}, "jwt": JWT},
+                }
+            ]
+        }
+    )
+    assert preflight(plane).startswith(b"HTTP/1.1 401 ")
+
+
+def test_explain_tells_what_of_a_preflight_reaches_the_service() -> None:
+    settings = {
+        "routes": [{"name": "r", "upstream": "u", "filters": {"cors": {**FULL, "preflight": "forward"}, "jwt": JWT}}]
+    }
+    gateway = compile_tables(load_document({**SERVICE, **settings}, TYPES), 1)
+    asked = [f"Origin: {APP}", "Access-Control-Request-Method: PUT", "X-User: root"]
+    told = explain(gateway, "OPTIONS", "http://a.test/", asked)
+    assert (told.route, told.upstream) == ("r", "u")
+    assert "jwt" not in as_text(told)
+    assert "X-User" not in "".join(told.sends)
+
+
 # --- levels ---
 
 
