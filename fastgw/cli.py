@@ -156,7 +156,7 @@ def check(
     except config.ConfigError as error:
         problems, notes = [*error.problems], []
     except CompileError as error:
-        problems, notes = [config.Problem(file, 0, 0, "", str(error))], []
+        problems, notes = [*error.problems(loaded, TYPES)], []
     if answer is Format.JSON:
         _print_json({"problems": problems, "notes": notes})
     else:
@@ -188,7 +188,9 @@ def explain(
     try:
         gateway = compile(loaded.config, 1, loaded.captured)
         explanation = explanation_of(gateway, method, url, header or (), client, listener)
-    except (CompileError, ValueError) as error:
+    except CompileError as error:
+        _fail(WRONG, *map(str, error.problems(loaded, TYPES)))
+    except ValueError as error:
         _fail(WRONG, f"fastgw: {error}")
     if answer is Format.JSON:
         _print_json(explanation)

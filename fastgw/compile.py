@@ -20,8 +20,11 @@ from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
+from fastgw.config import Loaded, Problem
 from fastgw.config import settings as config
 from fastgw.config.levels import by_route, early
+from fastgw.config.loading import MOST_TOLD
+from fastgw.config.locating import Where, locate
 from fastgw.config.patterns import Template, parse_host, parse_path, parse_redirect
 from fastgw.config.secret import SecretError
 from fastgw.downstream import Listener, ListenerTable
@@ -58,7 +61,7 @@ class CompileError(Exception):
     `unbuilt`: what is wrong with each filter that cannot be built, by where it stands.
     """
 
-    def __init__(self, told: str, unbuilt: Mapping[config.Spot, str] = config.NONE) -> None:
+    def __init__(self, told: str, unbuilt: Mapping[Where, str] = config.NONE) -> None:
         self.unbuilt = unbuilt
         super().__init__(told)
 
@@ -314,6 +317,8 @@ class _Building:
         self._all_same = all(self._same_filters) and self._names == tuple(base.tables)
         before = {name: place for place, name in enumerate(base.tables)}
         self._places_before = tuple(before.get(name, -1) for name in self._names)
+        self._unbuilt: dict[Where, tuple[str, str]] = {}
+        """Filters that cannot be built: the level, and what is wrong. Each is tried once."""
 
     def _digest(self, file: str) -> bytes | None:
         """Of what a file says now; None: nobody knows, or it is not named any more."""
@@ -349,6 +354,7 @@ class _Building:
                     on_listener.append(rule)
             if not place % _PIECE:
                 yield
+        self._check_built()
         listeners = []
         for name, chain, on_listener in zip(self._names, chains, rules, strict=True):
             listeners.append((yield from self._listener(name, chain, on_listener)))
@@ -394,7 +400,7 @@ class _Building:
         """The filters that run before a route is found."""
         before = self._base.tables.get(listener)
         uses = (held for held in _accumulated(self._levels(listener)) if early(held[1].settings))
-        links = self._links(uses, None, before.early.links if before is not None else ())
+        links = self._links(uses, listener, None, before.early.links if before is not None else ())
         self._made.live.update(link for link in links if link.is_live)
         if before is not None and before.early.links == links:
             return before.early
@@ -412,7 +418,11 @@ class _Building:
         yield "route", route.filters
 
     def _links(
-        self, uses: Iterable[tuple[str, config.FilterUse]], route: str | None, before: Sequence[Link]
+        self,
+        uses: Iterable[tuple[str, config.FilterUse]],
+        listener: str,
+        route: str | None,
+        before: Sequence[Link],
     ) -> tuple[Link, ...]:
         """Filters built, and in running order. One that stood there `before` goes on with what it holds."""
         there = {(link.level, link.use.name): link for link in before}
@@ -420,24 +430,30 @@ class _Building:
         for level, use in sorted(uses, key=lambda held: (held[1].settings.phase, held[1].settings.order)):
             link = there.get((level, use.name))
             if link is None or link.use != use or not self._changed.isdisjoint(link.reads):
-                link = self._link(level, use, route)
+                link = self._link(level, use, listener, route)
             links.append(link)
         return tuple(links)
 
-    def _link(self, level: str, use: config.FilterUse, route: str | None) -> Link:
+    def _link(self, level: str, use: config.FilterUse, listener: str, route: str | None) -> Link:
+        """A filter built. One that cannot be does nothing here: nothing will come of these tables."""
+        where = _where(level, use, listener, route)
         env = Env(use.name, route, use.settings, self._made.stock, self._plan.files)
-        where = f"{level}: filter {use.name}"
-        try:
-            hooks = use.settings.build(env)
-        except (ValueError, OSError, SecretError) as error:
-            raise CompileError(f"{where}: {getattr(error, 'strerror', None) or error}") from error
-        except Exception as error:  # the edge of a filter, which may be anybody's
-            raise CompileError(f"{where}: a defect: {type(error).__name__}: {error}") from error
-        if type(hooks) is not Hooks:
-            raise CompileError(f"{where}: a defect: its build returned {hooks!r}; expected Hooks")
+        hooks, wrong = Hooks(), ""
+        if where not in self._unbuilt:
+            hooks, wrong = _built(use, env)
+            if wrong:
+                self._unbuilt[where] = level, wrong
         self._made.reads |= env.reads
         acting = in_shadow(use.name, hooks) if use.shadow else hooks
         return Link(use, acting, use.settings.phase.always, level, env.reads, env.keeps, own=hooks)
+
+    def _check_built(self) -> None:
+        """Raises `CompileError` when there are filters that cannot be built, of all of them."""
+        if self._unbuilt:
+            lines = [f"{level}: filter {where.use}: {wrong}" for where, (level, wrong) in self._unbuilt.items()]
+            if len(lines) > MOST_TOLD:
+                lines[MOST_TOLD:] = [f"and {len(lines) - MOST_TOLD} more"]
+            raise CompileError("\n".join(lines), {where: wrong for where, (_, wrong) in self._unbuilt.items()})
 
     # routes
 
@@ -507,7 +523,7 @@ class _Building:
                 link for link in stay if not by_route(link.use.settings) or levels.get(link.use.name) == link.level
             )
         ran = {link.use.name for link in stay}
-        links = self._links((held for held in met if held[1].name not in ran), route.name, links_before)
+        links = self._links((held for held in met if held[1].name not in ran), listener, route.name, links_before)
         chain = Chain(stay + links)
         for_preflights = None if chain.preflight is None else _for_preflights(chain, links)
         steps = tuple(link.hooks.request for link in links if link.hooks.request is not None)
@@ -565,6 +581,30 @@ def _trusted_alike(before: ListenerTable, settings: config.Listener, tls: Server
     """Whether peers are judged as before. If not, `trusts` is another object, by which connections notice."""
     vouched, vouches = (None if contexts is None else contexts.vouches for contexts in (before.tls, tls))
     return before.settings.trusted_proxies == settings.trusted_proxies and vouched == vouches
+
+
+def _built(use: config.FilterUse, env: Env) -> tuple[Hooks, str]:
+    """What a filter does; or none of it, and why it cannot be built."""
+    try:
+        hooks = use.settings.build(env)
+    except (ValueError, OSError, SecretError) as error:
+        return Hooks(), str(getattr(error, "strerror", None) or error) or type(error).__name__
+    except Exception as error:  # the edge of a filter, which may be anybody's
+        return Hooks(), f"a defect: {type(error).__name__}: {error}"
+    if type(hooks) is not Hooks:
+        return Hooks(), f"a defect: its build returned {hooks!r}; expected Hooks"
+    return hooks, ""
+
+
+def _where(level: str, use: config.FilterUse, listener: str, route: str | None) -> Where:
+    kind, _, name = level.rpartition(" ")
+    return {
+        "gateway": Where("filters", "", use.name),
+        "listener": Where("listeners", listener, use.name),
+        "route": Where("routes", route or "", use.name),
+        "upstream": Where("upstreams", name, use.name),
+        "filter set": Where("filter_sets", name, use.name),
+    }[kind or name]
 
 
 def uses(configuration: config.Config) -> Iterator[config.FilterUse]:

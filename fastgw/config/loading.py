@@ -127,10 +127,10 @@ def _checked(found: Found, filter_types: Mapping[str, type], files: Files) -> Lo
     order = {document.name: number for number, document in enumerate(documents)}
     problems = found.problems + of_extensions + [problem for reading in readings for problem in reading.problems]
     if problems:
-        raise ConfigError(_told(problems, order))
+        raise ConfigError(told_of(problems, order))
     return Loaded(
         config=merged.config(),
-        notes=tuple(_told(notes, order)),
+        notes=tuple(told_of(notes, order)),
         files=tuple(document.name for document in found.documents if not document.upstream),
         sources=tuple(document.source for document in found.documents),
         captured=MappingProxyType(dict(files.held)),
@@ -172,7 +172,7 @@ def from_flags(
     )
 
 
-def _told(problems: Iterable[Problem], order: Mapping[str, int]) -> list[Problem]:
+def told_of(problems: Iterable[Problem], order: Mapping[str, int]) -> list[Problem]:
     """By file, as they are included, then by line; each once; at most `MOST_TOLD`, and how many more there are."""
     told = sorted(dict.fromkeys(problems), key=lambda each: (order.get(each.file, -1), each.line, each.column))
     if len(told) > MOST_TOLD:

@@ -198,7 +198,7 @@ class Proposals:
             descriptor = seal(accepted)
         except ConfigError as error:
             return self._rejected(error.problems, source, dry_run)
-        except (CompileError, CannotPlace) as error:
+        except CannotPlace as error:
             return self._rejected([Problem(file, 0, 0, "", str(error))], source, dry_run)
         except Exception as error:
             return self._rejected([Problem(file, 0, 0, "", f"a defect: {described(error)}")], source, dry_run)
@@ -227,7 +227,7 @@ class Proposals:
         )
 
     def _make(self, load: Callable[[], Loaded], source: Origin, file: str) -> tuple[Loaded, Accepted]:
-        """In a thread. `file`: as problems name it. Raises `ConfigError`, `CompileError`, `CannotPlace`."""
+        """In a thread. `file`: as problems name it. Raises `ConfigError`, `CannotPlace`."""
         loaded = load()
         settings = loaded.config
         workers = auto_workers(usable_cpus()) if settings.workers == "auto" else settings.workers
@@ -235,7 +235,11 @@ class Proposals:
             if why := why_not(access_log.sink):
                 raise ConfigError([Problem(file, 0, 0, f"access_logs[{place}].sink", why)])
         index = index_of(settings.consumers, loaded.captured, self.current.index.key)
-        gateway = compile(settings, workers, loaded.captured, index)
+        try:
+            gateway = compile(settings, workers, loaded.captured, index)
+        except CompileError as error:
+            problems = error.problems(loaded, TYPES)
+            raise ConfigError(_renamed(each, self.current.file, file) for each in problems) from error
         commons = self._commons
         commons.words.check(commons.shared, settings.limits)
         generation = self.current.generation + 1

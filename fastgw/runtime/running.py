@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from types import MappingProxyType
 
 from fastgw import config
-from fastgw.compile import compile
-from fastgw.config import Loaded
+from fastgw.compile import CompileError, compile
+from fastgw.config import ConfigError, Loaded
 from fastgw.filters import TYPES
 from fastgw.identity import index_of
 from fastgw.node import openssl
@@ -51,7 +51,10 @@ def run_gateway(
     settings = loaded.config
     workers = auto_workers(usable_cpus()) if settings.workers == "auto" else settings.workers
     index = index_of(settings.consumers, loaded.captured)
-    gateway = compile(settings, workers, loaded.captured, index)
+    try:
+        gateway = compile(settings, workers, loaded.captured, index)
+    except CompileError as error:
+        raise ConfigError(error.problems(loaded, TYPES)) from error
     if estate is not None:
         gateway.places = estate.places.following(gateway.names, estate.generation, estate.generation)
     accepted = accept(
