@@ -14,9 +14,12 @@ NO_NAMES: Final[frozenset[bytes]] = frozenset()
 
 @final
 class Reply:
-    """An answer that the gateway makes itself. `fault`: the row it stands for; None for a wanted one (a redirect)."""
+    """An answer that the gateway makes itself. `fault`: the row it stands for; None for a wanted one (a redirect).
 
-    __slots__ = ("body", "fault", "fields", "status")
+    `invites`: it asks a client that has shown nothing to say who it is, which may go on as somebody anonymous instead.
+    """
+
+    __slots__ = ("body", "fault", "fields", "invites", "status")
 
     def __init__(
         self,
@@ -24,8 +27,10 @@ class Reply:
         body: bytes = b"",
         fields: Iterable[tuple[bytes, bytes]] = (),
         fault: Fault | None = None,
+        invites: bool = False,
     ) -> None:
         self.status, self.body, self.fields, self.fault = status, body, tuple(fields), fault
+        self.invites = invites
 
     def __repr__(self) -> str:
         return f"<Reply {self.status}{' ' + self.fault.label if self.fault else ''}>"

@@ -56,7 +56,7 @@ class Auth(Filter, name="auth", phase=Phase.AUTHENTICATE):
     does not. When none does, a client that has shown nothing, or nothing that is accepted, is answered 401, with what
     each of the ways asks for; one that may not pass although it is known, 403; and where one way could not be tried
     (AUTH_UNAVAILABLE), 503. Where one of them would send the client elsewhere to log in, and the client has shown
-    nothing that was not accepted, it is sent there.
+    nothing that was not accepted, it is sent there; with `anonymous` it is not, unless it asks for the login itself.
 
     What is shown where the other ways look for credentials does not reach the upstream: nobody has judged it.
     """
@@ -65,8 +65,10 @@ class Auth(Filter, name="auth", phase=Phase.AUTHENTICATE):
     """The ways: filters, each as a mapping with one key, its type, such as `{key_auth: {}}`."""
     anonymous: Identity = REJECT
     """What becomes of a client that shows nothing at all. `reject`: it is answered 401. Anything else: it passes as the
-    consumer of this name, which has no groups unless `consumers` says so. A client whose credentials are not accepted
-    never does, nor one with an `Authorization` that none of the ways understands."""
+    consumer of this name, which has no groups unless `consumers` says so, and is not sent to log in: for that, let a
+    page lead to the path `login` of `oidc`, or to a route that `forward_auth` guards alone. A client whose credentials
+    are not accepted never does, be it a session that is over, nor one with an `Authorization` that none of the ways
+    understands. To `forward_auth` any cookie may be a credential."""
 
     def __post_init__(self) -> None:
         if any(isinstance(use.settings, Auth) for use in self.any_of):
@@ -226,8 +228,8 @@ class _AnyOf:
 
     def judge(self, exchange: Exchange, refusals: list[tuple[_Way, Reply, str]]) -> Reply | None:
         """What comes of it that no way has accepted the client."""
-        exchange.why = "; ".join(f"{way.name}: {why or reply.status}" for way, reply, why in refusals)
-        replies = [reply for _, reply, _ in refusals]
+        exchange.why = "; ".join(f"{way.name}: {_told(why) or reply.status}" for way, reply, why in refusals)
+        replies = [reply for _, reply, _ in refusals if self._anonymous is None or not reply.invites]
         for kind in (_is_failure, _is_denial):
             for reply in replies:
                 if kind(reply):
@@ -362,6 +364,12 @@ class _Waiting:
     def close(self) -> None:
         if hasattr(self._outcome, "close"):
             self._outcome.close()
+
+
+def _told(why: str) -> str:
+    """A sentence for clients as a part of another; anything else as it is."""
+    is_sentence = why.endswith(".") and why[:1].isupper() and not why[1:2].isupper()
+    return f"{why[0].lower()}{why[1:-1]}" if is_sentence else why
 
 
 def _is_failure(reply: Reply) -> bool:

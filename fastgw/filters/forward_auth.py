@@ -263,13 +263,15 @@ class _Use:
         status = answer.status
         fields = [(name, value) for name in self._to_client for value in answer.fields.get_all(name)]
         fault = _FAULTS.get(status, Fault.AUTH_UNAVAILABLE if status >= 500 else Fault.FORBIDDEN)
+        shown = any(exchange.field(name) for name in _SHOW_WHO)
+        elsewhere = 300 <= status < 400
         if status == 401:
-            if not any(exchange.field(name) for name in _SHOW_WHO):
+            if not shown:
                 fault = Fault.CREDENTIALS_MISSING
             if answer.fields.get(b"www-authenticate") is None:  # which no 401 may lack (RFC 9110 section 15.5.2)
                 fields.append((b"WWW-Authenticate", b"ForwardAuth"))
         exchange.why = f"the service that was asked has answered {status}"
-        return Reply(status, answer.body, fields, None if 300 <= status < 400 else fault)
+        return Reply(status, answer.body, fields, None if elsewhere else fault, invites=elsewhere and not shown)
 
 
 def _lines(fields: Fields, names: Iterable[bytes]) -> bytes:

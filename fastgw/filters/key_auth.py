@@ -135,7 +135,7 @@ class _Use:
             return exchange.refuse(Fault.CREDENTIALS_MISSING, fields=self._challenge, why="there is no key")
         if len(found) > 1:
             wrong = "There is more than one key."
-            return exchange.refuse(Fault.CREDENTIALS_INVALID, wrong, self._challenge)
+            return exchange.refuse(Fault.CREDENTIALS_INVALID, wrong, self._challenge, "there is more than one key")
         consumer = self._keys.consumer(found[0])
         if consumer is None:
             return exchange.refuse(Fault.CREDENTIALS_INVALID, fields=self._challenge, why="nobody has this key")

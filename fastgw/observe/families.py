@@ -82,7 +82,10 @@ FILTER_SHADOW_DECISIONS: Final = Family(
     "Requests by what a filter in shadow would have done: pass, change, answer, raise; unknown when it took too long.",
 )
 CONSUMER_REQUESTS: Final = Family(
-    "fastgw_consumer_requests_total", "counter", ("consumer",), "Finished requests of clients that are known by name."
+    "fastgw_consumer_requests_total",
+    "counter",
+    ("consumer",),
+    'Finished requests of clients known by name; consumer="_other" for the folded and for who is not configured.',
 )
 ROUTES_FOLDED: Final = Family("fastgw_routes_folded", "gauge", (), 'Routes counted together as route="_other".')
 UPSTREAMS_FOLDED: Final = Family(

@@ -22,7 +22,7 @@ from tests.support.visitor import Answer, Visitor
 SESSION_SECRET = "planted-secret-of-sessions-0123456789"
 CLIENT_SECRET = "planted-secret-of-the-client"
 SCRIPT = {"Accept": "application/json"}
-LISTENERS = ("main", "passing", "secure", "other", "any")
+LISTENERS = ("main", "passing", "secure", "other", "any", "open")
 KEY = "planted-key-of-carol"
 
 
@@ -89,6 +89,10 @@ def configuration(provider: Provider, service: str, secrets: Path) -> dict[str, 
     }
     filters = {name: {"oidc": each} for name, each in oidc.items()}
     filters["any"] = {"auth": {"any_of": [{"key_auth": {}}, {"oidc": oidc["passing"]}]}}
+    filters["open"] = {
+        "auth": {"any_of": [{"oidc": oidc["passing"]}], "anonymous": "guest"},
+        "headers": {"request": {"set": {"X-Who": "{consumer.name}"}}},
+    }
     return {
         "workers": 2,
         "consumers": [{"name": "carol", "key_auth": [{"key": KEY}]}],
@@ -265,6 +269,19 @@ def test_a_login_is_one_of_several_ways_to_show_who_one_is(world: World) -> None
     assert [fields(both, name) for name in ("cookie", "x-user", "x-access-token")] == [[], [], []]
     wait_until(lambda: fields(visitor.ask(url, **SCRIPT), "x-access-token") != token, "a refresh")
     wait_until(lambda: visitor.ask(url, **SCRIPT).cookies == [], "the browser to have the cookie of now")
+
+
+def test_who_may_be_anonymous_logs_in_by_a_link(world: World) -> None:
+    """A page for everybody does not send anybody away; a session that is over does not make one anonymous."""
+    visitor, url = Visitor(), world.url("open")
+    assert fields(visitor.ask(url + "/page"), "x-who") == ["guest"]
+    arrived = visitor.follow(url + "/in?return_to=/page", "ann")
+    assert (arrived.url, fields(arrived, "x-who")) == (url + "/page", ["ann"])
+    host = urlsplit(url).netloc
+    name, value = session_of(visitor, host)
+    visitor.cookies[host][name] = value[:-4]
+    assert visitor.ask(url + "/page").location.startswith(world.provider.issuer)
+    assert visitor.ask(url + "/page", **SCRIPT).status == 401
 
 
 def test_sessions_live_through_a_change_of_secrets(world: World) -> None:

@@ -66,6 +66,16 @@ class World:
                         }
                     }
                 ),
+                "open": Kind(
+                    route={
+                        "filters": {
+                            "auth": {
+                                "any_of": [{"key_auth": {}}, {"forward_auth": {"url": f"{self.service.url}/open"}}],
+                                "anonymous": "guest",
+                            }
+                        }
+                    }
+                ),
                 "away": self._kind(away.url),
                 "secure": self._kind(
                     f"{self.secure.url}/", tls={"ca": authority.ca, "certificate": certificate, "key": key}
@@ -275,6 +285,15 @@ def test_a_redirect_goes_to_the_client_with_its_cookies(world: World, take: Take
     assert response.get_all(b"Set-Cookie") == [b"a=1", b"b=2"]
     assert b"X-Inside" not in response
     assert response.get(b"X-Request-Id")
+
+
+def test_who_may_be_anonymous_is_not_sent_to_log_in(world: World, take: Take) -> None:
+    lane = take("open")
+    world.says(LOGIN)
+    for shown in (b"Cookie: session=old\r\n", b"Authorization: Basic YTpi\r\n"):
+        assert refused(lane, lane.get(fields=shown)).get(b"Location") == b"https://login.test/?next=1"
+    got, _ = lane.forward(lane.get())
+    assert got.get(b"X-Who") == b"guest"
 
 
 @pytest.mark.parametrize("method", [b"GET", b"HEAD"])

@@ -35,7 +35,7 @@ FAULTS = {
 class Way(Filter, name="way", phase=Phase.AUTHENTICATE):
     """A way to be known that says what it is told to."""
 
-    says: Literal["pass", "missing", "bad", "away", "scope", "unclear", "login", "raise", "odd"] = "pass"
+    says: Literal["pass", "missing", "bad", "away", "scope", "unclear", "login", "invite", "raise", "odd"] = "pass"
     """What comes of it."""
     name: str = "w"
     """Whom it finds."""
@@ -68,6 +68,8 @@ class Way(Filter, name="way", phase=Phase.AUTHENTICATE):
                 return True
             if self.says == "login":
                 return Reply(302, fields=((b"Location", b"https://idp.test/login"),))
+            if self.says == "invite":
+                return Reply(302, fields=((b"Location", b"https://idp.test/login"),), invites=True)
             fault = FAULTS.get(self.says)
             if fault is None:
                 return None
@@ -197,7 +199,7 @@ def test_a_401_says_what_each_way_asks_for() -> None:
     ]
 
 
-@pytest.mark.parametrize("says", [["missing", "login"], ["login", "missing"]])
+@pytest.mark.parametrize("says", [["missing", "login"], ["login", "missing"], ["invite", "missing"]])
 def test_who_shows_nothing_is_sent_to_log_in(says: list[str]) -> None:
     head, answer, _ = asked(auth(*[{"says": each} for each in says]))
     assert head == []
@@ -212,6 +214,11 @@ def test_who_shows_nothing_is_sent_to_log_in(says: list[str]) -> None:
         (["missing", "away"], b"", 503),
         (["missing", "scope"], b"", 403),
         (["missing", "login"], b"", 302),
+        (["missing", "invite"], b"", 200),
+        (["invite"], b"", 200),
+        (["invite", "bad"], b"", 401),
+        (["invite", "away"], b"", 503),
+        (["invite"], b"Authorization: Other x\r\n", 401),
         (["missing"], b"Authorization: Other x\r\n", 401),
         (["missing"], b"authorization:\r\n", 401),
     ],
@@ -230,6 +237,13 @@ def test_who_anonymous_are(consumers: list[dict[str, Any]], groups: bytes) -> No
     told = [line for line in head if line.startswith((b"X-Name", b"X-Groups", b"X-Sub", b"X-Who", b"X-Added"))]
     assert told == [b"X-Name: guest", *([b"X-Groups: " + groups] if groups else [])]
     assert why == ""
+
+
+def test_the_log_says_of_each_way_why_in_one_sentence() -> None:
+    any_of = [{"key_auth": {}}, {"basic_auth": {}}]
+    request = REQUEST + b"X-Api-Key: a\r\nX-Api-Key: b\r\n\r\n"
+    _, _, why = asked({"filters": {"auth": {"any_of": any_of}}}, request)
+    assert why == "key_auth: there is more than one key; basic_auth: there is no password"
 
 
 @pytest.mark.parametrize("says", ["raise", "odd"])

@@ -45,7 +45,8 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
     """Let in whom an OpenID provider vouches for: by the access token of a client, or by a login in the browser.
 
     With `bearer` and `login`, who sends `Authorization: Bearer` is judged by that alone. The consumer is the one whose
-    `jwt` has the issuer and the subject; where none has, it is called as the subject.
+    `jwt` has the issuer and the subject; where none has, it is called as the subject, and it is nobody known by name
+    where one of `consumers` is called so: a token makes nobody one of those.
     """
 
     issuer: Issuer

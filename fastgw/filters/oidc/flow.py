@@ -9,7 +9,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from hmac import compare_digest
 from typing import Final, NamedTuple, final
 
@@ -312,10 +312,11 @@ class Flow:
 
     def _without(self, exchange: Exchange, jar: Jar, site: _Site, why: str) -> Outcome:
         """A browser that shows a page is sent to log in; whatever else asks is told that it has to."""
+        sent = site.cookie in jar.ours
         if _wants_page(exchange):
             target = exchange.raw_path if exchange.query is None else b"%b?%b" % (exchange.raw_path, exchange.query)
-            return self._begin(exchange, jar, site, local(target))
-        sent = site.cookie in jar.ours
+            begun = self._begin(exchange, jar, site, local(target))
+            return begun if sent else _inviting(begun)
         fault = Fault.CREDENTIALS_INVALID if sent else Fault.CREDENTIALS_MISSING
         return self._refuse(exchange, fault, why or ("the session's cookie does not count here" if sent else ""))
 
@@ -458,6 +459,12 @@ def _fields(cookies: list[bytes]) -> list[tuple[bytes, bytes]]:
 
 def _sent(status: int, location: bytes, cookies: list[bytes]) -> Reply:
     return Reply(status, fields=((b"Location", location), (b"Referrer-Policy", b"no-referrer"), *_fields(cookies)))
+
+
+async def _inviting(begun: Awaitable[Reply]) -> Reply:
+    reply = await begun
+    reply.invites = True
+    return reply
 
 
 def _wants_page(exchange: Exchange) -> bool:
