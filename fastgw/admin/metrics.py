@@ -7,7 +7,7 @@ from typing import Final
 
 from fastgw import VERSION
 from fastgw.admin.exposition import PROMETHEUS, Format, Sample, exposed, histogram, labels, wanted
-from fastgw.admin.node import CertificateInfo
+from fastgw.admin.node import CertificateInfo, FeedInfo, VerifierInfo
 from fastgw.downstream.secured import Outcome
 from fastgw.node.shared import Column, Shared
 from fastgw.node.tokens import HITS, MISSES
@@ -84,6 +84,22 @@ CERTIFICATE_EXPIRY: Final = Family(
     ("certificate", "listener"),
     "When a certificate that clients are shown expires, epoch seconds.",
 )
+CLIENT_AUTH_EXPIRY: Final = Family(
+    "fastgw_client_auth_expiry_timestamp_seconds",
+    "gauge",
+    ("file", "kind", "listener"),
+    "When what verifies certificates of clients, an authority (ca) or a list of what is revoked (crl), is out of date, "
+    "epoch seconds.",
+)
+FEED_UP: Final = Family(
+    "fastgw_feed_up",
+    "gauge",
+    ("feed",),
+    "Whether the last attempt to fetch what filters need, such as keys, went well.",
+)
+FEED_SUCCESS: Final = Family(
+    "fastgw_feed_last_success_timestamp_seconds", "gauge", ("feed",), "When it was last fetched, epoch seconds."
+)
 
 POOLS: Final = (POOL_IN_USE, POOL_IDLE, POOL_WAITING)
 OF_THE_NODE: Final = (
@@ -110,9 +126,13 @@ OF_PROCESSES: Final[Mapping[Family, Callable[[Process], int | float]]] = {
     WORKER_MEMORY: lambda process: process.resident_bytes,
     WORKER_FDS: lambda process: process.open_fds,
 }
-OF_TLS: Final = (HANDSHAKES, RESUMPTIONS, HANDSHAKE_FAILURES, CERTIFICATE_EXPIRY)
-FAMILIES: Final = (*families.FAMILIES, *POOLS, *OF_THE_NODE, *OF_TLS, *OF_WORKERS, *OF_PROCESSES)
+OF_TLS: Final = (HANDSHAKES, RESUMPTIONS, HANDSHAKE_FAILURES, CERTIFICATE_EXPIRY, CLIENT_AUTH_EXPIRY)
+FEEDS: Final = (FEED_UP, FEED_SUCCESS)
+FAMILIES: Final = (*families.FAMILIES, *POOLS, *OF_THE_NODE, *OF_TLS, *FEEDS, *OF_WORKERS, *OF_PROCESSES)
 """All that a scrape tells of, in this order."""
+
+OfTls = tuple[Sequence[CertificateInfo], Sequence[VerifierInfo]]
+"""What clients are shown, and what their certificates are verified by."""
 
 _BOUNDS: Final = {bound: "+Inf" if bound == inf else f"{bound}" for bound in (*BOUNDS_S, inf)}
 
@@ -126,14 +146,15 @@ class Exposition:
         shared: Shared,
         words: Words,
         begun_date: float,
-        certificates: Callable[[], Sequence[CertificateInfo]] = tuple,
+        of_tls: Callable[[], OfTls] = lambda: ((), ()),
+        feeds: Callable[[], Sequence[FeedInfo]] = tuple,
     ) -> None:
-        """`certificates`: what clients are shown now."""
         self._generations = {0: series}
         self._shared = shared
         self._words = words
         self._begun_date = begun_date
-        self._certificates = certificates
+        self._of_tls = of_tls
+        self._feeds = feeds
 
     def prepare(self, generation: int, series: Series) -> None:
         """Know the names of a generation before it is committed: they are shown from then on."""
@@ -156,6 +177,7 @@ class Exposition:
         yield from self._pools(series)
         yield from zip(OF_THE_NODE, self._node(), strict=True)
         yield from zip(OF_TLS, self._tls(), strict=True)
+        yield from zip(FEEDS, self._fed(), strict=True)
         yield from self._workers()
 
     def _totals(self) -> tuple[Series, Totals]:
@@ -196,8 +218,17 @@ class Exposition:
         yield [("", "", ended[Outcome.RESUMED])]
         failures = [(outcome.name.lower(), count) for outcome, count in ended.items() if outcome > Outcome.RESUMED]
         yield [("", labels(HANDSHAKE_FAILURES, name), count) for name, count in failures]
-        shown = {(each.certificate, each.listener): each.expires_date for each in self._certificates()}
+        certificates, verifiers = self._of_tls()
+        shown = {(each.certificate, each.listener): each.expires_date for each in certificates}
         yield [("", labels(CERTIFICATE_EXPIRY, *each), expires_date) for each, expires_date in shown.items()]
+        ends = {(each.file, each.kind, each.listener): each.expires_date for each in verifiers}
+        yield [("", labels(CLIENT_AUTH_EXPIRY, *each), date) for each, date in ends.items() if date is not None]
+
+    def _fed(self) -> Iterator[Sequence[Sample]]:
+        known = [each for each in self._feeds() if each.problem or each.last_success_date is not None]
+        yield [("", labels(FEED_UP, each.feed), 0 if each.problem else 1) for each in known]
+        dates = [(each.feed, each.last_success_date) for each in known]
+        yield [("", labels(FEED_SUCCESS, feed), date) for feed, date in dates if date is not None]
 
     def _workers(self) -> Iterator[tuple[Family, Sequence[Sample]]]:
         alive = [(f"{number}", column) for number, column in enumerate(self._shared.columns, 1)]

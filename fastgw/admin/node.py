@@ -75,6 +75,31 @@ class CertificateInfo(Struct, frozen=True):
     """Why what the file says now is not in force; "" where it is."""
 
 
+class VerifierInfo(Struct, frozen=True):
+    """What certificates of clients are verified by."""
+
+    listener: str
+    """`(admin)`: the admin listener."""
+    kind: Literal["ca", "crl"]
+    """Authorities, or lists of what they have revoked."""
+    file: str
+    expires_date: float | None
+    """Of the first in the file that is out of date then; from then on clients are refused. null = never."""
+    problem: str
+    """Why what the file says now is not in force; "" where it is."""
+
+
+class FeedInfo(Struct, frozen=True):
+    """What is fetched once for all workers, such as the keys of an identity provider."""
+
+    feed: str
+    """Its URL, without the query."""
+    last_success_date: float | None
+    """Of the last good answer; null = none yet, since the control process began."""
+    problem: str
+    """Why the last attempt has failed; "" it has not."""
+
+
 class Status(Struct, frozen=True):
     """The node and its workers."""
 
@@ -93,6 +118,10 @@ class Status(Struct, frozen=True):
     reloads: Reloads
     certificates: Sequence[CertificateInfo] = ()
     """What clients are shown over TLS."""
+    verifiers: Sequence[VerifierInfo] = ()
+    """What their certificates are verified by."""
+    feeds: Sequence[FeedInfo] = ()
+    """What is fetched for the filters."""
     rates: None = None
 
 

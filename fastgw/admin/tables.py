@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastgw.admin.client import AdminClient, Refused, Unreachable
-from fastgw.admin.node import CertificateInfo, Reloads, Status, Upstreams, Worker
+from fastgw.admin.node import CertificateInfo, FeedInfo, Reloads, Status, Upstreams, VerifierInfo, Worker
 
 WATCH_EVERY: Final = 1.0
 """Seconds."""
@@ -33,6 +33,8 @@ COLOURS: Final = {
 RELOADS_SHOWN: Final = 5
 SOON_S: Final = 14 * 86400
 """A certificate that expires within it is shown in yellow."""
+LIST_SOON_S: Final = 86400
+"""The same of a list of what is revoked, which many make anew each week."""
 _SIZES: Final = ((1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB"))
 _SPANS: Final = ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
 
@@ -54,6 +56,10 @@ def overview(status: Status, upstreams: Upstreams, before: Status | None = None)
         parts.append(_targets(upstreams))
     if status.certificates:
         parts.append(_certificates(status.certificates))
+    if status.verifiers:
+        parts.append(_verifiers(status.verifiers))
+    if status.feeds:
+        parts.append(_feeds(status.feeds))
     if status.reloads.last:
         parts.append(_reloads(status.reloads))
     return Group(*parts)
@@ -142,12 +148,40 @@ def _certificates(certificates: Iterable[CertificateInfo]) -> Table:
     table = _table("certificates", ("listener", "names", "file", "expires", "in", "problem"))
     now = time.time()
     for each in certificates:
-        left = each.expires_date - now
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(each.expires_date))
-        style = "red" if left <= 0 else "yellow" if left < SOON_S else ""
         names = ", ".join(each.names)
-        shown = (Text(when, style), Text(span(left) if left > 0 else "expired", style), Text(each.problem, "red"))
-        table.add_row(Text(each.listener), Text(names), Text(each.certificate), *shown)
+        ends = _ends(each.expires_date, now, SOON_S)
+        table.add_row(Text(each.listener), Text(names), Text(each.certificate), *ends, Text(each.problem, "red"))
+    return table
+
+
+def _verifiers(verifiers: Iterable[VerifierInfo]) -> Table:
+    table = _table("clients' certificates are verified by", ("listener", "kind", "file", "expires", "in", "problem"))
+    now = time.time()
+    for each in verifiers:
+        date = each.expires_date
+        ends = (
+            (Text("never"), Text(""))
+            if date is None
+            else _ends(date, now, LIST_SOON_S if each.kind == "crl" else SOON_S)
+        )
+        table.add_row(Text(each.listener), Text(each.kind), Text(each.file), *ends, Text(each.problem, "red"))
+    return table
+
+
+def _ends(date: float, now: float, soon_s: float) -> tuple[Text, Text]:
+    """When, and in how long."""
+    left = date - now
+    style = "red" if left <= 0 else "yellow" if left < soon_s else ""
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(date))
+    return Text(when, style), Text(span(left) if left > 0 else "expired", style)
+
+
+def _feeds(feeds: Iterable[FeedInfo]) -> Table:
+    table = _table("fetched for all workers", ("what", "last there", "problem"))
+    for each in feeds:
+        date = each.last_success_date
+        when = "not yet" if date is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(date))
+        table.add_row(Text(each.feed), Text(when), Text(each.problem, "red"))
     return table
 
 

@@ -183,6 +183,12 @@ class NodeSide(Protocol):
     def publish(self, value: bytes) -> None:
         """Give this to all workers. The same value once more, or b"", tells those who wait that nothing is newer."""
 
+    def attempted(self, why: str = "") -> None:
+        """Say how the last attempt went, for metrics and `fastgw status`: "" well, else why not, without secrets.
+
+        From a source that never says so, everything that it publishes is taken for a good answer.
+        """
+
     async def asked(self, timeout: float) -> bool:
         """Wait for a worker to ask for something newer, at most so many seconds; whether one has."""
 
@@ -197,6 +203,11 @@ class FeedSource(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     key: str
+
+    @property
+    def name(self) -> str:
+        """How metrics and `fastgw status` call it: the URL without its query, which may hold a secret."""
+        return self.key.partition("?")[0]
 
     async def run(self, node: NodeSide) -> None:
         """Fetch and publish, again and again, until cancelled. What is raised is logged, and it begins anew later."""

@@ -69,12 +69,14 @@ class JwksSource(FeedSource, frozen=True, kw_only=True):
             except (FetchFailed, Unusable) as problem:
                 if str(problem) != complaint:
                     complaint = str(problem)
-                    log.warning("%s: %s; %s", self._name, complaint, _KEPT if value else _NONE)
+                    log.warning("%s: %s; %s", self._title, complaint, _KEPT if value else _NONE)
+                node.attempted(complaint)
             else:
                 if complaint:
-                    log.warning("%s: there again", self._name)
+                    log.warning("%s: there again", self._title)
                 if fetched.body != value:
                     self._tell(read_set(fetched.body))
+                node.attempted()
                 complaint, value, wait = "", fetched.body, good_for(fetched.fields.get(b"cache-control"))
             await node.asked(0)  # whoever asked until now gets this answer
             node.publish(value)
@@ -89,12 +91,16 @@ class JwksSource(FeedSource, frozen=True, kw_only=True):
                 node.publish(value)  # there is nothing newer for those who wait
 
     @property
-    def _name(self) -> str:
-        return f"keys of {self.url.origin}{self.url.target.partition('?')[0]}"
+    def name(self) -> str:
+        return f"{self.url.origin}{self.url.target.partition('?')[0]}"
+
+    @property
+    def _title(self) -> str:
+        return f"keys of {self.name}"
 
     def _tell(self, keys: KeySet) -> None:
         for each in keys.passed_over:
-            log.info("%s: passed over: %s", self._name, each)
+            log.info("%s: passed over: %s", self._title, each)
 
 
 _KEPT: Final = "the keys that it gave last are still good"

@@ -1,4 +1,5 @@
-"""The certificates that clients are shown: until when they are good, and whether newer files can be taken.
+"""The certificates that clients are shown, and what theirs are verified by: until when they are good, and whether newer
+files can be taken.
 
 Renewal tools write a key and its certificate one after the other. What cannot be used yet leaves in force what was
 there, and what else has changed is taken all the same.
@@ -9,8 +10,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Final
 
-from fastgw.admin.node import CertificateInfo
-from fastgw.config.pem import amiss, amiss_authority, amiss_revocations, decoded, dns_names
+from fastgw.admin.node import CertificateInfo, VerifierInfo
+from fastgw.config.pem import (
+    amiss,
+    amiss_authority,
+    amiss_revocations,
+    authority_ends,
+    decoded,
+    dns_names,
+    revocations_end,
+)
 from fastgw.config.settings import Config, ServerTls
 from fastgw.wire.certificate import expiry
 
@@ -98,4 +107,17 @@ def told(config: Config, captured: Files, why: Why) -> list[CertificateInfo]:
                         problem=why.get(each.certificate, ""),
                     )
                 )
+    return found
+
+
+def verifiers(config: Config, captured: Files, why: Why) -> list[VerifierInfo]:
+    """What verifies clients, of each listener that asks them for certificates."""
+    found = []
+    for listener, tls in _served(config):
+        if tls.client_auth is None:
+            continue
+        ca, crl = tls.client_auth.ca, tls.client_auth.crl
+        found.append(VerifierInfo(listener, "ca", ca, authority_ends(captured.get(ca, b"")), why.get(ca, "")))
+        if crl is not None:
+            found.append(VerifierInfo(listener, "crl", crl, revocations_end(captured.get(crl, b"")), why.get(crl, "")))
     return found

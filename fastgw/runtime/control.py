@@ -69,6 +69,7 @@ class Control:
         self._ground = Ground(asyncio.get_running_loop())
         self._fetcher = Fetcher(self._ground)
         self._feeding = Feeding(channel, self._fetcher)
+        self._view.feeds = self._feeding.told
         self._tasks: set[asyncio.Task[Any]] = set()
         self._admin: asyncio.Task[None] | None = None
         self._told = asyncio.Event()

@@ -3,9 +3,11 @@
 import asyncio
 import os
 import pickle
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
+from fastgw.admin.node import FeedInfo
 from fastgw.filters.api import FeedSource
 from fastgw.node.feeds import MOST_BYTES
 from fastgw.runtime.channel import Ask, Channel, ChannelClosed, ChannelFull, Fed
@@ -14,6 +16,8 @@ from fastgw.upstream.fetch import Fetcher
 
 AGAIN_S: Final = 5.0
 """How long a source rests after it has raised something, or ended."""
+SHOWN: Final = 100
+"""Sources that are told of; of more the first."""
 RETRY_S: Final = 0.05
 """How soon a value is sent once more that the supervisor could not take."""
 
@@ -56,6 +60,21 @@ class Feeding:
         if running is not None:
             running.wake.set()
 
+    def told(self) -> Sequence[FeedInfo]:
+        """How the sources fare. Those of one name, which are asked in several ways, are one here, by the worst."""
+        found: dict[str, FeedInfo] = {}
+        for running in self._running.values():
+            each = running.info
+            other = found.get(each.feed)
+            if other is not None:
+                dates = each.last_success_date, other.last_success_date
+                oldest = None if None in dates else min(dates, key=lambda date: date or 0.0)
+                each = FeedInfo(each.feed, oldest, each.problem or other.problem)
+            elif len(found) == SHOWN:
+                continue
+            found[each.feed] = each
+        return list(found.values())
+
     def stop(self) -> None:
         for running in self._running.values():
             running.task.cancel()
@@ -82,6 +101,8 @@ class _Source:
         self._read: dict[str, bytes] = {}
         self._complain = RareNotice()
         self._unsent: bytes | None = None
+        self._says_how = False
+        self.info = FeedInfo(self._source.name, None, "")
         self.task = asyncio.get_running_loop().create_task(self._run())
 
     def stays(self, pickled: bytes | None, captured: Mapping[str, bytes]) -> bool:
@@ -92,7 +113,9 @@ class _Source:
             try:
                 await self._source.run(self)
             except Exception as error:  # the edge of a source: its error is told, and it begins anew
-                self._complain(f"{self._source.key}: {error if isinstance(error, OSError) else described(error)}")
+                why = f"{error}" if isinstance(error, OSError) else described(error)
+                self.info = FeedInfo(self.info.feed, self.info.last_success_date, why)
+                self._complain(f"{self._source.key}: {why}")
             await asyncio.sleep(AGAIN_S)
 
     # what it has of the node (`NodeSide`)
@@ -100,6 +123,13 @@ class _Source:
     def read(self, path: str) -> bytes:
         content = self._read[path] = self._captured[path]
         return content
+
+    def attempted(self, why: str = "") -> None:
+        self._says_how = True
+        self._note(why)
+
+    def _note(self, why: str) -> None:
+        self.info = FeedInfo(self.info.feed, self.info.last_success_date if why else time.time(), why)
 
     async def asked(self, timeout: float) -> bool:
         try:
@@ -113,6 +143,8 @@ class _Source:
     def publish(self, value: bytes) -> None:
         if len(value) > MOST_BYTES:
             raise OSError(f"a value of {len(value)} bytes; the most is {MOST_BYTES}")
+        if value and not self._says_how:
+            self._note("")
         waits, self._unsent = self._unsent is not None, value
         if not waits:
             self._send()

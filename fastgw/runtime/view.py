@@ -7,13 +7,13 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Final
 
 from fastgw import VERSION, config
 from fastgw.admin import node
-from fastgw.admin.metrics import Exposition
+from fastgw.admin.metrics import Exposition, OfTls
 from fastgw.config.levels import running
 from fastgw.config.settings import Config, Route, Target, Upstream
 from fastgw.config.values import Url
@@ -52,10 +52,17 @@ class View:
         self._proposals = proposals
         self._supervisor = os.getppid()
         self._exposition = Exposition(
-            series_of(proposals.current.places), commons.shared, commons.words, commons.begun_date, self.certificates
+            series_of(proposals.current.places),
+            commons.shared,
+            commons.words,
+            commons.begun_date,
+            self.status_of_tls,
+            lambda: self.feeds(),
         )
+        self.feeds: Callable[[], Sequence[node.FeedInfo]] = tuple
+        """How what is fetched for the filters fares."""
         self._certified: tuple[object, object] = (None, None)
-        self._certificates: Sequence[node.CertificateInfo] = ()
+        self._of_tls: OfTls = ((), ())
         self._parts = Parts(proposals.config)
         proposals.on_accept = lambda accepted: self._exposition.prepare(accepted.generation, series_of(accepted.places))
 
@@ -82,17 +89,20 @@ class View:
             connections=sum(worker.connections for worker in workers),
             requests=sum(self._totals().requests.values()),
             reloads=self._reloads(),
-            certificates=self.certificates(),
+            certificates=self.status_of_tls()[0],
+            verifiers=self.status_of_tls()[1],
+            feeds=self.feeds(),
         )
 
-    def certificates(self) -> Sequence[node.CertificateInfo]:
-        """Of all listeners. They are taken apart once."""
+    def status_of_tls(self) -> OfTls:
+        """Of all listeners: what clients are shown, and what they are verified by. It is taken apart once."""
         proposals = self._proposals
         now = (proposals.current, proposals.withheld)
         if any(one is not other for one, other in zip(now, self._certified, strict=True)):
             self._certified = now
-            self._certificates = certificates.told(proposals.config, proposals.current.captured, proposals.withheld)
-        return self._certificates
+            what = proposals.config, proposals.current.captured, proposals.withheld
+            self._of_tls = certificates.told(*what), certificates.verifiers(*what)
+        return self._of_tls
 
     def live(self) -> node.Live:
         totals, workers = self._totals(), self._workers()

@@ -6,13 +6,16 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
 from tests.support.extension import install
 from tests.support.gateway import Gateway, wait_until
+from tests.support.peer import DEADLINE
 
 FILTER = '''
 import logging
@@ -28,7 +31,9 @@ class Word(FeedSource, frozen=True):
         while True:
             try:
                 node.publish((await node.fetcher.fetch(self.url)).body)
+                node.attempted()
             except FetchFailed:
+                node.attempted("it is away")
                 node.publish(b"")
                 logging.getLogger("fastgw").warning("the source is away")
             await node.asked(3600)
@@ -102,6 +107,7 @@ def test_one_fetch_reaches_all_workers_and_those_to_come(tmp_path: Path, source:
         "workers": 2,
         "extensions": ["told"],
         "listeners": {"main": {"address": "127.0.0.1:0"}},
+        "status": {"address": "127.0.0.1:0"},
         "routes": [{"name": "all", "respond": {}, "filters": {"told": {"url": source.url}}}],
     }
     with Gateway(config, tmp_path, environment={"PYTHONPATH": str(tmp_path)}) as gateway:
@@ -110,11 +116,19 @@ def test_one_fetch_reaches_all_workers_and_those_to_come(tmp_path: Path, source:
             with gateway.connect() as client:
                 return client.exchange(b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % path.encode()).body
 
+        def metrics() -> str:
+            with suppress(OSError), urlopen(f"http://{gateway.ready['status']}/metrics", timeout=DEADLINE) as answer:
+                return str(answer.read(), "utf-8")
+            return ""
+
         def everywhere(expected: bytes) -> bool:
             return {word() for _ in range(20)} == {expected}
 
         wait_until(lambda: everywhere(b"one"), "the first word in all workers")
         assert source.asked == 1  # once per node, not once per worker
+        label = f'{{feed="{source.url}"}}'
+        wait_until(lambda: f"fastgw_feed_up{label} 1" in metrics(), "that the source is known to be there")
+        assert f"fastgw_feed_last_success_timestamp_seconds{label} " in metrics()
 
         source.word = b"two"
         assert word("/ask") == b"two"
@@ -127,6 +141,7 @@ def test_one_fetch_reaches_all_workers_and_those_to_come(tmp_path: Path, source:
         control = gateway.control_pid
         os.kill(control, signal.SIGKILL)
         gateway.stderr.wait_for(lambda line: b"the source is away" in line)
+        wait_until(lambda: f"fastgw_feed_up{label} 0" in metrics(), "that the source is known to be away")
         before = set(gateway.worker_pids)
         for pid in before:
             os.kill(pid, signal.SIGKILL)

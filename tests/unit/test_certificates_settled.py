@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from cryptography.x509 import Certificate, load_pem_x509_certificate, load_pem_x509_crl
 
 from fastgw.config.settings import ClientAuth, Config, Listener, ServerCertificate, ServerTls
 from fastgw.config.values import Address
-from fastgw.runtime.certificates import files_to_spare, settled, told
+from fastgw.runtime.certificates import files_to_spare, settled, told, verifiers
 from tests.support.certificates import Certificates
 
 OTHER = "/elsewhere/token"
@@ -73,3 +74,21 @@ def test_each_is_told_with_its_names_and_its_end(files: Files) -> None:
     assert (a.listener, a.certificate, a.names, a.problem) == ("public", files.a[0], ["a.test"], "")
     assert b.problem == "what is wrong"
     assert a.expires_date > 1.7e9
+
+
+def test_what_verifies_clients_is_told_with_its_end_and_why_newer_contents_are_not_in_force(files: Files) -> None:
+    taken, why = settled(files.config, files.before, {**files.before, files.crl: b"nothing"})
+    authority, revocations = verifiers(files.config, taken, why)
+    assert (authority.listener, authority.kind, authority.file, authority.problem) == (
+        "public",
+        "ca",
+        files.authority.ca,
+        "",
+    )
+    assert (revocations.kind, revocations.file) == ("crl", files.crl)
+    assert "no revocation list" in revocations.problem
+    for each, load in ((authority, load_pem_x509_certificate), (revocations, load_pem_x509_crl)):
+        parsed = load(files.before[each.file])
+        ends = parsed.not_valid_after_utc if isinstance(parsed, Certificate) else parsed.next_update_utc
+        assert ends is not None
+        assert each.expires_date == ends.timestamp()

@@ -36,6 +36,7 @@ class Node:
         self.answers, self.asks = answers, [1000.0 + at for at in asks]
         self.fetched: list[float] = []
         self.published: list[tuple[float, bytes]] = []
+        self.went: list[str] = []
         self.fetcher = self
         monkeypatch.setattr(jwks, "monotonic", lambda: self.now)
 
@@ -57,6 +58,9 @@ class Node:
             return True
         self.now = due
         return False
+
+    def attempted(self, why: str = "") -> None:
+        self.went.append(why)
 
     def publish(self, value: bytes) -> None:
         self.published.append((self.now - 1000.0, value))
@@ -127,6 +131,8 @@ def test_a_provider_that_is_away_or_says_nonsense_takes_no_key_away(
     assert node.fetched[:4] == [0.0, EVERY_S, EVERY_S + AGAIN_S, EVERY_S + 2 * AGAIN_S]
     assert [value for _, value in node.published] == [key_set(ONE), key_set(ONE), key_set(ONE), key_set(TWO)]
     told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert [bool(why) for why in node.went[:4]] == [False, True, True, False]
+    assert "hidden" not in f"{node.went} {SOURCE.name}"
     assert len(told) == 2
     assert told[0].endswith("the keys that it gave last are still good")
     assert told[1].endswith("there again")

@@ -12,7 +12,7 @@ from prometheus_client.samples import Sample
 
 from fastgw.admin.exposition import OPENMETRICS, PROMETHEUS, wanted
 from fastgw.admin.metrics import FAMILIES, Exposition
-from fastgw.admin.node import CertificateInfo
+from fastgw.admin.node import CertificateInfo, FeedInfo, VerifierInfo
 from fastgw.compile import Gateway
 from fastgw.compile import compile as compiled
 from fastgw.config import settings as config
@@ -51,7 +51,18 @@ class Node:
         self.own.words[self.words.pid] = os.getpid()
         self.tally = Tally(self.gateway.series, self.words.counted(self.own))
         shown = CertificateInfo("public", '/a"\\b.pem', ["a.example"], "0A", BEGUN + 86400, "")
-        self.exposition = Exposition(self.gateway.series, self.shared, self.words, BEGUN, lambda: [shown])
+        verifiers = [VerifierInfo("public", "ca", "/ca.pem", BEGUN + 86400, "")]
+        verifiers.append(VerifierInfo("public", "crl", "/crl.pem", BEGUN + 3600, ""))
+        verifiers.append(VerifierInfo("(admin)", "crl", "/always.pem", None, ""))
+        feeds = [
+            FeedInfo("https://good.example/keys", BEGUN + 60, ""),
+            FeedInfo("https://away.example/keys", BEGUN + 30, "it answers 503"),
+            FeedInfo("https://never.example/keys", None, "it does not answer"),
+            FeedInfo("https://new.example/keys", None, ""),
+        ]
+        self.exposition = Exposition(
+            self.gateway.series, self.shared, self.words, BEGUN, lambda: ([shown], verifiers), lambda: feeds
+        )
 
     def finish(self, route: str, status: int = 200, fault: str = "") -> None:
         place = self.tally.place("public", route, "users", b"GET", status, fault)
@@ -246,3 +257,22 @@ def test_handshakes_are_told_by_how_they_ended(node: Node) -> None:
 def test_it_is_told_when_certificates_expire(node: Node) -> None:
     found = node.value("fastgw_certificate_expiry_timestamp_seconds", certificate='/a"\\b.pem', listener="public")
     assert found == BEGUN + 86400
+
+
+def test_it_is_told_when_what_verifies_clients_is_out_of_date(node: Node) -> None:
+    name = "fastgw_client_auth_expiry_timestamp_seconds"
+    told = {each.labels["file"]: each.value for each in node.samples() if each.name == name}
+    assert told == {"/ca.pem": BEGUN + 86400, "/crl.pem": BEGUN + 3600}
+    assert node.value(name, file="/crl.pem", kind="crl", listener="public") == BEGUN + 3600
+
+
+def test_what_is_fetched_is_told_of_once_it_was_tried(node: Node) -> None:
+    samples = node.samples()
+    up = {each.labels["feed"]: each.value for each in samples if each.name == "fastgw_feed_up"}
+    assert up == {
+        "https://good.example/keys": 1,
+        "https://away.example/keys": 0,
+        "https://never.example/keys": 0,
+    }
+    dates = {each.labels["feed"]: each.value for each in samples if each.name.startswith("fastgw_feed_last_success")}
+    assert dates == {"https://good.example/keys": BEGUN + 60, "https://away.example/keys": BEGUN + 30}

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from fastgw.admin import tables
-from fastgw.admin.node import CertificateInfo
+from fastgw.admin.node import CertificateInfo, FeedInfo, Status, VerifierInfo
 from tests.support.admin import FakeNode
 
 DAY_S = 86400
@@ -24,10 +24,14 @@ def shown(left_s: float, problem: str = "") -> str:
         expires_date=time.time() + left_s + 0.5,
         problem=problem,
     )
+    return line_of(replace(FakeNode().status(), certificates=[certificate]), "/etc/tls/a.pem")
+
+
+def line_of(status: Status, word: str) -> str:
     console = Console(width=200, color_system="standard", force_terminal=True)
     with console.capture() as capture:
-        console.print(tables.overview(replace(FakeNode().status(), certificates=[certificate]), tables.Upstreams([])))
-    (line,) = [line for line in capture.get().splitlines() if "/etc/tls/a.pem" in line]
+        console.print(tables.overview(status, tables.Upstreams([])))
+    (line,) = [line for line in capture.get().splitlines() if word in line]
     return line
 
 
@@ -51,3 +55,29 @@ def test_who_shows_none_sees_no_table() -> None:
     with console.capture() as capture:
         console.print(tables.overview(FakeNode().status(), tables.Upstreams([])))
     assert "certificates" not in capture.get()
+
+
+@pytest.mark.parametrize(
+    ("kind", "left_s", "told"),
+    [
+        ("crl", 2 * DAY_S, " 2 d 0 h"),
+        ("crl", DAY_S / 2, "\x1b[33m12 h 0 min"),
+        ("crl", -1, "\x1b[31mexpired"),
+        ("ca", 2 * DAY_S, "\x1b[33m2 d 0 h"),
+        ("crl", None, " never"),
+    ],
+)
+def test_the_end_of_what_verifies_clients_is_seen(kind: str, left_s: float | None, told: str) -> None:
+    date = None if left_s is None else time.time() + left_s + 0.5
+    verifier = VerifierInfo("public", "crl" if kind == "crl" else "ca", "/etc/tls/v.pem", date, "it is broken")
+    line = line_of(replace(FakeNode().status(), verifiers=[verifier]), "/etc/tls/v.pem")
+    assert told in line
+    assert "\x1b[31mit is broken" in line
+
+
+def test_what_is_fetched_is_seen_and_why_it_is_not() -> None:
+    feeds = [FeedInfo("https://id.example/keys", 1_700_000_000.0, ""), FeedInfo("https://b.example/keys", None, "no")]
+    status = replace(FakeNode().status(), feeds=feeds)
+    assert "2023-11-1" in line_of(status, "id.example")
+    assert "not yet" in line_of(status, "b.example")
+    assert "\x1b[31mno" in line_of(status, "b.example")

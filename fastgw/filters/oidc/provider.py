@@ -72,6 +72,10 @@ class ProviderSource(FeedSource, frozen=True, kw_only=True):
     issuer: str
     tls: UpstreamTls
 
+    @property
+    def name(self) -> str:
+        return self.issuer
+
     async def run(self, node: NodeSide) -> None:
         tls = read_tls(self.tls, node.read)
         metadata, tell = None, _Telling(f"oidc: logins at {self.issuer}")
@@ -83,6 +87,7 @@ class ProviderSource(FeedSource, frozen=True, kw_only=True):
                 except Away as problem:
                     away = str(problem)
                 tell(away)
+                node.attempted(away)
                 told = {"metadata": metadata, "away": away, "date": time.time(), "desk": desk.place}
                 node.publish(orjson.dumps(told, default=msgspec.to_builtins))
                 await asyncio.sleep(REST_S)
@@ -95,6 +100,10 @@ class KeysSource(FeedSource, frozen=True, kw_only=True):
     issuer: str
     tls: UpstreamTls
 
+    @property
+    def name(self) -> str:
+        return f"{self.issuer} (keys)"
+
     async def run(self, node: NodeSide) -> None:
         tls = read_tls(self.tls, node.read)
         where, following, tell = "", asyncio.create_task(asyncio.sleep(0)), _Telling(f"oidc: keys of {self.issuer}")
@@ -106,6 +115,8 @@ class KeysSource(FeedSource, frozen=True, kw_only=True):
                 except Away as problem:
                     wait = AGAIN_S
                     tell(str(problem))
+                    if not where:
+                        node.attempted(str(problem))
                 else:
                     tell("")
                     if metadata.jwks_uri != where:
