@@ -231,6 +231,12 @@ def parse_endpoint(text: str) -> Endpoint:
     return Endpoint(origin, target if target.startswith("/") else f"/{target}")
 
 
+def write_endpoint(endpoint: Endpoint) -> str:
+    """As it is shown: without the values in its query, which may be secrets."""
+    path, asked, query = endpoint.target.partition("?")
+    return str(Endpoint(endpoint.origin, path + asked + re.sub(r"(?<==)[^&]+|(?<![^&])[^&=]+(?![^&])", "***", query)))
+
+
 def parse_destination(text: str) -> str | Url:
     """A route's `upstream`: the name of an upstream, or a URL. Only a URL has a colon."""
     return parse_url(text) if ":" in text else text
@@ -404,7 +410,10 @@ TargetUrl = Annotated[Url, URL]
 EndpointUrl = Annotated[
     Endpoint,
     Notation(
-        'a URL such as "https://idp.example/keys", or "unix:/path/of.sock:/keys"', parse_endpoint, {"type": "string"}
+        'a URL such as "https://idp.example/keys", or "unix:/path/of.sock:/keys"',
+        parse_endpoint,
+        {"type": "string"},
+        write=write_endpoint,
     ),
 ]
 Destination = Annotated[

@@ -10,7 +10,9 @@ from fastgw.wire.framing import RequestHead
 
 MOST: Final = 8192
 """Bytes of the request that are looked at."""
-_LINE: Final = re.compile(rb"([!-~]{1,32}) ([^ \r\n?]*)(?:\?([^ \r\n]*))?")
+_LINE: Final = re.compile(rb"([!-~]{1,32}) ([^ \r\n]*)")
+# Up to the last `@`: where the authority ends is not sure here, and a password may hold anything.
+_USERINFO: Final = re.compile(rb"\A((?:[^/@]*:)?//|(?!/))[^ ]*@")
 
 
 def unreadable(received: bytes) -> RequestHead:
@@ -18,7 +20,9 @@ def unreadable(received: bytes) -> RequestHead:
     head = RequestHead()
     head.raw = received[:MOST] + b"\r\n"
     line = _LINE.match(head.raw)
-    head.method, head.raw_path, head.query = line.groups() if line else (b"", b"", None)
+    head.method, target = line.groups() if line else (b"", b"")
+    head.raw_path, asked, query = _USERINFO.sub(rb"\1***@", target).partition(b"?")
+    head.query = query if asked else None
     head.fields_start = head.raw.find(b"\n") + 1
     head._fields = head._judge = None
     head.request_target = head.authority = head.host = head.scheme = head.path = b""

@@ -8,7 +8,16 @@ import pytest
 
 from fastgw import config
 from fastgw.config.schema import schema
-from fastgw.config.values import parse_delay, parse_duration, parse_percent, parse_size, write_duration, write_size
+from fastgw.config.values import (
+    parse_delay,
+    parse_duration,
+    parse_endpoint,
+    parse_percent,
+    parse_size,
+    write_duration,
+    write_endpoint,
+    write_size,
+)
 from fastgw.filters import TYPES
 
 ROOT = Path(__file__).parents[2]
@@ -102,6 +111,31 @@ def test_durations_are_written_as_they_are_read(text):
 @pytest.mark.parametrize(("read", "text"), [("60s", "1m"), ("1.5h", "90m"), ("0.25s", "250ms"), ("1000ms", "1s")])
 def test_durations_are_written_shortly(read, text):
     assert write_duration(parse_duration(read)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://idp.test/keys", "https://idp.test/keys"),
+        ("https://idp.test/keys?tenant=planted&b=", "https://idp.test/keys?tenant=***&b="),
+        ("https://idp.test/keys?planted", "https://idp.test/keys?***"),
+        ("https://idp.test/?a=planted=planted&planted", "https://idp.test/?a=***&***"),
+        ("https://idp.test?=planted", "https://idp.test/?=***"),
+        ("unix:/run/idp.sock:/keys?a=planted", "unix:/run/idp.sock:/keys?a=***"),
+    ],
+)
+def test_what_is_in_the_query_of_an_endpoint_is_not_shown(text, shown):
+    assert write_endpoint(parse_endpoint(text)) == shown
+
+
+def test_no_query_of_an_endpoint_is_in_it(tmp_path):
+    said = {"introspection": {"url": "https://a/?x=planted", "client_id": "a", "client_secret": "b" * 20}}
+    said |= {"forward_auth": {"url": "https://a/?x=planted"}}
+    said |= {"jwt": {"algorithms": ["RS256"], "jwks_uri": "https://a/?x=planted"}}
+    head = {"version": 1, "listeners": {"a": {"address": "127.0.0.1:0"}}, "filters": said}
+    told = json.dumps(config.effective(again(tmp_path, head)))
+    assert told.count("https://a/?x=***") == 3
+    assert "planted" not in told
 
 
 def test_no_delay_is_written_as_zero_seconds():

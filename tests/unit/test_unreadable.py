@@ -1,0 +1,43 @@
+"""What the log tells of requests that could not be read."""
+
+from __future__ import annotations
+
+import pytest
+
+from fastgw.downstream.unreadable import unreadable
+from tests.support.memory import Plane
+from tests.support.secrecy import told_of
+
+
+@pytest.mark.parametrize(
+    ("target", "shown"),
+    [
+        ("http://user:planted@a/x?b", ("http://***@a/x", "b")),
+        ("HTTP://user:planted@a", ("HTTP://***@a", None)),
+        ("//user:planted@a/x", ("//***@a/x", None)),
+        ("user:planted@a:443", ("***@a:443", None)),
+        ("http://user:planted/planted?planted@a/x", ("http://***@a/x", None)),
+        ("http://a/x", ("http://a/x", None)),
+        ("/a@b?c=d@e", ("/a@b", "c=d@e")),
+        ("/?a=http://b@c", ("/", "a=http://b@c")),
+        ("/a?", ("/a", "")),
+    ],
+)
+def test_who_asks_is_not_told_with_a_password(target: str, shown: tuple[str, str | None]) -> None:
+    head = unreadable(f"GET {target} HTTP/1.1\r\n".encode())
+    query = None if head.query is None else head.query.decode()
+    assert (head.raw_path.decode(), query) == shown
+
+
+@pytest.mark.parametrize(
+    "line", ["GET http://user:planted@a/x", "CONNECT user:planted@a:443", "GET //user:planted@a x"]
+)
+def test_no_log_shows_a_password_of_a_target(line: str) -> None:
+    plane = Plane()
+    client = plane.client()
+    client.sends(f"{line} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+    assert client.received.startswith(b"HTTP/1.1 4")
+    told = told_of(plane.records, plane.gateway)
+    assert "***@a" in told
+    assert "planted" not in told
+    assert b"planted" not in client.received
