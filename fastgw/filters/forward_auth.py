@@ -14,6 +14,7 @@ from fastgw.filters.api import Consumer, Env, Exchange, Fault, Fetcher, Filter, 
 from fastgw.filters.asking import check_tls, client_tls
 from fastgw.filters.places import AUTHORIZATION, Places
 from fastgw.filters.verified import LONGEST_NAME
+from fastgw.filters.written import check_written
 from fastgw.forwarded import FAMILY, fields_for_upstream
 from fastgw.node.flights import Flights
 from fastgw.node.tokens import TokenCache
@@ -85,9 +86,7 @@ class ForwardAuth(Filter, name="forward_auth", phase=Phase.AUTHENTICATE):
 
     def __post_init__(self) -> None:
         check_tls(self.url, self.tls)
-        for name in self.copy_headers:
-            if name.lower().encode() in RequestHead.DROPPED | FAMILY | {b"host"}:
-                raise ValueError(f"`{name}` is written by the gateway and cannot be copied")
+        check_written(self.copy_headers, credentials_allowed=True)  # some services give those for the upstream
         for name in (*self.client_headers, *self.refusal_headers):
             if name.lower().encode() in ResponseHead.DROPPED:
                 raise ValueError(f"`{name}` belongs to the connection and is written by the gateway")

@@ -28,21 +28,21 @@ from fastgw.filters.asking import check_tls, client_tls
 from fastgw.filters.bearer import Unclear, challenge, token_in
 from fastgw.filters.jwt import ClaimName, ClaimRule, Scope, compiled_rule
 from fastgw.filters.places import AUTHORIZATION, Places
-from fastgw.filters.verified import LONGEST_NAME, explain_token, field_value
+from fastgw.filters.verified import LONGEST_NAME, OTHERS, certificate_of, explain_token, field_value, is_bearers
+from fastgw.filters.written import check_written
 from fastgw.identity import Index, Roster
 from fastgw.jose import ClaimPath, Claims, Expected, Refused, check_claims, claim_path, find_claim, scopes_of
-from fastgw.jose.strict import members, unencoded
+from fastgw.jose.strict import members
 from fastgw.node.flights import Flights
 from fastgw.node.second_level import SecondLevel, parse_redis
 from fastgw.node.tokens import TokenCache
 from fastgw.upstream.fetch import FetchFailed
-from fastgw.wire.framing import RequestHead
 
 Word = Annotated[str, Meta(min_length=1)]
-_OURS: Final = RequestHead.DROPPED | {b"authorization", b"cookie", b"host"}
 _MOST: Final = 65536
 """Bytes of an answer."""
 _NOT_IN_DESCRIPTION: Final = re.compile(r"[^ !#-\[\]-~]")  # RFC 6750 section 3
+_SHARES: Final = 4
 _INACTIVE: Final = b'{"active":false}'
 
 
@@ -85,6 +85,9 @@ class Introspection(Filter, name="introspection", phase=Phase.AUTHENTICATE):
     """How the server is spoken to, where its URL is https."""
     timeout: Duration = 5.0
     """For its whole answer."""
+    max_pending: Annotated[int, Meta(ge=1, le=100_000)] = 256
+    """How many tokens a worker asks about at a time; who comes on top is answered 503 at once. One client address may
+    have a quarter of them: whoever tries many tokens keeps nobody else waiting."""
     issuer: Word | None = None
     """Who must have issued the token, as the server says it. null = whoever the server vouches for."""
     audiences: tuple[Word, ...] = ()
@@ -113,9 +116,7 @@ class Introspection(Filter, name="introspection", phase=Phase.AUTHENTICATE):
 
     def __post_init__(self) -> None:
         check_tls(self.url, self.tls)
-        for name in self.claims_to_headers.values():
-            if name.lower().encode() in _OURS:
-                raise ValueError(f"`{name}` cannot hold a claim; expected another field")
+        check_written(self.claims_to_headers.values())
 
     def credential_places(self) -> Places:
         return AUTHORIZATION
@@ -166,7 +167,7 @@ class _Known:
         self.lines = lines
         """Ready ones for the upstream."""
         self.certificate = certificate
-        """The fingerprint of the client certificate that it is bound to; "" for none (RFC 8705 section 3.2)."""
+        """See `certificate_of`."""
         self.consumer: Consumer | None = None
         self.index: Index | None = None
 
@@ -238,12 +239,14 @@ class _Policy:
         "_level",
         "_missing",
         "_negative_ttl",
+        "_pending",
         "_roster",
         "_rules",
         "_said_scopes",
         "_scopes",
         "_server",
         "_settings",
+        "_share",
         "_ttl",
         "_types",
         "_written",
@@ -275,6 +278,9 @@ class _Policy:
         self._good: TokenCache[_Known] = TokenCache(cache.entries)
         self._bad = _Refusals(cache.entries)
         self._flights: Flights[_Known | _Refusal] = Flights()
+        self._pending: dict[str, int] = {}
+        """Client addresses, and how many tokens of theirs are being asked about."""
+        self._share = max(settings.max_pending // _SHARES, 1)
         self._fetcher: Fetcher | None = None
 
     def __repr__(self) -> str:
@@ -311,17 +317,30 @@ class _Policy:
         return self._judge(exchange, token, values[0])
 
     async def _judge(self, exchange: Exchange, token: bytes, shown: bytes) -> Reply | None:
-        verdict = await self._flights.join(token, partial(self._ask, token, shown))
+        if self._flights.has(token):
+            verdict = await self._flights.join(token, partial(self._ask, token, shown))
+        else:
+            verdict = await self._ask_for(exchange.client_ip, token, shown)
         if isinstance(verdict, _Known):
             return self._let_pass(exchange, verdict)
         return self._refuse(exchange, verdict)
 
+    async def _ask_for(self, client: str, token: bytes, shown: bytes) -> _Known | _Refusal:
+        """Ask about a token that nobody else asks about now, unless too much is being asked."""
+        pending, asked = self._pending, self._pending.get(client, 0)
+        if len(self._flights) >= self._settings.max_pending or asked >= self._share:
+            return _Refusal(Fault.AUTH_UNAVAILABLE, "too many tokens are being asked about")
+        pending[client] = asked + 1
+        try:
+            return await self._flights.join(token, partial(self._ask, token, shown))
+        finally:
+            pending[client] -= 1
+            if not pending[client]:
+                del pending[client]
+
     def _let_pass(self, exchange: Exchange, known: _Known) -> Reply | None:
-        if known.certificate:
-            shown = exchange.peer.certificate
-            if shown is None or shown.fingerprint != known.certificate:
-                why = "the token is bound to another client certificate than the one shown"
-                return self._refuse(exchange, _Refusal(Fault.CREDENTIALS_INVALID, why))
+        if not is_bearers(exchange, known.certificate):
+            return self._refuse(exchange, _Refusal(Fault.CREDENTIALS_INVALID, OTHERS))
         if known.index is not self._roster.index:
             self._find_consumer(known)
         exchange.consumer, exchange.claims = known.consumer, known.claims
@@ -399,7 +418,7 @@ class _Policy:
             for name, text, path in self._fields
             if (value := field_value(text, find_claim(told, path)))
         )
-        known = _Known(MappingProxyType(told), lines, _certificate(told))
+        known = _Known(MappingProxyType(told), lines, certificate_of(told))
         self._find_consumer(known)
         return known
 
@@ -458,14 +477,3 @@ def _expiry(claims: Claims) -> float:
     """When the token expires, as far as that can be told; it is judged by `check_claims`."""
     exp = claims.get("exp")
     return float(exp) if isinstance(exp, int | float) else inf
-
-
-def _certificate(claims: Claims) -> str:
-    """The fingerprint of the certificate that a token is bound to, "" for none. Raises `Refused` for other bonds."""
-    bond = claims.get("cnf")
-    if bond is None:
-        return ""
-    digest = bond.get("x5t#S256") if isinstance(bond, dict) and len(bond) == 1 else None
-    if not isinstance(digest, str):
-        raise Refused("the token is bound to a key")  # whoever only has the token is not whom it was given to
-    return unencoded(digest.encode(), "the token's bond").hex()

@@ -16,6 +16,7 @@ from fastgw.filters.asking import check_tls, client_tls
 from fastgw.filters.jwks import JwksSource, Keyring
 from fastgw.filters.places import Places
 from fastgw.filters.verified import Rule, TokenPolicy, Wanted, among, explain_token, same, values_of
+from fastgw.filters.written import check_written
 from fastgw.jose import (
     ClaimPath,
     Claims,
@@ -35,7 +36,6 @@ _NO_TLS: Final = UpstreamTls()
 _PEM: Final = b"-----BEGIN "
 _BEARER: Final = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr](?: +(.*))?", re.DOTALL).fullmatch
 _UNUSABLE: Final = RequestHead.DROPPED | {b"host", b"cookie"}
-_OURS: Final = _UNUSABLE | {b"authorization"}
 
 
 def parse_claim(text: str) -> str:
@@ -196,14 +196,7 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
             raise ValueError("there is no place for the token; expected a `header`, `cookie` or `query`")
         if self.header is not None and self.header.lower().encode() in _UNUSABLE:
             raise ValueError(f"`{self.header}` belongs to the connection; expected another field for the token")
-        taken: set[bytes] = set()
-        for name in self.claims_to_headers.values():
-            folded = name.lower().replace("_", "-").encode()
-            if folded in _OURS:
-                raise ValueError(f"`{name}` cannot hold a claim; expected another field")
-            if folded in taken:
-                raise ValueError(f"two claims go into `{name}`; expected a field for each")
-            taken.add(folded)
+        check_written(self.claims_to_headers.values())
 
     def secret_names(self) -> Iterable[str]:
         return [name for name in (self.header, self.cookie, self.query) if name is not None]
@@ -318,7 +311,7 @@ class _Use:
             verdict = recall(exchange.head)
             if verdict is None:
                 return judge(exchange, exchange.head.values(b"authorization"), [])
-            if verdict.refusal is None and verdict.index is roster.index:
+            if verdict.index is roster.index and verdict.refusal is None and not verdict.certificate:
                 exchange.consumer, exchange.claims = verdict.consumer, verdict.claims
                 if verdict.lines:
                     exchange.request_added += verdict.lines

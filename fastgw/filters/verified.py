@@ -33,12 +33,14 @@ from fastgw.jose import (
     scopes_of,
     verify,
 )
+from fastgw.jose.strict import unencoded
 from fastgw.node.tokens import TokenCache, uncollected
 from fastgw.wire.framing import RequestHead
 from fastgw.wire.grammar import IS_VALUE
 
 LONGEST_NAME: Final = 256
 """Characters of a consumer's name that a token gives."""
+_FINGERPRINT: Final = 32
 _NOT_IN_DESCRIPTION: Final = re.compile(r"[^ !#-\[\]-~]")  # RFC 6750 section 3
 
 Rule = Callable[[Claims], bool]
@@ -64,6 +66,35 @@ class Wanted(NamedTuple):
     """Verdicts that are remembered."""
 
 
+def certificate_of(claims: Claims) -> str:
+    """The fingerprint of the client certificate that a token is bound to, "" for none (RFC 8705 section 3.1).
+
+    Raises `Refused` for other bonds, such as the key of RFC 9449 (DPoP): whoever only has such a token is not whom it
+    was given to.
+    """
+    bond = claims.get("cnf")
+    if bond is None:
+        return ""
+    digest = bond.get("x5t#S256") if isinstance(bond, dict) and len(bond) == 1 else None
+    if not isinstance(digest, str) or not digest.isascii():
+        raise Refused("the token is bound to a key")
+    fingerprint = unencoded(digest.encode(), "the token's bond")
+    if len(fingerprint) != _FINGERPRINT:
+        raise Refused("the token is bound to what is no certificate")
+    return fingerprint.hex()
+
+
+def is_bearers(exchange: Exchange, certificate: str) -> bool:
+    """Whether a token may be who shows it: it is bound to no certificate (""), or to that of this connection."""
+    if not certificate:
+        return True
+    shown = exchange.peer.certificate
+    return shown is not None and shown.fingerprint == certificate
+
+
+OTHERS: Final = "the token is bound to another client certificate than the one shown"
+
+
 @final
 class Verdict(Struct, gc=False):
     """What became of a token.
@@ -82,6 +113,8 @@ class Verdict(Struct, gc=False):
     consumer: Consumer | None = None
     index: Index | None = None
     """Where the consumer was looked for."""
+    certificate: str = ""
+    """See `certificate_of`; it is looked at for each request, as another connection may show the same token."""
 
     def __repr__(self) -> str:  # its claims are somebody's
         return f"<Verdict {'to refuse' if self.refusal else 'to let in'}>"
@@ -129,6 +162,8 @@ class TokenPolicy:
 
     def admit(self, exchange: Exchange, verdict: Verdict) -> Reply | None:
         """Let the exchange pass with what is known of its token, or not."""
+        if not is_bearers(exchange, verdict.certificate):
+            return self._refuse(exchange, OTHERS)
         refusal = verdict.refusal
         if refusal is not None:
             return exchange.refuse(refusal.fault, refusal.detail, refusal.fields, refusal.why)
@@ -192,6 +227,7 @@ class TokenPolicy:
         now = time.time()
         good_for = check_claims(claims, wanted.expected, now) - now
         verdict = Verdict(MappingProxyType(uncollected(claims)), key.mark)
+        verdict.certificate = certificate_of(claims)
         verdict.refusal = self._forbidden(claims)
         verdict.lines = b"".join(
             b"%b: %b\r\n" % (name, value)

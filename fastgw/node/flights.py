@@ -30,6 +30,9 @@ class Flights(Generic[T]):
     def __repr__(self) -> str:
         return f"<Flights: {len(self._under_way)} under way>"
 
+    def __len__(self) -> int:
+        return len(self._under_way)
+
     def has(self, key: Hashable) -> bool:
         """Whether there is a question under way."""
         return key in self._under_way

@@ -111,6 +111,7 @@ class World:
                 ),
                 "away": kind(url=away.url),
                 "small": kind(cache={"entries": 1}),
+                "bounded": kind(max_pending=8),
             },
             count=3,
             settings={"consumers": [{"name": "ann", "groups": ["staff"], "jwt": [{"issuer": ISSUER, "subject": "7"}]}]},
@@ -244,6 +245,9 @@ def test_the_longest_token_passes(server: Server, take: Take) -> None:
         {"cnf": {"jkt": "0ZcOCORZNYy-DWpqq30jZyJGHTN0d2HglBV3uiguA4I"}},
         {"cnf": {"x5t#S256": "bwcK0esc3ACC3DB2Y5_lESsXE8o9ltc05O89jdN-dg2"}},
         {"cnf": "me"},
+        {"cnf": {"x5t#S256": ""}},
+        {"cnf": {"x5t#S256": "AAAA"}},
+        {"cnf": {"x5t#S256": 7}},
         {"sub": 7},
     ],
 )
@@ -370,6 +374,24 @@ def test_however_many_wait_there_is_one_question(server: Server, take: Take) -> 
         lane.accept().answer(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
     assert [client.read_response().status for client in clients[1:]] == [204] * 4
     assert server.questions == before + 1
+
+
+def test_who_tries_many_tokens_is_refused_at_once(server: Server, take: Take) -> None:
+    """A client address has a quarter of what is asked at a time. What is known of, or asked about, passes meanwhile."""
+    lane, known = take("bounded"), server.knows("known-before", sub="7")
+    lane.forward(lane.get(fields=known))
+    server.before = threading.Event()
+    before = server.questions
+    asking = [lane.client() for _ in range(3)]
+    for client, token in zip(asking, ["flood-0", "flood-1", "flood-1"], strict=True):
+        client.send(lane.get(fields=shown(token)))
+    server.origin.wait_for_requests(before + 2)
+    refused(lane, shown("flood-2"), "auth_unavailable")
+    assert server.questions == before + 2
+    lane.forward(lane.get(fields=known))
+    server.before.set()
+    assert [client.read_response().status for client in asking] == [401] * 3
+    lane.forward(lane.get(fields=server.knows("after", sub="7")))
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,14 @@ import pytest
 from fastgw.config.settings import ConsumerSubject
 from fastgw.filters import verified
 from fastgw.filters.api import Consumer, Phase
-from fastgw.filters.verified import field_value
+from fastgw.filters.verified import certificate_of, field_value
 from fastgw.identity import index_of
 from fastgw.jose import Refused
+from fastgw.wire.certificate import ClientCertificate
 from tests.support.memory import Plane, Wire, probe
 from tests.support.secrecy import explained, told_of
-from tests.support.tokens import Signer, key_set, signer
+from tests.support.tokens import Signer, b64, key_set, signer
+from tests.unit.test_filters_certificate_auth import certificate
 from tests.unit.test_identity import of
 from tests.unit.test_jose_tokens import HOSTILE
 
@@ -358,6 +360,56 @@ def verifications(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return seen
 
 
+BOUND = "ab" * 32
+
+
+@pytest.mark.parametrize("place", [{}, {"header": "X-Token"}], ids=str)
+def test_a_token_that_is_bound_to_a_certificate_is_good_on_its_connections_alone(
+    keys: str, place: dict[str, Any]
+) -> None:
+    """RFC 8705 section 3: also where the token is remembered from a connection that had the certificate."""
+    shown: list[ClientCertificate | None] = []
+    tls = probe("tls", Phase.OBSERVE, request=lambda exchange: setattr(exchange.peer, "certificate", shown[-1]))
+    plane = plane_of(keys, probes=[tls], **place)
+    token = RS.token({"cnf": {"x5t#S256": b64(bytes.fromhex(BOUND)).decode()}})
+    line = f"X-Token: {token.decode()}" if place else bearer(token)
+    own, other = certificate(fingerprint=BOUND), certificate()
+    for each, good in [(None, 0), (other, 0), (own, 1), (own, 1), (other, 0), (None, 0), (own, 1)]:
+        shown.append(each)
+        if good:
+            passed(plane, line)
+        else:
+            assert "bound to another client certificate" in challenge_in(refused(plane, line))
+
+
+@pytest.mark.parametrize(
+    "bond",
+    [
+        {},
+        [],
+        "me",
+        False,
+        {"x5t#S256": ""},
+        {"x5t#S256": None},
+        {"x5t#S256": 7},
+        {"x5t#S256": "AAAA"},
+        {"x5t#S256": "\ud800"},
+        {"x5t#S256": b64(bytes(32)).decode() + "="},
+        {"x5t#S256": b64(bytes(33)).decode()},
+        {"jkt": b64(bytes(32)).decode()},
+        {"x5t#S256": b64(bytes(32)).decode(), "jkt": b64(bytes(32)).decode()},
+        {"jwk": {"kty": "oct"}},
+    ],
+    ids=str,
+)
+def test_a_bond_that_cannot_be_looked_at_lets_nobody_in(keys: str, bond: Any) -> None:
+    shown = certificate(fingerprint="00" * 32)
+    tls = probe("tls", Phase.OBSERVE, request=lambda exchange: setattr(exchange.peer, "certificate", shown))
+    refused(plane_of(keys, probes=[tls]), bearer(RS.token({"cnf": bond})))
+    with pytest.raises(Refused):
+        certificate_of({"cnf": bond})
+
+
 def test_a_token_is_verified_once_and_then_remembered(keys: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = verifications(monkeypatch)
     plane = plane_of(keys)
@@ -488,9 +540,10 @@ def wrong(keys: str, **more: Any) -> str:
         ({"jwks_file": None, "secret": RS.pem.decode(), "algorithms": ["HS256"]}, "no key in it for HS256"),
         ({"header": None}, "no place for the token"),
         ({"header": "Content-Length"}, "belongs to the connection"),
-        ({"claims_to_headers": {"sub": "Authorization"}}, "cannot hold a claim"),
-        ({"claims_to_headers": {"sub": "Host"}}, "cannot hold a claim"),
-        ({"claims_to_headers": {"a": "X-User", "b": "x_user"}}, "two claims go into"),
+        ({"claims_to_headers": {"sub": "Authorization"}}, "cannot be written by a filter"),
+        ({"claims_to_headers": {"sub": "Host"}}, "cannot be written by a filter"),
+        ({"claims_to_headers": {"a": "X-User", "b": "x_user"}}, "two values go into"),
+        ({"claims_to_headers": {"sub": "X_Forwarded_For"}}, "cannot be written by a filter"),
         ({"claims_to_headers": {"a..b": "X-User"}}, "not the path of a claim"),
         ({"claim_rules": [{"claim": "a"}]}, "nothing is asked of the claim"),
         ({"claim_rules": [{"claim": "a", "matches": "("}]}, "missing"),
