@@ -10,10 +10,11 @@ import pytest
 
 from fastgw.filters.api import Consumer
 from fastgw.filters.oidc import Oidc
+from fastgw.filters.oidc.cookies import own_name
 from fastgw.filters.oidc.desk import Answered, Asked, Place
 from fastgw.filters.oidc.provider import Tokens
 from fastgw.filters.oidc.sealing import Seal
-from fastgw.filters.oidc.session import Attempt, Sealed, Session
+from fastgw.filters.oidc.session import Attempt, Sealed, Session, meaning_of
 from fastgw.filters.oidc.settings import (
     Login,
     Sessions,
@@ -38,6 +39,8 @@ LOGIN: Mapping[str, Any] = {
 CONSUMERS = [{"name": "alice-of-ours", "groups": ["admin"], "jwt": [{"issuer": ISSUER, "subject": "alice"}]}]
 RS = signer("RS256", "one")
 ACCESS = "planted-access-token"
+ALGORITHMS = ("RS256", "PS256", "ES256", "EdDSA")
+MEANING = meaning_of(ISSUER, "web", "session", ("openid",), {}, ALGORITHMS)
 
 
 def plane_of(login: Mapping[str, Any] = {}, probes: Any = (), **more: Any) -> Plane:
@@ -46,7 +49,7 @@ def plane_of(login: Mapping[str, Any] = {}, probes: Any = (), **more: Any) -> Pl
     return Plane({"routes": [route], "consumers": CONSUMERS}, probes=probes)
 
 
-def cookie(claims: Mapping[str, Any] = {}, name: str = "session", **more: Any) -> str:
+def cookie(claims: Mapping[str, Any] = {}, name: str = "session", meaning: bytes = b"", **more: Any) -> str:
     now = time.time()
     session = Session(
         **{
@@ -57,7 +60,7 @@ def cookie(claims: Mapping[str, Any] = {}, name: str = "session", **more: Any) -
             **more,
         }
     )
-    sealed = Sealed([SECRET], f"{ISSUER}\nweb".encode()).seal_session(session)
+    sealed = Sealed([SECRET], meaning or MEANING).seal_session(session)
     return f"Cookie: {name}=1~{sealed.decode()}"
 
 
@@ -148,6 +151,72 @@ def test_of_the_cookies_only_ours_is_taken_away() -> None:
     assert head.count("ookie:") == 1
 
 
+MEANINGS: Mapping[str, Mapping[str, Any]] = {
+    "issuer": {"issuer": "https://other.example"},
+    "client": {"client_id": "other"},
+    "cookie": {"cookie": "other"},
+    "scopes": {"scopes": ("openid", "email")},
+    "parameters": {"parameters": {"acr_values": "mfa"}},
+    "algorithms": {"algorithms": ("RS256",)},
+}
+
+
+@pytest.mark.parametrize("name", MEANINGS)
+def test_what_one_policy_accepted_never_satisfies_another(name: str) -> None:
+    """One secret may serve several policies: a login without a second factor opens nothing that asks for one."""
+    own: dict[str, Any] = {
+        "issuer": ISSUER,
+        "client_id": "web",
+        "cookie": "session",
+        "scopes": ("openid",),
+        "parameters": {},
+        "algorithms": ALGORITHMS,
+    }
+    passed(plane_of(), cookie(meaning=meaning_of(**own)))
+    refused(plane_of(), cookie(meaning=meaning_of(**{**own, **MEANINGS[name]})))
+
+
+def test_a_policy_that_asks_for_more_takes_no_session_of_one_that_asks_for_less() -> None:
+    more = {"parameters": {"acr_values": "mfa"}, "session": {"secret": SECRET, "cookie": "mfa"}}
+    refused(plane_of(more), cookie(name="mfa"))
+    refused(plane_of({**more, "session": LOGIN["session"]}), cookie())
+    passed(plane_of(more), cookie(name="mfa", meaning=_with(cookie="mfa", parameters={"acr_values": "mfa"})))
+
+
+def _with(cookie: str | None, parameters: Mapping[str, str]) -> bytes:
+    return meaning_of(ISSUER, "web", cookie, ("openid",), parameters, ALGORITHMS)
+
+
+def test_a_change_of_what_only_bounds_or_uses_a_session_ends_none() -> None:
+    session = {**LOGIN["session"], "lifetime": "1h", "idle": "10m"}
+    more = {"session": session, "scopes": ["openid"], "callback": "/back", "logout": None, "patience": "1m"}
+    plane = plane_of(more, algorithms=list(reversed(ALGORITHMS)), claims_to_headers={"sub": "X-Else"})
+    passed(plane, cookie())
+
+
+def test_where_the_cookie_has_no_name_that_of_each_policy_is_its_own() -> None:
+    """Or on one host each login would end that of the other policy."""
+    bare = {"session": {"secret": SECRET}}
+    names = {own_name(_with(None, parameters)) for parameters in ({}, {"acr_values": "mfa"})}
+    assert len(names) == 2
+    for name in names:
+        asks_mfa = name == own_name(_with(None, {"acr_values": "mfa"}))
+        parameters = {"acr_values": "mfa"} if asks_mfa else {}
+        sent = cookie(name=name, meaning=_with(None, parameters))
+        passed(plane_of({**bare, "parameters": parameters}), sent)
+        refused(plane_of({**bare, "parameters": {**parameters, "prompt": "login"}}), sent)
+
+
+def test_the_state_of_a_callback_is_masked_in_the_logs() -> None:
+    plane = plane_of()
+    client = plane.client()
+    client.sends(b"GET /?state=planted-state&code=planted-code HTTP/1.1\r\nHost: a.test\r\n\r\n")
+    assert client.received.startswith(b"HTTP/1.1 401 ")
+    told = told_of(plane.records, plane.gateway)
+    assert "state=***" in told
+    assert "planted" not in told
+
+
 def test_a_session_that_is_there_twice_is_none() -> None:
     """Also in fields of their own, and also where both are good."""
     plane = plane_of()
@@ -166,10 +235,11 @@ def test_what_is_no_session_is_refused(sealed: str) -> None:
     ("wrong", "told"),
     [
         ({"login": None}, "expected `bearer` or `login`"),
-        ({"claims_to_headers": {"sub": "Host"}}, "`Host` cannot hold a claim"),
-        ({"claims_to_headers": {"sub": "Cookie"}}, "`Cookie` cannot hold a claim"),
-        ({"claims_to_headers": {"sub": "content_length"}}, "`content_length` cannot hold a claim"),
+        ({"claims_to_headers": {"sub": "Host"}}, "`Host` cannot be written by a filter"),
+        ({"claims_to_headers": {"sub": "Cookie"}}, "`Cookie` cannot be written by a filter"),
+        ({"claims_to_headers": {"sub": "content_length"}}, "`content_length` cannot be written by a filter"),
         ({"claims_to_headers": {"sub": "X-User", "name": "x_user"}}, "two values go into `x_user`"),
+        ({"claims_to_headers": {"sub": "X_Real_IP"}}, "`X_Real_IP` cannot be written by a filter"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any], told: str) -> None:

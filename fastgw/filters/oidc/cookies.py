@@ -20,9 +20,9 @@ PREFIX: Final = b"__Host-"
 OWN: Final = "fastgw_oidc_"
 
 
-def own_name(issuer: str, client_id: str) -> str:
-    """What the cookie of a session is called where the settings do not say."""
-    return OWN + sha256(f"{issuer}\n{client_id}".encode()).hexdigest()[:8]
+def own_name(meaning: bytes) -> str:
+    """What the cookie of sessions with this meaning is called where the settings do not say."""
+    return OWN + sha256(meaning).hexdigest()[:8]
 
 
 def names_of(name: str) -> list[bytes]:

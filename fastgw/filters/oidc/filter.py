@@ -27,15 +27,14 @@ from fastgw.filters.oidc.provider import (
     by_basic,
     by_post,
 )
-from fastgw.filters.oidc.session import Sealed, Session
-from fastgw.filters.oidc.settings import UNUSABLE, Bearer, Issuer, Login
+from fastgw.filters.oidc.session import Sealed, Session, meaning_of
+from fastgw.filters.oidc.settings import Bearer, Issuer, Login
 from fastgw.filters.places import Places
 from fastgw.filters.verified import TokenPolicy, Wanted, explain_token, field_value
+from fastgw.filters.written import check_written
 from fastgw.jose import Expected, KeySet, Rules, claim_path, find_claim
 from fastgw.upstream.tls import ClientTls
-from fastgw.wire.headers import folded
 
-_OURS: Final = UNUSABLE | {b"authorization"}
 _AUTHORIZATION: Final = frozenset((b"authorization",))
 
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
@@ -77,18 +76,13 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
     def __post_init__(self) -> None:
         if self.bearer is None and self.login is None:
             raise ValueError("nobody is let in; expected `bearer` or `login`")
-        taken = {folded(self._passed.encode())}
-        for name in self.claims_to_headers.values():
-            field = folded(name.encode())
-            if field in _OURS:
-                raise ValueError(f"`{name}` cannot hold a claim; expected another field")
-            if field in taken:
-                raise ValueError(f"two values go into `{name}`; expected a field for each")
-            taken.add(field)
+        passed = self._passed
+        own = passed.lower() == "authorization"
+        check_written((*self.claims_to_headers.values(), *((passed,) if passed and not own else ())))
 
     def credential_places(self) -> Places:
         login = self.login
-        cookies = () if login is None else names_of(login.session.cookie or own_name(self.issuer, login.client_id))
+        cookies = () if login is None else names_of(self._cookie(login))
         ours = self.bearer is not None or self._passed.lower() == "authorization"
         return Places((b"authorization",) if ours else (), cookies=frozenset(cookies))
 
@@ -97,7 +91,8 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
         return (*self.claims_to_headers.values(), *passed)
 
     def secret_names(self) -> Iterable[str]:
-        return (self._passed,) if self._passed else ()
+        passed = (self._passed,) if self._passed else ()
+        return passed if self.login is None else (*passed, "state")  # that of the callback
 
     def feeds(self) -> Iterable[FeedSource]:
         keys = KeysSource(key=f"oidc keys {self._way}", issuer=self.issuer, tls=self.tls)
@@ -108,6 +103,13 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
     def _passed(self) -> str:
         """The field for the access token of a session; "": none."""
         return "" if self.login is None else self.login.pass_access_token or ""
+
+    def _meaning(self, login: Login) -> bytes:
+        cookie = login.session.cookie
+        return meaning_of(self.issuer, login.client_id, cookie, login.scopes, login.parameters, self.algorithms)
+
+    def _cookie(self, login: Login) -> str:
+        return login.session.cookie or own_name(self._meaning(login))
 
     @property
     def _way(self) -> str:
@@ -190,9 +192,10 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
         authenticate = _authenticate(login, env)
         trust = Trust(
             issuer=self.issuer,
+            cookie=self._cookie(login),
             provider=env.shared(("oidc provider", self._way), Provider),
             id_tokens=IdTokens(keyring, self.issuer, login.client_id, frozenset(self.algorithms), self.leeway),
-            sealed=Sealed(secrets, f"{self.issuer}\n{login.client_id}".encode()),
+            sealed=Sealed(secrets, self._meaning(login)),
             authenticate=authenticate,
             tls=tls,
             roster=env.roster,

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Outcome, Reply
 from fastgw.filters.api import Feed, Fetcher
-from fastgw.filters.oidc.cookies import LONGEST, OWN, PREFIX, Ambiguous, Jar, clear, own_name, put
+from fastgw.filters.oidc.cookies import LONGEST, OWN, PREFIX, Ambiguous, Jar, clear, put
 from fastgw.filters.oidc.desk import KEPT_S
 from fastgw.filters.oidc.id_token import IdTokens
 from fastgw.filters.oidc.provider import Authenticate, Away, Denied, Provider, Tokens
@@ -55,6 +55,8 @@ class Trust(NamedTuple):
     """What makes a policy's way its own."""
 
     issuer: str
+    cookie: str
+    """What the cookie of its sessions is called, without a prefix."""
     provider: Provider
     id_tokens: IdTokens
     sealed: Sealed
@@ -109,7 +111,7 @@ class Flow:
         self._callback = login.callback.encode()
         self._begins = (login.login or "").encode()
         self._ends = (login.logout or "").encode()
-        self._name = (login.session.cookie or own_name(trust.issuer, login.client_id)).encode()
+        self._name = trust.cookie.encode()
         own = rb"(?:%b)?(?:%b[0-9a-f]+|%b)(?:\..*)?" % (PREFIX, OWN.encode(), re.escape(self._name))
         self._is_ours = re.compile(own, re.DOTALL).fullmatch
         cookie = (b"WWW-Authenticate", b'Cookie realm="%b", cookie-name="%b"' % (realm, self._name))

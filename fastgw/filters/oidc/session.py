@@ -3,6 +3,7 @@
 import os
 import time
 from base64 import urlsafe_b64encode
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Any, Final, TypeVar
 
@@ -74,6 +75,23 @@ class Session(msgspec.Struct, array_like=True, frozen=True):
         if not self.ends_date or not self.refresh_token:
             return 0.0
         return self.ends_date - min((self.ends_date - self.got_date) * EARLY, LATEST_EARLY)
+
+
+def meaning_of(
+    issuer: str,
+    client_id: str,
+    cookie: str | None,
+    scopes: Iterable[str],
+    parameters: Mapping[str, str],
+    algorithms: Iterable[str],
+) -> bytes:
+    """What one policy means by a session, which a session of no other policy is.
+
+    It is what was asked of the provider, who asked, and how the answer was judged. What only bounds a session
+    (lifetime, idle time) or makes use of it (fields, paths, secrets) counts at each request, and may change under it.
+    """
+    asked = sorted(set(scopes)), sorted(parameters.items())
+    return orjson.dumps((issuer, client_id, cookie, asked, sorted(set(algorithms))))
 
 
 class Sealed:

@@ -90,8 +90,11 @@ class Sessions(Settings):
     former_secrets: tuple[Secret, ...] = ()
     """Secrets that were in use before: what they have encrypted is still read."""
     cookie: CookieName | None = None
-    """The cookie's name. null = `fastgw_oidc_` and digits that tell issuer and client. On https it has the prefix
-    `__Host-`."""
+    """The cookie's name. null = `fastgw_oidc_` and digits that tell policies apart. On https it has the prefix
+    `__Host-`.
+
+    A session counts only where `issuer`, `algorithms`, `client_id`, `scopes`, `parameters` and this are the same as
+    where it began: with one of them changed, browsers log in again. Other settings may change while sessions go on."""
     lifetime: Duration = 8 * 3600.0
     """How long after the login the next one is due."""
     idle: Duration | None = 3600.0
@@ -115,7 +118,8 @@ class Login(Settings):
     parameters: Mapping[str, str] = NONE
     """More parameters of the request for a login, such as `prompt: login`, `ui_locales: fr` or `audience`."""
     callback: LocalPath = "/oauth2/callback"
-    """Where the provider sends browsers back to. The whole URL must be known to it."""
+    """Where the provider sends browsers back to. The whole URL must be known to it. Where one host has logins that
+    differ in what is asked for, each needs a path of its own."""
     login: LocalPath | None = None
     """A path that begins a login, for a link; it returns to the path that its parameter `return_to` names."""
     logout: LocalPath | None = "/oauth2/logout"
