@@ -32,8 +32,8 @@ class Hooks:
     finish: `(exchange) -> None` when all is over. start: `(services) -> None` in the loop of each worker before the
     first request; stop: `() -> None` when new requests do not come any more. explain: `(exchange) -> str`, for people
     who ask, why the request step has let the request pass; never a secret. preflight: `(exchange) -> None | Reply`, in
-    place of all request steps, for a CORS preflight about requests of this route; of a chain's the last one counts. None:
-    the upstream answers it, and only the filters that look for no credentials, nor at whose they are, see it before.
+    place of all request steps, for a CORS preflight about requests of this route; of a chain's the last one counts.
+    None: the upstream answers it, and only those filters see it that do not care who the client is.
     asks: whom a request step asks that has to wait, for people too.
     """
 
@@ -157,8 +157,8 @@ class Route:
     `steps` have let them pass.
     `patience`: seconds from the beginning of an exchange in which its filters have to decide; None: not said.
     `preflight_chain`: of a preflight's answer; None: there is none. `takes_options`: it names OPTIONS as its own.
-    `forwards_preflight`: makes a preflight that the upstream answers one that shows nobody, and gives the route as it is
-    for that; None: it is as for any other request.
+    `forwards_preflight`: makes a preflight that the upstream answers one that shows nobody, and gives the route as it
+    is for that; None: as for any other request.
     """
 
     __slots__ = (
