@@ -69,6 +69,9 @@ class Introspection(Filter, name="introspection", phase=Phase.AUTHENTICATE):
     with one that is not good, is answered 401; who lacks a scope, 403 (RFC 6750). When the server cannot be asked, or
     what it says cannot be read, nothing passes: 503.
 
+    A token that is bound to a client certificate (RFC 8705) is good on connections that have shown it alone; one that
+    is bound to anything else is refused.
+
     The consumer is the one whose `jwt` has the issuer and the subject; where none has, it is called as the subject,
     and it is nobody known by name where one of `consumers` is called so: a token makes nobody one of those.
     """

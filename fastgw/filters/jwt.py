@@ -121,6 +121,9 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
     Who comes without one, or with one that is not good, is answered 401; who lacks a scope, 403 (RFC 6750). So is 401
     who sends more than one token. One of `jwks_uri`, `jwks_file` and `secret` says how tokens are verified.
 
+    A token that is bound to a client certificate (RFC 8705) is good on connections that have shown it alone; one that
+    is bound to anything else is refused.
+
     The consumer is the one whose `jwt` has the issuer and the subject; where none has, it is called as the subject,
     and it is nobody known by name where one of `consumers` is called so: a token makes nobody one of those.
     """

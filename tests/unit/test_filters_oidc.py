@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from fastgw.filters.api import Consumer
+from fastgw.filters.api import Consumer, Phase
+from fastgw.filters.jwks import Keyring
 from fastgw.filters.oidc import Oidc
 from fastgw.filters.oidc.cookies import own_name
 from fastgw.filters.oidc.desk import Answered, Asked, Place
@@ -24,9 +25,12 @@ from fastgw.filters.oidc.settings import (
     parse_origin,
     parse_place,
 )
-from tests.support.memory import Plane
+from fastgw.jose import read_keys
+from fastgw.wire.certificate import ClientCertificate
+from tests.support.memory import Plane, probe
 from tests.support.secrecy import explained, told_of
-from tests.support.tokens import signer
+from tests.support.tokens import b64, key_set, signer
+from tests.unit.test_filters_certificate_auth import certificate
 from tests.unit.test_filters_jwt import consumer_probe
 
 ISSUER = "https://idp.example"
@@ -205,6 +209,26 @@ def test_where_the_cookie_has_no_name_that_of_each_policy_is_its_own() -> None:
         sent = cookie(name=name, meaning=_with(None, parameters))
         passed(plane_of({**bare, "parameters": parameters}), sent)
         refused(plane_of({**bare, "parameters": {**parameters, "prompt": "login"}}), sent)
+
+
+def test_an_access_token_that_is_bound_to_a_certificate_is_good_on_its_connections_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keys = read_keys(key_set(RS), symmetric=False)
+    monkeypatch.setattr("fastgw.filters.oidc.filter.Keyring", lambda *_: Keyring(keys))
+    shown: list[ClientCertificate | None] = []
+    tls = probe("tls", Phase.OBSERVE, request=lambda exchange: setattr(exchange.peer, "certificate", shown[-1]))
+    settings = {"issuer": ISSUER, "bearer": {"audiences": ["api"]}}
+    plane = Plane({"routes": [{"name": "r", "upstream": "u", "filters": {"oidc": settings}}]}, probes=[tls])
+    bonds = {"x5t#S256": b64(b"\xab" * 32).decode()}, {"jkt": b64(b"\xab" * 32).decode()}
+    own, other = (f"Authorization: Bearer {RS.token({'iss': ISSUER, 'cnf': bond}).decode()}" for bond in bonds)
+    for each, good in [(None, 0), (certificate(fingerprint="ab" * 32), 1), (certificate(), 0), (None, 0)]:
+        shown.append(each)
+        if good:
+            passed(plane, own)
+        else:
+            refused(plane, own)
+        refused(plane, other)
 
 
 def test_the_state_of_a_callback_is_masked_in_the_logs() -> None:
