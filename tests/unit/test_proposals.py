@@ -15,6 +15,7 @@ from fastgw.runtime.channel import Channel, Propose, Rejected
 from fastgw.runtime.channel import Outcome as Verdict
 from fastgw.runtime.commons import Sealed
 from fastgw.runtime.proposals import Proposals
+from tests.support.certificates import Certificates
 from tests.support.node import accepted_of, close_node, commons_of
 from tests.support.on_loop import on_loop
 
@@ -309,5 +310,87 @@ async def test_a_file_of_consumers_that_cannot_be_read_changes_nothing(tmp_path)
         (why,) = control.proposals.records[-1].problems
         assert (why.wrong, why.line) == ("not visible ASCII alone", 1)
         assert "planted" not in str(why)
+    finally:
+        control.close()
+
+
+@on_loop
+async def test_filters_that_cannot_be_built_are_told_at_their_places(control):
+    """All of them, by a reload as by a posted document."""
+    wrong = "{type: jwt, algorithms: [HS256], secret: short}"
+    text = f"{WRITTEN}filters:\n  a: {wrong}\n  b: {wrong}\nroutes: [{{name: all, respond: {{}}}}]\n"
+    with open(control.proposals.current.file, "w") as file:
+        file.write(text)
+    outcome = await control.proposals.reload("signal")
+    assert [(each.line, each.path) for each in outcome.problems] == [(7, "filters.a"), (8, "filters.b")]
+    assert {each.file for each in outcome.problems} == {control.proposals.current.file}
+    posted = await control.proposals.apply(text.encode(), ".yaml", dry_run=True)
+    assert [(each.file, each.line) for each in posted.problems] == [("POST /config", 7), ("POST /config", 8)]
+
+
+class Certified(Control):
+    """Its configuration names a certificate and a list of what is revoked."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.folder = directory
+        authority = Certificates(directory)
+        self.certificate, self.key = map(Path, authority.issue("a.test"))
+        self.crl = Path(authority.revoke())
+        self.client_auth = f"client_auth: {{ca: {authority.ca}, crl: {self.crl}}}"
+        (directory / "a.yaml").write_text("consumers: [{name: alice}]")
+
+    def text(self, port: int, certificate: str = "") -> str:
+        pair = f"{{certificate: {certificate or self.certificate}, key: {self.key}}}"
+        listener = f"{{address: '127.0.0.1:{port}', tls: {{certificates: [{pair}], {self.client_auth}}}}}"
+        written = WRITTEN.replace("{address: 127.0.0.1:0}", listener)
+        return f"{written}consumer_files: ['*a.yaml']\n"
+
+    async def reloaded(self) -> Outcome:
+        reloading = asyncio.create_task(self.proposals.reload("signal"))
+        assert await self.consumers() == ["alice"]
+        return await reloading
+
+
+@pytest.mark.parametrize("which", ["certificate", "key", "crl", "crl away"])
+@on_loop
+async def test_a_certificate_that_is_broken_holds_up_no_other_change(tmp_path, which):
+    """Good contents are in force: they stay, and it is told. Where there are none, nothing is taken."""
+    control = Certified(tmp_path)
+    try:
+        file = tmp_path / "gateway.yaml"
+        file.write_text(control.text(0))
+        assert (await control.reloaded()).ok
+        good = control.proposals.current.captured
+        broken = {"certificate": control.certificate, "key": control.key}.get(which, control.crl)
+        if which == "crl away":
+            broken.unlink()
+        else:
+            broken.write_bytes(b"nothing")
+        (tmp_path / "a.yaml").write_text("consumers: [{name: alice, groups: [admin]}]")
+
+        tried = await control.proposals.apply(control.text(1).encode(), ".yaml", dry_run=True)
+        assert tried.ok
+        assert tried.summary.endswith("what was there before stays in force")
+        file.write_text(control.text(1))
+        outcome = await control.reloaded()
+        assert outcome.ok
+        assert f"; {broken}: " in outcome.summary
+        assert control.proposals.current.captured[str(broken)] == good[str(broken)]
+        assert control.proposals.current.index.known()[0].groups == ("admin",)
+        assert str(broken) in control.proposals.withheld
+
+        (tmp_path / "a.yaml").write_text("consumers: [{name: bob}]")
+        refreshing = asyncio.create_task(control.proposals.refresh())
+        assert await control.consumers() == ["bob"]
+        await refreshing
+        assert str(broken) in control.proposals.withheld
+
+        other = tmp_path / "other.pem"
+        other.write_bytes(b"nothing")
+        file.write_text(control.text(2, str(other)))
+        outcome = await control.proposals.reload("signal")
+        assert not outcome.ok
+        assert str(other) not in control.proposals.withheld
     finally:
         control.close()
