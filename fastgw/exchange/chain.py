@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
 
 from fastgw.errors import Fault
 from fastgw.exchange.reply import Reply, problem
+from fastgw.exchange.states import ENDED
 from fastgw.observe.families import FilterEvent
 
 if TYPE_CHECKING:
@@ -225,7 +226,9 @@ async def _wait(
 ) -> Reply | None:
     try:
         reply = checked(await outcome)
-    except (Exception, SystemExit):
+    except BaseException as error:  # out of a task it would end the worker, or nobody would be told
+        if exchange.state is ENDED and not isinstance(error, Exception):
+            return None  # it was cancelled, for nobody waits for it any more
         return _raised(step, exchange)
     if reply is not None:
         return reply

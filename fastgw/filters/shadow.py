@@ -187,11 +187,11 @@ class _Shadow:
         try:
             async with asyncio.timeout(PATIENCE_S) as limit:
                 case.answer(checked(await outcome))
-        except (Exception, SystemExit) as error:
+        except asyncio.CancelledError:  # it stops
+            case.decide(FilterEvent.UNKNOWN, "unknown, it was stopped")
+        except BaseException as error:  # out of a task it would end the worker
             if limit.expired():
                 case.decide(FilterEvent.UNKNOWN, "unknown, it took too long")
                 case.over = True
             else:
                 self._raised(case, "request", error)
-        except asyncio.CancelledError:  # it stops
-            case.decide(FilterEvent.UNKNOWN, "unknown, it was stopped")

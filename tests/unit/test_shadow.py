@@ -217,7 +217,7 @@ def test_what_is_decided_after_the_end_is_counted() -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("how", ["too long", "too many", "stopped", "raises"])
+@pytest.mark.parametrize("how", ["too long", "too many", "stopped", "raises", "interrupts"])
 def test_what_waits_is_bounded(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shadow, "PATIENCE_S", 0.01 if how == "too long" else 3600.0)
     monkeypatch.setattr(shadow, "MOST_WAITING", 0 if how == "too many" else 1)
@@ -226,6 +226,8 @@ def test_what_waits_is_bounded(how: str, monkeypatch: pytest.MonkeyPatch) -> Non
         async def wait(exchange: Exchange) -> None:
             if how == "raises":
                 raise SystemExit
+            if how == "interrupts":
+                raise KeyboardInterrupt
             await asyncio.get_running_loop().create_future()
 
         plane = plane_of(probe("p", Phase.AUTHENTICATE, request=wait))
@@ -245,9 +247,10 @@ def test_what_waits_is_bounded(how: str, monkeypatch: pytest.MonkeyPatch) -> Non
             "too many": "unknown, too many wait",
             "stopped": "unknown, it was stopped",
             "raises": "raise SystemExit",
+            "interrupts": "raise KeyboardInterrupt",
         }
         assert told(plane) == [f"p: {said[how]}"]
-        event = FilterEvent.RAISE if how == "raises" else FilterEvent.UNKNOWN
+        event = FilterEvent.RAISE if how in ("raises", "interrupts") else FilterEvent.UNKNOWN
         assert plane.observer.filters == [("p", event)]
 
     asyncio.run(run())
