@@ -7,6 +7,7 @@ import orjson
 
 from fastgw.errors import Fault
 from fastgw.wire.framing import ResponseHead
+from fastgw.wire.grammar import IS_TOKEN, IS_VALUE
 from fastgw.wire.headers import Fields
 
 NO_NAMES: Final[frozenset[bytes]] = frozenset()
@@ -15,8 +16,9 @@ NO_NAMES: Final[frozenset[bytes]] = frozenset()
 @final
 class Reply:
     """An answer that the gateway makes itself. `fault`: the row it stands for; None for a wanted one (a redirect).
-
     `invites`: it asks a client that has shown nothing to say who it is, which may go on as somebody anonymous instead.
+
+    Raises `ValueError` or `TypeError` for what could not be sent: then it is the step making it that has failed.
     """
 
     __slots__ = ("body", "fault", "fields", "invites", "status")
@@ -29,8 +31,17 @@ class Reply:
         fault: Fault | None = None,
         invites: bool = False,
     ) -> None:
-        self.status, self.body, self.fields, self.fault = status, body, tuple(fields), fault
+        if not 200 <= status <= 599:
+            raise ValueError(f"a reply with the status {status!r}; expected 200 to 599")
+        if not isinstance(body, bytes):
+            raise TypeError(f"a reply with a body of the type {type(body).__name__}; expected bytes")
+        self.status, self.body, self.fields, self.fault = int(status), body, tuple(fields), fault
         self.invites = invites
+        for name, value in self.fields:
+            if not (isinstance(name, bytes) and IS_TOKEN(name)):
+                raise ValueError(f"a reply with the field name {name!r}; expected a token as bytes")
+            if not (isinstance(value, bytes) and IS_VALUE(value)):  # which may be a secret
+                raise ValueError(f"a reply with a value of {name!r} that is not bytes, or has a control character")
 
     def __repr__(self) -> str:
         return f"<Reply {self.status}{' ' + self.fault.label if self.fault else ''}>"

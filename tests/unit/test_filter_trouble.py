@@ -39,6 +39,10 @@ def raising_later(error: BaseException) -> Callable[..., Any]:
     return lambda *_: later()
 
 
+class Own(BaseException):
+    pass
+
+
 async def turns() -> None:
     for _ in range(6):
         await asyncio.sleep(0)
@@ -68,6 +72,10 @@ def live(step: Callable[..., Any], phase: Phase = Phase.TRANSFORM) -> tuple[Plan
         pytest.param(raising(asyncio.CancelledError()), id="asks a cancelled future"),
         pytest.param(raising_later(ZeroDivisionError()), id="raises later"),
         pytest.param(raising_later(SystemExit(1)), id="exits later"),
+        pytest.param(raising_later(asyncio.CancelledError()), id="waits for what is cancelled"),
+        pytest.param(raising_later(Own()), id="raises its own later"),
+        pytest.param(raising_later(GeneratorExit()), id="raises GeneratorExit later"),
+        pytest.param(raising_later(KeyboardInterrupt()), id="raises KeyboardInterrupt later"),
         pytest.param(lambda exchange: True, id="returns True"),
         pytest.param(lambda exchange: "no", id="returns a text"),
         pytest.param(lambda exchange: asyncio.sleep(0, True), id="returns True later"),
@@ -81,6 +89,46 @@ def test_a_request_step_that_fails_lets_nothing_through(step: Callable[..., Any]
     assert (record.fault, record.fault_detail) == ("internal", "filter broken: its request step raised")
     assert plane.observer.filters == RAISED
     plane.assert_quiet()
+
+
+NONSENSE: dict[str, Callable[[], Any]] = {
+    "no status": lambda: Reply(99),
+    "an interim status": lambda: Reply(101),
+    "a status too high": lambda: Reply(600),
+    "a status in a text": lambda: Reply("200"),  # type: ignore[arg-type]
+    "a text as body": lambda: Reply(200, "x"),  # type: ignore[arg-type]
+    "a name with a line in it": lambda: Reply(200, b"x", [(b"A\r\nB: c", b"d")]),
+    "a value with a line in it": lambda: Reply(200, b"x", [(b"A", b"d\r\n\r\nx")]),
+    "an empty name": lambda: Reply(200, b"x", [(b"", b"d")]),
+    "a text as name": lambda: Reply(200, b"x", [("A", b"d")]),  # type: ignore[list-item]
+    "a text as value": lambda: Reply(200, b"x", [(b"A", "d")]),  # type: ignore[list-item]
+    "a field that is no pair": lambda: Reply(200, b"x", [b"A: d"]),  # type: ignore[list-item]
+}
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize("nonsense", NONSENSE)
+def test_a_reply_that_could_not_be_sent_is_a_defect_of_its_filter(
+    nonsense: str, waits: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    make = NONSENSE[nonsense]
+
+    async def later() -> Reply:
+        return make()  # type: ignore[no-any-return]
+
+    plane, client = live(lambda exchange: later() if waits else make())
+    assert client.received.startswith(b"HTTP/1.1 500 ")
+    assert plane.records[0].fault_detail == "filter broken: its request step raised"
+    assert (plane.observer.filters, "filter broken: its request step raised" in caplog.text) == (RAISED, True)
+    plane.assert_quiet()
+
+
+def test_a_reply_of_a_body_step_that_could_not_be_sent() -> None:
+    plane = Plane(probes=[probe("broken", Phase.TRANSFORM, request_body=lambda exchange, payload: Reply(99))])
+    client = plane.client()
+    client.sends(POST)
+    assert client.received.startswith(b"HTTP/1.1 500 ")
+    assert (plane.pool.waiting, plane.observer.filters) == ([], RAISED)
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), SystemExit(1), asyncio.CancelledError()])
@@ -157,6 +205,32 @@ def test_what_a_filter_waits_for_is_cancelled_when_the_client_leaves() -> None:
         await left.wait()
         assert [(record.status, record.fault) for record in plane.records] == [(499, "client_left")]
         assert plane.observer.filters == []
+        plane.assert_quiet()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit])
+def test_what_is_raised_by_what_nobody_waits_for_any_more_is_nothing(error: type[BaseException]) -> None:
+    async def run() -> None:
+        left = asyncio.Event()
+
+        async def wait() -> None:
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                left.set()
+                raise error
+
+        plane = Plane(probes=[probe("slow", Phase.TRANSFORM, request=lambda exchange: wait())])
+        client = plane.client()
+        client.sends(GET)
+        await turns()
+        client.ends()
+        plane.settle()
+        await left.wait()
+        await turns()
+        assert [record.fault for record in plane.records] == ["client_left"]
         plane.assert_quiet()
 
     asyncio.run(run())

@@ -35,7 +35,9 @@ FAULTS = {
 class Way(Filter, name="way", phase=Phase.AUTHENTICATE):
     """A way to be known that says what it is told to."""
 
-    says: Literal["pass", "missing", "bad", "away", "scope", "unclear", "login", "invite", "raise", "odd"] = "pass"
+    says: Literal[
+        "pass", "missing", "bad", "away", "scope", "unclear", "login", "invite", "raise", "interrupt", "odd", "nonsense"
+    ] = "pass"
     """What comes of it."""
     name: str = "w"
     """Whom it finds."""
@@ -64,6 +66,10 @@ class Way(Filter, name="way", phase=Phase.AUTHENTICATE):
         def decide(exchange: Exchange) -> Any:
             if self.says == "raise":
                 raise RuntimeError("a defect")
+            if self.says == "interrupt":
+                raise KeyboardInterrupt
+            if self.says == "nonsense":
+                return Reply(200, fields=((b"X-Line", b"1\r\n"),))
             if self.says == "odd":
                 return True
             if self.says == "login":
@@ -246,7 +252,7 @@ def test_the_log_says_of_each_way_why_in_one_sentence() -> None:
     assert why == "key_auth: there is more than one key; basic_auth: there is no password"
 
 
-@pytest.mark.parametrize("says", ["raise", "odd"])
+@pytest.mark.parametrize("says", ["raise", "interrupt", "odd", "nonsense"])
 @pytest.mark.parametrize("waits", [False, True])
 def test_a_defect_is_no_pass(says: str, waits: bool) -> None:
     """Nor does the next way hide it."""
