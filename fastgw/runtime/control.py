@@ -12,8 +12,6 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import Any, Final
 
-import uvloop
-
 from fastgw.admin.dashboard import page
 from fastgw.admin.status import StatusPages
 from fastgw.config.files import pattern_in
@@ -26,6 +24,7 @@ from fastgw.runtime.channel import AnyMessage, Ask, Channel, ChannelClosed, Colu
 from fastgw.runtime.commons import Commons
 from fastgw.runtime.feeding import Feeding
 from fastgw.runtime.files import LOOK_EVERY, FileWatch, SourceWatch
+from fastgw.runtime.loops import run
 from fastgw.runtime.notices import described, notice
 from fastgw.runtime.probes import status_server
 from fastgw.runtime.proposals import Proposals
@@ -46,8 +45,7 @@ def run_control(commons: Commons, channel: Channel) -> None:
     async def live() -> None:
         await Control(commons, channel).serve()
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(live())
+    run(live())
 
 
 def import_admin() -> None:

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
-import uvloop
-
 from fastgw.compile import Gateway, building
 from fastgw.downstream import Server
 from fastgw.filters.api import Services
@@ -51,6 +49,7 @@ from fastgw.runtime.channel import (
 )
 from fastgw.runtime.commons import Commons
 from fastgw.runtime.feeding import taken
+from fastgw.runtime.loops import run
 from fastgw.runtime.notices import RareNotice, described
 from fastgw.runtime.probes import Probes
 from fastgw.runtime.slices import Slices
@@ -273,5 +272,4 @@ def run_worker(birth: Birth, channel: Channel) -> None:
     async def live() -> None:
         await Worker(birth, gateway, channel).serve()
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(live())
+    run(live())

@@ -12,17 +12,17 @@ from typing import Any
 import pytest
 
 from tests.e2e.admin_calls import post
-from tests.e2e.test_processes import wait_for_samples
+from tests.e2e.test_processes import ends_of, wait_for_ends, wait_for_samples
 from tests.e2e.test_reload import Reloadable, saying
 from tests.support.client import Client, Response
 from tests.support.extension import install
-from tests.support.gateway import wait_until
+from tests.support.gateway import Gateway, wait_until
 
 TROUBLE = '''
 import asyncio
 import logging
 
-from fastgw.filters.api import Exchange, Fault, Filter, Hooks, Phase
+from fastgw.filters.api import Exchange, Fault, Filter, Hooks, Phase, Reply
 
 log = logging.getLogger("fastgw")
 
@@ -41,8 +41,30 @@ class Trouble(Filter, name="trouble", phase=Phase.AUTHENTICATE):
             await asyncio.sleep(0)
             raise ZeroDivisionError
 
+        async def interrupt(exchange):
+            raise KeyboardInterrupt
+
+        async def go_on_for_good(exchange):
+            while True:
+                try:
+                    await asyncio.sleep(0.01)
+                except asyncio.CancelledError:
+                    log.warning("trouble does not end its wait for %s", exchange.path.decode())
+
+        async def stop(exchange):
+            asyncio.get_running_loop().stop()
+            await asyncio.sleep(1)
+
         def request(exchange):
             match exchange.path:
+                case b"/interrupt":
+                    return interrupt(exchange)
+                case b"/go-on":
+                    return go_on_for_good(exchange)
+                case b"/stop":
+                    return stop(exchange)
+                case b"/no-reply":
+                    return Reply(200, b"", [(b"A\\r\\nB: c", b"d")])
                 case b"/raise":
                     raise ZeroDivisionError
                 case b"/exit":
@@ -128,12 +150,14 @@ def gateway(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Re
         yield gateway
 
 
-def asked(gateway: Reloadable, request: bytes) -> Response:
+def asked(gateway: Gateway, request: bytes) -> Response:
     with gateway.connect() as client:
         return client.exchange(request)
 
 
-@pytest.mark.parametrize("path", ["/raise", "/exit", "/raise-later", "/nonsense", "/raise-response"])
+@pytest.mark.parametrize(
+    "path", ["/raise", "/exit", "/raise-later", "/nonsense", "/interrupt", "/no-reply", "/raise-response"]
+)
 def test_a_filter_that_raises_is_a_500_and_nothing_else(gateway: Reloadable, path: str) -> None:
     workers = gateway.worker_pids
     assert asked(gateway, GET % path.encode()).status == 500
@@ -174,6 +198,7 @@ def test_a_filter_that_does_not_decide_is_late(gateway: Reloadable) -> None:
     [
         ("/refuse", "answer", "watched: refuse 403 forbidden (by the path)"),
         ("/raise-response", "raise", "watched: raise ZeroDivisionError"),
+        ("/interrupt", "", "watched: unknown, it still waits"),
         ("/wait", "", "watched: unknown, it still waits"),
         ("/", "pass", None),
     ],
@@ -192,7 +217,36 @@ def test_a_filter_in_shadow_tells_and_does_nothing(
 def test_errors_are_counted_by_filter(gateway: Reloadable) -> None:
     """All that the tests before this one have made; a worker's death and a reload change nothing."""
     gateway.reload()
-    wait_for_samples(gateway, {'fastgw_filter_errors_total{filter="trouble"}': 7.0})
+    wait_for_samples(gateway, {'fastgw_filter_errors_total{filter="trouble"}': 9.0})
+    wait_for_samples(gateway, {'fastgw_filter_shadow_decisions_total{decision="raise",filter="watched"}': 2.0})
+    wait_for_samples(gateway, {"fastgw_child_deaths_total": 0})
+
+
+@pytest.mark.parametrize("path", ["/stop", "/go-on"])
+def test_a_worker_ends_whatever_its_filters_wait_for(site: Path, tmp_path: Path, path: str) -> None:
+    """Where a filter stops the loop, at once; in a drain, in time; though a task does not let itself be cancelled."""
+    config = {
+        "workers": 1,
+        "extensions": ["fastgw-trouble"],
+        "listeners": {"main": {"address": "127.0.0.1:0"}},
+        "timeouts": {"filters": "100ms"},
+        "routes": [{"name": "all", "respond": {}, "filters": {"trouble": {}}}],
+    }
+    with Gateway(config, tmp_path, environment={"PYTHONPATH": str(site)}) as gateway:
+        worker, *_ = gateway.worker_pids
+        assert asked(gateway, GET % b"/go-on").status == 504
+        gateway.stderr.wait_for(lambda line: b"trouble does not end its wait for /go-on" in line)
+        if path == "/stop":
+            with gateway.connect() as client:
+                client.send(GET % b"/stop")
+                gateway.stderr.wait_for(lambda line: b"worker 1 (pid %d) ended: exit status 70" % worker in line)
+            assert asked(gateway, GET % b"/").status == 200
+        last = gateway.worker_pids
+        with ends_of(last) as ends:
+            gateway.signal(signal.SIGTERM)
+            wait_for_ends(ends)
+        gateway.stderr.wait_for(lambda line: b"stopped: drained" in line)
+    assert "killed" not in gateway.stderr.text()
 
 
 def test_a_package_comes_by_reload_lives_through_a_death_and_changes_by_upgrade(tmp_path: Path) -> None:
