@@ -5,6 +5,7 @@ import os
 import stat
 from collections.abc import Mapping
 from glob import escape
+from types import MappingProxyType
 from typing import Final
 
 from fastgw.config.includes import Search
@@ -45,9 +46,10 @@ def _found_in(content: bytes) -> list[str]:
 
 
 class Disk:
-    """Reads files, each once; `LARGEST` bytes of all of them together."""
+    """Reads files, each once; `LARGEST` bytes of all of them together. `instead`: the contents of some, unread."""
 
-    def __init__(self) -> None:
+    def __init__(self, instead: Mapping[str, bytes] = MappingProxyType({})) -> None:
+        self._instead = instead
         self._held: dict[str, bytes] = {}
         self._left = LARGEST
         self._search = Search()
@@ -59,6 +61,8 @@ class Disk:
 
     def read(self, name: str) -> bytes:
         """All of a file, the same bytes each time. Raises `Flaw`."""
+        if name in self._instead:
+            self._held[name] = self._instead[name]
         if name not in self._held:
             try:
                 raw = read_file(name, self._left)

@@ -37,6 +37,8 @@ class Loaded(Struct, frozen=True):
     """The same files with their contents, in the order they were read; then targets that were put in their place."""
     captured: Mapping[str, bytes]
     """The contents of the files that it names, such as certificates, by absolute path: the bytes that were checked."""
+    withheld: Mapping[str, str] = MappingProxyType({})
+    """By file, why what it says now was not taken, but what was in force before."""
 
     @classmethod
     def of(cls, config: Config) -> "Loaded":
@@ -50,15 +52,16 @@ class Loaded(Struct, frozen=True):
         return [("sources", self.sources)]
 
 
-def load(file: str, filter_types: Mapping[str, type]) -> Loaded:
+def load(file: str, filter_types: Mapping[str, type], instead: Mapping[str, bytes] = MappingProxyType({})) -> Loaded:
     """Read a file and all it includes, and check everything.
 
-    `filter_types`: by name, the struct of each filter's settings. Raises `ConfigError` with every problem there is;
+    `filter_types`: by name, the struct of each filter's settings. `instead`: contents that are taken in place of those
+    of files that it names. Raises `ConfigError` with every problem there is;
     only when a file cannot be taken apart at all, what depends on its content stays unsaid.
     """
     disk = Disk()
     with _no_collections():
-        return _checked(read_all(file, partial(disk.read, file), disk), filter_types, Disk())
+        return _checked(read_all(file, partial(disk.read, file), disk), filter_types, Disk(instead))
 
 
 def filter_types_of(file: str, filter_types: Mapping[str, type]) -> Mapping[str, type]:
@@ -75,12 +78,18 @@ def filter_types_of(file: str, filter_types: Mapping[str, type]) -> Mapping[str,
     return {**known, **known.classes} if isinstance(known, Types) else known
 
 
-def load_text(text: bytes, name: str, filter_types: Mapping[str, type], suffix: str = "") -> Loaded:
+def load_text(
+    text: bytes,
+    name: str,
+    filter_types: Mapping[str, type],
+    suffix: str = "",
+    instead: Mapping[str, bytes] = MappingProxyType({}),
+) -> Loaded:
     """The same for a main file that is on no disk. `name` tells its format, unless `suffix` does, and the folder that
     names in it, its includes among them, are relative to."""
     with _no_collections():
         found = read_all(name, partial(Memory({name: text}).read, name), Disk(), suffix)
-        return _checked(found, filter_types, Disk())
+        return _checked(found, filter_types, Disk(instead))
 
 
 def load_sources(sources: Sequence[Source], captured: Mapping[str, bytes], filter_types: Mapping[str, type]) -> Loaded:

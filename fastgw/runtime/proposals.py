@@ -8,8 +8,8 @@ import asyncio
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import msgspec
@@ -77,7 +77,7 @@ class Proposals:
     async def _reload(self, source: Origin) -> Outcome:
         async with self._lock:
             self._next = None  # who asks from here on may mean a later state of the file
-            return await self._offer(lambda: config.load(self.current.file, TYPES), source)
+            return await self._offer(self._load_file, source)
 
     async def apply(self, text: bytes, suffix: str, dry_run: bool) -> Outcome:
         """Take this text in place of the main file."""
@@ -88,9 +88,30 @@ class Proposals:
         """Raises `ConfigError`, whose problems do not blame the file on disk."""
         file = self.current.file
         try:
-            return config.load_text(text, file, TYPES, suffix)
+            return self._with_what_is_good(lambda instead: config.load_text(text, file, TYPES, suffix, instead))
         except ConfigError as error:
             raise ConfigError(_renamed(each, file, POSTED) for each in error.problems) from error
+
+    def _load_file(self) -> Loaded:
+        """Raises `ConfigError`."""
+        return self._with_what_is_good(lambda instead: config.load(self.current.file, TYPES, instead))
+
+    def _with_what_is_good(self, load: Callable[[Mapping[str, bytes]], Loaded]) -> Loaded:
+        """Load. Where nothing is wrong but the contents of certificates and the like of which good ones are in force,
+        take these: other changes need not wait for a renewal. Raises `ConfigError`."""
+        try:
+            return load({})
+        except ConfigError:
+            files = files_to_spare(self.config)
+            before = {file: self.current.captured[file] for file in files}
+            away = dict.fromkeys(files, "")
+            taken, why = settled(self.config, before, read_again(before, away))
+            withheld = {file: gone for file, gone in away.items() if gone} | why
+            with suppress(ConfigError):
+                if withheld:
+                    loaded = load({file: taken[file] for file in withheld})
+                    return msgspec.structs.replace(loaded, withheld=withheld)
+            raise
 
     async def put_targets(self, upstream: str, text: bytes, suffix: str) -> Outcome:
         """Take these targets in place of those of an upstream, until the files are read again."""
@@ -117,7 +138,7 @@ class Proposals:
         """Take what the file says, where that is other than what is in force, or the last attempt has failed."""
         async with self._lock:
             try:
-                loaded = await asyncio.to_thread(config.load, self.current.file, TYPES)
+                loaded = await asyncio.to_thread(self._load_file)
             except ConfigError as error:
                 self._rejected(error.problems, "file", dry_run=False)
                 return
@@ -203,15 +224,19 @@ class Proposals:
         except Exception as error:
             return self._rejected([Problem(file, 0, 0, "", f"a defect: {described(error)}")], source, dry_run)
         try:
+            kept = "".join(f"; {why}: what was there before stays in force" for why in _reasons(loaded))
             if dry_run:
-                return await asyncio.to_thread(self._dry, loaded)
+                outcome = await asyncio.to_thread(self._dry, loaded)
+                return msgspec.structs.replace(outcome, summary=outcome.summary + kept)
             self.on_accept(accepted)
             self._answer = asyncio.get_running_loop().create_future()
             self._channel.send(Propose(generation=accepted.generation, source=source), [descriptor])
         finally:
             os.close(descriptor)
         answer = await self._answer
-        summary = told(answer) if answer.ok else f"not reloaded, generation {answer.generation} stays: {answer.why}"
+        summary = (
+            told(answer) + kept if answer.ok else f"not reloaded, generation {answer.generation} stays: {answer.why}"
+        )
         self._remember(answer.ok, answer.generation, source, summary)
         if answer.ok:
             self._keep(accepted, loaded)
@@ -267,7 +292,8 @@ class Proposals:
         self._kept = {generation: document for generation, document in self._kept.items() if generation in stays}
         self.current, self.config = accepted, msgspec.structs.replace(loaded.config, consumers=())
         taken, held = accepted.captured, before.captured
-        self.withheld = {file: why for file, why in self.withheld.items() if taken.get(file) == held.get(file)}
+        stay = {file: why for file, why in self.withheld.items() if taken.get(file) == held.get(file)}
+        self.withheld = {**stay, **{file: why for file, why in loaded.withheld.items() if file in taken}}
         self.on_change(before, accepted)
 
     def _remember(
@@ -307,6 +333,11 @@ class Proposals:
     def _refused(self, reason: Reason, summary: str) -> Outcome:
         stays, workers = self.current.generation, Committed(0, self.current.workers)
         return Outcome(ok=False, generation=stays, workers=workers, summary=summary, reason=reason)
+
+
+def _reasons(loaded: Loaded) -> Iterable[str]:
+    """Why contents of files were not taken, each once."""
+    return dict.fromkeys(why for file, why in loaded.withheld.items() if file in loaded.captured)
 
 
 def _renamed(problem: Problem, file: str, name: str) -> Problem:
