@@ -20,6 +20,7 @@ from fastgw.admin.client import DEFAULT, TOKEN, AdminClient, Refused, Unreachabl
 from fastgw.admin.node import Draining, Outcome
 from fastgw.compile import CompileError, compile
 from fastgw.config.extensions import UnknownType, type_called
+from fastgw.config.locating import locate
 from fastgw.config.schema import schema as schema_of
 from fastgw.config.secret import SecretError
 from fastgw.config.values import parse_address
@@ -28,6 +29,7 @@ from fastgw.diff import differences
 from fastgw.explain import as_text
 from fastgw.explain import explain as explanation_of
 from fastgw.filters import TYPES, manual
+from fastgw.filters.doubts import doubts
 from fastgw.node import cells, openssl
 from fastgw.observe.sink import why_not
 from fastgw.runtime.bound import Bound
@@ -148,6 +150,8 @@ def check(
         loaded = config.load(file, TYPES)
         compile(loaded.config, 1, loaded.captured)
         problems, notes = [], [*loaded.notes]
+        if worth_knowing := [*doubts(loaded.config)]:
+            notes += locate(loaded, TYPES, worth_knowing)
         for place, access_log in enumerate(loaded.config.access_logs):
             if reason := why_not(access_log.sink):
                 notes.append(config.Problem(file, 0, 0, f"access_logs[{place}].sink", reason))

@@ -68,7 +68,7 @@ class CompileError(Exception):
     def problems(self, loaded: Loaded, filter_types: Mapping[str, type]) -> Sequence[Problem]:
         """The same at their places in the files that `loaded` was read from."""
         file = loaded.files[0] if loaded.files else ""
-        located = locate(loaded, filter_types, self.unbuilt)
+        located = locate(loaded, filter_types, self.unbuilt.items())
         return located or [Problem(file, 0, 0, "", line) for line in str(self).split("\n")]
 
 

@@ -1,9 +1,9 @@
-"""Where a filter stands that turned out to be wrong only when it was built.
+"""Where a filter stands of which something is known only when all is read: that it cannot be built, or is of no use.
 
 What was read is read once more for that, from the bytes that are there: places are not kept for the good case.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,8 +27,8 @@ class Where(NamedTuple):
     """The name of the instance."""
 
 
-def locate(loaded: Loaded, filter_types: Mapping[str, type], wrongs: Mapping[Where, str]) -> list[Problem]:
-    """What is wrong with filters, each at its place. What came from no file has none, and is left out."""
+def locate(loaded: Loaded, filter_types: Mapping[str, type], wrongs: Iterable[tuple[Where, str]]) -> list[Problem]:
+    """What there is to say of filters, each at its place. What came from no file has none, and is left out."""
     texts = Memory({source.name: source.text for source in loaded.sources})
     found = Found()
     for source in loaded.sources:
@@ -37,7 +37,7 @@ def locate(loaded: Loaded, filter_types: Mapping[str, type], wrongs: Mapping[Whe
     known, _ = extended(found.documents, filter_types)
     places = dict(_places(merge(found.documents, known, Memory(loaded.captured))))
     problems = []
-    for where, wrong in wrongs.items():
+    for where, wrong in wrongs:
         if where in places:
             owner = f" (route {show(where.holder)})" if where.part == "routes" else ""
             problems.append(places[where].problem(f"{wrong}{owner}"))

@@ -1,0 +1,153 @@
+"""What is worth knowing of filters that can never do what they are there for, or that trust a network in between.
+
+Rule: only what is certain is told. A filter of one's own may say who a client is; so may files of consumers, which
+change while the gateway runs; and one way of several in `auth` may be there for later.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from ipaddress import ip_address
+from typing import Any, Final
+
+from fastgw.config.levels import running
+from fastgw.config.locating import Where
+from fastgw.config.problems import show
+from fastgw.config.settings import Config, Consumer, Filters, FilterUse
+from fastgw.filters import TYPES
+from fastgw.filters.api import Phase
+from fastgw.filters.auth import Auth
+from fastgw.filters.authorize import Authorize
+from fastgw.filters.basic_auth import BasicAuth
+from fastgw.filters.certificate_auth import CertificateAuth
+from fastgw.filters.headers import Headers
+from fastgw.filters.hmac import Hmac
+from fastgw.filters.introspection import Introspection
+from fastgw.filters.jwt import Jwt
+from fastgw.filters.key_auth import KeyAuth
+from fastgw.filters.templates import is_identity
+
+_OURS: Final = frozenset(TYPES.values())
+_HELD: Final[Mapping[type, tuple[str, Callable[[Consumer], tuple[Any, ...]]]]] = {
+    KeyAuth: ("key_auth", lambda consumer: consumer.key_auth),
+    BasicAuth: ("basic_auth", lambda consumer: consumer.basic_auth),
+    Hmac: ("hmac", lambda consumer: consumer.hmac),
+    CertificateAuth: ("certificates", lambda consumer: consumer.certificates),
+}
+"""Filters that know consumers by what these have themselves, and where it stands."""
+
+
+def doubts(config: Config) -> Iterator[tuple[Where, str]]:
+    """What is worth knowing, and of which use of a filter."""
+    uses = dict(_uses(config))
+    for where, use in uses.items():
+        for each in _with_inner(use):
+            yield from ((where, wrong) for wrong in _in_the_clear(each.settings))
+        if use.settings is not None and (wrong := _held_by_nobody(use.settings, config)):
+            yield where, wrong
+    met = _meetings(config)
+    for where, use in uses.items():
+        if meetings := met.get(id(use)):
+            yield from ((where, wrong) for wrong in _useless(use.settings, meetings, config))
+
+
+def _uses(config: Config) -> Iterator[tuple[Where, FilterUse]]:
+    holders: list[tuple[str, str, Filters]] = [("filters", "", config.filters)]
+    holders += [("listeners", name, each.filters) for name, each in config.listeners.items()]
+    holders += [("upstreams", name, each.filters) for name, each in config.upstreams.items()]
+    holders += [("filter_sets", name, filters) for name, filters in config.filter_sets.items()]
+    holders += [("routes", route.name, route.filters) for route in config.routes]
+    for part, holder, filters in holders:
+        yield from ((Where(part, holder, name), use) for name, use in filters.items() if use is not None)
+
+
+_Meeting = tuple[str, tuple[FilterUse, ...]]
+"""A listener, and the filters that run for a request before this one."""
+
+
+def _meetings(config: Config) -> Mapping[int, list[_Meeting]]:
+    """Of the uses of `_WITH_OTHERS`, by identity, all that they meet."""
+    met: defaultdict[int, list[_Meeting]] = defaultdict(list)
+    if any(isinstance(use.settings, _WITH_OTHERS) for _, use in _uses(config)):
+        for route in config.routes:
+            for listener in route.listeners or config.listeners:
+                before = running(config, listener, route)
+                for place, use in enumerate(before):
+                    if isinstance(use.settings, _WITH_OTHERS):
+                        met[id(use)].append((listener, tuple(before[:place])))
+    return met
+
+
+_WITH_OTHERS: Final = (CertificateAuth, Authorize, Headers)
+
+
+def _with_inner(use: FilterUse) -> Iterable[FilterUse]:
+    return use.settings.any_of if isinstance(use.settings, Auth) else (use,)
+
+
+def _in_the_clear(settings: Any) -> Iterator[str]:
+    if isinstance(settings, Jwt) and settings.jwks_uri is not None and _is_far(settings.jwks_uri.origin):
+        yield "`jwks_uri` is http: anybody in between can give other keys, and let themselves in"
+    if isinstance(settings, Introspection) and _is_far(settings.url.origin):
+        yield "`url` is http: anybody in between can read tokens, and let themselves in"
+
+
+def _is_far(origin: Any) -> bool:
+    """Whether what is said goes over a network as it is."""
+    if origin.scheme != "http":
+        return False
+    try:
+        return not ip_address(origin.host).is_loopback
+    except ValueError:
+        return origin.host != "localhost" and not origin.host.endswith(".localhost")
+
+
+def _held_by_nobody(settings: Any, config: Config) -> str:
+    held = _HELD.get(type(settings))
+    if held is None or config.consumer_files or getattr(settings, "htpasswd", None) is not None:
+        return ""
+    key, of = held
+    return "" if any(of(consumer) for consumer in config.consumers) else f"no consumer has a `{key}`: nobody can pass"
+
+
+def _useless(settings: Any, meetings: list[_Meeting], config: Config) -> Iterator[str]:
+    asked = any(_asks_for_certificates(config, listener) for listener, _ in meetings)
+    if isinstance(settings, CertificateAuth):
+        if not asked:
+            yield "no listener here asks for client certificates (`tls.client_auth`): nobody can pass"
+        return
+    before = [use for _, uses in meetings for use in uses]
+    known = any(_may_tell(use.settings) for use in before)
+    if isinstance(settings, Headers):
+        if not known and _names_somebody(settings):
+            yield "no filter before it says who the client is: {consumer.…} and {claims.…} are always missing"
+    elif not known and not asked:
+        yield "no filter before it says who the client is: nobody can pass"
+    elif not config.consumer_files and all(_tells_consumers(use.settings) for use in before):
+        groups = {group for consumer in config.consumers for group in consumer.groups}
+        lacking = [group for group in settings.groups.all if group not in groups]
+        if not lacking and settings.groups.any and groups.isdisjoint(settings.groups.any):
+            lacking = [*settings.groups.any]
+        if lacking:
+            yield f"no consumer is in the group {' or '.join(map(show, lacking))}: nobody can pass"
+
+
+def _asks_for_certificates(config: Config, listener: str) -> bool:
+    tls = config.listeners[listener].tls
+    return tls is not None and tls.client_auth is not None
+
+
+def _may_tell(settings: Any) -> bool:
+    """Whether a filter may say who the client is."""
+    return settings.phase is Phase.AUTHENTICATE or type(settings) not in _OURS
+
+
+def _tells_consumers(settings: Any) -> bool:
+    """Whether those that a filter knows are, with their groups, those of the configuration."""
+    if isinstance(settings, Auth):
+        return all(_tells_consumers(use.settings) for use in settings.any_of)
+    return type(settings) in _HELD or not _may_tell(settings)
+
+
+def _names_somebody(settings: Headers) -> bool:
+    edits = (edit for side in (settings.request, settings.response) for edit in (side.set, side.add))
+    return any(is_identity(text) for edit in edits for text in edit.values())

@@ -1,0 +1,148 @@
+"""check notes what filters can never do, and says nothing where they might."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from fastgw import config
+from fastgw.cli import app
+from fastgw.config.locating import locate
+from fastgw.filters import TYPES
+from fastgw.filters.api import Phase
+from fastgw.filters.doubts import doubts
+from tests.support.certificates import Certificates
+from tests.support.memory import SERVICE, probe
+
+ALICE = {
+    "name": "alice",
+    "groups": ["staff"],
+    "key_auth": [{"key": "k" * 32}],
+    "basic_auth": [{"username": "alice", "password": "p" * 32}],
+    "hmac": [{"key_id": "a", "key": "s" * 32}],
+    "certificates": [{"subject": "CN=alice"}],
+}
+JWT = {"algorithms": ["RS256"], "jwks_uri": "https://idp.test/keys"}
+ASKED = {"url": "http://10.0.0.1/", "client_id": "gateway", "client_secret": "of-the-gateway"}
+UNKNOWN = "no filter before it says who the client is: "
+NAMING = {"request": {"set": {"X-Who": "{consumer.name}"}}}
+
+
+def notes_of(folder: Path, types: Any = TYPES, **settings: object) -> list[str]:
+    file = folder / "gw.json"
+    file.write_text(json.dumps({**SERVICE, **settings}))
+    loaded = config.load(str(file), types)
+    return [f"{each.path}: {each.wrong}" for each in locate(loaded, types, doubts(loaded.config))]
+
+
+@pytest.mark.parametrize(
+    ("filters", "note"),
+    [
+        ({"key_auth": {}}, "key_auth: no consumer has a `key_auth`: nobody can pass"),
+        ({"basic_auth": {}}, "basic_auth: no consumer has a `basic_auth`: nobody can pass"),
+        ({"hmac": {}}, "hmac: no consumer has a `hmac`: nobody can pass"),
+        ({"authorize": {}}, f"authorize: {UNKNOWN}nobody can pass"),
+        (
+            {"headers": NAMING},
+            f"headers: {UNKNOWN}{{consumer.…}} and {{claims.…}} are always missing",
+        ),
+        (
+            {"headers": {"response": {"add": {"X-Sub": "{claims.sub}"}}}},
+            f"headers: {UNKNOWN}{{consumer.…}} and {{claims.…}} are always missing",
+        ),
+        (
+            {"jwt": {**JWT, "jwks_uri": "http://idp.test/keys"}},
+            "jwt: `jwks_uri` is http: anybody in between can give other keys, and let themselves in",
+        ),
+        (
+            {"auth": {"any_of": [{"introspection": ASKED}]}},
+            "auth: `url` is http: anybody in between can read tokens, and let themselves in",
+        ),
+    ],
+)  # fmt: skip
+def test_what_can_never_work_is_noted_at_its_place(tmp_path: Path, filters: dict[str, Any], note: str) -> None:
+    assert notes_of(tmp_path, filters=filters) == [f"filters.{note}"]
+
+
+@pytest.mark.parametrize("groups", [{"any": ["ops", "dev"]}, {"all": ["staff", "ops"]}])
+def test_a_group_that_nobody_is_in_is_noted(tmp_path: Path, groups: dict[str, Any]) -> None:
+    filters = {"auth": {"any_of": [{"key_auth": {}}, {"basic_auth": {}}]}, "authorize": {"groups": groups}}
+    (note,) = notes_of(tmp_path, filters=filters, consumers=[ALICE])
+    assert note.startswith('filters.authorize: no consumer is in the group "ops"')
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"filters": {"key_auth": {}, "hmac": {}}, "consumers": [ALICE]},
+        {"filters": {"key_auth": {}}, "consumer_files": ["none/*.yaml"]},
+        {"filters": {"key_auth": {}, "authorize": {"groups": {"any": ["ops", "staff"]}}}, "consumers": [ALICE]},
+        {"filters": {"key_auth": {}, "authorize": {"groups": {"none": ["ops"]}}}, "consumers": [ALICE]},
+        {"filters": {"jwt": JWT, "authorize": {"groups": {"any": ["ops"]}}}},
+        {"filters": {"auth": {"any_of": [{"jwt": JWT}, {"key_auth": {}}]}, "authorize": {"groups": {"any": ["ops"]}}}},
+        {"filters": {"jwt": JWT, "headers": NAMING}},
+        {"filters": {"jwt": {**JWT, "shadow": True}, "headers": NAMING}},
+        {"filters": {"headers": {"request": {"set": {"X-Ip": "{client_ip}"}}}}},
+        {"filters": {"jwt": {**JWT, "jwks_uri": "http://localhost:8080/keys"}}},
+        {"filters": {"jwt": {**JWT, "jwks_uri": "http://127.0.0.2/keys"}}},
+        {"filters": {"jwt": {**JWT, "jwks_uri": "http://[::1]/keys"}}},
+        {"filters": {"jwt": {**JWT, "jwks_uri": "unix:/run/idp.sock:/keys"}}},
+        {"filter_sets": {"unused": {"authorize": {}, "headers": NAMING}}},
+    ],
+)
+def test_what_may_work_is_not(tmp_path: Path, settings: dict[str, Any]) -> None:
+    assert notes_of(tmp_path, **settings) == []
+
+
+def test_a_filter_of_ones_own_may_say_who_it_is_at_any_place(tmp_path: Path) -> None:
+    types = {**TYPES, "own": probe("own", Phase.ADMIT, request=lambda exchange: None)}
+    filters: dict[str, Any] = {"own": {}, "headers": NAMING, "authorize": {"groups": {"any": ["ops"]}}}
+    assert notes_of(tmp_path, types, filters=filters) == []
+
+
+def test_one_route_where_it_works_is_enough(tmp_path: Path) -> None:
+    routes = [
+        {"name": "open", "paths": ["/open"], "respond": {}},
+        {"name": "known", "respond": {}, "filters": {"jwt": JWT}},
+    ]
+    assert notes_of(tmp_path, filters={"headers": NAMING}, routes=routes) == []
+    (note,) = notes_of(tmp_path, routes=[{**routes[0], "filters": {"headers": NAMING}}, routes[1]])
+    assert note.startswith(f"routes[0].filters.headers: {UNKNOWN}")
+    assert note.endswith('(route "open")')
+
+
+def test_certificates_that_nobody_is_asked_for(tmp_path: Path) -> None:
+    certificates = Certificates(tmp_path)
+    certificate, key = certificates.issue("a.test")
+    shown = [{"certificate": certificate, "key": key}]
+    plain = {"address": "127.0.0.1:0", "tls": {"certificates": shown}}
+    asking = {
+        "address": "127.0.0.1:0",
+        "tls": {"certificates": shown, "client_auth": {"ca": certificates.ca, "mode": "optional"}},
+    }
+    filters: dict[str, Any] = {"certificate_auth": {}, "headers": NAMING}
+    settings: dict[str, Any] = {"consumers": [ALICE], "filters": filters}
+    (note,) = notes_of(tmp_path, listeners={"a": plain, "b": plain}, **settings)
+    assert note == (
+        "filters.certificate_auth: no listener here asks for client certificates (`tls.client_auth`): nobody can pass"
+    )
+    assert notes_of(tmp_path, listeners={"a": plain, "b": asking}, **settings) == []
+    assert notes_of(tmp_path, listeners={"a": asking}, filters={"authorize": {"certificate": {}}}) == []
+
+
+@pytest.mark.parametrize("example", ["gateway.yaml", "minimal.yaml", "minimal.toml"])
+def test_there_is_nothing_to_note_of_the_examples(example: str) -> None:
+    file = Path(__file__).parents[2] / "examples" / example
+    assert [*doubts(config.load(str(file), TYPES).config)] == []
+
+
+def test_check_tells_them_as_notes(tmp_path: Path) -> None:
+    file = tmp_path / "gw.json"
+    file.write_text(json.dumps({**SERVICE, "filters": {"authorize": {}}}))
+    ended = CliRunner().invoke(app, ["check", str(file), "--format", "json"])
+    told = json.loads(ended.output)
+    assert (ended.exit_code, told["problems"]) == (0, [])
+    assert [each["path"] for each in told["notes"] if each["path"]] == ["filters.authorize"]
+    assert all(each["line"] for each in told["notes"] if each["path"])
