@@ -13,6 +13,7 @@ import termios
 from contextlib import suppress
 from enum import IntEnum
 from math import inf
+from ssl import SSLError
 from typing import Final, Protocol, cast
 
 from fastgw.errors import Fault
@@ -334,9 +335,8 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             if exc is not None and self._rescue_fd >= 0:
                 self._rescue()
             if self.phase is AWAITING or self.phase is RECEIVING:
-                self._fail(
-                    Fault.CONNECTION_LOST if self.phase is AWAITING else Fault.UPSTREAM_INCOMPLETE,
-                )
+                fault = Fault.CONNECTION_LOST if self.phase is AWAITING else Fault.UPSTREAM_INCOMPLETE
+                self._fail(fault, _alert(exc))
         self._drop_rescue()
 
     def pause_writing(self) -> None:
@@ -569,3 +569,10 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         if self._rescue_fd >= 0:
             os.close(self._rescue_fd)
             self._rescue_fd = -1
+
+
+def _alert(error: Exception | None) -> str:
+    """What a target has said within TLS before it ended the connection: in TLS 1.3 only then it judges our certificate
+    (RFC 8446 section 4.4.3)."""
+    reason = error.reason if isinstance(error, SSLError) else ""
+    return f"TLS: {reason.lower().replace('_', ' ')}" if reason else ""

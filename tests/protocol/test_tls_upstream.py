@@ -89,7 +89,9 @@ def test_verification_may_be_off(world: World) -> None:
 def test_a_client_certificate_is_shown(world: World) -> None:
     """RFC 8446 section 4.4.2: `certificate` and `key` prove who the gateway is; without them the target refuses."""
     assert world.ask("alice").body == b"ok"
-    assert world.ask("nobody").status == 502
+    assert_fault(world.ask("nobody"), "connection_lost")
+    record = world.gateway.wait_for_record(host="nobody.test")
+    assert record["fault_detail"] == "TLS: tlsv13 alert certificate required"
 
 
 def test_connections_of_different_identities_are_never_shared(world: World) -> None:
