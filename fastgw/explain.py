@@ -20,6 +20,7 @@ from fastgw.downstream.unreadable import unreadable
 from fastgw.errors import Fault, fault_of
 from fastgw.exchange import Chain, Exchange, Link, Reply, Response, Trailers, problem
 from fastgw.exchange.chain import checked
+from fastgw.exchange.shadow import Rehearsal
 from fastgw.exchange.unidentified import OpenExchange, OpenShadow
 from fastgw.filters.api import Phase, secret_names
 from fastgw.filters.shadow import abandon
@@ -203,7 +204,8 @@ def explain(
 
     shown.hide(chosen.early.links)
     exchange.answered_by = None
-    explanation.early, reply = _run(chosen.early.links, exchange, shown)
+    rehearsal = Rehearsal()
+    explanation.early, reply = _run(chosen.early.links, exchange, rehearsal, shown)
     if reply is None:
         reply = choose(exchange, chosen.router)
         if exchange.route is not None:
@@ -216,7 +218,7 @@ def explain(
             explanation.beat = tuple(f"{each.match.route.name} ({each.weakness})" for each in candidates[1:])
             later = _later_links(exchange.route.chain, chosen.early)
             if reply is None:
-                explanation.filters, reply = _run(later, exchange, shown)
+                explanation.filters, reply = _run(later, exchange, rehearsal, shown)
         if exchange.answered_by is not None and exchange.answered_by is exchange.chain.preflight:
             assert reply is not None
             name = exchange.chain.name_of(exchange.answered_by)
@@ -259,12 +261,14 @@ def _later_links(chain: Chain, early: Chain) -> tuple[Link, ...]:
     return tuple(link for link in chain.links if link not in early.links)
 
 
-def _run(links: Iterable[Link], exchange: OpenExchange, shown: _Shown) -> tuple[tuple[Step, ...], Reply | None]:
+def _run(
+    links: Iterable[Link], exchange: OpenExchange, rehearsal: Rehearsal, shown: _Shown
+) -> tuple[tuple[Step, ...], Reply | None]:
     """Run the links' request steps one by one, and say what each did."""
     steps = []
     for link in links:
         name = link.use.name if link.use.name == link.use.type else f"{link.use.name} ({link.use.type})"
-        asked = _ask(link, OpenShadow(exchange) if link.use.shadow else exchange, shown)
+        asked = _rehearse(link, exchange, rehearsal, shown) if link.use.shadow else _ask(link, exchange, shown)
         decision = f"in shadow: {asked.decision}" if link.use.shadow else asked.decision
         steps.append(Step(name, decision, link.level, link.use.shadow, asked.waits, asked.depends_on))
         if link.use.shadow:
@@ -284,6 +288,20 @@ class _Asked(NamedTuple):
     reply: Reply | None = None
     waits: bool = False
     depends_on: str = ""
+
+
+def _rehearse(link: Link, exchange: OpenExchange, rehearsal: Rehearsal, shown: _Shown) -> _Asked:
+    """What a filter in shadow decides, which sees who the client would be by those before it."""
+    if link.own.request is not None and rehearsal.over:
+        return _Asked("not asked, as one before it would not have let it pass, or is not known to")
+    copy = OpenShadow(exchange)
+    rehearsal.enter(copy)
+    asked = _ask(link, copy, shown)
+    if asked.reply is not None or asked.waits:
+        rehearsal.over = True
+    elif not asked.depends_on:
+        rehearsal.passed(copy)
+    return asked
 
 
 def _ask(link: Link, exchange: OpenExchange | OpenShadow, shown: _Shown) -> _Asked:

@@ -145,7 +145,8 @@ class _Drawing:
             "shadow": {
                 "type": "boolean",
                 "default": False,
-                "description": "Whether it decides and tells what it would do, in log and metrics, but never acts.",
+                "description": "Whether it decides and tells what it would do, in log and metrics, but never acts. "
+                "It sees who the client would be by others in shadow before it.",
             },
         }
         return drawn

@@ -149,7 +149,7 @@ class Exchange:
         self.fault: Fault | None = None
         self.why = ""  # what exactly went wrong: for the log, not for the client
         self.shadowed = ""  # what filters in shadow would have done: for the log
-        self.shadows: dict[Any, Any] | None = None  # what they have decided so far
+        self.shadows: Any = None  # what they have decided so far
         # The request step that has answered, or that is waiting: those behind it have not run. None: all have run.
         self.answered_by: RequestStep | None = before_any
         self.begun_at = monotonic()

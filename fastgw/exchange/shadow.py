@@ -1,14 +1,19 @@
-"""A copy of an exchange for a filter in shadow: it reads what there is, and what it changes reaches nobody."""
+"""A copy of an exchange for a filter in shadow: it reads what there is, and what it changes reaches nobody.
+
+Several filters in shadow on one exchange are a `Rehearsal`: each has a copy of its own, and sees who the client would
+be by those before it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, TypeAlias, final
 
 from fastgw.errors import Fault
 from fastgw.exchange.exchange import Exchange
 from fastgw.exchange.relay import Trailers
 from fastgw.exchange.reply import Response
+from fastgw.identity import Consumer
 from fastgw.observe.families import FilterEvent
 from fastgw.wire.framing import ResponseHead
 from fastgw.wire.headers import Fields
@@ -21,10 +26,14 @@ _AS_IT_GOES: Final = ("fault", "request_bytes", "response_bytes", "retries", "ro
 """What is settled after a request step has run, and not by filters."""
 
 
+Who: TypeAlias = tuple[Consumer | None, Mapping[str, Any]]
+"""Who a client is, and what its token says."""
+
+
 class ShadowExchange(Exchange):
     """What `real` is now, and what a filter makes of it. `follow` brings what has become of the real one since."""
 
-    __slots__ = ("_before", "_real")
+    __slots__ = ("_before", "_real", "known")
 
     def __init__(self, real: Exchange) -> None:
         for name in _ALIKE:
@@ -33,6 +42,7 @@ class ShadowExchange(Exchange):
         self.head = _Head(real.head)  # type: ignore[assignment]  # as a filter asks it, it is one
         self.client = _Nobody()
         self.service = None
+        self.known: Who = (real.consumer, real.claims)  # by filters that act
         self.claims, self.params = dict(real.claims), dict(real.params)
         self.request_body = None if real.request_body is None else _Body()  # type: ignore[assignment]
         self.response = None
@@ -67,6 +77,29 @@ class ShadowExchange(Exchange):
     def _request(self) -> list[tuple[bytes, bytes]]:
         kept = [line for line in self.head.fields() if line[0].lower() not in self.request_dropped]
         return kept + list(_lines(self.request_added))
+
+
+@final
+class Rehearsal:
+    """What the request steps of the filters in shadow make of one exchange, one after the other.
+
+    `over`: one of them would have answered, or it is not known whether it would: those behind it are not asked.
+    """
+
+    __slots__ = ("_known", "_who", "over")
+
+    def __init__(self) -> None:
+        self.over = False
+        self._who: Who | None = None
+        self._known: Who = (None, {})
+
+    def enter(self, copy: ShadowExchange) -> None:
+        """Show the next one who the client is by those before it, unless filters that act have said so since."""
+        if self._who is not None and copy.known[0] is self._known[0] and copy.known[1] is self._known[1]:
+            copy.consumer, copy.claims = self._who
+
+    def passed(self, copy: ShadowExchange) -> None:
+        self._who, self._known = (copy.consumer, copy.claims), copy.known
 
 
 def _sent(response: Response) -> list[tuple[bytes, bytes]]:

@@ -23,7 +23,12 @@ DEEPEST: Final = 6
 OF_ALL: Final = (
     ("type", "text", "The filter type. Left out = the name of the instance."),
     ("enforced", "true or false", "Whether nearer levels may neither replace nor remove this instance."),
-    ("shadow", "true or false", "Whether it decides and tells what it would do, in log and metrics, but never acts."),
+    (
+        "shadow",
+        "true or false",
+        "Whether it decides and tells what it would do, in log and metrics, but never acts. It sees who the client "
+        "would be by others in shadow before it, and is not asked, nor counted, where one of those would have answered.",
+    ),
 )
 """Keys that every instance may have besides its type's settings."""
 

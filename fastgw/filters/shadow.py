@@ -2,6 +2,10 @@
 
 Rule: whatever it does, the exchange goes on as if it were not there. A step that has to wait goes on by itself, for
 `PATIENCE_S` at most; the request does not wait for it, and what is decided after its end is counted, but not logged.
+
+Filters in shadow see who the client would be by those before them, so that `key_auth` and `authorize` can be tried
+together. One behind a filter that would have answered is not asked, and counts nothing; one behind a filter that waits
+is asked once that has decided.
 """
 
 import asyncio
@@ -10,11 +14,11 @@ import logging
 import warnings
 from collections.abc import Awaitable
 from math import inf
-from typing import Any, Final, final
+from typing import Final, final
 
-from fastgw.exchange import Exchange, Hooks, Reply
+from fastgw.exchange import ClientSide, Exchange, Hooks, Reply
 from fastgw.exchange.chain import TOLD_EVERY_S, checked
-from fastgw.exchange.shadow import ShadowExchange
+from fastgw.exchange.shadow import Rehearsal, ShadowExchange
 from fastgw.observe.families import FilterEvent
 
 log = logging.getLogger("fastgw")
@@ -56,10 +60,11 @@ def abandon(outcome: Awaitable[Reply | None]) -> None:
 class _Case:
     """What a filter in shadow decides on one exchange."""
 
-    __slots__ = ("decision", "exchange", "over", "said", "task")
+    __slots__ = ("asked", "decision", "exchange", "over", "said", "task")
 
     def __init__(self, exchange: ShadowExchange) -> None:
         self.exchange = exchange
+        self.asked = True  # False: really its turn would not have come
         self.decision = FilterEvent.PASS
         self.said: list[str] = []
         self.over = False  # it has nothing more to say
@@ -83,6 +88,19 @@ class _Case:
 
 
 @final
+class _Stage:
+    """What filters in shadow decide on one exchange."""
+
+    __slots__ = ("cases", "rehearsal", "waiting")
+
+    def __init__(self) -> None:
+        self.rehearsal = Rehearsal()
+        self.cases: dict[_Shadow, _Case] = {}
+        self.waiting: asyncio.Future[None] | None = None
+        """The last of those that wait; the next one waits for it."""
+
+
+@final
 class _Shadow:
     """One use of a filter."""
 
@@ -95,16 +113,37 @@ class _Shadow:
         self._told_at = -inf  # when the log was told that it raises
 
     def request(self, exchange: Exchange) -> None:
-        case = self._case(exchange)
-        assert self._own.request is not None
+        case, stage = self._case(exchange), _stage(exchange)
+        if stage.waiting is not None and not stage.waiting.done():
+            self._wait(stage, case, None)
+            return
         try:
-            outcome = self._own.request(case.exchange)
-            if inspect.isawaitable(outcome):
-                self._wait(case, outcome)
-            else:
-                case.answer(checked(outcome))
+            outcome = self._ask(stage, case)
+            if outcome is not None:
+                self._wait(stage, case, outcome)
         except BaseException as error:
             self._raised(case, "request", error)
+            stage.rehearsal.over = True
+
+    def _ask(self, stage: _Stage, case: _Case) -> Awaitable[Reply | None] | None:
+        """Have the request step decide. What it would wait for, if it has to."""
+        if stage.rehearsal.over:
+            case.asked, case.over = False, True
+            return None
+        assert self._own.request is not None
+        stage.rehearsal.enter(case.exchange)
+        outcome = self._own.request(case.exchange)
+        if inspect.isawaitable(outcome):
+            return outcome
+        self._answered(stage, case, checked(outcome))
+        return None
+
+    def _answered(self, stage: _Stage, case: _Case, reply: Reply | None) -> None:
+        case.answer(reply)
+        if case.over:
+            stage.rehearsal.over = True
+        else:
+            stage.rehearsal.passed(case.exchange)
 
     def response(self, exchange: Exchange) -> None:
         case = self._case(exchange)
@@ -133,6 +172,8 @@ class _Shadow:
     def finish(self, exchange: Exchange) -> None:
         """Nothing more becomes of the exchange: count and log what was decided."""
         case = self._case(exchange)
+        if not case.asked:
+            return
         if self._own.finish is not None:
             try:
                 self._own.finish(case.exchange)
@@ -141,13 +182,17 @@ class _Shadow:
         if case.task is not None and case.waits:
             told = [*case.said, "unknown, it still waits"]
             client = exchange.client
-            case.task.add_done_callback(lambda task: client.count_filter(self._instance, case.decision))
+            case.task.add_done_callback(lambda task: self._count(client, case))
         else:
             told = case.said
-            exchange.client.count_filter(self._instance, case.decision)
-        if told:
-            before = f"{exchange.shadowed}; " if exchange.shadowed else ""
-            exchange.shadowed = f"{before}{self._instance}: {', '.join(told)}"
+            self._count(exchange.client, case)
+        if told:  # those behind it have told already
+            behind = f"; {exchange.shadowed}" if exchange.shadowed else ""
+            exchange.shadowed = f"{self._instance}: {', '.join(told)}{behind}"
+
+    def _count(self, client: ClientSide, case: _Case) -> None:
+        if case.asked:
+            client.count_filter(self._instance, case.decision)
 
     def stop(self) -> None:
         for task in tuple(self._tasks):
@@ -156,10 +201,8 @@ class _Shadow:
             self._own.stop()
 
     def _case(self, exchange: Exchange) -> _Case:
-        cases: dict[Any, Any] | None = exchange.shadows
-        if cases is None:
-            cases = exchange.shadows = {}
-        case: _Case | None = cases.get(self)
+        cases = _stage(exchange).cases
+        case = cases.get(self)
         if case is None:
             case = cases[self] = _Case(ShadowExchange(exchange))
         else:
@@ -173,25 +216,47 @@ class _Shadow:
         case.decide(FilterEvent.RAISE, f"raise {type(error).__name__}")
         case.over = True
 
-    def _wait(self, case: _Case, outcome: Awaitable[Reply | None]) -> None:
+    def _wait(self, stage: _Stage, case: _Case, outcome: Awaitable[Reply | None] | None) -> None:
+        """`outcome`: what it waits for; None: for those before it."""
         if len(self._tasks) >= MOST_WAITING:
-            abandon(outcome)
+            if outcome is not None:
+                abandon(outcome)
             case.decide(FilterEvent.UNKNOWN, "unknown, too many wait")
-            case.over = True
+            case.over = stage.rehearsal.over = True
             return
-        case.task = task = asyncio.ensure_future(self._waited(case, outcome))
+        case.task = stage.waiting = task = asyncio.ensure_future(self._waited(stage, case, outcome, stage.waiting))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _waited(self, case: _Case, outcome: Awaitable[Reply | None]) -> None:
+    async def _waited(
+        self,
+        stage: _Stage,
+        case: _Case,
+        outcome: Awaitable[Reply | None] | None,
+        before: asyncio.Future[None] | None,
+    ) -> None:
         try:
             async with asyncio.timeout(PATIENCE_S) as limit:
-                case.answer(checked(await outcome))
+                if outcome is None:
+                    if before is not None:
+                        await asyncio.wait([before])
+                    outcome = self._ask(stage, case)
+                if outcome is not None:
+                    self._answered(stage, case, checked(await outcome))
         except asyncio.CancelledError:  # it stops
             case.decide(FilterEvent.UNKNOWN, "unknown, it was stopped")
+            stage.rehearsal.over = True
         except BaseException as error:  # out of a task it would end the worker
+            stage.rehearsal.over = True
             if limit.expired():
                 case.decide(FilterEvent.UNKNOWN, "unknown, it took too long")
                 case.over = True
             else:
                 self._raised(case, "request", error)
+
+
+def _stage(exchange: Exchange) -> _Stage:
+    stage = exchange.shadows
+    if stage is None:
+        stage = exchange.shadows = _Stage()
+    return stage  # type: ignore[no-any-return]  # its room knows nothing of filters

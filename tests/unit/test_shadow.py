@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from fastgw.config.settings import Config
 from fastgw.errors import Fault
+from fastgw.explain import as_text, explain
 from fastgw.filters import shadow
 from fastgw.filters.api import Exchange, Filter, Phase, Reply
 from fastgw.identity import Consumer
@@ -256,13 +257,178 @@ def test_what_waits_is_bounded(how: str, monkeypatch: pytest.MonkeyPatch) -> Non
     asyncio.run(run())
 
 
+def alice(exchange: Exchange) -> None:
+    exchange.consumer, exchange.claims = Consumer("alice"), {"sub": "alice"}
+
+
+def only_alice(exchange: Exchange) -> Reply | None:
+    known = exchange.consumer is not None and exchange.consumer.name == exchange.claims.get("sub") == "alice"
+    return None if known else exchange.refuse(Fault.FORBIDDEN, why="not alice")
+
+
 def test_several_are_told_one_after_the_other() -> None:
     plane = plane_of(
-        probe("a", Phase.ADMIT, request=refuse),
-        probe("b", Phase.TRANSFORM, request=lambda exchange: exchange.headers.set(b"X-B", b"1")),
+        probe("a", Phase.ADMIT, request=lambda exchange: exchange.headers.set(b"X-A", b"1")),
+        probe("b", Phase.TRANSFORM, request=lambda exchange: exchange.headers.set(b"X-B", b"1"), response=respond),
+        probe("c", Phase.TRANSFORM, order=1, request=refuse),
     )
     exchanged(plane)
-    assert told(plane) == ["b: change request X-B; a: refuse 403 forbidden (not you)"]
+    (said,) = told(plane)
+    assert said.startswith("a: change request X-A; b: change request X-B, change response ")
+    assert said.endswith("; c: refuse 403 forbidden (not you)")
+
+
+@pytest.mark.parametrize("wrong", [refuse, broken])
+def test_one_behind_a_filter_that_answers_is_not_asked(wrong: Callable[..., Any]) -> None:
+    plane = plane_of(
+        probe("a", Phase.AUTHENTICATE, request=wrong),
+        probe("b", Phase.AUTHORIZE, request=refuse, response=respond, finish=broken),
+    )
+    exchanged(plane)
+    assert [name for name, _ in plane.observer.filters] == ["a"]
+    (said,) = told(plane)
+    assert said.startswith("a: ")
+    assert "b: " not in said
+
+
+def test_they_see_who_the_client_is_by_those_before_them() -> None:
+    plane = plane_of(
+        probe("a", Phase.AUTHENTICATE, request=alice),
+        probe("b", Phase.AUTHORIZE, request=only_alice),
+        probe("c", Phase.TRANSFORM, request=only_alice),
+    )
+    exchanged(plane)
+    assert told(plane) == [""]
+    assert sorted(plane.observer.filters) == [(name, FilterEvent.PASS) for name in "abc"]
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("key-of-ann", ""),
+        ("key-of-bob", "authorize: refuse 403 forbidden (the groups: none of what would do)"),
+        ("nobodys", "key_auth: refuse 401 credentials_invalid (nobody has this key)"),
+    ],
+)
+def test_key_auth_and_authorize_are_tried_together(key: str, said: str) -> None:
+    filters = {
+        "key_auth": {"shadow": True},
+        "authorize": {"groups": {"any": ["staff"]}, "shadow": True},
+    }
+    consumers = [
+        {"name": name, "groups": groups, "key_auth": [{"key": f"key-of-{name}"}]}
+        for name, groups in (("ann", ["staff"]), ("bob", ["guests"]))
+    ]
+    plane = Plane({"routes": [{"name": "all", "upstream": "u", "filters": filters}], "consumers": consumers})
+    exchanged(plane, GET[:-2] + f"X-Api-Key: {key}\r\n\r\n".encode())
+    assert told(plane) == [said]
+    assert plane.records[0].consumer == ""
+    text = as_text(explain(plane.gateway, "GET", "http://a.test/", [f"X-Api-Key: {key}"]))
+    assert (
+        f"authorize → in shadow: {'pass' if not said else 'not asked' if key == 'nobodys' else 'answers 403'}"
+    ) in text
+
+
+def test_who_the_client_really_is_counts_behind_a_filter_that_acts() -> None:
+    def bob(exchange: Exchange) -> None:
+        exchange.consumer = Consumer("bob")
+
+    class Between(Plane):
+        def _load(self, settings: Mapping[str, Any]) -> Config:
+            made = super()._load(settings)
+            uses = {name: replace(use, shadow=name != "acts") for name, use in made.filters.items()}
+            return replace(made, filters=uses)
+
+    plane = Between(
+        probes=[
+            probe("a", Phase.AUTHENTICATE, request=alice),
+            probe("acts", Phase.AUTHENTICATE, order=1, request=bob),
+            probe("b", Phase.AUTHORIZE, request=only_alice),
+        ]
+    )
+    exchanged(plane)
+    assert told(plane) == ["b: refuse 403 forbidden (not alice)"]
+
+
+@pytest.mark.parametrize("answers", [False, True])
+@pytest.mark.parametrize("waits", [False, True])
+def test_one_behind_a_filter_that_waits_is_asked_when_that_has_decided(answers: bool, waits: bool) -> None:
+    async def run() -> None:
+        decided = asyncio.Event()
+
+        async def later(exchange: Exchange) -> Reply | None:
+            await decided.wait()
+            alice(exchange)
+            return exchange.refuse(Fault.CREDENTIALS_INVALID) if answers else None
+
+        async def only_alice_later(exchange: Exchange) -> Reply | None:
+            await asyncio.sleep(0)
+            return only_alice(exchange)
+
+        plane = plane_of(
+            probe("a", Phase.AUTHENTICATE, request=later),
+            probe("b", Phase.AUTHORIZE, request=only_alice_later if waits else only_alice),
+            probe("c", Phase.TRANSFORM, request=only_alice),
+        )
+        client = plane.client()
+        client.sends(GET)
+        upstream = plane.connects()
+        decided.set()
+        for _ in range(4):
+            await turns()
+        upstream.sends(OK)
+        assert client.received.startswith(b"HTTP/1.1 200 ")
+        if answers:
+            assert told(plane) == ["a: refuse 401 credentials_invalid"]
+            assert plane.observer.filters == [("a", FilterEvent.ANSWER)]
+        else:
+            assert told(plane) == [""]
+            assert sorted(plane.observer.filters) == [(name, FilterEvent.PASS) for name in "abc"]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_one_that_is_asked_after_the_end_is_counted(answers: bool) -> None:
+    async def run() -> None:
+        decided = asyncio.Event()
+
+        async def later(exchange: Exchange) -> Reply | None:
+            await decided.wait()
+            return exchange.refuse(Fault.CREDENTIALS_INVALID) if answers else None
+
+        plane = plane_of(probe("a", Phase.AUTHENTICATE, request=later), probe("b", Phase.AUTHORIZE, request=only_alice))
+        exchanged(plane)
+        assert told(plane) == ["a: unknown, it still waits; b: unknown, it still waits"]
+        decided.set()
+        for _ in range(4):
+            await turns()
+        assert plane.observer.filters == (
+            [("a", FilterEvent.ANSWER)] if answers else [("a", FilterEvent.PASS), ("b", FilterEvent.ANSWER)]
+        )
+
+    asyncio.run(run())
+
+
+def test_one_behind_a_filter_that_was_stopped_says_nothing() -> None:
+    async def run() -> None:
+        async def wait(exchange: Exchange) -> None:
+            await asyncio.get_running_loop().create_future()
+
+        plane = plane_of(probe("a", Phase.AUTHENTICATE, request=wait), probe("b", Phase.AUTHORIZE, request=refuse))
+        client = plane.client()
+        client.sends(GET)
+        upstream = plane.connects()
+        await turns()
+        _links(plane)[0].hooks.stop()
+        for _ in range(4):
+            await turns()
+        upstream.sends(OK)
+        assert client.received.startswith(b"HTTP/1.1 200 ")
+        assert told(plane) == ["a: unknown, it was stopped"]
+        assert plane.observer.filters == [("a", FilterEvent.UNKNOWN)]
+
+    asyncio.run(run())
 
 
 def test_a_request_that_cannot_be_read_meets_it_too() -> None:
