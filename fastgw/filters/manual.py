@@ -27,7 +27,7 @@ OF_ALL: Final = (
         "shadow",
         "true or false",
         "Whether it decides and tells what it would do, in log and metrics, but never acts. It sees who the client "
-        "would be by others in shadow before it, and is not asked, nor counted, where one of those would have answered.",
+        "would be by others in shadow before it, and is neither asked nor counted where one of those would answer.",
     ),
 )
 """Keys that every instance may have besides its type's settings."""
