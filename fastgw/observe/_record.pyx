@@ -11,7 +11,7 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memchr, memcmp, memcpy
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 
 from fastgw.wire._scan cimport RequestHead, Span
@@ -384,7 +384,7 @@ cdef class Recorder:
         cdef Reader exchange = self._reader_of(type(ended))
         cdef RequestHead head
         cdef Entry entry
-        cdef Text query, user_agent, referer, request_id, client, consumer
+        cdef Text path, query, user_agent, referer, request_id, client, consumer
         cdef char line[MAX_LINE]
         cdef char* to = line
         cdef int odd = 0
@@ -444,6 +444,10 @@ cdef class Recorder:
                 and none_is_secret(referer, self._secret_texts, self._secret_count)
             ):
                 return False
+            path = _span(head, head.path_at)
+            if memchr(path.start, c";", path.length) is not NULL:
+                if not none_is_secret(path, self._secret_texts, self._secret_count):
+                    return False
             date_ms = <int64_t>(date * 1000)
             if date_ms // 1000 != self._second:
                 self._second_text = lines.second_text(date_ms // 1000)

@@ -3,7 +3,7 @@
 Rule 1: a record is one line of at most `MAX_LINE` bytes with its newline, whatever a peer sent; values that are too
 long are cut and end in `CUT`. Rule 2: bytes that are not text, and text that a terminal would obey, show as escapes, so
 no peer can end a line or forge one.
-Rule 3: a query is masked before anything else is done with it.
+Rule 3: a query is masked before anything else is done with it, and so is a path with parameters (`/x;token=…`).
 """
 
 import re
@@ -116,7 +116,7 @@ def _json_fields(record: Record, mask: Mask) -> dict[str, Any]:
         "method": _text(record.method),
         "scheme": _text(record.scheme),
         "host": _text(record.host),
-        "path": _text(record.path),
+        "path": _text(_path(record, mask)),
         "query": _text(mask(record.query)),
         "protocol": _PROTOCOLS[record.minor],
         "status": record.status,
@@ -199,7 +199,7 @@ def ecs_line(record: Record, mask: Mask) -> bytes:
         "http.response.body.bytes": record.response_bytes,
         "url.scheme": _text(record.scheme),
         "url.domain": _text(record.host),
-        "url.path": _text(record.path),
+        "url.path": _text(_path(record, mask)),
         "url.query": _text(mask(record.query)),
         "user_agent.original": _text(record.user_agent),
         "error.code": record.fault,
@@ -218,7 +218,8 @@ def ecs_line(record: Record, mask: Mask) -> bytes:
 def combined_line(record: Record, mask: Mask) -> bytes:
     """Apache's and nginx's `combined`, bytes escaped as nginx does it: `\\x22`."""
     query = mask(record.query)
-    request_target = record.path if query is None else b"%b?%b" % (record.path, query)
+    path = _path(record, mask) or b""
+    request_target = path if query is None else b"%b?%b" % (path, query)
     protocol = _PROTOCOLS[record.minor].encode()
     request = b"%b %b %b" % (record.method, request_target, protocol) if record.method else None
     referer = mask(record.referer)
@@ -243,6 +244,11 @@ def combined_line(record: Record, mask: Mask) -> bytes:
 
 
 FORMATS: Final[Mapping[str, LineFormat]] = {"json": json_line, "ecs": ecs_line, "combined": combined_line}
+
+
+def _path(record: Record, mask: Mask) -> bytes | None:
+    """Behind the value of a secret parameter nothing of it is shown: a token may have slashes."""
+    return mask(record.path) if record.path and b";" in record.path else record.path
 
 
 def _fitted(fields: dict[str, Any]) -> bytes:

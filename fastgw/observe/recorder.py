@@ -155,6 +155,8 @@ class Recorder:
         client = ended.client_ip.encode()
         consumer = b"" if ended.consumer is None else ended.consumer.name.encode(errors="backslashreplace")
         told = b"%b&%b=" % (referer or b"", query or b"")
+        if b";" in path:
+            told = b"%b&%b" % (path, told)
         sent = b"%b %b %b %b %b %b %b" % (told, host, path, request_id, user_agent or b"", client, consumer)
         if not (host and path and client and sent.isascii()) or ended.why or ended.shadowed:
             return b"", b""

@@ -141,6 +141,22 @@ def test_a_secret_is_in_no_line(format: str) -> None:
     assert b"hunter2" not in line(record, format)
 
 
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        (b"/q/7/x;access_token=eyJ.a/b", b"/q/7/x;access_token=***"),
+        (b"/q;v=1;%74oken=eyJ/b", b"/q;v=1;%74oken=***"),
+        (b"/q;v=1/token=2", b"/q;v=1/token=2"),
+        (b"/token=1", b"/token=1"),
+    ],
+)
+def test_a_secret_parameter_of_the_path_is_in_no_line(format: str, path: bytes, shown: bytes) -> None:
+    written = line(changed(PROXIED, path=path), format)
+    assert shown in written
+    assert b"eyJ" not in written
+
+
 PEER_BYTES = st.one_of(
     st.binary(max_size=20000),
     st.text(max_size=5000).map(str.encode),

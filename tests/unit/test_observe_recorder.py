@@ -74,6 +74,7 @@ QUERIES = st.one_of(
         lambda parts: b"".join(map(b"".join, parts)).replace(b"#", b"").replace(b" ", b"")
     ),
 )
+LONG = st.integers(0, 4000).map(lambda length: b"p" * length)
 VALUES = st.one_of(URL_TEXT, NAMES.map(lambda name: b"http://h/p?a=1&%b=2" % name), st.binary(max_size=40)).map(
     lambda value: bytes(byte for byte in value if byte >= 0x20 and byte != 0x7F)
 )
@@ -87,7 +88,7 @@ SECONDS = st.one_of(
 @st.composite
 def exchanges(draw: st.DrawFn) -> Exchange:
     """Whatever a client can send that is no refusal, with whatever becomes of it."""
-    path = b"/" + draw(st.one_of(URL_TEXT, st.integers(0, 4000).map(lambda length: b"p" * length)))
+    path = b"/" + draw(st.one_of(URL_TEXT, QUERIES.map(lambda it: b"x;" + it), LONG))
     target = path + (b"?" + draw(QUERIES) if draw(st.booleans()) else b"")
     fields = b"".join(
         b"%b: %b\r\n" % (name, draw(VALUES).strip())
@@ -216,9 +217,10 @@ def test_each_log_masks_its_own_names(twin: Any) -> None:
     recorder: Any = Recorder(told.tally, [*told.logs, more])
     if twin is not None:
         recorder = twin.Recorder(recorder)
-    recorder.finish(over(line=b"GET /?sid=1&other=2 HTTP/1.1"))
-    assert orjson.loads(told.lines()[0])["query"] == "sid=***&other=2"
-    assert orjson.loads(more.held.take())["query"] == "sid=1&other=***"
+    recorder.finish(over(line=b"GET /a;sid=1?sid=1&other=2 HTTP/1.1"))
+    first, second = orjson.loads(told.lines()[0]), orjson.loads(more.held.take())
+    assert (first["path"], first["query"]) == ("/a;sid=***", "sid=***&other=2")
+    assert (second["path"], second["query"]) == ("/a;sid=1", "sid=1&other=***")
 
 
 @pytest.mark.parametrize("twin", WAYS)
@@ -245,6 +247,7 @@ ORDINARY = [
     over(response=Response(404), fault=Fault.ROUTE_NOT_FOUND),
     over(response=None, fault=Fault.CLIENT_LEFT),
     over(line=b"GET / HTTP/1.0"),
+    over(line=b"GET /a;v=1/token HTTP/1.1"),
 ]
 
 
