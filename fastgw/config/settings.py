@@ -256,8 +256,8 @@ class AccessLog(Settings):
     format: Literal["json", "ecs", "combined"] = "json"
     """`json`: fastgw's own names; `ecs`: Elastic Common Schema; `combined`: the line that Apache and nginx write."""
     redact: tuple[str, ...] = ()
-    """Parameters of queries, and of paths (`;name=value`), to mask, besides token, access_token, password, api_key, code
-    and secret. Case is ignored."""
+    """Parameters of queries, and of paths (`;name=value`), to mask, besides token, access_token, password, api_key,
+    code and secret. Case is ignored."""
 
 
 class Target(Settings):
