@@ -49,7 +49,7 @@ class Fault(Enum):
     EXPECTATION_FAILED = 417, _DOWN, Retry.NEVER, "http_request_error", "This expectation cannot be met."
     TOO_MANY_CONNECTIONS = 429, _DOWN, Retry.NEVER, "http_request_denied", "Too many connections from this address."
     TOO_MANY_PASSWORDS = 429, _DOWN, Retry.NEVER, "http_request_denied", "Too many passwords from this address wait."
-    CONNECTION_OUTDATED = 421, _DOWN, Retry.NEVER, "http_request_denied", "Client certificates are judged anew: reconnect."
+    CONNECTION_OUTDATED = 421, _DOWN, Retry.NEVER, "http_request_denied", "Certificates are judged anew: connect again."
     HEAD_TOO_LARGE = 431, _DOWN, Retry.NEVER, "http_request_error", "The request head is too large."
     CLIENT_STALLED = 499, _DOWN, Retry.NEVER, "connection_write_timeout", "The client stopped taking the response."
     CLIENT_LEFT = 499, _DOWN, Retry.NEVER, "http_request_error", "The client left before the answer."
