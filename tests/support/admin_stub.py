@@ -126,6 +126,9 @@ class Figures:
                 "last": self.reload_list,
             },
             "rates": None,
+            "certificates": [],
+            "verifiers": [],
+            "feeds": [],
         }
 
     def routes(self) -> list[dict[str, Any]]:
