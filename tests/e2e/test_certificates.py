@@ -77,6 +77,13 @@ class Service:
     def client(self, session: ssl.SSLSession | None = None) -> Secured:
         return Secured(self.gateway.address("main"), self.tls, session=session)
 
+    def listens(self) -> bool:
+        try:
+            self.gateway.connect().close()
+        except ConnectionRefusedError:
+            return False
+        return True
+
     def shown(self) -> int:
         """The serial of the certificate that a new client sees."""
         with self.client() as client:
@@ -224,6 +231,7 @@ def test_a_drain_ends_requests_over_tls_and_handshakes_that_do_not_come(service:
         service.origin.wait_for_requests(0)
         service.gateway.signal(signal.SIGTERM)
         service.told("draining")
+        wait_until(lambda: not service.listens(), "the workers to drain")
         client.send(b"hello")
         response = client.read_response()
         assert (response.status, response.get(b"Connection")) == (200, b"close")

@@ -145,8 +145,9 @@ def test_one_wheel_in_plain_python_is_for_every_machine(tmp_path, monkeypatch):
 def test_what_the_package_imports_is_what_it_depends_on():
     """No dependency is missing, and none is there for nothing."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    names = {re.split(r"[<>=!~ ]", each, maxsplit=1)[0].lower() for each in project["dependencies"]}
-    called = {"google-re2": "re2", "pyyaml": "yaml"}
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["redis"]]
+    names = {re.split(r"[\[<>=!~ ]", each, maxsplit=1)[0].lower() for each in wanted}
+    called = {"google-re2": "re2", "pyyaml": "yaml", "argon2-cffi": "argon2"}
     imported = set()
     for file in ROOT.joinpath("fastgw").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
@@ -154,7 +155,9 @@ def test_what_the_package_imports_is_what_it_depends_on():
                 imported |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 imported.add(str(node.module).partition(".")[0])
-    assert imported - sys.stdlib_module_names - {"fastgw"} == {called.get(name, name) for name in names}
+    assert imported - sys.stdlib_module_names - {"fastgw"} == {
+        called.get(name, name.replace("-", "_")) for name in names
+    }
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import os
 import sys
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ def as_this_process_has_it() -> Side:
 
 def in_plain_python() -> Side:
     """The reference: modules of its own beside those that the process has. No twin is loaded for it."""
-    kept = _taken_out()
+    kept, pickled = _taken_out(), dict(copyreg.dispatch_table)
     wanted = os.environ.get("FASTGW_PURE_PYTHON", "")
     os.environ["FASTGW_PURE_PYTHON"] = "1"
     try:
@@ -47,6 +48,7 @@ def in_plain_python() -> Side:
         os.environ["FASTGW_PURE_PYTHON"] = wanted
         _taken_out()
         sys.modules.update(kept)
+        copyreg.dispatch_table.update(pickled)  # where the modules of the reference have put their own
 
 
 def _taken_out() -> dict[str, ModuleType]:
