@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from fastgw.compile import Gateway
+from fastgw.config.secret import SECRET_NAMES
 from fastgw.downstream import Listener
 from fastgw.downstream.choose import choose, meant, too_long
 from fastgw.downstream.unreadable import unreadable
@@ -33,10 +34,7 @@ from fastgw.wire.framing import ResponseHead, judge_request
 from fastgw.wire.headers import Fields, folded
 from fastgw.wire.malformed import Malformed
 
-SECRET_FIELDS: Final = re.compile(
-    rb"auth|cookie|token|secret|passw|credential|session|signature|api-?key|(?:access|private|subscription)-key",
-    re.IGNORECASE,
-)
+SECRET_FIELDS: Final = re.compile(SECRET_NAMES.pattern.encode(), re.IGNORECASE)
 """Found in the name of a field, its value is not shown. One too many is harmless here, one too few is not."""
 CHALLENGES: Final = (b"www-authenticate", b"proxy-authenticate")
 """Fields that ask for credentials, and hold none."""

@@ -172,14 +172,18 @@ def re2_options() -> Any:
     return options
 
 
+def re2_problem(error: re2.error) -> str:
+    """What is wrong with a regular expression, as RE2 says it."""
+    return error.args[0].decode() if isinstance(error.args[0], bytes) else str(error)
+
+
 def _regex(source: str) -> bytes:
     if not source or not source.isascii():
         raise ValueError("expected an RE2 regular expression in ASCII after `~`, such as ~^/v[0-9]+/")
     try:
         re2.compile(source.encode(), re2_options())
     except re2.error as error:
-        problem = error.args[0].decode() if isinstance(error.args[0], bytes) else str(error)
-        raise ValueError(f"{source!r}: {problem}; expected a regular expression in RE2 syntax") from error
+        raise ValueError(f"{source!r}: {re2_problem(error)}; expected a regular expression in RE2 syntax") from error
     return source.encode()
 
 

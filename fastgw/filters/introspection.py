@@ -28,7 +28,7 @@ from fastgw.filters.asking import check_tls, client_tls
 from fastgw.filters.bearer import Unclear, challenge, token_in
 from fastgw.filters.jwt import ClaimName, ClaimRule, Scope, compiled_rule
 from fastgw.filters.places import AUTHORIZATION, Places
-from fastgw.filters.verified import LONGEST_NAME, OTHERS, certificate_of, explain_token, field_value, is_bearers
+from fastgw.filters.verified import OTHERS, certificate_of, consumer_of, explain_token, is_bearers, lines_of
 from fastgw.filters.written import check_written
 from fastgw.identity import Index, Roster
 from fastgw.jose import ClaimPath, Claims, Expected, Refused, check_claims, claim_path, find_claim, scopes_of
@@ -416,27 +416,15 @@ class _Policy:
         for claim, rule in self._rules:
             if not rule(told):
                 return _Refusal(Fault.FORBIDDEN, f"the claim {claim} is not as the rules want it")
-        lines = b"".join(
-            b"%b: %b\r\n" % (name, value)
-            for name, text, path in self._fields
-            if (value := field_value(text, find_claim(told, path)))
-        )
-        known = _Known(MappingProxyType(told), lines, certificate_of(told))
+        known = _Known(MappingProxyType(told), lines_of(told, self._fields), certificate_of(told))
         self._find_consumer(known)
         return known
 
     def _find_consumer(self, known: _Known) -> None:
-        """The consumer who has this subject. Else whoever the token names, unless a consumer is called so already."""
-        roster = self._roster
-        known.index, known.consumer = roster.index, None
+        known.index = self._roster.index
         subject = find_claim(known.claims, self._consumer_claim)
         issuer = known.claims.get("iss") or self._settings.issuer or ""
-        if isinstance(subject, str) and subject:
-            found = roster.by_jwt_subject(issuer, subject)
-            fit = len(subject) <= LONGEST_NAME and subject.isprintable()
-            if found is None and fit and roster.by_name(subject) is None:
-                found = Consumer(subject)
-            known.consumer = found
+        known.consumer = consumer_of(self._roster, issuer, subject)
 
 
 @final

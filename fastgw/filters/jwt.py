@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal, final
 import re2
 from msgspec import Meta
 
+from fastgw.config.patterns import re2_problem
 from fastgw.config.secret import Secret
 from fastgw.config.settings import NONE, Settings, Some, UpstreamTls
 from fastgw.config.values import Delay, EndpointUrl, FieldName, Notation, ReadableFile, Realm, Size
@@ -56,8 +57,7 @@ def parse_pattern(text: str) -> str:
     try:
         re2.compile(text, options)
     except re2.error as error:
-        problem = error.args[0].decode() if isinstance(error.args[0], bytes) else str(error)
-        raise ValueError(f'"{text}": {problem}') from error
+        raise ValueError(f'"{text}": {re2_problem(error)}') from error
     return text
 
 

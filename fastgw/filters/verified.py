@@ -229,11 +229,7 @@ class TokenPolicy:
         verdict = Verdict(MappingProxyType(uncollected(claims)), key.mark)
         verdict.certificate = certificate_of(claims)
         verdict.refusal = self._forbidden(claims)
-        verdict.lines = b"".join(
-            b"%b: %b\r\n" % (name, value)
-            for name, text, path in wanted.fields
-            if (value := field_value(text, find_claim(claims, path)))
-        )
+        verdict.lines = lines_of(claims, wanted.fields)
         self._find_consumer(verdict)
         return verdict, good_for
 
@@ -253,7 +249,7 @@ class TokenPolicy:
     def _find_consumer(self, verdict: Verdict) -> None:
         verdict.index = self.roster.index
         subject = find_claim(verdict.claims, self._wanted.consumer_claim)
-        verdict.consumer = consumer_of(self.roster, verdict.claims, subject)
+        verdict.consumer = consumer_of(self.roster, verdict.claims.get("iss", ""), subject)
 
     def _refuse(self, exchange: Exchange, why: str, error: str = "invalid_token") -> Reply:
         description = _NOT_IN_DESCRIPTION.sub("?", why.replace("`", "'"))
@@ -263,11 +259,20 @@ class TokenPolicy:
         )
 
 
-def consumer_of(roster: Roster, claims: Claims, subject: Any) -> Consumer | None:
+def lines_of(claims: Claims, fields: Iterable[tuple[bytes, str, ClaimPath]]) -> bytes:
+    """Ready lines that tell an upstream of claims; `fields`: as in `Wanted`. Raises `Refused`."""
+    return b"".join(
+        b"%b: %b\r\n" % (name, value)
+        for name, text, path in fields
+        if (value := field_value(text, find_claim(claims, path)))
+    )
+
+
+def consumer_of(roster: Roster, issuer: str, subject: Any) -> Consumer | None:
     """The consumer who has this subject. Else whoever the token names, unless a consumer is called so already."""
     if not isinstance(subject, str) or not subject:
         return None
-    found = roster.by_jwt_subject(claims.get("iss", ""), subject)
+    found = roster.by_jwt_subject(issuer, subject)
     fit = len(subject) <= LONGEST_NAME and subject.isprintable()
     if found is None and fit and roster.by_name(subject) is None:
         found = Consumer(subject)

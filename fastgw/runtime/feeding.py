@@ -4,7 +4,7 @@ import asyncio
 import os
 import pickle
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from fastgw.admin.node import FeedInfo
@@ -79,10 +79,6 @@ class Feeding:
         for running in self._running.values():
             running.task.cancel()
         self._running.clear()
-
-    @property
-    def tasks(self) -> Iterable[asyncio.Task[None]]:
-        return [running.task for running in self._running.values()]
 
 
 class _Source:

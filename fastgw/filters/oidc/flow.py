@@ -222,7 +222,9 @@ class Flow:
         roster = self._trust.roster
         if known.index is not roster.index:
             known.index = roster.index
-            known.consumer = consumer_of(roster, known.claims, find_claim(known.claims, self._trust.consumer_claim))
+            claims = known.claims
+            subject = find_claim(claims, self._trust.consumer_claim)
+            known.consumer = consumer_of(roster, claims.get("iss", ""), subject)
         exchange.claims, exchange.consumer = known.claims, known.consumer
         exchange.request_dropped |= self._trust.written
         exchange.request_added += known.lines
