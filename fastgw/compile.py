@@ -437,7 +437,8 @@ class _Building:
     def _link(self, level: str, use: config.FilterUse, listener: str, route: str | None) -> Link:
         """A filter built. One that cannot be does nothing here: nothing will come of these tables."""
         where = _where(level, use, listener, route)
-        env = Env(use.name, route, use.settings, self._made.stock, self._plan.files)
+        told = f"listener {listener}" if level == "listener" else level
+        env = Env(use.name, route, use.settings, self._made.stock, self._plan.files, told)
         hooks, wrong = Hooks(), ""
         if where not in self._unbuilt:
             hooks, wrong = _built(use, env)

@@ -49,6 +49,8 @@ class Fault(Enum):
     EXPECTATION_FAILED = 417, _DOWN, Retry.NEVER, "http_request_error", "This expectation cannot be met."
     TOO_MANY_CONNECTIONS = 429, _DOWN, Retry.NEVER, "http_request_denied", "Too many connections from this address."
     TOO_MANY_PASSWORDS = 429, _DOWN, Retry.NEVER, "http_request_denied", "Too many passwords from this address wait."
+    RATE_LIMITED = 429, _DOWN, Retry.NEVER, "http_request_denied", "Too many requests: come again later."
+    QUOTA_EXCEEDED = 429, _DOWN, Retry.NEVER, "http_request_denied", "The quota for this period is used up."
     CONNECTION_OUTDATED = 421, _DOWN, Retry.NEVER, "http_request_denied", "Certificates are judged anew: connect again."
     HEAD_TOO_LARGE = 431, _DOWN, Retry.NEVER, "http_request_error", "The request head is too large."
     CLIENT_STALLED = 499, _DOWN, Retry.NEVER, "connection_write_timeout", "The client stopped taking the response."
@@ -72,6 +74,16 @@ class Fault(Enum):
     UPSTREAM_STALLED = 504, _UP, Retry.NEVER, "http_response_timeout", "The service stopped sending its response."
     TUNNEL_IDLE = 504, _UP, Retry.NEVER, "connection_read_timeout", "The tunnel was idle for too long."
     UPGRADE_UNEXPECTED = 502, _UP, Retry.NEVER, "http_upgrade_failed", "The service switched protocols unasked."
+    LIMITS_UNAVAILABLE = 503, _GATEWAY, Retry.NEVER, "proxy_internal_error", "Limits cannot be checked just now."
+    OVERLOADED = 503, _GATEWAY, Retry.NEVER, "connection_limit_reached", "Too many requests are under way."
+    NO_HEALTHY_TARGET = 503, _UP, Retry.NEVER, "destination_unavailable", "The service is not available just now."
+    CIRCUIT_OPEN = (
+        503,
+        _UP,
+        Retry.NEVER,
+        "destination_unavailable",
+        "The service fails too often: it is spared a while.",
+    )
     POOL_FULL = 503, _GATEWAY, Retry.NEVER, "connection_limit_reached", "Too many requests are waiting for the service."
     POOL_TIMEOUT = 503, _GATEWAY, Retry.NEVER, "connection_limit_reached", "The service had no free connection in time."
 

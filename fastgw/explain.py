@@ -231,8 +231,11 @@ def explain(
     assert exchange.route is not None
     action = exchange.route.action
     if isinstance(action, Forward):
-        target = action.upstream.balancer.pick(())
         explanation.upstream = action.upstream.name
+        target = action.upstream.balancer.pick(exchange)
+        if target is None:
+            exchange.fail(action.upstream.unavailable())
+            return _answered(explanation, exchange, shown)
         explanation.target = target.label if target.scheme == "unix" else f"{target.scheme}://{target.label}"
         explanation.targets = len(action.upstream.targets)
         explanation.sends = shown.head(action.request_head(exchange, target))

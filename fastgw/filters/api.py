@@ -89,16 +89,25 @@ class Env:
     """What `build` may know of where a filter stands, and what it may read there.
 
     What is read counts as settings: when it changes, the filter is built anew. `instance`: its name in the
-    configuration. `route`: None for an early filter, which serves all routes of its listener.
+    configuration. `route`: None for an early filter, which serves all routes of its listener. `level`: where its use is
+    configured ("gateway", "listener public", "upstream users", "filter set api", "route"): uses of one level and name
+    are one, but for those of "route", which are of one route each.
     """
 
-    __slots__ = ("_files", "_settings", "_stock", "instance", "keeps", "reads", "roster", "route")
+    __slots__ = ("_files", "_settings", "_stock", "instance", "keeps", "level", "reads", "roster", "route")
 
     def __init__(
-        self, instance: str, route: str | None, settings: "Filter", stock: "Stock", files: Mapping[str, bytes]
+        self,
+        instance: str,
+        route: str | None,
+        settings: "Filter",
+        stock: "Stock",
+        files: Mapping[str, bytes],
+        level: str = "gateway",
     ) -> None:
         self.instance = instance
         self.route = route
+        self.level = level
         self.roster = stock.roster
         self.reads: dict[str, bytes] = {}
         """The files that were read, and the digest of each."""
@@ -136,7 +145,7 @@ class Env:
 
     def inner(self, name: str, settings: "Filter") -> "Env":
         """For a filter within this one. What is read there counts here."""
-        env = Env(f"{self.instance}.{name}", self.route, settings, self._stock, self._files)
+        env = Env(f"{self.instance}.{name}", self.route, settings, self._stock, self._files, self.level)
         env.reads, env.keeps = self.reads, self.keeps
         return env
 

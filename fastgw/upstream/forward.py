@@ -5,10 +5,10 @@ decided in `_may_retry` alone, by the fault's row in `errors.py` and the contrac
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from math import inf
 from time import monotonic
-from typing import Final, Protocol, final
+from typing import Final, final
 
 from fastgw.errors import Fault, Retry
 from fastgw.exchange import Exchange, Relay, Response, Trailers
@@ -16,11 +16,12 @@ from fastgw.exchange.exchange import AS_ASKED
 from fastgw.exchange.states import ANSWERING, ATTEMPT_FAILED, CONNECTION_LENT, NEXT
 from fastgw.forwarded import Policy, fields_for_upstream
 from fastgw.node.timers import Timed
+from fastgw.upstream.balance import Asked
 from fastgw.upstream.connection import UpstreamConnection
 from fastgw.upstream.group import Upstream
 from fastgw.upstream.target import Target
 from fastgw.wire import render
-from fastgw.wire.framing import RequestHead, ResponseHead
+from fastgw.wire.framing import ResponseHead
 
 log = logging.getLogger("fastgw.upstream")
 
@@ -29,19 +30,6 @@ IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b
 JUST_USED_S: Final = 1.0
 """What cannot be sent again goes only on a connection that was in use this recently, or on a fresh one."""
 _EXPECT: Final = frozenset((b"expect",))
-
-
-class Asked(Protocol):
-    """What tells which path is asked for: an exchange, or a request on its straight way."""
-
-    @property
-    def head(self) -> RequestHead: ...
-    @property
-    def path(self) -> bytes: ...
-    @property
-    def raw_path(self) -> bytes: ...
-    @property
-    def params(self) -> Mapping[str, bytes]: ...
 
 
 @final
@@ -78,7 +66,7 @@ class Forward:
             forwarding.limit_time()
         forwarding.attempt(fresh=False)
 
-    def resumed(self, exchange: Exchange, target: Target, connection: UpstreamConnection | None) -> "Forwarding":
+    def resumed(self, exchange: Exchange, target: Target | None, connection: UpstreamConnection | None) -> "Forwarding":
         """The forwarding of an exchange that was on its straight way; counted among the upstream's already."""
         forwarding = Forwarding(self, exchange)
         exchange.service = forwarding
@@ -140,6 +128,8 @@ class Forwarding(Timed):
     """One exchange on its way to an upstream and back: borrower of a connection, sink of the request body."""
 
     __slots__ = (
+        "_attempt_at",
+        "_attempting",
         "_connection",
         "_continued",
         "_forward",
@@ -159,6 +149,8 @@ class Forwarding(Timed):
         self.exchange = exchange
         self._connection: UpstreamConnection | None = None
         self._target: Target | None = None
+        self._attempting = False  # an attempt is under way, and watched if the upstream is
+        self._attempt_at = 0.0
         self._total_at = inf
         self._tried: tuple[Target, ...] = ()
         self._continued = False  # we have told the client to go on, in place of a target that cannot
@@ -175,16 +167,27 @@ class Forwarding(Timed):
         self._total_at = wheel.now + upstream.patience
         wheel.watch(self, wheel.now + self._forward.patience)
 
-    def go_on(self, target: Target, connection: UpstreamConnection | None) -> None:
+    def go_on(self, target: Target | None, connection: UpstreamConnection | None) -> None:
         """The request is on its way to `target`, if there is a connection."""
         self._target, self._connection = target, connection
+        self._attempting = target is not None
+        self._attempt_at = self.exchange.begun_at
 
     def attempt(self, fresh: bool) -> None:
         """Pick a target and ask for a connection to it. `fresh`: one that has carried no request."""
-        self.ask(self._upstream.balancer.pick(self._tried), fresh)
+        upstream = self._upstream
+        target = upstream.balancer.pick(self.exchange, self._tried)
+        if target is None:
+            self._fail(upstream.unavailable())
+            return
+        if upstream.watch is not None:
+            self._attempting = True
+            self._attempt_at = monotonic()
+            upstream.watch.began(target)
+        self.ask(target, fresh)
 
     def ask(self, target: Target, fresh: bool) -> None:
-        """Ask for a connection to `target`."""
+        """Ask for a connection to `target`, to which an attempt has begun."""
         exchange, upstream = self.exchange, self._upstream
         self._target = target
         exchange.target = target.label
@@ -251,6 +254,7 @@ class Forwarding(Timed):
 
     def failed(self, fault: Fault) -> None:
         """No connection could be had."""
+        self._end_attempt(fault)
         if self._target is not None:
             self._tried += (self._target,)
         if fault.retry is Retry.SAFE and self._may_retry("connect_failure"):
@@ -265,8 +269,13 @@ class Forwarding(Timed):
 
     def answered(self, head: ResponseHead, payload: bytes, ended: bool) -> None:
         exchange = self.exchange
-        exchange.upstream_s = monotonic() - exchange.begun_at
+        now = monotonic()
+        exchange.upstream_s = now - exchange.begun_at
         exchange.response_bytes = len(payload)
+        watch = self._upstream.watch
+        if watch is not None and self._attempting:
+            assert self._target is not None
+            watch.answered(self._target, head.status, now - self._attempt_at)
         if ended:
             self._done()
         else:
@@ -292,6 +301,7 @@ class Forwarding(Timed):
         connection = self._connection
         assert connection is not None
         self._connection = None
+        self._end_attempt(fault)
         reused = connection.uses > 1
         self._upstream.pool.discard(connection)
         if (
@@ -406,9 +416,20 @@ class Forwarding(Timed):
             fault = Fault.POOL_TIMEOUT
         else:
             fault = Fault.CONNECT_TIMEOUT
+        self._end_attempt(fault)
         exchange.fail(fault)  # which cancels us
 
     # endings
+
+    def _end_attempt(self, fault: Fault | None = None) -> None:
+        """The attempt is over; `fault`: it was the service that failed, and this is how."""
+        if self._attempting:
+            self._attempting = False
+            watch, target = self._upstream.watch, self._target
+            if watch is not None and target is not None:
+                if fault is not None:
+                    watch.failed(target, fault, monotonic() - self._attempt_at)
+                watch.ended(target)
 
     def _may_retry(self, condition: str) -> bool:
         """Whether the configuration leaves room for one more attempt. Whether it is *safe* is the caller's to know."""
@@ -454,6 +475,7 @@ class Forwarding(Timed):
 
     def _end(self) -> None:
         if not self._over:
+            self._end_attempt()
             self._over = True
             self.deadline = inf
             upstream = self._upstream

@@ -124,10 +124,15 @@ class Passage:
         forward: Forward = route.straight
         # PERF: these lines once more below: a call here costs 60 ns (CPython 3.11, micro/exchange).
         upstream = forward.upstream
-        self.upstream = upstream.name
-        target = upstream.balancer.pick()
-        self.target = target.label
+        self.upstream, self.target = upstream.name, ""
         upstream.active += 1
+        target = upstream.balancer.pick(self)
+        if target is None:
+            self._turned(None).attempt(fresh=False)
+            return
+        self.target = target.label
+        if upstream.watch is not None:
+            upstream.watch.began(target)
         connection = self._connection = upstream.pool.idle(target)
         if connection is None:
             self._turned(target).ask(target, fresh=False)
@@ -157,10 +162,15 @@ class Passage:
         self.route, self._params = route, exchange.params
         forward: Forward = route.straight
         upstream = forward.upstream
-        self.upstream = upstream.name
-        target = upstream.balancer.pick()
-        self.target = target.label
+        self.upstream, self.target = upstream.name, ""
         upstream.active += 1
+        target = upstream.balancer.pick(self)
+        if target is None:
+            self._turned(None).attempt(fresh=False)
+            return
+        self.target = target.label
+        if upstream.watch is not None:
+            upstream.watch.began(target)
         connection = self._connection = upstream.pool.idle(target)
         if connection is None:
             self._turned(target).ask(target, fresh=False)
@@ -188,7 +198,8 @@ class Passage:
         assert self._connection is not None
         return self._turned(self._connection.target)
 
-    def _turned(self, target: Target) -> "Forwarding":
+    def _turned(self, target: Target | None) -> "Forwarding":
+        """`target`: None where none could be picked."""
         connection, self._connection = self._connection, None
         exchange = self._exchange
         if exchange is None:
@@ -229,6 +240,9 @@ class Passage:
         connection, upstream = self._connection, self.route.straight.upstream
         assert connection is not None
         upstream.active -= 1
+        if upstream.watch is not None:
+            upstream.watch.answered(connection.target, head.status, self.upstream_s)
+            upstream.watch.ended(connection.target)
         if connection.reusable and not connection.write_paused:
             upstream.pool.give_back(connection)
         else:

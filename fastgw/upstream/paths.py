@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from fastgw.config import settings as config
 from fastgw.config.patterns import Template, parse_rewrite, parse_strip_prefix
-from fastgw.upstream.forward import Asked
+from fastgw.upstream.balance import Asked
 
 
 def path_of(route: config.Route) -> Callable[[Asked], bytes] | None:
