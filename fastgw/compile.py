@@ -354,6 +354,7 @@ class _Building:
                     on_listener.append(rule)
             if not place % _PIECE:
                 yield
+        yield from self._unused_sets()
         self._check_built()
         listeners = []
         for name, chain, on_listener in zip(self._names, chains, rules, strict=True):
@@ -447,6 +448,16 @@ class _Building:
         self._made.reads |= env.reads
         acting = in_shadow(use.name, hooks) if use.shadow else hooks
         return Link(use, acting, use.settings.phase.always, level, env.reads, env.keeps, own=hooks)
+
+    def _unused_sets(self) -> Steps[None]:
+        """Filters in sets that no route uses are built too, to tell whether they could be."""
+        used = {name for compiled in self._made.routes for name in compiled.sets}
+        for name, filters in self._plan.settings.filter_sets.items():
+            if name not in used:
+                for use in filters.values():
+                    if use is not None:
+                        self._link(f"filter set {name}", use, "", None)
+                        yield
 
     def _check_built(self) -> None:
         """Raises `CompileError` when there are filters that cannot be built, of all of them."""

@@ -95,6 +95,11 @@ def test_every_command_tells_them(file: Path, command: list[str]) -> None:
     assert f"{file}:12:3: filters.jwt: {SHORT}" in ended.output
 
 
+def test_what_nobody_uses_is_told_too(file: Path) -> None:
+    file.write_text(MAIN.replace("use: [s]", "use: []"))
+    assert "gw.yaml:15:5: filter_sets.s.sets: keys.json: there is no key in it for RS256" in problems_of(file)
+
+
 class Choosy(Filter, name="choosy", phase=Phase.TRANSFORM):
     """Refuses to stand on any route but one."""
 
