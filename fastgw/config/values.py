@@ -110,6 +110,34 @@ def parse_percent(text: str) -> float:
     return share
 
 
+class Trait(Struct, frozen=True):
+    """Something that tells requests apart. `name`: in lower case of a field; as it is of a cookie or claim; else ""."""
+
+    kind: str
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.name}" if self.name else self.kind
+
+
+_NAMED_TRAITS: Final = {"header": _TOKEN, "cookie": _TOKEN, "claim": r"[^\s,]+"}
+
+
+def trait(*kinds: str) -> Notation:
+    """How one of these traits is written; `header`, `cookie` and `claim` with a name."""
+    forms = [f"{kind}:NAME" if kind in _NAMED_TRAITS else kind for kind in kinds]
+
+    def parse(text: str) -> Trait:
+        kind, colon, name = text.partition(":")
+        pattern = _NAMED_TRAITS.get(kind, "")
+        if kind not in kinds or bool(colon) != bool(pattern) or re.fullmatch(pattern, name) is None:
+            raise ValueError(f'"{text}" is nothing to tell requests apart by')
+        return Trait(kind, name.lower() if kind == "header" else name)
+
+    expected = " or ".join([", ".join(forms[:-1]), forms[-1]] if forms[1:] else forms)
+    return Notation(expected, parse, {"type": "string"})
+
+
 def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     """`10.0.0.0/8`, `2001:db8::/32`, or one address. Bits beside the prefix are a mistake, not a spelling."""
     try:
