@@ -236,6 +236,28 @@ def mix(
 
 
 @app.command()
+def simulate(
+    seed: Annotated[int, typer.Option(help="The same seed gives the same course.")] = 1,
+    save: Annotated[bool, typer.Option(help="Write the tables and the pictures to bench/results/.")] = True,
+) -> None:
+    """Play ten times the capacity and a storm of retries, without a socket: what limits and retry budgets are worth."""
+    from bench.simulation.pictures import draw  # matplotlib
+    from bench.simulation.scenes import TRIALS, told
+
+    if save:
+        _prepare_results("; --no-save simulates all the same")
+    tables = []
+    for trial in TRIALS:
+        courses = trial.run(seed)
+        tables.append(told(trial, courses))
+        print(tables[-1], end="\n\n", flush=True)
+        if save:
+            print(draw(trial, courses, RESULTS), file=sys.stderr)
+    if save:
+        (RESULTS / "simulation.md").write_text("\n\n".join(tables) + "\n")
+
+
+@app.command()
 def hold(
     url: Annotated[str, typer.Argument(help="http://host:port of a gateway on this machine.")],
     connections: Annotated[int, typer.Option(min=0, help="Connections that never send a byte.")] = 10_000,

@@ -1,0 +1,226 @@
+"""Clients, a gateway and a service on a clock that jumps from event to event.
+
+The service is what most are: so many requests at a time, the others in a queue, first come first served; it does not
+notice who has stopped waiting. That is why it collapses: what it works on has been given up when its turn comes.
+"""
+
+import heapq
+import random
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+
+from fastgw.config import settings as config
+from fastgw.config.values import Url
+from fastgw.filters.adaptive import AdaptiveLimit
+from fastgw.upstream.group import Upstream
+
+BUCKET_S = 0.5
+"""How finely what happens is counted."""
+
+
+class World:
+    """The clock, and what is due by it."""
+
+    def __init__(self, seed: int) -> None:
+        self.now = 0.0
+        self.chance = random.Random(seed)
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = count()
+
+    def after(self, seconds: float, act: Callable[[], None]) -> None:
+        heapq.heappush(self._due, (self.now + seconds, next(self._order), act))
+
+    def run(self, until: float) -> None:
+        while self._due and self._due[0][0] <= until:
+            self.now, _, act = heapq.heappop(self._due)
+            act()
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What happens to whom."""
+
+    title: str
+    seconds: float
+    load: Callable[[float], float]
+    """First tries per second at an instant, as a share of the service's capacity."""
+    slowness: Callable[[float], float] = lambda at: 1.0
+    """How much longer the service takes at an instant."""
+    places: int = 20
+    """How many requests the service works on at a time."""
+    work_s: float = 0.05
+    """What it takes for one, on average; exponentially distributed."""
+    patience_s: float = 1.0
+    """How long a client waits."""
+    try_s: float = 1.0
+    """How long the gateway waits for one try."""
+    retries: int = 0
+    """How many tries the gateway makes after the first."""
+    workers: int = 2
+
+    @property
+    def capacity(self) -> float:
+        """Requests per second."""
+        return self.places / self.work_s
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the gateway does about it."""
+
+    name: str
+    adaptive: bool = False
+    budget: float = 1e9
+    """Of retries, as a share of what is under way."""
+    least: int = 4
+    most: int = 1000
+    tolerance: float = 1.5
+
+
+@dataclass
+class Course:
+    """What became of the requests, by the bucket of time in which they were decided."""
+
+    scene: Scene
+    policy: Policy
+    good: list[int] = field(default_factory=list)
+    """Answered while the client was waiting."""
+    shed: list[int] = field(default_factory=list)
+    lost: list[int] = field(default_factory=list)
+    """Too late, or not at all."""
+    limits: list[float] = field(default_factory=list)
+    """The sum of the workers' limits at the end of each bucket; none where there is no limit."""
+
+    def __post_init__(self) -> None:
+        for counted in (self.good, self.shed, self.lost):
+            counted += [0] * round(self.scene.seconds / BUCKET_S)
+
+    def count(self, what: list[int], now: float) -> None:
+        if now < self.scene.seconds:
+            what[int(now / BUCKET_S)] += 1
+
+    def goodput(self, begins: float, ends: float) -> float:
+        """As a share of capacity, between two instants."""
+        buckets = self.good[round(begins / BUCKET_S) : round(ends / BUCKET_S)]
+        return sum(buckets) / (len(buckets) * BUCKET_S) / self.scene.capacity
+
+
+class Service:
+    def __init__(self, world: World, scene: Scene) -> None:
+        self._world, self._scene = world, scene
+        self._free = scene.places
+        self._queue: deque[Callable[[], None]] = deque()
+
+    def ask(self, answered: Callable[[], None]) -> None:
+        if self._free:
+            self._free -= 1
+            self._work(answered)
+        else:
+            self._queue.append(answered)
+
+    def _work(self, answered: Callable[[], None]) -> None:
+        world, scene = self._world, self._scene
+        takes = world.chance.expovariate(1.0 / scene.work_s) * scene.slowness(world.now)
+
+        def done() -> None:
+            answered()
+            if self._queue:
+                self._work(self._queue.popleft())
+            else:
+                self._free += 1
+
+        world.after(takes, done)
+
+
+class Gateway:
+    """Workers with a limit each, and the retry budget of one upstream."""
+
+    def __init__(self, world: World, scene: Scene, policy: Policy, service: Service, course: Course) -> None:
+        self.world, self.scene, self.service, self.course = world, scene, service, course
+        bounds = (policy.least / scene.workers, policy.most / scene.workers)
+        self.limits = [AdaptiveLimit(lambda: bounds, policy.tolerance) for _ in range(scene.workers * policy.adaptive)]
+        target = config.Target(url=Url("http", "service", 80))
+        retries = config.Retries(max=scene.retries, budget=policy.budget)
+        self.upstream = Upstream("service", config.Upstream(targets=(target,), retries=retries), (), None)
+
+    def take(self) -> None:
+        """A request comes in."""
+        limit = self.world.chance.choice(self.limits) if self.limits else None
+        if limit is not None and not limit.try_take():
+            self.course.count(self.course.shed, self.world.now)
+            return
+        Request(self, limit)
+
+
+class Request:
+    def __init__(self, gateway: Gateway, limit: AdaptiveLimit | None) -> None:
+        self._gateway, self._limit = gateway, limit
+        self._begun_at = gateway.world.now
+        self._tries = 0
+        self._is_over = False
+        gateway.upstream.active += 1
+        gateway.world.after(gateway.scene.patience_s, self._left)
+        self._try()
+
+    def _try(self) -> None:
+        self._tries += 1
+        number = self._tries
+        self._gateway.service.ask(lambda: self._answered(number))
+        self._gateway.world.after(self._gateway.scene.try_s, lambda: self._late(number))
+
+    def _answered(self, number: int) -> None:
+        if number == self._tries and not self._is_over:
+            self._end(self._gateway.course.good)
+
+    def _late(self, number: int) -> None:
+        if self._is_over or number != self._tries:
+            return
+        upstream = self._gateway.upstream
+        if self._tries <= self._gateway.scene.retries and (self._tries > 1 or upstream.may_retry()):
+            if self._tries == 1:
+                upstream.retrying += 1
+            self._try()
+        else:
+            self._end(self._gateway.course.lost, failed=True)
+
+    def _left(self) -> None:
+        if not self._is_over:
+            self._end(self._gateway.course.lost, left=True)
+
+    def _end(self, counted: list[int], failed: bool = False, left: bool = False) -> None:
+        gateway, now = self._gateway, self._gateway.world.now
+        self._is_over = True
+        gateway.upstream.active -= 1
+        if self._tries > 1:
+            gateway.upstream.retrying -= 1
+        gateway.course.count(counted, now)
+        if self._limit is not None:
+            if left:
+                self._limit.left(now, self._begun_at, now - self._begun_at)
+            else:
+                self._limit.answered(now, self._begun_at, now - self._begun_at, failed)
+
+
+def play(scene: Scene, policy: Policy, seed: int) -> Course:
+    """What becomes of a scene under a policy. The same seed gives the same course."""
+    world, course = World(seed), Course(scene, policy)
+    gateway = Gateway(world, scene, policy, Service(world, scene), course)
+
+    def arrive() -> None:
+        gateway.take()
+        come()
+
+    def come() -> None:
+        # Always at the highest rate, and by lot whether one really comes: so the rate may change at any instant.
+        world.after(world.chance.expovariate(scene.load(world.now) * scene.capacity), arrive)
+
+    def look() -> None:
+        course.limits.append(sum(limit.limit for limit in gateway.limits))
+        world.after(BUCKET_S, look)
+
+    come()
+    world.after(BUCKET_S, look)
+    world.run(scene.seconds)
+    return course
