@@ -22,6 +22,7 @@ from fastgw.downstream import Server
 from fastgw.errors import Fault
 from fastgw.filters.api import Consumer, Env, Exchange, Filter, Hooks, Phase, Services
 from fastgw.forwarded import Peer
+from fastgw.node.cells import own_table
 from fastgw.node.feeds import Feeds
 from fastgw.node.ground import Ground
 from fastgw.observe import Record
@@ -273,7 +274,7 @@ class _Plane:
         self._observer = _Observer()
         self._upstream: asyncio.Future[_Wire] = loop.create_future()
         fetcher: Any = _Fetcher(answers)
-        self._services = Services(self._ground, fetcher, Feeds(feeds, lambda key: None))
+        self._services = Services(self._ground, fetcher, Feeds(feeds, lambda key: None), own_table())
         pool: Any = _Pool(self._ground, self._upstream)
         for upstream in gateway.upstreams.values():
             upstream.ground, upstream.pool = self._ground, pool

@@ -24,6 +24,7 @@ from fastgw.compile import compile as compile_tables
 from fastgw.downstream import Server
 from fastgw.filters import TYPES
 from fastgw.filters.api import Env, Exchange, Filter, Hooks, Outcome, Phase, Services
+from fastgw.node.cells import own_table
 from fastgw.node.feeds import Feeds
 from fastgw.node.ground import Ground
 from fastgw.node.shared import Shared
@@ -116,7 +117,7 @@ class Plane:
         self._gateway = gateway
         self._observer.start()
         self._ground.start()
-        gateway.start(Services(self._ground, Fetcher(self._ground), Feeds({}, lambda key: None)), column)
+        gateway.start(Services(self._ground, Fetcher(self._ground), Feeds({}, lambda key: None), own_table()), column)
         self.client = Transport(self._server.accepted(gateway.listeners[0], ("192.0.2.1", 40_000), 443))
 
     def turn(self, calls: Callable[[], None]) -> None:

@@ -22,6 +22,7 @@ from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Hooks, Outcome, Reply
 from fastgw.filters.places import NOWHERE, Places
 from fastgw.identity import Consumer, Roster
+from fastgw.node.cells import Cells
 from fastgw.node.feeds import Feed, Feeds
 from fastgw.node.ground import Ground
 from fastgw.upstream.fetch import Fetcher
@@ -181,6 +182,8 @@ class Services(NamedTuple):
     """For requests of the gateway's own."""
     feeds: Feeds
     """What is fetched once per node, by the key of its `FeedSource`."""
+    cells: Cells
+    """The node's limits by key."""
 
 
 class NodeSide(Protocol):

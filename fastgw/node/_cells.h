@@ -10,7 +10,7 @@
  *
  * 1. A decision is made on what the cell says at that instant. An admission swaps what was read for what follows from
  *    it; a refusal swaps it for itself. Words that were read at two moments do not pass the swap. What follows depends
- *    on the value alone, so a value that has come back (ABA) decides alike; states of one key only grow in any case.
+ *    on the value alone, so a value that has come back (ABA) decides alike.
  *
  * 2. A key has one live cell. Two processes may miss a key at once and claim two of its places. So a claim is made
  *    first, and turned into a state (with the first spending, in one swap) only after all other places of the key were
@@ -38,6 +38,10 @@
  * owner left has an instant that was over when the cell was evicted, and is no part of the window. There is one word
  * more than parts, so that the parts before the running one stay readable while it is written. All are read while the
  * cell says the same, or the swap fails.
+ *
+ * What is given back lowers the count of the running part, never that of one before, so a state may come back to what
+ * it was: a decision follows from the value alone. Who was about to go on to the next part may have written the count
+ * from before beside the cell, and a late one may write it later still: it is too high then, never too low.
  *
  * SEQ_CST throughout: what was claimed is seen by all before the other places are read. */
 #ifndef FASTGW_CELLS_H
@@ -82,6 +86,14 @@ typedef struct {
     Head* head;
     Region own, overflow;
 } Table;
+
+/* What is spent, or charged, of a key. */
+typedef struct {
+    uint64_t cost, now;
+    uint64_t most; /* a charge is never refused, and spends up to so many permits in all; 0: it is no charge */
+    uint64_t renewed_at; /* told: when the cell is as good as new, if nothing more is spent in it */
+    uint64_t mark; /* told: until when, or in which part of a window, it can be given back */
+} Spending;
 
 typedef struct {
     uint64_t limit; /* permits; of a bucket, its depth */
@@ -241,12 +253,18 @@ static inline uint64_t instant_of(const Limit* limit, uint64_t part) {
     return ((part + 1 + limit->parts) * limit->step + COUNT) & ~COUNT;
 }
 
-static int64_t spend_from_bucket(const Limit* limit, Cell* cell, Cell seen, uint64_t cost, uint64_t now) {
+static int64_t spend_from_bucket(const Limit* limit, Cell* cell, Cell seen, Spending* spending, uint64_t now) {
     uint64_t free_at = seen.state & CLAIMED || seen.state < now ? now : seen.state;
-    uint64_t ahead = free_at - now + cost * limit->step, depth = limit->limit * limit->step;
-    int admitted = ahead <= depth;
+    uint64_t ahead = free_at - now + spending->cost * limit->step, depth = limit->limit * limit->step;
+    int admitted = spending->most || ahead <= depth;
+    if (spending->most && ahead > spending->most * limit->step) {
+        ahead = spending->most * limit->step;
+        if (ahead < free_at - now) ahead = free_at - now;
+    }
     Cell next = {seen.hash, admitted ? now + ahead : seen.state};
     if (!swap(cell, seen, next)) return AGAIN;
+    spending->renewed_at = admitted ? next.state : free_at;
+    spending->mark = now + spending->cost * limit->step;
     return admitted ? 0 : (int64_t)(ahead - depth);
 }
 
@@ -255,11 +273,15 @@ static inline uint64_t count_of(const Limit* limit, const uint64_t* parts, uint6
     return (word & ~COUNT) == instant_of(limit, part) ? word & COUNT : 0;
 }
 
+static inline uint64_t part_of(const Limit* limit, uint64_t state) {
+    return (state & ~COUNT) / limit->step - 1 - limit->parts;
+}
+
 static int64_t spend_in_window(
-    const Limit* limit, Cell* cell, uint64_t* parts, Cell seen, uint64_t cost, uint64_t now) {
-    uint64_t part = now / limit->step, count = 0;
+    const Limit* limit, Cell* cell, uint64_t* parts, Cell seen, Spending* spending, uint64_t now) {
+    uint64_t part = now / limit->step, count = 0, cost = spending->cost;
     if (!(seen.state & CLAIMED)) {
-        uint64_t seen_part = (seen.state & ~COUNT) / limit->step - 1 - limit->parts;
+        uint64_t seen_part = part_of(limit, seen.state);
         if (part <= seen_part)
             part = seen_part, count = seen.state & COUNT;
         else if (part <= seen_part + limit->parts)
@@ -267,19 +289,21 @@ static int64_t spend_in_window(
     }
     uint64_t oldest = part < limit->parts ? 0 : part - limit->parts, spent = count;
     for (uint64_t earlier = oldest; earlier < part; earlier++) spent += count_of(limit, parts, earlier);
-    int admitted = spent + cost <= limit->limit;
+    if (spending->most && spent + cost > spending->most) cost = spending->most > spent ? spending->most - spent : 0;
+    int admitted = spending->most || spent + cost <= limit->limit;
     Cell next = {seen.hash, admitted ? instant_of(limit, part) | (count + cost) : seen.state};
     uint64_t leaving = oldest; /* if refused: the part with which enough will have left the window */
     if (!admitted)
         while (leaving < part && (spent -= count_of(limit, parts, leaving)) + cost > limit->limit) leaving++;
     if (!swap(cell, seen, next)) return AGAIN;
+    spending->renewed_at = spending->mark = instant_of(limit, part);
     return admitted ? 0 : (int64_t)((leaving + 1 + limit->parts) * limit->step - now);
 }
 
 static inline int64_t spend_in(
-    const Limit* limit, const Region* region, Cell* cell, Cell seen, uint64_t cost, uint64_t now) {
-    if (limit->is_bucket) return spend_from_bucket(limit, cell, seen, cost, now);
-    return spend_in_window(limit, cell, region->parts[cell - region->cells], seen, cost, now);
+    const Limit* limit, const Region* region, Cell* cell, Cell seen, Spending* spending, uint64_t now) {
+    if (limit->is_bucket) return spend_from_bucket(limit, cell, seen, spending, now);
+    return spend_in_window(limit, cell, region->parts[cell - region->cells], seen, spending, now);
 }
 
 /* Claim a cell for a key that has none; the claim is in `seen`. NULL: FULL, or AGAIN if somebody was faster. */
@@ -322,12 +346,13 @@ static int overflow_is_live(const Table* table, uint64_t shared, uint64_t now) {
 
 /* One attempt in a region, for a key that may have no cell there yet. `shared`: the key's overflow cell; 0: none. */
 static int64_t attempt(
-    const Table* table, const Limit* limit, const Region* region, uint64_t hash, uint64_t shared, uint64_t cost,
-    uint64_t now) {
+    const Table* table, const Limit* limit, const Region* region, uint64_t hash, uint64_t shared,
+    Spending* spending) {
     static const Cell EMPTY = {0, 0};
+    uint64_t now = spending->now;
     Places places = places_of(region, hash);
     Cell seen, *cell = find(&places, hash, &seen);
-    if (cell && !(seen.state & CLAIMED)) return spend_in(limit, region, cell, seen, cost, now);
+    if (cell && !(seen.state & CLAIMED)) return spend_in(limit, region, cell, seen, spending, now);
     if (!cell) {
         int64_t why;
         if (shared && overflow_is_live(table, shared, now)) return FULL; /* spares the claim; decided below */
@@ -343,7 +368,7 @@ static int64_t attempt(
         return FULL;
     }
     uint64_t evicted_at = load(&table->head->evicted_at); /* of what was not seen above, since it was evicted */
-    return spend_in(limit, region, cell, seen, cost, now < evicted_at ? evicted_at : now);
+    return spend_in(limit, region, cell, seen, spending, now < evicted_at ? evicted_at : now);
 }
 
 /* When the first of these cells expires: how long to wait, in ns. */
@@ -357,16 +382,17 @@ static int64_t wait_for_any(const Places* places, uint64_t now) {
 }
 
 /* In the cell that the key shares with others. AGAIN: it has got a cell of its own. */
-static int64_t overflow(
-    const Table* table, const Limit* limit, uint64_t hash, uint64_t shared, uint64_t cost, uint64_t now) {
+static int64_t overflow(const Table* table, const Limit* limit, uint64_t hash, uint64_t shared, Spending* spending) {
     int64_t wait;
     add(&table->head->overflowed);
-    do wait = attempt(table, limit, &table->overflow, shared, 0, cost, now);
+    do wait = attempt(table, limit, &table->overflow, shared, 0, spending);
     while (wait == AGAIN);
     Places places = places_of(&table->overflow, shared);
     if (wait == FULL) {
         add(&table->head->refused);
-        return wait_for_any(&places, now);
+        wait = wait_for_any(&places, spending->now);
+        spending->renewed_at = spending->now + (uint64_t)wait;
+        return wait;
     }
     if (wait) return wait;
     places = places_of(&table->own, hash);
@@ -374,15 +400,85 @@ static int64_t overflow(
 }
 
 /* Spend the cost and return 0, or spend nothing and return the ns to wait. */
-static int64_t spend(
-    const Table* table, const Limit* limit, const char* key, size_t length, uint64_t cost, uint64_t now) {
+static int64_t spend(const Table* table, const Limit* limit, const char* key, size_t length, Spending* spending) {
     uint64_t hash = hash_of(table->head->key, limit->identity, key, length), shared = limit->overflow[hash >> 60];
     int64_t wait;
     do {
-        wait = attempt(table, limit, &table->own, hash, shared, cost, now);
-        if (wait == FULL) wait = overflow(table, limit, hash, shared, cost, now);
+        wait = attempt(table, limit, &table->own, hash, shared, spending);
+        if (wait == FULL) wait = overflow(table, limit, hash, shared, spending);
     } while (wait == AGAIN);
     return wait;
+}
+
+/* The cell of a hash in which something is spent, past claims that are not cleared yet, or are being cleared. */
+static Cell* find_live(const Places* places, uint64_t hash, uint64_t now, Cell* seen) {
+    for (int number = 0; number < PLACES; number++) {
+        Cell* cell = place(places, number);
+        if (load(&cell->hash) != hash) continue;
+        seen->hash = hash, seen->state = load(&cell->state);
+        if (!(seen->state & CLAIMED) && seen->state > now) return cell;
+    }
+    return NULL;
+}
+
+/* The live cell that a key spends in, its own or the shared one, and what it says; NULL: nothing is spent. */
+static Cell* live_cell(
+    const Table* table, const Limit* limit, const char* key, size_t length, uint64_t now, Cell* seen,
+    const Region** region) {
+    uint64_t hash = hash_of(table->head->key, limit->identity, key, length), shared = limit->overflow[hash >> 60];
+    Places places = places_of(&table->own, hash);
+    Cell* cell = find_live(&places, hash, now, seen);
+    *region = &table->own;
+    if (!cell && load(&table->head->overflowed)) {
+        places = places_of(&table->overflow, shared);
+        cell = find_live(&places, shared, now, seen);
+        *region = &table->overflow;
+    }
+    return cell;
+}
+
+/* Give back what was spent, as if it had never been spent. Of a bucket that is so until it could have been full since:
+ * not before what was spent would have come back if it were all, whatever others have spent and given back. Of a window,
+ * until it goes on to its next part. `now` was read after `seen`: if the cell still says the same, then it did at that
+ * instant, and who is stopped before the swap takes nothing from what was spent meanwhile. AGAIN: it says something
+ * else. */
+static inline int64_t give_back(
+    const Limit* limit, Cell* cell, Cell seen, uint64_t cost, uint64_t mark, uint64_t now) {
+    Cell next = seen;
+    if (limit->is_bucket) {
+        if (mark <= now || seen.state <= now) return 0;
+        next.state = seen.state - now < cost * limit->step ? now : seen.state - cost * limit->step;
+    } else {
+        if ((seen.state & ~COUNT) != mark) return 0;
+        next.state -= (seen.state & COUNT) < cost ? seen.state & COUNT : cost;
+    }
+    return swap(cell, seen, next) ? 0 : AGAIN;
+}
+
+static uint64_t spent_in_window(const Limit* limit, const uint64_t* parts, Cell seen, uint64_t now) {
+    uint64_t seen_part = part_of(limit, seen.state), part = now / limit->step;
+    if (part < seen_part) part = seen_part;
+    uint64_t spent = part <= seen_part + limit->parts ? seen.state & COUNT : 0;
+    for (uint64_t earlier = part < limit->parts ? 0 : part - limit->parts; earlier < part; earlier++)
+        if (earlier != seen_part) spent += count_of(limit, parts, earlier);
+    return spent;
+}
+
+/* How many permits a key has left, and (told) when it has all of them again if nothing more is spent. */
+static inline uint64_t left(
+    const Table* table, const Limit* limit, const char* key, size_t length, uint64_t now, uint64_t* renewed_at) {
+    Cell seen, again, *cell;
+    const Region* region;
+    uint64_t spent;
+    do {
+        cell = live_cell(table, limit, key, length, now, &seen, &region);
+        *renewed_at = cell ? limit->is_bucket ? seen.state : seen.state & ~COUNT : now;
+        if (!cell) return limit->limit;
+        spent = limit->is_bucket ? (seen.state - now + limit->step - 1) / limit->step
+                                 : spent_in_window(limit, region->parts[cell - region->cells], seen, now);
+        again = look(cell);
+    } while (again.hash != seen.hash || again.state != seen.state);
+    return spent < limit->limit ? limit->limit - spent : 0;
 }
 
 #endif

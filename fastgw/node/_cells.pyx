@@ -28,8 +28,22 @@ cdef extern from "_cells.h" nogil:
         uint64_t limit, step, parts, identity
         int is_bucket
         uint64_t overflow[16]
+    ctypedef struct Spending:
+        uint64_t cost, now, most, renewed_at, mark
     uint64_t hash_of(const uint64_t* secret, uint64_t identity, const char* key, size_t length)
-    int64_t spend(const Table* table, const CLimit* limit, const char* key, size_t length, uint64_t cost, uint64_t now)
+    int64_t spend(const Table* table, const CLimit* limit, const char* key, size_t length, Spending* spending)
+    enum:
+        AGAIN
+    Cell* live_cell(
+        const Table* table, const CLimit* limit, const char* key, size_t length, uint64_t now, Cell* seen,
+        const Region** region
+    )
+    int64_t give_back(
+        const CLimit* limit, Cell* cell, Cell seen, uint64_t cost, uint64_t mark, uint64_t now
+    )
+    uint64_t left(
+        const Table* table, const CLimit* limit, const char* key, size_t length, uint64_t now, uint64_t* renewed_at
+    )
 
 cdef object NO_WAIT = 0.0
 
@@ -63,9 +77,18 @@ cdef class Memory:
 cdef class Limit:
     cdef Memory _memory
     cdef CLimit _limit
+    cdef uint64_t _most
+    cdef readonly uint64_t renewed_at, mark
 
     def __cinit__(
-        self, Memory memory not None, uint64_t identity, uint64_t limit, uint64_t step, uint64_t parts, bint is_bucket
+        self,
+        Memory memory not None,
+        uint64_t identity,
+        uint64_t limit,
+        uint64_t step,
+        uint64_t parts,
+        bint is_bucket,
+        uint64_t most,
     ):
         cdef char stripe
         cdef int number
@@ -75,6 +98,7 @@ cdef class Limit:
         self._limit.step = step
         self._limit.parts = parts
         self._limit.is_bucket = is_bucket
+        self._most = most
         for number in range(STRIPES):
             stripe = <char> number
             self._limit.overflow[number] = hash_of(memory._table.head.key, identity, &stripe, 1)
@@ -83,7 +107,38 @@ cdef class Limit:
         """As `cells.Limit.spend`."""
         if not 0 < cost <= self._limit.limit:
             raise ValueError("the cost is not between 1 and what may be spent at once")
+        cdef Spending spending = Spending(cost, now, 0, 0, 0)
         cdef int64_t wait = spend(
-            &self._memory._table, &self._limit, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), cost, now
+            &self._memory._table, &self._limit, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), &spending
         )
+        self.renewed_at, self.mark = spending.renewed_at, spending.mark
         return NO_WAIT if wait == 0 else wait / 1e9
+
+    def charge(self, bytes key not None, cost, uint64_t now):
+        """As `cells.Limit.charge`."""
+        if cost < 1:
+            raise ValueError("a charge is of one permit or more")
+        cdef Spending spending = Spending(min(cost, self._most), now, self._most, 0, 0)
+        spend(&self._memory._table, &self._limit, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), &spending)
+        self.renewed_at = spending.renewed_at
+
+    def refund(self, bytes key not None, uint64_t cost, uint64_t mark, clock not None):
+        """As `cells.Limit.refund`."""
+        cdef const Region* region
+        cdef Cell* cell
+        cdef Cell seen
+        cdef uint64_t most = min(cost, self._limit.limit)
+        while True:
+            cell = live_cell(
+                &self._memory._table, &self._limit, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), 0, &seen, &region
+            )
+            if cell is NULL or give_back(&self._limit, cell, seen, most, mark, clock()) != AGAIN:
+                return
+
+    def left(self, bytes key not None, uint64_t now):
+        """As `cells.Limit.left`."""
+        cdef uint64_t renewed_at = 0
+        cdef uint64_t permits = left(
+            &self._memory._table, &self._limit, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), now, &renewed_at
+        )
+        return permits, (0.0 if renewed_at <= now else (renewed_at - now) / 1e9)

@@ -32,6 +32,8 @@ PERF: a decision on a key of 20 bytes takes 80 ns compiled, 5,100 by fcntl, both
 import fcntl
 import mmap
 import os
+import weakref
+from collections.abc import Callable
 from hashlib import blake2b
 from itertools import chain
 from typing import Final, Protocol, final
@@ -58,7 +60,7 @@ COUNT_MAX: Final = _COUNT
 WINDOW_MIN: Final = 0.2
 """The shortest window, in seconds: its parts are told apart by instants rounded to 2**24 ns."""
 _SPAN_MAX: Final = 1 << 58  # ns; some nine years
-_BUCKET_KIND, _FIXED_KIND, _SLIDING_KIND = range(3)
+_BUCKET_KIND, _FIXED_KIND, _SLIDING_KIND, _LEAKY_KIND = range(4)
 
 
 class Limit(Protocol):
@@ -71,6 +73,34 @@ class Limit(Protocol):
         section 10.2.3). Raises `ValueError` for a cost that no wait would ever be enough for.
         """
 
+    @property
+    def renewed_at(self) -> int:
+        """By the last `spend` or `charge` of this object: when its key is as good as new if nothing more is spent.
+
+        In ns of the monotonic clock. Of a bucket, how far behind it is: a request that has to wait for its turn (leaky
+        bucket) has it at `renewed_at` less its own cost.
+        """
+
+    @property
+    def mark(self) -> int:
+        """By the last `spend`: what `refund` has to be told of it."""
+
+    def charge(self, key: bytes, cost: int, now: int, /) -> None:
+        """Spend permits that are known too late to be refused, though there may be none left.
+
+        A key comes into debt by that, at most by as much as it may spend at once; what is above that is let go of.
+        """
+
+    def refund(self, key: bytes, cost: int, mark: int, clock: Callable[[], int], /) -> None:
+        """Give back what was spent, as if it had never been. `mark`: of that spending. `clock`: tells `now`.
+
+        Nothing is given back once a bucket has had the time to get as much by itself, for it may have been full since,
+        or once the part of the window is over in which it was spent. So nobody is admitted for what comes back twice.
+        """
+
+    def left(self, key: bytes, now: int, /) -> tuple[int, float]:
+        """How many permits may be spent at once, and the seconds until it is as good as new. Spends nothing."""
+
 
 def size(count: int) -> int:
     """Bytes of memory for a table of `count` cells, a power of two from 16 on. They cost nothing until touched."""
@@ -82,6 +112,15 @@ def size(count: int) -> int:
 def table(memory: memoryview, fd: int, offset: int) -> "Cells":
     """The table in this memory, the best that is installed here. See `Cells`."""
     return LockedCells(memory, fd, offset) if _twin is None else SwappedCells(memory, fd, offset)
+
+
+def own_table(count: int = 1024) -> "Cells":
+    """A table of this process alone: for tests and trials."""
+    fd = os.memfd_create("fastgw-cells", os.MFD_CLOEXEC)
+    os.ftruncate(fd, size(count))
+    made = table(memoryview(mmap.mmap(fd, size(count))), fd, 0)
+    weakref.finalize(made, os.close, fd)
+    return made
 
 
 COMPILED: Final = _twin is not None
@@ -130,11 +169,22 @@ class Cells:
 
         The ns between two permits are rounded up, so it gets less by a share under `limit` ns per window.
         """
+        return self._bucket(_BUCKET_KIND, limit, window, burst)
+
+    def leaky_bucket(self, limit: int, window: float, places: int) -> Limit:
+        """A queue of so many waiting places (0 or more), of which one is called up every `window / limit` seconds.
+
+        A request that is admitted has its turn at `renewed_at` less its own cost in time. For the cells it is a bucket
+        that holds one more.
+        """
+        return self._bucket(_LEAKY_KIND, limit, window, places + 1)
+
+    def _bucket(self, kind: int, limit: int, window: float, depth: int) -> Limit:
         ns = _ns(window)
-        step = -(-ns // _positive(limit))
-        if _positive(burst) * step > _SPAN_MAX:
+        step = step_of(limit, window)
+        if _positive(depth) * step > _SPAN_MAX:
             raise ValueError("the bucket would take years to fill")
-        return self._limit(_BUCKET_KIND | ns << 2, burst, step, 0, True)
+        return self._limit(kind | ns << 2, depth, step, 0, True)
 
     def fixed_window(self, limit: int, window: float) -> Limit:
         """At most `limit` in each `window` of seconds; the windows of all keys begin together."""
@@ -159,6 +209,16 @@ class Cells:
         of a window. `parts`: how many a window has, besides the one that runs.
         """
         raise NotImplementedError
+
+
+def step_of(limit: int, window: float) -> int:
+    """The ns between two permits of a bucket."""
+    return -(-_ns(window) // _positive(limit))
+
+
+def _most(limit: int, is_bucket: bool) -> int:
+    """How many permits may be spent in all where they are charged: as many again as may be spent at once."""
+    return 2 * limit if is_bucket else min(2 * limit, COUNT_MAX)
 
 
 def _ns(window: float) -> int:
@@ -187,7 +247,7 @@ class SwappedCells(Cells):
 
     def _limit(self, identity: int, limit: int, step: int, parts: int, is_bucket: bool) -> Limit:
         assert _twin is not None
-        made: Limit = _twin.Limit(self._memory, identity, limit, step, parts, is_bucket)
+        made: Limit = _twin.Limit(self._memory, identity, limit, step, parts, is_bucket, _most(limit, is_bucket))
         return made
 
 
@@ -285,7 +345,10 @@ class _LockedLimit:
         self._limit = limit
         self._step = step
         self._parts = parts
+        self._is_bucket = is_bucket
+        self._most = _most(limit, is_bucket)
         self._spend_in = self._spend_from_bucket if is_bucket else self._spend_in_window
+        self.renewed_at = self.mark = 0
         self._identity = identity.to_bytes(8, "little")
         self._secret = words[_KEY : _KEY + 2].tobytes()
         self._first_parts = _HEAD // 8 + 2 * (len(words) - _HEAD // 8) // (2 + _BESIDE)
@@ -294,6 +357,39 @@ class _LockedLimit:
     def spend(self, key: bytes, cost: int, now: int, /) -> float:
         if not 0 < cost <= self._limit:
             raise ValueError("the cost is not between 1 and what may be spent at once")
+        return self._decide(key, cost, now, 0)
+
+    def charge(self, key: bytes, cost: int, now: int, /) -> None:
+        if cost < 1:
+            raise ValueError("a charge is of one permit or more")
+        self._decide(key, min(cost, self._most), now, self._most)
+
+    def refund(self, key: bytes, cost: int, mark: int, clock: Callable[[], int], /) -> None:
+        def give_back(cell: int) -> None:
+            state, now = self._words[cell + 1], clock()
+            if self._is_bucket:
+                if min(state, mark) > now:
+                    self._words[cell + 1] = max(state - min(cost, self._limit) * self._step, now)
+            elif state & ~_COUNT == mark:
+                self._words[cell + 1] = state - min(cost, self._limit, state & _COUNT)
+
+        self._with_live_cell(key, 0, give_back)
+
+    def left(self, key: bytes, now: int, /) -> tuple[int, float]:
+        found = self._limit, 0.0
+
+        def look(cell: int) -> None:
+            nonlocal found
+            state = self._words[cell + 1]
+            spent = -(-(state - now) // self._step) if self._is_bucket else self._spent(cell, now)
+            renewed_at = state if self._is_bucket else state & ~_COUNT
+            found = max(self._limit - spent, 0), max(renewed_at - now, 0) / 1e9
+
+        self._with_live_cell(key, now, look)
+        return found
+
+    def _decide(self, key: bytes, cost: int, now: int, most: int) -> float:
+        """`most`: of a charge, how many permits may be spent in all; 0: it is refused where the limit is reached."""
         hash_ = self._hash(key)
         shared = self._shared[hash_ >> 60]
         lock = self._own.lock(hash_)
@@ -302,12 +398,14 @@ class _LockedLimit:
             cell = self._own.find(hash_)
             if cell is None and not (self._words[_OVERFLOWED] and self._overflow.is_live(shared, now)):
                 cell = self._own.claim(hash_, now, lock)
-            wait = self._spend_shared(shared, cost, now) if cell is None else self._spend_in(cell, cost, now)
+            wait = (
+                self._spend_shared(shared, cost, now, most) if cell is None else self._spend_in(cell, cost, now, most)
+            )
         finally:
             self._own.unlock(lock)
         return wait / 1e9
 
-    def _spend_shared(self, shared: int, cost: int, now: int) -> int:
+    def _spend_shared(self, shared: int, cost: int, now: int, most: int) -> int:
         """In the cell that the key shares with others; it has none of its own, and gets none while that is locked."""
         words = self._words
         lock = self._overflow.lock(shared)
@@ -319,32 +417,59 @@ class _LockedLimit:
                 cell = self._overflow.claim(shared, now, lock)
             if cell is None:
                 words[_REFUSED] += 1
-                return self._overflow.wait_for_any(shared, now)
-            return self._spend_in(cell, cost, now)
+                wait = self._overflow.wait_for_any(shared, now)
+                self.renewed_at = now + wait
+                return wait
+            return self._spend_in(cell, cost, now, most)
         finally:
             self._overflow.unlock(lock)
 
-    def _spend_from_bucket(self, cell: int, cost: int, now: int) -> int:
-        full_at = max(self._words[cell + 1], now) + cost * self._step
+    def _with_live_cell(self, key: bytes, now: int, use: Callable[[int], None]) -> None:
+        """Use the cell that a key spends in, its own or the shared one, while nobody else does; if it has any."""
+        hash_ = self._hash(key)
+        places = [(self._own, hash_)]
+        if self._words[_OVERFLOWED]:
+            places.append((self._overflow, self._shared[hash_ >> 60]))
+        for region, sought in places:
+            lock = region.lock(sought)
+            try:
+                cell = region.find(sought)
+                if cell is not None:
+                    if self._words[cell + 1] > now:
+                        use(cell)
+                    return
+            finally:
+                region.unlock(lock)
+
+    def _spend_from_bucket(self, cell: int, cost: int, now: int, most: int) -> int:
+        free_at = max(self._words[cell + 1], now)
+        full_at = free_at + cost * self._step
         wait = full_at - now - self._limit * self._step
-        if wait > 0:
+        self.renewed_at, self.mark = free_at, now + cost * self._step
+        if most:
+            full_at = max(min(full_at, now + most * self._step), free_at)
+        elif wait > 0:
             return wait
-        self._words[cell + 1] = full_at
+        self._words[cell + 1] = self.renewed_at = full_at
         return 0
 
-    def _spend_in_window(self, cell: int, cost: int, now: int) -> int:
+    def _spend_in_window(self, cell: int, cost: int, now: int, most: int) -> int:
         words, parts = self._words, self._parts
         state = words[cell + 1]
         part, count = now // self._step, 0
-        seen = (state & ~_COUNT) // self._step - 1 - parts
+        seen = self._part(state)
         if part <= seen:
             part, count = seen, state & _COUNT
         elif part <= seen + parts:
             words[self._beside(cell, seen)] = state
         oldest = max(part - parts, 0)
         counts = [self._count(cell, earlier) for earlier in range(oldest, part)]
-        spent = sum(counts) + count + cost
-        if spent <= self._limit:
+        spent = sum(counts) + count
+        self.renewed_at = self.mark = self._instant(part)
+        if most:
+            cost = max(min(cost, most - spent), 0)
+        spent += cost
+        if most or spent <= self._limit:
             words[cell + 1] = self._instant(part) | count + cost
             return 0
         leaving = oldest  # the part with which enough will have left the window
@@ -354,6 +479,17 @@ class _LockedLimit:
                 break
             leaving += 1
         return (leaving + 1 + parts) * self._step - now
+
+    def _spent(self, cell: int, now: int) -> int:
+        """In the window that `now` is in."""
+        state = self._words[cell + 1]
+        seen = self._part(state)
+        part = max(now // self._step, seen)
+        earlier = sum(self._count(cell, each) for each in range(max(part - self._parts, 0), part) if each != seen)
+        return earlier + (state & _COUNT if part <= seen + self._parts else 0)
+
+    def _part(self, state: int) -> int:
+        return (state & ~_COUNT) // self._step - 1 - self._parts
 
     def _instant(self, part: int) -> int:
         """When a part of the window is as good as new."""

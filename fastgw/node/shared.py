@@ -8,9 +8,10 @@ Rule 3: what a number means for the node is the sum over the columns (`Shared.to
 Rule 4: what is never used costs nothing. The file is sparse, so a layout has room for the largest node there is; but
 reading a page for the first time takes it as well as writing does, so nobody walks over all of a column.
 
-In front stands a header, then the region of the limiter cells, then the columns, that of the supervisor first. Columns
-begin on pages of their own, so that no cache line has two writers; within a column counters stand first, then gauges.
-The file outlives its processes by its descriptor: a new program that lays it out in the same way carries on with it.
+In front stands a header, then the table of limits by key (`cells`), then the columns, that of the supervisor first.
+Columns begin on pages of their own, so that no cache line has two writers; within a column counters stand first, then
+gauges. The file outlives its processes by its descriptor: a new program that lays it out in the same way carries on
+with it.
 """
 
 import mmap
@@ -23,13 +24,18 @@ from hashlib import blake2b
 from types import MappingProxyType
 from typing import Final, final
 
+from fastgw.node import cells
 from fastgw.node.limits import UNLIMITED, AddressLimit, Fence, NodeLimit, Sketch, width_for
 
-VERSION: Final = 2
+VERSION: Final = 3
 FIRST_GAUGE: Final = 1 << 18
 """Where the gauges of a column begin; 2 MiB of counters stand before them."""
-CELL_BYTES: Final = 8 << 20
-"""The region of the limiter cells: a table takes as much of it as it needs."""
+LIMIT_CELLS: Final = 1 << 21
+"""Cells of the table of limits: a million keys that are live at a time fill it by half, so all have one of their own.
+
+They cost what is touched: 16 bytes a key, 32 MiB at most, for all limits but sliding windows; each key of such a window
+has 64 more, so 160 MiB at most.
+"""
 SKETCHED: Final = 65_536
 """Connections for which a sketch of client addresses is made at least."""
 _WORD: Final = 8
@@ -38,7 +44,7 @@ _MAGIC, _FINGERPRINT, _COLUMNS, _STRIDE, _WIDTH, _SECRET = range(6)  # words of 
 _SECRET_BYTES: Final = 32
 CELLS_AT: Final = _PAGE
 """Where that begins in the file."""
-_FRONT: Final = CELLS_AT + CELL_BYTES
+_FRONT: Final = CELLS_AT + cells.size(LIMIT_CELLS)
 
 
 class OtherLayout(Exception):
@@ -118,10 +124,12 @@ class Shared:
             os.ftruncate(fd, _FRONT)
         front = memoryview(mmap.mmap(fd, _FRONT))
         self._header = front[:CELLS_AT].cast("Q")
-        self.cells = front[CELLS_AT:]
-        """The region of the limiter cells, bytes."""
         if self._header[_MAGIC] != VERSION or self._header[_FINGERPRINT] != layout.fingerprint:
             raise OtherLayout("the shared memory was laid out by another version")
+        try:
+            self.cells = cells.table(front[CELLS_AT:], fd, CELLS_AT)
+        except ValueError as error:
+            raise OtherLayout(str(error)) from error
         self._stride = self._header[_STRIDE] * _WORD
         self.sketch = Sketch(layout.end, self._header[_WIDTH])
         self._secret = bytes(front[_SECRET * _WORD : _SECRET * _WORD + _SECRET_BYTES])

@@ -103,7 +103,7 @@ class Worker:
         self._channel = channel
         self._ground = Ground(loop)
         self._feeds = Feeds(commons.feeds, self._ask)
-        self._services = Services(self._ground, Fetcher(self._ground), self._feeds)
+        self._services = Services(self._ground, Fetcher(self._ground), self._feeds, commons.shared.cells)
         self._observer = Observer(
             logs=gateway.config.access_logs, column=words.counted(self._column), series=gateway.series
         )

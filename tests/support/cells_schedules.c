@@ -48,7 +48,7 @@ static ucontext_t scheduler;
 static Process* running;
 static uint64_t now, random_state;
 static Admission admissions[PROCESSES * SPENDINGS];
-static int admission_count, attempts;
+static int admission_count, attempts, gives_back;
 
 static uint64_t drawn(uint64_t below) {
     random_state ^= random_state << 13, random_state ^= random_state >> 7, random_state ^= random_state << 17;
@@ -59,9 +59,22 @@ static void take_turns(void) {
     if (running) swapcontext(&running->state, &scheduler);
 }
 
+static uint64_t mark;
+
 static int64_t spend_key(int key, uint64_t at) {
     char name = (char)key;
-    return spend(&table, &limit, &name, 1, 1, at);
+    Spending spending = {1, at, 0, 0, 0};
+    int64_t wait = spend(&table, &limit, &name, 1, &spending);
+    mark = spending.mark;
+    return wait;
+}
+
+static void give_back_key(int key, uint64_t of) {
+    char name = (char)key;
+    const Region* region;
+    Cell seen, *cell;
+    do cell = live_cell(&table, &limit, &name, 1, 0, &seen, &region);
+    while (cell && give_back(&limit, cell, seen, 1, of, now) == AGAIN);
 }
 
 static void live(void) {
@@ -69,7 +82,13 @@ static void live(void) {
         int key = drawn(4) ? 0 : (int)drawn(KEYS);
         uint64_t began = now;
         attempts++;
-        if (spend_key(key, began) == 0) admissions[admission_count++] = (Admission){key, began, now};
+        if (spend_key(key, began) == 0) {
+            if (gives_back && !drawn(3)) { /* as if it had not spent: the others may have it */
+                give_back_key(key, mark);
+            } else {
+                admissions[admission_count++] = (Admission){key, began, now};
+            }
+        }
     }
     running->ended = 1;
     swapcontext(&running->state, &scheduler);
@@ -97,6 +116,7 @@ static const char* trial(void) {
     memory.head.key[0] = drawn(~0ull), memory.head.key[1] = drawn(~0ull);
     now = 1000 * SECOND + drawn(SECOND), admission_count = attempts = 0;
     set_limit();
+    gives_back = (int)drawn(2);
     int free_cells = drawn(2) ? (int)drawn(4) : (int)drawn(CELLS), moves = (int)drawn(3), kills = (int)drawn(2);
     uint64_t spread_of_others = drawn(2) ? SECOND : 4 * SECOND;
     running = NULL;

@@ -15,6 +15,7 @@ from fastgw.compile import building, compile, dismantling
 from fastgw.config.settings import Config
 from fastgw.downstream import Server
 from fastgw.filters.api import Services
+from fastgw.node.cells import own_table
 from fastgw.node.feeds import Feeds
 from fastgw.node.ground import Ground
 from fastgw.node.places import first
@@ -76,7 +77,7 @@ class Node:
         self.gateway = compile(self.config, 1)
         self.ground = Ground(loop)
         self.ground.start()
-        self.services = Services(self.ground, Fetcher(self.ground), Feeds({}, lambda key: None))
+        self.services = Services(self.ground, Fetcher(self.ground), Feeds({}, lambda key: None), own_table())
         self.shared = Shared(self.gateway.layout, 1)
         self.gateway.start(self.services, self.shared.columns[0])
         self.server = Server(self.ground, self.gateway, Observer(), LocalLimit(100), None)  # type: ignore[arg-type]
