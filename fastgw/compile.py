@@ -44,6 +44,7 @@ from fastgw.routing import Conditions, Router, Rule, Steps, at_once, rule_of
 from fastgw.upstream.forward import Forward
 from fastgw.upstream.group import Upstream
 from fastgw.upstream.paths import path_of
+from fastgw.upstream.split import Splitter
 from fastgw.upstream.target import Target, build_targets
 from fastgw.upstream.tls import Identity, client_tls, identity_of, material_of
 
@@ -104,7 +105,7 @@ class Plan(NamedTuple):
 class CompiledRoute(NamedTuple):
     """A route on all listeners, and what it stands on besides its own settings."""
 
-    upstream: Upstream | None
+    upstreams: tuple[Upstream, ...]
     sets: tuple[str, ...]
     """The filter sets that it uses."""
     reads: frozenset[str]
@@ -163,7 +164,7 @@ class Gateway:
         for compiled in self.routes:
             for rule in compiled.rules:
                 if rule is not None:
-                    yield from rule[0].route.chain.links
+                    yield from rule[0].route.links
 
     @cached_property
     def places(self) -> Places:
@@ -385,15 +386,16 @@ class _Building:
         made.upstreams[name] = upstream
         return upstream
 
-    def _destination(self, route: config.Route) -> Steps[Upstream | None]:
-        """The upstream that a route names; for a URL, one of its own that all routes with this URL share."""
-        if route.upstream is None:
-            return None
-        upstream = self._made.upstreams.get(str(route.upstream))
-        if upstream is None and not isinstance(route.upstream, str):
-            target = config.Target(url=route.upstream)
-            upstream = yield from self._upstream(str(route.upstream), config.Upstream(targets=(target,)))
-        return upstream
+    def _destinations(self, route: config.Route) -> Steps[tuple[Upstream, ...]]:
+        """The upstreams that a route names; for a URL, one of its own that all routes with this URL share."""
+        found = []
+        for name in route.destinations:
+            upstream = self._made.upstreams.get(str(name))
+            if upstream is None:
+                assert not isinstance(name, str)
+                upstream = yield from self._upstream(str(name), config.Upstream(targets=(config.Target(url=name),)))
+            found.append(upstream)
+        return tuple(found)
 
     # filters
 
@@ -412,7 +414,7 @@ class _Building:
         return ("gateway", settings.filters), ("listener", settings.listeners[listener].filters)
 
     def _route_levels(self, route: config.Route, upstream: Upstream | None) -> Iterator[Level]:
-        if isinstance(route.upstream, str) and upstream is not None:
+        if upstream is not None:
             yield f"upstream {upstream.name}", upstream.settings.filters
         for name in route.use:
             yield f"filter set {name}", self._plan.settings.filter_sets[name]
@@ -481,19 +483,20 @@ class _Building:
         return bool(self._plan.same) and self._plan.same[place] >= 0
 
     def _same_around(self, compiled: CompiledRoute) -> bool:
-        upstream, made = compiled.upstream, self._made
-        if upstream is not None and upstream.name not in made.upstreams:  # that of a URL
-            made.upstreams[upstream.name] = upstream
-            if upstream.identity is not None:
-                made.contexts[upstream.identity] = self._base.contexts[upstream.identity]
-        same_upstream = upstream is None or made.upstreams[upstream.name] is upstream
+        made = self._made
+        for upstream in compiled.upstreams:
+            if upstream.name not in made.upstreams:  # that of a URL
+                made.upstreams[upstream.name] = upstream
+                if upstream.identity is not None:
+                    made.contexts[upstream.identity] = self._base.contexts[upstream.identity]
+        same_upstreams = all(made.upstreams[upstream.name] is upstream for upstream in compiled.upstreams)
         same_files = self._changed.isdisjoint(compiled.reads)
-        return same_upstream and same_files and self._same_sets.issuperset(compiled.sets)
+        return same_upstreams and same_files and self._same_sets.issuperset(compiled.sets)
 
     def _route(self, place: int, chains: Sequence[Chain]) -> Steps[CompiledRoute]:
         route = self._plan.route(place)
         before = self._base.routes_by_name.get(route.name)
-        upstream = yield from self._destination(route)
+        upstreams = yield from self._destinations(route)
         same = before is not None and self._is_same(place) and self._same_around(before)
         conditions: Conditions | None = None
         rules: list[Rule[Route] | None] = []
@@ -506,16 +509,46 @@ class _Building:
             elif rule is None or not same or not same_filters:
                 if conditions is None:
                     conditions = yield from _conditions(route)
-                    action = _action(route, upstream)
-                links_before = rule[0].route.chain.links if rule is not None else ()
-                compiled = self._on_listener(listener, route, upstream, action, chain, links_before)
+                    actions = [_action(route, upstream) for upstream in upstreams or (None,)]
+                links_before = tuple(rule[0].route.links) if rule is not None else ()
+                compiled = self._divided(listener, route, upstreams, actions, chain, links_before)
                 rule = yield from rule_of(conditions, compiled)
             rules.append(rule)
             yield
-        links = {link for rule in rules if rule is not None for link in rule[0].route.chain.links}
+        links = {link for rule in rules if rule is not None for link in rule[0].route.links}
         reads = frozenset(file for link in links for file in link.reads)
         live = frozenset(link for link in links if link.is_live)
-        return CompiledRoute(upstream, route.use, reads, live, tuple(rules))
+        return CompiledRoute(upstreams, route.use, reads, live, tuple(rules))
+
+    def _divided(
+        self,
+        listener: str,
+        route: config.Route,
+        upstreams: Sequence[Upstream],
+        actions: Sequence[Callable[[Exchange], None]],
+        early_chain: Chain,
+        links_before: Sequence[Link],
+    ) -> Route:
+        """The route on a listener; where it has several upstreams, divided into one for each of them."""
+        if not isinstance(route.upstream, Mapping):
+            upstream = upstreams[0] if upstreams else None
+            return self._on_listener(listener, route, upstream, actions[0], early_chain, links_before)
+        parts: list[Route] = []
+        for upstream, action in zip(upstreams, actions, strict=True):
+            # What stands on the route itself is one filter, whichever upstream a request goes to.
+            before = (*links_before, *(link for part in parts for link in part.chain.links))
+            parts.append(self._on_listener(listener, route, upstream, action, early_chain, before))
+        names = tuple(route.upstream)
+        divided = Route(
+            *(route.name, parts[0].action, parts[0].chain, parts[0].steps, parts[0].encoded_slash_allowed),
+            patience=parts[0].patience,
+            preflight_chain=parts[0].preflight_chain,
+            takes_options=parts[0].takes_options,
+        )
+        divided.forwards_preflight = parts[0].forwards_preflight
+        divided.parts = tuple(parts)
+        divided.split = Splitter(route.name, names, tuple(route.upstream.values()), route.split or config.Split())
+        return divided
 
     def _on_listener(
         self,

@@ -109,6 +109,8 @@ class Explanation(msgspec.Struct, omit_defaults=True):
     """The host and path pattern that matched, with the parameters' values."""
     beat: tuple[str, ...] = ()
     """Routes that match too, and why they come later."""
+    split: str = ""
+    """Which of the route's upstreams takes it, and why."""
     early: tuple[Step, ...] = ()
     filters: tuple[Step, ...] = ()
     provided: tuple[str, ...] = ()
@@ -213,6 +215,8 @@ def explain(
             shown.hide(exchange.route.chain.links)
             explanation.route = exchange.route.name
             explanation.matched = _matched(candidates[0])
+            if candidates[0].match.route.split is not None:
+                explanation.split = candidates[0].match.route.split.told(exchange)
             explanation.beat = tuple(f"{each.match.route.name} ({each.weakness})" for each in candidates[1:])
             later = _later_links(exchange.route.chain, chosen.early)
             if reply is None:
@@ -388,6 +392,8 @@ def as_text(explanation: Explanation) -> str:
     if explanation.route:
         beat = f"; beat: {', '.join(explanation.beat)}" if explanation.beat else ""
         lines.append(("route", f"{explanation.route}   {explanation.matched}{beat}"))
+    if explanation.split:
+        lines.append(("split", explanation.split))
     for title, steps in (("early", explanation.early), ("filters", explanation.filters)):
         for place, step in enumerate(steps):
             level = f"   [{step.level}]" if step.level else ""

@@ -48,8 +48,7 @@ class FilterRules:
             )
         for place, route in self.merged.routes():
             farther = [gateway, *(listeners[name] for name in self._listeners_of(route) if name in listeners)]
-            if route.upstream in upstreams:
-                farther.append(upstreams[route.upstream])
+            farther += [upstreams[name] for name in route.destinations if name in upstreams]
             for level in self._own_levels(place, route):
                 notes += self._compare(level, farther)
                 farther.append(level)
@@ -92,7 +91,8 @@ class FilterRules:
         """Upstream names, and the listeners that have a route there."""
         reached: defaultdict[Any, set[str]] = defaultdict(set)
         for _, route in self.merged.routes():
-            reached[route.upstream].update(self._listeners_of(route))
+            for name in route.destinations:
+                reached[name].update(self._listeners_of(route))
         return reached
 
     def _compare(self, level: Level, farther: Sequence[Level]) -> Iterator[Problem]:

@@ -6,7 +6,7 @@ They add up by instance name; the nearest use of a name counts, and a nearest `n
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fastgw.config.settings import NONE, Config, Filters, FilterUse, Route
+from fastgw.config.settings import Config, Filters, FilterUse, Route
 
 
 def early(settings: Any) -> bool:
@@ -33,10 +33,10 @@ def of_listener(config: Config, listener: str) -> tuple[Filters, ...]:
 
 
 def of_route(config: Config, listener: str, route: Route) -> tuple[Filters, ...]:
-    """The levels of a request that came in by `listener` and met `route`."""
-    upstream = config.upstreams[route.upstream].filters if isinstance(route.upstream, str) else NONE
+    """The levels of a request that came in by `listener` and met `route`; of several upstreams those of each."""
+    upstreams = (config.upstreams[name].filters for name in route.destinations if isinstance(name, str))
     sets = (config.filter_sets[name] for name in route.use)
-    return *of_listener(config, listener), upstream, *sets, route.filters
+    return *of_listener(config, listener), *upstreams, *sets, route.filters
 
 
 def running(config: Config, listener: str, route: Route) -> Sequence[FilterUse]:

@@ -4,7 +4,7 @@
 problem says enough.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -25,7 +25,7 @@ Rule = Callable[[Merged], None]
 
 ENDS: Final = ("upstream", "respond", "redirect")
 """What can become of a request: exactly one of them per route."""
-OF_UPSTREAM: Final = ("strip_prefix", "rewrite", "path", "forwarded", "upgrade", "timeout")
+OF_UPSTREAM: Final = ("split", "strip_prefix", "rewrite", "path", "forwarded", "upgrade", "timeout")
 """What means something only for a request that is sent on."""
 
 
@@ -110,9 +110,21 @@ def names_are_known(merged: Merged) -> None:
             for index, name in _whole(getattr(route, key)):
                 if name not in known:
                     place.below(key, index).report(f"unknown {kind} {show(name)}", suggest(name, known), at_key=False)
-        if isinstance(route.upstream, str) and route.upstream not in merged.maps["upstreams"]:
-            wrong = f"unknown upstream {show(route.upstream)}"
-            place.below("upstream").report(wrong, suggest(route.upstream, merged.maps["upstreams"]), at_key=False)
+        known = merged.maps["upstreams"]
+        split = isinstance(route.upstream, Mapping)
+        for name in route.destinations:
+            if isinstance(name, str) and name not in known:
+                at = place.below("upstream", name) if split else place.below("upstream")
+                at.report(f"unknown upstream {show(name)}", suggest(name, known), at_key=split)
+        for index, canary in _whole(route.split.canaries if route.split is not None else ()):
+            if canary.upstream not in route.destinations:
+                wrong = f"{show(canary.upstream)} is none of the route's upstreams"
+                at = place.below("split", "canaries", index, "upstream")
+                at.report(wrong, suggest(canary.upstream, [*map(str, route.destinations)]), at_key=False)
+        if isinstance(route.upstream, Mapping) and not any(route.upstream.values()):
+            place.below("upstream").report("no upstream has a share", "expected one that is more than 0")
+        elif not split and route.split is not None:
+            place.below("split").report("there is nothing to divide", "expected several upstreams, with their shares")
 
 
 def route_patterns(merged: Merged) -> None:

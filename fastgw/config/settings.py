@@ -35,7 +35,10 @@ from fastgw.config.values import (
     Sha256,
     Size,
     TargetUrl,
+    Trait,
+    Url,
     Username,
+    trait,
 )
 
 T = TypeVar("T")
@@ -400,6 +403,34 @@ class PathForwarding(Settings):
     """Whether a `%2F` in the path is passed on as it is, or answered 400."""
 
 
+Share = Annotated[int, Meta(ge=0, le=1_000_000)]
+
+
+class Canary(Settings):
+    """Requests that go to one of a route's upstreams whatever its share is: those that meet all conditions here."""
+
+    upstream: Name
+    """Which of them."""
+    headers: Mapping[FieldName, str] = NONE
+    """Request fields and the values they must have."""
+    cookies: Mapping[FieldName, str] = NONE
+    """Cookies and the values they must have."""
+
+    def __post_init__(self) -> None:
+        if not self.headers and not self.cookies:
+            raise ValueError("no condition; expected `headers` or `cookies`")
+
+
+class Split(Settings):
+    """How requests are divided among the upstreams of a route."""
+
+    by: Annotated[Trait, trait("ip", "header", "cookie", "request")] = Trait("ip")
+    """Requests with the same one go to the same upstream: `ip` (IPv6 by its /64), `header:NAME` or `cookie:NAME`;
+    without that field or cookie the address counts. `request`: each request is drawn for itself."""
+    canaries: tuple[Canary, ...] = ()
+    """Requests that are not divided; the first that fits counts."""
+
+
 class Route(Settings):
     """Conditions, and what happens to a request that meets them all: one of `upstream`, `respond`, `redirect`."""
 
@@ -420,8 +451,13 @@ class Route(Settings):
     """Request fields and the values they must have."""
     query: Mapping[str, str] = NONE
     """Query parameters and the values they must have."""
-    upstream: Destination | None = None
-    """Where requests go: the name of an upstream, or the URL of its only target."""
+    upstream: (
+        Destination | Annotated[Mapping[Name, Share], Meta(min_length=1, examples=["{users: 90, users_v2: 10}"])] | None
+    ) = None
+    """Where requests go: the name of an upstream, the URL of its only target, or the names of several with the share
+    that each gets."""
+    split: Split | None = None
+    """How requests are divided among several upstreams. null = by the client's address."""
     respond: Respond | None = None
     """Answer without an upstream."""
     redirect: Redirect | None = None
@@ -444,6 +480,13 @@ class Route(Settings):
     """Filter sets, the later before the earlier; the route's own `filters` come before them all."""
     filters: Filters = NONE
     """Filters for this route alone."""
+
+    @property
+    def destinations(self) -> tuple[str | Url, ...]:
+        """The upstreams, by name or URL."""
+        if isinstance(self.upstream, Mapping):
+            return tuple(self.upstream)
+        return () if self.upstream is None else (self.upstream,)
 
 
 class ConsumerKey(Settings):

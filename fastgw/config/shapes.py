@@ -297,6 +297,10 @@ class Either(Shape):
     def read(self, value: Any, path: Path, reading: Reading) -> Any:
         if isinstance(self.shapes[-1], Null) and len(self.shapes) == 2:  # then what is wrong inside can be told
             return None if value is None else self.shapes[0].read(value, path, reading)
+        kinds = _KINDS.get(type(value), ())
+        meant = [shape for shape in self.shapes if isinstance(shape, kinds)]
+        if len(meant) == 1:  # and here
+            return meant[0].read(value, path, reading)
         for shape in self.shapes:
             trial = Reading(reading.document, reading.filter_types, reading.files)
             held = shape.read(value, path, trial)
@@ -384,6 +388,13 @@ class Structure(Shape):
 
 def _options(shape: Shape) -> tuple[Shape, ...]:
     return shape.shapes if isinstance(shape, Either) else ()
+
+
+_KINDS: Final[Mapping[type, tuple[type[Shape], ...]]] = {
+    dict: (Table, Structure, Hidden),
+    str: (Text, Noted, File, Choice, Hidden),
+}
+"""What a plain value of this type can be meant for."""
 
 
 @dataclass(frozen=True)

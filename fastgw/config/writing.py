@@ -108,7 +108,7 @@ _FITS: Final[Mapping[type[Shape], Callable[[Any, Any], bool]]] = {
     Null: lambda shape, value: value is None,
     Choice: lambda shape, value: any(value == each and type(value) is type(each) for each in shape.values),
     File: lambda shape, value: isinstance(value, str),
-    Noted: lambda shape, value: value is not None,
+    Noted: lambda shape, value: value is not None and not isinstance(value, Mapping),
     Hidden: lambda shape, value: isinstance(value, Secret),
     Sequence: lambda shape, value: isinstance(value, tuple),
     Table: lambda shape, value: isinstance(value, Mapping),

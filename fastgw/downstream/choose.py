@@ -110,6 +110,8 @@ def choose(exchange: Exchange, router: Router[Route], match: Match[Route] | None
     if match is None:
         return _no_route(exchange, router)
     route = match.route
+    if route.split is not None:
+        route = route.parts[route.split(exchange)]
     if not route.encoded_slash_allowed and b"%2F" in exchange.path:
         return problem(Fault.BAD_REQUEST, "The path may not contain an encoded slash here.")
     exchange.route = route

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from math import inf
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, final
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, final
 
 from fastgw.errors import Fault
 from fastgw.exchange.reply import Reply, problem
@@ -150,6 +150,16 @@ def _hooks_of(link: Link) -> tuple[object, ...]:
     return hooks.request, hooks.response, hooks.request_body, hooks.finish, hooks.preflight
 
 
+class Divider(Protocol):
+    """Divides a route among its parts."""
+
+    def __call__(self, exchange: Exchange, /) -> int:
+        """Which of them takes it."""
+
+    def told(self, exchange: Exchange, /) -> str:
+        """Which upstream that means and why, for people."""
+
+
 @final
 class Route:
     """A compiled route. `action` answers the exchange, at once or later.
@@ -160,6 +170,8 @@ class Route:
     `preflight_chain`: of a preflight's answer; None: there is none. `takes_options`: it names OPTIONS as its own.
     `forwards_preflight`: makes a preflight that the upstream answers one that shows nobody, and gives the route as it
     is for that; None: as for any other request.
+    `parts`: the routes that this one is divided into, one for each of its upstreams; `split`: which of them takes an
+    exchange; None: it is not divided.
     """
 
     __slots__ = (
@@ -168,8 +180,10 @@ class Route:
         "encoded_slash_allowed",
         "forwards_preflight",
         "name",
+        "parts",
         "patience",
         "preflight_chain",
+        "split",
         "steps",
         "straight",
         "takes_options",
@@ -197,6 +211,13 @@ class Route:
         self.preflight_chain = preflight_chain
         self.takes_options = takes_options
         self.forwards_preflight: Callable[[Exchange], Route] | None = None
+        self.parts: tuple[Route, ...] = ()
+        self.split: Divider | None = None
+
+    @property
+    def links(self) -> Iterable[Link]:
+        """Its filters, and those of its parts."""
+        return dict.fromkeys([*self.chain.links, *(link for part in self.parts for link in part.chain.links)])
 
 
 def before_any(exchange: Exchange) -> None:

@@ -270,7 +270,7 @@ class Parts:
     @cached_property
     def upstreams(self) -> Mapping[str, Upstream]:
         """By name; those of routes that name a URL are called by it."""
-        urls = {str(each.upstream): each.upstream for each in self.config.routes if isinstance(each.upstream, Url)}
+        urls = {str(each): each for route in self.config.routes for each in route.destinations if isinstance(each, Url)}
         return {**self.config.upstreams, **{name: Upstream(targets=(Target(url=url),)) for name, url in urls.items()}}
 
 
@@ -317,6 +317,8 @@ def _destination(route: Route) -> str:
         return f"respond {route.respond.status}"
     if route.redirect is not None:
         return f"redirect {route.redirect.status}"
+    if isinstance(route.upstream, Mapping):
+        return ", ".join(f"{name} {share}" for name, share in route.upstream.items())
     return str(route.upstream)
 
 

@@ -404,9 +404,9 @@ class Plane:
         """Nothing is held for anybody."""
         assert self.pool.waiting == []
         assert self.limit.taken == len(self.server.connections)
-        for upstream in self.gateway.upstreams.values():
-            assert (upstream.active, upstream.retrying) == (0, 0)
-            idle = {connection for target in upstream.targets for connection in target.idle}
-            assert self.pool.open == idle
+        upstreams = self.gateway.upstreams.values()
+        assert all((upstream.active, upstream.retrying) == (0, 0) for upstream in upstreams)
+        targets = [target for upstream in upstreams for target in upstream.targets]
+        assert self.pool.open == {connection for target in targets for connection in target.idle}
         assert all(connection.exchange is None and not connection._passing for connection in self.server.connections)
         assert not self.ground.hangups.watched

@@ -99,7 +99,7 @@ def test_upstreams(tmp_path, text, line):
         ("methods: [GET]", "5:4: routes[0]: nothing to do with a request; expected one of upstream, respond, redirect"),
         ("upstream: null", "5:4: routes[0]: nothing to do with a request; expected one of upstream, respond, redirect"),
         ("upstream: v", '5:24: routes[0].upstream: unknown upstream "v"; expected one of "u"'),
-        ("upstream: {u: 90}", "5:24: routes[0].upstream: a mapping; expected the name of an upstream or a URL"),
+        ("upstream: [u]", "5:24: routes[0].upstream: a list; expected the name of an upstream or a URL"),
         ("upstream: 'u:80'", '5:24: routes[0].upstream: "u:80" is not an http, https or unix URL; expected the name'),
         ("upstream: u, listeners: [min]", '5:39: routes[0].listeners[0]: unknown listener "min"; did you mean "main"?'),
         ("upstream: u, use: [x]", '5:33: routes[0].use[0]: unknown filter set "x"; none is defined'),
