@@ -211,6 +211,15 @@ class Column:
         self._secret = secret
         self._fence = Fence()
 
+    @property
+    def views(self) -> Sequence[memoryview]:
+        """The words of all columns, that of the supervisor first. Kept, it grows with the node."""
+        return self._views
+
+    def fence(self) -> None:
+        """Have all see what was stored here before anything is loaded that comes next."""
+        self._fence()
+
     def limit(self, word: int, most: int | None, counter: int | None = None) -> NodeLimit:
         """An allowance of `most` (None: none) that all workers share; `word` is a gauge of the layout.
 

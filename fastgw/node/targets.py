@@ -1,21 +1,8 @@
-"""The words of upstreams and their targets: allowances, what is thought of a target's health, and how busy it is."""
+"""The words of upstreams and their targets: allowances, how busy a target is, and its health (`health`)."""
 
-from enum import IntEnum
-from typing import Final
-
+from fastgw.node.health import HealthWords, Verdict
 from fastgw.node.places import MAX_TARGETS, MAX_UPSTREAMS, Places, upstream_of
 from fastgw.node.shared import Column, Layout, Shared
-
-_VERDICT_BITS: Final = 3
-
-
-class Verdict(IntEnum):
-    """On a target. The higher one counts where processes disagree."""
-
-    UNKNOWN = 0  # and usable: nobody has looked, or not lately
-    HEALTHY = 1
-    UNHEALTHY = 2
-    EJECTED = 3
 
 
 class TargetWords:
@@ -26,22 +13,18 @@ class TargetWords:
         """Connections to an upstream: opening, lent and idle."""
         self.pending = layout.gauge("upstream_pending", 2 * MAX_UPSTREAMS)
         """Requests that wait for a place among them."""
-        self._verdict = layout.gauge("target_verdict", 2 * MAX_TARGETS)
+        self.under_way = layout.gauge("target_under_way", 2 * MAX_TARGETS)
+        """Attempts at a target; counted where targets are picked by that."""
+        self.under_way_all = layout.gauge("upstream_under_way", 2 * MAX_UPSTREAMS)
+        """The same of all targets of an upstream."""
         self.in_use = layout.gauge("target_in_use", 2 * MAX_TARGETS)
         self.idle = layout.gauge("target_idle", 2 * MAX_TARGETS)
         self.waiting = layout.gauge("target_waiting", 2 * MAX_TARGETS)
-
-    def judge(self, column: Column, target: int, verdict: Verdict, until: float) -> None:
-        """What this process thinks of a target, and until when that holds (monotonic seconds). One store for both."""
-        column.words[self._verdict + target] = int(until * 1000) << _VERDICT_BITS | verdict
+        self.health = HealthWords(layout)
 
     def verdict(self, shared: Shared, target: int, now: float) -> Verdict:
-        """The gravest of the verdicts that still hold."""
-        now_ms = int(now * 1000)
-        return max(
-            Verdict(word & (1 << _VERDICT_BITS) - 1) if word >> _VERDICT_BITS > now_ms else Verdict.UNKNOWN
-            for word in (view[self._verdict + target] for view in shared.views)
-        )
+        """What the node thinks of a target."""
+        return self.health.look(shared.supervisor, [target], now)[0][0]
 
     def tell(self, column: Column, target: int, in_use: int, idle: int, waiting: int) -> None:
         """How busy this worker keeps a target: for those who look at the node, not for decisions."""

@@ -1,8 +1,9 @@
 """What the node thinks of its targets, and how busy it keeps them."""
 
+from fastgw.node.health import Ejection, Verdict
 from fastgw.node.places import Names, first
 from fastgw.node.shared import Layout, Shared
-from fastgw.node.targets import TargetWords, Verdict
+from fastgw.node.targets import TargetWords
 
 
 def node(columns: int = 2) -> tuple[Shared, TargetWords]:
@@ -14,14 +15,23 @@ def node(columns: int = 2) -> tuple[Shared, TargetWords]:
 def test_the_gravest_verdict_that_still_holds_is_the_nodes() -> None:
     """Whoever has given it. When nobody renews them, a target is unknown again, and usable."""
     shared, words = node()
-    worker, control = shared.columns[0], shared.supervisor
+    worker, control, health = shared.columns[0], shared.supervisor, words.health
     assert words.verdict(shared, 3, now=1000.0) is Verdict.UNKNOWN
-    words.judge(control, 3, Verdict.HEALTHY, until=1010.0)
-    words.judge(worker, 3, Verdict.EJECTED, until=1005.0)
+    health.judge(control, 3, Verdict.HEALTHY, until=1010.0)
+    health.eject(worker, 3, Ejection(1005.0, 1))
     assert words.verdict(shared, 3, now=1004.9) is Verdict.EJECTED
     assert words.verdict(shared, 3, now=1005.0) is Verdict.HEALTHY
     assert words.verdict(shared, 3, now=1010.0) is Verdict.UNKNOWN
     assert words.verdict(shared, 4, now=1000.0) is Verdict.UNKNOWN
+
+
+def test_targets_that_lie_far_apart_are_looked_at_one_by_one() -> None:
+    shared, words = node()
+    far = [2, 40_000, 3]
+    words.health.judge(shared.supervisor, 40_000, Verdict.UNHEALTHY, until=1010.0)
+    words.health.eject(shared.columns[1], 3, Ejection(1005.0, 1))
+    found = [verdict for verdict, _ in words.health.look(shared.columns[0], far, 1000.0)]
+    assert found == [Verdict.UNKNOWN, Verdict.UNHEALTHY, Verdict.EJECTED]
 
 
 def test_how_busy_an_upstream_is_is_summed_over_targets_and_workers() -> None:
