@@ -41,6 +41,7 @@ from fastgw.node.targets import TargetWords
 from fastgw.observe import Series
 from fastgw.observe.series import UPSTREAM_CONNECTS, UPSTREAM_WAITS, counted_in, series_of
 from fastgw.routing import Conditions, Router, Rule, Steps, at_once, rule_of
+from fastgw.upstream.fallback import Fallback
 from fastgw.upstream.forward import Forward
 from fastgw.upstream.group import Upstream
 from fastgw.upstream.paths import path_of
@@ -518,6 +519,8 @@ class _Building:
         links = {link for rule in rules if rule is not None for link in rule[0].route.links}
         reads = frozenset(file for link in links for file in link.reads)
         live = frozenset(link for link in links if link.is_live)
+        if route.fallback is not None and route.fallback.upstream is not None:
+            upstreams = (*upstreams, self._made.upstreams[route.fallback.upstream])
         return CompiledRoute(upstreams, route.use, reads, live, tuple(rules))
 
     def _divided(
@@ -580,9 +583,17 @@ class _Building:
         made = Route(
             route.name, action, chain, steps, slash_allowed, straight, route.timeout, for_preflights, takes_options
         )
+        if route.fallback is not None:
+            made.fallback = self._fallback(route, route.fallback)
         if for_preflights is not None and isinstance(action, Forward):
             made.forwards_preflight = forwards_preflight(made, links)
         return made
+
+    def _fallback(self, route: config.Route, settings: config.Fallback) -> Fallback:
+        if settings.respond is not None:
+            return Fallback(settings.conditions, reply=_reply(settings.respond))
+        assert settings.upstream is not None
+        return Fallback(settings.conditions, forward=_forward(route, self._made.upstreams[settings.upstream]))
 
     # listeners
 
@@ -699,16 +710,24 @@ def _action(route: config.Route, upstream: Upstream | None) -> Callable[[Exchang
     if route.redirect is not None:
         return _redirect(route.redirect.status, parse_redirect(route.redirect.to))
     assert upstream is not None
+    return _forward(route, upstream)
+
+
+def _forward(route: config.Route, upstream: Upstream) -> Forward:
     upgrade = tuple(protocol.lower().encode() for protocol in route.upgrade)
     return Forward(upstream, path_of(route), route.forwarded, upgrade, route.timeout)
 
 
 def _respond(respond: config.Respond) -> Callable[[Exchange], None]:
+    reply = _reply(respond)
+    return lambda exchange: exchange.reply(reply)
+
+
+def _reply(respond: config.Respond) -> Reply:
     fields = [(name.encode(), value.encode()) for name, value in respond.headers.items()]
     if respond.body and not any(name.lower() == b"content-type" for name, _ in fields):
         fields.append((b"Content-Type", b"text/plain; charset=utf-8"))
-    reply = Reply(respond.status, respond.body.encode(), fields)
-    return lambda exchange: exchange.reply(reply)
+    return Reply(respond.status, respond.body.encode(), fields)
 
 
 def _redirect(status: int, to: Template) -> Callable[[Exchange], None]:

@@ -25,7 +25,7 @@ Rule = Callable[[Merged], None]
 
 ENDS: Final = ("upstream", "respond", "redirect")
 """What can become of a request: exactly one of them per route."""
-OF_UPSTREAM: Final = ("split", "strip_prefix", "rewrite", "path", "forwarded", "upgrade", "timeout")
+OF_UPSTREAM: Final = ("split", "fallback", "strip_prefix", "rewrite", "path", "forwarded", "upgrade", "timeout")
 """What means something only for a request that is sent on."""
 
 
@@ -121,6 +121,10 @@ def names_are_known(merged: Merged) -> None:
                 wrong = f"{show(canary.upstream)} is none of the route's upstreams"
                 at = place.below("split", "canaries", index, "upstream")
                 at.report(wrong, suggest(canary.upstream, [*map(str, route.destinations)]), at_key=False)
+        fallback = route.fallback.upstream if route.fallback is not None else None
+        if fallback is not None and fallback not in known:
+            at = place.below("fallback", "upstream")
+            at.report(f"unknown upstream {show(fallback)}", suggest(fallback, known), at_key=False)
         if isinstance(route.upstream, Mapping) and not any(route.upstream.values()):
             place.below("upstream").report("no upstream has a share", "expected one that is more than 0")
         elif not split and route.split is not None:

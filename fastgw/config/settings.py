@@ -403,6 +403,26 @@ class PathForwarding(Settings):
     """Whether a `%2F` in the path is passed on as it is, or answered 400."""
 
 
+FallbackCondition = Literal["unavailable", "unreachable", "broken", "timeout"]
+
+
+class Fallback(Settings):
+    """What takes the place of an upstream that fails before its answer begins: one of `upstream` and `respond`."""
+
+    upstream: Name | None = None
+    """Another upstream, for requests whose body is still at hand. One that the first may have acted on is sent there
+    only if its method may be repeated. Filters of this upstream do not run."""
+    respond: Respond | None = None
+    """An answer of the gateway's own."""
+    conditions: Some[FallbackCondition] = ("unavailable", "unreachable", "broken", "timeout")
+    """`unavailable`: no target may be asked, the circuit breaker is open or no connection is free; `unreachable`: none
+    can be made; `broken`: it was lost, or what came was no answer; `timeout`: no answer came in time."""
+
+    def __post_init__(self) -> None:
+        if (self.upstream is None) == (self.respond is None):
+            raise ValueError("not one thing to do; expected either `upstream` or `respond`")
+
+
 Share = Annotated[int, Meta(ge=0, le=1_000_000)]
 
 
@@ -462,6 +482,8 @@ class Route(Settings):
     """Answer without an upstream."""
     redirect: Redirect | None = None
     """Send the client elsewhere."""
+    fallback: Fallback | None = None
+    """What takes the place of an upstream that fails. null = the client is told."""
     strip_prefix: str | None = None
     """What is cut off the front of the path, by whole path elements, before it is sent."""
     rewrite: str | None = None

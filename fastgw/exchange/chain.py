@@ -172,12 +172,14 @@ class Route:
     is for that; None: as for any other request.
     `parts`: the routes that this one is divided into, one for each of its upstreams; `split`: which of them takes an
     exchange; None: it is not divided.
+    `fallback`: has an exchange that fails before its answer begins answered otherwise, or returns False.
     """
 
     __slots__ = (
         "action",
         "chain",
         "encoded_slash_allowed",
+        "fallback",
         "forwards_preflight",
         "name",
         "parts",
@@ -211,6 +213,7 @@ class Route:
         self.preflight_chain = preflight_chain
         self.takes_options = takes_options
         self.forwards_preflight: Callable[[Exchange], Route] | None = None
+        self.fallback: Callable[[Exchange, Fault], bool] | None = None
         self.parts: tuple[Route, ...] = ()
         self.split: Divider | None = None
 

@@ -242,11 +242,13 @@ class Exchange:
         if self.state is ENDED:
             return
         self.why = self.why or why or detail or ""
-        self.refuse_late(problem(fault, detail))
+        route = self.route
+        if route is None or route.fallback is None or self.state is ANSWERING or not route.fallback(self, fault):
+            self.refuse_late(problem(fault, detail))
 
     def refuse_late(self, reply: Reply) -> None:
         """A reply decided while the request was on its way already: the upstream's work is stopped."""
-        self._break_off()
+        self.break_off()
         if self.state is ANSWERING:
             self.fault = self.fault or reply.fault
             self.client.abort(reply.fault or Fault.INTERNAL)
@@ -257,7 +259,7 @@ class Exchange:
         """Nobody takes the answer any more: stop the upstream's work. The exchange is over when this returns."""
         if self.state is not ENDED:
             self.fault = self.fault or fault
-            self._break_off()
+            self.break_off()
 
     def finish(self) -> None:
         """The answer is out, or nobody waits for it: run the finish steps."""
@@ -269,7 +271,8 @@ class Exchange:
                 except BaseException:  # the edge of a filter: its error is logged, the others still run
                     count_raised(step, "finish", self)
 
-    def _break_off(self) -> None:
+    def break_off(self) -> None:
+        """Stop the upstream's work."""
         service, self.service = self.service, None
         if service is not None:
             service.cancel()
@@ -280,7 +283,7 @@ class Exchange:
         self.response = response
         if self._run_response_steps():
             return True
-        self._break_off()
+        self.break_off()
         reply = problem(Fault.INTERNAL)
         self.fault = Fault.INTERNAL
         self.response = Response(500, None, reply.fields)

@@ -1,0 +1,150 @@
+"""What takes the place of an upstream that fails: a reply, or another upstream that gets nothing twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from fastgw.errors import Fault
+from tests.support.memory import Plane, Wire
+
+OTHER = {"upstream": "v"}
+STATIC = {"respond": {"status": 200, "body": "away", "headers": {"X-From": "us"}}}
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nother"
+
+
+def plane_with(fallback: dict[str, Any], **more: Any) -> Plane:
+    settings = {
+        "upstreams": {
+            "u": {"targets": [{"url": "http://127.0.0.1:9"}], "retries": {"max": 0}},
+            "v": {"targets": [{"url": "http://127.0.0.2:9"}], "retries": {"max": 0}},
+        },
+        "routes": [{"name": "all", "upstream": "u", "fallback": fallback, **more}],
+    }
+    return Plane(settings)
+
+
+def asked(plane: Plane, method: bytes = b"GET", body: bytes = b"") -> Wire:
+    client = plane.client()
+    length = b"Content-Length: %d\r\n" % len(body) if body else b""
+    client.sends(method + b" /a HTTP/1.1\r\nHost: a\r\n" + length + b"\r\n" + body)
+    return client
+
+
+def test_a_reply_in_place_of_a_fault() -> None:
+    plane = plane_with(STATIC)
+    client = asked(plane)
+    plane.cannot_connect()
+    assert client.received.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"\r\nX-From: us\r\n" in client.received
+    assert client.received.endswith(b"\r\n\r\naway")
+    (record,) = plane.records
+    assert (record.status, record.fault) == (200, Fault.CONNECT_REFUSED.label)
+    client.sends(b"GET /b HTTP/1.1\r\nHost: a\r\n\r\n")  # the connection goes on
+    assert plane.pool.waiting
+    plane.cannot_connect(Fault.DNS_FAILED)
+    assert client.received.count(b"away") == 2
+    plane.assert_quiet()
+
+
+def test_another_upstream_in_place_of_one_that_cannot_be_reached() -> None:
+    plane = plane_with(OTHER)
+    client = asked(plane, b"POST", b"payload")  # nothing was sent yet, so this may be a POST
+    plane.cannot_connect()
+    upstream = plane.connects()
+    assert upstream.received.startswith(b"POST /a HTTP/1.1\r\nHost: 127.0.0.2:9\r\n")
+    assert upstream.received.endswith(b"\r\n\r\npayload")
+    upstream.sends(OK)
+    assert client.received.endswith(b"other")
+    (record,) = plane.records
+    assert (record.status, record.fault, record.upstream) == (200, "", "v")
+    plane.assert_quiet()
+
+
+def broken(wire: Wire) -> None:
+    wire.resets()
+
+
+def nonsense(wire: Wire) -> None:
+    wire.sends(b"nonsense\r\n\r\n")
+
+
+@pytest.mark.parametrize("fail", [broken, nonsense])
+@pytest.mark.parametrize(
+    ("method", "body", "again"),
+    [(b"GET", b"", True), (b"PUT", b"payload", True), (b"POST", b"payload", False), (b"POST", b"", False)],
+)
+def test_what_may_have_been_acted_on_is_repeated_only_if_its_method_allows_it(
+    method: bytes, body: bytes, again: bool, fail: Callable[[Wire], None]
+) -> None:
+    plane = plane_with(OTHER)
+    client = asked(plane, method, body)
+    first = plane.connects()
+    assert first.received.startswith(method)
+    fail(first)
+    if again:
+        second = plane.connects()
+        assert second.received.startswith(method + b" /a HTTP/1.1\r\nHost: 127.0.0.2:9\r\n")
+        assert second.received.endswith(b"\r\n\r\n" + body)
+        second.sends(OK)
+        assert client.received.endswith(b"other")
+    else:
+        assert client.received.startswith(b"HTTP/1.1 502 ")
+        assert not plane.pool.waiting
+    plane.assert_quiet()
+
+
+def test_a_body_that_is_not_at_hand_any_more_is_not_sent() -> None:
+    plane = plane_with(OTHER)
+    client = plane.client()
+    client.sends(b"PUT /a HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\n\r\n" + bytes(1000))
+    first = plane.connects()
+    for _ in range(10):
+        client.sends(bytes(10_000))
+    first.resets()
+    assert client.received.startswith(b"HTTP/1.1 502 ")
+    assert not plane.pool.waiting
+
+
+def test_the_other_upstream_has_no_other() -> None:
+    plane = plane_with(OTHER)
+    client = asked(plane)
+    plane.cannot_connect()
+    plane.cannot_connect()
+    assert client.received.startswith(b"HTTP/1.1 502 ")
+    assert [record.upstream for record in plane.records] == ["v"]
+    plane.assert_quiet()
+
+
+def test_only_what_was_asked_for() -> None:
+    plane = plane_with({**STATIC, "conditions": ["unavailable"]})
+    client = asked(plane)
+    plane.cannot_connect()
+    assert client.received.startswith(b"HTTP/1.1 502 ")
+    plane.gateway.upstreams["u"].shunned = frozenset(plane.gateway.upstreams["u"].targets)
+    plane.gateway.upstreams["u"].settle()
+    client = asked(plane)
+    assert client.received.endswith(b"away")
+    assert plane.records[-1].fault == Fault.NO_HEALTHY_TARGET.label
+
+
+def test_an_answer_that_has_begun_is_not_replaced() -> None:
+    plane = plane_with(STATIC)
+    client = asked(plane)
+    upstream = plane.connects()
+    upstream.sends(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
+    upstream.resets()
+    assert b"away" not in client.received
+    assert client.ended or client.aborted
+    plane.assert_quiet()
+
+
+def test_the_client_leaves_while_the_other_is_asked() -> None:
+    plane = plane_with(OTHER)
+    client = asked(plane)
+    plane.cannot_connect()
+    client.ends()
+    assert not plane.pool.waiting
+    plane.assert_quiet()
