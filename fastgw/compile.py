@@ -22,11 +22,11 @@ from msgspec.structs import replace
 
 from fastgw.config import Loaded, Problem
 from fastgw.config import settings as config
-from fastgw.config.levels import by_route, early
+from fastgw.config.levels import by_route, early, early_turn, turn
 from fastgw.config.loading import MOST_TOLD
 from fastgw.config.locating import Where, locate
 from fastgw.config.patterns import Template, parse_host, parse_path, parse_redirect
-from fastgw.config.secret import SecretError
+from fastgw.config.secret import SecretError, secret_in
 from fastgw.downstream import Listener, ListenerTable
 from fastgw.downstream.tls import ServerContexts, server_contexts, server_identity
 from fastgw.downstream.trust import trust
@@ -41,6 +41,8 @@ from fastgw.node.targets import TargetWords
 from fastgw.observe import Series
 from fastgw.observe.series import UPSTREAM_CONNECTS, UPSTREAM_WAITS, counted_in, series_of
 from fastgw.routing import Conditions, Router, Rule, Steps, at_once, rule_of
+from fastgw.upstream.balance.loads import Loads
+from fastgw.upstream.balance.sticky import SHORTEST_KEY
 from fastgw.upstream.fallback import Fallback
 from fastgw.upstream.forward import Forward
 from fastgw.upstream.group import Upstream
@@ -202,7 +204,10 @@ class Gateway:
                 # A retired upstream of this name, and connections that it has lent, count in the same words.
                 connections = column.limit(words.connections + place, most.max_connections, counted + UPSTREAM_CONNECTS)
                 pending = column.limit(words.pending + place, most.max_pending, counted + UPSTREAM_WAITS)
-                upstream.start(ground, self.workers, connections, pending)
+                for target in upstream.targets:
+                    target.place = self.target_place(name, target)
+                loads = Loads(column.words, column.views, words.under_way, words.under_way_all + place)
+                upstream.start(ground, self.workers, connections, pending, loads, services.run_key)
             yield
         for link in self.live:
             if not link.started:
@@ -220,8 +225,9 @@ class Gateway:
         What upstreams have lent, and what filters have under way, is finished.
         """
         for name, upstream in self.upstreams.items():
-            if upstream.started and new.upstreams.get(name) is not upstream:
-                upstream.pool.retire()
+            heir = new.upstreams.get(name)
+            if upstream.started and heir is not upstream:
+                upstream.retire(heir)
             yield
         for link in self.live - new.live:
             _stop(link)
@@ -382,10 +388,29 @@ class _Building:
                 made.contexts[identity] = context
         except (OSError, ssl.SSLError) as error:
             raise CompileError(f"upstreams.{name}.tls: {error.strerror or error}") from error
-        if upstream is None or not same or upstream.identity != identity:
-            upstream = Upstream(name, settings, build_targets(settings, context), identity)
+        key = self._sticky_key(name, settings)
+        if upstream is None or not same or upstream.identity != identity or upstream.key != key:
+            before = upstream if upstream is not None and upstream.goes_on(settings, identity) else None
+            targets = build_targets(settings, context, before.targets_by_url if before is not None else config.NONE)
+            upstream = Upstream(name, settings, targets, identity, key, before)
         made.upstreams[name] = upstream
         return upstream
+
+    def _sticky_key(self, name: str, settings: config.Upstream) -> bytes:
+        """What cookies are signed with, by which clients stay with their target; b"": the configuration has no key."""
+        sticky, files = settings.load_balancing.sticky, self._plan.files
+        if sticky is None or sticky.key is None:
+            return b""
+        try:
+            held = sticky.key
+            key = secret_in(held.file, files[held.file]) if held.file in files else held.value()
+        except SecretError as error:
+            raise CompileError(f"upstreams.{name}.load_balancing.sticky.key: {error}") from error
+        if len(key) < SHORTEST_KEY:
+            raise CompileError(
+                f"upstreams.{name}.load_balancing.sticky.key: {len(key)} characters; expected {SHORTEST_KEY} at least"
+            )
+        return key.encode()
 
     def _destinations(self, route: config.Route) -> Steps[tuple[Upstream, ...]]:
         """The upstreams that a route names; for a URL, one of its own that all routes with this URL share."""
@@ -431,7 +456,8 @@ class _Building:
         """Filters built, and in running order. One that stood there `before` goes on with what it holds."""
         there = {(link.level, link.use.name): link for link in before}
         links = []
-        for level, use in sorted(uses, key=lambda held: (held[1].settings.phase, held[1].settings.order)):
+        in_turn = early_turn if route is None else turn
+        for level, use in sorted(uses, key=lambda held: in_turn(held[1])):
             link = there.get((level, use.name))
             if link is None or link.use != use or not self._changed.isdisjoint(link.reads):
                 link = self._link(level, use, listener, route)

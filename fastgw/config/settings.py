@@ -34,7 +34,9 @@ from fastgw.config.values import (
     ReadableFile,
     Sha256,
     Size,
+    Statuses,
     TargetUrl,
+    Token,
     Trait,
     Url,
     Username,
@@ -268,8 +270,11 @@ class Target(Settings):
 
     url: TargetUrl
     """`http://host:port/base`, `https://…`, `unix:/path/of.sock` or `unix:/path/of.sock:/base`."""
-    weight: Annotated[int, Meta(ge=1, le=1000)] = 1
-    """Its share of the requests, relative to the other targets."""
+    weight: Annotated[int, Meta(ge=0, le=1000)] = 1
+    """Its share of the requests, relative to the other targets. 0 = none: it is drained."""
+    priority: Annotated[int, Meta(ge=0, le=100)] = 0
+    """The group that it is of. Requests go to the group of the lowest number; to the next one as well while that has
+    too few targets that may be picked (`load_balancing.spill_below`)."""
 
 
 class Resolve(Settings):
@@ -279,11 +284,68 @@ class Resolve(Settings):
     """How often a name is resolved anew. When that fails the last good addresses stay."""
 
 
-class LoadBalancing(Settings):
-    """How a target is picked."""
+class Sticky(Settings):
+    """Clients that stay with the target of their first request."""
 
-    algorithm: Literal["round_robin"] = "round_robin"
-    """`round_robin`: in turn, by weight."""
+    cookie: Token
+    """The name of a cookie that the gateway sets. It is signed, and names the target without telling its address. One
+    that is forged, that has ended, or whose target may not be picked is ignored, and another one is set."""
+    ttl: Duration | None = None
+    """How long a client stays; then it may be given another target. null = as long as its browser is open."""
+    path: Annotated[str, Meta(pattern=r"^/[^\x00-\x20;\x7f-\U0010ffff]*$")] = "/"
+    """The paths that the client sends it for."""
+    secure: bool | None = None
+    """Whether it is sent over https alone. null = where the client came over https."""
+    same_site: Literal["strict", "lax", "none"] = "lax"
+    """Whether browsers send it with requests that other sites have caused. `none` needs `secure: true`."""
+    key: Secret | None = None
+    """What it is signed with, at least 16 characters. All nodes behind one name need the same. null = a key of the
+    node's own, made at its start and kept over reloads and upgrades."""
+
+    def __post_init__(self) -> None:
+        if self.same_site == "none" and self.secure is not True:
+            raise ValueError("`same_site: none` without `secure: true`: browsers would not take the cookie")
+
+
+class LoadBalancing(Settings):
+    """How a target is picked. Weights count for all algorithms; a request that is tried again goes to another target.
+
+    An upstream with one target in use has nothing to choose.
+    """
+
+    algorithm: Literal["round_robin", "least_connections", "random", "ip_hash", "consistent_hash", "latency"] = (
+        "round_robin"
+    )
+    """`round_robin`: in turn.
+    `random`: drawn by lot.
+    `least_connections`: of two drawn by lot, the one with fewer requests under way on the node.
+    `latency`: of two drawn by lot, the one where the time until the response head, times the requests under way, is
+    less. An answer slower than the average counts at once, a failed attempt as `timeouts.connect` at least.
+    `ip_hash`: by the client's address (IPv6: its /64), so that a client stays with its target.
+    `consistent_hash`: by `hash_on`, likewise; a target that goes, or comes, moves its own share alone."""
+    hash_on: Annotated[Trait, trait("ip", "header", "cookie", "consumer")] | None = None
+    """What `consistent_hash` goes by: `ip`, `header:NAME`, `cookie:NAME` or `consumer`; null = `ip`. A request that has
+    none, or several that differ, goes in turn, as with `round_robin`."""
+    load_factor: Annotated[float, Meta(ge=1.01, le=100)] | None = 1.25
+    """With `consistent_hash`: a target that has more than so many times its share of the requests under way on the
+    node, and 10 at least, passes further ones on to the next target of their hash. null = it gets all that is its."""
+    decay: Duration = 10.0
+    """With `latency`: how long what was seen counts; older than that it counts for about a third."""
+    sticky: Sticky | None = None
+    """Whether clients stay with their target by a cookie. null = no."""
+    slow_start: Duration | None = None
+    """How long a target that comes back, or is new in a running gateway, takes to get its full share: it begins with a
+    tenth of its weight. Not with hashes, which would move clients. null = it gets its share at once."""
+    spill_below: Percent = 0.5
+    """When the next group of targets is used as well (`targets.priority`): when less than this part of a group's weight
+    may be picked. 0% = when none of it may."""
+    panic_threshold: Percent = 0.5
+    """When health is not looked at any more: when less than this part of the weight in use may be picked. The rest
+    could not take what was meant for all. Drained targets stay so. 0% = never: when none may be picked, 503."""
+
+    def __post_init__(self) -> None:
+        if self.hash_on is not None and self.algorithm != "consistent_hash":
+            raise ValueError("`hash_on` is for `algorithm: consistent_hash`")
 
 
 class UpstreamTimeouts(Settings):

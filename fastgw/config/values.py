@@ -449,6 +449,7 @@ Destination = Annotated[
     Notation("the name of an upstream or a URL", parse_destination, {"type": "string"}),
 ]
 FieldName = Annotated[str, Notation('a field name such as "X-Tenant"', parse_token, _written(_TOKEN))]
+Token = Annotated[str, Notation('a name such as "lb"', parse_token, _written(_TOKEN))]
 FieldValue = Annotated[str, Notation("text in one line", parse_field_value, {"type": "string"})]
 Method = Annotated[str, Notation('a method such as "GET"', parse_method, _written(_TOKEN))]
 Name = Annotated[str, Notation("a name of letters, digits, `_`, `-`, `.`, `/` and `@`", parse_name, _written(_NAME))]

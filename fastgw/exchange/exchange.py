@@ -82,6 +82,8 @@ class Exchange:
     monotonic.
     """
 
+    is_straight: Final = False  # whoever wants to may look at its answer: see `upstream.passage`
+
     __slots__ = (
         "answered_by",
         "begun_at",

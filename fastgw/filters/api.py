@@ -184,6 +184,8 @@ class Services(NamedTuple):
     """What is fetched once per node, by the key of its `FeedSource`."""
     cells: Cells
     """The node's limits by key."""
+    run_key: bytes = b""
+    """A secret of this run of the gateway, kept over reloads and upgrades; b"": there is none."""
 
 
 class NodeSide(Protocol):

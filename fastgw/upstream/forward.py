@@ -66,11 +66,16 @@ class Forward:
             forwarding.limit_time()
         forwarding.attempt(fresh=False)
 
-    def resumed(self, exchange: Exchange, target: Target | None, connection: UpstreamConnection | None) -> "Forwarding":
-        """The forwarding of an exchange that was on its straight way; counted among the upstream's already."""
+    def resumed(
+        self, exchange: Exchange, target: Target | None, connection: UpstreamConnection | None, begun_at: float
+    ) -> "Forwarding":
+        """The forwarding of an exchange that was on its straight way; counted among the upstream's already.
+
+        `begun_at`: when its attempt at `target` began, monotonic seconds.
+        """
         forwarding = Forwarding(self, exchange)
         exchange.service = forwarding
-        forwarding.go_on(target, connection)
+        forwarding.go_on(target, connection, begun_at)
         return forwarding
 
     def sent_target(self, asked: Asked, target: Target, query: bytes | None = AS_ASKED) -> bytes | None:
@@ -167,11 +172,11 @@ class Forwarding(Timed):
         self._total_at = wheel.now + upstream.patience
         wheel.watch(self, wheel.now + self._forward.patience)
 
-    def go_on(self, target: Target | None, connection: UpstreamConnection | None) -> None:
+    def go_on(self, target: Target | None, connection: UpstreamConnection | None, begun_at: float) -> None:
         """The request is on its way to `target`, if there is a connection."""
         self._target, self._connection = target, connection
         self._attempting = target is not None
-        self._attempt_at = self.exchange.begun_at
+        self._attempt_at = begun_at
 
     def attempt(self, fresh: bool) -> None:
         """Pick a target and ask for a connection to it. `fresh`: one that has carried no request."""
@@ -276,6 +281,7 @@ class Forwarding(Timed):
         if watch is not None and self._attempting:
             assert self._target is not None
             watch.answered(self._target, head.status, now - self._attempt_at)
+        cookie = self._cookie()
         if ended:
             self._done()
         else:
@@ -283,7 +289,10 @@ class Forwarding(Timed):
             body = exchange.request_body
             if body is not None:
                 body.kept = None  # nothing is sent again from here on
-        exchange.respond(Response(head.status, head), payload, ended)
+        response = Response(head.status, head)
+        if cookie:
+            response.added = cookie
+        exchange.respond(response, payload, ended)
 
     def answered_whole(self, head: ResponseHead) -> None:
         self.answered(head, head.payload or b"", True)
@@ -326,7 +335,16 @@ class Forwarding(Timed):
         self.deadline = inf
         connection.idle_patience = self._upstream.settings.timeouts.tunnel_idle
         connection.ground.wheel.watch(connection, connection.ground.wheel.now + connection.idle_patience)
-        exchange.switch(Response(101, head), early, connection.idle_patience)
+        response = Response(101, head)
+        response.added = self._cookie()
+        exchange.switch(response, early, connection.idle_patience)
+
+    def _cookie(self) -> bytes:
+        """The line by which the client stays with its target, if there is to be one."""
+        upstream, exchange = self._upstream, self.exchange
+        if upstream.cookies is None or self._target is None:
+            return b""
+        return upstream.cookies.line_for(exchange.head, exchange.peer, self._target)
 
     def received_raw(self, chunk: bytes) -> None:
         self.exchange.response_bytes += len(chunk)

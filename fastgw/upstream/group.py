@@ -1,13 +1,24 @@
 """A named group of targets: what the configuration says of it, and what one worker has of it."""
 
-from collections.abc import Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from math import inf
+from types import MappingProxyType
+from typing import Final
+from weakref import ref
 
 from fastgw.config import settings as config
+from fastgw.config.values import Url
 from fastgw.errors import Fault
 from fastgw.node.ground import Ground
-from fastgw.upstream.balance import Balancer, Nobody, RoundRobin
+from fastgw.node.timers import Timed
+from fastgw.upstream.balance import Balancer, Member, Nobody
+from fastgw.upstream.balance.drawn import Latency, LeastConnections, Random
+from fastgw.upstream.balance.hashed import ConsistentHash, address, key_of
+from fastgw.upstream.balance.loads import Latencies, Loads
+from fastgw.upstream.balance.sticky import Cookies, Sticky
+from fastgw.upstream.balance.turns import RoundRobin
+from fastgw.upstream.balance.usable import Rising, in_use
 from fastgw.upstream.connection import UpstreamConnection
 from fastgw.upstream.pool import Limit, Pool
 from fastgw.upstream.target import Target
@@ -21,20 +32,40 @@ MIN_RETRIES = 3
 class Upstream:
     """Compiled; `start` gives it its pool, in each worker. `active`: exchanges under way here.
 
-    `identity`: of the TLS context that its targets share; None: it has none.
+    `identity`: of the TLS context that its targets share; None: it has none. `key`: what cookies are signed with where
+    the configuration says so. `before`: in a running worker, the upstream of this name before this one, if it spoke to
+    its targets in the same way (`goes_on`): they have their connections in common.
     """
 
     def __init__(
-        self, name: str, settings: config.Upstream, targets: tuple[Target, ...], identity: Identity | None
+        self,
+        name: str,
+        settings: config.Upstream,
+        targets: tuple[Target, ...],
+        identity: Identity | None,
+        key: bytes = b"",
+        before: "Upstream | None" = None,
     ) -> None:
         self.name = name
         self.settings = settings
         self.targets = targets
         self.identity = identity
+        self.key = key
+        self.members = tuple(
+            Member(target, each.weight, each.priority) for target, each in zip(targets, settings.targets, strict=True)
+        )
         self.started = False
         self.shunned: Set[Target] = frozenset()  # targets that are not to be picked: see `settle`
+        self.drained: Set[Target] = frozenset()  # those that get nothing because somebody wants it so
         self.balancer: Balancer
         self.watch: AttemptWatch | None = None  # who wants to know how attempts go
+        self.cookies: Cookies | None = None  # by which clients stay with their target
+        self._before = before if before is not None and before.started else None
+        self._loads = Loads()
+        self._latencies: Latencies | None = None
+        balancing = settings.load_balancing
+        self._rising = None if balancing.slow_start is None else Rising(balancing.slow_start)
+        self._alarm = _Alarm(self)
         self.settle()
         self.patience = settings.timeouts.total or inf  # seconds
         self.active = 0
@@ -42,17 +73,95 @@ class Upstream:
         self.pool: Pool[UpstreamConnection]
         self.ground: Ground
 
-    def start(self, ground: Ground, workers: int, connections: Limit, pending: Limit) -> None:
-        """In a worker, one of so many: open for exchanges. `connections`, `pending`: the node's allowances."""
+    @property
+    def targets_by_url(self) -> Mapping[Url, Target]:
+        return {each.url: target for each, target in zip(self.settings.targets, self.targets, strict=True)}
+
+    def goes_on(self, settings: config.Upstream, identity: Identity | None) -> bool:
+        """Whether these settings speak to a target as this upstream does, so that its connections may be kept."""
+        mine = self.settings
+        return self.identity == identity and all(
+            getattr(mine, name) == getattr(settings, name)
+            for name in ("resolve", "host_header", "timeouts", "pool", "tls")
+        )
+
+    def start(
+        self,
+        ground: Ground,
+        workers: int,
+        connections: Limit,
+        pending: Limit,
+        loads: Loads | None = None,
+        key: bytes = b"",
+    ) -> None:
+        """In a worker, one of so many: open for exchanges. `connections`, `pending`: the node's allowances.
+
+        `loads`: what is under way on the node; every target has its place. `key`: of this run of the gateway.
+        """
         self.started = True
         self.ground = ground
-        make = partial(UpstreamConnection, ground)
-        self.pool = Pool(self.targets, self.settings, make, workers, connections, pending, ground.wheel)
+        before, self._before = self._before, None
+        if before is not None:
+            self.pool = before.pool
+            self.pool.follow(self.targets)
+            self.pool.share(workers)
+        else:
+            make = partial(UpstreamConnection, ground)
+            self.pool = Pool(self.targets, self.settings, make, workers, connections, pending, ground.wheel)
+        balancing = self.settings.load_balancing
+        if loads is not None:
+            self._loads = loads
+            self._watch(balancing, before)
+        if balancing.sticky is not None:
+            self.cookies = Cookies(balancing.sticky, self.name, self.key or key)
+        if before is not None and self._rising is not None and before._rising is not None:
+            self._rising.keep(before._rising)
+        self.settle()
+
+    def _watch(self, balancing: config.LoadBalancing, before: "Upstream | None") -> None:
+        """Be told how attempts go, if targets are picked by that."""
+        if balancing.algorithm == "latency":
+            self._latencies = Latencies(self._loads, balancing.decay, self.settings.timeouts.connect)
+            if before is not None and before._latencies is not None:
+                self._latencies.keep(before._latencies, self.targets)
+            self.watch = self._latencies
+        elif balancing.algorithm in _BY_LOAD:
+            self.watch = self._loads
+
+    def retire(self, heir: "Upstream | None") -> None:
+        """It is configured no more: keep no connections but those that its heir of the same name keeps."""
+        if heir is not None and heir.started and heir.pool is self.pool:
+            self.pool.release([target for target in self.targets if target not in heir.targets])
+        else:
+            self.pool.retire()
+
+    def drain(self, labels: Set[str]) -> None:
+        """The targets of these labels get no requests from now on, the others do."""
+        drained = {target for target in self.targets if target.label in labels}
+        if drained != self.drained:
+            self.drained = drained
+            self.settle()
 
     def settle(self) -> None:
         """Make anew what picks targets, after something has changed about them."""
+        balancing = self.settings.load_balancing
+        members: Sequence[Member] = in_use(
+            self.members, self.shunned, self.drained, balancing.spill_below, balancing.panic_threshold
+        )
         usable = [target for target in self.targets if target not in self.shunned]
-        self.balancer = RoundRobin(usable) if usable else Nobody()
+        if self._rising is not None and self.started and balancing.algorithm not in _BY_HASH:
+            now = self.ground.wheel.now
+            ready = {each.target for each in self.members if each.weight and each.target in usable} - self.drained
+            self._rising.see(ready, now)
+            members = self._rising.weigh(members, now)
+            if (growing_at := self._rising.next(now)) is not None:
+                self.ground.wheel.watch(self._alarm, growing_at)
+        balancer: Balancer = Nobody()
+        if members:  # among one there is nothing to choose
+            balancer = (_ALGORITHMS[balancing.algorithm] if members[1:] else _in_turn)(self, members)
+        if self.cookies is not None:
+            balancer = Sticky(balancer, self.cookies, {*usable, *(member.target for member in members)})
+        self.balancer = balancer
 
     def unavailable(self) -> Fault:
         """Why no target could be picked."""
@@ -61,3 +170,61 @@ class Upstream:
     def may_retry(self) -> bool:
         """Whether the retry budget has room: else a struggling upstream would be asked twice for everything."""
         return self.retrying < max(MIN_RETRIES, self.settings.retries.budget * self.active)
+
+
+class _Alarm(Timed):
+    """Settles an upstream, if it is still there, when weights are due to grow."""
+
+    __slots__ = ("_upstream",)
+
+    def __init__(self, upstream: Upstream) -> None:
+        super().__init__()
+        self._upstream = ref(upstream)
+
+    def expire(self, now: float) -> None:
+        upstream = self._upstream()
+        if upstream is not None:
+            upstream.settle()
+
+
+def _in_turn(upstream: Upstream, members: Sequence[Member]) -> Balancer:
+    return RoundRobin(members)
+
+
+def _by_lot(upstream: Upstream, members: Sequence[Member]) -> Balancer:
+    return Random(members)
+
+
+def _by_load(upstream: Upstream, members: Sequence[Member]) -> Balancer:
+    return LeastConnections(members, upstream._loads)
+
+
+def _by_latency(upstream: Upstream, members: Sequence[Member]) -> Balancer:
+    if upstream._latencies is None:  # nothing has been seen yet
+        return Random(members)
+    return Latency(members, upstream._latencies)
+
+
+def _by_address(upstream: Upstream, members: Sequence[Member]) -> Balancer:
+    return ConsistentHash(members, address, RoundRobin(members), upstream._loads, None)
+
+
+def _by_hash(upstream: Upstream, members: Sequence[Member]) -> Balancer:
+    balancing = upstream.settings.load_balancing
+    key = key_of(balancing.hash_on)
+    return ConsistentHash(members, key, RoundRobin(members), upstream._loads, balancing.load_factor)
+
+
+_ALGORITHMS: Final[Mapping[str, Callable[[Upstream, Sequence[Member]], Balancer]]] = MappingProxyType(
+    {
+        "round_robin": _in_turn,
+        "random": _by_lot,
+        "least_connections": _by_load,
+        "latency": _by_latency,
+        "ip_hash": _by_address,
+        "consistent_hash": _by_hash,
+    }
+)
+_BY_LOAD: Final = frozenset(("least_connections", "consistent_hash"))
+"""Those that go by what is under way."""
+_BY_HASH: Final = frozenset(("ip_hash", "consistent_hash"))

@@ -49,7 +49,10 @@ class Passage:
     When it is over it is told of like an exchange (`observe.Ended`).
     """
 
+    is_straight: Final = True
+
     __slots__ = (
+        "_attempt_at",
         "_client",
         "_connection",
         "_exchange",
@@ -83,6 +86,7 @@ class Passage:
     target: str
     response_bytes: int
     upstream_s: float
+    _attempt_at: float  # where the upstream is watched
     _params: Mapping[str, bytes]
 
     def __init__(self, client: StraightClient, listener: Any, peer: Peer) -> None:
@@ -132,6 +136,7 @@ class Passage:
             return
         self.target = target.label
         if upstream.watch is not None:
+            self._attempt_at = self.begun_at
             upstream.watch.began(target)
         connection = self._connection = upstream.pool.idle(target)
         if connection is None:
@@ -170,6 +175,7 @@ class Passage:
             return
         self.target = target.label
         if upstream.watch is not None:
+            self._attempt_at = monotonic()
             upstream.watch.began(target)
         connection = self._connection = upstream.pool.idle(target)
         if connection is None:
@@ -209,7 +215,8 @@ class Passage:
             exchange.answered_by = None
         exchange.upstream, exchange.target = self.upstream, self.target
         forward: Forward = self.route.straight
-        forwarding = forward.resumed(exchange, target, connection)
+        begun_at = self.begun_at if target is None or forward.upstream.watch is None else self._attempt_at
+        forwarding = forward.resumed(exchange, target, connection, begun_at)
         if connection is not None:
             exchange.state = FORWARDING
             if connection.borrower is self:
@@ -234,14 +241,15 @@ class Passage:
         if not length:
             self.turn().answered_whole(head)
             return
-        self.upstream_s = monotonic() - self.begun_at
+        now = monotonic()
+        self.upstream_s = now - self.begun_at
         self.response = head
         self.response_bytes = length
         connection, upstream = self._connection, self.route.straight.upstream
         assert connection is not None
         upstream.active -= 1
         if upstream.watch is not None:
-            upstream.watch.answered(connection.target, head.status, self.upstream_s)
+            upstream.watch.answered(connection.target, head.status, now - self._attempt_at)
             upstream.watch.ended(connection.target)
         if connection.reusable and not connection.write_paused:
             upstream.pool.give_back(connection)

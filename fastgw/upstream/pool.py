@@ -288,6 +288,28 @@ class Pool(Generic[C]):
         most = self._numbers
         self._keep_idle(min(-(-most.max_idle // workers), most.max_connections // workers))
 
+    def follow(self, targets: Sequence[Target]) -> None:
+        """These are targets as well. Does nothing about those that are already."""
+        for target in targets:
+            if target not in self.targets:
+                self.targets += (target,)
+                target.watch(partial(self._follow, target))
+
+    def release(self, targets: Sequence[Target]) -> None:
+        """These are targets no more: keep nothing of theirs. Whoever came to them before still gets connections."""
+        gone = [target for target in targets if target in self.targets]
+        self.targets = tuple(target for target in self.targets if target not in gone)
+        for target in gone:
+            self._let_go(target)
+        self._fill()
+
+    def _let_go(self, target: Target) -> None:
+        target.watch(None)
+        target.stop()
+        self._leaving.update(c for c in self._connections if c.target is target and c not in target.idle)
+        for connection in list(target.idle):
+            self._drop(connection)
+
     def retire(self) -> None:
         """The upstream is configured no more: keep nothing. Whoever came to it before still gets connections."""
         self._keep_idle(0)
@@ -407,6 +429,8 @@ class Pool(Generic[C]):
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if error is None and not connection.closed:
             self._connections[connection] = task.result()
+            if target not in self.targets:
+                self._leaving.add(connection)
             waiter = next(iter(target.waiting), None)
             if waiter is None:
                 self.give_back(connection)

@@ -7,7 +7,7 @@ Rule 2: the counts and queues are `pool`'s: nothing else changes them.
 import socket
 import ssl
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from ipaddress import ip_address
 from typing import Any, Final, final
 
@@ -34,6 +34,7 @@ class Target:
         "logged_at",
         "minor",
         "opening",
+        "place",
         "places",
         "port",
         "scheme",
@@ -41,14 +42,12 @@ class Target:
         "timeouts",
         "tls",
         "waiting",
-        "weight",
         "willing",
     )
 
     def __init__(
         self,
         url: Url,
-        weight: int = 1,
         host_header: str = "target",
         tls: ssl.SSLContext | None = None,
         server_name: str | None = None,
@@ -57,12 +56,12 @@ class Target:
     ) -> None:
         """`tls`: required for an https URL, ignored for others. `host_header`, `server_name`: as configured."""
         self.timeouts = timeouts
+        self.place = 0  # in the node's shared memory
         self.scheme = url.scheme
         self.host = url.host
         self.port = url.port
         self.label = label_of(url)
         self.base_path = url.base_path.encode()
-        self.weight = weight
         self.minor = 1  # of the HTTP/1 version it answered with last
         self.host_header = _host_header(url, host_header)
         self.tls = TargetTls(tls) if url.tls and tls is not None else None
@@ -109,12 +108,17 @@ class Target:
             self._name.stop()
 
 
-def build_targets(upstream: settings.Upstream, tls: ssl.SSLContext | None = None) -> tuple[Target, ...]:
-    """The targets of a configured upstream, in file order. `tls`: required if one of them is an https URL."""
+def build_targets(
+    upstream: settings.Upstream, tls: ssl.SSLContext | None = None, there: Mapping[Url, Target] = settings.NONE
+) -> tuple[Target, ...]:
+    """The targets of a configured upstream, in file order. `tls`: required if one of them is an https URL.
+
+    `there`: those that are there already, and are taken as they are.
+    """
     return tuple(
-        Target(
+        there.get(target.url)
+        or Target(
             target.url,
-            target.weight,
             upstream.host_header,
             tls,
             upstream.tls.server_name,

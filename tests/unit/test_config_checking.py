@@ -77,7 +77,7 @@ def test_listeners(tmp_path, text, line):
         ("{targets: [{url: 'http://a'}], pool: {max_uses: 0}}", "uses: 0; expected a whole number from 1 to 1000000"),
         ("{targets: [{url: 'http://a'}], pool: {max_idle: -1}}", "idle: -1; expected a whole number from 0 to 1000000"),
         ("{}", "u.targets: missing; expected a list of at least one of a mapping of settings"),
-        ("{targets: [{url: 'http://a', weight: 0}]}", "u.targets[0].weight: 0; expected a whole number from 1 to 1000"),
+        ("{targets: [{url: 'http://a', weight: -1}]}", "u.targets[0].weight: -1; expected a whole number from 0 to 1000"),
         ("{targets: [{url: 'http://a'}], host_header: 'a b'}", 'u.host_header: "a b" is not a host; expected "target"'),
         ("{targets: [{url: 'http://a'}], retries: {conditions: [5xx]}}", 'conditions[0]: "5xx"; expected "connect_fai'),
         ("{targets: [{url: 'http://a'}], tls: {verify: false}}", "u.tls: no target of this upstream is https; expecte"),
