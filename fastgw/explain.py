@@ -319,7 +319,7 @@ def _ask(link: Link, exchange: OpenExchange | OpenShadow, shown: _Shown) -> _Ask
     outcome: Any = None
     raised: Exception | None = None
     try:
-        outcome = hooks.request(exchange)
+        outcome = (hooks.would or hooks.request)(exchange)
         if not inspect.isawaitable(outcome):
             outcome = checked(outcome)
     except Exception as error:  # the edge of a filter: what it raises is what would be answered

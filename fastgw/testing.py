@@ -238,7 +238,7 @@ def _config(
     filters: Mapping[str, Filter], around: _Around, paths: Sequence[str], timeout: float, shadow: bool
 ) -> Config:
     uses = {name: FilterUse(name, each.type_name, each, shadow=shadow) for name, each in filters.items()}
-    early = {name: use for name, use in uses.items() if use.settings.phase.early}
+    early = {name: use for name, use in uses.items() if use.settings.phase_of_listener.early}
     target = configuration.Target(url=Url("http", "upstream", 80))
     return Config(
         version=1,

@@ -7,13 +7,16 @@ is allowed, and noted, as it may not have been meant.
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from fastgw.config.levels import by_route, early
 from fastgw.config.merging import Merged, Place
 from fastgw.config.problems import Problem, show
 from fastgw.config.settings import FilterUse, Route
 from fastgw.config.shapes import BROKEN, Broken
+
+EARLY: Final = ("the gateway", "a listener")
+"""Kinds of levels whose filters may run before a route is found."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,8 @@ class FilterRules:
                 if old.enforced:
                     place.report(f"{subject}enforced by {owner.name} ({at})", f"{level.kind} cannot {deed}")
                     break
-                if level.kind != "a listener" and early(old.settings) and not by_route(old.settings):
+                runs_early = early(old.settings, owner.kind in EARLY)
+                if level.kind != "a listener" and runs_early and not by_route(old.settings):
                     place.report(f"{subject}runs before routing, by {owner.name} ({at})", f"{level.kind} cannot {deed}")
                     break
             else:

@@ -9,9 +9,9 @@ from typing import Any
 from fastgw.config.settings import Config, Filters, FilterUse, Route
 
 
-def early(settings: Any) -> bool:
-    """Whether a filter's phase comes before routing, so that it belongs to the gateway and its listeners."""
-    return bool(getattr(getattr(settings, "phase", None), "early", False))
+def early(settings: Any, on_listener: bool = True) -> bool:
+    """Whether a filter runs before routing, where it stands on the gateway or a listener; or where it stands nearer."""
+    return bool(getattr(getattr(settings, "phase_of_listener" if on_listener else "phase", None), "early", False))
 
 
 def by_route(settings: Any) -> bool:
@@ -42,15 +42,21 @@ def of_route(config: Config, listener: str, route: Route) -> tuple[Filters, ...]
 def running(config: Config, listener: str, route: Route) -> Sequence[FilterUse]:
     """What runs for a request that came in by `listener` and met `route`, in this order; as `compile` makes it."""
     met = accumulate(of_route(config, listener, route))
-    first = sorted(filter(_is_early, accumulate(of_listener(config, listener)).values()), key=_turn)
+    first = sorted(filter(_is_early, accumulate(of_listener(config, listener)).values()), key=early_turn)
     first = [use for use in first if not by_route(use.settings) or met.get(use.name) is use]
     ran = {use.name for use in first}
-    return first + sorted((use for use in met.values() if use.name not in ran), key=_turn)
+    return first + sorted((use for use in met.values() if use.name not in ran), key=turn)
 
 
 def _is_early(use: FilterUse) -> bool:
     return early(use.settings)
 
 
-def _turn(use: FilterUse) -> tuple[int, int]:
+def turn(use: FilterUse) -> tuple[int, int]:
+    """Where a filter stands among those that run once the route is known."""
     return use.settings.phase, use.settings.order
+
+
+def early_turn(use: FilterUse) -> tuple[int, int]:
+    """Where it stands among those that run before."""
+    return use.settings.phase_of_listener, use.settings.order

@@ -35,10 +35,22 @@ class Hooks:
     who ask, why the request step has let the request pass; never a secret. preflight: `(exchange) -> None | Reply`, in
     place of all request steps, for a CORS preflight about requests of this route; of a chain's the last one counts.
     None: the upstream answers it, and only those filters see it that do not care who the client is.
-    asks: whom a request step asks that has to wait, for people too.
+    asks: whom a request step asks that has to wait, for people too. would: what stands for the request step where it is
+    only told what it would decide, for one that leaves traces: it leaves none.
     """
 
-    __slots__ = ("asks", "explain", "finish", "preflight", "request", "request_body", "response", "start", "stop")
+    __slots__ = (
+        "asks",
+        "explain",
+        "finish",
+        "preflight",
+        "request",
+        "request_body",
+        "response",
+        "start",
+        "stop",
+        "would",
+    )
 
     def __init__(
         self,
@@ -52,10 +64,12 @@ class Hooks:
         explain: Callable[[Exchange], str] | None = None,
         preflight: RequestStep | None = None,
         asks: str = "",
+        would: RequestStep | None = None,
     ) -> None:
         self.request, self.response, self.request_body, self.finish = request, response, request_body, finish
         self.start, self.stop, self.explain, self.preflight = start, stop, explain, preflight
         self.asks = asks
+        self.would = would
 
 
 @final

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping
+from math import ceil
 from time import monotonic
 from typing import Any, Final, Protocol
 
@@ -95,6 +96,7 @@ class Exchange:
         "fault",
         "head",
         "host",
+        "limits",
         "listener",
         "method",
         "ordinary",
@@ -150,6 +152,7 @@ class Exchange:
         self.state: State = CHOOSING
         self.fault: Fault | None = None
         self.why = ""  # what exactly went wrong: for the log, not for the client
+        self.limits: Any = None  # what limits have spent of it: `filters.limiting.ledger.Record`
         self.shadowed = ""  # what filters in shadow would have done: for the log
         self.shadows: Any = None  # what they have decided so far
         # The request step that has answered, or that is waiting: those behind it have not run. None: all have run.
@@ -236,17 +239,18 @@ class Exchange:
         if self._pass_response_steps(response):
             self.client.tunnel(early, patience)
 
-    def fail(self, fault: Fault, detail: str | None = None, why: str = "") -> None:
+    def fail(self, fault: Fault, detail: str | None = None, why: str = "", wait: float = 0.0) -> None:
         """Something went wrong on the way: answer with it, or, when the answer has begun, cut it off.
 
-        `detail` is for the client, `why` for the log.
+        `detail` is for the client, `why` for the log. `wait`: seconds until it is worth while to come again; 0: unknown.
         """
         if self.state is ENDED:
             return
         self.why = self.why or why or detail or ""
         route = self.route
         if route is None or route.fallback is None or self.state is ANSWERING or not route.fallback(self, fault):
-            self.refuse_late(problem(fault, detail))
+            fields = ((b"Retry-After", b"%d" % ceil(wait)),) if wait else ()
+            self.refuse_late(problem(fault, detail, fields))
 
     def refuse_late(self, reply: Reply) -> None:
         """A reply decided while the request was on its way already: the upstream's work is stopped."""

@@ -19,7 +19,19 @@ from fastgw.wire.framing import ResponseHead
 from fastgw.wire.headers import Fields
 
 _OWN: Final = frozenset(
-    ("claims", "client", "head", "params", "request_body", "response", "service", "shadowed", "shadows", "why")
+    (
+        "claims",
+        "client",
+        "head",
+        "limits",
+        "params",
+        "request_body",
+        "response",
+        "service",
+        "shadowed",
+        "shadows",
+        "why",
+    )
 )
 _ALIKE: Final = tuple(name for name in Exchange.__slots__ if name not in _OWN)
 _AS_IT_GOES: Final = ("fault", "request_bytes", "response_bytes", "retries", "route", "state", "target", "upstream")
@@ -47,6 +59,7 @@ class ShadowExchange(Exchange):
         self.request_body = None if real.request_body is None else _Body()  # type: ignore[assignment]
         self.response = None
         self.shadowed, self.shadows, self.why = "", None, ""
+        self.limits = None  # what was really spent is not given back by what is only tried
         self._before = self._request()
         self.follow()
 

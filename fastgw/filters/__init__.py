@@ -17,6 +17,7 @@ from fastgw.filters.ip import Ip
 from fastgw.filters.jwt import Jwt
 from fastgw.filters.key_auth import KeyAuth
 from fastgw.filters.oidc import Oidc
+from fastgw.filters.rate_limit import RateLimit
 from fastgw.filters.request_id import RequestId
 from fastgw.filters.security_headers import SecurityHeaders
 from fastgw.filters.size import Size
@@ -38,6 +39,7 @@ TYPES: Final = FilterTypes(
         Oidc,
         Auth,
         Authorize,
+        RateLimit,
         Size,
         Headers,
     )

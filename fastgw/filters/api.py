@@ -257,6 +257,12 @@ class Filter(Settings, metaclass=FilterMeta, frozen=True):
     """Among the filters of one phase: lower runs earlier."""
     api: ClassVar[int]
     """The version of this file that it is written for."""
+    @property
+    def phase_of_listener(self) -> Phase:
+        """When it runs where it stands on the gateway or a listener: `phase`, or an early one if it can do without
+        knowing the route, which is then found after it."""
+        return self.phase
+
     by_route: ClassVar[bool] = False
     """Whether a route or upstream may replace it although its phase is early: it has no request step."""
 

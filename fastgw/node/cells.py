@@ -59,7 +59,9 @@ COUNT_MAX: Final = _COUNT
 """The highest limit of a window."""
 WINDOW_MIN: Final = 0.2
 """The shortest window, in seconds: its parts are told apart by instants rounded to 2**24 ns."""
-_SPAN_MAX: Final = 1 << 58  # ns; some nine years
+_SPAN_MAX: Final = 1 << 58  # ns
+SPAN_MAX_S: Final = _SPAN_MAX / 1e9
+"""The longest that a bucket may take to be full, in seconds: some nine years."""
 _BUCKET_KIND, _FIXED_KIND, _SLIDING_KIND, _LEAKY_KIND = range(4)
 
 
