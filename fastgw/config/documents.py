@@ -79,6 +79,10 @@ class Document:
         spot = self._trace.root.find(path)
         return self._problem(spot.key if at_key else spot.value, path_text(path), wrong, expected)
 
+    def says_nothing(self, path: Path) -> bool:
+        """Whether nothing at all stands behind a key, where a null may stand."""
+        return self._trace.root.find(path).empty
+
     def place(self, path: Path) -> str:
         """`file:line` of a key, for a problem that lies elsewhere."""
         return f"{self.name}:{self._trace.root.find(path).key[0]}"

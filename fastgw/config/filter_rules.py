@@ -123,7 +123,7 @@ class FilterRules:
                         f"{subject}{'removes' if use is None else 'replaces'} that of {owner.name} ({at})"
                     )
                 elif use is None:
-                    yield place.problem(f"{subject}there is nothing to remove")
+                    yield place.problem(f"{subject}there is nothing to remove; did you mean {{}}?")
 
 
 def _uses(place: Place, filters: Mapping[str, Any]) -> Mapping[str, tuple[Place, Any]]:

@@ -162,7 +162,7 @@ class _Reader:
 class _Tracer:
     def __init__(self, next_event: Callable[[], Any]) -> None:
         self._next = next_event
-        self._anchors: dict[str | None, dict[str | int, Spot]] = {}
+        self._anchors: dict[str | None, Spot] = {}
         self.repeats: list[Repeat] = []
 
     def document(self) -> Spot:
@@ -175,7 +175,8 @@ class _Tracer:
     def _spot(self, event: Any, key: Mark, path: Path) -> Spot:
         spot = Spot(_mark(event), key)
         if isinstance(event, AliasEvent):
-            spot.children = self._anchors[event.anchor]
+            anchored = self._anchors[event.anchor]
+            spot.children, spot.empty = anchored.children, anchored.empty
             return spot
         if isinstance(event, MappingStartEvent):
             while not isinstance(key_event := self._next(), MappingEndEvent):
@@ -189,6 +190,8 @@ class _Tracer:
             while not isinstance(inner := self._next(), SequenceEndEvent):
                 index = len(spot.children)
                 spot.children[index] = self._spot(inner, _mark(inner), (*path, index))
+        else:
+            spot.empty = event.implicit[0] and not event.value
         if event.anchor is not None:
-            self._anchors[event.anchor] = spot.children
+            self._anchors[event.anchor] = spot
         return spot

@@ -296,6 +296,8 @@ class Either(Shape):
 
     def read(self, value: Any, path: Path, reading: Reading) -> Any:
         if isinstance(self.shapes[-1], Null) and len(self.shapes) == 2:  # then what is wrong inside can be told
+            if value is None and isinstance(self.shapes[0], Instance) and reading.document.says_nothing(path):
+                return self.shapes[0].refuse_nothing(path, reading)
             return None if value is None else self.shapes[0].read(value, path, reading)
         kinds = _KINDS.get(type(value), ())
         meant = [shape for shape in self.shapes if isinstance(shape, kinds)]
@@ -404,6 +406,11 @@ class Instance(Shape):
     expected: str = "a mapping of settings or null"
 
     KEYS = ("type", "enforced", "shadow")
+
+    def refuse_nothing(self, path: Path, reading: Reading) -> Broken:
+        """Null removes a filter: who forgets the settings must not switch off what shall protect."""
+        expected = f"expected `{path[-1]}: {{}}` to use it, or `{path[-1]}: null` to remove it"
+        return reading.report(path, "nothing after the colon", expected, at_key=True)
 
     def read(self, value: Any, path: Path, reading: Reading) -> Any:
         if not isinstance(value, dict):

@@ -23,6 +23,8 @@ class Spot:
     key: Mark
     """The same as `value` where there is no key."""
     children: "dict[str | int, Spot]" = field(default_factory=dict)
+    empty: bool = False
+    """Nothing is written there, which YAML takes for null."""
 
     def find(self, path: Path) -> "Spot":
         """The spot of a path, or of the nearest enclosing value that is in the file."""

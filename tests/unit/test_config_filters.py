@@ -146,8 +146,36 @@ def test_replacing_and_removing_is_noted(tmp_path):
     assert [str(note).replace(f"{tmp_path}/", "") for note in notes] == [
         "gw.yaml:7:47: upstreams.u.filters.limit: replaces that of the gateway (gw.yaml:10)",
         'gw.yaml:12:34: routes[0].use[0]: filter set "s" has "limit", removes that of upstream "u" (gw.yaml:7)',
-        "gw.yaml:12:48: routes[0].filters.x: there is nothing to remove",
+        "gw.yaml:12:48: routes[0].filters.x: there is nothing to remove; did you mean {}?",
     ]
+
+
+@pytest.mark.parametrize("level", ["gateway", "listener", "upstream", "set", "route"])
+@pytest.mark.parametrize("nothing", ["block: ", "block: &anchor "])
+def test_nothing_behind_the_colon_of_a_filter_does_not_remove_it(tmp_path, level, nothing):
+    """YAML takes it for null, and who forgets the settings does not mean to switch off what shall protect."""
+    (only,) = told(tmp_path, at(**{level: nothing}))
+    assert only.endswith(
+        "block: nothing after the colon; expected `block: {}` to use it, or `block: null` to remove it"
+    )
+
+
+@pytest.mark.parametrize("null", ["null", "~", "Null"])
+def test_a_null_that_is_written_removes_a_filter(tmp_path, null):
+    notes = config.load(write(tmp_path, at(gateway="limit: {body: 1}", route=f"limit: {null}")), TYPES).notes
+    assert [str(note).split(": ", 1)[1] for note in notes] == [
+        f"routes[0].filters.limit: removes that of the gateway ({tmp_path}/gw.yaml:10)"
+    ]
+
+
+def test_null_removes_a_filter_in_json(tmp_path):
+    file = tmp_path / "gw.json"
+    file.write_text(
+        '{"version": 1, "listeners": {"public": {"address": "127.0.0.1:0", "filters": {"limit": null}}},'
+        ' "filters": {"limit": {"body": "1B"}}, "routes": []}'
+    )
+    (note,) = config.load(str(file), TYPES).notes
+    assert "listeners.public.filters.limit: removes that of the gateway" in str(note)
 
 
 def test_levels_add_up_by_instance_name(tmp_path):
