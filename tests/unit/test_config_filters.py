@@ -31,8 +31,8 @@ class Limit(Settings):
             raise ValueError("`body` is below `least`; expected the same or more")
 
 
-Block.phase = Phase.EARLY
-Limit.phase = Phase.LATE
+Block.phase = Block.phase_of_listener = Phase.EARLY
+Limit.phase = Limit.phase_of_listener = Phase.LATE
 TYPES = {"block": Block, "limit": Limit}
 
 
