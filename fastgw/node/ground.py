@@ -87,6 +87,7 @@ class Ground:
         self.read_buffer = memoryview(bytearray(READ_BYTES))
         self.small_buffer = self.read_buffer[:SMALL_READ_BYTES]
         self.sealed_buffer = memoryview(bytearray(READ_BYTES))  # what is read of TLS before it is deciphered
+        self.small_sealed_buffer = self.sealed_buffer[:SMALL_READ_BYTES]
         self.hangups = Hangups(loop)
         self._next: asyncio.TimerHandle | None = None
         self._stalled = False

@@ -160,6 +160,36 @@ def test_of_two_certificates_for_a_name_the_client_gets_the_one_that_it_can_veri
     assert shown.serial_number == place.serial(expected.get(name, f"{name} {kind}".strip()))
 
 
+def test_who_sends_records_without_data_is_cut_off(place: Place) -> None:
+    """Each key update costs as much as a hundred bytes of data, and asks for an answer."""
+    command = [
+        "openssl",
+        "s_client",
+        "-connect",
+        place.gateway.address("both"),
+        "-tls1_3",
+        "-CAfile",
+        place.authority.ca,
+    ]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=subprocess.DEVNULL, stderr=pipe, bufsize=0) as client:
+        assert client.stdin is not None
+        assert client.stderr is not None
+        updates = 0
+        with contextlib.suppress(BrokenPipeError):
+            while updates < 2000:
+                client.stdin.write(b"K\n")  # its command for one
+                while (line := client.stderr.readline()) not in (b"KEYUPDATE\n", b""):
+                    pass
+                if not line:
+                    break
+                updates += 1
+    assert 16 < updates < 2000
+    assert place.gateway.stderr.wait_for(lambda line: b"TLS with 127.0.0.1 is cut off: records without data" in line)
+    with place.client() as other:
+        assert other.ask().body == b"ok"
+
+
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_requests_are_served_over_each_version(place: Place, version: ssl.TLSVersion) -> None:
     tls = client_tls(place.authority)
