@@ -8,7 +8,8 @@ keyed digests. Only what signatures are verified with lies there as it is.
 
 import mmap
 import struct
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from hashlib import blake2b
 from hmac import compare_digest
 from os import urandom
@@ -20,6 +21,7 @@ import msgspec
 from fastgw.config import settings
 from fastgw.config.consumers import Kind, Read, Signer, marks_of, subject_of
 from fastgw.config.files import Disk
+from fastgw.node.revoked import Revoked, Told
 
 _KEY: Final = 32
 _HEAD: Final = struct.Struct("<32s16sQQ")
@@ -197,16 +199,46 @@ def index_of(consumers: Collection[settings.Consumer], files: Mapping[str, bytes
     return Index(image_of(consumers, lambda file: files[file] if file in files else disk.read(file), key))
 
 
-class Roster:
-    """All consumers. One roster serves a worker as long as it lives: a reload swaps what is in it, all at once.
+def _nobody_else(records: bytes, about: Told) -> None:
+    pass
 
-    `index`: whoever remembers what was found in it forgets that when it is another.
+
+class Roster:
+    """All consumers, and what of their credentials counts no more. One roster serves a worker as long as it lives: a
+    reload swaps what is in it, all at once.
+
+    `index`: whoever remembers what was found in it forgets that when it is another. `stamp`: whoever has judged a
+    credential by `index` and `revoked` judges it by them again when this is another.
     """
 
-    __slots__ = ("index",)
+    __slots__ = ("_tell", "index", "revoked", "stamp")
 
     def __init__(self, index: Index = NOBODY) -> None:
         self.index = index
+        self.revoked = Revoked()
+        self.stamp = object()
+        self._tell: Callable[[bytes, Told], None] = _nobody_else
+
+    def take(self, index: Index) -> None:
+        """These are the consumers from now on."""
+        self.index = index
+        self.stamp = object()
+
+    def follow(self, revoked: Revoked, tell: Callable[[bytes, Told], None]) -> None:
+        """Go by this list. `tell`: reaches the other workers with what is revoked here."""
+        self.revoked, self._tell, self.stamp = revoked, tell, object()
+
+    def hear(self, records: bytes) -> bytes:
+        """These are revoked, as another process says; those of them that were not known."""
+        fresh = self.revoked.add(records, time.time())
+        if fresh:
+            self.stamp = object()
+        return fresh
+
+    def revoke(self, records: bytes, about: Told) -> None:
+        """Revoke here at once, and everywhere before long."""
+        if fresh := self.hear(records):
+            self._tell(fresh, about)
 
     def by_name(self, name: str) -> Consumer | None:
         return self.index.find(Kind.NAME, name.encode("utf-8", "surrogatepass"))

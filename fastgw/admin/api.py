@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from fastgw.admin import dashboard
+from fastgw.admin import dashboard, revocations
 from fastgw.admin.access import Access, Gate
 from fastgw.admin.answers import answer, refused, told
 from fastgw.admin.node import (
@@ -29,6 +29,8 @@ from fastgw.admin.node import (
     Node,
     Outcome,
     Reason,
+    Revocations,
+    Revoked,
     Routes,
     Status,
     Upstreams,
@@ -218,6 +220,17 @@ async def _rollback(node: Node, request: Request) -> Response:
     return _came(await node.rollback(wanted.generation))
 
 
+async def _revoke(node: Node, request: Request) -> Response:
+    body = await _body(request)
+    if _content_type(request) != JSON:
+        raise HTTPException(415, f"The Content-Type is {JSON}.")
+    try:
+        records, about = revocations.read(msgspec.json.decode(body, type=revocations.Revocation))
+    except ValueError as error:  # a MsgspecError is one
+        raise HTTPException(400, f"Not a revocation: {error}.") from error
+    return told(Revoked(about.expires_date, node.revoke(records, about)))
+
+
 async def _drain(node: Node, request: Request) -> Response:
     await _no_body(request)
     node.drain()
@@ -277,6 +290,21 @@ OPERATIONS: Final = (
     Operation("POST", "/reload", "Read the configuration file anew.", _reload, _OUTCOMES),
     Operation(
         "POST", "/rollback", "Go back to an earlier configuration.", _rollback, _OUTCOMES, takes={JSON: Rollback}
+    ),
+    Operation(
+        "GET",
+        "/revocations",
+        "How many tokens, subjects and sessions count no more, and the latest of them.",
+        _telling(lambda node: node.revocations()),
+        {200: Revocations},
+    ),
+    Operation(
+        "POST",
+        "/revocations",
+        "Let a token, or all that somebody has until now, count no more, on all workers and nodes.",
+        _revoke,
+        {200: Revoked},
+        takes={JSON: revocations.Revocation},
     ),
     Operation("POST", "/drain", "Finish what is under way, take nothing new, and stop.", _drain, {202: Draining}),
     Operation("GET", "/metrics", "What Prometheus asks for.", _metrics, {200: OPENMETRICS}),

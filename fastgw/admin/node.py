@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, Protocol
 from msgspec import Struct
 
 from fastgw.config import Problem
+from fastgw.node.revoked import Told
 
 JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
@@ -19,6 +20,8 @@ State = Literal["serving", "draining"]
 WorkerState = Literal["ready", "silent", "starting", "draining"]
 Health = Literal["unknown", "healthy", "unhealthy", "ejected"]
 Reason = Literal["", "rejected", "busy", "failed"]
+RevokedEverywhere = Literal["node", "shared", "away"]
+"""How far a revocation reaches: this node; all that share a Redis; this node as long as Redis is away, and then all."""
 
 
 class Worker(Struct, frozen=True):
@@ -261,6 +264,25 @@ class Draining(Struct, frozen=True):
     state: Literal["draining"] = "draining"
 
 
+class Revocations(Struct, frozen=True):
+    """What counts no more."""
+
+    count: int
+    most: int
+    """When there are more, those are forgotten that would end first."""
+    reach: RevokedEverywhere
+    recent: Sequence[Told]
+    """The latest first; of those that other nodes have made only what came while this one listened."""
+
+
+class Revoked(Struct, frozen=True):
+    """What was revoked: on all workers in a moment."""
+
+    expires_date: float
+    """When it is forgotten."""
+    reach: RevokedEverywhere
+
+
 class Refusal(Struct, frozen=True):
     """Why a request was not served (RFC 9457)."""
 
@@ -297,6 +319,11 @@ class Node(Protocol):
 
     async def rollback(self, generation: int | None) -> Outcome:
         """Go back to a generation that is kept; None = the last that said something else, each time one further."""
+
+    def revocations(self) -> Revocations: ...
+
+    def revoke(self, records: bytes, about: Told) -> RevokedEverywhere:
+        """Let these records (`fastgw.node.revoked`) count. `about`: what they are, for people."""
 
     def drain(self) -> None:
         """Begin to."""

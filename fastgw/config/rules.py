@@ -15,10 +15,12 @@ from fastgw.config import patterns
 from fastgw.config.consumers import NOUNS, Kind, marks_of
 from fastgw.config.merging import Merged, Place
 from fastgw.config.problems import Path, show, suggest
+from fastgw.config.secret import secret_in
 from fastgw.config.settings import Config, Route
 from fastgw.config.shapes import BROKEN, fields_of
 from fastgw.config.tls_rules import served_tls_that_works, tls_that_works
 from fastgw.config.values import Address
+from fastgw.node.state_url import check_url
 from fastgw.wire.llhttp import knows_method
 
 Rule = Callable[[Merged], None]
@@ -248,6 +250,17 @@ def methods_that_are_served(merged: Merged) -> None:
                 place.below("methods", index).report(wrong, "expected another method", at_key=False)
 
 
+def state_that_works(merged: Merged) -> None:
+    for place, state in merged.once("state"):
+        if state.url is BROKEN:
+            continue
+        try:
+            secret = state.url
+            check_url(secret_in(secret.file, place.reading.files.read(secret.file)) if secret.file else secret.value())
+        except ValueError as error:
+            place.below("url").report(str(error), "expected a Redis that can be used", at_key=False)
+
+
 def consumers_are_told_apart(merged: Merged) -> None:
     """What a consumer is known by is its own alone. Keys are compared, and never shown."""
     taken: dict[tuple[Kind, bytes], tuple[Place, Path]] = {}
@@ -298,6 +311,7 @@ RULES: Final[tuple[Rule, ...]] = (
     tls_that_works,
     served_tls_that_works,
     admin_is_guarded,
+    state_that_works,
     consumers_are_told_apart,
     routes_have_their_own_names,
     routes_have_one_end,

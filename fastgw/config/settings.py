@@ -660,6 +660,21 @@ class ConsumerFile(Settings):
     """Consumers, as in a configuration."""
 
 
+class State(Settings):
+    """A Redis or Valkey in which several nodes share what they know: what was revoked. Needs `fastgw[redis]`."""
+
+    url: Secret
+    """Where it is: `redis://[user]:password@host:6379/0`, `rediss://` for TLS, or `unix:///path?db=0`. Redis 6.2 or
+    newer, or Valkey."""
+    when_away: Literal["local", "refuse"] = "local"
+    """What counts while it does not answer: what this node knows by itself, or nothing, so that what would have to ask
+    it is refused. Revocations always go by the node's own list, and are merged when it is back."""
+    timeout: Duration = 0.1
+    """How long a request waits for it."""
+    prefix: Annotated[str, Meta(min_length=1, max_length=64)] = "fastgw"
+    """What all names in it begin with. Gateways with another prefix share nothing."""
+
+
 class Config(Settings):
     """A whole configuration, its includes merged."""
 
@@ -695,5 +710,7 @@ class Config(Settings):
     consumer_files: tuple[str, ...] = ()
     """Further files of `consumers`, by name or pattern, relative to this one. They are watched: what is changed,
     added or removed there takes effect at once, without a reload being asked for."""
+    state: State | None = None
+    """Where nodes share what they know. null = each node knows for itself."""
     routes: tuple[Route, ...] = ()
     """What happens to requests. The order counts only between routes that match equally well."""

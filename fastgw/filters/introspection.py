@@ -28,9 +28,10 @@ from fastgw.filters.asking import check_tls, client_tls
 from fastgw.filters.bearer import Unclear, challenge, token_in
 from fastgw.filters.jwt import ClaimName, ClaimRule, Scope, compiled_rule
 from fastgw.filters.places import AUTHORIZATION, Places
+from fastgw.filters.revoking import REVOKED, Marks, mark_of_token, marks_of
 from fastgw.filters.verified import OTHERS, certificate_of, consumer_of, explain_token, is_bearers, lines_of
 from fastgw.filters.written import check_written
-from fastgw.identity import Index, Roster
+from fastgw.identity import Roster
 from fastgw.jose import ClaimPath, Claims, Expected, Refused, check_claims, claim_path, find_claim, scopes_of
 from fastgw.jose.strict import members
 from fastgw.node.flights import Flights
@@ -161,18 +162,23 @@ class _Refusal(NamedTuple):
 
 @final
 class _Known:
-    """A token that passes. Whose it is, is looked up again when there are other consumers."""
+    """A token that passes. It is looked at again when there are other consumers, or something is revoked."""
 
-    __slots__ = ("certificate", "claims", "consumer", "index", "lines")
+    __slots__ = ("certificate", "claims", "consumer", "lines", "marks", "stamp", "token")
 
-    def __init__(self, claims: Claims, lines: bytes, certificate: str) -> None:
+    def __init__(self, token: bytes, claims: Claims, lines: bytes, certificate: str) -> None:
+        self.token = token
+        """Its own mark, for revocation."""
         self.claims = claims
         self.lines = lines
         """Ready ones for the upstream."""
         self.certificate = certificate
         """See `certificate_of`."""
         self.consumer: Consumer | None = None
-        self.index: Index | None = None
+        self.marks: Marks = ()
+        """All its marks, once somebody asks."""
+        self.stamp: object = None
+        """Of the roster by which it was looked at last."""
 
 
 class _Said(NamedTuple):
@@ -344,8 +350,8 @@ class _Policy:
     def _let_pass(self, exchange: Exchange, known: _Known) -> Reply | None:
         if not is_bearers(exchange, known.certificate):
             return self._refuse(exchange, _Refusal(Fault.CREDENTIALS_INVALID, OTHERS))
-        if known.index is not self._roster.index:
-            self._find_consumer(known)
+        if known.stamp is not self._roster.stamp and not self._is_still_good(known):
+            return self._refuse(exchange, _Refusal(Fault.CREDENTIALS_INVALID, REVOKED))
         exchange.consumer, exchange.claims = known.consumer, known.claims
         if known.lines:
             exchange.request_added += known.lines
@@ -374,7 +380,7 @@ class _Policy:
             return _Refusal(Fault.AUTH_UNAVAILABLE, str(away))
         left = said.until_date - time.time()
         try:
-            verdict: _Known | _Refusal = self._verdict(said.claims)
+            verdict: _Known | _Refusal = self._verdict(said.claims, token)
         except Refused as refused:
             verdict = _Refusal(Fault.CREDENTIALS_INVALID, str(refused))
         if isinstance(verdict, _Refusal):
@@ -402,7 +408,7 @@ class _Policy:
             await level.put(token, raw, said.until_date)
         return said
 
-    def _verdict(self, claims: dict[str, Any]) -> _Known | _Refusal:
+    def _verdict(self, claims: dict[str, Any], token: bytes) -> _Known | _Refusal:
         """Raises `Refused`."""
         if not claims["active"]:
             raise Refused("the token is not active")
@@ -416,15 +422,18 @@ class _Policy:
         for claim, rule in self._rules:
             if not rule(told):
                 return _Refusal(Fault.FORBIDDEN, f"the claim {claim} is not as the rules want it")
-        known = _Known(MappingProxyType(told), lines_of(told, self._fields), certificate_of(told))
-        self._find_consumer(known)
-        return known
+        return _Known(mark_of_token(token), MappingProxyType(told), lines_of(told, self._fields), certificate_of(told))
 
-    def _find_consumer(self, known: _Known) -> None:
-        known.index = self._roster.index
-        subject = find_claim(known.claims, self._consumer_claim)
-        issuer = known.claims.get("iss") or self._settings.issuer or ""
-        known.consumer = consumer_of(self._roster, issuer, subject)
+    def _is_still_good(self, known: _Known) -> bool:
+        """Whether it is not revoked; then its consumer is found, and it need not be asked again for a while."""
+        roster, issuer = self._roster, known.claims.get("iss") or self._settings.issuer or ""
+        if roster.revoked:
+            known.marks = known.marks or marks_of(known.claims, known.token, issuer)
+            if roster.revoked.covers(known.marks, time.time()):
+                return False
+        known.stamp = roster.stamp
+        known.consumer = consumer_of(roster, issuer, find_claim(known.claims, self._consumer_claim))
+        return True
 
 
 @final

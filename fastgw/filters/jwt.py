@@ -314,7 +314,7 @@ class _Use:
             verdict = recall(exchange.head)
             if verdict is None:
                 return judge(exchange, exchange.head.values(b"authorization"), [])
-            if verdict.index is roster.index and verdict.refusal is None and not verdict.certificate:
+            if verdict.stamp is roster.stamp and verdict.refusal is None and not verdict.certificate:
                 exchange.consumer, exchange.claims = verdict.consumer, verdict.claims
                 if verdict.lines:
                     exchange.request_added += verdict.lines

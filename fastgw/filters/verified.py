@@ -3,6 +3,7 @@
 Rule 1: a verdict is remembered for as long as the token is good, up to a ceiling, and under the policy that made it.
 Rule 2: it ends with its key: when that is not in the set any more, the token is judged anew.
 Rule 3: what a token says goes into fields only as whole values of one line; what cannot is a reason to refuse it.
+Rule 4: when anything is revoked, each verdict is looked at once more before it counts.
 """
 
 import re
@@ -18,7 +19,8 @@ from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Outcome, Reply
 from fastgw.filters.bearer import challenge
 from fastgw.filters.jwks import Keyring
-from fastgw.identity import Consumer, Index, Roster
+from fastgw.filters.revoking import REVOKED, Marks, mark_of_token, marks_of
+from fastgw.identity import Consumer, Roster
 from fastgw.jose import (
     ClaimPath,
     Claims,
@@ -111,8 +113,12 @@ class Verdict(Struct, gc=False):
     refusal: "_Refusal | None" = None
     """Why it must not pass although it is good."""
     consumer: Consumer | None = None
-    index: Index | None = None
-    """Where the consumer was looked for."""
+    token: bytes = b""
+    """The token's own mark, for revocation."""
+    marks: Marks = ()
+    """All its marks, once somebody asks; () before."""
+    stamp: object = None
+    """Of the roster by which the consumer was looked for, and the token found not to be revoked."""
     certificate: str = ""
     """See `certificate_of`; it is looked at for each request, as another connection may show the same token."""
 
@@ -139,7 +145,7 @@ class TokenPolicy:
         self.roster = roster
         self._known: TokenCache[Verdict] = TokenCache(wanted.most)
         self.recall: Callable[[bytes], Verdict | None] = self._known.get
-        """What is remembered of a credential. Its consumer may be out of date: see `admit`."""
+        """What is remembered of a credential. It may be out of date: see `admit`."""
         self.recall_shown: Callable[[RequestHead], Verdict | None] = self._known.shown_by
         """The same of the only `Authorization` field of a request."""
         self.missing = (challenge(wanted.realm, scope=" ".join(sorted(wanted.scopes))),)
@@ -164,11 +170,11 @@ class TokenPolicy:
         """Let the exchange pass with what is known of its token, or not."""
         if not is_bearers(exchange, verdict.certificate):
             return self._refuse(exchange, OTHERS)
+        if verdict.stamp is not self.roster.stamp and not self._is_still_good(verdict):
+            return self._refuse(exchange, REVOKED)
         refusal = verdict.refusal
         if refusal is not None:
             return exchange.refuse(refusal.fault, refusal.detail, refusal.fields, refusal.why)
-        if verdict.index is not self.roster.index:
-            self._find_consumer(verdict)
         exchange.consumer = verdict.consumer
         exchange.claims = verdict.claims
         if verdict.lines:
@@ -185,17 +191,17 @@ class TokenPolicy:
         except Refused as refusal:
             return self._refuse(exchange, str(refusal))
         try:
-            verdict = self._verdict(signed)
+            verdict = self._verdict(signed, token)
         except UnknownKey as refusal:
             if self.keyring.feed:
-                return self._judge_later(exchange, credential, signed, then)
+                return self._judge_later(exchange, credential, token, signed, then)
             return self._refuse(exchange, str(refusal))
         except Refused as refusal:
             return self._refuse(exchange, str(refusal))
         return self._conclude(exchange, credential, verdict, then)
 
     async def _judge_later(
-        self, exchange: Exchange, credential: bytes, signed: Signed, then: Callable[[Exchange], None]
+        self, exchange: Exchange, credential: bytes, token: bytes, signed: Signed, then: Callable[[Exchange], None]
     ) -> Reply | None:
         """Its key is not known: there may be new ones."""
         await self.keyring.renew()
@@ -203,7 +209,7 @@ class TokenPolicy:
             why = "no keys have been had from the provider yet"
             return exchange.refuse(Fault.AUTH_UNAVAILABLE, why=why)
         try:
-            verdict = self._verdict(signed)
+            verdict = self._verdict(signed, token)
         except Refused as refusal:
             return self._refuse(exchange, str(refusal))
         return self._conclude(exchange, credential, verdict, then)
@@ -219,7 +225,7 @@ class TokenPolicy:
             then(exchange)
         return reply
 
-    def _verdict(self, signed: Signed) -> tuple[Verdict, float]:
+    def _verdict(self, signed: Signed, token: bytes) -> tuple[Verdict, float]:
         """The verdict, and the seconds for which it is good. Raises `Refused`."""
         wanted = self._wanted
         key = verify(signed, self.keyring.keys)
@@ -230,7 +236,7 @@ class TokenPolicy:
         verdict.certificate = certificate_of(claims)
         verdict.refusal = self._forbidden(claims)
         verdict.lines = lines_of(claims, wanted.fields)
-        self._find_consumer(verdict)
+        verdict.token = mark_of_token(token)
         return verdict, good_for
 
     def _forbidden(self, claims: Claims) -> _Refusal | None:
@@ -246,10 +252,17 @@ class TokenPolicy:
                 return _Refusal(Fault.FORBIDDEN, "", (), f"the claim {claim} is not as the rules want it")
         return None
 
-    def _find_consumer(self, verdict: Verdict) -> None:
-        verdict.index = self.roster.index
+    def _is_still_good(self, verdict: Verdict) -> bool:
+        """Whether it is not revoked; then its consumer is found, and it need not be asked again for a while."""
+        roster = self.roster
+        if roster.revoked:
+            verdict.marks = verdict.marks or marks_of(verdict.claims, verdict.token)
+            if roster.revoked.covers(verdict.marks, time.time()):
+                return False
+        verdict.stamp = roster.stamp
         subject = find_claim(verdict.claims, self._wanted.consumer_claim)
-        verdict.consumer = consumer_of(self.roster, verdict.claims.get("iss", ""), subject)
+        verdict.consumer = consumer_of(roster, verdict.claims.get("iss", ""), subject)
+        return True
 
     def _refuse(self, exchange: Exchange, why: str, error: str = "invalid_token") -> Reply:
         description = _NOT_IN_DESCRIPTION.sub("?", why.replace("`", "'"))

@@ -14,13 +14,15 @@ from typing import Final, Literal
 
 import msgspec
 
+from fastgw.node.revoked import Told
+
 MESSAGE_MAX: Final = 64 * 1024
 DESCRIPTORS_MAX: Final = 128
 """In one message; the kernel takes 253."""
 _ANCILLARY: Final = socket.CMSG_SPACE(DESCRIPTORS_MAX * array("i").itemsize)
 LATER: Final = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS})
 """What `sendmsg` says while messages, or descriptors on their way, are too many (unix(7))."""
-PROTOCOL: Final = 2
+PROTOCOL: Final = 3
 """Of these messages. A new version of fastgw takes over the workers of an old one only if it speaks the same."""
 FIRST_GENERATION: Final = 1
 
@@ -177,6 +179,13 @@ class Ask(Message):
     key: str
 
 
+class Revoke(Message):
+    """Worker or control, then supervisor: these records (`node/revoked`) are new. `told`: of the last of them."""
+
+    records: bytes
+    told: list[Told] = []
+
+
 AnyMessage = (
     Ready
     | Adopt
@@ -201,6 +210,7 @@ AnyMessage = (
     | Watch
     | Fed
     | Ask
+    | Revoke
 )
 
 _decoder: Final[msgspec.msgpack.Decoder[AnyMessage]] = msgspec.msgpack.Decoder(AnyMessage)

@@ -1,6 +1,7 @@
 """What the supervisor keeps and every child is born with: sockets, shared memory, the configuration in force."""
 
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from fastgw.compile import Gateway
 from fastgw.config import Problem
 from fastgw.config.settings import Config, Listener
 from fastgw.config.values import Address
+from fastgw.node.revoked import TOLD_MOST, Revoked, Told
 from fastgw.node.shared import Shared
 from fastgw.node.tickets import Seeds
 from fastgw.runtime.accepted import Accepted, Document
@@ -81,6 +83,10 @@ class Commons:
     """What a service manager has opened and no listener has taken."""
     feeds: dict[str, bytes] = field(default_factory=dict)
     """What sources have said last that are fetched once per node, by their keys."""
+    revoked: Revoked = field(default_factory=Revoked)
+    """What counts no more. Each child goes on from what there was at its birth."""
+    revoked_told: deque[Told] = field(default_factory=lambda: deque(maxlen=TOLD_MOST))
+    """The latest of that, for people."""
     follows_files: bool = False
     """A change of the configuration's files is taken without being asked for."""
     begun_date: float = 0.0

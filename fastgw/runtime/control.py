@@ -20,7 +20,18 @@ from fastgw.config.spots import Flaw
 from fastgw.downstream.tls import files_of, server_context
 from fastgw.node.ground import Ground
 from fastgw.runtime.accepted import Accepted
-from fastgw.runtime.channel import AnyMessage, Ask, Channel, ChannelClosed, Columns, Outcome, Ready, Reload, Stop
+from fastgw.runtime.channel import (
+    AnyMessage,
+    Ask,
+    Channel,
+    ChannelClosed,
+    Columns,
+    Outcome,
+    Ready,
+    Reload,
+    Revoke,
+    Stop,
+)
 from fastgw.runtime.commons import Commons
 from fastgw.runtime.feeding import Feeding
 from fastgw.runtime.files import LOOK_EVERY, FileWatch, SourceWatch
@@ -28,6 +39,7 @@ from fastgw.runtime.loops import run
 from fastgw.runtime.notices import described, notice
 from fastgw.runtime.probes import status_server
 from fastgw.runtime.proposals import Proposals
+from fastgw.runtime.revoking import Revoking
 from fastgw.runtime.view import View
 from fastgw.upstream.fetch import Fetcher
 
@@ -63,10 +75,11 @@ class Control:
         self._commons = commons
         self._channel = channel
         self._proposals = Proposals(commons, channel)
-        self._view = View(commons, channel, self._proposals)
         self._ground = Ground(asyncio.get_running_loop())
         self._fetcher = Fetcher(self._ground)
         self._feeding = Feeding(channel, self._fetcher)
+        self._revoking = Revoking(commons, channel)
+        self._view = View(commons, channel, self._proposals, self._revoking)
         self._view.feeds = self._feeding.told
         self._tasks: set[asyncio.Task[Any]] = set()
         self._admin: asyncio.Task[None] | None = None
@@ -76,6 +89,7 @@ class Control:
                 Reload: lambda order: self._begin(self._proposals.reload("signal")),
                 Outcome: self._proposals.conclude,
                 Ask: lambda order: self._feeding.asked(order),
+                Revoke: self._revoking.heard,
                 Columns: lambda order: commons.shared.widen(order.count),
                 Stop: lambda order: self._told.set(),
             }
@@ -103,6 +117,7 @@ class Control:
         await self._told.wait()
         loop.remove_reader(self._channel)
         self._feeding.stop()
+        self._revoking.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -111,6 +126,7 @@ class Control:
 
     def _feed(self, accepted: Accepted) -> None:
         self._feeding.follow(accepted.feeds, accepted.captured, accepted.generation)
+        self._revoking.follow(accepted)
 
     def _begin(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work)

@@ -6,6 +6,7 @@ too. Only plain values stand in it, for the next program may be another version 
 
 import os
 import socket
+import time
 from typing import Final, Self
 
 import msgspec
@@ -13,6 +14,7 @@ import msgspec
 from fastgw.config import Source
 from fastgw.config.values import parse_address
 from fastgw.node.places import Places
+from fastgw.node.revoked import Told
 from fastgw.node.tickets import Seeds
 from fastgw.runtime.accepted import Document
 from fastgw.runtime.activation import Inherited, Passed
@@ -125,6 +127,9 @@ class Estate(msgspec.Struct, kw_only=True):
     """A signal asked for a reload that has not begun."""
     tickets: Seeds | None = None
     """None: another version, which knows none."""
+    revoked: bytes = b""
+    """What counts no more, as records."""
+    revoked_told: list[Told] = []
 
     @classmethod
     def of(cls, commons: Commons, children: Children, adoption: Adoption, reload_due: bool) -> Self:
@@ -155,6 +160,8 @@ class Estate(msgspec.Struct, kw_only=True):
             feeds=commons.feeds,
             reload_due=reload_due,
             tickets=commons.tickets,
+            revoked=commons.revoked.joined(time.time()),
+            revoked_told=list(commons.revoked_told),
         )
 
     @property

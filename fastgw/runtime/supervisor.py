@@ -25,6 +25,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fastgw import VERSION
+from fastgw.node.revoked import MOST
 from fastgw.runtime.adoption import Adoption
 from fastgw.runtime.bound import Bound, tell_ready
 from fastgw.runtime.channel import (
@@ -43,6 +44,7 @@ from fastgw.runtime.channel import (
     Rejected,
     Reload,
     Reopen,
+    Revoke,
     Watch,
 )
 from fastgw.runtime.children import Children, call_ourselves
@@ -52,7 +54,7 @@ from fastgw.runtime.estate import Estate
 from fastgw.runtime.feeding import taken
 from fastgw.runtime.hanging import Overseer
 from fastgw.runtime.life import STOP_GRACE, Life, Phase
-from fastgw.runtime.notices import notice, notice_logs
+from fastgw.runtime.notices import RareNotice, notice, notice_logs
 from fastgw.runtime.notify import Notifier
 from fastgw.runtime.opening import CannotStart
 from fastgw.runtime.outbox import AGAIN_S
@@ -105,8 +107,10 @@ class Supervisor:
             Rejected: self._was_rejected,
             Fed: self._was_fed,
             Ask: self._was_asked,
+            Revoke: self._was_revoked,
             DrainAll: lambda child, message: self._life.leave("the admin API"),
         }
+        self._complain = RareNotice()
         self._selector = selectors.PollSelector()
         self._signals = Signals(tuple(self._actions))
         self._children = Children(commons, companions, self._signals, self._forget)
@@ -319,6 +323,20 @@ class Supervisor:
     def _was_asked(self, child: Child, message: Ask) -> None:
         if self._children.control.child is not None:
             self._children.control.child.send(message)
+
+    def _was_revoked(self, child: Child, message: Revoke) -> None:
+        """Keep it for children to come, and tell those that live; whoever says it first has said it for all."""
+        commons = self._commons
+        before = commons.revoked.dropped
+        fresh = commons.revoked.add(message.records, time.time())
+        if commons.revoked.dropped > before:
+            self._complain(f"more than {MOST} revocations: those that would end first are forgotten")
+        if not fresh:
+            return
+        commons.revoked_told.extend(message.told)
+        for other in (*self._children.that_work(), self._children.control.child):
+            if other is not None and other is not child:
+                other.send(Revoke(generation=other.generation, records=fresh, told=message.told))
 
     # --- deaths ---
 

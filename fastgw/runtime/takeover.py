@@ -1,6 +1,7 @@
 """The new program's part of an upgrade: show that it can serve, and then go on with what the old one has left."""
 
 import asyncio
+import time
 from contextlib import ExitStack
 
 import uvloop
@@ -68,6 +69,8 @@ def take_over(estate: Estate, accepted: Accepted, gateway: Gateway, opened: Exit
         begun_date=estate.begun_date,
     )
     commons.tickets = estate.tickets or commons.tickets
+    commons.revoked.add(estate.revoked, time.time())
+    commons.revoked_told.extend(estate.revoked_told)
     opened.callback(close_commons, commons)
     grow(commons)
     warn(commons, again=True)

@@ -19,6 +19,7 @@ from fastgw.config.settings import Config, Route, Target, Upstream
 from fastgw.config.values import Url
 from fastgw.identity import Index
 from fastgw.node.places import target_name
+from fastgw.node.revoked import Told
 from fastgw.node.targets import Verdict
 from fastgw.observe import Totals
 from fastgw.observe.families import BOUNDS_S
@@ -28,6 +29,7 @@ from fastgw.runtime.channel import Channel, DrainAll
 from fastgw.runtime.commons import Commons, Record
 from fastgw.runtime.processes import Process, process
 from fastgw.runtime.proposals import Proposals
+from fastgw.runtime.revoking import Revoking
 from fastgw.upstream.target import label_of
 
 HEALTH: Final[Mapping[Verdict, node.Health]] = {
@@ -46,10 +48,11 @@ ERRORS: Final = 500
 class View:
     """The `admin.node.Node` of a gateway."""
 
-    def __init__(self, commons: Commons, channel: Channel, proposals: Proposals) -> None:
+    def __init__(self, commons: Commons, channel: Channel, proposals: Proposals, revoking: Revoking) -> None:
         self._commons = commons
         self._channel = channel
         self._proposals = proposals
+        self._revoking = revoking
         self._supervisor = os.getppid()
         self._exposition = Exposition(
             series_of(proposals.current.places),
@@ -184,6 +187,12 @@ class View:
 
     async def rollback(self, generation: int | None) -> node.Outcome:
         return await self._proposals.rollback(generation)
+
+    def revocations(self) -> node.Revocations:
+        return self._revoking.told()
+
+    def revoke(self, records: bytes, about: Told) -> node.RevokedEverywhere:
+        return self._revoking.revoke(records, about)
 
     def drain(self) -> None:
         self._channel.send(DrainAll(generation=self._proposals.current.generation))

@@ -19,6 +19,7 @@ from fastgw.downstream import Server
 from fastgw.filters.api import Services
 from fastgw.node.feeds import Feeds
 from fastgw.node.ground import Ground
+from fastgw.node.revoked import Told
 from fastgw.observe import Observer
 from fastgw.routing import Steps, at_once
 from fastgw.runtime.accepting import Acceptor
@@ -31,6 +32,7 @@ from fastgw.runtime.channel import (
     Ask,
     Channel,
     ChannelClosed,
+    ChannelFull,
     Columns,
     Commit,
     Committed,
@@ -43,12 +45,13 @@ from fastgw.runtime.channel import (
     Refused,
     Release,
     Reopen,
+    Revoke,
     Sockets,
     Stop,
     Watch,
 )
 from fastgw.runtime.commons import Commons
-from fastgw.runtime.feeding import taken
+from fastgw.runtime.feeding import RETRY_S, taken
 from fastgw.runtime.loops import run
 from fastgw.runtime.notices import RareNotice, described
 from fastgw.runtime.probes import Probes
@@ -104,6 +107,7 @@ class Worker:
         self._ground = Ground(loop)
         self._feeds = Feeds(commons.feeds, self._ask)
         self._services = Services(self._ground, Fetcher(self._ground), self._feeds, commons.shared.cells)
+        gateway.stock.roster.follow(commons.revoked, self._revoke)
         self._observer = Observer(
             logs=gateway.config.access_logs, column=words.counted(self._column), series=gateway.series
         )
@@ -128,7 +132,7 @@ class Worker:
         self._ended: asyncio.Future[None] = loop.create_future()
         self._drain: asyncio.Task[None] | None = None
         self._is_short = False  # it has missed sockets, and is about to be replaced
-        self._orders: Mapping[type[AnyMessage], Callable[[Any], None]] = MappingProxyType(
+        self._orders: Mapping[type[AnyMessage], Callable[[Any], object]] = MappingProxyType(
             {
                 Adopt: lambda order: self._standing.take(order.slot),
                 Release: lambda order: self._standing.leave(order.slot),
@@ -139,6 +143,7 @@ class Worker:
                 Abort: lambda order: self._abort(),
                 Watch: lambda order: self._probes.watch(channel.take_descriptors()),
                 Fed: lambda order: self._feeds.take(order.key, taken(*channel.take_descriptors())),
+                Revoke: lambda order: self._changing.gateway.stock.roster.hear(order.records),
                 Reopen: lambda order: self._observer.reopen(),
                 Drain: self._begin_drain,
                 Stop: lambda order: self._end(),
@@ -173,6 +178,15 @@ class Worker:
     def _ask(self, key: str) -> None:
         with suppress(ChannelClosed):  # a supervisor that takes nothing now is asked by the next request
             self._channel.send(Ask(generation=self._changing.generation, key=key))
+
+    def _revoke(self, records: bytes, about: Told) -> None:
+        """Tell the node of what is revoked here."""
+        try:
+            self._channel.send(Revoke(generation=self._changing.generation, records=records, told=[about]))
+        except ChannelFull:
+            self._loop.call_later(RETRY_S, self._revoke, records, about)
+        except ChannelClosed:
+            pass  # the supervisor is gone, and we go too
 
     def _publish(self) -> None:
         """Tell once in a while how busy the targets are."""
@@ -222,7 +236,7 @@ class Worker:
         placed = dict(zip(gateway.tables, prepare.listeners, strict=True))
         self._standing.take_queued(placed)
         self._observer.adopt(gateway.config.access_logs, gateway.series)
-        gateway.stock.roster.index = gateway.index
+        gateway.stock.roster.take(gateway.index)
         self._server.adopt(gateway, words.connection_limit(column, limits), words.address_limit(column, limits))
         if self._drain is None:  # else nothing is accepted any more
             self._standing.serve(gateway.listeners, placed)

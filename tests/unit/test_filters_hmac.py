@@ -235,7 +235,7 @@ def test_what_is_hidden_does_not_reach_the_upstream() -> None:
 def test_a_key_that_is_withdrawn_is_refused_at_once() -> None:
     plane = plane_of()
     passed(plane, signed())
-    plane.gateway.stock.roster.index = index_of([of("alice")], {})
+    plane.gateway.stock.roster.take(index_of([of("alice")], {}))
     assert asked(plane, signed()).received.startswith(b"HTTP/1.1 401 ")
 
 

@@ -3,6 +3,7 @@
 Rule 1: what comes back from a browser counts only with what was sealed for this browser when it left.
 Rule 2: who has a session goes on while the provider is away; who needs the provider is told that it is.
 Rule 3: nothing is refreshed twice with one refresh token (`desk`).
+Rule 4: a session that has ended is ended in every copy of its cookie, whenever and wherever it was written.
 """
 
 import asyncio
@@ -25,10 +26,12 @@ from fastgw.filters.oidc.provider import Authenticate, Away, Denied, Provider, T
 from fastgw.filters.oidc.session import Attempt, Sealed, Session
 from fastgw.filters.oidc.settings import Login
 from fastgw.filters.oidc.urls import local, parameters_of, with_query
+from fastgw.filters.revoking import Marks, mark_of_subject, mark_of_token
 from fastgw.filters.verified import consumer_of, explain_token
 from fastgw.forwarded import client_scheme
-from fastgw.identity import Consumer, Index, Roster
+from fastgw.identity import Consumer, Roster
 from fastgw.jose import ClaimPath, Claims, Refused, find_claim
+from fastgw.node.revoked import mark_of, record_of, told
 from fastgw.node.tokens import TokenCache
 from fastgw.upstream.tls import ClientTls
 
@@ -74,7 +77,7 @@ class Trust(NamedTuple):
 class Known:
     """A session that a cookie holds, read."""
 
-    __slots__ = ("claims", "consumer", "ended", "index", "lines", "retry_date", "sealed", "session")
+    __slots__ = ("claims", "consumer", "ended", "lines", "retry_date", "sealed", "session", "stamp")
 
     def __init__(self) -> None:
         self.session: Session
@@ -82,8 +85,8 @@ class Known:
         self.lines: bytes
         """For the upstream."""
         self.consumer: Consumer | None = None
-        self.index: Index | None = None
-        """Where the consumer was looked for."""
+        self.stamp: object = None
+        """Of the roster by which the consumer was looked for, and the session found not to be revoked."""
         self.sealed: bytes | None = None
         """What the cookie has to become; None: it is up to date."""
         self.ended = ""
@@ -202,6 +205,8 @@ class Flow:
     def _go_on(self, exchange: Exchange, jar: Jar, site: _Site, known: Known) -> Outcome:
         session, now = known.session, time.time()
         limits = self._login.session
+        if known.stamp is not self._trust.roster.stamp:
+            self._look_again(known, now)
         if known.ended or now >= session.begun_date + limits.lifetime:
             return self._without(exchange, jar, site, known.ended or "the session has reached its lifetime")
         if limits.idle is not None:
@@ -219,17 +224,40 @@ class Flow:
         return None
 
     def _pass(self, exchange: Exchange, jar: Jar, site: _Site, known: Known) -> None:
-        roster = self._trust.roster
-        if known.index is not roster.index:
-            known.index = roster.index
-            claims = known.claims
-            subject = find_claim(claims, self._trust.consumer_claim)
-            known.consumer = consumer_of(roster, claims.get("iss", ""), subject)
         exchange.claims, exchange.consumer = known.claims, known.consumer
         exchange.request_dropped |= self._trust.written
         exchange.request_added += known.lines
         if known.sealed is not None:
             self._writing[exchange] = put(site.cookie, known.sealed, site.attributes, jar.ours)
+
+    def _look_again(self, known: Known, now: float) -> None:
+        """Whether it was revoked, and whose it is."""
+        roster, claims = self._trust.roster, known.claims
+        if roster.revoked and roster.revoked.covers(self._marks(known), now):
+            known.ended = known.ended or "the session was ended"
+        known.stamp = roster.stamp
+        subject = find_claim(claims, self._trust.consumer_claim)
+        known.consumer = consumer_of(roster, claims.get("iss", ""), subject)
+
+    def _marks(self, known: Known) -> Marks:
+        """By what it can be revoked. It began when the browser logged in: what is refreshed is not new."""
+        session, subject = known.session, known.claims["sub"]
+        began, issuer = session.begun_date, self._trust.issuer
+        marks = [
+            (self._mark(known), 0.0),
+            (mark_of_subject(issuer, subject), began),
+            (mark_of("logins", issuer, self._login.client_id, subject), began),
+        ]
+        if session.sid:
+            marks.append((mark_of("sid", issuer, self._login.client_id, session.sid), 0.0))
+        if session.access_token:
+            marks.append((mark_of_token(session.access_token.encode()), 0.0))
+        return tuple(marks)
+
+    def _mark(self, known: Known) -> bytes:
+        """Its own, the same in each of its cookies: nobody begins two sessions in the same microsecond."""
+        begun = f"{known.session.begun_date:.6f}"
+        return mark_of("session", self._trust.issuer, self._login.client_id, known.claims["sub"], begun)
 
     def _become(self, known: Known, session: Session) -> None:
         self._hold(known, session)
@@ -268,6 +296,10 @@ class Flow:
             except Refused as refusal:
                 known.ended = str(refusal)
                 return exchange.refuse(Fault.FORBIDDEN, fields=[_NO_STORE], why=known.ended)
+        if known.stamp is not self._trust.roster.stamp:
+            self._look_again(known, time.time())
+        if known.ended:  # meanwhile
+            return await _awaited(self._without(exchange, jar, site, known.ended))
         self._pass(exchange, jar, site, known)
         return None
 
@@ -386,13 +418,15 @@ class Flow:
         }
         try:
             tokens = await self._provider.tokens(form, self._trust.authenticate, self._trust.tls)
-            await self._trust.id_tokens.judge(tokens, attempt.nonce)
+            claims = await self._trust.id_tokens.judge(tokens, attempt.nonce)
         except Away as away:
             return self._unavailable(exchange, str(away))  # with the attempt kept: the page may be loaded again
         except (Denied, Refused) as refusal:
             return exchange.refuse(Fault.BAD_REQUEST, _UNKNOWN, _fields(over), why=str(refusal))
         now = time.time()
-        session = self._with(tokens, Session(b"", begun_date=now, used_date=now))
+        sid = claims.get("sid")
+        begun = Session(b"", begun_date=now, used_date=now, sid=sid if isinstance(sid, str) else "")
+        session = self._with(tokens, begun)
         try:
             self._trust.lines(session)
             cookies = put(site.cookie, self._trust.sealed.seal_session(session), site.attributes, jar.ours)
@@ -421,20 +455,27 @@ class Flow:
     # --- out ---
 
     def _log_out(self, known: Known | None, jar: Jar, site: _Site) -> Reply:
-        """Here, and then at the provider (OpenID Connect RP-Initiated Logout 1.0 section 2)."""
+        """Here in all its copies, and then at the provider (OpenID Connect RP-Initiated Logout 1.0 section 2)."""
+        if known is not None:
+            self._end(known)
         cookies = clear(site.cookie, site.attributes, jar.ours) + _cleared(self._attempts(jar, site), site, jar)
         metadata, place = self._provider.metadata, self._login.after_logout
         if place.startswith("/"):
             place = site.origin + place
         if known is None or metadata is None or not metadata.end_session_endpoint:
             return _sent(303, place.encode(), cookies)
-        known.ended = "logged out"
         parameters = {
             "id_token_hint": known.session.id_token.decode(),
             "client_id": self._login.client_id,
             "post_logout_redirect_uri": place,
         }
         return _sent(303, with_query(metadata.end_session_endpoint, parameters).encode(), cookies)
+
+    def _end(self, known: Known) -> None:
+        known.ended = "logged out"
+        expires = known.session.begun_date + self._login.session.lifetime
+        about = told("session", expires, issuer=self._trust.issuer, subject=known.claims["sub"])
+        self._trust.roster.revoke(record_of(self._mark(known), expires), about)
 
     # --- what a request says of where it is ---
 

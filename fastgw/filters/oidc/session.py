@@ -59,6 +59,8 @@ class Session(msgspec.Struct, array_like=True, frozen=True):
     """When the access token was got."""
     ends_date: float = 0.0
     """When it expires; 0: the provider has not said."""
+    sid: str = ""
+    """What the provider calls its own session; "": it has not said (OpenID Connect Front-Channel Logout section 3)."""
 
     def __repr__(self) -> str:
         return f"<Session of {self.begun_date:.0f}{', to be refreshed' if self.refresh_token else ''}>"

@@ -123,8 +123,8 @@ class Login(Settings):
     login: LocalPath | None = None
     """A path that begins a login, for a link; it returns to the path that its parameter `return_to` names."""
     logout: LocalPath | None = "/oauth2/logout"
-    """A path that ends the session here and at the provider. null = none. A copy of its cookie ends when it would have
-    to be refreshed, or reaches its lifetime."""
+    """A path that ends the session here and at the provider. null = none. Copies of its cookie end with it: on all
+    workers, and on all nodes where they share a `state`."""
     after_logout: Place = "/"
     """Where a browser is sent when it has logged out. The whole URL must be known to the provider."""
     public_url: Origin | None = None

@@ -1,0 +1,74 @@
+"""What the admin API is asked to revoke, read: the records that say so, and what is told of them."""
+
+import time
+from typing import Any, Final
+
+from msgspec import Struct
+
+from fastgw.filters.revoking import mark_of_jti, mark_of_subject, mark_of_token
+from fastgw.jose import Refused
+from fastgw.jose.strict import members, unencoded
+from fastgw.node.revoked import LATEST_DATE, Told, record_of, told
+
+KEPT_S: Final = 30 * 86400.0
+"""How long a revocation is kept that does not say how long, and whose token does not."""
+LEEWAY_S: Final = 3600.0
+"""So long after its `exp` a token might still be taken."""
+
+
+class Revocation(Struct, frozen=True, forbid_unknown_fields=True):
+    """What is to count no more: `issuer` and `jti`, one token; `issuer` and `subject`, all of somebody that were issued
+    until now; `token`, that one. A session of a login counts as issued when it began."""
+
+    issuer: str | None = None
+    """As in the token; "" = it names none."""
+    jti: str | None = None
+    subject: str | None = None
+    token: str | None = None
+    """A JWT or an opaque one. It is not verified and not kept. The `jti` of a JWT that names its issuer is revoked
+    too."""
+    expires: float | None = None
+    """Until when it is kept, epoch seconds, such as the token's `exp`. null = as long as the token is good; 30 days
+    where it does not say."""
+
+
+def read(wanted: Revocation) -> tuple[bytes, Told]:
+    """The records, and what is told. Raises `ValueError`."""
+    now = time.time()
+    if wanted.expires is not None and not now < wanted.expires < 2 * LATEST_DATE:
+        raise ValueError("`expires` is no date to come, in epoch seconds")
+    expires = now + KEPT_S if wanted.expires is None else wanted.expires
+    issuer = wanted.issuer
+    match wanted:
+        case Revocation(token=str(token), issuer=None, jti=None, subject=None) if token:
+            return _of_token(token, wanted.expires, now)
+        case Revocation(token=None, issuer=str(issuer), jti=str(jti), subject=None) if jti:
+            return record_of(mark_of_jti(issuer, jti), expires), told("jti", expires, issuer=issuer, jti=jti)
+        case Revocation(token=None, issuer=str(issuer), jti=None, subject=str(subject)) if subject:
+            record = record_of(mark_of_subject(issuer, subject), expires, before_date=now)
+            return record, told("subject", expires, issuer=issuer, subject=subject)
+        case _:
+            raise ValueError("expected `issuer` and `jti`, `issuer` and `subject`, or `token`")
+
+
+def _of_token(token: str, wanted: float | None, now: float) -> tuple[bytes, Told]:
+    raw = token.encode("utf-8", "surrogatepass")
+    claims = _claims(raw)
+    exp = claims.get("exp")
+    expires = now + KEPT_S if wanted is None else wanted
+    if wanted is None and claims:
+        expires = max(float(exp), now) + LEEWAY_S if isinstance(exp, int | float) else LATEST_DATE
+    records = record_of(mark_of_token(raw), expires)
+    issuer, subject, jti = (said if isinstance(said := claims.get(name), str) else "" for name in ("iss", "sub", "jti"))
+    if issuer and jti:
+        records += record_of(mark_of_jti(issuer, jti), expires)
+    return records, told("token", expires, issuer=issuer, subject=subject, jti=jti)
+
+
+def _claims(token: bytes) -> dict[str, Any]:
+    """What a JWT says, unverified; {} where it is none."""
+    segments = token.split(b".")
+    try:
+        return members(unencoded(segments[1], "the payload"), "the payload") if len(segments) == 3 else {}
+    except Refused:
+        return {}

@@ -1,0 +1,163 @@
+"""What counts no more before its time: tokens, all tokens of somebody, and sessions that were ended.
+
+A record is the digest of a credential, or of whose it is, until when the record is kept, and up to which date what it
+names was issued. Rule 1: nothing of a token or session stands in it; whoever reads it learns nothing. Rule 2: records
+are only added, and end by themselves: lists of several processes and nodes are merged in any order, and end up equal.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from heapq import heappop, heappush
+from typing import Final, Literal, final
+
+from msgspec import Struct
+
+MOST: Final = 100_000
+"""Records that one process holds. More, and those are forgotten that would end first."""
+LENGTH: Final = 26
+"""Bytes of a record."""
+MARK: Final = 16
+ALWAYS_DATE: Final = (2**48 - 1) / 1000
+"""For what is named itself: whenever it was issued."""
+LATEST_DATE: Final = float(2**32 - 1)
+LONGEST_TOLD: Final = 256
+"""Characters of each part of what is told of a revocation."""
+TOLD_MOST: Final = 100
+"""The latest of them are told."""
+_MOMENTS: Final = 2**48 - 1
+
+Kind = Literal["jti", "subject", "token", "session"]
+
+
+class Told(Struct, frozen=True):
+    """A revocation, for people."""
+
+    kind: Kind
+    """What was named: one token by its `jti` or as a whole, all of a subject, or a login's session."""
+    date: float
+    expires_date: float
+    """When it is forgotten."""
+    issuer: str = ""
+    """"" = not told, or none; likewise the others."""
+    subject: str = ""
+    jti: str = ""
+
+
+def told(kind: Kind, expires_date: float, *, issuer: str = "", subject: str = "", jti: str = "") -> Told:
+    """As of now."""
+    parts = [part[:LONGEST_TOLD] for part in (issuer, subject, jti)]
+    return Told(kind, time.time(), min(expires_date, LATEST_DATE), *parts)
+
+
+def mark_of(kind: str, *parts: str | bytes) -> bytes:
+    """What a credential, or whose it is, is known by. The same on every node. `kind`: at most 16 characters."""
+    digest = blake2b(digest_size=MARK, person=kind.encode())
+    for part in parts:
+        raw = part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass")
+        digest.update(b"%d:" % len(raw))
+        digest.update(raw)
+    return digest.digest()
+
+
+def record_of(mark: bytes, expires_date: float, before_date: float = ALWAYS_DATE) -> bytes:
+    """Kept until `expires_date`. `before_date`: what was issued later is not meant."""
+    return mark + _value(expires_date, before_date).to_bytes(LENGTH - MARK)
+
+
+def records_in(joined: bytes) -> Iterator[bytes]:
+    """One by one; what is left over at the end is none."""
+    return (joined[at : at + LENGTH] for at in range(0, len(joined) - LENGTH + 1, LENGTH))
+
+
+def _value(expires_date: float, before_date: float) -> int:
+    expires = int(min(max(expires_date, 0.0), LATEST_DATE) + 0.999)
+    return min(expires, 2**32 - 1) << 48 | int(min(max(before_date, 0.0) * 1000, _MOMENTS))
+
+
+@final
+class Revoked:
+    """The records that one process knows."""
+
+    __slots__ = ("_known", "_most", "_order", "dropped")
+
+    def __init__(self, most: int = MOST) -> None:
+        # Plain dictionary and list of bytes and numbers: the collector of cycles has nothing to look at.
+        self._known: dict[bytes, int] = {}
+        self._order: list[bytes] = []
+        """A heap of expiry and mark. What is not so in `_known` is out of date."""
+        self._most = most
+        self.dropped = 0
+        """How many were forgotten before they ended, for want of room."""
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __repr__(self) -> str:
+        return f"<Revoked {len(self._known)} of {self._most}>"
+
+    def covers(self, marks: Iterable[tuple[bytes, float]], now: float) -> bool:
+        """Whether one of them is revoked. Each with when it was issued, epoch seconds; `now`: likewise."""
+        known = self._known
+        for mark, issued_date in marks:
+            value = known.get(mark)
+            if value is not None and value >> 48 > now and issued_date * 1000 <= value & _MOMENTS:
+                return True
+        return False
+
+    def add(self, joined: bytes, now: float) -> bytes:
+        """Take these records; those of them that say something new. `now`: epoch seconds."""
+        fresh = []
+        self._forget(now)
+        for record in records_in(joined):
+            mark, value = record[:MARK], int.from_bytes(record[MARK:])
+            if value >> 48 <= now:
+                continue
+            before = self._known.get(mark)
+            if before is not None:
+                value = max(value >> 48, before >> 48) << 48 | max(value & _MOMENTS, before & _MOMENTS)
+            if value == before:
+                continue
+            if before is None and len(self._known) >= self._most and not self._make_room(value):
+                continue
+            if before is None or value >> 48 != before >> 48:
+                heappush(self._order, (value >> 48).to_bytes(4) + mark)
+            self._known[mark] = value
+            fresh.append(mark + value.to_bytes(LENGTH - MARK))
+        return b"".join(fresh)
+
+    def _forget(self, now: float) -> None:
+        """Whatever has ended."""
+        order = self._order
+        while order and int.from_bytes(order[0][:4]) <= now:
+            self._drop(heappop(order))
+
+    def _make_room(self, value: int) -> bool:
+        """Forget who would end first; whether that is not the new one itself."""
+        order, count = self._order, len(self._known)
+        while len(self._known) == count and int.from_bytes(order[0][:4]) < value >> 48:
+            self._drop(heappop(order))
+        self.dropped += 1
+        return len(self._known) < count
+
+    def _drop(self, entry: bytes) -> None:
+        value = self._known.get(entry[4:])
+        if value is not None and value >> 48 == int.from_bytes(entry[:4]):
+            del self._known[entry[4:]]
+
+    def joined(self, now: float) -> bytes:
+        """All records."""
+        self._forget(now)
+        return b"".join(mark + value.to_bytes(LENGTH - MARK) for mark, value in self._known.items())
+
+    def lacking(self, joined: bytes) -> bytes:
+        """The records here of which those say less, or nothing."""
+        theirs = Revoked(max(len(joined) // LENGTH, 1))
+        theirs.add(joined, 0.0)
+        return b"".join(
+            mark + value.to_bytes(LENGTH - MARK)
+            for mark, value in self._known.items()
+            if (other := theirs._known.get(mark)) is None
+            or other >> 48 < value >> 48
+            or other & _MOMENTS < value & _MOMENTS
+        )

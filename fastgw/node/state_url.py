@@ -1,0 +1,26 @@
+"""Where the Redis of `state` is, as far as it can be told without asking it."""
+
+from importlib.util import find_spec
+from urllib.parse import urlsplit
+
+
+def place_in(url: str) -> str:
+    """Where it is, for people: nothing of a password. Raises `ValueError`, which shows nothing of the URL either."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or 6379
+    except ValueError:
+        host, port, parts = "", 0, urlsplit("")
+    if parts.scheme == "unix" and parts.path.startswith("/"):
+        return f"unix:{parts.path}"
+    database = parts.path.removeprefix("/")
+    if parts.scheme not in ("redis", "rediss") or not host or (database and not database.isdecimal()):
+        raise ValueError("not a URL such as redis://:password@host:6379/0")
+    return f"{host}:{port}"
+
+
+def check_url(url: str) -> None:
+    """Raises `ValueError` where it cannot be used here."""
+    place_in(url)
+    if find_spec("redis") is None:
+        raise ValueError("the package redis is missing; install fastgw[redis]")
