@@ -1,7 +1,8 @@
 """Text with values of the request in it, such as `{client_ip}` or `{claims.sub}`: read at `check`, compiled by `build`.
 
 Rule 1: a value never ends its line, nor is it cut or escaped: what cannot stand in a field is `Unfit`, for the filter
-to decide. Rule 2: what is missing or empty is None for the text as a whole: half a value would be another one.
+to decide. So is what would be another value without the space around it, which every recipient takes away: `"alice "`
+is not alice. Rule 2: what is missing or empty is None for the text as a whole: half a value would be another one.
 """
 
 import re
@@ -98,11 +99,16 @@ def compiled(text: str) -> bytes | Value:
 
 
 def listed(name: str, values: list[Any]) -> bytes:
-    """Several values as a list (RFC 9110 section 5.6.1). None of them may be two to who reads it."""
+    """Several values as a list (RFC 9110 section 5.6.1). None of them may be two, or another, to who reads it."""
     elements = [_text(name, value) for value in values]
-    if any("," in element for element in elements):
+    if not all(map(is_element, elements)):
         raise Unfit(name)
     return ",".join(elements).encode()
+
+
+def is_element(text: str) -> bool:
+    """Whether it can stand in a list as it is: whole, and with no space around it that goes."""
+    return "," not in text and '"' not in text and text == text.strip()
 
 
 def _pieces(text: str) -> tuple[tuple[bytes, str | None], ...]:
@@ -129,7 +135,7 @@ def _value(name: str) -> Value:
 
     def value(exchange: Exchange) -> bytes | None:
         held = raw(exchange)
-        if held is not None and not IS_VALUE(held):
+        if held is not None and (not IS_VALUE(held) or held != held.strip(b" \t")):
             raise Unfit(name)
         return held
 
@@ -148,7 +154,12 @@ def _claim(name: str) -> Value:
         held = find_claim(exchange.claims, path)
         if held is None:
             return None
-        return listed(name, held) if isinstance(held, list) else _text(name, held).encode()
+        if isinstance(held, list):
+            return listed(name, held)
+        text = _text(name, held)
+        if text != text.strip():
+            raise Unfit(name)
+        return text.encode()
 
     return claim
 

@@ -20,6 +20,7 @@ from fastgw.exchange import Exchange, Outcome, Reply
 from fastgw.filters.bearer import challenge
 from fastgw.filters.jwks import Keyring
 from fastgw.filters.revoking import REVOKED, Marks, mark_of_token, marks_of
+from fastgw.filters.templates import is_element
 from fastgw.identity import Consumer, Roster
 from fastgw.jose import (
     ClaimPath,
@@ -282,11 +283,14 @@ def lines_of(claims: Claims, fields: Iterable[tuple[bytes, str, ClaimPath]]) -> 
 
 
 def consumer_of(roster: Roster, issuer: str, subject: Any) -> Consumer | None:
-    """The consumer who has this subject. Else whoever the token names, unless a consumer is called so already."""
+    """The consumer who has this subject. Else whoever the token names, unless a consumer is called so already.
+
+    Nobody is called what would be another name in a field, where the space around it goes.
+    """
     if not isinstance(subject, str) or not subject:
         return None
     found = roster.by_jwt_subject(issuer, subject)
-    fit = len(subject) <= LONGEST_NAME and subject.isprintable()
+    fit = len(subject) <= LONGEST_NAME and subject.isprintable() and subject == subject.strip()
     if found is None and fit and roster.by_name(subject) is None:
         found = Consumer(subject)
     return found
@@ -308,11 +312,12 @@ def field_value(claim: str, value: Any) -> bytes:
         return b""
     if isinstance(value, list) and not any(isinstance(each, list | dict) for each in value):
         texts = [_text(claim, each) for each in value]
-        fit = not any("," in each or '"' in each for each in texts)
+        fit = all(map(is_element, texts))
         raw = ",".join(texts).encode()
     else:
-        raw, fit = _text(claim, value).encode(), True
-    if not fit or IS_VALUE(raw) is None or raw != raw.strip(b" \t"):
+        text = _text(claim, value)
+        raw, fit = text.encode(), text == text.strip()
+    if not fit or IS_VALUE(raw) is None:
         raise Refused(f"the claim `{claim}` cannot be sent on in a field")
     return raw
 

@@ -276,7 +276,8 @@ def test_the_consumer_is_found_by_issuer_and_subject_else_called_as_the_subject(
     passed(plane, bearer(RS.token({"x": 1})))
     assert seen[-1][0] == Consumer("alice-of-ours", frozenset({"admin"}))
     assert seen[-1][1]["x"] == 1
-    for sub, name in (("bob", "bob"), ("alice-of-ours", None), (None, None), ("", None), ("a\nb", None)):
+    unfit = ("alice-of-ours", "alice-of-ours ", " alice-of-ours", "bob ", "bob\t", "bob\u00a0", "a\nb", "", None)
+    for sub, name in (("bob", "bob"), ("bo b", "bo b"), *((each, None) for each in unfit)):
         passed(plane, bearer(RS.token({"sub": sub})))
         assert seen[-1][0] == (Consumer(name) if name else None), sub
     passed(plane, bearer(RS.token({"sub": "s" * 257})))
@@ -326,6 +327,8 @@ def test_claims_go_to_the_upstream_in_fields_that_no_client_can_write(keys: str)
         "\ta",
         ["a,b"],
         ['a"b'],
+        ["user", " admin "],
+        ["user", "admin\u00a0"],
         ["a\r\n"],
         "a\x1bb",
         10**40,

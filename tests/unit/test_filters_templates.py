@@ -130,14 +130,23 @@ def test_what_is_missing_is_left_out_and_nobody_else_says_it(value: str, edit: s
     assert sent(value, claims=claims, fields=name + b": theirs\r\n", edit=edit) == left
 
 
-HOSTILE = ["a\r\nX-Evil: 1", "a\nb", "a\rb", "a\x00b", "\x7f", "a\x1bb"]
+HOSTILE = ["a\r\nX-Evil: 1", "a\nb", "a\rb", "a\x00b", "\x7f", "a\x1bb", "alice ", " alice", "\talice", "alice\u00a0"]
 
 
-@pytest.mark.parametrize("hostile", [*HOSTILE, "\ud800", ["a", "b,c"], ["a", "b\nc"], {"x": "\ud800"}])
+UNFIT_LISTS = [["a", "b,c"], ["a", "b\nc"], ["a", " b", "c"], ["a", "b\u00a0", "c"], ['"a', 'b"']]
+
+
+@pytest.mark.parametrize("hostile", [*HOSTILE, "\ud800", *UNFIT_LISTS, {"x": "\ud800"}])
 def test_who_cannot_be_named_is_refused(hostile: Any) -> None:
     """Left out, the request would go on as another one: of nobody."""
     assert sent("{claims.sub}", claims={"sub": hostile}, fields=b"X-A: theirs\r\n") == 403
     assert sent("{claims.sub}", claims={"sub": hostile}, edit="add") == 403
+
+
+@pytest.mark.parametrize("name", ["alice ", " alice"])
+def test_who_is_called_another_once_a_field_is_trimmed_is_refused(name: str) -> None:
+    assert sent("{consumer.name}", consumer=Consumer(name)) == 403
+    assert sent("{consumer.groups}", consumer=Consumer("bob", frozenset(("a", name, "z")))) == 403
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
