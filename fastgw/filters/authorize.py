@@ -1,6 +1,6 @@
 """authorize: who may pass, of those who are known."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Final, NamedTuple, TypeAlias
 
 from msgspec import Meta
@@ -143,6 +143,10 @@ class Authorize(Condition, Filter, name="authorize", phase=Phase.AUTHORIZE):
         return Hooks(request=request, explain=_who)
 
 
+MOST_TOLD: Final = 10
+"""Groups and the like that one line tells of."""
+
+
 class Lack(NamedTuple):
     """Why somebody may not pass. `scope`: what a token would have to have, where that is it."""
 
@@ -177,9 +181,11 @@ def _first(tests: Iterable[Test], exchange: Exchange) -> Lack | None:
 def _tests(condition: Condition) -> tuple[Test, ...]:
     """What has to be looked at: nothing for what is not said."""
     tests = [
-        _test(condition.consumers, "the consumer", _consumer),
-        _test(condition.groups, "the groups", _groups),
-        _test(condition.scopes, "the scopes", lambda exchange: scopes_of(exchange.claims), is_scope=True),
+        _test(condition.consumers, "the consumer", _consumer, is_shown=True),
+        _test(condition.groups, "the groups", _groups, is_shown=True),
+        _test(
+            condition.scopes, "the scopes", lambda exchange: scopes_of(exchange.claims), is_scope=True, is_shown=True
+        ),
     ]
     tests += [_test(values, f"the claim {name}", _claim(name)) for name, values in condition.claims.items()]
     certificate = condition.certificate
@@ -194,7 +200,10 @@ def _tests(condition: Condition) -> tuple[Test, ...]:
     return tuple(test for test in tests if test is not None)
 
 
-def _test(rule: Any, what: str, of: Callable[[Exchange], frozenset[Any]], is_scope: bool = False) -> Test | None:
+def _test(
+    rule: Any, what: str, of: Callable[[Exchange], frozenset[Any]], is_scope: bool = False, is_shown: bool = False
+) -> Test | None:
+    """`is_shown`: what somebody has is told in the log, besides what was needed. Claims may be personal."""
     needed = frozenset(map(_comparable, getattr(rule, "all", ())))
     one_of = frozenset(map(_comparable, rule.any))
     barred = frozenset(map(_comparable, rule.none))
@@ -203,17 +212,26 @@ def _test(rule: Any, what: str, of: Callable[[Exchange], frozenset[Any]], is_sco
     # A token lacks what it has not of `all`; of `any` the first would do.
     scope = " ".join([*getattr(rule, "all", ()), *rule.any[:1]]) if is_scope else ""
 
+    def told(held: frozenset[Any]) -> str:
+        return f"{_listed(sorted(map(str, held))) if held else 'there are none'}; " if is_shown else ""
+
     def test(exchange: Exchange) -> Lack | None:
         held = of(exchange)
         if not needed <= held:
-            return Lack(f"{what}: not all of what is needed", scope)
+            return Lack(f"{what}: {told(held)}all of {_listed(rule.all)} are needed", scope)
         if one_of and one_of.isdisjoint(held):
-            return Lack(f"{what}: none of what would do", scope)
+            return Lack(f"{what}: {told(held)}one of {_listed(rule.any)} is needed", scope)
         if not barred.isdisjoint(held):
-            return Lack(f"{what}: one that is barred")
+            return Lack(f"{what}: {told(held)}none of {_listed(rule.none)} may be there")
         return None
 
     return test
+
+
+def _listed(values: Sequence[Any]) -> str:
+    """The first of them, for people."""
+    shown = [value.hex(":").upper() if isinstance(value, bytes) else str(value) for value in values[:MOST_TOLD]]
+    return ", ".join([*shown, "…"] if len(values) > MOST_TOLD else shown)
 
 
 def _comparable(value: Any) -> Any:

@@ -306,7 +306,7 @@ def test_they_see_who_the_client_is_by_those_before_them() -> None:
     ("key", "said"),
     [
         ("key-of-ann", ""),
-        ("key-of-bob", "authorize: refuse 403 forbidden (the groups: none of what would do)"),
+        ("key-of-bob", "authorize: refuse 403 forbidden (the groups: guests; one of staff is needed)"),
         ("nobodys", "key_auth: refuse 401 credentials_invalid (nobody has this key)"),
     ],
 )
