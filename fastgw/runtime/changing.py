@@ -9,7 +9,7 @@ import asyncio
 import gc
 import os
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -55,6 +55,13 @@ class Changing:
         self._under_way = 0  # builds, with those that are not wanted any more
         self._old: deque[Old] = deque()  # the oldest first
         self._clearing: asyncio.TimerHandle | None = None
+
+    def gateways(self) -> Iterator[Gateway]:
+        """The tables in use, those before them that may still be, and those that may come."""
+        yield self.gateway
+        yield from (old.gateway for old in self._old)
+        if self._built is not None:
+            yield self._built
 
     def prepare(self, message: Prepare, descriptor: int) -> None:
         """Begin to build. A generation that was prepared before is forgotten."""
