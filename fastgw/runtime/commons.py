@@ -1,5 +1,6 @@
 """What the supervisor keeps and every child is born with: sockets, shared memory, the configuration in force."""
 
+import os
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -93,6 +94,8 @@ class Commons:
     """Epoch seconds. An upgrade does not begin anew."""
     tickets: Seeds = field(default_factory=lambda: Seeds.begin(time.time()))
     """Of the keys of TLS session tickets. Each child goes on from what they were at its birth."""
+    run_key: bytes = field(default_factory=lambda: os.urandom(32))
+    """A secret of this run of the gateway. An upgrade does not make another."""
 
     @property
     def documents(self) -> list[Document]:

@@ -127,6 +127,8 @@ class Estate(msgspec.Struct, kw_only=True):
     """A signal asked for a reload that has not begun."""
     tickets: Seeds | None = None
     """None: another version, which knows none."""
+    run_key: bytes = b""
+    """b"": likewise."""
     revoked: bytes = b""
     """What counts no more, as records."""
     revoked_told: list[Told] = []
@@ -160,6 +162,7 @@ class Estate(msgspec.Struct, kw_only=True):
             feeds=commons.feeds,
             reload_due=reload_due,
             tickets=commons.tickets,
+            run_key=commons.run_key,
             revoked=commons.revoked.joined(time.time()),
             revoked_told=list(commons.revoked_told),
         )

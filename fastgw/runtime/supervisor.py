@@ -25,6 +25,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fastgw import VERSION
+from fastgw.node.drained import FEED
 from fastgw.node.revoked import MOST
 from fastgw.runtime.adoption import Adoption
 from fastgw.runtime.bound import Bound, tell_ready
@@ -496,7 +497,7 @@ class Supervisor:
         """Another generation is in force: follow it in what is not the workers' own."""
         self._resize()
         commons = self._commons
-        for key in commons.feeds.keys() - commons.sealed.accepted.feeds.keys():
+        for key in commons.feeds.keys() - commons.sealed.accepted.feeds.keys() - {FEED}:
             del commons.feeds[key]
         now, before = commons.sealed.settings, commons.kept[-1].settings
         if own or (now.status, now.admin) != (before.status, before.admin):

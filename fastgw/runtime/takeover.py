@@ -69,6 +69,7 @@ def take_over(estate: Estate, accepted: Accepted, gateway: Gateway, opened: Exit
         begun_date=estate.begun_date,
     )
     commons.tickets = estate.tickets or commons.tickets
+    commons.run_key = estate.run_key or commons.run_key
     commons.revoked.add(estate.revoked, time.time())
     commons.revoked_told.extend(estate.revoked_told)
     opened.callback(close_commons, commons)
