@@ -50,6 +50,7 @@ class Fault(Enum):
     TOO_MANY_CONNECTIONS = 429, _DOWN, Retry.NEVER, "http_request_denied", "Too many connections from this address."
     TOO_MANY_PASSWORDS = 429, _DOWN, Retry.NEVER, "http_request_denied", "Too many passwords from this address wait."
     RATE_LIMITED = 429, _DOWN, Retry.NEVER, "http_request_denied", "Too many requests: come again later."
+    TOO_MANY_AT_ONCE = 429, _DOWN, Retry.NEVER, "http_request_denied", "Too many requests at a time: end some first."
     QUOTA_EXCEEDED = 429, _DOWN, Retry.NEVER, "http_request_denied", "The quota for this period is used up."
     CONNECTION_OUTDATED = 421, _DOWN, Retry.NEVER, "http_request_denied", "Certificates are judged anew: connect again."
     HEAD_TOO_LARGE = 431, _DOWN, Retry.NEVER, "http_request_error", "The request head is too large."

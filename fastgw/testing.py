@@ -25,6 +25,7 @@ from fastgw.forwarded import Peer
 from fastgw.node.cells import own_table
 from fastgw.node.feeds import Feeds
 from fastgw.node.ground import Ground
+from fastgw.node.limits import own_counts
 from fastgw.observe import Record
 from fastgw.observe.ended import Ended, record_of
 from fastgw.observe.families import FilterEvent
@@ -274,7 +275,7 @@ class _Plane:
         self._observer = _Observer()
         self._upstream: asyncio.Future[_Wire] = loop.create_future()
         fetcher: Any = _Fetcher(answers)
-        self._services = Services(self._ground, fetcher, Feeds(feeds, lambda key: None), own_table())
+        self._services = Services(self._ground, fetcher, Feeds(feeds, lambda key: None), own_table(), own_counts())
         pool: Any = _Pool(self._ground, self._upstream)
         for upstream in gateway.upstreams.values():
             upstream.ground, upstream.pool = self._ground, pool

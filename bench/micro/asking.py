@@ -41,7 +41,7 @@ def remembered(settings: Filter, exchange: Exchange) -> Callable[[Exchange], Any
     assert made.start is not None
     nothing: Any = None
     service: Any = Service()
-    made.start(Services(nothing, service, nothing, nothing))
+    made.start(Services(nothing, service, nothing, nothing, nothing))
     request = step(made.request)
 
     async def pass_once() -> None:

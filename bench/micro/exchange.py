@@ -27,6 +27,7 @@ from fastgw.filters.api import Env, Exchange, Filter, Hooks, Outcome, Phase, Ser
 from fastgw.node.cells import own_table
 from fastgw.node.feeds import Feeds
 from fastgw.node.ground import Ground
+from fastgw.node.limits import own_counts
 from fastgw.node.shared import Shared
 from fastgw.observe import Observer
 from fastgw.runtime.words import Words
@@ -117,7 +118,8 @@ class Plane:
         self._gateway = gateway
         self._observer.start()
         self._ground.start()
-        gateway.start(Services(self._ground, Fetcher(self._ground), Feeds({}, lambda key: None), own_table()), column)
+        services = Services(self._ground, Fetcher(self._ground), Feeds({}, lambda key: None), own_table(), own_counts())
+        gateway.start(services, column)
         self.client = Transport(self._server.accepted(gateway.listeners[0], ("192.0.2.1", 40_000), 443))
 
     def turn(self, calls: Callable[[], None]) -> None:

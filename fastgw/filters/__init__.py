@@ -6,6 +6,7 @@ from fastgw.filters.auth import Auth
 from fastgw.filters.authorize import Authorize
 from fastgw.filters.basic_auth import BasicAuth
 from fastgw.filters.certificate_auth import CertificateAuth
+from fastgw.filters.concurrency import Concurrency
 from fastgw.filters.cors import Cors
 from fastgw.filters.extensions import FilterTypes
 from fastgw.filters.forward_auth import ForwardAuth
@@ -40,6 +41,7 @@ TYPES: Final = FilterTypes(
         Auth,
         Authorize,
         RateLimit,
+        Concurrency,
         Size,
         Headers,
     )

@@ -25,6 +25,7 @@ from fastgw.identity import Consumer, Roster
 from fastgw.node.cells import Cells
 from fastgw.node.feeds import Feed, Feeds
 from fastgw.node.ground import Ground
+from fastgw.node.limits import KeyCounts
 from fastgw.upstream.fetch import Fetcher
 
 __all__ = [
@@ -184,8 +185,12 @@ class Services(NamedTuple):
     """What is fetched once per node, by the key of its `FeedSource`."""
     cells: Cells
     """The node's limits by key."""
+    in_flight: KeyCounts
+    """The node's requests that are under way, by key."""
     run_key: bytes = b""
     """A secret of this run of the gateway, kept over reloads and upgrades; b"": there is none."""
+    workers: Callable[[], int] = lambda: 1
+    """How many workers the node has now."""
 
 
 class NodeSide(Protocol):

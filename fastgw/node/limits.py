@@ -6,7 +6,7 @@ when the node gets more of them: it is shared, and never copied.
 
 import ipaddress
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Final, NamedTuple, final
 
@@ -112,54 +112,99 @@ def width_for(connections: int) -> int:
     return 1 << max(10, (2 * connections - 1).bit_length())
 
 
-@final
-class AddressLimit:
-    """A limit per client address for the node, in fixed memory: a count-min sketch per column.
+Cells = tuple[int, ...]
+"""The words in which a sketch counts a key."""
 
-    An address's count is the least of its four cells, each summed over the columns. An IPv6 client is its /64, the
-    least that one subscriber has; addresses that are no IP address (unix sockets) are one client.
+
+@final
+class KeyCounts:
+    """How much is held by each of any number of keys, on the node and in fixed memory: a count-min sketch per column.
+
+    A key's count is the least of its four cells, each summed over the columns: never too low, so limits hold.
     """
 
-    __slots__ = ("_fence", "_most", "_secret", "_sketch", "_views", "_words")
+    __slots__ = ("_fence", "_secret", "_sketch", "_views", "_words")
 
     def __init__(
-        self,
-        sketch: Sketch,
-        most: int,
-        words: memoryview,
-        views: Sequence[memoryview],
-        fence: Fence,
-        secret: bytes,
+        self, sketch: Sketch, words: memoryview, views: Sequence[memoryview], fence: Fence, secret: bytes
     ) -> None:
         self._sketch = sketch
-        self._most = most
         self._words = words
         self._views = views
         self._fence = fence
         self._secret = secret
 
-    def try_take(self, ip: str) -> bool:
-        """Take one place of this address; False when it has none left. What is taken is given back once."""
-        cells = tuple(self._cells(ip))
+    def cells(self, key: bytes) -> Cells:
+        """Where a key is counted."""
+        digest = blake2b(key, digest_size=4 * ROWS, key=self._secret).digest()
+        first, width = self._sketch
+        return tuple(first + row * width + int.from_bytes(digest[4 * row : 4 * row + 4]) % width for row in range(ROWS))
+
+    def try_take(self, cells: Cells, most: int) -> bool:
+        """Take one place of the key that is counted there, if no more than `most` are then taken.
+
+        What is taken is given back once. As with `NodeLimit`, workers that race for the last place may all be refused
+        it; here they try again, twice, while it is free.
+        """
         words = self._words
-        for cell in cells:
-            words[cell] += 1
-        self._fence()
-        if min(sum(view[cell] for view in self._views) for cell in cells) <= self._most:
-            return True
-        for cell in cells:
-            words[cell] -= 1
+        for _ in range(3):
+            for cell in cells:
+                words[cell] += 1
+            self._fence()
+            if self._has_at_most(cells, most):
+                return True
+            for cell in cells:
+                words[cell] -= 1
+            if not self._has_at_most(cells, most - 1):
+                return False
         return False
 
-    def give_back(self, ip: str) -> None:
-        for cell in self._cells(ip):
-            self._words[cell] -= 1
+    def give_back(self, cells: Cells) -> None:
+        words = self._words
+        for cell in cells:
+            words[cell] -= 1
 
-    def _cells(self, ip: str) -> Iterator[int]:
-        digest = blake2b(subscriber(ip), digest_size=4 * ROWS, key=self._secret).digest()
-        first, width = self._sketch
-        for row in range(ROWS):
-            yield first + row * width + int.from_bytes(digest[4 * row : 4 * row + 4]) % width
+    def count(self, cells: Cells) -> int:
+        """How many places are taken."""
+        return min(sum(view[cell] for view in self._views) for cell in cells)
+
+    def _has_at_most(self, cells: Cells, most: int) -> bool:
+        views = self._views
+        for cell in cells:
+            total = 0
+            for view in views:
+                total += view[cell]
+            if total <= most:
+                return True
+        return False
+
+
+def own_counts() -> KeyCounts:
+    """Of this process alone: for tests and trials."""
+    words = memoryview(bytearray(8 * Sketch(0, 1024).words)).cast("Q")
+    return KeyCounts(Sketch(0, 1024), words, [words], Fence(), b"")
+
+
+@final
+class AddressLimit:
+    """A limit per client address for the node.
+
+    An IPv6 client is its /64, the least that one subscriber has; addresses that are no IP address (unix sockets) are
+    one client.
+    """
+
+    __slots__ = ("_counts", "_most")
+
+    def __init__(self, counts: KeyCounts, most: int) -> None:
+        self._counts = counts
+        self._most = most
+
+    def try_take(self, ip: str) -> bool:
+        """Take one place of this address; False when it has none left. What is taken is given back once."""
+        return self._counts.try_take(self._counts.cells(subscriber(ip)), self._most)
+
+    def give_back(self, ip: str) -> None:
+        self._counts.give_back(self._counts.cells(subscriber(ip)))
 
 
 def subscriber(ip: str) -> bytes:

@@ -25,9 +25,9 @@ from types import MappingProxyType
 from typing import Final, final
 
 from fastgw.node import cells
-from fastgw.node.limits import UNLIMITED, AddressLimit, Fence, NodeLimit, Sketch, width_for
+from fastgw.node.limits import UNLIMITED, AddressLimit, Fence, KeyCounts, NodeLimit, Sketch, width_for
 
-VERSION: Final = 3
+VERSION: Final = 4
 FIRST_GAUGE: Final = 1 << 18
 """Where the gauges of a column begin; 2 MiB of counters stand before them."""
 LIMIT_CELLS: Final = 1 << 21
@@ -113,7 +113,7 @@ class Shared:
         self.layout = layout
         if fd is None:
             width = width_for(layout.connections)
-            stride = -(-(layout.end + Sketch(0, width).words) * _WORD // _PAGE) * _PAGE
+            stride = -(-(layout.end + 2 * Sketch(0, width).words) * _WORD // _PAGE) * _PAGE
             fd = os.memfd_create("fastgw", os.MFD_CLOEXEC)
             head = (VERSION, layout.fingerprint, 0, stride // _WORD, width)
             # Per run: nobody outside can choose addresses that share a sketch's cells.
@@ -132,6 +132,7 @@ class Shared:
             raise OtherLayout(str(error)) from error
         self._stride = self._header[_STRIDE] * _WORD
         self.sketch = Sketch(layout.end, self._header[_WIDTH])
+        """Of connections by address. Behind it stands one of the same size, of requests by key."""
         self._secret = bytes(front[_SECRET * _WORD : _SECRET * _WORD + _SECRET_BYTES])
         self._maps: list[tuple[mmap.mmap, int]] = []
         self._views: list[memoryview] = []  # grows in place: limits sum over it
@@ -229,4 +230,12 @@ class Column:
 
     def address_limit(self, most: int) -> AddressLimit:
         """An allowance of `most` for each client address, that all workers share."""
-        return AddressLimit(self._sketch, most, self.words, self._views, self._fence, self._secret)
+        return AddressLimit(self._counts(self._sketch), most)
+
+    def in_flight(self) -> KeyCounts:
+        """The requests that are under way, by keys that filters choose."""
+        first, width = self._sketch
+        return self._counts(Sketch(first + self._sketch.words, width))
+
+    def _counts(self, sketch: Sketch) -> KeyCounts:
+        return KeyCounts(sketch, self.words, self._views, self._fence, self._secret)

@@ -106,7 +106,14 @@ class Worker:
         self._channel = channel
         self._ground = Ground(loop)
         self._feeds = Feeds(commons.feeds, self._ask)
-        self._services = Services(self._ground, Fetcher(self._ground), self._feeds, commons.shared.cells)
+        self._services = Services(
+            self._ground,
+            Fetcher(self._ground),
+            self._feeds,
+            commons.shared.cells,
+            self._column.in_flight(),
+            workers=lambda: self._changing.gateway.workers,
+        )
         gateway.stock.roster.follow(commons.revoked, self._revoke)
         self._observer = Observer(
             logs=gateway.config.access_logs, column=words.counted(self._column), series=gateway.series

@@ -18,6 +18,7 @@ from fastgw.filters.api import Services
 from fastgw.node.cells import own_table
 from fastgw.node.feeds import Feeds
 from fastgw.node.ground import Ground
+from fastgw.node.limits import own_counts
 from fastgw.node.places import first
 from fastgw.node.shared import Shared
 from fastgw.routing import at_once
@@ -77,7 +78,8 @@ class Node:
         self.gateway = compile(self.config, 1)
         self.ground = Ground(loop)
         self.ground.start()
-        self.services = Services(self.ground, Fetcher(self.ground), Feeds({}, lambda key: None), own_table())
+        feeds = Feeds({}, lambda key: None)
+        self.services = Services(self.ground, Fetcher(self.ground), feeds, own_table(), own_counts())
         self.shared = Shared(self.gateway.layout, 1)
         self.gateway.start(self.services, self.shared.columns[0])
         self.server = Server(self.ground, self.gateway, Observer(), LocalLimit(100), None)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from fastgw.node.limits import AddressLimit, Fence, Sketch, subscriber, width_for
+from fastgw.node.limits import AddressLimit, Fence, KeyCounts, Sketch, subscriber, width_for
 from fastgw.node.shared import FIRST_GAUGE, Layout, OtherLayout, Shared
 
 
@@ -149,7 +149,7 @@ def test_a_full_sketch_counts_few_addresses_too_high_and_none_too_low():
     """With as many connections as the sketch is made for, each from its own address."""
     shared = Shared.create(Layout(), columns=1)
     words, (width, views, fence) = shared.columns[0].words, (width_for(2000), [shared.columns[0].words], Fence())
-    limit = AddressLimit(Sketch(FIRST_GAUGE, width), 1, words, views, fence, b"secret")
+    limit = AddressLimit(KeyCounts(Sketch(FIRST_GAUGE, width), words, views, fence, b"secret"), 1)
     addresses = [f"10.0.{n // 250}.{n % 250}" for n in range(2000)]
     taken = [ip for ip in addresses if limit.try_take(ip)]
     assert len(taken) > 0.95 * len(addresses)
