@@ -48,6 +48,7 @@ _BYTES: Final = {
 }
 _DURATION = r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)"
 _SIZE = r"([0-9]+)(B|kB|KB|MB|GB|KiB|MiB|GiB)"
+_STATUSES = r"([1-5][0-9]{2})(?:-([1-5][0-9]{2}))?"
 _PERCENT = r"([0-9]+(?:\.[0-9]+)?)%"
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _PROTOCOL: Final = f"{_TOKEN}(/{_TOKEN})?"
@@ -338,6 +339,29 @@ def parse_fingerprint(text: str) -> bytes:
     return bytes.fromhex(digits)
 
 
+def parse_statuses(text: str) -> range:
+    """`200-399`, or one status."""
+    match = re.fullmatch(_STATUSES, text)
+    if match is None:
+        raise ValueError(f'"{text}" is no status and no range of them')
+    first, last = int(match[1]), int(match[2] or match[1])
+    if first > last:
+        raise ValueError(f"{text} is empty: it begins behind its end")
+    return range(first, last + 1)
+
+
+def write_statuses(statuses: range) -> str:
+    first, last = statuses[0], statuses[-1]
+    return str(first) if first == last else f"{first}-{last}"
+
+
+def parse_check_path(text: str) -> str:
+    """The path of a health check, with or without a query. It is sent as it is written."""
+    if re.fullmatch(r"/[!-~]*", text) is None or "#" in text:
+        raise ValueError(f'"{text}" is not a path')
+    return text
+
+
 def parse_realm(text: str) -> str:
     """A realm of RFC 9110 section 11.5, such that it needs no escapes."""
     if re.fullmatch(r"[ !#-\[\]-~]*", text) is None:
@@ -427,6 +451,11 @@ Percent = Annotated[
         'a percentage such as "20%"', parse_percent, _written(_PERCENT), write=lambda share: f"{share * 100:.10g}%"
     ),
 ]
+Statuses = Annotated[
+    range,
+    Notation('statuses such as "200-399" or "204"', parse_statuses, _written(_STATUSES), write=write_statuses),
+]
+CheckPath = Annotated[str, Notation('a path such as "/healthz"', parse_check_path, {"type": "string"})]
 Network = Annotated[
     ipaddress.IPv4Network | ipaddress.IPv6Network,
     Notation('a network such as "10.0.0.0/8" or an address', parse_network, {"type": "string"}),
