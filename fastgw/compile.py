@@ -39,13 +39,22 @@ from fastgw.node.places import MAX_CONSUMERS, Names, Places, first, target_name
 from fastgw.node.shared import Column, Layout
 from fastgw.node.targets import TargetWords
 from fastgw.observe import Series
-from fastgw.observe.series import UPSTREAM_CONNECTS, UPSTREAM_WAITS, counted_in, series_of
+from fastgw.observe.series import (
+    UPSTREAM_CONNECTS,
+    UPSTREAM_EJECTIONS,
+    UPSTREAM_OPENINGS,
+    UPSTREAM_WAITS,
+    counted_in,
+    series_of,
+)
 from fastgw.routing import Conditions, Router, Rule, Steps, at_once, rule_of
 from fastgw.upstream.balance.loads import Loads
 from fastgw.upstream.balance.sticky import SHORTEST_KEY
 from fastgw.upstream.fallback import Fallback
 from fastgw.upstream.forward import Forward
 from fastgw.upstream.group import Upstream
+from fastgw.upstream.health import Event as HealthEvent
+from fastgw.upstream.health import Health, Outlook
 from fastgw.upstream.paths import path_of
 from fastgw.upstream.split import Splitter
 from fastgw.upstream.target import Target, build_targets
@@ -53,6 +62,7 @@ from fastgw.upstream.tls import Identity, client_tls, identity_of, material_of
 
 log = logging.getLogger("fastgw")
 
+_COUNTED_AT: Final = {HealthEvent.EJECTED: UPSTREAM_EJECTIONS, HealthEvent.OPENED: UPSTREAM_OPENINGS}
 _PIECE: Final = 32  # unchanged routes that one step looks at
 
 Level = tuple[str, config.Filters]
@@ -148,6 +158,7 @@ class Gateway:
         """The words of shared memory that are needed; the runtime adds its own before it maps them."""
         self._counted = counted_in(self.layout)
         self._words = TargetWords(self.layout)
+        self._outlook: Outlook | None = None
 
     @cached_property
     def names(self) -> Names:
@@ -208,12 +219,36 @@ class Gateway:
                     target.place = self.target_place(name, target)
                 loads = Loads(column.words, column.views, words.under_way, words.under_way_all + place)
                 upstream.start(ground, self.workers, connections, pending, loads, services.run_key)
+                self._look_after(upstream, column, place, counted)
             yield
+        self._outlook = Outlook(
+            ground.wheel,
+            words.health,
+            column,
+            [upstream.health for upstream in self.upstreams.values() if upstream.health is not None],
+        )
+        self._outlook.start()
         for link in self.live:
             if not link.started:
                 link.started = True
                 _start(link, services)
                 yield
+
+    def _look_after(self, upstream: Upstream, column: Column, place: int, counted: int) -> None:
+        """Where it is configured, follow what the node decides on its health. `counted`: its row of counts."""
+        checks = upstream.settings.health_checks
+        if checks.active is None and checks.passive is None and upstream.settings.circuit_breaker is None:
+            return
+        words = self._words.health
+        words.enter_upstream(column, place, upstream.name)
+        places = {target: self.target_place(upstream.name, target) for target in upstream.targets}
+        for target, at in places.items():
+            words.enter(column, at, target_name(upstream.name, target.label))
+
+        def count(event: HealthEvent) -> None:
+            column.words[counted + _COUNTED_AT[event]] += 1
+
+        upstream.look_after(Health(upstream, words, column, place, places, count))
 
     def start(self, services: Services, column: Column) -> None:
         """`starting`, at once."""
@@ -229,6 +264,7 @@ class Gateway:
             if upstream.started and heir is not upstream:
                 upstream.retire(heir)
             yield
+        self._stop_looking()
         for link in self.live - new.live:
             _stop(link)
             yield
@@ -237,7 +273,12 @@ class Gateway:
         """`retiring`, at once."""
         at_once(self.retiring(new))
 
+    def _stop_looking(self) -> None:
+        if self._outlook is not None:
+            self._outlook.stop()
+
     def stop(self) -> None:
+        self._stop_looking()
         for upstream in self.upstreams.values():
             if upstream.started:
                 upstream.pool.stop()

@@ -1,6 +1,7 @@
 """What the node has counted, for Prometheus. Read from shared memory and /proc: no worker is asked or disturbed."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import inf
 from typing import Final
@@ -18,11 +19,15 @@ from fastgw.observe.series import (
     ROUTE_RESPONSE_BYTES,
     SUM,
     UPSTREAM_CONNECTS,
+    UPSTREAM_EJECTIONS,
+    UPSTREAM_OPENINGS,
     UPSTREAM_RETRIES,
     UPSTREAM_WAITS,
 )
+from fastgw.runtime.checking import OfUpstream
 from fastgw.runtime.processes import Process, process
 from fastgw.runtime.words import Words
+from fastgw.upstream.breaker import Phase
 
 CONTENT_TYPE: Final = PROMETHEUS.content_type
 
@@ -101,6 +106,18 @@ FEED_SUCCESS: Final = Family(
     "fastgw_feed_last_success_timestamp_seconds", "gauge", ("feed",), "When it was last fetched, epoch seconds."
 )
 
+TARGETS: Final = Family(
+    "fastgw_upstream_targets",
+    "gauge",
+    ("health", "upstream"),
+    "Targets of upstreams with health checks: healthy, unhealthy, ejected; unknown when nobody has looked lately.",
+)
+BREAKER: Final = Family(
+    "fastgw_upstream_breaker_state", "gauge", ("upstream",), "Its circuit breaker: 0 closed, 1 half-open, 2 open."
+)
+BREAKER_STATES: Final = {Phase.CLOSED: 0, Phase.HALF_OPEN: 1, Phase.OPEN: 2}
+
+OF_HEALTH: Final = (TARGETS, BREAKER)
 POOLS: Final = (POOL_IN_USE, POOL_IDLE, POOL_WAITING)
 OF_THE_NODE: Final = (
     CONNECTIONS,
@@ -128,7 +145,7 @@ OF_PROCESSES: Final[Mapping[Family, Callable[[Process], int | float]]] = {
 }
 OF_TLS: Final = (HANDSHAKES, RESUMPTIONS, HANDSHAKE_FAILURES, CERTIFICATE_EXPIRY, CLIENT_AUTH_EXPIRY)
 FEEDS: Final = (FEED_UP, FEED_SUCCESS)
-FAMILIES: Final = (*families.FAMILIES, *POOLS, *OF_THE_NODE, *OF_TLS, *FEEDS, *OF_WORKERS, *OF_PROCESSES)
+FAMILIES: Final = (*families.FAMILIES, *POOLS, *OF_HEALTH, *OF_THE_NODE, *OF_TLS, *FEEDS, *OF_WORKERS, *OF_PROCESSES)
 """All that a scrape tells of, in this order."""
 
 OfTls = tuple[Sequence[CertificateInfo], Sequence[VerifierInfo]]
@@ -148,6 +165,7 @@ class Exposition:
         begun_date: float,
         of_tls: Callable[[], OfTls] = lambda: ((), ()),
         feeds: Callable[[], Sequence[FeedInfo]] = tuple,
+        health: Callable[[], Mapping[str, OfUpstream]] = dict,
     ) -> None:
         self._generations = {0: series}
         self._shared = shared
@@ -155,6 +173,7 @@ class Exposition:
         self._begun_date = begun_date
         self._of_tls = of_tls
         self._feeds = feeds
+        self._health = health
 
     def prepare(self, generation: int, series: Series) -> None:
         """Know the names of a generation before it is committed: they are shown from then on."""
@@ -175,6 +194,7 @@ class Exposition:
         series, found = self._totals()
         yield from counted(series, found)
         yield from self._pools(series)
+        yield from zip(OF_HEALTH, self._healths(series), strict=True)
         yield from zip(OF_THE_NODE, self._node(), strict=True)
         yield from zip(OF_TLS, self._tls(), strict=True)
         yield from zip(FEEDS, self._fed(), strict=True)
@@ -196,6 +216,17 @@ class Exposition:
                 name = upstream if upstream in found else OTHER
                 found[name] = found.get(name, 0) + numbers[number]
             yield family, [("", labels(family, name), value) for name, value in found.items()]
+
+    def _healths(self, series: Series) -> Iterator[Sequence[Sample]]:
+        """The targets of upstreams that are folded are added up; breakers are told of where they have a name."""
+        fares = self._health()
+        targets: Counter[tuple[str, str]] = Counter()
+        for upstream, each in fares.items():
+            for verdict, count in (each.targets or {}).items():
+                targets[verdict.name.lower(), upstream if upstream in series.upstreams else OTHER] += count
+        yield [("", labels(TARGETS, *key), count) for key, count in targets.items()]
+        breakers = {name: each.breaker for name, each in fares.items() if name in series.upstreams}
+        yield [("", labels(BREAKER, name), BREAKER_STATES[phase]) for name, phase in breakers.items() if phase]
 
     def _node(self) -> Iterator[Sequence[Sample]]:
         words, own, total = self._words, self._shared.supervisor.words, self._shared.total
@@ -258,6 +289,8 @@ def counted(series: Series, totals: Totals) -> Iterator[tuple[Family, Sequence[S
         (families.RETRIES, totals.upstreams, UPSTREAM_RETRIES),
         (families.UPSTREAM_CONNECTS, totals.upstreams, UPSTREAM_CONNECTS),
         (families.POOL_WAITS, totals.upstreams, UPSTREAM_WAITS),
+        (families.EJECTIONS, totals.upstreams, UPSTREAM_EJECTIONS),
+        (families.BREAKER_OPENINGS, totals.upstreams, UPSTREAM_OPENINGS),
     ):
         if family.kind == "histogram":
             yield (

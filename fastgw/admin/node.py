@@ -19,6 +19,7 @@ PROBLEM: Final = "application/problem+json"
 State = Literal["serving", "draining"]
 WorkerState = Literal["ready", "silent", "starting", "draining"]
 Health = Literal["unknown", "healthy", "unhealthy", "ejected"]
+Breaker = Literal["closed", "open", "half_open"]
 Reason = Literal["", "rejected", "busy", "failed"]
 RevokedEverywhere = Literal["node", "shared", "away"]
 """How far a revocation reaches: this node; all that share a Redis; this node as long as Redis is away, and then all."""
@@ -162,6 +163,12 @@ class TargetInfo(Struct, frozen=True):
     in_use: int
     idle: int
     waiting: int
+    priority: int = 0
+    """The group that it is of; the lowest comes first."""
+    drained: bool = False
+    """It gets nothing new: because it was asked for, or its weight is 0."""
+    problem: str = ""
+    """What its last health check found wrong; "" = nothing, or it is not checked."""
 
 
 class UpstreamInfo(Struct, frozen=True):
@@ -171,6 +178,11 @@ class UpstreamInfo(Struct, frozen=True):
     algorithm: str
     retries: int
     targets: Sequence[TargetInfo]
+    breaker: Breaker | None = None
+    """The state of its circuit breaker; null = it has none."""
+    ejections: int = 0
+    """How often one of its targets was ejected."""
+    breaker_openings: int = 0
 
 
 class Upstreams(Struct, frozen=True):

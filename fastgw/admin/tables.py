@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastgw.admin.client import AdminClient, Refused, Unreachable
-from fastgw.admin.node import CertificateInfo, FeedInfo, Reloads, Status, Upstreams, VerifierInfo, Worker
+from fastgw.admin.node import CertificateInfo, FeedInfo, Reloads, Status, TargetInfo, Upstreams, VerifierInfo, Worker
 
 WATCH_EVERY: Final = 1.0
 """Seconds."""
@@ -116,6 +116,10 @@ def _state(word: str) -> Text:
     return Text(word, COLOURS.get(word, "dim"))
 
 
+def _health(target: TargetInfo) -> Text:
+    return _state(target.health) + Text(", drained" if target.drained else "", "yellow")
+
+
 def _workers(workers: Iterable[Worker]) -> Table:
     numbers = ("pid", "gen", "up", "conns", "requests", "memory", "cpu", "lag")
     table = _table("workers", ("slot", "state"), numbers)
@@ -136,11 +140,14 @@ def _workers(workers: Iterable[Worker]) -> Table:
 
 
 def _targets(upstreams: Upstreams) -> Table:
-    table = _table("upstreams", ("upstream", "target", "health"), ("weight", "in use", "idle", "waiting"))
+    table = _table("upstreams", ("upstream", "target", "health", "problem"), ("weight", "in use", "idle", "waiting"))
     for upstream in upstreams.upstreams:
+        name = Text(upstream.name)
+        if upstream.breaker not in (None, "closed"):
+            name.append(f" (breaker {upstream.breaker.replace('_', '-')})", "red")
         for each in upstream.targets:
             numbers = (each.weight, each.in_use, each.idle, each.waiting)
-            table.add_row(Text(upstream.name), Text(each.url), _state(each.health), *map(str, numbers))
+            table.add_row(name, Text(each.url), _health(each), Text(each.problem, "red"), *map(str, numbers))
     return table
 
 

@@ -16,6 +16,7 @@ from msgspec import Meta, Struct, StructMeta
 from fastgw.config.secret import Secret
 from fastgw.config.values import (
     Address,
+    CheckPath,
     Delay,
     Destination,
     Duration,
@@ -411,6 +412,98 @@ class UpstreamTls(Settings):
     """Whether the target's certificate is verified. false leaves the connection open to anyone in between."""
 
 
+Threshold = Annotated[int, Meta(ge=1, le=1000)]
+
+
+class ActiveHealth(Settings):
+    """Ask each target regularly whether it is well: once for the node, whatever the number of workers.
+
+    A target that is not gets no requests. While nobody can ask, what was found holds for three intervals; from then on
+    nothing is known of a target, and it may be used."""
+
+    type: Literal["http", "tcp"] = "http"
+    """`http`: by a request, over TLS where the target is `https`; `tcp`: by a connection alone, with its TLS
+    handshake. Each time on a new connection."""
+    path: CheckPath = "/"
+    """What is asked for, query included. It does not go behind the path of the target's URL."""
+    method: Literal["GET", "HEAD", "OPTIONS"] = "GET"
+    """How."""
+    host: HostHeader | None = None
+    """What `Host` says. null = what the upstream's `host_header` says, or the target's own where that is `preserve`."""
+    headers: Mapping[FieldName, FieldValue] = NONE
+    """Further fields of the request."""
+    port: Annotated[int, Meta(ge=1, le=65535)] | None = None
+    """Where to ask, at the target's host. null = at the target's own port."""
+    interval: Duration = 5.0
+    """From one check of a target to the next, give or take a tenth."""
+    timeout: Duration = 1.0
+    """For a whole check. A total."""
+    healthy_threshold: Threshold = 2
+    """How many good answers in a row bring a target back. Of one that is new, the first is enough."""
+    unhealthy_threshold: Threshold = 3
+    """After how many failures in a row a target gets no more requests."""
+    expected_statuses: Some[Statuses] = (range(200, 400),)
+    """The statuses of good answers: ranges such as `"200-399"`, or single ones."""
+    expected_body: Annotated[str, Meta(min_length=1, max_length=1000)] | None = None
+    """What the first 64 KiB of a good answer's body have in them. null = anything."""
+
+
+class PassiveHealth(Settings):
+    """Eject a target that keeps failing, and try it again after a pause. Counted over all workers.
+
+    What counts is the target's own failure: no connection, no answer in time, an answer that is no HTTP or breaks off,
+    or a status of 502, 503 or 504. Where its neighbours fail likewise, requests are the cause and none is ejected,
+    unless it cannot even be connected to."""
+
+    failures: Threshold = 5
+    """How many failures in a row eject it. After an ejection one is enough, until it has answered well once."""
+    window: Duration = 10.0
+    """How long ago the first of them may be; and the time over which `error_rate` is taken."""
+    error_rate: Percent | None = None
+    """The share of failures and of answers of 500 and above, within `window`, that ejects it as well. null = no share
+    does."""
+    min_requests: Threshold = 20
+    """How many requests it takes to speak of a share."""
+    eject: Duration = 5.0
+    """How long it gets no requests. Twice as long when it is ejected again, three times the next time, and so on; one
+    less for each `window` that it has been back."""
+    max_eject: Duration = 300.0
+    """The longest that `eject` grows to."""
+    max_ejected: Percent = 0.5
+    """The share of the targets that may be ejected at a time: of two or more, one may always be, unless this is 0%. The
+    only target of an upstream never is."""
+
+
+class HealthChecks(Settings):
+    """How it is noticed that a target is in trouble. It gets no requests then, unless too many are
+    (`load_balancing.panic_threshold`)."""
+
+    active: ActiveHealth | None = None
+    """By asking it. null = it is not asked."""
+    passive: PassiveHealth | None = None
+    """By how it answers requests. null = nobody looks."""
+
+
+class CircuitBreaker(Settings):
+    """Spare an upstream that fails too often. Counted over all workers.
+
+    Closed, everything passes. Too many errors open it: requests are answered 503, with a `Retry-After`. When `open` is
+    over it is half-open: `probes` requests pass, on the whole node, and if all of them are answered well it is closed;
+    one that is not opens it again. Where they come to nothing, because clients left, as many may pass after a further
+    `open`."""
+
+    error_rate: Percent = 0.5
+    """The share of attempts within `window` that fail, or are answered 500 and above, which opens it."""
+    min_requests: Threshold = 20
+    """How many attempts it takes to speak of a share."""
+    window: Duration = 10.0
+    """The time over which they are counted."""
+    open: Duration = 5.0
+    """How long it stays open."""
+    probes: Threshold = 3
+    """How many requests pass while it is half-open, and have to be answered well."""
+
+
 class Upstream(Settings):
     """A named group of targets that do the same work."""
 
@@ -428,6 +521,10 @@ class Upstream(Settings):
     """Its connections."""
     retries: Retries = Retries()
     """When a request is tried again."""
+    health_checks: HealthChecks = HealthChecks()
+    """How it is noticed that a target is in trouble."""
+    circuit_breaker: CircuitBreaker | None = None
+    """When requests are refused to spare it. null = never."""
     tls: UpstreamTls = UpstreamTls()
     """How `https` targets are spoken to."""
     filters: Filters = NONE

@@ -65,6 +65,12 @@ UPSTREAM_CONNECTS: Final = Family(
 POOL_WAITS: Final = Family(
     "fastgw_pool_waits_total", "counter", ("upstream",), "Requests that waited because their pool was full."
 )
+EJECTIONS: Final = Family(
+    "fastgw_upstream_ejections_total", "counter", ("upstream",), "Targets that were ejected because they kept failing."
+)
+BREAKER_OPENINGS: Final = Family(
+    "fastgw_upstream_breaker_openings_total", "counter", ("upstream",), "How often its circuit breaker opened."
+)
 FAULTS: Final = Family("fastgw_faults_total", "counter", ("fault",), "Exchanges that ended in a fault of the table.")
 LOG_RECORDS_DROPPED: Final = Family(
     "fastgw_log_records_dropped_total", "counter", (), "Access log lines not written: a log was full, stuck or gone."
@@ -104,6 +110,8 @@ FAMILIES: Final = (
     RETRIES,
     UPSTREAM_CONNECTS,
     POOL_WAITS,
+    EJECTIONS,
+    BREAKER_OPENINGS,
     FAULTS,
     LOG_RECORDS_DROPPED,
     FILTER_ERRORS,

@@ -26,7 +26,8 @@ CELLS: Final = 32_768
 # Words within a row. A histogram is its buckets, then its sum in microseconds.
 SUM: Final = len(BOUNDS_S) + 1
 ROUTE_REQUEST_BYTES, ROUTE_RESPONSE_BYTES, ROUTE_WORDS = SUM + 1, SUM + 2, SUM + 3
-UPSTREAM_RETRIES, UPSTREAM_CONNECTS, UPSTREAM_WAITS, UPSTREAM_WORDS = SUM + 1, SUM + 2, SUM + 3, SUM + 4
+UPSTREAM_RETRIES, UPSTREAM_CONNECTS, UPSTREAM_WAITS = SUM + 1, SUM + 2, SUM + 3
+UPSTREAM_EJECTIONS, UPSTREAM_OPENINGS, UPSTREAM_WORDS = SUM + 4, SUM + 5, SUM + 6
 FILTER_WORDS: Final = len(FilterEvent)
 
 # Words of a column: four single ones, then rows, then cells.

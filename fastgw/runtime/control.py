@@ -32,6 +32,7 @@ from fastgw.runtime.channel import (
     Revoke,
     Stop,
 )
+from fastgw.runtime.checking import Checks
 from fastgw.runtime.commons import Commons
 from fastgw.runtime.feeding import Feeding
 from fastgw.runtime.files import LOOK_EVERY, FileWatch, SourceWatch
@@ -81,6 +82,8 @@ class Control:
         self._revoking = Revoking(commons, channel)
         self._view = View(commons, channel, self._proposals, self._revoking)
         self._view.feeds = self._feeding.told
+        self._checks = Checks(self._ground, commons.shared, commons.words.targets.health)
+        self._view.health = self._checks
         self._tasks: set[asyncio.Task[Any]] = set()
         self._admin: asyncio.Task[None] | None = None
         self._told = asyncio.Event()
@@ -121,11 +124,13 @@ class Control:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._checks.stop()
         self._fetcher.stop()
         self._ground.close()
 
     def _feed(self, accepted: Accepted) -> None:
         self._feeding.follow(accepted.feeds, accepted.captured, accepted.generation)
+        self._checks.follow(self._proposals.config.upstreams, accepted.places, accepted.captured)
         self._revoking.follow(accepted)
 
     def _begin(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

@@ -15,17 +15,19 @@ from fastgw import VERSION, config
 from fastgw.admin import node
 from fastgw.admin.metrics import Exposition, OfTls
 from fastgw.config.levels import running
-from fastgw.config.settings import Config, Route, Target, Upstream
+from fastgw.config.settings import NONE, Config, Route, Target, Upstream
 from fastgw.config.values import Url
 from fastgw.identity import Index
+from fastgw.node.drained import FEED
+from fastgw.node.health import Verdict
 from fastgw.node.places import target_name
 from fastgw.node.revoked import Told
-from fastgw.node.targets import Verdict
 from fastgw.observe import Totals
 from fastgw.observe.families import BOUNDS_S
-from fastgw.observe.series import UPSTREAM_RETRIES, series_of
+from fastgw.observe.series import UPSTREAM_EJECTIONS, UPSTREAM_OPENINGS, UPSTREAM_RETRIES, series_of
 from fastgw.runtime import certificates
 from fastgw.runtime.channel import Channel, DrainAll
+from fastgw.runtime.checking import Checks, OfUpstream
 from fastgw.runtime.commons import Commons, Record
 from fastgw.runtime.processes import Process, process
 from fastgw.runtime.proposals import Proposals
@@ -61,7 +63,10 @@ class View:
             commons.begun_date,
             self.status_of_tls,
             lambda: self.feeds(),
+            self._of_health,
         )
+        self.health: Checks | None = None
+        """Who looks after the targets."""
         self.feeds: Callable[[], Sequence[node.FeedInfo]] = tuple
         """How what is fetched for the filters fares."""
         self._certified: tuple[object, object] = (None, None)
@@ -154,14 +159,21 @@ class View:
             for route in self._proposals.config.routes
         ]
 
+    def _of_health(self) -> Mapping[str, OfUpstream]:
+        return {} if self.health is None else self.health.told()
+
     def upstreams(self) -> list[node.UpstreamInfo]:
-        totals = self._totals()
+        totals, fares = self._totals(), self._of_health()
+        wrong = {} if self.health is None else self.health.problems()
         return [
             node.UpstreamInfo(
                 name=name,
                 algorithm=upstream.load_balancing.algorithm,
-                retries=_retries(totals, name),
-                targets=[self._target(name, target) for target in upstream.targets],
+                retries=_counted(totals, name, UPSTREAM_RETRIES),
+                targets=[self._target(name, target, wrong) for target in upstream.targets],
+                breaker=breaker.value if name in fares and (breaker := fares[name].breaker) is not None else None,
+                ejections=_counted(totals, name, UPSTREAM_EJECTIONS),
+                breaker_openings=_counted(totals, name, UPSTREAM_OPENINGS),
             )
             for name, upstream in self._current_parts().upstreams.items()
         ]
@@ -237,9 +249,11 @@ class View:
             )
         return sorted(found, key=lambda worker: (worker.slot, worker.uptime_s))
 
-    def _target(self, upstream: str, target: Target) -> node.TargetInfo:
+    def _target(self, upstream: str, target: Target, wrong: Mapping[str, str] = NONE) -> node.TargetInfo:
+        """`wrong`: what checks have found wrong, by the target's name."""
         words, shared = self._commons.words.targets, self._commons.shared
-        place = self._proposals.current.places.targets.get(target_name(upstream, label_of(target.url)))
+        name = target_name(upstream, label_of(target.url))
+        place = self._proposals.current.places.targets.get(name)
         if place is None:
             return node.TargetInfo(str(target.url), target.weight, "unknown", 0, 0, 0)
         return node.TargetInfo(
@@ -249,6 +263,7 @@ class View:
             in_use=shared.total(words.in_use + place),
             idle=shared.total(words.idle + place),
             waiting=shared.total(words.waiting + place),
+            problem=wrong.get(name, ""),
         )
 
     def _reloads(self) -> node.Reloads:
@@ -300,9 +315,9 @@ def quantile(row: Sequence[int], share: float) -> float | None:
     return lower
 
 
-def _retries(totals: Totals, upstream: str) -> int:
+def _counted(totals: Totals, upstream: str, word: int) -> int:
     row = totals.upstreams.get(upstream)
-    return 0 if row is None else row[UPSTREAM_RETRIES]
+    return 0 if row is None else row[word]
 
 
 def _consumers(index: Index) -> list[node.ConsumerInfo]:

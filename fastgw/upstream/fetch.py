@@ -147,7 +147,7 @@ class Fetcher:
     async def _context(self, tls: ClientTls, identity: Identity) -> ssl.SSLContext:
         making = self._contexts.get(identity)
         if making is None or (making.done() and (making.cancelled() or making.exception() is not None)):
-            making = self._contexts[identity] = asyncio.create_task(_made(tls))
+            making = self._contexts[identity] = asyncio.create_task(made_context(tls))
         return await asyncio.shield(making)
 
     def _forget_old(self) -> None:
@@ -335,7 +335,7 @@ def _contents(path: str) -> bytes:
     return Path(path).read_bytes()
 
 
-async def _made(tls: ClientTls) -> ssl.SSLContext:
+async def made_context(tls: ClientTls) -> ssl.SSLContext:
     """The context, made in steps between which the loop goes on."""
     steps = client_tls(tls.settings, tls.material)
     while True:

@@ -183,7 +183,7 @@ class Forwarding(Timed):
         upstream = self._upstream
         target = upstream.balancer.pick(self.exchange, self._tried)
         if target is None:
-            self._fail(upstream.unavailable())
+            self._fail(upstream.unavailable(), wait=upstream.wait())
             return
         if upstream.watch is not None:
             self._attempting = True
@@ -310,7 +310,6 @@ class Forwarding(Timed):
         connection = self._connection
         assert connection is not None
         self._connection = None
-        self._end_attempt(fault)
         reused = connection.uses > 1
         self._upstream.pool.discard(connection)
         if (
@@ -320,18 +319,25 @@ class Forwarding(Timed):
             and self._replayable()
             and self._may_retry("reset_before_response")
         ):
+            self._end_attempt()  # a target may close what is idle: that is no sign of ill health
             body = self.exchange.request_body
             if body is not None:
                 body.detach()
             self.exchange.state = NEXT[self.exchange.state][ATTEMPT_FAILED]
             self._again(fresh=True)
         else:
+            self._end_attempt(fault)
             self._fail(fault, why)
 
     def switched(self, head: ResponseHead, early: bytes) -> None:
         exchange, connection = self.exchange, self._connection
         assert connection is not None
-        exchange.upstream_s = monotonic() - exchange.begun_at
+        now = monotonic()
+        exchange.upstream_s = now - exchange.begun_at
+        watch = self._upstream.watch
+        if watch is not None and self._attempting:
+            assert self._target is not None
+            watch.answered(self._target, head.status, now - self._attempt_at)
         self.deadline = inf
         connection.idle_patience = self._upstream.settings.timeouts.tunnel_idle
         connection.ground.wheel.watch(connection, connection.ground.wheel.now + connection.idle_patience)
@@ -485,11 +491,12 @@ class Forwarding(Timed):
         self._end()
         exchange.service = None
 
-    def _fail(self, fault: Fault, why: str = "") -> None:
+    def _fail(self, fault: Fault, why: str = "", wait: float = 0.0) -> None:
+        """`wait`: seconds after which it is worth while to ask again, where that is known."""
         exchange = self.exchange
         self._end()
         exchange.service = None
-        exchange.fail(fault, why=why)
+        exchange.fail(fault, why=why, wait=wait)
 
     def _end(self) -> None:
         if not self._over:

@@ -20,10 +20,11 @@ from fastgw.upstream.balance.sticky import Cookies, Sticky
 from fastgw.upstream.balance.turns import RoundRobin
 from fastgw.upstream.balance.usable import Rising, in_use
 from fastgw.upstream.connection import UpstreamConnection
+from fastgw.upstream.health import Health
 from fastgw.upstream.pool import Limit, Pool
 from fastgw.upstream.target import Target
 from fastgw.upstream.tls import Identity
-from fastgw.upstream.watch import AttemptWatch
+from fastgw.upstream.watch import AttemptWatch, told_too
 
 MIN_RETRIES = 3
 """Retries that may always be under way at once: a budget is a share, and a share of little is nothing."""
@@ -59,7 +60,11 @@ class Upstream:
         self.drained: Set[Target] = frozenset()  # those that get nothing because somebody wants it so
         self.balancer: Balancer
         self.watch: AttemptWatch | None = None  # who wants to know how attempts go
+        self.health: Health | None = None
+        self._watch_without_health: AttemptWatch | None = None
         self.cookies: Cookies | None = None  # by which clients stay with their target
+        if settings.load_balancing.sticky is not None and key:
+            self.cookies = Cookies(settings.load_balancing.sticky, name, key)
         self._before = before if before is not None and before.started else None
         self._loads = Loads()
         self._latencies: Latencies | None = None
@@ -112,8 +117,8 @@ class Upstream:
         if loads is not None:
             self._loads = loads
             self._watch(balancing, before)
-        if balancing.sticky is not None:
-            self.cookies = Cookies(balancing.sticky, self.name, self.key or key)
+        if balancing.sticky is not None and self.cookies is None:
+            self.cookies = Cookies(balancing.sticky, self.name, key)
         if before is not None and self._rising is not None and before._rising is not None:
             self._rising.keep(before._rising)
         self.settle()
@@ -128,8 +133,18 @@ class Upstream:
         elif balancing.algorithm in _BY_LOAD:
             self.watch = self._loads
 
+    def look_after(self, health: Health) -> None:
+        """From now on, by what the node decides, targets are shunned, and a breaker lets nothing pass."""
+        self.health = health
+        self._watch_without_health = self.watch
+        if health.watches:
+            self.watch = told_too(self.watch, health)
+        self.settle()
+
     def retire(self, heir: "Upstream | None") -> None:
         """It is configured no more: keep no connections but those that its heir of the same name keeps."""
+        if self.health is not None:  # what is still under way must not count: others may get the places
+            self.watch = self._watch_without_health
         if heir is not None and heir.started and heir.pool is self.pool:
             self.pool.release([target for target in self.targets if target not in heir.targets])
         else:
@@ -161,11 +176,18 @@ class Upstream:
             balancer = (_ALGORITHMS[balancing.algorithm] if members[1:] else _in_turn)(self, members)
         if self.cookies is not None:
             balancer = Sticky(balancer, self.cookies, {*usable, *(member.target for member in members)})
-        self.balancer = balancer
+        breaker = None if self.health is None else self.health.breaker
+        self.balancer = balancer if breaker is None else breaker.guard(balancer)
 
     def unavailable(self) -> Fault:
         """Why no target could be picked."""
-        return Fault.NO_HEALTHY_TARGET
+        breaker = None if self.health is None else self.health.breaker
+        return Fault.NO_HEALTHY_TARGET if breaker is None or not breaker.wait() else Fault.CIRCUIT_OPEN
+
+    def wait(self) -> float:
+        """After how many seconds it is worth while to ask again, when no target could be picked."""
+        health = self.health
+        return 1.0 if health is None else (health.breaker and health.breaker.wait()) or health.wait()
 
     def may_retry(self) -> bool:
         """Whether the retry budget has room: else a struggling upstream would be asked twice for everything."""

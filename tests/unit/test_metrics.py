@@ -19,12 +19,15 @@ from fastgw.config import settings as config
 from fastgw.config.values import Address, Url
 from fastgw.downstream.secured import Outcome
 from fastgw.filters.size import Size
+from fastgw.node.health import Verdict
 from fastgw.node.places import MAX_CONSUMERS, Names
 from fastgw.node.shared import Shared
 from fastgw.observe.families import FilterEvent
 from fastgw.observe.series import UPSTREAM_CONNECTS, series_of
 from fastgw.observe.tally import Tally
+from fastgw.runtime.checking import OfUpstream
 from fastgw.runtime.words import Words
+from fastgw.upstream.breaker import Phase
 
 BEGUN = 1_700_000_000.0
 
@@ -61,7 +64,10 @@ class Node:
             FeedInfo("https://new.example/keys", None, ""),
         ]
         self.exposition = Exposition(
-            self.gateway.series, self.shared, self.words, BEGUN, lambda: ([shown], verifiers), lambda: feeds
+            *(self.gateway.series, self.shared, self.words, BEGUN),
+            lambda: ([shown], verifiers),
+            lambda: feeds,
+            lambda: {"users": OfUpstream({Verdict.HEALTHY: 2, Verdict.EJECTED: 1}, Phase.OPEN)},
         )
 
     def finish(self, route: str, status: int = 200, fault: str = "") -> None:
@@ -104,6 +110,12 @@ def test_every_family_is_told_with_its_labels_and_kind(node: Node, accept: bytes
         assert (told.type, told.documentation) == (family.kind, family.text)
         assert told.samples, family.name
         assert all(set(each.labels) - {"le"} == set(family.labels) for each in told.samples)
+
+
+def test_the_health_of_upstreams_is_told(node: Node) -> None:
+    assert node.value("fastgw_upstream_targets", health="healthy", upstream="users") == 2
+    assert node.value("fastgw_upstream_targets", health="ejected", upstream="users") == 1
+    assert node.value("fastgw_upstream_breaker_state", upstream="users") == 2
 
 
 @pytest.mark.parametrize("accept", [b"", OPEN])

@@ -12,6 +12,9 @@ const HEALTH = {
   healthy: { urgency: 0, mark: "badge good" },
 };
 
+/** What a breaker's state is worth saying; null = the upstream has none. */
+const BREAKER = { open: "the breaker is open", half_open: "the breaker is half-open" };
+
 function rowsOf(upstream) {
   return upstream.targets.map((target) => ({
     ...target,
@@ -34,9 +37,15 @@ export class Upstreams {
         { title: "Target", text: ({ url }) => url, value: ({ url }) => url },
         {
           title: "Health",
-          text: ({ health }) => health,
+          text: ({ health, drained }) => (drained ? `${health}, drained` : health),
           value: ({ health }) => HEALTH[health]?.urgency ?? 0,
           mark: ({ health }) => HEALTH[health]?.mark ?? "badge",
+        },
+        {
+          title: "Problem",
+          text: ({ upstream, problem }) =>
+            [problem, BREAKER[upstream.breaker]].filter(Boolean).join("; "),
+          mark: () => "warn",
         },
         numberColumn("In use", "in_use", countText),
         numberColumn("Idle", "idle", countText),

@@ -1,0 +1,477 @@
+"""Outlier ejection and breakers: several workers over one memory, and a clock that stands still."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from fastgw.config import settings
+from fastgw.config.values import parse_url
+from fastgw.errors import Fault
+from fastgw.node.health import Ejection, HealthWords, Verdict
+from fastgw.node.shared import Layout, Shared
+from fastgw.node.timers import Wheel
+from fastgw.upstream.balance import Asked
+from fastgw.upstream.breaker import Phase
+from fastgw.upstream.health import Event, Health, Outlook
+from fastgw.upstream.outliers import most_ejected
+from fastgw.upstream.target import Target, build_targets
+from fastgw.upstream.windows import SLOTS, Window
+
+ASKED: Any = None
+"""Somebody's request: nobody looks at it here."""
+
+
+class Always:
+    """A balancer that has an answer."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+
+    def pick(self, asked: Asked, tried: Any = ()) -> Target:
+        return self.target
+
+
+class Group:
+    """One worker's side of an upstream."""
+
+    def __init__(self, node: Node, worker: int) -> None:
+        self.settings = node.settings
+        self.targets = build_targets(node.settings)
+        self.shunned: frozenset[Target] = frozenset()
+        self.settled = 0
+        self.events: list[Event] = []
+        column = node.shared.columns[worker]
+        node.words.enter_upstream(column, 7, "users")
+        places = dict(zip(self.targets, range(20, 20 + len(self.targets)), strict=True))
+        for target, place in places.items():
+            node.words.enter(column, place, target.label)
+        self.health = Health(self, node.words, column, 7, places, self.events.append, lambda: node.now)
+        self.outlook = Outlook(node.wheel, node.words, column, [self.health])
+        self.outlook.start()
+
+    def settle(self) -> None:
+        self.settled += 1
+
+    def out(self) -> str:
+        return "".join(sorted(target.host for target in self.shunned))
+
+    def answers(self, index: int, status: int = 200, seconds: float = 0.0) -> None:
+        self.health.answered(self.targets[index], status, seconds)
+
+    def fails(self, index: int, fault: Fault = Fault.UPSTREAM_TIMEOUT, seconds: float = 0.0) -> None:
+        self.health.failed(self.targets[index], fault, seconds)
+
+    def passes(self) -> bool:
+        """Whether one more request may go to the upstream."""
+        assert self.health.breaker is not None
+        return self.health.breaker.guard(Always(self.targets[0])).pick(ASKED) is not None
+
+
+class Node:
+    def __init__(
+        self,
+        targets: int = 3,
+        workers: int = 3,
+        passive: settings.PassiveHealth | None = None,
+        breaker: settings.CircuitBreaker | None = None,
+    ) -> None:
+        layout = Layout()
+        self.words = HealthWords(layout)
+        self.shared = Shared.create(layout, workers)
+        self.now = 1000.0
+        self.wheel = Wheel(self.now)
+        urls = [parse_url(f"http://{chr(ord('a') + index)}:80") for index in range(targets)]
+        self.settings = settings.Upstream(
+            targets=tuple(settings.Target(url=url) for url in urls),
+            health_checks=settings.HealthChecks(passive=passive),
+            circuit_breaker=breaker,
+        )
+        self.workers = [Group(self, worker) for worker in range(workers)]
+
+    def passes(self, seconds: float) -> None:
+        until = self.now + seconds
+        while self.now < until - 1e-9:
+            self.now = min(self.now + 0.05, until)
+            self.wheel.advance(self.now)
+
+    def out(self) -> str:
+        """The ejected targets: all workers agree, two turns of the wheel later."""
+        self.passes(0.1)
+        (agreed,) = {worker.out() for worker in self.workers}
+        return agreed
+
+    def phase(self) -> Phase:
+        self.passes(0.1)
+        breakers = [worker.health.breaker for worker in self.workers]
+        (agreed,) = {breaker.phase for breaker in breakers if breaker is not None}
+        return agreed
+
+
+PASSIVE = settings.PassiveHealth(failures=5, window=10.0, eject=5.0, max_ejected=0.5)
+BREAKER = settings.CircuitBreaker(error_rate=0.5, min_requests=20, window=10.0, open=5.0, probes=3)
+
+
+# --- windows ---
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_window_counts_what_the_columns_have_added_of_late(seed: int) -> None:
+    """Compared with a list of all that happened, to within a part of the window."""
+    draw = random.Random(seed)
+    window, now, columns = Window(10.0), 1000.0, [[0, 0] for _ in range(3)]
+    window.look(now, [(0, 0)] * 3)
+    happened: list[tuple[float, bool]] = [(now, True)]
+    for _ in range(300):
+        now += draw.choice((0.0, 0.01, 0.2, 1.0))
+        erred = draw.random() < 0.5
+        column = draw.choice(columns)
+        column[0] += 1
+        column[1] += erred
+        happened.append((now, erred))
+        found = window.look(now, [(column[0], column[1]) for column in columns])
+        older, newer = (
+            [erred for at, erred in happened if at > now - span] for span in (10.0 + 10.0 / SLOTS, 10.0 - 10.0 / SLOTS)
+        )
+        assert len(newer) <= found[0] <= len(older)
+        assert sum(newer) <= found[1] <= sum(older)
+
+
+def test_a_window_begins_anew_when_nobody_has_looked_for_long() -> None:
+    """What was added meanwhile may be older than the window."""
+    window = Window(10.0)
+    assert window.look(1000.0, [(5, 1)]) == (1, 1)
+    assert window.look(1001.0, [(9, 2)]) == (5, 2)
+    assert window.look(1008.0, [(900, 3)]) == (1, 1)
+    assert window.look(1008.5, [(901, 4)]) == (2, 2)
+
+
+def test_a_process_that_was_killed_takes_only_its_own_counts_along() -> None:
+    window = Window(10.0)
+    window.look(1000.0, [(50, 10), (70, 20)])
+    assert window.look(1000.5, [(2, 1), (71, 21)]) == (1 + 3, 1 + 2)
+
+
+# --- outliers ---
+
+
+@pytest.mark.parametrize("turns", [(0, 0, 0, 0, 0), (0, 1, 2, 0, 1), (2, 2, 1, 1, 0)])
+def test_failures_in_a_row_are_counted_over_all_workers(turns: Sequence[int]) -> None:
+    """Whichever workers they are on: the fifth ejects, on all of them."""
+    node = Node(passive=PASSIVE)
+    for worker in turns[:-1]:
+        node.workers[worker].fails(1)
+    assert node.out() == ""
+    node.workers[turns[-1]].fails(1)
+    assert node.workers[turns[-1]].out() == "b"  # here at once
+    assert node.out() == "b"
+    assert [len(worker.events) for worker in node.workers].count(1) == 1
+
+
+def test_a_success_on_any_worker_ends_the_row() -> None:
+    node = Node(passive=PASSIVE)
+    for number in range(20):
+        for worker in (0, 1, 2, 0):
+            node.workers[worker].fails(0)
+        node.workers[number % 3].answers(0, 500 if number % 2 else 200)  # a service that says 500 is there
+    assert node.out() == ""
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_gateway_errors_are_failures(status: int) -> None:
+    node = Node(passive=PASSIVE)
+    for _ in range(5):
+        node.workers[0].answers(2, status)
+    assert node.out() == "c"
+
+
+@pytest.mark.parametrize("fault", [Fault.CLIENT_LEFT, Fault.POOL_FULL, Fault.TUNNEL_IDLE, Fault.LENGTH_REQUIRED])
+def test_what_is_not_the_targets_fault_does_not_count(fault: Fault) -> None:
+    node = Node(passive=PASSIVE)
+    for _ in range(50):
+        node.workers[0].fails(0, fault)
+    assert node.out() == ""
+
+
+def test_answers_that_break_off_are_failures_in_a_row() -> None:
+    """Each was counted as answered when its head came."""
+    node = Node(passive=PASSIVE)
+    for number in range(5):
+        worker = node.workers[number % 3]
+        worker.answers(0)
+        worker.fails(0, Fault.UPSTREAM_INCOMPLETE)
+    assert node.out() == "a"
+
+
+def test_failures_long_ago_do_not_count() -> None:
+    node = Node(passive=PASSIVE)
+    for _ in range(4):
+        node.workers[0].fails(0)
+    node.passes(10.1)
+    node.workers[1].fails(0)
+    assert node.out() == ""
+
+
+def test_an_ejected_target_comes_back_by_itself_and_is_out_for_longer_each_time() -> None:
+    """Back again, one failure is enough; what was under way before tells nothing."""
+    node = Node(passive=PASSIVE)
+    for _ in range(5):
+        node.workers[0].fails(0)
+    for level in (1, 2, 3):
+        assert node.out() == "a"
+        node.passes(5.0 * level - 0.3)
+        assert node.out() == "a"
+        node.passes(0.2)
+        assert node.out() == ""
+        node.workers[1].fails(0, seconds=5.0)
+        assert node.out() == ""
+        node.workers[1].fails(0)
+    node.workers[2].answers(1)
+
+
+def test_ejections_shorten_again_while_a_target_does_well() -> None:
+    node = Node(passive=PASSIVE)
+
+    def length() -> float:
+        for _ in range(5):
+            node.workers[0].fails(0)
+        assert node.out() == "a"
+        until = node.words.ejection(node.shared.views, 20).until
+        lasting = until - node.now
+        node.passes(lasting + 0.1)
+        node.workers[0].answers(0)
+        return round(lasting)
+
+    assert [length(), length(), length()] == [5, 10, 15]
+    node.passes(20.0)
+    assert length() == 10  # two steps less, and one more
+    node.passes(1000.0)
+    assert length() == 5
+
+
+def test_no_ejection_lasts_longer_than_the_longest() -> None:
+    node = Node(passive=settings.PassiveHealth(failures=1, eject=5.0, max_eject=12.0))
+    for _ in range(10):
+        node.workers[0].fails(0, Fault.CONNECT_REFUSED)
+        until = node.words.ejection(node.shared.views, 20).until
+        assert until - node.now <= 12.0
+        node.passes(until - node.now + 0.1)
+
+
+@pytest.mark.parametrize(
+    ("targets", "share", "most"),
+    [(1, 1.0, 0), (2, 0.5, 1), (2, 0.1, 1), (3, 0.5, 1), (4, 0.5, 2), (10, 0.3, 3), (10, 0.0, 0), (3, 1.0, 3)],
+)
+def test_how_many_may_be_ejected(targets: int, share: float, most: int) -> None:
+    assert most_ejected(targets, share) == most
+
+
+def test_no_more_are_ejected_than_may_be() -> None:
+    """Nobody can connect to any of them: half stay, and the rest as long as those are out."""
+    node = Node(targets=4, passive=PASSIVE)
+    for number in range(200):
+        node.workers[number % 3].fails(number // 3 % 4, Fault.CONNECT_REFUSED)
+    assert len(node.out()) == 2
+
+
+def test_one_clients_poison_ejects_nothing() -> None:
+    """Its requests fail wherever they go, in turn; another client's, once in a while, do not."""
+    node = Node(targets=3, passive=PASSIVE)
+    for number in range(300):
+        node.workers[number % 2].fails(number % 3, Fault.UPSTREAM_TIMEOUT)
+        node.passes(0.01)
+    assert node.out() == ""
+    assert not any(worker.events for worker in node.workers)
+    for target in (0, 2):
+        node.workers[2].answers(target)
+    for _ in range(3):
+        node.workers[0].fails(1)
+    assert node.out() == "b"  # now it is the only one
+
+
+def test_a_share_of_errors_ejects_if_the_neighbours_do_better() -> None:
+    passive = settings.PassiveHealth(failures=1000, error_rate=0.5, min_requests=20)
+    node = Node(passive=passive)
+    for number in range(90):
+        node.workers[number % 2].answers(number % 3, 500 if number % 3 == 1 else 200)
+        node.passes(0.01)
+    assert node.out() == "b"
+    alike = Node(passive=passive)
+    for number in range(600):
+        alike.workers[number % 2].answers(number % 3, 500)
+        alike.passes(0.01)
+    assert alike.out() == ""
+
+
+def test_an_ejection_outlives_the_worker_that_decided_it() -> None:
+    node = Node(passive=PASSIVE)
+    for _ in range(5):
+        node.workers[0].fails(0)
+    assert node.out() == "a"
+    node.shared.clear_gauges(0)
+    node.workers.pop(0)
+    node.words.changed(node.shared.supervisor)
+    assert node.out() == "a"
+
+
+def test_what_control_finds_ill_gets_nothing_and_no_verdict_holds_for_ever() -> None:
+    """Three workers see it within two turns of the wheel; when control is away it is unknown again, and usable."""
+    node = Node(passive=PASSIVE)
+    control = node.shared.supervisor
+    node.words.judge(control, 21, Verdict.UNHEALTHY, node.now + 3.0)
+    node.words.changed(control)
+    assert node.out() == "b"
+    node.words.judge(control, 21, Verdict.UNHEALTHY, node.now + 4.0)  # renewed: nobody is told
+    node.passes(3.5)
+    assert node.out() == "b"
+    node.passes(1.0)
+    assert node.out() == ""
+
+
+def test_a_place_given_anew_inherits_nothing() -> None:
+    node = Node(passive=PASSIVE, breaker=BREAKER)
+    for worker in node.workers:
+        for _ in range(30):
+            worker.fails(0, Fault.CONNECT_REFUSED)
+    assert node.out() == "a"
+    for column in node.shared.columns:
+        node.words.enter(column, 20, "another")
+        node.words.enter_upstream(column, 7, "another")
+        node.words.enter(column, 21, "b:80")
+    views = node.shared.views
+    assert node.words.ejection(views, 20) == Ejection(0.0, 0)
+    assert not node.words.breaker(views, 7).is_open
+    assert sum(view[node.words.attempts + 20] for view in views) == 0
+
+
+# --- breakers ---
+
+
+def test_a_breaker_opens_by_the_share_of_errors_on_the_node() -> None:
+    """Half of twenty attempts, wherever they were; open for all, with a wait that is true."""
+    node = Node(breaker=BREAKER)
+    for number in range(19):
+        node.workers[number % 3].answers(number % 3, 500 if number % 2 else 200)
+    assert node.phase() is Phase.CLOSED
+    assert node.workers[0].health.breaker.wait() == 0.0
+    node.workers[1].answers(0, 503)
+    assert node.workers[1].health.breaker.phase is Phase.OPEN  # here at once
+    assert node.phase() is Phase.OPEN
+    assert not any(worker.passes() for worker in node.workers)
+    assert node.workers[2].health.breaker.wait() == pytest.approx(4.9, abs=0.02)
+    assert [worker.events for worker in node.workers] == [[], [Event.OPENED], []]
+
+
+def test_few_errors_among_many_successes_open_nothing() -> None:
+    node = Node(breaker=BREAKER)
+    for number in range(1000):
+        node.workers[number % 3].answers(0, 500 if number % 3 == 0 else 200)
+        node.passes(0.01)
+    assert node.phase() is Phase.CLOSED
+
+
+def opened(node: Node) -> None:
+    for number in range(40):
+        node.workers[number % 3].fails(0)
+    assert node.phase() is Phase.OPEN
+
+
+def test_a_half_open_breaker_lets_probes_pass_counted_on_the_node_and_closes_when_all_are_well() -> None:
+    node = Node(breaker=BREAKER)
+    opened(node)
+    node.passes(5.0)
+    assert node.phase() is Phase.HALF_OPEN
+    assert [node.workers[number % 3].passes() for number in range(12)] == [True] * 3 + [False] * 9
+    node.workers[0].answers(0)
+    node.workers[1].answers(0)
+    assert node.phase() is Phase.HALF_OPEN
+    node.workers[2].answers(0)
+    assert node.phase() is Phase.CLOSED
+    assert all(worker.passes() for worker in node.workers * 10)
+
+
+def test_one_failed_probe_opens_it_again() -> None:
+    node = Node(breaker=BREAKER)
+    opened(node)
+    node.passes(5.0)
+    assert node.phase() is Phase.HALF_OPEN
+    assert node.workers[0].passes()
+    assert node.workers[1].passes()
+    node.workers[0].answers(0)
+    node.workers[1].answers(0, 502)
+    assert node.phase() is Phase.OPEN
+    node.passes(4.7)
+    assert node.phase() is Phase.OPEN
+    node.passes(0.2)
+    assert node.phase() is Phase.HALF_OPEN
+    assert [node.workers[number % 3].passes() for number in range(5)] == [True] * 3 + [False] * 2
+
+
+def test_attempts_from_before_it_opened_decide_nothing() -> None:
+    node = Node(breaker=BREAKER)
+    opened(node)
+    node.passes(5.0)
+    assert node.phase() is Phase.HALF_OPEN
+    for worker in node.workers * 3:
+        worker.answers(0, seconds=5.5)
+    assert node.phase() is Phase.HALF_OPEN
+    node.workers[0].fails(0, seconds=5.5)
+    assert node.phase() is Phase.HALF_OPEN
+
+
+def test_probes_that_come_to_nothing_are_made_up_for() -> None:
+    """Their clients left, or their worker was killed. A late failure of one still opens it."""
+    node = Node(breaker=BREAKER)
+    opened(node)
+    node.passes(5.0)
+    assert node.phase() is Phase.HALF_OPEN
+    node.passes(100.0)  # it waits for somebody to ask
+    assert [worker.passes() for worker in node.workers * 2] == [True] * 3 + [False] * 3
+    node.passes(4.9)
+    assert not any(worker.passes() for worker in node.workers)
+    node.passes(1.2)
+    assert node.phase() is Phase.HALF_OPEN
+    assert [worker.passes() for worker in node.workers * 2] == [True] * 3 + [False] * 3
+    node.workers[0].fails(0, seconds=5.5)
+    assert node.phase() is Phase.OPEN
+
+
+def test_it_stays_open_when_the_worker_that_opened_it_is_killed() -> None:
+    node = Node(breaker=BREAKER)
+    opened(node)
+    (opener,) = (number for number, worker in enumerate(node.workers) if worker.events)
+    node.shared.clear_gauges(opener)
+    node.workers.pop(opener)
+    node.words.changed(node.shared.supervisor)
+    assert node.phase() is Phase.OPEN
+
+
+def test_after_it_has_closed_the_window_begins_anew() -> None:
+    node = Node(breaker=BREAKER)
+    opened(node)
+    node.passes(5.0)
+    assert node.phase() is Phase.HALF_OPEN
+    for worker in node.workers:
+        assert worker.passes()
+        worker.answers(0)
+    assert node.phase() is Phase.CLOSED
+    for _ in range(19):
+        node.workers[0].fails(0)
+    assert node.phase() is Phase.CLOSED
+    node.workers[0].fails(0)
+    assert node.phase() is Phase.OPEN
+
+
+def test_whoever_follows_is_settled_once_per_change() -> None:
+    node = Node(passive=PASSIVE, breaker=BREAKER)
+    for _ in range(5):
+        node.workers[0].fails(0, Fault.CONNECT_REFUSED)
+    node.passes(1.0)
+    assert [worker.settled for worker in node.workers] == [1, 1, 1]
+    for worker in node.workers:
+        worker.outlook.stop()
+    node.passes(10.0)
+    assert [worker.settled for worker in node.workers] == [1, 1, 1]
