@@ -130,7 +130,7 @@ class Concurrency(Filter, name="concurrency", phase=Phase.LIMIT_CONSUMER, order=
         self, env: Env, limit: int, level_of: "LevelOf", shares: Mapping[Level, float], refuse: "Refuse"
     ) -> Hooks:
         most = {level: max(1, int(limit * share)) for level, share in shares.items()}
-        read = key_of(self._traits, _use(env), self.ipv6_prefix)
+        read = key_of(self._traits, self.ipv6_prefix, _use(env).encode())
         keyed = bool(self._traits)
         held: dict[Exchange, Cells] = {}
         together: Cells = ()

@@ -1,7 +1,7 @@
 """rate_limit: admit so many requests per time, exactly, over all workers of the node."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from time import monotonic_ns
 from types import MappingProxyType
 from typing import Annotated, Any, Final, final
@@ -20,13 +20,14 @@ from fastgw.filters.api import (
     Network,
     Outcome,
     Phase,
+    Reply,
     Services,
     Settings,
 )
 from fastgw.filters.ip import judge_of
 from fastgw.filters.limiting.fields import Style, Telling, refusal, tell_tightest
 from fastgw.filters.limiting.keys import KEY, LATE, key_of
-from fastgw.filters.limiting.ledger import Algorithm, NodeLedger, Terms, give_back
+from fastgw.filters.limiting.ledger import Algorithm, NodeLedger, Terms, Verdict, give_back
 from fastgw.node import cells
 from fastgw.node.cells import Limit
 
@@ -171,7 +172,7 @@ class _Group:
 
     def __init__(self, name: str, terms: Terms, telling: Telling | None, why: str) -> None:
         self.name, self.terms, self.telling, self.why = name, terms, telling, why
-        self.ledger: NodeLedger = _NOT_STARTED
+        self.ledger: Any = _NOT_STARTED  # a `Ledger`
         self.limit: Limit = _NOT_STARTED
         self.spend: Callable[[bytes, int, int], float] = _not_started
 
@@ -182,7 +183,8 @@ class _Counts:
 
     def __init__(self, settings: RateLimit, name: str, instance: str) -> None:
         self._settings = settings  # kept: what is shared is found by its identity
-        self.key_of = key_of(settings.traits, name, settings.ipv6_prefix)
+        self._name = name.encode()
+        self.key_of = key_of(settings.traits, settings.ipv6_prefix)
         self._by = " and ".join(map(str, settings.traits))
         style = settings.headers
         everybody, *self._groups = [
@@ -202,7 +204,7 @@ class _Counts:
     def start(self, services: Services) -> None:
         for group in (self._everybody, *self._groups):
             if group.ledger is _NOT_STARTED:
-                group.ledger = NodeLedger(services.cells, group.terms)
+                group.ledger = NodeLedger(services.cells, self._name, group.terms)
                 group.limit = group.ledger.limit
                 group.spend = group.limit.spend
 
@@ -215,31 +217,58 @@ class _Counts:
 
         # PERF: the figures are in bench/micro/limits.py's room (CPython 3.11): one closure for what most limits are.
         def plain(exchange: Exchange) -> Outcome:
-            key = key_of(exchange)
-            wait = everybody.spend(key, 1, clock())
+            key, now = key_of(exchange), clock()
+            wait = everybody.spend(key, 1, now)
             if wait:
                 return _refuse(exchange, everybody, key, wait)
-            exchange.limits = everybody.telling, everybody.ledger, key, 1, everybody.limit.mark, exchange.limits
+            exchange.limits = everybody.telling, everybody.ledger, key, 1, now, exchange.limits
             return None
 
         def request(exchange: Exchange) -> Outcome:
             if judge is not None and judge(exchange.client_ip)[0]:
                 return None
             group = group_of(exchange) if groups else everybody
-            key, cost, mark = key_of(exchange), 1 if costs is None else costs.get(exchange.method, 1), 0
+            key, cost, now = key_of(exchange), 1 if costs is None else costs.get(exchange.method, 1), clock()
             turn = 0.0
             if cost:
-                now = clock()
                 wait = group.spend(key, cost, now)
                 if wait:
                     return _refuse(exchange, group, key, wait)
-                mark = group.limit.mark
                 if turns:
                     turn = group.ledger.turn(cost, now)
-            exchange.limits = group.telling, group.ledger, key, cost, mark, exchange.limits
+            exchange.limits = group.telling, group.ledger, key, cost, now, exchange.limits
             return _turn(turn) if turn > SOON else None
 
         return plain if is_plain else request
+
+    def asking_step(self) -> Callable[[Exchange], Outcome]:
+        """The request step of a limit whose ledgers may have to ask for what is spent."""
+
+        def settled(exchange: Exchange, group: _Group, key: bytes, cost: int, verdict: Verdict) -> Outcome:
+            if verdict.wait:
+                return _refuse(exchange, group, key, verdict.wait)
+            exchange.limits = group.telling, group.ledger, key, cost, verdict.mark, exchange.limits
+            return _turn(verdict.turn) if verdict.turn > SOON else None
+
+        async def asked(
+            exchange: Exchange, group: _Group, key: bytes, cost: int, verdict: Awaitable[Verdict]
+        ) -> Reply | None:
+            outcome = settled(exchange, group, key, cost, await verdict)
+            return outcome if outcome is None or type(outcome) is Reply else await outcome
+
+        def request(exchange: Exchange) -> Outcome:
+            if self._judge is not None and self._judge(exchange.client_ip)[0]:
+                return None
+            group, key = self._group_of(exchange), self.key_of(exchange)
+            cost = 1 if self._costs is None else self._costs.get(exchange.method, 1)
+            if not cost:
+                exchange.limits = group.telling, group.ledger, key, 0, 0, exchange.limits
+                return None
+            verdict = group.ledger.spend(key, cost)
+            settle = settled if type(verdict) is Verdict else asked
+            return settle(exchange, group, key, cost, verdict)
+
+        return request
 
     def _group_of(self, exchange: Exchange) -> _Group:
         consumer = exchange.consumer

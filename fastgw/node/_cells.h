@@ -92,7 +92,6 @@ typedef struct {
     uint64_t cost, now;
     uint64_t most; /* a charge is never refused, and spends up to so many permits in all; 0: it is no charge */
     uint64_t renewed_at; /* told: when the cell is as good as new, if nothing more is spent in it */
-    uint64_t mark; /* told: until when, or in which part of a window, it can be given back */
 } Spending;
 
 typedef struct {
@@ -264,7 +263,6 @@ static int64_t spend_from_bucket(const Limit* limit, Cell* cell, Cell seen, Spen
     Cell next = {seen.hash, admitted ? now + ahead : seen.state};
     if (!swap(cell, seen, next)) return AGAIN;
     spending->renewed_at = admitted ? next.state : free_at;
-    spending->mark = now + spending->cost * limit->step;
     return admitted ? 0 : (int64_t)(ahead - depth);
 }
 
@@ -296,7 +294,7 @@ static int64_t spend_in_window(
     if (!admitted)
         while (leaving < part && (spent -= count_of(limit, parts, leaving)) + cost > limit->limit) leaving++;
     if (!swap(cell, seen, next)) return AGAIN;
-    spending->renewed_at = spending->mark = instant_of(limit, part);
+    spending->renewed_at = instant_of(limit, part);
     return admitted ? 0 : (int64_t)((leaving + 1 + limit->parts) * limit->step - now);
 }
 
@@ -437,19 +435,23 @@ static Cell* live_cell(
     return cell;
 }
 
-/* Give back what was spent, as if it had never been spent. Of a bucket that is so until it could have been full since:
- * not before what was spent would have come back if it were all, whatever others have spent and given back. Of a window,
- * until it goes on to its next part. `now` was read after `seen`: if the cell still says the same, then it did at that
- * instant, and who is stopped before the swap takes nothing from what was spent meanwhile. AGAIN: it says something
- * else. */
+/* Give back what was spent at an instant (or later, where the cell had seen later ones).
+ *
+ * To a bucket, less what it would have got by now if that were all: if the others had left it full, no more than this
+ * would be missing. (If not, all of it would be, but nobody can tell: others may have been given back theirs.) To a
+ * window, all of it, until the window goes on to its next part: that count is final.
+ *
+ * `now` was read after `seen`: if the cell still says the same, then it did at that instant, and who is stopped before
+ * the swap takes nothing from what was spent meanwhile. AGAIN: it says something else. */
 static inline int64_t give_back(
-    const Limit* limit, Cell* cell, Cell seen, uint64_t cost, uint64_t mark, uint64_t now) {
+    const Limit* limit, Cell* cell, Cell seen, uint64_t cost, uint64_t spent_at, uint64_t now) {
     Cell next = seen;
     if (limit->is_bucket) {
-        if (mark <= now || seen.state <= now) return 0;
-        next.state = seen.state - now < cost * limit->step ? now : seen.state - cost * limit->step;
+        uint64_t back_at = spent_at + cost * limit->step;
+        if (back_at <= now || seen.state <= now) return 0;
+        next.state = seen.state < back_at ? now : seen.state - (back_at - now);
     } else {
-        if ((seen.state & ~COUNT) != mark) return 0;
+        if ((seen.state & ~COUNT) != instant_of(limit, spent_at / limit->step)) return 0;
         next.state -= (seen.state & COUNT) < cost ? seen.state & COUNT : cost;
     }
     return swap(cell, seen, next) ? 0 : AGAIN;

@@ -29,7 +29,7 @@ cdef extern from "_cells.h" nogil:
         int is_bucket
         uint64_t overflow[16]
     ctypedef struct Spending:
-        uint64_t cost, now, most, renewed_at, mark
+        uint64_t cost, now, most, renewed_at
     uint64_t hash_of(const uint64_t* secret, uint64_t identity, const char* key, size_t length)
     int64_t spend(const Table* table, const CLimit* limit, const char* key, size_t length, Spending* spending)
     enum:
@@ -39,7 +39,7 @@ cdef extern from "_cells.h" nogil:
         const Region** region
     )
     int64_t give_back(
-        const CLimit* limit, Cell* cell, Cell seen, uint64_t cost, uint64_t mark, uint64_t now
+        const CLimit* limit, Cell* cell, Cell seen, uint64_t cost, uint64_t spent_at, uint64_t now
     )
     uint64_t left(
         const Table* table, const CLimit* limit, const char* key, size_t length, uint64_t now, uint64_t* renewed_at
@@ -78,7 +78,7 @@ cdef class Limit:
     cdef Memory _memory
     cdef CLimit _limit
     cdef uint64_t _most
-    cdef readonly uint64_t renewed_at, mark
+    cdef readonly uint64_t renewed_at
 
     def __cinit__(
         self,
@@ -89,11 +89,16 @@ cdef class Limit:
         uint64_t parts,
         bint is_bucket,
         uint64_t most,
+        bytes name not None,
     ):
         cdef char stripe
         cdef int number
         self._memory = memory
         self._limit.identity = identity
+        if name:
+            self._limit.identity = hash_of(
+                memory._table.head.key, identity, PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name)
+            )
         self._limit.limit = limit
         self._limit.step = step
         self._limit.parts = parts
@@ -107,22 +112,22 @@ cdef class Limit:
         """As `cells.Limit.spend`."""
         if not 0 < cost <= self._limit.limit:
             raise ValueError("the cost is not between 1 and what may be spent at once")
-        cdef Spending spending = Spending(cost, now, 0, 0, 0)
+        cdef Spending spending = Spending(cost, now, 0, 0)
         cdef int64_t wait = spend(
             &self._memory._table, &self._limit, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), &spending
         )
-        self.renewed_at, self.mark = spending.renewed_at, spending.mark
+        self.renewed_at = spending.renewed_at
         return NO_WAIT if wait == 0 else wait / 1e9
 
     def charge(self, bytes key not None, cost, uint64_t now):
         """As `cells.Limit.charge`."""
         if cost < 1:
             raise ValueError("a charge is of one permit or more")
-        cdef Spending spending = Spending(min(cost, self._most), now, self._most, 0, 0)
+        cdef Spending spending = Spending(min(cost, self._most), now, self._most, 0)
         spend(&self._memory._table, &self._limit, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), &spending)
         self.renewed_at = spending.renewed_at
 
-    def refund(self, bytes key not None, uint64_t cost, uint64_t mark, clock not None):
+    def refund(self, bytes key not None, uint64_t cost, uint64_t spent_at, clock not None):
         """As `cells.Limit.refund`."""
         cdef const Region* region
         cdef Cell* cell
@@ -132,7 +137,7 @@ cdef class Limit:
             cell = live_cell(
                 &self._memory._table, &self._limit, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), 0, &seen, &region
             )
-            if cell is NULL or give_back(&self._limit, cell, seen, most, mark, clock()) != AGAIN:
+            if cell is NULL or give_back(&self._limit, cell, seen, most, spent_at, clock()) != AGAIN:
                 return
 
     def left(self, bytes key not None, uint64_t now):

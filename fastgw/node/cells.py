@@ -70,9 +70,9 @@ class Limit(Protocol):
         """Spend `cost` permits (1 or more) of `key` and return 0.0, or spend nothing and return the seconds to wait.
 
         `now`: ns of the monotonic clock. `key`: any length; only a keyed hash of it is kept. Equal keys share what they
-        spend by limits of the same kind and window, whatever else these are: so a limit that is changed keeps what was
-        spent, and a key has to begin with what tells limits apart. Rounded up, the wait is `Retry-After` (RFC 9110
-        section 10.2.3). Raises `ValueError` for a cost that no wait would ever be enough for.
+        spend by limits of the same name, kind and window, whatever else these are: so a limit that is changed keeps
+        what was spent. Rounded up, the wait is `Retry-After` (RFC 9110 section 10.2.3). Raises `ValueError` for a cost
+        that no wait would ever be enough for.
         """
 
     @property
@@ -83,21 +83,18 @@ class Limit(Protocol):
         bucket) has it at `renewed_at` less its own cost.
         """
 
-    @property
-    def mark(self) -> int:
-        """By the last `spend`: what `refund` has to be told of it."""
-
     def charge(self, key: bytes, cost: int, now: int, /) -> None:
         """Spend permits that are known too late to be refused, though there may be none left.
 
         A key comes into debt by that, at most by as much as it may spend at once; what is above that is let go of.
         """
 
-    def refund(self, key: bytes, cost: int, mark: int, clock: Callable[[], int], /) -> None:
-        """Give back what was spent, as if it had never been. `mark`: of that spending. `clock`: tells `now`.
+    def refund(self, key: bytes, cost: int, spent_at: int, clock: Callable[[], int], /) -> None:
+        """Give back what was spent. `spent_at`: its `now`. `clock`: tells that of today.
 
-        Nothing is given back once a bucket has had the time to get as much by itself, for it may have been full since,
-        or once the part of the window is over in which it was spent. So nobody is admitted for what comes back twice.
+        A bucket gets it back less what it gets by itself in the time between, some microseconds' worth: without this
+        spending it might have been full, and then no more would be missing. A window gets all of it, unless the part is
+        over in which it was spent. So nobody is ever admitted for what has come back twice.
         """
 
     def left(self, key: bytes, now: int, /) -> tuple[int, float]:
@@ -166,49 +163,50 @@ class Cells:
         """How many decisions were refusals because the overflow was full as well."""
         return self._words[_REFUSED]
 
-    def token_bucket(self, limit: int, window: float, burst: int) -> Limit:
+    def token_bucket(self, limit: int, window: float, burst: int, name: bytes = b"") -> Limit:
         """A bucket of `burst` permits that gets `limit` more in each `window` of seconds, evenly.
 
         The ns between two permits are rounded up, so it gets less by a share under `limit` ns per window.
         """
-        return self._bucket(_BUCKET_KIND, limit, window, burst)
+        return self._bucket(_BUCKET_KIND, limit, window, burst, name)
 
-    def leaky_bucket(self, limit: int, window: float, places: int) -> Limit:
+    def leaky_bucket(self, limit: int, window: float, places: int, name: bytes = b"") -> Limit:
         """A queue of so many waiting places (0 or more), of which one is called up every `window / limit` seconds.
 
         A request that is admitted has its turn at `renewed_at` less its own cost in time. For the cells it is a bucket
         that holds one more.
         """
-        return self._bucket(_LEAKY_KIND, limit, window, places + 1)
+        return self._bucket(_LEAKY_KIND, limit, window, places + 1, name)
 
-    def _bucket(self, kind: int, limit: int, window: float, depth: int) -> Limit:
+    def _bucket(self, kind: int, limit: int, window: float, depth: int, name: bytes) -> Limit:
         ns = _ns(window)
         step = step_of(limit, window)
         if _positive(depth) * step > _SPAN_MAX:
             raise ValueError("the bucket would take years to fill")
-        return self._limit(kind | ns << 2, depth, step, 0, True)
+        return self._limit(kind | ns << 2, depth, step, 0, True, name)
 
-    def fixed_window(self, limit: int, window: float) -> Limit:
+    def fixed_window(self, limit: int, window: float, name: bytes = b"") -> Limit:
         """At most `limit` in each `window` of seconds; the windows of all keys begin together."""
-        return self._window(limit, window, 0)
+        return self._window(limit, window, 0, name)
 
-    def sliding_window(self, limit: int, window: float) -> Limit:
+    def sliding_window(self, limit: int, window: float, name: bytes = b"") -> Limit:
         """At most `limit` in any `window` of seconds, wherever it begins."""
-        return self._window(limit, window, _PARTS)
+        return self._window(limit, window, _PARTS, name)
 
-    def _window(self, limit: int, window: float, parts: int) -> Limit:
+    def _window(self, limit: int, window: float, parts: int, name: bytes) -> Limit:
         if not window >= WINDOW_MIN or _positive(limit) > COUNT_MAX:
             raise ValueError(f"a window takes {WINDOW_MIN:g} seconds or more and admits at most {COUNT_MAX:,}")
         ns = _ns(window)
         return self._limit(
-            (_SLIDING_KIND if parts else _FIXED_KIND) | ns << 2, limit, -(-ns // (parts or 1)), parts, False
+            (_SLIDING_KIND if parts else _FIXED_KIND) | ns << 2, limit, -(-ns // (parts or 1)), parts, False, name
         )
 
-    def _limit(self, identity: int, limit: int, step: int, parts: int, is_bucket: bool) -> Limit:
+    def _limit(self, identity: int, limit: int, step: int, parts: int, is_bucket: bool, name: bytes) -> Limit:
         """What all limits are made of.
 
-        `identity`: of kind and window, hashed with each key. `step`: ns between two permits of a bucket, or of a part
-        of a window. `parts`: how many a window has, besides the one that runs.
+        `identity`: of kind and window, hashed with `name` and each key; shared cells are those of all names. `step`:
+        ns between two permits of a bucket, or of a part of a window. `parts`: how many a window has, besides the one
+        that runs.
         """
         raise NotImplementedError
 
@@ -247,9 +245,9 @@ class SwappedCells(Cells):
         assert _twin is not None
         self._memory = _twin.Memory(memory, _HEAD, self._count, _OVERFLOW)
 
-    def _limit(self, identity: int, limit: int, step: int, parts: int, is_bucket: bool) -> Limit:
+    def _limit(self, identity: int, limit: int, step: int, parts: int, is_bucket: bool, name: bytes) -> Limit:
         assert _twin is not None
-        made: Limit = _twin.Limit(self._memory, identity, limit, step, parts, is_bucket, _most(limit, is_bucket))
+        made: Limit = _twin.Limit(self._memory, identity, limit, step, parts, is_bucket, _most(limit, is_bucket), name)
         return made
 
 
@@ -264,8 +262,8 @@ class LockedCells(Cells):
         self._own = _Region(self._words, fd, offset, 0, self._count, range(_LOCKS))
         self._overflow = _Region(self._words, fd, offset, self._count, _OVERFLOW, range(_LOCKS, _LOCKS + 1))
 
-    def _limit(self, identity: int, limit: int, step: int, parts: int, is_bucket: bool) -> Limit:
-        return _LockedLimit(self._words, self._own, self._overflow, identity, limit, step, parts, is_bucket)
+    def _limit(self, identity: int, limit: int, step: int, parts: int, is_bucket: bool, name: bytes) -> Limit:
+        return _LockedLimit(self._words, self._own, self._overflow, identity, limit, step, parts, is_bucket, name)
 
 
 @final
@@ -340,6 +338,7 @@ class _LockedLimit:
         step: int,
         parts: int,
         is_bucket: bool,
+        name: bytes,
     ) -> None:
         self._words = words
         self._own = own
@@ -350,11 +349,13 @@ class _LockedLimit:
         self._is_bucket = is_bucket
         self._most = _most(limit, is_bucket)
         self._spend_in = self._spend_from_bucket if is_bucket else self._spend_in_window
-        self.renewed_at = self.mark = 0
+        self.renewed_at = 0
         self._identity = identity.to_bytes(8, "little")
         self._secret = words[_KEY : _KEY + 2].tobytes()
         self._first_parts = _HEAD // 8 + 2 * (len(words) - _HEAD // 8) // (2 + _BESIDE)
         self._shared = [self._hash(bytes([stripe])) for stripe in range(_STRIPES)]
+        if name:
+            self._identity = self._hash(name).to_bytes(8, "little")
 
     def spend(self, key: bytes, cost: int, now: int, /) -> float:
         if not 0 < cost <= self._limit:
@@ -366,14 +367,17 @@ class _LockedLimit:
             raise ValueError("a charge is of one permit or more")
         self._decide(key, min(cost, self._most), now, self._most)
 
-    def refund(self, key: bytes, cost: int, mark: int, clock: Callable[[], int], /) -> None:
+    def refund(self, key: bytes, cost: int, spent_at: int, clock: Callable[[], int], /) -> None:
+        cost = min(cost, self._limit)
+
         def give_back(cell: int) -> None:
             state, now = self._words[cell + 1], clock()
             if self._is_bucket:
-                if min(state, mark) > now:
-                    self._words[cell + 1] = max(state - min(cost, self._limit) * self._step, now)
-            elif state & ~_COUNT == mark:
-                self._words[cell + 1] = state - min(cost, self._limit, state & _COUNT)
+                back_at = spent_at + cost * self._step
+                if min(state, back_at) > now:
+                    self._words[cell + 1] = max(state - (back_at - now), now)
+            elif state & ~_COUNT == self._instant(spent_at // self._step):
+                self._words[cell + 1] = state - min(cost, state & _COUNT)
 
         self._with_live_cell(key, 0, give_back)
 
@@ -447,7 +451,7 @@ class _LockedLimit:
         free_at = max(self._words[cell + 1], now)
         full_at = free_at + cost * self._step
         wait = full_at - now - self._limit * self._step
-        self.renewed_at, self.mark = free_at, now + cost * self._step
+        self.renewed_at = free_at
         if most:
             full_at = max(min(full_at, now + most * self._step), free_at)
         elif wait > 0:
@@ -467,7 +471,7 @@ class _LockedLimit:
         oldest = max(part - parts, 0)
         counts = [self._count(cell, earlier) for earlier in range(oldest, part)]
         spent = sum(counts) + count
-        self.renewed_at = self.mark = self._instant(part)
+        self.renewed_at = self._instant(part)
         if most:
             cost = max(min(cost, most - spent), 0)
         spent += cost

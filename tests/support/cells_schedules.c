@@ -59,22 +59,19 @@ static void take_turns(void) {
     if (running) swapcontext(&running->state, &scheduler);
 }
 
-static uint64_t mark;
-
 static int64_t spend_key(int key, uint64_t at) {
     char name = (char)key;
-    Spending spending = {1, at, 0, 0, 0};
+    Spending spending = {1, at, 0, 0};
     int64_t wait = spend(&table, &limit, &name, 1, &spending);
-    mark = spending.mark;
     return wait;
 }
 
-static void give_back_key(int key, uint64_t of) {
+static void give_back_key(int key, uint64_t spent_at) {
     char name = (char)key;
     const Region* region;
     Cell seen, *cell;
     do cell = live_cell(&table, &limit, &name, 1, 0, &seen, &region);
-    while (cell && give_back(&limit, cell, seen, 1, of, now) == AGAIN);
+    while (cell && give_back(&limit, cell, seen, 1, spent_at, now) == AGAIN);
 }
 
 static void live(void) {
@@ -84,7 +81,7 @@ static void live(void) {
         attempts++;
         if (spend_key(key, began) == 0) {
             if (gives_back && !drawn(3)) { /* as if it had not spent: the others may have it */
-                give_back_key(key, mark);
+                give_back_key(key, began);
             } else {
                 admissions[admission_count++] = (Admission){key, began, now};
             }

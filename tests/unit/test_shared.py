@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 
+from fastgw.node import cells
 from fastgw.node.limits import AddressLimit, Fence, KeyCounts, Sketch, subscriber, width_for
 from fastgw.node.shared import FIRST_GAUGE, Layout, OtherLayout, Shared
 
@@ -256,3 +257,16 @@ def fork(work) -> int:
 
 def in_child(work) -> None:
     assert os.waitpid(fork(work), 0)[1] == 0
+
+
+def test_a_million_keys_are_counted_one_by_one_within_the_memory_that_is_told():
+    """16 bytes a key, in pages of which each is touched: 32 MiB, and what stands in front."""
+    keys = 1_000_000 if cells.COMPILED else 20_000
+    shared = Shared.create(Layout(), columns=1)
+    limit = shared.cells.token_bucket(1, 1000.0, 1)
+    spend = limit.spend
+    for number in range(keys):
+        assert spend(b"%d" % number, 1, 10**12) == 0
+    assert shared.cells.overflowed == 0
+    assert os.fstat(shared.fd).st_blocks * 512 <= (32 << 20) + 10 * 4096
+    assert not any(spend(b"%d" % number, 1, 10**12) == 0 for number in range(0, keys, 997))

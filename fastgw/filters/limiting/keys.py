@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from hashlib import blake2b
 from ipaddress import IPv6Address, ip_address
 from typing import Any, Final
 
@@ -22,13 +21,13 @@ REMEMBERED: Final = 8192
 KeyOf = Callable[[Exchange], bytes]
 
 
-def key_of(traits: Sequence[Trait], name: str, ipv6_prefix: int) -> KeyOf:
-    """The key of a request. `name`: tells the filter that counts from all others."""
-    begins = blake2b(name.encode(), digest_size=8).digest()
-    address = address_of(ipv6_prefix)
-    if len(traits) == 1:
-        return _single(traits[0], begins, address)
-    readers = [_single(each, b"", address) for each in traits]
+def key_of(traits: Sequence[Trait], ipv6_prefix: int, name: bytes = b"") -> KeyOf:
+    """The key of a request. `name`: stands in front of it, where one table has the keys of several filters."""
+    network = network_of(ipv6_prefix)
+    if len(traits) == 1 and not name:
+        return _single(traits[0], network)
+    readers = [_single(each, network) for each in traits]
+    begins = b"%d:%b" % (len(name), name) if name else b""
 
     def key(exchange: Exchange) -> bytes:
         made = begins
@@ -40,8 +39,8 @@ def key_of(traits: Sequence[Trait], name: str, ipv6_prefix: int) -> KeyOf:
     return key
 
 
-def address_of(ipv6_prefix: int) -> Callable[[str], bytes]:
-    """What counts as one client. An IPv4 address in IPv6 clothes is the IPv4 address."""
+def network_of(ipv6_prefix: int) -> Callable[[str], bytes]:
+    """What counts as one client, of addresses with a colon. An IPv4 address in IPv6 clothes is the IPv4 address."""
 
     @lru_cache(maxsize=REMEMBERED)
     def network(ip: str) -> bytes:
@@ -53,41 +52,44 @@ def address_of(ipv6_prefix: int) -> Callable[[str], bytes]:
             return ip.encode()
         if address.ipv4_mapped is not None:
             return str(address.ipv4_mapped).encode()
-        return b"6" + (int(address) >> 128 - ipv6_prefix).to_bytes(16)
+        return (int(address) >> 128 - ipv6_prefix << 128 - ipv6_prefix).to_bytes(16)
 
-    def read(ip: str) -> bytes:
-        return network(ip) if ":" in ip else ip.encode()
-
-    return read
+    return network
 
 
-def _single(trait: Trait, begins: bytes, address: Callable[[str], bytes]) -> KeyOf:
+# PERF: closures that call nothing of Python's own: 0.1 us for an address, 0.2 with a function for each step (CPython
+# 3.11, micro/limits).
+def _single(trait: Trait, network: Callable[[str], bytes]) -> KeyOf:
     match trait.kind:
         case "ip":
-            return lambda exchange: begins + address(exchange.client_ip)
+
+            def address(exchange: Exchange) -> bytes:
+                ip = exchange.client_ip
+                return network(ip) if ":" in ip else ip.encode()
+
+            return address
         case "consumer":
-            of_consumer, of_nobody = begins + b"c", begins + b"i"
 
             def consumer(exchange: Exchange) -> bytes:
                 known = exchange.consumer
-                if known is None:
-                    return of_nobody + address(exchange.client_ip)
-                return of_consumer + known.name.encode()
+                if known is not None:
+                    return known.name.encode()
+                ip = exchange.client_ip
+                return b"\0" + (network(ip) if ":" in ip else ip.encode())  # no consumer's name begins so
 
             return consumer
         case "route":
 
             def route(exchange: Exchange) -> bytes:
                 assert exchange.route is not None
-                return begins + exchange.route.name.encode()
+                return exchange.route.name.encode()
 
             return route
         case "claim":
             path = claim_path(trait.name)
-            return lambda exchange: begins + _text(find_claim(exchange.claims, path))
+            return lambda exchange: _text(find_claim(exchange.claims, path))
         case _:
-            read = reader(trait)
-            return lambda exchange: begins + read(exchange)
+            return reader(trait)
 
 
 def _text(claim: Any) -> bytes:

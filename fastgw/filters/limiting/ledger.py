@@ -52,7 +52,7 @@ class Verdict(NamedTuple):
     wait: float
     """0.0: it was spent. Else nothing was: the seconds after which it can be."""
     mark: Any = None
-    """What `refund` and `left` want to know of this spending."""
+    """What `refund` and `left` want to know of this spending; of the node's cells: when it was, in ns."""
     turn: float = 0.0
     """Of a leaky bucket: the seconds until it is this request's turn."""
 
@@ -67,15 +67,15 @@ class Left(NamedTuple):
 class Ledger(Protocol):
     """The counts of one limit, for all of its keys, in one process.
 
-    Equal keys share what they spend by ledgers of the same algorithm and window, in all workers, whatever their limit
-    and burst are: a limit that is changed keeps what was spent. Keys begin with what tells filters apart.
+    Equal keys share what they spend by ledgers of the same name, algorithm and window, in all workers, whatever their
+    limit and burst are: a limit that is changed keeps what was spent.
     """
 
     def spend(self, key: bytes, cost: int, /) -> Verdict | Awaitable[Verdict]:
         """Spend `cost` permits (1 to `Terms.depth`), or nothing."""
 
     def refund(self, key: bytes, cost: int, mark: Any, /) -> None:
-        """Give back what was spent, as if it had never been. At once or a little later: nobody waits for it."""
+        """Give back what was spent, never more than if it had not been. At once or later: nobody waits for it."""
 
     def charge(self, key: bytes, cost: int, /) -> None:
         """Spend what is known too late to be refused, if need be into debt: by as much as `Terms.depth` at most."""
@@ -104,8 +104,9 @@ class NodeLedger:
 
     __slots__ = ("_step", "_turns", "limit")
 
-    def __init__(self, cells_: Cells, terms: Terms) -> None:
-        self.limit: Limit = limit_of(cells_, terms)
+    def __init__(self, cells_: Cells, name: bytes, terms: Terms) -> None:
+        """`name`: tells the filter that counts from all others."""
+        self.limit: Limit = limit_of(cells_, name, terms)
         self._step = cells.step_of(terms.limit, terms.window)
         self._turns = terms.algorithm == "leaky_bucket"
 
@@ -114,7 +115,7 @@ class NodeLedger:
         wait = limit.spend(key, cost, now)
         if wait:
             return Verdict(wait)
-        return Verdict(0.0, limit.mark, self.turn(cost, now) if self._turns else 0.0)
+        return Verdict(0.0, now, self.turn(cost, now) if self._turns else 0.0)
 
     def turn(self, cost: int, now: int) -> float:
         """Seconds until the turn of what was spent last."""
@@ -130,14 +131,14 @@ class NodeLedger:
         return Left(*self.limit.left(key, monotonic_ns()))
 
 
-def limit_of(table: Cells, terms: Terms) -> Limit:
+def limit_of(table: Cells, name: bytes, terms: Terms) -> Limit:
     """Raises `ValueError` for terms that do not fit into a cell."""
     match terms.algorithm:
         case "token_bucket":
-            return table.token_bucket(terms.limit, terms.window, terms.depth)
+            return table.token_bucket(terms.limit, terms.window, terms.depth, name)
         case "fixed_window":
-            return table.fixed_window(terms.limit, terms.window)
+            return table.fixed_window(terms.limit, terms.window, name)
         case "sliding_window":
-            return table.sliding_window(terms.limit, terms.window)
+            return table.sliding_window(terms.limit, terms.window, name)
         case "leaky_bucket":
-            return table.leaky_bucket(terms.limit, terms.window, terms.depth - 1)
+            return table.leaky_bucket(terms.limit, terms.window, terms.depth - 1, name)

@@ -1,0 +1,76 @@
+"""Rate limits: what a decision costs a request that passes, with its key and the hash of that; what a refusal costs."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from bench.micro.filters import exchanges
+from bench.micro.timing import Room
+from fastgw.config.values import Trait
+from fastgw.exchange import Exchange, Response
+from fastgw.filters.api import Env, Hooks, Stock
+from fastgw.filters.rate_limit import Cost, GroupLimit, RateLimit
+from fastgw.node.cells import own_table
+
+NEVER_REACHED = 10**7
+CLIENTS = 500
+
+
+def rooms() -> Iterator[Room]:
+    usual: Any = {"limit": NEVER_REACHED, "window": 1.0}
+    host = Trait("host"), Trait("header", "user-agent")
+    groups = {"staff": GroupLimit(limit=NEVER_REACHED)}
+    for name, settings in (
+        ("by address", RateLimit(**usual)),
+        ("by IPv6 network", RateLimit(**usual)),
+        ("by consumer", RateLimit(**usual, key=Trait("consumer"))),
+        ("by host and a field", RateLimit(**usual, key=host)),
+        ("by consumer, sliding window", RateLimit(**usual, key=Trait("consumer"), algorithm="sliding_window")),
+        ("by consumer, of a group", RateLimit(**usual, key=Trait("consumer"), groups=groups)),
+        ("by address, with costs", RateLimit(**usual, cost=Cost(methods={"POST": 5}))),
+    ):
+        yield Room(name, _asked(_hooks(settings)), _clients("IPv6" in name))
+    refused = _hooks(RateLimit(limit=1, window=3600.0))
+    yield Room("a refusal", _asked(refused), _clients())
+    told = _hooks(RateLimit(**usual))
+    yield Room("the fields of an answer", _answered(told), _clients())
+    yield Room("  of these, a response to change", _answered(Hooks(response=lambda each: None)), _clients())
+
+
+def _hooks(settings: RateLimit) -> Hooks:
+    made = settings.build(Env("rate_limit", "r", settings, Stock(), {}))
+    services: Any = type("Services", (), {"cells": own_table(1 << 16)})
+    assert made.start is not None
+    made.start(services)
+    return made
+
+
+def _clients(ipv6: bool = False) -> list[Exchange]:
+    """Each with an address of its own."""
+    made = [each for _ in range(CLIENTS) for each in exchanges()[:1]]
+    for number, each in enumerate(made):
+        each.client_ip = f"2001:db8:{number:x}::1" if ipv6 else f"192.0.{number >> 8}.{number & 255}"
+    return made
+
+
+def _asked(hooks: Hooks) -> Callable[[Exchange], Any]:
+    request = hooks.request
+    assert request is not None
+
+    def ask(each: Exchange) -> None:
+        each.limits = None
+        request(each)
+
+    return ask
+
+
+def _answered(hooks: Hooks) -> Callable[[Exchange], Any]:
+    request, response = hooks.request, hooks.response
+    assert response is not None
+
+    def answer(each: Exchange) -> None:
+        if each.limits is None and request is not None:
+            request(each)
+        each.response = Response(200, None)
+        response(each)
+
+    return answer
