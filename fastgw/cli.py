@@ -26,7 +26,7 @@ from fastgw.config.secret import SecretError
 from fastgw.config.values import parse_address
 from fastgw.diff import as_text as differences_as_text
 from fastgw.diff import differences
-from fastgw.explain import as_text
+from fastgw.explain import as_text, certificate_in
 from fastgw.explain import explain as explanation_of
 from fastgw.filters import TYPES, manual
 from fastgw.filters.doubts import doubts
@@ -184,6 +184,10 @@ def explain(
     listener: Annotated[
         str | None, typer.Option(metavar="NAME", help="Where it comes in. Default: by the URL's port.")
     ] = None,
+    certificate: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="The certificate that the client shows, in PEM. It is taken for verified."),
+    ] = None,
     answer: FormatOption = Format.TEXT,
 ) -> None:
     """Tell where a request would go and why, without sending it."""
@@ -191,7 +195,8 @@ def explain(
     logging.getLogger("fastgw").addHandler(logging.NullHandler())  # what filters raise is part of the explanation
     try:
         gateway = compile(loaded.config, 1, loaded.captured)
-        explanation = explanation_of(gateway, method, url, header or (), client, listener)
+        shown = None if certificate is None else certificate_in(certificate)
+        explanation = explanation_of(gateway, method, url, header or (), client, listener, shown)
     except CompileError as error:
         _fail(WRONG, *map(str, error.problems(loaded, TYPES)))
     except ValueError as error:

@@ -6,15 +6,19 @@ what the upstream would be sent is shown instead of sent.
 
 import inspect
 import re
+import ssl
 from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
 
 from fastgw.compile import Gateway
+from fastgw.config.pem import decoded
 from fastgw.config.secret import SECRET_NAMES
+from fastgw.config.values import Trait
 from fastgw.downstream import Listener
 from fastgw.downstream.choose import choose, meant, too_long
 from fastgw.downstream.unreadable import unreadable
@@ -22,6 +26,7 @@ from fastgw.errors import Fault, fault_of
 from fastgw.exchange import Chain, Exchange, Link, Reply, Response, Trailers, problem
 from fastgw.exchange.chain import checked
 from fastgw.exchange.shadow import Rehearsal
+from fastgw.exchange.traits import cookie, reader
 from fastgw.exchange.unidentified import OpenExchange, OpenShadow
 from fastgw.filters.api import Phase, secret_names
 from fastgw.filters.shadow import abandon
@@ -30,6 +35,9 @@ from fastgw.observe.families import FilterEvent
 from fastgw.observe.lines import masker
 from fastgw.routing import Candidate
 from fastgw.upstream.forward import Forward
+from fastgw.upstream.group import Upstream
+from fastgw.upstream.target import Target
+from fastgw.wire.certificate import ClientCertificate
 from fastgw.wire.framing import ResponseHead, judge_request
 from fastgw.wire.headers import Fields, folded
 from fastgw.wire.malformed import Malformed
@@ -119,7 +127,10 @@ class Explanation(msgspec.Struct, omit_defaults=True):
     upstream: str = ""
     target: str = ""
     targets: int = 0
-    """How many the upstream has, of which one was picked in turn."""
+    """How many the upstream has, of which one was picked."""
+    picked_by: str = ""
+    """The algorithm, what it has hashed, and the cookie by which clients stay. What depends on what is under way, or on
+    latencies, is told as of a gateway that has just begun."""
     sends: tuple[str, ...] = ()
     """The head that the target would be sent, line by line, secrets as `***`."""
     status: int = 0
@@ -151,12 +162,31 @@ class _Listening:
     def count_filter(self, instance: str, event: FilterEvent) -> None: ...
 
 
+def certificate_in(file: str) -> ClientCertificate:
+    """The certificate in a PEM file, as a client would show it. Raises `ValueError`."""
+    try:
+        contents = Path(file).read_bytes()
+        der = ssl.PEM_cert_to_DER_cert(contents[contents.index(b"-----BEGIN CERTIFICATE") :].decode())
+        return ClientCertificate.of(der, decoded(contents))
+    except (ssl.SSLError, ValueError) as error:  # the first is an OSError, too
+        raise ValueError(f"{file}: there is no certificate in it; expected a PEM file") from error
+    except OSError as error:
+        raise ValueError(f"{file}: {error.strerror}") from error
+
+
 def request_bytes(method: str, url: str, fields: Iterable[str]) -> bytes:
-    """The head that a client would send for `METHOD URL -H 'Name: value'…`. Raises `ValueError`: a URL without host."""
+    """The head that a client would send for `METHOD URL -H 'Name: value'…`.
+
+    Raises `ValueError`: a URL without host, a field without a colon.
+    """
     split = urlsplit(url)
     if split.scheme not in ("http", "https") or not split.netloc:
         raise ValueError(f'"{url}" is not a URL; expected one such as "http://api.example.com/users/7?debug=1"')
     lines = [line.strip() for line in fields]
+    for line in lines:
+        if ":" not in line:
+            name = line.partition("=")[0]
+            raise ValueError(f'"{name}" has no colon; expected a field such as "X-Tenant: t1"')
     rest = url.partition("://")[2].partition("#")[0]
     target = rest[len(split.netloc) :] or "/"
     if target.startswith("?"):
@@ -173,10 +203,12 @@ def explain(
     fields: Sequence[str] = (),
     client: str = "127.0.0.1",
     listener: str | None = None,
+    certificate: ClientCertificate | None = None,
 ) -> Explanation:
     """What becomes of this request from `client`. `listener`: None = the one that the URL's port belongs to.
 
-    Raises `ValueError` when the URL, the client or the listener's name cannot be right.
+    `certificate`: what the client shows, taken for verified. Raises `ValueError` when the URL, the client or the
+    listener's name cannot be right, or the listener asks for no certificate.
     """
     ip_address(client)
     raw = request_bytes(method, url, fields)
@@ -184,7 +216,15 @@ def explain(
     explanation = Explanation(listener=chosen.name)
     shown = _Shown(name for access_log in gateway.config.access_logs for name in access_log.redact)
     scheme = b"http" if chosen.tls is None else b"https"
-    peer = Peer(client, 0, chosen.address.port or 0, chosen.trusts(client), scheme)
+    peer = Peer(client, 0, chosen.address.port or 0, chosen.trusts(client), scheme, certificate)
+    tls = gateway.config.listeners[chosen.name].tls
+    client_auth = None if tls is None else tls.client_auth
+    if certificate is not None and client_auth is None:
+        raise ValueError(f"listener {chosen.name} asks clients for no certificate")
+    if certificate is None and client_auth is not None and client_auth.mode == "required":
+        explanation.client = client
+        explanation.detail = "no connection: this listener wants a client certificate (--certificate FILE)"
+        return explanation
     try:
         if len(raw) > gateway.limits.header_bytes:
             fault = too_long(raw, gateway.limits.header_bytes)
@@ -242,10 +282,41 @@ def explain(
             return _answered(explanation, exchange, shown)
         explanation.target = target.label if target.scheme == "unix" else f"{target.scheme}://{target.label}"
         explanation.targets = len(action.upstream.targets)
+        explanation.picked_by = _picked_by(action.upstream, target, exchange, shown)
         explanation.sends = shown.head(action.request_head(exchange, target))
         return explanation
     action(exchange)
     return _answered(explanation, exchange, shown)
+
+
+def _picked_by(upstream: Upstream, target: Target, exchange: Exchange, shown: _Shown) -> str:
+    balancing = upstream.settings.load_balancing
+    sticky, cookies = balancing.sticky, upstream.cookies
+    if cookies is not None and cookies.named(exchange.head) == cookies.name_of(target):
+        return f"cookie {balancing.sticky.cookie}" if balancing.sticky is not None else ""
+    how: str = balancing.algorithm
+    if how in ("ip_hash", "consistent_hash"):
+        how = f"{how} on {_hashed(balancing.hash_on, exchange, shown)}"
+    if sticky is not None:
+        unknown = (
+            ", unless the cookie it has counts there"
+            if cookies is None and cookie(exchange.head, sticky.cookie.encode())
+            else ""
+        )
+        how += f", sets the cookie {sticky.cookie}{unknown}"
+    return how
+
+
+def _hashed(trait: Trait | None, exchange: Exchange, shown: _Shown) -> str:
+    """What requests are told apart by, and what this one has of it, secrets as `***`."""
+    if trait is None or trait.kind == "ip":
+        return f"ip {exchange.client_ip}"
+    value = reader(trait)(exchange)
+    if not value:
+        return f"{trait}, which it has not: in turn"
+    if trait.kind == "header":
+        return f"header {shown.line(trait.name.encode(), value)}"
+    return f"{trait} ***" if trait.kind == "cookie" else f"{trait} {value.decode('utf-8', 'replace')}"
 
 
 def _listener(gateway: Gateway, url: str, name: str | None) -> Listener:
@@ -402,12 +473,13 @@ def as_text(explanation: Explanation) -> str:
         verb = "lets" if len(explanation.provided) == 1 else "let"
         lines.append(("provided", f"{', '.join(explanation.provided)} {verb} it pass"))
     if explanation.target:
-        how = f"round_robin, 1 of {explanation.targets}"
+        how = f"{explanation.picked_by}, 1 of {explanation.targets}"
         lines.append(("target", f"{explanation.target}   ({how}; upstream {explanation.upstream})"))
         lines.append(("sends", " · ".join(explanation.sends)))
     else:
         fault = f" {explanation.fault}" if explanation.fault else ""
         if explanation.detail:
             fault += f" ({explanation.detail})"
-        lines.append(("answers", " · ".join((f"{explanation.status}{fault}", *explanation.fields))))
+        answer = f"{explanation.status}{fault}" if explanation.status else explanation.detail
+        lines.append(("answers", " · ".join((answer, *explanation.fields))))
     return "\n".join(f"{title:<9} {text}".rstrip() for title, text in lines)

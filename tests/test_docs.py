@@ -21,7 +21,7 @@ from tests.support.gateway import FASTGW, STOP_DEADLINE, Lines, wait_until
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "tuning.md", "deploy/README.md"]
-DOCUMENTS += ["docs/filters.md", "docs/write-a-filter.md"]
+DOCUMENTS += ["docs/filters.md", "docs/consumers.md", "docs/write-a-filter.md"]
 CONFIGURATIONS = sorted(
     str(path.relative_to(ROOT))
     for folder in ("examples", "deploy")
@@ -230,5 +230,23 @@ def test_what_the_tutorial_shows_is_what_happens(tmp_path):
             (tmp_path / name).parent.mkdir(exist_ok=True)
             (tmp_path / name).write_text(terminal.moved(text))
         for block in blocks(TUTORIAL):
+            for command, expected in commands(block):
+                terminal.type(command, expected)
+
+
+CONSUMERS = "docs/consumers.md"
+
+
+def test_what_the_page_about_consumers_shows_is_what_happens(tmp_path):
+    secrets = {
+        "alice.key": "a-key",
+        "alice.password": "a password",
+        "alice.hmac": "c2hhcmVkIHNlY3JldCBvZiBib3RoIHNpZGVz",
+    }
+    with Terminal(tmp_path) as terminal:
+        for name, text in (*FILE_BLOCK.findall(text_of(CONSUMERS)), *secrets.items()):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text(terminal.moved(text))
+        for block in blocks(CONSUMERS):
             for command, expected in commands(block):
                 terminal.type(command, expected)

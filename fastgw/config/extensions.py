@@ -34,6 +34,10 @@ class Types(Mapping[str, type]):
         """Those that were asked for by `of_class`."""
 
     @abstractmethod
+    def package_of(self, name: str) -> str:
+        """The installed package that offers a type of this name, whether it may be used or not; "": there is none."""
+
+    @abstractmethod
     def of_class(self, name: str) -> type:
         """The type of a `package.module:Class`. Raises `UnknownType`."""
 
@@ -45,7 +49,14 @@ def type_called(name: str, filter_types: Mapping[str, type]) -> type:
         return known
     if ":" in name and isinstance(filter_types, Types):
         return filter_types.of_class(name)
-    raise UnknownType(f"unknown filter type {show(name)}", suggest(name, filter_types))
+    wrong = f"unknown filter type {show(name)}"
+    if isinstance(filter_types, Types):
+        package = filter_types.package_of(name)
+        if package:
+            raise UnknownType(wrong, f"the package {package} offers it: expected it under `{KEY}`")
+        if "." in name:
+            raise UnknownType(wrong, 'a class of a package is written as "package.module:Class"')
+    raise UnknownType(wrong, suggest(name, filter_types))
 
 
 def extended(

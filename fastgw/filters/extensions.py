@@ -49,6 +49,10 @@ class FilterTypes(Types):
         """Those that were asked for as `package.module:Class`."""
         return self._classes
 
+    def package_of(self, name: str) -> str:
+        offered = metadata.entry_points(group=GROUP, name=name)
+        return next((entry.dist.name for entry in offered if entry.dist is not None), "")
+
     def extended(self, packages: Sequence[str]) -> tuple[Self, Mapping[str, UnknownType]]:
         importlib.invalidate_caches()  # it may have been installed since we looked last
         made = type(self)(self._built_in.values())

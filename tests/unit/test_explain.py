@@ -5,14 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from fastgw import config
+from fastgw.cli import app
 from fastgw.compile import Gateway
 from fastgw.compile import compile as compile_tables
 from fastgw.errors import Fault
 from fastgw.explain import Explanation, Step, as_text, explain
 from fastgw.filters import TYPES
 from fastgw.filters.api import Exchange, Filter, Phase, Reply
+from tests.support.certificates import Certificates
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, probe
 
@@ -263,3 +266,93 @@ def test_what_browsers_may_do_with_credentials_is_no_secret() -> None:
     plane = compile_tables(load_document({**SERVICE, "filters": {"cors": cors}, "routes": []}, TYPES), 1)
     explanation = explain(plane, "GET", "http://a.test/", ["Origin: https://app.test"])
     assert "Access-Control-Allow-Credentials: true" in explanation.fields
+
+
+WITH_CERTIFICATES = """\
+version: 1
+listeners:
+  main:
+    address: "127.0.0.1:8443"
+    tls: {certificates: [{certificate: %s, key: %s}], client_auth: {mode: %s, ca: %s}}
+  plain: {address: "127.0.0.1:8080"}
+consumers:
+  - {name: alice, groups: [staff], certificates: [{subject: "CN=alice"}]}
+routes:
+  - {name: all, respond: {}, filters: {certificate_auth: {}, authorize: {groups: {any: [staff]}}}}
+"""
+
+
+@pytest.mark.parametrize("mode", ["optional", "required"])
+def test_a_client_that_shows_a_certificate(tmp_path: Path, mode: str) -> None:
+    authority = Certificates(tmp_path)
+    certificate, key = authority.issue("a.test")
+    alice, _ = authority.issue("alice", subject="alice")
+    file = tmp_path / "gw.yaml"
+    file.write_text(WITH_CERTIFICATES % (certificate, key, mode, authority.ca))
+
+    def said(*options: str, url: str = "https://a.test:8443/") -> str:
+        ended = CliRunner().invoke(app, ["explain", str(file), "GET", url, *options])
+        return f"{ended.exit_code} {ended.output}"
+
+    assert "certificate_auth → pass (consumer alice)" in said("--certificate", alice)
+    assert "\nanswers   200" in said("--certificate", alice)
+    alone = "no connection: this listener wants a client certificate (--certificate FILE)"
+    assert (alone in said()) is (mode == "required")
+    assert ("answers 401" in said()) is (mode == "optional")
+    assert said("--certificate", key) == f"1 fastgw: {key}: there is no certificate in it; expected a PEM file\n"
+    assert said("--certificate", "/nowhere") == "1 fastgw: /nowhere: No such file or directory\n"
+    asked = said("--certificate", alice, url="http://a.test:8080/")
+    assert asked == "1 fastgw: listener plain asks clients for no certificate\n"
+
+
+def test_a_field_without_a_colon_is_no_request(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^\"X-Api-Key\" has no colon; expected a field such as \"X-Tenant: t1\"$"):
+        explain(gateway(tmp_path), "GET", "http://a.test/", ["X-Api-Key=secret"])
+
+
+# --- which target, and why ---
+
+
+def balanced(folder: Path, **balancing: object) -> Gateway:
+    upstream = {"targets": [{"url": f"http://127.0.0.1:{port}"} for port in (1, 2, 3)], "load_balancing": balancing}
+    return gateway(folder, upstreams={"u": upstream}, routes=[{"name": "r", "paths": ["/*"], "upstream": "u"}])
+
+
+@pytest.mark.parametrize(
+    ("balancing", "fields", "told"),
+    [
+        ({}, [], "round_robin, 1 of 3"),
+        ({"algorithm": "least_connections"}, [], "least_connections, 1 of 3"),
+        ({"algorithm": "ip_hash"}, [], "ip_hash on ip 192.0.2.1, 1 of 3"),
+        ({"algorithm": "consistent_hash"}, [], "consistent_hash on ip 192.0.2.1, 1 of 3"),
+        ({"hash_on": "header:X-User"}, ["X-User: 7"], "consistent_hash on header x-user: 7, 1 of 3"),
+        ({"hash_on": "header:X-User"}, [], "consistent_hash on header:x-user, which it has not: in turn, 1 of 3"),
+        ({"hash_on": "header:X-Api-Key"}, [f"X-Api-Key: {SECRET}"], "consistent_hash on header x-api-key: ***, 1 of 3"),
+        ({"hash_on": "cookie:sid"}, [f"Cookie: sid={SECRET}"], "consistent_hash on cookie:sid ***, 1 of 3"),
+        ({"sticky": {"cookie": "lb"}}, [], "round_robin, sets the cookie lb, 1 of 3"),
+        (
+            {"sticky": {"cookie": "lb"}},
+            [f"Cookie: lb={SECRET}"],
+            "round_robin, sets the cookie lb, unless the cookie it has counts there, 1 of 3",
+        ),
+    ],
+)
+def test_it_tells_what_picks_the_target(
+    tmp_path: Path, balancing: dict[str, object], fields: list[str], told: str
+) -> None:
+    if "hash_on" in balancing:
+        balancing = {"algorithm": "consistent_hash", **balancing}
+    explanation = explain(balanced(tmp_path, **balancing), "GET", "http://a.test/", fields, "192.0.2.1")
+    assert f"({told}; upstream u)" in as_text(explanation)
+    assert SECRET not in as_text(explanation)
+
+
+def test_it_tells_that_a_cookie_names_the_target(tmp_path: Path) -> None:
+    tables = balanced(tmp_path, sticky={"cookie": "lb", "key": SECRET * 3})
+    upstream = tables.upstreams["u"]
+    assert upstream.cookies is not None
+    for target in upstream.targets:
+        value = upstream.cookies.line(target, False).decode().partition(": ")[2].partition(";")[0]
+        explanation = explain(tables, "GET", "http://a.test/", [f"Cookie: {value}"])
+        assert explanation.target == f"http://{target.label}"
+        assert explanation.picked_by == "cookie lb"

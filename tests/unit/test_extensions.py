@@ -75,7 +75,14 @@ def test_any_file_may_name_packages(folder: Path) -> None:
 
 
 def test_nothing_is_imported_that_is_not_named(folder: Path) -> None:
-    assert wrong("filters: {greeting: {}}\n")[0].startswith('3:11: filters.greeting: unknown filter type "greeting"; ')
+    assert wrong("filters: {greeting: {}}\n") == [
+        '3:11: filters.greeting: unknown filter type "greeting"; '
+        "the package fastgw-greeting offers it: expected it under `extensions`"
+    ]
+    assert wrong("filters: {greeting: {type: greeting_filter.Greeting}}\n") == [
+        '3:28: filters.greeting.type: unknown filter type "greeting_filter.Greeting"; '
+        'a class of a package is written as "package.module:Class"'
+    ]
     assert wrong('filters: {a: {type: "greeting_filter:Greeting"}}\n') == [
         '3:21: filters.a.type: "greeting_filter:Greeting" is of the package "greeting_filter"; '
         "expected it under `extensions: [greeting_filter]`"
