@@ -11,7 +11,7 @@ that tables are freed piece by piece, without the collector.
 
 import logging
 import ssl
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from functools import cached_property
 from hashlib import sha256
 from itertools import islice
@@ -35,6 +35,8 @@ from fastgw.filters.api import Env, Services, Stock, secret_names
 from fastgw.filters.preflights import forwards_preflight
 from fastgw.filters.shadow import in_shadow
 from fastgw.identity import NOBODY, Index, index_of
+from fastgw.node import drained
+from fastgw.node.drained import by_upstream
 from fastgw.node.places import MAX_CONSUMERS, Names, Places, first, target_name
 from fastgw.node.shared import Column, Layout
 from fastgw.node.targets import TargetWords
@@ -157,6 +159,8 @@ class Gateway:
         self.layout = Layout()
         """The words of shared memory that are needed; the runtime adds its own before it maps them."""
         self._counted = counted_in(self.layout)
+        self._drained: Set[str] = frozenset()
+        """Upstreams that have drained targets."""
         self._words = TargetWords(self.layout)
         self._outlook: Outlook | None = None
 
@@ -228,11 +232,20 @@ class Gateway:
             [upstream.health for upstream in self.upstreams.values() if upstream.health is not None],
         )
         self._outlook.start()
+        self.drain(drained_now(services))
         for link in self.live:
             if not link.started:
                 link.started = True
                 _start(link, services)
                 yield
+
+    def drain(self, names: Collection[str]) -> None:
+        """These targets (`places.target_name`) get nothing new, all others do."""
+        wanted = by_upstream(names)
+        for name in wanted.keys() | self._drained:
+            if name in self.upstreams:
+                self.upstreams[name].drain(wanted.get(name, frozenset()))
+        self._drained = wanted.keys()
 
     def _look_after(self, upstream: Upstream, column: Column, place: int, counted: int) -> None:
         """Where it is configured, follow what the node decides on its health. `counted`: its row of counts."""
@@ -284,6 +297,11 @@ class Gateway:
                 upstream.pool.stop()
         for link in self.live:
             _stop(link)
+
+
+def drained_now(services: Services) -> Collection[str]:
+    """The targets that somebody has asked to drain."""
+    return drained.read(services.feeds[drained.FEED].value)
 
 
 def _start(link: Link, services: Services) -> None:

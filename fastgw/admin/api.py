@@ -33,6 +33,7 @@ from fastgw.admin.node import (
     Revoked,
     Routes,
     Status,
+    TargetInfo,
     Upstreams,
 )
 from fastgw.admin.openapi import document
@@ -86,7 +87,8 @@ def _route(node: Node, operations: Sequence[Operation]) -> Route:
         _check_query(request, operation.flags)
         return await operation.act(node, request)
 
-    return Route(operations[0].path, endpoint, methods=list(by_method))
+    path = operations[0].path.replace("{target}", "{target:path}")  # a unix socket's has slashes
+    return Route(path, endpoint, methods=list(by_method))
 
 
 async def _refuse(request: Request, refusal: Exception) -> Response:
@@ -204,6 +206,15 @@ async def _put_targets(node: Node, request: Request) -> Response:
     return _came(await node.put_targets(request.path_params["name"], await _body(request), suffix))
 
 
+async def _drain_target(node: Node, request: Request) -> Response:
+    await _no_body(request)
+    name, target = request.path_params["name"], request.path_params["target"]
+    found = node.drain_target(name, target, request.method == "POST")
+    if found is None:
+        raise HTTPException(404, "There is no such target; /upstreams lists them.")
+    return told(found)
+
+
 async def _reload(node: Node, request: Request) -> Response:
     await _no_body(request)
     return _came(await node.reload())
@@ -286,6 +297,20 @@ OPERATIONS: Final = (
         _put_targets,
         _OUTCOMES,
         takes=dict.fromkeys(LIST_SUFFIXES, bytes),
+    ),
+    Operation(
+        "POST",
+        "/upstreams/{name}/targets/{target}/drain",
+        "Give a target, by its host and port, nothing new on any worker; what is under way there is finished.",
+        _drain_target,
+        {200: TargetInfo},
+    ),
+    Operation(
+        "DELETE",
+        "/upstreams/{name}/targets/{target}/drain",
+        "Give a drained target its requests again.",
+        _drain_target,
+        {200: TargetInfo},
     ),
     Operation("POST", "/reload", "Read the configuration file anew.", _reload, _OUTCOMES),
     Operation(

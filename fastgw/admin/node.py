@@ -329,6 +329,12 @@ class Node(Protocol):
     async def put_targets(self, upstream: str, text: bytes, suffix: str) -> Outcome:
         """Give an upstream the targets that `text` lists, in place of its own. `suffix`: `.yaml` or `.json`."""
 
+    def drain_target(self, upstream: str, target: str, drained: bool) -> TargetInfo | None:
+        """Have the target of this label get nothing new on any worker; or not `drained`, its requests again.
+
+        None: there is no such target.
+        """
+
     async def rollback(self, generation: int | None) -> Outcome:
         """Go back to a generation that is kept; None = the last that said something else, each time one further."""
 

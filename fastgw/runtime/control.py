@@ -132,6 +132,7 @@ class Control:
         self._feeding.follow(accepted.feeds, accepted.captured, accepted.generation)
         self._checks.follow(self._proposals.config.upstreams, accepted.places, accepted.captured)
         self._revoking.follow(accepted)
+        self._view.drained.keep(accepted.places.targets, accepted.generation)
 
     def _begin(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work)

@@ -29,6 +29,7 @@ from fastgw.runtime import certificates
 from fastgw.runtime.channel import Channel, DrainAll
 from fastgw.runtime.checking import Checks, OfUpstream
 from fastgw.runtime.commons import Commons, Record
+from fastgw.runtime.drained import DrainedTargets
 from fastgw.runtime.processes import Process, process
 from fastgw.runtime.proposals import Proposals
 from fastgw.runtime.revoking import Revoking
@@ -69,6 +70,7 @@ class View:
         """Who looks after the targets."""
         self.feeds: Callable[[], Sequence[node.FeedInfo]] = tuple
         """How what is fetched for the filters fares."""
+        self.drained = DrainedTargets(channel, commons.feeds.get(FEED, b""), proposals.current.generation)
         self._certified: tuple[object, object] = (None, None)
         self._of_tls: OfTls = ((), ())
         self._parts = Parts(proposals.config)
@@ -197,6 +199,14 @@ class View:
     async def put_targets(self, upstream: str, text: bytes, suffix: str) -> node.Outcome:
         return await self._proposals.put_targets(upstream, text, suffix)
 
+    def drain_target(self, upstream: str, target: str, drained: bool) -> node.TargetInfo | None:
+        configured = self._current_parts().upstreams.get(upstream)
+        found = () if configured is None else [each for each in configured.targets if label_of(each.url) == target]
+        if not found:
+            return None
+        (self.drained.drain if drained else self.drained.restore)(target_name(upstream, target))
+        return self._target(upstream, found[0])
+
     async def rollback(self, generation: int | None) -> node.Outcome:
         return await self._proposals.rollback(generation)
 
@@ -259,6 +269,8 @@ class View:
         return node.TargetInfo(
             url=str(target.url),
             weight=target.weight,
+            priority=target.priority,
+            drained=not target.weight or name in self.drained.names,
             health=HEALTH[words.verdict(shared, place, time.monotonic())],
             in_use=shared.total(words.in_use + place),
             idle=shared.total(words.idle + place),

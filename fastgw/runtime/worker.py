@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
-from fastgw.compile import Gateway, building
+from fastgw.compile import Gateway, building, drained_now
 from fastgw.downstream import Server
 from fastgw.filters.api import Services
+from fastgw.node import drained
 from fastgw.node.feeds import Feeds
 from fastgw.node.ground import Ground
 from fastgw.node.revoked import Told
@@ -112,7 +113,8 @@ class Worker:
             self._feeds,
             commons.shared.cells,
             self._column.in_flight(),
-            workers=lambda: self._changing.gateway.workers,
+            commons.run_key,
+            lambda: self._changing.gateway.workers,
         )
         gateway.stock.roster.follow(commons.revoked, self._revoke)
         self._observer = Observer(
@@ -168,6 +170,7 @@ class Worker:
         self._words.serve(self._column, self._changing.generation)  # readiness needs the supervisor's word as well
         self._heart.start()
         self._publish()
+        self._feeds[drained.FEED].on_change(self._drain_targets)
         self._loop.add_reader(self._channel, self._obey)
         self._channel.send(Ready(generation=self._changing.generation))
         try:
@@ -194,6 +197,11 @@ class Worker:
             self._loop.call_later(RETRY_S, self._revoke, records, about)
         except ChannelClosed:
             pass  # the supervisor is gone, and we go too
+
+    def _drain_targets(self, value: bytes) -> None:
+        """Also for requests that have met the tables of before, and wait in a filter."""
+        for gateway in self._changing.gateways():
+            gateway.drain(drained.read(value))
 
     def _publish(self) -> None:
         """Tell once in a while how busy the targets are."""
@@ -239,6 +247,7 @@ class Worker:
             self._refused(order.generation, "it is not prepared")
             return
         gateway, prepare = committed
+        gateway.drain(drained_now(self._services))
         words, column, limits = self._words, self._column, gateway.limits
         placed = dict(zip(gateway.tables, prepare.listeners, strict=True))
         self._standing.take_queued(placed)

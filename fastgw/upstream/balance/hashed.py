@@ -89,7 +89,6 @@ class ConsistentHash:
         if tried and target in tried:
             return next((other for other in self._order(slot) if other not in tried), target)
         if self._factor is not None:
-            # PERF: two sums over all columns: 0.9 us for 4 workers (CPython 3.11, micro/balance).
             loads = self._loads
             load = loads.of(target)
             if load >= FEW:

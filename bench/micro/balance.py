@@ -1,0 +1,78 @@
+"""Picking a target, by each algorithm, of ten targets and on a node of four workers."""
+
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from bench.micro.timing import Room
+from fastgw.config.settings import Sticky as StickySettings
+from fastgw.config.values import Trait, parse_url
+from fastgw.upstream.balance import Balancer, Member
+from fastgw.upstream.balance.drawn import Latency, LeastConnections, Random
+from fastgw.upstream.balance.hashed import ConsistentHash, address, key_of
+from fastgw.upstream.balance.loads import Latencies, Loads
+from fastgw.upstream.balance.sticky import Cookies, Sticky
+from fastgw.upstream.balance.turns import RoundRobin
+from fastgw.upstream.target import Target
+from fastgw.wire.framing import judge_request
+
+TARGETS = 10
+VIEWS = 5
+"""Of four workers and the supervisor."""
+BUSY = 20
+"""Under way at each target, in each of the columns of workers."""
+
+
+def rooms() -> Iterator[Room]:
+    members = _members()
+    columns = [memoryview(bytearray(8 * (TARGETS + 1))).cast("Q") for _ in range(VIEWS)]
+    for column in columns[1:]:
+        column[:] = memoryview(b"".join(n.to_bytes(8, "little") for n in [BUSY] * TARGETS + [BUSY * TARGETS])).cast("Q")
+    loads = Loads(columns[1], columns, 0, TARGETS)
+    latencies = Latencies(loads, 10.0, 1.0)
+    for member in members:
+        latencies.answered(member.target, 200, 0.01)
+    cookies = Cookies(StickySettings(cookie="lb"), "users", b"a key of some length")
+    turns = RoundRobin(members)
+    by_user = key_of(Trait("header", "x-user"))
+    balancers: dict[str, Balancer] = {
+        "round_robin": turns,
+        "random": Random(members),
+        "least_connections": LeastConnections(members, loads),
+        "latency": Latency(members, latencies),
+        "ip_hash": ConsistentHash(members, address, turns, loads, None),
+        "consistent_hash on a field": ConsistentHash(members, by_user, turns, loads, None),
+        "  with bounded loads": ConsistentHash(members, by_user, turns, loads, 1.25),
+        "round_robin, sticky": Sticky(turns, cookies, [member.target for member in members]),
+    }
+    asked = [_asked(number, cookies, members[number % TARGETS].target) for number in range(1000)]
+    for name, balancer in balancers.items():
+        for each in asked:  # a slot's owner is found when it is first asked for
+            balancer.pick(each)
+        yield Room(name, balancer.pick, asked)
+    yield Room("counting an attempt", lambda target: _counted(loads, target), [member.target for member in members])
+    yield Room("  and how long it took", lambda target: _counted(latencies, target), [each.target for each in members])
+    slots = ConsistentHash(members, address, turns, loads, None)
+    yield Room("the owner of a slot", lambda slot: max(slots._scores(slot)), range(1000))
+
+
+def _members() -> Sequence[Member]:
+    members = []
+    for place in range(TARGETS):
+        target = Target(parse_url(f"http://users-{place}:9001"))
+        target.place = place
+        members.append(Member(target, 1 + place % 3))
+    return members
+
+
+def _asked(number: int, cookies: Cookies, target: Target) -> Any:
+    cookie = cookies.line(target, False).partition(b": ")[2].partition(b";")[0]
+    lines = b"GET / HTTP/1.1\r\nHost: a\r\nX-User: %d\r\nAccept: */*\r\nCookie: a=b; %b\r\n\r\n" % (number, cookie)
+    ip = f"10.0.{number >> 8}.{number & 255}"
+    return SimpleNamespace(head=judge_request(lines), client_ip=ip, consumer=None, is_straight=True)
+
+
+def _counted(watch: Any, target: Target) -> None:
+    watch.began(target)
+    watch.answered(target, 200, 0.01)
+    watch.ended(target)

@@ -1,0 +1,292 @@
+"""Targets of an upstream are picked over all workers, and change while requests are under way."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.e2e.admin_calls import JSON, admin, read
+from tests.e2e.clients import Tally
+from tests.e2e.programs import run
+from tests.e2e.test_nothing_lost import enough, under_load
+from tests.e2e.test_processes import ask
+from tests.e2e.test_reload import Reloadable
+from tests.support.client import Client
+from tests.support.gateway import wait_until
+from tests.support.origin import Origin, Step
+
+GET = b"GET / HTTP/1.1\r\nHost: a.test\r\n%b\r\n"
+
+
+def named(name: str) -> bytes:
+    return b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(name), name.encode())
+
+
+@contextlib.contextmanager
+def targets(count: int) -> Iterator[dict[str, Origin]]:
+    """They answer with their names: a, b, c."""
+    with contextlib.ExitStack() as stack:
+        made = {}
+        for name in "abcdef"[:count]:
+            made[name] = stack.enter_context(Origin())
+            made[name].answer(named(name))
+            made[name].serve()
+        yield made
+
+
+def listed(origins: dict[str, Origin], **weights: int) -> list[dict[str, Any]]:
+    return [{"url": each.url, "weight": weights.get(name, 1)} for name, each in origins.items()]
+
+
+def balanced(directory: Path, origins: dict[str, Origin], workers: int = 2, **balancing: Any) -> Reloadable:
+    upstream = {"targets": listed(origins), "load_balancing": balancing}
+    routes = [{"name": "all", "upstream": "service"}]
+    return Reloadable({"workers": workers, "upstreams": {"service": upstream}, "routes": routes}, directory)
+
+
+def put(gateway: Reloadable, listed_targets: Sequence[dict[str, Any]]) -> None:
+    told = admin(gateway, "PUT /upstreams/service/targets", json.dumps(listed_targets), JSON)
+    assert told.status == 200, told.body
+
+
+def answers(gateway: Reloadable, count: int, fields: bytes = b"") -> Counter[str]:
+    """Who answers clients that come anew, each with one request."""
+    found: Counter[str] = Counter()
+    for _ in range(count):
+        with gateway.connect() as client:
+            found[client.exchange(GET % fields).body.decode()] += 1
+    return found
+
+
+def asked(origin: Origin) -> int:
+    return len(origin.requests)
+
+
+# --- weights and targets that change ---
+
+
+def test_other_weights_hold_with_the_next_request_and_no_connection_is_opened_anew(tmp_path: Path) -> None:
+    with targets(2) as origins, balanced(tmp_path, origins, workers=1) as gateway, gateway.connect() as client:
+
+        def round_of(count: int) -> Counter[bytes]:
+            return Counter(client.exchange(GET % b"").body for _ in range(count))
+
+        assert round_of(8) == {b"a": 4, b"b": 4}
+        put(gateway, listed(origins, a=3))
+        assert round_of(8) == {b"a": 6, b"b": 2}
+        gateway.reload()
+        assert round_of(8) == {b"a": 4, b"b": 4}
+        put(gateway, listed(origins, b=0))
+        assert round_of(8) == {b"a": 8}
+        assert [each["drained"] for each in read(gateway, "/upstreams")["upstreams"][0]["targets"]] == [False, True]
+        assert [len(each.connections) for each in origins.values()] == [1, 1]
+
+
+def test_targets_and_weights_change_under_load_with_no_error(tmp_path: Path) -> None:
+    with targets(3) as origins, balanced(tmp_path, origins) as gateway:
+
+        async def events(tally: Tally) -> None:
+            for weights in ({"a": 5}, {"a": 0, "b": 7}, {"c": 2}):
+                await enough(tally, 200)
+                await asyncio.to_thread(put, gateway, listed(origins, **weights))
+                await enough(tally, 200)
+                await asyncio.to_thread(put, gateway, listed(origins)[:2])
+
+        tally = under_load(gateway.address(), events)
+        assert not tally.lost
+        assert set(tally.statuses) == {200}
+        assert all(map(asked, origins.values()))
+
+
+# --- drain ---
+
+
+def drain(gateway: Reloadable, origin: Origin, method: str = "POST") -> bool:
+    told = admin(gateway, f"{method} /upstreams/service/targets/{origin.authority}/drain")
+    assert told.status == 200, told.body
+    return bool(told.json["drained"])
+
+
+def are_drained(gateway: Reloadable) -> list[bool]:
+    return [each["drained"] for each in read(gateway, "/upstreams")["upstreams"][0]["targets"]]
+
+
+def test_a_drained_target_gets_nothing_from_any_worker_whatever_dies(tmp_path: Path) -> None:
+    """Under load with no error; not after a reload, nor from a worker or control process that is new."""
+    with targets(2) as origins, balanced(tmp_path, origins) as gateway:
+        a = origins["a"]
+
+        async def events(tally: Tally) -> None:
+            await enough(tally, 200)
+            assert await asyncio.to_thread(drain, gateway, a)
+            await enough(tally, 100)
+            await asyncio.to_thread(wait_until, lambda: in_use(gateway)[0] == 0, "the end of what is under way")
+            count = asked(a)
+            assert count
+            gateway.change(limits={"connections": 1000})
+            await asyncio.to_thread(gateway.reload)
+            await enough(tally, 300)
+            assert asked(a) == count
+
+        tally = under_load(gateway.address(), events)
+        assert not tally.lost
+        assert set(tally.statuses) == {200}
+        killed = {*gateway.child_pids}
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: len({*gateway.child_pids} - killed) == len(killed), "other processes")
+        wait_until(lambda: admin_answers(gateway), "the admin API")
+        wait_until(lambda: all(each["state"] == "ready" for each in workers(gateway)), "both workers")
+        assert answers(gateway, 20) == {"b": 20}
+        assert are_drained(gateway) == [True, False]
+        assert not drain(gateway, a, "DELETE")
+        wait_until(lambda: answers(gateway, 1) == {"a": 1}, "requests at the target that is back")
+        assert are_drained(gateway) == [False, False]
+        assert admin(gateway, "POST /upstreams/service/targets/nowhere:1/drain").status == 404
+        assert admin(gateway, f"POST /upstreams/other/targets/{a.authority}/drain").status == 404
+        assert drain(gateway, a)
+        put(gateway, listed(origins)[1:])
+        put(gateway, listed(origins))
+        assert are_drained(gateway) == [False, False], "what has gone is not drained when it comes back"
+
+
+def in_use(gateway: Reloadable) -> list[int]:
+    return [each["in_use"] for each in read(gateway, "/upstreams")["upstreams"][0]["targets"]]
+
+
+def workers(gateway: Reloadable) -> list[dict[str, Any]]:
+    found = read(gateway, "/status")["workers"]
+    return found if len(found) == 2 else [{"state": "missing"}]
+
+
+def admin_answers(gateway: Reloadable) -> bool:
+    with contextlib.suppress(OSError):
+        return admin(gateway, "GET /status").status == 200
+    return False
+
+
+# --- by load, latency and hash ---
+
+
+def holding(origin: Origin, *steps: Step) -> Origin:
+    """It answers after these steps."""
+    origin._rules.clear()
+    origin.answer(*steps, named("slow"))
+    return origin
+
+
+def test_what_is_under_way_at_a_target_counts_for_all_workers_and_ends_with_its_worker(tmp_path: Path) -> None:
+    """One target holds every request: the first that it gets keeps all others from it, on both workers."""
+    released = threading.Event()
+    with targets(2) as origins, balanced(tmp_path, origins, algorithm="least_connections") as gateway:
+        slow = holding(origins["a"], released)
+        with contextlib.ExitStack() as stack:
+            held: list[Client] = []
+
+            def come(count: int) -> None:
+                """So many clients, one after another: whom the fast target does not answer waits at the slow one."""
+                for _ in range(count):
+                    client = stack.enter_context(gateway.connect())
+                    seen, fast = asked(slow), asked(origins["b"])
+                    client.send(GET % b"")
+                    wait_until(lambda s=seen, f=fast: asked(slow) > s or asked(origins["b"]) > f, "the request")
+                    if asked(slow) > seen:
+                        held.append(client)
+                    else:
+                        assert client.read_response().body == b"b"
+
+            come(40)
+            assert asked(slow) == 1
+            served = [each["requests"] for each in read(gateway, "/status")["workers"]]
+            assert all(served), "both workers have served"
+            for pid in gateway.worker_pids:  # one of them holds it
+                os.kill(pid, signal.SIGKILL)
+            wait_until(lambda: sum(each["state"] == "ready" for each in workers(gateway)) == 2, "both workers")
+            come(20)
+            assert asked(slow) == 2
+            released.set()
+            assert held[1].read_response().body == b"slow"
+
+
+def test_a_slow_target_is_noticed_with_its_first_answer(tmp_path: Path) -> None:
+    with targets(2) as origins, balanced(tmp_path, origins, workers=1, algorithm="latency") as gateway:
+        slow = holding(origins["a"], lambda connection: time.sleep(1.0))
+        found = answers(gateway, 40)
+        assert found["b"] == 40 - asked(slow)
+        assert asked(slow) <= 3
+
+
+def test_all_workers_send_a_key_to_the_same_target(tmp_path: Path) -> None:
+    with targets(3) as origins, balanced(
+        tmp_path, origins, algorithm="consistent_hash", hash_on="header:X-User"
+    ) as gateway:  # fmt: skip
+        owners = {user: answers(gateway, 6, b"X-User: %d\r\n" % user) for user in range(12)}
+        assert all(len(found) == 1 for found in owners.values())
+        assert len({*map(str, owners.values())}) > 1
+        assert set(answers(gateway, 12)) == {"a", "b", "c"}
+
+
+# --- sticky ---
+
+
+def curl(gateway: Reloadable, jar: Path) -> str:
+    return run("curl", "-s", "-b", jar, "-c", jar, gateway.url())
+
+
+def test_clients_stay_with_their_target_by_a_cookie_that_nobody_can_make(tmp_path: Path) -> None:
+    with targets(3) as origins, balanced(tmp_path, origins, sticky={"cookie": "lb", "ttl": "1h"}) as gateway:
+        jars = [tmp_path / f"jar{number}" for number in range(6)]
+        first = [curl(gateway, jar) for jar in jars]
+        cookies = [jar.read_text() for jar in jars]
+        assert len({*first}) > 1
+        assert [[curl(gateway, jar) for _ in range(4)] for jar in jars] == [[each] * 4 for each in first]
+        assert [jar.read_text() for jar in jars] == cookies, "it is set once"
+        gateway.reload()
+        os.kill(gateway.worker_pids[0], signal.SIGKILL)
+        wait_until(lambda: all(each["state"] == "ready" for each in workers(gateway)), "both workers")
+        assert [curl(gateway, jar) for jar in jars for _ in range(3)] == [each for each in first for _ in range(3)]
+
+        gone = first[0]
+        put(gateway, [target for name, target in zip("abc", listed(origins), strict=True) if name != gone])
+        moved = [curl(gateway, jar) for jar in jars]
+        for was, now, cookie, jar in zip(first, moved, cookies, jars, strict=True):
+            assert now != gone
+            assert (now == was and jar.read_text() == cookie) if was != gone else jar.read_text() != cookie
+        assert [curl(gateway, jar) for jar in jars] == moved
+
+        (draining, other) = (name for name in "abc" if name != gone)
+        assert drain(gateway, origins[draining])
+        wait_until(lambda: answers(gateway, 4) == {other: 4}, "clients that come anew go to the other")
+        assert [curl(gateway, jar) for jar in jars] == moved, "clients may stay while it drains"
+
+
+def test_what_a_sticky_cookie_says(tmp_path: Path) -> None:
+    with targets(2) as origins, balanced(tmp_path, origins, sticky={"cookie": "lb", "path": "/"}) as gateway:
+        fresh = ask(gateway.address(), "/")
+        line = (fresh.head.get(b"set-cookie") or b"").decode()
+        found = re.fullmatch(r"lb=([A-Za-z0-9_-]{40}); Path=/; HttpOnly; SameSite=Lax", line)
+        assert found is not None, line
+        for origin in origins.values():
+            assert str(origin.port) not in line
+        value = found[1]
+        with gateway.connect() as client:
+            kept = client.exchange(GET % f"Cookie: x=y; lb={value}\r\n".encode())
+            assert (kept.body, kept.head.get_all(b"set-cookie")) == (fresh.body, [])
+            for forged in (value[:-1] + ("A" if value[-1] != "A" else "B"), "A" * 40, value + "A", "", "%00"):
+                response = client.exchange(GET % f"Cookie: lb={forged}\r\n".encode())
+                assert response.status == 200
+                assert len(response.head.get_all(b"set-cookie")) == 1, forged
+            posted = client.exchange(
+                b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nCookie: lb=%b\r\n\r\nx" % value.encode()
+            )
+            assert (posted.body, posted.head.get_all(b"set-cookie")) == (fresh.body, [])
