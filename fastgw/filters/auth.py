@@ -24,8 +24,9 @@ from fastgw.filters.api import (
     Services,
 )
 from fastgw.filters.places import NOWHERE, Places
+from fastgw.filters.written import CREDENTIALS
 from fastgw.identity import Index, Roster
-from fastgw.wire.headers import Fields
+from fastgw.wire.headers import Fields, folded
 
 REJECT: Final = "reject"
 Ways = Annotated[tuple[Annotated[FilterUse, Inner("AUTHENTICATE")], ...], Meta(min_length=1, max_length=16)]
@@ -89,12 +90,18 @@ class Auth(Filter, name="auth", phase=Phase.AUTHENTICATE):
             yield from use.settings.written_fields()
 
     def build(self, env: Env) -> Hooks:
+        places = self.credential_places()
+        judged = {folded(name) for name in places.fields | CREDENTIALS}
+        written = dict.fromkeys(name.lower().encode() for name in self.written_fields())
+        late = Places(tuple(name for name in written if folded(name) in judged))
         ways = [
-            _Way(name, use.settings.build(env.inner(name, use.settings)), _places_beside(use, self.any_of))
+            _Way(name, use.settings.build(env.inner(name, use.settings)), _places_beside(use, places, late))
             for name, use in _named(self.any_of)
         ]
         anonymous = None if self.anonymous == REJECT else _Anonymous(self.anonymous, env.roster)
-        any_of = _AnyOf(tuple(ways), anonymous, tuple(name.encode() for name in self.written_fields()))
+        any_of = _AnyOf(
+            tuple(ways), anonymous, tuple(name for name in written if name not in late.fields), places | late
+        )
         hooks = [way.hooks for way in ways]
         follows = any(h.response or h.request_body or h.finish for h in hooks)
         starts = any(h.start is not None for h in hooks)
@@ -119,13 +126,13 @@ def _named(uses: Iterable[FilterUse]) -> Iterator[tuple[str, FilterUse]]:
         yield use.type if number == 1 else f"{use.type}_{number}", use
 
 
-def _places_beside(way: FilterUse, ways: Iterable[FilterUse]) -> Places:
-    """Where the credentials of the other ways are, but for what this one reads or writes there."""
-    places = NOWHERE
-    for other in ways:
-        places |= other.settings.credential_places()
+def _places_beside(way: FilterUse, places: Places, late: Places) -> Places:
+    """Where, of all `places`, the credentials of the other ways are, but for what this one reads or writes there.
+
+    `late`: what another one writes, and upstreams believe, is not there by the client's word, though this one reads it.
+    """
     own: Places = way.settings.credential_places()
-    return places - own - Places(tuple(name.lower().encode() for name in way.settings.written_fields()))
+    return ((places - own) | late) - Places(tuple(name.lower().encode() for name in way.settings.written_fields()))
 
 
 @final
@@ -185,14 +192,19 @@ def _before(exchange: Exchange) -> _Before:
 class _AnyOf:
     """The ways of one use of the filter."""
 
-    __slots__ = ("_anonymous", "_cases", "_first", "_latest", "_ways", "_written")
+    __slots__ = ("_anonymous", "_cases", "_first", "_latest", "_places", "_ways", "_written")
 
-    def __init__(self, ways: tuple[_Way, ...], anonymous: _Anonymous | None, written: tuple[bytes, ...]) -> None:
+    def __init__(
+        self, ways: tuple[_Way, ...], anonymous: _Anonymous | None, written: tuple[bytes, ...], places: Places
+    ) -> None:
         self._ways = ways
         self._first = ways[0].request
         self._written = written
-        """Fields that one of them writes: what clients send there is removed, whichever lets them in."""
+        """Fields that one of them writes: what clients send there is removed, whichever lets them in. Those in which a
+        way looks for credentials are removed once one has."""
         self._anonymous = anonymous
+        self._places = places
+        """All that does not reach the upstream where nobody has shown anything."""
         self._cases: dict[Exchange, _Case] = {}
         """From the request step to the end of the exchange, where a way has steps in between."""
         self._latest: _Way | None = None
@@ -246,6 +258,7 @@ class _AnyOf:
             if exchange.field(b"authorization") is None:
                 exchange.why = ""
                 exchange.consumer = self._anonymous.consumer
+                self._places.hide(exchange)
                 self._latest = None
                 return None
             exchange.why = "an Authorization that nobody understands"

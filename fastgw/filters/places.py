@@ -24,6 +24,10 @@ class Places:
         self._dropped = frozenset(fields)
 
     @property
+    def fields(self) -> frozenset[bytes]:
+        return self._dropped
+
+    @property
     def only_field(self) -> bytes:
         """The field that is the only place; empty where there are others, or none."""
         return self._fields[0] if len(self._fields) == 1 and not self._parameters and not self._cookies else b""

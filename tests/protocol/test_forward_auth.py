@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,25 @@ class World:
                         }
                     }
                 ),
+                "exchanging": Kind(
+                    route={
+                        "filters": {
+                            "auth": {
+                                "any_of": [
+                                    {
+                                        "forward_auth": {
+                                            "url": f"{self.service.url}/exchanging",
+                                            "copy_headers": ["Authorization", "X-Api-Key"],
+                                        }
+                                    },
+                                    {"basic_auth": {}},
+                                    {"key_auth": {}},
+                                ],
+                                "anonymous": "guest",
+                            }
+                        }
+                    }
+                ),
                 "away": self._kind(away.url),
                 "secure": self._kind(
                     f"{self.secure.url}/", tls={"ca": authority.ca, "certificate": certificate, "key": key}
@@ -107,7 +127,14 @@ class World:
                         "request": {"set": {"X-Who": "{consumer.name}", "X-Groups-Of": "{consumer.groups}"}},
                     },
                 },
-                "consumers": [{"name": "ann", "groups": ["staff"], "key_auth": [{"key": "anns-key"}]}],
+                "consumers": [
+                    {
+                        "name": "ann",
+                        "groups": ["staff"],
+                        "key_auth": [{"key": "anns-key"}],
+                        "basic_auth": [{"username": "ann", "password": "anns-password"}],
+                    }
+                ],
             },
         )
         away.stop()
@@ -525,6 +552,29 @@ def test_what_the_client_sends_is_removed_also_where_it_is_let_in_another_way(wo
     world.says(ANN)
     got, _ = lane.forward(lane.get(fields=b"X-User: root\r\n"))
     assert got.get_all(b"X-User") == [b"ann"]
+
+
+def test_a_credential_that_is_exchanged_is_judged_first(world: World, take: Take) -> None:
+    """What the service gives for the upstream stands where clients show who they are: each way sees what they show, and
+    the upstream does not."""
+    lane = take("exchanging")
+    basic = b"Authorization: Basic %b\r\n"
+    good = basic % b64encode(b"ann:anns-password")
+    no = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n"
+    world.says(no)
+    for shown in (basic % b64encode(b"ann:guessed"), b"X-Api-Key: guessed\r\n", b"Authorization: Odd x\r\n"):
+        assert refused(lane, lane.get(fields=shown)).status == 401
+    for shown in (good, b"X-Api-Key: anns-key\r\n"):
+        got, _ = lane.forward(lane.get(fields=shown))
+        assert (got.get(b"X-Who"), got.get(b"Authorization"), got.get(b"X-Api-Key")) == (b"ann", None, None)
+        name, _, value = shown.strip().partition(b": ")
+        assert world.asked().get(name) == value
+    got, _ = lane.forward(lane.get())
+    assert got.get(b"X-Who") == b"guest"
+    world.says(b"HTTP/1.1 200 OK\r\nAuthorization: inner\r\nContent-Length: 0\r\n\r\n")
+    got, _ = lane.forward(lane.get(fields=good + b"X-Api-Key: theirs\r\nX_Api_Key: theirs\r\n"))
+    assert got.get_all(b"Authorization") == [b"inner"]
+    assert b"theirs" not in got.head.raw
 
 
 @pytest.mark.parametrize(("named", "groups"), [(b"ann", b"staff"), (b"somebody new", None)])
