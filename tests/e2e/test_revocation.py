@@ -45,7 +45,12 @@ def settings(directory: Path, server: Server, provider: Provider) -> dict[str, A
     keys.write_bytes(key_set(KEY))
     jwt = {"issuer": ISSUER, "audiences": ["api"], "algorithms": ["ES256"], "jwks_file": str(keys), "leeway": "10s"}
     asked = {"url": f"{server.origin.url}/asked", "client_id": "gateway", "client_secret": SECRET}
-    login = {"client_id": "web", "client_secret": SECRET, "session": {"secret": f"{SECRET} of all sessions"}}
+    login = {
+        "client_id": "web",
+        "client_secret": SECRET,
+        "session": {"secret": f"{SECRET} of all sessions"},
+        "backchannel_logout": "/oauth2/elsewhere",
+    }
     filters = {
         "main": {"jwt": jwt},
         "opaque": {"introspection": asked},
@@ -66,6 +71,8 @@ def register(provider: Provider, *gateways: Gateway) -> None:
         client_secret=SECRET,
         redirect_uris=[f"{gateway.url('login')}/oauth2/callback" for gateway in gateways],
         post_logout_redirect_uris=[f"{gateway.url('login')}/" for gateway in gateways],
+        backchannel_logout_uri=f"{gateways[0].url('login')}/oauth2/elsewhere",
+        backchannel_logout_session_required=True,
     )
 
 
@@ -144,6 +151,18 @@ def test_who_logs_out_is_out_in_every_copy_of_the_cookie(world: World) -> None:
     assert everywhere(gateway, others, "login") == {200}
     recent = read(gateway, "/revocations")["recent"][0]
     assert (recent["kind"], recent["issuer"], recent["subject"]) == ("session", world.provider.issuer, "ann")
+
+
+def test_who_logs_out_at_the_provider_is_out_here(world: World) -> None:
+    """OpenID Connect Back-Channel Logout 1.0: the provider tells of it, and of this session alone."""
+    gateway, visitor, other = world.gateway, world.logged_in(), world.logged_in()
+    assert everywhere(gateway, copied(gateway, visitor), "login") == {200}
+    page = visitor.ask(world.provider.issuer + "/session/end")
+    token = re.search(r'name="xsrf" value="([^"]+)"', page.body.decode())
+    assert token is not None
+    visitor.ask(world.provider.issuer + "/session/end/confirm", form={"xsrf": token[1], "logout": "yes"})
+    is_refused(gateway, copied(gateway, visitor), "login")
+    assert everywhere(gateway, copied(gateway, other), "login") == {200}
 
 
 def test_a_token_is_refused_although_it_is_remembered(world: World) -> None:

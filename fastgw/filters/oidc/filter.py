@@ -56,7 +56,7 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
     null = none."""
     login: Login | None = None
     """Let browsers log in: the authorization code flow with PKCE. Whoever shows no page is answered 401. A route with
-    this filter has to match the paths `callback`, `logout` and `login`. null = none."""
+    this filter has to match the paths `callback`, `logout`, `login` and `backchannel_logout`. null = none."""
     tls: UpstreamTls = UpstreamTls()
     """How https to the provider is spoken."""
     algorithms: Some[Algorithm] = ("RS256", "PS256", "ES256", "EdDSA")

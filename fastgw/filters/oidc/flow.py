@@ -21,6 +21,7 @@ from fastgw.exchange import Exchange, Outcome, Reply
 from fastgw.filters.api import Feed, Fetcher
 from fastgw.filters.oidc.cookies import LONGEST, OWN, PREFIX, Ambiguous, Jar, clear, put
 from fastgw.filters.oidc.desk import KEPT_S
+from fastgw.filters.oidc.form import NotRead, read_form
 from fastgw.filters.oidc.id_token import IdTokens
 from fastgw.filters.oidc.provider import Authenticate, Away, Denied, Provider, Tokens
 from fastgw.filters.oidc.session import Attempt, Sealed, Session
@@ -45,6 +46,8 @@ MOST_KNOWN: Final = 2_000
 """Sessions that are held as they were read."""
 _IDLE_SHARE: Final = 0.25
 """The share of the idle time after which a cookie is written anew."""
+_REPLAYED_S: Final = 600.0
+"""How long after its end a logout token is known to have been shown: longer than clocks differ."""
 _ATTRIBUTES: Final = b"; Path=/; HttpOnly; SameSite=Lax"
 _NO_STORE: Final = (b"Cache-Control", b"no-store")
 _CALLBACK: Final = ("code", "state", "iss", "error")
@@ -114,6 +117,7 @@ class Flow:
         self._callback = login.callback.encode()
         self._begins = (login.login or "").encode()
         self._ends = (login.logout or "").encode()
+        self._ends_elsewhere = (login.backchannel_logout or "").encode()
         self._name = trust.cookie.encode()
         own = rb"(?:%b)?(?:%b[0-9a-f]+|%b)(?:\..*)?" % (PREFIX, OWN.encode(), re.escape(self._name))
         self._is_ours = re.compile(own, re.DOTALL).fullmatch
@@ -155,6 +159,8 @@ class Flow:
         path = exchange.path
         if path == self._callback:
             return self._return(exchange, jar, site)
+        if path == self._ends_elsewhere:
+            return self._hear_of_logout(exchange)
         try:
             known = self._session(jar, site)
         except Ambiguous:
@@ -476,6 +482,30 @@ class Flow:
         expires = known.session.begun_date + self._login.session.lifetime
         about = told("session", expires, issuer=self._trust.issuer, subject=known.claims["sub"])
         self._trust.roster.revoke(record_of(self._mark(known), expires), about)
+
+    async def _hear_of_logout(self, exchange: Exchange) -> Reply:
+        """The provider tells of a logout elsewhere (OpenID Connect Back-Channel Logout 1.0 section 2)."""
+        if exchange.method != b"POST":
+            return exchange.refuse(Fault.METHOD_NOT_ALLOWED, fields=[(b"Allow", b"POST")])
+        issuer, client_id, roster = self._trust.issuer, self._login.client_id, self._trust.roster
+        try:
+            token = (await read_form(exchange)).get("logout_token", "")
+            claims = await self._trust.id_tokens.judge_logout(token)
+            now, seen = time.time(), mark_of("logout", issuer, client_id, claims["jti"])
+            if roster.revoked.covers([(seen, 0.0)], now):
+                raise Refused("the token was shown before")
+        except (NotRead, Refused) as refusal:
+            return exchange.refuse(Fault.BAD_REQUEST, "This tells of no logout.", [_NO_STORE], why=str(refusal))
+        except Away as away:
+            return self._unavailable(exchange, str(away))
+        ends, sid, subject = now + self._login.session.lifetime, claims.get("sid", ""), claims.get("sub", "")
+        if sid:
+            records = record_of(mark_of("sid", issuer, client_id, sid), ends)
+        else:
+            records = record_of(mark_of("logins", issuer, client_id, subject), ends, before_date=now)
+        records += record_of(seen, claims["exp"] + _REPLAYED_S)
+        roster.revoke(records, told("session", ends, issuer=issuer, subject=subject))
+        return Reply(200, fields=(_NO_STORE,))
 
     # --- what a request says of where it is ---
 

@@ -125,6 +125,10 @@ class Login(Settings):
     logout: LocalPath | None = "/oauth2/logout"
     """A path that ends the session here and at the provider. null = none. Copies of its cookie end with it: on all
     workers, and on all nodes where they share a `state`."""
+    backchannel_logout: LocalPath | None = None
+    """A path where the provider tells of logouts elsewhere (OpenID Connect Back-Channel Logout 1.0): the session that
+    it names ends here too, or all of the subject. null = none. The provider has to know the whole URL, and its logout
+    tokens have to be signed with one of `algorithms`."""
     after_logout: Place = "/"
     """Where a browser is sent when it has logged out. The whole URL must be known to the provider."""
     public_url: Origin | None = None
@@ -151,9 +155,10 @@ class Login(Settings):
         passed = (self.pass_access_token or "").lower().encode()
         if passed in UNUSABLE:
             raise ValueError(f"`{self.pass_access_token}` cannot hold a token; expected another field")
-        ours = [path for path in (self.callback, self.login, self.logout) if path is not None]
+        paths = (self.callback, self.login, self.logout, self.backchannel_logout)
+        ours = [path for path in paths if path is not None]
         if len(set(ours)) != len(ours):
-            raise ValueError("two of `callback`, `login` and `logout` are the same path")
+            raise ValueError("two of `callback`, `login`, `logout` and `backchannel_logout` are the same path")
 
 
 class Bearer(Settings):

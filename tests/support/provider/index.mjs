@@ -95,6 +95,7 @@ function configure () {
       clientCredentials: { enabled: true },
       introspection: { enabled: true, allowedPolicy: async () => true },
       revocation: { enabled: true },
+      backchannelLogout: { enabled: true },
       rpInitiatedLogout: { enabled: true, logoutSource },
       resourceIndicators: { // a token for a resource is a JWT; without one it is opaque
         enabled: true,
