@@ -123,7 +123,7 @@ class HealthWords:
         """Of each of these targets: what the node thinks of it, and until when (monotonic seconds; 0: no end)."""
         if not targets:
             return []
-        # PERF: by slices: 5,000 targets of 4 workers in 2 ms, word by word in 9 (CPython 3.11, micro/health).
+        # PERF: by slices: 500 targets of 4 workers in 0.2 ms, word by word in 1.4 (CPython 3.11, micro/health).
         first, count = min(targets), max(targets) - min(targets) + 1
         if count > 4 * len(targets) + 64:  # they lie far apart
             return [self.look(column, [target], now)[0] for target in targets]

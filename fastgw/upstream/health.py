@@ -70,6 +70,7 @@ class Health:
 
     __slots__ = (
         "_attempts",
+        "_attempts_at",
         "_clock",
         "_column",
         "_errors",
@@ -79,6 +80,7 @@ class Health:
         "_outliers",
         "_places",
         "_returns_at",
+        "_tries",
         "_words",
         "breaker",
     )
@@ -103,10 +105,12 @@ class Health:
         self._of_targets: Sequence[int] = tuple(self._places.values())
         self._clock = clock
         self._attempts = words.upstream_attempts + place
+        self._attempts_at = {target: words.attempts + at for target, at in self._places.items()}
         self._errors = words.upstream_errors + place
         self._returns_at = inf
         self._outliers: Outliers | None = None
         self.breaker: Breaker | None = None
+        self._tries = False  # the breaker is not closed: successes count
         if settings.health_checks.passive is not None:
 
             def ejected() -> None:
@@ -121,12 +125,17 @@ class Health:
                 column,
                 place,
                 clock,
-                group.settle,
+                self._breaker_changed,
                 lambda: count(Event.OPENED),
             )
 
     def __repr__(self) -> str:
         return f"<Health {self._outliers!r} {self.breaker!r}, {len(self._group.shunned)} shunned>"
+
+    def _breaker_changed(self) -> None:
+        assert self.breaker is not None
+        self._tries = self.breaker.phase is not Phase.CLOSED
+        self._group.settle()
 
     @property
     def watches(self) -> bool:
@@ -146,13 +155,12 @@ class Health:
     def answered(self, target: Target, status: int, seconds: float) -> None:
         words = self._mine
         words[self._attempts] += 1
-        words[self._words.attempts + self._places[target]] += 1
+        words[self._attempts_at[target]] += 1
         if status >= ERRORS:
             self._erred(target, seconds, failed=status in GATEWAY_ERRORS, sent=True)
-        else:
-            breaker = self.breaker
-            if breaker is not None and breaker.phase is not Phase.CLOSED:
-                breaker.succeeded(self._clock() - seconds)
+        elif self._tries:
+            assert self.breaker is not None
+            self.breaker.succeeded(self._clock() - seconds)
 
     def failed(self, target: Target, fault: Fault, seconds: float) -> None:
         sent = OWN_FAULTS.get(fault)
@@ -161,7 +169,7 @@ class Health:
         if sent is not Sent.HEAD:
             words = self._mine
             words[self._attempts] += 1
-            words[self._words.attempts + self._places[target]] += 1
+            words[self._attempts_at[target]] += 1
         self._erred(target, seconds, failed=True, sent=sent is not Sent.NOTHING)
 
     def _erred(self, target: Target, seconds: float, *, failed: bool, sent: bool) -> None:

@@ -1,0 +1,60 @@
+"""What the health of an upstream costs: counting what comes of attempts, and following what the node decides.
+
+A node of four workers; the target fails in one room, and is never ejected, as its only neighbour fares the same.
+"""
+
+from collections.abc import Iterator
+from time import monotonic
+from typing import Any
+
+from bench.micro.timing import Room
+from fastgw.config import settings as config
+from fastgw.config.values import parse_url
+from fastgw.errors import Fault
+from fastgw.node.health import HealthWords
+from fastgw.node.shared import Column, Layout, Shared
+from fastgw.node.timers import Wheel
+from fastgw.upstream.health import Health, Outlook
+from fastgw.upstream.target import Target, build_targets
+
+WORKERS = 4
+MANY = 500
+
+
+class Group:
+    """As much of an upstream as is asked for."""
+
+    def __init__(self, count: int, **settings: Any) -> None:
+        urls = [parse_url(f"http://users-{number}:9001") for number in range(count)]
+        self.settings = config.Upstream(targets=tuple(config.Target(url=url) for url in urls), **settings)
+        self.targets = build_targets(self.settings)
+        self.shunned: frozenset[Target] = frozenset()
+
+    def settle(self) -> None:
+        pass
+
+
+def rooms() -> Iterator[Room]:
+    layout = Layout()
+    words = HealthWords(layout)
+    shared = Shared.create(layout, WORKERS)
+    column = shared.columns[0]
+    passive = config.HealthChecks(passive=config.PassiveHealth())
+    both = Group(2, health_checks=passive, circuit_breaker=config.CircuitBreaker(min_requests=1000, error_rate=1.0))
+    health = _health(both, words, column)
+    good, bad = both.targets
+    yield Room("an answer", lambda status: health.answered(good, status, 0.01), [200])
+    yield Room("an answer of 500", lambda status: health.answered(bad, status, 0.01), [500])
+    yield Room("a failure", lambda fault: health.failed(bad, fault, 0.01), [Fault.UPSTREAM_TIMEOUT])
+    few, many = (Group(count, health_checks=passive) for count in (10, MANY))
+    outlook = Outlook(Wheel(0.0), words, column, [_health(few, words, column)])
+    outlook.expire(monotonic())
+    yield Room("a turn of the wheel", outlook.expire, [monotonic()])
+    yield Room("a change among 10 targets", _health(few, words, column).look, [monotonic()])
+    one_by_one = range(MANY)
+    yield Room(f"a change among {MANY} targets", _health(many, words, column).look, [monotonic()])
+    yield Room("  word by word", lambda now: [words.look(column, [place], now) for place in one_by_one], [monotonic()])
+
+
+def _health(group: Group, words: HealthWords, column: Column) -> Health:
+    return Health(group, words, column, 0, {target: place for place, target in enumerate(group.targets)})

@@ -1,0 +1,369 @@
+"""Active health checks: one check against a service that does what the test says, and many of them in control."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, closing
+from inspect import signature
+from pathlib import Path
+from socket import create_server
+from typing import Any
+
+import pytest
+
+from fastgw.config import settings
+from fastgw.config.values import parse_url
+from fastgw.errors import Fault
+from fastgw.node.ground import Ground
+from fastgw.node.health import HealthWords, Verdict
+from fastgw.node.places import Names, Places, first
+from fastgw.node.shared import Layout, Shared
+from fastgw.runtime import checking
+from fastgw.runtime.checking import AT_ONCE, Checks
+from fastgw.upstream import check as checks
+from fastgw.upstream.check import CannotCheck, Check
+from fastgw.upstream.connect import ConnectFailed
+from tests.support.certificates import Certificates, made_tls, server_tls
+from tests.support.on_loop import on_loop, until
+from tests.support.origin import Origin, close, read_rest, reset
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nready"
+
+
+@asynccontextmanager
+async def ground() -> AsyncIterator[Ground]:
+    made = Ground(asyncio.get_running_loop())
+    made.start()
+    yield made
+    made.close()
+
+
+async def checked(url: str, active: settings.ActiveHealth, tls: settings.UpstreamTls | None = None, **more: Any) -> str:
+    target = settings.Target(url=parse_url(url))
+    upstream = settings.Upstream(targets=(target,), tls=tls or settings.UpstreamTls(), **more)
+    context = made_tls(upstream.tls) if target.url.tls else None
+    check = Check(upstream, target, context, active)
+    async with ground() as on:
+        try:
+            return await check(on)
+        finally:
+            check.stop()
+
+
+def active(**said: Any) -> settings.ActiveHealth:
+    return settings.ActiveHealth(**{"timeout": 10.0, **said})
+
+
+@pytest.fixture
+def origin() -> Iterator[Origin]:
+    with Origin() as origin:
+        yield origin
+
+
+@pytest.mark.parametrize(
+    ("answer", "said", "wrong"),
+    [
+        (OK, {}, ""),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", {}, ""),
+        (b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\n\r\n", {}, ""),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", {}, "status 404"),
+        (OK, {"expected_statuses": (range(204, 205), range(300, 400))}, "status 200"),
+        (OK, {"expected_body": "read"}, ""),
+        (OK, {"expected_body": "steady"}, "the body is not the expected one"),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nre\r\n3\r\nady\r\n0\r\n\r\n",
+            {"expected_body": "ready"},
+            "",
+        ),
+        (b"HTTP/1.1 103 Early Hints\r\n\r\n" + OK, {}, ""),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nready", {"method": "HEAD"}, ""),
+        (b"what?\r\n\r\n", {}, "upstream_malformed"),
+    ],
+)
+@on_loop
+async def test_an_answer_is_judged(origin: Origin, answer: bytes, said: dict[str, Any], wrong: str) -> None:
+    origin.answer(answer, close)
+    origin.serve()
+    assert (await checked(origin.url, active(**said))).partition(":")[0] == wrong
+
+
+@on_loop
+async def test_only_the_beginning_of_a_body_is_looked_through(origin: Origin) -> None:
+    origin.answer(b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n" + b"x" * 100_000, read_rest)
+    origin.serve()
+    assert await checked(origin.url, active(expected_body="y")) == "the body is not the expected one"
+
+
+@on_loop
+async def test_the_request_is_the_one_that_is_configured(origin: Origin) -> None:
+    origin.serve()
+    said = active(
+        path="/up?deep=1", method="OPTIONS", host="users.test", headers={"X-Probe": "fastgw", "User-Agent": "me"}
+    )
+    assert await checked(origin.url + "/base", said) == ""
+    (request,) = origin.requests
+    assert request.head.raw == (
+        b"OPTIONS /up?deep=1 HTTP/1.1\r\nHost: users.test\r\nX-Probe: fastgw\r\nUser-Agent: me\r\n"
+        b"Connection: close\r\n\r\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("host_header", "sent"), [("target", None), ("preserve", None), ("literal.test", b"literal.test")]
+)
+@on_loop
+async def test_the_host_is_that_of_the_upstream_unless_said_otherwise(
+    origin: Origin, host_header: str, sent: bytes | None
+) -> None:
+    origin.serve()
+    assert await checked(origin.url, active(), host_header=host_header) == ""
+    assert origin.requests[0].get(b"Host") == (sent or origin.authority.encode())
+
+
+@on_loop
+async def test_another_port_may_be_asked(origin: Origin) -> None:
+    origin.serve()
+    assert await checked("http://127.0.0.1:1", active(port=origin.port)) == ""
+
+
+@pytest.mark.parametrize(
+    ("step", "wrong"),
+    [(close, "connection_lost"), (reset, "connection_lost"), (read_rest, "upstream_timeout")],
+)
+@on_loop
+async def test_no_answer_is_none(origin: Origin, step: Any, wrong: str) -> None:
+    origin.answer(step)
+    origin.serve()
+    assert (await checked(origin.url, active(timeout=0.1))).partition(":")[0] == wrong
+
+
+@on_loop
+async def test_a_connection_that_is_refused(origin: Origin) -> None:
+    origin.refuse_connections()
+    with closing(create_server(("127.0.0.1", 0))) as taken:
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+    assert (await checked(url, active())).startswith("connect_refused: ")
+    assert (await checked(url, active(type="tcp"))).startswith("connect_refused: ")
+
+
+@on_loop
+async def test_a_connection_is_enough_where_only_that_is_asked(origin: Origin) -> None:
+    assert await checked(origin.url, active(type="tcp")) == ""
+    connection = origin.accept()
+    await asyncio.to_thread(connection.read_to_end)
+    assert connection.received == b""
+    connection.close()
+
+
+@on_loop
+async def test_a_unix_socket(tmp_path: Path) -> None:
+    with Origin(str(tmp_path / "socket")) as origin:
+        origin.serve()
+        assert await checked(origin.url, active()) == ""
+        assert origin.requests[0].get(b"Host") == b"localhost"
+
+
+@pytest.mark.parametrize("kind", ["http", "tcp"])
+@on_loop
+async def test_https_by_the_upstreams_own_tls(tmp_path: Path, kind: str) -> None:
+    authority = Certificates(tmp_path)
+    (tmp_path / "other").mkdir()
+    stranger = Certificates(tmp_path / "other")
+    with Origin(tls=server_tls(authority.issue("127.0.0.1"))) as origin:
+        origin.answer(OK, close)
+        origin.serve()
+        assert await checked(origin.url, active(type=kind), settings.UpstreamTls(ca=authority.ca)) == ""
+        told = await checked(origin.url, active(type=kind), settings.UpstreamTls(ca=stranger.ca))
+        assert told.startswith("tls_failed: ")
+
+
+@on_loop
+async def test_a_limit_of_our_own_says_nothing_of_a_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def connect(*_: Any) -> None:
+        raise ConnectFailed(Fault.CONNECTIONS_EXHAUSTED, "too many open files")
+
+    monkeypatch.setattr(checks, "connect", connect)
+    with pytest.raises(CannotCheck):
+        await checked("http://127.0.0.1:1", active())
+
+
+# --- in control ---
+
+
+class Told:
+    """What stands in for checks: what each target is found to be, and how many are asked at a time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.wrong: dict[str, str] = {}
+        self.asked: dict[str, int] = {}
+        self.under_way = self.most = 0
+        self.hold: asyncio.Event | None = None
+        told = self
+
+        class Stand:
+            def __init__(self, upstream: Any, target: settings.Target, tls: Any, active: Any) -> None:
+                self.name = target.url.host
+
+            async def __call__(self, _: Any) -> str:
+                told.asked[self.name] = told.asked.get(self.name, 0) + 1
+                told.under_way += 1
+                told.most = max(told.most, told.under_way)
+                try:
+                    if told.hold is not None:
+                        await told.hold.wait()
+                    else:
+                        await asyncio.sleep(0)
+                finally:
+                    told.under_way -= 1
+                wrong = told.wrong.get(self.name, "")
+                if wrong == "cannot":
+                    raise CannotCheck("no descriptors")
+                return wrong
+
+            def stop(self) -> None: ...
+
+        monkeypatch.setattr(checking, "Check", Stand)
+        monkeypatch.setattr(checking, "FIRST_S", 0.01)
+
+
+class Node:
+    def __init__(self, on: Ground) -> None:
+        layout = Layout()
+        self.words = HealthWords(layout)
+        self.shared = Shared.create(layout, 1)
+        self.on = on
+        self.places = Places()
+        self.checks = Checks(on, self.shared, self.words)
+
+    def follow(self, upstreams: Mapping[str, settings.Upstream], generation: int = 1) -> None:
+        labels = {name: [f"{each.url.host}:80" for each in upstream.targets] for name, upstream in upstreams.items()}
+        names = Names(upstreams=labels)
+        self.places = first(names) if generation == 1 else self.places.following(names, generation, generation)
+        self.checks.follow(upstreams, self.places, {})
+
+    def verdict(self, name: str) -> Verdict:
+        place = self.places.targets[f"users {name}:80"]
+        return self.checks.judged(place)
+
+    @property
+    def changes(self) -> int:
+        return int(self.shared.supervisor.words[self.words.changes])
+
+
+def users(*hosts: str, **said: Any) -> dict[str, settings.Upstream]:
+    targets = tuple(settings.Target(url=parse_url(f"http://{host}")) for host in hosts)
+    health = settings.HealthChecks(active=active(**{"interval": 0.002, **said}))
+    return {"users": settings.Upstream(targets=targets, health_checks=health)}
+
+
+def in_control(test: Callable[..., Any]) -> Any:
+    """Run it with a node and stand-ins for its checks."""
+
+    async def run(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+        told = Told(monkeypatch)
+        async with ground() as on:
+            node = Node(on)
+            try:
+                await test(node, told, *([caplog] if "caplog" in signature(test).parameters else []))
+            finally:
+                node.checks.stop()
+
+    run.__name__, run.__doc__ = test.__name__, test.__doc__
+    return on_loop(run)
+
+
+@in_control
+async def test_thresholds_and_what_is_told(node: Node, told: Told, caplog: pytest.LogCaptureFixture) -> None:
+    """The first good answer is enough for a new one; then it takes as many as are configured."""
+    node.follow(users("a", "b", healthy_threshold=3, unhealthy_threshold=2))
+    await until(lambda: node.verdict("a") is node.verdict("b") is Verdict.HEALTHY)
+    changes = node.changes
+    told.wrong["a"] = "status 500"
+    asked = told.asked["a"]
+    await until(lambda: node.verdict("a") is Verdict.UNHEALTHY)
+    assert told.asked["a"] >= asked + 2
+    assert node.changes == changes + 1
+    assert node.checks.problems() == {"users a:80": "status 500"}
+    told.wrong.clear()
+    asked = told.asked["a"]
+    await until(lambda: node.verdict("a") is Verdict.HEALTHY)
+    assert told.asked["a"] >= asked + 3
+    assert node.checks.told()["users"].targets == {**dict.fromkeys(Verdict, 0), Verdict.HEALTHY: 2}
+    assert [each.message for each in caplog.records] == [
+        "upstream users: a:80 is unhealthy: status 500",
+        "upstream users: a:80 is healthy again",
+    ]
+
+
+@in_control
+async def test_a_target_is_checked_on_over_reloads_and_one_that_goes_is_forgotten(node: Node, told: Told) -> None:
+    told.wrong["b"] = "status 500"
+    node.follow(users("a", "b"))
+    await until(lambda: node.verdict("b") is Verdict.UNHEALTHY)
+    place = node.places.targets["users b:80"]
+    before = dict(node.checks._running)
+    node.follow(users("a", "b", "c"), generation=2)
+    await until(lambda: "c" in told.asked)
+    assert node.checks._running["users b:80"] is before["users b:80"]
+    changes = node.changes
+    node.follow(users("a", "c"), generation=3)
+    await until(lambda: node.words.judged(node.shared.supervisor, place) == (Verdict.UNKNOWN, 0.0))
+    assert node.changes > changes
+    asked = told.asked["b"]
+    await until(lambda: told.asked["c"] > 20)
+    assert told.asked["b"] == asked
+
+
+@in_control
+async def test_another_interval_changes_nothing_of_what_is_known(node: Node, told: Told, caplog: Any) -> None:
+    told.wrong["a"] = "status 500"
+    node.follow(users("a"))
+    await until(lambda: node.verdict("a") is Verdict.UNHEALTHY)
+    before = node.checks._running["users a:80"]
+    node.follow(users("a", interval=0.003), generation=2)
+    await until(lambda: node.checks._running.get("users a:80") not in (None, before))
+    assert node.verdict("a") is Verdict.UNHEALTHY
+    assert len(caplog.records) == 1
+
+
+@in_control
+async def test_what_cannot_be_checked_is_not_judged(node: Node, told: Told, caplog: Any) -> None:
+    told.wrong["a"] = "cannot"
+    node.follow(users("a"))
+    await until(lambda: told.asked.get("a", 0) > 5)
+    assert node.verdict("a") is Verdict.UNKNOWN
+    assert {each.message for each in caplog.records} == {"upstream users: a:80: cannot be checked: no descriptors"}
+
+
+@in_control
+async def test_thousands_of_targets_are_asked_a_few_at_a_time(node: Node, told: Told) -> None:
+    told.hold = asyncio.Event()
+    hosts = [f"t{number}" for number in range(2000)]
+    node.follow(users(*hosts, interval=60.0, timeout=60.0))
+    await until(lambda: told.under_way == AT_ONCE)
+    told.hold.set()
+    told.hold = None
+    await until(lambda: len(told.asked) == 2000)
+    assert told.most <= AT_ONCE
+
+
+@in_control
+async def test_a_control_process_goes_on_with_what_the_one_before_it_knew(node: Node, told: Told, caplog: Any) -> None:
+    """A verdict that still holds is not told once more, and no good answer too few brings a target back."""
+    told.wrong["a"] = "status 500"
+    node.follow(users("a", interval=5.0, unhealthy_threshold=1))
+    await until(lambda: node.verdict("a") is Verdict.UNHEALTHY)
+    node.checks.stop()
+    told.wrong.clear()
+    after = Checks(node.on, node.shared, node.words)
+    after.follow(users("a", healthy_threshold=2), node.places, {})
+    asked = told.asked["a"]
+    await until(lambda: told.asked["a"] == asked + 1)
+    assert node.verdict("a") is Verdict.UNHEALTHY
+    await until(lambda: node.verdict("a") is Verdict.HEALTHY)
+    after.stop()
+    assert [each.message for each in caplog.records] == [
+        "upstream users: a:80 is unhealthy: status 500",
+        "upstream users: a:80 is healthy again",
+    ]
