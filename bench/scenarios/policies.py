@@ -20,8 +20,7 @@ from typing import Any
 from bench import prove as plain
 from bench.load.tokens import AUDIENCE, ISSUER, token, write_public_key
 from bench.load.wrk import Wrk
-from bench.peers import Envoy, Haproxy, LeftOut, Nginx, Running
-from bench.peers.ahead import AheadFastgw
+from bench.peers import Envoy, Fastgw, Haproxy, LeftOut, Nginx, Running
 from bench.peers.peer import HERE, HOST, routes
 from bench.prove import NotTheSameWork, client_of, expect
 from bench.scenarios.scenario import (
@@ -101,7 +100,7 @@ def _lua_module() -> Path:
 
 
 @dataclass(frozen=True)
-class MeteredFastgw(AheadFastgw):
+class MeteredFastgw(Fastgw):
     """With a status listener on the socket in its folder."""
 
     def _configuration(self, origin_port: int, access_log: Path) -> dict[str, Any]:
@@ -110,7 +109,7 @@ class MeteredFastgw(AheadFastgw):
 
 
 def _fastgw() -> MeteredFastgw:
-    limit = {"limit": AMPLE, "window": f"{WINDOW_SECONDS}s", "key": "consumer"}
+    limit = {"limit": AMPLE, "window": f"{WINDOW_SECONDS}s", "key": "consumer", "headers": "none"}
     filters = {
         "cors": {"origins": [ORIGIN]},
         "jwt": {"issuer": ISSUER, "audiences": [AUDIENCE], "algorithms": ["RS256"], "jwks_file": JWKS},
@@ -264,8 +263,8 @@ SCENARIO = Scenario(
     about=(
         "What `plain` sends, from a page of another origin and with a JWT (RS256) in each request: 1,000 tokens of 100 "
         "consumers. Each contestant verifies the token or remembers it, counts against the consumer's limit, which is "
-        "never reached, adds the CORS field, keeps counters, and logs as in `plain`; nginx (no policy) only forwards "
-        "and logs. HAProxy remembers no token; Envoy and nginx + lua do."
+        "never reached and not told of, adds the CORS field, keeps counters, and logs as in `plain`; nginx (no policy) "
+        "only forwards and logs. HAProxy remembers no token; Envoy and nginx + lua do."
     ),
     peers=(
         _fastgw(),

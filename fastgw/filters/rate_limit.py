@@ -36,8 +36,9 @@ SOON: Final = 0.0005
 
 Key = Annotated[Trait, KEY]
 GroupName = Annotated[str, Notation("the name of a group of consumers", parse_identity, {"type": "string"})]
-Permits = Annotated[int, Meta(ge=1, le=cells.COUNT_MAX)]
-Burst = Annotated[int, Meta(ge=0, le=cells.COUNT_MAX)]
+MOST: Final = 10**9
+Permits = Annotated[int, Meta(ge=1, le=MOST)]
+Burst = Annotated[int, Meta(ge=0, le=MOST)]
 
 
 class GroupLimit(Settings):
@@ -54,7 +55,7 @@ class GroupLimit(Settings):
 class Cost(Settings):
     """What a request counts for. 1, where nothing else is said."""
 
-    methods: Mapping[Method, Annotated[int, Meta(ge=0, le=cells.COUNT_MAX)]] = NONE
+    methods: Mapping[Method, Burst] = NONE
     """By method, such as `{POST: 5}`. 0 = nothing."""
     response_header: FieldName | None = None
     """A response field in which the upstream says what the request has cost, as a whole number. What that is above what
@@ -81,7 +82,7 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
     """
 
     limit: Permits
-    """How many requests in each `window`."""
+    """How many requests in each `window`; of the windows at most 16777215."""
     window: Duration
     """The time for which `limit` is said. The windows need 200ms or more."""
     burst: Burst | None = None
@@ -123,6 +124,8 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
             if terms.window < cells.WINDOW_MIN:
                 least = write_duration(cells.WINDOW_MIN)
                 raise ValueError(f"`window`{of} is too short for a {terms.algorithm}; expected {least} or more")
+            if terms.limit > cells.COUNT_MAX:
+                raise ValueError(f"`limit`{of} is too high for a {terms.algorithm}; expected {cells.COUNT_MAX} or less")
         elif terms.depth < 1:
             raise ValueError(f"`burst`{of} is 0, so nothing would pass; expected 1 or more")
         elif terms.depth * terms.step_s > cells.SPAN_MAX_S:

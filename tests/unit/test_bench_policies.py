@@ -2,7 +2,6 @@
 
 import base64
 import json
-import sys
 
 import pytest
 from cryptography.exceptions import InvalidSignature
@@ -10,9 +9,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from bench.load import tokens
-from bench.peers import LeftOut
-from bench.peers.ahead import AheadFastgw
 from bench.scenarios import policies
+from fastgw import config
+from fastgw.filters import TYPES
 
 
 def decoded(part: str) -> bytes:
@@ -68,13 +67,10 @@ def test_each_request_has_field_lines_of_its_own(tmp_path):
     assert all(line.endswith(f"\tOrigin: {policies.ORIGIN}") for line in lines)
 
 
-def test_fastgw_is_left_out_while_it_does_not_know_its_configuration():
-    ahead = AheadFastgw(config={"filters": {"a_filter_of_the_future": {}}, "another_key": 1})
-    with pytest.raises(LeftOut, match=r"^not yet: .*a_filter_of_the_future.* unknown to this fastgw$"):
-        ahead.version()
-
-
-def test_a_mistake_that_the_future_will_not_mend_is_told_when_it_is_started():
-    told = {"problems": [{"path": "workers", "wrong": "too many", "expected": "fewer"}]}
-    says = f"import sys; print('1.2.3' if sys.argv[1] == 'version' else {json.dumps(json.dumps(told))})"
-    assert AheadFastgw(command=(sys.executable, "-c", says)).version() == "1.2.3"
+def test_fastgw_knows_its_configuration(tmp_path):
+    policies.SCENARIO.prepare(tmp_path)
+    fastgw = next(peer for peer in policies.SCENARIO.peers if peer.name == "fastgw")
+    (tmp_path / "fastgw").mkdir()
+    file = tmp_path / "fastgw" / "fastgw.json"
+    file.write_text(json.dumps(fastgw._configuration(9, file.with_name("access.log"))))
+    assert config.load(str(file), TYPES).config.filters["rate_limit"].settings.limit == policies.AMPLE

@@ -482,7 +482,7 @@ def problems_of(text: str) -> Sequence[config.Problem]:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ("limit: 0, window: 1s", "expected a whole number from 1 to 16777215"),
+        ("limit: 0, window: 1s", "expected a whole number from 1 to 1000000000"),
         ("limit: 1", "expected a duration"),
         ("limit: 1, window: 1s, key: nobody", "nobody"),
         ("limit: 1, window: 1s, key: []", "a list; expected ip, consumer"),
@@ -492,6 +492,7 @@ def problems_of(text: str) -> Sequence[config.Problem]:
             "limit: 1, window: 100ms, algorithm: fixed_window",
             "`window` is too short for a fixed_window; expected 200ms",
         ),
+        ("limit: 16777216, window: 1s, algorithm: fixed_window", "`limit` is too high for a fixed_window"),
         ("limit: 1, window: 1s, algorithm: sliding_window, burst: 2", "`burst` means nothing for a sliding_window"),
         ("limit: 4, window: 1s, cost: {methods: {POST: 5}}", "POST costs 5, more than there can ever be: 4"),
         ("limit: 4, window: 1s, cost: {methods: {post: 1}}", "not in capitals"),
