@@ -25,6 +25,8 @@ from fastgw.admin.node import (
     Outcome,
     Reload,
     Reloads,
+    Revocations,
+    RevokedEverywhere,
     RouteInfo,
     Status,
     TargetInfo,
@@ -35,6 +37,7 @@ from fastgw.admin.serve import serve
 from fastgw.config import Problem
 from fastgw.config.secret import Secret
 from fastgw.config.values import Address
+from fastgw.node.revoked import LENGTH, Told
 from fastgw.runtime.sockets import BACKLOG
 from tests.support.peer import DEADLINE
 
@@ -118,6 +121,13 @@ class FakeNode:
 
     async def rollback(self, generation: int | None) -> Outcome:
         return await self._change(("rollback", generation))
+
+    def revocations(self) -> Revocations:
+        return Revocations(1, 100_000, "shared", [Told("jti", 1.0, 2.0, "https://idp.example", jti="1")])
+
+    def revoke(self, records: bytes, about: Told) -> RevokedEverywhere:
+        self.told.append(("revoke", len(records) // LENGTH, about.kind, about.issuer, about.subject, about.jti))
+        return "away"
 
     def drain(self) -> None:
         self.told.append("drain")

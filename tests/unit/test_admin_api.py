@@ -113,6 +113,21 @@ def test_targets_are_put_by_the_name_of_their_upstream(here, kind, suffix):
     assert here.node.told == [("my.users ", b"[]", suffix)]
 
 
+def test_what_is_revoked_is_named_in_one_way(here):
+    issuer = "https://idp.example"
+    for body, kind in (
+        ({"issuer": issuer, "jti": "1"}, ("jti", issuer, "", "1")),
+        ({"issuer": issuer, "subject": "ann", "expires": 4e9}, ("subject", issuer, "ann", "")),
+        ({"token": "planted-token"}, ("token", "", "", "")),
+    ):
+        status, _, answer = here.ask("POST /revocations", JSON, body=json.dumps(body).encode())
+        assert (status, json.loads(answer)["reach"]) == (200, "away")
+        assert b"planted" not in answer
+        assert here.node.told[-1] == ("revoke", 1, *kind)
+    told = json.loads(here.ask("GET /revocations")[2])
+    assert (told["count"], told["most"], told["reach"], told["recent"][0]["jti"]) == (1, 100_000, "shared", "1")
+
+
 def test_a_rollback_names_a_generation_or_none(here):
     for body in (b'{"generation": 7}', b'{"generation": null}', b"{}"):
         assert here.ask("POST /rollback", JSON, body=body)[0] == 200
@@ -156,6 +171,14 @@ WRONG = [
     ("POST /rollback", (JSON,), b'{"generation": "two"}', 400),
     ("POST /rollback", (JSON,), b'{"generations": 2}', 400),
     ("POST /rollback", (JSON,), b"{", 400),
+    ("POST /revocations", (), b'{"token": "a"}', 415),
+    ("POST /revocations", (JSON,), b"", 400),
+    ("POST /revocations", (JSON,), b"{}", 400),
+    ("POST /revocations", (JSON,), b'{"token": "a", "issuer": "b"}', 400),
+    ("POST /revocations", (JSON,), b'{"tokens": "a"}', 400),
+    ("POST /revocations", (JSON,), b'{"token": "a", "expires": "soon"}', 400),
+    ("POST /revocations", (JSON,), b'{"token": "a", "expires": 7}', 400),
+    ("POST /revocations?all=true", (JSON,), b'{"token": "a"}', 400),
 ]
 
 
