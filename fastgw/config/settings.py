@@ -290,7 +290,8 @@ class Sticky(Settings):
 
     cookie: Token
     """The name of a cookie that the gateway sets. It is signed, and names the target without telling its address. One
-    that is forged, that has ended, or whose target may not be picked is ignored, and another one is set."""
+    that is forged, that has ended, or whose target may not be picked is ignored, and another one is set. Clients stay
+    with a target that is drained, until it is gone; and with one of another priority group than the one in use."""
     ttl: Duration | None = None
     """How long a client stays; then it may be given another target. null = as long as its browser is open."""
     path: Annotated[str, Meta(pattern=r"^/[^\x00-\x20;\x7f-\U0010ffff]*$")] = "/"

@@ -121,7 +121,8 @@ class Upstream:
             self.cookies = Cookies(balancing.sticky, self.name, key)
         if before is not None and self._rising is not None and before._rising is not None:
             self._rising.keep(before._rising)
-        self.settle()
+        if self.watch is not None or self.cookies is not None or self._rising is not None:
+            self.settle()  # else nothing is known now that was not before
 
     def _watch(self, balancing: config.LoadBalancing, before: "Upstream | None") -> None:
         """Be told how attempts go, if targets are picked by that."""
@@ -130,7 +131,9 @@ class Upstream:
             if before is not None and before._latencies is not None:
                 self._latencies.keep(before._latencies, self.targets)
             self.watch = self._latencies
-        elif balancing.algorithm in _BY_LOAD:
+        elif balancing.algorithm == "least_connections" or (
+            balancing.algorithm == "consistent_hash" and balancing.load_factor is not None
+        ):
             self.watch = self._loads
 
     def look_after(self, health: Health) -> None:
@@ -247,6 +250,4 @@ _ALGORITHMS: Final[Mapping[str, Callable[[Upstream, Sequence[Member]], Balancer]
         "consistent_hash": _by_hash,
     }
 )
-_BY_LOAD: Final = frozenset(("least_connections", "consistent_hash"))
-"""Those that go by what is under way."""
 _BY_HASH: Final = frozenset(("ip_hash", "consistent_hash"))

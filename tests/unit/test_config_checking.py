@@ -77,6 +77,22 @@ def test_listeners(tmp_path, text, line):
         ("{targets: [{url: 'http://a'}], pool: {max_uses: 0}}", "uses: 0; expected a whole number from 1 to 1000000"),
         ("{targets: [{url: 'http://a'}], pool: {max_idle: -1}}", "idle: -1; expected a whole number from 0 to 1000000"),
         ("{}", "u.targets: missing; expected a list of at least one of a mapping of settings"),
+        (
+            "{targets: [{url: 'http://a'}], load_balancing: {hash_on: ip}}",
+            "u.load_balancing: `hash_on` is for `algorithm: consistent_hash`",
+        ),
+        (
+            "{targets: [{url: 'http://a'}], load_balancing: {algorithm: consistent_hash, hash_on: host}}",
+            'hash_on: "host" is nothing to tell requests apart by; expected ip, header:NAME, cookie:NAME or consumer',
+        ),
+        (
+            "{targets: [{url: 'http://a'}], load_balancing: {sticky: {cookie: lb, same_site: none}}}",
+            "sticky: `same_site: none` without `secure: true`: browsers would not take the cookie",
+        ),
+        (
+            "{targets: [{url: 'http://a'}], load_balancing: {sticky: {cookie: 'l b'}}}",
+            'sticky.cookie: "l b" is not a token (RFC 9110 section 5.6.2); expected a name such as "lb"',
+        ),
         ("{targets: [{url: 'http://a', weight: -1}]}", "u.targets[0].weight: -1; expected a whole number from 0 to 1000"),
         ("{targets: [{url: 'http://a'}], host_header: 'a b'}", 'u.host_header: "a b" is not a host; expected "target"'),
         ("{targets: [{url: 'http://a'}], retries: {conditions: [5xx]}}", 'conditions[0]: "5xx"; expected "connect_fai'),

@@ -124,6 +124,18 @@ def test_one_target_in_use_costs_nothing_to_choose():
 @pytest.mark.parametrize("algorithm", ["round_robin", "random", "ip_hash"])
 def test_a_plain_upstream_is_not_told_of_its_attempts(algorithm: Any) -> None:
     assert Running(configured(1, 1, algorithm=algorithm)).upstream.watch is None
+    assert Running(configured(1, 1, algorithm="consistent_hash", load_factor=None)).upstream.watch is None
+
+
+@pytest.mark.parametrize("algorithm", ["least_connections", "latency", "consistent_hash"])
+def test_who_goes_by_what_is_under_way_is_told_of_it(algorithm: Any) -> None:
+    running = Running(configured(1, 1, algorithm=algorithm))
+    watch = running.upstream.watch
+    assert watch is not None
+    watch.began(running.target("b"))
+    assert (running.loads.of(running.target("b")), running.loads.of_all()) == (1, 1)
+    watch.ended(running.target("b"))
+    assert running.loads.of_all() == 0
 
 
 # --- slow start ---

@@ -233,3 +233,46 @@ async def test_whatever_happens_the_counts_are_true_and_everyone_is_told_once(di
     await turns()
     check()
     assert repr(pool) == "<Pool: 0 connections, 0 idle, 0 opening, 0 waiting>"
+
+
+@on_loop
+async def test_a_target_that_is_released_keeps_nothing_and_the_others_keep_theirs():
+    async with Origin("127.0.0.1") as staying, Origin("127.0.0.1") as going:
+        pool = make(upstream(f"http://127.0.0.1:{staying.port}", f"http://127.0.0.1:{going.port}"))
+        stays, goes = pool.targets
+
+        async def lent(target: Target) -> Connection:
+            borrower = Borrower()
+            connection = pool.lend(target, borrower, fresh=True) or await borrower.answer()
+            assert isinstance(connection, Connection)
+            return connection
+
+        idle, under_way, kept = await lent(goes), await lent(goes), await lent(stays)
+        for connection in (idle, kept):
+            pool.give_back(connection)
+        pool.release([goes])
+        pool.release([goes])
+        assert (idle.closed, under_way.closed, kept.closed) == (True, False, False)
+        assert (pool.targets, pool.idle_count) == ((stays,), 1)
+        late = await lent(goes)  # somebody who came to it before
+        for connection in (under_way, late):
+            pool.give_back(connection)
+            assert connection.closed
+        assert (goes.places, stays.places, pool.idle_count) == (0, 1, 1)
+        pool.stop()
+
+
+@on_loop
+async def test_a_target_that_is_added_is_one_like_the_others():
+    async with Origin("127.0.0.1") as first, Origin("127.0.0.1") as second:
+        pool = make(upstream(f"http://127.0.0.1:{first.port}"))
+        added = Target(parse_url(f"http://127.0.0.1:{second.port}"))
+        pool.follow([*pool.targets, added])
+        pool.follow([added])
+        assert len(pool.targets) == 2
+        borrower = Borrower()
+        connection = pool.lend(added, borrower) or await borrower.answer()
+        assert isinstance(connection, Connection)
+        pool.give_back(connection)
+        assert (added.places, pool.idle_count) == (1, 1)
+        pool.stop()
