@@ -15,7 +15,7 @@ from fastgw.runtime.channel import Channel, ChannelClosed, ChannelFull, Revoke
 from fastgw.runtime.commons import Commons
 from fastgw.runtime.everywhere import Everywhere
 from fastgw.runtime.feeding import RETRY_S
-from fastgw.runtime.notices import notice
+from fastgw.runtime.notices import described, notice
 
 PIECE: Final = 1500 * LENGTH
 """Bytes of records in one message to the supervisor."""
@@ -47,6 +47,7 @@ class Revoking:
             self._place = place
             if place is not None:
                 self._sharing = asyncio.get_running_loop().create_task(self._everywhere.run(*place))
+                self._sharing.add_done_callback(_tell_defect)
 
     def stop(self) -> None:
         if self._sharing is not None:
@@ -101,6 +102,11 @@ class Revoking:
                 self._unsent.clear()  # the supervisor is gone, and we go too
                 return
             self._unsent.popleft()
+
+
+def _tell_defect(sharing: asyncio.Task[None]) -> None:
+    if not sharing.cancelled() and (error := sharing.exception()) is not None:
+        notice(f"revocations are not shared any more: {described(error)}")
 
 
 def _value(secret: Secret, accepted: Accepted) -> str:

@@ -40,13 +40,13 @@ class World(NamedTuple):
         return visitor
 
 
-def settings(directory: Path, server: Server, provider: Provider) -> dict[str, Any]:
+def settings(directory: Path, server: Server, provider: Provider, client_id: str = "web") -> dict[str, Any]:
     keys = directory / "keys.json"
     keys.write_bytes(key_set(KEY))
     jwt = {"issuer": ISSUER, "audiences": ["api"], "algorithms": ["ES256"], "jwks_file": str(keys), "leeway": "10s"}
     asked = {"url": f"{server.origin.url}/asked", "client_id": "gateway", "client_secret": SECRET}
     login = {
-        "client_id": "web",
+        "client_id": client_id,
         "client_secret": SECRET,
         "session": {"secret": f"{SECRET} of all sessions"},
         "backchannel_logout": "/oauth2/elsewhere",
@@ -65,9 +65,9 @@ def settings(directory: Path, server: Server, provider: Provider) -> dict[str, A
     }
 
 
-def register(provider: Provider, *gateways: Gateway) -> None:
+def register(provider: Provider, client_id: str, *gateways: Gateway) -> None:
     provider.add_client(
-        "web",
+        client_id,
         client_secret=SECRET,
         redirect_uris=[f"{gateway.url('login')}/oauth2/callback" for gateway in gateways],
         post_logout_redirect_uris=[f"{gateway.url('login')}/" for gateway in gateways],
@@ -93,7 +93,7 @@ def server() -> Iterator[Server]:
 def world(tmp_path_factory: pytest.TempPathFactory, provider: Provider, server: Server) -> Iterator[World]:
     directory = tmp_path_factory.mktemp("gateway")
     with Reloadable(settings(directory, server, provider), directory) as gateway:
-        register(provider, gateway)
+        register(provider, "web", gateway)
         yield World(provider, server, gateway)
 
 
@@ -245,10 +245,10 @@ def test_nodes_share_what_is_revoked_and_catch_up_when_redis_was_away(
     tmp_path: Path, provider: Provider, server: Server
 ) -> None:
     with RedisServer(tmp_path) as redis:
-        shared = {**settings(tmp_path, server, provider), "state": {"url": redis.url}}
+        shared = {**settings(tmp_path, server, provider, "nodes"), "state": {"url": redis.url}}
         (tmp_path / "other").mkdir()
         with Reloadable(shared, tmp_path) as one, Reloadable(shared, tmp_path / "other") as two:
-            register(provider, one, two)
+            register(provider, "nodes", one, two)
             for gateway in (one, two):
                 wait_until(lambda: read(gateway, "/revocations")["reach"] == "shared", "Redis")  # noqa: B023 (at once)
             visitor = Visitor()
