@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from functools import cached_property
 from hashlib import sha256
 from itertools import islice
-from math import inf
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
@@ -54,7 +53,7 @@ from fastgw.upstream.balance.loads import Loads
 from fastgw.upstream.balance.sticky import SHORTEST_KEY
 from fastgw.upstream.fallback import Fallback
 from fastgw.upstream.forward import Forward
-from fastgw.upstream.group import Upstream
+from fastgw.upstream.group import SPARE_RETRIES, Upstream
 from fastgw.upstream.health import Event as HealthEvent
 from fastgw.upstream.health import Health, Outlook
 from fastgw.upstream.paths import path_of
@@ -222,6 +221,8 @@ class Gateway:
                 for target in upstream.targets:
                     target.place = self.target_place(name, target)
                 loads = Loads(column.words, column.views, words.under_way, words.under_way_all + place)
+                spare = column.limit(words.spare_retries + place, SPARE_RETRIES)
+                upstream.count_in(spare, column.words, counted)
                 upstream.start(ground, self.workers, connections, pending, loads, services.run_key)
                 self._look_after(upstream, column, place, counted)
             yield
@@ -662,7 +663,7 @@ class _Building:
         steps = tuple(link.hooks.request for link in links if link.hooks.request is not None)
         slash_allowed = route.path.encoded_slash == "keep"
         straight = None
-        if isinstance(action, Forward) and action.patience == inf and slash_allowed and chain.only_requests:
+        if isinstance(action, Forward) and action.goes_straight and slash_allowed and chain.only_requests:
             straight = action
         takes_options = "OPTIONS" in route.methods
         made = Route(
@@ -800,7 +801,8 @@ def _action(route: config.Route, upstream: Upstream | None) -> Callable[[Exchang
 
 def _forward(route: config.Route, upstream: Upstream) -> Forward:
     upgrade = tuple(protocol.lower().encode() for protocol in route.upgrade)
-    return Forward(upstream, path_of(route), route.forwarded, upgrade, route.timeout)
+    deadline_name = None if route.deadline_header is None else route.deadline_header.encode()
+    return Forward(upstream, path_of(route), route.forwarded, upgrade, route.timeout, deadline_name)
 
 
 def _respond(respond: config.Respond) -> Callable[[Exchange], None]:

@@ -22,6 +22,7 @@ class Retry(Enum):
 
     NEVER = "the upstream may have acted"
     IF_REUSED = "only on a reused connection, before any response byte, with a request that can be sent again"
+    IF_ASKED = "only where the configuration asks for it, with a request that can be sent again"
     SAFE = "the upstream cannot have seen the request"
 
 
@@ -71,7 +72,7 @@ class Fault(Enum):
     CONNECTION_LOST = 502, _UP, Retry.IF_REUSED, "connection_terminated", "The service closed the connection."
     UPSTREAM_MALFORMED = 502, _UP, Retry.NEVER, "http_protocol_error", "The service sent an invalid response."
     UPSTREAM_INCOMPLETE = 502, _UP, Retry.NEVER, "http_response_incomplete", "The service broke off its response."
-    UPSTREAM_TIMEOUT = 504, _UP, Retry.NEVER, "http_response_timeout", "The service did not answer in time."
+    UPSTREAM_TIMEOUT = 504, _UP, Retry.IF_ASKED, "http_response_timeout", "The service did not answer in time."
     UPSTREAM_STALLED = 504, _UP, Retry.NEVER, "http_response_timeout", "The service stopped sending its response."
     TUNNEL_IDLE = 504, _UP, Retry.NEVER, "connection_read_timeout", "The tunnel was idle for too long."
     UPGRADE_UNEXPECTED = 502, _UP, Retry.NEVER, "http_upgrade_failed", "The service switched protocols unasked."

@@ -20,8 +20,10 @@ from fastgw.observe.series import (
     SUM,
     UPSTREAM_CONNECTS,
     UPSTREAM_EJECTIONS,
+    UPSTREAM_HEDGES,
     UPSTREAM_OPENINGS,
     UPSTREAM_RETRIES,
+    UPSTREAM_RETRIES_DENIED,
     UPSTREAM_WAITS,
 )
 from fastgw.runtime.checking import OfUpstream
@@ -287,6 +289,8 @@ def counted(series: Series, totals: Totals) -> Iterator[tuple[Family, Sequence[S
         (families.REQUEST_BYTES, totals.routes, ROUTE_REQUEST_BYTES),
         (families.RESPONSE_BYTES, totals.routes, ROUTE_RESPONSE_BYTES),
         (families.RETRIES, totals.upstreams, UPSTREAM_RETRIES),
+        (families.RETRIES_DENIED, totals.upstreams, UPSTREAM_RETRIES_DENIED),
+        (families.HEDGES, totals.upstreams, UPSTREAM_HEDGES),
         (families.UPSTREAM_CONNECTS, totals.upstreams, UPSTREAM_CONNECTS),
         (families.POOL_WAITS, totals.upstreams, UPSTREAM_WAITS),
         (families.EJECTIONS, totals.upstreams, UPSTREAM_EJECTIONS),

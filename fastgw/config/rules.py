@@ -27,7 +27,10 @@ Rule = Callable[[Merged], None]
 
 ENDS: Final = ("upstream", "respond", "redirect")
 """What can become of a request: exactly one of them per route."""
-OF_UPSTREAM: Final = ("split", "fallback", "strip_prefix", "rewrite", "path", "forwarded", "upgrade", "timeout")
+OF_UPSTREAM: Final = (
+    *("split", "fallback", "strip_prefix", "rewrite", "path", "forwarded", "upgrade", "timeout"),
+    "deadline_header",
+)
 """What means something only for a request that is sent on."""
 
 

@@ -382,20 +382,65 @@ class Pool(Settings):
     """After how many requests a connection is closed. null = never for that reason."""
 
 
+class Backoff(Settings):
+    """How long is waited before a retry: a time between 0 and a bound, drawn anew each time."""
+
+    base: Delay = 0.025
+    """The bound of the first wait; that of each further one is twice as long. 0 = no wait."""
+    max: Delay = 0.25
+    """The longest bound. An answer whose `Retry-After` asks for a longer wait is passed on instead; a shorter one is
+    respected."""
+
+    def __post_init__(self) -> None:
+        if self.base > self.max:
+            raise ValueError("`base` is longer than `max`; expected the same or less")
+
+
 class Retries(Settings):
-    """When a request is tried again at another connection or target."""
+    """When a request is tried again at another connection or target: another one where there is one.
+
+    All attempts together have the route's `timeout`."""
 
     max: Annotated[int, Meta(ge=0, le=10)] = 1
     """How many attempts may follow the first. 0 = none."""
-    conditions: tuple[Literal["connect_failure", "reset_before_response"], ...] = (
-        "connect_failure",
-        "reset_before_response",
-    )
-    """`connect_failure`: no connection was made; `reset_before_response`: a reused one closed before any answer."""
+    conditions: tuple[
+        Literal["connect_failure", "reset_before_response", "per_try_timeout", "429", "500", "502", "503", "504"], ...
+    ] = ("connect_failure", "reset_before_response")
+    """`connect_failure`: no connection was made; `reset_before_response`: a reused one closed before any answer.
+    After these two the upstream has not acted. With the others it may have, twice then, so they are for requests that
+    may be repeated (GET, HEAD, OPTIONS, PUT, DELETE): `per_try_timeout`: no response head came within that time, or
+    within `timeouts.response_headers`; `"429"`, `"500"`, `"502"`, `"503"`, `"504"`: the target answered so. The last
+    answer is passed on as it is."""
     budget: Percent = 0.2
-    """The most retries, as a share of the requests to this upstream."""
+    """The most retries under way, as a share of the requests to this upstream that are under way: each worker keeps to
+    it for its own. Three more may always be under way, on the whole node."""
     non_idempotent: bool = False
-    """Whether a POST or PATCH may be sent again after a reset too. The upstream may then act twice."""
+    """Whether a POST or PATCH may be sent again too, wherever a GET may. The upstream may then act twice."""
+    per_try_timeout: Duration | None = None
+    """For one attempt at a request that may be repeated: until the response head, from the beginning of the attempt or
+    the end of the request, whichever is later. Answered 504 when no retry is left. null = no limit of its own."""
+    backoff: Backoff = Backoff()
+    """How long is waited before a target is asked again, and after an answer that is in `conditions` in any case. No
+    wait follows `reset_before_response`."""
+    body_bytes: Annotated[Size, Meta(ge=0, le=16 * 1024**2)] = 64 * 1024
+    """The longest request body that is kept to be sent again. A request with a longer one is tried again only as long
+    as nothing of it was sent."""
+
+    def __post_init__(self) -> None:
+        if self.per_try_timeout is not None and "per_try_timeout" not in self.conditions:
+            raise ValueError('`per_try_timeout` without a retry; expected "per_try_timeout" among `conditions`')
+
+
+class Hedge(Settings):
+    """Ask another target as well when the first one is slow: what answers first counts, the other is given up.
+
+    For GET, HEAD and OPTIONS without a body, within the budget of `retries`, and where there is another target."""
+
+    after: Literal["p95"] | Duration = "p95"
+    """How long the first target has. `p95`: what 95 of 100 answers took less than, as each worker has seen it lately:
+    5 ms at least, and nothing is hedged before 100 answers."""
+    max: Annotated[int, Meta(ge=1, le=3)] = 1
+    """How many may be under way beside the first. Each comes `after` the one before."""
 
 
 class UpstreamTls(Settings):
@@ -522,6 +567,8 @@ class Upstream(Settings):
     """Its connections."""
     retries: Retries = Retries()
     """When a request is tried again."""
+    hedge: Hedge | None = None
+    """When another target is asked beside one that is slow. null = never."""
     health_checks: HealthChecks = HealthChecks()
     """How it is noticed that a target is in trouble."""
     circuit_breaker: CircuitBreaker | None = None
@@ -658,6 +705,9 @@ class Route(Settings):
     """Protocols that a connection may change to, becoming a tunnel. `h2c` never."""
     timeout: Duration | None = None
     """Until the response head, all attempts together. Answered 504. null = what the upstream's timeouts allow."""
+    deadline_header: FieldName | None = None
+    """A field such as `X-Request-Timeout` that tells the upstream how many milliseconds its answer is still waited for.
+    What the client has sent under this name is removed. null = none."""
     use: tuple[str, ...] = ()
     """Filter sets, the later before the earlier; the route's own `filters` come before them all."""
     filters: Filters = NONE

@@ -29,8 +29,8 @@ from fastgw.node.sending import send_at_once
 from fastgw.node.timers import Timed
 from fastgw.observe.families import FilterEvent
 from fastgw.routing import Match, Router
-from fastgw.upstream.forward import IDEMPOTENT
 from fastgw.upstream.passage import Passage
+from fastgw.upstream.retry import IDEMPOTENT
 from fastgw.wire import render
 from fastgw.wire.body import BodyReader
 from fastgw.wire.framing import RequestHead, ResponseHead, find_head_end, judge_request, take_request, taken

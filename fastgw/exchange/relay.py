@@ -16,21 +16,23 @@ class Source(Protocol):
 
 
 MAX_KEPT: Final = 65536
-"""Bytes of a request body kept so that it can be sent again. One byte more, and the request is never replayed."""
+"""Bytes of a request body kept so that it can be sent again, unless somebody says otherwise."""
 
 
 class Relay:
     """One direction of one body. Payload goes in by `feed` and comes out at the sink; the brake goes the other way.
 
     While there is no sink (no connection yet), the source is paused after each piece: what is held is at most one read.
+    `most_kept`: how many bytes are kept; one more, and the request is never sent again.
     """
 
-    __slots__ = ("bytes", "ended", "kept", "paused", "sink", "source", "trailers")
+    __slots__ = ("bytes", "ended", "kept", "most_kept", "paused", "sink", "source", "trailers")
 
     def __init__(self, source: Source) -> None:
         self.source = source
         self.sink: Sink | None = None
-        self.kept: list[bytes] | None = []  # all that was fed, until it is more than MAX_KEPT
+        self.kept: list[bytes] | None = []  # all that was fed, until it is more than `most_kept`
+        self.most_kept = MAX_KEPT
         self.bytes = 0  # of payload; counted by the source, before anybody sees them
         self.ended = False
         self.paused = False
@@ -43,7 +45,7 @@ class Relay:
     def feed(self, payload: bytes) -> None:
         sink, kept = self.sink, self.kept
         if kept is not None:
-            if sink is None or self.bytes <= MAX_KEPT:
+            if sink is None or self.bytes <= self.most_kept:
                 kept.append(payload)
             else:
                 self.kept = None
@@ -66,7 +68,7 @@ class Relay:
         """Return all that was fed so far, in one piece; later pieces go to `sink.feed`."""
         assert self.kept is not None
         held = b"".join(self.kept)
-        if self.bytes > MAX_KEPT:
+        if self.bytes > self.most_kept:
             self.kept = None
         self.sink = sink
         self.resume()

@@ -13,6 +13,8 @@ class TargetWords:
         """Connections to an upstream: opening, lent and idle."""
         self.pending = layout.gauge("upstream_pending", 2 * MAX_UPSTREAMS)
         """Requests that wait for a place among them."""
+        self.spare_retries = layout.gauge("upstream_spare_retries", 2 * MAX_UPSTREAMS)
+        """Retries under way that its budget alone has no room for."""
         self.under_way = layout.gauge("target_under_way", 2 * MAX_TARGETS)
         """Attempts at a target; counted where targets are picked by that."""
         self.under_way_all = layout.gauge("upstream_under_way", 2 * MAX_UPSTREAMS)
@@ -47,5 +49,5 @@ class TargetWords:
         return found
 
     def is_held(self, shared: Shared, upstream: int) -> bool:
-        """Whether connections or requests still count on this place of an upstream."""
-        return any(shared.total(word + upstream) for word in (self.connections, self.pending))
+        """Whether connections, requests or retries still count on this place of an upstream."""
+        return any(shared.total(word + upstream) for word in (self.connections, self.pending, self.spare_retries))

@@ -59,6 +59,12 @@ UPSTREAM_SECONDS: Final = Family(
 REQUEST_BYTES: Final = Family("fastgw_request_bytes_total", "counter", ("route",), "Request bodies, as received.")
 RESPONSE_BYTES: Final = Family("fastgw_response_bytes_total", "counter", ("route",), "Response bodies, as sent.")
 RETRIES: Final = Family("fastgw_retries_total", "counter", ("upstream",), "Attempts after a request's first.")
+RETRIES_DENIED: Final = Family(
+    "fastgw_retries_denied_total", "counter", ("upstream",), "Retries and hedges that the retry budget had no room for."
+)
+HEDGES: Final = Family(
+    "fastgw_hedges_total", "counter", ("upstream",), "Retries that were begun while another attempt was under way."
+)
 UPSTREAM_CONNECTS: Final = Family(
     "fastgw_upstream_connects_total", "counter", ("upstream",), "Connections that were begun to be opened."
 )
@@ -108,6 +114,8 @@ FAMILIES: Final = (
     REQUEST_BYTES,
     RESPONSE_BYTES,
     RETRIES,
+    RETRIES_DENIED,
+    HEDGES,
     UPSTREAM_CONNECTS,
     POOL_WAITS,
     EJECTIONS,

@@ -10,7 +10,8 @@ from fastgw.config.settings import FallbackCondition
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Reply
 from fastgw.exchange.states import ATTEMPT_FAILED, FORWARDING, NEXT
-from fastgw.upstream.forward import IDEMPOTENT, Forward
+from fastgw.upstream.forward import Forward
+from fastgw.upstream.retry import IDEMPOTENT
 
 FAULTS: Final[Mapping[FallbackCondition, frozenset[Fault]]] = {
     "unavailable": frozenset((Fault.NO_HEALTHY_TARGET, Fault.CIRCUIT_OPEN, Fault.POOL_FULL, Fault.POOL_TIMEOUT)),

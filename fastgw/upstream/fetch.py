@@ -19,9 +19,10 @@ from fastgw.config.values import Endpoint, Url, parse_endpoint
 from fastgw.errors import Fault, Retry
 from fastgw.exchange import Trailers
 from fastgw.node.ground import Ground
+from fastgw.upstream.attempt import JUST_USED_S
 from fastgw.upstream.connection import UpstreamConnection
-from fastgw.upstream.forward import IDEMPOTENT, JUST_USED_S
 from fastgw.upstream.pool import Pool
+from fastgw.upstream.retry import IDEMPOTENT
 from fastgw.upstream.target import Target
 from fastgw.upstream.tls import ClientTls, Identity, client_tls, read_tls
 from fastgw.wire.framing import ResponseHead

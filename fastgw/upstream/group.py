@@ -12,6 +12,7 @@ from fastgw.config.values import Url
 from fastgw.errors import Fault
 from fastgw.node.ground import Ground
 from fastgw.node.timers import Timed
+from fastgw.observe.series import UPSTREAM_HEDGES, UPSTREAM_RETRIES_DENIED, UPSTREAM_WORDS
 from fastgw.upstream.balance import Balancer, Member, Nobody
 from fastgw.upstream.balance.drawn import Latency, LeastConnections, Random
 from fastgw.upstream.balance.hashed import ConsistentHash, address, key_of
@@ -21,13 +22,15 @@ from fastgw.upstream.balance.turns import RoundRobin
 from fastgw.upstream.balance.usable import Rising, in_use
 from fastgw.upstream.connection import UpstreamConnection
 from fastgw.upstream.health import Health
-from fastgw.upstream.pool import Limit, Pool
+from fastgw.upstream.hedge import Hedging
+from fastgw.upstream.pool import Limit, LocalLimit, Pool
+from fastgw.upstream.retry import Rules
 from fastgw.upstream.target import Target
 from fastgw.upstream.tls import Identity
 from fastgw.upstream.watch import AttemptWatch, told_too
 
-MIN_RETRIES = 3
-"""Retries that may always be under way at once: a budget is a share, and a share of little is nothing."""
+SPARE_RETRIES: Final = 3
+"""Retries that may be under way on the node besides the budget: that is a share, and a share of little is nothing."""
 
 
 class Upstream:
@@ -59,6 +62,7 @@ class Upstream:
         self.shunned: Set[Target] = frozenset()  # targets that are not to be picked: see `settle`
         self.drained: Set[Target] = frozenset()  # those that get nothing because somebody wants it so
         self.balancer: Balancer
+        self.in_use: Sequence[Target] = ()  # what it picks from
         self.watch: AttemptWatch | None = None  # who wants to know how attempts go
         self.health: Health | None = None
         self._watch_without_health: AttemptWatch | None = None
@@ -73,8 +77,14 @@ class Upstream:
         self._alarm = _Alarm(self)
         self.settle()
         self.patience = settings.timeouts.total or inf  # seconds
+        self.rules = Rules(settings.retries)
+        self.hedging = None if settings.hedge is None else Hedging(settings.hedge)
         self.active = 0
         self.retrying = 0
+        self._spared = 0  # of those that are retrying, how many have one of `_spare`
+        self._spare: Limit = LocalLimit(SPARE_RETRIES)
+        self._counts = memoryview(bytearray(8 * UPSTREAM_WORDS)).cast("Q")
+        self._counted = 0  # where its row begins there
         self.pool: Pool[UpstreamConnection]
         self.ground: Ground
 
@@ -174,6 +184,7 @@ class Upstream:
             members = self._rising.weigh(members, now)
             if (growing_at := self._rising.next(now)) is not None:
                 self.ground.wheel.watch(self._alarm, growing_at)
+        self.in_use = [member.target for member in members]
         balancer: Balancer = Nobody()
         if members:  # among one there is nothing to choose
             balancer = (_ALGORITHMS[balancing.algorithm] if members[1:] else _in_turn)(self, members)
@@ -192,9 +203,34 @@ class Upstream:
         health = self.health
         return 1.0 if health is None else (health.breaker and health.breaker.wait()) or health.wait()
 
+    # the retry budget
+
+    def count_in(self, spare: Limit, counts: memoryview, first: int) -> None:
+        """`spare`: the node's, of `SPARE_RETRIES`. `counts`: this worker's, in which its row begins at `first`."""
+        self._spare, self._counts, self._counted = spare, counts, first
+
     def may_retry(self) -> bool:
-        """Whether the retry budget has room: else a struggling upstream would be asked twice for everything."""
-        return self.retrying < max(MIN_RETRIES, self.settings.retries.budget * self.active)
+        """Take a place of the retry budget, or a struggling upstream would be asked twice for everything.
+
+        Each worker keeps to the share of what is under way with it, so that the node keeps to it as well.
+        """
+        if self.retrying - self._spared + 1 > self.settings.retries.budget * self.active:
+            if not self._spare.try_take():
+                self._counts[self._counted + UPSTREAM_RETRIES_DENIED] += 1
+                return False
+            self._spared += 1
+        self.retrying += 1
+        return True
+
+    def retried(self) -> None:
+        """Give a place back."""
+        self.retrying -= 1
+        if self._spared:
+            self._spared -= 1
+            self._spare.give_back()
+
+    def count_hedge(self) -> None:
+        self._counts[self._counted + UPSTREAM_HEDGES] += 1
 
 
 class _Alarm(Timed):

@@ -24,7 +24,9 @@ from fastgw.wire import render
 from fastgw.wire.framing import RequestHead, ResponseHead
 
 if TYPE_CHECKING:
-    from fastgw.upstream.forward import Forward, Forwarding
+    from fastgw.upstream.attempt import Attempt
+    from fastgw.upstream.forward import Forward
+    from fastgw.upstream.forwarding import Forwarding
 
 log = logging.getLogger("fastgw.upstream")
 
@@ -140,7 +142,7 @@ class Passage:
             upstream.watch.began(target)
         connection = self._connection = upstream.pool.idle(target)
         if connection is None:
-            self._turned(target).ask(target, fresh=False)
+            self._turned(target).ask()
             return
         try:
             if forward.forwarded is None and not self.peer.trusted:
@@ -179,7 +181,7 @@ class Passage:
             upstream.watch.began(target)
         connection = self._connection = upstream.pool.idle(target)
         if connection is None:
-            self._turned(target).ask(target, fresh=False)
+            self._turned(target).ask()
             return
         try:
             peer, query = self.peer, exchange.query_sent
@@ -199,10 +201,12 @@ class Passage:
             log.exception("a defect while sending a request to %s", target.label)
             self.turn().exchange.fail(Fault.INTERNAL)
 
-    def turn(self) -> "Forwarding":
-        """Make the exchange and its forwarding, which go on from here. This passage is over."""
+    def turn(self) -> "Attempt":
+        """Make the exchange and its forwarding, whose attempt goes on from here. This passage is over."""
         assert self._connection is not None
-        return self._turned(self._connection.target)
+        attempt = self._turned(self._connection.target).current
+        assert attempt is not None
+        return attempt
 
     def _turned(self, target: Target | None) -> "Forwarding":
         """`target`: None where none could be picked."""
@@ -220,7 +224,7 @@ class Passage:
         if connection is not None:
             exchange.state = FORWARDING
             if connection.borrower is self:
-                connection.borrower = forwarding
+                connection.borrower = forwarding.current
         self._client.turn(exchange)
         self.forget()
         return forwarding

@@ -209,7 +209,7 @@ class Ground:
         self.read_buffer = memoryview(bytearray(READ_BYTES))
         self.small_buffer = self.read_buffer[:SMALL_READ_BYTES]
         self.hangups = Hangups()
-        self.turns = Turns()
+        self.turns = Turns(self.wheel)
 
     buffer_for = ground.Ground.buffer_for
 
@@ -222,14 +222,41 @@ class Ground:
             return self.turns
 
 
-class Turns:
-    """What is to be done in a later turn."""
+class Timer:
+    """What is to be done at a time, unless it is cancelled."""
 
-    def __init__(self) -> None:
+    def __init__(self, turns: Turns, at: float, call: Any) -> None:
+        self.turns, self.at, self.call = turns, at, call
+
+    def cancel(self) -> None:
+        if self in self.turns.timers:
+            self.turns.timers.remove(self)
+
+
+class Turns:
+    """What is to be done in a later turn, or at a time by the wheel's clock."""
+
+    def __init__(self, wheel: Wheel) -> None:
         self.soon: list[Any] = []
+        self.timers: list[Timer] = []
+        self._wheel = wheel
 
     def call_soon(self, callback: Any, *arguments: Any) -> None:
         self.soon.append(lambda: callback(*arguments))
+
+    def call_later(self, seconds: float, callback: Any, *arguments: Any) -> Timer:
+        timer = Timer(self, self._wheel.now + seconds, lambda: callback(*arguments))
+        self.timers.append(timer)
+        return timer
+
+    def strike(self, now: float) -> bool:
+        """Do what is due first by then; False: nothing is."""
+        timer = min(self.timers, key=lambda each: each.at, default=None)
+        if timer is None or timer.at > now:
+            return False
+        self.timers.remove(timer)
+        timer.call()
+        return True
 
 
 class Pool:
@@ -397,7 +424,10 @@ class Plane:
         """Time goes by, tick by tick."""
         until = self.ground.wheel.now + seconds
         while self.ground.wheel.now < until:
-            self.ground.wheel.advance(self.ground.wheel.now + TICK)
+            tick = self.ground.wheel.now + TICK
+            while self.ground.turns.strike(tick):
+                self.settle()
+            self.ground.wheel.advance(tick)
             self.settle()
 
     def assert_quiet(self) -> None:
@@ -410,3 +440,4 @@ class Plane:
         assert self.pool.open == {connection for target in targets for connection in target.idle}
         assert all(connection.exchange is None and not connection._passing for connection in self.server.connections)
         assert not self.ground.hangups.watched
+        assert not self.ground.turns.timers

@@ -358,8 +358,8 @@ def test_the_next_request_finds_all_as_it_should_be(name: str) -> None:
 
 WITHOUT_IDLE: dict[str, tuple[list[Step], int]] = {
     "connects": ([sends(GET), connects, answers(OK)], 200),
-    "cannot connect": ([sends(GET), cannot_connect, cannot_connect], 502),
-    "connects at the second time": ([sends(GET), cannot_connect, connects, answers(OK)], 200),
+    "cannot connect": ([sends(GET), cannot_connect, passes(0.1), cannot_connect], 502),
+    "connects at the second time": ([sends(GET), cannot_connect, passes(0.1), connects, answers(OK)], 200),
     "the client leaves": ([sends(GET), leaves], 499),
     "the client leaves, and the connection comes to nothing": ([sends(GET), connects, resets], 499),
     "a drain": ([sends(GET), drains, connects, answers(OK)], 200),
