@@ -13,7 +13,7 @@ from fastgw.downstream.secured import Outcome
 from fastgw.node.shared import Column, Shared
 from fastgw.node.tokens import HITS, MISSES
 from fastgw.observe import Series, Totals, families
-from fastgw.observe.families import BOUNDS_S, OTHER, SHADOW_DECISIONS, Family, FilterEvent
+from fastgw.observe.families import BOUNDS_S, COPIES, OTHER, SHADOW_DECISIONS, Family, FilterEvent
 from fastgw.observe.series import (
     ROUTE_REQUEST_BYTES,
     ROUTE_RESPONSE_BYTES,
@@ -314,6 +314,16 @@ def counted(series: Series, totals: Totals) -> Iterator[tuple[Family, Sequence[S
         names = dict.fromkeys((*series.places.filters, *totals.filters))
         unused = (0,) * len(FilterEvent)
         yield family, [("", labels(family, name), totals.filters.get(name, unused)[event]) for name in names]
+    family = families.FILTER_COPIES
+    yield (
+        family,
+        [
+            ("", labels(family, name, result), row[event])
+            for name, row in totals.filters.items()
+            for result, event in COPIES.items()
+            if row[event]
+        ],
+    )
     family = families.FILTER_SHADOW_DECISIONS
     yield (
         family,

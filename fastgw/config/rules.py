@@ -4,7 +4,7 @@
 problem says enough.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -196,6 +196,25 @@ def _check_parameters(
 
 def values_of_requests_that_there_are(merged: Merged) -> None:
     """What filters name of a request: parameters of the route, or of any route where it is not known which."""
+    for place, use, known in _all_uses(merged):
+        unknown_names = getattr(getattr(use, "settings", None), "unknown_names", None)
+        if unknown_names is not None:
+            for steps, wrong, expected in unknown_names(known):
+                place.below(*steps).report(wrong, expected, at_key=False)
+
+
+def upstreams_of_filters(merged: Merged) -> None:
+    """Upstreams that filters name."""
+    known = merged.maps["upstreams"]
+    for place, use, _ in _all_uses(merged):
+        upstream_names = getattr(getattr(use, "settings", None), "upstream_names", None)
+        for key, name in upstream_names() if upstream_names is not None else ():
+            if name not in known:
+                place.below(key).report(f"unknown upstream {show(name)}", suggest(name, known), at_key=False)
+
+
+def _all_uses(merged: Merged) -> Sequence[tuple[Place, Any, frozenset[str]]]:
+    """Every use of a filter, and the parameters of the paths that it may see."""
     of_routes = [_parameters(route.paths) for _, route in merged.routes()]
     anywhere = frozenset().union(*of_routes)
     uses = [(place, use, anywhere) for place, use in merged.maps["filters"].values()]
@@ -206,11 +225,7 @@ def values_of_requests_that_there_are(merged: Merged) -> None:
         uses += _uses(place, filters, anywhere)
     for (place, route), known in zip(merged.routes(), of_routes, strict=True):
         uses += _uses(place.below("filters"), route.filters, known)
-    for place, use, known in uses:
-        unknown_names = getattr(getattr(use, "settings", None), "unknown_names", None)
-        if unknown_names is not None:
-            for steps, wrong, expected in unknown_names(known):
-                place.below(*steps).report(wrong, expected, at_key=False)
+    return uses
 
 
 def _uses(place: Place, filters: Any, known: frozenset[str]) -> Iterator[tuple[Place, Any, frozenset[str]]]:
@@ -321,6 +336,7 @@ RULES: Final[tuple[Rule, ...]] = (
     names_are_known,
     route_patterns,
     values_of_requests_that_there_are,
+    upstreams_of_filters,
     raw_paths_stay_as_they_are,
     upgrades_that_are_tunnels,
     methods_that_are_served,

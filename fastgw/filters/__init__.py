@@ -17,6 +17,7 @@ from fastgw.filters.introspection import Introspection
 from fastgw.filters.ip import Ip
 from fastgw.filters.jwt import Jwt
 from fastgw.filters.key_auth import KeyAuth
+from fastgw.filters.mirror import Mirror
 from fastgw.filters.oidc import Oidc
 from fastgw.filters.rate_limit import RateLimit
 from fastgw.filters.request_id import RequestId
@@ -44,6 +45,7 @@ TYPES: Final = FilterTypes(
         Concurrency,
         Size,
         Headers,
+        Mirror,
     )
 )
 """Filter types by name, in running order."""

@@ -27,6 +27,7 @@ from fastgw.node.feeds import Feed, Feeds
 from fastgw.node.ground import Ground
 from fastgw.node.limits import KeyCounts
 from fastgw.upstream.fetch import Fetcher
+from fastgw.upstream.group import Upstream
 
 __all__ = [
     "API",
@@ -191,6 +192,8 @@ class Services(NamedTuple):
     """A secret of this run of the gateway, kept over reloads and upgrades; b"": there is none."""
     workers: Callable[[], int] = lambda: 1
     """How many workers the node has now."""
+    upstreams: Callable[[str], Upstream | None] = lambda name: None
+    """An upstream as it is configured now, by its name."""
 
 
 class NodeSide(Protocol):
@@ -288,6 +291,10 @@ class Filter(Settings, metaclass=FilterMeta, frozen=True):
 
         It removes what clients send there; and so does `auth`, where another way than this filter lets them in.
         """
+        return ()
+
+    def upstream_names(self) -> Iterable[tuple[str, str]]:
+        """Upstreams that the settings name, each behind the setting's name: they have to be configured."""
         return ()
 
     def feeds(self) -> Iterable[FeedSource]:

@@ -22,12 +22,17 @@ class FilterEvent(IntEnum):
 
     RAISED = 0
     LATE = 1
+    # what became of a copy of a request
+    COPY_SENT = 2
+    COPY_DIFFERENT = 3
+    COPY_FAILED = 4
+    COPY_SKIPPED = 5
     # what it would have done, in shadow; the strongest of what its steps decide on one exchange
-    PASS = 2
-    UNKNOWN = 3
-    CHANGE = 4
-    ANSWER = 5
-    RAISE = 6
+    PASS = 6
+    UNKNOWN = 7
+    CHANGE = 8
+    ANSWER = 9
+    RAISE = 10
 
     @property
     def decision(self) -> str:
@@ -35,6 +40,12 @@ class FilterEvent(IntEnum):
         return self.name.lower()
 
 
+COPIES: Final = {
+    "sent": FilterEvent.COPY_SENT,
+    "different": FilterEvent.COPY_DIFFERENT,
+    "failed": FilterEvent.COPY_FAILED,
+    "skipped": FilterEvent.COPY_SKIPPED,
+}
 SHADOW_DECISIONS: Final = tuple(event for event in FilterEvent if event >= FilterEvent.PASS)
 
 
@@ -87,6 +98,12 @@ FILTER_ERRORS: Final = Family(
 FILTER_TIMEOUTS: Final = Family(
     "fastgw_filter_timeouts_total", "counter", ("filter",), "Steps of a filter that waited for too long. Answered 504."
 )
+FILTER_COPIES: Final = Family(
+    "fastgw_filter_copies_total",
+    "counter",
+    ("filter", "result"),
+    "Copies of requests by what became of them: sent, different (answered otherwise), failed, skipped (not made).",
+)
 FILTER_SHADOW_DECISIONS: Final = Family(
     "fastgw_filter_shadow_decisions_total",
     "counter",
@@ -124,6 +141,7 @@ FAMILIES: Final = (
     LOG_RECORDS_DROPPED,
     FILTER_ERRORS,
     FILTER_TIMEOUTS,
+    FILTER_COPIES,
     FILTER_SHADOW_DECISIONS,
     CONSUMER_REQUESTS,
     ROUTES_FOLDED,

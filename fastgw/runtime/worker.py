@@ -115,6 +115,7 @@ class Worker:
             self._column.in_flight(),
             commons.run_key,
             lambda: self._changing.gateway.workers,
+            lambda name: self._changing.gateway.upstreams.get(name),
         )
         gateway.stock.roster.follow(commons.revoked, self._revoke)
         self._observer = Observer(

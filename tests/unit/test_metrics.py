@@ -98,6 +98,7 @@ def test_every_family_is_told_with_its_labels_and_kind(node: Node, accept: bytes
     for route in ("user", 'a"\\\nb', "ü", "gone", ""):
         node.finish(route, fault="bad_request")
     node.tally.count_filter("limit", FilterEvent.ANSWER)
+    node.tally.count_filter("limit", FilterEvent.COPY_SENT)
     node.tally.count_consumer("alice")
     content_type, text = node.exposition.text(accept)
     assert content_type == (OPENMETRICS if accept else PROMETHEUS).content_type

@@ -1,0 +1,89 @@
+"""A request sent once more, to somebody who is not waited for: what comes back is looked at and dropped."""
+
+from collections.abc import Callable
+from typing import Final, NamedTuple, final
+
+from fastgw.errors import Fault
+from fastgw.exchange import Chain, ClientSide, Exchange, Relay, Response, Trailers
+from fastgw.exchange.states import ENDED
+from fastgw.observe.families import FilterEvent
+from fastgw.upstream.forward import Forward
+from fastgw.upstream.group import Upstream
+from fastgw.wire.framing import ResponseHead
+
+_NO_FILTERS: Final = Chain(())
+_EXPECT: Final = frozenset((b"expect",))
+
+
+class Answered(NamedTuple):
+    """What came back. `status`: 0 for nothing, or not all of it."""
+
+    status: int
+    length: int
+    """Bytes of the body."""
+
+
+def send_copy(exchange: Exchange, body: bytes, upstream: Upstream, done: Callable[[Answered], None]) -> None:
+    """Send the request of an exchange, as filters have left it, to `upstream`, as its route would. `done`: once."""
+    action = exchange.route.action if exchange.route is not None else None
+    path_of, forwarded = (action.path_of, action.forwarded) if isinstance(action, Forward) else (None, None)
+    copy = Exchange(exchange.head, _Nobody(done), exchange.listener, exchange.peer, _NO_FILTERS)
+    copy.client_ip, copy.params, copy.path = exchange.client_ip, exchange.params, exchange.path
+    copy.consumer, copy.claims = exchange.consumer, exchange.claims
+    copy.query_sent, copy.request_added = exchange.query_sent, exchange.request_added
+    copy.request_dropped = exchange.request_dropped | _EXPECT
+    copy.answered_by = None
+    if exchange.request_body is not None:
+        relay = copy.request_body = Relay(_NoSource())
+        relay.bytes, relay.ended, relay.kept = len(body), True, [body]
+    assert isinstance(copy.client, _Nobody)
+    copy.client.exchange = copy
+    Forward(upstream, path_of, forwarded, (), None)(copy)
+
+
+class _NoSource:
+    """Of a body that is all there."""
+
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+
+
+@final
+class _Nobody(ClientSide):
+    """The client of a copy."""
+
+    exchange: Exchange
+
+    def __init__(self, done: Callable[[Answered], None]) -> None:
+        self._done = done
+        self._status = self._length = 0
+
+    def inform(self, head: ResponseHead | None) -> None: ...
+
+    def answer(self, response: Response, payload: bytes, ended: bool) -> None:
+        if response.head is not None:  # not a fault of ours
+            self._status = response.status
+        self.feed(payload)
+        if ended:
+            self.end(())
+
+    def feed(self, payload: bytes) -> None:
+        self._length += len(payload)
+
+    def end(self, trailers: Trailers) -> None:
+        if self.exchange.state is not ENDED:
+            self.exchange.finish()
+            self._done(Answered(self._status, self._length))
+
+    def abort(self, fault: Fault) -> None:
+        self._status = 0
+        self.end(())
+
+    def tunnel(self, early: bytes, patience: float) -> None:
+        self.exchange.break_off()
+        self.abort(Fault.UPGRADE_UNEXPECTED)
+
+    def end_tunnel(self) -> None: ...
+    def pause_tunnel(self) -> None: ...
+    def resume_tunnel(self) -> None: ...
+    def count_filter(self, instance: str, event: FilterEvent) -> None: ...

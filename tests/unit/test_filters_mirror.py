@@ -1,0 +1,184 @@
+"""mirror: copies go to another upstream behind the answer, and nothing that becomes of them is anybody's trouble."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from fastgw import config
+from fastgw.filters import TYPES
+from fastgw.filters.api import Services
+from fastgw.node.limits import own_counts
+from fastgw.observe.families import FilterEvent
+from tests.support.generations import load_document
+from tests.support.memory import Plane, Wire
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+SENT, DIFFERENT, FAILED, SKIPPED = (
+    FilterEvent.COPY_SENT,
+    FilterEvent.COPY_DIFFERENT,
+    FilterEvent.COPY_FAILED,
+    FilterEvent.COPY_SKIPPED,
+)
+
+
+class Mirrored:
+    """A gateway whose requests to `u` are copied to `v`."""
+
+    def __init__(self, **settings: Any) -> None:
+        upstreams = {
+            "u": {"targets": [{"url": "http://127.0.0.1:9/base"}], "retries": {"max": 0}},
+            "v": {"targets": [{"url": "http://127.0.0.2:9"}], "retries": {"max": 0}},
+        }
+        filters = {
+            "own": {"type": "headers", "request": {"set": {"X-Own": "1"}, "remove": ["X-Secret"]}},
+            "mirror": {"upstream": "v", **settings},
+        }
+        route = {"name": "all", "upstream": "u", "filters": filters, "strip_prefix": "/api"}
+        self.plane = Plane({"upstreams": upstreams, "routes": [route]})
+        nothing: Any = None
+        services = Services(
+            nothing, nothing, nothing, nothing, own_counts(), upstreams=self.plane.gateway.upstreams.get
+        )
+        for link in self.plane.gateway.live:
+            assert link.hooks.start is not None
+            link.hooks.start(services)
+        self.client = self.plane.client()
+
+    def asks(
+        self, request: bytes = b"GET /api/a?b=c HTTP/1.1\r\nHost: a\r\nX-Secret: s\r\n\r\n", answer: bytes = OK
+    ) -> Wire:
+        """The upstream's end of a request that is answered."""
+        self.client.sends(request)
+        upstream = self.plane.connects()
+        assert upstream.received.partition(b" ")[2].startswith(b"/base/")
+        upstream.sends(answer)
+        return upstream
+
+    def copied(self) -> Wire:
+        """The other upstream's end of a copy."""
+        assert [target.host for _, target in self.plane.pool.waiting] == ["127.0.0.2"]
+        return self.plane.connects()
+
+    @property
+    def counted(self) -> Counter[FilterEvent]:
+        return Counter(event for name, event in self.plane.observer.filters if name == "mirror")
+
+
+def test_a_copy_goes_out_behind_the_answer() -> None:
+    mirrored = Mirrored()
+    mirrored.client.sends(b"GET /api/a?b=c HTTP/1.1\r\nHost: a\r\nX-Secret: s\r\n\r\n")
+    upstream = mirrored.plane.connects()
+    assert not mirrored.plane.pool.waiting  # nobody is asked twice at a time
+    upstream.sends(OK)
+    assert mirrored.client.received.endswith(b"ok")
+    copy = mirrored.copied()
+    assert copy.received.startswith(b"GET /a?b=c HTTP/1.1\r\nHost: 127.0.0.2:9\r\n")
+    assert b"\r\nX-Own: 1\r\n" in copy.received
+    assert b"X-Secret" not in copy.received
+    assert not mirrored.counted
+    copy.sends(b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 5\r\n\r\nwrong")
+    assert mirrored.counted == {SENT: 1}
+    assert mirrored.client.received.count(b"HTTP/1.1") == 1
+    assert [record.upstream for record in mirrored.plane.records] == ["u"]
+    mirrored.plane.assert_quiet()
+
+
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 7", b"Transfer-Encoding: chunked", b"Content-Length: 7\r\nExpect: 100-continue"]
+)
+def test_a_body_goes_with_it(framing: bytes) -> None:
+    mirrored = Mirrored()
+    body = b"3\r\npay\r\n4\r\nload\r\n0\r\n\r\n" if b"chunked" in framing else b"payload"
+    mirrored.client.sends(b"POST /api/a HTTP/1.1\r\nHost: a\r\n" + framing + b"\r\n\r\n" + body[:3])
+    upstream = mirrored.plane.connects()
+    mirrored.client.sends(body[3:])
+    upstream.sends(OK)
+    copy = mirrored.copied()
+    head, _, sent = copy.received.partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /a HTTP/1.1\r\n")
+    assert b"Expect" not in head
+    assert sent == (b"7\r\npayload\r\n0\r\n\r\n" if b"chunked" in framing else b"payload")
+    copy.sends(OK)
+    assert mirrored.counted == {SENT: 1}
+    mirrored.plane.assert_quiet()
+
+
+def test_what_comes_back_is_compared() -> None:
+    mirrored = Mirrored(compare=True)
+    for answer, event in (
+        (OK, SENT),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nnok", DIFFERENT),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nok", DIFFERENT),
+    ):
+        before = mirrored.counted[event]
+        mirrored.client = mirrored.plane.client()
+        mirrored.client.sends(b"GET /api/a HTTP/1.1\r\nHost: a\r\n\r\n")
+        answers(mirrored, OK, answer)
+        assert mirrored.counted[event] == before + 1
+
+
+def answers(mirrored: Mirrored, first: bytes, second: bytes) -> None:
+    """Have the request and its copy answered, over new connections or those that are idle."""
+    for answer in (first, second):
+        if mirrored.plane.pool.waiting:
+            mirrored.plane.connects()
+        (busy,) = [each for each in mirrored.plane.pool.open if each not in each.target.idle]
+        busy.transport.sends(answer)
+
+
+@pytest.mark.parametrize("how", ["cannot connect", "resets", "breaks off"])
+def test_a_copy_that_fails_is_nobodys_trouble(how: str) -> None:
+    mirrored = Mirrored()
+    mirrored.asks()
+    if how == "cannot connect":
+        mirrored.plane.cannot_connect()
+    else:
+        copy = mirrored.copied()
+        if how == "breaks off":
+            copy.sends(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
+        copy.resets()
+    assert mirrored.counted == {FAILED: 1}
+    assert mirrored.client.received.count(b"HTTP/1.1 200 OK") == 1
+    mirrored.client.sends(b"GET /api/b HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert not mirrored.client.lost
+
+
+def test_what_is_not_copied() -> None:
+    mirrored = Mirrored(body_bytes="4B", in_flight=1)
+    mirrored.asks(b"POST /api/long HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n12345")
+    assert mirrored.counted == {SKIPPED: 1}
+    assert not mirrored.plane.pool.waiting
+    left = mirrored.plane.client()
+    left.sends(b"POST /api/left HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n12")
+    left.ends()
+    assert mirrored.counted == {SKIPPED: 2}
+    mirrored.client = mirrored.plane.client()
+    mirrored.client.sends(b"GET /api/a HTTP/1.1\r\nHost: a\r\n\r\n")
+    busy = [each for each in mirrored.plane.pool.open if each not in each.target.idle]
+    if not busy:
+        mirrored.plane.connects()
+        busy = [each for each in mirrored.plane.pool.open if each not in each.target.idle]
+    busy[0].transport.sends(OK)
+    assert len(mirrored.plane.pool.waiting) == 1  # the only copy at a time
+    mirrored.client.sends(b"GET /api/b HTTP/1.1\r\nHost: a\r\n\r\n")
+    (again,) = [each for each in mirrored.plane.pool.open if each not in each.target.idle]
+    again.transport.sends(OK)
+    assert mirrored.counted == {SKIPPED: 3}
+
+
+def test_a_share_of_nothing_copies_nothing() -> None:
+    mirrored = Mirrored(share="0%")
+    mirrored.asks()
+    assert not mirrored.plane.pool.waiting
+    assert not mirrored.counted
+
+
+def test_the_upstream_has_to_be_there() -> None:
+    with pytest.raises(config.ConfigError, match=r'filters\.mirror\.upstream: unknown upstream "w"'):
+        load_document(
+            {"version": 1, "listeners": {"m": {"address": "127.0.0.1:0"}}, "filters": {"mirror": {"upstream": "w"}}},
+            TYPES,
+        )
