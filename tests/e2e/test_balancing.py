@@ -244,6 +244,13 @@ def test_all_workers_send_a_key_to_the_same_target(tmp_path: Path) -> None:
 # --- sticky ---
 
 
+def upgrade(gateway: Reloadable) -> None:
+    """To the same version: all processes but the supervisor are new."""
+    before = {*gateway.child_pids}
+    gateway.signal(signal.SIGUSR2)
+    wait_until(lambda: not before & {*gateway.child_pids} and admin_answers(gateway), "other processes", 30.0)
+
+
 def curl(gateway: Reloadable, jar: Path) -> str:
     return run("curl", "-s", "-b", jar, "-c", jar, gateway.url())
 
@@ -252,12 +259,14 @@ def test_clients_stay_with_their_target_by_a_cookie_that_nobody_can_make(tmp_pat
     with targets(3) as origins, balanced(tmp_path, origins, sticky={"cookie": "lb", "ttl": "1h"}) as gateway:
         jars = [tmp_path / f"jar{number}" for number in range(4)]
         first = [curl(gateway, jar) for jar in jars]
+        spare = next(name for name in "abc" if name not in first[:2])
+        assert drain(gateway, origins[spare])
         cookies = [jar.read_text() for jar in jars]
         assert [[curl(gateway, jar) for _ in range(3)] for jar in jars] == [[each] * 3 for each in first]
         assert [jar.read_text() for jar in jars] == cookies, "it is set once"
-        reload(gateway)
-        os.kill(gateway.worker_pids[0], signal.SIGKILL)
-        wait_until(lambda: all(each["state"] == "ready" for each in workers(gateway)), "both workers")
+        upgrade(gateway)
+        assert [name == spare for name in "abc"] == are_drained(gateway)
+        drain(gateway, origins[spare], "DELETE")
         assert [curl(gateway, jar) for jar in jars for _ in range(2)] == [each for each in first for _ in range(2)]
 
         gone = first[0]
