@@ -7,12 +7,14 @@ change while the gateway runs; and one way of several in `auth` may be there for
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from ipaddress import ip_address
+from math import ceil
 from typing import Any, Final
 
 from fastgw.config.levels import running
 from fastgw.config.locating import Where
 from fastgw.config.problems import show
 from fastgw.config.settings import Config, Consumer, Filters, FilterUse
+from fastgw.config.values import write_duration
 from fastgw.filters import TYPES
 from fastgw.filters.api import Phase
 from fastgw.filters.auth import Auth
@@ -24,6 +26,7 @@ from fastgw.filters.hmac import Hmac
 from fastgw.filters.introspection import Introspection
 from fastgw.filters.jwt import Jwt
 from fastgw.filters.key_auth import KeyAuth
+from fastgw.filters.rate_limit import RateLimit
 from fastgw.filters.templates import is_identity
 
 _OURS: Final = frozenset(TYPES.values())
@@ -42,6 +45,8 @@ def doubts(config: Config) -> Iterator[tuple[Where, str]]:
     for where, use in uses.items():
         for each in _with_inner(use):
             yield from ((where, wrong) for wrong in _in_the_clear(each.settings))
+        if isinstance(use.settings, RateLimit) and (wrong := _too_late(use.settings, config.timeouts.filters)):
+            yield where, wrong
         if use.settings is not None and (wrong := _held_by_nobody(use.settings, config)):
             yield where, wrong
     met = _meetings(config)
@@ -77,7 +82,7 @@ def _meetings(config: Config) -> Mapping[int, list[_Meeting]]:
     return met
 
 
-_WITH_OTHERS: Final = (CertificateAuth, Authorize, Headers)
+_WITH_OTHERS: Final = (CertificateAuth, Authorize, Headers, RateLimit)
 
 
 def _with_inner(use: FilterUse) -> Iterable[FilterUse]:
@@ -101,6 +106,14 @@ def _is_far(origin: Any) -> bool:
         return origin.host != "localhost" and not origin.host.endswith(".localhost")
 
 
+def _too_late(settings: RateLimit, patience: float) -> str:
+    waits = [terms.last_turn for _, terms in settings.all_terms()]
+    if max(waits) <= patience:
+        return ""
+    most, given = write_duration(ceil(max(waits))), f"{write_duration(patience)} (`timeouts.filters`)"
+    return f"the last in the queue has its turn after {most}, but filters have {given}: then it is 504"
+
+
 def _held_by_nobody(settings: Any, config: Config) -> str:
     held = _HELD.get(type(settings))
     if held is None or config.consumer_files or getattr(settings, "htpasswd", None) is not None:
@@ -117,7 +130,10 @@ def _useless(settings: Any, meetings: list[_Meeting], config: Config) -> Iterato
         return
     before = [use for _, uses in meetings for use in uses]
     known = any(_may_tell(use.settings) for use in before)
-    if isinstance(settings, Headers):
+    if isinstance(settings, RateLimit):
+        if not known and not asked and settings.asks_who:
+            yield "no filter before it says who the client is: nobody is a consumer, or has claims"
+    elif isinstance(settings, Headers):
         if not known and _names_somebody(settings):
             yield "no filter before it says who the client is: {consumer.…} and {claims.…} are always missing"
     elif not known and not asked:

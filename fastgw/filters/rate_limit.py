@@ -26,7 +26,7 @@ from fastgw.filters.api import (
 )
 from fastgw.filters.ip import judge_of
 from fastgw.filters.limiting.fields import Style, Telling, refusal, tell_tightest
-from fastgw.filters.limiting.keys import KEY, LATE, key_of
+from fastgw.filters.limiting.keys import KEY, key_of
 from fastgw.filters.limiting.ledger import Algorithm, NodeLedger, Terms, Verdict, give_back
 from fastgw.node import cells
 from fastgw.node.cells import Limit
@@ -93,7 +93,7 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
     most `limit` from each multiple of `window` to the next; twice as many may come around it. `sliding_window`: at most
     `limit` in any time of `window`, wherever it begins; a client that always asks for more gets 7/8 of it at least.
     `leaky_bucket`: requests pass one by one, every `window / limit`; those that come too early wait, `burst` of them at
-    most. Nobody waits longer than `timeouts.filters` lets filters take."""
+    most."""
     key: Key | Some[Key] = Trait("ip")
     """Whom to count: `ip`, `consumer` (where there is none, the client's address), `route`, `host`, `header:NAME`,
     `cookie:NAME`, `claim:NAME`, or a list, of which each combination is counted by itself. Requests without the field,
@@ -113,7 +113,7 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
     upstream sends are replaced."""
 
     def __post_init__(self) -> None:
-        for name, terms in self._all_terms():
+        for name, terms in self.all_terms():
             self._check(name, terms)
 
     def _check(self, group: str, terms: Terms) -> None:
@@ -135,7 +135,8 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
                 wrong = f"{method} costs {cost}, more than there can ever be{of}: {terms.depth}"
                 raise ValueError(f"{wrong}; expected a cost that can be paid")
 
-    def _all_terms(self) -> Iterable[tuple[str, Terms]]:
+    def all_terms(self) -> Iterable[tuple[str, Terms]]:
+        """What everybody may do (""), and the groups."""
         yield "", Terms(self.algorithm, self.limit, self.window, self.burst)
         for name, own in self.groups.items():
             window = self.window if own.window is None else own.window
@@ -146,8 +147,13 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
         return (self.key,) if isinstance(self.key, Trait) else self.key
 
     @property
+    def asks_who(self) -> bool:
+        """Whether it makes a difference who the client is."""
+        return bool(self.groups) or any(trait.kind in ("consumer", "claim") for trait in self.traits)
+
+    @property
     def phase_of_listener(self) -> Phase:
-        late = self.groups or any(trait.kind in LATE for trait in self.traits)
+        late = self.asks_who or any(trait.kind == "route" for trait in self.traits)
         return Phase.LIMIT_CONSUMER if late else Phase.LIMIT_CLIENT
 
     def build(self, env: Env) -> Hooks:
@@ -197,7 +203,7 @@ class _Counts:
                 None if style == "none" else Telling(style, instance, terms),
                 f"{instance}: {terms.limit} per {write_duration(terms.window)} by {self._by}",
             )
-            for group, terms in settings._all_terms()
+            for group, terms in settings.all_terms()
         ]
         self._everybody = everybody
         self._judge = judge_of(settings.exempt, ()) if settings.exempt else None

@@ -132,10 +132,30 @@ def test_certificates_that_nobody_is_asked_for(tmp_path: Path) -> None:
     assert notes_of(tmp_path, listeners={"a": asking}, filters={"authorize": {"certificate": {}}}) == []
 
 
-@pytest.mark.parametrize("example", ["gateway.yaml", "minimal.yaml", "minimal.toml"])
+@pytest.mark.parametrize("example", ["gateway.yaml", "limits.yaml", "minimal.yaml", "minimal.toml"])
 def test_there_is_nothing_to_note_of_the_examples(example: str) -> None:
     file = Path(__file__).parents[2] / "examples" / example
     assert [*doubts(config.load(str(file), TYPES).config)] == []
+
+
+def test_a_queue_that_is_longer_than_filters_may_take(tmp_path: Path) -> None:
+    queue = {"limit": 1, "window": "1s", "algorithm": "leaky_bucket"}
+    (note,) = notes_of(tmp_path, filters={"rate_limit": {**queue, "burst": 31}})
+    assert note == (
+        "filters.rate_limit: the last in the queue has its turn after 31s, but filters have 30s (`timeouts.filters`): "
+        "then it is 504"
+    )
+    assert notes_of(tmp_path, filters={"rate_limit": {**queue, "burst": 30}}) == []
+    assert notes_of(tmp_path, filters={"rate_limit": {**queue, "limit": 1000}}) == []
+
+
+@pytest.mark.parametrize("more", [{"key": "consumer"}, {"key": ["ip", "claim:org"]}, {"groups": {"ops": {"limit": 2}}}])
+def test_a_limit_of_consumers_that_nobody_is(tmp_path: Path, more: dict[str, Any]) -> None:
+    limit = {"limit": 1, "window": "1s", **more}
+    (note,) = notes_of(tmp_path, filters={"rate_limit": limit})
+    assert "no filter before it says who the client is: nobody is a consumer, or has claims" in note
+    assert notes_of(tmp_path, filters={"jwt": JWT, "rate_limit": limit}) == []
+    assert notes_of(tmp_path, filters={"rate_limit": {"limit": 1, "window": "1s", "key": ["ip", "route"]}}) == []
 
 
 def test_check_tells_them_as_notes(tmp_path: Path) -> None:

@@ -13,8 +13,6 @@ from fastgw.exchange.traits import reader
 from fastgw.jose import claim_path, find_claim
 
 KEY: Final = trait("ip", "consumer", "route", "host", "header", "cookie", "claim")
-LATE: Final = frozenset(("consumer", "route", "claim"))
-"""What is not known before a route is found and the client has said who it is."""
 REMEMBERED: Final = 8192
 """IPv6 addresses whose network is remembered."""
 

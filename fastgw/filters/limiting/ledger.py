@@ -41,6 +41,11 @@ class Terms(NamedTuple):
         return min(self.limit, int(LONGEST_TURN_S * self.limit / self.window))
 
     @property
+    def last_turn(self) -> float:
+        """Seconds that whoever is admitted waits at most."""
+        return (self.depth - 1) * self.step_s if self.algorithm == "leaky_bucket" else 0.0
+
+    @property
     def step_s(self) -> float:
         """Seconds between two permits of a bucket."""
         return cells.step_of(self.limit, self.window) / 1e9
