@@ -69,6 +69,7 @@ class Checks:
         if self._following is not None:
             self._following.cancel()
         self._following = asyncio.get_running_loop().create_task(self._follow(upstreams, places, files))
+        self._following.add_done_callback(_tell_defects)
         watched = {name: each for name, each in upstreams.items() if each.health_checks.passive or each.circuit_breaker}
         before = self._journal
         self._journal = _Journal(watched, places, self._shared, self._words)
@@ -197,6 +198,7 @@ class _Checked:
         self._good = self._bad = 0
         self._began_at = monotonic()
         self.task = asyncio.get_running_loop().create_task(self._run())
+        self.task.add_done_callback(_tell_defects)
 
     def stays(self, wanted: _Spec | None) -> bool:
         """Whether it is to be checked in the same way."""
@@ -244,6 +246,11 @@ class _Checked:
             log.warning("%s is unhealthy: %s", self._told, why)
         elif before is Verdict.UNHEALTHY:
             log.warning("%s is healthy again", self._told)
+
+
+def _tell_defects(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("a defect of health checks", exc_info=error)
 
 
 class _Journal:

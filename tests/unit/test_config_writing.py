@@ -38,6 +38,8 @@ upstreams:
     targets: [{url: "https://u:9000/base", weight: 3}, {url: "unix:/run/u:/x"}]
     timeouts: {total: 1500ms}
     retries: {max: 0, conditions: [], budget: 12.5%}
+    health_checks: {active: {path: "/up?x", expected_statuses: ["200-399", "404"], headers: {x: y}}, passive: {}}
+    circuit_breaker: {error_rate: 30%}
     tls: {verify: false}
 filter_sets: {s: {headers: {request: {remove: [x], set: {x-a: b}}}, size: null}}
 filters: {request_id: {enforced: true}, limit: {type: size, body: 1MiB}}
@@ -69,7 +71,8 @@ def test_every_kind_of_value_again(tmp_path):
     assert said["timeouts"]["drain"] == {"delay": "0s", "requests": "30s", "tunnels": "1h"}
     assert said["timeouts"]["keepalive"] == "90m"
     assert said["limits"]["header_bytes"] == "8KiB"
-    assert said["upstreams"]["u"]["targets"][0] == {"url": "https://u:9000/base", "weight": 3}
+    assert said["upstreams"]["u"]["targets"][0] == {"url": "https://u:9000/base", "weight": 3, "priority": 0}
+    assert said["upstreams"]["u"]["health_checks"]["active"]["expected_statuses"] == ["200-399", "404"]
     assert said["upstreams"]["u"]["retries"]["budget"] == "12.5%"
     assert said["filters"]["limit"] == {"type": "size", "enforced": False, "shadow": False, "body": "1MiB"}
     assert said["listeners"]["a"]["trusted_proxies"] == ["10.0.0.0/8", "::1/128"]

@@ -128,14 +128,14 @@ async def test_another_port_may_be_asked(origin: Origin) -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "wrong"),
-    [(close, "connection_lost"), (reset, "connection_lost"), (read_rest, "upstream_timeout")],
+    ("step", "wrong", "timeout"),
+    [(close, "connection_lost", 10.0), (reset, "connection_lost", 10.0), (read_rest, "upstream_timeout", 0.5)],
 )
 @on_loop
-async def test_no_answer_is_none(origin: Origin, step: Any, wrong: str) -> None:
+async def test_no_answer_is_none(origin: Origin, step: Any, wrong: str, timeout: float) -> None:
     origin.answer(step)
     origin.serve()
-    assert (await checked(origin.url, active(timeout=0.1))).partition(":")[0] == wrong
+    assert (await checked(origin.url, active(timeout=timeout))).partition(":")[0] == wrong
 
 
 @on_loop
@@ -164,18 +164,24 @@ async def test_a_unix_socket(tmp_path: Path) -> None:
         assert origin.requests[0].get(b"Host") == b"localhost"
 
 
+@pytest.fixture
+def secure(tmp_path: Path) -> Iterator[tuple[Origin, str, str]]:
+    """One that speaks TLS; the certificate it can be verified by, and a stranger's."""
+    (tmp_path / "other").mkdir()
+    authority, stranger = Certificates(tmp_path), Certificates(tmp_path / "other")
+    with Origin(tls=server_tls(authority.issue("127.0.0.1"))) as origin:
+        yield origin, authority.ca, stranger.ca
+
+
 @pytest.mark.parametrize("kind", ["http", "tcp"])
 @on_loop
-async def test_https_by_the_upstreams_own_tls(tmp_path: Path, kind: str) -> None:
-    authority = Certificates(tmp_path)
-    (tmp_path / "other").mkdir()
-    stranger = Certificates(tmp_path / "other")
-    with Origin(tls=server_tls(authority.issue("127.0.0.1"))) as origin:
-        origin.answer(OK, close)
-        origin.serve()
-        assert await checked(origin.url, active(type=kind), settings.UpstreamTls(ca=authority.ca)) == ""
-        told = await checked(origin.url, active(type=kind), settings.UpstreamTls(ca=stranger.ca))
-        assert told.startswith("tls_failed: ")
+async def test_https_by_the_upstreams_own_tls(secure: tuple[Origin, str, str], kind: str) -> None:
+    origin, ca, other = secure
+    origin.answer(OK, close)
+    origin.serve()
+    assert await checked(origin.url, active(type=kind), settings.UpstreamTls(ca=ca)) == ""
+    told = await checked(origin.url, active(type=kind), settings.UpstreamTls(ca=other))
+    assert told.startswith("tls_failed: ")
 
 
 @on_loop
