@@ -415,7 +415,7 @@ class Elsewhere:
         self.asked.append(("charge", key, cost))
 
     def left(self, key: bytes, mark: Any, /) -> Left:
-        return Left(7, 1.5)
+        return 7, 1.5
 
 
 def test_a_ledger_that_has_to_ask_is_waited_for() -> None:

