@@ -337,7 +337,7 @@ class LoadBalancing(Settings):
     """Whether clients stay with their target by a cookie. null = no."""
     slow_start: Duration | None = None
     """How long a target that comes back, or is new in a running gateway, takes to get its full share: it begins with a
-    tenth of its weight. Not with hashes, which would move clients. null = it gets its share at once."""
+    tenth of its weight. Not for hashes, which would move clients. null = it gets its share at once."""
     spill_below: Percent = 0.5
     """When the next group of targets is used as well (`targets.priority`): when less than this part of a group's weight
     may be picked. 0% = when none of it may."""
@@ -348,6 +348,8 @@ class LoadBalancing(Settings):
     def __post_init__(self) -> None:
         if self.hash_on is not None and self.algorithm != "consistent_hash":
             raise ValueError("`hash_on` is for `algorithm: consistent_hash`")
+        if self.slow_start is not None and self.algorithm in ("ip_hash", "consistent_hash"):
+            raise ValueError(f"`slow_start` is not for `{self.algorithm}`: clients would move with each step")
 
 
 class UpstreamTimeouts(Settings):

@@ -159,7 +159,7 @@ class Upstream:
         if self.health is not None:  # what is still under way must not count: others may get the places
             self.watch = self._watch_without_health
         if heir is not None and heir.started and heir.pool is self.pool:
-            self.pool.release([target for target in self.targets if target not in heir.targets])
+            self.pool.release(set(self.targets).difference(heir.targets))
         else:
             self.pool.retire()
 
@@ -177,9 +177,9 @@ class Upstream:
             self.members, self.shunned, self.drained, balancing.spill_below, balancing.panic_threshold
         )
         usable = [target for target in self.targets if target not in self.shunned]
-        if self._rising is not None and self.started and balancing.algorithm not in _BY_HASH:
+        if self._rising is not None and self.started:
             now = self.ground.wheel.now
-            ready = {each.target for each in self.members if each.weight and each.target in usable} - self.drained
+            ready = {each.target for each in self.members if each.weight} - self.shunned - self.drained
             self._rising.see(ready, now)
             members = self._rising.weigh(members, now)
             if (growing_at := self._rising.next(now)) is not None:
@@ -286,4 +286,3 @@ _ALGORITHMS: Final[Mapping[str, Callable[[Upstream, Sequence[Member]], Balancer]
         "consistent_hash": _by_hash,
     }
 )
-_BY_HASH: Final = frozenset(("ip_hash", "consistent_hash"))

@@ -12,7 +12,7 @@ An opening belongs to nobody: when it is done it goes to whoever has waited long
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import takewhile
 from math import inf
@@ -290,14 +290,15 @@ class Pool(Generic[C]):
 
     def follow(self, targets: Sequence[Target]) -> None:
         """These are targets as well. Does nothing about those that are already."""
-        for target in targets:
-            if target not in self.targets:
-                self.targets += (target,)
-                target.watch(partial(self._follow, target))
+        there = set(self.targets)
+        added = tuple(target for target in targets if target not in there)
+        self.targets += added
+        for target in added:
+            target.watch(partial(self._follow, target))
 
-    def release(self, targets: Sequence[Target]) -> None:
+    def release(self, targets: Iterable[Target]) -> None:
         """These are targets no more: keep nothing of theirs. Whoever came to them before still gets connections."""
-        gone = [target for target in targets if target in self.targets]
+        gone = set(self.targets).intersection(targets)
         self.targets = tuple(target for target in self.targets if target not in gone)
         for target in gone:
             self._let_go(target)

@@ -82,6 +82,10 @@ def test_listeners(tmp_path, text, line):
             "u.load_balancing: `hash_on` is for `algorithm: consistent_hash`",
         ),
         (
+            "{targets: [{url: 'http://a'}], load_balancing: {algorithm: ip_hash, slow_start: 30s}}",
+            "u.load_balancing: `slow_start` is not for `ip_hash`: clients would move with each step",
+        ),
+        (
             "{targets: [{url: 'http://a'}], load_balancing: {algorithm: consistent_hash, hash_on: host}}",
             'hash_on: "host" is nothing to tell requests apart by; expected ip, header:NAME, cookie:NAME or consumer',
         ),

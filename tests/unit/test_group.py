@@ -181,15 +181,6 @@ def test_targets_that_are_there_at_the_start_do_not_rise():
     assert Running(configured(1, 1, slow_start=10.0)).shares() == pytest.approx({"a": 0.5, "b": 0.5})
 
 
-def test_hashes_do_not_move_while_a_target_rises():
-    running = Running(configured(1, 1, algorithm="ip_hash", slow_start=10.0))
-    clients = [asked(f"192.0.2.{number}") for number in range(200)]
-    before = [running.upstream.balancer.pick(client) for client in clients]
-    running.shun("a")
-    running.shun("")
-    assert [running.upstream.balancer.pick(client) for client in clients] == before
-
-
 # --- over a reload ---
 
 
