@@ -461,6 +461,15 @@ class UpstreamTls(Settings):
 
 
 Threshold = Annotated[int, Meta(ge=1, le=1000)]
+OF_HTTP_CHECKS: Final[Mapping[str, Any]] = {
+    "path": "/",
+    "method": "GET",
+    "host": None,
+    "headers": NONE,
+    "expected_statuses": (range(200, 400),),
+    "expected_body": None,
+}
+"""What a check by a connection alone has no use for, and what stands there when nothing is said."""
 
 
 class ActiveHealth(Settings):
@@ -494,6 +503,12 @@ class ActiveHealth(Settings):
     """The statuses of good answers: ranges such as `"200-399"`, or single ones."""
     expected_body: Annotated[str, Meta(min_length=1, max_length=1000)] | None = None
     """What the first 64 KiB of a good answer's body have in them. null = anything."""
+
+    def __post_init__(self) -> None:
+        if self.type == "tcp":
+            for name, default in OF_HTTP_CHECKS.items():
+                if getattr(self, name) != default:
+                    raise ValueError(f"`{name}` means nothing for `type: tcp`")
 
 
 class PassiveHealth(Settings):

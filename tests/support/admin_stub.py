@@ -176,9 +176,11 @@ def upstream(name: str, targets: int, **fields: Any) -> dict[str, Any]:
                 "in_use": 8,
                 "idle": 3,
                 "waiting": 0,
+                "problem": "status 500" if healths[number % len(healths)] == "unhealthy" else "",
             }
             for number in range(targets)
         ],
+        "breaker": "closed",
         **fields,
     }
 

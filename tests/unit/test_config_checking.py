@@ -97,6 +97,15 @@ def test_listeners(tmp_path, text, line):
             "{targets: [{url: 'http://a'}], load_balancing: {sticky: {cookie: 'l b'}}}",
             'sticky.cookie: "l b" is not a token (RFC 9110 section 5.6.2); expected a name such as "lb"',
         ),
+        (
+            "{targets: [{url: 'http://a'}], health_checks: {active: {type: tcp, expected_body: ok}}}",
+            "health_checks.active: `expected_body` means nothing for `type: tcp`",
+        ),
+        (
+            "{targets: [{url: 'http://a'}], health_checks: {active: {expected_statuses: [399-200]}}}",
+            "active.expected_statuses[0]: 399-200 is empty: it begins behind its end; expected statuses such as",
+        ),
+        ("{targets: [{url: 'http://a'}], circuit_breaker: {open: 0s}}", "breaker.open: a duration of zero; expected"),
         ("{targets: [{url: 'http://a', weight: -1}]}", "u.targets[0].weight: -1; expected a whole number from 0 to 1000"),
         ("{targets: [{url: 'http://a'}], host_header: 'a b'}", 'u.host_header: "a b" is not a host; expected "target"'),
         ("{targets: [{url: 'http://a'}], retries: {conditions: [5xx]}}", 'conditions[0]: "5xx"; expected "connect_fai'),
