@@ -189,6 +189,7 @@ class Forwarding(Timed):
     def _win(self, attempt: Attempt) -> None:
         """The others are not waited for; how long they have taken is known, and that it was too long."""
         self._stop_timer()
+        self.exchange.target = attempt.target.label  # that of a hedge may have been asked since
         if self._hedges:
             assert self.current is not None
             for each in (self.current, *self._hedges):
@@ -197,7 +198,6 @@ class Forwarding(Timed):
                     self.upstream.hedging.times.add(each.seconds())
                     each.give_up()
             self.current, self._hedges = attempt, ()
-            self.exchange.target = attempt.target.label
 
     def switched(self, attempt: Attempt, head: ResponseHead, early: bytes, patience: float) -> None:
         exchange = self.exchange

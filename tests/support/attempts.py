@@ -77,6 +77,7 @@ class Service:
         self.watch = self.upstream.watch = Watch()
         self.wires: list[Wire] = []
         self.client = self.plane.client()
+        self.rest_sent = False  # of a request that is sent in two pieces
 
     @property
     def waiting(self) -> list[str]:

@@ -1,0 +1,138 @@
+"""Whatever comes of attempts, in any order: each ends once, nothing is left, and no POST is sent twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from fastgw.errors import Fault
+from tests.support.attempts import OK, Service, asking, saying
+
+RETRIES = {
+    "max": 2,
+    "conditions": ["connect_failure", "reset_before_response", "per_try_timeout", "503"],
+    "per_try_timeout": "300ms",
+    "backoff": {"base": "100ms", "max": "100ms"},
+}
+STEPS = (
+    *("connects", "cannot", "answers", "refuses", "begins", "goes on", "informs", "hangs up", "resets"),
+    *("a moment", "a while", "long", "sends on", "leaves", "stalls", "nobody", "everybody"),
+)
+REQUESTS = {
+    b"GET": asking(b"GET"),
+    b"PUT": b"PUT /a HTTP/1.1\r\nHost: a.test\r\nContent-Length: 6\r\n\r\nabc",
+    b"POST": b"POST /a HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+}
+REST = {b"PUT": b"def", b"POST": b"3\r\ndef\r\n0\r\n\r\n"}
+SECONDS = {"a moment": 0.05, "a while": 0.4, "long": 3.0}
+
+
+def play(service: Service, method: bytes, step: str, which: int) -> None:
+    """One step of the story. `which`: of the connections that are there."""
+    plane = service.plane
+    alive = [wire for wire in service.wires if not wire.lost and not wire.aborted]
+    wire = alive[which % len(alive)] if alive else None
+    if step == "connects":
+        if plane.pool.waiting:
+            service.connects()
+    elif step == "cannot":
+        if plane.pool.waiting:
+            plane.cannot_connect([Fault.CONNECT_REFUSED, Fault.POOL_TIMEOUT][which % 2])
+    elif step in SECONDS:
+        service.passes(SECONDS[step])
+    elif step == "sends on":
+        if method in REST and not service.rest_sent:
+            service.rest_sent = True
+            service.client.sends(REST[method])
+    elif step == "leaves":
+        service.client.ends()
+    elif step == "stalls":
+        service.client.takes(0)
+    elif step in ("nobody", "everybody"):
+        service.upstream.shunned = frozenset(service.upstream.targets if step == "nobody" else ())
+        service.upstream.settle()
+    elif wire is not None:
+        if step == "hangs up":
+            wire.ends()
+        elif step == "resets":
+            wire.resets()
+        else:
+            wire.sends(
+                {
+                    "answers": OK,
+                    "refuses": saying(503, b"no"),
+                    "begins": OK[:-1],
+                    "goes on": b"k",
+                    "informs": b"HTTP/1.1 103 Early Hints\r\n\r\n",
+                }[step]
+            )
+
+
+def told_of(kind: str) -> dict[str, Any]:
+    if kind == "hedged":
+        return {"hedge": {"after": "50ms", "max": 2}}
+    return {}
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.sampled_from(sorted(REQUESTS)),
+    st.sampled_from(["plain", "hedged"]),
+    st.sampled_from([1, 3]),
+    st.booleans(),
+    st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 3)), max_size=14),
+)
+@example(b"GET", "hedged", 3, False, [("connects", 0), ("a moment", 0), ("connects", 0), ("resets", 0), ("refuses", 0)])
+@example(b"PUT", "plain", 3, True, [("connects", 0), ("refuses", 0), ("a while", 0), ("connects", 0), ("long", 0)])
+@example(b"POST", "plain", 1, False, [("cannot", 0), ("a moment", 0), ("a moment", 0), ("connects", 0), ("resets", 0)])
+def test_each_attempt_ends_once(
+    method: bytes, kind: str, targets: int, warm: bool, steps: list[tuple[str, int]]
+) -> None:
+    limits = {"load_balancing": {"panic_threshold": "0%"}}
+    service = Service({"retries": RETRIES, **limits, **told_of(kind)}, targets, route={"timeout": "2s"})
+    if warm:
+        service.asks(asking(b"GET"))
+        service.connects().sends(OK)
+    before = service.received(method)
+    service.asks(REQUESTS[method])
+    for step, which in steps:
+        play(service, method, step, which)
+    service.client.takes()
+    service.client.ends()
+    if not service.client.lost:
+        service.client.resets()
+    service.passes(0.1)
+    service.watch.assert_even()
+    service.plane.assert_quiet()
+    assert service.plane.limit.taken == 0
+    assert len(service.plane.records) == 1 + warm
+    assert all(record.retries <= 4 for record in service.plane.records)
+    if method == b"POST":
+        assert service.received(method) - before <= 1, "a POST was sent twice"
+
+
+ENDS = {
+    "answered": ([("connects", 0), ("answers", 0)], ["answered"]),
+    "answered in pieces": ([("connects", 0), ("begins", 0), ("goes on", 0)], ["answered"]),
+    "broken off": ([("connects", 0), ("begins", 0), ("resets", 0)], ["answered", "failed"]),
+    "no connection": ([("cannot", 1)], ["failed"]),
+    "hung up": ([("connects", 0), ("hangs up", 0)], ["failed"]),
+    "left": ([("connects", 0), ("leaves", 0)], []),
+    "left while connecting": ([("leaves", 0)], []),
+    "late": ([("connects", 0), ("long", 0)], ["failed"]),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_what_is_told_of_a_single_attempt(name: str) -> None:
+    """`began` first, `ended` last, and between them what came of it."""
+    steps, told = ENDS[name]
+    service = Service({"retries": {"max": 0}}, targets=1, route={"timeout": "2s"})
+    service.asks()
+    for step, which in steps:
+        play(service, b"GET", step, which)
+    assert [what for what, _, _ in service.watch.told] == ["began", *told, "ended"]
+    service.plane.assert_quiet()
