@@ -14,7 +14,7 @@ from fastgw.config.documents import Document, Found, Source, read_all
 from fastgw.config.extensions import Types, extended
 from fastgw.config.files import Disk, Files, Memory
 from fastgw.config.filter_rules import FilterRules
-from fastgw.config.merging import add_consumers, merge, put_targets
+from fastgw.config.merging import add_consumers, merge, put_targets, targets_in_files
 from fastgw.config.problems import ConfigError, Problem
 from fastgw.config.rules import RULES
 from fastgw.config.settings import MOST_WORKERS, AccessLog, Config, Listener, Route, Status
@@ -121,14 +121,15 @@ def _no_collections() -> Iterator[None]:
 def _checked(found: Found, filter_types: Mapping[str, type], files: Files) -> Loaded:
     filter_types, of_extensions = extended(found.documents, filter_types)
     merged = merge([each for each in found.documents if not each.upstream], filter_types, files)
-    readings = [*merged.readings]
+    in_files = targets_in_files(merged, filter_types, files)
+    readings = [*merged.readings, *in_files]
     for document in found.documents:
         if document.upstream and document.value is not None:
             readings.append(put_targets(merged, document, filter_types, files))
     consumer_files, notes = add_consumers(merged, filter_types, files)
     readings += consumer_files
     notes = found.notes + notes
-    documents = [*found.documents, *(reading.document for reading in consumer_files)]
+    documents = [*found.documents, *(reading.document for reading in (*in_files, *consumer_files))]
     if all(document.value is not None for document in documents):
         for rule in RULES:
             rule(merged)

@@ -15,8 +15,8 @@ from msgspec.structs import replace
 from fastgw.config.documents import Document
 from fastgw.config.files import Files
 from fastgw.config.problems import Path, Problem, show, suggest
-from fastgw.config.settings import Config, ConsumerFile, Upstream
-from fastgw.config.shapes import BROKEN, Reading, Structure, fields_of
+from fastgw.config.settings import Config, ConsumerFile, Some, Target, TargetsFile
+from fastgw.config.shapes import BROKEN, Reading, Structure, shape_of
 from fastgw.config.spots import Flaw
 
 MAPS: Final = ("listeners", "upstreams", "filter_sets", "filters")
@@ -120,7 +120,7 @@ def put_targets(merged: Merged, document: Document, filter_types: Mapping[str, t
     """Give the upstream that the document is about the targets that it lists, in place of its own."""
     reading = Reading(document, filter_types, files)
     upstreams = merged.maps["upstreams"]
-    targets = fields_of(Upstream)["targets"].shape.read(document.value, (), reading)
+    targets = shape_of(Some[Target]).read(document.value, (), reading)
     if document.upstream not in upstreams:
         reading.report((), f"there is no upstream {show(document.upstream)}", suggest(document.upstream, upstreams))
         return reading
@@ -128,6 +128,25 @@ def put_targets(merged: Merged, document: Document, filter_types: Mapping[str, t
     if BROKEN not in (upstream, targets):
         upstreams[document.upstream] = place, replace(upstream, targets=targets)
     return reading
+
+
+def targets_in_files(merged: Merged, filter_types: Mapping[str, type], files: Files) -> list[Reading]:
+    """Put the targets that are listed in files in their places. Returns how the files were read."""
+    readings = []
+    for place, name, upstream in list(merged.whole("upstreams")):
+        if not isinstance(upstream.targets, TargetsFile):
+            continue
+        file: Any = upstream.targets.file
+        if file is not BROKEN:
+            document = Document(file, partial(files.read, file), upstream=name)
+            if document.value is None:
+                reading = Reading(document, filter_types, files, [*document.problems])
+            else:
+                reading = put_targets(merged, document, filter_types, files)
+            readings.append(reading)
+        if file is BROKEN or reading.problems:
+            merged.maps["upstreams"][name] = place, BROKEN
+    return readings
 
 
 def add_consumers(

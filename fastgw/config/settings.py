@@ -278,6 +278,21 @@ class Target(Settings):
     too few targets that may be picked (`load_balancing.spill_below`)."""
 
 
+class TargetsFile(Settings):
+    """A list of targets in a file of its own. It is watched: what it says takes effect at once, without a reload being
+    asked for; while it is wrong or away, what it said before stays in force."""
+
+    file: ReadableFile
+    """YAML or JSON by its ending: the list alone."""
+
+
+@dataclass(frozen=True)
+class OrInFile:
+    """Marks a list that may stand in a file. What is read of it is put in the place of this."""
+
+    type: type[Settings]
+
+
 class Resolve(Settings):
     """How names of targets become addresses."""
 
@@ -570,8 +585,8 @@ class CircuitBreaker(Settings):
 class Upstream(Settings):
     """A named group of targets that do the same work."""
 
-    targets: Some[Target]
-    """Where requests go."""
+    targets: Annotated[Some[Target], OrInFile(TargetsFile)]
+    """Where requests go; or `{file: path}`, a file that lists them."""
     resolve: Resolve = Resolve()
     """How names become addresses."""
     load_balancing: LoadBalancing = LoadBalancing()

@@ -24,7 +24,7 @@ from fastgw.config.extensions import UnknownType, type_called
 from fastgw.config.files import Files
 from fastgw.config.problems import Path, Problem, nearest, show, suggest
 from fastgw.config.secret import Secret, SecretError, secret_in
-from fastgw.config.settings import FilterUse, Inner
+from fastgw.config.settings import FilterUse, Inner, OrInFile
 from fastgw.config.spots import Flaw
 from fastgw.config.values import FileName, Notation
 
@@ -394,6 +394,7 @@ def _options(shape: Shape) -> tuple[Shape, ...]:
 
 _KINDS: Final[Mapping[type, tuple[type[Shape], ...]]] = {
     dict: (Table, Structure, Hidden),
+    list: (Sequence,),
     str: (Text, Noted, File, Choice, Hidden),
 }
 """What a plain value of this type can be meant for."""
@@ -495,7 +496,9 @@ def shape_of(annotation: Any) -> Shape:
     if origin is Literal:
         return Choice(inner)
     if origin is tuple and inner[1:] == (...,):
-        return Sequence(shape_of(inner[0]), shortest, _noted(notes, "max_length"))
+        listed = Sequence(shape_of(inner[0]), shortest, _noted(notes, "max_length"))
+        in_file = [Structure(note.type, "{file: path}") for note in notes if isinstance(note, OrInFile)]
+        return Either((listed, *in_file)) if in_file else listed
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return Table(shape_of(inner[0]), shape_of(inner[1]), shortest, (_noted(notes, "examples") or [""])[0])
     if annotation is str:

@@ -265,6 +265,7 @@ class Filter(Settings, metaclass=FilterMeta, frozen=True):
     """Among the filters of one phase: lower runs earlier."""
     api: ClassVar[int]
     """The version of this file that it is written for."""
+
     @property
     def phase_of_listener(self) -> Phase:
         """When it runs where it stands on the gateway or a listener: `phase`, or an early one if it can do without

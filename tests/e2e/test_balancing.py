@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,34 @@ def test_targets_and_weights_change_under_load_with_no_error(tmp_path: Path) -> 
         assert not tally.lost
         assert set(tally.statuses) == {200}
         assert all(map(asked, origins.values()))
+
+
+def test_targets_in_a_file_are_followed_under_load_and_a_wrong_list_changes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "targets.yaml"
+    with targets(2) as origins:
+        a, b = (listed({name: origins[name]}) for name in "ab")
+        file.write_text(json.dumps(a))
+        upstreams = {"service": {"targets": {"file": "targets.yaml"}}}
+        config = {"workers": 2, "upstreams": upstreams, "routes": [{"name": "all", "upstream": "service"}]}
+        with Reloadable(config, tmp_path) as gateway:
+
+            async def events(tally: Tally) -> None:
+                for text, name in ((b, "b"), (a, "a"), (b, "b")):
+                    await enough(tally, 100)
+                    file.write_text(json.dumps(text))
+                    await asyncio.to_thread(wait_until, partial(is_alone, gateway, name), f"{name} alone", 10)
+
+            tally = under_load(gateway.address(), events)
+            assert not tally.lost
+            assert set(tally.statuses) == {200}
+            file.write_text('[{"url": "nowhere"}]')
+            gateway.stderr.wait_for(lambda line: b'targets.yaml:1:10: [0].url: "nowhere" is not an http' in line)
+            assert is_alone(gateway, "b")
+
+
+def is_alone(gateway: Reloadable, name: str) -> bool:
+    """Whether every worker has only this target. Connections come to either of them."""
+    return answers(gateway, 20) == {name: 20}
 
 
 # --- drain ---
