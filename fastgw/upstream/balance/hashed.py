@@ -9,14 +9,15 @@ no other slot moves. Nothing in it depends on the process: all workers and all n
 from collections.abc import Callable, Container, Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from ipaddress import IPv6Address
 from math import ceil, log
 from operator import itemgetter
+from socket import inet_ntoa
 from typing import Final, final
 from zlib import crc32
 
 from fastgw.config.values import Trait
 from fastgw.exchange.traits import reader
+from fastgw.node.limits import subscriber
 from fastgw.upstream.balance import Asked, Balancer, Member
 from fastgw.upstream.balance.loads import Loads
 from fastgw.upstream.target import Target
@@ -46,11 +47,8 @@ def address(asked: Asked) -> bytes:
 
 @lru_cache(4096)
 def _network(ip: str) -> bytes:
-    try:
-        address = IPv6Address(ip.partition("%")[0])
-    except ValueError:  # of a unix socket
-        return ip.encode()
-    return str(address.ipv4_mapped).encode() if address.ipv4_mapped else address.packed[:8]
+    client = subscriber(ip)
+    return inet_ntoa(client).encode() if len(client) == 4 else client or ip.encode()
 
 
 @final
