@@ -17,6 +17,7 @@ from fastgw.node.timers import Timed
 from fastgw.upstream.connection import UpstreamConnection
 from fastgw.upstream.retry import CONNECT_FAILURE, NEVER, PER_TRY_TIMEOUT, RESET
 from fastgw.upstream.target import Target
+from fastgw.upstream.trailers import sent_trailers
 from fastgw.wire import render
 from fastgw.wire.framing import ResponseHead
 
@@ -127,7 +128,7 @@ class Attempt(Timed):
             if held:
                 request += render.chunk(held) if head.chunked else held
             if body.ended and head.chunked:
-                request += render.last_chunk(body.trailers)
+                request += render.last_chunk(sent_trailers(exchange, body.trailers))
         connection.begin_special(
             self,
             request,
@@ -238,7 +239,9 @@ class Attempt(Timed):
     def end(self, trailers: Trailers) -> None:
         if self.connection is not None:
             self._limit_time()
-            self.connection.send_last(render.last_chunk(trailers) if self.exchange.head.chunked else b"")
+            exchange = self.exchange
+            last = render.last_chunk(sent_trailers(exchange, trailers)) if exchange.head.chunked else b""
+            self.connection.send_last(last)
 
     def feed_raw(self, chunk: bytes) -> None:
         connection = self.connection

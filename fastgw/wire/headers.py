@@ -6,6 +6,7 @@ from typing import Final, final
 
 from fastgw.wire.grammar import IS_TOKEN, IS_VALUE
 
+_NO_NAMES: Final[frozenset[bytes]] = frozenset()
 _LINE: Final = re.compile(rb"([^:\r\n]++):[\t ]*+([^\r]*+)\r\n")
 
 
@@ -20,16 +21,20 @@ class Fields:
     other's place. Reading tells them apart.
     """
 
-    __slots__ = ("_lines", "changed")
+    __slots__ = ("_lines", "changed", "taken")
 
     changed: bool
     """Whether a line was set, added or removed since the fields were made."""
+    taken: frozenset[bytes]
+    """The names, `folded`, that were set or removed, whether there was such a line or not: nobody else speaks in them.
+    """
 
     def __init__(self, lines: Iterable[tuple[bytes, bytes]] = ()) -> None:
         self._lines: list[tuple[bytes, bytes]] = []
         for name, value in lines:
             self.add(name, value)
         self.changed = False
+        self.taken = _NO_NAMES
 
     @classmethod
     def parse(cls, raw: bytes, start: int, without: Container[bytes] = ()) -> "Fields":
@@ -69,6 +74,7 @@ class Fields:
             for place in reversed(places[1:]):
                 del self._lines[place]
         self.changed = True
+        self.taken |= {wanted}
 
     def add(self, name: bytes, value: bytes) -> None:
         """Add a line at the end. Raises `ValueError` as `set` does."""
@@ -78,6 +84,7 @@ class Fields:
     def remove(self, name: bytes) -> None:
         """Take out every line called `name`, and its twins; there may be none."""
         wanted = folded(name)
+        self.taken |= {wanted}
         kept = [line for line in self._lines if folded(line[0]) != wanted]
         if len(kept) != len(self._lines):
             self._lines = kept
@@ -91,7 +98,7 @@ class Fields:
 
     def become(self, other: "Fields") -> None:
         """Have the lines of another, changed as much as they are there."""
-        self._lines, self.changed = list(other._lines), other.changed
+        self._lines, self.changed, self.taken = list(other._lines), other.changed, other.taken
 
     def render(self, drop: Container[bytes] = (), alike: Container[bytes] = ()) -> bytes:
         """Write the lines as they go over the wire.
