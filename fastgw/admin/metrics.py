@@ -44,6 +44,12 @@ TOKEN_HITS: Final = Family(
     "fastgw_token_cache_hits_total", "counter", (), "Credentials that a worker remembered, so nobody had to judge them."
 )
 TOKEN_MISSES: Final = Family("fastgw_token_cache_misses_total", "counter", (), "Credentials that had to be judged.")
+LIMITS_SHARED: Final = Family(
+    "fastgw_limits_shared_decisions_total", "counter", (), "Decisions of limits for keys that share what may be spent."
+)
+LIMITS_FULL: Final = Family(
+    "fastgw_limits_full_refusals_total", "counter", (), "Refusals because there was no room for a key in the limits."
+)
 WORKERS: Final = Family("fastgw_workers", "gauge", (), "Workers that accept.")
 DEATHS: Final = Family("fastgw_child_deaths_total", "counter", (), "Processes that died and were replaced.")
 BUILD: Final = Family("fastgw_build_info", "gauge", ("version",), "1, with the version that runs.")
@@ -126,6 +132,8 @@ OF_THE_NODE: Final = (
     ACCEPTED,
     TOKEN_HITS,
     TOKEN_MISSES,
+    LIMITS_SHARED,
+    LIMITS_FULL,
     WORKERS,
     DEATHS,
     BUILD,
@@ -236,6 +244,8 @@ class Exposition:
         yield [("", "", total(words.accepted))]
         yield [("", "", total(words.tokens + HITS))]
         yield [("", "", total(words.tokens + MISSES))]
+        yield [("", "", self._shared.cells.overflowed)]
+        yield [("", "", self._shared.cells.refused)]
         yield [("", "", words.accepting(self._shared))]
         yield [("", "", own[words.deaths])]
         yield [("", labels(BUILD, VERSION), 1)]

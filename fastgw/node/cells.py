@@ -117,9 +117,9 @@ def own_table(count: int = 1024) -> "Cells":
     """A table of this process alone: for tests and trials."""
     fd = os.memfd_create("fastgw-cells", os.MFD_CLOEXEC)
     os.ftruncate(fd, size(count))
-    made = table(memoryview(mmap.mmap(fd, size(count))), fd, 0)
-    weakref.finalize(made, os.close, fd)
-    return made
+    mapped = mmap.mmap(fd, size(count))
+    weakref.finalize(mapped, os.close, fd)
+    return table(memoryview(mapped), fd, 0)
 
 
 COMPILED: Final = _twin is not None

@@ -485,7 +485,7 @@ def problems_of(text: str) -> Sequence[config.Problem]:
         ("limit: 0, window: 1s", "expected a whole number from 1 to 1000000000"),
         ("limit: 1", "expected a duration"),
         ("limit: 1, window: 1s, key: nobody", "nobody"),
-        ("limit: 1, window: 1s, key: []", "a list; expected ip, consumer"),
+        ("limit: 1, window: 1s, key: []", "list"),
         ("limit: 1, window: 1s, key: 'header:'", "header:"),
         ("limit: 1, window: 1s, burst: 0", "`burst` is 0, so nothing would pass; expected 1 or more"),
         (
