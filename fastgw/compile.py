@@ -273,12 +273,12 @@ class Gateway:
 
         What upstreams have lent, and what filters have under way, is finished.
         """
+        self._stop_looking()
         for name, upstream in self.upstreams.items():
             heir = new.upstreams.get(name)
             if upstream.started and heir is not upstream:
                 upstream.retire(heir)
             yield
-        self._stop_looking()
         for link in self.live - new.live:
             _stop(link)
             yield

@@ -12,8 +12,8 @@ import typer
 from bench.micro.timing import Room, time_room
 
 MODULES = (
-    "framing", "routing", "balance", "chain", "filters", "tokens", "asking", "splice", "body", "observe", "cells",
-    "limits", "exchange",
+    "framing", "routing", "balance", "health", "chain", "filters", "tokens", "asking", "splice", "body", "observe",
+    "cells", "limits", "exchange",
 )  # fmt: skip
 """In the order of a request's path; the last is all of them together."""
 

@@ -3,7 +3,7 @@
 A node of four workers; the target fails in one room, and is never ejected, as its only neighbour fares the same.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from time import monotonic
 from typing import Any
 
@@ -28,7 +28,7 @@ class Group:
         urls = [parse_url(f"http://users-{number}:9001") for number in range(count)]
         self.settings = config.Upstream(targets=tuple(config.Target(url=url) for url in urls), **settings)
         self.targets = build_targets(self.settings)
-        self.shunned: frozenset[Target] = frozenset()
+        self.shunned: Set[Target] = frozenset()
 
     def settle(self) -> None:
         pass

@@ -157,7 +157,9 @@ class Upstream:
     def retire(self, heir: "Upstream | None") -> None:
         """It is configured no more: keep no connections but those that its heir of the same name keeps."""
         if self.health is not None:  # what is still under way must not count: others may get the places
-            self.watch = self._watch_without_health
+            self.health.stop()
+            self.watch, self.health = self._watch_without_health, None
+            self.settle()  # without its breaker
         if heir is not None and heir.started and heir.pool is self.pool:
             self.pool.release(set(self.targets).difference(heir.targets))
         else:

@@ -132,6 +132,11 @@ class Health:
     def __repr__(self) -> str:
         return f"<Health {self._outliers!r} {self.breaker!r}, {len(self._group.shunned)} shunned>"
 
+    def stop(self) -> None:
+        """Its upstream is configured no more. Those who lead back here are let go."""
+        self._outliers = self.breaker = None
+        self._tries = False
+
     def _breaker_changed(self) -> None:
         assert self.breaker is not None
         self._tries = self.breaker.phase is not Phase.CLOSED

@@ -7,6 +7,7 @@ import gc
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from fastgw.compile import building, compile, dismantling
 from fastgw.config.settings import Config
 from fastgw.downstream import Server
+from fastgw.errors import Fault
 from fastgw.filters.api import Services
 from fastgw.node.cells import own_table
 from fastgw.node.feeds import Feeds
@@ -22,6 +24,7 @@ from fastgw.node.limits import own_counts
 from fastgw.node.places import first
 from fastgw.node.shared import Shared
 from fastgw.routing import at_once
+from fastgw.upstream.breaker import Phase
 from fastgw.upstream.fetch import Fetcher
 from fastgw.upstream.group import Upstream
 from fastgw.upstream.pool import LocalLimit, Pool
@@ -144,7 +147,15 @@ def no_collector() -> Iterator[None]:
 ONE = ["Pool", "Upstream"]
 
 
-@pytest.mark.parametrize("upstream", [{}, {"timeouts": {"response_headers": "300s"}}, {"timeouts": {"total": "300s"}}])
+@pytest.mark.parametrize(
+    "upstream",
+    [
+        {},
+        {"timeouts": {"response_headers": "300s"}},
+        {"timeouts": {"total": "300s"}},
+        {"health_checks": {"active": {}, "passive": {}}, "circuit_breaker": {}},
+    ],
+)
 @on_loop
 async def test_its_last_exchange_takes_the_pool_with_it(upstream):
     """Although the client keeps its connection, and the wheel has not come round to the upstream's deadlines."""
@@ -229,6 +240,29 @@ async def test_two_generations_of_one_upstream_share_its_limit():
         assert node.taken[0].closed
         for client in clients:
             client.transport.abort()
+
+
+@pytest.mark.parametrize("phase", [Phase.OPEN, Phase.HALF_OPEN])
+@on_loop
+async def test_an_open_breaker_stays_so_under_other_settings(phase: Phase) -> None:
+    """What the one before is still told of does not count any more; it is gone with its last exchange."""
+    with no_collector():
+        async with serving(circuit_breaker={"min_requests": 1, "open": "300s"}) as node:
+            upstream = node.gateway.upstreams["old"]
+            upstream.watch.failed(upstream.targets[0], Fault.CONNECT_REFUSED, 0.1)
+            breaker = upstream.health.breaker
+            assert (breaker.phase, upstream.unavailable()) == (Phase.OPEN, Fault.CIRCUIT_OPEN)
+            assert 299 < upstream.wait() <= 300
+            if phase is Phase.HALF_OPEN:
+                breaker.look(monotonic() + 301)
+            assert breaker.phase is phase
+            before = held()
+            node.adopt(node.configured("old", circuit_breaker={"min_requests": 2, "open": "301s"}))
+            assert node.gateway.upstreams["old"].unavailable() is Fault.CIRCUIT_OPEN
+            assert upstream.watch is None
+            assert upstream.balancer.pick(None) is upstream.targets[0]
+            del upstream, breaker
+            await until(lambda: held() == before)
 
 
 @on_loop
