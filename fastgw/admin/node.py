@@ -104,6 +104,16 @@ class FeedInfo(Struct, frozen=True):
     """Why the last attempt has failed; "" it has not."""
 
 
+class QuotaFileInfo(Struct, frozen=True):
+    """What counts of quotas are kept in."""
+
+    file: str
+    written_date: float | None
+    """When it was written last; null = not since the control process began."""
+    problem: str
+    """Why it cannot be read or written just now; "" where it can, or was not needed yet."""
+
+
 class Status(Struct, frozen=True):
     """The node and its workers."""
 
@@ -126,6 +136,8 @@ class Status(Struct, frozen=True):
     """What their certificates are verified by."""
     feeds: Sequence[FeedInfo] = ()
     """What is fetched for the filters."""
+    quota_file: QuotaFileInfo | None = None
+    """null = counts end with the gateway."""
     rates: None = None
 
 

@@ -855,6 +855,16 @@ class State(Settings):
     """What all names in it begin with. Gateways with another prefix share nothing."""
 
 
+class Quotas(Settings):
+    """How what `quota` counts outlives the gateway."""
+
+    file: Annotated[str, Meta(min_length=1)] | None = None
+    """A file to keep counts in, an SQLite database: read at the start, written about once a second and at the end. It
+    is made if it is not there, readable by the gateway's user alone; two gateways must not share one. null =
+    `quotas.sqlite3` in the directory that systemd gives to the service (`StateDirectory`), else counts end with the
+    gateway."""
+
+
 class Config(Settings):
     """A whole configuration, its includes merged."""
 
@@ -892,5 +902,7 @@ class Config(Settings):
     added or removed there takes effect at once, without a reload being asked for."""
     state: State | None = None
     """Where nodes share what they know. null = each node knows for itself."""
+    quotas: Quotas = Quotas()
+    """How what is counted for long periods is kept."""
     routes: tuple[Route, ...] = ()
     """What happens to requests. The order counts only between routes that match equally well."""

@@ -19,6 +19,7 @@ from fastgw.filters.jwt import Jwt
 from fastgw.filters.key_auth import KeyAuth
 from fastgw.filters.mirror import Mirror
 from fastgw.filters.oidc import Oidc
+from fastgw.filters.quota import Quota
 from fastgw.filters.rate_limit import RateLimit
 from fastgw.filters.request_id import RequestId
 from fastgw.filters.security_headers import SecurityHeaders
@@ -42,6 +43,7 @@ TYPES: Final = FilterTypes(
         Auth,
         Authorize,
         RateLimit,
+        Quota,
         Concurrency,
         Size,
         Headers,

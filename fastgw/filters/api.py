@@ -26,6 +26,7 @@ from fastgw.node.cells import Cells
 from fastgw.node.feeds import Feed, Feeds
 from fastgw.node.ground import Ground
 from fastgw.node.limits import KeyCounts
+from fastgw.node.quotas import Quotas
 from fastgw.upstream.fetch import Fetcher
 from fastgw.upstream.group import Upstream
 
@@ -194,6 +195,8 @@ class Services(NamedTuple):
     """How many workers the node has now."""
     upstreams: Callable[[str], Upstream | None] = lambda name: None
     """An upstream as it is configured now, by its name."""
+    quotas: Quotas | None = None
+    """The node's counts for long periods. None: there is no node."""
 
 
 class NodeSide(Protocol):

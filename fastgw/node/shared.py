@@ -8,10 +8,10 @@ Rule 3: what a number means for the node is the sum over the columns (`Shared.to
 Rule 4: what is never used costs nothing. The file is sparse, so a layout has room for the largest node there is; but
 reading a page for the first time takes it as well as writing does, so nobody walks over all of a column.
 
-In front stands a header, then the table of limits by key (`cells`), then the columns, that of the supervisor first.
-Columns begin on pages of their own, so that no cache line has two writers; within a column counters stand first, then
-gauges. The file outlives its processes by its descriptor: a new program that lays it out in the same way carries on
-with it.
+In front stands a header, then the tables of limits by key (`cells`, `quotas`), then the columns, that of the supervisor
+first. Columns begin on pages of their own, so that no cache line has two writers; within a column counters stand first,
+then gauges. The file outlives its processes by its descriptor: a new program that lays it out in the same way carries
+on with it.
 """
 
 import mmap
@@ -24,10 +24,10 @@ from hashlib import blake2b
 from types import MappingProxyType
 from typing import Final, final
 
-from fastgw.node import cells
+from fastgw.node import cells, quotas
 from fastgw.node.limits import UNLIMITED, AddressLimit, Fence, KeyCounts, NodeLimit, Sketch, width_for
 
-VERSION: Final = 4
+VERSION: Final = 5
 FIRST_GAUGE: Final = 1 << 18
 """Where the gauges of a column begin; 2 MiB of counters stand before them."""
 LIMIT_CELLS: Final = 1 << 21
@@ -44,7 +44,8 @@ _MAGIC, _FINGERPRINT, _COLUMNS, _STRIDE, _WIDTH, _SECRET = range(6)  # words of 
 _SECRET_BYTES: Final = 32
 CELLS_AT: Final = _PAGE
 """Where that begins in the file."""
-_FRONT: Final = CELLS_AT + cells.size(LIMIT_CELLS)
+_QUOTAS_AT: Final = -(-(CELLS_AT + cells.size(LIMIT_CELLS)) // _PAGE) * _PAGE
+_FRONT: Final = _QUOTAS_AT + quotas.size()
 
 
 class OtherLayout(Exception):
@@ -127,7 +128,8 @@ class Shared:
         if self._header[_MAGIC] != VERSION or self._header[_FINGERPRINT] != layout.fingerprint:
             raise OtherLayout("the shared memory was laid out by another version")
         try:
-            self.cells = cells.table(front[CELLS_AT:], fd, CELLS_AT)
+            self.cells = cells.table(front[CELLS_AT : CELLS_AT + cells.size(LIMIT_CELLS)], fd, CELLS_AT)
+            self.quotas = quotas.Quotas(front[_QUOTAS_AT:_FRONT], fd, _QUOTAS_AT)
         except ValueError as error:
             raise OtherLayout(str(error)) from error
         self._stride = self._header[_STRIDE] * _WORD

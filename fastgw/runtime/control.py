@@ -40,6 +40,7 @@ from fastgw.runtime.loops import run
 from fastgw.runtime.notices import described, notice
 from fastgw.runtime.probes import status_server
 from fastgw.runtime.proposals import Proposals
+from fastgw.runtime.quota_keeping import QuotaKeeper
 from fastgw.runtime.revoking import Revoking
 from fastgw.runtime.view import View
 from fastgw.upstream.fetch import Fetcher
@@ -84,6 +85,8 @@ class Control:
         self._view.feeds = self._feeding.told
         self._checks = Checks(self._ground, commons.shared, commons.words.targets.health)
         self._view.health = self._checks
+        self._quotas = QuotaKeeper(commons.shared.quotas)
+        self._view.quota_file = lambda: self._quotas.told
         self._tasks: set[asyncio.Task[Any]] = set()
         self._admin: asyncio.Task[None] | None = None
         self._told = asyncio.Event()
@@ -103,6 +106,8 @@ class Control:
         loop = asyncio.get_running_loop()
         self._ground.start()
         self._feed(self._proposals.current)
+        self._quotas.follow(self._proposals.current.settings, begins=True)
+        self._begin(self._quotas.run())
         self._begin(self._watch_files())
         if self._commons.follows_files:
             self._begin(self._follow_sources())
@@ -125,6 +130,8 @@ class Control:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._checks.stop()
+        await self._quotas.keep()
+        self._quotas.close()
         self._fetcher.stop()
         self._ground.close()
 
@@ -171,6 +178,7 @@ class Control:
     def _follow(self, before: Accepted, now: Accepted) -> None:
         """Fetch what the filters want now, and serve the admin listener anew where its certificates are others."""
         self._feed(now)
+        self._quotas.follow(now.settings)
         if self._admin is None or now.settings.admin != self._admin_settings or self._admin_settings.tls is None:
             return
         if any(before.captured[file] != now.captured[file] for file in files_of(self._admin_settings.tls)):

@@ -19,6 +19,7 @@ from fastgw.runtime.capacity import auto_workers, usable_cpus
 from fastgw.runtime.channel import FIRST_GENERATION
 from fastgw.runtime.estate import PREFLIGHT, TAKE_OVER, Estate
 from fastgw.runtime.opening import open_commons
+from fastgw.runtime.quota_keeping import keep_all, restore_all
 from fastgw.runtime.signals import when_alone
 from fastgw.runtime.slots import Work
 from fastgw.runtime.supervisor import Supervisor
@@ -78,4 +79,6 @@ def run_gateway(
             commons = take_over(past, accepted, gateway, opened)
             ready_fd = None  # it was told, and the number may be another's now
         commons.follows_files = follow_files
+        restore_all(commons.shared.quotas, accepted.settings)
         Supervisor(commons, announce, ready_fd, companions, past).run()
+        keep_all(commons.shared.quotas, commons.sealed.settings)

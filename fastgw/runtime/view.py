@@ -71,6 +71,8 @@ class View:
         self.feeds: Callable[[], Sequence[node.FeedInfo]] = tuple
         """How what is fetched for the filters fares."""
         self.drained = DrainedTargets(channel, commons.feeds.get(FEED, b""), proposals.current.generation)
+        self.quota_file: Callable[[], node.QuotaFileInfo | None] = lambda: None
+        """How the file fares that counts are kept in."""
         self._certified: tuple[object, object] = (None, None)
         self._of_tls: OfTls = ((), ())
         self._parts = Parts(proposals.config)
@@ -102,6 +104,7 @@ class View:
             certificates=self.status_of_tls()[0],
             verifiers=self.status_of_tls()[1],
             feeds=self.feeds(),
+            quota_file=self.quota_file(),
         )
 
     def status_of_tls(self) -> OfTls:

@@ -116,6 +116,7 @@ class Worker:
             commons.run_key,
             lambda: self._changing.gateway.workers,
             lambda name: self._changing.gateway.upstreams.get(name),
+            commons.shared.quotas,
         )
         gateway.stock.roster.follow(commons.revoked, self._revoke)
         self._observer = Observer(

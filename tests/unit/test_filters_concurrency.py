@@ -49,7 +49,8 @@ class Served(Plane):
 
 def _with(settings: Mapping[str, Any], route: Mapping[str, Any]) -> dict[str, Any]:
     filters = {"concurrency": settings, **route.pop("filters", {})} if "filters" in route else {"concurrency": settings}
-    return {"routes": [{"name": "all", "upstream": "u", "filters": filters, **route}]}
+    upstream = {"targets": [{"url": "http://127.0.0.1:9"}], "retries": {"max": 0}}
+    return {"upstreams": {"u": upstream}, "routes": [{"name": "all", "upstream": "u", "filters": filters, **route}]}
 
 
 def test_so_many_pass_at_a_time_and_each_answer_makes_room():
@@ -183,6 +184,4 @@ def test_what_makes_no_sense_is_told(settings):
 
 def test_explain_says_how_many_may_pass():
     plane = Served({"limit": 10, "key": "ip", "priority": {}})
-    assert "while fewer than 9 are under way by ip of 10, with normal priority" in explained(
-        plane.gateway, "http://a/"
-    )
+    assert "while fewer than 9 are under way by ip of 10, with normal priority" in explained(plane.gateway, "http://a/")

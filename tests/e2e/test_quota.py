@@ -1,0 +1,116 @@
+"""quota as a process: exact over workers, and known again after all that may happen to a gateway."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from tests.support.client import Client
+from tests.support.gateway import OFF, Gateway, wait_until
+
+LIMIT = 100
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def settings(tmp_path: Path, limit: int = LIMIT, **more: Any) -> dict[str, Any]:
+    quota = {"limit": limit, "period": "month", "key": "route"}
+    return {
+        "workers": 3,
+        "listeners": {"main": {"address": "127.0.0.1:0"}},
+        "quotas": {"file": str(tmp_path / "kept" / "quotas.sqlite3")},
+        "routes": [{"name": "all", "respond": {"body": "ok"}, "filters": {"quota": quota}}],
+        **more,
+    }
+
+
+def admitted(gateway: Gateway, connections: int = 30, each: int = 8) -> int:
+    """How many of so many requests are admitted, sent at once on so many connections."""
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(gateway.connect()) for _ in range(connections)]
+        for client in clients:
+            client.send(GET * each)
+        statuses = [client.read_response().status for client in clients for _ in range(each)]
+    assert {*statuses} <= {200, 429}
+    return statuses.count(200)
+
+
+def kept(tmp_path: Path) -> int:
+    """What the file says."""
+    file = tmp_path / "kept" / "quotas.sqlite3"
+    if not file.exists():
+        return 0
+    with contextlib.closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as database:
+        try:
+            return database.execute("SELECT coalesce(sum(used), 0) FROM quota").fetchone()[0]
+        except sqlite3.OperationalError:  # it is being made
+            return 0
+
+
+def test_exactly_the_limit_whatever_happens(tmp_path):
+    """Workers that race, a worker that is killed, a reload, a stop and a start, a whole gateway that is killed."""
+    (tmp_path / "kept").mkdir()
+    with Gateway(settings(tmp_path), tmp_path) as gateway:
+        assert admitted(gateway) == LIMIT
+        os.kill(gateway.worker_pids[0], signal.SIGKILL)
+        gateway.stderr.wait_for(lambda line: b"killed by SIGKILL" in line)
+        assert admitted(gateway, 5) == 0
+        file = tmp_path / "gateway.json"
+        file.write_text(file.read_text().replace(f'"limit": {LIMIT}', f'"limit": {LIMIT + 10}'))
+        gateway.signal(signal.SIGHUP)
+        gateway.stderr.wait_for(lambda line: b"generation 2" in line)
+        assert admitted(gateway) == 10
+    assert kept(tmp_path) == LIMIT + 10
+    gateway = Gateway(settings(tmp_path, LIMIT + 15), tmp_path)
+    try:
+        assert admitted(gateway) == 5
+        wait_until(lambda: kept(tmp_path) == LIMIT + 15, "the file to say so")
+    finally:
+        gateway.kill()
+    with Gateway(settings(tmp_path, LIMIT + 18), tmp_path) as gateway:
+        assert admitted(gateway) == 3
+
+
+def test_a_file_that_fails_stops_nobody_and_is_written_when_it_can_be(tmp_path):
+    admin = {"address": "127.0.0.1:0"}
+    with Gateway(settings(tmp_path, admin=admin), tmp_path) as gateway:
+        assert admitted(gateway) == LIMIT
+        line = gateway.stderr.wait_for(lambda line: b"quotas: " in line)
+        assert b"quotas.sqlite3 cannot be written: No such file or directory; they are counted in memory" in line
+        assert "No such file" in told(gateway)["problem"]
+        (tmp_path / "kept").mkdir()
+        gateway.stderr.wait_for(lambda line: b"is written again" in line)
+        assert kept(tmp_path) == LIMIT
+        assert told(gateway)["problem"] == ""
+
+
+def test_a_file_that_is_no_database_is_told_and_left_alone(tmp_path):
+    (tmp_path / "kept").mkdir()
+    file = tmp_path / "kept" / "quotas.sqlite3"
+    file.write_bytes(b"something else" * 100)
+    with Gateway(settings(tmp_path), tmp_path) as gateway:
+        line = gateway.stderr.wait_for(lambda line: b"quotas: " in line)
+        assert b"cannot be read: file is not a database; they begin with nothing" in line
+        assert admitted(gateway) == LIMIT
+    assert file.read_bytes() == b"something else" * 100
+
+
+def test_a_reload_that_names_a_file_counts_on_from_what_it_says(tmp_path):
+    (tmp_path / "kept").mkdir()
+    with Gateway(settings(tmp_path), tmp_path) as gateway:
+        assert admitted(gateway) == LIMIT
+    with Gateway(settings(tmp_path, quotas={}), tmp_path) as gateway:
+        assert admitted(gateway, 1) == 8
+        (tmp_path / "gateway.json").write_text(json.dumps({"version": 1, **OFF, **settings(tmp_path)}))
+        gateway.signal(signal.SIGHUP)
+        gateway.stderr.wait_for(lambda line: b"generation 2" in line)
+        wait_until(lambda: admitted(gateway, 1, 1) == 0, "what was counted before")
+
+
+def told(gateway: Gateway) -> dict[str, Any]:
+    with Client(gateway.ready["admin"]) as client:
+        return json.loads(client.exchange(b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n").body)["quota_file"]

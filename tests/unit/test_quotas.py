@@ -1,0 +1,244 @@
+"""The table of quotas, and the periods of the calendar that they count in."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from fastgw.node import quotas, swap
+from fastgw.node.periods import calendar_of
+from fastgw.node.quota_file import CannotKeep, QuotaFile
+from fastgw.node.quotas import NOT_OURS, USED_UP, Id, Period, Quotas, Row, own_quotas
+
+NOW = 1_800_000_000.0
+TODAY = Period(20_000, NOW, NOW + 86_400)
+TOMORROW = Period(20_001, NOW + 86_400, NOW + 2 * 86_400)
+SHARED = Id.of(b"shared")
+
+
+@pytest.fixture(params=[True, False] if swap.COMPILED else [False])
+def table(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Quotas:
+    if not request.param:
+        monkeypatch.setattr(swap, "_twin", None)
+    return own_quotas(1024)
+
+
+def slot_of(table: Quotas, key: bytes) -> tuple[int, Id]:
+    return table.place(Id.of(key), SHARED)
+
+
+def test_it_admits_exactly_the_limit_and_begins_anew_with_the_period(table):
+    alice = slot_of(table, b"alice")
+    assert [table.spend(*alice, TODAY, 1, 3) for _ in range(5)] == [2, 1, 0, USED_UP, USED_UP]
+    assert table.spend(*slot_of(table, b"bob"), TODAY, 1, 3) == 2
+    assert table.spend(*alice, TOMORROW, 1, 3) == 2
+    assert table.look_up(Id.of(b"alice"), TOMORROW) == 1
+
+
+def test_what_costs_more_than_is_left_spends_nothing(table):
+    alice = slot_of(table, b"alice")
+    assert table.spend(*alice, TODAY, 2, 3) == 1
+    assert table.spend(*alice, TODAY, 2, 3) == USED_UP
+    assert table.spend(*alice, TODAY, 1, 3) == 0
+
+
+def test_what_is_given_back_is_of_its_period_alone(table):
+    alice = slot_of(table, b"alice")
+    table.spend(*alice, TODAY, 1, 3)
+    table.refund(*alice, TODAY, 1)
+    table.refund(*alice, TODAY, 1)
+    assert table.count(*alice, TODAY) == 0
+    table.spend(*alice, TOMORROW, 1, 3)
+    table.refund(*alice, TODAY, 1)
+    assert table.count(*alice, TOMORROW) == 1
+
+
+def test_a_clock_that_is_a_little_behind_counts_in_the_period_that_has_begun(table):
+    alice = slot_of(table, b"alice")
+    table.spend(*alice, TOMORROW, 1, 3)
+    assert table.spend(*alice, TODAY, 1, 3) == 1
+    assert table.count(*alice, TOMORROW) == 2
+
+
+def test_a_clock_that_was_wrong_forgets_nothing(table):
+    alice = slot_of(table, b"alice")
+    wrong = Period(TODAY.number + 400, NOW, NOW)
+    table.spend(*alice, wrong, 2, 3)
+    assert table.spend(*alice, TODAY, 1, 3) == 0
+    assert table.spend(*alice, TODAY, 1, 3) == USED_UP
+    assert table.spend(*alice, TOMORROW, 1, 3) == 2
+
+
+def test_reset(table):
+    alice = slot_of(table, b"alice")
+    table.spend(*alice, TODAY, 3, 3)
+    assert table.reset(Id.of(b"alice"))
+    assert table.spend(*alice, TODAY, 1, 3) == 2
+    assert not table.reset(Id.of(b"nobody"))
+
+
+def test_keys_that_find_no_slot_share_one_and_none_is_forgotten(table):
+    """Far more keys than slots: each spends, and none is ever admitted twice."""
+    admitted = [0] * 3000
+    for _ in range(2):
+        for number in range(3000):
+            slot = slot_of(table, b"%d" % number)
+            admitted[number] += table.spend(*slot, TODAY, 1, 1) >= 0
+    assert max(admitted) == 1
+    assert sum(admitted) > 900
+    assert table.overflowed
+
+
+def test_a_slot_whose_period_is_long_over_is_given_to_another_key(monkeypatch):
+    table = own_quotas(quotas.PROBED)
+    first = [slot_of(table, b"%d" % number) for number in range(quotas.PROBED)]
+    for each in first:
+        table.spend(*each, TODAY, 1, 5)
+    assert slot_of(table, b"one more")[1] == SHARED
+    monkeypatch.setattr(quotas, "time", lambda: NOW + 86_400 + 2 * quotas.GRACE_S)
+    slot, id_ = slot_of(table, b"another")
+    assert id_ == Id.of(b"another")
+    assert table.spend(slot, id_, TOMORROW, 1, 5) == 4
+    (evicted,) = [each for each in first if each[0] == slot]
+    assert table.spend(*evicted, TOMORROW, 1, 5) == NOT_OURS
+
+
+def rows(table: Quotas) -> dict[Id, tuple[int, int, Row]]:
+    return {each[2].id: each for block in table.marked() for each in table.unkept(block)}
+
+
+def test_what_is_kept_can_be_restored_and_only_what_changed_is_kept_again(table):
+    alice, bob = slot_of(table, b"alice"), slot_of(table, b"bob")
+    table.spend(*alice, TODAY, 2, 9)
+    table.spend(*bob, TODAY, 3, 9)
+    found = rows(table)
+    assert {row.used for _, _, row in found.values()} == {2, 3}
+    for slot, state, _ in found.values():
+        table.kept(slot, state)
+    assert rows(table) == {}
+    table.spend(*bob, TODAY, 1, 9)
+    ((_, _, row),) = rows(table).values()
+    assert (row.id, row.used, row.until) == (Id.of(b"bob"), 4, int(TODAY.ends_date))
+
+    other = own_quotas(1024)
+    for _, _, row in found.values():
+        other.restore(row)
+    assert other.spend(*slot_of(other, b"alice"), TODAY, 7, 9) == 0
+    assert other.look_up(Id.of(b"bob"), TODAY) == 3
+    other.restore(found[Id.of(b"alice")][2])  # it is behind by now
+    assert other.look_up(Id.of(b"alice"), TODAY) == 9
+    assert [row.id for _, _, row in rows(other).values()] == [Id.of(b"alice")]
+
+
+def test_what_a_file_says_of_a_period_that_is_over_does_not_count(table):
+    alice = slot_of(table, b"alice")
+    table.spend(*alice, TOMORROW, 1, 9)
+    table.restore(Row(Id.of(b"alice"), TODAY.number, 9, int(NOW)))
+    assert table.count(*alice, TOMORROW) == 1
+
+
+def test_memory_of_the_other_kind_is_not_counted_in(monkeypatch):
+    if not swap.COMPILED:
+        return
+    fd = os.memfd_create("test")
+    os.close(fd)
+    memory = memoryview(bytearray(quotas.size(1024)))
+    Quotas(memory, -1, 0)
+    monkeypatch.setattr(swap, "COMPILED", False)
+    with pytest.raises(ValueError, match="another way"):
+        Quotas(memory, -1, 0)
+
+
+# --- the calendar ---
+
+
+def stamp(text: str, zone: str) -> float:
+    return datetime.fromisoformat(text).replace(tzinfo=ZoneInfo(zone)).timestamp()
+
+
+@pytest.mark.parametrize(
+    ("zone", "day", "hours"),
+    [
+        ("Europe/Berlin", "2026-03-28", 24),
+        ("Europe/Berlin", "2026-03-29", 23),
+        ("Europe/Berlin", "2026-10-25", 25),
+        ("America/New_York", "2026-11-01", 25),
+        ("Asia/Kathmandu", "2026-06-01", 24),
+        ("Asia/Beirut", "2026-03-29", 23),  # midnight is skipped: the day begins at one
+        ("Australia/Lord_Howe", "2026-04-05", 24.5),
+        ("UTC", "2026-03-29", 24),
+    ],
+)
+def test_a_day_is_as_long_as_the_clocks_there_say(zone, day, hours):
+    calendar = calendar_of("day", ZoneInfo(zone))
+    noon = calendar(stamp(f"{day}T12:00", zone))
+    assert (noon.ends_date - noon.begins_date) / 3600 == hours
+    assert calendar(noon.begins_date) == calendar(noon.ends_date - 1) == noon
+    assert calendar(noon.ends_date).number == noon.number + 1
+    assert calendar(noon.begins_date - 1).number == noon.number - 1
+    assert calendar(noon.begins_date - 1).ends_date == noon.begins_date
+
+
+def test_months_follow_each_other_in_the_zone():
+    calendar = calendar_of("month", ZoneInfo("Pacific/Auckland"))
+    december = calendar(stamp("2026-12-31T23:59:59", "Pacific/Auckland"))
+    january = calendar(december.ends_date)
+    assert january.number == december.number + 1
+    assert january.begins_date == stamp("2027-01-01T00:00", "Pacific/Auckland")
+    assert (calendar(stamp("2027-02-10T00:00", "Pacific/Auckland")).ends_date - january.ends_date) / 86_400 == 28
+
+
+def test_spans_are_counted_from_1970():
+    assert calendar_of(900.0, ZoneInfo("Asia/Tokyo"))(1800.5) == Period(2, 1800, 2700)
+
+
+# --- the file ---
+
+
+def written(file: QuotaFile, count: int = 1) -> None:
+    file.write([Row(Id.of(b"%d" % number), 7, number, int(NOW)) for number in range(count)], NOW)
+
+
+def test_what_was_written_is_read_but_for_what_is_over(tmp_path):
+    file = QuotaFile(str(tmp_path / "q"))
+    assert [*file.read(NOW)] == []
+    written(file, 3)
+    assert sorted(row.used for row in file.read(NOW - 1)) == [0, 1, 2]
+    assert [*file.read(NOW)] == []
+    file.close()
+    assert (tmp_path / "q").stat().st_mode & 0o777 == 0o600
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["q"]
+
+
+def test_a_full_disk_is_told_and_nothing_of_the_writing_is_half_done(tmp_path):
+    file = QuotaFile(str(tmp_path / "q"))
+    written(file)
+    assert file._database is not None
+    file._database.execute("PRAGMA max_page_count=4")
+    with pytest.raises(CannotKeep, match="q cannot be written: database or disk is full"):
+        written(file, 10_000)
+    assert len([*file.read(0)]) == 1
+    written(file, 10_000)  # by another connection: there is room again
+    assert len([*file.read(0)]) == 10_000
+    file.close()
+
+
+def test_counts_are_forgotten_a_day_after_their_period(tmp_path):
+    file = QuotaFile(str(tmp_path / "q"))
+    written(file, 3)
+    file.write([], NOW + 90_000)
+    assert [*file.read(0)] == []
+    file.close()
+
+
+def test_a_file_of_another_version_is_left_alone(tmp_path):
+    file = QuotaFile(str(tmp_path / "q"))
+    written(file)
+    assert file._database is not None
+    file._database.execute("PRAGMA user_version=9")
+    file.close()
+    with pytest.raises(CannotKeep, match="another version"):
+        written(file)
