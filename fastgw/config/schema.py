@@ -199,7 +199,9 @@ _DRAW: Final[Mapping[type[Shape], Callable[[_Drawing, Any], Schema]]] = {
     Choice: lambda drawing, shape: {"enum": list(shape.values)},
     Noted: lambda drawing, shape: dict(shape.notation.schema),
     File: lambda drawing, shape: {"type": "string", "minLength": 1},
-    Hidden: lambda drawing, shape: {"anyOf": [{"type": "string", "minLength": 1}, _source("env"), _source("file")]},
+    Hidden: lambda drawing, shape: {
+        "anyOf": [*([{"type": "string", "minLength": 1}] if shape.text else ()), _source("env"), _source("file")]
+    },
     Sequence: _Drawing.sequence,
     Table: _Drawing.table,
     Either: _Drawing.either,

@@ -2,6 +2,7 @@
 
 import os
 import re
+from dataclasses import dataclass
 from typing import Any, Final
 
 from msgspec import Struct
@@ -14,10 +15,15 @@ LONGEST: Final = 64 * 1024
 MASK: Final = "***"
 """What is shown in a secret's place."""
 SECRET_NAMES: Final = re.compile(
-    r"auth|cookie|token|secret|passw|credential|session|signature|api-?key|(?:access|private|subscription)-key",
+    r"auth|cookie|token|secret|passw|credential|session|signature|api-?key|(?:access|private|subscription)-key|[-_]key$",
     re.IGNORECASE,
 )
 """Found in the name of a field or parameter, its value is not shown. One too many is harmless, one too few is not."""
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Marks a secret that does not stand in the configuration itself: a text there is something else."""
 
 
 class SecretError(Exception):

@@ -23,7 +23,7 @@ from fastgw.config.documents import Document
 from fastgw.config.extensions import UnknownType, type_called
 from fastgw.config.files import Files
 from fastgw.config.problems import Path, Problem, nearest, show, suggest
-from fastgw.config.secret import Secret, SecretError, secret_in
+from fastgw.config.secret import Elsewhere, Secret, SecretError, secret_in
 from fastgw.config.settings import FilterUse, Inner, OrInFile
 from fastgw.config.spots import Flaw
 from fastgw.config.values import FileName, Notation
@@ -195,12 +195,17 @@ class File(Shape):
 class Hidden(Shape):
     """A secret. Whatever is wrong with it, nothing of what may be its value is told."""
 
-    expected: str = "text in quotes, {env: NAME} or {file: path}"
+    text: bool = True
+    """Whether it may stand there itself."""
     is_secret = True
+
+    @property
+    def expected(self) -> str:  # type: ignore[override]  # worked out rather than given
+        return f"{'text in quotes, ' if self.text else ''}{{env: NAME}} or {{file: path}}"
 
     def read(self, value: Any, path: Path, reading: Reading) -> Any:
         match value:
-            case str():
+            case str() if self.text:
                 below, secret = path, Secret(text=value)
             case {"env": str(name)} if len(value) == 1 and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 below, secret = (*path, "env"), Secret(env=name)
@@ -301,6 +306,8 @@ class Either(Shape):
             return None if value is None else self.shapes[0].read(value, path, reading)
         kinds = _KINDS.get(type(value), ())
         meant = [shape for shape in self.shapes if isinstance(shape, kinds)]
+        if isinstance(value, str):
+            meant = [shape for shape in meant if not isinstance(shape, Hidden) or shape.text]
         if len(meant) == 1:  # and here
             return meant[0].read(value, path, reading)
         for shape in self.shapes:
@@ -510,7 +517,7 @@ def shape_of(annotation: Any) -> Shape:
     if annotation is FilterUse:
         return next((InnerInstance(note.phase) for note in notes if isinstance(note, Inner)), Instance())
     if annotation is Secret:
-        return Hidden()
+        return Hidden(text=not any(isinstance(note, Elsewhere) for note in notes))
     if isinstance(annotation, type) and issubclass(annotation, Struct):
         return Structure(annotation)
     raise TypeError(f"{annotation} in settings has no written form")

@@ -55,7 +55,8 @@ def fitting(shape: Shape, value: Any) -> Shape:
 
 def masked(shape: Table, key: str) -> bool:
     """Whether a text under this key is not shown: the value of a field such as `Authorization`."""
-    return isinstance(shape.each, Text | Noted) and SECRET_NAMES.search(key) is not None
+    each = shape.each.shapes if isinstance(shape.each, Either) else (shape.each,)
+    return any(isinstance(shape, Text | Noted) for shape in each) and SECRET_NAMES.search(key) is not None
 
 
 def _settings(value: Struct) -> dict[str, Any]:

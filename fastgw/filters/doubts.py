@@ -166,4 +166,5 @@ def _tells_consumers(settings: Any) -> bool:
 
 def _names_somebody(settings: Headers) -> bool:
     edits = (edit for side in (settings.request, settings.response) for edit in (side.set, side.add))
-    return any(is_identity(text) for edit in edits for text in edit.values())
+    said = (each for edit in edits for each in edit.values())
+    return any(isinstance(each, str) and is_identity(each) for each in said)

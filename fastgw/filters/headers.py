@@ -7,11 +7,13 @@ from typing import Annotated, Any, Final
 from msgspec import Meta
 
 from fastgw.config.problems import suggest
+from fastgw.config.secret import Elsewhere
 from fastgw.config.settings import NONE, Settings
 from fastgw.config.values import FieldName, Notation, parse_field_value
-from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Phase
+from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Secret
 from fastgw.filters.templates import VALUES, Unfit, Value, compiled, is_identity, parameters, parse_template
 from fastgw.wire.framing import RequestHead
+from fastgw.wire.grammar import IS_VALUE
 from fastgw.wire.headers import Fields, folded
 
 log = logging.getLogger("fastgw.filters")
@@ -28,6 +30,8 @@ FieldTemplate = Annotated[
     ),
 ]
 
+FieldValue = FieldTemplate | Annotated[Secret, Elsewhere()]
+
 
 class Edits(Settings):
     """What happens to the fields of a message, in this order: remove, set, add.
@@ -38,10 +42,11 @@ class Edits(Settings):
 
     remove: Names = ()
     """Fields that are taken out."""
-    set: Mapping[FieldName, FieldTemplate] = NONE
-    """Fields that are there once, with this value, whatever was there before. What the sender said under these names is
+    set: Mapping[FieldName, FieldValue] = NONE
+    """Fields that are there once, with this value, whatever was there before; `{env: NAME}` or `{file: path}` for one
+    that nobody is shown. What the sender said under these names is
     taken out also when a value is missing."""
-    add: Mapping[FieldName, FieldTemplate] = NONE
+    add: Mapping[FieldName, FieldValue] = NONE
     """Fields that are added behind those that are there."""
 
     def __post_init__(self) -> None:
@@ -69,8 +74,8 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
     """For the response, whoever made it."""
 
     def build(self, env: Env) -> Hooks:
-        to_request = _Edit(self.request, env.instance, strict=True)
-        to_response = _Edit(self.response, env.instance, strict=False)
+        to_request = _Edit(self.request, env, strict=True)
+        to_response = _Edit(self.response, env, strict=False)
 
         def request(exchange: Exchange) -> Outcome:
             try:
@@ -97,6 +102,11 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
             response=None if self.response.empty() else response,
         )
 
+    def secret_names(self) -> Iterable[str]:
+        """What is hidden in the configuration is hidden in what is told of requests."""
+        edits = (self.request.set, self.request.add, self.response.set, self.response.add)
+        return {name for each in edits for name, said in each.items() if isinstance(said, Secret)}
+
     def unknown_names(self, known: frozenset[str]) -> Iterable[tuple[tuple[str, ...], str, str]]:
         """Where a value is called by a name that nothing has, what is wrong, and what was expected.
 
@@ -105,7 +115,7 @@ class Headers(Filter, name="headers", phase=Phase.TRANSFORM):
         for side in ("request", "response"):
             for edit in ("set", "add"):
                 for field, text in getattr(getattr(self, side), edit).items():
-                    for name in parameters(text):
+                    for name in parameters(text) if isinstance(text, str) else ():
                         if name not in known:
                             wrong = f"{{{name}}} is no value of a request, and no path here has such a parameter"
                             yield (side, edit, field), wrong, suggest(name, [*VALUES, *known])
@@ -116,11 +126,11 @@ class _Edit:
 
     __slots__ = ("_add", "_added", "_dropped", "_remove", "_set", "_strict", "_taken_over")
 
-    def __init__(self, edits: Edits, instance: str, strict: bool) -> None:
+    def __init__(self, edits: Edits, env: Env, strict: bool) -> None:
         self._strict = strict
         self._remove = tuple(name.encode() for name in edits.remove)
-        self._set = tuple(_values(edits.set, instance, strict))
-        self._add = tuple(_values(edits.add, instance, strict))
+        self._set = tuple(_values(edits.set, env, strict))
+        self._add = tuple(_values(edits.add, env, strict))
         self._dropped = frozenset(name.lower() for name in (*self._remove, *(name for name, _ in self._set)))
         self._taken_over = frozenset(map(folded, self._dropped))
         self._added = tuple((name + b": ", value) for name, value in (*self._set, *self._add))
@@ -166,12 +176,23 @@ class _Edit:
                 fields.add(name, held)
 
 
-def _values(edits: Mapping[str, str], instance: str, strict: bool) -> Iterable[tuple[bytes, bytes | Value]]:
-    for name, text in edits.items():
-        value = compiled(text)
-        if not isinstance(value, bytes) and not (strict and is_identity(text)):
-            value = _lenient(value, f"filter {instance}: {name}")
+def _values(edits: Mapping[str, str | Secret], env: Env, strict: bool) -> Iterable[tuple[bytes, bytes | Value]]:
+    for name, said in edits.items():
+        if isinstance(said, Secret):
+            yield name.encode(), _hidden(name, env.secret(said))
+            continue
+        value = compiled(said)
+        if not isinstance(value, bytes) and not (strict and is_identity(said)):
+            value = _lenient(value, f"filter {env.instance}: {name}")
         yield name.encode(), value
+
+
+def _hidden(name: str, secret: str) -> bytes:
+    """A secret as the value of a field. Raises `ValueError`, which does not show it."""
+    value = secret.encode()
+    if IS_VALUE(value) is None or value != value.strip(b" \t"):
+        raise ValueError(f"the secret for {name} is no text in one line")
+    return value
 
 
 def _lenient(value: Value, where: str) -> Value:

@@ -6,8 +6,13 @@ from pathlib import Path
 import pytest
 
 from fastgw import config
+from fastgw.compile import CompileError
+from fastgw.config import ConfigError
+from fastgw.config.writing import effective
+from fastgw.explain import explain
 from fastgw.filters import TYPES
 from fastgw.filters.api import Exchange, Phase
+from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane, probe
 
 HOST = b"Host: a.test\r\n"
@@ -148,3 +153,38 @@ def test_no_value_ends_its_line(tmp_path: Path, value: str) -> None:
     file.write_text(json.dumps({**SERVICE, "filters": {"headers": {"response": {"set": {"X-A": value}}}}}))
     with pytest.raises(config.ConfigError):
         config.load(str(file), TYPES)
+
+
+SECRET = "planted-8f1c"
+
+
+def test_a_value_that_nobody_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "key").write_text(f"{SECRET}-in-a-file\n")
+    monkeypatch.setenv("BACKEND_KEY", SECRET)
+    edits = {"set": {"X-Backend": {"env": "BACKEND_KEY"}}, "add": {"X-More": {"file": str(tmp_path / "key")}}}
+    plane = Plane({"filters": {"headers": {"request": edits}}})
+    client = plane.client()
+    client.sends(b"GET / HTTP/1.1\r\n" + HOST + b"X-Backend: of the client\r\n\r\n")
+    upstream = plane.connects()
+    assert f"\r\nX-Backend: {SECRET}\r\n".encode() in upstream.received
+    assert f"\r\nX-More: {SECRET}-in-a-file\r\n".encode() in upstream.received
+    assert b"of the client" not in upstream.received
+    told = explain(plane.gateway, "GET", "http://a.test/")
+    assert "X-Backend: ***" in told.sends
+    assert SECRET not in f"{told} {effective(plane.config)}"
+    (tmp_path / "key").write_text(f"{SECRET}\nX-Role: admin\n")
+    with pytest.raises(CompileError, match="the secret for X-More is no text in one line"):
+        Plane({"filters": {"headers": {"request": edits}}})
+
+
+@pytest.mark.parametrize("name", ["X-Backend-Key", "X-Functions-Key", "x_api_key", "Private-Token", "X-Secret-Of-Us"])
+def test_values_under_names_of_secrets_are_not_shown(name: str) -> None:
+    plane = Plane({"filters": {"headers": {"request": {"set": {name: SECRET}}}}})
+    assert SECRET not in f"{effective(plane.config)} {explain(plane.gateway, 'GET', 'http://a.test/')}"
+
+
+def test_a_text_is_a_template_and_never_a_secret() -> None:
+    with pytest.raises(ConfigError, match=r"request\.set\.X-A: .*brace"):
+        load_document({**SERVICE, "filters": {"headers": {"request": {"set": {"X-A": "{"}}}}}, TYPES)
+    with pytest.raises(ConfigError, match=r"request\.set\.X-A\.env: the environment variable NOT_THERE is not set"):
+        load_document({**SERVICE, "filters": {"headers": {"request": {"set": {"X-A": {"env": "NOT_THERE"}}}}}}, TYPES)
