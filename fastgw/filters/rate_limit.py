@@ -73,8 +73,8 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
     limits, under names of their own with `type: rate_limit`, may stand on a route: all of them have to admit a request.
 
     On the gateway or a listener it runs before a route is found, and so for every request, if nothing of `key` and
-    `groups` needs to know the route or who the client is (`consumer`, `route`, `claim`). Preflights that the gateway
-    answers are not counted by others.
+    `groups` needs to know the route or who the client is (`consumer`, `route`, `claim`). No other counts the preflights
+    that the gateway answers.
 
     A million keys at a time are counted one by one, in 32 MiB of memory at most (160 MiB with sliding windows), of
     which a key takes 16 bytes (80). More of them share what is there: some are refused for what others have spent;
