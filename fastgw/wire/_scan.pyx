@@ -69,7 +69,7 @@ cdef uint8_t _slots[SLOTS]  # a hash table with open addressing: number of a nam
 # What a byte may be part of.
 cdef enum:
     TOKEN = 1
-    UNDERSCORE = 2
+    SIGN = 2  # but for the hyphen
     PLAIN_PATH = 4  # stands for itself in the normal form of a path
     TARGET = 8
     HOST_NAME = 16  # but for the dot; in lower case
@@ -121,7 +121,7 @@ cdef bint _set_up() except -1:
         _lower[code] = code + 32 if 65 <= code <= 90 else code
     for kind, members in (
         (TOKEN, b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"),
-        (UNDERSCORE, b"_"),
+        (SIGN, b"!#$%&'*+.^_`|~"),
         (PLAIN_PATH, b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=:@/"),
         (TARGET, bytes(range(0x21, 0x7F)).replace(b"#", b"")),
         (HOST_NAME, b"abcdefghijklmnopqrstuvwxyz0123456789_~-"),
@@ -173,7 +173,7 @@ cdef bint _read_fields(Head head, const uint8_t* at, const uint8_t* end, bint re
         if at == end or at[0] != c":" or fields == max_fields:
             return False
         fields += 1
-        if request and kinds & UNDERSCORE and _has_known_twin(name, at - name):
+        if request and kinds & SIGN and _has_known_twin(name, at - name):
             return False
         number = _number_of(name, at - name)
         at += 1
@@ -221,13 +221,13 @@ cdef inline void _note(RequestHead head, int number, Span value) noexcept:
 
 
 cdef bint _has_known_twin(const uint8_t* name, Py_ssize_t length) noexcept nogil:
-    """Whether it would be the name of a known field, were its underscores hyphens."""
+    """Whether it would be the name of a known field, were all its signs hyphens."""
     cdef uint8_t hyphened[LONGEST_NAME]
     cdef Py_ssize_t place
     if length > LONGEST_NAME:
         return False
     for place in range(length):
-        hyphened[place] = c"-" if name[place] == c"_" else name[place]
+        hyphened[place] = c"-" if _kinds[name[place]] & SIGN else name[place]
     return _number_of(hyphened, length) >= 0
 
 

@@ -66,7 +66,7 @@ cdef class _Sought:
                 letter = name[place]
                 if c"A" <= letter <= c"Z":
                     letter += 32
-                elif letter == c"_":
+                elif not (c"a" <= letter <= c"z" or c"0" <= letter <= c"9"):
                     letter = c"-"
                 if letter != self.texts[number][place]:
                     break

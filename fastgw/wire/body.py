@@ -8,7 +8,7 @@ import re
 from typing import Final, Protocol, final
 
 from fastgw.wire.grammar import TOKEN, VALUE, check_fields
-from fastgw.wire.headers import Fields
+from fastgw.wire.headers import Fields, folded
 from fastgw.wire.llhttp import SecondJudge
 from fastgw.wire.malformed import Malformed
 
@@ -215,7 +215,7 @@ class ChunkedReader:
         check_fields(section, 2, MOST_TRAILERS)
         trailers = Fields.parse(section, 2)
         for name, _ in trailers:
-            lower = name.lower().replace(b"_", b"-")
+            lower = folded(name)
             if lower in NOT_IN_TRAILERS or (lower.startswith(b"content-") and lower != b"content-digest"):
                 raise Malformed("A trailer names a field that must come before the body.")
         self.trailers = tuple(trailers)

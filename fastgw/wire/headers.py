@@ -6,6 +6,9 @@ from typing import Final, final
 
 from fastgw.wire.grammar import IS_TOKEN, IS_VALUE
 
+_FOLDED: Final = bytes(
+    code if chr(code).isascii() and chr(code).isalnum() else 0x2D for code in bytes(range(256)).lower()
+)
 _NO_NAMES: Final[frozenset[bytes]] = frozenset()
 _LINE: Final = re.compile(rb"([^:\r\n]++):[\t ]*+([^\r]*+)\r\n")
 
@@ -16,9 +19,9 @@ class Fields:
 
     Names compare without case. A value has no white space around it.
 
-    Where lines are replaced or removed, `-` and `_` in their names are one as well: CGI and its heirs make
-    `HTTP_X_USER` of both `X-User` and `X_User` (RFC 3875 section 4.1.18), so a twin that stayed could speak in the
-    other's place. Reading tells them apart.
+    Where lines are replaced or removed, all signs in their names are one as well: CGI and its heirs make `HTTP_X_USER`
+    of both `X-User` and `X_User` (RFC 3875 section 4.1.18), and some of them of `X.User` too, so a twin that stayed
+    could speak in the other's place. Reading tells them apart.
     """
 
     __slots__ = ("_lines", "changed", "taken")
@@ -124,8 +127,8 @@ class Fields:
 
 
 def folded(name: bytes) -> bytes:
-    """The name that all twins have in common: in lower case, with hyphens for underscores."""
-    return name.lower().replace(b"_", b"-")
+    """The name that all twins have in common: in lower case, with hyphens for whatever is no letter or digit."""
+    return name.translate(_FOLDED)
 
 
 def _checked(name: bytes, value: bytes) -> tuple[bytes, bytes]:

@@ -261,7 +261,7 @@ _REQUEST_LINE: Final = re.compile(rb"(" + TOKEN + rb"{1,%d}+) ([!\"$-~]++) HTTP/
 _OTHER_VERSION: Final = re.compile(TOKEN + rb"{1,%d}+ [!\"$-~]++ HTTP/[0-9]\.[0-9]\r\n" % _LONGEST_METHOD)
 _ABSOLUTE_FORM: Final = re.compile(rb"(https?)://([^/?]*+)(.*)", re.IGNORECASE)
 
-_REQUEST_FIELDS: Final = Finder(RequestHead.KNOWN, refuse_underscores=True)
+_REQUEST_FIELDS: Final = Finder(RequestHead.KNOWN, refuse_twins=True)
 _LONG_LIVED: Final = LongLivedJudge(HttpRequestParser)
 
 
@@ -423,7 +423,7 @@ def take_request(buffer: memoryview, length: int, max_bytes: int, max_fields: in
 # --- responses ---
 
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: (" + VALUE + rb"*+))?\r\n")
-_RESPONSE_FIELDS: Final = Finder(ResponseHead.KNOWN, refuse_underscores=False)
+_RESPONSE_FIELDS: Final = Finder(ResponseHead.KNOWN, refuse_twins=False)
 _LONG_LIVED_FOR_RESPONSES: Final = LongLivedJudge(HttpResponseParser)
 
 

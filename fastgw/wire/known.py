@@ -28,19 +28,23 @@ _NEVER_NAMED_AWAY: Final = FORWARDING | frozenset(
 )
 
 
+_SIGNS: Final = r"[-!#$%&'*+.^_`|~]"
+"""All that a name may have beside letters and digits."""
+
+
 @final
 class Finder:
     """Finds the lines of the fields called `names` (lower case).
 
-    `refuse_underscores`: `Content_Length` beside `Content-Length`, and so on, is `Malformed`. To CGI and its heirs
-    both are one field; here they would be two.
+    `refuse_twins`: `Content_Length` beside `Content-Length`, and so on, is `Malformed`. To CGI and its heirs both are
+    one field, and to some of them `Content.Length` too; here they would be two.
     """
 
     __slots__ = ("_names", "_pattern")
 
-    def __init__(self, names: frozenset[bytes], refuse_underscores: bool) -> None:
+    def __init__(self, names: frozenset[bytes], refuse_twins: bool) -> None:
         self._names = names
-        self._pattern = _lines_named([name.decode("ascii") for name in names], "[-_]" if refuse_underscores else "-")
+        self._pattern = _lines_named([name.decode("ascii") for name in names], _SIGNS if refuse_twins else "-")
 
     def find(self, raw: bytes, start: int) -> Known:
         """Read the lines out of a head with well-formed fields, the first of which begins at `start`."""
@@ -49,7 +53,7 @@ class Finder:
             name, value = match.groups()
             name = name.lower()
             if name not in self._names:
-                raise Malformed("A field is named like one that frames or routes the message, but with an underscore.")
+                raise Malformed("A field is named like one that frames or routes the message, but for a hyphen.")
             before, end = match.span()
             line = before + 1, end + 2, value.rstrip(b" \t")
             if name in known:

@@ -72,9 +72,9 @@ def test_connection_takes_away_nothing_that_is_ours(edits: dict[str, object], li
         ({"set": {"X-A_B": "ours"}}, [b"X-A_B: ours"]),
     ],
 )
-@pytest.mark.parametrize("name", [b"X-A-B", b"X-A_B", b"x-a_b"])
-def test_an_underscore_is_no_way_round(edits: dict[str, object], lines: list[bytes], name: bytes) -> None:
-    """To CGI and its heirs `X_User` is `X-User`."""
+@pytest.mark.parametrize("name", [b"X-A-B", b"X-A_B", b"x-a_b", b"X.A-B", b"x+a|b"])
+def test_another_sign_is_no_way_round(edits: dict[str, object], lines: list[bytes], name: bytes) -> None:
+    """To CGI and its heirs `X_User` is `X-User`; to some of them `X.User` is, too."""
     assert edited(edits, name + b": theirs\r\n") == (lines, lines)
 
 

@@ -173,6 +173,9 @@ REFUSED: dict[str, tuple[bytes, int]] = {
     "Content_Length": (post(b"Content_Length: 3"), 400),
     "Transfer_Encoding": (post(b"transfer_encoding: chunked"), 400),
     "X_Forwarded_For": (head(b"GET / HTTP/1.1", b"X_Forwarded_For: 1.1.1.1"), 400),
+    "Content.Length": (post(b"Content.Length: 3"), 400),
+    "Content+Length": (post(b"content+length: 3"), 400),
+    "X.Forwarded-For": (head(b"GET / HTTP/1.1", b"X.Forwarded-For: 1.1.1.1"), 400),
     "X-Forwarded_For": (head(b"GET / HTTP/1.1", b"X-Forwarded_For: 1.1.1.1"), 400),
     # expectations (RFC 9110 section 10.1.1)
     "another expectation": (post(b"Expect: 200-ok"), 417),
