@@ -18,6 +18,7 @@ from fastgw.filters.api import Consumer, Env, Exchange, Fault, Filter, Hooks, Ou
 from fastgw.filters.key_auth import explain_consumer
 from fastgw.filters.places import Places
 from fastgw.identity import Roster
+from fastgw.wire.headers import folded
 
 REMEMBERED: Final = 4096
 """Signing keys that were found and are remembered."""
@@ -198,7 +199,13 @@ class _Use:
             raise Unsigned(f"{type(error).__name__}: {error}"[:200]) from error
         if verified.label != label:
             raise Unsigned("another signature was verified")
-        return {name[1:-1] for name in verified.covered_components}
+        covered = {name[1:-1] for name in verified.covered_components}
+        # A component with parameters is written `"name";parameters`.
+        names = {name.split('"')[1].encode() for name in verified.covered_components}
+        fields = {folded(name): name for name in names if not name.startswith(b"@")}
+        if any(fields.get(folded(name), name.lower()) != name.lower() for name, _ in exchange.headers):
+            raise Unsigned("a field is called like one that is signed, with another sign for a hyphen")
+        return covered
 
     # --- the body ---
 

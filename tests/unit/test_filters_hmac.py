@@ -147,6 +147,15 @@ def test_a_signature_of_more_covers_what_is_needed() -> None:
     assert "x-tenant" in refused(plane_of({"components": ["@path", "x-tenant"]}), lines)
 
 
+@pytest.mark.parametrize("twin", ["X_Amount", "x.amount", "X+Amount"])
+def test_nothing_stands_beside_a_signed_field_that_could_be_taken_for_it(twin: str) -> None:
+    """To CGI and its heirs both are `HTTP_X_AMOUNT`."""
+    plane, lines = plane_of(), signed(headers={"X-Amount": "1"}, covered=(*COMPONENTS, "x-amount"))
+    assert passed(plane, [*lines, "X_Other: 1"]) == "alice"
+    assert "another sign" in refused(plane, [*lines, f"{twin}: 1000"])
+    assert "another sign" in refused(plane, [f"{twin}: 1000", *lines])
+
+
 def test_there_is_no_signature() -> None:
     plane = plane_of()
     received = asked(plane, ["Authorization: Signature keyId=x"]).received.decode()
