@@ -296,7 +296,7 @@ class _Counts:
             answer = exchange.response
             assert answer is not None
             if answer.head is not None:
-                told = answer.headers.get(field)
+                told = answer.head.first(field)
                 if told is not None and told.isdigit() and len(told) <= _DIGITS:
                     self._settle(exchange, int(told))
             if then is not None:
