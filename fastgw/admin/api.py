@@ -28,6 +28,8 @@ from fastgw.admin.node import (
     Live,
     Node,
     Outcome,
+    Quotas,
+    QuotaWasReset,
     Reason,
     Revocations,
     Revoked,
@@ -59,6 +61,17 @@ LIST_SUFFIXES: Final = {kind: suffix for kind, suffix in SUFFIXES.items() if suf
 STATUS_OF: Final[Mapping[Reason, int]] = {"": 200, "rejected": 422, "busy": 409, "failed": 503}
 
 
+class QuotaReset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose count is to begin anew."""
+
+    filter: str
+    """The quota's name in the configuration; wherever it stands."""
+    consumer: str | None = None
+    """Of a quota that counts by consumer."""
+    key: str | None = None
+    """Of one that counts by something else: the address, host, route, or value of the field, cookie or claim."""
+
+
 class Rollback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where to go back to."""
 
@@ -84,7 +97,7 @@ def _route(node: Node, operations: Sequence[Operation]) -> Route:
 
     async def endpoint(request: Request) -> Response:
         operation = by_method[request.method]
-        _check_query(request, operation.flags)
+        _check_query(request, {*operation.flags, *operation.asks})
         return await operation.act(node, request)
 
     path = operations[0].path.replace("{target}", "{target:path}")  # a unix socket's has slashes
@@ -242,6 +255,27 @@ async def _revoke(node: Node, request: Request) -> Response:
     return told(Revoked(about.expires_date, node.revoke(records, about)))
 
 
+async def _quotas(node: Node, request: Request) -> Response:
+    asked = request.query_params
+    return told(Quotas(node.quotas(asked.get("consumer"), asked.get("key"))))
+
+
+async def _reset_quota(node: Node, request: Request) -> Response:
+    body = await _body(request)
+    if _content_type(request) != JSON:
+        raise HTTPException(415, f"The Content-Type is {JSON}.")
+    try:
+        wanted = msgspec.json.decode(body, type=QuotaReset)
+    except msgspec.MsgspecError as error:
+        raise HTTPException(400, f"Not a reset: {error}.") from error
+    if (wanted.consumer is None) == (wanted.key is None):
+        raise HTTPException(400, "Not a reset: expected either `consumer` or `key`.")
+    reset = node.reset_quota(wanted.filter, wanted.consumer, wanted.key)
+    if reset is None:
+        raise HTTPException(404, f'No quota is called "{shorten(wanted.filter)}" that counts by that.')
+    return told(QuotaWasReset(reset))
+
+
 async def _drain(node: Node, request: Request) -> Response:
     await _no_body(request)
     node.drain()
@@ -330,6 +364,25 @@ OPERATIONS: Final = (
         _revoke,
         {200: Revoked},
         takes={JSON: revocations.Revocation},
+    ),
+    Operation(
+        "GET",
+        "/quotas",
+        "The quotas, and what somebody has used of them.",
+        _quotas,
+        {200: Quotas},
+        asks={
+            "consumer": "A consumer: tells what it has used of quotas that count by consumer.",
+            "key": "An address, host, route, or value of a field, cookie or claim: the same for quotas by these.",
+        },
+    ),
+    Operation(
+        "POST",
+        "/quotas/reset",
+        "Have somebody have used nothing of a quota in this period.",
+        _reset_quota,
+        {200: QuotaWasReset},
+        takes={JSON: QuotaReset},
     ),
     Operation("POST", "/drain", "Finish what is under way, take nothing new, and stop.", _drain, {202: Draining}),
     Operation("GET", "/metrics", "What Prometheus asks for.", _metrics, {200: OPENMETRICS}),

@@ -104,6 +104,38 @@ class FeedInfo(Struct, frozen=True):
     """Why the last attempt has failed; "" it has not."""
 
 
+class QuotaInfo(Struct, frozen=True):
+    """One quota where it stands, and what somebody has used of it."""
+
+    filter: str
+    """Its name in the configuration."""
+    level: str
+    """Where: `gateway`, `listener NAME`, `upstream NAME`, `filter set NAME` or `route NAME`."""
+    key: str
+    """What it counts by."""
+    period: str
+    resets_date: float
+    """When this period ends."""
+    limit: int
+    """For whom was asked about; else for everybody who is in none of the groups."""
+    used: int | None
+    """null = nobody was asked about whom it counts by itself."""
+    left: int | None
+
+
+class Quotas(Struct, frozen=True):
+    """All quotas."""
+
+    quotas: Sequence[QuotaInfo]
+
+
+class QuotaWasReset(Struct, frozen=True):
+    """What became of a reset."""
+
+    reset: int
+    """In how many places the quota had been counting."""
+
+
 class QuotaFileInfo(Struct, frozen=True):
     """What counts of quotas are kept in."""
 
@@ -351,6 +383,12 @@ class Node(Protocol):
         """Go back to a generation that is kept; None = the last that said something else, each time one further."""
 
     def revocations(self) -> Revocations: ...
+
+    def quotas(self, consumer: str | None, key: str | None) -> list[QuotaInfo]:
+        """All of them, with what somebody has used."""
+
+    def reset_quota(self, instance: str, consumer: str | None, key: str | None) -> int | None:
+        """Let it begin anew. In how many places somebody had used it; None: there is none that counts by that."""
 
     def revoke(self, records: bytes, about: Told) -> RevokedEverywhere:
         """Let these records (`fastgw.node.revoked`) count. `about`: what they are, for people."""

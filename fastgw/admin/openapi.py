@@ -54,6 +54,10 @@ def _operation(operation: Operation, schema_of: Mapping[Any, Any]) -> dict[str, 
         {"name": name, "in": "query", "description": meaning, "schema": {"type": "boolean", "default": False}}
         for name, meaning in operation.flags.items()
     ]
+    parameters += [
+        {"name": name, "in": "query", "description": meaning, "schema": {"type": "string"}}
+        for name, meaning in operation.asks.items()
+    ]
     if parameters:
         told["parameters"] = parameters
     if operation.takes:

@@ -26,3 +26,5 @@ class Operation:
     """By content type, the struct of the body; `bytes` = as it comes."""
     flags: Mapping[str, str] = field(default_factory=dict)
     """Parameters of the query that are `true` or `false`, and what they mean."""
+    asks: Mapping[str, str] = field(default_factory=dict)
+    """Parameters of the query that are text, and what they mean."""

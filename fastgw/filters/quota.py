@@ -10,7 +10,7 @@ from fastgw.config.settings import NONE, Settings, Some
 from fastgw.config.values import Notation, Trait, parse_identity, write_duration
 from fastgw.filters.api import Duration, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Services
 from fastgw.filters.limiting.fields import Style, Telling, refusal, tell_tightest
-from fastgw.filters.limiting.keys import KEY, key_of
+from fastgw.filters.limiting.keys import KEY, key_named, key_of
 from fastgw.filters.limiting.ledger import Left, Terms, give_back
 from fastgw.node.periods import Calendar, calendar_of, zone_of
 from fastgw.node.quotas import COUNT_MAX, NOT_OURS, Full, Id, Period, Quotas, own_quotas
@@ -100,6 +100,14 @@ class Quota(Filter, name="quota", phase=Phase.LIMIT_CONSUMER, order=10):  # type
     def limit_of(self, groups: frozenset[str]) -> int:
         """For a consumer in these groups."""
         return next((own.limit for name, own in self.groups.items() if name in groups), self.limit)
+
+    def id_of(self, scope: str, consumer: str | None, key: str | None) -> Id | None:
+        """By what a consumer is counted, or who has this value of another key; None: not by that alone."""
+        if len(self.traits) != 1:
+            return None
+        trait = self.traits[0]
+        value = consumer if trait.kind == "consumer" else key
+        return None if value is None else Id.of(key_named(trait, self.ipv6_prefix, scope.encode(), value))
 
     def build(self, env: Env) -> Hooks:
         of_route = env.route if env.level == "route" else None

@@ -25,7 +25,7 @@ from fastgw.node.revoked import Told
 from fastgw.observe import Totals
 from fastgw.observe.families import BOUNDS_S
 from fastgw.observe.series import UPSTREAM_EJECTIONS, UPSTREAM_OPENINGS, UPSTREAM_RETRIES, series_of
-from fastgw.runtime import certificates
+from fastgw.runtime import certificates, quota_telling
 from fastgw.runtime.channel import Channel, DrainAll
 from fastgw.runtime.checking import Checks, OfUpstream
 from fastgw.runtime.commons import Commons, Record
@@ -212,6 +212,14 @@ class View:
 
     async def rollback(self, generation: int | None) -> node.Outcome:
         return await self._proposals.rollback(generation)
+
+    def quotas(self, consumer: str | None, key: str | None) -> list[node.QuotaInfo]:
+        proposals = self._proposals
+        index = proposals.current.index
+        return quota_telling.told(self._commons.shared.quotas, proposals.config, index, consumer, key)
+
+    def reset_quota(self, instance: str, consumer: str | None, key: str | None) -> int | None:
+        return quota_telling.reset(self._commons.shared.quotas, self._proposals.config, instance, consumer, key)
 
     def revocations(self) -> node.Revocations:
         return self._revoking.told()

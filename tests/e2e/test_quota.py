@@ -114,3 +114,48 @@ def test_a_reload_that_names_a_file_counts_on_from_what_it_says(tmp_path):
 def told(gateway: Gateway) -> dict[str, Any]:
     with Client(gateway.ready["admin"]) as client:
         return json.loads(client.exchange(b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n").body)["quota_file"]
+
+
+def test_the_admin_api_tells_what_is_used_and_resets_it(tmp_path):
+    (tmp_path / "kept").mkdir()
+    filters = {
+        "key_auth": {"key_names": ["apikey"]},
+        "plan": {"type": "quota", "limit": 3, "period": "day", "groups": {"gold": {"limit": 5}}},
+        "address": {"type": "quota", "limit": 1000, "period": "1h", "key": "ip"},
+    }
+    routes = [{"name": "all", "respond": {"body": "ok"}, "filters": filters}]
+    consumers = [{"name": "alice", "groups": ["gold"], "key_auth": [{"key": "key-of-alice-1"}]}]
+    config = settings(tmp_path, routes=routes, consumers=consumers, admin={"address": "127.0.0.1:0"})
+    as_alice = b"GET / HTTP/1.1\r\nHost: a\r\napikey: key-of-alice-1\r\nConnection: close\r\n\r\n"
+
+    def asked() -> list[int]:
+        statuses = []
+        for _ in range(7):
+            with gateway.connect() as client:
+                statuses.append(client.exchange(as_alice).status)
+        return statuses
+
+    with Gateway(config, tmp_path) as gateway:
+        assert asked() == [200] * 5 + [429] * 2
+        _, (plan, address) = admin(gateway, "GET /quotas?consumer=alice")
+        assert (plan["filter"], plan["level"]) == ("plan", "route all")
+        assert (plan["limit"], plan["used"], plan["left"]) == (5, 5, 0)
+        assert address["used"] is None
+        assert [each["used"] for each in admin(gateway, "GET /quotas?key=127.0.0.1")[1]] == [None, 5]
+        assert admin(gateway, "POST /quotas/reset", {"filter": "plan", "consumer": "alice"}) == (200, {"reset": 1})
+        assert admin(gateway, "GET /quotas?consumer=alice")[1][0]["used"] == 0
+        assert asked() == [200] * 5 + [429] * 2
+        assert admin(gateway, "POST /quotas/reset", {"filter": "plan", "key": "alice"})[0] == 404
+        assert admin(gateway, "POST /quotas/reset", {"filter": "plan"})[0] == 400
+        assert admin(gateway, "POST /quotas/reset", {"filter": "plan", "consumer": "alice"})[0] == 200
+        wait_until(lambda: kept(tmp_path) == 10, "the file to know of the reset")
+
+
+def admin(gateway: Gateway, line: str, body: dict[str, str] | None = None) -> tuple[int, Any]:
+    payload = b"" if body is None else json.dumps(body).encode()
+    fields = ("Host: localhost", "Content-Type: application/json", f"Content-Length: {len(payload)}")
+    head = "\r\n".join([f"{line} HTTP/1.1", *fields, "", ""])
+    with Client(gateway.ready["admin"]) as client:
+        answer = client.exchange(head.encode() + payload)
+    told = json.loads(answer.body)
+    return answer.status, told.get("quotas", told)

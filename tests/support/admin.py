@@ -23,6 +23,7 @@ from fastgw.admin.node import (
     Latency,
     Live,
     Outcome,
+    QuotaInfo,
     Reload,
     Reloads,
     Revocations,
@@ -128,6 +129,14 @@ class FakeNode:
     def revoke(self, records: bytes, about: Told) -> RevokedEverywhere:
         self.told.append(("revoke", len(records) // LENGTH, about.kind, about.issuer, about.subject, about.jti))
         return "away"
+
+    def quotas(self, consumer: str | None, key: str | None) -> list[QuotaInfo]:
+        used = 3 if consumer == "alice" else None
+        return [QuotaInfo("quota", "route user", "consumer", "month", 1.8e9, 10, used, None if used is None else 7)]
+
+    def reset_quota(self, instance: str, consumer: str | None, key: str | None) -> int | None:
+        self.told.append(("reset", instance, consumer, key))
+        return 1 if instance == "quota" else None
 
     def drain(self) -> None:
         self.told.append("drain")

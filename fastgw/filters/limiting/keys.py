@@ -37,6 +37,13 @@ def key_of(traits: Sequence[Trait], ipv6_prefix: int, name: bytes = b"") -> KeyO
     return key
 
 
+def key_named(trait: Trait, ipv6_prefix: int, name: bytes, value: str) -> bytes:
+    """The key, of filters that give their keys a `name`, of requests that have this value of a trait."""
+    is_long = trait.kind == "ip" and ":" in value
+    part = network_of(ipv6_prefix)(value) if is_long else value.encode("utf-8", "surrogatepass")
+    return b"%d:%b%d:%b" % (len(name), name, len(part), part)
+
+
 def network_of(ipv6_prefix: int) -> Callable[[str], bytes]:
     """What counts as one client, of addresses with a colon. An IPv4 address in IPv6 clothes is the IPv4 address."""
 

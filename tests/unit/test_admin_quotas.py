@@ -1,0 +1,37 @@
+"""GET /quotas and POST /quotas/reset of the admin API: what is asked of the node, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from fastgw.config.values import Trait
+from fastgw.filters.limiting.keys import key_named, key_of
+from tests.support.admin import served
+
+
+def test_what_a_consumer_has_used():
+    with served() as here:
+        assert json.loads(here.ask("GET /quotas?consumer=alice")[2])["quotas"][0]["used"] == 3
+        assert json.loads(here.ask("GET /quotas")[2])["quotas"][0]["used"] is None
+        assert here.ask("GET /quotas?user=alice")[0] == 400
+
+
+@pytest.mark.parametrize(
+    ("trait", "value", "seen"),
+    [
+        (Trait("ip"), "192.0.2.1", "192.0.2.1"),
+        (Trait("ip"), "2001:db8::1", "2001:db8::ffff"),
+        (Trait("header", "x-tenant"), "a", "a"),
+    ],
+)
+def test_a_key_that_is_named_is_the_one_that_requests_have(trait, value, seen):
+    class Head:
+        def values(self, name: bytes) -> list[bytes]:
+            return [seen.encode()]
+
+    class Asked:
+        client_ip, head = seen, Head()
+
+    assert key_named(trait, 64, b"name", value) == key_of([trait], 64, b"name")(Asked())  # type: ignore[arg-type]
