@@ -78,6 +78,8 @@ class Disk:
     def find(self, folder: str, pattern: str) -> list[str]:
         """The files that a pattern names, relative to an absolute `folder`: the same each time. Raises `Flaw`."""
         name = _pattern_name(folder, pattern)
+        if name in self._instead:
+            self._held[name] = self._instead[name]
         if name not in self._held:
             self._held[name] = os.fsencode("\0".join(self._search.find("/", pattern_in(name))))
         return _found_in(self._held[name])

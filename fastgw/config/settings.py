@@ -899,7 +899,8 @@ class Config(Settings):
     """Those that the gateway knows by name."""
     consumer_files: tuple[str, ...] = ()
     """Further files of `consumers`, by name or pattern, relative to this one. They are watched: what is changed,
-    added or removed there takes effect at once, without a reload being asked for."""
+    added or removed there takes effect at once, without a reload being asked for. A file that is wrong keeps what it
+    said before, which the log tells, and holds up none of the others."""
     state: State | None = None
     """Where nodes share what they know. null = each node knows for itself."""
     quotas: Quotas = Quotas()

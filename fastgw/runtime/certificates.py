@@ -2,12 +2,15 @@
 files can be taken.
 
 Renewal tools write a key and its certificate one after the other. What cannot be used yet leaves in force what was
-there, and what else has changed is taken all the same.
+there, and what else has changed is taken all the same. So does what has expired or is not valid yet, while what is in
+force is valid.
 """
 
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
+from math import inf
 from typing import Final
 
 from fastgw.admin.node import CertificateInfo, VerifierInfo
@@ -20,11 +23,14 @@ from fastgw.config.pem import (
     dns_names,
     revocations_end,
 )
-from fastgw.config.settings import Config, ServerTls
+from fastgw.config.settings import Config, ServerCertificate, ServerTls
 from fastgw.wire.certificate import expiry
 
 OF_ADMIN: Final = "(admin)"
 """How the admin listener is called among listeners, whose names have no brackets."""
+
+SHOWN: Final = 5
+"""Names that are told one by one."""
 
 Files = Mapping[str, bytes]
 Why = Mapping[str, str]
@@ -34,19 +40,88 @@ Why = Mapping[str, str]
 def settled(config: Config, before: Files, now: Files) -> tuple[dict[str, bytes], dict[str, str]]:
     """What of the present contents of files can be in force, and why the rest cannot.
 
-    `before`: what is in force. Files that belong together are taken together or not at all.
+    `before`: what is in force, none of it for files that are new. Files that belong together are taken together or not
+    at all.
     """
+    date = time.time()
     taken, why = dict(now), dict[str, str]()
     groups = [*_groups(config)]
     again = True
     while again:  # a file may belong to several
         again = False
         for files, wrong_with in groups:
-            if any(taken[file] != before[file] for file in files) and (wrong := wrong_with(taken)):
+            if not before.keys() >= {*files} or all(taken[file] == before[file] for file in files):
+                continue
+            wrong = wrong_with(taken)
+            if not wrong and files[1:]:  # a certificate and its key
+                wrong = _worse(files[0], before, taken, date)
+            if wrong:
                 why |= dict.fromkeys(files, wrong)
                 taken |= {file: before[file] for file in files}
                 again = True
     return taken, why
+
+
+def looked_at_again(files: Collection[str], before: Files, now: Files) -> float:
+    """When one of these files, which are not in force, may come to be: it becomes valid, or what is in force expires.
+    Epoch seconds."""
+    date = time.time()
+    contents = [held[file] for file in files for held in (before, now) if file in held]
+    return min((each for content in contents for each in _validity(content) if each > date), default=inf)
+
+
+def _worse(certificate: str, before: Files, now: Files, date: float) -> str:
+    """Why a certificate that can be read is not to replace the one before it: it is not valid, and that one is."""
+    since, until = _validity(now[certificate])
+    if since <= date <= until:
+        return ""
+    since_before, until_before = _validity(before[certificate])
+    if not since_before <= date <= until_before:
+        return ""
+    what = f"is not valid before {_told(since)}" if date < since else f"has expired: {_told(until)}"
+    return f"{certificate}: the certificate {what}"
+
+
+def _validity(certificate: bytes) -> tuple[float, float]:
+    """From when until when the first certificate of a file is valid. Of a file without one nothing is known."""
+    try:
+        told = decoded(certificate)
+    except ssl.SSLError:
+        return -inf, inf
+    return float(ssl.cert_time_to_seconds(told["notBefore"])), expiry(told)
+
+
+def _told(date: float) -> str:
+    return time.strftime("%b %d %H:%M:%S %Y GMT", time.gmtime(date))
+
+
+def renamed(config: Config, before: Files, now: Files) -> Why:
+    """By file: a certificate that has taken the place of one for other names, none of which the listener has now."""
+    found: dict[str, str] = {}
+    for _, tls in _served(config):
+        lost_of = {each.certificate: _lost(each, before, now) for each in tls.certificates}
+        if any(lost_of.values()):
+            still = {name for each in tls.certificates for name in _names(now.get(each.certificate, b""))}
+            for file, lost in lost_of.items():
+                gone = [name for name in lost if not {name, "*." + name.partition(".")[2]} & still]
+                if gone:
+                    listed = ", ".join(gone[:SHOWN]) + (f" and {len(gone) - SHOWN} more" if gone[SHOWN:] else "")
+                    found[file] = f"{file}: the certificate before it was for {listed}; this one is not"
+    return found
+
+
+def _lost(each: ServerCertificate, before: Files, now: Files) -> list[str]:
+    old, new = before.get(each.certificate), now.get(each.certificate)
+    if old is None or new is None or old == new:
+        return []
+    return [name for name in _names(old) if name not in _names(new)]
+
+
+def _names(certificate: bytes) -> list[str]:
+    try:
+        return [name.lower() for _, name in decoded(certificate).get("subjectAltName", ())]
+    except ssl.SSLError:
+        return []
 
 
 def files_to_spare(config: Config) -> frozenset[str]:

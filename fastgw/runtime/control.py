@@ -192,7 +192,7 @@ class Control:
             captured = self._proposals.current.captured
             watch.watch(captured)
             await asyncio.sleep(LOOK_EVERY)
-            if await asyncio.to_thread(watch.changed):
+            if await asyncio.to_thread(watch.changed) or self._proposals.is_due:
                 if any(map(pattern_in, captured)):
                     await self._until_still(watch)
                 await self._proposals.refresh()

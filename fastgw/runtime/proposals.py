@@ -8,8 +8,11 @@ import asyncio
 import gc
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
+from math import inf
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -18,7 +21,7 @@ from fastgw import config
 from fastgw.admin.node import Committed, Outcome, Reason
 from fastgw.compile import CompileError, compile
 from fastgw.config import ConfigError, Loaded, Problem, Source
-from fastgw.config.files import brought_forward, read_again
+from fastgw.config.files import brought_forward, found_by_patterns, read_again
 from fastgw.config.problems import path_text
 from fastgw.config.settings import Config
 from fastgw.config.spots import Flaw
@@ -30,7 +33,7 @@ from fastgw.node.places import CannotPlace
 from fastgw.observe.sink import why_not
 from fastgw.runtime.accepted import Accepted, Document, accept, seal
 from fastgw.runtime.capacity import auto_workers, usable_cpus
-from fastgw.runtime.certificates import Why, files_to_spare, settled
+from fastgw.runtime.certificates import Why, looked_at_again, renamed, settled
 from fastgw.runtime.channel import Channel, Origin, Propose, Rejected
 from fastgw.runtime.channel import Outcome as Verdict
 from fastgw.runtime.commons import Commons, Record
@@ -38,11 +41,21 @@ from fastgw.runtime.keeping import kept_on
 from fastgw.runtime.notices import described, notice
 from fastgw.runtime.opening import OWN
 from fastgw.runtime.reloading import RECORDS, told
+from fastgw.runtime.sparing import changed, instead, tried, without
 
 PROBLEMS: Final = 20
 """Of one attempt, that are remembered."""
 POSTED: Final = "POST /config"
 """How problems name a document that came over the API."""
+
+
+Contents = Mapping[str, bytes]
+"""Of files, by name."""
+NO_CONTENTS: Final[Contents] = MappingProxyType({})
+Read = Callable[[Contents], Loaded]
+"""Reads a configuration, with contents that are taken in place of those of files that it names."""
+Present = tuple[Contents, Why]
+"""What the files say, and why some say what they said before."""
 
 
 class Proposals:
@@ -66,7 +79,10 @@ class Proposals:
         self._kept = {document.generation: document for document in commons.documents}
         self.withheld: Why = {}
         """By file, why what it says now is not in force."""
-        self._seen_withheld: Why = {}
+        self.doubts: Why = {}
+        """By file, what is worth knowing of what is in force."""
+        self._due_date = inf
+        self._untaken: Contents = {}  # of files that were tried, and found wrong
 
     async def reload(self, source: Origin) -> Outcome:
         """Take what the file says."""
@@ -82,36 +98,19 @@ class Proposals:
     async def apply(self, text: bytes, suffix: str, dry_run: bool) -> Outcome:
         """Take this text in place of the main file."""
         async with self._lock:
-            return await self._offer(lambda: self._load_posted(text, suffix), "api", dry_run, POSTED)
+            return await self._offer(partial(self._load_posted, text, suffix), "api", dry_run, POSTED)
 
-    def _load_posted(self, text: bytes, suffix: str) -> Loaded:
+    def _load_posted(self, text: bytes, suffix: str, instead: Contents) -> Loaded:
         """Raises `ConfigError`, whose problems do not blame the file on disk."""
         file = self.current.file
         try:
-            return self._with_what_is_good(lambda instead: config.load_text(text, file, TYPES, suffix, instead))
+            return config.load_text(text, file, TYPES, suffix, instead)
         except ConfigError as error:
             raise ConfigError(_renamed(each, file, POSTED) for each in error.problems) from error
 
-    def _load_file(self) -> Loaded:
+    def _load_file(self, instead: Contents = NO_CONTENTS) -> Loaded:
         """Raises `ConfigError`."""
-        return self._with_what_is_good(lambda instead: config.load(self.current.file, TYPES, instead))
-
-    def _with_what_is_good(self, load: Callable[[Mapping[str, bytes]], Loaded]) -> Loaded:
-        """Load. Where nothing is wrong but the contents of certificates and the like of which good ones are in force,
-        take these: other changes need not wait for a renewal. Raises `ConfigError`."""
-        try:
-            return load({})
-        except ConfigError:
-            files = files_to_spare(self.config)
-            before = {file: self.current.captured[file] for file in files}
-            away = dict.fromkeys(files, "")
-            taken, why = settled(self.config, before, read_again(before, away))
-            withheld = {file: gone for file, gone in away.items() if gone} | why
-            with suppress(ConfigError):
-                if withheld:
-                    loaded = load({file: taken[file] for file in withheld})
-                    return msgspec.structs.replace(loaded, withheld=withheld)
-            raise
+        return config.load(self.current.file, TYPES, instead)
 
     async def put_targets(self, upstream: str, text: bytes, suffix: str) -> Outcome:
         """Take these targets in place of those of an upstream, until the files are read again."""
@@ -120,49 +119,68 @@ class Proposals:
         async with self._lock:
             current = self.current
             sources = [*(each for each in current.sources if each.upstream != upstream), targets]
-            return await self._offer(lambda: config.load_sources(sources, current.captured, TYPES), "api")
+            read = partial(config.load_sources, sources, current.captured, TYPES)
+            return await self._offer(lambda _: read(), "api", spares=False)
 
     async def refresh(self) -> None:
         """Take the present contents of the files that the configuration names, where they are others."""
         async with self._lock:
+            before = self.current.captured
             try:
-                captured = await asyncio.to_thread(self._captured_now)
-            except ConfigError as error:
-                self._rejected(error.problems, "file", dry_run=False)
+                now, why = await asyncio.to_thread(self._present)
+            except Flaw as flaw:
+                self._rejected([Problem(self.current.file, 0, 0, "", flaw.wrong)], "file", dry_run=False)
                 return
-            if captured != self.current.captured:
-                await self._offer(lambda: config.load_sources(self.current.sources, captured, TYPES), "file")
-            self._follow_withheld()
+            seen = [file for file, content in self._untaken.items() if now.get(file) == content]
+            if without(before, now, seen) != before:
+                await self._offer(self._read_now(now), "file", present=(now, why))
+            else:
+                self._withhold({**why, **{file: self.withheld[file] for file in seen if file in self.withheld}})
+
+    def _read_now(self, now: Contents) -> Read:
+        """The files that are in force, with these contents of those that they name."""
+
+        def read(contents: Contents) -> Loaded:
+            captured = {**now, **contents}
+            left_out = found_by_patterns(now) - found_by_patterns(captured)
+            held = {file: content for file, content in captured.items() if file not in left_out}
+            return config.load_sources(self.current.sources, held, TYPES)
+
+        return read
 
     async def follow(self) -> None:
         """Take what the file says, where that is other than what is in force, or the last attempt has failed."""
         async with self._lock:
-            try:
+            with suppress(ConfigError):  # it is told when it is offered
                 loaded = await asyncio.to_thread(self._load_file)
-            except ConfigError as error:
-                self._rejected(error.problems, "file", dry_run=False)
-                return
-            current = self.current
-            same = [*loaded.sources] == current.sources and loaded.captured == current.captured
-            if not same or (self.records and not self.records[-1].ok):
-                await self._offer(lambda: loaded, "file")
+                current = self.current
+                same = [*loaded.sources] == current.sources and loaded.captured == current.captured
+                if same and not (self.records and not self.records[-1].ok):
+                    return
+            await self._offer(self._load_file, "file")
 
-    def _captured_now(self) -> dict[str, bytes]:
-        """Raises `ConfigError`."""
-        try:
-            away = dict.fromkeys(files_to_spare(self.config), "")
-            captured = read_again(self.current.captured, away)
-        except Flaw as flaw:
-            raise ConfigError([Problem(self.current.file, 0, 0, "", flaw.wrong)]) from flaw
-        taken, why = settled(self.config, self.current.captured, captured)
-        self._seen_withheld = {file: gone for file, gone in away.items() if gone} | why
-        return taken
+    @property
+    def is_due(self) -> bool:
+        """Whether a file that has not been taken may be by now, as it is."""
+        return time.time() >= self._due_date
 
-    def _follow_withheld(self) -> None:
+    def _present(self) -> tuple[dict[str, bytes], dict[str, str]]:
+        """What the files say that the configuration names, as far as that can be in force; of the rest, why not.
+
+        Raises `Flaw`.
+        """
+        before = self.current.captured
+        away = dict.fromkeys(before, "")
+        now = read_again(before, away)
+        taken, why = settled(self.config, before, now)
+        self._due_date = looked_at_again(why, before, now)
+        return taken, {file: gone for file, gone in away.items() if gone} | why
+
+    def _withhold(self, why: Why) -> None:
         """Tell, once, what of the present files is not in force, and why."""
-        before, self.withheld = self.withheld, self._seen_withheld
-        for why in dict.fromkeys(why for why in self.withheld.values() if why not in before.values()):
-            notice(f"{why}: what was there before stays in force")
+        before, self.withheld = self.withheld, why
+        for each in dict.fromkeys(each for each in why.values() if each not in before.values()):
+            notice(f"{each}: what was there before stays in force")
 
     async def rollback(self, generation: int | None) -> Outcome:
         """Go back to what the files said in a generation that is kept; None: to what they said before, each time one
@@ -175,7 +193,8 @@ class Proposals:
             if wanted is None:
                 return self._refused("rejected", self._why_not_back(generation))
             captured = brought_forward(wanted.captured, self.current.captured)
-            return await self._offer(lambda: config.load_sources(wanted.sources, captured, TYPES), "rollback")
+            read = partial(config.load_sources, wanted.sources, captured, TYPES)
+            return await self._offer(lambda _: read(), "rollback", spares=False)
 
     def _before(self) -> int:
         """The last generation that said something else, before the one that is served; 0: none is kept."""
@@ -207,15 +226,26 @@ class Proposals:
         return self._refused("busy", "not now: the gateway does not serve")
 
     async def _offer(
-        self, load: Callable[[], Loaded], source: Origin, dry_run: bool = False, name: str = ""
+        self,
+        read: Read,
+        source: Origin,
+        dry_run: bool = False,
+        name: str = "",
+        *,
+        present: Present | None = None,
+        spares: bool = True,
     ) -> Outcome:
-        """`name`: how problems name what is read, where that is not the file."""
+        """`name`: how problems name what is read, where that is not the file. `present`: it is about the contents of
+        these files alone. `spares`: what files say that are wrong may be left out."""
         if not self._is_serving:
             return self._not_now()
         file = name or self.current.file
         try:
             with _no_collections():
-                loaded, accepted = await asyncio.to_thread(self._make, load, source, file)
+                loaded, accepted = await asyncio.to_thread(self._make_most, read, source, file, present, spares)
+            if present is not None and loaded.captured == self.current.captured:
+                self._withhold(loaded.withheld)
+                return self._rejected(self._blamed, source, dry_run)
             descriptor = seal(accepted)
         except ConfigError as error:
             return self._rejected(error.problems, source, dry_run)
@@ -239,7 +269,7 @@ class Proposals:
         )
         self._remember(answer.ok, answer.generation, source, summary)
         if answer.ok:
-            self._keep(accepted, loaded)
+            self._keep(accepted, loaded, whole=present is not None)
         return Outcome(
             ok=answer.ok,
             generation=answer.generation,
@@ -251,9 +281,49 @@ class Proposals:
             reason="" if answer.ok else "failed",
         )
 
-    def _make(self, load: Callable[[], Loaded], source: Origin, file: str) -> tuple[Loaded, Accepted]:
-        """In a thread. `file`: as problems name it. Raises `ConfigError`, `CannotPlace`."""
-        loaded = load()
+    def _make_most(
+        self, read: Read, source: Origin, file: str, present: Present | None, spares: bool
+    ) -> tuple[Loaded, Accepted]:
+        """In a thread: of the files that it names leave out what is wrong, as far as something else is in force: nobody
+        waits for the renewal of a certificate, or for a secret to be mended. Raises `ConfigError`, `CannotPlace`."""
+        before = self.current.captured
+        self._blamed: Sequence[Problem] = ()
+        now: Contents = before
+        why: Why = {}
+        files: list[str] = []
+        if present is not None:
+            now, why = present
+            files = changed(before, now)
+        else:
+            try:
+                loaded, accepted = self._make(read(NO_CONTENTS), source, file)
+                why = settled(self.config, before, {**before, **loaded.captured})[1] if spares else {}
+                if not why:
+                    return loaded, accepted
+            except ConfigError:
+                if spares:
+                    with suppress(Flaw):
+                        now, why = self._present()
+                        files = changed(before, now)
+                if not files and not why:
+                    raise
+
+        def make(held: Collection[str]) -> tuple[Loaded, Accepted]:
+            try:
+                known = {each: before[each] for each in why}
+                return self._make(read({**known, **instead(before, now, held)}), source, file)
+            except ConfigError as error:
+                self._blamed = self._blamed or error.problems
+                raise
+
+        known = {each: self.withheld[each] for each in files if each in self.withheld}
+        (loaded, accepted), held = tried(make, files, known)
+        self._untaken = {each: now[each] for each in held}
+        withheld = {each: wrong for each, wrong in why.items() if each in loaded.captured} | held
+        return msgspec.structs.replace(loaded, withheld=withheld), accepted
+
+    def _make(self, loaded: Loaded, source: Origin, file: str) -> tuple[Loaded, Accepted]:
+        """`file`: as problems name it. Raises `ConfigError`, `CannotPlace`."""
         settings = loaded.config
         workers = auto_workers(usable_cpus()) if settings.workers == "auto" else settings.workers
         for place, access_log in enumerate(settings.access_logs):
@@ -285,15 +355,21 @@ class Proposals:
     def _is_held(self, place: int) -> bool:
         return self._commons.words.targets.is_held(self._commons.shared, place)
 
-    def _keep(self, accepted: Accepted, loaded: Loaded) -> None:
+    def _keep(self, accepted: Accepted, loaded: Loaded, whole: bool) -> None:
+        """`whole`: it is known of all files whether what they say is in force."""
         before = self.current
         stays = kept_on(self._kept.values(), before, accepted)
         self._kept[before.generation] = Document.of(before)
         self._kept = {generation: document for generation, document in self._kept.items() if generation in stays}
         self.current, self.config = accepted, msgspec.structs.replace(loaded.config, consumers=())
         taken, held = accepted.captured, before.captured
-        stay = {file: why for file, why in self.withheld.items() if taken.get(file) == held.get(file)}
-        self.withheld = {**stay, **{file: why for file, why in loaded.withheld.items() if file in taken}}
+        stay = {file: why for file, why in self.withheld.items() if not whole and taken.get(file) == held.get(file)}
+        self._withhold({**stay, **loaded.withheld})
+        doubts = renamed(self.config, held, taken)
+        for why in dict.fromkeys(doubts.values()):
+            notice(f"warning: {why}")
+        stay = {file: why for file, why in self.doubts.items() if taken.get(file) == held.get(file)}
+        self.doubts = {**stay, **doubts}
         self.on_change(before, accepted)
 
     def _remember(
@@ -337,7 +413,7 @@ class Proposals:
 
 def _reasons(loaded: Loaded) -> Iterable[str]:
     """Why contents of files were not taken, each once."""
-    return dict.fromkeys(why for file, why in loaded.withheld.items() if file in loaded.captured)
+    return dict.fromkeys(loaded.withheld.values())
 
 
 def _renamed(problem: Problem, file: str, name: str) -> Problem:

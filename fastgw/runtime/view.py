@@ -110,10 +110,10 @@ class View:
     def status_of_tls(self) -> OfTls:
         """Of all listeners: what clients are shown, and what they are verified by. It is taken apart once."""
         proposals = self._proposals
-        now = (proposals.current, proposals.withheld)
+        now = (proposals.current, (proposals.withheld, proposals.doubts))
         if any(one is not other for one, other in zip(now, self._certified, strict=True)):
             self._certified = now
-            what = proposals.config, proposals.current.captured, proposals.withheld
+            what = proposals.config, proposals.current.captured, {**proposals.doubts, **proposals.withheld}
             self._of_tls = certificates.told(*what), certificates.verifiers(*what)
         return self._of_tls
 

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 from cryptography.x509 import Certificate, load_pem_x509_certificate, load_pem_x509_crl
 
+from fastgw.config.pem import decoded
 from fastgw.config.settings import ClientAuth, Config, Listener, ServerCertificate, ServerTls
 from fastgw.config.values import Address
-from fastgw.runtime.certificates import files_to_spare, settled, told, verifiers
+from fastgw.runtime.certificates import files_to_spare, looked_at_again, renamed, settled, told, verifiers
+from fastgw.wire.certificate import expiry
 from tests.support.certificates import Certificates
 
 OTHER = "/elsewhere/token"
@@ -43,6 +45,38 @@ def test_whatever_is_good_is_taken(files: Files) -> None:
     certificate, key = files.renewed("new")
     now = {**files.before, files.a[0]: certificate, files.a[1]: key, OTHER: b"new"}
     assert settled(files.config, files.before, now) == (now, {})
+
+
+def test_a_certificate_that_has_expired_does_not_replace_one_that_is_valid(files: Files) -> None:
+    certificate, key = (Path(file).read_bytes() for file in files.authority.issue("a.test", stem="late", days=-1))
+    now = {**files.before, files.a[0]: certificate, files.a[1]: key}
+    taken, why = settled(files.config, files.before, now)
+    assert taken == files.before
+    assert {each.split("expired")[0] for each in why.values()} == {f"{files.a[0]}: the certificate has "}
+    assert why.keys() == {*files.a}
+    assert looked_at_again(why, files.before, now) == expiry(decoded(files.before[files.a[0]]))
+
+
+def test_where_none_is_valid_the_newer_one_is_taken(files: Files) -> None:
+    pairs = [files.authority.issue("a.test", stem=stem, days=-1) for stem in ("late", "later")]
+    old, new = ({**files.before, **dict(zip(files.a, contents(pair), strict=True))} for pair in pairs)
+    assert settled(files.config, old, new) == (new, {})
+
+
+def test_a_certificate_for_other_names_is_told(files: Files) -> None:
+    now = {**files.before, files.a[0]: contents(files.authority.issue("other.test", "b.test"))[0]}
+    why = f"{files.a[0]}: the certificate before it was for a.test; this one is not"
+    assert renamed(files.config, files.before, now) == {files.a[0]: why}
+
+
+@pytest.mark.parametrize("names", [["a.test"], ["more.test", "a.test"], ["*.test"]])
+def test_a_certificate_that_is_for_the_same_names_too_is_not_told(files: Files, names: list[str]) -> None:
+    now = {**files.before, files.a[0]: contents(files.authority.issue(*names, stem="other"))[0]}
+    assert renamed(files.config, files.before, now) == {}
+
+
+def contents(pair: tuple[str, str]) -> list[bytes]:
+    return [Path(file).read_bytes() for file in pair]
 
 
 @pytest.mark.parametrize("half", [0, 1])

@@ -394,3 +394,127 @@ async def test_a_certificate_that_is_broken_holds_up_no_other_change(tmp_path, w
         assert str(other) not in control.proposals.withheld
     finally:
         control.close()
+
+
+@on_loop
+async def test_a_certificate_that_has_expired_is_not_taken_by_a_reload_either(tmp_path):
+    control = Certified(tmp_path)
+    try:
+        file = tmp_path / "gateway.yaml"
+        file.write_text(control.text(0))
+        assert (await control.reloaded()).ok
+        good = control.proposals.current.captured
+        late = Certificates(tmp_path).issue("a.test", stem="late", days=-1)
+        control.certificate.write_bytes(Path(late[0]).read_bytes())
+        control.key.write_bytes(Path(late[1]).read_bytes())
+        file.write_text(control.text(1))
+        outcome = await control.reloaded()
+        assert outcome.ok
+        assert "the certificate has expired" in outcome.summary
+        assert control.proposals.current.captured[str(control.certificate)] == good[str(control.certificate)]
+        assert "has expired" in control.proposals.withheld[str(control.certificate)]
+    finally:
+        control.close()
+
+
+class Filed(Control):
+    """Its configuration names secrets, and consumers in files."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.folder = directory
+        for name in ("one", "two"):
+            (directory / name).write_text("0123456789abcdef0123456789abcdef")
+        self.consumer("a", "alice")
+        with open(self.proposals.current.file, "w") as file:
+            secrets = "".join(
+                f"  {name}: {{type: jwt, algorithms: [HS256], audiences: [x], issuer: y, secret: {{file: {name}}}}}\n"
+                for name in ("one", "two")
+            )
+            rest = "consumer_files: ['*.consumers.yaml']\nroutes: [{name: all, respond: {}}]\n"
+            file.write(f"{WRITTEN}{rest}filters:\n{secrets}")
+
+    def consumer(self, stem: str, name: str, key: str = "") -> None:
+        keys = f", key_auth: [{{key: {key}}}]" if key else ""
+        (self.folder / f"{stem}.consumers.yaml").write_text(f"consumers: [{{name: {name}{keys}}}]")
+
+    async def taken(self) -> list[str]:
+        refreshing = asyncio.create_task(self.proposals.refresh())
+        names = await self.consumers()
+        await refreshing
+        return names
+
+    @property
+    def held(self) -> set[str]:
+        return {Path(file).name for file in self.proposals.withheld}
+
+
+@pytest.fixture
+def filed(tmp_path: Path) -> Iterator[Filed]:
+    filed = Filed(tmp_path)
+    yield filed
+    filed.close()
+
+
+async def begun(filed: Filed) -> None:
+    reloading = asyncio.create_task(filed.proposals.reload("signal"))
+    assert await filed.consumers() == ["alice"]
+    assert (await reloading).ok
+
+
+@on_loop
+async def test_a_secret_that_is_too_short_holds_up_nobody(filed):
+    """It keeps what was in force, and a consumer that is removed meanwhile is gone; so it is until it is mended."""
+    await begun(filed)
+    good = filed.proposals.current.captured
+    (filed.folder / "one").write_text("short")
+    filed.consumer("a", "bob")
+    assert await filed.taken() == ["bob"]
+    assert filed.held == {"one"}
+    (why,) = filed.proposals.withheld.values()
+    assert "less than 32 bytes" in why
+    assert "short" not in why.replace("shorter", "")
+    assert filed.proposals.current.captured[str(filed.folder / "one")] == good[str(filed.folder / "one")]
+    filed.consumer("a", "carol")
+    assert await filed.taken() == ["carol"]
+    assert filed.held == {"one"}
+    (filed.folder / "one").write_text("fedcba9876543210fedcba9876543210")
+    assert await filed.taken() == ["carol"]
+    assert filed.held == set()
+
+
+@on_loop
+async def test_several_files_that_are_wrong_hold_up_nobody(filed):
+    await begun(filed)
+    (filed.folder / "one").write_text("short")
+    (filed.folder / "two").unlink()
+    filed.consumer("b", "bad name")
+    filed.consumer("c", "carol")
+    assert await filed.taken() == ["alice", "carol"]
+    assert filed.held == {"one", "two", "b.consumers.yaml"}
+
+
+@on_loop
+async def test_a_reload_goes_on_without_a_secret_that_is_wrong(filed):
+    await begun(filed)
+    (filed.folder / "one").write_text("")
+    filed.consumer("a", "bob")
+    reloading = asyncio.create_task(filed.proposals.reload("api"))
+    assert await filed.consumers() == ["bob"]
+    outcome = await reloading
+    assert outcome.ok
+    assert "one is empty" in outcome.summary
+    assert filed.held == {"one"}
+
+
+@on_loop
+async def test_what_is_wrong_and_alone_is_told_once_and_nothing_is_proposed(filed):
+    await begun(filed)
+    (filed.folder / "one").write_text("short")
+    await filed.proposals.refresh()
+    assert filed.held == {"one"}
+    assert (filed.proposals.current.generation, filed.proposals.records[-1].ok) == (2, False)
+    told = len(filed.proposals.records)
+    await filed.proposals.refresh()
+    assert len(filed.proposals.records) == told
+    assert filed.held == {"one"}
