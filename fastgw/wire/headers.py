@@ -131,6 +131,17 @@ def folded(name: bytes) -> bytes:
     return name.translate(_FOLDED)
 
 
+def twins_of(names: Iterable[bytes]) -> re.Pattern[bytes] | None:
+    """What finds, in the lines of a head, a field called like one of these but for a sign; None: there can be none."""
+    names, options = tuple(names), []
+    for name in names:
+        pieces = re.split(rb"[^0-9A-Za-z]", name)
+        if len(pieces) > 1:
+            options.append(b"[^0-9A-Za-z:\\r]".join(pieces))
+    themselves, twins = b"|".join(map(re.escape, names)), b"|".join(options)
+    return re.compile(rb"\n(?i:(?!(?:%b):)(?:%b):)" % (themselves, twins)) if options else None
+
+
 def _checked(name: bytes, value: bytes) -> tuple[bytes, bytes]:
     if not IS_TOKEN(name):
         raise ValueError(f"{name!r} is no field name")

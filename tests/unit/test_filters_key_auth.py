@@ -157,6 +157,19 @@ def test_hidden_keys_do_not_reach_the_upstream(target: str, lines: list[str], se
     assert "api" not in received.lower()
 
 
+@pytest.mark.parametrize("twin", ["X_Api_Key", "x.api-key"])
+def test_another_key_in_a_twin_of_the_field_is_a_second_one(twin: str) -> None:
+    """To CGI and its heirs both are `HTTP_X_API_KEY`: the upstream might believe the other."""
+    for settings in ({}, EVERYWHERE):
+        plane = plane_of(settings)
+        passed(plane, "/", f"X-Api-Key: {KEY}")
+        for _ in range(2):
+            assert "more than one key" in refused(plane_of(settings), "/", f"X-Api-Key: {KEY}", f"{twin}: other")
+        both = plane_of({**settings, "hide_credentials": True})
+        assert "other" not in passed(both, "/", f"X-Api-Key: {KEY}", f"{twin}: other")
+    passed(plane_of({"key_names": ["X-Api-Key", twin]}), "/", f"{twin}: {KEY}")
+
+
 def test_a_key_that_is_not_hidden_goes_on() -> None:
     assert f"\r\nX-Api-Key: {KEY}\r\n" in passed(plane_of(), "/", f"X-Api-Key: {KEY}")
 
