@@ -115,6 +115,7 @@ def test_answers_of_the_gateways_own_are_edited_too() -> None:
     client = plane.client()
     client.sends(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
     plane.cannot_connect()
+    plane.passes(1.0)
     plane.cannot_connect()
     assert client.received.startswith(b"HTTP/1.1 502 ")
     assert b"\r\nX-A: 1\r\n" in client.received
