@@ -99,6 +99,11 @@ class Authorize(Condition, Filter, name="authorize", phase=Phase.AUTHORIZE):
 
     All conditions of this filter must hold, and of `any_of` those of one member. Who is known neither as a consumer nor
     by claims or a certificate is answered 401, anybody else 403.
+
+    A token, a file of passwords or a service that is asked may name somebody who is not among `consumers`. Where
+    several of them lead in, they may call two by one name, and so may two issuers of tokens, or a token and
+    `anonymous`. Where that matters, give each a consumer, or ask for a group or a claim such as `iss` as well: whoever
+    is not in `consumers` is in no group.
     """
 
     any_of: tuple[Condition, ...] = ()

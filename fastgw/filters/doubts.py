@@ -21,11 +21,13 @@ from fastgw.filters.auth import Auth
 from fastgw.filters.authorize import Authorize
 from fastgw.filters.basic_auth import BasicAuth
 from fastgw.filters.certificate_auth import CertificateAuth
+from fastgw.filters.forward_auth import ForwardAuth
 from fastgw.filters.headers import Headers
 from fastgw.filters.hmac import Hmac
 from fastgw.filters.introspection import Introspection
 from fastgw.filters.jwt import Jwt
 from fastgw.filters.key_auth import KeyAuth
+from fastgw.filters.oidc import Oidc
 from fastgw.filters.rate_limit import RateLimit
 from fastgw.filters.templates import is_identity
 
@@ -129,6 +131,8 @@ def _useless(settings: Any, meetings: list[_Meeting], config: Config) -> Iterato
             yield "no listener here asks for client certificates (`tls.client_auth`): nobody can pass"
         return
     before = [use for _, uses in meetings for use in uses]
+    if isinstance(settings, Authorize) and (shared := _shared_name(settings, before, config)):
+        yield f"{show(shared)} is none of `consumers`, and several of the ways of `auth` may call somebody so"
     known = any(_may_tell(use.settings) for use in before)
     if isinstance(settings, RateLimit):
         if not known and not asked and settings.asks_who:
@@ -145,6 +149,30 @@ def _useless(settings: Any, meetings: list[_Meeting], config: Config) -> Iterato
             lacking = [*settings.groups.any]
         if lacking:
             yield f"no consumer is in the group {' or '.join(map(show, lacking))}: nobody can pass"
+
+
+def _shared_name(settings: Authorize, before: Iterable[FilterUse], config: Config) -> str:
+    """A name that may pass, and that ways of `auth` may give to two who are not the same; "" where there is none."""
+    if config.consumer_files or settings.groups.all or settings.groups.any or settings.claims:
+        return ""
+    known = {consumer.name for consumer in config.consumers}
+    names = [name for name in (*settings.consumers.any, *settings.consumers.all) if name not in known]
+    for use in before:
+        if isinstance(use.settings, Auth):
+            free = sum(_names_anybody(way.settings) for way in use.settings.any_of)
+            for name in names:
+                if free + (use.settings.anonymous == name) > 1:
+                    return name
+    return ""
+
+
+def _names_anybody(settings: Any) -> bool:
+    """Whether a filter of ours names those whom the configuration does not."""
+    if isinstance(settings, BasicAuth):
+        return settings.htpasswd is not None
+    if isinstance(settings, ForwardAuth):
+        return settings.consumer_header is not None
+    return isinstance(settings, Jwt | Introspection | Oidc)
 
 
 def _asks_for_certificates(config: Config, listener: str) -> bool:

@@ -66,6 +66,21 @@ def test_what_can_never_work_is_noted_at_its_place(tmp_path: Path, filters: dict
     assert notes_of(tmp_path, filters=filters) == [f"filters.{note}"]
 
 
+def test_a_name_that_two_ways_may_give_is_noted(tmp_path: Path) -> None:
+    """Unless a group or a claim is asked for as well, or it is the name of a consumer, which no token has."""
+    ways = {"any_of": [{"introspection": {**ASKED, "url": "https://idp.test/"}}, {"jwt": JWT}]}
+    guest = {"any_of": [{"jwt": JWT}, {"key_auth": {}}], "anonymous": "bob"}
+    for auth in (ways, guest):
+        for more in ({}, {"claims": {"iss": {"any": ["https://idp.test"]}}}, {"groups": {"any": ["staff"]}}):
+            named = {"consumers": {"any": ["alice", "bob"]}, **more}
+            notes = notes_of(tmp_path, filters={"auth": auth, "authorize": named}, consumers=[ALICE])
+            assert ("several of the ways" in str(notes)) is (not more)
+        only = {"auth": auth, "authorize": {"consumers": {"any": ["alice"]}}}
+        assert notes_of(tmp_path, filters=only, consumers=[ALICE]) == []
+    one = {"auth": {"any_of": [{"jwt": JWT}, {"key_auth": {}}]}, "authorize": {"consumers": {"any": ["bob"]}}}
+    assert notes_of(tmp_path, filters=one, consumers=[ALICE]) == []
+
+
 @pytest.mark.parametrize("groups", [{"any": ["ops", "dev"]}, {"all": ["staff", "ops"]}])
 def test_a_group_that_nobody_is_in_is_noted(tmp_path: Path, groups: dict[str, Any]) -> None:
     filters = {"auth": {"any_of": [{"key_auth": {}}, {"basic_auth": {}}]}, "authorize": {"groups": groups}}
