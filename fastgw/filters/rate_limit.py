@@ -67,10 +67,11 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
     """Admit at most so many requests in a time, for each client, consumer, or whatever `key` names.
 
     The number means the node: it is exact over all workers, whichever of them a connection is on, and survives reloads,
-    upgrades and workers that die. A use on the gateway, a listener, an upstream or in a filter set counts for all
-    routes that have it; one on a route for that route alone. What is above the limit is answered 429, with
-    `Retry-After`, and costs nothing, neither here nor in the other limits that the request has met. Any number of
-    limits, under names of their own with `type: rate_limit`, may stand on a route: all of them have to admit a request.
+    upgrades and workers that die; another `limit` or `burst` keeps what was spent, another `window` or `algorithm`
+    begins anew. A use on the gateway, a listener, an upstream or in a filter set counts for all routes that have it;
+    one on a route for that route alone. What is above the limit is answered 429, with `Retry-After`, and costs nothing,
+    neither here nor in the other limits that the request has met. Any number of limits, under names of their own with
+    `type: rate_limit`, may stand on a route: all of them have to admit a request.
 
     On the gateway or a listener it runs before a route is found, and so for every request, if nothing of `key` and
     `groups` needs to know the route or who the client is (`consumer`, `route`, `claim`). No other counts the preflights
