@@ -6,9 +6,9 @@ import contextlib
 import json
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -234,11 +234,11 @@ def test_a_breaker_opens_for_all_workers_and_closes_after_probes_of_the_node(sce
         moody.be("500")
         until(lambda: all(is_refused() for _ in range(CLIENTS)), "the breaker to open for all")
         moody.be("hangs")  # nobody knows of probes what comes of them, for 300 ms
-        until(is_half_open, "it to be half-open")
         served = moody.served
-        together([partial(ask_alone, scene.gateway, "broken")] * CLIENTS)
+        until(is_half_open, "it to be half-open")
+        with asking(scene.gateway, "broken"):
+            until(lambda: scene.told("broken")["breaker_openings"] == 2, "the probes to fail")
         assert moody.served - served == BREAKER["probes"]
-        assert scene.told("broken")["breaker"] == "open"
         moody.be("ok")
         until(lambda: set(crowd.bodies()) == {b"moody"}, "the breaker to be closed for all")
     assert scene.told("broken")["breaker"] == "closed"
@@ -248,15 +248,24 @@ def test_a_breaker_opens_for_all_workers_and_closes_after_probes_of_the_node(sce
     scene.gateway.stderr.wait_for(lambda line: b"upstream broken: its breaker is closed again" in line)
 
 
-def ask_alone(gateway: Reloadable, name: str) -> None:
-    with gateway.connect() as client:
-        client.exchange(b"GET /%b/x HTTP/1.1\r\nHost: a\r\n\r\n" % name.encode())
+@contextlib.contextmanager
+def asking(gateway: Reloadable, name: str) -> Iterator[None]:
+    """Meanwhile clients ask without pause, each time on a new connection, so that all workers are asked."""
+    enough = threading.Event()
 
+    def ask() -> None:
+        while not enough.is_set():
+            with gateway.connect() as client:
+                client.exchange(b"GET /%b/x HTTP/1.1\r\nHost: a\r\n\r\n" % name.encode())
 
-def together(works: list[Callable[[], None]]) -> None:
-    with ThreadPoolExecutor(len(works)) as threads:
-        for done in [threads.submit(work) for work in works]:
-            done.result()
+    with ThreadPoolExecutor(2 * BREAKER["probes"]) as threads:
+        asked = [threads.submit(ask) for _ in range(2 * BREAKER["probes"])]
+        try:
+            yield
+        finally:
+            enough.set()
+        for each in asked:
+            each.result()
 
 
 def test_a_killed_worker_takes_no_ejection_along(scene: Scene) -> None:

@@ -54,10 +54,13 @@ class Moody:
         was, self._mood, self._sick = self._mood, mood, frozenset(paths)
         if mood == "refuses":
             self._stop_listening()
+            self._listening = socket.socket()  # the port stays ours: another test could be given it
+            self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            host, _, port = self.address.partition(":")
+            self._listening.bind((host, int(port)))
             self._drop()
         elif was == "refuses":
-            host, _, port = self.address.partition(":")
-            self._listening = socket.create_server((host, int(port)), backlog=1024)
+            self._listening.listen(1024)
             self._begin(self._accept, self._listening)
 
     def _begin(self, run: object, sock: socket.socket) -> None:
