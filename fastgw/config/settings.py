@@ -16,6 +16,8 @@ from msgspec import Meta, Struct, StructMeta
 from fastgw.config.secret import Secret
 from fastgw.config.values import (
     Address,
+    CertificateName,
+    CertificateSubject,
     CheckPath,
     Delay,
     Destination,
@@ -787,9 +789,9 @@ class ConsumerSubject(Settings):
 class ConsumerCertificate(Settings):
     """A client certificate: one of `subject`, `san` and `fingerprint_sha256`."""
 
-    subject: Annotated[str, Meta(min_length=1)] | None = None
+    subject: CertificateSubject | None = None
     """Its subject, as RFC 4514 writes it: `CN=alice,O=Example`."""
-    san: Annotated[str, Meta(min_length=1)] | None = None
+    san: CertificateName | None = None
     """One of its alternative names: `DNS:host`, `URI:spiffe://…`, `email:a@b` or `IP:10.0.0.1`."""
     fingerprint_sha256: Fingerprint | None = None
     """The SHA-256 of the certificate."""

@@ -55,6 +55,8 @@ _PROTOCOL: Final = f"{_TOKEN}(/{_TOKEN})?"
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_./@-]*"
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _LONGEST_IDENTITY: Final = 256
+_SUBJECT = r"^([A-Za-z][A-Za-z0-9-]*|[0-9.]+)="
+_SAN = r"^(DNS|URI|email|IP):."
 _HOST = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?\.?"
 
 
@@ -339,6 +341,20 @@ def parse_fingerprint(text: str) -> bytes:
     return bytes.fromhex(digits)
 
 
+def parse_subject(text: str) -> str:
+    """The subject of a certificate (RFC 4514). Any other form would be that of no certificate."""
+    if re.match(_SUBJECT, text) is None:
+        raise ValueError(f'"{text}" is not a subject as RFC 4514 writes it')
+    return text
+
+
+def parse_san(text: str) -> str:
+    """An alternative name of a certificate, with its kind."""
+    if re.match(_SAN, text) is None:
+        raise ValueError(f'"{text}" is not a kind of name, a colon and the name')
+    return text
+
+
 def parse_statuses(text: str) -> range:
     """`200-399`, or one status."""
     match = re.fullmatch(_STATUSES, text)
@@ -454,6 +470,15 @@ Percent = Annotated[
 Statuses = Annotated[
     range,
     Notation('statuses such as "200-399" or "204"', parse_statuses, _written(_STATUSES), write=write_statuses),
+]
+CertificateSubject = Annotated[
+    str, Notation('a subject such as "CN=alice,O=Ex"', parse_subject, {"type": "string", "pattern": _SUBJECT})
+]
+CertificateName = Annotated[
+    str,
+    Notation(
+        'DNS:…, URI:…, email:… or IP:…, such as "DNS:alice.client"', parse_san, {"type": "string", "pattern": _SAN}
+    ),
 ]
 CheckPath = Annotated[str, Notation('a path such as "/healthz"', parse_check_path, {"type": "string"})]
 Network = Annotated[

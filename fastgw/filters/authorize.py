@@ -1,18 +1,14 @@
 """authorize: who may pass, of those who are known."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Annotated, Any, Final, NamedTuple, TypeAlias
-
-from msgspec import Meta
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from fastgw.config.settings import NONE, Settings
-from fastgw.config.values import Fingerprint, Identity, Realm
+from fastgw.config.values import CertificateName, CertificateSubject, Fingerprint, Identity, Realm
 from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Reply
 from fastgw.filters.bearer import challenge
 from fastgw.filters.jwt import ClaimName, Scope
 from fastgw.jose import claim_path, find_claim, scopes_of
-
-Text = Annotated[str, Meta(min_length=1)]
 
 
 class Names(Settings):
@@ -48,15 +44,26 @@ class Values(Settings):
     """It must have none of these. A claim that is not there has none."""
 
 
-class Fields(Settings):
-    """What stands in a certificate."""
+class Subjects(Settings):
+    """The subject of a certificate. It has one."""
 
-    all: tuple[Text, ...] = ()
-    """All of these must."""
-    any: tuple[Text, ...] = ()
-    """At least one of these must."""
-    none: tuple[Text, ...] = ()
-    """None of these may."""
+    all: tuple[CertificateSubject, ...] = ()
+    """It must be all of these."""
+    any: tuple[CertificateSubject, ...] = ()
+    """It must be one of these."""
+    none: tuple[CertificateSubject, ...] = ()
+    """It must be none of these."""
+
+
+class AlternativeNames(Settings):
+    """The alternative names of a certificate."""
+
+    all: tuple[CertificateName, ...] = ()
+    """It must have all of these."""
+    any: tuple[CertificateName, ...] = ()
+    """It must have at least one of these."""
+    none: tuple[CertificateName, ...] = ()
+    """It must have none of these."""
 
 
 class Fingerprints(Settings):
@@ -71,9 +78,9 @@ class Fingerprints(Settings):
 class Certificate(Settings):
     """The certificate that a client has shown to the listener, and that was verified there. It must have shown one."""
 
-    subject: Fields = Fields()
+    subject: Subjects = Subjects()
     """Its subject, as RFC 4514 writes it: `CN=alice,O=Example`."""
-    san: Fields = Fields()
+    san: AlternativeNames = AlternativeNames()
     """Its alternative names: `DNS:host`, `URI:spiffe://…`, `email:a@b` or `IP:10.0.0.1`."""
     fingerprint_sha256: Fingerprints = Fingerprints()
     """Its SHA-256."""

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 import pytest
 
-from fastgw.config import ConfigError, Loaded, load, load_sources
+from fastgw.config import ConfigError, Loaded, load, load_sources, load_text
 from fastgw.config.files import brought_forward, read_again
 from fastgw.config.writing import effective
 
@@ -128,7 +128,7 @@ def test_both_places_are_named_across_files(tmp_path):
             "consumers[0].basic_auth[0].password: a control character",
         ),
         ("name: a, certificates: [{}]", "consumers[0].certificates[0]: not one mark"),
-        ("name: a, certificates: [{subject: x, san: y}]", "consumers[0].certificates[0]: not one mark"),
+        ("name: a, certificates: [{subject: CN=x, san: DNS:y}]", "consumers[0].certificates[0]: not one mark"),
         ("name: a, certificates: [{fingerprint_sha256: 'aa:bb'}]", "consumers[0].certificates[0].fingerprint_sha256: "),
         ("name: a, api_key: x", "consumers[0].api_key: unknown key"),
     ],
@@ -223,3 +223,19 @@ def test_a_file_in_its_own_secret_file(tmp_path):
     found = loaded(tmp_path, "consumers: [{name: a, key_auth: [{key: {file: key}}]}]\n")
     assert os.fspath(tmp_path / "key") in found.captured
     assert isinstance(found.captured, MappingProxyType)
+
+
+@pytest.mark.parametrize(
+    ("mark", "said"),
+    [
+        ("san: alice.client", 'san: "alice.client" is not a kind of name, a colon and the name; expected DNS:…'),
+        ("subject: /O=Ex/CN=alice", 'subject: "/O=Ex/CN=alice" is not a subject as RFC 4514 writes it; expected a sub'),
+    ],
+)
+def test_a_mark_that_is_of_no_certificate_is_refused(mark, said):
+    text = "version: 1\nlisteners: {a: {address: '127.0.0.1:0'}}\n"
+    text += f"consumers: [{{name: a, certificates: [{{{mark}}}]}}]\n"
+    with pytest.raises(ConfigError) as caught:
+        load_text(text.encode(), "main.yaml", {})
+    (problem,) = caught.value.problems
+    assert f"certificates[0].{said}" in str(problem)

@@ -222,7 +222,7 @@ ALICE = (
         ),
         (
             "consumers: [{name: a, jwt: [{issuer: i, subject: s}]}]\n",
-            "consumers: [{name: a, certificates: [{san: s}]}]\n",
+            "consumers: [{name: a, certificates: [{san: DNS:s}]}]\n",
             ["consumer a: jwt: 1 -> 0", "consumer a: certificates: 0 -> 1"],
         ),
     ],
