@@ -326,6 +326,7 @@ def test_everything_that_a_filter_may_change_is_put_back() -> None:
         "client",
         "fault",
         "head",
+        "limits",
         "listener",
         "ordinary",
         "peer",
