@@ -12,6 +12,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 
 _ENCRYPTED: Final = re.compile(rb"-----BEGIN ENCRYPTED PRIVATE KEY-----|Proc-Type: 4,ENCRYPTED")
 _KEY: Final = re.compile(rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----")
+_SWAPPED: Final = "it holds a private key: are certificate and key swapped?"
 _LIST: Final = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
 _MISMATCHES: Final = frozenset({"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"})
 
@@ -102,6 +103,8 @@ def amiss(certificate: bytes, key: bytes) -> Amiss | None:
     try:
         decoded(certificate)
     except ssl.SSLError:
+        if _KEY.search(certificate):
+            return Amiss("certificate", _SWAPPED, "expected the certificate")
         return Amiss("certificate", "no certificate could be read from it", "expected a PEM file")
     if _ENCRYPTED.search(key):
         return Amiss("key", "the key is encrypted", "expected it without a password")
@@ -123,7 +126,7 @@ def amiss_authority(authority: bytes) -> str:
         with as_file(authority) as file:
             ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
     except ssl.SSLError:
-        return "no certificate could be read from it"
+        return _SWAPPED if _KEY.search(authority) else "no certificate could be read from it"
     return ""
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cryptography.x509 import Certificate, load_pem_x509_certificate, load_pem_x509_crl
 
-from fastgw.config.pem import decoded
+from fastgw.config.pem import amiss, amiss_authority, decoded
 from fastgw.config.settings import ClientAuth, Config, Listener, ServerCertificate, ServerTls
 from fastgw.config.values import Address
 from fastgw.runtime.certificates import files_to_spare, looked_at_again, renamed, settled, told, verifiers
@@ -126,3 +126,11 @@ def test_what_verifies_clients_is_told_with_its_end_and_why_newer_contents_are_n
         ends = parsed.not_valid_after_utc if isinstance(parsed, Certificate) else parsed.next_update_utc
         assert ends is not None
         assert each.expires_date == ends.timestamp()
+
+
+def test_a_key_in_the_place_of_a_certificate_is_told(files: Files) -> None:
+    certificate, key = (files.before[file] for file in files.a)
+    swapped = amiss(key, certificate)
+    assert swapped is not None
+    assert (swapped.of, swapped.wrong) == ("certificate", amiss_authority(key))
+    assert swapped.wrong == "it holds a private key: are certificate and key swapped?"

@@ -79,7 +79,7 @@ def test_a_pair_that_cannot_be_shown(tmp_path: Path, authority: Certificates, tl
 @pytest.mark.parametrize(
     ("client_auth", "told"),
     [
-        ("{ca: a.key}", "ca: no certificate could be read from it; expected a PEM file"),
+        ("{ca: a.key}", "ca: it holds a private key: are certificate and key swapped?; expected a PEM file"),
         ("{ca: ca.pem, crl: a.key}", "crl: no revocation list could be read from it; expected a PEM file"),
         ("{ca: ca.pem, crl: ca.pem}", "crl: no revocation list could be read from it; expected a PEM file"),
         ("{mode: optional}", "ca: missing; expected the name of a file"),
