@@ -226,14 +226,11 @@ class Gateway:
                 upstream.start(ground, self.workers, connections, pending, loads, services.run_key)
                 self._look_after(upstream, column, place, counted)
             yield
-        self._outlook = Outlook(
-            ground.wheel,
-            words.health,
-            column,
-            [upstream.health for upstream in self.upstreams.values() if upstream.health is not None],
-        )
-        self._outlook.start()
-        self.drain(drained_now(services))
+        if looked_after := [each.health for each in self.upstreams.values() if each.health is not None]:
+            self._outlook = Outlook(ground.wheel, words.health, column, looked_after)
+            self._outlook.start()
+        if self.upstreams:
+            self.drain(drained_now(services))
         for link in self.live:
             if not link.started:
                 link.started = True

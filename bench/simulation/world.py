@@ -15,6 +15,7 @@ from fastgw.config import settings as config
 from fastgw.config.values import Url
 from fastgw.filters.adaptive import AdaptiveLimit
 from fastgw.upstream.group import Upstream
+from fastgw.upstream.target import build_targets
 
 BUCKET_S = 0.5
 """How finely what happens is counted."""
@@ -143,7 +144,8 @@ class Gateway:
         self.limits = [AdaptiveLimit(lambda: bounds, policy.tolerance) for _ in range(scene.workers * policy.adaptive)]
         target = config.Target(url=Url("http", "service", 80))
         retries = config.Retries(max=scene.retries, budget=policy.budget)
-        self.upstream = Upstream("service", config.Upstream(targets=(target,), retries=retries), (), None)
+        settings = config.Upstream(targets=(target,), retries=retries)
+        self.upstream = Upstream("service", settings, build_targets(settings), None)
 
     def take(self) -> None:
         """A request comes in."""
@@ -179,8 +181,6 @@ class Request:
             return
         upstream = self._gateway.upstream
         if self._tries <= self._gateway.scene.retries and (self._tries > 1 or upstream.may_retry()):
-            if self._tries == 1:
-                upstream.retrying += 1
             self._try()
         else:
             self._end(self._gateway.course.lost, failed=True)
@@ -194,7 +194,7 @@ class Request:
         self._is_over = True
         gateway.upstream.active -= 1
         if self._tries > 1:
-            gateway.upstream.retrying -= 1
+            gateway.upstream.retried()
         gateway.course.count(counted, now)
         if self._limit is not None:
             if left:
