@@ -432,7 +432,8 @@ class Retries(Settings):
     answer is passed on as it is."""
     budget: Percent = 0.2
     """The most retries under way, as a share of the requests to this upstream that are under way: each worker keeps to
-    it for its own. Three more may always be under way, on the whole node."""
+    it for its own. Three more may always be under way, on the whole node. A failed connect that is followed by an
+    attempt at another target does not count: nobody has had any work of it."""
     non_idempotent: bool = False
     """Whether a POST or PATCH may be sent again too, wherever a GET may. The upstream may then act twice."""
     per_try_timeout: Duration | None = None

@@ -51,10 +51,11 @@ class Attempt(Timed):
     def begin(self, fresh: bool) -> None:
         """The target was picked: ask for a connection. `fresh`: one that has carried no request."""
         upstream = self._upstream
-        if upstream.watch is not None:
-            upstream.watch.began(self.target)
-        self._begun_at = monotonic()
-        if self.request_is_whole():
+        if upstream.watch is not None or upstream.hedging is not None:
+            self._begun_at = monotonic()
+            if upstream.watch is not None:
+                upstream.watch.began(self.target)
+        if upstream.rules.per_try is not inf and self.request_is_whole():
             self._limit_time()
         self.ask(fresh)
 
@@ -79,10 +80,9 @@ class Attempt(Timed):
 
     def _limit_time(self) -> None:
         """The request is whole, so from here on it is the target's time that passes. Only where another may follow."""
-        per_try = self._upstream.rules.per_try
-        if per_try is not inf and self._forwarding.is_replayable():
+        if self._forwarding.is_replayable():
             wheel = self._upstream.ground.wheel
-            wheel.watch(self, wheel.now + per_try)
+            wheel.watch(self, wheel.now + self._upstream.rules.per_try)
 
     def seconds_left(self) -> float:
         """How long the head of its response is waited for, from now on."""
@@ -90,7 +90,7 @@ class Attempt(Timed):
         return min(upstream.settings.timeouts.response_headers, min(self.deadline, self._forwarding.head_due_at) - now)
 
     def seconds(self) -> float:
-        """Since it began."""
+        """Since it began, where somebody wants to know."""
         return monotonic() - self._begun_at
 
     # what the pool tells
@@ -238,7 +238,8 @@ class Attempt(Timed):
 
     def end(self, trailers: Trailers) -> None:
         if self.connection is not None:
-            self._limit_time()
+            if self._upstream.rules.per_try is not inf:
+                self._limit_time()
             exchange = self.exchange
             last = render.last_chunk(sent_trailers(exchange, trailers)) if exchange.head.chunked else b""
             self.connection.send_last(last)

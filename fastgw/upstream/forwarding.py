@@ -16,7 +16,7 @@ from fastgw.exchange.states import ANSWERING, ATTEMPT_FAILED, NEXT
 from fastgw.node.timers import Timed
 from fastgw.upstream.attempt import Attempt
 from fastgw.upstream.connection import UpstreamConnection
-from fastgw.upstream.retry import IDEMPOTENT, NEVER, RESET, SAFE, any_untried, asked_wait
+from fastgw.upstream.retry import CONNECT_FAILURE, IDEMPOTENT, NEVER, RESET, SAFE, any_untried, asked_wait
 from fastgw.upstream.target import Target
 from fastgw.wire.framing import ResponseHead
 
@@ -235,15 +235,19 @@ class Forwarding(Timed):
     def _wait(self, condition: str, asked: float = 0.0) -> float:
         """Seconds until another attempt begins, for which a place in the budget is taken; inf: none may follow.
 
-        `asked`: what the target has asked for.
+        `asked`: what the target has asked for. Where nobody was reached, another target is the first to have any work
+        of it: that takes no place, or most requests would be lost while one of two targets is down.
         """
         upstream, rules = self.upstream, self.upstream.rules
         if not rules.allow(condition, self._retried):
             return inf
-        wait = rules.wait(condition, self._retried, any_untried(upstream.in_use, self._tried), asked)
-        if upstream.ground.wheel.now + wait >= self.head_due_at or not self._take_place():
+        others = any_untried(upstream.in_use, self._tried)
+        wait = rules.wait(condition, self._retried, others, asked)
+        if upstream.ground.wheel.now + wait >= self.head_due_at:
             return inf
-        return wait
+        if (others and condition == CONNECT_FAILURE) or self._take_place():
+            return wait
+        return inf
 
     def _take_place(self) -> bool:
         """Have a place in the retry budget, which is kept until the end."""
@@ -332,7 +336,8 @@ class Forwarding(Timed):
             return
         self._over = True
         self.deadline = inf
-        self._stop_timer()
+        if self._timer is not None:
+            self._stop_timer()
         if self.current is not None:
             current, hedges, self.current, self._hedges = self.current, self._hedges, None, ()
             for attempt in (current, *hedges):

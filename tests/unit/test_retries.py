@@ -393,6 +393,23 @@ def test_a_budget_is_a_share_and_a_few() -> None:
     service.plane.assert_quiet()
 
 
+def test_what_nobody_has_had_work_of_needs_no_budget() -> None:
+    """One of two targets is down: no request is lost, however many there are at once."""
+    service = Service(retries(budget="0%"))
+    clients = [service.plane.client() for _ in range(20)]
+    for client in clients:
+        client.sends(GET)
+    for _ in range(40):
+        if service.waiting:
+            (service.connects if service.waiting[0] == SECOND else service.plane.cannot_connect)()
+    for wire in service.wires:
+        wire.sends(OK)
+    assert all(client.received.endswith(b"ok") for client in clients)
+    assert service.denied == 0
+    service.watch.assert_even()
+    service.plane.assert_quiet()
+
+
 def test_without_a_share_a_few_are_left() -> None:
     service = Service({"retries": {**STATUSES["retries"], "budget": "0%"}})
     clients = [service.plane.client() for _ in range(10)]
