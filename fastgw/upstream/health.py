@@ -148,7 +148,7 @@ class Health:
         return self._outliers is not None or self.breaker is not None
 
     def wait(self) -> float:
-        """Seconds until the first target comes back, as far as that is known."""
+        """Seconds until the first ejected target comes back; next to none where nobody knows when one will."""
         return max(self._returns_at - self._clock(), 0.001) if self._returns_at != inf else 0.001
 
     # --- what is told of attempts (`watch.AttemptWatch`) ---
@@ -198,20 +198,21 @@ class Health:
 
     def _follow_targets(self, now: float) -> float:
         words, column, group = self._words, self._column, self._group
-        shunned, returns_at = set(), inf
+        shunned, changes_at, returns_at = set(), inf, inf
         for (target, place), (verdict, until) in zip(
             self._places.items(), words.look(column, self._of_targets, now), strict=True
         ):
             if verdict in SHUNNED:
                 shunned.add(target)
-                returns_at = min(returns_at, until)
+                changes_at = min(changes_at, until)
                 if verdict is Verdict.EJECTED:
+                    returns_at = min(returns_at, until)
                     words.repeat_ejection(column, place)  # for the case that who has ejected it dies
         self._returns_at = returns_at
         if shunned != group.shunned:
             group.shunned = frozenset(shunned)
             group.settle()
-        return returns_at
+        return changes_at
 
 
 class Event(IntEnum):

@@ -327,8 +327,17 @@ def test_what_control_finds_ill_gets_nothing_and_no_verdict_holds_for_ever() -> 
     node.words.judge(control, 21, Verdict.UNHEALTHY, node.now + 4.0)  # renewed: nobody is told
     node.passes(3.5)
     assert node.out() == "b"
+    assert node.workers[0].health.wait() < 1.0  # it may be well with its next check
     node.passes(1.0)
     assert node.out() == ""
+
+
+def test_how_long_it_is_until_an_ejected_target_is_back() -> None:
+    node = Node(passive=PASSIVE)
+    for _ in range(5):
+        node.workers[0].fails(1)
+    assert node.out() == "b"
+    assert [round(worker.health.wait(), 1) for worker in node.workers] == [4.9, 4.9, 4.9]
 
 
 def test_a_place_given_anew_inherits_nothing() -> None:
