@@ -13,7 +13,7 @@ from bench.micro.timing import Room, time_room
 
 MODULES = (
     "framing", "routing", "balance", "health", "chain", "filters", "tokens", "asking", "splice", "body", "observe",
-    "cells", "limits", "exchange",
+    "cells", "limits", "quotas", "exchange",
 )  # fmt: skip
 """In the order of a request's path; the last is all of them together."""
 

@@ -125,7 +125,18 @@ BREAKER: Final = Family(
 )
 BREAKER_STATES: Final = {Phase.CLOSED: 0, Phase.HALF_OPEN: 1, Phase.OPEN: 2}
 
+CONCURRENCY_LIMIT: Final = Family(
+    "fastgw_concurrency_limit",
+    "gauge",
+    ("filter",),
+    "How many requests may be under way at a time where they are counted together: as configured, or found out.",
+)
+CONCURRENCY_IN_FLIGHT: Final = Family(
+    "fastgw_concurrency_in_flight_requests", "gauge", ("filter",), "How many of these are under way."
+)
+
 OF_HEALTH: Final = (TARGETS, BREAKER)
+OF_CONCURRENCY: Final = (CONCURRENCY_LIMIT, CONCURRENCY_IN_FLIGHT)
 POOLS: Final = (POOL_IN_USE, POOL_IDLE, POOL_WAITING)
 OF_THE_NODE: Final = (
     CONNECTIONS,
@@ -155,7 +166,17 @@ OF_PROCESSES: Final[Mapping[Family, Callable[[Process], int | float]]] = {
 }
 OF_TLS: Final = (HANDSHAKES, RESUMPTIONS, HANDSHAKE_FAILURES, CERTIFICATE_EXPIRY, CLIENT_AUTH_EXPIRY)
 FEEDS: Final = (FEED_UP, FEED_SUCCESS)
-FAMILIES: Final = (*families.FAMILIES, *POOLS, *OF_HEALTH, *OF_THE_NODE, *OF_TLS, *FEEDS, *OF_WORKERS, *OF_PROCESSES)
+FAMILIES: Final = (
+    *families.FAMILIES,
+    *POOLS,
+    *OF_HEALTH,
+    *OF_CONCURRENCY,
+    *OF_THE_NODE,
+    *OF_TLS,
+    *FEEDS,
+    *OF_WORKERS,
+    *OF_PROCESSES,
+)
 """All that a scrape tells of, in this order."""
 
 OfTls = tuple[Sequence[CertificateInfo], Sequence[VerifierInfo]]
@@ -176,6 +197,7 @@ class Exposition:
         of_tls: Callable[[], OfTls] = lambda: ((), ()),
         feeds: Callable[[], Sequence[FeedInfo]] = tuple,
         health: Callable[[], Mapping[str, OfUpstream]] = dict,
+        concurrency: Callable[[], Mapping[str, tuple[int, int]]] = dict,
     ) -> None:
         self._generations = {0: series}
         self._shared = shared
@@ -184,6 +206,7 @@ class Exposition:
         self._of_tls = of_tls
         self._feeds = feeds
         self._health = health
+        self._concurrency = concurrency
 
     def prepare(self, generation: int, series: Series) -> None:
         """Know the names of a generation before it is committed: they are shown from then on."""
@@ -205,6 +228,7 @@ class Exposition:
         yield from counted(series, found)
         yield from self._pools(series)
         yield from zip(OF_HEALTH, self._healths(series), strict=True)
+        yield from zip(OF_CONCURRENCY, self._limited(), strict=True)
         yield from zip(OF_THE_NODE, self._node(), strict=True)
         yield from zip(OF_TLS, self._tls(), strict=True)
         yield from zip(FEEDS, self._fed(), strict=True)
@@ -237,6 +261,11 @@ class Exposition:
         yield [("", labels(TARGETS, *key), count) for key, count in targets.items()]
         breakers = {name: each.breaker for name, each in fares.items() if name in series.upstreams}
         yield [("", labels(BREAKER, name), BREAKER_STATES[phase]) for name, phase in breakers.items() if phase]
+
+    def _limited(self) -> Iterator[Sequence[Sample]]:
+        found = self._concurrency()
+        for place, family in enumerate(OF_CONCURRENCY):
+            yield [("", labels(family, name), numbers[place]) for name, numbers in found.items()]
 
     def _node(self) -> Iterator[Sequence[Sample]]:
         words, own, total = self._words, self._shared.supervisor.words, self._shared.total

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from math import ceil
 from time import monotonic
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, final
 
 from msgspec import Meta
 
@@ -13,7 +13,7 @@ from fastgw.filters.adaptive import AdaptiveLimit
 from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Services
 from fastgw.filters.limiting.keys import KEY, key_of
 from fastgw.filters.limiting.ledger import give_back
-from fastgw.node.limits import Cells
+from fastgw.node.limits import Cells, KeyCounts
 
 Key = Annotated[Trait, KEY]
 Level = Literal["high", "normal", "low"]
@@ -107,6 +107,12 @@ class Concurrency(Filter, name="concurrency", phase=Phase.LIMIT_CONSUMER, order=
             raise ValueError("`adaptive` finds out what the upstream can do with in all; expected no `key`")
 
     @property
+    def asks_who(self) -> bool:
+        """Whether it makes a difference who the client is."""
+        by_group = self.priority is not None and bool(self.priority.groups)
+        return by_group or any(trait.kind in ("consumer", "claim") for trait in self._traits)
+
+    @property
     def _traits(self) -> Sequence[Trait]:
         return (self.key,) if isinstance(self.key, Trait) else self.key
 
@@ -139,7 +145,7 @@ class Concurrency(Filter, name="concurrency", phase=Phase.LIMIT_CONSUMER, order=
         def start(given: Services) -> None:
             nonlocal services, together
             services = given
-            together = given.in_flight.cells(_use(env).encode())
+            together, _ = cells_of(given.in_flight, _use(env))
 
         def request(exchange: Exchange) -> Outcome:
             if services is None:  # nothing is served here
@@ -166,24 +172,26 @@ class Concurrency(Filter, name="concurrency", phase=Phase.LIMIT_CONSUMER, order=
     def _adaptive(
         self, env: Env, adaptive: Adaptive, level_of: "LevelOf", shares: Mapping[Level, float], refuse: "Refuse"
     ) -> Hooks:
-        own = env.shared(("concurrency", _use(env), adaptive), lambda: Divided(adaptive))
+        name = _use(env)
+        own = env.shared(("concurrency", name, adaptive), lambda: Divided(adaptive, name))
         limit = own.limit
         held: dict[Exchange, float] = {}
 
-        def start(given: Services) -> None:
-            own.workers = given.workers
+        use, start = own.use, own.start
 
         def request(exchange: Exchange) -> Outcome:
             level = level_of(exchange)
             if not limit.try_take(shares[level]):
                 return refuse(exchange, level)
             held[exchange] = monotonic()
+            use(1)
             return None
 
         def finish(exchange: Exchange) -> None:
             taken_at = held.pop(exchange, None)
             if taken_at is None:
                 return
+            use(-1)
             now, fault = monotonic(), exchange.fault
             if exchange.upstream_s >= 0.0:
                 seconds = exchange.begun_at + exchange.upstream_s - taken_at
@@ -203,22 +211,58 @@ class Concurrency(Filter, name="concurrency", phase=Phase.LIMIT_CONSUMER, order=
         return Hooks(request=request, finish=finish, start=start, explain=explain, would=lambda exchange: None)
 
 
+@final
 class Divided:
-    """This worker's part of a limit that adapts."""
+    """This worker's part of a limit that adapts. How much it is stands among what is under way, for metrics."""
 
-    def __init__(self, adaptive: Adaptive) -> None:
-        self.workers: Callable[[], int] = lambda: 1
+    def __init__(self, adaptive: Adaptive, name: str) -> None:
+        self._workers: Callable[[], int] = lambda: 1
         self._adaptive = adaptive
+        self._name = name
+        self._counts: KeyCounts | None = None
+        self._in_use: Cells = ()
+        self._limits: Cells = ()
+        self._told = 0
         self.limit = AdaptiveLimit(self._bounds, adaptive.tolerance)
 
+    def __del__(self) -> None:
+        if self._counts is not None:
+            self._counts.hold(self._limits, -self._told)
+
+    def start(self, services: Services) -> None:
+        self._workers = services.workers
+        if self._counts is None:
+            self._counts = services.in_flight
+            self._in_use, self._limits = cells_of(services.in_flight, self._name)
+            self.use(0)
+
+    def use(self, requests: int) -> None:
+        """So many more are under way."""
+        if self._counts is None:
+            return
+        self._counts.hold(self._in_use, requests)
+        limit = int(self.limit.limit)
+        if limit != self._told:
+            self._counts.hold(self._limits, limit - self._told)
+            self._told = limit
+
     def _bounds(self) -> tuple[float, float]:
-        workers = self.workers()
+        workers = self._workers()
         return max(1.0, self._adaptive.min / workers), max(1.0, self._adaptive.max / workers)
 
 
+def scope(level: str, route: str | None, instance: str) -> str:
+    """Tells one use of the filter from all others, in all workers and after a reload."""
+    return f"concurrency\n{level}\n{route if level == 'route' else None}\n{instance}"
+
+
 def _use(env: Env) -> str:
-    """Tells this use of the filter from all others, in all workers and after a reload."""
-    return f"concurrency\n{env.level}\n{env.route if env.level == 'route' else None}\n{env.instance}"
+    return scope(env.level, env.route, env.instance)
+
+
+def cells_of(counts: KeyCounts, name: str) -> tuple[Cells, Cells]:
+    """Where the requests of one use are counted all together, and where its limit stands if that adapts."""
+    return counts.cells(name.encode()), counts.cells(f"{name}\nlimit".encode())
 
 
 LevelOf = Callable[[Exchange], Level]

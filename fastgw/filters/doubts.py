@@ -21,6 +21,7 @@ from fastgw.filters.auth import Auth
 from fastgw.filters.authorize import Authorize
 from fastgw.filters.basic_auth import BasicAuth
 from fastgw.filters.certificate_auth import CertificateAuth
+from fastgw.filters.concurrency import Concurrency
 from fastgw.filters.forward_auth import ForwardAuth
 from fastgw.filters.headers import Headers
 from fastgw.filters.hmac import Hmac
@@ -28,6 +29,7 @@ from fastgw.filters.introspection import Introspection
 from fastgw.filters.jwt import Jwt
 from fastgw.filters.key_auth import KeyAuth
 from fastgw.filters.oidc import Oidc
+from fastgw.filters.quota import Quota
 from fastgw.filters.rate_limit import RateLimit
 from fastgw.filters.templates import is_identity
 
@@ -49,6 +51,8 @@ def doubts(config: Config) -> Iterator[tuple[Where, str]]:
             yield from ((where, wrong) for wrong in _in_the_clear(each.settings))
         if isinstance(use.settings, RateLimit) and (wrong := _too_late(use.settings, config.timeouts.filters)):
             yield where, wrong
+        if isinstance(use.settings, Quota) and config.quotas.file is None:
+            yield where, "what it counts ends with the gateway where systemd gives it no directory: see `quotas.file`"
         if use.settings is not None and (wrong := _held_by_nobody(use.settings, config)):
             yield where, wrong
     met = _meetings(config)
@@ -84,7 +88,7 @@ def _meetings(config: Config) -> Mapping[int, list[_Meeting]]:
     return met
 
 
-_WITH_OTHERS: Final = (CertificateAuth, Authorize, Headers, RateLimit)
+_WITH_OTHERS: Final = (CertificateAuth, Authorize, Headers, RateLimit, Quota, Concurrency)
 
 
 def _with_inner(use: FilterUse) -> Iterable[FilterUse]:
@@ -134,7 +138,7 @@ def _useless(settings: Any, meetings: list[_Meeting], config: Config) -> Iterato
     if isinstance(settings, Authorize) and (shared := _shared_name(settings, before, config)):
         yield f"{show(shared)} is none of `consumers`, and several of the ways of `auth` may call somebody so"
     known = any(_may_tell(use.settings) for use in before)
-    if isinstance(settings, RateLimit):
+    if isinstance(settings, RateLimit | Quota | Concurrency):
         if not known and not asked and settings.asks_who:
             yield "no filter before it says who the client is: nobody is a consumer, or has claims"
     elif isinstance(settings, Headers):

@@ -86,6 +86,11 @@ class Quota(Filter, name="quota", phase=Phase.LIMIT_CONSUMER, order=10):  # type
         return (self.key,) if isinstance(self.key, Trait) else self.key
 
     @property
+    def asks_who(self) -> bool:
+        """Whether it makes a difference who the client is."""
+        return bool(self.groups) or any(trait.kind in ("consumer", "claim") for trait in self.traits)
+
+    @property
     def calendar(self) -> Calendar:
         return calendar_of(self.period, zone_of(self.time_zone))
 

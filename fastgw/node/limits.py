@@ -164,6 +164,12 @@ class KeyCounts:
         for cell in cells:
             words[cell] -= 1
 
+    def hold(self, cells: Cells, places: int) -> None:
+        """Hold so many places more, whatever is taken; fewer, where that is negative."""
+        words = self._words
+        for cell in cells:
+            words[cell] += places
+
     def count(self, cells: Cells) -> int:
         """How many places are taken."""
         return min(sum(view[cell] for view in self._views) for cell in cells)

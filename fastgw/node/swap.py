@@ -3,7 +3,7 @@
 Compiled, that is one instruction. Without a compiler the words are locked by `fcntl.lockf`, which the kernel undoes
 when a process dies; of one process only one thread may write then. Both kinds must not work on the same words.
 
-PERF: a swap takes 60 ns compiled, 2,400 by fcntl (CPython 3.11, micro/quotas).
+PERF: a swap takes 70 ns compiled, 1,650 by fcntl (CPython 3.11, micro/quotas).
 """
 
 import fcntl

@@ -25,7 +25,7 @@ from fastgw.node.revoked import Told
 from fastgw.observe import Totals
 from fastgw.observe.families import BOUNDS_S
 from fastgw.observe.series import UPSTREAM_EJECTIONS, UPSTREAM_OPENINGS, UPSTREAM_RETRIES, series_of
-from fastgw.runtime import certificates, quota_telling
+from fastgw.runtime import certificates, limit_telling
 from fastgw.runtime.channel import Channel, DrainAll
 from fastgw.runtime.checking import Checks, OfUpstream
 from fastgw.runtime.commons import Commons, Record
@@ -65,7 +65,9 @@ class View:
             self.status_of_tls,
             lambda: self.feeds(),
             self._of_health,
+            lambda: limit_telling.concurrency(self._in_flight, self._proposals.config),
         )
+        self._in_flight = commons.shared.supervisor.in_flight()  # only to be read
         self.health: Checks | None = None
         """Who looks after the targets."""
         self.feeds: Callable[[], Sequence[node.FeedInfo]] = tuple
@@ -216,10 +218,10 @@ class View:
     def quotas(self, consumer: str | None, key: str | None) -> list[node.QuotaInfo]:
         proposals = self._proposals
         index = proposals.current.index
-        return quota_telling.told(self._commons.shared.quotas, proposals.config, index, consumer, key)
+        return limit_telling.told(self._commons.shared.quotas, proposals.config, index, consumer, key)
 
     def reset_quota(self, instance: str, consumer: str | None, key: str | None) -> int | None:
-        return quota_telling.reset(self._commons.shared.quotas, self._proposals.config, instance, consumer, key)
+        return limit_telling.reset(self._commons.shared.quotas, self._proposals.config, instance, consumer, key)
 
     def revocations(self) -> node.Revocations:
         return self._revoking.told()

@@ -65,6 +65,7 @@ def crowd(tmp_path: Path, **concurrency: object) -> Iterator[tuple[Crowd, Gatewa
         filters = {"concurrency": {"limit": LIMIT, **concurrency}}
         settings = {
             "workers": 3,
+            "status": {"address": "127.0.0.1:0"},
             "listeners": {"main": {"address": "127.0.0.1:0"}},
             "upstreams": {"u": {"targets": [{"url": origin.url}], "filters": filters}},
             "routes": [{"name": "all", "upstream": "u"}],
@@ -75,7 +76,7 @@ def crowd(tmp_path: Path, **concurrency: object) -> Iterator[tuple[Crowd, Gatewa
 
 def test_exactly_so_many_are_let_in_over_all_workers(tmp_path):
     """Many at once; then one by one, for those that race for the last place may all miss it."""
-    with crowd(tmp_path) as (met, _):
+    with crowd(tmp_path) as (met, gateway):
         clients = [met.send() for _ in range(60)]
         waiting = {client.sock for client in clients}
         while len(waiting) > LIMIT:
@@ -87,6 +88,10 @@ def test_exactly_so_many_are_let_in_over_all_workers(tmp_path):
         if len(met.held) < LIMIT:
             met.fill()
         assert not any(met.ask() for _ in range(20))
+        with Client(gateway.ready["status"]) as client:
+            told = client.exchange(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").body
+        assert b'fastgw_concurrency_limit{filter="concurrency"} 7.0' in told
+        assert b'fastgw_concurrency_in_flight_requests{filter="concurrency"} 7.0' in told
         met.held.pop().send(OK)
         met.fill()
 

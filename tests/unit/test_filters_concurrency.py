@@ -10,6 +10,7 @@ import pytest
 from fastgw.config import ConfigError
 from fastgw.errors import Fault
 from fastgw.filters.api import Services
+from fastgw.filters.concurrency import cells_of, scope
 from fastgw.node.limits import own_counts
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane, Wire
@@ -185,3 +186,14 @@ def test_what_makes_no_sense_is_told(settings):
 def test_explain_says_how_many_may_pass():
     plane = Served({"limit": 10, "key": "ip", "priority": {}})
     assert "while fewer than 9 are under way by ip of 10, with normal priority" in explained(plane.gateway, "http://a/")
+
+
+def test_a_limit_that_adapts_is_told_and_so_is_what_it_has_let_in():
+    plane = Served({"adaptive": {"min": 2, "max": 10}})
+    told = [plane.counts.count(cells) for cells in cells_of(plane.counts, scope("route", "all", "concurrency"))]
+    assert told == [0, 2]
+    plane.asks()
+    in_use, limits = cells_of(plane.counts, scope("route", "all", "concurrency"))
+    assert (plane.counts.count(in_use), plane.counts.count(limits)) == (1, 2)
+    plane.answers()
+    assert plane.counts.count(in_use) == 0

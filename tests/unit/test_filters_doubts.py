@@ -181,3 +181,15 @@ def test_check_tells_them_as_notes(tmp_path: Path) -> None:
     assert (ended.exit_code, told["problems"]) == (0, [])
     assert [each["path"] for each in told["notes"] if each["path"]] == ["filters.authorize"]
     assert all(each["line"] for each in told["notes"] if each["path"])
+
+
+def test_a_quota_that_is_kept_nowhere_is_told_and_so_is_one_of_consumers_that_nobody_is(tmp_path: Path) -> None:
+    quota = {"limit": 1, "period": "day"}
+    consumers, kept = notes_of(tmp_path, filters={"quota": quota})[::-1]
+    assert "ends with the gateway" in kept
+    assert UNKNOWN in consumers
+    file = {"file": str(tmp_path / "quotas.sqlite3")}
+    assert notes_of(tmp_path, filters={"jwt": JWT, "quota": quota}, quotas=file) == []
+    assert notes_of(tmp_path, filters={"concurrency": {"limit": 1, "key": "ip"}}) == []
+    (note,) = notes_of(tmp_path, filters={"concurrency": {"limit": 1, "key": "consumer"}})
+    assert UNKNOWN in note

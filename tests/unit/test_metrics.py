@@ -68,6 +68,7 @@ class Node:
             lambda: ([shown], verifiers),
             lambda: feeds,
             lambda: {"users": OfUpstream({Verdict.HEALTHY: 2, Verdict.EJECTED: 1}, Phase.OPEN)},
+            lambda: {"at_a_time": (10, 3)},
         )
 
     def finish(self, route: str, status: int = 200, fault: str = "") -> None:

@@ -1,4 +1,4 @@
-"""What the admin API tells of quotas: those of the configuration, and what somebody has used of them."""
+"""What is told of quotas and of concurrency: those of the configuration, and how much of them is used."""
 
 import time
 from collections.abc import Iterator
@@ -6,8 +6,10 @@ from typing import Final, NamedTuple
 
 from fastgw.admin.node import QuotaInfo
 from fastgw.config.settings import Config, Filters
+from fastgw.filters.concurrency import Concurrency, cells_of, scope
 from fastgw.filters.quota import Quota
 from fastgw.identity import Index, Roster
+from fastgw.node.limits import KeyCounts
 from fastgw.node.quotas import Quotas
 
 _NO_GROUPS: Final[frozenset[str]] = frozenset()
@@ -62,6 +64,23 @@ def reset(quotas: Quotas, config: Config, instance: str, consumer: str | None, k
     ids = [use.settings.id_of(use.scope, consumer, key) for use in uses(config) if use.instance == instance]
     wanted = [id_ for id_ in ids if id_ is not None]
     return sum(map(quotas.reset, wanted)) if wanted else None
+
+
+def concurrency(counts: KeyCounts, config: Config) -> dict[str, tuple[int, int]]:
+    """By instance, what the limits of its uses add up to, and how many requests are under way.
+
+    Uses that count by a key are not among them: nobody knows the keys.
+    """
+    found: dict[str, tuple[int, int]] = {}
+    for level, route, filters in _levels(config):
+        for instance, use in filters.items():
+            settings = None if use is None else use.settings
+            if isinstance(settings, Concurrency) and not settings.key:
+                in_use, limits = cells_of(counts, scope(level, route, instance))
+                limit, under_way = found.get(instance, (0, 0))
+                limit += counts.count(limits) if settings.limit is None else settings.limit
+                found[instance] = limit, under_way + counts.count(in_use)
+    return found
 
 
 def _levels(config: Config) -> Iterator[tuple[str, str | None, Filters]]:

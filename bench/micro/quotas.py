@@ -1,0 +1,33 @@
+"""Quotas: what a decision costs, by compare-and-swap where it is installed and by locks."""
+
+from collections.abc import Iterator
+
+from bench.micro.timing import Room
+from fastgw.node import swap
+from fastgw.node.quotas import Id, Period, Quotas, own_quotas
+
+KEYS = 1_000
+NEVER_FULL = 10**12  # so every decision is the same admission
+PERIOD = Period(20_000, 0.0, 2.0**40)
+
+
+def rooms() -> Iterator[Room]:
+    twin = swap._twin
+    for name, used in (("compare-and-swap", twin), ("fcntl locks", None)):
+        if name == "compare-and-swap" and twin is None:
+            continue
+        swap._twin = used
+        try:
+            yield from of(own_quotas(), name)
+        finally:
+            swap._twin = twin
+
+
+def of(table: Quotas, name: str) -> Iterator[Room]:
+    slots = [table.place(Id.of(b"%d" % number), Id.of(b"shared")) for number in range(KEYS)]
+
+    def decide(slot: tuple[int, Id]) -> int:
+        return table.spend(slot[0], slot[1], PERIOD, 1, NEVER_FULL)
+
+    yield Room(f"a decision, {name}", decide, slots)
+    yield Room(f"one swap, {name}", lambda slot: table._swap(100, 0, 0), slots)
