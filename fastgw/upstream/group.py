@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence, Set
 from functools import partial
 from math import inf
+from os import urandom
 from types import MappingProxyType
 from typing import Final
 from weakref import ref
@@ -128,7 +129,7 @@ class Upstream:
             self._loads = loads
             self._watch(balancing, before)
         if balancing.sticky is not None and self.cookies is None:
-            self.cookies = Cookies(balancing.sticky, self.name, key)
+            self.cookies = Cookies(balancing.sticky, self.name, key or urandom(32))
         if before is not None and self._rising is not None and before._rising is not None:
             self._rising.keep(before._rising)
         if self.watch is not None or self.cookies is not None or self._rising is not None:

@@ -23,7 +23,8 @@ from fastgw.upstream.balance.loads import Loads
 from fastgw.upstream.target import Target
 
 SLOTS: Final = 1 << 16
-"""A target's part of them differs from its weight by some 1 % where there are ten."""
+"""A target's part of them differs from its weight by some 1 % where there are ten. Those that are asked for are
+remembered: 5 MiB at most, for an upstream in a worker."""
 FEW: Final = 10
 """So many attempts at a target are never too many: where little is under way, shares of it say nothing."""
 MOST_ORDERS: Final = 1024
