@@ -205,6 +205,17 @@ def test_an_early_limit_gets_back_what_a_later_one_refuses() -> None:
     assert limited.statuses(5, path="/b") == [200] * 3 + [429] * 2
 
 
+def test_a_page_may_read_that_it_was_refused_and_preflights_are_not_counted() -> None:
+    cors = {"origins": ["https://app.example"], "expose": ["RateLimit"]}
+    limited = plane(route("a", {"limit": 1, "window": "1h"}), filters={"cors": cors})
+    origin = "Origin: https://app.example\r\n"
+    preflight = origin + "Access-Control-Request-Method: GET\r\n"
+    assert limited.statuses(3, path="/a", method="OPTIONS", fields=preflight) == [204] * 3
+    answers = [limited.asks("/a", fields=origin) for _ in range(2)]
+    assert [head[9:12] for head in answers] == [b"200", b"429"]
+    assert all(field(head, "access-control-allow-origin") == ["https://app.example"] for head in answers)
+
+
 # whom it counts
 
 
