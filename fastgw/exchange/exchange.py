@@ -242,7 +242,7 @@ class Exchange:
     def fail(self, fault: Fault, detail: str | None = None, why: str = "", wait: float = 0.0) -> None:
         """Something went wrong on the way: answer with it, or, when the answer has begun, cut it off.
 
-        `detail` is for the client, `why` for the log. `wait`: seconds until it is worth while to come again; 0: unknown.
+        `detail` is for the client, `why` for the log. `wait`: seconds until it is worth coming again; 0: unknown.
         """
         if self.state is ENDED:
             return
