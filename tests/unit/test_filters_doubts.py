@@ -147,7 +147,7 @@ def test_certificates_that_nobody_is_asked_for(tmp_path: Path) -> None:
     assert notes_of(tmp_path, listeners={"a": asking}, filters={"authorize": {"certificate": {}}}) == []
 
 
-@pytest.mark.parametrize("example", ["gateway.yaml", "limits.yaml", "minimal.yaml", "minimal.toml"])
+@pytest.mark.parametrize("example", ["gateway.yaml", "limits.yaml", "plans.yaml", "minimal.yaml", "minimal.toml"])
 def test_there_is_nothing_to_note_of_the_examples(example: str) -> None:
     file = Path(__file__).parents[2] / "examples" / example
     assert [*doubts(config.load(str(file), TYPES).config)] == []
