@@ -21,6 +21,7 @@ from fastgw.config.shapes import BROKEN, fields_of
 from fastgw.config.tls_rules import served_tls_that_works, tls_that_works
 from fastgw.config.values import Address
 from fastgw.node.state_url import check_url
+from fastgw.wire.framing import RequestHead
 from fastgw.wire.llhttp import knows_method
 
 Rule = Callable[[Merged], None]
@@ -295,6 +296,15 @@ def consumers_are_told_apart(merged: Merged) -> None:
                 place.below(*mark.path).report(wrong, "expected one of its own", at_key=False)
 
 
+def deadline_headers_are_free(merged: Merged) -> None:
+    """Nothing else that the gateway writes is called so."""
+    for place, route in merged.routes():
+        name = route.deadline_header
+        if isinstance(name, str) and name.lower().encode() in RequestHead.KNOWN:
+            wrong = f"{show(name)} is a field that the gateway writes for another purpose"
+            place.below("deadline_header").report(wrong, 'expected a name such as "X-Request-Timeout"', at_key=False)
+
+
 def _is_whole(consumer: Any) -> bool:
     """Whether each of its values could be read."""
     lists = consumer.key_auth, consumer.basic_auth, consumer.hmac, consumer.jwt, consumer.certificates
@@ -340,4 +350,5 @@ RULES: Final[tuple[Rule, ...]] = (
     raw_paths_stay_as_they_are,
     upgrades_that_are_tunnels,
     methods_that_are_served,
+    deadline_headers_are_free,
 )
