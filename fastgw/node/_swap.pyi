@@ -1,5 +1,8 @@
-"""The compiled twin of `swap`."""
+"""The compiled twin of `swap` and of `Quotas.spend`."""
 
 class Words:
     def __init__(self, memory: memoryview) -> None: ...
     def swap(self, at: int, seen: int, wanted: int, /) -> bool: ...
+    def spend(
+        self, at: int, high: int, low: int, period: int, until: int, cost: int, limit: int, mark: int, /
+    ) -> int: ...

@@ -14,7 +14,7 @@ little ahead. Where it is farther ahead a clock was wrong, and the count goes on
 Rule 3: whoever spends marks the block afterwards. Whoever keeps takes the mark first, and reads then: nothing is
 missed, but for what a process did that was killed in between; that is found by looking at all blocks now and then.
 
-PERF: a decision takes 1.0 us compiled, 3.3 by fcntl (CPython 3.11, micro/quotas).
+PERF: a decision takes 0.3 us compiled, 2.7 by fcntl (CPython 3.11, micro/quotas).
 """
 
 import fcntl
@@ -108,6 +108,7 @@ class Quotas:
     def __init__(self, memory: memoryview, fd: int, offset: int) -> None:
         self._words = memory.cast("B").cast("Q")
         self._swap = swap.swap_in(memory, fd, offset)
+        self._twin = swap.twin_of(memory)
         self._fd, self._offset = fd, offset
         each = 8 * _SLOT
         slots = (len(memory) - _PAGE) // each - _OVERFLOW
@@ -152,7 +153,10 @@ class Quotas:
     def spend(self, slot: int, id_: Id, period: Period, cost: int, limit: int) -> int:
         """How much of the limit is left then; `USED_UP`: nothing was spent; `NOT_OURS`: the slot is another's now."""
         words, at = self._words, self._first + _SLOT * slot
-        wanted = period.number % _TAGS
+        wanted, mark = period.number % _TAGS, self._marked + slot // _BLOCK
+        if self._twin is not None:
+            left: int = self._twin.spend(at, id_.high, id_.low, wanted, int(period.ends_date), cost, limit, mark)
+            return left
         while True:
             if words[at] != id_.high or words[at + _ID_LOW] != id_.low:
                 return NOT_OURS
@@ -168,7 +172,7 @@ class Quotas:
             return NOT_OURS
         if state >> 44 != tag:
             words[at + _UNTIL] = int(period.ends_date)
-        words[self._marked + slot // _BLOCK] = 1
+        words[mark] = 1
         return limit - count
 
     def refund(self, slot: int, id_: Id, period: Period, cost: int) -> None:

@@ -7,7 +7,7 @@ PERF: a swap takes 70 ns compiled, 1,650 by fcntl (CPython 3.11, micro/quotas).
 """
 
 import fcntl
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from fastgw.compiled import twin
 
@@ -19,6 +19,11 @@ COMPILED: Final = _twin is not None
 class Swap(Protocol):
     def __call__(self, at: int, seen: int, wanted: int, /) -> bool:
         """Whether the word at this place was `seen`; then it is `wanted` now."""
+
+
+def twin_of(memory: memoryview) -> Any | None:
+    """What is compiled for the words of this memory; None: nothing."""
+    return None if _twin is None else _twin.Words(memory)
 
 
 def swap_in(memory: memoryview, fd: int, offset: int) -> Swap:

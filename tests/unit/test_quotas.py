@@ -7,6 +7,8 @@ from datetime import datetime
 from zoneinfo import ZoneInfo
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fastgw.node import quotas, swap
 from fastgw.node.periods import calendar_of
@@ -150,6 +152,38 @@ def test_memory_of_the_other_kind_is_not_counted_in(monkeypatch):
     monkeypatch.setattr(swap, "COMPILED", False)
     with pytest.raises(ValueError, match="another way"):
         Quotas(memory, -1, 0)
+
+
+SPENDINGS = st.lists(
+    st.tuples(
+        st.integers(0, 2),
+        st.sampled_from([0, 1, 2, 3, 5, 2**19, 2**20 - 2, 2**20 - 1, 2**20]),
+        st.integers(1, 4),
+        st.integers(1, 12),
+    ),
+    max_size=40,
+)
+
+
+@given(SPENDINGS)
+def test_both_kinds_decide_alike(spendings):
+    """Periods in any order, as if clocks were wrong; and where their numbers begin anew."""
+    twin, tables = swap._twin, []
+    try:
+        for used in (twin, None):
+            swap._twin = used
+            tables.append(own_quotas(64))
+    finally:
+        swap._twin = twin
+    places = [[table.place(Id.of(b"%d" % key), SHARED) for key in range(3)] for table in tables]
+    for key, number, cost, limit in spendings:
+        period = Period(number, NOW, NOW + number)
+        one, other = (
+            (table.spend(*slots[key], period, cost, limit), table.count(*slots[key], period))
+            for table, slots in zip(tables, places, strict=True)
+        )
+        assert one == other
+    assert {row for _, _, row in rows(tables[0]).values()} == {row for _, _, row in rows(tables[1]).values()}
 
 
 # --- the calendar ---
