@@ -43,6 +43,12 @@ def token_in(values: Sequence[bytes]) -> bytes | None:
     return token
 
 
+def canonical(token: bytes) -> bytes:
+    """`Authorization` with this token as it is usually spelled: what is remembered by the value of the field is
+    remembered by this one, so that a client that spells it in many ways takes no more room than another."""
+    return b"Bearer " + token
+
+
 def challenge(realm: str, error: str = "", description: str = "", scope: str = "") -> tuple[bytes, bytes]:
     """The field that a refusal carries (RFC 6750 section 3). No text may have a quote, backslash or control in it."""
     parameters = (("realm", realm), ("scope", scope), ("error", error), ("error_description", description))

@@ -18,7 +18,7 @@ from fastgw.filters.api import Consumer, Env, Exchange, Fault, Filter, Hooks, Ou
 from fastgw.filters.key_auth import explain_consumer
 from fastgw.filters.places import Places
 from fastgw.identity import Roster
-from fastgw.wire.headers import folded
+from fastgw.wire.headers import folded, twins_of
 
 REMEMBERED: Final = 4096
 """Signing keys that were found and are remembered."""
@@ -140,6 +140,8 @@ class _Use:
         self._max_age = timedelta(seconds=settings.max_age)
         self._tag = settings.tag
         self._hidden = frozenset((_SIGNATURE, _INPUT)) if settings.hide_credentials else frozenset()
+        # Where the upstream sees the signature, it might read another one from a twin; what is hidden goes with them.
+        self._twins = None if self._hidden else twins_of((_SIGNATURE, _INPUT))
         wanted = " ".join(f'"{name}"' for name in settings.components)
         tagged = "" if settings.tag is None else ';tag="' + settings.tag.replace("\\", "\\\\").replace('"', '\\"') + '"'
         self._challenge = (
@@ -159,6 +161,8 @@ class _Use:
         try:
             if sum(map(len, signatures + inputs)) > LONGEST:
                 raise Unsigned("the signature is too long")
+            if self._twins is not None and self._twins.search(exchange.head.raw) is not None:
+                raise Unsigned("a field is called like those of a signature, with another sign for a hyphen")
             label, key = self._key_of(b", ".join(inputs))
             covered = self._verify(
                 exchange, key, label, self._with_body if has_body and self._body else self._components

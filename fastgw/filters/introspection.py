@@ -25,7 +25,7 @@ from fastgw.config.settings import NONE, Settings, Some, UpstreamTls
 from fastgw.config.values import Delay, Duration, EndpointUrl, FieldName, Realm
 from fastgw.filters.api import Consumer, Env, Exchange, Fault, Fetcher, Filter, Hooks, Outcome, Phase, Reply, Services
 from fastgw.filters.asking import check_tls, client_tls
-from fastgw.filters.bearer import Unclear, challenge, token_in
+from fastgw.filters.bearer import Unclear, canonical, challenge, token_in
 from fastgw.filters.jwt import ClaimName, ClaimRule, Scope, compiled_rule
 from fastgw.filters.places import AUTHORIZATION, Places
 from fastgw.filters.revoking import REVOKED, Marks, mark_of_token, marks_of
@@ -323,25 +323,30 @@ class _Policy:
         refusal = self._bad.get(token)
         if refusal is not None:
             return self._refuse(exchange, refusal)
-        return self._judge(exchange, token, values[0])
+        one_spelling = canonical(token)
+        if values[0] != one_spelling:
+            known = self._good.get(one_spelling)
+            if known is not None:
+                return self._let_pass(exchange, known)
+        return self._judge(exchange, token)
 
-    async def _judge(self, exchange: Exchange, token: bytes, shown: bytes) -> Reply | None:
+    async def _judge(self, exchange: Exchange, token: bytes) -> Reply | None:
         if self._flights.has(token):
-            verdict = await self._flights.join(token, partial(self._ask, token, shown))
+            verdict = await self._flights.join(token, partial(self._ask, token))
         else:
-            verdict = await self._ask_for(exchange.client_ip, token, shown)
+            verdict = await self._ask_for(exchange.client_ip, token)
         if isinstance(verdict, _Known):
             return self._let_pass(exchange, verdict)
         return self._refuse(exchange, verdict)
 
-    async def _ask_for(self, client: str, token: bytes, shown: bytes) -> _Known | _Refusal:
+    async def _ask_for(self, client: str, token: bytes) -> _Known | _Refusal:
         """Ask about a token that nobody else asks about now, unless too much is being asked."""
         pending, asked = self._pending, self._pending.get(client, 0)
         if len(self._flights) >= self._settings.max_pending or asked >= self._share:
             return _Refusal(Fault.AUTH_UNAVAILABLE, "too many tokens are being asked about")
         pending[client] = asked + 1
         try:
-            return await self._flights.join(token, partial(self._ask, token, shown))
+            return await self._flights.join(token, partial(self._ask, token))
         finally:
             pending[client] -= 1
             if not pending[client]:
@@ -372,8 +377,8 @@ class _Policy:
 
     # a token that nothing is remembered of
 
-    async def _ask(self, token: bytes, shown: bytes) -> _Known | _Refusal:
-        """Judge it, and remember the verdict: a good one under all that the field says, for there is nothing else."""
+    async def _ask(self, token: bytes) -> _Known | _Refusal:
+        """Judge it, and remember the verdict: a good one under all that the field says in its usual spelling."""
         try:
             said = await self._said(token)
         except _Away as away:
@@ -386,7 +391,7 @@ class _Policy:
         if isinstance(verdict, _Refusal):
             self._bad.put(token, verdict, time.monotonic() + self._negative_ttl)
         elif left > 0:
-            self._good.put(shown, verdict, time.monotonic() + left)
+            self._good.put(canonical(token), verdict, time.monotonic() + left)
         return verdict
 
     async def _said(self, token: bytes) -> _Said:

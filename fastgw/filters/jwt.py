@@ -14,6 +14,7 @@ from fastgw.config.values import Delay, EndpointUrl, FieldName, Notation, Readab
 from fastgw.exchange import RequestStep
 from fastgw.filters.api import Env, Exchange, FeedSource, Filter, Hooks, Outcome, Phase
 from fastgw.filters.asking import check_tls, client_tls
+from fastgw.filters.bearer import canonical
 from fastgw.filters.jwks import JwksSource, Keyring
 from fastgw.filters.places import Places
 from fastgw.filters.verified import Rule, TokenPolicy, Wanted, among, explain_token, same, values_of
@@ -32,6 +33,7 @@ from fastgw.jose import (
     read_keys,
 )
 from fastgw.wire.framing import RequestHead
+from fastgw.wire.headers import twins_of
 
 _NO_TLS: Final = UpstreamTls()
 _PEM: Final = b"-----BEGIN "
@@ -297,6 +299,8 @@ class _Use:
         self._others = Places((), parameters, cookies)
         self._all = Places((header,) if header else (), parameters, cookies)
         self._hides = settings.hide_credentials
+        # Where the upstream sees the token, it might read another one from a twin; what is hidden goes with its twins.
+        self._twins = None if self._hides else twins_of(self._all.fields)
         self._written = frozenset(name.lower().encode() for name in settings.claims_to_headers.values())
         self.only_authorization = header == b"authorization" and not parameters and not cookies
 
@@ -340,8 +344,11 @@ class _Use:
             return self._policy.absent(exchange)
         if len(tokens) + len(others) > 1 or (tokens and len(values) > 1):
             return self._policy.unclear(exchange, "there is more than one token, or field for it")
-        credential, token = (values[0], tokens[0]) if tokens else (others[0], others[0])
-        if not self.only_authorization:
+        if self._twins is not None and self._twins.search(exchange.head.raw) is not None:
+            return self._policy.unclear(exchange, "there is a field called like that of the token, but for a sign")
+        token = tokens[0] if tokens else others[0]
+        credential = token if self._bare_allowed else canonical(token)
+        if not self.only_authorization or values[0] != credential:  # else it has been looked up
             verdict = self._recall(credential)
             if verdict is not None:
                 reply = self._policy.admit(exchange, verdict)

@@ -10,17 +10,20 @@ from fastgw.exchange.exchange import AS_ASKED
 
 @final
 class Places:
-    """The places of one kind of credential. `fields`: in lower case."""
+    """The places of one kind of credential. `fields`: in lower case. `beginnings`: of names of cookies that are hidden
+    with it, and are none themselves."""
 
-    __slots__ = ("_cookies", "_dropped", "_fields", "_parameters")
+    __slots__ = ("_beginnings", "_cookies", "_dropped", "_fields", "_parameters")
 
     def __init__(
         self,
         fields: tuple[bytes, ...] = (),
         parameters: frozenset[bytes] = frozenset(),
         cookies: frozenset[bytes] = frozenset(),
+        beginnings: frozenset[bytes] = frozenset(),
     ) -> None:
         self._fields, self._parameters, self._cookies = fields, parameters, cookies
+        self._beginnings = tuple(sorted(beginnings))
         self._dropped = frozenset(fields)
 
     @property
@@ -33,15 +36,17 @@ class Places:
         return self._fields[0] if len(self._fields) == 1 and not self._parameters and not self._cookies else b""
 
     def __bool__(self) -> bool:
-        return bool(self._fields or self._parameters or self._cookies)
+        return bool(self._fields or self._parameters or self._cookies or self._beginnings)
 
     def __or__(self, other: "Places") -> "Places":
         fields = dict.fromkeys((*self._fields, *other._fields))
-        return Places(tuple(fields), self._parameters | other._parameters, self._cookies | other._cookies)
+        beginnings = frozenset((*self._beginnings, *other._beginnings))
+        return Places(tuple(fields), self._parameters | other._parameters, self._cookies | other._cookies, beginnings)
 
     def __sub__(self, other: "Places") -> "Places":
         fields = tuple(name for name in self._fields if name not in other._fields)
-        return Places(fields, self._parameters - other._parameters, self._cookies - other._cookies)
+        beginnings = frozenset(self._beginnings).difference(other._beginnings)
+        return Places(fields, self._parameters - other._parameters, self._cookies - other._cookies, beginnings)
 
     def values(self, exchange: Exchange) -> list[bytes]:
         """Everything that the request says where a credential should be."""
@@ -62,15 +67,23 @@ class Places:
             rest = b"&".join(kept)
             if rest != query:
                 exchange.query_sent = rest or None
-        if self._cookies and any(_cookies(line, self._cookies) for line in exchange.head.values(b"cookie")):
-            fields = exchange.headers
-            lines = fields.get_all(b"cookie")
-            fields.remove(b"cookie")
-            for line in lines:
-                kept = [part for part in line.split(b";") if part.partition(b"=")[0].strip() not in self._cookies]
-                rest = b";".join(kept).strip()
-                if rest:
-                    fields.add(b"Cookie", rest)
+        if self._cookies or self._beginnings:
+            self._hide_cookies(exchange)
+
+    def _hide_cookies(self, exchange: Exchange) -> None:
+        if not any(map(self._is_hidden, b";".join(exchange.head.values(b"cookie")).split(b";"))):
+            return
+        fields = exchange.headers
+        lines = fields.get_all(b"cookie")
+        fields.remove(b"cookie")
+        for line in lines:
+            rest = b";".join(pair for pair in line.split(b";") if not self._is_hidden(pair)).strip()
+            if rest:
+                fields.add(b"Cookie", rest)
+
+    def _is_hidden(self, pair: bytes) -> bool:
+        name = pair.partition(b"=")[0].strip()
+        return name in self._cookies or name.startswith(self._beginnings)
 
 
 NOWHERE: Final = Places()

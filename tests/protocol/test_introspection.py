@@ -321,6 +321,16 @@ def test_a_verdict_is_remembered_good_or_bad(server: Server, take: Take) -> None
     assert server.questions == before + 2, "one policy, whatever the route"
 
 
+def test_a_token_in_many_spellings_is_one(server: Server, take: Take) -> None:
+    """Else one good token could make a worker forget all others, and ask for each request."""
+    for order in (1, -1):
+        lane, before = take("small"), server.questions
+        server.knows(f"spelled{order}", sub="7")
+        for scheme in (b"Bearer ", b"bEaReR ", b"Bearer   ", b"BEARER ")[::order] * 2:
+            lane.forward(lane.get(fields=b"Authorization: %bspelled%d\r\n" % (scheme, order)))
+        assert server.questions == before + 1
+
+
 def test_what_one_policy_accepts_is_not_good_for_another(server: Server, take: Take) -> None:
     lane, good = take(), server.knows("for-plain", sub="7")
     lane.forward(lane.get(fields=good))

@@ -241,6 +241,16 @@ def test_what_is_hidden_does_not_reach_the_upstream() -> None:
         assert (b"signature" in plane.connects().received.lower()) is not hides
 
 
+@pytest.mark.parametrize("twin", ["Signature_Input", "signature.input"])
+def test_another_signature_in_a_twin_of_its_field_is_refused(twin: str) -> None:
+    """To CGI and its heirs both are `HTTP_SIGNATURE_INPUT`: the upstream might believe the other."""
+    other = f'{twin}: sig=();keyid="mallory"'
+    assert "another sign" in refused(plane_of(), [*signed(), other])
+    plane = plane_of({"hide_credentials": True})
+    asked(plane, [*signed(), other])
+    assert b"mallory" not in plane.connects().received
+
+
 def test_a_key_that_is_withdrawn_is_refused_at_once() -> None:
     plane = plane_of()
     passed(plane, signed())

@@ -347,6 +347,22 @@ def test_values_of_fields_are_what_readers_of_them_expect() -> None:
         field_value("x", ["a", "b,c"])
 
 
+@pytest.mark.parametrize("twin", ["X_Auth_Token", "x.auth-token"])
+@pytest.mark.parametrize("more", [{}, {"cookie": "session"}])
+def test_another_token_in_a_twin_of_the_field_can_be_read_in_two_ways(
+    keys: str, twin: str, more: Mapping[str, Any]
+) -> None:
+    """To CGI and its heirs both are `HTTP_X_AUTH_TOKEN`: the upstream might believe the other."""
+    token = RS.token().decode()
+    plane = plane_of(keys, header="X-Auth-Token", **more)
+    for line in (f"X-Auth-Token: {token}", *([f"Cookie: session={token}"] if more else [])):
+        passed(plane, line)
+        for _ in range(2):
+            assert 'error="invalid_request"' in refused(plane, line, f"{twin}: other")
+        hiding = plane_of(keys, header="X-Auth-Token", hide_credentials=True, **more)
+        assert "other" not in passed(hiding, line, f"{twin}: other")
+
+
 # --- what is remembered ---
 
 
@@ -424,6 +440,34 @@ def test_a_token_is_verified_once_and_then_remembered(keys: str, monkeypatch: py
     for _ in range(3):
         passed(with_nothing_remembered, bearer(token))
     assert len(seen) == 4
+
+
+SPELLINGS = ["Bearer {}", "bearer {}", "bEaReR {}", "Bearer  {}", "BEARER     {}"]
+
+
+@pytest.mark.parametrize(
+    ("more", "lines"),
+    [
+        ({}, [f"Authorization: {each}" for each in SPELLINGS]),
+        ({"cookie": "at"}, [*(f"Authorization: {each}" for each in SPELLINGS), "Cookie: at={}"]),
+        (
+            {"header": "X-Token", "cookie": "at"},
+            ["X-Token: {}", "Cookie: at={}", *(f"X-Token: {s}" for s in SPELLINGS)],
+        ),
+    ],
+)
+def test_a_token_in_many_spellings_is_one(
+    keys: str, monkeypatch: pytest.MonkeyPatch, more: Mapping[str, Any], lines: list[str]
+) -> None:
+    """Else one good token could make a worker forget all others, and verify for each request."""
+    seen = verifications(monkeypatch)
+    token = RS.token().decode()
+    for order in (lines, lines[::-1]):
+        seen.clear()
+        plane = plane_of(keys, cache={"entries": 1}, **more)
+        for line in order * 2:
+            passed(plane, line.format(token))
+        assert len(seen) == 1
 
 
 def test_what_one_policy_accepted_never_satisfies_another(keys: str) -> None:

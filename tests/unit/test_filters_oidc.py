@@ -155,6 +155,24 @@ def test_of_the_cookies_only_ours_is_taken_away() -> None:
     assert head.count("ookie:") == 1
 
 
+@pytest.mark.parametrize("name", ["session", None])
+@pytest.mark.parametrize("ways", [["key_auth", "oidc"], ["oidc", "key_auth"]])
+@pytest.mark.parametrize("line", ["X-Api-Key: k1", "X-Other: 1"])
+def test_who_comes_in_another_way_sends_no_cookie_of_ours_to_the_upstream(
+    name: str | None, ways: list[str], line: str
+) -> None:
+    """Nor that of an attempt to log in, by which somebody else might go on with it."""
+    oidc = {"issuer": ISSUER, "login": {**LOGIN, "session": {"secret": SECRET, **({"cookie": name} if name else {})}}}
+    any_of = [{way: oidc if way == "oidc" else {}} for way in ways]
+    route = {"name": "all", "upstream": "u", "filters": {"auth": {"any_of": any_of, "anonymous": "guest"}}}
+    plane = Plane({"routes": [route], "consumers": [{"name": "alice", "key_auth": [{"key": "k1"}]}]})
+    own = name or own_name(_with(None, {}))
+    for attempt in (f"{own}.at.Ab_-1234", f"__Host-{own}.at.x", f"{own}.at.x.1"):
+        head, _ = passed(plane, line, f"Cookie: {attempt}=5; b=6; {own}s=7", f"Cookie: {attempt}=7")
+        assert f"\r\nCookie: b=6; {own}s=7\r\n" in head
+        assert head.count("ookie:") == 1
+
+
 MEANINGS: Mapping[str, Mapping[str, Any]] = {
     "issuer": {"issuer": "https://other.example"},
     "client": {"client_id": "other"},

@@ -4,6 +4,7 @@ A value of several cookies is cut into `NAME`, `NAME.1`, `NAME.2`…; the first 
 section 6.1 asks browsers for 4,096 bytes of name, value and attributes.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from typing import Final, final
@@ -28,6 +29,16 @@ def own_name(meaning: bytes) -> str:
 def names_of(name: str) -> list[bytes]:
     """The cookies that a session may be in."""
     return [prefix + each for each in _names(name.encode()) for prefix in (b"", PREFIX)]
+
+
+def attempt_name(name: bytes, state: str) -> bytes:
+    """The cookie of an attempt to log in. Without its state: how those of all attempts begin."""
+    return b"%b.at.%b" % (name, re.sub(r"[^A-Za-z0-9_-]", "", state)[:8].encode())
+
+
+def attempts_of(name: str) -> list[bytes]:
+    """How the cookies begin that attempts to log in may be in."""
+    return [prefix + attempt_name(name.encode(), "") for prefix in (b"", PREFIX)]
 
 
 class Ambiguous(Exception):

@@ -15,7 +15,7 @@ from fastgw.filters.bearer import Unclear, bearer_token
 from fastgw.filters.jwks import Keyring
 from fastgw.filters.jwt import ClaimName, TokenCacheSettings
 from fastgw.filters.oidc.assertion import by_key
-from fastgw.filters.oidc.cookies import names_of, own_name
+from fastgw.filters.oidc.cookies import attempts_of, names_of, own_name
 from fastgw.filters.oidc.flow import Flow, Trust
 from fastgw.filters.oidc.id_token import IdTokens
 from fastgw.filters.oidc.provider import (
@@ -83,8 +83,9 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
     def credential_places(self) -> Places:
         login = self.login
         cookies = () if login is None else names_of(self._cookie(login))
+        attempts = () if login is None else attempts_of(self._cookie(login))
         ours = self.bearer is not None or self._passed.lower() == "authorization"
-        return Places((b"authorization",) if ours else (), cookies=frozenset(cookies))
+        return Places((b"authorization",) if ours else (), cookies=frozenset(cookies), beginnings=frozenset(attempts))
 
     def written_fields(self) -> Iterable[str]:
         passed = () if self._passed.lower() in ("", "authorization") else (self._passed,)

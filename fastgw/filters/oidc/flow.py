@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Outcome, Reply
 from fastgw.filters.api import Feed, Fetcher
-from fastgw.filters.oidc.cookies import LONGEST, OWN, PREFIX, Ambiguous, Jar, clear, put
+from fastgw.filters.oidc.cookies import LONGEST, OWN, PREFIX, Ambiguous, Jar, attempt_name, clear, put
 from fastgw.filters.oidc.desk import KEPT_S
 from fastgw.filters.oidc.form import NotRead, read_form
 from fastgw.filters.oidc.id_token import IdTokens
@@ -386,7 +386,9 @@ class Flow:
         others = self._attempts(jar, site)
         cookies = _cleared(others if len(others) >= MOST_ATTEMPTS else (), site, jar)
         attributes = site.attributes + b"; Max-Age=%d" % self._login.patience
-        cookies += put(_attempt(site, attempt.state), self._trust.sealed.seal_attempt(attempt), attributes, {})
+        cookies += put(
+            attempt_name(site.cookie, attempt.state), self._trust.sealed.seal_attempt(attempt), attributes, {}
+        )
         return _sent(302, with_query(metadata.authorization_endpoint, parameters).encode(), cookies)
 
     def _unavailable(self, exchange: Exchange, why: str) -> Reply:
@@ -396,7 +398,7 @@ class Flow:
 
     def _attempts(self, jar: Jar, site: _Site) -> tuple[bytes, ...]:
         """The names of their cookies."""
-        return tuple(name for name in jar.ours if name.startswith(_attempt(site, "")))
+        return tuple(name for name in jar.ours if name.startswith(attempt_name(site.cookie, "")))
 
     async def _return(self, exchange: Exchange, jar: Jar, site: _Site) -> Reply:
         """A browser comes back from the provider."""
@@ -410,7 +412,7 @@ class Flow:
             return exchange.refuse(
                 Fault.BAD_REQUEST, _UNKNOWN, [_NO_STORE], why="the callback is of no login known here"
             )
-        over = _cleared((_attempt(site, attempt.state),), site, jar)
+        over = _cleared((attempt_name(site.cookie, attempt.state),), site, jar)
         if not self._is_from_provider(given):
             return exchange.refuse(Fault.BAD_REQUEST, _UNKNOWN, _fields(over), why="the callback is another issuer's")
         if "error" in given or "code" not in given:
@@ -444,7 +446,7 @@ class Flow:
 
     def _attempt(self, state: str, jar: Jar, site: _Site) -> Attempt | None:
         try:
-            sealed = jar.value(_attempt(site, state))
+            sealed = jar.value(attempt_name(site.cookie, state))
         except Ambiguous:
             return None
         attempt = None if sealed is None else self._trust.sealed.attempt(sealed)
@@ -517,11 +519,6 @@ class Flow:
         if origin.startswith("https:"):
             return _Site(origin, PREFIX + self._name, _ATTRIBUTES + b"; Secure")
         return _Site(origin, self._name, _ATTRIBUTES)
-
-
-def _attempt(site: _Site, state: str) -> bytes:
-    """The name of the cookie of an attempt, or how those of all attempts begin."""
-    return b"%b.at.%b" % (site.cookie, re.sub(r"[^A-Za-z0-9_-]", "", state)[:8].encode())
 
 
 def _cleared(names: tuple[bytes, ...], site: _Site, jar: Jar) -> list[bytes]:
