@@ -300,9 +300,10 @@ class Either(Shape):
         return " or ".join(shape.expected for shape in self.shapes)
 
     def read(self, value: Any, path: Path, reading: Reading) -> Any:
-        if isinstance(self.shapes[-1], Null) and len(self.shapes) == 2:  # then what is wrong inside can be told
-            if value is None and isinstance(self.shapes[0], Instance) and reading.document.says_nothing(path):
-                return self.shapes[0].refuse_nothing(path, reading)
+        nullable = isinstance(self.shapes[-1], Null)
+        if nullable and value is None and reading.document.says_nothing(path):
+            return self.refuse_nothing(path, reading)
+        if nullable and len(self.shapes) == 2:  # then what is wrong inside can be told
             return None if value is None else self.shapes[0].read(value, path, reading)
         kinds = _KINDS.get(type(value), ())
         meant = [shape for shape in self.shapes if isinstance(shape, kinds)]
@@ -316,6 +317,15 @@ class Either(Shape):
             if not trial.problems:
                 return held
         return self.refuse(value, path, reading)
+
+    def refuse_nothing(self, path: Path, reading: Reading) -> Broken:
+        """Where a null may stand: who forgets the settings must not switch off what shall protect."""
+        *others, _ = self.shapes
+        if isinstance(others[0], Instance):
+            return others[0].refuse_nothing(path, reading)
+        null = f"`{path[-1]}: null`" if isinstance(path[-1], str) else "null"
+        expected = f"expected {' or '.join(shape.expected for shape in others)}, or {null} for none"
+        return reading.report(path, "nothing after the colon", expected, at_key=True)
 
 
 @dataclass(frozen=True)
@@ -416,7 +426,7 @@ class Instance(Shape):
     KEYS = ("type", "enforced", "shadow")
 
     def refuse_nothing(self, path: Path, reading: Reading) -> Broken:
-        """Null removes a filter: who forgets the settings must not switch off what shall protect."""
+        """Null removes a filter."""
         expected = f"expected `{path[-1]}: {{}}` to use it, or `{path[-1]}: null` to remove it"
         return reading.report(path, "nothing after the colon", expected, at_key=True)
 

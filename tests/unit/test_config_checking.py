@@ -255,6 +255,30 @@ routes:
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("listeners: {l: {address: 'a:1', tls: }}", "2:33: listeners.l.tls: nothing after the colon; expected a"),
+        ("admin:", "2:1: admin: nothing after the colon; expected a mapping of settings, or `admin: null` for none"),
+        ("limits:\n  body_bytes: # none", "or `body_bytes: null` for none"),
+        ("routes: [{name: a, upstream: }]", "or `upstream: null` for none"),
+        ("admin: {token: }", "{env: NAME} or {file: path}, or `token: null` for none"),
+        ("listeners: {l: {address: 'a:1', tls: {client_auth: &none }}}", "listeners.l.tls.client_auth: nothing after"),
+    ],
+)  # fmt: skip
+def test_nothing_behind_a_colon_is_no_null(tmp_path, text, line):
+    """It would switch off what shall protect: a listener without its `tls` speaks plain HTTP."""
+    told = lines(tmp_path, f"version: 1\n{text}\n")
+    assert [each for each in told if line in each]
+
+
+def test_a_null_that_is_written_means_none(tmp_path):
+    text = "listeners: {l: {address: 'a:1', tls: null}}\nadmin: null\nstatus: ~\nlimits: {body_bytes: null}\n"
+    assert lines(tmp_path, f"version: 1\nroutes: 1\n{text}") == [
+        "2:9: routes: 1; expected a list of a mapping of settings"
+    ]
+
+
 def test_a_broken_part_still_has_its_name(tmp_path):
     """One mistake is one line: what refers to a broken part is not wrong too."""
     text = HEAD.replace("main", "bad: {address: x}, main") + "upstreams: {u: {targets: 1}}\nroutes: "
