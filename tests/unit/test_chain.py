@@ -180,6 +180,7 @@ def test_faults_of_the_upstream_are_seen_by_all() -> None:
     client = plane.client()
     client.sends(GET)
     plane.cannot_connect()
+    plane.passes(1.0)  # until it is tried again
     plane.cannot_connect()
     assert client.received.startswith(b"HTTP/1.1 502 ")
     assert told.of("response") == told.of("finish") == ORDER[::-1]

@@ -155,6 +155,7 @@ def test_a_failing_service_can_be_told_of() -> None:
     client = plane.client()
     client.sends(b"POST / HTTP/1.1\r\n" + HOST + origin(APP) + b"\r\n")
     plane.cannot_connect()
+    plane.passes(1.0)  # until it is tried again
     plane.cannot_connect()
     assert client.received.startswith(b"HTTP/1.1 502 ")
     assert about(client.received)["access-control-allow-origin"] == [APP]
@@ -392,6 +393,7 @@ def test_a_route_may_replace_and_remove_it(path: str, of: str | None) -> None:
     client.sends(f"GET {path} HTTP/1.1\r\nHost: a.test\r\n".encode() + origin(of or APP) + b"\r\n")
     if plane.pool.waiting:
         plane.cannot_connect()
+        plane.passes(1.0)  # until it is tried again
         plane.cannot_connect()
     elif path != "/missing":
         next(iter(plane.pool.open)).transport.sends(OK + b"\r\nok")  # type: ignore[attr-defined]
