@@ -123,7 +123,11 @@ class ServerCertificate(Settings):
 
 
 class ClientAuth(Settings):
-    """Certificates of clients."""
+    """Certificates of clients.
+
+    When anything of this changes, the contents of the files too, who was verified before has to connect again: the next
+    request on an open connection is answered 421, and tunnels (WebSocket) end at once. An answer under way is sent.
+    """
 
     mode: Literal["optional", "required"] = "required"
     """`required`: nobody connects without one; `optional`: one is verified where the client has it."""
@@ -844,16 +848,17 @@ class ConsumerFile(Settings):
 
 
 class State(Settings):
-    """A Redis or Valkey in which several nodes share what they know: what was revoked. Needs `fastgw[redis]`."""
+    """A Redis or Valkey in which several nodes share what was revoked and what limits count. Needs `fastgw[redis]`."""
 
     url: Secret
     """Where it is: `redis://[user]:password@host:6379/0`, `rediss://` for TLS, or `unix:///path?db=0`. Redis 6.2 or
     newer, or Valkey."""
     when_away: Literal["local", "refuse"] = "local"
     """What counts while it does not answer: what this node knows by itself, or nothing, so that what would have to ask
-    it is refused. Revocations always go by the node's own list, and are merged when it is back."""
+    it is refused (503, `limits_unavailable`). Revocations always go by the node's own list, and are merged when it is back."""
     timeout: Duration = 0.1
-    """How long a request waits for it."""
+    """How long a request waits for it. Once an answer was late nobody waits, until it has answered again; it is tried in
+    the background."""
     prefix: Annotated[str, Meta(min_length=1, max_length=64)] = "fastgw"
     """What all names in it begin with. Gateways with another prefix share nothing."""
 

@@ -367,8 +367,8 @@ class Downstream(asyncio.BufferedProtocol, Timed):
 
     def _judge_peer(self) -> bool:
         """It is configured anew who is trusted. False: the handshake was judged by what does not count any more."""
-        peer, tls = self.peer, self.listener.tls
-        if self._vouched is not None and tls is not None and tls.vouches != self._vouched:
+        peer = self.peer
+        if self._is_outdated():
             return False
         self._trusts = self.listener.trusts
         trusted = self._trusts(peer.ip)
@@ -376,6 +376,11 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self.peer = Peer(peer.ip, peer.port, peer.server_port, trusted, peer.scheme, peer.certificate)
             self._passage = None
         return True
+
+    def _is_outdated(self) -> bool:
+        """Whether client certificates are judged by something else than in this connection's handshake."""
+        vouches = self.listener.vouches
+        return self._vouched is not None and vouches is not None and vouches != self._vouched
 
     def _make_passage(self) -> Passage:
         self._passage = passage = Passage(self, self.listener, self.peer)
@@ -688,6 +693,8 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         if ahead:
             exchange.request_bytes += len(ahead)
             exchange.service.feed_raw(ahead)
+        if self._is_outdated():  # since the request was judged
+            self.server.ground.loop.call_soon(self.end_outdated)
 
     def end_tunnel(self) -> None:
         self._tunnel_end(3)
@@ -835,6 +842,13 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self._closing = True
         if self.phase is IDLE:
             self._watch(LAST_REQUEST_S)
+
+    def end_outdated(self) -> None:
+        """End a tunnel at once whose client was judged by what does not count any more: it never asks again."""
+        if self.phase is TUNNEL and self._is_outdated():
+            if self.exchange is not None:
+                self._break_off(Fault.CONNECTION_OUTDATED)
+            self._abort()
 
     def drain(self) -> None:
         """`leave`; and a tunnel that one side has ended is over."""

@@ -27,7 +27,7 @@ from fastgw.routing import Router
 log = logging.getLogger("fastgw.downstream")
 
 TOLD_AT_ONCE: Final = 256
-"""Connections of removed listeners that are told to close in one turn of the loop."""
+"""Connections that are told in one turn of the loop that their listener is removed, or judges clients otherwise."""
 
 
 class ListenerTable(NamedTuple):
@@ -66,6 +66,11 @@ class Listener:
         if table.tls is not None and self.tls is not None:
             table.tls.follow(self.tls)
         self.tls = table.tls
+
+    @property
+    def vouches(self) -> bytes | None:
+        """See `ServerContexts`; None: there is no TLS."""
+        return None if self.tls is None else self.tls.vouches
 
 
 class Compiled(Protocol):
@@ -141,7 +146,8 @@ class Server:
         """Serve by this configuration from the next request on, all at once. What is under way ends as it began.
 
         Connections of listeners that are no longer there close after their exchange, those of them that are idle after
-        `connection.LAST_REQUEST_S`; tunnels go on. The limits count in the words that those before them counted in.
+        `connection.LAST_REQUEST_S`; tunnels go on. Where client certificates are judged by something else, tunnels that
+        were judged by what was there before are ended. The limits count in the words that those before them counted in.
         The observer has to know the configuration's names by now.
         """
         self.timeouts = gateway.timeouts
@@ -158,24 +164,28 @@ class Server:
         """Tells of an exchange that is over."""
         self.count_filter = self._observer.count_filter
         before, self._listeners = self._listeners, gateway.listeners
+        rejudged = False
         for listener in self._listeners:
+            vouched = listener.vouches
             listener.take(gateway.tables[listener.name])
+            rejudged = rejudged or listener.vouches != vouched
             if listener.tls is not None and self._seeds is not None:
                 listener.tls.use_keys(self._seeds)
             listener.closing = self.draining
         removed = [listener for listener in before if listener not in self._listeners]
         for listener in removed:
             listener.closing = True
-        if removed:
-            self._leave_removed(iter(tuple(self.connections)))
+        if removed or rejudged:
+            self._tell_changed(iter(tuple(self.connections)))
 
-    def _leave_removed(self, connections: Iterator[Downstream]) -> None:
+    def _tell_changed(self, connections: Iterator[Downstream]) -> None:
         some = tuple(islice(connections, TOLD_AT_ONCE))
         for connection in some:
             if connection.listener.closing:
                 connection.leave()
+            connection.end_outdated()
         if some:
-            self.ground.loop.call_soon(self._leave_removed, connections)
+            self.ground.loop.call_soon(self._tell_changed, connections)
 
     def accepted(self, listener: Listener, client: tuple[str, int], server_port: int) -> Downstream:
         """The protocol for a connection just accepted. `client`: its address and port, or the one that a trusted

@@ -275,3 +275,54 @@ def test_a_connection_does_not_outlive_the_authority_that_vouched_for_it(tmp_pat
         trusted_now = client_tls(ours, others.issue("bob"))
         with Secured(gateway.address(), trusted_now) as client:
             assert [client.ask().status for _ in range(2)] == [200, 200]
+
+
+@pytest.mark.parametrize("opened", ["before", "meanwhile"])
+def test_a_tunnel_ends_with_what_verified_its_client(tmp_path: Path, opened: str) -> None:
+    """It never asks again, so it is ended when its client is revoked; others' go on. So is one that opens only then."""
+    authority = Certificates(tmp_path)
+    revoked = tmp_path / "revoked-now.pem"
+    revoked.write_bytes(Path(authority.revoke()).read_bytes())
+    certificate, key = authority.issue("a.test")
+    tls = {"certificates": [{"certificate": certificate, "key": key}]}
+    asking = {**tls, "client_auth": {"ca": authority.ca, "crl": str(revoked)}}
+    anywhere = {"address": "127.0.0.1:0"}
+    alice = authority.issue("alice")
+    may_open = threading.Event()
+
+    def wait(connection: OriginConnection) -> None:
+        assert may_open.wait(3 * DEADLINE)
+
+    with Origin() as origin:
+        origin.answer(SWITCHED, echo, path=b"/other")
+        origin.answer(wait, SWITCHED, echo, path=b"/socket")
+        config = {
+            "workers": 1,
+            "admin": {"address": f"unix:{tmp_path}/admin"},
+            "listeners": {"main": {**anywhere, "tls": asking}, "open": {**anywhere, "tls": tls}},
+            "routes": [{"name": "all", "upstream": origin.serve().url}],
+            "access_logs": [{"sink": "stdout", "format": "json"}],
+        }
+        with (
+            Gateway(config, tmp_path) as gateway,
+            Secured(gateway.address("main"), client_tls(authority, alice)) as client,
+            Secured(gateway.address("open"), client_tls(authority)) as other,
+        ):
+            for each, path in ((other, b"other"), (client, b"socket")):
+                each.send(REQUEST[:-2].replace(b"%s", path) + ASKING + b"\r\n")
+            assert other.read_response().status == 101
+            if opened == "before":
+                may_open.set()
+                assert client.read_response().status == 101
+                client.send(b"hello")
+                assert client.read_exactly(5) == b"hello"
+            else:
+                origin.wait_for_requests(1)
+            revoked.write_bytes(Path(authority.revoke(alice[0])).read_bytes())
+            gateway.stderr.wait_for(lambda line: b"generation 2" in line, 3 * DEADLINE)
+            may_open.set()
+            gateway.stdout.wait_for(lambda line: b"connection_outdated" in line, 3 * DEADLINE)
+            with contextlib.suppress(OSError):
+                assert b"hello" not in client.read_to_end()
+            other.send(b"goes on")
+            assert other.read_exactly(7) == b"goes on"
