@@ -83,6 +83,10 @@ class AdaptiveLimit:
     def __repr__(self) -> str:
         return f"<AdaptiveLimit {self.in_flight} of {self.limit:.1f}, baseline {self.baseline_s * 1e3:.1f} ms>"
 
+    def begin(self) -> None:
+        """The bounds are known."""
+        self.limit = self._full = self._bounds()[0]
+
     def try_take(self, share: float = 1.0) -> bool:
         """Let one more in, if what is under way stays within this share of the limit. It is given back once."""
         if self.in_flight >= max(1.0, self.limit * share):

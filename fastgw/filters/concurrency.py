@@ -216,22 +216,22 @@ class Divided:
     """This worker's part of a limit that adapts. How much it is stands among what is under way, for metrics."""
 
     def __init__(self, adaptive: Adaptive, name: str) -> None:
-        self._workers: Callable[[], int] = lambda: 1
-        self._adaptive = adaptive
+        self._bounds = _Bounds(adaptive)
         self._name = name
         self._counts: KeyCounts | None = None
         self._in_use: Cells = ()
         self._limits: Cells = ()
         self._told = 0
-        self.limit = AdaptiveLimit(self._bounds, adaptive.tolerance)
+        self.limit = AdaptiveLimit(self._bounds.now, adaptive.tolerance)
 
     def __del__(self) -> None:
         if self._counts is not None:
             self._counts.hold(self._limits, -self._told)
 
     def start(self, services: Services) -> None:
-        self._workers = services.workers
+        self._bounds.workers = services.workers
         if self._counts is None:
+            self.limit.begin()
             self._counts = services.in_flight
             self._in_use, self._limits = cells_of(services.in_flight, self._name)
             self.use(0)
@@ -246,9 +246,18 @@ class Divided:
             self._counts.hold(self._limits, limit - self._told)
             self._told = limit
 
-    def _bounds(self) -> tuple[float, float]:
-        workers = self._workers()
-        return max(1.0, self._adaptive.min / workers), max(1.0, self._adaptive.max / workers)
+
+@final
+class _Bounds:
+    """Of one worker, which are a share of the node's. An object of its own, so that nothing refers in a circle."""
+
+    def __init__(self, adaptive: Adaptive) -> None:
+        self.workers: Callable[[], int] = lambda: 1
+        self._least, self._most = adaptive.min, adaptive.max
+
+    def now(self) -> tuple[float, float]:
+        workers = self.workers()
+        return max(1.0, self._least / workers), max(1.0, self._most / workers)
 
 
 def scope(level: str, route: str | None, instance: str) -> str:

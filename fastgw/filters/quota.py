@@ -129,13 +129,54 @@ class Quota(Filter, name="quota", phase=Phase.LIMIT_CONSUMER, order=10):  # type
 
 
 @final
+class _Table:
+    """The counts of one use, and what this worker remembers of them."""
+
+    def __init__(self, scope: str, calendar: Calendar) -> None:
+        self.quotas: Quotas | None = None
+        self.slots: dict[bytes, tuple[int, Id]] = {}
+        self._shared = Id.of(scope.encode())
+        self._calendar = calendar
+        self._period = Period(0, 0.0, 0.0)
+
+    def now(self) -> Period:
+        period, now = self._period, time()
+        if not period.begins_date <= now < period.ends_date:
+            period = self._period = self._calendar(now)
+        return period
+
+    def place(self, quotas: Quotas, key: bytes) -> tuple[int, Id] | None:
+        """None: there is none left."""
+        try:
+            slot = quotas.place(Id.of(key), self._shared)
+        except Full:
+            return None
+        if len(self.slots) >= REMEMBERED:
+            self.slots.clear()
+        self.slots[key] = slot
+        return slot
+
+    def refund(self, key: bytes, cost: int, period: Period) -> None:
+        slot = self.slots.get(key)
+        if slot is not None and self.quotas is not None:
+            self.quotas.refund(*slot, period, cost)
+
+    def left(self, key: bytes, limit: int) -> Left:
+        period, slot = self.now(), self.slots.get(key)
+        used = 0
+        if self.quotas is not None:
+            used = self.quotas.look_up(Id.of(key), period) if slot is None else self.quotas.count(*slot, period)
+        return max(limit - used, 0), period.ends_date - time()
+
+
+@final
 class _Group:
     """A limit with what is needed to hold requests to it. As a ledger, it tells what is left and takes back."""
 
-    __slots__ = ("_counts", "limit", "name", "telling", "why")
+    __slots__ = ("_table", "limit", "name", "telling", "why")
 
-    def __init__(self, counts: "_Counts", name: str, limit: int, telling: Telling | None, why: str) -> None:
-        self._counts, self.name, self.limit, self.telling, self.why = counts, name, limit, telling, why
+    def __init__(self, table: _Table, name: str, limit: int, telling: Telling | None, why: str) -> None:
+        self._table, self.name, self.limit, self.telling, self.why = table, name, limit, telling, why
 
     def spend(self, key: bytes, cost: int, /) -> Any:
         raise NotImplementedError("a quota is spent by its filter")
@@ -143,10 +184,10 @@ class _Group:
     charge = spend
 
     def refund(self, key: bytes, cost: int, mark: Any, /) -> None:
-        self._counts.refund(key, cost, mark)
+        self._table.refund(key, cost, mark)
 
     def left(self, key: bytes, mark: Any, /) -> Left:
-        return self._counts.left(key, self.limit)
+        return self._table.left(key, self.limit)
 
 
 @final
@@ -156,16 +197,12 @@ class _Counts:
     def __init__(self, settings: Quota, scope: str, instance: str) -> None:
         self._settings = settings  # kept: what is shared is found by its identity
         self._key_of = key_of(settings.traits, settings.ipv6_prefix, scope.encode())
-        self._shared = Id.of(scope.encode())
-        self._calendar = settings.calendar
-        self._period = Period(0, 0.0, 0.0)
-        self._quotas: Quotas | None = None
-        self._slots: dict[bytes, tuple[int, Id]] = {}
+        self._table = _Table(scope, settings.calendar)
         by = " and ".join(map(str, settings.traits))
         limits = {"": settings.limit, **{name: group.limit for name, group in settings.groups.items()}}
         self._everybody, *self._groups = [
             _Group(
-                self,
+                self._table,
                 name,
                 limit,
                 None if settings.headers == "none" else Telling(settings.headers, instance, self._terms(limit)),
@@ -180,16 +217,17 @@ class _Counts:
         return Terms("fixed_window", limit, seconds)  # of a month none is told, for it is not a whole number
 
     def start(self, services: Services) -> None:
-        self._quotas = services.quotas or self._quotas or own_quotas()
+        self._table.quotas = services.quotas or self._table.quotas or own_quotas()
 
     def request(self, exchange: Exchange) -> Outcome:
-        quotas = self._quotas
+        table = self._table
+        quotas = table.quotas
         assert quotas is not None, "a quota has to be started before it is asked"
         group = self._group_of(exchange) if self._groups else self._everybody
         key = self._key_of(exchange)
-        period = self._now()
+        period = table.now()
         while True:
-            slot = self._slots.get(key) or self._place(quotas, key)
+            slot = table.slots.get(key) or table.place(quotas, key)
             if slot is None:
                 give_back(exchange.limits)
                 exchange.limits = None
@@ -203,43 +241,7 @@ class _Counts:
                 exchange.limits = group.telling, group, key, 0, None, None
                 exchange.why = group.why
                 return refusal(Fault.QUOTA_EXCEEDED, period.ends_date - time())
-            self._slots.pop(key, None)
-
-    def refund(self, key: bytes, cost: int, period: Period) -> None:
-        slot = self._slots.get(key)
-        if slot is not None and self._quotas is not None:
-            self._quotas.refund(*slot, period, cost)
-
-    def left(self, key: bytes, limit: int) -> Left:
-        period, slot = self._now(), self._slots.get(key)
-        used = 0
-        if self._quotas is not None:
-            used = self._quotas.look_up(Id.of(key), period) if slot is None else self._quotas.count(*slot, period)
-        return max(limit - used, 0), period.ends_date - time()
-
-    def explain(self, exchange: Exchange) -> str:
-        group = self._group_of(exchange)
-        of = f" of the group {group.name}" if group.name else ""
-        counts = f"counts 1 of {group.limit} per {self._settings.period_told}{of}"
-        if self._quotas is None:
-            return f"if there are any left: it {counts}"
-        return f"{counts}; {group.left(self._key_of(exchange), None)[0]} are left"
-
-    def _place(self, quotas: Quotas, key: bytes) -> tuple[int, Id] | None:
-        try:
-            slot = quotas.place(Id.of(key), self._shared)
-        except Full:
-            return None
-        if len(self._slots) >= REMEMBERED:
-            self._slots.clear()
-        self._slots[key] = slot
-        return slot
-
-    def _now(self) -> Period:
-        period, now = self._period, time()
-        if not period.begins_date <= now < period.ends_date:
-            period = self._period = self._calendar(now)
-        return period
+            table.slots.pop(key, None)
 
     def _group_of(self, exchange: Exchange) -> _Group:
         consumer = exchange.consumer
@@ -248,3 +250,11 @@ class _Counts:
                 if group.name in consumer.groups:
                     return group
         return self._everybody
+
+    def explain(self, exchange: Exchange) -> str:
+        group = self._group_of(exchange)
+        of = f" of the group {group.name}" if group.name else ""
+        counts = f"counts 1 of {group.limit} per {self._settings.period_told}{of}"
+        if self._table.quotas is None:
+            return f"if there are any left: it {counts}"
+        return f"{counts}; {group.left(self._key_of(exchange), None)[0]} are left"

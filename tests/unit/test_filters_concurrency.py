@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from fastgw.config import ConfigError
 from fastgw.errors import Fault
 from fastgw.filters.api import Services
-from fastgw.filters.concurrency import cells_of, scope
+from fastgw.filters.concurrency import Adaptive, Divided, cells_of, scope
 from fastgw.node.limits import own_counts
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane, Wire
@@ -197,3 +198,20 @@ def test_a_limit_that_adapts_is_told_and_so_is_what_it_has_let_in():
     assert (plane.counts.count(in_use), plane.counts.count(limits)) == (1, 2)
     plane.answers()
     assert plane.counts.count(in_use) == 0
+
+
+def test_what_a_limit_says_of_itself_goes_with_it():
+    """Without the collector: a reload has replaced it."""
+    counts = own_counts()
+    nothing: Any = None
+    limits = cells_of(counts, "name")[1]
+    gc.collect()
+    gc.disable()
+    try:
+        divided = Divided(Adaptive(min=8), "name")
+        divided.start(Services(nothing, nothing, nothing, nothing, counts, workers=lambda: 2))
+        assert counts.count(limits) == 4
+        del divided
+        assert counts.count(limits) == 0
+    finally:
+        gc.enable()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
+from weakref import ref
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -191,3 +193,17 @@ def test_explain_spends_nothing(clock):
     for _ in range(2):
         told = explained(plane.gateway, "http://a/", BOB)
         assert "counts 1 of 7 per day; 6 are left" in told
+
+
+def test_nothing_refers_in_a_circle(clock):
+    """Tables that a reload has replaced are freed without the collector."""
+    made = quota.Quota(limit=1, period="day", groups={"gold": quota.GroupQuota(limit=2)})
+    counts = quota._Counts(made, "scope", "quota")
+    gone = ref(counts._table)
+    gc.collect()
+    gc.disable()
+    try:
+        del counts
+        assert gone() is None
+    finally:
+        gc.enable()
