@@ -6,7 +6,7 @@ Exit codes: 0 well, 1 the file or the request is wrong, 2 usage, 3 could not sta
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from importlib.metadata import version as version_of
 from platform import python_implementation, python_version
@@ -20,7 +20,6 @@ from fastgw.admin.client import DEFAULT, TOKEN, AdminClient, Refused, Unreachabl
 from fastgw.admin.node import Draining, Outcome
 from fastgw.compile import CompileError, compile
 from fastgw.config.extensions import UnknownType, type_called
-from fastgw.config.locating import locate
 from fastgw.config.schema import schema as schema_of
 from fastgw.config.secret import SecretError
 from fastgw.config.values import parse_address
@@ -29,11 +28,11 @@ from fastgw.diff import differences
 from fastgw.explain import as_text, certificate_in
 from fastgw.explain import explain as explanation_of
 from fastgw.filters import TYPES, manual
-from fastgw.filters.doubts import doubts
 from fastgw.node import cells, openssl
 from fastgw.observe.sink import why_not
 from fastgw.runtime.bound import Bound
 from fastgw.runtime.estate import UnfitEstate, is_successor
+from fastgw.runtime.noted import notes_of
 from fastgw.runtime.notices import described, notice
 from fastgw.runtime.opening import CannotStart
 from fastgw.runtime.running import run_gateway
@@ -149,9 +148,7 @@ def check(
     try:
         loaded = config.load(file, TYPES)
         compile(loaded.config, 1, loaded.captured)
-        problems, notes = [], [*loaded.notes]
-        if worth_knowing := [*doubts(loaded.config)]:
-            notes += locate(loaded, TYPES, worth_knowing)
+        problems, notes = [], notes_of(loaded)
         for place, access_log in enumerate(loaded.config.access_logs):
             if reason := why_not(access_log.sink):
                 notes.append(config.Problem(file, 0, 0, f"access_logs[{place}].sink", reason))
@@ -169,7 +166,7 @@ def check(
         for note in notes:
             typer.echo(f"note: {note}")
         if not problems:
-            typer.echo(f"{file}: nothing is wrong")
+            typer.echo(f"{file}: nothing is wrong{_but(notes)}")
     if problems:
         raise typer.Exit(WRONG)
 
@@ -242,6 +239,8 @@ def reload(
     if answer is Format.JSON:
         _print_json(outcome)
     elif outcome.ok:
+        for note in outcome.notes:
+            typer.echo(f"note: {note}")
         typer.echo(outcome.summary)
     else:
         _fail(WRONG, *map(str, outcome.problems), f"fastgw: {outcome.summary}")
@@ -410,6 +409,10 @@ def _serve(
 
 def _announce(bound: Bound) -> None:
     notice(f"fastgw {VERSION}: listening on {bound}")
+
+
+def _but(notes: Sequence[config.Problem]) -> str:
+    return f", but see the {'note' if len(notes) == 1 else 'notes'} above" if notes else ""
 
 
 def _check_open(descriptor: int) -> None:

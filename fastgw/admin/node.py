@@ -282,6 +282,8 @@ class Outcome(Struct, frozen=True):
     summary: str = ""
     """One line for people, whatever happened."""
     problems: Sequence[Problem] = ()
+    notes: Sequence[Problem] = ()
+    """What is worth knowing of this configuration, as `fastgw check` tells it, and was not of the one before."""
     reason: Reason = ""
     """Why not. `rejected`: the configuration is wrong; `busy`: another change is under way, or the node is not serving;
     `failed`: it could not be done."""

@@ -66,6 +66,8 @@ class Accepted(msgspec.Struct, dict=True, kw_only=True):
     """How many processes serve."""
     feeds: dict[str, bytes]
     """What is fetched once per node, by key: the pickled sources."""
+    known_notes: list[str] = []
+    """The keys of what is worth knowing of it (`runtime.noted`)."""
     image: bytes = b""
     """Of the consumers; b"": there are none, or it is mapped."""
 
@@ -153,6 +155,7 @@ def accept(
     workers: int,
     base: Config | None,
     index: Index | None = None,
+    known_notes: Iterable[str] = (),
 ) -> Accepted:
     """Make the document of a configuration that was checked. `base`: of the generation before this one.
 
@@ -176,6 +179,7 @@ def accept(
         places=places,
         workers=workers,
         feeds=_feeds(config),
+        known_notes=[*known_notes],
         image=index.image if index is not NOBODY else b"",
     )
 
@@ -216,7 +220,8 @@ def unsealing(descriptor: int, *, sources: bool = True) -> Steps[Accepted]:
             accepted.__dict__["index"] = _mapped(descriptor, image_at, image_length)
         files = next(parts)
         if sources:
-            accepted.sources, found = msgspec.msgpack.decode(files, type=tuple[list[Source], dict[str, bytes]])
+            written = tuple[list[Source], dict[str, bytes], list[str]]
+            accepted.sources, found, accepted.known_notes = msgspec.msgpack.decode(files, type=written)
             accepted.captured |= found
         long = _long(accepted)
         for part in parts:
@@ -263,10 +268,12 @@ def _parts(accepted: Accepted) -> Iterator[object]:
         same=[],
         places=places,
         captured={file: content for file, content in accepted.captured.items() if file not in found},
+        known_notes=[],
         image=b"",
     )
     yield msgspec.Raw(accepted.image)
-    yield accepted.sources, {file: content for file, content in accepted.captured.items() if file in found}
+    captured = {file: content for file, content in accepted.captured.items() if file in found}
+    yield accepted.sources, captured, accepted.known_notes
     for place, held in enumerate(_long(accepted)):
         entries = iter(held.items() if isinstance(held, dict) else held)
         while piece := list(islice(entries, _PIECE)):

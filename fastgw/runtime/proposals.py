@@ -38,6 +38,7 @@ from fastgw.runtime.channel import Channel, Origin, Propose, Rejected
 from fastgw.runtime.channel import Outcome as Verdict
 from fastgw.runtime.commons import Commons, Record
 from fastgw.runtime.keeping import kept_on
+from fastgw.runtime.noted import key_of, new_among, notes_of, tell
 from fastgw.runtime.notices import described, notice
 from fastgw.runtime.opening import OWN
 from fastgw.runtime.reloading import RECORDS, told
@@ -253,11 +254,12 @@ class Proposals:
             return self._rejected([Problem(file, 0, 0, "", str(error))], source, dry_run)
         except Exception as error:
             return self._rejected([Problem(file, 0, 0, "", f"a defect: {described(error)}")], source, dry_run)
+        notes = new_among(loaded.notes, self.current.known_notes)
         try:
             kept = "".join(f"; {why}: what was there before stays in force" for why in _reasons(loaded))
             if dry_run:
                 outcome = await asyncio.to_thread(self._dry, loaded)
-                return msgspec.structs.replace(outcome, summary=outcome.summary + kept)
+                return msgspec.structs.replace(outcome, summary=outcome.summary + kept, notes=notes)
             self.on_accept(accepted)
             self._answer = asyncio.get_running_loop().create_future()
             self._channel.send(Propose(generation=accepted.generation, source=source), [descriptor])
@@ -270,6 +272,7 @@ class Proposals:
         self._remember(answer.ok, answer.generation, source, summary)
         if answer.ok:
             self._keep(accepted, loaded, whole=present is not None)
+            tell(notes)
         return Outcome(
             ok=answer.ok,
             generation=answer.generation,
@@ -278,6 +281,7 @@ class Proposals:
             listeners_removed=answer.listeners_removed,
             workers_restarted=answer.workers_restarted,
             summary=summary,
+            notes=notes if answer.ok else (),
             reason="" if answer.ok else "failed",
         )
 
@@ -335,6 +339,8 @@ class Proposals:
         except CompileError as error:
             problems = error.problems(loaded, TYPES)
             raise ConfigError(_renamed(each, self.current.file, file) for each in problems) from error
+        notes = tuple(_renamed(each, self.current.file, file) for each in notes_of(loaded))
+        loaded = msgspec.structs.replace(loaded, notes=notes)
         commons = self._commons
         commons.words.check(commons.shared, settings.limits)
         generation = self.current.generation + 1
@@ -350,6 +356,7 @@ class Proposals:
             workers=workers,
             base=self.config,
             index=index,
+            known_notes=map(key_of, notes),
         )
 
     def _is_held(self, place: int) -> bool:

@@ -18,6 +18,7 @@ from fastgw.runtime.bound import Bound
 from fastgw.runtime.capacity import auto_workers, usable_cpus
 from fastgw.runtime.channel import FIRST_GENERATION
 from fastgw.runtime.estate import PREFLIGHT, TAKE_OVER, Estate
+from fastgw.runtime.noted import key_of, new_among, notes_of, tell
 from fastgw.runtime.opening import open_commons
 from fastgw.runtime.quota_keeping import keep_all, restore_all
 from fastgw.runtime.signals import when_alone
@@ -58,6 +59,7 @@ def run_gateway(
         raise ConfigError(error.problems(loaded, TYPES)) from error
     if estate is not None:
         gateway.places = estate.places.following(gateway.names, estate.generation, estate.generation)
+    notes = notes_of(loaded)
     accepted = accept(
         loaded,
         generation=FIRST_GENERATION if estate is None else estate.generation,
@@ -67,6 +69,7 @@ def run_gateway(
         workers=workers,
         base=None,
         index=index,
+        known_notes=map(key_of, notes),
     )
     del loaded, settings  # they may be large, and children would be born with them
     if trial is not None:
@@ -75,6 +78,7 @@ def run_gateway(
     with ExitStack() as opened:
         if past is None:
             commons = open_commons(accepted, gateway, inherited(), opened)
+            tell(new_among(notes, ()))
         else:
             commons = take_over(past, accepted, gateway, opened)
             ready_fd = None  # it was told, and the number may be another's now

@@ -58,6 +58,15 @@ class TestCheck:
         ended = fastgw("check", "good.yaml", directory=files)
         assert (ended.stdout, ended.returncode) == ("good.yaml: nothing is wrong\n", 0)
 
+    def test_a_good_file_with_something_worth_knowing(self, files):
+        (files / "good.yaml").write_text(f"{GOOD}filters: {{key_auth: {{}}}}\n")
+        ended = fastgw("check", "good.yaml", directory=files)
+        assert (ended.stdout, ended.returncode) == (
+            "note: good.yaml:6:11: filters.key_auth: no consumer has a `key_auth`: nobody can pass\n"
+            "good.yaml: nothing is wrong, but see the note above\n",
+            0,
+        )
+
     def test_as_json(self, files):
         ended = fastgw("check", "bad.yaml", "--format", "json", directory=files)
         problems = json.loads(ended.stdout)["problems"]

@@ -103,6 +103,20 @@ def test_a_reload_is_over_when_every_worker_serves_the_new_generation(tmp_path: 
         assert seen['fastgw_reloads_total{result="ok"}'] == 1
 
 
+def test_what_check_notes_is_told_at_the_start_and_where_a_reload_brings_it(tmp_path: Path) -> None:
+    with gateway_saying("v1", tmp_path, filters={"key_auth": {}}) as gateway:
+        noted = [line for line in gateway.stderr.lines if b"note: " in line]
+        assert len(noted) == 1
+        assert b"filters.key_auth: no consumer has a `key_auth`: nobody can pass" in noted[0]
+        gateway.change(filters={"key_auth": {}, "basic_auth": {}})
+        note, summary = gateway.reload().splitlines()
+        assert note.startswith(f"note: {gateway.file}:")
+        assert note.endswith("filters.basic_auth: no consumer has a `basic_auth`: nobody can pass")
+        assert summary == "reloaded: generation 2 on 2/2 workers"
+        gateway.stderr.wait_for(lambda line: note.encode() in line)
+        assert gateway.reload() == "reloaded: generation 3 on 2/2 workers"
+
+
 def test_a_connection_that_is_kept_open_meets_the_new_configuration_with_its_next_request(tmp_path: Path) -> None:
     with gateway_saying("v1", tmp_path) as gateway, gateway.connect() as client:
         request = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"

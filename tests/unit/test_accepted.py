@@ -27,7 +27,9 @@ def configuration(routes: int = ROUTES, upstreams: int = 400) -> bytes:
 def accepted() -> Accepted:
     loaded = load_text(configuration(), "/nowhere/gateway.yaml", TYPES)
     places = compile(loaded.config, 2).places
-    return accept(loaded, generation=1, date=1.0, source="start", places=places, workers=2, base=None)
+    return accept(
+        loaded, generation=1, date=1.0, source="start", places=places, workers=2, base=None, known_notes=["a"]
+    )
 
 
 @pytest.fixture

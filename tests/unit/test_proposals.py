@@ -26,9 +26,9 @@ class Control:
     """A control process's proposals about a file, and the supervisor's end of its channel."""
 
     def __init__(self, directory: Path) -> None:
-        self._file = directory / "gateway.yaml"
+        self.file = directory / "gateway.yaml"
         self.write("v1")
-        accepted = accepted_of(load(str(self._file), TYPES))
+        accepted = accepted_of(load(str(self.file), TYPES))
         self.commons = commons_of(sealed=Sealed(accepted, seal(accepted)))
         self.commons.words.set_ready(self.commons.shared, True)
         self._supervisor, channel = Channel.pair()
@@ -39,10 +39,21 @@ class Control:
         self.rejected: list[Rejected] = []
 
     def write(self, text: str) -> None:
-        self._file.write_text(f"{WRITTEN}routes: [{{name: all, respond: {{body: {text}}}}}]\n")
+        self.file.write_text(f"{WRITTEN}routes: [{{name: all, respond: {{body: {text}}}}}]\n")
+
+    def write_text(self, more: str) -> None:
+        self.write("x")
+        self.text = f"{self.file.read_text()}{more}\n"
+        self.file.write_text(self.text)
+
+    async def noted(self) -> list[str]:
+        """What a reload notes, which takes place."""
+        asking = asyncio.create_task(self.proposals.reload("signal"))
+        self.answer(await self.proposal())
+        return [f"{each.path}: {each.wrong}" for each in (await asking).notes]
 
     def write_badly(self) -> None:
-        self._file.write_text(f"{WRITTEN}rutes: []\n")
+        self.file.write_text(f"{WRITTEN}rutes: []\n")
 
     async def proposal(self) -> int:
         """The generation that is proposed next; what is rejected meanwhile is kept."""
@@ -160,6 +171,46 @@ async def test_what_the_supervisor_refuses_changes_nothing(control):
     assert outcome.summary == "not reloaded, generation 1 stays: worker 1: no memory"
     assert control.proposals.current.generation == 1
     assert (await control.changed("v3")).generation == 2  # the number is free
+
+
+@on_loop
+async def test_what_is_worth_knowing_is_told_where_it_begins_to_be_so(control, capfd):
+    """Not again at a reload that leaves it as it is, wherever it stands in the file."""
+    told = ["filters.key_auth: no consumer has a `key_auth`: nobody can pass"]
+    control.write_text("filters: {key_auth: {}}")
+    dry = await control.proposals.apply(control.text.encode(), ".yaml", dry_run=True)
+    assert [f"{each.path}: {each.wrong}" for each in dry.notes] == told
+    assert "note: " not in capfd.readouterr().err
+    assert await control.noted() == told
+    assert capfd.readouterr().err == f"note: {control.file}:7:11: {told[0]}\n"
+    control.write_text("# moved\n\nfilters: {key_auth: {}}")
+    assert await control.noted() == []
+    control.write_text("filters: {key_auth: {}, again: {type: key_auth}}")
+    assert await control.noted() == ["filters.again: no consumer has a `key_auth`: nobody can pass"]
+    control.write_text("")
+    assert await control.noted() == []
+    assert capfd.readouterr().err.count("note: ") == 1
+    control.write_text("filters: {key_auth: {}}")
+    assert await control.noted() == told
+
+
+@on_loop
+async def test_of_many_notes_some_are_told_and_how_many_more_there_are(control, capfd):
+    control.write_text("filters: {" + ", ".join(f"k{number}: {{type: key_auth}}" for number in range(100)) + "}")
+    notes = await control.noted()
+    assert (len(notes), notes[-1]) == (21, ": and 80 more; `fastgw check` tells them")
+    assert capfd.readouterr().err.count("note: ") == 21
+
+
+@on_loop
+async def test_what_the_supervisor_refuses_is_not_noted(control, capfd):
+    control.write_text("filters: {key_auth: {}}")
+    asking = asyncio.create_task(control.proposals.reload("api"))
+    await control.proposal()
+    control.answer(1, "worker 1: no memory")
+    assert (await asking).notes == ()
+    assert "note: " not in capfd.readouterr().err
+    assert len(await control.noted()) == 1
 
 
 @on_loop

@@ -1,0 +1,41 @@
+"""What is worth knowing of a configuration that is served: told where it begins to be so, once."""
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from typing import Final
+
+from fastgw.config import Loaded, Problem
+from fastgw.config.locating import locate
+from fastgw.filters import TYPES
+from fastgw.filters.doubts import doubts
+from fastgw.runtime.notices import notice
+
+TOLD: Final = 20
+"""Of one configuration, that are told one by one."""
+_PLACE: Final = re.compile(r"\([^()]*:[0-9]+\)")
+
+
+def notes_of(loaded: Loaded) -> list[Problem]:
+    """All of them."""
+    found = [*doubts(loaded.config)]
+    return [*loaded.notes, *(locate(loaded, TYPES, found) if found else ())]
+
+
+def key_of(note: Problem) -> str:
+    """What stays the same where lines come and go in the files."""
+    return f"{note.path}: {_PLACE.sub('', note.wrong)}"
+
+
+def new_among(notes: Iterable[Problem], known: Collection[str]) -> list[Problem]:
+    """Those whose keys are not known, `TOLD` of them at most; then one that tells how many more there are."""
+    known = frozenset(known)
+    new = [note for note in notes if key_of(note) not in known]
+    if len(new) > TOLD:
+        new[TOLD:] = [Problem(new[0].file, 0, 0, "", f"and {len(new) - TOLD} more; `fastgw check` tells them")]
+    return new
+
+
+def tell(notes: Sequence[Problem]) -> None:
+    """In the log."""
+    for note in notes:
+        notice(f"note: {note}")
