@@ -30,7 +30,7 @@ from fastgw.downstream import Listener, ListenerTable
 from fastgw.downstream.tls import ServerContexts, server_contexts, server_identity
 from fastgw.downstream.trust import trust
 from fastgw.exchange import Chain, Exchange, Hooks, Link, Reply, Route
-from fastgw.filters.api import Env, Services, Stock, secret_names
+from fastgw.filters.api import STATE, Env, Services, Stock, digest_of_state, secret_names
 from fastgw.filters.preflights import forwards_preflight
 from fastgw.filters.shadow import in_shadow
 from fastgw.identity import NOBODY, Index, index_of
@@ -388,6 +388,8 @@ class _Building:
     def _digest(self, file: str) -> bytes | None:
         """Of what a file says now; None: nobody knows, or it is not named any more."""
         digest = self._digests.get(file)
+        if file == STATE and digest is None:
+            digest = self._digests[file] = digest_of_state(self._plan.settings.state)
         if digest is None and file in self._plan.files:
             digest = self._digests[file] = sha256(self._plan.files[file]).digest()
         return digest
@@ -525,7 +527,7 @@ class _Building:
         """A filter built. One that cannot be does nothing here: nothing will come of these tables."""
         where = _where(level, use, listener, route)
         told = f"listener {listener}" if level == "listener" else level
-        env = Env(use.name, route, use.settings, self._made.stock, self._plan.files, told)
+        env = Env(use.name, route, use.settings, self._made.stock, self._plan.files, told, self._plan.settings.state)
         hooks, wrong = Hooks(), ""
         if where not in self._unbuilt:
             hooks, wrong = _built(use, env)

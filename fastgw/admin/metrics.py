@@ -349,6 +349,7 @@ def counted(series: Series, totals: Totals) -> Iterator[tuple[Family, Sequence[S
     for family, event in (
         (families.FILTER_ERRORS, FilterEvent.RAISED),
         (families.FILTER_TIMEOUTS, FilterEvent.LATE),
+        (families.FILTER_AWAY, FilterEvent.AWAY),
     ):
         names = dict.fromkeys((*series.places.filters, *totals.filters))
         unused = (0,) * len(FilterEvent)

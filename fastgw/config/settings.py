@@ -855,9 +855,10 @@ class State(Settings):
     newer, or Valkey."""
     when_away: Literal["local", "refuse"] = "local"
     """What counts while it does not answer: what this node knows by itself, or nothing, so that what would have to ask
-    it is refused (503, `limits_unavailable`). Revocations always go by the node's own list, and are merged when it is back."""
+    it is refused (503, `limits_unavailable`). Revocations always go by the node's own list, and are merged when it is
+    back."""
     timeout: Duration = 0.1
-    """How long a request waits for it. Once an answer was late nobody waits, until it has answered again; it is tried in
+    """How long a request waits for it. Once an answer was late nobody waits until it has answered again; it is tried in
     the background."""
     prefix: Annotated[str, Meta(min_length=1, max_length=64)] = "fastgw"
     """What all names in it begin with. Gateways with another prefix share nothing."""

@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from fastgw.config.secret import Secret, secret_in
-from fastgw.config.settings import Settings, SettingsMeta
+from fastgw.config.settings import Settings, SettingsMeta, State
 from fastgw.config.values import Duration, FieldName, FieldValue, Network, Percent, ReadableFile, Size
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Hooks, Outcome, Reply
@@ -89,6 +89,14 @@ class Phase(IntEnum):
         return self <= Phase.ADMIT
 
 
+STATE: Final = "\0state"
+"""Stands among the files that a filter has read, where no file is called so, for: `state` of the configuration."""
+
+
+def digest_of_state(state: State | None) -> bytes:
+    return sha256(pickle.dumps(state)).digest()
+
+
 class Env:
     """What `build` may know of where a filter stands, and what it may read there.
 
@@ -98,7 +106,7 @@ class Env:
     are one, but for those of "route", which are of one route each.
     """
 
-    __slots__ = ("_files", "_settings", "_stock", "instance", "keeps", "level", "reads", "roster", "route")
+    __slots__ = ("_files", "_settings", "_state", "_stock", "instance", "keeps", "level", "reads", "roster", "route")
 
     def __init__(
         self,
@@ -108,6 +116,7 @@ class Env:
         stock: "Stock",
         files: Mapping[str, bytes],
         level: str = "gateway",
+        state: State | None = None,
     ) -> None:
         self.instance = instance
         self.route = route
@@ -120,6 +129,7 @@ class Env:
         self._settings = settings
         self._stock = stock
         self._files = files
+        self._state = state
 
     def read(self, path: str) -> bytes:
         """The contents of a file that the settings name. Raises `OSError`."""
@@ -128,6 +138,12 @@ class Env:
             content = Path(path).read_bytes()
         self.reads[path] = sha256(content).digest()
         return content
+
+    @property
+    def state(self) -> State | None:
+        """Where nodes share what they know, as it is configured."""
+        self.reads[STATE] = digest_of_state(self._state)
+        return self._state
 
     def secret(self, secret: Secret) -> str:
         """The value of a secret in the settings. Raises `SecretError`."""
@@ -149,7 +165,7 @@ class Env:
 
     def inner(self, name: str, settings: "Filter") -> "Env":
         """For a filter within this one. What is read there counts here."""
-        env = Env(f"{self.instance}.{name}", self.route, settings, self._stock, self._files, self.level)
+        env = Env(f"{self.instance}.{name}", self.route, settings, self._stock, self._files, self.level, self._state)
         env.reads, env.keeps = self.reads, self.keeps
         return env
 

@@ -1,10 +1,10 @@
-"""rate_limit: admit so many requests per time, exactly, over all workers of the node."""
+"""rate_limit: admit so many requests per time, exactly, over all workers of the node, or of all nodes."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from time import monotonic_ns
 from types import MappingProxyType
-from typing import Annotated, Any, Final, final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, final
 
 from msgspec import Meta
 
@@ -30,6 +30,10 @@ from fastgw.filters.limiting.keys import KEY, key_of
 from fastgw.filters.limiting.ledger import Algorithm, NodeLedger, Terms, Verdict, give_back
 from fastgw.node import cells
 from fastgw.node.cells import Limit
+from fastgw.observe.families import FilterEvent
+
+if TYPE_CHECKING:
+    from fastgw.filters.limiting.shared import Shared
 
 SOON: Final = 0.0005
 """Seconds: whose turn comes sooner does not wait, for timers are not finer."""
@@ -66,12 +70,12 @@ class Cost(Settings):
 class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
     """Admit at most so many requests in a time, for each client, consumer, or whatever `key` names.
 
-    The number means the node: it is exact over all workers, whichever of them a connection is on, and survives reloads,
-    upgrades and workers that die; another `limit` or `burst` keeps what was spent, another `window` or `algorithm`
-    begins anew. A use on the gateway, a listener, an upstream or in a filter set counts for all routes that have it;
-    one on a route for that route alone. What is above the limit is answered 429, with `Retry-After`, and costs nothing,
-    neither here nor in the other limits that the request has met. Any number of limits, under names of their own with
-    `type: rate_limit`, may stand on a route: all of them have to admit a request.
+    The number means the node or, with `state`, all nodes that share it: it is exact over all workers, whichever of them
+    a connection is on, and survives reloads, upgrades and workers that die; another `limit` or `burst` keeps what was
+    spent, another `window` or `algorithm` begins anew. A use on the gateway, a listener, an upstream or in a filter set
+    counts for all routes that have it; one on a route for that route alone. What is above the limit is answered 429,
+    with `Retry-After`, and costs nothing, neither here nor in the other limits that the request has met. Any number of
+    limits, under names of their own with `type: rate_limit`, may stand on a route: all of them have to admit a request.
 
     On the gateway or a listener it runs before a route is found, and so for every request, if nothing of `key` and
     `groups` needs to know the route or who the client is (`consumer`, `route`, `claim`). No other counts the preflights
@@ -95,6 +99,12 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
     `limit` in any time of `window`, wherever it begins; a client that always asks for more gets 7/8 of it at least.
     `leaky_bucket`: requests pass one by one, every `window / limit`; those that come too early wait, `burst` of them at
     most."""
+    scope: Literal["node", "shared"] | None = None
+    """Where requests are counted if the configuration has `state`: `shared` = there, for all nodes, at the cost of a
+    question to Redis; `node` = by each node for itself, which asks nobody. null = `node` for what runs before a route
+    is found, so that a flood of one address is not passed on to Redis, else `shared`. Nodes share what has the same
+    name and stands in the same place, by Redis' clock. Redis gets hashes of keys, never what is in them. While it is
+    away, `state.when_away` says what is done."""
     key: Key | Some[Key] = Trait("ip")
     """Whom to count: `ip`, `consumer` (where there is none, the client's address), `route`, `host`, `header:NAME`,
     `cookie:NAME`, `claim:NAME`, or a list, of which each combination is counted by itself. Requests without the field,
@@ -159,16 +169,25 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
 
     def build(self, env: Env) -> Hooks:
         of_route = env.route if env.level == "route" else None
+        # An early filter, which has no route, runs for every request.
+        scope = self.scope or ("node" if env.route is None else "shared")
+        state = env.state if scope == "shared" else None
+        place: Shared | None = None
+        if state is not None:
+            from fastgw.filters.limiting.shared import shared_by
+
+            place = shared_by(env, state)
         # A filter of 10,000 routes counts for all of them, and is made once.
-        key = "rate_limit", env.level, of_route, env.instance, id(self)
-        counts = env.shared(key, lambda: _Counts(self, f"{env.level}\n{of_route}\n{env.instance}", env.instance))
+        key = "rate_limit", env.level, of_route, env.instance, id(self), place
+        counts = env.shared(key, lambda: _Counts(self, f"{env.level}\n{of_route}\n{env.instance}", env.instance, place))
         response: Callable[[Exchange], None] | None = None if self.headers == "none" else tell_tightest
         if self.cost.response_header is not None:
             response = counts.charging(self.cost.response_header, response)
         return Hooks(
-            request=counts.step(),
+            request=counts.step() if place is None else counts.asking_step(),
             response=response,
             start=counts.start,
+            stop=None if place is None else place.limits.release,
             explain=counts.explain,
             would=counts.would,
         )
@@ -191,8 +210,9 @@ class _Group:
 class _Counts:
     """One use of the filter, for all routes that have it."""
 
-    def __init__(self, settings: RateLimit, name: str, instance: str) -> None:
+    def __init__(self, settings: RateLimit, name: str, instance: str, place: "Shared | None" = None) -> None:
         self._settings = settings  # kept: what is shared is found by its identity
+        self._instance, self._place = instance, place
         self._name = name.encode()
         self.key_of = key_of(settings.traits, settings.ipv6_prefix)
         self._by = " and ".join(map(str, settings.traits))
@@ -212,11 +232,15 @@ class _Counts:
         self._costs: Mapping[bytes, int] | None = MappingProxyType(methods) if methods else None
 
     def start(self, services: Services) -> None:
+        if self._place is not None:
+            self._place.limits.hold()
         for group in (self._everybody, *self._groups):
             if group.ledger is _NOT_STARTED:
                 group.ledger = NodeLedger(services.cells, self._name, group.terms)
                 group.limit = group.ledger.limit
                 group.spend = group.limit.spend
+                if self._place is not None:
+                    group.ledger = self._place.ledger(self._name, group.terms, group.ledger)
 
     def step(self) -> Callable[[Exchange], Outcome]:
         """The request step of a limit that is counted on this node."""
@@ -256,8 +280,14 @@ class _Counts:
         """The request step of a limit whose ledgers may have to ask for what is spent."""
 
         def settled(exchange: Exchange, group: _Group, key: bytes, cost: int, verdict: Verdict) -> Outcome:
+            if verdict.is_away:
+                exchange.client.count_filter(self._instance, FilterEvent.AWAY)
+            if verdict.fault is not Fault.RATE_LIMITED:
+                give_back(exchange.limits)
+                exchange.limits, exchange.why = None, f"{self._instance}: state is away"
+                return refusal(verdict.fault, verdict.wait)
             if verdict.wait:
-                return _refuse(exchange, group, key, verdict.wait)
+                return _refuse(exchange, group, key, verdict.wait, verdict.mark)
             exchange.limits = group.telling, group.ledger, key, cost, verdict.mark, exchange.limits
             return _turn(verdict.turn) if verdict.turn > SOON else None
 
@@ -313,7 +343,7 @@ class _Counts:
             _, ledger, key, spent, mark, record = record
             if ledger in ledgers:
                 if cost > spent:
-                    ledger.charge(key, cost - spent)
+                    ledger.charge(key, cost - spent, mark)
                 elif spent > cost:
                     ledger.refund(key, spent - cost, mark)
 
@@ -332,15 +362,17 @@ class _Counts:
         cost = 1 if self._costs is None else self._costs.get(exchange.method, 1)
         of = f" of the group {group.name}" if group.name else ""
         counts = f"counts {cost} of {group.terms.limit} per {write_duration(group.terms.window)}{of} by {self._by}"
+        if self._place is not None:
+            return f"if there are any left for all nodes, in the Redis of `state` (not asked for this): it {counts}"
         if group.ledger is _NOT_STARTED:
             return f"if there are any left: it {counts}"
         permits, _ = group.ledger.left(self.key_of(exchange), None)
         return f"{counts}; {permits} are left"
 
 
-def _refuse(exchange: Exchange, group: _Group, key: bytes, wait: float) -> Outcome:
+def _refuse(exchange: Exchange, group: _Group, key: bytes, wait: float, mark: Any = None) -> Outcome:
     give_back(exchange.limits)
-    exchange.limits = group.telling, group.ledger, key, 0, None, None
+    exchange.limits = group.telling, group.ledger, key, 0, mark, None
     exchange.why = group.why
     return refusal(Fault.RATE_LIMITED, wait)
 

@@ -22,5 +22,5 @@ def place_in(url: str) -> str:
 def check_url(url: str) -> None:
     """Raises `ValueError` where it cannot be used here."""
     place_in(url)
-    if find_spec("redis") is None:
+    if find_spec("redis") is None or find_spec("hiredis") is None:
         raise ValueError("the package redis is missing; install fastgw[redis]")

@@ -27,12 +27,13 @@ class FilterEvent(IntEnum):
     COPY_DIFFERENT = 3
     COPY_FAILED = 4
     COPY_SKIPPED = 5
+    AWAY = 6
     # what it would have done, in shadow; the strongest of what its steps decide on one exchange
-    PASS = 6
-    UNKNOWN = 7
-    CHANGE = 8
-    ANSWER = 9
-    RAISE = 10
+    PASS = 7
+    UNKNOWN = 8
+    CHANGE = 9
+    ANSWER = 10
+    RAISE = 11
 
     @property
     def decision(self) -> str:
@@ -98,6 +99,12 @@ FILTER_ERRORS: Final = Family(
 FILTER_TIMEOUTS: Final = Family(
     "fastgw_filter_timeouts_total", "counter", ("filter",), "Steps of a filter that waited for too long. Answered 504."
 )
+FILTER_AWAY: Final = Family(
+    "fastgw_filter_away_total",
+    "counter",
+    ("filter",),
+    "Requests that a limit has decided on without the Redis of `state`: it did not answer.",
+)
 FILTER_COPIES: Final = Family(
     "fastgw_filter_copies_total",
     "counter",
@@ -141,6 +148,7 @@ FAMILIES: Final = (
     LOG_RECORDS_DROPPED,
     FILTER_ERRORS,
     FILTER_TIMEOUTS,
+    FILTER_AWAY,
     FILTER_COPIES,
     FILTER_SHADOW_DECISIONS,
     CONSUMER_REQUESTS,

@@ -422,7 +422,7 @@ class Elsewhere:
     def refund(self, key: bytes, cost: int, mark: Any, /) -> None:
         self.asked.append(("refund", key, cost, mark))
 
-    def charge(self, key: bytes, cost: int, /) -> None:
+    def charge(self, key: bytes, cost: int, mark: Any, /) -> None:
         self.asked.append(("charge", key, cost))
 
     def left(self, key: bytes, mark: Any, /) -> Left:

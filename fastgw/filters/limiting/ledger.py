@@ -11,6 +11,7 @@ from collections.abc import Awaitable
 from time import monotonic_ns
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, final
 
+from fastgw.errors import Fault
 from fastgw.node import cells
 from fastgw.node.cells import Cells, Limit
 
@@ -60,6 +61,10 @@ class Verdict(NamedTuple):
     """What `refund` and `left` want to know of this spending; of the node's cells: when it was, in ns."""
     turn: float = 0.0
     """Of a leaky bucket: the seconds until it is this request's turn."""
+    is_away: bool = False
+    """Whether it was decided without those who ought to be asked."""
+    fault: Fault = Fault.RATE_LIMITED
+    """Why nothing was spent."""
 
 
 Left: TypeAlias = tuple[int, float]
@@ -79,7 +84,7 @@ class Ledger(Protocol):
     def refund(self, key: bytes, cost: int, mark: Any, /) -> None:
         """Give back what was spent, never more than if it had not been. At once or later: nobody waits for it."""
 
-    def charge(self, key: bytes, cost: int, /) -> None:
+    def charge(self, key: bytes, cost: int, mark: Any, /) -> None:
         """Spend what is known too late to be refused, if need be into debt: by as much as `Terms.depth` at most."""
 
     def left(self, key: bytes, mark: Any, /) -> Left:
@@ -126,7 +131,7 @@ class NodeLedger:
     def refund(self, key: bytes, cost: int, mark: Any, /) -> None:
         self.limit.refund(key, cost, mark, monotonic_ns)
 
-    def charge(self, key: bytes, cost: int, /) -> None:
+    def charge(self, key: bytes, cost: int, mark: Any = None, /) -> None:
         self.limit.charge(key, cost, monotonic_ns())
 
     def left(self, key: bytes, mark: Any = None, /) -> Left:

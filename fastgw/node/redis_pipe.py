@@ -1,0 +1,124 @@
+"""One connection to Redis on which commands are written without waiting for the answers to those before.
+
+redis-py's own client lends a connection to each command, or to each batch of them, until it is answered: many
+connections, and a task for each. Here answers are taken in order, as they come. Needs the extra `fastgw[redis]`.
+"""
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, final
+
+import hiredis
+from redis.asyncio.connection import parse_url
+
+Answered = Callable[[Any], None]
+ERRORS: Final = (OSError, hiredis.HiredisError)
+"""What `opened` may raise; a timeout is an `OSError`."""
+PORT: Final = 6379
+
+
+def packed(*words: bytes) -> bytes:
+    """A command as it is sent."""
+    return b"*%d\r\n" % len(words) + b"".join([b"$%d\r\n%b\r\n" % (len(word), word) for word in words])
+
+
+@final
+class Pipe(asyncio.Protocol):
+    """What is not answered when it ends never is."""
+
+    def __init__(self) -> None:
+        self.lost: Callable[[str], None] | None = None
+        """Called when it has ended, but by `close`, with what for."""
+        self.is_closed = False
+        self._asking: asyncio.Future[Any] | None = None
+        self._reader = hiredis.Reader()
+        self._unanswered: deque[Answered] = deque()
+        self._transport: Any = None
+
+    def __repr__(self) -> str:
+        return f"<Pipe, {'closed' if self.is_closed else f'{len(self._unanswered)} unanswered'}>"
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def send(self, commands: Iterable[bytes], answered: Iterable[Answered]) -> None:
+        """In one write. An answer that is an error is a `hiredis.HiredisError`, given and not raised."""
+        self._unanswered.extend(answered)
+        self._transport.write(b"".join(commands))
+
+    async def ask(self, *words: bytes) -> Any:
+        """One at a time. Raises `ERRORS`."""
+        answer = self._asking = asyncio.get_running_loop().create_future()
+        self.send([packed(*words)], [lambda told: None if answer.done() else answer.set_result(told)])
+        told = await answer
+        if isinstance(told, Exception):
+            raise told
+        return told
+
+    def data_received(self, data: bytes) -> None:
+        reader, unanswered = self._reader, self._unanswered
+        try:
+            reader.feed(data)
+            while unanswered and (answer := reader.gets()) is not False:
+                unanswered.popleft()(answer)
+        except hiredis.HiredisError as error:
+            self._end(type(error).__name__)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._end("the connection was closed" if error is None else type(error).__name__)
+
+    def close(self) -> None:
+        """At once, whatever is under way."""
+        self.lost, self.is_closed = None, True
+        self._unanswered.clear()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _end(self, why: str) -> None:
+        lost = self.lost
+        self.close()
+        if self._asking is not None and not self._asking.done():
+            self._asking.set_exception(ConnectionResetError(why))
+        if lost is not None:
+            lost(why)
+
+
+async def opened(url: str, patience: float, lost: Callable[[str], None], *first: Sequence[bytes]) -> Pipe:
+    """Connected and known there. `lost`: see `Pipe.lost`. `first`: commands that have to succeed. Raises `ERRORS`."""
+    loop = asyncio.get_running_loop()
+    told = parse_url(url)
+    pipe, failed = Pipe(), True
+    try:
+        async with asyncio.timeout(patience):
+            if "path" in told:
+                await loop.create_unix_connection(lambda: pipe, told["path"])
+            else:
+                context = _context(told) if url.startswith("rediss:") else None
+                await loop.create_connection(lambda: pipe, told["host"], told.get("port", PORT), ssl=context)
+            if told.get("password"):
+                known = [told["username"].encode()] if told.get("username") else []
+                await pipe.ask(b"AUTH", *known, told["password"].encode())
+            if told.get("db"):
+                await pipe.ask(b"SELECT", b"%d" % told["db"])
+            for command in first:
+                await pipe.ask(*command)
+        if pipe.is_closed:
+            raise ConnectionResetError
+        pipe.lost, failed = lost, False
+        return pipe
+    finally:
+        if failed:
+            pipe.close()
+
+
+def _context(told: Mapping[str, Any]) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=told.get("ssl_ca_certs"))
+    if told.get("ssl_certfile"):
+        context.load_cert_chain(told["ssl_certfile"], told.get("ssl_keyfile"))
+    if told.get("ssl_check_hostname") is False or told.get("ssl_cert_reqs") == "none":
+        context.check_hostname = False
+    if told.get("ssl_cert_reqs") == "none":
+        context.verify_mode = ssl.CERT_NONE
+    return context

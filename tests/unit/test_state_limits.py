@@ -1,0 +1,240 @@
+"""Limits that nodes share in a real Redis: the script means what the node's cells mean, on a clock that is set."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from fastgw.filters.limiting.ledger import NodeLedger, Terms, limit_of
+from fastgw.filters.limiting.shared import Shared, SharedLedger
+from fastgw.node import state_limits
+from fastgw.node.cells import own_table, step_of
+from fastgw.node.redis_pipe import opened
+from fastgw.node.state_limits import CLOCK, SCRIPT, Asking, StateLimits, asking
+from tests.support.redis_server import RedisServer
+
+START = 7200 * 10**6  # us; a multiple of the windows below
+KEY = b"planted"
+SET_CLOCK = SCRIPT.replace(CLOCK, "local now = tonumber(ARGV[7])").encode()
+TERMS = [
+    Terms("token_bucket", 7, 7.0),
+    Terms("token_bucket", 3, 7.0, 11),
+    Terms("leaky_bucket", 5, 7.0, 4),
+    Terms("fixed_window", 9, 7.0),
+    Terms("sliding_window", 9, 7.0),
+]
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+def asking_for(terms: Terms, prefix: str = "test", name: bytes = b"limit") -> Asking:
+    is_bucket = terms.algorithm.endswith("bucket")
+    depth = terms.depth if is_bucket else terms.limit
+    return asking(prefix, terms.algorithm, terms.window, depth, step_of(terms.limit, terms.window), name)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("terms", TERMS, ids=lambda terms: f"{terms.algorithm}-{terms.burst}")
+def test_the_script_decides_as_the_cells_do(redis: RedisServer, terms: Terms, seed: int) -> None:
+    """Every decision, wait and rest over a sequence of spendings, refunds and charges at times drawn by lot."""
+    chance = random.Random(seed)
+    limit, told = limit_of(own_table(), b"", terms), asking_for(terms, f"{terms}{seed}")
+    is_bucket = terms.algorithm.endswith("bucket")
+    depth = terms.depth if is_bucket else terms.limit
+
+    async def play() -> None:
+        pipe = await opened(redis.url, 5.0, lambda why: None)
+
+        async def ask(what: bytes, cost: int, now: int, mark: int = 0) -> list[int]:
+            answer = await pipe.ask(b"EVAL", SET_CLOCK, *told.question(what, KEY, cost, mark), b"%d" % now)
+            assert isinstance(answer, list)
+            return answer
+
+        now, spent = START, []
+        for _ in range(300):
+            now += chance.choice([0, 1, 1000, 333_333, 1_000_000, 2_500_000, 7_000_000, 30_000_000])
+            what, cost = chance.choice([b"s", b"s", b"s", b"r", b"c"]), chance.randint(1, depth)
+            if what == b"s":
+                wait, left, renewed, mark, turn = await ask(what, cost, now)
+                assert wait == pytest.approx(limit.spend(KEY, cost, now * 1000) * 1e6, abs=1)
+                if not wait:
+                    spent.append((cost, mark))
+                    if is_bucket:
+                        before = (limit.renewed_at - now * 1000) / 1000 - cost * step_of(
+                            terms.limit, terms.window
+                        ) / 1000
+                        assert turn == pytest.approx(before, abs=1)
+            elif what == b"c":
+                _, left, renewed, _, _ = await ask(what, cost, now)
+                limit.charge(KEY, cost, now * 1000)
+            elif spent:
+                cost, mark = spent.pop()
+                if not is_bucket and mark // 1_000_000 != now // 1_000_000:
+                    continue  # with what was refused since, the cells may or may not give it back
+                _, left, renewed, _, _ = await ask(what, cost, now, mark)
+                limit.refund(KEY, cost, mark * 1000, lambda now=now: now * 1000)
+            else:
+                continue
+            permits, seconds = limit.left(KEY, now * 1000)
+            assert left == permits
+            if is_bucket:  # the cells round the end of a window, and keep one in which all was given back
+                assert renewed == pytest.approx(seconds * 1e6, abs=1)
+            elif left < depth:
+                assert 0 < renewed <= seconds * 1e6
+        pipe.close()
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("terms", TERMS, ids=lambda terms: f"{terms.algorithm}-{terms.burst}")
+def test_a_clock_that_was_set_back_admits_nobody_twice_and_locks_nobody_out(redis: RedisServer, terms: Terms) -> None:
+    told = asking_for(terms, f"back {terms}")
+
+    async def play() -> None:
+        pipe = await opened(redis.url, 5.0, lambda why: None)
+
+        async def spend(now: int) -> int:
+            answer = await pipe.ask(b"EVAL", SET_CLOCK, *told.question(b"s", KEY, 1), b"%d" % now)
+            return int(answer[0])
+
+        later = START + 3600 * 10**6
+        while not await spend(later):
+            pass
+        waits = [await spend(START), await spend(START + 1)]
+        assert all(0 < wait <= 8 * terms.window * 1e6 / 7 + 1 for wait in waits)
+        assert not await spend(START + waits[0] + 1)
+        pipe.close()
+
+    asyncio.run(play())
+
+
+def test_what_lies_there_tells_nobody_who_was_counted_and_ends_by_itself(redis: RedisServer) -> None:
+    terms = Terms("token_bucket", 5, 60.0)
+
+    async def play() -> None:
+        limits = StateLimits(redis.url, 5.0)
+        limits.hold()
+        ledger = SharedLedger(Shared(limits, "seen", False), b"limit", terms, NodeLedger(own_table(), b"", terms))
+        verdict = await ledger.spend(b"192.0.2.77", 2)  # type: ignore[misc]
+        assert (verdict.wait, verdict.is_away, ledger.left(b"", verdict.mark)[0]) == (0.0, False, 3)
+        limits.release()
+
+    asyncio.run(play())
+    [name] = [name for name in redis.names() if name.startswith(b"seen:limit:")]
+    assert b"192.0.2.77" not in redis.everything()
+    assert len(name) == len(b"seen:limit:") + 32
+    assert 0 < int(redis.ask("PTTL", name)[1:]) <= 24_001
+
+
+def calls(redis: RedisServer, command: str) -> int:
+    """How often Redis was given a command."""
+    for line in redis.ask("INFO", "commandstats").split(b"\r\n"):
+        if line.startswith(b"cmdstat_%b:" % command.encode()):
+            return int(line.split(b"calls=")[1].split(b",")[0])
+    return 0
+
+
+def test_questions_of_one_turn_share_a_connection_and_a_script_that_was_flushed_comes_back(redis: RedisServer) -> None:
+    terms = Terms("fixed_window", 50, 3600.0)
+
+    async def play() -> list[bool]:
+        limits = StateLimits(redis.url, 30.0)
+        limits.hold()
+        told = asking_for(terms, "turn")
+        first = await limits.ask(told.question(b"s", b"a", 1))  # type: ignore[misc]
+        assert first is not None
+        redis.ask("SCRIPT", "FLUSH")
+        asked = [limits.ask(told.question(b"s", b"a", 1)) for _ in range(99)]
+        assert repr(limits).endswith("connected, 0 asked>")
+        answers = await asyncio.gather(*asked)  # type: ignore[arg-type]
+        limits.release()
+        return [answer is not None and answer[0] == 0 for answer in answers]
+
+    connections = int(redis.ask("INFO", "stats").split(b"total_connections_received:")[1].split(b"\r")[0])
+    assert sum(asyncio.run(play())) == 49
+    after = int(redis.ask("INFO", "stats").split(b"total_connections_received:")[1].split(b"\r")[0])
+    assert after - connections == 3  # this test's own two
+
+
+def ledger_for(limits: StateLimits, refuses: bool) -> SharedLedger:
+    terms = Terms("token_bucket", 2, 3600.0)
+    return SharedLedger(Shared(limits, "away", refuses), b"limit", terms, NodeLedger(own_table(), b"", terms))
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_one_that_answers_nothing_is_waited_for_once(refuses: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """As one that is stopped, which accepts and says nothing: whoever is there waits, then nobody."""
+    accepted: list[asyncio.StreamWriter] = []
+
+    async def play() -> None:
+        async def silent(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            accepted.append(writer)
+
+        server = await asyncio.start_server(silent, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        limits = StateLimits(f"redis://127.0.0.1:{port}", 0.05)
+        limits.hold()
+        ledger = ledger_for(limits, refuses)
+        waited = [ledger.spend(b"a", 1) for _ in range(3)]
+        assert all(asyncio.iscoroutine(each) for each in waited)
+        verdicts = [await each for each in waited]  # type: ignore[misc]
+        at_once = [ledger.spend(b"a", 1) for _ in range(3)]
+        for verdict in [*verdicts, *at_once]:
+            assert verdict.is_away  # type: ignore[union-attr]
+        admitted = [not verdict.wait for verdict in verdicts]
+        assert admitted == ([False] * 3 if refuses else [True, True, False])
+        assert {verdict.fault.name for verdict in verdicts} == {"LIMITS_UNAVAILABLE" if refuses else "RATE_LIMITED"}
+        limits.release()
+        server.close()
+        for writer in accepted:
+            writer.close()
+        await asyncio.sleep(0)
+
+    asyncio.run(play())
+    assert [record.message.count("does not answer") for record in caplog.records] == [1]
+
+
+def test_a_connection_that_is_cut_is_made_anew_and_nobody_is_refused(redis: RedisServer) -> None:
+    async def play() -> None:
+        limits = StateLimits(redis.url, 30.0)
+        limits.hold()
+        ledger = ledger_for(limits, refuses=True)
+        assert not (await ledger.spend(b"cut", 1)).is_away  # type: ignore[misc]
+        before = limits._pipe
+        redis.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        while limits._pipe is before:
+            await asyncio.sleep(0)
+        second, third = [await ledger.spend(b"cut", 1) for _ in range(2)]  # type: ignore[misc]
+        assert [(each.is_away, bool(each.wait)) for each in (second, third)] == [(False, False), (False, True)]
+        limits.release()
+
+    asyncio.run(play())
+
+
+def test_it_is_tried_again_ever_more_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def passes(seconds: float) -> None:
+        pauses.append(seconds)
+        await sleep(0)
+
+    async def play() -> None:
+        limits = StateLimits("redis://127.0.0.1:1", 0.05)
+        limits.hold()
+        while len(pauses) < 12:
+            await sleep(0)
+        limits.release()
+        await sleep(0)
+
+    monkeypatch.setattr(state_limits.asyncio, "sleep", passes)
+    asyncio.run(play())
+    assert pauses[0] <= 1.5 * state_limits.AGAIN_S
+    assert state_limits.AGAIN_MOST_S <= pauses[-1] <= 1.5 * state_limits.AGAIN_MOST_S
