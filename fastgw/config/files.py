@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Final
 
 from fastgw.config.includes import Search
+from fastgw.config.lookups import is_lookup, looked_up
 from fastgw.config.spots import Flaw
 
 LARGEST: Final = 64 * 1024 * 1024
@@ -65,10 +66,12 @@ class Disk:
             self._held[name] = self._instead[name]
         if name not in self._held:
             try:
-                raw = read_file(name, self._left)
+                raw = looked_up(name) if is_lookup(name) else read_file(name, self._left)
             except OSError as error:
                 raise Flaw(f"cannot be read: {error.strerror or error}") from error
             except Flaw as flaw:
+                if is_lookup(name):
+                    raise
                 more = " with the files before it" if self._held else ""
                 raise Flaw(_TOO_LONG.format(LARGEST // 1024**2) + more) from flaw
             self._left -= len(raw)

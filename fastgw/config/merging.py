@@ -10,12 +10,13 @@ from glob import has_magic
 from types import MappingProxyType
 from typing import Any, Final
 
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from fastgw.config.documents import Document
 from fastgw.config.files import Files
+from fastgw.config.lookups import lookup_name
 from fastgw.config.problems import Path, Problem, show, suggest
-from fastgw.config.settings import Config, ConsumerFile, Some, Target, TargetsFile
+from fastgw.config.settings import Config, ConsumerFile, Some, Target, TargetsDns, TargetsFile, TargetsSrv
 from fastgw.config.shapes import BROKEN, Reading, Structure, shape_of
 from fastgw.config.spots import Flaw
 
@@ -134,11 +135,13 @@ def targets_in_files(merged: Merged, filter_types: Mapping[str, type], files: Fi
     """Put the targets that are listed in files in their places. Returns how the files were read."""
     readings = []
     for place, name, upstream in list(merged.whole("upstreams")):
-        if not isinstance(upstream.targets, TargetsFile):
+        source = upstream.targets
+        if not isinstance(source, TargetsFile | TargetsDns | TargetsSrv):
             continue
-        file: Any = upstream.targets.file
+        file = _name_of(source)
         if file is not BROKEN:
-            document = Document(file, partial(files.read, file), upstream=name)
+            suffix = "" if isinstance(source, TargetsFile) else ".json"
+            document = Document(file, partial(files.read, file), suffix=suffix, upstream=name)
             if document.value is None:
                 reading = Reading(document, filter_types, files, [*document.problems])
             else:
@@ -147,6 +150,17 @@ def targets_in_files(merged: Merged, filter_types: Mapping[str, type], files: Fi
         if file is BROKEN or reading.problems:
             merged.maps["upstreams"][name] = place, BROKEN
     return readings
+
+
+def _name_of(source: TargetsFile | TargetsDns | TargetsSrv) -> Any:
+    """The file that has the targets; `BROKEN` where that cannot be told."""
+    if isinstance(source, TargetsFile):
+        return source.file
+    if BROKEN in astuple(source):
+        return BROKEN
+    if isinstance(source, TargetsDns):
+        return lookup_name("dns", source.dns, source.port, source.scheme, source.interval)
+    return lookup_name("srv", source.srv, 0, source.scheme, source.interval)
 
 
 def add_consumers(

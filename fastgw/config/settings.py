@@ -26,6 +26,7 @@ from fastgw.config.values import (
     FieldValue,
     Fingerprint,
     HostHeader,
+    HostName,
     Identity,
     ListenAddress,
     LogSink,
@@ -292,11 +293,37 @@ class TargetsFile(Settings):
     """YAML or JSON by its ending: the list alone."""
 
 
-@dataclass(frozen=True)
-class OrInFile:
-    """Marks a list that may stand in a file. What is read of it is put in the place of this."""
+class TargetsDns(Settings):
+    """Every address of a name as a target of its own (A and AAAA records). The name itself is not sent: say in
+    `host_header` and `tls.server_name` what services go by."""
 
-    type: type[Settings]
+    dns: HostName
+    """The name."""
+    port: Annotated[int, Meta(ge=1, le=65535)]
+    """The port of all of them."""
+    scheme: Literal["http", "https"] = "http"
+    """How they are spoken to."""
+    interval: Duration = 30.0
+    """How often it is looked up. While that fails, the targets of before stay."""
+
+
+class TargetsSrv(Settings):
+    """What SRV records name (RFC 2782): hosts, ports, weights, and priorities as groups of targets. Needs
+    `fastgw[dns]`."""
+
+    srv: HostName
+    """The name, such as `_http._tcp.users.internal`."""
+    scheme: Literal["http", "https"] = "http"
+    """How they are spoken to."""
+    interval: Duration = 30.0
+    """How often it is looked up. While that fails, the targets of before stay."""
+
+
+@dataclass(frozen=True)
+class OrFrom:
+    """Marks a list that may come from elsewhere. What is found there is put in the place of this."""
+
+    types: tuple[type[Settings], ...]
 
 
 class Resolve(Settings):
@@ -592,8 +619,9 @@ class CircuitBreaker(Settings):
 class Upstream(Settings):
     """A named group of targets that do the same work."""
 
-    targets: Annotated[Some[Target], OrInFile(TargetsFile)]
-    """Where requests go; or `{file: path}`, a file that lists them."""
+    targets: Annotated[Some[Target], OrFrom((TargetsFile, TargetsDns, TargetsSrv))]
+    """Where requests go; or from where to have them: `{file: path}`, `{dns: name, port: 9000}` or `{srv: name}`. What
+    changes there takes effect without a reload."""
     resolve: Resolve = Resolve()
     """How names become addresses."""
     load_balancing: LoadBalancing = LoadBalancing()

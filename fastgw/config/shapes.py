@@ -24,7 +24,7 @@ from fastgw.config.extensions import UnknownType, type_called
 from fastgw.config.files import Files
 from fastgw.config.problems import Path, Problem, nearest, show, suggest
 from fastgw.config.secret import Elsewhere, Secret, SecretError, secret_in
-from fastgw.config.settings import FilterUse, Inner, OrInFile
+from fastgw.config.settings import FilterUse, Inner, OrFrom
 from fastgw.config.spots import Flaw
 from fastgw.config.values import FileName, Notation
 
@@ -309,6 +309,9 @@ class Either(Shape):
         meant = [shape for shape in self.shapes if isinstance(shape, kinds)]
         if isinstance(value, str):
             meant = [shape for shape in meant if not isinstance(shape, Hidden) or shape.text]
+        if len(meant) > 1 and isinstance(value, dict):  # each is known by its first key
+            known = [each for each in meant if isinstance(each, Structure) and next(iter(each.fields)) in value]
+            meant = [*known] if len(known) == 1 else meant
         if len(meant) == 1:  # and here
             return meant[0].read(value, path, reading)
         for shape in self.shapes:
@@ -514,8 +517,8 @@ def shape_of(annotation: Any) -> Shape:
         return Choice(inner)
     if origin is tuple and inner[1:] == (...,):
         listed = Sequence(shape_of(inner[0]), shortest, _noted(notes, "max_length"))
-        in_file = [Structure(note.type, "{file: path}") for note in notes if isinstance(note, OrInFile)]
-        return Either((listed, *in_file)) if in_file else listed
+        sources = [_source(each) for note in notes if isinstance(note, OrFrom) for each in note.types]
+        return Either((listed, *sources)) if sources else listed
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return Table(shape_of(inner[0]), shape_of(inner[1]), shortest, (_noted(notes, "examples") or [""])[0])
     if annotation is str:
@@ -531,6 +534,11 @@ def shape_of(annotation: Any) -> Shape:
     if isinstance(annotation, type) and issubclass(annotation, Struct):
         return Structure(annotation)
     raise TypeError(f"{annotation} in settings has no written form")
+
+
+def _source(type: type[Struct]) -> Structure:
+    """Where something may be had from, told by the key that says so."""
+    return Structure(type, f"{{{next(iter(fields_of(type)))}: …}}")
 
 
 def _noted(notes: tuple[Any, ...], name: str) -> Any:

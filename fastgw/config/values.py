@@ -385,6 +385,12 @@ def parse_realm(text: str) -> str:
     return text
 
 
+def parse_host_name(text: str) -> str:
+    if re.fullmatch(_HOST, text) is None:
+        raise ValueError(f'"{text}" is not a host name')
+    return text
+
+
 def parse_host_header(text: str) -> str:
     """`target`, `preserve`, or the literal `Host` to send."""
     if re.fullmatch(rf"({_HOST}|\[[0-9A-Fa-f:.]+\])(:[0-9]{{1,5}})?", text) is None:
@@ -528,6 +534,7 @@ Realm = Annotated[
     Notation("text of ASCII characters without quotes", parse_realm, _written(r"[ !#-\[\]-~]*")),
 ]
 Protocol = Annotated[str, Notation('a protocol such as "websocket"', parse_protocol, _written(_PROTOCOL))]
+HostName = Annotated[str, Notation('a host name such as "users.internal"', parse_host_name, {"type": "string"})]
 HostHeader = Annotated[str, Notation('"target", "preserve" or the host to send', parse_host_header, {"type": "string"})]
 
 

@@ -11,6 +11,7 @@ from typing import Final
 from fastgw.config.documents import Source, patterns_of
 from fastgw.config.files import pattern_in
 from fastgw.config.includes import Search
+from fastgw.config.lookups import is_lookup, turn_of
 from fastgw.config.spots import Flaw
 
 LOOK_EVERY: Final = 0.5
@@ -85,6 +86,8 @@ def _found(search: Search, name: str) -> Trait | None:
 
 def _trait(path: str) -> Trait | None:
     """What changes with a file's contents; None when it is not there."""
+    if is_lookup(path):
+        return (str(turn_of(path)),)
     try:
         found = os.stat(path)
     except OSError:

@@ -284,7 +284,7 @@ def test_a_broken_part_still_has_its_name(tmp_path):
     text = HEAD.replace("main", "bad: {address: x}, main") + "upstreams: {u: {targets: 1}}\nroutes: "
     assert lines(tmp_path, text + "[{name: a, listeners: [bad], upstream: u, timeout: 1}, {name: b, upstream: v}]") == [
         '2:28: listeners.bad.address: "x" is not an address; expected "host:port", "[ipv6]:port" or "unix:/path"',
-        "3:26: upstreams.u.targets: 1; expected a list of at least one of a mapping of settings or {file: path}",
+        "3:26: upstreams.u.targets: 1; expected a list of at least one of a mapping of settings or {file: …} or {dns: …} or {srv: …}",
         '4:60: routes[0].timeout: 1 without quotes; expected a duration such as "250ms", "10s", "5m" or "1h"',
         '4:84: routes[1].upstream: unknown upstream "v"; expected one of "u"',
     ]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from msgspec.structs import replace
 
 from fastgw import config
 from fastgw.config.schema import schema
@@ -60,7 +61,7 @@ def again(folder, said):
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_the_same_again(tmp_path, file):
     loaded = config.load(str(file), TYPES).config
-    assert again(tmp_path, config.effective(loaded)) == loaded
+    assert again(tmp_path, config.effective(loaded)) == replace(loaded, consumers=())  # who are told elsewhere
 
 
 def test_every_kind_of_value_again(tmp_path):

@@ -1,0 +1,185 @@
+"""Targets that DNS knows: every address, or what SRV records say, held with the configuration and looked up again."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dns.message
+import dns.resolver
+import dns.rrset
+import pytest
+
+from fastgw import config
+from fastgw.config import lookups
+from fastgw.config.files import read_again
+from fastgw.config.lookups import is_lookup, looked_up, lookup_name, turn_of
+from fastgw.config.spots import Flaw
+from fastgw.filters import TYPES
+from fastgw.runtime.files import FileWatch
+
+MAIN = """\
+version: 1
+listeners: {main: {address: "127.0.0.1:0"}}
+upstreams:
+  u: {targets: %s}
+routes: [{name: u, upstream: u}]
+"""
+NAME = "_http._tcp.users.test."
+
+
+class NameServer:
+    """Answers for one name over UDP."""
+
+    def __init__(self, name: str) -> None:
+        self.records: list[str] = []
+        self._name = name
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.bind(("127.0.0.1", 0))
+        self.port: int = self._socket.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            asked, client = self._socket.recvfrom(4096)
+            if asked == b"end":
+                return self._socket.close()
+            query = dns.message.from_wire(asked)
+            answer = dns.message.make_response(query)
+            if self.records:
+                answer.answer.append(dns.rrset.from_text(self._name, 1, "IN", "SRV", *self.records))
+            else:
+                answer.set_rcode(dns.rcode.NXDOMAIN)
+            self._socket.sendto(answer.to_wire(), client)
+
+    def stop(self) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ending:
+            ending.sendto(b"end", ("127.0.0.1", self.port))
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[NameServer]:
+    made = NameServer(NAME)
+    resolver = dns.resolver.Resolver(configure=False)
+    resolver.nameservers, resolver.port = ["127.0.0.1"], made.port
+    monkeypatch.setattr(dns.resolver, "default_resolver", resolver)
+    yield made
+    made.stop()
+
+
+def addresses(*found: str) -> Any:
+    """What the system's resolver says: it cannot be had from a server of a test."""
+
+    def resolve(host: str, port: int, **_: Any) -> list[tuple[Any, ...]]:
+        if not found:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(socket.AF_INET6 if ":" in each else socket.AF_INET, 1, 6, "", (each, port)) for each in found]
+
+    return resolve
+
+
+def loaded(tmp_path: Path, targets: str) -> config.Loaded:
+    (tmp_path / "gw.yaml").write_text(MAIN % targets)
+    return config.load(str(tmp_path / "gw.yaml"), TYPES)
+
+
+def told(made: config.Loaded) -> list[tuple[str, int, int]]:
+    return [(str(each.url), each.weight, each.priority) for each in made.config.upstreams["u"].targets]
+
+
+def test_every_address_is_a_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", addresses("192.0.2.2", "2001:db8::1", "192.0.2.1", "192.0.2.2"))
+    made = loaded(tmp_path, "{dns: users.test, port: 9001, interval: 1s}")
+    assert told(made) == [
+        ("http://192.0.2.1:9001", 1, 0),
+        ("http://192.0.2.2:9001", 1, 0),
+        ("http://[2001:db8::1]:9001", 1, 0),
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", addresses())
+    assert config.load_sources(made.sources, made.captured, TYPES).config == made.config  # nothing is looked up there
+
+
+def test_an_address_that_comes_and_one_that_goes_are_new_contents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", addresses("192.0.2.1"))
+    made = loaded(tmp_path, "{dns: users.test, port: 9001}")
+    monkeypatch.setattr(socket, "getaddrinfo", addresses("192.0.2.3", "192.0.2.2"))
+    now = read_again(made.captured)
+    assert [url for url, *_ in told(config.load_sources(made.sources, now, TYPES))] == [
+        "http://192.0.2.2:9001",
+        "http://192.0.2.3:9001",
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", addresses("192.0.2.2", "192.0.2.3"))
+    assert read_again(now) == now  # the order of answers says nothing
+    monkeypatch.setattr(socket, "getaddrinfo", addresses())
+    away = dict.fromkeys(now, "")
+    assert read_again(now, away) == now
+    assert any("users.test cannot be looked up: Name or service not known" in why for why in away.values())
+
+
+def test_srv_records_say_ports_weights_and_groups(server: NameServer, tmp_path: Path) -> None:
+    server.records = ["10 60 9001 a.test.", "10 0 9002 b.test.", "20 5000 9003 c.test."]
+    made = loaded(tmp_path, f"{{srv: {NAME}, scheme: https}}")
+    assert told(made) == [
+        ("https://a.test:9001", 60, 0),
+        ("https://b.test:9002", 1, 0),
+        ("https://c.test:9003", 1000, 1),
+    ]
+    server.records = ["10 1 9001 a.test."]
+    assert told(config.load_sources(made.sources, read_again(made.captured), TYPES)) == [("https://a.test:9001", 1, 0)]
+
+
+def test_a_service_that_is_decidedly_not_there(server: NameServer, tmp_path: Path) -> None:
+    server.records = ["0 0 0 ."]
+    with pytest.raises(config.ConfigError, match="an empty list; expected at least one"):
+        loaded(tmp_path, f"{{srv: {NAME}}}")
+
+
+def test_what_cannot_be_looked_up_is_told(server: NameServer, tmp_path: Path) -> None:
+    with pytest.raises(config.ConfigError, match=r"_http\._tcp\.users\.test\. cannot be looked up: "):
+        loaded(tmp_path, f"{{srv: {NAME}}}")
+
+
+@pytest.mark.parametrize(
+    ("targets", "problem"),
+    [
+        ("{dns: users.test}", "4:7: upstreams.u.targets.port: missing; expected a whole number from 1 to 65535"),
+        ("{dns: 'a b', port: 1}", '4:22: upstreams.u.targets.dns: "a b" is not a host name; expected a host name such'),
+        ("{dns: a.test, port: 0}", "4:36: upstreams.u.targets.port: 0; expected a whole number from 1 to 65535"),
+        (
+            "{srv: a.test, port: 1}",
+            '4:30: upstreams.u.targets.port: unknown key; expected one of "interval", "scheme", "srv"',
+        ),
+        ("{dns: a.test, srv: b.test}", "4:16: upstreams.u.targets: a mapping; expected a list of at least one of"),
+    ],
+)
+def test_what_is_wrong_is_told_at_its_place(tmp_path: Path, targets: str, problem: str) -> None:
+    with pytest.raises(config.ConfigError) as raised:
+        loaded(tmp_path, targets)
+    assert str(raised.value.problems[0]).removeprefix(f"{tmp_path}/gw.yaml:").startswith(problem)
+
+
+def test_it_is_looked_up_again_when_its_interval_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = lookup_name("dns", "users.test", 9001, "http", 2.5)
+    assert is_lookup(name)
+    clock = [1000.0]
+    monkeypatch.setattr(lookups.time, "monotonic", lambda: clock[-1])
+    watch = FileWatch()
+    watch.watch([name])
+    assert watch.changed()  # it was not looked at yet
+    for date, due in ((1001.0, False), (1002.5, True), (1004.9, False), (1005.0, True)):
+        clock.append(date)
+        assert watch.changed() is due
+    assert turn_of(name) == 402
+
+
+def test_names_of_files_are_none() -> None:
+    assert not any(map(is_lookup, ("/etc/targets.yaml", "dns", "srv:x", "/dns://x")))
+    with pytest.raises(Flaw, match="cannot be looked up"):
+        looked_up("dns://nowhere.invalid:1?scheme=http&interval=1")
+    assert json.loads(looked_up("dns://127.0.0.1:1?scheme=http&interval=1")) == [{"url": "http://127.0.0.1:1"}]
