@@ -143,17 +143,27 @@ def amiss_revocations(revocations: bytes) -> str:
 
 def authority_ends(authority: bytes) -> float | None:
     """When the first of these certificates expires, epoch seconds; None: there is none."""
+    return min(authority_dates(authority), default=None)
+
+
+def authority_dates(authority: bytes) -> list[float]:
+    """When each of these certificates expires, epoch seconds."""
     trial = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         with as_file(authority) as file:
             trial.load_verify_locations(file)
     except ssl.SSLError:
-        return None
-    return min((ssl.cert_time_to_seconds(cast(str, each["notAfter"])) for each in trial.get_ca_certs()), default=None)
+        return []
+    return [float(ssl.cert_time_to_seconds(cast(str, each["notAfter"]))) for each in trial.get_ca_certs()]
 
 
 def revocations_end(revocations: bytes) -> float | None:
-    """When the first of these lists is out of date (`nextUpdate`), epoch seconds; None: none ever is."""
+    """When the first of these lists is out of date, epoch seconds; None: none ever is."""
+    return min(revocation_dates(revocations), default=None)
+
+
+def revocation_dates(revocations: bytes) -> list[float]:
+    """When each of these lists is out of date (`nextUpdate`), epoch seconds; some never are."""
     ends = []
     for block in _LIST.findall(revocations):
         try:
@@ -162,4 +172,4 @@ def revocations_end(revocations: bytes) -> float | None:
             continue  # OpenSSL judges what is a list
         if until is not None:
             ends.append(until.timestamp())
-    return min(ends, default=None)
+    return ends

@@ -133,7 +133,9 @@ class ClientAuth(Settings):
     mode: Literal["optional", "required"] = "required"
     """`required`: nobody connects without one; `optional`: one is verified where the client has it."""
     ca: ReadableFile
-    """A PEM file of the certificates that clients' certificates must come from."""
+    """A PEM file of the certificates that clients' certificates must come from. When one of them expires, or a list of
+    `crl` is out of date, sessions end (`session_tickets`). One that clients send with theirs ends none before their own
+    has expired, unless it stands here too."""
     crl: ReadableFile | None = None
     """A PEM file of revocation lists, one of every authority that signs: without its list nobody is believed, nor by
     one that is out of date: `fastgw status` and the metrics tell until when it is good. null = nothing is revoked."""

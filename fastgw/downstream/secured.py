@@ -122,6 +122,7 @@ class Secured(asyncio.BufferedProtocol, Timed):
         "_tls",
         "_trusts",
         "_unread",
+        "_until",
         "_vouched",
         "_write",
         "listener",
@@ -148,6 +149,7 @@ class Secured(asyncio.BufferedProtocol, Timed):
         self._own_answers = 0  # bytes of what TLS has answered of its own accord
         self._unread = False  # something has come that was not deciphered when reading was paused
         self._trusts, self._vouched = listener.trusts, b""
+        self._until = inf  # see `ServerContexts`, by which the handshake began
         self._below_paused = False
         self._peer_ended = False
         self._ended = False
@@ -240,6 +242,7 @@ class Secured(asyncio.BufferedProtocol, Timed):
         self._trusts, self._vouched = self.listener.trusts, tls.vouches
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = tls.entry(received).wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._until = tls.until
         self._incoming.write(received)
         self._shake()
 
@@ -266,11 +269,15 @@ class Secured(asyncio.BufferedProtocol, Timed):
             self._flush()  # an alert, which tells the client why
             self._fail(*_outcome_of(error))
             return
-        self._flush()
         certificate = self._certificate()
-        if certificate is not None and self._tls.session_reused and certificate.expires_date < time():
-            self._fail(Outcome.CERTIFICATE_REFUSED, "the certificate has expired since the session began")
-            return
+        # OpenSSL verifies nothing of a session that is resumed. The new ticket that it has made is not sent.
+        if certificate is not None and self._tls.session_reused:
+            now = time()
+            if certificate.expires_date < now or self._until <= now:
+                what = "certificate has" if certificate.expires_date < now else "authority or revocation list has"
+                self._fail(Outcome.CERTIFICATE_REFUSED, f"the {what} expired since the session began")
+                return
+        self._flush()
         self._open(certificate)
 
     def _certificate(self) -> ClientCertificate | None:

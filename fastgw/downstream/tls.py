@@ -6,15 +6,17 @@ have the keys of the day: see `node.tickets`.
 """
 
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
+from math import inf
 from pathlib import Path
 from time import time
 from typing import Final
 
 import msgspec
 
-from fastgw.config.pem import Grouping, as_file, key_kind, load_pair
+from fastgw.config.pem import Grouping, as_file, authority_dates, key_kind, load_pair, revocation_dates
 from fastgw.config.settings import NONE, ServerTls
 from fastgw.node import openssl
 from fastgw.node.tickets import NAME_BYTES, Seeds
@@ -52,8 +54,10 @@ class ServerContexts:
         purpose: bytes,
         entries: list[ssl.SSLContext],
         pairs: Sequence[Pair],
+        ends: Iterable[float],
     ) -> None:
-        """`pairs`: the first certificate and its key, and those that are shown in its place."""
+        """`pairs`: the first certificate and its key, and those that are shown in its place. `ends`: when that which
+        verifies clients does so no more, piece by piece; epoch seconds."""
         self.settings = settings
         self.identity = identity
         """Equal for contexts that are interchangeable."""
@@ -65,6 +69,15 @@ class ServerContexts:
         self._seeds: Seeds | None = None
         self._day = -1
         self._name_before = b""
+        self._ends = sorted(ends)
+        self._over = 0  # how many of them are past
+        self.until = inf
+        """When tickets for client certificates that are good now are so no more: the next of these; epoch seconds."""
+        self._look(time())
+
+    def _look(self, now: float) -> None:
+        self._over = over = bisect_right(self._ends, now)
+        self.until = self._ends[over] if over < len(self._ends) else inf
 
     @property
     def first(self) -> ssl.SSLContext:
@@ -80,7 +93,7 @@ class ServerContexts:
     def follow(self, before: "ServerContexts") -> None:
         """Take the place of these. Where no keys can be set, tickets are good only in the context that gave them: then
         it lives on, and shows the new certificate, which was tried in ours; not if one of another kind stayed too."""
-        if openssl.is_reached() or before is self or before._purpose != self._purpose:
+        if openssl.is_reached() or before is self or before._purpose != self._purpose or before.until != self.until:
             return
         if {key_kind(certificate) for certificate, _ in before._pairs} - {key_kind(each) for each, _ in self._pairs}:
             return
@@ -94,17 +107,25 @@ class ServerContexts:
     def entry(self, hello: bytes) -> ssl.SSLContext:
         """What to begin a handshake with. `hello`: its first bytes, in which a ticket names the keys it is of."""
         if self._seeds is not None:
-            self._seeds.advance(time())
-            if self._seeds.day != self._day:
+            now = time()
+            self._seeds.advance(now)
+            another_day = self._seeds.day != self._day
+            if another_day:
                 self._entries.reverse()  # today's have become those of the day before
+            if another_day or now >= self.until:
+                self._look(now)
                 self._set_keys(self._seeds)
             if self._name_before in hello:
                 return self._entries[-1]
+        elif self.until < inf and self.until <= time():  # no ticket is good any more, and none can be made that is
+            self._entries[0].options |= ssl.OP_NO_TICKET
+            self._entries[0].num_tickets = 0
         return self._entries[0]
 
     def _set_keys(self, seeds: Seeds) -> None:
         self._day = seeds.day
-        keys = seeds.keys(self._purpose)
+        # What verified a client by what is past must be verified again: OpenSSL does not, when a session is resumed.
+        keys = seeds.keys(self._purpose + b"\0%d" % self._over if self._over else self._purpose)
         self._name_before = keys[1][:NAME_BYTES]
         for context, each in zip(self._entries, keys, strict=True):
             openssl.set_ticket_keys(context, each)
@@ -150,7 +171,7 @@ def server_contexts(
         if len(grouping.groups) > 1:
             entry.sni_callback = choose
         entries.append(entry)
-    return ServerContexts(tls, identity, _purpose(name, tls, held), entries, first)
+    return ServerContexts(tls, identity, _purpose(name, tls, held), entries, first, _ends(tls, held))
 
 
 def server_context(tls: ServerTls, held: Mapping[str, bytes] = NONE) -> ssl.SSLContext:
@@ -207,6 +228,16 @@ def _purpose(name: str, tls: ServerTls, held: Mapping[str, bytes]) -> bytes:
         for file in (tls.client_auth.ca, tls.client_auth.crl):
             told.update(sha256(b"" if file is None else _read(file, held)).digest())
     return told.digest()
+
+
+def _ends(tls: ServerTls, held: Mapping[str, bytes]) -> Iterator[float]:
+    """When what verifies clients ends, piece by piece. Either kind may stand in either file."""
+    if tls.client_auth is not None:
+        for file in (tls.client_auth.ca, tls.client_auth.crl):
+            if file is not None:
+                contents = _read(file, held)
+                yield from authority_dates(contents)
+                yield from revocation_dates(contents)
 
 
 def _read(file: str, held: Mapping[str, bytes]) -> bytes:

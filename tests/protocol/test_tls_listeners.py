@@ -21,7 +21,7 @@ from tests.support.certificates import Certificates, client_tls
 from tests.support.faults import assert_fault
 from tests.support.gateway import Gateway, wait_until
 from tests.support.origin import Origin
-from tests.support.peer import DEADLINE
+from tests.support.peer import DEADLINE, Unexpected
 from tests.support.secured import REQUEST, Secured
 
 FINGERPRINT = re.compile(rb"Hash=([0-9a-f]{64})")
@@ -396,6 +396,52 @@ def test_a_session_is_no_good_where_others_are_believed(place: Place) -> None:
         session = client.session()
     with place.client(tls, listener="required", session=session) as client:
         assert not client.sock.session_reused
+
+
+def test_a_session_ends_with_the_list_that_was_good_when_it_began(tmp_path: Path) -> None:
+    """Nor is a handshake good that began before, and would be done, with a new ticket, behind it."""
+    authority = Certificates(tmp_path)
+    certificate, key = authority.issue("a.test")
+    asking = {"ca": authority.ca, "crl": authority.revoke()}
+    tls = {"certificates": [{"certificate": certificate, "key": key}], "client_auth": asking}
+    config = {
+        "workers": 1,
+        "listeners": {"main": {"address": "127.0.0.1:0", "tls": tls}},
+        "routes": [{"name": "all", "respond": {"body": "ok"}}],
+    }
+    known = client_tls(authority, authority.issue("alice"))
+    with Gateway(config, tmp_path) as gateway:
+        authority.revoke(days=5 / 86_400)
+        gateway.stderr.wait_for(lambda line: b"generation 2" in line, 3 * DEADLINE)
+        with Secured(gateway.address(), known) as client:
+            session = client.session()
+        with Secured(gateway.address(), known, session=session) as client:
+            assert client.sock.session_reused
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        late = known.wrap_bio(incoming, outgoing, server_hostname="a.test", session=session)
+        with gateway.connect() as behind:
+            while True:
+                try:
+                    late.do_handshake()
+                    break
+                except ssl.SSLWantReadError:
+                    behind.send(outgoing.read())
+                    behind.receive()
+                    incoming.write(behind.read_exactly(len(behind.unread)))
+            assert late.session_reused
+
+            def is_refused() -> bool:
+                try:
+                    with Secured(gateway.address(), known, session=session) as client:
+                        return client.ask().status != 200
+                except (OSError, Unexpected):  # an alert, or its end before that could be read
+                    return True
+
+            wait_until(is_refused, "the list to be out of date")
+            behind.send(outgoing.read())
+            behind.assert_ended()
+        gateway.stderr.wait_for(lambda line: b"CRL has expired" in line, DEADLINE)
+        gateway.stderr.wait_for(lambda line: b"list has expired since the session began" in line, DEADLINE)
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])

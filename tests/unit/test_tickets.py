@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+import time
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,49 @@ def test_a_ticket_ends_with_what_verified_its_client(
     stricter.follow(before)
     stricter.use_keys(seeds)
     assert not Shaken(stricter, client, shown.session).resumed
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("ending", ["authority", "list", "list beside the authority"])
+def test_a_ticket_ends_when_what_verified_its_client_is_out_of_date(
+    authority: Certificates,
+    reached: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    ending: str,
+    version: ssl.TLSVersion,
+) -> None:
+    """OpenSSL verifies nothing where a session is resumed. Its client shakes hands in full, and is judged by today."""
+    now = [time.time()]
+    monkeypatch.setattr("fastgw.downstream.tls.time", lambda: now[0])
+    crl = authority.revoke(days=0.5) if ending == "list" else None
+    both = tmp_path / "both.pem"
+    both.write_bytes(Path(authority.ca).read_bytes() + Path(authority.revoke(days=0.5)).read_bytes())
+    ca = authority.ca if ending != "list beside the authority" else str(both)
+    tls = settings(authority, client_auth=ClientAuth(ca=ca, crl=crl))
+    seeds = Seeds.begin(now[0])
+    one, other = contexts(tls), contexts(tls)
+    client = one_version(authority, version)
+    client.load_cert_chain(*authority.issue("alice.example", days=9))
+    for each in (one, other):
+        each.use_keys(Seeds(seeds.day, seeds.today, seeds.before))
+    day = DAY_S if ending == "authority" else DAY_S / 2
+    now[0] += day - 60
+    first = Shaken(one, client)
+    if reached:
+        assert Shaken(other, client, first.session).resumed
+    assert Shaken(one, client, first.session).resumed
+    now[0] += 120
+    later = contexts(tls)
+    later.follow(one)
+    later.use_keys(Seeds(seeds.day, seeds.today, seeds.before))
+    for each in (one, other, later):
+        assert not Shaken(each, client, first.session).resumed
+    again = Shaken(later, client)
+    assert Shaken(later, client, again.session).resumed, "which was given to who was verified since"
+    for each in (one, other):
+        assert Shaken(each, client, again.session).resumed is reached, "in all workers alike"
+        assert Shaken(each, client, Shaken(each, client).session).resumed is reached
 
 
 def test_equal_files_and_settings_are_the_same_contexts(authority: Certificates) -> None:
