@@ -34,6 +34,11 @@ class RedisServer:
     def url(self) -> str:
         return f"redis://:{PASSWORD.replace(' ', '%20')}@127.0.0.1:{self.port}/3"
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         program = shutil.which("redis-server")
         assert program, "redis-server is not installed: make test installs it"

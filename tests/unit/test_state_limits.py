@@ -133,12 +133,24 @@ def test_what_lies_there_tells_nobody_who_was_counted_and_ends_by_itself(redis: 
     assert 0 < int(redis.ask("PTTL", name)[1:]) <= 24_001
 
 
-def calls(redis: RedisServer, command: str) -> int:
-    """How often Redis was given a command."""
-    for line in redis.ask("INFO", "commandstats").split(b"\r\n"):
-        if line.startswith(b"cmdstat_%b:" % command.encode()):
-            return int(line.split(b"calls=")[1].split(b",")[0])
-    return 0
+def test_what_is_charged_and_given_back_later_counts_there_and_is_told(redis: RedisServer) -> None:
+    terms = Terms("fixed_window", 10, 3600.0)
+
+    async def play() -> None:
+        limits = StateLimits(redis.url, 30.0)
+        limits.hold()
+        ledger = SharedLedger(Shared(limits, "later", True), b"limit", terms, NodeLedger(own_table(), b"", terms))
+        first = await ledger.spend(b"a", 4)  # type: ignore[misc]
+        ledger.charge(b"a", 5, first.mark)
+        assert ledger.left(b"a", first.mark)[0] == 1
+        ledger.refund(b"a", 4, first.mark)
+        assert ledger.left(b"a", first.mark)[0] == 5
+        second = await ledger.spend(b"a", 5)  # type: ignore[misc]
+        assert (second.wait, ledger.left(b"a", second.mark)[0]) == (0.0, 0)
+        assert (await ledger.spend(b"a", 1)).wait > 0  # type: ignore[misc]
+        limits.release()
+
+    asyncio.run(play())
 
 
 def test_questions_of_one_turn_share_a_connection_and_a_script_that_was_flushed_comes_back(redis: RedisServer) -> None:
