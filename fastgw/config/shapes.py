@@ -137,8 +137,11 @@ class Choice(Shape):
         return f"{', '.join(others)} or {last}" if others else last
 
     def read(self, value: Any, path: Path, reading: Reading) -> Any:
-        known = any(value == each and type(value) is type(each) for each in self.values)
-        return value if known else self.refuse(value, path, reading)
+        if any(value == each and type(value) is type(each) for each in self.values):
+            return value
+        if show(value) in self.values:
+            return _refuse_unquoted(self, value, path, reading)
+        return self.refuse(value, path, reading)
 
 
 @dataclass(frozen=True)
@@ -156,15 +159,37 @@ class Noted(Shape):
         if isinstance(value, int) and not isinstance(value, bool) and value in self.notation.numbers:
             held: Any = value
         elif not isinstance(value, str):
-            return _refuse_unquoted(self, value, path, reading)
+            return self._refuse_other(value, path, reading)
         else:
             try:
                 held = self.notation.parse(value)
             except ValueError as error:
+                if self._is_right(value + self.notation.unit):
+                    return self._refuse_unitless(value, path, reading)
                 return reading.report(path, str(error), f"expected {self.expected}")
         if (self.bounds.least, self.bounds.most) != (None, None) and not self.bounds.holds(held):
             return reading.report(path, show(value), f"expected {self.bounds.expected}")
         return held
+
+    def _refuse_other(self, value: Any, path: Path, reading: Reading) -> Broken:
+        if not isinstance(value, bool) and self.notation.unit and self._is_right(f"{show(value)}{self.notation.unit}"):
+            return self._refuse_unitless(value, path, reading)
+        if self._is_right(show(value)):
+            return _refuse_unquoted(self, value, path, reading)
+        return self.refuse(value, path, reading)
+
+    def _refuse_unitless(self, value: Any, path: Path, reading: Reading) -> Broken:
+        what = self.expected.partition(" such as ")[0]
+        return reading.report(
+            path, f"{show(value)} has no unit", f'expected {what} such as "{value}{self.notation.unit}"'
+        )
+
+    def _is_right(self, text: str) -> bool:
+        try:
+            self.notation.parse(text)
+        except ValueError:
+            return False
+        return True
 
 
 @dataclass(frozen=True)

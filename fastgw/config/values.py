@@ -32,6 +32,8 @@ class Notation:
     """The integers that may stand for themselves."""
     write: Callable[[Any], str] = str
     """From the value back to a text that means it."""
+    unit: str = ""
+    """What a number without any was most likely meant in."""
 
 
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -444,7 +446,11 @@ def _written(pattern: str) -> dict[str, Any]:
 Duration = Annotated[
     float,
     Notation(
-        'a duration such as "250ms", "10s", "5m" or "1h"', parse_duration, _written(_DURATION), write=write_duration
+        'a duration such as "250ms", "10s", "5m" or "1h"',
+        parse_duration,
+        _written(_DURATION),
+        write=write_duration,
+        unit="s",
     ),
 ]
 Delay = Annotated[
@@ -455,6 +461,7 @@ Delay = Annotated[
         {"anyOf": [_written(_DURATION), {"const": 0}]},
         numbers=range(1),
         write=write_duration,
+        unit="s",
     ),
 ]
 Size = Annotated[
@@ -465,12 +472,17 @@ Size = Annotated[
         {"anyOf": [_written(_SIZE), {"type": "integer", "minimum": 0}]},
         numbers=range(2**64),
         write=write_size,
+        unit="B",
     ),
 ]
 Percent = Annotated[
     float,
     Notation(
-        'a percentage such as "20%"', parse_percent, _written(_PERCENT), write=lambda share: f"{share * 100:.10g}%"
+        'a percentage such as "20%"',
+        parse_percent,
+        _written(_PERCENT),
+        write=lambda share: f"{share * 100:.10g}%",
+        unit="%",
     ),
 ]
 Statuses = Annotated[

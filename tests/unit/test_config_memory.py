@@ -265,7 +265,7 @@ class TestTargets:
     @pytest.mark.parametrize(
         ("text", "expected"),
         [
-            ('[{"url": 1}]', "upstreams.own.targets:1:10: [0].url: 1 without quotes; expected a URL"),
+            ('[{"url": 1}]', "upstreams.own.targets:1:10: [0].url: 1; expected a URL"),
             ("[]", "upstreams.own.targets:1:1: an empty list; expected at least one"),
             ("{}", "upstreams.own.targets:1:1: a mapping; expected a list of targets"),
             ("[", "upstreams.own.targets:1:2: not valid JSON: Expecting value"),

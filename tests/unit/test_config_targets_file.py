@@ -79,7 +79,7 @@ def test_what_is_wrong_is_told_at_its_place(file: Path, text: str, told: str) ->
             "4:16: upstreams.u.targets: a mapping; expected a list of at least one of a mapping of settings or {f",
         ),
         ("5", "4:16: upstreams.u.targets: 5; expected a list of at least one of a mapping of settings or {file: …}"),
-        ("[{url: 5}]", "4:23: upstreams.u.targets[0].url: 5 without quotes"),
+        ("[{url: 5}]", "4:23: upstreams.u.targets[0].url: 5; expected a URL"),
     ],
 )
 def test_what_names_no_file_is_told_in_the_configuration(file: Path, targets: str, told: str) -> None:
