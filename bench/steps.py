@@ -11,9 +11,10 @@ from collections.abc import Generator
 from typing import Any
 
 from bench.peers.peer import routes
-from fastgw.compile import Gateway, building, compile, dismantling
+from fastgw.compile import building, compile
 from fastgw.config import load_text
 from fastgw.filters import TYPES
+from fastgw.gateway import Gateway, dismantling
 from fastgw.runtime.accepted import Accepted, accept, seal, unsealing
 
 COUNTS = (10, 1_000, 10_000)

@@ -18,7 +18,7 @@ import typer
 from fastgw import VERSION, compiled, config, demo
 from fastgw.admin.client import DEFAULT, TOKEN, AdminClient, Refused, Unreachable, parse_place, token_of
 from fastgw.admin.node import Draining, Outcome
-from fastgw.compile import CompileError, compile
+from fastgw.compile import compile
 from fastgw.config.extensions import UnknownType, type_called
 from fastgw.config.schema import schema as schema_of
 from fastgw.config.secret import SecretError
@@ -28,6 +28,7 @@ from fastgw.diff import differences
 from fastgw.explain import as_text, certificate_in
 from fastgw.explain import explain as explanation_of
 from fastgw.filters import TYPES, manual
+from fastgw.gateway import CompileError
 from fastgw.node import cells, openssl
 from fastgw.observe.sink import why_not
 from fastgw.runtime.bound import Bound

@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from fastgw.compile import Gateway
 from fastgw.config.pem import decoded
 from fastgw.config.secret import SECRET_NAMES
 from fastgw.config.values import Trait
@@ -31,6 +30,7 @@ from fastgw.exchange.unidentified import OpenExchange, OpenShadow
 from fastgw.filters.api import Phase, secret_names
 from fastgw.filters.shadow import abandon
 from fastgw.forwarded import Peer, client_address
+from fastgw.gateway import Gateway
 from fastgw.observe.families import FilterEvent
 from fastgw.observe.lines import masker
 from fastgw.routing import Candidate

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from fastgw import config
-from fastgw.compile import Gateway, compile
+from fastgw.compile import compile
 from fastgw.config import settings as configuration
 from fastgw.config.settings import Config, FilterUse
 from fastgw.config.values import Address, Url
@@ -22,6 +22,7 @@ from fastgw.downstream import Server
 from fastgw.errors import Fault
 from fastgw.filters.api import Consumer, Env, Exchange, Filter, Hooks, Phase, Services
 from fastgw.forwarded import Peer
+from fastgw.gateway import Gateway
 from fastgw.node.cells import own_table
 from fastgw.node.feeds import Feeds
 from fastgw.node.ground import Ground

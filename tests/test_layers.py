@@ -26,6 +26,7 @@ ORDER = [
     {"upstream"},
     {"filters"},
     {"downstream"},
+    {"gateway"},
     {"compile"},
     {"runtime", "admin", "kyma", "explain", "demo", "testing"},
     {"cli"},
@@ -45,7 +46,8 @@ EDGES = {
     "runtime/reloading.py": 1,  # a package that the supervisor cannot import changes nothing
     "runtime/slices.py": 1,  # work on a worker's loop that nobody waits for
     "explain.py": 2,  # what a filter raises that is asked by explain
-    "compile.py": 3,  # what a filter's build, start and stop raise
+    "compile.py": 1,  # what a filter's build raises
+    "gateway.py": 2,  # what its start and stop raise
     "filters/extensions.py": 2,  # what a package raises when it is imported, or its settings are read
     "filters/shadow.py": 5,  # what a filter in shadow raises is told, and nothing else happens
     "exchange/chain.py": 2,  # a filter's step that raises is a fault, never a pass

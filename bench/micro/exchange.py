@@ -19,11 +19,11 @@ import uvloop
 from bench.micro.heads import ANSWERS, BODY, CONTENT_LENGTH, REQUESTS
 from bench.micro.timing import Room
 from fastgw import config
-from fastgw.compile import Gateway
 from fastgw.compile import compile as compile_tables
 from fastgw.downstream import Server
 from fastgw.filters import TYPES
 from fastgw.filters.api import Env, Exchange, Filter, Hooks, Outcome, Phase, Services
+from fastgw.gateway import Gateway
 from fastgw.node.cells import own_table
 from fastgw.node.feeds import Feeds
 from fastgw.node.ground import Ground

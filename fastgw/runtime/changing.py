@@ -13,7 +13,8 @@ from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from typing import Final, NamedTuple
 
-from fastgw.compile import CompileError, Gateway, building, dismantling
+from fastgw.compile import building
+from fastgw.gateway import CompileError, Gateway, dismantling
 from fastgw.routing import Steps
 from fastgw.runtime.accepted import unsealing
 from fastgw.runtime.channel import Prepare

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from fastgw.compile import Gateway
 from fastgw.config import Problem
 from fastgw.config.settings import Config, Listener
 from fastgw.config.values import Address
+from fastgw.gateway import Gateway
 from fastgw.node.revoked import TOLD_MOST, Revoked, Told
 from fastgw.node.shared import Shared
 from fastgw.node.tickets import Seeds

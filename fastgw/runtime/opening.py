@@ -6,8 +6,8 @@ from contextlib import ExitStack
 from typing import Final
 
 from fastgw import compiled
-from fastgw.compile import Gateway
 from fastgw.config.settings import DEFAULT_ADMIN, DEFAULT_STATUS
+from fastgw.gateway import Gateway
 from fastgw.node.shared import Shared
 from fastgw.observe.sink import why_not
 from fastgw.runtime.accepted import Accepted, seal

@@ -19,7 +19,7 @@ import msgspec
 
 from fastgw import config
 from fastgw.admin.node import Committed, Outcome, Reason
-from fastgw.compile import CompileError, compile
+from fastgw.compile import compile
 from fastgw.config import ConfigError, Loaded, Problem, Source
 from fastgw.config.files import brought_forward, found_by_patterns, read_again
 from fastgw.config.problems import path_text
@@ -28,6 +28,7 @@ from fastgw.config.spots import Flaw
 from fastgw.config.values import Address
 from fastgw.diff import as_text, differences
 from fastgw.filters import TYPES
+from fastgw.gateway import CompileError
 from fastgw.identity import index_of
 from fastgw.node.places import CannotPlace
 from fastgw.observe.sink import why_not

@@ -7,9 +7,10 @@ from contextlib import ExitStack
 from types import MappingProxyType
 
 from fastgw import config
-from fastgw.compile import CompileError, compile
+from fastgw.compile import compile
 from fastgw.config import ConfigError, Loaded
 from fastgw.filters import TYPES
+from fastgw.gateway import CompileError
 from fastgw.identity import index_of
 from fastgw.node import openssl
 from fastgw.runtime.accepted import accept

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import uvloop
 
-from fastgw.compile import Gateway
+from fastgw.gateway import Gateway
 from fastgw.node.shared import OtherLayout, Shared
 from fastgw.runtime.accepted import Accepted, seal
 from fastgw.runtime.channel import Channel, Ready, Stop

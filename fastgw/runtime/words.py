@@ -7,9 +7,9 @@ import os
 import time
 from typing import Final, Literal
 
-from fastgw.compile import Gateway
 from fastgw.config import settings as config
 from fastgw.downstream.secured import Outcome
+from fastgw.gateway import Gateway
 from fastgw.node import tokens
 from fastgw.node.limits import AddressLimit, NodeLimit
 from fastgw.node.places import CannotPlace, Places

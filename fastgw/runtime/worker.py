@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
-from fastgw.compile import Gateway, building, drained_now
+from fastgw.compile import building
 from fastgw.downstream import Server
 from fastgw.filters.api import Services
+from fastgw.gateway import Gateway, drained_now
 from fastgw.node import drained
 from fastgw.node.feeds import Feeds
 from fastgw.node.ground import Ground

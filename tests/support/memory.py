@@ -13,13 +13,14 @@ from math import inf
 from time import monotonic, time
 from typing import Any
 
-from fastgw.compile import building, dismantling
+from fastgw.compile import building
 from fastgw.compile import compile as compile_tables
 from fastgw.config.settings import Config
 from fastgw.downstream import Server
 from fastgw.errors import Fault
 from fastgw.filters import TYPES
 from fastgw.filters.api import Env, Filter, Hooks, Phase
+from fastgw.gateway import dismantling
 from fastgw.node import ground
 from fastgw.node.ground import READ_BYTES, SMALL_READ_BYTES
 from fastgw.node.timers import TICK, Wheel

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from fastgw.compile import Gateway
 from fastgw.explain import as_text, explain
+from fastgw.gateway import Gateway
 from fastgw.observe import Record
 from fastgw.observe.lines import FORMATS, masker
 

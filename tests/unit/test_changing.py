@@ -9,10 +9,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastgw.compile import CompileError, Gateway, compile
+from fastgw.compile import compile
 from fastgw.config import load_text
 from fastgw.exchange import Route
 from fastgw.filters import TYPES
+from fastgw.gateway import CompileError, Gateway
 from fastgw.routing import Steps
 from fastgw.runtime.accepted import Accepted, accept, seal
 from fastgw.runtime.changing import Changing

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from fastgw.compile import CompileError
 from fastgw.config import ConfigError
 from fastgw.config.values import parse_network
 from fastgw.downstream.trust import trust
+from fastgw.gateway import CompileError
 from tests.support.certificates import Certificates
 from tests.support.memory import Plane
 

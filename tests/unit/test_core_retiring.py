@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from fastgw.compile import building, compile, dismantling
+from fastgw.compile import building, compile
 from fastgw.config.settings import Config
 from fastgw.downstream import Server
 from fastgw.errors import Fault
 from fastgw.filters.api import Services
+from fastgw.gateway import dismantling
 from fastgw.node.cells import own_table
 from fastgw.node.feeds import Feeds
 from fastgw.node.ground import Ground

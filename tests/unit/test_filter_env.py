@@ -8,11 +8,12 @@ from typing import Any, cast
 
 import pytest
 
-from fastgw.compile import CompileError, Gateway, building, compile
+from fastgw.compile import building, compile
 from fastgw.config.settings import Config
 from fastgw.config.values import ReadableFile
 from fastgw.exchange import Link
 from fastgw.filters.api import Env, Filter, Hooks, Phase, Secret, Services
+from fastgw.gateway import CompileError, Gateway
 from fastgw.node.shared import Column
 from fastgw.routing import at_once
 from tests.support.generations import load_document, plan_after

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from fastgw.compile import CompileError
 from fastgw.config.settings import Config
 from fastgw.exchange import exchange
 from fastgw.filters.api import Phase, Reply
+from fastgw.gateway import CompileError
 from fastgw.observe.families import FilterEvent
 from tests.support.memory import Plane, Wire, probe
 

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import pytest
 
 from fastgw import config
-from fastgw.compile import CompileError
 from fastgw.compile import compile as compile_tables
 from fastgw.config.schema import schema
 from fastgw.config.settings import Config
@@ -19,6 +18,7 @@ from fastgw.explain import as_text, explain
 from fastgw.filters import TYPES
 from fastgw.filters.api import Consumer, Env, Fault, FeedSource, Filter, Hooks, Outcome, Phase, Reply
 from fastgw.filters.auth import CHANGED
+from fastgw.gateway import CompileError
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane
 

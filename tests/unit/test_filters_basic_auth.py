@@ -14,10 +14,10 @@ import argon2
 import bcrypt
 import pytest
 
-from fastgw.compile import CompileError
 from fastgw.filters import basic_auth
 from fastgw.filters.basic_auth import Unreadable, read_credentials
 from fastgw.filters.htpasswd import MOST_OF_ONE, MOST_USERS, MOST_WAITING, Busy, Checking, Htpasswd
+from fastgw.gateway import CompileError
 from fastgw.identity import index_of
 from tests.support.memory import Plane, Wire
 from tests.support.on_loop import on_loop

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from fastgw import config
-from fastgw.compile import CompileError
 from fastgw.config import ConfigError
 from fastgw.config.writing import effective
 from fastgw.explain import explain
 from fastgw.filters import TYPES
 from fastgw.filters.api import Exchange, Phase
+from fastgw.gateway import CompileError
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane, probe
 

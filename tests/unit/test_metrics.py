@@ -13,12 +13,12 @@ from prometheus_client.samples import Sample
 from fastgw.admin.exposition import OPENMETRICS, PROMETHEUS, wanted
 from fastgw.admin.metrics import FAMILIES, Exposition
 from fastgw.admin.node import CertificateInfo, FeedInfo, VerifierInfo
-from fastgw.compile import Gateway
 from fastgw.compile import compile as compiled
 from fastgw.config import settings as config
 from fastgw.config.values import Address, Url
 from fastgw.downstream.secured import Outcome
 from fastgw.filters.size import Size
+from fastgw.gateway import Gateway
 from fastgw.node.health import Verdict
 from fastgw.node.places import MAX_CONSUMERS, Names
 from fastgw.node.shared import Shared

@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 
 from fastgw import routing
-from fastgw.compile import CompileError, Gateway, Plan, building, compile, dismantling
+from fastgw.compile import Plan, building, compile
 from fastgw.config.settings import Config
 from fastgw.downstream import Listener
 from fastgw.exchange import Link, Route
 from fastgw.filters import TYPES
 from fastgw.filters.api import Env, Filter, Hooks, Phase
+from fastgw.gateway import CompileError, Gateway, dismantling
 from fastgw.routing import Steps, at_once
 from fastgw.upstream.group import Upstream
 from tests.support.certificates import Certificates
