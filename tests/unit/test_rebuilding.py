@@ -8,6 +8,7 @@ import ssl
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -530,3 +531,21 @@ def test_listeners_are_compiled_with_what_they_serve_by() -> None:
     for listener in gateway.listeners:
         assert type(listener) is Listener
         assert listener.router is gateway.tables[listener.name].router
+
+
+def test_what_counts_where_nodes_share_it_is_built_anew_when_that_changes_and_nothing_else_is() -> None:
+    hour = {"type": "rate_limit", "limit": 5, "window": "1h"}
+    routes = [{**ROUTES[0], "filters": {"shared": hour, "own": {**hour, "scope": "node"}}}]
+    held: list[Mapping[str, Link]] = []
+    states = [None, {"url": "redis://a.test"}, {"url": "redis://a.test"}, {"url": "redis://b.test"}, None]
+    configuration = loaded(routes)
+    gateway = compile(configuration, 1)
+    for state in states:
+        after = loaded(routes, state=state)
+        gateway = at_once(building(plan_after(configuration, after), 1, gateway))
+        configuration = after
+        links = gateway.routes[0].rules[0][0].route.links  # type: ignore[index]
+        held.append({link.use.name: link for link in links})
+    same = [before["shared"] is now["shared"] for before, now in pairwise(held)]
+    assert same == [False, True, False, False]
+    assert len({id(links["own"]) for links in held}) == 1
