@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from inspect import isawaitable
 from math import inf
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, final
@@ -263,7 +264,7 @@ async def _wait(
     step: RequestStep, outcome: Awaitable[Reply | None], left: Iterable[RequestStep], exchange: Exchange
 ) -> Reply | None:
     try:
-        reply = checked(await outcome)
+        reply = checked(await outcome if isawaitable(outcome) else outcome)
     except BaseException as error:  # out of a task it would end the worker, or nobody would be told
         if exchange.state is ENDED and not isinstance(error, Exception):
             return None  # it was cancelled, for nobody waits for it any more

@@ -91,6 +91,13 @@ def test_a_request_step_that_fails_lets_nothing_through(step: Callable[..., Any]
     plane.assert_quiet()
 
 
+@pytest.mark.parametrize("step", [lambda exchange: "no", lambda exchange: asyncio.sleep(0, "no")])
+def test_what_a_step_has_returned_is_told(step: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
+    live(step, Phase.ADMIT)
+    (record,) = (each for each in caplog.records if each.exc_info)
+    assert "a step of a filter returned 'no'; expected a Reply or None" in str(record.exc_info)
+
+
 NONSENSE: dict[str, Callable[[], Any]] = {
     "no status": lambda: Reply(99),
     "an interim status": lambda: Reply(101),
