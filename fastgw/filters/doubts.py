@@ -12,12 +12,12 @@ from typing import Any, Final
 
 from fastgw.config.levels import running
 from fastgw.config.locating import Where
-from fastgw.config.problems import show
+from fastgw.config.problems import nearest, show
 from fastgw.config.settings import Config, Consumer, Filters, FilterUse
 from fastgw.config.values import write_duration
 from fastgw.filters import TYPES
 from fastgw.filters.api import Phase
-from fastgw.filters.auth import Auth
+from fastgw.filters.auth import REJECT, Auth
 from fastgw.filters.authorize import Authorize
 from fastgw.filters.basic_auth import BasicAuth
 from fastgw.filters.certificate_auth import CertificateAuth
@@ -31,7 +31,8 @@ from fastgw.filters.key_auth import KeyAuth
 from fastgw.filters.oidc import Oidc
 from fastgw.filters.quota import Quota
 from fastgw.filters.rate_limit import RateLimit
-from fastgw.filters.templates import is_identity
+from fastgw.filters.request_id import RequestId
+from fastgw.filters.templates import is_identity, names_request
 
 _OURS: Final = frozenset(TYPES.values())
 _HELD: Final[Mapping[type, tuple[str, Callable[[Consumer], tuple[Any, ...]]]]] = {
@@ -53,6 +54,8 @@ def doubts(config: Config) -> Iterator[tuple[Where, str]]:
             yield where, wrong
         if isinstance(use.settings, Quota) and config.quotas.file is None:
             yield where, "what it counts ends with the gateway where systemd gives it no directory: see `quotas.file`"
+        if isinstance(use.settings, Auth) and (wrong := _called_by_nobody(use.settings.anonymous, config)):
+            yield where, wrong
         if use.settings is not None and (wrong := _held_by_nobody(use.settings, config)):
             yield where, wrong
     met = _meetings(config)
@@ -128,6 +131,14 @@ def _held_by_nobody(settings: Any, config: Config) -> str:
     return "" if any(of(consumer) for consumer in config.consumers) else f"no consumer has a `{key}`: nobody can pass"
 
 
+def _called_by_nobody(anonymous: str, config: Config) -> str:
+    known = {consumer.name for consumer in config.consumers}
+    meant = None if anonymous in (REJECT, *known) or config.consumer_files else nearest(anonymous, known)
+    if meant is None:  # it may be a name of its own, in no group
+        return ""
+    return f"`anonymous` is the name of no consumer; did you mean {show(meant)}?"
+
+
 def _useless(settings: Any, meetings: list[_Meeting], config: Config) -> Iterator[str]:
     asked = any(_asks_for_certificates(config, listener) for listener, _ in meetings)
     if isinstance(settings, CertificateAuth):
@@ -142,7 +153,9 @@ def _useless(settings: Any, meetings: list[_Meeting], config: Config) -> Iterato
         if not known and not asked and settings.asks_who:
             yield "no filter before it says who the client is: nobody is a consumer, or has claims"
     elif isinstance(settings, Headers):
-        if not known and _names_somebody(settings):
+        if _says(settings, names_request) and not any(_may_name_requests(use.settings) for use in before):
+            yield "no `request_id` before it names the request: {request_id} is always missing"
+        if not known and _says(settings, is_identity):
             yield "no filter before it says who the client is: {consumer.…} and {claims.…} are always missing"
     elif not known and not asked:
         yield "no filter before it says who the client is: nobody can pass"
@@ -196,7 +209,11 @@ def _tells_consumers(settings: Any) -> bool:
     return type(settings) in _HELD or not _may_tell(settings)
 
 
-def _names_somebody(settings: Headers) -> bool:
+def _may_name_requests(settings: Any) -> bool:
+    return isinstance(settings, RequestId) or type(settings) not in _OURS
+
+
+def _says(settings: Headers, what: Callable[[str], bool]) -> bool:
     edits = (edit for side in (settings.request, settings.response) for edit in (side.set, side.add))
     said = (each for edit in edits for each in edit.values())
-    return any(isinstance(each, str) and is_identity(each) for each in said)
+    return any(isinstance(each, str) and what(each) for each in said)

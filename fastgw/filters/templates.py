@@ -74,6 +74,11 @@ def is_identity(text: str) -> bool:
     return any(name is not None and name.startswith(("consumer.", _CLAIMS)) for _, name in _pieces(text))
 
 
+def names_request(text: str) -> bool:
+    """Whether the text says the name of the request."""
+    return any(name == "request_id" for _, name in _pieces(text))
+
+
 def compiled(text: str) -> bytes | Value:
     """The text as bytes if it is the same for every request, else what makes it."""
     pieces = _pieces(text)

@@ -53,6 +53,10 @@ def notes_of(folder: Path, types: Any = TYPES, **settings: object) -> list[str]:
             f"headers: {UNKNOWN}{{consumer.…}} and {{claims.…}} are always missing",
         ),
         (
+            {"headers": {"request": {"set": {"X-Id": "{request_id}"}}}},
+            "headers: no `request_id` before it names the request: {request_id} is always missing",
+        ),
+        (
             {"jwt": {**JWT, "jwks_uri": "http://idp.test/keys"}},
             "jwt: `jwks_uri` is http: anybody in between can give other keys, and let themselves in",
         ),
@@ -79,6 +83,24 @@ def test_a_name_that_two_ways_may_give_is_noted(tmp_path: Path) -> None:
         assert notes_of(tmp_path, filters=only, consumers=[ALICE]) == []
     one = {"auth": {"any_of": [{"jwt": JWT}, {"key_auth": {}}]}, "authorize": {"consumers": {"any": ["bob"]}}}
     assert notes_of(tmp_path, filters=one, consumers=[ALICE]) == []
+
+
+def test_a_name_that_is_nearly_that_of_a_consumer_is_noted(tmp_path: Path) -> None:
+    consumers = [ALICE, {"name": "guest", "groups": ["staff"]}]
+    for name, notes in (
+        ("gest", ['filters.auth: `anonymous` is the name of no consumer; did you mean "guest"?']),
+        ("guest", []),
+        ("nobody", []),
+        ("reject", []),
+    ):
+        filters = {"auth": {"any_of": [{"key_auth": {}}], "anonymous": name}}
+        assert notes_of(tmp_path, filters=filters, consumers=consumers) == notes
+
+
+def test_a_name_of_the_request_from_another_level_is_enough(tmp_path: Path) -> None:
+    naming = {"headers": {"response": {"set": {"X-Id": "{request_id}"}}}}
+    routes = [{"name": "a", "respond": {}, "filters": naming}]
+    assert notes_of(tmp_path, filters={"request_id": {}}, routes=routes) == []
 
 
 @pytest.mark.parametrize("groups", [{"any": ["ops", "dev"]}, {"all": ["staff", "ops"]}])
