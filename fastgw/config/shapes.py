@@ -486,7 +486,9 @@ class InnerInstance(Shape):
     expected: str = "a mapping with one key, the type of a filter, such as {key_auth: {}}"
 
     def read(self, value: Any, path: Path, reading: Reading) -> Any:
-        if not isinstance(value, dict) or len(value) != 1:
+        if isinstance(value, dict) and len(value) != 1:
+            return reading.report(path, f"a mapping with {len(value)} keys", f"expected {self.expected}")
+        if not isinstance(value, dict):
             return self.refuse(value, path, reading)
         ((type_name, inner),) = value.items()
         below = (*path, type_name)

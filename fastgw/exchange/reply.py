@@ -47,6 +47,12 @@ class Reply:
         return f"<Reply {self.status}{' ' + self.fault.label if self.fault else ''}>"
 
 
+def title_of(fault: Fault) -> str:
+    """In words; names of protocols keep their capitals."""
+    first, *words = fault.label.split("_")
+    return " ".join([first.upper() if first in ("dns", "tls") else first.capitalize(), *words])
+
+
 def problem(fault: Fault, detail: str | None = None, fields: Iterable[tuple[bytes, bytes]] = ()) -> Reply:
     """The answer to a fault: RFC 9457 `application/problem+json`, and why in `Proxy-Status` (RFC 9209).
 
@@ -55,7 +61,7 @@ def problem(fault: Fault, detail: str | None = None, fields: Iterable[tuple[byte
     body = orjson.dumps(
         {
             "type": f"urn:fastgw:fault:{fault.label}",
-            "title": fault.label.replace("_", " ").capitalize(),
+            "title": title_of(fault),
             "status": fault.status,
             "detail": detail or fault.detail,
         }

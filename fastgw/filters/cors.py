@@ -39,6 +39,8 @@ def parse_origin(text: str) -> str:
         return text
     match = _ORIGIN.fullmatch(text)
     if match is None:
+        if text.endswith("/") and _ORIGIN.fullmatch(text.rstrip("/")) is not None:
+            raise ValueError(f'"{text}" ends with a slash, which no origin has')
         raise ValueError(f'"{text}" is not an origin')
     scheme, wildcard, host, port = match[1].lower(), match[2] or "", match[3].lower(), match[4]
     shown_port = f":{port}" if port and port != _DEFAULT_PORTS.get(scheme) else ""

@@ -365,10 +365,10 @@ def problems(tmp_path: Path, any_of: Any, **settings: Any) -> list[str]:
         ([], "gw.yaml:4:20: filters.auth.any_of: an empty list; expected at least one"),
         (
             [{}],
-            "gw.yaml:4:21: filters.auth.any_of[0]: a mapping; expected a mapping with one key, the type of a filter",
+            "gw.yaml:4:21: filters.auth.any_of[0]: a mapping with 0 keys; expected a mapping with one key, the type",
         ),
         (["way"], 'gw.yaml:4:21: filters.auth.any_of[0]: "way"; expected a mapping with one key'),
-        ([{"way": {}, "open": {}}], "gw.yaml:4:21: filters.auth.any_of[0]: a mapping; expected a mapping with one key"),
+        ([{"way": {}, "open": {}}], "gw.yaml:4:21: filters.auth.any_of[0]: a mapping with 2 keys; expected a mapping"),
         ([{"wy": {}}], 'gw.yaml:4:22: filters.auth.any_of[0].wy: unknown filter type "wy"; did you mean "way"?'),
         ([{"way": {"says": "x"}}], "gw.yaml:4:38: filters.auth.any_of[0].way.says: "),
         ([{"way": {"sys": "x"}}], 'gw.yaml:4:30: filters.auth.any_of[0].way.sys: unknown key; did you mean "says"?'),

@@ -458,7 +458,7 @@ def test_two_are_not_added_up() -> None:
         ({"origins": [APP], "headers": ["*"], "credentials": True}, "`headers` has"),
         ({"origins": [APP], "expose": ["*"], "credentials": True}, "`expose` has"),
         ({"origins": ["*", APP]}, "and others"),
-        ({"origins": ["https://app.example/"]}, "is not an origin"),
+        ({"origins": ["https://app.example/"]}, "ends with a slash, which no origin has; expected"),
         ({"origins": ["app.example"]}, "is not an origin"),
         ({"origins": ["https://a*.example"]}, "is not an origin"),
         ({"origins": ["https://*"]}, "is not an origin"),
