@@ -20,6 +20,7 @@ from fastgw.filters.places import Places
 from fastgw.filters.verified import Rule, TokenPolicy, Wanted, among, explain_token, same, values_of
 from fastgw.filters.written import check_written
 from fastgw.jose import (
+    ALGORITHMS,
     ClaimPath,
     Claims,
     Expected,
@@ -255,7 +256,11 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
             raise ValueError(f"{where}: {problem}") from problem
         if not any(key.algorithms.intersection(self.algorithms) for key in keys.keys):
             why = "".join(f"; {each}" for each in keys.passed_over[:3])
-            raise ValueError(f"{where}: there is no key in it for {' or '.join(self.algorithms)}{why}")
+            wanted = " or ".join(dict.fromkeys(ALGORITHMS[each].wants for each in self.algorithms))
+            held = dict.fromkeys(", ".join(name for name in ALGORITHMS if name in key.algorithms) for key in keys.keys)
+            holds = f"has keys for {' and for '.join(held)}" if held else "has no key that can be used"
+            none = f"there is no key in it for {' or '.join(self.algorithms)}"
+            raise ValueError(f"{where}: {none}; expected {wanted}; it {holds}{why}")
         return Keyring(keys)
 
     def _wanted(self) -> Wanted:

@@ -32,6 +32,13 @@ class Algorithm:
     """A shared secret's shortest length (RFC 7518 section 3.2); 0 for other keys."""
     verify: Verify
 
+    @property
+    def wants(self) -> str:
+        """The key that it takes, for people."""
+        if self.least_bytes:
+            return f"a shared secret of {self.least_bytes} bytes or more"
+        return f"a public key {self.kty} {self.crv}".rstrip()
+
 
 def _hs(hash_name: str) -> Verify:
     def verify(secret: bytes, signature: bytes, signed: bytes) -> bool:

@@ -46,6 +46,9 @@ class Unusable(Exception):
     """A key that cannot be used. The text says why, and nothing of the key is in it."""
 
 
+_TOO_SHORT: Final = "a shared secret of less than 32 bytes; expected 32 or more for HS256, 48 for HS384, 64 for HS512"
+
+
 @final
 class Key:
     """One key, and what it serves. `mark`: equal for equal keys, whatever they are called."""
@@ -65,7 +68,7 @@ class Key:
         if alg is not None and alg not in fitting:
             raise Unusable("its `alg` does not fit it" if alg in ALGORITHMS else "its `alg` is not one of signatures")
         if not fitting:
-            raise Unusable("a shared secret of less than 32 bytes" if kty == "oct" else "nothing is signed with it")
+            raise Unusable(_TOO_SHORT if kty == "oct" else "nothing is signed with it")
         self.algorithms = frozenset(fitting if alg is None else (alg,))
 
     def __repr__(self) -> str:
