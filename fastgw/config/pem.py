@@ -130,6 +130,17 @@ def amiss_authority(authority: bytes) -> str:
     return ""
 
 
+def has_authority(authority: bytes) -> bool:
+    """Whether one of these certificates may vouch for others."""
+    trial = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        with as_file(authority) as file:
+            trial.load_verify_locations(file)
+    except ssl.SSLError:
+        return False
+    return trial.cert_store_stats()["x509_ca"] > 0
+
+
 def amiss_revocations(revocations: bytes) -> str:
     """What is wrong with a file of revocation lists; "" nothing."""
     trial = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

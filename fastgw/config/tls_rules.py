@@ -18,6 +18,7 @@ from fastgw.config.pem import (
     authority_ends,
     decoded,
     dns_names,
+    has_authority,
     revocations_end,
 )
 from fastgw.config.problems import Problem, show
@@ -106,9 +107,12 @@ def _never_shown(tls: Any, at: Place) -> Iterator[Problem]:
 
 
 def _late_verifiers(tls: Any, at: Place, now: float) -> Iterator[Problem]:
-    """Authorities and lists of what is revoked that are out of date, or soon will be."""
+    """What is no authority; authorities and lists of what is revoked that are out of date, or soon will be."""
     if tls.client_auth in (None, BROKEN):
         return
+    if isinstance(tls.client_auth.ca, str) and not has_authority(at.reading.files.read(tls.client_auth.ca)):
+        wrong = "no certificate in it is that of an authority (CA): it vouches for no client's"
+        yield at.below("client_auth", "ca").problem(wrong)
     for name, file, ends in (
         ("ca", tls.client_auth.ca, authority_ends),
         ("crl", tls.client_auth.crl, revocations_end),

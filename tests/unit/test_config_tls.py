@@ -142,6 +142,15 @@ def test_what_verifies_clients_and_is_out_of_date_is_noted(
     assert any("listeners.l1.tls.client_auth.ca: an authority expires soon: " in line for line in lines)
 
 
+def test_what_is_no_authority_is_noted(tmp_path: Path, authority: Certificates) -> None:
+    leaf, _ = authority.issue("client.test", stem="client", days=30)
+    shown = authority.issue("a.test", stem="a", days=30)
+    told = "no certificate in it is that of an authority (CA): it vouches for no client's"
+    lines = notes(tmp_path, pair(shown, f", client_auth: {{ca: {leaf}}}"))
+    assert any(f"listeners.l1.tls.client_auth.ca: {told}" in line for line in lines)
+    assert not any(told in line for line in notes(tmp_path, pair(shown, f", client_auth: {{ca: {authority.ca}}}")))
+
+
 def test_hosts_that_no_certificate_is_for_are_noted(tmp_path: Path, authority: Certificates) -> None:
     hosts = '["a.test", "One.wild.test", "x.wild.test", "*.wild.test", "y.x.wild.test", "b.test", "127.0.0.1"]'
     issued = authority.issue("a.test", "*.wild.test", stem="a", days=30)
