@@ -482,7 +482,7 @@ def cpus(count: int) -> str:
 def test_memory_that_is_laid_out_otherwise_is_made_anew(tmp_path: Path) -> None:
     """Counts begin anew, and old workers may take their time."""
     with Origin() as origin, upgradable(tmp_path, routes=[{"name": "all", "upstream": origin.url}]) as gateway:
-        gateway.installed.put({"node/shared.py": ("VERSION: Final = 2", "VERSION: Final = 3")})
+        gateway.installed.put({"node/shared.py": ("VERSION: Final = ", "VERSION: Final = 1")})  # 5 becomes 15
         with gateway.connect(deadline=LONG) as slow:
             slow.send(GET)
             answers = origin.accept()
