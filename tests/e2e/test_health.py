@@ -199,7 +199,8 @@ def test_a_target_that_fails_is_ejected_by_all_workers_and_comes_back(scene: Sce
         until(lambda: set(crowd.bodies()) == {b"good"}, "all workers to know")
         moody.be("ok")
         until(lambda: set(crowd.bodies()) == {b"good", b"moody"}, "the target to be back")
-    assert scene.told(mood)["ejections"] == scene.lines(f"upstream {mood}: {moody.address} is ejected") == 1
+    # Once, or again for what was asked of it before it came back and failed only then.
+    assert scene.told(mood)["ejections"] == scene.lines(f"upstream {mood}: {moody.address} is ejected") >= 1
     scene.gateway.stderr.wait_for(lambda line: b"upstream %b" % mood.encode() in line and b"no longer" in line)
 
 

@@ -129,6 +129,7 @@ class Figures:
             "certificates": [],
             "verifiers": [],
             "feeds": [],
+            "quota_file": None,
         }
 
     def routes(self) -> list[dict[str, Any]]:
@@ -176,11 +177,15 @@ def upstream(name: str, targets: int, **fields: Any) -> dict[str, Any]:
                 "in_use": 8,
                 "idle": 3,
                 "waiting": 0,
+                "priority": 0,
+                "drained": False,
                 "problem": "status 500" if healths[number % len(healths)] == "unhealthy" else "",
             }
             for number in range(targets)
         ],
         "breaker": "closed",
+        "ejections": 0,
+        "breaker_openings": 0,
         **fields,
     }
 
