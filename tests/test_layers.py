@@ -54,7 +54,7 @@ EDGES = {
     "exchange/exchange.py": 2,  # likewise
     "downstream/connection.py": 1,  # likewise
     "upstream/passage.py": 2,  # a defect on the straight way is the answer of its exchange
-    "upstream/attempt.py": 1,  # a defect behind the pool is the answer of the exchange that waits for it
+    "upstream/attempt.py": 2,  # a defect behind the pool is the answer of the exchange that waits for it
 }
 
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))

@@ -50,8 +50,11 @@ def _addresses(where: str, scheme: str) -> list[dict[str, Any]]:
     host, _, port = where.rpartition(":")
     try:
         answers = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
-    except OSError as error:  # a gaierror is one
-        raise Flaw(f"{host} cannot be looked up: {error.strerror or error}") from error
+    except (
+        OSError,
+        UnicodeError,
+    ) as error:  # a gaierror is one of the first; the second: a label of no length, or long
+        raise Flaw(f"{host} cannot be looked up: {getattr(error, 'strerror', None) or error}") from error
     addresses = {str(address[0]) for *_, address in answers}
     return [{"url": f"{scheme}://{f'[{each}]' if ':' in each else each}:{port}"} for each in addresses]
 

@@ -114,6 +114,7 @@ class Exchange:
         "retries",
         "route",
         "scheme",
+        "sent",
         "service",
         "shadowed",
         "shadows",
@@ -149,6 +150,7 @@ class Exchange:
         self.response: Response | None = None
         self.response_bytes = 0
         self.service: ServiceSide | None = None
+        self.sent = False  # some of it went to an upstream, which may have acted on it
         self.state: State = CHOOSING
         self.fault: Fault | None = None
         self.why = ""  # what exactly went wrong: for the log, not for the client

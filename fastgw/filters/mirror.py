@@ -12,6 +12,8 @@ from fastgw.filters.api import Env, Exchange, Filter, Hooks, Phase, Services
 from fastgw.observe.families import FilterEvent
 from fastgw.upstream.copies import Answered, send_copy
 
+MOST_HELD: Final = 64 * 1024 * 1024
+"""Bytes of bodies that a worker holds for copies of one filter; what comes beyond is not copied."""
 _LEFT: Final = frozenset((Fault.CLIENT_LEFT, Fault.CLIENT_STALLED, Fault.REQUEST_TIMEOUT))
 
 
@@ -29,7 +31,7 @@ class Mirror(Filter, name="mirror", phase=Phase.CREDENTIALS):
     share: Percent = 1.0
     """The share of requests that are copied, drawn for each."""
     body_bytes: Annotated[Size, Meta(le=16 * 1024**2)] = 64 * 1024
-    """The longest body that is copied; it is held until its request is answered."""
+    """The longest body that is copied; it is held until its request is answered. A worker holds 64 MiB of them."""
     in_flight: Annotated[int, Meta(ge=1, le=100_000)] = 100
     """The most copies that are under way at a time; while they are, none is made."""
     compare: bool = False
@@ -41,6 +43,7 @@ class Mirror(Filter, name="mirror", phase=Phase.CREDENTIALS):
     def build(self, env: Env) -> Hooks:
         key = f"mirror\n{env.level}\n{env.route if env.level == 'route' else None}\n{env.instance}".encode()
         held: dict[Exchange, _Body] = {}
+        holding = 0
         services: Services | None = None
 
         def start(given: Services) -> None:
@@ -55,19 +58,23 @@ class Mirror(Filter, name="mirror", phase=Phase.CREDENTIALS):
                 held[exchange] = _Body()
 
         def request_body(exchange: Exchange, payload: bytes) -> None:
+            nonlocal holding
             body = held.get(exchange)
             if body is not None:
-                body.length += len(payload)
-                if body.length > self.body_bytes:
-                    del held[exchange]
+                if body.length + len(payload) > self.body_bytes or holding + len(payload) > MOST_HELD:
+                    holding -= held.pop(exchange).length
                     count(exchange, FilterEvent.COPY_SKIPPED)
                 else:
+                    body.length += len(payload)
+                    holding += len(payload)
                     body.pieces.append(payload)
 
         def finish(exchange: Exchange) -> None:
+            nonlocal holding
             body = held.pop(exchange, None)
             if body is None or services is None:
                 return
+            holding -= body.length
             upstream = services.upstreams(self.upstream)
             cells = services.in_flight.cells(key)
             if upstream is None or not _is_whole(exchange) or not services.in_flight.try_take(cells, self.in_flight):

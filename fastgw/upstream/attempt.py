@@ -99,6 +99,7 @@ class Attempt(Timed):
         self.connection = connection
         exchange, forward = self.exchange, self._forwarding.forward
         try:
+            exchange.sent = True
             if exchange.state is not FORWARDING:  # another attempt may be on its way as well
                 exchange.state = NEXT[exchange.state][CONNECTION_LENT]
             left = self.seconds_left() if forward.deadline_name else None
@@ -154,7 +155,12 @@ class Attempt(Timed):
         watch = self._upstream.watch
         if watch is not None:
             watch.answered(self.target, head.status, now - self._begun_at)
-        self._forwarding.answered(self, head, payload, ended, now)
+        exchange = self.exchange
+        try:
+            self._forwarding.answered(self, head, payload, ended, now)
+        except Exception:  # the edge of this exchange: the connection has done its part, and tells nobody any more
+            log.exception("a defect while taking the response of %s", self.target.label)
+            exchange.fail(Fault.INTERNAL)
 
     def answered_whole(self, head: ResponseHead) -> None:
         self.answered(head, head.payload or b"", True)

@@ -1,6 +1,7 @@
 """A request sent once more, to somebody who is not waited for: what comes back is looked at and dropped."""
 
 from collections.abc import Callable
+from time import monotonic
 from typing import Final, NamedTuple, final
 
 from fastgw.errors import Fault
@@ -10,6 +11,11 @@ from fastgw.observe.families import FilterEvent
 from fastgw.upstream.forward import Forward
 from fastgw.upstream.group import Upstream
 from fastgw.wire.framing import ResponseHead
+
+MOST_BYTES: Final = 64 * 1024 * 1024
+"""Of a response body that is taken of a copy."""
+MOST_S: Final = 60.0
+"""Seconds from its beginning in which a copy may go on answering; one that says nothing ends by its timeouts."""
 
 _NO_FILTERS: Final = Chain(())
 _EXPECT: Final = frozenset((b"expect",))
@@ -65,10 +71,13 @@ class _Nobody(ClientSide):
             self._status = response.status
         self.feed(payload)
         if ended:
-            self.end(())
+            self.end(())  # a second time for one that was broken off
 
     def feed(self, payload: bytes) -> None:
         self._length += len(payload)
+        if self._length > MOST_BYTES or monotonic() > self.exchange.begun_at + MOST_S:
+            self.exchange.break_off()
+            self.abort(Fault.UPSTREAM_INCOMPLETE)
 
     def end(self, trailers: Trailers) -> None:
         if self.exchange.state is not ENDED:

@@ -64,5 +64,4 @@ class Fallback:
 def _may_be_sent(exchange: Exchange) -> bool:
     """Whether all of it is there, and nobody can have acted on it, or it may be done twice."""
     body = exchange.request_body
-    unsent = exchange.state is not FORWARDING
-    return (body is None or body.kept is not None) and (unsent or exchange.method in IDEMPOTENT)
+    return (body is None or body.kept is not None) and (not exchange.sent or exchange.method in IDEMPOTENT)

@@ -222,7 +222,7 @@ class Passage:
         begun_at = self.begun_at if target is None or forward.upstream.watch is None else self._attempt_at
         forwarding = forward.resumed(exchange, target, connection, begun_at)
         if connection is not None:
-            exchange.state = FORWARDING
+            exchange.state, exchange.sent = FORWARDING, True
             if connection.borrower is self:
                 connection.borrower = forwarding.current
         self._client.turn(exchange)

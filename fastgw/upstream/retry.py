@@ -81,9 +81,9 @@ def asked_wait(head: ResponseHead) -> float:
         return float(value) if len(value) < 10 else inf
     try:
         date = parsedate_to_datetime(value.decode("latin-1"))
-    except ValueError:
+        return max(date.replace(tzinfo=date.tzinfo or UTC).timestamp() - time(), 0.0)
+    except (ValueError, TypeError, IndexError, OverflowError):  # of years and zones that no calendar has, too
         return 0.0
-    return max(date.replace(tzinfo=date.tzinfo or UTC).timestamp() - time(), 0.0)
 
 
 def any_untried(targets: Sequence[Target], tried: Container[Target]) -> bool:

@@ -152,3 +152,29 @@ def test_the_client_leaves_while_the_other_is_asked() -> None:
     client.ends()
     assert not plane.pool.waiting
     plane.assert_quiet()
+
+
+def test_a_post_that_was_sent_goes_nowhere_else_although_it_may_be_sent_again() -> None:
+    """`non_idempotent` is about its own upstream."""
+    retries = {"max": 1, "conditions": ["503"], "non_idempotent": True, "backoff": {"base": "0s"}}
+    settings = {
+        "upstreams": {
+            "u": {
+                "targets": [{"url": "http://127.0.0.1:9"}],
+                "retries": retries,
+                "load_balancing": {"panic_threshold": "0%"},
+            },
+            "v": {"targets": [{"url": "http://127.0.0.2:9"}]},
+        },
+        "routes": [{"name": "all", "upstream": "u", "fallback": OTHER}],
+    }
+    plane = Plane(settings)
+    client = asked(plane, b"POST", b"payload")
+    first = plane.connects()
+    upstream = plane.gateway.upstreams["u"]
+    upstream.shunned = frozenset(upstream.targets)  # as when its breaker opens with this answer
+    upstream.settle()
+    first.sends(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+    assert client.received.startswith(b"HTTP/1.1 503 ")
+    assert not plane.pool.waiting
+    plane.assert_quiet()

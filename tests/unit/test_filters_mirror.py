@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from fastgw import config
-from fastgw.filters import TYPES
+from fastgw.filters import TYPES, mirror
 from fastgw.filters.api import Services
 from fastgw.node.limits import own_counts
 from fastgw.observe.families import FilterEvent
+from fastgw.upstream import copies
 from tests.support.generations import load_document
 from tests.support.memory import Plane, Wire
 
@@ -182,3 +183,31 @@ def test_the_upstream_has_to_be_there() -> None:
             {"version": 1, "listeners": {"m": {"address": "127.0.0.1:0"}}, "filters": {"mirror": {"upstream": "w"}}},
             TYPES,
         )
+
+
+def test_an_answer_without_end_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copies, "MOST_BYTES", 1000)
+    mirrored = Mirrored()
+    mirrored.asks()
+    copy = mirrored.copied()
+    copy.sends(b"HTTP/1.1 200 OK\r\n\r\n" + bytes(1000))
+    assert not copy.lost
+    copy.sends(b"x")
+    assert copy.lost
+    assert mirrored.counted == {FAILED: 1}
+    mirrored.plane.assert_quiet()
+
+
+def test_bodies_are_held_up_to_a_bound_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror, "MOST_HELD", 10)
+    mirrored = Mirrored()
+    clients = [mirrored.plane.client() for _ in range(3)]
+    for client in clients:
+        client.sends(b"POST /api/a HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\n1234")
+    assert mirrored.counted == {SKIPPED: 1}  # the third, for which nothing is left
+    for client in clients:
+        client.resets()
+    assert mirrored.counted == {SKIPPED: 3}
+    mirrored.client = mirrored.plane.client()
+    mirrored.client.sends(b"POST /api/a HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n1234567890")
+    assert mirrored.counted == {SKIPPED: 3}  # all of it is free again

@@ -182,4 +182,7 @@ def test_names_of_files_are_none() -> None:
     assert not any(map(is_lookup, ("/etc/targets.yaml", "dns", "srv:x", "/dns://x")))
     with pytest.raises(Flaw, match="cannot be looked up"):
         looked_up("dns://nowhere.invalid:1?scheme=http&interval=1")
+    for name in ("a..b", f"{'a' * 64}.test"):
+        with pytest.raises(Flaw, match=" cannot be looked up: "):
+            looked_up(f"dns://{name}:80?scheme=http&interval=1")
     assert json.loads(looked_up("dns://127.0.0.1:1?scheme=http&interval=1")) == [{"url": "http://127.0.0.1:1"}]

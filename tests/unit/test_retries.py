@@ -11,6 +11,7 @@ import pytest
 
 from fastgw.config.settings import Backoff, Retries
 from fastgw.upstream.connection import Phase
+from fastgw.upstream.forwarding import Forwarding
 from fastgw.upstream.retry import CONNECT_FAILURE, PER_TRY_TIMEOUT, RESET, Rules, asked_wait
 from fastgw.wire.framing import judge_response
 from tests.support.attempts import GET, OK, Service, asking, saying
@@ -198,7 +199,14 @@ def test_an_answer_that_comes_before_the_request_is_whole() -> None:
     service.assert_over(200, retries=1)
 
 
-@pytest.mark.parametrize(("after", "seconds"), [(b"0", 0.0), (b"2", 2.0), (b"never", 0.0), (b"9" * 40, inf)])
+NEVER_WAS = b"Mon, 99999999999999999999 Jan 2020 00:00:00 GMT"
+NO_ZONE = b"Mon, 01 Jan 2020 00:00:00 +99999999999999999999"
+
+
+@pytest.mark.parametrize(
+    ("after", "seconds"),
+    [(b"0", 0.0), (b"2", 2.0), (b"never", 0.0), (b"9" * 40, inf), (NEVER_WAS, 0.0), (NO_ZONE, 0.0), (b",,,", 0.0)],
+)
 def test_what_retry_after_asks_for(after: bytes, seconds: float) -> None:
     assert asked_wait(judge_response(saying(503, b"", b"Retry-After: " + after), b"GET")) == seconds
 
@@ -461,3 +469,13 @@ def test_nothing_of_the_kind_is_sent_unasked() -> None:
     assert b"Timeout" not in wire.received
     wire.sends(OK)
     service.assert_over(200)
+
+
+def test_a_defect_while_a_response_is_taken_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection has done its part by then, and would tell nobody that it was lost."""
+    monkeypatch.setattr(Forwarding, "_refuse", lambda *_: 1 // 0)
+    service = Service(retries(conditions=["503"]))
+    service.client.sends(GET)
+    service.connects().sends(saying(503, b"busy"))
+    assert service.client.received.startswith(b"HTTP/1.1 500 ")
+    service.plane.assert_quiet()
