@@ -118,6 +118,7 @@ MOST_UNANSWERED: Final = 10_000
 
 Answer = list[int]
 """us to wait (0: it is spent), permits left, us until all are back, the mark, us until one's turn."""
+_ANSWERED: Final = [int] * 5
 
 Awaited = asyncio.Future[list[int] | None]
 
@@ -240,7 +241,7 @@ class StateLimits:
 
     def _answered(self, answer: Any) -> None:
         question = self._sent.popleft()
-        if type(answer) is list:
+        if type(answer) is list and [type(each) for each in answer] == _ANSWERED:
             self._is_trusted = True
             question.settle(answer)
         elif str(answer).startswith("NOSCRIPT") and self._pipe is not None:  # somebody has flushed its scripts
@@ -249,7 +250,8 @@ class StateLimits:
         else:
             question.settle(None)
             self._is_trusted = False
-            self._lost(f"it answers {str(answer).partition(' ')[0]}")
+            said = str(answer).partition(" ")[0] if isinstance(answer, Exception) else "something else"
+            self._lost(f"it answers {said}")
 
     def _look(self) -> None:
         """Whether anybody has waited for too long."""

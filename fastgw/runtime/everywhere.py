@@ -9,7 +9,8 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import msgspec
@@ -35,6 +36,10 @@ _READ: Final = 5000
 _EXPIRES: Final = slice(MARK, MARK + 4)
 
 Item = tuple[bytes, list[Told]]
+
+
+class WrongAnswer(Exception):
+    """Redis, or what is there instead, has answered something that is no answer to the question."""
 
 
 class Everywhere:
@@ -69,9 +74,10 @@ class Everywhere:
                         log.warning("revocations: the Redis at %s answers again; the lists are merged", place)
                     complaint = ""
                     await self._follow(client, keys, latest)
-                except redis_state.ERRORS as error:
+                except (*redis_state.ERRORS, WrongAnswer) as error:
                     if not complaint:
-                        complaint = type(error).__name__
+                        is_wrong = isinstance(error, WrongAnswer)
+                        complaint = "it answers something else" if is_wrong else type(error).__name__
                         log.warning(
                             "revocations: the Redis at %s does not answer: %s; this node goes by its own list",
                             place,
@@ -85,8 +91,9 @@ class Everywhere:
 
     async def _latest(self, client: Any, key: str) -> bytes:
         """The last entry of the stream: what comes behind it is not in what is read after this."""
-        entries = await client.xrevrange(key, count=1)
-        return entries[0][0] if entries else b"0-0"
+        with _judging():
+            entries = await client.xrevrange(key, count=1)
+            return bytes(memoryview(entries[0][0])) if entries else b"0-0"
 
     async def _merge(self, client: Any, keys: tuple[str, str]) -> None:
         self._unsent.clear()
@@ -101,8 +108,10 @@ class Everywhere:
     async def _all(self, client: Any, key: str) -> AsyncIterator[bytes]:
         at, now = 0, int(time.time())
         while True:
-            found = await client.zrangebyscore(key, now, "+inf", start=at, num=_READ, withscores=True)
-            yield b"".join(_record(member, score) for member, score in found if len(member) == LENGTH - 4)
+            with _judging():
+                found = await client.zrangebyscore(key, now, "+inf", start=at, num=_READ, withscores=True)
+                piece = b"".join(_record(member, score) for member, score in found if len(member) == LENGTH - 4)
+            yield piece
             if len(found) < _READ:
                 return
             at += _READ
@@ -130,10 +139,12 @@ class Everywhere:
     async def _hear(self, client: Any, keys: tuple[str, str], latest: bytes) -> None:
         merge_at = time.monotonic() + MERGE_S
         while True:
-            for _, entries in await client.xread({keys[1]: latest}, count=100, block=int(BLOCK_S * 1000)):
-                for _, fields in entries:
-                    self._take(fields.get(b"r", b""), _told(fields.get(b"t", b"")))
-                latest = entries[-1][0]
+            with _judging():
+                answer = await client.xread({keys[1]: latest}, count=100, block=int(BLOCK_S * 1000))
+                news = [_entry(number, fields) for _, entries in answer for number, fields in entries]
+            for number, records, told in news:
+                self._take(records, told)
+                latest = number
             if time.monotonic() >= merge_at:
                 await self._merge(client, keys)
                 merge_at = time.monotonic() + MERGE_S
@@ -152,7 +163,23 @@ class Everywhere:
                 steps.xadd(news, fields, maxlen=LOG_MOST, approximate=True)
             steps.zremrangebyscore(everything, "-inf", f"({int(time.time())}")
             steps.zremrangebyrank(everything, 0, -MOST - 1)
-            await steps.execute()
+            with _judging():
+                await steps.execute()
+
+
+@contextmanager
+def _judging() -> Iterator[None]:
+    """What redis-py raises, and what is read of its answers here, where those are of another shape."""
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise WrongAnswer(str(error)) from error
+
+
+def _entry(number: bytes, fields: dict[bytes, bytes]) -> tuple[bytes, bytes, list[Told]]:
+    """What an entry of the stream says. Raises what `_judging` takes."""
+    number, records, told = (bytes(memoryview(each)) for each in (number, fields.get(b"r", b""), fields.get(b"t", b"")))
+    return number, records, _told(told)
 
 
 def _record(member: bytes, score: float) -> bytes:

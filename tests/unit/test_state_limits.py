@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -13,7 +14,9 @@ from fastgw.filters.limiting.shared import Shared, SharedLedger
 from fastgw.node import state_limits
 from fastgw.node.cells import own_table, step_of
 from fastgw.node.redis_pipe import opened
+from fastgw.node.revoked import Revoked
 from fastgw.node.state_limits import CLOCK, SCRIPT, Asking, StateLimits, asking
+from fastgw.runtime.everywhere import Everywhere
 from tests.support.redis_server import RedisServer
 
 START = 7200 * 10**6  # us; a multiple of the windows below
@@ -250,3 +253,67 @@ def test_it_is_tried_again_ever_more_seldom(monkeypatch: pytest.MonkeyPatch) -> 
     asyncio.run(play())
     assert pauses[0] <= 1.5 * state_limits.AGAIN_S
     assert state_limits.AGAIN_MOST_S <= pauses[-1] <= 1.5 * state_limits.AGAIN_MOST_S
+
+
+@asynccontextmanager
+async def answering(said: bytes) -> AsyncIterator[str]:
+    """The URL of what knows no command but SCRIPT, and says this to all others."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            words = []
+            for _ in range(int(line[1:])):
+                words.append(await reader.readexactly(int((await reader.readline())[1:]) + 2))
+            writer.write(b"+loaded\r\n" if words[0] == b"SCRIPT\r\n" else said)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    yield f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server.close()
+    await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("said", [b"*1\r\n:0\r\n", b"*5\r\n:0\r\n:1\r\n:1\r\n:1\r\n+1\r\n", b"+OK\r\n", b"$-1\r\n"])
+def test_an_answer_of_another_shape_is_none(said: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async def play() -> None:
+        async with answering(said) as url:
+            limits = StateLimits(url, 30.0)
+            limits.hold()
+            verdict = await ledger_for(limits, refuses=True).spend(b"a", 1)  # type: ignore[misc]
+            assert (verdict.is_away, verdict.fault.name) == (True, "LIMITS_UNAVAILABLE")
+            limits.release()
+
+    asyncio.run(play())
+    assert [record.message.partition("; ")[0].partition("answer: ")[2] for record in caplog.records] == [
+        "it answers something else"
+    ]
+
+
+@pytest.mark.parametrize("said", [b"*1\r\n:0\r\n", b":7\r\n", b"*1\r\n*2\r\n:1\r\n*0\r\n"])
+def test_revocations_are_shared_again_whatever_was_answered(
+    said: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is there in place of Redis is a reason to try it again, not a defect."""
+    monkeypatch.setattr("fastgw.runtime.everywhere.AGAIN_S", 0.0)
+    tried = 0
+
+    async def play() -> None:
+        nonlocal tried
+        async with answering(said) as url:
+            everywhere = Everywhere(Revoked(10), lambda records, told: None)
+            latest = everywhere._latest
+
+            async def counted(client: object, key: str) -> bytes:
+                nonlocal tried
+                tried += 1
+                if tried == 3:
+                    raise asyncio.CancelledError
+                return await latest(client, key)
+
+            monkeypatch.setattr(everywhere, "_latest", counted)
+            with pytest.raises(asyncio.CancelledError):
+                await everywhere.run(url, "test")
+
+    asyncio.run(play())
+    assert tried == 3
+    assert [record.message.count("does not answer: it answers something else") for record in caplog.records] == [1]
