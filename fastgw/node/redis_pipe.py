@@ -26,7 +26,7 @@ def packed(*words: bytes) -> bytes:
 
 @final
 class Pipe(asyncio.Protocol):
-    """What is not answered when it ends never is."""
+    """What is not answered when it ends never is. It ends where more is answered than was asked."""
 
     def __init__(self) -> None:
         self.lost: Callable[[str], None] | None = None
@@ -50,6 +50,8 @@ class Pipe(asyncio.Protocol):
 
     async def ask(self, *words: bytes) -> Any:
         """One at a time. Raises `ERRORS`."""
+        if self.is_closed:
+            raise ConnectionResetError
         answer = self._asking = asyncio.get_running_loop().create_future()
         self.send([packed(*words)], [lambda told: None if answer.done() else answer.set_result(told)])
         told = await answer
@@ -63,6 +65,8 @@ class Pipe(asyncio.Protocol):
             reader.feed(data)
             while unanswered and (answer := reader.gets()) is not False:
                 unanswered.popleft()(answer)
+            if not unanswered and not self.is_closed and reader.has_data():  # it would pass for the next answer
+                self._end("it answers what nobody has asked")
         except hiredis.HiredisError as error:
             self._end(type(error).__name__)
 

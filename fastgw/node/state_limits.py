@@ -205,9 +205,13 @@ class StateLimits:
                 self._connecting.cancel()
                 self._connecting = None
 
+    @property
+    def _may_ask(self) -> bool:
+        return not self.away and self._holders > 0 and len(self._sent) + len(self._unsent) < MOST_UNANSWERED
+
     def ask(self, words: tuple[bytes, ...]) -> Awaited | None:
         """None, at once or later: Redis is away."""
-        if self.away or not self._holders or len(self._sent) + len(self._unsent) >= MOST_UNANSWERED:
+        if not self._may_ask:
             return None
         answer: Awaited = self._loop.create_future()
         self._put(_Question(words, self._loop.time() + self._timeout, answer))
@@ -215,7 +219,7 @@ class StateLimits:
 
     def tell(self, words: tuple[bytes, ...]) -> bool:
         """Ask for what nobody waits for. False: Redis is away."""
-        if self.away or not self._holders:
+        if not self._may_ask:
             return False
         self._put(_Question(words, self._loop.time() + self._timeout, None))
         return True
@@ -308,6 +312,9 @@ class StateLimits:
                 load = b"SCRIPT", b"LOAD", SCRIPT.encode()
                 pipe = await opened(self._url, max(PATIENCE_S, self._timeout), self._lost, load)
             except ERRORS as error:
+                self._go(type(error).__name__)
+            except Exception as error:  # the edge of this task: whoever shares the limits has no other that connects
+                log.exception("limits: a defect while the Redis at %s is connected to", self._place)
                 self._go(type(error).__name__)
             else:
                 break

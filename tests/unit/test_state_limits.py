@@ -317,3 +317,60 @@ def test_revocations_are_shared_again_whatever_was_answered(
     asyncio.run(play())
     assert tried == 3
     assert [record.message.count("does not answer: it answers something else") for record in caplog.records] == [1]
+
+
+def test_an_answer_that_nobody_asked_for_ends_the_connection_and_answers_nobody() -> None:
+    """Whole or in part, at once or later: the next question is asked on another connection."""
+
+    async def play() -> None:
+        for said in (b"+1\r\n+surplus\r\n", b"+1\r\n+sur"):
+            lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+            async with answering(said) as url:
+                pipe = await opened(url, 5.0, lost.set_result)
+                assert await pipe.ask(b"GET", b"a") == b"1"
+                assert await lost == "it answers what nobody has asked"
+                with pytest.raises(ConnectionResetError):
+                    await pipe.ask(b"GET", b"b")
+
+    asyncio.run(play())
+
+
+def test_what_nobody_waits_for_is_not_kept_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_limits, "MOST_UNANSWERED", 3)
+
+    async def play() -> None:
+        async with answering(b"") as url:
+            limits = StateLimits(url, 30.0)
+            limits.hold()
+            question = asking_for(TERMS[0]).question(b"c", b"a", 1)
+            assert [limits.tell(question) for _ in range(5)] == [True, True, True, False, False]
+            assert limits.ask(question) is None
+            limits.release()
+
+    asyncio.run(play())
+
+
+def test_a_defect_while_it_connects_does_not_end_the_trying(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tried: list[str] = []
+
+    async def failing(url: str, *rest: object) -> object:
+        tried.append(url)
+        if len(tried) == 1:
+            raise ValueError("no such thing")
+        return await opened(url, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(state_limits, "opened", failing)
+    monkeypatch.setattr(state_limits, "AGAIN_S", 0.001)
+
+    async def play() -> None:
+        limits = StateLimits(redis.url, 30.0)
+        limits.hold()
+        while len(tried) < 2 or limits.away:
+            await asyncio.sleep(0.001)
+        assert not (await ledger_for(limits, refuses=True).spend(b"defect", 1)).is_away  # type: ignore[misc]
+        limits.release()
+
+    asyncio.run(asyncio.wait_for(play(), 20.0))
+    assert "a defect while" in caplog.records[0].message
