@@ -106,8 +106,9 @@ test: lint programs $(PROVIDER)/node_modules/.installed $(SSLYZE)  ## lint, then
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 	FASTGW_PURE_PYTHON=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m 'not twin' $(TWICE)
 
-docs: setup  ## write docs/filters.md anew, from the filters
+docs: setup  ## write docs/filters.md and docs/settings.md anew, from filters and settings
 	$(BIN)/fastgw filters --format markdown > docs/filters.md
+	$(BIN)/fastgw schema --format markdown > docs/settings.md
 
 fuzz: setup  ## look for bytes that a compiled twin reads otherwise: FUZZ_SECONDS=600, SEED=...
 	@$(call install_programs,gcc=gcc,make fuzz)

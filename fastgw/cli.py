@@ -69,6 +69,11 @@ class FilterFormat(StrEnum):
     MARKDOWN = "markdown"
 
 
+class SchemaFormat(StrEnum):
+    JSON = "json"
+    MARKDOWN = "markdown"
+
+
 FormatOption = Annotated[Format, typer.Option("--format", help="How to answer.")]
 WorkersOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes that serve. Default: auto.")]
 AdminOption = Annotated[
@@ -291,9 +296,13 @@ def schema(
     file: Annotated[
         str | None, typer.Argument(metavar="FILE", help="A configuration, whose extensions are in the schema too.")
     ] = None,
+    answer: Annotated[SchemaFormat, typer.Option("--format", help="How to answer.")] = SchemaFormat.JSON,
 ) -> None:
-    """Print the JSON Schema of configuration files, for editors."""
-    _print_json(schema_of(_filter_types(file)))
+    """Print the JSON Schema of configuration files, for editors; or, as Markdown, what there is to set."""
+    if answer is SchemaFormat.MARKDOWN:
+        typer.echo(manual.settings_as_markdown(), nl=False)
+    else:
+        _print_json(schema_of(_filter_types(file)))
 
 
 @app.command()

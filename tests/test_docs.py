@@ -21,7 +21,7 @@ from tests.support.gateway import FASTGW, STOP_DEADLINE, Lines, wait_until
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "tuning.md", "deploy/README.md"]
-DOCUMENTS += ["docs/filters.md", "docs/consumers.md", "docs/write-a-filter.md"]
+DOCUMENTS += ["docs/filters.md", "docs/consumers.md", "docs/settings.md", "docs/write-a-filter.md"]
 CONFIGURATIONS = sorted(
     str(path.relative_to(ROOT))
     for folder in ("examples", "deploy")

@@ -210,7 +210,7 @@ def upstreams_of_filters(merged: Merged) -> None:
     for place, use, _ in _all_uses(merged):
         upstream_names = getattr(getattr(use, "settings", None), "upstream_names", None)
         for key, name in upstream_names() if upstream_names is not None else ():
-            if name not in known:
+            if name is not BROKEN and name not in known:
                 place.below(key).report(f"unknown upstream {show(name)}", suggest(name, known), at_key=False)
 
 

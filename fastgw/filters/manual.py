@@ -1,6 +1,6 @@
-"""What there is to say about filters: for `fastgw filters`, as text and JSON, and for docs/filters.md.
+"""What there is to say about filters, for `fastgw filters` and docs/filters.md, and of settings, for docs/settings.md.
 
-All of it is read off the filters' structs: their settings, defaults and docstrings.
+All of it is read off the structs: their settings, defaults and docstrings.
 """
 
 import inspect
@@ -13,6 +13,7 @@ import msgspec
 from msgspec import NODEFAULT, Struct
 
 from fastgw.config.schema import field_docs
+from fastgw.config.settings import Config
 from fastgw.config.shapes import Either, Field, Sequence, Shape, Structure, Table, fields_of
 from fastgw.config.writing import written
 from fastgw.filters.api import Filter, Phase
@@ -161,6 +162,27 @@ def as_markdown(told: Iterable[Manual]) -> str:
         lines += ["", f"## {each.name}", "", each.text, "", f"Phase: {each.phase.lower()}."]
         if each.settings:
             lines += ["", *(_item(setting) for setting in each.settings)]
+    return "\n".join(lines) + "\n"
+
+
+def settings_as_markdown() -> str:
+    """docs/settings.md: all that a configuration may say, besides the settings of filters."""
+    lines = [
+        "# Settings",
+        "",
+        "<!-- Made by `make docs` from the settings themselves: change them, not this. -->",
+        "",
+        "All that a configuration may say, in YAML, TOML or JSON. `[]` stands for each element of a list, `NAME` for",
+        "each name. Every number means the node, not one worker. What `filters` may be: [filters.md](filters.md); what",
+        "consumers are for: [consumers.md](consumers.md).",
+    ]
+    docs = field_docs(Config)
+    for key, field in fields_of(Config).items():
+        lines += ["", f"## {key}", "", docs.get(field.name, "")]
+        found = _structure(field.shape)
+        if found is not None:
+            suffix, inner = found
+            lines += ["", *(_item(setting) for setting in _settings(inner, f"{key}{suffix}.", 1))]
     return "\n".join(lines) + "\n"
 
 

@@ -123,6 +123,20 @@ def test_weights_that_are_no_whole_numbers_are_about_kept():
     assert shares == pytest.approx([1 / 3.6, 0.1 / 3.6, 2.5 / 3.6], rel=0.03)
 
 
+def test_who_fails_is_not_first_each_time() -> None:
+    """Of two equal targets, one of which fails: half of the requests begin at it, not all."""
+    group = members(1, 1)
+    one, other = (member.target for member in group)
+    balance = RoundRobin(group)
+    begun: Counter[Target | None] = Counter()
+    for _ in range(20):
+        target = balance.pick(ANY)
+        begun[target] += 1
+        if target is one:
+            assert balance.pick(ANY, (target,)) is other
+    assert begun == {one: 10, other: 10}
+
+
 def test_retries_do_not_take_turns_away_for_long():
     """Each first attempt at b fails and goes to another one: a and c share b's load, and nobody runs away."""
     balance = RoundRobin(members(1, 1, 1))

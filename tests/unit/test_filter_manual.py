@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from fastgw.cli import app
 from fastgw.filters import TYPES
 from fastgw.filters.api import Phase
-from fastgw.filters.manual import Manual, as_markdown, as_text, manual, manuals, table
+from fastgw.filters.manual import Manual, as_markdown, as_text, manual, manuals, settings_as_markdown, table
 from tests.support.extension import FILTER, importable, install
 
 ROOT = Path(__file__).parent.parent.parent
@@ -27,6 +27,7 @@ def told(*arguments: str, code: int = 0) -> str:
 def test_the_document_is_what_the_filters_say() -> None:
     """If this fails, `make docs` writes it anew."""
     assert (ROOT / "docs" / "filters.md").read_text() == as_markdown(manuals(TYPES))
+    assert (ROOT / "docs" / "settings.md").read_text() == settings_as_markdown()
 
 
 @pytest.mark.parametrize("each", manuals(TYPES), ids=lambda each: each.name)

@@ -211,3 +211,11 @@ def test_bodies_are_held_up_to_a_bound_in_all(monkeypatch: pytest.MonkeyPatch) -
     mirrored.client = mirrored.plane.client()
     mirrored.client.sends(b"POST /api/a HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n1234567890")
     assert mirrored.counted == {SKIPPED: 3}  # all of it is free again
+
+
+@pytest.mark.parametrize("settings", [{}, {"upstream": "http://127.0.0.1:9"}, {"upstream": ["u"]}])
+def test_what_names_no_upstream_is_told(settings: dict[str, Any]) -> None:
+    with pytest.raises(config.ConfigError, match=r"filters\.mirror\.upstream: "):
+        load_document(
+            {"version": 1, "listeners": {"m": {"address": "127.0.0.1:0"}}, "filters": {"mirror": settings}}, TYPES
+        )

@@ -20,17 +20,22 @@ class RoundRobin:
     counts for itself, so this holds for every worker and hence for the node.
     """
 
-    __slots__ = ("_targets", "_turns")
+    __slots__ = ("_again", "_targets", "_turns")
 
     def __init__(self, members: Sequence[Member]) -> None:
         self._targets = tuple(member.target for member in members)
-        self._turns = cycle(_turns(members))
+        turns = _turns(members)
+        self._turns = cycle(turns)
+        # Who is tried again has turns of their own: of two targets the one that fails would be first each time.
+        self._again = cycle(turns)
 
     def pick(self, asked: Asked, tried: Container[Target] = ()) -> Target | None:
-        target = next(self._turns)
-        if tried and target in tried and any(other not in tried for other in self._targets):
+        if not tried:
+            return next(self._turns)
+        target = next(self._again)
+        if target in tried and any(other not in tried for other in self._targets):
             while target in tried:
-                target = next(self._turns)
+                target = next(self._again)
         return target
 
 
