@@ -32,6 +32,8 @@ cdef enum:
     SLOT = 8
     NOT_OURS = -1
     USED_UP = -2
+    LONG_OVER = -3
+    LONG = 1 << 18
     COUNT_BITS = 44
     PERIODS = 1 << 20
 
@@ -57,10 +59,10 @@ cdef class Words:
         return fastgw_swap(<uint64_t*> self._view.buf + at, seen, wanted) != 0
 
     def spend(
-        self, Py_ssize_t at, uint64_t high, uint64_t low, uint64_t period, uint64_t until, int64_t cost, int64_t limit,
-        Py_ssize_t mark
+        self, Py_ssize_t at, uint64_t high, uint64_t low, uint64_t period, int64_t begins, int64_t until, int64_t cost,
+        int64_t limit, Py_ssize_t mark
     ):
-        """As `Quotas.spend`, in the slot that begins at this word. Raises `IndexError`."""
+        """As `Quotas.spend`, in the slot that begins at this word; or `LONG_OVER`. Raises `IndexError`."""
         cdef Py_ssize_t words = self._view.len // 8
         if at < 0 or at > words - SLOT or mark < 0 or mark >= words:
             raise IndexError(at)
@@ -72,6 +74,8 @@ cdef class Words:
             if fastgw_load(slot + ID_HIGH) != high or fastgw_load(slot + ID_LOW) != low:
                 return NOT_OURS
             state = fastgw_load(slot + STATE)
+            if state and <int64_t> fastgw_load(slot + UNTIL) < begins - (until - begins) * LONG:
+                return LONG_OVER
             tag = state >> COUNT_BITS
             count = <int64_t> (state & mask)
             if tag != period:
@@ -82,6 +86,8 @@ cdef class Words:
                     count = 0
             if count + cost > limit:
                 return USED_UP
+            if not state:
+                fastgw_store(slot + UNTIL, <uint64_t> until)
             if fastgw_swap(slot + STATE, state, period << COUNT_BITS | <uint64_t> (count + cost)):
                 break
         if fastgw_load(slot + ID_HIGH) != high or fastgw_load(slot + ID_LOW) != low:  # it was given away meanwhile
@@ -91,6 +97,6 @@ cdef class Words:
                 if fastgw_swap(slot + STATE, state, state - <uint64_t> count):
                     return NOT_OURS
         if tag != period:
-            fastgw_store(slot + UNTIL, until)
+            fastgw_store(slot + UNTIL, <uint64_t> until)
         fastgw_store(<uint64_t*> self._view.buf + mark, 1)
         return limit - count - cost

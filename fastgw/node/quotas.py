@@ -11,7 +11,10 @@ been over for `GRACE_S` is given to another key. Where there is none, the key co
 filter that found none: they may be refused for each other, none is admitted for what is forgotten.
 Rule 2: a count goes on from the period that the slot says where that is the next one: another process's clock is a
 little ahead. Where it is farther ahead a clock was wrong, and the count goes on in the period that is.
-Rule 3: whoever spends marks the block afterwards. Whoever keeps takes the mark first, and reads then: nothing is
+Rule 3: numbers of periods begin anew after 2**20 of them. What ended `LONG` periods ago is none, whatever its number
+says: under the lock its state becomes 0, and only then is anything spent. Where the state is 0, until when it counts is
+written before it, so that nobody takes what has just begun for what is long over.
+Rule 4: whoever spends marks the block afterwards. Whoever keeps takes the mark first, and reads then: nothing is
 missed, but for what a process did that was killed in between; that is found by looking at all blocks now and then.
 
 PERF: a decision takes 0.3 us compiled, 2.7 by fcntl (CPython 3.11, micro/quotas).
@@ -33,6 +36,8 @@ SLOTS: Final = 1 << 19
 PROBED: Final = 64
 GRACE_S: Final = 3600.0
 COUNT_MAX: Final = (1 << 44) - 1
+LONG: Final = 1 << 18
+"""After so many periods a state is no one's; far fewer than half of the numbers that there are."""
 _TAGS: Final = 1 << 20
 _BLOCK: Final = 512  # slots that are marked together
 _OVERFLOW: Final = 1024
@@ -44,6 +49,7 @@ _PLACING: Final = 8
 """The byte that is locked while a slot is given away."""
 NOT_OURS: Final = -1
 USED_UP: Final = -2
+_LONG_OVER: Final = -3
 
 
 class Full(Exception):
@@ -154,24 +160,33 @@ class Quotas:
         """How much of the limit is left then; `USED_UP`: nothing was spent; `NOT_OURS`: the slot is another's now."""
         words, at = self._words, self._first + _SLOT * slot
         wanted, mark = period.number % _TAGS, self._marked + slot // _BLOCK
+        begins, ends = int(period.begins_date), int(period.ends_date)
         if self._twin is not None:
-            left: int = self._twin.spend(at, id_.high, id_.low, wanted, int(period.ends_date), cost, limit, mark)
-            return left
+            while True:
+                left: int = self._twin.spend(at, id_.high, id_.low, wanted, begins, ends, cost, limit, mark)
+                if left != _LONG_OVER:
+                    return left
+                self._forget(at, period)
         while True:
             if words[at] != id_.high or words[at + _ID_LOW] != id_.low:
                 return NOT_OURS
             state = words[at + _STATE]
+            if state and words[at + _UNTIL] < begins - (ends - begins) * LONG:
+                self._forget(at, period)
+                continue
             tag, count = _judged(state, wanted)
             count += cost
             if count > limit:
                 return USED_UP
+            if not state:
+                words[at + _UNTIL] = ends
             if self._swap(at + _STATE, state, tag << 44 | count):
                 break
         if words[at] != id_.high or words[at + _ID_LOW] != id_.low:  # it was given away meanwhile
             self._take_back(at, cost)
             return NOT_OURS
         if state >> 44 != tag:
-            words[at + _UNTIL] = int(period.ends_date)
+            words[at + _UNTIL] = ends
         words[mark] = 1
         return limit - count
 
@@ -195,7 +210,22 @@ class Quotas:
         at = self._first + _SLOT * slot
         if self._words[at] != id_.high or self._words[at + _ID_LOW] != id_.low:
             return 0
-        return _judged(self._words[at + _STATE], period.number % _TAGS)[1]
+        state = self._words[at + _STATE]
+        return 0 if self._is_long_over(at, period) else _judged(state, period.number % _TAGS)[1]
+
+    def _is_long_over(self, at: int, period: Period) -> bool:
+        begins, ends = int(period.begins_date), int(period.ends_date)
+        return self._words[at + _UNTIL] < begins - (ends - begins) * LONG
+
+    def _forget(self, at: int, period: Period) -> None:
+        """What ended long before this period."""
+        fcntl.lockf(self._fd, fcntl.LOCK_EX, 1, self._offset + _PLACING)
+        try:
+            state = self._words[at + _STATE]  # before until when it counts: see rule 3
+            if state and self._is_long_over(at, period):
+                self._swap(at + _STATE, state, 0)
+        finally:
+            fcntl.lockf(self._fd, fcntl.LOCK_UN, 1, self._offset + _PLACING)
 
     # --- what is asked and told about keys ---
 

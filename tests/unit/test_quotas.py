@@ -74,6 +74,41 @@ def test_a_clock_that_was_wrong_forgets_nothing(table):
     assert table.spend(*alice, TOMORROW, 1, 3) == 2
 
 
+def span(number: int) -> Period:
+    """Of 1 s: numbers begin anew after twelve days."""
+    return Period(int(NOW) + number, NOW + number, NOW + number + 1)
+
+
+@pytest.mark.parametrize(
+    "idle", [1, 2, 2**18, 2**18 + 2, 2**19 - 1, 2**19, 2**19 + 1, 2**20 - 2, 2**20 - 1, 2**20, 2**20 + 1, 3 * 2**19 + 1]
+)
+def test_a_key_begins_anew_however_long_it_was_idle(table, idle):
+    """Also when the number of its period looks like the present one, or one to come."""
+    alice = slot_of(table, b"alice")
+    assert [table.spend(*alice, span(0), 1, 2) for _ in range(3)] == [1, 0, USED_UP]
+    assert table.count(*alice, span(idle)) == table.look_up(Id.of(b"alice"), span(idle)) == 0
+    assert [table.spend(*alice, span(idle), 1, 2) for _ in range(3)] == [1, 0, USED_UP]
+    assert table.count(*alice, span(idle)) == 2
+    assert table.spend(*alice, span(idle + 1), 1, 2) == 1
+
+
+@pytest.mark.parametrize("idle", [2**19 + 1, 2**20 - 1, 2**20])
+def test_processes_that_begin_anew_at_once_admit_the_limit_together(table, idle):
+    alice = slot_of(table, b"alice")
+    for round_ in range(20):
+        period = span(round_ * idle)
+        children = []
+        for _ in range(3):
+            if not (child := os.fork()):
+                admitted = 99  # had it failed
+                try:
+                    admitted = sum(table.spend(*alice, period, 1, 40) >= 0 for _ in range(30))
+                finally:
+                    os._exit(admitted)
+            children.append(child)
+        assert sum(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children) == 40
+
+
 def test_reset(table):
     alice = slot_of(table, b"alice")
     table.spend(*alice, TODAY, 3, 3)
