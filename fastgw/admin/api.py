@@ -7,6 +7,7 @@ change of the configuration is an `Outcome`, whatever its status.
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
+from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
@@ -107,6 +108,8 @@ def _route(node: Node, operations: Sequence[Operation]) -> Route:
 async def _refuse(request: Request, refusal: Exception) -> Response:
     assert isinstance(refusal, HTTPException)
     detail = {404: "There is no such path; /openapi.json lists them.", 405: "Not with this method."}
+    if refusal.detail != HTTPStatus(refusal.status_code).phrase:  # it is our own
+        detail = {}
     fields = {name.replace("-", "_"): value for name, value in (refusal.headers or {}).items()}
     return refused(refusal.status_code, detail.get(refusal.status_code, refusal.detail), **fields)
 

@@ -179,10 +179,11 @@ class Noted(Shape):
         return self.refuse(value, path, reading)
 
     def _refuse_unitless(self, value: Any, path: Path, reading: Reading) -> Broken:
-        what = self.expected.partition(" such as ")[0]
-        return reading.report(
-            path, f"{show(value)} has no unit", f'expected {what} such as "{value}{self.notation.unit}"'
-        )
+        what, unit = self.expected.partition(" such as ")[0], self.notation.unit
+        examples = f'"{value}{unit}"'
+        if unit == "%" and isinstance(value, float) and value < 1:  # most often a share
+            examples = f'"{value * 100:g}%", or {examples}'
+        return reading.report(path, f"{show(value)} has no unit", f"expected {what} such as {examples}")
 
     def _is_right(self, text: str) -> bool:
         try:

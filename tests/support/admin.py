@@ -120,6 +120,9 @@ class FakeNode:
     async def put_targets(self, upstream: str, text: bytes, suffix: str) -> Outcome:
         return await self._change((upstream, text, suffix))
 
+    def drain_target(self, upstream: str, target: str, drained: bool) -> None:
+        """There is none."""
+
     async def rollback(self, generation: int | None) -> Outcome:
         return await self._change(("rollback", generation))
 

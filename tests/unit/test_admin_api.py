@@ -277,3 +277,12 @@ def test_a_change_goes_on_when_its_client_has_left(here):
 def test_every_operation_has_a_path_and_a_method_of_its_own():
     assert all(isinstance(each, Operation) for each in api.OPERATIONS)
     assert len({(each.method, each.path) for each in api.OPERATIONS}) == len(api.OPERATIONS)
+
+
+def test_what_is_not_there_is_told_for_what_it_is(here):
+    for request, detail in (
+        ("POST /upstreams/nowhere/targets/127.0.0.1:1/drain", "There is no such target; /upstreams lists them."),
+        ("GET /nowhere", "There is no such path; /openapi.json lists them."),
+    ):
+        status, _, body = here.ask(request)
+        assert (status, json.loads(body)["detail"]) == (404, detail)
