@@ -302,6 +302,16 @@ class StateLimits:
     def _connect(self, pause: float) -> None:
         if self._connecting is None:
             self._connecting = self._loop.create_task(self._keep_connecting(pause))
+            self._connecting.add_done_callback(self._tell_defect)
+
+    def _tell_defect(self, task: asyncio.Task[None]) -> None:
+        """Connecting has failed otherwise than it may: it is tried again, ever as seldom as at last."""
+        if task is self._connecting and not task.cancelled() and (error := task.exception()) is not None:
+            if not self.away:
+                log.error("limits: a defect while the Redis at %s is connected to", self._place, exc_info=error)
+            self._connecting = None
+            self._connect(AGAIN_MOST_S)
+            self._go(type(error).__name__)
 
     async def _keep_connecting(self, pause: float) -> None:
         self._again_s = AGAIN_S
@@ -312,9 +322,6 @@ class StateLimits:
                 load = b"SCRIPT", b"LOAD", SCRIPT.encode()
                 pipe = await opened(self._url, max(PATIENCE_S, self._timeout), self._lost, load)
             except ERRORS as error:
-                self._go(type(error).__name__)
-            except Exception as error:  # the edge of this task: whoever shares the limits has no other that connects
-                log.exception("limits: a defect while the Redis at %s is connected to", self._place)
                 self._go(type(error).__name__)
             else:
                 break

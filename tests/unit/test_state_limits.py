@@ -362,7 +362,7 @@ def test_a_defect_while_it_connects_does_not_end_the_trying(
         return await opened(url, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(state_limits, "opened", failing)
-    monkeypatch.setattr(state_limits, "AGAIN_S", 0.001)
+    monkeypatch.setattr(state_limits, "AGAIN_MOST_S", 0.001)
 
     async def play() -> None:
         limits = StateLimits(redis.url, 30.0)
