@@ -336,6 +336,7 @@ def test_everything_that_a_filter_may_change_is_put_back() -> None:
         "response_bytes",
         "retries",
         "route",
+        "sent",
         "service",
         "shadowed",
         "shadows",
