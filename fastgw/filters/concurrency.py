@@ -11,7 +11,7 @@ from fastgw.config.settings import NONE, Settings
 from fastgw.config.values import Duration, FieldName, Identity, Percent, Trait
 from fastgw.filters.adaptive import AdaptiveLimit
 from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Services
-from fastgw.filters.limiting.keys import KEY, key_of
+from fastgw.filters.limiting.keys import KEY, are_of_somebody, key_of, traits_of
 from fastgw.filters.limiting.ledger import give_back
 from fastgw.node.limits import Cells, KeyCounts
 
@@ -110,11 +110,11 @@ class Concurrency(Filter, name="concurrency", phase=Phase.LIMIT_CONSUMER, order=
     def asks_who(self) -> bool:
         """Whether it makes a difference who the client is."""
         by_group = self.priority is not None and bool(self.priority.groups)
-        return by_group or any(trait.kind in ("consumer", "claim") for trait in self._traits)
+        return by_group or are_of_somebody(self._traits)
 
     @property
     def _traits(self) -> Sequence[Trait]:
-        return (self.key,) if isinstance(self.key, Trait) else self.key
+        return traits_of(self.key)
 
     def build(self, env: Env) -> Hooks:
         fault = _FAULTS[self.status]

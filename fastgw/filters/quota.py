@@ -10,7 +10,7 @@ from fastgw.config.settings import NONE, Settings, Some
 from fastgw.config.values import Notation, Trait, parse_identity, write_duration
 from fastgw.filters.api import Duration, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Services
 from fastgw.filters.limiting.fields import Style, Telling, refusal, tell_tightest
-from fastgw.filters.limiting.keys import KEY, key_named, key_of
+from fastgw.filters.limiting.keys import KEY, are_of_somebody, key_named, key_of, traits_of
 from fastgw.filters.limiting.ledger import Left, Terms, give_back
 from fastgw.node.periods import Calendar, calendar_of, zone_of
 from fastgw.node.quotas import COUNT_MAX, NOT_OURS, Full, Id, Period, Quotas, own_quotas
@@ -83,12 +83,12 @@ class Quota(Filter, name="quota", phase=Phase.LIMIT_CONSUMER, order=10):  # type
 
     @property
     def traits(self) -> Sequence[Trait]:
-        return (self.key,) if isinstance(self.key, Trait) else self.key
+        return traits_of(self.key)
 
     @property
     def asks_who(self) -> bool:
         """Whether it makes a difference who the client is."""
-        return bool(self.groups) or any(trait.kind in ("consumer", "claim") for trait in self.traits)
+        return bool(self.groups) or are_of_somebody(self.traits)
 
     @property
     def calendar(self) -> Calendar:

@@ -26,7 +26,7 @@ from fastgw.filters.api import (
 )
 from fastgw.filters.ip import judge_of
 from fastgw.filters.limiting.fields import Style, Telling, refusal, tell_tightest
-from fastgw.filters.limiting.keys import KEY, key_of
+from fastgw.filters.limiting.keys import KEY, are_of_somebody, key_of, traits_of
 from fastgw.filters.limiting.ledger import Algorithm, NodeLedger, Terms, Verdict, give_back
 from fastgw.node import cells
 from fastgw.node.cells import Limit
@@ -155,12 +155,12 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
 
     @property
     def traits(self) -> Sequence[Trait]:
-        return (self.key,) if isinstance(self.key, Trait) else self.key
+        return traits_of(self.key)
 
     @property
     def asks_who(self) -> bool:
         """Whether it makes a difference who the client is."""
-        return bool(self.groups) or any(trait.kind in ("consumer", "claim") for trait in self.traits)
+        return bool(self.groups) or are_of_somebody(self.traits)
 
     @property
     def phase_of_listener(self) -> Phase:

@@ -19,6 +19,16 @@ REMEMBERED: Final = 8192
 KeyOf = Callable[[Exchange], bytes]
 
 
+def traits_of(key: Trait | Sequence[Trait]) -> Sequence[Trait]:
+    """What is written as one or as a list."""
+    return (key,) if isinstance(key, Trait) else key
+
+
+def are_of_somebody(traits: Sequence[Trait]) -> bool:
+    """Whether any of them depends on who the client is."""
+    return any(trait.kind in ("consumer", "claim") for trait in traits)
+
+
 def key_of(traits: Sequence[Trait], ipv6_prefix: int, name: bytes = b"") -> KeyOf:
     """The key of a request. `name`: stands in front of it, where one table has the keys of several filters."""
     network = network_of(ipv6_prefix)
