@@ -15,7 +15,7 @@ from fastgw.compile import building, compile
 from fastgw.config import load_text
 from fastgw.filters import TYPES
 from fastgw.gateway import Gateway, dismantling
-from fastgw.runtime.accepted import Accepted, accept, seal, unsealing
+from fastgw.runtime.accepted import Accepted, Base, accept, seal, unsealing
 
 COUNTS = (10, 1_000, 10_000)
 SOME = 10
@@ -94,7 +94,7 @@ def accepted(count: int, generation: int, base: Accepted | None, change_all: boo
         lines.append(f"  - {{name: {route}, paths: ['/{route}/*', '/{route}-version{version}/*'], upstream: origin}}")
     loaded = load_text("\n".join(lines).encode(), "/nowhere/gateway.yaml", TYPES)
     places = compile(loaded.config, 1).places
-    before = None if base is None else base.config()
+    before = None if base is None else Base(base, base.config())
     return accept(loaded, generation=generation, date=1.0, source="api", places=places, workers=1, base=before)
 
 

@@ -13,9 +13,9 @@ from bench.micro.timing import Room, time_room
 
 MODULES = (
     "framing", "routing", "balance", "health", "chain", "filters", "tokens", "asking", "splice", "body", "observe",
-    "cells", "limits", "quotas", "exchange",
+    "cells", "limits", "quotas", "exchange", "policies", "egress",
 )  # fmt: skip
-"""In the order of a request's path; the last is all of them together."""
+"""In the order of a request's path; the last three are all of them together."""
 
 
 def main(

@@ -7,8 +7,10 @@ transports are ours. What a connection writes is kept in a list, what its peer s
 import asyncio
 import json
 import socket
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,9 +22,11 @@ from bench.micro.heads import ANSWERS, BODY, CONTENT_LENGTH, REQUESTS
 from bench.micro.timing import Room
 from fastgw import config
 from fastgw.compile import compile as compile_tables
+from fastgw.compile import uses
 from fastgw.downstream import Server
 from fastgw.filters import TYPES
 from fastgw.filters.api import Env, Exchange, Filter, Hooks, Outcome, Phase, Services
+from fastgw.filters.credentials.said import Said
 from fastgw.gateway import Gateway
 from fastgw.node.cells import own_table
 from fastgw.node.feeds import Feeds
@@ -40,6 +44,8 @@ from fastgw.wire.render import LAST_CHUNK, chunk
 Messages = Sequence[tuple[bytes, bytes]]
 """Requests, each with the answer its upstream gives."""
 
+TOKEN_LINE = b"Authorization: Bearer %b\r\n" % (b"x" * 800)
+TOKEN_S = 24 * 3600.0  # longer than any run
 BODIES = [answer.partition(b"\r\n\r\n")[2] for answer in ANSWERS]
 
 
@@ -97,13 +103,20 @@ class Transport(asyncio.Transport):
 
 
 class Plane:
-    """A worker's data plane with one client connection, and the connection to the upstream that its requests take."""
+    """A worker's data plane with one client connection, and the connection to the upstream that its requests take.
 
-    def __init__(self, folder: Path, log: bool, filters: int) -> None:
+    `cut`: what is cut off the paths of requests.
+    """
+
+    def __init__(self, folder: Path, configuration: Mapping[str, Any], cut: bytes = b"") -> None:
         file = folder / "gateway.json"
-        sinks = [str(folder / "access.log")] if log else []
-        file.write_text(json.dumps(_configuration(sinks, filters)))
-        gateway = compile_tables(config.load(str(file), {**TYPES, Noop.type_name: Noop}).config, 1)
+        file.write_text(json.dumps(configuration))
+        loaded = config.load(str(file), {**TYPES, Noop.type_name: Noop}).config
+        gateway = compile_tables(loaded, 1)
+        self._cut = cut
+        sources = {each.key: each for use in uses(loaded) for each in use.settings.feeds()}
+        self._shows_token = bool(sources)
+        self._feeds = Feeds({}, partial(self._say, sources))
         self._loop = uvloop.new_event_loop()
         self._gateway: Gateway | None = None
         self.turn(lambda: self._start(gateway))
@@ -118,9 +131,16 @@ class Plane:
         self._gateway = gateway
         self._observer.start()
         self._ground.start()
-        services = Services(self._ground, Fetcher(self._ground), Feeds({}, lambda key: None), own_table(), own_counts())
+        services = Services(self._ground, Fetcher(self._ground), self._feeds, own_table(), own_counts())
         gateway.start(services, column)
         self.client = Transport(self._server.accepted(gateway.listeners[0], ("192.0.2.1", 40_000), 443))
+
+    def _say(self, sources: Mapping[str, Any], key: str, known: bytes) -> None:
+        """What control says when it is asked for a token: one that is good for a long time."""
+        getter = sources[key].getter(lambda path: Path(path).read_bytes())
+        until = time.time() + TOKEN_S
+        said = Said(material=getter.material, value=TOKEN_LINE, good_until_date=until, renew_from_date=until)
+        self._loop.call_soon(self._feeds.take, key, said.packed())
 
     def turn(self, calls: Callable[[], None]) -> None:
         """Make `calls` inside the event loop, and let it do at once what they put off to its next turn."""
@@ -172,7 +192,9 @@ class Plane:
                 forwarded = b"".join(self.upstream.written)
                 self.upstream.receive(response)
                 answer = b"".join(self.client.written)
-                assert forwarded.startswith(request[: request.index(b"\r\n")]), (request, forwarded)
+                line = request[: request.index(b"\r\n")].replace(b" " + self._cut + b"/", b" /", 1)
+                assert forwarded.startswith(line + b"\r\n"), (request, forwarded)
+                assert not self._shows_token or TOKEN_LINE in forwarded, (request, forwarded)
                 assert forwarded.endswith(request.partition(b"\r\n\r\n")[2]), (request, forwarded)
                 assert answer.startswith(b"HTTP/1.1 200 OK\r\n"), (request, answer)
                 assert body in answer, (response, answer)
@@ -193,7 +215,7 @@ class Plane:
         self._loop.close()
 
 
-def _configuration(access_logs: Sequence[str], filters: int) -> dict[str, Any]:
+def configuration(access_logs: Sequence[str] = (), filters: int = 0) -> dict[str, Any]:
     """As the benchmark's `plain`: 100 routes by prefix to one upstream; through so many filters that pass."""
     return {
         "version": 1,
@@ -221,7 +243,16 @@ def rooms() -> Iterator[Room]:
 
 
 def _room(name: str, messages: Messages, log: bool = False, filters: int = 0) -> Iterator[Room]:
-    with TemporaryDirectory() as folder, closing(Plane(Path(folder), log, filters)) as plane:
+    with TemporaryDirectory() as folder:
+        sinks = [f"{folder}/access.log"] if log else []
+        yield from room(name, messages, Path(folder), configuration(sinks, filters))
+
+
+def room(
+    name: str, messages: Messages, folder: Path, configured: Mapping[str, Any], cut: bytes = b""
+) -> Iterator[Room]:
+    """`cut`: as in `Plane`."""
+    with closing(Plane(folder, configured, cut)) as plane:
         plane.connect(*messages[0])
         plane.prove(messages)
         yield Room(name, plane.exchange, messages, plane.turn)

@@ -43,8 +43,13 @@ class ReloadedFastgw(Fastgw):
             written = file.with_suffix(f".{version}")
             written.write_text(json.dumps(configuration, indent=1))
             versions.append(written)
-        host, _, port = json.loads(addresses)["admin"].rpartition(":")
-        return FastgwChanges(file, versions, HTTPConnection(host, int(port), timeout=PATIENCE))
+        return changes_by(addresses, file, versions)
+
+
+def changes_by(addresses: bytes, file: Path, versions: list[Path]) -> "FastgwChanges":
+    """`addresses`: as `Fastgw._changes` has them."""
+    host, _, port = json.loads(addresses)["admin"].rpartition(":")
+    return FastgwChanges(file, versions, HTTPConnection(host, int(port), timeout=PATIENCE))
 
 
 class FastgwChanges:

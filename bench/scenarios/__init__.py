@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from bench.scenarios import (
     churn,
     download,
+    egress,
     filters,
     idle,
     plain,
@@ -34,6 +35,7 @@ SCENARIOS: Mapping[str, Scenario] = {
         idle,
         churn,
         filters,
+        egress,
         workers,
         slow,
         reload,
