@@ -1,13 +1,16 @@
 # docker build -t fastgw . && docker run -p 8080:8080 fastgw
 # A configuration of your own: -v "$PWD/gateway.yaml:/etc/fastgw/gateway.yaml:ro"
 
+# For what needs more packages (`fastgw[redis]`): --build-arg EXTRAS=redis,kubernetes
+
 FROM python:3.11-slim-bookworm AS build
+ARG EXTRAS=
 RUN apt-get update -qq && apt-get install -qq -y --no-install-recommends gcc libc6-dev
 COPY LICENSE README.md pyproject.toml setup.py /src/
 COPY fastgw /src/fastgw
 # Without pip: what is copied from here holds fastgw and what it imports. It must have come out compiled.
 RUN python -m venv --without-pip /opt/fastgw \
-    && pip --python /opt/fastgw/bin/python install --no-cache-dir --disable-pip-version-check /src \
+    && pip --python /opt/fastgw/bin/python install --no-cache-dir --disable-pip-version-check "/src${EXTRAS:+[$EXTRAS]}" \
     && /opt/fastgw/bin/fastgw version | grep -x 'wire: *compiled'
 
 FROM python:3.11-slim-bookworm

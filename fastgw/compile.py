@@ -11,15 +11,16 @@ that tables are freed piece by piece, without the collector.
 
 import logging
 import ssl
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
 from fastgw.config import settings as config
+from fastgw.config.egress_routes import service_of
 from fastgw.config.levels import by_route, early, early_turn, turn
-from fastgw.config.loading import MOST_TOLD
+from fastgw.config.loading import MOST_TOLD, no_collections
 from fastgw.config.locating import Where
 from fastgw.config.patterns import Template, parse_host, parse_path, parse_redirect
 from fastgw.config.secret import SecretError, secret_in
@@ -30,14 +31,14 @@ from fastgw.exchange import Chain, Exchange, Hooks, Link, Reply, Route
 from fastgw.filters.api import STATE, Env, Stock, digest_of_state, secret_names
 from fastgw.filters.preflights import forwards_preflight
 from fastgw.filters.shadow import in_shadow
+from fastgw.filters.unusable import Unusable
 from fastgw.gateway import CompiledRoute, CompileError, Gateway
 from fastgw.identity import NOBODY, Index, index_of
 from fastgw.routing import Conditions, Router, Rule, Steps, at_once, rule_of
-from fastgw.upstream.balance.sticky import SHORTEST_KEY
 from fastgw.upstream.fallback import Fallback
 from fastgw.upstream.forward import Forward
 from fastgw.upstream.group import Upstream
-from fastgw.upstream.paths import path_of
+from fastgw.upstream.paths import folder_of, judge_of, path_of
 from fastgw.upstream.split import Splitter
 from fastgw.upstream.target import build_targets
 from fastgw.upstream.tls import client_tls, identity_of, material_of
@@ -64,6 +65,8 @@ class Plan(NamedTuple):
     """Contents of files by path; one that is not here is read."""
     consumers: Index = NOBODY
     """They are not looked at in the settings."""
+    same_upstreams: Container[str] = ()
+    """The names of those that are equal to the ones in use, which are taken from there."""
 
     @classmethod
     def of(
@@ -84,9 +87,14 @@ def compile(
     workers: int,
     files: Mapping[str, bytes] = config.NONE,
     index: Index | None = None,
+    base: Gateway | None = None,
+    same: Sequence[int] = (),
 ) -> Gateway:
-    """The tables for `workers` processes. `files`: as in `Plan`; `index`: of the consumers. Raises `CompileError`."""
-    return at_once(building(Plan.of(configuration, files, index), workers, None))
+    """The tables for `workers` processes. `files`, `same`: as in `Plan`; `index`: of the consumers; `base`: as in
+    `building`. Raises `CompileError`."""
+    plan = Plan.of(configuration, files, index)
+    with no_collections():
+        return at_once(building(plan._replace(same=same), workers, base))
 
 
 def building(plan: Plan, workers: int, base: Gateway | None) -> Steps[Gateway]:
@@ -122,6 +130,8 @@ class _Building:
         self._all_same = all(self._same_filters) and self._names == tuple(base.tables)
         before = {name: place for place, name in enumerate(base.tables)}
         self._places_before = tuple(before.get(name, -1) for name in self._names)
+        self._anywhere: dict[tuple[config.FilterUse, str, bool], Link] = {}
+        """Filters that may stand anywhere: by their use, its level, and whether it is early."""
         self._unbuilt: dict[Where, tuple[str, str]] = {}
         """Filters that cannot be built: the level, and what is wrong. Each is tried once."""
 
@@ -140,8 +150,9 @@ class _Building:
         made.index = base.index if base.index.digest == plan.consumers.digest else plan.consumers
         if not base.tables:  # the first tables are those in use
             made.stock.roster.index = made.index
-        for name, upstream in plan.upstreams.items():
-            yield from self._upstream(name, upstream)
+        for name in plan.upstreams:
+            there = base.upstreams.get(name) if name in plan.same_upstreams else None
+            yield from self._upstream(name, plan.upstreams[name] if there is None else there.settings)
             yield
         chains = []
         for name in self._names:
@@ -155,7 +166,7 @@ class _Building:
                 yield
             made.routes.append(compiled)
             made.routes_by_name[name] = compiled
-            made.live |= compiled.live
+            made.live.update(compiled.live)
             for on_listener, rule in zip(rules, compiled.rules, strict=True):
                 if rule is not None:
                     on_listener.append(rule)
@@ -175,7 +186,7 @@ class _Building:
     def _upstream(self, name: str, settings: config.Upstream) -> Steps[Upstream]:
         base, made = self._base, self._made
         upstream = base.upstreams.get(name)
-        same = upstream is not None and upstream.settings == settings
+        same = upstream is not None and (upstream.settings is settings or upstream.settings == settings)
         try:
             identity = context = None
             if any(target.url.tls for target in settings.targets):
@@ -205,10 +216,6 @@ class _Building:
             key = secret_in(held.file, files[held.file]) if held.file in files else held.value()
         except SecretError as error:
             raise CompileError(f"upstreams.{name}.load_balancing.sticky.key: {error}") from error
-        if len(key) < SHORTEST_KEY:
-            raise CompileError(
-                f"upstreams.{name}.load_balancing.sticky.key: {len(key)} characters; expected {SHORTEST_KEY} at least"
-            )
         return key.encode()
 
     def _destinations(self, route: config.Route) -> Steps[tuple[Upstream, ...]]:
@@ -256,26 +263,43 @@ class _Building:
         there = {(link.level, link.use.name): link for link in before}
         links = []
         in_turn = early_turn if route is None else turn
-        for level, use in sorted(uses, key=lambda held: in_turn(held[1])):
+        held = sorted(uses, key=lambda held: in_turn(held[1]))
+        alone = route is not None and any(use.settings.fails_alone for _, use in held)
+        for level, use in held:
             link = there.get((level, use.name))
             if link is None or link.use != use or not self._changed.isdisjoint(link.reads):
-                link = self._link(level, use, listener, route)
+                link = self._link(level, use, listener, route, alone=alone)
             links.append(link)
         return tuple(links)
 
-    def _link(self, level: str, use: config.FilterUse, listener: str, route: str | None) -> Link:
-        """A filter built. One that cannot be does nothing here: nothing will come of these tables."""
+    def _link(
+        self, level: str, use: config.FilterUse, listener: str, route: str | None, *, alone: bool = False
+    ) -> Link:
+        """A filter, which may have been built for another route."""
+        if not use.settings.stands_anywhere or use.shadow:
+            return self._built_link(level, use, listener, route, alone)
+        known = self._anywhere.get((use, level, route is None))
+        if known is None:
+            known = self._anywhere[use, level, route is None] = self._built_link(level, use, listener, route, alone)
+        return known
+
+    def _built_link(self, level: str, use: config.FilterUse, listener: str, route: str | None, alone: bool) -> Link:
+        """A filter built. One that cannot be does nothing here: nothing will come of these tables, unless the route
+        fails `alone`."""
         where = _where(level, use, listener, route)
         told = f"listener {listener}" if level == "listener" else level
         env = Env(use.name, route, use.settings, self._made.stock, self._plan.files, told, self._plan.settings.state)
         hooks, wrong = Hooks(), ""
         if where not in self._unbuilt:
             hooks, wrong = _built(use, env)
-            if wrong:
+            if wrong and alone and level == "route" and use.settings.for_its_upstream and env.reads:
+                hooks = Hooks(request=Unusable(wrong, env.reads))
+            elif wrong:
                 self._unbuilt[where] = level, wrong
         self._made.reads |= env.reads
         acting = in_shadow(use.name, hooks) if use.shadow else hooks
-        return Link(use, acting, use.settings.phase.always, level, env.reads, env.keeps, own=hooks)
+        always, is_early = use.settings.phase.always, route is None
+        return Link(use, acting, always, level, env.reads, env.keeps, own=hooks, early=is_early)
 
     def _unused_sets(self) -> Steps[None]:
         """Filters in sets that no route uses are built too, to tell whether they could be."""
@@ -342,8 +366,8 @@ class _Building:
             rules.append(rule)
             yield
         links = {link for rule in rules if rule is not None for link in rule[0].route.links}
-        reads = frozenset(file for link in links for file in link.reads)
-        live = frozenset(link for link in links if link.is_live)
+        reads = tuple({file for link in links for file in link.reads})
+        live = tuple(link for link in links if link.is_live)
         if route.fallback is not None and route.fallback.upstream is not None:
             upstreams = (*upstreams, self._made.upstreams[route.fallback.upstream])
         return CompiledRoute(upstreams, route.use, reads, live, tuple(rules))
@@ -368,7 +392,7 @@ class _Building:
             parts.append(self._on_listener(listener, route, upstream, action, early_chain, before))
         names = tuple(route.upstream)
         divided = Route(
-            *(route.name, parts[0].action, parts[0].chain, parts[0].steps, parts[0].encoded_slash_allowed),
+            *(route.name, parts[0].action, parts[0].chain, parts[0].steps, parts[0].judge_path),
             patience=parts[0].patience,
             preflight_chain=parts[0].preflight_chain,
             takes_options=parts[0].takes_options,
@@ -400,25 +424,28 @@ class _Building:
         chain = Chain(stay + links)
         for_preflights = None if chain.preflight is None else _for_preflights(chain, links)
         steps = tuple(link.hooks.request for link in links if link.hooks.request is not None)
-        slash_allowed = route.path.encoded_slash == "keep"
+        path_sent = action.path_of if isinstance(action, Forward) else None
+        judge = judge_of(route, None if upstream is None else upstream.settings, path_sent)
         straight = None
-        if isinstance(action, Forward) and action.goes_straight and slash_allowed and chain.only_requests:
+        # A path that is as it was sent may be forbidden for its slashes only, and is looked at where there are steps.
+        slash_allowed = bool(steps) or route.path.encoded_slash == "keep"
+        if isinstance(action, Forward) and action.goes_straight and slash_allowed:
             straight = action
         takes_options = "OPTIONS" in route.methods
-        made = Route(
-            route.name, action, chain, steps, slash_allowed, straight, route.timeout, for_preflights, takes_options
-        )
+        made = Route(route.name, action, chain, steps, judge, straight, route.timeout, for_preflights, takes_options)
         if route.fallback is not None:
-            made.fallback = self._fallback(route, route.fallback)
+            made.fallback = self._fallback(route, route.fallback, links)
         if for_preflights is not None and isinstance(action, Forward):
             made.forwards_preflight = forwards_preflight(made, links)
         return made
 
-    def _fallback(self, route: config.Route, settings: config.Fallback) -> Fallback:
+    def _fallback(self, route: config.Route, settings: config.Fallback, links: Iterable[Link]) -> Fallback:
         if settings.respond is not None:
             return Fallback(settings.conditions, reply=_reply(settings.respond))
         assert settings.upstream is not None
-        return Fallback(settings.conditions, forward=_forward(route, self._made.upstreams[settings.upstream]))
+        upstream = self._made.upstreams[settings.upstream]
+        shares = all(_is_for(upstream, link) for link in links if link.use.settings.for_its_upstream)
+        return Fallback(settings.conditions, forward=_forward(route, upstream), shares=shares)
 
     # listeners
 
@@ -450,12 +477,14 @@ class _Building:
 
 
 def rest_of(configuration: config.Config) -> config.Config:
-    """Without routes, upstreams and consumers; with access logs that mask what filters take for a secret."""
-    names = {name for use in uses(configuration) for name in secret_names(use.settings)}
+    """Without routes and what they were made of, upstreams and consumers; with access logs that mask what filters take
+    for a secret."""
+    distinct = {id(use): use for use in uses(configuration)}  # thousands of routes may have the same ones
+    names = {name for use in distinct.values() for name in secret_names(use.settings)}
     logs = configuration.access_logs
     if names:
         logs = tuple(replace(log, redact=tuple(dict.fromkeys((*log.redact, *sorted(names))))) for log in logs)
-    return replace(configuration, routes=(), upstreams=config.NONE, consumers=(), access_logs=logs)
+    return replace(configuration, routes=(), egress=None, upstreams=config.NONE, consumers=(), access_logs=logs)
 
 
 def _trusted_alike(before: ListenerTable, settings: config.Listener, tls: ServerContexts | None) -> bool:
@@ -490,11 +519,21 @@ def _where(level: str, use: config.FilterUse, listener: str, route: str | None) 
 
 def uses(configuration: config.Config) -> Iterator[config.FilterUse]:
     """Every use of a filter, wherever it is written."""
-    levels = [configuration.filters, *configuration.filter_sets.values()]
-    levels += [listener.filters for listener in configuration.listeners.values()]
-    levels += [upstream.filters for upstream in configuration.upstreams.values()]
-    levels += [route.filters for route in configuration.routes]
-    return (use for filters in levels for use in filters.values() if use is not None)
+    return (use for _, filters in levels(configuration) for use in filters.values() if use is not None)
+
+
+def levels(configuration: config.Config) -> Iterator[Level]:
+    """Wherever filters are written. A route's are those of the service, where it is `egress` that has made it."""
+    yield "gateway", configuration.filters
+    yield from ((f"filter set {name}", filters) for name, filters in configuration.filter_sets.items())
+    yield from ((f"listener {name}", each.filters) for name, each in configuration.listeners.items())
+    yield from ((f"upstream {name}", each.filters) for name, each in configuration.upstreams.items() if each.filters)
+    yield from ((f"route {service_of(each) or each.name}", each.filters) for each in configuration.routes)
+
+
+def _is_for(upstream: Upstream, link: Link) -> bool:
+    """Whether a filter is meant for this upstream too: it stands where all are meant, or the same one stands there."""
+    return link.level in ("gateway", "listener") or upstream.settings.filters.get(link.use.name) == link.use
 
 
 def _for_preflights(chain: Chain, own: Sequence[Link]) -> Chain:
@@ -541,7 +580,7 @@ def _action(route: config.Route, upstream: Upstream | None) -> Callable[[Exchang
 def _forward(route: config.Route, upstream: Upstream) -> Forward:
     upgrade = tuple(protocol.lower().encode() for protocol in route.upgrade)
     deadline_name = None if route.deadline_header is None else route.deadline_header.encode()
-    return Forward(upstream, path_of(route), route.forwarded, upgrade, route.timeout, deadline_name)
+    return Forward(upstream, path_of(route), route.forwarded, upgrade, route.timeout, deadline_name, folder_of(route))
 
 
 def _respond(respond: config.Respond) -> Callable[[Exchange], None]:

@@ -5,15 +5,18 @@ difference. Secrets and the values of secret fields are compared, and shown as `
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from fastgw.config import Config, Loaded
+from fastgw.config.egress_routes import service_of
 from fastgw.config.problems import Path, path_text, shorten
 from fastgw.config.secret import MASK
-from fastgw.config.settings import Filters, FilterUse
+from fastgw.config.settings import Filters, FilterUse, Route
 from fastgw.config.shapes import Either, Field, File, Hidden, Sequence, Shape, Structure, Table, fields_of, shape_of
 from fastgw.config.writing import fitting, masked, written
 from fastgw.identity import Index, Known, index_of
@@ -84,8 +87,9 @@ KINDS: Final = {
     "filters": "filter",
 }
 """The parts of `Differences` in the order they are told, and what one of each is called."""
-NAMED: Final = ("listeners", "upstreams", "filter_sets", "filters", "routes", "consumers")
-"""The keys of a configuration whose content is not settings; `include` says only where all of it is."""
+NAMED: Final = ("listeners", "upstreams", "filter_sets", "filters", "routes", "consumers", "egress")
+"""The keys of a configuration whose content is not settings, or is told as what is made of it (`egress`); `include`
+says only where all of it is."""
 
 
 def differences(old: Loaded | Config, new: Loaded | Config, *, known: tuple[Index, Index] | None = None) -> Differences:
@@ -96,6 +100,7 @@ def differences(old: Loaded | Config, new: Loaded | Config, *, known: tuple[Inde
     before, after = (each.config if isinstance(each, Loaded) else each for each in (old, new))
     compare = _Comparison(_rewritten(old, new))
     old_routes, new_routes = ({route.name: route for route in each.routes} for each in (before, after))
+    services = _services(old_routes), _services(new_routes)
     settings = [*compare.settings(before, after)]
     if moved := _reordered("routes", [*old_routes], [*new_routes]):
         settings.append(Item("routes", changes=(moved,)))
@@ -103,9 +108,9 @@ def differences(old: Loaded | Config, new: Loaded | Config, *, known: tuple[Inde
         settings=Part(changed=tuple(settings)),
         listeners=compare.part(before.listeners, after.listeners),
         upstreams=compare.part(before.upstreams, after.upstreams),
-        routes=compare.part(old_routes, new_routes),
+        routes=_once(compare.part(old_routes, new_routes), "name", *services),
         consumers=_consumers(*(known or _known(old, new))),
-        filters=compare.filters(_levels(before), _levels(after)),
+        filters=_once(compare.filters(_levels(before), _levels(after)), "level", *map(_as_levels, services)),
         needs=tuple(_needs(before, after)),
     )
 
@@ -175,9 +180,51 @@ def _levels(config: Config) -> dict[str, Filters]:
         **{f"filter set {_plain(name)}": each for name, each in config.filter_sets.items()},
         **{f"listener {_plain(name)}": each.filters for name, each in config.listeners.items()},
         **{f"upstream {_plain(name)}": each.filters for name, each in config.upstreams.items()},
-        **{f"route {_plain(each.name)}": each.filters for each in config.routes},
+        **{_level_of(each.name): each.filters for each in config.routes},
     }
     return {level: filters for level, filters in held.items() if filters}
+
+
+def _level_of(route: str) -> str:
+    return f"route {_plain(route)}"
+
+
+Services = Mapping[str, str]
+"""By the names of routes that are one service of `egress` on one of several listeners each: what it is called."""
+
+
+def _services(routes: Mapping[str, Route]) -> Services:
+    return {name: service for name, route in routes.items() if (service := service_of(route))}
+
+
+def _as_levels(services: Services) -> Services:
+    return {_level_of(name): _level_of(service) for name, service in services.items()}
+
+
+def _once(part: Part, key: str, old: Services, new: Services) -> Part:
+    """What is the same of a service on all of its listeners, told as one. `key`: where items name the route."""
+    return Part(
+        added=_of_all(part.added, key, new),
+        removed=_of_all(part.removed, key, old),
+        changed=_of_all(part.changed, key, {name: service for name, service in new.items() if name in old}),
+    )
+
+
+def _of_all(items: tuple[Item, ...], key: str, services: Services) -> tuple[Item, ...]:
+    listeners = Counter(services.values())
+    names = (services.get(getattr(item, key), "") for item in items)
+    of_services = [replace(item, **{key: name}) if name else item for item, name in zip(items, names, strict=True)]
+    found: dict[tuple[str, str], list[Item]] = {}
+    for each in of_services:
+        found.setdefault((each.name, each.level), []).append(each)
+    told: list[Item] = []
+    for item, of_service in zip(items, of_services, strict=True):
+        alike = found[of_service.name, of_service.level]
+        if item is of_service or alike.count(of_service) < max(listeners[getattr(of_service, key)], 2):
+            told.append(item)
+        elif alike[alike.index(of_service)] is of_service:  # the first of them
+            told.append(of_service)
+    return tuple(told)
 
 
 def _needs(old: Config, new: Config) -> Iterator[str]:

@@ -7,7 +7,7 @@ what the upstream would be sent is shown instead of sent.
 import inspect
 import re
 import ssl
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -15,27 +15,29 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from fastgw.config import settings as config
 from fastgw.config.pem import decoded
 from fastgw.config.secret import SECRET_NAMES
-from fastgw.config.values import Trait
+from fastgw.config.values import Trait, write_duration
 from fastgw.downstream import Listener
 from fastgw.downstream.choose import choose, meant, too_long
 from fastgw.downstream.unreadable import unreadable
 from fastgw.errors import Fault, fault_of
 from fastgw.exchange import Chain, Exchange, Link, Reply, Response, Trailers, problem
-from fastgw.exchange.chain import checked
+from fastgw.exchange.chain import abandon, checked
 from fastgw.exchange.shadow import Rehearsal
 from fastgw.exchange.traits import cookie, reader
 from fastgw.exchange.unidentified import OpenExchange, OpenShadow
 from fastgw.filters.api import Phase, secret_names
-from fastgw.filters.shadow import abandon
 from fastgw.forwarded import Peer, client_address
 from fastgw.gateway import Gateway
 from fastgw.observe.families import FilterEvent
 from fastgw.observe.lines import masker
 from fastgw.routing import Candidate
+from fastgw.upstream.fallback import Fallback
 from fastgw.upstream.forward import Forward
 from fastgw.upstream.group import Upstream
+from fastgw.upstream.retry import CONNECT_FAILURE, IDEMPOTENT, SAFE
 from fastgw.upstream.target import Target
 from fastgw.wire.certificate import ClientCertificate
 from fastgw.wire.framing import ResponseHead, judge_request
@@ -133,6 +135,9 @@ class Explanation(msgspec.Struct, omit_defaults=True):
     latencies, is told as of a gateway that has just begun."""
     sends: tuple[str, ...] = ()
     """The head that the target would be sent, line by line, secrets as `***`."""
+    fails: tuple[str, ...] = ()
+    """What would follow if the target failed or were slow, as far as `retries`, `hedge`, `circuit_breaker` and
+    `fallback` say something of it for this request."""
     status: int = 0
     """The gateway's own answer, when it makes one."""
     fault: str = ""
@@ -160,6 +165,9 @@ class _Listening:
     def pause_tunnel(self) -> None: ...
     def resume_tunnel(self) -> None: ...
     def count_filter(self, instance: str, event: FilterEvent) -> None: ...
+
+    def patience_with_filters(self) -> float:
+        return 0.0  # nothing is waited for
 
 
 def certificate_in(file: str) -> ClientCertificate:
@@ -284,6 +292,9 @@ def explain(
         explanation.targets = len(action.upstream.targets)
         explanation.picked_by = _picked_by(action.upstream, target, exchange, shown)
         explanation.sends = shown.head(action.request_head(exchange, target))
+        fallback = exchange.route.fallback
+        told = (f"fallback: {fallback.told}",) if isinstance(fallback, Fallback) else ()
+        explanation.fails = (*_tried_again(action.upstream.settings, exchange), *told)
         return explanation
     action(exchange)
     return _answered(explanation, exchange, shown)
@@ -305,6 +316,25 @@ def _picked_by(upstream: Upstream, target: Target, exchange: Exchange, shown: _S
         )
         how += f", sets the cookie {sticky.cookie}{unknown}"
     return how
+
+
+def _tried_again(upstream: config.Upstream, exchange: Exchange) -> Iterator[str]:
+    """What an upstream's settings say of attempts that fail or are slow, where they say anything."""
+    retries, hedge, breaker = upstream.retries, upstream.hedge, upstream.circuit_breaker
+    if retries != config.Retries():
+        repeats = retries.non_idempotent or exchange.method in IDEMPOTENT
+        conditions = [each for each in retries.conditions if repeats or each == CONNECT_FAILURE]
+        if retries.max and conditions:
+            times = "once" if retries.max == 1 else f"up to {retries.max} times"
+            yield f"retries: {times}, after {', '.join(conditions)}"
+        else:
+            yield "retries: none" + ("" if repeats else f", as {exchange.method.decode()} may not be repeated")
+    if hedge is not None and exchange.method in SAFE and exchange.request_body is None:
+        after = hedge.after if isinstance(hedge.after, str) else write_duration(hedge.after)
+        yield f"hedge: another target is asked too after {after}"
+    if breaker is not None:
+        when = f"{breaker.error_rate:.0%} of {breaker.min_requests} or more in {write_duration(breaker.window)} fail"
+        yield f"circuit_breaker: opens for {write_duration(breaker.open)} where {when}"
 
 
 def _hashed(trait: Trait | None, exchange: Exchange, shown: _Shown) -> str:
@@ -476,6 +506,8 @@ def as_text(explanation: Explanation) -> str:
         how = f"{explanation.picked_by}, 1 of {explanation.targets}"
         lines.append(("target", f"{explanation.target}   ({how}; upstream {explanation.upstream})"))
         lines.append(("sends", " · ".join(explanation.sends)))
+        if explanation.fails:
+            lines.append(("fails", " · ".join(explanation.fails)))
     else:
         fault = f" {explanation.fault}" if explanation.fault else ""
         if explanation.detail:

@@ -50,6 +50,7 @@ _TO_COMMA_BACKWARDS: Final = re.compile(
 _FOR: Final = re.compile(
     rb"(?:(?![Ff][Oo][Rr]=)" + _PAIR + rb"[ \t]*+;[ \t]*+)*+[Ff][Oo][Rr]=" + rb'"?((?<=")(?:[^"\\]++|\\.)*+|[^\s",;]++)'
 )
+_IS_AUTHORITY: Final = re.compile(rb"(?:[a-z0-9._~-]++|\[[0-9a-f:.]++\])(?::[0-9]{1,5})?").fullmatch
 _PROTO: Final = re.compile(rb'(?:^|;)[ \t]*+[Pp][Rr][Oo][Tt][Oo]="?([A-Za-z]++)')
 
 
@@ -245,6 +246,17 @@ def client_scheme(head: RequestHead, peer: Peer) -> bytes:
             if scheme in (b"http", b"https"):
                 return scheme
     return peer.scheme
+
+
+def client_authority(head: RequestHead, peer: Peer) -> bytes:
+    """The host, with its port where that is written, that the client asked for: told and believed likewise."""
+    if peer.trusted:
+        heard = head.first(b"x-forwarded-host")
+        if heard is not None:
+            authority = heard.partition(b",")[0].strip(b" \t").lower()
+            if _IS_AUTHORITY(authority):
+                return authority
+    return head.authority
 
 
 def _elements(forwarded: bytes) -> Iterator[bytes]:

@@ -17,6 +17,7 @@ from fastgw.config.locating import Where, locate
 from fastgw.downstream import Listener, ListenerTable
 from fastgw.exchange import Link, Route
 from fastgw.filters.api import Services, Stock
+from fastgw.filters.unusable import Unusable
 from fastgw.identity import NOBODY, Index
 from fastgw.node import drained
 from fastgw.node.drained import by_upstream
@@ -68,9 +69,9 @@ class CompiledRoute(NamedTuple):
     upstreams: tuple[Upstream, ...]
     sets: tuple[str, ...]
     """The filter sets that it uses."""
-    reads: frozenset[str]
+    reads: tuple[str, ...]
     """The files that its filters have read."""
-    live: frozenset[Link]
+    live: tuple[Link, ...]
     """Those of its filters that hold something in a worker's loop."""
     rules: tuple[Rule[Route] | None, ...]
     """What it is on each listener, in their order."""
@@ -120,6 +121,22 @@ class Gateway:
             consumers=[known.name for known in islice(self.index.known(), MAX_CONSUMERS)],
             consumer_count=self.index.count,
         )
+
+    @property
+    def unusable(self) -> Mapping[Where, Unusable]:
+        """What answers in place of filters whose secrets cannot be used; of a service once, whatever its listeners."""
+        found: dict[Where, Unusable] = {}
+        told: set[tuple[str, str]] = set()
+        for name, compiled in self.routes_by_name.items():
+            for link in (link for rule in compiled.rules if rule for link in rule[0].route.links):
+                step = link.own.request
+                if not isinstance(step, Unusable):
+                    continue
+                whose = compiled.upstreams[0].name if compiled.upstreams else name
+                if (whose, link.use.name) not in told:
+                    told.add((whose, link.use.name))
+                    found[Where("routes", name, link.use.name)] = step
+        return found
 
     def _links(self) -> Iterator[Link]:
         for table in self.tables.values():

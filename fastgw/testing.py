@@ -43,6 +43,8 @@ OK: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 """What the upstream answers unless a test says otherwise."""
 Answer = Fetched | Exception | Callable[..., Fetched]
 """Of somebody that a filter asks: an answer, what is raised instead, or a function of what `Fetcher.fetch` is given."""
+GRACE_S: Final = 1.0
+"""How much later than a filter is late a test is. A machine that is busy may stand still for a while."""
 F = TypeVar("F", bound=Filter)
 
 
@@ -70,8 +72,8 @@ class Ran:
     """What has become of a request."""
 
     def __init__(self) -> None:
-        self.sent = b""
-        """All that the upstream got; b"" when the request has not reached it."""
+        self.requests: tuple[bytes, ...] = ()
+        """What the upstream got: () when the request has not reached it, and two where it was sent once more."""
         self.received = b""
         """All that the client got."""
         self.waited = False
@@ -87,6 +89,11 @@ class Ran:
 
     def __repr__(self) -> str:
         return f"<Ran {self.status}{f' {self.fault}' if self.fault else ''}, {'' if self.sent else 'not '}sent>"
+
+    @property
+    def sent(self) -> bytes:
+        """The request as the upstream got it, the last time; b"" when it has not reached it."""
+        return self.requests[-1] if self.requests else b""
 
     @property
     def passed(self) -> bool:
@@ -152,6 +159,7 @@ def run(
     request: bytes | Sequence[bytes],
     *,
     response: bytes | Sequence[bytes] | None = OK,
+    again: bytes | Sequence[bytes] | None = OK,
     client_ip: str = "192.0.2.1",
     scheme: str = "http",
     certificate: Any = None,
@@ -169,6 +177,7 @@ def run(
     filters: one, several (they run in the order of their phases), or several by instance name.
     request: bytes of one request; a sequence arrives piece by piece. It is read as from any client.
     response: what the upstream answers, in one piece or in several; None: it closes without an answer.
+    again: what it answers to a request that is sent once more, after a filter has renewed what it shows.
     client_ip, scheme, certificate: of the client's connection. `certificate`: a verified `ClientCertificate`.
     consumer, claims: what an authentication before these filters has found out.
     paths: of the route, for its parameters: `["/users/{id}"]`.
@@ -176,7 +185,7 @@ def run(
     answers: of those that filters ask by `services.fetcher`, by URL; whoever is not here cannot be reached.
     feeds: what has been fetched for the node, by the key of its `FeedSource`.
     shadow: all of the filters decide, but do not act.
-    timeout: seconds after which a filter is late that waits. The test fails where nothing answers twice as long.
+    timeout: seconds after which a filter is late that waits. The test fails where nothing answers for a second more.
 
     Raises `CompileError` when a filter cannot be built.
     """
@@ -187,9 +196,9 @@ def run(
     async def ran() -> Ran:
         return await _Plane(plane, around, answers, feeds).run(
             [request] if isinstance(request, bytes) else request,
-            None if response is None else [response] if isinstance(response, bytes) else response,
+            [None if each is None else [each] if isinstance(each, bytes) else each for each in (response, again)],
             (client_ip, scheme.encode(), certificate),
-            2 * timeout,
+            timeout + GRACE_S,
         )
 
     with asyncio.Runner() as runner:
@@ -274,10 +283,11 @@ class _Plane:
         self._around = around
         self._ground = Ground(loop)
         self._observer = _Observer()
-        self._upstream: asyncio.Future[_Wire] = loop.create_future()
+        self._upstreams: list[asyncio.Future[_Wire]] = [loop.create_future(), loop.create_future()]
         fetcher: Any = _Fetcher(answers)
-        self._services = Services(self._ground, fetcher, Feeds(feeds, lambda key: None), own_table(), own_counts())
-        pool: Any = _Pool(self._ground, self._upstream)
+        known = Feeds(feeds, lambda key, seen: None)
+        self._services = Services(self._ground, fetcher, known, own_table(), own_counts(), control_is_away=lambda: True)
+        pool: Any = _Pool(self._ground, self._upstreams)
         for upstream in gateway.upstreams.values():
             upstream.ground, upstream.pool = self._ground, pool
         observer: Any = self._observer
@@ -287,7 +297,7 @@ class _Plane:
     async def run(
         self,
         request: Sequence[bytes],
-        response: Sequence[bytes] | None,
+        responses: Sequence[Sequence[bytes] | None],
         client: tuple[str, bytes, Any],
         patience: float,
     ) -> Ran:
@@ -296,7 +306,7 @@ class _Plane:
                 link.hooks.start(self._services)
         self._ground.start()
         try:
-            return await self._exchange(request, response, client, patience)
+            return await self._exchange(request, responses, client, patience)
         finally:
             self._server.stop()
             for link in self._gateway.live:
@@ -308,7 +318,7 @@ class _Plane:
     async def _exchange(
         self,
         request: Sequence[bytes],
-        response: Sequence[bytes] | None,
+        responses: Sequence[Sequence[bytes] | None],
         client: tuple[str, bytes, Any],
         patience: float,
     ) -> Ran:
@@ -324,15 +334,16 @@ class _Plane:
             await _turns()
         try:
             async with asyncio.timeout(patience):
-                await asyncio.wait((self._upstream, over), return_when=asyncio.FIRST_COMPLETED)
-                if self._upstream.done():
-                    await _answer(self._upstream.result(), response, over)
-                    ran.sent = self._upstream.result().received
+                for upstream, response in zip(self._upstreams, responses, strict=True):
+                    await asyncio.wait((upstream, over), return_when=asyncio.FIRST_COMPLETED)
+                    if upstream.done():
+                        await _answer(upstream.result(), response, over)
                 await over
         except TimeoutError as error:
             raise AssertionError(f"nothing answers within {patience:g} s: is the request whole?") from error
         await _turns()
         ran.received, ran.record = wire.received, over.result()
+        ran.requests = tuple(each.result().received for each in self._upstreams if each.done())
         ran.pieces, ran.events = tuple(self._around.pieces), tuple(self._observer.events)
         if self._around.exchange is not None:  # else it could not be read
             ran.exchange = self._around.exchange
@@ -392,7 +403,7 @@ class _Limit:
 class _Pool:
     """Connects to the test, at once."""
 
-    def __init__(self, ground: Ground, connected: "asyncio.Future[_Wire]") -> None:
+    def __init__(self, ground: Ground, connected: "Sequence[asyncio.Future[_Wire]]") -> None:
         self._ground = ground
         self._connected = connected
 
@@ -403,15 +414,16 @@ class _Pool:
         return None
 
     def _connect(self, target: Target, borrower: Any) -> None:
-        if self._connected.done():
-            borrower.failed(Fault.CONNECT_REFUSED)  # one answer is all that there is
+        connected = next((each for each in self._connected if not each.done()), None)
+        if connected is None:
+            borrower.failed(Fault.CONNECT_REFUSED)  # there is no further answer
             return
         pool: Any = self
         connection = UpstreamConnection(self._ground, pool, target)
         wire = _Wire(connection)
         connection.uses += 1
         borrower.lent(connection)
-        self._connected.set_result(wire)
+        connected.set_result(wire)
 
     def idle(self, target: Target) -> None:
         return None

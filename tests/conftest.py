@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Generator, Iterator
 
@@ -13,6 +14,24 @@ from tests.support.lanes import PLAIN, Kind, Lane, Lanes, running
 # How long an example takes says how busy the machine is, not whether it is right.
 hypothesis.settings.register_profile("fastgw", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("fastgw")
+
+# Where Python is told to keep nothing that it has compiled, each start of the command would compile all modules anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+# Files that take more than a minute. A file is one process's: the last to begin would keep all others waiting.
+LONG = ("test_upgrade.py", "test_sanitized.py", "test_supervision.py", "test_packaging.py", "test_streams.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """What was collected, some 13,000 tests, stays to the end: no collection of a test walks it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -17,17 +17,28 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.gateway import FASTGW, STOP_DEADLINE, Lines, wait_until
+from tests.support.commands import ended
+from tests.support.gateway import COMMAND_DEADLINE, FASTGW, START_DEADLINE, STOP_DEADLINE, Lines, wait_until
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "tuning.md", "deploy/README.md"]
-DOCUMENTS += ["docs/filters.md", "docs/consumers.md", "docs/settings.md", "docs/write-a-filter.md"]
+DOCUMENTS += [
+    "docs/kubernetes.md",
+    "docs/kyma.md",
+    "docs/filters.md",
+    "docs/consumers.md",
+    "docs/oauth.md",
+    "docs/egress.md",
+    "docs/settings.md",
+    "docs/write-a-filter.md",
+]
 CONFIGURATIONS = sorted(
     str(path.relative_to(ROOT))
     for folder in ("examples", "deploy")
     for path in (ROOT / folder).glob("*")  # deeper down is what other programs read
     if path.suffix in (".yaml", ".toml", ".json")
 )
+CONFIGURATIONS.append("examples/kyma/gateway.yaml")
 LINK = re.compile(r"\[[^]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE_BLOCK = re.compile(r"^`(\S+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -67,16 +78,10 @@ def test_make_has_what_it_is_asked_for(document):
     assert asked <= targets
 
 
-def fastgw(*arguments: str, directory: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [FASTGW, *arguments], cwd=directory, capture_output=True, text=True, timeout=STOP_DEADLINE, check=False
-    )
-
-
 @pytest.mark.parametrize("file", CONFIGURATIONS)
 def test_every_configuration_is_good(file):
-    checked = fastgw("check", file)
-    assert (checked.returncode, checked.stdout) == (0, f"{file}: nothing is wrong\n")
+    checked = ended("check", file, directory=ROOT)
+    assert (checked.exit_code, checked.stdout) == (0, f"{file}: nothing is wrong\n")
 
 
 @pytest.mark.parametrize("file", CONFIGURATIONS)
@@ -84,7 +89,7 @@ def test_what_a_configuration_says_to_try_works(file):
     for command in TRY_IT.findall(text_of(file)):
         program, *arguments = command.split()
         assert program == "fastgw"
-        assert fastgw(*arguments).returncode == 0, command
+        assert ended(*arguments, directory=ROOT).exit_code == 0, command
 
 
 def test_the_real_configuration_has_five_lines():
@@ -151,7 +156,7 @@ class Terminal:
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             text=True,
-            timeout=STOP_DEADLINE,
+            timeout=COMMAND_DEADLINE,
         )
         assert re.fullmatch(pattern, ended.stdout.rstrip("\n"), re.DOTALL), f"$ {command}\n{ended.stdout}"
 
@@ -177,10 +182,11 @@ class Terminal:
         streams = [Lines(process.stdout), Lines(process.stderr)]
         self._running.append((process, streams))
         if pattern:
-            streams[1].wait_for(lambda line: re.fullmatch(pattern, line.decode().rstrip("\n")) is not None)
+            fits = re.compile(pattern).fullmatch
+            streams[1].wait_for(lambda line: fits(line.decode().rstrip("\n")) is not None, START_DEADLINE)
             return
         named = min((port for port in self._ports.values() if port in command), key=command.index)
-        wait_until(lambda: listens(int(named)), f"{command} to listen")
+        wait_until(lambda: listens(int(named)), f"{command} to listen", START_DEADLINE)
 
 
 def listens(port: int) -> bool:
@@ -230,6 +236,18 @@ def test_what_the_tutorial_shows_is_what_happens(tmp_path):
             (tmp_path / name).parent.mkdir(exist_ok=True)
             (tmp_path / name).write_text(terminal.moved(text))
         for block in blocks(TUTORIAL):
+            for command, expected in commands(block):
+                terminal.type(command, expected)
+
+
+EGRESS = "docs/egress.md"
+
+
+def test_what_the_page_about_egress_shows_is_what_happens(tmp_path):
+    with Terminal(tmp_path) as terminal:
+        for name, text in FILE_BLOCK.findall(text_of(EGRESS)):
+            (tmp_path / name).write_text(terminal.moved(text))
+        for block in blocks(EGRESS):
             for command, expected in commands(block):
                 terminal.type(command, expected)
 

@@ -6,7 +6,7 @@ change of the configuration is an `Outcome`, whatever its status.
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -69,8 +69,9 @@ class QuotaReset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The quota's name in the configuration; wherever it stands."""
     consumer: str | None = None
     """Of a quota that counts by consumer."""
-    key: str | None = None
-    """Of one that counts by something else: the address, host, route, or value of the field, cookie or claim."""
+    key: str | tuple[str, ...] | None = None
+    """Of one that counts by something else: the address, host, route, or value of the field, cookie or claim. A list
+    where it counts by several, in their order."""
 
 
 class Rollback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -98,10 +99,11 @@ def _route(node: Node, operations: Sequence[Operation]) -> Route:
 
     async def endpoint(request: Request) -> Response:
         operation = by_method[request.method]
-        _check_query(request, {*operation.flags, *operation.asks})
+        _check_query(request, (*operation.flags, *operation.asks, *operation.repeats), operation.repeats)
         return await operation.act(node, request)
 
-    path = operations[0].path.replace("{target}", "{target:path}")  # a unix socket's has slashes
+    # Names of what `egress` makes have slashes, and so have the targets that are unix sockets.
+    path = operations[0].path.replace("{name}", "{name:path}").replace("{target}", "{target:path}")
     return Route(path, endpoint, methods=list(by_method))
 
 
@@ -151,14 +153,14 @@ async def _no_body(request: Request) -> None:
         raise HTTPException(415, "There is nothing to say in a body.")
 
 
-def _check_query(request: Request, known: Collection[str]) -> None:
+def _check_query(request: Request, known: Collection[str], repeats: Container[str]) -> None:
     """A parameter that nobody reads may have been meant to prevent what would be done."""
     told = f"known here: {', '.join(known) or 'none'}"
     met = set()
     for name, _ in request.query_params.multi_items():
         if name not in known:
             raise HTTPException(400, f'An unknown query parameter "{shorten(name)}"; {told}.')
-        if name in met:
+        if name in met and name not in repeats:
             raise HTTPException(400, f'A repeated query parameter "{name}"; {told}.')
         met.add(name)
 
@@ -260,7 +262,7 @@ async def _revoke(node: Node, request: Request) -> Response:
 
 async def _quotas(node: Node, request: Request) -> Response:
     asked = request.query_params
-    return told(Quotas(node.quotas(asked.get("consumer"), asked.get("key"))))
+    return told(Quotas(node.quotas(asked.get("consumer"), asked.getlist("key"))))
 
 
 async def _reset_quota(node: Node, request: Request) -> Response:
@@ -271,9 +273,10 @@ async def _reset_quota(node: Node, request: Request) -> Response:
         wanted = msgspec.json.decode(body, type=QuotaReset)
     except msgspec.MsgspecError as error:
         raise HTTPException(400, f"Not a reset: {error}.") from error
-    if (wanted.consumer is None) == (wanted.key is None):
-        raise HTTPException(400, "Not a reset: expected either `consumer` or `key`.")
-    reset = node.reset_quota(wanted.filter, wanted.consumer, wanted.key)
+    keys = (wanted.key,) if isinstance(wanted.key, str) else wanted.key or ()
+    if wanted.consumer is None and not keys:
+        raise HTTPException(400, "Not a reset: expected `consumer`, `key`, or both where the quota counts by both.")
+    reset = node.reset_quota(wanted.filter, wanted.consumer, keys)
     if reset is None:
         raise HTTPException(404, f'No quota is called "{shorten(wanted.filter)}" that counts by that.')
     return told(QuotaWasReset(reset))
@@ -330,7 +333,8 @@ OPERATIONS: Final = (
     Operation(
         "PUT",
         "/upstreams/{name}/targets",
-        "Give an upstream other targets, until the configuration file is read again.",
+        "Give an upstream other targets, until the configuration file is read again; also in place of those of a file "
+        "or of DNS, which do not count meanwhile.",
         _put_targets,
         _OUTCOMES,
         takes=dict.fromkeys(LIST_SUFFIXES, bytes),
@@ -376,7 +380,10 @@ OPERATIONS: Final = (
         {200: Quotas},
         asks={
             "consumer": "A consumer: tells what it has used of quotas that count by consumer.",
-            "key": "An address, host, route, or value of a field, cookie or claim: the same for quotas by these.",
+        },
+        repeats={
+            "key": "An address, host, route, or value of a field, cookie or claim: the same for quotas by these. "
+            "Repeated, in their order, for quotas by several.",
         },
     ),
     Operation(

@@ -107,11 +107,14 @@ CLIENT_AUTH_EXPIRY: Final = Family(
 FEED_UP: Final = Family(
     "fastgw_feed_up",
     "gauge",
-    ("feed",),
-    "Whether the last attempt to fetch what filters need, such as keys, went well.",
+    ("feed", "used_by"),
+    "Whether the last attempt to fetch what filters need, such as keys and tokens, went well.",
 )
 FEED_SUCCESS: Final = Family(
-    "fastgw_feed_last_success_timestamp_seconds", "gauge", ("feed",), "When it was last fetched, epoch seconds."
+    "fastgw_feed_last_success_timestamp_seconds",
+    "gauge",
+    ("feed", "used_by"),
+    "When it was last fetched, epoch seconds.",
 )
 
 TARGETS: Final = Family(
@@ -129,10 +132,17 @@ CONCURRENCY_LIMIT: Final = Family(
     "fastgw_concurrency_limit",
     "gauge",
     ("filter",),
-    "How many requests may be under way at a time where they are counted together: as configured, or found out.",
+    "How many requests may be under way at a time where they are counted together: as configured, or found out. "
+    "Of several filters of one name it is the sum.",
 )
 CONCURRENCY_IN_FLIGHT: Final = Family(
     "fastgw_concurrency_in_flight_requests", "gauge", ("filter",), "How many of these are under way."
+)
+STATE_UP: Final = Family(
+    "fastgw_state_up",
+    "gauge",
+    (),
+    "Whether the Redis of `state` answers all workers that count in it: 1 or 0. Left out where none does.",
 )
 
 OF_HEALTH: Final = (TARGETS, BREAKER)
@@ -171,6 +181,7 @@ FAMILIES: Final = (
     *POOLS,
     *OF_HEALTH,
     *OF_CONCURRENCY,
+    STATE_UP,
     *OF_THE_NODE,
     *OF_TLS,
     *FEEDS,
@@ -229,6 +240,8 @@ class Exposition:
         yield from self._pools(series)
         yield from zip(OF_HEALTH, self._healths(series), strict=True)
         yield from zip(OF_CONCURRENCY, self._limited(), strict=True)
+        is_up = self._words.is_state_up(self._shared)
+        yield STATE_UP, [] if is_up is None else [("", "", int(is_up))]
         yield from zip(OF_THE_NODE, self._node(), strict=True)
         yield from zip(OF_TLS, self._tls(), strict=True)
         yield from zip(FEEDS, self._fed(), strict=True)
@@ -298,9 +311,9 @@ class Exposition:
 
     def _fed(self) -> Iterator[Sequence[Sample]]:
         known = [each for each in self._feeds() if each.problem or each.last_success_date is not None]
-        yield [("", labels(FEED_UP, each.feed), 0 if each.problem else 1) for each in known]
-        dates = [(each.feed, each.last_success_date) for each in known]
-        yield [("", labels(FEED_SUCCESS, feed), date) for feed, date in dates if date is not None]
+        yield [("", labels(FEED_UP, each.feed, each.used_by), 0 if each.problem else 1) for each in known]
+        dates = [(each, each.last_success_date) for each in known]
+        yield [("", labels(FEED_SUCCESS, each.feed, each.used_by), date) for each, date in dates if date is not None]
 
     def _workers(self) -> Iterator[tuple[Family, Sequence[Sample]]]:
         alive = [(f"{number}", column) for number, column in enumerate(self._shared.columns, 1)]

@@ -102,6 +102,11 @@ class FeedInfo(Struct, frozen=True):
     """Of the last good answer; null = none yet, since the control process began."""
     problem: str
     """Why the last attempt has failed; "" it has not."""
+    used_by: str = ""
+    """The route (of `egress`: the application and service) with the filter that needs it, or where else that stands,
+    such as `listener public`; of several the first. "" = no filter, or this is of all who share the URL."""
+    users: int = 1
+    """How many need it."""
 
 
 class QuotaInfo(Struct, frozen=True):
@@ -143,7 +148,7 @@ class QuotaFileInfo(Struct, frozen=True):
     written_date: float | None
     """When it was written last; null = not since the control process began."""
     problem: str
-    """Why it cannot be read or written just now; "" where it can, or was not needed yet."""
+    """Why it cannot be read or written just now; "" where it can."""
 
 
 class Status(Struct, frozen=True):
@@ -386,10 +391,10 @@ class Node(Protocol):
 
     def revocations(self) -> Revocations: ...
 
-    def quotas(self, consumer: str | None, key: str | None) -> list[QuotaInfo]:
+    def quotas(self, consumer: str | None, keys: Sequence[str]) -> list[QuotaInfo]:
         """All of them, with what somebody has used."""
 
-    def reset_quota(self, instance: str, consumer: str | None, key: str | None) -> int | None:
+    def reset_quota(self, instance: str, consumer: str | None, keys: Sequence[str]) -> int | None:
         """Let it begin anew. In how many places somebody had used it; None: there is none that counts by that."""
 
     def revoke(self, records: bytes, about: Told) -> RevokedEverywhere:

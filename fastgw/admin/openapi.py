@@ -58,6 +58,10 @@ def _operation(operation: Operation, schema_of: Mapping[Any, Any]) -> dict[str, 
         {"name": name, "in": "query", "description": meaning, "schema": {"type": "string"}}
         for name, meaning in operation.asks.items()
     ]
+    parameters += [
+        {"name": name, "in": "query", "description": meaning, "schema": {"type": "array", "items": {"type": "string"}}}
+        for name, meaning in operation.repeats.items()
+    ]
     if parameters:
         told["parameters"] = parameters
     if operation.takes:

@@ -28,3 +28,5 @@ class Operation:
     """Parameters of the query that are `true` or `false`, and what they mean."""
     asks: Mapping[str, str] = field(default_factory=dict)
     """Parameters of the query that are text, and what they mean."""
+    repeats: Mapping[str, str] = field(default_factory=dict)
+    """The same, of those that may stand there more than once."""

@@ -72,15 +72,18 @@ def watch(client: AdminClient) -> None:
     """
     before, upstreams = ask(client)
     shown = Live(overview(before, upstreams), console=console(), auto_refresh=False)
-    ended = Event()
+    ended = False
 
     def end(number: int, frame: object) -> None:
-        ended.set()  # for an exception that is raised while an object is being freed is lost
+        # Only a name: a handler that takes a lock, as `Event.set` does, waits for ever where it interrupted its holder.
+        nonlocal ended
+        ended = True  # for an exception that is raised while an object is being freed is lost
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, end)
-    with shown, suppress(KeyboardInterrupt):
-        while not ended.wait(WATCH_EVERY):
+    with suppress(KeyboardInterrupt), shown:
+        while not ended:
+            time.sleep(WATCH_EVERY)
             try:
                 status, upstreams = ask(client)
             except (Unreachable, Refused) as error:
@@ -184,11 +187,12 @@ def _ends(date: float, now: float, soon_s: float) -> tuple[Text, Text]:
 
 
 def _feeds(feeds: Iterable[FeedInfo]) -> Table:
-    table = _table("fetched for all workers", ("what", "last there", "problem"))
+    table = _table("fetched for all workers", ("what", "for", "last there", "problem"))
     for each in feeds:
         date = each.last_success_date
         when = "not yet" if date is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(date))
-        table.add_row(Text(each.feed), Text(when), Text(each.problem, "red"))
+        used_by = each.used_by + (f" and {each.users - 1} more" if each.users > 1 else "")
+        table.add_row(Text(each.feed), Text(used_by), Text(when), Text(each.problem, "red"))
     return table
 
 

@@ -1,16 +1,17 @@
-"""The configuration: what it may say (`settings`), how it is read and checked (`load`), and its JSON Schema."""
+"""The configuration: what it may say (`settings`), how it is read and checked (`load`), and its JSON Schema.
 
-from fastgw.config.documents import Source
-from fastgw.config.loading import Loaded, filter_types_of, from_flags, load, load_sources, load_text
-from fastgw.config.problems import ConfigError, Problem
-from fastgw.config.settings import Config
-from fastgw.config.writing import effective
+What is named here is imported when it is first asked for: who only wants an address or a secret read pays for no more.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
 __all__ = [
     "Config",
     "ConfigError",
     "Loaded",
     "Problem",
+    "Remembered",
     "Source",
     "effective",
     "filter_types_of",
@@ -19,3 +20,26 @@ __all__ = [
     "load_sources",
     "load_text",
 ]
+
+if TYPE_CHECKING:
+    from fastgw.config.documents import Source
+    from fastgw.config.loading import Loaded, Remembered, filter_types_of, from_flags, load, load_sources, load_text
+    from fastgw.config.problems import ConfigError, Problem
+    from fastgw.config.settings import Config
+    from fastgw.config.writing import effective
+else:
+    _HOMES: Final = {
+        "documents": ("Source",),
+        "loading": ("Loaded", "Remembered", "filter_types_of", "from_flags", "load", "load_sources", "load_text"),
+        "problems": ("ConfigError", "Problem"),
+        "settings": ("Config",),
+        "writing": ("effective",),
+    }
+    _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOME_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        found = getattr(import_module(f"{__name__}.{_HOME_OF[name]}"), name)
+        globals()[name] = found
+        return found

@@ -13,7 +13,7 @@ from msgspec import Struct
 from fastgw.config import from_json, from_toml, from_yaml
 from fastgw.config.files import Disk, Memory
 from fastgw.config.includes import Search
-from fastgw.config.problems import Path, Problem, path_text, show
+from fastgw.config.problems import Path, Problem, path_text, show, told_file
 from fastgw.config.spots import Flaw, Mark, Trace, marker
 
 FORMATS: Final[Mapping[str, ModuleType]] = {
@@ -85,7 +85,7 @@ class Document:
 
     def place(self, path: Path) -> str:
         """`file:line` of a key, for a problem that lies elsewhere."""
-        return f"{self.name}:{self._trace.root.find(path).key[0]}"
+        return f"{told_file(self.name)}:{self._trace.root.find(path).key[0]}"
 
     def _problem(self, mark: Mark, path: str, wrong: str, expected: str = "") -> Problem:
         line, column = mark

@@ -9,7 +9,9 @@ from types import MappingProxyType
 from typing import Final
 
 from fastgw.config.includes import Search
+from fastgw.config.kyma_files import is_derived, is_watched, said
 from fastgw.config.lookups import is_lookup, looked_up
+from fastgw.config.problems import told_file
 from fastgw.config.spots import Flaw
 
 LARGEST: Final = 64 * 1024 * 1024
@@ -38,12 +40,24 @@ def pattern_in(name: str) -> str:
     return name[1:] if name.startswith(_PATTERN) else ""
 
 
-def _pattern_name(folder: str, pattern: str) -> str:
+def pattern_name(folder: str, pattern: str) -> str:
+    """The name under which a pattern is held that is relative to an absolute `folder`."""
     return _PATTERN + (pattern if pattern.startswith("/") else os.path.join(escape(folder), pattern))
 
 
 def _found_in(content: bytes) -> list[str]:
     return os.fsdecode(content).split("\0") if content else []
+
+
+def why_no_folder(name: str) -> str:
+    """Why it cannot be seen what is in a folder: a search would find nothing there, as in an empty one. "": it can."""
+    try:
+        os.scandir(name).close()
+    except (FileNotFoundError, NotADirectoryError):
+        return "no such directory"
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    return ""
 
 
 class Disk:
@@ -66,7 +80,7 @@ class Disk:
             self._held[name] = self._instead[name]
         if name not in self._held:
             try:
-                raw = looked_up(name) if is_lookup(name) else read_file(name, self._left)
+                raw = self._found(name)
             except OSError as error:
                 raise Flaw(f"cannot be read: {error.strerror or error}") from error
             except Flaw as flaw:
@@ -78,9 +92,22 @@ class Disk:
             self._held[name] = raw
         return self._held[name]
 
+    def _found(self, name: str) -> bytes:
+        if is_watched(name):
+            return said(name)
+        return looked_up(name) if is_lookup(name) else read_file(name, self._left)
+
+    def derive(self, name: str, content: bytes) -> None:
+        """From here on this is what a derived file says."""
+        self._held[name] = content
+
+    def why_no_folder(self, name: str) -> str:
+        """Why nothing can be found in it; "": what is there can be."""
+        return why_no_folder(name)
+
     def find(self, folder: str, pattern: str) -> list[str]:
         """The files that a pattern names, relative to an absolute `folder`: the same each time. Raises `Flaw`."""
-        name = _pattern_name(folder, pattern)
+        name = pattern_name(folder, pattern)
         if name in self._instead:
             self._held[name] = self._instead[name]
         if name not in self._held:
@@ -89,10 +116,15 @@ class Disk:
 
 
 class Memory:
-    """Files as they were read before: nothing is looked at on disk."""
+    """Files as they were read before: nothing is looked at on disk. Derived files are not among them until they are
+    derived anew."""
 
     def __init__(self, held: Mapping[str, bytes]) -> None:
-        self.held = held
+        self.held = {name: content for name, content in held.items() if not is_derived(name)}
+
+    def derive(self, name: str, content: bytes) -> None:
+        """From here on this is what a derived file says."""
+        self.held[name] = content
 
     def read(self, name: str) -> bytes:
         """All of a file. Raises `Flaw`."""
@@ -102,18 +134,28 @@ class Memory:
             raise Flaw(_TOO_LONG.format(LARGEST // 1024**2))
         return self.held[name]
 
+    def why_no_folder(self, name: str) -> str:
+        """Whether there was one is not known; what there was in it is."""
+        return ""
+
     def find(self, folder: str, pattern: str) -> list[str]:
         """The files that a pattern named. Raises `Flaw`."""
-        return _found_in(self.read(_pattern_name(folder, pattern)))
+        return _found_in(self.read(pattern_name(folder, pattern)))
 
 
 Files = Disk | Memory
 
 
+def found_by(held: Mapping[str, bytes], pattern: str) -> list[str]:
+    """The files that an absolute pattern found."""
+    return _found_in(held.get(pattern_name("/", pattern), b""))
+
+
 def found_by_patterns(held: Mapping[str, bytes]) -> set[str]:
-    """The names of the patterns, and of the files that they find."""
+    """The names of the patterns, and of the files that they find; and of what watches say."""
     patterns = [name for name in held if pattern_in(name)]
-    return {*patterns, *(file for name in patterns for file in _found_in(held[name]))}
+    found = (file for name in patterns for file in _found_in(held[name]))
+    return {*patterns, *found, *filter(is_watched, held)}
 
 
 def brought_forward(held: Mapping[str, bytes], now: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -129,23 +171,34 @@ def brought_forward(held: Mapping[str, bytes], now: Mapping[str, bytes]) -> dict
 def read_again(held: Mapping[str, bytes], spared: dict[str, str] | None = None) -> dict[str, bytes]:
     """What these files say and these patterns find by now. Raises `Flaw`, which names the file.
 
-    `spared`: files that may be away for a moment: they are taken as they were, and why stands there.
+    `spared`: files that may be away for a moment: they are taken as they were, and why stands there. A new one that a
+    pattern finds and that cannot be read is left out, and why stands there as well.
     """
     disk = Disk()
     patterns = [pattern_in(name) for name in held if pattern_in(name)]
     found = {file for name, content in held.items() if pattern_in(name) for file in _found_in(content)}
-    files = [name for name in held if name not in found and not pattern_in(name)]
+    derived = {name: content for name, content in held.items() if is_derived(name)}  # anew with what they come from
+    files = [name for name in held if name not in found and not pattern_in(name) and name not in derived]
     for pattern in patterns:
         files += disk.find("/", pattern)
     kept = {}
+    unread = set()
     for file in files:
         try:
             disk.read(file)
         except Flaw as flaw:
-            if spared is None or file not in spared:
-                raise Flaw(f"{file} {flaw.wrong}") from flaw
-            kept[file], spared[file] = held[file], f"{file}: {flaw.wrong}"
-    return {**disk.held, **kept}
+            if spared is None or not (file in spared or file not in held):
+                raise Flaw(f"{told_file(file)} {flaw.wrong}") from flaw
+            spared[file] = f"{told_file(file)}: {flaw.wrong}"
+            if file in held:
+                kept[file] = held[file]
+            else:
+                unread.add(file)
+    now = {**disk.held, **kept, **derived}
+    for pattern in patterns if unread else ():
+        listed = [file for file in disk.find("/", pattern) if file not in unread]
+        now[pattern_name("/", pattern)] = os.fsencode("\0".join(listed))
+    return now
 
 
 def _open_at_once(name: str, flags: int) -> int:

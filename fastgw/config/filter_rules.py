@@ -49,21 +49,26 @@ class FilterRules:
             notes += self._compare(
                 level, [gateway, *(listeners[each] for each in listeners if each in reached_by[name])]
             )
-        for place, route in self.merged.routes():
+        for place, route in self.merged.routes_to_judge():
             farther = [gateway, *(listeners[name] for name in self._listeners_of(route) if name in listeners)]
             farther += [upstreams[name] for name in route.destinations if name in upstreams]
+            found: list[Problem] = []
             for level in self._own_levels(place, route):
-                notes += self._compare(level, farther)
+                found += self._compare(level, farther)
                 farther.append(level)
+            self.merged.note(route, found)
+            notes += found
         return [*notes, *self._shadows()]
 
     def _shadows(self) -> Iterator[Problem]:
         """The uses that do not act."""
         holders = [*self.merged.whole("listeners"), *self.merged.whole("upstreams")]
-        held = [(place.below("filters"), holder.filters) for place, _, holder in holders]
-        held += [(place.below("filters"), route.filters) for place, route in self.merged.routes()]
-        held += [(place, filters) for place, _, filters in self.merged.whole("filter_sets")]
-        levels = [self.merged.maps["filters"], *(_uses(place, filters) for place, filters in held)]
+        held: list[tuple[Place, Any]] = [(place, holder) for place, _, holder in holders]
+        levels: list[Mapping[str, tuple[Place, Any]]] = [self.merged.maps["filters"]]
+        for place, holder in (*held, *self.merged.routes()):
+            if any(isinstance(use, FilterUse) and use.shadow for use in holder.filters.values()):
+                levels.append(_uses(place.below("filters"), holder.filters))
+        levels += [_uses(place, filters) for place, _, filters in self.merged.whole("filter_sets")]
         for place, use in (each for level in levels for each in level.values()):
             if isinstance(use, FilterUse) and use.shadow:
                 yield place.problem("in shadow: it tells what it would do, and does nothing")

@@ -6,11 +6,11 @@ routes where this takes 0.3. Anchors and aliases work; tags, complex keys and th
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any, Final, NoReturn
 
-from yaml.error import MarkedYAMLError
+from yaml.error import MarkedYAMLError, YAMLError
 from yaml.events import (
     AliasEvent,
     DocumentEndEvent,
@@ -77,6 +77,27 @@ def trace(text: str) -> Trace:
     return Trace(tracer.document(), tuple(tracer.repeats))
 
 
+def read_stream(text: str) -> Iterator[tuple[Any, bool]]:
+    """The same of each document of a stream, which may hold secrets: no flaw shows what stands there. Raises `Flaw`
+    behind the last document before it."""
+    with _flaws(text):
+        next_event = Events(text).get_event
+        next_event()  # the stream's start
+        while not isinstance(next_event(), StreamEndEvent):
+            reader = _Reader(next_event, shows=False)
+            yield reader.value(), reader.repeats
+
+
+def trace_stream(text: str) -> Iterator[Trace]:
+    """The same of each document of a stream, as far as `read_stream` reads it."""
+    with suppress(YAMLError, Flaw):
+        next_event = Events(text).get_event
+        next_event()
+        while not isinstance(next_event(), StreamEndEvent):
+            tracer = _Tracer(next_event)
+            yield Trace(tracer.spot(), tuple(tracer.repeats))
+
+
 @contextmanager
 def _flaws(text: str) -> Iterator[None]:
     """What the parser finds wrong, as `Flaw`."""
@@ -100,8 +121,9 @@ def _refuse(event: Any, wrong: str) -> NoReturn:
 
 
 class _Reader:
-    def __init__(self, next_event: Callable[[], Any]) -> None:
+    def __init__(self, next_event: Callable[[], Any], *, shows: bool = True) -> None:
         self._next = next_event
+        self._shows = shows
         self._anchors: dict[str, tuple[Any, int]] = {}
         self._made = 0
         self._by_alias = 0
@@ -111,11 +133,16 @@ class _Reader:
         self._next()  # the stream's start
         if isinstance(self._next(), StreamEndEvent):
             return None
-        value = self._value(self._next(), DEEPEST)
-        assert isinstance(self._next(), DocumentEndEvent)
+        value = self.value()
         following = self._next()
         if not isinstance(following, StreamEndEvent):
             _refuse(following, "a second document; one file holds one")
+        return value
+
+    def value(self) -> Any:
+        """Behind the document's start, to behind its end."""
+        value = self._value(self._next(), DEEPEST)
+        assert isinstance(self._next(), DocumentEndEvent)
         return value
 
     def _value(self, event: Any, deeper: int) -> Any:
@@ -123,7 +150,8 @@ class _Reader:
         if kind is AliasEvent:
             return self._repeated(event)
         if event.tag is not None:
-            _refuse(event, f"the tag {event.tag}; tags are not read")
+            tag = f"the tag {event.tag}" if self._shows else "a tag, or a text that begins with `!` and has no quotes"
+            _refuse(event, f"{tag}; tags are not read")
         if not deeper:
             _refuse(event, f"nested more than {DEEPEST} deep")
         before = self._made
@@ -150,7 +178,8 @@ class _Reader:
 
     def _repeated(self, event: Any) -> Any:
         if event.anchor not in self._anchors:
-            _refuse(event, f"the alias *{event.anchor} of no anchor before it")
+            alias = f"the alias *{event.anchor}" if self._shows else "an alias"
+            _refuse(event, f"{alias} of no anchor before it")
         value, size = self._anchors[event.anchor]
         self._made += size
         self._by_alias += size
@@ -167,19 +196,27 @@ class _Tracer:
 
     def document(self) -> Spot:
         self._next()
-        if isinstance(self._next(), StreamEndEvent):
-            return Spot((1, 1), (1, 1))
+        return Spot((1, 1), (1, 1)) if isinstance(self._next(), StreamEndEvent) else self.spot()
+
+    def spot(self) -> Spot:
+        """Behind the document's start, to behind its end."""
         event = self._next()
-        return self._spot(event, _mark(event), ())
+        spot = self._spot(event, _mark(event), ())
+        self._next()
+        return spot
 
     def _spot(self, event: Any, key: Mark, path: Path) -> Spot:
         spot = Spot(_mark(event), key)
         if isinstance(event, AliasEvent):
-            anchored = self._anchors[event.anchor]
+            anchored = self._anchors.get(event.anchor, spot)  # in a stream, it may be what `read_stream` refuses
             spot.children, spot.empty = anchored.children, anchored.empty
             return spot
+        if len(path) >= DEEPEST:
+            _refuse(event, f"nested more than {DEEPEST} deep")
         if isinstance(event, MappingStartEvent):
             while not isinstance(key_event := self._next(), MappingEndEvent):
+                if not isinstance(key_event, ScalarEvent):
+                    _refuse(key_event, "a key that is not plain text")
                 name, mark = key_event.value, _mark(key_event)
                 child = self._spot(self._next(), mark, (*path, name))
                 if name in spot.children:

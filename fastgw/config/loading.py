@@ -11,10 +11,13 @@ from typing import Any, Final
 from msgspec import Struct
 
 from fastgw.config.documents import Document, Found, Source, read_all
+from fastgw.config.egress_routes import EgressKept, expand
 from fastgw.config.extensions import Types, extended
 from fastgw.config.files import Disk, Files, Memory
 from fastgw.config.filter_rules import FilterRules
-from fastgw.config.merging import add_consumers, merge, put_targets, targets_in_files
+from fastgw.config.idle_settings import idle_settings, overlaid_targets
+from fastgw.config.kyma_provider import KymaKept, Refused, add_kyma
+from fastgw.config.merging import Merged, add_consumers, merge, put_targets, targets_in_files
 from fastgw.config.problems import ConfigError, Problem
 from fastgw.config.rules import RULES
 from fastgw.config.settings import MOST_WORKERS, AccessLog, Config, Listener, Route, Status
@@ -52,7 +55,28 @@ class Loaded(Struct, frozen=True):
         return [("sources", self.sources)]
 
 
-def load(file: str, filter_types: Mapping[str, type], instead: Mapping[str, bytes] = MappingProxyType({})) -> Loaded:
+class Remembered:
+    """What readings have made, for the next one: it makes only what has changed. One reading at a time.
+
+    Nothing here says what a configuration is: with another `Remembered` the same comes of the same files.
+    """
+
+    def __init__(self) -> None:
+        self.kyma = KymaKept()
+        self.egress = EgressKept()
+
+    def turn(self, merged: Merged | None) -> None:
+        """A reading is over, in which nothing was wrong; None: it has failed."""
+        self.kyma.turn(merged is not None)
+        self.egress.turn(merged)
+
+
+def load(
+    file: str,
+    filter_types: Mapping[str, type],
+    instead: Mapping[str, bytes] = MappingProxyType({}),
+    remembered: Remembered | None = None,
+) -> Loaded:
     """Read a file and all it includes, and check everything.
 
     `filter_types`: by name, the struct of each filter's settings. `instead`: contents that are taken in place of those
@@ -60,8 +84,8 @@ def load(file: str, filter_types: Mapping[str, type], instead: Mapping[str, byte
     only when a file cannot be taken apart at all, what depends on its content stays unsaid.
     """
     disk = Disk()
-    with _no_collections():
-        return _checked(read_all(file, partial(disk.read, file), disk), filter_types, Disk(instead))
+    with no_collections():
+        return _checked(read_all(file, partial(disk.read, file), disk), filter_types, Disk(instead), remembered)
 
 
 def filter_types_of(file: str, filter_types: Mapping[str, type]) -> Mapping[str, type]:
@@ -84,29 +108,35 @@ def load_text(
     filter_types: Mapping[str, type],
     suffix: str = "",
     instead: Mapping[str, bytes] = MappingProxyType({}),
+    remembered: Remembered | None = None,
 ) -> Loaded:
     """The same for a main file that is on no disk. `name` tells its format, unless `suffix` does, and the folder that
     names in it, its includes among them, are relative to."""
-    with _no_collections():
+    with no_collections():
         found = read_all(name, partial(Memory({name: text}).read, name), Disk(), suffix)
-        return _checked(found, filter_types, Disk(instead))
+        return _checked(found, filter_types, Disk(instead), remembered)
 
 
-def load_sources(sources: Sequence[Source], captured: Mapping[str, bytes], filter_types: Mapping[str, type]) -> Loaded:
+def load_sources(
+    sources: Sequence[Source],
+    captured: Mapping[str, bytes],
+    filter_types: Mapping[str, type],
+    remembered: Remembered | None = None,
+) -> Loaded:
     """The same from `Loaded.sources` and `Loaded.captured` alone: no file is looked at, whatever became of it.
 
     The includes are the sources after the first; that a pattern names no file is not noted again.
     """
     found = Found()
     texts = Memory({source.name: source.text for source in sources})
-    with _no_collections():
+    with no_collections():
         for each in sources:
             found.add(Document(each.name, partial(texts.read, each.name), each.folder, each.suffix, each.upstream))
-        return _checked(found, filter_types, Memory(captured))
+        return _checked(found, filter_types, Memory(captured), remembered)
 
 
 @contextmanager
-def _no_collections() -> Iterator[None]:
+def no_collections() -> Iterator[None]:
     """PERF: what is read has no cycles, and is walked again and again while it grows: 100,000 consumers are loaded in
     3.0 s instead of 5.6 (CPython 3.11, `time fastgw check`)."""
     enabled = gc.isenabled()
@@ -118,33 +148,55 @@ def _no_collections() -> Iterator[None]:
             gc.enable()
 
 
-def _checked(found: Found, filter_types: Mapping[str, type], files: Files) -> Loaded:
+def _checked(found: Found, filter_types: Mapping[str, type], files: Files, remembered: Remembered | None) -> Loaded:
+    remembered = Remembered() if remembered is None else remembered
+    merged: Merged | None = None
+    try:
+        loaded, merged = _judged(found, filter_types, files, remembered, {})
+        return loaded
+    finally:
+        remembered.turn(merged)
+
+
+def _judged(
+    found: Found, filter_types: Mapping[str, type], files: Files, remembered: Remembered, refused: Refused
+) -> tuple[Loaded, Merged]:
+    """`refused`: services of Kyma that cannot be taken."""
     filter_types, of_extensions = extended(found.documents, filter_types)
     merged = merge([each for each in found.documents if not each.upstream], filter_types, files)
+    of_kyma = add_kyma(merged, filter_types, files, refused, remembered.kyma)
+    of_egress = expand(merged, filter_types, remembered.egress)
     in_files = targets_in_files(merged, filter_types, files)
     readings = [*merged.readings, *in_files]
+    overlaid: list[Problem] = []
     for document in found.documents:
         if document.upstream and document.value is not None:
             readings.append(put_targets(merged, document, filter_types, files))
+            overlaid += overlaid_targets(merged, document.upstream)
     consumer_files, notes = add_consumers(merged, filter_types, files)
     readings += consumer_files
-    notes = found.notes + notes
+    notes = found.notes + overlaid + of_kyma.notes + of_egress + notes
     documents = [*found.documents, *(reading.document for reading in (*in_files, *consumer_files))]
     if all(document.value is not None for document in documents):
         for rule in RULES:
             rule(merged)
         notes += FilterRules(merged).check() + tls_notes(merged)
-    order = {document.name: number for number, document in enumerate(documents)}
+    names = [*(document.name for document in documents), *of_kyma.files]
+    order = {name: number for number, name in enumerate(names)}
     problems = found.problems + of_extensions + [problem for reading in readings for problem in reading.problems]
     if problems:
         raise ConfigError(told_of(problems, order))
-    return Loaded(
+    if of_kyma.refused:
+        return _judged(found, filter_types, files, remembered, {**refused, **of_kyma.refused})
+    notes += idle_settings(merged)
+    loaded = Loaded(
         config=merged.config(),
         notes=tuple(told_of(notes, order)),
         files=tuple(document.name for document in found.documents if not document.upstream),
         sources=tuple(document.source for document in found.documents),
         captured=MappingProxyType(dict(files.held)),
     )
+    return loaded, merged
 
 
 def from_flags(

@@ -3,14 +3,17 @@
 What was read is read once more for that, from the bytes that are there: places are not kept for the good case.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 from fastgw.config.documents import Document, Found
+from fastgw.config.egress_routes import NAME as EGRESS
+from fastgw.config.egress_routes import expand
 from fastgw.config.extensions import extended
 from fastgw.config.files import Memory
-from fastgw.config.loading import Loaded, told_of
+from fastgw.config.kyma_provider import add_kyma
+from fastgw.config.loading import Loaded, Remembered, told_of
 from fastgw.config.merging import Merged, Place, merge
 from fastgw.config.problems import Problem, show
 from fastgw.config.shapes import BROKEN
@@ -24,34 +27,57 @@ class Where(NamedTuple):
     holder: str
     """The listener, upstream, filter set or route; "" = the gateway."""
     use: str
-    """The name of the instance."""
+    """The name of the instance; "" = what an upstream hashes on."""
 
 
-def locate(loaded: Loaded, filter_types: Mapping[str, type], wrongs: Iterable[tuple[Where, str]]) -> list[Problem]:
-    """What there is to say of filters, each at its place. What came from no file has none, and is left out."""
+def locate(
+    loaded: Loaded,
+    filter_types: Mapping[str, type],
+    wrongs: Iterable[tuple[Where, str]],
+    remembered: Remembered | None = None,
+) -> list[Problem]:
+    """What there is to say of filters, each at its place. What came from no file has none, and is left out.
+
+    `remembered`: by whom it was read.
+    """
+    wrongs, remembered = [*wrongs], Remembered() if remembered is None else remembered
     texts = Memory({source.name: source.text for source in loaded.sources})
     found = Found()
     for source in loaded.sources:
         if not source.upstream:
             found.add(Document(source.name, partial(texts.read, source.name), source.folder, source.suffix))
     known, _ = extended(found.documents, filter_types)
-    places = dict(_places(merge(found.documents, known, Memory(loaded.captured))))
+    files = Memory(loaded.captured)
+    merged = merge(found.documents, known, files)
+    try:
+        add_kyma(merged, known, files, {}, remembered.kyma)
+        expand(merged, known, remembered.egress)
+    finally:
+        remembered.turn(None)
+    places = dict(_places(merged, {where[:2] for where, _ in wrongs}))
     problems = []
     for where, wrong in wrongs:
         if where in places:
-            owner = f" (route {show(where.holder)})" if where.part == "routes" else ""
+            # Where `egress` has made the route, the place names application and service.
+            own = where.part == "routes" and not where.holder.startswith(f"{EGRESS}/")
+            owner = f" (route {show(where.holder)})" if own else ""
             problems.append(places[where].problem(f"{wrong}{owner}"))
     return told_of(problems, {document.name: number for number, document in enumerate(found.documents)})
 
 
-def _places(merged: Merged) -> Iterator[tuple[Where, Place]]:
+def _places(merged: Merged, wanted: Container[tuple[str, str]]) -> Iterator[tuple[Where, Place]]:
+    """`wanted`: the part and the holder of what is looked for."""
     for use, (place, _) in merged.maps["filters"].items():
         yield Where("filters", "", use), place
     holders: list[tuple[str, str, Place, Any]] = []
     for part in ("listeners", "upstreams"):
-        holders += [(part, name, place.below("filters"), each.filters) for place, name, each in merged.whole(part)]
-    holders += [("filter_sets", name, place, filters) for place, name, filters in merged.whole("filter_sets")]
-    holders += [("routes", route.name, place.below("filters"), route.filters) for place, route in merged.routes()]
-    for part, name, place, filters in holders:
-        if filters is not BROKEN:
-            yield from ((Where(part, name, use), place.below(use)) for use in filters)
+        holders += [(part, name, place, each) for place, name, each in merged.whole(part)]
+    holders += [("routes", route.name, place, route) for place, route in merged.routes()]
+    for part, name, place, each in holders:
+        if (part, name) in wanted and each.filters is not BROKEN:
+            at = place.below("filters")
+            yield from ((Where(part, name, use), at.below(use)) for use in each.filters)
+            if part == "upstreams":
+                yield Where(part, name, ""), place.below("load_balancing", "hash_on")
+    for place, name, filters in merged.whole("filter_sets"):
+        yield from ((Where("filter_sets", name, use), place.below(use)) for use in filters)

@@ -10,15 +10,15 @@ import time
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
+from fastgw.config.problems import LOOKUPS
 from fastgw.config.spots import Flaw
 
-SCHEMES: Final = ("dns", "srv")
 PATIENCE_S: Final = 5.0
 """For an SRV look-up; others take as long as the system's resolver does."""
 
 
 def lookup_name(kind: str, name: str, port: int, scheme: str, interval: float) -> str:
-    """The name of the file that has these targets. `kind`: one of `SCHEMES`; `port`: of `dns` alone."""
+    """The name of the file that has these targets. `kind`: one of `LOOKUPS`; `port`: of `dns` alone."""
     where = f"{name}:{port}" if kind == "dns" else name
     return f"{kind}://{where}?scheme={scheme}&interval={interval:g}"
 
@@ -26,7 +26,7 @@ def lookup_name(kind: str, name: str, port: int, scheme: str, interval: float) -
 def is_lookup(name: str) -> bool:
     """Whether a file's name means something to look up."""
     scheme, is_url, _ = name.partition("://")
-    return bool(is_url) and scheme in SCHEMES
+    return bool(is_url) and scheme in LOOKUPS
 
 
 def turn_of(name: str) -> int:

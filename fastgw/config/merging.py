@@ -3,9 +3,9 @@
 Each part keeps its `Place`, so that a later rule can say where it stands.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from glob import has_magic
 from types import MappingProxyType
 from typing import Any, Final
@@ -13,6 +13,7 @@ from typing import Any, Final
 from msgspec.structs import astuple, replace
 
 from fastgw.config.documents import Document
+from fastgw.config.egress import Egress
 from fastgw.config.files import Files
 from fastgw.config.lookups import lookup_name
 from fastgw.config.problems import Path, Problem, show, suggest
@@ -60,6 +61,47 @@ class Place:
         return self.reading.document.place(self.path)
 
 
+@dataclass(frozen=True)
+class Derived(Place):
+    """Where that stands of which something was made that no file says in these words.
+
+    What there is to say of the whole, or of what is in it, is said of what it was made of. `find_parts`: by their path
+    in what was made, those that stand somewhere of their own; it is seldom asked. `made`: what a file would say for it,
+    as far as rules ask.
+    """
+
+    find_parts: Callable[[], Mapping[Path, Place]] = field(default=dict, compare=False)
+    made: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    steps: Path = ()
+    """What is meant within what was made."""
+
+    @cached_property
+    def parts(self) -> Mapping[Path, Place]:
+        return self.find_parts()
+
+    def below(self, *steps: str | int) -> Place:
+        whole, parts = (*self.steps, *steps), self.parts
+        for length in range(len(whole), 0, -1):
+            if whole[:length] in parts:
+                return parts[whole[:length]].below(*whole[length:])
+        return Derived(self.reading, self.path, lambda: parts, self.made, whole)
+
+    @property
+    def raw(self) -> Any:
+        value: Any = self.made
+        for step in self.steps:
+            value = value.get(step, {})
+        return value
+
+    @property
+    def misspelt(self) -> bool:
+        return False
+
+
+Services = dict[str, dict[str, tuple[Place, Any]]]
+"""Services of `egress`, by application and name; they may be `BROKEN`."""
+
+
 @dataclass
 class Merged:
     """A configuration in parts. Those of `maps` and `lists` may be `BROKEN`."""
@@ -69,6 +111,18 @@ class Merged:
     maps: dict[str, dict[str, tuple[Place, Any]]] = field(default_factory=lambda: {name: {} for name in MAPS})
     lists: dict[str, list[tuple[Place, Any]]] = field(default_factory=dict)
     """Only those that a file has: an empty list says something else than none."""
+    egress_place: Place | None = None
+    """Where `egress` is said first. None: nowhere."""
+    egress: dict[str, tuple[Place, Any]] = field(default_factory=dict)
+    """What is said of it, key by key, besides `apps`."""
+    services: Services = field(default_factory=dict)
+    """Those of `egress.apps`, and what providers add."""
+    awaits_services: bool = False
+    """Whether a provider has not been told yet what there is."""
+    judged: Container[int] = ()
+    """The identities of routes and upstreams with which nothing was wrong right before, among the same others."""
+    noted: set[int] = field(default_factory=set)
+    """Those of routes and upstreams of which rules have told something."""
 
     def whole(self, name: str) -> Iterator[tuple[Place, str, Any]]:
         """The entries of a map that could be made."""
@@ -83,6 +137,19 @@ class Merged:
         """Those that could be made."""
         return ((place, route) for place, route in self.lists.get("routes", ()) if route is not BROKEN)
 
+    def routes_to_judge(self) -> Iterator[tuple[Place, Any]]:
+        """Those of which it is not known yet whether they are right: for rules about each by itself."""
+        return ((place, route) for place, route in self.routes() if id(route) not in self.judged)
+
+    def upstreams_to_judge(self) -> Iterator[tuple[Place, str, Any]]:
+        """Likewise."""
+        return (each for each in self.whole("upstreams") if id(each[2]) not in self.judged)
+
+    def note(self, each: object, notes: Iterable[Problem]) -> None:
+        """A rule about each route, or upstream, by itself has told this of one."""
+        if any(True for _ in notes):
+            self.noted.add(id(each))
+
     def consumers(self) -> Iterator[tuple[Place, Any]]:
         """Those that could be made."""
         return ((place, each) for place, each in self.lists.get("consumers", ()) if each is not BROKEN)
@@ -94,7 +161,17 @@ class Merged:
             held[name] = MappingProxyType({key: value for key, (_, value) in entries.items()})
         for name, elements in self.lists.items():
             held[name] = tuple(value for _, value in elements)
+        if self.egress_place is not None:
+            held["egress"] = self._egress()
         return Config(**held)
+
+    def _egress(self) -> Egress:
+        said = {name: value for name, (_, value) in self.egress.items()}
+        apps = {
+            app: MappingProxyType({name: service for name, (_, service) in services.items()})
+            for app, services in self.services.items()
+        }
+        return Egress(apps=MappingProxyType(apps), **said)
 
 
 def merge(documents: Iterable[Document], filter_types: Mapping[str, type], files: Files) -> Merged:
@@ -112,6 +189,8 @@ def merge(documents: Iterable[Document], filter_types: Mapping[str, type], files
             elif name in MAPS:
                 for key, each in value.items():
                     _add(merged.maps[name], key, place.below(key), each)
+            elif name == "egress":
+                _add_egress(merged, place, value)
             elif name not in ANYWHERE or name not in merged.single:
                 _add(merged.single, name, place, value)
     return merged
@@ -201,6 +280,20 @@ def add_consumers(
 
 def _elements(file: Any) -> Iterable[Any]:
     return () if file is BROKEN or file.consumers is BROKEN else file.consumers
+
+
+def _add_egress(merged: Merged, place: Place, egress: Egress | None) -> None:
+    """Applications of several files add up, and so do their services; the rest is said once."""
+    if egress is None:
+        return
+    merged.egress_place = merged.egress_place or place
+    for key in place.raw:
+        if key != "apps":
+            _add(merged.egress, key, place.below(key), getattr(egress, key))
+    for app, services in egress.apps.items():
+        held = merged.services.setdefault(app, {})
+        for name, service in services.items():
+            _add(held, name, place.below("apps", app, name), service)
 
 
 def _add(held: dict[str, tuple[Place, Any]], name: str, place: Place, value: Any) -> None:

@@ -3,13 +3,16 @@
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 Path = tuple[str | int, ...]
 """The keys and indexes that lead from a file's root to a value in it."""
 
+LOOKUPS: Final = ("dns", "srv")
+"""What looks targets up, as it is called in the configuration, and in the names of what stands for a file of them."""
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127)} | {ord("\n"): "\\n", ord("\t"): "\\t"}
 _LONGEST = 300
 _NAMES_LISTED = 16
@@ -31,9 +34,29 @@ class Problem(Struct, frozen=True):
     """Begins with `expected`, or is another hint at what to write."""
 
     def __str__(self) -> str:
-        place = ":".join([self.file, *(str(number) for number in (self.line, self.column) if number)])
+        place = ":".join([told_file(self.file), *(str(number) for number in (self.line, self.column) if number)])
         said = f"{self.wrong}; {self.expected}" if self.expected else self.wrong
         return ": ".join(part for part in (place, self.path, said) if part).translate(_CONTROL)
+
+
+def with_counts(problems: Iterable[Problem]) -> list[Problem]:
+    """Those that say the same, such as what is wrong with one file that many name, as the first, with how many there
+    are more."""
+    alike: dict[tuple[str, str], list[Problem]] = {}
+    for each in problems:
+        alike.setdefault((each.wrong, each.expected), []).append(each)
+    return [_with_count(first, len(others)) for first, *others in alike.values()]
+
+
+def _with_count(problem: Problem, more: int) -> Problem:
+    places = "place" if more == 1 else "places"
+    return replace(problem, wrong=f"{problem.wrong} (and in {more} {places} more)") if more else problem
+
+
+def told_file(name: str) -> str:
+    """A file's name, for people: what DNS is asked for has one that only looks like a URL."""
+    kind, is_url, rest = name.partition("://")
+    return f"{kind}: {rest.partition('?')[0]}" if is_url and kind in LOOKUPS else name
 
 
 class ConfigError(Exception):

@@ -13,12 +13,16 @@ from msgspec.structs import astuple
 
 from fastgw.config import patterns
 from fastgw.config.consumers import NOUNS, Kind, marks_of
+from fastgw.config.egress import Kubernetes, Kyma, Providers
+from fastgw.config.kubeconfig import check_kubernetes
 from fastgw.config.merging import Merged, Place
 from fastgw.config.problems import Path, show, suggest
-from fastgw.config.secret import secret_in
+from fastgw.config.secret import SecretError, secret_in
 from fastgw.config.settings import Config, Route
 from fastgw.config.shapes import BROKEN, fields_of
+from fastgw.config.spots import Flaw
 from fastgw.config.tls_rules import served_tls_that_works, tls_that_works
+from fastgw.config.upstreams import SHORTEST_KEY
 from fastgw.config.values import Address
 from fastgw.node.state_url import check_url
 from fastgw.wire.framing import RequestHead
@@ -87,14 +91,14 @@ def routes_have_their_own_names(merged: Merged) -> None:
         if route.name is BROKEN:
             continue
         if route.name in taken:
-            wrong = f"{show(route.name)} is the name of the route at {taken[route.name]} too"
+            wrong = f"{show(route.name)} is the name of the route at {taken[route.name].below('name')} too"
             place.below("name").report(wrong, "expected a name of its own", at_key=False)
         else:
-            taken[route.name] = place.below("name")
+            taken[route.name] = place
 
 
 def routes_have_one_end(merged: Merged) -> None:
-    for place, _ in merged.routes():
+    for place, _ in merged.routes_to_judge():
         given = [end for end in ENDS if place.raw.get(end) is not None]
         if len(given) > 1:
             place.report(f"{' and '.join(given)} exclude each other", "expected one of them")
@@ -108,7 +112,7 @@ def routes_have_one_end(merged: Merged) -> None:
 
 def names_are_known(merged: Merged) -> None:
     """What a route refers to: listeners, an upstream, filter sets."""
-    for place, route in merged.routes():
+    for place, route in merged.routes_to_judge():
         for key, kind, known in (
             ("listeners", "listener", merged.maps["listeners"]),
             ("use", "filter set", merged.maps["filter_sets"]),
@@ -139,7 +143,7 @@ def names_are_known(merged: Merged) -> None:
 
 def route_patterns(merged: Merged) -> None:
     """Hosts, paths and what is made of them."""
-    for place, route in merged.routes():
+    for place, route in merged.routes_to_judge():
         for index, host in _whole(route.hosts):
             _parsed(patterns.parse_host, host, place.below("hosts", index))
         parsed = [_parsed(patterns.parse_path, path, place.below("paths", i)) for i, path in _whole(route.paths)]
@@ -215,17 +219,15 @@ def upstreams_of_filters(merged: Merged) -> None:
 
 
 def _all_uses(merged: Merged) -> Sequence[tuple[Place, Any, frozenset[str]]]:
-    """Every use of a filter, and the parameters of the paths that it may see."""
-    of_routes = [_parameters(route.paths) for _, route in merged.routes()]
-    anywhere = frozenset().union(*of_routes)
+    """Every use of a filter that is to be judged, and the parameters of the paths that it may see."""
+    anywhere = frozenset().union(*(_parameters(route.paths) for _, route in merged.routes()))
     uses = [(place, use, anywhere) for place, use in merged.maps["filters"].values()]
-    for part in ("listeners", "upstreams"):
-        for place, _, each in merged.whole(part):
-            uses += _uses(place.below("filters"), each.filters, anywhere)
+    for place, _, each in (*merged.whole("listeners"), *merged.upstreams_to_judge()):
+        uses += _uses(place.below("filters"), each.filters, anywhere)
     for place, _, filters in merged.whole("filter_sets"):
         uses += _uses(place, filters, anywhere)
-    for (place, route), known in zip(merged.routes(), of_routes, strict=True):
-        uses += _uses(place.below("filters"), route.filters, known)
+    for place, route in merged.routes_to_judge():
+        uses += _uses(place.below("filters"), route.filters, _parameters(route.paths))
     return uses
 
 
@@ -237,21 +239,22 @@ def _parameters(paths: Any) -> frozenset[str]:
     """The names of the parameters in paths, as far as they are paths."""
     names: set[str] = set()
     for _, path in _whole(() if paths is BROKEN else paths):
+        if "{" not in path:
+            continue
         with suppress(ValueError):
             names.update(parameter.name for parameter in patterns.parse_path(path).parameters)
     return frozenset(names)
 
 
-def raw_paths_stay_as_they_are(merged: Merged) -> None:
-    """What is cut or rewritten is the normal form; the client's own bytes can only be sent whole."""
-    for place, route in merged.routes():
-        for key in ("strip_prefix", "rewrite"):
-            if route.path.forward == "raw" and getattr(route, key) is not None:
-                place.below(key).report("the client's own path is sent", "expected it not beside path.forward: raw")
+def raw_paths_are_not_rewritten(merged: Merged) -> None:
+    """What is rewritten is made of the normal form."""
+    for place, route in merged.routes_to_judge():
+        if route.path.forward == "raw" and route.rewrite is not None:
+            place.below("rewrite").report("the client's own path is sent", "expected it not beside path.forward: raw")
 
 
 def upgrades_that_are_tunnels(merged: Merged) -> None:
-    for place, route in merged.routes():
+    for place, route in merged.routes_to_judge():
         for index, protocol in _whole(route.upgrade):
             if protocol.lower() == "h2c":
                 wrong = "h2c would carry requests past the gateway"
@@ -259,7 +262,7 @@ def upgrades_that_are_tunnels(merged: Merged) -> None:
 
 
 def methods_that_are_served(merged: Merged) -> None:
-    for place, route in merged.routes():
+    for place, route in merged.routes_to_judge():
         for index, method in _whole(route.methods):
             if method in ("CONNECT", "TRACE"):
                 wrong = f"{method} is always refused"
@@ -280,6 +283,32 @@ def state_that_works(merged: Merged) -> None:
             place.below("url").report(str(error), "expected a Redis that can be used", at_key=False)
 
 
+def kubernetes_that_can_be_asked(merged: Merged) -> None:
+    for place, providers in merged.once("providers"):
+        kyma = providers.kyma if isinstance(providers, Providers) else None
+        kubernetes = kyma.kubernetes if isinstance(kyma, Kyma) else None
+        if isinstance(kubernetes, Kubernetes) and not _broken_in(kubernetes):
+            try:
+                check_kubernetes(kubernetes, place.reading.files.read)
+            except ValueError as error:
+                place.below("kyma", "kubernetes").report(*str(error).split("; ", 1))
+
+
+def sticky_keys_that_sign(merged: Merged) -> None:
+    for place, _, upstream in merged.whole("upstreams"):
+        balancing = upstream.load_balancing
+        sticky = None if balancing is BROKEN else balancing.sticky
+        if sticky in (None, BROKEN) or sticky.key in (None, BROKEN):
+            continue
+        at, key = place.below("load_balancing", "sticky", "key"), sticky.key
+        try:
+            said = secret_in(key.file, place.reading.files.read(key.file)) if key.file else key.value()
+        except (SecretError, Flaw):
+            continue  # it is told where it was read
+        if len(said) < SHORTEST_KEY:
+            at.report(f"{len(said)} characters", f"expected {SHORTEST_KEY} at least", at_key=False)
+
+
 def consumers_are_told_apart(merged: Merged) -> None:
     """What a consumer is known by is its own alone. Keys are compared, and never shown."""
     taken: dict[tuple[Kind, bytes], tuple[Place, Path]] = {}
@@ -298,7 +327,7 @@ def consumers_are_told_apart(merged: Merged) -> None:
 
 def deadline_headers_are_free(merged: Merged) -> None:
     """Nothing else that the gateway writes is called so."""
-    for place, route in merged.routes():
+    for place, route in merged.routes_to_judge():
         name = route.deadline_header
         if isinstance(name, str) and name.lower().encode() in RequestHead.KNOWN:
             wrong = f"{show(name)} is a field that the gateway writes for another purpose"
@@ -340,6 +369,8 @@ RULES: Final[tuple[Rule, ...]] = (
     served_tls_that_works,
     admin_is_guarded,
     state_that_works,
+    kubernetes_that_can_be_asked,
+    sticky_keys_that_sign,
     consumers_are_told_apart,
     routes_have_their_own_names,
     routes_have_one_end,
@@ -347,7 +378,7 @@ RULES: Final[tuple[Rule, ...]] = (
     route_patterns,
     values_of_requests_that_there_are,
     upstreams_of_filters,
-    raw_paths_stay_as_they_are,
+    raw_paths_are_not_rewritten,
     upgrades_that_are_tunnels,
     methods_that_are_served,
     deadline_headers_are_free,

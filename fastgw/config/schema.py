@@ -82,7 +82,7 @@ class _Drawing:
 
     def structure(self, shape: Structure) -> Schema:
         settings = shape.type
-        own = settings.__module__ == Config.__module__
+        own = settings.__module__.startswith("fastgw.config.")
         name = settings.__name__ if own else f"{settings.__module__}.{settings.__qualname__}"
         if name not in self._definitions:
             self._definitions[name] = {}  # a filter may hold filters of its own type

@@ -2,13 +2,15 @@
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from msgspec import Struct
 
 from fastgw.config.files import read_file
 from fastgw.config.spots import Flaw
+from fastgw.node.redis_address import check_redis
 
 LONGEST: Final = 64 * 1024
 """The most bytes of a secret."""
@@ -24,6 +26,14 @@ SECRET_NAMES: Final = re.compile(
 @dataclass(frozen=True)
 class Elsewhere:
     """Marks a secret that does not stand in the configuration itself: a text there is something else."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Marks a secret that has to be more than text. `check` raises `ValueError`, which shows nothing of it."""
+
+    check: Callable[[str], None]
+    expected: str
 
 
 class SecretError(Exception):
@@ -60,6 +70,10 @@ class Secret(Struct, frozen=True):
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return []
+
+
+RedisUrl = Annotated[Secret, Checked(check_redis, "expected a Redis that can be used")]
+"""Where nodes share what they know."""
 
 
 def secret_in(file: str, content: bytes) -> str:

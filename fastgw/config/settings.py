@@ -4,114 +4,134 @@ The docstring under each field is its entry in the manual and in the JSON schema
 worker. All of it is immutable: mappings are read-only views.
 """
 
-import copyreg
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Annotated, Any, Final, Literal, TypeVar, dataclass_transform
+from typing import Annotated, Any, Final, Literal
 
-import msgspec
-from msgspec import Meta, Struct, StructMeta
+from msgspec import Meta
 
+from fastgw.config.egress import Egress, Providers
 from fastgw.config.secret import Secret
+from fastgw.config.structs import NONE, Filters, FilterUse, Inner, OrFrom, Settings, SettingsMeta, Some, view
+from fastgw.config.upstreams import (
+    OF_HTTP_CHECKS,
+    ActiveHealth,
+    Backoff,
+    CircuitBreaker,
+    HealthChecks,
+    Hedge,
+    LoadBalancing,
+    PassiveHealth,
+    Pool,
+    PoolNumber,
+    Resolve,
+    Retries,
+    Sticky,
+    Target,
+    TargetsDns,
+    TargetsFile,
+    TargetsSrv,
+    Threshold,
+    Upstream,
+    UpstreamTimeouts,
+    UpstreamTls,
+)
 from fastgw.config.values import (
     Address,
     CertificateName,
     CertificateSubject,
-    CheckPath,
     Delay,
     Destination,
     Duration,
     FieldName,
     FieldValue,
     Fingerprint,
-    HostHeader,
-    HostName,
     Identity,
     ListenAddress,
     LogSink,
     Method,
     Name,
     Network,
-    Percent,
     Protocol,
     ReadableFile,
     Sha256,
     Size,
-    Statuses,
-    TargetUrl,
-    Token,
     Trait,
     Url,
     Username,
     trait,
 )
 
-T = TypeVar("T")
-Some = Annotated[tuple[T, ...], Meta(min_length=1)]
+__all__ = [
+    "DEFAULT_ADMIN",
+    "DEFAULT_STATUS",
+    "MOST_WORKERS",
+    "NONE",
+    "OF_HTTP_CHECKS",
+    "UNWRITTEN",
+    "AccessLog",
+    "ActiveHealth",
+    "Admin",
+    "Backoff",
+    "Canary",
+    "CircuitBreaker",
+    "ClientAuth",
+    "Config",
+    "Connections",
+    "Consumer",
+    "ConsumerCertificate",
+    "ConsumerFile",
+    "ConsumerKey",
+    "ConsumerPassword",
+    "ConsumerSigningKey",
+    "ConsumerSubject",
+    "DrainTimeouts",
+    "Fallback",
+    "FallbackCondition",
+    "FilterUse",
+    "Filters",
+    "HealthChecks",
+    "Hedge",
+    "Inner",
+    "Limits",
+    "Listener",
+    "LoadBalancing",
+    "OrFrom",
+    "PassiveHealth",
+    "PathForwarding",
+    "Pool",
+    "PoolNumber",
+    "Quotas",
+    "Redirect",
+    "Resolve",
+    "Respond",
+    "Retries",
+    "Route",
+    "ServerCertificate",
+    "ServerTls",
+    "Settings",
+    "SettingsMeta",
+    "Share",
+    "Some",
+    "Split",
+    "State",
+    "Status",
+    "Sticky",
+    "Target",
+    "TargetsDns",
+    "TargetsFile",
+    "TargetsSrv",
+    "Threshold",
+    "Timeouts",
+    "Unwritten",
+    "Upstream",
+    "UpstreamTimeouts",
+    "UpstreamTls",
+    "view",
+]
+
 # Upper bounds: far above what serves anyone, and low enough that what is made from a number can be made.
 MOST_WORKERS: Final = 1024
 Connections = Annotated[int, Meta(ge=1, le=10_000_000)]
-PoolNumber = Annotated[int, Meta(le=1_000_000)]
-NONE: Final[Mapping[Any, Any]] = MappingProxyType({})
-
-
-def view(held: dict[Any, Any]) -> Mapping[Any, Any]:
-    """A read-only mapping."""
-    return MappingProxyType(held) if held else NONE
-
-
-def _pickled(mapping: MappingProxyType[Any, Any]) -> Any:
-    return view, (dict(mapping),)
-
-
-copyreg.pickle(MappingProxyType, _pickled)  # it has no pickled form of its own, and settings pass between processes
-
-
-class SettingsMeta(StructMeta):
-    """Makes every settings struct frozen, keyword-only and closed to unknown keys."""
-
-    def __new__(mcls, class_name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> Any:
-        strict = {"frozen": True, "kw_only": True, "forbid_unknown_fields": True}
-        return super().__new__(mcls, class_name, bases, namespace, **(strict | options))
-
-
-@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
-class Settings(Struct, metaclass=SettingsMeta, frozen=True):
-    """What a part of the configuration may say."""
-
-
-class FilterUse(Struct, frozen=True):
-    """One filter instance, at one level.
-
-    In the file: `name: {type: …, enforced: …, shadow: …, and its type's settings}`.
-    """
-
-    name: str
-    """The instance: the same name at a nearer level replaces it."""
-    type: str
-    """The filter type; the instance's name unless the file says otherwise."""
-    settings: Any
-    """The filter type's struct."""
-    enforced: bool = False
-    """Whether nearer levels may neither replace nor remove it."""
-    shadow: bool = False
-    """Whether it decides and tells, but never acts."""
-
-
-@dataclass(frozen=True)
-class Inner:
-    """Marks a `FilterUse` that stands within another filter: written as a mapping with one key, its type.
-
-    Its name is its type, and it has none of the keys that every instance has.
-    """
-
-    phase: str
-    """The only one that it may be of."""
-
-
-Filters = Mapping[Name, FilterUse | None]
-"""Instance name to its use; None removes what a farther level added under that name."""
 
 
 class ServerCertificate(Settings):
@@ -275,379 +295,6 @@ class AccessLog(Settings):
     code and secret. Case is ignored."""
 
 
-class Target(Settings):
-    """One address of an upstream."""
-
-    url: TargetUrl
-    """`http://host:port/base`, `https://…`, `unix:/path/of.sock` or `unix:/path/of.sock:/base`."""
-    weight: Annotated[int, Meta(ge=0, le=1000)] = 1
-    """Its share of the requests, relative to the other targets. 0 = none: it is drained."""
-    priority: Annotated[int, Meta(ge=0, le=100)] = 0
-    """The group that it is of. Requests go to the group of the lowest number; to the next one as well while that has
-    too few targets that may be picked (`load_balancing.spill_below`)."""
-
-
-class TargetsFile(Settings):
-    """A list of targets in a file of its own. It is watched: what it says takes effect at once, without a reload being
-    asked for; while it is wrong or away, what it said before stays in force."""
-
-    file: ReadableFile
-    """YAML or JSON by its ending: the list alone."""
-
-
-class TargetsDns(Settings):
-    """Every address of a name as a target of its own (A and AAAA records). The name itself is not sent: say in
-    `host_header` and `tls.server_name` what services go by."""
-
-    dns: HostName
-    """The name."""
-    port: Annotated[int, Meta(ge=1, le=65535)]
-    """The port of all of them."""
-    scheme: Literal["http", "https"] = "http"
-    """How they are spoken to."""
-    interval: Duration = 30.0
-    """How often it is looked up. While that fails, the targets of before stay."""
-
-
-class TargetsSrv(Settings):
-    """What SRV records name (RFC 2782): hosts, ports, weights, and priorities as groups of targets. Needs
-    `fastgw[dns]`."""
-
-    srv: HostName
-    """The name, such as `_http._tcp.users.internal`."""
-    scheme: Literal["http", "https"] = "http"
-    """How they are spoken to."""
-    interval: Duration = 30.0
-    """How often it is looked up. While that fails, the targets of before stay."""
-
-
-@dataclass(frozen=True)
-class OrFrom:
-    """Marks a list that may come from elsewhere. What is found there is put in the place of this."""
-
-    types: tuple[type[Settings], ...]
-
-
-class Resolve(Settings):
-    """How names of targets become addresses."""
-
-    interval: Duration = 30.0
-    """How often a name is resolved anew. When that fails the last good addresses stay."""
-
-
-class Sticky(Settings):
-    """Clients that stay with the target of their first request."""
-
-    cookie: Token
-    """The name of a cookie that the gateway sets. It is signed, and names the target without telling its address. One
-    that is forged, that has ended, or whose target may not be picked is ignored, and another one is set. Clients stay
-    with a target that is drained, until it is gone; and with one of another priority group than the one in use."""
-    ttl: Duration | None = None
-    """How long a client stays; then it may be given another target. null = as long as its browser is open."""
-    path: Annotated[str, Meta(pattern=r"^/[^\x00-\x20;\x7f-\U0010ffff]*$")] = "/"
-    """The paths that the client sends it for."""
-    secure: bool | None = None
-    """Whether it is sent over https alone. null = where the client came over https."""
-    same_site: Literal["strict", "lax", "none"] = "lax"
-    """Whether browsers send it with requests that other sites have caused. `none` needs `secure: true`."""
-    key: Secret | None = None
-    """What it is signed with, at least 16 characters. All nodes behind one name need the same. null = a key of the
-    node's own, made at its start and kept over reloads and upgrades."""
-
-    def __post_init__(self) -> None:
-        if self.same_site == "none" and self.secure is not True:
-            raise ValueError("`same_site: none` without `secure: true`: browsers would not take the cookie")
-
-
-class LoadBalancing(Settings):
-    """How a target is picked. Weights count for all algorithms; a request that is tried again goes to another target.
-
-    An upstream with one target in use has nothing to choose.
-    """
-
-    algorithm: Literal["round_robin", "least_connections", "random", "ip_hash", "consistent_hash", "latency"] = (
-        "round_robin"
-    )
-    """`round_robin`: in turn.
-    `random`: drawn by lot.
-    `least_connections`: of two drawn by lot, the one with fewer requests under way on the node.
-    `latency`: of two drawn by lot, the one where the time until the response head, times the requests under way, is
-    less. An answer slower than the average counts at once, a failed attempt as `timeouts.connect` at least.
-    `ip_hash`: by the client's address (IPv6: its /64), so that a client stays with its target.
-    `consistent_hash`: by `hash_on`, likewise; a target that goes, or comes, moves its own share alone."""
-    hash_on: Annotated[Trait, trait("ip", "header", "cookie", "consumer")] | None = None
-    """What `consistent_hash` goes by: `ip`, `header:NAME`, `cookie:NAME` or `consumer`; null = `ip`. A request that has
-    none, or several that differ, goes in turn, as with `round_robin`."""
-    load_factor: Annotated[float, Meta(ge=1.01, le=100)] | None = 1.25
-    """With `consistent_hash`: a target that has more than so many times its share of the requests under way on the
-    node, and 10 at least, passes further ones on to the next target of their hash. null = it gets all that is its."""
-    decay: Duration = 10.0
-    """With `latency`: how long what was seen counts; older than that it counts for about a third."""
-    sticky: Sticky | None = None
-    """Whether clients stay with their target by a cookie. null = no."""
-    slow_start: Duration | None = None
-    """How long a target that comes back, or is new in a running gateway, takes to get its full share: it begins with a
-    tenth of its weight. Not for hashes, which would move clients. null = it gets its share at once."""
-    spill_below: Percent = 0.5
-    """When the next group of targets is used as well (`targets.priority`): when less than this part of a group's weight
-    may be picked. 0% = when none of it may."""
-    panic_threshold: Percent = 0.5
-    """When health is not looked at any more: when less than this part of the weight in use may be picked. The rest
-    could not take what was meant for all. Drained targets stay so. 0% = never: when none may be picked, 503."""
-
-    def __post_init__(self) -> None:
-        if self.hash_on is not None and self.algorithm != "consistent_hash":
-            raise ValueError("`hash_on` is for `algorithm: consistent_hash`")
-        if self.slow_start is not None and self.algorithm in ("ip_hash", "consistent_hash"):
-            raise ValueError(f"`slow_start` is not for `{self.algorithm}`: clients would move with each step")
-
-
-class UpstreamTimeouts(Settings):
-    """How long an upstream is waited for. Idle times unless named otherwise."""
-
-    connect: Duration = 1.0
-    """For a connection, TLS included. A total. Answered 504."""
-    response_headers: Duration = 30.0
-    """For the response head, once the request is sent. Answered 504."""
-    idle: Duration = 60.0
-    """For any byte either way while bodies move. Answered 504 when no response has begun, else cut."""
-    tunnel_idle: Duration = 3600.0
-    """For any byte either way in a tunnel such as a WebSocket connection."""
-    total: Duration | None = None
-    """For the whole exchange, all attempts and the response body included. null = as long as bytes move."""
-
-
-class Pool(Settings):
-    """The connections to an upstream's targets, all of them together. Numbers are for the node."""
-
-    max_connections: Annotated[PoolNumber, Meta(ge=1)] = 1024
-    """The most connections, lent and idle, retries included."""
-    max_idle: Annotated[PoolNumber, Meta(ge=0)] = 64
-    """The most connections kept for reuse. Divided among the workers, at least one each unless 0."""
-    idle_timeout: Duration = 55.0
-    """How long an idle connection is kept. Keep it under the upstream's own keep-alive time."""
-    max_pending: Annotated[PoolNumber, Meta(ge=0)] = 1024
-    """The most requests that wait for a connection; further ones are answered 503."""
-    pending_timeout: Duration = 10.0
-    """How long a request waits for a connection while `max_connections` are in use. Then it is answered 503."""
-    max_uses: Annotated[PoolNumber, Meta(ge=1)] | None = None
-    """After how many requests a connection is closed. null = never for that reason."""
-
-
-class Backoff(Settings):
-    """How long is waited before a retry: a time between 0 and a bound, drawn anew each time."""
-
-    base: Delay = 0.025
-    """The bound of the first wait; that of each further one is twice as long. 0 = no wait."""
-    max: Delay = 0.25
-    """The longest bound. An answer whose `Retry-After` asks for a longer wait is passed on instead; a shorter one is
-    respected."""
-
-    def __post_init__(self) -> None:
-        if self.base > self.max:
-            raise ValueError("`base` is longer than `max`; expected the same or less")
-
-
-class Retries(Settings):
-    """When a request is tried again at another connection or target: another one where there is one.
-
-    All attempts together have the route's `timeout`."""
-
-    max: Annotated[int, Meta(ge=0, le=10)] = 1
-    """How many attempts may follow the first. 0 = none."""
-    conditions: tuple[
-        Literal["connect_failure", "reset_before_response", "per_try_timeout", "429", "500", "502", "503", "504"], ...
-    ] = ("connect_failure", "reset_before_response")
-    """`connect_failure`: no connection was made; `reset_before_response`: a reused one closed before any answer.
-    After these two the upstream has not acted. With the others it may have, twice then, so they are for requests that
-    may be repeated (GET, HEAD, OPTIONS, PUT, DELETE): `per_try_timeout`: no response head came within that time, or
-    within `timeouts.response_headers`; `"429"`, `"500"`, `"502"`, `"503"`, `"504"`: the target answered so. The last
-    answer is passed on as it is."""
-    budget: Percent = 0.2
-    """The most retries under way, as a share of the requests to this upstream that are under way: each worker keeps to
-    it for its own. Three more may always be under way, on the whole node. A failed connect that is followed by an
-    attempt at another target does not count: nobody has had any work of it."""
-    non_idempotent: bool = False
-    """Whether a POST or PATCH may be sent again too, wherever a GET may. The upstream may then act twice."""
-    per_try_timeout: Duration | None = None
-    """For one attempt at a request that may be repeated: until the response head, from the beginning of the attempt or
-    the end of the request, whichever is later. Answered 504 when no retry is left. null = no limit of its own."""
-    backoff: Backoff = Backoff()
-    """How long is waited before a target is asked again, and after an answer that is in `conditions` in any case. No
-    wait follows `reset_before_response`."""
-    body_bytes: Annotated[Size, Meta(ge=0, le=16 * 1024**2)] = 64 * 1024
-    """The longest request body that is kept to be sent again. A request with a longer one is tried again only as long
-    as nothing of it was sent."""
-
-    def __post_init__(self) -> None:
-        if self.per_try_timeout is not None and "per_try_timeout" not in self.conditions:
-            raise ValueError('`per_try_timeout` without a retry; expected "per_try_timeout" among `conditions`')
-
-
-class Hedge(Settings):
-    """Ask another target as well when the first one is slow: what answers first counts, the other is given up.
-
-    For GET, HEAD and OPTIONS without a body, within the budget of `retries`, and where there is another target."""
-
-    after: Literal["p95"] | Duration = "p95"
-    """How long the first target has. `p95`: what 95 of 100 answers took less than, as each worker has seen it lately:
-    5 ms at least, and nothing is hedged before 100 answers."""
-    max: Annotated[int, Meta(ge=1, le=3)] = 1
-    """How many may be under way beside the first. Each comes `after` the one before."""
-
-
-class UpstreamTls(Settings):
-    """How `https` targets are spoken to."""
-
-    ca: ReadableFile | None = None
-    """A PEM file of certificates to trust. null = the system's."""
-    server_name: str | None = None
-    """The name to ask for (SNI) and to verify. null = the target's host."""
-    certificate: ReadableFile | None = None
-    """A PEM file with the client certificate and its chain. Needs `key`."""
-    key: ReadableFile | None = None
-    """A PEM file with the client certificate's key. Needs `certificate`."""
-    verify: bool = True
-    """Whether the target's certificate is verified. false leaves the connection open to anyone in between."""
-
-
-Threshold = Annotated[int, Meta(ge=1, le=1000)]
-OF_HTTP_CHECKS: Final[Mapping[str, Any]] = {
-    "path": "/",
-    "method": "GET",
-    "host": None,
-    "headers": NONE,
-    "expected_statuses": (range(200, 400),),
-    "expected_body": None,
-}
-"""What a check by a connection alone has no use for, and what stands there when nothing is said."""
-
-
-class ActiveHealth(Settings):
-    """Ask each target regularly whether it is well: once for the node, whatever the number of workers.
-
-    A target that is not gets no requests. While nobody can ask, what was found holds for three intervals; from then on
-    nothing is known of a target, and it may be used."""
-
-    type: Literal["http", "tcp"] = "http"
-    """`http`: by a request, over TLS where the target is `https`; `tcp`: by a connection alone, with its TLS
-    handshake. Each time on a new connection."""
-    path: CheckPath = "/"
-    """What is asked for, query included. It does not go behind the path of the target's URL."""
-    method: Literal["GET", "HEAD", "OPTIONS"] = "GET"
-    """How."""
-    host: HostHeader | None = None
-    """What `Host` says. null = what the upstream's `host_header` says, or the target's own where that is `preserve`."""
-    headers: Mapping[FieldName, FieldValue] = NONE
-    """Further fields of the request."""
-    port: Annotated[int, Meta(ge=1, le=65535)] | None = None
-    """Where to ask, at the target's host. null = at the target's own port."""
-    interval: Duration = 5.0
-    """From one check of a target to the next, give or take a tenth."""
-    timeout: Duration = 1.0
-    """For a whole check. A total."""
-    healthy_threshold: Threshold = 2
-    """How many good answers in a row bring a target back. Of one that is new, the first is enough."""
-    unhealthy_threshold: Threshold = 3
-    """After how many failures in a row a target gets no more requests."""
-    expected_statuses: Some[Statuses] = (range(200, 400),)
-    """The statuses of good answers: ranges such as `"200-399"`, or single ones."""
-    expected_body: Annotated[str, Meta(min_length=1, max_length=1000)] | None = None
-    """What the first 64 KiB of a good answer's body have in them. null = anything."""
-
-    def __post_init__(self) -> None:
-        if self.type == "tcp":
-            for name, default in OF_HTTP_CHECKS.items():
-                if getattr(self, name) != default:
-                    raise ValueError(f"`{name}` means nothing for `type: tcp`")
-
-
-class PassiveHealth(Settings):
-    """Eject a target that keeps failing, and try it again after a pause. Counted over all workers.
-
-    What counts is the target's own failure: no connection, no answer in time, an answer that is no HTTP or breaks off,
-    or a status of 502, 503 or 504. Where its neighbours fail likewise, requests are the cause and none is ejected,
-    unless it cannot even be connected to."""
-
-    failures: Threshold = 5
-    """How many failures in a row eject it. After an ejection one is enough, until it has answered well once."""
-    window: Duration = 10.0
-    """How long ago the first of them may be; and the time over which `error_rate` is taken."""
-    error_rate: Percent | None = None
-    """The share of failures and of answers of 500 and above, within `window`, that ejects it as well. null = no share
-    does."""
-    min_requests: Threshold = 20
-    """How many requests it takes to speak of a share."""
-    eject: Duration = 5.0
-    """How long it gets no requests. Twice as long when it is ejected again, three times the next time, and so on; one
-    less for each `window` that it has been back."""
-    max_eject: Duration = 300.0
-    """The longest that `eject` grows to."""
-    max_ejected: Percent = 0.5
-    """The share of the targets that may be ejected at a time: of two or more, one may always be, unless this is 0%. The
-    only target of an upstream never is."""
-
-
-class HealthChecks(Settings):
-    """How it is noticed that a target is in trouble. It gets no requests then, unless too many are
-    (`load_balancing.panic_threshold`)."""
-
-    active: ActiveHealth | None = None
-    """By asking it. null = it is not asked."""
-    passive: PassiveHealth | None = None
-    """By how it answers requests. null = nobody looks."""
-
-
-class CircuitBreaker(Settings):
-    """Spare an upstream that fails too often. Counted over all workers.
-
-    Closed, everything passes. Too many errors open it: requests are answered 503, with a `Retry-After`. When `open` is
-    over it is half-open: `probes` requests pass, on the whole node, and if all of them are answered well it is closed;
-    one that is not opens it again. Where they come to nothing, because clients left, as many may pass after a further
-    `open`."""
-
-    error_rate: Percent = 0.5
-    """The share of attempts within `window` that fail, or are answered 500 and above, which opens it."""
-    min_requests: Threshold = 20
-    """How many attempts it takes to speak of a share."""
-    window: Duration = 10.0
-    """The time over which they are counted."""
-    open: Duration = 5.0
-    """How long it stays open."""
-    probes: Threshold = 3
-    """How many requests pass while it is half-open, and have to be answered well."""
-
-
-class Upstream(Settings):
-    """A named group of targets that do the same work."""
-
-    targets: Annotated[Some[Target], OrFrom((TargetsFile, TargetsDns, TargetsSrv))]
-    """Where requests go; or from where to have them: `{file: path}`, `{dns: name, port: 9000}` or `{srv: name}`. What
-    changes there takes effect without a reload."""
-    resolve: Resolve = Resolve()
-    """How names become addresses."""
-    load_balancing: LoadBalancing = LoadBalancing()
-    """How a target is picked."""
-    host_header: HostHeader = "target"
-    """`target`: the target's own host and port; `preserve`: what the client sent; anything else is sent as it is."""
-    timeouts: UpstreamTimeouts = UpstreamTimeouts()
-    """How long it is waited for."""
-    pool: Pool = Pool()
-    """Its connections."""
-    retries: Retries = Retries()
-    """When a request is tried again."""
-    hedge: Hedge | None = None
-    """When another target is asked beside one that is slow. null = never."""
-    health_checks: HealthChecks = HealthChecks()
-    """How it is noticed that a target is in trouble."""
-    circuit_breaker: CircuitBreaker | None = None
-    """When requests are refused to spare it. null = never."""
-    tls: UpstreamTls = UpstreamTls()
-    """How `https` targets are spoken to."""
-    filters: Filters = NONE
-    """Filters for what goes there."""
-
-
 class Respond(Settings):
     """An answer that the gateway gives itself."""
 
@@ -674,7 +321,9 @@ class PathForwarding(Settings):
     """Which form of the path an upstream is sent."""
 
     forward: Literal["normal", "raw"] = "normal"
-    """`normal`: the form that was matched, dot segments resolved; `raw`: the client's own bytes."""
+    """`normal`: the form that was matched, dot segments resolved; `raw`: the client's own bytes, behind `strip_prefix`
+    too. A raw path is answered 400 where it could be read as that of another route: its first segments have to be the
+    prefix, and `..` has to stay behind that and may not take back an empty segment."""
     encoded_slash: Literal["keep", "reject"] = "keep"
     """Whether a `%2F` in the path is passed on as it is, or answered 400."""
 
@@ -687,7 +336,9 @@ class Fallback(Settings):
 
     upstream: Name | None = None
     """Another upstream, for requests whose body is still at hand. One that the first may have acted on is sent there
-    only if its method may be repeated. Filters of this upstream do not run."""
+    only if its method may be repeated. Filters of this upstream do not run. Credentials that the gateway brings for the
+    other one do not go there, unless `filters` of both have the same, or they are those of the gateway or a listener.
+    """
     respond: Respond | None = None
     """An answer of the gateway's own."""
     conditions: Some[FallbackCondition] = ("unavailable", "unreachable", "broken", "timeout")
@@ -785,9 +436,9 @@ class Route(Settings):
     @property
     def destinations(self) -> tuple[str | Url, ...]:
         """The upstreams, by name or URL."""
-        if isinstance(self.upstream, Mapping):
-            return tuple(self.upstream)
-        return () if self.upstream is None else (self.upstream,)
+        if self.upstream is None or isinstance(self.upstream, str | Url):
+            return () if self.upstream is None else (self.upstream,)
+        return tuple(self.upstream)
 
 
 class ConsumerKey(Settings):
@@ -885,8 +536,9 @@ class State(Settings):
     newer, or Valkey."""
     when_away: Literal["local", "refuse"] = "local"
     """What counts while it does not answer: what this node knows by itself, or nothing, so that what would have to ask
-    it is refused (503, `limits_unavailable`). Revocations always go by the node's own list, and are merged when it is
-    back."""
+    it is refused (503, `limits_unavailable`). The node's own counts begin at nothing when Redis goes away: each of N
+    nodes then admits as much as all together may. Revocations always go by the node's own list, and are merged when it
+    is back."""
     timeout: Duration = 0.1
     """How long a request waits for it. Once an answer was late nobody waits until it has answered again; it is tried in
     the background."""
@@ -899,7 +551,8 @@ class Quotas(Settings):
 
     file: Annotated[str, Meta(min_length=1)] | None = None
     """A file to keep counts in, an SQLite database: read at the start, written about once a second and at the end. It
-    is made if it is not there, readable by the gateway's user alone; two gateways must not share one. null =
+    is made if it is not there, readable by the gateway's user alone; a lock beside it (`-lock`) keeps a second gateway
+    from starting with the same one. Where it cannot be written, counts go on in memory: log and status say so. null =
     `quotas.sqlite3` in the directory that systemd gives to the service (`StateDirectory`), else counts end with the
     gateway."""
 
@@ -944,5 +597,10 @@ class Config(Settings):
     """Where nodes share what they know. null = each node knows for itself."""
     quotas: Quotas = Quotas()
     """How what is counted for long periods is kept."""
+    egress: Egress | None = None
+    """APIs outside that applications inside call by name. They become routes and upstreams called `egress/…`, behind
+    those of the files. null = none."""
+    providers: Providers = Providers()
+    """Where services of `egress` come from besides the files."""
     routes: tuple[Route, ...] = ()
     """What happens to requests. The order counts only between routes that match equally well."""

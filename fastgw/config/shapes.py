@@ -10,7 +10,7 @@ import re
 import types
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from types import MappingProxyType
@@ -23,7 +23,7 @@ from fastgw.config.documents import Document
 from fastgw.config.extensions import UnknownType, type_called
 from fastgw.config.files import Files
 from fastgw.config.problems import Path, Problem, nearest, show, suggest
-from fastgw.config.secret import Elsewhere, Secret, SecretError, secret_in
+from fastgw.config.secret import Checked, Elsewhere, Secret, SecretError, secret_in
 from fastgw.config.settings import FilterUse, Inner, OrFrom
 from fastgw.config.spots import Flaw
 from fastgw.config.values import FileName, Notation
@@ -141,6 +141,9 @@ class Choice(Shape):
             return value
         if show(value) in self.values:
             return _refuse_unquoted(self, value, path, reading)
+        words = [each for each in self.values if isinstance(each, str)]
+        if isinstance(value, str) and words[1:] and (near := nearest(value, words)) is not None:
+            return reading.report(path, show(value), f"did you mean {show(near)}? expected {self.expected}")
         return self.refuse(value, path, reading)
 
 
@@ -223,6 +226,8 @@ class Hidden(Shape):
 
     text: bool = True
     """Whether it may stand there itself."""
+    checked: Checked | None = field(default=None, compare=False)
+    """What it has to be; None: any text."""
     is_secret = True
 
     @property
@@ -243,20 +248,27 @@ class Hidden(Shape):
                 return self._in_file(Secret(file=file), below, reading)
             case _:
                 return reading.report(path, "not the form of a secret", f"expected {self.expected}")
-        try:
-            secret.value()
-        except SecretError as error:
-            return reading.report(below, str(error), "expected a secret")
-        return secret
+        return self._with_value(secret, secret.value, below, reading)
 
     def _in_file(self, secret: Secret, path: Path, reading: Reading) -> Any:
         """Captured like other files, so that a change of it is seen."""
         try:
-            secret_in(secret.file, reading.files.read(secret.file))
+            content = reading.files.read(secret.file)
         except Flaw as flaw:
             return reading.report(path, f"{secret.file} {flaw.wrong}", "expected a secret")
+        return self._with_value(secret, lambda: secret_in(secret.file, content), path, reading)
+
+    def _with_value(self, secret: Secret, value: Callable[[], str], path: Path, reading: Reading) -> Any:
+        try:
+            said = value()
+            if self.checked is not None:
+                self.checked.check(said)
         except SecretError as error:
             return reading.report(path, str(error), "expected a secret")
+        except ValueError as error:
+            assert self.checked is not None
+            where = f"{secret.file}: " if secret.file else ""
+            return reading.report(path, f"{where}{error}", self.checked.expected)
         return secret
 
 
@@ -301,6 +313,10 @@ class Table(Shape):
             return f"at least one, such as {self.example}"
         return f"a mapping from {self.key.expected} to {self.each.expected}"
 
+    @property
+    def is_secret(self) -> bool:
+        return self.each.is_secret
+
     def read(self, value: Any, path: Path, reading: Reading) -> Any:
         if not isinstance(value, dict):
             return self.refuse(value, path, reading)
@@ -324,6 +340,10 @@ class Either(Shape):
     @property
     def expected(self) -> str:  # type: ignore[override]  # worked out rather than given
         return " or ".join(shape.expected for shape in self.shapes)
+
+    @property
+    def is_secret(self) -> bool:
+        return any(shape.is_secret for shape in self.shapes)
 
     def read(self, value: Any, path: Path, reading: Reading) -> Any:
         nullable = isinstance(self.shapes[-1], Null)
@@ -558,7 +578,8 @@ def shape_of(annotation: Any) -> Shape:
     if annotation is FilterUse:
         return next((InnerInstance(note.phase) for note in notes if isinstance(note, Inner)), Instance())
     if annotation is Secret:
-        return Hidden(text=not any(isinstance(note, Elsewhere) for note in notes))
+        checked = next((note for note in notes if isinstance(note, Checked)), None)
+        return Hidden(text=not any(isinstance(note, Elsewhere) for note in notes), checked=checked)
     if isinstance(annotation, type) and issubclass(annotation, Struct):
         return Structure(annotation)
     raise TypeError(f"{annotation} in settings has no written form")

@@ -31,7 +31,7 @@ EXPIRES_SOON_S: Final = {"certificate": 14 * 24 * 3600, "ca": 14 * 24 * 3600, "c
 
 def tls_that_works(merged: Merged) -> None:
     """A client certificate has both halves; the files hold what they should; some target is `https`."""
-    for place, _, upstream in merged.whole("upstreams"):
+    for place, _, upstream in merged.upstreams_to_judge():
         if upstream.tls == UpstreamTls():
             continue
         tls, at = upstream.tls, place.below("tls")

@@ -55,6 +55,7 @@ _PERCENT = r"([0-9]+(?:\.[0-9]+)?)%"
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _PROTOCOL: Final = f"{_TOKEN}(/{_TOKEN})?"
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_./@-]*"
+_SEGMENT = r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}"
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _LONGEST_IDENTITY: Final = 256
 _SUBJECT = r"^([A-Za-z][A-Za-z0-9-]*|[0-9.]+)="
@@ -233,7 +234,7 @@ def parse_url(text: str) -> Url:
     if parts.scheme not in _PORTS:
         raise ValueError(f'"{text}" is not an http, https or unix URL')
     if "?" in text or "#" in text:
-        raise ValueError(f'"{text}" has a query or fragment')
+        raise ValueError("a URL with a query or fragment")  # likewise
     host, colon, port = parts.netloc.rpartition(":")
     if not colon or port.endswith("]"):
         host, port = parts.netloc, str(_PORTS[parts.scheme])
@@ -270,6 +271,16 @@ def write_endpoint(endpoint: Endpoint) -> str:
     return str(Endpoint(endpoint.origin, path + asked + re.sub(r"(?<==)[^&]+|(?<![^&])[^&=]+(?![^&])", "***", query)))
 
 
+def is_far_in_the_clear(url: Url) -> bool:
+    """Whether what is said there goes over a network as it is."""
+    if url.scheme != "http":
+        return False
+    try:
+        return not ipaddress.ip_address(url.host).is_loopback
+    except ValueError:
+        return url.host != "localhost" and not url.host.endswith(".localhost")
+
+
 def parse_destination(text: str) -> str | Url:
     """A route's `upstream`: the name of an upstream, or a URL. Only a URL has a colon."""
     return parse_url(text) if ":" in text else text
@@ -279,6 +290,13 @@ def parse_name(text: str) -> str:
     """What listeners, upstreams and other parts are called."""
     if re.fullmatch(_NAME, text) is None:
         raise ValueError(f'"{text}" is not a name')
+    return text
+
+
+def parse_segment(text: str) -> str:
+    """What an application, a service or an entry is called: one element of a path, or part of a host."""
+    if re.fullmatch(_SEGMENT, text) is None:
+        raise ValueError(f'"{text}" cannot stand between slashes or in a host')
     return text
 
 
@@ -527,6 +545,14 @@ Method = Annotated[str, Notation('a method such as "GET"', parse_method, _writte
 Name = Annotated[str, Notation("a name of letters, digits, `_`, `-`, `.`, `/` and `@`", parse_name, _written(_NAME))]
 Identity = Annotated[
     str, Notation("a name of letters, digits, `_`, `-`, `.`, `/` and `@`", parse_identity, _written(_NAME))
+]
+Segment = Annotated[
+    str,
+    Notation(
+        "a name of at most 253 letters, digits, `_`, `-` and `.`, a letter or digit first",
+        parse_segment,
+        _written(_SEGMENT),
+    ),
 ]
 Username = Annotated[str, Notation("a username, without a colon", parse_username, {"type": "string"})]
 Sha256 = Annotated[

@@ -2,7 +2,7 @@
 
 Defaults are written out. What a file would not say is left out: `include`, as all of it is here, empty lists where a
 file must have one element at least, and what means nothing on a route that has no upstream. So are consumers, who may
-be very many and are data more than settings.
+be very many and are data more than settings, and `egress` with its providers: its routes and upstreams are here.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,7 +36,8 @@ from fastgw.config.shapes import (
 def effective(config: Config) -> dict[str, Any]:
     """All of a configuration, in built-in types."""
     said = _settings(config)
-    del said["include"], said["consumers"]
+    for key in ("include", "consumers", "egress", "providers"):
+        del said[key]
     return said
 
 

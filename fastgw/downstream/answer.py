@@ -2,13 +2,11 @@
 
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Final
 
 from fastgw.exchange import Exchange, Response
+from fastgw.exchange.reply import NO_CONTENT
 from fastgw.wire import render
 from fastgw.wire.framing import ResponseHead
-
-NO_CONTENT: Final = frozenset((204, 304))
 
 
 class Ending(IntEnum):
@@ -31,7 +29,7 @@ def framing_of(exchange: Exchange, response: Response, payload: bytes, ended: bo
     if head is None:
         return LENGTH, render.UNFRAMED if response.status in NO_CONTENT else len(payload)
     if not head.has_body:
-        return LENGTH, _length_without_body(exchange, head)
+        return LENGTH, _length_without_body(exchange, head, response.status)
     if ended:
         return LENGTH, len(payload)
     if not head.chunked and not head.until_close:
@@ -41,7 +39,9 @@ def framing_of(exchange: Exchange, response: Response, payload: bytes, ended: bo
     return CLOSE, render.UNFRAMED
 
 
-def _length_without_body(exchange: Exchange, head: ResponseHead) -> int:
+def _length_without_body(exchange: Exchange, head: ResponseHead, status: int) -> int:
+    if status != head.status and (exchange.method != b"HEAD" or status in NO_CONTENT):  # set by a filter
+        return render.UNFRAMED if status in NO_CONTENT else 0
     if head.status == 204:
         return render.UNFRAMED
     if b"content-length" in head.known:  # to HEAD, or with a 304: what GET would bring

@@ -4,11 +4,12 @@ from typing import Final
 
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Reply, Route, problem, run_request
+from fastgw.exchange.chain import by_path
+from fastgw.exchange.reply import ALLOW
 from fastgw.filters.cors import is_preflight
 from fastgw.routing import Match, Routable, Router
 
 REFUSED_METHODS: Final = frozenset((b"CONNECT", b"TRACE"))
-_ALLOW: Final = (b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
 
 
 def too_long(received: bytes, header_bytes: int) -> Fault:
@@ -20,7 +21,7 @@ def before_routing(exchange: Exchange) -> Reply | None:
     """What the gateway answers for itself, whatever the routes are."""
     head = exchange.head
     if exchange.method in REFUSED_METHODS:
-        return problem(Fault.METHOD_NOT_ALLOWED, fields=(_ALLOW,))
+        return problem(Fault.METHOD_NOT_ALLOWED, fields=(ALLOW,))
     if exchange.method == b"OPTIONS" and b"max-forwards" in head.known:
         return _count_forwards(exchange, head.known[b"max-forwards"][0][2])
     return None
@@ -31,7 +32,7 @@ def _count_forwards(exchange: Exchange, value: bytes) -> Reply | None:
     if not value.isdigit() or len(value) > 9:
         return problem(Fault.BAD_REQUEST, "Max-Forwards is not a number.")
     if int(value) == 0:
-        return Reply(204, fields=(_ALLOW,))
+        return Reply(204, fields=(ALLOW,))
     exchange.request_dropped |= {b"max-forwards"}
     exchange.request_added += b"Max-Forwards: %d\r\n" % (int(value) - 1)
     return None
@@ -112,11 +113,14 @@ def choose(exchange: Exchange, router: Router[Route], match: Match[Route] | None
     route = match.route
     if route.split is not None:
         route = route.parts[route.split(exchange)]
-    if not route.encoded_slash_allowed and b"%2F" in exchange.path:
-        return problem(Fault.BAD_REQUEST, "The path may not contain an encoded slash here.")
     exchange.route = route
     exchange.params = match.params
     exchange.chain = route.chain
+    if route.judge_path is not None:
+        refusal = route.judge_path(exchange)
+        if refusal is not None:
+            exchange.answered_by = by_path
+            return refusal
     return None
 
 
@@ -125,5 +129,5 @@ def _no_route(exchange: Exchange, router: Router[Route]) -> Reply:
     if allowed:
         return problem(Fault.METHOD_NOT_ALLOWED, fields=((b"Allow", b", ".join(allowed)),))
     if exchange.path == b"*":
-        return Reply(204, fields=(_ALLOW,))  # OPTIONS *: about the server as a whole, which is this gateway
+        return Reply(204, fields=(ALLOW,))  # OPTIONS *: about the server as a whole, which is this gateway
     return problem(Fault.ROUTE_NOT_FOUND)

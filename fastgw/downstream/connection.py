@@ -17,12 +17,13 @@ from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Final, cast, final
 
-from fastgw.downstream.answer import CHUNKED, CLOSE, LENGTH, NO_CONTENT, framing_of, own_answer, switching_head
+from fastgw.downstream.answer import CHUNKED, CLOSE, LENGTH, framing_of, own_answer, switching_head
 from fastgw.downstream.choose import choose, too_long
 from fastgw.downstream.unreadable import unreadable
 from fastgw.errors import Fault, fault_of
 from fastgw.exchange import Exchange, Outcome, Relay, Reply, Response, Route, Trailers, problem, run_request
 from fastgw.exchange.chain import checked, count_raised
+from fastgw.exchange.reply import NO_CONTENT
 from fastgw.forwarded import Peer, client_address
 from fastgw.node.ground import READ_BYTES, unsent
 from fastgw.node.sending import send_at_once
@@ -339,10 +340,14 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self._closing = listener.closing
         early = listener.early
         match = None
-        if not early.links and head.ordinary:
+        if not early.request_steps and head.ordinary:
             match = listener.router.find(head)
-            straight = match is not None and match.route.straight is not None and not match.route.steps
-            if match is not None and straight and head.method in _STRAIGHT:
+            if (
+                match is not None
+                and match.route.at_once
+                and head.method in _STRAIGHT
+                and (match.route.judge_path is None or head.path_as_sent)
+            ):
                 self._ahead = behind
                 self.deadline = inf
                 passage = self._passage or self._make_passage()
@@ -707,6 +712,9 @@ class Downstream(asyncio.BufferedProtocol, Timed):
 
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         self.server.count_filter(instance, event)
+
+    def patience_with_filters(self) -> float:
+        return self.server.timeouts.filters
 
     def _tunnel_end(self, direction: int) -> None:
         """1: the client has ended, 2: the target has, 3: both. With both the tunnel is over; in a drain with either."""

@@ -24,11 +24,11 @@ def unreadable(received: bytes) -> RequestHead:
     head.raw_path, asked, query = _USERINFO.sub(rb"\1***@", target).partition(b"?")
     head.query = query if asked else None
     head.fields_start = head.raw.find(b"\n") + 1
-    head._fields = head._judge = None
-    head.request_target = head.authority = head.host = head.scheme = head.path = b""
+    head._fields = head._judge = head._end_to_end = None
+    head.request_target = head.authority = head.host = head.host_as_sent = head.scheme = head.path = b""
     head.minor = 1
     head.length = 0
-    head.chunked = head.expects_continue = head.te_trailers = False
+    head.chunked = head.expects_continue = head.te_trailers = head.ordinary = False
     head.close = True
     head.upgrade = head.connection_named = ()
     head.known = {}

@@ -5,7 +5,7 @@ Rule: no I/O and no event loop in this room. An exchange stands between two side
 or another version. Filters see the exchange only.
 """
 
-from fastgw.exchange.chain import Chain, Hooks, Link, Outcome, RequestStep, Route, run_request
+from fastgw.exchange.chain import Chain, Hooks, Link, Looks, Outcome, RequestStep, Route, run_request
 from fastgw.exchange.exchange import ClientSide, Exchange, ServiceSide
 from fastgw.exchange.relay import MAX_KEPT, Relay, Trailers
 from fastgw.exchange.reply import Reply, Response, problem
@@ -21,6 +21,7 @@ __all__ = [
     "Hooks",
     "IllegalTransition",
     "Link",
+    "Looks",
     "Outcome",
     "Relay",
     "Reply",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import lru_cache
 from inspect import isawaitable
 from math import inf
 from types import MappingProxyType
@@ -17,20 +19,75 @@ from fastgw.observe.families import FilterEvent
 if TYPE_CHECKING:
     from fastgw.config.settings import FilterUse
     from fastgw.exchange.exchange import Exchange
+    from fastgw.wire.framing import ResponseHead
 
 log = logging.getLogger("fastgw")
 
 TOLD_EVERY_S: Final = 1.0
+RENEWED_ON: Final = frozenset((401, 403))
+"""Statuses of the upstream's that say that it does not accept what it was shown."""
 
 Outcome: TypeAlias = Reply | Awaitable[Reply | None] | None
 RequestStep: TypeAlias = "Callable[[Exchange], Outcome]"
+LooksAt: TypeAlias = "Callable[[ResponseHead], bool]"
+ReplyStep: TypeAlias = "Callable[[Exchange, Reply], Reply]"
+RenewStep: TypeAlias = "Callable[[Exchange, ResponseHead], Awaitable[bool] | None]"
+
+
+@final
+class Looks:
+    """A `looks_at` by status and by fields. What several filters of a chain look at is one test for all of them.
+
+    `statuses`: those of answers that are looked at; `names`, in lower case: fields that those have.
+    """
+
+    # PERF: for the three filters of an egress call 0.5 us, one after the other 0.65 (CPython 3.11, micro/egress).
+    __slots__ = ("_names", "names", "statuses")
+
+    def __init__(self, statuses: Iterable[int] = (), names: Iterable[bytes] = ()) -> None:
+        self.statuses, self.names = frozenset(statuses), frozenset(names)
+        self._names = tuple(sorted(self.names))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Looks) and (self.statuses, self.names) == (other.statuses, other.names)
+
+    def __hash__(self) -> int:
+        return hash((self.statuses, self.names))
+
+    def __call__(self, head: ResponseHead) -> bool:
+        for name in self._names:
+            if head.first(name) is not None:
+                return True
+        return head.status in self.statuses
+
+
+_RENEWS: Final = Looks(RENEWED_ON)
+
+
+@lru_cache(256)
+def _together(looks: frozenset[Looks]) -> Looks:
+    """All of them as one. Thousands of routes have the same ones."""
+    return Looks(
+        frozenset().union(*(each.statuses for each in looks)), frozenset().union(*(each.names for each in looks))
+    )
 
 
 class Hooks:
     """Where one filter is called on one route. A hook left out costs nothing.
 
     request: `(exchange) -> None | Reply | Awaitable` before the upstream. response: `(exchange) -> None` once the
-    response's head is known, whoever made it. request_body: `(exchange, payload) -> None | Reply` for each piece.
+    response's head is known, whoever made it. looks_at: `(head) -> bool`, whether the response step has anything to do
+    with an answer of the upstream's; where none has, most requests take a shorter way. It may be called all the same.
+    request_body: `(exchange, payload) -> None | Reply` for each piece.
+    reply: `(exchange, reply) -> Reply` for each answer that the gateway makes itself on a way where the filter stands,
+    whoever has made it, before the response steps: that reply, or another one in its place. What the log says of a
+    fault stays, unless the other one stands for another fault.
+    renew: `(exchange, head) -> None | Awaitable` for the head of a 401 or 403 of the upstream, once per exchange.
+    None: what this filter shows is not meant. An awaitable: the answer is held back until that has decided. True: the
+    filter has changed what is shown, in `request_added` or `request_dropped`; the request is sent once more, whatever
+    its method is, and the client gets the second answer. False, or it raises or is late: the client gets the first
+    one, as it does where the request cannot be sent again (`exchange.may_be_sent_again`) and nothing is awaited. The
+    filter nearest to the upstream is asked first, and the first that has something to wait for counts.
     finish: `(exchange) -> None` when all is over. start: `(services) -> None` in the loop of each worker before the
     first request; stop: `() -> None` when new requests do not come any more. explain: `(exchange) -> str`, for people
     who ask, why the request step has let the request pass; never a secret. preflight: `(exchange) -> None | Reply`, in
@@ -44,7 +101,10 @@ class Hooks:
         "asks",
         "explain",
         "finish",
+        "looks_at",
         "preflight",
+        "renew",
+        "reply",
         "request",
         "request_body",
         "response",
@@ -58,7 +118,10 @@ class Hooks:
         *,
         request: RequestStep | None = None,
         response: Callable[[Exchange], None] | None = None,
+        looks_at: LooksAt | None = None,
         request_body: Callable[[Exchange, bytes], Reply | None] | None = None,
+        reply: ReplyStep | None = None,
+        renew: RenewStep | None = None,
         finish: Callable[[Exchange], None] | None = None,
         start: Callable[[Any], None] | None = None,
         stop: Callable[[], None] | None = None,
@@ -68,6 +131,7 @@ class Hooks:
         would: RequestStep | None = None,
     ) -> None:
         self.request, self.response, self.request_body, self.finish = request, response, request_body, finish
+        self.reply, self.renew, self.looks_at = reply, renew, looks_at
         self.start, self.stop, self.explain, self.preflight = start, stop, explain, preflight
         self.asks = asks
         self.would = would
@@ -79,10 +143,10 @@ class Link:
 
     `level`: where its use is configured. What it holds goes on as long as an equal use stands there and what it has
     read (`reads`: files and their digests) is the same. `keeps`: what it shares with others. `own`: the filter's hooks,
-    where others stand in `hooks`, because it is in shadow.
+    where others stand in `hooks`, because it is in shadow. `early`: it runs before a route is found.
     """
 
-    __slots__ = ("always", "hooks", "keeps", "level", "own", "reads", "started", "use")
+    __slots__ = ("always", "early", "hooks", "keeps", "level", "own", "reads", "started", "use")
 
     def __init__(
         self,
@@ -93,8 +157,9 @@ class Link:
         reads: Mapping[str, bytes] = MappingProxyType({}),
         keeps: Iterable[object] = (),
         own: Hooks | None = None,
+        early: bool = False,
     ) -> None:
-        self.use, self.hooks, self.always, self.level = use, hooks, always, level
+        self.use, self.hooks, self.always, self.level, self.early = use, hooks, always, level, early
         self.own = own or hooks
         self.reads, self.keeps = reads, tuple(keeps)
         self.started = False
@@ -113,6 +178,8 @@ class Chain:
         "finish_steps",
         "links",
         "preflight",
+        "renew_steps",
+        "reply_steps",
         "request_body_steps",
         "request_steps",
         "response_steps",
@@ -127,13 +194,44 @@ class Chain:
         self.request_body_steps = tuple(h.request_body for h in hooks if h.request_body is not None)
         # Responses come back through the same filters the other way round.
         self.response_steps = tuple(h.response for h in reversed(hooks) if h.response is not None)
+        self.reply_steps = tuple(h.reply for h in reversed(hooks) if h.reply is not None)
+        self.renew_steps = tuple(h.renew for h in reversed(hooks) if h.renew is not None)
         self.finish_steps = tuple(h.finish for h in reversed(hooks) if h.finish is not None)
         self.preflight = next((h.preflight for h in reversed(hooks) if h.preflight is not None), None)
 
     @property
-    def only_requests(self) -> bool:
-        """Whether no filter has anything to do once all have let a request without a body pass."""
-        return not self.response_steps and not self.finish_steps
+    def meets_answers(self) -> bool:
+        """Whether a filter has anything to do with every answer, or when all is over."""
+        always = any(link.hooks.response is not None and link.hooks.looks_at is None for link in self.links)
+        return always or bool(self.finish_steps)
+
+    @property
+    def looks_at(self) -> LooksAt | None:
+        """Whether any filter has anything to do with an answer. None: none has, whatever it is, or all are met."""
+        steps = () if self.meets_answers else self.links
+        tests = [link.hooks.looks_at for link in steps if link.hooks.response is not None]
+        simple = frozenset(test for test in tests if isinstance(test, Looks))
+        if self.renew_steps:
+            simple |= {_RENEWS}
+        told: list[LooksAt] = [test for test in tests if test is not None and not isinstance(test, Looks)]
+        if simple:
+            together = _together(simple)
+            if not told:
+                return together
+            told.insert(0, together)
+        if not told:
+            return None
+
+        def looks(head: ResponseHead) -> bool:
+            try:
+                for test in told:
+                    if test(head):
+                        return True
+            except Exception:  # the edge of a filter: its response step is asked
+                return True
+            return False
+
+        return looks
 
     def response_steps_due(self, answered_by: RequestStep | None) -> tuple[Callable[[Exchange], None], ...]:
         if answered_by is None or not self.response_steps:
@@ -147,9 +245,10 @@ class Chain:
 
     def ran(self, answered_by: RequestStep | None) -> list[Link]:
         """The links whose response and finish steps are due when the request step `answered_by` answered."""
-        due, reached = [], answered_by is not before_any
+        due, by_its_path = [], answered_by is by_path
+        reached = answered_by is not before_any and not by_its_path
         for link in self.links:
-            if reached or link.always:
+            if reached or link.always or (by_its_path and link.early):
                 due.append(link)
             if answered_by is not None and link.hooks.request is answered_by:
                 reached = False
@@ -162,7 +261,8 @@ class Chain:
 
 def _hooks_of(link: Link) -> tuple[object, ...]:
     hooks = link.hooks
-    return hooks.request, hooks.response, hooks.request_body, hooks.finish, hooks.preflight
+    steps = hooks.request, hooks.response, hooks.request_body, hooks.finish, hooks.preflight
+    return *steps, hooks.reply, hooks.renew
 
 
 class Divider(Protocol):
@@ -179,8 +279,9 @@ class Divider(Protocol):
 class Route:
     """A compiled route. `action` answers the exchange, at once or later.
 
+    `judge_path`: refuses paths that match and are not passed on; None: it takes all.
     `straight`: the same action, where ordinary requests may take the straight way to it (`upstream.passage`), once
-    `steps` have let them pass.
+    `steps` have let them pass. `at_once`: there are none.
     `patience`: seconds from the beginning of an exchange in which its filters have to decide; None: not said.
     `preflight_chain`: of a preflight's answer; None: there is none. `takes_options`: it names OPTIONS as its own.
     `forwards_preflight`: makes a preflight that the upstream answers one that shows nobody, and gives the route as it
@@ -188,14 +289,19 @@ class Route:
     `parts`: the routes that this one is divided into, one for each of its upstreams; `split`: which of them takes an
     exchange; None: it is not divided.
     `fallback`: has an exchange that fails before its answer begins answered otherwise, or returns False.
+    `looks_at`: whether an answer that came on the straight way has to leave it, for what a filter has to do with it;
+    None: none has. `meets_answers`: whether filters have to do with all of them.
     """
 
     __slots__ = (
         "action",
+        "at_once",
         "chain",
-        "encoded_slash_allowed",
         "fallback",
         "forwards_preflight",
+        "judge_path",
+        "looks_at",
+        "meets_answers",
         "name",
         "parts",
         "patience",
@@ -212,7 +318,7 @@ class Route:
         action: Callable[[Exchange], None],
         chain: Chain,
         steps: tuple[RequestStep, ...],
-        encoded_slash_allowed: bool = True,
+        judge_path: Callable[[Exchange], Reply | None] | None = None,
         straight: Any = None,
         patience: float | None = None,
         preflight_chain: Chain | None = None,
@@ -221,9 +327,12 @@ class Route:
         self.name = name
         self.action = action
         self.chain = chain  # of the whole way: the listener's early filters, then the route's
+        self.looks_at = None if straight is None else chain.looks_at
+        self.meets_answers = chain.meets_answers
         self.steps = steps  # the request steps that are left to run once this route is found
-        self.encoded_slash_allowed = encoded_slash_allowed
+        self.judge_path = judge_path
         self.straight = straight
+        self.at_once = straight is not None and not steps
         self.patience = patience
         self.preflight_chain = preflight_chain
         self.takes_options = takes_options
@@ -235,11 +344,17 @@ class Route:
     @property
     def links(self) -> Iterable[Link]:
         """Its filters, and those of its parts."""
+        if not self.parts:
+            return self.chain.links
         return dict.fromkeys([*self.chain.links, *(link for part in self.parts for link in part.chain.links)])
 
 
 def before_any(exchange: Exchange) -> None:
     """Stands in `Exchange.answered_by` for: no request step has run."""
+
+
+def by_path(exchange: Exchange) -> None:
+    """Stands there for: the route does not pass this path on, so that none of its own steps has run."""
 
 
 def run_request(steps: Iterable[RequestStep], exchange: Exchange) -> Outcome:
@@ -280,6 +395,29 @@ def checked(reply: Reply | None) -> Reply | None:
     if reply is not None and type(reply) is not Reply:
         raise TypeError(f"a step of a filter returned {reply!r}; expected a Reply or None")
     return reply
+
+
+def asked_to_renew(exchange: Exchange, head: ResponseHead) -> tuple[RenewStep, Awaitable[bool]] | None:
+    """The renew step that has something to wait for, and what. One that raises has nothing."""
+    for step in exchange.chain.renew_steps:
+        try:
+            outcome = step(exchange, head)
+            if outcome is not None and not isawaitable(outcome):
+                raise TypeError(f"a renew step of a filter returned a {type(outcome).__name__}; expected an awaitable")
+        except BaseException:  # the edge of a filter: the answer is passed on
+            exchange.why = count_raised(step, "renew", exchange)
+        else:
+            if outcome is not None:
+                return step, outcome
+    return None
+
+
+def abandon(outcome: Awaitable[Any]) -> None:
+    """Let go of what a step would wait for, before it has begun to."""
+    if hasattr(outcome, "close"):  # a coroutine, or what stands for one
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of coroutines in it, which nobody awaits either
+            outcome.close()
 
 
 def count_raised(step: object, kind: str, exchange: Exchange) -> str:

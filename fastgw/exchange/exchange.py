@@ -7,7 +7,7 @@ from time import monotonic
 from typing import Any, Final, Protocol
 
 from fastgw.errors import Fault
-from fastgw.exchange.chain import Chain, RequestStep, Route, before_any, count_raised
+from fastgw.exchange.chain import Chain, RequestStep, Route, before_any, checked, count_raised
 from fastgw.exchange.relay import Relay, Trailers
 from fastgw.exchange.reply import NO_NAMES, Reply, Response, problem
 from fastgw.exchange.states import ANSWER_BEGUN, ANSWER_ENDED, ANSWERING, CHOOSING, ENDED, NEXT, State
@@ -50,6 +50,9 @@ class ClientSide(Protocol):
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         """Count what became of a filter on this exchange."""
 
+    def patience_with_filters(self) -> float:
+        """Seconds that a filter may take over what it begins now."""
+
 
 class ServiceSide(Protocol):
     """What an exchange asks of the side that fetches the response."""
@@ -70,6 +73,9 @@ class ServiceSide(Protocol):
 _NO_PARAMS: Mapping[str, bytes] = {}
 _NO_CLAIMS: Mapping[str, Any] = {}
 
+
+ForOthers = tuple[bytes, frozenset[bytes], bytes | None]
+"""`request_added`, `request_dropped` and `query_sent`."""
 
 AS_ASKED: Final = bytes(bytearray(b"as asked"))
 """In `Exchange.query_sent`, by its identity: what the client sent."""
@@ -94,6 +100,7 @@ class Exchange:
         "client_ip",
         "consumer",
         "fault",
+        "for_others",
         "head",
         "host",
         "limits",
@@ -104,6 +111,7 @@ class Exchange:
         "path",
         "peer",
         "query_sent",
+        "renewed",
         "request_added",
         "request_body",
         "request_bytes",
@@ -146,6 +154,7 @@ class Exchange:
         self.query_sent: bytes | None = AS_ASKED  # what the upstream gets behind the `?`
         self.request_added = b""  # ready lines that go to the upstream behind the client's fields
         self.request_dropped = NO_NAMES  # lower-case names that the upstream must not see
+        self.for_others: ForOthers | None = None  # what of the three another upstream gets; None: all of it
         self.request_id = b""
         self.response: Response | None = None
         self.response_bytes = 0
@@ -164,6 +173,7 @@ class Exchange:
         self.target = ""
         self.upstream_s = -1.0
         self.retries = 0
+        self.renewed = False  # filters were asked to renew what they show the upstream
 
     def __repr__(self) -> str:
         route = self.route.name if self.route else "-"
@@ -186,9 +196,16 @@ class Exchange:
     @property
     def query_shown(self) -> bytes | None:
         """The query without what filters hide: what others may be told, be it in a field or in a URL."""
-        return self.head.query if self.query_sent is AS_ASKED else self.query_sent
+        sent = self.query_sent if self.for_others is None else self.for_others[2]
+        return self.head.query if sent is AS_ASKED else sent
 
     # what filters ask
+
+    @property
+    def may_be_sent_again(self) -> bool:
+        """Whether what has come of the request is at hand: not more of a body than `retries.body_bytes`."""
+        body = self.request_body
+        return body is None or body.kept is not None
 
     @property
     def headers(self) -> Fields:
@@ -213,6 +230,25 @@ class Exchange:
         self.why = why or detail or ""
         return problem(fault, detail, fields)
 
+    def keep_from_others(self, names: frozenset[bytes] = NO_NAMES) -> None:
+        """What is added to the request from here on is for the upstream of its route alone, and for nobody else.
+
+        `names`, in lower case: of fields that another upstream must not see either.
+        """
+        others = self.for_others
+        if others is None:
+            dropped = self.request_dropped
+            self.for_others = self.request_added, dropped | names if dropped else names, self.query_sent
+        elif names:
+            self.for_others = others[0], others[1] | names, others[2]
+
+    def leave_behind(self) -> None:
+        """It goes to another upstream: take back what was for that of its route alone, and let nobody renew it."""
+        self.renewed = True
+        if self.for_others is not None:
+            self.request_added, self.request_dropped, self.query_sent = self.for_others
+            self.for_others = None
+
     def add_response_fields(self, lines: bytes) -> None:
         """Append ready field lines, each with its CRLF, to the response. For fields that may stand more than once."""
         assert self.response is not None
@@ -224,6 +260,8 @@ class Exchange:
         """Answer with a reply of our own. The response steps that are due have run when it goes out."""
         if reply.fault is not None:
             self.fault = reply.fault
+        if self.chain.reply_steps:
+            reply = self._pass_reply_steps(reply)
         self.respond(Response(reply.status, None, reply.fields), reply.body, True)
 
     def respond(self, response: Response, payload: bytes, ended: bool) -> None:
@@ -292,17 +330,39 @@ class Exchange:
         if self._run_response_steps():
             return True
         self.break_off()
-        reply = problem(Fault.INTERNAL)
         self.fault = Fault.INTERNAL
-        self.response = Response(500, None, reply.fields)
+        reply = self._pass_reply_steps(problem(Fault.INTERNAL))
+        self.response = Response(reply.status, None, reply.fields)
         self.client.answer(self.response, reply.body, True)
         return False
 
+    def _pass_reply_steps(self, reply: Reply) -> Reply:
+        for step in self.chain.reply_steps:
+            try:
+                made = checked(step(self, reply))
+                if made is None:
+                    raise TypeError("a reply step of a filter returned None; expected a Reply")
+            except BaseException:  # the edge of a filter: what it could not check is not let out
+                self.why = count_raised(step, "reply", self)
+                self.fault = Fault.INTERNAL
+                return problem(Fault.INTERNAL)
+            reply = made
+            self.fault = reply.fault or self.fault
+        return reply
+
     def _run_response_steps(self) -> bool:
-        for step in self.chain.response_steps_due(self.answered_by):
+        response = self.response
+        assert response is not None
+        before = response.status
+        chain, answered_by = self.chain, self.answered_by
+        for step in chain.response_steps if answered_by is None else chain.response_steps_due(answered_by):
             try:
                 step(self)
             except BaseException:  # the edge of a filter: what it could not check is not let out
                 self.why = count_raised(step, "response", self)
                 return False
-        return True
+        if response.status == before or response.may_become(before):
+            return True
+        self.why = f"a response step has made the status {before} {response.status!r}, which cannot go out in its place"
+        log.error("route %s: %s", "-" if self.route is None else self.route.name, self.why)
+        return False

@@ -11,6 +11,11 @@ from fastgw.wire.grammar import IS_TOKEN, IS_VALUE
 from fastgw.wire.headers import Fields
 
 NO_NAMES: Final[frozenset[bytes]] = frozenset()
+NO_CONTENT: Final = frozenset((204, 304))
+"""Statuses of responses that have no body, whatever was asked for (RFC 9110 section 6.4.1)."""
+
+ALLOW: Final = (b"Allow", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+"""What the gateway takes as a whole."""
 
 
 @final
@@ -78,7 +83,11 @@ def problem(fault: Fault, detail: str | None = None, fields: Iterable[tuple[byte
 
 @final
 class Response:
-    """The final response as the response steps see it: the upstream's (`head` is set), or one of our own."""
+    """The final response as the response steps see it: the upstream's (`head` is set), or one of our own.
+
+    A step may set another `status`: that goes out, and is logged and counted. The body stays as it is, so it has to be
+    a status with which one may come: from 200 to 599, and not 204 or 304 where there is one.
+    """
 
     __slots__ = ("_fields", "added", "dropped", "head", "status")
 
@@ -97,3 +106,10 @@ class Response:
             assert self.head is not None
             fields = self._fields = self.head.fields()
         return fields
+
+    def may_become(self, before: int) -> bool:
+        """Whether it can go out with the status that was set where it had another one `before`."""
+        status, head = self.status, self.head
+        if type(status) is not int or not 200 <= status <= 599 or before == 101:
+            return False
+        return status not in NO_CONTENT or head is None or not head.has_body

@@ -83,9 +83,10 @@ class ShadowExchange(Exchange):
         return _changes(before, self._before)
 
     def response_changes(self, real: Response) -> list[str]:
-        """The names of response fields that are others than in the real response."""
+        """What is otherwise than in the real response: `status`, and the names of fields."""
         assert self.response is not None
-        return _changes(_sent(real), _sent(self.response))
+        status = [] if self.response.status == real.status else ["status"]
+        return status + _changes(_sent(real), _sent(self.response))
 
     def _request(self) -> list[tuple[bytes, bytes]]:
         kept = [line for line in self.head.fields() if line[0].lower() not in self.request_dropped]
@@ -189,3 +190,6 @@ class _Nobody:
     def pause_tunnel(self) -> None: ...
     def resume_tunnel(self) -> None: ...
     def count_filter(self, instance: str, event: FilterEvent) -> None: ...
+
+    def patience_with_filters(self) -> float:
+        return 0.0

@@ -8,9 +8,10 @@ exchange. API is the version of what this file offers.
 import pickle
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from enum import IntEnum
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, ClassVar, Final, NamedTuple, Protocol, TypeVar, cast, dataclass_transform
+from typing import Any, ClassVar, Final, NamedTuple, Protocol, TypeVar, cast, dataclass_transform, get_args
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -19,7 +20,7 @@ from fastgw.config.secret import Secret, secret_in
 from fastgw.config.settings import Settings, SettingsMeta, State
 from fastgw.config.values import Duration, FieldName, FieldValue, Network, Percent, ReadableFile, Size
 from fastgw.errors import Fault
-from fastgw.exchange import Exchange, Hooks, Outcome, Reply
+from fastgw.exchange import Exchange, Hooks, Looks, Outcome, Reply
 from fastgw.filters.places import NOWHERE, Places
 from fastgw.identity import Consumer, Roster
 from fastgw.node.cells import Cells
@@ -29,6 +30,7 @@ from fastgw.node.limits import KeyCounts
 from fastgw.node.quotas import Quotas
 from fastgw.upstream.fetch import Fetcher
 from fastgw.upstream.group import Upstream
+from fastgw.wire.framing import ResponseHead
 
 __all__ = [
     "API",
@@ -39,11 +41,13 @@ __all__ = [
     "Fault",
     "Feed",
     "FeedSource",
+    "Feeds",
     "Fetcher",
     "FieldName",
     "FieldValue",
     "Filter",
     "Hooks",
+    "Looks",
     "Network",
     "NodeSide",
     "Outcome",
@@ -51,6 +55,7 @@ __all__ = [
     "Phase",
     "ReadableFile",
     "Reply",
+    "ResponseHead",
     "Secret",
     "Services",
     "Settings",
@@ -213,6 +218,12 @@ class Services(NamedTuple):
     """An upstream as it is configured now, by its name."""
     quotas: Quotas | None = None
     """The node's counts for long periods. None: there is no node."""
+    control_is_away: Callable[[], bool] = lambda: False
+    """Whether the process of the sources has been away for a while: whoever cannot wait asks for itself."""
+    generation: Callable[[], int] = lambda: 0
+    """Of the configuration that is served now."""
+    feed_others: Callable[[str, bytes], None] = lambda key, value: None
+    """Give all workers what one has asked for by itself, as the source of this key would have."""
 
 
 class NodeSide(Protocol):
@@ -220,6 +231,18 @@ class NodeSide(Protocol):
 
     @property
     def fetcher(self) -> Fetcher: ...
+
+    @property
+    def feeds(self) -> Feeds:
+        """What all sources have said last, also in a process before this one. Asking a source there starts it."""
+
+    @property
+    def generation(self) -> int:
+        """Of the configuration that is in force now."""
+
+    @property
+    def used_by(self) -> str:
+        """Which routes, or what else, the filters stand on that need it: for the log."""
 
     def publish(self, value: bytes) -> None:
         """Give this to all workers. The same value once more, or b"", tells those who wait that nothing is newer."""
@@ -233,6 +256,10 @@ class NodeSide(Protocol):
     async def asked(self, timeout: float) -> bool:
         """Wait for a worker to ask for something newer, at most so many seconds; whether one has."""
 
+    def is_outdated(self, value: bytes) -> bool:
+        """Whether somebody has asked for something newer than this value, or whatever it was, since the last
+        `publish`."""
+
     def read(self, path: str) -> bytes:
         """The contents of a file that the settings name, as it is in force."""
 
@@ -242,6 +269,9 @@ class FeedSource(msgspec.Struct, frozen=True, kw_only=True):
 
     Sources with an equal key are one. A source is data: it passes between processes.
     """
+
+    lazy: ClassVar[bool] = False
+    """Whether it need not run before somebody asks. Its `run` may come to an end: who asks then begins it anew."""
 
     key: str
 
@@ -291,6 +321,17 @@ class Filter(Settings, metaclass=FilterMeta, frozen=True):
         knowing the route, which is then found after it."""
         return self.phase
 
+    for_its_upstream: ClassVar[bool] = False
+    """Whether what it adds to requests is for the upstream of the route alone, and no other gets it: credentials."""
+
+    stands_anywhere: ClassVar[bool] = False
+    """Whether `build` asks nothing of its `env` but whether there is a `route`, and what it makes holds nothing: equal
+    uses, as thousands of services have them, have it in common. Such settings are hashable."""
+
+    fails_alone: ClassVar[bool] = False
+    """Whether calls of a route where it stands are answered 500 when the files of what is for its upstream
+    (`for_its_upstream`) cannot be used, where else the whole configuration is refused."""
+
     by_route: ClassVar[bool] = False
     """Whether a route or upstream may replace it although its phase is early: it has no request step."""
 
@@ -327,7 +368,7 @@ def secret_names(settings: Any) -> set[str]:
     names: set[str] = set(settings.secret_names()) if isinstance(settings, Filter) else set()
     inner: Iterable[Any] = ()
     if isinstance(settings, msgspec.Struct):
-        inner = msgspec.structs.astuple(settings)
+        inner = msgspec.structs.astuple(settings) if _has_filters_within(type(settings)) else ()
     elif isinstance(settings, tuple):
         inner = settings
     elif isinstance(settings, Mapping):
@@ -336,3 +377,18 @@ def secret_names(settings: Any) -> set[str]:
         if isinstance(each, msgspec.Struct | tuple | Mapping):
             names |= secret_names(each)
     return names
+
+
+@cache
+def _has_filters_within(type: type[msgspec.Struct]) -> bool:
+    """Whether its values may have a filter somewhere, as far as its annotations tell."""
+    return any(map(_may_be_filter, (field.type for field in msgspec.structs.fields(type))))
+
+
+def _may_be_filter(annotation: Any) -> bool:
+    """Whether this, or something in it, may be a filter."""
+    if annotation in (Any, object) or isinstance(annotation, TypeVar):
+        return True
+    if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
+        return issubclass(annotation, Filter) or _has_filters_within(annotation)
+    return any(map(_may_be_filter, get_args(annotation)))

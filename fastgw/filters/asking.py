@@ -1,11 +1,11 @@
 """For filters that ask a service of their own: how it is spoken to, checked as the configuration is."""
 
+from collections.abc import Callable
 from typing import Final
 
 from fastgw.config.pem import amiss, amiss_authority
 from fastgw.config.settings import UpstreamTls
 from fastgw.config.values import Endpoint
-from fastgw.filters.api import Env
 from fastgw.upstream.tls import ClientTls, read_tls
 
 _DEFAULT: Final = UpstreamTls()
@@ -20,9 +20,9 @@ def check_tls(url: Endpoint, tls: UpstreamTls) -> None:
         raise ValueError(f"`tls` has a `{given}` but no `{lacking}`")
 
 
-def client_tls(env: Env, tls: UpstreamTls) -> ClientTls:
-    """What the files say. Raises `OSError`, and `ValueError` for what is no certificate, no key, or not its own."""
-    read = read_tls(tls, env.read)
+def client_tls(read_file: Callable[[str], bytes], tls: UpstreamTls) -> ClientTls:
+    """What the files say. Raises what `read_file` raises, and `ValueError` for no certificate, no key, or another's."""
+    read = read_tls(tls, read_file)
     ca, certificate, key = read.material
     if ca is not None and (wrong := amiss_authority(ca)):
         raise ValueError(f"{tls.ca}: {wrong}")

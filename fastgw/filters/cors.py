@@ -141,7 +141,7 @@ class Cors(Filter, name="cors", phase=Phase.ADMIT):
             else:
                 fields = allowed(b"" if everybody else exchange.field(b"origin") or b"")
                 fields = vary if fields is None else fields + exposed + vary
-            answer.dropped |= _OURS
+            answer.dropped = answer.dropped | _OURS if answer.dropped else _OURS
             answer.added += fields
 
         return Hooks(preflight=preflight, response=response)

@@ -6,15 +6,17 @@ change while the gateway runs; and one way of several in `auth` may be there for
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from ipaddress import ip_address
+from functools import cache
 from math import ceil
 from typing import Any, Final
 
+from fastgw.config.credentials import READABLE
+from fastgw.config.egress_routes import NAME as EGRESS
 from fastgw.config.levels import running
 from fastgw.config.locating import Where
 from fastgw.config.problems import nearest, show
 from fastgw.config.settings import Config, Consumer, Filters, FilterUse
-from fastgw.config.values import write_duration
+from fastgw.config.values import is_far_in_the_clear, write_duration
 from fastgw.filters import TYPES
 from fastgw.filters.api import Phase
 from fastgw.filters.auth import REJECT, Auth
@@ -22,6 +24,7 @@ from fastgw.filters.authorize import Authorize
 from fastgw.filters.basic_auth import BasicAuth
 from fastgw.filters.certificate_auth import CertificateAuth
 from fastgw.filters.concurrency import Concurrency
+from fastgw.filters.credentials import Credentials
 from fastgw.filters.forward_auth import ForwardAuth
 from fastgw.filters.headers import Headers
 from fastgw.filters.hmac import Hmac
@@ -33,6 +36,7 @@ from fastgw.filters.quota import Quota
 from fastgw.filters.rate_limit import RateLimit
 from fastgw.filters.request_id import RequestId
 from fastgw.filters.templates import is_identity, names_request
+from fastgw.wire.llhttp import knows_method
 
 _OURS: Final = frozenset(TYPES.values())
 _HELD: Final[Mapping[type, tuple[str, Callable[[Consumer], tuple[Any, ...]]]]] = {
@@ -52,6 +56,8 @@ def doubts(config: Config) -> Iterator[tuple[Where, str]]:
             yield from ((where, wrong) for wrong in _in_the_clear(each.settings))
         if isinstance(use.settings, RateLimit) and (wrong := _too_late(use.settings, config.timeouts.filters)):
             yield where, wrong
+        if isinstance(use.settings, RateLimit):
+            yield from ((where, wrong) for wrong in _idle(use.settings, config))
         if isinstance(use.settings, Quota) and config.quotas.file is None:
             yield where, "what it counts ends with the gateway where systemd gives it no directory: see `quotas.file`"
         if isinstance(use.settings, Auth) and (wrong := _called_by_nobody(use.settings.anonymous, config)):
@@ -62,16 +68,28 @@ def doubts(config: Config) -> Iterator[tuple[Where, str]]:
     for where, use in uses.items():
         if meetings := met.get(id(use)):
             yield from ((where, wrong) for wrong in _useless(use.settings, meetings, config))
+    yield from _hashed_by_nobody(config)
 
 
 def _uses(config: Config) -> Iterator[tuple[Where, FilterUse]]:
+    """Those that may be doubted."""
     holders: list[tuple[str, str, Filters]] = [("filters", "", config.filters)]
     holders += [("listeners", name, each.filters) for name, each in config.listeners.items()]
     holders += [("upstreams", name, each.filters) for name, each in config.upstreams.items()]
     holders += [("filter_sets", name, filters) for name, filters in config.filter_sets.items()]
     holders += [("routes", route.name, route.filters) for route in config.routes]
     for part, holder, filters in holders:
-        yield from ((Where(part, holder, name), use) for name, use in filters.items() if use is not None)
+        for name, use in filters.items():
+            if use is not None and _is_doubted(use.settings.__class__):
+                if isinstance(use.settings, Credentials) and part == "routes" and holder.startswith(f"{EGRESS}/"):
+                    continue  # `egress` tells it where it makes them: there may be thousands
+                yield Where(part, holder, name), use
+
+
+@cache
+def _is_doubted(type: type) -> bool:
+    """Whether there is anything to know of filters of a type. Of most there is not, and they may be very many."""
+    return issubclass(type, (Auth, Jwt, Introspection, Credentials, *_HELD, *_WITH_OTHERS))
 
 
 _Meeting = tuple[str, tuple[FilterUse, ...]]
@@ -99,20 +117,15 @@ def _with_inner(use: FilterUse) -> Iterable[FilterUse]:
 
 
 def _in_the_clear(settings: Any) -> Iterator[str]:
-    if isinstance(settings, Jwt) and settings.jwks_uri is not None and _is_far(settings.jwks_uri.origin):
+    if isinstance(settings, Jwt) and settings.jwks_uri is not None and is_far_in_the_clear(settings.jwks_uri.origin):
         yield "`jwks_uri` is http: anybody in between can give other keys, and let themselves in"
-    if isinstance(settings, Introspection) and _is_far(settings.url.origin):
+    if isinstance(settings, Introspection) and is_far_in_the_clear(settings.url.origin):
         yield "`url` is http: anybody in between can read tokens, and let themselves in"
-
-
-def _is_far(origin: Any) -> bool:
-    """Whether what is said goes over a network as it is."""
-    if origin.scheme != "http":
-        return False
-    try:
-        return not ip_address(origin.host).is_loopback
-    except ValueError:
-        return origin.host != "localhost" and not origin.host.endswith(".localhost")
+    if isinstance(settings, Credentials):
+        if settings.oauth2 is not None and is_far_in_the_clear(settings.oauth2.token_url.origin):
+            yield f"`oauth2.token_url` is http: {READABLE}"
+        if settings.csrf is not None and is_far_in_the_clear(settings.csrf.token_url.origin):
+            yield f"`csrf.token_url` is http: {READABLE}"
 
 
 def _too_late(settings: RateLimit, patience: float) -> str:
@@ -121,6 +134,34 @@ def _too_late(settings: RateLimit, patience: float) -> str:
         return ""
     most, given = write_duration(ceil(max(waits))), f"{write_duration(patience)} (`timeouts.filters`)"
     return f"the last in the queue has its turn after {most}, but filters have {given}: then it is 504"
+
+
+def _idle(settings: RateLimit, config: Config) -> Iterator[str]:
+    if settings.scope == "shared" and config.state is None:
+        yield "`scope: shared`, and there is no `state` to share: each node counts for itself"
+    for method in settings.cost.methods:
+        if not knows_method(method):
+            yield f"`cost.methods`: {method} is always refused: llhttp does not know it"
+
+
+def _hashed_by_nobody(config: Config) -> Iterator[tuple[Where, str]]:
+    """Upstreams that hash on the consumer where nobody says who that is."""
+    by_consumer = {
+        name
+        for name, upstream in config.upstreams.items()
+        if upstream.load_balancing.hash_on is not None and upstream.load_balancing.hash_on.kind == "consumer"
+    }
+    if not by_consumer:
+        return
+    reached, known = set(), set()
+    for route in config.routes:
+        wanted = [name for name in route.destinations if name in by_consumer]
+        for listener in (route.listeners or config.listeners) if wanted else ():
+            reached.update(wanted)
+            if any(_may_tell(use.settings) for use in running(config, listener, route)):
+                known.update(wanted)
+    for name in sorted(reached - known):
+        yield Where("upstreams", name, ""), "no filter says who the client is: requests are shared out in turn"
 
 
 def _held_by_nobody(settings: Any, config: Config) -> str:
@@ -152,6 +193,8 @@ def _useless(settings: Any, meetings: list[_Meeting], config: Config) -> Iterato
     if isinstance(settings, RateLimit | Quota | Concurrency):
         if not known and not asked and settings.asks_who:
             yield "no filter before it says who the client is: nobody is a consumer, or has claims"
+        elif known and not config.consumer_files and all(_tells_consumers(use.settings) for use in before):
+            yield from _groups_of_nobody(_groups_in(settings), config)
     elif isinstance(settings, Headers):
         if _says(settings, names_request) and not any(_may_name_requests(use.settings) for use in before):
             yield "no `request_id` before it names the request: {request_id} is always missing"
@@ -166,6 +209,21 @@ def _useless(settings: Any, meetings: list[_Meeting], config: Config) -> Iterato
             lacking = [*settings.groups.any]
         if lacking:
             yield f"no consumer is in the group {' or '.join(map(show, lacking))}: nobody can pass"
+
+
+def _groups_in(settings: RateLimit | Quota | Concurrency) -> Iterable[str]:
+    if isinstance(settings, Concurrency):
+        return settings.priority.groups if settings.priority is not None else ()
+    return settings.groups
+
+
+def _groups_of_nobody(groups: Iterable[str], config: Config) -> Iterator[str]:
+    held = {group for consumer in config.consumers for group in consumer.groups}
+    for group in groups:
+        if group not in held:
+            meant = nearest(group, held)
+            hint = "" if meant is None else f"; did you mean {show(meant)}?"
+            yield f"no consumer is in the group {show(group)}{hint}"
 
 
 def _shared_name(settings: Authorize, before: Iterable[FilterUse], config: Config) -> str:

@@ -156,7 +156,7 @@ class _Use:
         self._instance = env.instance
         self._roster = env.roster
         self._url = settings.url
-        self._tls = client_tls(env, settings.tls)
+        self._tls = client_tls(env.read, settings.tls)
         self._timeout = settings.timeout
         self._most = settings.max_body
         self._shown: frozenset[bytes] | None = None

@@ -14,7 +14,7 @@ from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Pha
 from fastgw.filters.templates import VALUES, Unfit, Value, compiled, is_identity, parameters, parse_template
 from fastgw.wire.framing import RequestHead
 from fastgw.wire.grammar import IS_VALUE
-from fastgw.wire.headers import Fields, folded
+from fastgw.wire.headers import Fields, folded, without
 
 log = logging.getLogger("fastgw.filters")
 
@@ -151,8 +151,7 @@ class _Edit:
         """What filters before this one have said of fields that are removed or set here, they have said in vain."""
         added, dropped, ours = exchange.request_added, exchange.request_dropped, self._taken_over
         if added and ours:
-            kept = [line for line in added.split(b"\r\n") if folded(line.partition(b":")[0]) not in ours]
-            exchange.request_added = b"\r\n".join(kept)
+            exchange.request_added = without(added, ours)
         if dropped and ours:
             exchange.request_dropped = frozenset(name for name in dropped if folded(name) not in ours)
 

@@ -7,7 +7,6 @@ be asked, or says what cannot be read in one way, the request is refused.
 
 import re
 import time
-from base64 import b64encode
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -16,16 +15,17 @@ from math import inf
 from os import urandom
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, NamedTuple, final
-from urllib.parse import quote_plus, urlencode
+from urllib.parse import urlencode
 
 from msgspec import Meta
 
-from fastgw.config.secret import Secret
+from fastgw.config.secret import RedisUrl, Secret
 from fastgw.config.settings import NONE, Settings, Some, UpstreamTls
 from fastgw.config.values import Delay, Duration, EndpointUrl, FieldName, Realm
 from fastgw.filters.api import Consumer, Env, Exchange, Fault, Fetcher, Filter, Hooks, Outcome, Phase, Reply, Services
 from fastgw.filters.asking import check_tls, client_tls
 from fastgw.filters.bearer import Unclear, canonical, challenge, token_in
+from fastgw.filters.client_auth import by_basic, by_post
 from fastgw.filters.jwt import ClaimName, ClaimRule, Scope, compiled_rule
 from fastgw.filters.places import AUTHORIZATION, Places
 from fastgw.filters.revoking import REVOKED, Marks, mark_of_token, marks_of
@@ -35,7 +35,8 @@ from fastgw.identity import Roster
 from fastgw.jose import ClaimPath, Claims, Expected, Refused, check_claims, claim_path, find_claim, scopes_of
 from fastgw.jose.strict import members
 from fastgw.node.flights import Flights
-from fastgw.node.second_level import SecondLevel, parse_redis
+from fastgw.node.redis_address import parse_redis
+from fastgw.node.second_level import SecondLevel
 from fastgw.node.tokens import TokenCache
 from fastgw.upstream.fetch import FetchFailed
 
@@ -56,7 +57,7 @@ class Answers(Settings):
     """For how long that one is not."""
     entries: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
     """How many good ones, and how many others; then the oldest is forgotten."""
-    second_level: Secret | None = None
+    second_level: RedisUrl | None = None
     """A Redis in which all workers and nodes share what they know: `redis://:password@host:6379/0`, or `rediss://`.
 
     Needs `fastgw[redis]`. What is there is encrypted by means of `client_secret`: who reads it learns nothing. When it
@@ -132,7 +133,7 @@ class Introspection(Filter, name="introspection", phase=Phase.AUTHENTICATE):
         secret = env.secret(self.client_secret)
         second = self.cache.second_level
         redis = None if second is None else parse_redis(env.secret(second))
-        tls = client_tls(env, self.tls)
+        tls = client_tls(env.read, self.tls)
 
         def make() -> _Policy:
             level = None
@@ -204,11 +205,8 @@ class _Server:
             (b"Content-Type", b"application/x-www-form-urlencoded"),
         ]
         self._form = {"token_type_hint": "access_token"}
-        if settings.client_auth == "basic":
-            both = f"{quote_plus(settings.client_id)}:{quote_plus(secret)}"
-            self._fields.append((b"Authorization", b"Basic " + b64encode(both.encode())))
-        else:
-            self._form |= {"client_id": settings.client_id, "client_secret": secret}
+        by = by_basic if settings.client_auth == "basic" else by_post
+        self._fields += by(settings.client_id, secret)(self._form)
 
     async def ask(self, fetcher: Fetcher, token: bytes) -> bytes:
         """What it says, a JSON object with `active`. Raises `_Away`."""

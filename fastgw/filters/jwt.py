@@ -236,7 +236,7 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
     def _keyring(self, env: Env) -> Callable[[], Keyring]:
         """What makes the keys of this policy; all files are read now. Raises `ValueError`."""
         if self.jwks_uri is not None:
-            client_tls(env, self.tls)  # which says what is wrong with its files
+            client_tls(env.read, self.tls)  # which says what is wrong with its files
             feed = JwksSource.of(self.jwks_uri, self.tls).key
             shared = env.shared(("jwks", feed), lambda: Keyring(KeySet(), feed))
             return lambda: shared

@@ -21,7 +21,8 @@ class Mirror(Filter, name="mirror", phase=Phase.CREDENTIALS):
     """Send a copy of requests to another upstream, such as a new version of a service, and drop what it answers.
 
     A copy goes out once its request has been answered, as the other filters have left it: it neither delays a request
-    nor can it fail one. It is sent with the method and credentials of the request, so what is copied may be done twice.
+    nor can it fail one. It is sent with the method and credentials of the request, so what is copied may be done twice;
+    but without what `credentials` and `request_parameters` bring, which is for the upstream of the route alone.
     Requests whose client has left, whose body was longer than `body_bytes` or that ask for a tunnel are not copied.
     Results are counted in `fastgw_filter_copies_total`.
     """

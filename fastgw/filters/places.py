@@ -63,7 +63,7 @@ class Places:
         exchange.request_dropped |= self._dropped
         query = exchange.query if exchange.query_sent is AS_ASKED else exchange.query_sent
         if self._parameters and query:  # less what others have hidden
-            kept = [part for part in query.split(b"&") if _decoded(part.partition(b"=")[0]) not in self._parameters]
+            kept = [part for part in query.split(b"&") if decoded(part.partition(b"=")[0]) not in self._parameters]
             rest = b"&".join(kept)
             if rest != query:
                 exchange.query_sent = rest or None
@@ -91,14 +91,15 @@ AUTHORIZATION: Final = Places((b"authorization",))
 
 
 def _parameters(query: bytes | None, names: frozenset[bytes]) -> Iterator[bytes]:
-    """The values of these parameters, decoded as forms are (WHATWG URL, section 5.1)."""
+    """The values of these parameters, decoded."""
     for part in query.split(b"&") if query else ():
         name, _, value = part.partition(b"=")
-        if _decoded(name) in names:
-            yield _decoded(value)
+        if decoded(name) in names:
+            yield decoded(value)
 
 
-def _decoded(raw: bytes) -> bytes:
+def decoded(raw: bytes) -> bytes:
+    """The name or value of a parameter of the query, as forms have it (WHATWG URL, section 5.1)."""
     return unquote_to_bytes(raw.replace(b"+", b" ")) if b"%" in raw or b"+" in raw else raw
 
 

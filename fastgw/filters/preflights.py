@@ -28,7 +28,7 @@ def forwards_preflight(route: Route, own: Sequence[Link]) -> Callable[[Exchange]
         places = places | settings.credential_places() | Places(written)
     steps = tuple(link.hooks.request for link in own if link not in passed and link.hooks.request is not None)
     chain = Chain(link for link in route.chain.links if link not in passed)
-    forwarding = Route(route.name, route.action, chain, steps, route.encoded_slash_allowed, None, route.patience)
+    forwarding = Route(route.name, route.action, chain, steps, route.judge_path, None, route.patience)
 
     def forwards(exchange: Exchange) -> Route:
         places.hide(exchange)

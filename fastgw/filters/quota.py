@@ -53,9 +53,11 @@ class Quota(Filter, name="quota", phase=Phase.LIMIT_CONSUMER, order=10):  # type
     `filter_sets: {plans: {rate_limit: {limit: 1, window: 1s, groups: {gold: {limit: 50}}}, quota: {limit: 1000, period:
     month, groups: {gold: {limit: 1000000}}}}}`. Whoever is in none of the groups has the limits of everybody.
 
-    The admin API tells what consumers have used, and resets it (`GET /quotas`, `POST /quotas/reset`). Half a million
-    keys are counted one by one, in 64 bytes each. Those that come when no place is left share one: they may be refused
-    for what others have used, nobody is admitted too often.
+    It counts on the node, also where there is a `state`: N nodes behind one name admit up to N times as many.
+
+    The admin API tells what consumers have used, and resets it (`GET /quotas`, `POST /quotas/reset`; `key` is repeated,
+    or a list, for a quota by several). Half a million keys are counted one by one, in 64 bytes each. Those that come
+    when no place is left share one: they may be refused for what others have used, nobody is admitted too often.
     """
 
     limit: Count
@@ -106,13 +108,24 @@ class Quota(Filter, name="quota", phase=Phase.LIMIT_CONSUMER, order=10):  # type
         """For a consumer in these groups."""
         return next((own.limit for name, own in self.groups.items() if name in groups), self.limit)
 
-    def id_of(self, scope: str, consumer: str | None, key: str | None) -> Id | None:
-        """By what a consumer is counted, or who has this value of another key; None: not by that alone."""
-        if len(self.traits) != 1:
+    def id_of(self, scope: str, consumer: str | None, keys: Sequence[str]) -> Id | None:
+        """By what a consumer is counted, or who has these values of the other keys, in order; None: not by that."""
+        left, values = list(keys), []
+        for trait in self.traits:
+            if trait.kind == "consumer" and consumer is not None:
+                values.append(consumer)
+            elif trait.kind != "consumer" and left:
+                values.append(left.pop(0))
+            else:
+                return None
+        if left and len(left) < len(keys):
             return None
-        trait = self.traits[0]
-        value = consumer if trait.kind == "consumer" else key
-        return None if value is None else Id.of(key_named(trait, self.ipv6_prefix, scope.encode(), value))
+        return Id.of(key_named(self.traits, self.ipv6_prefix, scope.encode(), values))
+
+    def counts_by(self, consumer: str | None, keys: Sequence[str]) -> bool:
+        """Whether it counts by just that."""
+        by_consumer = sum(trait.kind == "consumer" for trait in self.traits)
+        return bool(by_consumer) == (consumer is not None) and len(self.traits) - by_consumer == len(keys)
 
     def build(self, env: Env) -> Hooks:
         of_route = env.route if env.level == "route" else None

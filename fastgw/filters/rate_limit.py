@@ -97,6 +97,7 @@ class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
     """`token_bucket`: a bucket of `burst` permits that is filled by `limit` per `window`, evenly. `fixed_window`: at
     most `limit` from each multiple of `window` to the next; twice as many may come around it. `sliding_window`: at most
     `limit` in any time of `window`, wherever it begins; a client that always asks for more gets 7/8 of it at least.
+    It is counted in sevenths of `window`, so that `Retry-After` may be up to 8/7 of it.
     `leaky_bucket`: requests pass one by one, every `window / limit`; those that come too early wait, `burst` of them at
     most."""
     scope: Literal["node", "shared"] | None = None

@@ -2,6 +2,8 @@
 
 Rule: whatever it does, the exchange goes on as if it were not there. A step that has to wait goes on by itself, for
 `PATIENCE_S` at most; the request does not wait for it, and what is decided after its end is counted, but not logged.
+What it would have shown the upstream was not shown, so that a 401 or 403 says nothing about that: its renew step does
+not run.
 
 Filters in shadow see who the client would be by those before them, so that `key_auth` and `authorize` can be tried
 together. One behind a filter that would have answered is not asked, and counts nothing; one behind a filter that waits
@@ -11,13 +13,12 @@ is asked once that has decided.
 import asyncio
 import inspect
 import logging
-import warnings
 from collections.abc import Awaitable
 from math import inf
 from typing import Final, final
 
 from fastgw.exchange import ClientSide, Exchange, Hooks, Reply
-from fastgw.exchange.chain import TOLD_EVERY_S, checked
+from fastgw.exchange.chain import TOLD_EVERY_S, abandon, checked
 from fastgw.exchange.shadow import Rehearsal, ShadowExchange
 from fastgw.observe.families import FilterEvent
 
@@ -35,6 +36,7 @@ def in_shadow(instance: str, own: Hooks) -> Hooks:
         request=None if own.request is None else shadow.request,
         response=None if own.response is None else shadow.response,
         request_body=None if own.request_body is None else shadow.request_body,
+        reply=None if own.reply is None else shadow.reply,
         finish=shadow.finish,
         start=own.start,
         stop=shadow.stop if own.request is not None else own.stop,
@@ -46,14 +48,6 @@ def why_answered(reply: Reply, why: str) -> str:
     verb = "answer" if reply.fault is None else "refuse"
     label = "" if reply.fault is None else f" {reply.fault.label}"
     return f"{verb} {reply.status}{label}{f' ({why})' if why else ''}"
-
-
-def abandon(outcome: Awaitable[Reply | None]) -> None:
-    """Let go of what a step would wait for, before it has begun to."""
-    if hasattr(outcome, "close"):  # a coroutine, or what stands for one
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # of coroutines in it, which nobody awaits either
-            outcome.close()
 
 
 @final
@@ -158,6 +152,21 @@ class _Shadow:
                 case.decide(FilterEvent.CHANGE, f"change response {', '.join(changed)}")
         except BaseException as error:
             self._raised(case, "response", error)
+
+    def reply(self, exchange: Exchange, reply: Reply) -> Reply:
+        case = self._case(exchange)
+        if case.over or case.waits:
+            return reply
+        assert self._own.reply is not None
+        try:
+            made = checked(self._own.reply(case.exchange, reply))
+            if made is None:
+                raise TypeError("a reply step of a filter returned None; expected a Reply")
+            if (made.status, made.body, made.fields) != (reply.status, reply.body, reply.fields):
+                case.decide(FilterEvent.CHANGE, f"change reply {reply.status}")
+        except BaseException as error:
+            self._raised(case, "reply", error)
+        return reply
 
     def request_body(self, exchange: Exchange, payload: bytes) -> None:
         case = self._case(exchange)

@@ -4,20 +4,28 @@ Control fetches, the supervisor keeps the last value for workers to come, and he
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
+from hashlib import sha256
 from typing import Final
 
 MOST_BYTES: Final = 1024 * 1024
 """The most of one value."""
+Asking = Callable[[str, bytes], None]
+"""Tells the source of a key that this, by its mark, is out of date; b"": that whatever it has said may be."""
+
+
+def mark_of(value: bytes) -> bytes:
+    """What a value is called where it is asked about: so many who ask about the same one cause one answer."""
+    return sha256(value).digest()[:16]
 
 
 class Feed:
-    """One value that changes now and then. `ask`: tell its source that it seems out of date."""
+    """One value that changes now and then. `ask`: reaches its source."""
 
     __slots__ = ("_ask", "_listeners", "_next", "key", "value")
 
-    def __init__(self, key: str, value: bytes, ask: Callable[[str], None]) -> None:
+    def __init__(self, key: str, value: bytes, ask: Asking) -> None:
         self.key = key
         self.value = value
         """b"" as long as there has been none."""
@@ -34,9 +42,18 @@ class Feed:
         with suppress(ValueError):
             self._listeners.remove(tell)
 
-    def ask(self) -> None:
-        """Ask for a newer value. How often the source then looks is its own affair."""
-        self._ask(self.key)
+    def ask(self, seen: bytes = b"") -> None:
+        """Ask for a newer value. How often the source then looks is its own affair.
+
+        `seen`: the mark of the value that is out of date, so that one who has not heard of a newer one yet causes no
+        other. An ask may be lost.
+        """
+        self._ask(self.key, seen)
+
+    @property
+    def is_unheard(self) -> bool:
+        """Nobody listens to it, or waits for it."""
+        return not self._listeners and self._next is None
 
     async def changed(self, timeout: float) -> bool:
         """Wait for the source to speak, at most so many seconds; whether it has."""
@@ -65,10 +82,11 @@ class Feed:
 
 
 class Feeds:
-    """All that one worker knows of. `ask`: reaches the source of a key."""
+    """All that one process knows of. `ask`: reaches the source of a key. `lasting`: also what nobody listens to."""
 
-    def __init__(self, values: Mapping[str, bytes], ask: Callable[[str], None]) -> None:
+    def __init__(self, values: Mapping[str, bytes], ask: Asking, *, lasting: bool = False) -> None:
         self._ask = ask
+        self._lasting = lasting
         self._feeds = {key: Feed(key, value, ask) for key, value in values.items()}
 
     def __getitem__(self, key: str) -> Feed:
@@ -81,3 +99,14 @@ class Feeds:
     def take(self, key: str, value: bytes) -> None:
         """A source has spoken."""
         self[key].take(value)
+
+    def drop(self, key: str) -> None:
+        """Who listened does so no more: know nothing of it, unless somebody else listens."""
+        feed = self._feeds.get(key)
+        if feed is not None and feed.is_unheard and not self._lasting:
+            del self._feeds[key]
+
+    def keep(self, keys: Container[str]) -> None:
+        """Know nothing any more of all others to which nobody listens."""
+        for key in [key for key, feed in self._feeds.items() if key not in keys and feed.is_unheard]:
+            del self._feeds[key]

@@ -1,15 +1,17 @@
 """The file in which counts of quotas outlive the gateway: an SQLite database, written by one process at a time.
 
-What is committed is on the disk (WAL, synchronous=FULL). The file holds digests of keys, and no key.
+What is committed is on the disk (WAL, synchronous=FULL). The file holds digests of keys, and no key. Two gateways that
+kept counts in one file would each put its own in place of the other's, so each has a `Claim` to its own.
 """
 
+import fcntl
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Final, final
 
-from fastgw.node.quotas import Id, Row
+from fastgw.node.quotas import COUNT_MAX, PERIODS, Id, Row
 
 _VERSION: Final = 1
 _PATIENCE_S: Final = 2.0
@@ -18,28 +20,89 @@ _FORGOTTEN_S: Final = 86_400.0
 """After its period a count is kept so long, for clocks that were wrong."""
 
 
+_FARTHEST_S: Final = 100 * 366 * 86_400.0
+"""No period ends later than that from now."""
+_DIGEST: Final = 16
+
+
 class CannotKeep(Exception):
     """Why nothing can be read or written, in a line for people."""
 
 
+class InUse(CannotKeep):
+    """Another gateway keeps its counts there."""
+
+
+@final
+class Claim:
+    """To a file, for one gateway: a lock on a file beside it, which the kernel frees when its holder is gone.
+
+    `run`: what tells this run of the gateway from all others, known to all of its processes. It stands in the file
+    beside, so that each of them may hold the lock for all.
+    """
+
+    def __init__(self, path: str, run: bytes, fd: int = -1) -> None:
+        """`fd`: of the lock, where it is held already."""
+        self.path, self.fd = path, fd
+        self._run = run
+
+    def take(self) -> None:
+        """Hold it, unless another process of this gateway does. Raises `CannotKeep`."""
+        if self.fd >= 0:
+            return
+        try:
+            fd = os.open(os.path.realpath(self.path) + "-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(fd, len(self._run) + 1, 0)
+                os.close(fd)
+                if holder != self._run:
+                    raise InUse(f"{self.path} is another gateway's; each needs a file of its own") from None
+                return
+            except OSError:
+                os.close(fd)
+                raise
+            self.fd = fd
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, self._run, 0)
+        except OSError as error:
+            raise CannotKeep(f"{self.path} cannot be written: {error.strerror}") from error
+
+    def close(self) -> None:
+        """In the process that holds it: give it up. In one that was born with it: leave that to its holder."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
 @final
 class QuotaFile:
-    """Opened when it is first needed, and again after it failed."""
+    """Opened when it is first needed, and again after it failed. `strange`: rows read that no gateway has written."""
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.strange = 0
         self._database: sqlite3.Connection | None = None
 
     def read(self, now_date: float) -> Iterator[Row]:
         """What still counts. A file that is not there says nothing. Raises `CannotKeep`."""
+        self.strange = 0
         if not os.path.lexists(self.path):
             return
         try:
             found = self._open().execute("SELECT id, period, used, until FROM quota WHERE until > ?", (int(now_date),))
             for id_, period, used, until in found:
-                yield Row(Id.read(id_), period, used, until)
-        except (sqlite3.Error, OSError, TypeError) as error:
+                if _is_sound(id_, period, used, until, now_date):
+                    yield Row(Id.read(id_), period, used, until)
+                else:
+                    self.strange += 1
+        except (sqlite3.Error, OSError) as error:
             raise self._failed("cannot be read", error) from error
+
+    def try_to_write(self) -> None:
+        """Find out whether it can be written. Raises `CannotKeep`."""
+        self.write((), 0.0)
 
     def write(self, rows: Iterable[Row], now_date: float) -> None:
         """Keep these, and forget what is long over: all of it or nothing. Raises `CannotKeep`."""
@@ -88,3 +151,17 @@ class QuotaFile:
         self.close()
         why = error.strerror if isinstance(error, OSError) else str(error)
         return CannotKeep(f"{self.path} {what}: {why}")
+
+
+def _is_sound(id_: object, period: object, used: object, until: object, now_date: float) -> bool:
+    """Whether a row is one that we write: SQLite keeps anything in a column, and others can write to the file."""
+    return (
+        isinstance(id_, bytes)
+        and len(id_) == _DIGEST
+        and isinstance(period, int)
+        and 0 <= period < PERIODS
+        and isinstance(used, int)
+        and 0 <= used <= COUNT_MAX
+        and isinstance(until, int)
+        and until < now_date + _FARTHEST_S
+    )

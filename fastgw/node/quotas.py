@@ -38,7 +38,8 @@ GRACE_S: Final = 3600.0
 COUNT_MAX: Final = (1 << 44) - 1
 LONG: Final = 1 << 18
 """After so many periods a state is no one's; far fewer than half of the numbers that there are."""
-_TAGS: Final = 1 << 20
+PERIODS: Final = 1 << 20
+"""So many numbers of periods there are: they begin anew then."""
 _BLOCK: Final = 512  # slots that are marked together
 _OVERFLOW: Final = 1024
 _PAGE: Final = mmap.PAGESIZE
@@ -159,7 +160,7 @@ class Quotas:
     def spend(self, slot: int, id_: Id, period: Period, cost: int, limit: int) -> int:
         """How much of the limit is left then; `USED_UP`: nothing was spent; `NOT_OURS`: the slot is another's now."""
         words, at = self._words, self._first + _SLOT * slot
-        wanted, mark = period.number % _TAGS, self._marked + slot // _BLOCK
+        wanted, mark = period.number % PERIODS, self._marked + slot // _BLOCK
         begins, ends = int(period.begins_date), int(period.ends_date)
         if self._twin is not None:
             while True:
@@ -195,7 +196,7 @@ class Quotas:
         words, at = self._words, self._first + _SLOT * slot
         while words[at] == id_.high and words[at + _ID_LOW] == id_.low:
             state = words[at + _STATE]
-            if state >> 44 != period.number % _TAGS or not state & COUNT_MAX:
+            if state >> 44 != period.number % PERIODS or not state & COUNT_MAX:
                 return
             if self._swap(at + _STATE, state, state - min(cost, state & COUNT_MAX)):
                 words[self._marked + slot // _BLOCK] = 1
@@ -211,7 +212,7 @@ class Quotas:
         if self._words[at] != id_.high or self._words[at + _ID_LOW] != id_.low:
             return 0
         state = self._words[at + _STATE]
-        return 0 if self._is_long_over(at, period) else _judged(state, period.number % _TAGS)[1]
+        return 0 if self._is_long_over(at, period) else _judged(state, period.number % PERIODS)[1]
 
     def _is_long_over(self, at: int, period: Period) -> bool:
         begins, ends = int(period.begins_date), int(period.ends_date)
@@ -252,11 +253,11 @@ class Quotas:
         """Have at least what the file says of a key. Raises `Full`."""
         slot, _ = self.place(row.id, row.id)
         at = self._first + _SLOT * slot
-        wanted = row.period % _TAGS
+        wanted = row.period % PERIODS
         while True:
             state = self._words[at + _STATE]
             tag, count = state >> 44, state & COUNT_MAX
-            if not state or 0 < (wanted - tag) % _TAGS < _TAGS // 2:
+            if not state or 0 < (wanted - tag) % PERIODS < PERIODS // 2:
                 count = 0  # what is there is older
             elif tag != wanted:
                 return
@@ -355,10 +356,10 @@ def _judged(state: int, wanted: int) -> tuple[int, int]:
     tag, count = state >> 44, state & COUNT_MAX
     if tag == wanted or not state:
         return wanted, count
-    ahead = (tag - wanted) % _TAGS
+    ahead = (tag - wanted) % PERIODS
     if ahead == 1:
         return tag, count
-    return wanted, count if ahead < _TAGS // 2 else 0
+    return wanted, count if ahead < PERIODS // 2 else 0
 
 
 def _pages(length: int) -> int:

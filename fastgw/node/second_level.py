@@ -3,7 +3,8 @@
 Rule 1: names are keyed digests and values are encrypted; the keys come from a secret that Redis never sees. A value is
 bound to its name, so it cannot stand in for another, and says itself until when it is good. Rule 2: it is a help, never
 a need: when Redis is away or slow it is as if nothing were remembered there. Nobody waits longer than `PATIENCE_S`; it
-is left alone for `AWAY_S` then, and tried again.
+is left alone for `AWAY_S` then, and tried again. Rule 3: what is of one Redis shares its connections, and tells once
+what is wrong: there may be thousands.
 """
 
 import asyncio
@@ -13,11 +14,13 @@ import struct
 import time
 from hashlib import sha256
 from hmac import digest
-from typing import Any, Final, NamedTuple, final
-from urllib.parse import unquote, urlsplit
+from typing import Any, Final, final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from fastgw.node.redis_address import RedisAddress
+from fastgw.node.redis_trouble import in_words
 
 log = logging.getLogger("fastgw")
 
@@ -27,39 +30,74 @@ _NONCE: Final = 12
 _UNTIL: Final = struct.Struct("<d")
 
 
-class RedisAddress(NamedTuple):
-    """Where a Redis is. `password`: "" for none; it is a secret."""
-
-    host: str
-    port: int
-    database: int
-    tls: bool
-    username: str
-    password: str
-
-    def __repr__(self) -> str:
-        return f"<Redis at {self.host}:{self.port}/{self.database}>"
+class _Away(Exception):
+    """There is no answer."""
 
 
-def parse_redis(url: str) -> RedisAddress:
-    """`redis://[[user]:password@]host[:port][/database]`; `rediss://` for TLS. Raises `ValueError`, without the URL."""
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port or 6379
-        database = int(parts.path.removeprefix("/") or "0")
-    except ValueError:
-        host = ""
-    if not host or parts.scheme not in ("redis", "rediss") or parts.query or parts.fragment or database < 0:
-        raise ValueError("not a URL such as redis://:password@host:6379/0")
-    username, password = unquote(parts.username or ""), unquote(parts.password or "")
-    return RedisAddress(host, port, database, parts.scheme == "rediss", username, password)
+@final
+class _Redis:
+    """One Redis, as this process knows it: many share its connections, and what is told of it."""
+
+    __slots__ = ("_address", "_answered_at", "_cache", "_library", "_told", "_users")
+
+    def __init__(self, address: RedisAddress, library: Any) -> None:
+        self._address = address
+        self._library = library
+        self._cache: Any = None
+        self._answered_at = 0.0
+        self._told: set[str] = set()
+        self._users = 0
+
+    def open(self) -> None:
+        self._users += 1
+
+    def close(self) -> None:
+        self._users -= 1
+        if self._users:
+            return
+        del _known[self._address]
+        if self._cache is not None:
+            _closing.add(task := asyncio.get_running_loop().create_task(self._library.close(self._cache)))
+            task.add_done_callback(_closing.discard)
+
+    async def ask(self, command: str, *words: Any, **more: Any) -> Any:
+        """Raises `_Away`."""
+        if not self._users:
+            raise _Away
+        if self._cache is None:
+            self._cache = self._library.opened(*self._address, patience=PATIENCE_S)
+        begun_at = time.monotonic()
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                answer = await getattr(self._cache, command)(*words, **more)
+        except TimeoutError as error:
+            if self._answered_at < begun_at:  # else it answers, and this one was late
+                self._tell(in_words(error))
+            raise _Away from error
+        except self._library.ERRORS as error:
+            self._tell(in_words(error))
+            raise _Away from error
+        self._answered_at = time.monotonic()
+        if self._told:
+            self._told.clear()
+            log.warning("second level: %s answers again", self._address.host)
+        return answer
+
+    def _tell(self, why: str) -> None:
+        if why not in self._told:
+            self._told.add(why)
+            log.warning("second level: %s does not answer: %s", self._address.host, why)
+
+
+_known: Final[dict[RedisAddress, _Redis]] = {}
+"""Those that are in use, in the one loop of this process."""
 
 
 @final
 class SecondLevel:
     """What is remembered of credentials for all nodes. To be closed by whoever uses it."""
 
-    __slots__ = ("_address", "_away_until", "_cache", "_name_key", "_redis", "_seal", "_users")
+    __slots__ = ("_address", "_away_until", "_library", "_name_key", "_redis", "_seal")
 
     def __init__(self, address: RedisAddress, secret: bytes, purpose: bytes) -> None:
         """`secret`: known to all nodes, and not to Redis. `purpose`: what is remembered for another is out of reach.
@@ -70,28 +108,27 @@ class SecondLevel:
             from fastgw.node import redis_cache
         except ImportError as error:
             raise ValueError(f"the package {error.name} is missing; install fastgw[redis]") from error
-        self._redis = redis_cache
+        self._library = redis_cache
         self._address = address
         self._name_key = _derived(secret, b"name", purpose)
         self._seal = AESGCM(_derived(secret, b"value", purpose))
-        self._cache: Any = None
-        self._away_until = 0.0
-        self._users = 0
+        self._redis: _Redis | None = None
+        self._away_until = 0.0  # of each by itself: one may be late where many ask at once
 
     def __repr__(self) -> str:
         return f"<SecondLevel {self._address!r}{' away' if time.monotonic() < self._away_until else ''}>"
 
     def open(self) -> None:
         """One more uses it, in this process's loop."""
-        self._users += 1
+        if self._address not in _known:
+            _known[self._address] = _Redis(self._address, self._library)
+        self._redis = _known[self._address]
+        self._redis.open()
 
     def close(self) -> None:
-        """One uses it no more. Behind the last one, the connections are closed."""
-        self._users -= 1
-        cache, self._cache = (self._cache, None) if not self._users else (None, self._cache)
-        if cache is not None:
-            _closing.add(task := asyncio.get_running_loop().create_task(self._redis.close(cache)))
-            task.add_done_callback(_closing.discard)
+        """One uses it no more. Behind the last one of all that are of the same Redis, the connections are closed."""
+        if self._redis is not None:
+            self._redis.close()
 
     async def get(self, credential: bytes) -> tuple[bytes, float] | None:
         """What was put for it and is still good, and until when (epoch seconds); None: nothing, or nobody can tell."""
@@ -119,22 +156,13 @@ class SecondLevel:
         return f"fastgw:{digest(self._name_key, credential, sha256).hex()}"
 
     async def _ask(self, command: str, *words: Any, **more: Any) -> Any:
-        if time.monotonic() < self._away_until:
+        if self._redis is None or time.monotonic() < self._away_until:
             return None
-        if self._cache is None:
-            self._cache = self._redis.opened(*self._address, patience=PATIENCE_S)
         try:
-            async with asyncio.timeout(PATIENCE_S):
-                answer = await getattr(self._cache, command)(*words, **more)
-        except self._redis.ERRORS as error:  # TimeoutError is an OSError
-            if not self._away_until:
-                log.warning("second level: %s does not answer: %s", self._address.host, type(error).__name__)
+            return await self._redis.ask(command, *words, **more)
+        except _Away:
             self._away_until = time.monotonic() + AWAY_S
             return None
-        if self._away_until:
-            self._away_until = 0.0
-            log.warning("second level: %s answers again", self._address.host)
-        return answer
 
 
 _closing: Final[set[asyncio.Task[None]]] = set()

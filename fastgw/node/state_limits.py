@@ -19,8 +19,10 @@ from collections.abc import Iterable
 from hashlib import blake2b, sha1
 from typing import Any, Final, NamedTuple, final
 
+from fastgw.node import state_up
 from fastgw.node.cells import COUNT_MAX
 from fastgw.node.redis_pipe import ERRORS, Pipe, opened, packed
+from fastgw.node.redis_trouble import in_words
 from fastgw.node.state_url import place_in
 
 log = logging.getLogger("fastgw")
@@ -113,6 +115,8 @@ PATIENCE_S: Final = 1.0
 AGAIN_S: Final = 0.1
 AGAIN_MOST_S: Final = 2.0
 """How soon it is tried again when it was away: at first, and at last. Up to half as long again, by chance."""
+STEADY_S: Final = 1.0
+"""How long it has to be there before it is told to be back."""
 MOST_UNANSWERED: Final = 10_000
 """While so many questions are not answered, no more are asked."""
 
@@ -175,6 +179,8 @@ class StateLimits:
         self._timer: asyncio.TimerHandle | None = None
         self._is_flushing = self._is_trusted = False
         self._again_s = AGAIN_S
+        self._is_told_away = False  # in the log
+        self._steady: asyncio.TimerHandle | None = None  # until it is told that it is back
         self.away = ""
         """Why nobody asks; "": they do."""
 
@@ -194,13 +200,14 @@ class StateLimits:
         self._holders += 1
         if self._holders == 1:
             self._loop = asyncio.get_running_loop()
-            self.away = ""
+            self.away, self._is_told_away, self._again_s = "", False, AGAIN_S
             self._connect(0.0)
 
     def release(self) -> None:
         self._holders -= 1
         if not self._holders:
             self._drop("closed")
+            state_up.unasked(self)
             if self._connecting is not None:
                 self._connecting.cancel()
                 self._connecting = None
@@ -247,6 +254,7 @@ class StateLimits:
         question = self._sent.popleft()
         if type(answer) is list and [type(each) for each in answer] == _ANSWERED:
             self._is_trusted = True
+            self._again_s = AGAIN_S
             question.settle(answer)
         elif str(answer).startswith("NOSCRIPT") and self._pipe is not None:  # somebody has flushed its scripts
             self._sent.append(question)
@@ -254,8 +262,7 @@ class StateLimits:
         else:
             question.settle(None)
             self._is_trusted = False
-            said = str(answer).partition(" ")[0] if isinstance(answer, Exception) else "something else"
-            self._lost(f"it answers {said}")
+            self._lost(in_words(answer) if isinstance(answer, Exception) else "it answers something else")
 
     def _look(self) -> None:
         """Whether anybody has waited for too long."""
@@ -279,11 +286,14 @@ class StateLimits:
         self._connect(0.0)
 
     def _go(self, why: str) -> None:
-        if not self.away and self._holders:
+        if not self._is_told_away and self._holders:
+            self._is_told_away = True
             log.warning("limits: the Redis at %s does not answer: %s; nobody asks it until it does", self._place, why)
         self._drop(why)
         if self._holders:
-            self._connect(AGAIN_S)
+            state_up.seen(self, is_up=False)
+        if self._holders and self._connecting is None:
+            self._connect(self._pause())
 
     def _drop(self, why: str) -> None:
         self.away = why
@@ -293,6 +303,9 @@ class StateLimits:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._steady is not None:
+            self._steady.cancel()
+            self._steady = None
         waiting: Iterable[_Question] = (*self._sent, *self._unsent)
         self._sent.clear()
         self._unsent.clear()
@@ -307,14 +320,19 @@ class StateLimits:
     def _tell_defect(self, task: asyncio.Task[None]) -> None:
         """Connecting has failed otherwise than it may: it is tried again, ever as seldom as at last."""
         if task is self._connecting and not task.cancelled() and (error := task.exception()) is not None:
-            if not self.away:
+            if not self._is_told_away:
+                self._is_told_away = True
                 log.error("limits: a defect while the Redis at %s is connected to", self._place, exc_info=error)
             self._connecting = None
             self._connect(AGAIN_MOST_S)
             self._go(type(error).__name__)
 
+    def _pause(self) -> float:
+        """Seconds until it is tried again: longer each time, until it has answered a question."""
+        pause, self._again_s = self._again_s, min(self._again_s * 2, AGAIN_MOST_S)
+        return pause
+
     async def _keep_connecting(self, pause: float) -> None:
-        self._again_s = AGAIN_S
         while True:
             if pause:
                 await asyncio.sleep(pause * random.uniform(1.0, 1.5))
@@ -322,13 +340,18 @@ class StateLimits:
                 load = b"SCRIPT", b"LOAD", SCRIPT.encode()
                 pipe = await opened(self._url, max(PATIENCE_S, self._timeout), self._lost, load)
             except ERRORS as error:
-                self._go(type(error).__name__)
+                self._go(in_words(error))
             else:
                 break
-            pause = self._again_s
-            self._again_s = min(self._again_s * 2, AGAIN_MOST_S)
+            pause = self._pause()
         self._connecting = None
-        if self.away:
-            log.warning("limits: the Redis at %s answers again", self._place)
+        if self._is_told_away:
+            self._steady = self._loop.call_later(STEADY_S, self._tell_back)
         self.away, self._pipe = "", pipe
+        state_up.seen(self, is_up=True)
         self._flush()
+
+    def _tell_back(self) -> None:
+        """Not before it has been there for a while: one that comes and goes, or talks nonsense, would fill the log."""
+        self._steady, self._is_told_away = None, False
+        log.warning("limits: the Redis at %s answers again", self._place)

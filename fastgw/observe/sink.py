@@ -28,7 +28,7 @@ def why_not(name: str) -> str | None:
         return None
     if os.path.isdir(name):
         return f"{name} is a directory"
-    folder = os.path.dirname(name)
+    folder = os.path.dirname(name) or os.curdir
     if not os.path.isdir(folder):
         return f"there is no folder {folder}"
     if not os.access(name if os.path.exists(name) else folder, os.W_OK):

@@ -15,16 +15,20 @@ import os
 import pickle
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from enum import Enum
 from functools import cached_property
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
+from msgspec import Struct
 
-from fastgw.compile import Plan, rest_of, uses
+from fastgw.compile import Plan, levels, rest_of
 from fastgw.config import Loaded, Source
 from fastgw.config.files import found_by_patterns, pattern_in
-from fastgw.config.settings import Config, Route, Upstream
+from fastgw.config.kept import Kept
+from fastgw.config.settings import Config, FilterUse, Route, Upstream
+from fastgw.filters.api import FeedSource, Filter
 from fastgw.identity import NOBODY, Index, index_of
 from fastgw.node.places import Places
 from fastgw.routing import Steps, at_once
@@ -35,8 +39,16 @@ _PIECE: Final = 256
 """Routes, names and the like that are read, or dropped, in one step: some 0.1 ms."""
 _LENGTH: Final = 8
 """Bytes before each part of the file: how long it is, little-endian."""
+Users = tuple[str, int]
+"""The first one, as the level of its filter is called, but for a route, which is called by its name; and how many."""
 NEW: Final = -1
 """In `same`: the base has no route that is equal."""
+
+
+class Left(Enum):
+    """What is left of a long part where nothing is made from it."""
+
+    NOTHING, NAMES, WHOLE = range(3)
 
 
 class Accepted(msgspec.Struct, dict=True, kw_only=True):
@@ -55,17 +67,25 @@ class Accepted(msgspec.Struct, dict=True, kw_only=True):
     captured: dict[str, bytes]
     """The files that it names, by absolute path; and what its patterns find."""
     pickled_settings: bytes
+    pickled_access_logs: bytes
+    """As they were configured: those of the settings mask more."""
     pickled_upstreams: dict[str, bytes]
     pickled_routes: list[bytes]
     route_names: list[str]
     same: list[int]
     """For each route, which one of the base's is equal to it, or `NEW`."""
+    changed_upstreams: list[str] = []
+    """Those that the base has not, or not so."""
     places: Places
     """Where the names live in shared memory."""
     workers: int
     """How many processes serve."""
     feeds: dict[str, bytes]
     """What is fetched once per node, by key: the pickled sources."""
+    lazy_feeds: dict[str, bytes] = {}
+    """Likewise, what is fetched only when somebody asks: there may be thousands."""
+    feed_users: dict[str, Users] = {}
+    """Who uses these, by their keys."""
     known_notes: list[str] = []
     """The keys of what is worth knowing of it (`runtime.noted`)."""
     image: bytes = b""
@@ -90,7 +110,9 @@ class Accepted(msgspec.Struct, dict=True, kw_only=True):
     @property
     def plan(self) -> Plan:
         """What the tables are made from."""
-        return Plan(self.settings, self.upstreams, self.route_names, self._route, self.same, self.captured, self.index)
+        unchanged = self.pickled_upstreams.keys() - self.changed_upstreams
+        names, index = self.route_names, self.index
+        return Plan(self.settings, self.upstreams, names, self._route, self.same, self.captured, index, unchanged)
 
     def _route(self, index: int) -> Route:
         route: Route = pickle.loads(self.pickled_routes[index])
@@ -104,12 +126,16 @@ class Accepted(msgspec.Struct, dict=True, kw_only=True):
     def config(self) -> Config:
         """The whole configuration, but for its consumers."""
         routes = tuple(self._route(index) for index in range(len(self.pickled_routes)))
-        return msgspec.structs.replace(self.settings, upstreams=dict(self.upstreams), routes=routes)
+        logs = pickle.loads(self.pickled_access_logs)
+        return msgspec.structs.replace(self.settings, upstreams=dict(self.upstreams), routes=routes, access_logs=logs)
 
     def emptying(self) -> Steps[None]:
         """Drop what tables were made from, which they do not need any more."""
-        for held in (self.pickled_upstreams, self.pickled_routes, self.route_names, self.same):
-            while held:
+        for held, left in _long(self):
+            if left is Left.NAMES and isinstance(held, dict):
+                held.update(dict.fromkeys(held, b""))
+                yield
+            while held and left is Left.NOTHING:
                 if isinstance(held, dict):
                     held.popitem()
                 else:
@@ -130,6 +156,30 @@ class _Unpacking(Mapping[str, Upstream]):
 
     def __len__(self) -> int:
         return len(self._pickled)
+
+
+class Base(NamedTuple):
+    """A generation that another is made from: whatever is the same is not made anew."""
+
+    accepted: Accepted
+    config: Config
+    """The same, unpacked."""
+    feeds: "FeedsKept | None" = None
+
+    def same(self, routes: Iterable[Route]) -> list[int]:
+        """For each of these routes, which one of this generation is equal to it, or `NEW`."""
+        by_name = {route.name: (index, route) for index, route in enumerate(self.config.routes)}
+        same = []
+        for route in routes:
+            index, before = by_name.get(route.name, (NEW, None))
+            same.append(index if _is_same(route, before) else NEW)
+        return same
+
+
+def _is_same(one: Struct, other: Struct | None) -> bool:
+    """PERF: thousands of routes are the very same object (`config.Remembered`): 0.1 us, where equality takes 3
+    (CPython 3.11, timeit)."""
+    return one is other or one == other
 
 
 class Document(msgspec.Struct):
@@ -153,16 +203,22 @@ def accept(
     source: Origin,
     places: Places,
     workers: int,
-    base: Config | None,
+    base: Base | None,
     index: Index | None = None,
     known_notes: Iterable[str] = (),
+    rest: Config | None = None,
 ) -> Accepted:
-    """Make the document of a configuration that was checked. `base`: of the generation before this one.
+    """Make the document of a configuration that was checked. `base`: the generation before this one.
 
-    `index`: of its consumers; None: there is none yet.
+    `index`: of its consumers; None: there is none yet. `rest`: likewise, what `rest_of` makes of it.
     """
     config = loaded.config
     index = index_of(config.consumers, loaded.captured) if index is None else index
+    same = [NEW] * len(config.routes) if base is None else base.same(config.routes)
+    before: Mapping[str, Upstream] = {} if base is None else base.config.upstreams
+    changed = {name for name, each in config.upstreams.items() if not _is_same(each, before.get(name))}
+    kept = None if base is None else base.feeds
+    feeds, lazy_feeds, feed_users = _feeds(config, FeedsKept() if kept is None else kept)
     return Accepted(
         generation=generation,
         base=0 if base is None else generation - 1,
@@ -171,14 +227,24 @@ def accept(
         hash=_hash(loaded),
         sources=list(loaded.sources),
         captured=dict(loaded.captured),
-        pickled_settings=_pickled(rest_of(config)),
-        pickled_upstreams={name: _pickled(upstream) for name, upstream in config.upstreams.items()},
-        pickled_routes=[_pickled(route) for route in config.routes],
+        pickled_settings=_pickled(rest_of(config) if rest is None else rest),
+        pickled_access_logs=_pickled(config.access_logs),
+        pickled_upstreams={
+            name: _pickled(each) if name in changed or base is None else base.accepted.pickled_upstreams[name]
+            for name, each in config.upstreams.items()
+        },
+        pickled_routes=[
+            _pickled(route) if base is None or at == NEW else base.accepted.pickled_routes[at]
+            for route, at in zip(config.routes, same, strict=True)
+        ],
         route_names=[route.name for route in config.routes],
-        same=_same(config.routes, () if base is None else base.routes),
+        same=same,
+        changed_upstreams=[*changed],
         places=places,
         workers=workers,
-        feeds=_feeds(config),
+        feeds=feeds,
+        lazy_feeds=lazy_feeds,
+        feed_users=feed_users,
         known_notes=[*known_notes],
         image=index.image if index is not NOBODY else b"",
     )
@@ -204,8 +270,9 @@ def unseal(descriptor: int) -> Accepted:
     return at_once(unsealing(descriptor))
 
 
-def unsealing(descriptor: int, *, sources: bool = True) -> Steps[Accepted]:
-    """`unseal`, in steps. Without `sources` these files, which may be large, are left out."""
+def unsealing(descriptor: int, *, sources: bool = True, tables: bool = True) -> Steps[Accepted]:
+    """`unseal`, in steps. Without `sources` these files, which may be large, are left out; without `tables` what only
+    tables and feeds are made from."""
     if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
         raise ValueError("the accepted configuration is not sealed")
     with (
@@ -226,13 +293,21 @@ def unsealing(descriptor: int, *, sources: bool = True) -> Steps[Accepted]:
         long = _long(accepted)
         for part in parts:
             yield
-            place, entries = msgspec.msgpack.decode(part)
-            held = long[place]
-            if isinstance(held, dict):
-                held.update(entries)
-            else:
-                held += entries
+            _take(part, long, tables)
         return accepted
+
+
+def _take(part: memoryview, long: Sequence[tuple[dict[str, Any] | list[Any], Left]], tables: bool) -> None:
+    """Put a piece of a long part where it belongs, or what is kept of it."""
+    place, raw = msgspec.msgpack.decode(part, type=tuple[int, msgspec.Raw])
+    held, left = long[place]
+    if not tables and left is Left.NOTHING:
+        return
+    entries = msgspec.msgpack.decode(raw)
+    if isinstance(held, dict):
+        held.update(entries if tables or left is Left.WHOLE else dict.fromkeys(entries, b""))
+    else:
+        held += entries
 
 
 def _mapped(descriptor: int, begins: int, length: int) -> Index:
@@ -242,16 +317,20 @@ def _mapped(descriptor: int, begins: int, length: int) -> Index:
     return Index(mapped, inside)
 
 
-def _long(accepted: Accepted) -> tuple[dict[str, Any] | list[Any], ...]:
+def _long(accepted: Accepted) -> tuple[tuple[dict[str, Any] | list[Any], Left], ...]:
     """What may have very many entries: it is written, and read, in pieces."""
     places = accepted.places
     return (
-        accepted.pickled_upstreams,
-        accepted.pickled_routes,
-        accepted.route_names,
-        accepted.same,
-        places.upstreams,
-        places.targets,
+        (accepted.pickled_upstreams, Left.NOTHING),
+        (accepted.pickled_routes, Left.NOTHING),
+        (accepted.route_names, Left.NOTHING),
+        (accepted.same, Left.NOTHING),
+        (accepted.changed_upstreams, Left.NOTHING),
+        (places.upstreams, Left.WHOLE),
+        (places.targets, Left.WHOLE),
+        (accepted.feeds, Left.NAMES),
+        (accepted.lazy_feeds, Left.NAMES),
+        (accepted.feed_users, Left.NOTHING),
     )
 
 
@@ -266,6 +345,10 @@ def _parts(accepted: Accepted) -> Iterator[object]:
         pickled_routes=[],
         route_names=[],
         same=[],
+        changed_upstreams=[],
+        feeds={},
+        lazy_feeds={},
+        feed_users={},
         places=places,
         captured={file: content for file, content in accepted.captured.items() if file not in found},
         known_notes=[],
@@ -274,7 +357,7 @@ def _parts(accepted: Accepted) -> Iterator[object]:
     yield msgspec.Raw(accepted.image)
     captured = {file: content for file, content in accepted.captured.items() if file in found}
     yield accepted.sources, captured, accepted.known_notes
-    for place, held in enumerate(_long(accepted)):
+    for place, (held, _) in enumerate(_long(accepted)):
         entries = iter(held.items() if isinstance(held, dict) else held)
         while piece := list(islice(entries, _PIECE)):
             yield place, dict(piece) if isinstance(held, dict) else piece
@@ -289,17 +372,44 @@ def _parts_in(content: memoryview) -> Generator[memoryview, None, None]:
             yield part
 
 
-def _same(routes: Iterable[Route], before: Sequence[Route]) -> list[int]:
-    by_name = {route.name: (index, route) for index, route in enumerate(before)}
-    same = []
-    for route in routes:
-        index, old = by_name.get(route.name, (NEW, None))
-        same.append(index if route == old else NEW)
-    return same
+class FeedsKept:
+    """What is to be fetched for filters, as it was when they were looked at last: a filter that is the very same object
+    wants the same."""
+
+    def __init__(self) -> None:
+        self.wanted: Kept[int, tuple[FilterUse, tuple[FeedSource, ...]]] = Kept()
+        self.pickled: Kept[int, tuple[FeedSource, bytes]] = Kept()
+
+    def of(self, use: FilterUse) -> tuple[FeedSource, ...]:
+        if type(use.settings).feeds is Filter.feeds:
+            return ()
+        known = self.wanted.find(id(use))  # it lives as long as what is known of it
+        return self.wanted.keep(id(use), (use, (*use.settings.feeds(),)) if known is None else known)[1]
+
+    def packed(self, source: FeedSource) -> bytes:
+        known = self.pickled.find(id(source))
+        return self.pickled.keep(id(source), (source, _pickled(source)) if known is None else known)[1]
+
+    def turn(self) -> None:
+        """All have been looked at."""
+        self.wanted.turn(True)
+        self.pickled.turn(True)
 
 
-def _feeds(config: Config) -> dict[str, bytes]:
-    return {source.key: _pickled(source) for use in uses(config) for source in use.settings.feeds()}
+def _feeds(config: Config, kept: FeedsKept) -> tuple[dict[str, bytes], dict[str, bytes], dict[str, Users]]:
+    """Those that are not lazy, those that are, and who uses them."""
+    found: dict[str, FeedSource] = {}
+    users: dict[str, dict[str, None]] = {}
+    for level, filters in levels(config):
+        for use in filters.values():
+            for source in () if use is None else kept.of(use):
+                found[source.key] = source
+                users.setdefault(source.key, {})[level.removeprefix("route ")] = None
+    eager, lazy = dict[str, bytes](), dict[str, bytes]()
+    for key, source in found.items():
+        (lazy if source.lazy else eager)[key] = kept.packed(source)
+    kept.turn()
+    return eager, lazy, {key: (next(iter(held)), len(held)) for key, held in users.items()}
 
 
 def _hash(loaded: Loaded) -> str:

@@ -10,10 +10,14 @@ import ssl
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from math import inf
 from typing import Final
 
 from fastgw.admin.node import CertificateInfo, VerifierInfo
+from fastgw.config.kyma_files import is_derived
+from fastgw.config.kyma_objects import ObjectFile
+from fastgw.config.kyma_provider import documents_in
 from fastgw.config.pem import (
     amiss,
     amiss_authority,
@@ -45,7 +49,7 @@ def settled(config: Config, before: Files, now: Files) -> tuple[dict[str, bytes]
     """
     date = time.time()
     taken, why = dict(now), dict[str, str]()
-    groups = [*_groups(config)]
+    groups = [*_groups(config), *_documents(config, before, now)]
     again = True
     while again:  # a file may belong to several
         again = False
@@ -130,7 +134,7 @@ def files_to_spare(config: Config) -> frozenset[str]:
 
 
 def _groups(config: Config) -> Iterator[tuple[tuple[str, ...], Callable[[Files], str]]]:
-    """Files that belong together, and what is wrong with them."""
+    """Files that belong together, and what is wrong with them. Derived ones fit, or would not be used."""
     for _, tls in _served(config):
         for each in tls.certificates:
             yield _pair(each.certificate, each.key)
@@ -139,10 +143,26 @@ def _groups(config: Config) -> Iterator[tuple[tuple[str, ...], Callable[[Files],
             if tls.client_auth.crl is not None:
                 yield _alone(tls.client_auth.crl, amiss_revocations)
     for upstream in config.upstreams.values():
-        if upstream.tls.certificate is not None and upstream.tls.key is not None:
-            yield _pair(upstream.tls.certificate, upstream.tls.key)
+        certificate, key = upstream.tls.certificate, upstream.tls.key
+        if certificate is not None and key is not None and not is_derived(certificate):
+            yield _pair(certificate, key)
         if upstream.tls.ca is not None:
             yield _alone(upstream.tls.ca, amiss_authority)
+
+
+def _documents(config: Config, before: Files, now: Files) -> Iterator[tuple[tuple[str, ...], Callable[[Files], str]]]:
+    """Files of Kyma's documents. One that cannot be read to its end may be half written: without it services would be
+    gone."""
+    if config.providers.kyma is None:
+        return
+
+    def cut_off(file: str, files: Files) -> str:
+        flaw = ObjectFile(file, files[file]).flaw
+        return "" if flaw is None or ObjectFile(file, before[file]).flaw is not None else str(flaw)
+
+    for file in documents_in(config.providers.kyma, before):
+        if file in now:
+            yield (file,), partial(cut_off, file)
 
 
 def _pair(certificate: str, key: str) -> tuple[tuple[str, ...], Callable[[Files], str]]:

@@ -22,7 +22,7 @@ DESCRIPTORS_MAX: Final = 128
 _ANCILLARY: Final = socket.CMSG_SPACE(DESCRIPTORS_MAX * array("i").itemsize)
 LATER: Final = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS})
 """What `sendmsg` says while messages, or descriptors on their way, are too many (unix(7))."""
-PROTOCOL: Final = 3
+PROTOCOL: Final = 4
 """Of these messages. A new version of fastgw takes over the workers of an old one only if it speaks the same."""
 FIRST_GENERATION: Final = 1
 
@@ -124,6 +124,8 @@ class Outcome(Message):
     listeners_moved: int = 0
     resized: tuple[int, int] | None = None
     """From so many workers to so many."""
+    changed: str = ""
+    """The files with other contents, for people; none is named whose name is new."""
 
 
 class Reload(Message):
@@ -167,16 +169,29 @@ class Watch(Message):
     """
 
 
+class ControlAway(Message):
+    """Supervisor: nobody answers who asks a source; or, not `away`, somebody does again."""
+
+    away: bool
+
+
 class Fed(Message):
-    """Control, then supervisor: what a source has said, that is fetched once per node, comes as descriptor."""
+    """What a source has said, that is fetched once per node, comes as descriptor.
+
+    Control or, while that is away, a worker that has asked for itself; then supervisor.
+    """
 
     key: str
 
 
 class Ask(Message):
-    """Worker, then supervisor: what this source has said seems to be out of date."""
+    """Worker, then supervisor: what this source has said seems to be out of date.
+
+    `generation`: the one that the worker serves. `seen`: the mark of what it has said; b"": whatever that was.
+    """
 
     key: str
+    seen: bytes = b""
 
 
 class Revoke(Message):
@@ -208,6 +223,7 @@ AnyMessage = (
     | Stop
     | Reopen
     | Watch
+    | ControlAway
     | Fed
     | Ask
     | Revoke

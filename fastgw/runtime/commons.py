@@ -11,10 +11,12 @@ from fastgw.config import Problem
 from fastgw.config.settings import Config, Listener
 from fastgw.config.values import Address
 from fastgw.gateway import Gateway
+from fastgw.node.quota_file import Claim
 from fastgw.node.revoked import TOLD_MOST, Revoked, Told
 from fastgw.node.shared import Shared
 from fastgw.node.tickets import Seeds
-from fastgw.runtime.accepted import Accepted, Document
+from fastgw.routing import at_once
+from fastgw.runtime.accepted import Accepted, Document, seal, unseal
 from fastgw.runtime.activation import Inherited
 from fastgw.runtime.channel import Origin
 from fastgw.runtime.sockets import Endpoint, close_endpoints, open_endpoints
@@ -26,7 +28,19 @@ class Sealed:
     """An accepted configuration, and the memory file that holds it for processes to come."""
 
     accepted: Accepted
+    """Without what tables and feeds are made from: whoever needs that reads the file (`whole`)."""
     descriptor: int
+
+    @classmethod
+    def of(cls, accepted: Accepted) -> "Sealed":
+        """Sealed now; the document is emptied."""
+        descriptor = seal(accepted)
+        at_once(accepted.emptying())
+        return cls(accepted, descriptor)
+
+    def whole(self) -> Accepted:
+        """The document with all that is in the file."""
+        return unseal(self.descriptor)
 
     @property
     def generation(self) -> int:
@@ -96,6 +110,8 @@ class Commons:
     """Of the keys of TLS session tickets. Each child goes on from what they were at its birth."""
     run_key: bytes = field(default_factory=lambda: os.urandom(32))
     """A secret of this run of the gateway. An upgrade does not make another."""
+    quota_claim: Claim | None = None
+    """To the file that quotas were kept in at the start, as long as they are."""
 
     @property
     def documents(self) -> list[Document]:

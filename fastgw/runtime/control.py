@@ -36,6 +36,7 @@ from fastgw.runtime.checking import Checks
 from fastgw.runtime.commons import Commons
 from fastgw.runtime.feeding import Feeding
 from fastgw.runtime.files import LOOK_EVERY, FileWatch, SourceWatch
+from fastgw.runtime.kubernetes_watch import Watching
 from fastgw.runtime.loops import run
 from fastgw.runtime.notices import described, notice
 from fastgw.runtime.probes import status_server
@@ -79,13 +80,14 @@ class Control:
         self._proposals = Proposals(commons, channel)
         self._ground = Ground(asyncio.get_running_loop())
         self._fetcher = Fetcher(self._ground)
-        self._feeding = Feeding(channel, self._fetcher)
+        self._feeding = Feeding(channel, self._fetcher, commons.feeds)
         self._revoking = Revoking(commons, channel)
         self._view = View(commons, channel, self._proposals, self._revoking)
-        self._view.feeds = self._feeding.told
+        self._watching = Watching(self._proposals.take_said)
+        self._view.feeds = lambda: [*self._feeding.told(), *self._watching.told()]
         self._checks = Checks(self._ground, commons.shared, commons.words.targets.health)
         self._view.health = self._checks
-        self._quotas = QuotaKeeper(commons.shared.quotas)
+        self._quotas = QuotaKeeper(commons.shared.quotas, commons.run_key)
         self._view.quota_file = lambda: self._quotas.told
         self._tasks: set[asyncio.Task[Any]] = set()
         self._admin: asyncio.Task[None] | None = None
@@ -122,9 +124,11 @@ class Control:
         self._proposals.on_missed = self._told.set  # the next control process begins with what is in force
         loop.add_reader(self._channel, self._obey)
         self._channel.send(Ready(generation=self._commons.sealed.generation))
+        self._begin(self._proposals.recall())
         await self._told.wait()
         loop.remove_reader(self._channel)
         self._feeding.stop()
+        self._watching.stop()
         self._revoking.stop()
         for task in self._tasks:
             task.cancel()
@@ -136,9 +140,11 @@ class Control:
         self._ground.close()
 
     def _feed(self, accepted: Accepted) -> None:
-        self._feeding.follow(accepted.feeds, accepted.captured, accepted.generation)
+        feeds, lazy, users = accepted.feeds, accepted.lazy_feeds, accepted.feed_users
+        self._feeding.follow(feeds, accepted.captured, accepted.generation, lazy, users)
         self._checks.follow(self._proposals.config.upstreams, accepted.places, accepted.captured)
         self._revoking.follow(accepted)
+        self._watching.follow(accepted.settings.providers, accepted.captured)
         self._view.drained.keep(accepted.places.targets, accepted.generation)
 
     def _begin(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
@@ -206,11 +212,12 @@ class Control:
 
     async def _follow_sources(self) -> None:
         """Take the configuration's own files when they have changed and stand still."""
-        # What came by another way is in force until the files change once more.
-        watch = SourceWatch(taken=self._proposals.current.source in ("api", "rollback"))
+        watch = SourceWatch()
         while True:
+            current = self._proposals.current
+            posted = current.source in ("api", "rollback")
             try:
-                if await asyncio.to_thread(watch.settled, self._proposals.current.sources):
+                if await asyncio.to_thread(watch.settled, current.sources, posted=posted):
                     await self._proposals.follow()
             except Flaw as flaw:
                 notice(f"the configuration's files are not watched: {flaw.wrong}")

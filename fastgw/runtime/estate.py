@@ -132,6 +132,8 @@ class Estate(msgspec.Struct, kw_only=True):
     revoked: bytes = b""
     """What counts no more, as records."""
     revoked_told: list[Told] = []
+    quota_claim: int = -1
+    """The descriptor of its lock; -1: there is none."""
 
     @classmethod
     def of(cls, commons: Commons, children: Children, adoption: Adoption, reload_due: bool) -> Self:
@@ -165,6 +167,7 @@ class Estate(msgspec.Struct, kw_only=True):
             run_key=commons.run_key,
             revoked=commons.revoked.joined(time.time()),
             revoked_told=list(commons.revoked_told),
+            quota_claim=-1 if commons.quota_claim is None else commons.quota_claim.fd,
         )
 
     @property
@@ -175,6 +178,7 @@ class Estate(msgspec.Struct, kw_only=True):
             *(each for endpoint in (*self.endpoints.values(), *self.own.values()) for each in endpoint.sockets),
             *(child.channel for child in self.children),
             *(descriptor for descriptor, _ in self.passed),
+            *((self.quota_claim,) if self.quota_claim >= 0 else ()),
         ]
 
     def inherited(self) -> Inherited:

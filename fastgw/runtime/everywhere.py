@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from fastgw.node.redis_trouble import in_words
 from fastgw.node.revoked import LENGTH, MARK, MOST, Revoked, Told, records_in
 from fastgw.node.state_url import place_in
 
@@ -77,7 +78,7 @@ class Everywhere:
                 except (*redis_state.ERRORS, WrongAnswer) as error:
                     if not complaint:
                         is_wrong = isinstance(error, WrongAnswer)
-                        complaint = "it answers something else" if is_wrong else type(error).__name__
+                        complaint = "it answers something else" if is_wrong else in_words(error)
                         log.warning(
                             "revocations: the Redis at %s does not answer: %s; this node goes by its own list",
                             place,

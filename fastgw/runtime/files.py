@@ -11,6 +11,8 @@ from typing import Final
 from fastgw.config.documents import Source, patterns_of
 from fastgw.config.files import pattern_in
 from fastgw.config.includes import Search
+from fastgw.config.kyma_files import is_derived, is_watched
+from fastgw.config.kyma_files import turn_of as turn_of_watched
 from fastgw.config.lookups import is_lookup, turn_of
 from fastgw.config.spots import Flaw
 
@@ -32,7 +34,7 @@ class FileWatch:
 
     def watch(self, paths: Iterable[str]) -> None:
         """Watch these from now on. One that is watched already keeps what was seen of it."""
-        self._seen = {path: self._seen.get(path, UNSEEN) for path in paths}
+        self._seen = {path: self._seen.get(path, UNSEEN) for path in paths if not is_derived(path)}
 
     def changed(self) -> bool:
         """Whether any is other than it was at the last look."""
@@ -43,33 +45,32 @@ class FileWatch:
 
 
 class SourceWatch:
-    """Knows the files of a configuration, and which there are, as they were when that was last taken.
+    """Knows the files of a configuration, and which there are, as they were when that was last taken."""
 
-    `taken`: what there is at the first look counts as taken; else nobody knows.
-    """
-
-    def __init__(self, *, taken: bool) -> None:
-        self._unknown = not taken
-        self._taken: Traits | None = None
+    def __init__(self) -> None:
+        self._taken: Traits | None = None  # None: nobody knows
         self._seen: Traits | None = None
         self._sources: Sequence[Source] = ()
         self._patterns: Sequence[tuple[str, str]] = ()  # of these sources
 
-    def settled(self, sources: Sequence[Source]) -> bool:
+    def settled(self, sources: Sequence[Source], *, posted: bool) -> bool:
         """Whether they have changed and stand still: they are what they were at the look before. Told once.
 
-        `sources`: the files of the configuration in force, which say what they include. Raises `Flaw` when they
-        include more than can be looked at.
+        `sources`: of the configuration in force, which say what they include. `posted`: they came by another way than
+        from these files, and are in force until the files change: where others are named than before, these count as
+        taken as they are found. Raises `Flaw` when they include more than can be looked at.
         """
-        if sources is not self._sources:
+        is_other = sources is not self._sources
+        if is_other:
             self._sources, self._patterns = sources, patterns_of(sources)
         search = Search()
-        names = {each.name for each in sources}
+        names = {each.name for each in sources if not each.upstream}  # targets that were put in place are no file
         for folder, pattern in self._patterns:
             names.update(search.find(folder, pattern))
         before, self._seen = self._seen, {name: _trait(name) for name in names}
-        if before is None and not self._unknown:
-            self._taken = self._seen
+        if is_other and posted and (before is None or self._taken is not None):
+            known = self._taken or {}
+            self._taken = {name: known.get(name, trait) for name, trait in self._seen.items()}
         if self._seen != before or self._seen == self._taken:
             return False
         self._taken = self._seen
@@ -88,6 +89,8 @@ def _trait(path: str) -> Trait | None:
     """What changes with a file's contents; None when it is not there."""
     if is_lookup(path):
         return (str(turn_of(path)),)
+    if is_watched(path):
+        return (str(turn_of_watched(path)),)
     try:
         found = os.stat(path)
     except OSError:

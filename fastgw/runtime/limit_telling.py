@@ -1,7 +1,7 @@
 """What is told of quotas and of concurrency: those of the configuration, and how much of them is used."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from fastgw.admin.node import QuotaInfo
@@ -34,14 +34,14 @@ def uses(config: Config) -> Iterator[Use]:
                 yield Use(shown, instance, use.settings.scope(level, route, instance), use.settings)
 
 
-def told(quotas: Quotas, config: Config, index: Index, consumer: str | None, key: str | None) -> list[QuotaInfo]:
-    """What a consumer has used of each, or who has this value of another key."""
+def told(quotas: Quotas, config: Config, index: Index, consumer: str | None, keys: Sequence[str]) -> list[QuotaInfo]:
+    """What a consumer has used of each, or who has these values of other keys."""
     known = None if consumer is None else Roster(index).by_name(consumer)
     groups = _NO_GROUPS if known is None else known.groups
     found = []
     for use in uses(config):
         settings = use.settings
-        period, id_ = settings.calendar(time.time()), settings.id_of(use.scope, consumer, key)
+        period, id_ = settings.calendar(time.time()), settings.id_of(use.scope, consumer, keys)
         limit = settings.limit_of(groups if id_ is not None else _NO_GROUPS)
         used = None if id_ is None else quotas.look_up(id_, period)
         found.append(
@@ -59,9 +59,13 @@ def told(quotas: Quotas, config: Config, index: Index, consumer: str | None, key
     return found
 
 
-def reset(quotas: Quotas, config: Config, instance: str, consumer: str | None, key: str | None) -> int | None:
+def reset(quotas: Quotas, config: Config, instance: str, consumer: str | None, keys: Sequence[str]) -> int | None:
     """Have nothing used there. In how many places anything was; None: there is no such quota."""
-    ids = [use.settings.id_of(use.scope, consumer, key) for use in uses(config) if use.instance == instance]
+    ids = [
+        use.settings.id_of(use.scope, consumer, keys)
+        for use in uses(config)
+        if use.instance == instance and use.settings.counts_by(consumer, keys)
+    ]
     wanted = [id_ for id_ in ids if id_ is not None]
     return sum(map(quotas.reset, wanted)) if wanted else None
 

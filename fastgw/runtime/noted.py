@@ -4,10 +4,12 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
-from fastgw.config import Loaded, Problem
+from fastgw.config import Loaded, Problem, Remembered
 from fastgw.config.locating import locate
+from fastgw.config.problems import with_counts
 from fastgw.filters import TYPES
 from fastgw.filters.doubts import doubts
+from fastgw.gateway import Gateway
 from fastgw.runtime.notices import notice
 
 TOLD: Final = 20
@@ -15,10 +17,11 @@ TOLD: Final = 20
 _PLACE: Final = re.compile(r"\([^()]*:[0-9]+\)")
 
 
-def notes_of(loaded: Loaded) -> list[Problem]:
-    """All of them."""
-    found = [*doubts(loaded.config)]
-    return [*loaded.notes, *(locate(loaded, TYPES, found) if found else ())]
+def notes_of(loaded: Loaded, gateway: Gateway, remembered: Remembered | None = None) -> list[Problem]:
+    """All of them. `gateway`: what was compiled of it. `remembered`: by whom it was read."""
+    unusable = [(where, f"{each.why}: calls are answered 500") for where, each in gateway.unusable.items()]
+    found = [*doubts(loaded.config), *unusable]
+    return [*loaded.notes, *(locate(loaded, TYPES, found, remembered) if found else ())]
 
 
 def key_of(note: Problem) -> str:
@@ -27,9 +30,10 @@ def key_of(note: Problem) -> str:
 
 
 def new_among(notes: Iterable[Problem], known: Collection[str]) -> list[Problem]:
-    """Those whose keys are not known, `TOLD` of them at most; then one that tells how many more there are."""
+    """Those whose keys are not known, `TOLD` of them at most; then one that tells how many more there are. What is the
+    same of many, such as services with one Secret, is one."""
     known = frozenset(known)
-    new = [note for note in notes if key_of(note) not in known]
+    new = with_counts(note for note in notes if key_of(note) not in known)
     if len(new) > TOLD:
         new[TOLD:] = [Problem(new[0].file, 0, 0, "", f"and {len(new) - TOLD} more; `fastgw check` tells them")]
     return new

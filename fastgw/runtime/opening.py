@@ -6,11 +6,12 @@ from contextlib import ExitStack
 from typing import Final
 
 from fastgw import compiled
+from fastgw.config.kyma_files import awaits
 from fastgw.config.settings import DEFAULT_ADMIN, DEFAULT_STATUS
 from fastgw.gateway import Gateway
 from fastgw.node.shared import Shared
 from fastgw.observe.sink import why_not
-from fastgw.runtime.accepted import Accepted, seal
+from fastgw.runtime.accepted import Accepted
 from fastgw.runtime.activation import Inherited
 from fastgw.runtime.capacity import file_limit_warning, raise_file_limit
 from fastgw.runtime.commons import Commons, Sealed, place_listeners
@@ -43,7 +44,7 @@ def open_commons(accepted: Accepted, gateway: Gateway, passed: Inherited, opened
     commons = Commons(
         shared=shared,
         words=words,
-        sealed=Sealed(accepted, seal(accepted)),
+        sealed=Sealed.of(accepted),
         gateway=gateway,
         compiled=accepted.generation,
         workers=accepted.workers,
@@ -52,6 +53,7 @@ def open_commons(accepted: Accepted, gateway: Gateway, passed: Inherited, opened
         begun_date=accepted.date,
     )
     opened.callback(close_commons, commons)
+    words.set_awaits(shared, awaits(accepted.captured))
     commons.listeners, commons.endpoints = place_listeners(commons, settings.listeners)
     for name in OWN:
         open_own(commons, name)

@@ -20,19 +20,23 @@ import msgspec
 from fastgw import config
 from fastgw.admin.node import Committed, Outcome, Reason
 from fastgw.compile import compile
-from fastgw.config import ConfigError, Loaded, Problem, Source
-from fastgw.config.files import brought_forward, found_by_patterns, read_again
-from fastgw.config.problems import path_text
+from fastgw.config import ConfigError, Loaded, Problem, Remembered, Source
+from fastgw.config.egress_routes import NAME as EGRESS
+from fastgw.config.files import brought_forward, found_by_patterns, pattern_in, read_again, why_no_folder
+from fastgw.config.kyma_files import is_watched, remember, said
+from fastgw.config.kyma_provider import directory_in
+from fastgw.config.locating import Where
+from fastgw.config.problems import path_text, with_counts
 from fastgw.config.settings import Config
 from fastgw.config.spots import Flaw
 from fastgw.config.values import Address
 from fastgw.diff import as_text, differences
 from fastgw.filters import TYPES
-from fastgw.gateway import CompileError
+from fastgw.gateway import CompileError, Gateway
 from fastgw.identity import index_of
 from fastgw.node.places import CannotPlace
 from fastgw.observe.sink import why_not
-from fastgw.runtime.accepted import Accepted, Document, accept, seal
+from fastgw.runtime.accepted import Accepted, Base, Document, FeedsKept, accept, seal
 from fastgw.runtime.capacity import auto_workers, usable_cpus
 from fastgw.runtime.certificates import Why, looked_at_again, renamed, settled
 from fastgw.runtime.channel import Channel, Origin, Propose, Rejected
@@ -42,7 +46,7 @@ from fastgw.runtime.keeping import kept_on
 from fastgw.runtime.noted import key_of, new_among, notes_of, tell
 from fastgw.runtime.notices import described, notice
 from fastgw.runtime.opening import OWN
-from fastgw.runtime.reloading import RECORDS, told
+from fastgw.runtime.reloading import RECORDS, listed, told
 from fastgw.runtime.sparing import changed, instead, tried, without
 
 PROBLEMS: Final = 20
@@ -69,9 +73,18 @@ class Proposals:
         self._lock = asyncio.Lock()
         self._next: asyncio.Task[Outcome] | None = None
         self._answer: asyncio.Future[Verdict] | None = None
-        self.current = commons.sealed.accepted
+        self.current = commons.sealed.whole()
         self.config = self.current.config()
+        self._tables = commons.gateway if self.current.generation == commons.compiled else None
+        """Those of what is in force, which nothing is served by: what is offered is compiled beside them. None: they
+        were compiled elsewhere."""
+        self._tried: tuple[Accepted, Gateway] | None = None
+        """What was compiled last, and for what."""
+        self._remembered = Remembered()
+        self._feeds = FeedsKept()
         self.records = [*commons.records]
+        self._failed_by_contents: Record | None = None
+        """The last attempt that failed because of what files say that the configuration names, and nothing else."""
         self.on_accept: Callable[[Accepted], None] = lambda accepted: None
         """Told of a document before it is proposed."""
         self.on_change: Callable[[Accepted, Accepted], None] = lambda before, now: None
@@ -83,6 +96,8 @@ class Proposals:
         """By file, why what it says now is not in force."""
         self.doubts: Why = {}
         """By file, what is worth knowing of what is in force."""
+        for name in filter(is_watched, self.current.captured):
+            remember(name, self.current.captured[name])
         self._due_date = inf
         self._untaken: Contents = {}  # of files that were tried, and found wrong
 
@@ -97,6 +112,19 @@ class Proposals:
             self._next = None  # who asks from here on may mean a later state of the file
             return await self._offer(self._load_file, source)
 
+    async def recall(self) -> None:
+        """Read what is in force, so that the first change makes only what has changed, as later ones do: worth while
+        where there may be very many services. What is compared then are the very objects that are remembered."""
+        if not any(name.startswith(f"{EGRESS}/") for name in self.config.upstreams):
+            return
+        async with self._lock:
+            current, before = self.current, self.config
+            read = partial(config.load_sources, current.sources, current.captured, TYPES, self._remembered)
+            with suppress(ConfigError), _no_collections():
+                now = (await asyncio.to_thread(read)).config
+                if (now.routes, now.upstreams) == (before.routes, before.upstreams):
+                    self.config = msgspec.structs.replace(before, routes=now.routes, upstreams=now.upstreams)
+
     async def apply(self, text: bytes, suffix: str, dry_run: bool) -> Outcome:
         """Take this text in place of the main file."""
         async with self._lock:
@@ -106,13 +134,13 @@ class Proposals:
         """Raises `ConfigError`, whose problems do not blame the file on disk."""
         file = self.current.file
         try:
-            return config.load_text(text, file, TYPES, suffix, instead)
+            return config.load_text(text, file, TYPES, suffix, instead, self._remembered)
         except ConfigError as error:
             raise ConfigError(_renamed(each, file, POSTED) for each in error.problems) from error
 
     def _load_file(self, instead: Contents = NO_CONTENTS) -> Loaded:
         """Raises `ConfigError`."""
-        return config.load(self.current.file, TYPES, instead)
+        return config.load(self.current.file, TYPES, instead, self._remembered)
 
     async def put_targets(self, upstream: str, text: bytes, suffix: str) -> Outcome:
         """Take these targets in place of those of an upstream, until the files are read again."""
@@ -121,7 +149,7 @@ class Proposals:
         async with self._lock:
             current = self.current
             sources = [*(each for each in current.sources if each.upstream != upstream), targets]
-            read = partial(config.load_sources, sources, current.captured, TYPES)
+            read = partial(config.load_sources, sources, current.captured, TYPES, self._remembered)
             return await self._offer(lambda _: read(), "api", spares=False)
 
     async def refresh(self) -> None:
@@ -137,7 +165,28 @@ class Proposals:
             if without(before, now, seen) != before:
                 await self._offer(self._read_now(now), "file", present=(now, why))
             else:
+                mended = [file for file in self.withheld if not pattern_in(file)]
                 self._withhold({**why, **{file: self.withheld[file] for file in seen if file in self.withheld}})
+                if mended := [file for file in mended if file not in self.withheld]:
+                    await self._tell_mended(mended)
+
+    async def _tell_mended(self, files: Sequence[str]) -> None:
+        """What these files say is what has been in force all the time."""
+        notice(f"{listed(files)}: what is there is in force again")
+        if not self.withheld and self.records and self.records[-1] is self._failed_by_contents:
+            await self._offer(self._read_now(self.current.captured), "file")  # the last attempt is no failure any more
+
+    async def take_said(self, name: str) -> bool:
+        """Take what a watch says now, and of other files nothing. False: it cannot be tried just now, or has failed in
+        a worker; what is found wrong has been tried."""
+        async with self._lock:
+            content, untaken = said(name), self._untaken
+            if name not in self.current.captured or content in (self.current.captured[name], untaken.get(name)):
+                return True
+            now = {**self.current.captured, name: content}
+            outcome = await self._offer(self._read_now(now), "file", present=(now, {}), alone=True)
+            self._untaken = {**{file: each for file, each in untaken.items() if file != name}, **self._untaken}
+            return outcome.ok or outcome.reason == "rejected"
 
     def _read_now(self, now: Contents) -> Read:
         """The files that are in force, with these contents of those that they name."""
@@ -146,7 +195,7 @@ class Proposals:
             captured = {**now, **contents}
             left_out = found_by_patterns(now) - found_by_patterns(captured)
             held = {file: content for file, content in captured.items() if file not in left_out}
-            return config.load_sources(self.current.sources, held, TYPES)
+            return config.load_sources(self.current.sources, held, TYPES, self._remembered)
 
         return read
 
@@ -174,9 +223,14 @@ class Proposals:
         before = self.current.captured
         away = dict.fromkeys(before, "")
         now = read_again(before, away)
+        kyma = self.config.providers.kyma
+        if kyma is not None and kyma.directory is not None and (gone := why_no_folder(kyma.directory)):
+            kept = directory_in(kyma, before)  # it may be mounted anew; without it all services would be gone
+            now |= kept
+            away |= dict.fromkeys(kept, f"{kyma.directory}: {gone}")
         taken, why = settled(self.config, before, now)
         self._due_date = looked_at_again(why, before, now)
-        return taken, {file: gone for file, gone in away.items() if gone} | why
+        return taken, {file: wrong for file, wrong in away.items() if wrong} | why
 
     def _withhold(self, why: Why) -> None:
         """Tell, once, what of the present files is not in force, and why."""
@@ -195,7 +249,7 @@ class Proposals:
             if wanted is None:
                 return self._refused("rejected", self._why_not_back(generation))
             captured = brought_forward(wanted.captured, self.current.captured)
-            read = partial(config.load_sources, wanted.sources, captured, TYPES)
+            read = partial(config.load_sources, wanted.sources, captured, TYPES, self._remembered)
             return await self._offer(lambda _: read(), "rollback", spares=False)
 
     def _before(self) -> int:
@@ -235,19 +289,23 @@ class Proposals:
         name: str = "",
         *,
         present: Present | None = None,
+        alone: bool = False,
         spares: bool = True,
     ) -> Outcome:
         """`name`: how problems name what is read, where that is not the file. `present`: it is about the contents of
-        these files alone. `spares`: what files say that are wrong may be left out."""
+        these files alone; `alone`: of others nothing is known. `spares`: wrong contents of files may be left out."""
         if not self._is_serving:
             return self._not_now()
         file = name or self.current.file
         try:
             with _no_collections():
                 loaded, accepted = await asyncio.to_thread(self._make_most, read, source, file, present, spares)
+                tried, self._tried = self._tried, None
             if present is not None and loaded.captured == self.current.captured:
-                self._withhold(loaded.withheld)
-                return self._rejected(self._blamed, source, dry_run)
+                self._withhold({**(self.withheld if alone else {}), **loaded.withheld})
+                outcome = self._rejected(self._blamed, source, dry_run)
+                self._failed_by_contents = self.records[-1]
+                return outcome
             descriptor = seal(accepted)
         except ConfigError as error:
             return self._rejected(error.problems, source, dry_run)
@@ -272,7 +330,8 @@ class Proposals:
         )
         self._remember(answer.ok, answer.generation, source, summary)
         if answer.ok:
-            self._keep(accepted, loaded, whole=present is not None)
+            self._tables = tried[1] if tried is not None and tried[0] is accepted else None
+            self._keep(accepted, loaded, whole=present is not None and not alone)
             tell(notes)
         return Outcome(
             ok=answer.ok,
@@ -301,7 +360,7 @@ class Proposals:
             files = changed(before, now)
         else:
             try:
-                loaded, accepted = self._make(read(NO_CONTENTS), source, file)
+                loaded, accepted = self._make(read(NO_CONTENTS), source, file, strict=spares)
                 why = settled(self.config, before, {**before, **loaded.captured})[1] if spares else {}
                 if not why:
                     return loaded, accepted
@@ -315,32 +374,48 @@ class Proposals:
 
         def make(held: Collection[str]) -> tuple[Loaded, Accepted]:
             try:
-                known = {each: before[each] for each in why}
-                return self._make(read({**known, **instead(before, now, held)}), source, file)
+                known = {each: before[each] for each in why if each in before}
+                return self._make(read({**known, **instead(before, now, held)}), source, file, strict=spares)
             except ConfigError as error:
                 self._blamed = self._blamed or error.problems
                 raise
 
         known = {each: self.withheld[each] for each in files if each in self.withheld}
+        new = why.keys() - before.keys()
         (loaded, accepted), held = tried(make, files, known)
         self._untaken = {each: now[each] for each in held}
-        withheld = {each: wrong for each, wrong in why.items() if each in loaded.captured} | held
+        withheld = {each: wrong for each, wrong in why.items() if each in {*loaded.captured, *new}} | held
         return msgspec.structs.replace(loaded, withheld=withheld), accepted
 
-    def _make(self, loaded: Loaded, source: Origin, file: str) -> tuple[Loaded, Accepted]:
-        """`file`: as problems name it. Raises `ConfigError`, `CannotPlace`."""
+    def _spoilt(self, gateway: Gateway, loaded: Loaded) -> dict[Where, str]:
+        """Filters that cannot use what is in files now, and what is wrong, where the files said something else before:
+        that is better left in force. What comes of documents is as they say."""
+        said = changed(self.current.captured, loaded.captured)
+        rewritten = {file for file in said if file in self.current.captured}
+        unusable = gateway.unusable.items() if rewritten else ()
+        return {where: each.why for where, each in unusable if not rewritten.isdisjoint(each.files)}
+
+    def _make(self, loaded: Loaded, source: Origin, file: str, *, strict: bool) -> tuple[Loaded, Accepted]:
+        """`file`: as problems name it. `strict`: contents of files that spoil a route are wrong. Raises `ConfigError`,
+        `CannotPlace`."""
         settings = loaded.config
         workers = auto_workers(usable_cpus()) if settings.workers == "auto" else settings.workers
         for place, access_log in enumerate(settings.access_logs):
             if why := why_not(access_log.sink):
                 raise ConfigError([Problem(file, 0, 0, f"access_logs[{place}].sink", why)])
         index = index_of(settings.consumers, loaded.captured, self.current.index.key)
+        base = Base(self.current, self.config, self._feeds)
+        same = base.same(settings.routes)
+        tables = self._tables
         try:
-            gateway = compile(settings, workers, loaded.captured, index)
+            gateway = compile(settings, workers, loaded.captured, index, tables, () if tables is None else same)
         except CompileError as error:
             problems = error.problems(loaded, TYPES)
             raise ConfigError(_renamed(each, self.current.file, file) for each in problems) from error
-        notes = tuple(_renamed(each, self.current.file, file) for each in notes_of(loaded))
+        if strict and (spoilt := self._spoilt(gateway, loaded)):
+            problems = CompileError("", spoilt).problems(loaded, TYPES)
+            raise ConfigError(_renamed(each, self.current.file, file) for each in problems)
+        notes = tuple(_renamed(each, self.current.file, file) for each in notes_of(loaded, gateway, self._remembered))
         loaded = msgspec.structs.replace(loaded, notes=notes)
         commons = self._commons
         commons.words.check(commons.shared, settings.limits)
@@ -348,17 +423,20 @@ class Proposals:
         places = self.current.places.following(
             gateway.names, generation, commons.words.oldest_generation(commons.shared), self._is_held
         )
-        return loaded, accept(
+        accepted = accept(
             loaded,
             generation=generation,
             date=time.time(),
             source=source,
             places=places,
             workers=workers,
-            base=self.config,
+            base=base,
             index=index,
             known_notes=map(key_of, notes),
+            rest=gateway.config,
         )
+        self._tried = accepted, gateway
+        return loaded, accepted
 
     def _is_held(self, place: int) -> bool:
         return self._commons.words.targets.is_held(self._commons.shared, place)
@@ -390,7 +468,7 @@ class Proposals:
         """Tell everything that is wrong, here and to whoever asked."""
         why = str(problems[0]) if len(problems) == 1 else f"{problems[0]} (and {len(problems) - 1} more)"
         if not dry_run:
-            for problem in problems:
+            for problem in with_counts(problems):
                 notice(str(problem))
             self._remember(False, self.current.generation, source, why, problems)
             self._channel.send(Rejected(generation=self.current.generation, source=source, why=why[:1000]))

@@ -1,7 +1,9 @@
 """How the counts of quotas get into their file and back: read before there is any worker, written by control about once
 a second, and once more when all who count are gone.
 
-A file that fails stops nobody: counts go on in memory, it is tried again, and log, status and metrics say so.
+A file that fails stops nobody: counts go on in memory, it is tried again, and log, status and metrics say so. One
+that is another gateway's stops the start. The supervisor holds the claim to the file of the start, through upgrades;
+what it does not hold control does, and tries to again whenever it writes.
 """
 
 import asyncio
@@ -10,12 +12,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
 from fastgw.admin.node import QuotaFileInfo
 from fastgw.config.settings import Config
-from fastgw.node.quota_file import CannotKeep, QuotaFile
+from fastgw.node.quota_file import CannotKeep, Claim, InUse, QuotaFile
 from fastgw.node.quotas import Full, Quotas, Row
 from fastgw.runtime.notices import notice
 
@@ -24,6 +27,8 @@ LOOK_EVERY: Final = 60
 """Writings after which all blocks are looked at: a process that was killed may not have said what it did."""
 ROWS_AT_ONCE: Final = 20_000
 RETRY_MOST_S: Final = 15.0
+LEAVING_S: Final = 2.0
+"""How long a start waits for a gateway that is on its way out."""
 
 
 def file_of(settings: Config) -> str | None:
@@ -34,6 +39,33 @@ def file_of(settings: Config) -> str | None:
     return str(Path(directory) / "quotas.sqlite3") if directory else None
 
 
+def run_of(run_key: bytes) -> bytes:
+    """What tells this run of the gateway from others, which may be read."""
+    return blake2b(run_key, digest_size=16, person=b"quotas").hexdigest().encode()
+
+
+def claim_file(settings: Config, run_key: bytes, fd: int = -1) -> Claim | None:
+    """In the supervisor, at its start. `fd`: of the claim that the program before this one held.
+
+    None: counts are kept nowhere. Raises `InUse`. That the file cannot be written otherwise is told by control.
+    """
+    path = file_of(settings)
+    if path is None:
+        return None
+    claim, ends_at = Claim(path, run_of(run_key), fd), time.monotonic() + LEAVING_S
+    while True:
+        try:
+            claim.take()
+        except InUse:
+            if time.monotonic() >= ends_at:
+                raise
+            time.sleep(0.05)
+        except CannotKeep:
+            return claim
+        else:
+            return claim
+
+
 def restore(quotas: Quotas, file: QuotaFile, rows: Iterable[Row]) -> None:
     """Have the counts that the file says. Raises `CannotKeep`."""
     try:
@@ -41,6 +73,8 @@ def restore(quotas: Quotas, file: QuotaFile, rows: Iterable[Row]) -> None:
             quotas.restore(row)
     except Full as error:
         raise CannotKeep(f"{file.path}: there are more keys in it than places in memory") from error
+    if file.strange:
+        notice(f"quotas: {file.path} holds {file.strange} rows that no gateway has written: they count for nothing")
 
 
 def restore_all(quotas: Quotas, settings: Config) -> None:
@@ -57,13 +91,14 @@ def restore_all(quotas: Quotas, settings: Config) -> None:
         file.close()
 
 
-def keep_all(quotas: Quotas, settings: Config) -> None:
-    """In the supervisor, when nobody counts any more."""
+def keep_all(quotas: Quotas, settings: Config, run_key: bytes, claim: Claim | None) -> None:
+    """In the supervisor, when nobody counts any more. `claim`: None: to be had, if it is needed."""
     path = file_of(settings)
     if path is None:
         return
-    file = QuotaFile(path)
+    file, claim = QuotaFile(path), claim or Claim(path, run_of(run_key))
     try:
+        claim.take()
         for part in parts_of(quotas, quotas.in_use()):
             file.write([row for _, _, row in part], time.time())
             said(quotas, part)
@@ -71,6 +106,7 @@ def keep_all(quotas: Quotas, settings: Config) -> None:
         notice(f"quotas: {error}; what was counted since it was written last is lost")
     finally:
         file.close()
+        claim.close()
 
 
 Part = list[tuple[int, int, Row]]
@@ -95,11 +131,14 @@ def said(quotas: Quotas, part: Part) -> None:
 
 
 class QuotaKeeper:
-    """In control: has the file of the configuration in force say what is counted."""
+    """In control: has the file of the configuration in force say what is counted. `run_key`: of the gateway."""
 
-    def __init__(self, quotas: Quotas) -> None:
+    def __init__(self, quotas: Quotas, run_key: bytes) -> None:
         self._quotas = quotas
+        self._run = run_of(run_key)
         self._file: QuotaFile | None = None
+        self._claim: Claim | None = None
+        self._is_tried = False  # to write, with nothing to be written: else a file is found unfit when it is needed
         self._pending: set[int] = set(quotas.in_use())
         self._problem = ""
         self._written_date: float | None = None
@@ -120,7 +159,10 @@ class QuotaKeeper:
         if path == self._wanted:
             return
         self._wanted = path
+        self._give_up_claim()
         self._file = None if path is None else QuotaFile(path)
+        self._claim = None if path is None else Claim(path, self._run)
+        self._is_tried = False
         self._is_read = begins
         self._problem, self._failures, self._written_date = "", 0, None
         self._pending.update(self._quotas.in_use())
@@ -141,16 +183,20 @@ class QuotaKeeper:
 
     async def keep(self) -> None:
         """Write what has changed. What an earlier call has begun is finished first: one thread at a time."""
-        file = self._file
+        file, claim = self._file, self._claim
         self._pending.update(self._quotas.marked())
         if self._work is not None:
             await asyncio.wait((self._work,))
-        if file is None or (self._is_read and not self._pending):
+        if file is None or claim is None or (self._is_tried and self._is_read and not self._pending):
             return
         blocks = sorted(self._pending)
         try:
+            await self._aside(claim.take)
             if not self._is_read:
                 await self._restore(file)
+            if not self._is_tried:
+                await self._aside(file.try_to_write)
+                self._is_tried = True
             for part in parts_of(self._quotas, blocks):
                 await self._aside(partial(file.write, [row for _, _, row in part], time.time()))
                 said(self._quotas, part)
@@ -178,3 +224,8 @@ class QuotaKeeper:
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
+        self._give_up_claim()
+
+    def _give_up_claim(self) -> None:
+        if self._claim is not None:
+            self._claim.close()

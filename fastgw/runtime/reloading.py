@@ -2,12 +2,15 @@
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from typing import Final
 
+from fastgw.config.files import pattern_in
+from fastgw.config.kyma_files import awaits, is_derived, is_watched, secret_in
 from fastgw.config.settings import Config
-from fastgw.runtime.accepted import unseal
+from fastgw.routing import at_once
+from fastgw.runtime.accepted import unsealing
 from fastgw.runtime.channel import Commit, Origin, Outcome, Propose, Rejected
 from fastgw.runtime.commons import Commons, Record, Sealed, place_listeners
 from fastgw.runtime.keeping import kept_on
@@ -19,6 +22,8 @@ from fastgw.runtime.turnover import Turnover, tell_prepare, tell_sockets
 
 RECORDS: Final = 20
 """Attempts that are remembered."""
+NAMED: Final = 3
+"""Files that are told by name of those that have changed."""
 
 
 class Untimely(Exception):
@@ -72,7 +77,7 @@ class Reloading:
 
     def propose(self, message: Propose, descriptor: int) -> None:
         """Begin a change. The descriptor is ours from now on."""
-        sealed = Sealed(unseal(descriptor), descriptor)
+        sealed = Sealed(at_once(unsealing(descriptor, tables=False)), descriptor)
         listeners: Mapping[str, list[int]] = {}
         opened: dict[int, Endpoint] = {}
         own: dict[str, Endpoint] = {}
@@ -168,6 +173,8 @@ class Reloading:
         commons.words.commit(commons.shared, turnover.sealed.generation)
         commons.kept.append(commons.sealed)
         commons.sealed = turnover.sealed
+        if not awaits(commons.sealed.accepted.captured):  # one that serves stays ready whatever it is to watch more
+            commons.words.set_awaits(commons.shared, False)
         commons.listeners = turnover.listeners
         commons.endpoints |= turnover.opened
 
@@ -195,6 +202,7 @@ class Reloading:
             workers_restarted=turnover.replaced,
             listeners_moved=sum(commons.listeners.get(name, numbers) != numbers for name, numbers in before.items()),
             resized=None if wanted == commons.workers else (commons.workers, wanted),
+            changed=changed_files(commons.kept[-1].accepted.captured, commons.sealed.accepted.captured),
         )
         notice(told(outcome))
         self._remember(True, outcome.generation, turnover.source, told(outcome))
@@ -250,4 +258,18 @@ def told(outcome: Outcome) -> str:
     if outcome.resized is not None:
         before, after = outcome.resized
         text += f", workers {before} -> {after}"
-    return text
+    return f"{text}, changed: {outcome.changed}" if outcome.changed else text
+
+
+def changed_files(before: Mapping[str, bytes], now: Mapping[str, bytes]) -> str:
+    """Those with other contents, `NAMED` of them; Secrets in place of what a watch has said of them."""
+    names = [name for name, content in now.items() if before.get(name, content) != content and not pattern_in(name)]
+    secrets = dict.fromkeys(f"the Secret {secret_in(name)}" for name in names if is_derived(name))
+    files = [*secrets, *(name for name in names if not is_derived(name) and not (secrets and is_watched(name)))]
+    return listed(files)
+
+
+def listed(files: Sequence[str]) -> str:
+    """`NAMED` of them, and how many more."""
+    more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
+    return ", ".join(files[:NAMED]) + more

@@ -13,6 +13,7 @@ from fastgw.filters import TYPES
 from fastgw.gateway import CompileError
 from fastgw.identity import index_of
 from fastgw.node import openssl
+from fastgw.node.quota_file import InUse
 from fastgw.runtime.accepted import accept
 from fastgw.runtime.activation import inherited
 from fastgw.runtime.bound import Bound
@@ -20,8 +21,8 @@ from fastgw.runtime.capacity import auto_workers, usable_cpus
 from fastgw.runtime.channel import FIRST_GENERATION
 from fastgw.runtime.estate import PREFLIGHT, TAKE_OVER, Estate
 from fastgw.runtime.noted import key_of, new_among, notes_of, tell
-from fastgw.runtime.opening import open_commons
-from fastgw.runtime.quota_keeping import keep_all, restore_all
+from fastgw.runtime.opening import CannotStart, open_commons
+from fastgw.runtime.quota_keeping import claim_file, keep_all, restore_all
 from fastgw.runtime.signals import when_alone
 from fastgw.runtime.slots import Work
 from fastgw.runtime.supervisor import Supervisor
@@ -60,7 +61,7 @@ def run_gateway(
         raise ConfigError(error.problems(loaded, TYPES)) from error
     if estate is not None:
         gateway.places = estate.places.following(gateway.names, estate.generation, estate.generation)
-    notes = notes_of(loaded)
+    notes = notes_of(loaded, gateway)
     accepted = accept(
         loaded,
         generation=FIRST_GENERATION if estate is None else estate.generation,
@@ -71,6 +72,7 @@ def run_gateway(
         base=None,
         index=index,
         known_notes=map(key_of, notes),
+        rest=gateway.config,
     )
     del loaded, settings  # they may be large, and children would be born with them
     if trial is not None:
@@ -84,6 +86,11 @@ def run_gateway(
             commons = take_over(past, accepted, gateway, opened)
             ready_fd = None  # it was told, and the number may be another's now
         commons.follows_files = follow_files
+        try:
+            claimed = -1 if past is None else past.quota_claim
+            commons.quota_claim = claim_file(accepted.settings, commons.run_key, claimed)
+        except InUse as error:
+            raise CannotStart(f"quotas: {error}") from error
         restore_all(commons.shared.quotas, accepted.settings)
         Supervisor(commons, announce, ready_fd, companions, past).run()
-        keep_all(commons.shared.quotas, commons.sealed.settings)
+        keep_all(commons.shared.quotas, commons.sealed.settings, commons.run_key, commons.quota_claim)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, TypeVar
 
 from fastgw.config.files import pattern_in
+from fastgw.config.kyma_files import is_derived
 from fastgw.config.problems import ConfigError, Problem
 
 MOST: Final = 8
@@ -18,8 +19,9 @@ Files = Mapping[str, bytes]
 
 
 def changed(before: Files, now: Files) -> list[str]:
-    """The files, not patterns, that say something else or are new."""
-    return [file for file, content in now.items() if before.get(file) != content and not pattern_in(file)]
+    """The files, not patterns, that say something else or are new. Derived ones say what others say."""
+    different = (file for file, content in now.items() if before.get(file) != content)
+    return [file for file in different if not pattern_in(file) and not is_derived(file)]
 
 
 def instead(before: Files, now: Files, held: Collection[str]) -> dict[str, bytes]:

@@ -34,6 +34,7 @@ from fastgw.runtime.channel import (
     Ask,
     ChannelClosed,
     Committed,
+    ControlAway,
     DrainAll,
     Drained,
     Fed,
@@ -60,6 +61,7 @@ from fastgw.runtime.notify import Notifier
 from fastgw.runtime.opening import CannotStart
 from fastgw.runtime.outbox import AGAIN_S
 from fastgw.runtime.pulse import SILENT_S
+from fastgw.runtime.quota_keeping import file_of
 from fastgw.runtime.reloading import Reloading
 from fastgw.runtime.signals import Signals, outcome
 from fastgw.runtime.slots import LOOP_DEATHS, SETTLED, Child, Slot, Work
@@ -124,6 +126,7 @@ class Supervisor:
         self._upgrade = Upgrade()
         self._watchdog_at = inf if self._notifier.watchdog_interval is None else 0.0
         self._watching: Child | None = None  # the worker that answers the probes
+        self._control_is_away = True  # as workers know it
         self._is_replacing = False  # the workers of the program before this one
         self._reload_due = False  # a signal asked for it, and control has not read the file yet
         self._asked: Child | None = None  # the control process that was told so
@@ -262,6 +265,8 @@ class Supervisor:
         self._selector.close()
         if self._ready_fd is not None:
             os.close(self._ready_fd)
+        if self._commons.quota_claim is not None:
+            self._commons.quota_claim.close()
 
     # --- what children say ---
 
@@ -288,6 +293,7 @@ class Supervisor:
             self._succession.is_ready(slot)
         if child.column is not None:
             self._reloading.is_ready(child)
+            child.send(ControlAway(generation=child.generation, away=self._control_is_away))
         self._settle()
 
     def _has_committed(self, child: Child, message: Committed) -> None:
@@ -410,6 +416,7 @@ class Supervisor:
             self._watch_probes()
         elif self._life.phase is Phase.DRAINING:
             self._watch_probes()
+        self._tell_of_control()
 
     def _begin_serving(self) -> None:
         self._life.serve()
@@ -419,6 +426,13 @@ class Supervisor:
         if self._ready_fd is not None:
             tell_ready(self._ready_fd, bound)
             self._ready_fd = None
+
+    def _tell_of_control(self) -> None:
+        """Workers ask for themselves what it would fetch for all, while it is away."""
+        if self._control_is_away is self._children.control.is_ready:
+            self._control_is_away = not self._control_is_away
+            for worker in self._children.that_work():
+                worker.send(ControlAway(generation=worker.generation, away=self._control_is_away))
 
     def _watch_probes(self) -> None:
         """While control is away, a worker answers for it."""
@@ -497,9 +511,13 @@ class Supervisor:
         """Another generation is in force: follow it in what is not the workers' own."""
         self._resize()
         commons = self._commons
-        for key in commons.feeds.keys() - commons.sealed.accepted.feeds.keys() - {FEED}:
+        accepted = commons.sealed.accepted
+        for key in commons.feeds.keys() - accepted.feeds.keys() - accepted.lazy_feeds.keys() - {FEED}:
             del commons.feeds[key]
         now, before = commons.sealed.settings, commons.kept[-1].settings
+        if commons.quota_claim is not None and commons.quota_claim.path != file_of(now):
+            commons.quota_claim.close()
+            commons.quota_claim = None
         if own or (now.status, now.admin) != (before.status, before.admin):
             for name in [name for name in commons.own if name in own or getattr(now, name) is None]:
                 commons.own.pop(name).close()

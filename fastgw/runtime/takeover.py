@@ -8,7 +8,7 @@ import uvloop
 
 from fastgw.gateway import Gateway
 from fastgw.node.shared import OtherLayout, Shared
-from fastgw.runtime.accepted import Accepted, seal
+from fastgw.runtime.accepted import Accepted
 from fastgw.runtime.channel import Channel, Ready, Stop
 from fastgw.runtime.commons import Commons, Sealed
 from fastgw.runtime.estate import Estate
@@ -53,7 +53,7 @@ def take_over(estate: Estate, accepted: Accepted, gateway: Gateway, opened: Exit
     commons = Commons(
         shared=attached(estate, gateway, accepted.workers),
         words=words,
-        sealed=Sealed(accepted, seal(accepted)),
+        sealed=Sealed.of(accepted),
         gateway=gateway,
         compiled=accepted.generation,
         workers=accepted.workers,

@@ -215,13 +215,13 @@ class View:
     async def rollback(self, generation: int | None) -> node.Outcome:
         return await self._proposals.rollback(generation)
 
-    def quotas(self, consumer: str | None, key: str | None) -> list[node.QuotaInfo]:
+    def quotas(self, consumer: str | None, keys: Sequence[str]) -> list[node.QuotaInfo]:
         proposals = self._proposals
         index = proposals.current.index
-        return limit_telling.told(self._commons.shared.quotas, proposals.config, index, consumer, key)
+        return limit_telling.told(self._commons.shared.quotas, proposals.config, index, consumer, keys)
 
-    def reset_quota(self, instance: str, consumer: str | None, key: str | None) -> int | None:
-        return limit_telling.reset(self._commons.shared.quotas, self._proposals.config, instance, consumer, key)
+    def reset_quota(self, instance: str, consumer: str | None, keys: Sequence[str]) -> int | None:
+        return limit_telling.reset(self._commons.shared.quotas, self._proposals.config, instance, consumer, keys)
 
     def revocations(self) -> node.Revocations:
         return self._revoking.told()

@@ -10,7 +10,7 @@ from typing import Final, Literal
 from fastgw.config import settings as config
 from fastgw.downstream.secured import Outcome
 from fastgw.gateway import Gateway
-from fastgw.node import tokens
+from fastgw.node import state_up, tokens
 from fastgw.node.limits import AddressLimit, NodeLimit
 from fastgw.node.places import CannotPlace, Places
 from fastgw.node.shared import Column, Shared
@@ -42,6 +42,8 @@ class Words:
         self.targets = TargetWords(layout)
         self.tokens = layout.counter("token_cache", tokens.WORDS)
         """Look-ups in token caches: hits, then misses."""
+        self.state_up = layout.gauge("state_up")
+        """Whether the Redis of `state` is there for a worker, in the words of `node.state_up`."""
         self.deaths = layout.counter("deaths")
         """In the supervisor's column: how many children ended although they should not have."""
         self.accepted = layout.counter("accepted")
@@ -58,6 +60,8 @@ class Words:
         self._lag = layout.gauge("lag", 3)  # microseconds in this window, in the one before; which window
         self.ready = layout.gauge("ready")
         """1 while the worker accepts. In the supervisor's column: 1 from the start until the stop begins."""
+        self.awaits = layout.gauge("awaits")
+        """In the supervisor's column: 1 from a start that knows nothing of what a watch will say until it is known."""
         self.silent = layout.gauge("silent", MAX_COLUMNS)
         """In the supervisor's column, a word for each worker: 1 while it does not beat."""
         self.generation = layout.gauge("generation")
@@ -96,11 +100,19 @@ class Words:
         """Let the token caches of this process count here."""
         tokens.count_in(column.words[self.tokens : self.tokens + tokens.WORDS])
 
+    def tell_of_state(self, column: Column) -> None:
+        """Let this process tell here whether the Redis of `state` is there."""
+        state_up.tell_in(column.words[self.state_up : self.state_up + 1])
+
     # --- what the supervisor says ---
 
     def set_ready(self, shared: Shared, ready: bool) -> None:
         """From the start until the stop begins."""
         shared.supervisor.words[self.ready] = ready
+
+    def set_awaits(self, shared: Shared, awaits: bool) -> None:
+        """Whether something is to come before there is anything to serve."""
+        shared.supervisor.words[self.awaits] = awaits
 
     def commit(self, shared: Shared, generation: int) -> None:
         """This generation is in force; before any worker is told."""
@@ -126,8 +138,8 @@ class Words:
     # --- what can be told of them ---
 
     def is_ready(self, shared: Shared) -> bool:
-        """The start is over, the stop has not begun, and a worker accepts."""
-        return self.is_serving(shared) and self.accepting(shared) > 0
+        """The start is over, the stop has not begun, what watches say is known, and a worker accepts."""
+        return self.is_serving(shared) and not shared.supervisor.words[self.awaits] and self.accepting(shared) > 0
 
     def is_serving(self, shared: Shared) -> bool:
         """The start is over and the stop has not begun."""
@@ -152,6 +164,11 @@ class Words:
         """That any worker serves: one that is leaving, and one that is not ready yet, too."""
         served = [column.words[self.generation] for column in shared.columns]
         return min(filter(None, served), default=shared.supervisor.words[self.generation])
+
+    def is_state_up(self, shared: Shared) -> bool | None:
+        """Whether the Redis of `state` is there for each worker that asks it; None: none does, or knows yet."""
+        said = {column.words[self.state_up] for column in shared.columns} - {state_up.UNASKED}
+        return state_up.AWAY not in said if said else None
 
     # --- workers ---
 

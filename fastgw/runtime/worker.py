@@ -7,10 +7,13 @@ channel tells what to do about them. When the channel closes the supervisor is g
 import asyncio
 import faulthandler
 import logging
+import os
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
+from time import monotonic
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -38,6 +41,7 @@ from fastgw.runtime.channel import (
     Columns,
     Commit,
     Committed,
+    ControlAway,
     Drain,
     Drained,
     Fed,
@@ -53,7 +57,7 @@ from fastgw.runtime.channel import (
     Watch,
 )
 from fastgw.runtime.commons import Commons
-from fastgw.runtime.feeding import RETRY_S, taken
+from fastgw.runtime.feeding import RETRY_S, put, taken
 from fastgw.runtime.loops import run
 from fastgw.runtime.notices import RareNotice, described
 from fastgw.runtime.probes import Probes
@@ -65,6 +69,8 @@ log = logging.getLogger("fastgw")
 
 PUBLISH_EVERY: Final = 1.0
 """Seconds between two tellings of how busy the targets are."""
+SUCCESSION_S: Final = 1.0
+"""How long control may be away until nobody waits for the next one."""
 SHORT: Final = "sockets could not be handed over: no more files may be open (ulimit -n)"
 FLUSH_S: Final = 2.0
 """How long the logs may go on writing after a drain."""
@@ -85,7 +91,7 @@ class Birth:
         commons = self.commons
         if commons.sealed.generation == commons.compiled:
             return commons.gateway
-        accepted = commons.sealed.accepted
+        accepted = commons.sealed.whole()
         gateway = at_once(building(accepted.plan, accepted.workers, None))
         gateway.places = accepted.places
         for name, table in gateway.tables.items():
@@ -118,6 +124,9 @@ class Worker:
             lambda: self._changing.gateway.workers,
             lambda name: self._changing.gateway.upstreams.get(name),
             commons.shared.quotas,
+            self._control_has_left,
+            lambda: self._changing.generation,
+            self._feed_others,
         )
         gateway.stock.roster.follow(commons.revoked, self._revoke)
         self._observer = Observer(
@@ -144,6 +153,7 @@ class Worker:
         self._ended: asyncio.Future[None] = loop.create_future()
         self._drain: asyncio.Task[None] | None = None
         self._is_short = False  # it has missed sockets, and is about to be replaced
+        self._control_gone_at = inf  # control is away since then (monotonic seconds)
         self._orders: Mapping[type[AnyMessage], Callable[[Any], object]] = MappingProxyType(
             {
                 Adopt: lambda order: self._standing.take(order.slot),
@@ -154,6 +164,7 @@ class Worker:
                 Commit: self._commit,
                 Abort: lambda order: self._abort(),
                 Watch: lambda order: self._probes.watch(channel.take_descriptors()),
+                ControlAway: self._note_control,
                 Fed: lambda order: self._feeds.take(order.key, taken(*channel.take_descriptors())),
                 Revoke: lambda order: self._changing.gateway.stock.roster.hear(order.records),
                 Reopen: lambda order: self._observer.reopen(),
@@ -170,6 +181,7 @@ class Worker:
         self._changing.gateway.start(self._services, self._column)
         self._words.enter(self._column, self._slot)
         self._words.count_tokens(self._column)
+        self._words.tell_of_state(self._column)
         self._words.serve(self._column, self._changing.generation)  # readiness needs the supervisor's word as well
         self._heart.start()
         self._publish()
@@ -188,9 +200,24 @@ class Worker:
             self._ground.close()
             self._observer.stop(FLUSH_S if self._drain is not None else FLUSH_NOW_S)
 
-    def _ask(self, key: str) -> None:
+    def _ask(self, key: str, seen: bytes) -> None:
         with suppress(ChannelClosed):  # a supervisor that takes nothing now is asked by the next request
-            self._channel.send(Ask(generation=self._changing.generation, key=key))
+            self._channel.send(Ask(generation=self._changing.generation, key=key, seen=seen))
+
+    def _note_control(self, order: ControlAway) -> None:
+        self._control_gone_at = min(self._control_gone_at, monotonic()) if order.away else inf
+
+    def _control_has_left(self) -> bool:
+        return monotonic() - self._control_gone_at >= SUCCESSION_S
+
+    def _feed_others(self, key: str, value: bytes) -> None:
+        descriptor = put(value)
+        try:
+            self._channel.send(Fed(generation=self._changing.generation, key=key), [descriptor])
+        except ChannelClosed:
+            pass  # who needs it asks as we did
+        finally:
+            os.close(descriptor)
 
     def _revoke(self, records: bytes, about: Told) -> None:
         """Tell the node of what is revoked here."""

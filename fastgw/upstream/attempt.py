@@ -124,7 +124,7 @@ class Attempt(Timed):
                 exchange.client.inform(None)
         if body is not None:
             held = body.attach(self)
-            if not forwarding.is_replayable():
+            if not forwarding.keeps_body():
                 body.kept = None
             if held:
                 request += render.chunk(held) if head.chunked else held

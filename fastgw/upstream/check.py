@@ -15,7 +15,7 @@ from fastgw.errors import Fault, Side
 from fastgw.exchange import Trailers
 from fastgw.node.ground import Ground
 from fastgw.upstream.connect import ConnectFailed, connect
-from fastgw.upstream.connection import UpstreamConnection
+from fastgw.upstream.connection import NoTunnel, UpstreamConnection
 from fastgw.upstream.target import build_targets
 from fastgw.wire.framing import ResponseHead
 
@@ -92,7 +92,7 @@ _Answer = tuple[int, bytes] | str
 
 
 @final
-class _Asked:
+class _Asked(NoTunnel):
     """The borrower of the connection, and the pool that it came from."""
 
     __slots__ = ("_body", "_status", "_wants_body", "answer", "late")
@@ -140,14 +140,3 @@ class _Asked:
     def informed(self, head: ResponseHead) -> None: ...
     def pause_request(self) -> None: ...
     def resume_request(self) -> None: ...
-
-    # told only to those who offer to upgrade
-
-    def switched(self, head: ResponseHead, early: bytes) -> None:
-        raise NotImplementedError
-
-    def received_raw(self, chunk: bytes) -> None:
-        raise NotImplementedError
-
-    def ended_raw(self) -> None:
-        raise NotImplementedError

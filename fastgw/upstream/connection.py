@@ -72,6 +72,21 @@ class Borrower(Protocol):
         """Whether all of the request was handed over."""
 
 
+class NoTunnel:
+    """Of a borrower that offers no upgrade, or hands on to another before it is answered: it is never told these."""
+
+    __slots__ = ()
+
+    def switched(self, head: ResponseHead, early: bytes) -> None:
+        raise NotImplementedError
+
+    def received_raw(self, chunk: bytes) -> None:
+        raise NotImplementedError
+
+    def ended_raw(self) -> None:
+        raise NotImplementedError
+
+
 class Phase(IntEnum):
     IDLE = 1  # in the pool, or about to be used
     AWAITING = 2  # a request is on its way; no final response head yet

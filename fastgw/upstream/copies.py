@@ -30,14 +30,18 @@ class Answered(NamedTuple):
 
 
 def send_copy(exchange: Exchange, body: bytes, upstream: Upstream, done: Callable[[Answered], None]) -> None:
-    """Send the request of an exchange, as filters have left it, to `upstream`, as its route would. `done`: once."""
+    """Send the request of an exchange, as filters have left it, to `upstream`, as its route would. `done`: once.
+
+    What is for the upstream of its route alone stays behind.
+    """
     action = exchange.route.action if exchange.route is not None else None
     path_of, forwarded = (action.path_of, action.forwarded) if isinstance(action, Forward) else (None, None)
     copy = Exchange(exchange.head, _Nobody(done), exchange.listener, exchange.peer, _NO_FILTERS)
     copy.client_ip, copy.params, copy.path = exchange.client_ip, exchange.params, exchange.path
     copy.consumer, copy.claims = exchange.consumer, exchange.claims
-    copy.query_sent, copy.request_added = exchange.query_sent, exchange.request_added
-    copy.request_dropped = exchange.request_dropped | _EXPECT
+    others = exchange.for_others or (exchange.request_added, exchange.request_dropped, exchange.query_sent)
+    copy.request_added, dropped, copy.query_sent = others
+    copy.request_dropped = dropped | _EXPECT
     copy.answered_by = None
     if exchange.request_body is not None:
         relay = copy.request_body = Relay(_NoSource())
@@ -96,3 +100,6 @@ class _Nobody(ClientSide):
     def pause_tunnel(self) -> None: ...
     def resume_tunnel(self) -> None: ...
     def count_filter(self, instance: str, event: FilterEvent) -> None: ...
+
+    def patience_with_filters(self) -> float:
+        return 0.0  # it meets none

@@ -1,6 +1,7 @@
 """What takes the place of an upstream that has failed before its answer began: a reply, or another upstream.
 
-Rule: another upstream gets nothing that the first may have acted on, unless the method allows it to be done twice.
+Rule 1: another upstream gets nothing that the first may have acted on, unless the method allows it to be done twice.
+Rule 2: it gets no credentials that the gateway has brought for the first, unless they are meant for both.
 """
 
 from collections.abc import Mapping
@@ -29,15 +30,24 @@ FAULTS: Final[Mapping[FallbackCondition, frozenset[Fault]]] = {
 
 @final
 class Fallback:
-    """Of a route. One of `reply` and `forward`."""
+    """Of a route. One of `reply` and `forward`. `shares`: that upstream, too, gets what is for the first alone.
 
-    __slots__ = ("_faults", "_forward", "_reply")
+    `told`: what it does and when, for people.
+    """
+
+    __slots__ = ("_faults", "_forward", "_reply", "_shares", "told")
 
     def __init__(
-        self, conditions: tuple[FallbackCondition, ...], reply: Reply | None = None, forward: Forward | None = None
+        self,
+        conditions: tuple[FallbackCondition, ...],
+        reply: Reply | None = None,
+        forward: Forward | None = None,
+        shares: bool = False,
     ) -> None:
         self._faults = frozenset[Fault]().union(*(FAULTS[condition] for condition in conditions))
-        self._reply, self._forward = reply, forward
+        self._reply, self._forward, self._shares = reply, forward, shares
+        deed = f"upstream {forward.upstream.name}" if forward is not None else f"answers {reply.status if reply else 0}"
+        self.told = f"{deed}, on {', '.join(conditions)}"
 
     def __call__(self, exchange: Exchange, fault: Fault) -> bool:
         """Have an exchange that has failed answered otherwise, before its answer has begun. False: it is not for us."""
@@ -57,6 +67,8 @@ class Fallback:
             exchange.request_body.detach()
         if exchange.state is FORWARDING:
             exchange.state = NEXT[FORWARDING][ATTEMPT_FAILED]
+        if not self._shares:
+            exchange.leave_behind()
         forward(exchange)
         return True
 

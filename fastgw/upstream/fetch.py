@@ -20,7 +20,7 @@ from fastgw.errors import Fault, Retry
 from fastgw.exchange import Trailers
 from fastgw.node.ground import Ground
 from fastgw.upstream.attempt import JUST_USED_S
-from fastgw.upstream.connection import UpstreamConnection
+from fastgw.upstream.connection import NoTunnel, UpstreamConnection
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.retry import IDEMPOTENT
 from fastgw.upstream.target import Target
@@ -186,7 +186,7 @@ class _Origin:
 
 
 @final
-class _Asked:
+class _Asked(NoTunnel):
     """One request on its way: borrower of a connection. It is told everything, and keeps what it has to answer."""
 
     __slots__ = (
@@ -319,17 +319,6 @@ class _Asked:
 
     def resume_request(self) -> None:
         pass
-
-    # told only to those who offer to upgrade
-
-    def switched(self, head: ResponseHead, early: bytes) -> None:
-        raise NotImplementedError
-
-    def received_raw(self, chunk: bytes) -> None:
-        raise NotImplementedError
-
-    def ended_raw(self) -> None:
-        raise NotImplementedError
 
 
 def _contents(path: str) -> bytes:

@@ -9,6 +9,7 @@ from typing import Final, final
 
 from fastgw.exchange import Exchange
 from fastgw.exchange.exchange import AS_ASKED
+from fastgw.exchange.reply import NO_NAMES
 from fastgw.forwarded import Policy, fields_for_upstream
 from fastgw.upstream.balance import Asked
 from fastgw.upstream.connection import UpstreamConnection
@@ -24,12 +25,17 @@ _EXPECT: Final = frozenset((b"expect",))
 class Forward:
     """A route's action: forward to `upstream`. `path_of` gives the path to send; None: that of the request.
 
+    `folder`: what paths begin with if all that `path_of` does is to cut that off, but for its last slash; b"": it does
+    something else, and it is done for every path.
     `timeout`: seconds until the response head. `deadline_name`: of the field that says how many milliseconds an attempt
     has; None: there is none.
     """
 
     __slots__ = (
+        "_cut",
         "_deadline_dropped",
+        "_folder",
+        "_joined",
         "deadline_name",
         "forwarded",
         "keeps_path",
@@ -47,6 +53,7 @@ class Forward:
         upgrade: tuple[bytes, ...],
         timeout: float | None,
         deadline_name: bytes | None = None,
+        folder: bytes = b"",
     ) -> None:
         self.upstream = upstream
         self.path_of = path_of
@@ -54,7 +61,9 @@ class Forward:
         self.upgrade = upgrade
         self.patience = min(timeout or inf, upstream.patience)
         self.deadline_name = deadline_name
-        self._deadline_dropped = frozenset() if deadline_name is None else frozenset((deadline_name.lower(),))
+        self._deadline_dropped = NO_NAMES if deadline_name is None else frozenset((deadline_name.lower(),))
+        self._folder, self._cut = folder, len(folder) - 1
+        self._joined = NO_NAMES, NO_NAMES, NO_NAMES
         self.keeps_path = path_of is None and not any(target.base_path for target in upstream.targets)
 
     @property
@@ -74,7 +83,7 @@ class Forward:
             exchange.request_body.most_kept = upstream.rules.body_bytes
         if self.patience is not inf:
             forwarding.limit_time()
-        forwarding.attempt(fresh=False)
+        forwarding.attempt(fresh=False, again=False)
 
     def resumed(
         self, exchange: Exchange, target: Target | None, connection: UpstreamConnection | None, begun_at: float
@@ -93,8 +102,14 @@ class Forward:
         """The request target that is sent; None: the one that the client sent."""
         head = asked.head
         if query is AS_ASKED:
-            if self.keeps_path and head.path_as_sent and not head.scheme:
-                return None
+            if head.path_as_sent and not head.scheme:
+                if self.keeps_path:
+                    return None
+                if self._folder:
+                    # PERF: of the client's bytes 0.45 us, of path and query 0.9 (CPython 3.11, micro/egress).
+                    sent = head.request_target
+                    if sent.startswith(self._folder):
+                        return target.base_path + sent[self._cut :]
             query = head.query
         path = asked.path if self.path_of is None else self.path_of(asked)
         if path == b"*":
@@ -110,7 +125,7 @@ class Forward:
         head = exchange.head
         drop, added = fields_for_upstream(self.forwarded, exchange.peer, head, exchange.client_ip)
         if exchange.request_dropped:
-            drop |= exchange.request_dropped
+            drop = self.joined(drop, exchange.request_dropped)
         if exchange.request_added:
             added += exchange.request_added
         if self.deadline_name is not None:
@@ -125,6 +140,16 @@ class Forward:
             head, self.sent_target(exchange, target, exchange.query_sent), target.host_header, drop, added
         )
 
+    def joined(self, drop: frozenset[bytes], dropped: frozenset[bytes]) -> frozenset[bytes]:
+        """Both together: the very same as last time, if they are, which need not be made and is known to `render`."""
+        if not drop:
+            return dropped
+        one, other, joined = self._joined
+        if one is not drop or other is not dropped:
+            joined = drop | dropped
+            self._joined = drop, dropped, joined
+        return joined
+
     def _most_time(self) -> float:
         """Seconds that an attempt has at most until the head of its response."""
         upstream = self.upstream
@@ -135,7 +160,7 @@ class Forward:
         head, lines = exchange.head, b""
         if head.chunked:
             lines = b"Transfer-Encoding: chunked\r\n"
-        elif b"content-length" in head.known:
+        elif head.length or b"content-length" in head.known:
             lines = b"Content-Length: %d\r\n" % head.length
         upgrade = self.asked_upgrade(exchange)
         if upgrade:

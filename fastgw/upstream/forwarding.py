@@ -1,27 +1,35 @@
 """One exchange's way through its upstream: which attempts are made, one after another or beside each other.
 
 Rule 1: as long as another attempt is under way, one that came to nothing is only dropped. Rule 2: the first head of a
-response that is not refused wins: the other attempts are given up, and nothing is tried again. Rule 3: whatever ends
-the exchange ends its attempts, its timer and its place in the retry budget (`_end`).
+response that is not refused wins: the other attempts are given up, and nothing is tried again, but for a 401 or 403
+after which a filter has renewed what the gateway shows (`renewal`). Rule 3: whatever ends the exchange ends its
+attempts, what it waits for and its place in the retry budget (`_end`). Rule 4: a response that is refused is only
+dropped for another attempt. Where none can be had after all, it is what the client gets: a whole one is held until
+then, and for one that is still coming the next target is picked first.
 """
 
 import asyncio
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Final, final
 
 from fastgw.errors import Fault
-from fastgw.exchange import Exchange, Response
+from fastgw.exchange import Exchange, Relay, Response
+from fastgw.exchange.chain import RENEWED_ON, abandon, asked_to_renew
 from fastgw.exchange.states import ANSWERING, ATTEMPT_FAILED, NEXT
 from fastgw.node.timers import Timed
 from fastgw.upstream.attempt import Attempt
 from fastgw.upstream.connection import UpstreamConnection
+from fastgw.upstream.renewal import Held, Renewal
 from fastgw.upstream.retry import CONNECT_FAILURE, IDEMPOTENT, NEVER, RESET, SAFE, any_untried, asked_wait
 from fastgw.upstream.target import Target
 from fastgw.wire.framing import ResponseHead
 
 if TYPE_CHECKING:
     from fastgw.upstream.forward import Forward
+
+NOBODY: Final = frozenset((Fault.NO_HEALTHY_TARGET, Fault.CIRCUIT_OPEN, Fault.POOL_FULL, Fault.POOL_TIMEOUT))
+"""No target was asked, nor will be."""
 
 
 @final
@@ -31,6 +39,7 @@ class Forwarding(Timed):
     __slots__ = (
         "_hedged",
         "_hedges",
+        "_held",
         "_over",
         "_retried",
         "_retrying",
@@ -54,10 +63,12 @@ class Forwarding(Timed):
         self.continued = False  # we have told the client to go on, in place of a target that cannot
         self.current: Attempt | None = None
         self._hedges: tuple[Attempt, ...] = ()
+        self._held: Held | None = None
         self._tried: tuple[Target, ...] = ()
         self._retried = self._hedged = 0
         self._retrying = False  # it has a place in the retry budget
-        self._timer: asyncio.TimerHandle | None = None  # until the next attempt, or the next hedge
+        # What is waited for: the time of the next attempt or the next hedge, or whether a filter renews.
+        self._timer: asyncio.TimerHandle | Renewal | None = None
         self._over = False
 
     def __repr__(self) -> str:
@@ -86,19 +97,27 @@ class Forwarding(Timed):
         exchange = self.exchange
         if exchange.method not in IDEMPOTENT and not self.upstream.rules.any_method:
             return False
-        body = exchange.request_body
-        return body is None or body.kept is not None
+        return exchange.may_be_sent_again
+
+    def keeps_body(self) -> bool:
+        """Whether the body may have to be sent again."""
+        exchange = self.exchange
+        return self.is_replayable() or (bool(exchange.chain.renew_steps) and not exchange.renewed)
 
     # attempts
 
-    def attempt(self, fresh: bool) -> None:
-        """Pick a target and begin an attempt. `fresh`: on a connection that has carried no request."""
+    def attempt(self, fresh: bool, target: Target | None = None, again: bool = True) -> None:
+        """Begin an attempt. `fresh`: on a connection that has carried no request. `again`: it follows another one.
+
+        `target`: as it was picked some time ago; None: it was not. Where it is in use no more another one is picked.
+        """
         upstream = self.upstream
-        target = upstream.balancer.pick(self.exchange, self._tried)
+        if target is None or target not in upstream.in_use:
+            target = upstream.balancer.pick(self.exchange, self._tried)
         if target is None:
             self.fail(upstream.unavailable(), wait=upstream.wait())
             return
-        if self._retried:
+        if again:
             self.exchange.retries += 1
         self.current = attempt = Attempt(self, target)
         if upstream.hedging is not None:
@@ -165,14 +184,16 @@ class Forwarding(Timed):
     def answered(self, attempt: Attempt, head: ResponseHead, payload: bytes, ended: bool, now: float) -> None:
         """The head of its response, with the first of the body; `ended`: all of it. `now`: monotonic seconds."""
         exchange, upstream = self.exchange, self.upstream
-        if head.status in upstream.rules.statuses and self._refuse(attempt, head, ended):
+        if exchange.chain.renew_steps and self._renew(attempt, head, payload, ended, now):
+            return
+        if head.status in upstream.rules.statuses and self._refuse(attempt, head, payload, ended, now):
             return
         exchange.upstream_s = now - exchange.begun_at
         exchange.response_bytes = len(payload)
         if upstream.hedging is not None:
             upstream.hedging.times.add(attempt.seconds())
             self._win(attempt)
-        cookie = b"" if upstream.cookies is None else self._cookie(attempt)
+        cookie = b"" if upstream.cookies is None else self._cookie(attempt.target)
         if ended:
             self.done(attempt)
         else:
@@ -205,20 +226,20 @@ class Forwarding(Timed):
         self.deadline = inf
         response = Response(101, head)
         if self.upstream.cookies is not None:
-            response.added = self._cookie(attempt)
+            response.added = self._cookie(attempt.target)
         exchange.switch(response, early, patience)
 
-    def _cookie(self, attempt: Attempt) -> bytes:
+    def _cookie(self, target: Target) -> bytes:
         """The line by which the client stays with its target, if there is to be one."""
         cookies, exchange = self.upstream.cookies, self.exchange
         assert cookies is not None
-        return cookies.line_for(exchange.head, exchange.peer, attempt.target)
+        return cookies.line_for(exchange.head, exchange.peer, target)
 
     # further attempts
 
-    def _refuse(self, attempt: Attempt, head: ResponseHead, ended: bool) -> bool:
+    def _refuse(self, attempt: Attempt, head: ResponseHead, payload: bytes, ended: bool, now: float) -> bool:
         """Drop a response because another attempt is under way, or follows. False: it is what the client gets."""
-        if not self.is_replayable():
+        if not self.is_replayable() or self.exchange.renewed:
             return False
         if self._hedges:
             attempt.release(ended)
@@ -227,10 +248,33 @@ class Forwarding(Timed):
         wait = self._wait(str(head.status), asked_wait(head))
         if wait == inf:
             return False
+        exchange, target = self.exchange, None
+        if ended:
+            self._held = Held(attempt.target, head, payload, now - exchange.begun_at)
+        else:
+            target = self.upstream.balancer.pick(exchange, (*self._tried, attempt.target))
+            if target is None:
+                return False
         attempt.release(ended)
         self._drop(attempt)
-        self._follow(wait, fresh=False)
+        self._follow(wait, fresh=False, target=target)
         return True
+
+    def _pass_on(self, held: Held) -> None:
+        """Nobody else can be asked: this is the last answer there is."""
+        exchange = self.exchange
+        response = Response(held.head.status, held.head)
+        if self.upstream.cookies is not None:
+            response.added = self._cookie(held.target)
+        if exchange.request_body is not None:
+            exchange.request_body.kept = None
+        exchange.target, exchange.upstream_s = held.target.label, held.seconds
+        exchange.response_bytes = len(held.payload)
+        self._end()
+        exchange.service = None
+        exchange.respond(response, held.payload, not held.trailers)
+        if held.trailers and exchange.state is ANSWERING:
+            exchange.client.end(held.trailers)
 
     def _wait(self, condition: str, asked: float = 0.0) -> float:
         """Seconds until another attempt begins, for which a place in the budget is taken; inf: none may follow.
@@ -255,26 +299,98 @@ class Forwarding(Timed):
             self._retrying = self.upstream.may_retry()
         return self._retrying
 
-    def _follow(self, wait: float, fresh: bool) -> None:
-        """Begin another attempt after so many seconds."""
+    def _follow(self, wait: float, fresh: bool, target: Target | None = None) -> None:
+        """Begin another attempt after so many seconds. `target`: as in `attempt`."""
         exchange = self.exchange
         self._retried += 1
         if exchange.request_body is not None:
             exchange.request_body.detach()
         exchange.state = NEXT[exchange.state][ATTEMPT_FAILED]
         if wait:
-            self._timer = self.upstream.ground.loop.call_later(wait, self._waited, fresh)
+            self._timer = self.upstream.ground.loop.call_later(wait, self._waited, fresh, target)
         else:
-            self.attempt(fresh)
+            self.attempt(fresh, target)
 
-    def _waited(self, fresh: bool) -> None:
+    def _waited(self, fresh: bool, target: Target | None) -> None:
         self._timer = None
-        self.attempt(fresh)
+        self.attempt(fresh, target)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    # once more, with what a filter has renewed
+
+    def _renew(self, attempt: Attempt, head: ResponseHead, payload: bytes, ended: bool, now: float) -> bool:
+        """Hold a response back, for a filter may renew what was shown. False: the client gets it."""
+        exchange, hedging = self.exchange, self.upstream.hedging
+        if head.status not in RENEWED_ON or exchange.renewed:
+            return False
+        exchange.renewed = True
+        asked = asked_to_renew(exchange, head)
+        if asked is None:
+            return False
+        step, outcome = asked
+        if not exchange.may_be_sent_again:
+            abandon(outcome)
+            return False
+        if hedging is not None:
+            hedging.times.add(attempt.seconds())
+            self._win(attempt)
+        self._timer = renewal = Renewal(self, attempt, head, payload, now)
+        renewal.begin(ended, step, outcome)
+        return True
+
+    def send_again(self, renewal: Renewal) -> None:
+        """A filter has renewed what is shown: the client gets whatever comes now."""
+        exchange, current, target = self.exchange, self.current, None
+        if current is None:
+            self._held = renewal.held() if renewal.fault is None else None
+        else:
+            target = self.upstream.balancer.pick(exchange, self._tried)
+            if target is None:
+                self.pass_on(renewal)
+                return
+            self.current = None
+            current.give_up()
+        self._timer = None
+        exchange.state = NEXT[exchange.state][ATTEMPT_FAILED]
+        # The target may close a connection after a refusal: what cannot be repeated would be lost on it.
+        self.attempt(not self.is_replayable(), target)
+
+    def pass_on(self, renewal: Renewal) -> None:
+        """Nothing was renewed: the client gets the response that was held back."""
+        exchange, attempt, held = self.exchange, renewal.attempt, renewal.held()
+        connection, body = attempt.connection, exchange.request_body
+        self._timer = None
+        if renewal.fault is not None:
+            self.fail(renewal.fault, renewal.why)
+            return
+        if connection is None:
+            self._pass_on(held)
+            return
+        exchange.upstream_s = held.seconds
+        exchange.response_bytes = len(held.payload)
+        response = Response(held.head.status, held.head)
+        if self.upstream.cookies is not None:
+            response.added = self._cookie(held.target)
+        self.upstream.ground.wheel.watch(self, self._total_at)  # the route's `timeout` counts until the response head
+        renewal.go_on(connection)
+        if body is not None:
+            self._send_on(body, attempt, renewal.sent)
+        exchange.respond(response, held.payload, False)
+
+    def _send_on(self, body: Relay, attempt: Attempt, sent: int) -> None:
+        """Send the rest of a body where `sent` bytes of it have gone."""
+        held = body.attach(attempt)
+        body.kept = None
+        if attempt.connection is not None and attempt.connection.write_paused:
+            body.pause()
+        if len(held) > sent:
+            attempt.feed(held[sent:])
+        if body.ended:
+            attempt.end(body.trailers)
 
     # what the client's side asks
 
@@ -301,6 +417,9 @@ class Forwarding(Timed):
 
     def expire(self, now: float) -> None:
         """The time for the whole is up: the route's `timeout` or the upstream's `total`."""
+        if isinstance(self._timer, Renewal):
+            self._timer.late()
+            return
         exchange, current = self.exchange, self.current
         fault = Fault.UPSTREAM_TIMEOUT
         if exchange.state is ANSWERING:
@@ -326,6 +445,9 @@ class Forwarding(Timed):
 
     def fail(self, fault: Fault, why: str = "", wait: float = 0.0) -> None:
         """`wait`: seconds after which it is worth while to ask again, where that is known."""
+        if self._held is not None and fault in NOBODY:
+            self._pass_on(self._held)
+            return
         exchange = self.exchange
         self._end()
         exchange.service = None

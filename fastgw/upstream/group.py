@@ -16,22 +16,27 @@ from fastgw.node.timers import Timed
 from fastgw.observe.series import UPSTREAM_HEDGES, UPSTREAM_RETRIES_DENIED, UPSTREAM_WORDS
 from fastgw.upstream.balance import Balancer, Member, Nobody
 from fastgw.upstream.balance.drawn import Latency, LeastConnections, Random
-from fastgw.upstream.balance.hashed import ConsistentHash, address, key_of
+from fastgw.upstream.balance.hashed import ConsistentHash, Key, address, key_of
 from fastgw.upstream.balance.loads import Latencies, Loads
 from fastgw.upstream.balance.sticky import Cookies, Sticky
-from fastgw.upstream.balance.turns import RoundRobin
+from fastgw.upstream.balance.turns import Alone, RoundRobin
 from fastgw.upstream.balance.usable import Rising, in_use
 from fastgw.upstream.connection import UpstreamConnection
 from fastgw.upstream.health import Health
 from fastgw.upstream.hedge import Hedging
 from fastgw.upstream.pool import Limit, LocalLimit, Pool
-from fastgw.upstream.retry import Rules
+from fastgw.upstream.retry import rules_of
 from fastgw.upstream.target import Target
 from fastgw.upstream.tls import Identity
 from fastgw.upstream.watch import AttemptWatch, told_too
 
 SPARE_RETRIES: Final = 3
 """Retries that may be under way on the node besides the budget: that is a share, and a share of little is nothing."""
+
+
+_NONE: Final[Set[Target]] = frozenset()  # each `frozenset()` is another
+_UNCOUNTED: Final = memoryview(bytearray(8 * UPSTREAM_WORDS)).cast("Q")
+"""Where all those count that nobody reads."""
 
 
 class Upstream:
@@ -41,6 +46,43 @@ class Upstream:
     the configuration says so. `before`: in a running worker, the upstream of this name before this one, if it spoke to
     its targets in the same way (`goes_on`): they have their connections in common.
     """
+
+    # PERF: with more than 30 attributes, each one's dict has keys of its own: 1.6 KB (CPython 3.11, bench egress).
+    __slots__ = (
+        "__weakref__",
+        "_alarm",
+        "_before",
+        "_counted",
+        "_counts",
+        "_hashed",
+        "_latencies",
+        "_loads",
+        "_rising",
+        "_spare",
+        "_spared",
+        "_watch_without_health",
+        "active",
+        "balancer",
+        "cookies",
+        "drained",
+        "ground",
+        "health",
+        "hedging",
+        "identity",
+        "in_use",
+        "key",
+        "members",
+        "name",
+        "patience",
+        "pool",
+        "retrying",
+        "rules",
+        "settings",
+        "shunned",
+        "started",
+        "targets",
+        "watch",
+    )
 
     def __init__(
         self,
@@ -60,8 +102,8 @@ class Upstream:
             Member(target, each.weight, each.priority) for target, each in zip(targets, settings.targets, strict=True)
         )
         self.started = False
-        self.shunned: Set[Target] = frozenset()  # targets that are not to be picked: see `settle`
-        self.drained: Set[Target] = frozenset()  # those that get nothing because somebody wants it so
+        self.shunned: Set[Target] = _NONE  # targets that are not to be picked: see `settle`
+        self.drained: Set[Target] = _NONE  # those that get nothing because somebody wants it so
         self.balancer: Balancer
         self.in_use: Sequence[Target] = ()  # what it picks from
         self.watch: AttemptWatch | None = None  # who wants to know how attempts go
@@ -73,18 +115,19 @@ class Upstream:
         self._before = before if before is not None and before.started else None
         self._loads = Loads()
         self._latencies: Latencies | None = None
+        self._hashed: ConsistentHash | None = None if before is None else before._hashed
         balancing = settings.load_balancing
         self._rising = None if balancing.slow_start is None else Rising(balancing.slow_start)
-        self._alarm = _Alarm(self)
+        self._alarm: _Alarm | None = None
         self.settle()
         self.patience = settings.timeouts.total or inf  # seconds
-        self.rules = Rules(settings.retries)
+        self.rules = rules_of(settings.retries)
         self.hedging = None if settings.hedge is None else Hedging(settings.hedge)
         self.active = 0
         self.retrying = 0
         self._spared = 0  # of those that are retrying, how many have one of `_spare`
-        self._spare: Limit = LocalLimit(SPARE_RETRIES)
-        self._counts = memoryview(bytearray(8 * UPSTREAM_WORDS)).cast("Q")
+        self._spare: Limit | None = None  # nobody counts for the node: made when it is needed
+        self._counts = _UNCOUNTED
         self._counted = 0  # where its row begins there
         self.pool: Pool[UpstreamConnection]
         self.ground: Ground
@@ -186,15 +229,21 @@ class Upstream:
             self._rising.see(ready, now)
             members = self._rising.weigh(members, now)
             if (growing_at := self._rising.next(now)) is not None:
+                self._alarm = self._alarm or _Alarm(self)
                 self.ground.wheel.watch(self._alarm, growing_at)
         self.in_use = [member.target for member in members]
         balancer: Balancer = Nobody()
         if members:  # among one there is nothing to choose
-            balancer = (_ALGORITHMS[balancing.algorithm] if members[1:] else _in_turn)(self, members)
+            balancer = _ALGORITHMS[balancing.algorithm](self, members) if members[1:] else Alone(members[0].target)
         if self.cookies is not None:
             balancer = Sticky(balancer, self.cookies, {*usable, *(member.target for member in members)})
         breaker = None if self.health is None else self.health.breaker
         self.balancer = balancer if breaker is None else breaker.guard(balancer)
+
+    def _hashed_by(self, members: Sequence[Member], key: Key, load_factor: float | None) -> Balancer:
+        before, otherwise = self._hashed, RoundRobin(members)
+        self._hashed = ConsistentHash(members, key, otherwise, self._loads, load_factor, before)
+        return self._hashed
 
     def unavailable(self) -> Fault:
         """Why no target could be picked."""
@@ -218,6 +267,7 @@ class Upstream:
         Each worker keeps to the share of what is under way with it, so that the node keeps to it as well.
         """
         if self.retrying - self._spared + 1 > self.settings.retries.budget * self.active:
+            self._spare = self._spare or LocalLimit(SPARE_RETRIES)
             if not self._spare.try_take():
                 self._counts[self._counted + UPSTREAM_RETRIES_DENIED] += 1
                 return False
@@ -228,7 +278,7 @@ class Upstream:
     def retried(self) -> None:
         """Give a place back."""
         self.retrying -= 1
-        if self._spared:
+        if self._spared and self._spare is not None:
             self._spared -= 1
             self._spare.give_back()
 
@@ -270,13 +320,12 @@ def _by_latency(upstream: Upstream, members: Sequence[Member]) -> Balancer:
 
 
 def _by_address(upstream: Upstream, members: Sequence[Member]) -> Balancer:
-    return ConsistentHash(members, address, RoundRobin(members), upstream._loads, None)
+    return upstream._hashed_by(members, address, None)
 
 
 def _by_hash(upstream: Upstream, members: Sequence[Member]) -> Balancer:
     balancing = upstream.settings.load_balancing
-    key = key_of(balancing.hash_on)
-    return ConsistentHash(members, key, RoundRobin(members), upstream._loads, balancing.load_factor)
+    return upstream._hashed_by(members, key_of(balancing.hash_on), balancing.load_factor)
 
 
 _ALGORITHMS: Final[Mapping[str, Callable[[Upstream, Sequence[Member]], Balancer]]] = MappingProxyType(

@@ -8,7 +8,7 @@ Rule 3: the system's resolver may hang for as long as it likes: its thread is le
 import asyncio
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from concurrent.futures import Future
 from itertools import chain, zip_longest
 from typing import Any, Final, NamedTuple, final
@@ -28,6 +28,9 @@ class Address(NamedTuple):
 
     family: int
     sockaddr: Any
+
+
+_NONE: Final[Set[Address]] = frozenset()  # each `frozenset()` is another
 
 
 class ResolveFailed(OSError):
@@ -109,7 +112,7 @@ class Name:
         self._reason = "not looked up yet"
         self._current = False  # whether the outcome of the last lookup still stands
         self._used = False  # since the last lookup
-        self._avoided: set[Address] = set()
+        self._avoided: Set[Address] = _NONE
         self._turn = 0
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -143,7 +146,7 @@ class Name:
 
     def avoid(self, address: Address) -> None:
         """This address did not answer, or others were faster: it comes last until the next lookup."""
-        self._avoided.add(address)
+        self._avoided |= {address}
 
     def stop(self) -> None:
         """End a lookup and the repetition. A later use begins anew."""
@@ -165,7 +168,7 @@ class Name:
         before = self._found
         try:
             self._found = tuple(dict.fromkeys(await look_up(self.host, self.port)))
-            self._avoided.clear()
+            self._avoided = _NONE
         except (OSError, UnicodeError) as error:  # UnicodeError: no name of DNS, such as a label of 64 characters
             self._reason = f"{self.host}: {error}"
             pause = min(RETRY, pause)

@@ -8,6 +8,7 @@ acted, and which need a request that may be sent again, is said by the fault's r
 from collections.abc import Container, Sequence
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from math import inf
 from random import random
 from time import time
@@ -70,6 +71,12 @@ class Rules:
             return inf
         bound: float = min(self._longest_wait, self._first_wait * 2**retried)
         return max(random() * bound, asked)
+
+
+@lru_cache(256)
+def rules_of(settings: config.Retries) -> Rules:
+    """Thousands of upstreams have the same ones."""
+    return Rules(settings)
 
 
 def asked_wait(head: ResponseHead) -> float:

@@ -297,6 +297,9 @@ cdef class Head:
     upgrade = ()
     connection_named = ()
 
+    # Cutting is up to `_splice`.
+    _end_to_end = None
+
     @property
     def raw(self):
         if self._raw is None:
@@ -396,6 +399,7 @@ cdef str _framing_text(Head head):
 cdef class RequestHead(Head):
     DROPPED = heads.RequestHead.DROPPED
     KNOWN = heads.RequestHead.KNOWN
+    PASSED_ON = heads.RequestHead.PASSED_ON
 
     # what only unordinary heads have
     scheme = b""
@@ -423,6 +427,10 @@ cdef class RequestHead(Head):
     @property
     def host(self):
         return _cut(self, self.host_at)
+
+    @property
+    def host_as_sent(self):
+        return _cut(self, self.authority_at)  # one with capital letters is left to the reference
 
     @property
     def raw_path(self):
@@ -634,6 +642,7 @@ def find_head_end(buffer, Py_ssize_t start=0):
 cdef class ResponseHead(Head):
     DROPPED = heads.ResponseHead.DROPPED
     KNOWN = heads.ResponseHead.KNOWN
+    PASSED_ON = heads.ResponseHead.PASSED_ON
 
     @property
     def reason(self):

@@ -81,6 +81,7 @@ cdef class _Left:
 
     cdef uint32_t mask
     cdef _Sought sought  # None: nothing more
+    cdef bint authorization  # of a request, and that is all that is sought: `_scan` knows where it is
 
 
 @cython.final
@@ -92,8 +93,10 @@ cdef class _Masks:
     cdef frozenset last
     cdef _Left last_left
     cdef dict kept
+    cdef bint of_requests
 
     def __init__(self, head_type):
+        self.of_requests = head_type is heads.RequestHead
         self.known = head_type.KNOWN
         self.dropped = bits_of(head_type.DROPPED)
         self.kept = {}
@@ -119,9 +122,11 @@ cdef class _Masks:
             if len(also) > MOST_SOUGHT:
                 return False
             left.sought = _Sought({folded(name) for name in also})
+            left.authorization = self.of_requests and also - self.known == _AUTHORIZATION
         return left
 
 
+cdef frozenset _AUTHORIZATION = frozenset((b"authorization",))  # without signs, so without twins
 cdef _Masks _request_masks = _Masks(heads.RequestHead)
 cdef _Masks _response_masks = _Masks(heads.ResponseHead)
 
@@ -134,6 +139,11 @@ cdef bint _can_cut(Head head, _Left left, Cuts* cuts) noexcept:
     cuts.bytes = 0
     if left.sought is None:
         _cut_known(head, left.mask, cuts)
+        return True
+    if left.authorization and (<RequestHead>head).authorizations < 2:
+        _cut_known(head, left.mask, cuts)
+        if (<RequestHead>head).authorizations:
+            _cut_authorization(<RequestHead>head, cuts)
         return True
     return _cut_sought(head, left.mask, left.sought, cuts)
 
@@ -151,6 +161,23 @@ cdef void _cut_known(Head head, uint32_t mask, Cuts* cuts) noexcept:
         for place in range(head.line_count):
             if mask & (<uint32_t>1 << head.lines[place].name):
                 _cut(cuts, head.lines[place].start, head.lines[place].end)
+
+
+cdef void _cut_authorization(RequestHead head, Cuts* cuts) noexcept:
+    """The one line there is, among those that are cut already."""
+    cdef const uint8_t* text = <const uint8_t*>PyBytes_AS_STRING(head.source)
+    cdef Py_ssize_t start = head.authorization_at.start
+    cdef Py_ssize_t end = <const uint8_t*>memchr(text + start, c"\n", head.head_length - start) + 1 - text
+    cdef int place = cuts.count
+    while text[start - 1] != c"\n":
+        start -= 1
+    while place and cuts.lines[place - 1].start > start:
+        cuts.lines[place] = cuts.lines[place - 1]
+        place -= 1
+    cuts.lines[place].start = <uint16_t>start
+    cuts.lines[place].end = <uint16_t>end
+    cuts.count += 1
+    cuts.bytes += end - start
 
 
 cdef bint _cut_sought(Head head, uint32_t mask, _Sought sought, Cuts* cuts) noexcept:
@@ -302,7 +329,7 @@ def response(
 ):
     """As `splice.response`."""
     cdef Cuts cuts
-    if type(head) is ResponseHead and 100 <= status <= 999:
+    if type(head) is ResponseHead and status == (<ResponseHead>head).status:
         if _can_cut(head, _response_masks.left(also), &cuts):
             return _response(
                 head, status, &cuts, added, PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload), length, date_line, last

@@ -131,6 +131,12 @@ def folded(name: bytes) -> bytes:
     return name.translate(_FOLDED)
 
 
+def without(lines: bytes, names: Container[bytes]) -> bytes:
+    """Ready field lines, each with its CRLF, less those whose `folded` name is in `names`."""
+    kept = [line for line in lines.split(b"\r\n") if folded(line.partition(b":")[0]) not in names]
+    return b"\r\n".join(kept)
+
+
 def twins_of(names: Iterable[bytes]) -> re.Pattern[bytes] | None:
     """What finds, in the lines of a head, a field called like one of these but for a sign; None: there can be none."""
     names, options = tuple(names), []

@@ -18,6 +18,8 @@ from fastgw.wire.malformed import Malformed
 
 _UNRESERVED: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 _PLAIN: Final = _UNRESERVED + b"!$&'()*+,;=:@/"
+PLAIN: Final = b"[%b]" % re.escape(_PLAIN)
+"""One character that stays as it is in a path."""
 _ESCAPED_ON_SIGHT: Final = b'"<>[]^`{|}'
 
 _BARE: Final = re.compile(rb"[\x00-\x20\x7f-\xff\\#?]|%(?![0-9A-Fa-f]{2})")

@@ -4,10 +4,10 @@ The reference, in front of which its compiled twin stands where there is one (`r
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from fastgw.wire.headers import folded
 from fastgw.wire.heads import RequestHead, ResponseHead
@@ -46,7 +46,7 @@ def request(
     if target is None:
         target = head.request_target
     if host is None:
-        host = head.first(b"host") or b""
+        host = head.host_as_sent if head.edited() is None else head.first(b"host") or b""
     line = head.method, b" ", target, b" HTTP/1.1\r\nHost: ", host, b"\r\n"
     return b"".join((*line, *_kept(head, also), added, VIA[head.minor], b"\r\n"))
 
@@ -61,10 +61,11 @@ def response(
     date_line: Callable[[], bytes] | None = None,
     last: bytes = b"",
 ) -> bytes:
-    """The head for the client, as `request` has it, with the reason that came, and the first of the body behind it.
+    """The head for the client, as `request` has it, and the first of the body behind it.
 
-    `length`: of the body, or `UNFRAMED`, or `IN_CHUNKS`. `date_line`: makes the line for a response without a date.
-    `last`: ready lines that stand behind all others.
+    `status`: where it is not the one that came, it has its usual reason. `length`: of the body, or `UNFRAMED`, or
+    `IN_CHUNKS`. `date_line`: makes the line for a response without a date. `last`: ready lines that stand behind all
+    others.
     """
     framing = date = b""
     if length >= 0:
@@ -73,7 +74,7 @@ def response(
         framing = b"Transfer-Encoding: chunked\r\n"
     if date_line is not None and head.first(b"date") is None:
         date = date_line()
-    line = b"HTTP/1.1 %d %b\r\n" % (status, head.reason)
+    line = status_line(status, head.reason if status == head.status else None)
     ours = added, VIA[head.minor], framing, date, last, b"\r\n"
     return b"".join((line, *_kept(head, also), *ours, payload))
 
@@ -82,6 +83,12 @@ def whole(head: ResponseHead, date_line: Callable[[], bytes], last: bytes) -> by
     """An answer that came as a whole (`ResponseHead.whole`), for the client; as `response` of all of it."""
     payload = head.payload
     assert payload is not None
+    if head._end_to_end is not None and head._fields is None:
+        # PERF: what `response` does, where nothing is left to decide: 0.8 us, not 1.4 (CPython 3.11, micro/splice).
+        framing = b"Content-Length: %d\r\n" % len(payload)
+        date = b"" if head.raw.find(b"\r\nDate:") >= 0 or head.first(b"date") is not None else date_line()
+        line = status_line(head.status, head.reason)
+        return b"".join((line, *head._end_to_end, VIA[1], framing, date, last, b"\r\n", payload))
     return response(head, head.status, _NOTHING, b"", payload, len(payload), date_line, last)
 
 
@@ -95,12 +102,23 @@ def status_line(status: int, reason: bytes | None = None) -> bytes:
     return b"HTTP/1.1 %d %b\r\n" % (status, reason)
 
 
+class _Dropped(NamedTuple):
+    """What is left out of heads of one kind."""
+
+    names: frozenset[bytes]
+    alike: frozenset[bytes]
+    """Those that are left out with their twins, as `folded`."""
+    by_place: bool
+    """Whether all can be cut out by their place in `known`."""
+    in_reading: bool
+    """Whether all have been where the head was cut in reading."""
+
+
 @lru_cache(maxsize=64)
-def _dropping(
-    dropped: frozenset[bytes], known: frozenset[bytes], also: frozenset[bytes]
-) -> tuple[frozenset[bytes], frozenset[bytes], bool]:
-    """All names to leave out, those in `also` as `folded`, and whether all can be cut out by their place in `known`."""
-    return dropped | also, frozenset(map(folded, also)), also <= known
+def _dropped(kind: type[Any], also: frozenset[bytes]) -> _Dropped:
+    by_place = also <= kind.KNOWN
+    in_reading = by_place and also.isdisjoint(kind.PASSED_ON)
+    return _Dropped(kind.DROPPED | also, frozenset(map(folded, also)), by_place, in_reading)
 
 
 def end_to_end(head: RequestHead | ResponseHead, also: frozenset[bytes] = frozenset()) -> bytes:
@@ -112,11 +130,13 @@ def end_to_end(head: RequestHead | ResponseHead, also: frozenset[bytes] = frozen
     return b"".join(_kept(head, also))
 
 
-def _kept(head: RequestHead | ResponseHead, also: frozenset[bytes]) -> list[bytes]:
+def _kept(head: RequestHead | ResponseHead, also: frozenset[bytes]) -> Sequence[bytes]:
     """What `end_to_end` consists of, in pieces."""
-    drop, alike, by_place = _dropping(head.DROPPED, head.KNOWN, also)
+    drop, alike, by_place, in_reading = _dropped(type(head), also)  # type: ignore[arg-type]  # a class is hashable
     if head.connection_named or head.edited() is not None:
         return [head.fields().render(drop, alike)]
+    if in_reading and head._end_to_end is not None:
+        return head._end_to_end
     raw, at = head.raw, head.fields_start
     if by_place:
         # No twins here: a request that has one of a field in `KNOWN` was refused, and those of a response that are not

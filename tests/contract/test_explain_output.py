@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from pathlib import Path
 
-from tests.support.gateway import FASTGW
+from tests.support.commands import ended
 
 FOLDER = Path(__file__).parent / "explain"
 REQUESTS = [
@@ -26,16 +25,16 @@ REQUESTS = [
     ["TRACE", "http://inner.example:8081/a"],
     ["GET", "http://inner.example:8081/a/../../b"],
     ["GET", "http://inner.example:8081/a", "-H", "Transfer-Encoding: gzip"],
+    ["GET", "http://inner.example:8081/careful"],
+    ["POST", "http://inner.example:8081/careful", "-H", "Content-Length: 1"],
 ]
 RANDOM = re.compile(r"\b[0-9a-f]{32}\b")  # request ids
 
 
 def explained(*arguments: str) -> str:
-    ended = subprocess.run(
-        [FASTGW, "explain", "gateway.yaml", *arguments], cwd=FOLDER, capture_output=True, text=True, timeout=20
-    )
-    assert (ended.returncode, ended.stderr) == (0, "")
-    return RANDOM.sub("<random>", ended.stdout)
+    told = ended("explain", "gateway.yaml", *arguments, directory=FOLDER)
+    assert (told.exit_code, told.stderr) == (0, "")
+    return RANDOM.sub("<random>", told.stdout)
 
 
 def as_text() -> str:

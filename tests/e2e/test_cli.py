@@ -18,7 +18,7 @@ import pytest
 
 from fastgw import VERSION
 from tests.support.client import Client
-from tests.support.gateway import FASTGW, STOP_DEADLINE, Gateway, Lines
+from tests.support.gateway import COMMAND_DEADLINE, FASTGW, STOP_DEADLINE, Gateway, Lines
 from tests.support.origin import Origin
 
 GET = b"GET /hello HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -35,7 +35,7 @@ BAD_LINES = [
 def fastgw(*arguments: str, directory: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run a command to its end. Whatever happens, no user sees a traceback."""
     ended = subprocess.run(
-        [FASTGW, *arguments], cwd=directory, capture_output=True, text=True, timeout=STOP_DEADLINE, check=False
+        [FASTGW, *arguments], cwd=directory, capture_output=True, text=True, timeout=COMMAND_DEADLINE, check=False
     )
     assert "Traceback" not in ended.stderr
     return ended
@@ -65,6 +65,12 @@ class TestCheck:
             "good.yaml: nothing is wrong, but see the note above\n",
             0,
         )
+
+    def test_a_file_for_quotas_that_cannot_be_written(self, files):
+        (files / "good.yaml").write_text(f"{GOOD}quotas: {{file: {files}/nowhere/quotas}}\n")
+        ended = fastgw("check", "good.yaml", directory=files)
+        noted = f"quotas.file: there is no folder {files}/nowhere: counts would end with the gateway\n"
+        assert (ended.stdout.partition(noted)[1], ended.returncode) == (noted, 0)
 
     def test_as_json(self, files):
         ended = fastgw("check", "bad.yaml", "--format", "json", directory=files)

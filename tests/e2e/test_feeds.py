@@ -126,7 +126,7 @@ def test_one_fetch_reaches_all_workers_and_those_to_come(tmp_path: Path, source:
 
         wait_until(lambda: everywhere(b"one"), "the first word in all workers")
         assert source.asked == 1  # once per node, not once per worker
-        label = f'{{feed="{source.url}"}}'
+        label = f'{{feed="{source.url}",used_by="all"}}'
         wait_until(lambda: f"fastgw_feed_up{label} 1" in metrics(), "that the source is known to be there")
         assert f"fastgw_feed_last_success_timestamp_seconds{label} " in metrics()
 

@@ -10,8 +10,11 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from fastgw.node.quota_file import Claim
 from tests.support.client import Client
-from tests.support.gateway import OFF, Gateway, wait_until
+from tests.support.gateway import OFF, START_DEADLINE, Gateway, GatewayFailed, wait_until
 
 LIMIT = 100
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -52,17 +55,23 @@ def kept(tmp_path: Path) -> int:
 
 
 def test_exactly_the_limit_whatever_happens(tmp_path):
-    """Workers that race, a worker that is killed, a reload, a stop and a start, a whole gateway that is killed."""
-    (tmp_path / "kept").mkdir()
-    with Gateway(settings(tmp_path), tmp_path) as gateway:
+    """A file that cannot be written yet, workers that race, a worker that is killed, a reload, a stop and a start, a
+    whole gateway that is killed."""
+    with Gateway(settings(tmp_path, admin={"address": "127.0.0.1:0"}), tmp_path) as gateway:
+        line = gateway.stderr.wait_for(lambda line: b"quotas: " in line)  # before anything is counted
+        assert b"quotas.sqlite3 cannot be written: No such file or directory; they are counted in memory" in line
+        assert "No such file" in told(gateway)["problem"]
         assert admitted(gateway) == LIMIT
+        (tmp_path / "kept").mkdir()
+        gateway.stderr.wait_for(lambda line: b"is written again" in line, START_DEADLINE)
+        assert kept(tmp_path) == LIMIT
+        assert told(gateway)["problem"] == ""
         os.kill(gateway.worker_pids[0], signal.SIGKILL)
         gateway.stderr.wait_for(lambda line: b"killed by SIGKILL" in line)
         assert admitted(gateway, 5) == 0
         file = tmp_path / "gateway.json"
         file.write_text(file.read_text().replace(f'"limit": {LIMIT}', f'"limit": {LIMIT + 10}'))
-        gateway.signal(signal.SIGHUP)
-        gateway.stderr.wait_for(lambda line: b"generation 2" in line)
+        reloaded(gateway)
         assert admitted(gateway) == 10
     assert kept(tmp_path) == LIMIT + 10
     gateway = Gateway(settings(tmp_path, LIMIT + 15), tmp_path)
@@ -75,40 +84,46 @@ def test_exactly_the_limit_whatever_happens(tmp_path):
         assert admitted(gateway) == 3
 
 
-def test_a_file_that_fails_stops_nobody_and_is_written_when_it_can_be(tmp_path):
-    admin = {"address": "127.0.0.1:0"}
-    with Gateway(settings(tmp_path, admin=admin), tmp_path) as gateway:
+def reloaded(gateway: Gateway, generation: int = 2) -> None:
+    gateway.signal(signal.SIGHUP)
+    gateway.stderr.wait_for(lambda line: b"generation %d" % generation in line, START_DEADLINE)
+
+
+def second(tmp_path: Path) -> str:
+    """What another gateway with the same file says, which does not start."""
+    with pytest.raises(GatewayFailed) as failed:
+        Gateway(settings(tmp_path), tmp_path / "other").kill()
+    assert str(failed.value).startswith("ended with 3 ")
+    return str(failed.value)
+
+
+def test_a_file_is_one_gateways_as_long_as_it_runs(tmp_path):
+    """Through a death of control and an upgrade: another gateway neither starts with it nor reloads to it. Once the
+    file is free, a gateway that reloads to it counts on from what it says."""
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "other").mkdir()
+    with Gateway(settings(tmp_path, workers=1), tmp_path) as gateway:
+        os.kill(gateway.control_pid, signal.SIGKILL)
+        gateway.stderr.wait_for(lambda line: line.startswith(b"control ") and b"killed by SIGKILL" in line)
+        gateway.signal(signal.SIGUSR2)
+        gateway.stderr.wait_for(lambda line: b"takes over from its predecessor" in line, 2 * START_DEADLINE)
+        assert "quotas.sqlite3 is another gateway's; each needs a file of its own" in second(tmp_path)
         assert admitted(gateway) == LIMIT
-        line = gateway.stderr.wait_for(lambda line: b"quotas: " in line)
-        assert b"quotas.sqlite3 cannot be written: No such file or directory; they are counted in memory" in line
-        assert "No such file" in told(gateway)["problem"]
-        (tmp_path / "kept").mkdir()
-        gateway.stderr.wait_for(lambda line: b"is written again" in line)
+    assert kept(tmp_path) == LIMIT
+    with (
+        Gateway(settings(tmp_path, quotas={}), tmp_path / "other") as other,
+        contextlib.closing(Claim(str(tmp_path / "kept" / "quotas.sqlite3"), b"another")) as claim,
+    ):
+        assert admitted(other, 2) == 16
+        claim.take()
+        (tmp_path / "other" / "gateway.json").write_text(json.dumps({"version": 1, **OFF, **settings(tmp_path)}))
+        reloaded(other)
+        line = other.stderr.wait_for(lambda line: b"quotas: " in line)
+        assert b"is another gateway's; each needs a file of its own; they are counted in memory" in line
+        assert admitted(other, 1) == 8
         assert kept(tmp_path) == LIMIT
-        assert told(gateway)["problem"] == ""
-
-
-def test_a_file_that_is_no_database_is_told_and_left_alone(tmp_path):
-    (tmp_path / "kept").mkdir()
-    file = tmp_path / "kept" / "quotas.sqlite3"
-    file.write_bytes(b"something else" * 100)
-    with Gateway(settings(tmp_path), tmp_path) as gateway:
-        line = gateway.stderr.wait_for(lambda line: b"quotas: " in line)
-        assert b"cannot be read: file is not a database; they begin with nothing" in line
-        assert admitted(gateway) == LIMIT
-    assert file.read_bytes() == b"something else" * 100
-
-
-def test_a_reload_that_names_a_file_counts_on_from_what_it_says(tmp_path):
-    (tmp_path / "kept").mkdir()
-    with Gateway(settings(tmp_path), tmp_path) as gateway:
-        assert admitted(gateway) == LIMIT
-    with Gateway(settings(tmp_path, quotas={}), tmp_path) as gateway:
-        assert admitted(gateway, 1) == 8
-        (tmp_path / "gateway.json").write_text(json.dumps({"version": 1, **OFF, **settings(tmp_path)}))
-        gateway.signal(signal.SIGHUP)
-        gateway.stderr.wait_for(lambda line: b"generation 2" in line)
-        wait_until(lambda: admitted(gateway, 1, 1) == 0, "what was counted before")
+        claim.close()
+        wait_until(lambda: admitted(other, 1, 1) == 0, "what was counted before", START_DEADLINE)
 
 
 def told(gateway: Gateway) -> dict[str, Any]:
@@ -122,11 +137,13 @@ def test_the_admin_api_tells_what_is_used_and_resets_it(tmp_path):
         "key_auth": {"key_names": ["apikey"]},
         "plan": {"type": "quota", "limit": 3, "period": "day", "groups": {"gold": {"limit": 5}}},
         "address": {"type": "quota", "limit": 1000, "period": "1h", "key": "ip"},
+        "both": {"type": "quota", "limit": 900, "period": "1h", "key": ["header:x-tenant", "consumer", "ip"]},
     }
     routes = [{"name": "all", "respond": {"body": "ok"}, "filters": filters}]
     consumers = [{"name": "alice", "groups": ["gold"], "key_auth": [{"key": "key-of-alice-1"}]}]
     config = settings(tmp_path, routes=routes, consumers=consumers, admin={"address": "127.0.0.1:0"})
-    as_alice = b"GET / HTTP/1.1\r\nHost: a\r\napikey: key-of-alice-1\r\nConnection: close\r\n\r\n"
+    fields = b"apikey: key-of-alice-1\r\nX-Tenant: acme\r\nConnection: close\r\n"
+    as_alice = b"GET / HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n"
 
     def asked() -> list[int]:
         statuses = []
@@ -137,21 +154,27 @@ def test_the_admin_api_tells_what_is_used_and_resets_it(tmp_path):
 
     with Gateway(config, tmp_path) as gateway:
         assert asked() == [200] * 5 + [429] * 2
-        _, (plan, address) = admin(gateway, "GET /quotas?consumer=alice")
+        _, (plan, address, both) = admin(gateway, "GET /quotas?consumer=alice")
         assert (plan["filter"], plan["level"]) == ("plan", "route all")
         assert (plan["limit"], plan["used"], plan["left"]) == (5, 5, 0)
-        assert address["used"] is None
-        assert [each["used"] for each in admin(gateway, "GET /quotas?key=127.0.0.1")[1]] == [None, 5]
+        assert (address["used"], both["used"]) == (None, None)
+        assert [each["used"] for each in admin(gateway, "GET /quotas?key=127.0.0.1")[1]] == [None, 5, None]
+        of_several = "GET /quotas?consumer=alice&key=acme&key=127.0.0.1"
+        assert [each["used"] for each in admin(gateway, of_several)[1]] == [5, None, 5]
+        whose = {"filter": "both", "key": ["acme", "127.0.0.1"]}
+        assert admin(gateway, "POST /quotas/reset", whose)[0] == 404
+        assert admin(gateway, "POST /quotas/reset", {**whose, "consumer": "alice"}) == (200, {"reset": 1})
+        assert [each["used"] for each in admin(gateway, of_several)[1]] == [5, None, 0]
         assert admin(gateway, "POST /quotas/reset", {"filter": "plan", "consumer": "alice"}) == (200, {"reset": 1})
         assert admin(gateway, "GET /quotas?consumer=alice")[1][0]["used"] == 0
         assert asked() == [200] * 5 + [429] * 2
         assert admin(gateway, "POST /quotas/reset", {"filter": "plan", "key": "alice"})[0] == 404
         assert admin(gateway, "POST /quotas/reset", {"filter": "plan"})[0] == 400
         assert admin(gateway, "POST /quotas/reset", {"filter": "plan", "consumer": "alice"})[0] == 200
-        wait_until(lambda: kept(tmp_path) == 10, "the file to know of the reset")
+        wait_until(lambda: kept(tmp_path) == 15, "the file to know of the reset")
 
 
-def admin(gateway: Gateway, line: str, body: dict[str, str] | None = None) -> tuple[int, Any]:
+def admin(gateway: Gateway, line: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
     payload = b"" if body is None else json.dumps(body).encode()
     fields = ("Host: localhost", "Content-Type: application/json", f"Content-Length: {len(payload)}")
     head = "\r\n".join([f"{line} HTTP/1.1", *fields, "", ""])

@@ -174,7 +174,18 @@ def test_a_worker_that_is_killed_changes_no_count(gateway: Gateway) -> None:
     key = "X-Key: killed"
     with connections(gateway) as by_worker:
         assert ask(divided(by_worker, (1, 1, 1, 1), 200), "many0", key) == {200: 200}
-        (victim,) = {_owners(gateway)[client.getsockname()[1]] for client in by_worker[0]}
+        owners: set[int | None] = set()
+
+        def are_known() -> bool:
+            """The system's table is not read in one moment: who is there may be missing."""
+            now = _owners(gateway)
+            owners.clear()
+            owners.update(now.get(client.getsockname()[1]) for client in by_worker[0])
+            return None not in owners
+
+        wait_until(are_known, "the worker of these connections")
+        (victim,) = owners
+        assert victim is not None
         os.kill(victim, signal.SIGKILL)
         others = by_worker[1:]
         assert ask([(client, 1) for clients in others for client in clients][:100], "many0", key) == {200: 100}

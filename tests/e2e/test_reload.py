@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from fastgw.admin.client import AdminClient, parse_place
 from tests.e2e.clients import Caller, Tally
 from tests.e2e.programs import Nginx
 from tests.e2e.test_nothing_lost import enough, under_load
@@ -63,9 +64,8 @@ class Reloadable(Gateway):
         return ended.stdout.strip()
 
     def status(self) -> dict[str, Any]:
-        ended = self.command("status", "--format", "json")
-        assert ended.returncode == 0, ended.stderr
-        status: dict[str, Any] = json.loads(ended.stdout)
+        """What `fastgw status --format json` prints, without the start of a process."""
+        status: dict[str, Any] = json.loads(AdminClient(parse_place(str(self.ready["admin"])), None).get("/status"))
         return status
 
     def generations(self) -> list[int]:
@@ -140,7 +140,7 @@ def test_a_worker_that_dies_after_a_reload_comes_back_with_the_new_configuration
         gateway.reload()
         dead = gateway.status()["workers"][0]["pid"]
         os.kill(dead, signal.SIGKILL)
-        wait_until(lambda: len(gateway.generations()) == 2 and dead not in pids(gateway), "another worker")
+        wait_until(lambda: len(ready := pids(gateway)) == 2 and dead not in ready, "another worker")
         assert gateway.generations() == [2, 2]
         assert {gateway.answer() for _ in range(50)} == {(200, b"v2")}
 

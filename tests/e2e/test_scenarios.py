@@ -23,6 +23,7 @@ from websockets.sync.client import connect
 
 from fastgw import VERSION
 from tests.e2e.programs import RUN_DEADLINE, Nginx, Printing, Uvicorn, environment, program, run, started
+from tests.support.client import Client
 from tests.support.gateway import FASTGW, Gateway, Lines, wait_until
 from tests.support.peer import DEADLINE
 
@@ -214,12 +215,16 @@ class Shell:
         return (self.directory / "gw.log").read_text()
 
 
+EACH_ANEW = "curl -s -H 'Connection: close'"  # one connection for each URL
+
+
 def test_a_worker_dies_after_a_reload_and_comes_back_with_the_new_configuration(tmp_path: Path) -> None:
     with Shell(tmp_path, "  - {name: a, paths: [/a], respond: {body: v1}}") as shell:
         assert shell("sed -i s/v1/v2/ gw.yaml && fastgw reload") == "reloaded: generation 2 on 4/4 workers"
         shell("kill -9 $(fastgw status --format json | jq .workers[0].pid)")
-        assert shell("for i in $(seq 400); do curl -s $URL/a; echo; done | sort | uniq -c") == "400 v2"
-        assert shell("fastgw status --format json | jq -c '[.workers[].generation]'") == "[2,2,2,2]"
+        assert shell(f"{EACH_ANEW} -w '\\n' \"$URL/a?[1-400]\" | sort | uniq -c") == "400 v2"
+        generations = "fastgw status --format json | jq -c '[.workers[].generation]'"
+        wait_until(lambda: shell(generations) == "[2,2,2,2]", "the worker that comes back", RUN_DEADLINE)
         (tmp_path / "bad.yaml").write_text("version: 1\nroutes: [{name: x, upstrem: u}]\n")
         told, code = shell("cp bad.yaml gw.yaml; fastgw reload 2>&1; echo $?").rsplit("\n", 1)
         assert code == "1"
@@ -243,10 +248,12 @@ def test_a_frozen_worker_an_upgrade_a_stop_no_request_lost(tmp_path: Path) -> No
                 "all",
                 RUN_DEADLINE,
             )
-            shell("kill -STOP $(fastgw status --format json | jq .workers[0].pid); sleep 3")
-            asks = "curl -s -m 1 -o /dev/null -w '%{http_code}\\n' $URL/"
-            assert shell(f"for i in $(seq 200); do {asks}; done | sort | uniq -c") == "200 200"
-            shell("kill -CONT $(fastgw status --format json | jq .workers[0].pid)")
+            frozen = shell("fastgw status --format json | jq .workers[0].pid")
+            shell(f"kill -STOP {frozen}")
+            wait_until(lambda: "has not beaten" in shell.log, "it to be missed", RUN_DEADLINE)
+            asks = f"{EACH_ANEW} -m 1 -o /dev/null -w '%{{http_code}}\\n' \"$URL/?[1-200]\""
+            assert shell(f"{asks} | sort | uniq -c") == "200 200"
+            shell(f"kill -CONT {frozen}")
             wait_until(lambda: "beats again" in shell.log, "the worker")
             with contextlib.ExitStack() as stack:
                 slow = [program("curl"), "-sN", f"{shell.url}/slow"]
@@ -292,9 +299,8 @@ async def ticking(scope: Any, receive: Any, send: Any) -> None:
 
 
 def test_a_websocket_and_an_upload_live_through_a_reload_and_a_new_listener(tmp_path: Path) -> None:
-    """A shorter upload, and not encrypted. No tick is missing."""
+    """The upload waits for the reload half way, and is not encrypted. No tick is missing."""
     content = os.urandom(3_000_000)
-    (tmp_path / "content.bin").write_bytes(content)
     with Uvicorn(ticking) as service, Shell(tmp_path, f"  - {{name: all, upstream: {service.url}}}") as shell:
         ticks: list[int] = []
         with connect(shell.url.replace("http", "ws"), proxy=None) as websocket:
@@ -306,15 +312,16 @@ def test_a_websocket_and_an_upload_live_through_a_reload_and_a_new_listener(tmp_
 
             listening = threading.Thread(target=listen)
             listening.start()
-            upload = [program("curl"), "-sS", "-T", "content.bin", "--limit-rate", "1M", "-w", " %{http_code}"]
-            with Printing([*upload, f"{shell.url}/"], cwd=tmp_path) as uploading:
+            with Client(shell.url.removeprefix("http://")) as uploading:
+                head = f"PUT /content.bin HTTP/1.1\r\nHost: test\r\nContent-Length: {len(content)}\r\n\r\n"
+                uploading.send(head.encode() + content[:1_000_000])
                 wait_until(lambda: len(ticks) > 20, "the WebSocket")
                 added = "sed -i 's/^listeners: {/&more: {address: \"127.0.0.1:0\"}, /' gw.yaml && fastgw reload"
                 told = shell(added)
                 assert told == "reloaded: generation 2 on 4/4 workers, 1 listener added, 0 workers restarted"
-                assert uploading.process.poll() is None, "the upload was over too early"
-                assert uploading.wait() == 0
-            assert uploading.lines.text() == f"{hashlib.sha256(content).hexdigest()} 200"
+                uploading.send(content[1_000_000:])
+                answer = uploading.read_response(b"PUT")
+            assert (answer.status, answer.body) == (200, hashlib.sha256(content).hexdigest().encode())
             seen = len(ticks)
             wait_until(lambda: len(ticks) > seen + 20, "the WebSocket")
             websocket.close()

@@ -93,9 +93,13 @@ def load(gateways: list[Gateway], path: str) -> Counter[int]:
 
 def away(gateway: Gateway) -> int:
     """How many requests were decided on without Redis."""
+    return told(gateway, rb'fastgw_filter_away_total\{filter="rate_limit"\}')
+
+
+def told(gateway: Gateway, series: bytes) -> int:
     with Client(gateway.ready["status"]) as client:
         answer = client.exchange(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
-    found = re.search(rb'(?m)^fastgw_filter_away_total\{filter="rate_limit"\} (\d+)', answer.body)
+    found = re.search(rb"(?m)^%b (\d+)" % series, answer.body)
     assert found, answer.body
     return int(found[1])
 
@@ -197,18 +201,22 @@ def test_redis_stops_is_paused_and_comes_back_empty_under_load(
                 os.kill(redis.pid, signal.SIGSTOP)
             try:
                 wait_until(goes_without, f"Redis to be known as away ({trouble})")
+                wait_until(lambda: told(gateway, b"fastgw_state_up") == 0, f"that to be told ({trouble})")
             finally:
                 if trouble == "stopped":
                     redis.start()
                 else:
                     os.kill(redis.pid, signal.SIGCONT)
             wait_until(goes_by_redis, f"Redis to be asked again ({trouble})")
+            wait_until(lambda: told(gateway, b"fastgw_state_up") == 1, f"that to be told again ({trouble})")
         assert any(b":limit:" in name for name in redis.names())
+        # It is told once it has stayed for a while.
+        gateway.stderr.wait_for(lambda line: b"limits: the Redis" in line and b"answers again" in line)
     if when_away == "local":
         assert set(asking.statuses) == {200}
     else:
         assert set(asking.statuses) == {200, 503}
-    told = [line for line in gateway.stderr.text().split("\n") if "limits: the Redis" in line]
-    again = sum("answers again" in line for line in told)
+    lines = [line for line in gateway.stderr.text().split("\n") if "limits: the Redis" in line]
+    again = sum("answers again" in line for line in lines)
     assert again > 0
-    assert len(told) - again <= again + 2  # one of each in turn, in each worker
+    assert len(lines) - again <= again + 2  # one of each in turn, in each worker

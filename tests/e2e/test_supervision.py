@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from fastgw.runtime.keeping import KEPT
+from fastgw.runtime.pulse import SILENT_S
 from tests.e2e.clients import Tally
 from tests.e2e.test_hangs import HUNG_DEADLINE, freeze
 from tests.e2e.test_nothing_lost import CALLERS, client_ports, enough, under_load
@@ -81,7 +82,7 @@ def test_what_waits_at_a_killed_worker_is_answered_by_a_neighbour(
         assert [client.read_response().status for client in clients] == [200] * 40
         took = time.monotonic() - since
         record_property("answered_after_s", round(took, 4))
-        assert took < 1
+        assert took < SILENT_S, "whoever was not told of the death would have missed its beats by now"
         told = gateway.stderr.wait_for(death_of(victim))
         assert b"the next starts in 30.0 s" in told or b"the next starts in 29.9 s" in told
         assert kept.exchange(GET).status == 200
@@ -502,5 +503,6 @@ def test_whatever_happens_in_the_end_all_serve_the_same(tmp_path: Path, seed: in
         wait_until(lambda: len(pids(gateway)) == len(gateway.worker_pids) == 3, "three workers", 6 * DEADLINE)
         assert len(set(gateway.generations())) == 1
         assert {gateway.answer() for _ in range(30)} == {(200, b"at last")}
-        assert len(gateway.child_pids) == 4
+        # Who was retired, or stood still, may take until now to be gone.
+        wait_until(lambda: len(gateway.child_pids) == 4, "nobody but those who serve", 6 * DEADLINE)
         assert documents_of(gateway.pid) <= 1 + KEPT

@@ -165,7 +165,7 @@ def assert_nothing_lost(tally: Tally, gateway: Upgradable, record_property: Call
 FAILS: Mapping[str, tuple[Mapping[str, Change], str]] = {
     "cannot be imported": (
         {"routing.py": ("", "\nraise ImportError('nothing is called tomorrow')\n")},
-        "exit status 1: ImportError: nothing is called tomorrow",
+        "exit status 70: fastgw: a defect: ImportError: nothing is called tomorrow",
     ),
     "crashes at start": (
         {"runtime/takeover.py": ("", "\nimport os\n\n\ndef preflight(*_):\n    os.abort()\n")},

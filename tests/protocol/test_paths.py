@@ -19,6 +19,7 @@ KINDS = {
     "rest": Kind(route={"paths": ["/apps/{app}/{rest:path}"], "rewrite": "/{rest}/of/{app}"}),
     "base": Kind(base="/base/v2"),
     "base-slash": Kind(base="/base/"),
+    "base-raw": Kind(base="/base", route={"path": {"forward": "raw"}}),
     "base-strip": Kind(base="/base", route={"paths": ["/api/*"], "strip_prefix": "/api"}),
     "admin": Kind(route={"paths": ["/admin/*"]}),
 }
@@ -139,6 +140,19 @@ def test_an_encoded_slash_may_be_rejected(lanes: Lanes) -> None:
     assert_fault(client.exchange(lane.get(b"/a%2Fb")), "bad_request")
     lane.end()
     assert sent(lanes, "no-slash", b"/a/b") == b"/a/b"
+
+
+@pytest.mark.parametrize("kind", ["base", "base-raw"])
+def test_the_asterisk_does_not_leave_the_path_that_an_upstream_begins_with(lanes: Lanes, kind: str) -> None:
+    """RFC 9110 section 9.3.7: `*` is the whole of a server, and only what is below that path is for these clients."""
+    lane = lanes.take(kind)
+    answer = lane.client().exchange(lane.fill(b"OPTIONS * HTTP/1.1\r\nHost: $HOST\r\n\r\n"), b"OPTIONS")
+    assert (answer.status, answer.get(b"Allow")) == (204, b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")
+    lane.end()
+    lane = lanes.take(kind)
+    got, _ = lane.forward(b"OPTIONS /a HTTP/1.1\r\nHost: $HOST\r\n\r\n")
+    assert got.head.start_line == b"OPTIONS " + KINDS[kind].base.encode() + b"/a HTTP/1.1"
+    lane.end()
 
 
 @pytest.mark.parametrize("target", [b"/a/./b/%7e", b"/%61?b", b"/a%2fb", b"/a/b/../c"])

@@ -134,7 +134,7 @@ def test_a_taken_address_is_told_and_exits_3(tmp_path: Path, origin: Origin) -> 
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([FASTGW, "run", *arguments], capture_output=True, text=True, timeout=15, check=False)
+    return subprocess.run([FASTGW, "run", *arguments], capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.mark.parametrize(

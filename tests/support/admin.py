@@ -7,7 +7,7 @@ import contextlib
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -133,12 +133,12 @@ class FakeNode:
         self.told.append(("revoke", len(records) // LENGTH, about.kind, about.issuer, about.subject, about.jti))
         return "away"
 
-    def quotas(self, consumer: str | None, key: str | None) -> list[QuotaInfo]:
+    def quotas(self, consumer: str | None, keys: Sequence[str]) -> list[QuotaInfo]:
         used = 3 if consumer == "alice" else None
         return [QuotaInfo("quota", "route user", "consumer", "month", 1.8e9, 10, used, None if used is None else 7)]
 
-    def reset_quota(self, instance: str, consumer: str | None, key: str | None) -> int | None:
-        self.told.append(("reset", instance, consumer, key))
+    def reset_quota(self, instance: str, consumer: str | None, keys: Sequence[str]) -> int | None:
+        self.told.append(("reset", instance, consumer, *keys))
         return 1 if instance == "quota" else None
 
     def drain(self) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastgw.errors import Fault
-from fastgw.observe.series import UPSTREAM_HEDGES, UPSTREAM_RETRIES_DENIED
-from fastgw.upstream.group import Upstream
+from fastgw.filters.api import Filter
+from fastgw.observe.series import UPSTREAM_HEDGES, UPSTREAM_RETRIES_DENIED, UPSTREAM_WORDS
+from fastgw.upstream.group import SPARE_RETRIES, Upstream
+from fastgw.upstream.pool import LocalLimit
 from fastgw.upstream.target import Target
 from tests.support.memory import Plane, Wire
 
@@ -64,16 +66,23 @@ class Service:
     """A plane with an upstream `u` of so many targets. `settings`: of the upstream; `route`: of its only route."""
 
     def __init__(
-        self, settings: Mapping[str, Any] | None = None, targets: int = 2, route: Mapping[str, Any] | None = None
+        self,
+        settings: Mapping[str, Any] | None = None,
+        targets: int = 2,
+        route: Mapping[str, Any] | None = None,
+        probes: Sequence[type[Filter]] = (),
     ) -> None:
         urls = [{"url": f"http://127.0.0.{number + 1}:9"} for number in range(targets)]
         self.plane = Plane(
             {
                 "upstreams": {"u": {"targets": urls, **(settings or {})}},
                 "routes": [{"name": "all", "upstream": "u", **(route or {})}],
-            }
+            },
+            probes=probes,
         )
         self.upstream: Upstream = self.plane.gateway.upstreams["u"]
+        self._counts = memoryview(bytearray(8 * UPSTREAM_WORDS)).cast("Q")
+        self.upstream.count_in(LocalLimit(SPARE_RETRIES), self._counts, 0)
         self.watch = self.upstream.watch = Watch()
         self.wires: list[Wire] = []
         self.client = self.plane.client()
@@ -91,11 +100,11 @@ class Service:
 
     @property
     def denied(self) -> int:
-        return int(self.upstream._counts[UPSTREAM_RETRIES_DENIED])
+        return int(self._counts[UPSTREAM_RETRIES_DENIED])
 
     @property
     def hedges(self) -> int:
-        return int(self.upstream._counts[UPSTREAM_HEDGES])
+        return int(self._counts[UPSTREAM_HEDGES])
 
     def asks(self, request: bytes = GET) -> None:
         self.client.sends(request)

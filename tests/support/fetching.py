@@ -13,6 +13,8 @@ async def fetching() -> AsyncIterator[Fetcher]:
     ground = Ground(asyncio.get_running_loop())
     ground.start()
     fetcher = Fetcher(ground)
-    yield fetcher
-    fetcher.stop()
-    ground.close()
+    try:
+        yield fetcher
+    finally:
+        fetcher.stop()
+        ground.close()

@@ -22,6 +22,7 @@ from tests.support.peer import DEADLINE
 FASTGW = str(Path(sys.executable).with_name("fastgw"))
 START_DEADLINE = 20.0  # seconds; a start takes well under one, but the machine may be busy
 STOP_DEADLINE = 15.0
+COMMAND_DEADLINE = 60.0  # for a command that ends by itself
 OFF: Mapping[str, None] = {"status": None, "admin": None}
 
 

@@ -77,7 +77,8 @@ class Lane:
 
 
 class Lanes:
-    """A gateway with lanes of several kinds. `settings` are further top-level keys of its configuration."""
+    """A gateway with lanes of several kinds. `settings` are further top-level keys of its configuration, `environment`
+    is what it has besides ours."""
 
     def __init__(
         self,
@@ -85,6 +86,7 @@ class Lanes:
         kinds: Mapping[str, Kind] = PLAIN,
         count: int = LANES,
         settings: Mapping[str, Any] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._origins: dict[str, Origin] = {}
         upstreams: dict[str, Any] = {}
@@ -105,7 +107,7 @@ class Lanes:
             **(settings or {}),
         }
         self._order = {kind: itertools.cycle(range(count)) for kind in kinds}
-        self.gateway = Gateway(config, directory)
+        self.gateway = Gateway(config, directory, environment=environment)
 
     def take(self, kind: str = "plain") -> Lane:
         name = f"{kind}-{next(self._order[kind])}"

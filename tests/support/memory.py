@@ -8,7 +8,7 @@ strict as uvloop's: they raise where it raises.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from math import inf
 from time import monotonic, time
 from typing import Any
@@ -242,8 +242,22 @@ class Turns:
         self.timers: list[Timer] = []
         self._wheel = wheel
 
-    def call_soon(self, callback: Any, *arguments: Any) -> None:
+    def call_soon(self, callback: Any, *arguments: Any, context: Any = None) -> None:
         self.soon.append(lambda: callback(*arguments))
+
+    def create_task(self, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        loop: Any = self
+        return asyncio.Task(coroutine, loop=loop)
+
+    def create_future(self) -> asyncio.Future[Any]:
+        loop: Any = self
+        return asyncio.Future(loop=loop)
+
+    def get_debug(self) -> bool:
+        return False
+
+    def call_exception_handler(self, context: Mapping[str, Any]) -> None:
+        raise AssertionError(context)
 
     def call_later(self, seconds: float, callback: Any, *arguments: Any) -> Timer:
         timer = Timer(self, self._wheel.now + seconds, lambda: callback(*arguments))

@@ -14,7 +14,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-DEADLINE = 5.0  # seconds that one wait may take; a test that meets it has failed
+# Seconds that one wait may take; a test that meets it has failed. The machine may be busy. But a worker that stands
+# still is killed after 10: who waits for its neighbour must not be saved by that.
+DEADLINE = 9.0
 
 FIELD_LINE = re.compile(
     rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):"

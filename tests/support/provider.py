@@ -7,6 +7,7 @@ import contextlib
 import json
 import shutil
 import socket
+import ssl
 import subprocess
 import urllib.parse
 import urllib.request
@@ -37,7 +38,8 @@ class Provider:
     """On a port of 127.0.0.1 that stays its own over restarts, and so do its keys, tokens and sessions.
 
     `lifetimes`: in seconds, by `AccessToken`, `IdToken`, `RefreshToken`, `Session`… `algorithm`: of access tokens that
-    are JWTs, which are those for a resource; the others are opaque.
+    are JWTs, which are those for a resource; the others are opaque. `tls`: files with its certificate, the key, and the
+    authority of its own and of clients' certificates; clients may then show who they are by one (RFC 8705).
     """
 
     def __init__(
@@ -46,12 +48,13 @@ class Provider:
         lifetimes: Mapping[str, int] | None = None,
         users: Mapping[str, Any] = USERS,
         algorithm: str = "RS256",
+        tls: tuple[str, str, str] | None = None,
     ) -> None:
         self._held = socket.socket()  # bound, but it does not listen: keeps others away from the port
         self._held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._held.bind(("127.0.0.1", 0))
         self.port: int = self._held.getsockname()[1]
-        self.issuer = f"http://127.0.0.1:{self.port}"
+        self.issuer = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
         self._folder = folder
         self._settings = {
             "issuer": self.issuer,
@@ -59,7 +62,9 @@ class Provider:
             "users": users,
             "lifetimes": lifetimes or {},
             "algorithm": algorithm,
+            "tls": dict(zip(("cert", "key", "ca"), tls, strict=True)) if tls else None,
         }
+        self._tls = ssl.create_default_context(cafile=tls[2]) if tls else None
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -140,7 +145,7 @@ class Provider:
             urllib.parse.urlencode(form).encode(),
             {"Authorization": f"Basic {basic}", "Content-Type": "application/x-www-form-urlencoded"},
         )
-        with urllib.request.urlopen(request, timeout=START_DEADLINE) as answer:
+        with urllib.request.urlopen(request, timeout=START_DEADLINE, context=self._tls) as answer:
             text = answer.read()
         return json.loads(text) if text else {}
 

@@ -1,16 +1,19 @@
 """The accepted configuration: what is sealed is what is read, in steps that are short, and nobody can change it."""
 
 import os
+import pickle
 from collections.abc import Iterator
 
 import pytest
+from msgspec.structs import replace
 
-from fastgw.compile import compile
-from fastgw.config import load_text
+from fastgw.compile import building, compile
+from fastgw.config import Remembered, load_text
 from fastgw.filters import TYPES
 from fastgw.node.places import Places
 from fastgw.routing import at_once
-from fastgw.runtime.accepted import Accepted, accept, seal, unseal, unsealing
+from fastgw.runtime.accepted import NEW, Accepted, Base, FeedsKept, accept, seal, unseal, unsealing
+from fastgw.runtime.commons import Sealed
 
 ROUTES = 1_000  # several pieces
 
@@ -42,6 +45,21 @@ def sealed(accepted: Accepted) -> Iterator[int]:
 def test_what_is_read_is_what_was_sealed(accepted: Accepted, sealed: int) -> None:
     assert unseal(sealed) == accepted
     assert unseal(sealed).config() == accepted.config()
+
+
+def test_what_is_the_same_is_taken_from_the_generation_before_it(accepted: Accepted) -> None:
+    changed = (
+        configuration()
+        .replace(b"paths: [/7/*]", b"paths: [/seven/*]")
+        .replace(b"u3: {targets: [{url: 'http://127.0.0.1:9'", b"u3: {targets: [{url: 'http://127.0.0.1:8'")
+    )
+    loaded = load_text(changed, "/nowhere/gateway.yaml", TYPES)
+    base = Base(accepted, accepted.config())
+    following = accept(loaded, generation=2, date=2.0, source="api", places=accepted.places, workers=2, base=base)
+    assert [at for at, same in enumerate(following.same) if same != at] == [7]
+    assert following.same[7] == NEW
+    assert following.config() == replace(loaded.config, consumers=())
+    assert following.config().upstreams["u3"] != accepted.config().upstreams["u3"]
 
 
 def test_it_is_read_in_steps(accepted: Accepted, sealed: int) -> None:
@@ -87,3 +105,86 @@ def test_what_tables_were_made_from_is_dropped_in_steps(sealed: int) -> None:
     assert not any((read.pickled_routes, read.pickled_upstreams, read.route_names, read.same))
     assert isinstance(read.places, Places)
     assert read.places.targets  # the tables go on with these
+
+
+def test_upstreams_that_have_not_changed_are_taken_without_a_look(accepted: Accepted) -> None:
+    """Not even unpacked: there may be thousands."""
+    before = compile(accepted.config(), 2)
+    loaded = load_text(
+        configuration().replace(
+            b"u3: {targets: [{url: 'http://127.0.0.1:9'", b"u3: {targets: [{url: 'http://127.0.0.1:8'"
+        ),
+        "/nowhere/gateway.yaml",
+        TYPES,
+    )
+    base = Base(accepted, accepted.config())
+    following = accept(loaded, generation=2, date=2.0, source="api", places=accepted.places, workers=2, base=base)
+    assert following.changed_upstreams == ["u3"]
+    following.pickled_upstreams |= dict.fromkeys(following.pickled_upstreams.keys() - {"u3"}, b"no pickle")
+    after = at_once(building(following.plan, 2, before))
+    assert {name for name in before.upstreams if after.upstreams[name] is not before.upstreams[name]} == {"u3"}
+    assert after.upstreams["u3"].targets[0].port == 8
+    with pytest.raises(pickle.UnpicklingError):  # who has another generation has to look
+        at_once(building(following.plan, 2, None))
+
+
+def test_the_supervisor_keeps_what_it_needs_and_reads_the_rest_for_its_children(accepted: Accepted) -> None:
+    sealed = Sealed.of(
+        replace(
+            accepted,
+            feeds={"key": b"source"},
+            pickled_routes=[*accepted.pickled_routes],
+            pickled_upstreams={**accepted.pickled_upstreams},
+            route_names=[*accepted.route_names],
+        )
+    )
+    try:
+        whole = sealed.whole()
+        lean = at_once(unsealing(sealed.descriptor, tables=False))
+        for kept in (sealed.accepted, lean):
+            assert not any((kept.pickled_routes, kept.pickled_upstreams, kept.route_names, kept.same))
+            assert (kept.places, kept.captured, kept.sources) == (whole.places, whole.captured, whole.sources)
+            assert kept.feeds == {"key": b""}  # which there are
+        assert (whole.config(), whole.feeds) == (accepted.config(), {"key": b"source"})
+    finally:
+        os.close(sealed.descriptor)
+
+
+def of_services(clients: dict[str, str], more: str = "") -> bytes:
+    """An application for each of these clients."""
+    oauth2 = 'type: oauth2, token_url: "https://idp.example/token", client_secret: s'
+    apps = (
+        f"{app}: {{it: {{url: 'http://{app}.example', credentials: {{{oauth2}, client_id: {client}}}}}}}"
+        for app, client in clients.items()
+    )
+    listeners = "listeners: {main: {address: 127.0.0.1:0}}"
+    return f"version: 1\n{listeners}\negress: {{{more} apps: {{{', '.join(apps)}}}}}\n".encode()
+
+
+def test_what_is_fetched_for_filters_is_remembered_as_long_as_they_are_the_same() -> None:
+    remembered, feeds = Remembered(), FeedsKept()
+    base: Base | None = None
+    for number, text in enumerate(
+        (
+            of_services({"a": "one", "b": "two"}),
+            of_services({"a": "one", "b": "three"}),
+            of_services({"b": "three"}),
+            of_services({"b": "three"}, "target_errors: pass,"),
+            of_services({"b": "one", "c": "one"}),
+        ),
+        1,
+    ):
+        loaded = load_text(text, "/nowhere/gateway.yaml", TYPES, "", {}, remembered)
+        of = {"generation": number, "date": 1.0, "source": "api", "places": Places(), "workers": 1}
+        made = accept(loaded, base=base, **of)
+        again = accept(loaded, base=None, **of)
+        assert (made.feeds, made.lazy_feeds.keys(), made.feed_users) == (
+            again.feeds,
+            again.lazy_feeds.keys(),
+            again.feed_users,
+        )
+        assert {key: pickle.loads(each) for key, each in made.lazy_feeds.items()} == {
+            key: pickle.loads(each) for key, each in again.lazy_feeds.items()
+        }
+        base = Base(made, loaded.config, feeds)
+    assert len([*feeds.wanted.values()]) == 2

@@ -113,6 +113,14 @@ def test_targets_are_put_by_the_name_of_their_upstream(here, kind, suffix):
     assert here.node.told == [("my.users ", b"[]", suffix)]
 
 
+@pytest.mark.parametrize("written", ["egress%2Fshop%2Ftargets", "egress/shop/targets"])
+def test_an_upstream_of_the_egress_role_is_named_too(here, written):
+    assert here.ask(f"PUT /upstreams/{written}/targets", JSON, body=b"[]")[0] == 200
+    assert here.node.told == [("egress/shop/targets", b"[]", ".json")]
+    asked = f"POST /upstreams/{written}/targets/127.0.0.1:1/drain"
+    assert json.loads(here.ask(asked)[2])["detail"] == "There is no such target; /upstreams lists them."
+
+
 def test_what_is_revoked_is_named_in_one_way(here):
     issuer = "https://idp.example"
     for body, kind in (

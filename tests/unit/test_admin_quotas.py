@@ -16,6 +16,8 @@ def test_what_a_consumer_has_used():
         assert json.loads(here.ask("GET /quotas?consumer=alice")[2])["quotas"][0]["used"] == 3
         assert json.loads(here.ask("GET /quotas")[2])["quotas"][0]["used"] is None
         assert here.ask("GET /quotas?user=alice")[0] == 400
+        assert here.ask("GET /quotas?consumer=a&key=b&key=c")[0] == 200
+        assert here.ask("GET /quotas?consumer=a&consumer=b")[0] == 400
 
 
 @pytest.mark.parametrize(
@@ -34,4 +36,6 @@ def test_a_key_that_is_named_is_the_one_that_requests_have(trait, value, seen):
     class Asked:
         client_ip, head = seen, Head()
 
-    assert key_named(trait, 64, b"name", value) == key_of([trait], 64, b"name")(Asked())  # type: ignore[arg-type]
+    for times in (1, 2):
+        traits = [trait] * times
+        assert key_named(traits, 64, b"name", [value] * times) == key_of(traits, 64, b"name")(Asked())  # type: ignore[arg-type]

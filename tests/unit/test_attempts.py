@@ -1,4 +1,5 @@
-"""Whatever comes of attempts, in any order: each ends once, nothing is left, and no POST is sent twice."""
+"""Whatever comes of attempts, in any order: each ends once, nothing is left, and no POST is sent twice, unless a filter
+has renewed what it shows."""
 
 from __future__ import annotations
 
@@ -9,7 +10,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fastgw.errors import Fault
+from fastgw.filters.api import Exchange, Phase
 from tests.support.attempts import OK, Service, asking, saying
+from tests.support.memory import probe
 
 RETRIES = {
     "max": 2,
@@ -20,6 +23,7 @@ RETRIES = {
 STEPS = (
     *("connects", "cannot", "answers", "refuses", "begins", "goes on", "informs", "hangs up", "resets"),
     *("a moment", "a while", "long", "sends on", "leaves", "stalls", "nobody", "everybody"),
+    *("denies", "begins to deny", "renewed", "not renewed"),
 )
 REQUESTS = {
     b"GET": asking(b"GET"),
@@ -28,6 +32,32 @@ REQUESTS = {
 }
 REST = {b"PUT": b"def", b"POST": b"3\r\ndef\r\n0\r\n\r\n"}
 SECONDS = {"a moment": 0.05, "a while": 0.4, "long": 3.0}
+
+
+class Renewing:
+    """A filter that renews when the story says so."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Any] = []
+        self.sent_again = 0
+
+    async def renew(self, exchange: Exchange, head: Any) -> bool:
+        future = self.service.plane.ground.turns.create_future()
+        self.waiting.append(future)
+        renewed: bool = await future
+        self.sent_again += renewed
+        return renewed
+
+    def serving(self, settings: Any, targets: int) -> Service:
+        probes = [probe("renewing", Phase.CREDENTIALS, renew=self.renew)]
+        self.service = Service(settings, targets, {"timeout": "2s"}, probes)
+        return self.service
+
+    def decides(self, renewed: bool) -> None:
+        for future in self.waiting:
+            if not future.done():
+                future.set_result(renewed)
+        self.service.plane.settle()
 
 
 def play(service: Service, method: bytes, step: str, which: int) -> None:
@@ -64,6 +94,8 @@ def play(service: Service, method: bytes, step: str, which: int) -> None:
                 {
                     "answers": OK,
                     "refuses": saying(503, b"no"),
+                    "denies": saying(401, b"no"),
+                    "begins to deny": saying(403, b"no")[:-1],
                     "begins": OK[:-1],
                     "goes on": b"k",
                     "informs": b"HTTP/1.1 103 Early Hints\r\n\r\n",
@@ -72,7 +104,7 @@ def play(service: Service, method: bytes, step: str, which: int) -> None:
 
 
 def told_of(kind: str) -> dict[str, Any]:
-    if kind == "hedged":
+    if kind.endswith("hedged"):
         return {"hedge": {"after": "50ms", "max": 2}}
     return {}
 
@@ -80,26 +112,38 @@ def told_of(kind: str) -> dict[str, Any]:
 @settings(max_examples=400, deadline=None)
 @given(
     st.sampled_from(sorted(REQUESTS)),
-    st.sampled_from(["plain", "hedged"]),
+    st.sampled_from(["plain", "hedged", "renewing", "renewing hedged"]),
     st.sampled_from([1, 3]),
     st.booleans(),
     st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 3)), max_size=14),
 )
 @example(b"GET", "hedged", 3, False, [("connects", 0), ("a moment", 0), ("connects", 0), ("resets", 0), ("refuses", 0)])
 @example(b"PUT", "plain", 3, True, [("connects", 0), ("refuses", 0), ("a while", 0), ("connects", 0), ("long", 0)])
+@example(b"PUT", "renewing", 1, True, [("begins to deny", 0), ("sends on", 0), ("not renewed", 0), ("goes on", 0)])
+@example(
+    b"POST", "renewing", 1, False, [("connects", 0), ("denies", 0), ("renewed", 0), ("connects", 1), ("denies", 1)]
+)
 @example(b"POST", "plain", 1, False, [("cannot", 0), ("a moment", 0), ("a moment", 0), ("connects", 0), ("resets", 0)])
 def test_each_attempt_ends_once(
     method: bytes, kind: str, targets: int, warm: bool, steps: list[tuple[str, int]]
 ) -> None:
     limits = {"load_balancing": {"panic_threshold": "0%"}}
-    service = Service({"retries": RETRIES, **limits, **told_of(kind)}, targets, route={"timeout": "2s"})
+    renewing, upstream = Renewing(), {"retries": RETRIES, **limits, **told_of(kind)}
+    if kind.startswith("renewing"):
+        service = renewing.serving(upstream, targets)
+    else:
+        service = Service(upstream, targets, route={"timeout": "2s"})
     if warm:
         service.asks(asking(b"GET"))
         service.connects().sends(OK)
     before = service.received(method)
     service.asks(REQUESTS[method])
     for step, which in steps:
-        play(service, method, step, which)
+        if step in ("renewed", "not renewed"):
+            if kind.startswith("renewing"):
+                renewing.decides(step == "renewed")
+        else:
+            play(service, method, step, which)
     service.client.takes()
     service.client.ends()
     if not service.client.lost:
@@ -109,9 +153,10 @@ def test_each_attempt_ends_once(
     service.plane.assert_quiet()
     assert service.plane.limit.taken == 0
     assert len(service.plane.records) == 1 + warm
-    assert all(record.retries <= 4 for record in service.plane.records)
+    assert all(record.retries <= 5 for record in service.plane.records)
+    assert len(renewing.waiting) <= 1
     if method == b"POST":
-        assert service.received(method) - before <= 1, "a POST was sent twice"
+        assert service.received(method) - before <= 1 + renewing.sent_again, "a POST was sent twice"
 
 
 ENDS = {

@@ -7,21 +7,24 @@ from collections.abc import Callable, Iterator, Sequence
 from math import inf
 from types import SimpleNamespace
 from typing import Any
+from zlib import crc32
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastgw.config import settings as config
 from fastgw.config.values import Trait, parse_url
 from fastgw.errors import Fault
 from fastgw.forwarded import Peer
 from fastgw.identity import Consumer
-from fastgw.upstream.balance import Balancer, Member
+from fastgw.upstream.balance import Balancer, Member, hashed
 from fastgw.upstream.balance.drawn import Latency, LeastConnections, Random
-from fastgw.upstream.balance.hashed import FEW, ConsistentHash, address, key_of
+from fastgw.upstream.balance.hashed import FEW, SLOTS, ConsistentHash, address, key_of
 from fastgw.upstream.balance.loads import Latencies, Loads
 from fastgw.upstream.balance.turns import RoundRobin
 from fastgw.upstream.balance.usable import Rising, in_use
+from fastgw.upstream.group import Upstream
 from fastgw.upstream.passage import Passage
 from fastgw.upstream.target import Target
 from fastgw.wire.framing import judge_request
@@ -348,6 +351,67 @@ def test_a_weight_that_grows_takes_from_the_others_and_moves_nothing_between_the
     heavier = [group[0]._replace(weight=2), *group[1:]]
     before, after = owners(hashing(group)), owners(hashing(heavier))
     assert {other for one, other in zip(before, after, strict=True) if one is not other} == {group[0].target}
+
+
+FEW_CLIENTS = CLIENTS[::40]
+
+
+@given(st.lists(st.tuples(st.sets(st.integers(0, 6), min_size=1), st.booleans(), st.integers(0, 1)), max_size=8))
+def test_what_is_known_from_before_is_what_would_be_found_anew(changes: list[tuple[set[int], bool, int]]) -> None:
+    """Targets come, go and change their weights, with or without requests in between: each goes where it would go."""
+    everyone = members(1, 2, 1, 3, 1, 1, 5)
+    balance = hashing(everyone)
+    for there, heavier, asks in changes:
+        group = [
+            everyone[index]._replace(weight=4) if heavier and not index % 3 else everyone[index] for index in there
+        ]
+        balance = ConsistentHash(group, key_of(None), RoundRobin(group), Loads(), None, balance)
+        if asks:
+            fresh = hashing(group)
+            assert [balance.pick(each) for each in FEW_CLIENTS] == [fresh.pick(each) for each in FEW_CLIENTS]
+
+
+def test_a_target_that_comes_or_goes_has_few_slots_looked_at_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scoring all of thousands of targets takes a millisecond: not for each slot whenever one of them is ejected."""
+    scored: list[int] = []
+    scores = hashed._scores
+
+    def counted(among: Any, slot: int) -> Any:
+        scored.append(len(among))
+        return scores(among, slot)
+
+    monkeypatch.setattr(hashed, "_scores", counted)
+    group = members(*(1,) * 20)
+    key, otherwise, loads = key_of(None), RoundRobin(group), Loads()
+    whole = ConsistentHash(group, key, otherwise, loads, None)
+    first = [whole.pick(client) for client in FEW_CLIENTS]
+    scored.clear()
+    less = ConsistentHash(group[1:], key, otherwise, loads, None, whole)
+    for client in FEW_CLIENTS:
+        less.pick(client)
+    slots = {
+        crc32(client.client_ip.encode()) % SLOTS: target for client, target in zip(FEW_CLIENTS, first, strict=True)
+    }
+    assert scored.count(19) == [*slots.values()].count(group[0].target)
+    assert {*scored} == {19, 1}
+    scored.clear()
+    again = ConsistentHash(group, key, otherwise, loads, None, less)
+    assert [again.pick(client) for client in FEW_CLIENTS] == first
+    assert {*scored} == {2}
+
+
+def test_an_upstream_keeps_what_it_knows_of_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = config.Upstream(
+        targets=tuple(config.Target(url=parse_url(f"http://{name}:80")) for name in "abcd"),
+        load_balancing=config.LoadBalancing(algorithm="ip_hash"),
+    )
+    upstream = Upstream("u", settings, tuple(Target(each.url) for each in settings.targets), None)
+    before = [upstream.balancer.pick(client) for client in FEW_CLIENTS]
+    upstream.drain({upstream.targets[0].label})
+    monkeypatch.setattr(hashed, "_scores", lambda among, slot: [(float(member.weight), member) for _, member in among])
+    for client, target in zip(FEW_CLIENTS, before, strict=True):
+        if target is not upstream.targets[0]:
+            assert upstream.balancer.pick(client) is target
 
 
 @pytest.mark.parametrize("weights", [(1, 1, 1, 1), (1, 2, 3, 4)])

@@ -6,6 +6,7 @@ from types import MappingProxyType
 import pytest
 
 from bench.peers import Fastgw
+from bench.peers.egress import EgressFastgw
 from bench.peers.launchers.with_noop import Noop
 from bench.scenarios import SCENARIOS
 from fastgw import config
@@ -43,3 +44,12 @@ def test_what_a_scenario_adds_is_merged_into_listener_and_upstream(tmp_path):
     assert made["upstreams"]["origin"]["pool"] == {"max_idle": 1}
     assert made["upstreams"]["origin"]["host_header"] == "preserve"
     assert made["timeouts"] == {"keepalive": "1h"}
+
+
+def test_calls_of_applications_have_a_token_each(tmp_path):
+    (tmp_path / "fastgw").mkdir()
+    file = tmp_path / "fastgw" / "fastgw.json"
+    made = EgressFastgw(apps=3, services=2)._configuration(9001, tmp_path / "fastgw" / "access.log")
+    file.write_text(json.dumps(made))
+    loaded = config.load(str(file), ALL_TYPES).config
+    assert len([route for route in loaded.routes if "credentials" in route.filters]) == 6

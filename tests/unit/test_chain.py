@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
-from fastgw.exchange import Exchange, run_request
-from fastgw.filters.api import Fault, Filter, Phase, Reply
+from fastgw.config.settings import FilterUse
+from fastgw.exchange import Chain, Exchange, Hooks, Link, run_request
+from fastgw.filters.api import Fault, Filter, Looks, Phase, Reply
+from fastgw.observe.families import FilterEvent
+from fastgw.wire.framing import judge_response
 from tests.support.memory import Plane, probe
 
 HOST = b"Host: a.test\r\n"
@@ -121,6 +124,19 @@ def test_early_filters_see_what_meets_no_route(request_bytes: bytes, status: int
     assert client.received.startswith(b"HTTP/1.1 %d " % status)
     assert told.of("request") == EARLY
     assert told.of("response") == told.of("finish") == EARLY[::-1]
+
+
+@pytest.mark.parametrize("path", [{"forward": "raw"}, {"encoded_slash": "reject"}])
+def test_a_path_that_a_route_does_not_pass_on_is_refused_on_the_way_of_that_route(path: dict[str, str]) -> None:
+    """None of its own request steps has run: those see the answer that see every answer, and those before routing."""
+    told = Told()
+    plane = Plane({"routes": [{"name": "here", "path": path, "upstream": "u"}]}, probes=told.probes())
+    client = plane.client()
+    client.sends(b"GET /a//../b%2F HTTP/1.1\r\n" + HOST + b"\r\n")
+    assert client.received.startswith(b"HTTP/1.1 400 ")
+    assert told.of("request") == EARLY
+    assert told.of("response") == told.of("finish") == EARLY[::-1]
+    assert plane.records[-1].route == "here"
 
 
 @pytest.mark.parametrize(
@@ -318,3 +334,222 @@ def test_run_request_makes_no_coroutine_where_none_waits() -> None:
     assert run_request([calls.append, calls.append], exchange) is None
     assert calls == [exchange, exchange]
     assert exchange.answered_by is None
+
+
+# Replies of the gateway's own
+
+
+def marking(name: bytes) -> Any:
+    """A reply step that puts its name behind the body."""
+    return lambda exchange, reply: Reply(reply.status, reply.body + b"|" + name, reply.fields, reply.fault)
+
+
+def replies(*probes: type[Filter], request: bytes = GET, settings: Any = None) -> tuple[Plane, bytes]:
+    """What a client gets where nobody is asked, or nobody can be reached."""
+    once = {"upstreams": {"u": {"targets": [{"url": "http://127.0.0.1:9"}], "retries": {"max": 0}}}}
+    plane = Plane({**once, **(settings or {})}, probes=probes)
+    client = plane.client()
+    client.sends(request)
+    if plane.pool.waiting:
+        plane.cannot_connect()
+    return plane, client.received
+
+
+def test_a_reply_passes_the_steps_on_the_way_back() -> None:
+    steps = [probe(phase.name.lower(), phase, reply=marking(phase.name.encode())) for phase in Phase]
+    plane, received = replies(*steps)
+    names = b"".join(b"|" + phase.name.encode() for phase in reversed(Phase))
+    assert received.endswith(b"}" + names)
+    assert b"\r\nContent-Length: %d\r\n" % len(received.partition(b"\r\n\r\n")[2]) in received
+    assert (plane.records[0].status, plane.records[0].fault) == (502, "connect_refused")
+
+
+def test_a_reply_of_an_earlier_filter_is_seen_too() -> None:
+    """Also by a filter whose request step has not run: whoever speaks on this route speaks in its way."""
+    refuses = probe("refuses", Phase.ADMIT, request=lambda exchange: exchange.refuse(Fault.FORBIDDEN, why="not you"))
+    both = probe("early", Phase.OBSERVE, reply=marking(b"early")), probe("late", Phase.CREDENTIALS, reply=marking(b"x"))
+    plane, received = replies(refuses, *both)
+    assert received.endswith(b"}|early")  # no route is found by then
+    assert (plane.records[0].fault, plane.records[0].fault_detail) == ("forbidden", "not you")
+    refuses = probe("refuses", Phase.AUTHENTICATE, request=lambda exchange: exchange.refuse(Fault.FORBIDDEN))
+    _, received = replies(refuses, *both)
+    assert received.endswith(b"}|x|early")
+
+
+@pytest.mark.parametrize("request_bytes", [b"GET\r\n\r\n", GET.replace(b"a.test", b"b.test"), b"HEAD" + GET[3:]])
+def test_what_meets_no_route_is_seen_by_the_early_ones(request_bytes: bytes) -> None:
+    steps = probe("early", Phase.ADMIT, reply=marking(b"early")), probe("late", Phase.TRANSFORM, reply=marking(b"late"))
+    hosts = {"routes": [{"name": "all", "hosts": ["c.test"], "respond": {}}]}
+    _, received = replies(*steps, request=request_bytes, settings=hosts)
+    assert received.endswith(b"\r\n\r\n" if request_bytes.startswith(b"HEAD") else b"}|early")
+
+
+def test_an_answer_of_a_route_is_a_reply() -> None:
+    settings = {"routes": [{"name": "all", "respond": {"status": 200, "body": "hello"}}]}
+    _, received = replies(probe("p", Phase.TRANSFORM, reply=marking(b"p")), settings=settings)
+    assert received.endswith(b"\r\n\r\nhello|p")
+
+
+def test_the_upstreams_answer_is_no_reply() -> None:
+    plane = Plane(probes=[probe("p", Phase.TRANSFORM, reply=marking(b"p"))])
+    client = plane.client()
+    client.sends(GET)
+    plane.connects().sends(OK)
+    assert client.received.endswith(b"\r\n\r\nok")
+
+
+def test_the_fault_stays_unless_the_other_reply_is_for_another() -> None:
+    for fault, told in ((None, "connect_refused"), (Fault.OVERLOADED, "overloaded")):
+        step = probe("p", Phase.TRANSFORM, reply=lambda exchange, reply, fault=fault: Reply(500, b"x", (), fault))
+        plane, received = replies(step)
+        assert received.startswith(b"HTTP/1.1 500 ")
+        assert (plane.records[0].status, plane.records[0].fault) == (500, told)
+
+
+@pytest.mark.parametrize("wrong", [lambda exchange, reply: 1 / 0, lambda exchange, reply: None])
+def test_a_reply_step_that_raises_is_a_500(wrong: Any) -> None:
+    plane, received = replies(
+        probe("p", Phase.TRANSFORM, reply=wrong), probe("early", Phase.ADMIT, reply=marking(b"early"))
+    )
+    assert received.startswith(b"HTTP/1.1 500 ")
+    assert b"early" not in received
+    assert (plane.records[0].fault, plane.records[0].fault_detail) == ("internal", "filter p: its reply step raised")
+    assert plane.observer.filters == [("p", FilterEvent.RAISED)]
+    plane.assert_quiet()
+
+
+def test_the_500_in_place_of_a_response_is_a_reply() -> None:
+    def broken(exchange: Exchange) -> None:
+        raise ZeroDivisionError
+
+    plane = Plane(probes=[probe("p", Phase.TRANSFORM, response=broken, reply=marking(b"p"))])
+    client = plane.client()
+    client.sends(GET)
+    plane.connects().sends(OK)
+    assert client.received.endswith(b"}|p")
+
+
+# The status of a response
+
+
+def becoming(status: Any) -> type[Filter]:
+    """A filter that sets the status of every response."""
+
+    def response(exchange: Exchange) -> None:
+        assert exchange.response is not None
+        exchange.response.status = status
+
+    return probe("becoming", Phase.TRANSFORM, response=response)
+
+
+def answered(status: Any, response: bytes, request: bytes = GET) -> tuple[Plane, bytes]:
+    """What a client gets where the upstream answers with `response`, whose status becomes another one."""
+    plane = Plane(probes=[becoming(status)])
+    client = plane.client()
+    client.sends(request)
+    plane.connects().sends(response)
+    return plane, client.received
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        OK,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nT: 1\r\n\r\n",
+        b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    ],
+)
+def test_a_status_that_a_filter_sets_goes_out_with_the_body(response: bytes) -> None:
+    plane, received = answered(502, response)
+    assert received.startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
+    assert b"ok" in received.partition(b"\r\n\r\n")[2]
+    assert (plane.records[0].status, plane.records[0].fault) == (502, "")
+    plane.assert_quiet()
+
+
+@pytest.mark.parametrize(
+    ("response", "method", "length"),
+    [
+        (b"HTTP/1.1 204 No Content\r\n\r\n", b"GET", b"0"),
+        (b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n", b"GET", b"0"),
+        (b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n", b"GET", b"0"),
+        (b"HTTP/1.1 500 No\r\nContent-Length: 5\r\n\r\n", b"HEAD", b"5"),
+        (b"HTTP/1.1 500 No\r\n\r\n", b"HEAD", None),
+    ],
+)
+def test_the_end_of_no_body_is_said_by_the_new_status(response: bytes, method: bytes, length: bytes | None) -> None:
+    """A client that reads 502 where 204 was expects a body, and would wait for it."""
+    _, received = answered(502, response, method + GET[3:])
+    lines = received.split(b"\r\n")
+    assert lines[0] == b"HTTP/1.1 502 Bad Gateway"
+    assert [line for line in lines if line.startswith(b"Content-Length")] == (
+        [] if length is None else [b"Content-Length: " + length]
+    )
+    assert received.endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize("status", [204, 304])
+@pytest.mark.parametrize(
+    ("response", "method"), [(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b"GET"), (OK[:-2], b"HEAD")]
+)
+def test_no_body_may_become_a_status_that_has_none(status: int, response: bytes, method: bytes) -> None:
+    _, received = answered(status, response, method + GET[3:])
+    assert received.startswith(b"HTTP/1.1 %d N" % status)
+    assert b"Content-Length" not in received
+
+
+@pytest.mark.parametrize("status", [204, 304, 100, 101, 199, 600, 0, -1, "502", None, 502.0])
+def test_a_status_that_cannot_go_out_is_a_500(status: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """With a 204 or 304 the body would be read as the next response."""
+    plane, received = answered(status, OK)
+    assert received.startswith(b"HTTP/1.1 500 ")
+    assert received.count(b"HTTP/1.1") == 1
+    assert (plane.records[0].status, plane.records[0].fault) == (500, "internal")
+    assert "a response step has made the status 200 " in caplog.text
+    plane.assert_quiet()
+
+
+def test_a_change_of_protocols_stays_one() -> None:
+    request = b"GET / HTTP/1.1\r\n" + HOST + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    plane, received = answered(200, SWITCHED, request)
+    assert received.startswith(b"HTTP/1.1 500 ")
+    plane.assert_quiet()
+
+
+def test_a_reply_may_get_another_status_too() -> None:
+    settings = {"routes": [{"name": "all", "respond": {"status": 200, "body": "hello"}}]}
+    plane, received = replies(becoming(299), settings=settings)
+    assert received.startswith(b"HTTP/1.1 299 \r\n")
+    assert received.endswith(b"hello")
+    plane, received = replies(becoming(204), settings=settings)
+    assert received.endswith(b"\r\n\r\n")
+    assert plane.records[0].status == 204
+
+
+@pytest.mark.parametrize(
+    ("answer", "looked"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", False),
+        (b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n", True),
+        (b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n", True),
+        (b"HTTP/1.1 401 No\r\nContent-Length: 0\r\n\r\n", True),
+        (b"HTTP/1.1 200 OK\r\nX-ONE: 1\r\nContent-Length: 0\r\n\r\n", True),
+        (b"HTTP/1.1 200 OK\r\nX-Two:\r\nContent-Length: 0\r\n\r\n", True),
+        (b"HTTP/1.1 200 OK\r\nX-Three: 1\r\nContent-Length: 0\r\n\r\n", False),
+    ],
+)
+@pytest.mark.parametrize(
+    "other", [None, lambda head: head.first(b"x-other") is not None], ids=["alone", "with another"]
+)
+def test_what_several_filters_look_at_is_looked_at(answer: bytes, looked: bool, other: Any) -> None:
+    hooks = [
+        Hooks(response=lambda exchange: None, looks_at=Looks((201,), (b"x-one",))),
+        Hooks(response=lambda exchange: None, looks_at=Looks((500,), (b"x-two",))),
+        Hooks(renew=lambda exchange, head: None),
+        *([] if other is None else [Hooks(response=lambda exchange: None, looks_at=other)]),
+    ]
+    looks_at = Chain(Link(FilterUse(name="a", type="a", settings=None), each, False, "") for each in hooks).looks_at
+    assert looks_at is not None
+    assert looks_at(judge_response(answer, b"GET")) is looked
+    if other is not None:
+        assert looks_at(judge_response(answer.replace(b"\r\n", b"\r\nX-Other: 1\r\n", 1), b"GET"))

@@ -15,7 +15,7 @@ from fastgw.exchange import Route
 from fastgw.filters import TYPES
 from fastgw.gateway import CompileError, Gateway
 from fastgw.routing import Steps
-from fastgw.runtime.accepted import Accepted, accept, seal
+from fastgw.runtime.accepted import Accepted, Base, accept, seal
 from fastgw.runtime.changing import Changing
 from fastgw.runtime.channel import Prepare
 from fastgw.runtime.slices import Slices
@@ -32,7 +32,7 @@ def accepted(generation: int, base: Accepted | None = None) -> Accepted:
         lines.append(f"  - {{name: r{number}, paths: ['{path}'], respond: {{body: g{generation * (number % 2)}}}}}")
     loaded = load_text("\n".join(lines).encode(), "/nowhere/gateway.yaml", TYPES)
     places = compile(loaded.config, 1).places
-    before = None if base is None else base.config()
+    before = None if base is None else Base(base, base.config())
     return accept(loaded, generation=generation, date=1.0, source="api", places=places, workers=1, base=before)
 
 
@@ -70,6 +70,8 @@ def thawed() -> Iterator[None]:
     yield
     assert gc.isenabled()
     gc.unfreeze()
+    gc.collect()
+    gc.freeze()  # what was collected, as before
     open_files = [f"/proc/self/fd/{each}" for each in os.listdir("/proc/self/fd")]
     assert not any("accepted" in os.readlink(each) for each in open_files if os.path.islink(each))
 

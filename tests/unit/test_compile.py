@@ -1,12 +1,18 @@
 """What a configuration becomes: paths to send, shared upstreams, own answers, trust."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fastgw.compile import rest_of
 from fastgw.config import ConfigError
+from fastgw.config.settings import AccessLog, Config, FilterUse
 from fastgw.config.values import parse_network
 from fastgw.downstream.trust import trust
+from fastgw.filters.api import Filter, Phase
+from fastgw.filters.auth import Auth
+from fastgw.filters.key_auth import KeyAuth
 from fastgw.gateway import CompileError
 from tests.support.certificates import Certificates
 from tests.support.memory import Plane
@@ -45,6 +51,21 @@ def sent(target: str, route: dict[str, object], url: str = "http://127.0.0.1:9")
 )
 def test_the_path_that_is_sent(target: str, route: dict[str, object], url: str, expected: str) -> None:
     assert sent(target, route, url) == expected
+
+
+class Holding(Filter, name="holding", phase=Phase.TRANSFORM):
+    """A filter of one's own that has another within it, which no annotation tells."""
+
+    inner: tuple[tuple[str, Any], ...]
+
+
+def test_logs_mask_what_filters_within_others_take_for_a_secret() -> None:
+    key = KeyAuth(key_names=("x-key", "api"))
+    within = FilterUse(name="key_auth", type="key_auth", settings=key)
+    for settings in (key, Auth(any_of=(within,)), Holding(inner=(("first", key),))):
+        use = FilterUse(name="it", type="it", settings=settings)
+        held = Config(version=1, listeners={}, filters={"it": use}, access_logs=(AccessLog(sink="stdout"),))
+        assert rest_of(held).access_logs[0].redact == ("api", "x-key")
 
 
 def test_routes_to_one_url_share_its_upstream() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import fastgw.cli  # imports all modules that have a twin
+import fastgw.runtime.running  # imports all modules that have a twin
 from fastgw import compiled
 
 PACKAGE = Path(fastgw.__file__).parent

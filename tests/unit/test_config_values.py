@@ -124,6 +124,15 @@ def test_what_is_no_url_is_refused(text):
 
 
 @pytest.mark.parametrize(
+    "text", ["http://a/?key=hunter2", "http://a?hunter2", "http://a/#hunter2", "http://u:hunter2@a"]
+)
+def test_what_may_be_a_secret_in_a_url_is_not_shown(text):
+    with pytest.raises(ValueError, match="a URL with a") as caught:
+        values.parse_url(text)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     "text", ["http://me:hunter2@a", "ftp://me:hunter2@a", "me:hunter2@a:80", "http://me:hunter2@[a"]
 )
 def test_a_password_in_a_url_is_never_repeated(text):

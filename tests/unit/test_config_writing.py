@@ -8,7 +8,9 @@ import pytest
 from msgspec.structs import replace
 
 from fastgw import config
+from fastgw.config.egress import Providers
 from fastgw.config.schema import schema
+from fastgw.config.secret import MASK
 from fastgw.config.values import (
     parse_delay,
     parse_duration,
@@ -61,7 +63,12 @@ def again(folder, said):
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_the_same_again(tmp_path, file):
     loaded = config.load(str(file), TYPES).config
-    assert again(tmp_path, config.effective(loaded)) == replace(loaded, consumers=())  # who are told elsewhere
+    told_elsewhere = {"consumers": (), "egress": None, "providers": Providers()}
+    said = config.effective(loaded)
+    if MASK in json.dumps(said):  # its secrets are nobody's to see, and all that is told of them is told again
+        assert config.effective(again(tmp_path, said)) == said
+    else:
+        assert again(tmp_path, said) == replace(loaded, **told_elsewhere)
 
 
 def test_every_kind_of_value_again(tmp_path):

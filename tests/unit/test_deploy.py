@@ -12,6 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from fastgw.config.kyma_services import GROUP
 from fastgw.config.loading import load
 from fastgw.config.settings import Config, DrainTimeouts
 from fastgw.filters import TYPES
@@ -160,6 +161,86 @@ class TestKubernetes:
         pod = self.pod["spec"]["securityContext"]
         assert (pod["runAsNonRoot"], pod["seccompProfile"]) == (True, {"type": "RuntimeDefault"})
         assert self.pod["spec"]["automountServiceAccountToken"] is False
+
+
+class TestEgress:
+    """The pods that bring credentials along: what is otherwise there than for others, and their rights."""
+
+    FOLDER = ROOT / "deploy" / "kubernetes-egress"
+    MANIFESTS = {path.name: yaml.safe_load(path.read_text()) for path in sorted(FOLDER.glob("*.yaml"))}
+    KUSTOMIZATION = MANIFESTS.pop("kustomization.yaml")
+
+    def manifest(self, kind: str) -> Any:
+        (found,) = [each for each in self.MANIFESTS.values() if each["kind"] == kind]
+        return found
+
+    @pytest.fixture
+    def config(self, tmp_path: Path) -> Config:
+        """What the ConfigMap says. Loading it raises what is wrong."""
+        ((name, text),) = self.manifest("ConfigMap")["data"].items()
+        (tmp_path / name).write_text(text)
+        return load(str(tmp_path / name), TYPES).config
+
+    @property
+    def pod(self) -> Any:
+        return self.manifest("Deployment")["spec"]["template"]
+
+    @pytest.mark.parametrize("version", VERSIONS)
+    @pytest.mark.parametrize("name", MANIFESTS)
+    def test_kubernetes_takes_the_manifests(self, name, version):
+        kubernetes_validate.validate(self.MANIFESTS[name], version, strict=True)
+
+    def test_every_manifest_is_applied_and_every_selector_finds_the_pods(self):
+        assert self.KUSTOMIZATION["resources"] == list(self.MANIFESTS)
+        labels = self.pod["metadata"]["labels"]
+        assert self.manifest("Service")["spec"]["selector"] == labels
+        selecting = self.manifest("NetworkPolicy")["spec"]["podSelector"]
+        assert selecting == self.manifest("Deployment")["spec"]["selector"] == {"matchLabels": labels}
+        assert self.manifest("PodDisruptionBudget")["spec"]["selector"] == {"matchLabels": labels}
+
+    def test_the_account_may_read_what_is_watched_and_nothing_else(self, config):
+        rights = {kind: self.manifest(kind)["rules"] for kind in ("ClusterRole", "Role")}
+        reading = ["get", "list", "watch"]
+        assert rights == {
+            "ClusterRole": [{"apiGroups": [GROUP], "resources": ["applications"], "verbs": reading}],
+            "Role": [{"apiGroups": [""], "resources": ["secrets"], "verbs": reading}],
+        }
+        account = self.manifest("ServiceAccount")["metadata"]["name"]
+        assert self.pod["spec"]["serviceAccountName"] == account
+        namespace = self.KUSTOMIZATION["namespace"]
+        assert config.providers.kyma.namespace == namespace
+        for kind in rights:
+            binding = self.manifest(f"{kind}Binding")
+            assert binding["subjects"] == [{"kind": "ServiceAccount", "name": account, "namespace": namespace}]
+            assert binding["roleRef"]["kind"] == kind
+            assert binding["roleRef"]["name"] == self.manifest(kind)["metadata"]["name"]
+
+    def test_every_port_is_listened_on(self, config):
+        (container,) = self.pod["spec"]["containers"]
+        ports = {each["name"]: each["containerPort"] for each in container["ports"]}
+        listened = {name: each.address.port for name, each in config.listeners.items()}
+        assert ports == {**listened, "status": config.status.address.port}
+        served = {each["targetPort"]: each["port"] for each in self.manifest("Service")["spec"]["ports"]}
+        assert served == listened
+        assert {name: config.egress.listeners[name] for name in served} == {
+            "services": "path",
+            "entries": "path_with_entry",
+        }
+
+    def test_a_pod_that_knows_nothing_yet_is_not_started_anew(self):
+        """The API server may be away for long; what is alive waits for it."""
+        (container,) = self.pod["spec"]["containers"]
+        probed = {each: container[f"{each}Probe"]["httpGet"]["path"] for each in ("startup", "readiness", "liveness")}
+        assert probed == {"startup": "/livez", "readiness": "/readyz", "liveness": "/livez"}
+
+    def test_the_rest_of_the_pod_is_as_that_of_any_gateway(self):
+        others = manifest("Deployment")["spec"]["template"]["spec"]
+        ours = self.pod["spec"]
+        assert ours["securityContext"] == others["securityContext"]
+        (container,), (other,) = ours["containers"], others["containers"]
+        for key in ("securityContext", "args", "volumeMounts", "resources", "image", "livenessProbe", "readinessProbe"):
+            assert container[key] == other[key]
+        assert ours["terminationGracePeriodSeconds"] == others["terminationGracePeriodSeconds"]
 
 
 class TestDockerfile:

@@ -356,3 +356,25 @@ def test_it_tells_that_a_cookie_names_the_target(tmp_path: Path) -> None:
         explanation = explain(tables, "GET", "http://a.test/", [f"Cookie: {value}"])
         assert explanation.target == f"http://{target.label}"
         assert explanation.picked_by == "cookie lb"
+
+
+@pytest.mark.parametrize("shadow", [False, True])
+def test_what_filters_make_of_a_reply_is_what_is_told(shadow: bool) -> None:
+    def reply(exchange: Exchange, reply: Reply) -> Reply:
+        return Reply(418, b"", ((b"X-Said", b"otherwise"),), reply.fault)
+
+    def response(exchange: Exchange) -> None:
+        assert exchange.response is not None
+        exchange.response.status += 1
+
+    explanation = told(probe("p", Phase.ADMIT, request=refuse, reply=reply, response=response), shadow=shadow)
+    if shadow:
+        assert explanation.sends
+    else:
+        assert (explanation.status, explanation.fault, explanation.fields) == (419, "forbidden", ("X-Said: otherwise",))
+
+
+def test_a_renewal_is_nothing_that_is_told() -> None:
+    explanation = told(probe("p", Phase.CREDENTIALS, renew=broken))
+    assert steps(explanation) == ["p → has no say before the response"]
+    assert explanation.sends

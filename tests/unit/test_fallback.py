@@ -67,6 +67,52 @@ def test_another_upstream_in_place_of_one_that_cannot_be_reached() -> None:
     plane.assert_quiet()
 
 
+ADDED = {"request_parameters": {"headers": {"X-Tenant": "t1"}, "query": {"key": "of u"}}}
+
+
+def test_what_is_for_one_upstream_alone_stays_behind() -> None:
+    """Another host does not get to see it, and what the client has sent is as it was."""
+    plane = plane_with(OTHER, filters=ADDED)
+    client = plane.client()
+    client.sends(b"GET /a?b=c HTTP/1.1\r\nHost: a\r\nX-Own: 1\r\n\r\n")
+    first = plane.connects()
+    assert first.received.startswith(b"GET /a?b=c&key=of%20u HTTP/1.1\r\n")
+    assert b"\r\nX-Tenant: t1\r\n" in first.received
+    first.resets()
+    second = plane.connects()
+    assert second.received.startswith(b"GET /a?b=c HTTP/1.1\r\nHost: 127.0.0.2:9\r\n")
+    assert b"\r\nX-Own: 1\r\n" in second.received
+    assert b"X-Tenant" not in second.received
+    second.sends(OK)
+    assert client.received.endswith(b"other")
+    plane.assert_quiet()
+
+
+@pytest.mark.parametrize("meant_for_both", [True, False])
+@pytest.mark.parametrize("level", ["gateway", "listener", "upstreams"])
+def test_it_goes_along_where_it_is_meant_for_both(level: str, meant_for_both: bool) -> None:
+    """Because it stands where all upstreams are meant, or because both have the same."""
+    upstream = {"targets": [{"url": "http://127.0.0.1:9"}], "retries": {"max": 0}}
+    others = {**upstream, "targets": [{"url": "http://127.0.0.2:9"}]}
+    listener: dict[str, Any] = {"address": "127.0.0.1:0"}
+    settings: dict[str, Any] = {"routes": [{"name": "all", "upstream": "u", "fallback": OTHER}]}
+    if level == "gateway":
+        settings["filters"] = ADDED
+    elif level == "listener":
+        listener = {**listener, "filters": ADDED}
+    else:
+        upstream, others = {**upstream, "filters": ADDED}, {**others, "filters": ADDED}
+    if not meant_for_both:  # the route's own takes the place of what is for both
+        settings["routes"][0]["filters"] = {"request_parameters": {"headers": {"X-Tenant": "t2"}}}
+    plane = Plane({**settings, "listeners": {"main": listener}, "upstreams": {"u": upstream, "v": others}})
+    asked(plane)
+    plane.cannot_connect()
+    received = plane.connects().received
+    assert b"\r\nHost: 127.0.0.2:9\r\n" in received
+    assert (b"key=of%20u" in received) is (b"X-Tenant: t1" in received) is meant_for_both
+    assert b"X-Tenant: t2" not in received
+
+
 def broken(wire: Wire) -> None:
     wire.resets()
 
@@ -156,7 +202,13 @@ def test_the_client_leaves_while_the_other_is_asked() -> None:
 
 def test_a_post_that_was_sent_goes_nowhere_else_although_it_may_be_sent_again() -> None:
     """`non_idempotent` is about its own upstream."""
-    retries = {"max": 1, "conditions": ["503"], "non_idempotent": True, "backoff": {"base": "0s"}}
+    retries = {
+        "max": 1,
+        "conditions": ["per_try_timeout"],
+        "per_try_timeout": "200ms",
+        "non_idempotent": True,
+        "backoff": {"base": "0s"},
+    }
     settings = {
         "upstreams": {
             "u": {
@@ -170,11 +222,11 @@ def test_a_post_that_was_sent_goes_nowhere_else_although_it_may_be_sent_again() 
     }
     plane = Plane(settings)
     client = asked(plane, b"POST", b"payload")
-    first = plane.connects()
+    plane.connects()
     upstream = plane.gateway.upstreams["u"]
-    upstream.shunned = frozenset(upstream.targets)  # as when its breaker opens with this answer
+    upstream.shunned = frozenset(upstream.targets)  # as when its breaker opens with this failure
     upstream.settle()
-    first.sends(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+    plane.passes(0.3)
     assert client.received.startswith(b"HTTP/1.1 503 ")
     assert not plane.pool.waiting
     plane.assert_quiet()

@@ -83,35 +83,47 @@ def following(folder: Path) -> list[Source]:
 def test_a_configuration_that_is_left_alone_has_settled_once_where_nobody_knows_what_was_taken(tmp_path):
     sources = following(tmp_path)
     for taken, told in ((True, []), (False, [1])):
-        watch = SourceWatch(taken=taken)
-        assert [look for look in range(4) if watch.settled(sources)] == told
+        watch = SourceWatch()
+        assert [look for look in range(4) if watch.settled(sources, posted=taken)] == told
 
 
 def test_a_change_is_told_once_and_not_before_it_stands_still(tmp_path):
-    sources, watch = following(tmp_path), SourceWatch(taken=True)
-    assert not watch.settled(sources)
+    sources, watch = following(tmp_path), SourceWatch()
+    assert not watch.settled(sources, posted=True)
     for text in ("", "include: []", "include: [] # longer"):  # as an editor that writes in steps
         (tmp_path / "gateway.yaml").write_text(text)
-        assert not watch.settled(sources)
-    assert [watch.settled(sources) for _ in range(3)] == [True, False, False]
+        assert not watch.settled(sources, posted=True)
+    assert [watch.settled(sources, posted=True) for _ in range(3)] == [True, False, False]
 
 
 def test_a_file_that_comes_to_be_included_is_a_change_and_its_end_another(tmp_path):
-    sources, watch = following(tmp_path), SourceWatch(taken=True)
-    assert not watch.settled(sources)
+    sources, watch = following(tmp_path), SourceWatch()
+    assert not watch.settled(sources, posted=True)
     (tmp_path / "conf.d" / "a.yaml").write_text("routes: []")
-    assert [watch.settled(sources) for _ in range(3)] == [False, True, False]
+    assert [watch.settled(sources, posted=True) for _ in range(3)] == [False, True, False]
     (tmp_path / "conf.d" / "a.yaml").unlink()
-    assert [watch.settled(sources) for _ in range(3)] == [False, True, False]
+    assert [watch.settled(sources, posted=True) for _ in range(3)] == [False, True, False]
 
 
 def test_what_is_back_as_it_was_before_anybody_was_told_is_no_change(tmp_path):
-    sources, watch = following(tmp_path), SourceWatch(taken=True)
-    assert not watch.settled(sources)
+    sources, watch = following(tmp_path), SourceWatch()
+    assert not watch.settled(sources, posted=True)
     os.rename(tmp_path / "gateway.yaml", tmp_path / "away")
-    assert not watch.settled(sources)
+    assert not watch.settled(sources, posted=True)
     os.rename(tmp_path / "away", tmp_path / "gateway.yaml")
-    assert [watch.settled(sources) for _ in range(3)] == [False, False, False]
+    assert [watch.settled(sources, posted=True) for _ in range(3)] == [False, False, False]
+
+
+def test_what_was_posted_is_no_change_of_files_that_it_names_or_no_longer_names(tmp_path):
+    sources, watch = following(tmp_path), SourceWatch()
+    (tmp_path / "conf.d" / "a.yaml").write_text("routes: []")
+    assert [watch.settled(sources, posted=False) for _ in range(3)] == [False, True, False]
+    targets = [*sources, Source("upstreams.u.targets", b"[]", upstream="u")]
+    alone = [Source(sources[0].name, b"version: 1")]
+    for posted in (targets, alone, targets, sources):
+        assert [watch.settled(posted, posted=True) for _ in range(3)] == [False] * 3
+    (tmp_path / "gateway.yaml").write_text("include: []")
+    assert [watch.settled(targets, posted=True) for _ in range(3)] == [False, True, False]
 
 
 def test_of_a_pattern_what_it_finds_is_watched(tmp_path):

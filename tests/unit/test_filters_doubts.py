@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from fastgw import config
 from fastgw.cli import app
+from fastgw.config.credentials import READABLE
 from fastgw.config.locating import locate
 from fastgw.filters import TYPES
 from fastgw.filters.api import Phase
@@ -24,6 +25,7 @@ ALICE = {
     "hmac": [{"key_id": "a", "key": "s" * 32}],
     "certificates": [{"subject": "CN=alice"}],
 }
+CLIENT = {"client_id": "app", "client_secret": "s"}
 JWT = {"algorithms": ["RS256"], "jwks_uri": "https://idp.test/keys"}
 ASKED = {"url": "http://10.0.0.1/", "client_id": "gateway", "client_secret": "of-the-gateway"}
 UNKNOWN = "no filter before it says who the client is: "
@@ -64,10 +66,58 @@ def notes_of(folder: Path, types: Any = TYPES, **settings: object) -> list[str]:
             {"auth": {"any_of": [{"introspection": ASKED}]}},
             "auth: `url` is http: anybody in between can read tokens, and let themselves in",
         ),
+        (
+            {"credentials": {"oauth2": {**CLIENT, "token_url": "http://idp.test/token"}}},
+            f"credentials: `oauth2.token_url` is http: {READABLE}",
+        ),
+        (
+            {"credentials": {"bearer": "b", "csrf": {"token_url": "http://api.test/csrf"}}},
+            f"credentials: `csrf.token_url` is http: {READABLE}",
+        ),
     ],
 )  # fmt: skip
 def test_what_can_never_work_is_noted_at_its_place(tmp_path: Path, filters: dict[str, Any], note: str) -> None:
     assert notes_of(tmp_path, filters=filters) == [f"filters.{note}"]
+
+
+@pytest.mark.parametrize(
+    ("filters", "note"),
+    [
+        ({"rate_limit": {"limit": 1, "window": "1s", "groups": {"staf": {"limit": 2}}}}, 'the group "staf"; did'),
+        ({"rate_limit": {"limit": 1, "window": "1s", "groups": {"gold": {"limit": 2}}}}, 'the group "gold"'),
+        ({"quota": {"limit": 1, "period": "day", "groups": {"staf": {"limit": 2}}}}, 'the group "staf"; did you mean'),
+        ({"concurrency": {"limit": 1, "priority": {"groups": {"staf": "high"}}}}, 'the group "staf"; did you mean'),
+    ],
+)
+def test_a_limit_for_a_group_that_nobody_is_in_is_noted(tmp_path: Path, filters: dict[str, Any], note: str) -> None:
+    """Unless groups come from tokens as well."""
+    (name,) = filters
+    settings = {"consumers": [ALICE], "quotas": {"file": "quotas"}}
+    (told,) = notes_of(tmp_path, filters={"key_auth": {}, **filters}, **settings)
+    assert told.startswith(f"filters.{name}: no consumer is in {note}")
+    assert notes_of(tmp_path, filters={"jwt": JWT, **filters}, **settings) == []
+    assert notes_of(tmp_path, filters={"key_auth": {}, **filters}, consumer_files=["*.none"], **settings) == []
+
+
+def test_a_limit_that_would_be_shared_and_methods_that_are_refused_are_noted(tmp_path: Path) -> None:
+    limit = {"limit": 10, "window": "1s", "scope": "shared", "cost": {"methods": {"GTE": 5, "POST": 2}}}
+    assert notes_of(tmp_path, filters={"rate_limit": limit}) == [
+        "filters.rate_limit: `scope: shared`, and there is no `state` to share: each node counts for itself",
+        "filters.rate_limit: `cost.methods`: GTE is always refused: llhttp does not know it",
+    ]
+
+
+def test_hashing_on_consumers_where_nobody_is_one_is_noted(tmp_path: Path) -> None:
+    def told(**settings: object) -> list[str]:
+        upstream = {
+            "targets": [{"url": "http://a.test"}, {"url": "http://b.test"}],
+            "load_balancing": {"algorithm": "consistent_hash", "hash_on": "consumer"},
+        }
+        return notes_of(tmp_path, upstreams={"u": upstream}, routes=[{"name": "r", "upstream": "u"}], **settings)
+
+    path = "upstreams.u.load_balancing.hash_on"
+    assert told() == [f"{path}: no filter says who the client is: requests are shared out in turn"]
+    assert told(filters={"jwt": JWT}) == []
 
 
 def test_a_name_that_two_ways_may_give_is_noted(tmp_path: Path) -> None:
@@ -127,6 +177,8 @@ def test_a_group_that_nobody_is_in_is_noted(tmp_path: Path, groups: dict[str, An
         {"filters": {"jwt": {**JWT, "jwks_uri": "http://[::1]/keys"}}},
         {"filters": {"jwt": {**JWT, "jwks_uri": "unix:/run/idp.sock:/keys"}}},
         {"filter_sets": {"unused": {"authorize": {}, "headers": NAMING}}},
+        {"filters": {"credentials": {"oauth2": {**CLIENT, "token_url": "http://localhost:8080/token"}}}},
+        {"filters": {"credentials": {"oauth2": {**CLIENT, "token_url": "unix:/run/idp.sock:/token"}}}},
     ],
 )
 def test_what_may_work_is_not(tmp_path: Path, settings: dict[str, Any]) -> None:
@@ -169,7 +221,9 @@ def test_certificates_that_nobody_is_asked_for(tmp_path: Path) -> None:
     assert notes_of(tmp_path, listeners={"a": asking}, filters={"authorize": {"certificate": {}}}) == []
 
 
-@pytest.mark.parametrize("example", ["gateway.yaml", "limits.yaml", "plans.yaml", "minimal.yaml", "minimal.toml"])
+@pytest.mark.parametrize(
+    "example", ["gateway.yaml", "limits.yaml", "plans.yaml", "oauth.yaml", "minimal.yaml", "minimal.toml"]
+)
 def test_there_is_nothing_to_note_of_the_examples(example: str) -> None:
     file = Path(__file__).parents[2] / "examples" / example
     assert [*doubts(config.load(str(file), TYPES).config)] == []

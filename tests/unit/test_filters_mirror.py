@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -28,7 +30,7 @@ SENT, DIFFERENT, FAILED, SKIPPED = (
 class Mirrored:
     """A gateway whose requests to `u` are copied to `v`."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, also: Mapping[str, Any] = MappingProxyType({}), **settings: Any) -> None:
         upstreams = {
             "u": {"targets": [{"url": "http://127.0.0.1:9/base"}], "retries": {"max": 0}},
             "v": {"targets": [{"url": "http://127.0.0.2:9"}], "retries": {"max": 0}},
@@ -36,6 +38,7 @@ class Mirrored:
         filters = {
             "own": {"type": "headers", "request": {"set": {"X-Own": "1"}, "remove": ["X-Secret"]}},
             "mirror": {"upstream": "v", **settings},
+            **also,
         }
         route = {"name": "all", "upstream": "u", "filters": filters, "strip_prefix": "/api"}
         self.plane = Plane({"upstreams": upstreams, "routes": [route]})
@@ -102,6 +105,23 @@ def test_a_body_goes_with_it(framing: bytes) -> None:
     assert head.startswith(b"POST /a HTTP/1.1\r\n")
     assert b"Expect" not in head
     assert sent == (b"7\r\npayload\r\n0\r\n\r\n" if b"chunked" in framing else b"payload")
+    copy.sends(OK)
+    assert mirrored.counted == {SENT: 1}
+    mirrored.plane.assert_quiet()
+
+
+def test_what_is_for_one_upstream_alone_is_not_copied() -> None:
+    """A mirror is another host: it gets no secret that the gateway brings for the upstream of the route."""
+    parameters = {"headers": {"X-Tenant": "t1"}, "query": {"key": "of u"}}
+    mirrored = Mirrored(also={"request_parameters": parameters})
+    upstream = mirrored.asks()
+    assert upstream.received.startswith(b"GET /base/a?b=c&key=of%20u HTTP/1.1\r\n")
+    assert b"\r\nX-Tenant: t1\r\n" in upstream.received
+    copy = mirrored.copied()
+    assert copy.received.startswith(b"GET /a?b=c HTTP/1.1\r\n")
+    assert b"\r\nX-Own: 1\r\n" in copy.received
+    assert b"X-Tenant" not in copy.received
+    assert b"X-Secret" not in copy.received
     copy.sends(OK)
     assert mirrored.counted == {SENT: 1}
     mirrored.plane.assert_quiet()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -140,15 +141,15 @@ def test_the_fields_that_came_before_the_draft() -> None:
     assert not field(head, "ratelimit")
 
 
-def test_none_are_told_and_then_a_request_takes_the_straight_way() -> None:
+def test_none_are_told_and_then_no_answer_is_met() -> None:
     hour = {"type": "rate_limit", **HOUR}
     limited = plane(
         {"name": "quiet", "paths": ["/quiet"], "upstream": "u", "filters": {"a": {**hour, "headers": "none"}}},
         {"name": "told", "paths": ["/told"], "upstream": "u", "filters": {"a": hour}},
     )
     quiet, told = (each.rules[0][0].route for each in limited.gateway.routes)
-    assert quiet.straight is not None
-    assert told.straight is None
+    assert not quiet.meets_answers
+    assert told.meets_answers
     assert not field(limited.asks("/quiet"), "ratelimit.*")
     assert limited.statuses(2, path="/quiet") == [200, 429]
 
@@ -385,7 +386,7 @@ def test_in_a_queue_requests_wait_for_their_turn_and_no_longer(clock: Clock, mon
     async def sleep(seconds: float) -> None:
         slept.append(round(seconds, 3))
 
-    monkeypatch.setattr(rate_limit.asyncio, "sleep", sleep)
+    monkeypatch.setattr(rate_limit, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep}))
     settings = RateLimit(limit=2, window=1.0, burst=2, algorithm="leaky_bucket")
     ask = hooks_of(settings, own_table()).request
     assert ask is not None

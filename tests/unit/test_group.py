@@ -15,7 +15,7 @@ from fastgw.node.timers import Wheel
 from fastgw.upstream.balance import Nobody
 from fastgw.upstream.balance.drawn import Latency
 from fastgw.upstream.balance.loads import Loads
-from fastgw.upstream.balance.turns import RoundRobin
+from fastgw.upstream.balance.turns import Alone
 from fastgw.upstream.group import Upstream
 from fastgw.upstream.pool import LocalLimit
 from fastgw.upstream.target import Target, build_targets
@@ -118,7 +118,7 @@ def test_without_a_panic_threshold_nobody_may_be_left():
 def test_one_target_in_use_costs_nothing_to_choose():
     running = Running(configured(1, 1, algorithm="consistent_hash"))
     running.shun("a")
-    assert isinstance(running.upstream.balancer, RoundRobin)
+    assert isinstance(running.upstream.balancer, Alone)
 
 
 @pytest.mark.parametrize("algorithm", ["round_robin", "random", "ip_hash"])

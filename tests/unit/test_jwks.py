@@ -184,7 +184,7 @@ def test_sources_are_one_if_they_are_fetched_in_the_same_way() -> None:
 class Services:
     def __init__(self, values: dict[str, bytes]) -> None:
         self.asked: list[str] = []
-        self.feeds = Feeds(values, self.asked.append)
+        self.feeds = Feeds(values, lambda key, seen: self.asked.append(key))
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from fastgw.config.values import Address, Url
 from fastgw.downstream.secured import Outcome
 from fastgw.filters.size import Size
 from fastgw.gateway import Gateway
+from fastgw.node import state_up
 from fastgw.node.health import Verdict
 from fastgw.node.places import MAX_CONSUMERS, Names
 from fastgw.node.shared import Shared
@@ -58,7 +59,7 @@ class Node:
         verifiers.append(VerifierInfo("public", "crl", "/crl.pem", BEGUN + 3600, ""))
         verifiers.append(VerifierInfo("(admin)", "crl", "/always.pem", None, ""))
         feeds = [
-            FeedInfo("https://good.example/keys", BEGUN + 60, ""),
+            FeedInfo("https://good.example/keys", BEGUN + 60, "", "egress/shop/orders", 2),
             FeedInfo("https://away.example/keys", BEGUN + 30, "it answers 503"),
             FeedInfo("https://never.example/keys", None, "it does not answer"),
             FeedInfo("https://new.example/keys", None, ""),
@@ -101,6 +102,7 @@ def test_every_family_is_told_with_its_labels_and_kind(node: Node, accept: bytes
     node.tally.count_filter("limit", FilterEvent.ANSWER)
     node.tally.count_filter("limit", FilterEvent.COPY_SENT)
     node.tally.count_consumer("alice")
+    node.own.words[node.words.state_up] = state_up.UP
     content_type, text = node.exposition.text(accept)
     assert content_type == (OPENMETRICS if accept else PROMETHEUS).content_type
     assert text.endswith(b"# EOF\n") == bool(accept)
@@ -118,6 +120,22 @@ def test_the_health_of_upstreams_is_told(node: Node) -> None:
     assert node.value("fastgw_upstream_targets", health="healthy", upstream="users") == 2
     assert node.value("fastgw_upstream_targets", health="ejected", upstream="users") == 1
     assert node.value("fastgw_upstream_breaker_state", upstream="users") == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ((state_up.UNASKED, state_up.UNASKED), []),
+        ((state_up.UP, state_up.UNASKED), [1]),
+        ((state_up.UP, state_up.UP), [1]),
+        ((state_up.UP, state_up.AWAY), [0]),
+        ((state_up.AWAY, state_up.UNASKED), [0]),
+    ],
+)
+def test_the_state_is_up_when_it_is_for_all_who_ask(node: Node, said: tuple[int, int], told: list[int]) -> None:
+    for column, word in zip(node.shared.columns, said, strict=True):
+        column.words[node.words.state_up] = word
+    assert [each.value for each in node.samples() if each.name == "fastgw_state_up"] == told
 
 
 @pytest.mark.parametrize("accept", [b"", OPEN])
@@ -282,6 +300,7 @@ def test_it_is_told_when_what_verifies_clients_is_out_of_date(node: Node) -> Non
 
 def test_what_is_fetched_is_told_of_once_it_was_tried(node: Node) -> None:
     samples = node.samples()
+    assert {each.labels["used_by"] for each in samples if "feed" in each.labels} == {"egress/shop/orders", ""}
     up = {each.labels["feed"]: each.value for each in samples if each.name == "fastgw_feed_up"}
     assert up == {
         "https://good.example/keys": 1,

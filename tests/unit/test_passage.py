@@ -1,8 +1,8 @@
 """The straight way against the long way: whatever happens on it, nobody outside sees which one a request went.
 
-Each play is acted three times: on a route that has a straight way, on the same one with a filter that lets requests
-pass, after which the way is straight as well, and with a filter that would look at answers, which makes it the long
-way. After each step all are in the same state: bytes on all wires, deadlines, records, counts.
+Each play is acted on a route that has a straight way, on the same one with filters that let requests pass, that meet
+answers or both, where the way is straight as well, and on one whose straight way is taken away. After each step all are
+in the same state: bytes on all wires, deadlines, records, counts.
 """
 
 from __future__ import annotations
@@ -21,9 +21,13 @@ from tests.support.memory import Plane, Wire, probe
 
 PASSING = probe("passing", Phase.TRANSFORM, request=lambda exchange: None)
 EARLY = probe("early", Phase.ADMIT, request=lambda exchange: None)
-NOTHING = probe("nothing", Phase.TRANSFORM, response=lambda exchange: None)
-STRAIGHT: list[tuple[type[Filter], ...]] = [(), (PASSING,), (EARLY,), (EARLY, PASSING)]
-LONG = (NOTHING,)
+MEETING = probe("meeting", Phase.TRANSFORM, response=lambda exchange: None)
+MEETING_ALL = probe("meeting_all", Phase.ADMIT, response=lambda exchange: None)
+ENDING = probe("ending", Phase.TRANSFORM, finish=lambda exchange: None)
+STRAIGHT: list[tuple[type[Filter], ...]] = [
+    (), (PASSING,), (EARLY,), (EARLY, PASSING), (MEETING,), (MEETING_ALL,), (ENDING,), (PASSING, MEETING, ENDING),
+]  # fmt: skip
+LONG = (MEETING, ENDING)
 
 HOST = b"Host: a.test\r\n"
 LOGGED = b"User-Agent: u\r\nReferer: r\r\nX-Request-Id: i\r\n"
@@ -63,8 +67,12 @@ class Play:
         probes: Sequence[type[Filter]] = (),
         ip: str = "127.0.0.1",
         warm: bool = True,
+        long: bool = False,
     ) -> None:
         self.plane = Plane({**SETTINGS, **settings}, probes=probes)
+        if long:
+            for entry in (entry for made in self.plane.gateway.routes for rule in made.rules for entry in rule or ()):
+                entry.route.straight, entry.route.at_once = None, False
         self.plane.server.date_line = lambda: b"Date: now\r\n"
         self.client = self.plane.client(ip)
         self.upstreams: list[Wire] = []
@@ -174,7 +182,7 @@ def alike(
 ) -> Play:
     """Act a play on all ways; the one on the straight way."""
     straights = [Play(settings or {}, probes, ip, warm) for probes in STRAIGHT]
-    long = Play(settings or {}, LONG, ip, warm)
+    long = Play(settings or {}, LONG, ip, warm, long=True)
     for number, step in enumerate(steps):
         for play in (*straights, long):
             step(play)
@@ -501,17 +509,17 @@ def known(exchange: Exchange) -> None:
 
 
 @pytest.mark.parametrize("phase", [Phase.OBSERVE, Phase.AUTHENTICATE])
-@pytest.mark.parametrize("straight", [True, False])
-def test_what_filters_have_found_out_and_changed_goes_with_the_request(straight: bool, phase: Phase) -> None:
+@pytest.mark.parametrize("meets", [True, False])
+def test_what_filters_have_found_out_and_changed_goes_with_the_request(meets: bool, phase: Phase) -> None:
     """To the upstream and into the log, and not on to the next request of the connection."""
     hooks: dict[str, Any] = {"request": lambda exchange: known(exchange) if exchange.path == b"/told" else None}
-    if not straight:
+    if meets:
         hooks["response"] = lambda exchange: None
     play = Play({}, [probe("p", phase, **hooks)])
     for path in (b"/told", b"/", b"/told"):
         before = len(play.upstream.received)
         play.client.sends(asking(b"GET " + path, b"User-Agent: u"))
-        assert play.passing is straight
+        assert play.passing
         sent = play.upstream.received[before:]
         assert [line in sent for line in (b"X-Set: 1\r\n", b"X-Added: 1\r\n")] == [path == b"/told"] * 2
         assert (b"User-Agent" in sent) is (path == b"/")
@@ -522,11 +530,53 @@ def test_what_filters_have_found_out_and_changed_goes_with_the_request(straight:
     play.plane.assert_quiet()
 
 
-def test_a_filter_that_looks_later_has_the_request_go_the_long_way() -> None:
-    for hook in ("response", "finish"):
-        play = Play({}, [probe("p", Phase.TRANSFORM, **{hook: lambda exchange: None})])
-        play.client.sends(GET)
-        assert not play.passing
+@pytest.mark.parametrize("request_step", [None, lambda exchange: None], ids=["at once", "behind a step"])
+def test_filters_meet_an_answer_of_the_straight_way(request_step: Any) -> None:
+    """They see what they would see on the long one, change it, and are told when it is over."""
+    met: list[Any] = []
+
+    def response(exchange: Exchange) -> None:
+        assert exchange.response is not None
+        met.append(
+            (exchange.path, exchange.response.status, exchange.upstream, exchange.target, exchange.upstream_s >= 0)
+        )
+        exchange.response.status = 201
+        exchange.response.dropped |= {b"x-a"}
+        exchange.add_response_fields(b"X-Met: 1\r\n")
+
+    def finish(exchange: Exchange) -> None:
+        met.append((exchange.response_bytes, exchange.fault))
+
+    play = Play({}, [probe("p", Phase.TRANSFORM, request=request_step, response=response, finish=finish)])
+    met.clear()
+    before = len(play.client.received)
+    play.client.sends(asking(b"GET /a"))
+    assert play.passing
+    play.upstream.sends(saying(b"200 OK", b"X-A: b", b"Content-Length: 2", body=b"ok"))
+    assert met == [(b"/a", 200, "u", "127.0.0.1:9", True), (2, None)]
+    head, _, body = play.client.received[before:].partition(b"\r\n\r\n")
+    assert (head.startswith(b"HTTP/1.1 201 "), b"X-Met: 1" in head, b"X-A" in head, body) == (True, True, False, b"ok")
+    assert status_of(play) == 201
+    play.plane.assert_quiet()
+
+
+def test_a_step_that_raises_on_the_straight_way_lets_nothing_out() -> None:
+    def response(exchange: Exchange) -> None:
+        if exchange.path == b"/a":
+            raise ZeroDivisionError
+
+    play = Play({}, [probe("p", Phase.TRANSFORM, response=response)])
+    before = len(play.client.received)
+    play.client.sends(asking(b"GET /a"))
+    assert play.passing
+    play.upstream.sends(saying(b"200 OK", b"Content-Length: 6", body=b"secret"))
+    assert play.client.received[before:].startswith(b"HTTP/1.1 500 ")
+    assert b"secret" not in play.client.received
+    assert status_of(play) == 500
+    play.client.sends(asking(b"GET /b"))
+    play.upstream.sends(OK)  # the connection has served its exchange, and serves on
+    assert status_of(play) == 200
+    play.plane.assert_quiet()
 
 
 def test_an_exchange_that_filters_have_met_is_the_one_that_goes_on() -> None:
@@ -541,3 +591,67 @@ def test_an_exchange_that_filters_have_met_is_the_one_that_goes_on() -> None:
     play.upstream.sends(OK[-1:])
     assert status_of(play) == 200
     play.plane.assert_quiet()
+
+
+ANSWERS = {
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok": False,
+    b"HTTP/1.1 200 OK\r\nX-Look: 1\r\nContent-Length: 2\r\n\r\nok": True,
+    b"HTTP/1.1 500 No\r\nContent-Length: 2\r\n\r\nno": True,
+}
+
+
+@pytest.mark.parametrize("request_step", [None, lambda exchange: None], ids=["at once", "behind a step"])
+def test_only_what_a_filter_looks_at_is_shown_to_it(request_step: Any) -> None:
+    seen: list[int] = []
+
+    def response(exchange: Exchange) -> None:
+        assert exchange.response is not None
+        assert exchange.response.head is not None
+        seen.append(exchange.response.head.status)
+        exchange.add_response_fields(b"X-Seen: 1\r\n")
+
+    def looks_at(head: Any) -> bool:
+        if head.first(b"x-look") is not None:
+            raise ZeroDivisionError  # who cannot tell is asked
+        return bool(head.status == 500)
+
+    probes = [probe("p", Phase.TRANSFORM, request=request_step, response=response, looks_at=looks_at)]
+    plane = Plane(probes=probes)
+    client = plane.client()
+    client.sends(asking(b"GET /"))
+    upstream = plane.connects()  # no connection was at hand, so it is an exchange
+    upstream.sends(OK)
+    assert len(seen) == 1
+    for answer, looked in ANSWERS.items():
+        seen.clear()
+        before = len(client.received)
+        client.sends(asking(b"GET /"))
+        assert next(iter(plane.server.connections))._passing
+        upstream.sends(answer)
+        assert (len(seen), b"X-Seen" in client.received[before:]) == (looked, looked)
+        assert client.received.endswith(answer[-6:])
+    seen.clear()
+    client.sends(asking(b"GET /"))
+    upstream.sends(OK[:-1])
+    upstream.sends(OK[-1:])
+    assert seen == [200]  # it came in pieces
+    assert [record.status for record in plane.records] == [200, 200, 200, 500, 200]
+    plane.assert_quiet()
+
+
+def test_a_filter_that_looks_at_all_is_shown_all() -> None:
+    """Those beside it may be shown them too."""
+    seen: list[int] = []
+    probes = [
+        probe("a", Phase.TRANSFORM, response=lambda exchange: None, looks_at=lambda head: False),
+        probe("b", Phase.TRANSFORM, response=lambda exchange: seen.append(1)),
+    ]
+    plane = Plane(probes=probes)
+    client = plane.client()
+    client.sends(asking(b"GET /"))
+    upstream = plane.connects()
+    upstream.sends(OK)
+    client.sends(asking(b"GET /"))
+    assert next(iter(plane.server.connections))._passing
+    upstream.sends(OK)
+    assert seen == [1, 1]

@@ -3,13 +3,18 @@
 import asyncio
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from fastgw.admin.node import Outcome
-from fastgw.config import load
+from fastgw.config import kyma_files, load
+from fastgw.exchange import Hooks
 from fastgw.filters import TYPES
+from fastgw.filters.api import Env
+from fastgw.filters.headers import Headers
 from fastgw.runtime.accepted import seal, unseal
 from fastgw.runtime.channel import Channel, Propose, Rejected
 from fastgw.runtime.channel import Outcome as Verdict
@@ -18,6 +23,7 @@ from fastgw.runtime.proposals import Proposals
 from tests.support.certificates import Certificates
 from tests.support.node import accepted_of, close_node, commons_of
 from tests.support.on_loop import on_loop
+from tests.support.peer import DEADLINE
 
 WRITTEN = "version: 1\nlisteners: {main: {address: 127.0.0.1:0}}\nworkers: 2\nstatus: null\nadmin: null\n"
 
@@ -25,9 +31,10 @@ WRITTEN = "version: 1\nlisteners: {main: {address: 127.0.0.1:0}}\nworkers: 2\nst
 class Control:
     """A control process's proposals about a file, and the supervisor's end of its channel."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, more: str = "") -> None:
         self.file = directory / "gateway.yaml"
         self.write("v1")
+        self.file.write_text(f"{self.file.read_text()}{more}\n")
         accepted = accepted_of(load(str(self.file), TYPES))
         self.commons = commons_of(sealed=Sealed(accepted, seal(accepted)))
         self.commons.words.set_ready(self.commons.shared, True)
@@ -62,7 +69,7 @@ class Control:
                 self.rejected.append(message)
             await asyncio.sleep(0)
         (descriptor,) = self._supervisor.take_descriptors()
-        (route,) = unseal(descriptor).config().routes
+        route, *_ = unseal(descriptor).config().routes
         os.close(descriptor)
         assert route.respond is not None
         self.read.append(str(route.respond.body))
@@ -108,6 +115,32 @@ def control(tmp_path: Path) -> Iterator[Control]:
     control = Control(tmp_path)
     yield control
     control.close()
+
+
+@pytest.fixture
+def of_services(tmp_path: Path) -> Iterator[Control]:
+    control = Control(tmp_path, 'egress: {apps: {one: {it: {url: "http://a"}}, two: {it: {url: "http://a"}}}}')
+    yield control
+    control.close()
+
+
+@on_loop
+async def test_what_is_in_force_is_known_before_the_first_change(of_services: Control) -> None:
+    """A control process that is born knows nothing of what was read before it."""
+    control = of_services
+    before = control.proposals.config
+    await control.proposals.recall()
+    known = control.proposals.config
+    assert known == before
+    control.file.write_text(control.file.read_text().replace("body: v1", "body: v2"))
+    asking = asyncio.create_task(control.proposals.reload("signal"))
+    control.answer(await control.proposal())
+    await asking
+    assert control.read == ["v2"]
+    now = control.proposals.config
+    assert all(now.upstreams[name] is known.upstreams[name] for name in known.upstreams)
+    same = [route.name for route in now.routes if any(route is each for each in known.routes)]
+    assert same == ["egress/one/it", "egress/two/it"]
 
 
 @on_loop
@@ -161,6 +194,44 @@ async def test_a_wrong_file_is_not_proposed_and_told(control):
 
 
 @on_loop
+async def test_what_has_not_changed_is_not_built_again(control, monkeypatch):
+    """Nor after something wrong, or something that the supervisor refused."""
+    built: list[str] = []
+    build = Headers.build
+
+    def counted(self: Headers, env: Env) -> Hooks:
+        built.append(str(env.route))
+        return build(self, env)
+
+    def write(*bodies: str) -> None:
+        routes = [
+            f"  - {{name: r{body[0]}, paths: [/{body[0]}], filters: {{headers: {{request: {{set: {{A: {body}}}}}}}}}, "
+            f"respond: {{body: x}}}}"
+            for body in bodies
+        ]
+        control.file.write_text("\n".join([WRITTEN + "routes:", *routes, ""]))
+
+    async def reloaded(why: str = "") -> list[str]:
+        built.clear()
+        asking = asyncio.create_task(control.proposals.reload("signal"))
+        control.answer(await control.proposal(), why)
+        assert (await asking).ok is not bool(why)
+        return built
+
+    monkeypatch.setattr(Headers, "build", counted)
+    write("a1", "b1", "c1")
+    assert await reloaded() == ["ra", "rb", "rc"]
+    write("a2", "b1", "c1")
+    assert await reloaded() == ["ra"]
+    write("a3", "b1", "c1")
+    assert await reloaded("no") == ["ra"]
+    control.write_badly()
+    assert not (await control.proposals.reload("signal")).ok
+    write("c1", "b2", "a2")
+    assert await reloaded() == ["rb"]
+
+
+@on_loop
 async def test_what_the_supervisor_refuses_changes_nothing(control):
     control.write("v2")
     asking = asyncio.create_task(control.proposals.reload("api"))
@@ -196,7 +267,8 @@ async def test_what_is_worth_knowing_is_told_where_it_begins_to_be_so(control, c
 
 @on_loop
 async def test_of_many_notes_some_are_told_and_how_many_more_there_are(control, capfd):
-    control.write_text("filters: {" + ", ".join(f"k{number}: {{type: key_auth}}" for number in range(100)) + "}")
+    limit = "{type: rate_limit, limit: 10, window: 1s, cost: {methods: {M%d: 2}}}"
+    control.write_text("filters: {" + ", ".join(f"k{number}: {limit % number}" for number in range(100)) + "}")
     notes = await control.noted()
     assert (len(notes), notes[-1]) == (21, ": and 80 more; `fastgw check` tells them")
     assert capfd.readouterr().err.count("note: ") == 21
@@ -297,6 +369,19 @@ async def test_a_trial_says_that_new_addresses_are_not_tried(control):
         outcome = await control.proposals.apply(posted, ".yaml", dry_run=True)
         assert outcome.ok
         assert outcome.summary.endswith("\naddresses are not tried") is said
+
+
+@on_loop
+async def test_what_is_masked_because_of_filters_is_no_difference(control):
+    """Also for a control process that has not read the configuration itself."""
+    control.write_text("filters: {request_parameters: {query: {tenant: x}}}\naccess_logs: [{redact: [mine]}]")
+    await control.noted()
+    accepted = control.proposals.current
+    assert accepted.settings.access_logs[0].redact == ("mine", "tenant")
+    control.commons.sealed = Sealed(accepted, seal(accepted))
+    for proposals in (control.proposals, Proposals(control.commons, control.proposals._channel)):
+        dry = await proposals.apply(control.text.encode(), ".yaml", dry_run=True)
+        assert dry.summary == "nothing changes"
 
 
 @on_loop
@@ -569,3 +654,156 @@ async def test_what_is_wrong_and_alone_is_told_once_and_nothing_is_proposed(file
     await filed.proposals.refresh()
     assert len(filed.proposals.records) == told
     assert filed.held == {"one"}
+
+
+@on_loop
+async def test_what_was_wrong_and_is_as_it_was_is_told_and_no_failure_any_more(filed, capfd):
+    await begun(filed)
+    good = (filed.folder / "one").read_text()
+    (filed.folder / "one").write_text("short")
+    (filed.folder / "two").unlink()
+    await filed.proposals.refresh()
+    assert not filed.proposals.records[-1].ok
+    (filed.folder / "one").write_text(good)
+    capfd.readouterr()
+    await filed.proposals.refresh()
+    assert filed.held == {"two"}
+    assert capfd.readouterr().err == f"{filed.folder}/one: what is there is in force again\n"
+    assert not filed.proposals.records[-1].ok, "something is withheld"
+    (filed.folder / "two").write_text(good)
+    assert await filed.taken() == ["alice"]
+    assert filed.held == set()
+    assert filed.proposals.records[-1].ok
+    generation = filed.proposals.current.generation
+    await filed.proposals.refresh()
+    assert filed.proposals.current.generation == generation
+
+
+@on_loop
+async def test_a_reload_that_failed_for_something_else_stays_one(filed):
+    await begun(filed)
+    (filed.folder / "two").unlink()
+    await filed.proposals.refresh()
+    assert filed.held == {"two"}
+    filed.write_badly()
+    assert not (await filed.proposals.reload("signal")).ok
+    (filed.folder / "two").write_text((filed.folder / "one").read_text())
+    await filed.proposals.refresh()
+    assert filed.held == set()
+    assert not filed.proposals.records[-1].ok
+
+
+APPLICATION = """
+apiVersion: applicationconnector.kyma-project.io/v1alpha1
+kind: Application
+metadata: {name: shop}
+spec: {services: [{name: stock, entries: [{type: API, targetUrl: "https://a.test"}]}]}
+"""
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Root may read what it likes."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@on_loop
+async def test_a_directory_that_must_not_be_read_takes_nothing_along(capfd):
+    """Nothing is found in it, as in an empty one."""
+    with TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        apps = Path(folder) / "apps"
+        apps.mkdir()
+        (apps / "shop.yaml").write_text(APPLICATION)
+        control = Control(Path(folder))
+        try:
+            control.file.write_text(f"{control.file.read_text()}providers: {{kyma: {{directory: apps}}}}\n")
+            reloading = asyncio.create_task(control.proposals.reload("signal"))
+            control.answer(await control.proposal())
+            assert (await reloading).ok
+            apps.chmod(0)
+            capfd.readouterr()
+            with nobody():
+                await asyncio.wait_for(control.proposals.refresh(), DEADLINE)
+            stays = f"{apps}: cannot be read: Permission denied: what was there before stays in force\n"
+            assert {*control.proposals.withheld.values()} == {stays.partition(": what")[0]}
+            assert capfd.readouterr().err == stays
+            apps.chmod(0o755)
+            await asyncio.wait_for(control.proposals.refresh(), DEADLINE)
+            assert control.proposals.withheld == {}
+            assert capfd.readouterr().err == f"{apps}/shop.yaml: what is there is in force again\n"
+            assert control.proposals.current.generation == 2
+        finally:
+            control.close()
+
+
+# --- what watches say ---
+
+WATCHED = "kubernetes://kyma"
+
+
+class Following(Control):
+    """A file with an application gateway, and with a file of consumers."""
+
+    def write(self, text: str) -> None:
+        self.consumer_file = self.file.with_name("consumers.yaml")
+        self.consumer_file.write_text("consumers: [{name: alice}]\n")
+        self.file.write_text(
+            f"{WRITTEN}consumer_files: [consumers.yaml]\nproviders: {{kyma: {{kubernetes: {{}}}}}}\n"
+            f"routes: [{{name: all, paths: [/all], respond: {{body: {text}}}}}]\n"
+        )
+
+    async def captured(self) -> tuple[int, dict[str, bytes]]:
+        """The generation that is proposed next, and its files."""
+        while not isinstance(message := self._supervisor.receive(), Propose):
+            await asyncio.sleep(0)
+        (descriptor,) = self._supervisor.take_descriptors()
+        captured = unseal(descriptor).captured
+        os.close(descriptor)
+        return message.generation, captured
+
+
+@pytest.fixture
+def following(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Following]:
+    monkeypatch.setattr(kyma_files, "_said", {})
+    following = Following(tmp_path)
+    yield following
+    following.close()
+
+
+@on_loop
+async def test_what_a_watch_says_is_taken_and_of_other_files_nothing(following):
+    """Half a list of consumers may well make sense: who watches the files waits until they stand still."""
+    following.consumer_file.write_text("consumers: [{name: bob}]\n")
+    kyma_files.say(WATCHED, b"[]\n")
+    taking = asyncio.create_task(following.proposals.take_said(WATCHED))
+    generation, captured = await following.captured()
+    assert captured[WATCHED] == b"[]\n"
+    assert b"alice" in captured[str(following.consumer_file)]
+    following.answer(generation)
+    assert await taking
+    assert await following.proposals.take_said(WATCHED), "it is in force"
+    assert following.proposals.current.captured[WATCHED] == b"[]\n"
+
+
+@on_loop
+async def test_what_a_watch_says_is_to_be_tried_again_where_it_could_not_be(following):
+    kyma_files.say(WATCHED, b"[]\n")
+    following.commons.words.set_ready(following.commons.shared, False)
+    assert not await following.proposals.take_said(WATCHED), "before the start is over, or once the end has begun"
+    following.commons.words.set_ready(following.commons.shared, True)
+    taking = asyncio.create_task(following.proposals.take_said(WATCHED))
+    generation, _ = await following.captured()
+    following.answer(generation, why="a worker has refused")
+    assert not await taking
+
+
+@on_loop
+async def test_what_a_watch_says_concerns_nobody_who_does_not_name_it(control):
+    assert await control.proposals.take_said(WATCHED)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 from datetime import datetime
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastgw.config import load
+from fastgw.config.settings import Config
+from fastgw.filters import TYPES
 from fastgw.node import quotas, swap
 from fastgw.node.periods import calendar_of
-from fastgw.node.quota_file import CannotKeep, QuotaFile
+from fastgw.node.quota_file import CannotKeep, Claim, InUse, QuotaFile
 from fastgw.node.quotas import NOT_OURS, USED_UP, Id, Period, Quotas, Row, own_quotas
+from fastgw.runtime.quota_keeping import keep_all, restore, restore_all
 
 NOW = 1_800_000_000.0
 TODAY = Period(20_000, NOW, NOW + 86_400)
@@ -311,3 +316,90 @@ def test_a_file_of_another_version_is_left_alone(tmp_path):
     file.close()
     with pytest.raises(CannotKeep, match="another version"):
         written(file)
+
+
+def test_a_file_that_is_no_database_is_told_and_left_alone(tmp_path, capfd):
+    (tmp_path / "q").write_bytes(b"something else" * 100)
+    table, settings = own_quotas(1024), config_of(tmp_path)
+    restore_all(table, settings)
+    told = capfd.readouterr().err
+    assert "q cannot be read: file is not a database; they begin with nothing, and are counted in memory" in told
+    table.spend(*slot_of(table, b"a"), TODAY, 1, 3)
+    keep_all(table, settings, b"run", None)
+    assert "q cannot be " in (told := capfd.readouterr().err)
+    assert "file is not a database; what was counted since it was written last is lost" in told
+    assert (tmp_path / "q").read_bytes() == b"something else" * 100
+
+
+def config_of(tmp_path: Path) -> Config:
+    """Counts are kept in `q`."""
+    file = tmp_path / "gateway.yaml"
+    main = "listeners: {main: {address: '127.0.0.1:0'}}\nroutes: [{name: x, respond: {body: ok}}]\n"
+    file.write_text(f"version: 1\n{main}quotas: {{file: '{tmp_path}/q'}}\n")
+    return load(str(file), TYPES).config
+
+
+ID = Id.of(b"a").digest
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ("text", 7, 1, int(NOW)),
+        (b"short", 7, 1, int(NOW)),
+        (ID, -1, 1, int(NOW)),
+        (ID, 1 << 20, 1, int(NOW)),
+        (ID, 7, -1, int(NOW)),
+        (ID, 7, 1 << 44, int(NOW)),
+        (ID, 7, 1, "later"),
+        (ID, 7, 1.5, int(NOW)),
+        (ID, 7, 1, (1 << 63) - 1),
+    ],
+)
+def test_rows_that_no_gateway_has_written_count_for_nothing(tmp_path, capfd, row):
+    """What is read goes into words of memory as it is: a count that is too large would be another period."""
+    file = QuotaFile(str(tmp_path / "q"))
+    written(file)
+    assert file._database is not None
+    file._database.execute("INSERT INTO quota VALUES (?, ?, ?, ?)", row)
+    table = own_quotas(1024)
+    restore(table, file, file.read(NOW - 1))
+    file.close()
+    assert file.strange == 1
+    assert b"q holds 1 rows that no gateway has written" in capfd.readouterr().err.encode()
+    assert [row.id for block in table.in_use() for _, _, row in table.unkept(block)] == []
+    assert table.look_up(Id.of(b"0"), Period(7, NOW - 86_400, NOW)) == 0
+
+
+def test_a_count_that_is_as_large_as_any_is_the_one_of_its_period(tmp_path):
+    file = QuotaFile(str(tmp_path / "q"))
+    row = Row(Id.of(b"a"), (1 << 20) - 1, (1 << 44) - 1, int(NOW) + 1)
+    file.write([row], NOW)
+    table = own_quotas(1024)
+    restore(table, file, file.read(NOW))
+    file.close()
+    assert table.look_up(row.id, Period((1 << 20) - 1, NOW - 86_400, NOW + 1)) == (1 << 44) - 1
+
+
+def test_a_file_is_one_runs_whichever_of_its_processes_has_the_lock(tmp_path):
+    path = str(tmp_path / "q")
+    first, beside, other = Claim(path, b"one"), Claim(path, b"one"), Claim(path, b"two")
+    first.take()
+    beside.take()
+    assert beside.fd == -1
+    with pytest.raises(InUse, match="q is another gateway's"):
+        other.take()
+    (tmp_path / "link").symlink_to(path)
+    with pytest.raises(InUse):
+        Claim(str(tmp_path / "link"), b"two").take()
+    first.close()
+    beside.take()
+    with pytest.raises(InUse):
+        other.take()
+    beside.close()
+    other.take()
+    with pytest.raises(InUse):
+        first.take()
+    other.close()
+    with pytest.raises(CannotKeep, match="cannot be written: No such file or directory"):
+        Claim(str(tmp_path / "nowhere" / "q"), b"one").take()

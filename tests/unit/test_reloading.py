@@ -9,7 +9,7 @@ import pytest
 from fastgw.runtime import opening
 from fastgw.runtime.channel import Abort, Commit, Outcome, Prepare, Propose, Rejected, Sockets
 from fastgw.runtime.keeping import KEPT
-from fastgw.runtime.reloading import RECORDS, Reloading, told
+from fastgw.runtime.reloading import RECORDS, Reloading, changed_files, told
 from fastgw.runtime.slots import Child
 from fastgw.runtime.sockets import Endpoint
 from tests.support.node import ANYWHERE, Crew, close_node, commons_of, sealed_document
@@ -247,6 +247,21 @@ def test_who_does_not_answer_is_named(node):
     node.reloading.prepared(other, 2)
     node.commits(other)
     assert tells(node) == "reloaded: generation 2 on 1/2 workers, 1 does not answer"
+
+
+def test_the_line_of_a_reload_names_files_with_other_contents():
+    before = {"/a": b"1", "/b": b"1", "/same": b"1", "/gone": b"1", "kyma://ns/one%20/password": b"1"}
+    assert changed_files(before, before) == ""
+    assert changed_files(before, {"/a": b"2", "/b": b"1", "/same": b"1", "/new": b"1"}) == "/a"
+    secret = {"kyma://ns/one%20/password": b"2", "kyma://ns/one%20/username": b"2"}
+    assert changed_files(before, {**before, **secret, "/b": b"2"}) == "the Secret ns/one , /b"
+    watched = {"kubernetes://kyma": b"1", "kyma://ns/s/key": b"1"}
+    assert changed_files(watched, dict.fromkeys(watched, b"2")) == "the Secret ns/s"
+    assert changed_files(watched, {**watched, "kubernetes://kyma": b"2"}) == "kubernetes://kyma"
+    many = {f"/{number}": b"1" for number in range(5)}
+    assert changed_files(many, dict.fromkeys(many, b"2")) == "/0, /1, /2 and 2 more"
+    outcome = Outcome(generation=2, ok=True, why="", workers=2, committed=2, changed="/a")
+    assert told(outcome) == "reloaded: generation 2 on 2/2 workers, changed: /a"
 
 
 def test_who_is_being_born_or_has_left_was_not_asked(node):

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from fastgw.config.settings import Backoff, Retries
+from fastgw.config.settings import Backoff, Retries, Sticky
+from fastgw.errors import Fault
+from fastgw.upstream.balance.sticky import Cookies
 from fastgw.upstream.connection import Phase
 from fastgw.upstream.forwarding import Forwarding
 from fastgw.upstream.retry import CONNECT_FAILURE, PER_TRY_TIMEOUT, RESET, Rules, asked_wait
@@ -153,6 +155,140 @@ def test_the_last_answer_is_passed_on_as_it_is() -> None:
     assert b"X-From: 2\r\n" in service.client.received
     assert service.client.received.endswith(b"second")
     service.assert_over(500, retries=1)
+
+
+STREAMED = b"HTTP/1.1 503 Said\r\nX-From: 1\r\nContent-Length: 9\r\n\r\nhalf"
+
+
+def nobody_left(service: Service) -> None:
+    """As when a breaker opens, or all targets are ejected."""
+    service.upstream.drain({target.label for target in service.upstream.targets})
+
+
+def is_passed_on(service: Service, status: int, retries: int = 0) -> None:
+    assert service.client.received.startswith(b"HTTP/1.1 %d Said\r\n" % status)
+    assert b"X-From: 1\r\n" in service.client.received
+    assert b"problem+json" not in service.client.received
+    service.assert_over(status, retries)
+    (record,) = service.plane.records
+    assert (record.fault, record.target) == ("", FIRST)
+    assert record.upstream_s > 0
+    assert service.waits == []
+
+
+@pytest.mark.parametrize("method", IDEMPOTENT)
+def test_an_answer_after_which_nobody_is_left_is_the_last(method: bytes) -> None:
+    """It is with this very answer that a breaker may open, or the last target be ejected."""
+    service = Service(STATUSES)
+    service.asks(asking(method, b"body" if method == b"PUT" else b""))
+    first = service.connects()
+    nobody_left(service)
+    first.sends(saying(503, b"" if method == b"HEAD" else b"busy", b"X-From: 1"))
+    service.passes(0.3)
+    is_passed_on(service, 503)
+    assert method == b"HEAD" or service.client.received.endswith(b"\r\n\r\nbusy")
+    assert len(service.plane.pool.open) == 1  # it serves on
+
+
+def test_an_answer_during_whose_wait_nobody_is_left_is_the_last() -> None:
+    service = Service(STATUSES)
+    service.asks()
+    service.connects().sends(saying(500, b"busy", b"X-From: 1"))
+    assert service.client.received == b""
+    assert service.waits
+    nobody_left(service)
+    service.passes(0.3)
+    is_passed_on(service, 500)
+    assert service.client.received.endswith(b"\r\n\r\nbusy")
+
+
+def test_an_answer_still_coming_after_which_nobody_is_left_is_the_last() -> None:
+    service = Service(STATUSES)
+    service.asks()
+    first = service.connects()
+    nobody_left(service)
+    first.sends(STREAMED)
+    assert service.client.received.endswith(b"\r\n\r\nhalf")
+    first.sends(b" more")
+    is_passed_on(service, 503)
+    assert service.client.received.endswith(b"\r\n\r\nhalf more")
+
+
+def test_for_an_answer_still_coming_another_target_is_found_first() -> None:
+    """A half-open breaker lets one request pass: it is this one, although it waits before it begins."""
+    service = Service(STATUSES)
+    service.asks()
+    first = service.connects()
+    balancer, picks = service.upstream.balancer, []
+
+    class Once:
+        def pick(self, asked: Any, tried: Any = ()) -> Any:
+            picks.append(tried)
+            return balancer.pick(asked, tried) if len(picks) == 1 else None
+
+    service.upstream.balancer = Once()
+    first.sends(STREAMED)
+    assert first.aborted
+    service.passes(0.3)
+    assert service.waiting == [SECOND]
+    service.connects().sends(OK)
+    service.assert_over(200, retries=1)
+
+
+def test_a_target_that_is_taken_away_while_it_is_waited_for_is_not_asked() -> None:
+    service = Service(STATUSES, targets=3)
+    service.asks()
+    service.connects().sends(STREAMED)
+    service.upstream.drain({SECOND})
+    service.passes(0.3)
+    assert service.waiting == ["127.0.0.3:9"]
+    service.connects().sends(OK)
+    service.assert_over(200, retries=1)
+
+
+@pytest.mark.parametrize("fault", [Fault.POOL_FULL, Fault.POOL_TIMEOUT])
+def test_an_answer_is_the_last_where_no_connection_can_be_had(fault: Fault, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Service(STATUSES)
+    service.asks()
+    first = service.connects()
+    monkeypatch.setattr(service.plane.pool, "lend", lambda *_: fault)
+    first.sends(saying(503, b"busy", b"X-From: 1"))
+    service.passes(0.3)
+    is_passed_on(service, 503, retries=1)
+    assert service.client.received.endswith(b"busy")
+
+
+def test_a_client_that_leaves_while_its_answer_is_held_gets_nothing() -> None:
+    service = Service(STATUSES)
+    service.asks()
+    service.connects().sends(saying(503, b"busy"))
+    service.client.ends()
+    service.assert_over(499)
+    assert service.client.received == b""
+
+
+def test_a_body_that_is_still_coming_is_no_reason_to_lose_the_answer() -> None:
+    service = Service(STATUSES)
+    service.asks(b"PUT /a HTTP/1.1\r\nHost: a.test\r\nContent-Length: 8\r\n\r\nhalf")
+    first = service.connects()
+    nobody_left(service)
+    first.sends(saying(503, b"busy", b"X-From: 1"))
+    service.passes(0.3)
+    service.client.sends(b"more")
+    is_passed_on(service, 503)
+
+
+def test_the_client_stays_with_the_target_whose_answer_it_gets() -> None:
+    service = Service(STATUSES)
+    service.upstream.cookies = Cookies(Sticky(cookie="at"), "u", b"k" * 16)
+    service.upstream.settle()
+    service.asks()
+    first = service.connects()
+    nobody_left(service)
+    first.sends(saying(503, b"busy", b"X-From: 1"))
+    service.passes(0.3)
+    is_passed_on(service, 503)
+    assert b"\r\nSet-Cookie: at=" in service.client.received
 
 
 def test_other_answers_are_nobodys_to_refuse() -> None:

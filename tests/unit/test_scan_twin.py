@@ -35,7 +35,7 @@ def outcome(look: Callable[[], dict[str, object]]) -> Outcome:
 
 BOTH = ["raw", "minor", "fields_start", "length", "chunked", "close", "upgrade", "known", "connection_named"]
 OF_REQUESTS = ["method", "request_target", "scheme", "authority", "host", "raw_path", "path", "query"]
-OF_REQUESTS += ["expects_continue", "te_trailers", "ordinary", "path_as_sent"]
+OF_REQUESTS += ["expects_continue", "te_trailers", "ordinary", "path_as_sent", "host_as_sent"]
 OF_RESPONSES = ["status", "reason", "until_close", "has_body", "whole", "payload_length", "payload"]
 ASKED = (b"host", b"via", b"x-request-id", b"user-agent", b"referer", b"x-a", b"A", b"cookie", b"date", b"server", b"")
 ASKED += (b"authorization", b"Authorization")

@@ -2,6 +2,8 @@
 
 import asyncio
 import builtins
+import os
+import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -10,7 +12,8 @@ from typing import Any
 import pytest
 
 from fastgw.node import second_level
-from fastgw.node.second_level import SecondLevel, parse_redis
+from fastgw.node.redis_address import parse_redis
+from fastgw.node.second_level import SecondLevel
 from tests.support.on_loop import on_loop, until
 from tests.support.redis_server import RedisServer
 
@@ -33,8 +36,10 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
 async def opened(redis: RedisServer, secret: bytes = SECRET, purpose: bytes = b"test") -> AsyncIterator[SecondLevel]:
     level = SecondLevel(parse_redis(redis.url), secret, purpose)
     level.open()
-    yield level
-    level.close()
+    try:
+        yield level
+    finally:
+        level.close()
 
 
 @on_loop
@@ -117,6 +122,73 @@ async def test_a_redis_that_is_away_is_as_if_it_were_empty_and_is_used_again_whe
     away, back = [record.getMessage() for record in caplog.records]
     assert away.startswith("second level: 127.0.0.1 does not answer: ")
     assert back == "second level: 127.0.0.1 answers again"
+
+
+@on_loop
+async def test_many_share_the_connections_and_the_trouble_of_one_redis(
+    tmp_path: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with RedisServer(tmp_path) as redis:
+        before = redis.ask("CLIENT", "LIST").count(b"id=")
+        levels = [SecondLevel(parse_redis(redis.url), SECRET, b"%d" % number) for number in range(50)]
+        for level in levels:
+            level.open()
+            await level.put(b"a", b"1", time.time() + 60)
+        assert redis.ask("CLIENT", "LIST").count(b"id=") == before + 1
+        levels.pop().close()
+        assert await levels[0].get(b"a") is not None, "others use it still"
+        redis.stop()
+        for level in levels:
+            assert await level.get(b"a") is None
+        told = [record.getMessage() for record in caplog.records]
+        assert 0 < len(told) == len({*told}) < 5, "not each by itself"
+        for level in levels:
+            level.close()
+        assert not second_level._known
+        assert await levels[0].get(b"a") is None, "it is not connected to again"
+        await until(lambda: not second_level._closing)
+
+
+@on_loop
+async def test_who_is_late_by_itself_keeps_nobody_else_away(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many may ask at once, and their machine be busy."""
+    async with opened(redis) as late, opened(redis, purpose=b"other") as other:
+        await other.put(b"a", b"1", time.time() + 60)
+        os.kill(redis.pid, signal.SIGSTOP)
+        with monkeypatch.context() as patched:
+            patched.setattr(second_level, "PATIENCE_S", 0.05)
+            assert await late.get(b"a") is None
+        os.kill(redis.pid, signal.SIGCONT)
+        assert "away" in repr(late)
+        assert await other.get(b"a") is not None
+
+
+@on_loop
+async def test_each_trouble_is_told_once_until_it_is_over(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Behind a connection that was closed there may be a password that was changed."""
+    monkeypatch.setattr(second_level, "AWAY_S", 0.0)
+    with RedisServer(tmp_path) as redis:
+        async with opened(redis) as level:
+            for _ in range(2):
+                redis.ask("REPLICAOF", "127.0.0.1", "1")
+                for _ in range(3):
+                    await level.put(b"a", b"1", time.time() + 60)
+                redis.ask("REPLICAOF", "NO", "ONE")
+                await level.put(b"a", b"1", time.time() + 60)
+            redis.ask("REPLICAOF", "127.0.0.1", "1")
+            await level.put(b"a", b"1", time.time() + 60)
+            redis.stop()
+            await level.put(b"a", b"1", time.time() + 60)
+            await level.put(b"a", b"1", time.time() + 60)
+    told = [record.getMessage().removeprefix("second level: 127.0.0.1 ") for record in caplog.records]
+    replica, back = "does not answer: it is a replica, which takes no writes", "answers again"
+    assert told[:5] == [replica, back, replica, back, replica]
+    assert len(told[5:]) == len({*told[5:]}) > 0
+    assert replica not in told[5:]
 
 
 @on_loop

@@ -32,6 +32,14 @@ class Hidden(Plane):
         return replace(made, filters={name: replace(use, shadow=True) for name, use in made.filters.items()})
 
 
+class Half(Plane):
+    """Its probe `p` is in shadow; the others act."""
+
+    def _load(self, settings: Mapping[str, Any]) -> Config:
+        made = super()._load(settings)
+        return replace(made, filters={name: replace(use, shadow=name == "p") for name, use in made.filters.items()})
+
+
 def plane_of(*probes: type[Filter], shadow: bool = True) -> Plane:
     """With the probes in shadow, or without them."""
     return Hidden(probes=probes) if shadow else Plane()
@@ -105,7 +113,7 @@ def broken(*_: object) -> Any:
         (
             {"response": respond},
             FilterEvent.CHANGE,
-            "p: change response Server, Content-Length, X-Response, X-Line",
+            "p: change response status, Server, Content-Length, X-Response, X-Line",
         ),
     ],
 )
@@ -133,7 +141,7 @@ def test_what_it_would_change_is_told_by_name() -> None:
     assert b"X-Response" not in client
     assert told(plane) == [
         "p: change request Host, X-Old, X-Set, X-Head, X-Added, "
-        "change response Server, Content-Length, X-Response, X-Line"
+        "change response status, Server, Content-Length, X-Response, X-Line"
     ]
     assert plane.observer.filters == [("p", FilterEvent.CHANGE)]
 
@@ -438,4 +446,36 @@ def test_a_request_that_cannot_be_read_meets_it_too() -> None:
     client.sends(b"nonsense\r\n\r\n")
     assert client.received.startswith(b"HTTP/1.1 400 ")
     assert b"X-Line" not in client.received
-    assert told(plane) == ["p: change response X-Response, X-Line"]
+    assert told(plane) == ["p: change response status, X-Response, X-Line"]
+
+
+def test_what_it_would_reply_is_told_and_not_sent() -> None:
+    refuses = probe("r", Phase.AUTHENTICATE, request=lambda exchange: exchange.refuse(Fault.FORBIDDEN))
+    without = Plane(probes=[refuses]).client()
+    without.sends(GET)
+    for reply, event, said in (
+        (lambda exchange, reply: Reply(500, b"x"), FilterEvent.CHANGE, "p: change reply 403"),
+        (lambda exchange, reply: reply, FilterEvent.PASS, ""),
+        (lambda exchange, reply: None, FilterEvent.RAISE, "p: raise TypeError"),
+        (broken, FilterEvent.RAISE, "p: raise ZeroDivisionError"),
+    ):
+        plane = Half(probes=[refuses, probe("p", Phase.ADMIT, reply=reply)])
+        client = plane.client()
+        client.sends(GET)
+        assert _undated(client) == _undated(without)
+        assert told(plane) == [said]
+        assert plane.observer.filters == [("p", event)]
+
+
+def test_it_renews_nothing() -> None:
+    """What it would have shown was not shown: a refusal says nothing about it."""
+
+    def renew(exchange: Exchange, head: Any) -> Any:
+        raise AssertionError("a filter in shadow was asked to renew")
+
+    plane = plane_of(probe("p", Phase.CREDENTIALS, renew=renew))
+    client = plane.client()
+    client.sends(GET)
+    plane.connects().sends(OK.replace(b"200 OK", b"401 Unauthorized"))
+    assert plane.records[0].status == 401
+    assert plane.observer.filters == [("p", FilterEvent.PASS)]

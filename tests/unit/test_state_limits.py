@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import random
+from array import array
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
+import hiredis
 import pytest
+from redis import exceptions as of_redis
 
 from fastgw.filters.limiting.ledger import NodeLedger, Terms, limit_of
 from fastgw.filters.limiting.shared import Shared, SharedLedger
-from fastgw.node import state_limits
+from fastgw.node import state_limits, state_up
 from fastgw.node.cells import own_table, step_of
 from fastgw.node.redis_pipe import opened
+from fastgw.node.redis_trouble import in_words
 from fastgw.node.revoked import Revoked
 from fastgw.node.state_limits import CLOCK, SCRIPT, Asking, StateLimits, asking
 from fastgw.runtime.everywhere import Everywhere
@@ -249,7 +254,7 @@ def test_it_is_tried_again_ever_more_seldom(monkeypatch: pytest.MonkeyPatch) -> 
         limits.release()
         await sleep(0)
 
-    monkeypatch.setattr(state_limits.asyncio, "sleep", passes)
+    monkeypatch.setattr(state_limits, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": passes}))
     asyncio.run(play())
     assert pauses[0] <= 1.5 * state_limits.AGAIN_S
     assert state_limits.AGAIN_MOST_S <= pauses[-1] <= 1.5 * state_limits.AGAIN_MOST_S
@@ -287,6 +292,134 @@ def test_an_answer_of_another_shape_is_none(said: bytes, caplog: pytest.LogCaptu
     assert [record.message.partition("; ")[0].partition("answer: ")[2] for record in caplog.records] == [
         "it answers something else"
     ]
+
+
+def test_one_that_answers_nonsense_is_told_once_and_tried_ever_more_seldom(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It can be connected to each time, and is away each time that it is asked."""
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def passes(seconds: float) -> None:
+        if seconds:
+            pauses.append(seconds)
+        await sleep(0)
+
+    async def play() -> None:
+        async with answering(b"+OK\r\n") as url:
+            limits = StateLimits(url, 30.0)
+            limits.hold()
+            ledger = ledger_for(limits, refuses=True)
+            for _ in range(8):
+                while limits.away or limits._pipe is None:
+                    await sleep(0)
+                assert (await ledger.spend(b"a", 1)).is_away  # type: ignore[misc]
+            limits.release()
+            await sleep(0)
+
+    monkeypatch.setattr(state_limits, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": passes}))
+    asyncio.run(play())
+    assert [record.message.count("does not answer") for record in caplog.records] == [1]
+    assert pauses[0] <= 1.5 * state_limits.AGAIN_S
+    assert state_limits.AGAIN_MOST_S <= pauses[-1] <= 1.5 * state_limits.AGAIN_MOST_S
+
+
+def test_one_that_is_there_again_is_told_once_it_has_stayed(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(state_limits, "STEADY_S", 0.01)
+
+    async def play() -> None:
+        limits = StateLimits(redis.url, 30.0)
+        limits.hold()
+        limits._go("a reason")
+        while len(caplog.records) < 2:
+            await asyncio.sleep(0.001)
+        assert not limits.away
+        limits.release()
+
+    asyncio.run(asyncio.wait_for(play(), 5.0))
+    assert "answers again" in caplog.records[1].message
+
+
+@pytest.mark.parametrize("pieces", [1, 7])
+def test_an_answer_that_comes_slowly_and_in_pieces_is_one(pieces: int) -> None:
+    whole = b"*5\r\n:0\r\n:1\r\n:1\r\n:1\r\n:0\r\n"
+
+    async def play() -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"SCRIPT")
+            writer.write(b"+loaded\r\n")
+            await reader.readuntil(b"EVALSHA")
+            for at in range(0, len(whole), pieces):
+                writer.write(whole[at : at + pieces])
+                await writer.drain()
+                await asyncio.sleep(0)
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        limits = StateLimits(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}", 30.0)
+        limits.hold()
+        verdict = await ledger_for(limits, refuses=True).spend(b"a", 1)  # type: ignore[misc]
+        assert (verdict.is_away, bool(verdict.wait)) == (False, False)
+        limits.release()
+        server.close()
+
+    asyncio.run(asyncio.wait_for(play(), 5.0))
+
+
+def test_half_an_answer_is_none(caplog: pytest.LogCaptureFixture) -> None:
+    async def play() -> None:
+        async with answering(b"*5\r\n:0\r\n:1\r\n") as url:
+            limits = StateLimits(url, 0.05)
+            limits.hold()
+            verdict = await ledger_for(limits, refuses=True).spend(b"a", 1)  # type: ignore[misc]
+            assert verdict.is_away
+            limits.release()
+
+    asyncio.run(asyncio.wait_for(play(), 5.0))
+    assert [record.message.count("no answer within 0.05 s") for record in caplog.records] == [1]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (hiredis.ReplyError("WRONGPASS invalid username-password pair or user is disabled."), "it knows no such user"),
+        (hiredis.ReplyError("NOAUTH Authentication required."), "it asks for a password, and the URL has none"),
+        (hiredis.ReplyError("ERR AUTH <password> called without any password configured"), "the URL has a password"),
+        (hiredis.ReplyError("ERR DB index is out of range"), "it has no database of the number"),
+        (hiredis.ReplyError("ERR unknown command 'AUTH', with args beginning with: 'sesame'"), "it answers ERR"),
+        (hiredis.ProtocolError("sesame"), "ProtocolError"),
+        (TimeoutError(), "no answer in time"),
+        (ConnectionRefusedError(), "the connection is refused"),
+        (ConnectionResetError("sesame"), "the connection was closed"),
+        (OSError(113, "No route to host"), "No route to host"),
+        (of_redis.AuthenticationError("invalid username-password pair"), "it knows no such user"),
+        (of_redis.AuthenticationError("Authentication required."), "it asks for a password"),
+        (of_redis.TimeoutError("sesame"), "no answer in time"),
+        (of_redis.ConnectionError("Error 111 connecting to sesame"), "it cannot be connected to"),
+    ],
+)
+def test_trouble_is_told_in_words_and_never_in_its_own(error: Exception, told: str) -> None:
+    assert in_words(error).startswith(told)
+    assert "sesame" not in in_words(error)
+
+
+@pytest.mark.parametrize("password", ["", ":wrong@"])
+def test_a_password_that_is_missing_or_wrong_is_told(
+    redis: RedisServer, password: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def play() -> None:
+        limits = StateLimits(f"redis://{password}127.0.0.1:{redis.port}/0", 30.0)
+        limits.hold()
+        while not caplog.records:
+            await asyncio.sleep(0.001)
+        limits.release()
+
+    asyncio.run(asyncio.wait_for(play(), 5.0))
+    said = "knows no such user and password" if password else "asks for a password, and the URL has none"
+    assert f"does not answer: it {said}" in caplog.records[0].message
 
 
 @pytest.mark.parametrize("said", [b"*1\r\n:0\r\n", b":7\r\n", b"*1\r\n*2\r\n:1\r\n*0\r\n"])
@@ -374,3 +507,32 @@ def test_a_defect_while_it_connects_does_not_end_the_trying(
 
     asyncio.run(asyncio.wait_for(play(), 20.0))
     assert "a defect while" in caplog.records[0].message
+
+
+def test_a_word_tells_whether_all_that_are_asked_are_there(redis: RedisServer) -> None:
+    """Two of them are held while a reload moves to another."""
+    word = memoryview(array("Q", [state_up.AWAY]))
+    before = state_up._word
+    state_up.tell_in(word)
+
+    async def play() -> None:
+        async def until(state: int) -> None:
+            async with asyncio.timeout(20.0):
+                while word[0] != state:
+                    await asyncio.sleep(0.001)
+
+        there, away = StateLimits(redis.url, 30.0), StateLimits("redis://127.0.0.1:1", 0.05)
+        assert word[0] == state_up.UNASKED
+        there.hold()
+        await until(state_up.UP)
+        away.hold()
+        await until(state_up.AWAY)
+        away.release()
+        assert word[0] == state_up.UP
+        there.release()
+        assert word[0] == state_up.UNASKED
+
+    try:
+        asyncio.run(play())
+    finally:
+        state_up.tell_in(before)

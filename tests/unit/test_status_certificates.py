@@ -77,7 +77,9 @@ def test_the_end_of_what_verifies_clients_is_seen(kind: str, left_s: float | Non
 
 def test_what_is_fetched_is_seen_and_why_it_is_not() -> None:
     feeds = [FeedInfo("https://id.example/keys", 1_700_000_000.0, ""), FeedInfo("https://b.example/keys", None, "no")]
+    feeds.append(FeedInfo("https://idp.example/token", 1.0, "", "egress/shop/orders", 3))
     status = replace(FakeNode().status(), feeds=feeds)
     assert "2023-11-1" in line_of(status, "id.example")
     assert "not yet" in line_of(status, "b.example")
     assert "\x1b[31mno" in line_of(status, "b.example")
+    assert "egress/shop/orders and 2 more" in line_of(status, "idp.example")

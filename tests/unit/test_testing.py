@@ -169,3 +169,55 @@ def test_files_that_settings_name_may_be_given() -> None:
 
 def test_it_has_what_was_promised() -> None:
     assert isinstance(run([], GET), Ran)
+
+
+DENIED = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno"
+
+
+@pytest.mark.parametrize(
+    ("renewed", "denied", "status", "tokens"),
+    [
+        (True, DENIED, 200, [b"one", b"two"]),
+        (True, [DENIED[:-1], DENIED[-1:]], 200, [b"one", b"two"]),
+        (False, DENIED, 401, [b"one"]),
+        (False, [DENIED[:-1], DENIED[-1:]], 401, [b"one"]),
+    ],
+)
+def test_a_request_that_is_sent_once_more(renewed: bool, denied: Any, status: int, tokens: list[bytes]) -> None:
+    async def renew(exchange: Exchange, head: Any) -> bool:
+        await asyncio.sleep(0)
+        exchange.request_added = b"X-Token: two\r\n"
+        return renewed
+
+    def request(exchange: Exchange) -> None:
+        exchange.request_added += b"X-Token: one\r\n"
+
+    ran = run(made(Phase.CREDENTIALS, request=request, renew=renew), [POST, b"abcde"], response=denied)
+    assert (ran.status, ran.record.retries) == (status, len(tokens) - 1)
+    assert [each.partition(b"X-Token: ")[2].partition(b"\r\n")[0] for each in ran.requests] == tokens
+    assert (ran.sent_fields.get(b"X-Token"), ran.sent_body) == (tokens[-1], b"abcde")
+    assert ran.body == (b"ok" if renewed else b"no")
+
+
+def test_what_the_upstream_says_to_the_second_request() -> None:
+    async def renew(exchange: Exchange, head: Any) -> bool:
+        return True
+
+    for again, status in ((DENIED, 401), (None, 502), ([b"HTTP/1.1 204 No", b" Content\r\n\r\n"], 204)):
+        ran = run(made(renew=renew), GET, response=DENIED, again=again)
+        assert (ran.status, len(ran.requests)) == (status, 2)
+
+
+def test_replies_of_the_gateways_own() -> None:
+    ran = run(made(reply=lambda exchange, reply: Reply(502, b"sorry")), GET, response=None)
+    assert (ran.status, ran.body, ran.fault) == (502, b"sorry", "connection_lost")
+
+
+def test_the_status_of_an_answer() -> None:
+    def response(exchange: Exchange) -> None:
+        assert exchange.response is not None
+        exchange.response.status = 502
+
+    ran = run(made(response=response), GET)
+    assert (ran.status, ran.body) == (502, b"ok")
+    assert ran.received.startswith(b"HTTP/1.1 502 Bad Gateway\r\n")

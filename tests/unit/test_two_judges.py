@@ -34,6 +34,7 @@ def believed(head: RequestHead | ResponseHead, raw: bytes) -> dict[bytes, bytes]
     fields = {name.strip().lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}
     head.raw = raw
     head.known = {}
+    head._end_to_end = None
     head._judge = None
     head.close = fields.get(b"connection", b"") == b"close"
     head.upgrade = ()
@@ -254,6 +255,7 @@ def test_a_head_that_llhttp_sees_a_body_behind_when_we_do_not_is_refused(monkeyp
     [
         b"GET / HTTP/1.1\r\nA: b\r\n",
         b"GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\nPOST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n",
         b"CONNECT a:1 HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n",
     ],
 )
@@ -261,6 +263,11 @@ def test_llhttp_wants_exactly_one_head(raw: bytes, body_follows: bool | None):
     """Not a part of one, nor another behind it."""
     with pytest.raises(Malformed, match="elsewhere"):
         SecondJudge(HttpRequestParser).head(raw, body_follows)
+    long_lived = LongLivedJudge(HttpRequestParser)
+    for _ in range(2):
+        long_lived.head(post())
+        with pytest.raises(Malformed, match="elsewhere"):
+            long_lived.head(raw)
 
 
 def test_one_llhttp_judges_all_that_is_there_as_a_whole(monkeypatch: pytest.MonkeyPatch):
@@ -301,12 +308,26 @@ def test_no_response_decides_how_the_next_one_is_judged(before: bytes, method: b
         judge_answer(b"abc" + head, len(head) + 3, b"GET")
 
 
-@pytest.mark.parametrize("message", [b"abc", LENGTH_3, b"\r\nabc", b"a: b\r\n\r\nab", LENGTH_3 + b"\r\nabcHTTP"])
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"abc",
+        LENGTH_3,
+        b"\r\nabc",
+        b"a: b\r\n\r\nab",
+        *(LENGTH_3 + b"\r\nabc" + rest for rest in (b"HTTP", b"H", b"\n")),
+    ],
+)
 def test_llhttp_wants_exactly_one_whole_message(message: bytes):
     """Which ends with the last byte, and not before."""
     with pytest.raises(Malformed):
         SecondJudge(HttpResponseParser).whole(b"HTTP/1.1 200 OK\r\n" + message)
     SecondJudge(HttpResponseParser).whole(b"HTTP/1.1 200 OK\r\n" + LENGTH_3 + b"\r\nabc")
+    long_lived = LongLivedJudge(HttpResponseParser)
+    for _ in range(2):
+        long_lived.whole(b"HTTP/1.1 200 OK\r\n" + LENGTH_3 + b"\r\nabc")
+        with pytest.raises(Malformed):
+            long_lived.whole(b"HTTP/1.1 200 OK\r\n" + message)
 
 
 BODIES_STOPPED_BY_OURS_ALONE = {

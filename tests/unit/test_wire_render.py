@@ -91,6 +91,25 @@ def test_what_is_left_out_takes_its_twins_along(judged, name: bytes):
     assert end_to_end(head, frozenset({name})) == b"X-User_: 3\r\nA_B: 4\r\n"
 
 
+@pytest.mark.parametrize("also", [{b"authorization"}, {b"authorization", b"forwarded", b"via"}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"Via: 1.1 a\r\nX-A: 1\r\nForwarded: for=b\r\nKeep-Alive: c\r\n",
+        b"AUTHORIZATION:\tBearer a\r\nVia: 1.1 b\r\nX-A: 1\r\nKeep-Alive: c\r\n",
+        b"Via: 1.1 b\r\nKeep-Alive: c\r\nX-A: 1\r\nAuthorization:Bearer a\r\n",
+        b"Keep-Alive: c\r\nAuthorization: Bearer a\r\nForwarded: for=b\r\nX-A: 1\r\nVia: 1.1 b\r\n",
+        b"Keep-Alive: c\r\nAuthorization:\r\nX-Authorization: 1\r\nVia: 1.1 b\r\n",
+        b"Keep-Alive: c\r\nAuthorization:  \r\nAuthorizations: 1\r\nVia: 1.1 b\r\n",
+        b"Authorization: a\r\nX-A: 1\r\nVia: 1.1 b\r\nauthorization: c\r\nForwarded: for=b\r\n",
+    ],
+)
+def test_the_clients_credentials_are_left_out_wherever_they_stand(fields: bytes, also: set[bytes]):
+    left_out = also | {b"keep-alive", b"host"}
+    lines = [line for line in fields.splitlines(True) if line.partition(b":")[0].lower() not in left_out]
+    assert render.end_to_end(request(fields), frozenset(also)) == b"".join(lines)
+
+
 def test_fields_that_were_only_read_change_nothing():
     head = request(KEPT)
     assert head.fields().get(b"a") == b"2"
@@ -118,10 +137,17 @@ def test_a_response_goes_on_with_its_reason_and_what_is_there_of_its_body():
     head = judge_response(b"HTTP/1.1 200 Fine\r\nA: 1\r\nVia: 1.0 b\r\nConnection: close\r\n\r\n", b"GET")
     via = b"Via: 1.1 fastgw\r\n"
     assert render.response(head, 200) == b"HTTP/1.1 200 Fine\r\nA: 1\r\nVia: 1.0 b\r\n" + via + b"\r\n"
-    sent = render.response(head, 404, VIA, b"E: 3\r\n", b"abc")
-    assert sent == b"HTTP/1.1 404 Fine\r\nA: 1\r\nE: 3\r\n" + via + b"\r\nabc"
+    sent = render.response(head, 200, VIA, b"E: 3\r\n", b"abc")
+    assert sent == b"HTTP/1.1 200 Fine\r\nA: 1\r\nE: 3\r\n" + via + b"\r\nabc"
     head.fields().set(b"a", b"2")
     assert render.response(head, 200, VIA, b"", b"abc") == b"HTTP/1.1 200 Fine\r\na: 2\r\n" + via + b"\r\nabc"
+
+
+@pytest.mark.parametrize(("status", "reason"), [(404, b"Not Found"), (599, b""), (201, b"Created")])
+def test_another_status_has_its_own_reason(status, reason):
+    head = judge_response(b"HTTP/1.1 200 Fine\r\nA: 1\r\n\r\n", b"GET")
+    sent = render.response(head, status, VIA, b"E: 3\r\n", b"abc")
+    assert sent == b"HTTP/1.1 %d %b\r\nA: 1\r\nE: 3\r\nVia: 1.1 fastgw\r\n\r\nabc" % (status, reason)
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,16 @@ def test_ready_is_the_supervisors_word_and_that_of_a_worker_which_goes_round(com
     assert not words.is_ready(shared)
 
 
+def test_nobody_is_ready_before_it_is_known_what_watches_say(commons):
+    words, shared = commons.words, commons.shared
+    words.serve(shared.columns[0], 1)
+    words.set_ready(shared, True)
+    words.set_awaits(shared, True)
+    assert (words.is_serving(shared), words.is_ready(shared)) == (True, False)
+    words.set_awaits(shared, False)
+    assert words.is_ready(shared)
+
+
 def test_the_states_of_a_worker(commons):
     words, shared = commons.words, commons.shared
     one = shared.columns[0]

@@ -47,11 +47,14 @@ def key_of(traits: Sequence[Trait], ipv6_prefix: int, name: bytes = b"") -> KeyO
     return key
 
 
-def key_named(trait: Trait, ipv6_prefix: int, name: bytes, value: str) -> bytes:
-    """The key, of filters that give their keys a `name`, of requests that have this value of a trait."""
-    is_long = trait.kind == "ip" and ":" in value
-    part = network_of(ipv6_prefix)(value) if is_long else value.encode("utf-8", "surrogatepass")
-    return b"%d:%b%d:%b" % (len(name), name, len(part), part)
+def key_named(traits: Sequence[Trait], ipv6_prefix: int, name: bytes, values: Sequence[str]) -> bytes:
+    """The key, of filters that give their keys a `name`, of requests that have these values of the traits."""
+    made = b"%d:%b" % (len(name), name)
+    for each, value in zip(traits, values, strict=True):
+        is_long = each.kind == "ip" and ":" in value
+        part = network_of(ipv6_prefix)(value) if is_long else value.encode("utf-8", "surrogatepass")
+        made += b"%d:%b" % (len(part), part)
+    return made
 
 
 def network_of(ipv6_prefix: int) -> Callable[[str], bytes]:

@@ -12,21 +12,13 @@ from fastgw.exchange import RequestStep
 from fastgw.filters.api import Env, Exchange, FeedSource, Filter, Hooks, Outcome, Phase, Services
 from fastgw.filters.asking import client_tls
 from fastgw.filters.bearer import Unclear, bearer_token
+from fastgw.filters.client_auth import ClientAuth, by_basic, by_id, by_key, by_post
 from fastgw.filters.jwks import Keyring
 from fastgw.filters.jwt import ClaimName, TokenCacheSettings
-from fastgw.filters.oidc.assertion import by_key
 from fastgw.filters.oidc.cookies import attempts_of, names_of, own_name
 from fastgw.filters.oidc.flow import Flow, Trust
 from fastgw.filters.oidc.id_token import IdTokens
-from fastgw.filters.oidc.provider import (
-    Authenticate,
-    KeysSource,
-    Provider,
-    ProviderSource,
-    as_public,
-    by_basic,
-    by_post,
-)
+from fastgw.filters.oidc.provider import KeysSource, Provider, ProviderSource
 from fastgw.filters.oidc.session import Sealed, Session, meaning_of
 from fastgw.filters.oidc.settings import Bearer, Issuer, Login
 from fastgw.filters.places import Places
@@ -119,7 +111,7 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
         return f"{self.issuer} {sha256(msgspec.msgpack.encode(self.tls)).hexdigest()[:16]}"
 
     def build(self, env: Env) -> Hooks:
-        tls = client_tls(env, self.tls)
+        tls = client_tls(env.read, self.tls)
         keys = f"oidc keys {self._way}"
         keyring = env.shared(("jwks", keys), lambda: Keyring(KeySet(), keys))
         bearer = login = None
@@ -190,7 +182,7 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
         self, login: Login, keyring: Keyring, tls: ClientTls, env: Env, others: tuple[tuple[bytes, bytes], ...]
     ) -> Flow:
         secrets = [env.secret(secret) for secret in (login.session.secret, *login.session.former_secrets)]
-        authenticate = _authenticate(login, env)
+        authenticate = self._authenticate(login, env)
         trust = Trust(
             issuer=self.issuer,
             cookie=self._cookie(login),
@@ -205,6 +197,14 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
             lines=self._lines(),
         )
         return env.shared(("oidc login", env.policy), lambda: Flow(login, trust, self.realm.encode(), others))
+
+    def _authenticate(self, login: Login, env: Env) -> ClientAuth:
+        if login.client_key is not None:
+            return by_key(login.client_id, env.read(login.client_key), self.issuer)
+        if login.client_secret is None:
+            return by_id(login.client_id)  # PKCE alone shows that it is the one that began
+        by = by_basic if login.client_auth == "basic" else by_post
+        return by(login.client_id, env.secret(login.client_secret))
 
     def _lines(self) -> Callable[[Session], bytes]:
         fields = [(name.encode(), claim, claim_path(claim)) for claim, name in self.claims_to_headers.items()]
@@ -264,12 +264,3 @@ def _either(bearer: _Bearer, flow: Flow) -> RequestStep:
         return flow.request(exchange)
 
     return request
-
-
-def _authenticate(login: Login, env: Env) -> Authenticate:
-    if login.client_key is not None:
-        return by_key(login.client_id, env.read(login.client_key))
-    if login.client_secret is None:
-        return as_public(login.client_id)
-    by = by_basic if login.client_auth == "basic" else by_post
-    return by(login.client_id, env.secret(login.client_secret))

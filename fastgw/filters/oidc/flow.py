@@ -19,11 +19,12 @@ from msgspec.structs import replace
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Outcome, Reply
 from fastgw.filters.api import Feed, Fetcher
+from fastgw.filters.client_auth import ClientAuth
 from fastgw.filters.oidc.cookies import LONGEST, OWN, PREFIX, Ambiguous, Jar, attempt_name, clear, put
 from fastgw.filters.oidc.desk import KEPT_S
 from fastgw.filters.oidc.form import NotRead, read_form
 from fastgw.filters.oidc.id_token import IdTokens
-from fastgw.filters.oidc.provider import Authenticate, Away, Denied, Provider, Tokens
+from fastgw.filters.oidc.provider import Away, Denied, Provider, Tokens
 from fastgw.filters.oidc.session import Attempt, Sealed, Session
 from fastgw.filters.oidc.settings import Login
 from fastgw.filters.oidc.urls import local, parameters_of, with_query
@@ -66,7 +67,7 @@ class Trust(NamedTuple):
     provider: Provider
     id_tokens: IdTokens
     sealed: Sealed
-    authenticate: Authenticate
+    authenticate: ClientAuth
     tls: ClientTls
     roster: Roster
     consumer_claim: ClaimPath

@@ -7,12 +7,11 @@ import asyncio
 import logging
 import re
 import time
-from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from hashlib import sha256
 from typing import Any, Final, NamedTuple, final
-from urllib.parse import quote_plus, urlencode
+from urllib.parse import urlencode
 
 import msgspec
 import orjson
@@ -20,6 +19,7 @@ import orjson
 from fastgw.config.settings import UpstreamTls
 from fastgw.config.values import parse_endpoint
 from fastgw.filters.api import Feed, FeedSource, Fetcher, NodeSide
+from fastgw.filters.client_auth import ClientAuth
 from fastgw.filters.jwks import JwksSource
 from fastgw.filters.oidc.desk import Answered, Asked, Desk, Place, Unattended, ask, post
 from fastgw.filters.oidc.urls import is_safe
@@ -188,10 +188,6 @@ class Tokens(NamedTuple):
         return f"<Tokens for {self.expires_in} s>"
 
 
-Authenticate = Callable[[Metadata, dict[str, str]], list[tuple[bytes, bytes]]]
-"""Puts what shows who asks into a form, or into the fields that are returned."""
-
-
 @final
 class Provider:
     """A provider as one worker knows it."""
@@ -249,7 +245,7 @@ class Provider:
         finally:
             self._listening -= 1
 
-    async def tokens(self, form: dict[str, str], authenticate: Authenticate, tls: ClientTls, once: str = "") -> Tokens:
+    async def tokens(self, form: dict[str, str], authenticate: ClientAuth, tls: ClientTls, once: str = "") -> Tokens:
         """Ask the token endpoint. Raises `Away` and `Denied`.
 
         `once`: what no two workers may use; they all get what the first of them gets.
@@ -260,7 +256,7 @@ class Provider:
         fields = [
             (b"Content-Type", b"application/x-www-form-urlencoded"),
             (b"Accept", b"application/json"),
-            *authenticate(self.metadata, form),
+            *authenticate(form),
         ]
         answer = await self._post(url, fields, urlencode(form).encode(), tls, once)
         if not answer.status:
@@ -312,27 +308,3 @@ def _tokens(said: Mapping[str, Any]) -> Tokens:
 def _word(error: object) -> str:
     """An error code as the log may have it (RFC 6749 section 5.2)."""
     return error if isinstance(error, str) and error.isascii() and error.isprintable() and len(error) < 80 else "?"
-
-
-def by_basic(client_id: str, secret: str) -> Authenticate:
-    """RFC 6749 section 2.3.1: both are form-encoded first."""
-    credentials = b64encode(f"{quote_plus(client_id)}:{quote_plus(secret)}".encode())
-    return lambda metadata, form: [(b"Authorization", b"Basic " + credentials)]
-
-
-def by_post(client_id: str, secret: str) -> Authenticate:
-    def authenticate(metadata: Metadata, form: dict[str, str]) -> list[tuple[bytes, bytes]]:
-        form.update(client_id=client_id, client_secret=secret)
-        return []
-
-    return authenticate
-
-
-def as_public(client_id: str) -> Authenticate:
-    """A client without a secret: PKCE alone shows that it is the one that began."""
-
-    def authenticate(metadata: Metadata, form: dict[str, str]) -> list[tuple[bytes, bytes]]:
-        form.update(client_id=client_id)
-        return []
-
-    return authenticate

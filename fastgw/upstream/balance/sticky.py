@@ -18,8 +18,6 @@ from fastgw.upstream.balance import Asked, Balancer
 from fastgw.upstream.target import Target
 from fastgw.wire.framing import RequestHead
 
-SHORTEST_KEY: Final = 16
-"""Characters of a key that is configured."""
 LENGTH: Final = 40
 """Of a value."""
 MOST_KNOWN: Final = 4096

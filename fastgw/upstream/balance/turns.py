@@ -39,6 +39,19 @@ class RoundRobin:
         return target
 
 
+@final
+class Alone:
+    """The only one that there is."""
+
+    __slots__ = ("_target",)
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+
+    def pick(self, asked: Asked, tried: Container[Target] = ()) -> Target | None:
+        return self._target
+
+
 def _turns(members: Sequence[Member]) -> list[Target]:
     """A whole round: each target spreads its turns evenly over it, beginning a little later than the one before."""
     weights = _whole([member.weight for member in members])

@@ -6,6 +6,7 @@
 import { generateKeyPairSync, randomBytes } from 'node:crypto'
 import { existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:http'
+import { createServer as createTlsServer } from 'node:https'
 import { createInterface } from 'node:readline'
 import { join } from 'node:path'
 
@@ -59,7 +60,8 @@ function rotate (keepOld) {
 
 const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]()
 const settings = JSON.parse((await lines.next()).value)
-// settings: issuer, port, users {name: {password, claims…}}, lifetimes {AccessToken, …} in seconds, algorithm of JWTs
+// settings: issuer, port, users {name: {password, claims…}}, lifetimes {AccessToken, …} in seconds, algorithm of JWTs,
+// tls {cert, key, ca}: files, or null
 let provider, answer
 
 function configure () {
@@ -90,11 +92,23 @@ function configure () {
     },
     interactions: { url: (context, interaction) => `/login/${interaction.uid}` },
     enabledJWA: { clientAuthSigningAlgValues: ['RS256', 'ES256', 'EdDSA'], idTokenSigningAlgValues: Object.keys(KINDS) },
+    clientAuthMethods: [
+      'client_secret_basic', 'client_secret_post', 'client_secret_jwt', 'private_key_jwt', 'none',
+      ...(settings.tls ? ['tls_client_auth'] : [])
+    ],
     features: {
       devInteractions: { enabled: false },
       clientCredentials: { enabled: true },
       introspection: { enabled: true, allowedPolicy: async () => true },
       revocation: { enabled: true },
+      mTLS: {
+        enabled: Boolean(settings.tls),
+        tlsClientAuth: true,
+        getCertificate: context => context.socket.getPeerX509Certificate()?.toString(),
+        certificateAuthorized: context => context.socket.authorized,
+        certificateSubjectMatches: (context, property, expected) =>
+          property === 'tls_client_auth_san_dns' && context.socket.getPeerX509Certificate().checkHost(expected) !== undefined
+      },
       backchannelLogout: { enabled: true },
       rpInitiatedLogout: { enabled: true, logoutSource },
       resourceIndicators: { // a token for a resource is a JWT; without one it is opaque
@@ -146,12 +160,14 @@ const asked = {} // how often each path was asked for
 
 if (!state.keys.length) rotate(false)
 configure()
-const server = createServer((request, response) => {
+const files = settings.tls && Object.fromEntries(Object.entries(settings.tls).map(([name, file]) => [name, readFileSync(file)]))
+const serve = (request, response) => {
   const { pathname } = new URL(request.url, settings.issuer)
   asked[pathname] = (asked[pathname] ?? 0) + 1
   if (pathname.startsWith('/login/')) login(request, response).catch(error => response.writeHead(500).end(`${error}`))
   else answer(request, response)
-})
+}
+const server = files ? createTlsServer({ ...files, requestCert: true, rejectUnauthorized: false }, serve) : createServer(serve)
 server.listen(settings.port, '127.0.0.1', () => console.log(JSON.stringify({ listening: settings.port })))
 
 for await (const line of lines) {

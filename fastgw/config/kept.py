@@ -1,0 +1,41 @@
+"""What was made when a configuration was last read, to be taken again where all that it was made from is the same."""
+
+from collections.abc import Hashable, Iterable
+from itertools import chain
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Kept(Generic[K, V]):
+    """Rule: bounded by what one reading asks for. What the last one that succeeded did not ask for is forgotten.
+
+    The key, or what is compared by who asks, has to tell all that the value was made from.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[K, V] = {}
+        self._now: dict[K, V] = {}
+
+    def __repr__(self) -> str:
+        return f"<Kept: {len(self._before)}, {len(self._now)} asked for>"
+
+    def find(self, key: K) -> V | None:
+        """What was kept last under this key."""
+        found = self._now.get(key)
+        return self._before.get(key) if found is None else found
+
+    def keep(self, key: K, made: V) -> V:
+        """It is made, or was found and is the same."""
+        self._now[key] = made
+        return made
+
+    def values(self) -> Iterable[V]:
+        return chain(self._before.values(), self._now.values())
+
+    def turn(self, succeeded: bool) -> None:
+        """A reading is over. What one that failed has made is not what is in force, and is forgotten."""
+        if succeeded:
+            self._before = self._now
+        self._now = {}

@@ -1,0 +1,466 @@
+"""The filter: what the gateway shows an API, put where the client's own would stand.
+
+Rule 1: nobody but the upstream of the route gets to see it (`Exchange.keep_from_others`). Rule 2: what stands there
+once is ours or the client's, never both: a field of ours takes the client's out, with its twins. Rule 3: who shows a
+token of its own is somebody else to the API: it gets nothing that was handed out to the gateway.
+"""
+
+import re
+from base64 import b64encode
+from collections.abc import Awaitable, Iterable, Mapping
+from functools import lru_cache
+from time import monotonic
+from typing import Final, NamedTuple, TypeVar, final
+
+from fastgw.config.credentials import Basic, Csrf, OAuth2, Values, check_own
+from fastgw.config.secret import Secret
+from fastgw.config.settings import NONE
+from fastgw.config.values import FieldName
+from fastgw.errors import Fault
+from fastgw.exchange.shadow import ShadowExchange
+from fastgw.filters.api import Env, Exchange, FeedSource, Filter, Hooks, Outcome, Phase, Reply, Services
+from fastgw.filters.asking import check_tls
+from fastgw.filters.credentials.csrf import CsrfHolder, CsrfSource, CsrfToken, Shown, csrf_holder
+from fastgw.filters.credentials.holder import Holder
+from fastgw.filters.credentials.said import Unavailable
+from fastgw.filters.credentials.tokens import Token, TokenHolder, TokenSource, token_holder
+from fastgw.filters.request_parameters import field_lines, values_of
+from fastgw.wire.framing import ResponseHead
+from fastgw.wire.headers import folded, without
+
+T = TypeVar("T", Token, CsrfToken)
+
+_IS_TOKEN: Final = re.compile(rb"[!-~]+").fullmatch
+_NO_TOKEN: Final = b"Authorization: Bearer {token}\r\n"
+"""Stands where a token would, for those who only ask what would be sent. It is shown as `***`."""
+_NO_CSRF: Final = CsrfToken(b"{token}", ())
+_AUTHORIZATION: Final = b"authorization"
+_CSRF: Final = b"x-csrf-token"
+_COOKIE: Final = b"cookie"
+
+
+class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
+    """Show an API the gateway's own credentials, so that clients need none.
+
+    One of `basic`, `bearer`, `headers` and `oauth2`. What the client sends as `Authorization`, or in one of `headers`,
+    does not reach the API; with `headers` or `csrf` alone `Authorization` does, unless `hide_authorization` is set.
+
+    When the API answers 401 or 403, tokens are fetched anew, and the request is sent once more if its body is still at
+    hand (`retries.body_bytes`), whatever its method; the second answer goes to the client. So it is when a file with a
+    secret has changed since.
+
+    Nobody else gets them: neither the `fallback` of a route, unless they are meant for that upstream too, nor a
+    `mirror`; redirects of the API are passed on, not followed. No log and no answer shows them. While no token can be
+    had, clients are answered 502, 503 or 504, within `timeout` of what is asked.
+    """
+
+    basic: Basic | None = None
+    """A username and a password, as `Authorization: Basic`."""
+    bearer: Secret | None = None
+    """A token that does not change, as `Authorization: Bearer`."""
+    headers: Mapping[FieldName, Values] = NONE
+    """Secrets in fields, such as `X-API-Key`; several values are several lines."""
+    oauth2: OAuth2 | None = None
+    """A token that the gateway fetches for itself, as `Authorization: Bearer`."""
+    csrf: Csrf | None = None
+    """A token against forged requests that the API demands as well. null = none."""
+    access_token_header: FieldName | None = None
+    """A field in which a client may send a token of its own: the API gets that as `Authorization: Bearer`, in place of
+    everything that the gateway would show, `csrf` included. The field itself goes no further. null = none."""
+    hide_authorization: bool = False
+    """Whether the client's `Authorization` does not reach the API also where none is put in its place: for an API that
+    is shown secrets in `headers`, or the upstream's client certificate."""
+
+    for_its_upstream = True
+
+    def __post_init__(self) -> None:
+        ways = [name for name in ("basic", "bearer", "headers", "oauth2") if getattr(self, name)]
+        if len(ways) > 1:
+            raise ValueError(f"{', '.join(f'`{name}`' for name in ways)} together; expected one of them")
+        if not ways and self.csrf is None and self.access_token_header is None and not self.hide_authorization:
+            raise ValueError("nothing is shown; expected `basic`, `bearer`, `headers`, `oauth2` or `csrf`")
+        check_own(self.headers)
+        if self.oauth2 is not None:
+            check_tls(self.oauth2.token_url, self.oauth2.tls)
+        taken = {folded(name.encode()) for name in self.headers}
+        if self.csrf is not None:
+            check_tls(self.csrf.token_url, self.csrf.tls)
+            if taken & {_CSRF, _COOKIE}:
+                raise ValueError("`csrf` writes X-CSRF-Token and Cookie; expected `headers` without them")
+        if self.access_token_header is not None:
+            check_own((self.access_token_header,))
+            if folded(self.access_token_header.encode()) in {*taken, _AUTHORIZATION, _CSRF, _COOKIE}:
+                raise ValueError(f"`{self.access_token_header}` is written here; expected a field of its own")
+
+    def secret_names(self) -> Iterable[str]:
+        return (*self.headers, *((self.access_token_header,) if self.access_token_header else ()))
+
+    def feeds(self) -> Iterable[FeedSource]:
+        if self.oauth2 is not None:
+            yield TokenSource.of(self.oauth2)
+        if self.csrf is not None:
+            yield CsrfSource.of(self.csrf, self._shown)
+
+    @property
+    def _shown(self) -> Shown:
+        return Shown(basic=self.basic, bearer=self.bearer, headers=self.headers, oauth2=self.oauth2)
+
+    def build(self, env: Env) -> Hooks:
+        ways = _Ways(
+            _lines(self, env),
+            None if self.oauth2 is None else token_holder(env, self.oauth2),
+            None if self.csrf is None else csrf_holder(env, self.csrf, self._shown),
+        )
+        written = {name.lower().encode() for name in self.headers}
+        if self.basic or self.bearer or self.oauth2 or self.hide_authorization:
+            written.add(_AUTHORIZATION)
+        own = b"" if self.access_token_header is None else self.access_token_header.lower().encode()
+        # The same use of the filter, before and after a reload.
+        where = ("credentials in use", env.level, env.route if env.level == "route" else None, env.instance)
+        use = _Use(ways, frozenset(written), own, env.shared(where, _Newest))
+        waits = ways.tokens is not None or ways.csrf is not None
+        return Hooks(
+            request=use.request,
+            renew=use.renew if waits or (ways.lines and env.reads) else None,
+            start=use.start,
+            stop=use.stop,
+            asks=_asks(self),
+            would=use.would,
+        )
+
+
+def _asks(settings: Credentials) -> str:
+    """Whom, and what for."""
+    asked = []
+    if settings.oauth2 is not None:
+        asked.append(f"{str(settings.oauth2.token_url).partition('?')[0]} for a token")
+    if settings.csrf is not None:
+        asked.append(f"{str(settings.csrf.token_url).partition('?')[0]} for a CSRF token")
+    return " and ".join(asked)
+
+
+def _lines(settings: Credentials, env: Env) -> bytes:
+    """The fields that do not change. Raises `ValueError` and `SecretError`, neither of which shows a secret."""
+    if settings.basic is not None:
+        username, password = env.secret(settings.basic.username), env.secret(settings.basic.password)
+        if ":" in username:
+            raise ValueError("the username has a colon, behind which a password begins (RFC 7617)")
+        if not (username + password).isprintable():
+            raise ValueError("the username or the password has a control character")
+        return b"Authorization: Basic %b\r\n" % b64encode(f"{username}:{password}".encode())
+    if settings.bearer is not None:
+        token = env.secret(settings.bearer).encode()
+        if _IS_TOKEN(token) is None:
+            raise ValueError("the `bearer` has a character that a token cannot have")
+        return b"Authorization: Bearer %b\r\n" % token
+    return b"".join(field_lines(name, values_of(env, said)) for name, said in settings.headers.items())
+
+
+class _Ways(NamedTuple):
+    """Where what is shown comes from."""
+
+    lines: bytes
+    """What does not change; b"" where there is none."""
+    tokens: TokenHolder | None
+    csrf: CsrfHolder | None
+
+    async def obtain(self) -> tuple[bytes, CsrfToken | None]:
+        """What to show. Raises `Unavailable`."""
+        line = self.lines if self.tokens is None else (await self.tokens.obtain()).line
+        return line, None if self.csrf is None else await self.csrf.obtain()
+
+    def renew(self, carried: bytes) -> None:
+        """What stands in these lines an API has refused: have something newer for requests to come; nobody waits."""
+        if self.tokens is not None:
+            _renew(self.tokens, carried)
+        if self.csrf is not None:
+            _renew(self.csrf, carried)
+
+    async def obtain_newer(self, carried: bytes) -> tuple[bytes, CsrfToken | None]:
+        """What to show in place of what an API has refused, which stands in these lines. Raises `Unavailable`."""
+        line, csrf, problem = self.lines, None, None
+        if self.tokens is not None:
+            token, problem = await _newer(self.tokens, carried)
+            line = token.line
+        if self.csrf is not None:
+            csrf, other_problem = await _newer(self.csrf, carried)
+            problem = problem or other_problem
+        # One of token and CSRF token will do: it may be the one that was refused.
+        if problem is not None and line in carried and (csrf is None or csrf.line in carried):
+            raise problem
+        return line, csrf
+
+
+def _renew(holder: Holder[T], carried: bytes) -> None:
+    held = holder.current(monotonic())
+    if held is not None and held.line in carried:
+        holder.renew(held)
+
+
+async def _newer(holder: Holder[T], carried: bytes) -> tuple[T, Unavailable | None]:
+    """Something newer than what was carried; or what there is, and why there is nothing newer. Raises `Unavailable`."""
+    held = holder.current(monotonic())
+    if held is not None and held.line not in carried:
+        return held, None
+    try:
+        return await holder.obtain(held), None
+    except Unavailable as problem:
+        if held is None:
+            raise
+        return held, problem
+
+
+@final
+class _Newest:
+    """The use of the filter that is in force, where one use follows another."""
+
+    __slots__ = ("__weakref__", "use")
+
+    def __init__(self) -> None:
+        self.use: _Use | None = None
+
+
+@final
+class _Use:
+    """One use of the filter. `written`: lower-case names of the fields in which it shows the gateway's credentials.
+
+    `own`: that of the field for a client's own token; b"": there is none.
+    """
+
+    __slots__ = (
+        "_alike",
+        "_alike_with_cookies",
+        "_dropped",
+        "_dropped_with_cookies",
+        "_newest",
+        "_own",
+        "_own_dropped",
+        "_ready",
+        "_ways",
+        "_written",
+    )
+
+    def __init__(self, ways: _Ways, written: frozenset[bytes], own: bytes, newest: _Newest) -> None:
+        self._ways = ways
+        self._own = own
+        self._newest = newest
+        names = _names_of(written, ways.csrf is not None, own)
+        self._written, self._own_dropped = names.written, names.own_dropped
+        self._dropped, self._alike = names.dropped, names.alike
+        self._dropped_with_cookies, self._alike_with_cookies = names.dropped_with_cookies, names.alike_with_cookies
+        self._ready = _NOT_READY
+
+    def __repr__(self) -> str:
+        return f"<credentials in {', '.join(name.decode() for name in self._written) or 'no field'}>"
+
+    def start(self, services: Services) -> None:
+        self._newest.use = self
+        for holder in (self._ways.tokens, self._ways.csrf):
+            if holder is not None:
+                holder.start(services)
+
+    def stop(self) -> None:
+        if self._newest.use is self:
+            self._newest.use = None
+        for holder in (self._ways.tokens, self._ways.csrf):
+            if holder is not None:
+                holder.stop()
+
+    # the request
+
+    def request(self, exchange: Exchange) -> Outcome:
+        ways = self._ways
+        if self._own and exchange.head.first(self._own) is not None:
+            return self._show_own(exchange)
+        line = ways.lines
+        if ways.tokens is not None:
+            token: Token | None = ways.tokens.current(exchange.begun_at)
+            if token is None:
+                return self._wait(exchange)
+            line = token.line
+        if ways.csrf is not None:
+            csrf = ways.csrf.current(exchange.begun_at)
+            if csrf is None:
+                return self._wait(exchange)
+            self._write_both(exchange, line, csrf)
+        elif line:
+            if exchange.for_others is None and not exchange.request_added and not exchange.request_dropped:
+                # The same as below, where there is nothing to join.
+                dropped = self._dropped
+                exchange.for_others = b"", dropped, exchange.query_sent
+                exchange.request_added, exchange.request_dropped = line, dropped
+            else:
+                self._write(exchange, line, self._dropped)
+        elif self._dropped:
+            self._write(exchange, b"", self._dropped)
+        return None
+
+    def would(self, exchange: Exchange) -> Outcome:
+        """Nothing is fetched."""
+        ways = self._ways
+        if self._shows_own(exchange) or (ways.tokens is None and ways.csrf is None):
+            return self.request(exchange)
+        self._stand_in(exchange)
+        return _unknown()
+
+    def _stand_in(self, exchange: Exchange) -> None:
+        """Show what stands for what would be fetched."""
+        ways = self._ways
+        line = ways.lines if ways.tokens is None else _NO_TOKEN
+        self._show(exchange, line, None if ways.csrf is None else _NO_CSRF)
+
+    def _wait(self, exchange: Exchange) -> Outcome:
+        if isinstance(exchange, ShadowExchange):
+            self._stand_in(exchange)
+            return None
+        return self._obtain(exchange)
+
+    async def _obtain(self, exchange: Exchange) -> Reply | None:
+        use = self._newest.use or self
+        while True:
+            try:
+                line, csrf = await use._ways.obtain()
+            except Unavailable as problem:
+                newest = self._newest.use or use
+                if newest is not use:  # its secret has changed meanwhile
+                    use = newest
+                    continue
+                after = ((b"Retry-After", b"%d" % problem.retry_after),) if problem.retry_after else ()
+                return exchange.refuse(problem.fault, fields=after, why=problem.why)
+            use._show(exchange, line, csrf)
+            return None
+
+    def _shows_own(self, exchange: Exchange) -> bool:
+        return bool(self._own) and exchange.head.first(self._own) is not None
+
+    def _show_own(self, exchange: Exchange) -> Reply | None:
+        values = exchange.head.values(self._own)
+        if len(values) > 1 or _IS_TOKEN(values[0]) is None:
+            name = self._own.decode()
+            wrong = f'{name} is not a token; expected nothing else in it, nor "Bearer" before it.'
+            detail = f"There is more than one {name}." if len(values) > 1 else wrong
+            return exchange.refuse(Fault.BAD_REQUEST, detail)
+        self._write(exchange, b"Authorization: Bearer %b\r\n" % values[0], self._own_dropped)
+        return None
+
+    def _show(self, exchange: Exchange, line: bytes, csrf: CsrfToken | None) -> None:
+        if csrf is None:
+            self._write(exchange, line, self._dropped)
+        else:
+            self._write_both(exchange, line, csrf)
+
+    def _write(self, exchange: Exchange, lines: bytes, names: frozenset[bytes]) -> None:
+        """`names`: of fields that are ours from here on."""
+        exchange.keep_from_others(names)
+        added, dropped = exchange.request_added, exchange.request_dropped
+        if added:
+            lines = without(added, self._alike if names is self._dropped else frozenset(map(folded, names))) + lines
+        exchange.request_added = lines
+        exchange.request_dropped = dropped | names if dropped else names
+
+    def _write_both(self, exchange: Exchange, line: bytes, csrf: CsrfToken) -> None:
+        """With a token against forged requests, and the cookies that it came with beside those of the client."""
+        ready = self._ready
+        if ready.csrf is not csrf:
+            ready = self._ready = _Ready(csrf)
+        exchange.keep_from_others(self._dropped)
+        added, dropped = exchange.request_added, exchange.request_dropped
+        lines, names, alike = line + ready.line, self._dropped, self._alike
+        if csrf.cookies or _COOKIE in dropped:
+            lines += ready.cookie_line(_clients_cookies(exchange))
+            names, alike = self._dropped_with_cookies, self._alike_with_cookies
+        exchange.request_added = without(added, alike) + lines if added else lines
+        exchange.request_dropped = dropped | names if dropped else names
+
+    # the answer
+
+    def renew(self, exchange: Exchange, head: ResponseHead) -> Awaitable[bool] | None:
+        """The API has refused what was shown: show something else, if there is something else."""
+        if exchange.for_others is None or self._shows_own(exchange):
+            return None  # it went to another upstream, or with the client's own
+        use = self._newest.use or self
+        ways = use._ways
+        if ways.tokens is None and ways.csrf is None and (not ways.lines or ways.lines in exchange.request_added):
+            return None
+        if not exchange.may_be_sent_again:
+            ways.renew(exchange.request_added)
+            return None
+        return self._renewed(exchange, use)
+
+    async def _renewed(self, exchange: Exchange, use: "_Use") -> bool:
+        try:
+            newer = await use._ways.obtain_newer(exchange.request_added)
+        except Unavailable as problem:
+            exchange.why = exchange.why or problem.why
+            return False
+        exchange.request_added = without(exchange.request_added, self._alike)
+        use._show(exchange, *newer)
+        return True
+
+
+class _Names(NamedTuple):
+    """Fields that are ours. Thousands of services have the same ones."""
+
+    written: frozenset[bytes]
+    dropped: frozenset[bytes]
+    dropped_with_cookies: frozenset[bytes]
+    own_dropped: frozenset[bytes]
+    """Where the client shows its own token."""
+    alike: frozenset[bytes]
+    """What filters before this one have said of those, they have said in vain."""
+    alike_with_cookies: frozenset[bytes]
+
+
+@lru_cache(256)
+def _names_of(written: frozenset[bytes], with_csrf: bool, own: bytes) -> _Names:
+    dropped = written | {_CSRF} if with_csrf else written
+    alike = frozenset(map(folded, dropped))
+    return _Names(written, dropped, dropped | {_COOKIE}, written | {_AUTHORIZATION, own}, alike, alike | {_COOKIE})
+
+
+@final
+class _Ready:
+    """A CSRF token and its cookies, ready to be sent."""
+
+    __slots__ = ("_names", "_pairs", "csrf", "line")
+
+    def __init__(self, csrf: CsrfToken) -> None:
+        self.csrf = csrf
+        self.line = csrf.line
+        self._names = frozenset(name for name, _ in csrf.cookies)
+        self._pairs = b"; ".join(b"%b=%b" % cookie for cookie in csrf.cookies)
+
+    def cookie_line(self, clients: list[bytes]) -> bytes:
+        """Beside the client's cookies; of the same name, the API's own count. b"": there are none."""
+        cookies = b"; ".join(filter(None, clients)).rstrip(b"; \t")
+        for name in self._names:
+            if name in cookies:
+                cookies = self._less_ours(cookies)
+                break
+        if not cookies or not self._pairs:
+            cookies = cookies or self._pairs
+            return b"Cookie: %b\r\n" % cookies if cookies else b""
+        return b"Cookie: %b; %b\r\n" % (cookies, self._pairs)
+
+    def _less_ours(self, cookies: bytes) -> bytes:
+        pairs = (pair.strip(b" \t") for pair in cookies.split(b";"))
+        return b"; ".join(pair for pair in pairs if pair and pair.partition(b"=")[0].rstrip(b" \t") not in self._names)
+
+
+_NOT_READY: Final = _Ready(_NO_CSRF)
+
+
+def _clients_cookies(exchange: Exchange) -> list[bytes]:
+    """The lines that would have gone to the API: as others get them."""
+    assert exchange.for_others is not None
+    added, dropped, _ = exchange.for_others
+    lines = [] if _COOKIE in dropped else exchange.values(_COOKIE)
+    for line in added.split(b"\r\n") if added else ():
+        name, _, value = line.partition(b":")
+        if name.lower() == _COOKIE:
+            lines.append(value.strip(b" \t"))
+    return lines
+
+
+async def _unknown() -> None:
+    """What would have been fetched is not known."""

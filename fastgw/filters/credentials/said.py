@@ -1,0 +1,157 @@
+"""What control and the workers say to each other of something that is fetched once per node, such as a token.
+
+Rule 1: what is fetched belongs to the material it was fetched with: the settings, and the contents of all secrets and
+files that they name. Rule 2: a failure takes nothing away: what was fetched before is good until it expires.
+"""
+
+import random
+import time
+from collections.abc import Callable
+from math import ceil
+from typing import Final, NamedTuple, Protocol
+
+import msgspec
+
+from fastgw.errors import Fault
+from fastgw.filters.api import Feeds, Fetcher
+
+LONGEST_S: Final = 30.0
+"""The longest that a failure is remembered: so often an endpoint that fails is asked at least."""
+FOR_EVER: Final = 4e9
+"""A date (epoch seconds) that nobody waits for."""
+
+
+class Unavailable(Exception):
+    """It cannot be had now. `why` is for the log, without anything secret."""
+
+    def __init__(self, fault: Fault, why: str, retry_after: int = 0) -> None:
+        super().__init__(why)
+        self.fault = fault
+        self.why = why
+        self.retry_after = retry_after
+        """Whole seconds until it is tried again; 0: at once."""
+
+
+class Around(Protocol):
+    """What fetching needs: `Services` of a worker, or the same in control."""
+
+    @property
+    def fetcher(self) -> Fetcher: ...
+    @property
+    def feeds(self) -> Feeds: ...
+    @property
+    def control_is_away(self) -> Callable[[], bool]: ...
+    @property
+    def generation(self) -> Callable[[], int]: ...
+    @property
+    def feed_others(self) -> Callable[[str, bytes], None]: ...
+
+
+class Got(NamedTuple):
+    """What was fetched. `value`: as its holders read it; it is secret."""
+
+    value: bytes
+    good_until_date: float
+    renew_from_date: float
+    """From then on (epoch seconds) a newer one is fetched in the background."""
+    note: bytes = b""
+    """What is to be known for the next time."""
+
+    def __repr__(self) -> str:
+        return f"<Got until {self.good_until_date:.0f}>"
+
+
+class Said(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
+    """All there is to know of it, as it goes to the workers. It is secret."""
+
+    material: bytes
+    generation: int = 0
+    """The configuration that was in force when it was said."""
+    value: bytes = b""
+    """b"": there is none."""
+    good_until_date: float = 0.0
+    renew_from_date: float = 0.0
+    note: bytes = b""
+    fault: str = ""
+    """Of the last attempt; "": it went well."""
+    why: str = ""
+    failed_until_date: float = 0.0
+    """Nothing is tried before."""
+    failures: int = 0
+    """In a row."""
+    fetched_date: float = 0.0
+    """Some endpoints give the same each time: by this alone those who wait know that it is an answer."""
+
+    def __repr__(self) -> str:
+        return f"<Said until {self.good_until_date:.0f} {self.fault}>"
+
+    def packed(self) -> bytes:
+        return msgspec.msgpack.encode(self)
+
+    def is_good(self, now_date: float) -> bool:
+        return bool(self.value) and now_date < self.good_until_date
+
+    def problem(self) -> Unavailable | None:
+        """What the last attempt has failed of."""
+        if not self.fault:
+            return None
+        fault, left = Fault[self.fault], self.failed_until_date - time.time()
+        return Unavailable(fault, self.why, max(ceil(left), 1) if fault.status == 503 else 0)
+
+
+def read(value: bytes) -> Said | None:
+    """b"": nothing was said yet. None also for what another version has said."""
+    try:
+        return msgspec.msgpack.decode(value, type=Said) if value else None
+    except msgspec.DecodeError:
+        return None
+
+
+def succeeded(said: Said, got: Got) -> Said:
+    return Said(
+        material=said.material,
+        value=got.value,
+        good_until_date=got.good_until_date,
+        renew_from_date=got.renew_from_date,
+        note=got.note,
+        fetched_date=time.time(),
+    )
+
+
+def failed(said: Said, problem: Unavailable, first_s: float) -> Said:
+    """`first_s`: for how long the first failure is remembered; each further one is for twice as long."""
+    rest = min(first_s * 2 ** min(said.failures, 16), max(LONGEST_S, first_s))
+    return spared(said, problem, rest, said.failures + 1)
+
+
+def spared(said: Said, problem: Unavailable, rest_s: float, failures: int) -> Said:
+    """Nothing is tried for so many seconds."""
+    return msgspec.structs.replace(
+        said,
+        fault=problem.fault.name,
+        why=problem.why,
+        failed_until_date=time.time() + rest_s,
+        failures=failures,
+    )
+
+
+def renewal(now_date: float, good_until_date: float) -> float:
+    """When to renew what is good from now until then: in its last quarter, or last minute, at a time of its own."""
+    left = good_until_date - now_date
+    return good_until_date - min(left / 4, 60.0) * random.uniform(0.5, 1.0)
+
+
+class Getter(Protocol):
+    """Fetches it, in control or, while that is away, in a worker."""
+
+    name: str
+    """What it is, for the log."""
+    material: bytes
+    timeout: float
+    """Seconds for everything."""
+    negative_ttl: float
+
+    def start(self, around: Around) -> None: ...
+    def stop(self) -> None: ...
+    async def get(self, around: Around, before: Said) -> Got:
+        """Raises `Unavailable`. `before`: what was said last, and is to be replaced."""

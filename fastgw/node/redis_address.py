@@ -1,0 +1,44 @@
+"""Where the Redis of a second level is, as far as it can be told without asking it."""
+
+import re
+from importlib.util import find_spec
+from typing import Final, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+_IS_NUMBER: Final = re.compile("[0-9]{1,9}").fullmatch
+
+
+class RedisAddress(NamedTuple):
+    """Where a Redis is. `password`: "" for none; it is a secret."""
+
+    host: str
+    port: int
+    database: int
+    tls: bool
+    username: str
+    password: str
+
+    def __repr__(self) -> str:
+        return f"<Redis at {self.host}:{self.port}/{self.database}>"
+
+
+def parse_redis(url: str) -> RedisAddress:
+    """`redis://[[user]:password@]host[:port][/database]`; `rediss://` for TLS. Raises `ValueError`, without the URL."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or 6379
+        database = parts.path.removeprefix("/") or "0"
+    except ValueError:
+        host = ""
+    if not host or parts.scheme not in ("redis", "rediss") or parts.query or parts.fragment or not _IS_NUMBER(database):
+        raise ValueError("not a URL such as redis://:password@host:6379/0")
+    username, password = unquote(parts.username or ""), unquote(parts.password or "")
+    return RedisAddress(host, port, int(database), parts.scheme == "rediss", username, password)
+
+
+def check_redis(url: str) -> None:
+    """Raises `ValueError`, without the URL, where it cannot be used here."""
+    parse_redis(url)
+    for package in ("redis", "aiocache"):
+        if find_spec(package) is None:
+            raise ValueError(f"the package {package} is missing; install fastgw[redis]")

@@ -1,0 +1,61 @@
+"""Why a Redis cannot be used, in words for people. What it said itself is not shown: it may repeat what it was told."""
+
+import socket
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+_SAID: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "WRONGPASS": "it knows no such user and password as the URL has",
+        "NOAUTH": "it asks for a password, and the URL has none",
+        "NOPERM": "the user of the URL may not do that there",
+        "LOADING": "it is reading its data",
+        "READONLY": "it is a replica, which takes no writes",
+        "MISCONF": "it takes no writes: it cannot save its data",
+        "MASTERDOWN": "it is a replica that has lost its master",
+        "CLUSTERDOWN": "its cluster is down",
+        "MOVED": "it is one of a cluster, and another one has the key",
+        "OOM": "it has no memory left",
+        "BUSY": "it is busy with a script",
+    }
+)
+"""By the word that an error begins with."""
+_RAISED: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "AuthenticationError": "WRONGPASS",
+        "NoPermissionError": "NOPERM",
+        "BusyLoadingError": "LOADING",
+        "ReadOnlyError": "READONLY",
+        "OutOfMemoryError": "OOM",
+    }
+)
+"""Classes of redis-py, which leaves that word out."""
+_NO_PASSWORD_THERE: Final = ("AUTH", "without any password")
+
+
+def in_words(error: object) -> str:
+    """`error`: what a client raised, or an error that was answered."""
+    text, name = str(error), type(error).__name__
+    code = _RAISED.get(name, text.partition(" ")[0])
+    if text.startswith("Authentication required"):
+        code = "NOAUTH"
+    if name == TimeoutError.__name__:
+        return "no answer in time"
+    if isinstance(error, socket.gaierror):
+        return "its name cannot be resolved"
+    if isinstance(error, ConnectionRefusedError):
+        return "the connection is refused"
+    if isinstance(error, ConnectionError):
+        return "the connection was closed"
+    if isinstance(error, OSError):
+        return error.strerror or name
+    if name == ConnectionError.__name__:  # of redis-py, which does not say more of the cause
+        return "it cannot be connected to"
+    if code in _SAID:
+        return _SAID[code]
+    if code == "ERR" and all(part in text for part in _NO_PASSWORD_THERE):
+        return "the URL has a password, and it asks for none"
+    if code == "ERR" and "DB index" in text:
+        return "it has no database of the number that the URL has"
+    return f"it answers {code}" if code.isupper() and code.isascii() else name

@@ -1,0 +1,37 @@
+"""Whether the Redis of `state` is there, as this process sees it: told in a word of shared memory.
+
+It stands apart from what asks Redis, which needs the extra `fastgw[redis]`.
+"""
+
+from array import array
+from typing import Final
+
+UNASKED, AWAY, UP = range(3)
+"""What the word says."""
+
+_seen: Final[dict[object, bool]] = {}  # two of them while a reload moves to another Redis
+_word = memoryview(array("Q", [UNASKED]))
+
+
+def tell_in(word: memoryview) -> None:
+    """Tell it in this word from now on: a process has one."""
+    global _word
+    _word = word
+    _tell()
+
+
+def seen(by: object, is_up: bool) -> None:
+    """Who asks a Redis has found it there, or away."""
+    if _seen.get(by) is not is_up:
+        _seen[by] = is_up
+        _tell()
+
+
+def unasked(by: object) -> None:
+    """It asks no more."""
+    if _seen.pop(by, None) is not None:
+        _tell()
+
+
+def _tell() -> None:
+    _word[0] = UNASKED if not _seen else UP if all(_seen.values()) else AWAY

@@ -1,0 +1,172 @@
+"""What is known of a Kubernetes cluster: Applications, and of the Secrets those that an Application names.
+
+The others are dropped as soon as their name is read, and one that is named no more goes at once. Rule: equal objects
+make equal bytes, whatever the API server adds to them, so that what is no change changes nothing.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+
+APPLICATIONS: Final = "applications"
+SECRETS: Final = "secrets"
+KINDS: Final = (APPLICATIONS, SECRETS)
+NAMING: Final = ("secretName", "requestParametersSecretName")
+"""The members of an Application that name a Secret."""
+_METADATA: Final = ("name", "namespace")
+
+Name = str
+
+
+class Application(msgspec.Struct):
+    """What is kept of one. Whether it makes sense is judged where it is read as a configuration."""
+
+    api_version: Any = msgspec.field(name="apiVersion", default="applicationconnector.kyma-project.io/v1alpha1")
+    kind: Any = "Application"
+    metadata: dict[str, Any] = {}
+    spec: Any = None
+
+
+class Secret(msgspec.Struct):
+    """What is kept of one."""
+
+    api_version: Any = msgspec.field(name="apiVersion", default="v1")  # in a list it stands nowhere
+    kind: Any = "Secret"
+    metadata: dict[str, Any] = {}
+    data: Any = None
+
+
+SHAPES: Final[Mapping[str, type[Application | Secret]]] = {APPLICATIONS: Application, SECRETS: Secret}
+
+
+def secrets_named(spec: Any) -> Iterator[Name]:
+    """The Secrets that an Application names, wherever it does."""
+    left = [spec]
+    while left:
+        each = left.pop()
+        if isinstance(each, dict):
+            yield from (name for key in NAMING if isinstance(name := each.get(key), str) and name)
+            left += each.values()
+        elif isinstance(each, list):
+            left += each
+
+
+class Objects:
+    """`changed`: called when what is known has become something else."""
+
+    def __init__(self, changed: Callable[[], None]) -> None:
+        self._changed = changed
+        self._lines: Mapping[str, dict[Name, bytes]] = {kind: {} for kind in KINDS}
+        self._naming: dict[Name, frozenset[Name]] = {}  # by Application, the Secrets that it names
+        self._uses: Counter[Name] = Counter()  # by Secret, how many Applications name it
+        self._listed: set[str] = set()
+        self._missing: set[Name] = set()
+        self.is_complete = asyncio.Event()
+        """Set while it is known of all Secrets that are named what they say, or that there is none."""
+        self.is_lacking = asyncio.Event()
+        """Set while it is not."""
+        self._tell_missing()
+
+    def __repr__(self) -> str:
+        counted = ", ".join(f"{len(self._lines[kind])} {kind}" for kind in KINDS)
+        return f"<Objects: {counted}, {len(self._missing)} missing>"
+
+    @property
+    def is_known(self) -> bool:
+        """Whether all of it was told. Half of it may mean something else."""
+        return len(self._listed) == len(KINDS)
+
+    @property
+    def missing(self) -> Collection[Name]:
+        """Secrets that are named, and of which nothing is known yet."""
+        return tuple(self._missing)
+
+    @property
+    def named(self) -> Collection[Name]:
+        """The Secrets that are."""
+        return frozenset(self._uses)
+
+    def wants(self, kind: str, name: Name) -> bool:
+        """Whether such an object is kept."""
+        return kind == APPLICATIONS or name in self._uses
+
+    def replace(self, kind: str, raws: Mapping[Name, bytes], named: Collection[Name]) -> None:
+        """These are all there are; of Secrets only of those `named`, which were looked for. Others that were named
+        meanwhile may have been fetched by themselves."""
+        lines = self._lines[kind]
+        before, was_known = {**lines}, self.is_known
+        for name, raw in raws.items():
+            if self.wants(kind, name):
+                self._put(kind, name, raw)
+        for name in before.keys() - raws.keys():  # last: what they named may be named by others now
+            if kind == APPLICATIONS or name in named:
+                self._drop(kind, name)
+        self._listed.add(kind)
+        if kind == SECRETS:  # what was looked for and is not there is not missing, but known not to be there
+            self._missing -= set(named)
+            self._tell_missing()
+        if before != lines or not was_known:
+            self._changed()
+
+    def put(self, kind: str, name: Name, raw: bytes) -> None:
+        """It says this now, and is wanted."""
+        if self._put(kind, name, raw):
+            self._changed()
+
+    def delete(self, kind: str, name: Name) -> None:
+        """It is no more."""
+        if kind == SECRETS:
+            self._missing.discard(name)
+            self._tell_missing()
+        if self._drop(kind, name):
+            self._changed()
+
+    def content(self) -> bytes:
+        """All of it as a JSON array, an object in each line. Never `kyma_files.NOTHING`: it is known now that there is
+        nothing."""
+        lines = [self._lines[kind][name] for kind in KINDS for name in sorted(self._lines[kind])]
+        return b"[\n" + b",\n".join(lines) + b"\n]\n" if lines else b"[]\n"
+
+    def _put(self, kind: str, name: Name, raw: bytes) -> bool:
+        shaped = msgspec.json.decode(raw, type=SHAPES[kind])
+        shaped.metadata = {key: shaped.metadata[key] for key in _METADATA if shaped.metadata.get(key)}
+        line = msgspec.json.encode(shaped, order="deterministic")
+        if isinstance(shaped, Application):
+            self._name(name, frozenset(secrets_named(shaped.spec)))
+        else:
+            self._missing.discard(name)
+            self._tell_missing()
+        same = self._lines[kind].get(name) == line
+        self._lines[kind][name] = line
+        return not same
+
+    def _drop(self, kind: str, name: Name) -> bool:
+        if kind == APPLICATIONS:
+            self._name(name, frozenset())
+        return self._lines[kind].pop(name, None) is not None
+
+    def _name(self, application: Name, named: frozenset[Name]) -> None:
+        """It names these Secrets from now on."""
+        before = self._naming.get(application, frozenset())
+        if named == before:
+            return
+        self._uses.update(named - before)
+        self._missing.update(secret for secret in named - before if secret not in self._lines[SECRETS])
+        for secret in before - named:
+            self._uses[secret] -= 1
+            if not self._uses[secret]:
+                del self._uses[secret]
+                self._lines[SECRETS].pop(secret, None)
+                self._missing.discard(secret)
+        self._naming[application] = named
+        if not named:
+            del self._naming[application]
+        self._tell_missing()
+
+    def _tell_missing(self) -> None:
+        known, unknown = (self.is_complete, self.is_lacking)
+        (unknown if self._missing else known).set()
+        (known if self._missing else unknown).clear()

@@ -1,0 +1,160 @@
+"""A node in one process: control with its sources, and workers with what they hold, joined as the supervisor would."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from time import monotonic
+from typing import Any, NamedTuple, cast
+
+from fastgw.config.credentials import Csrf, OAuth2
+from fastgw.config.secret import Secret
+from fastgw.config.values import parse_endpoint
+from fastgw.filters.api import Feeds, FeedSource, Fetcher
+from fastgw.filters.credentials.broker import Brokered
+from fastgw.filters.credentials.csrf import CsrfHolder, CsrfSource, Shown, _held
+from fastgw.filters.credentials.holder import Holder
+from fastgw.filters.credentials.said import Unavailable
+from fastgw.filters.credentials.tokens import Token, TokenHolder, TokenSource
+from fastgw.runtime.channel import Ask, Fed
+from fastgw.runtime.feeding import Feeding, taken
+from tests.support.fetching import fetching
+
+
+def oauth2(url: str, **more: Any) -> OAuth2:
+    settings: dict[str, Any] = {"client_id": Secret(text="app"), "client_secret": Secret(text="of-the-app")} | more
+    return OAuth2(token_url=parse_endpoint(url), **settings)
+
+
+class Around(NamedTuple):
+    """A worker's services."""
+
+    fetcher: Fetcher
+    feeds: Feeds
+    node: Node
+
+    def control_is_away(self) -> bool:
+        return self.node.control is None
+
+    def generation(self) -> int:
+        return self.node.generation
+
+    def feed_others(self, key: str, value: bytes) -> None:
+        self.node.deliver(key, value)
+
+
+class Node:
+    """`hears`: whether a worker is told now; `loses`: so many asks are lost."""
+
+    def __init__(self, fetcher: Fetcher, workers: int = 4) -> None:
+        self.fetcher = fetcher
+        self.generation = 1
+        self.kept: dict[str, bytes] = {}
+        self.sources: dict[str, bytes] = {}
+        self.files: dict[str, bytes] = {}
+        self.hears = [True] * workers
+        self.loses = 0
+        self.asks = 0
+        self.control: Feeding | None = None
+        self.workers = [Around(fetcher, Feeds({}, self._ask), self) for _ in range(workers)]
+        self._holders: list[Holder[Any]] = []
+
+    def add_worker(self) -> None:
+        self.workers.append(Around(self.fetcher, Feeds({}, self._ask), self))
+        self.hears.append(True)
+
+    def serve(self, source: FeedSource) -> None:
+        self.sources[source.key] = pickle.dumps(source)
+
+    def start_control(self) -> Feeding:
+        self.control = Feeding(cast(Any, self), self.fetcher, dict(self.kept))
+        self.follow()
+        return self.control
+
+    def kill_control(self) -> None:
+        assert self.control is not None
+        self.control.stop()
+        self.control = None
+
+    def follow(self) -> None:
+        """Control takes the configuration in force."""
+        assert self.control is not None
+        self.control.follow({}, dict(self.files), self.generation, dict(self.sources))
+
+    def send(self, message: Fed, descriptors: list[int]) -> None:
+        """Control's end of its channel."""
+        self.deliver(message.key, taken(os.dup(descriptors[0])))
+
+    def deliver(self, key: str, value: bytes) -> None:
+        if value:
+            self.kept[key] = value
+        for worker, hears in zip(self.workers, self.hears, strict=True):
+            if hears:
+                asyncio.get_running_loop().call_soon(worker.feeds.take, key, value)
+
+    def _ask(self, key: str, seen: bytes) -> None:
+        self.asks += 1
+        if self.loses:
+            self.loses -= 1
+        elif self.control is not None:
+            order = Ask(generation=self.generation, key=key, seen=seen)
+            asyncio.get_running_loop().call_soon(self.control.asked, order)
+
+    def tokens(self, settings: OAuth2) -> list[TokenHolder]:
+        """What each worker holds of one source."""
+        return self._held_by_each(TokenSource.of(settings), Token)
+
+    def csrf_tokens(self, settings: Csrf, shown: Shown) -> list[CsrfHolder]:
+        if shown.oauth2 is not None:
+            self.serve(TokenSource.of(shown.oauth2))
+        return self._held_by_each(CsrfSource.of(settings, shown), _held)
+
+    def _held_by_each(self, source: Brokered, parse: Any) -> list[Holder[Any]]:
+        if source.key not in self.sources:
+            self.serve(source)
+            if self.control is not None:
+                self.follow()
+        held = []
+        for worker in self.workers:
+            holder = Holder[Any](source.key, source.getter(self.files.__getitem__), parse)
+            holder.start(worker)
+            held.append(holder)
+        self._holders += held
+        return held
+
+    def stop(self) -> None:
+        for holder in self._holders:
+            holder.stop()
+        if self.control is not None:
+            self.control.stop()
+
+
+@asynccontextmanager
+async def node_of(workers: int = 4) -> AsyncIterator[Node]:
+    async with fetching() as fetcher:
+        node = Node(fetcher, workers)
+        node.start_control()
+        try:
+            yield node
+        finally:
+            node.stop()
+
+
+async def problem_of(holder: Holder[Any], seen: Any = None) -> Unavailable:
+    try:
+        held = await holder.obtain(seen)
+    except Unavailable as problem:
+        return problem
+    raise AssertionError(f"there is {held}")
+
+
+def word(held: Token | None) -> str:
+    """The token itself."""
+    return "" if held is None else held.line.decode().removeprefix("Authorization: Bearer ").rstrip()
+
+
+def held_now(holders: list[Holder[Any]]) -> list[str]:
+    return [word(holder.current(monotonic())) for holder in holders]

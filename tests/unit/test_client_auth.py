@@ -1,0 +1,128 @@
+"""How the gateway shows a token endpoint who it is."""
+
+from base64 import b64decode
+from typing import Any
+from urllib.parse import unquote_plus
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+
+from fastgw.config.credentials import OAuth2
+from fastgw.config.secret import Secret
+from fastgw.config.upstreams import UpstreamTls
+from fastgw.config.values import parse_endpoint
+from fastgw.filters.client_auth import authenticate
+from fastgw.jose import KeySet, Rules, keys_from_pem, read_token, verify
+
+CLIENT, SECRET = "shop: ä", "50% of + &=:"
+URL = "https://idp.example/token?tenant=hidden"
+
+
+def pem_of(key: Any) -> bytes:
+    return bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+
+KEYS = {
+    "RS256": pem_of(rsa.generate_private_key(65537, 2048)),
+    "ES256": pem_of(ec.generate_private_key(ec.SECP256R1())),
+    "EdDSA": pem_of(ed25519.Ed25519PrivateKey.generate()),
+}
+
+
+def settings(client_auth: str, **more: Any) -> OAuth2:
+    given: dict[str, Any] = {"token_url": parse_endpoint(URL), "client_id": Secret(text=CLIENT)}
+    if client_auth in ("auto", "both", "basic", "post"):
+        given["client_secret"] = Secret(text=SECRET)
+    if client_auth == "private_key_jwt":
+        given["client_key"] = Secret(file="/key.pem")
+    if client_auth == "certificate":
+        given["tls"] = UpstreamTls(certificate="/c.pem", key="/k.pem")
+    return OAuth2(client_auth=client_auth, **given, **more)  # type: ignore[arg-type]  # checked by what is tested
+
+
+def shown(client_auth: str, key: bytes | None = None, **more: Any) -> tuple[dict[str, str], dict[bytes, bytes]]:
+    form = {"grant_type": "client_credentials"}
+    needs_secret = client_auth in ("auto", "both", "basic", "post")
+    ask = authenticate(settings(client_auth, **more), CLIENT, SECRET if needs_secret else None, key)
+    fields = dict(ask(form))
+    assert form.pop("grant_type") == "client_credentials"
+    return form, fields
+
+
+def client_in(fields: dict[bytes, bytes]) -> tuple[str, str]:
+    """As RFC 6749 section 2.3.1 has a server read it."""
+    assert list(fields) == [b"Authorization"]
+    scheme, _, credentials = fields[b"Authorization"].partition(b" ")
+    assert scheme == b"Basic"
+    client_id, _, secret = b64decode(credentials, validate=True).decode("ascii").partition(":")
+    return unquote_plus(client_id), unquote_plus(secret)
+
+
+def verified(form: dict[str, str], alg: str) -> dict[str, Any]:
+    """The claims of an assertion that the client's public key says is its own."""
+    public = load_pem_private_key(KEYS[alg], None).public_key()
+    keys = keys_from_pem(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    token = read_token(form["client_assertion"].encode(), Rules(frozenset({alg})))
+    verify(token, KeySet(keys))
+    return token.claims()
+
+
+def test_basic_is_form_encoded_first() -> None:
+    """RFC 6749 section 2.3.1: so an id may have a colon, and both any character."""
+    form, fields = shown("basic")
+    assert form == {}
+    assert client_in(fields) == (CLIENT, SECRET)
+
+
+def test_post_is_in_the_form_alone() -> None:
+    assert shown("post") == ({"client_id": CLIENT, "client_secret": SECRET}, {})
+
+
+@pytest.mark.parametrize("client_auth", ["both", "auto"])
+def test_both_are_shown_at_once(client_auth: str) -> None:
+    form, fields = shown(client_auth)
+    assert form == {"client_id": CLIENT, "client_secret": SECRET}
+    assert client_in(fields) == (CLIENT, SECRET)
+
+
+@pytest.mark.parametrize("client_auth", ["none", "certificate"])
+def test_without_a_secret_the_id_stands_in_the_form(client_auth: str) -> None:
+    """RFC 8705 section 2: a server finds the client by that, and what the certificate must be by the client."""
+    assert shown(client_auth) == ({"client_id": CLIENT}, {})
+
+
+@pytest.mark.parametrize("alg", KEYS)
+def test_a_key_signs_an_assertion_that_is_good_once(alg: str) -> None:
+    """RFC 7523 section 3: by and about the client, for the token endpoint, with an end and a number of its own."""
+    form, fields = shown("private_key_jwt", KEYS[alg])
+    assert fields == {}
+    assert form["client_assertion_type"] == "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+    assert form["client_id"] == CLIENT
+    claims = verified(form, alg)
+    assert (claims["iss"], claims["sub"], claims["aud"]) == (CLIENT, CLIENT, "https://idp.example/token")
+    assert claims["exp"] == claims["iat"] + 60
+    assert verified(shown("private_key_jwt", KEYS[alg])[0], alg)["jti"] != claims["jti"]
+
+
+def test_an_assertion_is_for_the_issuer_where_the_server_wants_that() -> None:
+    form, _ = shown("private_key_jwt", KEYS["ES256"], assertion_audience="https://idp.example")
+    assert verified(form, "ES256")["aud"] == "https://idp.example"
+
+
+@pytest.mark.parametrize("pem", [b"", b"a secret", pem_of(ec.generate_private_key(ec.SECP384R1()))])
+def test_a_key_that_cannot_sign_is_refused_and_not_shown(pem: bytes) -> None:
+    with pytest.raises(ValueError, match="the client's key is ") as caught:
+        shown("private_key_jwt", pem)
+    assert "a secret" not in str(caught.value)
+
+
+def test_an_audience_of_assertions_means_nothing_without_assertions() -> None:
+    with pytest.raises(ValueError, match="`assertion_audience` means nothing for `client_auth: basic`"):
+        settings("basic", assertion_audience="https://idp.example")

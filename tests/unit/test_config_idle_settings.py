@@ -1,0 +1,116 @@
+"""check notes settings that do nothing as they stand, each at its line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fastgw import config
+from fastgw.filters import TYPES
+
+MAIN = """\
+version: 1
+listeners: {main: {address: "127.0.0.1:0"}}
+upstreams:
+  u: {targets: [{url: "http://a.test"}%s]%s}
+  v: {targets: [{url: "http://b.test"}]}
+routes: [{name: r, %s}]
+"""
+SECOND = ', {url: "http://c.test"}'
+
+
+def loaded(folder: Path, more: str = "", settings: str = "", route: str = "upstream: u") -> config.Loaded:
+    file = folder / "gw.yaml"
+    file.write_text(MAIN % (more, settings, route))
+    return config.load(str(file), TYPES)
+
+
+@pytest.mark.parametrize(
+    ("more", "settings", "route", "note"),
+    [
+        ("", ", hedge: {}", "upstream: u", "4:42: upstreams.u.hedge: the upstream has one target"),
+        (
+            "",
+            ", load_balancing: {sticky: {cookie: at}}",
+            "upstream: u",
+            "4:59: upstreams.u.load_balancing.sticky: the upstream has one target: there is no other to be asked",
+        ),
+        (
+            ', {url: "http://a.test"}',
+            "",
+            "upstream: u",
+            "4:41: upstreams.u.targets[1]: it is targets[0] once more",
+        ),
+        (", {url: 'http://c.test', weight: 0}", "", "upstream: u", ""),
+        (
+            "",
+            ", retries: {per_try_timeout: 2s, conditions: [per_try_timeout]}",
+            "upstream: u, timeout: 2s",
+            '6:33: routes[0].timeout: `per_try_timeout` of upstream "u" is 2s: all tries together have no longer',
+        ),
+        ("", ", retries: {per_try_timeout: 2s, conditions: [per_try_timeout]}", "upstream: u, timeout: 3s", ""),
+        ("", ", retries: {per_try_timeout: 2s, conditions: [per_try_timeout]}", "upstream: u", ""),
+        (
+            "",
+            "",
+            "upstream: u, fallback: {upstream: u}",
+            "6:44: routes[0].fallback.upstream: it is the route's own, which is not asked once more",
+        ),
+        ("", "", "upstream: {u: 1, v: 1}, fallback: {upstream: u}", ""),
+        ("", "", "upstream: {u: 1, v: 0}", "6:37: routes[0].upstream.v: it gets no requests: no share"),
+        ("", "", "upstream: {u: 1, v: 0}, split: {canaries: [{upstream: v, cookies: {a: b}}]}", ""),
+        (SECOND, ", hedge: {}, load_balancing: {sticky: {cookie: at}}", "upstream: u", ""),
+    ],
+)
+def test_what_does_nothing_is_noted(tmp_path: Path, more: str, settings: str, route: str, note: str) -> None:
+    notes = [str(each).removeprefix(f"{tmp_path}/gw.yaml:") for each in loaded(tmp_path, more, settings, route).notes]
+    assert len(notes) == bool(note)
+    assert not note or notes[0].startswith(note), notes
+
+
+def test_targets_without_weights_are_noted(tmp_path: Path) -> None:
+    file = tmp_path / "gw.yaml"
+    file.write_text((MAIN % ("", "", "upstream: u")).replace('"http://a.test"', '"http://a.test", weight: 0'))
+    (note,) = config.load(str(file), TYPES).notes
+    assert str(note).endswith("4:7: upstreams.u.targets: no target has a weight: all requests are answered 503")
+
+
+def test_targets_that_come_from_elsewhere_may_be_more_next_time(tmp_path: Path) -> None:
+    (tmp_path / "targets.yaml").write_text('- {url: "http://a.test"}\n')
+    file = tmp_path / "gw.yaml"
+    text = MAIN % ("", ", hedge: {}", "upstream: u")
+    file.write_text(text.replace('[{url: "http://a.test"}]', "{file: targets.yaml}"))
+    assert config.load(str(file), TYPES).notes == ()
+
+
+def test_a_word_that_is_nearly_one_of_a_few_is_told(tmp_path: Path) -> None:
+    with pytest.raises(config.ConfigError) as raised:
+        loaded(tmp_path, settings=", load_balancing: {algorithm: leastconnections}")
+    (problem,) = raised.value.problems
+    assert problem.path == "upstreams.u.load_balancing.algorithm"
+    assert problem.expected.startswith('did you mean "least_connections"? expected "round_robin", ')
+
+
+def test_a_short_key_for_cookies_is_told_at_its_line(tmp_path: Path) -> None:
+    with pytest.raises(config.ConfigError) as raised:
+        loaded(tmp_path, SECOND, ", load_balancing: {sticky: {cookie: at, key: short}}")
+    (problem,) = raised.value.problems
+    assert (problem.line, problem.path) == (4, "upstreams.u.load_balancing.sticky.key")
+    assert (problem.wrong, problem.expected) == ("5 characters", "expected 16 at least")
+
+
+def test_targets_that_were_put_in_place_of_a_files_are_noted(tmp_path: Path) -> None:
+    """Also when the file says something else by now: it does not count until the configuration is read again."""
+    (tmp_path / "targets.yaml").write_text('- {url: "http://a.test"}\n')
+    file = tmp_path / "gw.yaml"
+    own = MAIN % (SECOND, "", "upstream: u")
+    for text, count in ((own.replace('[{url: "http://b.test"}]', "{file: targets.yaml}"), 1), (own, 0)):
+        file.write_text(text)
+        made = config.load(str(file), TYPES)
+        put = config.Source("put", b'[{"url": "http://put.test"}]', suffix=".json", upstream="v")
+        captured = dict.fromkeys(made.captured, b'- {url: "http://new.test"}')
+        loaded = config.load_sources([*made.sources, put], captured, TYPES)
+        assert [str(target.url) for target in loaded.config.upstreams["v"].targets] == ["http://put.test"]
+        assert len(loaded.notes) == count
+        assert all("other targets were put in place of `file: targets.yaml`" in each.wrong for each in loaded.notes)
