@@ -4,7 +4,6 @@ import signal
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from threading import Event
 from typing import Final
 
 from rich import box
