@@ -149,6 +149,8 @@ class Explanation(msgspec.Struct, omit_defaults=True):
 class _Listening:
     """A client side that keeps the answer."""
 
+    fd = body_goes_to = -1
+
     def __init__(self) -> None:
         self.answered = False
 

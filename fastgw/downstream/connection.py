@@ -87,7 +87,6 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         "_buffer",
         "_closing",
         "_ending",
-        "_fd",
         "_linger_end",
         "_passage",
         "_passing",
@@ -104,7 +103,9 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         "_waiting",
         "_wheel",
         "_write_paused",
+        "body_goes_to",
         "exchange",
+        "fd",
         "listener",
         "peer",
         "phase",
@@ -134,6 +135,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self._address_limit: AddressLimit | None = None
         self._asks = False  # is one of the listener's `askers`
         self._body_bytes: int | None = None
+        self.body_goes_to = -1
         self._tunnel_patience = inf
         self._closing = False
         self._buffer = server.ground.read_buffer
@@ -146,7 +148,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self._unsent = 0
         self._linger_end = inf
         self._socket = -1
-        self._fd = -1  # of a plain connection, to send on without the transport; only while nothing waits there
+        self.fd = -1  # of a plain connection, to send on without the transport; only while nothing waits there
 
     def __repr__(self) -> str:
         under_way = self._passage if self._passing else self.exchange
@@ -161,12 +163,12 @@ class Downstream(asyncio.BufferedProtocol, Timed):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, transport)  # uvloop's is one by what it does, not by class
         transport.set_write_buffer_limits(high=0)  # the brake is on as soon as the kernel takes no more
-        self._fd = transport.get_extra_info("socket").fileno()
+        self.fd = transport.get_extra_info("socket").fileno()
         refused = self.server.admit(self.peer)
         if refused is None:
             self.take(transport, self.server.address_limit)
         else:
-            self.transport, self._socket = transport, self._fd
+            self.transport, self._socket = transport, self.fd
             self._refuse_unread(refused, linger=False)  # to shed load, not to keep it
 
     def take(self, transport: asyncio.Transport, address_limit: "AddressLimit | None") -> None:
@@ -402,6 +404,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             return True
         exchange.request_body = Relay(self)
         self._reader = head.body()
+        self.body_goes_to = -1
         self._asked_to_continue = not head.expects_continue  # else the client waits for us, not we for it
         if limit is not None and head.length > limit:
             exchange.reply(problem(Fault.BODY_TOO_LARGE))
@@ -533,8 +536,6 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         except Malformed as malformed:
             exchange.fail(Fault.BAD_REQUEST, malformed.reason)
             return
-        if payload is not chunk and not reader.done:
-            self._buffer = self.server.ground.buffer_for(chunk, payload)
         if payload:
             body.bytes += len(payload)
             limit = self._body_bytes
@@ -558,6 +559,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self._watch_body()
             if payload:
                 body.feed(payload)
+            self._buffer = self.server.ground.buffer_for(chunk, payload, self.body_goes_to)
 
     def _watch_body(self) -> None:
         answered = self.exchange is not None and self.exchange.response is not None
@@ -660,7 +662,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self._write(render.chunk(payload) if self._ending is CHUNKED else payload)
 
     def _write(self, message: bytes) -> None:
-        sent = 0 if self._write_paused or self._fd < 0 else send_at_once(self._fd, message)
+        sent = 0 if self._write_paused or self.fd < 0 else send_at_once(self.fd, message)
         if sent < len(message):
             self.transport.write(message[sent:])
 

@@ -22,6 +22,11 @@ log = logging.getLogger("fastgw")
 class ClientSide(Protocol):
     """What an exchange asks of the connection that the client is on."""
 
+    fd: int
+    """Of the plain socket that it writes to; -1: it writes otherwise."""
+    body_goes_to: int
+    """The `fd` of who takes the request's body. What is read of it at once is no more than that one has room for."""
+
     def inform(self, head: ResponseHead | None) -> None:
         """Pass on an interim response (1xx other than 101). None: a 100 Continue of our own."""
 

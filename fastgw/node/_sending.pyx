@@ -7,10 +7,29 @@ cdef extern from "sys/socket.h" nogil:
     enum:
         MSG_DONTWAIT
         MSG_NOSIGNAL
+        SOL_SOCKET
+        SO_MEMINFO
+    ctypedef unsigned int socklen_t
     ssize_t send(int fd, const void* bytes, size_t length, int flags)
+    int getsockopt(int fd, int level, int name, void* value, socklen_t* length)
+
+cdef extern from "linux/sock_diag.h" nogil:
+    enum:
+        SK_MEMINFO_SNDBUF
+        SK_MEMINFO_WMEM_QUEUED
+        SK_MEMINFO_VARS
 
 
 def send_at_once(int fd, bytes message not None):
     """As `sending.send_at_once`."""
     cdef ssize_t sent = send(fd, PyBytes_AS_STRING(message), PyBytes_GET_SIZE(message), MSG_DONTWAIT | MSG_NOSIGNAL)
     return sent if sent > 0 else 0
+
+
+def room(int fd):
+    """As `sending.room`."""
+    cdef unsigned int counts[SK_MEMINFO_VARS]
+    cdef socklen_t length = sizeof(counts)
+    if getsockopt(fd, SOL_SOCKET, SO_MEMINFO, counts, &length) or length <= SK_MEMINFO_WMEM_QUEUED * sizeof(counts[0]):
+        return 0
+    return max(0, <long long>counts[SK_MEMINFO_SNDBUF] - counts[SK_MEMINFO_WMEM_QUEUED])

@@ -8,10 +8,16 @@ import termios
 from contextlib import suppress
 from typing import Final, Protocol
 
+from fastgw.node.sending import room
 from fastgw.node.timers import TICK, Wheel
+from fastgw.wire.framing import body_buffer
 
 READ_BYTES: Final = 32768
-"""The most that is read at once, and so, with what a slow peer has not taken yet, about what a direction holds."""
+"""The most that is read at once of heads and of what has to be taken apart."""
+BODY_READ_BYTES: Final = 262144
+"""The most that is read at once of a body that is passed on as it comes, while its receiver has room for it."""
+# PERF: with 32 KiB at once a GiB that is uploaded cost 0.64 s, so 0.43; downloaded 0.61 and 0.42 (nginx 0.35 and 0.40).
+_ROOM: Final = BODY_READ_BYTES * 5 // 4  # the kernel counts what it needs besides the bytes
 SMALL_READ_BYTES: Final = 2048
 """The most that is read at once from a peer whose bytes are costly to read (`Ground.buffer_for`)."""
 
@@ -85,6 +91,7 @@ class Ground:
         self.wheel = Wheel(loop.time())
         # Shared by all connections: the loop fills it and hands it over in one go, nothing can come between.
         self.read_buffer = memoryview(bytearray(READ_BYTES))
+        self.body_buffer = body_buffer(BODY_READ_BYTES)
         self.small_buffer = self.read_buffer[:SMALL_READ_BYTES]
         self.sealed_buffer = memoryview(bytearray(READ_BYTES))  # what is read of TLS before it is deciphered
         self.small_sealed_buffer = self.sealed_buffer[:SMALL_READ_BYTES]
@@ -92,12 +99,17 @@ class Ground:
         self._next: asyncio.TimerHandle | None = None
         self._stalled = False
 
-    def buffer_for(self, chunk: bytes, payload: bytes) -> memoryview:
+    def buffer_for(self, chunk: bytes, payload: bytes, goes_to: int) -> memoryview:
         """What to read the next bytes of a body into, after a chunk that brought this payload.
 
-        Where most is framing (tiny chunks, that cost much more to take apart than other bytes) it is the small buffer,
-        or one read of such a body would hold up all other connections for 100 ms.
+        Bytes that are passed on as they come, to the socket `goes_to` (-1: elsewhere), are read by as many as it takes
+        at once, for what it does not take is ours to hold. Where most is framing (tiny chunks, that cost much more to
+        take apart than other bytes) it is the small buffer, or one read of such a body would hold up all other
+        connections for 100 ms.
         """
+        if payload is chunk:
+            wide = len(chunk) >= READ_BYTES and goes_to >= 0 and room(goes_to) >= _ROOM
+            return self.body_buffer if wide else self.read_buffer
         return self.small_buffer if len(payload) * 2 < len(chunk) else self.read_buffer
 
     def start(self) -> None:

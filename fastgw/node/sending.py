@@ -1,13 +1,20 @@
-"""Sending on a plain socket without a transport's detour.
+"""Sending on a plain socket without a transport's detour, and how much it takes.
 
 PERF: spares the transport's queue: 1.10 us for 1,200 bytes on a pair of sockets, in plain Python 1.30, by the transport
 1.35 (CPython 3.11, uvloop 0.23).
 """
 
 import os
-from typing import TYPE_CHECKING
+import struct
+from socket import AF_INET, SOCK_STREAM, SOL_SOCKET, socket
+from typing import TYPE_CHECKING, Final
 
 from fastgw.compiled import twin
+
+_SO_MEMINFO: Final = 55
+_MEMINFO: Final = struct.Struct("9I")
+"""What the kernel counts of a socket (linux/sock_diag.h)."""
+_SNDBUF, _WMEM_QUEUED = 3, 5
 
 
 def _send_at_once(fd: int, message: bytes) -> int:
@@ -22,8 +29,26 @@ def _send_at_once(fd: int, message: bytes) -> int:
         return 0
 
 
+def _room(fd: int) -> int:
+    """About how many bytes a TCP socket takes without waiting, and 0 also on an error.
+
+    The kernel grows its buffer (`tcp_wmem`) as its peer takes what is there.
+    """
+    try:
+        lent = socket(AF_INET, SOCK_STREAM, 0, fd)
+        try:
+            told = lent.getsockopt(SOL_SOCKET, _SO_MEMINFO, _MEMINFO.size)
+        finally:
+            lent.detach()
+    except OSError:
+        return 0
+    counts: tuple[int, ...] = _MEMINFO.unpack(told)
+    return max(0, counts[_SNDBUF] - counts[_WMEM_QUEUED])
+
+
 if TYPE_CHECKING:
-    send_at_once = _send_at_once
+    send_at_once, room = _send_at_once, _room
 else:
     _twin = twin("fastgw.node._sending")
     send_at_once = _send_at_once if _twin is None else _twin.send_at_once
+    room = _room if _twin is None else _twin.room

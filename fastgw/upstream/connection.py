@@ -103,7 +103,6 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         "_asked_upgrade",
         "_begun",
         "_buffer",
-        "_fd",
         "_full",
         "_head_patience",
         "_informed",
@@ -116,8 +115,10 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         "_unasked_body",
         "_unsent",
         "_wheel",
+        "body_goes_to",
         "borrower",
         "closed",
+        "fd",
         "ground",
         "idle_patience",
         "idle_since",
@@ -154,9 +155,10 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self.idle_patience = target.timeouts.idle  # seconds between two bytes of a response
         self._head_patience = target.timeouts.response_headers  # seconds from the end of a request to a response head
         self._buffer = ground.read_buffer
+        self.body_goes_to = -1  # the `fd` of who takes the response's body
         self._begun = b""  # of a response head
         self._searched = 0
-        self._fd = -1  # of a plain socket, to send on without the transport; only while nothing waits there
+        self.fd = -1  # of a plain socket, to send on without the transport; only while nothing waits there
         self._full = False  # the last read filled the buffer: there may be more
         self._informed = 0
         self._method = b""
@@ -226,7 +228,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
 
     def write(self, message: bytes) -> None:
         """Send bytes as they are: a framed message, or a tunnel's."""
-        sent = 0 if self._fd < 0 or self.write_paused else send_at_once(self._fd, message)
+        sent = 0 if self.fd < 0 or self.write_paused else send_at_once(self.fd, message)
         if sent < len(message):
             self.transport.write(message[sent:])
 
@@ -294,7 +296,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         # The brake is on as soon as the kernel takes no more. With TLS uvloop brakes at the limit, not above it.
         if transport.get_extra_info("sslcontext") is None:
             transport.set_write_buffer_limits(high=0)
-            self._fd = transport.get_extra_info("socket").fileno()
+            self.fd = transport.get_extra_info("socket").fileno()
         else:
             transport.set_write_buffer_limits(high=1)
             self._special = self._tls_is_new = True
@@ -472,11 +474,11 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         except Malformed as malformed:
             self._fail(Fault.UPSTREAM_MALFORMED, malformed.reason)
             return
-        if payload is not chunk:
-            self._buffer = self.ground.buffer_for(chunk, payload)
         if payload:
             borrower.received(payload)
-        if reader.done and self.borrower is borrower:
+        if not reader.done:
+            self._buffer = self.ground.buffer_for(chunk, payload, self.body_goes_to)
+        elif self.borrower is borrower:
             self._end_body()
 
     def _end_body(self) -> None:
@@ -497,6 +499,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self.reusable = False
         if self.reader is not None:
             self.reader = None
+            self.body_goes_to = -1
             self._buffer = self.ground.read_buffer
         if self._special:
             self._special = self._unasked_body = False

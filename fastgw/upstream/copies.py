@@ -63,6 +63,7 @@ class _Nobody(ClientSide):
     """The client of a copy."""
 
     exchange: Exchange
+    fd = body_goes_to = -1
 
     def __init__(self, done: Callable[[Answered], None]) -> None:
         self._done = done

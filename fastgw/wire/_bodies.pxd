@@ -1,6 +1,13 @@
 from libc.stdint cimport uint8_t
 
 
+cdef class BodyBuffer:
+    cdef Py_ssize_t _size
+    cdef bytes _bytes
+
+    cdef bytes take(self, Py_ssize_t length)
+
+
 cdef class Seen:
     cdef int heads
     cdef int messages

@@ -8,6 +8,8 @@ in the words of the reference.
 cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy
 
@@ -16,6 +18,46 @@ from httptools import HttpParserError
 from fastgw.wire import body
 from fastgw.wire.llhttp import disagreement, refusal
 from fastgw.wire.malformed import Malformed
+
+
+cdef extern from "Python.h":
+    int _PyBytes_Resize(PyObject** taken, Py_ssize_t length) except -1
+
+
+@cython.final
+@cython.no_gc
+cdef class BodyBuffer:
+    """A buffer that is itself the bytes that were read, once they are taken. To be taken by the next call, or never:
+    what has been taken must not be written to any more, whoever still has the buffer.
+
+    PERF: 32 KiB cost 0.8 us to copy; the processor's caches hold twice as much without.
+    """
+
+    def __init__(self, Py_ssize_t size):
+        self._size = size
+
+    def __len__(self):
+        return self._size
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        if self._bytes is None:
+            self._bytes = PyBytes_FromStringAndSize(NULL, self._size)
+        PyBuffer_FillInfo(view, self, PyBytes_AS_STRING(self._bytes), self._size, 0, flags)
+
+    cdef bytes take(self, Py_ssize_t length):
+        cdef PyObject* taken
+        if self._bytes is None or not 0 <= length <= self._size:
+            raise ValueError("nothing was read")
+        if 2 * length < self._size:
+            return PyBytes_FromStringAndSize(PyBytes_AS_STRING(self._bytes), length)
+        taken = <PyObject*>self._bytes
+        Py_INCREF(self._bytes)
+        self._bytes = None
+        if length < self._size:
+            _PyBytes_Resize(&taken, length)
+        chunk = <bytes>taken
+        Py_DECREF(chunk)
+        return chunk
 
 
 @cython.final

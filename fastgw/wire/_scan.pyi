@@ -3,6 +3,7 @@
 from typing import final
 
 from fastgw.wire import heads
+from fastgw.wire.heads import body_buffer as body_buffer
 from fastgw.wire.heads import find_head_end as find_head_end
 from fastgw.wire.heads import judge_answer as judge_answer
 from fastgw.wire.heads import judge_request as judge_request

@@ -12,7 +12,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memchr, memcmp
 
-from fastgw.wire._bodies cimport LengthReader, SecondJudge
+from fastgw.wire._bodies cimport BodyBuffer, LengthReader, SecondJudge
 
 from httptools import HttpRequestParser, HttpResponseParser
 
@@ -592,8 +592,15 @@ cdef inline RequestHead _request_head(bytes raw):
     return head
 
 
+def body_buffer(Py_ssize_t size):
+    """As `heads.body_buffer`."""
+    return BodyBuffer(size)
+
+
 def taken(buffer not None, Py_ssize_t length):
     """As `heads.taken`."""
+    if type(buffer) is BodyBuffer:
+        return (<BodyBuffer>buffer).take(length)
     return _taken(buffer, length)
 
 

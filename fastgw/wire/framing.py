@@ -13,6 +13,7 @@ from fastgw.wire.heads import RequestHead, ResponseHead
 __all__ = [
     "RequestHead",
     "ResponseHead",
+    "body_buffer",
     "find_head_end",
     "judge_answer",
     "judge_request",
@@ -31,6 +32,7 @@ find_head_end = _judges.find_head_end
 judge_request = _judges.judge_request
 judge_response = _judges.judge_response
 judge_answer = _judges.judge_answer
+body_buffer = _judges.body_buffer
 taken = _judges.taken
 take_request = _judges.take_request
 take_answer = _judges.take_answer

@@ -34,8 +34,16 @@ from fastgw.wire.usual import request_shape, response_shape
 _BARE_LF: Final = re.compile(rb"\n(?<!\r\n)")
 
 
+def body_buffer(size: int) -> memoryview:
+    """A buffer to read bodies into. What was read is to be taken out of it at once, by `taken`.
+
+    The twin's hands its bytes over where this one's are copied, and has others the next time.
+    """
+    return memoryview(bytearray(size))
+
+
 def taken(buffer: memoryview, length: int) -> bytes:
-    """Copy the first bytes out of a buffer that was read into."""
+    """The first bytes of a buffer that was read into."""
     return buffer[:length].tobytes()
 
 

@@ -10,6 +10,7 @@ from time import sleep
 
 import pytest
 
+from fastgw.node.ground import BODY_READ_BYTES, READ_BYTES
 from tests.support.faults import assert_fault
 from tests.support.gateway import Gateway
 from tests.support.lanes import Kind, Lane, Lanes, running
@@ -331,7 +332,7 @@ def test_a_target_that_refuses_connections_is_a_502(trio: tuple[Gateway, Origin,
             assert_fault(client.exchange(b"GET / HTTP/1.1\r\nHost: dead.test\r\n\r\n"), "connect_refused")
 
 
-FILLED = [32768, 2 * 32768]
+FILLED = [READ_BYTES, 2 * READ_BYTES, READ_BYTES + BODY_READ_BYTES]
 """Bytes of an answer, its head among them, that end where a read of the gateway's is full."""
 
 

@@ -22,7 +22,7 @@ from fastgw.filters import TYPES
 from fastgw.filters.api import Env, Filter, Hooks, Phase
 from fastgw.gateway import dismantling
 from fastgw.node import ground
-from fastgw.node.ground import READ_BYTES, SMALL_READ_BYTES
+from fastgw.node.ground import BODY_READ_BYTES, READ_BYTES, SMALL_READ_BYTES
 from fastgw.node.timers import TICK, Wheel
 from fastgw.observe import Record
 from fastgw.observe.ended import Ended, record_of
@@ -30,6 +30,7 @@ from fastgw.observe.families import FilterEvent
 from fastgw.routing import at_once
 from fastgw.upstream.connection import UpstreamConnection
 from fastgw.upstream.target import Target
+from fastgw.wire.framing import body_buffer
 from tests.support.generations import load_document, plan_after
 
 SERVICE = {
@@ -179,7 +180,8 @@ class Wire:
             if not self._unread[0]:
                 self._unread.pop(0)
             piece = chunk[: len(buffer)]
-            buffer[: len(piece)] = piece
+            with memoryview(buffer) as lent:
+                lent[: len(piece)] = piece
             self.protocol.buffer_updated(len(piece))
 
     def _lose(self, error: Exception | None) -> None:
@@ -209,6 +211,7 @@ class Ground:
         self.wheel = Wheel(1000.0)
         self.read_buffer = memoryview(bytearray(READ_BYTES))
         self.small_buffer = self.read_buffer[:SMALL_READ_BYTES]
+        self.body_buffer = body_buffer(BODY_READ_BYTES)
         self.hangups = Hangups()
         self.turns = Turns(self.wheel)
 

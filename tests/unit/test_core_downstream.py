@@ -2,13 +2,18 @@
 
 import asyncio
 from collections.abc import Awaitable
+from itertools import count
 from typing import Any
 
 import pytest
 
+from fastgw.downstream import connection as downstream_connection
 from fastgw.downstream.connection import REQUESTS_PER_TURN
 from fastgw.filters.api import Exchange, Phase, Reply
-from fastgw.node.ground import READ_BYTES, SMALL_READ_BYTES
+from fastgw.node import ground
+from fastgw.node.ground import BODY_READ_BYTES, READ_BYTES, SMALL_READ_BYTES
+from fastgw.upstream import connection as upstream_connection
+from tests.support import memory
 from tests.support.memory import Plane, probe
 
 HOST = b"Host: a.test\r\n"
@@ -268,3 +273,56 @@ def test_a_body_in_crumbs_is_read_in_small_pieces() -> None:
     assert len(downstream.get_buffer(-1)) == SMALL_READ_BYTES
     client.sends(b"400\r\n" + b"x" * 1024 + b"\r\n")
     assert len(downstream.get_buffer(-1)) == READ_BYTES
+
+
+class Rooms(dict[int, int]):
+    """What the sockets of a plane have room for, by their descriptors; they take nothing without their transport."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ground, "room", self.__getitem__)
+        monkeypatch.setattr(downstream_connection, "send_at_once", lambda fd, message: 0)
+        monkeypatch.setattr(upstream_connection, "send_at_once", lambda fd, message: 0)
+        numbers = count(3)
+        monkeypatch.setattr(memory.Socket, "fileno", lambda socket: vars(socket).setdefault("number", next(numbers)))
+
+
+@pytest.fixture
+def rooms(monkeypatch: pytest.MonkeyPatch) -> Rooms:
+    return Rooms(monkeypatch)
+
+
+PIECE = b"x" * READ_BYTES
+BODY = PIECE * 100
+
+
+def test_of_a_request_body_as_much_is_read_as_the_target_has_room_for(rooms: Rooms) -> None:
+    plane = Plane()
+    client = plane.client()
+    client.sends(b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % len(BODY))
+    upstream = plane.connects()
+    reads = []
+    for room in (4_000_000, 300_000, 4_000_000):
+        rooms[upstream.socket.fileno()] = room
+        client.sends(PIECE)
+        reads.append(len(client.protocol.get_buffer(-1)))
+    client.sends(BODY[3 * READ_BYTES :])
+    assert reads == [BODY_READ_BYTES, READ_BYTES, BODY_READ_BYTES]
+    assert len(client.protocol.get_buffer(-1)) == READ_BYTES  # the next head
+    assert upstream.received.endswith(b"\r\n\r\n" + BODY)
+
+
+def test_of_a_response_body_as_much_is_read_as_the_client_has_room_for(rooms: Rooms) -> None:
+    plane = Plane()
+    client = plane.client()
+    client.sends(GET)
+    upstream = plane.connects()
+    reads = []
+    upstream.sends(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY))
+    for room in (4_000_000, 300_000, 4_000_000):
+        rooms[client.socket.fileno()] = room
+        upstream.sends(PIECE)
+        reads.append(len(upstream.protocol.get_buffer(-1)))
+    upstream.sends(BODY[3 * READ_BYTES :])
+    assert reads == [BODY_READ_BYTES, READ_BYTES, BODY_READ_BYTES]
+    assert len(upstream.protocol.get_buffer(-1)) == READ_BYTES
+    assert client.received.endswith(b"\r\n\r\n" + BODY)

@@ -1,6 +1,7 @@
 """What a worker's connections stand on goes on turning, whatever happens on it."""
 
 import asyncio
+import contextlib
 import socket
 import struct
 import time
@@ -9,7 +10,8 @@ from math import inf
 import pytest
 import uvloop
 
-from fastgw.node.ground import Ground, Hangups
+from fastgw.node.ground import BODY_READ_BYTES, READ_BYTES, SMALL_READ_BYTES, Ground, Hangups
+from fastgw.node.sending import room
 from fastgw.node.timers import Timed
 
 
@@ -170,3 +172,43 @@ def test_nobody_is_late_because_we_stood_still() -> None:
         answered = runner.run(live())
     assert answered.heard
     assert not answered.expired
+
+
+PIECE = bytes(READ_BYTES)
+
+
+async def buffer_after(chunk: bytes, payload: bytes, goes_to: int) -> str:
+    ground = Ground(asyncio.get_running_loop())
+    buffer = ground.buffer_for(chunk, payload, goes_to)
+    ground.close()
+    return {READ_BYTES: "usual", SMALL_READ_BYTES: "small", BODY_READ_BYTES: "wide"}[len(buffer)]
+
+
+@pytest.mark.parametrize(
+    ("chunk", "payload", "buffer"),
+    [
+        (PIECE, PIECE, "wide"),
+        (PIECE[1:], PIECE[1:], "usual"),  # there was no more to read
+        (PIECE, PIECE[1:], "usual"),  # it is taken apart
+        (PIECE, PIECE[: READ_BYTES // 2 - 1], "small"),
+    ],
+)
+def test_many_bytes_are_read_at_once_of_what_comes_fast_and_is_passed_on_as_it_is(chunk, payload, buffer):
+    if chunk == payload:
+        payload = chunk
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as peer:
+        assert asyncio.run(buffer_after(chunk, payload, peer.fileno())) == buffer
+        assert asyncio.run(buffer_after(chunk, payload, -1)) == ("small" if buffer == "small" else "usual")
+
+
+def test_no_more_is_read_than_a_peer_that_does_not_take_it_has_room_for():
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as peer:
+        peer.setblocking(False)
+        seen = set()
+        with contextlib.suppress(BlockingIOError):
+            while peer.send(PIECE):
+                left = room(peer.fileno())
+                wide = asyncio.run(buffer_after(PIECE, PIECE, peer.fileno())) == "wide"
+                assert wide == (left >= BODY_READ_BYTES * 5 // 4)
+                seen.add(wide)
+        assert seen == {True, False}

@@ -1,7 +1,9 @@
 """Sending without the transport: what the socket takes is told, and nothing is lost by an error."""
 
+import contextlib
 import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -38,3 +40,27 @@ def test_an_error_is_for_the_next_who_tries(send: Send) -> None:
         theirs.close()
         assert send(ours.fileno(), b"a") == 0
         assert send(1_000_000, b"a") == 0
+
+
+@pytest.mark.parametrize("room", dict.fromkeys([sending._room, sending.room]))
+def test_a_socket_has_room_until_it_is_full(room: Callable[[int], int]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as ours:
+        ours.setblocking(False)
+        theirs, _ = server.accept()
+        with theirs:
+            first, sent = room(ours.fileno()), 0
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    sent += ours.send(bytes(65536))
+            assert room(ours.fileno()) == 0
+            assert 0 < first <= sent * 2
+            while sent:
+                sent -= len(theirs.recv(65536))
+            assert room(ours.fileno()) > 0
+
+
+@pytest.mark.parametrize("room", dict.fromkeys([sending._room, sending.room]))
+def test_what_is_no_socket_has_no_room(room: Callable[[int], int], tmp_path: Path) -> None:
+    with open(tmp_path / "file", "wb") as file:
+        assert room(file.fileno()) == 0
+    assert room(1_000_000) == 0

@@ -39,7 +39,7 @@ class GoesOn(Exception):
 
 
 def watch(monkeypatch, *, until: int) -> bool:
-    """Watch, with Ctrl-C at the line of that number after the first answer; whether there is such a line before the next."""
+    """Watch, with Ctrl-C at the line of that number behind the first answer. False: there is none before the next."""
     asked = lines = 0
 
     def ask(client: object) -> tuple[None, None]:
