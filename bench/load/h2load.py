@@ -75,6 +75,8 @@ class FixedRate:
     saturated: str = "64 connections"
     asked: int = 100
     """How many routes are asked: the first ones."""
+    times_as_long: int = 1
+    """As other loads. A few stalls of the machine make the highest percentiles, and a short round may have none."""
 
     @property
     def cut_off(self) -> int:
@@ -85,7 +87,7 @@ class FixedRate:
         ours = ground.median(name, self.saturated, lambda sample: sample.rate)
         if not most or not ours or ours <= most * self.share:
             return None
-        return at_rate(most * self.share, name, running, ground, seconds, self.asked)
+        return at_rate(most * self.share, name, running, ground, seconds * self.times_as_long, self.asked)
 
 
 def at_rate(rate: float, name: str, running: Running, ground: Ground, seconds: float, asked: int = 100) -> Told:
