@@ -83,6 +83,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         "_ahead",
         "_asked_to_continue",
         "_asks",
+        "_beginning",
         "_body_bytes",
         "_buffer",
         "_closing",
@@ -142,6 +143,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self._asked_to_continue = True
         self._ending = LENGTH
         self._paused = False
+        self._beginning = False  # a request with a body: whether reading has to pause is seen when its turn is over
         self._write_paused = False
         self._starting = False
         self._tunnel_ends = 0
@@ -371,6 +373,17 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         else:
             exchange.answered_by = None  # all of them have run
             self._find_route(exchange, listener.router, match)
+        if self._beginning:
+            self._begun(behind)
+
+    def _begun(self, behind: bytes) -> None:
+        """A request whose body is not all there is on its way, or waits. `behind`: what has come of the body."""
+        self._beginning = False
+        exchange = self.exchange
+        if self._paused and self.phase < LINGERING:
+            self._stop_reading()
+        elif exchange is not None and exchange.head.length:
+            self._buffer = self.server.ground.buffer_for(behind, behind, self.body_goes_to)
 
     def _judge_peer(self) -> bool:
         """It is configured anew who is trusted. False: the handshake was judged by what does not count any more."""
@@ -409,8 +422,10 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         if limit is not None and head.length > limit:
             exchange.reply(problem(Fault.BODY_TOO_LARGE))
             return False
+        self._beginning = True
         if behind:
             self._read_body(behind)
+        self._beginning = self.exchange is exchange and self._reader is not None
         if self.exchange is not exchange:
             return False
         self._watch_body()
@@ -574,16 +589,21 @@ class Downstream(asyncio.BufferedProtocol, Timed):
     def pause(self) -> None:
         if not self._paused and self.phase < LINGERING:
             self._paused = True
-            if not self._write_paused:
-                self.deadline = inf
-            self.transport.pause_reading()
-            self.server.ground.hangups.watch(self._socket, self)
+            if not self._beginning:
+                self._stop_reading()
+
+    def _stop_reading(self) -> None:
+        if not self._write_paused:
+            self.deadline = inf
+        self.transport.pause_reading()
+        self.server.ground.hangups.watch(self._socket, self)
 
     def resume(self) -> None:
         if self._paused:
             self._paused = False
-            self.server.ground.hangups.unwatch(self._socket, self)
-            self.transport.resume_reading()
+            if not self._beginning:
+                self.server.ground.hangups.unwatch(self._socket, self)
+                self.transport.resume_reading()
             if not self._write_paused and self.phase is ACTIVE:
                 self._watch_body()
 

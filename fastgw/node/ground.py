@@ -108,7 +108,7 @@ class Ground:
         connections for 100 ms.
         """
         if payload is chunk:
-            wide = len(chunk) >= READ_BYTES and goes_to >= 0 and room(goes_to) >= _ROOM
+            wide = len(chunk) > READ_BYTES // 2 and goes_to >= 0 and room(goes_to) >= _ROOM
             return self.body_buffer if wide else self.read_buffer
         return self.small_buffer if len(payload) * 2 < len(chunk) else self.read_buffer
 

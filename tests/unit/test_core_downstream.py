@@ -291,6 +291,7 @@ def rooms(monkeypatch: pytest.MonkeyPatch) -> Rooms:
     return Rooms(monkeypatch)
 
 
+pause_reading = memory.Wire.pause_reading
 PIECE = b"x" * READ_BYTES
 BODY = PIECE * 100
 
@@ -326,3 +327,22 @@ def test_of_a_response_body_as_much_is_read_as_the_client_has_room_for(rooms: Ro
     assert reads == [BODY_READ_BYTES, READ_BYTES, BODY_READ_BYTES]
     assert len(upstream.protocol.get_buffer(-1)) == READ_BYTES
     assert client.received.endswith(b"\r\n\r\n" + BODY)
+
+
+def test_reading_goes_on_where_a_target_is_at_hand_and_pauses_where_none_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    paused = []
+    monkeypatch.setattr(memory.Wire, "pause_reading", lambda wire: paused.append(wire) or pause_reading(wire))
+    plane = Plane()
+    first, second = plane.client(), plane.client()
+    first.sends(GET)
+    upstream = plane.connects()
+    upstream.sends(OK)
+    for client in (first, second):
+        client.sends(b"PUT / HTTP/1.1\r\n" + HOST + b"Content-Length: 8\r\n\r\nfour")
+    assert paused == [second]
+    assert upstream.received.endswith(b"\r\n\r\nfour")
+    upstream = plane.connects()
+    for client in (first, second):
+        client.sends(b"more")
+    assert upstream.received.endswith(b"\r\n\r\nfourmore")
+    assert second.reading
