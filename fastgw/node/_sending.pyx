@@ -15,6 +15,7 @@ cdef extern from "sys/socket.h" nogil:
 
 cdef extern from "linux/sock_diag.h" nogil:
     enum:
+        SK_MEMINFO_WMEM_ALLOC
         SK_MEMINFO_SNDBUF
         SK_MEMINFO_WMEM_QUEUED
         SK_MEMINFO_VARS
@@ -32,4 +33,5 @@ def room(int fd):
     cdef socklen_t length = sizeof(counts)
     if getsockopt(fd, SOL_SOCKET, SO_MEMINFO, counts, &length) or length <= SK_MEMINFO_WMEM_QUEUED * sizeof(counts[0]):
         return 0
-    return max(0, <long long>counts[SK_MEMINFO_SNDBUF] - counts[SK_MEMINFO_WMEM_QUEUED])
+    cdef long long held = max(counts[SK_MEMINFO_WMEM_ALLOC], counts[SK_MEMINFO_WMEM_QUEUED])
+    return max(0, counts[SK_MEMINFO_SNDBUF] - held)

@@ -14,7 +14,7 @@ from fastgw.compiled import twin
 _SO_MEMINFO: Final = 55
 _MEMINFO: Final = struct.Struct("9I")
 """What the kernel counts of a socket (linux/sock_diag.h)."""
-_SNDBUF, _WMEM_QUEUED = 3, 5
+_WMEM_ALLOC, _SNDBUF, _WMEM_QUEUED = 2, 3, 5
 
 
 def _send_at_once(fd: int, message: bytes) -> int:
@@ -30,9 +30,9 @@ def _send_at_once(fd: int, message: bytes) -> int:
 
 
 def _room(fd: int) -> int:
-    """About how many bytes a TCP socket takes without waiting, and 0 also on an error.
+    """About how many bytes a socket takes without waiting, and 0 also on an error.
 
-    The kernel grows its buffer (`tcp_wmem`) as its peer takes what is there.
+    The kernel grows the buffer of TCP (`tcp_wmem`) as its peer takes what is there.
     """
     try:
         lent = socket(AF_INET, SOCK_STREAM, 0, fd)
@@ -43,7 +43,7 @@ def _room(fd: int) -> int:
     except OSError:
         return 0
     counts: tuple[int, ...] = _MEMINFO.unpack(told)
-    return max(0, counts[_SNDBUF] - counts[_WMEM_QUEUED])
+    return max(0, counts[_SNDBUF] - max(counts[_WMEM_ALLOC], counts[_WMEM_QUEUED]))
 
 
 if TYPE_CHECKING:

@@ -42,25 +42,37 @@ def test_an_error_is_for_the_next_who_tries(send: Send) -> None:
         assert send(1_000_000, b"a") == 0
 
 
-@pytest.mark.parametrize("room", dict.fromkeys([sending._room, sending.room]))
-def test_a_socket_has_room_until_it_is_full(room: Callable[[int], int]) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as ours:
+ROOMS = list(dict.fromkeys([sending._room, sending.room]))
+Room = Callable[[int], int]
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ours = socket.create_connection(server.getsockname())
+        return ours, server.accept()[0]
+
+
+@pytest.mark.parametrize("pair", [tcp_pair, socket.socketpair], ids=["tcp", "unix"])
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_socket_has_room_until_it_is_full(
+    room: Room, pair: Callable[[], tuple[socket.socket, socket.socket]]
+) -> None:
+    ours, theirs = pair()
+    with ours, theirs:
         ours.setblocking(False)
-        theirs, _ = server.accept()
-        with theirs:
-            first, sent = room(ours.fileno()), 0
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    sent += ours.send(bytes(65536))
-            assert room(ours.fileno()) == 0
-            assert 0 < first <= sent * 2
-            while sent:
-                sent -= len(theirs.recv(65536))
-            assert room(ours.fileno()) > 0
+        first, sent = room(ours.fileno()), 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                sent += ours.send(bytes(65536))
+        assert 0 < first <= sent * 2
+        assert room(ours.fileno()) < first / 8
+        while sent:
+            sent -= len(theirs.recv(65536))
+        assert room(ours.fileno()) > first / 2
 
 
-@pytest.mark.parametrize("room", dict.fromkeys([sending._room, sending.room]))
-def test_what_is_no_socket_has_no_room(room: Callable[[int], int], tmp_path: Path) -> None:
+@pytest.mark.parametrize("room", ROOMS)
+def test_what_is_no_socket_has_no_room(room: Room, tmp_path: Path) -> None:
     with open(tmp_path / "file", "wb") as file:
         assert room(file.fileno()) == 0
     assert room(1_000_000) == 0
