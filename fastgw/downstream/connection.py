@@ -379,11 +379,11 @@ class Downstream(asyncio.BufferedProtocol, Timed):
     def _begun(self, behind: bytes) -> None:
         """A request whose body is not all there is on its way, or waits. `behind`: what has come of the body."""
         self._beginning = False
-        exchange = self.exchange
+        reader = self._reader
         if self._paused and self.phase < LINGERING:
             self._stop_reading()
-        elif exchange is not None and exchange.head.length:
-            self._buffer = self.server.ground.buffer_for(behind, behind, self.body_goes_to)
+        elif reader is not None and reader.assured:
+            self._buffer = self.server.ground.buffer_for(behind, behind, reader.assured, self.body_goes_to)
 
     def _judge_peer(self) -> bool:
         """It is configured anew who is trusted. False: the handshake was judged by what does not count any more."""
@@ -574,7 +574,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self._watch_body()
             if payload:
                 body.feed(payload)
-            self._buffer = self.server.ground.buffer_for(chunk, payload, self.body_goes_to)
+            self._buffer = self.server.ground.buffer_for(chunk, payload, reader.assured, self.body_goes_to)
 
     def _watch_body(self) -> None:
         answered = self.exchange is not None and self.exchange.response is not None

@@ -25,7 +25,7 @@ class ClientSide(Protocol):
     fd: int
     """Of the plain socket that it writes to; -1: it writes otherwise."""
     body_goes_to: int
-    """The `fd` of who takes the request's body. What is read of it at once is no more than that one has room for."""
+    """The `fd` of who takes the request's body: more than usual is read at once while that one has room for it."""
 
     def inform(self, head: ResponseHead | None) -> None:
         """Pass on an interim response (1xx other than 101). None: a 100 Continue of our own."""

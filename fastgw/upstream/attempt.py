@@ -157,8 +157,6 @@ class Attempt(Timed):
         if watch is not None:
             watch.answered(self.target, head.status, now - self._begun_at)
         exchange = self.exchange
-        if not ended and self.connection is not None:
-            self.connection.body_goes_to = exchange.client.fd
         try:
             self._forwarding.answered(self, head, payload, ended, now)
         except Exception:  # the edge of this exchange: the connection has done its part, and tells nobody any more

@@ -477,7 +477,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         if payload:
             borrower.received(payload)
         if not reader.done:
-            self._buffer = self.ground.buffer_for(chunk, payload, self.body_goes_to)
+            self._buffer = self.ground.buffer_for(chunk, payload, reader.assured, self.body_goes_to)
         elif self.borrower is borrower:
             self._end_body()
 

@@ -199,6 +199,8 @@ class Forwarding(Timed):
         else:
             attempt.deadline = inf
             self.deadline = self._total_at  # the route's `timeout` counts until the response head
+            if attempt.connection is not None:
+                attempt.connection.body_goes_to = exchange.client.fd
             body = exchange.request_body
             if body is not None:
                 body.kept = None  # nothing is sent again from here on

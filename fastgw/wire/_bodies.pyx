@@ -174,6 +174,10 @@ cdef class LengthReader:
 
     trailers = ()
 
+    @property
+    def assured(self):
+        return self._left
+
     def __init__(self, long long length, SecondJudge judge):
         self._left = length
         self._judge = judge
@@ -213,6 +217,7 @@ cdef class UntilCloseReader:
     cdef readonly bint done
 
     rest = b""
+    assured = body.ENDLESS
     trailers = ()
 
     def __init__(self, SecondJudge judge not None):
@@ -302,6 +307,8 @@ cdef class ChunkedReader:
 
     At all other lines, and at those that are cut in two, a reader of the reference goes on to the end of what is fed.
     """
+
+    assured = 0
 
     cdef SecondJudge _judge
     cdef object _reference

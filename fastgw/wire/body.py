@@ -12,6 +12,9 @@ from fastgw.wire.headers import Fields, folded
 from fastgw.wire.llhttp import SecondJudge
 from fastgw.wire.malformed import Malformed
 
+ENDLESS: Final = 1 << 62
+"""Bytes: of a body of which nobody knows how long it is, and in which all is payload."""
+
 
 class BodyReader(Protocol):
     """What all readers do."""
@@ -20,7 +23,12 @@ class BodyReader(Protocol):
     """Whether the last byte of the message was fed."""
     rest: bytes
     """What was fed behind that last byte."""
+
     trailers: tuple[tuple[bytes, bytes], ...]
+
+    @property
+    def assured(self) -> int:
+        """So many bytes at least are still to come, and they are payload."""
 
     def feed(self, chunk: bytes) -> bytes:
         """Take the next bytes of the connection and return the payload in them, if any. Raises `Malformed`."""
@@ -42,6 +50,10 @@ class LengthReader:
         self._judge = judge
         self.done = length == 0
         self.rest = b""
+
+    @property
+    def assured(self) -> int:
+        return self._left
 
     def feed(self, chunk: bytes) -> bytes:
         if self.done or self._judge is None:
@@ -71,6 +83,7 @@ class UntilCloseReader:
 
     rest = b""
     trailers: tuple[tuple[bytes, bytes], ...] = ()
+    assured = ENDLESS
 
     def __init__(self, judge: SecondJudge) -> None:
         self._judge = judge
@@ -119,6 +132,8 @@ _NEXT_CHUNK: Final = re.compile(rb"\r\n" + _SIZE_LINE), re.compile(rb"\r(?:\n(?:
 @final
 class ChunkedReader:
     """A body in chunks, with its trailers."""
+
+    assured = 0  # what comes next may be framing
 
     __slots__ = (
         "_extensions",

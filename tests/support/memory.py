@@ -211,11 +211,13 @@ class Ground:
         self.wheel = Wheel(1000.0)
         self.read_buffer = memoryview(bytearray(READ_BYTES))
         self.small_buffer = self.read_buffer[:SMALL_READ_BYTES]
-        self.body_buffer = body_buffer(BODY_READ_BYTES)
+        self.body_buffers = tuple(map(body_buffer, BODY_READ_BYTES))
+        self._left_in_turn = 0
         self.hangups = Hangups()
         self.turns = Turns(self.wheel)
 
     buffer_for = ground.Ground.buffer_for
+    _left = ground.Ground._left
 
     @property
     def loop(self) -> Any:

@@ -11,7 +11,7 @@ from fastgw.downstream import connection as downstream_connection
 from fastgw.downstream.connection import REQUESTS_PER_TURN
 from fastgw.filters.api import Exchange, Phase, Reply
 from fastgw.node import ground
-from fastgw.node.ground import BODY_READ_BYTES, READ_BYTES, SMALL_READ_BYTES
+from fastgw.node.ground import READ_BYTES, SMALL_READ_BYTES
 from fastgw.upstream import connection as upstream_connection
 from tests.support import memory
 from tests.support.memory import Plane, probe
@@ -279,6 +279,7 @@ class Rooms(dict[int, int]):
     """What the sockets of a plane have room for, by their descriptors; they take nothing without their transport."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(memory.Ground, "_left", lambda ground, chunk: 1 << 40)
         monkeypatch.setattr(ground, "room", self.__getitem__)
         monkeypatch.setattr(downstream_connection, "send_at_once", lambda fd, message: 0)
         monkeypatch.setattr(upstream_connection, "send_at_once", lambda fd, message: 0)
@@ -302,12 +303,12 @@ def test_of_a_request_body_as_much_is_read_as_the_target_has_room_for(rooms: Roo
     client.sends(b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % len(BODY))
     upstream = plane.connects()
     reads = []
-    for room in (4_000_000, 300_000, 4_000_000):
+    for room in (4_000_000, 80_000, 4_000_000):
         rooms[upstream.socket.fileno()] = room
         client.sends(PIECE)
         reads.append(len(client.protocol.get_buffer(-1)))
     client.sends(BODY[3 * READ_BYTES :])
-    assert reads == [BODY_READ_BYTES, READ_BYTES, BODY_READ_BYTES]
+    assert reads == [262144, READ_BYTES, 262144]
     assert len(client.protocol.get_buffer(-1)) == READ_BYTES  # the next head
     assert upstream.received.endswith(b"\r\n\r\n" + BODY)
 
@@ -319,12 +320,12 @@ def test_of_a_response_body_as_much_is_read_as_the_client_has_room_for(rooms: Ro
     upstream = plane.connects()
     reads = []
     upstream.sends(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY))
-    for room in (4_000_000, 300_000, 4_000_000):
+    for room in (4_000_000, 80_000, 4_000_000):
         rooms[client.socket.fileno()] = room
         upstream.sends(PIECE)
         reads.append(len(upstream.protocol.get_buffer(-1)))
     upstream.sends(BODY[3 * READ_BYTES :])
-    assert reads == [BODY_READ_BYTES, READ_BYTES, BODY_READ_BYTES]
+    assert reads == [262144, READ_BYTES, 262144]
     assert len(upstream.protocol.get_buffer(-1)) == READ_BYTES
     assert client.received.endswith(b"\r\n\r\n" + BODY)
 
@@ -346,3 +347,24 @@ def test_reading_goes_on_where_a_target_is_at_hand_and_pauses_where_none_is(monk
         client.sends(b"more")
     assert upstream.received.endswith(b"\r\n\r\nfourmore")
     assert second.reading
+
+
+def test_what_is_pipelined_behind_a_body_is_not_read_with_it(rooms: Rooms) -> None:
+    """It would be held until the answer is out: more than `READ_BYTES` for each connection."""
+    plane = Plane()
+    client = plane.client()
+    client.sends(b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % len(BODY))
+    upstream = plane.connects()
+    rooms[upstream.socket.fileno()] = 4_000_000
+    client.sends(BODY + GET * 10_000)
+    assert upstream.received.endswith(b"\r\n\r\n" + BODY)
+    assert len(client.protocol._ahead) <= 2 * READ_BYTES
+
+
+def test_a_body_in_crumbs_behind_a_large_chunk_is_read_in_small_pieces(rooms: Rooms) -> None:
+    plane = Plane()
+    client = plane.client()
+    client.sends(CHUNKED)
+    rooms[plane.connects().socket.fileno()] = 4_000_000
+    client.sends(b"c000\r\n" + b"x" * 0x8000)
+    assert len(client.protocol.get_buffer(-1)) == READ_BYTES

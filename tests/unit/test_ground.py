@@ -5,12 +5,13 @@ import contextlib
 import socket
 import struct
 import time
+from collections.abc import Iterator
 from math import inf
 
 import pytest
 import uvloop
 
-from fastgw.node.ground import BODY_READ_BYTES, READ_BYTES, SMALL_READ_BYTES, Ground, Hangups
+from fastgw.node.ground import READ_BYTES, SMALL_READ_BYTES, Ground, Hangups
 from fastgw.node.sending import room
 from fastgw.node.timers import Timed
 
@@ -174,41 +175,63 @@ def test_nobody_is_late_because_we_stood_still() -> None:
     assert not answered.expired
 
 
-PIECE = bytes(READ_BYTES)
+PIECE, MORE = bytes(READ_BYTES), bytes(262144)
 
 
-async def buffer_after(chunk: bytes, payload: bytes, goes_to: int) -> str:
-    ground = Ground(asyncio.get_running_loop())
-    buffer = ground.buffer_for(chunk, payload, goes_to)
-    ground.close()
-    return {READ_BYTES: "usual", SMALL_READ_BYTES: "small", BODY_READ_BYTES: "wide"}[len(buffer)]
+@pytest.fixture
+def ground() -> Iterator[Ground]:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        ground = Ground(runner.get_loop())
+        yield ground
+        ground.close()
+
+
+@pytest.fixture
+def peer() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as peer:
+        peer.setblocking(False)
+        yield peer
 
 
 @pytest.mark.parametrize(
-    ("chunk", "payload", "buffer"),
+    ("came", "payload", "assured", "read"),
     [
-        (PIECE, PIECE, "wide"),
-        (PIECE[: READ_BYTES // 2], PIECE[: READ_BYTES // 2], "usual"),  # there was no more to read
-        (PIECE, PIECE[1:], "usual"),  # it is taken apart
-        (PIECE, PIECE[: READ_BYTES // 2 - 1], "small"),
+        (READ_BYTES, READ_BYTES, 1 << 40, 262144),
+        (READ_BYTES, READ_BYTES, 262144, 262144),
+        (READ_BYTES, READ_BYTES, 262143, 131072),
+        (READ_BYTES, READ_BYTES, 65536, 65536),
+        (READ_BYTES, READ_BYTES, 65535, READ_BYTES),  # what is behind the body is not read with it
+        (READ_BYTES // 2, READ_BYTES // 2, 1 << 40, READ_BYTES),  # it comes slowly
+        (READ_BYTES, READ_BYTES // 2, 0, READ_BYTES),  # chunks
+        (READ_BYTES, READ_BYTES // 2 - 1, 0, SMALL_READ_BYTES),
     ],
 )
-def test_many_bytes_are_read_at_once_of_what_comes_fast_and_is_passed_on_as_it_is(chunk, payload, buffer):
-    if chunk == payload:
-        payload = chunk
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as peer:
-        assert asyncio.run(buffer_after(chunk, payload, peer.fileno())) == buffer
-        assert asyncio.run(buffer_after(chunk, payload, -1)) == ("small" if buffer == "small" else "usual")
+def test_many_bytes_are_read_at_once_of_payload_that_comes_fast_and_is_sure_to_come(
+    ground: Ground, peer: socket.socket, came: int, payload: int, assured: int, read: int
+) -> None:
+    assert len(ground.buffer_for(PIECE[:came], PIECE[:payload], assured, peer.fileno())) == read
+    assert len(ground.buffer_for(PIECE[:came], PIECE[:payload], assured, -1)) == min(read, READ_BYTES)
 
 
-def test_no_more_is_read_than_a_peer_that_does_not_take_it_has_room_for():
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as peer:
-        peer.setblocking(False)
-        seen = set()
-        with contextlib.suppress(BlockingIOError):
-            while peer.send(PIECE):
-                left = room(peer.fileno())
-                wide = asyncio.run(buffer_after(PIECE, PIECE, peer.fileno())) == "wide"
-                assert wide == (left >= BODY_READ_BYTES * 5 // 4)
-                seen.add(wide)
-        assert seen == {True, False}
+def test_no_more_is_read_than_a_peer_that_does_not_take_it_has_room_for(
+    ground: Ground, peer: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ground, "_left", lambda chunk: 1 << 40)
+    reads = []
+    with contextlib.suppress(BlockingIOError):
+        while peer.send(PIECE):
+            reads.append(len(ground.buffer_for(PIECE, PIECE, 1 << 40, peer.fileno())))
+            assert reads[-1] == READ_BYTES or reads[-1] < room(peer.fileno())
+    assert reads[0] == 262144
+    assert reads[-1] == READ_BYTES
+
+
+def test_a_turn_of_the_loop_reads_so_much_of_all_bodies_and_no_more(ground: Ground, peer: socket.socket) -> None:
+    async def turns() -> list[list[int]]:
+        taken = []
+        for _ in range(2):
+            taken.append([len(ground.buffer_for(MORE, MORE, 1 << 40, peer.fileno())) for _ in range(8)])
+            await asyncio.sleep(0)
+        return taken
+
+    assert ground.loop.run_until_complete(turns()) == [[262144] * 7 + [READ_BYTES]] * 2
