@@ -44,6 +44,7 @@ def watch(until: int) -> bool:
         return trace
 
     tables.ask = ask
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs us in the background has it ignored
     signal.setitimer(signal.ITIMER_REAL, HANGS_AFTER)
     sys.settrace(trace)
     try:
