@@ -113,20 +113,20 @@ class Ground:
             return self.small_buffer
         if goes_to >= 0 and assured >= BODY_READ_BYTES[-1] and len(chunk) > READ_BYTES // 2:
             # Of the room only a part: the kernel counts what it needs besides the bytes.
-            most = min(assured, room(goes_to) * 4 // 5, self._left(chunk))
+            most = min(assured, room(goes_to) * 4 // 5, self._spend(chunk))
             for buffer in self.body_buffers:
                 if len(buffer) <= most:
                     return buffer
         return self.read_buffer
 
-    def _left(self, chunk: bytes) -> int:
-        """What may still be read of bodies in this turn, after this chunk; then they are read as usual."""
+    def _spend(self, chunk: bytes) -> int:
+        """Count a chunk that was read in this turn of the loop. How much more may be, before all is read as usual."""
         if self._left_in_turn == BODY_BYTES_PER_TURN:
-            self.loop.call_soon(self._next_turn)
+            self.loop.call_soon(self._refill)
         self._left_in_turn -= len(chunk)
         return self._left_in_turn
 
-    def _next_turn(self) -> None:
+    def _refill(self) -> None:
         self._left_in_turn = BODY_BYTES_PER_TURN
 
     def start(self) -> None:

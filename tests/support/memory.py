@@ -217,7 +217,7 @@ class Ground:
         self.turns = Turns(self.wheel)
 
     buffer_for = ground.Ground.buffer_for
-    _left = ground.Ground._left
+    _spend = ground.Ground._spend
 
     @property
     def loop(self) -> Any:

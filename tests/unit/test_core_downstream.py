@@ -279,7 +279,7 @@ class Rooms(dict[int, int]):
     """What the sockets of a plane have room for, by their descriptors; they take nothing without their transport."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(memory.Ground, "_left", lambda ground, chunk: 1 << 40)
+        monkeypatch.setattr(memory.Ground, "_spend", lambda ground, chunk: 1 << 40)
         monkeypatch.setattr(ground, "room", self.__getitem__)
         monkeypatch.setattr(downstream_connection, "send_at_once", lambda fd, message: 0)
         monkeypatch.setattr(upstream_connection, "send_at_once", lambda fd, message: 0)

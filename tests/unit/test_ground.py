@@ -216,7 +216,7 @@ def test_many_bytes_are_read_at_once_of_payload_that_comes_fast_and_is_sure_to_c
 def test_no_more_is_read_than_a_peer_that_does_not_take_it_has_room_for(
     ground: Ground, peer: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ground, "_left", lambda chunk: 1 << 40)
+    monkeypatch.setattr(ground, "_spend", lambda chunk: 1 << 40)
     reads = []
     with contextlib.suppress(BlockingIOError):
         while peer.send(PIECE):
