@@ -132,6 +132,8 @@ class _Building:
         self._places_before = tuple(before.get(name, -1) for name in self._names)
         self._anywhere: dict[tuple[config.FilterUse, str, bool], Link] = {}
         """Filters that may stand anywhere: by their use, its level, and whether it is early."""
+        self._forwards: dict[tuple[object, ...], Forward] = {}
+        """What routes do with their upstreams, by all that they differ in."""
         self._unbuilt: dict[Where, tuple[str, str]] = {}
         """Filters that cannot be built: the level, and what is wrong. Each is tried once."""
 
@@ -359,7 +361,7 @@ class _Building:
             elif rule is None or not same or not same_filters:
                 if conditions is None:
                     conditions = yield from _conditions(route)
-                    actions = [_action(route, upstream) for upstream in upstreams or (None,)]
+                    actions = [self._action(route, upstream) for upstream in upstreams or (None,)]
                 links_before = tuple(rule[0].route.links) if rule is not None else ()
                 compiled = self._divided(listener, route, upstreams, actions, chain, links_before)
                 rule = yield from rule_of(conditions, compiled)
@@ -439,13 +441,31 @@ class _Building:
             made.forwards_preflight = forwards_preflight(made, links)
         return made
 
+    def _action(self, route: config.Route, upstream: Upstream | None) -> Callable[[Exchange], None]:
+        if route.respond is not None:
+            return _respond(route.respond)
+        if route.redirect is not None:
+            return _redirect(route.redirect.status, parse_redirect(route.redirect.to))
+        assert upstream is not None
+        return self._forward(route, upstream)
+
+    def _forward(self, route: config.Route, upstream: Upstream) -> Forward:
+        upgrade = tuple(protocol.lower().encode() for protocol in route.upgrade)
+        deadline_name = None if route.deadline_header is None else route.deadline_header.encode()
+        differs = upstream, path_of(route), route.forwarded, upgrade, route.timeout, deadline_name, folder_of(route)
+        # One for all routes that do the same, so that it stays in the processor's caches: see `exchange.chain.Route`.
+        forward = self._forwards.get(differs)
+        if forward is None:
+            forward = self._forwards[differs] = Forward(*differs)
+        return forward
+
     def _fallback(self, route: config.Route, settings: config.Fallback, links: Iterable[Link]) -> Fallback:
         if settings.respond is not None:
             return Fallback(settings.conditions, reply=_reply(settings.respond))
         assert settings.upstream is not None
         upstream = self._made.upstreams[settings.upstream]
         shares = all(_is_for(upstream, link) for link in links if link.use.settings.for_its_upstream)
-        return Fallback(settings.conditions, forward=_forward(route, upstream), shares=shares)
+        return Fallback(settings.conditions, forward=self._forward(route, upstream), shares=shares)
 
     # listeners
 
@@ -566,21 +586,6 @@ def _conditions(route: config.Route) -> Steps[Conditions]:
         headers=tuple((name.lower().encode(), value.encode()) for name, value in route.headers.items()),
         query=tuple((name.encode(), value.encode()) for name, value in route.query.items()),
     )
-
-
-def _action(route: config.Route, upstream: Upstream | None) -> Callable[[Exchange], None]:
-    if route.respond is not None:
-        return _respond(route.respond)
-    if route.redirect is not None:
-        return _redirect(route.redirect.status, parse_redirect(route.redirect.to))
-    assert upstream is not None
-    return _forward(route, upstream)
-
-
-def _forward(route: config.Route, upstream: Upstream) -> Forward:
-    upgrade = tuple(protocol.lower().encode() for protocol in route.upgrade)
-    deadline_name = None if route.deadline_header is None else route.deadline_header.encode()
-    return Forward(upstream, path_of(route), route.forwarded, upgrade, route.timeout, deadline_name, folder_of(route))
 
 
 def _respond(respond: config.Respond) -> Callable[[Exchange], None]:

@@ -293,7 +293,7 @@ def explain(
         explanation.target = target.label if target.scheme == "unix" else f"{target.scheme}://{target.label}"
         explanation.targets = len(action.upstream.targets)
         explanation.picked_by = _picked_by(action.upstream, target, exchange, shown)
-        explanation.sends = shown.head(action.request_head(exchange, target))
+        explanation.sends = shown.head(action.request(exchange, target))
         fallback = exchange.route.fallback
         told = (f"fallback: {fallback.told}",) if isinstance(fallback, Fallback) else ()
         explanation.fails = (*_tried_again(action.upstream.settings, exchange), *told)

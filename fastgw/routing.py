@@ -77,7 +77,7 @@ class Conditions:
     """Name and value as the application reads them: escapes decoded, `+` a space; any occurrence may fit."""
 
 
-class Match(Struct, Generic[R], frozen=True):
+class Match(Struct, Generic[R], frozen=True, gc=False):  # no route refers to its matches: there is no cycle
     """A route and the parameters of its path: normal-form bytes of the segments, escapes kept."""
 
     route: R

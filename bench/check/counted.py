@@ -35,7 +35,7 @@ def main(names: Sequence[str]) -> None:
             rest()
             _mark()
         gc.unfreeze()
-        print(json.dumps({"module": name, "room": room.name}))
+        print(json.dumps({"module": name, "room": room.name}), flush=True)
     print(json.dumps({"twins": compiled.in_use}))
 
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from subprocess import PIPE
 from tempfile import TemporaryDirectory
 
 from bench.check.counted import CALLS, ROUNDS
@@ -46,10 +47,19 @@ def _count(variant: str, names: Sequence[str]) -> Mapping[str, int]:
         command = ["valgrind", "--tool=callgrind", "--dump-before=getpgid", "--dump-before=__getpgid"]
         command += [f"--callgrind-out-file={folder}/counts", sys.executable, "-m", "bench.check.counted", *names]
         environment = {**os.environ, "PYTHONHASHSEED": "0", "FASTGW_PURE_PYTHON": VARIANTS[variant]}
-        ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-        if ran.returncode:
-            raise CannotCount(f"counting ended with {ran.returncode}:\n{ran.stderr[-3000:]}")
-        *rooms, ending = [json.loads(line) for line in ran.stdout.splitlines()]
+        told, said = [], Path(folder, "said")
+        with (
+            said.open("w") as stderr,
+            subprocess.Popen(command, cwd=ROOT, env=environment, stdout=PIPE, stderr=stderr, text=True) as counting,
+        ):
+            assert counting.stdout is not None
+            for line in counting.stdout:
+                told.append(json.loads(line))
+                if room := told[-1].get("room"):
+                    print(f"counted, {variant}: {told[-1]['module']}: {room.strip()}", file=sys.stderr, flush=True)
+        if counting.returncode:
+            raise CannotCount(f"counting ended with {counting.returncode}:\n{said.read_text()[-3000:]}")
+        *rooms, ending = told
         if variant == "compiled" and (missing := [twin for twin, there in ending["twins"].items() if not there]):
             raise CannotCount(f"not compiled here: {', '.join(missing)}; run: make setup")
         keys = room_keys([(each["module"], each["room"]) for each in rooms])

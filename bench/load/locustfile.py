@@ -1,8 +1,8 @@
 """What people and programs do to a gateway, all at once. `python -m bench mix`, or alone: `locust -f` this file.
 
 Of twenty users eleven browse, five post, two send slowly, and two come with a token that nobody issued. Routes are
-those of `plain`: `/svc0/` to `/svc99/` reach the service. `/private/` is where a token is asked for: until the gateway
-verifies tokens, its configuration answers 401 there. A gateway that has no such route answers 404, which is right too.
+those of `plain`: `/svc0/` to `/svc99/` reach the service. `/private/` is where a token is asked for. A gateway that has
+no such route answers 404, which is right too.
 
 Every answer is checked. Addresses, identifiers and bodies vary with each request. With BENCH_MIX_SEEN in the
 environment, what was seen is written to the file of that name: locust itself keeps rounded times.

@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
 
 from bench import origin
+from bench.load.tokens import AUDIENCE, ISSUER, write_public_key
 from bench.peers import Fastgw, Place
 from bench.peers.peer import routes
 from bench.samples import percentile
@@ -73,6 +75,8 @@ def run(url: str | None = None, users: int = 200, seconds: int = 30) -> Mix:
     if url is None:
         with _fastgw() as own:
             return run(own, users, seconds)
+    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+        raise MixFailed(f"{url}: expected a URL such as http://127.0.0.1:8080")
     with TemporaryDirectory(prefix="bench-") as folder:
         file = Path(folder, "seen.json")
         core = max(os.sched_getaffinity(0))
@@ -93,14 +97,15 @@ def run(url: str | None = None, users: int = 200, seconds: int = 30) -> Mix:
 
 @contextmanager
 def _fastgw() -> Iterator[str]:
-    """A gateway with the routes of `plain` and a refused one, on a core of its own, before the benchmark's origin."""
+    """A gateway with the routes of `plain` and one for those with a token, on a core of its own, before the origin."""
     cores = sorted(os.sched_getaffinity(0))
-    refusal = {"status": 401, "body": "no token of ours\n", "headers": {"WWW-Authenticate": "Bearer"}}
     to_origin = [{"name": name, "paths": [f"/{name}/*"], "upstream": "origin"} for name in routes(100)]
-    private = {"name": "private", "paths": ["/private/*"], "respond": refusal}
     with TemporaryDirectory(prefix="bench-") as scratch:
         folder = Path(scratch)
         folder.chmod(0o755)  # a service started by root may drop to another user
+        write_public_key(folder / "public.pem", folder / "jwks.json")
+        jwt = {"issuer": ISSUER, "audiences": [AUDIENCE], "algorithms": ["RS256"], "jwks_file": "jwks.json"}
+        private = {"name": "private", "paths": ["/private/*"], "upstream": "origin", "filters": {"jwt": jwt}}
         gateway = Fastgw(config={"routes": [*to_origin, private]})
         with (
             origin.serving(folder, cores[-1]) as origin_port,

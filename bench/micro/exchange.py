@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 import uvloop
 
-from bench.micro.heads import ANSWERS, BODY, CONTENT_LENGTH, REQUESTS
+from bench.micro.heads import ANSWERS, CONTENT_LENGTH, POSTS, REQUESTS
 from bench.micro.timing import Room
 from fastgw import config
 from fastgw.compile import compile as compile_tables
@@ -215,8 +215,8 @@ class Plane:
         self._loop.close()
 
 
-def configuration(access_logs: Sequence[str] = (), filters: int = 0) -> dict[str, Any]:
-    """As the benchmark's `plain`: 100 routes by prefix to one upstream; through so many filters that pass."""
+def configuration(access_logs: Sequence[str] = (), filters: int = 0, routes: int = 100) -> dict[str, Any]:
+    """As the benchmark's `plain`: routes by prefix to one upstream; through so many filters that pass."""
     return {
         "version": 1,
         "listeners": {"public": {"address": "127.0.0.1:0"}},
@@ -224,14 +224,14 @@ def configuration(access_logs: Sequence[str] = (), filters: int = 0) -> dict[str
         "access_logs": [{"sink": sink, "format": "json"} for sink in access_logs],
         "upstreams": {"origin": {"targets": [{"url": "http://127.0.0.1:9"}], "host_header": "preserve"}},
         "routes": [
-            {"name": f"svc{number}", "paths": [f"/svc{number}/*"], "upstream": "origin"} for number in range(100)
+            {"name": f"svc{number}", "paths": [f"/svc{number}/*"], "upstream": "origin"} for number in range(routes)
         ],
     }
 
 
 def rooms() -> Iterator[Room]:
     gets = list(zip(REQUESTS, ANSWERS, strict=True))
-    posts = [(_posted(request), answer) for request, answer in gets]
+    posts = list(zip(POSTS, ANSWERS, strict=True))
     chunked = [(request, _in_chunks(answer)) for request, answer in gets]
     yield from _room("a GET", gets)
     yield from _room("a GET, JSON access log", gets, log=True)
@@ -257,11 +257,6 @@ def room(
         plane.prove(messages)
         yield Room(name, plane.exchange, messages, plane.turn)
         plane.prove(messages)  # what was timed was no failure
-
-
-def _posted(request: bytes) -> bytes:
-    head, end, _ = request.replace(b"GET", b"POST", 1).partition(b"\r\n\r\n")
-    return head + b"\r\nContent-Type: application/json\r\nContent-Length: %d" % len(BODY) + end + BODY
 
 
 def _in_chunks(answer: bytes) -> bytes:

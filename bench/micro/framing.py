@@ -5,7 +5,7 @@ from typing import Any
 
 from httptools import HttpRequestParser, HttpResponseParser
 
-from bench.micro.heads import ANSWERS, REQUESTS, RESPONSES
+from bench.micro.heads import ANSWERS, POSTS, REQUESTS, RESPONSES
 from bench.micro.timing import Room
 from fastgw.compiled import twin
 from fastgw.wire import heads
@@ -30,6 +30,11 @@ def rooms() -> Iterator[Room]:
         "take a request out of the read buffer",
         lambda buffer: take_request(buffer, len(buffer) - ROOM, MAX_BYTES, MAX_FIELDS),
         in_buffers(REQUESTS),
+    )
+    yield Room(
+        "take a request with its body",
+        lambda buffer: take_request(buffer, len(buffer) - ROOM, MAX_BYTES, MAX_FIELDS),
+        in_buffers(POSTS),
     )
     yield Room("find the end of a request head", find_head_end, REQUESTS)
     yield Room("judge a request head", judge_request, REQUESTS)

@@ -62,5 +62,12 @@ RESPONSES = [_response() for _ in range(1000)]
 
 BODY = b'{"id": 7}' * 125
 CONTENT_LENGTH = re.compile(rb"Content-Length: (\d+)")
+POSTS = [
+    request.replace(b"GET", b"POST", 1)[:-2]
+    + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(BODY)
+    + BODY
+    for request in REQUESTS
+]
+"""The same with bodies."""
 ANSWERS = [head + BODY[: int(CONTENT_LENGTH.search(head)[1])] for head in RESPONSES]  # type: ignore[index]
 """`RESPONSES` with their bodies."""

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from bench.micro.framing import ROOM, in_buffers
 from bench.micro.heads import ANSWERS, REQUESTS, RESPONSES
 from bench.micro.timing import Room
+from fastgw.filters import cors
 from fastgw.forwarded import FAMILY, Peer, fields_for_upstream
 from fastgw.wire import render
 from fastgw.wire.framing import RequestHead, judge_request, judge_response, take_answer
@@ -12,6 +13,7 @@ from fastgw.wire.framing import RequestHead, judge_request, judge_response, take
 FORWARDED = Peer("192.0.2.1", 40_000, 443, trusted=False).set_lines(b"api.example.com")
 PAYLOAD = bytes(1000)
 NONE: frozenset[bytes] = frozenset()
+ALLOWED = b"Access-Control-Allow-Origin: https://app.example\r\nVary: Origin\r\n"
 
 
 def rooms() -> Iterator[Room]:
@@ -32,6 +34,11 @@ def rooms() -> Iterator[Room]:
     )
     yield Room("  the same behind a trusted proxy", behind_a_proxy, requests)
     yield Room("answer that came whole, for the client", lambda head: render.whole(head, _dated, b""), answers)
+    yield Room(
+        "  the same after cors",
+        lambda head: render.whole(head, _dated, b"", cors.OURS, ALLOWED),
+        answers,
+    )
     yield Room(
         "response for the client", lambda head: render.response(head, 200, NONE, b"", PAYLOAD, 1000, _dated), responses
     )

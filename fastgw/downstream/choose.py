@@ -96,20 +96,19 @@ def _preflight(exchange: Exchange, router: Router[Route]) -> Match[Route] | Repl
 def choose(exchange: Exchange, router: Router[Route], match: Match[Route] | None = None) -> Reply | None:
     """Find the route and note it on the exchange, or say why there is none: 404, or 405 with `Allow`.
 
-    `match`: the route, where it was found before.
+    `match`: the route, where it was found before, for an ordinary request.
     """
-    if not exchange.ordinary:
-        reply = before_routing(exchange)
-        if reply is not None:
-            return reply
-    if exchange.method == b"OPTIONS":
-        found = _preflight(exchange, router)
+    if match is None:
+        if not exchange.ordinary:
+            reply = before_routing(exchange)
+            if reply is not None:
+                return reply
+        found = _preflight(exchange, router) if exchange.method == b"OPTIONS" else None
         if isinstance(found, Reply):
             return found
-        match = found or match
-    match = match or router.find(exchange)
-    if match is None:
-        return _no_route(exchange, router)
+        match = found or router.find(exchange)
+        if match is None:
+            return _no_route(exchange, router)
     route = match.route
     if route.split is not None:
         route = route.parts[route.split(exchange)]

@@ -31,7 +31,6 @@ from fastgw.node.timers import Timed
 from fastgw.observe.families import FilterEvent
 from fastgw.routing import Match, Router
 from fastgw.upstream.passage import Passage
-from fastgw.upstream.retry import IDEMPOTENT
 from fastgw.wire import render
 from fastgw.wire.body import BodyReader
 from fastgw.wire.framing import RequestHead, ResponseHead, find_head_end, judge_request, take_request, taken
@@ -47,14 +46,13 @@ REQUESTS_PER_TURN: Final = 16
 """Pipelined requests that are answered in one turn of the loop: 1,200 fit in one read, and take 150 ms."""
 LINGER_IDLE_S: Final = 5.0
 LINGER_TOTAL_S: Final = 30.0
-"""After an answer that ended the connection early, what the client still sends is read and dropped this long.
+"""Once an answer that ended the connection early is sent, what the client still sends is read and dropped this long.
 
 Closing at once would reset the connection, and the client might lose the answer (RFC 9112 section 9.6).
 """
 LAST_REQUEST_S: Final = 1.0
 """How long a drain waits for one more request on an idle connection: it may be on its way, and would be lost."""
 _RESET: Final = struct.pack("ii", 1, 0)
-_STRAIGHT: Final = IDEMPOTENT - {b"OPTIONS"}  # which may be a preflight, and for another route
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CLOSE: Final = b"Connection: close\r\n"
 _KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
@@ -135,7 +133,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self._vouched: bytes | None = None  # over TLS: by what its certificate was judged (`ServerContexts`)
         self._address_limit: AddressLimit | None = None
         self._asks = False  # is one of the listener's `askers`
-        self._body_bytes: int | None = None
+        self._body_bytes = inf
         self.body_goes_to = -1
         self._tunnel_patience = inf
         self._closing = False
@@ -215,7 +213,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self.exchange.request_bytes += nbytes
             if self.exchange.service is not None:
                 self.exchange.service.feed_raw(chunk)
-        elif phase is LINGERING:
+        elif phase is LINGERING and not self._write_paused:
             self.deadline = min(self._linger_end, self._wheel.now + LINGER_IDLE_S)
 
     def eof_received(self) -> bool:
@@ -259,6 +257,8 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self._watch_body()
             if self.exchange is not None and self.exchange.service is not None:
                 self.exchange.service.resume()
+        elif self.phase is LINGERING:
+            self._watch_rest()
 
     def expire(self, now: float) -> None:
         phase = self.phase
@@ -344,12 +344,13 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self._closing = listener.closing
         early = listener.early
         match = None
-        if not early.request_steps and head.ordinary:
+        ordinary = head.ordinary
+        if ordinary and not early.request_steps:
             match = listener.router.find(head)
             if (
                 match is not None
                 and match.route.at_once
-                and head.method in _STRAIGHT
+                and head.length <= self.server.body_bytes
                 and (match.route.judge_path is None or head.path_as_sent)
             ):
                 self._ahead = behind
@@ -363,7 +364,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         exchange = self.exchange = Exchange(head, self, listener, peer, early)
         if peer.trusted:
             exchange.client_ip = client_address(head, peer, listener.trusts)
-        if exchange.ordinary:
+        if ordinary and not head.length:
             self._ahead = behind
             self.deadline = inf
         elif not self._expect_body(exchange, behind):
@@ -409,19 +410,23 @@ class Downstream(asyncio.BufferedProtocol, Timed):
     def _expect_body(self, exchange: Exchange, behind: bytes) -> bool:
         """Make ready for a body, if there is one, and read what is there of it. False: the exchange is over."""
         head, limit = exchange.head, self.server.body_bytes
-        self._body_bytes = limit
         self._closing = self._closing or head.close
-        if not head.length and not head.chunked:
+        payload = head.payload
+        if head.length > limit:
+            exchange.request_body = Relay(self)  # of which nothing was taken
+            exchange.reply(problem(Fault.BODY_TOO_LARGE))
+            return False
+        if payload is not None:
+            if payload:
+                exchange.request_body = Relay.whole(payload)
             self._ahead = behind
             self.deadline = inf
             return True
         exchange.request_body = Relay(self)
         self._reader = head.body()
+        self._body_bytes = limit
         self.body_goes_to = -1
         self._asked_to_continue = not head.expects_continue  # else the client waits for us, not we for it
-        if limit is not None and head.length > limit:
-            exchange.reply(problem(Fault.BODY_TOO_LARGE))
-            return False
         self._beginning = True
         if behind:
             self._read_body(behind)
@@ -444,7 +449,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self._wait(outcome, partial(self._early_done, router)).add_done_callback(router.left)
 
     def _find_route(self, exchange: Exchange, router: Router[Route], match: Match[Route] | None = None) -> None:
-        """Find the route, unless it was found before, and run its steps."""
+        """Find the route, and run its steps. `match`: as in `choose`, of a request that may take the straight way."""
         refusal = choose(exchange, router, match)
         if refusal is not None:
             exchange.reply(refusal)
@@ -454,14 +459,12 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         outcome = run_request(route.steps, exchange) if route.steps else None
         if outcome is not None:
             self._route_done(outcome)
-        elif route.straight is not None and exchange.ordinary and exchange.method in _STRAIGHT:
+        elif route.straight is None or not exchange.head.ordinary:
+            self._act(exchange)
+        elif exchange.request_body is None or self._feed_body_steps(exchange):
             self.exchange = None
             self._passing = True
             (self._passage or self._make_passage()).go_on(exchange, route)
-        elif exchange.request_body is None:
-            route.action(exchange)
-        else:
-            self._act(exchange)
 
     def _route_done(self, outcome: Outcome) -> None:
         """The route's steps have run."""
@@ -476,12 +479,9 @@ class Downstream(asyncio.BufferedProtocol, Timed):
 
     def _act(self, exchange: Exchange) -> None:
         """Let the route answer."""
-        if exchange.request_body is not None:
-            self._feed_body_steps(exchange)
-            if self.exchange is not exchange or exchange.response is not None:
-                return  # refused
-        assert exchange.route is not None
-        exchange.route.action(exchange)
+        if exchange.request_body is None or self._feed_body_steps(exchange):
+            assert exchange.route is not None
+            exchange.route.action(exchange)
 
     def _wait(self, outcome: Awaitable[Reply | None], go_on: Callable[[Outcome], None]) -> asyncio.Future[Reply | None]:
         """Go on with what comes of it, unless the exchange is over before."""
@@ -521,11 +521,12 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self.count_filter(name, FilterEvent.LATE)
             exchange.fail(Fault.FILTER_TIMEOUT, why=f"filter {name} has not decided in time")
 
-    def _feed_body_steps(self, exchange: Exchange) -> None:
-        """Show the route's body steps what was read of the body before the route was known."""
+    def _feed_body_steps(self, exchange: Exchange) -> bool:
+        """Show the route's body steps what was read of the body before the route was known. False: as by those."""
         body = exchange.request_body
-        if body is not None and body.kept and exchange.chain.request_body_steps:
-            self._run_body_steps(exchange, b"".join(body.kept))
+        if body is None or not body.kept or not exchange.chain.request_body_steps:
+            return True
+        return self._run_body_steps(exchange, b"".join(body.kept))
 
     def _run_body_steps(self, exchange: Exchange, payload: bytes) -> bool:
         """False: one of them has refused the request."""
@@ -553,8 +554,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             return
         if payload:
             body.bytes += len(payload)
-            limit = self._body_bytes
-            if limit is not None and body.bytes > limit:
+            if body.bytes > self._body_bytes:
                 exchange.fail(Fault.BODY_TOO_LARGE)
                 return
             # Before the request steps are done the relay holds it, and `_feed_body_steps` shows it afterwards.
@@ -565,7 +565,8 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self._reader = None
             self._buffer = self.server.ground.read_buffer
             self._ahead = reader.rest
-            self.deadline = inf
+            if not self._write_paused:
+                self.deadline = inf
             if payload:
                 body.last(payload)
             body.end(reader.trailers)
@@ -577,6 +578,8 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self._buffer = self.server.ground.buffer_for(chunk, payload, reader.assured, self.body_goes_to)
 
     def _watch_body(self) -> None:
+        if self._write_paused:
+            return  # what counts is that the client takes its answer
         answered = self.exchange is not None and self.exchange.response is not None
         # Once an answer comes, the upstream's patience counts: what is still sent has nobody waiting for it.
         if self._reader is not None and not self._paused and self._asked_to_continue and not answered:
@@ -648,15 +651,23 @@ class Downstream(asyncio.BufferedProtocol, Timed):
 
     # the client's side of a passage (`StraightClient`)
 
-    def answer_straight(self, head: ResponseHead) -> None:
-        server, passage = self.server, self._passage
-        assert passage is not None
+    def answer_straight(
+        self, head: ResponseHead, exchange: Exchange | None, dropped: frozenset[bytes], added: bytes
+    ) -> None:
+        server = self.server
         self._passing = False
-        self._write(render.whole(head, server.date_line, _CLOSE if self._closing else b""))
+        self._write(render.whole(head, server.date_line, _CLOSE if self._closing else b"", dropped, added))
         if server.draining:
             server.drained += 1
-        server.finish(passage)
-        passage.forget()
+        if exchange is None:
+            passage = self._passage
+            assert passage is not None
+            server.finish(passage)
+            passage.forget()
+        else:
+            self.exchange = None
+            exchange.finish()
+            server.finish(exchange)
         self.requests += 1
         if self._closing:
             self._end(unread=False)
@@ -727,10 +738,12 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self._tunnel_end(3)
 
     def pause_tunnel(self) -> None:
-        self.pause()
+        if self.phase is TUNNEL:
+            self.pause()
 
     def resume_tunnel(self) -> None:
-        self.resume()
+        if self.phase is TUNNEL:
+            self.resume()
 
     def count_filter(self, instance: str, event: FilterEvent) -> None:
         self.server.count_filter(instance, event)
@@ -821,13 +834,17 @@ class Downstream(asyncio.BufferedProtocol, Timed):
 
     def _linger(self) -> None:
         self.phase = LINGERING
-        now = self._wheel.now
-        self._linger_end = now + LINGER_TOTAL_S
         self._ahead = b""
-        self._watch(LINGER_IDLE_S)
+        if not self._write_paused:  # else the client has the time for it that it has for every answer
+            self._watch_rest()
         self.transport.write_eof()
         if self._paused:
             self.resume()
+
+    def _watch_rest(self) -> None:
+        """The answer is sent: from now on it counts how long the client goes on."""
+        self._linger_end = self._wheel.now + LINGER_TOTAL_S
+        self._watch(LINGER_IDLE_S)
 
     def _close(self) -> None:
         """Close when what is written has been sent, within the time that a client may take for it."""

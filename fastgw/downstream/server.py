@@ -156,7 +156,7 @@ class Server:
         self.header_bytes, self.header_count, self.body_bytes = (
             limits.header_bytes,
             limits.header_count,
-            limits.body_bytes,
+            inf if limits.body_bytes is None else limits.body_bytes,
         )
         self.connection_limit = connection_limit
         self.address_limit = address_limit

@@ -9,11 +9,11 @@ from fastgw.exchange.chain import Chain, Hooks, Link, Looks, Outcome, RequestSte
 from fastgw.exchange.exchange import ClientSide, Exchange, ServiceSide
 from fastgw.exchange.relay import MAX_KEPT, Relay, Trailers
 from fastgw.exchange.reply import Reply, Response, problem
-from fastgw.exchange.states import NEXT, Event, IllegalTransition, State
+from fastgw.exchange.states import EVENTS, Event, IllegalTransition, State
 
 __all__ = [
+    "EVENTS",
     "MAX_KEPT",
-    "NEXT",
     "Chain",
     "ClientSide",
     "Event",

@@ -9,8 +9,8 @@ from typing import Any, Final, Protocol
 from fastgw.errors import Fault
 from fastgw.exchange.chain import Chain, RequestStep, Route, before_any, checked, count_raised
 from fastgw.exchange.relay import Relay, Trailers
-from fastgw.exchange.reply import NO_NAMES, Reply, Response, problem
-from fastgw.exchange.states import ANSWER_BEGUN, ANSWER_ENDED, ANSWERING, CHOOSING, ENDED, NEXT, State
+from fastgw.exchange.reply import NO_NAMES, Reply, Response, own_response, problem
+from fastgw.exchange.states import ANSWER_BEGUN, ANSWER_ENDED, ANSWERING, CHOOSING, ENDED, State
 from fastgw.identity import Consumer
 from fastgw.observe.families import FilterEvent
 from fastgw.wire.framing import RequestHead, ResponseHead
@@ -94,8 +94,6 @@ class Exchange:
     monotonic.
     """
 
-    is_straight: Final = False  # whoever wants to may look at its answer: see `upstream.passage`
-
     __slots__ = (
         "answered_by",
         "begun_at",
@@ -108,10 +106,10 @@ class Exchange:
         "for_others",
         "head",
         "host",
+        "is_straight",
         "limits",
         "listener",
         "method",
-        "ordinary",
         "params",
         "path",
         "peer",
@@ -140,7 +138,6 @@ class Exchange:
 
     def __init__(self, head: RequestHead, client: ClientSide, listener: Any, peer: Any, chain: Chain) -> None:
         self.head = head
-        self.ordinary = head.ordinary
         self.method = head.method
         self.host = head.host
         self.path = head.path
@@ -164,6 +161,7 @@ class Exchange:
         self.response: Response | None = None
         self.response_bytes = 0
         self.service: ServiceSide | None = None
+        self.is_straight = False  # on the way of `upstream.passage`, where nobody can look at its answer
         self.sent = False  # some of it went to an upstream, which may have acted on it
         self.state: State = CHOOSING
         self.fault: Fault | None = None
@@ -185,6 +183,10 @@ class Exchange:
         return f"<Exchange {self.method!r} {self.path!r} {self.state.name} route={route} service={self.service!r}>"
 
     # what the request says
+
+    @property
+    def ordinary(self) -> bool:
+        return self.head.ordinary
 
     @property
     def authority(self) -> bytes:
@@ -216,6 +218,12 @@ class Exchange:
     def headers(self) -> Fields:
         """The request's fields, to read and to change. Parsed when first asked for; `field` is cheaper for one."""
         return self.head.fields()
+
+    def keep_no_body(self) -> None:
+        """Nothing is sent again from here on: hold no more of the request's body."""
+        if self.request_body is not None:
+            self.request_body.kept = None
+            self.head.drop_payload()
 
     def field(self, name: bytes) -> bytes | None:
         """The first value of a request field, by its lower-case name."""
@@ -267,21 +275,16 @@ class Exchange:
             self.fault = reply.fault
         if self.chain.reply_steps:
             reply = self._pass_reply_steps(reply)
-        self.respond(Response(reply.status, None, reply.fields), reply.body, True)
+        self.respond(own_response(reply), reply.body, True)
 
     def respond(self, response: Response, payload: bytes, ended: bool) -> None:
         """The response's head is known: run the response steps and send it, with the first of its body."""
-        if self.chain.response_steps:
-            if not self._pass_response_steps(response):
-                return
-        else:
-            self.state = NEXT[self.state][ANSWER_BEGUN]
-            self.response = response
-        self.client.answer(response, payload, ended)
+        if self.pass_response_steps(response):
+            self.client.answer(response, payload, ended)
 
     def switch(self, response: Response, early: bytes, patience: float) -> None:
         """101: run the response steps, then bytes go both ways. See `ClientSide.tunnel`."""
-        if self._pass_response_steps(response):
+        if self.pass_response_steps(response):
             self.client.tunnel(early, patience)
 
     def fail(self, fault: Fault, detail: str | None = None, why: str = "", wait: float = 0.0) -> None:
@@ -314,7 +317,7 @@ class Exchange:
 
     def finish(self) -> None:
         """The answer is out, or nobody waits for it: run the finish steps."""
-        self.state = NEXT[self.state][ANSWER_ENDED]
+        self.state = ANSWER_ENDED[self.state]
         if self.chain.finish_steps:
             for step in self.chain.finish_steps_due(self.answered_by):
                 try:
@@ -328,18 +331,32 @@ class Exchange:
         if service is not None:
             service.cancel()
 
-    def _pass_response_steps(self, response: Response) -> bool:
-        """False: a response step raised, so a 500 has gone out instead."""
-        self.state = NEXT[self.state][ANSWER_BEGUN]
+    def pass_response_steps(self, response: Response) -> bool:
+        """The response's head is known: run the response steps. False: one raised, so a 500 has gone out instead."""
+        self.state = ANSWER_BEGUN[self.state]
         self.response = response
-        if self._run_response_steps():
+        chain, answered_by, before = self.chain, self.answered_by, response.status
+        for step in chain.response_steps if answered_by is None else chain.response_steps_due(answered_by):
+            try:
+                step(self)
+            except BaseException:  # the edge of a filter: what it could not check is not let out
+                self.why = count_raised(step, "response", self)
+                self._answer_instead()
+                return False
+        if response.status == before or response.may_become(before):
             return True
+        self.why = f"a response step has made the status {before} {response.status!r}, which cannot go out in its place"
+        log.error("route %s: %s", "-" if self.route is None else self.route.name, self.why)
+        self._answer_instead()
+        return False
+
+    def _answer_instead(self) -> None:
+        """Send a 500 instead of a response that the response steps have not let pass."""
         self.break_off()
         self.fault = Fault.INTERNAL
         reply = self._pass_reply_steps(problem(Fault.INTERNAL))
-        self.response = Response(reply.status, None, reply.fields)
+        self.response = own_response(reply)
         self.client.answer(self.response, reply.body, True)
-        return False
 
     def _pass_reply_steps(self, reply: Reply) -> Reply:
         for step in self.chain.reply_steps:
@@ -354,20 +371,3 @@ class Exchange:
             reply = made
             self.fault = reply.fault or self.fault
         return reply
-
-    def _run_response_steps(self) -> bool:
-        response = self.response
-        assert response is not None
-        before = response.status
-        chain, answered_by = self.chain, self.answered_by
-        for step in chain.response_steps if answered_by is None else chain.response_steps_due(answered_by):
-            try:
-                step(self)
-            except BaseException:  # the edge of a filter: what it could not check is not let out
-                self.why = count_raised(step, "response", self)
-                return False
-        if response.status == before or response.may_become(before):
-            return True
-        self.why = f"a response step has made the status {before} {response.status!r}, which cannot go out in its place"
-        log.error("route %s: %s", "-" if self.route is None else self.route.name, self.why)
-        return False

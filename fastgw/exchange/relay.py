@@ -19,6 +19,19 @@ MAX_KEPT: Final = 65536
 """Bytes of a request body kept so that it can be sent again, unless somebody says otherwise."""
 
 
+class _NoSource:
+    """Of a body that has ended nobody is asked for more."""
+
+    def pause(self) -> None:
+        raise NotImplementedError
+
+    def resume(self) -> None:
+        raise NotImplementedError
+
+
+_NO_SOURCE: Final = _NoSource()
+
+
 class Relay:
     """One direction of one body. Payload goes in by `feed` and comes out at the sink; the brake goes the other way.
 
@@ -37,6 +50,13 @@ class Relay:
         self.ended = False
         self.paused = False
         self.trailers: Trailers = ()
+
+    @classmethod
+    def whole(cls, payload: bytes) -> "Relay":
+        """Of a body that is all there."""
+        relay = cls(_NO_SOURCE)
+        relay.bytes, relay.ended, relay.kept = len(payload), True, [payload]
+        return relay
 
     def __repr__(self) -> str:
         flow = "ended" if self.ended else "paused" if self.paused else "open"

@@ -74,8 +74,8 @@ class ShadowExchange(Exchange):
     def respond_as(self, response: Response) -> None:
         """Have a copy of this response."""
         head: Any = None if response.head is None else _Head(response.head)
-        self.response = Response(response.status, head, () if head is not None else response.headers)
-        self.response.added, self.response.dropped = response.added, response.dropped
+        fields = None if head is not None else Fields(response.headers)
+        self.response = Response(response.status, head, response.added, response.dropped, fields)
 
     def request_changes(self) -> list[str]:
         """The names of request fields that go to the upstream otherwise, since it was asked last."""

@@ -19,7 +19,7 @@ _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 _ANY_LABELS: Final = "(?:[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?[.])+"
 _SPOKEN: Final = b" cors"
 """Stands in `Response.dropped`, where no field is called so, for: a cors filter has spoken."""
-_OURS: Final = frozenset(
+OURS: Final = frozenset(
     (
         _SPOKEN,
         b"access-control-allow-credentials",
@@ -108,10 +108,10 @@ class Cors(Filter, name="cors", phase=Phase.ADMIT):
 
     def build(self, env: Env) -> Hooks:
         everybody = ANY in self.origins
-        allowed = _allowed(self.origins, self.credentials)
-        leave = self._leave()
-        exposed = _line(b"Access-Control-Expose-Headers", self.expose)
         vary = b"" if everybody else b"Vary: Origin\r\n"
+        exposed = _line(b"Access-Control-Expose-Headers", self.expose)
+        may_read = _allowed(self.origins, self.credentials, exposed + vary)
+        may_call = _allowed(self.origins, self.credentials, self._leave())
         asked = [] if everybody else ["Origin"]
         asked += ["Access-Control-Request-Method", "Access-Control-Request-Headers"]
         if self.private_network:
@@ -132,17 +132,17 @@ class Cors(Filter, name="cors", phase=Phase.ADMIT):
                 if forwards and answer.head is not None:
                     answer.dropped |= {_SPOKEN}
                     return
-                fields = allowed(exchange.field(b"origin") or b"")
-                if fields is not None:
-                    fields += leave
-                    if private_network and exchange.field(b"access-control-request-private-network") == b"true":
-                        fields += private_network
+                fields = may_call(exchange.field(b"origin") or b"")
+                asks_privately = exchange.field(b"access-control-request-private-network") == b"true"
+                if fields is not None and asks_privately:
+                    fields += private_network
                 fields = (fields or b"") + preflight_vary
             else:
-                fields = allowed(b"" if everybody else exchange.field(b"origin") or b"")
-                fields = vary if fields is None else fields + exposed + vary
-            answer.dropped = answer.dropped | _OURS if answer.dropped else _OURS
-            answer.added += fields
+                fields = may_read(b"" if everybody else exchange.head.first(b"origin") or b"")
+                if fields is None:
+                    fields = vary
+            answer.dropped = answer.dropped | OURS if answer.dropped else OURS
+            answer.added = answer.added + fields if answer.added else fields
 
         return Hooks(preflight=preflight, response=response)
 
@@ -158,12 +158,14 @@ def is_preflight(exchange: Exchange) -> bool:
     return exchange.field(b"access-control-request-method") is not None and exchange.field(b"origin") is not None
 
 
-def _allowed(origins: Iterable[str], credentials: bool) -> Callable[[bytes], bytes | None]:
-    """The lines that let an origin read; None: it may not."""
+def _allowed(origins: Iterable[str], credentials: bool, more: bytes) -> Callable[[bytes], bytes | None]:
+    """The lines that let an origin read, and `more` of them; None: it may not."""
     listed = tuple(origins)
-    more = b"Access-Control-Allow-Credentials: true\r\n" if credentials else b""
+    if credentials:
+        more = b"Access-Control-Allow-Credentials: true\r\n" + more
     if ANY in listed:
-        return lambda origin: b"Access-Control-Allow-Origin: *\r\n"
+        anybody = b"Access-Control-Allow-Origin: *\r\n" + more
+        return lambda origin: anybody
 
     def lines(origin: bytes) -> bytes:
         return b"Access-Control-Allow-Origin: %b\r\n%b" % (origin, more)

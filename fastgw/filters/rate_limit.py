@@ -253,8 +253,8 @@ class _Counts:
         # PERF: 0.27 us by address, with the key and its hash; 0.4 for what may have groups, costs or exempt networks
         # (CPython 3.11, micro/limits).
         def plain(exchange: Exchange) -> Outcome:
-            key, now = key_of(exchange), clock()
-            wait = everybody.spend(key, 1, now)
+            key, spend, now = key_of(exchange), everybody.spend, clock()
+            wait = spend(key, 1, now)
             if wait:
                 return _refuse(exchange, everybody, key, wait)
             exchange.limits = everybody.telling, everybody.ledger, key, 1, now, exchange.limits

@@ -7,7 +7,7 @@ Rule 3: a query is masked before anything else is done with it, and so is a path
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from functools import lru_cache
 from time import gmtime, strftime
 from typing import Any, Final
@@ -155,12 +155,12 @@ What may be null is put in as JSON.
 """
 
 
-def json_pieces(record: Record) -> tuple[bytes, ...]:
-    """What stands before, between and behind the values of `JSON_SLOTS` in a line like the one of this record."""
+def json_pieces(record: Record, slots: Container[str] = JSON_SLOTS) -> tuple[bytes, ...]:
+    """What stands before, between and behind the values of these fields in a line like the one of this record."""
     pieces, piece = [], b"{"
     for name, value in _json_fields(record, _as_it_is).items():
         piece += b'"%b":' % name.encode()
-        if name in JSON_SLOTS:
+        if name in slots:
             pieces.append(piece)
             piece = b","
         else:

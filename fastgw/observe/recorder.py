@@ -4,6 +4,7 @@ Ordinary ones are counted at places that are looked up once, and their JSON line
 same meaning as `json_line`. Whatever is not plain is left to a `Record` and the format's own function.
 """
 
+from collections.abc import Container
 from time import monotonic, time
 from typing import Any, Final, NamedTuple, final
 
@@ -11,7 +12,7 @@ import orjson
 
 from fastgw.observe.ended import CLIENT_LEFT, Ended, record_of
 from fastgw.observe.families import METHOD_PLACES
-from fastgw.observe.lines import MAX_LINE, json_line, json_pieces, json_template, second_text
+from fastgw.observe.lines import JSON_SLOTS, MAX_LINE, json_line, json_pieces, json_template, second_text
 from fastgw.observe.log import Log
 from fastgw.observe.record import Record
 from fastgw.observe.tally import Place, Tally
@@ -85,6 +86,7 @@ class Recorder:
         self.json_logs = [log for log in logs if log.format is json_line]
         self.other_logs = [log for log in logs if log.format is not json_line]
         self._kinds = self._forgotten.instead_of(self._kinds)
+        self.consumers = self._tally.consumers
 
     def finish(self, ended: Ended) -> None:
         """Count the exchange and log it. Once per exchange, when it ends; it never waits."""
@@ -126,9 +128,9 @@ class Recorder:
         """Where exchanges of this kind count."""
         return self._tally.place(kind.listener, kind.route, kind.upstream, kind.method, kind.status, kind.fault)
 
-    def pieces(self, kind: Kind) -> tuple[bytes, ...]:
+    def pieces(self, kind: Kind, slots: Container[str] = JSON_SLOTS) -> tuple[bytes, ...]:
         """`json_pieces` of exchanges of this kind."""
-        return json_pieces(Record(**kind._asdict(), **_VARYING))
+        return json_pieces(Record(**kind._asdict(), **_VARYING), slots)
 
     def log_others(self, ended: Ended, now: float, date: float) -> None:
         """Lines in other formats than JSON."""
@@ -154,13 +156,13 @@ class Recorder:
         """The line, and what has to be asked of `Secrets.none_in`. Empty: it has to be made from a record."""
         head, request_id, upstream_s = ended.head, ended.request_id, ended.upstream_s
         host, path, query = head.host, head.raw_path, head.query
-        user_agent, referer = head.first(b"user-agent"), head.first(b"referer")
+        user_agent, referer = head.first(b"user-agent") or b"", head.first(b"referer") or b""
         client = ended.client_ip.encode()
         consumer = b"" if ended.consumer is None else ended.consumer.name.encode(errors="backslashreplace")
-        told = b"%b&%b=" % (referer or b"", query or b"")
+        told = b"%b&%b=" % (referer, query or b"")
         if path.find(b";") >= 0:
             told = b"%b&%b" % (path, told)
-        sent = b" ".join((told, host, path, request_id, user_agent or b"", client, consumer))
+        sent = b" ".join((told, host, path, request_id, user_agent, client, consumer))
         if not (host and path and client and sent.isascii()) or ended.why or ended.shadowed:
             return b"", b""
         # PERF: what JSON would escape is found by the encoder that escapes it: 0.15 us for 240 bytes, 0.9 by a pattern
@@ -172,17 +174,17 @@ class Recorder:
             second_text(second),
             ms,
             client,
-            b'"' + consumer + b'"' if consumer else b"null",
+            b'"%b"' % consumer if consumer else b"null",
             host,
             path,
-            b'"' + query + b'"' if query else b"null",
+            b'"%b"' % query if query else b"null",
             request_bytes,
             ended.response_bytes,
             duration_s,
             b"%.6f" % upstream_s if upstream_s >= 0.0 else b"null",
             ended.retries,
-            b'"' + request_id + b'"' if request_id else b"null",
-            b'"' + user_agent + b'"' if user_agent else b"null",
-            b'"' + referer + b'"' if referer else b"null",
+            b'"%b"' % request_id if request_id else b"null",
+            b'"%b"' % user_agent if user_agent else b"null",
+            b'"%b"' % referer if referer else b"null",
         )
         return (line, told) if len(line) <= MAX_LINE else (b"", b"")

@@ -1,6 +1,7 @@
 """Counts finished exchanges into the column of one worker."""
 
 from bisect import bisect_left
+from collections.abc import Mapping
 from threading import Lock
 from typing import NamedTuple
 
@@ -42,6 +43,11 @@ class Tally:
         self.cells = Cells(self.column)
         self._series = series
         self._unwritten = Lock()
+
+    @property
+    def consumers(self) -> Mapping[str, int]:
+        """Rows of those who have one, from `series.CONSUMERS_AT` on. All others are in the first, 0."""
+        return self._series.consumers
 
     def adopt(self, series: Series) -> None:
         """Count by the places of another generation from now on. Places asked for before are no longer good."""

@@ -11,8 +11,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final, final
 
 from fastgw.errors import Fault, Retry
-from fastgw.exchange import Trailers
-from fastgw.exchange.states import CONNECTION_LENT, FORWARDING, NEXT
+from fastgw.exchange import Relay, Trailers
+from fastgw.exchange.states import CONNECTION_LENT, FORWARDING
 from fastgw.node.timers import Timed
 from fastgw.upstream.connection import UpstreamConnection
 from fastgw.upstream.retry import CONNECT_FAILURE, NEVER, PER_TRY_TIMEOUT, RESET
@@ -63,6 +63,9 @@ class Attempt(Timed):
         """It was begun on the straight way, then (monotonic seconds)."""
         self.connection = connection
         self._begun_at = begun_at
+        body = self.exchange.request_body
+        if connection is not None and body is not None:
+            self._take(body)
 
     def ask(self, fresh: bool) -> None:
         exchange, target = self.exchange, self.target
@@ -101,9 +104,10 @@ class Attempt(Timed):
         try:
             exchange.sent = True
             if exchange.state is not FORWARDING:  # another attempt may be on its way as well
-                exchange.state = NEXT[exchange.state][CONNECTION_LENT]
+                exchange.state = CONNECTION_LENT[exchange.state]
             left = self.seconds_left() if forward.deadline_name else None
-            request = forward.request_head(exchange, connection.target, left)
+            body = exchange.request_body
+            request = forward.request(exchange, connection.target, left, b"" if body is None else self._take(body))
             if exchange.ordinary:
                 connection.begin(self, request, exchange.method)
             else:
@@ -112,25 +116,28 @@ class Attempt(Timed):
             log.exception("a defect while sending a request to %s", connection.target.label)
             exchange.fail(Fault.INTERNAL)
 
+    def _take(self, body: Relay) -> bytes:
+        """What is there of the body, framed. What comes is fed, and what was there is kept if it may be sent again."""
+        exchange = self.exchange
+        assert self.connection is not None
+        exchange.client.body_goes_to = self.connection.fd
+        held = body.attach(self)
+        if not self._forwarding.keeps_body():
+            body.kept = None
+        if not exchange.head.chunked:
+            return held
+        last = render.last_chunk(sent_trailers(exchange, body.trailers)) if body.ended else b""
+        return render.chunk(held) + last
+
     def _send_special(self, connection: UpstreamConnection, request: bytes) -> None:
-        """Send a request that has a body, or that asks for more than its resource."""
+        """Send a request whose body is still to come, or that asks for more than its resource."""
         exchange, forwarding = self.exchange, self._forwarding
-        head, body = exchange.head, exchange.request_body
-        expects_continue = body is not None and head.expects_continue
+        expects_continue = exchange.request_body is not None and exchange.head.expects_continue
         if expects_continue and connection.target.minor == 0:
             expects_continue = False
             if not forwarding.continued:
                 forwarding.continued = True
                 exchange.client.inform(None)
-        if body is not None:
-            exchange.client.body_goes_to = connection.fd
-            held = body.attach(self)
-            if not forwarding.keeps_body():
-                body.kept = None
-            if held:
-                request += render.chunk(held) if head.chunked else held
-            if body.ended and head.chunked:
-                request += render.last_chunk(sent_trailers(exchange, body.trailers))
         connection.begin_special(
             self,
             request,

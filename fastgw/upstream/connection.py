@@ -13,7 +13,7 @@ import termios
 from contextlib import suppress
 from enum import IntEnum
 from math import inf
-from ssl import SSLError
+from ssl import SSLError, SSLWantReadError
 from typing import Final, Protocol, cast
 
 from fastgw.errors import Fault
@@ -343,17 +343,16 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self.closed = True  # an answer may still be rescued; nothing can be sent
         if self.phase is IDLE:
             self._leave_pool()
-        elif self.phase is TUNNEL:
+        elif not isinstance(exc, SSLError):  # else nothing counts that comes behind, and OpenSSL would tell of an end
+            self._rescue()
+        if self.phase is TUNNEL:
             borrower, self.borrower = self.borrower, None
             self._over()
             if borrower is not None:
                 borrower.failed_on(Fault.CONNECTION_LOST, silent=False, why="the tunnel was reset")
-        elif self.phase is not CLOSED:
-            if exc is not None and self._rescue_fd >= 0:
-                self._rescue()
-            if self.phase is AWAITING or self.phase is RECEIVING:
-                fault = Fault.CONNECTION_LOST if self.phase is AWAITING else Fault.UPSTREAM_INCOMPLETE
-                self._fail(fault, _alert(exc))
+        elif self.phase is AWAITING or self.phase is RECEIVING:
+            fault = Fault.CONNECTION_LOST if self.phase is AWAITING else Fault.UPSTREAM_INCOMPLETE
+            self._fail(fault, _alert(exc))
         self._drop_rescue()
 
     def pause_writing(self) -> None:
@@ -564,24 +563,40 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self.close()
         pool.forget(self)
 
-    # An upstream that answers early and closes makes our next write fail, and the transport then drops what it has
-    # not read yet: the answer. A second descriptor of the same socket keeps those bytes within reach.
+    # A transport that is lost drops what it has not handed over yet, and that may be the end of an answer. An upstream
+    # that answers early and closes makes our next write fail: a second descriptor of the same socket keeps the bytes
+    # within reach. And with TLS uvloop takes the end of the socket for the end of everything, whatever waits to be
+    # deciphered, because it came faster than we read or we have paused: OpenSSL still has it.
 
     def _keep_readable(self) -> None:
-        if self.transport.get_extra_info("sslcontext") is None:
-            with suppress(OSError):  # out of descriptors: then an early answer may be lost, the request is not
-                self._rescue_fd = os.dup(self.transport.get_extra_info("socket").fileno())
+        with suppress(OSError):  # out of descriptors: then an early answer may be lost, the request is not
+            self._rescue_fd = os.dup(self.transport.get_extra_info("socket").fileno())
 
     def _rescue(self) -> None:
-        while self.phase is AWAITING or self.phase is RECEIVING:
+        while self.phase is AWAITING or self.phase is RECEIVING or self.phase is TUNNEL:
             try:
-                count = os.readv(self._rescue_fd, [self._buffer])
-            except OSError:
+                count = self._read_kept()
+            except OSError:  # nothing is left, or nothing was kept
                 return
             if count == 0:
-                self._peer_ended()
+                self.eof_received()
                 return
             self.buffer_updated(count)
+
+    def _read_kept(self) -> int:
+        buffer, tls = self._buffer, self.transport.get_extra_info("ssl_object")
+        if tls is None:
+            return os.readv(self._rescue_fd, [buffer])
+        while True:
+            try:
+                count: int = tls.read(len(buffer), buffer)
+            except SSLWantReadError:
+                sealed = os.read(self._rescue_fd, len(buffer))
+                if not sealed:
+                    raise
+                tls.incoming.write(sealed)
+            else:
+                return count
 
     def _drop_rescue(self) -> None:
         if self._rescue_fd >= 0:

@@ -44,18 +44,10 @@ def send_copy(exchange: Exchange, body: bytes, upstream: Upstream, done: Callabl
     copy.request_dropped = dropped | _EXPECT
     copy.answered_by = None
     if exchange.request_body is not None:
-        relay = copy.request_body = Relay(_NoSource())
-        relay.bytes, relay.ended, relay.kept = len(body), True, [body]
+        copy.request_body = Relay.whole(body)
     assert isinstance(copy.client, _Nobody)
     copy.client.exchange = copy
     Forward(upstream, path_of, forwarded, (), None)(copy)
-
-
-class _NoSource:
-    """Of a body that is all there."""
-
-    def pause(self) -> None: ...
-    def resume(self) -> None: ...
 
 
 @final

@@ -10,7 +10,7 @@ from typing import Final, final
 from fastgw.config.settings import FallbackCondition
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Reply
-from fastgw.exchange.states import ATTEMPT_FAILED, FORWARDING, NEXT
+from fastgw.exchange.states import ATTEMPT_FAILED, FORWARDING
 from fastgw.upstream.forward import Forward
 from fastgw.upstream.retry import IDEMPOTENT
 
@@ -66,7 +66,7 @@ class Fallback:
         if exchange.request_body is not None:
             exchange.request_body.detach()
         if exchange.state is FORWARDING:
-            exchange.state = NEXT[FORWARDING][ATTEMPT_FAILED]
+            exchange.state = ATTEMPT_FAILED[FORWARDING]
         if not self._shares:
             exchange.leave_behind()
         forward(exchange)

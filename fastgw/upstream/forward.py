@@ -75,12 +75,9 @@ class Forward:
 
     def __call__(self, exchange: Exchange) -> None:
         upstream = self.upstream
-        forwarding = Forwarding(self, exchange)
-        exchange.service = forwarding
+        forwarding = self._forwarding(exchange)
         exchange.upstream = upstream.name
         upstream.active += 1
-        if exchange.request_body is not None:
-            exchange.request_body.most_kept = upstream.rules.body_bytes
         if self.patience is not inf:
             forwarding.limit_time()
         forwarding.attempt(fresh=False, again=False)
@@ -92,10 +89,15 @@ class Forward:
 
         `begun_at`: when its attempt at `target` began, monotonic seconds.
         """
-        forwarding = Forwarding(self, exchange)
-        exchange.service = forwarding
+        forwarding = self._forwarding(exchange)
         if target is not None:
             forwarding.go_on(target, connection, begun_at)
+        return forwarding
+
+    def _forwarding(self, exchange: Exchange) -> Forwarding:
+        exchange.service = forwarding = Forwarding(self, exchange)
+        if exchange.request_body is not None:
+            exchange.request_body.most_kept = self.upstream.rules.body_bytes
         return forwarding
 
     def sent_target(self, asked: Asked, target: Target, query: bytes | None = AS_ASKED) -> bytes | None:
@@ -117,10 +119,10 @@ class Forward:
         where = target.base_path + path
         return where if query is None else where + b"?" + query
 
-    def request_head(self, exchange: Exchange, target: Target, left: float | None = None) -> bytes:
-        """The head that the target is sent: framed anew, hop-by-hop fields gone, the forwarding family ours.
+    def request(self, exchange: Exchange, target: Target, left: float | None = None, payload: bytes = b"") -> bytes:
+        """What the target is sent: the head framed anew, hop-by-hop fields gone, the forwarding family ours.
 
-        `left`: seconds that the attempt has; None: as many as any has.
+        `left`: seconds that the attempt has; None: as many as any has. `payload`: what goes with the head, framed.
         """
         head = exchange.head
         drop, added = fields_for_upstream(self.forwarded, exchange.peer, head, exchange.client_ip)
@@ -136,9 +138,8 @@ class Forward:
             added += self._special_lines(exchange)
             if head.expects_continue and target.minor == 0:
                 drop |= _EXPECT  # HTTP/1.0 knows no 100: we have answered it ourselves
-        return render.request(
-            head, self.sent_target(exchange, target, exchange.query_sent), target.host_header, drop, added
-        )
+        sent_target = self.sent_target(exchange, target, exchange.query_sent)
+        return render.request(head, sent_target, target.host_header, drop, added, payload)
 
     def joined(self, drop: frozenset[bytes], dropped: frozenset[bytes]) -> frozenset[bytes]:
         """Both together: the very same as last time, if they are, which need not be made and is known to `render`."""
@@ -156,18 +157,11 @@ class Forward:
         return min(self.patience, upstream.rules.per_try, upstream.settings.timeouts.response_headers)
 
     def _special_lines(self, exchange: Exchange) -> bytes:
-        """Framing, and what is asked of the next peer alone."""
-        head, lines = exchange.head, b""
-        if head.chunked:
-            lines = b"Transfer-Encoding: chunked\r\n"
-        elif head.length or b"content-length" in head.known:
-            lines = b"Content-Length: %d\r\n" % head.length
+        """What is asked of the next peer alone."""
         upgrade = self.asked_upgrade(exchange)
         if upgrade:
-            lines += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % b", ".join(upgrade)
-        elif head.te_trailers:
-            lines += b"Connection: TE\r\nTE: trailers\r\n"
-        return lines
+            return b"Connection: Upgrade\r\nUpgrade: %b\r\n" % b", ".join(upgrade)
+        return b"Connection: TE\r\nTE: trailers\r\n" if exchange.head.te_trailers else b""
 
     def asked_upgrade(self, exchange: Exchange) -> tuple[bytes, ...]:
         """The protocols that the client offers and the route allows. A body and an upgrade do not go together."""

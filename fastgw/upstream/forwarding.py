@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, final
 from fastgw.errors import Fault
 from fastgw.exchange import Exchange, Relay, Response
 from fastgw.exchange.chain import RENEWED_ON, abandon, asked_to_renew
-from fastgw.exchange.states import ANSWERING, ATTEMPT_FAILED, NEXT
+from fastgw.exchange.states import ANSWERING, ATTEMPT_FAILED
 from fastgw.node.timers import Timed
 from fastgw.upstream.attempt import Attempt
 from fastgw.upstream.connection import UpstreamConnection
@@ -201,9 +201,7 @@ class Forwarding(Timed):
             self.deadline = self._total_at  # the route's `timeout` counts until the response head
             if attempt.connection is not None:
                 attempt.connection.body_goes_to = exchange.client.fd
-            body = exchange.request_body
-            if body is not None:
-                body.kept = None  # nothing is sent again from here on
+            exchange.keep_no_body()
         response = Response(head.status, head)
         if cookie:
             response.added = cookie
@@ -268,8 +266,7 @@ class Forwarding(Timed):
         response = Response(held.head.status, held.head)
         if self.upstream.cookies is not None:
             response.added = self._cookie(held.target)
-        if exchange.request_body is not None:
-            exchange.request_body.kept = None
+        exchange.keep_no_body()
         exchange.target, exchange.upstream_s = held.target.label, held.seconds
         exchange.response_bytes = len(held.payload)
         self._end()
@@ -307,7 +304,7 @@ class Forwarding(Timed):
         self._retried += 1
         if exchange.request_body is not None:
             exchange.request_body.detach()
-        exchange.state = NEXT[exchange.state][ATTEMPT_FAILED]
+        exchange.state = ATTEMPT_FAILED[exchange.state]
         if wait:
             self._timer = self.upstream.ground.loop.call_later(wait, self._waited, fresh, target)
         else:
@@ -357,7 +354,7 @@ class Forwarding(Timed):
             self.current = None
             current.give_up()
         self._timer = None
-        exchange.state = NEXT[exchange.state][ATTEMPT_FAILED]
+        exchange.state = ATTEMPT_FAILED[exchange.state]
         # The target may close a connection after a refusal: what cannot be repeated would be lost on it.
         self.attempt(not self.is_replayable(), target)
 
@@ -386,7 +383,7 @@ class Forwarding(Timed):
     def _send_on(self, body: Relay, attempt: Attempt, sent: int) -> None:
         """Send the rest of a body where `sent` bytes of it have gone."""
         held = body.attach(attempt)
-        body.kept = None
+        self.exchange.keep_no_body()
         if attempt.connection is not None and attempt.connection.write_paused:
             body.pause()
         if len(held) > sent:
@@ -438,8 +435,7 @@ class Forwarding(Timed):
     def done(self, attempt: Attempt) -> None:
         """The response is in."""
         exchange = self.exchange
-        if exchange.request_body is not None:
-            exchange.request_body.kept = None  # nothing is sent again from here on
+        exchange.keep_no_body()
         self.current = None
         attempt.release(whole=True)
         self._end()

@@ -1,24 +1,28 @@
 """The straight way: an ordinary request that nothing happens to, over a connection that is at hand.
 
 Most requests are such. For them a `Passage` does what an `Exchange` and its `Forwarding` do when nothing happens on
-the way: nothing waits, no body is relayed, nothing is tried again. Where filters meet the answer, it is that of an
-`Exchange` in the end. As soon as more is needed (no connection is at hand, the answer comes in pieces, the connection
-breaks, the client leaves), `turn` makes the two as they would stand by now, and they go on.
+the way: nothing waits, a body goes with its head and is not relayed, nothing is tried again. Where filters have to do
+with the request or its answer, they do so by an `Exchange`, which is answered in the end. As soon as more is needed (no
+connection is at hand, the answer comes in pieces, the connection breaks, the client leaves), `turn` makes the two as
+they would stand by now, and they go on.
 """
 
 import logging
 from collections.abc import Mapping
+from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from fastgw.errors import Fault
-from fastgw.exchange import Chain, ClientSide, Exchange, Response, Route, Trailers
+from fastgw.exchange import Chain, ClientSide, Exchange, Relay, Response, Route, Trailers
 from fastgw.exchange.exchange import AS_ASKED
-from fastgw.exchange.states import FORWARDING
+from fastgw.exchange.reply import NO_NAMES
+from fastgw.exchange.states import ANSWER_BEGUN, FORWARDING
 from fastgw.forwarded import FAMILY, Peer, fields_for_upstream
-from fastgw.identity import Consumer
 from fastgw.routing import Match
+from fastgw.upstream.attempt import JUST_USED_S
 from fastgw.upstream.connection import NoTunnel, UpstreamConnection
+from fastgw.upstream.retry import IDEMPOTENT
 from fastgw.upstream.target import Target
 from fastgw.wire import render
 from fastgw.wire.framing import RequestHead, ResponseHead
@@ -37,8 +41,13 @@ _NO_ROUTE: Final = Route("", lambda exchange: None, Chain(()), ())
 class StraightClient(ClientSide, Protocol):
     """What a passage asks of the connection that the client is on."""
 
-    def answer_straight(self, head: ResponseHead) -> None:
-        """Send this answer, which came as a whole. The passage is over."""
+    def answer_straight(
+        self, head: ResponseHead, exchange: Exchange | None, dropped: frozenset[bytes], added: bytes
+    ) -> None:
+        """Send an answer that came as a whole, with what filters say of its fields, and end what it is of with it.
+
+        None: it is the passage's own.
+        """
 
     def turn(self, exchange: Exchange) -> None:
         """In place of the passage there is now this exchange."""
@@ -48,7 +57,7 @@ class StraightClient(ClientSide, Protocol):
 class Passage(NoTunnel):
     """The straight way from one client connection, for one request at a time: borrower of an upstream's connection.
 
-    When it is over it is told of like an exchange (`observe.Ended`).
+    When it is over it is told of like an exchange (`observe.Ended`), unless there is one.
     """
 
     is_straight: Final = True
@@ -84,6 +93,7 @@ class Passage(NoTunnel):
     head: RequestHead
     route: Route
     begun_at: float
+    request_bytes: int
     upstream: str
     target: str
     response_bytes: int
@@ -99,11 +109,10 @@ class Passage(NoTunnel):
         self.client_ip = peer.ip
         self.scheme = peer.scheme
         self.response: ResponseHead | None = None
-        self._exchange: Exchange | None = None  # filters have met it, and let it pass
-        # What stays as it is as long as nothing happens on the way:
-        self.request_body = self.fault = None
-        self.consumer: Consumer | None = None
-        self.request_bytes = self.retries = 0
+        self._exchange: Exchange | None = None  # which is on this way, where filters have to do with it
+        # What is told of every request that has none:
+        self.request_body = self.consumer = self.fault = None
+        self.retries = 0
         self.request_id, self.why, self.shadowed = b"", "", ""
 
     def __repr__(self) -> str:
@@ -125,6 +134,7 @@ class Passage(NoTunnel):
         """Send an ordinary request to the upstream of a route that has a `straight`."""
         self.begun_at = monotonic()
         self.head = head
+        self.request_bytes = head.length
         self.route = route = match.route
         self._params = match.params
         forward: Forward = route.straight
@@ -140,7 +150,10 @@ class Passage(NoTunnel):
         if upstream.watch is not None:
             self._attempt_at = self.begun_at
             upstream.watch.began(target)
-        connection = self._connection = upstream.pool.idle(target)
+        method, payload = head.method, head.payload
+        assert payload is not None
+        may_repeat = method in IDEMPOTENT or upstream.rules.any_method
+        connection = self._connection = upstream.pool.idle(target, inf if may_repeat else JUST_USED_S)
         if connection is None:
             self._turned(target).ask()
             return
@@ -150,53 +163,51 @@ class Passage(NoTunnel):
             else:
                 drop, added = fields_for_upstream(forward.forwarded, self.peer, head, self.client_ip)
             sent_target = None if forward.keeps_path and head.path_as_sent else forward.sent_target(self, target)
-            request = render.request(head, sent_target, target.host_header, drop, added)
-            connection.begin(self, request, head.method)
+            request = render.request(head, sent_target, target.host_header, drop, added, payload)
+            connection.begin(self, request, method)
         except Exception:  # the edge of this exchange: a defect is its answer
             log.exception("a defect while sending a request to %s", target.label)
             self.turn().exchange.fail(Fault.INTERNAL)
 
     def go_on(self, exchange: Exchange, route: Route) -> None:
-        """`begin`, for an ordinary request that filters have let pass.
-
-        What is told of it when it is over is what they have found out.
-        """
+        """`begin`, for an ordinary request that filters have let pass, or whose answer they are to meet."""
         self._exchange = exchange
-        self.begun_at = exchange.begun_at
-        client_ip = self.client_ip = exchange.client_ip
-        self.consumer, self.request_id, self.why = exchange.consumer, exchange.request_id, exchange.why
-        head = self.head = exchange.head
-        self.route, self._params = route, exchange.params
+        self.route = route
+        exchange.is_straight = True
         forward: Forward = route.straight
         upstream = forward.upstream
-        self.upstream, self.target = upstream.name, ""
+        exchange.upstream = upstream.name
         upstream.active += 1
-        target = upstream.balancer.pick(self)
+        target = upstream.balancer.pick(exchange)
         if target is None:
             self._turned(None).attempt(fresh=False, again=False)
             return
-        self.target = target.label
+        exchange.target = target.label
         if upstream.watch is not None:
             self._attempt_at = monotonic()
             upstream.watch.began(target)
-        connection = self._connection = upstream.pool.idle(target)
+        head = exchange.head
+        method, payload = head.method, head.payload
+        assert payload is not None
+        may_repeat = method in IDEMPOTENT or upstream.rules.any_method
+        connection = self._connection = upstream.pool.idle(target, inf if may_repeat else JUST_USED_S)
         if connection is None:
             self._turned(target).ask()
             return
         try:
-            peer, query = self.peer, exchange.query_sent
-            if forward.forwarded is None and not peer.trusted and client_ip is peer.ip:
+            peer, query = exchange.peer, exchange.query_sent
+            if forward.forwarded is None and not peer.trusted:
                 drop, added = FAMILY, peer.set_lines(head.authority)
             else:
-                drop, added = fields_for_upstream(forward.forwarded, peer, head, client_ip)
+                drop, added = fields_for_upstream(forward.forwarded, peer, head, exchange.client_ip)
             if exchange.request_dropped:
                 drop = forward.joined(drop, exchange.request_dropped)
             if exchange.request_added:
                 added += exchange.request_added
             as_sent = forward.keeps_path and head.path_as_sent and query is AS_ASKED
             sent_target = None if as_sent else forward.sent_target(exchange, target, query)
-            request = render.request(head, sent_target, target.host_header, drop, added)
-            connection.begin(self, request, head.method)
+            request = render.request(head, sent_target, target.host_header, drop, added, payload)
+            connection.begin(self, request, method)
         except Exception:  # the edge of this exchange: a defect is its answer
             log.exception("a defect while sending a request to %s", target.label)
             self.turn().exchange.fail(Fault.INTERNAL)
@@ -213,13 +224,14 @@ class Passage(NoTunnel):
         connection, self._connection = self._connection, None
         exchange = self._exchange_so_far()
         forward: Forward = self.route.straight
-        begun_at = self.begun_at if target is None or forward.upstream.watch is None else self._attempt_at
+        begun_at = exchange.begun_at if target is None or forward.upstream.watch is None else self._attempt_at
         forwarding = forward.resumed(exchange, target, connection, begun_at)
         if connection is not None:
             exchange.state, exchange.sent = FORWARDING, True
             if connection.borrower is self:
                 connection.borrower = forwarding.current
         self._client.turn(exchange)
+        self._exchange = None
         self.forget()
         return forwarding
 
@@ -230,7 +242,10 @@ class Passage(NoTunnel):
             exchange.begun_at, exchange.client_ip = self.begun_at, self.client_ip
             exchange.route, exchange.params = self.route, self._params
             exchange.answered_by = None
-        exchange.upstream, exchange.target = self.upstream, self.target
+            exchange.upstream, exchange.target = self.upstream, self.target
+            if self.head.payload:
+                exchange.request_body = Relay.whole(self.head.payload)
+        exchange.is_straight = False
         return exchange
 
     def forget(self) -> None:
@@ -238,14 +253,11 @@ class Passage(NoTunnel):
         self.response = None
         self.head = _NO_HEAD
         self.route = _NO_ROUTE
-        if self._exchange is not None:
-            self._exchange = self.consumer = None
-            self.request_id, self.why, self.client_ip = b"", "", self.peer.ip
 
     # what the connection tells
 
     def answered_whole(self, head: ResponseHead) -> None:
-        length, route = head.payload_length, self.route
+        length, route, exchange = head.payload_length, self.route, self._exchange
         if not length or (route.looks_at is not None and route.looks_at(head)):
             self.turn().answered_whole(head)
             return
@@ -262,26 +274,30 @@ class Passage(NoTunnel):
             connection.close()
             upstream.pool.discard(connection)
         self._connection = None
-        if route.meets_answers:
-            self._meet(head, length, now)
+        if exchange is None:
+            self.upstream_s = now - self.begun_at
+            self.response = head
+            self.response_bytes = length
+            self._client.answer_straight(head, None, NO_NAMES, b"")
             return
-        self.upstream_s = now - self.begun_at
-        self.response = head
-        self.response_bytes = length
-        self._client.answer_straight(head)
-
-    def _meet(self, head: ResponseHead, length: int, now: float) -> None:
-        """Have the filters meet an answer that came as a whole, and send it. This passage is over."""
-        # PERF: with a `Forwarding` from the beginning a request with `cors` cost 2.4 us more (CPython 3.11,
-        # micro/policies).
-        exchange = self._exchange_so_far()
+        self._exchange = None
+        self.route = _NO_ROUTE
         exchange.upstream_s = now - exchange.begun_at
         exchange.response_bytes = length
-        exchange.state, exchange.sent = FORWARDING, True
-        self._client.turn(exchange)
-        self.forget()
-        assert head.payload is not None
-        exchange.respond(Response(head.status, head), head.payload, True)
+        exchange.sent = True
+        status = head.status
+        response = Response(status, head)
+        if not route.meets_answers:
+            exchange.state, exchange.response = ANSWER_BEGUN[exchange.state], response
+        else:
+            self._client.turn(exchange)
+            if not exchange.pass_response_steps(response):
+                return
+            if response.status != status:
+                assert head.payload is not None
+                self._client.answer(response, head.payload, True)
+                return
+        self._client.answer_straight(head, exchange, response.dropped, response.added)
 
     def answered(self, head: ResponseHead, payload: bytes, ended: bool) -> None:
         self.turn().answered(head, payload, ended)
@@ -292,11 +308,8 @@ class Passage(NoTunnel):
     def failed_on(self, fault: Fault, silent: bool, why: str) -> None:
         self.turn().failed_on(fault, silent, why)
 
-    def pause_request(self) -> None:
-        self._client.pause_tunnel()
-
-    def resume_request(self) -> None:
-        self._client.resume_tunnel()
+    def pause_request(self) -> None: ...  # it was handed over whole
+    def resume_request(self) -> None: ...
 
     def request_is_whole(self) -> bool:
         return True

@@ -167,6 +167,7 @@ class Resuming:
             self._session = None
         made = self._context.wrap_bio(incoming, outgoing, server_side, server_hostname, self._session)
         made.offered = self._session is not None  # type: ignore[attr-defined]  # a note of ours: it has no slots
+        made.incoming = incoming  # type: ignore[attr-defined]  # so is this: what is kept of a lost connection goes there
         return made
 
     def remember(self, connection: ssl.SSLObject) -> None:

@@ -1,4 +1,4 @@
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastgw.wire._bodies cimport SecondJudge
 
@@ -19,27 +19,32 @@ cdef struct Line:
 
 cdef enum:
     MOST_LINES = 20
+    SLOT_WORDS = 4
 
 
 cdef class Head:
     # All places count from the first byte of `source`, which begins with the head.
     cdef bytes source
     cdef uint32_t names  # a bit for each name that a known field has
+    cdef uint64_t others[SLOT_WORDS]  # a bit for each `slot_of` of the other names
     cdef uint16_t head_length
     cdef uint16_t first_line
     cdef uint8_t line_count
     cdef readonly bint chunked
     cdef readonly bint close
+    cdef readonly bint whole  # all of it is in `source`, and nothing else
     cdef readonly int minor
     cdef readonly long long length
     cdef Line lines[MOST_LINES]
     cdef bytes _raw
+    cdef bytes _payload
     cdef object _fields
     cdef dict _known
     cdef SecondJudge _judge
 
 
 cdef class RequestHead(Head):
+    cdef readonly bint sized
     cdef Span method_at
     cdef Span target_at  # the request target: path and query
     cdef Span path_at  # the path as sent
@@ -50,6 +55,7 @@ cdef class RequestHead(Head):
     cdef uint8_t authorizations  # 2: or more
     cdef Span user_agent_at  # the first of each, where there are several
     cdef Span referer_at
+    cdef Span origin_at
     cdef Span x_request_id_at
     cdef bytes _raw_path
     cdef bytes _path
@@ -59,9 +65,10 @@ cdef class ResponseHead(Head):
     cdef readonly int status
     cdef readonly bint until_close
     cdef readonly bint has_body
-    cdef readonly bint whole
     cdef Span reason_at
-    cdef bytes _payload
 
 
 cdef uint32_t bits_of(names) except? 0
+
+# A number below 64 * SLOT_WORDS for a name, in whatever case: that of all its twins that begin and end with no sign.
+cdef uint8_t slot_of(const uint8_t* name, Py_ssize_t length) noexcept nogil

@@ -9,9 +9,10 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcpy
 
-from fastgw.wire._scan cimport Head, RequestHead, ResponseHead, bits_of
+from fastgw.wire._scan cimport SLOT_WORDS, Head, RequestHead, ResponseHead, bits_of, slot_of
 
 from fastgw.wire import heads, splice
+from fastgw.wire.grammar import IS_TOKEN
 from fastgw.wire.headers import folded
 
 cdef uint32_t _DATE = bits_of((b"date",))
@@ -42,6 +43,7 @@ cdef class _Sought:
     cdef const uint8_t* texts[MOST_SOUGHT]
     cdef Py_ssize_t lengths[MOST_SOUGHT]
     cdef uint64_t some_length  # a bit for each length that occurs; those from 63 on share one
+    cdef uint64_t slots[SLOT_WORDS]  # a bit for each `slot_of` of a name and its twins
 
     def __init__(self, names):
         cdef bytes name
@@ -51,7 +53,17 @@ cdef class _Sought:
             self.texts[self.count] = <const uint8_t*>PyBytes_AS_STRING(name)
             self.lengths[self.count] = len(name)
             self.some_length |= <uint64_t>1 << min(len(name), 63)
+            for slot in _slots_of(name):
+                self.slots[<int>slot >> 6] |= <uint64_t>1 << (<int>slot & 63)
             self.count += 1
+
+    cdef bint may_be_in(self, Head head) noexcept:
+        """Whether a line of such a name may be there."""
+        cdef int word
+        for word in range(SLOT_WORDS):
+            if self.slots[word] & head.others[word]:
+                return True
+        return False
 
     cdef bint has(self, const uint8_t* name, Py_ssize_t length) noexcept:
         cdef int number
@@ -73,6 +85,19 @@ cdef class _Sought:
             else:
                 return True
         return False
+
+
+_SIGNS = b"!#$%&'*+-.^_`|~"
+
+
+def _slots_of(bytes name):
+    """Of a `folded` name and all its twins."""
+    cdef Py_ssize_t last = len(name) - 1
+    cdef bytes twin
+    for start in _SIGNS if name.startswith(b"-") else name[:1]:
+        for end in _SIGNS if name.endswith(b"-") else name[last:]:
+            twin = bytes((start, *name[1:last], end)) if last else bytes((start,))
+            yield slot_of(<const uint8_t*>PyBytes_AS_STRING(twin), last + 1)
 
 
 @cython.final
@@ -121,7 +146,7 @@ cdef class _Masks:
         if not also <= self.known:
             if len(also) > MOST_SOUGHT:
                 return False
-            left.sought = _Sought({folded(name) for name in also})
+            left.sought = _Sought({folded(name) for name in also if IS_TOKEN(name)})
             left.authorization = self.of_requests and also - self.known == _AUTHORIZATION
         return left
 
@@ -137,7 +162,7 @@ cdef bint _can_cut(Head head, _Left left, Cuts* cuts) noexcept:
         return False
     cuts.count = 0
     cuts.bytes = 0
-    if left.sought is None:
+    if left.sought is None or not left.sought.may_be_in(head):
         _cut_known(head, left.mask, cuts)
         return True
     if left.authorization and (<RequestHead>head).authorizations < 2:
@@ -248,6 +273,11 @@ cdef enum:
     UNFRAMED = -1
     IN_CHUNKS = -2
     MOST_DIGITS = 20
+    LONGEST_LENGTH_LINE = 16 + MOST_DIGITS + 2
+
+cdef struct Text:
+    const char* text
+    Py_ssize_t length
 
 cdef bytes _CHUNKED_LINE = b"Transfer-Encoding: chunked\r\n"
 cdef bytes _VIA_1_0 = splice.VIA[0]
@@ -255,7 +285,12 @@ cdef bytes _VIA_1_1 = splice.VIA[1]
 
 
 def request(
-    head, bytes target=None, bytes host=None, frozenset also not None=_NOTHING, bytes added not None=b""
+    head,
+    bytes target=None,
+    bytes host=None,
+    frozenset also not None=_NOTHING,
+    bytes added not None=b"",
+    bytes payload not None=b"",
 ):
     """As `splice.request`."""
     cdef Cuts cuts
@@ -264,6 +299,8 @@ def request(
     cdef const char* target_text
     cdef const char* host_text
     cdef Py_ssize_t target_length, host_length
+    cdef char length_line[LONGEST_LENGTH_LINE]
+    cdef Text framing
     cdef char* out
     cdef RequestHead ours
     if type(head) is RequestHead:
@@ -282,11 +319,13 @@ def request(
             else:
                 host_text = PyBytes_AS_STRING(host)
                 host_length = PyBytes_GET_SIZE(host)
+            framing = _framing(ours.length if ours.sized else IN_CHUNKS if ours.chunked else UNFRAMED, length_line)
             via = _VIA_1_1 if ours.minor else _VIA_1_0
             sent = PyBytes_FromStringAndSize(
                 NULL,
                 ours.method_at.length + 1 + target_length + 17 + host_length + 2
-                + _kept_length(ours, &cuts) + PyBytes_GET_SIZE(added) + PyBytes_GET_SIZE(via) + 2,
+                + _kept_length(ours, &cuts) + PyBytes_GET_SIZE(added) + framing.length + PyBytes_GET_SIZE(via) + 2
+                + PyBytes_GET_SIZE(payload),
             )
             out = _put(PyBytes_AS_STRING(sent), text, ours.method_at.length)
             out = _put(out, b" ", 1)
@@ -296,10 +335,25 @@ def request(
             out = _put(out, b"\r\n", 2)
             out = _put_kept(out, ours, &cuts)
             out = _put_bytes(out, added)
+            out = _put(out, framing.text, framing.length)
             out = _put_bytes(out, via)
-            _put(out, b"\r\n", 2)
+            out = _put(out, b"\r\n", 2)
+            _put_bytes(out, payload)
             return sent
-    return splice.request(head, target, host, also, added)
+    return splice.request(head, target, host, also, added, payload)
+
+
+cdef inline Text _framing(long long length, char* length_line) noexcept:
+    """The line that frames a body of `length`, or of what stands in its place. `length_line`: room for it."""
+    cdef Text line
+    line.text = length_line
+    line.length = 0
+    if length >= 0:
+        line.length = _length_line(length_line, length)
+    elif length == IN_CHUNKS:
+        line.text = PyBytes_AS_STRING(_CHUNKED_LINE)
+        line.length = PyBytes_GET_SIZE(_CHUNKED_LINE)
+    return line
 
 
 cdef Py_ssize_t _length_line(char* line, long long length) noexcept:
@@ -337,18 +391,20 @@ def response(
     return splice.response(head, status, also, added, payload, length, date_line, last)
 
 
-def whole(head, date_line not None, bytes last not None):
+def whole(
+    head, date_line not None, bytes last not None, frozenset also not None=_NOTHING, bytes added not None=b""
+):
     """As `splice.whole`."""
     cdef Cuts cuts
     cdef ResponseHead ours
     cdef Py_ssize_t length
     if type(head) is ResponseHead:
         ours = head
-        if ours.whole and _can_cut(ours, _response_masks.left(_NOTHING), &cuts):
+        if ours.whole and _can_cut(ours, _response_masks.left(also), &cuts):
             length = PyBytes_GET_SIZE(ours.source) - ours.head_length
             payload = PyBytes_AS_STRING(ours.source) + ours.head_length
-            return _response(ours, ours.status, &cuts, b"", payload, length, length, date_line, last)
-    return splice.whole(head, date_line, last)
+            return _response(ours, ours.status, &cuts, added, payload, length, length, date_line, last)
+    return splice.whole(head, date_line, last, also, added)
 
 
 cdef bytes _response(
@@ -363,22 +419,16 @@ cdef bytes _response(
     bytes last,
 ):
     cdef bytes sent, via, date = b""
-    cdef char framing[16 + MOST_DIGITS + 2]
-    cdef const char* framing_text = framing
-    cdef Py_ssize_t framing_length = 0
+    cdef char length_line[LONGEST_LENGTH_LINE]
+    cdef Text framing = _framing(length, length_line)
     cdef char* out
-    if length >= 0:
-        framing_length = _length_line(framing, length)
-    elif length == IN_CHUNKS:
-        framing_text = PyBytes_AS_STRING(_CHUNKED_LINE)
-        framing_length = PyBytes_GET_SIZE(_CHUNKED_LINE)
     if date_line is not None and not head.names & _DATE:
         date = date_line()
     via = _VIA_1_1 if head.minor else _VIA_1_0
     sent = PyBytes_FromStringAndSize(
         NULL,
         13 + head.reason_at.length + 2 + _kept_length(head, cuts) + PyBytes_GET_SIZE(added)
-        + PyBytes_GET_SIZE(via) + framing_length + PyBytes_GET_SIZE(date) + PyBytes_GET_SIZE(last) + 2
+        + PyBytes_GET_SIZE(via) + framing.length + PyBytes_GET_SIZE(date) + PyBytes_GET_SIZE(last) + 2
         + payload_length,
     )
     out = _put(PyBytes_AS_STRING(sent), b"HTTP/1.1 ", 9)
@@ -391,7 +441,7 @@ cdef bytes _response(
     out = _put_kept(out, head, cuts)
     out = _put_bytes(out, added)
     out = _put_bytes(out, via)
-    out = _put(out, framing_text, framing_length)
+    out = _put(out, framing.text, framing.length)
     out = _put_bytes(out, date)
     out = _put_bytes(out, last)
     out = _put(out, b"\r\n", 2)

@@ -6,6 +6,7 @@ its grammar and travels as it came. Most heads have the shape that `usual` knows
 """
 
 import re
+from functools import lru_cache
 from typing import ClassVar, Final, final
 
 from httptools import HttpRequestParser, HttpResponseParser
@@ -75,6 +76,7 @@ class _Head:
         "fields_start",
         "length",
         "minor",
+        "payload",
         "raw",
         "upgrade",
     )
@@ -100,6 +102,8 @@ class _Head:
     """Lower-case protocols that the sender would switch to; never h2c, and none beside a body."""
     connection_named: tuple[bytes, ...]
     """Lower-case names of fields that `Connection` makes hop-by-hop; not those that are so always."""
+    payload: bytes | None
+    """The whole body, empty where there is none, if it came with the head and was judged with it. None: see `body`."""
 
     _FINDER: ClassVar[Finder]
     _end_to_end: tuple[bytes, ...] | None
@@ -107,6 +111,11 @@ class _Head:
     _fields: Fields | None
     _judge: SecondJudge | None
     _known: Known | None
+
+    @property
+    def whole(self) -> bool:
+        """Whether `payload` is there."""
+        return self.payload is not None
 
     @property
     def known(self) -> Known:
@@ -157,7 +166,9 @@ class _Head:
         return [value.rstrip(b" \t") for value in line_named(name).findall(self.raw, self.fields_start - 1)]
 
 
-_EXTRAORDINARY: Final = frozenset(b"content-length expect max-forwards te transfer-encoding upgrade".split())
+_EXTRAORDINARY: Final = frozenset(b"expect max-forwards te transfer-encoding upgrade".split())
+_ANSWERED_HERE: Final = frozenset((b"OPTIONS", b"TRACE"))
+"""Methods of requests that a gateway answers itself, or may: that may be a preflight for another route."""
 
 
 @final
@@ -176,6 +187,7 @@ class RequestHead(_Head):
         "raw_path",
         "request_target",
         "scheme",
+        "sized",
         "te_trailers",
     )
 
@@ -201,11 +213,13 @@ class RequestHead(_Head):
     """What follows the first `?`; None when there is no `?`."""
     expects_continue: bool
     te_trailers: bool
+    sized: bool
+    """Whether there is a Content-Length."""
     ordinary: bool
-    """Whether nothing is left to decide but the route.
+    """Whether all of it is here (`payload`), and nothing is left to decide but the route.
 
-    In origin-form, HTTP/1.1, the connection stays open; neither Content-Length nor Transfer-Encoding, nor anything
-    else that asks a proxy for something (`_EXTRAORDINARY`), nor fields named away by `Connection`.
+    In origin-form, HTTP/1.1, the connection stays open; nothing that asks a proxy for something (`_EXTRAORDINARY`,
+    `_ANSWERED_HERE`), nor fields named away by `Connection`.
     """
 
     @property
@@ -214,11 +228,16 @@ class RequestHead(_Head):
         return self.raw_path == self.path
 
     def body(self) -> BodyReader:
-        """The reader for what follows. Ask once: it goes on with the judge that has read the head."""
+        """The reader for what follows where `payload` is None. Ask once: it goes on with the judge of the head."""
         if self.chunked:
             assert self._judge is not None
             return ChunkedReader(self._judge)
         return LengthReader(self.length, self._judge)
+
+    def drop_payload(self) -> None:
+        """Hold the head alone from here on: nobody will ask for the body again."""
+        self.payload = None
+        self.ordinary = False
 
     def __repr__(self) -> str:
         return f"<RequestHead {self.method.decode('ascii')}, {_framing_text(self)}>"
@@ -231,7 +250,7 @@ class ResponseHead(_Head):
     `length` and `chunked` are as declared, also where no body follows (HEAD, 304) and they tell what GET would bring.
     """
 
-    __slots__ = ("has_body", "payload", "reason", "status", "until_close")
+    __slots__ = ("has_body", "reason", "status", "until_close")
 
     DROPPED = HOP_BY_HOP
     PASSED_ON = frozenset((b"date", b"server", b"trailer", b"via"))
@@ -244,13 +263,6 @@ class ResponseHead(_Head):
     """Whether the body ends with the connection."""
     has_body: bool
     """False for answers to HEAD, 1xx, 204, 304, and a Content-Length of 0."""
-    payload: bytes | None
-    """The whole body, empty where there is none, if it came with the head and was judged with it. None: see `body`."""
-
-    @property
-    def whole(self) -> bool:
-        """Whether `payload` is there."""
-        return self.payload is not None
 
     @property
     def payload_length(self) -> int:
@@ -283,7 +295,7 @@ _LONGEST_METHOD: Final = 32
 _REQUEST_LINE: Final = re.compile(rb"(" + TOKEN + rb"{1,%d}+) ([!\"$-~]++) HTTP/1\.([01])\r\n" % _LONGEST_METHOD)
 _OTHER_VERSION: Final = re.compile(TOKEN + rb"{1,%d}+ [!\"$-~]++ HTTP/[0-9]\.[0-9]\r\n" % _LONGEST_METHOD)
 _ABSOLUTE_FORM: Final = re.compile(rb"(https?)://([^/?]*+)(.*)", re.IGNORECASE)
-_CLOSES: Final = {None: False, b"keep-alive": False, b"Keep-Alive": False, b"close": True}
+_CLOSES: Final = {b"": False, b"keep-alive": False, b"Keep-Alive": False, b"close": True}
 """What `Connection` says in heads of the usual shape -> whether the connection is closed."""
 
 _LONG_LIVED: Final = LongLivedJudge(HttpRequestParser)
@@ -291,38 +303,55 @@ _LONG_LIVED: Final = LongLivedJudge(HttpRequestParser)
 
 def judge_request(raw: bytes, max_fields: int = 100) -> RequestHead:
     """Judge exactly one request head, from its first byte to its empty line. Raises `Malformed`."""
-    return _judged(read_request(raw, max_fields))
+    return _judged(read_request(raw, max_fields), raw)
 
 
-def _judged(head: RequestHead) -> RequestHead:
-    """The second judgement."""
-    if head.length or head.chunked:
-        head._judge = SecondJudge(HttpRequestParser)
-        head._judge.head(_as_llhttp_takes_it(head), body_follows=True)
-    elif head.close:
-        SecondJudge(HttpRequestParser).head(head.raw, body_follows=False)
+def _judged(head: RequestHead, received: bytes) -> RequestHead:
+    """The second judgement, of the head and of its body, if that is what came behind it."""
+    if not head.length and not head.chunked:
+        head.payload = b""
+        _request_judge(head).head(head.raw)
+        return head
+    end = len(head.raw)
+    message = _as_llhttp_takes_it(head)
+    if not head.chunked and head.length == len(received) - end:
+        head.payload = received[end:]
+        _request_judge(head).whole(received if message is head.raw else message + head.payload)
     else:
-        _LONG_LIVED.head(head.raw)
+        head.ordinary = False
+        head._judge = SecondJudge(HttpRequestParser)
+        head._judge.head(message, body_follows=True)
     return head
+
+
+def _request_judge(head: RequestHead) -> LongLivedJudge:
+    """For a message that is there as a whole. Behind one that closes the connection llhttp is of no use."""
+    return LongLivedJudge(HttpRequestParser) if head.close else _LONG_LIVED
 
 
 def read_request(raw: bytes, max_fields: int) -> RequestHead:
     """Our own judgement of a request head. Raises `Malformed`."""
-    return read_usual_request(raw, max_fields) or read_any_request(raw, max_fields)
+    head = read_usual_request(raw, max_fields)
+    return read_any_request(raw, max_fields) if head is None or head.raw is not raw else head
 
 
-def read_usual_request(raw: bytes, max_fields: int) -> RequestHead | None:
-    """As `read_any_request`. None: `raw` is not a head of the usual shape, and no more."""
-    shaped = request_shape(max_fields, RequestHead.KNOWN, RequestHead.PASSED_ON).fullmatch(raw)
+@lru_cache(maxsize=16)
+def _usual_requests(most: int) -> re.Pattern[bytes]:
+    return request_shape(most, RequestHead.KNOWN, RequestHead.PASSED_ON)
+
+
+def read_usual_request(received: bytes, max_fields: int) -> RequestHead | None:
+    """As `read_any_request`, of the head that `received` begins with. None: it has not the usual shape."""
+    shaped = _usual_requests(max_fields).match(received)
     if shaped is None:
         return None
-    method, target, path, query, a, option, b, sent, c, later, d, length, e, last, f = shaped.groups()
+    method, target, path, query, a, option, b, sent, c, later, d, length, e, last, f = shaped.groups(b"")
     closes = _CLOSES.get(option or later or last)
     if closes is None or (option and (later or last)) or (later and last):
         return None
     head = RequestHead()
-    head.raw = raw
-    head._fields = head._judge = head._known = None
+    head.raw = received[: shaped.end()]
+    head._fields = head._judge = head._known = head.payload = None
     head.method = method
     head.request_target = target
     head.minor = 1
@@ -331,13 +360,14 @@ def read_usual_request(raw: bytes, max_fields: int) -> RequestHead | None:
     head.host_as_sent, head.authority, head.host = sent, host.text, host.host
     head.scheme = b""
     head.raw_path = path
-    head.query = query
+    head.query = query if len(path) < len(target) else None
     # PERF: `in` makes and drops a TypeError each time before it looks for bytes: 0.09 us (CPython 3.11, micro/framing).
     head.path = path if path.find(b"/.") < 0 else normalize(path)
     head._end_to_end = a, b, c, d, e, f
     head.close = closes
-    head.ordinary = not closes and length is None
-    head.length = 0 if length is None else int(length)
+    head.ordinary = not closes and method != b"OPTIONS"
+    head.sized = bool(length)
+    head.length = int(length) if length else 0
     head.upgrade = head.connection_named = ()
     head.chunked = head.te_trailers = head.expects_continue = False
     return head
@@ -352,7 +382,7 @@ def read_any_request(raw: bytes, max_fields: int) -> RequestHead:
         raise Malformed("The request line is malformed.")
     head = RequestHead()
     head.raw = raw
-    head._fields = head._judge = head._end_to_end = None
+    head._fields = head._judge = head._end_to_end = head.payload = None
     head.method, target, minor = line.groups()
     head.request_target = target
     head.minor = 1 if minor == b"1" else 0
@@ -374,6 +404,7 @@ def read_any_request(raw: bytes, max_fields: int) -> RequestHead:
 
     closing, keep_alive, upgrading, head.connection_named = connection_options(known)
     head.close = closing or (head.minor == 0 and not keep_alive) or head.method == b"CONNECT"
+    head.sized = b"content-length" in known
     head.length, head.chunked = _request_framing(head)
     head.upgrade = ()
     if b"upgrade" in known and upgrading and head.minor == 1 and not head.length and not head.chunked:
@@ -384,7 +415,7 @@ def read_any_request(raw: bytes, max_fields: int) -> RequestHead:
         head.minor == 1
         and not head.close
         and target.startswith(b"/")
-        and head.method != b"TRACE"
+        and head.method not in _ANSWERED_HERE
         and not head.connection_named
         and known.keys().isdisjoint(_EXTRAORDINARY)
     )
@@ -483,20 +514,24 @@ def _as_llhttp_takes_it(head: RequestHead | ResponseHead) -> bytes:
 
 
 def take_request(buffer: memoryview, length: int, max_bytes: int, max_fields: int) -> RequestHead | bytes:
-    """Read the next request of a connection out of a buffer, if what was read into it is a request head and no more.
+    """Read the next request of a connection out of a buffer, if what was read into it is a head of up to `max_bytes`,
+    or that with its body (`whole`), and no more.
 
     Else, and for one that would be refused, the bytes: they have to be looked at step by step.
     """
     received = buffer[:length].tobytes()
-    if length <= max_bytes:
-        try:
-            head = read_usual_request(received, max_fields) if received.endswith(b"\r\n\r\n") else None
-            if head is not None:
-                return _judged(head)
-            if received.find(b"\r\n\r\n") == length - 4:
-                return _judged(read_any_request(received, max_fields))
-        except Malformed:
-            pass
+    try:
+        head = read_usual_request(received, max_fields)
+        if head is None:
+            end = received.find(b"\r\n\r\n") + 4
+            if not 4 <= end <= max_bytes:
+                return received
+            head = read_any_request(received[:end], max_fields)
+        end = len(head.raw)
+        if end <= max_bytes and (end == length or (head.length == length - end and not head.chunked)):
+            return _judged(head, received)
+    except Malformed:
+        pass
     return received
 
 
@@ -505,6 +540,7 @@ def take_request(buffer: memoryview, length: int, max_bytes: int, max_fields: in
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: (" + VALUE + rb"*+))?\r\n")
 _STATUSES: Final = {b"%d" % status: status for status in range(200, 600) if status not in (204, 304)}
 """Those that may have a body."""
+_LAST_CHUNK: Final = b"\r\n0\r\n\r\n"
 _LONG_LIVED_FOR_RESPONSES: Final = LongLivedJudge(HttpResponseParser)
 
 
@@ -552,12 +588,17 @@ def read_response(raw: bytes, request_method: bytes, max_fields: int) -> Respons
     return read_any_response(raw, request_method, max_fields) if head is None or head.raw is not raw else head
 
 
+@lru_cache(maxsize=16)
+def _usual_responses(most: int) -> re.Pattern[bytes]:
+    return response_shape(most, ResponseHead.KNOWN, ResponseHead.PASSED_ON)
+
+
 def read_usual_answer(received: bytes, request_method: bytes, max_fields: int) -> ResponseHead | None:
     """As `read_any_response`, of the head that `received` begins with. None: it has not the usual shape."""
-    shaped = response_shape(max_fields, ResponseHead.KNOWN, ResponseHead.PASSED_ON).match(received)
+    shaped = _usual_responses(max_fields).match(received)
     if shaped is None or request_method == b"HEAD":
         return None
-    status_text, reason, a, option, b, length, c, later, d = shaped.groups()
+    status_text, reason, a, option, b, length, c, later, d = shaped.groups(b"")
     status, closes = _STATUSES.get(status_text), _CLOSES.get(option or later)
     if status is None or closes is None or (option and later):
         return None
@@ -572,7 +613,7 @@ def read_usual_answer(received: bytes, request_method: bytes, max_fields: int) -
     head.close = closes
     head.upgrade = head.connection_named = ()
     head.until_close = False
-    head.chunked = chunked = length is None
+    head.chunked = chunked = not length
     head.length = size = 0 if chunked else int(length)
     head.has_body = chunked or size > 0
     return head
@@ -626,19 +667,24 @@ def _settle_response_body(head: ResponseHead, request_method: bytes) -> None:
         head.close = head.close or head.until_close
 
 
+def _may_be_chunked(received: bytes) -> bool:
+    """Whether an answer would be judged in vain: what comes in chunks has to be taken apart."""
+    return received.find(b"chunked", 0, received.find(b"\r\n\r\n")) >= 0
+
+
 def take_answer(buffer: memoryview, length: int, request_method: bytes, max_fields: int = 100) -> ResponseHead | bytes:
     """Read the answer to a request out of a buffer, if what was read into it is a final response and no more (`whole`).
 
     Else, and for one that is no good, the bytes. So also when the buffer was filled: there may be more.
     """
     received = buffer[:length].tobytes()
-    if length == len(buffer):
+    if length == len(buffer) or (received.endswith(_LAST_CHUNK) and _may_be_chunked(received)):
         return received
     try:
         head = read_usual_answer(received, request_method, max_fields)
         if head is None:
             end = received.find(b"\r\n\r\n") + 4
-            if end < 4 or received.find(b"chunked", 0, end) >= 0:  # which would be judged in vain
+            if end < 4 or _may_be_chunked(received):
                 return received
             head = read_any_response(received[:end], request_method, max_fields)
             _judged_with_body(head, received, request_method)

@@ -45,6 +45,7 @@ def _beginnings(method: bytes | None) -> Callable[[Side, Side, bytes, int], bool
 
 KINDS: Mapping[str, Kind] = {
     "request": Kind(messages.request, comparison.compare_request, 40),
+    "request-with-body": Kind(messages.request_with_body, comparison.compare_request, 20),
     "response": Kind(messages.response, _answering(b"GET"), 40),
     "response-to-head": Kind(messages.response, _answering(b"HEAD"), 5),
     "request-cut-off": Kind(messages.request, _beginnings(None), 0.3),

@@ -117,7 +117,7 @@ def read_request(side: Side, wire: bytes, random: Random) -> tuple[Judged, tuple
     judged.fields(head, random)
     for also in ALSO:
         judged.step("end to end", side.render.end_to_end, head, also)
-        judged.step("render", side.render.request, head, head.path, b"origin:8080", also, ADDED)
+        judged.step("render", side.render.request, head, head.path, b"origin:8080", also, ADDED, b"p")
         judged.step("render as sent", side.render.request, head, None, None, also, ADDED)
     return judged, (head, body) if body is not None else None
 
@@ -151,7 +151,8 @@ def read_response(side: Side, wire: bytes, random: Random, method: bytes) -> tup
         for length in (head.length, side.render.UNFRAMED, side.render.IN_CHUNKS):
             judged.step("render", side.render.response, head, head.status, also, ADDED, payload, length, _dated, LAST)
     if head.whole:
-        judged.step("whole", side.render.whole, head, _dated, LAST)
+        for also in ALSO:
+            judged.step("whole", side.render.whole, head, _dated, LAST, also, ADDED)
     return judged, (head, body) if body is not None else None
 
 
@@ -171,7 +172,7 @@ def take(side: Side, name: str, received: bytes, *arguments: Any) -> Any:
     buffer = memoryview(bytearray(received + b"\r\n\r\nof an earlier read"))
     took = getattr(side.framing, name)(buffer, len(received), *arguments)
     buffer[:] = bytes(len(buffer))
-    came = took if isinstance(took, bytes) else took.raw + (took.payload if name == "take_answer" else b"")
+    came = took if isinstance(took, bytes) else took.raw + (took.payload or b"")
     if came != received:
         raise Difference(f"{name} gives {came!r} of {received!r}")
     return took
@@ -193,7 +194,9 @@ def compare_taking(reference: Side, twin: Side, name: str, received: bytes, seed
         if name == "take_answer":
             judged.step("whole", side.render.whole, head, _dated, LAST)
         else:
-            judged.step("as sent", side.render.request, head, None, None, ALSO[2], ADDED)
+            judged.step("as sent", side.render.request, head, None, None, ALSO[2], ADDED, head.payload or b"")
+            head.drop_payload()
+            judged.attributes(head, random)
         told.append(judged)
     _same(*told)
 
@@ -211,6 +214,10 @@ def compare_request(reference: Side, twin: Side, wire: bytes, seed: int) -> bool
     if accepted is None:
         return False
     head, body = accepted
+    for side in (reference, twin):
+        took = take(side, "take_request", wire, len(wire), 100)
+        if not isinstance(took, bytes) and took.whole and (took.payload, True, b"") != body:
+            raise Difference(f"taken as a whole the body is {took.payload!r}, read in pieces {body}")
     h11_agrees(h11.Connection(h11.SERVER, max_incomplete_event_size=1 << 20), head, body, wire)
     if head.method != b"CONNECT" and b"upgrade" not in head.known and not _space_behind_chunked(head):
         llhttp_agrees(HttpRequestParser, body, wire)

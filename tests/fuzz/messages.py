@@ -84,6 +84,31 @@ ODD_BYTES = bytes(
 
 def request(random: Random) -> bytes:
     """A request, and perhaps what follows it."""
+    return message(random, *_asking(random))
+
+
+CONTENTS = [
+    b"a",
+    b"abc",
+    b"\r\n",
+    b"\r\n\r\n",
+    b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"\x00" * 17,
+    b"0\r\n\r\n",
+    b"x" * 3000,
+]
+
+
+def request_with_body(random: Random) -> bytes:
+    """A request that mostly is as long as it says."""
+    line, fields = _asking(random)
+    content = random.choice(CONTENTS)
+    said = len(content) if random.random() < 0.9 else len(content) + random.choice((-1, 1, 30))
+    fields += [(b"Content-Length", b"%d" % said), *(field(random) for _ in range(random.randint(0, 4)))]
+    return _head(random, line, fields) + content
+
+
+def _asking(random: Random) -> tuple[bytes, list[tuple[bytes, bytes]]]:
     method = random.choice(METHODS[:4] if random.random() < 0.7 else METHODS)
     if random.random() < 0.03:
         method = random.choice(BAD_METHODS)
@@ -91,8 +116,7 @@ def request(random: Random) -> bytes:
     line = b"%b %b %b" % (method, target(random, method, authority), version(random))
     if random.random() < 0.01:
         line = line.replace(b" ", random.choice([b"  ", b"\t", b"", b"\r"]), random.randint(1, 2))
-    fields = [] if random.random() < 0.03 else [(b"Host", authority)]
-    return message(random, line, fields)
+    return line, [] if random.random() < 0.03 else [(b"Host", authority)]
 
 
 def response(random: Random) -> bytes:
@@ -138,6 +162,10 @@ def message(random: Random, line: bytes, fields: list[tuple[bytes, bytes]]) -> b
             (b"Transfer-Encoding", random.choice(VALUES[b"transfer-encoding"][: 3 if framed < 0.37 else None]))
         )
     fields += [field(random) for _ in range(count)]
+    return _head(random, line, fields) + body(random, framed)
+
+
+def _head(random: Random, line: bytes, fields: list[tuple[bytes, bytes]]) -> bytes:
     if random.random() < 0.05:
         fields.append(random.choice(fields) if fields else (b"A", b"b"))
     if random.random() < 0.5:
@@ -146,9 +174,7 @@ def message(random: Random, line: bytes, fields: list[tuple[bytes, bytes]]) -> b
     if random.random() < 0.03:
         lines[random.randrange(len(lines))] = random.choice(LINE_ENDS)
     head = b"".join(lines)
-    if random.random() < 0.05:
-        head = with_odd_byte(random, head)
-    return head + body(random, framed)
+    return with_odd_byte(random, head) if random.random() < 0.05 else head
 
 
 def field(random: Random) -> tuple[bytes, bytes]:

@@ -98,6 +98,14 @@ def test_a_greater_length_is_a_413_at_once(lane: Lane) -> None:
     lane.origin.assert_untouched()
 
 
+def test_a_greater_length_is_a_413_also_where_the_body_came_with_the_head(lane: Lane) -> None:
+    """RFC 9110 section 15.5.14: it makes no difference in how many pieces it comes."""
+    client = lane.client()
+    client.send(lane.post(b"x" * 1001))
+    assert_refused(client, "body_too_large")
+    lane.origin.assert_untouched()
+
+
 def test_a_greater_length_is_a_413_for_a_client_that_waits(lane: Lane) -> None:
     """RFC 9110 section 10.1.1: instead of 100 comes the refusal."""
     client = lane.client()

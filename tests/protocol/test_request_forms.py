@@ -20,6 +20,22 @@ BODIES = {
         b"POST / HTTP/1.1\r\nHost: $HOST\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n",
         b"hello",
     ),
+    "a length, and much behind it": (
+        b"PUT / HTTP/1.1\r\nHost: $HOST\r\nContent-Length: 60000\r\n\r\n" + b"x" * 60_000,
+        b"x" * 60_000,
+    ),
+    "a length, in HTTP/1.0": (
+        b"POST / HTTP/1.0\r\nHost: $HOST\r\nConnection: keep-alive\r\nContent-Length: 5\r\n\r\nhello",
+        b"hello",
+    ),
+    "a length, and more is asked of the proxy": (
+        b"OPTIONS / HTTP/1.1\r\nHost: $HOST\r\nContent-Length: 5\r\nMax-Forwards: 3\r\nTE: trailers\r\n\r\nhello",
+        b"hello",
+    ),
+    "what looks like the end of a head": (
+        b"POST / HTTP/1.1\r\nHost: $HOST\r\nContent-Length: 8\r\n\r\n\r\n\r\n\r\n\r\n",
+        b"\r\n\r\n\r\n\r\n",
+    ),
     "no chunk": (b"POST / HTTP/1.1\r\nHost: $HOST\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b""),
     "chunked in capitals": (
         b"POST / HTTP/1.1\r\nHost: $HOST\r\ntransfer-encoding: CHUNKED\r\n\r\n5\r\nhello\r\n0\r\n\r\n",

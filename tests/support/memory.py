@@ -290,16 +290,14 @@ class Pool:
     def lend(
         self, target: Target, borrower: Any, fresh: bool = False, idle_at_most: float = inf
     ) -> UpstreamConnection | Fault | None:
-        newest: UpstreamConnection | None = next(reversed(target.idle), None)
-        if newest is not None and not fresh and self.ground.wheel.now - newest.idle_since <= idle_at_most:
-            connection: UpstreamConnection = target.idle.popitem()[0]
-            connection.uses += 1
-            return connection
-        self.waiting.append((borrower, target))
-        return None
+        connection = None if fresh else self.idle(target, idle_at_most)
+        if connection is None:
+            self.waiting.append((borrower, target))
+        return connection
 
-    def idle(self, target: Target) -> UpstreamConnection | None:
-        if not target.idle:
+    def idle(self, target: Target, idle_at_most: float = inf) -> UpstreamConnection | None:
+        newest: UpstreamConnection | None = next(reversed(target.idle), None)
+        if newest is None or self.ground.wheel.now - newest.idle_since > idle_at_most:
             return None
         connection: UpstreamConnection = target.idle.popitem()[0]
         connection.uses += 1

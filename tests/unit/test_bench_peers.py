@@ -1,6 +1,7 @@
 """The configurations of fastgw in the benchmark are good ones, and say what differs in each scenario."""
 
 import json
+import subprocess
 from types import MappingProxyType
 
 import pytest
@@ -9,6 +10,7 @@ from bench.peers import Fastgw
 from bench.peers.egress import EgressFastgw
 from bench.peers.launchers.with_noop import Noop
 from bench.scenarios import SCENARIOS
+from bench.scenarios.filters import LAUNCHER
 from fastgw import config
 from fastgw.filters import TYPES
 
@@ -31,6 +33,15 @@ def test_a_configuration_is_good(scenario, peer, tmp_path):
     loaded = config.load(str(file), ALL_TYPES)
     assert len(loaded.config.routes) == peer.routes
     assert loaded.config.workers == peer.workers
+
+
+def test_what_launches_fastgw_with_a_filter_more_runs_it_with_that_filter(tmp_path):
+    (peer,) = (peer for peer in SCENARIOS["filters"].peers if peer.name == "fastgw, 4 filters")
+    assert LAUNCHER in peer.command
+    file = tmp_path / "fastgw.json"
+    file.write_text(json.dumps(peer._configuration(9001, tmp_path / "access.log")))
+    checked = subprocess.run([*peer.command, "check", file], capture_output=True, text=True, check=False)
+    assert (checked.returncode, checked.stdout) == (0, f"{file}: nothing is wrong\n"), checked.stderr
 
 
 def test_what_a_scenario_adds_is_merged_into_listener_and_upstream(tmp_path):

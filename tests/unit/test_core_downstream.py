@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fastgw.downstream import connection as downstream_connection
-from fastgw.downstream.connection import REQUESTS_PER_TURN
+from fastgw.downstream.connection import LINGER_IDLE_S, REQUESTS_PER_TURN
 from fastgw.filters.api import Exchange, Phase, Reply
 from fastgw.node import ground
 from fastgw.node.ground import READ_BYTES, SMALL_READ_BYTES
@@ -368,3 +368,37 @@ def test_a_body_in_crumbs_behind_a_large_chunk_is_read_in_small_pieces(rooms: Ro
     rooms[plane.connects().socket.fileno()] = 4_000_000
     client.sends(b"c000\r\n" + b"x" * 0x8000)
     assert len(client.protocol.get_buffer(-1)) == READ_BYTES
+
+
+def test_a_slow_client_gets_the_end_of_its_last_answer_whatever_it_sends_behind() -> None:
+    """It has `response_idle` for what it is sent; how long it is listened to for the rest counts from then on."""
+    plane = Plane({"timeouts": {"response_idle": "60s"}})
+    client = plane.client()
+    client.takes(room=20)
+    client.sends(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") + GET)
+    plane.connects().sends(OK)
+    plane.passes(40)
+    client.sends(GET)
+    plane.passes(10)
+    client.takes()
+    assert client.received.endswith(b"\r\n\r\nok")
+    assert client.ended
+    assert not client.aborted
+    plane.passes(LINGER_IDLE_S + 1)
+    assert client.aborted
+    plane.assert_quiet()
+
+
+@pytest.mark.parametrize("rest", [b"3\r\nabc\r\n", b"0\r\n\r\n"])
+def test_a_client_that_takes_no_more_of_its_answer_is_cut_also_when_it_has_gone_on_sending(rest: bytes) -> None:
+    plane = Plane({"timeouts": {"response_idle": "60s"}})
+    client = plane.client()
+    client.sends(CHUNKED)
+    upstream = plane.connects()
+    client.takes(room=20)
+    upstream.sends(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc")
+    client.sends(rest)
+    plane.passes(61)
+    assert client.aborted
+    assert [(record.status, record.fault) for record in plane.records] == [(200, "client_stalled")]
+    plane.assert_quiet()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from fastgw.errors import Fault
-from fastgw.filters.api import Consumer, Exchange, Filter, Phase
+from fastgw.filters.api import Consumer, Exchange, Filter, Phase, Reply
 from fastgw.observe import Record
 from fastgw.wire import render
 from tests.support.memory import Plane, Wire, probe
@@ -44,6 +44,10 @@ def saying(status: bytes, *fields: bytes, body: bytes = b"") -> bytes:
 GET = asking(b"GET /a?b=c", b"User-Agent: u", b"Referer: r", b"X-Request-Id: i")
 HEAD = asking(b"HEAD /a")
 DELETE = asking(b"DELETE /a")
+BODY = b"a\r\n\r\nbc" * 100
+SIZED = b"Content-Length: %d" % len(BODY)
+PUT = asking(b"PUT /a?b=c", b"User-Agent: u", SIZED) + BODY
+POST = asking(b"POST /a?b=c", SIZED) + BODY
 OK = saying(b"200 OK", b"Content-Length: 2", body=b"ok")
 CHUNKED = saying(b"200 OK", b"Transfer-Encoding: chunked", body=b"3\r\nabc\r\n0\r\n\r\n")
 HINTS = saying(b"103 Early Hints", b"Link: </a>")
@@ -198,144 +202,181 @@ def status_of(play: Play) -> int:
     return play.plane.records[-1].status
 
 
-@pytest.mark.parametrize("request_head", [GET, HEAD, DELETE, asking(b"PUT /")])
-def test_what_may_be_sent_again_goes_straight(request_head: bytes) -> None:
-    play = alike([sends(request_head)])
+@pytest.mark.parametrize(
+    ("message", "end"),
+    [
+        *((message, b"") for message in (GET, HEAD, DELETE, asking(b"PUT /"), asking(b"POST /"), asking(b"SEARCH /"))),
+        *((message, SIZED + b"\r\n") for message in (PUT, POST, asking(b"GET /", SIZED) + BODY)),
+        (asking(b"PATCH /", b"content-length:003 ") + b"abc", b"Content-Length: 3\r\n"),
+        (asking(b"POST /", b"Content-Length: 00"), b"Content-Length: 0\r\n"),
+    ],
+)
+def test_what_is_all_there_goes_straight(message: bytes, end: bytes) -> None:
+    """In one message, framed anew; and what came of its body is told of."""
+    play = alike([sends(message)])
     assert play.passing
-    assert play.upstream.received.endswith(b"\r\nVia: 1.1 fastgw\r\n\r\n")
     assert "<Passage on <Upstream" in repr(play.client.protocol)
+    body = message.partition(b"\r\n\r\n")[2]
+    assert play.upstream.received.endswith(b"\r\n" + end + b"Via: 1.1 fastgw\r\n\r\n" + body)
+    assert play.upstream.received.lower().count(b"content-length") == bool(end)
+    play.upstream.sends(saying(b"204 No Content"))
+    assert play.plane.records[-1].request_bytes == len(body)
 
 
 @pytest.mark.parametrize(
-    "request_head",
+    "message",
     [
-        asking(b"POST /"),  # its connection has to be young enough
+        POST[:-1],
+        POST + b"G",  # which is of the next one
+        asking(b"POST /", b"Transfer-Encoding: chunked"),
+        asking(b"POST /", b"Transfer-Encoding: chunked") + b"0\r\n\r\n",
+        asking(b"POST /", b"Connection: close", SIZED) + BODY,
+        asking(b"POST /", b"Expect: 100-continue", SIZED) + BODY,
+        asking(b"OPTIONS /"),  # may be a preflight, and for another route
         asking(b"GET /", b"Connection: close"),
         asking(b"GET /", b"Connection: x-a", b"X-A: b"),
         asking(b"GET /", b"TE: trailers"),
-        asking(b"PUT /", b"Content-Length: 0"),
         b"GET http://a.test/ HTTP/1.1\r\n" + HOST + b"\r\n",
         b"GET / HTTP/1.0\r\n\r\n",
     ],
 )
-def test_what_asks_for_more_goes_the_long_way(request_head: bytes) -> None:
+def test_what_asks_for_more_goes_the_long_way(message: bytes) -> None:
     for probes in STRAIGHT:
         play = Play({}, probes)
-        play.client.sends(request_head)
+        play.client.sends(message)
         assert not play.passing
         assert play.client.protocol.exchange is not None
 
 
-PLAYS: dict[str, tuple[list[Step], int]] = {
-    "whole": ([sends(GET), answers(OK)], 200),
-    "whole, for a target that wants to close": (
-        [sends(GET), answers(saying(b"200 OK", b"Content-Length: 2", b"Connection: close", body=b"ok"))],
-        200,
-    ),
-    "whole, in HTTP/1.0": ([sends(GET), answers(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok")], 200),
-    "whole, of a server error": ([sends(GET), answers(saying(b"503 No", b"Content-Length: 1", body=b"n"))], 503),
-    "whole, with a date and unusual fields": (
-        [
-            sends(GET),
-            answers(
-                saying(
-                    b"200 OK", b"Date: then", b"Content-Length: 2", b"Connection: X-A", b"X-A: b", b"V: w", body=b"ok"
-                )
-            ),
-        ],
-        200,
-    ),
-    "in the middle of the head": ([sends(GET), answers(OK[:20]), answers(OK[20:])], 200),
-    "in the middle of the body": ([sends(GET), answers(OK[:-1]), answers(OK[-1:])], 200),
-    "byte by byte": ([sends(GET), *(answers(OK[at : at + 1]) for at in range(len(OK)))], 200),
-    "chunked": ([sends(GET), answers(CHUNKED)], 200),
-    "chunked, in pieces": ([sends(GET), answers(CHUNKED[:-12]), answers(CHUNKED[-12:-5]), answers(CHUNKED[-5:])], 200),
-    "chunked, with trailers": ([sends(GET), answers(CHUNKED[:-2] + b"A: b\r\n\r\n")], 200),
-    "until the connection ends": ([sends(GET), answers(saying(b"200 OK", body=b"until")), hangs_up], 200),
-    "to HEAD": ([sends(HEAD), answers(saying(b"200 OK", b"Content-Length: 7"))], 200),
-    "to HEAD, chunked": ([sends(HEAD), answers(saying(b"200 OK", b"Transfer-Encoding: chunked"))], 200),
-    "to HEAD, with a body": ([sends(HEAD), answers(OK)], 200),
-    "204": ([sends(DELETE), answers(saying(b"204 No Content"))], 204),
-    "304": ([sends(GET), answers(saying(b"304 Not Modified", b"Content-Length: 7"))], 304),
-    "of length 0": ([sends(GET), answers(saying(b"404 Not Found", b"Content-Length: 0"))], 404),
-    "100 first": ([sends(GET), answers(saying(b"100 Continue")), answers(OK)], 200),
-    "103 first": ([sends(GET), answers(HINTS), answers(OK)], 200),
-    "103 twice and the answer in one": ([sends(GET), answers(HINTS + HINTS + OK)], 200),
-    "too many interim ones": ([sends(GET), answers(HINTS * 17)], 502),
-    "103, then nothing": ([sends(GET), answers(HINTS), hangs_up], 502),
-    "101 that nobody asked for": (
-        [sends(GET), answers(saying(b"101 Go", b"Connection: Upgrade", b"Upgrade: websocket"))],
-        502,
-    ),
-    "with a byte more": ([sends(GET), answers(OK + b"x")], 200),
-    "with another answer behind": ([sends(GET), answers(OK + OK)], 200),
-    "with a byte more later": ([sends(GET), answers(OK), answers(b"x")], 200),
-    "no HTTP": ([sends(GET), answers(b"SSH-2.0\r\n")], 502),
-    "malformed": ([sends(GET), answers(saying(b"200 OK", b"A b: c"))], 502),
-    "two lengths": (
-        [sends(GET), answers(saying(b"200 OK", b"Content-Length: 2", b"Content-Length: 2", body=b"ok"))],
-        502,
-    ),
-    "a body cut short": ([sends(GET), answers(OK[:-1]), hangs_up], 200),
-    "a body that stalls": ([sends(GET), answers(OK[:-1]), passes(21)], 200),
-    "hung up, then answered": ([sends(GET), hangs_up, connects, answers(OK)], 200),
-    "reset, then answered": ([sends(GET), breaks, connects, answers(OK)], 200),
-    "hung up twice": ([sends(GET), hangs_up, connects, hangs_up], 502),
-    "hung up after a byte": ([sends(GET), answers(b"H"), hangs_up], 502),
-    "hung up and gone": ([sends(GET), hangs_up, cannot_connect], 502),
-    "no answer in time": ([sends(GET), passes(11)], 504),
-    "no whole head in time": ([sends(GET), answers(b"HTTP/1.1 200"), passes(11)], 504),
-    "the client leaves": ([sends(GET), leaves], 499),
-    "the client resets": ([sends(GET), resets], 499),
-    "the client has sent ahead and leaves": ([sends(GET), sends(b"GET /"), leaves], 499),
-    "the client resets amid the answer": ([sends(GET), answers(OK[:-1]), resets], 200),
-    "a drain": ([sends(GET), drains, answers(OK)], 200),
-    "a drain before": ([drains, sends(GET), answers(OK)], 200),
-    "a drain, and no length": ([sends(GET), drains, answers(saying(b"204 No Content"))], 204),
-    "cut": ([sends(GET), is_cut], 503),
-    "cut amid the answer": ([sends(GET), answers(OK[:-1]), is_cut], 200),
-    "pipelined": ([sends(GET * 3), answers(OK), answers(OK), answers(OK)], 200),
-    "sent ahead in pieces": ([sends(GET), sends(GET[:9]), answers(OK), sends(GET[9:]), answers(OK)], 200),
-    "sent far ahead": ([sends(GET), sends(b"G" * 70_000), answers(OK)], 414),
-    "pipelined, and malformed behind": ([sends(GET + b" \r\n\r\n"), answers(OK)], 400),
-    "a client that does not read": (
-        [client_takes(0), sends(GET), answers(OK), client_takes(), sends(GET), answers(OK)],
-        200,
-    ),
-    "a client that reads a part": (
-        [client_takes(9), sends(GET), answers(OK), passes(3), client_takes(5), passes(3)],
-        200,
-    ),
-    "a client that never reads": ([client_takes(0), sends(GET), answers(OK), passes(6)], 200),
-    "a client that does not read, and leaves": ([client_takes(0), sends(GET), answers(OK), leaves], 200),
-    "pipelined by a client that does not read": (
-        [client_takes(0), sends(GET * 2), answers(OK), client_takes(), answers(OK)],
-        200,
-    ),
-    "a client that stopped reading an answer in pieces": (
-        [client_takes(0), sends(GET), answers(OK[:-1]), answers(OK[-1:]), client_takes()],
-        200,
-    ),
-    "a client that stopped reading, with a drain": (
-        [client_takes(0), sends(GET), drains, answers(OK), client_takes()],
-        200,
-    ),
-    "a target that takes the request late": (
-        [target_takes(0), sends(GET), passes(5), target_takes(), answers(OK)],
-        200,
-    ),
-    "a target that takes a part": (
-        [target_takes(9), sends(GET), passes(9), target_takes(5), passes(9), answers(OK)],
-        200,
-    ),
-    "a target that never takes it": ([target_takes(0), sends(GET), passes(21)], 504),
-    "a target that answers without taking it": ([target_takes(0), sends(GET), answers(OK)], 200),
-    "a target that hangs up without taking it": ([target_takes(9), sends(GET), hangs_up, connects, answers(OK)], 200),
-    "a client that sends ahead meanwhile": (
-        [target_takes(0), sends(GET), sends(GET), target_takes(), answers(OK), answers(OK)],
-        200,
-    ),
-}
+def plays(asked: bytes) -> dict[str, tuple[list[Step], int]]:
+    """All that may happen to this request, which may be sent again."""
+    return {
+        "whole": ([sends(asked), answers(OK)], 200),
+        "whole, for a target that wants to close": (
+            [sends(asked), answers(saying(b"200 OK", b"Content-Length: 2", b"Connection: close", body=b"ok"))],
+            200,
+        ),
+        "whole, in HTTP/1.0": ([sends(asked), answers(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok")], 200),
+        "whole, of a server error": ([sends(asked), answers(saying(b"503 No", b"Content-Length: 1", body=b"n"))], 503),
+        "whole, with a date and unusual fields": (
+            [
+                sends(asked),
+                answers(
+                    saying(
+                        b"200 OK",
+                        b"Date: then",
+                        b"Content-Length: 2",
+                        b"Connection: X-A",
+                        b"X-A: b",
+                        b"V: w",
+                        body=b"ok",
+                    )
+                ),
+            ],
+            200,
+        ),
+        "in the middle of the head": ([sends(asked), answers(OK[:20]), answers(OK[20:])], 200),
+        "in the middle of the body": ([sends(asked), answers(OK[:-1]), answers(OK[-1:])], 200),
+        "byte by byte": ([sends(asked), *(answers(OK[at : at + 1]) for at in range(len(OK)))], 200),
+        "chunked": ([sends(asked), answers(CHUNKED)], 200),
+        "chunked, in pieces": (
+            [sends(asked), answers(CHUNKED[:-12]), answers(CHUNKED[-12:-5]), answers(CHUNKED[-5:])],
+            200,
+        ),
+        "chunked, with trailers": ([sends(asked), answers(CHUNKED[:-2] + b"A: b\r\n\r\n")], 200),
+        "until the connection ends": ([sends(asked), answers(saying(b"200 OK", body=b"until")), hangs_up], 200),
+        "to HEAD": ([sends(HEAD), answers(saying(b"200 OK", b"Content-Length: 7"))], 200),
+        "to HEAD, chunked": ([sends(HEAD), answers(saying(b"200 OK", b"Transfer-Encoding: chunked"))], 200),
+        "to HEAD, with a body": ([sends(HEAD), answers(OK)], 200),
+        "204": ([sends(DELETE), answers(saying(b"204 No Content"))], 204),
+        "304": ([sends(asked), answers(saying(b"304 Not Modified", b"Content-Length: 7"))], 304),
+        "of length 0": ([sends(asked), answers(saying(b"404 Not Found", b"Content-Length: 0"))], 404),
+        "100 first": ([sends(asked), answers(saying(b"100 Continue")), answers(OK)], 200),
+        "103 first": ([sends(asked), answers(HINTS), answers(OK)], 200),
+        "103 twice and the answer in one": ([sends(asked), answers(HINTS + HINTS + OK)], 200),
+        "too many interim ones": ([sends(asked), answers(HINTS * 17)], 502),
+        "103, then nothing": ([sends(asked), answers(HINTS), hangs_up], 502),
+        "101 that nobody asked for": (
+            [sends(asked), answers(saying(b"101 Go", b"Connection: Upgrade", b"Upgrade: websocket"))],
+            502,
+        ),
+        "with a byte more": ([sends(asked), answers(OK + b"x")], 200),
+        "with another answer behind": ([sends(asked), answers(OK + OK)], 200),
+        "with a byte more later": ([sends(asked), answers(OK), answers(b"x")], 200),
+        "no HTTP": ([sends(asked), answers(b"SSH-2.0\r\n")], 502),
+        "malformed": ([sends(asked), answers(saying(b"200 OK", b"A b: c"))], 502),
+        "two lengths": (
+            [sends(asked), answers(saying(b"200 OK", b"Content-Length: 2", b"Content-Length: 2", body=b"ok"))],
+            502,
+        ),
+        "a body cut short": ([sends(asked), answers(OK[:-1]), hangs_up], 200),
+        "a body that stalls": ([sends(asked), answers(OK[:-1]), passes(21)], 200),
+        "hung up, then answered": ([sends(asked), hangs_up, connects, answers(OK)], 200),
+        "reset, then answered": ([sends(asked), breaks, connects, answers(OK)], 200),
+        "hung up twice": ([sends(asked), hangs_up, connects, hangs_up], 502),
+        "hung up after a byte": ([sends(asked), answers(b"H"), hangs_up], 502),
+        "hung up and gone": ([sends(asked), hangs_up, cannot_connect], 502),
+        "no answer in time": ([sends(asked), passes(11)], 504),
+        "no whole head in time": ([sends(asked), answers(b"HTTP/1.1 200"), passes(11)], 504),
+        "the client leaves": ([sends(asked), leaves], 499),
+        "the client resets": ([sends(asked), resets], 499),
+        "the client has sent ahead and leaves": ([sends(asked), sends(b"GET /"), leaves], 499),
+        "the client resets amid the answer": ([sends(asked), answers(OK[:-1]), resets], 200),
+        "a drain": ([sends(asked), drains, answers(OK)], 200),
+        "a drain before": ([drains, sends(asked), answers(OK)], 200),
+        "a drain, and no length": ([sends(asked), drains, answers(saying(b"204 No Content"))], 204),
+        "cut": ([sends(asked), is_cut], 503),
+        "cut amid the answer": ([sends(asked), answers(OK[:-1]), is_cut], 200),
+        "pipelined": ([sends(asked * 3), answers(OK), answers(OK), answers(OK)], 200),
+        "sent ahead in pieces": ([sends(asked), sends(asked[:9]), answers(OK), sends(asked[9:]), answers(OK)], 200),
+        "sent far ahead": ([sends(asked), sends(b"G" * 70_000), answers(OK)], 414),
+        "pipelined, and malformed behind": ([sends(asked + b" \r\n\r\n"), answers(OK)], 400),
+        "a client that does not read": (
+            [client_takes(0), sends(asked), answers(OK), client_takes(), sends(asked), answers(OK)],
+            200,
+        ),
+        "a client that reads a part": (
+            [client_takes(9), sends(asked), answers(OK), passes(3), client_takes(5), passes(3)],
+            200,
+        ),
+        "a client that never reads": ([client_takes(0), sends(asked), answers(OK), passes(6)], 200),
+        "a client that does not read, and leaves": ([client_takes(0), sends(asked), answers(OK), leaves], 200),
+        "pipelined by a client that does not read": (
+            [client_takes(0), sends(asked * 2), answers(OK), client_takes(), answers(OK)],
+            200,
+        ),
+        "a client that stopped reading an answer in pieces": (
+            [client_takes(0), sends(asked), answers(OK[:-1]), answers(OK[-1:]), client_takes()],
+            200,
+        ),
+        "a client that stopped reading, with a drain": (
+            [client_takes(0), sends(asked), drains, answers(OK), client_takes()],
+            200,
+        ),
+        "a target that takes the request late": (
+            [target_takes(0), sends(asked), passes(5), target_takes(), answers(OK)],
+            200,
+        ),
+        "a target that takes a part": (
+            [target_takes(9), sends(asked), passes(9), target_takes(5), passes(9), answers(OK)],
+            200,
+        ),
+        "a target that never takes it": ([target_takes(0), sends(asked), passes(21)], 504),
+        "a target that answers without taking it": ([target_takes(0), sends(asked), answers(OK)], 200),
+        "a target that hangs up without taking it": (
+            [target_takes(9), sends(asked), hangs_up, connects, answers(OK)],
+            200,
+        ),
+        "a client that sends ahead meanwhile": (
+            [target_takes(0), sends(asked), sends(asked), target_takes(), answers(OK), answers(OK)],
+            200,
+        ),
+    }
+
+
+# What is pipelined has come with something behind its body, and is read step by step.
+WITH_BODY = {name: play for name, play in plays(PUT).items() if not name.startswith("pipelined")}
+PLAYS = plays(GET) | {f"{name}, of a request with a body": play for name, play in WITH_BODY.items()}
 
 
 @pytest.mark.parametrize("name", PLAYS)
@@ -361,6 +402,106 @@ def test_the_next_request_finds_all_as_it_should_be(name: str) -> None:
 
     play = alike([*steps, next_request, answers(CHUNKED), next_request, answers(OK)])
     assert status_of(play) == 200
+    play.plane.assert_quiet()
+
+
+ONLY_ONCE: dict[str, tuple[list[Step], int]] = {
+    "hung up": ([sends(POST), hangs_up], 502),
+    "reset": ([sends(POST), breaks], 502),
+    "no answer in time": ([sends(POST), passes(11)], 504),
+    "whole": ([sends(POST), answers(OK)], 200),
+    "answered in pieces": ([sends(POST), answers(CHUNKED[:-1]), answers(CHUNKED[-1:])], 200),
+    "on a connection that was idle for long": ([passes(2), sends(POST), connects, answers(OK)], 200),
+    "cannot connect": ([passes(2), sends(POST), cannot_connect, passes(0.1), connects, answers(OK)], 200),
+    "a target that takes a part and hangs up": ([target_takes(9), sends(POST), hangs_up], 502),
+    "a target that answers without taking it": ([target_takes(9), sends(POST), answers(OK)], 200),
+    "the client leaves": ([sends(POST), leaves], 499),
+    "what it sends ahead waits": ([sends(POST), sends(POST[:-1]), answers(OK), sends(POST[-1:]), answers(OK)], 200),
+}
+
+
+@pytest.mark.parametrize("name", ONLY_ONCE)
+def test_what_may_not_be_sent_again_is_sent_once(name: str) -> None:
+    steps, status = ONLY_ONCE[name]
+    play = alike(steps)
+    assert status_of(play) == status
+    assert play.plane.records[-1].request_bytes == len(BODY)
+    assert b"".join(each.received for each in play.upstreams).count(b"POST ") == name.count("ahead") + 1
+    play.plane.assert_quiet()
+
+
+@pytest.mark.parametrize(
+    ("message", "retries", "statuses"),
+    [
+        (POST, {"non_idempotent": True}, [200]),
+        (PUT, {"body_bytes": len(BODY)}, [200]),
+        (PUT, {"body_bytes": len(BODY) - 1}, [502]),  # not that much is kept, though it is all there
+        (PUT, {"body_bytes": 0}, [502]),
+        (GET, {"body_bytes": 0}, [200]),
+    ],
+)
+def test_a_body_is_sent_again_as_the_rules_allow(message: bytes, retries: dict[str, Any], statuses: list[int]) -> None:
+    settings = {"upstreams": {"u": {**SETTINGS["upstreams"]["u"], "retries": retries}}}
+    again: list[Step] = [connects, answers(OK)] if statuses == [200] else []
+    play = alike([sends(message), hangs_up, *again], settings)
+    assert [record.status for record in play.plane.records[1:]] == statuses
+    if again:
+        assert play.upstream.received.endswith(message.partition(b"\r\n\r\n")[2])
+    play.plane.assert_quiet()
+
+
+@pytest.mark.parametrize("message", [PUT, POST])
+def test_a_body_that_is_too_long_goes_no_way(message: bytes) -> None:
+    """Also where it is all there: it is answered before it is looked at, and the connection ends."""
+    settings = {"limits": {"body_bytes": len(BODY) - 1}}
+    play = alike([sends(message)], settings)
+    assert (status_of(play), play.plane.records[-1].request_bytes) == (413, 0)
+    assert b"Connection: close\r\n" in play.client.received
+    assert BODY not in play.upstream.received
+
+
+def test_filters_see_a_body_that_is_all_there_once_and_before_it_is_sent() -> None:
+    """On a route where that is all they do; a request without a body is none of their business."""
+    shown: list[tuple[bytes, int]] = []
+
+    def request_body(exchange: Exchange, payload: bytes) -> Reply | None:
+        assert exchange.request_body is not None
+        assert exchange.request_body.ended
+        shown.append((payload, len(play.upstream.received)))
+        return exchange.refuse(Fault.BODY_TOO_LARGE) if exchange.path == b"/refused" else None
+
+    play = Play({}, [probe("p", Phase.TRANSFORM, request_body=request_body)])
+    for message in (POST, GET, POST):
+        before = len(play.upstream.received)
+        play.client.sends(message)
+        assert play.passing
+        play.upstream.sends(OK)
+        assert shown == ([(BODY, before)] if message is POST else [])
+        shown.clear()
+    sent = play.upstream.received
+    play.client.sends(POST.replace(b"/a", b"/refused"))
+    assert shown == [(BODY, len(sent))]
+    assert play.upstream.received == sent
+    assert [record.status for record in play.plane.records] == [200, 200, 200, 200, 413]
+    play.client.sends(POST)  # all of the refused body was read, so the connection serves on
+    play.upstream.sends(OK)
+    assert status_of(play) == 200
+    play.plane.assert_quiet()
+
+
+def test_of_a_body_nothing_is_held_while_its_answer_streams() -> None:
+    """It is not sent again once an answer has begun, which may take hours."""
+    play = Play({})
+    play.client.sends(POST)
+    head = play.client.protocol._passage.head
+    assert head.payload == BODY
+    play.upstream.sends(CHUNKED[:-5])
+    assert head.payload is None
+    exchange = play.client.protocol.exchange
+    assert exchange is not None
+    assert exchange.request_body.kept is None
+    play.upstream.sends(CHUNKED[-5:])
+    assert play.plane.records[-1].request_bytes == len(BODY)
     play.plane.assert_quiet()
 
 

@@ -125,7 +125,7 @@ def test_a_table_of_many_routes_is_the_same():
                 assert same(table, Request(path.format(number).encode(), host=host))
 
 
-@pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 15, 16, 17, 250])
+@pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 15, 16, 17, 31, 32, 33, 250])
 def test_texts_of_any_length_that_differ_in_one_byte_are_told_apart(length):
     text = "t" * length
     variants = {text, text + "u", *(text[:at] + "u" + text[at + 1 :] for at in range(length))}

@@ -36,6 +36,7 @@ def believed(head: RequestHead | ResponseHead, raw: bytes) -> dict[bytes, bytes]
     head.known = {}
     head._end_to_end = None
     head._judge = None
+    head.payload = None
     head.close = fields.get(b"connection", b"") == b"close"
     head.upgrade = ()
     head.chunked = fields.get(b"transfer-encoding", b"").endswith(b"chunked")
@@ -54,7 +55,6 @@ def believe_request(raw: bytes, max_fields: int) -> RequestHead:
 def believe_response(raw: bytes, request_method: bytes, max_fields: int) -> ResponseHead:
     head = ResponseHead()
     head.status = 200
-    head.payload = None
     fields = believed(head, raw)
     head.until_close = not head.chunked and b"content-length" not in fields
     head.has_body = head.chunked or head.until_close or head.length > 0
@@ -163,12 +163,19 @@ STOPPED_BY_BOTH = {
     "no name": b": a\r\n",
     "no colon": b"A\r\n",
 }
-each_way = pytest.mark.parametrize("judged", ["request", "response", "response with its body"])
+each_way = pytest.mark.parametrize("judged", ["request", "request with its body", "response", "response with its body"])
+
+
+def judge_with_body(raw: bytes, body: bytes) -> RequestHead:
+    """As `take_request` has a request that came with its body judged."""
+    return heads._judged(heads.read_request(raw, 100), raw + body)
 
 
 def judge(side: str, fields: bytes) -> None:
     if side == "request":
         judge_request(b"POST / HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n")
+    elif side == "request with its body":
+        judge_with_body(b"POST / HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n", b"abc")
     elif side == "response":
         judge_response(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n", b"GET")
     else:
@@ -247,6 +254,46 @@ def test_a_head_that_llhttp_sees_a_body_behind_when_we_do_not_is_refused(monkeyp
     monkeypatch.setattr(heads, "read_request", misread)
     with pytest.raises(Malformed, match="elsewhere"):
         judge_request(line + sent + b"\r\n")
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"Content-Length: 0\r\n", b"Content-Length: 2\r\n", b"Content-Length: 4\r\n", CHUNKED]
+)
+def test_a_request_whose_body_llhttp_ends_elsewhere_is_refused(monkeypatch, sent: bytes):
+    """Also where all of it is there: its completion must fall on our last byte."""
+    line = b"POST / HTTP/1.1\r\nHost: a\r\n"
+
+    def misread(raw: bytes, max_fields: int) -> RequestHead:
+        head = read(line + LENGTH_3 + b"\r\n", max_fields)
+        head.raw, head.known = raw, {}
+        return head
+
+    read = heads.read_request
+    monkeypatch.setattr(heads, "read_request", misread)
+    with pytest.raises(Malformed):
+        judge_with_body(line + sent + b"\r\n", b"abc")
+    monkeypatch.undo()
+    assert judge_with_body(line + LENGTH_3 + b"\r\n", b"abc").payload == b"abc"
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        post(b"Content-Length: 9"),
+        post(b"Transfer-Encoding: chunked"),
+        post(b"Connection: close", b"Content-Length: 0"),
+        post(b"Connection: upgrade", b"Upgrade: a"),
+        post(b"A"),
+    ],
+)
+@pytest.mark.parametrize("body", [b"", b"abc"])
+def test_no_request_decides_how_the_next_one_is_judged(before: bytes, body: bytes):
+    """Whatever a message leaves llhttp in the middle of."""
+    with suppress(Malformed):
+        judge_with_body(before, body)
+    assert judge_with_body(post(b"Content-Length: 3"), b"abc").payload == b"abc"
+    with pytest.raises(Malformed):
+        judge_with_body(post(b"Content-Length: 3", line=b"FROB / HTTP/1.1"), b"abc")
 
 
 @pytest.mark.parametrize("body_follows", [True, False, None])

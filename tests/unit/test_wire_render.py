@@ -91,6 +91,12 @@ def test_what_is_left_out_takes_its_twins_along(judged, name: bytes):
     assert end_to_end(head, frozenset({name})) == b"X-User_: 3\r\nA_B: 4\r\n"
 
 
+@pytest.mark.parametrize("judged", [request, response])
+def test_what_can_be_no_name_leaves_nothing_out(judged):
+    """Filters put marks of their own among the names."""
+    assert end_to_end(judged(b"-A: 1\r\nB: 2\r\n"), frozenset({b" a", b"b"})) == b"-A: 1\r\n"
+
+
 @pytest.mark.parametrize("also", [{b"authorization"}, {b"authorization", b"forwarded", b"via"}])
 @pytest.mark.parametrize(
     "fields",

@@ -1,7 +1,10 @@
 """Request heads: which are refused and with what status, and what the accepted ones mean."""
 
+from typing import Any
+
 import pytest
 
+from fastgw.wire import framing, heads
 from fastgw.wire.framing import RequestHead, find_head_end, judge_request, taken
 from fastgw.wire.malformed import Malformed
 
@@ -490,6 +493,8 @@ def test_a_head_with_bare_line_feeds_is_refused_at_once(raw: bytes):
     [
         (head(b"GET /a?b HTTP/1.1", b"Connection: keep-alive", b"Cookie: a"), True),
         (head(b"POST /a/../ HTTP/1.1"), True),
+        (head(b"POST / HTTP/1.1", b"Content-Length: 0"), True),
+        (head(b"OPTIONS / HTTP/1.1"), False),
         (head(b"TRACE / HTTP/1.1"), False),
         (head(b"CONNECT a:1 HTTP/1.1", host=b"Host: a:1"), False),
         (head(b"GET http://a/ HTTP/1.1"), False),
@@ -500,7 +505,6 @@ def test_a_head_with_bare_line_feeds_is_refused_at_once(raw: bytes):
             for line in (
                 b"Connection: close",
                 b"Connection: a",
-                b"Content-Length: 0",
                 b"Content-Length: 3",
                 b"Transfer-Encoding: chunked",
                 b"Expect: 100-continue",
@@ -513,6 +517,76 @@ def test_a_head_with_bare_line_feeds_is_refused_at_once(raw: bytes):
 )
 def test_of_an_ordinary_request_nothing_but_the_route_is_to_be_decided(raw: bytes, ordinary: bool):
     assert judge_request(raw).ordinary is ordinary
+
+
+def take(received: bytes, max_bytes: int = 10_000, by: Any = framing) -> Any:
+    """What is taken out of a buffer that is read into anew at once."""
+    buffer = memoryview(bytearray(received + b"\r\n\r\nof an earlier read"))
+    took = by.take_request(buffer, len(received), max_bytes, 100)
+    buffer[:] = bytes(len(buffer))
+    return took
+
+
+POSTED = head(b"POST /a HTTP/1.1", b"Content-Length: 7", b"A: b")
+BODY = b"a\r\n\r\nbc"
+
+
+def test_a_body_that_came_with_its_head_is_taken_with_it():
+    """As one message, which needs no reader, and is as ordinary as one without a body."""
+    took = take(POSTED + BODY, max_bytes=len(POSTED))
+    assert (took.raw, took.payload, took.whole, took.length, took.ordinary) == (POSTED, BODY, True, 7, True)
+    took.drop_payload()
+    assert (took.raw, took.payload, took.whole, took.length, took.first(b"a")) == (POSTED, None, False, 7, b"b")
+
+
+def test_of_a_head_without_a_body_the_payload_is_empty():
+    for raw in (head(b"GET / HTTP/1.1"), head(b"PUT / HTTP/1.1", b"Content-Length: 00")):
+        for judged in (take(raw), judge_request(raw)):
+            assert (judged.payload, judged.whole, judged.raw) == (b"", True, raw)
+
+
+def test_a_head_alone_waits_for_its_body():
+    for field in (b"Content-Length: 7", b"Transfer-Encoding: chunked"):
+        took = take(head(b"POST / HTTP/1.1", field))
+        assert (took.payload, took.whole, took.ordinary) == (None, False, False)
+
+
+@pytest.mark.parametrize("cut", [cut for cut in range(len(POSTED + BODY)) if cut != len(POSTED)])
+def test_less_than_the_whole_is_not_taken(cut: int):
+    assert take((POSTED + BODY)[:cut]) == (POSTED + BODY)[:cut]
+
+
+@pytest.mark.parametrize("behind", [b"x", b"\r\n", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"])
+def test_more_than_the_whole_is_not_taken(behind: bytes):
+    assert take(POSTED + BODY + behind) == POSTED + BODY + behind
+
+
+@pytest.mark.parametrize(
+    "received",
+    [
+        head(b"POST / HTTP/1.1", b"Content-Length: 3", b"Content-Length: 3") + b"abc",
+        head(b"POST / HTTP/1.1", b"Content-Length: +3") + b"abc",
+        head(b"POST / HTTP/1.1", b"Content-Length: 3", b"Transfer-Encoding: chunked") + b"abc",
+        head(b"POST / HTTP/1.1", b"Content_Length: 3") + b"abc",
+        head(b"FROB / HTTP/1.1", b"Content-Length: 3") + b"abc",
+        head(b"POST / HTTP/1.1", b"Transfer-Encoding: chunked") + b"0\r\n\r\n",
+        head(b"CONNECT a:1 HTTP/1.1", b"Content-Length: 3", host=b"Host: a:1") + b"abc",
+    ],
+)
+def test_what_is_refused_or_not_sized_is_not_taken_with_a_body(received: bytes):
+    assert take(received) == received
+
+
+def test_a_head_that_is_too_long_is_not_taken_with_its_body():
+    assert take(POSTED + BODY, max_bytes=len(POSTED) - 1) == POSTED + BODY
+
+
+@pytest.mark.parametrize(
+    "line", [b"Connection: close", b"Expect: 100-continue", b"TE: trailers", b"Connection: upgrade\r\nUpgrade: a"]
+)
+def test_a_request_that_asks_for_more_is_whole_without_being_ordinary(line: bytes):
+    took = take(head(b"POST / HTTP/1.1", b"Content-Length: 3", line) + b"abc", by=heads)
+    assert (took.payload, took.ordinary, took.upgrade) == (b"abc", False, ())
 
 
 @pytest.mark.parametrize(

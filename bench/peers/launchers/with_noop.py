@@ -1,13 +1,13 @@
 """fastgw with one filter more: `noop`, whose only step lets every request pass.
 
-`python with_noop.py run ...` is `fastgw run ...`. The filter is added to the table that the commands read; nothing of
-the product knows of it. (This folder is first on the path of what is run from it: it has no other module.)
+`python with_noop.py run ...` is `fastgw run ...`. The filter is added to the table that the commands read when they are
+called, or in older revisions when they are imported; nothing of the product knows of it. (This folder is first on the
+path of what is run from it: it has no other module.)
 """
 
 from types import MappingProxyType
 
-from fastgw import cli
-from fastgw.filters import TYPES
+from fastgw import filters
 from fastgw.filters.api import Env, Exchange, Filter, Hooks, Outcome, Phase
 
 
@@ -22,5 +22,7 @@ class Noop(Filter, name="noop", phase=Phase.TRANSFORM):
 
 
 if __name__ == "__main__":
-    vars(cli)["TYPES"] = MappingProxyType({**TYPES, Noop.type_name: Noop})
+    vars(filters)["TYPES"] = MappingProxyType({**filters.TYPES, Noop.type_name: Noop})
+    from fastgw import cli
+
     cli.main()
