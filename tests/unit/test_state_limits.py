@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 from array import array
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import reduce
 from types import SimpleNamespace
 
 import hiredis
@@ -17,7 +18,7 @@ from fastgw.filters.limiting.ledger import NodeLedger, Terms, limit_of
 from fastgw.filters.limiting.shared import Shared, SharedLedger
 from fastgw.node import state_limits, state_up
 from fastgw.node.cells import own_table, step_of
-from fastgw.node.redis_pipe import opened
+from fastgw.node.redis_pipe import Pipe, opened
 from fastgw.node.redis_trouble import in_words
 from fastgw.node.revoked import Revoked
 from fastgw.node.state_limits import CLOCK, SCRIPT, Asking, StateLimits, asking
@@ -26,7 +27,13 @@ from tests.support.redis_server import RedisServer
 
 START = 7200 * 10**6  # us; a multiple of the windows below
 KEY = b"planted"
-SET_CLOCK = SCRIPT.replace(CLOCK, "local now = tonumber(ARGV[7])").encode()
+OWN_CLOCK = [
+    (CLOCK, "local now = tonumber(ARGV[7])"),
+    # Redis' own clock goes on meanwhile: it would end what on the clock that is set has still a while to live.
+    ("math.ceil(microseconds / 1000) + 1)", "math.ceil(microseconds / 1000) + 3600000)"),
+]
+assert all(SCRIPT.count(its) == 1 for its, _ in OWN_CLOCK)
+SET_CLOCK = reduce(lambda script, each: script.replace(*each), OWN_CLOCK, SCRIPT).encode()
 TERMS = [
     Terms("token_bucket", 7, 7.0),
     Terms("token_bucket", 3, 7.0, 11),
@@ -48,6 +55,15 @@ def asking_for(terms: Terms, prefix: str = "test", name: bytes = b"limit") -> As
     return asking(prefix, terms.algorithm, terms.window, depth, step_of(terms.limit, terms.window), name)
 
 
+async def connected(redis: RedisServer, play: Callable[[Pipe], Awaitable[None]]) -> None:
+    """Play with a connection that is closed in the end: left open, a failure would be a later test's failure too."""
+    pipe = await opened(redis.url, 5.0, lambda why: None)
+    try:
+        await play(pipe)
+    finally:
+        pipe.close()
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("terms", TERMS, ids=lambda terms: f"{terms.algorithm}-{terms.burst}")
 def test_the_script_decides_as_the_cells_do(redis: RedisServer, terms: Terms, seed: int) -> None:
@@ -57,9 +73,7 @@ def test_the_script_decides_as_the_cells_do(redis: RedisServer, terms: Terms, se
     is_bucket = terms.algorithm.endswith("bucket")
     depth = terms.depth if is_bucket else terms.limit
 
-    async def play() -> None:
-        pipe = await opened(redis.url, 5.0, lambda why: None)
-
+    async def play(pipe: Pipe) -> None:
         async def ask(what: bytes, cost: int, now: int, mark: int = 0) -> list[int]:
             answer = await pipe.ask(b"EVAL", SET_CLOCK, *told.question(what, KEY, cost, mark), b"%d" % now)
             assert isinstance(answer, list)
@@ -96,18 +110,15 @@ def test_the_script_decides_as_the_cells_do(redis: RedisServer, terms: Terms, se
                 assert renewed == pytest.approx(seconds * 1e6, abs=1)
             elif left < depth:
                 assert 0 < renewed <= seconds * 1e6
-        pipe.close()
 
-    asyncio.run(play())
+    asyncio.run(connected(redis, play))
 
 
 @pytest.mark.parametrize("terms", TERMS, ids=lambda terms: f"{terms.algorithm}-{terms.burst}")
 def test_a_clock_that_was_set_back_admits_nobody_twice_and_locks_nobody_out(redis: RedisServer, terms: Terms) -> None:
     told = asking_for(terms, f"back {terms}")
 
-    async def play() -> None:
-        pipe = await opened(redis.url, 5.0, lambda why: None)
-
+    async def play(pipe: Pipe) -> None:
         async def spend(now: int) -> int:
             answer = await pipe.ask(b"EVAL", SET_CLOCK, *told.question(b"s", KEY, 1), b"%d" % now)
             return int(answer[0])
@@ -118,9 +129,8 @@ def test_a_clock_that_was_set_back_admits_nobody_twice_and_locks_nobody_out(redi
         waits = [await spend(START), await spend(START + 1)]
         assert all(0 < wait <= 8 * terms.window * 1e6 / 7 + 1 for wait in waits)
         assert not await spend(START + waits[0] + 1)
-        pipe.close()
 
-    asyncio.run(play())
+    asyncio.run(connected(redis, play))
 
 
 def test_what_lies_there_tells_nobody_who_was_counted_and_ends_by_itself(redis: RedisServer) -> None:
