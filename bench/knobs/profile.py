@@ -1,18 +1,20 @@
 """Where the CPU time of a request goes: sampled by `perf record`, attributed by shared object."""
 
 import re
+import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from statistics import median
 
 from bench.knobs.turned import ROOT
-from bench.load.load import Ground, NoAnswers
-from bench.load.wrk import Wrk
-from bench.peers import Fastgw, Nginx
+from bench.load.load import Ground, Load, NoAnswers
 from bench.peers.peer import Running
 from bench.samples import Measured, Sample, Told
+from bench.scenarios import SCENARIOS, egress
 from bench.scenarios.scenario import CPU_US, RATE, Figure, Scenario
 
 HERTZ = 1999  # a prime: in step with nothing that is periodic
@@ -24,7 +26,7 @@ ROOMS: Mapping[str, str] = {
     "uvloop": r"loop\.",
     "llhttp": r"parser\.|url_parser\.",
     "libc": r"libc[.-]|ld-linux|libpthread",
-    "nginx": r"nginx",
+    "nginx": r"nginx|ngx_|libluajit",
 }
 """By name, how the shared objects (perf's `dso`) of a room begin. What is in none is `other`."""
 OTHER = "other"
@@ -35,22 +37,25 @@ class NoProfile(NoAnswers):
 
 
 @dataclass(frozen=True)
-class Profiled(Wrk):
-    """wrk, while perf samples the contestant: the share of each room is a figure of the sample."""
+class Profiled:
+    """A load, while perf samples the contestant: the share of each room is a figure of the sample."""
+
+    load: Load
+
+    @property
+    def name(self) -> str:
+        return self.load.name
+
+    @property
+    def cut_off(self) -> int:
+        return self.load.cut_off
 
     def run(self, name: str, running: Running, ground: Ground, seconds: int) -> Told | None:
         file = ground.folder / "perf.data"
-        pids = ",".join(map(str, running.program.pids()))
-        # A clock of the kernel's, as virtual machines have no counters to sample by.
-        command = ["perf", "record", "-q", "-e", "cpu-clock", "-F", str(HERTZ), "-o", str(file), "-p", pids]
-        try:
-            with subprocess.Popen([*command, "--", "sleep", str(seconds)], stderr=subprocess.PIPE, text=True) as perf:
-                told = super().run(name, running, ground, seconds)
-                _, said = perf.communicate()
-        except FileNotFoundError as error:
-            raise NoProfile("there is no perf; on Debian: apt-get install linux-perf") from error
-        if perf.returncode:
-            raise NoProfile(f"perf record: {said.strip()}")
+        with _sampled(running.program.pids(), file):
+            told = self.load.run(name, running, ground, seconds)
+        if told is None:
+            return None
         report = subprocess.run(
             ["perf", "report", "-q", "--stdio", "--sort=dso", "--field-separator=;", "-i", str(file)],
             stdout=subprocess.PIPE,
@@ -61,7 +66,25 @@ class Profiled(Wrk):
         shares = shares_of(report.stdout)
         if not shares["kernel"]:
             raise NoProfile("perf may not look into the kernel; as root: sysctl kernel.perf_event_paranoid=1")
-        return told and Told(told.requests, told.seconds, {**told.figures, **shares}, told.faults)
+        return replace(told, figures={**told.figures, **shares})
+
+
+@contextmanager
+def _sampled(pids: Iterable[int], file: Path) -> Iterator[None]:
+    """perf looks at these processes, until the end. Raises `NoProfile`."""
+    # A clock of the kernel's, as virtual machines have no counters to sample by.
+    command = ["perf", "record", "-q", "-e", "cpu-clock", "-F", str(HERTZ), "-o", str(file)]
+    try:
+        perf = subprocess.Popen([*command, "-p", ",".join(map(str, pids))], stderr=subprocess.PIPE, text=True)
+    except FileNotFoundError as error:
+        raise NoProfile("there is no perf; on Debian: apt-get install linux-perf") from error
+    try:
+        yield
+    finally:
+        perf.send_signal(signal.SIGINT)  # at which it writes what it has seen
+        _, said = perf.communicate()
+    if perf.returncode not in (0, -signal.SIGINT):
+        raise NoProfile(f"perf record: {said.strip()}")
 
 
 def shares_of(report: str) -> dict[str, float]:
@@ -85,24 +108,41 @@ def _spent(sample: Sample, room: str) -> float:
 COLUMNS = (CPU_US, *(Figure(room, partial(_spent, room=room)) for room in (*ROOMS, OTHER)), RATE)
 
 
-def scenario() -> Scenario:
-    return Scenario(
-        "profile",
-        "where the time goes",
-        "",
-        (Fastgw(), Fastgw("fastgw (pure Python)", environment={"FASTGW_PURE_PYTHON": "1"}), Nginx()),
-        (Profiled(arguments={"body": "@body.json"}),),
-        (),
-    )
+@dataclass(frozen=True)
+class Profile:
+    """Some loads and contestants of a scenario: the first of them less the last is what is explained."""
+
+    scenario: str
+    loads: Sequence[str]
+    contestants: Sequence[str]
+
+    def made(self) -> Scenario:
+        scenario = SCENARIOS[self.scenario]
+        by_name = {peer.name: peer for peer in scenario.peers}
+        peers = tuple(by_name[name] for name in self.contestants)
+        loads = tuple(Profiled(load) for load in scenario.loads if load.name in self.loads)
+        return replace(scenario, peers=peers, loads=loads)
 
 
-def rows(load: str, measured: Sequence[Measured]) -> Iterator[str]:
+PROFILES = (
+    Profile("plain", ["64 connections", "16 connections", "half load"], ["fastgw", "fastgw (pure Python)", "nginx"]),
+    Profile("policies", ["64 connections"], ["fastgw", "nginx (no policy)", "nginx + lua"]),
+    Profile("upload", ["1 MiB"], ["fastgw", "nginx"]),
+    Profile("egress", ["64 connections"], [egress.MANY, egress.ONE]),
+)
+
+
+def head() -> Iterator[str]:
+    yield f"| scenario | | {' | '.join(column.heading for column in COLUMNS)} |"
+    yield f"| --- | --- {'| ---: ' * len(COLUMNS)}|"
+
+
+def rows(scenario: str, load: str, measured: Sequence[Measured]) -> Iterator[str]:
     """One per contestant, medians of its samples; below them what lies between the first and the last."""
-    yield f"| | {' | '.join(column.heading for column in COLUMNS)} |"
-    yield f"| --- {'| ---: ' * len(COLUMNS)}|"
+    measured = [each for each in measured if each.under(load)]
     medians = [[median(map(column.of, each.under(load))) for column in COLUMNS] for each in measured]
     differences = [ours - theirs for ours, theirs in zip(medians[0], medians[-1], strict=True)]
     names = [*(each.name for each in measured), f"{measured[0].name} less {measured[-1].name}"]
-    for name, values in zip(names, [*medians, differences], strict=True):
+    for number, (name, values) in enumerate(zip(names, [*medians, differences], strict=True)):
         cells = (column.form(value) for column, value in zip(COLUMNS, values, strict=True))
-        yield f"| {name} | {' | '.join(cells)} |"
+        yield f"| {'' if number else f'`{scenario}`, {load}'} | {name} | {' | '.join(cells)} |"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bench.document import put
+from bench.knobs import profile
 from bench.knobs.capacity import MIXES, SURCHARGES, capacity, costs_of
 from bench.knobs.knobs import KEPT, KNOBS, MAY_FAIL, NEW, TCP, TLS
-from bench.knobs.profile import COLUMNS, OTHER, ROOMS, room_of, shares_of
+from bench.knobs.profile import COLUMNS, OTHER, PROFILES, ROOMS, room_of, shares_of
 from bench.knobs.table import TUNING, head, rows
 from bench.samples import Measured, Sample
 
@@ -88,6 +90,30 @@ def test_samples_are_attributed_by_shared_object():
 
 def test_a_module_of_the_standard_library_is_no_twin():
     assert room_of("_asyncio.cpython-311-x86_64-linux-gnu.so") == OTHER
+
+
+def test_a_profile_ends_with_what_lies_between_the_first_and_the_last():
+    def profiled(name: str, cpu_us: float) -> Measured:
+        each = sample(1, cpu_us)
+        return Measured(name, "1.0", [replace(each, figures={**each.figures, **shares_of(REPORT)})])
+
+    lines = [
+        *profile.rows("plain", "load", [profiled("fastgw", 20.0), profiled("other", 9.0), profiled("nginx", 10.0)])
+    ]
+    assert [line.split(" | ")[:4] for line in lines] == [
+        ["| `plain`, load", "fastgw", "20.00", "11.69"],
+        ["| ", "other", "9.00", "5.26"],
+        ["| ", "nginx", "10.00", "5.85"],
+        ["| ", "fastgw less nginx", "10.00", "5.85"],
+    ]
+    assert {line.count("|") for line in [*lines, *profile.head()]} == {len(COLUMNS) + 3}
+
+
+@pytest.mark.parametrize("wanted", PROFILES, ids=lambda wanted: wanted.scenario)
+def test_what_is_profiled_is_in_its_scenario(wanted: profile.Profile):
+    made = wanted.made()
+    assert [load.name for load in made.loads] == wanted.loads
+    assert [peer.name for peer in made.peers] == wanted.contestants
 
 
 def test_knobs_have_names_of_their_own_and_something_to_compare():
