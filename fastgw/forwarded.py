@@ -37,18 +37,21 @@ LONGEST_NODE: Final = 64
 """Bytes of an address with its port, at most; a longer one is none."""
 
 # RFC 7239 section 4; values that should be quoted, such as addresses with a port, are taken without quotes too.
-_QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]++|\\' + VALUE + rb')*+"'
+_QUOTED: Final = rb'"(?>(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]++|\\' + VALUE + rb')*)"'
 _PAIR: Final = TOKEN + rb"++=(?:" + _QUOTED + rb'|[^\s",;]++)'
-_ELEMENT: Final = _PAIR + rb"(?:[ \t]*+;[ \t]*+" + _PAIR + rb")*+"
+_ELEMENT: Final = _PAIR + rb"(?>(?:[ \t]*+;[ \t]*+" + _PAIR + rb")*)"
 _IS_ELEMENT: Final = re.compile(_ELEMENT).fullmatch
-_IS_LIST: Final = re.compile(_ELEMENT + rb"(?:[ \t]*+,[ \t]*+" + _ELEMENT + rb")*+").fullmatch
+_IS_LIST: Final = re.compile(_ELEMENT + rb"(?>(?:[ \t]*+,[ \t]*+" + _ELEMENT + rb")*)").fullmatch
 # Read backwards: on to a comma that stands in no quotes. A quote with an odd number of backslashes before it, which
 # come behind it here, is one between quotes; the one that opens has `=` there.
 _TO_COMMA_BACKWARDS: Final = re.compile(
-    rb'((?:[^",]++|"(?:\\\\)*+(?!\\)(?:[^"]++|"\\(?:\\\\)*+(?!\\))*+"(?==))*+)(?:,|\Z)'
+    rb'((?>(?:[^",]++|"(?>(?:\\\\)*)(?!\\)(?>(?:[^"]++|"\\(?>(?:\\\\)*)(?!\\))*)"(?==))*))(?:,|\Z)'
 )
 _FOR: Final = re.compile(
-    rb"(?:(?![Ff][Oo][Rr]=)" + _PAIR + rb"[ \t]*+;[ \t]*+)*+[Ff][Oo][Rr]=" + rb'"?((?<=")(?:[^"\\]++|\\.)*+|[^\s",;]++)'
+    rb"(?>(?:(?![Ff][Oo][Rr]=)"
+    + _PAIR
+    + rb"[ \t]*+;[ \t]*+)*)[Ff][Oo][Rr]="
+    + rb'"?((?<=")(?>(?:[^"\\]++|\\.)*)|[^\s",;]++)'
 )
 _IS_AUTHORITY: Final = re.compile(rb"(?:[a-z0-9._~-]++|\[[0-9a-f:.]++\])(?::[0-9]{1,5})?").fullmatch
 _PROTO: Final = re.compile(rb'(?:^|;)[ \t]*+[Pp][Rr][Oo][Tt][Oo]="?([A-Za-z]++)')

@@ -23,13 +23,13 @@ _POSITION = re.compile(r"\s*\(at (?:line (\d+), column (\d+)|end of document)\)$
 _FIRST: Final = (1, 1)
 
 # For text that may not be valid: every token ends somewhere, and nothing is tried twice.
-_ANY_PART = r'"(?:[^"\\\n]|\\.?)*+"?' + r"|'[^'\n]*+'?|[A-Za-z0-9_-]++"
+_ANY_PART = r'"(?>(?:[^"\\\n]|\\.?)*)"?' + r"|'[^'\n]*+'?|[A-Za-z0-9_-]++"
 _PART_OF_ANY = re.compile(_ANY_PART, re.DOTALL)
 _ANY = re.compile(
-    r'"""(?:[^"\\]|\\.?|"(?!""))*+(?:"{3,5})?'
+    r'"""(?>(?:[^"\\]|\\.?|"(?!""))*)(?:"{3,5})?'
     r"|'''.*?(?:'{3,5}|\Z)"
     r"|#[^\n]*+"
-    rf"|(?P<key>(?:{_ANY_PART})(?:[ \t]*+\.[ \t]*+(?:{_ANY_PART}))*+)",
+    rf"|(?P<key>(?:{_ANY_PART})(?>(?:[ \t]*+\.[ \t]*+(?:{_ANY_PART}))*))",
     re.DOTALL,
 )
 

@@ -14,7 +14,7 @@ _IS_BASE64URL: Final = re.compile(rb"[A-Za-z0-9_-]*").fullmatch
 # The last character of an encoding that does not end on a whole group has 4 or 2 bits to spare, and they are zero.
 _LAST_OF_2: Final = frozenset(b"AQgw")
 _LAST_OF_3: Final = frozenset(b"AEIMQUYcgkosw048")
-_STRING_OR_BRACKET: Final = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[\]{}]')
+_STRING_OR_BRACKET: Final = re.compile(r'"(?>(?:[^"\\]|\\.)*)"|[\[\]{}]')
 
 
 class Refused(Exception):

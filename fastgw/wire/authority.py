@@ -14,7 +14,8 @@ from typing import Final, NamedTuple, final
 from fastgw.wire.malformed import Malformed
 
 _AUTHORITY: Final = re.compile(
-    rb"(?:(?P<name>[a-z0-9_~-]++(?:\.[a-z0-9_~-]++)*+)\.?|\[(?P<ipv6>[0-9a-f:.]{2,45})\])(?::(?P<port>[1-9][0-9]{0,4}))?"
+    rb"(?:(?P<name>[a-z0-9_~-]++(?>(?:\.[a-z0-9_~-]++)*))\.?|\[(?P<ipv6>[0-9a-f:.]{2,45})\])"
+    rb"(?::(?P<port>[1-9][0-9]{0,4}))?"
 )
 _LONGEST_NAME: Final = 253  # RFC 1035 section 2.3.4, as text and without the last dot
 

@@ -118,11 +118,13 @@ NOT_IN_TRAILERS: Final = frozenset(
 """Fields that decide how a message is read, routed or allowed, so that they must come before it (RFC 9110 section
 6.5.1). `Content-*` is refused as well, but for `Content-Digest`, which can only be known at the end (RFC 9530)."""
 
-_QUOTED: Final = rb'"(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\' + VALUE + rb')*+"'
+_QUOTED: Final = rb'"(?>(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\' + VALUE + rb')*)"'
 # Sizes of at most 16 digits fit 64 bits and leave no room for a flood of zeros. White space around the semicolon is
 # legal but obsolete (RFC 9112 section 7.1.1), and llhttp refuses it as well.
-_SIZE_LINE: Final = rb"([0-9A-Fa-f]{1,16}+)((?:;" + TOKEN + rb"++(?:=(?:" + TOKEN + rb"++|" + _QUOTED + rb"))?+)*+)\r\n"
-_SIZE_LINE_BEGUN: Final = rb"[0-9A-Fa-f]{1,16}+(?:;[^\r\n]{0,%d}+)?+\r?" % LONGEST_EXTENSIONS
+_SIZE_LINE: Final = (
+    rb"([0-9A-Fa-f]{1,16}+)((?>(?:;" + TOKEN + rb"++(?>(?:=(?:" + TOKEN + rb"++|" + _QUOTED + rb"))?))*))\r\n"
+)
+_SIZE_LINE_BEGUN: Final = rb"[0-9A-Fa-f]{1,16}+(?>(?:;[^\r\n]{0,%d}+)?)\r?" % LONGEST_EXTENSIONS
 
 # What stands before the payload of a chunk, and what that looks like while it is not complete.
 _FIRST_CHUNK: Final = re.compile(_SIZE_LINE), re.compile(_SIZE_LINE_BEGUN)

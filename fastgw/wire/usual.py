@@ -21,7 +21,7 @@ _HOST: Final = rb"[Hh]ost:[ \t]*+([!-~]++)\r\n"
 _LENGTH: Final = rb"[Cc]ontent-[Ll]ength:[ \t]*+([0-9]{1,15}+)\r\n"
 _CHUNKED: Final = rb"[Tt]ransfer-[Ee]ncoding:[ \t]*+chunked\r\n"
 _CONNECTION: Final = rb"[Cc]onnection:[ \t]*+([A-Za-z-]++)\r\n"
-_KEEP_ALIVE: Final = rb"(?:[Kk]eep-[Aa]live:" + VALUE + rb"*+\r\n)?+"
+_KEEP_ALIVE: Final = rb"(?>(?:[Kk]eep-[Aa]live:" + VALUE + rb"*+\r\n)?)"
 
 
 def request_shape(most: int, known: frozenset[bytes], passed: frozenset[bytes]) -> re.Pattern[bytes]:
@@ -32,8 +32,8 @@ def request_shape(most: int, known: frozenset[bytes], passed: frozenset[bytes]) 
     comes more than once is for the caller to see.
     """
     lines = _lines(known, passed, SIGNS, most - 3, 4)
-    asked = lines + b"(?:" + _CONNECTION + lines + b")?+"
-    return re.compile(_REQUEST_LINE + asked + _HOST + asked + b"(?:" + _LENGTH + asked + rb")?+\r\n")
+    asked = lines + b"(?>(?:" + _CONNECTION + lines + b")?)"
+    return re.compile(_REQUEST_LINE + asked + _HOST + asked + b"(?>(?:" + _LENGTH + asked + rb")?)\r\n")
 
 
 def response_shape(most: int, known: frozenset[bytes], passed: frozenset[bytes]) -> re.Pattern[bytes]:
@@ -43,7 +43,7 @@ def response_shape(most: int, known: frozenset[bytes], passed: frozenset[bytes])
     value of `Connection`, lines.
     """
     lines = _lines(known, passed, "-", most - 4, 3)
-    asked = lines + b"(?:" + _KEEP_ALIVE + _CONNECTION + _KEEP_ALIVE + lines + b")?+"
+    asked = lines + b"(?>(?:" + _KEEP_ALIVE + _CONNECTION + _KEEP_ALIVE + lines + b")?)"
     return re.compile(_STATUS_LINE + asked + b"(?:" + _LENGTH + b"|" + _CHUNKED + b")" + asked + rb"\r\n")
 
 
@@ -63,7 +63,7 @@ def _lines(known: frozenset[bytes], passed: frozenset[bytes], hyphen: str, most:
     for letter in [each.upper() for each in letters] + letters:
         taken = b"(?!%b)" % _named(passed, letter, "-") if _named(passed, letter, "-") else b""
         names.append(b"%b(?!%b%b)%b*+" % (letter, taken, _named(known, letter, hyphen), TOKEN))
-    return rb"((?:(?:%b):%b*+\r\n){0,%d}+)" % (b"|".join(names), VALUE, most // times)
+    return rb"((?>(?:(?:%b):%b*+\r\n){0,%d}))" % (b"|".join(names), VALUE, most // times)
 
 
 def _named(names: Iterable[bytes], letter: bytes, hyphen: str) -> bytes:

@@ -104,8 +104,8 @@ def test_no_part_of_an_element_is_taken_for_one() -> None:
         assert client(b"Forwarded: " + b"y" * (4084 + more) + b"for=6.6.6.6") == "10.0.0.9"
 
 
-PAIR = TOKEN + rb'++=(?:"(?:[^"\\]|\\.)*+"|[^\s",;]++)'
-ELEMENT = PAIR + rb"(?:[ \t]*+;[ \t]*+" + PAIR + rb")*+"
+PAIR = TOKEN + rb'++=(?:"(?>(?:[^"\\]|\\.)*)"|[^\s",;]++)'
+ELEMENT = PAIR + rb"(?>(?:[ \t]*+;[ \t]*+" + PAIR + rb")*)"
 LAST_ELEMENT = re.compile(rb"(?:\A|,)[ \t]*+(" + ELEMENT + rb")[ \t]*+\Z")
 
 
