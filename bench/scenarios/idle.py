@@ -23,7 +23,8 @@ SCENARIO = Scenario(
         "(/proc/PID/smaps_rollup) beyond that before they were opened, divided by their number. Each round begins with "
         "new processes. fastgw has two workers, as each keeps half of its open files for upstreams. nginx allocates "
         "the table of its connections when it starts, so that is not in its figure; memory in the kernel is in "
-        "nobody's."
+        "nobody's. HAProxy is not here: it "
+        "starts only where each connection may have two files, and the limit is often 20,000."
     ),
     peers=(
         Fastgw(workers=2, config={"timeouts": {"request_headers": "10m", "keepalive": "1h"}}),
