@@ -1,9 +1,52 @@
 /* Bytes looked at many at a time. Nothing is read at or behind `end`. */
 
+#include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #ifdef __SSE2__
 #include <emmintrin.h>
 #endif
+
+/* The first byte that is no letter, digit or hyphen; those are what field names are made of. `end` if none. */
+static inline const uint8_t *word_end(const uint8_t *at, const uint8_t *end)
+{
+#ifdef __SSE2__
+    const __m128i to_lower = _mm_set1_epi8(0x20), a = _mm_set1_epi8('a'), zero = _mm_set1_epi8('0');
+    const __m128i last_letter = _mm_set1_epi8(25), last_digit = _mm_set1_epi8(9), hyphen = _mm_set1_epi8('-');
+    for (; end - at >= 16; at += 16) {
+        const __m128i bytes = _mm_loadu_si128((const __m128i *)at);
+        const __m128i letters = _mm_sub_epi8(_mm_or_si128(bytes, to_lower), a), digits = _mm_sub_epi8(bytes, zero);
+        const __m128i fit = _mm_or_si128(
+            _mm_or_si128(_mm_cmpeq_epi8(_mm_min_epu8(letters, last_letter), letters), _mm_cmpeq_epi8(bytes, hyphen)),
+            _mm_cmpeq_epi8(_mm_min_epu8(digits, last_digit), digits));
+        const int others = _mm_movemask_epi8(fit) ^ 0xffff;
+        if (others)
+            return at + __builtin_ctz((unsigned)others);
+    }
+#endif
+    while (at < end
+           && ((uint8_t)((*at | 0x20) - 'a') <= 25 || (uint8_t)(*at - '0') <= 9 || *at == '-'))
+        at++;
+    return at;
+}
+
+/* Whether a token is this name, of lower-case letters, digits and hyphens, in whatever case it is written. What 0x20
+ * makes of another byte is such a character only where that byte is a control, which no token has. */
+static inline int is_name(const uint8_t *token, const uint8_t *name, size_t length)
+{
+    const uint64_t to_lower = 0x2020202020202020u;
+    uint64_t eight, wanted;
+    for (; length >= 8; token += 8, name += 8, length -= 8) {
+        memcpy(&eight, token, 8);
+        memcpy(&wanted, name, 8);
+        if ((eight | to_lower) != wanted)
+            return 0;
+    }
+    for (; length; token++, name++, length--)
+        if ((*token | 0x20) != *name)
+            return 0;
+    return 1;
+}
 
 /* The first byte that a field value may not have (RFC 9110 section 5.5): a control other than HTAB. `end` if none. */
 static inline const uint8_t *value_end(const uint8_t *at, const uint8_t *end)

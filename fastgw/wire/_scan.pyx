@@ -26,6 +26,8 @@ cdef extern from "string.h" nogil:
     const void* memmem(const void* text, size_t length, const void* word, size_t word_length)
 
 cdef extern from "_bytes.h" nogil:
+    const uint8_t* word_end(const uint8_t* at, const uint8_t* end)
+    bint is_name(const uint8_t* token, const uint8_t* name, size_t length)
     const uint8_t* value_end(const uint8_t* at, const uint8_t* end)
     const uint8_t* empty_line_end(const uint8_t* at, const uint8_t* end)
 
@@ -97,17 +99,12 @@ cdef uint8_t slot_of(const uint8_t* name, Py_ssize_t length) noexcept nogil:
 
 
 cdef inline int _number_in(uint8_t slot, const uint8_t* name, Py_ssize_t length) noexcept nogil:
-    """The number of a name with this slot, in whatever case it is written; -1: it is not known."""
-    cdef Py_ssize_t place
+    """The number of a token with this slot, in whatever case it is written; -1: no known name."""
     cdef int number
     while _slots[slot]:
         number = _slots[slot] - 1
-        if _texts[number].length == length:
-            for place in range(length):
-                if _lower[name[place]] != _texts[number].start[place]:
-                    break
-            else:
-                return number
+        if _texts[number].length == length and is_name(name, _texts[number].start, length):
+            return number
         slot += 1
     return -1
 
@@ -156,7 +153,8 @@ cdef const uint8_t* _read_fields(
     cdef const uint8_t* base = <const uint8_t*>PyBytes_AS_STRING(head.source)
     cdef const uint8_t* name
     cdef const uint8_t* stop
-    cdef uint8_t kinds, kind, slot
+    cdef uint8_t slot
+    cdef bint signs
     cdef uint32_t known = _REQUEST_KNOWN if request else _RESPONSE_KNOWN
     cdef uint32_t bit
     cdef int number, fields = 0
@@ -165,16 +163,17 @@ cdef const uint8_t* _read_fields(
     head.first_line = <uint16_t>(at - base)
     while True:
         name = at
-        kinds = 0
-        while at < end and (kind := _kinds[at[0]]) & TOKEN:
-            kinds |= kind
+        signs = False
+        at = word_end(at, end)
+        while at < end and _kinds[at[0]] & TOKEN:
+            signs = True  # for one of them it was where the word ended
             at += 1
         if at == name:
             return at + 2 if end - at >= 2 and at[0] == c"\r" and at[1] == c"\n" else NULL
         if at == end or at[0] != c":" or fields == max_fields:
             return NULL
         fields += 1
-        if request and kinds & SIGN and _has_known_twin(name, at - name):
+        if request and signs and _has_known_twin(name, at - name):
             return NULL
         slot = slot_of(name, at - name)
         number = _number_in(slot, name, at - name)

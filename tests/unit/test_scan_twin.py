@@ -403,6 +403,19 @@ def test_what_stands_at_the_edges_of_what_is_read_at_once(size: int):
             agree_on_end(b"a" * size + b"\r\n" + odd + b"\r\n" + b"a" * at)
 
 
+@pytest.mark.parametrize(
+    "name", sorted(heads.RequestHead.KNOWN | heads.ResponseHead.KNOWN | {b"authorization", b"x" * 40})
+)
+def test_names_are_known_in_whatever_case_and_none_that_only_seems_to_be_in_another(name: bytes):
+    """A control, too, becomes a hyphen or a digit by the bit that makes letters small."""
+    spellings = [name, name.upper(), name.title()]
+    spellings += [name[:at] + bytes([name[at] ^ 0x20]) + name[at + 1 :] for at in range(len(name))]
+    for spelling in spellings:
+        agree_on_request(get(b"Host: a", spelling + b": a, b"), [b""])
+        agree_on_request(get(b"Host: a", spelling + b":"), [b""])  # hardly a byte behind it
+        agree_on_response(ok(b"Content-Length: 0", spelling + b":"), [b""])
+
+
 @pytest.mark.parametrize("length", range(5))
 def test_what_is_taken_out_of_a_buffer(length: int):
     for judges in (scan, heads):
