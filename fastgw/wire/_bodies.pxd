@@ -31,3 +31,6 @@ cdef class LengthReader:
     cdef long long _left
     cdef readonly bint done
     cdef readonly bytes rest
+
+
+cdef bytes plain_payload(const uint8_t* at, const uint8_t* end)

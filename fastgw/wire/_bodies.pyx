@@ -11,7 +11,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint8_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 
 from httptools import HttpParserError
 
@@ -298,6 +298,22 @@ cdef const uint8_t* _read_chunks(
         place.line_end = True
         at = line
     return at
+
+
+cdef bytes plain_payload(const uint8_t* at, const uint8_t* end):
+    """As `body.plain_payload`, of what is from `at` to `end`."""
+    cdef Place place = Place(0, False, False)
+    cdef Py_ssize_t length = 0
+    cdef bytes payload
+    if end - at < 5 or memcmp(end - 5, b"0\r\n\r\n", 5):  # most that are not whole are seen by this
+        return None
+    if _read_chunks(at, end, &place, NULL, &length) is not end or not place.ended:
+        return None
+    payload = PyBytes_FromStringAndSize(NULL, length)
+    place = Place(0, False, False)
+    length = 0
+    _read_chunks(at, end, &place, PyBytes_AS_STRING(payload), &length)
+    return payload
 
 
 @cython.final

@@ -32,7 +32,7 @@ cdef class Head:
     cdef uint8_t line_count
     cdef readonly bint chunked
     cdef readonly bint close
-    cdef readonly bint whole  # all of it is in `source`, and nothing else
+    cdef readonly bint whole  # all of it is in `source`, and nothing else; one in chunks has its `_payload` then
     cdef readonly int minor
     cdef readonly long long length
     cdef Line lines[MOST_LINES]
@@ -66,6 +66,8 @@ cdef class ResponseHead(Head):
     cdef readonly bint until_close
     cdef readonly bint has_body
     cdef Span reason_at
+    cdef const char* payload_at  # in `source` or `_payload`, if it is `whole`
+    cdef readonly Py_ssize_t payload_length
 
 
 cdef uint32_t bits_of(names) except? 0

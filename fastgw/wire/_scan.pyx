@@ -12,7 +12,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp
 
-from fastgw.wire._bodies cimport BodyBuffer, LengthReader, SecondJudge
+from fastgw.wire._bodies cimport BodyBuffer, LengthReader, SecondJudge, plain_payload
 
 from httptools import HttpRequestParser, HttpResponseParser
 
@@ -21,9 +21,6 @@ from fastgw.wire._bodies import ChunkedReader, UntilCloseReader
 from fastgw.wire.headers import Fields
 from fastgw.wire.malformed import Malformed
 from fastgw.wire.paths import normalize
-
-cdef extern from "string.h" nogil:
-    const void* memmem(const void* text, size_t length, const void* word, size_t word_length)
 
 cdef extern from "_bytes.h" nogil:
     const uint8_t* word_end(const uint8_t* at, const uint8_t* end)
@@ -707,10 +704,6 @@ cdef class ResponseHead(Head):
     def reason(self):
         return _cut(self, self.reason_at)
 
-    @property
-    def payload_length(self):
-        return PyBytes_GET_SIZE(self.source) - self.head_length if self.whole else 0
-
     def body(self):
         if not self.has_body:
             return LengthReader(0, None)
@@ -797,13 +790,27 @@ cdef ResponseHead _response_head(bytes received, Py_ssize_t end, bytes request_m
     head.head_length = <uint16_t>end
     if not _read_response(head, request_method, max_fields):
         return None
-    if head.has_body:
-        head.whole = not head.chunked and not head.until_close and head.length == following
-    else:
-        head.whole = not following
+    _settle_whole(head, following)
     if not head.whole:
         head.source = head._raw = received[:end]  # so that what came behind it need not be kept
     return head
+
+
+cdef bint _settle_whole(ResponseHead head, Py_ssize_t following) except -1:
+    """Settle whether a body ends where `source` does, `following` bytes behind its head, and where it is then."""
+    cdef const char* at = PyBytes_AS_STRING(head.source) + head.head_length
+    if head.has_body and head.chunked:
+        head._payload = plain_payload(<const uint8_t*>at, <const uint8_t*>at + following)
+        head.whole = head._payload is not None
+        if head.whole:
+            at = PyBytes_AS_STRING(head._payload)
+            following = PyBytes_GET_SIZE(head._payload)
+    else:
+        head.whole = not head.until_close and following == (head.length if head.has_body else 0)
+    if head.whole:
+        head.payload_at = at
+        head.payload_length = following
+    return True
 
 
 def read_response(bytes raw not None, bytes request_method not None, int max_fields):
@@ -831,7 +838,7 @@ def take_answer(buffer not None, Py_ssize_t length, bytes request_method not Non
     cdef const uint8_t* base = <const uint8_t*>PyBytes_AS_STRING(received)
     cdef const uint8_t* end = empty_line_end(base, base + PyBytes_GET_SIZE(received))
     cdef ResponseHead head
-    if end is not NULL and length < len(buffer) and memmem(base, end - base, b"chunked", 7) is NULL:
+    if end is not NULL and length < len(buffer):
         head = _response_head(received, end - base, request_method, max_fields)
         if head is not None and head.whole and head.status >= 200 and _llhttp_agrees_on_response(head, request_method):
             return head

@@ -397,13 +397,12 @@ def whole(
     """As `splice.whole`."""
     cdef Cuts cuts
     cdef ResponseHead ours
-    cdef Py_ssize_t length
     if type(head) is ResponseHead:
         ours = head
         if ours.whole and _can_cut(ours, _response_masks.left(also), &cuts):
-            length = PyBytes_GET_SIZE(ours.source) - ours.head_length
-            payload = PyBytes_AS_STRING(ours.source) + ours.head_length
-            return _response(ours, ours.status, &cuts, added, payload, length, length, date_line, last)
+            return _response(
+                ours, ours.status, &cuts, added, ours.payload_at, ours.payload_length, ours.payload_length, date_line, last
+            )
     return splice.whole(head, date_line, last, also, added)
 
 

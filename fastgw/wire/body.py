@@ -129,6 +129,26 @@ _SIZE_LINE_BEGUN: Final = rb"[0-9A-Fa-f]{1,16}+(?>(?:;[^\r\n]{0,%d}+)?)\r?" % LO
 # What stands before the payload of a chunk, and what that looks like while it is not complete.
 _FIRST_CHUNK: Final = re.compile(_SIZE_LINE), re.compile(_SIZE_LINE_BEGUN)
 _NEXT_CHUNK: Final = re.compile(rb"\r\n" + _SIZE_LINE), re.compile(rb"\r(?:\n(?:" + _SIZE_LINE_BEGUN + rb")?)?")
+_PLAIN_SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15}+)\r\n")
+
+
+def plain_payload(received: bytes, at: int) -> bytes | None:
+    """The payload of a body in chunks that goes from `at` to the end of what was received, and no further.
+
+    None: it is not that, or has extensions or trailers. Only our own reading: llhttp has to be asked as well.
+    """
+    pieces: list[bytes] = []
+    if not received.endswith(b"0\r\n\r\n", at):  # most that are not whole are seen by this
+        return None
+    while line := _PLAIN_SIZE_LINE.match(received, at):
+        size, start = int(line[1], 16), line.end()
+        at = start + size + 2  # behind the last chunk, of 0 bytes, an empty line stands where this line end does
+        if received[at - 2 : at] != b"\r\n":
+            return None
+        if not size:
+            return b"".join(pieces) if at == len(received) else None
+        pieces.append(received[start : at - 2])
+    return None
 
 
 @final

@@ -12,7 +12,7 @@ from typing import ClassVar, Final, final
 from httptools import HttpRequestParser, HttpResponseParser
 
 from fastgw.wire.authority import Authority, parse_authority
-from fastgw.wire.body import BodyReader, ChunkedReader, LengthReader, UntilCloseReader
+from fastgw.wire.body import BodyReader, ChunkedReader, LengthReader, UntilCloseReader, plain_payload
 from fastgw.wire.grammar import TOKEN, VALUE, check_fields, elements
 from fastgw.wire.headers import Fields
 from fastgw.wire.known import (
@@ -540,7 +540,6 @@ def take_request(buffer: memoryview, length: int, max_bytes: int, max_fields: in
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: (" + VALUE + rb"*+))?\r\n")
 _STATUSES: Final = {b"%d" % status: status for status in range(200, 600) if status not in (204, 304)}
 """Those that may have a body."""
-_LAST_CHUNK: Final = b"\r\n0\r\n\r\n"
 _LONG_LIVED_FOR_RESPONSES: Final = LongLivedJudge(HttpResponseParser)
 
 
@@ -554,27 +553,34 @@ def judge_answer(received: bytes, end: int, request_method: bytes, max_fields: i
 
     Raises `Malformed`. See `ResponseHead.payload`.
     """
-    return _judged_with_body(read_response(received[:end], request_method, max_fields), received, request_method)
+    head = read_response(received[:end], request_method, max_fields)
+    head.payload = _whole_payload(head, received)
+    _judge_again(head, received, request_method)
+    return head
 
 
-def _judged_with_body(head: ResponseHead, received: bytes, request_method: bytes) -> ResponseHead:
-    """The second judgement, of the head and of what came behind it."""
+def _whole_payload(head: ResponseHead, received: bytes) -> bytes | None:
+    """The body, if `received` ends where it does."""
     end = len(head.raw)
+    if not head.has_body:
+        return b"" if len(received) == end else None
+    if head.chunked:
+        return plain_payload(received, end)
+    return received[end:] if not head.until_close and head.length == len(received) - end else None
+
+
+def _judge_again(head: ResponseHead, received: bytes, request_method: bytes) -> None:
+    """The second judgement, of the head and of `payload`, if that is there."""
     message = _as_llhttp_takes_it(head)
-    by_length = not head.chunked and not head.until_close
     if request_method == b"HEAD":
         SecondJudge(HttpResponseParser).head(message, body_follows=None)
     elif not head.has_body:
         _response_judge(head).head(message)
-    elif by_length and head.length == len(received) - end:
-        head.payload = received[end:]
-        _response_judge(head).whole(received if message is head.raw else message + head.payload)
+    elif head.payload is not None:
+        _response_judge(head).whole(received if message is head.raw else message + received[len(head.raw) :])
     else:
         head._judge = SecondJudge(HttpResponseParser)
         head._judge.head(message, body_follows=True)
-    if not head.has_body and len(received) == end:
-        head.payload = b""
-    return head
 
 
 def _response_judge(head: ResponseHead) -> LongLivedJudge:
@@ -667,33 +673,24 @@ def _settle_response_body(head: ResponseHead, request_method: bytes) -> None:
         head.close = head.close or head.until_close
 
 
-def _may_be_chunked(received: bytes) -> bool:
-    """Whether an answer would be judged in vain: what comes in chunks has to be taken apart."""
-    return received.find(b"chunked", 0, received.find(b"\r\n\r\n")) >= 0
-
-
 def take_answer(buffer: memoryview, length: int, request_method: bytes, max_fields: int = 100) -> ResponseHead | bytes:
     """Read the answer to a request out of a buffer, if what was read into it is a final response and no more (`whole`).
 
     Else, and for one that is no good, the bytes. So also when the buffer was filled: there may be more.
     """
     received = buffer[:length].tobytes()
-    if length == len(buffer) or (received.endswith(_LAST_CHUNK) and _may_be_chunked(received)):
+    if length == len(buffer):
         return received
     try:
         head = read_usual_answer(received, request_method, max_fields)
         if head is None:
             end = received.find(b"\r\n\r\n") + 4
-            if end < 4 or _may_be_chunked(received):
+            if end < 4:
                 return received
             head = read_any_response(received[:end], request_method, max_fields)
-            _judged_with_body(head, received, request_method)
-            return head if head.whole and head.status >= 200 else received
-        end = len(head.raw)
-        if not head.chunked and head.length == length - end:
-            head.payload = received[end:]
-            judge = _response_judge(head)
-            judge.whole(received) if head.has_body else judge.head(received)
+        head.payload = _whole_payload(head, received)
+        if head.whole and head.status >= 200:
+            _judge_again(head, received, request_method)
             return head
     except Malformed:
         pass

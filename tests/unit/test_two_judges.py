@@ -296,6 +296,24 @@ def test_no_request_decides_how_the_next_one_is_judged(before: bytes, body: byte
         judge_with_body(post(b"Content-Length: 3", line=b"FROB / HTTP/1.1"), b"abc")
 
 
+@pytest.mark.parametrize("sent", [b"", b"Content-Length: 2\r\n", b"Content-Length: 12\r\n", b"Content-Length: 14\r\n"])
+def test_an_answer_in_chunks_that_llhttp_ends_elsewhere_is_refused(monkeypatch, sent: bytes):
+    line, chunks = b"HTTP/1.1 200 OK\r\n", b"3\r\nabc\r\n0\r\n\r\n"
+
+    def misread(raw: bytes, method: bytes, max_fields: int) -> ResponseHead:
+        head = read(line + CHUNKED + b"\r\n", method, max_fields)
+        head.raw, head.known = raw, {}
+        return head
+
+    read = heads.read_response
+    monkeypatch.setattr(heads, "read_response", misread)
+    raw = line + sent + b"\r\n"
+    with pytest.raises(Malformed):
+        heads.judge_answer(raw + chunks, len(raw), b"GET")
+    raw = line + CHUNKED + b"\r\n"
+    assert heads.judge_answer(raw + chunks, len(raw), b"GET").payload == b"abc"
+
+
 @pytest.mark.parametrize("body_follows", [True, False, None])
 @pytest.mark.parametrize(
     "raw",
@@ -362,6 +380,7 @@ def test_no_response_decides_how_the_next_one_is_judged(before: bytes, method: b
         LENGTH_3,
         b"\r\nabc",
         b"a: b\r\n\r\nab",
+        *(CHUNKED + b"\r\n" + wire for wire in (b"3\r\nabc\r\n0\r\n", b"0\r\n\r\nH", b"0\r\n\r\n\n", b"0\r\n\r\r\n")),
         *(LENGTH_3 + b"\r\nabc" + rest for rest in (b"HTTP", b"H", b"\n")),
     ],
 )
@@ -373,6 +392,7 @@ def test_llhttp_wants_exactly_one_whole_message(message: bytes):
     long_lived = LongLivedJudge(HttpResponseParser)
     for _ in range(2):
         long_lived.whole(b"HTTP/1.1 200 OK\r\n" + LENGTH_3 + b"\r\nabc")
+        long_lived.whole(b"HTTP/1.1 200 OK\r\n" + CHUNKED + b"\r\n3\r\nabc\r\n0\r\n\r\n")
         with pytest.raises(Malformed):
             long_lived.whole(b"HTTP/1.1 200 OK\r\n" + message)
 

@@ -213,6 +213,7 @@ def test_a_repr_tells_the_state_without_secrets():
 
 
 LENGTH_3 = ok(b"Content-Length: 3")
+IN_CHUNKS = ok(CHUNKED)
 
 
 @pytest.mark.parametrize(
@@ -224,10 +225,15 @@ LENGTH_3 = ok(b"Content-Length: 3")
         (ok(b"Content-Length: 3", b"Connection: upgrade", b"Upgrade: h2"), b"GET", b"abc", b"abc"),
         (head(b"HTTP/1.0 200 OK", b"Content-Length: 3"), b"GET", b"abc", b"abc"),
         (head(b"HTTP/1.0 200 OK", b"Content-Length: 3", b"Connection: keep-alive"), b"GET", b"abc", b"abc"),
+        (IN_CHUNKS, b"GET", b"3\r\nabc\r\n0\r\n\r\n", b"abc"),
+        (IN_CHUNKS, b"GET", b"3\r\nabc\r\n5\r\n0\r\n\r\n\r\n00\r\n\r\n", b"abc0\r\n\r\n"),
+        (IN_CHUNKS, b"GET", b"0\r\n\r\n", b""),
+        (ok(CHUNKED + b" \t"), b"GET", b"3\r\nabc\r\n0\r\n\r\n", b"abc"),
+        (ok(CHUNKED, b"Connection: close"), b"GET", b"3\r\nabc\r\n0\r\n\r\n", b"abc"),
         (ok(b"Content-Length: 0"), b"GET", b"", b""),
         (LENGTH_3, b"HEAD", b"", b""),
         (ok(), b"HEAD", b"", b""),
-        (ok(b"Transfer-Encoding: chunked"), b"HEAD", b"", b""),
+        (IN_CHUNKS, b"HEAD", b"", b""),
         (head(b"HTTP/1.1 204 No Content"), b"GET", b"", b""),
         (head(b"HTTP/1.1 304 Not Modified", b"Content-Length: 3"), b"GET", b"", b""),
         (head(b"HTTP/1.1 100 Continue"), b"GET", b"", b""),
@@ -238,7 +244,14 @@ LENGTH_3 = ok(b"Content-Length: 3")
         (LENGTH_3, b"HEAD", b"abc", None),
         (ok(b"Content-Length: 0"), b"GET", b"a", None),
         (head(b"HTTP/1.1 304 Not Modified", b"Content-Length: 3"), b"GET", b"abc", None),
-        (ok(b"Transfer-Encoding: chunked"), b"GET", b"0\r\n\r\n", None),
+        (IN_CHUNKS, b"HEAD", b"0\r\n\r\n", None),
+        (IN_CHUNKS, b"GET", b"", None),
+        (IN_CHUNKS, b"GET", b"3\r\nabc\r\n0\r\n\r", None),
+        (IN_CHUNKS, b"GET", b"5\r\n0\r\n\r\n", None),
+        (IN_CHUNKS, b"GET", b"0\r\n\r\na", None),
+        # for a reader: its extensions are counted, its trailers judged
+        (IN_CHUNKS, b"GET", b"3;a\r\nabc\r\n0\r\n\r\n", None),
+        (IN_CHUNKS, b"GET", b"0\r\nA: b\r\n\r\n", None),
         (ok(), b"GET", b"abc", None),
     ],
 )
