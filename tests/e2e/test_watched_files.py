@@ -71,7 +71,7 @@ def test_what_is_wrong_is_told_once_and_changes_nothing(watched: Reloadable) -> 
     watched.change()
     comes(watched, "/a", b"a2")
     assert len(complaints(watched)) == 2
-    assert samples(watched.ready["status"])["fastgw_config_last_reload_success"] == 1
+    wait_until(lambda: samples(watched.ready["status"])["fastgw_config_last_reload_success"] == 1, "it to be told")
 
 
 def test_what_was_posted_stays_until_the_files_change(watched: Reloadable) -> None:
