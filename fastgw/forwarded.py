@@ -118,6 +118,8 @@ def fields_for_upstream(
 
 def _appended(peer: Peer, head: RequestHead, client_ip: str) -> bytes:
     """The lists go on. How and where the client came is taken from a trusted peer alone."""
+    if client_ip == peer.ip and not head.forwarded and head.edited() is None:
+        return peer.set_lines(head.authority)  # nothing was heard of anybody else
     heard = _list_of(head, b"x-forwarded-for")
     forwarded = _well_formed_end(_forwarded_of(head))
     # A proxy that writes one of the two lists is understood by readers of the other as well.
@@ -219,7 +221,7 @@ def client_address(head: RequestHead, peer: Peer, trusts: Callable[[str], bool])
     Read from `X-Forwarded-For`, or, where that is missing, from `Forwarded`. What cannot be read as an address ends
     the search at the proxy that passed it on: nothing left of it can be believed.
     """
-    if not peer.trusted:
+    if not peer.trusted or not head.forwarded:
         return peer.ip
     heard = _list_of(head, b"x-forwarded-for")
     names: Iterable[bytes] = reversed(_last_of(heard)) if heard else map(_for, _elements(_forwarded_of(head)))

@@ -33,6 +33,7 @@ def rooms() -> Iterator[Room]:
         requests,
     )
     yield Room("  the same behind a trusted proxy", behind_a_proxy, requests)
+    yield Room("  the same, and it has told who asked", behind_a_proxy, [judge_request(_told(raw)) for raw in REQUESTS])
     yield Room("answer that came whole, for the client", lambda head: render.whole(head, _dated, b""), answers)
     yield Room(
         "  the same after cors",
@@ -42,6 +43,12 @@ def rooms() -> Iterator[Room]:
     yield Room(
         "response for the client", lambda head: render.response(head, 200, NONE, b"", PAYLOAD, 1000, _dated), responses
     )
+
+
+def _told(raw: bytes) -> bytes:
+    """As proxies do it that have taken a request over TLS."""
+    fields = b"X-Forwarded-For: 198.51.100.7\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: api.example.com\r\n\r\n"
+    return raw[:-2] + fields
 
 
 def _dated() -> bytes:

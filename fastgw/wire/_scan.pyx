@@ -137,6 +137,7 @@ _set_up()
 
 cdef uint32_t _REQUEST_KNOWN = bits_of(heads.RequestHead.KNOWN)
 cdef uint32_t _RESPONSE_KNOWN = bits_of(heads.ResponseHead.KNOWN)
+cdef uint32_t _FORWARDING = bits_of(heads.FORWARDING)
 # Once at most; again they make the reference think.
 cdef uint32_t _SINGLE = _bit(CONNECTION) | _bit(CONTENT_LENGTH) | _bit(HOST) | _bit(TRANSFER_ENCODING)
 
@@ -474,6 +475,10 @@ cdef class RequestHead(Head):
     @property
     def query(self):
         return _cut(self, self.query_at) if self.query_at.start else None
+
+    @property
+    def forwarded(self):
+        return self.names & _FORWARDING != 0
 
     @property
     def ordinary(self):

@@ -227,6 +227,11 @@ class RequestHead(_Head):
         """Whether the path came in its normal form."""
         return self.raw_path == self.path
 
+    @property
+    def forwarded(self) -> bool:
+        """Whether it came with fields in which proxies tell who asked."""
+        return not FORWARDING.isdisjoint(self.known)
+
     def body(self) -> BodyReader:
         """The reader for what follows where `payload` is None. Ask once: it goes on with the judge of the head."""
         if self.chunked:

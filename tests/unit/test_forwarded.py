@@ -76,6 +76,19 @@ def test_a_stranger_is_its_own_client() -> None:
     assert client_address(head(b"X-Forwarded-For: 6.6.6.6"), STRANGER, TRUSTS) == "203.0.113.5"
 
 
+@pytest.mark.parametrize("peer", [PROXY, STRANGER, Peer("unix:", 0, 0, trusted=True)])
+def test_to_append_to_nothing_is_to_say_what_we_see(peer: Peer) -> None:
+    assert added("append", peer) == added("set", peer)
+    assert added("append", peer, b"X-Real-IP: 6.6.6.6") == added("set", peer)
+
+
+def test_what_a_filter_says_of_where_the_client_came_counts_too() -> None:
+    request = head()
+    request.fields().add(b"X-Forwarded-Proto", b"https")
+    _, lines = fields_for_upstream("append", PROXY, request, "10.0.0.9")
+    assert b"X-Forwarded-Proto: https\r\n" in lines
+
+
 @pytest.mark.parametrize("count", [10_000])
 def test_a_long_list_is_read_in_no_time(count: int) -> None:
     """However many elements a client invents, only those that trusted proxies wrote are looked at."""

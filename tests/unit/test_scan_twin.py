@@ -36,7 +36,7 @@ def outcome(look: Callable[[], dict[str, object]]) -> Outcome:
 BOTH = ["raw", "minor", "fields_start", "length", "chunked", "close", "upgrade", "known", "connection_named"]
 BOTH += ["whole", "payload"]
 OF_REQUESTS = ["method", "request_target", "scheme", "authority", "host", "raw_path", "path", "query"]
-OF_REQUESTS += ["expects_continue", "te_trailers", "ordinary", "path_as_sent", "host_as_sent", "sized"]
+OF_REQUESTS += ["forwarded", "expects_continue", "te_trailers", "ordinary", "path_as_sent", "host_as_sent", "sized"]
 OF_RESPONSES = ["status", "reason", "until_close", "has_body", "payload_length"]
 ASKED = (b"host", b"via", b"x-request-id", b"user-agent", b"referer", b"origin", b"x-a", b"A", b"cookie", b"date",
          b"server", b"")  # fmt: skip
