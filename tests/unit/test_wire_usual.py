@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastgw.wire import splice
+from fastgw.wire import splice, usual
 from fastgw.wire.heads import (
     RequestHead,
     ResponseHead,
@@ -148,6 +148,21 @@ def test_bytes_that_are_nearly_http_are_read_the_same_both_ways():
         for message in pool:
             agreed(mutations.mutated(random, pool))
             agreed(mutations.mutated(random, [message[: message.find(b"\r\n\r\n") + 4]]))
+
+
+def test_shapes_are_the_same_in_every_python(monkeypatch: pytest.MonkeyPatch):
+    """Whichever way it has to repeat a group: what matches, and its groups, are as by the way that is always right."""
+    shapes = []
+    for taken in (usual._TAKEN, b"(?>(?:%b)%b)"):
+        monkeypatch.setattr(usual, "_TAKEN", taken)
+        shapes.append(usual.request_shape(9, RequestHead.KNOWN, RequestHead.PASSED_ON))
+        shapes.append(usual.response_shape(9, ResponseHead.KNOWN, ResponseHead.PASSED_ON))
+    random = Random(7)
+    for make, one, other in zip((messages.request, messages.response), shapes[:2], shapes[2:], strict=True):
+        pool = [make(random) for _ in range(COUNT)]
+        for message in pool + [mutations.mutated(random, pool) for _ in pool]:
+            found, same = one.match(message), other.match(message)
+            assert (found and found.regs) == (same and same.regs)
 
 
 REQUEST = b"GET /a?b HTTP/1.1\r\nHost: a.test\r\nUser-Agent: a\r\nConnection: keep-alive\r\nX-Request-Id: i\r\n\r\n"
