@@ -102,36 +102,37 @@ class _Marks:
 
     __slots__ = ("on_headers_complete", "on_message_complete")
 
-    def __init__(self, of_heads: list[None], of_messages: list[None]) -> None:
-        self.on_headers_complete, self.on_message_complete = of_heads.pop, of_messages.pop
+    def __init__(self, marks: list[None]) -> None:
+        self.on_headers_complete = self.on_message_complete = marks.pop
 
 
 @final
 class LongLivedJudge:
     """One llhttp for all messages that are there as a whole and leave the connection open.
 
+    Heads and ends of messages take turns, so it does not matter that they take the same marks.
+
     PERF: spares making a parser: 0.5 us of 1.2 (CPython 3.11, micro/framing).
     """
 
-    __slots__ = ("_feed", "_heads", "_messages", "_parser")
+    __slots__ = ("_feed", "_marks", "_parser")
 
     def __init__(self, parser: type[HttpRequestParser] | type[HttpResponseParser]) -> None:
         self._parser = parser
         self._begin()
 
     def _begin(self) -> None:
-        self._heads: list[None] = [None, None]  # two: so one that is taken too many is seen, and is no error of ours
-        self._messages: list[None] = [None, None]
-        self._feed = self._parser(_Marks(self._heads, self._messages)).feed_data
+        self._marks: list[None] = [None] * 4  # of which a message takes two: so one too many is seen
+        self._feed = self._parser(_Marks(self._marks)).feed_data
 
     def head(self, raw: bytes) -> None:
         """Read exactly one head without a body. Raises `Malformed`."""
-        heads, messages = self._heads, self._messages
+        marks = self._marks
         try:
             self._feed(raw)
-            if len(heads) == len(messages) == 1:
-                heads.append(None)
-                messages.append(None)
+            if len(marks) == 2:
+                marks.append(None)
+                marks.append(None)
                 return
         except (HttpParserError, HttpParserUpgrade):
             pass
@@ -141,15 +142,14 @@ class LongLivedJudge:
 
     def whole(self, message: bytes) -> None:
         """Read exactly one message with a body. Raises `Malformed`."""
-        heads, messages = self._heads, self._messages
-        view = memoryview(message)
+        marks = self._marks
         try:
-            self._feed(view[:-1])
-            early = len(messages) != 2
-            self._feed(view[-1:])
-            if not early and len(heads) == len(messages) == 1:
-                heads.append(None)
-                messages.append(None)
+            self._feed(memoryview(message)[:-1])
+            early = len(marks) != 3  # which is the head
+            self._feed(message[-1:])
+            if not early and len(marks) == 2:
+                marks.append(None)
+                marks.append(None)
                 return
         except (HttpParserError, HttpParserUpgrade):
             pass
