@@ -26,7 +26,7 @@ from fastgw.exchange.chain import checked, count_raised
 from fastgw.exchange.reply import NO_CONTENT
 from fastgw.forwarded import Peer, client_address
 from fastgw.node.ground import READ_BYTES, unsent
-from fastgw.node.sending import send_at_once
+from fastgw.node.sending import send
 from fastgw.node.timers import Timed
 from fastgw.observe.families import FilterEvent
 from fastgw.routing import Match, Router
@@ -693,9 +693,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self._write(render.chunk(payload) if self._ending is CHUNKED else payload)
 
     def _write(self, message: bytes) -> None:
-        sent = 0 if self._write_paused or self.fd < 0 else send_at_once(self.fd, message)
-        if sent < len(message):
-            self.transport.write(message[sent:])
+        send(self.fd, message, self.transport, self._write_paused)
 
     def end(self, trailers: Trailers) -> None:
         if self.phase is TUNNEL:

@@ -21,7 +21,7 @@ from fastgw.downstream.connection import TOKEN_START, Downstream
 from fastgw.errors import Fault
 from fastgw.forwarded import Peer
 from fastgw.node.limits import AddressLimit
-from fastgw.node.sending import send_at_once
+from fastgw.node.sending import send, send_at_once
 from fastgw.node.timers import Timed
 from fastgw.wire.certificate import ClientCertificate
 from fastgw.wire.client_hello import NO_APPLICATION_PROTOCOL, protocols_offered
@@ -375,9 +375,7 @@ class Secured(asyncio.BufferedProtocol, Timed):
     def _flush(self) -> None:
         sealed = self._outgoing.read()
         if sealed and not self._ended:
-            sent = 0 if self._below_paused else send_at_once(self._fd, sealed)
-            if sent < len(sealed):
-                self._below.write(sealed[sent:])
+            send(self._fd, sealed, self._below, self._below_paused)
 
     def _break(self, error: ssl.SSLError) -> None:
         """What has come is no TLS, or was changed on its way."""

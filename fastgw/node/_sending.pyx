@@ -10,7 +10,7 @@ cdef extern from "sys/socket.h" nogil:
         SOL_SOCKET
         SO_MEMINFO
     ctypedef unsigned int socklen_t
-    ssize_t send(int fd, const void* bytes, size_t length, int flags)
+    ssize_t send_on "send"(int fd, const void* bytes, size_t length, int flags)
     int getsockopt(int fd, int level, int name, void* value, socklen_t* length)
 
 cdef extern from "linux/sock_diag.h" nogil:
@@ -21,10 +21,21 @@ cdef extern from "linux/sock_diag.h" nogil:
         SK_MEMINFO_VARS
 
 
+cdef inline Py_ssize_t _sent(int fd, bytes message) noexcept:
+    cdef ssize_t sent = send_on(fd, PyBytes_AS_STRING(message), PyBytes_GET_SIZE(message), MSG_DONTWAIT | MSG_NOSIGNAL)
+    return sent if sent > 0 else 0
+
+
+def send(int fd, bytes message not None, transport, bint waiting):
+    """As `sending.send`."""
+    cdef Py_ssize_t sent = 0 if waiting or fd < 0 else _sent(fd, message)
+    if sent < PyBytes_GET_SIZE(message):
+        transport.write(message[sent:] if sent else message)
+
+
 def send_at_once(int fd, bytes message not None):
     """As `sending.send_at_once`."""
-    cdef ssize_t sent = send(fd, PyBytes_AS_STRING(message), PyBytes_GET_SIZE(message), MSG_DONTWAIT | MSG_NOSIGNAL)
-    return sent if sent > 0 else 0
+    return _sent(fd, message)
 
 
 def room(int fd):

@@ -19,7 +19,7 @@ from typing import Final, Protocol, cast
 from fastgw.errors import Fault
 from fastgw.exchange import Trailers
 from fastgw.node.ground import Ground, unsent
-from fastgw.node.sending import send_at_once
+from fastgw.node.sending import send
 from fastgw.node.timers import Timed
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.target import Target
@@ -228,9 +228,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
 
     def write(self, message: bytes) -> None:
         """Send bytes as they are: a framed message, or a tunnel's."""
-        sent = 0 if self.fd < 0 or self.write_paused else send_at_once(self.fd, message)
-        if sent < len(message):
-            self.transport.write(message[sent:])
+        send(self.fd, message, self.transport, self.write_paused)
 
     def _watch_head(self) -> None:
         """The target has its time when it is its turn, to answer or to take more; a slow client is not its fault."""

@@ -281,8 +281,8 @@ class Rooms(dict[int, int]):
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(memory.Ground, "_spend", lambda ground, chunk: 1 << 40)
         monkeypatch.setattr(ground, "room", self.__getitem__)
-        monkeypatch.setattr(downstream_connection, "send_at_once", lambda fd, message: 0)
-        monkeypatch.setattr(upstream_connection, "send_at_once", lambda fd, message: 0)
+        for connection in (downstream_connection, upstream_connection):
+            monkeypatch.setattr(connection, "send", lambda fd, message, transport, waiting: transport.write(message))
         numbers = count(3)
         monkeypatch.setattr(memory.Socket, "fileno", lambda socket: vars(socket).setdefault("number", next(numbers)))
 

@@ -1,5 +1,6 @@
 """Sending without the transport: what the socket takes is told, and nothing is lost by an error."""
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import pytest
 from fastgw.node import sending
 from fastgw.node.sending import send_at_once
 
+SENDS = list(dict.fromkeys([sending._send, sending.send]))
 WAYS = list(dict.fromkeys([sending._send_at_once, send_at_once]))
 Send = Callable[[int, bytes], int]
 
@@ -40,6 +42,46 @@ def test_an_error_is_for_the_next_who_tries(send: Send) -> None:
         theirs.close()
         assert send(ours.fileno(), b"a") == 0
         assert send(1_000_000, b"a") == 0
+
+
+class Written(asyncio.WriteTransport):
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written.append(bytes(data))
+
+
+@pytest.mark.parametrize("send", SENDS)
+@pytest.mark.parametrize("waiting", [False, True])
+def test_what_the_socket_does_not_take_is_the_transports(send: Callable[..., None], waiting: bool) -> None:
+    """And all, where something waits there already: it would be overtaken."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        transport, message = Written(), bytes(range(256)) * 8192
+        send(ours.fileno(), b"abc", transport, waiting)
+        assert transport.written == [b"abc"] * waiting
+        send(ours.fileno(), message, transport, waiting)
+        *_, left = transport.written
+        assert message.endswith(left)
+        assert (left == message) is waiting
+        assert len(transport.written) == 1 + waiting
+        sent = b"" if waiting else b"abc" + message[: len(message) - len(left)]
+        received = b""
+        while len(received) < len(sent):
+            received += theirs.recv(65536)
+        assert received == sent
+
+
+@pytest.mark.parametrize("send", SENDS)
+@pytest.mark.parametrize("fd", [-1, 1_000_000])
+def test_without_a_socket_all_is_the_transports(send: Callable[..., None], fd: int) -> None:
+    transport = Written()
+    send(fd, b"abc", transport, False)
+    send(fd, b"", transport, False)
+    assert transport.written == [b"abc"]
 
 
 ROOMS = list(dict.fromkeys([sending._room, sending.room]))
