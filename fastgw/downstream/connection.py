@@ -21,7 +21,7 @@ from fastgw.downstream.answer import CHUNKED, CLOSE, LENGTH, framing_of, own_ans
 from fastgw.downstream.choose import choose, too_long
 from fastgw.downstream.unreadable import unreadable
 from fastgw.errors import Fault, fault_of
-from fastgw.exchange import Exchange, Outcome, Relay, Reply, Response, Route, Trailers, problem, run_request
+from fastgw.exchange import Exchange, Outcome, Relay, Reply, Response, Route, Trailers, begin, problem, run_request
 from fastgw.exchange.chain import checked, count_raised
 from fastgw.exchange.reply import NO_CONTENT
 from fastgw.forwarded import Peer, client_address
@@ -343,33 +343,36 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self.phase = ACTIVE
         self._closing = listener.closing
         early = listener.early
-        match = None
-        ordinary = head.ordinary
+        ordinary, length = head.ordinary, head.length
+        match = straight = None
         if ordinary and not early.request_steps:
             match = listener.router.find(head)
-            if (
-                match is not None
-                and match.route.at_once
-                and head.length <= self.server.body_bytes
-                and (match.route.judge_path is None or head.path_as_sent)
-            ):
-                self._ahead = behind
-                self.deadline = inf
-                passage = self._passage or self._make_passage()
-                if peer.trusted:
-                    passage.client_ip = client_address(head, peer, listener.trusts)
-                self._passing = True
-                passage.begin(head, match)
-                return
-        exchange = self.exchange = Exchange(head, self, listener, peer, early)
+            if match is not None and (match.route.judge_path is None or head.path_as_sent):
+                route = match.route
+                if route.at_once and length <= self.server.body_bytes:
+                    self._ahead = behind
+                    self.deadline = inf
+                    passage = self._passage or self._make_passage()
+                    if peer.trusted:
+                        passage.client_ip = client_address(head, peer, listener.trusts)
+                    self._passing = True
+                    passage.begin(head, match)
+                    return
+                if route.straight is not None and not length:
+                    straight = route
+        exchange = self.exchange = begin(head, self, listener, peer, early if straight is None else straight.chain)
         if peer.trusted:
             exchange.client_ip = client_address(head, peer, listener.trusts)
-        if ordinary and not head.length:
+        if ordinary and not length:
             self._ahead = behind
             self.deadline = inf
         elif not self._expect_body(exchange, behind):
             return  # refused
-        if early.request_steps:
+        if straight is not None:
+            assert match is not None
+            exchange.route, exchange.params, exchange.answered_by = straight, match.params, None
+            self._run_steps(exchange, straight, True)
+        elif early.request_steps:
             self._early_done(listener.router, run_request(early.request_steps, exchange))
         else:
             exchange.answered_by = None  # all of them have run
@@ -456,10 +459,14 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             return
         route = exchange.route
         assert route is not None
+        self._run_steps(exchange, route, route.straight is not None and exchange.head.ordinary)
+
+    def _run_steps(self, exchange: Exchange, route: Route, straight: bool) -> None:
+        """Run the steps of its route, and let it answer. `straight`: the request may take the straight way."""
         outcome = run_request(route.steps, exchange) if route.steps else None
         if outcome is not None:
             self._route_done(outcome)
-        elif route.straight is None or not exchange.head.ordinary:
+        elif not straight:
             self._act(exchange)
         elif exchange.request_body is None or self._feed_body_steps(exchange):
             self.exchange = None
@@ -801,7 +808,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
     ) -> None:
         """Answer what could not be read as a request, and hang up."""
         head = unreadable(received)
-        exchange = self.exchange = Exchange(head, self, self.listener, self.peer, self.listener.early)
+        exchange = self.exchange = begin(head, self, self.listener, self.peer, self.listener.early)
         self.phase = ACTIVE
         self._closing = True
         self._ahead = b"-" if linger else b""  # something unread: so it lingers

@@ -6,7 +6,7 @@ or another version. Filters see the exchange only.
 """
 
 from fastgw.exchange.chain import Chain, Hooks, Link, Looks, Outcome, RequestStep, Route, run_request
-from fastgw.exchange.exchange import ClientSide, Exchange, ServiceSide
+from fastgw.exchange.exchange import ClientSide, Exchange, ServiceSide, begin
 from fastgw.exchange.relay import MAX_KEPT, Relay, Trailers
 from fastgw.exchange.reply import Reply, Response, problem
 from fastgw.exchange.states import EVENTS, Event, IllegalTransition, State
@@ -31,6 +31,7 @@ __all__ = [
     "ServiceSide",
     "State",
     "Trailers",
+    "begin",
     "problem",
     "run_request",
 ]

@@ -35,7 +35,6 @@ CHANGED: Final = (
     "claims",
     "client_ip",
     "consumer",
-    "host",
     "method",
     "params",
     "path",

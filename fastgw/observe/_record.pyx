@@ -15,6 +15,7 @@ from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.string cimport memchr, memcmp, memcpy
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 
+from fastgw._slots cimport slot_place
 from fastgw.wire._scan cimport RequestHead, Span
 
 import re
@@ -35,18 +36,6 @@ cdef extern from "_line.h" nogil:
         const char* start
         Py_ssize_t length
     bint none_is_secret(Text query, const Text* secrets, Py_ssize_t count)
-
-cdef extern from *:
-    """
-    #include <structmember.h>
-    /* Where the attribute that this descriptor stands for lies in an instance; 0: it is none of `__slots__`. */
-    static inline Py_ssize_t slot_place(PyObject *descriptor)
-    {
-        const PyMemberDef *member = ((PyMemberDescrObject *)descriptor)->d_member;
-        return member->type == T_OBJECT_EX && !member->flags ? member->offset : 0;
-    }
-    """
-    Py_ssize_t slot_place(object descriptor)
 
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* length) except NULL

@@ -5,7 +5,7 @@ from time import monotonic
 from typing import Final, NamedTuple, final
 
 from fastgw.errors import Fault
-from fastgw.exchange import Chain, ClientSide, Exchange, Relay, Response, Trailers
+from fastgw.exchange import Chain, ClientSide, Exchange, Relay, Response, Trailers, begin
 from fastgw.exchange.states import ENDED
 from fastgw.observe.families import FilterEvent
 from fastgw.upstream.forward import Forward
@@ -36,7 +36,7 @@ def send_copy(exchange: Exchange, body: bytes, upstream: Upstream, done: Callabl
     """
     action = exchange.route.action if exchange.route is not None else None
     path_of, forwarded = (action.path_of, action.forwarded) if isinstance(action, Forward) else (None, None)
-    copy = Exchange(exchange.head, _Nobody(done), exchange.listener, exchange.peer, _NO_FILTERS)
+    copy = begin(exchange.head, _Nobody(done), exchange.listener, exchange.peer, _NO_FILTERS)
     copy.client_ip, copy.params, copy.path = exchange.client_ip, exchange.params, exchange.path
     copy.consumer, copy.claims = exchange.consumer, exchange.claims
     others = exchange.for_others or (exchange.request_added, exchange.request_dropped, exchange.query_sent)

@@ -14,7 +14,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from fastgw.errors import Fault
-from fastgw.exchange import Chain, ClientSide, Exchange, Relay, Response, Route, Trailers
+from fastgw.exchange import Chain, ClientSide, Exchange, Relay, Response, Route, Trailers, begin
 from fastgw.exchange.exchange import AS_ASKED
 from fastgw.exchange.reply import NO_NAMES
 from fastgw.exchange.states import ANSWER_BEGUN, FORWARDING
@@ -187,7 +187,8 @@ class Passage(NoTunnel):
             self._attempt_at = monotonic()
             upstream.watch.began(target)
         head = exchange.head
-        method, payload = head.method, head.payload
+        method = head.method
+        payload = b"" if exchange.request_body is None else head.payload
         assert payload is not None
         may_repeat = method in IDEMPOTENT or upstream.rules.any_method
         connection = self._connection = upstream.pool.idle(target, inf if may_repeat else JUST_USED_S)
@@ -238,7 +239,7 @@ class Passage(NoTunnel):
     def _exchange_so_far(self) -> Exchange:
         exchange = self._exchange
         if exchange is None:
-            exchange = Exchange(self.head, self._client, self.listener, self.peer, self.route.chain)
+            exchange = begin(self.head, self._client, self.listener, self.peer, self.route.chain)
             exchange.begun_at, exchange.client_ip = self.begun_at, self.client_ip
             exchange.route, exchange.params = self.route, self._params
             exchange.answered_by = None
@@ -290,11 +291,13 @@ class Passage(NoTunnel):
         if not route.meets_answers:
             exchange.state, exchange.response = ANSWER_BEGUN[exchange.state], response
         else:
-            self._client.turn(exchange)
             if not exchange.pass_response_steps(response):
+                self._client.turn(exchange)
+                exchange.answer_instead()
                 return
             if response.status != status:
                 assert head.payload is not None
+                self._client.turn(exchange)
                 self._client.answer(response, head.payload, True)
                 return
         self._client.answer_straight(head, exchange, response.dropped, response.added)

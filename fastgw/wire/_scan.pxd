@@ -74,3 +74,5 @@ cdef uint32_t bits_of(names) except? 0
 
 # A number below 64 * SLOT_WORDS for a name, in whatever case: that of all its twins that begin and end with no sign.
 cdef uint8_t slot_of(const uint8_t* name, Py_ssize_t length) noexcept nogil
+
+cdef bytes method_of(RequestHead head)

@@ -442,7 +442,7 @@ cdef class RequestHead(Head):
 
     @property
     def method(self):
-        return _cut(self, self.method_at)
+        return method_of(self)
 
     @property
     def request_target(self):
@@ -502,6 +502,15 @@ cdef class RequestHead(Head):
 
     def __repr__(self):
         return f"<RequestHead {self.method.decode('ascii')}, {_framing_text(self)}>"
+
+
+cdef bytes _GET = b"GET"
+
+
+cdef bytes method_of(RequestHead head):
+    if head.method_at.length == 3 and not memcmp(PyBytes_AS_STRING(head.source), b"GET", 3):
+        return _GET  # PERF: of most requests, for 200 instructions less (CPython 3.11, callgrind)
+    return _cut(head, head.method_at)
 
 
 cdef enum:

@@ -9,7 +9,16 @@ import pytest
 from tests.fuzz.hunting import hunt
 from tests.fuzz.sanitized import build
 
-CORPORA = ("cells", "observe_lines", "observe_recorder", "routing_twins", "scan_twin", "two_judges", "wire_*")
+CORPORA = (
+    "cells",
+    "exchange_begin",
+    "observe_lines",
+    "observe_recorder",
+    "routing_twins",
+    "scan_twin",
+    "two_judges",
+    "wire_*",
+)
 FOUND = "tests/fuzz/test_found.py"
 DEADLINE = 300.0
 CASES = 4000  # a few seconds; `make fuzz` goes on for as long as is wanted

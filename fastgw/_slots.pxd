@@ -1,0 +1,13 @@
+"""Where CPython keeps what is in `__slots__`."""
+
+cdef extern from *:
+    """
+    #include <structmember.h>
+    /* Where the attribute that this descriptor stands for lies in an instance; 0: it is none of `__slots__`. */
+    static inline Py_ssize_t slot_place(PyObject *descriptor)
+    {
+        const PyMemberDef *member = ((PyMemberDescrObject *)descriptor)->d_member;
+        return member->type == T_OBJECT_EX && !member->flags ? member->offset : 0;
+    }
+    """
+    Py_ssize_t slot_place(object descriptor)  # a `MemberDescriptorType`
