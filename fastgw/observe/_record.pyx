@@ -11,6 +11,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
+from cpython.tuple cimport PyTuple_GET_ITEM
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.string cimport memchr, memcmp, memcpy
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
@@ -40,7 +41,6 @@ cdef extern from "_line.h" nogil:
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* length) except NULL
     void* PyUnicode_DATA(object text)
-    Py_ssize_t PyUnicode_GET_LENGTH(object text)
     long long PyLong_AsLongLongAndOverflow(object number, int* overflow) except? -1
 
 
@@ -165,14 +165,8 @@ cdef class Reader:
         self._names = names
 
     cdef object read(self, object owner, int attribute):
-        cdef PyObject* value
-        if type(owner) is not self._class:
-            self._learn(type(owner))
-        if self._places[attribute]:
-            value = (<PyObject**>(<char*><PyObject*>owner + self._places[attribute]))[0]
-            if value is not NULL:
-                return <object>value
-        return getattr(owner, self._names[attribute])
+        cdef PyObject* value = _lent(self, owner, attribute)
+        return getattr(owner, self._names[attribute]) if value is NULL else <object>value
 
     cdef int _learn(self, type owner) except -1:
         cdef Py_ssize_t number
@@ -184,6 +178,15 @@ cdef class Reader:
         return 0
 
 
+cdef inline PyObject* _lent(Reader reader, object owner, int attribute) except? NULL:
+    """What lies in a slot. It stays its owner's: it is not looked at, nor is counted who refers to it. NULL: `read` it."""
+    if type(owner) is not reader._class:
+        reader._learn(type(owner))
+    if not reader._places[attribute]:
+        return NULL
+    return (<PyObject**>(<char*><PyObject*>owner + reader._places[attribute]))[0]
+
+
 # --- kinds of exchanges ---
 
 cdef enum:
@@ -192,7 +195,9 @@ cdef enum:
     MAX_LINE = 4096
     SLOTS = 15  # of a line, see `lines.JSON_SLOTS`; and the route
     MOST_BOUNDS = 32
+    SHORT = 32  # bytes of a name that its entry has room for
 
+cdef str _NO_NAME = ""
 cdef frozenset _SLOTS = frozenset(lines.JSON_SLOTS) | {"route"}
 if lines.MAX_LINE != MAX_LINE or len(_SLOTS) != SLOTS:
     raise ImportError("the compiled twin makes other lines")
@@ -215,17 +220,12 @@ for _place, _bound in enumerate(families.BOUNDS_S):
 
 @cython.final
 @cython.no_gc  # no cycle: it knows texts alone
-cdef class Entry:
-    """A `recorder.Kind`, told by its texts' identity, and what is known of it.
+cdef class Sort:
+    """What `recorder.Kind`s have in common that differ in the route alone, told by its texts' identity.
 
-    There are as many as routes that are asked, and the next one is in no near cache of the processor's. So it is small,
-    and has no text of its own: pieces without the route's name are the same for many.
+    There are few of them, and what is known of one stays in the processor's near caches.
     """
 
-    # PERF: with 10,000 routes 5 lines of memory are fetched for an exchange, with pieces of its own 10 (simulated for
-    # 1 MiB by valgrind, CPython 3.11, micro/routes).
-
-    cdef str route
     cdef str target
     cdef str upstream
     cdef str listener
@@ -234,13 +234,24 @@ cdef class Entry:
     cdef int status
     cdef short method  # its place in `_METHODS`
     cdef short minor
-    cdef unsigned int generation  # of what the recorder has adopted; its places are good for that alone
-    cdef unsigned int length  # of the pieces and the route's name
-    cdef unsigned int request
-    cdef unsigned int row
+    cdef unsigned int length  # of the pieces
     cdef unsigned int upstream_row
     cdef unsigned int fault_word
     cdef tuple pieces
+
+
+cdef struct Entry:
+    # A `recorder.Kind`, told by its sort and the identity of its route's name, and what is known of it. There are as
+    # many as routes that are asked, and the next one is in no near cache of the processor's. So it is a single line of
+    # memory. PERF: with 10,000 routes 1 line is fetched for an exchange; with an object for each kind, and names that
+    # are looked at where they lie, 5 (simulated for 1 MiB by valgrind, CPython 3.11, micro/routes).
+    PyObject* route  # its name
+    PyObject* sort
+    unsigned int generation  # of what the recorder has adopted; the places are good for that alone
+    unsigned int request
+    unsigned int row
+    unsigned int length  # of the name
+    char[SHORT] name  # if it has room
 
 
 cdef inline Text _span(RequestHead head, Span at) noexcept:
@@ -303,7 +314,9 @@ cdef class Recorder:
     cdef object _forgotten
     cdef unsigned int _generation
     cdef dict _pieces  # each piece and each tuple of them that occurs, so that there is one of it
-    cdef list _entries
+    cdef dict _sorts
+    cdef Entry* _entries
+    cdef void* _room  # where the entries lie
     cdef tuple _secrets  # kept for `_secret_texts`
     cdef Text* _secret_texts
     cdef Py_ssize_t _secret_count
@@ -325,11 +338,15 @@ cdef class Recorder:
             raise ValueError("a column is of 64-bit words")
         self._words = <uint64_t*>self._column.buf
         self._word_count = self._column.len // 8
+        self._room = PyMem_Calloc(KINDS + 1, sizeof(Entry))
+        if self._room is NULL:
+            raise MemoryError
+        # They are as long as a line of memory, and begin where one does.
+        self._entries = <Entry*>(<uintptr_t>self._room + sizeof(Entry) - <uintptr_t>self._room % sizeof(Entry))
 
     def __init__(self, reference):
         self._reference = reference
-        self._learned, self._pieces, self._forgotten = {}, {}, recorder.Forgotten()
-        self._entries = [Entry()] * KINDS
+        self._learned, self._sorts, self._pieces, self._forgotten = {}, {}, {}, recorder.Forgotten()
         self._second = -1
         self._exchanges = {}
         self._consumer, self._listener, self._route = Reader(("name",)), Reader(("name",)), Reader(("name",))
@@ -362,12 +379,23 @@ cdef class Recorder:
         self._consumers = reference.consumers
         self._held = helds
         self._drops = tuple([log.drop for log in reference.json_logs])
-        self._learned = self._forgotten.instead_of(self._learned)
-        self._pieces = {}
+        self._forget()
         self._generation += 1
         return 0
 
+    cdef int _forget(self) except -1:
+        self._learned = self._forgotten.instead_of(self._learned)
+        self._sorts = self._forgotten.instead_of(self._sorts)
+        self._pieces = {}
+        return 0
+
     def __dealloc__(self):
+        cdef int place
+        if self._room is not NULL:
+            for place in range(KINDS):
+                Py_XDECREF(self._entries[place].route)
+                Py_XDECREF(self._entries[place].sort)
+        PyMem_Free(self._room)
         PyMem_Free(self._secret_texts)
         PyBuffer_Release(&self._column)
 
@@ -391,7 +419,8 @@ cdef class Recorder:
         """Count it and hold its lines. False: nothing was done."""
         cdef Reader exchange = self._reader_of(type(ended))
         cdef RequestHead head
-        cdef Entry entry
+        cdef Entry* entry
+        cdef Sort sort
         cdef Text path, query, user_agent, referer, request_id, client, consumer
         cdef char line[MAX_LINE]
         cdef char* to = line
@@ -408,8 +437,9 @@ cdef class Recorder:
             return False
         head = <RequestHead>found
         entry = self._entry_of(ended, exchange, head)
-        if entry is None:
+        if entry is NULL:
             return False
+        sort = <Sort>entry.sort
         duration_s = now - <double>exchange.read(ended, BEGUN_AT)
         upstream_s = exchange.read(ended, UPSTREAM_S)
         body = exchange.read(ended, REQUEST_BODY)
@@ -445,7 +475,7 @@ cdef class Recorder:
             if known_as is not None:
                 consumer.start = PyUnicode_AsUTF8AndSize(known_as, &consumer.length)
             length = (
-                entry.length + client.length + head.host_at.length + head.path_at.length + query.length
+                sort.length + entry.length + client.length + head.host_at.length + head.path_at.length + query.length
                 + request_id.length + user_agent.length + referer.length + consumer.length
             )
             if length > MAX_LINE - 256:  # the rest is numbers and quotes
@@ -465,42 +495,42 @@ cdef class Recorder:
             if date_ms // 1000 != self._second:
                 self._second_text = lines.second_text(date_ms // 1000)
                 self._second = date_ms // 1000
-            to = _put_piece(to, entry, 0)
+            to = _put_piece(to, sort, 0)
             to[0] = c'"'
             to = put_plain(to + 1, PyBytes_AS_STRING(self._second_text), PyBytes_GET_SIZE(self._second_text), &odd)
             to[0] = c"."
             to = put_digits(to + 1, date_ms % 1000, 3)
             to[0] = c"Z"
             to[1] = c'"'
-            to = _put_piece(to + 2, entry, 1)
+            to = _put_piece(to + 2, sort, 1)
             to = put_text(to, client.start, client.length, &odd)
-            to = _put_piece(to, entry, 2)
+            to = _put_piece(to, sort, 2)
             to = put_text(to, consumer.start, consumer.length, &odd)
-            to = _put_piece(to, entry, 3)
-            to = _put_name(to, entry.route)
-            to = _put_piece(to, entry, 4)
+            to = _put_piece(to, sort, 3)
+            to = _put_name(to, entry)
+            to = _put_piece(to, sort, 4)
             to = _put_span(to, head, head.host_at, &odd)
-            to = _put_piece(to, entry, 5)
+            to = _put_piece(to, sort, 5)
             to = _put_span(to, head, head.path_at, &odd)
-            to = _put_piece(to, entry, 6)
+            to = _put_piece(to, sort, 6)
             to = put_text(to, query.start, query.length, &odd)
-            to = _put_piece(to, entry, 7)
+            to = _put_piece(to, sort, 7)
             to = put_number(to, request_bytes)
-            to = _put_piece(to, entry, 8)
+            to = _put_piece(to, sort, 8)
             to = put_number(to, response_bytes)
-            to = _put_piece(to, entry, 9)
+            to = _put_piece(to, sort, 9)
             to = put_micros(to, duration_us)
-            to = _put_piece(to, entry, 10)
+            to = _put_piece(to, sort, 10)
             to = put_micros(to, upstream_us) if upstream_s >= 0.0 else put_text(to, NULL, 0, &odd)
-            to = _put_piece(to, entry, 11)
+            to = _put_piece(to, sort, 11)
             to = put_number(to, retries)
-            to = _put_piece(to, entry, 12)
+            to = _put_piece(to, sort, 12)
             to = put_text(to, request_id.start, request_id.length, &odd)
-            to = _put_piece(to, entry, 13)
+            to = _put_piece(to, sort, 13)
             to = put_text(to, user_agent.start, user_agent.length, &odd)
-            to = _put_piece(to, entry, 14)
+            to = _put_piece(to, sort, 14)
             to = put_text(to, referer.start, referer.length, &odd)
-            to = _put_piece(to, entry, 15)
+            to = _put_piece(to, sort, 15)
             if odd:
                 return False
 
@@ -514,12 +544,12 @@ cdef class Recorder:
         if response_bytes:
             add_to_word(&words[entry.row + _ROUTE_RESPONSE_BYTES], response_bytes)
         if upstream_s >= 0.0:
-            add_to_word(&words[entry.upstream_row + _bucket(upstream_s)], 1)
-            add_to_word(&words[entry.upstream_row + _SUM], <uint64_t>(upstream_s * 1e6))
+            add_to_word(&words[sort.upstream_row + _bucket(upstream_s)], 1)
+            add_to_word(&words[sort.upstream_row + _SUM], <uint64_t>(upstream_s * 1e6))
         if retries:
-            add_to_word(&words[entry.upstream_row + _UPSTREAM_RETRIES], retries)
-        if entry.fault_word:
-            add_to_word(&words[entry.fault_word], 1)
+            add_to_word(&words[sort.upstream_row + _UPSTREAM_RETRIES], retries)
+        if sort.fault_word:
+            add_to_word(&words[sort.fault_word], 1)
         for place in range(len(self._held)):
             if not (<Held>self._held[place]).put(line, to - line):
                 self._drops[place]()
@@ -534,71 +564,90 @@ cdef class Recorder:
                 self._exchange._learn(exchange_type)
         return self._exchange
 
-    cdef Entry _entry_of(self, object ended, Reader exchange, RequestHead head):
-        """None: of a kind that is not remembered."""
-        cdef Entry entry
+    cdef Entry* _entry_of(self, object ended, Reader exchange, RequestHead head) except? NULL:
+        """NULL: of a kind that is not remembered."""
+        cdef Entry* entry
+        cdef Sort sort
         cdef int method = _method(head)
         cdef long long status
         cdef uintptr_t mixed
         cdef int probe
+        cdef PyObject* route_name = <PyObject*>_NO_NAME
         route = exchange.read(ended, ROUTE)
         response = exchange.read(ended, RESPONSE)
         fault = exchange.read(ended, FAULT)
         scheme = exchange.read(ended, SCHEME)
         upstream, target = exchange.read(ended, UPSTREAM), exchange.read(ended, TARGET)
         listener_name = self._listener.read(exchange.read(ended, LISTENER), 0)
-        route_name = "" if route is None else self._route.read(route, 0)
+        if route is not None:
+            route_name = _lent(self._route, route, 0)
+            if route_name is NULL:
+                read_name = self._route.read(route, 0)
+                route_name = <PyObject*>read_name
         label = "" if fault is None else self._fault.read(fault, 0)
         status = _count(CLIENT_LEFT if response is None else self._response.read(response, 0))
         if method < 0 or not 0 <= status < 1000:
-            return None
-        mixed = <uintptr_t><PyObject*>route_name ^ <uintptr_t><PyObject*>target << 9 ^ <uintptr_t>status << 20
+            return NULL
+        mixed = <uintptr_t>route_name ^ <uintptr_t><PyObject*>target << 9 ^ <uintptr_t>status << 20
         mixed = (mixed ^ <uintptr_t>method << 32) * <uintptr_t>0x9E3779B97F4A7C15 >> 40
         for probe in range(PROBES):
-            entry = <Entry>self._entries[(mixed + probe) % KINDS]
-            if (
-                entry.route is route_name and entry.target is target and entry.status == status
-                and entry.method == method and entry.upstream is upstream and entry.listener is listener_name
-                and entry.scheme is scheme and entry.fault is label and entry.minor == head.minor
-                and entry.generation == self._generation
-            ):
-                return entry
+            entry = &self._entries[(mixed + probe) % KINDS]
             if entry.generation != self._generation:
                 break  # the first free place
+            sort = <Sort>entry.sort
+            if (
+                entry.route is route_name and sort.target is target and sort.status == status
+                and sort.method == method and sort.upstream is upstream and sort.listener is listener_name
+                and sort.scheme is scheme and sort.fault is label and sort.minor == head.minor
+            ):
+                return entry
         else:
-            probe = 0  # of those in the way the first goes
-        entry = self._learn(
-            (listener_name, route_name, upstream, target, _METHODS[method], scheme, status, label, head.minor)
-        )
-        if entry is not None:
-            entry.method, entry.minor, entry.status = method, head.minor, status
-            entry.generation = self._generation
-            self._entries[(mixed + probe) % KINDS] = entry
-        return entry
+            entry = &self._entries[mixed % KINDS]  # of those in the way the first goes
+        names = listener_name, <object>route_name, upstream, target, _METHODS[method], scheme, status, label, head.minor
+        return entry if self._learn(entry, recorder.Kind(*names), method) else NULL
 
-    cdef Entry _learn(self, tuple names):
-        cdef Entry entry = Entry()
-        kind = recorder.Kind(*names)
-        if _PLAIN.fullmatch(kind.route) is None:
-            return None
+    cdef bint _learn(self, Entry* entry, kind, short method) except -1:
+        """Make it an entry of this kind. False: it is not remembered."""
+        cdef Sort sort
+        cdef str route = kind.route
+        cdef tuple pieces
+        if _PLAIN.fullmatch(route) is None:
+            return False
         learned = self._learned.get(kind)
         if learned is None:
             self._forgotten.thin_out()
             if len(self._learned) >= recorder.MAX_KINDS:
-                self._learned = self._forgotten.instead_of(self._learned)
-                self._pieces = {}
+                self._forget()
             only = self._pieces.setdefault
             pieces = tuple([only(piece, piece) for piece in self._reference.pieces(kind, _SLOTS)])
             learned = self._learned[kind] = self._reference.place(kind), only(pieces, pieces)
-        place, entry.pieces = learned
-        entry.request, entry.row, entry.upstream_row, entry.fault_word = place
-        last = max(entry.row + _ROUTE_RESPONSE_BYTES, entry.upstream_row + _UPSTREAM_RETRIES)
-        if max(last, *place) >= self._word_count or len(entry.pieces) != SLOTS + 1:
+        place, pieces = learned
+        request, row, upstream_row, fault_word = place
+        last = max(row + _ROUTE_RESPONSE_BYTES, upstream_row + _UPSTREAM_RETRIES)
+        if min(place) < 0 or max(last, *place) >= self._word_count or len(pieces) != SLOTS + 1:
             raise ValueError("a place outside of the column")
-        entry.length = len(kind.route) + sum(map(len, entry.pieces))
-        entry.listener, entry.route, entry.upstream, entry.target = kind.listener, kind.route, kind.upstream, kind.target
-        entry.fault, entry.scheme = kind.fault, kind.scheme
-        return entry
+        alike = kind._replace(route="")
+        sort = self._sorts.get(alike)
+        if sort is None or not (
+            sort.target is kind.target and sort.upstream is kind.upstream and sort.listener is kind.listener
+            and sort.scheme is kind.scheme and sort.fault is kind.fault
+        ):
+            sort = self._sorts[alike] = Sort()
+            sort.target, sort.upstream, sort.listener = kind.target, kind.upstream, kind.listener
+            sort.scheme, sort.fault, sort.status = kind.scheme, kind.fault, kind.status
+            sort.method, sort.minor = method, kind.minor
+            sort.pieces, sort.length = pieces, sum(map(len, pieces))
+            sort.upstream_row, sort.fault_word = upstream_row, fault_word
+        before = entry[0]
+        Py_INCREF(route)
+        Py_INCREF(sort)
+        entry.route, entry.sort, entry.generation = <PyObject*>route, <PyObject*>sort, self._generation
+        entry.request, entry.row, entry.length = request, row, <unsigned int>len(route)
+        if entry.length <= SHORT:
+            memcpy(entry.name, PyUnicode_DATA(route), entry.length)
+        Py_XDECREF(before.route)
+        Py_XDECREF(before.sort)
+        return True
 
 
 cdef inline double _seconds(timespec at) noexcept nogil:
@@ -606,20 +655,20 @@ cdef inline double _seconds(timespec at) noexcept nogil:
     return <double>(<int64_t>at.tv_sec * 1000000000 + at.tv_nsec) / 1e9
 
 
-cdef inline char* _put_piece(char* to, Entry entry, int place) noexcept:
-    piece = <bytes>entry.pieces[place]
-    memcpy(to, PyBytes_AS_STRING(piece), PyBytes_GET_SIZE(piece))
-    return to + PyBytes_GET_SIZE(piece)
+cdef inline char* _put_piece(char* to, Sort sort, int place) noexcept:
+    cdef PyObject* piece = PyTuple_GET_ITEM(sort.pieces, place)
+    memcpy(to, PyBytes_AS_STRING(<bytes>piece), PyBytes_GET_SIZE(<bytes>piece))
+    return to + PyBytes_GET_SIZE(<bytes>piece)
 
 
-cdef inline char* _put_name(char* to, str name) noexcept:
-    """As `put_text`, of one that is known to be plain."""
-    cdef Py_ssize_t length = PyUnicode_GET_LENGTH(name)
+cdef inline char* _put_name(char* to, Entry* entry) noexcept:
+    """As `put_text`, of the route's, which is known to be plain."""
+    cdef unsigned int length = entry.length
     if not length:
         memcpy(to, b"null", 4)
         return to + 4
     to[0] = c'"'
-    memcpy(to + 1, PyUnicode_DATA(name), length)
+    memcpy(to + 1, entry.name if length <= SHORT else PyUnicode_DATA(<object>entry.route), length)
     to[length + 1] = c'"'
     return to + length + 2
 

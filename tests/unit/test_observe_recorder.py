@@ -235,6 +235,39 @@ def test_kinds_are_bounded(twin: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(told.recorder._kinds) <= 8 < MAX_KINDS
 
 
+class Unnamed:
+    """A route whose name is made whenever it is asked for."""
+
+    @property
+    def name(self) -> str:
+        return "".join(("us", "er"))
+
+
+def again(text: str) -> str:
+    """An equal text that is another object."""
+    return text.encode().decode()
+
+
+@pytest.mark.parametrize("twin", WAYS)
+def test_kinds_are_told_apart_by_all_that_they_differ_in(twin: Any) -> None:
+    """Each twice, with texts that are equal and not the same, in any order."""
+    names = ["user", "files", *("n" * length for length in (1, 31, 32, 33, 300))]
+    routes = [None, Unnamed(), *(Named(again(name)) for name in names * 2)]
+    finished = [
+        over(route=route, target=again(target), upstream=again(upstream), response=Response(status), scheme=scheme)
+        for route in routes
+        for target, upstream in (("t-1", "users"), ("t-2", "users"), ("t-1", ""))
+        for status, scheme in ((200, b"http"), (404, b"https"))
+    ]
+    told, expected = Told(twin), Told(None)
+    for ended in finished + finished[::-1]:
+        told.recorder.finish_at(ended, 1.0, 1.0)
+        line = reference(expected, ended, 1.0, 1.0)
+        (written,) = told.lines()
+        assert orjson.loads(written) == orjson.loads(line)
+    assert told.column == expected.column
+
+
 def test_what_has_a_slot_is_in_the_line() -> None:
     """In this order, which the template relies on."""
     fields = list(orjson.loads(json_line(record_of(over(), 0.0, 0.0), masker(()))))
