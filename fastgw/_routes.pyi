@@ -1,12 +1,15 @@
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 class Tables:
-    def __init__(self, match: Callable[..., Any], /) -> None:
-        """`match`: what makes a match. Nothing is found before all is added and sealed."""
+    def __init__(self, no_parameters: Mapping[str, bytes], /) -> None:
+        """`no_parameters`: of a match that has none. Nothing is found before all is added and sealed."""
 
-    def find(self, host: bytes, path: bytes, method: bytes, /) -> Any:
-        """What `Router.find` gives for such a request, or NotImplemented: the reference has to be asked."""
+    def find(self, request: Any, /) -> Any:
+        """What `Router.find` gives, or NotImplemented: the reference has to be asked.
+
+        `request`: a `Routable`, whose host, path and method decide here.
+        """
 
     def add_host(self, name: bytes, wildcard: bool, beyond: int, /) -> int:
         """The number of a host that is new. `beyond`: that of the host that answers what this one does not; or -1."""

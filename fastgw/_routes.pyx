@@ -8,8 +8,9 @@ one above it, so a search goes back up without a stack. The whole path of an exa
 its host: a segment cannot be equal to it, for it has no slash.
 
 The next of 10,000 routes is in no near cache of the processor's, so what counts is how many lines of memory a search
-looks at: what it has to know of a place lies together, and so does what it has to know of an entry. PERF: 4.2 lines are
-fetched for a prefix; with texts and matches apart 6.4 (simulated for 1 MiB by valgrind, micro/routes).
+looks at: what it has to know of a place is one line, with the text that leads there and the first entry that ends
+there. PERF: 2 lines are fetched for a prefix; with entries and matches apart 4.2, with texts apart as well
+6.4 (simulated for 1 MiB by valgrind, micro/routes).
 
 A client looks texts up and cannot add one, so the longest run of filled slots is a property of the configuration.
 What is longer than all texts that lead down from a place is not even hashed, and a path is cut no deeper than the
@@ -20,8 +21,10 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
 from cpython.object cimport PyObject
-from libc.stdint cimport int32_t, uint32_t, uint64_t
-from libc.string cimport memchr, memcmp, memcpy, memset
+from libc.stdint cimport int32_t, uint32_t, uint64_t, uintptr_t
+from libc.string cimport memchr, memcmp, memcpy, memmove, memset
+
+from fastgw.wire._scan cimport RequestHead
 
 from fastgw.config.patterns import PathKind
 
@@ -33,7 +36,7 @@ cdef enum:
     ASK = -2  # the reference
     EXACT_HOSTS = 1  # places from which the names of hosts lead to places where a host ends
     WILDCARD_HOSTS = 2
-    SHORT = 32  # bytes of a text that its place has room for
+    SHORT = 20  # bytes of a text that its place has room for
     PIECE = 1024  # slots, texts or matches that one call looks at
     FEWEST_SLOTS = 128  # more than the steps of the longest pattern take
 
@@ -42,32 +45,34 @@ cdef struct Text:
     uint32_t length
     uint32_t hash  # 0: not known yet
 
-cdef struct Place:  # most searches look at no more than its first half
-    int32_t above
-    int32_t ends  # the first entry whose pattern ends here: where text alone leads, a prefix; of a host's name, the host
-    uint32_t longest  # of the texts that lead down, + 1; 0: none does
-    uint32_t length  # of the text that leads here
+cdef struct Entry:
+    uint64_t methods  # their bits; 0: any
+    PyObject* routed  # as in `_routed`, which holds it; NULL: there is no entry
+    uint32_t following  # in match order, of those that end at the same place
+    char asks  # it has conditions that the reference checks
+    char parameters
+    char takes_rest
+
+cdef union Leading:
     char[SHORT] short_text
-    uint32_t text  # where it begins in `_texts`, if it is longer than `short_text`
+    uint32_t text  # where it begins in `_texts`, if it is longer
+
+cdef struct Place:  # one line of memory. `memcmp` reads 32 bytes at once, which are in it too
+    Leading leading
+    uint32_t length  # of the text that leads here
+    Entry ends  # the first entry whose pattern ends here: where text alone leads, a prefix
+    int32_t above
+    uint32_t longest  # of the texts that lead down, + 1; 0: none does
     int32_t parameter  # the place that any text leads to; 0: none
-    int32_t rest  # the first entry whose `:path` parameter takes what is left from here
-    bint by_parameter  # how it is reached from above, in place of a text
+    uint32_t rest  # the first entry whose `:path` parameter takes what is left from here; of a host's name, the host
 
 cdef struct Step:
     uint32_t key
     int32_t below  # 0: the slot is free
 
-cdef struct Entry:
-    uint64_t methods  # their bits; 0: any
-    PyObject* routed  # as in `_routed`, which holds it
-    int32_t following  # in match order, of those that end at the same place
-    char asks  # it has conditions that the reference checks
-    char parameters
-    char takes_rest
-
 cdef struct Host:
+    Entry any_path  # the first entry without a path
     int32_t root
-    int32_t any_path  # the first entry without a path
     int32_t beyond  # the host that answers what this one does not
     int32_t depth  # segments of the longest pattern in the tree; 0: it has none
     uint32_t longest  # exact path, + 1
@@ -140,11 +145,14 @@ cdef class Tables:
 
     cdef Host* _hosts
     cdef Place* _places
+    cdef char* _place_room  # where the places lie
     cdef Step* _steps
     cdef Step* _wider  # those of `_steps` from `_moved` on are still to be moved there; NULL: it is wide enough
-    cdef Entry* _entries
+    cdef Entry* _entries  # those that follow others, and of `rest`; 0 is none
+    cdef Entry _asking  # stands for whatever the reference knows
     cdef char* _texts
     cdef uint32_t _place_count
+    cdef uint32_t _entry_count
     cdef uint32_t _step_count
     cdef uint32_t _host_count
     cdef uint32_t _mask  # slots of `_steps` - 1
@@ -156,12 +164,13 @@ cdef class Tables:
     cdef bint _by_host
     cdef Text[METHODS] _methods
     cdef list _method_names
-    cdef list _routed  # number of an entry -> its match; with parameters the route, and their names and places
+    cdef list _routed  # the routes of entries; with parameters each with their names and places
     cdef dict _known  # text -> where it is: the same `v1` below 10,000 places is kept once
-    cdef object _match
+    cdef object _no_parameters
 
-    def __cinit__(self, match):
-        self._match = match
+    def __cinit__(self, no_parameters):
+        cdef Entry none
+        self._no_parameters = no_parameters
         self._method_names = []
         self._routed = []
         self._known = {}
@@ -170,51 +179,74 @@ cdef class Tables:
         self._steps = _new_steps(FEWEST_SLOTS)
         self._text_room = 64
         self._texts = <char*>_resized(NULL, self._text_room, 1)
+        self._asking.asks = True
+        memset(&none, 0, sizeof(Entry))
+        self._keep(none)
         for _ in range(WILDCARD_HOSTS + 1):  # those with a name, and the place 0, which stands for none
-            self._new_place(0, False)
+            self._new_place(0)
 
     def __dealloc__(self):
         self._free()
 
     # --- finding
 
-    def find(self, bytes host not None, bytes path not None, bytes method not None):
-        """What `Router.find` gives for such a request, or NotImplemented: the reference has to be asked."""
+    def find(self, request):
+        """What `Router.find` gives, or NotImplemented: the reference has to be asked."""
+        cdef RequestHead head
+        cdef const char* source
+        cdef bytes host, path, method
+        if type(request) is RequestHead and (<RequestHead>request)._path is not None:
+            # PERF: no objects of host and method: of a GET 600 instructions less (CPython 3.11, callgrind, micro/routes).
+            head = <RequestHead>request
+            source = PyBytes_AS_STRING(head.source)
+            host_at, method_at = head.host_at, head.method_at
+            return self._found(
+                source + host_at.start, host_at.length, head._path, source + method_at.start, method_at.length
+            )
+        host, path, method = request.host, request.path, request.method
+        if host is None or path is None or method is None:
+            raise TypeError("expected bytes")
+        return self._found(
+            PyBytes_AS_STRING(host), PyBytes_GET_SIZE(host), path, PyBytes_AS_STRING(method), PyBytes_GET_SIZE(method)
+        )
+
+    cdef object _found(
+        self, const char* host, Py_ssize_t host_length, bytes path, const char* method, Py_ssize_t method_length
+    ):
         cdef Text[DEPTH + 1] segments
         cdef const char* at = PyBytes_AS_STRING(path)
         cdef Py_ssize_t length = PyBytes_GET_SIZE(path)
-        cdef int32_t number = self._any_host, entry
+        cdef int32_t number = self._any_host
+        cdef Entry* entry
         cdef uint64_t bit
         if length == 0 or length > LENGTH_MAX or at[0] != c"/":
             return NotImplemented
         if self._by_host:
-            number = self._host_of(PyBytes_AS_STRING(host), PyBytes_GET_SIZE(host))
-        bit = self._bit_of(PyBytes_AS_STRING(method), PyBytes_GET_SIZE(method))
+            number = self._host_of(host, host_length)
+        bit = self._bit_of(method, method_length)
         while number >= 0:
             entry = self._first(&self._hosts[number], at, <uint32_t>length, bit, segments)
-            if entry >= 0:
-                return self._matched(entry, segments, at + length)
-            if entry == ASK:
-                return NotImplemented
+            if entry is not NULL:
+                return NotImplemented if entry.asks else self._matched(entry, segments, at + length)
             number = self._hosts[number].beyond
         return NotImplemented if number == ASK else None
 
-    cdef object _matched(self, int32_t entry, Text* segments, const char* end):
+    cdef object _matched(self, Entry* entry, Text* segments, const char* end):
         """The match of an entry; `segments` are those of the path, which reach to `end`."""
         cdef Text* segment
         cdef dict params
         cdef tuple places
-        routed = <object>self._entries[entry].routed
-        if not self._entries[entry].parameters:
-            return routed
+        routed = <object>entry.routed
+        if not entry.parameters:
+            return routed, self._no_parameters
         route, places = <tuple>routed
         params = {}
         for name, number in places:
             segment = &segments[<int32_t>number - 1]
-            if self._entries[entry].takes_rest and len(params) + 1 == len(places):  # the last
+            if entry.takes_rest and len(params) + 1 == len(places):  # the last
                 segment.length = <uint32_t>(end - segment.at)
             params[name] = PyBytes_FromStringAndSize(segment.at, segment.length)
-        return self._match(route, params)
+        return route, params
 
     cdef int32_t _host_of(self, const char* name, Py_ssize_t length) noexcept:
         """The most specific host for a name; NOTHING; ASK for another spelling of an IPv6 address."""
@@ -227,7 +259,7 @@ cdef class Tables:
         text = _text(name, length)
         place = self._below(EXACT_HOSTS, &text)
         if place:
-            return self._places[place].ends
+            return <int32_t>self._places[place].rest
         if length and name[0] == c"[":
             return ASK
         # Begun no further left than a wildcard can: a host of 30,000 dots must not cost 30,000 look-ups.
@@ -239,7 +271,7 @@ cdef class Tables:
             text = _text(name, end - name)
             place = self._below(WILDCARD_HOSTS, &text)
             if place:
-                return self._places[place].ends
+                return <int32_t>self._places[place].rest
             name += 1
         return self._any_host
 
@@ -251,38 +283,39 @@ cdef class Tables:
                 return <uint64_t>1 << number
         return 0
 
-    cdef int32_t _first(self, Host* host, const char* path, uint32_t length, uint64_t bit, Text* segments) noexcept:
-        """The first entry of a host that accepts a path and a method, NOTHING, or ASK. Fills in `segments`."""
+    cdef Entry* _first(self, Host* host, const char* path, uint32_t length, uint64_t bit, Text* segments) noexcept:
+        """The first entry of a host that accepts a path and a method; NULL: none does. Fills in `segments`."""
         cdef Text text
-        cdef int32_t found, place, deepest
+        cdef Entry* found
+        cdef int32_t place, deepest
         cdef int32_t count, level = 0
         if host.asks:
-            return ASK
+            return &self._asking
         if length < host.longest:
             text = _text(path, length)
-            place = self._slot(host.root, &text).below
-            found = self._fitting(self._places[place].ends, bit) if place else NOTHING
-            if found != NOTHING:
+            found = self._fitting(&self._places[self._slot(host.root, &text).below].ends, bit)
+            if found is not NULL:
                 return found
         if host.depth:
             count = _cut(path, length, host.depth, segments)
             deepest = self._descend(host.root, segments, &level, count)
-            found = self._turning(host.root, deepest, segments, level, count, bit) if host.turns else NOTHING
-            if found != NOTHING:
+            found = self._turning(host.root, deepest, segments, level, count, bit) if host.turns else NULL
+            if found is not NULL:
                 return found
             place = deepest
             while place:
-                found = self._fitting(self._places[place].ends, bit)
-                if found != NOTHING:
+                found = self._fitting(&self._places[place].ends, bit)
+                if found is not NULL:
                     return found
                 place = self._places[place].above
-        return ASK if host.regexes else self._fitting(host.any_path, bit)
+        return &self._asking if host.regexes else self._fitting(&host.any_path, bit)
 
-    cdef int32_t _turning(
+    cdef Entry* _turning(
         self, int32_t root, int32_t place, Text* segments, int32_t level, int32_t count, uint64_t bit
     ) noexcept:
         """The first entry with parameters, from the last place that text alone leads to, upwards to the root."""
-        cdef int32_t found
+        cdef Entry* found
+        cdef int32_t below
         cdef bint parameter_tried = False
         while True:
             if level < count:
@@ -290,17 +323,17 @@ cdef class Tables:
                     level += 1
                     place = self._descend(self._places[place].parameter, segments, &level, count)
                     if level == count:
-                        found = self._fitting(self._places[place].ends, bit)
-                        if found != NOTHING:
+                        found = self._fitting(&self._places[place].ends, bit)
+                        if found is not NULL:
                             return found
                     continue
-                found = self._fitting(self._places[place].rest, bit)
-                if found != NOTHING:
+                found = self._fitting(&self._entries[self._places[place].rest], bit)
+                if found is not NULL:
                     return found
             if place == root:
-                return NOTHING
-            parameter_tried = self._places[place].by_parameter
-            place = self._places[place].above
+                return NULL
+            below, place = place, self._places[place].above
+            parameter_tried = self._places[place].parameter == below
             level -= 1
 
     cdef int32_t _descend(self, int32_t place, Text* segments, int32_t* level, int32_t count) noexcept:
@@ -334,16 +367,16 @@ cdef class Tables:
         if to.above != above or to.length != text.length:
             return False
         if to.length <= SHORT:
-            return not memcmp(to.short_text, text.at, to.length)
-        return not memcmp(self._texts + to.text, text.at, to.length)
+            return not memcmp(to.leading.short_text, text.at, to.length)
+        return not memcmp(self._texts + to.leading.text, text.at, to.length)
 
-    cdef int32_t _fitting(self, int32_t entry, uint64_t bit) noexcept:
-        """From `entry` on, the first that takes the method with this bit; NOTHING; ASK when it has more conditions."""
-        while entry != NOTHING:
-            if not self._entries[entry].methods or self._entries[entry].methods & bit:
-                return ASK if self._entries[entry].asks else entry
-            entry = self._entries[entry].following
-        return NOTHING
+    cdef Entry* _fitting(self, Entry* entry, uint64_t bit) noexcept:
+        """From `entry` on, the first that takes the method with this bit; NULL: none does."""
+        while entry.routed is not NULL:
+            if not entry.methods or entry.methods & bit:
+                return entry
+            entry = &self._entries[entry.following]
+        return NULL
 
     # --- making
 
@@ -358,14 +391,13 @@ cdef class Tables:
         self._hosts = <Host*>_with_room(self._hosts, self._host_count, sizeof(Host))
         host = &self._hosts[number]
         memset(host, 0, sizeof(Host))
-        host.root = self._new_place(0, False)
-        host.any_path = NOTHING
+        host.root = self._new_place(0)
         host.beyond = beyond
         if name:
             self._by_host = True
             place = WILDCARD_HOSTS if wildcard else EXACT_HOSTS
             self._longer(place, name)
-            self._places[self._grown(place, name)].ends = number
+            self._places[self._grown(place, name)].rest = number
         else:
             self._any_host = number
         self._host_count += 1
@@ -382,13 +414,14 @@ cdef class Tables:
         host = &self._hosts[number]
         path = entry.path
         if path is None:
-            host.any_path = self._new_entry(entry, host.any_path)
+            self._end(&host.any_path, entry)
         elif path.kind is PathKind.REGEX:
             host.regexes = True
         elif path.kind is PathKind.EXACT:
             text = path.literal
             host.longest = max(host.longest, <uint32_t>len(text) + 1)
-            self._end(self._grown(host.root, text), entry)
+            place = self._grown(host.root, text)
+            self._end(&self._places[place].ends, entry)
         elif len(path.segments) > DEPTH:
             host.asks = True
         else:
@@ -400,11 +433,11 @@ cdef class Tables:
                     self._longer(place, segment)
                     place = self._grown(place, segment)
                 elif segment.rest:
-                    self._places[place].rest = self._new_entry(entry, self._places[place].rest)
+                    self._places[place].rest = self._keep(self._new_entry(entry, self._places[place].rest))
                     return
                 else:
                     place = self._parameter(place)
-            self._end(place, entry)
+            self._end(&self._places[place].ends, entry)
 
     def widen(self):
         """Do a piece of the work of making room for what is added next. False: nothing was left to do."""
@@ -443,8 +476,8 @@ cdef class Tables:
         if not self._known:
             self._known = None
             self._texts = <char*>_resized(self._texts, self._text_length, 1)
-            self._places = <Place*>_resized(self._places, self._place_count, sizeof(Place))
-            self._entries = <Entry*>_resized(self._entries, len(self._routed), sizeof(Entry))
+            self._make_room(self._place_count)
+            self._entries = <Entry*>_resized(self._entries, self._entry_count, sizeof(Entry))
         return True
 
     def release(self):
@@ -458,27 +491,33 @@ cdef class Tables:
 
     cdef void _free(self) noexcept:
         PyMem_Free(self._hosts)
-        PyMem_Free(self._places)
+        PyMem_Free(self._place_room)
         PyMem_Free(self._steps)
         PyMem_Free(self._wider)
         PyMem_Free(self._entries)
         PyMem_Free(self._texts)
-        self._hosts, self._places, self._entries, self._texts = NULL, NULL, NULL, NULL
+        self._hosts, self._places, self._place_room, self._entries, self._texts = NULL, NULL, NULL, NULL, NULL
         self._steps, self._wider = NULL, NULL
 
     cdef void _longer(self, int32_t place, bytes text) noexcept:
         self._places[place].longest = max(self._places[place].longest, <uint32_t>PyBytes_GET_SIZE(text) + 1)
 
-    cdef int _end(self, int32_t place, entry) except -1:
-        self._places[place].ends = self._new_entry(entry, self._places[place].ends)
+    cdef int _end(self, Entry* first, entry) except -1:
+        """Add an entry before those that begin with `first`."""
+        cdef uint32_t following = 0 if first.routed is NULL else self._keep(first[0])
+        first[0] = self._new_entry(entry, following)
         return 0
 
-    cdef int32_t _new_entry(self, entry, int32_t following) except -1:
-        cdef Py_ssize_t number = len(self._routed)
-        cdef Entry* made
+    cdef uint32_t _keep(self, Entry entry) except? 0:
+        """The number it has from now on."""
+        self._entries = <Entry*>_with_room(self._entries, self._entry_count, sizeof(Entry))
+        self._entries[self._entry_count] = entry
+        self._entry_count += 1
+        return self._entry_count - 1
+
+    cdef Entry _new_entry(self, entry, uint32_t following) except *:
+        cdef Entry made
         cdef int bit
-        self._entries = <Entry*>_with_room(self._entries, number, sizeof(Entry))
-        made = &self._entries[number]
         made.methods = 0
         made.following = following
         made.asks = not entry.only_method
@@ -490,10 +529,10 @@ cdef class Tables:
                 break
             made.methods |= <uint64_t>1 << bit
         made.takes_rest = entry.takes_rest
-        routed = (entry.route, entry.places) if made.parameters else entry.ready
+        routed = (entry.route, entry.places) if made.parameters else entry.route
         self._routed.append(routed)
         made.routed = <PyObject*>routed
-        return <int32_t>number
+        return made
 
     cdef int _new_method(self, bytes method) except ASK:
         """The number of a method's bit, or NOTHING when there are no more."""
@@ -505,21 +544,31 @@ cdef class Tables:
             self._method_count += 1
         return self._method_names.index(method)
 
-    cdef int32_t _new_place(self, int32_t above, bint by_parameter) except NOTHING:
+    cdef int32_t _new_place(self, int32_t above) except NOTHING:
         cdef Place* made
-        self._places = <Place*>_with_room(self._places, self._place_count, sizeof(Place))
+        if not self._place_count & (self._place_count - 1):
+            self._make_room(2 * <size_t>self._place_count or 1)
         made = &self._places[self._place_count]
         memset(made, 0, sizeof(Place))
         made.above = above
-        made.by_parameter = by_parameter
-        made.ends = made.rest = NOTHING
         self._place_count += 1
         return <int32_t>self._place_count - 1
+
+    cdef int _make_room(self, size_t count) except -1:
+        """For so many places, from a beginning of a line of memory on, so that none lies in two."""
+        cdef size_t began = <char*>self._places - self._place_room
+        cdef size_t begin
+        self._place_room = <char*>_resized(self._place_room, count + 1, sizeof(Place))
+        begin = sizeof(Place) - <uintptr_t>self._place_room % sizeof(Place)
+        if begin != began:
+            memmove(self._place_room + begin, self._place_room + began, self._place_count * sizeof(Place))
+        self._places = <Place*>(self._place_room + begin)
+        return 0
 
     cdef int32_t _parameter(self, int32_t above) except NOTHING:
         cdef int32_t place = self._places[above].parameter
         if not place:
-            place = self._new_place(above, True)
+            place = self._new_place(above)
             self._places[above].parameter = place
         return place
 
@@ -529,17 +578,17 @@ cdef class Tables:
         cdef Step* step = self._slot(above, &key)
         cdef Place* made
         if not step.below:
-            step.below = self._new_place(above, False)
+            step.below = self._new_place(above)
             step.key = _key(above, &key)
             self._step_count += 1
             made = &self._places[step.below]
             made.length = key.length
             if key.length <= SHORT:
-                memcpy(made.short_text, key.at, key.length)
+                memcpy(made.leading.short_text, key.at, key.length)
             else:
                 if text not in self._known:
                     self._known[text] = self._new_text(key)
-                made.text = self._known[text]
+                made.leading.text = self._known[text]
         return step.below
 
     cdef size_t _new_text(self, Text text) except? 0:

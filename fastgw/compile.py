@@ -27,7 +27,7 @@ from fastgw.config.secret import SecretError, secret_in
 from fastgw.downstream import Listener, ListenerTable
 from fastgw.downstream.tls import ServerContexts, server_contexts, server_identity
 from fastgw.downstream.trust import trust
-from fastgw.exchange import Chain, Exchange, Hooks, Link, Reply, Route
+from fastgw.exchange import Chain, Division, Exchange, Hooks, Link, Reply, Route, Straight
 from fastgw.filters.api import STATE, Env, Stock, digest_of_state, secret_names
 from fastgw.filters.preflights import forwards_preflight
 from fastgw.filters.shadow import in_shadow
@@ -134,6 +134,8 @@ class _Building:
         """Filters that may stand anywhere: by their use, its level, and whether it is early."""
         self._forwards: dict[tuple[object, ...], Forward] = {}
         """What routes do with their upstreams, by all that they differ in."""
+        self._straights: dict[Straight, Straight] = {}
+        """What the straight way asks of routes, each once."""
         self._unbuilt: dict[Where, tuple[str, str]] = {}
         """Filters that cannot be built: the level, and what is wrong. Each is tried once."""
 
@@ -400,8 +402,8 @@ class _Building:
             takes_options=parts[0].takes_options,
         )
         divided.forwards_preflight = parts[0].forwards_preflight
-        divided.parts = tuple(parts)
-        divided.split = Splitter(route.name, names, tuple(route.upstream.values()), route.split or config.Split())
+        splitter = Splitter(route.name, names, tuple(route.upstream.values()), route.split or config.Split())
+        divided.division = Division(tuple(parts), splitter)
         return divided
 
     def _on_listener(
@@ -428,11 +430,14 @@ class _Building:
         steps = tuple(link.hooks.request for link in links if link.hooks.request is not None)
         path_sent = action.path_of if isinstance(action, Forward) else None
         judge = judge_of(route, None if upstream is None else upstream.settings, path_sent)
-        straight = None
+        straight: Straight | None = None
         # A path that is as it was sent may be forbidden for its slashes only, and is looked at where there are steps.
         slash_allowed = bool(steps) or route.path.encoded_slash == "keep"
         if isinstance(action, Forward) and action.goes_straight and slash_allowed:
-            straight = action
+            meets_answers = chain.meets_answers
+            at_once = not (steps or chain.request_body_steps or meets_answers)
+            straight = Straight(action, judge is not None, at_once, chain.looks_at, meets_answers)
+            straight = self._straights.setdefault(straight, straight)
         takes_options = "OPTIONS" in route.methods
         made = Route(route.name, action, chain, steps, judge, straight, route.timeout, for_preflights, takes_options)
         if route.fallback is not None:

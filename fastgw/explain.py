@@ -260,14 +260,14 @@ def explain(
         reply = choose(exchange, chosen.router)
         if exchange.route is not None:
             candidates = chosen.router.candidates(exchange)
-            if not candidates or candidates[0].match.route.name != exchange.route.name:
+            if not candidates or candidates[0].route.name != exchange.route.name:
                 candidates = chosen.router.candidates(meant(exchange))
             shown.hide(exchange.route.chain.links)
             explanation.route = exchange.route.name
             explanation.matched = _matched(candidates[0])
-            if candidates[0].match.route.split is not None:
-                explanation.split = candidates[0].match.route.split.told(exchange)
-            explanation.beat = tuple(f"{each.match.route.name} ({each.weakness})" for each in candidates[1:])
+            if candidates[0].route.division is not None:
+                explanation.split = candidates[0].route.division.divider.told(exchange)
+            explanation.beat = tuple(f"{each.route.name} ({each.weakness})" for each in candidates[1:])
             later = _later_links(exchange.route.chain, chosen.early)
             if reply is None:
                 explanation.filters, reply = _run(later, exchange, rehearsal, shown)
@@ -474,7 +474,7 @@ def _words(link: Link, exchange: Exchange) -> str:
 def _matched(candidate: Candidate[Any]) -> str:
     host = f"host {candidate.host.text}" if candidate.host else "any host"
     path = f"path {candidate.path.text}" if candidate.path else "any path"
-    params = ", ".join(f"{name}={value.decode()}" for name, value in candidate.match.params.items())
+    params = ", ".join(f"{name}={value.decode()}" for name, value in candidate.params.items())
     return f"{host}, {path}{f' ({params})' if params else ''}"
 
 

@@ -26,7 +26,6 @@ from types import MappingProxyType
 from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 import re2
-from msgspec import Struct
 
 from fastgw.compiled import twin
 from fastgw.config.patterns import HostPattern, Parameter, PathKind, PathPattern, re2_options
@@ -38,6 +37,9 @@ T = TypeVar("T")
 
 Steps: TypeAlias = Generator[None, None, T]
 """Work in steps of well below 1 ms, and what comes of it. It may be left at any step."""
+
+Match: TypeAlias = tuple[R, Mapping[str, bytes]]
+"""A route and the parameters of its path: normal-form bytes of the segments, escapes kept."""
 
 _NO_PARAMETERS: Final[Mapping[str, bytes]] = MappingProxyType({})
 _ANY_HOST: Final = b""
@@ -77,18 +79,12 @@ class Conditions:
     """Name and value as the application reads them: escapes decoded, `+` a space; any occurrence may fit."""
 
 
-class Match(Struct, Generic[R], frozen=True, gc=False):  # no route refers to its matches: there is no cycle
-    """A route and the parameters of its path: normal-form bytes of the segments, escapes kept."""
-
-    route: R
-    params: Mapping[str, bytes] = _NO_PARAMETERS
-
-
 @dataclass(frozen=True, slots=True)
 class Candidate(Generic[R]):
     """A route that matches, for `explain`."""
 
-    match: Match[R]
+    route: R
+    params: Mapping[str, bytes]
     host: HostPattern | None
     path: PathPattern | None
     weakness: str
@@ -163,7 +159,7 @@ class Router(Generic[R]):
         self.compiled: Any = None
         """The twin of these tables, which finds what it can by itself; None: there is none."""
         if _routes is not None:
-            self.compiled = yield from self._compile(_routes.Tables(Match))
+            self.compiled = yield from self._compile(_routes.Tables(_NO_PARAMETERS))
 
     def _compile(self, tables: Any) -> Steps[Any]:
         """Fill the twin: first the hosts, the less specific ones first, for each knows the number of the next."""
@@ -217,7 +213,7 @@ class Router(Generic[R]):
         # PERF: 0.1 us for an exact path or a prefix and 0.25 with parameters, in plain Python 0.3, 0.5 and 1.2 (CPython
         # 3.11, micro/routing).
         if self.compiled is not None:
-            found: Match[R] | None = self.compiled.find(request.host, request.path, request.method)
+            found: Match[R] | None = self.compiled.find(request)
             if found is not NotImplemented:
                 return found
         for table in self._sole or self._tables(request.host):
@@ -240,7 +236,7 @@ class Router(Generic[R]):
         entries = list(best.values())
         segments = request.path.split(b"/")
         return [
-            Candidate(entry.match(segments), entry.host, entry.path, _weakness(entry, entries[0])) for entry in entries
+            Candidate(*entry.match(segments), entry.host, entry.path, _weakness(entry, entries[0])) for entry in entries
         ]
 
     def _entries(self, request: Routable) -> Iterator[Entry[R]]:
@@ -305,7 +301,7 @@ class Entry(Generic[R]):
             parameters = [(each, place) for place, each in enumerate(path.segments, 1) if isinstance(each, Parameter)]
             self.places = _shared(tuple([(parameter.name, place) for parameter, place in parameters]))
             self.takes_rest = parameters[-1][0].rest
-        self.ready = None if self.places else Match(route)
+        self.ready = None if self.places else (route, _NO_PARAMETERS)
 
     @property
     def condition_count(self) -> int:
@@ -330,7 +326,7 @@ class Entry(Generic[R]):
             params[name] = segments[place]
         if self.takes_rest:
             params[name] = b"/".join(segments[place:])
-        return Match(self.route, params)
+        return self.route, params
 
 
 Rule: TypeAlias = tuple[Entry[R], ...]

@@ -79,17 +79,18 @@ def _preflight(exchange: Exchange, router: Router[Route]) -> Match[Route] | Repl
     if about is exchange:
         return None
     match = router.find(exchange)
-    if match is None or not match.route.takes_options:
+    if match is None or not match[0].takes_options:
         match = router.find(about)
-    chain = exchange.chain if match is None else match.route.preflight_chain
+    route, params = match or (None, exchange.params)
+    chain = exchange.chain if route is None else route.preflight_chain
     if chain is None or chain.preflight is None:
         return None
-    if match is not None:
-        exchange.route, exchange.params, exchange.chain = match.route, match.params, chain
+    if route is not None:
+        exchange.route, exchange.params, exchange.chain = route, params, chain
     outcome = run_request((chain.preflight,), exchange)
     assert outcome is None or isinstance(outcome, Reply)
-    if outcome is None and match is not None and match.route.forwards_preflight is not None:
-        return Match(match.route.forwards_preflight(exchange), match.params)
+    if outcome is None and route is not None and route.forwards_preflight is not None:
+        return route.forwards_preflight(exchange), params
     return outcome or match
 
 
@@ -109,11 +110,10 @@ def choose(exchange: Exchange, router: Router[Route], match: Match[Route] | None
         match = found or router.find(exchange)
         if match is None:
             return _no_route(exchange, router)
-    route = match.route
-    if route.split is not None:
-        route = route.parts[route.split(exchange)]
+    route, exchange.params = match
+    if route.division is not None:
+        route = route.division.part_for(exchange)
     exchange.route = route
-    exchange.params = match.params
     exchange.chain = route.chain
     if route.judge_path is not None:
         refusal = route.judge_path(exchange)

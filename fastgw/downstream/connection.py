@@ -344,23 +344,26 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self._closing = listener.closing
         early = listener.early
         ordinary, length = head.ordinary, head.length
-        match = straight = None
+        match = straight_match = None
         if ordinary and not early.request_steps:
             match = listener.router.find(head)
-            if match is not None and (match.route.judge_path is None or head.path_as_sent):
-                route = match.route
-                if route.at_once and length <= self.server.body_bytes:
-                    self._ahead = behind
-                    self.deadline = inf
-                    passage = self._passage or self._make_passage()
-                    if peer.trusted:
-                        passage.client_ip = client_address(head, peer, listener.trusts)
-                    self._passing = True
-                    passage.begin(head, match)
-                    return
-                if route.straight is not None and not length:
-                    straight = route
-        exchange = self.exchange = begin(head, self, listener, peer, early if straight is None else straight.chain)
+            if match is not None:
+                route, params = match
+                straight = route.straight
+                if straight is not None and (not straight.judges_path or head.path_as_sent):
+                    if straight.at_once and length <= self.server.body_bytes:
+                        self._ahead = behind
+                        self.deadline = inf
+                        passage = self._passage or self._make_passage()
+                        if peer.trusted:
+                            passage.client_ip = client_address(head, peer, listener.trusts)
+                        self._passing = True
+                        passage.begin(head, route, params)
+                        return
+                    if not length:
+                        straight_match = match
+        chain = early if straight_match is None else straight_match[0].chain
+        exchange = self.exchange = begin(head, self, listener, peer, chain)
         if peer.trusted:
             exchange.client_ip = client_address(head, peer, listener.trusts)
         if ordinary and not length:
@@ -368,10 +371,10 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self.deadline = inf
         elif not self._expect_body(exchange, behind):
             return  # refused
-        if straight is not None:
-            assert match is not None
-            exchange.route, exchange.params, exchange.answered_by = straight, match.params, None
-            self._run_steps(exchange, straight, True)
+        if straight_match is not None:
+            route, exchange.params = straight_match
+            exchange.route, exchange.answered_by = route, None
+            self._run_steps(exchange, route, True)
         elif early.request_steps:
             self._early_done(listener.router, run_request(early.request_steps, exchange))
         else:

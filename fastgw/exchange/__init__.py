@@ -5,7 +5,18 @@ Rule: no I/O and no event loop in this room. An exchange stands between two side
 or another version. Filters see the exchange only.
 """
 
-from fastgw.exchange.chain import Chain, Hooks, Link, Looks, Outcome, RequestStep, Route, run_request
+from fastgw.exchange.chain import (
+    Chain,
+    Division,
+    Hooks,
+    Link,
+    Looks,
+    Outcome,
+    RequestStep,
+    Route,
+    Straight,
+    run_request,
+)
 from fastgw.exchange.exchange import ClientSide, Exchange, ServiceSide, begin
 from fastgw.exchange.relay import MAX_KEPT, Relay, Trailers
 from fastgw.exchange.reply import Reply, Response, problem
@@ -16,6 +27,7 @@ __all__ = [
     "MAX_KEPT",
     "Chain",
     "ClientSide",
+    "Division",
     "Event",
     "Exchange",
     "Hooks",
@@ -30,6 +42,7 @@ __all__ = [
     "Route",
     "ServiceSide",
     "State",
+    "Straight",
     "Trailers",
     "begin",
     "problem",

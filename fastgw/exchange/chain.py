@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from inspect import isawaitable
 from math import inf
@@ -275,42 +276,57 @@ class Divider(Protocol):
         """Which upstream that means and why, for people."""
 
 
-class _Straight:
-    """What the straight way asks of every route."""
+@final
+@dataclass(frozen=True, slots=True)
+class Straight:
+    """What the straight way (`upstream.passage`) asks of a route. One for all routes that are alike in this.
 
-    # PERF: slots of a base class come first, so these lie together. The next of 10,000 routes is in no near cache of
-    # the processor's: with this, one `Forward` for many, and matches without a collector's head, 2.8 lines of memory
-    # are fetched for it, in place of 5.5 (simulated for 1 MiB by valgrind, CPython 3.11, micro/routes).
-    __slots__ = ("at_once", "judge_path", "looks_at", "meets_answers", "name", "straight")
+    `forward`: the route's action. `judges_path`: paths that are not as they were sent are judged (`Route.judge_path`).
+    `at_once`: filters have to do neither with all requests or answers, nor with bodies.
+    `looks_at`: whether an answer that came on this way has to leave it, for what a filter has to do with it; None: none
+    has. `meets_answers`: whether filters have to do with all of them.
+    """
+
+    forward: Any
+    judges_path: bool
+    at_once: bool
+    looks_at: LooksAt | None
+    meets_answers: bool
+
+
+class _Asked:
+    """What every request asks of its route."""
+
+    # PERF: slots of a base class come first, so these lie in one line of memory with the count of references, as long
+    # as a `Route` takes a multiple of 64 bytes with the collector's head. The next of 10,000 routes is in no near cache
+    # of the processor's: with this, and what is equal shared (`Straight` and `Forward`), 1 line is fetched for it, in
+    # place of 5.5 (simulated for 1 MiB by valgrind, CPython 3.11, micro/routes).
+    __slots__ = ("name", "straight")
 
 
 @final
-class Route(_Straight):
+class Route(_Asked):
     """A compiled route. `action` answers the exchange, at once or later.
 
     `judge_path`: refuses paths that match and are not passed on; None: it takes all.
-    `straight`: the same action, where ordinary requests may take the straight way to it (`upstream.passage`), once
-    `steps` have let them pass. `at_once`: filters have to do neither with all requests or answers, nor with bodies.
+    `straight`: where ordinary requests may take the straight way to the same action, once `steps` have let them pass.
     `patience`: seconds from the beginning of an exchange in which its filters have to decide; None: not said.
     `preflight_chain`: of a preflight's answer; None: there is none. `takes_options`: it names OPTIONS as its own.
     `forwards_preflight`: makes a preflight that the upstream answers one that shows nobody, and gives the route as it
     is for that; None: as for any other request.
-    `parts`: the routes that this one is divided into, one for each of its upstreams; `split`: which of them takes an
-    exchange; None: it is not divided.
+    `division`: among a route for each of its upstreams; None: it is not divided.
     `fallback`: has an exchange that fails before its answer begins answered otherwise, or returns False.
-    `looks_at`: whether an answer that came on the straight way has to leave it, for what a filter has to do with it;
-    None: none has. `meets_answers`: whether filters have to do with all of them.
     """
 
     __slots__ = (
         "action",
         "chain",
+        "division",
         "fallback",
         "forwards_preflight",
-        "parts",
+        "judge_path",
         "patience",
         "preflight_chain",
-        "split",
         "steps",
         "takes_options",
     )
@@ -322,7 +338,7 @@ class Route(_Straight):
         chain: Chain,
         steps: tuple[RequestStep, ...],
         judge_path: Callable[[Exchange], Reply | None] | None = None,
-        straight: Any = None,
+        straight: Straight | None = None,
         patience: float | None = None,
         preflight_chain: Chain | None = None,
         takes_options: bool = False,
@@ -330,26 +346,35 @@ class Route(_Straight):
         self.name = name
         self.action = action
         self.chain = chain  # of the whole way: the listener's early filters, then the route's
-        self.looks_at = None if straight is None else chain.looks_at
         self.steps = steps  # the request steps that are left to run once this route is found
         self.judge_path = judge_path
-        self.straight = straight
-        self.meets_answers = chain.meets_answers
-        self.at_once = straight is not None and not (steps or chain.request_body_steps or self.meets_answers)
+        self.straight: Any = straight  # a `Passage` has seen that it is there
         self.patience = patience
         self.preflight_chain = preflight_chain
         self.takes_options = takes_options
         self.forwards_preflight: Callable[[Exchange], Route] | None = None
         self.fallback: Callable[[Exchange, Fault], bool] | None = None
-        self.parts: tuple[Route, ...] = ()
-        self.split: Divider | None = None
+        self.division: Division | None = None
 
     @property
     def links(self) -> Iterable[Link]:
         """Its filters, and those of its parts."""
-        if not self.parts:
+        if self.division is None:
             return self.chain.links
-        return dict.fromkeys([*self.chain.links, *(link for part in self.parts for link in part.chain.links)])
+        parts = self.division.parts
+        return dict.fromkeys([*self.chain.links, *(link for part in parts for link in part.chain.links)])
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Division:
+    """The parts of a route, and what tells which of them takes an exchange."""
+
+    parts: tuple[Route, ...]
+    divider: Divider
+
+    def part_for(self, exchange: Exchange) -> Route:
+        return self.parts[self.divider(exchange)]
 
 
 def before_any(exchange: Exchange) -> None:

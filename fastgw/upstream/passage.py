@@ -14,12 +14,11 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from fastgw.errors import Fault
-from fastgw.exchange import Chain, ClientSide, Exchange, Relay, Response, Route, Trailers, begin
+from fastgw.exchange import Chain, ClientSide, Exchange, Relay, Response, Route, Straight, Trailers, begin
 from fastgw.exchange.exchange import AS_ASKED
 from fastgw.exchange.reply import NO_NAMES
 from fastgw.exchange.states import ANSWER_BEGUN, FORWARDING
 from fastgw.forwarded import FAMILY, Peer, fields_for_upstream
-from fastgw.routing import Match
 from fastgw.upstream.attempt import JUST_USED_S
 from fastgw.upstream.connection import NoTunnel, UpstreamConnection
 from fastgw.upstream.retry import IDEMPOTENT
@@ -130,14 +129,14 @@ class Passage(NoTunnel):
     def params(self) -> Mapping[str, bytes]:
         return self._params
 
-    def begin(self, head: RequestHead, match: Match[Route]) -> None:
+    def begin(self, head: RequestHead, route: Route, params: Mapping[str, bytes]) -> None:
         """Send an ordinary request to the upstream of a route that has a `straight`."""
         self.begun_at = monotonic()
         self.head = head
         self.request_bytes = head.length
-        self.route = route = match.route
-        self._params = match.params
-        forward: Forward = route.straight
+        self.route = route
+        self._params = params
+        forward: Forward = route.straight.forward
         # PERF: these lines once more below: a call here costs 60 ns (CPython 3.11, micro/exchange).
         upstream = forward.upstream
         self.upstream, self.target = upstream.name, ""
@@ -174,7 +173,7 @@ class Passage(NoTunnel):
         self._exchange = exchange
         self.route = route
         exchange.is_straight = True
-        forward: Forward = route.straight
+        forward: Forward = route.straight.forward
         upstream = forward.upstream
         exchange.upstream = upstream.name
         upstream.active += 1
@@ -224,7 +223,7 @@ class Passage(NoTunnel):
         """`target`: None where none could be picked."""
         connection, self._connection = self._connection, None
         exchange = self._exchange_so_far()
-        forward: Forward = self.route.straight
+        forward: Forward = self.route.straight.forward
         begun_at = exchange.begun_at if target is None or forward.upstream.watch is None else self._attempt_at
         forwarding = forward.resumed(exchange, target, connection, begun_at)
         if connection is not None:
@@ -258,12 +257,13 @@ class Passage(NoTunnel):
     # what the connection tells
 
     def answered_whole(self, head: ResponseHead) -> None:
-        length, route, exchange = head.payload_length, self.route, self._exchange
-        if not length or (route.looks_at is not None and route.looks_at(head)):
+        length, exchange = head.payload_length, self._exchange
+        straight: Straight = self.route.straight
+        if not length or (straight.looks_at is not None and straight.looks_at(head)):
             self.turn().answered_whole(head)
             return
         now = monotonic()
-        connection, upstream = self._connection, route.straight.upstream
+        connection, upstream = self._connection, straight.forward.upstream
         assert connection is not None
         upstream.active -= 1
         if upstream.watch is not None:
@@ -288,7 +288,7 @@ class Passage(NoTunnel):
         exchange.sent = True
         status = head.status
         response = Response(status, head)
-        if not route.meets_answers:
+        if not straight.meets_answers:
             exchange.state, exchange.response = ANSWER_BEGUN[exchange.state], response
         else:
             if not exchange.pass_response_steps(response):

@@ -134,7 +134,7 @@ def compare(reference: Side, twin: Side, content: bytes, seed: int) -> bool:
         ours, theirs = (told(router.find(request)) for router in routers)
         if ours != theirs:
             raise Difference(f"{asked}: plain Python finds {ours}, the twin {theirs}")
-        candidates = [told(candidate.match) for candidate in routers[0].candidates(request)]
+        candidates = [told((each.route, each.params)) for each in routers[0].candidates(request)]
         if (candidates[0] if candidates else None) != ours:
             raise Difference(f"{asked}: plain Python finds {ours}, and first of all candidates {candidates[:2]}")
         any_found = any_found or ours is not None
@@ -142,4 +142,4 @@ def compare(reference: Side, twin: Side, content: bytes, seed: int) -> bool:
 
 
 def told(match: Any) -> tuple[int, str] | None:
-    return None if match is None else (match.route, repr(dict(match.params)))
+    return None if match is None else (match[0], repr(dict(match[1])))

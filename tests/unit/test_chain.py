@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fastgw.config.settings import FilterUse
-from fastgw.exchange import Chain, Exchange, Hooks, Link, run_request
+from fastgw.exchange import Chain, Exchange, Hooks, Link, Route, run_request
 from fastgw.filters.api import Fault, Filter, Looks, Phase, Reply
 from fastgw.observe.families import FilterEvent
 from fastgw.wire.framing import judge_response
@@ -16,6 +16,7 @@ from tests.support.memory import Plane, probe
 HOST = b"Host: a.test\r\n"
 GET = b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+COLLECTORS_HEAD = 16  # bytes that CPython puts before an object that the collector sees
 ORDER = [phase.name.lower() for phase in Phase]
 EARLY = [phase.name.lower() for phase in Phase if phase.early]
 SWITCHED = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
@@ -553,3 +554,8 @@ def test_what_several_filters_look_at_is_looked_at(answer: bytes, looked: bool, 
     assert looks_at(judge_response(answer, b"GET")) is looked
     if other is not None:
         assert looks_at(judge_response(answer.replace(b"\r\n", b"\r\nX-Other: 1\r\n", 1), b"GET"))
+
+
+def test_what_a_request_asks_of_its_route_is_one_line_of_memory() -> None:
+    """Routes lie one behind the other. Were their size no multiple of a line's, some would begin in the middle."""
+    assert (COLLECTORS_HEAD + Route.__basicsize__) % 64 == 0

@@ -76,7 +76,7 @@ class Play:
         self.plane = Plane({**SETTINGS, **settings}, probes=probes)
         if long:
             for entry in (entry for made in self.plane.gateway.routes for rule in made.rules for entry in rule or ()):
-                entry.route.straight, entry.route.at_once = None, False
+                entry.route.straight = None
         self.plane.server.date_line = lambda: b"Date: now\r\n"
         self.client = self.plane.client(ip)
         self.upstreams: list[Wire] = []

@@ -156,6 +156,15 @@ def test_a_changed_upstream_is_new_with_its_routes() -> None:
     assert routes_of(new)["users"].action.upstream is new.upstreams["u"]
 
 
+def test_routes_share_what_is_equal_of_their_straight_ways() -> None:
+    alike = [{"name": name, "paths": [f"/{name}"], "upstream": "u"} for name in "ab"]
+    other = {"name": "c", "paths": ["/c"], "upstream": "u", "strip_prefix": "/c"}
+    straights = [route.straight for route in routes_of(compile(loaded([*alike, other]), 1)).values()]
+    assert straights[0] is not None
+    assert straights[0] is straights[1]
+    assert straights[0].forward is not straights[2].forward
+
+
 def test_an_upstream_of_a_url_goes_with_its_last_route() -> None:
     _, new = rebuilt(loaded([route for route in ROUTES if route["name"] != "url"]))
     assert list(new.upstreams) == ["u"]
@@ -275,7 +284,7 @@ QUESTIONS = [
 
 def answers(gateway: Gateway) -> list[str | None]:
     found = [gateway.tables["main"].router.find(each) for each in QUESTIONS]
-    return [match and match.route.name for match in found]
+    return [match and match[0].name for match in found]
 
 
 def pieces(steps: Steps[Any]) -> int:
