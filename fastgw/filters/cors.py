@@ -126,11 +126,12 @@ class Cors(Filter, name="cors", phase=Phase.ADMIT):
         def response(exchange: Exchange) -> None:
             answer = exchange.response
             assert answer is not None
-            if _SPOKEN in answer.dropped:
+            dropped = answer.dropped
+            if dropped and _SPOKEN in dropped:
                 return  # the filter of a nearer level
             if exchange.method == b"OPTIONS" and is_preflight(exchange):
                 if forwards and answer.head is not None:
-                    answer.dropped |= {_SPOKEN}
+                    answer.dropped = dropped | {_SPOKEN}
                     return
                 fields = may_call(exchange.field(b"origin") or b"")
                 asks_privately = exchange.field(b"access-control-request-private-network") == b"true"
@@ -141,7 +142,7 @@ class Cors(Filter, name="cors", phase=Phase.ADMIT):
                 fields = may_read(b"" if everybody else exchange.head.first(b"origin") or b"")
                 if fields is None:
                     fields = vary
-            answer.dropped = answer.dropped | OURS if answer.dropped else OURS
+            answer.dropped = dropped | OURS if dropped else OURS
             answer.added = answer.added + fields if answer.added else fields
 
         return Hooks(preflight=preflight, response=response)
