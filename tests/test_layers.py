@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "fastgw"
 
 # A module imports from its own room and from those before it. A line is one step; rooms on one line may use each other.
 ORDER = [
-    {"compiled"},
+    {"compiled", "_slots"},  # of all twins, before any room
     {"wire"},
     {"errors"},
     {"node"},
