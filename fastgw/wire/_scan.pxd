@@ -1,3 +1,4 @@
+from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastgw.wire._bodies cimport SecondJudge
@@ -20,6 +21,7 @@ cdef struct Line:
 cdef enum:
     MOST_LINES = 20
     SLOT_WORDS = 4
+    MOST_SHOWN = 7
 
 
 cdef class Head:
@@ -38,6 +40,7 @@ cdef class Head:
     cdef Line lines[MOST_LINES]
     cdef bytes _raw
     cdef bytes _payload
+    cdef PyObject* shown[MOST_SHOWN]  # attributes: NULL or held
     cdef object _fields
     cdef dict _known
     cdef SecondJudge _judge
@@ -62,12 +65,12 @@ cdef class RequestHead(Head):
 
 
 cdef class ResponseHead(Head):
-    cdef readonly int status
+    cdef int status
     cdef readonly bint until_close
     cdef readonly bint has_body
     cdef Span reason_at
     cdef const char* payload_at  # in `source` or `_payload`, if it is `whole`
-    cdef readonly Py_ssize_t payload_length
+    cdef Py_ssize_t payload_length
 
 
 cdef uint32_t bits_of(names) except? 0
