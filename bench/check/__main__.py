@@ -26,7 +26,7 @@ def main(
     quick: Annotated[
         bool, typer.Option("--quick", help="Measure `plain` now, 3 rounds of 1 s; else its newest results are taken.")
     ] = False,
-    write: Annotated[bool, typer.Option("--write", help="Make what is counted the budget of each room.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Make what is counted the budgets of these rooms.")] = False,
 ) -> None:
     """Compare what each room costs, and what the newest results show, with bench/budgets.toml.
 
@@ -34,10 +34,10 @@ def main(
     """
     if unknown := set(modules or ()) - set(MODULES):
         raise typer.BadParameter(f"{', '.join(sorted(unknown))}; expected some of {', '.join(MODULES)}")
-    if write and modules:
-        raise typer.BadParameter("--write counts all rooms; name none")
     text = FILE.read_text()
     budgets = read(text)
+    if write and modules and budgets.counted_by != counter():
+        raise typer.BadParameter("--write of some rooms: the others were counted by another Python; name none")
     try:
         floors = [] if modules or write else _floors(budgets.floors, quick)
         counts = count(modules or ())
@@ -47,7 +47,7 @@ def main(
     rooms = list(compare(counts, budgets, counter(), all_rooms=not modules))
     _tell_rooms(rooms, budgets)
     if write:
-        FILE.write_text(renewed(text, counts, counter()))
+        FILE.write_text(renewed(text, {**(budgets.beside(modules) if modules else {}), **counts}, counter()))
         print(f"\nwritten to {FILE}")
         return
     _tell_floors(floors)

@@ -2,7 +2,7 @@
 
 import platform
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,10 @@ class Budgets:
     floors: tuple[Floor, ...]
     counted_by: Mapping[str, str]
     rooms: Counts
+
+    def beside(self, modules: Collection[str]) -> Counts:
+        """Those of the rooms of other modules."""
+        return {room: by_variant for room, by_variant in self.rooms.items() if room.partition(":")[0] not in modules}
 
 
 @dataclass(frozen=True)

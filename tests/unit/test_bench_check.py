@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,11 @@ def test_renewed_budgets_keep_what_people_wrote_and_drop_the_budgets_before():
         read(FILE.read_text()).tolerance,
     )
     assert renewed(twice, counts, HERE) == twice
+
+
+def test_budgets_of_other_modules_stand_beside_those_that_are_counted():
+    rooms = {"framing: judge": {"compiled": 10_000}, "frames: a": {"pure": 1}, "exchange: a GET": {"compiled": 2}}
+    assert replace(BUDGETS, rooms=rooms).beside(["framing", "exchange"]) == {"frames: a": {"pure": 1}}
 
 
 def test_a_part_of_a_room_is_known_by_the_room_and_two_of_one_name_are_refused():
