@@ -360,7 +360,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
                         self._passing = True
                         passage.begin(head, route, params)
                         return
-                    if not length:
+                    if not length and not straight.judges_path:  # else `choose` has to judge it
                         straight_match = match
         chain = early if straight_match is None else straight_match[0].chain
         exchange = self.exchange = begin(head, self, listener, peer, chain)

@@ -281,8 +281,9 @@ class Divider(Protocol):
 class Straight:
     """What the straight way (`upstream.passage`) asks of a route. One for all routes that are alike in this.
 
-    `forward`: the route's action. `judges_path`: paths that are not as they were sent are judged (`Route.judge_path`).
-    `at_once`: filters have to do neither with all requests or answers, nor with bodies.
+    `forward`: the route's action. `judges_path`: paths are judged (`Route.judge_path`); where it is `at_once`, none
+    that is as it was sent is refused. `at_once`: filters have to do neither with all requests or answers, nor with
+    bodies.
     `looks_at`: whether an answer that came on this way has to leave it, for what a filter has to do with it; None: none
     has. `meets_answers`: whether filters have to do with all of them.
     """

@@ -127,16 +127,28 @@ def test_early_filters_see_what_meets_no_route(request_bytes: bytes, status: int
     assert told.of("response") == told.of("finish") == EARLY[::-1]
 
 
-@pytest.mark.parametrize("path", [{"forward": "raw"}, {"encoded_slash": "reject"}])
-def test_a_path_that_a_route_does_not_pass_on_is_refused_on_the_way_of_that_route(path: dict[str, str]) -> None:
+@pytest.mark.parametrize("phases", [list(Phase), [phase for phase in Phase if not phase.early]], ids=["all", "late"])
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ({"forward": "raw"}, b"/a//../b"),
+        ({"encoded_slash": "reject"}, b"/a//../b%2F"),
+        ({"encoded_slash": "reject"}, b"/b%2F"),
+    ],
+)
+def test_a_path_that_a_route_does_not_pass_on_is_refused_on_the_way_of_that_route(
+    path: dict[str, str], sent: bytes, phases: list[Phase]
+) -> None:
     """None of its own request steps has run: those see the answer that see every answer, and those before routing."""
     told = Told()
-    plane = Plane({"routes": [{"name": "here", "path": path, "upstream": "u"}]}, probes=told.probes())
+    probes = [told.probe(phase) for phase in phases]
+    plane = Plane({"routes": [{"name": "here", "path": path, "upstream": "u"}]}, probes=probes)
     client = plane.client()
-    client.sends(b"GET /a//../b%2F HTTP/1.1\r\n" + HOST + b"\r\n")
+    client.sends(b"GET %b HTTP/1.1\r\n" % sent + HOST + b"\r\n")
     assert client.received.startswith(b"HTTP/1.1 400 ")
-    assert told.of("request") == EARLY
-    assert told.of("response") == told.of("finish") == EARLY[::-1]
+    seen = [phase.name.lower() for phase in phases if phase.early]
+    assert told.of("request") == seen
+    assert told.of("response") == told.of("finish") == seen[::-1]
     assert plane.records[-1].route == "here"
 
 
