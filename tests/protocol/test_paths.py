@@ -14,6 +14,8 @@ KINDS = {
     "plain": Kind(),
     "raw": Kind(route={"path": {"forward": "raw"}}),
     "no-slash": Kind(route={"path": {"encoded_slash": "reject"}}),
+    "no-slash-filtered": Kind(route={"path": {"encoded_slash": "reject"}, "filters": {"request_id": {}}}),
+    "raw-filtered": Kind(route={"path": {"forward": "raw"}, "filters": {"request_id": {}}}),
     "strip": Kind(route={"paths": ["/api/*", "/api/v1/{id}"], "strip_prefix": "/api"}),
     "rewrite": Kind(route={"paths": ["/users/{id}"], "rewrite": "/internal/{id}/view"}),
     "rest": Kind(route={"paths": ["/apps/{app}/{rest:path}"], "rewrite": "/{rest}/of/{app}"}),
@@ -125,6 +127,14 @@ def test_what_is_matched_is_what_is_sent(lanes: Lanes, target: bytes) -> None:
     assert sent(lanes, "admin", target) == b"/admin/a"
 
 
+@pytest.mark.parametrize("kind", ["raw", "raw-filtered"])
+def test_a_raw_path_of_which_servers_make_different_ones_is_refused(lanes: Lanes, kind: str) -> None:
+    lane = lanes.take(kind)
+    client = lane.client()
+    assert_fault(client.exchange(lane.get(b"/public//../admin")), "bad_request")
+    lane.end()
+
+
 def test_an_encoded_slash_is_no_slash(lanes: Lanes) -> None:
     """RFC 3986 section 2.2: `%2F` is data in a segment; a prefix by elements does not match through it."""
     lane = lanes.take("admin")
@@ -133,13 +143,14 @@ def test_an_encoded_slash_is_no_slash(lanes: Lanes) -> None:
     lane.end()
 
 
-def test_an_encoded_slash_may_be_rejected(lanes: Lanes) -> None:
+@pytest.mark.parametrize("kind", ["no-slash", "no-slash-filtered"])
+def test_an_encoded_slash_may_be_rejected(lanes: Lanes, kind: str) -> None:
     """`path: {encoded_slash: reject}`: answered 400."""
-    lane = lanes.take("no-slash")
+    lane = lanes.take(kind)
     client = lane.client()
     assert_fault(client.exchange(lane.get(b"/a%2Fb")), "bad_request")
     lane.end()
-    assert sent(lanes, "no-slash", b"/a/b") == b"/a/b"
+    assert sent(lanes, kind, b"/a/b") == b"/a/b"
 
 
 @pytest.mark.parametrize("kind", ["base", "base-raw"])
