@@ -115,16 +115,12 @@ def choose(exchange: Exchange, router: Router[Route], match: Match[Route] | None
         route = route.division.part_for(exchange)
     exchange.route = route
     exchange.chain = route.chain
-    return None if route.judge_path is None else judge_path(exchange, route)
-
-
-def judge_path(exchange: Exchange, route: Route) -> Reply | None:
-    """The answer of a route that does not pass on this path; it has a `judge_path`."""
-    assert route.judge_path is not None
-    refusal = route.judge_path(exchange)
-    if refusal is not None:
-        exchange.answered_by = by_path
-    return refusal
+    if route.judge_path is not None:
+        refusal = route.judge_path(exchange)
+        if refusal is not None:
+            exchange.answered_by = by_path
+            return refusal
+    return None
 
 
 def _no_route(exchange: Exchange, router: Router[Route]) -> Reply:

@@ -18,7 +18,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final, cast, final
 
 from fastgw.downstream.answer import CHUNKED, CLOSE, LENGTH, framing_of, own_answer, switching_head
-from fastgw.downstream.choose import choose, judge_path, too_long
+from fastgw.downstream.choose import choose, too_long
 from fastgw.downstream.unreadable import unreadable
 from fastgw.errors import Fault, fault_of
 from fastgw.exchange import Exchange, Outcome, Relay, Reply, Response, Route, Trailers, begin, problem, run_request
@@ -350,9 +350,8 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             if match is not None:
                 route, params = match
                 straight = route.straight
-                if straight is not None:
-                    judged = not straight.judges_path or head.path_as_sent
-                    if judged and straight.at_once and length <= self.server.body_bytes:
+                if straight is not None and (not straight.judges_path or head.path_as_sent):
+                    if straight.at_once and length <= self.server.body_bytes:
                         self._ahead = behind
                         self.deadline = inf
                         passage = self._passage or self._make_passage()
@@ -375,11 +374,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         if straight_match is not None:
             route, exchange.params = straight_match
             exchange.route, exchange.answered_by = route, None
-            refusal = None if route.judge_path is None else judge_path(exchange, route)
-            if refusal is None:
-                self._run_steps(exchange, route, True)
-            else:
-                exchange.reply(refusal)
+            self._run_steps(exchange, route, True)
         elif early.request_steps:
             self._early_done(listener.router, run_request(early.request_steps, exchange))
         else:
