@@ -561,6 +561,8 @@ cdef bytes _GET = b"GET"
 
 
 cdef bytes method_of(RequestHead head):
+    if head.shown[METHOD] is NULL:
+        raise AttributeError("a head that was not read has no method")
     return <bytes>head.shown[METHOD]
 
 

@@ -137,6 +137,15 @@ def test_later_ones_begin_later(begin: Begin) -> None:
 
 
 @pytest.mark.twin
+def test_the_twin_makes_nothing_of_a_head_that_was_not_read() -> None:
+    begin = TWIN.Maker(Exchange).begin
+    for _ in range(2):
+        with pytest.raises(AttributeError, match="method"):
+            begin(type(GET)(), None, None, PEERS[0], None)
+        assert begin(GET, None, None, PEERS[0], None).method == b"GET"
+
+
+@pytest.mark.twin
 def test_the_twin_makes_nothing_of_a_class_that_is_not_as_it_knows_it() -> None:
     class WithMore(Exchange):
         __slots__ = ("more",)
