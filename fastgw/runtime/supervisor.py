@@ -408,6 +408,7 @@ class Supervisor:
 
     def _settle(self) -> None:
         """Let each slot be accepted for, and the probes be answered; and tell, once, that all are ready."""
+        self._tell_of_control()  # first: whoever hears that all are ready may ask at once for what it fetches
         if self._life.phase is Phase.STARTING and all(slot.is_ready for slot in self._children.slots):
             self._adoption.settle(self._children.workers)
             self._begin_serving()
@@ -416,7 +417,6 @@ class Supervisor:
             self._watch_probes()
         elif self._life.phase is Phase.DRAINING:
             self._watch_probes()
-        self._tell_of_control()
 
     def _begin_serving(self) -> None:
         self._life.serve()
