@@ -251,7 +251,8 @@ cdef inline char* _put(char* out, const char* piece, Py_ssize_t length) noexcept
 
 
 cdef inline char* _put_bytes(char* out, bytes piece) noexcept:
-    return _put(out, PyBytes_AS_STRING(piece), PyBytes_GET_SIZE(piece))
+    # Most pieces that there may be are not there.
+    return _put(out, PyBytes_AS_STRING(piece), PyBytes_GET_SIZE(piece)) if PyBytes_GET_SIZE(piece) else out
 
 
 cdef frozenset _NOTHING = frozenset()
@@ -335,7 +336,8 @@ def request(
             out = _put(out, b"\r\n", 2)
             out = _put_kept(out, ours, &cuts)
             out = _put_bytes(out, added)
-            out = _put(out, framing.text, framing.length)
+            if framing.length:
+                out = _put(out, framing.text, framing.length)
             out = _put_bytes(out, via)
             out = _put(out, b"\r\n", 2)
             _put_bytes(out, payload)
