@@ -16,8 +16,9 @@ from fastgw import compiled
 
 CALLS = 100
 """In a room's first run; twice as many in its second. The difference is what as many calls cost, and no start-up."""
-ROUNDS = 2
-"""A timer that strikes in one run is not counted: the least of a run's counts is taken."""
+ROUNDS = 5
+"""A timer that strikes in one run is not counted: the least of a run's counts is taken. Of 2 rounds, the counts of
+`exchange` differed by 5 % from one time to the next, of 5 by 0.1 % where no timer is due in each."""
 
 
 def main(names: Sequence[str]) -> None:

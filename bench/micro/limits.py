@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from bench.micro.filters import exchanges
+from bench.micro.filters import exchange
 from bench.micro.timing import Room
 from fastgw.config.values import Trait
 from fastgw.exchange import Exchange, Response
@@ -46,7 +46,7 @@ def _hooks(settings: RateLimit) -> Hooks:
 
 def _clients(ipv6: bool = False) -> list[Exchange]:
     """Each with an address of its own."""
-    made = [each for _ in range(CLIENTS) for each in exchanges()[:1]]
+    made = [exchange(0) for _ in range(CLIENTS)]
     for number, each in enumerate(made):
         each.client_ip = f"2001:db8:{number:x}::1" if ipv6 else f"192.0.{number >> 8}.{number & 255}"
     return made
