@@ -25,7 +25,7 @@ from fastgw.exchange import Exchange, Outcome, Relay, Reply, Response, Route, Tr
 from fastgw.exchange.chain import checked, count_raised
 from fastgw.exchange.reply import NO_CONTENT
 from fastgw.forwarded import Peer, client_address
-from fastgw.node.ground import READ_BYTES, unsent
+from fastgw.node.ground import BODY_BYTES_PER_TURN, READ_BYTES, unsent
 from fastgw.node.sending import send
 from fastgw.node.timers import Timed
 from fastgw.observe.families import FilterEvent
@@ -89,7 +89,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         "_linger_end",
         "_passage",
         "_passing",
-        "_paused",
+        "_read_in_turn",
         "_reader",
         "_searched",
         "_socket",
@@ -106,6 +106,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         "exchange",
         "fd",
         "listener",
+        "paused",
         "peer",
         "phase",
         "requests",
@@ -134,13 +135,14 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self._address_limit: AddressLimit | None = None
         self._asks = False  # is one of the listener's `askers`
         self._body_bytes = inf
+        self._read_in_turn = 0  # of bodies, since others had their turn
         self.body_goes_to = -1
         self._tunnel_patience = inf
         self._closing = False
         self._buffer = server.ground.read_buffer
         self._asked_to_continue = True
         self._ending = LENGTH
-        self._paused = False
+        self.paused = False
         self._beginning = False  # a request with a body: whether reading has to pause is seen when its turn is over
         self._write_paused = False
         self._starting = False
@@ -387,7 +389,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         """A request whose body is not all there is on its way, or waits. `behind`: what has come of the body."""
         self._beginning = False
         reader = self._reader
-        if self._paused and self.phase < LINGERING:
+        if self.paused and self.phase < LINGERING:
             self._stop_reading()
         elif reader is not None and reader.assured:
             self._buffer = self.server.ground.buffer_for(behind, behind, reader.assured, self.body_goes_to)
@@ -585,14 +587,19 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self._watch_body()
             if payload:
                 body.feed(payload)
-            self._buffer = self.server.ground.buffer_for(chunk, payload, reader.assured, self.body_goes_to)
+            ground = self.server.ground
+            self._buffer = ground.buffer_for(chunk, payload, reader.assured, self.body_goes_to)
+            self._read_in_turn += len(chunk)
+            if self._read_in_turn >= BODY_BYTES_PER_TURN:
+                self._read_in_turn = 0
+                ground.rest(self)
 
     def _watch_body(self) -> None:
         if self._write_paused:
             return  # what counts is that the client takes its answer
         answered = self.exchange is not None and self.exchange.response is not None
         # Once an answer comes, the upstream's patience counts: what is still sent has nobody waiting for it.
-        if self._reader is not None and not self._paused and self._asked_to_continue and not answered:
+        if self._reader is not None and not self.paused and self._asked_to_continue and not answered:
             self._watch(self.server.timeouts.request_body_idle)
         else:
             self.deadline = inf
@@ -600,8 +607,8 @@ class Downstream(asyncio.BufferedProtocol, Timed):
     # source of the request body (`Relay`)
 
     def pause(self) -> None:
-        if not self._paused and self.phase < LINGERING:
-            self._paused = True
+        if not self.paused and self.phase < LINGERING:
+            self.paused = True
             if not self._beginning:
                 self._stop_reading()
 
@@ -612,8 +619,8 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self.server.ground.hangups.watch(self._socket, self)
 
     def resume(self) -> None:
-        if self._paused:
-            self._paused = False
+        if self.paused:
+            self.paused = False
             if not self._beginning:
                 self.server.ground.hangups.unwatch(self._socket, self)
                 self.transport.resume_reading()
@@ -800,7 +807,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self.deadline = deadline = wheel.now + (LAST_REQUEST_S if self.listener.closing else self.server.keepalive)
         if deadline < self.filed_at:
             wheel.file(self, deadline)
-        if self._paused:
+        if self.paused:
             self.resume()
         if self._ahead and not self._starting:  # else the loop in `_read_head` goes on with it
             ahead, self._ahead = self._ahead, b""
@@ -846,7 +853,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         if not self._write_paused:  # else the client has the time for it that it has for every answer
             self._watch_rest()
         self.transport.write_eof()
-        if self._paused:
+        if self.paused:
             self.resume()
 
     def _watch_rest(self) -> None:

@@ -332,7 +332,7 @@ def test_a_target_that_refuses_connections_is_a_502(trio: tuple[Gateway, Origin,
             assert_fault(client.exchange(b"GET / HTTP/1.1\r\nHost: dead.test\r\n\r\n"), "connect_refused")
 
 
-FILLED = [READ_BYTES, 2 * READ_BYTES, 2 * READ_BYTES + sum(BODY_READ_BYTES)]
+FILLED = [READ_BYTES, 2 * READ_BYTES, READ_BYTES + BODY_READ_BYTES]
 """Bytes of an answer, its head among them, that end where a read of the gateway's is full."""
 
 

@@ -22,7 +22,7 @@ from fastgw.filters import TYPES
 from fastgw.filters.api import Env, Filter, Hooks, Phase
 from fastgw.gateway import dismantling
 from fastgw.node import ground
-from fastgw.node.ground import BODY_READ_BYTES, READ_BYTES, SMALL_READ_BYTES
+from fastgw.node.ground import READ_BYTES, SMALL_READ_BYTES
 from fastgw.node.timers import TICK, Wheel
 from fastgw.observe import Record
 from fastgw.observe.ended import Ended, record_of
@@ -30,7 +30,6 @@ from fastgw.observe.families import FilterEvent
 from fastgw.routing import at_once
 from fastgw.upstream.connection import UpstreamConnection
 from fastgw.upstream.target import Target
-from fastgw.wire.framing import body_buffer
 from tests.support.generations import load_document, plan_after
 
 SERVICE = {
@@ -210,14 +209,13 @@ class Ground:
     def __init__(self) -> None:
         self.wheel = Wheel(1000.0)
         self.read_buffer = memoryview(bytearray(READ_BYTES))
+        self.body_buffers = ground.body_buffers(self.read_buffer)
         self.small_buffer = self.read_buffer[:SMALL_READ_BYTES]
-        self.body_buffers = tuple(map(body_buffer, BODY_READ_BYTES))
-        self._left_in_turn = 0
         self.hangups = Hangups()
         self.turns = Turns(self.wheel)
 
     buffer_for = ground.Ground.buffer_for
-    _spend = ground.Ground._spend
+    rest = ground.Ground.rest
 
     @property
     def loop(self) -> Any:

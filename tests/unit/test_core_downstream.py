@@ -11,7 +11,7 @@ from fastgw.downstream import connection as downstream_connection
 from fastgw.downstream.connection import LINGER_IDLE_S, REQUESTS_PER_TURN
 from fastgw.filters.api import Exchange, Phase, Reply
 from fastgw.node import ground
-from fastgw.node.ground import READ_BYTES, SMALL_READ_BYTES
+from fastgw.node.ground import BODY_BYTES_PER_TURN, READ_BYTES, SMALL_READ_BYTES
 from fastgw.upstream import connection as upstream_connection
 from tests.support import memory
 from tests.support.memory import Plane, probe
@@ -279,7 +279,6 @@ class Rooms(dict[int, int]):
     """What the sockets of a plane have room for, by their descriptors; they take nothing without their transport."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(memory.Ground, "_spend", lambda ground, chunk: 1 << 40)
         monkeypatch.setattr(ground, "room", self.__getitem__)
         for connection in (downstream_connection, upstream_connection):
             monkeypatch.setattr(connection, "send", lambda fd, message, transport, waiting: transport.write(message))
@@ -330,9 +329,48 @@ def test_of_a_response_body_as_much_is_read_as_the_client_has_room_for(rooms: Ro
     assert client.received.endswith(b"\r\n\r\n" + BODY)
 
 
-def test_reading_goes_on_where_a_target_is_at_hand_and_pauses_where_none_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    paused = []
-    monkeypatch.setattr(memory.Wire, "pause_reading", lambda wire: paused.append(wire) or pause_reading(wire))
+@pytest.fixture
+def rests(monkeypatch: pytest.MonkeyPatch) -> list[memory.Wire]:
+    """Whose reading was paused."""
+    paused: list[memory.Wire] = []
+
+    def pause(wire: memory.Wire) -> None:
+        paused.append(wire)
+        pause_reading(wire)
+
+    monkeypatch.setattr(memory.Wire, "pause_reading", pause)
+    return paused
+
+
+def test_of_one_body_a_turn_reads_so_much_and_the_next_goes_on(rests: list[memory.Wire]) -> None:
+    plane = Plane()
+    client = plane.client()
+    client.sends(b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % len(BODY))
+    upstream = plane.connects()
+    del rests[:]  # until there was a target
+    client.sends(BODY)
+    assert rests == [client] * (len(BODY) // BODY_BYTES_PER_TURN)
+    assert upstream.received.endswith(b"\r\n\r\n" + BODY)
+    del rests[:]
+    upstream.sends(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY)
+    assert rests == [upstream] * (len(BODY) // BODY_BYTES_PER_TURN)
+    assert client.received.endswith(b"\r\n\r\n" + BODY)
+
+
+def test_a_turn_for_others_does_not_take_the_brake_off() -> None:
+    plane = Plane()
+    client = plane.client()
+    client.sends(b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % len(BODY))
+    upstream = plane.connects()
+    upstream.takes(room=BODY_BYTES_PER_TURN - 1)  # it is full when the client has to rest
+    client.sends(BODY)
+    assert not client.reading
+    assert len(upstream.received) + len(upstream.protocol.transport._unsent) < BODY_BYTES_PER_TURN + READ_BYTES
+    upstream.takes()
+    assert upstream.received.endswith(b"\r\n\r\n" + BODY)
+
+
+def test_reading_goes_on_where_a_target_is_at_hand_and_pauses_where_none_is(rests: list[memory.Wire]) -> None:
     plane = Plane()
     first, second = plane.client(), plane.client()
     first.sends(GET)
@@ -340,7 +378,7 @@ def test_reading_goes_on_where_a_target_is_at_hand_and_pauses_where_none_is(monk
     upstream.sends(OK)
     for client in (first, second):
         client.sends(b"PUT / HTTP/1.1\r\n" + HOST + b"Content-Length: 8\r\n\r\nfour")
-    assert paused == [second]
+    assert rests == [second]
     assert upstream.received.endswith(b"\r\n\r\nfour")
     upstream = plane.connects()
     for client in (first, second):

@@ -7,11 +7,12 @@ import struct
 import time
 from collections.abc import Iterator
 from math import inf
+from typing import Any
 
 import pytest
 import uvloop
 
-from fastgw.node.ground import READ_BYTES, SMALL_READ_BYTES, Ground, Hangups
+from fastgw.node.ground import BODY_READ_BYTES, READ_BYTES, SMALL_READ_BYTES, Ground, Hangups
 from fastgw.node.sending import room
 from fastgw.node.timers import Timed
 
@@ -175,7 +176,7 @@ def test_nobody_is_late_because_we_stood_still() -> None:
     assert not answered.expired
 
 
-PIECE, MORE = bytes(READ_BYTES), bytes(262144)
+PIECE = bytes(READ_BYTES)
 
 
 @pytest.fixture
@@ -196,11 +197,12 @@ def peer() -> Iterator[socket.socket]:
 @pytest.mark.parametrize(
     ("came", "payload", "assured", "read"),
     [
-        (READ_BYTES, READ_BYTES, 1 << 40, 262144),
-        (READ_BYTES, READ_BYTES, 262144, 262144),
-        (READ_BYTES, READ_BYTES, 262143, 131072),
-        (READ_BYTES, READ_BYTES, 65536, 65536),
-        (READ_BYTES, READ_BYTES, 65535, READ_BYTES),  # what is behind the body is not read with it
+        (READ_BYTES, READ_BYTES, 1 << 40, BODY_READ_BYTES),
+        (READ_BYTES, READ_BYTES, BODY_READ_BYTES, BODY_READ_BYTES),
+        (READ_BYTES, READ_BYTES, BODY_READ_BYTES - 1, BODY_READ_BYTES - READ_BYTES),
+        (READ_BYTES, READ_BYTES, 2 * READ_BYTES, 2 * READ_BYTES),
+        (READ_BYTES, READ_BYTES, 2 * READ_BYTES - 1, READ_BYTES),  # what is behind the body is not read with it
+        (READ_BYTES, READ_BYTES, 1, READ_BYTES),
         (READ_BYTES // 2, READ_BYTES // 2, 1 << 40, READ_BYTES),  # it comes slowly
         (READ_BYTES, READ_BYTES // 2, 0, READ_BYTES),  # chunks
         (READ_BYTES, READ_BYTES // 2 - 1, 0, SMALL_READ_BYTES),
@@ -213,25 +215,44 @@ def test_many_bytes_are_read_at_once_of_payload_that_comes_fast_and_is_sure_to_c
     assert len(ground.buffer_for(PIECE[:came], PIECE[:payload], assured, -1)) == min(read, READ_BYTES)
 
 
-def test_no_more_is_read_than_a_peer_that_does_not_take_it_has_room_for(
-    ground: Ground, peer: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ground, "_spend", lambda chunk: 1 << 40)
+def test_no_more_is_read_than_a_peer_that_does_not_take_it_has_room_for(ground: Ground, peer: socket.socket) -> None:
     reads = []
     with contextlib.suppress(BlockingIOError):
         while peer.send(PIECE):
             reads.append(len(ground.buffer_for(PIECE, PIECE, 1 << 40, peer.fileno())))
             assert reads[-1] == READ_BYTES or reads[-1] < room(peer.fileno())
-    assert reads[0] == 262144
+    assert reads[0] == BODY_READ_BYTES
     assert reads[-1] == READ_BYTES
 
 
-def test_a_turn_of_the_loop_reads_so_much_of_all_bodies_and_no_more(ground: Ground, peer: socket.socket) -> None:
-    async def turns() -> list[list[int]]:
-        taken = []
-        for _ in range(2):
-            taken.append([len(ground.buffer_for(MORE, MORE, 1 << 40, peer.fileno())) for _ in range(8)])
-            await asyncio.sleep(0)
-        return taken
+class Body:
+    """A connection, and a transport that is told what to do with its reading."""
 
-    assert ground.loop.run_until_complete(turns()) == [[262144] * 7 + [READ_BYTES]] * 2
+    def __init__(self) -> None:
+        self.transport: Any = self
+        self.paused = self.closing = False
+        self.told: list[str] = []
+
+    def is_closing(self) -> bool:
+        return self.closing
+
+    def pause_reading(self) -> None:
+        self.told.append("rest")
+
+    def resume_reading(self) -> None:
+        self.told.append("read on")
+
+
+def test_who_rests_reads_on_in_the_next_turn_unless_it_is_braked_or_closes_meanwhile(ground: Ground) -> None:
+    resting, braked, leaving, gone = Body(), Body(), Body(), Body()
+    gone.closing = True
+
+    async def turn() -> None:
+        for body in (resting, braked, leaving, gone):
+            ground.rest(body)
+        assert [body.told for body in (resting, braked, leaving, gone)] == [["rest"]] * 3 + [[]]
+        braked.paused = leaving.closing = True
+        await asyncio.sleep(0)
+
+    ground.loop.run_until_complete(turn())
+    assert [body.told for body in (resting, braked, leaving, gone)] == [["rest", "read on"], ["rest"], ["rest"], []]
