@@ -135,7 +135,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self._address_limit: AddressLimit | None = None
         self._asks = False  # is one of the listener's `askers`
         self._body_bytes = inf
-        self._read_in_turn = 0  # of bodies, since others had their turn
+        self._read_in_turn = 0  # of a body, since others had their turn
         self.body_goes_to = -1
         self._tunnel_patience = inf
         self._closing = False
@@ -433,6 +433,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         exchange.request_body = Relay(self)
         self._reader = head.body()
         self._body_bytes = limit
+        self._read_in_turn = 0
         self.body_goes_to = -1
         self._asked_to_continue = not head.expects_continue  # else the client waits for us, not we for it
         self._beginning = True

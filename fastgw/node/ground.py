@@ -93,7 +93,7 @@ class Resting(Protocol):
 
 
 def body_buffers(usual: memoryview) -> Sequence[memoryview]:
-    """What to read bodies into, by how many times `READ_BYTES` are to be read: at least the usual.
+    """What to read bodies into, by how many times `READ_BYTES` there is room for: at least the usual.
 
     A buffer each, and no parts of one: what was read is not copied out of it.
     """
@@ -126,7 +126,7 @@ class Ground:
         """
         if len(payload) * 2 < len(chunk):
             return self.small_buffer
-        if goes_to >= 0 and len(chunk) > READ_BYTES // 2:
+        if goes_to >= 0 and assured >= 2 * READ_BYTES and len(chunk) > READ_BYTES // 2:
             # Of the room only a part: the kernel counts what it needs besides the bytes.
             most = min(assured, room(goes_to) * 4 // 5, BODY_READ_BYTES)
             return self.body_buffers[most // READ_BYTES]

@@ -156,7 +156,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self.idle_patience = target.timeouts.idle  # seconds between two bytes of a response
         self._head_patience = target.timeouts.response_headers  # seconds from the end of a request to a response head
         self._buffer = ground.read_buffer
-        self._read_in_turn = 0  # of bodies, since others had their turn
+        self._read_in_turn = 0  # of a body, since others had their turn
         self.body_goes_to = -1  # the `fd` of who takes the response's body
         self._begun = b""  # of a response head
         self._searched = 0
@@ -502,6 +502,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self.reusable = False
         if self.reader is not None:
             self.reader = None
+            self._read_in_turn = 0
             self.body_goes_to = -1
             self._buffer = self.ground.read_buffer
         if self._special:
