@@ -28,6 +28,15 @@ class Signals:
             signal.signal(number, lambda number, frame: None)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self._numbers)
 
+    @property
+    def some_wait(self) -> bool:
+        """Whether some have come that nobody has taken. A program that is replaced now takes them with it; those that
+        come while they are held back reach the next one."""
+        try:
+            return bool(self._out.recv(1, socket.MSG_PEEK))
+        except BlockingIOError:
+            return False
+
     def take(self) -> bytes:
         """The numbers of those that have come, in their order."""
         with suppress(BlockingIOError):

@@ -560,8 +560,10 @@ class Supervisor:
         if self._upgrade.generation != self._commons.sealed.generation:
             self._upgrade.begin(self._estate())  # it was tried with what is not in force any more
             return
-        self._notifier.reloading()
         with self._signals.held_back():
+            if self._signals.some_wait:
+                return  # the new program would never hear of them: they are obeyed first
+            self._notifier.reloading()
             self._upgrade.become(self._estate())  # returns only if it could not be
         self._notifier.ready("not upgraded")
 
