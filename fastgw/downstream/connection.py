@@ -588,6 +588,8 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self._watch_body()
             if payload:
                 body.feed(payload)
+            if self._reader is not reader:
+                return  # the exchange is over: what comes now is read as usual
             ground = self.server.ground
             self._buffer = ground.buffer_for(chunk, payload, reader.assured, self.body_goes_to)
             self._read_in_turn += len(chunk)
@@ -839,7 +841,9 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         """The exchange is over: finish steps, counters, log."""
         exchange, self.exchange = self.exchange, None
         assert exchange is not None
-        self._reader = None
+        if self._reader is not None:
+            self._reader = None
+            self._buffer = self.server.ground.read_buffer
         if self._waiting is not None:
             self.server.ground.loop.call_soon(self._waiting.cancel)  # not before it has begun to wait
             self._waiting = None

@@ -11,7 +11,7 @@ from fastgw.downstream import connection as downstream_connection
 from fastgw.downstream.connection import LINGER_IDLE_S, REQUESTS_PER_TURN
 from fastgw.filters.api import Exchange, Phase, Reply
 from fastgw.node import ground
-from fastgw.node.ground import BODY_BYTES_PER_TURN, READ_BYTES, SMALL_READ_BYTES
+from fastgw.node.ground import BODY_BYTES_PER_TURN, BODY_READ_BYTES, READ_BYTES, SMALL_READ_BYTES
 from fastgw.upstream import connection as upstream_connection
 from tests.support import memory
 from tests.support.memory import Plane, probe
@@ -312,6 +312,21 @@ def test_of_a_request_body_as_much_is_read_as_the_target_has_room_for(rooms: Roo
     assert upstream.received.endswith(b"\r\n\r\n" + BODY)
 
 
+def test_what_comes_of_a_body_whose_answer_is_out_is_read_as_usual(rooms: Rooms) -> None:
+    plane = Plane()
+    client = plane.client()
+    client.sends(b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % len(BODY))
+    upstream = plane.connects()
+    rooms[upstream.socket.fileno()] = 4_000_000
+    client.sends(PIECE)
+    assert len(client.protocol.get_buffer(-1)) == BODY_READ_BYTES
+    upstream.sends(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+    assert client.ended
+    assert len(client.protocol.get_buffer(-1)) == READ_BYTES
+    client.sends(BODY[: 4 * READ_BYTES])
+    assert len(client.protocol.get_buffer(-1)) == READ_BYTES
+
+
 def test_of_a_response_body_as_much_is_read_as_the_client_has_room_for(rooms: Rooms) -> None:
     plane = Plane()
     client = plane.client()
@@ -365,7 +380,9 @@ def test_a_turn_for_others_does_not_take_the_brake_off() -> None:
     upstream.takes(room=BODY_BYTES_PER_TURN - 1)  # it is full when the client has to rest
     client.sends(BODY)
     assert not client.reading
-    assert len(upstream.received) + len(upstream.protocol.transport._unsent) < BODY_BYTES_PER_TURN + READ_BYTES
+    assert (
+        len(upstream.received) + upstream.protocol.transport.get_write_buffer_size() < BODY_BYTES_PER_TURN + READ_BYTES
+    )
     upstream.takes()
     assert upstream.received.endswith(b"\r\n\r\n" + BODY)
 
