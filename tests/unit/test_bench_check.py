@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.check.budgets import FILE, Budgets, Floor, Tolerance, compare, read, renewed
-from bench.check.counted import CALLS
+from bench.check.counted import CALLS, ROUNDS
 from bench.check.floors import Results, judge, kept
 from bench.check.instructions import CannotCount, per_call, room_keys
 from bench.measure import Effort
@@ -100,8 +100,9 @@ def test_what_both_runs_of_a_room_have_in_common_is_not_counted_nor_what_befell_
     """Up to each mark: what was before, a run, what was between, a run of twice as many calls, and all that again."""
     start_up, per_run, timer = 1_000_000, 500, 90_000
     once, twice = per_run + CALLS * 7, per_run + 2 * CALLS * 7
-    first = [start_up, once + timer, 40_000, twice, 0, once, 0, twice + timer]
-    second = [start_up, once, 0, twice + timer, 0, once, 0, twice]
+    again = [0, once, 0, twice] * (ROUNDS - 2)
+    first = [start_up, once + timer, 40_000, twice, 0, once, 0, twice + timer, *again]
+    second = [start_up, once, 0, twice + timer, 0, once, 0, twice, *again]
     assert per_call(["a", "b"], [*first, *second]) == {"a": 7, "b": 7}
 
 
