@@ -19,8 +19,8 @@ BODY_READ_BYTES: Final = 8 * READ_BYTES
 """The most that is read at once of a body, while so much is sure to come and its receiver has room for it."""
 BODY_BYTES_PER_TURN: Final = 1048576
 """Of one body; then others have their turn. libuv would read 32 times, whatever a read takes."""
-# PERF: a GiB in bodies of 1 MiB takes 0.30 s, and 0.39 with reads of 32 KiB once a turn has had 2 MiB of all bodies (`bench
-# upload`, CPython 3.11). Beside 8 uploads without end a request then waits 11 ms, not 5 (`wrk -c 1`, by hand).
+# PERF: a GiB in bodies of 1 MiB takes 0.30 s, and 0.39 with reads of 32 KiB once a turn has had 2 MiB of all bodies
+# (`bench upload`, CPython 3.11). Beside 8 uploads without end a request then waits 11 ms, not 5 (`wrk -c 1`, by hand).
 SMALL_READ_BYTES: Final = 2048
 """The most that is read at once from a peer whose bytes are costly to read (`Ground.buffer_for`)."""
 

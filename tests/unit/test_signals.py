@@ -1,6 +1,5 @@
 """Signals wait in a pipe until they are taken; a program that is about to be replaced knows whether there are some."""
 
-import os
 import signal
 from collections.abc import Iterator
 
@@ -25,7 +24,7 @@ def signals() -> Iterator[Signals]:
 def test_they_are_taken_in_their_order_and_once(signals: Signals) -> None:
     assert not signals.some_wait
     for number in (USR1, TERM):
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
     assert signals.some_wait
     assert signals.take() == bytes((USR1, TERM))
     assert not signals.some_wait
@@ -35,12 +34,12 @@ def test_they_are_taken_in_their_order_and_once(signals: Signals) -> None:
 def test_those_that_came_before_are_told_from_those_that_are_held_back(signals: Signals) -> None:
     """The first would be gone with a program that is replaced, the others reach the next one."""
     with signals.held_back():
-        os.kill(os.getpid(), USR1)
+        signal.raise_signal(USR1)
         assert not signals.some_wait
         assert USR1 in signal.sigpending()
     assert signals.some_wait
     with signals.held_back():
-        os.kill(os.getpid(), TERM)
+        signal.raise_signal(TERM)
         assert signals.some_wait
         assert signals.take() == bytes((USR1,))
     assert signals.take() == bytes((TERM,))
