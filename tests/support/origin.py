@@ -42,6 +42,22 @@ class Request(Message):
         return found
 
 
+def shaken(tls: ssl.SSLContext, sock: socket.socket) -> ssl.SSLSocket:
+    """The handshake of a connection. When it fails, the peer gets to see why before the connection ends."""
+    secured = tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+    try:
+        secured.do_handshake()
+    except OSError:
+        # Closed with something unread in it, it would be reset, and a reset overtakes the alert.
+        with contextlib.suppress(OSError), socket.socket(fileno=secured.detach()) as plain:
+            plain.settimeout(DEADLINE)
+            plain.shutdown(socket.SHUT_WR)
+            while plain.recv(65_536):
+                pass
+        raise
+    return secured
+
+
 class OriginConnection(Peer):
     """The upstream's end of a connection that the gateway opened."""
 
@@ -177,11 +193,7 @@ class Origin:
             raise Unexpected(f"no connection came to the upstream within {self.deadline} s") from None
         sock.settimeout(self.deadline)
         if self._tls is not None:
-            try:
-                sock = self._tls.wrap_socket(sock, server_side=True)
-            except OSError:
-                sock.close()
-                raise
+            sock = shaken(self._tls, sock)
         connection = OriginConnection(sock, self.deadline)
         self.connections.append(connection)
         return connection
@@ -257,7 +269,7 @@ class Origin:
             try:
                 sock.settimeout(self.deadline)
                 if self._tls is not None:
-                    sock = self._tls.wrap_socket(sock, server_side=True)
+                    sock = shaken(self._tls, sock)
                     stack.callback(sock.close)
                 connection = OriginConnection(sock, deadline=3600)  # idle between requests for as long as the test runs
                 self.connections.append(connection)
