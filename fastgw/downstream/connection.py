@@ -25,7 +25,7 @@ from fastgw.exchange import Exchange, Outcome, Relay, Reply, Response, Route, Tr
 from fastgw.exchange.chain import checked, count_raised
 from fastgw.exchange.reply import NO_CONTENT
 from fastgw.forwarded import Peer, client_address
-from fastgw.node.ground import BODY_BYTES_PER_TURN, READ_BYTES, unsent
+from fastgw.node.ground import READ_BYTES, unsent
 from fastgw.node.sending import send
 from fastgw.node.timers import Timed
 from fastgw.observe.families import FilterEvent
@@ -89,7 +89,6 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         "_linger_end",
         "_passage",
         "_passing",
-        "_read_in_turn",
         "_reader",
         "_searched",
         "_socket",
@@ -109,6 +108,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         "paused",
         "peer",
         "phase",
+        "read_since_rest",
         "requests",
         "server",
         "transport",
@@ -135,7 +135,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self._address_limit: AddressLimit | None = None
         self._asks = False  # is one of the listener's `askers`
         self._body_bytes = inf
-        self._read_in_turn = 0  # of a body, since others had their turn
+        self.read_since_rest = 0
         self.body_goes_to = -1
         self._tunnel_patience = inf
         self._closing = False
@@ -433,7 +433,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         exchange.request_body = Relay(self)
         self._reader = head.body()
         self._body_bytes = limit
-        self._read_in_turn = 0
+        self.read_since_rest = 0
         self.body_goes_to = -1
         self._asked_to_continue = not head.expects_continue  # else the client waits for us, not we for it
         self._beginning = True
@@ -592,10 +592,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
                 return  # the exchange is over: what comes now is read as usual
             ground = self.server.ground
             self._buffer = ground.buffer_for(chunk, payload, reader.assured, self.body_goes_to)
-            self._read_in_turn += len(chunk)
-            if self._read_in_turn >= BODY_BYTES_PER_TURN:
-                self._read_in_turn = 0
-                ground.rest(self)
+            ground.count_body(self, chunk)
 
     def _watch_body(self) -> None:
         if self._write_paused:

@@ -86,10 +86,14 @@ class Hangups:
         self._epoll.close()
 
 
-class Resting(Protocol):
+class BodyReading(Protocol):
+    """A connection that bodies are read from."""
+
     transport: asyncio.Transport
     paused: bool
     """Reading is to stay off."""
+    read_since_rest: int
+    """Bytes of the body that it reads."""
 
 
 def body_buffers(usual: memoryview) -> Sequence[memoryview]:
@@ -132,11 +136,14 @@ class Ground:
             return self.body_buffers[most // READ_BYTES]
         return self.read_buffer
 
-    def rest(self, connection: Resting) -> None:
-        """Read on from it in the next turn of the loop."""
-        if not connection.transport.is_closing():
-            connection.transport.pause_reading()
-            self.loop.call_soon(_read_on, connection)
+    def count_body(self, connection: BodyReading, chunk: bytes) -> None:
+        """This was read of a body: after `BODY_BYTES_PER_TURN` it reads on in the next turn of the loop only."""
+        connection.read_since_rest += len(chunk)
+        if connection.read_since_rest >= BODY_BYTES_PER_TURN:
+            connection.read_since_rest = 0
+            if not connection.transport.is_closing():
+                connection.transport.pause_reading()
+                self.loop.call_soon(_read_on, connection)
 
     def start(self) -> None:
         self._turn()
@@ -160,6 +167,6 @@ class Ground:
         self.hangups.close()
 
 
-def _read_on(connection: Resting) -> None:
+def _read_on(connection: BodyReading) -> None:
     if not connection.paused and not connection.transport.is_closing():
         connection.transport.resume_reading()

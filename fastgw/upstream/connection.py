@@ -18,7 +18,7 @@ from typing import Final, Protocol, cast
 
 from fastgw.errors import Fault
 from fastgw.exchange import Trailers
-from fastgw.node.ground import BODY_BYTES_PER_TURN, Ground, unsent
+from fastgw.node.ground import Ground, unsent
 from fastgw.node.sending import send
 from fastgw.node.timers import Timed
 from fastgw.upstream.pool import Pool
@@ -107,7 +107,6 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         "_head_patience",
         "_informed",
         "_method",
-        "_read_in_turn",
         "_rescue_fd",
         "_searched",
         "_special",
@@ -126,6 +125,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         "paused",
         "phase",
         "pool",
+        "read_since_rest",
         "reader",
         "reusable",
         "target",
@@ -156,7 +156,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self.idle_patience = target.timeouts.idle  # seconds between two bytes of a response
         self._head_patience = target.timeouts.response_headers  # seconds from the end of a request to a response head
         self._buffer = ground.read_buffer
-        self._read_in_turn = 0  # of a body, since others had their turn
+        self.read_since_rest = 0
         self.body_goes_to = -1  # the `fd` of who takes the response's body
         self._begun = b""  # of a response head
         self._searched = 0
@@ -477,10 +477,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             borrower.received(payload)
         if not reader.done:
             self._buffer = self.ground.buffer_for(chunk, payload, reader.assured, self.body_goes_to)
-            self._read_in_turn += len(chunk)
-            if self._read_in_turn >= BODY_BYTES_PER_TURN:
-                self._read_in_turn = 0
-                self.ground.rest(self)
+            self.ground.count_body(self, chunk)
         elif self.borrower is borrower:
             self._end_body()
 
@@ -502,7 +499,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self.reusable = False
         if self.reader is not None:
             self.reader = None
-            self._read_in_turn = 0
+            self.read_since_rest = 0
             self.body_goes_to = -1
             self._buffer = self.ground.read_buffer
         if self._special:

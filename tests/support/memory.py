@@ -215,7 +215,7 @@ class Ground:
         self.turns = Turns(self.wheel)
 
     buffer_for = ground.Ground.buffer_for
-    rest = ground.Ground.rest
+    count_body = ground.Ground.count_body
 
     @property
     def loop(self) -> Any:

@@ -296,11 +296,16 @@ PIECE = b"x" * READ_BYTES
 BODY = PIECE * 100
 
 
-def test_of_a_request_body_as_much_is_read_as_the_target_has_room_for(rooms: Rooms) -> None:
+def upload_begun() -> tuple[memory.Wire, memory.Wire]:
+    """A client that has announced `BODY`, and the target that waits for it."""
     plane = Plane()
     client = plane.client()
     client.sends(b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % len(BODY))
-    upstream = plane.connects()
+    return client, plane.connects()
+
+
+def test_of_a_request_body_as_much_is_read_as_the_target_has_room_for(rooms: Rooms) -> None:
+    client, upstream = upload_begun()
     reads = []
     for room in (4_000_000, 80_000, 4_000_000):
         rooms[upstream.socket.fileno()] = room
@@ -313,10 +318,7 @@ def test_of_a_request_body_as_much_is_read_as_the_target_has_room_for(rooms: Roo
 
 
 def test_what_comes_of_a_body_whose_answer_is_out_is_read_as_usual(rooms: Rooms) -> None:
-    plane = Plane()
-    client = plane.client()
-    client.sends(b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % len(BODY))
-    upstream = plane.connects()
+    client, upstream = upload_begun()
     rooms[upstream.socket.fileno()] = 4_000_000
     client.sends(PIECE)
     assert len(client.protocol.get_buffer(-1)) == BODY_READ_BYTES
@@ -358,10 +360,7 @@ def rests(monkeypatch: pytest.MonkeyPatch) -> list[memory.Wire]:
 
 
 def test_of_one_body_a_turn_reads_so_much_and_the_next_goes_on(rests: list[memory.Wire]) -> None:
-    plane = Plane()
-    client = plane.client()
-    client.sends(b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % len(BODY))
-    upstream = plane.connects()
+    client, upstream = upload_begun()
     del rests[:]  # until there was a target
     client.sends(BODY)
     assert rests == [client] * (len(BODY) // BODY_BYTES_PER_TURN)
@@ -373,16 +372,12 @@ def test_of_one_body_a_turn_reads_so_much_and_the_next_goes_on(rests: list[memor
 
 
 def test_a_turn_for_others_does_not_take_the_brake_off() -> None:
-    plane = Plane()
-    client = plane.client()
-    client.sends(b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % len(BODY))
-    upstream = plane.connects()
+    client, upstream = upload_begun()
     upstream.takes(room=BODY_BYTES_PER_TURN - 1)  # it is full when the client has to rest
     client.sends(BODY)
     assert not client.reading
-    assert (
-        len(upstream.received) + upstream.protocol.transport.get_write_buffer_size() < BODY_BYTES_PER_TURN + READ_BYTES
-    )
+    taken = len(upstream.received) + upstream.get_write_buffer_size()
+    assert taken < BODY_BYTES_PER_TURN + READ_BYTES
     upstream.takes()
     assert upstream.received.endswith(b"\r\n\r\n" + BODY)
 
@@ -406,10 +401,7 @@ def test_reading_goes_on_where_a_target_is_at_hand_and_pauses_where_none_is(rest
 
 def test_what_is_pipelined_behind_a_body_is_not_read_with_it(rooms: Rooms) -> None:
     """It would be held until the answer is out: more than `READ_BYTES` for each connection."""
-    plane = Plane()
-    client = plane.client()
-    client.sends(b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: %d\r\n\r\n" % len(BODY))
-    upstream = plane.connects()
+    client, upstream = upload_begun()
     rooms[upstream.socket.fileno()] = 4_000_000
     client.sends(BODY + GET * 10_000)
     assert upstream.received.endswith(b"\r\n\r\n" + BODY)

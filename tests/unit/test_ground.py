@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from fastgw.node.ground import BODY_READ_BYTES, READ_BYTES, SMALL_READ_BYTES, Ground, Hangups
+from fastgw.node.ground import BODY_BYTES_PER_TURN, BODY_READ_BYTES, READ_BYTES, SMALL_READ_BYTES, Ground, Hangups
 from fastgw.node.sending import room
 from fastgw.node.timers import Timed
 
@@ -231,6 +231,7 @@ class Body:
     def __init__(self) -> None:
         self.transport: Any = self
         self.paused = self.closing = False
+        self.read_since_rest = BODY_BYTES_PER_TURN - len(PIECE)
         self.told: list[str] = []
 
     def is_closing(self) -> bool:
@@ -249,7 +250,10 @@ def test_who_rests_reads_on_in_the_next_turn_unless_it_is_braked_or_closes_meanw
 
     async def turn() -> None:
         for body in (resting, braked, leaving, gone):
-            ground.rest(body)
+            ground.count_body(body, PIECE[1:])
+            assert body.told == []
+            ground.count_body(body, PIECE[:1])
+            assert body.read_since_rest == 0
         assert [body.told for body in (resting, braked, leaving, gone)] == [["rest"]] * 3 + [[]]
         braked.paused = leaving.closing = True
         await asyncio.sleep(0)
