@@ -7,31 +7,34 @@ Rule 2: a key that it does not name any more counts no more, nor what was verifi
 import logging
 import re
 from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from time import monotonic
-from typing import Final, final
+from typing import Final, TypeVar, final
 from weakref import WeakMethod
 
 import msgspec
 
 from fastgw.config.settings import UpstreamTls
 from fastgw.config.values import Endpoint
+from fastgw.filters.allowance import Allowance
 from fastgw.filters.api import Feed, FeedSource, NodeSide, Services
-from fastgw.jose import KeySet, Unusable, read_set
+from fastgw.jose import KeySet, UnknownKey, Unusable, read_set
+from fastgw.node.feeds import mark_of
+from fastgw.node.flights import Flights
 from fastgw.upstream.fetch import FetchFailed
 from fastgw.upstream.tls import read_tls
 
 log = logging.getLogger("fastgw")
+T = TypeVar("T")
 
 EVERY_S: Final = 600.0
 """How often the provider is asked when it does not say how long its keys are good for."""
 SOONEST_S: Final = 60.0
 LATEST_S: Final = 3600.0
 """The same where it says so (`max-age`), at the most and at the least: what it has withdrawn is forgotten by then."""
-AGAIN_S: Final = 10.0
-"""How soon it is asked again when it was away, and how often at most because of keys that nobody knows."""
-BURST: Final = 4
-"""So often at once, if it was not asked for that lately: after a rotation the next one may follow soon."""
+AWAY_S: Final = 10.0
+"""The same when it was away."""
 FETCH_S: Final = 5.0
 PATIENCE_S: Final = FETCH_S + 0.5
 """How long a token with an unknown key waits for what the provider says."""
@@ -58,9 +61,9 @@ class JwksSource(FeedSource, frozen=True, kw_only=True):
 
     async def run(self, node: NodeSide) -> None:
         tls = read_tls(self.tls, node.read)
-        value, complaint, allowance, since = b"", "", float(BURST), monotonic()
+        value, complaint, allowance = node.feeds[self.key].value, "", Allowance(monotonic())
         while True:
-            wait = AGAIN_S
+            wait = AWAY_S
             try:
                 fetched = await node.fetcher.fetch(
                     self.url, tls=tls, timeout=FETCH_S, most=MOST, fields=[(b"Accept", b"application/json")]
@@ -78,17 +81,10 @@ class JwksSource(FeedSource, frozen=True, kw_only=True):
                     self._tell(read_set(fetched.body))
                 node.attempted()
                 complaint, value, wait = "", fetched.body, good_for(fetched.fields.get(b"cache-control"))
-            await node.asked(0)  # whoever asked until now gets this answer
-            node.publish(value)
-            due = monotonic() + wait
-            while (left := due - monotonic()) > 0 and await node.asked(left):
-                now = monotonic()
-                allowance, since = min(BURST, allowance + (now - since) / AGAIN_S), now
-                if allowance >= 1:
-                    allowance -= 1
-                    break
-                due = min(due, now + (1 - allowance) * AGAIN_S)
-                node.publish(value)  # there is nothing newer for those who wait
+            # To one who has asked meanwhile it may be older than his question, unless it is news to him.
+            if not await node.asked(0) or not node.is_outdated(value) or allowance.take(monotonic()):
+                node.publish(value)
+                await _until_due(node, value, wait, allowance)
 
     @property
     def name(self) -> str:
@@ -101,6 +97,18 @@ class JwksSource(FeedSource, frozen=True, kw_only=True):
     def _tell(self, keys: KeySet) -> None:
         for each in keys.passed_over:
             log.info("%s: passed over: %s", self._title, each)
+
+
+async def _until_due(node: NodeSide, value: bytes, wait: float, allowance: Allowance) -> None:
+    """Until so many seconds are over, or somebody knows this value and asks for a newer one."""
+    due = monotonic() + wait
+    while (left := due - monotonic()) > 0 and await node.asked(left):
+        if node.is_outdated(value):
+            rest = allowance.take(monotonic())
+            if not rest:
+                return
+            due = min(due, monotonic() + rest)
+        node.publish(value)  # there is nothing newer for those who wait
 
 
 _KEPT: Final = "the keys that it gave last are still good"
@@ -136,7 +144,7 @@ class Keyring:
         self.feed = feed
         self._fed: Feed | None = None
         self._users = 0
-        self._waiting = 0
+        self._questions: Flights[None] = Flights()
         self._rest_until = 0.0
         self._listeners: list[WeakMethod[Callable[[], None]]] = []
 
@@ -162,20 +170,35 @@ class Keyring:
             self._fed.forget(self._take)
             self._fed = None
 
-    async def renew(self) -> None:
-        """Ask for newer keys and wait for the answer, for `PATIENCE_S` at most. One question serves all who wait."""
-        feed = self._fed
-        if feed is None or (not self._waiting and monotonic() < self._rest_until):
+    async def judge(self, by: Callable[[KeySet], T]) -> T:
+        """What `by` makes of the keys, and of newer ones as long as it raises `UnknownKey` and there are any.
+
+        Raises what it raises. Newer ones are waited for, for `PATIENCE_S` at most each time.
+        """
+        while True:
+            keys = self.keys
+            try:
+                return by(keys)
+            except UnknownKey:
+                await self._renew(keys)
+                if self.keys is keys:
+                    raise
+
+    async def _renew(self, seen: KeySet) -> None:
+        """Ask for newer keys than these, and wait for the answer. One question serves all who wait."""
+        if self._fed is None or monotonic() < self._rest_until:
             return
-        if not self._waiting:
-            feed.ask()
-        self._waiting += 1
-        before = feed.value
-        try:
+        ask = partial(self._ask, self._fed, seen)
+        late = self._questions.has(self.feed)
+        await self._questions.join(self.feed, ask)
+        if late and self.keys is seen:  # the answer may be older than what we would know
+            await self._questions.join(self.feed, ask)
+
+    async def _ask(self, feed: Feed, seen: KeySet) -> None:
+        if self.keys is seen:  # they may have come just now
+            feed.ask(mark_of(feed.value))
             await feed.changed(PATIENCE_S)
-        finally:
-            self._waiting -= 1
-        if feed.value == before:
+        if self.keys is seen:
             self._rest_until = monotonic() + REST_S
 
     def _take(self, value: bytes) -> None:

@@ -26,6 +26,7 @@ from fastgw.jose import (
     ClaimPath,
     Claims,
     Expected,
+    KeySet,
     Refused,
     Rules,
     Signed,
@@ -192,7 +193,7 @@ class TokenPolicy:
         except Refused as refusal:
             return self._refuse(exchange, str(refusal))
         try:
-            verdict = self._verdict(signed, token)
+            verdict = self._verdict(signed, token, self.keyring.keys)
         except UnknownKey as refusal:
             if self.keyring.feed:
                 return self._judge_later(exchange, credential, token, signed, then)
@@ -205,13 +206,12 @@ class TokenPolicy:
         self, exchange: Exchange, credential: bytes, token: bytes, signed: Signed, then: Callable[[Exchange], None]
     ) -> Reply | None:
         """Its key is not known: there may be new ones."""
-        await self.keyring.renew()
-        if not self.keyring.keys:
-            why = "no keys have been had from the provider yet"
-            return exchange.refuse(Fault.AUTH_UNAVAILABLE, why=why)
         try:
-            verdict = self._verdict(signed, token)
+            verdict = await self.keyring.judge(lambda keys: self._verdict(signed, token, keys))
         except Refused as refusal:
+            if not self.keyring.keys:
+                why = "no keys have been had from the provider yet"
+                return exchange.refuse(Fault.AUTH_UNAVAILABLE, why=why)
             return self._refuse(exchange, str(refusal))
         return self._conclude(exchange, credential, verdict, then)
 
@@ -226,10 +226,10 @@ class TokenPolicy:
             then(exchange)
         return reply
 
-    def _verdict(self, signed: Signed, token: bytes) -> tuple[Verdict, float]:
+    def _verdict(self, signed: Signed, token: bytes, keys: KeySet) -> tuple[Verdict, float]:
         """The verdict, and the seconds for which it is good. Raises `Refused`."""
         wanted = self._wanted
-        key = verify(signed, self.keyring.keys)
+        key = verify(signed, keys)
         claims = signed.claims()
         now = time.time()
         good_for = check_claims(claims, wanted.expected, now) - now

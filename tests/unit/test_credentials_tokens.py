@@ -14,7 +14,8 @@ import pytest
 
 from fastgw.config.secret import Secret
 from fastgw.errors import Fault
-from fastgw.filters.credentials import allowance, broker, holder
+from fastgw.filters import allowance
+from fastgw.filters.credentials import broker, holder
 from fastgw.filters.credentials.said import LONGEST_S, Said, Unavailable, failed, read, renewal
 from fastgw.filters.credentials.token_endpoint import LONGEST_S as LONGEST_USE_S
 from fastgw.filters.credentials.token_endpoint import UNSAID_S, TokenEndpoint, read_token
@@ -24,7 +25,7 @@ from fastgw.upstream.fetch import Fetched
 from fastgw.wire.headers import Fields
 from tests.support.brokering import Node, held_now, node_of, oauth2, problem_of, word
 from tests.support.issuer import Issuer
-from tests.support.on_loop import on_loop
+from tests.support.on_loop import on_loop, turns
 from tests.support.redis_server import RedisServer
 
 
@@ -82,6 +83,29 @@ async def test_who_has_not_heard_of_the_new_token_causes_no_other(issuer: Issuer
         node.hears[1] = True
         assert word(await other.obtain(refused(1))) == "token-2"
         assert issuer.asked == 2
+
+
+@on_loop
+@pytest.mark.parametrize("waits", [True, False], ids=["who waits", "the background"])
+async def test_who_hears_of_the_new_token_when_about_to_ask_causes_no_other(issuer: Issuer, waits: bool) -> None:
+    async with node_of(workers=2) as node:
+        one, other = node.tokens(oauth2(issuer.url))
+        await asyncio.gather(one.obtain(), other.obtain())
+        node.hears[0] = False
+        await other.obtain(refused(1))
+        asks = node.asks
+        if waits:
+            waiting = asyncio.ensure_future(one.obtain(refused(1)))
+        else:
+            one.renew(refused(1))
+        await asyncio.sleep(0)  # it has made up its mind
+        node.workers[0].feeds.take(one.key, node.kept[one.key])
+        node.hears[0] = True
+        if waits:
+            assert word(await waiting) == "token-2"
+        await turns(20)
+        assert held_now([one, other]) == ["token-2"] * 2
+        assert (node.asks, issuer.asked) == (asks, 2)
 
 
 @on_loop

@@ -12,14 +12,16 @@ from fastgw.config.settings import UpstreamTls
 from fastgw.config.values import parse_endpoint
 from fastgw.errors import Fault
 from fastgw.filters import jwks
-from fastgw.filters.jwks import AGAIN_S, BURST, EVERY_S, LATEST_S, SOONEST_S, JwksSource, Keyring, good_for
-from fastgw.jose import KeySet, read_set
-from fastgw.node.feeds import Feeds
+from fastgw.filters.allowance import AGAIN_S, BURST
+from fastgw.filters.jwks import AWAY_S, EVERY_S, LATEST_S, SOONEST_S, JwksSource, Keyring, good_for
+from fastgw.jose import KeySet, UnknownKey, read_set
+from fastgw.node.feeds import Feeds, mark_of
 from fastgw.upstream.fetch import Fetched, FetchFailed
 from fastgw.wire.headers import Fields
+from tests.support.on_loop import on_loop, turns, until
 from tests.support.tokens import key_set, signer
 
-ONE, TWO = signer("RS256", "one"), signer("RS256", "two")
+ONE, TWO, THREE = (signer("RS256", name) for name in ("one", "two", "three"))
 SOURCE = JwksSource.of(parse_endpoint("https://idp.example/keys?tenant=hidden"), UpstreamTls())
 AWAY = FetchFailed(Fault.CONNECT_REFUSED, "https://idp.example: connect_refused")
 
@@ -29,11 +31,23 @@ class Over(Exception):
 
 
 class Node:
-    """Control, played: a clock, a provider that says one thing after the other, workers that ask at instants."""
+    """Control, played: a clock, a provider that says one thing after the other, workers that ask at instants.
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, answers: list[Any], asks: tuple[float, ...] = ()) -> None:
+    `lasts`: for so long each fetch; `knows`: what those who ask have; None: what was published last.
+    """
+
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        answers: list[Any],
+        asks: tuple[float, ...] = (),
+        lasts: float = 0.0,
+        knows: bytes | None = None,
+    ) -> None:
         self.now = 1000.0
-        self.answers, self.asks = answers, [1000.0 + at for at in asks]
+        self.answers, self.asks, self.lasts, self.knows = answers, [1000.0 + at for at in asks], lasts, knows
+        self.outdated: set[bytes] = set()
+        self.feeds = Feeds({}, lambda key, seen: None)
         self.fetched: list[float] = []
         self.published: list[tuple[float, bytes]] = []
         self.went: list[str] = []
@@ -42,6 +56,7 @@ class Node:
 
     async def fetch(self, url: object, **_: object) -> Fetched:
         self.fetched.append(self.now - 1000.0)
+        self.now += self.lasts
         if not self.answers:
             raise Over
         answer = self.answers.pop(0)
@@ -55,6 +70,7 @@ class Node:
             self.now = max(self.now, self.asks.pop(0))
             while timeout == 0 and self.asks and self.asks[0] <= self.now:
                 self.asks.pop(0)  # of many who have asked one is told
+            self.outdated.add(mark_of(self.feeds[SOURCE.key].value if self.knows is None else self.knows))
             return True
         self.now = due
         return False
@@ -62,7 +78,12 @@ class Node:
     def attempted(self, why: str = "") -> None:
         self.went.append(why)
 
+    def is_outdated(self, value: bytes) -> bool:
+        return mark_of(value) in self.outdated
+
     def publish(self, value: bytes) -> None:
+        self.outdated.clear()
+        self.feeds.take(SOURCE.key, value)
         self.published.append((self.now - 1000.0, value))
 
     def read(self, path: str) -> bytes:
@@ -128,7 +149,7 @@ def test_a_provider_that_is_away_or_says_nonsense_takes_no_key_away(
     answer = NONSENSE[name]
     with caplog.at_level(logging.INFO):
         node = Node(monkeypatch, [key_set(ONE), answer, answer, key_set(TWO)]).run()
-    assert node.fetched[:4] == [0.0, EVERY_S, EVERY_S + AGAIN_S, EVERY_S + 2 * AGAIN_S]
+    assert node.fetched[:4] == [0.0, EVERY_S, EVERY_S + AWAY_S, EVERY_S + 2 * AWAY_S]
     assert [value for _, value in node.published] == [key_set(ONE), key_set(ONE), key_set(ONE), key_set(TWO)]
     told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert [bool(why) for why in node.went[:4]] == [False, True, True, False]
@@ -150,7 +171,7 @@ def test_keys_that_are_passed_over_are_told_with_the_reason(
 def test_a_provider_that_was_never_there_is_looked_for_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
     node = Node(monkeypatch, [AWAY, AWAY, key_set(ONE)]).run()
     assert [value for _, value in node.published] == [b"", b"", key_set(ONE)]
-    assert node.fetched[:3] == [0.0, AGAIN_S, 2 * AGAIN_S]
+    assert node.fetched[:3] == [0.0, AWAY_S, 2 * AWAY_S]
 
 
 def test_who_asks_is_answered_at_once_but_the_provider_is_not_asked_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,6 +185,37 @@ def test_who_asks_is_answered_at_once_but_the_provider_is_not_asked_each_time(mo
     assert BURST + 3 <= len(during) <= BURST + 5
     answered = [at for at, _ in node.published]
     assert all(any(0 <= at - ask <= 0.01 for at in answered) for ask in asks)
+
+
+def test_who_has_not_heard_of_the_newest_keys_has_them_told_and_none_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Node(monkeypatch, [key_set(TWO)] * 2, (5.0, 6.0, 7.0), knows=key_set(ONE)).run()
+    assert node.fetched == [0.0, EVERY_S, 2 * EVERY_S]
+    assert [at for at, _ in node.published] == [0.0, 5.0, 6.0, 7.0, EVERY_S]
+
+
+def test_an_answer_that_may_be_older_than_the_question_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody asks while it is on its way, and knows what it says."""
+    node = Node(monkeypatch, [key_set(ONE), key_set(ONE), key_set(TWO)], (5.0, 6.0), lasts=2.0).run()
+    assert node.fetched[:3] == [0.0, 5.0, 7.0]
+    assert node.published[:2] == [(2.0, key_set(ONE)), (9.0, key_set(TWO))]
+
+
+def test_an_answer_that_is_news_answers_who_asked_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Node(monkeypatch, [key_set(ONE), key_set(TWO)], (5.0, 6.0), lasts=2.0).run()
+    assert node.fetched[:2] == [0.0, 5.0]
+    assert node.fetched[2] > EVERY_S
+    assert node.published[:2] == [(2.0, key_set(ONE)), (7.0, key_set(TWO))]
+
+
+def test_what_the_process_before_has_heard_of_the_provider_counts(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = Node(monkeypatch, [AWAY, key_set(TWO)])
+    node.feeds.take(SOURCE.key, key_set(ONE))
+    with caplog.at_level(logging.WARNING):
+        node.run()
+    assert [value for _, value in node.published] == [key_set(ONE), key_set(TWO)]
+    assert "the keys that it gave last are still good" in caplog.text
 
 
 def test_sources_are_one_if_they_are_fetched_in_the_same_way() -> None:
@@ -182,9 +234,11 @@ def test_sources_are_one_if_they_are_fetched_in_the_same_way() -> None:
 
 
 class Services:
+    """`asked`: the key sets that somebody has found wanting, by their marks."""
+
     def __init__(self, values: dict[str, bytes]) -> None:
-        self.asked: list[str] = []
-        self.feeds = Feeds(values, lambda key, seen: self.asked.append(key))
+        self.asked: list[bytes] = []
+        self.feeds = Feeds(values, lambda key, seen: self.asked.append(seen))
 
 
 @pytest.fixture
@@ -225,18 +279,68 @@ def test_a_keyring_has_what_its_feed_says_and_tells_those_who_remember(services:
     assert [key.kid for key in keyring.keys.keys] == ["one"]
 
 
-def test_all_who_wait_are_served_by_one_question(services: Any) -> None:
-    async def played() -> None:
-        keyring = started(services)
-        waiting = [asyncio.create_task(keyring.renew()) for _ in range(50)]
-        await asyncio.sleep(0)
-        assert services.asked == ["k"]
-        services.feeds.take("k", key_set(ONE))  # nothing new, which is an answer too
-        await asyncio.gather(*waiting)
-        await keyring.renew()  # just told: nobody waits again
-        assert services.asked == ["k"]
+async def judged_by(keyring: Keyring, kid: str) -> str:
+    """The first key of this name, as soon as there is one; "": there is none."""
 
-    asyncio.run(played())
+    def by(keys: KeySet) -> str:
+        if not keys.named(kid):
+            raise UnknownKey(kid)
+        return kid
+
+    try:
+        return await keyring.judge(by)
+    except UnknownKey:
+        return ""
+
+
+@on_loop
+async def test_all_who_wait_are_served_by_one_question(services: Any) -> None:
+    keyring = started(services)
+    waiting = [asyncio.create_task(judged_by(keyring, "two")) for _ in range(50)]
+    await until(lambda: services.asked)
+    services.feeds.take("k", key_set(ONE, TWO))
+    assert set(await asyncio.gather(*waiting)) == {"two"}
+    assert services.asked == [mark_of(key_set(ONE))]
+
+
+@on_loop
+async def test_nothing_new_is_an_answer_too_but_not_to_who_came_while_it_was_on_its_way(services: Any) -> None:
+    keyring = started(services)
+    first = asyncio.create_task(judged_by(keyring, "two"))
+    await until(lambda: services.asked)
+    late = [asyncio.create_task(judged_by(keyring, "two")) for _ in range(50)]
+    await turns()
+    services.feeds.take("k", key_set(ONE))
+    assert await first == ""
+    await turns()
+    assert len(services.asked) == 2
+    services.feeds.take("k", key_set(ONE, TWO))
+    assert set(await asyncio.gather(*late)) == {"two"}
+    assert await judged_by(keyring, "three") == ""  # so soon after nothing new nobody waits again
+    assert len(services.asked) == 2
+
+
+@on_loop
+async def test_keys_that_are_news_to_somebody_else_are_not_the_answer(services: Any) -> None:
+    """One rotation follows another: what was fetched for the first one does not tell of the second."""
+    keyring = started(services)
+    waiting = asyncio.create_task(judged_by(keyring, "three"))
+    await until(lambda: services.asked)
+    services.feeds.take("k", key_set(ONE, TWO))
+    await until(lambda: len(services.asked) == 2)
+    services.feeds.take("k", key_set(TWO, THREE))
+    assert await waiting == "three"
+    assert services.asked == [mark_of(key_set(ONE)), mark_of(key_set(ONE, TWO))]
+
+
+@on_loop
+async def test_who_hears_of_new_keys_when_about_to_ask_asks_nobody(services: Any) -> None:
+    keyring = started(services)
+    waiting = asyncio.create_task(judged_by(keyring, "two"))
+    await asyncio.sleep(0)  # it has made up its mind
+    services.feeds.take("k", key_set(ONE, TWO))
+    assert await waiting == "two"
+    assert services.asked == []
 
 
 def test_who_waits_in_vain_does_not_wait_for_ever(services: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,16 +349,16 @@ def test_who_waits_in_vain_does_not_wait_for_ever(services: Any, monkeypatch: py
 
     async def played() -> None:
         keyring = started(services)
-        await keyring.renew()
-        await keyring.renew()
+        await judged_by(keyring, "two")
+        await judged_by(keyring, "two")
 
     asyncio.run(played())
-    assert services.asked == ["k", "k"]
+    assert len(services.asked) == 2
 
 
 def test_keys_of_a_file_are_asked_of_nobody() -> None:
     keyring = Keyring(read_set(key_set(ONE)))
     keyring.start(Services({}))  # type: ignore[arg-type]
-    asyncio.run(keyring.renew())
+    assert asyncio.run(judged_by(keyring, "two")) == ""
     keyring.stop()
     assert len(keyring.keys) == 1

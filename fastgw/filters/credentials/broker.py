@@ -7,8 +7,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from fastgw.filters.allowance import Allowance
 from fastgw.filters.api import Feeds, FeedSource, Fetcher, NodeSide
-from fastgw.filters.credentials.allowance import Allowance
+from fastgw.filters.credentials.refused import spare
 from fastgw.filters.credentials.said import Getter, Said, Unavailable, failed, read, succeeded
 
 log = logging.getLogger("fastgw")
@@ -45,7 +46,7 @@ class Brokered(FeedSource, frozen=True, kw_only=True):
         around = InControl(node.fetcher, node.feeds, lambda: node.generation)
         kept = read(node.feeds[self.key].value)
         said = kept if kept is not None and kept.material == getter.material else Said(material=getter.material)
-        allowance = Allowance()
+        allowance = Allowance(time.monotonic())
         if said.fault:
             node.attempted(said.why)
         getter.start(around)
@@ -56,7 +57,7 @@ class Brokered(FeedSource, frozen=True, kw_only=True):
                 now_date = time.time()
                 if (is_ours and not node.is_outdated(last)) or now_date < said.failed_until_date:
                     pass  # it has crossed what we have said, or comes too early
-                elif (instead := allowance.spare(said)) is not None:
+                elif (instead := spare(said, allowance)) is not None:
                     said = instead
                 else:
                     said = await self._fetched(node, getter, around, said)

@@ -4,14 +4,16 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from time import monotonic
 from typing import Final, Generic, TypeVar, final
 
 import msgspec
 
 from fastgw.errors import Fault
+from fastgw.filters.allowance import Allowance
 from fastgw.filters.api import Feed
-from fastgw.filters.credentials.allowance import Allowance
+from fastgw.filters.credentials.refused import spare
 from fastgw.filters.credentials.said import Around, Getter, Said, Unavailable, failed, read, succeeded
 from fastgw.node.feeds import mark_of
 from fastgw.node.flights import Flights
@@ -69,7 +71,7 @@ class Holder(Generic[T]):
         self._flights: Flights[T | Unavailable] = Flights()
         self._background: asyncio.Task[T | Unavailable] | None = None
         self._silent: tuple[float, Unavailable] | None = None
-        self._allowance = Allowance()
+        self._allowance = Allowance(monotonic())
         self._users = 0
         self._used = False  # by a request: its configuration is in force, or was
 
@@ -127,7 +129,7 @@ class Holder(Generic[T]):
             return held
         if (problem := self._problem()) is not None:
             raise problem
-        got = await self._flights.join(self.key, self._fly)
+        got = await self._flights.join(self.key, partial(self._fly, self._said))
         if isinstance(got, Unavailable):
             raise Unavailable(got.fault, got.why, got.retry_after)
         if got == seen:
@@ -138,7 +140,7 @@ class Holder(Generic[T]):
         """Ask for something newer than this, which the API refuses, or which expires soon; wait for nothing."""
         known = self._said.failed_until_date > time.time()
         if self._held == seen and not known and (self._background is None or self._background.done()):
-            joined = self._flights.join(self.key, self._fly)
+            joined = self._flights.join(self.key, partial(self._fly, self._said))
             self._background = asyncio.get_running_loop().create_task(joined)
 
     def _problem(self) -> Unavailable | None:
@@ -170,12 +172,16 @@ class Holder(Generic[T]):
         """Whether what was said with other material is of a configuration behind ours, and not of one before it."""
         return self._used and self._around is not None and said.generation >= self._around.generation()
 
-    async def _fly(self) -> T | Unavailable:
-        """Ask control until it answers; ask ourselves while it is away."""
+    async def _fly(self, before: Said) -> T | Unavailable:
+        """Ask control until it answers; ask ourselves while it is away.
+
+        `before`: what had been said when somebody found it wanting: another one may have come before this begins.
+        """
         feed, around = self._feed, self._around
         if feed is None or around is None:
             return Unavailable(Fault.GATEWAY_STOPPED, "the filter is stopped")
-        before = self._said
+        if (answer := self._answer(before)) is not None:
+            return answer
         patience, pause = monotonic() + self._getter.timeout + SLACK_S, FIRST_S
         while (left := patience - monotonic()) > 0:
             if around.control_is_away():
@@ -205,7 +211,7 @@ class Holder(Generic[T]):
     async def _fetch(self, feed: Feed, around: Around) -> None:
         said = self._said
         own = said if said.material == self._getter.material else Said(material=self._getter.material)
-        if (instead := self._allowance.spare(own)) is not None:
+        if (instead := spare(own, self._allowance)) is not None:
             own = instead
         else:
             try:

@@ -76,12 +76,11 @@ class IdTokens:
     async def _with_keys(self, judge: Callable[[KeySet], Claims]) -> Claims:
         """Judge by the keys that are known, and if need be by newer ones."""
         try:
-            return judge(self._keyring.keys)
+            return await self._keyring.judge(judge)
         except UnknownKey:
-            await self._keyring.renew()
             if not self._keyring.keys:
                 raise Away("no keys have been had from it yet") from None
-            return judge(self._keyring.keys)
+            raise
 
     def _judge(self, tokens: Tokens, keys: KeySet) -> Claims:
         signed = read_token(tokens.id_token.encode(), self._rules)
