@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
@@ -153,8 +154,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with ExitStack() as stack:
         issuers = {name: stack.enter_context(Issuer()) for name in ("token", "csrf", "never", "moved", "outage")}
         api, other = stack.enter_context(Api(issuers)), stack.enter_context(Origin())
-        with Origin() as closed:
-            dead = closed.url
+        held = stack.enter_context(socket.socket())  # bound, and nobody listens
+        held.bind(("127.0.0.1", 0))
+        dead = f"http://127.0.0.1:{held.getsockname()[1]}"
         world = World(folder, issuers, api, other, dead)
         with world.gateway:
             yield world
@@ -243,7 +245,8 @@ def test_a_secret_that_is_rotated_while_a_request_is_under_way(world: World) -> 
         assert world.api.arrived.wait(DEADLINE)
         world.password.write_text("two")
         world.api.password = "two"
-        wait_until(lambda: world.ask("/basic/c").status == 200, "the new password is shown")
+        shown = "the new password is shown by both workers"
+        wait_until(lambda: all(world.ask("/basic/c").status == 200 for _ in range(16)), shown)
         world.api.slow.set()
         answer = under_way.result(DEADLINE)
     assert answer.status == 200

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import ssl
 import threading
 import time
@@ -33,8 +34,11 @@ class KeyServer:
         self._tls = tls
         self.body = b""
         self.status = 200
-        self._port = 0
         self._server: ThreadingHTTPServer | None = None
+        self._kept = socket.socket()  # bound, so that nobody else gets the port while the server is away
+        self._kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._kept.bind(("127.0.0.1", 0))
+        self._port = self._kept.getsockname()[1]
         self.come()
 
     @property
@@ -58,7 +62,6 @@ class KeyServer:
         self._server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
         if self._tls is not None:
             self._server.socket = self._tls.wrap_socket(self._server.socket, server_side=True)
-        self._port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def go(self) -> None:
@@ -70,6 +73,7 @@ class KeyServer:
     def close(self) -> None:
         if self._server is not None:
             self.go()
+        self._kept.close()
 
 
 @pytest.fixture

@@ -229,8 +229,13 @@ class Origin:
             raise Unexpected("the gateway connected once more")
 
     def refuse_connections(self) -> None:
-        """From now on a connect is refused: the port is bound by nobody who listens."""
+        """From now on a connect is refused: the port is bound, that nobody else gets it, and nobody listens."""
+        name = self._listening.getsockname()
         self._listening.close()
+        if not isinstance(name, str):
+            self._listening = socket.socket(socket.AF_INET6 if ":" in name[0] else socket.AF_INET)
+            self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._listening.bind(name)
 
     # --- by script ---
 

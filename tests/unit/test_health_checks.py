@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from inspect import signature
 from pathlib import Path
-from socket import create_server
 from typing import Any
 
 import pytest
@@ -139,12 +138,11 @@ async def test_no_answer_is_none(origin: Origin, step: Any, wrong: str, timeout:
 
 
 @on_loop
-async def test_a_connection_that_is_refused(origin: Origin) -> None:
-    origin.refuse_connections()
-    with closing(create_server(("127.0.0.1", 0))) as taken:
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-    assert (await checked(url, active())).startswith("connect_refused: ")
-    assert (await checked(url, active(type="tcp"))).startswith("connect_refused: ")
+async def test_a_connection_that_is_refused() -> None:
+    with Origin() as origin:
+        origin.refuse_connections()
+        assert (await checked(origin.url, active())).startswith("connect_refused: ")
+        assert (await checked(origin.url, active(type="tcp"))).startswith("connect_refused: ")
 
 
 @on_loop

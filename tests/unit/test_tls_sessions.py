@@ -14,7 +14,7 @@ from fastgw.upstream.fetch import FetchFailed
 from fastgw.upstream.tls import LEFT_ALONE_S, MOST_ADDRESSES, MOST_REFUSED, Resuming, TargetTls
 from tests.support.certificates import Certificates, server_tls, trusting
 from tests.support.fetching import fetching
-from tests.support.on_loop import on_loop
+from tests.support.on_loop import on_loop, until
 from tests.support.origin import Origin, close
 
 CLOSING = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
@@ -117,7 +117,9 @@ async def test_a_target_without_tickets_is_spoken_to_as_before(authority: Certif
         async with fetching() as fetcher:
             for _ in range(3):
                 assert (await fetcher.fetch(origin.url, tls=UpstreamTls(ca=authority.ca))).body == b"ok"
-    assert found == [False] * 3, "it forgets a session whose connection it closes without a close_notify"
+                # It forgets a session whose connection it closes without a close_notify, as soon as it has closed it.
+                await until(lambda: origin.connections[-1].sock.fileno() < 0)
+    assert found == [False] * 3
 
 
 @on_loop
