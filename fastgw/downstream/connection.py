@@ -877,7 +877,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
     def _forget(self) -> None:
         if self.phase is not CLOSED:
             self.phase = CLOSED
-            self.deadline = inf
+            self._wheel.drop(self)
             self._ahead = b""
             if not self._passing:
                 self._passage = None  # which leads back here: only the collector would find the circle

@@ -254,7 +254,8 @@ class Secured(asyncio.BufferedProtocol, Timed):
         peer = Peer(self.peer.ip, self.peer.port, self.peer.server_port, self.peer.trusted)
         plain = Downstream(self._server, self.listener, peer)
         self._server.shook_hands(self)
-        self._admitted, self.deadline, self.stage = False, inf, CLOSED
+        self._admitted, self.stage = False, CLOSED
+        self._server.ground.wheel.drop(self)
         self._below.set_protocol(plain)
         plain.take(self._below, self._address_limit)
         plain.refuse(Fault.TLS_REQUIRED, received)
@@ -288,7 +289,7 @@ class Secured(asyncio.BufferedProtocol, Timed):
 
     def _open(self, certificate: ClientCertificate | None) -> None:
         self.stage = OPEN
-        self.deadline = inf
+        self._server.ground.wheel.drop(self)
         self._read, self._write = cast(_Read, self._tls.read), self._tls.write
         server = self._server
         server.shook_hands(self)
@@ -387,7 +388,7 @@ class Secured(asyncio.BufferedProtocol, Timed):
 
     def _shut(self) -> None:
         self.stage = CLOSED
-        self.deadline = inf
+        self._server.ground.wheel.drop(self)
 
     # the transport of what stands above
 

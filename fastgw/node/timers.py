@@ -2,6 +2,7 @@
 
 A connection moves its deadline with every byte, so moving must cost nothing: `deadline` is a plain attribute, stored
 and forgotten. The wheel looks at it when the slot it was filed under comes round, and files it again if it has moved.
+What is over is dropped: its deadline may be a minute away, and thousands that a second has had would wait for theirs.
 No event loop here: the worker calls `advance` every `tick` seconds.
 """
 
@@ -35,7 +36,7 @@ class Wheel:
     def __init__(self, now: float) -> None:
         self.now = now
         self._ticks = int(now / TICK)
-        self._slots: dict[int, list[Timed]] = {}
+        self._slots: dict[int, set[Timed]] = {}
 
     def watch(self, timed: Timed, deadline: float) -> None:
         """Set a deadline. Later than the one before: one store. Earlier: filed once more."""
@@ -45,15 +46,29 @@ class Wheel:
 
     def file(self, timed: Timed, at: float) -> None:
         """Look at it at this instant: part of `watch`, which those that set a deadline per request do themselves."""
+        if timed.filed_at != inf:
+            self._unfile(timed)
         timed.filed_at = at
         tick = int(at / TICK) + 1
         if tick <= self._ticks:
             tick = self._ticks + 1
         slot = self._slots.get(tick)
         if slot is None:
-            self._slots[tick] = [timed]
+            self._slots[tick] = {timed}
         else:
-            slot.append(timed)
+            slot.add(timed)
+
+    def drop(self, timed: Timed) -> None:
+        """It is over: it has no deadline, and is not held any more."""
+        timed.deadline = inf
+        if timed.filed_at != inf:
+            self._unfile(timed)
+            timed.filed_at = inf
+
+    def _unfile(self, timed: Timed) -> None:
+        slot = self._slots.get(int(timed.filed_at / TICK) + 1)
+        if slot is not None:  # else it is in the next one, as what was due when it was filed
+            slot.discard(timed)
 
     def advance(self, now: float) -> None:
         """Expire what is due at `now` (monotonic seconds). Costs the slots that came round, never all timers."""
@@ -66,13 +81,13 @@ class Wheel:
             try:
                 self._look_at(due, now)
             finally:
-                if left := list(due):  # an expiry raised: the others are looked at by the next `advance`
-                    slots.setdefault(tick + 1, []).extend(left)
+                if left := set(due):  # an expiry raised: the others are looked at by the next `advance`
+                    slots.setdefault(tick + 1, set()).update(left)
 
     def _look_at(self, due: Iterable[Timed], now: float) -> None:
         for timed in due:
             if timed.filed_at > now:
-                continue  # filed again for later, or already seen: this entry is a leftover of an earlier filing
+                continue  # filed again for later, or dropped, by one that was looked at before it
             timed.filed_at = inf
             if timed.deadline <= now:
                 timed.deadline = inf

@@ -318,11 +318,12 @@ class Attempt(Timed):
 
     def _end(self, fault: Fault | None = None) -> None:
         """It is over; `fault`: it was the service that failed, and this is how."""
-        self.deadline = inf
+        if self.filed_at != inf:
+            self._upstream.ground.wheel.drop(self)
         watch = self._upstream.watch
         if watch is not None:
             if fault is not None:
                 watch.failed(self.target, fault, self.seconds())
             watch.ended(self.target)
-        # The wheel may have us for a while, and the body's relay until its end.
+        # The body's relay may have us until its end.
         del self.exchange, self._forwarding, self._upstream

@@ -274,8 +274,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
     def _over(self) -> None:
         self.phase = CLOSED
         self.closed = True
-        self.deadline = inf
-        del self.pool  # the wheel has this connection until its last deadline comes round; the pool may be gone before
+        self._wheel.drop(self)
 
     def expire(self, now: float) -> None:
         if self.write_paused and (left := unsent(self.transport)) < self._unsent:

@@ -455,7 +455,8 @@ class Forwarding(Timed):
         if self._over:
             return
         self._over = True
-        self.deadline = inf
+        if self.filed_at != inf:
+            self.upstream.ground.wheel.drop(self)
         if self._timer is not None:
             self._stop_timer()
         if self.current is not None:
@@ -466,5 +467,5 @@ class Forwarding(Timed):
         upstream.active -= 1
         if self._retrying:
             upstream.retried()
-        # The wheel may have us for as long as we were given, which is longer than anybody needs these.
+        # It leads back here: only the collector would find the circle.
         del self.exchange, self.forward, self.upstream

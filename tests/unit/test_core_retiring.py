@@ -15,7 +15,9 @@ import pytest
 from fastgw.compile import building, compile
 from fastgw.config.settings import Config
 from fastgw.downstream import Server
+from fastgw.downstream.connection import Downstream
 from fastgw.errors import Fault
+from fastgw.exchange import Exchange
 from fastgw.filters.api import Services
 from fastgw.gateway import dismantling
 from fastgw.node.cells import own_table
@@ -25,9 +27,13 @@ from fastgw.node.limits import own_counts
 from fastgw.node.places import first
 from fastgw.node.shared import Shared
 from fastgw.routing import at_once
+from fastgw.upstream.attempt import Attempt
 from fastgw.upstream.breaker import Phase
+from fastgw.upstream.connection import UpstreamConnection
 from fastgw.upstream.fetch import Fetcher
+from fastgw.upstream.forwarding import Forwarding
 from fastgw.upstream.group import Upstream
+from fastgw.upstream.passage import Passage
 from fastgw.upstream.pool import LocalLimit, Pool
 from tests.support.generations import load_document, plan_after
 from tests.support.memory import SERVICE, Observer
@@ -72,7 +78,8 @@ class Node:
         routes = [{"name": path, "paths": [f"/{path}"], "upstream": path} for path in paths]
         service = {"targets": [{"url": f"http://localhost:{self.port}"}], "resolve": {"interval": "1s"}}
         upstreams = {path: {**service, **upstream} for path in paths}
-        return load_document({**SERVICE, "routes": routes, "upstreams": upstreams, "access_logs": []})
+        more = {"routes": routes, "upstreams": upstreams, "access_logs": [], "timeouts": {"request_headers": "300s"}}
+        return load_document({**SERVICE, **more})
 
     async def begin(self, **upstream: Any) -> None:
         loop = asyncio.get_running_loop()
@@ -129,9 +136,9 @@ async def serving(**upstream: Any) -> AsyncIterator[Node]:
         await node.end()
 
 
-def held() -> list[str]:
-    """What there is of upstreams, whoever holds it. The wheel has closed connections for a while, and their targets."""
-    kinds = (Upstream, Pool)
+def held(*kinds: type) -> list[str]:
+    """What there is of these kinds, whoever holds it; of upstreams where none are named."""
+    kinds = kinds or (Upstream, Pool)
     return sorted(type(each).__name__ for each in gc.get_objects() if type(each) in kinds)
 
 
@@ -182,6 +189,33 @@ async def test_its_last_exchange_takes_the_pool_with_it(upstream):
             assert not client.closed
             client.transport.abort()
         await until(lambda: client.closed)
+
+
+@pytest.mark.parametrize(
+    "upstream",
+    [
+        {},
+        {"timeouts": {"total": "300s"}},
+        {"retries": {"conditions": ["per_try_timeout"], "max": 1, "per_try_timeout": "300s"}},
+    ],
+)
+@pytest.mark.parametrize("answer", [OK, OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), b""])
+@on_loop
+async def test_what_is_over_is_held_by_nobody(upstream, answer):
+    """Its deadlines may be minutes away: thousands a second would wait for theirs."""
+    kinds = (Downstream, Passage, Exchange, Forwarding, Attempt, UpstreamConnection)
+    with no_collector():
+        async with serving(**upstream) as node:
+            client = await node.client()
+            client.sends(GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n") % b"old")
+            await until(lambda: bool(node.taken) and b"GET /old" in node.taken[0].received)
+            if answer:
+                node.taken[0].sends(answer)
+            else:
+                client.transport.abort()
+            await until(lambda: client.closed)
+            kept = answer is OK
+            await until(lambda: held(*kinds) == ["UpstreamConnection"] * kept)
 
 
 @on_loop

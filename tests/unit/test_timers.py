@@ -38,6 +38,7 @@ OPERATIONS = st.lists(
         st.tuples(st.just("watch"), st.integers(0, 3), AFTER),
         st.tuples(st.just("postpone"), st.integers(0, 3), st.floats(0.0, 2.0)),
         st.tuples(st.just("clear"), st.integers(0, 3), st.just(0.0)),
+        st.tuples(st.just("drop"), st.integers(0, 3), st.just(0.0)),
         st.tuples(st.just("repeat"), st.integers(0, 3), AFTER),
         st.tuples(st.just("advance"), st.just(0), st.floats(0.0, 0.6)),
     ),
@@ -60,6 +61,8 @@ def test_each_deadline_rings_once_and_within_two_ticks(operations: list[tuple[st
             bell.deadline = max(bell.deadline, now + seconds)  # later, by a plain store
         elif operation == "clear":
             bell.deadline = inf
+        elif operation == "drop":
+            wheel.drop(bell)
         elif operation == "repeat":
             bell.again = seconds
         elif operation == "advance":
@@ -88,6 +91,36 @@ def test_a_postponed_deadline_is_looked_at_where_it_was_filed_and_not_more_often
     wheel.advance(BEGIN + 1 + TICK)
     assert sum(len(slot) for slot in wheel._slots.values()) == 1
     assert bell.rang == []
+
+
+def test_what_is_dropped_is_held_no_more_and_does_not_ring() -> None:
+    """Also what was filed twice, was due when it was filed, or is dropped while others of its slot ring."""
+    wheel = Wheel(BEGIN)
+    bells = [Bell(wheel) for _ in range(4)]
+    for bell in bells:
+        wheel.watch(bell, BEGIN + 60)
+    wheel.watch(bells[1], BEGIN + 30)
+    wheel.watch(bells[2], BEGIN - 1)
+    for bell in bells:
+        wheel.drop(bell)
+        wheel.drop(bell)
+    wheel.advance(BEGIN + 2 * TICK)
+    assert not any(wheel._slots.values())
+    gone = Bell(wheel)
+
+    class Leaving(Timed):
+        def expire(self, now: float) -> None:
+            for each in pair:
+                wheel.drop(each)
+
+    pair = [Leaving(), Leaving()]
+    for each in (*pair, gone):
+        wheel.watch(each, BEGIN + 1)
+    wheel.drop(gone)
+    wheel.watch(gone, BEGIN + 90)
+    wheel.advance(BEGIN + 60 + TICK)
+    assert [bell.rang for bell in (*bells, gone)] == [[]] * 5
+    assert sum(len(slot) for slot in wheel._slots.values()) == 1
 
 
 @pytest.mark.parametrize("broken", [0, 1, 2])
