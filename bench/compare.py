@@ -50,9 +50,12 @@ def installed(revisions: Sequence[str]) -> Iterator[dict[str, Path]]:
 
 
 def between(scenario: Scenario, pythons: dict[str, Path]) -> Scenario:
-    """`scenario` with each of its fastgw once per revision, with nginx, and with ratios to the first revision."""
+    """`scenario` with each of its fastgw once per revision, with nginx, and with ratios to the first revision.
+
+    Each in Python's isolated mode: by a `PYTHONPATH` that names a clone all of them would be that clone.
+    """
     peers: list[Peer] = [
-        replace(peer, name=f"{peer.name}{AT}{revision}", command=(python, *peer.command[1:]))
+        replace(peer, name=f"{peer.name}{AT}{revision}", command=(python, "-I", *peer.command[1:]))
         for peer in scenario.peers
         if isinstance(peer, Fastgw)
         for revision, python in pythons.items()

@@ -117,7 +117,7 @@ class TestComparingRevisions:
         compared = between(SCENARIOS["filters"], self.PYTHONS)
         of_new = [peer for peer in compared.peers if isinstance(peer, Fastgw) and peer.name.endswith(" @main")]
         assert [peer.name for peer in of_new] == [f"fastgw, {count} filters @main" for count in (0, 4, 8, 16)]
-        assert {peer.command for peer in of_new} == {(Path("/b/bin/python"), filters.LAUNCHER)}
+        assert {peer.command for peer in of_new} == {(Path("/b/bin/python"), "-I", filters.LAUNCHER)}
         assert [peer.name for peer in compared.peers if isinstance(peer, Nginx)] == ["nginx"]
 
     def test_figures_are_in_ratio_to_the_first_revision_of_the_same_contestant(self):
