@@ -343,7 +343,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             return
         peer = self.peer
         self.phase = ACTIVE
-        self._closing = listener.closing
+        self._closing = listener.closing or head.close
         early = listener.early
         ordinary, length = head.ordinary, head.length
         match = straight_match = None
@@ -418,7 +418,6 @@ class Downstream(asyncio.BufferedProtocol, Timed):
     def _expect_body(self, exchange: Exchange, behind: bytes) -> bool:
         """Make ready for a body, if there is one, and read what is there of it. False: the exchange is over."""
         head, limit = exchange.head, self.server.body_bytes
-        self._closing = self._closing or head.close
         payload = head.payload
         if head.length > limit:
             exchange.request_body = Relay(self)  # of which nothing was taken

@@ -21,7 +21,7 @@ cdef struct Line:
 cdef enum:
     MOST_LINES = 20
     SLOT_WORDS = 4
-    MOST_SHOWN = 7
+    MOST_SHOWN = 8
 
 
 cdef class Head:

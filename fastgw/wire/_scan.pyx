@@ -335,13 +335,16 @@ cdef enum:  # what is in `shown`
     PATH_AS_SENT
     FORWARDED
     ORDINARY
+    CLOSE_OF_REQUEST
     # of responses
     STATUS = 0
     MINOR
-    CLOSE
+    CLOSE_OF_RESPONSE
     PAYLOAD_LENGTH
 
-cdef tuple _OF_REQUESTS = (b"method", b"length", b"payload", b"authority", b"path_as_sent", b"forwarded", b"ordinary")
+cdef tuple _OF_REQUESTS = (
+    b"method", b"length", b"payload", b"authority", b"path_as_sent", b"forwarded", b"ordinary", b"close"
+)
 cdef tuple _OF_RESPONSES = (b"status", b"minor", b"close", b"payload_length")
 cdef PyMemberDef _request_members[MOST_SHOWN]
 cdef PyMemberDef _response_members[MOST_SHOWN]
@@ -576,6 +579,7 @@ cdef bint _show_request(RequestHead head) except -1:
     _show(head, PATH_AS_SENT, head._path is head._raw_path or head._path == head._raw_path)
     _show(head, FORWARDED, head.names & _FORWARDING != 0)
     _show(head, ORDINARY, _is_ordinary(head))
+    _show(head, CLOSE_OF_REQUEST, head.close)
     return True
 
 
@@ -584,7 +588,6 @@ cdef bint _is_ordinary(RequestHead head) noexcept:
     return (
         head.whole
         and head.minor == 1
-        and not head.close
         and not head.names & _bit(MAX_FORWARDS)
         and not (head.method_at.length == 5 and not memcmp(method, b"TRACE", 5))
         and not (head.method_at.length == 7 and not memcmp(method, b"OPTIONS", 7))
@@ -887,7 +890,7 @@ cdef ResponseHead _response_head(bytes received, Py_ssize_t end, bytes request_m
         head.source = head._raw = received[:end]  # so that what came behind it need not be kept
     _show(head, STATUS, head.status)
     _show(head, MINOR, head.minor)
-    _show(head, CLOSE, head.close)
+    _show(head, CLOSE_OF_RESPONSE, head.close)
     _show(head, PAYLOAD_LENGTH, head.payload_length)
     return head
 

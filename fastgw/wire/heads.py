@@ -218,8 +218,8 @@ class RequestHead(_Head):
     ordinary: bool
     """Whether all of it is here (`payload`), and nothing is left to decide but the route.
 
-    In origin-form, HTTP/1.1, the connection stays open; nothing that asks a proxy for something (`_EXTRAORDINARY`,
-    `_ANSWERED_HERE`), nor fields named away by `Connection`.
+    In origin-form, HTTP/1.1; nothing that asks a proxy for something (`_EXTRAORDINARY`, `_ANSWERED_HERE`), but to close
+    the connection (`close`), nor fields named away by `Connection`.
     """
 
     @property
@@ -370,7 +370,7 @@ def read_usual_request(received: bytes, max_fields: int) -> RequestHead | None:
     head.path = path if path.find(b"/.") < 0 else normalize(path)
     head._end_to_end = a, b, c, d, e, f
     head.close = closes
-    head.ordinary = not closes and method != b"OPTIONS"
+    head.ordinary = method != b"OPTIONS"
     head.sized = bool(length)
     head.length = int(length) if length else 0
     head.upgrade = head.connection_named = ()
@@ -418,7 +418,6 @@ def read_any_request(raw: bytes, max_fields: int) -> RequestHead:
     head.expects_continue = b"expect" in known and _expects_continue(head)
     head.ordinary = (
         head.minor == 1
-        and not head.close
         and target.startswith(b"/")
         and head.method not in _ANSWERED_HERE
         and not head.connection_named
