@@ -116,7 +116,6 @@ class Acceptor:
                 if error.errno == errno.EINVAL:  # a neighbour that accepts there too has shut it down
                     return self.close(listening)
                 return self._pause_all(f"{error.strerror}")  # out of files or memory
-            client.setblocking(False)
             # An IPv4 client of a socket for both families, which only a service manager opens, is an IPv4 client.
             peer = (name[0].removeprefix("::ffff:"), name[1]) if isinstance(name, tuple) else UNIX_PEER
             if not listener.proxy_protocol_required:
@@ -183,6 +182,7 @@ class Greeting:
         self._listener = listener
         self._peer = peer
         self._header = b""
+        client.setblocking(False)  # else its transport does
         self._late = loop.call_later(timeout, self.refuse, "the PROXY header did not come in time")
         loop.add_reader(client, self.read)
 
