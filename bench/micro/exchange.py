@@ -133,7 +133,12 @@ class Plane:
         self._ground.start()
         services = Services(self._ground, Fetcher(self._ground), self._feeds, own_table(), own_counts())
         gateway.start(services, column)
-        self.client = Transport(self._server.accepted(gateway.listeners[0], ("192.0.2.1", 40_000), 443))
+        self.client = self._accepted()
+
+    def _accepted(self) -> Transport:
+        """A client's connection."""
+        assert self._gateway is not None
+        return Transport(self._server.accepted(self._gateway.listeners[0], ("192.0.2.1", 40_000), 443))
 
     def _say(self, sources: Mapping[str, Any], key: str, known: bytes) -> None:
         """What control says when it is asked for a token: one that is good for a long time."""
@@ -182,6 +187,11 @@ class Plane:
         self.upstream.receive(response)
         self.client.written.clear()
         self.upstream.written.clear()
+
+    def exchange_alone(self, message: tuple[bytes, bytes]) -> None:
+        """On a connection of its own."""
+        self.client = self._accepted()
+        self.exchange(message)
 
     def prove(self, messages: Messages) -> None:
         """Exchange each once; all must be forwarded whole, and answered with the body of their upstream's answer."""
@@ -240,12 +250,25 @@ def rooms() -> Iterator[Room]:
     yield from _room("a POST of 1 KB", posts)
     yield from _room("a POST of 1 KB, 8 filters", posts, filters=8)
     yield from _room("a GET answered in chunks", chunked)
+    yield from _room_alone("a GET on a connection of its own", gets)
 
 
 def _room(name: str, messages: Messages, log: bool = False, filters: int = 0) -> Iterator[Room]:
     with TemporaryDirectory() as folder:
         sinks = [f"{folder}/access.log"] if log else []
         yield from room(name, messages, Path(folder), configuration(sinks, filters))
+
+
+def _room_alone(name: str, messages: Messages) -> Iterator[Room]:
+    """Each on a client's connection of its own, as its request says."""
+    last = [(request.replace(b"keep-alive", b"close"), answer) for request, answer in messages]
+    with TemporaryDirectory() as folder, closing(Plane(Path(folder), configuration())) as plane:
+        plane.connect(*messages[0])
+        plane.prove(messages)
+        yield Room(name, plane.exchange_alone, last, plane.turn)
+        assert plane.client.is_closing()
+        plane.turn(lambda: plane.exchange_alone(last[0]))
+        assert plane.client.is_closing()
 
 
 def room(
