@@ -4,9 +4,11 @@ Rule 1: a provider that is away, or says nonsense, takes no key from us: what it
 Rule 2: a key that it does not name any more counts no more, nor what was verified with it.
 """
 
+import asyncio
 import logging
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from hashlib import sha256
 from time import monotonic
@@ -39,7 +41,7 @@ FETCH_S: Final = 5.0
 PATIENCE_S: Final = FETCH_S + 0.5
 """How long a token with an unknown key waits for what the provider says."""
 REST_S: Final = 1.0
-"""For so long after an answer with nothing new in it no token waits for another one."""
+"""For so long after an answer with nothing new in it no token that comes then has the provider asked again."""
 MOST: Final = 512 * 1024
 """Bytes of a key set."""
 
@@ -63,7 +65,7 @@ class JwksSource(FeedSource, frozen=True, kw_only=True):
         tls = read_tls(self.tls, node.read)
         value, complaint, allowance = node.feeds[self.key].value, "", Allowance(monotonic())
         while True:
-            wait = AWAY_S
+            wait, told = AWAY_S, False
             try:
                 fetched = await node.fetcher.fetch(
                     self.url, tls=tls, timeout=FETCH_S, most=MOST, fields=[(b"Accept", b"application/json")]
@@ -80,11 +82,16 @@ class JwksSource(FeedSource, frozen=True, kw_only=True):
                 if fetched.body != value:
                     self._tell(read_set(fetched.body))
                 node.attempted()
-                complaint, value, wait = "", fetched.body, good_for(fetched.fields.get(b"cache-control"))
-            # To one who has asked meanwhile it may be older than his question, unless it is news to him.
-            if not await node.asked(0) or not node.is_outdated(value) or allowance.take(monotonic()):
-                node.publish(value)
-                await _until_due(node, value, wait, allowance)
+                complaint, value, told = "", fetched.body, True
+                wait = good_for(fetched.fields.get(b"cache-control"))
+            # To one who has asked meanwhile the answer may be older than his question, unless it is news to him.
+            if await node.asked(0) and told and node.is_outdated(value):
+                rest = allowance.take(monotonic())
+                if not rest:
+                    continue
+                wait = min(wait, rest)
+            node.publish(value)
+            await _until_due(node, value, wait, allowance)
 
     @property
     def name(self) -> str:
@@ -144,7 +151,7 @@ class Keyring:
         self.feed = feed
         self._fed: Feed | None = None
         self._users = 0
-        self._questions: Flights[None] = Flights()
+        self._questions: Flights[bool] = Flights()
         self._rest_until = 0.0
         self._listeners: list[WeakMethod[Callable[[], None]]] = []
 
@@ -171,35 +178,43 @@ class Keyring:
             self._fed = None
 
     async def judge(self, by: Callable[[KeySet], T]) -> T:
-        """What `by` makes of the keys, and of newer ones as long as it raises `UnknownKey` and there are any.
+        """What `by` makes of the keys; while it raises `UnknownKey`, of those that the provider gives then.
 
-        Raises what it raises. Newer ones are waited for, for `PATIENCE_S` at most each time.
+        Raises what it raises. Two answers are waited for at most, `PATIENCE_S` in all.
         """
-        while True:
-            keys = self.keys
-            try:
-                return by(keys)
-            except UnknownKey:
-                await self._renew(keys)
-                if self.keys is keys:
-                    raise
+        keys, rests, late = self.keys, monotonic() < self._rest_until, len(self._questions) > 0
+        try:
+            return by(keys)
+        except UnknownKey as error:
+            if self._fed is None or (rests and not late):
+                raise
+            unknown = error
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_S):
+                told = await self._renew(self._fed, keys)
+                newer = self.keys
+                if told and not rests and (late or newer is not keys):
+                    # Somebody else has asked for that: it may be older than what we would know.
+                    try:
+                        return by(newer)
+                    except UnknownKey:
+                        await self._renew(self._fed, newer)
+        if self.keys is keys:
+            raise unknown
+        return by(self.keys)
 
-    async def _renew(self, seen: KeySet) -> None:
-        """Ask for newer keys than these, and wait for the answer. One question serves all who wait."""
-        if self._fed is None or monotonic() < self._rest_until:
-            return
-        ask = partial(self._ask, self._fed, seen)
-        late = self._questions.has(self.feed)
-        await self._questions.join(self.feed, ask)
-        if late and self.keys is seen:  # the answer may be older than what we would know
-            await self._questions.join(self.feed, ask)
+    async def _renew(self, feed: Feed, seen: KeySet) -> bool:
+        """Ask for newer keys than these; whether there is an answer. One question serves all who wait."""
+        return await self._questions.join(self.feed, partial(self._ask, feed, seen))
 
-    async def _ask(self, feed: Feed, seen: KeySet) -> None:
-        if self.keys is seen:  # they may have come just now
-            feed.ask(mark_of(feed.value))
-            await feed.changed(PATIENCE_S)
+    async def _ask(self, feed: Feed, seen: KeySet) -> bool:
+        if self.keys is not seen:
+            return True  # they have come just now
+        feed.ask(mark_of(feed.value))
+        told = await feed.changed(PATIENCE_S)
         if self.keys is seen:
             self._rest_until = monotonic() + REST_S
+        return told
 
     def _take(self, value: bytes) -> None:
         if value:

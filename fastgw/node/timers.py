@@ -39,7 +39,7 @@ class Wheel:
         self._slots: dict[int, set[Timed]] = {}
 
     def watch(self, timed: Timed, deadline: float) -> None:
-        """Set a deadline. Later than the one before: one store. Earlier: filed once more."""
+        """Set a deadline. Later than the one before: one store. Earlier: filed anew."""
         timed.deadline = deadline
         if deadline < timed.filed_at:
             self.file(timed, deadline)

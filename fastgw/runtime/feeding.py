@@ -233,7 +233,8 @@ class _Source:
             async with asyncio.timeout(timeout):
                 await self._wake.wait()
         except TimeoutError:
-            return False
+            if not self._wake.is_set():  # an ask may come in the very turn in which the time is up
+                return False
         self._wake.clear()
         return True
 

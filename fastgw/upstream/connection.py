@@ -275,6 +275,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self.phase = CLOSED
         self.closed = True
         self._wheel.drop(self)
+        del self.pool  # over TLS uvloop keeps a connection that is over until the collector comes
 
     def expire(self, now: float) -> None:
         if self.write_paused and (left := unsent(self.transport)) < self._unsent:

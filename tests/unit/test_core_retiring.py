@@ -7,6 +7,7 @@ import gc
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -35,6 +36,7 @@ from fastgw.upstream.forwarding import Forwarding
 from fastgw.upstream.group import Upstream
 from fastgw.upstream.passage import Passage
 from fastgw.upstream.pool import LocalLimit, Pool
+from tests.support.certificates import Certificates, server_tls
 from tests.support.generations import load_document, plan_after
 from tests.support.memory import SERVICE, Observer
 from tests.support.on_loop import on_loop, until
@@ -71,19 +73,24 @@ class Taken(asyncio.Protocol):
 class Node:
     """A worker's data plane, a service and a configuration that sends `/old` there."""
 
-    def __init__(self) -> None:
+    def __init__(self, authority: Certificates | None = None) -> None:
         self.taken: list[Taken] = []
+        self.tls = None if authority is None else server_tls(authority.issue("localhost"))
+        self.ca = None if authority is None else authority.ca
 
     def configured(self, *paths: str, **upstream: Any) -> Config:
         routes = [{"name": path, "paths": [f"/{path}"], "upstream": path} for path in paths]
-        service = {"targets": [{"url": f"http://localhost:{self.port}"}], "resolve": {"interval": "1s"}}
+        service: dict[str, Any] = {"resolve": {"interval": "1s"}}
+        service["targets"] = [{"url": f"http{'s' if self.ca else ''}://localhost:{self.port}"}]
+        if self.ca:
+            service["tls"] = {"ca": self.ca}
         upstreams = {path: {**service, **upstream} for path in paths}
         more = {"routes": routes, "upstreams": upstreams, "access_logs": [], "timeouts": {"request_headers": "300s"}}
         return load_document({**SERVICE, **more})
 
     async def begin(self, **upstream: Any) -> None:
         loop = asyncio.get_running_loop()
-        self.service = await loop.create_server(lambda: Taken(self.taken), "127.0.0.1", 0)
+        self.service = await loop.create_server(lambda: Taken(self.taken), "127.0.0.1", 0, ssl=self.tls)
         self.port = self.service.sockets[0].getsockname()[1]
         self.config = self.configured("old", **upstream)
         self.gateway = compile(self.config, 1)
@@ -127,8 +134,9 @@ class Node:
 
 
 @asynccontextmanager
-async def serving(**upstream: Any) -> AsyncIterator[Node]:
-    node = Node()
+async def serving(authority: Certificates | None = None, **upstream: Any) -> AsyncIterator[Node]:
+    """`authority`: the service speaks TLS with a certificate of this one."""
+    node = Node(authority)
     await node.begin(**upstream)
     try:
         yield node
@@ -201,8 +209,8 @@ async def test_its_last_exchange_takes_the_pool_with_it(upstream):
 )
 @pytest.mark.parametrize("answer", [OK, OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"), b""])
 @on_loop
-async def test_what_is_over_is_held_by_nobody(upstream, answer):
-    """Its deadlines may be minutes away: thousands a second would wait for theirs."""
+async def test_what_is_over_is_not_held_until_its_deadline(upstream, answer):
+    """Which may be minutes away: of thousands a second each would wait for its own."""
     kinds = (Downstream, Passage, Exchange, Forwarding, Attempt, UpstreamConnection)
     with no_collector():
         async with serving(**upstream) as node:
@@ -218,10 +226,11 @@ async def test_what_is_over_is_held_by_nobody(upstream, answer):
             await until(lambda: held(*kinds) == ["UpstreamConnection"] * kept)
 
 
+@pytest.mark.parametrize("tls", [False, True])
 @on_loop
-async def test_idle_connections_close_and_the_pool_is_gone_at_once():
+async def test_idle_connections_close_and_the_pool_is_gone_at_once(tmp_path: Path, tls: bool):
     with no_collector():
-        async with serving() as node:
+        async with serving(Certificates(tmp_path) if tls else None) as node:
             client = await node.client()
             client.sends(GET % b"old")
             await until(lambda: bool(node.taken) and b"GET /old" in node.taken[0].received)

@@ -200,6 +200,21 @@ def test_an_answer_that_may_be_older_than_the_question_is_none(monkeypatch: pyte
     assert node.published[:2] == [(2.0, key_set(ONE)), (9.0, key_set(TWO))]
 
 
+def test_a_provider_that_is_away_answers_everybody_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not asked again for those who asked meanwhile, who would wait twice as long for the same."""
+    node = Node(monkeypatch, [key_set(ONE), AWAY, key_set(TWO)], (7.0, 8.0), lasts=5.0).run()
+    assert node.fetched[:3] == [0.0, 7.0, 12.0 + AWAY_S]
+    assert [at for at, _ in node.published[:3]] == [5.0, 12.0, 17.0 + AWAY_S]
+
+
+def test_who_may_not_have_it_asked_now_has_it_asked_as_soon_as_it_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    asks = tuple(5.0 + number for number in range(BURST + 1))
+    node = Node(monkeypatch, [key_set(ONE)] * (BURST + 2) + [key_set(TWO)], asks, lasts=1.0).run()
+    soon = [at for at in node.fetched if at < EVERY_S]
+    assert len(soon) == 2 + BURST
+    assert 2 * AGAIN_S > soon[-1] - soon[-2] > AGAIN_S / 2
+
+
 def test_an_answer_that_is_news_answers_who_asked_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
     node = Node(monkeypatch, [key_set(ONE), key_set(TWO)], (5.0, 6.0), lasts=2.0).run()
     assert node.fetched[:2] == [0.0, 5.0]
@@ -331,6 +346,50 @@ async def test_keys_that_are_news_to_somebody_else_are_not_the_answer(services: 
     services.feeds.take("k", key_set(TWO, THREE))
     assert await waiting == "three"
     assert services.asked == [mark_of(key_set(ONE)), mark_of(key_set(ONE, TWO))]
+
+
+@on_loop
+async def test_whoever_is_let_in_by_none_waits_for_two_answers_at_most(services: Any) -> None:
+    """Also where a provider orders its keys in another way each time."""
+    keyring = started(services)
+    waiting = asyncio.create_task(judged_by(keyring, "three"))
+    for order in ((ONE, TWO), (TWO, ONE)):
+        before = len(services.asked)
+        await until(lambda before=before: len(services.asked) > before)
+        services.feeds.take("k", key_set(*order))
+    assert await waiting == ""
+    assert len(services.asked) == 2
+
+
+@on_loop
+async def test_without_an_answer_nobody_waits_longer_because_he_was_late(
+    services: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jwks, "PATIENCE_S", 0.05)
+    keyring = started(services)
+    first = asyncio.create_task(judged_by(keyring, "two"))
+    await until(lambda: services.asked)
+    late = asyncio.create_task(judged_by(keyring, "two"))
+    assert await asyncio.gather(first, late) == ["", ""]
+    assert len(services.asked) == 1
+
+
+@on_loop
+async def test_who_comes_while_a_late_question_is_under_way_has_its_answer(services: Any) -> None:
+    """Though nobody asks anew so soon after nothing new."""
+    keyring = started(services)
+    first = asyncio.create_task(judged_by(keyring, "two"))
+    await until(lambda: services.asked)
+    late = asyncio.create_task(judged_by(keyring, "two"))
+    await turns()
+    services.feeds.take("k", key_set(ONE))
+    assert await first == ""
+    await until(lambda: len(services.asked) == 2)
+    last = asyncio.create_task(judged_by(keyring, "two"))
+    await turns()
+    services.feeds.take("k", key_set(ONE, TWO))
+    assert await asyncio.gather(late, last) == ["two", "two"]
+    assert len(services.asked) == 2
 
 
 @on_loop

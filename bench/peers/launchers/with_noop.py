@@ -2,7 +2,7 @@
 
 `python with_noop.py run ...` is `fastgw run ...`. The filter is added to the table that the commands read when they are
 called, or in older revisions when they are imported; nothing of the product knows of it. (This folder is first on the
-path of what is run from it: it has no other module.)
+path of what is run from it, unless Python is isolated: it has no other module.)
 """
 
 from types import MappingProxyType

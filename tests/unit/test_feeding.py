@@ -1,0 +1,34 @@
+"""What a source has of the node: who asks is heard, whenever that is."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from typing import Any
+
+from fastgw.filters.api import FeedSource, NodeSide
+from fastgw.runtime.feeding import Feeding
+from tests.support.on_loop import on_loop, until
+
+HEARD: list[bool] = []
+
+
+class Looking(FeedSource, frozen=True, kw_only=True):
+    """Looks whether somebody has asked, in the very turn in which somebody does."""
+
+    async def run(self, node: NodeSide) -> None:
+        side: Any = node
+        asyncio.get_running_loop().call_soon(side.ask, b"mark")
+        HEARD.append(await node.asked(0))
+        await asyncio.Event().wait()
+
+
+@on_loop
+async def test_an_ask_in_the_turn_in_which_the_time_is_up_is_heard() -> None:
+    HEARD.clear()
+    nobody: Any = None
+    feeding = Feeding(nobody, nobody)
+    feeding.follow({"k": pickle.dumps(Looking(key="k"))}, {}, 1)
+    await until(lambda: bool(HEARD))
+    feeding.stop()
+    assert HEARD == [True]
