@@ -36,7 +36,7 @@ SOONEST_S: Final = 60.0
 LATEST_S: Final = 3600.0
 """The same where it says so (`max-age`), at the most and at the least: what it has withdrawn is forgotten by then."""
 AWAY_S: Final = 10.0
-"""The same when it was away."""
+"""How soon it is asked again when it was away."""
 FETCH_S: Final = 5.0
 PATIENCE_S: Final = FETCH_S + 0.5
 """How long a token with an unknown key waits for what the provider says."""
