@@ -308,6 +308,20 @@ async def judged_by(keyring: Keyring, kid: str) -> str:
         return ""
 
 
+async def with_late_ones(services: Any, count: int) -> tuple[Keyring, list[asyncio.Task[str]]]:
+    """A keyring whose first question was answered with nothing new after so many had come, who ask once more."""
+    keyring = started(services)
+    first = asyncio.create_task(judged_by(keyring, "two"))
+    await until(lambda: services.asked)
+    late = [asyncio.create_task(judged_by(keyring, "two")) for _ in range(count)]
+    await turns()
+    services.feeds.take("k", key_set(ONE))
+    assert await first == ""
+    await turns()
+    assert len(services.asked) == 2
+    return keyring, late
+
+
 @on_loop
 async def test_all_who_wait_are_served_by_one_question(services: Any) -> None:
     keyring = started(services)
@@ -320,15 +334,7 @@ async def test_all_who_wait_are_served_by_one_question(services: Any) -> None:
 
 @on_loop
 async def test_nothing_new_is_an_answer_too_but_not_to_who_came_while_it_was_on_its_way(services: Any) -> None:
-    keyring = started(services)
-    first = asyncio.create_task(judged_by(keyring, "two"))
-    await until(lambda: services.asked)
-    late = [asyncio.create_task(judged_by(keyring, "two")) for _ in range(50)]
-    await turns()
-    services.feeds.take("k", key_set(ONE))
-    assert await first == ""
-    await turns()
-    assert len(services.asked) == 2
+    keyring, late = await with_late_ones(services, 50)
     services.feeds.take("k", key_set(ONE, TWO))
     assert set(await asyncio.gather(*late)) == {"two"}
     assert await judged_by(keyring, "three") == ""  # so soon after nothing new nobody waits again
@@ -377,18 +383,11 @@ async def test_without_an_answer_nobody_waits_longer_because_he_was_late(
 @on_loop
 async def test_who_comes_while_a_late_question_is_under_way_has_its_answer(services: Any) -> None:
     """Though nobody asks anew so soon after nothing new."""
-    keyring = started(services)
-    first = asyncio.create_task(judged_by(keyring, "two"))
-    await until(lambda: services.asked)
-    late = asyncio.create_task(judged_by(keyring, "two"))
-    await turns()
-    services.feeds.take("k", key_set(ONE))
-    assert await first == ""
-    await until(lambda: len(services.asked) == 2)
+    keyring, late = await with_late_ones(services, 1)
     last = asyncio.create_task(judged_by(keyring, "two"))
     await turns()
     services.feeds.take("k", key_set(ONE, TWO))
-    assert await asyncio.gather(late, last) == ["two", "two"]
+    assert await asyncio.gather(*late, last) == ["two", "two"]
     assert len(services.asked) == 2
 
 
