@@ -182,23 +182,24 @@ class Keyring:
 
         Raises what it raises. Two answers are waited for at most, `PATIENCE_S` in all.
         """
-        keys, rests, late = self.keys, monotonic() < self._rest_until, len(self._questions) > 0
+        keys, feed = self.keys, self._fed
+        rests, late = monotonic() < self._rest_until, len(self._questions) > 0
         try:
             return by(keys)
         except UnknownKey as error:
-            if self._fed is None or (rests and not late):
+            if feed is None or (rests and not late):
                 raise
             unknown = error
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE_S):
-                told = await self._renew(self._fed, keys)
+                told = await self._renew(feed, keys)
                 newer = self.keys
                 if told and not rests and (late or newer is not keys):
                     # Somebody else has asked for that: it may be older than what we would know.
                     try:
                         return by(newer)
                     except UnknownKey:
-                        await self._renew(self._fed, newer)
+                        await self._renew(feed, newer)
         if self.keys is keys:
             raise unknown
         return by(self.keys)

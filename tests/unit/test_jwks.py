@@ -381,6 +381,19 @@ async def test_without_an_answer_nobody_waits_longer_because_he_was_late(
 
 
 @on_loop
+async def test_a_filter_that_is_stopped_meanwhile_lets_its_last_tokens_wait_to_their_end(services: Any) -> None:
+    keyring = started(services)
+    waiting = [asyncio.create_task(judged_by(keyring, "two")) for _ in range(2)]
+    await until(lambda: services.asked)
+    keyring.stop()
+    for count in (1, 2):
+        await until(lambda count=count: len(services.asked) == count)
+        await turns()
+        services.feeds.take("k", key_set(ONE))
+    assert await asyncio.gather(*waiting) == ["", ""]
+
+
+@on_loop
 async def test_who_comes_while_a_late_question_is_under_way_has_its_answer(services: Any) -> None:
     """Though nobody asks anew so soon after nothing new."""
     keyring, late = await with_late_ones(services, 1)
