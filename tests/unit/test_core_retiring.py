@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -37,6 +37,7 @@ from fastgw.upstream.group import Upstream
 from fastgw.upstream.passage import Passage
 from fastgw.upstream.pool import LocalLimit, Pool
 from tests.support.certificates import Certificates, server_tls
+from tests.support.collector import no_collector
 from tests.support.generations import load_document, plan_after
 from tests.support.memory import SERVICE, Observer
 from tests.support.on_loop import on_loop, until
@@ -148,16 +149,6 @@ def held(*kinds: type) -> list[str]:
     """What there is of these kinds, whoever holds it; of upstreams where none are named."""
     kinds = kinds or (Upstream, Pool)
     return sorted(type(each).__name__ for each in gc.get_objects() if type(each) in kinds)
-
-
-@contextmanager
-def no_collector() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 ONE = ["Pool", "Upstream"]
