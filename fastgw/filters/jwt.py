@@ -158,9 +158,10 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
     types: Some[Annotated[str, Meta(min_length=1)]] = ("JWT", "at+jwt")
     """What `typ` in the header may be where it is there. Only `at+jwt` refuses ID tokens of issuers that tell them
     apart (RFC 9068)."""
-    foreign_keys: Literal["refuse", "ignore"] = "refuse"
-    """What becomes of a token that brings its key, or says where to fetch it (`jwk`, `jku`, `x5c`, `x5u`). `ignore` is
-    for issuers that always do so: it is judged by our keys all the same."""
+    foreign_keys: Literal["refuse", "ignore"] = "ignore"
+    """What happens to a token whose header contains a key, or a URL to fetch it from (`jwk`, `jku`, `x5c`, `x5u`).
+    `ignore`: it is verified with the configured keys, like any other; nothing is fetched from there, and nothing in it
+    is trusted. `refuse`: 401."""
     scopes: tuple[Scope, ...] = ()
     """Scopes that the token must have, all of them: words in its `scope`, or in `scp`."""
     claim_rules: tuple[ClaimRule, ...] = ()
@@ -270,7 +271,7 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
                 algorithms=frozenset(self.algorithms),
                 types=types,
                 require_kid=self.require_kid,
-                foreign_keys_allowed=self.foreign_keys == "ignore",
+                foreign_keys_refused=self.foreign_keys == "refuse",
                 max_bytes=self.max_token_bytes,
             ),
             expected=Expected(

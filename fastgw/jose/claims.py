@@ -12,7 +12,7 @@ ClaimPath: TypeAlias = tuple[str, ...]
 
 ANY: Final = "*"
 """Among the audiences: whatever the token says is well."""
-_LATEST_DATE: Final = 253_402_300_799  # 9999-12-31; what is later is no number of seconds, but of milliseconds
+_LATEST_DATE: Final = 253_402_300_799.0  # 9999-12-31
 _DATES: Final = ("exp", "nbf", "iat")
 _TEXTS: Final = ("iss", "sub", "jti")
 
@@ -80,13 +80,14 @@ def _check_dates(claims: Claims, leeway: float, now: float) -> float:
 
 
 def _date(claims: Claims, name: str) -> float:
-    """A NumericDate (RFC 7519 section 2)."""
+    """A NumericDate (RFC 7519 section 2).
+
+    What no calendar reaches is as far away as one does: `exp` of servers that mean "never" is such a number.
+    """
     value = claims[name]
     if type(value) not in (int, float) or not isfinite(value):
         raise Refused(f"the claim `{name}` is not a number")
-    if abs(value) > _LATEST_DATE:
-        raise Refused(f"the claim `{name}` is not a number of seconds")
-    return float(value)
+    return max(-_LATEST_DATE, min(float(value), _LATEST_DATE))
 
 
 def claim_path(text: str) -> ClaimPath:

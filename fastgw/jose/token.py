@@ -13,7 +13,10 @@ _MAX_HEADER: Final = 4096  # characters of its encoding
 _MAX_SIGNATURE: Final = 1366  # likewise: an RSA key of `MOST_RSA_BITS`
 _MAX_TRIED: Final = 4  # keys for a token that does not say by which it was signed
 FOREIGN_KEYS: Final = ("jku", "jwk", "x5u", "x5c")
-"""Parameters by which a token brings its key with it, or says where to fetch it (RFC 7515 section 4.1)."""
+"""Parameters by which a token brings its key with it, or says where to fetch it (RFC 7515 section 4.1).
+
+Never fetched and never trusted. Servers of SAP and Cloud Foundry send `jku` in every token, so they are ignored.
+"""
 
 
 class Rules(NamedTuple):
@@ -24,8 +27,8 @@ class Rules(NamedTuple):
     """What `typ` may be where it is given, in lower case and without `application/` (RFC 7515 section 4.1.9)."""
     require_type: bool = False
     require_kid: bool = False
-    foreign_keys_allowed: bool = False
-    """Whether a token may have the parameters of `FOREIGN_KEYS`, which are not looked at."""
+    foreign_keys_refused: bool = False
+    """Whether a token with one of `FOREIGN_KEYS` is refused. They are not looked at either way."""
     max_bytes: int = MAX_BYTES
 
 
@@ -85,7 +88,7 @@ def _check_header(header: Mapping[str, Any], rules: Rules) -> None:
         raise Refused("the header has `b64`, which a JWT cannot have")
     if "enc" in header or "zip" in header:
         raise Refused("the header is one of an encrypted token")
-    if not rules.foreign_keys_allowed:
+    if rules.foreign_keys_refused:
         for name in FOREIGN_KEYS:
             if name in header:
                 raise Refused(f"the header has `{name}`; keys that a token names itself are not accepted")

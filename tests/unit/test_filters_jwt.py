@@ -203,6 +203,25 @@ def test_a_malformed_field_is_none_or_a_bad_token(keys: str, value: str) -> None
     refused(plane_of(keys), f"Authorization: {value}")
 
 
+def test_a_token_of_a_server_that_always_names_its_keys_passes_unless_that_is_refused(keys: str) -> None:
+    """As SAP's and Cloud Foundry's do. Another's signature is not made good by the key that the token names."""
+    foreign = {"jku": "https://attacker.example/keys", "jwk": OTHER.jwk}
+    assert passed(plane_of(keys), bearer(RS.token(header=foreign)))
+    forged = OTHER.token(header={"kid": "one", **foreign})
+    assert 'error_description="the signature is wrong"' in refused(plane_of(keys), bearer(forged))
+    told = refused(plane_of(keys, foreign_keys="refuse"), bearer(RS.token(header=foreign)))
+    assert "the header has 'jku'" in told
+
+
+@pytest.mark.parametrize("exp", [253_402_300_800, 1e18])
+def test_a_token_that_ends_behind_the_last_date_passes_again_and_again(keys: str, exp: float) -> None:
+    plane = plane_of(keys)
+    token = RS.token({"exp": exp})
+    assert passed(plane, bearer(token))
+    assert passed(plane, bearer(token))
+    assert "expires in " in explained(plane.gateway, "http://a/", bearer(token))
+
+
 def test_who_lacks_a_scope_is_told_which_are_needed(keys: str) -> None:
     """RFC 6750 section 3.1: 403, and the scopes that would do."""
     plane = plane_of(keys, scopes=["read", "write"])
