@@ -29,6 +29,7 @@ import re2
 
 from fastgw.compiled import twin
 from fastgw.config.patterns import HostPattern, Parameter, PathKind, PathPattern, re2_options
+from fastgw.wire.conditions import has_value
 
 _routes: Final = twin("fastgw._routes")
 
@@ -61,8 +62,8 @@ class Routable(Protocol):
     @property
     def query(self) -> bytes | None: ...
 
-    def field(self, name: bytes) -> bytes | None:
-        """The first value of a field, by its lower-case name."""
+    def values(self, name: bytes) -> list[bytes]:
+        """The value of each line of a header, by its lower-case name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class Conditions:
     methods: tuple[bytes, ...] = ()
     """GET answers HEAD too."""
     headers: tuple[tuple[bytes, bytes], ...] = ()
-    """Name (any case) and exact value; of a repeated field its first line counts."""
+    """Name (any case) and exact value: see `wire.conditions`."""
     query: tuple[tuple[bytes, bytes], ...] = ()
     """Name and value as the application reads them: escapes decoded, `+` a space; any occurrence may fit."""
 
@@ -313,8 +314,9 @@ class Entry(Generic[R]):
         return self.only_method or self.fields_and_query_fit(request)
 
     def fields_and_query_fit(self, request: Routable) -> bool:
-        if any(request.field(name) != value for name, value in self.fields):
-            return False
+        for name, value in self.fields:
+            if not has_value(name, value, request.values(name)):
+                return False
         return all(pattern.search(request.query or b"") for pattern in self.query)
 
     def match(self, segments: list[bytes]) -> Match[R]:

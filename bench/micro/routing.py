@@ -31,8 +31,8 @@ class Request:
     method: bytes = b"GET"
     query: bytes | None = None
 
-    def field(self, name: bytes) -> bytes | None:
-        return None
+    def values(self, name: bytes) -> list[bytes]:
+        return []
 
 
 def rooms() -> Iterator[Room]:

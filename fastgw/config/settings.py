@@ -359,9 +359,9 @@ class Canary(Settings):
     upstream: Name
     """Which of them."""
     headers: Mapping[FieldName, str] = NONE
-    """Request fields and the values they must have."""
+    """Headers and the values they must have, as in the `headers` of a route."""
     cookies: Mapping[FieldName, str] = NONE
-    """Cookies and the values they must have."""
+    """Cookies and the values they must have. Of a repeated one any value counts."""
 
     def __post_init__(self) -> None:
         if not self.headers and not self.cookies:
@@ -395,9 +395,10 @@ class Route(Settings):
     methods: Some[Method] = ()
     """GET answers HEAD too. Left out = any."""
     headers: Mapping[FieldName, str] = NONE
-    """Request fields and the values they must have."""
+    """Headers and the values they must have. Of a repeated header any line counts, and any member of a list that is
+    separated by commas: `X-Version: 1, 2` has both values."""
     query: Mapping[str, str] = NONE
-    """Query parameters and the values they must have."""
+    """Query parameters and the values they must have, escapes decoded. Of a repeated one any value counts."""
     upstream: (
         Destination | Annotated[Mapping[Name, Share], Meta(min_length=1, examples=["{users: 90, users_v2: 10}"])] | None
     ) = None

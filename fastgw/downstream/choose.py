@@ -59,8 +59,8 @@ class Meant:
     def query(self) -> bytes | None:
         return self._exchange.query
 
-    def field(self, name: bytes) -> bytes | None:
-        return self._exchange.field(name)
+    def values(self, name: bytes) -> list[bytes]:
+        return self._exchange.values(name)
 
 
 def meant(exchange: Exchange) -> Routable:

@@ -32,17 +32,19 @@ def reader(trait: Trait) -> Reader:
     return _PLAIN[trait.kind]
 
 
+def cookies_named(head: RequestHead, name: bytes) -> list[bytes]:
+    """The values of all cookies of this name."""
+    pairs = [pair.partition(b"=") for line in head.values(b"cookie") for pair in line.split(b";")]
+    return [value.strip() for key, _, value in pairs if key.strip() == name]
+
+
 def cookie(head: RequestHead, name: bytes) -> bytes:
     """The value of a cookie; b"" where there is none, or where several of this name say different things."""
     found = b""
-    for line in head.values(b"cookie"):
-        for pair in line.split(b";"):
-            key, _, value = pair.partition(b"=")
-            if key.strip() == name:
-                value = value.strip()
-                if found and value != found:
-                    return b""
-                found = value
+    for value in cookies_named(head, name):
+        if found and value != found:
+            return b""
+        found = value
     return found
 
 

@@ -12,9 +12,10 @@ from random import random
 from typing import Final, final
 
 from fastgw.config.settings import Canary, Split
-from fastgw.exchange.traits import cookie, reader
+from fastgw.exchange.traits import cookies_named, reader
 from fastgw.node.limits import subscriber
 from fastgw.upstream.balance import Asked
+from fastgw.wire.conditions import has_value
 
 _WHOLE: Final = 1 << 64
 
@@ -67,8 +68,8 @@ def _condition(canary: Canary) -> Callable[[Asked], bool]:
 
     def meets(asked: Asked) -> bool:
         head = asked.head
-        if any(head.values(name) != [value] for name, value in fields):
+        if not all(has_value(name, value, head.values(name)) for name, value in fields):
             return False
-        return all(cookie(head, name) == value for name, value in cookies)
+        return all(value in cookies_named(head, name) for name, value in cookies)
 
     return meets

@@ -83,7 +83,7 @@ def _request(random: Random, hosts: list[str], segments: list[str], rules: list[
         "path": path,
         "method": random.choice(METHODS[:3] if random.random() < 0.7 else METHODS),
         "query": random.choice(QUERIES),
-        "fields": {} if random.random() < 0.7 else {"x-a": random.choice("123")},
+        "fields": {} if random.random() < 0.7 else {"x-a": random.choice(["1", "2", "3", "3, 2", "2\n1"])},
     }
 
 
@@ -93,10 +93,10 @@ class Request:
     path: bytes
     method: bytes
     query: bytes | None
-    fields: dict[bytes, bytes]
+    fields: dict[bytes, list[bytes]]
 
-    def field(self, name: bytes) -> bytes | None:
-        return self.fields.get(name)
+    def values(self, name: bytes) -> list[bytes]:
+        return self.fields.get(name, [])
 
 
 def as_bytes(text: str) -> bytes:
@@ -129,7 +129,7 @@ def compare(reference: Side, twin: Side, content: bytes, seed: int) -> bool:
     for asked in case["requests"]:
         texts = as_bytes(asked["host"]), as_bytes(asked["path"]), as_bytes(asked["method"])
         query = None if asked["query"] is None else as_bytes(asked["query"])
-        fields = {as_bytes(name): as_bytes(value) for name, value in asked["fields"].items()}
+        fields = {as_bytes(name): as_bytes(lines).split(b"\n") for name, lines in asked["fields"].items()}
         request = Request(*texts, query, fields)
         ours, theirs = (told(router.find(request)) for router in routers)
         if ours != theirs:

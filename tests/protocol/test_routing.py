@@ -159,11 +159,20 @@ def test_another_method_is_405_with_allow(client: Client) -> None:
         ("/c?debug=12", "X-Version: 2\r\n", "header"),
         ("/c?debug=1", "", "plain"),
         ("/q?debug=%31", "", "query"),
+        ("/q?debug=0&debug=1", "", "query"),
+        ("/q?debug=1&debug=0", "", "query"),
+        ("/q?debug=0&%64eb%75g=1", "", "query"),
+        ("/c", "X-Version: 1\r\nX-Version: 2\r\n", "header"),
+        ("/c", "X-Version: 2\r\nX-Version: 1\r\n", "header"),
+        ("/c", "X-Version: 2\r\nX-Version: 2\r\n", "header"),
+        ("/c", "X-Version: 1, 2\r\n", "header"),
+        ("/c", "X-Version: 1\r\nx-version: 3,2\r\n", "header"),
+        ("/c?debug=0&debug=1", "X-Version: 1\r\nX-Version: 2\r\n", "header and query"),
         ("/order", "", "first"),
     ],
 )
 def test_conditions(client: Client, target: str, fields: str, route: str) -> None:
-    """The most header and query conditions win, then file order."""
+    """The most header and query conditions win, then file order; one holds if any value of that name satisfies it."""
     assert ask(client, target, fields=fields).body == route.encode()
 
 

@@ -270,8 +270,8 @@ class Asked:
     def __init__(self, path: bytes, host: bytes, query: bytes | None = None) -> None:
         self.path, self.host, self.query, self.method = path, host, query, b"GET"
 
-    def field(self, name: bytes) -> None:
-        return None
+    def values(self, name: bytes) -> list[bytes]:
+        return []
 
 
 QUESTIONS = [

@@ -30,11 +30,12 @@ class Request:
     host: bytes = b"a.test"
     method: bytes = b"GET"
     query: bytes | None = None
-    fields: dict[bytes, bytes] = field(default_factory=dict)
+    fields: dict[bytes, bytes | list[bytes]] = field(default_factory=dict)
 
-    def field(self, name: bytes) -> bytes | None:
+    def values(self, name: bytes) -> list[bytes]:
         assert name == name.lower()
-        return self.fields.get(name)
+        held = self.fields.get(name, [])
+        return [held] if isinstance(held, bytes) else held
 
 
 @dataclass(frozen=True)
@@ -230,6 +231,63 @@ def test_more_header_and_query_conditions_go_before_fewer_and_then_the_order_of_
     assert found(table, Request(b"/a", fields={b"x-version": b"20"})) == "none"
 
 
+@pytest.mark.parametrize(
+    ("lines", "holds"),
+    [
+        ([b"1"], True),
+        ([b"1", b"2"], True),
+        ([b"2", b"1"], True),
+        ([b"1", b"1"], True),
+        ([b"2, 1"], True),
+        ([b"2,1,3"], True),
+        ([b" ,1\t,"], True),
+        ([b"2", b"3 , 1"], True),
+        ([], False),
+        ([b""], False),
+        ([b"2", b"3"], False),
+        ([b"12"], False),
+        ([b"2, 11"], False),
+        ([b"1 2"], False),
+        ([b"1;q=0"], False),
+    ],
+)
+def test_a_header_condition_holds_if_any_line_or_member_of_a_list_satisfies_it(lines, holds):
+    table = router(Route("guarded", ("/*",), headers=(("X-Version", "1"),)), Route("open", ("/*",)))
+    request = Request(b"/", fields={b"x-version": lines})
+    assert found(table, request) == ("guarded" if holds else "open")
+    assert [each.route for each in table.candidates(request)] == (["guarded"] if holds else []) + ["open"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "holds"),
+    [
+        ([b"text/html, */*"], True),
+        ([b"text/html,*/*"], True),
+        ([b"text/html", b"*/*"], True),
+        ([b"*/*, text/html"], False),
+        ([b"text/html"], False),
+        ([b"text/html, */*", b"a/b"], True),  # the first line is all of it
+        ([b"a/b, text/html, */*"], False),
+    ],
+)
+def test_a_condition_that_is_a_list_is_the_whole_of_a_line_or_of_all_lines(lines, holds):
+    table = router(Route("list", headers=(("Accept", "text/html, */*"),)))
+    assert (found(table, Request(b"/", fields={b"accept": lines})) == "list") is holds
+
+
+@pytest.mark.parametrize("name", ["User-Agent", "Cookie", "Date", "Authorization", "Referer"])
+def test_headers_that_are_no_lists_are_not_split(name):
+    table = router(Route("r", headers=((name, "b"),)))
+    assert found(table, Request(b"/", fields={name.lower().encode(): [b"a, b"]})) is None
+    assert found(table, Request(b"/", fields={name.lower().encode(): [b"a", b"b"]})) == "r"
+
+
+@pytest.mark.parametrize("query", [b"debug=0&debug=1", b"debug=1&debug=0", b"%64ebug=%31&debug=0", b"x&debug=1&debug"])
+def test_a_repeated_query_parameter_skips_no_route(query):
+    table = router(Route("guarded", query=(("debug", "1"),)), Route("open"))
+    assert found(table, Request(b"/", query=query)) == "guarded"
+
+
 def test_regexes_keep_the_order_of_the_file_whatever_their_conditions():
     table = router(Route("first", ("~a",)), Route("second", ("~a",), headers=(("x", "1"),)))
     assert found(table, Request(b"/a", fields={b"x": b"1"})) == "first"
@@ -366,7 +424,7 @@ def rank(route: Route, place: int, request: Request, *, any_method: bool = False
     pairs = parse_qsl((request.query or b"").decode(), keep_blank_values=True)
     fits = (
         (any_method or not methods or request.method.decode() in methods)
-        and all(request.fields.get(name.encode()) == value.encode() for name, value in route.headers)
+        and all(value.encode() in b",".join(request.values(name.encode())).split(b",") for name, value in route.headers)
         and all(pair in pairs for pair in route.query)
     )
     if host is None or path is None or not fits:
@@ -399,7 +457,7 @@ REQUESTS = st.builds(
     host=st.sampled_from([b"a.test", b"b.a.test", b"c.b.a.test", b"x.test", b"test", b""]),
     method=st.sampled_from([b"GET", b"HEAD", b"POST", b"PUT"]),
     query=st.sampled_from([None, b"", b"q", b"q=1&q=", b"q=2"]),
-    fields=st.dictionaries(st.sampled_from([b"x", b"y"]), st.sampled_from([b"1", b"2"])),
+    fields=st.dictionaries(st.sampled_from([b"x", b"y"]), st.sampled_from([b"1", b"2", b"2,1", [b"2", b"1"]])),
 )
 
 

@@ -90,7 +90,16 @@ def test_canaries_go_where_they_belong() -> None:
     assert split(asking("192.0.2.1", b"Cookie: canary=never")) == 1  # all conditions, or none
     split = Splitter("user", NAMES, (1, 0), Split(canaries=canaries))
     assert split(asking("192.0.2.1", b"x-canary: always")) == 1
-    assert split(asking("192.0.2.1", b"X-Canary: always", b"X-Canary: never")) == 0
+    assert split(asking("192.0.2.1", b"X-Canary: never")) == 0
+    for repeated in ([b"X-Canary: never", b"X-Canary: always"], [b"X-Canary: never, always"]):  # any value counts
+        assert split(asking("192.0.2.1", *repeated)) == 1
+    assert split(asking("192.0.2.1", b"Cookie: canary=never; canary=x", b"X-Staff: 1")) == 0
+    assert (
+        Splitter("user", NAMES, (0, 1), Split(canaries=canaries[1:]))(
+            asking("192.0.2.1", b"Cookie: canary=x; canary=never", b"X-Staff: 1")
+        )
+        == 0
+    )
     assert split.told(asking("192.0.2.1", b"x-canary: always")) == "new, for it meets split.canaries[0]"
 
 

@@ -1,0 +1,33 @@
+"""Whether a request has a header with a certain value: the one rule of all conditions on headers.
+
+Rule: a condition holds if any value satisfies it, of however many lines and members of a list. Whoever reads the first
+value, the last one or all of them may act on it, so that repeating a header never leads past a route that asks for it.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+SINGLE: Final = frozenset(
+    b"age authorization content-length content-location content-type cookie date etag expires from host "
+    b"if-modified-since if-range if-unmodified-since last-modified location max-forwards origin proxy-authorization "
+    b"referer retry-after server set-cookie user-agent".split()
+)
+"""Headers that are no lists: a comma in them is a part of the value (RFC 9110 section 5.5)."""
+
+
+def has_value(name: bytes, wanted: bytes, values: Sequence[bytes]) -> bool:
+    """Whether `wanted` is the value of a line, a member of a list, or the whole list (RFC 9110 section 5.3).
+
+    `name`: in lower case. `values`: of the lines of that name, in order.
+    """
+    if wanted in values:
+        return True
+    if name in SINGLE or not values:
+        return False
+    members = [member for value in values for member in _members(value)]
+    return wanted in members or (b"," in wanted and _members(wanted) == members)
+
+
+def _members(value: bytes) -> list[bytes]:
+    """Of a list, which may have empty ones that do not count (RFC 9110 section 5.6.1)."""
+    return [member for part in value.split(b",") if (member := part.strip(b" \t"))]
