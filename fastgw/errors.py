@@ -78,7 +78,7 @@ class Fault(Enum):
     UPSTREAM_STALLED = 504, _UP, Retry.NEVER, "http_response_timeout", "The service stopped sending its response."
     TUNNEL_IDLE = 504, _UP, Retry.NEVER, "connection_read_timeout", "The tunnel was idle for too long."
     UPGRADE_UNEXPECTED = 502, _UP, Retry.NEVER, "http_upgrade_failed", "The service switched protocols unasked."
-    TOKEN_UNAVAILABLE = 503, _UP, Retry.NEVER, "destination_unavailable", "No token for the service can be had now."
+    TOKEN_UNAVAILABLE = 502, _UP, Retry.NEVER, "destination_unavailable", "No token for the service can be had now."
     TOKEN_TIMEOUT = 504, _UP, Retry.NEVER, "connection_read_timeout", "A token for the service was not given in time."
     TOKEN_REFUSED = 502, _UP, Retry.NEVER, "http_protocol_error", "The gateway is given no token for the service."
     LIMITS_UNAVAILABLE = 503, _GATEWAY, Retry.NEVER, "proxy_internal_error", "Limits cannot be checked just now."

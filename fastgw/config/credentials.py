@@ -15,7 +15,9 @@ Word = Annotated[str, Meta(min_length=1)]
 READABLE: Final = "anybody in between can read the credentials and what they are given for"
 Values = Secret | Some[Secret]
 """One value, or several, each a line or a parameter of its own."""
-ClientAuth = Literal["auto", "both", "basic", "post", "none", "private_key_jwt", "certificate"]
+ClientAuth = Literal["auto", "auto_raw", "basic", "basic_encoded", "body", "none", "private_key_jwt", "certificate"]
+BY_SECRET: Final = frozenset(("auto", "auto_raw", "basic", "basic_encoded", "body"))
+"""Of these, those that send a client secret as it is."""
 
 
 def check_own(names: Iterable[str]) -> None:
@@ -51,9 +53,12 @@ class OAuth2(Settings):
     client_key: Secret | None = None
     """For `private_key_jwt`: the private key in PEM, RSA, P-256 or Ed25519."""
     client_auth: ClientAuth = "auto"
-    """How the gateway shows who it is: `basic`, in `Authorization`; `post`, in the body; `both` at once; `none`: by its
-    `client_id` alone; `private_key_jwt` (RFC 7523); `certificate`: by that of `tls` (RFC 8705). `auto`: both, and
-    `basic` alone from then on at a server that takes two ways for a mistake."""
+    """How the gateway authenticates to the token endpoint. `basic`: client id and secret in `Authorization: Basic`, as
+    they are; `basic_encoded`: likewise, each form-encoded first (RFC 6749 section 2.3.1); `body`: in the request body;
+    `none`: its `client_id` alone; `private_key_jwt` (RFC 7523); `certificate`: the one of `tls` (RFC 8705). `auto`:
+    `basic_encoded`, and where the server refuses that client, `basic`, then `body`, once each: the form that it takes
+    is remembered. `auto_raw`: the same with `basic` first, as in Kyma's documents. Header and body are never used at
+    once (RFC 6749 section 2.3)."""
     assertion_audience: Word | None = None
     """For `private_key_jwt`: whom the assertion is for; some servers want their issuer. null = `token_url` without its
     query."""
@@ -88,6 +93,8 @@ class OAuth2(Settings):
         if self.assertion_audience is not None and self.client_auth != "private_key_jwt":
             raise ValueError(f"`assertion_audience` means nothing for `client_auth: {self.client_auth}`")
         check_own(self.token_headers)
+        if self.client_auth in BY_SECRET and any(name.lower() == "authorization" for name in self.token_headers):
+            raise ValueError(f"`token_headers` has Authorization beside `client_auth: {self.client_auth}`")
         if self.client_auth == "certificate" and self.tls.certificate is None:
             raise ValueError("no `tls.certificate`; expected one for `client_auth: certificate`")
 

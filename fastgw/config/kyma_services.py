@@ -303,11 +303,14 @@ class _Reading:
         client_id = secrets.text(name, "clientId")
         certificate, key = secrets.pair(name, "crt", "key") if with_certificate else (None, None)
         headers, query = secrets.parameters_for_token(name)
+        if not with_certificate:  # ours takes its place, as in Kyma
+            headers = view({field: values for field, values in headers.items() if field.lower() != "authorization"})
         return EgressCredentials(
             type="oauth2_mtls" if with_certificate else "oauth2",
             token_url=endpoint,
             client_id=client_id,
             client_secret=None if with_certificate else secrets.text(name, "clientSecret"),
+            client_auth="auto" if with_certificate else "auto_raw",
             certificate=certificate,
             key=key,
             token_headers=headers,

@@ -3,7 +3,7 @@
 import os
 import time
 from base64 import b64encode, urlsafe_b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 from urllib.parse import quote_plus
 
@@ -23,33 +23,40 @@ ClientAuth = Callable[[dict[str, str]], list[tuple[bytes, bytes]]]
 """Puts what shows who asks into a form, or into the fields that are returned. Called for each request anew."""
 
 
-def authenticate(settings: OAuth2, client_id: str, secret: str | None, key: bytes | None) -> ClientAuth:
-    """The way of these settings, with the values of its secrets. Raises `ValueError`, which tells nothing of them.
+def authenticate(settings: OAuth2, client_id: str, secret: str | None, key: bytes | None) -> Mapping[bytes, ClientAuth]:
+    """The ways of these settings by name, in the order in which they are tried while the server refuses the client.
 
-    `key`: PEM. `auto` is `both`: that a server takes two ways for a mistake, only its answer tells.
+    `key`: PEM. Of two that would send the same one is left. Raises `ValueError`, which tells nothing of the secrets.
     """
     match settings.client_auth:
-        case "basic":
-            return by_basic(client_id, secret or "")
-        case "post":
-            return by_post(client_id, secret or "")
-        case "auto" | "both":
-            return by_both(client_id, secret or "")
         case "none" | "certificate":
-            return by_id(client_id)
+            return {b"id": by_id(client_id)}
         case "private_key_jwt":
             # A query is no part of who the server is, and may hold a secret.
             audience = settings.assertion_audience or str(settings.token_url).partition("?")[0]
-            return by_key(client_id, key or b"", audience)
+            return {b"key": by_key(client_id, key or b"", audience)}
+    names = _TRIED.get(settings.client_auth, (settings.client_auth,))
+    if quote_plus(client_id) == client_id and quote_plus(secret or "") == (secret or ""):
+        names = tuple(name for name in names if name != "basic" or len(names) == 1)
+    return {name.encode(): _BY_SECRET[name](client_id, secret or "") for name in names}
 
 
 def by_basic(client_id: str, secret: str) -> ClientAuth:
+    """Both as they are, which many servers expect though RFC 6749 says otherwise: some know no encoding."""
+    return _in_field(f"{client_id}:{secret}")
+
+
+def by_basic_encoded(client_id: str, secret: str) -> ClientAuth:
     """RFC 6749 section 2.3.1: both are form-encoded first."""
-    credentials = b64encode(f"{quote_plus(client_id)}:{quote_plus(secret)}".encode())
+    return _in_field(f"{quote_plus(client_id)}:{quote_plus(secret)}")
+
+
+def _in_field(pair: str) -> ClientAuth:
+    credentials = b64encode(pair.encode())
     return lambda form: [(b"Authorization", b"Basic " + credentials)]
 
 
-def by_post(client_id: str, secret: str) -> ClientAuth:
+def by_body(client_id: str, secret: str) -> ClientAuth:
     """In the form (RFC 6749 section 2.3.1)."""
 
     def in_form(form: dict[str, str]) -> list[tuple[bytes, bytes]]:
@@ -59,10 +66,16 @@ def by_post(client_id: str, secret: str) -> ClientAuth:
     return in_form
 
 
-def by_both(client_id: str, secret: str) -> ClientAuth:
-    """For servers of which nobody knows where they look. RFC 6749 section 2.3 forbids it, and some refuse it."""
-    in_field, in_form = by_basic(client_id, secret), by_post(client_id, secret)
-    return lambda form: in_field(form) + in_form(form)
+_BY_SECRET: Final[Mapping[str, Callable[[str, str], ClientAuth]]] = {
+    "basic": by_basic,
+    "basic_encoded": by_basic_encoded,
+    "body": by_body,
+}
+_TRIED: Final[Mapping[str, tuple[str, ...]]] = {
+    "auto": ("basic_encoded", "basic", "body"),
+    "auto_raw": ("basic", "basic_encoded", "body"),
+}
+"""One after another, never two at once (RFC 6749 section 2.3)."""
 
 
 def by_id(client_id: str) -> ClientAuth:

@@ -25,7 +25,7 @@ from fastgw.config.values import Delay, Duration, EndpointUrl, FieldName, Realm
 from fastgw.filters.api import Consumer, Env, Exchange, Fault, Fetcher, Filter, Hooks, Outcome, Phase, Reply, Services
 from fastgw.filters.asking import check_tls, client_tls
 from fastgw.filters.bearer import Unclear, canonical, challenge, token_in
-from fastgw.filters.client_auth import by_basic, by_post
+from fastgw.filters.client_auth import by_basic_encoded, by_body
 from fastgw.filters.jwt import ClaimName, ClaimRule, Scope, compiled_rule
 from fastgw.filters.places import AUTHORIZATION, Places
 from fastgw.filters.revoking import REVOKED, Marks, mark_of_token, marks_of
@@ -205,7 +205,7 @@ class _Server:
             (b"Content-Type", b"application/x-www-form-urlencoded"),
         ]
         self._form = {"token_type_hint": "access_token"}
-        by = by_basic if settings.client_auth == "basic" else by_post
+        by = by_basic_encoded if settings.client_auth == "basic" else by_body
         self._fields += by(settings.client_id, secret)(self._form)
 
     async def ask(self, fetcher: Fetcher, token: bytes) -> bytes:

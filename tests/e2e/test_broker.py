@@ -120,7 +120,7 @@ def test_a_worker_fetches_for_itself_while_there_is_no_control(tmp_path: Path, i
 def test_no_request_fails_when_a_secret_is_another(tmp_path: Path, issuer: Issuer) -> None:
     secret = tmp_path / "secret"
     secret.write_text("one\n")
-    settings = oauth2(issuer, client_secret={"file": str(secret)}, client_auth="post")
+    settings = oauth2(issuer, client_secret={"file": str(secret)}, client_auth="body")
     with gateway_of(tmp_path, 2, api={"oauth2": settings}) as gateway:
         assert crowd(gateway, 20) == {"token-1": 20}
         secret.write_text("two\n")
@@ -148,7 +148,7 @@ def test_an_endpoint_that_fails_is_seen_and_others_are_not(tmp_path: Path, issue
 
         issuer.fail(503)
         answer = ask(gateway)
-        assert answer.head.start_line.startswith(b"HTTP/1.1 503 ")
+        assert answer.head.start_line.startswith(b"HTTP/1.1 502 ")
         assert json.loads(answer.body)["type"] == "urn:fastgw:fault:token_unavailable"
         assert 1 <= int(answer.get(b"retry-after") or b"0") <= 30
         assert {ask(gateway).head.start_line for _ in range(20)} == {answer.head.start_line}

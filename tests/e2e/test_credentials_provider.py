@@ -18,7 +18,7 @@ from tests.support.tokens import signer
 
 SECRET = "50% of a: secret"
 KEY = signer("ES256")
-PLAIN = ("basic", "post", "auto", "auto_post", "private_key_jwt", "audience")
+PLAIN = ("basic_encoded", "auto_raw", "body", "auto", "auto_post", "private_key_jwt", "audience")
 FORGOTTEN = "forgotten"
 
 
@@ -47,18 +47,20 @@ class World:
         by_key = {"client_auth": "private_key_jwt", "client_key": {"file": str(folder / "client.pem")}}
         tls = {"ca": files["ca"], "certificate": files["certificate"], "key": files["key"]}
         ways: dict[str, dict[str, Any]] = {
-            "basic": {"client_auth": "basic", **by_secret},
-            "post": {"client_auth": "post", **by_secret},
+            "basic_encoded": {"client_auth": "basic_encoded", **by_secret},
+            "auto_raw": {"client_auth": "auto_raw", **by_secret},
+            "body": {"client_auth": "body", **by_secret},
             "auto": by_secret,
-            "auto_post": {"client_auth": "post", **by_secret, "scopes": ["read", "write"]},
+            "auto_post": {**by_secret, "scopes": ["read", "write"]},
             "private_key_jwt": by_key,
             "audience": {**by_key, "assertion_audience": provider.issuer},
             "certificate": {"client_auth": "certificate", "tls": tls},
-            FORGOTTEN: {"client_auth": "basic", **by_secret},
+            FORGOTTEN: {"client_auth": "basic_encoded", **by_secret},
         }
         methods: dict[str, dict[str, Any]] = {
-            "basic": {"token_endpoint_auth_method": "client_secret_basic", **by_secret},
-            "post": {"token_endpoint_auth_method": "client_secret_post", **by_secret},
+            "basic_encoded": {"token_endpoint_auth_method": "client_secret_basic", **by_secret},
+            "auto_raw": {"token_endpoint_auth_method": "client_secret_basic", **by_secret},
+            "body": {"token_endpoint_auth_method": "client_secret_post", **by_secret},
             "auto": {"token_endpoint_auth_method": "client_secret_basic", **by_secret},
             "auto_post": {"token_endpoint_auth_method": "client_secret_post", **by_secret},
             "private_key_jwt": {"token_endpoint_auth_method": "private_key_jwt", "jwks": {"keys": [KEY.jwk]}},
@@ -109,7 +111,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.mark.parametrize("way", [*PLAIN, "certificate"])
 def test_a_provider_gives_the_gateway_a_token_of_its_own(world: World, way: str) -> None:
-    """Also one that takes two ways at once for a mistake (RFC 6749 section 2.3), which `auto` finds out."""
+    """Also to a client that it knows by the body alone, which `auto` finds out."""
     answer = world.ask(way)
     assert answer.status == 200, world.gateway.wait_for_record(path=f"/{way}")
     said = world.providers[way].introspect(answer.body.decode())
@@ -119,12 +121,12 @@ def test_a_provider_gives_the_gateway_a_token_of_its_own(world: World, way: str)
 
 
 def test_one_that_is_revoked_is_had_anew(world: World) -> None:
-    token = world.ask("basic").body.decode()
+    token = world.ask("basic_encoded").body.decode()
     world.api.revoked.add(token)
-    answer = world.ask("basic")
+    answer = world.ask("basic_encoded")
     assert answer.status == 200
     assert answer.body.decode() != token
-    assert world.providers["basic"].introspect(answer.body.decode())["client_id"] == "basic"
+    assert world.providers["basic_encoded"].introspect(answer.body.decode())["client_id"] == "basic_encoded"
 
 
 def test_a_client_that_the_provider_does_not_know_is_told_apart_in_the_log(world: World) -> None:

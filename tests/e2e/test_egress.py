@@ -171,7 +171,7 @@ class TestTheIntegrator:
     def a_secret_is_rotated(self, gateway: Gateway, api: ApiOrigin, issuer: Issuer, file: Path) -> None:
         with calling_on(gateway, "/shop/orders/x") as tally:
             file.write_text(ROTATED)
-            wait_until(lambda: issuer.questions[-1].form.get("client_secret") == [ROTATED], "it", ASKED_ANEW_S)
+            wait_until(lambda: issuer.questions[-1].client_secret == ROTATED, "it", ASKED_ANEW_S)
             enough = len(api.calls) + 50
             wait_until(lambda: len(api.calls) > enough, "calls after it")
         assert ([*tally.statuses], tally.lost) == ([200], [])
@@ -324,7 +324,7 @@ class TestTrouble:
             shown = [call.value("Authorization") for call in api.calls]
         assert len(set(shown)) == 2
         assert shown[:2] == shown[2:]
-        assert [question.form["client_secret"] for question in issuer.questions] == [["secret-one"], ["secret-two"]]
+        assert [question.client_secret for question in issuer.questions] == ["secret-one", "secret-two"]
 
     def test_two_with_one_csrf_url_and_two_credentials_share_no_csrf_token(self, tmp_path: Path) -> None:
         with ApiOrigin() as api:

@@ -188,7 +188,7 @@ def test_each_kind_of_secret_is_shown_as_its_application_says(server: ApiServer,
                 "mtls": None,
                 "csrf": basic,
             }
-            assert open_to_all.questions[0].form["client_secret"] == [SECRET]
+            assert open_to_all.questions[0].client_secret == SECRET
             assert open_to_all.questions[0].fields["X-Zone"] == "z1"
             assert closed.questions[0].form["client_id"] == ["app"]
             assert ("DNS", "gateway.client") in shown["mtls"].certificate["subjectAltName"]

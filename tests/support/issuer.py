@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 import threading
+from base64 import b64decode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler
@@ -24,6 +25,11 @@ class Question:
     query: str
     fields: Mapping[str, str]
     form: Mapping[str, list[str]]
+
+    @property
+    def client_secret(self) -> str:
+        """What stands in `Authorization: Basic` behind the client's id."""
+        return b64decode(self.fields["Authorization"].removeprefix("Basic ")).decode().partition(":")[2]
 
 
 class Issuer(Threaded):

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from fastgw.config.credentials import OAuth2
+from fastgw.config.credentials import BY_SECRET, OAuth2
 from fastgw.config.secret import Secret
 from fastgw.config.upstreams import UpstreamTls
 from fastgw.config.values import parse_endpoint
@@ -38,7 +38,7 @@ KEYS = {
 
 def settings(client_auth: str, **more: Any) -> OAuth2:
     given: dict[str, Any] = {"token_url": parse_endpoint(URL), "client_id": Secret(text=CLIENT)}
-    if client_auth in ("auto", "both", "basic", "post"):
+    if client_auth in BY_SECRET:
         given["client_secret"] = Secret(text=SECRET)
     if client_auth == "private_key_jwt":
         given["client_key"] = Secret(file="/key.pem")
@@ -49,8 +49,8 @@ def settings(client_auth: str, **more: Any) -> OAuth2:
 
 def shown(client_auth: str, key: bytes | None = None, **more: Any) -> tuple[dict[str, str], dict[bytes, bytes]]:
     form = {"grant_type": "client_credentials"}
-    needs_secret = client_auth in ("auto", "both", "basic", "post")
-    ask = authenticate(settings(client_auth, **more), CLIENT, SECRET if needs_secret else None, key)
+    secret = SECRET if client_auth in BY_SECRET else None
+    (ask,) = authenticate(settings(client_auth, **more), CLIENT, secret, key).values()
     fields = dict(ask(form))
     assert form.pop("grant_type") == "client_credentials"
     return form, fields
@@ -61,8 +61,8 @@ def client_in(fields: dict[bytes, bytes]) -> tuple[str, str]:
     assert list(fields) == [b"Authorization"]
     scheme, _, credentials = fields[b"Authorization"].partition(b" ")
     assert scheme == b"Basic"
-    client_id, _, secret = b64decode(credentials, validate=True).decode("ascii").partition(":")
-    return unquote_plus(client_id), unquote_plus(secret)
+    client_id, _, secret = b64decode(credentials, validate=True).decode().partition(":")
+    return client_id, secret
 
 
 def verified(form: dict[str, str], alg: str) -> dict[str, Any]:
@@ -74,22 +74,49 @@ def verified(form: dict[str, str], alg: str) -> dict[str, Any]:
     return token.claims()
 
 
-def test_basic_is_form_encoded_first() -> None:
-    """RFC 6749 section 2.3.1: so an id may have a colon, and both any character."""
+def test_basic_is_as_it_is_written() -> None:
+    """As Kyma's gateway sends it; what stands before the first colon is the client's id."""
     form, fields = shown("basic")
     assert form == {}
-    assert client_in(fields) == (CLIENT, SECRET)
+    assert ":".join(client_in(fields)) == f"{CLIENT}:{SECRET}"
 
 
-def test_post_is_in_the_form_alone() -> None:
-    assert shown("post") == ({"client_id": CLIENT, "client_secret": SECRET}, {})
+def test_basic_encoded_is_form_encoded_first() -> None:
+    """RFC 6749 section 2.3.1: so an id may have a colon, and both any character."""
+    form, fields = shown("basic_encoded")
+    assert form == {}
+    assert client_in(fields) == ("shop%3A+%C3%A4", "50%25+of+%2B+%26%3D%3A")
+    assert tuple(map(unquote_plus, client_in(fields))) == (CLIENT, SECRET)
 
 
-@pytest.mark.parametrize("client_auth", ["both", "auto"])
-def test_both_are_shown_at_once(client_auth: str) -> None:
-    form, fields = shown(client_auth)
-    assert form == {"client_id": CLIENT, "client_secret": SECRET}
-    assert client_in(fields) == (CLIENT, SECRET)
+def test_body_is_in_the_form_alone() -> None:
+    assert shown("body") == ({"client_id": CLIENT, "client_secret": SECRET}, {})
+
+
+@pytest.mark.parametrize(
+    ("client_auth", "secret", "tried"),
+    [
+        ("auto", SECRET, [b"basic_encoded", b"basic", b"body"]),
+        ("auto_raw", SECRET, [b"basic", b"basic_encoded", b"body"]),
+        ("auto", "plain-1", [b"basic_encoded", b"body"]),
+        ("auto_raw", "plain-1", [b"basic_encoded", b"body"]),
+        ("basic", "plain-1", [b"basic"]),
+    ],
+)
+def test_what_is_tried_one_after_another(client_auth: str, secret: str, tried: list[bytes]) -> None:
+    """Header and body never at once (RFC 6749 section 2.3), and nothing twice that would be the same."""
+    client = "shop" if secret == "plain-1" else CLIENT
+    ways = authenticate(settings(client_auth), client, secret, None)
+    assert [*ways] == tried
+    for way in ways.values():
+        form: dict[str, str] = {}
+        assert bool(way(form)) is not bool(form)
+
+
+@pytest.mark.parametrize("client_auth", sorted(BY_SECRET))
+def test_a_secret_and_an_authorization_of_the_settings_exclude_each_other(client_auth: str) -> None:
+    with pytest.raises(ValueError, match="`token_headers` has Authorization beside `client_auth: "):
+        settings(client_auth, token_headers={"authorization": Secret(text="Basic a")})
 
 
 @pytest.mark.parametrize("client_auth", ["none", "certificate"])

@@ -29,7 +29,7 @@ PUBLIC = {"kty": "EC", "crv": "P-256", "alg": "ES256", "use": "sig", "kid": "k"}
 }
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "basic": ("client_secret_basic", {}),
-    "post": ("client_secret_post", {}),
+    "body": ("client_secret_post", {}),
     "auto": ("client_secret_basic", {}),
     "private_key_jwt": (
         "private_key_jwt",

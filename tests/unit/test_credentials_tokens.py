@@ -249,7 +249,7 @@ async def test_a_control_process_that_says_nothing_is_waited_for_within_bounds(i
 
 @on_loop
 async def test_a_new_secret_has_a_token_of_its_own_fetched_and_the_old_one_is_not_used(issuer: Issuer) -> None:
-    settings = oauth2(issuer.url, client_secret=Secret(file="/secret"), client_auth="post")
+    settings = oauth2(issuer.url, client_secret=Secret(file="/secret"), client_auth="body")
     async with node_of(workers=2) as node:
         node.files["/secret"] = b"one\n"
         before = node.tokens(settings)
@@ -327,22 +327,79 @@ async def test_all_that_the_settings_say_is_asked_for(issuer: Issuer) -> None:
     assert question.fields["Content-Type"] == "application/x-www-form-urlencoded"
 
 
-@on_loop
-async def test_a_server_that_takes_two_ways_for_a_mistake_is_shown_one_from_then_on(issuer: Issuer) -> None:
-    def strict(question: Any) -> Any:
-        if "client_secret" in question.form:
-            return 400, {}, b'{"error": "invalid_request"}'
-        return issuer.issue(question)
+CLIENT, SECRET = "sb-shop!b1|x", "50% + 1="
+RAW = f"Basic {b64encode(f'{CLIENT}:{SECRET}'.encode()).decode()}"
+ENCODED = f"Basic {b64encode(b'sb-shop%21b1%7Cx:50%25+%2B+1%3D').decode()}"
+REFUSALS: dict[str, tuple[int, bytes]] = {
+    "401": (401, b'{"error": "invalid_client"}'),
+    "400": (400, b'{"error": "invalid_client"}'),
+    "a parameter is missing": (400, b'{"error": "invalid_request"}'),
+    "401 without JSON": (401, b"<html>"),
+}
 
-    issuer.answer = strict
+
+def form_of(question: Any) -> str:
+    """How a client was shown."""
+    shown = question.fields.get("Authorization", "")
+    in_body = "client_secret" in question.form
+    assert bool(shown) is not in_body, "header and body at once (RFC 6749 section 2.3)"
+    return "body" if in_body else {RAW: "raw", ENCODED: "encoded"}[shown]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS.values(), ids=REFUSALS)
+@pytest.mark.parametrize(
+    ("client_auth", "taken", "asked"),
+    [
+        ("auto", "encoded", ["encoded"]),
+        ("auto", "raw", ["encoded", "raw"]),
+        ("auto", "body", ["encoded", "raw", "body"]),
+        ("auto_raw", "raw", ["raw"]),
+        ("auto_raw", "encoded", ["raw", "encoded"]),
+        ("auto_raw", "body", ["raw", "encoded", "body"]),
+    ],
+)
+@on_loop
+async def test_the_form_that_a_server_takes_is_found_and_remembered(
+    issuer: Issuer, client_auth: str, taken: str, asked: list[str], refusal: tuple[int, bytes]
+) -> None:
+    issuer.answer = lambda question: (
+        issuer.issue(question) if form_of(question) == taken else (refusal[0], {}, refusal[1])
+    )
     async with node_of(workers=1) as node:
-        (only,) = node.tokens(oauth2(issuer.url))
+        shown = {"client_id": Secret(text=CLIENT), "client_secret": Secret(text=SECRET)}
+        (only,) = node.tokens(oauth2(issuer.url, client_auth=client_auth, **shown))
         assert word(await only.obtain()) == "token-1"
-        assert issuer.asked == 2
+        assert [*map(form_of, issuer.questions)] == asked
         node.kill_control()
         node.start_control()  # what was learned is not lost with it
         assert word(await only.obtain(refused(1))) == "token-2"
-        assert issuer.asked == 3
+        assert [*map(form_of, issuer.questions)] == [*asked, taken]
+
+
+@pytest.mark.parametrize("answer", [(400, b'{"error": "invalid_scope"}'), (503, b"{}"), (429, b"{}")])
+@on_loop
+async def test_no_other_form_is_tried_for_what_is_not_about_the_client(
+    issuer: Issuer, answer: tuple[int, bytes]
+) -> None:
+    issuer.fail(*answer)
+    async with node_of(workers=1) as node:
+        shown = {"client_id": Secret(text=CLIENT), "client_secret": Secret(text=SECRET)}
+        await problem_of(*node.tokens(oauth2(issuer.url, **shown)))
+        assert [*map(form_of, issuer.questions)] == ["encoded"]
+
+
+@on_loop
+async def test_a_client_that_no_form_helps_is_tried_in_each_once_and_told_by_the_first(issuer: Issuer) -> None:
+    issuer.answer = lambda question: (
+        (401, {}, b'{"error": "invalid_client"}')
+        if form_of(question) != "body"
+        else (400, {}, b'{"error": "invalid_request"}')
+    )
+    async with node_of(workers=1) as node:
+        shown = {"client_id": Secret(text=CLIENT), "client_secret": Secret(text=SECRET)}
+        problem = await problem_of(*node.tokens(oauth2(issuer.url, **shown)))
+        assert (problem.fault, problem.why) == (Fault.TOKEN_REFUSED, "it answers 401 invalid_client")
+        assert [*map(form_of, issuer.questions)] == ["encoded", "raw", "body"]
 
 
 # --- failures ---
@@ -384,7 +441,7 @@ async def test_what_is_no_token_is_no_token(
         assert (await problem_of(one)).fault is fault
         problem = await problem_of(other)  # at once: it is remembered for the node
         assert problem.fault is fault
-        assert (problem.retry_after > 0) is (fault.status == 503)
+        assert (problem.retry_after > 0) is (fault is Fault.TOKEN_UNAVAILABLE)
         assert "of-the-app" not in problem.why
         assert issuer.asked == 1
         assert all(each.path == "/token" for each in issuer.questions)

@@ -51,7 +51,7 @@ class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
 
     Nobody else gets them: neither the `fallback` of a route, unless they are meant for that upstream too, nor a
     `mirror`; redirects of the API are passed on, not followed. No log and no answer shows them. While no token can be
-    had, clients are answered 502, 503 or 504, within `timeout` of what is asked.
+    had, clients are answered 502 or 504, within `timeout` of what is asked.
     """
 
     basic: Basic | None = None

@@ -96,7 +96,7 @@ class Said(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
         if not self.fault:
             return None
         fault, left = Fault[self.fault], self.failed_until_date - time.time()
-        return Unavailable(fault, self.why, max(ceil(left), 1) if fault.status == 503 else 0)
+        return Unavailable(fault, self.why, max(ceil(left), 1) if fault is Fault.TOKEN_UNAVAILABLE else 0)
 
 
 def read(value: bytes) -> Said | None:

@@ -16,7 +16,7 @@ from fastgw.config.secret import Secret, secret_in
 from fastgw.config.values import Endpoint
 from fastgw.errors import Fault
 from fastgw.filters.asking import client_tls
-from fastgw.filters.client_auth import ClientAuth, authenticate, by_basic
+from fastgw.filters.client_auth import ClientAuth, authenticate
 from fastgw.filters.credentials.said import Around, Got, Said, Unavailable, renewal
 from fastgw.jose import Refused
 from fastgw.jose.strict import members
@@ -43,7 +43,6 @@ ERRORS: Final = frozenset(
 """Error codes of token endpoints (RFC 6749 section 5.2 and the registry of RFC 6749 section 11.4)."""
 LATE: Final = frozenset((Fault.CONNECT_TIMEOUT, Fault.UPSTREAM_TIMEOUT, Fault.UPSTREAM_STALLED, Fault.POOL_TIMEOUT))
 NONSENSE: Final = frozenset((Fault.UPSTREAM_MALFORMED, Fault.UPGRADE_UNEXPECTED))
-_BASIC_ALONE: Final = b"basic"
 _FORM: Final = (b"Content-Type", b"application/x-www-form-urlencoded")
 _OURS: Final = frozenset((b"host", b"content-length", b"content-type", b"transfer-encoding", b"connection"))
 _IS_TOKEN: Final = re.compile(r"[!-~]+").fullmatch
@@ -120,7 +119,7 @@ class TokenEndpoint:
         self._form = _asked_for(settings, reader.secrets(settings.token_form))
         self._fields = _fields(reader.secrets(settings.token_headers))
         self._tls = client_tls(reader.file, settings.tls)
-        self._ways = _ways(settings, client_id, secret, private)
+        self._ways = authenticate(settings, client_id, secret, private)
         self._second_level: SecondLevel | None = None
         if settings.second_level is not None:
             known = secret or private or self._tls.material.key
@@ -165,12 +164,13 @@ class TokenEndpoint:
         return got
 
     async def _ask(self, around: Around, note: bytes) -> Got:
-        both, *others = self._ways
-        if others and note == _BASIC_ALONE:
-            both, others = others[0], []
-        answer = await self._post(around, both)
-        if others and answer.status in (400, 401) and _error(answer) in ("invalid_request", "invalid_client"):
-            answer, note = await self._post(around, others[0]), _BASIC_ALONE
+        answers = []
+        for name in sorted(self._ways, key=lambda name: name != note):  # what it has taken before comes first
+            note = name
+            answers.append(await self._post(around, self._ways[name]))
+            if not _refuses_client(answers[-1]):
+                break
+        answer = answers[0] if _refuses_client(answers[-1]) else answers[-1]
         token, seconds = read_token(answer)
         now_date = time.time()
         # One that is good for less than twice the margin is used for half of its time: else it would never be.
@@ -240,6 +240,11 @@ def _seconds(expires_in: object) -> float:
     return min(float(min(expires_in, LONGEST_S)), LONGEST_S) or UNSAID_S
 
 
+def _refuses_client(answer: Fetched) -> bool:
+    """Whether it does not know the client as it was shown. One that looks elsewhere may miss a parameter instead."""
+    return answer.status == 401 or (answer.status == 400 and _error(answer) in ("invalid_client", "invalid_request"))
+
+
 def _error(answer: Fetched) -> str:
     """Its error code; "": it gives none that is known. Others may be anything, what we have shown among it."""
     try:
@@ -247,14 +252,6 @@ def _error(answer: Fetched) -> str:
     except Refused:
         return ""
     return error if isinstance(error, str) and error in ERRORS else ""
-
-
-def _ways(settings: OAuth2, client_id: str, secret: str | None, key: bytes | None) -> list[ClientAuth]:
-    """How to show who we are; what comes behind the first is tried when that is refused."""
-    ways = [authenticate(settings, client_id, secret, key)]
-    if settings.client_auth == "auto":
-        ways.append(by_basic(client_id, secret or ""))
-    return ways
 
 
 def _asked_for(settings: OAuth2, further: list[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from fastgw.exchange import RequestStep
 from fastgw.filters.api import Env, Exchange, FeedSource, Filter, Hooks, Outcome, Phase, Services
 from fastgw.filters.asking import client_tls
 from fastgw.filters.bearer import Unclear, bearer_token
-from fastgw.filters.client_auth import ClientAuth, by_basic, by_id, by_key, by_post
+from fastgw.filters.client_auth import ClientAuth, by_basic_encoded, by_body, by_id, by_key
 from fastgw.filters.jwks import Keyring
 from fastgw.filters.jwt import ClaimName, TokenCacheSettings
 from fastgw.filters.oidc.cookies import attempts_of, names_of, own_name
@@ -203,7 +203,7 @@ class Oidc(Filter, name="oidc", phase=Phase.AUTHENTICATE):
             return by_key(login.client_id, env.read(login.client_key), self.issuer)
         if login.client_secret is None:
             return by_id(login.client_id)  # PKCE alone shows that it is the one that began
-        by = by_basic if login.client_auth == "basic" else by_post
+        by = by_basic_encoded if login.client_auth == "basic" else by_body
         return by(login.client_id, env.secret(login.client_secret))
 
     def _lines(self) -> Callable[[Session], bytes]:
