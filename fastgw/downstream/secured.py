@@ -24,17 +24,21 @@ from fastgw.node.limits import AddressLimit
 from fastgw.node.sending import send, send_at_once
 from fastgw.node.timers import Timed
 from fastgw.wire.certificate import ClientCertificate
-from fastgw.wire.client_hello import NO_APPLICATION_PROTOCOL, protocols_offered
+from fastgw.wire.client_hello import (
+    DECODE_ERROR,
+    HANDSHAKE,
+    LONGEST_RECORD,
+    NO_APPLICATION_PROTOCOL,
+    HelloBuffer,
+    protocols_offered,
+)
+from fastgw.wire.malformed import Malformed
 
 if TYPE_CHECKING:
     from fastgw.downstream.server import Listener, Server
 
-RECORD: Final = 16_384
-"""The most that one record of TLS holds (RFC 8446 section 5.1)."""
 SPOKEN: Final = frozenset((b"http/1.1", b"http/1.0"))
 """Of the protocols that a client may offer; one that offers none speaks what is spoken on the port."""
-_HANDSHAKE: Final = 22
-"""What the first record of a client is."""
 
 
 _Read = Callable[[int, memoryview], int]
@@ -88,13 +92,14 @@ PERF: 1,200 key updates in one read held up all other clients of a worker for 10
 
 class Stage(IntEnum):
     SILENT = 1  # nothing has come yet
-    SHAKING = 2
-    OPEN = 3
-    CLOSING = 4  # what is written is sent, then it closes
-    CLOSED = 5
+    HELLO = 2  # part of a ClientHello has come
+    SHAKING = 3
+    OPEN = 4
+    CLOSING = 5  # what is written is sent, then it closes
+    CLOSED = 6
 
 
-SILENT, SHAKING, OPEN, CLOSING, CLOSED = Stage
+SILENT, HELLO, SHAKING, OPEN, CLOSING, CLOSED = Stage
 
 
 @final
@@ -112,6 +117,7 @@ class Secured(asyncio.BufferedProtocol, Timed):
         "_ended",
         "_fd",
         "_got",
+        "_hello",
         "_incoming",
         "_outgoing",
         "_own_answers",
@@ -140,7 +146,8 @@ class Secured(asyncio.BufferedProtocol, Timed):
         self._below: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
         self._fd = -1
         self._buffer = server.ground.sealed_buffer
-        self._tls: ssl.SSLObject = None  # type: ignore[assignment]  # set with the first bytes
+        self._tls: ssl.SSLObject = None  # type: ignore[assignment]  # set with the whole ClientHello
+        self._hello: HelloBuffer | None = None
         self._incoming = self._outgoing = _NOWHERE
         self._admitted = False
         self._address_limit: AddressLimit | None = None
@@ -187,6 +194,8 @@ class Secured(asyncio.BufferedProtocol, Timed):
             self._buffer = ground.sealed_buffer if 2 * (self._got - got) >= nbytes else ground.small_sealed_buffer
         elif self.stage is SILENT:
             self._begin(bytes(self._buffer[:nbytes]))
+        elif self.stage is HELLO:
+            self._read_hello(bytes(self._buffer[:nbytes]))
         elif self.stage is SHAKING:
             self._incoming.write(self._buffer[:nbytes])
             self._shake()
@@ -229,11 +238,29 @@ class Secured(asyncio.BufferedProtocol, Timed):
     # the handshake
 
     def _begin(self, received: bytes) -> None:
-        tls = self.listener.tls
-        if tls is None or received[0] != _HANDSHAKE:
+        if self.listener.tls is None or received[0] != HANDSHAKE:
             self._answer_plain(received)
             return
-        offered = protocols_offered(received)
+        self.stage = HELLO
+        self._hello = HelloBuffer()
+        self._read_hello(received)
+
+    def _read_hello(self, chunk: bytes) -> None:
+        """Begin the handshake once the whole ClientHello is here: until then it costs little more than its bytes."""
+        hello, tls = self._hello, self.listener.tls
+        assert hello is not None
+        try:
+            if not hello.feed(chunk):
+                return
+        except Malformed as malformed:
+            send_at_once(self._fd, DECODE_ERROR)
+            self._fail(Outcome.PROTOCOL_ERROR, malformed.reason)
+            return
+        received, self._hello = bytes(hello.received), None
+        if tls is None:  # since the first bytes came
+            self._answer_plain(received)
+            return
+        offered = protocols_offered(hello.message())
         if offered is not None and not SPOKEN.intersection(offered):
             send_at_once(self._fd, NO_APPLICATION_PROTOCOL)  # OpenSSL would go on without a protocol
             self._fail(Outcome.NO_AGREEMENT, "the client does not offer HTTP/1.1")
@@ -396,7 +423,7 @@ class Secured(asyncio.BufferedProtocol, Timed):
         if self.stage is not OPEN:
             return
         try:
-            if len(message) <= RECORD:
+            if len(message) <= LONGEST_RECORD:
                 self._write(message)
             else:
                 rest = memoryview(message)

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Final
 
 from fastgw.downstream import Listener, Server
+from fastgw.node.malloc import trim
 from fastgw.runtime.capacity import connections_held
 from fastgw.runtime.notices import RareNotice
 from fastgw.runtime.sockets import BACKLOG
@@ -24,6 +25,10 @@ ACCEPTS_PER_WAKEUP: Final = 64  # then other events have their turn
 PAUSE: Final = 0.1
 """Seconds without accepting when files or memory are used up."""
 PEEK: Final = 4096
+CROWD: Final = 256
+"""Connections of a worker, from which on it looks whether most of them have gone, and gives back their memory."""
+LOOK_EVERY: Final = 1.0
+"""Seconds between two looks."""
 GONE: Final = frozenset(
     {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN}
     | {errno.EHOSTUNREACH, errno.ENONET, errno.ENOPROTOOPT, errno.EOPNOTSUPP}
@@ -50,6 +55,8 @@ class Acceptor:
         self._files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._most = connections_held(self._files)
         self._complain = RareNotice()
+        self._most_held = 0  # connections, since memory was given back
+        self._look: asyncio.TimerHandle | None = None
 
     @property
     def listening(self) -> Set[socket.socket]:
@@ -89,8 +96,9 @@ class Acceptor:
             if listening in shut:
                 with suppress(OSError):  # a neighbour that accepts there too was first
                     listening.shutdown(socket.SHUT_RDWR)
-        if self._pause is not None:
-            self._pause.cancel()
+        for timer in (self._pause, self._look):
+            if timer is not None:
+                timer.cancel()
         for greeting in list(self._greetings):
             greeting.read()
         for greeting in list(self._greetings):
@@ -102,8 +110,11 @@ class Acceptor:
     def _accept(self, listening: socket.socket, most: int = ACCEPTS_PER_WAKEUP) -> None:
         listener = self._listeners[listening]
         for _ in range(most):
-            server = self._server
-            held = len(server.connections) + len(server.handshakes) + len(self._openings) + len(self._greetings)
+            held = self._held()
+            if held > self._most_held:
+                self._most_held = held
+                if held >= CROWD and self._look is None:
+                    self._look = self._loop.call_later(LOOK_EVERY, self._look_at_crowd)
             if held >= self._most:
                 return self._pause_all("the files that are left are needed for upstreams")
             try:
@@ -126,6 +137,19 @@ class Acceptor:
             else:
                 self.refuse(client, listener, peer, "it is no trusted proxy")
         return None
+
+    def _held(self) -> int:
+        server = self._server
+        return len(server.connections) + len(server.handshakes) + len(self._openings) + len(self._greetings)
+
+    def _look_at_crowd(self) -> None:
+        """Give back the memory of a crowd of connections of which at least half have gone."""
+        held = self._held()
+        if 2 * held <= self._most_held:
+            trim()
+            self._most_held = held
+        crowded = self._most_held >= CROWD
+        self._look = self._loop.call_later(LOOK_EVERY, self._look_at_crowd) if crowded else None
 
     def _pause_all(self, why: str) -> None:
         """Wait, instead of being woken without end by connections that cannot be taken."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import random
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,6 +19,7 @@ import pytest
 from tests.e2e.conftest import fronting
 from tests.support.client import connect
 from tests.support.gateway import Gateway, wait_until
+from tests.support.resident import Memory
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -31,33 +31,6 @@ DEADLINE = 20.0  # a gibibyte takes about two seconds; the machine may be busy
 PATTERN = random.Random(4).randbytes(MIB)  # bodies repeat it, so that a byte lost or moved shows
 
 
-class Memory:
-    """The most that each process of a gateway has held, above what it held when the watch began; in bytes."""
-
-    def __init__(self, gateway: Gateway) -> None:
-        self._first = {pid: held_by(pid) for pid in (gateway.pid, *gateway.child_pids)}
-        self._most = dict(self._first)
-        self._stopped = threading.Event()
-        self._watching = threading.Thread(target=self._watch)
-
-    def __enter__(self) -> Memory:
-        self._watching.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        self._watching.join()
-
-    def _watch(self) -> None:
-        while not self._stopped.wait(0.01):
-            for pid, most in self._most.items():
-                self._most[pid] = max(most, held_by(pid))
-
-    @property
-    def growth(self) -> dict[int, int]:
-        return {pid: most - self._first[pid] for pid, most in self._most.items()}
-
-
 def most(setting: str) -> int:
     """The bytes to which the kernel lets a socket buffer grow by itself."""
     return int(Path(f"/proc/sys/net/ipv4/{setting}").read_text().split()[2])
@@ -65,11 +38,6 @@ def most(setting: str) -> int:
 
 KERNEL_HOLDS = 2 * (most("tcp_rmem") + most("tcp_wmem"))
 """Of a body, on its two connections."""
-
-
-def held_by(pid: int) -> int:
-    lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return sum(int(lines[name].split()[0]) * 1024 for name in ("RssAnon", "RssShmem"))
 
 
 class Flow:

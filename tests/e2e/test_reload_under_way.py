@@ -15,11 +15,12 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.test_memory import DEADLINE, MIB, Flow, head_from, held_by
+from tests.e2e.test_memory import DEADLINE, MIB, Flow, head_from
 from tests.e2e.test_processes import ask, samples
 from tests.e2e.test_reload import Reloadable, saying
 from tests.support.gateway import wait_until
 from tests.support.origin import OK, Origin
+from tests.support.resident import held_by
 
 LARGE = 1024 * MIB
 """Of a body that several reloads happen to; it takes some seconds."""

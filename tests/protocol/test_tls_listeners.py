@@ -11,18 +11,19 @@ import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from fastgw.wire.client_hello import DECODE_ERROR, NO_APPLICATION_PROTOCOL
 from tests.support.certificates import Certificates, client_tls
 from tests.support.faults import assert_fault
 from tests.support.gateway import Gateway, wait_until
 from tests.support.origin import Origin
 from tests.support.peer import DEADLINE, Unexpected
-from tests.support.secured import REQUEST, Secured
+from tests.support.secured import REQUEST, InMemory, Secured, client_hello
 
 FINGERPRINT = re.compile(rb"Hash=([0-9a-f]{64})")
 
@@ -294,6 +295,46 @@ def test_a_handshake_that_does_not_come_is_cut_and_counted(place: Place, sent: b
         client.send(sent)
         client.assert_ended()
     assert metric(place, 'fastgw_tls_handshake_failures_total{fault="timeout"}') == before + 1
+
+
+@pytest.mark.parametrize("size", [1, 100])
+@pytest.mark.parametrize("in_records", [True, False])
+def test_a_hello_may_come_in_pieces(place: Place, size: int, in_records: bool) -> None:
+    """Of the stream, or of the message: RFC 8446 section 5.1."""
+
+    class InPieces(socket.socket):
+        def sendall(self, sent: Any, *flags: Any) -> None:
+            if sent[:1] == b"\x16":
+                for at in range(5 if in_records else 0, len(sent), size):
+                    piece = sent[at : at + size]
+                    super().sendall(sent[:3] + len(piece).to_bytes(2) + piece if in_records else piece)
+            else:
+                super().sendall(sent)
+
+    with place.gateway.connect() as client:
+        client.sock = InPieces(fileno=client.sock.detach())
+        client.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.sock.settimeout(DEADLINE)
+        tls = client_tls(place.authority)
+        client.sock = cast(Any, InMemory(client.sock, tls))
+        assert client.exchange(REQUEST % b"").body == b"ok"
+
+
+def test_what_a_hello_in_pieces_offers_is_read_too(place: Place) -> None:
+    """RFC 7301 section 3.2, also where a packet ends in the middle."""
+    sent = client_hello("h2")
+    with place.gateway.connect() as client:
+        for piece in (sent[:50], sent[50:]):
+            client.send(piece)
+        assert client.read_to_end() == NO_APPLICATION_PROTOCOL
+
+
+def test_a_hello_longer_than_any_is_refused_at_once(place: Place) -> None:
+    before = metric(place, 'fastgw_tls_handshake_failures_total{fault="protocol_error"}')
+    with place.gateway.connect() as client:
+        client.send(b"\x16\x03\x01\x40\x00\x01\x01\x00\x00" + b"x" * 16_380)
+        assert client.read_to_end() == DECODE_ERROR
+    assert metric(place, 'fastgw_tls_handshake_failures_total{fault="protocol_error"}') == before + 1
 
 
 def test_connections_that_fail_leave_nothing_behind(place: Place) -> None:

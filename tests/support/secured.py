@@ -54,6 +54,17 @@ class Secured(Client):
         return x509.load_der_x509_certificate(shown).serial_number
 
 
+def client_hello(*protocols: str) -> bytes:
+    """What a client sends first, in one record."""
+    tls = ssl.create_default_context()
+    if protocols:
+        tls.set_alpn_protocols(list(protocols))
+    sent = ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        tls.wrap_bio(ssl.MemoryBIO(), sent, server_hostname="a.test").do_handshake()
+    return sent.read()
+
+
 class InMemory:
     """TLS over a plain socket, looking like a socket: it can end one direction alone, and knows an end from a cut."""
 

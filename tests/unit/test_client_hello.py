@@ -2,37 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import ssl
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.wire.client_hello import protocols_offered
-
-
-def hello(*protocols: str) -> bytes:
-    client = ssl.create_default_context()
-    if protocols:
-        client.set_alpn_protocols(list(protocols))
-    sent = ssl.MemoryBIO()
-    with contextlib.suppress(ssl.SSLWantReadError):
-        client.wrap_bio(ssl.MemoryBIO(), sent, server_hostname="a.test").do_handshake()
-    return sent.read()
+from fastgw.wire.client_hello import LONGEST_HELLO, LONGEST_RECORD, HelloBuffer, protocols_offered
+from fastgw.wire.malformed import Malformed
+from tests.support.secured import client_hello as hello
 
 
 @pytest.mark.parametrize("protocols", [["http/1.1"], ["h2", "http/1.1"], ["x" * 255, "y"]])
 def test_what_openssl_offers_is_read(protocols: list[str]) -> None:
-    assert protocols_offered(hello(*protocols)) == [each.encode() for each in protocols]
+    assert protocols_offered(hello(*protocols)[5:]) == [each.encode() for each in protocols]
 
 
 def test_who_says_nothing_offers_nothing() -> None:
-    assert protocols_offered(hello()) is None
+    assert protocols_offered(hello()[5:]) is None
 
 
 def test_what_is_not_whole_is_not_known() -> None:
-    whole = hello("h2")
+    whole = hello("h2")[5:]
     assert all(protocols_offered(whole[:length]) is None for length in range(len(whole) - 60))
 
 
@@ -41,3 +30,70 @@ def test_no_bytes_are_too_strange(front: bytes, behind: bytes) -> None:
     protocols_offered(front)
     whole = hello("h2")
     protocols_offered(whole[: len(front)] + behind + whole[len(front) :])
+
+
+def record(fragment: bytes) -> bytes:
+    return b"\x16\x03\x01" + len(fragment).to_bytes(2) + fragment
+
+
+def in_records(message: bytes, size: int) -> bytes:
+    return b"".join(record(message[at : at + size]) for at in range(0, len(message), size))
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 100, 100_000])
+@pytest.mark.parametrize("step", [1, 7, 100_000])
+def test_a_hello_is_ready_with_its_last_byte_in_whichever_pieces_it_comes(size: int, step: int) -> None:
+    """RFC 8446 section 5.1: a message may be fragmented across several records."""
+    message = hello("http/1.1")[5:]
+    sent = in_records(message, size)
+    buffer = HelloBuffer()
+    ready = [buffer.feed(sent[at : at + step]) for at in range(0, len(sent), step)]
+    assert ready == [False] * (len(ready) - 1) + [True]
+    assert (bytes(buffer.received), buffer.message()) == (sent, message)
+
+
+def test_what_comes_behind_a_hello_is_kept_for_openssl() -> None:
+    """Early data, and the last record may hold more than the message."""
+    sent = hello()
+    for behind in (b"\x17\x03\x03\x00\x02ab", b"\x17", b"x" * 30_000):
+        buffer = HelloBuffer()
+        assert buffer.feed(sent + behind)
+        assert buffer.received == sent + behind
+    assert HelloBuffer().feed(record(sent[5:] + b"more"))
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x17\x03\x01\x00\x05",  # of another type
+        b"\x16\x02\x00\x00\x05",  # of another protocol
+        b"\x16\x03\x01\x00\x00",  # empty
+        b"\x16\x03\x01\x40\x01",  # longer than a record may be
+        record(b"\x02\x00\x00\x10"),  # another message
+        record(b"\x01\x00") + b"\x15\x03\x01\x00\x02",  # an alert amid the message
+    ],
+)
+def test_what_openssl_refuses_is_left_to_it_at_once(sent: bytes) -> None:
+    assert HelloBuffer().feed(sent)
+
+
+def test_no_more_is_held_than_a_record_may_hold() -> None:
+    """The longest hello passes; one byte more, in however many records, and it is refused."""
+    longest = b"\x01" + (LONGEST_RECORD - 4).to_bytes(3) + b"x" * (LONGEST_RECORD - 4)
+    assert HelloBuffer().feed(record(longest))
+    longer = b"\x01" + (LONGEST_RECORD - 3).to_bytes(3) + b"x" * (LONGEST_RECORD - 3)
+    for sent in (in_records(longer, LONGEST_RECORD), in_records(longer, 10)):
+        buffer = HelloBuffer()
+        assert not any(buffer.feed(sent[at : at + 1]) for at in range(LONGEST_HELLO - 1))
+        with pytest.raises(Malformed, match=r"^the ClientHello is longer than 16389 bytes$"):
+            buffer.feed(sent[LONGEST_HELLO - 1 : LONGEST_HELLO])
+
+
+@given(st.lists(st.binary(max_size=60)))
+def test_no_bytes_are_too_strange_for_the_buffer(chunks: list[bytes]) -> None:
+    buffer = HelloBuffer()
+    for chunk in chunks:
+        ready = buffer.feed(chunk)
+        buffer.message()
+        if ready:
+            break
