@@ -1,6 +1,6 @@
 # What is done with this tree. `make` alone lists it.
 SHELL := bash
-.SHELLFLAGS := -euc
+.SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 .PHONY: help setup run lint test programs docs fuzz bench bench-check clean
@@ -8,6 +8,9 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 FUZZ_SECONDS ?= 600
 BIN := .venv/bin
+PIP = $(BIN)/python -m pip install --disable-pip-version-check
+# Of what pip says, the name of each package that it fetches.
+PROGRESS := sed -un 's/^Collecting \([A-Za-z0-9._-]*\).*/      \1/p'
 SOURCES := fastgw tests bench setup.py
 TWIN_SOURCES := $(shell find fastgw -name '_*.pyx' -o -name '*.pxd' -o -name '_*.h')
 # What is tested once more without the compiled twins.
@@ -59,30 +62,41 @@ endef
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /make \1\t/p' Makefile | expand -t 18
 
-setup: .venv/.compiled  ## make .venv with everything: .venv/bin/fastgw
+setup: .venv/.installed .venv/.compiled  ## make .venv with everything: .venv/bin/fastgw
 
-.venv/.installed: pyproject.toml
+# What running takes, and what compiles it. Each step says what it does: none takes longer than a few seconds in silence.
+.venv/.runtime: pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "there is no $(PYTHON); name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	  "fastgw needs Python 3.11 or later, and $(PYTHON) is %d.%d; name another: make PYTHON=python3.11" % sys.version_info[:2])'
 	@missing=; $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing=$$($(PYTHON) -c \
 	  'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); $(call install,$$missing,$(PYTHON))
-	$(PYTHON) -m venv .venv
-	FASTGW_PURE_PYTHON=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	@echo "[1/3] creating .venv with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv .venv
+	@echo "[2/3] installing the packages that fastgw runs on"
+	@$(PIP) 'setuptools>=77.0.3' 'Cython>=3.1' | $(PROGRESS)
+	@FASTGW_PURE_PYTHON=1 $(PIP) --no-build-isolation --editable . | $(PROGRESS)
+	@touch $@
+
+.venv/.installed: pyproject.toml | .venv/.runtime
+	@echo "installing the packages that tests and benchmarks take"
+	@FASTGW_PURE_PYTHON=1 $(PIP) --no-build-isolation --editable '.[dev,bench]' | $(PROGRESS)
 	@touch $@
 
 # The compiled twins, where a compiler finds what it needs. Where none does, that is looked for anew each time.
-.venv/.compiled: setup.py $(TWIN_SOURCES) | .venv/.installed
+.venv/.compiled: setup.py $(TWIN_SOURCES) | .venv/.runtime
 	@headers=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))'); \
 	can_compile() { echo '#include <Python.h>' | $${CC:-gcc} -I"$$headers" -E - >/dev/null 2>&1; }; \
 	missing="gcc libc6-dev"; [ -e "$$headers/Python.h" ] || missing+=" $${headers##*/}-dev"; \
 	if can_compile || { $(call apt_install,$$missing) && can_compile; }; then \
+	  echo "[3/3] compiling the hot path: $(words $(filter %.pyx,$(TWIN_SOURCES))) modules"; \
 	  FASTGW_PURE_PYTHON= $(BIN)/python setup.py -q build_ext --inplace; touch $@; \
 	else \
-	  echo "fastgw will run in plain Python, slower. To have it compiled, on Debian: sudo apt-get install $$missing" >&2; \
+	  echo "WARNING: fastgw will run in plain Python, at a fraction of its speed: no C compiler can be used here." >&2; \
+	  echo "WARNING: to have it compiled, on Debian: sudo apt-get install $$missing" >&2; \
 	fi
 
-run: setup  ## run the gateway in front of a demo service, on port 8080
+run: .venv/.compiled  ## run the gateway in front of a demo service, on port 8080
 	@$(BIN)/fastgw demo
 
 lint: setup  ## ruff and mypy --strict

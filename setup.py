@@ -14,12 +14,18 @@ from setuptools.command.build_ext import build_ext
 TWINS = [] if os.environ.get("FASTGW_PURE_PYTHON") else sorted(Path("fastgw").rglob("_*.pyx"))
 
 
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
 # As everywhere, CFLAGS in the environment says better.
 OPTIMIZED = [] if os.environ.get("CFLAGS") else ["-O2"]
 
 
 class Build(build_ext):
     """An installation goes on without the twins. Whoever builds them in place works on them, and has to see why not."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.parallel = self.parallel or CORES
 
     def run(self) -> None:
         for twin in self.extensions:
@@ -40,5 +46,6 @@ setup(
             for source in TWINS
         ],
         language_level=3,
+        nthreads=CORES if len(TWINS) > 1 else 0,
     ),
 )
