@@ -4,6 +4,7 @@ import array
 import asyncio
 import fcntl
 import select
+import ssl
 import termios
 from collections.abc import Sequence
 from contextlib import suppress
@@ -114,8 +115,11 @@ class Ground:
         self.read_buffer = memoryview(bytearray(READ_BYTES))
         self.body_buffers = body_buffers(self.read_buffer)
         self.small_buffer = self.read_buffer[:SMALL_READ_BYTES]
-        self.sealed_buffer = memoryview(bytearray(READ_BYTES))  # what is read of TLS before it is deciphered
+        # Likewise for all that speak TLS (`tls_transport`): what is read before it is deciphered, and OpenSSL's memory,
+        # which is empty between two of its calls.
+        self.sealed_buffer = memoryview(bytearray(READ_BYTES))
         self.small_sealed_buffer = self.sealed_buffer[:SMALL_READ_BYTES]
+        self.tls_incoming, self.tls_outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.hangups = Hangups(loop)
         self._next: asyncio.TimerHandle | None = None
         self._stalled = False
