@@ -20,6 +20,7 @@ import typer
 
 from fastgw import VERSION, config
 from fastgw.admin.client import DEFAULT, TOKEN, AdminClient, Refused, Unreachable, parse_place, token_of
+from fastgw.config.files import LARGEST
 from fastgw.config.secret import SecretError
 from fastgw.config.values import parse_address
 
@@ -31,11 +32,14 @@ WRONG: Final = 1
 USAGE: Final = 2
 CANNOT_START: Final = 3
 UNREACHABLE: Final = 3
+PROGRAM: Final = "fastgw"
+COMPLETE: Final = "_FASTGW_COMPLETE"
+"""The variable by which a shell asks for what may follow."""
 DEFECT: Final = 70  # EX_SOFTWARE of sysexits.h: not the user's fault
 
 app = typer.Typer(
     help="An API gateway and reverse proxy.",
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -56,11 +60,32 @@ class FilterFormat(StrEnum):
     MARKDOWN = "markdown"
 
 
+class Syntax(StrEnum):
+    """Of a configuration that has no name to tell it by."""
+
+    YAML = "yaml"
+    TOML = "toml"
+    JSON = "json"
+
+
+class Shell(StrEnum):
+    BASH = "bash"
+    ZSH = "zsh"
+    FISH = "fish"
+    POWERSHELL = "powershell"
+
+
 class SchemaFormat(StrEnum):
     JSON = "json"
     MARKDOWN = "markdown"
 
 
+STDIN: Final = "-"
+"""In place of a file's name."""
+FileArgument = Annotated[
+    str, typer.Argument(metavar="FILE", help="A configuration (YAML, TOML or JSON); - reads it from stdin.")
+]
+SyntaxOption = Annotated[Syntax, typer.Option("--syntax", help="How what comes from stdin is written.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="How to answer.")]
 WorkersOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes that serve. Default: auto.")]
 AdminOption = Annotated[
@@ -136,10 +161,7 @@ def run(
 
 
 @app.command()
-def check(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A configuration (YAML, TOML or JSON).")],
-    answer: FormatOption = Format.TEXT,
-) -> None:
+def check(file: FileArgument, syntax: SyntaxOption = Syntax.YAML, answer: FormatOption = Format.TEXT) -> None:
     """Check a configuration, and tell everything that is wrong with it."""
     from fastgw.compile import compile
     from fastgw.filters import TYPES
@@ -149,7 +171,8 @@ def check(
     from fastgw.runtime.noted import notes_of
 
     try:
-        loaded = config.load(file, TYPES)
+        loaded = _load(file, syntax)
+        file = loaded.files[0]
         problems, notes = [], notes_of(loaded, compile(loaded.config, 1, loaded.captured))
         for place, access_log in enumerate(loaded.config.access_logs):
             if reason := why_not(access_log.sink):
@@ -177,7 +200,7 @@ def check(
 
 @app.command()
 def explain(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A configuration (YAML, TOML or JSON).")],
+    file: FileArgument,
     method: Annotated[str, typer.Argument(metavar="METHOD")],
     url: Annotated[str, typer.Argument(metavar="URL", help="As the client would ask for it.")],
     header: Annotated[list[str] | None, typer.Option("-H", "--header", metavar="'N: V'", help="A field.")] = None,
@@ -189,6 +212,7 @@ def explain(
         str | None,
         typer.Option(metavar="FILE", help="The certificate that the client shows, in PEM. It is taken for verified."),
     ] = None,
+    syntax: SyntaxOption = Syntax.YAML,
     answer: FormatOption = Format.TEXT,
 ) -> None:
     """Tell where a request would go and why, without sending it."""
@@ -198,7 +222,7 @@ def explain(
     from fastgw.filters import TYPES
     from fastgw.gateway import CompileError
 
-    loaded = _read(lambda: config.load(file, TYPES))
+    loaded = _read(lambda: _load(file, syntax))
     logging.getLogger("fastgw").addHandler(logging.NullHandler())  # what filters raise is part of the explanation
     try:
         gateway = compile(loaded.config, 1, loaded.captured)
@@ -216,19 +240,21 @@ def explain(
 
 @app.command()
 def diff(
-    old: Annotated[str, typer.Argument(metavar="OLD", help="A configuration.")],
-    new: Annotated[str, typer.Argument(metavar="NEW", help="Another.")],
+    old: Annotated[str, typer.Argument(metavar="OLD", help="A configuration; - reads it from stdin.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Another, likewise.")],
+    syntax: SyntaxOption = Syntax.YAML,
     answer: FormatOption = Format.TEXT,
 ) -> None:
     """Tell what a reload from one configuration to the other would change."""
     from fastgw.diff import as_text, differences
-    from fastgw.filters import TYPES
 
     problems: list[config.Problem] = []
     loaded = []
+    if old == new == STDIN:
+        raise typer.BadParameter("only one of them can come from stdin")
     for file in (old, new):
         try:
-            loaded.append(config.load(file, TYPES))
+            loaded.append(_load(file, syntax))
         except config.ConfigError as error:
             problems += error.problems
     if problems:
@@ -366,6 +392,18 @@ def run_demo(
 
 
 @app.command()
+def completion(
+    shell: Annotated[Shell, typer.Argument(metavar="SHELL", help="bash, zsh, fish or powershell.")],
+) -> None:
+    """Print what makes a shell complete commands and options of fastgw: `source <(fastgw completion bash)`."""
+    os.environ[COMPLETE] = f"source_{shell}"
+    try:
+        typer.main.get_command(app)(args=[], prog_name=PROGRAM)  # it prints that, and ends
+    finally:
+        del os.environ[COMPLETE]
+
+
+@app.command()
 def version(answer: FormatOption = Format.TEXT) -> None:
     """Print the versions of fastgw and of what it stands on."""
     from importlib.metadata import version as version_of
@@ -401,6 +439,19 @@ def _filter_types(file: str | None) -> Mapping[str, Any]:
         return config.filter_types_of(file, TYPES)
     except config.ConfigError as error:
         _fail(WRONG, *map(str, error.problems))
+
+
+def _load(file: str, syntax: Syntax) -> config.Loaded:
+    """A configuration, from stdin where the name is `-`: then what it names is relative to the working directory.
+
+    Raises `ConfigError`.
+    """
+    from fastgw.filters import TYPES
+
+    if file != STDIN:
+        return config.load(file, TYPES)
+    text = sys.stdin.buffer.read(LARGEST + 1)
+    return config.load_text(text, "<stdin>", TYPES, f".{syntax}")
 
 
 def _read(source: Callable[[], T]) -> T:
@@ -491,7 +542,7 @@ def main() -> None:
     """The edge of the command line: what nobody foresaw is one line as well."""
     try:
         _fill_standard_descriptors()
-        app(prog_name="fastgw")
+        app(prog_name=PROGRAM)
     except Exception as error:
         from fastgw.runtime.notices import described
 

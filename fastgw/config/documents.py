@@ -15,6 +15,8 @@ from fastgw.config.files import Disk, Memory
 from fastgw.config.includes import Search
 from fastgw.config.problems import Path, Problem, path_text, show, told_file
 from fastgw.config.spots import Flaw, Mark, Trace, marker
+from fastgw.config.variables import KEY as VARIABLE
+from fastgw.config.variables import VariableError, text_of, variable_in
 
 FORMATS: Final[Mapping[str, ModuleType]] = {
     ".yaml": from_yaml,
@@ -50,10 +52,21 @@ class Document:
     `read` gives its bytes or raises `Flaw`. `folder`, `suffix`, `upstream`: as in `Source`.
     """
 
+    trusted = True
+    """Whether it may have values from the environment: not what came over the API."""
+
     def __init__(
-        self, name: str, read: Callable[[], bytes], folder: str = "", suffix: str = "", upstream: str = ""
+        self,
+        name: str,
+        read: Callable[[], bytes],
+        folder: str = "",
+        suffix: str = "",
+        upstream: str = "",
+        *,
+        trusted: bool = True,
     ) -> None:
         self.name = name
+        self.trusted = trusted
         self.upstream = upstream
         self.folder = folder or os.path.dirname(os.path.abspath(name))
         self.problems: list[Problem] = []
@@ -77,7 +90,22 @@ class Document:
     def problem(self, path: Path, wrong: str, expected: str = "", *, at_key: bool = False) -> Problem:
         """What is wrong with the value of a path; `at_key` where it is about the key, or about what is not there."""
         spot = self._trace.root.find(path)
+        name = self._variable_at(path)
+        if name and self.plain_text({VARIABLE: name}) in wrong:  # a rule has found it to be what it may not be
+            wrong = f"the environment variable {name} holds nothing that fits here"
         return self._problem(spot.key if at_key else spot.value, path_text(path), wrong, expected)
+
+    def _variable_at(self, path: Path) -> str:
+        """The variable that holds a value, or the list that it is of; "" = it stands there itself."""
+        value = self.value
+        for step in path:
+            is_there = (
+                step in value if isinstance(value, dict) else isinstance(value, list) and step in range(len(value))
+            )
+            if not is_there:
+                break
+            value = value[step]
+        return variable_in(value) or ""
 
     def says_nothing(self, path: Path) -> bool:
         """Whether nothing at all stands behind a key, where a null may stand."""
@@ -86,6 +114,18 @@ class Document:
     def place(self, path: Path) -> str:
         """`file:line` of a key, for a problem that lies elsewhere."""
         return f"{told_file(self.name)}:{self._trace.root.find(path).key[0]}"
+
+    def plain_text(self, value: Any) -> str:
+        """A text in it, also where a variable holds that; "" = it is none, as whoever reads the document tells."""
+        if isinstance(value, str):
+            return value
+        name = variable_in(value)
+        if name is None or not self.trusted:
+            return ""
+        try:
+            return text_of(name)
+        except VariableError:
+            return ""
 
     def _problem(self, mark: Mark, path: str, wrong: str, expected: str = "") -> Problem:
         line, column = mark
@@ -134,12 +174,12 @@ class Found:
         self.problems += document.problems
 
 
-def read_all(name: str, read: Callable[[], bytes], disk: Disk, suffix: str = "") -> Found:
+def read_all(name: str, read: Callable[[], bytes], disk: Disk, suffix: str = "", *, trusted: bool = True) -> Found:
     """Read a main file by `read` and all that it includes from disk. What several patterns name is read once, so a
-    circle ends. `suffix`: as in `Source`, of the main file."""
+    circle ends. `suffix`, `trusted`: of the main file."""
     all_found = Found()
     search = Search()
-    waiting = [Document(name, read, suffix=suffix)]
+    waiting = [Document(name, read, suffix=suffix, trusted=trusted)]
     met = {os.path.realpath(name)}
     while waiting:
         document = waiting.pop(0)
@@ -180,4 +220,4 @@ def patterns_of(sources: Sequence[Source]) -> list[tuple[str, str]]:
 def _patterns(document: Document) -> list[str]:
     """What a document includes; patterns that are no text are left for the check of the settings to report."""
     include = (document.value or {}).get("include")
-    return [each for each in include if isinstance(each, str)] if isinstance(include, list) else []
+    return [*filter(None, map(document.plain_text, include))] if isinstance(include, list) else []

@@ -5,7 +5,7 @@ What a package is and how a filter is imported is not known here: whoever hands 
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Self
+from typing import Self
 
 from fastgw.config.documents import Document
 from fastgw.config.problems import Problem, show, suggest
@@ -66,7 +66,7 @@ def extended(
 
     What is no list of texts is left to be told by who reads the document.
     """
-    named = [(document, place, name) for document in documents for place, name in enumerate(_packages(document.value))]
+    named = [(document, place, name) for document in documents for place, name in enumerate(_packages(document))]
     if not named or not isinstance(filter_types, Types):
         return filter_types, []
     types, wrong = filter_types.extended([name for _, _, name in named])
@@ -77,8 +77,8 @@ def extended(
     ]
 
 
-def _packages(value: Any) -> Sequence[str]:
+def _packages(document: Document) -> Sequence[str]:
+    value = document.value
     named = value.get(KEY) if isinstance(value, dict) else None
-    if isinstance(named, list) and all(isinstance(each, str) for each in named):
-        return named
-    return ()
+    packages = [*map(document.plain_text, named)] if isinstance(named, list) else []
+    return packages if all(packages) else ()

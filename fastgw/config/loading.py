@@ -109,11 +109,14 @@ def load_text(
     suffix: str = "",
     instead: Mapping[str, bytes] = MappingProxyType({}),
     remembered: Remembered | None = None,
+    *,
+    trusted: bool = True,
 ) -> Loaded:
     """The same for a main file that is on no disk. `name` tells its format, unless `suffix` does, and the folder that
-    names in it, its includes among them, are relative to."""
+    names in it, its includes among them, are relative to. `trusted`: whether it may have values from the
+    environment."""
     with no_collections():
-        found = read_all(name, partial(Memory({name: text}).read, name), Disk(), suffix)
+        found = read_all(name, partial(Memory({name: text}).read, name), Disk(), suffix, trusted=trusted)
         return _checked(found, filter_types, Disk(instead), remembered)
 
 
@@ -131,7 +134,8 @@ def load_sources(
     texts = Memory({source.name: source.text for source in sources})
     with no_collections():
         for each in sources:
-            found.add(Document(each.name, partial(texts.read, each.name), each.folder, each.suffix, each.upstream))
+            read, by_api = partial(texts.read, each.name), bool(each.upstream)
+            found.add(Document(each.name, read, each.folder, each.suffix, each.upstream, trusted=not by_api))
         return _checked(found, filter_types, Memory(captured), remembered)
 
 

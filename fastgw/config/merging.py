@@ -17,7 +17,7 @@ from fastgw.config.egress import Egress
 from fastgw.config.files import Files
 from fastgw.config.lookups import lookup_name
 from fastgw.config.problems import Path, Problem, show, suggest
-from fastgw.config.settings import Config, ConsumerFile, Some, Target, TargetsDns, TargetsFile, TargetsSrv
+from fastgw.config.settings import Config, ConsumerFile, Targets, TargetsDns, TargetsFile, TargetsSrv
 from fastgw.config.shapes import BROKEN, Reading, Structure, shape_of
 from fastgw.config.spots import Flaw
 
@@ -200,7 +200,7 @@ def put_targets(merged: Merged, document: Document, filter_types: Mapping[str, t
     """Give the upstream that the document is about the targets that it lists, in place of its own."""
     reading = Reading(document, filter_types, files)
     upstreams = merged.maps["upstreams"]
-    targets = shape_of(Some[Target]).read(document.value, (), reading)
+    targets = shape_of(Targets).read(document.value, (), reading)
     if document.upstream not in upstreams:
         reading.report((), f"there is no upstream {show(document.upstream)}", suggest(document.upstream, upstreams))
         return reading

@@ -33,8 +33,16 @@ from fastgw.config.shapes import (
     Truth,
     fields_of,
 )
+from fastgw.config.variables import KEY, NAME
 
 Schema = dict[str, Any]
+VARIABLE: Final[Schema] = {
+    "type": "object",
+    "description": "The value of a variable of the environment.",
+    "properties": {KEY: {"type": "string", "pattern": f"^{NAME}$", "description": "Its name."}},
+    "required": [KEY],
+    "additionalProperties": False,
+}
 
 
 def schema(filter_types: Mapping[str, type]) -> Schema:
@@ -78,9 +86,21 @@ class _Drawing:
         }
 
     def of(self, shape: Shape) -> Schema:
+        """A value; where it is a plain one, a variable may hold it."""
+        drawn = self.itself(shape)
+        if not shape.may_be_variable:
+            return drawn
+        self._definitions.setdefault("variable", VARIABLE)
+        options = drawn["anyOf"] if [*drawn] == ["anyOf"] else [drawn]
+        return {"anyOf": [*options, _reference("variable")]}
+
+    def itself(self, shape: Shape) -> Schema:
         return _DRAW[type(shape)](self, shape)
 
     def structure(self, shape: Structure) -> Schema:
+        if shape.shorthand:
+            only = shape.fields[shape.shorthand].shape
+            return {"anyOf": [self.structure(Structure(shape.type)), self.itself(only)]}
         settings = shape.type
         own = settings.__module__.startswith("fastgw.config.")
         name = settings.__name__ if own else f"{settings.__module__}.{settings.__qualname__}"
@@ -95,7 +115,7 @@ class _Drawing:
             return self._filters(shape.key)
         drawn = {"type": "object", "additionalProperties": self.of(shape.each)}
         if isinstance(shape.key, Noted):
-            drawn["propertyNames"] = self.of(shape.key)
+            drawn["propertyNames"] = self.itself(shape.key)
         return drawn | ({"minProperties": shape.shortest} if shape.shortest else {})
 
     def sequence(self, shape: Sequence) -> Schema:
@@ -103,7 +123,7 @@ class _Drawing:
         return {"type": "array", "items": self.of(shape.each)} | _given(bounds)
 
     def either(self, shape: Either) -> Schema:
-        return {"anyOf": [self.of(each) for each in shape.shapes]}
+        return {"anyOf": [self.itself(each) for each in shape.shapes]}
 
     def inner(self, shape: InnerInstance) -> Schema:
         """Of another type than those that are known it may be too: a `package.module:Class`."""
@@ -129,7 +149,7 @@ class _Drawing:
                     for name in self._filter_types
                 },
                 "additionalProperties": {"anyOf": [{"type": "null"}, *typed]},
-                "propertyNames": self.of(names),
+                "propertyNames": self.itself(names),
             }
         return _reference("filters")
 

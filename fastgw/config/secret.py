@@ -1,6 +1,5 @@
 """Secrets: where the configuration says that one is, and its value when it is asked for."""
 
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from msgspec import Struct
 
 from fastgw.config.files import read_file
 from fastgw.config.spots import Flaw
+from fastgw.config.variables import VariableError, text_of
 from fastgw.node.redis_address import check_redis
 
 LONGEST: Final = 64 * 1024
@@ -60,10 +60,10 @@ class Secret(Struct, frozen=True):
             return secret_in(self.file, _contents(self.file))
         if not self.env:
             return _checked("the secret", self.text.encode("utf-8", "surrogatepass"))
-        where, raw = f"the environment variable {self.env}", os.environb.get(self.env.encode())
-        if raw is None:
-            raise SecretError(f"{where} is not set")
-        return _checked(where, raw)
+        try:
+            return text_of(self.env)
+        except VariableError as error:
+            raise SecretError(str(error)) from error
 
     def __repr__(self) -> str:
         return MASK

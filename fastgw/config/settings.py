@@ -27,6 +27,7 @@ from fastgw.config.upstreams import (
     Retries,
     Sticky,
     Target,
+    Targets,
     TargetsDns,
     TargetsFile,
     TargetsSrv,
@@ -117,6 +118,7 @@ __all__ = [
     "Status",
     "Sticky",
     "Target",
+    "Targets",
     "TargetsDns",
     "TargetsFile",
     "TargetsSrv",
@@ -184,7 +186,8 @@ class Listener(Settings):
     """An address that clients connect to."""
 
     address: ListenAddress
-    """`host:port`, `[ipv6]:port` (IPv6 only) or `unix:/path`. Port 0 lets the system choose."""
+    """`host:port`, `[ipv6]:port` (IPv6 only), `:port` (every address of the machine, IPv4 and IPv6) or `unix:/path`.
+    Port 0 lets the system choose."""
     protocols: Some[Literal["http1"]] = ("http1",)
     """What is spoken there: `http1` is HTTP/1.1 and HTTP/1.0."""
     trusted_proxies: tuple[Network, ...] = ()
@@ -212,7 +215,7 @@ class Status(Unwritten):
     """The read-only status listener: `/livez`, `/readyz` and `/metrics`."""
 
     address: ListenAddress = Address(host="127.0.0.1", port=9902)
-    """`host:port`, `[ipv6]:port` or `unix:/path`."""
+    """`host:port`, `[ipv6]:port`, `:port` (every address of the machine) or `unix:/path`."""
 
 
 class Admin(Unwritten):
@@ -222,7 +225,7 @@ class Admin(Unwritten):
     """
 
     address: ListenAddress = Address(host="127.0.0.1", port=9901)
-    """`host:port`, `[ipv6]:port` or `unix:/path`."""
+    """`host:port`, `[ipv6]:port`, `:port` (every address of the machine) or `unix:/path`."""
     token: Secret | None = None
     """What callers send as `Authorization: Bearer`. null = none."""
     tls: ServerTls | None = None

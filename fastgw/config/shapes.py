@@ -26,7 +26,10 @@ from fastgw.config.problems import Path, Problem, nearest, show, suggest
 from fastgw.config.secret import Checked, Elsewhere, Secret, SecretError, secret_in
 from fastgw.config.settings import FilterUse, Inner, OrFrom
 from fastgw.config.spots import Flaw
+from fastgw.config.structs import Shorthand
 from fastgw.config.values import FileName, Notation
+from fastgw.config.variables import KEY as VARIABLE
+from fastgw.config.variables import VariableError, text_of, variable_in
 
 
 class Broken:
@@ -69,9 +72,42 @@ class Shape(ABC):
         """Whether a secret belongs there: what stands in its place may be one, and is not shown."""
         return False
 
+    @property
+    def may_be_variable(self) -> bool:
+        """Whether it is a plain value, so that `{env: NAME}` may stand in its place."""
+        return True
+
     def refuse(self, value: Any, path: Path, reading: Reading) -> Broken:
         said = "text" if isinstance(value, str) and self.is_secret else show(value)
         return reading.report(path, said, f"expected {self.expected}")
+
+    def plain(self, text: str) -> Any:
+        """What a file would say in place of a text that is all a variable can hold."""
+        return text
+
+    def read_text(self, text: str, path: Path, reading: Reading) -> Any:
+        """Read what a variable holds."""
+        return self.read(self.plain(text), path, reading)
+
+    def read_variable(self, value: Any, path: Path, reading: Reading) -> Any:
+        """A value that is no plain one: `{env: NAME}`, or wrong."""
+        name = variable_in(value) if self.may_be_variable else None
+        if name is None:
+            return self.refuse(value, path, reading)
+        below = (*path, VARIABLE)
+        if not reading.document.trusted:
+            expected = f"expected the value itself: {self.expected}"
+            return reading.report(below, "a document that came over the API may not read the environment", expected)
+        try:
+            text = text_of(name)
+        except VariableError as error:
+            return reading.report(below, str(error), f"expected {self.expected}")
+        trial = Reading(reading.document, reading.filter_types, reading.files)
+        held = self.read_text(text, path, trial)
+        if trial.problems:  # which would show what it holds
+            wrong = f"the environment variable {name} holds nothing that fits here"
+            return reading.report(below, wrong, f"expected {self.expected}")
+        return held
 
 
 @dataclass(frozen=True)
@@ -84,7 +120,7 @@ class Text(Shape):
 
     def read(self, value: Any, path: Path, reading: Reading) -> Any:
         if not isinstance(value, str):
-            return _refuse_unquoted(self, value, path, reading)
+            return _read_unquoted(self, value, path, reading)
         if len(value) < self.shortest or (self.pattern and not re.search(self.pattern, value)):
             return self.refuse(value, path, reading)
         return value
@@ -97,7 +133,10 @@ class Truth(Shape):
     expected: str = "true or false"
 
     def read(self, value: Any, path: Path, reading: Reading) -> Any:
-        return value if isinstance(value, bool) else self.refuse(value, path, reading)
+        return value if isinstance(value, bool) else self.read_variable(value, path, reading)
+
+    def plain(self, text: str) -> Any:
+        return {"true": True, "false": False}.get(text, text)
 
 
 @dataclass(frozen=True)
@@ -118,8 +157,13 @@ class Number(Shape):
     def read(self, value: Any, path: Path, reading: Reading) -> Any:
         fits = isinstance(value, int if self.whole else int | float) and not isinstance(value, bool)
         if not fits or not self.holds(value):
-            return self.refuse(value, path, reading)
+            return self.read_variable(value, path, reading)
         return value if self.whole else float(value)
+
+    def plain(self, text: str) -> Any:
+        if re.fullmatch(r"-?[0-9]{1,20}", text) is not None:
+            return int(text)
+        return float(text) if re.fullmatch(r"-?[0-9]{1,20}\.[0-9]{1,20}", text) is not None else text
 
     def holds(self, value: float) -> bool:
         return (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
@@ -140,11 +184,14 @@ class Choice(Shape):
         if any(value == each and type(value) is type(each) for each in self.values):
             return value
         if show(value) in self.values:
-            return _refuse_unquoted(self, value, path, reading)
+            return _read_unquoted(self, value, path, reading)
         words = [each for each in self.values if isinstance(each, str)]
         if isinstance(value, str) and words[1:] and (near := nearest(value, words)) is not None:
             return reading.report(path, show(value), f"did you mean {show(near)}? expected {self.expected}")
-        return self.refuse(value, path, reading)
+        return self.read_variable(value, path, reading)
+
+    def plain(self, text: str) -> Any:
+        return next((each for each in self.values if text in (each, show(each))), text)
 
 
 @dataclass(frozen=True)
@@ -162,7 +209,7 @@ class Noted(Shape):
         if isinstance(value, int) and not isinstance(value, bool) and value in self.notation.numbers:
             held: Any = value
         elif not isinstance(value, str):
-            return self._refuse_other(value, path, reading)
+            return self._read_other(value, path, reading)
         else:
             try:
                 held = self.notation.parse(value)
@@ -174,11 +221,17 @@ class Noted(Shape):
             return reading.report(path, show(value), f"expected {self.bounds.expected}")
         return held
 
-    def _refuse_other(self, value: Any, path: Path, reading: Reading) -> Broken:
+    def plain(self, text: str) -> Any:
+        is_number = re.fullmatch(r"[0-9]{1,20}", text) is not None and int(text) in self.notation.numbers
+        return int(text) if is_number else text
+
+    def _read_other(self, value: Any, path: Path, reading: Reading) -> Any:
+        if isinstance(value, dict):
+            return self.read_variable(value, path, reading)
         if not isinstance(value, bool) and self.notation.unit and self._is_right(f"{show(value)}{self.notation.unit}"):
             return self._refuse_unitless(value, path, reading)
         if self._is_right(show(value)):
-            return _refuse_unquoted(self, value, path, reading)
+            return _read_unquoted(self, value, path, reading)
         return self.refuse(value, path, reading)
 
     def _refuse_unitless(self, value: Any, path: Path, reading: Reading) -> Broken:
@@ -208,7 +261,7 @@ class File(Shape):
 
     def read(self, value: Any, path: Path, reading: Reading) -> Any:
         if not isinstance(value, str) or not value or "\0" in value:
-            return self.refuse(value, path, reading)
+            return self.read_variable(value, path, reading)
         if value in self.name.words:
             return value
         absolute = os.path.normpath(os.path.join(reading.document.folder, value))
@@ -229,6 +282,7 @@ class Hidden(Shape):
     checked: Checked | None = field(default=None, compare=False)
     """What it has to be; None: any text."""
     is_secret = True
+    may_be_variable = False  # it says itself where it is
 
     @property
     def expected(self) -> str:  # type: ignore[override]  # worked out rather than given
@@ -290,12 +344,21 @@ class Sequence(Shape):
 
     def read(self, value: Any, path: Path, reading: Reading) -> Any:
         if not isinstance(value, list):
-            return self.refuse(value, path, reading)
+            return self.read_variable(value, path, reading)
         if len(value) < self.shortest:
             return reading.report(path, "an empty list", "expected at least one")
         if self.longest is not None and len(value) > self.longest:
             return reading.report(path, f"a list of {len(value)}", f"expected at most {self.longest}")
         return tuple(self.each.read(inner, (*path, index), reading) for index, inner in enumerate(value))
+
+    @property
+    def may_be_variable(self) -> bool:
+        """Secrets are had one by one."""
+        return self.each.may_be_variable and not self.is_secret
+
+    def plain(self, text: str) -> Any:
+        """A list of what stands between commas."""
+        return [self.each.plain(each.strip()) for each in text.split(",")]
 
 
 @dataclass(frozen=True)
@@ -316,6 +379,8 @@ class Table(Shape):
     @property
     def is_secret(self) -> bool:
         return self.each.is_secret
+
+    may_be_variable = False
 
     def read(self, value: Any, path: Path, reading: Reading) -> Any:
         if not isinstance(value, dict):
@@ -345,7 +410,17 @@ class Either(Shape):
     def is_secret(self) -> bool:
         return any(shape.is_secret for shape in self.shapes)
 
+    def read_text(self, text: str, path: Path, reading: Reading) -> Any:
+        for shape in self.shapes:
+            trial = Reading(reading.document, reading.filter_types, reading.files)
+            held = shape.read_text(text, path, trial)
+            if not trial.problems:
+                return held
+        return self.refuse(text, path, reading)
+
     def read(self, value: Any, path: Path, reading: Reading) -> Any:
+        if variable_in(value) is not None and self.may_be_variable and not self._is_mapping(value, path, reading):
+            return self.read_variable(value, path, reading)
         nullable = isinstance(self.shapes[-1], Null)
         if nullable and value is None and reading.document.says_nothing(path):
             return self.refuse_nothing(path, reading)
@@ -367,6 +442,20 @@ class Either(Shape):
                 return held
         return self.refuse(value, path, reading)
 
+    @property
+    def may_be_variable(self) -> bool:
+        """A secret says itself where it is."""
+        others = [shape for shape in self.shapes if not isinstance(shape, Null)]
+        return any(shape.may_be_variable for shape in others) and not self.is_secret
+
+    def _is_mapping(self, value: Any, path: Path, reading: Reading) -> bool:
+        """Whether what could mean a variable is a mapping with such a key."""
+        for shape in self.shapes:
+            trial = Reading(reading.document, reading.filter_types, reading.files)
+            if isinstance(shape, Table | Structure) and shape.read(value, path, trial) and not trial.problems:
+                return True
+        return False
+
     def refuse_nothing(self, path: Path, reading: Reading) -> Broken:
         """Where a null may stand: who forgets the settings must not switch off what shall protect."""
         *others, _ = self.shapes
@@ -386,6 +475,9 @@ class Null(Shape):
     def read(self, value: Any, path: Path, reading: Reading) -> Any:
         return None if value is None else self.refuse(value, path, reading)
 
+    def plain(self, text: str) -> Any:
+        return None if text == "null" else text
+
 
 @dataclass(frozen=True)
 class Field:
@@ -399,10 +491,11 @@ class Field:
 
 @dataclass(frozen=True)
 class Structure(Shape):
-    """A struct, written as a mapping of its fields."""
+    """A struct, written as a mapping of its fields; with `shorthand` also as the text of that field alone."""
 
     type: type[Struct]
     expected: str = "a mapping of settings"
+    shorthand: str = ""
 
     @property
     def fields(self) -> Mapping[str, Field]:
@@ -413,8 +506,18 @@ class Structure(Shape):
         """Whether one of its own fields is. Of what is deeper nobody takes it for."""
         return any(Hidden() in (field.shape, *_options(field.shape)) for field in self.fields.values())
 
+    @property
+    def may_be_variable(self) -> bool:
+        return bool(self.shorthand)
+
     def read(self, value: Any, path: Path, reading: Reading, also: tuple[str, ...] = ()) -> Any:
         """`also`: keys that belong to someone else."""
+        if isinstance(value, str) and self.shorthand:
+            only = self.fields[self.shorthand]
+            held = only.shape.read(value, path, reading)
+            return BROKEN if held is BROKEN else self.type(**{only.name: held})
+        if self.shorthand and variable_in(value) is not None:
+            return self.read_variable(value, path, reading)
         if not isinstance(value, dict):
             return self.refuse(value, path, reading)
         before = len(reading.problems)
@@ -473,6 +576,7 @@ class Instance(Shape):
     expected: str = "a mapping of settings or null"
 
     KEYS = ("type", "enforced", "shadow")
+    may_be_variable = False  # it is a mapping of settings
 
     def refuse_nothing(self, path: Path, reading: Reading) -> Broken:
         """Null removes a filter."""
@@ -505,6 +609,7 @@ class InnerInstance(Shape):
 
     phase: str
     expected: str = "a mapping with one key, the type of a filter, such as {key_auth: {}}"
+    may_be_variable = False  # likewise
 
     def read(self, value: Any, path: Path, reading: Reading) -> Any:
         if isinstance(value, dict) and len(value) != 1:
@@ -581,7 +686,8 @@ def shape_of(annotation: Any) -> Shape:
         checked = next((note for note in notes if isinstance(note, Checked)), None)
         return Hidden(text=not any(isinstance(note, Elsewhere) for note in notes), checked=checked)
     if isinstance(annotation, type) and issubclass(annotation, Struct):
-        return Structure(annotation)
+        short = next((note for note in notes if isinstance(note, Shorthand)), None)
+        return Structure(annotation) if short is None else Structure(annotation, short.expected, short.key)
     raise TypeError(f"{annotation} in settings has no written form")
 
 
@@ -597,8 +703,8 @@ def _noted(notes: tuple[Any, ...], name: str) -> Any:
     )
 
 
-def _refuse_unquoted(shape: Shape, value: Any, path: Path, reading: Reading) -> Broken:
+def _read_unquoted(shape: Shape, value: Any, path: Path, reading: Reading) -> Any:
     """A number or boolean where text should be has most often lost its quotes."""
     if isinstance(value, bool | int | float):
         return reading.report(path, f"{show(value)} without quotes", f"expected {shape.expected}")
-    return shape.refuse(value, path, reading)
+    return shape.read_variable(value, path, reading)

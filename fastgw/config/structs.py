@@ -108,3 +108,12 @@ class OrFrom:
     """Marks a list that may come from elsewhere. What is found there is put in the place of this."""
 
     types: tuple[type[Settings], ...]
+
+
+@dataclass(frozen=True)
+class Shorthand:
+    """Marks a struct that may be written as the value of one of its fields, where the others keep their defaults."""
+
+    key: str
+    expected: str
+    """What to write, after the word "expected"."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal
 from msgspec import Meta
 
 from fastgw.config.secret import Secret
-from fastgw.config.structs import NONE, Filters, OrFrom, Settings, Some
+from fastgw.config.structs import NONE, Filters, OrFrom, Settings, Shorthand, Some
 from fastgw.config.values import (
     CheckPath,
     Delay,
@@ -38,6 +38,10 @@ class Target(Settings):
     priority: Annotated[int, Meta(ge=0, le=100)] = 0
     """The group that it is of. Requests go to the group of the lowest number; to the next one as well while that has
     too few targets that may be picked (`load_balancing.spill_below`)."""
+
+
+Targets = Some[Annotated[Target, Shorthand("url", "a URL or a mapping of settings")]]
+"""A list of them, each of which may be written as its URL alone."""
 
 
 class TargetsFile(Settings):
@@ -372,9 +376,9 @@ class CircuitBreaker(Settings):
 class Upstream(Settings):
     """A named group of targets that do the same work."""
 
-    targets: Annotated[Some[Target], OrFrom((TargetsFile, TargetsDns, TargetsSrv))]
-    """Where requests go; or from where to have them: `{file: path}`, `{dns: name, port: 9000}` or `{srv: name}`. What
-    changes there takes effect without a reload."""
+    targets: Annotated[Targets, OrFrom((TargetsFile, TargetsDns, TargetsSrv))]
+    """Where requests go: a list of `{url: …}`, or of URLs; or from where to have them: `{file: path}`,
+    `{dns: name, port: 9000}` or `{srv: name}`. What changes there takes effect without a reload."""
     resolve: Resolve = Resolve()
     """How names become addresses."""
     load_balancing: LoadBalancing = LoadBalancing()

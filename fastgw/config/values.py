@@ -156,7 +156,7 @@ class Address(Struct, frozen=True):
     """Where a listener is bound: a host and port, or the path of a unix socket (then host is "" and port 0)."""
 
     host: str = ""
-    """Without brackets for IPv6."""
+    """Without brackets for IPv6; "" with a port: every address of the machine, of IPv4 and of IPv6."""
     port: int = 0
     """0 lets the system choose."""
     path: str = ""
@@ -171,6 +171,11 @@ class Address(Struct, frozen=True):
         except ValueError:
             return False
 
+    @property
+    def name(self) -> str | None:
+        """The host as `getaddrinfo` takes it: None stands for every address."""
+        return self.host or None
+
     def __str__(self) -> str:
         if self.path:
             return f"unix:{self.path}"
@@ -178,13 +183,13 @@ class Address(Struct, frozen=True):
 
 
 def parse_address(text: str) -> Address:
-    """`host:port`, `[ipv6]:port` or `unix:/path`."""
+    """`host:port`, `[ipv6]:port`, `:port` or `unix:/path`."""
     if text.startswith("unix:"):
         return Address(path=_socket_path(text.removeprefix("unix:")))
-    match = re.fullmatch(r"(.+):([0-9]{1,5})", text)
+    match = re.fullmatch(r"(.*):([0-9]{1,5})", text)
     if match is None:
         raise ValueError(f'"{text}" is not an address')
-    return Address(host=_host(match[1]), port=_port(match[2], lowest=0))
+    return Address(host=_host(match[1]) if match[1] else "", port=_port(match[2], lowest=0))
 
 
 class Url(Struct, frozen=True):
@@ -521,7 +526,7 @@ Network = Annotated[
     ipaddress.IPv4Network | ipaddress.IPv6Network,
     Notation('a network such as "10.0.0.0/8" or an address', parse_network, {"type": "string"}),
 ]
-ADDRESS: Final = Notation('"host:port", "[ipv6]:port" or "unix:/path"', parse_address, {"type": "string"})
+ADDRESS: Final = Notation('"host:port", "[ipv6]:port", ":port" or "unix:/path"', parse_address, {"type": "string"})
 URL: Final = Notation('a URL such as "http://host:9000", or "unix:/path/of.sock"', parse_url, {"type": "string"})
 ListenAddress = Annotated[Address, ADDRESS]
 TargetUrl = Annotated[Url, URL]

@@ -175,6 +175,11 @@ def settings_as_markdown() -> str:
         "All that a configuration may say, in YAML, TOML or JSON. `[]` stands for each element of a list, `NAME` for",
         "each name. Every number means the node, not one worker. What `filters` may be: [filters.md](filters.md); what",
         "consumers are for: [consumers.md](consumers.md).",
+        "",
+        "Any plain value (text, a number, `true`, a duration, an address, the name of a file, …) may be `{env: NAME}`:",
+        "what the variable NAME of the environment holds when the configuration is read, judged as if it stood there.",
+        "In place of a list it holds the elements, with commas between them. `${NAME}` within a text means nothing. A",
+        "document that comes over the admin API may not read the environment so.",
     ]
     docs = field_docs(Config)
     for key, field in fields_of(Config).items():

@@ -42,7 +42,7 @@ class Inherited:
         """The sockets bound to this address; () = there are none. Whoever takes them closes them.
 
         A host name means all its addresses. A socket for `[::]` that listens for IPv4 too, which is what a bare port
-        in a socket unit makes, stands for `0.0.0.0` where no other does.
+        in a socket unit makes, stands for `0.0.0.0` where no other does, and for `:port`.
         """
         wanted = _bindings(address) if self.left else ()
         taken = [each for each in self.left if bound_to(each.socket) in wanted]
@@ -106,7 +106,7 @@ def _bindings(address: Address) -> frozenset[Address]:
     if address.path:
         return frozenset({Address(path=os.path.realpath(address.path))})
     try:
-        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = socket.getaddrinfo(address.name, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError:
         return frozenset()  # binding it says so
     return frozenset(Address(host=str(name[0]), port=address.port) for *_, name in found)

@@ -19,7 +19,7 @@ from fastgw.routing import at_once
 from fastgw.runtime.accepted import Accepted, Document, seal, unseal
 from fastgw.runtime.activation import Inherited
 from fastgw.runtime.channel import Origin
-from fastgw.runtime.sockets import Endpoint, close_endpoints, open_endpoints
+from fastgw.runtime.sockets import Endpoint, close_endpoints, open_endpoint, open_endpoints
 from fastgw.runtime.words import Words
 
 
@@ -127,7 +127,9 @@ class Commons:
 
     def open_one(self, address: Address) -> Endpoint:
         """Where control listens: of a host name, at the first of its addresses. Raises `CannotListen`."""
-        first, *others = self.open(address, 1)
+        if not (taken := self.passed.take(address)):
+            return open_endpoint(address)
+        first, *others = (Endpoint(address, [each], shared=True, foreign=True) for each in taken)
         close_endpoints(others)
         return first
 

@@ -35,7 +35,7 @@ def holder_of(address: Address) -> str | None:
 
 
 def _tcp_inodes(address: Address) -> Iterator[str]:
-    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    found = socket.getaddrinfo(address.name, address.port, type=socket.SOCK_STREAM)
     wanted = {ipaddress.ip_address(name[0]) for *_, name in found}
     for table in ("tcp", "tcp6"):
         for line in _lines(PROC / "net" / table):

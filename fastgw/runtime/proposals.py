@@ -134,7 +134,7 @@ class Proposals:
         """Raises `ConfigError`, whose problems do not blame the file on disk."""
         file = self.current.file
         try:
-            return config.load_text(text, file, TYPES, suffix, instead, self._remembered)
+            return config.load_text(text, file, TYPES, suffix, instead, self._remembered, trusted=False)
         except ConfigError as error:
             raise ConfigError(_renamed(each, file, POSTED) for each in error.problems) from error
 

@@ -77,6 +77,28 @@ def open_endpoints(address: Address, slots: int) -> tuple[Endpoint, ...]:
         raise CannotListen(f"cannot listen on {address}: {_why(error, address)}") from error
 
 
+def open_endpoint(address: Address) -> Endpoint:
+    """Bind and listen with one socket: of a host name at its first address, of `:port` for IPv4 and IPv6 together.
+
+    Raises `CannotListen`.
+    """
+    if address.path or address.host or not _has_ipv6():
+        first, *others = open_endpoints(address, 1)
+        close_endpoints(others)
+        return first
+    try:
+        if address.port:
+            _bind(socket.AF_INET6, ("::", address.port), shared=False, both=True).close()
+        listening = _listen(socket.AF_INET6, ("::", address.port), both=True)
+    except OSError as error:
+        raise CannotListen(f"cannot listen on {address}: {_why(error, address)}") from error
+    return Endpoint(Address(host="::", port=listening.getsockname()[1]), [listening])
+
+
+def _has_ipv6() -> bool:
+    return _is_ours(socket.AF_INET6, "::")
+
+
 def _why(error: OSError, address: Address) -> str:
     if error.errno == errno.EADDRINUSE:
         holder = holder_of(address)
@@ -104,7 +126,7 @@ def _open_tcp(address: Address, slots: int) -> tuple[Endpoint, ...]:
 
 def _resolve(address: Address) -> list[tuple[socket.AddressFamily, str]]:
     """The addresses of a host, those left out that this machine cannot have (`::1` where there is no IPv6)."""
-    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    found = socket.getaddrinfo(address.name, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     hosts: list[tuple[socket.AddressFamily, str]] = list(dict.fromkeys((each[0], str(each[4][0])) for each in found))
     return [(family, host) for family, host in hosts if _is_ours(family, host)] or hosts
 
@@ -117,14 +139,17 @@ def _is_ours(family: socket.AddressFamily, host: str) -> bool:
     return True
 
 
-def _bind(family: socket.AddressFamily | int, name: tuple[str, int] | str, shared: bool) -> socket.socket:
+def _bind(
+    family: socket.AddressFamily | int, name: tuple[str, int] | str, shared: bool, *, both: bool = False
+) -> socket.socket:
+    """`both`: an address of IPv6 stands for those of IPv4 as well."""
     with ExitStack() as undo:
         bound = undo.enter_context(socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
         if family != socket.AF_UNIX:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted connections inherit it
         if family == socket.AF_INET6:
-            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both)
         if shared:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         bound.bind(name)
@@ -132,10 +157,10 @@ def _bind(family: socket.AddressFamily | int, name: tuple[str, int] | str, share
     return bound
 
 
-def _listen(family: socket.AddressFamily | int, name: tuple[str, int]) -> socket.socket:
+def _listen(family: socket.AddressFamily | int, name: tuple[str, int], *, both: bool = False) -> socket.socket:
     """One of the sockets that share an address."""
     with ExitStack() as undo:
-        listening = undo.enter_context(_bind(family, name, shared=True))
+        listening = undo.enter_context(_bind(family, name, shared=True, both=both))
         listening.listen(BACKLOG)
         undo.pop_all()
     return listening

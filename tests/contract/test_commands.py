@@ -30,6 +30,25 @@ EXIT_CODES = {
         "filters --file good.yaml",
         "--help",
         "run --help",
+        *(
+            f"{name} {flag}".strip()
+            for name in (
+                "",
+                "run",
+                "check",
+                "explain",
+                "diff",
+                "reload",
+                "drain",
+                "status",
+                "schema",
+                "filters",
+                "demo",
+            )
+            for flag in ("-h", "--help")
+        ),
+        "completion -h",
+        "completion bash",
         "check good.yaml",
         "explain good.yaml GET http://a/",
         "diff good.yaml good.yaml",
@@ -65,6 +84,9 @@ EXIT_CODES = {
         "reload --admin nowhere",
         "drain --admin http://a/b",
         "status --watch",
+        "check good.yaml --syntax xml",
+        "completion tcsh",
+        "diff - -",
     ],
     3: [
         "run --listen 127.0.0.1:TAKEN --to http://127.0.0.1:1",

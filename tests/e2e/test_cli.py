@@ -48,6 +48,75 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
+class TestStdin:
+    """`-` in place of a file's name."""
+
+    def asked(self, *arguments: str, text: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [FASTGW, *arguments], input=text, capture_output=True, text=True, timeout=COMMAND_DEADLINE
+        )
+
+    def test_a_configuration_is_checked(self):
+        assert self.asked("check", "-", text=GOOD).stdout == "<stdin>: nothing is wrong\n"
+        ended = self.asked("check", "-", text=BAD)
+        assert ended.stdout.splitlines() == [line.replace("bad.yaml", "<stdin>") for line in BAD_LINES]
+        assert ended.returncode == 1
+
+    @pytest.mark.parametrize(
+        ("text", "syntax"),
+        [
+            ('version = 1\nstatus = "x"\n', "toml"),
+            ('{"version": 1, "status": "x"}', "json"),
+            ('{"version": 1, "status": "x"}', "yaml"),
+        ],
+    )
+    def test_in_any_syntax(self, text, syntax):
+        assert (
+            'status: "x"; expected a mapping of settings'
+            in self.asked("check", "-", "--syntax", syntax, text=text).stdout
+        )
+
+    def test_what_it_names_is_relative_to_the_working_directory(self, tmp_path):
+        (tmp_path / "more.yaml").write_text(GOOD.partition("routes")[0].replace("version: 1\n", ""))
+        text = "version: 1\ninclude: [more.yaml]\nroutes: [{name: x, respond: {}}]\n"
+        ended = subprocess.run(
+            [FASTGW, "check", "-"], input=text, capture_output=True, text=True, cwd=tmp_path, timeout=COMMAND_DEADLINE
+        )
+        assert (ended.stdout, ended.returncode) == ("<stdin>: nothing is wrong\n", 0)
+
+    def test_others_take_it_too(self, files):
+        file = str(files / "good.yaml")
+        assert self.asked("diff", file, "-", text=GOOD.replace("ok", "no")).stdout == "route x: respond.body ok -> no\n"
+        assert "answers   200" in self.asked("explain", "-", "GET", "http://a/", text=GOOD).stdout
+
+
+class TestCompletion:
+    def test_bash_is_told_commands_and_options(self):
+        """What `source <(fastgw completion bash)` defines, asked as bash asks it when somebody presses Tab."""
+        script = (
+            "source <(fastgw completion bash); complete -p fastgw; "
+            'ask() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); '
+            '_fastgw_completion fastgw; echo "${COMPREPLY[@]}"; }; '
+            "ask fastgw re; ask fastgw check --fo; ask fastgw check --format ''"
+        )
+        ended = subprocess.run(
+            ["bash", "-c", script],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PATH": f"{Path(FASTGW).parent}:{os.environ['PATH']}"},
+            timeout=COMMAND_DEADLINE,
+        )
+        registered, command, option, value = ended.stdout.splitlines()
+        assert registered.endswith("_fastgw_completion fastgw")
+        assert "reload" in command.split()
+        assert (option.split(), value.split()) == (["--format"], ["text", "json"])
+
+    @pytest.mark.parametrize("shell", ["zsh", "fish", "powershell"])
+    def test_other_shells_have_a_script_too(self, shell):
+        ended = fastgw("completion", shell)
+        assert (ended.returncode, f"complete_{shell}" in ended.stdout) == (0, True)
+
+
 class TestCheck:
     def test_every_problem_is_a_line_on_stdout_and_the_exit_code_is_1(self, files):
         ended = fastgw("check", "bad.yaml", directory=files)

@@ -214,3 +214,24 @@ def test_two_clients_of_one_gateway(gateway: Gateway) -> None:
     for client in clients:
         assert isinstance(client, Client)
         client.close()
+
+
+def test_a_port_alone_is_every_address_of_the_machine(tmp_path: Path, origin: Origin) -> None:
+    """`:port`: IPv4 and IPv6, each client with its own address. Where control listens too, by one socket for both."""
+    config = {
+        "workers": 2,
+        "listeners": {"main": {"address": ":0"}},
+        "status": {"address": ":0"},
+        "routes": [{"name": "all", "respond": {"body": "ok"}}],
+    }
+    with Gateway(config, tmp_path) as gateway:
+        port, status = (
+            address.rpartition(":")[2] for address in (*gateway.ready["listeners"]["main"][:1], gateway.ready["status"])
+        )
+        assert gateway.ready["listeners"]["main"] == [f"0.0.0.0:{port}", f"[::]:{port}"]
+        for host in ("127.0.0.1", "[::1]"):
+            with Client(f"{host}:{port}") as client:
+                assert client.exchange(REQUEST % b"a").body == b"ok"
+            assert gateway.wait_for_record(client=host.strip("[]"))
+            with Client(f"{host}:{status}") as client:
+                assert client.exchange(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").status == 200

@@ -83,7 +83,7 @@ def test_listeners(tmp_path, text, line):
         ("{targets: []}", "u.targets: an empty list; expected at least one"),
         ("{targets: [{url: 'http://a'}], pool: {max_uses: 0}}", "uses: 0; expected a whole number from 1 to 1000000"),
         ("{targets: [{url: 'http://a'}], pool: {max_idle: -1}}", "idle: -1; expected a whole number from 0 to 1000000"),
-        ("{}", "u.targets: missing; expected a list of at least one of a mapping of settings"),
+        ("{}", "u.targets: missing; expected a list of at least one of a URL or a mapping of settings"),
         (
             "{targets: [{url: 'http://a'}], load_balancing: {hash_on: ip}}",
             "u.load_balancing: `hash_on` is for `algorithm: consistent_hash`",
@@ -291,8 +291,9 @@ def test_a_broken_part_still_has_its_name(tmp_path):
     """One mistake is one line: what refers to a broken part is not wrong too."""
     text = HEAD.replace("main", "bad: {address: x}, main") + "upstreams: {u: {targets: 1}}\nroutes: "
     assert lines(tmp_path, text + "[{name: a, listeners: [bad], upstream: u, timeout: 1}, {name: b, upstream: v}]") == [
-        '2:28: listeners.bad.address: "x" is not an address; expected "host:port", "[ipv6]:port" or "unix:/path"',
-        "3:26: upstreams.u.targets: 1; expected a list of at least one of a mapping of settings "
+        '2:28: listeners.bad.address: "x" is not an address; '
+        'expected "host:port", "[ipv6]:port", ":port" or "unix:/path"',
+        "3:26: upstreams.u.targets: 1; expected a list of at least one of a URL or a mapping of settings "
         "or {file: …} or {dns: …} or {srv: …}",
         '4:60: routes[0].timeout: 1 has no unit; expected a duration such as "1s"',
         '4:84: routes[1].upstream: unknown upstream "v"; expected one of "u"',

@@ -430,7 +430,7 @@ routes: [{name: all, upstream: "http://a:1/b"}]
     with pytest.raises(config.ConfigError) as caught:
         config.from_flags("8080", "localhost", workers=0)
     assert str(caught.value).splitlines() == [
-        '--listen: "8080" is not an address; expected "host:port", "[ipv6]:port" or "unix:/path"',
+        '--listen: "8080" is not an address; expected "host:port", "[ipv6]:port", ":port" or "unix:/path"',
         '--to: "localhost" is not an http, https or unix URL; expected a URL such as "http://host:9000", or '
         '"unix:/path/of.sock"',
         "--workers: 0; expected a whole number from 1 to 1024",

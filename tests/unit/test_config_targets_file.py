@@ -76,9 +76,13 @@ def test_what_is_wrong_is_told_at_its_place(file: Path, text: str, told: str) ->
         ("{file: lists/other.yaml}", '4:23: upstreams.u.targets.file: "lists/other.yaml" cannot be read: No such file'),
         (
             "{files: x}",
-            "4:16: upstreams.u.targets: a mapping; expected a list of at least one of a mapping of settings or {f",
+            "4:16: upstreams.u.targets: a mapping; expected a list of at least one of a URL or a mapping of",
         ),
-        ("5", "4:16: upstreams.u.targets: 5; expected a list of at least one of a mapping of settings or {file: …}"),
+        (
+            "5",
+            "4:16: upstreams.u.targets: 5; expected a list of at least one of a URL or a mapping of settings "
+            "or {file: …}",
+        ),
         ("[{url: 5}]", "4:23: upstreams.u.targets[0].url: 5; expected a URL"),
     ],
 )

@@ -54,7 +54,16 @@ def test_anything_else_is_refused(parse, texts):
 
 
 @pytest.mark.parametrize(
-    "text", ["127.0.0.1:8080", "0.0.0.0:0", "[::]:8443", "[2001:db8::1]:80", "localhost:8080", "unix:/run/fastgw.sock"]
+    "text",
+    [
+        "127.0.0.1:8080",
+        ":8080",
+        "0.0.0.0:0",
+        "[::]:8443",
+        "[2001:db8::1]:80",
+        "localhost:8080",
+        "unix:/run/fastgw.sock",
+    ],
 )
 def test_an_address_is_written_as_it_was(text):
     assert str(values.parse_address(text)) == text
@@ -64,7 +73,8 @@ def test_an_address_is_written_as_it_was(text):
     "text",
     [
         "8080",
-        ":8080",
+        ":",
+        "*:8080",
         "127.0.0.1",
         "127.0.0.1:65536",
         "1.2.3:80",
