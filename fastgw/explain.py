@@ -114,6 +114,8 @@ class Explanation(msgspec.Struct, omit_defaults=True):
 
     listener: str = ""
     client: str = ""
+    reserved: tuple[str, ...] = ()
+    """Headers that were dropped, for the peer is no trusted proxy: `reserved_headers` of the listener."""
     route: str = ""
     matched: str = ""
     """The host and path pattern that matched, with the parameters' values."""
@@ -245,6 +247,8 @@ def explain(
         exchange = OpenExchange(unreadable(raw), _Listening(), chosen, peer, chosen.early)
         exchange.reply(problem(fault_of(malformed), malformed.reason))
         return _answered(explanation, exchange, shown)
+    if not peer.trusted:
+        explanation.reserved = tuple(name.decode() for name in chosen.reserved.take_out_of(head))
     exchange = OpenExchange(head, _Listening(), chosen, peer, chosen.early)
     exchange.client_ip = client_address(head, peer, chosen.trusts)
     explanation.client = exchange.client_ip
@@ -492,6 +496,9 @@ def _answered(explanation: Explanation, exchange: Exchange, shown: _Shown) -> Ex
 def as_text(explanation: Explanation) -> str:
     """For people: one topic a line, in the order of a request's way."""
     lines: list[tuple[str, str]] = [("listener", f"{explanation.listener}   client {explanation.client or '?'}")]
+    if explanation.reserved:
+        names = ", ".join(explanation.reserved)
+        lines.append(("dropped", f"{names}   (`reserved_headers`: the peer is none of `trusted_proxies`)"))
     if explanation.route:
         beat = f"; beat: {', '.join(explanation.beat)}" if explanation.beat else ""
         lines.append(("route", f"{explanation.route}   {explanation.matched}{beat}"))

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from fastgw.wire.heads import RequestHead
 from fastgw.wire.malformed import Malformed
 from fastgw.wire.paths import normalize
 
@@ -54,6 +55,7 @@ _STATUSES = r"([1-5][0-9]{2})(?:-([1-5][0-9]{2}))?"
 _PERCENT = r"([0-9]+(?:\.[0-9]+)?)%"
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _PROTOCOL: Final = f"{_TOKEN}(/{_TOKEN})?"
+_FIELD_PATTERN: Final = r"[!#$%&'+.^_`|~0-9A-Za-z-]+\*?"
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_./@-]*"
 _SEGMENT = r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}"
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -319,6 +321,15 @@ def parse_token(text: str) -> str:
     return text
 
 
+def parse_field_pattern(text: str) -> str:
+    """The name of a field that some peers may not send, or what such names begin with, and a `*`."""
+    if re.fullmatch(_FIELD_PATTERN, text) is None:
+        raise ValueError(f'"{text}" is neither a header name nor the beginning of header names, followed by `*`')
+    if text.lower().encode() in RequestHead.KNOWN:
+        raise ValueError(f"{text} cannot be reserved: the gateway handles it by rules of its own (see `forwarded`)")
+    return text
+
+
 def parse_protocol(text: str) -> str:
     """A protocol of RFC 9110 section 7.8: a name, perhaps with a version."""
     if re.fullmatch(_PROTOCOL, text) is None:
@@ -545,6 +556,14 @@ Destination = Annotated[
 ]
 FieldName = Annotated[str, Notation('a field name such as "X-Tenant"', parse_token, _written(_TOKEN))]
 Token = Annotated[str, Notation('a name such as "lb"', parse_token, _written(_TOKEN))]
+FieldPattern = Annotated[
+    str,
+    Notation(
+        'a header name such as "X-Client-IP", or the beginning of names such as "X-SSL-*"',
+        parse_field_pattern,
+        _written(_FIELD_PATTERN),
+    ),
+]
 FieldValue = Annotated[str, Notation("text in one line", parse_field_value, {"type": "string"})]
 Method = Annotated[str, Notation('a method such as "GET"', parse_method, _written(_TOKEN))]
 Name = Annotated[str, Notation("a name of letters, digits, `_`, `-`, `.`, `/` and `@`", parse_name, _written(_NAME))]

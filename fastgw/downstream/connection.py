@@ -342,6 +342,8 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self._refuse_unread(Fault.CONNECTION_OUTDATED, None, head.raw)
             return
         peer = self.peer
+        if not peer.trusted:
+            listener.reserved.take_out_of(head)
         self.phase = ACTIVE
         self._closing = listener.closing or head.close
         early = listener.early

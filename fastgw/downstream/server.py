@@ -14,6 +14,7 @@ from fastgw.config import settings as config
 from fastgw.downstream.connection import LAST_REQUEST_S, Downstream
 from fastgw.downstream.secured import Outcome, Secured
 from fastgw.downstream.tls import ServerContexts
+from fastgw.downstream.trust import reserved_fields
 from fastgw.errors import Fault
 from fastgw.exchange import Chain, Route
 from fastgw.forwarded import Peer
@@ -47,7 +48,18 @@ class Listener:
     requests; counted by the connections.
     """
 
-    __slots__ = ("address", "askers", "closing", "early", "name", "proxy_protocol_required", "router", "tls", "trusts")
+    __slots__ = (
+        "address",
+        "askers",
+        "closing",
+        "early",
+        "name",
+        "proxy_protocol_required",
+        "reserved",
+        "router",
+        "tls",
+        "trusts",
+    )
 
     def __init__(self, name: str, table: ListenerTable) -> None:
         self.name = name
@@ -61,6 +73,7 @@ class Listener:
         """Serve by this from the next request on."""
         self.proxy_protocol_required = table.settings.proxy_protocol == "required"
         self.trusts = table.trusts
+        self.reserved = reserved_fields(table.settings.reserved_headers)
         self.early = table.early
         self.router = table.router
         if table.tls is not None and self.tls is not None:

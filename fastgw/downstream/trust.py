@@ -5,6 +5,13 @@ from functools import lru_cache
 from ipaddress import ip_address
 
 from fastgw.config.values import Network
+from fastgw.wire.reserved import ReservedFields
+
+
+@lru_cache(maxsize=256)
+def reserved_fields(names: tuple[str, ...]) -> ReservedFields:
+    """The fields of these names, as in `config.Listener.reserved_headers`."""
+    return ReservedFields(name.lower().encode() for name in names)
 
 
 def trust(networks: Iterable[Network]) -> Callable[[str], bool]:

@@ -20,4 +20,7 @@ def sent_trailers(exchange: Exchange, trailers: Trailers) -> Trailers:
     edited = head.fields()
     known.update(folded(name) for name, _ in edited)
     known |= edited.taken
-    return tuple(line for line in trailers if folded(line[0]) not in known)
+    sent = tuple(line for line in trailers if folded(line[0]) not in known)
+    if exchange.peer.trusted:
+        return sent
+    return tuple(line for line in sent if not exchange.listener.reserved.has(line[0]))

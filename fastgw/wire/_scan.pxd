@@ -1,5 +1,6 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 from fastgw.wire._bodies cimport SecondJudge
 
@@ -21,6 +22,7 @@ cdef struct Line:
 cdef enum:
     MOST_LINES = 20
     SLOT_WORDS = 4
+    BEGINNING = 4
     MOST_SHOWN = 8
 
 
@@ -29,6 +31,7 @@ cdef class Head:
     cdef bytes source
     cdef uint32_t names  # a bit for each name that a known field has
     cdef uint64_t others[SLOT_WORDS]  # a bit for each `slot_of` of the other names
+    cdef uint64_t beginnings  # `beginning_of` them, together
     cdef uint16_t head_length
     cdef uint16_t first_line
     cdef uint8_t line_count
@@ -77,5 +80,12 @@ cdef uint32_t bits_of(names) except? 0
 
 # A number below 64 * SLOT_WORDS for a name, in whatever case: that of all its twins that begin and end with no sign.
 cdef uint8_t slot_of(const uint8_t* name, Py_ssize_t length) noexcept nogil
+
+# A bit for the first `BEGINNING` bytes of a name, in whatever case; so many must be there to be read. By this factor no
+# name that is usual has one in common with those that `reserved_headers` has by default.
+cdef inline uint64_t beginning_of(const uint8_t* name) noexcept nogil:
+    cdef uint32_t four
+    memcpy(&four, name, BEGINNING)
+    return <uint64_t>1 << ((four | <uint32_t>0x20202020) * <uint32_t>0x353719FD >> 26)
 
 cdef bytes method_of(RequestHead head)

@@ -186,6 +186,8 @@ cdef const uint8_t* _read_fields(
             return NULL
         if number < 0:
             head.others[slot >> 6] |= <uint64_t>1 << (slot & 63)
+            # With a sign in it that is no hyphen a name may begin like any other. The line's end stands behind it.
+            head.beginnings |= ~<uint64_t>0 if signs else beginning_of(name)
         else:
             value.start = <uint16_t>(at - base)
             value.length = <uint16_t>(_trimmed(at, stop) - at)
@@ -202,6 +204,7 @@ cdef const uint8_t* _read_fields(
                 head.names |= bit
             else:
                 head.others[slot >> 6] |= <uint64_t>1 << (slot & 63)
+                head.beginnings |= beginning_of(name)
                 if request:
                     _note(<RequestHead>head, number, value)
         at = stop + 2

@@ -53,7 +53,7 @@ cdef class _Sought:
             self.texts[self.count] = <const uint8_t*>PyBytes_AS_STRING(name)
             self.lengths[self.count] = len(name)
             self.some_length |= <uint64_t>1 << min(len(name), 63)
-            for slot in _slots_of(name):
+            for slot in slots_of(name):
                 self.slots[<int>slot >> 6] |= <uint64_t>1 << (<int>slot & 63)
             self.count += 1
 
@@ -90,7 +90,7 @@ cdef class _Sought:
 _SIGNS = b"!#$%&'*+-.^_`|~"
 
 
-def _slots_of(bytes name):
+def slots_of(bytes name not None):
     """Of a `folded` name and all its twins."""
     cdef Py_ssize_t last = len(name) - 1
     cdef bytes twin

@@ -1,7 +1,7 @@
 """Field lines as a multimap, for those that look at fields or change them; a message that nobody looks at has none."""
 
 import re
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Final, final
 
 from fastgw.wire.grammar import IS_TOKEN, IS_VALUE
@@ -92,6 +92,13 @@ class Fields:
         if len(kept) != len(self._lines):
             self._lines = kept
             self.changed = True
+
+    def take_out(self, is_meant: Callable[[bytes], bool]) -> tuple[bytes, ...]:
+        """Take out every line of whose name this holds, and return their names as they were sent."""
+        names = tuple(name for name, _ in self._lines if is_meant(name))
+        for name in names:
+            self.remove(name)
+        return names
 
     def copy(self) -> "Fields":
         """The same lines, changed as much as they are here."""

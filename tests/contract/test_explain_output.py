@@ -22,6 +22,7 @@ REQUESTS = [
     ["GET", "http://inner.example:8081/old/a/b"],
     ["POST", "http://inner.example/a", "--listener", "inner"],
     ["GET", "http://inner.example:8081/nowhere"],
+    ["GET", "http://inner.example:8081/a", "-H", "X_Original_URL: /admin", "-H", "Proxy: http://evil.example"],
     ["TRACE", "http://inner.example:8081/a"],
     ["GET", "http://inner.example:8081/a/../../b"],
     ["GET", "http://inner.example:8081/a", "-H", "Transfer-Encoding: gzip"],

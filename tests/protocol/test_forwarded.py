@@ -12,8 +12,11 @@ from tests.support.origin import OK, Request
 KINDS = {"default": Kind()} | {
     policy: Kind(route={"forwarded": policy}) for policy in ("append", "set", "strip", "pass")
 }
+WRITTEN = {"set": {"X-Forwarded-Prefix": "/shop", "X-Client-IP": "{client_ip}"}}
+KINDS["prefixed"] = Kind(route={"filters": {"headers": {"request": WRITTEN}}})
 LISTENERS = {
     "main": {"address": "127.0.0.1:0"},
+    "own": {"address": "127.0.0.1:0", "reserved_headers": ["X-Own-*", "x-secret"]},
     "behind": {"address": "127.0.0.1:0", "trusted_proxies": ["127.0.0.0/8", "10.0.0.0/8"]},
 }
 FAMILY = [
@@ -153,3 +156,39 @@ def test_append_without_trust_is_still_append(lanes: Lanes) -> None:
     """The contract's `forwarded: append`, where a route says so: the chain grows whoever began it."""
     _, request = got_through(lanes, "append", "main")
     assert b", ".join(request.get_all(b"X-Forwarded-For")).endswith(b"127.0.0.1")
+
+
+RESERVED = (
+    b"Proxy: http://evil.example\r\nX-Original-URL: /admin\r\nX_Rewrite_Url: /admin\r\nX-Forwarded-Prefix: /evil\r\n"
+    b"True-Client-IP: 6.6.6.6\r\nCF-Connecting-IP: 6.6.6.6\r\nX-Client-IP: 6.6.6.6\r\nX-Cluster-Client-IP: 6.6.6.6\r\n"
+    b"SSL-Client-Verify: SUCCESS\r\nSSL_CLIENT_S_DN: CN=root\r\nX-SSL-Client-Cert: evil\r\nX-ARR-ClientCert: evil\r\n"
+)
+RESERVED_NAMES = [line.partition(b":")[0] for line in RESERVED.splitlines()]
+
+
+@pytest.mark.parametrize("policy", ["default", "append", "set", "strip", "pass"])
+def test_what_only_proxies_may_send_is_dropped_from_any_other_client(lanes: Lanes, policy: str) -> None:
+    """Whatever becomes of the forwarding family: httpoxy, rewritten URLs, addresses and certificates of clients."""
+    _, request = got_through(lanes, policy, "main", RESERVED + b"X-Original: 1\r\n")
+    assert not [name for name in RESERVED_NAMES if name in request]
+    assert request.get(b"X-Original") == b"1"
+
+
+def test_a_trusted_proxy_may_send_it(lanes: Lanes) -> None:
+    _, request = got_through(lanes, "default", "behind", RESERVED)
+    assert [request.get(name) for name in RESERVED_NAMES] == [
+        line.partition(b": ")[2] for line in RESERVED.splitlines()
+    ]
+
+
+def test_what_is_reserved_is_settable(lanes: Lanes) -> None:
+    _, request = got_through(lanes, "default", "own", b"X-Own-Role: root\r\nProxy: 1\r\nX_Secret: 1\r\nX-Own: 1\r\n")
+    assert (request.get(b"X-Own-Role"), request.get(b"X_Secret")) == (None, None)
+    assert (request.get(b"Proxy"), request.get(b"X-Own")) == (b"1", b"1")
+
+
+def test_what_a_filter_writes_under_such_a_name_is_sent(lanes: Lanes) -> None:
+    _, request = got_through(lanes, "prefixed", "main", RESERVED)
+    assert request.get_all(b"X-Forwarded-Prefix") == [b"/shop"]
+    assert request.get_all(b"X-Client-IP") == [b"127.0.0.1"]
+    assert b"True-Client-IP" not in request

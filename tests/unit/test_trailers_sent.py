@@ -61,3 +61,22 @@ def test_nor_what_they_remove_though_the_head_has_none_of_it(split: bool, edit: 
 def test_what_nobody_speaks_of_passes(split: bool) -> None:
     _, trailers = sent(split)
     assert trailers == b"X-Role: admin\r\nX_Role: admin\r\nX-Consumer: root\r\nX-Sum: 1\r\n"
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_nor_what_only_proxies_may_send(split: bool) -> None:
+    """A reserved header is none behind the body either."""
+    plane = Plane({})
+    client = plane.client()
+    pieces = (
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"0\r\nTrue_Client_IP: 6\r\nX-Sum: 1\r\n\r\n",
+    )
+    if split:
+        client.sends(pieces[0])
+        upstream = plane.connects()
+        client.sends(pieces[1])
+    else:
+        client.sends(b"".join(pieces))
+        upstream = plane.connects()
+    assert upstream.received.endswith(b"\r\n\r\n0\r\nX-Sum: 1\r\n\r\n")
