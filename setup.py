@@ -33,19 +33,20 @@ class Build(build_ext):
         super().run()
 
 
-setup(
-    cmdclass={"build_ext": Build},
-    ext_modules=cythonize(
-        [
-            Extension(
-                ".".join(source.with_suffix("").parts),
-                [str(source)],
-                depends=[str(header) for header in source.parent.glob("_*.h")],
-                extra_compile_args=[*OPTIMIZED, "-fno-strict-aliasing"],
-            )
-            for source in TWINS
-        ],
-        language_level=3,
-        nthreads=CORES if len(TWINS) > 1 else 0,
-    ),
-)
+if __name__ == "__main__":  # which the processes that Cython begins are not
+    setup(
+        cmdclass={"build_ext": Build},
+        ext_modules=cythonize(
+            [
+                Extension(
+                    ".".join(source.with_suffix("").parts),
+                    [str(source)],
+                    depends=[str(header) for header in source.parent.glob("_*.h")],
+                    extra_compile_args=[*OPTIMIZED, "-fno-strict-aliasing"],
+                )
+                for source in TWINS
+            ],
+            language_level=3,
+            nthreads=CORES if len(TWINS) > 1 else 0,
+        ),
+    )
