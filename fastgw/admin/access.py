@@ -71,9 +71,7 @@ class Access:
 
 def is_local(address: Address) -> bool:
     """Whether only this machine reaches it: a unix socket, `localhost` or a loopback address."""
-    if address.path or address.host == "localhost":
-        return True
-    return _is_ip(address.host) and ipaddress.ip_address(address.host).is_loopback
+    return address.local
 
 
 def _is_ip(host: str) -> bool:

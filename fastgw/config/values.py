@@ -154,6 +154,16 @@ def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
         raise ValueError(str(error)) from error
 
 
+def is_loopback(host: str) -> bool:
+    """Whether this is an address of the loopback interface. Raises `ValueError` for what is no address.
+
+    An IPv4-mapped one (`::ffff:127.0.0.1`) is none, though CPython 3.13 says otherwise: a socket for IPv6 alone, as
+    ours are, is not reached by it.
+    """
+    address = ipaddress.ip_address(host)
+    return address.is_loopback and getattr(address, "ipv4_mapped", None) is None
+
+
 class Address(Struct, frozen=True):
     """Where a listener is bound: a host and port, or the path of a unix socket (then host is "" and port 0)."""
 
@@ -169,7 +179,7 @@ class Address(Struct, frozen=True):
         if self.path or self.host == "localhost":
             return True
         try:
-            return ipaddress.ip_address(self.host).is_loopback
+            return is_loopback(self.host)
         except ValueError:
             return False
 
@@ -283,7 +293,7 @@ def is_far_in_the_clear(url: Url) -> bool:
     if url.scheme != "http":
         return False
     try:
-        return not ipaddress.ip_address(url.host).is_loopback
+        return not is_loopback(url.host)
     except ValueError:
         return url.host != "localhost" and not url.host.endswith(".localhost")
 

@@ -8,6 +8,7 @@ have the keys of the day: see `node.tickets`.
 import ssl
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 from math import inf
 from pathlib import Path
@@ -55,9 +56,11 @@ class ServerContexts:
         entries: list[ssl.SSLContext],
         pairs: Sequence[Pair],
         ends: Iterable[float],
+        anew: Callable[[], ssl.SSLContext],
     ) -> None:
         """`pairs`: the first certificate and its key, and those that are shown in its place. `ends`: when that which
-        verifies clients does so no more, piece by piece; epoch seconds."""
+        verifies clients does so no more, piece by piece; epoch seconds. `anew`: makes another first context, which
+        knows no session."""
         self.settings = settings
         self.identity = identity
         """Equal for contexts that are interchangeable."""
@@ -70,6 +73,7 @@ class ServerContexts:
         self._day = -1
         self._name_before = b""
         self._ends = sorted(ends)
+        self._anew = anew
         self._over = 0  # how many of them are past
         self.until = inf
         """When tickets for client certificates that are good now are so no more: the next of these; epoch seconds."""
@@ -117,9 +121,13 @@ class ServerContexts:
                 self._set_keys(self._seeds)
             if self._name_before in hello:
                 return self._entries[-1]
-        elif self.until < inf and self.until <= time():  # no ticket is good any more, and none can be made that is
-            self._entries[0].options |= ssl.OP_NO_TICKET
-            self._entries[0].num_tickets = 0
+        elif self.until <= time() and not openssl.is_reached():
+            # No ticket is good any more, and none can be made that is. Nor is a session of TLS 1.2 that OpenSSL keeps
+            # itself where it gives none: only a context of its own knows of none.
+            made = self._anew()
+            made.options |= ssl.OP_NO_TICKET
+            made.num_tickets = 0
+            return made
         return self._entries[0]
 
     def _set_keys(self, seeds: Seeds) -> None:
@@ -164,14 +172,22 @@ def server_contexts(
             names = wild if host.startswith("*.") else exact
             names.setdefault(host.removeprefix("*."), context)
     choose = _chooser(exact, wild)
+
+    def entry(held: Mapping[str, bytes]) -> ssl.SSLContext:
+        made = _context(tls, held, first)
+        if len(grouping.groups) > 1:
+            made.sni_callback = choose
+        return made
+
     entries = []
     for _ in range(2 if tls.session_tickets else 1):
         yield
-        entry = _context(tls, held, first)
-        if len(grouping.groups) > 1:
-            entry.sni_callback = choose
-        entries.append(entry)
-    return ServerContexts(tls, identity, _purpose(name, tls, held), entries, first, _ends(tls, held))
+        entries.append(entry(held))
+    auth = tls.client_auth
+    judging = {} if auth is None else {file: _read(file, held) for file in (auth.ca, auth.crl) if file is not None}
+    return ServerContexts(
+        tls, identity, _purpose(name, tls, held), entries, first, _ends(tls, held), partial(entry, judging)
+    )
 
 
 def server_context(tls: ServerTls, held: Mapping[str, bytes] = NONE) -> ssl.SSLContext:

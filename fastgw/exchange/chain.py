@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from inspect import isawaitable
+from inspect import CORO_CREATED, getcoroutinestate, isawaitable, iscoroutine
 from math import inf
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, final
@@ -444,9 +443,12 @@ def asked_to_renew(exchange: Exchange, head: ResponseHead) -> tuple[RenewStep, A
 def abandon(outcome: Awaitable[Any]) -> None:
     """Let go of what a step would wait for, before it has begun to."""
     if hasattr(outcome, "close"):  # a coroutine, or what stands for one
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # of coroutines in it, which nobody awaits either
-            outcome.close()
+        frame = getattr(outcome, "cr_frame", None)
+        given = [each for each in frame.f_locals.values() if iscoroutine(each)] if frame is not None else []
+        outcome.close()
+        for each in given:
+            if getcoroutinestate(each) == CORO_CREATED:  # nobody awaits it either, and it would warn of that
+                abandon(each)
 
 
 def count_raised(step: object, kind: str, exchange: Exchange) -> str:

@@ -380,6 +380,7 @@ def routes_alive() -> int:
 def test_what_is_dismantled_needs_no_collector_and_the_new_tables_go_on(configuration: Config) -> None:
     expected = answers(compile(configuration, 1))
     before = loaded()
+    compile(before, 1)  # msgspec leaves a circle behind for each class that it looks at for the first time
     with no_collector():
         others = routes_alive()
         base = compile(before, 1)

@@ -117,9 +117,10 @@ async def test_a_target_without_tickets_is_spoken_to_as_before(authority: Certif
         async with fetching() as fetcher:
             for _ in range(3):
                 assert (await fetcher.fetch(origin.url, tls=UpstreamTls(ca=authority.ca))).body == b"ok"
-                # It forgets a session whose connection it closes without a close_notify, as soon as it has closed it.
+                # Before OpenSSL 3.5 it forgets a session whose connection it closes without a close_notify.
                 await until(lambda: origin.connections[-1].sock.fileno() < 0)
-    assert found == [False] * 3
+    remembers = highest == V1_2 and tls.session_stats()["number"] > 0
+    assert found == [False, remembers, remembers]
 
 
 @on_loop

@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Mapping
-from ipaddress import ip_address
 from typing import Final
 from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from fastgw.config.values import is_loopback
 
 LONGEST_RETURN: Final = 1_000
 """Bytes of what is returned to. A longer one is not remembered."""
@@ -35,7 +36,7 @@ def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
     try:
-        return ip_address(host).is_loopback
+        return is_loopback(host)
     except ValueError:
         return False
 
