@@ -58,6 +58,12 @@ RELOADS: Final = Family("fastgw_reloads_total", "counter", ("result",), "Reloads
 LAST_RELOAD: Final = Family(
     "fastgw_config_last_reload_success", "gauge", (), "Whether the configuration that was read last is served."
 )
+STALE: Final = Family(
+    "fastgw_config_stale",
+    "gauge",
+    (),
+    "Whether the configuration's files say something else than what is served: they were refused, or not reloaded.",
+)
 LAST_RELOAD_TIME: Final = Family(
     "fastgw_config_last_reload_timestamp_seconds",
     "gauge",
@@ -162,6 +168,7 @@ OF_THE_NODE: Final = (
     RELOADS,
     LAST_RELOAD,
     LAST_RELOAD_TIME,
+    STALE,
 )
 OF_WORKERS: Final[Mapping[Family, Callable[[Words, Column], int | float]]] = {
     GENERATION: lambda words, column: column.words[words.generation],
@@ -209,7 +216,9 @@ class Exposition:
         feeds: Callable[[], Sequence[FeedInfo]] = tuple,
         health: Callable[[], Mapping[str, OfUpstream]] = dict,
         concurrency: Callable[[], Mapping[str, tuple[int, int]]] = dict,
+        is_stale: Callable[[], bool] = bool,
     ) -> None:
+        self._is_stale = is_stale
         self._generations = {0: series}
         self._shared = shared
         self._words = words
@@ -294,8 +303,9 @@ class Exposition:
         yield [("", "", self._begun_date)]
         results = {"ok": own[words.reloads_ok], "failed": own[words.reloads_failed]}
         yield [("", labels(RELOADS, result), count) for result, count in results.items()]
-        yield [("", "", 1 - own[words.last_reload_failed])]
+        yield [("", "", int(not own[words.last_reload_failed]))]
         yield [("", "", own[words.last_reload_date] or self._begun_date)]
+        yield [("", "", int(self._is_stale()))]
 
     def _tls(self) -> Iterator[Sequence[Sample]]:
         ended = self._words.handshakes(self._shared)

@@ -54,12 +54,28 @@ class Reload(Struct, frozen=True):
     problems: Sequence[Problem] = ()
 
 
+StaleReason = Literal["refused", "edited", "api", "rollback"]
+
+
+class Stale(Struct, frozen=True):
+    """Why what runs is not what the configuration's files say: a restart would begin with something else."""
+
+    reason: StaleReason
+    """`refused`: they were read, and are wrong; `edited`: they were changed and have not been reloaded; `api`: what
+    runs came over this API; `rollback`: it was gone back to."""
+    why: str
+    """For people: of what was refused the problem, and when it is tried again by itself."""
+    since_date: float
+
+
 class Reloads(Struct, frozen=True):
     """How changes of the configuration went."""
 
     ok: int
     failed: int
     last_success: bool
+    """Whether the last attempt to take a configuration went well, and the last one to take other contents of the files
+    that it names."""
     last: Sequence[Reload]
     """The newest first."""
 
@@ -167,6 +183,8 @@ class Status(Struct, frozen=True):
     connections: int
     requests: int
     reloads: Reloads
+    stale: Stale | None = None
+    """Why the configuration's files say something else than what runs; null = they do not."""
     certificates: Sequence[CertificateInfo] = ()
     """What clients are shown over TLS."""
     verifiers: Sequence[VerifierInfo] = ()

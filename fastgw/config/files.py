@@ -12,7 +12,7 @@ from fastgw.config.includes import Search
 from fastgw.config.kyma_files import is_derived, is_watched, said
 from fastgw.config.lookups import is_lookup, looked_up
 from fastgw.config.problems import told_file
-from fastgw.config.spots import Flaw
+from fastgw.config.spots import OUT_OF, Flaw, OutOfResources
 
 LARGEST: Final = 64 * 1024 * 1024
 """How many bytes are read of a configuration's own files together, and as many again of those that it names."""
@@ -56,6 +56,8 @@ def why_no_folder(name: str) -> str:
     except (FileNotFoundError, NotADirectoryError):
         return "no such directory"
     except OSError as error:
+        if error.errno in OUT_OF:
+            raise OutOfResources(f"{name} cannot be read: {error.strerror}") from error
         return f"cannot be read: {error.strerror or error}"
     return ""
 
@@ -75,13 +77,15 @@ class Disk:
         return self._held
 
     def read(self, name: str) -> bytes:
-        """All of a file, the same bytes each time. Raises `Flaw`."""
+        """All of a file, the same bytes each time. Raises `Flaw`, `OutOfResources`."""
         if name in self._instead:
             self._held[name] = self._instead[name]
         if name not in self._held:
             try:
                 raw = self._found(name)
             except OSError as error:
+                if error.errno in OUT_OF:
+                    raise OutOfResources(f"{name} cannot be read: {error.strerror}") from error
                 raise Flaw(f"cannot be read: {error.strerror or error}") from error
             except Flaw as flaw:
                 if is_lookup(name):

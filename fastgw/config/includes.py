@@ -10,7 +10,7 @@ from fnmatch import translate
 from glob import has_magic
 from typing import Final
 
-from fastgw.config.spots import Flaw
+from fastgw.config.spots import OUT_OF, Flaw, OutOfResources
 
 MOST: Final = 10_000
 """How many names in folders are looked at for one configuration."""
@@ -61,5 +61,7 @@ class Search:
                     if self._left < 0:
                         raise Flaw(f"more than {MOST} names to look at")
                     yield entry
-        except (OSError, ValueError):  # ValueError: a NUL in the name
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            if getattr(error, "errno", None) in OUT_OF:
+                raise OutOfResources(f"{folder} cannot be read: {error}") from error
             return  # no folder, or not ours to read: it has no file for us

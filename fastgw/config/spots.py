@@ -1,5 +1,6 @@
 """Where each value of a file stands. Looked up only when something is wrong: reading a file alone does not need it."""
 
+import errno
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,6 +11,9 @@ from fastgw.config.problems import Path
 
 DEEPEST: Final = 100
 """How many mappings and lists may stand in each other, and how many parts a dotted key may have."""
+
+OUT_OF: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""What the system says when it has nothing left to open a file with."""
 
 Mark = tuple[int, int]
 """Line and column, from 1."""
@@ -59,6 +63,10 @@ class Flaw(Exception):
     def __init__(self, wrong: str, mark: Mark = (0, 0)) -> None:
         self.wrong, self.mark = wrong, mark
         super().__init__(wrong)
+
+
+class OutOfResources(Exception):
+    """A file cannot be opened for want of descriptors or memory: nothing is known of the file. The text names it."""
 
 
 def marker(text: str) -> Callable[[int], Mark]:

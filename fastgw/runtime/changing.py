@@ -19,6 +19,7 @@ from fastgw.routing import Steps
 from fastgw.runtime.accepted import unsealing
 from fastgw.runtime.channel import Prepare
 from fastgw.runtime.notices import described
+from fastgw.runtime.passing import is_passing
 from fastgw.runtime.slices import Slices
 
 IN_USE_S: Final = 0.2
@@ -43,7 +44,7 @@ class Changing:
         generation: int,
         starting: Callable[[Gateway], Steps[None]],
         prepared: Callable[[int], None],
-        refused: Callable[[int, str], None],
+        refused: Callable[[int, str, bool], None],
     ) -> None:
         self.gateway = gateway
         self.generation = generation
@@ -117,7 +118,7 @@ class Changing:
         if message is self._wanted:
             self._wanted = None
             told = str(error) if isinstance(error, CompileError | OSError) else described(error)
-            self._refused(message.generation, told)
+            self._refused(message.generation, told, is_passing(error))
 
     def _settle(self) -> None:
         """A build is over."""

@@ -31,6 +31,11 @@ Origin = Literal["start", "signal", "api", "file", "rollback"]
 """Who asks for a configuration."""
 
 
+Subject = Literal["file", "document", "contents"]
+"""What is to be taken: what the configuration's own files say; another document in their place; or other contents of
+what the configuration names, such as certificates, secrets and targets."""
+
+
 class Message(msgspec.Struct, kw_only=True, tag=True):
     generation: int
 
@@ -84,6 +89,8 @@ class Refused(Message):
     """Worker: they cannot be built, and nothing has changed."""
 
     why: str
+    passing: bool = False
+    """It may be possible a little later."""
 
 
 class Commit(Message):
@@ -102,6 +109,7 @@ class Propose(Message):
     """Control: a document that was checked in full, as descriptor. Bring it to all workers."""
 
     source: Origin
+    subject: Subject = "file"
 
 
 class Rejected(Message):
@@ -109,6 +117,9 @@ class Rejected(Message):
 
     source: Origin
     why: str
+    subject: Subject = "file"
+    passing: bool = False
+    """Nothing is known to be wrong: it could not be found out."""
 
 
 class Outcome(Message):
@@ -117,6 +128,8 @@ class Outcome(Message):
     ok: bool
     why: str
     workers: int
+    passing: bool = False
+    """Of a failure: it may be possible a little later."""
     committed: int = 0
     listeners_added: int = 0
     listeners_removed: int = 0

@@ -18,7 +18,7 @@ from fastgw.node.tickets import Seeds
 from fastgw.routing import at_once
 from fastgw.runtime.accepted import Accepted, Document, seal, unseal
 from fastgw.runtime.activation import Inherited
-from fastgw.runtime.channel import Origin
+from fastgw.runtime.channel import Origin, Subject
 from fastgw.runtime.sockets import Endpoint, close_endpoints, open_endpoint, open_endpoints
 from fastgw.runtime.words import Words
 
@@ -63,6 +63,7 @@ class Record:
     summary: str
     problems: tuple[Problem, ...] = ()
     """The first that were found, as far as the control process lives that found them."""
+    subject: Subject = "file"
 
 
 @dataclass

@@ -198,10 +198,18 @@ class Control:
             captured = self._proposals.current.captured
             watch.watch(captured)
             await asyncio.sleep(LOOK_EVERY)
-            if await asyncio.to_thread(watch.changed) or self._proposals.is_due:
+            if self._proposals.is_to_be_tried_again:
+                await self._proposals.try_again()
+            if await asyncio.to_thread(self._look, watch) or self._proposals.is_due:
                 if any(map(pattern_in, captured)):
                     await self._until_still(watch)
                 await self._proposals.refresh()
+
+    def _look(self, watch: FileWatch) -> bool:
+        """Whether files that the configuration names have changed. Its own are looked at as well: `status` tells of
+        them."""
+        self._proposals.look_at_files()
+        return watch.changed()
 
     async def _until_still(self, watch: FileWatch) -> None:
         """Wait while files change: half a list of consumers may well make sense. Half a certificate does not."""

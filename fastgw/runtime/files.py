@@ -40,7 +40,7 @@ class FileWatch:
         """Whether any is other than it was at the last look."""
         search = Search()
         before = self._seen
-        self._seen = {name: _found(search, name) if pattern_in(name) else _trait(name) for name in before}
+        self._seen = {name: _found(search, name) if pattern_in(name) else trait_of(name) for name in before}
         return self._seen != before
 
 
@@ -67,7 +67,7 @@ class SourceWatch:
         names = {each.name for each in sources if not each.upstream}  # targets that were put in place are no file
         for folder, pattern in self._patterns:
             names.update(search.find(folder, pattern))
-        before, self._seen = self._seen, {name: _trait(name) for name in names}
+        before, self._seen = self._seen, {name: trait_of(name) for name in names}
         if is_other and posted and (before is None or self._taken is not None):
             known = self._taken or {}
             self._taken = {name: known.get(name, trait) for name, trait in self._seen.items()}
@@ -85,7 +85,7 @@ def _found(search: Search, name: str) -> Trait | None:
         return None
 
 
-def _trait(path: str) -> Trait | None:
+def trait_of(path: str) -> Trait | None:
     """What changes with a file's contents; None when it is not there."""
     if is_lookup(path):
         return (str(turn_of(path)),)

@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from fastgw import config
-from fastgw.admin.node import Committed, Outcome, Reason
+from fastgw.admin.node import Committed, Outcome, Reason, Stale
 from fastgw.compile import compile
 from fastgw.config import ConfigError, Loaded, Problem, Remembered, Source
 from fastgw.config.egress_routes import NAME as EGRESS
@@ -28,7 +28,7 @@ from fastgw.config.kyma_provider import directory_in
 from fastgw.config.locating import Where
 from fastgw.config.problems import path_text, with_counts
 from fastgw.config.settings import Config
-from fastgw.config.spots import Flaw
+from fastgw.config.spots import Flaw, OutOfResources
 from fastgw.config.values import Address
 from fastgw.diff import as_text, differences
 from fastgw.filters import TYPES
@@ -39,15 +39,17 @@ from fastgw.observe.sink import why_not
 from fastgw.runtime.accepted import Accepted, Base, Document, FeedsKept, accept, seal
 from fastgw.runtime.capacity import auto_workers, usable_cpus
 from fastgw.runtime.certificates import Why, looked_at_again, renamed, settled
-from fastgw.runtime.channel import Channel, Origin, Propose, Rejected
+from fastgw.runtime.channel import Channel, ChannelFull, Origin, Propose, Rejected, Subject
 from fastgw.runtime.channel import Outcome as Verdict
 from fastgw.runtime.commons import Commons, Record
 from fastgw.runtime.keeping import kept_on
 from fastgw.runtime.noted import key_of, new_among, notes_of, tell
 from fastgw.runtime.notices import described, notice
 from fastgw.runtime.opening import OWN
+from fastgw.runtime.passing import Backoff, is_passing
 from fastgw.runtime.reloading import RECORDS, listed, told
 from fastgw.runtime.sparing import changed, instead, tried, without
+from fastgw.runtime.stale import Staleness
 
 PROBLEMS: Final = 20
 """Of one attempt, that are remembered."""
@@ -99,6 +101,10 @@ class Proposals:
         for name in filter(is_watched, self.current.captured):
             remember(name, self.current.captured[name])
         self._due_date = inf
+        self._staleness = Staleness(self.records)
+        self._again: Mapping[Subject, Backoff] = {"file": Backoff(), "contents": Backoff()}
+        self._again_for: Origin = "file"  # who asked for what the file says
+        self._is_postponed = False  # the attempt that is under way
         self._untaken: Contents = {}  # of files that were tried, and found wrong
 
     async def reload(self, source: Origin) -> Outcome:
@@ -111,6 +117,21 @@ class Proposals:
         async with self._lock:
             self._next = None  # who asks from here on may mean a later state of the file
             return await self._offer(self._load_file, source)
+
+    async def try_again(self) -> None:
+        """Take what the file says, where it is time to: it could not be done for a reason that passes."""
+        async with self._lock:
+            if self._again["file"].due_at <= time.monotonic():
+                await self._offer(self._load_file, self._again_for)
+
+    @property
+    def stale(self) -> Stale | None:
+        """Why the files of what is in force say something else."""
+        return self._staleness.told
+
+    def look_at_files(self) -> None:
+        """Find out whether they do. Reads files: in a thread."""
+        self._staleness.look(lambda: self.current)
 
     async def recall(self) -> None:
         """Read what is in force, so that the first change makes only what has changed, as later ones do: worth while
@@ -128,7 +149,9 @@ class Proposals:
     async def apply(self, text: bytes, suffix: str, dry_run: bool) -> Outcome:
         """Take this text in place of the main file."""
         async with self._lock:
-            return await self._offer(partial(self._load_posted, text, suffix), "api", dry_run, POSTED)
+            return await self._offer(
+                partial(self._load_posted, text, suffix), "api", dry_run, POSTED, subject="document"
+            )
 
     def _load_posted(self, text: bytes, suffix: str, instead: Contents) -> Loaded:
         """Raises `ConfigError`, whose problems do not blame the file on disk."""
@@ -150,7 +173,7 @@ class Proposals:
             current = self.current
             sources = [*(each for each in current.sources if each.upstream != upstream), targets]
             read = partial(config.load_sources, sources, current.captured, TYPES, self._remembered)
-            return await self._offer(lambda _: read(), "api", spares=False)
+            return await self._offer(lambda _: read(), "api", spares=False, subject="contents")
 
     async def refresh(self) -> None:
         """Take the present contents of the files that the configuration names, where they are others."""
@@ -159,11 +182,15 @@ class Proposals:
             try:
                 now, why = await asyncio.to_thread(self._present)
             except Flaw as flaw:
-                self._rejected([Problem(self.current.file, 0, 0, "", flaw.wrong)], "file", dry_run=False)
+                self._rejected([Problem(self.current.file, 0, 0, "", flaw.wrong)], "file", "contents")
                 return
+            except OutOfResources as error:
+                self._postponed(str(error), "file", "contents")
+                return
+            self._again["contents"].forget()
             seen = [file for file, content in self._untaken.items() if now.get(file) == content]
             if without(before, now, seen) != before:
-                await self._offer(self._read_now(now), "file", present=(now, why))
+                await self._offer(self._read_now(now), "file", present=(now, why), subject="contents")
             else:
                 mended = [file for file in self.withheld if not pattern_in(file)]
                 self._withhold({**why, **{file: self.withheld[file] for file in seen if file in self.withheld}})
@@ -174,7 +201,8 @@ class Proposals:
         """What these files say is what has been in force all the time."""
         notice(f"{listed(files)}: what is there is in force again")
         if not self.withheld and self.records and self.records[-1] is self._failed_by_contents:
-            await self._offer(self._read_now(self.current.captured), "file")  # the last attempt is no failure any more
+            # The last attempt is no failure any more.
+            await self._offer(self._read_now(self.current.captured), "file", subject="contents")
 
     async def take_said(self, name: str) -> bool:
         """Take what a watch says now, and of other files nothing. False: it cannot be tried just now, or has failed in
@@ -184,7 +212,7 @@ class Proposals:
             if name not in self.current.captured or content in (self.current.captured[name], untaken.get(name)):
                 return True
             now = {**self.current.captured, name: content}
-            outcome = await self._offer(self._read_now(now), "file", present=(now, {}), alone=True)
+            outcome = await self._offer(self._read_now(now), "file", present=(now, {}), alone=True, subject="contents")
             self._untaken = {**{file: each for file, each in untaken.items() if file != name}, **self._untaken}
             return outcome.ok or outcome.reason == "rejected"
 
@@ -202,7 +230,7 @@ class Proposals:
     async def follow(self) -> None:
         """Take what the file says, where that is other than what is in force, or the last attempt has failed."""
         async with self._lock:
-            with suppress(ConfigError):  # it is told when it is offered
+            with suppress(ConfigError, OutOfResources):  # it is told when it is offered
                 loaded = await asyncio.to_thread(self._load_file)
                 current = self.current
                 same = [*loaded.sources] == current.sources and loaded.captured == current.captured
@@ -213,7 +241,12 @@ class Proposals:
     @property
     def is_due(self) -> bool:
         """Whether a file that has not been taken may be by now, as it is."""
-        return time.time() >= self._due_date
+        return time.time() >= self._due_date or time.monotonic() >= self._again["contents"].due_at
+
+    @property
+    def is_to_be_tried_again(self) -> bool:
+        """Whether what the file says is to be taken anew."""
+        return time.monotonic() >= self._again["file"].due_at
 
     def _present(self) -> tuple[dict[str, bytes], dict[str, str]]:
         """What the files say that the configuration names, as far as that can be in force; of the rest, why not.
@@ -250,7 +283,7 @@ class Proposals:
                 return self._refused("rejected", self._why_not_back(generation))
             captured = brought_forward(wanted.captured, self.current.captured)
             read = partial(config.load_sources, wanted.sources, captured, TYPES, self._remembered)
-            return await self._offer(lambda _: read(), "rollback", spares=False)
+            return await self._offer(lambda _: read(), "rollback", spares=False, subject="document")
 
     def _before(self) -> int:
         """The last generation that said something else, before the one that is served; 0: none is kept."""
@@ -291,11 +324,39 @@ class Proposals:
         present: Present | None = None,
         alone: bool = False,
         spares: bool = True,
+        subject: Subject = "file",
     ) -> Outcome:
         """`name`: how problems name what is read, where that is not the file. `present`: it is about the contents of
         these files alone; `alone`: of others nothing is known. `spares`: wrong contents of files may be left out."""
         if not self._is_serving:
+            self._again["file"].forget()
             return self._not_now()
+        if subject == "file":
+            self._again_for = source
+        self._is_postponed = False
+        outcome = await self._offered(read, source, dry_run, name, present, alone, spares, subject)
+        if dry_run:
+            return outcome
+        if subject in self._again and not self._is_postponed:
+            self._again[subject].forget()
+        if outcome.ok and subject != "contents":
+            self._again["file"].forget()  # of what is served now nobody waits for what was there before
+            await asyncio.to_thread(self._staleness.accepted, lambda: self.current)
+        elif not outcome.ok and subject == "file":
+            await asyncio.to_thread(self._staleness.refused, lambda: self.current, self.records[-1].summary)
+        return outcome
+
+    async def _offered(
+        self,
+        read: Read,
+        source: Origin,
+        dry_run: bool,
+        name: str,
+        present: Present | None,
+        alone: bool,
+        spares: bool,
+        subject: Subject,
+    ) -> Outcome:
         file = name or self.current.file
         try:
             with _no_collections():
@@ -303,16 +364,22 @@ class Proposals:
                 tried, self._tried = self._tried, None
             if present is not None and loaded.captured == self.current.captured:
                 self._withhold({**(self.withheld if alone else {}), **loaded.withheld})
-                outcome = self._rejected(self._blamed, source, dry_run)
+                outcome = self._rejected(self._blamed, source, subject, dry_run)
                 self._failed_by_contents = self.records[-1]
                 return outcome
             descriptor = seal(accepted)
-        except ConfigError as error:
-            return self._rejected(error.problems, source, dry_run)
-        except CannotPlace as error:
-            return self._rejected([Problem(file, 0, 0, "", str(error))], source, dry_run)
+        except OutOfResources as error:
+            return self._postponed(str(error), source, subject, dry_run)
+        except (ConfigError, CannotPlace) as error:
+            if is_passing(error):
+                return self._postponed(str(error), source, subject, dry_run)
+            problems = error.problems if isinstance(error, ConfigError) else [Problem(file, 0, 0, "", str(error))]
+            return self._rejected(problems, source, subject, dry_run)
         except Exception as error:
-            return self._rejected([Problem(file, 0, 0, "", f"a defect: {described(error)}")], source, dry_run)
+            if is_passing(error):
+                return self._postponed(str(error) or type(error).__name__, source, subject, dry_run)
+            problems = [Problem(file, 0, 0, "", f"a defect: {described(error)}")]
+            return self._rejected(problems, source, subject, dry_run)
         notes = new_among(loaded.notes, self.current.known_notes)
         try:
             kept = "".join(f"; {why}: what was there before stays in force" for why in _reasons(loaded))
@@ -321,14 +388,19 @@ class Proposals:
                 return msgspec.structs.replace(outcome, summary=outcome.summary + kept, notes=notes)
             self.on_accept(accepted)
             self._answer = asyncio.get_running_loop().create_future()
-            self._channel.send(Propose(generation=accepted.generation, source=source), [descriptor])
+            # Where the files are those in force, contents that are taken make what they say be served.
+            about = "file" if subject == "contents" and self._staleness.is_same else subject
+            self._channel.send(Propose(generation=accepted.generation, source=source, subject=about), [descriptor])
+        except ChannelFull:
+            return self._postponed("too many messages are under way", source, subject, dry_run)
         finally:
             os.close(descriptor)
         answer = await self._answer
-        summary = (
-            told(answer) + kept if answer.ok else f"not reloaded, generation {answer.generation} stays: {answer.why}"
-        )
-        self._remember(answer.ok, answer.generation, source, summary)
+        why = answer.why
+        if not answer.ok:
+            why += self._told_again(subject) if answer.passing else ""
+        summary = told(answer) + kept if answer.ok else f"not reloaded, generation {answer.generation} stays: {why}"
+        self._remember(answer.ok, answer.generation, source, summary if answer.ok else why, about)
         if answer.ok:
             self._tables = tried[1] if tried is not None and tried[0] is accepted else None
             self._keep(accepted, loaded, whole=present is not None and not alone)
@@ -459,19 +531,45 @@ class Proposals:
         self.on_change(before, accepted)
 
     def _remember(
-        self, ok: bool, generation: int, source: Origin, summary: str, problems: Sequence[Problem] = ()
+        self,
+        ok: bool,
+        generation: int,
+        source: Origin,
+        summary: str,
+        subject: Subject,
+        problems: Sequence[Problem] = (),
     ) -> None:
-        record = Record(generation, time.time(), ok, source, summary, tuple(problems[:PROBLEMS]))
+        record = Record(generation, time.time(), ok, source, summary, tuple(problems[:PROBLEMS]), subject)
         self.records = [*self.records, record][-RECORDS:]
 
-    def _rejected(self, problems: Sequence[Problem], source: Origin, dry_run: bool) -> Outcome:
+    def _told_again(self, subject: Subject) -> str:
+        """What has failed for a reason that passes is to be tried again: when, for people."""
+        if subject not in self._again:
+            return ""  # who has sent the document has the answer
+        self._is_postponed = True
+        return f"; it is tried again in {self._again[subject].failed(time.monotonic()):g} s"
+
+    def _postponed(self, why: str, source: Origin, subject: Subject, dry_run: bool = False) -> Outcome:
+        """It cannot be done just now, and nothing is known to be wrong with it."""
+        if dry_run:
+            return self._refused("failed", f"it cannot be found out just now: {why}")
+        why += self._told_again(subject)
+        stays = self.current.generation
+        self._remember(False, stays, source, why, subject)
+        self._channel.send(Rejected(generation=stays, source=source, why=why[:1000], subject=subject, passing=True))
+        return self._refused("failed", f"not reloaded, generation {stays} stays: {why}")
+
+    def _rejected(
+        self, problems: Sequence[Problem], source: Origin, subject: Subject, dry_run: bool = False
+    ) -> Outcome:
         """Tell everything that is wrong, here and to whoever asked."""
         why = str(problems[0]) if len(problems) == 1 else f"{problems[0]} (and {len(problems) - 1} more)"
         if not dry_run:
             for problem in with_counts(problems):
                 notice(str(problem))
-            self._remember(False, self.current.generation, source, why, problems)
-            self._channel.send(Rejected(generation=self.current.generation, source=source, why=why[:1000]))
+            stays = self.current.generation
+            self._remember(False, stays, source, why, subject, problems)
+            self._channel.send(Rejected(generation=stays, source=source, why=why[:1000], subject=subject))
         stays = self.current.generation
         text = "the configuration is wrong" if dry_run else f"not reloaded: generation {stays} stays"
         return Outcome(

@@ -11,11 +11,12 @@ from fastgw.config.kyma_files import awaits, is_derived, is_watched, secret_in
 from fastgw.config.settings import Config
 from fastgw.routing import at_once
 from fastgw.runtime.accepted import unsealing
-from fastgw.runtime.channel import Commit, Origin, Outcome, Propose, Rejected
+from fastgw.runtime.channel import Commit, Origin, Outcome, Propose, Rejected, Subject
 from fastgw.runtime.commons import Commons, Record, Sealed, place_listeners
 from fastgw.runtime.keeping import kept_on
 from fastgw.runtime.notices import described, notice
 from fastgw.runtime.opening import OWN, warn_of_own
+from fastgw.runtime.passing import is_passing
 from fastgw.runtime.slots import Child
 from fastgw.runtime.sockets import CannotListen, Endpoint, close_endpoints
 from fastgw.runtime.turnover import Turnover, tell_prepare, tell_sockets
@@ -27,7 +28,11 @@ NAMED: Final = 3
 
 
 class Untimely(Exception):
-    """It cannot be done just now; the text says why."""
+    """It cannot be done just now; the text says why. `passing`: a little later it can."""
+
+    def __init__(self, why: str, *, passing: bool = True) -> None:
+        self.passing = passing
+        super().__init__(why)
 
 
 class Unreadable(Exception):
@@ -55,6 +60,7 @@ class Reloading:
         self._answer = answer
         self._changed = changed
         self._turnover: Turnover | None = None
+        self._proposal: Propose | None = None  # of this change, or the last one
         self._present: frozenset[Child] = frozenset()  # when the change began
         self._before: Mapping[str, list[int]] = {}  # the listeners of the generation that is being replaced
         self._own: dict[str, Endpoint] = {}  # opened for control
@@ -77,7 +83,12 @@ class Reloading:
 
     def propose(self, message: Propose, descriptor: int) -> None:
         """Begin a change. The descriptor is ours from now on."""
-        sealed = Sealed(at_once(unsealing(descriptor, tables=False)), descriptor)
+        try:
+            sealed = Sealed(at_once(unsealing(descriptor, tables=False)), descriptor)
+        except (OSError, MemoryError) as error:  # to map it takes a descriptor
+            os.close(descriptor)
+            self._give_up(message, f"the supervisor cannot read it: {described(error)}", is_passing(error))
+            return
         listeners: Mapping[str, list[int]] = {}
         opened: dict[int, Endpoint] = {}
         own: dict[str, Endpoint] = {}
@@ -88,23 +99,31 @@ class Reloading:
             self._open_own(sealed.settings, own)
         except (CannotListen, Unreadable, Untimely) as error:
             close_endpoints([*opened.values(), *own.values()])
-            self._give_up(sealed, message.source, str(error))
+            passing = error.passing if isinstance(error, Untimely) else is_passing(error)
+            os.close(descriptor)
+            self._give_up(message, str(error), passing)
             return
         self._before, self._own = self._commons.listeners, own
+        self._proposal = message
         self._turnover = Turnover(sealed, message.source, listeners, opened, time.monotonic(), self._commit, self._end)
         self._present = frozenset(self._workers())
         self._turnover.begin(child for child in self._present if child.able)
 
+    def lost(self, message: Propose) -> None:
+        """The document has not come: no more files may be open here."""
+        self._give_up(message, "the supervisor may have no more files open (ulimit -n)", passing=True)
+
     def rejected(self, message: Rejected) -> None:
         """Control has found it wrong by itself."""
         stays = self._commons.sealed.generation
-        notice(f"not reloaded, generation {stays} stays: what is wrong stands above")
-        self._remember(False, stays, message.source, message.why)
+        why = message.why if message.passing else "what is wrong stands above"
+        notice(f"not reloaded, generation {stays} stays: {why}")
+        self._remember(False, stays, message.source, message.why, message.subject)
 
     def _check_timely(self, sealed: Sealed) -> None:
         generation = self._commons.sealed.generation
         if not self._is_serving():
-            raise Untimely("the gateway stops")
+            raise Untimely("the gateway stops", passing=False)
         if self._turnover is not None:
             raise Untimely("another change is under way")
         if sealed.generation != generation + 1:
@@ -146,13 +165,13 @@ class Reloading:
         elif self._turnover is not None and generation == self._turnover.sealed.generation:
             self._turnover.prepared(child)
 
-    def refused(self, child: Child, generation: int, why: str) -> None:
+    def refused(self, child: Child, generation: int, why: str, passing: bool = False) -> None:
         if generation == self._commons.sealed.generation:  # it is late
             notice(f"{child} cannot change to generation {generation} and is replaced: {why}")
             child.outdated = True
             self.gone(child)
         elif self._turnover is not None and generation == self._turnover.sealed.generation:
-            self._turnover.abort(f"{child.name}: {why}")
+            self._turnover.abort(f"{child.name}: {why}", passing=passing)
 
     def was_committed(self, child: Child) -> None:
         if self._turnover is not None and child.generation == self._turnover.sealed.generation:
@@ -181,10 +200,12 @@ class Reloading:
     def _end(self, why: str) -> None:
         """It is over. `why`: it failed; "": every worker serves the new generation."""
         assert self._turnover is not None
+        assert self._proposal is not None
         turnover, self._turnover = self._turnover, None
         if why:
             close_endpoints([*turnover.opened.values(), *self._own.values()])
-            self._give_up(turnover.sealed, turnover.source, why)
+            os.close(turnover.sealed.descriptor)
+            self._give_up(self._proposal, why, turnover.passing)
             return
         commons, before = self._commons, self._before
         unused = commons.endpoints.keys() - {number for numbers in commons.listeners.values() for number in numbers}
@@ -205,7 +226,7 @@ class Reloading:
             changed=changed_files(commons.kept[-1].accepted.captured, commons.sealed.accepted.captured),
         )
         notice(told(outcome))
-        self._remember(True, outcome.generation, turnover.source, told(outcome))
+        self._remember(True, outcome.generation, turnover.source, told(outcome), self._proposal.subject)
         self._answer(outcome)
         self._changed(self._own)
         self._drop_kept()
@@ -220,18 +241,19 @@ class Reloading:
             commons.kept.remove(each)
             os.close(each.descriptor)
 
-    def _give_up(self, sealed: Sealed, source: Origin, why: str) -> None:
+    def _give_up(self, proposal: Propose, why: str, passing: bool) -> None:
         """Nothing has changed anywhere."""
-        os.close(sealed.descriptor)
         stays = self._commons.sealed.generation
         notice(f"not reloaded, generation {stays} stays: {why}")
-        self._remember(False, stays, source, why)
-        self._answer(Outcome(generation=stays, ok=False, why=why, workers=self._commons.workers))
+        self._remember(False, stays, proposal.source, why, proposal.subject)
+        workers = self._commons.workers
+        self._answer(Outcome(generation=stays, ok=False, why=why, workers=workers, passing=passing))
 
-    def _remember(self, ok: bool, generation: int, source: Origin, summary: str) -> None:
+    def _remember(self, ok: bool, generation: int, source: Origin, summary: str, subject: Subject) -> None:
         commons, date = self._commons, time.time()
-        commons.records[:] = [*commons.records, Record(generation, date, ok, source, summary)][-RECORDS:]
-        commons.words.reloaded(commons.shared, ok, date)
+        record = Record(generation, date, ok, source, summary, subject=subject)
+        commons.records[:] = [*commons.records, record][-RECORDS:]
+        commons.words.reloaded(commons.shared, ok, date, of_contents=subject == "contents")
 
 
 def _check_readable(sealed: Sealed) -> None:

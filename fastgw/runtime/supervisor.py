@@ -103,7 +103,9 @@ class Supervisor:
         self._replies: Mapping[type[AnyMessage], Callable[[Child, Any], None]] = {
             Ready: self._is_ready,
             Prepared: lambda child, message: self._reloading.prepared(child, message.generation),
-            Refused: lambda child, message: self._reloading.refused(child, message.generation, message.why),
+            Refused: lambda child, message: self._reloading.refused(
+                child, message.generation, message.why, message.passing
+            ),
             Committed: self._has_committed,
             Drained: self._has_drained,
             Propose: self._was_proposed,
@@ -312,7 +314,10 @@ class Supervisor:
 
     def _was_proposed(self, child: Child, message: Propose) -> None:
         self._reload_due = False
-        self._reloading.propose(message, *child.channel.take_descriptors())
+        if descriptors := child.channel.take_descriptors():
+            self._reloading.propose(message, *descriptors)
+        else:
+            self._reloading.lost(message)
 
     def _was_rejected(self, child: Child, message: Rejected) -> None:
         self._reload_due = False

@@ -45,6 +45,8 @@ class Turnover:
         self.told: set[Child] = set()
         """To prepare."""
         self.committed: set[Child] = set()
+        self.passing = False
+        """Whether it failed for a reason that passes by itself."""
         self.replaced = 0
         """Workers that did not commit in time, and whose places others take."""
         self._commit = commit
@@ -97,7 +99,7 @@ class Turnover:
     def is_late(self) -> None:
         """It takes too long. Before the commit nothing changes; after it, who is late is replaced."""
         if self._committing is None:
-            self.abort("not all workers were prepared in time")
+            self.abort("not all workers were prepared in time", passing=True)
             return
         self.due_at = inf
         for child in tuple(self._committing):
@@ -105,7 +107,8 @@ class Turnover:
             self.replaced += 1
             self.gone(child)
 
-    def abort(self, why: str) -> None:
+    def abort(self, why: str, *, passing: bool = False) -> None:
+        self.passing = passing
         for child in self.told:
             child.asked = 0
             child.send(Abort(generation=self.sealed.generation))

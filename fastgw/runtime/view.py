@@ -66,6 +66,7 @@ class View:
             lambda: self.feeds(),
             self._of_health,
             lambda: limit_telling.concurrency(self._in_flight, self._proposals.config),
+            lambda: self._proposals.stale is not None,
         )
         self._in_flight = commons.shared.supervisor.in_flight()  # only to be read
         self.health: Checks | None = None
@@ -103,6 +104,7 @@ class View:
             connections=sum(worker.connections for worker in workers),
             requests=sum(self._totals().requests.values()),
             reloads=self._reloads(),
+            stale=self._proposals.stale,
             certificates=self.status_of_tls()[0],
             verifiers=self.status_of_tls()[1],
             feeds=self.feeds(),

@@ -24,6 +24,10 @@ from fastgw.routing import Steps
 WorkerState = Literal["ready", "silent", "starting", "draining"]
 
 MAX_COLUMNS: Final = 4096
+CONFIG_FAILED: Final = 1
+"""The configuration that was read last is not served."""
+CONTENTS_FAILED: Final = 2
+"""What the files say now that it names, such as certificates and secrets, is not in force."""
 LAG_WINDOW_S: Final = 5
 """A worker's lag is the worst of this window of seconds and of the one before."""
 PUBLISHED_AT_ONCE: Final = 200
@@ -52,7 +56,8 @@ class Words:
         self.reloads_failed = layout.counter("reloads_failed")
         """In the supervisor's column, as the one before."""
         self.last_reload_failed = layout.gauge("last_reload_failed")
-        """In the supervisor's column: 1 after a reload that changed nothing."""
+        """In the supervisor's column: what the last attempts to change something have failed in: `CONFIG_FAILED` and
+        `CONTENTS_FAILED`, added up."""
         self.last_reload_date = layout.gauge("last_reload_date")
         """In the supervisor's column: when the generation that serves was begun, epoch seconds."""
         self.beat = layout.gauge("beat")
@@ -235,11 +240,13 @@ class Words:
         counted = self.counted(column)
         return counted[UNCELLED] + sum(count for _, count in claimed(counted))
 
-    def reloaded(self, shared: Shared, ok: bool, date: float) -> None:
-        """In the supervisor: a reload has ended, at this date (epoch seconds)."""
+    def reloaded(self, shared: Shared, ok: bool, date: float, *, of_contents: bool = False) -> None:
+        """In the supervisor: a reload has ended, at this date (epoch seconds). `of_contents`: it was about files that
+        the configuration names, and says nothing of whether the configuration that was read last is served."""
         words = shared.supervisor.words
         words[self.reloads_ok if ok else self.reloads_failed] += 1
-        words[self.last_reload_failed] = not ok
+        failed = words[self.last_reload_failed] & ~(CONTENTS_FAILED if of_contents else CONFIG_FAILED | CONTENTS_FAILED)
+        words[self.last_reload_failed] = failed | (0 if ok else CONTENTS_FAILED if of_contents else CONFIG_FAILED)
         if ok:
             words[self.last_reload_date] = int(date)
 

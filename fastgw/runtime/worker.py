@@ -246,8 +246,8 @@ class Worker:
         try:
             while (message := self._channel.receive()) is not None:
                 if self._channel.has_lost_descriptors:
-                    self._is_short = True
-                    self._refused(message.generation, SHORT)
+                    self._is_short = not isinstance(message, Prepare)  # which is forgotten, and may come again
+                    self._refused(message.generation, SHORT, True)
                 else:
                     self._orders[type(message)](message)
         except ChannelClosed:
@@ -260,15 +260,15 @@ class Worker:
 
     def _prepare(self, order: Prepare) -> None:
         if self._is_short:
-            self._refused(order.generation, SHORT)
+            self._refused(order.generation, SHORT, True)
         else:
             self._changing.prepare(order, *self._channel.take_descriptors())
 
     def _prepared(self, generation: int) -> None:
         self._channel.send(Prepared(generation=generation))
 
-    def _refused(self, generation: int, why: str) -> None:
-        self._channel.send(Refused(generation=generation, why=why))
+    def _refused(self, generation: int, why: str, passing: bool = False) -> None:
+        self._channel.send(Refused(generation=generation, why=why, passing=passing))
 
     def _commit(self, order: Commit) -> None:
         """One turn of the loop: it falls between two requests."""

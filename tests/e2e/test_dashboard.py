@@ -392,6 +392,10 @@ def test_a_document_that_fails_is_named_and_the_rest_goes_on(page: Page, stub: A
 
 def test_a_gateway_that_drains_says_so(page: Page, stub: AdminStub) -> None:
     look(page, stub)
+    stub.figures.stale = {"reason": "refused", "why": f"gateway.yaml:3:1: {HOSTILE}", "since_date": 1.7e9}
+    page.until(
+        "document.getElementById('notice-text').textContent.includes('The file on disk is not what runs: gateway')"
+    )
     stub.figures.state = "draining"
     page.until("document.getElementById('state').textContent === 'Draining'")
     assert "is draining" in page.text("#notice-text")

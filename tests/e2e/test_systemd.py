@@ -18,7 +18,7 @@ import pytest
 from tests.e2e.programs import Printing, environment, program
 from tests.e2e.test_processes import GET, GET_AND_CLOSE, answering, forwarding
 from tests.support.client import Client
-from tests.support.gateway import FASTGW, Gateway, write_config
+from tests.support.gateway import COMMAND_DEADLINE, FASTGW, Gateway, write_config
 from tests.support.installed import Installed
 from tests.support.origin import OK, Origin
 
@@ -91,6 +91,22 @@ def passed(config: Mapping[str, Any], directory: Path, sockets: Sequence[socket.
 def listening(opened: ExitStack, **options: Any) -> tuple[socket.socket, str]:
     held = opened.enter_context(socket.create_server((options.pop("host", "127.0.0.1"), 0), **options))
     return held, f"127.0.0.1:{held.getsockname()[1]}"
+
+
+class TestReload:
+    def test_a_refused_reload_is_a_failed_one(self, tmp_path):
+        """What `ExecReload` runs ends with 1, so that `systemctl reload` fails."""
+        unit = (ROOT / "deploy/systemd/fastgw.service").read_text()
+        (command,) = [line.partition("=")[2] for line in unit.splitlines() if line.startswith("ExecReload=")]
+        program_, *arguments = command.split()
+        assert program_ == "/opt/fastgw/bin/fastgw"
+        with Gateway({**answering("127.0.0.1:0"), "admin": {"address": "127.0.0.1:0"}}, tmp_path) as gateway:
+            asked = [FASTGW, *arguments, "--admin", gateway.ready["admin"]]
+            assert subprocess.run(asked, capture_output=True, timeout=COMMAND_DEADLINE).returncode == 0
+            (file,) = tmp_path.glob("gateway.*")
+            file.write_text("{")
+            refused = subprocess.run(asked, capture_output=True, timeout=COMMAND_DEADLINE)
+            assert (refused.returncode, b"generation 2 stays" in refused.stderr) == (1, True)
 
 
 class TestActivation:

@@ -41,6 +41,7 @@ class Figures:
         self.loop_lag_s = 0.0004
         self.connections = 340
         self.state = "serving"
+        self.stale: dict[str, Any] | None = None
         self.generation = 3
         self.workers = 4
         self.route_list = [route(name) for name in ("user", "files", "orders")]
@@ -115,6 +116,7 @@ class Figures:
             "generation": self.generation,
             "config_hash": "5f2a90c1",
             "config_file": "/etc/fastgw/gateway.yaml",
+            "stale": self.stale,
             "state": self.state,
             "workers": self.worker_list(),
             "connections": self.connections,

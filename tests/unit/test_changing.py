@@ -56,7 +56,7 @@ class Worker:
     def _prepared(self, generation: int) -> None:
         self.told.append(("prepared", generation))
 
-    def _refused(self, generation: int, why: str) -> None:
+    def _refused(self, generation: int, why: str, passing: bool) -> None:
         self.told.append((why, generation))
 
     def prepare(self, generation: int, base: Accepted | None = None) -> Accepted:

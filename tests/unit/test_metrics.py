@@ -207,6 +207,20 @@ def test_reloads_are_told(node: Node) -> None:
     assert node.value("fastgw_reloads_total", result="ok") == node.value("fastgw_reloads_total", result="failed") == 1
 
 
+def test_contents_that_are_renewed_say_nothing_of_a_configuration_that_was_refused(node: Node) -> None:
+    """A certificate that is taken does not make the file right that was refused before."""
+    node.words.reloaded(node.shared, False, BEGUN + 6)
+    node.words.reloaded(node.shared, True, BEGUN + 7, of_contents=True)
+    assert node.value("fastgw_config_last_reload_success") == 0
+    node.words.reloaded(node.shared, False, BEGUN + 8, of_contents=True)
+    node.words.reloaded(node.shared, True, BEGUN + 9)
+    assert node.value("fastgw_config_last_reload_success") == 1  # it was read with all that it names
+    node.words.reloaded(node.shared, False, BEGUN + 10, of_contents=True)
+    assert node.value("fastgw_config_last_reload_success") == 0
+    node.words.reloaded(node.shared, True, BEGUN + 11, of_contents=True)
+    assert node.value("fastgw_config_last_reload_success") == 1
+
+
 def test_a_pool_is_told_by_its_upstream(node: Node) -> None:
     """Summed over targets and workers."""
     target = node.gateway.upstreams["users"].targets[0]

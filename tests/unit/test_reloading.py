@@ -217,6 +217,22 @@ def test_what_control_found_wrong_is_counted_and_remembered(node):
     assert (own[words.reloads_failed], own[words.last_reload_failed]) == (1, 1)
 
 
+def test_a_document_that_did_not_come_is_told_as_passing(node):
+    """The supervisor could not take its descriptor: it may have no more files open."""
+    node.reloading.lost(Propose(generation=2, source="signal"))
+    (outcome,) = node.outcomes
+    assert (outcome.ok, outcome.passing, outcome.generation) == (False, True, 1)
+    assert node.commons.records[0].subject == "file"
+
+
+@pytest.mark.parametrize("passing", [True, False])
+def test_why_a_worker_refuses_is_passing_or_not(node, passing):
+    one, _ = node.children
+    node.propose()
+    node.reloading.refused(one, 2, "no descriptors", passing)
+    assert [(each.ok, each.passing) for each in node.outcomes] == [(False, passing)]
+
+
 def test_as_much_is_kept_as_is_promised(node):
     for generation in range(2, RECORDS + 5):
         node.change(generation, more=f"status: null  # {generation}")

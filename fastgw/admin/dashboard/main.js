@@ -27,6 +27,11 @@ const STATES = {
   },
 };
 
+/** What is said of a configuration file that is not what runs. */
+function staleText(stale) {
+  return stale ? `The file on disk is not what runs: ${stale.why}.` : "";
+}
+
 /** Seconds on the page's clock. */
 function pageTime() {
   return performance.now() / 1000;
@@ -43,6 +48,8 @@ class Dashboard {
   #troubles = new Map();
   #answeredAt = null;
   #generation = null;
+  /** Why the files say something else than what runs; "" when they do not. */
+  #stale = "";
   #polls = {
     live: this.#poll(LIVE, 1000, () => true, (live) => this.#takeLive(live)),
     status: this.#poll("/status", 5000, () => !document.hidden, (status) => this.#takeStatus(status)),
@@ -121,6 +128,8 @@ class Dashboard {
   #takeStatus(status) {
     setText(byId("version"), status.version);
     setText(byId("file"), status.config_file || "none");
+    this.#stale = staleText(status.stale);
+    this.#showNotice();
     this.#reloads.show(status);
   }
 
@@ -146,9 +155,10 @@ class Dashboard {
     const age = isAway && this.#answeredAt !== null ? `Last data ${spanText(pageTime() - this.#answeredAt)} ago.` : "";
     setText(byId("state"), text);
     setClass(byId("state"), mark);
-    setText(byId("notice-text"), trouble ?? state.notice);
+    const notice = trouble ?? (state.notice || this.#stale);
+    setText(byId("notice-text"), notice);
     setText(byId("notice-age"), age);
-    byId("notice").classList.toggle("empty", !trouble && !state.notice);
+    byId("notice").classList.toggle("empty", !notice);
   }
 
   #turnTo(view) {
