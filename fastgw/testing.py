@@ -492,9 +492,6 @@ class _Wire:
 
     def write_eof(self) -> None: ...
 
-    def can_write_eof(self) -> bool:
-        return True
-
     def close(self) -> None:
         if not self._closing:
             self._closing = True

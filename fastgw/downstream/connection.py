@@ -750,9 +750,6 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         if self._is_outdated():  # since the request was judged
             self.server.ground.loop.call_soon(self.end_outdated)
 
-    def end_tunnel(self) -> None:
-        self._tunnel_end(3)
-
     def pause_tunnel(self) -> None:
         if self.phase is TUNNEL:
             self.pause()

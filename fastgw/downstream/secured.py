@@ -171,8 +171,10 @@ class Secured(TlsTransport):
             return
         self._trusts, self._vouched = self.listener.trusts, tls.vouches
         self._until = tls.until
-        memory = self.ground.tls_incoming, self.ground.tls_outgoing
-        self._begin_handshake(tls.entry(received).wrap_bio(*memory, server_side=True), received)
+        memory = self.memory
+        self._begin_handshake(
+            tls.entry(received).wrap_bio(memory.incoming, memory.outgoing, server_side=True), received
+        )
 
     def _answer_plain(self, received: bytes) -> None:
         """It does not speak TLS. Who speaks HTTP is told so; who speaks something else would not understand."""
@@ -262,6 +264,7 @@ class Secured(TlsTransport):
 
     def _flooded(self, why: str) -> None:
         self._server.complain(f"listener {self.listener.name}: TLS with {self.peer.ip} is cut off: {why}", why)
+        self._lose(None)
 
 
 def _outcome_of(error: ssl.SSLError) -> tuple[Outcome, str]:

@@ -47,9 +47,6 @@ class ClientSide(Protocol):
         seconds in which the client has to take some of what it is sent.
         """
 
-    def end_tunnel(self) -> None:
-        """Nothing goes either way any more. What was fed is still sent."""
-
     def pause_tunnel(self) -> None: ...
     def resume_tunnel(self) -> None: ...
 

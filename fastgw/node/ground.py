@@ -105,6 +105,18 @@ def body_buffers(usual: memoryview) -> Sequence[memoryview]:
     return usual, usual, *map(body_buffer, range(2 * READ_BYTES, BODY_READ_BYTES + 1, READ_BYTES))
 
 
+class TlsMemory:
+    """What all that speak TLS share (`tls_transport`): what is read before it is deciphered, and what OpenSSL works on,
+
+    which is empty between two of its calls.
+    """
+
+    def __init__(self) -> None:
+        self.buffer = memoryview(bytearray(READ_BYTES))
+        self.small_buffer = self.buffer[:SMALL_READ_BYTES]
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+
+
 class Ground:
     """One per worker process, made after the fork. `start` sets the wheel turning."""
 
@@ -115,11 +127,7 @@ class Ground:
         self.read_buffer = memoryview(bytearray(READ_BYTES))
         self.body_buffers = body_buffers(self.read_buffer)
         self.small_buffer = self.read_buffer[:SMALL_READ_BYTES]
-        # Likewise for all that speak TLS (`tls_transport`): what is read before it is deciphered, and OpenSSL's memory,
-        # which is empty between two of its calls.
-        self.sealed_buffer = memoryview(bytearray(READ_BYTES))
-        self.small_sealed_buffer = self.sealed_buffer[:SMALL_READ_BYTES]
-        self.tls_incoming, self.tls_outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls_memory = TlsMemory()  # likewise
         self.hangups = Hangups(loop)
         self._next: asyncio.TimerHandle | None = None
         self._stalled = False

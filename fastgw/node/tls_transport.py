@@ -80,6 +80,7 @@ class TlsTransport(asyncio.BufferedProtocol):
         "_unread",
         "_write",
         "ground",
+        "memory",
         "stage",
     )
 
@@ -89,7 +90,8 @@ class TlsTransport(asyncio.BufferedProtocol):
         self._above: Above | None = None
         self._below: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
         self._fd = -1
-        self._buffer = ground.sealed_buffer
+        self.memory = memory = ground.tls_memory
+        self._buffer = memory.buffer
         self._tls: ssl.SSLObject = None  # type: ignore[assignment]  # set by `_begin_handshake`
         self._kept = b""  # has come, and is not deciphered: reading was paused
         self._unread = False  # there is that, or something that OpenSSL holds, or the end
@@ -120,7 +122,8 @@ class TlsTransport(asyncio.BufferedProtocol):
         raise NotImplementedError
 
     def _flooded(self, why: str) -> None:
-        """The connection is about to be ended for that."""
+        """The connection is to be ended for that (`_lose`)."""
+        raise NotImplementedError
 
     # what the loop tells
 
@@ -137,8 +140,8 @@ class TlsTransport(asyncio.BufferedProtocol):
             got = self._got
             self._decipher(self._buffer[:nbytes])
             # What brings no data (key updates, alerts) costs much more to read than data does.
-            ground = self.ground
-            self._buffer = ground.sealed_buffer if 2 * (self._got - got) >= nbytes else ground.small_sealed_buffer
+            memory = self.memory
+            self._buffer = memory.buffer if 2 * (self._got - got) >= nbytes else memory.small_buffer
         elif self.stage < OPEN:
             self._received_early(self._buffer[:nbytes])
 
@@ -177,7 +180,7 @@ class TlsTransport(asyncio.BufferedProtocol):
         self._shake(received)
 
     def _shake(self, received: bytes | memoryview) -> None:
-        incoming = self.ground.tls_incoming
+        incoming = self.memory.incoming
         incoming.write(received)
         try:
             self._tls.do_handshake()
@@ -189,7 +192,7 @@ class TlsTransport(asyncio.BufferedProtocol):
             self._not_shaken(error)
         else:
             self._kept = incoming.read()
-            self._shaken(self.ground.tls_outgoing.read())
+            self._shaken(self.memory.outgoing.read())
 
     def _open(self, above: Above) -> None:
         """From here on this is what the connection is for. The subclass tells it so, and goes on with `_read_early`."""
@@ -208,7 +211,7 @@ class TlsTransport(asyncio.BufferedProtocol):
 
     def _decipher(self, sealed: bytes | memoryview) -> None:
         """Hand on what has come, for as long as it is wanted."""
-        incoming, outgoing, above = self.ground.tls_incoming, self.ground.tls_outgoing, self._above
+        incoming, outgoing, above = self.memory.incoming, self.memory.outgoing, self._above
         assert above is not None
         while True:
             incoming.write(sealed)
@@ -231,7 +234,9 @@ class TlsTransport(asyncio.BufferedProtocol):
             sealed = self._kept = incoming.read() if incoming.pending else b""
             self._unread = ended or bool(sealed) or (count == size and self._tls.pending() > 0)
             self._got += count
-            if outgoing.pending and not self._answer_records():
+            if error is not None:
+                self._flush()  # an alert
+            elif outgoing.pending and not self._answer_records():
                 return
             if count:
                 above.buffer_updated(count)
@@ -252,11 +257,10 @@ class TlsTransport(asyncio.BufferedProtocol):
 
     def _answer_records(self) -> bool:
         """Send what TLS itself has to answer. False: that was too much for the data that came, and all is over."""
-        self._own_answers += self.ground.tls_outgoing.pending
+        self._own_answers += self.memory.outgoing.pending
         if self._own_answers > OWN_ANSWERS + self._got // 64:
-            self.ground.tls_outgoing.read()
+            self.memory.outgoing.read()
             self._flooded("records without data came without end")
-            self._lose(None)
             return False
         self._flush()
         return True
@@ -269,7 +273,7 @@ class TlsTransport(asyncio.BufferedProtocol):
                 self.close()
 
     def _flush(self) -> None:
-        self._send(self.ground.tls_outgoing.read())
+        self._send(self.memory.outgoing.read())
 
     def _send(self, sealed: bytes) -> None:
         if sealed and not self._ended:
@@ -308,13 +312,13 @@ class TlsTransport(asyncio.BufferedProtocol):
             if len(message) <= LONGEST_RECORD:
                 self._write(message)
             else:
-                outgoing, rest = self.ground.tls_outgoing, memoryview(message)
+                outgoing, rest = self.memory.outgoing, memoryview(message)
                 while rest:
                     if outgoing.pending >= MOST_SEALED:
                         self._flush()
                     rest = rest[self._write(rest) :]
         except ssl.SSLError as error:
-            self.ground.tls_outgoing.read()
+            self.memory.outgoing.read()
             self.ground.loop.call_soon(self._break, error)
             return
         self._flush()
@@ -325,9 +329,6 @@ class TlsTransport(asyncio.BufferedProtocol):
             self._end_due = True  # OpenSSL would stumble over what it has deciphered and is not read
         else:
             self._say_end()
-
-    def can_write_eof(self) -> bool:
-        return True
 
     def _say_end(self) -> None:
         self._end_due = False

@@ -214,12 +214,8 @@ class Attempt(Timed):
         exchange.client.feed(chunk)
 
     def ended_raw(self) -> None:
-        assert self.connection is not None
-        if self.connection.transport.can_write_eof():
-            self._half_closed()
-            self.exchange.client.end(())
-        else:
-            self.exchange.client.end_tunnel()
+        self._half_closed()
+        self.exchange.client.end(())
 
     def _half_closed(self) -> None:
         """One side has ended the tunnel. Most often it has gone altogether, so the other has less time to follow."""
@@ -268,10 +264,7 @@ class Attempt(Timed):
         connection = self.connection
         if connection is not None:
             self._half_closed()
-            if connection.transport.can_write_eof():
-                connection.transport.write_eof()
-            else:  # TLS cannot say "no more" one way
-                self.exchange.client.end_tunnel()
+            connection.transport.write_eof()
 
     # endings
 

@@ -7,15 +7,16 @@ import asyncio
 import errno
 import os
 import socket
-import ssl
 from collections import deque
 from collections.abc import Iterable
 from enum import Enum
-from typing import Final, cast, final
+from typing import Final, Protocol, cast, final
 
 from fastgw.errors import Fault
+from fastgw.node.ground import Ground
 from fastgw.upstream.resolve import Address
 from fastgw.upstream.target import Target
+from fastgw.upstream.tls_client import Client, TlsClientTransport
 
 ATTEMPT_DELAY: Final = 0.25
 """Seconds until the next address is tried beside one that has not answered (RFC 8305 section 5)."""
@@ -60,7 +61,13 @@ class ConnectFailed(Exception):
         self.reason = reason
 
 
-async def connect(target: Target, protocol: asyncio.BaseProtocol, timeout: float) -> Address:
+class Connecting(Client, Protocol):
+    """A protocol with a buffer, and where it stands."""
+
+    ground: Ground
+
+
+async def connect(target: Target, protocol: Connecting, timeout: float) -> Address:
     """Connect `protocol` to `target` within `timeout` seconds, name lookup and TLS handshake included; say where.
 
     Raises `ConnectFailed`. A client certificate that the target refuses shows here with TLS 1.2 only: in TLS 1.3 the
@@ -77,7 +84,7 @@ async def connect(target: Target, protocol: asyncio.BaseProtocol, timeout: float
                 sock, address = await _Race(target, addresses).run()
             if target.tls is not None:
                 step = Step.HANDSHAKE
-            await _hand_over(sock, address, target, protocol, timeout)
+            await _hand_over(sock, address, target, protocol)
             return address
     except OSError as error:
         reason = f"{step.text}: {_reason(error, timeout)}"
@@ -96,23 +103,27 @@ def _reason(error: OSError, timeout: float) -> str:
     return str(error) or type(error).__name__
 
 
-async def _hand_over(
-    sock: socket.socket, address: Address, target: Target, protocol: asyncio.BaseProtocol, timeout: float
-) -> None:
+async def _hand_over(sock: socket.socket, address: Address, target: Target, protocol: Connecting) -> None:
     """Make a transport of a connected socket, which from here on belongs to the loop, whatever happens."""
     loop = asyncio.get_running_loop()
+    plain = cast(asyncio.BaseProtocol, protocol)
     if target.scheme == "unix":
-        await loop.create_unix_connection(lambda: protocol, sock=sock)
+        await loop.create_unix_connection(lambda: plain, sock=sock)
     elif target.tls is None:
-        await loop.create_connection(lambda: protocol, sock=sock)  # uvloop sets TCP_NODELAY
+        await loop.create_connection(lambda: plain, sock=sock)  # uvloop sets TCP_NODELAY
     else:
-        await loop.create_connection(
-            lambda: protocol,
-            sock=sock,
-            ssl=cast(ssl.SSLContext, target.tls.at(address)),  # of which `wrap_bio` is what is asked
-            server_hostname=target.server_name,
-            ssl_handshake_timeout=timeout + 1.0,  # never before ours, which names the step
-        )
+        done: asyncio.Future[OSError | None] = loop.create_future()
+        tls = TlsClientTransport(protocol.ground, target.tls.at(address), target.server_name, protocol, done)
+        await loop.create_connection(lambda: tls, sock=sock)
+        try:
+            error = await done
+        except BaseException:
+            tls.abort()
+            raise
+        if error is not None:
+            raise error
+        if tls.lost_by:  # since the handshake
+            raise ConnectionError(tls.lost_by)
 
 
 async def _dial_unix(address: Address) -> socket.socket:

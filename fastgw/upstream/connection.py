@@ -23,7 +23,7 @@ from fastgw.node.sending import send
 from fastgw.node.timers import Timed
 from fastgw.upstream.pool import Pool
 from fastgw.upstream.target import Target
-from fastgw.upstream.tls import Resuming
+from fastgw.upstream.tls_client import TlsBroken, TlsClientTransport
 from fastgw.wire.body import BodyReader
 from fastgw.wire.framing import ResponseHead, find_head_end, judge_answer, take_answer, taken
 from fastgw.wire.malformed import Malformed
@@ -111,6 +111,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         "_searched",
         "_special",
         "_targets_turn",
+        "_tls",
         "_tls_is_new",
         "_unasked_body",
         "_unsent",
@@ -167,6 +168,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self._asked_upgrade: tuple[bytes, ...] = ()
         # Whether one of `_asked_upgrade`, `_informed`, `_targets_turn`, `_tls_is_new`, `_unasked_body` was set.
         self._special = False
+        self._tls: TlsClientTransport | None = None
         self._tls_is_new = False  # the session is still to be remembered
         self._rescue_fd = -1
 
@@ -266,16 +268,18 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         """Close at once, whatever is under way. The borrower is told nothing."""
         self.borrower = None
         if self.phase is not CLOSED:
+            done = self.phase is IDLE and not self.write_paused
             self._over()
             self._drop_rescue()
-            if self.transport is not None:
+            if self._tls is not None and done:
+                self._tls.close()  # which says so within TLS
+            elif self.transport is not None:
                 self.transport.abort()
 
     def _over(self) -> None:
         self.phase = CLOSED
         self.closed = True
         self._wheel.drop(self)
-        del self.pool  # over TLS uvloop keeps a connection that is over until the collector comes
 
     def expire(self, now: float) -> None:
         if self.write_paused and (left := unsent(self.transport)) < self._unsent:
@@ -293,13 +297,12 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's is one by what it does, not by class
-        # The brake is on as soon as the kernel takes no more. With TLS uvloop brakes at the limit, not above it.
-        if transport.get_extra_info("sslcontext") is None:
-            transport.set_write_buffer_limits(high=0)
-            self.fd = transport.get_extra_info("socket").fileno()
-        else:
-            transport.set_write_buffer_limits(high=1)
+        if isinstance(transport, TlsClientTransport):
+            self._tls = transport
             self._special = self._tls_is_new = True
+        else:
+            transport.set_write_buffer_limits(high=0)  # the brake is on as soon as the kernel takes no more
+            self.fd = transport.get_extra_info("socket").fileno()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer
@@ -343,16 +346,17 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self.closed = True  # an answer may still be rescued; nothing can be sent
         if self.phase is IDLE:
             self._leave_pool()
-        elif not isinstance(exc, SSLError):  # else nothing counts that comes behind, and OpenSSL would tell of an end
+        elif not isinstance(exc, (SSLError, TlsBroken)):  # else nothing counts that comes behind
             self._rescue()
         if self.phase is TUNNEL:
             borrower, self.borrower = self.borrower, None
             self._over()
             if borrower is not None:
-                borrower.failed_on(Fault.CONNECTION_LOST, silent=False, why="the tunnel was reset")
+                why = self._why() or "the tunnel was reset"
+                borrower.failed_on(Fault.CONNECTION_LOST, silent=False, why=why)
         elif self.phase is AWAITING or self.phase is RECEIVING:
             fault = Fault.CONNECTION_LOST if self.phase is AWAITING else Fault.UPSTREAM_INCOMPLETE
-            self._fail(fault, _alert(exc))
+            self._fail(fault, self._why())
         self._drop_rescue()
 
     def pause_writing(self) -> None:
@@ -495,7 +499,8 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self.phase = IDLE
         self.borrower = None
         self.deadline = inf
-        if self._full and self._more_is_there():  # bytes after a response belong to nobody
+        # Bytes after a response belong to nobody.
+        if (self._full or self._tls is not None) and self._more_is_there():
             self.reusable = False
         if self.reader is not None:
             self.reader = None
@@ -510,17 +515,16 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self._drop_rescue()
             if self._tls_is_new:
                 self._tls_is_new = False
-                tls = self.transport.get_extra_info("sslcontext")
-                if isinstance(tls, Resuming) and not self.transport.is_closing():
-                    tls.remember(self.transport.get_extra_info("ssl_object"))
+                if self._tls is not None and not self._tls.is_closing():
+                    self._tls.remember()
         if self.paused:  # for a client that was slower; the next one may not be
             self.paused = False
             self.transport.resume_reading()
 
     def _more_is_there(self) -> bool:
         """Whether the target has sent more than was read. After a read that was not full there is nothing."""
-        if self.transport.get_extra_info("sslcontext") is not None:
-            return True  # that cannot be seen from outside of TLS
+        if self._tls is not None:  # what is not read of it may as well be a ticket
+            return self._tls.has_unread()
         pending = array.array("i", [0])
         with suppress(OSError):
             fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.FIONREAD, pending)
@@ -560,6 +564,14 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         if borrower is not None:
             borrower.failed_on(fault, silent, why)
 
+    @property
+    def lost_by(self) -> str:
+        """What of TLS has ended the connection; "" = nothing."""
+        return "" if self._tls is None else self._tls.lost_by
+
+    def _why(self) -> str:
+        return f"TLS: {self.lost_by}" if self.lost_by else ""
+
     def _leave_pool(self) -> None:
         pool = self.pool
         self.close()
@@ -567,8 +579,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
 
     # A transport that is lost drops what it has not handed over yet, and that may be the end of an answer. An upstream
     # that answers early and closes makes our next write fail: a second descriptor of the same socket keeps the bytes
-    # within reach. And with TLS uvloop takes the end of the socket for the end of everything, whatever waits to be
-    # deciphered, because it came faster than we read or we have paused: OpenSSL still has it.
+    # within reach. With TLS there may also be what has come and is not deciphered.
 
     def _keep_readable(self) -> None:
         with suppress(OSError):  # out of descriptors: then an early answer may be lost, the request is not
@@ -586,28 +597,18 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self.buffer_updated(count)
 
     def _read_kept(self) -> int:
-        buffer, tls = self._buffer, self.transport.get_extra_info("ssl_object")
+        buffer, tls, sealed = self._buffer, self._tls, b""
         if tls is None:
             return os.readv(self._rescue_fd, [buffer])
         while True:
             try:
-                count: int = tls.read(len(buffer), buffer)
+                return tls.read_lost(sealed, buffer)
             except SSLWantReadError:
                 sealed = os.read(self._rescue_fd, len(buffer))
                 if not sealed:
                     raise
-                tls.incoming.write(sealed)
-            else:
-                return count
 
     def _drop_rescue(self) -> None:
         if self._rescue_fd >= 0:
             os.close(self._rescue_fd)
             self._rescue_fd = -1
-
-
-def _alert(error: Exception | None) -> str:
-    """What a target has said within TLS before it ended the connection: in TLS 1.3 only then it judges our certificate
-    (RFC 8446 section 4.4.3)."""
-    reason = error.reason if isinstance(error, SSLError) else ""
-    return f"TLS: {reason.lower().replace('_', ' ')}" if reason else ""

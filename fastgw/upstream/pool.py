@@ -21,7 +21,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar, cast, final
 
 from fastgw.config import settings
 from fastgw.errors import Fault
-from fastgw.upstream.connect import ConnectFailed, connect
+from fastgw.upstream.connect import ConnectFailed, Connecting, connect
 from fastgw.upstream.resolve import Address
 from fastgw.upstream.target import Target
 
@@ -36,7 +36,7 @@ log = logging.getLogger("fastgw.upstream")
 
 
 class Pooled(Protocol):
-    """What the pool knows of a connection. It must be an `asyncio.BaseProtocol` as well."""
+    """What the pool knows of a connection. It must be a `connect.Connecting` as well."""
 
     target: Target
     idle_since: float
@@ -44,6 +44,10 @@ class Pooled(Protocol):
     uses: int
     """How often it was lent; counted here. More than 1 while lent: it is a reused one."""
     closed: bool
+
+    @property
+    def lost_by(self) -> str:
+        """Why TLS has ended it, where that has."""
 
     def close(self) -> None: ...
 
@@ -419,7 +423,7 @@ class Pool(Generic[C]):
     def _open(self, target: Target) -> None:
         connection = self._factory(self, target)
         target.opening += 1
-        opening = connect(target, cast(asyncio.BaseProtocol, connection), self._connect_timeout)
+        opening = connect(target, cast(Connecting, connection), self._connect_timeout)
         task = asyncio.get_running_loop().create_task(opening)
         self._openings.add(task)
         task.add_done_callback(partial(self._opened, target, connection))
@@ -439,7 +443,7 @@ class Pool(Generic[C]):
                 self._lend_to(waiter, connection)
             return
         self._leave_place(target)
-        fault = self._explain(target, error)
+        fault = self._explain(target, error, connection.lost_by)
         if fault is Fault.CONNECTIONS_EXHAUSTED:
             self._queue_again(target)
             return
@@ -460,11 +464,16 @@ class Pool(Generic[C]):
             self._placeless.move_to_end(waiter, last=False)
         self._tick_later()
 
-    def _explain(self, target: Target, error: BaseException | None) -> Fault:
-        """The fault of an opening that failed; why goes to the log, as clients must not see it."""
+    def _explain(self, target: Target, error: BaseException | None, lost_by: str) -> Fault:
+        """The fault of an opening that failed; why goes to the log, as clients must not see it.
+
+        `lost_by`: what has ended the connection as soon as it was open, where that was TLS.
+        """
         if isinstance(error, asyncio.CancelledError):  # by `stop`
             return Fault.POOL_TIMEOUT
-        if error is None:
+        if error is None and lost_by:  # as by a target that judges our certificate
+            fault, reason = Fault.TLS_FAILED, lost_by
+        elif error is None:
             fault, reason = Fault.CONNECT_REFUSED, "closed as soon as it was open"
         elif isinstance(error, ConnectFailed):
             fault, reason = error.fault, error.reason

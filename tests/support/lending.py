@@ -18,6 +18,8 @@ from tests.support.on_loop import until
 class Connection(asyncio.Protocol):
     """As much of an upstream connection as the pool needs."""
 
+    lost_by = ""
+
     def __init__(self, pool: "Pool[Connection]", target: Target) -> None:
         self.pool = pool
         self.target = target

@@ -93,9 +93,6 @@ class Wire:
         self._eof = True
         self.ended = self.ended or not self._unsent
 
-    def can_write_eof(self) -> bool:
-        return True
-
     def close(self) -> None:
         if not self._closing:
             self._closing, self.reading = True, False
@@ -211,6 +208,7 @@ class Ground:
         self.read_buffer = memoryview(bytearray(READ_BYTES))
         self.body_buffers = ground.body_buffers(self.read_buffer)
         self.small_buffer = self.read_buffer[:SMALL_READ_BYTES]
+        self.tls_memory = ground.TlsMemory()
         self.hangups = Hangups()
         self.turns = Turns(self.wheel)
 

@@ -68,10 +68,11 @@ def client_hello(*protocols: str) -> bytes:
 class InMemory:
     """TLS over a plain socket, looking like a socket: it can end one direction alone, and knows an end from a cut."""
 
-    def __init__(self, plain: socket.socket, tls: ssl.SSLContext, name: str = "a.test") -> None:
+    def __init__(self, plain: socket.socket, tls: ssl.SSLContext, name: str | None = "a.test") -> None:
+        """`name`: of the server; None: this is it."""
         self._plain = plain
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = tls.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
+        self.tls = tls.wrap_bio(self._incoming, self._outgoing, name is None, name)
         self.family = plain.family
         self._run(self.tls.do_handshake)
 
@@ -111,12 +112,12 @@ class InMemory:
             return b""
 
     def shutdown(self, how: int) -> None:
-        """We have said all, and go on reading."""
-        assert how == socket.SHUT_WR
-        with contextlib.suppress(ssl.SSLWantReadError):
-            self.tls.unwrap()
-        self._flush()
-        self._plain.shutdown(socket.SHUT_WR)
+        """SHUT_WR: we have said all, and go on reading."""
+        if how == socket.SHUT_WR:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                self.tls.unwrap()
+            self._flush()
+        self._plain.shutdown(how)
 
     def settimeout(self, seconds: float) -> None:
         self._plain.settimeout(seconds)

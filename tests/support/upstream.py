@@ -13,6 +13,7 @@ from fastgw.upstream import resolve
 from fastgw.upstream.connect import ConnectFailed, connect
 from fastgw.upstream.resolve import Address
 from fastgw.upstream.target import Target
+from tests.support.memory import Ground
 
 LONG = 10.0
 """Seconds: a time limit that is not to be reached."""
@@ -20,19 +21,27 @@ SHORT = 0.05
 """Seconds: one that is."""
 
 
-class Peer(asyncio.Protocol):
+class Peer(asyncio.BufferedProtocol):
     """Our end of a connection."""
 
     def __init__(self) -> None:
+        self.ground = Ground()
         self.transport: Any = None
         self.lost = asyncio.get_running_loop().create_future()
         self.received = b""
+        self._buffer = memoryview(bytearray(65_536))
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
 
-    def data_received(self, received: bytes) -> None:
-        self.received += received
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.received += self._buffer[:nbytes]
+
+    def eof_received(self) -> bool:
+        return False
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self.lost.done():
