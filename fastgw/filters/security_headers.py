@@ -128,9 +128,10 @@ class SecurityHeaders(Filter, name="security_headers", phase=Phase.ADMIT, order=
     def _policies(self) -> dict[str, str]:
         """What is sent, by the name of the setting."""
         preset = _PRESETS[self.preset]
-        said = {field.name: getattr(self, field.name) for field in fields(self)}
-        said = {name: preset.get(name) if said[name] == PRESET else said[name] for name in said if name in _NAMES}
+        said = {name: getattr(self, name) for name in _NAMES}
+        said = {name: preset.get(name) if said[name] == PRESET else said[name] for name in said}
         return {name: value for name, value in said.items() if value is not None}
 
 
-_NAMES: Final = frozenset(field.name for field in fields(SecurityHeaders)) - {"preset", "existing"}
+# Looked up once: msgspec leaves a circle behind each time that it is asked.
+_NAMES: Final = tuple(field.name for field in fields(SecurityHeaders) if field.name not in ("preset", "existing"))
