@@ -7,6 +7,7 @@ package.
 from __future__ import annotations
 
 import gc
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from tests.support.memory import SERVICE
 from tests.support.tokens import key_set, signer
 from tests.unit.test_core_retiring import no_collector
 
+PACKAGE = Path(__file__).parent.parent.parent / "examples" / "filter_package"
 JWKS = {"issuer": "https://idp.test", "audiences": ["a"], "algorithms": ["RS256"], "jwks_uri": "https://idp.test/keys"}
 INTROSPECTION = {"url": "https://as.test/introspect", "client_id": "gateway", "client_secret": "a secret"}
 OIDC = {"issuer": "https://idp.test"}
@@ -298,3 +300,26 @@ def test_a_filter_that_is_dropped_leaves_nothing(name: str, number: int, shadow:
         settings["shadow"] = True
     left = garbage_of(load_document(document({name: settings})), load_document(document({})))
     assert left == []
+
+
+def test_an_egress_service_that_is_dropped_leaves_nothing() -> None:
+    credentials = {"type": "oauth2", "token_url": "https://idp.test/token", "client_id": "a", "client_secret": "b"}
+    service = {
+        "url": "https://api.test/v2",
+        "credentials": credentials,
+        "csrf": {"token_url": "https://api.test/csrf"},
+        "request_parameters": {"headers": {"X-Tenant": ["t"]}, "query": {"client": ["100"]}},
+    }
+    apps = {"shop": {"orders": service}}
+    assert garbage_of(load_document(document({}, egress={"apps": apps})), load_document(document({}))) == []
+
+
+def test_a_filter_of_a_package_that_is_dropped_leaves_nothing() -> None:
+    spec = importlib.util.spec_from_file_location("read_only", PACKAGE / "read_only.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    types = {**TYPES, "read_only": module.ReadOnly}
+    sample = {"retry_after": "1m", "except_groups": ["staff"]}
+    assert garbage_of(load_document(document({"read_only": sample}), types), load_document(document({}), types)) == []
