@@ -35,6 +35,7 @@ class Fault(Enum):
 
     # status, whose side, retry, Proxy-Status error (RFC 9209 section 2.3), what the client is told
     BAD_REQUEST = 400, _DOWN, Retry.NEVER, "http_request_error", "The request could not be understood."
+    AMBIGUOUS_PATH = 400, _DOWN, Retry.NEVER, "http_request_error", "Servers can read this path in different ways."
     TLS_REQUIRED = 400, _DOWN, Retry.NEVER, "http_request_error", "This port speaks TLS: use https."
     CREDENTIALS_MISSING = 401, _DOWN, Retry.NEVER, "http_request_denied", "Credentials are needed here."
     CREDENTIALS_INVALID = 401, _DOWN, Retry.NEVER, "http_request_denied", "The credentials are not accepted."

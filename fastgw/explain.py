@@ -7,7 +7,8 @@ what the upstream would be sent is shown instead of sent.
 import inspect
 import re
 import ssl
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -20,10 +21,10 @@ from fastgw.config.pem import decoded
 from fastgw.config.secret import SECRET_NAMES
 from fastgw.config.values import Trait, write_duration
 from fastgw.downstream import Listener
-from fastgw.downstream.choose import choose, meant, too_long
+from fastgw.downstream.choose import Found, OtherRoute, choose, find, meant, other_routes, too_long
 from fastgw.downstream.unreadable import unreadable
 from fastgw.errors import Fault, fault_of
-from fastgw.exchange import Chain, Exchange, Link, Reply, Response, Trailers, problem
+from fastgw.exchange import Chain, Exchange, Link, Reply, Response, Route, Trailers, problem
 from fastgw.exchange.chain import abandon, checked
 from fastgw.exchange.shadow import Rehearsal
 from fastgw.exchange.traits import cookie, reader
@@ -69,6 +70,9 @@ class _Shown:
         request_line, _, fields = head.partition(b"\r\n")
         shown = b" ".join(self._mask(word) or b"" for word in request_line.split(b" "))
         return (shown.decode("latin-1"), *self.fields(fields))
+
+    def path(self, path: bytes) -> str:
+        return (self._mask(path) or b"").decode()
 
     def query(self, query: bytes | None) -> str:
         shown = self._mask(query)
@@ -121,6 +125,9 @@ class Explanation(msgspec.Struct, omit_defaults=True):
     """The host and path pattern that matched, with the parameters' values."""
     beat: tuple[str, ...] = ()
     """Routes that match too, and why they come later."""
+    could_be: tuple[str, ...] = ()
+    """Other routes that the path belongs to where a server reads it otherwise: which, as what, and what is done to it.
+    Where the request is refused for that it has no route, and the first is the one that it has as it came."""
     split: str = ""
     """Which of the route's upstreams takes it, and why."""
     early: tuple[Step, ...] = ()
@@ -260,7 +267,10 @@ def explain(
     rehearsal = Rehearsal()
     explanation.early, reply = _run(chosen.early.links, exchange, rehearsal, shown)
     if reply is None:
+        found = find(exchange, chosen.router)
+        others = _other_routes(exchange, chosen, found)
         reply = choose(exchange, chosen.router)
+        explanation.could_be = _could_be(found, others, exchange.route, shown)
         if exchange.route is not None:
             candidates = chosen.router.candidates(exchange)
             if not candidates or candidates[0].route.name != exchange.route.name:
@@ -474,6 +484,24 @@ def _words(link: Link, exchange: Exchange) -> str:
         return f"cannot say why: {type(error).__name__}"
 
 
+def _other_routes(exchange: Exchange, listener: Listener, found: Found) -> Collection[OtherRoute]:
+    """Each once."""
+    others: dict[str, OtherRoute] = {}
+    with suppress(Malformed):  # too long a path is told where it is refused
+        for other in other_routes(exchange, listener.router, found):
+            others.setdefault(other.name, other)
+    return others.values()
+
+
+def _could_be(found: Found, others: Collection[OtherRoute], taken: Route | None, shown: _Shown) -> tuple[str, ...]:
+    """`taken`: the route, where the request is not refused."""
+    if found.route is None or not others:
+        return ()
+    shown.hide(found.route.chain.links)
+    told = tuple(f"{each.name}, as {shown.path(each.path)} ({each.done})" for each in others)
+    return told if taken is not None else (f"{found.route.name}, as it came", *told)
+
+
 def _matched(candidate: Candidate[Any]) -> str:
     host = f"host {candidate.host.text}" if candidate.host else "any host"
     path = f"path {candidate.path.text}" if candidate.path else "any path"
@@ -501,6 +529,7 @@ def as_text(explanation: Explanation) -> str:
     if explanation.route:
         beat = f"; beat: {', '.join(explanation.beat)}" if explanation.beat else ""
         lines.append(("route", f"{explanation.route}   {explanation.matched}{beat}"))
+    lines += [("could be" if not place else "", each) for place, each in enumerate(explanation.could_be)]
     if explanation.split:
         lines.append(("split", explanation.split))
     for title, steps in (("early", explanation.early), ("filters", explanation.filters)):

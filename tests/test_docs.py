@@ -29,6 +29,7 @@ DOCUMENTS += [
     "docs/consumers.md",
     "docs/oauth.md",
     "docs/egress.md",
+    "docs/routing.md",
     "docs/settings.md",
     "docs/write-a-filter.md",
 ]

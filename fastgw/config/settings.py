@@ -229,6 +229,10 @@ class Listener(Settings):
     but for a unix socket, whose permissions say who is trusted."""
     tls: ServerTls | None = None
     """How TLS is spoken there, behind the PROXY protocol header if there is one. null = not at all."""
+    ambiguous_paths: Literal["refuse", "allow"] = "refuse"
+    """What becomes of a path that servers read in different ways, and that is another route's in one of them. Where
+    `/admin/*` is a route, `//admin`, `/x/..//admin` and `/admin%2Fa` are. `refuse` answers 400; `allow` goes by the
+    path as it came, and relies on upstreams to read it so. See docs/routing.md."""
     filters: Filters = NONE
     """Filters for what comes in here."""
 

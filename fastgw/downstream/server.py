@@ -55,6 +55,7 @@ class Listener:
         "early",
         "name",
         "proxy_protocol_required",
+        "refuses_ambiguous_paths",
         "reserved",
         "router",
         "tls",
@@ -72,6 +73,7 @@ class Listener:
     def take(self, table: ListenerTable) -> None:
         """Serve by this from the next request on."""
         self.proxy_protocol_required = table.settings.proxy_protocol == "required"
+        self.refuses_ambiguous_paths = table.settings.ambiguous_paths == "refuse"
         self.trusts = table.trusts
         self.reserved = reserved_fields(table.settings.reserved_headers)
         self.early = table.early

@@ -51,6 +51,7 @@ cdef class Head:
 
 cdef class RequestHead(Head):
     cdef readonly bint sized
+    cdef bint read_in_two_ways  # its path: see `paths.has_other_readings`
     cdef Span method_at
     cdef Span target_at  # the request target: path and query
     cdef Span path_at  # the path as sent

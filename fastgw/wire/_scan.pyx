@@ -23,7 +23,7 @@ from fastgw.wire import heads
 from fastgw.wire._bodies import ChunkedReader, UntilCloseReader
 from fastgw.wire.headers import Fields
 from fastgw.wire.malformed import Malformed
-from fastgw.wire.paths import normalize
+from fastgw.wire.paths import has_other_readings, normalize
 
 cdef extern from "_bytes.h" nogil:
     const uint8_t* word_end(const uint8_t* at, const uint8_t* end)
@@ -77,6 +77,7 @@ cdef enum:
     TARGET = 8
     HOST_NAME = 16  # but for the dot; in lower case
     DIGIT = 32
+    IN_SEGMENT = 64  # `PLAIN_PATH`, but for what decides how a path is read
 
 cdef uint8_t _kinds[256]
 cdef uint8_t _lower[256]
@@ -120,6 +121,7 @@ cdef bint _set_up() except -1:
         (TOKEN, b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"),
         (SIGN, b"!#$%&'*+.^_`|~"),
         (PLAIN_PATH, b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=:@/"),
+        (IN_SEGMENT, b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_~!$&'()*+,=:@"),
         (TARGET, bytes(range(0x21, 0x7F)).replace(b"#", b"")),
         (HOST_NAME, b"abcdefghijklmnopqrstuvwxyz0123456789_~-"),
         (DIGIT, b"0123456789"),
@@ -591,6 +593,7 @@ cdef bint _is_ordinary(RequestHead head) noexcept:
     return (
         head.whole
         and head.minor == 1
+        and not head.read_in_two_ways
         and not head.names & _bit(MAX_FORWARDS)
         and not (head.method_at.length == 5 and not memcmp(method, b"TRACE", 5))
         and not (head.method_at.length == 7 and not memcmp(method, b"OPTIONS", 7))
@@ -620,8 +623,14 @@ cdef bint _read_request(RequestHead head, int max_fields, bint alone) except -1:
         return False
     at += 1
     head.target_at.start = head.path_at.start = <uint16_t>(at - base)
-    while at < end and _kinds[at[0]] & PLAIN_PATH:
-        if at[0] == c"." and (at - 1)[0] == c"/":
+    while True:
+        while at < end and _kinds[at[0]] & IN_SEGMENT:
+            at += 1
+        if at == end or not _kinds[at[0]] & PLAIN_PATH:
+            break
+        if at[0] == c";" or (at[0] == c"/" and at[-1] == c"/"):
+            head.read_in_two_ways = True
+        elif at[0] == c"." and at[-1] == c"/":
             plain = False
         at += 1
     while at < end and at[0] != c"?" and _kinds[at[0]] & TARGET:
@@ -656,7 +665,11 @@ cdef bint _read_request(RequestHead head, int max_fields, bint alone) except -1:
     if head.names & _bit(X_REQUEST_ID):
         head.x_request_id_at = _line(head, X_REQUEST_ID).value
     head._raw_path = _cut(head, head.path_at)
-    head._path = head._raw_path if plain else normalize(head._raw_path)
+    if plain:
+        head._path = head._raw_path
+    else:
+        head._path = normalize(head._raw_path)
+        head.read_in_two_ways = head.read_in_two_ways or has_other_readings(head._raw_path)
     return True
 
 

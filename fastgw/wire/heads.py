@@ -29,7 +29,7 @@ from fastgw.wire.known import (
 )
 from fastgw.wire.llhttp import LongLivedJudge, SecondJudge
 from fastgw.wire.malformed import Malformed
-from fastgw.wire.paths import normalize
+from fastgw.wire.paths import has_other_readings, normalize
 from fastgw.wire.usual import request_shape, response_shape
 
 _BARE_LF: Final = re.compile(rb"\n(?<!\r\n)")
@@ -218,8 +218,9 @@ class RequestHead(_Head):
     ordinary: bool
     """Whether all of it is here (`payload`), and nothing is left to decide but the route.
 
-    In origin-form, HTTP/1.1; nothing that asks a proxy for something (`_EXTRAORDINARY`, `_ANSWERED_HERE`), but to close
-    the connection (`close`), nor fields named away by `Connection`.
+    In origin-form, HTTP/1.1, with a path that all servers read alike (`paths.has_other_readings`); nothing that asks a
+    proxy for something (`_EXTRAORDINARY`, `_ANSWERED_HERE`), but to close the connection (`close`), nor fields named
+    away by `Connection`.
     """
 
     @property
@@ -370,7 +371,7 @@ def read_usual_request(received: bytes, max_fields: int) -> RequestHead | None:
     head.path = path if path.find(b"/.") < 0 else normalize(path)
     head._end_to_end = a, b, c, d, e, f
     head.close = closes
-    head.ordinary = method != b"OPTIONS"
+    head.ordinary = method != b"OPTIONS" and path.find(b"//") < 0 and path.find(b";") < 0
     head.sized = bool(length)
     head.length = int(length) if length else 0
     head.upgrade = head.connection_named = ()
@@ -422,6 +423,7 @@ def read_any_request(raw: bytes, max_fields: int) -> RequestHead:
         and head.method not in _ANSWERED_HERE
         and not head.connection_named
         and known.keys().isdisjoint(_EXTRAORDINARY)
+        and not has_other_readings(head.raw_path)
     )
     return head
 

@@ -25,6 +25,8 @@ REQUESTS = [
     ["GET", "http://inner.example:8081/a", "-H", "X_Original_URL: /admin", "-H", "Proxy: http://evil.example"],
     ["TRACE", "http://inner.example:8081/a"],
     ["GET", "http://inner.example:8081/a/../../b"],
+    ["GET", "http://api.example.com:8080/users;token=t/7"],
+    ["GET", "http://other.example:8080//users?a=1"],
     ["GET", "http://inner.example:8081/a", "-H", "Transfer-Encoding: gzip"],
     ["GET", "http://inner.example:8081/careful"],
     ["POST", "http://inner.example:8081/careful", "-H", "Content-Length: 1"],
