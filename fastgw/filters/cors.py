@@ -88,10 +88,11 @@ class Cors(Filter, name="cors", phase=Phase.ADMIT):
     private_network: bool = False
     """Whether pages from a public network may call here where this is a private one (Private Network Access)."""
     preflight: Literal["answer", "forward"] = "answer"
-    """`forward`: the upstream answers preflights, and what it answers goes out as it is. They reach it past the filters
-    that ask who the client is or what it may do, as browsers send no credentials with them; and without credentials,
-    and without the fields in which these filters tell who it is. Others see a preflight as any request. What the route
-    itself answers (`respond`, `redirect`) is no upstream's: those filters have to let the preflight pass."""
+    """`forward`: the upstream answers the preflights of `origins`, and what it answers goes out as it is. To all others
+    the gateway says that they may not. Preflights reach the upstream past the filters that ask who the client is or
+    what it may do, as browsers send no credentials with them; and without credentials, and without the fields in which
+    these filters tell who it is. Others see a preflight as any request. What the route itself answers (`respond`,
+    `redirect`) is no upstream's: those filters have to let the preflight pass."""
 
     def __post_init__(self) -> None:
         for name in ("origins", "methods", "headers", "expose"):
@@ -121,7 +122,11 @@ class Cors(Filter, name="cors", phase=Phase.ADMIT):
         forwards = self.preflight == "forward"
 
         def preflight(exchange: Exchange) -> Outcome:
-            return None if forwards else Reply(204)
+            if forwards:
+                origins = exchange.head.values(b"origin")
+                if len(origins) == 1 and may_call(origins[0]) is not None:
+                    return None
+            return Reply(204)
 
         def response(exchange: Exchange) -> None:
             answer = exchange.response

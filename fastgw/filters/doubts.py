@@ -54,6 +54,7 @@ def doubts(config: Config) -> Iterator[tuple[Where, str]]:
     for where, use in uses.items():
         for each in _with_inner(use):
             yield from ((where, wrong) for wrong in _in_the_clear(each.settings))
+            yield from ((where, wrong) for wrong in _follows_host(each.settings))
         if isinstance(use.settings, RateLimit) and (wrong := _too_late(use.settings, config.timeouts.filters)):
             yield where, wrong
         if isinstance(use.settings, RateLimit):
@@ -89,7 +90,7 @@ def _uses(config: Config) -> Iterator[tuple[Where, FilterUse]]:
 @cache
 def _is_doubted(type: type) -> bool:
     """Whether there is anything to know of filters of a type. Of most there is not, and they may be very many."""
-    return issubclass(type, (Auth, Jwt, Introspection, Credentials, *_HELD, *_WITH_OTHERS))
+    return issubclass(type, (Auth, Jwt, Introspection, Oidc, Credentials, *_HELD, *_WITH_OTHERS))
 
 
 _Meeting = tuple[str, tuple[FilterUse, ...]]
@@ -126,6 +127,11 @@ def _in_the_clear(settings: Any) -> Iterator[str]:
             yield f"`oauth2.token_url` is http: {READABLE}"
         if settings.csrf is not None and is_far_in_the_clear(settings.csrf.token_url.origin):
             yield f"`csrf.token_url` is http: {READABLE}"
+
+
+def _follows_host(settings: Any) -> Iterator[str]:
+    if isinstance(settings, Oidc) and settings.login is not None and settings.login.public_url is None:
+        yield "no `login.public_url`: the `redirect_uri` that the provider gets follows the Host of each request"
 
 
 def _too_late(settings: RateLimit, patience: float) -> str:

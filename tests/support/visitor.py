@@ -10,7 +10,8 @@ from urllib.parse import urlencode, urljoin, urlsplit
 
 from tests.support.peer import DEADLINE
 
-PAGE: Mapping[str, str] = {"Accept": "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8"}
+PAGE: Mapping[str, str] = {"Accept": "text/html,application/xhtml+xml;q=0.9,*/*;q=0.8", "Sec-Fetch-Site": "none"}
+"""What a browser sends for a page whose address was typed."""
 
 
 class Answer(NamedTuple):

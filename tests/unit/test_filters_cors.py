@@ -320,6 +320,30 @@ def test_a_preflight_for_the_service_passes_those_who_ask_for_credentials_and_sh
     assert {"origin", "access-control-request-method"} <= sent.keys()
 
 
+@pytest.mark.parametrize("filters", [{}, {"jwt": JWT}], ids=["open", "jwt"])
+@pytest.mark.parametrize(
+    "told",
+    [
+        origin("https://evil.example"),
+        origin("null"),
+        origin(f"{APP}.evil.example"),
+        origin(APP) + origin("https://evil.example"),
+        origin("https://evil.example") + origin(APP),
+    ],
+)
+def test_a_preflight_of_an_origin_that_is_not_allowed_reaches_no_service(
+    told: bytes, filters: dict[str, object]
+) -> None:
+    """The service might give leave to anybody, and it would be past those who ask for credentials."""
+    plane = forwarding(filters)
+    client = plane.client()
+    client.sends(b"OPTIONS / HTTP/1.1\r\n" + HOST + told + b"Access-Control-Request-Method: PUT\r\n\r\n")
+    plane.assert_quiet()
+    assert client.received.startswith(b"HTTP/1.1 204 ")
+    if told.count(b"Origin") == 1:
+        assert about(client.received).keys() <= {"vary"}
+
+
 @pytest.mark.parametrize("lacking", [b"Origin", b"Access-Control-Request-Method"])
 def test_what_is_no_preflight_passes_nobody(lacking: bytes) -> None:
     plane = forwarding({"jwt": JWT})

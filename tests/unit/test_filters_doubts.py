@@ -25,6 +25,7 @@ ALICE = {
     "hmac": [{"key_id": "a", "key": "s" * 32}],
     "certificates": [{"subject": "CN=alice"}],
 }
+BROWSERS = {"client_id": "web", "client_auth": "none", "session": {"secret": "s" * 32}}
 CLIENT = {"client_id": "app", "client_secret": "s"}
 JWT = {"algorithms": ["RS256"], "jwks_uri": "https://idp.test/keys"}
 ASKED = {"url": "http://10.0.0.1/", "client_id": "gateway", "client_secret": "of-the-gateway"}
@@ -65,6 +66,14 @@ def notes_of(folder: Path, types: Any = TYPES, **settings: object) -> list[str]:
         (
             {"auth": {"any_of": [{"introspection": ASKED}]}},
             "auth: `url` is http: anybody in between can read tokens, and let themselves in",
+        ),
+        (
+            {"oidc": {"issuer": "https://idp.test", "login": BROWSERS}},
+            "oidc: no `login.public_url`: the `redirect_uri` that the provider gets follows the Host of each request",
+        ),
+        (
+            {"auth": {"any_of": [{"oidc": {"issuer": "https://idp.test", "login": BROWSERS}}]}},
+            "auth: no `login.public_url`: the `redirect_uri` that the provider gets follows the Host of each request",
         ),
         (
             {"credentials": {"oauth2": {**CLIENT, "token_url": "http://idp.test/token"}}},

@@ -377,3 +377,81 @@ def test_nothing_secret_is_told() -> None:
     told += repr(plane.gateway.config.routes) + repr(plane.gateway)
     for secret in (SECRET, LOGIN["client_secret"], ACCESS, sealed, sealed[:60]):
         assert secret not in told
+
+
+def logged_out(plane: Plane, *lines: str, target: str = "/oauth2/logout") -> str:
+    """The answer to who asks to be logged out."""
+    client = plane.client()
+    client.sends("\r\n".join([f"GET {target} HTTP/1.1", "Host: a", *lines, "", ""]).encode("latin-1"))
+    plane.assert_quiet()
+    return client.received.decode()
+
+
+OWN_PAGES = (
+    ["Sec-Fetch-Site: same-origin"],
+    ["Sec-Fetch-Site: none"],
+    ["Sec-Fetch-Site: same-origin", "Referer: https://elsewhere.example/"],
+    ["Origin: http://a"],
+    ["Origin: http://a:80", "Referer: http://b/"],
+    ["Referer: http://a/page?x=1"],
+)
+STRANGERS = (
+    ["Sec-Fetch-Site: cross-site"],
+    ["Sec-Fetch-Site: same-site"],
+    ["Sec-Fetch-Site: cross-site", "Origin: http://a", "Referer: http://a/"],
+    ["Sec-Fetch-Site: same-origin", "Sec-Fetch-Site: cross-site"],
+    ["Origin: http://b"],
+    ["Origin: null"],
+    ["Origin: https://a"],
+    ["Origin: http://a.b"],
+    ["Origin: http://a@b"],
+    ["Origin: http://a:81"],
+    ["Origin: http://a:x"],
+    ["Origin: http://a", "Origin: http://b"],
+    ["Referer: http://b/http://a/"],
+    ["Origin: http://b", "Referer: http://a/"],
+    [],
+)
+
+
+@pytest.mark.parametrize("lines", OWN_PAGES)
+def test_who_comes_from_a_page_of_the_same_origin_is_logged_out(lines: list[str]) -> None:
+    plane, session = plane_of(), cookie()
+    answer = logged_out(plane, session, *lines)
+    assert answer.startswith("HTTP/1.1 303 ")
+    assert "\r\nSet-Cookie: session=; " in answer
+    refused(plane, session)
+
+
+@pytest.mark.parametrize("lines", STRANGERS)
+def test_nobody_elses_page_logs_a_user_out_but_the_user_may_after_all(lines: list[str]) -> None:
+    """Cookies of `SameSite=Lax` come with whatever a stranger's page leads to, so the user is asked."""
+    plane, session = plane_of(), cookie()
+    answer = logged_out(plane, session, *lines)
+    assert answer.startswith("HTTP/1.1 403 ")
+    assert "Set-Cookie" not in answer
+    assert "frame-ancestors 'none'" in answer
+    passed(plane, session)
+    token = answer.partition('name="token" value="')[2].partition('"')[0]
+    assert logged_out(plane, session, *lines, target=f"/oauth2/logout?token={token}").startswith("HTTP/1.1 303 ")
+    refused(plane, session)
+
+
+def test_a_token_to_log_out_is_good_for_its_session_alone() -> None:
+    plane, mine, other = plane_of(), cookie(), cookie({"sub": "bob"})
+    token = logged_out(plane, mine).partition('name="token" value="')[2].partition('"')[0]
+    for target in (f"?token={token}", "?token=", "?token=x", f"?token={token}&token={token}"):
+        assert logged_out(plane, other, target="/oauth2/logout" + target).startswith("HTTP/1.1 403 ")
+    passed(plane, other)
+
+
+def test_a_strangers_page_takes_no_cookie_from_who_is_logging_in() -> None:
+    """Nor does it end the session of another host that the gateway is called by."""
+    plane = plane_of()
+    answer = logged_out(plane, "Cookie: session.x=1", "Sec-Fetch-Site: cross-site")
+    assert answer.startswith("HTTP/1.1 303 ")
+    assert "Set-Cookie" not in answer
+    plane = plane_of({"public_url": "https://app.example"})
+    session = cookie(name="__Host-session")
+    assert logged_out(plane, session, "Origin: http://a").startswith("HTTP/1.1 403 ")
+    assert logged_out(plane, session, "Origin: https://app.example").startswith("HTTP/1.1 303 ")

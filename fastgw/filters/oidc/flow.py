@@ -25,6 +25,7 @@ from fastgw.filters.oidc.desk import KEPT_S
 from fastgw.filters.oidc.form import NotRead, read_form
 from fastgw.filters.oidc.id_token import IdTokens
 from fastgw.filters.oidc.provider import Away, Denied, Provider, Tokens
+from fastgw.filters.oidc.same_origin import came_from
 from fastgw.filters.oidc.session import Attempt, Sealed, Session
 from fastgw.filters.oidc.settings import Login
 from fastgw.filters.oidc.urls import local, parameters_of, with_query
@@ -55,6 +56,19 @@ _CALLBACK: Final = ("code", "state", "iss", "error")
 
 _UNKNOWN: Final = "This login is not known here, or not any more. Begin again."
 _TOO_LONG: Final = "What the identity provider tells of you is too long to be kept in cookies."
+_LOGOUT_PAGE: Final = b"""<!doctype html>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>Log out</title>
+<p>Another site may have sent you here. Do you want to log out?
+<form><input type="hidden" name="token" value="%b"><button>Log out</button></form>
+"""
+_LOGOUT_FIELDS: Final = (
+    (b"Content-Type", b"text/html; charset=utf-8"),
+    (b"Content-Security-Policy", b"default-src 'none'; base-uri 'none'; frame-ancestors 'none'"),
+    (b"X-Content-Type-Options", b"nosniff"),
+    _NO_STORE,
+)
 _UNAVAILABLE: Final = "Logging in is not possible just now, as the identity provider is away. Try again later."
 
 
@@ -167,7 +181,7 @@ class Flow:
         except Ambiguous:
             return self._refuse(exchange, Fault.CREDENTIALS_INVALID, "the session's cookie is there twice")
         if path == self._ends:
-            return self._log_out(known, jar, site)
+            return self._log_out(exchange, known, jar, site)
         if path == self._begins:
             wanted = parameters_of(exchange.query, ("return_to",)) or {}
             return self._begin(exchange, jar, site, local(wanted.get("return_to", "/").encode()))
@@ -463,11 +477,16 @@ class Flow:
 
     # --- out ---
 
-    def _log_out(self, known: Known | None, jar: Jar, site: _Site) -> Reply:
+    def _log_out(self, exchange: Exchange, known: Known | None, jar: Jar, site: _Site) -> Reply:
         """Here in all its copies, and then at the provider (OpenID Connect RP-Initiated Logout 1.0 section 2)."""
+        is_wanted = came_from(exchange, site.origin) or self._has_token(exchange, known)
+        if known is not None and not is_wanted:
+            return self._ask_first(exchange, known)
+        cookies: list[bytes] = []
+        if is_wanted:
+            cookies = clear(site.cookie, site.attributes, jar.ours) + _cleared(self._attempts(jar, site), site, jar)
         if known is not None:
             self._end(known)
-        cookies = clear(site.cookie, site.attributes, jar.ours) + _cleared(self._attempts(jar, site), site, jar)
         metadata, place = self._provider.metadata, self._login.after_logout
         if place.startswith("/"):
             place = site.origin + place
@@ -479,6 +498,19 @@ class Flow:
             "post_logout_redirect_uri": place,
         }
         return _sent(303, with_query(metadata.end_session_endpoint, parameters).encode(), cookies)
+
+    def _has_token(self, exchange: Exchange, known: Known | None) -> bool:
+        """Whether it comes from the button of `_ask_first`, for this session."""
+        given = (parameters_of(exchange.query, ("token",)) or {}).get("token")
+        if known is None or not given:
+            return False
+        return self._trust.sealed.is_logout(given.encode(), self._mark(known))
+
+    def _ask_first(self, exchange: Exchange, known: Known) -> Reply:
+        """Another site may have sent the browser here, so it is up to the user."""
+        exchange.why = "the logout does not come from a page of the same origin"
+        page = _LOGOUT_PAGE % self._trust.sealed.seal_logout(self._mark(known))
+        return Reply(403, page, _LOGOUT_FIELDS, Fault.FORBIDDEN)
 
     def _end(self, known: Known) -> None:
         known.ended = "logged out"

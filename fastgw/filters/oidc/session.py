@@ -99,11 +99,12 @@ def meaning_of(
 class Sealed:
     """Attempts and sessions as cookies keep them."""
 
-    __slots__ = ("_attempts", "_sessions")
+    __slots__ = ("_attempts", "_logouts", "_sessions")
 
     def __init__(self, secrets: list[str], policy: bytes) -> None:
         self._attempts = Seal(secrets, b"attempt", policy)
         self._sessions = Seal(secrets, b"session", policy)
+        self._logouts = Seal(secrets, b"logout", policy)
 
     def seal_attempt(self, attempt: Attempt) -> bytes:
         return self._attempts.seal(msgspec.msgpack.encode(attempt))
@@ -116,6 +117,13 @@ class Sealed:
 
     def session(self, sealed: bytes) -> Session | None:
         return _read(self._sessions.open(sealed), Session)
+
+    def seal_logout(self, mark: bytes) -> bytes:
+        """What shows that the user of this session wants to end it. `mark`: the session's own."""
+        return self._logouts.seal(mark)
+
+    def is_logout(self, sealed: bytes, mark: bytes) -> bool:
+        return self._logouts.open(sealed) == mark
 
 
 def _read(plain: bytes | None, kind: type[T]) -> T | None:

@@ -124,7 +124,8 @@ class Login(Settings):
     """A path that begins a login, for a link; it returns to the path that its parameter `return_to` names."""
     logout: LocalPath | None = "/oauth2/logout"
     """A path that ends the session here and at the provider. null = none. Copies of its cookie end with it: on all
-    workers, and on all nodes where they share a `state`."""
+    workers, and on all nodes where they share a `state`. Pages of the same origin lead there, and whoever types it. A
+    browser that another site has sent, or that does not tell, is asked first: it is answered 403, with a button."""
     backchannel_logout: LocalPath | None = None
     """A path where the provider tells of logouts elsewhere (OpenID Connect Back-Channel Logout 1.0): the session that
     it names ends here too, or all of the subject. null = none. The provider has to know the whole URL, and its logout
@@ -132,7 +133,8 @@ class Login(Settings):
     after_logout: Place = "/"
     """Where a browser is sent when it has logged out. The whole URL must be known to the provider."""
     public_url: Origin | None = None
-    """The scheme and host as browsers see them. null = as the request has them (see `trusted_proxies`)."""
+    """The scheme and host as browsers see them. null = as the request has them (see `trusted_proxies`): `redirect_uri`
+    then follows the Host of each request, which `check` notes."""
     session: Sessions
     """How sessions are kept: in encrypted cookies alone, so every worker and every node reads them. The upstream does
     not see them; but those of routes without this filter on the same host do: have a host for whom you do not trust."""
