@@ -327,8 +327,10 @@ class AccessLog(Settings):
     format: Literal["json", "ecs", "combined"] = "json"
     """`json`: fastgw's own names; `ecs`: Elastic Common Schema; `combined`: the line that Apache and nginx write."""
     redact: tuple[str, ...] = ()
-    """Parameters of queries, and of paths (`;name=value`), to mask, besides token, access_token, password, api_key,
-    code and secret. Case is ignored."""
+    """Parameters to mask in the query, the path, `Referer` and `User-Agent`, besides token, access_token, id_token,
+    refresh_token, jwt, assertion, client_assertion, code, secret, client_secret, password, passwd, pwd, pass, auth,
+    session, key, api_key, api-key, apikey, x-api-key, sig, signature, x-amz-signature, x-amz-credential and
+    x-amz-security-token. Case is ignored. Users and passwords in URLs are masked too."""
 
 
 class Respond(Settings):

@@ -4,39 +4,74 @@
 #include <stdint.h>
 #include <string.h>
 
-#define EACH(byte) (0x0101010101010101u * (byte))
+/* Sixteen bytes of text at once; GCC and Clang make of it what the machine has. */
+typedef int8_t Sixteen __attribute__((vector_size(16)));
 
-/* Eight bytes: the top bit of some is set when one of them is a control, `"`, `\` or not ASCII, else of none.
- * Subtracting `n` from each sets it where the byte was below `n`, and perhaps in those above such a byte. */
-static inline uint64_t odd_ones(uint64_t bytes)
+/* Of a text, in some byte of each: is there one that JSON does not show as it is; a `=`, a `%`, a `@`? */
+typedef struct {
+    Sixteen odd, equals, percent, at;
+} Seen;
+
+enum { EQUALS = 1, PERCENT = 2, AT = 4 };
+
+static inline void see(Seen *seen, Sixteen bytes)
 {
-    const uint64_t quotes = bytes ^ EACH('"'), backslashes = bytes ^ EACH('\\');
-    return bytes | ((bytes - EACH(0x20)) & ~bytes) | ((quotes - EACH(1)) & ~quotes)
-           | ((backslashes - EACH(1)) & ~backslashes);
+    /* What is not ASCII is below zero. */
+    seen->odd |= (bytes < ' ') | (bytes == '"') | (bytes == '\\');
+    seen->equals |= bytes == '=';
+    seen->percent |= bytes == '%';
+    seen->at |= bytes == '@';
+}
+
+static inline int any_of(Sixteen found)
+{
+    uint64_t halves[2];
+    memcpy(halves, &found, 16);
+    return (halves[0] | halves[1]) != 0;
+}
+
+/* Copy, and look at every byte. Nothing is read but the text. */
+static inline char *put_seen(char *to, const char *from, Py_ssize_t length, Seen *seen)
+{
+    Sixteen bytes;
+    Py_ssize_t at = 0;
+    if (length >= 16) {
+        for (; length - at >= 16; at += 16) {
+            memcpy(&bytes, from + at, 16);
+            memcpy(to + at, &bytes, 16);
+            see(seen, bytes);
+        }
+        if (at < length) { /* the last sixteen, some of them again */
+            memcpy(&bytes, from + length - 16, 16);
+            memcpy(to + length - 16, &bytes, 16);
+            see(seen, bytes);
+        }
+    } else if (length >= 8) { /* the first eight and the last, likewise */
+        uint64_t eights[2];
+        memcpy(&eights[0], from, 8);
+        memcpy(&eights[1], from + length - 8, 8);
+        memcpy(to, &eights[0], 8);
+        memcpy(to + length - 8, &eights[1], 8);
+        memcpy(&bytes, eights, 16);
+        see(seen, bytes);
+    } else if (length) {
+        char few[16];
+        memset(few, from[0], 16);
+        for (; at < length; at++)
+            few[at] = to[at] = from[at];
+        memcpy(&bytes, few, 16);
+        see(seen, bytes);
+    }
+    return to + length;
 }
 
 /* Copy what JSON shows as it is: ASCII but for controls, `"` and `\`. Anything else makes `odd` true. */
 static inline char *put_plain(char *to, const char *from, Py_ssize_t length, int *odd)
 {
-    uint64_t found = 0, eight = 0;
-    Py_ssize_t at = 0;
-    for (; length - at >= 8; at += 8) {
-        memcpy(&eight, from + at, 8);
-        memcpy(to + at, &eight, 8);
-        found |= odd_ones(eight);
-    }
-    if (at < length && length >= 8) { /* the last eight, some of them again */
-        memcpy(&eight, from + length - 8, 8);
-        memcpy(to + length - 8, &eight, 8);
-        found |= odd_ones(eight);
-        at = length;
-    }
-    for (; at < length; at++) {
-        to[at] = from[at];
-        found |= odd_ones(EACH((uint8_t)from[at]));
-    }
-    *odd |= (found & EACH(0x80)) != 0;
-    return to + length;
+    Seen seen = {{0}, {0}, {0}, {0}};
+    to = put_seen(to, from, length, &seen);
+    *odd |= any_of(seen.odd);
+    return to;
 }
 
 /* The same in quotes; null for an empty text. */
@@ -49,6 +84,23 @@ static inline char *put_text(char *to, const char *from, Py_ssize_t length, int 
     *to++ = '"';
     to = put_plain(to, from, length, odd);
     *to++ = '"';
+    return to;
+}
+
+/* The same. `marks`: which of `EQUALS`, `PERCENT` and `AT` are in it. */
+static inline char *put_marked(char *to, const char *from, Py_ssize_t length, int *odd, int *marks)
+{
+    Seen seen = {{0}, {0}, {0}, {0}};
+    *marks = 0;
+    if (!length) {
+        memcpy(to, "null", 4);
+        return to + 4;
+    }
+    *to++ = '"';
+    to = put_seen(to, from, length, &seen);
+    *to++ = '"';
+    *odd |= any_of(seen.odd);
+    *marks = (any_of(seen.equals) ? EQUALS : 0) | (any_of(seen.percent) ? PERCENT : 0) | (any_of(seen.at) ? AT : 0);
     return to;
 }
 
@@ -99,28 +151,88 @@ typedef struct {
     Py_ssize_t length;
 } Text;
 
-/* Whether `name` is one of `secrets` (in lower case, nothing but ASCII), in whatever case and between spaces; or may be,
- * being encoded. */
-static inline int may_be_secret(const char *name, const char *end, const Text *secrets, Py_ssize_t count)
+/* Names whose values are secret, in lower case and nothing but ASCII. */
+typedef struct {
+    const Text *names;
+    Py_ssize_t count;
+    uint64_t slots[4]; /* a bit for each `slot_of_name` */
+    int simple;        /* whether all are of letters, digits, `-` and `_`, and short */
+    int nameless;      /* whether one of them is empty */
+} Secrets;
+
+enum { LONGEST_SIMPLE = 60 };
+
+static inline unsigned char lowered(char byte)
+{
+    return (unsigned char)(byte >= 'A' && byte <= 'Z' ? byte + 32 : byte);
+}
+
+static inline uint8_t slot_of_name(const char *name, Py_ssize_t length)
+{
+    return (uint8_t)(31 * lowered(name[0]) + 7 * lowered(name[length - 1]) + 13 * length);
+}
+
+static inline int is_word(char byte)
+{
+    const unsigned char small = (unsigned char)(byte | 0x20);
+    return (small >= 'a' && small <= 'z') || (byte >= '0' && byte <= '9') || byte == '_' || byte == '-';
+}
+
+/* `secrets->names` and `count` are there. */
+static inline void prepare(Secrets *secrets)
+{
+    memset(secrets->slots, 0, sizeof secrets->slots);
+    secrets->simple = 1;
+    secrets->nameless = 0;
+    for (Py_ssize_t number = 0; number < secrets->count; number++) {
+        const Text name = secrets->names[number];
+        if (name.length > LONGEST_SIMPLE)
+            secrets->simple = 0;
+        if (!name.length)
+            secrets->nameless = 1;
+        for (Py_ssize_t at = 0; at < name.length; at++)
+            if (!is_word(name.start[at]))
+                secrets->simple = 0;
+        if (name.length) {
+            const uint8_t slot = slot_of_name(name.start, name.length);
+            secrets->slots[slot >> 6] |= (uint64_t)1 << (slot & 63);
+        }
+    }
+}
+
+static inline int is_secret(const char *name, const char *end, const Secrets *secrets)
+{
+    const Py_ssize_t length = end - name;
+    uint8_t slot;
+    if (!length)
+        return secrets->nameless;
+    slot = slot_of_name(name, length);
+    if (!(secrets->slots[slot >> 6] >> (slot & 63) & 1))
+        return 0;
+    for (Py_ssize_t number = 0; number < secrets->count; number++) {
+        const Text secret = secrets->names[number];
+        Py_ssize_t at = 0;
+        if (length != secret.length)
+            continue;
+        while (at < length && lowered(name[at]) == (unsigned char)secret.start[at])
+            at++;
+        if (at == length)
+            return 1;
+    }
+    return 0;
+}
+
+/* Whether `name` is one of `secrets`, in whatever case and between spaces; or may be, being encoded or in brackets. */
+static inline int may_be_secret(const char *name, const char *end, const Secrets *secrets)
 {
     for (const char *at = name; at < end; at++)
-        if (*at == '%' || *at == '+')
+        if (*at == '%' || *at == '+' || *at == '[')
             return 1;
     while (name < end && *name == ' ')
         name++;
     while (end > name && end[-1] == ' ')
         end--;
-    for (; count--; secrets++) {
-        Py_ssize_t at = 0;
-        if (end - name != secrets->length)
-            continue;
-        while (at < secrets->length
-               && (name[at] >= 'A' && name[at] <= 'Z' ? name[at] + 32 : name[at]) == secrets->start[at])
-            at++;
-        if (at == secrets->length)
-            return 1;
-    }
-    return 0;
+    return is_secret(name, end, secrets);
 }
 
 static inline int begins_name(char byte)
@@ -129,7 +241,7 @@ static inline int begins_name(char byte)
 }
 
 /* Whether a query, or a URL with one, has no parameter that is a secret; 0 also where that is not clear. */
-static inline int none_is_secret(Text query, const Text *secrets, Py_ssize_t count)
+static inline int no_value_is_secret(Text query, const Secrets *secrets)
 {
     const char *const end = query.start + query.length;
     const char *after = query.start; /* the last `=` that was seen */
@@ -141,9 +253,78 @@ static inline int none_is_secret(Text query, const Text *secrets, Py_ssize_t cou
         while (name > after && !begins_name(name[-1]))
             name--;
         /* Without a beginning since the last `=` this one is part of its value. */
-        if ((name > after || after == query.start) && may_be_secret(name, equals, secrets, count))
+        if ((name > after || after == query.start) && may_be_secret(name, equals, secrets))
             return 0;
         after = equals + 1;
     }
     return 1;
+}
+
+/* Whether what stands before an encoded `=`, at `end`, is no name of a secret; 0 also where that is not clear. */
+static inline int word_is_harmless(const char *start, const char *end, const Secrets *secrets)
+{
+    const char *word = end;
+    if (!secrets->simple)
+        return 0;
+    while (word > start && end - word <= LONGEST_SIMPLE + 16 && is_word(word[-1]))
+        word--;
+    if (word == start)
+        return !is_secret(word, end, secrets);
+    if (word[-1] == '%') { /* it begins with what another byte is encoded by, perhaps more than once */
+        while (end - word >= 2 && word[0] == '2' && word[1] == '5')
+            word += 2;
+        if (end - word < 2)
+            return 0;
+        if (word[0] == '3' && (word[1] | 0x20) == 'd') /* `=`, of which encodings of bytes end in two */
+            return !is_secret(word + 2, end, secrets);
+        const int ends_name = (word[0] == '2' && (word[1] == '6' || word[1] == '3' || (word[1] | 0x20) == 'f'))
+                              || (word[0] == '3' && ((word[1] | 0x20) == 'b' || (word[1] | 0x20) == 'f'));
+        return ends_name && end - word > 2 && !is_secret(word + 2, end, secrets);
+    }
+    if (word[-1] == '+' || word[-1] == ' ' || word[-1] == ']' || end - word > LONGEST_SIMPLE)
+        return 0;
+    return !is_secret(word, end, secrets);
+}
+
+static inline int has_two_slashes(Text text)
+{
+    const char *at = text.start, *const end = text.start + text.length;
+    while ((at = memchr(at, '/', (size_t)(end - at))) != NULL && end - ++at > 0)
+        if (*at == '/')
+            return 1;
+    return 0;
+}
+
+/* Whether nothing is hidden in what is encoded: a URL with such a parameter, or with a password. 0: it is not clear. */
+static inline int nothing_encoded_is_secret(Text text, const Secrets *secrets)
+{
+    const char *const end = text.start + text.length;
+    const char *at = text.start;
+    const char *slash_end = NULL;
+    int slashes = 0, ats = 0;
+    while ((at = memchr(at, '%', (size_t)(end - at))) != NULL) {
+        const char *const begin = at++;
+        while (end - at >= 4 && at[0] == '2' && at[1] == '5')
+            at += 2;
+        if (end - at < 2)
+            break;
+        if (at[0] == '3' && (at[1] | 0x20) == 'd' && !word_is_harmless(text.start, begin, secrets))
+            return 0;
+        if (at[0] == '2' && (at[1] | 0x20) == 'f') {
+            slashes |= begin == slash_end || (begin > text.start && begin[-1] == '/') || (end - at > 2 && at[2] == '/');
+            slash_end = at + 2;
+        }
+        ats |= at[0] == '4' && at[1] == '0';
+    }
+    return !(ats && (slashes || has_two_slashes(text))) && !(slashes && memchr(text.start, '@', (size_t)text.length));
+}
+
+/* Whether a text of these `marks` is shown as it is; 0 also where that is not clear. */
+static inline int is_shown(Text text, int marks, const Secrets *secrets)
+{
+    if (marks & EQUALS && !no_value_is_secret(text, secrets))
+        return 0;
+    if (marks & PERCENT && !nothing_encoded_is_secret(text, secrets))
+        return 0;
+    return !(marks & AT) || !has_two_slashes(text);
 }

@@ -13,7 +13,7 @@ from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from cpython.tuple cimport PyTuple_GET_ITEM
 from libc.stdint cimport int64_t, uint64_t, uintptr_t
-from libc.string cimport memchr, memcmp, memcpy
+from libc.string cimport memcmp, memcpy
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
 
 from fastgw._slots cimport slot_place
@@ -28,6 +28,8 @@ from fastgw.observe.ended import CLIENT_LEFT
 cdef extern from "_line.h" nogil:
     char* put_plain(char* to, const char* start, Py_ssize_t length, int* odd)
     char* put_text(char* to, const char* start, Py_ssize_t length, int* odd)
+    enum: EQUALS
+    char* put_marked(char* to, const char* start, Py_ssize_t length, int* odd, int* marks)
     char* put_digits(char* to, uint64_t number, int count)
     char* put_number(char* to, uint64_t number)
     char* put_micros(char* to, uint64_t micros)
@@ -36,7 +38,11 @@ cdef extern from "_line.h" nogil:
     ctypedef struct Text:
         const char* start
         Py_ssize_t length
-    bint none_is_secret(Text query, const Text* secrets, Py_ssize_t count)
+    ctypedef struct Secrets:
+        const Text* names
+        Py_ssize_t count
+    void prepare(Secrets* secrets)
+    bint is_shown(Text text, int marks, const Secrets* secrets)
 
 cdef extern from "Python.h":
     const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* length) except NULL
@@ -317,9 +323,9 @@ cdef class Recorder:
     cdef dict _sorts
     cdef Entry* _entries
     cdef void* _room  # where the entries lie
-    cdef tuple _secrets  # kept for `_secret_texts`
-    cdef Text* _secret_texts
-    cdef Py_ssize_t _secret_count
+    cdef tuple _secret_names  # kept for `_secret_texts`
+    cdef Text* _secret_texts  # what `_secrets` refers to
+    cdef Secrets _secrets
     cdef int64_t _second
     cdef bytes _second_text
     cdef dict _exchanges  # class -> its reader
@@ -374,7 +380,9 @@ cdef class Recorder:
         for place, name in enumerate(secrets):
             texts[<int>place] = _text(name)
         PyMem_Free(self._secret_texts)
-        self._secrets, self._secret_texts, self._secret_count = secrets, texts, len(secrets)
+        self._secret_names, self._secret_texts = secrets, texts
+        self._secrets.names, self._secrets.count = texts, len(secrets)
+        prepare(&self._secrets)
         self._log_others = reference.log_others if reference.other_logs else None
         self._consumers = reference.consumers
         self._held = helds
@@ -425,6 +433,7 @@ cdef class Recorder:
         cdef char line[MAX_LINE]
         cdef char* to = line
         cdef int odd = 0
+        cdef int path_marks = 0, query_marks = 0, referer_marks = 0, user_agent_marks = 0
         cdef int64_t date_ms, duration_us, upstream_us
         cdef double duration_s, upstream_s
         cdef long long request_bytes, response_bytes, retries
@@ -482,15 +491,7 @@ cdef class Recorder:
                 return False
             if not (client.length and head.host_at.length and head.path_at.length):
                 return False
-            if not (
-                none_is_secret(query, self._secret_texts, self._secret_count)
-                and none_is_secret(referer, self._secret_texts, self._secret_count)
-            ):
-                return False
             path = _span(head, head.path_at)
-            if memchr(path.start, c";", path.length) is not NULL:
-                if not none_is_secret(path, self._secret_texts, self._secret_count):
-                    return False
             date_ms = <int64_t>(date * 1000)
             if date_ms // 1000 != self._second:
                 self._second_text = lines.second_text(date_ms // 1000)
@@ -511,9 +512,9 @@ cdef class Recorder:
             to = _put_piece(to, sort, 4)
             to = _put_span(to, head, head.host_at, &odd)
             to = _put_piece(to, sort, 5)
-            to = _put_span(to, head, head.path_at, &odd)
+            to = put_marked(to, path.start, path.length, &odd, &path_marks)
             to = _put_piece(to, sort, 6)
-            to = put_text(to, query.start, query.length, &odd)
+            to = put_marked(to, query.start, query.length, &odd, &query_marks)
             to = _put_piece(to, sort, 7)
             to = put_number(to, request_bytes)
             to = _put_piece(to, sort, 8)
@@ -527,12 +528,20 @@ cdef class Recorder:
             to = _put_piece(to, sort, 12)
             to = put_text(to, request_id.start, request_id.length, &odd)
             to = _put_piece(to, sort, 13)
-            to = put_text(to, user_agent.start, user_agent.length, &odd)
+            to = put_marked(to, user_agent.start, user_agent.length, &odd, &user_agent_marks)
             to = _put_piece(to, sort, 14)
-            to = put_text(to, referer.start, referer.length, &odd)
+            to = put_marked(to, referer.start, referer.length, &odd, &referer_marks)
             to = _put_piece(to, sort, 15)
-            if odd:
+            if odd or user_agent_marks & EQUALS:  # hardly any of them has parameters
                 return False
+            if path_marks | query_marks | referer_marks | user_agent_marks:
+                if not (
+                    is_shown(user_agent, user_agent_marks, &self._secrets)
+                    and is_shown(query, query_marks, &self._secrets)
+                    and is_shown(referer, referer_marks, &self._secrets)
+                    and is_shown(path, path_marks, &self._secrets)
+                ):
+                    return False
 
         if known_as is not None:
             add_to_word(&words[_CONSUMERS_AT + consumer_row], 1)

@@ -3,7 +3,8 @@
 Rule 1: a record is one line of at most `MAX_LINE` bytes with its newline, whatever a peer sent; values that are too
 long are cut and end in `CUT`. Rule 2: bytes that are not text, and text that a terminal would obey, show as escapes, so
 no peer can end a line or forge one.
-Rule 3: a query is masked before anything else is done with it, and so is a path with parameters (`/x;token=…`).
+Rule 3: a query is masked before anything else is done with it, and so is whatever else may hold one or a URL: path,
+`Referer` and `User-Agent`.
 """
 
 import re
@@ -20,7 +21,12 @@ from fastgw.observe.record import Record
 MAX_LINE: Final = 4096
 """So that a line is also one atomic write to a pipe (PIPE_BUF)."""
 CUT: Final = "..."
-ALWAYS_MASKED: Final = ("token", "access_token", "password", "api_key", "code", "secret")
+ALWAYS_MASKED: Final = (
+    *("token", "access_token", "id_token", "refresh_token", "jwt", "assertion", "client_assertion", "code"),
+    *("secret", "client_secret", "password", "passwd", "pwd", "pass", "auth", "session"),
+    *("key", "api_key", "api-key", "apikey", "x-api-key"),
+    *("sig", "signature", "x-amz-signature", "x-amz-credential", "x-amz-security-token"),
+)
 ECS_VERSION: Final = "8.11.0"
 
 Mask = Callable[[bytes | None], bytes | None]
@@ -34,6 +40,16 @@ _PROTOCOLS = ("HTTP/1.0", "HTTP/1.1")
 _NAME = re.compile(rb"(?:^|[&;?#])([^&;?#=]*)=")
 # The same names, of bytes that end in `=`. PERF: 0.30 us for a URL of 64 bytes, 1.40 for `_NAME` (CPython 3.11).
 _NAMES_IN_TURN = re.compile(rb"(?>(?:[^&;?#=]*+[&;?#])*)([^&;?#=]*+)=[^&;?#]*+")
+# What a URL has within a parameter of another one, where it is encoded, perhaps more than once.
+_ENCODED_EQUALS = re.compile(rb"%(?>(?:25)*)3[dD]")
+_MOST_DECODED, _LONGEST_NAME = 4, 512  # times that something may have been encoded; bytes of a name then
+_USERINFO = re.compile(
+    rb"((?::|%(?>(?:25)*)3[aA])(?:/|%(?>(?:25)*)2[fF]){2})"
+    rb"(?:[^/?#&\s%]|%(?!(?>(?:25)*)(?:2[fF36]|3[fF])))+(@|%(?>(?:25)*)40)"
+)
+_MAY_HIDE = re.compile(rb"@|%(?>(?:25)*)(?:3[dD]|40)")
+# Between words of a text, but not around a `=`.
+_BETWEEN_WORDS = re.compile(rb"""((?<![=\s])[\s(),"'<>{}|]+(?!\s*=))""")
 _REMEMBERED, _REMEMBERED_LENGTH = 4096, 64  # names of parameters: peers choose them
 _NOT_PLAIN = re.compile(rb'[^\x20-\x7e]|["\\]')
 # In UTF-8: U+0080-009F (C1), U+2028-202E (ends of lines, direction of text) and U+2066-2069 (direction).
@@ -43,9 +59,9 @@ _OBEYED = re.compile(rb"\xc2[\x80-\x9f]|\xe2\x80[\xa8-\xae]|\xe2\x81[\xa6-\xa9]"
 class Secrets:
     """The parameters of queries whose values are masked: `ALWAYS_MASKED` and those in `redact`.
 
-    Names compare decoded and without case. Parameters may begin behind `;`, `?` and `#` too, for a query may hold a
-    URL, and some upstreams split at `;`. A masked value ends at `&` only: to other upstreams what follows a `;` is
-    still the secret.
+    Names compare decoded and without case, and so does one in brackets (`user[password]`). Parameters may begin behind
+    `;`, `?` and `#` too, for a query may hold a URL, encoded or not, and some upstreams split at `;`. A masked value
+    ends at `&` only: to other upstreams what follows a `;` is still the secret. Of URLs user and password are masked.
     """
 
     def __init__(self, redact: Iterable[str]) -> None:
@@ -60,15 +76,18 @@ class Secrets:
         """
         if query and len(query) > MAX_LINE:
             query = query[:MAX_LINE] + CUT.encode()
-        if not query or self.none_in(query[: query.rfind(b"=") + 1]):
+        if not query or (self._has_harmless_names(query[: query.rfind(b"=") + 1]) and not may_hide(query)):
             return query
-        return b"&".join(map(self._masked, query.split(b"&")))
+        return _USERINFO.sub(rb"\1***\2", b"&".join(map(self._masked, query.split(b"&"))))
 
     def none_in(self, query: bytes) -> bool:
         """Whether `mask` would leave it as it is; False also where that is not clear. `query` ends with a `=`.
 
         What stands before that may be the name of a parameter without a value.
         """
+        return self._has_harmless_names(query) and not may_hide(query)
+
+    def _has_harmless_names(self, query: bytes) -> bool:
         # PERF: nearly all names were seen before, and a set compares them all in one call: 0.4 us for a URL of 64
         # bytes, 2.3 with a cached call for each name (CPython 3.11, micro/observe).
         names = _NAMES_IN_TURN.findall(query)
@@ -84,13 +103,47 @@ class Secrets:
 
     def _is_secret(self, name: bytes) -> bool:
         if b"%" in name or b"+" in name:
-            name = unquote_to_bytes(name.replace(b"+", b" "))
+            name = _decoded_name(name[-_LONGEST_NAME:].replace(b"+", b" "))
+        if b"[" in name:
+            name = name.rpartition(b"[")[2].rstrip(b" ").removesuffix(b"]")
         return name.decode(errors="replace").strip().casefold() in self.names
 
     def _masked(self, part: bytes) -> bytes:
-        ends = (name.end() for name in _NAME.finditer(part) if self._is_secret(name[1]))
-        end = next(ends, None)
-        return part if end is None else part[:end] + b"***"
+        ends = [name.end() for name in _NAME.finditer(part) if self._is_secret(name[1])][:1]
+        encoded = _ENCODED_EQUALS.search(part)
+        if encoded is not None and self._hides_secret(part):
+            ends.append(encoded.end())
+        return part[: min(ends)] + b"***" if ends else part
+
+    def _hides_secret(self, part: bytes) -> bool:
+        """Whether a secret parameter shows when it is decoded, however often it was encoded."""
+        for _ in range(_MOST_DECODED):
+            # A name before a `=` that is there already was looked at before.
+            before, part = part, unquote_to_bytes(part.replace(b"=", b"&"))
+            if any(map(self._is_secret, set(map(_last_name, part.split(b"=")[:-1])))):
+                return True
+            if part == before:
+                break
+        return False
+
+
+def _decoded_name(text: bytes) -> bytes:
+    """What follows the last place where a parameter may begin, once it is decoded."""
+    for _ in range(_MOST_DECODED):
+        before, text = text, unquote_to_bytes(text)
+        if text == before:
+            break
+    return _last_name(text)
+
+
+def _last_name(text: bytes) -> bytes:
+    """What stands behind the last place where a parameter may begin."""
+    return text[max(map(text.rfind, (b"&", b";", b"?", b"#", b"="))) + 1 :]
+
+
+def may_hide(text: bytes) -> bool:
+    """Whether a URL in it may have a user, or parameters that are encoded."""
+    return (b"%" in text or b"@" in text) and _MAY_HIDE.search(text) is not None
 
 
 def masker(redact: Iterable[str]) -> Mask:
@@ -116,7 +169,7 @@ def _json_fields(record: Record, mask: Mask) -> dict[str, Any]:
         "method": _text(record.method),
         "scheme": _text(record.scheme),
         "host": _text(record.host),
-        "path": _text(_path(record, mask)),
+        "path": _text(mask(record.path)),
         "query": _text(mask(record.query)),
         "protocol": _PROTOCOLS[record.minor],
         "status": record.status,
@@ -128,7 +181,7 @@ def _json_fields(record: Record, mask: Mask) -> dict[str, Any]:
         "upstream_s": round(record.upstream_s, 6) if record.upstream_s >= 0.0 else None,
         "retries": record.retries,
         "request_id": _text(record.request_id),
-        "user_agent": _text(record.user_agent),
+        "user_agent": _text(_words(record.user_agent, mask)),
         "referer": _text(mask(record.referer)),
     }
 
@@ -199,9 +252,9 @@ def ecs_line(record: Record, mask: Mask) -> bytes:
         "http.response.body.bytes": record.response_bytes,
         "url.scheme": _text(record.scheme),
         "url.domain": _text(record.host),
-        "url.path": _text(_path(record, mask)),
+        "url.path": _text(mask(record.path)),
         "url.query": _text(mask(record.query)),
-        "user_agent.original": _text(record.user_agent),
+        "user_agent.original": _text(_words(record.user_agent, mask)),
         "error.code": record.fault,
         "error.message": record.fault_detail,
         "fastgw.listener": record.listener,
@@ -218,11 +271,11 @@ def ecs_line(record: Record, mask: Mask) -> bytes:
 def combined_line(record: Record, mask: Mask) -> bytes:
     """Apache's and nginx's `combined`, bytes escaped as nginx does it: `\\x22`."""
     query = mask(record.query)
-    path = _path(record, mask) or b""
+    path = mask(record.path) or b""
     request_target = path if query is None else b"%b?%b" % (path, query)
     protocol = _PROTOCOLS[record.minor].encode()
     request = b"%b %b %b" % (record.method, request_target, protocol) if record.method else None
-    referer = mask(record.referer)
+    referer, user_agent = mask(record.referer), _words(record.user_agent, mask)
     client = record.client.encode(errors="backslashreplace")
     consumer = record.consumer.encode(errors="backslashreplace")
     date = _common_date(int(record.ended_date)).encode()
@@ -237,7 +290,7 @@ def combined_line(record: Record, mask: Mask) -> bytes:
             record.status,
             record.response_bytes,
             _quoted(referer, limit),
-            _quoted(record.user_agent, limit),
+            _quoted(user_agent, limit),
         )
         if len(line) <= MAX_LINE:
             return line
@@ -246,9 +299,12 @@ def combined_line(record: Record, mask: Mask) -> bytes:
 FORMATS: Final[Mapping[str, LineFormat]] = {"json": json_line, "ecs": ecs_line, "combined": combined_line}
 
 
-def _path(record: Record, mask: Mask) -> bytes | None:
-    """Behind the value of a secret parameter nothing of it is shown: a token may have slashes."""
-    return mask(record.path) if record.path and b";" in record.path else record.path
+def _words(text: bytes | None, mask: Mask) -> bytes | None:
+    """A text that may have URLs and parameters among its words: a value ends with its word."""
+    if not text or (b"=" not in text and not may_hide(text)):
+        return text
+    words = _BETWEEN_WORDS.split(text[: MAX_LINE + 1])
+    return b"".join(mask(word) or b"" if b"=" in word or may_hide(word) else word for word in words)
 
 
 def _fitted(fields: dict[str, Any]) -> bytes:

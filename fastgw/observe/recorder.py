@@ -12,7 +12,7 @@ import orjson
 
 from fastgw.observe.ended import CLIENT_LEFT, Ended, record_of
 from fastgw.observe.families import METHOD_PLACES
-from fastgw.observe.lines import JSON_SLOTS, MAX_LINE, json_line, json_pieces, json_template, second_text
+from fastgw.observe.lines import JSON_SLOTS, MAX_LINE, json_line, json_pieces, json_template, may_hide, second_text
 from fastgw.observe.log import Log
 from fastgw.observe.record import Record
 from fastgw.observe.tally import Place, Tally
@@ -159,8 +159,10 @@ class Recorder:
         user_agent, referer = head.first(b"user-agent") or b"", head.first(b"referer") or b""
         client = ended.client_ip.encode()
         consumer = b"" if ended.consumer is None else ended.consumer.name.encode(errors="backslashreplace")
+        if b"=" in user_agent or may_hide(user_agent):
+            return b"", b""
         told = b"%b&%b=" % (referer, query or b"")
-        if path.find(b";") >= 0:
+        if b"=" in path or b"%" in path or b"@" in path:
             told = b"%b&%b" % (path, told)
         sent = b" ".join((told, host, path, request_id, user_agent, client, consumer))
         if not (host and path and client and sent.isascii()) or ended.why or ended.shadowed:

@@ -114,7 +114,7 @@ def logging(tmp_path: Path) -> Iterator[Gateway]:
         "workers": 1,
         "listeners": {"main": {"address": "127.0.0.1:0"}},
         "access_logs": [
-            {"sink": "stdout", "format": "json", "redact": ["session"]},
+            {"sink": "stdout", "format": "json", "redact": ["visit"]},
             {"sink": str(tmp_path / "ecs.log"), "format": "ecs"},
             {"sink": str(tmp_path / "combined.log"), "format": "combined"},
         ],
@@ -133,10 +133,10 @@ def ask(gateway: Gateway, target: str) -> None:
 
 def test_each_sink_has_its_format_and_its_redactions(logging: Gateway, tmp_path: Path) -> None:
     """`json`, `ecs` and `combined` side by side; a stop writes what is still held."""
-    ask(logging, "/a?session=hunter2&x=1&token=hunter3")
+    ask(logging, "/a?visit=hunter2&x=1&token=hunter3")
     logging.stop()
     [record] = logging.records
-    assert record["query"] == "session=***&x=1&token=***"
+    assert record["query"] == "visit=***&x=1&token=***"
     ecs = json.loads((tmp_path / "ecs.log").read_text())
     assert ecs["http.response.status_code"] == 200
     assert ecs["url.path"] == "/a"
@@ -144,7 +144,7 @@ def test_each_sink_has_its_format_and_its_redactions(logging: Gateway, tmp_path:
     combined = (tmp_path / "combined.log").read_text()
     assert re.fullmatch(
         r"127\.0\.0\.1 - - \[\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d [+-]\d{4}\] "
-        r'"GET /a\?session=hunter2&x=1&token=\*\*\* HTTP/1\.1" 200 4 "http://r\.test/" "probe/1"\n',
+        r'"GET /a\?visit=hunter2&x=1&token=\*\*\* HTTP/1\.1" 200 4 "http://r\.test/" "probe/1"\n',
         combined,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from unittest.mock import patch
 
 import msgspec
 import orjson
@@ -11,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.observe.lines import FORMATS, MAX_LINE, Secrets, masker
+from fastgw.observe import lines
+from fastgw.observe.lines import ALWAYS_MASKED, FORMATS, MAX_LINE, Secrets, masker
 from fastgw.observe.record import Record
 
 GOLDEN = Path(__file__).parent.parent / "contract" / "access_log"
@@ -101,6 +103,21 @@ def test_the_formats_are_the_contract(format: str) -> None:
         (b"tokens=a&xtoken=b&atoken=c", b"tokens=a&xtoken=b&atoken=c"),
         (b"a=token&b=token=1", b"a=token&b=token=1"),
         (b"token&secret", b"token&secret"),
+        # within a URL that is itself a value, encoded once or more often
+        (b"next=%2Fcb%3Ftoken%3Dabc%26x%3D1&y=2", b"next=%2Fcb%3Ftoken%3D***&y=2"),
+        (b"next=%252Fcb%253Facc%2565ss_token%253Dabc", b"next=%252Fcb%253Facc%2565ss_token%253D***"),
+        (b"q=token%3Dabc;d", b"q=token%3D***"),
+        (b"next=%2Fcb%3Fa%3D1%26token%3Dabc", b"next=%2Fcb%3Fa%3D***"),
+        (b"acc%2565ss_token%3Da&b=acc%65ss_token%253Da", b"acc%2565ss_token%3D***&b=acc%65ss_token%253D***"),
+        (b"q=tokens%3Dabc%3D%3D&c=1", b"q=tokens%3Dabc%3D%3D&c=1"),
+        (b"token%20%3D1", b"token%20%3D***"),
+        # in brackets
+        (b"user[password]=a&user%5Btoken%5D=b&user[name]=c", b"user[password]=***&user%5Btoken%5D=***&user[name]=c"),
+        # user and password of a URL
+        (b"https://u:p@h/x?a=b", b"https://***@h/x?a=b"),
+        (b"https://u:p@ss@h/", b"https://***@h/"),
+        (b"next=https%3A%2F%2Fu%3Ap%40h%2F&a=b@c", b"next=https%3A%2F%2F***%40h%2F&a=b@c"),
+        (b"https://h/@scope?to=a@b.c", b"https://h/@scope?to=a@b.c"),
         (b"%zz=1&=token&&=", b"%zz=1&=token&&="),
         (b"", b""),
         (None, None),
@@ -149,12 +166,57 @@ def test_a_secret_is_in_no_line(format: str) -> None:
         (b"/q;v=1;%74oken=eyJ/b", b"/q;v=1;%74oken=***"),
         (b"/q;v=1/token=2", b"/q;v=1/token=2"),
         (b"/token=1", b"/token=1"),
+        (b"/cb&code=eyJ/b", b"/cb&code=***"),
+        (b"/cb%3Fcode=eyJ/b", b"/cb%3Fcode=***"),
+        (b"/cb%3Fcode%3DeyJ/b", b"/cb%3Fcode%3D***"),
+        (b"/proxy/https://u:eyJ@h/b", b"/proxy/https://***@h/b"),
     ],
 )
 def test_a_secret_parameter_of_the_path_is_in_no_line(format: str, path: bytes, shown: bytes) -> None:
     written = line(changed(PROXIED, path=path), format)
     assert shown in written
     assert b"eyJ" not in written
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("name", ALWAYS_MASKED)
+def test_what_is_always_masked_is_so_in_each_place(format: str, name: str) -> None:
+    """The path, the query, `Referer` with its fragment, and `User-Agent`."""
+    said = name.upper().encode() + b"=planted"
+    record = changed(
+        PROXIED,
+        path=b"/a;" + said,
+        query=b"a=1&" + said,
+        referer=b"https://h/a?b=1#c=2&" + said,
+        user_agent=b"Bot/1.0 (+https://h/?" + said + b") Chrome/1",
+    )
+    written = line(record, format)
+    assert b"planted" not in written
+    assert written.count(b"=***") == 4
+    assert b" Chrome/1" in written
+
+
+@pytest.mark.parametrize(
+    ("user_agent", "shown"),
+    [
+        (b"Bot/1.0 (+https://h/?a=1&api_key=abc) Foo", b"Bot/1.0 (+https://h/?a=1&api_key=***) Foo"),
+        (b"a token = abc x", b"a token =*** x"),
+        (b"curl (key=abc, z)", b"curl (key=***, z)"),
+        (b"a (https://u:p@h/a b@c)", b"a (https://***@h/a b@c)"),
+        (b"Mozilla/5.0 (X11; Linux x86_64; rv:1)", b"Mozilla/5.0 (X11; Linux x86_64; rv:1)"),
+        (b"My%20App/1 a=b", b"My%20App/1 a=b"),
+    ],
+)
+def test_a_masked_value_among_words_ends_with_its_word(user_agent: bytes, shown: bytes) -> None:
+    assert shown in line(changed(PROXIED, user_agent=user_agent), "combined")
+
+
+@pytest.mark.parametrize("text", [b"%3D" * 1400, b"token%3D" * 500, b"://" * 1400, b"://%40" * 700, b"a=" * 2000])
+def test_hostile_texts_take_no_time_that_grows_faster_than_they_do(text: bytes) -> None:
+    """What is looked at again and again is bounded: calls are counted, not seconds."""
+    with patch.object(lines, "unquote_to_bytes", wraps=lines.unquote_to_bytes) as decoded:
+        line(changed(PROXIED, query=text, path=b"/" + text, referer=text, user_agent=text))
+    assert sum(len(call.args[0]) for call in decoded.call_args_list) < 4 * 20 * len(text)
 
 
 PEER_BYTES = st.one_of(

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import example, given, reject
+from hypothesis import example, given, reject, settings
 from hypothesis import strategies as st
 
 from fastgw.errors import Fault
@@ -39,11 +39,11 @@ def series_of(*routes: str) -> Series:
 class Told:
     """A recorder with its column and one JSON log."""
 
-    def __init__(self, twin: Any, *formats: str) -> None:
+    def __init__(self, twin: Any, *formats: str, redact: tuple[str, ...] = REDACT) -> None:
         self.column = memoryview(bytearray(8 * WORDS)).cast("Q")
         self.tally = Tally(series_of("user", "files"), self.column)
-        settings = [AccessLog("stdout", each, REDACT) for each in formats or ("json",)]
-        self.logs = [Log(each, self.tally, Held if twin is None else twin.Held) for each in settings]
+        wanted = [AccessLog("stdout", each, redact) for each in formats or ("json",)]
+        self.logs = [Log(each, self.tally, Held if twin is None else twin.Held) for each in wanted]
         self.recorder: Any = Recorder(self.tally, self.logs)
         if twin is not None:
             self.recorder = twin.Recorder(self.recorder)
@@ -140,6 +140,32 @@ def test_lines_and_counts_are_those_of_a_record(twin: Any, finished: list[tuple[
         assert (written.count(b"\n"), written[-1:]) == (1, b"\n")
         assert len(written) <= MAX_LINE
     assert told.column == expected.column
+
+
+PIECES = (
+    b"token sid zipcode a x-amz-signature SIG %74oken %5B %5D [ ] = = %3D %3d %253D %25253d & %26 ; %3B ? %3F / // %2F "
+    b"%2f%2F : %3A :// @ %40 %2540 + %20 %09 . - _ % %2 ( , user:pw@host https://u:p@h/ https%3A%2F%2Fu%3Ap%40h%2F "
+    b"token%3D"
+).split(b" ")
+HIDING = st.lists(st.sampled_from(PIECES), max_size=8).map(b"".join)
+WORDS_HIDING = st.lists(st.sampled_from([*PIECES, b" ", b" = "]), max_size=8).map(b"".join).map(bytes.strip)
+
+
+@pytest.mark.parametrize("twin", WAYS)
+@given(path=HIDING, query=HIDING, referer=HIDING, user_agent=WORDS_HIDING)
+@settings(max_examples=600)
+def test_what_is_masked_is_what_a_record_masks(
+    twin: Any, path: bytes, query: bytes, referer: bytes, user_agent: bytes
+) -> None:
+    """Encoded or not, in each of the four places where a URL or a query may be; the names are all plain ones."""
+    told = Told(twin, redact=("sid",))
+    fields = b"User-Agent: %b\r\nReferer: %b\r\n" % (user_agent, referer)
+    try:
+        ended = over(fields, b"GET /%b?%b HTTP/1.1" % (path.replace(b"?", b""), query))
+    except Malformed:
+        reject()
+    told.recorder.finish_at(ended, 1.0, 1.0)
+    assert orjson.loads(told.lines()[0]) == orjson.loads(json_line(record_of(ended, 1.0, 1.0), masker(["sid"])))
 
 
 @pytest.mark.parametrize("twin", WAYS)
