@@ -15,17 +15,21 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 
+import click
 import msgspec
 import typer
 
 from fastgw import VERSION, config
-from fastgw.admin.client import DEFAULT, TOKEN, AdminClient, Refused, Unreachable, parse_place, token_of
+from fastgw.admin.client import TOKEN, AdminClient, Refused, Unreachable
 from fastgw.config.files import LARGEST
 from fastgw.config.secret import SecretError
 from fastgw.config.values import parse_address
 
 if TYPE_CHECKING:
+    from fastgw.admin.choosing import Choice, Wanted
+    from fastgw.admin.node import Outcome
     from fastgw.runtime.bound import Bound
+    from fastgw.runtime.registry import Found
     from fastgw.runtime.slots import Work
 
 WRONG: Final = 1
@@ -88,12 +92,19 @@ FileArgument = Annotated[
 SyntaxOption = Annotated[Syntax, typer.Option("--syntax", help="How what comes from stdin is written.")]
 FormatOption = Annotated[Format, typer.Option("--format", help="How to answer.")]
 WorkersOption = Annotated[int | None, typer.Option(min=1, metavar="N", help="Processes that serve. Default: auto.")]
+ConfigOption = Annotated[
+    str | None, typer.Option("--config", metavar="FILE", help="The gateway that runs from this file.")
+]
+NameOption = Annotated[str | None, typer.Option("--name", metavar="NAME", help="The gateway of this name.")]
 AdminOption = Annotated[
-    str, typer.Option(metavar="ADDR", help="The gateway's admin listener: host:port, unix:/path or https://host:port.")
+    str | None,
+    typer.Option(metavar="ADDR", help="The gateway at this address: host:port, unix:/path or https://host:port."),
 ]
 TokenOption = Annotated[
     str | None,
-    typer.Option("--token-file", metavar="FILE", help=f"Holds the token. Default: ${TOKEN}, if set."),
+    typer.Option(
+        "--token-file", metavar="FILE", help=f"Holds the token. Default: ${TOKEN}, if set; else the gateway's own."
+    ),
 ]
 CertificateOption = Annotated[
     str | None,
@@ -134,6 +145,9 @@ def run(
         bool,
         typer.Option("--watch", help="Take FILE, and what it includes, whenever they change, as a reload would."),
     ] = False,
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="How commands may call it. Default: the file's name without its suffix.")
+    ] = "",
     ready_fd: ReadyFdOption = None,
 ) -> None:
     """Run the gateway, from a configuration file or from --listen and --to."""
@@ -149,13 +163,13 @@ def run(
     if watch and file is None:
         raise typer.BadParameter("--watch needs a file")
     if file is not None:
-        _serve(lambda: config.load(file, TYPES), _announce, ready_fd, follow_files=watch)
+        _serve(lambda: config.load(file, TYPES), _announce, ready_fd, follow_files=watch, name=name)
     elif listen is not None and to is not None:
         try:
             configuration = config.from_flags(listen, to, workers=workers, access_log=access_log, status=status)
         except config.ConfigError as error:
             _fail(USAGE, *map(str, error.problems))
-        _serve(lambda: config.Loaded.of(configuration), _announce, ready_fd)
+        _serve(lambda: config.Loaded.of(configuration), _announce, ready_fd, name=name)
     else:
         raise typer.BadParameter("expected a file, or --listen and --to")
 
@@ -268,7 +282,9 @@ def diff(
 
 @app.command()
 def reload(
-    admin: AdminOption = DEFAULT,
+    file: ConfigOption = None,
+    name: NameOption = None,
+    admin: AdminOption = None,
     token_file: TokenOption = None,
     certificate: CertificateOption = None,
     answer: FormatOption = Format.TEXT,
@@ -276,7 +292,31 @@ def reload(
     """Have a running gateway read its configuration file anew, and wait until all workers serve it."""
     from fastgw.admin.node import Outcome
 
-    outcome = _asked(admin, token_file, certificate, lambda client: client.change("/reload", Outcome))
+    wanted = _wanted(file, name, admin, token_file)
+    _tell_outcome(_asked(wanted, certificate, lambda client: client.change("/reload", Outcome)), answer)
+
+
+@app.command()
+def rollback(
+    generation: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="One of those that are kept. Default: the one before.")
+    ] = None,
+    file: ConfigOption = None,
+    name: NameOption = None,
+    admin: AdminOption = None,
+    token_file: TokenOption = None,
+    certificate: CertificateOption = None,
+    answer: FormatOption = Format.TEXT,
+) -> None:
+    """Have a running gateway go back to an earlier configuration; each time one further back."""
+    from fastgw.admin.node import Outcome
+
+    body = {"generation": generation}
+    wanted = _wanted(file, name, admin, token_file)
+    _tell_outcome(_asked(wanted, certificate, lambda client: client.change("/rollback", Outcome, body)), answer)
+
+
+def _tell_outcome(outcome: Outcome, answer: Format) -> None:
     if answer is Format.JSON:
         _print_json(outcome)
     elif outcome.ok:
@@ -291,7 +331,9 @@ def reload(
 
 @app.command()
 def drain(
-    admin: AdminOption = DEFAULT,
+    file: ConfigOption = None,
+    name: NameOption = None,
+    admin: AdminOption = None,
     token_file: TokenOption = None,
     certificate: CertificateOption = None,
     answer: FormatOption = Format.TEXT,
@@ -299,7 +341,9 @@ def drain(
     """Have a running gateway finish what is under way, take nothing new, and stop."""
     from fastgw.admin.node import Draining
 
-    draining = _asked(admin, token_file, certificate, lambda client: client.change("/drain", Draining))
+    draining = _asked(
+        _wanted(file, name, admin, token_file), certificate, lambda client: client.change("/drain", Draining)
+    )
     if answer is Format.JSON:
         _print_json(draining)
     else:
@@ -308,7 +352,9 @@ def drain(
 
 @app.command()
 def status(
-    admin: AdminOption = DEFAULT,
+    file: ConfigOption = None,
+    name: NameOption = None,
+    admin: AdminOption = None,
     token_file: TokenOption = None,
     certificate: CertificateOption = None,
     watch: Annotated[bool, typer.Option("--watch", help="Go on showing it, until Ctrl-C.")] = False,
@@ -318,14 +364,33 @@ def status(
     if watch and (answer is Format.JSON or not sys.stdout.isatty()):
         raise typer.BadParameter("it is for people at a terminal; programs ask again", param_hint="--watch")
     if answer is Format.JSON:
-        typer.echo(_asked(admin, token_file, certificate, lambda client: client.get("/status")))
+        typer.echo(_asked(_wanted(file, name, admin, token_file), certificate, lambda client: client.get("/status")))
         return
     from fastgw.admin import tables  # and with it rich, which no other command needs
 
     if watch:
-        _asked(admin, token_file, certificate, tables.watch)
+        _asked(_wanted(file, name, admin, token_file), certificate, tables.watch)
     else:
-        tables.console().print(tables.overview(*_asked(admin, token_file, certificate, tables.ask)))
+        tables.console().print(
+            tables.overview(*_asked(_wanted(file, name, admin, token_file), certificate, tables.ask))
+        )
+
+
+@app.command()
+def token(
+    file: ConfigOption = None,
+    name: NameOption = None,
+    admin: AdminOption = None,
+    token_file: TokenOption = None,
+    header: Annotated[
+        bool, typer.Option("--header", help="As a header, for `curl -H @-`: nobody sees it in a list of processes.")
+    ] = False,
+) -> None:
+    """Print the token of a running gateway's admin API."""
+    held = _chosen(_wanted(file, name, admin, token_file)).token
+    if held is None:
+        _fail(WRONG, "fastgw: it needs no token, or has it in no file that can be read")
+    typer.echo(f"Authorization: Bearer {held}" if header else held)
 
 
 @app.command()
@@ -461,19 +526,51 @@ def _read(source: Callable[[], T]) -> T:
         _fail(WRONG, *map(str, error.problems))
 
 
-def _asked(admin: str, token_file: str | None, certificate: str | None, ask: Callable[[AdminClient], T]) -> T:
-    """What a running gateway answers."""
+def _wanted(file: str | None, name: str | None, admin: str | None, token_file: str | None) -> Wanted:
+    from fastgw.admin.choosing import Wanted
+
+    if sum(each is not None for each in (file, name, admin)) > 1:
+        raise typer.BadParameter("--config, --name and --admin: one of them says which gateway")
+    return Wanted(admin, file, name, token_file)
+
+
+def _chosen(wanted: Wanted) -> Choice:
+    """The gateway that is meant, and the token for it."""
+    from fastgw.admin.choosing import Ambiguous, NoSuchGateway, choose
+
+    is_asked = sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
     try:
-        place = parse_place(admin)
+        return choose(wanted, _ask_which if is_asked else None)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--admin") from error
-    if certificate is not None and not place.tls:
+    except Ambiguous as error:
+        _fail(USAGE, f"fastgw: {error}")
+    except NoSuchGateway as error:
+        _fail(UNREACHABLE, f"fastgw: {error}")
+    except SecretError as error:
+        _fail(WRONG, f"fastgw: {error}")
+
+
+def _ask_which(found: Sequence[Found]) -> Found:
+    from fastgw.admin.choosing import listed
+
+    typer.echo("Several gateways run:", err=True)
+    for place, line in enumerate(listed(found), 1):
+        typer.echo(f"  {place}  {line}", err=True)
+    number: int = typer.prompt("Which one", type=click.IntRange(1, len(found)), err=True)
+    return found[number - 1]
+
+
+def _asked(wanted: Wanted, certificate: str | None, ask: Callable[[AdminClient], T]) -> T:
+    """What a running gateway answers."""
+    choice = _chosen(wanted)
+    if certificate is not None and not choice.place.tls:
         raise typer.BadParameter("it is shown by https:// alone", param_hint="--certificate")
     try:
-        return ask(AdminClient(place, token_of(token_file), certificate))
+        return ask(AdminClient(choice.place, choice.token, certificate))
     except Unreachable as error:
         _fail(UNREACHABLE, f"fastgw: {error}")
-    except (Refused, SecretError) as error:
+    except Refused as error:
         _fail(WRONG, f"fastgw: {error}")
 
 
@@ -484,6 +581,7 @@ def _serve(
     companions: Mapping[str, Work] = {},
     *,
     follow_files: bool = False,
+    name: str = "",
 ) -> None:
     """Run the gateway until a signal ends it."""
     from fastgw.gateway import CompileError
@@ -493,7 +591,7 @@ def _serve(
     from fastgw.runtime.sockets import CannotListen
 
     try:
-        run_gateway(load, announce, ready_fd, companions, follow_files=follow_files)
+        run_gateway(load, announce, ready_fd, companions, follow_files=follow_files, name=name)
     except config.ConfigError as error:
         _fail(WRONG, *map(str, error.problems))
     except CompileError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import tempfile
 from collections.abc import Generator, Iterator
 
 import hypothesis
@@ -17,6 +18,13 @@ hypothesis.settings.load_profile("fastgw")
 
 # Where Python is told to keep nothing that it has compiled, each start of the command would compile all modules anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+# Where gateways register that tests start: not among those of whoever runs the tests. It is removed at the end.
+_RUNTIME = tempfile.TemporaryDirectory(prefix="fastgw-tests-")
+os.environ["XDG_RUNTIME_DIR"] = _RUNTIME.name
+for _name in ("RUNTIME_DIRECTORY", "FASTGW_ADMIN_TOKEN", "JOURNAL_STREAM", "KUBERNETES_SERVICE_HOST"):
+    os.environ.pop(_name, None)
 
 
 # Files that take more than a minute. A file is one process's: the last to begin would keep all others waiting.

@@ -44,7 +44,6 @@ LINK = re.compile(r"\[[^]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE_BLOCK = re.compile(r"^`(\S+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PORT = re.compile(r"(?<=[:\s])(?:8080|900[0-9]|990[12])\b")
-ASKING = re.compile(r"\bfastgw (?:reload|status|drain)\b")  # at the default address, which is moved too
 TRY_IT = re.compile(r"Try it: (.*)")
 
 
@@ -108,7 +107,8 @@ class Terminal:
         self._running: list[tuple[subprocess.Popen[bytes], list[Lines]]] = []
         path = os.pathsep.join([str(Path(FASTGW).parent), os.environ["PATH"]])
         kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-        self._environment = {**kept, "PATH": path, "LC_ALL": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
+        runtime = {"XDG_RUNTIME_DIR": str(folder)}  # the commands find the gateway of this block
+        self._environment = {**kept, **runtime, "PATH": path, "LC_ALL": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
 
     def __enter__(self) -> Terminal:
         return self
@@ -145,7 +145,7 @@ class Terminal:
             if command.endswith("wait"):
                 self._wait()
             return
-        command = self.moved(ASKING.sub(r"\g<0> --admin 127.0.0.1:9901", command))
+        command = self.moved(command)
         pattern = ".*".join(re.escape(part) for part in expected.rstrip("\n").split("..."))
         # A default stays what it is, whatever else was moved from there.
         pattern = PORT.sub(lambda found: f"(?:{found[0]}|{self._ports.get(found[0], found[0])})", pattern)

@@ -48,15 +48,18 @@ class ReloadedFastgw(Fastgw):
 
 def changes_by(addresses: bytes, file: Path, versions: list[Path]) -> "FastgwChanges":
     """`addresses`: as `Fastgw._changes` has them."""
-    host, _, port = json.loads(addresses)["admin"].rpartition(":")
-    return FastgwChanges(file, versions, HTTPConnection(host, int(port), timeout=PATIENCE))
+    ready = json.loads(addresses)
+    host, _, port = ready["admin"].rpartition(":")
+    token = Path(ready["token_file"]).read_text().strip()
+    return FastgwChanges(file, versions, HTTPConnection(host, int(port), timeout=PATIENCE), token)
 
 
 class FastgwChanges:
     """`versions`: files that take the place of `file`, in turn."""
 
-    def __init__(self, file: Path, versions: list[Path], admin: HTTPConnection) -> None:
+    def __init__(self, file: Path, versions: list[Path], admin: HTTPConnection, token: str) -> None:
         self._file, self._versions, self._admin = file, versions, admin
+        self._shown = {"Authorization": f"Bearer {token}"}
         self._turn = count()
 
     def apply(self) -> float:
@@ -69,7 +72,7 @@ class FastgwChanges:
 
     def _ask(self, target: str, body: bytes, fields: dict[str, str]) -> float:
         begun_at = time.perf_counter()
-        self._admin.request("POST", target, body, fields)
+        self._admin.request("POST", target, body, {**self._shown, **fields})
         answer = self._admin.getresponse()
         told = answer.read()
         self._admin.close()  # it would be closed by the time of the next one

@@ -1,8 +1,8 @@
 """Who may use the admin API, and on whose behalf.
 
-Who: anybody who reaches it on a loopback address or a unix socket when no token is configured; else whoever shows the
-token or a client certificate that the listener's authority has signed. Only the dashboard's page is for everybody: it
-holds nothing, and asks for the token.
+Who: whoever shows the token or a client certificate that the listener's authority has signed; and on a unix socket that
+the kernel opens to its owner alone, whoever reaches it, unless a token is configured. Where none is, one is made at the
+start. Only the dashboard's page is for everybody: it holds nothing, and asks for the token.
 
 On whose behalf: a browser also sends what pages of strangers ask for. Each gate below closes one way.
 
@@ -10,26 +10,35 @@ On whose behalf: a browser also sends what pages of strangers ask for. Each gate
   rebinding) is none of these. Over TLS any name may stand there, for the browser has found it in our certificate; and
   on a unix socket, for no browser comes that way.
 - `Origin`, which browsers add to every request of a page that changes something, must be our own or absent.
+- `Sec-Fetch-Site`, where a browser says it, must be our own page or its user: a cookie is sent to all ports of a host.
 - A body must be of a type that no form can send and for which scripts of other origins need leave; we give none.
+- Who shows a cookie and no token changes nothing without what only our own page knows (`sessions`).
 """
 
 import hmac
 import ipaddress
 import re
+import time
 from dataclasses import dataclass
 from typing import Final
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from fastgw.admin import sessions
 from fastgw.admin.answers import refused
 from fastgw.config.secret import Secret, SecretError
 from fastgw.config.settings import Admin
 from fastgw.config.values import Address
 from fastgw.runtime.notices import RareNotice
+from fastgw.runtime.registering import is_private
 
 CERTIFIED: Final = "client_certificate"
 """In the state of a request: whether the client has shown a certificate, and TLS has verified it."""
+SAFE: Final = ("GET", "HEAD")
+"""Methods that change nothing here."""
+OWN_SITES: Final = (None, "same-origin", "none")
+"""What `Sec-Fetch-Site` may say: it is no browser; our own page; the user, who has typed the address."""
 _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[^\[\]:/@]+)(?::[0-9]{1,5})?")
 
 
@@ -39,18 +48,22 @@ class Access:
 
     address: Address
     """Where the listener is bound."""
-    token: Secret | None = None
+    token: Secret
     """Read anew for each request: a file may change. While it cannot be read nobody is let in by it."""
     tls: bool = False
+    made: bool = False
+    """The token is none that was configured."""
 
     @classmethod
-    def of(cls, admin: Admin) -> "Access":
-        return cls(admin.address, admin.token, admin.tls is not None)
+    def of(cls, admin: Admin, made: str) -> "Access":
+        """`made`: the token where none is configured."""
+        token = admin.token or Secret(text=made)
+        return cls(admin.address, token, admin.tls is not None, admin.token is None)
 
     @property
     def anonymous(self) -> bool:
-        """Whether nothing has to be shown."""
-        return self.token is None and is_local(self.address)
+        """Whether nothing has to be shown. The socket's mode is looked at each time: it may change."""
+        return self.made and is_private(self.address)
 
     def knows_host(self, field: str) -> bool:
         match = _HOST.fullmatch(field.lower())
@@ -64,14 +77,9 @@ class Access:
     def admits(self, shown: str) -> bool:
         """Whether the value of an `Authorization` field carries the token. Raises `SecretError`."""
         scheme, _, credentials = shown.partition(" ")
-        if self.token is None or scheme.lower() != "bearer":
+        if scheme.lower() != "bearer":
             return False
         return hmac.compare_digest(credentials.strip(" \t").encode("latin-1"), self.token.value().encode())
-
-
-def is_local(address: Address) -> bool:
-    """Whether only this machine reaches it: a unix socket, `localhost` or a loopback address."""
-    return address.local
 
 
 def _is_ip(host: str) -> bool:
@@ -101,20 +109,34 @@ class Gate:
         origin = fields.get("origin")
         if origin is not None and origin.lower() != f"{scope['scheme']}://{host.lower()}":
             return refused(403, "Requests of pages from other origins are not served.")
-        is_page = scope["path"] == "/" and scope["method"] in ("GET", "HEAD")
-        if is_page or self._access.anonymous or scope.get("state", {}).get(CERTIFIED):
+        is_page = scope["path"] == "/" and scope["method"] in SAFE
+        if is_page:
             return None
-        return self._unproved(fields.get("authorization"))
-
-    def _unproved(self, shown: str | None) -> ASGIApp | None:
-        challenge = 'Bearer realm="fastgw admin"'
-        if shown is None:
-            return refused(401, "A token is needed: Authorization: Bearer …", WWW_Authenticate=challenge)
+        if fields.get("sec-fetch-site") not in OWN_SITES:
+            return refused(403, "Requests of other pages are not served.")
+        if self._access.anonymous or scope.get("state", {}).get(CERTIFIED):
+            return None
         try:
-            admitted = self._access.admits(shown)
+            return self._unproved(fields, scope["method"])
         except SecretError as error:
             self._complain(f"admin: the token cannot be read, so nobody is let in by it: {error}")
             return refused(503, "The token to compare with cannot be read; the gateway's log says more.")
-        if admitted:
+
+    def _unproved(self, fields: Headers, method: str) -> ASGIApp | None:
+        """Raises `SecretError`."""
+        challenge = 'Bearer realm="fastgw admin"'
+        shown = fields.get("authorization")
+        if shown is not None:
+            if self._access.admits(shown):
+                return None
+            return refused(401, "That is not the token.", WWW_Authenticate=f'{challenge}, error="invalid_token"')
+        name = sessions.cookie_name(fields["host"], tls=self._access.tls)
+        cookie = sessions.cookie_in(fields.get("cookie", ""), name)
+        if cookie is None:
+            return refused(401, "A token is needed: Authorization: Bearer …", WWW_Authenticate=challenge)
+        token = self._access.token.value()
+        if not sessions.is_good(token, cookie, time.time()):
+            return refused(401, "The session has ended.", WWW_Authenticate=challenge)
+        if method in SAFE or sessions.may_change(token, cookie, fields.get(sessions.CSRF, "")):
             return None
-        return refused(401, "That is not the token.", WWW_Authenticate=f'{challenge}, error="invalid_token"')
+        return refused(403, f"With a cookie the field {sessions.CSRF} is needed, as POST /session told it.")

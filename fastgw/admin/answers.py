@@ -27,9 +27,9 @@ def answer(body: bytes, content_type: str, status: int = 200, policy: str = NOTH
     return Response(body, status, {**headers, "Content-Type": content_type})
 
 
-def told(what: Any, status: int = 200) -> Response:
+def told(what: Any, status: int = 200, **fields: str) -> Response:
     """A struct, as JSON."""
-    return answer(msgspec.json.encode(what), JSON, status)
+    return answer(msgspec.json.encode(what), JSON, status, **fields)
 
 
 def refused(status: int, detail: str = "", **fields: str) -> Response:

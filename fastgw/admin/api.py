@@ -6,6 +6,7 @@ change of the configuration is an `Outcome`, whatever its status.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
@@ -18,7 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from fastgw.admin import dashboard, revocations
+from fastgw.admin import dashboard, revocations, sessions
 from fastgw.admin.access import Access, Gate
 from fastgw.admin.answers import answer, refused, told
 from fastgw.admin.node import (
@@ -42,6 +43,7 @@ from fastgw.admin.node import (
 from fastgw.admin.openapi import document
 from fastgw.admin.operation import Act, Operation
 from fastgw.config.problems import shorten
+from fastgw.config.secret import SecretError
 from fastgw.runtime.notices import described
 
 log = logging.getLogger("fastgw")
@@ -74,6 +76,12 @@ class QuotaReset(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     where it counts by several, in their order."""
 
 
+class Ended(msgspec.Struct, frozen=True):
+    """The session of a browser is over."""
+
+    ended: bool = True
+
+
 class Rollback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where to go back to."""
 
@@ -90,6 +98,7 @@ def create_app(node: Node, access: Access) -> Starlette:
         exception_handlers={HTTPException: _refuse, ClientDisconnect: _left, Exception: _own_fault},
     )
     app.router.redirect_slashes = False
+    app.state.access = access
     return app
 
 
@@ -189,6 +198,26 @@ async def _metrics(node: Node, request: Request) -> Response:
 
 async def _page(node: Node, request: Request) -> Response:
     return answer(dashboard.page(), HTML, policy=dashboard.csp())
+
+
+async def _begin_session(node: Node, request: Request) -> Response:
+    await _no_body(request)
+    access: Access = request.app.state.access
+    try:
+        cookie, session = sessions.begin(access.token.value(), time.time())
+    except SecretError as error:
+        raise HTTPException(503, "The token cannot be read; the gateway's log says more.") from error
+    return told(session, Set_Cookie=_cookie(request, access, cookie))
+
+
+async def _end_session(node: Node, request: Request) -> Response:
+    await _no_body(request)
+    return told(Ended(), Set_Cookie=_cookie(request, request.app.state.access, ""))
+
+
+def _cookie(request: Request, access: Access, value: str) -> str:
+    name = sessions.cookie_name(request.headers["host"], tls=access.tls)
+    return sessions.set_cookie(name, value, tls=access.tls)
 
 
 async def _config(node: Node, request: Request) -> Response:
@@ -291,6 +320,14 @@ async def _drain(node: Node, request: Request) -> Response:
 _OUTCOMES: Final = dict.fromkeys(STATUS_OF.values(), Outcome)
 OPERATIONS: Final = (
     Operation("GET", "/", "The dashboard: a page that holds nothing and asks the others.", _page, {200: HTML}),
+    Operation(
+        "POST",
+        "/session",
+        "Begin a session of the dashboard: a cookie that stands for the token, and what to send with it.",
+        _begin_session,
+        {200: sessions.Session},
+    ),
+    Operation("DELETE", "/session", "End it: the browser forgets the cookie.", _end_session, {200: Ended}),
     Operation("GET", "/status", "The node and its workers.", _telling(lambda node: node.status()), {200: Status}),
     Operation("GET", "/live", "Counts for the dashboard.", _telling(lambda node: node.live()), {200: Live}),
     Operation(

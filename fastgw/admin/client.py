@@ -77,7 +77,9 @@ class AdminClient:
     def __init__(self, place: Place, token: str | None, certificate: str | None = None) -> None:
         self._place = place
         self._tls = _client_tls(certificate) if place.tls else None
-        self._fields = {} if token is None else {"Authorization": f"Bearer {token.strip()}".encode()}
+        self._fields: dict[str, str | bytes] = (
+            {} if token is None else {"Authorization": f"Bearer {token.strip()}".encode()}
+        )
 
     def get(self, path: str) -> bytes:
         """What a path tells, as JSON."""
@@ -87,9 +89,9 @@ class AdminClient:
         """What a path tells, as a struct."""
         return self._decoded(self.get(path), kind)
 
-    def change(self, path: str, kind: type[T]) -> T:
-        """Have something done, and hear what became of it, also where that is why not."""
-        return self._decoded(self._ask("POST", path, CHANGE_PATIENCE), kind)
+    def change(self, path: str, kind: type[T], body: object = None) -> T:
+        """Have something done, and hear what became of it, also where that is why not. `body`: sent as JSON."""
+        return self._decoded(self._ask("POST", path, CHANGE_PATIENCE, body), kind)
 
     def _decoded(self, body: bytes, kind: type[T]) -> T:
         try:
@@ -97,14 +99,17 @@ class AdminClient:
         except msgspec.MsgspecError as error:
             raise self._stranger(f"its answer is none that is known: {error}") from error
 
-    def _ask(self, method: str, path: str, patience: float) -> bytes:
+    def _ask(self, method: str, path: str, patience: float, body: object = None) -> bytes:
+        fields: dict[str, str | bytes] = {**self._fields}
+        if body is not None:
+            fields["Content-Type"] = JSON
         connection = _Connection(self._place, self._tls)
         try:
             connection.connect()
             connection.sock.settimeout(patience)
-            connection.request(method, path, headers=self._fields)
+            connection.request(method, path, None if body is None else msgspec.json.encode(body), fields)
             response = connection.getresponse()
-            body = response.read()
+            answer = response.read()
         except OSError as error:
             raise self._unreachable(error) from error
         except http.client.HTTPException as error:
@@ -112,8 +117,8 @@ class AdminClient:
         finally:
             connection.close()
         if response.headers.get_content_type() != JSON:
-            raise self._refused(response.status, body)
-        return body
+            raise self._refused(response.status, answer)
+        return answer
 
     def _unreachable(self, error: OSError) -> Unreachable:
         text = self._place.text

@@ -10,6 +10,7 @@ import msgspec
 from fastgw import VERSION
 from fastgw.admin.node import JSON, PROBLEM, Refusal
 from fastgw.admin.operation import Operation
+from fastgw.admin.sessions import CSRF
 
 _REFERENCE: Final = "#/components/schemas/{name}"
 
@@ -32,12 +33,18 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
             "version": VERSION,
             "summary": "See what the gateway does, and change its configuration with no request lost.",
         },
-        "security": [{}, {"token": []}, {"certificate": []}],
+        "security": [{"token": []}, {"certificate": []}, {"session": []}],
         "paths": paths,
         "components": {
             "securitySchemes": {
                 "token": {"type": "http", "scheme": "bearer"},
                 "certificate": {"type": "mutualTLS"},
+                "session": {
+                    "type": "apiKey",
+                    "in": "cookie",
+                    "name": "fastgw-admin-PORT",
+                    "description": f"What `POST /session` has set; what changes something needs `{CSRF}` as well.",
+                },
             },
             "schemas": components,
         },

@@ -258,17 +258,20 @@ class Admin(Unwritten):
     """
 
     address: ListenAddress = Address(host="127.0.0.1", port=9901)
-    """`host:port`, `[ipv6]:port`, `:port` (every address of the machine) or `unix:/path`."""
+    """`host:port`, `[ipv6]:port`, `:port` (every address of the machine) or `unix:/path`. A unix socket is for its
+    owner alone, who needs no token there; with a `token` its group may connect too."""
     token: Secret | None = None
-    """What callers send as `Authorization: Bearer`. null = none."""
+    """What callers send as `Authorization: Bearer`. null = one is made at the start, and kept in the runtime directory
+    in a file that nobody but the gateway's user can read: `fastgw token` prints it."""
     tls: ServerTls | None = None
     """How TLS is spoken there. null = not at all."""
 
 
 DEFAULT_STATUS: Final = Status()
-"""The status listener when no file says anything of one. Where its port is taken the gateway does without."""
+"""The status listener when no file says anything of one. Where its port is taken it is the next
+that is free."""
 DEFAULT_ADMIN: Final = Admin()
-"""The admin listener when no file says anything of one. Where its port is taken the gateway does without."""
+"""The admin listener when no file says anything of one. Where its port is taken it is the next that is free."""
 UNWRITTEN: Final = {id(DEFAULT_STATUS): "DEFAULT_STATUS", id(DEFAULT_ADMIN): "DEFAULT_ADMIN"}
 """Their names in this module: what is pickled in their place."""
 

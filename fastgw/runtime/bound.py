@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from fastgw.config.values import Address
 from fastgw.runtime.commons import Commons
+from fastgw.runtime.registering import token_file_of
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,8 @@ class Bound:
     status: Address | None
     admin: Address | None
     workers: int
+    token_file: str | None = None
+    """What holds the token of the admin API; None: none is needed, or it is in no file."""
     secured: frozenset[str] = frozenset()
     """The names of the listeners that speak TLS."""
 
@@ -30,7 +33,8 @@ class Bound:
         }
         configured = commons.sealed.settings.listeners
         secured = frozenset(name for name in listeners if configured[name].tls is not None)
-        return cls(listeners, own.get("status"), own.get("admin"), commons.workers, secured)
+        token_file = token_file_of(commons)
+        return cls(listeners, own.get("status"), own.get("admin"), commons.workers, token_file, secured)
 
     @property
     def urls(self) -> list[str]:
@@ -51,6 +55,7 @@ def tell_ready(descriptor: int, bound: Bound) -> None:
         "listeners": {name: [str(address) for address in each] for name, each in bound.listeners.items()},
         "status": None if bound.status is None else str(bound.status),
         "admin": None if bound.admin is None else str(bound.admin),
+        "token_file": bound.token_file,
         "pid": os.getpid(),
     }
     with suppress(BrokenPipeError):  # nobody waits for it any more

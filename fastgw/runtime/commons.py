@@ -1,6 +1,7 @@
 """What the supervisor keeps and every child is born with: sockets, shared memory, the configuration in force."""
 
 import os
+import secrets
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -19,6 +20,7 @@ from fastgw.routing import at_once
 from fastgw.runtime.accepted import Accepted, Document, seal, unseal
 from fastgw.runtime.activation import Inherited
 from fastgw.runtime.channel import Origin, Subject
+from fastgw.runtime.registry import Registration
 from fastgw.runtime.sockets import Endpoint, close_endpoints, open_endpoint, open_endpoints
 from fastgw.runtime.words import Words
 
@@ -113,23 +115,30 @@ class Commons:
     """A secret of this run of the gateway. An upgrade does not make another."""
     quota_claim: Claim | None = None
     """To the file that quotas were kept in at the start, as long as they are."""
+    name: str = ""
+    """Of `run --name`; "" = that of the configuration file."""
+    admin_token: str = field(default_factory=lambda: secrets.token_urlsafe(32))
+    """What the admin API asks for where no token is configured. An upgrade does not make another."""
+    registration: Registration | None = None
+    """In the runtime directory. None: there is no such directory."""
 
     @property
     def documents(self) -> list[Document]:
         """The generations before the one in force, the last one last."""
         return [*self.former, *(Document.of(sealed.accepted) for sealed in self.kept)]
 
-    def open(self, address: Address, slots: int) -> Iterable[Endpoint]:
-        """An address with sockets for so many slots, or those of the service manager. Raises `CannotListen`."""
+    def open(self, address: Address, slots: int, *, private: bool = False) -> Iterable[Endpoint]:
+        """An address with sockets for so many slots, or those of the service manager. `private`: a unix socket is for
+        its owner alone. Raises `CannotListen`."""
         taken = self.passed.take(address)
         if not taken:
-            return open_endpoints(address, slots)
+            return open_endpoints(address, slots, private=private)
         return [Endpoint(address, [each], shared=True, foreign=True) for each in taken]
 
-    def open_one(self, address: Address) -> Endpoint:
+    def open_one(self, address: Address, *, private: bool = False) -> Endpoint:
         """Where control listens: of a host name, at the first of its addresses. Raises `CannotListen`."""
         if not (taken := self.passed.take(address)):
-            return open_endpoint(address)
+            return open_endpoint(address, private=private)
         first, *others = (Endpoint(address, [each], shared=True, foreign=True) for each in taken)
         close_endpoints(others)
         return first

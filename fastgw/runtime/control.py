@@ -172,7 +172,8 @@ class Control:
 
         settings, endpoint = self._admin_settings, self._commons.own["admin"]
         tls = None if settings.tls is None else server_context(settings.tls, self._proposals.current.captured)
-        await serve(create_app(self._view, Access.of(settings)), endpoint.of_slot(0), tls)
+        access = Access.of(settings, self._commons.admin_token)
+        await serve(create_app(self._view, access), endpoint.of_slot(0), tls)
 
     @property
     def _admin_settings(self) -> Admin:

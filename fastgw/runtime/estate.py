@@ -134,10 +134,14 @@ class Estate(msgspec.Struct, kw_only=True):
     revoked_told: list[Told] = []
     quota_claim: int = -1
     """The descriptor of its lock; -1: there is none."""
+    admin_token: str = ""
+    """"": another version, which made none."""
+    registration: tuple[str, int] | None = None
+    """Path and descriptor of the entry in the runtime directory."""
 
     @classmethod
     def of(cls, commons: Commons, children: Children, adoption: Adoption, reload_due: bool) -> Self:
-        accepted = commons.sealed.accepted
+        accepted, held = commons.sealed.accepted, commons.registration
         placed = [(child, slot.index) for slot in children.slots for child in slot.children]
         return cls(
             protocol=PROTOCOL,
@@ -168,6 +172,8 @@ class Estate(msgspec.Struct, kw_only=True):
             revoked=commons.revoked.joined(time.time()),
             revoked_told=list(commons.revoked_told),
             quota_claim=-1 if commons.quota_claim is None else commons.quota_claim.fd,
+            admin_token=commons.admin_token,
+            registration=None if held is None else (held.path, held.fd),
         )
 
     @property
@@ -179,6 +185,7 @@ class Estate(msgspec.Struct, kw_only=True):
             *(child.channel for child in self.children),
             *(descriptor for descriptor, _ in self.passed),
             *((self.quota_claim,) if self.quota_claim >= 0 else ()),
+            *((self.registration[1],) if self.registration else ()),
         ]
 
     def inherited(self) -> Inherited:

@@ -7,7 +7,8 @@ from typing import Final
 
 from fastgw import compiled
 from fastgw.config.kyma_files import awaits
-from fastgw.config.settings import DEFAULT_ADMIN, DEFAULT_STATUS
+from fastgw.config.settings import DEFAULT_ADMIN, DEFAULT_STATUS, Admin, Config, Status
+from fastgw.config.values import Address
 from fastgw.gateway import Gateway
 from fastgw.node.shared import Shared
 from fastgw.observe.sink import why_not
@@ -16,11 +17,13 @@ from fastgw.runtime.activation import Inherited
 from fastgw.runtime.capacity import file_limit_warning, raise_file_limit
 from fastgw.runtime.commons import Commons, Sealed, place_listeners
 from fastgw.runtime.notices import notice
-from fastgw.runtime.sockets import CannotListen, close_endpoints
+from fastgw.runtime.sockets import AddressInUse, CannotListen, Endpoint, close_endpoints
 from fastgw.runtime.words import Words
 
 OWN: Final[Mapping[str, object]] = {"status": DEFAULT_STATUS, "admin": DEFAULT_ADMIN}
 """What control listens for, and the settings that nobody wrote."""
+PORTS_TRIED: Final = 100
+"""After a default port that is taken."""
 
 
 class CannotStart(Exception):
@@ -56,26 +59,43 @@ def open_commons(accepted: Accepted, gateway: Gateway, passed: Inherited, opened
     words.set_awaits(shared, awaits(accepted.captured))
     commons.listeners, commons.endpoints = place_listeners(commons, settings.listeners)
     for name in OWN:
-        open_own(commons, name)
+        if endpoint := open_own(commons, name, settings):
+            commons.own[name] = endpoint
     warn(commons)
     return commons
 
 
-def open_own(commons: Commons, name: str) -> None:
-    """Open where control listens. An address that nobody wrote is not insisted on. Raises `CannotListen`."""
-    settings = getattr(commons.sealed.settings, name)
-    if settings is None:
-        return
+def open_own(commons: Commons, name: str, settings: Config) -> Endpoint | None:
+    """Open where control listens. An address that nobody wrote is not insisted on: where it is taken it is the next
+    port that is free. None: there is no such listener. Raises `CannotListen`.
+
+    A unix socket of the admin listener is for its owner alone, unless there is a token that others may have.
+    """
+    wanted: Status | Admin | None = getattr(settings, name)
+    if wanted is None:
+        return None
+    private = isinstance(wanted, Admin) and wanted.token is None
     try:
-        commons.own[name] = commons.open_one(settings.address)
+        return commons.open_one(wanted.address, private=private)
     except CannotListen as error:
-        if settings is not OWN[name]:
+        if wanted is not OWN[name]:
             raise
-        warn_of_own(name, error)
+        if isinstance(error, AddressInUse) and (endpoint := _open_next(commons, wanted.address)):
+            return endpoint
+        notice(f"fastgw: warning: no {name} listener: {error}; write {name}: {{address: …}} or {name}: null")
+        return None
 
 
-def warn_of_own(name: str, error: CannotListen) -> None:
-    notice(f"fastgw: warning: no {name} listener: {error}; write {name}: {{address: …}} or {name}: null")
+def _open_next(commons: Commons, taken: Address) -> Endpoint | None:
+    """At one of the ports after this one; None: all of them are taken, too."""
+    for port in range(taken.port + 1, taken.port + PORTS_TRIED + 1):
+        try:
+            return commons.open_one(Address(host=taken.host, port=port))
+        except AddressInUse:
+            continue
+        except CannotListen:
+            return None
+    return None
 
 
 def warn(commons: Commons, *, again: bool = False) -> None:

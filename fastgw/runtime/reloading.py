@@ -15,7 +15,7 @@ from fastgw.runtime.channel import Commit, Origin, Outcome, Propose, Rejected, S
 from fastgw.runtime.commons import Commons, Record, Sealed, place_listeners
 from fastgw.runtime.keeping import kept_on
 from fastgw.runtime.notices import described, notice
-from fastgw.runtime.opening import OWN, warn_of_own
+from fastgw.runtime.opening import OWN, open_own
 from fastgw.runtime.passing import is_passing
 from fastgw.runtime.slots import Child
 from fastgw.runtime.sockets import CannotListen, Endpoint, close_endpoints
@@ -130,21 +130,14 @@ class Reloading:
             raise Untimely(f"it follows on generation {sealed.generation - 1}, but {generation} is in force")
 
     def _open_own(self, settings: Config, opened: dict[str, Endpoint]) -> None:
-        """Open where control shall listen, as far as that is new. Raises `CannotListen`.
-
-        What was taken by others at the start is tried again, and still not insisted on.
-        """
+        """Open where control shall listen, as far as that is new. Raises `CannotListen`."""
         before = self._commons.sealed.settings
         for name in OWN:
             now, then = getattr(settings, name), getattr(before, name)
             if now is None or (then is not None and now.address == then.address and name in self._commons.own):
                 continue
-            try:
-                opened[name] = self._commons.open_one(now.address)
-            except CannotListen as error:
-                if now != then:
-                    raise
-                warn_of_own(name, error)
+            if endpoint := open_own(self._commons, name, settings):
+                opened[name] = endpoint
 
     # --- from workers ---
 

@@ -23,6 +23,7 @@ from fastgw.runtime.estate import PREFLIGHT, TAKE_OVER, Estate
 from fastgw.runtime.noted import key_of, new_among, notes_of, tell
 from fastgw.runtime.opening import CannotStart, open_commons
 from fastgw.runtime.quota_keeping import claim_file, keep_all, restore_all
+from fastgw.runtime.registering import register
 from fastgw.runtime.signals import when_alone
 from fastgw.runtime.slots import Work
 from fastgw.runtime.supervisor import Supervisor
@@ -37,10 +38,12 @@ def run_gateway(
     companions: Mapping[str, Work] = MappingProxyType({}),
     *,
     follow_files: bool = False,
+    name: str = "",
 ) -> None:
     """Serve until a signal ends it. In an upgrade: go on with what the program before this one has left.
 
     `load`: reads the configuration of a first start. `follow_files`: take it anew whenever its files change.
+    `name`: how commands may call it.
     Raises `ConfigError`, `CompileError`, `CannotListen`, `CannotStart`, `UnfitEstate`.
     """
     openssl.verify()  # in a child, while there is no thread yet
@@ -85,12 +88,15 @@ def run_gateway(
         else:
             commons = take_over(past, accepted, gateway, opened)
             ready_fd = None  # it was told, and the number may be another's now
-        commons.follows_files = follow_files
+        commons.follows_files, commons.name = follow_files, name
         try:
             claimed = -1 if past is None else past.quota_claim
             commons.quota_claim = claim_file(accepted.settings, commons.run_key, claimed)
         except InUse as error:
             raise CannotStart(f"quotas: {error}") from error
         restore_all(commons.shared.quotas, accepted.settings)
+        register(commons)
+        if commons.registration is not None:
+            opened.callback(commons.registration.end)
         Supervisor(commons, announce, ready_fd, companions, past).run()
         keep_all(commons.shared.quotas, commons.sealed.settings, commons.run_key, commons.quota_claim)

@@ -18,10 +18,15 @@ from fastgw.runtime.holders import holder_of
 
 BACKLOG: Final = 4096  # the kernel lowers it to net.core.somaxconn
 UNIX_UMASK: Final = 0o117  # owner and group may connect, others may not
+PRIVATE_UMASK: Final = 0o177  # the owner alone
 
 
 class CannotListen(Exception):
     """The text says on what, and why."""
+
+
+class AddressInUse(CannotListen):
+    """Somebody else listens there."""
 
 
 @dataclass
@@ -66,24 +71,26 @@ def close_endpoints(endpoints: Iterable[Endpoint]) -> None:
         endpoint.close()
 
 
-def open_endpoints(address: Address, slots: int) -> tuple[Endpoint, ...]:
+def open_endpoints(address: Address, slots: int, *, private: bool = False) -> tuple[Endpoint, ...]:
     """Bind and listen, with a socket for each of `slots` workers. A host name is bound at all its addresses.
+    `private`: nobody but its owner may connect to a unix socket.
 
     Raises `CannotListen`.
     """
     try:
-        return (_open_unix(address),) if address.path else _open_tcp(address, slots)
+        return (_open_unix(address, private),) if address.path else _open_tcp(address, slots)
     except OSError as error:
-        raise CannotListen(f"cannot listen on {address}: {_why(error, address)}") from error
+        raise _cannot(error, address) from error
 
 
-def open_endpoint(address: Address) -> Endpoint:
+def open_endpoint(address: Address, *, private: bool = False) -> Endpoint:
     """Bind and listen with one socket: of a host name at its first address, of `:port` for IPv4 and IPv6 together.
+    `private`: as in `open_endpoints`.
 
     Raises `CannotListen`.
     """
     if address.path or address.host or not _has_ipv6():
-        first, *others = open_endpoints(address, 1)
+        first, *others = open_endpoints(address, 1, private=private)
         close_endpoints(others)
         return first
     try:
@@ -91,12 +98,17 @@ def open_endpoint(address: Address) -> Endpoint:
             _bind(socket.AF_INET6, ("::", address.port), shared=False, both=True).close()
         listening = _listen(socket.AF_INET6, ("::", address.port), both=True)
     except OSError as error:
-        raise CannotListen(f"cannot listen on {address}: {_why(error, address)}") from error
+        raise _cannot(error, address) from error
     return Endpoint(Address(host="::", port=listening.getsockname()[1]), [listening])
 
 
 def _has_ipv6() -> bool:
     return _is_ours(socket.AF_INET6, "::")
+
+
+def _cannot(error: OSError, address: Address) -> CannotListen:
+    kind = AddressInUse if error.errno == errno.EADDRINUSE else CannotListen
+    return kind(f"cannot listen on {address}: {_why(error, address)}")
 
 
 def _why(error: OSError, address: Address) -> str:
@@ -166,9 +178,9 @@ def _listen(family: socket.AddressFamily | int, name: tuple[str, int], *, both: 
     return listening
 
 
-def _open_unix(address: Address) -> Endpoint:
+def _open_unix(address: Address, private: bool) -> Endpoint:
     _remove_stale(address.path)
-    umask = os.umask(UNIX_UMASK)
+    umask = os.umask(PRIVATE_UMASK if private else UNIX_UMASK)
     try:
         listening = _bind(socket.AF_UNIX, address.path, shared=False)
     finally:

@@ -62,6 +62,7 @@ from fastgw.runtime.opening import CannotStart
 from fastgw.runtime.outbox import AGAIN_S
 from fastgw.runtime.pulse import SILENT_S
 from fastgw.runtime.quota_keeping import file_of
+from fastgw.runtime.registering import own_addresses, tell_entry
 from fastgw.runtime.reloading import Reloading
 from fastgw.runtime.signals import Signals, outcome
 from fastgw.runtime.slots import LOOP_DEATHS, SETTLED, Child, Slot, Work
@@ -267,8 +268,9 @@ class Supervisor:
         self._selector.close()
         if self._ready_fd is not None:
             os.close(self._ready_fd)
-        if self._commons.quota_claim is not None:
-            self._commons.quota_claim.close()
+        for held in (self._commons.quota_claim, self._commons.registration):
+            if held is not None:
+                held.close()
 
     # --- what children say ---
 
@@ -427,6 +429,7 @@ class Supervisor:
         self._life.serve()
         bound = Bound.of(self._commons)
         self._announce(bound)
+        self._tell_own_addresses()
         self._notifier.ready(f"listening on {bound}")
         if self._ready_fd is not None:
             tell_ready(self._ready_fd, bound)
@@ -527,8 +530,14 @@ class Supervisor:
             for name in [name for name in commons.own if name in own or getattr(now, name) is None]:
                 commons.own.pop(name).close()
             commons.own |= own
+            tell_entry(commons)
+            self._tell_own_addresses()
             if self._children.control.child is not None:
                 self._children.control.child.dismiss()  # it listens where it was told at its birth
+
+    def _tell_own_addresses(self) -> None:
+        for line in own_addresses(self._commons):
+            notice(f"fastgw: {line}")
 
     def _resize(self) -> None:
         commons, wanted = self._commons, self._commons.sealed.accepted.workers

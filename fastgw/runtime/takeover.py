@@ -14,6 +14,7 @@ from fastgw.runtime.commons import Commons, Sealed
 from fastgw.runtime.estate import Estate
 from fastgw.runtime.notices import notice
 from fastgw.runtime.opening import close_commons, warn
+from fastgw.runtime.registry import Registration
 from fastgw.runtime.sockets import CannotListen
 from fastgw.runtime.words import Words
 from fastgw.runtime.worker import Birth, Worker
@@ -70,6 +71,8 @@ def take_over(estate: Estate, accepted: Accepted, gateway: Gateway, opened: Exit
     )
     commons.tickets = estate.tickets or commons.tickets
     commons.run_key = estate.run_key or commons.run_key
+    commons.admin_token = estate.admin_token or commons.admin_token
+    commons.registration = estate.registration and Registration(*estate.registration)
     commons.revoked.add(estate.revoked, time.time())
     commons.revoked_told.extend(estate.revoked_told)
     opened.callback(close_commons, commons)

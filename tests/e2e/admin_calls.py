@@ -85,7 +85,8 @@ def tell(
 
 
 def admin(gateway: Reloadable, request: str, body: str | bytes | None = None, kind: str = "", **more: Any) -> Told:
-    return tell(str(gateway.ready["admin"]), request, body, kind, **more)
+    """With the token that was made, unless another is shown; "" = none."""
+    return tell(str(gateway.ready["admin"]), request, body, kind, **{"token": gateway.token, **more})
 
 
 def post(gateway: Reloadable, config: dict[str, Any] | str, kind: str = JSON, query: str = "") -> Told:

@@ -21,7 +21,7 @@ import pytest
 from fastgw.admin import api
 from fastgw.admin import serve as serving
 from fastgw.config.secret import Secret
-from tests.support.admin import REJECTED, Served, served
+from tests.support.admin import MADE, REJECTED, Served, served
 from tests.support.gateway import FASTGW, STOP_DEADLINE
 
 
@@ -29,6 +29,9 @@ from tests.support.gateway import FASTGW, STOP_DEADLINE
 def here() -> Iterator[Served]:
     with served() as here:
         yield here
+
+
+SHOWN = ("--oauth2-bearer", MADE)
 
 
 def curl(*arguments: str) -> str:
@@ -44,7 +47,7 @@ def fastgw(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
         text=True,
         timeout=STOP_DEADLINE,
         check=False,
-        env={**os.environ, **environment},
+        env={**os.environ, "FASTGW_ADMIN_TOKEN": MADE, **environment},
     )
 
 
@@ -52,12 +55,12 @@ class TestCurl:
     def test_what_the_manual_says_to_type(self, here, tmp_path):
         (tmp_path / "gw.yaml").write_text("version: 1\n")
         url = f"http://{here.authority}"
-        assert json.loads(curl(f"{url}/status"))["state"] == "serving"
-        assert json.loads(curl("-X", "POST", f"{url}/reload"))["ok"]
+        assert json.loads(curl(*SHOWN, f"{url}/status"))["state"] == "serving"
+        assert json.loads(curl(*SHOWN, "-X", "POST", f"{url}/reload"))["ok"]
         document = ("-H", "Content-Type: application/yaml", "--data-binary", f"@{tmp_path}/gw.yaml")
-        assert json.loads(curl(*document, f"{url}/config?dry_run=true"))["ok"]
-        assert json.loads(curl("--json", '{"generation": 1}', f"{url}/rollback"))["ok"]
-        assert json.loads(curl("-X", "POST", f"{url}/drain")) == {"state": "draining"}
+        assert json.loads(curl(*SHOWN, *document, f"{url}/config?dry_run=true"))["ok"]
+        assert json.loads(curl(*SHOWN, "--json", '{"generation": 1}', f"{url}/rollback"))["ok"]
+        assert json.loads(curl(*SHOWN, "-X", "POST", f"{url}/drain")) == {"state": "draining"}
         assert here.node.told == ["reload", (b"version: 1\n", ".yaml", True), ("rollback", 1), "drain"]
 
     def test_by_a_unix_socket_and_with_a_token(self, tmp_path):
@@ -86,10 +89,10 @@ class TestCurl:
             file.truncate(api.BODY_MAX + 1)
         document = ("-H", "Content-Type: application/yaml", "--data-binary", f"@{huge}")
         written = ("-o", "/dev/null", "-w", "%{http_code} %{size_upload}")
-        assert curl(*document, *written, f"http://{here.authority}/config") == "413 0"
+        assert curl(*SHOWN, *document, *written, f"http://{here.authority}/config") == "413 0"
         with huge.open("wb") as file:
             file.truncate(api.BODY_MAX)
-        assert curl(*document, *written, f"http://{here.authority}/config") == f"200 {api.BODY_MAX}"
+        assert curl(*SHOWN, *document, *written, f"http://{here.authority}/config") == f"200 {api.BODY_MAX}"
         assert here.node.told == [(bytes(api.BODY_MAX), ".yaml", False)]
 
 
@@ -97,7 +100,10 @@ class TestCrowds:
     def test_many_at_once_are_served(self, here):
         """As many as are let in, each with several requests on its connection."""
         limits = httpx.Limits(max_connections=serving.CONNECTIONS_MAX // 2)
-        with httpx.Client(base_url=f"http://{here.authority}", limits=limits, trust_env=False) as client:
+        headers = {"Authorization": f"Bearer {MADE}"}
+        with httpx.Client(
+            base_url=f"http://{here.authority}", limits=limits, headers=headers, trust_env=False
+        ) as client:
             assert {client.get("/status").status_code for _ in range(100)} == {200}
 
     def test_a_thousand_that_say_nothing_keep_nobody_out(self, here):
@@ -139,7 +145,7 @@ class TestCommands:
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
-            env={**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "50"},
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "50", "FASTGW_ADMIN_TOKEN": MADE},
         )
         os.close(theirs)
         try:

@@ -93,7 +93,7 @@ def test_a_body_that_is_too_large_is_refused(tmp_path: Path, length_told: bool) 
         with contextlib.closing(Calling(str(gateway.ready["admin"]))) as connection:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 pieces = body if length_told else iter([body])
-                connection.request("POST", "/config", pieces, {"Content-Type": YAML})
+                connection.request("POST", "/config", pieces, {"Content-Type": YAML, **gateway.shown})
             assert connection.getresponse().status == 413
         assert gateway.answer() == (200, b"v1")
 

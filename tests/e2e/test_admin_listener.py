@@ -89,8 +89,8 @@ def test_client_certificates(tmp_path: Path, authority: Certificates, mode: str)
     tls = {"certificates": [{"certificate": certificate, "key": key}], "client_auth": client_auth}
     config = {"admin": {**ANYWHERE, "tls": tls, "token": "sesame"}, "routes": saying("v1")}
     with Reloadable(config, tmp_path) as gateway:
-        shown = trusting(authority, authority.issue("operator.example"))
-        assert admin(gateway, "GET /status", tls=shown).status == 200
+        certified = trusting(authority, authority.issue("operator.example"))
+        assert admin(gateway, "GET /status", tls=certified).status == 200
         if mode == "required":
             with pytest.raises((ssl.SSLError, ConnectionResetError)):
                 admin(gateway, "GET /status", tls=trusting(authority))
@@ -122,7 +122,7 @@ def test_certificates_that_are_replaced_on_disk_are_shown_without_a_reload(
     with Reloadable(config, tmp_path) as gateway:
         before, control = serial(), gateway.control_pid
         with contextlib.closing(Calling(str(gateway.ready["admin"]), tls)) as kept:
-            kept.request("GET", "/status")
+            kept.request("GET", "/status", headers=gateway.shown)
             assert Told(kept.getresponse()).status == 200
             install(authority.issue("127.0.0.1"))
             wait_until(lambda: serial() != before, "the new certificate", 3 * DEADLINE)

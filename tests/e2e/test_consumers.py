@@ -78,7 +78,7 @@ class Known(Reloadable):
         return self._client.get(f"{self.url()}{path}", headers=headers).status_code
 
     def asked(self, path: str) -> str:
-        return self._client.get(f"http://{self.ready['admin']}{path}").raise_for_status().text
+        return self._client.get(f"http://{self.ready['admin']}{path}", headers=self.shown).raise_for_status().text
 
     @property
     def log(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import msgspec
 import pytest
@@ -320,7 +321,7 @@ def test_the_policy_stops_what_would_get_past_it(page: Page, stub: AdminStub) ->
     assert any("Content Security Policy" in each for each in page.complaints)
 
 
-def test_the_token_is_asked_for_and_kept_by_the_tab_alone(page: Page, stub: AdminStub) -> None:
+def test_the_token_is_asked_for_and_becomes_a_cookie_that_no_script_reads(page: Page, stub: AdminStub) -> None:
     stub.token = TOKEN
     page.go(stub.url)
     page.until("document.getElementById('ask').open")
@@ -335,18 +336,31 @@ def test_the_token_is_asked_for_and_kept_by_the_tab_alone(page: Page, stub: Admi
     page.until("document.getElementById('state').textContent === 'Serving'")
     assert not page.run("document.getElementById('ask').open")
     assert asked < len(stub.asked)
-    assert page.run("[Object.values(sessionStorage), Object.values(localStorage), document.cookie]") == [
-        [TOKEN],
-        [],
-        "",
-    ]
+    kept = page.run("[Object.values(sessionStorage), Object.values(localStorage).join(), document.cookie]")
+    assert (kept[0], kept[2]) == ([], "")
+    assert kept[1]
+    assert TOKEN not in kept[1]
     assert {each.partition(" (")[0] for each in page.complaints} <= {
         "Failed to load resource: the server responded with a status of 401"
     }
 
     page.click("#forget")
     page.until("document.getElementById('ask').open")
-    assert page.run("sessionStorage.length") == 0
+    assert page.run("localStorage.length") == 0
+
+
+def test_the_address_of_the_start_line_signs_in_and_keeps_no_token(page: Page, stub: AdminStub) -> None:
+    stub.token = TOKEN
+    page.go(f"{stub.url}#token={quote(TOKEN)}")
+    page.until("document.getElementById('state').textContent === 'Serving'")
+    assert page.run("location.href") == stub.url
+    assert not any(each.partition(" (")[0] for each in page.complaints)
+    page.go("about:blank")
+    page.go(stub.url)  # the cookie is still there
+    page.until("document.getElementById('state').textContent === 'Serving'")
+    page.go("about:blank")
+    page.go(f"{stub.url}#token=wrong")
+    page.until("document.getElementById('ask-why').textContent === 'The token was not accepted.'")
 
 
 # --- the connection ---

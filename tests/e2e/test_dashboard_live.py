@@ -50,7 +50,7 @@ def test_what_is_done_to_a_gateway_is_seen(tmp_path: Path, page: Page, origin: N
             ask(gateway.address(), "/nowhere")
 
         held.exchange(b"GET /forwarded HTTP/1.1\r\nHost: a\r\n\r\n")
-        page.go(f"http://{gateway.ready['admin']}/")
+        page.go(f"http://{gateway.ready['admin']}/#token={gateway.token}")
         page.until("document.getElementById('state').textContent === 'Serving'")
         page.until(f"{HEIGHTS}('requests').length >= 1")
         load()

@@ -114,9 +114,11 @@ def everything_told(gateway: Gateway, file: Path, *targets: str) -> str:
         told += run(FASTGW, "explain", file, "GET", f"http://gate{target}", "--listener", "main")
     told += run(FASTGW, "check", file)
     admin, status = (f"http://{gateway.ready[name]}" for name in ("admin", "status"))
-    paths = [path for path in httpx.get(f"{admin}/openapi.json").json()["paths"] if "{" not in path]
+    paths = [
+        path for path in httpx.get(f"{admin}/openapi.json", headers=gateway.shown).json()["paths"] if "{" not in path
+    ]
     for path in paths:
-        told += httpx.get(f"{admin}{path}").text
+        told += httpx.get(f"{admin}{path}", headers=gateway.shown).text
     return told + httpx.get(f"{status}/metrics").text
 
 
@@ -448,7 +450,7 @@ class TestReload:
                 team("two", "b", "c")
                 gateway.reload()
                 assert {ask(gateway, f"/two/{name}/x").status for name in "bc"} == {200}
-                seen = httpx.get(f"http://{gateway.ready['admin']}/routes").json()["routes"]
+                seen = httpx.get(f"http://{gateway.ready['admin']}/routes", headers=gateway.shown).json()["routes"]
                 assert {"egress/one/a", "egress/two/b", "egress/two/c"} <= {route["name"] for route in seen}
                 (tmp_path / "teams" / "two.json").unlink()
                 gateway.reload()

@@ -85,7 +85,8 @@ class Following(Reloadable):
     def asked(self) -> dict[str, Any]:
         """What the admin listener says of the node; nothing while nobody answers there."""
         try:
-            told: dict[str, Any] = httpx.get(f"http://{self.ready['admin']}/status", timeout=DEADLINE).json()
+            url = f"http://{self.ready['admin']}/status"
+            told: dict[str, Any] = httpx.get(url, headers=self.shown, timeout=DEADLINE).json()
         except httpx.HTTPError:
             return {}
         return told

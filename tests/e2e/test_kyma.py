@@ -208,9 +208,9 @@ def test_a_directory_that_is_away_takes_nothing_along(documents: Documents) -> N
 def test_no_secret_is_told_anywhere(documents: Documents, certificates: Certificates) -> None:
     documents.put_pair(*certificates.issue("three.client"))
     admin = f"http://{documents.ready['admin']}"
-    told = [httpx.post(f"{admin}/reload").raise_for_status().text, documents.stderr.text()]
+    told = [httpx.post(f"{admin}/reload", headers=documents.shown).raise_for_status().text, documents.stderr.text()]
     for path in ("/status", "/routes", "/upstreams", "/config", "/metrics"):
-        told.append(httpx.get(f"{admin}{path}").raise_for_status().text)
+        told.append(httpx.get(f"{admin}{path}", headers=documents.shown).raise_for_status().text)
     told.append((documents.file.parent / "access.log").read_text())
     assert "/shop/orders-api/" in told[-1]
     encoded = secret("x", a=FIRST, b=SECOND)["data"].values()

@@ -126,9 +126,14 @@ def test_a_file_is_one_gateways_as_long_as_it_runs(tmp_path):
         wait_until(lambda: admitted(other, 1, 1) == 0, "what was counted before", START_DEADLINE)
 
 
+def shown(gateway: Gateway) -> str:
+    return f"Authorization: Bearer {gateway.token}"
+
+
 def told(gateway: Gateway) -> dict[str, Any]:
     with Client(gateway.ready["admin"]) as client:
-        return json.loads(client.exchange(b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n").body)["quota_file"]
+        head = f"GET /status HTTP/1.1\r\nHost: localhost\r\n{shown(gateway)}\r\n\r\n"
+        return json.loads(client.exchange(head.encode()).body)["quota_file"]
 
 
 def test_the_admin_api_tells_what_is_used_and_resets_it(tmp_path):
@@ -176,7 +181,7 @@ def test_the_admin_api_tells_what_is_used_and_resets_it(tmp_path):
 
 def admin(gateway: Gateway, line: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
     payload = b"" if body is None else json.dumps(body).encode()
-    fields = ("Host: localhost", "Content-Type: application/json", f"Content-Length: {len(payload)}")
+    fields = ("Host: localhost", shown(gateway), "Content-Type: application/json", f"Content-Length: {len(payload)}")
     head = "\r\n".join([f"{line} HTTP/1.1", *fields, "", ""])
     with Client(gateway.ready["admin"]) as client:
         answer = client.exchange(head.encode() + payload)

@@ -65,7 +65,8 @@ class Reloadable(Gateway):
 
     def status(self) -> dict[str, Any]:
         """What `fastgw status --format json` prints, without the start of a process."""
-        status: dict[str, Any] = json.loads(AdminClient(parse_place(str(self.ready["admin"])), None).get("/status"))
+        client = AdminClient(parse_place(str(self.ready["admin"])), self.token)
+        status: dict[str, Any] = json.loads(client.get("/status"))
         return status
 
     def generations(self) -> list[int]:

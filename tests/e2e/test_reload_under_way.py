@@ -52,7 +52,7 @@ def reload(gateway: Reloadable, number: int, **changes: Any) -> None:
     """Another configuration, quickly: by the admin API. Its answer to `/version` is this number."""
     routes = [*saying(f"v{number}", "/version"), {"name": "all", "upstream": "service"}]
     gateway.change(routes=routes, **changes)
-    response = httpx.post(f"http://{gateway.ready['admin']}/reload", timeout=DEADLINE)
+    response = httpx.post(f"http://{gateway.ready['admin']}/reload", headers=gateway.shown, timeout=DEADLINE)
     assert response.status_code == 200, response.text
 
 
@@ -142,7 +142,9 @@ def test_requests_that_wait_for_a_connection_or_for_an_answer_are_served(tmp_pat
 
 
 def queued(gateway: Reloadable) -> int:
-    upstreams = httpx.get(f"http://{gateway.ready['admin']}/upstreams", timeout=DEADLINE).json()["upstreams"]
+    upstreams = httpx.get(f"http://{gateway.ready['admin']}/upstreams", headers=gateway.shown, timeout=DEADLINE).json()[
+        "upstreams"
+    ]
     return sum(target["waiting"] for upstream in upstreams for target in upstream["targets"])
 
 
@@ -248,7 +250,9 @@ def test_many_reloads_leave_nothing_behind(tmp_path: Path, origin: Origin) -> No
                 upstreams = {f"u{number}-{each}": {"targets": targets} for each in range(5)}
                 routes = [{"name": f"r-{name}", "paths": [f"/{name}"], "upstream": name} for name in upstreams]
                 gateway.change(upstreams=upstreams, routes=routes)
-                response = httpx.post(f"http://{gateway.ready['admin']}/reload", timeout=DEADLINE)
+                response = httpx.post(
+                    f"http://{gateway.ready['admin']}/reload", headers=gateway.shown, timeout=DEADLINE
+                )
                 assert response.status_code == 200, response.text
                 if number % 10 == 5:  # not the last one
                     assert ask(gateway.address(), f"/u{number}-0").body == b"ok"

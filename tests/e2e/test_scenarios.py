@@ -372,11 +372,12 @@ routes: [{name: all, respond: {body: ok}}]
             log = stack.enter_context((tmp_path / "gw.log").open("wb"))
             options = {"cwd": tmp_path, "stdout": subprocess.DEVNULL, "stderr": log}
             _, ready = stack.enter_context(started("run", "gw.yaml", **options))
-            assert (ready["admin"], ready["status"]) == (None, None)
+            assert not {ready["admin"], ready["status"]} & {f"127.0.0.1:{port}" for port in self.PORTS}
             assert run("curl", "-s", f"http://{ready['listeners']['main'][0]}/") == "ok"
+            assert run("curl", "-s", f"http://{ready['status']}/readyz") == "ready\n"
             told = (tmp_path / "gw.log").read_text()
-            for name, port in zip(("admin", "status"), self.PORTS, strict=True):
-                assert f"fastgw: warning: no {name} listener: cannot listen on 127.0.0.1:{port}: the address is" in told
+            assert f"fastgw: dashboard http://{ready['admin']}/#token=" in told
+            assert f"fastgw: status http://{ready['status']}/metrics (9902 is taken)\n" in told
 
 
 EXPLAINED = """

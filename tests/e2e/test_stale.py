@@ -88,13 +88,13 @@ def test_a_file_that_is_changed_and_not_reloaded_is_told_and_one_that_is_put_bac
 
 def test_what_came_over_the_api_or_was_gone_back_to_is_not_what_the_file_says(gateway: Reloadable) -> None:
     posted = {**gateway.config, "routes": saying("posted")}
-    httpx.post(f"http://{gateway.ready['admin']}/config", json=posted).raise_for_status()
+    httpx.post(f"http://{gateway.ready['admin']}/config", json=posted, headers=gateway.shown).raise_for_status()
     assert reason(gateway) == "api"
     gateway.change(routes=saying("v2"))
     wait_until(lambda: reason(gateway) == "edited", "the change to be seen", SOON_S)
     assert gateway.command("reload").returncode == 0
     assert stale(gateway) is None
-    httpx.post(f"http://{gateway.ready['admin']}/rollback").raise_for_status()
+    httpx.post(f"http://{gateway.ready['admin']}/rollback", headers=gateway.shown).raise_for_status()
     assert reason(gateway) == "rollback"
 
 

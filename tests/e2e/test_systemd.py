@@ -100,10 +100,10 @@ class TestReload:
         (command,) = [line.partition("=")[2] for line in unit.splitlines() if line.startswith("ExecReload=")]
         program_, *arguments = command.split()
         assert program_ == "/opt/fastgw/bin/fastgw"
-        with Gateway({**answering("127.0.0.1:0"), "admin": {"address": "127.0.0.1:0"}}, tmp_path) as gateway:
-            asked = [FASTGW, *arguments, "--admin", gateway.ready["admin"]]
-            assert subprocess.run(asked, capture_output=True, timeout=COMMAND_DEADLINE).returncode == 0
+        with Gateway({**answering("127.0.0.1:0"), "admin": {"address": "127.0.0.1:0"}}, tmp_path):
             (file,) = tmp_path.glob("gateway.*")
+            asked = [FASTGW, *(str(file) if each == "/etc/fastgw/gateway.yaml" else each for each in arguments)]
+            assert subprocess.run(asked, capture_output=True, timeout=COMMAND_DEADLINE).returncode == 0
             file.write_text("{")
             refused = subprocess.run(asked, capture_output=True, timeout=COMMAND_DEADLINE)
             assert (refused.returncode, b"generation 2 stays" in refused.stderr) == (1, True)

@@ -444,7 +444,8 @@ def test_one_can_go_back_to_generations_before_the_upgrade(tmp_path: Path) -> No
 def admin(gateway: Upgradable, request_line: bytes, body: bytes = b"") -> dict[str, Any]:
     """What the admin listener answers."""
     with Client(gateway.ready["admin"], LONG) as client:
-        fields = b"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+        fields = b"Host: localhost\r\nAuthorization: Bearer %b\r\n" % gateway.token.encode()
+        fields += b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
         response = client.exchange(request_line + b" HTTP/1.1\r\n" + fields + body)
     assert response.status == 200, response.body
     answer: dict[str, Any] = json.loads(response.body)

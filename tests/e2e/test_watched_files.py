@@ -76,7 +76,7 @@ def test_what_is_wrong_is_told_once_and_changes_nothing(watched: Reloadable) -> 
 
 def test_what_was_posted_stays_until_the_files_change(watched: Reloadable) -> None:
     posted = {**watched.config, "routes": saying("posted", "/main")}
-    httpx.post(f"http://{watched.ready['admin']}/config", json=posted).raise_for_status()
+    httpx.post(f"http://{watched.ready['admin']}/config", json=posted, headers=watched.shown).raise_for_status()
     os.kill(watched.control_pid, signal.SIGKILL)
     wait_until(lambda: watched.command("status").returncode == 0, "another control process", ASKED_ANEW_S)
     assert watched.answer("/main") == (200, b"posted")

@@ -152,12 +152,19 @@ class FakeNode:
         return self.outcome
 
 
+MADE = "made-for-tests"
+"""The token of an API for which none is configured."""
+
+
 @dataclass
 class Served:
     """An admin API that is served."""
 
     address: Address
     node: FakeNode = field(default_factory=FakeNode)
+
+    token: str = ""
+    """What `ask` shows where a test shows nothing; "" = nothing."""
 
     @property
     def authority(self) -> str:
@@ -176,6 +183,8 @@ class Served:
         lines = [f"{request} HTTP/1.1", *fields, "Connection: close"]
         if not any(each.lower().startswith("host:") for each in fields):
             lines.append(f"Host: {'localhost' if self.address.path else self.authority}")
+        if self.token and not any(each.lower().startswith(("authorization:", "cookie:")) for each in fields):
+            lines.append(f"Authorization: Bearer {self.token}")
         if body:
             lines.append(f"Content-Length: {len(body)}")
         with self.connect() as connection:
@@ -201,15 +210,20 @@ def served(
     named: str | None = None,
     tls: ssl.SSLContext | None = None,
 ) -> Iterator[Served]:
-    """`named`: the host as the configuration has it, where that is not the address that is bound."""
+    """`named`: the host as the configuration has it, where that is not the address that is bound.
+
+    `token`: as configured; None = one that was made, which `ask` shows. A unix socket is for its owner then.
+    """
     listening = socket.socket(socket.AF_INET if path is None else socket.AF_UNIX)
     with listening:
         listening.bind((bound, 0) if path is None else str(path))
         listening.listen(BACKLOG)
         address = Address(path=str(path)) if path else Address(host=bound, port=listening.getsockname()[1])
         configured = Address(host=named, port=address.port) if named else address
-        here = Served(address)
-        app = create_app(here.node, Access(configured, token, tls is not None))
+        if path is not None and token is None:
+            path.chmod(0o600)
+        here = Served(address, token=MADE if token is None and path is None else "")
+        app = create_app(here.node, Access(configured, token or Secret(text=MADE), tls is not None, token is None))
         started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = Future()
 
         async def run() -> None:

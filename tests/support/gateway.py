@@ -201,6 +201,17 @@ class Gateway:
         """Workers and control, oldest first: what the supervisor has forked."""
         return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
+    @property
+    def token(self) -> str:
+        """Of its admin API, as it says where that is; "" where none is needed, or it is in no file."""
+        file = self.ready.get("token_file")
+        return Path(file).read_text().strip() if file and Path(file).exists() else ""
+
+    @property
+    def shown(self) -> dict[str, str]:
+        """The header that carries that token."""
+        return {"Authorization": f"Bearer {self.token}"}
+
     # --- what it wrote ---
 
     @property

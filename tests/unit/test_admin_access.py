@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from fastgw.admin.access import Access, is_local
+from fastgw.admin import sessions
+from fastgw.admin.access import Access
 from fastgw.config.secret import Secret
 from fastgw.config.settings import Admin
-from fastgw.config.values import Address, parse_address
-from tests.support.admin import Served, served
+from fastgw.config.values import Address
+from tests.support.admin import MADE, Served, served
 
 TOKEN = "s3cret-token-✓"
 SHOWN = "Authorization: Bearer " + TOKEN.encode().decode("latin-1")
@@ -175,26 +176,117 @@ class TestToken:
 
 
 class TestWhereNothingHasToBeShown:
-    @pytest.mark.parametrize(
-        "address", ["127.0.0.1:1", "127.8.9.1:1", "[::1]:1", "localhost:1", "unix:/run/fastgw.sock"]
-    )
-    def test_only_this_machine_comes_there(self, address):
-        assert is_local(parse_address(address))
-        assert Access(parse_address(address)).anonymous
+    def test_a_unix_socket_of_its_owner_alone(self, tmp_path):
+        with served(path=tmp_path / "admin.sock") as here:
+            assert here.ask("POST /reload")[0] == 200
 
-    @pytest.mark.parametrize(
-        "address", ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "gw.example.com:1", "localhost.example:1"]
-    )
-    def test_others_come_there_too_so_something_has(self, address):
-        """The configuration is refused as well; here nobody relies on that."""
-        assert not Access(parse_address(address)).anonymous
+    @pytest.mark.parametrize("mode", [0o660, 0o606, 0o611, 0o700 | 0o020, 0o666])
+    def test_one_that_others_may_connect_to_asks_for_the_token(self, tmp_path, mode):
+        """Also where the mode is changed while it is served: it is looked at each time."""
+        with served(path=tmp_path / "admin.sock") as here:
+            (tmp_path / "admin.sock").chmod(mode)
+            refused(here, 401, "POST /reload")
+            assert here.ask("GET /status", f"Authorization: Bearer {MADE}")[0] == 200
+            (tmp_path / "admin.sock").chmod(0o600)
+            assert here.ask("GET /status")[0] == 200
 
-    def test_an_open_address_without_a_token_lets_nobody_in(self):
-        with served(bound="0.0.0.0") as here:
-            local = Served(Address(host="127.0.0.1", port=here.address.port), here.node)
-            refused(local, 401, "GET /status")
-            refused(local, 401, "GET /status", "Authorization: Bearer ")
+    def test_one_that_is_gone_asks_for_it_too(self, tmp_path):
+        with served(path=tmp_path / "admin.sock") as here, here.connect() as connection:
+            (tmp_path / "admin.sock").unlink()
+            connection.sendall(b"GET /status HTTP/1.0\r\nHost: localhost\r\n\r\n")
+            assert connection.recv(65536).startswith(b"HTTP/1.1 401 ")
 
-    def test_where_a_token_is_configured_it_is_needed_there_too(self):
-        assert not Access.of(Admin(token=Secret(text="x"))).anonymous
-        assert Access.of(Admin()).anonymous
+    def test_where_a_token_is_configured_it_is_needed_there_too(self, tmp_path):
+        with served(Secret(text=TOKEN), path=tmp_path / "admin.sock") as here:
+            (tmp_path / "admin.sock").chmod(0o600)
+            refused(here, 401, "GET /status")
+
+    @pytest.mark.parametrize("bound", ["127.0.0.1", "::1"])
+    def test_never_over_tcp(self, bound):
+        access = Access.of(Admin(address=Address(host=bound, port=1)), "made")
+        assert not access.anonymous
+        assert access.admits("Bearer made")
+        assert not access.admits("Bearer ")
+
+    def test_what_is_configured_stands_in_place_of_what_was_made(self):
+        access = Access.of(Admin(token=Secret(text="x")), "made")
+        assert access.admits("Bearer x")
+        assert not access.admits("Bearer made")
+
+
+class TestSession:
+    """What a browser has in place of the token."""
+
+    def begin(self, here: Served) -> tuple[str, str]:
+        """The cookie, as it is to be sent, and what goes with a change."""
+        status, head, body = here.ask("POST /session", f"Origin: http://{here.authority}")
+        assert status == 200
+        (field,) = (line for line in head.splitlines() if line.lower().startswith("set-cookie:"))
+        cookie, *attributes = field.partition(":")[2].strip().split("; ")
+        assert {"Path=/", "HttpOnly", "SameSite=Strict", "Max-Age=604800"} == {*attributes}
+        assert cookie.startswith(f"fastgw-admin-{here.address.port}=")
+        assert MADE not in head + body.decode()
+        return f"Cookie: {cookie}", f"X-CSRF-Token: {json.loads(body)['csrf']}"
+
+    def test_it_is_begun_by_the_token_alone(self):
+        with served() as here:
+            cookie, csrf = self.begin(here)
+            refused(here, 401, "POST /session", "Cookie: x=y")
+            assert here.ask("GET /status", cookie)[0] == 200
+            assert here.ask("POST /reload", cookie, csrf)[0] == 200
+
+    def test_a_cookie_alone_changes_nothing(self):
+        """It is sent to whoever listens at another port of the host."""
+        with served() as here:
+            cookie, csrf = self.begin(here)
+            for wrong in ("X-CSRF-Token: ", csrf[:-1], f"X-CSRF-Token: {cookie.rpartition('.')[2]}", "X: y"):
+                for line in (*CHANGES, "DELETE /session", "POST /session"):
+                    refused(here, 403, line, cookie, wrong)
+
+    def test_what_is_not_the_cookie_is_refused(self):
+        with served() as here:
+            cookie, csrf = self.begin(here)
+            name, _, value = cookie.removeprefix("Cookie: ").partition("=")
+            date, _, signature = value.partition(".")
+            later = f"{int(date) + 1}.{signature}"
+            for wrong in (
+                later,
+                "",
+                ".",
+                date,
+                f"{date}.",
+                f"x.{signature}",
+                f"-1.{signature}",
+                f"{'9' * 30}.x",
+                "\xb2.x",
+            ):
+                refused(here, 401, "GET /status", f"Cookie: {name}={wrong}", csrf)
+            refused(here, 401, "GET /status", f"Cookie: {name}0={value}", csrf)
+            refused(here, 401, "GET /status", f"{cookie}; {name}={value}", csrf)  # of two nobody knows which is ours
+            assert here.ask("GET /status", f"Cookie: a=b; {name}={value}; c=d")[0] == 200
+
+    def test_it_ends_with_its_time_and_with_the_token(self):
+        value, told = sessions.begin("token", 1000.0)
+        assert sessions.is_good("token", value, told.expires_date - 1)
+        assert not sessions.is_good("token", value, told.expires_date)
+        assert not sessions.is_good("another", value, 1000.0)
+
+    def test_signing_out_takes_the_cookie_back(self):
+        with served() as here:
+            cookie, csrf = self.begin(here)
+            status, head, _ = here.ask("DELETE /session", cookie, csrf)
+            assert (status, f"fastgw-admin-{here.address.port}=; Path=/; Max-Age=0;" in head) == (200, True)
+
+    def test_over_tls_it_is_sent_over_tls_alone(self):
+        assert sessions.set_cookie("a", "b", tls=True).endswith("; HttpOnly; SameSite=Strict; Secure")
+        assert sessions.cookie_name("gw.example", tls=True) == "fastgw-admin-443"
+        assert sessions.cookie_name("[::1]", tls=False) == "fastgw-admin-80"
+
+    @pytest.mark.parametrize("site", ["cross-site", "same-site", "sameorigin", ""])
+    def test_what_a_browser_asks_for_another_page_is_refused(self, site):
+        """Also where it sends the cookie: a page of another port is of the same site."""
+        with served() as here:
+            cookie, csrf = self.begin(here)
+            refused(here, 403, "GET /status", cookie, csrf, f"Sec-Fetch-Site: {site}")
+            for own in ("same-origin", "none"):
+                assert here.ask("GET /status", cookie, f"Sec-Fetch-Site: {own}")[0] == 200

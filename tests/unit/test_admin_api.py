@@ -12,7 +12,18 @@ import pytest
 from fastgw.admin import api
 from fastgw.admin.node import Consumers, Effective, Live, Routes, Status, Upstreams
 from fastgw.admin.operation import Operation
-from tests.support.admin import BUSY, CONSUMER, EFFECTIVE, FAILED, REJECTED, RELOADED, FakeNode, Served, served
+from tests.support.admin import (
+    BUSY,
+    CONSUMER,
+    EFFECTIVE,
+    FAILED,
+    MADE,
+    REJECTED,
+    RELOADED,
+    FakeNode,
+    Served,
+    served,
+)
 from tests.support.gateway import wait_until
 
 NODE = FakeNode()
@@ -24,6 +35,7 @@ TELLS = [
     ("/consumers", Consumers, Consumers([CONSUMER])),
     ("/config", Effective, EFFECTIVE),
 ]
+SHOWN = f"Authorization: Bearer {MADE}"
 YAML = "Content-Type: application/yaml"
 JSON = "Content-Type: application/json"
 
@@ -238,7 +250,7 @@ def test_a_defect_is_one_line_in_the_log_and_no_traceback_for_the_client(here, c
 def test_a_body_that_is_too_long_is_refused_before_it_has_come(here):
     with here.connect() as connection:
         length = api.BODY_MAX + 1
-        head = f"POST /config HTTP/1.1\r\nHost: localhost\r\n{YAML}\r\nContent-Length: {length}\r\n\r\n"
+        head = f"POST /config HTTP/1.1\r\nHost: localhost\r\n{SHOWN}\r\n{YAML}\r\nContent-Length: {length}\r\n\r\n"
         connection.sendall(head.encode())
         assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
     assert here.node.told == []
@@ -247,7 +259,7 @@ def test_a_body_that_is_too_long_is_refused_before_it_has_come(here):
 def test_a_body_of_unknown_length_is_cut_off_where_it_gets_too_long(here, monkeypatch):
     monkeypatch.setattr(api, "BODY_MAX", 1000)
     with here.connect() as connection:
-        head = f"POST /config HTTP/1.1\r\nHost: localhost\r\n{YAML}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        head = f"POST /config HTTP/1.1\r\nHost: localhost\r\n{SHOWN}\r\n{YAML}\r\nTransfer-Encoding: chunked\r\n\r\n"
         connection.sendall(head.encode() + b"3e8\r\n" + b"x" * 1000 + b"\r\n1\r\ny\r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
     assert here.node.told == []
@@ -256,7 +268,7 @@ def test_a_body_of_unknown_length_is_cut_off_where_it_gets_too_long(here, monkey
 def test_a_body_that_does_not_come_is_not_waited_for(here, monkeypatch):
     monkeypatch.setattr(api, "BODY_PATIENCE", 0.05)
     with here.connect() as connection:
-        head = f"POST /config HTTP/1.1\r\nHost: localhost\r\n{YAML}\r\nContent-Length: 10\r\n\r\nversion"
+        head = f"POST /config HTTP/1.1\r\nHost: localhost\r\n{SHOWN}\r\n{YAML}\r\nContent-Length: 10\r\n\r\nversion"
         connection.sendall(head.encode())
         assert connection.recv(65536).startswith(b"HTTP/1.1 408 ")
     assert here.node.told == []
@@ -264,7 +276,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(here, monkeypatch):
 
 def test_a_client_that_leaves_amid_its_body_has_done_nothing(here, caplog):
     with here.connect() as connection:
-        head = f"POST /config HTTP/1.1\r\nHost: localhost\r\n{YAML}\r\nContent-Length: 10\r\n\r\nversion"
+        head = f"POST /config HTTP/1.1\r\nHost: localhost\r\n{SHOWN}\r\n{YAML}\r\nContent-Length: 10\r\n\r\nversion"
         connection.sendall(head.encode())
     assert here.ask("GET /status")[0] == 200
     assert here.node.told == []
@@ -274,7 +286,7 @@ def test_a_client_that_leaves_amid_its_body_has_done_nothing(here, caplog):
 def test_a_change_goes_on_when_its_client_has_left(here):
     here.node.hold = Future()
     with here.connect() as connection:
-        connection.sendall(b"POST /reload HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        connection.sendall(f"POST /reload HTTP/1.1\r\nHost: localhost\r\n{SHOWN}\r\n\r\n".encode())
         wait_until(lambda: here.node.asked == 1, "the change to begin")
     assert here.ask("GET /status")[0] == 200
     here.node.hold.set_result(None)

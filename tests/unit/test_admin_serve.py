@@ -21,13 +21,14 @@ from fastgw.config.secret import Secret
 from fastgw.config.settings import ClientAuth, ServerCertificate, ServerTls
 from fastgw.config.values import Address
 from fastgw.downstream.tls import server_context
-from tests.support.admin import FakeNode, Served, served, taken
+from tests.support.admin import MADE, FakeNode, Served, served, taken
 from tests.support.certificates import Certificates
 from tests.support.gateway import wait_until
 from tests.support.on_loop import on_loop, until
 
-STATUS = b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n"
-RELOAD = b"POST /reload HTTP/1.1\r\nHost: localhost\r\n\r\n"
+HEAD = b"Host: localhost\r\nAuthorization: Bearer %b\r\n" % MADE.encode()
+STATUS = b"GET /status HTTP/1.1\r\n" + HEAD + b"\r\n"
+RELOAD = b"POST /reload HTTP/1.1\r\n" + HEAD + b"\r\n"
 
 
 def ended(connection: socket.socket) -> bytes:
@@ -151,7 +152,7 @@ class TestTheEnd:
         node.hold = Future()
         with socket.create_server(("127.0.0.1", 0)) as listening:
             address = listening.getsockname()
-            app = create_app(node, Access(Address(host="127.0.0.1", port=1)))
+            app = create_app(node, Access(Address(host="127.0.0.1", port=1), Secret(text=MADE)))
             task = asyncio.create_task(serve(app, listening))
             idle, idle_writer = await asyncio.open_connection(*address)
             reader, writer = await asyncio.open_connection(*address)
@@ -186,7 +187,7 @@ class TestTheEnd:
         node = FakeNode()
         node.hold = Future()
         with socket.create_server(("127.0.0.1", 0)) as listening:
-            app = create_app(node, Access(Address(host="127.0.0.1", port=1)))
+            app = create_app(node, Access(Address(host="127.0.0.1", port=1), Secret(text=MADE)))
             task = asyncio.create_task(serve(app, listening))
             reader, writer = await asyncio.open_connection(*listening.getsockname())
             writer.write(RELOAD)
@@ -228,6 +229,8 @@ class TestTls:
         if issued is not None:
             context.load_cert_chain(*issued)
         request = STATUS[:-2].replace(b"localhost", name.encode())
+        if fields:
+            request = request.replace(f"Authorization: Bearer {MADE}\r\n".encode(), b"")
         for field, value in fields.items():
             request += f"{field}: {value}\r\n".encode()
         refusals = contextlib.suppress(ssl.SSLError, ConnectionError)

@@ -22,7 +22,7 @@ from fastgw.config.secret import Secret
 from fastgw.config.settings import ClientAuth, ServerCertificate, ServerTls
 from fastgw.config.values import Address
 from fastgw.downstream.tls import server_context
-from tests.support.admin import BUSY, FAILED, REJECTED, Served, served
+from tests.support.admin import BUSY, FAILED, MADE, REJECTED, Served, served
 from tests.support.certificates import Certificates
 
 JSON = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
@@ -31,7 +31,7 @@ COMMANDS = ["reload", "drain", "status"]
 
 def run(*arguments: str, **environment: str | None) -> Result:
     """A command to its end: no traceback, whatever happens."""
-    kept = {"FASTGW_ADMIN_TOKEN": None, "COLUMNS": None, **environment}
+    kept = {"FASTGW_ADMIN_TOKEN": MADE, "COLUMNS": None, **environment}
     ended = CliRunner().invoke(app, arguments, env=kept, prog_name="fastgw")
     assert ended.exception is None or isinstance(ended.exception, SystemExit), ended.exception
     return ended
@@ -138,7 +138,7 @@ class TestStatus:
 
         monkeypatch.setattr(tables.time, "sleep", sleep)
         monkeypatch.setattr(tables.signal, "signal", lambda number, action: None)
-        tables.watch(AdminClient(parse_place(here.authority), None))
+        tables.watch(AdminClient(parse_place(here.authority), here.token))
         assert looks == [1.0] * 3
 
 
@@ -161,7 +161,7 @@ class TestToken:
     @pytest.mark.parametrize("command", COMMANDS)
     def test_without_it_the_hint_says_how_to_give_it(self, command):
         with served(Secret(text="s3cret")) as here:
-            ended = run(command, place(here))
+            ended = run(command, place(here), FASTGW_ADMIN_TOKEN=None)
             told = f"fastgw: {here.authority}: A token is needed: Authorization: Bearer …"
             assert ended.stderr == f"{told}; give --token-file FILE or set FASTGW_ADMIN_TOKEN\n"
             assert (ended.stdout, ended.exit_code) == ("", 1)

@@ -137,7 +137,8 @@ class TestKubernetes:
         assert probed == [{"path": path, "port": "status"} for path in ("/readyz", "/readyz", "/livez")]
 
     def test_the_configuration_is_where_the_command_looks_for_it(self):
-        (mount,), (volume,) = self.container["volumeMounts"], self.pod["spec"]["volumes"]
+        (mount, runtime), (memory, volume) = self.container["volumeMounts"], self.pod["spec"]["volumes"]
+        assert (runtime["mountPath"], memory["emptyDir"]["medium"]) == ("/tmp", "Memory")
         assert (mount["name"], volume["configMap"]) == (
             volume["name"],
             {"name": manifest("ConfigMap")["metadata"]["name"]},

@@ -1,29 +1,57 @@
 // Asking the admin API, and whether it answers.
 
 const AWAY = "Control is away.";
-const TOKEN = "fastgw-token";
+const CSRF = "fastgw-csrf";
+const SESSION = "/session";
+const LINKED = "#token=";
 
-/** The API did not answer as it should. `status` 0: it did not answer at all. `token`: what it was asked with. */
+/** The API did not answer as it should. `status` 0: it did not answer at all. `session`: in which it was asked. */
 export class Unanswered extends Error {
-  constructor(status, message, held = null) {
+  constructor(status, message, asked = 0) {
     super(message);
     this.status = status;
-    this.token = held;
+    this.session = asked;
   }
 }
 
-/** The token lives as long as the tab: sessionStorage, and nowhere else. */
-export const token = {
-  get: () => sessionStorage.getItem(TOKEN),
-  set: (text) => sessionStorage.setItem(TOKEN, text),
-  forget: () => sessionStorage.removeItem(TOKEN),
+/**
+ * The token becomes a cookie that no script can read, and is kept nowhere. What else is needed to change anything lies
+ * in localStorage, which only this origin has: the cookie is sent to all ports of the host.
+ */
+export const session = {
+  number: 0, // of those that this page has begun
+
+  isBegun: () => localStorage.getItem(CSRF) !== null,
+
+  async begin(token, patience) {
+    const authorization = { Authorization: `Bearer ${asBytes(token)}` };
+    const { csrf } = await answered(SESSION, await send(SESSION, patience, { method: "POST", headers: authorization }));
+    localStorage.setItem(CSRF, csrf);
+    session.number += 1;
+  },
+
+  async end(patience) {
+    await send(SESSION, patience, { method: "DELETE" });
+    localStorage.removeItem(CSRF);
+  },
+
+  /** The token that the address has brought along behind its `#`, which then has it no more; "" = none. */
+  linked() {
+    if (!location.hash.startsWith(LINKED)) return "";
+    const token = decodeURIComponent(location.hash.slice(LINKED.length));
+    history.replaceState(null, "", location.pathname);
+    return token;
+  },
 };
 
 /** The JSON at `path`; `patience`: milliseconds until it must be there. Raises `Unanswered`. */
 export async function ask(path, patience) {
-  const held = token.get();
-  const response = await send(path, held, patience);
-  if (!response.ok) throw await refusal(path, response, held);
+  const asked = session.number;
+  return answered(path, await send(path, patience), asked);
+}
+
+async function answered(path, response, asked = session.number) {
+  if (!response.ok) throw await refusal(path, response, asked);
   try {
     return await response.json();
   } catch {
@@ -32,9 +60,9 @@ export async function ask(path, patience) {
 }
 
 /** The API says why in a problem document (RFC 9457); a proxy before it may not. */
-async function refusal(path, response, held) {
+async function refusal(path, response, asked) {
   const { detail = "" } = await response.json().catch(() => ({}));
-  return new Unanswered(response.status, `The admin API answers ${response.status} to ${path}. ${detail}`.trim(), held);
+  return new Unanswered(response.status, `The admin API answers ${response.status} to ${path}. ${detail}`.trim(), asked);
 }
 
 /** A header field is bytes, one for each character: those of the text in UTF-8. */
@@ -42,10 +70,12 @@ function asBytes(text) {
   return String.fromCharCode(...new TextEncoder().encode(text));
 }
 
-async function send(path, held, patience) {
-  const headers = { Accept: "application/json", ...(held && { Authorization: `Bearer ${asBytes(held)}` }) };
+/** `options`: of `fetch`. What is needed to change anything is sent along. */
+async function send(path, patience, { headers = {}, ...options } = {}) {
+  const csrf = localStorage.getItem(CSRF);
+  const all = { Accept: "application/json", ...(csrf && { "X-CSRF-Token": csrf }), ...headers };
   try {
-    return await fetch(path, { headers, cache: "no-store", signal: AbortSignal.timeout(patience) });
+    return await fetch(path, { ...options, headers: all, cache: "no-store", signal: AbortSignal.timeout(patience) });
   } catch {
     throw new Unanswered(0, AWAY);
   }

@@ -1,6 +1,6 @@
 // The page as a whole: which view is shown, what is asked for it, and what is said about the connection.
 
-import { Unanswered, ask, token } from "./connection.js";
+import { Unanswered, ask, session } from "./connection.js";
 import { showConfiguration } from "./configuration.js";
 import { byId, setClass, setText } from "./elements.js";
 import { History } from "./history.js";
@@ -59,14 +59,15 @@ class Dashboard {
     config: this.#poll("/config", 60000, () => this.#shows("config"), showConfiguration),
   };
 
-  begin() {
-    addEventListener("hashchange", () => this.#turnTo(location.hash.slice(1)));
-    this.#turnTo(location.hash.slice(1));
+  async begin() {
+    const linked = session.linked();
     byId("ask-form").addEventListener("submit", (event) => this.#takeToken(event));
     byId("ask").addEventListener("cancel", (event) => event.preventDefault()); // there is nothing behind it
-    byId("forget").addEventListener("click", () => this.#forgetToken());
+    byId("forget").addEventListener("click", () => this.#endSession());
+    if (linked) await this.#beginSession(linked); // nothing is asked before
+    addEventListener("hashchange", () => this.#turnTo(location.hash.slice(1)));
+    this.#turnTo(location.hash.slice(1));
     setInterval(() => this.#tick(), 1000);
-    for (const poll of Object.values(this.#polls)) poll.now();
   }
 
   #shows(...views) {
@@ -94,8 +95,8 @@ class Dashboard {
   }
 
   #takeTrouble(path, error) {
-    const isOfToken = error.status === 401 && error.token === token.get(); // not of one that was replaced meanwhile
-    if (isOfToken) this.#askForToken(); // and that is all there is to say
+    const isOfSession = error.status === 401 && error.session === session.number; // not of one before
+    if (isOfSession) this.#askForToken(""); // and that is all there is to say
     if (error.status === 401) this.#troubles.delete(path);
     else this.#troubles.set(path, error.message);
     this.#showNotice();
@@ -104,7 +105,7 @@ class Dashboard {
   #takeLive(live) {
     this.#answeredAt = pageTime();
     this.#history.add(live, this.#answeredAt);
-    byId("forget").hidden = token.get() === null;
+    byId("forget").hidden = !session.isBegun();
     if (live.generation !== this.#generation) this.#takeGeneration(live.generation);
     if (!document.hidden) this.#showLive(live);
     this.#showNotice();
@@ -172,25 +173,41 @@ class Dashboard {
     for (const poll of Object.values(this.#polls)) poll.now();
   }
 
-  #askForToken() {
-    const dialog = byId("ask");
-    if (dialog.open) return;
-    setText(byId("ask-why"), token.get() === null ? "" : "The token was not accepted.");
-    token.forget();
-    dialog.showModal();
-  }
-
-  #takeToken(event) {
-    event.preventDefault();
-    token.set(byId("ask-token").value.trim());
-    byId("ask-token").value = "";
-    byId("ask").close();
+  #askAll() {
     for (const poll of Object.values(this.#polls)) poll.now();
   }
 
-  #forgetToken() {
-    token.forget();
-    location.reload(); // nothing that was told for the token stays on the page
+  #askForToken(why) {
+    const dialog = byId("ask");
+    setText(byId("ask-why"), why);
+    if (!dialog.open) dialog.showModal();
+  }
+
+  async #takeToken(event) {
+    event.preventDefault();
+    const token = byId("ask-token").value.trim();
+    byId("ask-token").value = "";
+    await this.#beginSession(token);
+  }
+
+  async #beginSession(token) {
+    try {
+      await session.begin(token, PATIENCE);
+    } catch (error) {
+      if (!(error instanceof Unanswered)) throw error;
+      this.#askForToken(error.status === 401 ? "The token was not accepted." : error.message);
+      return;
+    }
+    byId("ask").close();
+    this.#askAll();
+  }
+
+  async #endSession() {
+    try {
+      await session.end(PATIENCE);
+    } finally {
+      location.reload(); // nothing that was told for the token stays on the page
+    }
   }
 }
 

@@ -1,0 +1,70 @@
+"""Sessions of the dashboard: a browser turns the token into a cookie, and keeps the token nowhere.
+
+A session is a date until which it is good, and its HMAC under the token: nothing is kept here, it ends when the token
+does, and outlives a control process. The cookie's name has the port, for browsers send a host's cookies to all of its
+ports; since somebody else may listen at one of them, the cookie alone changes nothing: that takes a second value, which
+the page keeps where only its own origin can read it, and sends in a field (`CSRF`).
+"""
+
+import hmac
+from typing import Final
+
+from msgspec import Struct
+
+LIFETIME_S: Final = 7 * 86_400.0
+CSRF: Final = "X-CSRF-Token"
+_PREFIX: Final = "fastgw-admin"
+_COOKIES_MAX: Final = 8 * 1024
+
+
+class Session(Struct, frozen=True):
+    """What the page needs to change anything. The cookie came with it."""
+
+    csrf: str
+    """To be sent as `X-CSRF-Token` with what changes something."""
+    expires_date: float
+
+
+def begin(token: str, now_date: float) -> tuple[str, Session]:
+    """The cookie's value, and what the page is told."""
+    expires = int(now_date + LIFETIME_S)
+    return f"{expires}.{_signed(token, 'session', expires)}", Session(_signed(token, "csrf", expires), float(expires))
+
+
+def is_good(token: str, value: str, now_date: float) -> bool:
+    """Whether a cookie has this value by leave of the token, and until now."""
+    expires, _, signature = value.partition(".")
+    if not (expires.isascii() and expires.isdigit() and len(expires) <= 12):
+        return False
+    expected = _signed(token, "session", int(expires))
+    return hmac.compare_digest(signature.encode(errors="replace"), expected.encode()) and now_date < int(expires)
+
+
+def may_change(token: str, value: str, csrf: str) -> bool:
+    """Whether the field belongs to the session of this cookie, which is good."""
+    expected = _signed(token, "csrf", int(value.partition(".")[0]))
+    return hmac.compare_digest(csrf.encode(errors="replace"), expected.encode())
+
+
+def _signed(token: str, purpose: str, expires: int) -> str:
+    return hmac.digest(token.encode(), f"fastgw admin {purpose} {expires}".encode(), "sha256").hex()
+
+
+def cookie_name(host: str, *, tls: bool) -> str:
+    """Of the `Host` field that a browser has sent."""
+    port = host.rpartition(":")[2]
+    return f"{_PREFIX}-{port if port.isdigit() else '443' if tls else '80'}"
+
+
+def cookie_in(field: str, name: str) -> str | None:
+    """The cookie of this name. None: it is not there, or is there twice."""
+    if len(field) > _COOKIES_MAX:
+        return None
+    values = [value for each in field.split(";") for key, _, value in [each.strip().partition("=")] if key == name]
+    return values[0] if len(values) == 1 else None
+
+
+def set_cookie(name: str, value: str, *, tls: bool) -> str:
+    """The `Set-Cookie` field. An empty value ends the session."""
+    age = int(LIFETIME_S) if value else 0
+    return f"{name}={value}; Path=/; Max-Age={age}; HttpOnly; SameSite=Strict{'; Secure' if tls else ''}"

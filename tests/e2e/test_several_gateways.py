@@ -1,0 +1,227 @@
+"""The token that nobody configured, and which of several gateways a command means."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.admin_calls import admin, is_served, status_of, tell
+from tests.e2e.test_reload import ANYWHERE, Reloadable, gateway_saying, saying
+from tests.support.client import connect
+from tests.support.gateway import COMMAND_DEADLINE, FASTGW, Gateway, wait_until
+
+LISTENING = {"version": 1, "workers": 1, "listeners": {"main": ANYWHERE}, "routes": saying("v1"), "access_logs": []}
+
+
+@pytest.fixture(autouse=True)
+def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Of this test alone; the gateway makes its own folder there."""
+    folder = tmp_path / "runtime"
+    folder.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+    return folder / "fastgw"
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [FASTGW, *arguments], capture_output=True, text=True, timeout=COMMAND_DEADLINE, stdin=subprocess.DEVNULL
+    )
+
+
+def folder(parent: Path, name: str) -> Path:
+    made = parent / name
+    made.mkdir()
+    return made
+
+
+# --- the token ---
+
+
+def test_a_token_is_made_told_asked_for_and_removed(tmp_path: Path, runtime: Path) -> None:
+    with gateway_saying("v1", tmp_path) as gateway:
+        file = Path(gateway.ready["token_file"])
+        assert file.parent == runtime
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        assert len(gateway.token) == 43
+        line = f"fastgw: dashboard http://{gateway.ready['admin']}/#token={gateway.token}\n"
+        gateway.stderr.wait_for(lambda each: each.decode() == line)
+        for request in ("GET /status", "GET /metrics", "GET /config", "POST /reload", "POST /drain", "GET /nowhere"):
+            assert admin(gateway, request, token="").status == 401
+            assert admin(gateway, request, token="wrong").status == 401
+        assert admin(gateway, "GET /status").status == 200
+        assert command("token").stdout == f"{gateway.token}\n"
+    assert list(runtime.iterdir()) == []
+
+
+def test_it_stays_over_reloads_upgrades_and_a_new_control_process(tmp_path: Path) -> None:
+    with gateway_saying("v1", tmp_path) as gateway:
+        token = gateway.token
+        gateway.change(routes=saying("v2"))
+        assert command("reload").stdout == "reloaded: generation 2 on 2/2 workers\n"
+        os.kill(gateway.control_pid, signal.SIGKILL)
+        wait_until(lambda: is_served(gateway), "another control process")
+        gateway.signal(signal.SIGUSR2)
+        gateway.stderr.wait_for(lambda line: line.startswith(b"upgraded: all 2 workers are new"), COMMAND_DEADLINE)
+        wait_until(lambda: is_served(gateway), "control of the new program")
+        assert gateway.token == token
+        assert tell(str(gateway.ready["admin"]), "GET /status", token=token).status == 200
+        assert command("status").returncode == 0
+
+
+def test_a_token_that_a_reload_takes_away_is_followed_by_one_that_was_made(tmp_path: Path) -> None:
+    with gateway_saying("v1", tmp_path, admin={**ANYWHERE, "token": "configured"}) as gateway:
+        assert gateway.ready["token_file"] is None
+        assert admin(gateway, "GET /status", token="configured").status == 200
+        assert "needs no token, or has it in no file" in command("token").stderr
+        gateway.change(admin=ANYWHERE)
+        assert admin(gateway, "POST /reload", token="configured").status == 200
+        wait_until(lambda: command("status").returncode == 0, "the token that was made")
+        assert admin(gateway, "GET /status", token="configured").status == 401
+
+
+def test_a_private_socket_needs_none_and_another_does(tmp_path: Path) -> None:
+    place = tmp_path / "admin.sock"
+    with gateway_saying("v1", tmp_path, admin={"address": f"unix:{place}"}) as gateway:
+        assert stat.S_IMODE(place.stat().st_mode) == 0o600
+        assert gateway.ready["token_file"] is None
+        assert admin(gateway, "GET /status", token="").status == 200
+        assert command("status").returncode == 0
+        place.chmod(0o660)
+        assert admin(gateway, "GET /status", token="").status == 401
+        gateway.change(admin={"address": f"unix:{place}", "token": "sesame"})
+        place.chmod(0o600)
+        assert admin(gateway, "POST /reload", token="").status == 200
+        wait_until(lambda: status_of(gateway) == 401, "the token to be asked for")
+        assert admin(gateway, "GET /status", token="sesame").status == 200
+
+
+def test_where_many_read_the_log_it_has_the_file_and_not_the_token(tmp_path: Path) -> None:
+    config = {**LISTENING, "admin": ANYWHERE}
+    with Gateway(config, tmp_path, environment={"KUBERNETES_SERVICE_HOST": "10.0.0.1"}) as gateway:
+        line = gateway.stderr.wait_for(lambda line: line.startswith(b"fastgw: dashboard "))
+        assert gateway.ready["token_file"] in line.decode()
+        assert gateway.token not in gateway.stderr.text()
+
+
+def test_a_directory_that_others_can_write_to_is_left_alone(tmp_path: Path) -> None:
+    unusable = folder(tmp_path, "unusable")
+    unusable.chmod(0o777)
+    environment = {"RUNTIME_DIRECTORY": str(unusable)}
+    with Gateway({**LISTENING, "admin": ANYWHERE}, tmp_path, environment=environment) as gateway:
+        assert str(unusable) not in gateway.ready["token_file"]  # the next one
+        assert list(unusable.iterdir()) == []
+
+
+# --- which one ---
+
+
+def test_several_are_listed_and_named(tmp_path: Path, runtime: Path) -> None:
+    first, second = folder(tmp_path, "first"), folder(tmp_path, "second")
+    with (
+        gateway_saying("v1", first) as one,
+        gateway_saying("v1", second) as two,
+    ):
+        told = command("status")
+        assert (told.returncode, told.stdout) == (2, "")
+        listed = [line.split() for line in told.stderr.splitlines()[1:]]
+        assert listed == [["gateway", "pid", str(each.pid), each.ready["admin"], str(each.file)] for each in (one, two)]
+        assert f'"pid":{two.pid},' in command("status", "--config", str(two.file), "--format", "json").stdout
+        assert command("reload", "--admin", one.ready["admin"]).returncode == 0
+        two.kill()
+        assert f'"pid":{one.pid},' in command("status", "--format", "json").stdout  # two has left its entry behind
+        assert len([*runtime.glob("*.json")]) == 1
+        two.process.returncode = 0
+
+
+def test_a_name(tmp_path: Path) -> None:
+    config = {**LISTENING, "admin": ANYWHERE, "status": None}
+    with (
+        Gateway(config, folder(tmp_path, "one"), arguments=["--name", "blue"]) as one,
+        Gateway(config, folder(tmp_path, "two"), arguments=["--name", "green"]),
+    ):
+        assert f'"pid":{one.pid},' in command("status", "--name", "blue", "--format", "json").stdout
+        told = command("status", "--name", "red")
+        assert told.returncode == 3
+        assert 'no gateway called "red" runs; there is "blue" (' in told.stderr
+
+
+def test_rollback_goes_back_one_further_each_time(tmp_path: Path) -> None:
+    with gateway_saying("v1", tmp_path) as gateway:
+        for text in ("v2", "v3"):
+            gateway.change(routes=saying(text))
+            gateway.reload()
+        assert command("rollback").stdout == "reloaded: generation 4 on 2/2 workers\n"
+        assert gateway.answer() == (200, b"v2")
+        assert command("rollback").returncode == 0
+        assert gateway.answer() == (200, b"v1")
+        told = command("rollback")
+        assert (told.returncode, told.stdout) == (1, "")
+        assert "cannot roll back further" in told.stderr
+        assert command("rollback", "--generation", "3").returncode == 0
+        assert gateway.answer() == (200, b"v3")
+
+
+# --- ports that are taken ---
+
+
+@pytest.mark.parametrize("name", ["admin", "status"])
+def test_an_address_that_was_written_has_to_be_free(tmp_path: Path, name: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        file = tmp_path / "gw.json"
+        other = {"admin": None, "status": None, name: {"address": address}}
+        file.write_text(json.dumps({**LISTENING, **other}))
+        told = command("run", str(file))
+    assert told.returncode == 3
+    assert f"cannot listen on {address}: the address is in use" in told.stderr
+
+
+def test_the_usual_address_gives_way_to_the_next_and_is_registered(tmp_path: Path, runtime: Path) -> None:
+    """Whoever has the usual ports, another gateway of this machine or a test beside this one: they are taken here."""
+    held: list[socket.socket] = []
+    for port in (9901, 9902):
+        with contextlib.suppress(OSError):
+            held.append(socket.create_server(("127.0.0.1", port)))
+    try:
+        file = tmp_path / "gw.json"
+        file.write_text(json.dumps(LISTENING))
+        with Gateway(file, tmp_path) as gateway:
+            ports: dict[str, Any] = {name: int(gateway.ready[name].rpartition(":")[2]) for name in ("admin", "status")}
+            assert not {*ports.values()} & {9901, 9902}
+            assert all(9902 < port < 10_002 for port in ports.values())
+            for name, usual in (("dashboard", 9901), ("status", 9902)):
+                line = gateway.stderr.wait_for(lambda line, name=name: line.startswith(f"fastgw: {name} ".encode()))
+                assert re.search(rf" \({usual} is taken\)$", line.decode().rstrip())
+            assert command("reload").returncode == 0
+            with connect(gateway.ready["status"]) as plain:
+                plain.sendall(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
+                assert plain.recv(100).startswith(b"HTTP/1.1 200")
+    finally:
+        for each in held:
+            each.close()
+
+
+def test_a_unix_socket_of_another_owner_is_not_taken_for_the_gateways(tmp_path: Path) -> None:
+    """Which is what `--admin` is for: nothing is shown to who is not registered."""
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(tmp_path / "other.sock"))
+        other.listen()
+        command = [FASTGW, "status", "--admin", f"unix:{tmp_path}/other.sock"]
+        with (
+            Reloadable({"routes": saying("v1")}, tmp_path),
+            subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as asking,
+        ):
+            connection, _ = other.accept()
+            with connection:
+                assert b"authorization" not in connection.recv(65536).lower()
+            asking.wait(COMMAND_DEADLINE)

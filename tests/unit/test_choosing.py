@@ -1,0 +1,183 @@
+"""Which gateway a command means, when none, one or several run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+from fastgw.admin import choosing
+from fastgw.admin.choosing import Ambiguous, NoSuchGateway, Wanted, choose
+from fastgw.config.values import parse_address
+from fastgw.runtime.registry import Entry, Found, Registration, running
+from tests.support import commands
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {"RUNTIME_DIRECTORY": str(tmp_path / "run")}
+    monkeypatch.setenv("RUNTIME_DIRECTORY", environment["RUNTIME_DIRECTORY"])
+    monkeypatch.setattr("fastgw.runtime.registry.directories", lambda environment: [str(tmp_path / "run")])
+    monkeypatch.delenv("FASTGW_ADMIN_TOKEN", raising=False)
+
+
+def ended(*arguments: str) -> Result:
+    return commands.ended(*arguments, directory=Path())
+
+
+class Running:
+    def __init__(self, undo: ExitStack) -> None:
+        self._undo = undo
+        self._count = 0
+
+    def __call__(self, name: str = "gw", token: str | None = "made", **more: Any) -> None:
+        self._count += 1
+        registration = Registration.begin()
+        self._undo.callback(registration.end)
+        registration.write_token(token)
+        said: dict[str, Any] = {
+            "pid": os.getpid(),
+            "config": f"/etc/{name}.yaml",
+            "version": "1",
+            "began_date": float(self._count),
+            "admin": f"127.0.0.1:{self._count}",
+            "token_file": registration.token_file,
+        }
+        registration.write(Entry(name=name, **{**said, **more}))
+
+
+@pytest.fixture
+def run() -> Iterator[Running]:
+    with ExitStack() as undo:
+        yield Running(undo)
+
+
+def test_the_one_that_runs_is_found_with_its_token(run):
+    run()
+    found = choose(Wanted())
+    assert (found.place.address, found.token) == (parse_address("127.0.0.1:1"), "made")
+
+
+def test_where_none_runs_it_is_the_default_address():
+    """It may be another user's, or a container's."""
+    assert choose(Wanted()).place.text == "127.0.0.1:9901"
+
+
+def test_of_several_one_is_named(run, tmp_path):
+    run("one")
+    run("two", token="other")
+    assert choose(Wanted(name="two")).token == "other"
+    assert choose(Wanted(config="/etc/../etc/one.yaml")).token == "made"
+    assert choose(Wanted(admin="127.0.0.1:2")).token == "other"
+
+
+def test_of_several_somebody_is_asked(run):
+    run("one")
+    run("two", token="other")
+    assert choose(Wanted(), lambda found: found[1]).token == "other"
+
+
+def test_where_nobody_can_be_asked_they_are_listed(run):
+    run("one")
+    run("second", config="", admin=None)
+    with pytest.raises(Ambiguous) as caught:
+        choose(Wanted())
+    assert str(caught.value).splitlines() == [
+        "several gateways run; choose one with --config FILE, --name NAME or --admin ADDR:",
+        f"    one     pid {os.getpid()}  127.0.0.1:1        /etc/one.yaml".replace("    one", "  one"),
+        f"  second  pid {os.getpid()}  no admin listener  -",
+    ]
+
+
+def test_the_command_says_so_too(run):
+    run("one")
+    run("two")
+    told = ended("status")
+    assert told.exit_code == 2
+    assert "/etc/one.yaml" in told.stderr
+    assert "--name NAME" in told.stderr
+
+
+@pytest.mark.parametrize("wanted", [Wanted(name="none"), Wanted(config="/etc/none.yaml")])
+def test_one_that_does_not_run_is_not_replaced_by_another(run, wanted):
+    run("one")
+    with pytest.raises(NoSuchGateway, match=r'there is "one" \(/etc/one\.yaml\)'):
+        choose(wanted)
+
+
+def test_two_of_one_name_are_told_apart(run):
+    run("one")
+    run("one", config="/srv/one.yaml")
+    with pytest.raises(Ambiguous):
+        choose(Wanted(name="one"))
+    assert choose(Wanted(config="/srv/one.yaml")).place.address.port == 2
+
+
+def test_one_without_an_admin_listener_is_told(run):
+    run(admin=None)
+    with pytest.raises(NoSuchGateway, match=f"has no admin listener; signal its process {os.getpid()} instead"):
+        choose(Wanted())
+
+
+class TestToken:
+    def test_what_is_given_goes_first(self, run, tmp_path, monkeypatch):
+        run()
+        monkeypatch.setenv("FASTGW_ADMIN_TOKEN", "of the environment")
+        assert choose(Wanted()).token == "of the environment"
+        (tmp_path / "token").write_text("of a file")
+        assert choose(Wanted(token_file=str(tmp_path / "token"))).token == "of a file"
+
+    def test_it_is_shown_only_where_the_gateway_is_bound(self, run):
+        """`localhost` and other addresses may be somebody else's, and whoever answers would have it."""
+        run(admin="127.0.0.1:7")
+        for address in ("[::1]:7", "127.0.0.2:7", "127.0.0.1:8", "unix:/run/x", "https://127.0.0.1:7", "gw.example:7"):
+            assert choose(Wanted(admin=address)).token is None
+        found = choose(Wanted(admin="localhost:7"))
+        assert (str(found.place.address), found.token) == ("127.0.0.1:7", "made")
+
+    def test_over_tls_the_name_stays(self, run):
+        run(admin="127.0.0.1:7", admin_tls=True)
+        found = choose(Wanted(admin="https://localhost:7"))
+        assert (found.place.address.host, found.token) == ("localhost", "made")
+        assert choose(Wanted()).place.tls
+
+    def test_a_unix_socket_by_any_path(self, run, tmp_path):
+        (tmp_path / "link").symlink_to(tmp_path)
+        run(admin=f"unix:{tmp_path}/a.sock")
+        assert choose(Wanted(admin=f"unix:{tmp_path}/link/a.sock")).token == "made"
+
+    @pytest.mark.parametrize(("bound", "asked"), [("0.0.0.0:7", "127.0.0.1:7"), ("[::]:7", "[::1]:7")])
+    def test_all_addresses_are_asked_at_one(self, run, bound, asked):
+        run(admin=bound)
+        assert str(choose(Wanted()).place.address) == asked
+
+    def test_the_command_prints_it(self, run):
+        run()
+        assert ended("token").stdout == "made\n"
+        assert ended("token", "--header").stdout == "Authorization: Bearer made\n"
+
+    def test_where_there_is_none_that_is_told(self, run):
+        run(token_file=None)
+        told = ended("token")
+        assert (told.exit_code, told.stdout) == (1, "")
+
+
+def test_only_one_of_the_ways_to_name_it_is_taken():
+    for first, second in (("--config", "--name"), ("--name", "--admin"), ("--config", "--admin")):
+        assert ended("status", first, "x", second, "127.0.0.1:1").exit_code == 2
+
+
+def test_somebody_at_a_terminal_chooses(run, monkeypatch):
+    run("one")
+    run("two")
+    monkeypatch.setattr("fastgw.cli.typer.prompt", lambda *_, **options: options["type"].convert("2", None, None))
+    from fastgw.cli import _ask_which
+
+    found: list[Found] = running()
+    assert _ask_which(found).entry.name == "two"
+    assert choosing.listed(found)[0].startswith("one")
