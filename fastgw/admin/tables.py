@@ -150,6 +150,8 @@ def _targets(upstreams: Upstreams) -> Table:
         name = Text(upstream.name)
         if upstream.breaker not in (None, "closed"):
             name.append(f" (breaker {upstream.breaker.replace('_', '-')})", "red")
+        if not upstream.targets:
+            table.add_row(name, "none", Text("unknown", "red"), "its targets cannot be looked up yet", "", "", "", "")
         for each in upstream.targets:
             numbers = (each.weight, each.in_use, each.idle, each.waiting)
             table.add_row(name, Text(each.url), _health(each), Text(each.problem, "red"), *map(str, numbers))

@@ -5,14 +5,16 @@ import os
 import stat
 from collections.abc import Mapping
 from glob import escape
+from math import inf
+from time import monotonic
 from types import MappingProxyType
 from typing import Final
 
 from fastgw.config.includes import Search
 from fastgw.config.kyma_files import is_derived, is_watched, said
-from fastgw.config.lookups import is_lookup, looked_up
+from fastgw.config.lookups import AT_START_S, UNKNOWN, is_lookup, looked_up
 from fastgw.config.problems import told_file
-from fastgw.config.spots import OUT_OF, Flaw, OutOfResources
+from fastgw.config.spots import OUT_OF, Flaw, MissingPackage, OutOfResources
 
 LARGEST: Final = 64 * 1024 * 1024
 """How many bytes are read of a configuration's own files together, and as many again of those that it names."""
@@ -63,10 +65,19 @@ def why_no_folder(name: str) -> str:
 
 
 class Disk:
-    """Reads files, each once; `LARGEST` bytes of all of them together. `instead`: the contents of some, unread."""
+    """Reads files, each once; `LARGEST` bytes of all of them together. `instead`: the contents of some, unread.
 
-    def __init__(self, instead: Mapping[str, bytes] = MappingProxyType({})) -> None:
+    `known`: what look-ups have found before. One that fails finds the same, or no targets if it is not there; then
+    `unresolved` has why. None: it is a file that cannot be read.
+    """
+
+    def __init__(
+        self, instead: Mapping[str, bytes] = MappingProxyType({}), known: Mapping[str, bytes] | None = None
+    ) -> None:
         self._instead = instead
+        self._known = known
+        self._lookups_end_at = inf
+        self.unresolved: dict[str, str] = {}
         self._held: dict[str, bytes] = {}
         self._left = LARGEST
         self._search = Search()
@@ -89,7 +100,11 @@ class Disk:
                 raise Flaw(f"cannot be read: {error.strerror or error}") from error
             except Flaw as flaw:
                 if is_lookup(name):
-                    raise
+                    if self._known is None or isinstance(flaw, MissingPackage):
+                        raise
+                    self.unresolved[name] = f"{told_file(name)}: {flaw.wrong}"
+                    self._held[name] = self._known.get(name, UNKNOWN)
+                    return self._held[name]
                 more = " with the files before it" if self._held else ""
                 raise Flaw(_TOO_LONG.format(LARGEST // 1024**2) + more) from flaw
             self._left -= len(raw)
@@ -99,7 +114,15 @@ class Disk:
     def _found(self, name: str) -> bytes:
         if is_watched(name):
             return said(name)
-        return looked_up(name) if is_lookup(name) else read_file(name, self._left)
+        return self._looked_up(name) if is_lookup(name) else read_file(name, self._left)
+
+    def _looked_up(self, name: str) -> bytes:
+        now = monotonic()
+        if self._known is not None and name not in self._known:  # nobody waits for very many that do not answer
+            self._lookups_end_at = min(self._lookups_end_at, now + AT_START_S)
+            if now >= self._lookups_end_at:
+                raise Flaw(f"not looked up yet: others have taken {AT_START_S:g} s")
+        return looked_up(name)
 
     def derive(self, name: str, content: bytes) -> None:
         """From here on this is what a derived file says."""
@@ -122,6 +145,9 @@ class Disk:
 class Memory:
     """Files as they were read before: nothing is looked at on disk. Derived files are not among them until they are
     derived anew."""
+
+    unresolved: Mapping[str, str] = MappingProxyType({})
+    """Nothing is looked up."""
 
     def __init__(self, held: Mapping[str, bytes]) -> None:
         self.held = {name: content for name, content in held.items() if not is_derived(name)}

@@ -17,6 +17,7 @@ from fastgw.config.files import Disk, Files, Memory
 from fastgw.config.filter_rules import FilterRules
 from fastgw.config.idle_settings import idle_settings, overlaid_targets
 from fastgw.config.kyma_provider import KymaKept, Refused, add_kyma
+from fastgw.config.lookups import UNKNOWN
 from fastgw.config.merging import Merged, add_consumers, merge, put_targets, targets_in_files
 from fastgw.config.problems import ConfigError, Problem
 from fastgw.config.rules import RULES
@@ -76,16 +77,18 @@ def load(
     filter_types: Mapping[str, type],
     instead: Mapping[str, bytes] = MappingProxyType({}),
     remembered: Remembered | None = None,
+    known: Mapping[str, bytes] = MappingProxyType({}),
 ) -> Loaded:
     """Read a file and all it includes, and check everything.
 
     `filter_types`: by name, the struct of each filter's settings. `instead`: contents that are taken in place of those
-    of files that it names. Raises `ConfigError` with every problem there is;
+    of files that it names. `known`: what look-ups of targets have found before, for those that fail now; one that is
+    not there finds no targets. Raises `ConfigError` with every problem there is;
     only when a file cannot be taken apart at all, what depends on its content stays unsaid.
     """
     disk = Disk()
     with no_collections():
-        return _checked(read_all(file, partial(disk.read, file), disk), filter_types, Disk(instead), remembered)
+        return _checked(read_all(file, partial(disk.read, file), disk), filter_types, Disk(instead, known), remembered)
 
 
 def filter_types_of(file: str, filter_types: Mapping[str, type]) -> Mapping[str, type]:
@@ -109,6 +112,7 @@ def load_text(
     suffix: str = "",
     instead: Mapping[str, bytes] = MappingProxyType({}),
     remembered: Remembered | None = None,
+    known: Mapping[str, bytes] = MappingProxyType({}),
     *,
     trusted: bool = True,
 ) -> Loaded:
@@ -117,7 +121,7 @@ def load_text(
     environment."""
     with no_collections():
         found = read_all(name, partial(Memory({name: text}).read, name), Disk(), suffix, trusted=trusted)
-        return _checked(found, filter_types, Disk(instead), remembered)
+        return _checked(found, filter_types, Disk(instead, known), remembered)
 
 
 def load_sources(
@@ -170,7 +174,7 @@ def _judged(
     merged = merge([each for each in found.documents if not each.upstream], filter_types, files)
     of_kyma = add_kyma(merged, filter_types, files, refused, remembered.kyma)
     of_egress = expand(merged, filter_types, remembered.egress)
-    in_files = targets_in_files(merged, filter_types, files)
+    in_files, without_targets = targets_in_files(merged, filter_types, files)
     readings = [*merged.readings, *in_files]
     overlaid: list[Problem] = []
     for document in found.documents:
@@ -179,7 +183,7 @@ def _judged(
             overlaid += overlaid_targets(merged, document.upstream)
     consumer_files, notes = add_consumers(merged, filter_types, files)
     readings += consumer_files
-    notes = found.notes + overlaid + of_kyma.notes + of_egress + notes
+    notes = found.notes + overlaid + without_targets + of_kyma.notes + of_egress + notes
     documents = [*found.documents, *(reading.document for reading in (*in_files, *consumer_files))]
     if all(document.value is not None for document in documents):
         for rule in RULES:
@@ -199,6 +203,7 @@ def _judged(
         files=tuple(document.name for document in found.documents if not document.upstream),
         sources=tuple(document.source for document in found.documents),
         captured=MappingProxyType(dict(files.held)),
+        withheld=MappingProxyType({name: why for name, why in files.unresolved.items() if files.held[name] != UNKNOWN}),
     )
     return loaded, merged
 

@@ -7,14 +7,22 @@ taken as they are; a name that cannot be looked up is a file that cannot be read
 import json
 import socket
 import time
+from collections.abc import Container
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from fastgw.config.problems import LOOKUPS
-from fastgw.config.spots import Flaw
+from fastgw.config.spots import Flaw, MissingPackage
 
 PATIENCE_S: Final = 5.0
 """For an SRV look-up; others take as long as the system's resolver does."""
+AT_START_S: Final = 10.0
+"""For all look-ups of one reading together, where nothing is known of any; those left are not asked."""
+UNKNOWN: Final = b"[]"
+"""The contents of what could not be looked up yet: there are no targets."""
+_FIRST_S: Final = 1.0
+_failed: Final[dict[str, tuple[int, float]]] = {}
+"""Of names that could not be looked up last: how often in a row, and when to try again (monotonic seconds)."""
 
 
 def lookup_name(kind: str, name: str, port: int, scheme: str, interval: float) -> str:
@@ -29,17 +37,41 @@ def is_lookup(name: str) -> bool:
     return bool(is_url) and scheme in LOOKUPS
 
 
-def turn_of(name: str) -> int:
-    """Another number as soon as it is time to look it up again."""
-    return int(time.monotonic() / float(_options(name)["interval"]))
+def turn_of(name: str) -> str:
+    """Another text as soon as it is time to look it up again: after its interval, and after a failure sooner, with a
+    back-off."""
+    now = time.monotonic()
+    if name in _failed:
+        failures, due_at = _failed[name]
+        return f"{failures + (now >= due_at)} failed"
+    return str(int(now / _interval(name)))
+
+
+def keep_failures(names: Container[str]) -> None:
+    """Forget what is known of other names."""
+    for name in [each for each in _failed if each not in names]:
+        del _failed[name]
 
 
 def looked_up(name: str) -> bytes:
     """The targets as JSON, in an order that does not depend on that of the answers. Raises `Flaw`."""
     split = urlsplit(name)
     found = _addresses if split.scheme == "dns" else _services
-    targets = found(split.netloc, _options(name)["scheme"])
+    try:
+        targets = found(split.netloc, _options(name)["scheme"])
+        if not targets:
+            raise Flaw(f"{split.netloc} names no target")
+    except Flaw:
+        failures = _failed.get(name, (0, 0.0))[0] + 1
+        wait = min(_FIRST_S * 2.0 ** min(failures - 1, 30), _interval(name))
+        _failed[name] = failures, time.monotonic() + wait
+        raise
+    _failed.pop(name, None)
     return json.dumps(sorted(targets, key=lambda each: (each.get("priority", 0), each["url"]))).encode()
+
+
+def _interval(name: str) -> float:
+    return float(_options(name)["interval"])
 
 
 def _options(name: str) -> dict[str, str]:
@@ -63,7 +95,7 @@ def _services(name: str, scheme: str) -> list[dict[str, Any]]:
     try:
         from dns import exception, resolver
     except ImportError as error:
-        raise Flaw("SRV records need a package that is missing; install fastgw[dns]") from error
+        raise MissingPackage("SRV records need a package that is missing; install fastgw[dns]") from error
     try:
         answers = [*resolver.resolve(name, "SRV", lifetime=PATIENCE_S)]
     except (exception.DNSException, OSError) as error:

@@ -15,8 +15,8 @@ from msgspec.structs import astuple, replace
 from fastgw.config.documents import Document
 from fastgw.config.egress import Egress
 from fastgw.config.files import Files
-from fastgw.config.lookups import lookup_name
-from fastgw.config.problems import Path, Problem, show, suggest
+from fastgw.config.lookups import UNKNOWN, is_lookup, lookup_name
+from fastgw.config.problems import Path, Problem, show, suggest, told_file
 from fastgw.config.settings import Config, ConsumerFile, Targets, TargetsDns, TargetsFile, TargetsSrv
 from fastgw.config.shapes import BROKEN, Reading, Structure, shape_of
 from fastgw.config.spots import Flaw
@@ -210,15 +210,23 @@ def put_targets(merged: Merged, document: Document, filter_types: Mapping[str, t
     return reading
 
 
-def targets_in_files(merged: Merged, filter_types: Mapping[str, type], files: Files) -> list[Reading]:
-    """Put the targets that are listed in files in their places. Returns how the files were read."""
+def targets_in_files(
+    merged: Merged, filter_types: Mapping[str, type], files: Files
+) -> tuple[list[Reading], list[Problem]]:
+    """Put the targets that are listed in files in their places. Returns how the files were read, and of which upstreams
+    the targets cannot be looked up yet."""
     readings = []
+    notes: list[Problem] = []
     for place, name, upstream in list(merged.whole("upstreams")):
         source = upstream.targets
         if not isinstance(source, TargetsFile | TargetsDns | TargetsSrv):
             continue
-        file = _name_of(source)
-        if file is not BROKEN:
+        file = _name_of(source, upstream.resolve.interval)
+        if file is not BROKEN and _is_unknown(file, files):
+            merged.maps["upstreams"][name] = place, replace(upstream, targets=())
+            why = files.unresolved.get(file, f"{told_file(file)}: not looked up yet")
+            notes.append(place.below("targets").problem(f"{why}: requests are answered 503 until it can be"))
+        elif file is not BROKEN:
             suffix = "" if isinstance(source, TargetsFile) else ".json"
             document = Document(file, partial(files.read, file), suffix=suffix, upstream=name)
             if document.value is None:
@@ -226,20 +234,31 @@ def targets_in_files(merged: Merged, filter_types: Mapping[str, type], files: Fi
             else:
                 reading = put_targets(merged, document, filter_types, files)
             readings.append(reading)
-        if file is BROKEN or reading.problems:
+            if reading.problems:
+                merged.maps["upstreams"][name] = place, BROKEN
+        else:
             merged.maps["upstreams"][name] = place, BROKEN
-    return readings
+    return readings, notes
 
 
-def _name_of(source: TargetsFile | TargetsDns | TargetsSrv) -> Any:
-    """The file that has the targets; `BROKEN` where that cannot be told."""
+def _is_unknown(file: str, files: Files) -> bool:
+    """Whether it stands for a look-up that has not found any targets yet."""
+    try:
+        return is_lookup(file) and files.read(file) == UNKNOWN
+    except Flaw:
+        return False  # who reads it next tells it
+
+
+def _name_of(source: TargetsFile | TargetsDns | TargetsSrv, interval: float) -> Any:
+    """The file that has the targets; `BROKEN` where that cannot be told. `interval`: where the source says none."""
     if isinstance(source, TargetsFile):
         return source.file
     if BROKEN in astuple(source):
         return BROKEN
+    every = interval if source.interval is None else source.interval
     if isinstance(source, TargetsDns):
-        return lookup_name("dns", source.dns, source.port, source.scheme, source.interval)
-    return lookup_name("srv", source.srv, 0, source.scheme, source.interval)
+        return lookup_name("dns", source.dns, source.port, source.scheme, every)
+    return lookup_name("srv", source.srv, 0, source.scheme, every)
 
 
 def add_consumers(

@@ -65,6 +65,10 @@ class Flaw(Exception):
         super().__init__(wrong)
 
 
+class MissingPackage(Flaw):
+    """It cannot be read before a package is installed."""
+
+
 class OutOfResources(Exception):
     """A file cannot be opened for want of descriptors or memory: nothing is known of the file. The text names it."""
 

@@ -22,11 +22,19 @@ from fastgw.config.pem import (
     revocations_end,
 )
 from fastgw.config.problems import Problem, show
-from fastgw.config.settings import UpstreamTls
+from fastgw.config.settings import Upstream, UpstreamTls
 from fastgw.config.shapes import BROKEN
 
 EXPIRES_SOON_S: Final = {"certificate": 14 * 24 * 3600, "ca": 14 * 24 * 3600, "crl": 24 * 3600}
 """When it is told beforehand. Many lists are made anew each week."""
+
+
+def _speaks_tls(place: Place, upstream: Upstream) -> bool:
+    """Whether a target is https; of those that are not known yet, whether they will be."""
+    targets: Any = upstream.targets
+    if not targets:
+        return bool(place.raw["targets"].get("scheme") != "http") and "scheme" in place.raw["targets"]
+    return any(target is BROKEN or target.url is BROKEN or target.url.tls for target in targets)
 
 
 def tls_that_works(merged: Merged) -> None:
@@ -35,9 +43,7 @@ def tls_that_works(merged: Merged) -> None:
         if upstream.tls == UpstreamTls():
             continue
         tls, at = upstream.tls, place.below("tls")
-        if upstream.targets is not BROKEN and not any(
-            target is BROKEN or target.url is BROKEN or target.url.tls for target in upstream.targets
-        ):
+        if upstream.targets is not BROKEN and not _speaks_tls(place, upstream):
             at.report("no target of this upstream is https", "expected an https target, or no `tls`")
         if (tls.certificate is None) != (tls.key is None) and not {"certificate", "key"} <= at.raw.keys():
             given, lacking = ("certificate", "key") if tls.certificate else ("key", "certificate")

@@ -62,8 +62,10 @@ class TargetsDns(Settings):
     """The port of all of them."""
     scheme: Literal["http", "https"] = "http"
     """How they are spoken to."""
-    interval: Duration = 30.0
-    """How often it is looked up. While that fails, the targets of before stay."""
+    interval: Duration | None = None
+    """How often it is looked up; null = `resolve.interval` of the upstream. After a failure it is tried again after
+    1 s, 2 s and so on, up to that. Meanwhile the targets of before stay; where there are none yet, as at a start,
+    requests are answered 503 (`no_healthy_target`)."""
 
 
 class TargetsSrv(Settings):
@@ -74,15 +76,18 @@ class TargetsSrv(Settings):
     """The name, such as `_http._tcp.users.internal`."""
     scheme: Literal["http", "https"] = "http"
     """How they are spoken to."""
-    interval: Duration = 30.0
-    """How often it is looked up. While that fails, the targets of before stay."""
+    interval: Duration | None = None
+    """How often it is looked up; null = `resolve.interval` of the upstream. After a failure it is tried again after
+    1 s, 2 s and so on, up to that. Meanwhile the targets of before stay; where there are none yet, as at a start,
+    requests are answered 503 (`no_healthy_target`)."""
 
 
 class Resolve(Settings):
     """How names of targets become addresses."""
 
     interval: Duration = 30.0
-    """How often a name is resolved anew. When that fails the last good addresses stay."""
+    """How often a name is resolved anew, of `url` as of `dns` and `srv`. When that fails the last good addresses
+    stay."""
 
 
 SHORTEST_KEY: Final = 16

@@ -90,9 +90,7 @@ def _settings(settings: type[Struct], above: str, depth: int) -> Iterator[Settin
         text = docs.get(field.name, "")
         default = None if field.required else _default(field, defaults[key])
         yield Setting(name, field.shape.expected, field.required, default, text)
-        found = _structure(field.shape)
-        if found is not None and depth < DEEPEST:
-            suffix, inner = found
+        for suffix, inner in _structures(field.shape) if depth < DEEPEST else ():
             yield from _settings(inner, f"{name}{suffix}.", depth + 1)
 
 
@@ -102,15 +100,21 @@ def _default(field: Field, declared: Any) -> Any:
 
 
 def _structure(shape: Shape) -> tuple[str, type[Struct]] | None:
-    """The settings within a setting, and how their names go on from its own."""
+    """The first of `_structures`."""
+    return next(_structures(shape), None)
+
+
+def _structures(shape: Shape) -> Iterator[tuple[str, type[Struct]]]:
+    """The settings within a setting, and how their names go on from its own; of several that may stand there, those
+    after the first with the key that tells them."""
     if isinstance(shape, Structure):
-        return "", shape.type
-    if isinstance(shape, Either):
-        return next((found for found in map(_structure, shape.shapes) if found is not None), None)
-    if isinstance(shape, Sequence | Table):
-        found = _structure(shape.each)
-        return found and (f"{'[]' if isinstance(shape, Sequence) else '.NAME'}{found[0]}", found[1])
-    return None
+        yield "", shape.type
+    elif isinstance(shape, Either):
+        for place, (suffix, inner) in enumerate(each for option in shape.shapes for each in _structures(option)):
+            yield (f"{{{next(iter(fields_of(inner)))}}}{suffix}" if place else suffix), inner
+    elif isinstance(shape, Sequence | Table):
+        own = "[]" if isinstance(shape, Sequence) else ".NAME"
+        yield from ((f"{own}{suffix}", inner) for suffix, inner in _structures(shape.each))
 
 
 def table(told: Iterable[Manual]) -> str:

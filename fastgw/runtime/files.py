@@ -13,7 +13,7 @@ from fastgw.config.files import pattern_in
 from fastgw.config.includes import Search
 from fastgw.config.kyma_files import is_derived, is_watched
 from fastgw.config.kyma_files import turn_of as turn_of_watched
-from fastgw.config.lookups import is_lookup, turn_of
+from fastgw.config.lookups import is_lookup, keep_failures, turn_of
 from fastgw.config.spots import Flaw
 
 LOOK_EVERY: Final = 0.5
@@ -35,6 +35,7 @@ class FileWatch:
     def watch(self, paths: Iterable[str]) -> None:
         """Watch these from now on. One that is watched already keeps what was seen of it."""
         self._seen = {path: self._seen.get(path, UNSEEN) for path in paths if not is_derived(path)}
+        keep_failures(self._seen)
 
     def changed(self) -> bool:
         """Whether any is other than it was at the last look."""
@@ -88,7 +89,7 @@ def _found(search: Search, name: str) -> Trait | None:
 def trait_of(path: str) -> Trait | None:
     """What changes with a file's contents; None when it is not there."""
     if is_lookup(path):
-        return (str(turn_of(path)),)
+        return (turn_of(path),)
     if is_watched(path):
         return (str(turn_of_watched(path)),)
     try:

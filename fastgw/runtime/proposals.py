@@ -26,6 +26,7 @@ from fastgw.config.files import brought_forward, found_by_patterns, pattern_in, 
 from fastgw.config.kyma_files import is_watched, remember, said
 from fastgw.config.kyma_provider import directory_in
 from fastgw.config.locating import Where
+from fastgw.config.lookups import UNKNOWN
 from fastgw.config.problems import path_text, with_counts
 from fastgw.config.settings import Config
 from fastgw.config.spots import Flaw, OutOfResources
@@ -157,13 +158,14 @@ class Proposals:
         """Raises `ConfigError`, whose problems do not blame the file on disk."""
         file = self.current.file
         try:
-            return config.load_text(text, file, TYPES, suffix, instead, self._remembered, trusted=False)
+            known = self.current.captured
+            return config.load_text(text, file, TYPES, suffix, instead, self._remembered, known, trusted=False)
         except ConfigError as error:
             raise ConfigError(_renamed(each, file, POSTED) for each in error.problems) from error
 
     def _load_file(self, instead: Contents = NO_CONTENTS) -> Loaded:
         """Raises `ConfigError`."""
-        return config.load(self.current.file, TYPES, instead, self._remembered)
+        return config.load(self.current.file, TYPES, instead, self._remembered, self.current.captured)
 
     async def put_targets(self, upstream: str, text: bytes, suffix: str) -> Outcome:
         """Take these targets in place of those of an upstream, until the files are read again."""
@@ -268,6 +270,8 @@ class Proposals:
     def _withhold(self, why: Why) -> None:
         """Tell, once, what of the present files is not in force, and why."""
         before, self.withheld = self.withheld, why
+        lacking = {file for file in why if self.current.captured.get(file) == UNKNOWN}  # told where it was taken so
+        why = {file: each for file, each in why.items() if file not in lacking}
         for each in dict.fromkeys(each for each in why.values() if each not in before.values()):
             notice(f"{each}: what was there before stays in force")
 
@@ -457,6 +461,7 @@ class Proposals:
         (loaded, accepted), held = tried(make, files, known)
         self._untaken = {each: now[each] for each in held}
         withheld = {each: wrong for each, wrong in why.items() if each in {*loaded.captured, *new}} | held
+        withheld |= loaded.withheld
         return msgspec.structs.replace(loaded, withheld=withheld), accepted
 
     def _spoilt(self, gateway: Gateway, loaded: Loaded) -> dict[Where, str]:

@@ -88,3 +88,39 @@ def test_a_name_that_is_gone_hurts_its_own_upstream_only(nginx: Nginx, tmp_path:
                 assert client.get(f"{gateway.url('gone')}/").status_code == 502
                 assert client.get(f"{gateway.url('well')}/empty.txt").status_code == 200
         assert gateway.wait_for_record(listener="gone")["fault"] == "dns_failed"
+
+
+def test_a_name_that_cannot_be_looked_up_yet_does_not_stop_the_start(nginx: Nginx, tmp_path: Path) -> None:
+    """As for a URL: its requests are answered 503 and all others are served; it is told, and looked up again. What was
+    found stays when it cannot be looked up any more, over a reload too."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text("127.0.0.1 localhost\n")
+    own_hosts = f'mount --bind {hosts} /etc/hosts && exec "$@"'
+    targets = {"dns": "users.fastgw-test.invalid", "port": int(nginx.url.rpartition(":")[2])}
+    config = {
+        **fronting(main=nginx.url),
+        "admin": {"address": "127.0.0.1:0"},
+        "upstreams": {"users": {"targets": targets, "resolve": {"interval": "2s"}}},
+    }
+    config["routes"] = [{"name": "users", "paths": ["/empty.txt"], "upstream": "users"}, {"name": "up", "respond": {}}]
+    with Gateway(config, tmp_path, launcher=["unshare", "--mount", "sh", "-c", own_hosts, "sh"]) as gateway:
+        url = f"{gateway.url()}/empty.txt"
+
+        def answered() -> int:
+            return httpx.get(url, trust_env=False).status_code
+
+        refused = httpx.get(url, trust_env=False)
+        assert (refused.status_code, refused.json()["type"]) == (503, "urn:fastgw:fault:no_healthy_target")
+        assert httpx.get(f"{gateway.url()}/", trust_env=False).status_code == 200
+        (told,) = [line for line in gateway.stderr.lines if b"users.fastgw-test.invalid cannot be looked up" in line]
+        assert told.startswith(b"note: ")
+        assert told.endswith(b": requests are answered 503 until it can be\n")
+        command = [FASTGW, "status", "--admin", gateway.ready["admin"]]
+        assert "its targets cannot be looked up yet" in subprocess.run(command, capture_output=True, text=True).stdout
+        hosts.write_text("127.0.0.1 localhost users.fastgw-test.invalid\n")
+        wait_until(lambda: answered() == 200, "it to be found", 15.0)
+        hosts.write_text("127.0.0.1 localhost\n")
+        gateway.stderr.wait_for(lambda line: b"what was there before stays in force" in line, 15.0)
+        reload = [FASTGW, "reload", "--admin", gateway.ready["admin"]]
+        assert subprocess.run(reload, capture_output=True).returncode == 0
+        assert answered() == 200

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +17,12 @@ import dns.rrset
 import pytest
 
 from fastgw import config
-from fastgw.config import lookups
+from fastgw.compile import compile
+from fastgw.config import files, lookups
 from fastgw.config.files import read_again
 from fastgw.config.lookups import is_lookup, looked_up, lookup_name, turn_of
 from fastgw.config.spots import Flaw
+from fastgw.errors import Fault
 from fastgw.filters import TYPES
 from fastgw.runtime.files import FileWatch
 
@@ -137,13 +140,80 @@ def test_srv_records_say_ports_weights_and_groups(server: NameServer, tmp_path: 
 
 def test_a_service_that_is_decidedly_not_there(server: NameServer, tmp_path: Path) -> None:
     server.records = ["0 0 0 ."]
-    with pytest.raises(config.ConfigError, match="an empty list; expected at least one"):
+    made = loaded(tmp_path, f"{{srv: {NAME}}}")
+    assert (told(made), [each.wrong.partition(": requests")[0] for each in made.notes]) == (
+        [],
+        [f"srv: {NAME}: {NAME} names no target"],
+    )
+
+
+def test_what_cannot_be_looked_up_yet_has_no_targets_and_is_told(server: NameServer, tmp_path: Path) -> None:
+    """As for a URL: the name may be there in a moment, and the gateway starts without."""
+    made = loaded(tmp_path, f"{{srv: {NAME}, scheme: https}}, tls: {{verify: false}}")
+    (note,) = made.notes
+    assert (told(made), note.path) == ([], "upstreams.u.targets")
+    assert f"srv: {NAME}: {NAME} cannot be looked up: " in note.wrong
+    assert note.wrong.endswith(": requests are answered 503 until it can be")
+    (request,) = [compile(made.config, 1, made.captured).upstreams["u"]]
+    assert request.unavailable() is Fault.NO_HEALTHY_TARGET
+    server.records = ["10 1 9001 a.test."]
+    now = config.load_sources(made.sources, read_again(made.captured, dict.fromkeys(made.captured, "")), TYPES)
+    assert (told(now), now.notes) == ([("https://a.test:9001", 1, 0)], ())
+
+
+def test_what_was_found_before_stays_when_it_is_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reload while DNS is unreachable: only a name that is new has no targets."""
+    monkeypatch.setattr(socket, "getaddrinfo", addresses("192.0.2.1"))
+    before = loaded(tmp_path, "{dns: users.test, port: 9001}")
+    monkeypatch.setattr(socket, "getaddrinfo", addresses())
+    file = tmp_path / "gw.yaml"
+    file.write_text(file.read_text().replace("routes", "  v: {targets: {dns: new.test, port: 1}}\nroutes"))
+    now = config.load(str(file), TYPES, known=before.captured)
+    assert (told(now), now.config.upstreams["v"].targets) == (told(before), ())
+    (why,) = now.withheld.values()
+    assert why.startswith("dns: users.test:9001: users.test cannot be looked up: ")
+    assert [each.path for each in now.notes] == ["upstreams.v.targets"]
+
+
+def test_very_many_that_do_not_answer_hold_up_no_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those left are looked up by the gateway that runs."""
+    clock = [0.0]
+
+    def slow(host: str, port: int, **_: Any) -> Any:
+        clock[0] += 4.0
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    monkeypatch.setattr(files, "monotonic", lambda: clock[0])
+    upstreams = ", ".join(f"u{number}: {{targets: {{dns: n{number}.test, port: 1}}}}" for number in range(50))
+    (tmp_path / "gw.yaml").write_text(
+        f"version: 1\nlisteners: {{main: {{address: '127.0.0.1:0'}}}}\nupstreams: {{{upstreams}}}\nroutes: []\n"
+    )
+    made = config.load(str(tmp_path / "gw.yaml"), TYPES)
+    assert clock[0] == 12.0
+    assert len(made.notes) == 50
+    assert sum("not looked up yet: others have taken 10 s" in note.wrong for note in made.notes) == 47
+
+
+def test_a_missing_package_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "dns", None)
+    with pytest.raises(config.ConfigError, match=r"install fastgw\[dns\]"):
         loaded(tmp_path, f"{{srv: {NAME}}}")
 
 
-def test_what_cannot_be_looked_up_is_told(server: NameServer, tmp_path: Path) -> None:
-    with pytest.raises(config.ConfigError, match=r"^srv: _http\._tcp\.users\.test\.: .* cannot be looked up: "):
-        loaded(tmp_path, f"{{srv: {NAME}}}")
+def test_settings_for_tls_are_for_targets_that_will_be_https(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", addresses())
+    with pytest.raises(config.ConfigError, match="no target of this upstream is https"):
+        loaded(tmp_path, "{dns: users.test, port: 1}, tls: {verify: false}")
+
+
+@pytest.mark.parametrize(("own", "interval"), [("", "7"), (", interval: 2s", "2")])
+def test_its_interval_is_that_of_the_upstream_where_it_says_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str, interval: str
+) -> None:
+    monkeypatch.setattr(socket, "getaddrinfo", addresses("192.0.2.1"))
+    made = loaded(tmp_path, f"{{dns: users.test, port: 9001{own}}}, resolve: {{interval: 7s}}")
+    assert [*made.captured] == [f"dns://users.test:9001?scheme=http&interval={interval}"]
 
 
 @pytest.mark.parametrize(
@@ -176,7 +246,33 @@ def test_it_is_looked_up_again_when_its_interval_is_over(monkeypatch: pytest.Mon
     for date, due in ((1001.0, False), (1002.5, True), (1004.9, False), (1005.0, True)):
         clock.append(date)
         assert watch.changed() is due
-    assert turn_of(name) == 402
+    assert turn_of(name) == "402"
+
+
+def test_after_a_failure_it_is_looked_up_sooner_and_then_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = lookup_name("dns", "users.test", 9001, "http", 5.0)
+    clock = [1000.0]
+    monkeypatch.setattr(lookups, "time", SimpleNamespace(monotonic=lambda: clock[-1]))
+    monkeypatch.setattr(socket, "getaddrinfo", addresses())
+    watch = FileWatch()
+    watch.watch([name])
+    looked_at = []
+    for quarter in range(4 * 20):
+        clock.append(1000.0 + quarter / 4)
+        if watch.changed():
+            looked_at.append(clock[-1] - 1000.0)
+            with pytest.raises(Flaw):
+                looked_up(name)
+            watch.changed()  # what was just tried is not tried at once again
+    assert looked_at == [0.0, 1.0, 3.0, 7.0, 12.0, 17.0]  # 1, 2, 4 and 5 s: never more than the interval
+    monkeypatch.setattr(socket, "getaddrinfo", addresses("192.0.2.1"))
+    looked_up(name)
+    assert turn_of(name) == str(int(clock[-1] / 5.0))
+    monkeypatch.setattr(socket, "getaddrinfo", addresses())
+    with pytest.raises(Flaw):
+        looked_up(lookup_name("dns", "a..b", 1, "http", 5.0))
+    watch.watch([name])
+    assert not lookups._failed  # of a name that nobody looks up any more
 
 
 def test_names_of_files_are_none() -> None:
