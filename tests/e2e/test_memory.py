@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import random
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import fronting
+from tests.support.certificates import Certificates, server_tls
 from tests.support.client import connect
 from tests.support.gateway import Gateway, wait_until
 from tests.support.resident import Memory
@@ -105,13 +107,24 @@ def hold_little(sock: socket.socket) -> None:
 class Line:
     """A listening socket for the gateway to connect to, and clients of the gateway; all closed at the end."""
 
-    def __init__(self, stack: contextlib.ExitStack, directory: Path, workers: int) -> None:
+    def __init__(self, stack: contextlib.ExitStack, directory: Path, workers: int, tls: bool) -> None:
+        """`tls`: the gateway speaks TLS with what it connects to."""
         self._stack = stack
+        self._tls: ssl.SSLContext | None = None
         self._listening = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1024))
         self._listening.settimeout(DEADLINE)
         hold_little(self._listening)  # and so do those that it accepts
-        url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
-        self.gateway = stack.enter_context(Gateway(fronting(workers=workers, main=url), directory))
+        authority = f"127.0.0.1:{self._listening.getsockname()[1]}"
+        if tls:
+            certificates = Certificates(directory)
+            self._tls = server_tls(certificates.issue("127.0.0.1"))
+            settings = fronting(workers=workers, main="u")
+            settings["upstreams"] = {
+                "u": {"targets": [{"url": f"https://{authority}"}], "tls": {"ca": certificates.ca}}
+            }
+        else:
+            settings = fronting(workers=workers, main=f"http://{authority}")
+        self.gateway = stack.enter_context(Gateway(settings, directory))
         self.pool = stack.enter_context(ThreadPoolExecutor(4 * STALLED))
 
     def client(self) -> socket.socket:
@@ -120,9 +133,11 @@ class Line:
         return sock
 
     def accept(self) -> socket.socket:
-        sock = self._stack.enter_context(self._listening.accept()[0])
+        sock = self._listening.accept()[0]
         sock.settimeout(DEADLINE)
-        return sock
+        if self._tls is not None:
+            sock = self._tls.wrap_socket(sock, server_side=True)
+        return self._stack.enter_context(sock)
 
     def download(self, size: int) -> tuple[socket.socket, socket.socket]:
         """A response's beginning: the origin's end, where its body is to be sent, and the client's, behind its head."""
@@ -142,9 +157,30 @@ class Line:
         assert head_from(origin) == b""
         return client, origin
 
+    def tunnel(self) -> tuple[socket.socket, socket.socket]:
+        """The client's end and the origin's."""
+        client = self.client()
+        client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        origin = self.accept()
+        assert head_from(origin) == b""
+        origin.sendall(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        assert head_from(client) == b""
+        return client, origin
+
+    def ends(self, direction: str, size: int) -> tuple[socket.socket, socket.socket]:
+        """Where so many bytes are to be sent, and where they are to come out."""
+        if direction == "download":
+            return self.download(size)
+        if direction == "upload":
+            return self.upload(size)
+        client, origin = self.tunnel()
+        return (client, origin) if direction == "tunnel up" else (origin, client)
+
     def begin(self, direction: str, size: int) -> Flow:
         """A body that is being sent, and that nobody reads yet."""
-        source, sink = self.download(size) if direction == "download" else self.upload(size)
+        return self.send(size, *self.ends(direction, size))
+
+    def send(self, size: int, source: socket.socket, sink: socket.socket) -> Flow:
         flow = Flow(size, sink)
         flow.sending = self.pool.submit(flow.send, source)
         return flow
@@ -157,22 +193,23 @@ class Line:
 
 
 @contextlib.contextmanager
-def line(directory: Path, workers: int) -> Iterator[Line]:
+def line(directory: Path, workers: int, tls: bool = False) -> Iterator[Line]:
     with contextlib.ExitStack() as stack:
-        line = Line(stack, directory, workers)
+        line = Line(stack, directory, workers, tls)
         line.warm_up()
         yield line
 
 
-@pytest.mark.parametrize("direction", DIRECTIONS)
-def test_a_gibibyte_through_a_slow_reader(tmp_path: Path, direction: str) -> None:
-    """The reader stops every 256 MiB until the sender cannot go on: not one byte is lost, and none is piled up."""
-    with line(tmp_path, workers=2) as between, Memory(between.gateway) as memory:
-        flow = between.begin(direction, GIB)
+@pytest.mark.parametrize(("direction", "tls"), [(each, tls) for tls in (False, True) for each in DIRECTIONS])
+def test_a_gibibyte_through_a_slow_reader(tmp_path: Path, direction: str, tls: bool) -> None:
+    """The reader stops four times until the sender cannot go on: not one byte is lost, and none is piled up."""
+    size = GIB // 4 if tls else GIB  # the test itself has to encipher it
+    with line(tmp_path, 2, tls) as between, Memory(between.gateway) as memory:
+        flow = between.begin(direction, size)
         for quarter in range(1, 5):
             wait_until(stands_still([flow]), "the sender to be held back")
             assert flow.sent < flow.received + KERNEL_HOLDS + MIB
-            flow.receive(quarter * GIB // 4)
+            flow.receive(quarter * size // 4)
     assert max(memory.growth.values()) < GROWTH, memory.growth
 
 
@@ -189,3 +226,18 @@ def test_64_readers_stall_at_once(tmp_path: Path, direction: str) -> None:
         for received in [between.pool.submit(flow.receive) for flow in flows]:
             received.result(DEADLINE)
     assert max(memory.growth.values()) < GROWTH, memory.growth
+
+
+@pytest.mark.parametrize("direction", [*DIRECTIONS, "tunnel down", "tunnel up"])
+def test_64_readers_stall_at_once_behind_tls(tmp_path: Path, direction: str) -> None:
+    """A direction to or from a target that speaks TLS holds 64 KiB at most, besides what its connection costs."""
+    with line(tmp_path, 1, tls=True) as between:
+        ends = [between.ends(direction, 8 * MIB) for _ in range(STALLED)]
+        with Memory(between.gateway) as memory:
+            flows = [between.send(8 * MIB, *each) for each in ends]
+            wait_until(stands_still(flows), "the senders to be held back")
+            assert sum(flow.sent for flow in flows) < STALLED * 8 * MIB
+            held = max(memory.growth.values())
+            for received in [between.pool.submit(flow.receive) for flow in flows]:
+                received.result(DEADLINE)
+    assert held < STALLED * 65_536, memory.growth
