@@ -4,6 +4,7 @@ import array
 import asyncio
 import fcntl
 import select
+import socket
 import ssl
 import termios
 from collections.abc import Sequence
@@ -31,6 +32,10 @@ AFTER_STALL_S: Final = 0.002
 """Then the loop polls once before deadlines are looked at. Not 0: that would be before it has polled."""
 
 
+LEFT_BEHIND: Final = 524_288
+"""What a peer may have sent before it closes while it is not read, so that this is noticed: its FIN comes behind it."""
+
+
 def unsent(transport: asyncio.Transport) -> int:
     """Bytes written to a transport that its peer has not acknowledged. When it falls, the peer is alive."""
     queued = array.array("i", [0])
@@ -47,7 +52,8 @@ class Hangups:
     """Notices that a peer has closed while reading from it is paused, when the loop itself does not look.
 
     An epoll set of its own, that the loop watches as one descriptor, holds the paused sockets for EPOLLRDHUP alone.
-    Most pauses are over within the same turn of the loop, so a socket enters the set only at the wheel's next tick.
+    Most pauses are over within the same turn of the loop, so a socket enters the set only at the wheel's next tick. The
+    kernel then takes `LEFT_BEHIND` bytes in, or a FIN behind a full window would not come through.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -69,11 +75,13 @@ class Hangups:
             del self._watched[fd]
             with suppress(OSError):  # closed already: then the kernel has taken it out of the set
                 self._epoll.unregister(fd)
+                _take_in(fd, 1)
 
     def tick(self) -> None:
         for fd, connection in self._waiting.items():
             self._watched[fd] = connection
             self._epoll.register(fd, select.EPOLLRDHUP | select.EPOLLONESHOT)
+            _take_in(fd, LEFT_BEHIND)
         self._waiting.clear()
 
     def _ready(self) -> None:
@@ -85,6 +93,15 @@ class Hangups:
     def close(self) -> None:
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
+
+
+def _take_in(fd: int, size: int) -> None:
+    """Be readable only from so many bytes on. The kernel makes room for them where it may still grow the buffer."""
+    lent = socket.socket(socket.AF_INET, socket.SOCK_STREAM, 0, fd)
+    try:
+        lent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
+    finally:
+        lent.detach()
 
 
 class BodyReading(Protocol):

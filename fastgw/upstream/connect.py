@@ -121,7 +121,10 @@ async def _hand_over(sock: socket.socket, address: Address, target: Target, prot
             tls.abort()
             raise
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error, done  # its traceback leads here: a circle
         if tls.lost_by:  # since the handshake
             raise ConnectionError(tls.lost_by)
 

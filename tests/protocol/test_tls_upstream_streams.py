@@ -287,6 +287,19 @@ def test_a_tunnel_whose_service_closes_without_a_word_ends(tunnel: tuple[Client,
     assert client.read_to_end() == LONG[:300_000]
 
 
+@pytest.mark.parametrize("how", ["close", "reset"])
+@pytest.mark.parametrize("listener", ["main", "tls"])
+def test_a_client_that_leaves_behind_what_it_sent_ahead_is_noticed(place: Place, listener: str, how: str) -> None:
+    with place.client(listener) as client:
+        client.send(ASKING)
+        with place.accept() as origin:
+            origin.read_request()
+            client.send(LONG[:300_000])
+            getattr(client, how)()
+            with contextlib.suppress(Cut):
+                assert origin.read_to_end() == b""
+
+
 # --- targets that do something else ---
 
 

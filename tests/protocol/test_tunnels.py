@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -90,6 +91,32 @@ def test_bytes_right_behind_the_request_are_kept(lane: Lane) -> None:
     upstream.send(SWITCHED)
     assert client.read_response().status == 101
     assert upstream.read_exactly(7) == b"\x81\x85early"
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_a_client_that_leaves_behind_what_it_sent_ahead_is_noticed(lane: Lane, how: str) -> None:
+    """Its FIN comes behind all that, and is met although no more of it is read than the bound allows."""
+    client = lane.client()
+    client.send(lane.get(f"/left-{how}".encode(), ASKING))
+    upstream = lane.accept()
+    upstream.read_request()
+    client.send(b"x" * 300_000)
+    getattr(client, how)()
+    upstream.assert_ended()
+    assert lane.gateway.wait_for_record(path=f"/left-{how}")["fault"] == "client_left"
+
+
+def test_much_that_was_sent_ahead_goes_through_the_tunnel(lane: Lane) -> None:
+    client = lane.client()
+    client.send(lane.get(fields=ASKING) + b"x" * 300_000)
+    upstream = lane.accept()
+    upstream.read_until(b"\r\n\r\n")
+    assert not select.select([upstream.sock], [], [], 0.2)[0]  # by then the pause has become a long one
+    upstream.send(SWITCHED)
+    assert client.read_response().status == 101
+    assert upstream.read_exactly(300_000) == b"x" * 300_000
+    client.send(b"more")
+    assert upstream.read_exactly(4) == b"more"
 
 
 def test_an_upgrade_may_stand_behind_other_requests(lane: Lane) -> None:

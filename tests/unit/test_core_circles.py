@@ -6,9 +6,11 @@ import asyncio
 import gc
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from tests.support.certificates import Certificates
 from tests.support.on_loop import on_loop, until
 from tests.unit.test_core_retiring import GET, OK, Node, Taken, no_collector, serving
 
@@ -51,11 +53,32 @@ async def refused(node: Node, client: Taken) -> None:
     await until(lambda: b" 502 " in client.received)
 
 
-@pytest.mark.parametrize("use", [kept_alive, cut_off, refused])
+async def ended_by_the_service(node: Node, client: Taken) -> None:
+    await kept_alive(node, client)
+    node.taken[0].transport.close()
+    await until(lambda: not node.gateway.upstreams["old"].pool.idle_count)
+
+
+async def not_believed(node: Node, client: Taken) -> None:
+    """It has a certificate of its own since it was told whom to believe."""
+    assert node.ca is not None
+    assert node.tls is not None
+    node.tls.load_cert_chain(*Certificates(Path(node.ca).parent).issue("other"))
+    client.sends(GET % b"old")
+    await until(lambda: b" 502 " in client.received)
+
+
+OVER_TCP = [(use, False) for use in (kept_alive, cut_off, refused, ended_by_the_service)]
+OVER_TLS = [(use, True) for use in (kept_alive, cut_off, refused, ended_by_the_service, not_believed)]
+
+
+@pytest.mark.parametrize(("use", "tls"), OVER_TCP + OVER_TLS)
 @on_loop
-async def test_a_connection_that_has_ended_leaves_nothing(use: Callable[[Node, Taken], Awaitable[None]]) -> None:
+async def test_a_connection_that_has_ended_leaves_nothing(
+    use: Callable[[Node, Taken], Awaitable[None]], tls: bool, tmp_path: Path
+) -> None:
     with garbage() as found:
-        async with serving() as node:
+        async with serving(Certificates(tmp_path) if tls else None) as node:
             client = await node.client()
             await use(node, client)
             client.transport.abort()
