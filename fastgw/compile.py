@@ -22,7 +22,15 @@ from fastgw.config.egress_routes import service_of
 from fastgw.config.levels import by_route, early, early_turn, turn
 from fastgw.config.loading import MOST_TOLD, no_collections
 from fastgw.config.locating import Where
-from fastgw.config.patterns import Template, parse_host, parse_path, parse_redirect
+from fastgw.config.patterns import (
+    HostPattern,
+    PathPattern,
+    Template,
+    either_slash,
+    parse_host,
+    parse_path,
+    parse_redirect,
+)
 from fastgw.config.secret import SecretError, secret_in
 from fastgw.downstream import Listener, ListenerTable
 from fastgw.downstream.tls import ServerContexts, server_contexts, server_identity
@@ -362,7 +370,7 @@ class _Building:
                 rule = None
             elif rule is None or not same or not same_filters:
                 if conditions is None:
-                    conditions = yield from _conditions(route)
+                    conditions = yield from conditions_of(route)
                     actions = [self._action(route, upstream) for upstream in upstreams or (None,)]
                 links_before = tuple(rule[0].route.links) if rule is not None else ()
                 compiled = self._divided(listener, route, upstreams, actions, chain, links_before)
@@ -576,13 +584,15 @@ def _accumulated(levels: Iterable[Level]) -> Sequence[tuple[str, config.FilterUs
     return [(level, use) for level, use in held.values() if use is not None]
 
 
-def _conditions(route: config.Route) -> Steps[Conditions]:
-    hosts, paths = [], []
+def conditions_of(route: config.Route) -> Steps[Conditions]:
+    hosts: list[HostPattern] = []
+    paths: list[PathPattern] = []
     for host in route.hosts:
         hosts.append(parse_host(host))
         yield
     for path in route.paths:
-        paths.append(parse_path(path))
+        pattern = parse_path(path)
+        paths += either_slash(pattern) if route.trailing_slash == "same" else (pattern,)
         yield
     return Conditions(
         hosts=tuple(hosts),

@@ -1,9 +1,10 @@
 """The route table: which route a request belongs to.
 
 Match order (the contract): exact host > longest wildcard > any; then exact path > parameters (text before a parameter,
-at the first segment where they differ) > longest prefix > regular expressions in file order > any path; then most
-header and query conditions; then file order. This orders *all* routes that match: a route for any host answers what
-the routes of the request's own host do not. A route whose method does not fit is passed over like any other.
+at the first segment where they differ) > longest prefix > regular expressions in file order > any path; then a path as
+it was written > one with another trailing slash; then most header and query conditions; then file order. This orders
+*all* routes that match: a route for any host answers what the routes of the request's own host do not. A route whose
+method does not fit is passed over like any other.
 
 Rule 1: user patterns run on RE2 only. Rule 2: no step looks at all routes: a lookup costs what the request's path has
 segments, plus the routes that share its host and path and differ only in method, header and query conditions, plus
@@ -308,6 +309,11 @@ class Entry(Generic[R]):
     def condition_count(self) -> int:
         return len(self.fields) + len(self.query)
 
+    @property
+    def is_written(self) -> bool:
+        """Whether its path is as somebody wrote it, trailing slash included."""
+        return self.path is None or self.path.written
+
     def accepts(self, request: Routable) -> bool:
         if self.methods and request.method not in self.methods:
             return False
@@ -454,17 +460,17 @@ class _HostTable(Generic[R]):
 
     def growing(self, base: _HostTable[R] | None) -> Steps[None]:
         """Find each row its place. `base`: what this host had before."""
-        by_conditions: dict[int, list[Entry[R]]] = {}
+        by_rank: dict[tuple[bool, int], list[Entry[R]]] = {}
         for place, entry in enumerate(self.rows, 1):
-            by_conditions.setdefault(entry.condition_count, []).append(entry)
+            by_rank.setdefault((entry.is_written, entry.condition_count), []).append(entry)
             if entry.path is not None and entry.path.kind is PathKind.REGEX:
                 self._regexes.append(entry)
             if not place % _PIECE:
                 yield
-        if len(by_conditions) > 1:
+        if len(by_rank) > 1:
             self.ordered = []
-            for count in sorted(by_conditions, reverse=True):
-                self.ordered += by_conditions[count]
+            for rank in sorted(by_rank, reverse=True):
+                self.ordered += by_rank[rank]
         for place, entry in enumerate(self.ordered, 1):
             if entry.path is None or entry.path.kind is not PathKind.REGEX:
                 self._list_for(entry.path).append(entry)
@@ -650,6 +656,8 @@ def _weakness(entry: Entry[Any], first: Entry[Any]) -> str:
         return "less specific host"
     if _shape(entry.path) != _shape(first.path):
         return _WEAKER_PATHS[entry.path.kind if entry.path else None]
+    if entry.is_written != first.is_written:
+        return "the other has this trailing slash as its own"
     by_conditions = entry.path is None or entry.path.kind is not PathKind.REGEX
     if by_conditions and entry.condition_count != first.condition_count:
         return "fewer header and query conditions"

@@ -5,6 +5,7 @@ from math import inf
 from typing import Any, Final
 
 from fastgw.config.merging import Merged, Place
+from fastgw.config.patterns import either_slash, parse_path
 from fastgw.config.problems import Problem, show
 from fastgw.config.settings import Route, Upstream
 from fastgw.config.values import write_duration
@@ -63,6 +64,9 @@ def _of_route(place: Place, route: Route, upstreams: Mapping[str, Upstream]) -> 
     fallback = None if route.fallback is None else route.fallback.upstream
     if fallback is not None and set(route.destinations) == {fallback}:
         yield place.below("fallback", "upstream").problem("it is the route's own, which is not asked once more")
+    if route.trailing_slash == "same" and not any(len(either_slash(parse_path(path))) > 1 for path in route.paths):
+        wrong = "no path of this route ends in text or a parameter: it matches with and without a slash anyway"
+        yield place.below("trailing_slash").problem(wrong)
     if isinstance(route.upstream, Mapping):
         canaries = () if route.split is None else route.split.canaries
         named = {canary.upstream for canary in canaries}

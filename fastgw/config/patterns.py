@@ -8,7 +8,7 @@ Literal text is brought into the normal form that requests have (`wire.paths`), 
 import re
 import string
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from ipaddress import IPv6Address
 from typing import Any, Final
@@ -46,6 +46,8 @@ class PathPattern:
     """What stands between the slashes, literals in normal form: `/a/` has `a` and an empty one, `/*` none."""
     regex: bytes = b""
     """RE2 syntax, searched for anywhere in the path unless it is anchored itself."""
+    written: bool = True
+    """False: it is one of `either_slash`, and gives way to one that was written so."""
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -111,6 +113,21 @@ def parse_path(text: str) -> PathPattern:
     if prefix:
         raise ValueError(f"{text!r} has parameters and `*`; expected a last segment such as {{rest:path}}")
     return PathPattern(text, PathKind.PARAMETERS, segments)
+
+
+def either_slash(pattern: PathPattern) -> tuple[PathPattern, ...]:
+    """The same with and without a slash at its end, first as it was written; itself where that makes no difference."""
+    segments = pattern.segments
+    if pattern.kind not in (PathKind.EXACT, PathKind.PARAMETERS) or segments == (b"",):
+        return (pattern,)
+    last = segments[-1]
+    if isinstance(last, Parameter) and last.rest:
+        return (pattern,)
+    if last == b"":
+        other = replace(pattern, text=pattern.text[:-1], segments=segments[:-1], written=False)
+    else:
+        other = replace(pattern, text=f"{pattern.text}/", segments=(*segments, b""), written=False)
+    return pattern, other
 
 
 def parse_host(text: str) -> HostPattern:

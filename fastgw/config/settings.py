@@ -433,6 +433,10 @@ class Route(Settings):
 
     A regular expression has no parameters.
     """
+    trailing_slash: Literal["distinct", "same"] = "distinct"
+    """Whether `/users/{id}` and `/users/{id}/` are one path or two. `same`: the route takes both, unless another route
+    has the other one as its own; the path is sent as it came. Prefixes (`/files/*`) match both anyway, regular
+    expressions what they say."""
     methods: Some[Method] = ()
     """GET answers HEAD too. Left out = any."""
     headers: Mapping[FieldName, str] = NONE

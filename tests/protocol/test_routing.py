@@ -43,6 +43,10 @@ ROUTES = [
     named("query", paths=["/q"], query={"debug": "1"}),
     named("first", paths=["/order"]),
     named("second", paths=["/order"]),
+    # trailing slashes
+    named("either", paths=["/slash/{id}", "/slash"], trailing_slash="same"),
+    {"name": "hop", "paths": ["/hop/{id}/"], "trailing_slash": "same", "redirect": {"status": 302, "to": "/new/{id}"}},
+    named("one", paths=["/strict/{id}"]),
     # listeners
     named("inside only", paths=["/inside"], listeners=["inside"]),
     # answers of the gateway's own
@@ -174,6 +178,15 @@ def test_another_method_is_405_with_allow(client: Client) -> None:
 def test_conditions(client: Client, target: str, fields: str, route: str) -> None:
     """The most header and query conditions win, then file order; one holds if any value of that name satisfies it."""
     assert ask(client, target, fields=fields).body == route.encode()
+
+
+@pytest.mark.parametrize("path", ["/slash", "/slash/", "/slash/7", "/slash/7/"])
+def test_a_trailing_slash_may_be_the_same(client: Client, path: str) -> None:
+    """`trailing_slash: same`: for services that make no difference (Express, IIS)."""
+    assert ask(client, path).body == b"either"
+    assert_fault(ask(client, "/strict/7/"), "route_not_found")
+    for same in ("/hop/7", "/hop/7/"):
+        assert ask(client, same).get(b"Location") == b"/new/7"
 
 
 def test_an_unmet_condition_is_404(client: Client) -> None:

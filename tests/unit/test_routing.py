@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgw import routing
-from fastgw.config.patterns import parse_host, parse_path
+from fastgw.config.patterns import either_slash, parse_host, parse_path
 from fastgw.routing import Conditions, Router
 
 
@@ -48,12 +48,14 @@ class Route:
     methods: tuple[str, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
     query: tuple[tuple[str, str], ...] = ()
+    same_slash: bool = False
 
     @property
     def conditions(self) -> Conditions:
+        paths = map(parse_path, self.paths)
         return Conditions(
             hosts=tuple(map(parse_host, self.hosts)),
-            paths=tuple(map(parse_path, self.paths)),
+            paths=tuple(each for path in paths for each in (either_slash(path) if self.same_slash else (path,))),
             methods=tuple(method.encode() for method in self.methods),
             headers=tuple((name.encode(), value.encode()) for name, value in self.headers),
             query=tuple((name.encode(), value.encode()) for name, value in self.query),
@@ -155,6 +157,50 @@ def test_exact_before_parameters_before_the_longest_prefix_before_regexes_in_fil
 def test_a_route_without_paths_comes_after_all_others():
     table = router(Route("rest"), Route("regex", ("~x",)), Route("all", ("/y/*",)))
     assert [found(table, Request(path)) for path in (b"/x", b"/y/x", b"/z")] == ["regex", "all", "rest"]
+
+
+# --- trailing slashes
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matching", "others"),
+    [
+        ("/users/{id}", [b"/users/7", b"/users/7/"], [b"/users/", b"/users/7//", b"/users/7/x", b"/users//"]),
+        ("/users/{id}/", [b"/users/7", b"/users/7/"], [b"/users", b"/users/7//"]),
+        ("/a", [b"/a", b"/a/"], [b"/a//", b"/", b"/a/b"]),
+        ("/a/", [b"/a", b"/a/"], [b"/a//", b"/"]),
+        ("/", [b"/"], [b"//", b""]),
+        ("/a/*", [b"/a", b"/a/", b"/a/b"], [b"/ab"]),
+        ("/a/{rest:path}", [b"/a/", b"/a/b/"], [b"/a"]),
+        ("~^/a$", [b"/a"], [b"/a/"]),
+    ],
+)
+def test_a_trailing_slash_may_be_the_same(pattern, matching, others):
+    table = router(Route("same", (pattern,), same_slash=True))
+    assert [path for path in matching if found(table, Request(path)) != "same"] == []
+    assert [path for path in others if found(table, Request(path))] == []
+
+
+def test_the_parameters_are_the_same_with_the_slash():
+    assert router(Route("same", ("/u/{id}/x/{n}",), same_slash=True)).find(Request(b"/u/7/x/8/")) == (
+        "same",
+        {"id": b"7", "n": b"8"},
+    )
+
+
+def test_who_has_written_a_path_goes_before_who_has_it_by_another_slash():
+    """Wherever it stands, and whatever its conditions are; less specific ones come after both."""
+    same = Route("same", ("/a", "/u/{id}"), headers=(("x", "1"),), same_slash=True)
+    table = router(same, Route("own", ("/a/", "/u/{n}/")), Route("prefix", ("/a/*",)), Route("text", ("/u/me",)))
+    held = {b"x": b"1"}
+    assert found(table, Request(b"/a/", fields=held)) == found(table, Request(b"/u/7/", fields=held)) == "own"
+    assert found(table, Request(b"/a", fields=held)) == found(table, Request(b"/u/7", fields=held)) == "same"
+    assert found(table, Request(b"/u/me/", fields=held)) == "own"
+    assert [(each.route, each.weakness) for each in table.candidates(Request(b"/a/", fields=held))] == [
+        ("own", ""),
+        ("same", "the other has this trailing slash as its own"),
+        ("prefix", "shorter prefix"),
+    ]
 
 
 # --- hosts
@@ -419,6 +465,12 @@ def rank(route: Route, place: int, request: Request, *, any_method: bool = False
     """The route's place in the match order, smallest first; None when it does not match."""
     hosts = [host_rank(pattern, request.host) for pattern in route.hosts] or [(2,)]
     paths = [path_rank(pattern, request.path) for pattern in route.paths] or [(4,)]
+    if route.same_slash:
+        others = [each.text for path in route.paths for each in either_slash(parse_path(path))[1:]]
+        ranks = [path_rank(pattern, request.path) for pattern in others]
+        paths = [each and (each, 0) for each in paths] + [each and (each, 1) for each in ranks]
+    else:
+        paths = [each and (each, 0) for each in paths]
     host, path = (min((one for one in ranks if one is not None), default=None) for ranks in (hosts, paths))
     methods = {*route.methods, *(["HEAD"] if "GET" in route.methods else [])}
     pairs = parse_qsl((request.query or b"").decode(), keep_blank_values=True)
@@ -430,7 +482,7 @@ def rank(route: Route, place: int, request: Request, *, any_method: bool = False
     if host is None or path is None or not fits:
         return None
     conditions = len(route.headers) + len(route.query)
-    return (host, path, 0, place) if path == (3,) else (host, path, -conditions, place)
+    return (host, path, 0, place) if path[0] == (3,) else (host, path, -conditions, place)
 
 
 PATTERNS = st.one_of(
@@ -448,6 +500,7 @@ ROUTES = st.builds(
     methods=st.lists(st.sampled_from(["GET", "POST", "HEAD"]), max_size=1).map(tuple),
     headers=st.lists(st.sampled_from([("x", "1"), ("y", "1")]), max_size=2, unique=True).map(tuple),
     query=st.lists(st.sampled_from([("q", "1"), ("q", "")]), max_size=1).map(tuple),
+    same_slash=st.booleans(),
 )
 REQUESTS = st.builds(
     Request,
