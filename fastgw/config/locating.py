@@ -27,7 +27,7 @@ class Where(NamedTuple):
     holder: str
     """The listener, upstream, filter set or route; "" = the gateway."""
     use: str
-    """The name of the instance; "" = what an upstream hashes on."""
+    """The name of the instance; "" = what an upstream hashes on, or the paths of a route."""
 
 
 def locate(
@@ -79,5 +79,7 @@ def _places(merged: Merged, wanted: Container[tuple[str, str]]) -> Iterator[tupl
             yield from ((Where(part, name, use), at.below(use)) for use in each.filters)
             if part == "upstreams":
                 yield Where(part, name, ""), place.below("load_balancing", "hash_on")
+            elif part == "routes":
+                yield Where(part, name, ""), place.below("paths")
     for place, name, filters in merged.whole("filter_sets"):
         yield from ((Where("filter_sets", name, use), place.below(use)) for use in filters)

@@ -10,6 +10,7 @@ from fastgw.config.problems import with_counts
 from fastgw.filters import TYPES
 from fastgw.filters.doubts import doubts
 from fastgw.gateway import Gateway
+from fastgw.runtime.bypasses import bypasses
 from fastgw.runtime.notices import notice
 
 TOLD: Final = 20
@@ -20,7 +21,7 @@ _PLACE: Final = re.compile(r"\([^()]*:[0-9]+\)")
 def notes_of(loaded: Loaded, gateway: Gateway, remembered: Remembered | None = None) -> list[Problem]:
     """All of them. `gateway`: what was compiled of it. `remembered`: by whom it was read."""
     unusable = [(where, f"{each.why}: calls are answered 500") for where, each in gateway.unusable.items()]
-    found = [*doubts(loaded.config), *unusable]
+    found = [*doubts(loaded.config), *bypasses(loaded.config), *unusable]
     return [*loaded.notes, *(locate(loaded, TYPES, found, remembered) if found else ())]
 
 
