@@ -10,9 +10,19 @@ from msgspec.structs import fields
 
 from fastgw.config.credentials import ClientAuth, Csrf, RequestParameters, Values, Word
 from fastgw.config.secret import RedisUrl, Secret
-from fastgw.config.structs import NONE, Filters, Settings
+from fastgw.config.structs import NONE, Besides, Filters, Settings, Some
 from fastgw.config.upstreams import UpstreamTimeouts, UpstreamTls
-from fastgw.config.values import EndpointUrl, FieldName, FileName, HostName, Name, ReadableFile, Segment, TargetUrl
+from fastgw.config.values import (
+    EndpointUrl,
+    FieldName,
+    FileName,
+    HostName,
+    Identity,
+    Name,
+    ReadableFile,
+    Segment,
+    TargetUrl,
+)
 
 Addressing = Literal["path", "path_with_entry", "host"]
 
@@ -135,6 +145,15 @@ class EgressService(EgressEntry):
             raise ValueError("not one thing to call; expected either `url` or `entries`")
 
 
+_CONSUMERS: Final = Besides(
+    "consumers",
+    Some[Identity],
+    "Which of `consumers` call as this application, by name: nobody else may call its services. A mapping of this name "
+    "is a service. Left out = whoever reaches the listener. With it forwarding fields are stripped, unless the service "
+    "says otherwise.",
+)
+
+
 class Egress(Settings):
     """APIs outside that applications inside call as `/{app}/{service}/{rest}`, without secrets of their own."""
 
@@ -147,8 +166,13 @@ class Egress(Settings):
     """Several listeners, each with its addressing, in place of `listener` and `addressing`."""
     domains: tuple[HostName, ...] = ()
     """With `host`: what may follow the host's name behind a dot, such as `integration.svc.cluster.local`."""
-    apps: Mapping[Segment, Mapping[Segment, EgressService]] = NONE
-    """Applications, and the services that each of them may call."""
+    apps: Mapping[Segment, Annotated[Mapping[Segment, EgressService], _CONSUMERS]] = NONE
+    """Applications, and the services that each of them may call. An application is told by the name in the path or host
+    alone: whoever reaches the listener calls as any of them. With `consumers` it has to show who it is."""
+    authentication: Filters = NONE
+    """Filters by which applications that have `consumers` show who they are: `{jwt: …}`, or `{auth: {any_of: …}}`.
+    Left out = by what these consumers have (keys, passwords, signatures, certificates), unless the gateway or the
+    listener has such a filter. The API never sees what they show: `hide_credentials` is always on here."""
     access_token_header: FieldName | None = "Access-Token"
     """A field in which an application may send a token of its own, which takes the place of the gateway's credentials.
     It does not go further. null = none."""

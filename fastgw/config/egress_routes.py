@@ -19,6 +19,7 @@ from msgspec.structs import replace
 
 from fastgw.config.credentials import READABLE, Basic, Csrf, OAuth2, RequestParameters
 from fastgw.config.egress import Addressing, Egress, EgressCredentials, EgressEntry, EgressService, Providers
+from fastgw.config.egress_consumers import Guard, guards
 from fastgw.config.extensions import UnknownType, type_called
 from fastgw.config.kept import Kept
 from fastgw.config.kyma_files import is_derived
@@ -158,6 +159,8 @@ class _Expansion:
     notes: list[Problem] = field(default_factory=list)
     uses: dict[Any, FilterUse] = field(default_factory=dict)
     """Those that were made of texts alone: thousands of services have the same ones."""
+    guards: Mapping[str, Guard] = field(default_factory=dict)
+    """By application, where only some may call as it."""
 
     def make(self) -> list[Problem]:
         said = {name: value for name, (_, value) in self.merged.egress.items()}
@@ -168,6 +171,7 @@ class _Expansion:
             self.place.report(wrong, expected)
             return self.notes
         listeners = self._listeners(egress)
+        self.guards = guards(self.merged, egress, self.filter_types, listeners, self.notes)
         called = [*self._called()]
         for each in called:
             self._add("upstreams", each)
@@ -344,6 +348,7 @@ class _Expansion:
         behind: str,
     ) -> tuple[Place, Any]:
         settings, at = each.settings, each.place
+        guard = self.guards.get(each.app)
 
         def make() -> Route:
             filters: dict[str, FilterUse | None] = {**self._filters(each, egress, path)}
@@ -352,6 +357,9 @@ class _Expansion:
                     del filters[name]
                 else:
                     filters[name] = use
+            if guard is not None:  # nothing that the service says takes them away
+                filters.update(guard.filters)
+            strips = addressing == "host" or guard is not None  # what a client certificate says is among them
             return Route(
                 name=each.name + behind,
                 listeners=(listener,),
@@ -360,13 +368,14 @@ class _Expansion:
                 upstream=each.name,
                 strip_prefix=path or None,
                 path=PathForwarding(forward="raw"),
-                forwarded=settings.forwarded or ("strip" if addressing == "host" else "pass"),
+                forwarded=settings.forwarded or ("strip" if strips else "pass"),
                 use=settings.use,
                 filters=MappingProxyType(filters),
             )
 
-        route = self._kept(self.kept.routes, each, (behind, listener, addressing, path, *hosts), make)
-        return Derived(at.reading, at.path, partial(_route_parts, each), _TO_UPSTREAM), route
+        named = (behind, listener, addressing, path, *hosts, *(() if guard is None else guard.made_of))
+        route = self._kept(self.kept.routes, each, named, make)
+        return Derived(at.reading, at.path, partial(_route_parts, each, guard), _TO_UPSTREAM), route
 
     def _filters(self, each: _Called, egress: Egress, path: str) -> dict[str, FilterUse]:
         """What is done for each call."""
@@ -499,13 +508,14 @@ def _upstream_parts(each: _Called) -> Mapping[Path, Place]:
     return {("targets", 0, "url"): at.below("url"), ("timeouts",): at.below("timeouts"), ("tls",): tls}
 
 
-def _route_parts(each: _Called) -> Mapping[Path, Place]:
+def _route_parts(each: _Called, guard: Guard | None) -> Mapping[Path, Place]:
     """Likewise of the route."""
     at = each.place
     made: dict[Path, Place] = {("filters", name): at for name in _MADE}
     said: dict[Path, Place] = {("filters", name): at.below(name) for name in _SAID}
     own: dict[Path, Place] = {("filters", name): at.below("filters", name) for name in each.settings.filters}
-    return {**made, **said, **own, ("use",): at.below("use")}
+    guarded: dict[Path, Place] = {("filters", name): guard.place for name in guard.filters} if guard else {}
+    return {**made, **said, **own, **guarded, ("use",): at.below("use")}
 
 
 def _is_same(one: EgressEntry, other: EgressEntry) -> bool:

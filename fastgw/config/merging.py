@@ -98,6 +98,8 @@ class Derived(Place):
         return False
 
 
+CONSUMERS: Final = "consumers"
+"""Beside the services of an application: who may call as it."""
 Services = dict[str, dict[str, tuple[Place, Any]]]
 """Services of `egress`, by application and name; they may be `BROKEN`."""
 
@@ -117,6 +119,8 @@ class Merged:
     """What is said of it, key by key, besides `apps`."""
     services: Services = field(default_factory=dict)
     """Those of `egress.apps`, and what providers add."""
+    app_consumers: dict[str, tuple[Place, Any]] = field(default_factory=dict)
+    """By application, who may call as it: names of consumers."""
     awaits_services: bool = False
     """Whether a provider has not been told yet what there is."""
     judged: Container[int] = ()
@@ -167,10 +171,12 @@ class Merged:
 
     def _egress(self) -> Egress:
         said = {name: value for name, (_, value) in self.egress.items()}
-        apps = {
-            app: MappingProxyType({name: service for name, (_, service) in services.items()})
-            for app, services in self.services.items()
-        }
+        apps = {}
+        for app, services in self.services.items():
+            held = {name: service for name, (_, service) in services.items()}
+            if app in self.app_consumers and CONSUMERS not in held:
+                held[CONSUMERS] = self.app_consumers[app][1]
+            apps[app] = MappingProxyType(held)
         return Egress(apps=MappingProxyType(apps), **said)
 
 
@@ -312,7 +318,8 @@ def _add_egress(merged: Merged, place: Place, egress: Egress | None) -> None:
     for app, services in egress.apps.items():
         held = merged.services.setdefault(app, {})
         for name, service in services.items():
-            _add(held, name, place.below("apps", app, name), service)
+            kind = merged.app_consumers if isinstance(service, tuple) else held
+            _add(kind, app if isinstance(service, tuple) else name, place.below("apps", app, name), service)
 
 
 def _add(held: dict[str, tuple[Place, Any]], name: str, place: Place, value: Any) -> None:

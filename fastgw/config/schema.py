@@ -32,6 +32,7 @@ from fastgw.config.shapes import (
     Text,
     Truth,
     fields_of,
+    shape_of,
 )
 from fastgw.config.variables import KEY, NAME
 
@@ -114,6 +115,9 @@ class _Drawing:
         if isinstance(shape.each, Either) and isinstance(shape.each.shapes[0], Instance):
             return self._filters(shape.key)
         drawn = {"type": "object", "additionalProperties": self.of(shape.each)}
+        if shape.besides is not None:
+            about_all = self.of(shape_of(shape.besides.type)) | {"description": shape.besides.text}
+            drawn["properties"] = {shape.besides.name: {"anyOf": [about_all, self.of(shape.each)]}}
         if isinstance(shape.key, Noted):
             drawn["propertyNames"] = self.itself(shape.key)
         return drawn | ({"minProperties": shape.shortest} if shape.shortest else {})

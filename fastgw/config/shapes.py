@@ -26,7 +26,7 @@ from fastgw.config.problems import Path, Problem, nearest, show, suggest
 from fastgw.config.secret import Checked, Elsewhere, Secret, SecretError, secret_in
 from fastgw.config.settings import FilterUse, Inner, OrFrom
 from fastgw.config.spots import Flaw
-from fastgw.config.structs import Shorthand
+from fastgw.config.structs import Besides, Shorthand
 from fastgw.config.values import FileName, Notation
 from fastgw.config.variables import KEY as VARIABLE
 from fastgw.config.variables import VariableError, text_of, variable_in
@@ -369,6 +369,7 @@ class Table(Shape):
     each: Shape
     shortest: int = 0
     example: str = ""
+    besides: Besides | None = None
 
     @property
     def expected(self) -> str:  # type: ignore[override]  # worked out rather than given
@@ -391,7 +392,12 @@ class Table(Shape):
         keys = replace(reading, of_keys=True)
         for name, inner in value.items():
             below = (*path, name)
-            if self.key.read(name, below, keys) is not BROKEN:
+            if self.key.read(name, below, keys) is BROKEN:
+                continue
+            besides = self.besides
+            if besides is not None and name == besides.name and not isinstance(inner, dict):
+                held[name] = shape_of(besides.type).read(inner, below, reading)
+            else:
                 held[name] = self.each.read(inner, below, reading)
         return MappingProxyType(held)
 
@@ -673,7 +679,9 @@ def shape_of(annotation: Any) -> Shape:
         sources = [_source(each) for note in notes if isinstance(note, OrFrom) for each in note.types]
         return Either((listed, *sources)) if sources else listed
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return Table(shape_of(inner[0]), shape_of(inner[1]), shortest, (_noted(notes, "examples") or [""])[0])
+        example = (_noted(notes, "examples") or [""])[0]
+        besides = next((note for note in notes if isinstance(note, Besides)), None)
+        return Table(shape_of(inner[0]), shape_of(inner[1]), shortest, example, besides)
     if annotation is str:
         return Text(shortest, _noted(notes, "pattern"))
     if annotation is bool:

@@ -111,6 +111,17 @@ class OrFrom:
 
 
 @dataclass(frozen=True)
+class Besides:
+    """Marks a mapping by name in which one name may be a list of texts, about the whole, in place of an element."""
+
+    name: str
+    type: Any
+    """Of the list."""
+    text: str
+    """What it means, for the manual."""
+
+
+@dataclass(frozen=True)
 class Shorthand:
     """Marks a struct that may be written as the value of one of its fields, where the others keep their defaults."""
 

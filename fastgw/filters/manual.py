@@ -14,7 +14,7 @@ from msgspec import NODEFAULT, Struct
 
 from fastgw.config.schema import field_docs
 from fastgw.config.settings import Config
-from fastgw.config.shapes import Either, Field, Sequence, Shape, Structure, Table, fields_of
+from fastgw.config.shapes import Either, Field, Sequence, Shape, Structure, Table, fields_of, shape_of
 from fastgw.config.writing import written
 from fastgw.filters.api import Filter, Phase
 
@@ -90,8 +90,18 @@ def _settings(settings: type[Struct], above: str, depth: int) -> Iterator[Settin
         text = docs.get(field.name, "")
         default = None if field.required else _default(field, defaults[key])
         yield Setting(name, field.shape.expected, field.required, default, text)
+        yield from _besides(field.shape, name)
         for suffix, inner in _structures(field.shape) if depth < DEEPEST else ():
             yield from _settings(inner, f"{name}{suffix}.", depth + 1)
+
+
+def _besides(shape: Shape, above: str) -> Iterator[Setting]:
+    """What stands in a mapping by name about the whole of it."""
+    if isinstance(shape, Table):
+        if shape.besides is not None:
+            name, about_all = f"{above}.{shape.besides.name}", shape_of(shape.besides.type)
+            yield Setting(name, about_all.expected, False, [], shape.besides.text)
+        yield from _besides(shape.each, f"{above}.NAME")
 
 
 def _default(field: Field, declared: Any) -> Any:
