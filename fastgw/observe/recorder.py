@@ -159,12 +159,13 @@ class Recorder:
         user_agent, referer = head.first(b"user-agent") or b"", head.first(b"referer") or b""
         client = ended.client_ip.encode()
         consumer = b"" if ended.consumer is None else ended.consumer.name.encode(errors="backslashreplace")
-        if b"=" in user_agent or may_hide(user_agent):
-            return b"", b""
         told = b"%b&%b=" % (referer, query or b"")
-        if b"=" in path or b"%" in path or b"@" in path:
+        if b"=" in path:
             told = b"%b&%b" % (path, told)
-        sent = b" ".join((told, host, path, request_id, user_agent, client, consumer))
+        shown = b" ".join((told, path, user_agent))
+        if b"=" in user_agent or may_hide(shown):  # hardly any user agent has parameters
+            return b"", b""
+        sent = b" ".join((shown, host, request_id, client, consumer))
         if not (host and path and client and sent.isascii()) or ended.why or ended.shadowed:
             return b"", b""
         # PERF: what JSON would escape is found by the encoder that escapes it: 0.15 us for 240 bytes, 0.9 by a pattern
