@@ -364,7 +364,7 @@ def status(
     if watch and (answer is Format.JSON or not sys.stdout.isatty()):
         raise typer.BadParameter("it is for people at a terminal; programs ask again", param_hint="--watch")
     if answer is Format.JSON:
-        typer.echo(_asked(_wanted(file, name, admin, token_file), certificate, lambda client: client.get("/status")))
+        typer.echo(_asked(_wanted(file, name, admin, token_file), certificate, _all_status))
         return
     from fastgw.admin import tables  # and with it rich, which no other command needs
 
@@ -572,6 +572,14 @@ def _asked(wanted: Wanted, certificate: str | None, ask: Callable[[AdminClient],
         _fail(UNREACHABLE, f"fastgw: {error}")
     except Refused as error:
         _fail(WRONG, f"fastgw: {error}")
+
+
+def _all_status(client: AdminClient) -> str:
+    """The node's status with its upstreams and routes, as one JSON object."""
+    told: dict[str, msgspec.Raw] = {}
+    for path in ("/status", "/upstreams", "/routes"):
+        told |= msgspec.json.decode(client.get(path), type=dict[str, msgspec.Raw])
+    return msgspec.json.encode(told).decode()
 
 
 def _serve(

@@ -15,12 +15,14 @@ from fastgw.config import Loaded, Problem
 from fastgw.config import settings as config
 from fastgw.config.locating import Where, locate
 from fastgw.downstream import Listener, ListenerTable
+from fastgw.errors import Fault
 from fastgw.exchange import Link, Route
 from fastgw.filters.api import Services, Stock
 from fastgw.filters.unusable import Unusable
 from fastgw.identity import NOBODY, Index
 from fastgw.node import drained
 from fastgw.node.drained import by_upstream
+from fastgw.node.last_errors import LastErrors
 from fastgw.node.places import MAX_CONSUMERS, Names, Places, first, target_name
 from fastgw.node.shared import Column, Layout
 from fastgw.node.targets import TargetWords
@@ -35,9 +37,10 @@ from fastgw.observe.series import (
 )
 from fastgw.routing import Router, Rule, Steps, at_once
 from fastgw.upstream.balance.loads import Loads
-from fastgw.upstream.group import SPARE_RETRIES, Upstream
+from fastgw.upstream.group import SPARE_RETRIES, Note, Upstream
 from fastgw.upstream.health import Event as HealthEvent
 from fastgw.upstream.health import Health, Outlook
+from fastgw.upstream.outliers import may_eject
 from fastgw.upstream.target import Target
 from fastgw.upstream.tls import Identity
 
@@ -108,6 +111,7 @@ class Gateway:
         self._drained: Set[str] = frozenset()
         """Upstreams that have drained targets."""
         self._words = TargetWords(self.layout)
+        self._last_errors = LastErrors(self.layout)
         self._outlook: Outlook | None = None
 
     @cached_property
@@ -183,9 +187,10 @@ class Gateway:
                 pending = column.limit(words.pending + place, most.max_pending, counted + UPSTREAM_WAITS)
                 for target in upstream.targets:
                     target.place = self.target_place(name, target)
+                    target.counted = self._counted + series.target_words(name, target.label)
                 loads = Loads(column.words, column.views, words.under_way, words.under_way_all + place)
                 spare = column.limit(words.spare_retries + place, SPARE_RETRIES)
-                upstream.count_in(spare, column.words, counted)
+                upstream.count_in(spare, column.words, counted, self._noting(name, column))
                 upstream.start(ground, self.workers, connections, pending, loads, services.run_key)
                 self._look_after(upstream, column, place, counted)
             yield
@@ -200,6 +205,14 @@ class Gateway:
                 _start(link, services)
                 yield
 
+    def _noting(self, upstream: str, column: Column) -> Note:
+        places, errors = self.places, self._last_errors
+
+        def note(target: Target, fault: Fault, why: str) -> None:
+            errors.note_target(column, places, target_name(upstream, target.label), fault.label, why)
+
+        return note
+
     def drain(self, names: Collection[str]) -> None:
         """These targets (`places.target_name`) get nothing new, all others do."""
         wanted = by_upstream(names)
@@ -210,8 +223,8 @@ class Gateway:
 
     def _look_after(self, upstream: Upstream, column: Column, place: int, counted: int) -> None:
         """Where it is configured, follow what the node decides on its health. `counted`: its row of counts."""
-        checks = upstream.settings.health_checks
-        if checks.active is None and checks.passive is None and upstream.settings.circuit_breaker is None:
+        settings = upstream.settings
+        if settings.health_checks.active is None and settings.circuit_breaker is None and not may_eject(settings):
             return
         words = self._words.health
         words.enter_upstream(column, place, upstream.name)

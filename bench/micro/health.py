@@ -39,7 +39,7 @@ def rooms() -> Iterator[Room]:
     words = HealthWords(layout)
     shared = Shared.create(layout, WORKERS)
     column = shared.columns[0]
-    passive = config.HealthChecks(passive=config.PassiveHealth())
+    passive = config.HealthChecks(passive=config.PassiveHealth(failures=5))
     both = Group(2, health_checks=passive, circuit_breaker=config.CircuitBreaker(min_requests=1000, error_rate=1.0))
     health = _health(both, words, column)
     good, bad = both.targets

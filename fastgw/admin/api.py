@@ -27,6 +27,7 @@ from fastgw.admin.node import (
     Consumers,
     Draining,
     Effective,
+    History,
     Live,
     Node,
     Outcome,
@@ -330,6 +331,13 @@ OPERATIONS: Final = (
     Operation("DELETE", "/session", "End it: the browser forgets the cookie.", _end_session, {200: Ended}),
     Operation("GET", "/status", "The node and its workers.", _telling(lambda node: node.status()), {200: Status}),
     Operation("GET", "/live", "Counts for the dashboard.", _telling(lambda node: node.live()), {200: Live}),
+    Operation(
+        "GET",
+        "/history",
+        "What was counted in the last hour.",
+        _telling(lambda node: node.history()),
+        {200: History},
+    ),
     Operation(
         "GET",
         "/routes",

@@ -18,6 +18,8 @@ from fastgw.observe.series import (
     ROUTE_REQUEST_BYTES,
     ROUTE_RESPONSE_BYTES,
     SUM,
+    TARGET_FAULT_WORDS,
+    TARGET_SERVER_ERRORS,
     UPSTREAM_CONNECTS,
     UPSTREAM_EJECTIONS,
     UPSTREAM_HEDGES,
@@ -31,6 +33,8 @@ from fastgw.runtime.processes import Process, process
 from fastgw.runtime.words import Words
 from fastgw.upstream.breaker import Phase
 
+STATUS_5XX: Final = "status_5xx"
+"""In place of a fault: an answer of 500 and above."""
 CONTENT_TYPE: Final = PROMETHEUS.content_type
 
 CONNECTIONS: Final = Family("fastgw_connections", "gauge", (), "Client connections.")
@@ -399,8 +403,37 @@ def counted(series: Series, totals: Totals) -> Iterator[tuple[Family, Sequence[S
     )
     family = families.CONSUMER_REQUESTS
     yield family, [("", labels(family, name), count) for name, (count,) in totals.consumers.items()]
-    yield families.FAULTS, [("", labels(families.FAULTS, name), count) for name, count in totals.faults.items()]
+    yield families.FAULTS, [("", labels(families.FAULTS, *names), count) for names, count in totals.faults.items()]
+    yield families.TARGET_SECONDS, _target_seconds(totals)
+    yield (
+        families.TARGET_ERRORS,
+        [
+            ("", labels(families.TARGET_ERRORS, fault, *_named(name)), count)
+            for name, row in totals.targets.items()
+            for fault, count in target_errors(row).items()
+        ],
+    )
     yield families.LOG_RECORDS_DROPPED, [("", "", totals.log_records_dropped)]
     yield families.ROUTES_FOLDED, [("", "", series.places.routes_folded)]
+    yield families.TARGETS_FOLDED, [("", "", series.places.targets_folded)]
     yield families.UPSTREAMS_FOLDED, [("", "", series.places.upstreams_folded)]
     yield families.CONSUMERS_FOLDED, [("", "", series.places.consumers_folded)]
+
+
+def target_errors(row: Sequence[int]) -> dict[str, int]:
+    """By fault, and `status_5xx`; those that have occurred."""
+    found = {fault.label: row[word] for fault, word in TARGET_FAULT_WORDS.items()}
+    found[STATUS_5XX] = row[TARGET_SERVER_ERRORS]
+    return {fault: count for fault, count in found.items() if count}
+
+
+def _target_seconds(totals: Totals) -> Iterator[Sample]:
+    for name, row in totals.targets.items():
+        labelled = labels(families.TARGET_SECONDS, *_named(name))
+        yield from histogram(labelled, _BOUNDS, row[:SUM], row[SUM] / 1e6)
+
+
+def _named(target: str) -> tuple[str, str]:
+    """Target and upstream, in a `places.target_name`."""
+    upstream, _, label = target.rpartition(" ")
+    return label, upstream or OTHER

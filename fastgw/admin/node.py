@@ -18,7 +18,8 @@ PROBLEM: Final = "application/problem+json"
 
 State = Literal["serving", "draining"]
 WorkerState = Literal["ready", "silent", "starting", "draining"]
-Health = Literal["unknown", "healthy", "unhealthy", "ejected"]
+Health = Literal["unknown", "healthy", "failing", "unhealthy", "ejected"]
+"""`failing`: it fails all that it is asked, and is asked on: nothing ejects it."""
 Breaker = Literal["closed", "open", "half_open"]
 Reason = Literal["", "rejected", "busy", "failed"]
 RevokedEverywhere = Literal["node", "shared", "away"]
@@ -196,6 +197,15 @@ class Status(Struct, frozen=True):
     rates: None = None
 
 
+class LastError(Struct, frozen=True):
+    """The last time that something failed."""
+
+    date: float
+    fault: str
+    reason: str
+    """An errno's name, or what TLS or DNS said; of a route with the target before it. "" = nothing more is known."""
+
+
 class RouteInfo(Struct, frozen=True):
     """One route, and how requests on it fared."""
 
@@ -213,6 +223,14 @@ class RouteInfo(Struct, frozen=True):
     p50_s: float | None
     """null = no request yet."""
     p99_s: float | None
+    rate: float = 0.0
+    """Requests per second, over the last minute."""
+    faults: Mapping[str, int] = {}
+    """Requests that ended in one, by its name."""
+    recent_faults: Mapping[str, int] = {}
+    """The same of the last minute."""
+    last_error: LastError | None = None
+    """The last fault with a status of 500 and above; null = none yet."""
 
 
 class Routes(Struct, frozen=True):
@@ -236,6 +254,22 @@ class TargetInfo(Struct, frozen=True):
     """It gets nothing new: because it was asked for, or its weight is 0."""
     problem: str = ""
     """What its last health check found wrong; "" = nothing, or it is not checked."""
+    label: str = ""
+    """What it is called in logs and metrics, and in the path of its drain."""
+    requests: int = 0
+    """Attempts at it that have come to something: an answer, or a failure of its own."""
+    errors: Mapping[str, int] = {}
+    """Those of them that failed by fault, also where a retry succeeded, and answers of 500 and above as
+    `status_5xx`."""
+    rate: float = 0.0
+    """Attempts per second, over the last minute."""
+    recent_errors: Mapping[str, int] = {}
+    """As `errors`, of the last minute."""
+    p50_s: float | None = None
+    """Until the head of its answer, of those of the last minute; null = there was none."""
+    p99_s: float | None = None
+    last_error: LastError | None = None
+    """Its last failure; null = none yet."""
 
 
 class UpstreamInfo(Struct, frozen=True):
@@ -339,6 +373,31 @@ class Live(Struct, frozen=True):
     workers: Sequence[Worker]
 
 
+class HistoryPoint(Struct, frozen=True):
+    """What was counted in some seconds."""
+
+    date: float
+    """When they ended."""
+    seconds: float
+    connections: int
+    """At the end."""
+    requests: int
+    responses: Mapping[str, int]
+    """As in `Live`."""
+    faults: Mapping[str, int]
+    latency: Sequence[int]
+    """Counts by the bounds of `Live.latency`."""
+    loop_lag_s: float
+
+
+class History(Struct, frozen=True):
+    """The last hour, the oldest point first; less after a start."""
+
+    every_s: float
+    bounds_s: Sequence[float]
+    points: Sequence[HistoryPoint]
+
+
 class Draining(Struct, frozen=True):
     """The node takes no new connections, and ends when what is under way has."""
 
@@ -381,6 +440,7 @@ class Node(Protocol):
 
     def status(self) -> Status: ...
     def live(self) -> Live: ...
+    def history(self) -> History: ...
     def routes(self) -> Sequence[RouteInfo]: ...
     def upstreams(self) -> Sequence[UpstreamInfo]: ...
     async def consumers(self) -> Sequence[ConsumerInfo]: ...

@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Final
 
@@ -13,11 +13,23 @@ from rich.table import Table
 from rich.text import Text
 
 from fastgw.admin.client import AdminClient, Refused, Unreachable
-from fastgw.admin.node import CertificateInfo, FeedInfo, Reloads, Status, TargetInfo, Upstreams, VerifierInfo, Worker
+from fastgw.admin.node import (
+    CertificateInfo,
+    FeedInfo,
+    LastError,
+    Reloads,
+    RouteInfo,
+    Routes,
+    Status,
+    TargetInfo,
+    Upstreams,
+    VerifierInfo,
+    Worker,
+)
 
 WATCH_EVERY: Final = 1.0
 """Seconds."""
-PLAIN_WIDTH: Final = 160
+PLAIN_WIDTH: Final = 240
 """Columns where there is no terminal to ask: enough not to break what `grep` looks for."""
 COLOURS: Final = {
     "serving": "green",
@@ -26,10 +38,12 @@ COLOURS: Final = {
     "starting": "yellow",
     "draining": "yellow",
     "silent": "red",
+    "failing": "red",
     "unhealthy": "red",
     "ejected": "red",
 }
 RELOADS_SHOWN: Final = 5
+ROUTES_SHOWN: Final = 20
 SOON_S: Final = 14 * 86400
 """A certificate that expires within it is shown in yellow."""
 LIST_SOON_S: Final = 86400
@@ -44,15 +58,17 @@ def console() -> Console:
     return made if made.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
 
 
-def ask(client: AdminClient) -> tuple[Status, Upstreams]:
-    return client.read("/status", Status), client.read("/upstreams", Upstreams)
+def ask(client: AdminClient) -> tuple[Status, Upstreams, Routes]:
+    return client.read("/status", Status), client.read("/upstreams", Upstreams), client.read("/routes", Routes)
 
 
-def overview(status: Status, upstreams: Upstreams, before: Status | None = None) -> Group:
+def overview(status: Status, upstreams: Upstreams, routes: Routes, before: Status | None = None) -> Group:
     """How a gateway fares. `before`: what it said a moment ago, to tell a rate from."""
     parts: list[RenderableType] = [_head(status, before), _workers(status.workers)]
     if upstreams.upstreams:
         parts.append(_targets(upstreams))
+    if shown := _shown(routes.routes):
+        parts.append(_routes(shown, len(routes.routes)))
     if status.certificates:
         parts.append(_certificates(status.certificates))
     if status.verifiers:
@@ -69,8 +85,8 @@ def watch(client: AdminClient) -> None:
 
     Raises `Unreachable` or `Refused` when already the first answer fails.
     """
-    before, upstreams = ask(client)
-    shown = Live(overview(before, upstreams), console=console(), auto_refresh=False)
+    before, upstreams, routes = ask(client)
+    shown = Live(overview(before, upstreams, routes), console=console(), auto_refresh=False)
     ended = False
 
     def end(number: int, frame: object) -> None:
@@ -84,11 +100,11 @@ def watch(client: AdminClient) -> None:
         while not ended:
             time.sleep(WATCH_EVERY)
             try:
-                status, upstreams = ask(client)
+                status, upstreams, routes = ask(client)
             except (Unreachable, Refused) as error:
                 shown.update(Text(str(error), "red"), refresh=True)
             else:
-                shown.update(overview(status, upstreams, before), refresh=True)
+                shown.update(overview(status, upstreams, routes, before), refresh=True)
                 before = status
 
 
@@ -145,7 +161,8 @@ def _workers(workers: Iterable[Worker]) -> Table:
 
 
 def _targets(upstreams: Upstreams) -> Table:
-    table = _table("upstreams", ("upstream", "target", "health", "problem"), ("weight", "in use", "idle", "waiting"))
+    numbers = ("rate", "p50", "p99", "weight", "in use", "idle", "waiting")
+    table = _table("upstreams", ("upstream", "target", "health", "errors", "last error", "problem"), numbers)
     for upstream in upstreams.upstreams:
         name = Text(upstream.name)
         if upstream.breaker not in (None, "closed"):
@@ -153,9 +170,47 @@ def _targets(upstreams: Upstreams) -> Table:
         if not upstream.targets:
             table.add_row(name, "none", Text("unknown", "red"), "its targets cannot be looked up yet", "", "", "", "")
         for each in upstream.targets:
-            numbers = (each.weight, each.in_use, each.idle, each.waiting)
-            table.add_row(name, Text(each.url), _health(each), Text(each.problem, "red"), *map(str, numbers))
+            words = _errors(each.errors), _last(each.last_error), Text(each.problem, "red")
+            speed = f"{each.rate:,.1f}/s", _ms(each.p50_s), _ms(each.p99_s)
+            busy = map(str, (each.weight, each.in_use, each.idle, each.waiting))
+            table.add_row(name, Text(each.url), _health(each), *words, *speed, *busy)
     return table
+
+
+def _shown(routes: Iterable[RouteInfo]) -> list[RouteInfo]:
+    """Those that matter most: with errors lately, then with errors, then by rate; unused ones are left out."""
+
+    def weight(route: RouteInfo) -> tuple[int, int, float]:
+        return sum(route.recent_faults.values()), route.errors, route.rate
+
+    return sorted((route for route in routes if route.requests), key=weight, reverse=True)[:ROUTES_SHOWN]
+
+
+def _routes(routes: Iterable[RouteInfo], count: int) -> Table:
+    title = "routes" if count <= ROUTES_SHOWN else f"routes: {ROUTES_SHOWN} of {count:,}"
+    table = _table(title, ("route", "to", "errors", "last error"), ("requests", "rate", "p50", "p99"))
+    for each in routes:
+        words = Text(each.name), Text(each.to), _errors(each.faults), _last(each.last_error)
+        table.add_row(*words, f"{each.requests:,}", f"{each.rate:,.1f}/s", _ms(each.p50_s), _ms(each.p99_s))
+    return table
+
+
+def _errors(counts: Mapping[str, int]) -> Text:
+    """`connect_refused 12, status_5xx 3`."""
+    most = sorted(counts.items(), key=lambda each: -each[1])
+    return Text(", ".join(f"{name} {count:,}" for name, count in most), "yellow")
+
+
+def _last(error: LastError | None) -> Text:
+    """`connect_refused (ECONNREFUSED) 5 s ago`."""
+    if error is None:
+        return Text("")
+    reason = f" ({error.reason})" if error.reason else ""
+    return Text(f"{error.fault}{reason} {span(max(time.time() - error.date, 0.0))} ago")
+
+
+def _ms(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds * 1000:,.1f} ms"
 
 
 def _certificates(certificates: Iterable[CertificateInfo]) -> Table:

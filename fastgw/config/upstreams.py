@@ -325,12 +325,16 @@ class ActiveHealth(Settings):
 class PassiveHealth(Settings):
     """Eject a target that keeps failing, and try it again after a pause. Counted over all workers.
 
-    What counts is the target's own failure: no connection, no answer in time, an answer that is no HTTP or breaks off,
-    or a status of 502, 503 or 504. Where its neighbours fail likewise, requests are the cause and none is ejected,
-    unless it cannot even be connected to."""
+    Failed connects count, name lookup and TLS handshake included. Where `failures` is set, so do the other failures of
+    a target: no answer in time, an answer that is no HTTP or breaks off, or a status of 500 and above. Where its
+    neighbours fail likewise, requests are the cause and none is ejected, unless it cannot even be connected to."""
 
-    failures: Threshold = 5
-    """How many failures in a row eject it. After an ejection one is enough, until it has answered well once."""
+    failures: Threshold | None = None
+    """How many failures in a row eject it. After an ejection one is enough, until it has answered well once. null =
+    only failed connects count."""
+    connect_failures: Threshold | None = None
+    """How many failures in a row eject it when the last one is a failed connect. null = as many as `failures` says, and
+    1 where that is not set either, as nginx's `max_fails`."""
     window: Duration = 10.0
     """How long ago the first of them may be; and the time over which `error_rate` is taken."""
     error_rate: Percent | None = None
@@ -354,8 +358,8 @@ class HealthChecks(Settings):
 
     active: ActiveHealth | None = None
     """By asking it. null = it is not asked."""
-    passive: PassiveHealth | None = None
-    """By how it answers requests. null = nobody looks."""
+    passive: PassiveHealth | None = PassiveHealth()
+    """By how requests fare. null = off."""
 
 
 class CircuitBreaker(Settings):

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 MAX_ROWS: Final = 500
-"""Routes, and likewise upstreams, that are counted by name; the rest are folded."""
+"""Routes, and likewise upstreams and targets, that are counted by name; the rest are folded."""
 MAX_FILTERS: Final = 200
 """Filter instances that are counted by name; the rest are folded."""
 MAX_CONSUMERS: Final = 500
@@ -53,6 +53,8 @@ class Places(msgspec.Struct, frozen=True):
     """Of those that are counted by name."""
     targets: dict[str, int] = {}
     """By `target_name`."""
+    target_rows: dict[str, int] = {}
+    """Of those that are counted by name; by `target_name`."""
     filters: dict[str, int] = {}
     """Of those that are counted by name."""
     consumers: dict[str, int] = {}
@@ -60,6 +62,7 @@ class Places(msgspec.Struct, frozen=True):
     routes_folded: int = 0
     """Routes that are not counted by name."""
     upstreams_folded: int = 0
+    targets_folded: int = 0
     consumers_folded: int = 0
     freed: dict[str, dict[int, int]] = {}
     """Kind -> place that rests -> the generation that freed it."""
@@ -86,6 +89,7 @@ class Places(msgspec.Struct, frozen=True):
             "upstreams": place("upstreams", names.upstreams, MAX_UPSTREAMS, is_held),
             "upstream_rows": place("upstream_rows", names.upstreams, MAX_ROWS),
             "targets": place("targets", targets, MAX_TARGETS),
+            "target_rows": place("target_rows", targets, MAX_ROWS),
             "filters": place("filters", names.filters, MAX_FILTERS),
             "consumers": place("consumers", names.consumers, MAX_CONSUMERS),
         }
@@ -96,6 +100,7 @@ class Places(msgspec.Struct, frozen=True):
             generation=generation,
             routes_folded=len(set(names.routes)) - len(placed["routes"][0]),
             upstreams_folded=len(names.upstreams) - len(placed["upstream_rows"][0]),
+            targets_folded=len(set(targets)) - len(placed["target_rows"][0]),
             consumers_folded=names.consumer_count - len(placed["consumers"][0]),
             freed={kind: resting for kind, (_, resting) in placed.items()},
             **{kind: given for kind, (given, _) in placed.items()},

@@ -28,8 +28,8 @@ from fastgw.node import cells, quotas
 from fastgw.node.limits import UNLIMITED, AddressLimit, Fence, KeyCounts, NodeLimit, Sketch, width_for
 
 VERSION: Final = 5
-FIRST_GAUGE: Final = 1 << 18
-"""Where the gauges of a column begin; 2 MiB of counters stand before them."""
+FIRST_GAUGE: Final = 1 << 19
+"""Where the gauges of a column begin; 4 MiB of counters stand before them."""
 LIMIT_CELLS: Final = 1 << 21
 """Cells of the table of limits: a million keys that are live at a time fill it by half, so all have one of their own.
 

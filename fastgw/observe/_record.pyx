@@ -213,6 +213,7 @@ cdef tuple _METHODS = families.METHODS[1:]
 cdef Py_ssize_t _SUM = series.SUM
 cdef Py_ssize_t _ROUTE_REQUEST_BYTES = series.ROUTE_REQUEST_BYTES
 cdef Py_ssize_t _ROUTE_RESPONSE_BYTES = series.ROUTE_RESPONSE_BYTES
+cdef short _ERRORS = recorder.ERRORS
 cdef Py_ssize_t _UPSTREAM_RETRIES = series.UPSTREAM_RETRIES
 cdef Py_ssize_t _CONSUMERS_AT = series.CONSUMERS_AT
 cdef Py_ssize_t _CONSUMER_ROWS = series.CONSUMER_ROWS
@@ -227,7 +228,7 @@ for _place, _bound in enumerate(families.BOUNDS_S):
 @cython.final
 @cython.no_gc  # no cycle: it knows texts alone
 cdef class Sort:
-    """What `recorder.Kind`s have in common that differ in the route alone, told by its texts' identity.
+    """What `recorder.Kind`s without a fault have in common that differ in the route alone, told by its texts' identity.
 
     There are few of them, and what is known of one stays in the processor's near caches.
     """
@@ -242,6 +243,8 @@ cdef class Sort:
     cdef short minor
     cdef unsigned int length  # of the pieces
     cdef unsigned int upstream_row
+    cdef unsigned int target_row
+    cdef unsigned int server_error
     cdef unsigned int fault_word
     cdef tuple pieces
 
@@ -440,6 +443,7 @@ cdef class Recorder:
         cdef Py_ssize_t length, consumer_row = 0
         cdef uint64_t* words = self._words
         cdef Py_ssize_t place
+        cdef int bucket
 
         found = exchange.read(ended, HEAD)
         if type(found) is not RequestHead:
@@ -553,12 +557,19 @@ cdef class Recorder:
         if response_bytes:
             add_to_word(&words[entry.row + _ROUTE_RESPONSE_BYTES], response_bytes)
         if upstream_s >= 0.0:
-            add_to_word(&words[sort.upstream_row + _bucket(upstream_s)], 1)
+            bucket = _bucket(upstream_s)
+            add_to_word(&words[sort.upstream_row + bucket], 1)
             add_to_word(&words[sort.upstream_row + _SUM], <uint64_t>(upstream_s * 1e6))
+            add_to_word(&words[sort.target_row + bucket], 1)
+            add_to_word(&words[sort.target_row + _SUM], <uint64_t>(upstream_s * 1e6))
+            if sort.server_error:
+                add_to_word(&words[sort.server_error], 1)
         if retries:
             add_to_word(&words[sort.upstream_row + _UPSTREAM_RETRIES], retries)
         if sort.fault_word:
             add_to_word(&words[sort.fault_word], 1)
+            if sort.status >= _ERRORS and entry.length:
+                self._reference.remember(ended)
         for place in range(len(self._held)):
             if not (<Held>self._held[place]).put(line, to - line):
                 self._drops[place]()
@@ -631,11 +642,11 @@ cdef class Recorder:
             pieces = tuple([only(piece, piece) for piece in self._reference.pieces(kind, _SLOTS)])
             learned = self._learned[kind] = self._reference.place(kind), only(pieces, pieces)
         place, pieces = learned
-        request, row, upstream_row, fault_word = place
-        last = max(row + _ROUTE_RESPONSE_BYTES, upstream_row + _UPSTREAM_RETRIES)
+        request, row, upstream_row, target_row, server_error, fault_word = place
+        last = max(row + _ROUTE_RESPONSE_BYTES, upstream_row + _UPSTREAM_RETRIES, target_row + _SUM)
         if min(place) < 0 or max(last, *place) >= self._word_count or len(pieces) != SLOTS + 1:
             raise ValueError("a place outside of the column")
-        alike = kind._replace(route="")
+        alike = kind if kind.fault else kind._replace(route="")  # faults are counted by route
         sort = self._sorts.get(alike)
         if sort is None or not (
             sort.target is kind.target and sort.upstream is kind.upstream and sort.listener is kind.listener
@@ -646,7 +657,8 @@ cdef class Recorder:
             sort.scheme, sort.fault, sort.status = kind.scheme, kind.fault, kind.status
             sort.method, sort.minor = method, kind.minor
             sort.pieces, sort.length = pieces, sum(map(len, pieces))
-            sort.upstream_row, sort.fault_word = upstream_row, fault_word
+            sort.upstream_row, sort.target_row = upstream_row, target_row
+            sort.server_error, sort.fault_word = server_error, fault_word
         before = entry[0]
         Py_INCREF(route)
         Py_INCREF(sort)

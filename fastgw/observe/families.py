@@ -89,7 +89,25 @@ EJECTIONS: Final = Family(
 BREAKER_OPENINGS: Final = Family(
     "fastgw_upstream_breaker_openings_total", "counter", ("upstream",), "How often its circuit breaker opened."
 )
-FAULTS: Final = Family("fastgw_faults_total", "counter", ("fault",), "Exchanges that ended in a fault of the table.")
+FAULTS: Final = Family(
+    "fastgw_faults_total",
+    "counter",
+    ("fault", "route", "upstream"),
+    'Exchanges that ended in a fault of the table; upstream="_none" where none was chosen yet.',
+)
+TARGET_SECONDS: Final = Family(
+    "fastgw_target_seconds",
+    "histogram",
+    ("target", "upstream"),
+    "Until the head of the target's response was complete, of answers that were passed on.",
+)
+TARGET_ERRORS: Final = Family(
+    "fastgw_target_errors_total",
+    "counter",
+    ("fault", "target", "upstream"),
+    'Attempts at a target that failed, also where a retry succeeded; fault="status_5xx" for its answers of 500 and '
+    "above.",
+)
 LOG_RECORDS_DROPPED: Final = Family(
     "fastgw_log_records_dropped_total", "counter", (), "Access log lines not written: a log was full, stuck or gone."
 )
@@ -124,6 +142,9 @@ CONSUMER_REQUESTS: Final = Family(
     'Finished requests of clients known by name; consumer="_other" for the folded and for who is not configured.',
 )
 ROUTES_FOLDED: Final = Family("fastgw_routes_folded", "gauge", (), 'Routes counted together as route="_other".')
+TARGETS_FOLDED: Final = Family(
+    "fastgw_targets_folded", "gauge", (), 'Targets counted together as target="_other", upstream="_other".'
+)
 UPSTREAMS_FOLDED: Final = Family(
     "fastgw_upstreams_folded", "gauge", (), 'Upstreams counted together as upstream="_other".'
 )
@@ -145,6 +166,8 @@ FAMILIES: Final = (
     EJECTIONS,
     BREAKER_OPENINGS,
     FAULTS,
+    TARGET_SECONDS,
+    TARGET_ERRORS,
     LOG_RECORDS_DROPPED,
     FILTER_ERRORS,
     FILTER_TIMEOUTS,
@@ -153,6 +176,7 @@ FAMILIES: Final = (
     FILTER_SHADOW_DECISIONS,
     CONSUMER_REQUESTS,
     ROUTES_FOLDED,
+    TARGETS_FOLDED,
     UPSTREAMS_FOLDED,
     CONSUMERS_FOLDED,
 )

@@ -22,15 +22,21 @@ from fastgw.observe.series import (
     FILTERS_AT,
     ROUTE_WORDS,
     ROUTES_AT,
+    TARGET_WORDS,
+    TARGETS_AT,
     UPSTREAM_WORDS,
     UPSTREAMS_AT,
     Cells,
     cell_labels,
     cell_name,
     consumer_row,
+    fault_cell_labels,
+    fault_cell_name,
     filter_row,
+    is_fault_cell,
     listener_row,
     route_row,
+    target_row,
     upstream_row,
 )
 from fastgw.observe.totals import sums
@@ -50,8 +56,9 @@ class Ledger:
         upstreams = {upstream_row(place) for place in _given(before.upstream_rows, after.upstream_rows)}
         filters = {filter_row(place) for place in _given(before.filters, after.filters)}
         consumers = {consumer_row(place) for place in _given(before.consumers, after.consumers)}
+        targets = {target_row(place) for place in _given(before.target_rows, after.target_rows)}
         listeners = {listener_row(place) for place in _given(before.listeners, after.listeners)}
-        if not (routes or upstreams or filters or consumers or listeners):
+        if not (routes or upstreams or filters or consumers or targets or listeners):
             return
         words, cells = sums([*columns, self._added], self._returned)
         self._added[CARRYING] += 1
@@ -60,7 +67,14 @@ class Ledger:
         self._carry_rows(words, upstreams, UPSTREAMS_AT, UPSTREAM_WORDS)
         self._carry_rows(words, filters, FILTERS_AT, FILTER_WORDS)
         self._carry_rows(words, consumers, CONSUMERS_AT, 1)
+        self._carry_rows(words, targets, TARGETS_AT, TARGET_WORDS)
         for name, count in cells.items():
+            if is_fault_cell(name):
+                upstream, route, fault = fault_cell_labels(name)
+                if count and (upstream in upstreams or route in routes):
+                    kept = 0 if upstream in upstreams else upstream, 0 if route in routes else route, fault
+                    self._carry_cell(name, fault_cell_name(*kept), count)
+                continue
             listener, route, method, status = cell_labels(name)
             if count and (listener in listeners or route in routes):
                 target = cell_name(

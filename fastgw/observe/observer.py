@@ -9,7 +9,7 @@ from fastgw.observe.held import Held
 from fastgw.observe.log import AccessLog, Log
 from fastgw.observe.recorder import Recorder
 from fastgw.observe.series import WORDS, Series
-from fastgw.observe.tally import Tally
+from fastgw.observe.tally import Note, Tally
 
 _twin = twin("fastgw.observe._record")
 
@@ -20,11 +20,14 @@ class Observer:
     finish: Callable[[Ended], None]
     """Count an exchange and hold its log lines. Once per exchange, when it ends; it never waits."""
 
-    def __init__(self, *, logs: Sequence[AccessLog], column: memoryview | None, series: Series) -> None:
-        """`column`: `series.WORDS` words that this worker alone writes. None: nobody reads the counts."""
+    def __init__(
+        self, *, logs: Sequence[AccessLog], column: memoryview | None, series: Series, note: Note | None = None
+    ) -> None:
+        """`column`: `series.WORDS` words that this worker alone writes. None: nobody reads the counts. `note`:
+        remembers the last error of a route."""
         if column is None:
             column = memoryview(bytearray(8 * WORDS)).cast("Q")
-        self._tally = Tally(series, column)
+        self._tally = Tally(series, column, note)
         self._logs = [self._log(settings) for settings in logs]
         recorder = Recorder(self._tally, self._logs)
         self._recorder = recorder if _twin is None else _twin.Recorder(recorder)

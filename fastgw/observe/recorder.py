@@ -18,6 +18,8 @@ from fastgw.observe.record import Record
 from fastgw.observe.tally import Place, Tally
 
 MAX_KINDS: Final = 16_384
+ERRORS: Final = 500
+"""Statuses from here on are errors of the gateway or of an upstream."""
 
 
 class Kind(NamedTuple):
@@ -112,6 +114,8 @@ class Recorder:
         request_bytes = ended.request_bytes if body is None else body.bytes
         duration_s = now - ended.begun_at
         self._tally.count(place, duration_s, request_bytes, ended.response_bytes, ended.upstream_s, ended.retries)
+        if fault is not None and route is not None and kind[6] >= ERRORS:
+            self.remember(ended)
         if ended.consumer is not None:
             self.count_consumer(ended.consumer.name)
         if self.other_logs:
@@ -124,9 +128,17 @@ class Recorder:
                 else:
                     log.add(json_line(record_of(ended, now, date), log.secrets.mask))
 
+    def remember(self, ended: Ended) -> None:
+        """It ended in a fault that is not the client's."""
+        assert ended.route is not None
+        assert ended.fault is not None
+        self._tally.remember(ended.route.name, ended.target, ended.fault.label, ended.why)
+
     def place(self, kind: Kind) -> Place:
         """Where exchanges of this kind count."""
-        return self._tally.place(kind.listener, kind.route, kind.upstream, kind.method, kind.status, kind.fault)
+        return self._tally.place(
+            kind.listener, kind.route, kind.upstream, kind.method, kind.status, kind.fault, kind.target
+        )
 
     def pieces(self, kind: Kind, slots: Container[str] = JSON_SLOTS) -> tuple[bytes, ...]:
         """`json_pieces` of exchanges of this kind."""

@@ -7,7 +7,7 @@ Routes, upstreams and faults have rows in the column, where `node.places` put th
 method x status has far more places than are ever used, so a combination takes the next free *cell* when it is first
 seen: one word that names it by places and one that counts it. A worker that comes after another in a column finds its
 cells by these names and counts on; so does one that adopts a new generation, in which other names have the places
-(`ledger` says why no name inherits counts).
+(`ledger` says why no name inherits counts). Faults by route and upstream have cells as well.
 """
 
 from bisect import bisect_left
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from fastgw.errors import Fault
-from fastgw.node.places import MAX_CONSUMERS, MAX_FILTERS, MAX_ROWS, Places
+from fastgw.node.places import MAX_CONSUMERS, MAX_FILTERS, MAX_ROWS, Places, target_name
 from fastgw.node.shared import Layout
 from fastgw.observe.families import BOUNDS_S, NONE, OTHER, FilterEvent
 
@@ -30,6 +30,24 @@ UPSTREAM_RETRIES, UPSTREAM_CONNECTS, UPSTREAM_WAITS = SUM + 1, SUM + 2, SUM + 3
 UPSTREAM_EJECTIONS, UPSTREAM_OPENINGS = SUM + 4, SUM + 5
 UPSTREAM_RETRIES_DENIED, UPSTREAM_HEDGES, UPSTREAM_WORDS = SUM + 6, SUM + 7, SUM + 8
 FILTER_WORDS: Final = len(FilterEvent)
+TARGET_FAULTS: Final = (
+    Fault.CONNECT_REFUSED,
+    Fault.CONNECT_TIMEOUT,
+    Fault.UPSTREAM_UNREACHABLE,
+    Fault.DNS_FAILED,
+    Fault.TLS_FAILED,
+    Fault.CONNECTION_LOST,
+    Fault.UPSTREAM_MALFORMED,
+    Fault.UPSTREAM_TIMEOUT,
+    Fault.UPSTREAM_INCOMPLETE,
+    Fault.UPSTREAM_STALLED,
+)
+"""Those that are a target's own; counted for each attempt, also where another one has succeeded."""
+TARGET_SERVER_ERRORS: Final = SUM + 1
+"""Answers of 500 and above."""
+TARGET_FAULTS_AT: Final = SUM + 2
+TARGET_FAULT_WORDS: Final = {fault: TARGET_FAULTS_AT + place for place, fault in enumerate(TARGET_FAULTS)}
+TARGET_WORDS: Final = TARGET_FAULTS_AT + len(TARGET_FAULTS)
 
 # Words of a column: four single ones, then rows, then cells.
 DROPPED_UNQUEUED, DROPPED_UNWRITTEN, UNCELLED, CARRYING = range(4)
@@ -42,11 +60,16 @@ FILTERS_AT: Final = UPSTREAMS_AT + UPSTREAM_ROWS * UPSTREAM_WORDS
 FILTER_ROWS: Final = 1 + 2 * MAX_FILTERS
 CONSUMERS_AT: Final = FILTERS_AT + FILTER_ROWS * FILTER_WORDS
 CONSUMER_ROWS: Final = 1 + 2 * MAX_CONSUMERS  # of one word: requests
-CELLS_AT: Final = CONSUMERS_AT + CONSUMER_ROWS
+TARGETS_AT: Final = CONSUMERS_AT + CONSUMER_ROWS
+TARGET_ROWS: Final = 1 + 2 * MAX_ROWS
+CELLS_AT: Final = TARGETS_AT + TARGET_ROWS * TARGET_WORDS
 WORDS: Final = CELLS_AT + 2 * CELLS
 """Length of a column."""
 
 _CLAIMED: Final = 1 << 63  # no name of a cell is 0, which is what an unused cell holds
+_FAULT: Final = 1 << 62  # it counts a fault by route and upstream, not requests
+NO_UPSTREAM: Final = 0x3FFF
+"""In place of an upstream's row: the fault came before one was chosen."""
 
 
 class Series:
@@ -61,6 +84,7 @@ class Series:
         self.upstreams = {name: upstream_row(place) for name, place in places.upstream_rows.items()} | {OTHER: 0}
         self.filters = {name: filter_row(place) for name, place in places.filters.items()} | {OTHER: 0}
         self.consumers = {name: consumer_row(place) for name, place in places.consumers.items()} | {OTHER: 0}
+        self.targets = {name: target_row(place) for name, place in places.target_rows.items()} | {OTHER: 0}
         self.faults = {name: row for row, name in enumerate(dict.fromkeys((OTHER, *faults)))}
         if len(self.faults) > FAULT_ROWS:
             raise ValueError("more faults than a column has room for")
@@ -72,6 +96,10 @@ class Series:
     def filter_words(self, instance: str) -> int:
         """The first word of this filter's row in a column."""
         return FILTERS_AT + self.filters.get(instance, 0) * FILTER_WORDS
+
+    def target_words(self, upstream: str, label: str) -> int:
+        """The first word of this target's row in a column."""
+        return TARGETS_AT + self.targets.get(target_name(upstream, label), 0) * TARGET_WORDS
 
     def consumer_word(self, name: str) -> int:
         """Where requests of a consumer are counted in a column."""
@@ -105,6 +133,10 @@ def filter_row(place: int) -> int:
 
 
 def consumer_row(place: int) -> int:
+    return place + 1
+
+
+def target_row(place: int) -> int:
     return place + 1
 
 
@@ -142,4 +174,18 @@ def cell_name(listener: int, route: int, method: int, status: int) -> int:
 
 def cell_labels(name: int) -> tuple[int, int, int, int]:
     """As `cell_name` takes them."""
-    return name >> 48 & 0x7FFF, name >> 32 & 0xFFFF, name >> 16 & 0xFFFF, name & 0xFFFF
+    return name >> 48 & 0x3FFF, name >> 32 & 0xFFFF, name >> 16 & 0xFFFF, name & 0xFFFF
+
+
+def fault_cell_name(upstream: int, route: int, fault: int) -> int:
+    """Of a cell that counts a fault, by rows. `upstream`: or `NO_UPSTREAM`."""
+    return _CLAIMED | _FAULT | upstream << 48 | route << 32 | fault
+
+
+def is_fault_cell(name: int) -> bool:
+    return bool(name & _FAULT)
+
+
+def fault_cell_labels(name: int) -> tuple[int, int, int]:
+    """As `fault_cell_name` takes them."""
+    return name >> 48 & 0x3FFF, name >> 32 & 0xFFFF, name & 0xFFFF

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from fastgw.node.limits import Fence
-from fastgw.observe.families import METHODS, OTHER
+from fastgw.observe.families import METHODS, NONE, OTHER
 from fastgw.observe.series import (
     CARRYING,
     CELLS_AT,
@@ -19,9 +19,13 @@ from fastgw.observe.series import (
     FILTER_ROWS,
     FILTER_WORDS,
     FILTERS_AT,
+    NO_UPSTREAM,
     ROUTE_ROWS,
     ROUTE_WORDS,
     ROUTES_AT,
+    TARGET_ROWS,
+    TARGET_WORDS,
+    TARGETS_AT,
     UNCELLED,
     UPSTREAM_ROWS,
     UPSTREAM_WORDS,
@@ -29,6 +33,8 @@ from fastgw.observe.series import (
     Series,
     cell_labels,
     claimed,
+    fault_cell_labels,
+    is_fault_cell,
 )
 
 _LOOKS: Final = 1000  # at all columns, while the supervisor is busy with its own; that takes it milliseconds
@@ -36,7 +42,7 @@ _LOOKS: Final = 1000  # at all columns, while the supervisor is busy with its ow
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Counts by name. What has counted nothing is left out, but for the faults."""
+    """Counts by name. What has counted nothing is left out."""
 
     requests: Mapping[tuple[str, str, str, int], int]
     """By listener, route, method and status; the status 0 stands for all, where combinations have run out."""
@@ -47,7 +53,10 @@ class Totals:
     """By instance; the words of each one's row: see `families.FilterEvent`."""
     consumers: Mapping[str, Sequence[int]]
     """Requests, by consumer: one word each."""
-    faults: Mapping[str, int]
+    faults: Mapping[tuple[str, str, str], int]
+    """By fault, route and upstream."""
+    targets: Mapping[str, Sequence[int]]
+    """The words of each target's row, by `places.target_name`."""
     log_records_dropped: int
 
 
@@ -68,7 +77,8 @@ def totals(
         upstreams=_rows(series.upstreams, words, UPSTREAMS_AT, UPSTREAM_WORDS, UPSTREAM_ROWS),
         filters=_rows(series.filters, words, FILTERS_AT, FILTER_WORDS, FILTER_ROWS),
         consumers=_rows(series.consumers, words, CONSUMERS_AT, 1, CONSUMER_ROWS),
-        faults={label: words[FAULTS_AT + row] for label, row in series.faults.items()},
+        faults=_faults(series, cells, words),
+        targets=_rows(series.targets, words, TARGETS_AT, TARGET_WORDS, TARGET_ROWS),
         log_records_dropped=words[DROPPED_UNQUEUED] + words[DROPPED_UNWRITTEN],
     )
 
@@ -122,11 +132,26 @@ def _requests(series: Series, cells: Mapping[int, int], uncelled: int) -> Mappin
     methods = [method.decode() for method in METHODS]
     found: Counter[tuple[str, str, str, int]] = Counter()
     for name, count in cells.items():
-        if count:
+        if count and not is_fault_cell(name):
             listener, route, method, status = cell_labels(name)
             found[listeners.get(listener, OTHER), routes.get(route, OTHER), methods[method], status] += count
     if uncelled:
         found[OTHER, OTHER, OTHER, 0] += uncelled
+    return found
+
+
+def _faults(series: Series, cells: Mapping[int, int], words: Sequence[int]) -> Mapping[tuple[str, str, str], int]:
+    faults = {row: name for name, row in series.faults.items()}
+    routes = {row: name for name, row in series.routes.items()}
+    upstreams = {row: name for name, row in series.upstreams.items()} | {NO_UPSTREAM: NONE}
+    found: Counter[tuple[str, str, str]] = Counter()
+    for name, count in cells.items():
+        if count and is_fault_cell(name):
+            upstream, route, fault = fault_cell_labels(name)
+            found[faults.get(fault, OTHER), routes.get(route, OTHER), upstreams.get(upstream, OTHER)] += count
+    for row, label in faults.items():
+        if uncelled := words[FAULTS_AT + row]:
+            found[label, OTHER, OTHER] += uncelled
     return found
 
 

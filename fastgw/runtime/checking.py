@@ -22,7 +22,8 @@ from fastgw.upstream.breaker import Phase, phase_of
 from fastgw.upstream.check import CannotCheck, Check
 from fastgw.upstream.fetch import made_context
 from fastgw.upstream.health import Outlook
-from fastgw.upstream.target import label_of
+from fastgw.upstream.outliers import may_eject
+from fastgw.upstream.target import labels_of
 from fastgw.upstream.tls import ClientTls, Identity, identity_of, material_of
 
 log = logging.getLogger("fastgw.health")
@@ -70,7 +71,7 @@ class Checks:
             self._following.cancel()
         self._following = asyncio.get_running_loop().create_task(self._follow(upstreams, places, files))
         self._following.add_done_callback(_tell_defects)
-        watched = {name: each for name, each in upstreams.items() if each.health_checks.passive or each.circuit_breaker}
+        watched = {name: each for name, each in upstreams.items() if may_eject(each) or each.circuit_breaker}
         before = self._journal
         self._journal = _Journal(watched, places, self._shared, self._words)
         if before is None:
@@ -95,9 +96,9 @@ class Checks:
                 material = material_of(upstream.tls, files)
                 identity = identity_of(upstream.tls, material)
                 tls[identity] = ClientTls(upstream.tls, material, identity)
-            for target in upstream.targets:
+            for target, label in zip(upstream.targets, labels_of(each.url for each in upstream.targets), strict=True):
                 own = identity if target.url.tls else None
-                wanted.setdefault(target_name(name, label_of(target.url)), (upstream, target, active, own))
+                wanted.setdefault(target_name(name, label), (upstream, target, active, own))
             await asyncio.sleep(0)
         for key in [key for key, running in self._running.items() if not running.stays(wanted.get(key))]:
             gone = self._running.pop(key)
@@ -117,7 +118,7 @@ class Checks:
             if own is not None and context is None:
                 continue
             check = Check(upstream, target, context, active)
-            told = f"upstream {key.rpartition(' ')[0]}: {label_of(target.url)}"
+            told = "upstream {}: {}".format(*key.rsplit(" ", 1))
             self._running[key] = _Checked(self, told, places.targets[key], check, (upstream, target, active, own))
             await asyncio.sleep(0)
 
@@ -148,8 +149,8 @@ class Checks:
         found = {}
         for name, upstream in self._upstreams.items():
             counted = breaker = None
-            if upstream.health_checks.active or upstream.health_checks.passive:
-                labels = [label_of(target.url) for target in upstream.targets]
+            if upstream.health_checks.active or may_eject(upstream):
+                labels = labels_of(target.url for target in upstream.targets)
                 places = [self._places.targets[target_name(name, label)] for label in labels]
                 thought = Counter(verdict for verdict, _ in self._words.look(column, places, now))
                 counted = {verdict: thought[verdict] for verdict in Verdict}
@@ -262,9 +263,9 @@ class _Journal:
         self._targets: dict[str, int] = {}
         self._breakers: dict[str, int] = {}
         for name, upstream in upstreams.items():
-            if upstream.health_checks.passive is not None:
-                for target in upstream.targets:
-                    key = target_name(name, label_of(target.url))
+            if may_eject(upstream):
+                for label in labels_of(target.url for target in upstream.targets):
+                    key = target_name(name, label)
                     self._targets[key] = places.targets[key]
             if upstream.circuit_breaker is not None:
                 self._breakers[name] = places.upstreams[name]

@@ -110,6 +110,7 @@ class Control:
         self._feed(self._proposals.current)
         self._quotas.follow(self._proposals.current.settings, begins=True)
         self._begin(self._quotas.run())
+        self._begin(self._view.past.run())
         self._begin(self._watch_files())
         if self._commons.follows_files:
             self._begin(self._follow_sources())

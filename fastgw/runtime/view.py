@@ -7,33 +7,42 @@ import asyncio
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Final
+from typing import Final, NamedTuple
 
 from fastgw import VERSION, config
 from fastgw.admin import node
-from fastgw.admin.metrics import Exposition, OfTls
+from fastgw.admin.metrics import Exposition, OfTls, target_errors
 from fastgw.config.levels import running
 from fastgw.config.settings import NONE, Config, Route, Target, Upstream
 from fastgw.config.values import Url
 from fastgw.identity import Index
 from fastgw.node.drained import FEED
 from fastgw.node.health import Verdict
+from fastgw.node.last_errors import LastError
 from fastgw.node.places import target_name
 from fastgw.node.revoked import Told
 from fastgw.observe import Totals
 from fastgw.observe.families import BOUNDS_S
-from fastgw.observe.series import UPSTREAM_EJECTIONS, UPSTREAM_OPENINGS, UPSTREAM_RETRIES, series_of
+from fastgw.observe.series import (
+    TARGET_FAULT_WORDS,
+    TARGET_WORDS,
+    UPSTREAM_EJECTIONS,
+    UPSTREAM_OPENINGS,
+    UPSTREAM_RETRIES,
+    series_of,
+)
 from fastgw.runtime import certificates, limit_telling
 from fastgw.runtime.channel import Channel, DrainAll
 from fastgw.runtime.checking import Checks, OfUpstream
 from fastgw.runtime.commons import Commons, Record
 from fastgw.runtime.drained import DrainedTargets
+from fastgw.runtime.history import EVERY_S, History, Recent, answered
 from fastgw.runtime.processes import Process, process
 from fastgw.runtime.proposals import Proposals
 from fastgw.runtime.revoking import Revoking
-from fastgw.upstream.target import label_of
+from fastgw.upstream.target import labels_of
 
 HEALTH: Final[Mapping[Verdict, node.Health]] = {
     Verdict.UNKNOWN: "unknown",
@@ -41,6 +50,7 @@ HEALTH: Final[Mapping[Verdict, node.Health]] = {
     Verdict.UNHEALTHY: "unhealthy",
     Verdict.EJECTED: "ejected",
 }
+UNCOUNTED: Final = (0,) * TARGET_WORDS
 UNSEEN: Final = Process(cpu_s=0.0, resident_bytes=0, open_fds=0)
 """Where the system tells nothing of other processes."""
 CLIENT_LEFT: Final = 499
@@ -76,6 +86,7 @@ class View:
         self.drained = DrainedTargets(channel, commons.feeds.get(FEED, b""), proposals.current.generation)
         self.quota_file: Callable[[], node.QuotaFileInfo | None] = lambda: None
         """How the file fares that counts are kept in."""
+        self.past = History(self._totals, self.live)
         self._certified: tuple[object, object] = (None, None)
         self._of_tls: OfTls = ((), ())
         self._parts = Parts(proposals.config)
@@ -137,14 +148,27 @@ class View:
             connections=sum(worker.connections for worker in workers),
             requests=sum(totals.requests.values()),
             responses=responses,
-            faults={label: count for label, count in totals.faults.items() if count},
+            faults=_by_fault(totals),
             latency=node.Latency(BOUNDS_S, buckets),
             loop_lag_s=max((worker.loop_lag_s for worker in workers), default=0.0),
             workers=workers,
         )
 
+    def history(self) -> node.History:
+        return node.History(EVERY_S, BOUNDS_S, list(self.past.points))
+
     def routes(self) -> list[node.RouteInfo]:
         totals = self._totals()
+        recent = self.past.recent(totals)
+        last = self._commons.words.last_errors.of_routes(self._commons.shared.views, self._exposition.series.places)
+        faults: dict[str, dict[str, int]] = {}
+        for (fault, route, _), count in totals.faults.items():
+            of_route = faults.setdefault(route, {})
+            of_route[fault] = of_route.get(fault, 0) + count
+        recent_faults: dict[str, dict[str, int]] = {}
+        for (route, fault), count in recent.faults.items():
+            if count > 0:
+                recent_faults.setdefault(route, {})[fault] = count
         requests: Counter[str] = Counter()
         errors: Counter[str] = Counter()
         for (_, route, _, status), count in totals.requests.items():
@@ -164,6 +188,10 @@ class View:
                 errors=errors[route.name],
                 p50_s=quantile(totals.routes.get(route.name, ()), 0.5),
                 p99_s=quantile(totals.routes.get(route.name, ()), 0.99),
+                rate=answered(recent.routes.get(route.name, ())) / recent.seconds,
+                faults=faults.get(route.name, {}),
+                recent_faults=recent_faults.get(route.name, {}),
+                last_error=_last_error(last.get(route.name)),
             )
             for route in self._proposals.config.routes
         ]
@@ -174,12 +202,13 @@ class View:
     def upstreams(self) -> list[node.UpstreamInfo]:
         totals, fares = self._totals(), self._of_health()
         wrong = {} if self.health is None else self.health.problems()
+        seen = self._seen(totals)
         return [
             node.UpstreamInfo(
                 name=name,
                 algorithm=upstream.load_balancing.algorithm,
                 retries=_counted(totals, name, UPSTREAM_RETRIES),
-                targets=[self._target(name, target, wrong) for target in upstream.targets],
+                targets=[self._target(name, target, label, seen, wrong) for target, label in _labelled(upstream)],
                 breaker=breaker.value if name in fares and (breaker := fares[name].breaker) is not None else None,
                 ejections=_counted(totals, name, UPSTREAM_EJECTIONS),
                 breaker_openings=_counted(totals, name, UPSTREAM_OPENINGS),
@@ -208,11 +237,11 @@ class View:
 
     def drain_target(self, upstream: str, target: str, drained: bool) -> node.TargetInfo | None:
         configured = self._current_parts().upstreams.get(upstream)
-        found = () if configured is None else [each for each in configured.targets if label_of(each.url) == target]
+        found = () if configured is None else [each for each, label in _labelled(configured) if label == target]
         if not found:
             return None
         (self.drained.drain if drained else self.drained.restore)(target_name(upstream, target))
-        return self._target(upstream, found[0])
+        return self._target(upstream, found[0], target, self._seen(self._totals()))
 
     async def rollback(self, generation: int | None) -> node.Outcome:
         return await self._proposals.rollback(generation)
@@ -274,23 +303,48 @@ class View:
             )
         return sorted(found, key=lambda worker: (worker.slot, worker.uptime_s))
 
-    def _target(self, upstream: str, target: Target, wrong: Mapping[str, str] = NONE) -> node.TargetInfo:
+    def _seen(self, totals: Totals) -> "Seen":
+        last = self._commons.words.last_errors.of_targets(self._commons.shared.views, self._exposition.series.places)
+        return Seen(totals, self.past.recent(totals), last)
+
+    def _health(self, name: str, place: int, totals: Totals) -> node.Health:
+        verdict = self._commons.words.targets.verdict(self._commons.shared, place, time.monotonic())
+        if verdict is Verdict.UNKNOWN:
+            if self.past.is_failing(name, totals):
+                return "failing"
+            if self.past.is_answering(name, totals):
+                return "healthy"
+        return HEALTH[verdict]
+
+    def _target(
+        self, upstream: str, target: Target, label: str, seen: "Seen", wrong: Mapping[str, str] = NONE
+    ) -> node.TargetInfo:
         """`wrong`: what checks have found wrong, by the target's name."""
         words, shared = self._commons.words.targets, self._commons.shared
-        name = target_name(upstream, label_of(target.url))
+        name = target_name(upstream, label)
         place = self._proposals.current.places.targets.get(name)
         if place is None:
-            return node.TargetInfo(str(target.url), target.weight, "unknown", 0, 0, 0)
+            return node.TargetInfo(str(target.url), target.weight, "unknown", 0, 0, 0, label=label)
+        row, lately = seen.totals.targets.get(name, UNCOUNTED), seen.recent.targets.get(name, UNCOUNTED)
+        errors, recent_errors = target_errors(row), target_errors(lately)
         return node.TargetInfo(
             url=str(target.url),
             weight=target.weight,
             priority=target.priority,
             drained=not target.weight or name in self.drained.names,
-            health=HEALTH[words.verdict(shared, place, time.monotonic())],
+            health=self._health(name, place, seen.totals),
             in_use=shared.total(words.in_use + place),
             idle=shared.total(words.idle + place),
             waiting=shared.total(words.waiting + place),
             problem=wrong.get(name, ""),
+            label=label,
+            requests=_attempts(row),
+            errors=errors,
+            rate=_attempts(lately) / seen.recent.seconds,
+            recent_errors=recent_errors,
+            p50_s=quantile(lately, 0.5),
+            p99_s=quantile(lately, 0.99),
+            last_error=_last_error(seen.last_errors.get(name)),
         )
 
     def _reloads(self) -> node.Reloads:
@@ -301,6 +355,14 @@ class View:
             last_success=not own[words.last_reload_failed],
             last=[_reload(record) for record in reversed(self._proposals.records)],
         )
+
+
+class Seen(NamedTuple):
+    """What is known of all targets at a moment."""
+
+    totals: Totals
+    recent: Recent
+    last_errors: Mapping[str, LastError]
 
 
 class Parts:
@@ -340,6 +402,26 @@ def quantile(row: Sequence[int], share: float) -> float | None:
             return lower + (bound - lower) * (wanted - below) / count
         below, lower = below + count, bound
     return lower
+
+
+def _attempts(row: Sequence[int]) -> int:
+    """At a target: answers, and what failed without one."""
+    return answered(row) + sum(row[word] for word in TARGET_FAULT_WORDS.values())
+
+
+def _last_error(error: LastError | None) -> node.LastError | None:
+    return None if error is None else node.LastError(*error)
+
+
+def _labelled(upstream: Upstream) -> Iterator[tuple[Target, str]]:
+    return zip(upstream.targets, labels_of(target.url for target in upstream.targets), strict=True)
+
+
+def _by_fault(totals: Totals) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for (fault, _, _), count in totals.faults.items():
+        found[fault] += count
+    return found
 
 
 def _counted(totals: Totals, upstream: str, word: int) -> int:

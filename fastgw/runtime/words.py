@@ -11,13 +11,14 @@ from fastgw.config import settings as config
 from fastgw.downstream.secured import Outcome
 from fastgw.gateway import Gateway
 from fastgw.node import state_up, tokens
+from fastgw.node.last_errors import LastErrors
 from fastgw.node.limits import AddressLimit, NodeLimit
 from fastgw.node.places import CannotPlace, Places
 from fastgw.node.shared import Column, Shared
 from fastgw.node.targets import TargetWords
 from fastgw.observe import Series, Totals, totals
 from fastgw.observe.ledger import Ledger
-from fastgw.observe.series import UNCELLED, claimed, counted_in
+from fastgw.observe.series import UNCELLED, claimed, counted_in, is_fault_cell
 from fastgw.observe.series import WORDS as COUNTED
 from fastgw.routing import Steps
 
@@ -44,6 +45,7 @@ class Words:
         self._counted = counted_in(layout)
         self._returned = layout.counter("series_returned", COUNTED)
         self.targets = TargetWords(layout)
+        self.last_errors = LastErrors(layout)
         self.tokens = layout.counter("token_cache", tokens.WORDS)
         """Look-ups in token caches: hits, then misses."""
         self.state_up = layout.gauge("state_up")
@@ -238,7 +240,7 @@ class Words:
     def requests_of(self, column: Column) -> int:
         """How many requests this worker, and those before it in this column, have finished."""
         counted = self.counted(column)
-        return counted[UNCELLED] + sum(count for _, count in claimed(counted))
+        return counted[UNCELLED] + sum(count for name, count in claimed(counted) if not is_fault_cell(name))
 
     def reloaded(self, shared: Shared, ok: bool, date: float, *, of_contents: bool = False) -> None:
         """In the supervisor: a reload has ended, at this date (epoch seconds). `of_contents`: it was about files that

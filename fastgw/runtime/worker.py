@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from time import monotonic
 from types import MappingProxyType
@@ -130,7 +131,10 @@ class Worker:
         )
         gateway.stock.roster.follow(commons.revoked, self._revoke)
         self._observer = Observer(
-            logs=gateway.config.access_logs, column=words.counted(self._column), series=gateway.series
+            logs=gateway.config.access_logs,
+            column=words.counted(self._column),
+            series=gateway.series,
+            note=partial(words.last_errors.note_route, self._column),
         )
         self._server = Server(
             self._ground,

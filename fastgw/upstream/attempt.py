@@ -147,11 +147,11 @@ class Attempt(Timed):
             expects_continue=expects_continue,
         )
 
-    def failed(self, fault: Fault) -> None:
+    def failed(self, fault: Fault, why: str = "") -> None:
         """No connection could be had."""
         forwarding = self._forwarding
-        self._end(fault)
-        forwarding.lost(self, fault, CONNECT_FAILURE if fault.retry is Retry.SAFE else NEVER)
+        self._end(fault, why)
+        forwarding.lost(self, fault, CONNECT_FAILURE if fault.retry is Retry.SAFE else NEVER, why)
 
     # what the connection tells
 
@@ -194,7 +194,9 @@ class Attempt(Timed):
             elif fault.retry is Retry.IF_ASKED:
                 condition = PER_TRY_TIMEOUT
         pool = self._upstream.pool
-        self._end(None if condition == RESET else fault)  # it may close what is idle: that is no sign of ill health
+        self._end(
+            None if condition == RESET else fault, why
+        )  # it may close what is idle: that is no sign of ill health
         pool.discard(connection)
         forwarding.lost(self, fault, condition, why)
 
@@ -309,11 +311,13 @@ class Attempt(Timed):
             connection.close()
             pool.discard(connection)
 
-    def _end(self, fault: Fault | None = None) -> None:
+    def _end(self, fault: Fault | None = None, why: str = "") -> None:
         """It is over; `fault`: it was the service that failed, and this is how."""
         if self.filed_at != inf:
             self._upstream.ground.wheel.drop(self)
         watch = self._upstream.watch
+        if fault is not None:
+            self._upstream.count_failure(self.target, fault, why)
         if watch is not None:
             if fault is not None:
                 watch.failed(self.target, fault, self.seconds())

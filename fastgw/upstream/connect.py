@@ -20,6 +20,8 @@ from fastgw.upstream.tls_client import Client, TlsClientTransport
 
 ATTEMPT_DELAY: Final = 0.25
 """Seconds until the next address is tried beside one that has not answered (RFC 8305 section 5)."""
+DETAIL_MAX: Final = 200
+"""Characters."""
 UNIX_RETRY: Final = 0.01
 """Seconds until a unix socket whose queue is full is tried again: the system tells nobody when there is room."""
 
@@ -53,12 +55,16 @@ _CONNECT_FAULTS: Final = {
 
 
 class ConnectFailed(Exception):
-    """No connection could be made. `reason` is for the log: it may name addresses and certificates."""
+    """No connection could be made. `reason` is for the log: it may name addresses and certificates.
 
-    def __init__(self, fault: Fault, reason: str) -> None:
+    `detail`: the same in a few words for the access log: an errno's name, or the reason that TLS or DNS gave.
+    """
+
+    def __init__(self, fault: Fault, reason: str, detail: str = "") -> None:
         super().__init__(reason)
         self.fault = fault
         self.reason = reason
+        self.detail = detail
 
 
 class Connecting(Client, Protocol):
@@ -88,7 +94,7 @@ async def connect(target: Target, protocol: Connecting, timeout: float) -> Addre
             return address
     except OSError as error:
         reason = f"{step.text}: {_reason(error, timeout)}"
-        raise ConnectFailed(_fault(step, error), reason) from error
+        raise ConnectFailed(_fault(step, error), reason, _detail(step, error, timeout)) from error
 
 
 def _fault(step: Step, error: OSError) -> Fault:
@@ -101,6 +107,18 @@ def _reason(error: OSError, timeout: float) -> str:
     if isinstance(error, TimeoutError) and error.errno is None:
         return f"not done within {timeout:g} s"
     return str(error) or type(error).__name__
+
+
+def _detail(step: Step, error: OSError, timeout: float) -> str:
+    if isinstance(error, TimeoutError) and error.errno is None:
+        return f"{step.text} not done within {timeout:g} s"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"TLS: {error.verify_message}"[:DETAIL_MAX]
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {(error.reason or type(error).__name__).lower().replace('_', ' ')}"[:DETAIL_MAX]
+    if step is Step.RESOLVE:
+        return f"DNS: {str(error).rpartition('] ')[2]}"[:DETAIL_MAX]
+    return errno.errorcode.get(error.errno or 0, type(error).__name__)
 
 
 async def _hand_over(sock: socket.socket, address: Address, target: Target, protocol: Connecting) -> None:

@@ -12,6 +12,7 @@ import os
 import termios
 from contextlib import suppress
 from enum import IntEnum
+from errno import errorcode
 from math import inf
 from ssl import SSLError, SSLWantReadError
 from typing import Final, Protocol, cast
@@ -356,7 +357,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
                 borrower.failed_on(Fault.CONNECTION_LOST, silent=False, why=why)
         elif self.phase is AWAITING or self.phase is RECEIVING:
             fault = Fault.CONNECTION_LOST if self.phase is AWAITING else Fault.UPSTREAM_INCOMPLETE
-            self._fail(fault, self._why())
+            self._fail(fault, self._why() or _errno_of(exc))
         self._drop_rescue()
 
     def pause_writing(self) -> None:
@@ -612,3 +613,8 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         if self._rescue_fd >= 0:
             os.close(self._rescue_fd)
             self._rescue_fd = -1
+
+
+def _errno_of(error: Exception | None) -> str:
+    """The name of the errno that ended a connection; "" where none did."""
+    return errorcode.get(error.errno or 0, "") if isinstance(error, OSError) else ""

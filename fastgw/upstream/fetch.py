@@ -253,7 +253,7 @@ class _Asked(NoTunnel):
         self.late = Fault.UPSTREAM_TIMEOUT
         connection.begin_special(self, self._request, self._method, (), whole=True, expects_continue=False)
 
-    def failed(self, fault: Fault) -> None:
+    def failed(self, fault: Fault, why: str = "") -> None:
         self._finish((fault, ""))
 
     # what the connection tells

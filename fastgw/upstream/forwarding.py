@@ -255,6 +255,8 @@ class Forwarding(Timed):
             target = self.upstream.balancer.pick(exchange, (*self._tried, attempt.target))
             if target is None:
                 return False
+        if head.status >= 500:
+            self.upstream.count_refused(attempt.target)
         attempt.release(ended)
         self._drop(attempt)
         self._follow(wait, fresh=False, target=target)

@@ -13,7 +13,13 @@ from fastgw.config.values import Url
 from fastgw.errors import Fault
 from fastgw.node.ground import Ground
 from fastgw.node.timers import Timed
-from fastgw.observe.series import UPSTREAM_HEDGES, UPSTREAM_RETRIES_DENIED, UPSTREAM_WORDS
+from fastgw.observe.series import (
+    TARGET_FAULT_WORDS,
+    TARGET_SERVER_ERRORS,
+    UPSTREAM_HEDGES,
+    UPSTREAM_RETRIES_DENIED,
+    UPSTREAM_WORDS,
+)
 from fastgw.upstream.balance import Balancer, Member, Nobody
 from fastgw.upstream.balance.drawn import Latency, LeastConnections, Random
 from fastgw.upstream.balance.hashed import ConsistentHash, Key, address, key_of
@@ -34,6 +40,8 @@ SPARE_RETRIES: Final = 3
 """Retries that may be under way on the node besides the budget: that is a share, and a share of little is nothing."""
 
 
+Note = Callable[[Target, Fault, str], None]
+"""Remembers that a target has failed, how, and why."""
 _NONE: Final[Set[Target]] = frozenset()  # each `frozenset()` is another
 _UNCOUNTED: Final = memoryview(bytearray(8 * UPSTREAM_WORDS)).cast("Q")
 """Where all those count that nobody reads."""
@@ -57,6 +65,7 @@ class Upstream:
         "_hashed",
         "_latencies",
         "_loads",
+        "_note",
         "_rising",
         "_spare",
         "_spared",
@@ -129,6 +138,7 @@ class Upstream:
         self._spare: Limit | None = None  # nobody counts for the node: made when it is needed
         self._counts = _UNCOUNTED
         self._counted = 0  # where its row begins there
+        self._note: Note | None = None
         self.pool: Pool[UpstreamConnection]
         self.ground: Ground
 
@@ -196,12 +206,16 @@ class Upstream:
         self._watch_without_health = self.watch
         if health.watches:
             self.watch = told_too(self.watch, health)
+        else:
+            self.pool.on_connected = health.connected
         self.settle()
 
     def retire(self, heir: "Upstream | None") -> None:
         """It is configured no more: keep no connections but those that its heir of the same name keeps."""
         if self.health is not None:  # what is still under way must not count: others may get the places
             self.health.stop()
+            if self.pool.on_connected == self.health.connected:  # its heir may have the same pool
+                self.pool.on_connected = None
             self.watch, self.health = self._watch_without_health, None
             self.settle()  # without its breaker
         if heir is not None and heir.started and heir.pool is self.pool:
@@ -257,9 +271,24 @@ class Upstream:
 
     # the retry budget
 
-    def count_in(self, spare: Limit, counts: memoryview, first: int) -> None:
-        """`spare`: the node's, of `SPARE_RETRIES`. `counts`: this worker's, in which its row begins at `first`."""
-        self._spare, self._counts, self._counted = spare, counts, first
+    def count_in(self, spare: Limit, counts: memoryview, first: int, note: "Note | None" = None) -> None:
+        """`spare`: the node's, of `SPARE_RETRIES`. `counts`: this worker's, in which its row begins at `first`, and
+        those of its targets where they say. `note`: remembers a target's last error."""
+        self._spare, self._counts, self._counted, self._note = spare, counts, first, note
+
+    def count_failure(self, target: Target, fault: Fault, why: str) -> None:
+        """An attempt at a target has failed. What is not the target's own does not count."""
+        word = TARGET_FAULT_WORDS.get(fault)
+        if word is not None and self._note is not None:
+            self._counts[target.counted + word] += 1
+            self._note(target, fault, why)
+        if self.health is not None and not self.health.watches:
+            self.health.not_connected(target, fault)
+
+    def count_refused(self, target: Target) -> None:
+        """An answer of 500 and above was dropped for another attempt."""
+        if self._note is not None:
+            self._counts[target.counted + TARGET_SERVER_ERRORS] += 1
 
     def may_retry(self) -> bool:
         """Take a place of the retry budget, or a struggling upstream would be asked twice for everything.

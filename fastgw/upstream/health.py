@@ -16,11 +16,10 @@ from fastgw.node.health import HealthWords, Verdict
 from fastgw.node.shared import Column
 from fastgw.node.timers import Timed, Wheel
 from fastgw.upstream.breaker import Breaker, Phase
-from fastgw.upstream.outliers import Outliers
+from fastgw.upstream.outliers import Outliers, may_eject
 from fastgw.upstream.target import Target
 
 SHUNNED: Final = frozenset((Verdict.UNHEALTHY, Verdict.EJECTED))
-GATEWAY_ERRORS: Final = frozenset((502, 503, 504))
 ERRORS: Final = 500
 """Statuses from here on are errors."""
 
@@ -81,6 +80,7 @@ class Health:
         "_places",
         "_returns_at",
         "_tries",
+        "_watches_answers",
         "_words",
         "breaker",
     )
@@ -111,13 +111,15 @@ class Health:
         self._outliers: Outliers | None = None
         self.breaker: Breaker | None = None
         self._tries = False  # the breaker is not closed: successes count
-        if settings.health_checks.passive is not None:
+        self._watches_answers = settings.circuit_breaker is not None
+        if settings.health_checks.passive is not None and may_eject(settings):
 
             def ejected() -> None:
                 count(Event.EJECTED)
                 self._follow_targets(clock())
 
             self._outliers = Outliers(settings.health_checks.passive, words, column, self._places, ejected)
+            self._watches_answers |= self._outliers.needs_answers
         if settings.circuit_breaker is not None:
             self.breaker = Breaker(
                 settings.circuit_breaker,
@@ -144,8 +146,11 @@ class Health:
 
     @property
     def watches(self) -> bool:
-        """Whether it has to be told of attempts. What control finds out needs none."""
-        return self._outliers is not None or self.breaker is not None
+        """Whether it has to be told of attempts; else `connected` and `not_connected` are enough, and no request pays.
+
+        What control finds out needs none.
+        """
+        return self._watches_answers
 
     def wait(self) -> float:
         """Seconds until the first ejected target comes back; next to none where nobody knows when one will."""
@@ -162,7 +167,7 @@ class Health:
         words[self._attempts] += 1
         words[self._attempts_at[target]] += 1
         if status >= ERRORS:
-            self._erred(target, seconds, failed=status in GATEWAY_ERRORS, sent=True)
+            self._erred(target, seconds, sent=True)
         elif self._tries:
             assert self.breaker is not None
             self.breaker.succeeded(self._clock() - seconds)
@@ -175,10 +180,25 @@ class Health:
             words = self._mine
             words[self._attempts] += 1
             words[self._attempts_at[target]] += 1
-        self._erred(target, seconds, failed=True, sent=sent is not Sent.NOTHING)
+        self._erred(target, seconds, sent=sent is not Sent.NOTHING)
 
-    def _erred(self, target: Target, seconds: float, *, failed: bool, sent: bool) -> None:
+    # --- what is told of connects instead, where it does not watch attempts ---
+
+    def connected(self, target: Target) -> None:
+        """A connection was opened: that ends a streak."""
+        place = self._attempts_at.get(target)
+        if place is not None and self._outliers is not None:
+            self._mine[place] += 1
+
+    def not_connected(self, target: Target, fault: Fault) -> None:
+        """None could be opened for a request."""
+        if OWN_FAULTS.get(fault) is Sent.NOTHING and self._outliers is not None:
+            self._mine[self._attempts_at[target]] += 1
+            self._erred(target, 0.0, sent=False)
+
+    def _erred(self, target: Target, seconds: float, *, sent: bool) -> None:
         words, place = self._mine, self._places[target]
+        failed = self._outliers is not None and self._outliers.counts(sent)
         words[self._errors] += 1
         words[self._words.errors + place] += 1
         if failed:

@@ -6,8 +6,8 @@ of the same number add up; a success of any worker, which makes it another numbe
 same instant may each miss the other: then it takes one more.
 
 What keeps one client, whose requests make any target fail, from ejecting them all:
-1. What counts is seen by the gateway and is not what a service says of a request: 400s and 500s are not (but for
-   `error_rate`), 502 to 504 and broken answers are; and a success in between, of any client, ends a streak.
+1. Unless `failures` is set, failed connects alone count. Where it is, answers below 500 do not count, and a success in
+   between, of any client, ends a streak.
 2. Requests go to all targets in turn, so such a client does to the neighbours what it does to this one. A target whose
    neighbours are half as far is alike, not an outlier, and stays. Failed connects are nobody's request: they count
    always.
@@ -17,7 +17,7 @@ What keeps one client, whose requests make any target fail, from ejecting them a
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, final
 
-from fastgw.config.settings import PassiveHealth
+from fastgw.config.settings import PassiveHealth, Upstream
 from fastgw.node.health import MOST_LEVEL, Ejection, HealthWords
 from fastgw.node.shared import Column
 from fastgw.upstream.target import Target
@@ -40,6 +40,12 @@ def most_ejected(targets: int, share: float) -> int:
     return min(max(int(targets * share + 1e-9), 1), targets)
 
 
+def may_eject(settings: Upstream) -> bool:
+    """Whether its targets are ever ejected. The only one of an upstream is not."""
+    passive = settings.health_checks.passive
+    return passive is not None and most_ejected(len(settings.targets), passive.max_ejected) > 0
+
+
 @final
 class Outliers:
     """The targets of one upstream, in one worker. `on_eject`: this worker has ejected one."""
@@ -49,6 +55,8 @@ class Outliers:
         "_column",
         "_full_until",
         "_most",
+        "_needed",
+        "_needed_connects",
         "_on_eject",
         "_order",
         "_places",
@@ -72,6 +80,8 @@ class Outliers:
         self._order: Sequence[int] = tuple(places.values())
         self._at = {place: index for index, place in enumerate(self._order)}
         self._most = most_ejected(len(self._order), settings.max_ejected)
+        self._needed = settings.failures  # failures in a row; None: only failed connects count
+        self._needed_connects = settings.connect_failures or settings.failures or 1
         self._on_eject = on_eject
         self._full_until = 0.0
         self._windows: dict[int, Window] = {}
@@ -79,10 +89,19 @@ class Outliers:
     def __repr__(self) -> str:
         return f"<Outliers of {len(self._order)}, {self._most} at a time>"
 
+    @property
+    def needs_answers(self) -> bool:
+        """Whether it has to be told of more than connects."""
+        return self._needed is not None or self._settings.error_rate is not None
+
+    def counts(self, sent: bool) -> bool:
+        """Whether a failure lengthens a streak. `sent`: the target had the request."""
+        return not sent or self._needed is not None
+
     def erred(self, target: Target, now: float, begun_at: float, *, failed: bool, sent: bool) -> None:
         """An attempt that began then came to nothing. It is counted already.
 
-        `failed`: the target's own failure, else an answer of 500 or above; `sent`: it had the request.
+        `failed`: it lengthens a streak; `sent`: the target had the request.
         """
         place = self._places[target]
         words, column, settings = self._words, self._column, self._settings
@@ -93,7 +112,8 @@ class Outliers:
         due = False
         if failed:
             streak = self._lengthen(place, now, back)
-            due = streak >= settings.failures or (back and streak > 1)
+            needed = self._needed if sent and self._needed is not None else self._needed_connects
+            due = streak >= needed or (back and streak > 1)
             if due and sent and self._neighbours_fail(place, now):
                 due = False
         if not due and settings.error_rate is not None:
@@ -141,7 +161,7 @@ class Outliers:
             if self._words.ejection(self._column.views, other).until > now:
                 continue
             looked = True
-            if 2 * self._streak(other, self._successes(other), instant, False) < self._settings.failures:
+            if 2 * self._streak(other, self._successes(other), instant, False) < (self._needed or 1):
                 return False
         return looked
 

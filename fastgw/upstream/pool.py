@@ -61,7 +61,8 @@ class Borrower(Protocol[C_contra]):
 
     def lent(self, connection: C_contra) -> None: ...
 
-    def failed(self, fault: Fault) -> None: ...
+    def failed(self, fault: Fault, why: str = "") -> None:
+        """`why`: for the log; may be empty."""
 
 
 class Limit(Protocol):
@@ -150,6 +151,7 @@ class Pool(Generic[C]):
         "_ticker",
         "_waiters",
         "idle_count",
+        "on_connected",
         "targets",
     )
 
@@ -192,6 +194,8 @@ class Pool(Generic[C]):
         self._ticker: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
         self._stopped = False
+        self.on_connected: Callable[[Target], None] | None = None
+        """Told of each connection that was opened."""
         self.share(workers)
         for target in self.targets:
             target.watch(partial(self._follow, target))
@@ -432,6 +436,8 @@ class Pool(Generic[C]):
         self._openings.remove(task)
         target.opening -= 1
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is None and self.on_connected is not None:
+            self.on_connected(target)
         if error is None and not connection.closed:
             self._connections[connection] = task.result()
             if target not in self.targets:
@@ -443,7 +449,7 @@ class Pool(Generic[C]):
                 self._lend_to(waiter, connection)
             return
         self._leave_place(target)
-        fault = self._explain(target, error, connection.lost_by)
+        fault, why = self._explain(target, error, connection.lost_by)
         if fault is Fault.CONNECTIONS_EXHAUSTED:
             self._queue_again(target)
             return
@@ -453,7 +459,7 @@ class Pool(Generic[C]):
             self._forget_waiter(waiter)
         self._fill()
         if waiter is not None:
-            waiter.borrower.failed(fault)
+            waiter.borrower.failed(fault, why)
 
     def _queue_again(self, target: Target) -> None:
         """No descriptor or port was left for an opening: the last one that had a place waits for one again."""
@@ -464,28 +470,29 @@ class Pool(Generic[C]):
             self._placeless.move_to_end(waiter, last=False)
         self._tick_later()
 
-    def _explain(self, target: Target, error: BaseException | None, lost_by: str) -> Fault:
-        """The fault of an opening that failed; why goes to the log, as clients must not see it.
+    def _explain(self, target: Target, error: BaseException | None, lost_by: str) -> tuple[Fault, str]:
+        """The fault of an opening that failed, and why: for logs, as clients must not see it.
 
         `lost_by`: what has ended the connection as soon as it was open, where that was TLS.
         """
         if isinstance(error, asyncio.CancelledError):  # by `stop`
-            return Fault.POOL_TIMEOUT
+            return Fault.POOL_TIMEOUT, ""
         if error is None and lost_by:  # as by a target that judges our certificate
-            fault, reason = Fault.TLS_FAILED, lost_by
+            fault, reason, detail = Fault.TLS_FAILED, lost_by, f"TLS: {lost_by}"
         elif error is None:
             fault, reason = Fault.CONNECT_REFUSED, "closed as soon as it was open"
+            detail = reason
         elif isinstance(error, ConnectFailed):
-            fault, reason = error.fault, error.reason
+            fault, reason, detail = error.fault, error.reason, error.detail
         else:
             report = {"message": f"opening a connection to {target.label}", "exception": error}
             asyncio.get_running_loop().call_exception_handler(report)
-            return Fault.INTERNAL
+            return Fault.INTERNAL, ""
         now = monotonic()
         if now >= target.logged_at + LOG_EVERY:
             target.logged_at = now
             log.warning("target %s: %s: %s", target.label, fault.label, reason)
-        return fault
+        return fault, detail
 
     def _follow(self, target: Target) -> None:
         """An address of the target has gone: so do the connections to it, the lent ones once they are given back."""

@@ -6,8 +6,8 @@ Rule 2: the counts and queues are `pool`'s: nothing else changes them.
 
 import socket
 import ssl
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_address
 from typing import Any, Final, final
 
@@ -27,6 +27,7 @@ class Target:
         "_literal",
         "_name",
         "base_path",
+        "counted",
         "host",
         "host_header",
         "idle",
@@ -53,14 +54,17 @@ class Target:
         server_name: str | None = None,
         resolve_interval: float = 30.0,
         timeouts: settings.UpstreamTimeouts = _TIMEOUTS,
+        label: str = "",
     ) -> None:
-        """`tls`: required for an https URL, ignored for others. `host_header`, `server_name`: as configured."""
+        """`tls`: required for an https URL, ignored for others. `host_header`, `server_name`: as configured. `label`:
+        of `labels_of`, where there are others."""
         self.timeouts = timeouts
         self.place = 0  # in the node's shared memory
+        self.counted = 0  # where its row of counts begins there
         self.scheme = url.scheme
         self.host = url.host
         self.port = url.port
-        self.label = label_of(url)
+        self.label = label or label_of(url)
         self.base_path = url.base_path.encode()
         self.minor = 1  # of the HTTP/1 version it answered with last
         self.host_header = _host_header(url, host_header)
@@ -113,23 +117,37 @@ def build_targets(
 ) -> tuple[Target, ...]:
     """The targets of a configured upstream, in file order. `tls`: required if one of them is an https URL.
 
-    `there`: those that are there already, and are taken as they are.
+    `there`: those that are there already, and are taken as they are, unless they are called otherwise now.
     """
-    return tuple(
-        there.get(target.url)
-        or Target(
-            target.url,
-            upstream.host_header,
-            tls,
-            upstream.tls.server_name,
-            upstream.resolve.interval,
-            upstream.timeouts,
-        )
-        for target in upstream.targets
-    )
+    made = []
+    for target, label in zip(upstream.targets, labels_of(each.url for each in upstream.targets), strict=True):
+        known = there.get(target.url)
+        if known is None or known.label != label:
+            known = Target(
+                target.url,
+                upstream.host_header,
+                tls,
+                upstream.tls.server_name,
+                upstream.resolve.interval,
+                upstream.timeouts,
+                label,
+            )
+        made.append(known)
+    return tuple(made)
+
+
+def labels_of(urls: Iterable[Url]) -> list[str]:
+    """What the targets of an upstream are called: by their addresses, and by their paths too where two share one."""
+    urls = list(urls)
+    labels = [label_of(url) for url in urls]
+    if len(set(labels)) == len(labels):
+        return labels
+    often = Counter(labels)
+    return [f"{label}{url.base_path}" if often[label] > 1 else label for label, url in zip(labels, urls, strict=True)]
 
 
 def label_of(url: Url) -> str:
+    """The address of a target."""
     if url.socket:
         return f"unix:{url.socket}"
     return f"[{url.host}]:{url.port}" if ":" in url.host else f"{url.host}:{url.port}"

@@ -20,6 +20,7 @@ from fastgw.admin.node import (
     Committed,
     ConsumerInfo,
     Effective,
+    History,
     Latency,
     Live,
     Outcome,
@@ -93,6 +94,9 @@ class FakeNode:
     def live(self) -> Live:
         latency = Latency([0.001, 0.01], [5, 3, 1])
         return Live(1_700_000_100.0, 100.0, 1, "serving", 17, 9, {"2xx": 8, "5xx": 1}, {}, latency, 0.0, [WORKER])
+
+    def history(self) -> History:
+        return History(10.0, [0.001, 0.01], [])
 
     def routes(self) -> list[RouteInfo]:
         return [

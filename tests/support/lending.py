@@ -50,7 +50,7 @@ class Borrower:
     def lent(self, connection: Connection) -> None:
         self.told.append(connection)
 
-    def failed(self, fault: Fault) -> None:
+    def failed(self, fault: Fault, why: str = "") -> None:
         self.told.append(fault)
 
     async def answer(self) -> Connection | Fault:

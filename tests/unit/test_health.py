@@ -176,16 +176,65 @@ def test_a_success_on_any_worker_ends_the_row() -> None:
     for number in range(20):
         for worker in (0, 1, 2, 0):
             node.workers[worker].fails(0)
-        node.workers[number % 3].answers(0, 500 if number % 2 else 200)  # a service that says 500 is there
+        node.workers[number % 3].answers(0, 404 if number % 2 else 200)  # a service that says 404 is there
     assert node.out() == ""
 
 
-@pytest.mark.parametrize("status", [502, 503, 504])
-def test_gateway_errors_are_failures(status: int) -> None:
+@pytest.mark.parametrize("status", [500, 502, 503, 504])
+def test_answers_of_500_and_above_are_failures_where_they_are_counted(status: int) -> None:
     node = Node(passive=PASSIVE)
     for _ in range(5):
         node.workers[0].answers(2, status)
     assert node.out() == "c"
+
+
+def test_by_default_a_failed_connect_ejects_and_nothing_else_does() -> None:
+    """As nginx's `max_fails=1`; and no request is told of for it."""
+    node = Node(passive=settings.HealthChecks().passive)
+    first = node.workers[0]
+    assert not first.health.watches
+    for fault in (Fault.UPSTREAM_TIMEOUT, Fault.CONNECTION_LOST, Fault.POOL_FULL, Fault.CONNECTIONS_EXHAUSTED):
+        first.health.not_connected(first.targets[0], fault)
+    assert node.out() == ""
+    first.health.not_connected(first.targets[0], Fault.CONNECT_REFUSED)
+    assert node.out() == "a"
+    second = node.workers[1]
+    second.health.not_connected(second.targets[1], Fault.CONNECT_TIMEOUT)
+    assert node.out() == "a"  # of three, half is one
+    node.passes(5.1)
+    assert node.out() == ""
+
+
+def test_a_connection_between_ends_a_row_of_failed_connects() -> None:
+    """On whichever worker it was opened."""
+    node = Node(passive=settings.PassiveHealth(connect_failures=3))
+    for _ in range(5):
+        for worker in node.workers[:2]:
+            worker.health.not_connected(worker.targets[0], Fault.CONNECT_REFUSED)
+        node.workers[2].health.connected(node.workers[2].targets[0])
+    assert node.out() == ""
+    for worker in node.workers:
+        worker.health.not_connected(worker.targets[0], Fault.CONNECT_REFUSED)
+    assert node.out() == "a"
+
+
+def test_failed_connects_may_have_a_bound_of_their_own() -> None:
+    node = Node(passive=settings.PassiveHealth(failures=5, connect_failures=2))
+    for _ in range(4):
+        node.workers[0].fails(0)
+    assert node.out() == ""
+    node.workers[0].fails(1, Fault.CONNECT_REFUSED)
+    node.workers[0].fails(1, Fault.CONNECT_REFUSED)
+    assert node.out() == "b"
+
+
+def test_the_only_target_is_never_ejected_and_pays_nothing() -> None:
+    node = Node(targets=1, passive=settings.HealthChecks().passive)
+    worker = node.workers[0]
+    assert not worker.health.watches
+    for _ in range(10):
+        worker.health.not_connected(worker.targets[0], Fault.CONNECT_REFUSED)
+    assert node.out() == ""
 
 
 @pytest.mark.parametrize("fault", [Fault.CLIENT_LEFT, Fault.POOL_FULL, Fault.TUNNEL_IDLE, Fault.LENGTH_REQUIRED])

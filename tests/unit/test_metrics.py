@@ -99,6 +99,7 @@ def test_every_family_is_told_with_its_labels_and_kind(node: Node, accept: bytes
     """As both of Prometheus' formats want it; read by Prometheus' own parsers."""
     for route in ("user", 'a"\\\nb', "ü", "gone", ""):
         node.finish(route, fault="bad_request")
+    node.finish("user", 503)
     node.tally.count_filter("limit", FilterEvent.ANSWER)
     node.tally.count_filter("limit", FilterEvent.COPY_SENT)
     node.tally.count_consumer("alice")

@@ -178,7 +178,7 @@ def test_bytes_retries_and_faults_are_summed_under_their_labels() -> None:
     assert {name: row[ROUTE_REQUEST_BYTES] for name, row in found.routes.items()} == {"user": 2**40 + 10, "_none": 0}
     assert {name: row[ROUTE_RESPONSE_BYTES] for name, row in found.routes.items()} == {"user": 3, "_none": 4}
     assert found.upstreams["users"][UPSTREAM_RETRIES] == 2
-    assert found.faults == {"_other": 1, "bad_request": 0, "connection_lost": 1}
+    assert found.faults == {("_other", "_none", "_none"): 1, ("connection_lost", "user", "_none"): 1}
 
 
 # --- over generations ---

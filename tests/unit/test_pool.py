@@ -316,7 +316,7 @@ async def test_a_borrower_may_call_back_into_the_pool(dialer):
     pool = make(upstream("http://192.0.2.1:80", "http://192.0.2.2:80", max_connections=1))
 
     class Retrying(Borrower):
-        def failed(self, fault: Fault) -> None:
+        def failed(self, fault: Fault, why: str = "") -> None:
             assert pool.lend(pool.targets[1], self) is None
 
     borrowers = [Retrying() for _ in range(3)]

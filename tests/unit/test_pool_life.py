@@ -152,7 +152,7 @@ async def test_whatever_happens_the_counts_are_true_and_everyone_is_told_once(di
             lent.append(connection)
             assert not connection.closed
 
-        def failed(self, fault: Fault) -> None:
+        def failed(self, fault: Fault, why: str = "") -> None:
             waiting.remove(self)
 
     def borrow() -> None:

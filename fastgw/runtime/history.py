@@ -1,0 +1,145 @@
+"""What control remembers of the node: a point each ten seconds of the last hour, and what was counted a minute ago.
+
+Bounded: `POINTS` points of a few numbers, and `MARKS` copies of the rows that have counted anything. Control begins
+anew with nothing; counts themselves live in shared memory.
+"""
+
+import asyncio
+import time
+from array import array
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from fastgw.admin.metrics import target_errors
+from fastgw.admin.node import HistoryPoint, Live
+from fastgw.observe import Totals
+from fastgw.observe.families import BOUNDS_S
+from fastgw.observe.series import TARGET_WORDS
+
+EVERY_S: Final = 10.0
+POINTS: Final = 360
+"""An hour of them."""
+MARKS: Final = 7
+"""So that the oldest is a minute old."""
+_BUCKETS: Final = len(BOUNDS_S) + 1
+_NOTHING: Final = (0,) * TARGET_WORDS
+
+
+class Recent(NamedTuple):
+    """What was counted lately, by the words of `observe.series`."""
+
+    seconds: float
+    targets: Mapping[str, Sequence[int]]
+    routes: Mapping[str, Sequence[int]]
+    faults: Mapping[tuple[str, str], int]
+    """By route and fault."""
+
+
+class _Mark(NamedTuple):
+    at: float
+    targets: Mapping[str, Sequence[int]]
+    routes: Mapping[str, Sequence[int]]
+    faults: Mapping[tuple[str, str], int]
+
+
+class History:
+    """`totals`, `live`: what is the case now. `clock`: monotonic seconds."""
+
+    def __init__(
+        self, totals: Callable[[], Totals], live: Callable[[], Live], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._totals, self._live, self._clock = totals, live, clock
+        self._marks: deque[_Mark] = deque(maxlen=MARKS)
+        self._before: Live | None = None
+        self._failing: frozenset[str] = frozenset()
+        self.points: deque[HistoryPoint] = deque(maxlen=POINTS)
+
+    async def run(self) -> None:
+        """Remember, until cancelled."""
+        while True:
+            self.tick()
+            await asyncio.sleep(EVERY_S)
+
+    def tick(self) -> None:
+        totals = self._totals()
+        failing = {name for name in totals.targets if self.is_failing(name, totals)}
+        self._failing = frozenset(failing)
+        self._marks.append(_mark(totals, self._clock()))
+        live, before = self._live(), self._before
+        self._before = live
+        if before is not None and before.uptime_s <= live.uptime_s:
+            self.points.append(_point(before, live))
+
+    def recent(self, totals: Totals) -> Recent:
+        """What was counted since about a minute ago, or since control began."""
+        now = _mark(totals, self._clock())
+        if not self._marks:
+            return Recent(1.0, {}, {}, {})
+        since = self._marks[0]
+        return Recent(
+            max(now.at - since.at, 1.0),
+            {name: _less(row, since.targets.get(name)) for name, row in now.targets.items()},
+            {name: _less(row, since.routes.get(name)) for name, row in now.routes.items()},
+            {key: count - since.faults.get(key, 0) for key, count in now.faults.items()},
+        )
+
+    def is_failing(self, target: str, totals: Totals) -> bool:
+        """Whether it fails all that it was asked last."""
+        row = totals.targets.get(target)
+        if row is None:
+            return False
+        for mark in reversed(self._marks):
+            counted = _less(row, mark.targets.get(target))
+            answers = answered(counted)
+            if answers or sum(target_errors(counted).values()):
+                return not answers
+        return target in self._failing
+
+    def is_answering(self, target: str, totals: Totals) -> bool:
+        """Whether it has answered all that it was asked in the last minute, and was asked."""
+        row = totals.targets.get(target)
+        if row is None or not self._marks:
+            return False
+        counted = _less(row, self._marks[0].targets.get(target))
+        return answered(counted) > 0 and not target_errors(counted)
+
+
+def answered(row: Sequence[int]) -> int:
+    """How many answers a histogram's row has."""
+    return sum(row[:_BUCKETS])
+
+
+def _mark(totals: Totals, now: float) -> _Mark:
+    faults: Counter[tuple[str, str]] = Counter()
+    for (fault, route, _), count in totals.faults.items():
+        faults[route, fault] += count
+    targets, routes = _copied(totals.targets), _copied(totals.routes)
+    return _Mark(now, targets, routes, faults)
+
+
+def _copied(rows: Mapping[str, Sequence[int]]) -> Mapping[str, Sequence[int]]:
+    return {name: array("Q", row) for name, row in rows.items()}
+
+
+def _less(row: Sequence[int], before: Sequence[int] | None) -> Sequence[int]:
+    """A row that has less than before is another one by now."""
+    if before is None:
+        return row
+    less = [now - then for now, then in zip(row, before, strict=True)]
+    return row if any(count < 0 for count in less) else less
+
+
+def _point(before: Live, live: Live) -> HistoryPoint:
+    seconds = max(live.uptime_s - before.uptime_s, 0.001)
+    faults = {name: count - before.faults.get(name, 0) for name, count in live.faults.items()}
+    return HistoryPoint(
+        date=live.date,
+        seconds=seconds,
+        connections=live.connections,
+        requests=max(live.requests - before.requests, 0),
+        responses={name: max(count - before.responses.get(name, 0), 0) for name, count in live.responses.items()},
+        faults={name: count for name, count in faults.items() if count > 0},
+        latency=[max(now - then, 0) for now, then in zip(live.latency.counts, before.latency.counts, strict=True)],
+        loop_lag_s=live.loop_lag_s,
+    )

@@ -1,0 +1,59 @@
+"""What the targets of an upstream are called: each has counts, an error and a verdict of its own."""
+
+from fastgw.config import settings
+from fastgw.config.values import parse_url
+from fastgw.node.health import Ejection, Verdict
+from fastgw.node.last_errors import TEXT_BYTES, LastErrors
+from fastgw.node.places import Names, first
+from fastgw.node.shared import Layout, Shared
+from fastgw.node.targets import TargetWords
+from fastgw.upstream.target import build_targets, labels_of
+
+
+def test_targets_of_one_address_are_told_by_their_paths() -> None:
+    urls = [parse_url(each) for each in ("http://a/x", "http://a/y", "http://b/x", "http://a:81/x")]
+    assert labels_of(urls) == ["a:80/x", "a:80/y", "b:80", "a:81"]
+    assert labels_of(urls[1:]) == ["a:80", "b:80", "a:81"]
+
+
+def test_targets_of_one_address_have_verdicts_of_their_own() -> None:
+    """`http://a/x` is ejected, `http://a/y` goes on."""
+    upstream = settings.Upstream(
+        targets=tuple(settings.Target(url=parse_url(each)) for each in ("http://a/x", "http://a/y"))
+    )
+    layout = Layout()
+    words = TargetWords(layout)
+    shared = Shared.create(layout, 1)
+    places = first(Names(upstreams={"u": [target.label for target in build_targets(upstream)]}))
+    one, other = places.targets["u a:80/x"], places.targets["u a:80/y"]
+    words.health.eject(shared.columns[0], one, Ejection(1005.0, 1))
+    assert words.verdict(shared, one, 1000.0) is Verdict.EJECTED
+    assert words.verdict(shared, other, 1000.0) is Verdict.UNKNOWN
+
+
+def test_a_target_that_is_called_otherwise_now_is_made_anew() -> None:
+    """One of the same address has come: what was counted by the address alone is not taken for either's."""
+    one = settings.Upstream(targets=(settings.Target(url=parse_url("http://a/x")),))
+    (before,) = build_targets(one)
+    known = {one.targets[0].url: before}
+    assert build_targets(one, None, known) == (before,)
+    two = settings.Upstream(targets=(*one.targets, settings.Target(url=parse_url("http://a/y"))))
+    assert [target.label for target in build_targets(two, None, known)] == ["a:80/x", "a:80/y"]
+
+
+def test_the_newest_error_of_all_workers_is_told() -> None:
+    """A long reason is cut; a name that has come to the place since has no error."""
+    layout = Layout()
+    errors = LastErrors(layout)
+    shared = Shared.create(layout, 2)
+    places = first(Names(routes=("r",), upstreams={"u": ["a:80", "b:80"]}))
+    errors.note_target(shared.columns[0], places, "u a:80", "connect_refused", "ECONNREFUSED")
+    errors.note_target(shared.columns[1], places, "u a:80", "tls_failed", "é" * 400)
+    errors.note_target(shared.columns[1], places, "u nobody:80", "tls_failed", "")
+    errors.note_route(shared.columns[0], places, "r", "no_healthy_target", "")
+    (found,) = errors.of_targets(shared.views, places).items()
+    assert found[0] == "u a:80"
+    assert (found[1].fault, found[1].reason) == ("tls_failed", "é" * ((TEXT_BYTES - len("tls_failed ")) // 2))
+    route = errors.of_routes(shared.views, places)["r"]
+    assert (route.fault, route.reason) == ("no_healthy_target", "")
+    assert not errors.of_targets(shared.views, first(Names(upstreams={"v": ["c:80"]})))
