@@ -24,6 +24,7 @@ from fastgw.admin.client import TOKEN, AdminClient, Refused, Unreachable
 from fastgw.config.files import LARGEST
 from fastgw.config.secret import SecretError
 from fastgw.config.values import parse_address
+from fastgw.events import Event
 
 if TYPE_CHECKING:
     from fastgw.admin.choosing import Choice, Wanted
@@ -611,7 +612,7 @@ def _serve(
 def _announce(bound: Bound) -> None:
     from fastgw.runtime.notices import notice
 
-    notice(f"fastgw {VERSION}: listening on {bound}")
+    notice(Event.LISTENING, f"fastgw {VERSION}: listening on {bound}")
 
 
 def _but(notes: Sequence[config.Problem]) -> str:

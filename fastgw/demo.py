@@ -17,6 +17,7 @@ from fastgw import VERSION
 from fastgw.config import Config
 from fastgw.config.settings import AccessLog, FilterUse, Limits, Listener, Route, Target, Upstream
 from fastgw.config.values import Address, Url
+from fastgw.events import Event
 from fastgw.filters.request_id import RequestId
 from fastgw.runtime.bound import Bound
 from fastgw.runtime.channel import FIRST_GENERATION, Channel, Ready
@@ -74,9 +75,9 @@ def demo(address: Address, workers: int | Literal["auto"]) -> Iterator[tuple[Con
 
 def announce(bound: Bound) -> None:
     """The first words of the demo."""
-    notice(f"fastgw {VERSION}: demo on {bound}, Ctrl-C to stop")
+    notice(Event.DEMO, f"fastgw {VERSION}: demo on {bound}, Ctrl-C to stop")
     for label, line in zip(("try:", "", ""), commands(bound.urls[0]), strict=True):
-        notice(f"  {label:<5} {line}")
+        notice(Event.DEMO, f"  {label:<5} {line}")
 
 
 def commands(url: str) -> list[str]:

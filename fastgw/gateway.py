@@ -4,7 +4,6 @@ Immutable, but for what a worker starts. Rule: nothing here refers back to what 
 by piece, without the collector.
 """
 
-import logging
 import ssl
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from functools import cached_property
@@ -16,6 +15,7 @@ from fastgw.config import settings as config
 from fastgw.config.locating import Where, locate
 from fastgw.downstream import Listener, ListenerTable
 from fastgw.errors import Fault
+from fastgw.events import Event, say
 from fastgw.exchange import Link, Route
 from fastgw.filters.api import Services, Stock
 from fastgw.filters.unusable import Unusable
@@ -43,8 +43,6 @@ from fastgw.upstream.health import Health, Outlook
 from fastgw.upstream.outliers import may_eject
 from fastgw.upstream.target import Target
 from fastgw.upstream.tls import Identity
-
-log = logging.getLogger("fastgw")
 
 _COUNTED_AT: Final = {HealthEvent.EJECTED: UPSTREAM_EJECTIONS, HealthEvent.OPENED: UPSTREAM_OPENINGS}
 
@@ -295,7 +293,7 @@ def _stop(link: Link) -> None:
             try:
                 link.hooks.stop()
             except Exception:  # the edge of a filter: its error is logged, the others still stop
-                log.exception("filter %s: its stop raised", link.use.name)
+                say(Event.FILTER_RAISED, "filter %s: its stop raised", link.use.name, error=True)
 
 
 def dismantling(old: Gateway, new: Gateway) -> Steps[None]:

@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parent.parent / "fastgw"
 ORDER = [
     {"compiled", "_slots"},  # of all twins, before any room
     {"wire"},
-    {"errors"},
+    {"errors", "events"},
     {"node"},
     {"observe"},
     {"config"},

@@ -30,6 +30,7 @@ from fastgw.admin.answers import refused
 from fastgw.config.secret import Secret, SecretError
 from fastgw.config.settings import Admin
 from fastgw.config.values import Address
+from fastgw.events import Event
 from fastgw.runtime.notices import RareNotice
 from fastgw.runtime.registering import is_private
 
@@ -119,7 +120,9 @@ class Gate:
         try:
             return self._unproved(fields, scope["method"])
         except SecretError as error:
-            self._complain(f"admin: the token cannot be read, so nobody is let in by it: {error}")
+            self._complain(
+                Event.ADMIN_TOKEN_UNREADABLE, f"admin: the token cannot be read, so nobody is let in by it: {error}"
+            )
             return refused(503, "The token to compare with cannot be read; the gateway's log says more.")
 
     def _unproved(self, fields: Headers, method: str) -> ASGIApp | None:

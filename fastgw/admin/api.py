@@ -5,7 +5,6 @@ change of the configuration is an `Outcome`, whatever its status.
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from http import HTTPStatus
@@ -45,9 +44,8 @@ from fastgw.admin.openapi import document
 from fastgw.admin.operation import Act, Operation
 from fastgw.config.problems import shorten
 from fastgw.config.secret import SecretError
+from fastgw.events import Event, say
 from fastgw.runtime.notices import described
-
-log = logging.getLogger("fastgw")
 
 BODY_MAX: Final = 8 * 1024 * 1024
 BODY_PATIENCE: Final = 30.0
@@ -131,7 +129,7 @@ async def _left(request: Request, error: Exception) -> Response:
 
 
 async def _own_fault(request: Request, error: Exception) -> Response:
-    log.error("admin: a defect: %s", described(error))
+    say(Event.DEFECT, "admin: a defect: %s", described(error))
     return refused(500, "A defect of the gateway; its log says more.")
 
 

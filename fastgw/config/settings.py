@@ -97,6 +97,7 @@ __all__ = [
     "Limits",
     "Listener",
     "LoadBalancing",
+    "Log",
     "OrFrom",
     "PassiveHealth",
     "PathForwarding",
@@ -334,6 +335,17 @@ class AccessLog(Settings):
     refresh_token, jwt, assertion, client_assertion, code, secret, client_secret, password, passwd, pwd, pass, auth,
     session, key, api_key, api-key, apikey, x-api-key, sig, signature, x-amz-signature, x-amz-credential and
     x-amz-security-token. Case is ignored. Users and passwords in URLs are masked too."""
+
+
+class Log(Settings):
+    """How the gateway tells operators about itself, on stderr: a line for each event, with time, level, process, the
+    event's name and a text. A change takes effect with a reload."""
+
+    format: Literal["text", "json"] = "text"
+    """`text`: `TIME LEVEL PROCESS[PID] EVENT: TEXT`; `json`: an object with `time`, `level`, `process`, `pid`, `event`
+    and `message`."""
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """What is less important is not told."""
 
 
 class Respond(Settings):
@@ -627,6 +639,8 @@ class Config(Settings):
     """What clients may send and hold."""
     access_logs: tuple[AccessLog, ...] = (AccessLog(),)
     """Where requests are logged. `[]` = nowhere."""
+    log: Log = Log()
+    """How the gateway tells about itself."""
     upstreams: Mapping[Name, Upstream] = NONE
     """Groups of targets, by name."""
     filter_sets: Mapping[Name, Filters] = NONE

@@ -21,6 +21,7 @@ from fastgw.downstream.answer import CHUNKED, CLOSE, LENGTH, framing_of, own_ans
 from fastgw.downstream.choose import choose, too_long
 from fastgw.downstream.unreadable import unreadable
 from fastgw.errors import Fault, fault_of
+from fastgw.events import Event, say
 from fastgw.exchange import Exchange, Outcome, Relay, Reply, Response, Route, Trailers, begin, problem, run_request
 from fastgw.exchange.chain import checked, count_raised
 from fastgw.exchange.reply import NO_CONTENT
@@ -505,10 +506,10 @@ class Downstream(asyncio.BufferedProtocol, Timed):
                 return  # the exchange is over
             self._waiting = None
             if done.cancelled():  # from elsewhere: it shared what it waited for
-                log.error("what a filter waited for was cancelled")
+                say(Event.DEFECT, "what a filter waited for was cancelled")
                 go_on(problem(Fault.INTERNAL))
             elif (error := done.exception()) is not None:
-                log.error("what a filter waited for has failed", exc_info=error)
+                say(Event.DEFECT, "what a filter waited for has failed", error=error)
                 go_on(problem(Fault.INTERNAL))
             else:
                 go_on(done.result())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, cast, final
 
 from fastgw.downstream.connection import TOKEN_START, Downstream
 from fastgw.errors import Fault
+from fastgw.events import Event
 from fastgw.forwarded import Peer
 from fastgw.node.limits import AddressLimit
 from fastgw.node.sending import send_at_once
@@ -263,7 +264,8 @@ class Secured(TlsTransport):
             self.close()
 
     def _flooded(self, why: str) -> None:
-        self._server.complain(f"listener {self.listener.name}: TLS with {self.peer.ip} is cut off: {why}", why)
+        text = f"listener {self.listener.name}: TLS with {self.peer.ip} is cut off: {why}"
+        self._server.complain(Event.TLS_HANDSHAKE_FAILED, text, why)
         self._lose(None)
 
 

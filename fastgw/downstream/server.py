@@ -1,7 +1,6 @@
 """What all client connections of one worker share: listeners, limits, time, the observer; and how they end together."""
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from email.utils import formatdate
@@ -16,6 +15,7 @@ from fastgw.downstream.secured import Outcome, Secured
 from fastgw.downstream.tls import ServerContexts
 from fastgw.downstream.trust import reserved_fields
 from fastgw.errors import Fault
+from fastgw.events import Event, say
 from fastgw.exchange import Chain, Route
 from fastgw.forwarded import Peer
 from fastgw.node.ground import Ground
@@ -24,8 +24,6 @@ from fastgw.node.tickets import Seeds
 from fastgw.node.timers import Wheel
 from fastgw.observe import Observer
 from fastgw.routing import Router
-
-log = logging.getLogger("fastgw.downstream")
 
 TOLD_AT_ONCE: Final = 256
 """Connections that are told in one turn of the loop that their listener is removed, or judges clients otherwise."""
@@ -108,6 +106,10 @@ class DrainSummary(NamedTuple):
     """Exchanges and tunnels that did not."""
 
 
+Complain = Callable[[Event, str, str], None]
+"""Tells of an event that may come thousands of times a second; each kind is told of by itself."""
+
+
 class DateLine:
     """The `Date` field of what is sent now, with its CRLF; made once a second."""
 
@@ -146,7 +148,7 @@ class Server:
         self.handshakes: set[Secured] = set()
         """Connections on which TLS is being agreed on; they are kept by themselves."""
         self.shaken = [0] * len(Outcome) if shaken is None else shaken
-        self.complain: Callable[[str, str], None] = lambda text, kind: log.warning(text)
+        self.complain: Complain = lambda event, text, kind: say(event, text)
         """Tells of a handshake that failed; there may be thousands a second."""
         self._shook_hands = asyncio.Event()
         self._seeds = seeds
@@ -219,7 +221,11 @@ class Server:
         self.shaken[outcome] += 1
         told = outcome.name.lower().replace("_", " ")
         reason = f"{told}{why and ': '}{why}"
-        self.complain(f"listener {listener.name}: TLS handshake with {peer.ip} failed: {reason}", reason)
+        self.complain(
+            Event.TLS_HANDSHAKE_FAILED,
+            f"listener {listener.name}: TLS handshake with {peer.ip} failed: {reason}",
+            reason,
+        )
 
     async def end_handshakes(self) -> None:
         """Give those that are under way the time that a last request is given, and end the rest."""

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, final
 
 from fastgw.errors import Fault
+from fastgw.events import Event, say
 from fastgw.exchange.reply import Reply, problem
 from fastgw.exchange.states import ENDED
 from fastgw.observe.families import FilterEvent
@@ -462,7 +463,7 @@ def count_raised(step: object, kind: str, exchange: Exchange) -> str:
         chain.told_at = {}
     if now >= chain.told_at.get(step, -inf) + TOLD_EVERY_S:
         chain.told_at[step] = now
-        log.exception("filter %s: its %s step raised", name, kind)
+        say(Event.FILTER_RAISED, "filter %s: its %s step raised", name, kind, error=True)
     exchange.client.count_filter(name, FilterEvent.RAISED)
     return f"filter {name}: its {kind} step raised"
 

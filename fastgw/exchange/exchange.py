@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from fastgw.compiled import twin
 from fastgw.errors import Fault
+from fastgw.events import Event, say
 from fastgw.exchange.chain import Chain, RequestStep, Route, before_any, checked, count_raised
 from fastgw.exchange.relay import Relay, Trailers
 from fastgw.exchange.reply import NO_NAMES, Reply, Response, own_response, problem
@@ -349,7 +350,7 @@ class Exchange:
         if response.status == before or response.may_become(before):
             return True
         self.why = f"a response step has made the status {before} {response.status!r}, which cannot go out in its place"
-        log.error("route %s: %s", "-" if self.route is None else self.route.name, self.why)
+        say(Event.FILTER_RAISED, "route %s: %s", "-" if self.route is None else self.route.name, self.why)
         return False
 
     def answer_instead(self) -> None:

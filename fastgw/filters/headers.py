@@ -1,6 +1,5 @@
 """headers: set, add and remove fields of requests and responses."""
 
-import logging
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final
 from weakref import ref
@@ -11,13 +10,12 @@ from fastgw.config.problems import suggest
 from fastgw.config.secret import Elsewhere
 from fastgw.config.settings import NONE, Settings
 from fastgw.config.values import FieldName, Notation, parse_field_value
+from fastgw.events import Event, say
 from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Secret
 from fastgw.filters.templates import VALUES, Unfit, Value, compiled, is_identity, parameters, parse_template
 from fastgw.wire.framing import RequestHead
 from fastgw.wire.grammar import IS_VALUE
 from fastgw.wire.headers import Fields, folded, without
-
-log = logging.getLogger("fastgw.filters")
 
 _OURS: Final = RequestHead.DROPPED
 _ANY: Final[dict[str, Any]] = {"type": "string"}
@@ -206,7 +204,7 @@ def _lenient(value: Value, where: str) -> Value:
         except Unfit as unfit:
             if not told:
                 told = True
-                log.warning("%s is left out, as %s; not told again", where, unfit)
+                say(Event.FILTER_VALUE_UNFIT, "%s is left out, as %s; not told again", where, unfit)
             return None
 
     return held

@@ -5,7 +5,6 @@ Rule 2: a key that it does not name any more counts no more, nor what was verifi
 """
 
 import asyncio
-import logging
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +18,7 @@ import msgspec
 
 from fastgw.config.settings import UpstreamTls
 from fastgw.config.values import Endpoint
+from fastgw.events import Event, say
 from fastgw.filters.allowance import Allowance
 from fastgw.filters.api import Feed, FeedSource, NodeSide, Services
 from fastgw.jose import KeySet, UnknownKey, Unusable, read_set
@@ -27,7 +27,6 @@ from fastgw.node.flights import Flights
 from fastgw.upstream.fetch import FetchFailed
 from fastgw.upstream.tls import read_tls
 
-log = logging.getLogger("fastgw")
 T = TypeVar("T")
 
 EVERY_S: Final = 600.0
@@ -74,11 +73,11 @@ class JwksSource(FeedSource, frozen=True, kw_only=True):
             except (FetchFailed, Unusable) as problem:
                 if str(problem) != complaint:
                     complaint = str(problem)
-                    log.warning("%s: %s; %s", self._title, complaint, _KEPT if value else _NONE)
+                    say(Event.FEED_FAILED, "%s: %s; %s", self._title, complaint, _KEPT if value else _NONE)
                 node.attempted(complaint)
             else:
                 if complaint:
-                    log.warning("%s: there again", self._title)
+                    say(Event.FEED_BACK, "%s: there again", self._title)
                 if fetched.body != value:
                     self._tell(read_set(fetched.body))
                 node.attempted()
@@ -103,7 +102,7 @@ class JwksSource(FeedSource, frozen=True, kw_only=True):
 
     def _tell(self, keys: KeySet) -> None:
         for each in keys.passed_over:
-            log.info("%s: passed over: %s", self._title, each)
+            say(Event.KEY_PASSED_OVER, "%s: passed over: %s", self._title, each)
 
 
 async def _until_due(node: NodeSide, value: bytes, wait: float, allowance: Allowance) -> None:

@@ -12,17 +12,15 @@ is asked once that has decided.
 
 import asyncio
 import inspect
-import logging
 from collections.abc import Awaitable
 from math import inf
 from typing import Final, final
 
+from fastgw.events import Event, say
 from fastgw.exchange import ClientSide, Exchange, Hooks, Reply
 from fastgw.exchange.chain import TOLD_EVERY_S, abandon, checked
 from fastgw.exchange.shadow import Rehearsal, ShadowExchange
 from fastgw.observe.families import FilterEvent
-
-log = logging.getLogger("fastgw")
 
 PATIENCE_S: Final = 30.0
 MOST_WAITING: Final = 1000
@@ -221,7 +219,7 @@ class _Shadow:
     def _raised(self, case: _Case, kind: str, error: BaseException) -> None:
         if case.exchange.begun_at >= self._told_at + TOLD_EVERY_S:
             self._told_at = case.exchange.begun_at
-            log.error("filter %s, in shadow: its %s step raised", self._instance, kind, exc_info=error)
+            say(Event.FILTER_RAISED, "filter %s, in shadow: its %s step raised", self._instance, kind, error=error)
         case.decide(FilterEvent.RAISE, f"raise {type(error).__name__}")
         case.over = True
 

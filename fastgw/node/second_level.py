@@ -8,7 +8,6 @@ what is wrong: there may be thousands.
 """
 
 import asyncio
-import logging
 import os
 import struct
 import time
@@ -19,10 +18,9 @@ from typing import Any, Final, final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from fastgw.events import Event, say
 from fastgw.node.redis_address import RedisAddress
 from fastgw.node.redis_trouble import in_words
-
-log = logging.getLogger("fastgw")
 
 PATIENCE_S: Final = 0.25
 AWAY_S: Final = 1.0
@@ -80,13 +78,13 @@ class _Redis:
         self._answered_at = time.monotonic()
         if self._told:
             self._told.clear()
-            log.warning("second level: %s answers again", self._address.host)
+            say(Event.STATE_BACK, "second level: %s answers again", self._address.host)
         return answer
 
     def _tell(self, why: str) -> None:
         if why not in self._told:
             self._told.add(why)
-            log.warning("second level: %s does not answer: %s", self._address.host, why)
+            say(Event.STATE_UNREACHABLE, "second level: %s does not answer: %s", self._address.host, why)
 
 
 _known: Final[dict[RedisAddress, _Redis]] = {}
@@ -139,7 +137,7 @@ class SecondLevel:
         try:
             opened = self._seal.decrypt(sealed[:_NONCE], sealed[_NONCE:], name.encode())
         except InvalidTag:
-            log.warning("second level: %s holds a value that is not ours", self._address.host)
+            say(Event.STATE_STRANGE, "second level: %s holds a value that is not ours", self._address.host)
             return None
         until_date: float = _UNTIL.unpack_from(opened)[0]
         return (opened[_UNTIL.size :], until_date) if time.time() < until_date else None

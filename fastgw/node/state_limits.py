@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from hashlib import blake2b, sha1
 from typing import Any, Final, NamedTuple, final
 
+from fastgw.events import Event, say
 from fastgw.node import state_up
 from fastgw.node.cells import COUNT_MAX
 from fastgw.node.redis_pipe import ERRORS, Pipe, opened, packed
@@ -288,7 +289,12 @@ class StateLimits:
     def _go(self, why: str) -> None:
         if not self._is_told_away and self._holders:
             self._is_told_away = True
-            log.warning("limits: the Redis at %s does not answer: %s; nobody asks it until it does", self._place, why)
+            say(
+                Event.STATE_UNREACHABLE,
+                "limits: the Redis at %s does not answer: %s; nobody asks it until it does",
+                self._place,
+                why,
+            )
         self._drop(why)
         if self._holders:
             state_up.seen(self, is_up=False)
@@ -322,7 +328,7 @@ class StateLimits:
         if task is self._connecting and not task.cancelled() and (error := task.exception()) is not None:
             if not self._is_told_away:
                 self._is_told_away = True
-                log.error("limits: a defect while the Redis at %s is connected to", self._place, exc_info=error)
+                say(Event.DEFECT, "limits: a defect while the Redis at %s is connected to", self._place, error=error)
             self._connecting = None
             self._connect(AGAIN_MOST_S)
             self._go(type(error).__name__)
@@ -354,4 +360,4 @@ class StateLimits:
     def _tell_back(self) -> None:
         """Not before it has been there for a while: one that comes and goes, or talks nonsense, would fill the log."""
         self._steady, self._is_told_away = None, False
-        log.warning("limits: the Redis at %s answers again", self._place)
+        say(Event.STATE_BACK, "limits: the Redis at %s answers again", self._place)

@@ -6,11 +6,13 @@ the thread writes and nothing else, and wakes seldom: while it has the interpret
 """
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Sequence
-from threading import Event, Thread
+from threading import Thread
 from typing import Final, Protocol
 
+from fastgw.events import Event, say
 from fastgw.observe.held import Held
 from fastgw.observe.lines import FORMATS, Secrets
 from fastgw.observe.sink import Sink
@@ -64,7 +66,7 @@ class Log:
         self._tally = tally
         self._sink = Sink(settings.sink)
         self._told = False  # that lines are dropped; once is enough, the metric says how many
-        self._wake, self._press = Event(), Event()  # there is something to do; at once
+        self._wake, self._press = threading.Event(), threading.Event()  # there is something to do; at once
         self._stopping = False
         self.held = held(MAX_HELD, self._wake.set, self._press.set)
         self._thread = Thread(target=self._run, name=f"access log {settings.sink}", daemon=True)
@@ -79,8 +81,10 @@ class Log:
         self._tally.drop_unqueued()
         if not self._told:
             self._told = True
-            log.warning(
-                "access log %s is not taken as fast as it grows: lines are dropped and counted", self.settings.sink
+            say(
+                Event.ACCESS_LOG_FAILED,
+                "access log %s is not taken as fast as it grows: lines are dropped and counted",
+                self.settings.sink,
             )
 
     def start(self) -> None:

@@ -6,7 +6,6 @@ time, which a pipe takes whole or not at all.
 """
 
 import errno
-import logging
 import os
 import select
 import stat
@@ -14,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
-log = logging.getLogger("fastgw")
+from fastgw.events import Event, say
 
 STDOUT: Final = "stdout"
 _FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -133,9 +132,14 @@ class Sink:
             return
         self._trouble = trouble
         if error:
-            log.error("access log %s: %s; lines are dropped until it can be written", self._name, error.strerror)
+            say(
+                Event.ACCESS_LOG_FAILED,
+                "access log %s: %s; lines are dropped until it can be written",
+                self._name,
+                error.strerror,
+            )
         else:
-            log.warning("access log %s can be written again", self._name)
+            say(Event.ACCESS_LOG_BACK, "access log %s can be written again", self._name)
 
 
 def _open_stdout() -> int:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Final
 
 from fastgw.downstream import Listener, Server
+from fastgw.events import Event
 from fastgw.node.malloc import trim
 from fastgw.runtime.capacity import connections_held
 from fastgw.runtime.notices import RareNotice
@@ -154,7 +155,7 @@ class Acceptor:
     def _pause_all(self, why: str) -> None:
         """Wait, instead of being woken without end by connections that cannot be taken."""
         if self._pause is None:
-            self._complain(f"not accepting for {PAUSE} s: {why}")
+            self._complain(Event.ACCEPT_PAUSED, f"not accepting for {PAUSE} s: {why}")
             for listening in self._listeners:
                 self._loop.remove_reader(listening)
             self._pause = self._loop.call_later(PAUSE, self._resume)
@@ -169,7 +170,7 @@ class Acceptor:
         self._greetings.discard(greeting)
 
     def refuse(self, client: socket.socket, listener: Listener, peer: Peer, why: str) -> None:
-        self._complain(f"listener {listener.name}: connection from {peer[0]} refused: {why}")
+        self._complain(Event.CONNECTION_REFUSED, f"listener {listener.name}: connection from {peer[0]} refused: {why}")
         client.close()
 
     def serve(self, client: socket.socket, listener: Listener, peer: Peer, local: Peer | None) -> None:

@@ -5,7 +5,6 @@ known of a target any more, and it may be used.
 """
 
 import asyncio
-import logging
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +13,7 @@ from time import monotonic
 from typing import Final, NamedTuple
 
 from fastgw.config.settings import ActiveHealth, Target, Upstream
+from fastgw.events import Event, say
 from fastgw.node.ground import Ground
 from fastgw.node.health import HealthWords, Verdict
 from fastgw.node.places import Places, target_name
@@ -25,8 +25,6 @@ from fastgw.upstream.health import Outlook
 from fastgw.upstream.outliers import may_eject
 from fastgw.upstream.target import labels_of
 from fastgw.upstream.tls import ClientTls, Identity, identity_of, material_of
-
-log = logging.getLogger("fastgw.health")
 
 AT_ONCE: Final = 256
 """Checks under way at a time; further ones wait for their turn."""
@@ -126,7 +124,7 @@ class Checks:
         try:
             return await asyncio.shield(self._contexts[identity])
         except (OSError, SSLError) as error:  # it was made once when the configuration was accepted
-            log.warning("health checks over TLS cannot be made: %s", error)
+            say(Event.TARGET_NOT_CHECKED, "health checks over TLS cannot be made: %s", error)
             return None
 
     def stop(self) -> None:
@@ -222,7 +220,7 @@ class _Checked:
                     try:
                         why = await self._check(self._checks.ground)
                     except CannotCheck as error:
-                        log.warning("%s: cannot be checked: %s", self._told, error)
+                        say(Event.TARGET_NOT_CHECKED, "%s: cannot be checked: %s", self._told, error)
                     else:
                         # Where there are more targets than can be asked in an interval, it takes as long as it takes.
                         round_s = max(active.interval, monotonic() - self._began_at, self._began_at - before)
@@ -244,14 +242,14 @@ class _Checked:
         if self._verdict is before:
             return
         if self._verdict is Verdict.UNHEALTHY:
-            log.warning("%s is unhealthy: %s", self._told, why)
+            say(Event.TARGET_UNHEALTHY, "%s is unhealthy: %s", self._told, why)
         elif before is Verdict.UNHEALTHY:
-            log.warning("%s is healthy again", self._told)
+            say(Event.TARGET_HEALTHY, "%s is healthy again", self._told)
 
 
 def _tell_defects(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("a defect of health checks", exc_info=error)
+        say(Event.DEFECT, "a defect of health checks", error=error)
 
 
 class _Journal:
@@ -290,11 +288,11 @@ class _Journal:
                 upstream, _, label = key.rpartition(" ")
                 if state:
                     lasting = f"for {until - now:.1f} s"
-                    self._tell(
-                        key, state, f"upstream {upstream}: {label} is ejected {lasting}: it keeps failing", quiet
-                    )
+                    text = f"upstream {upstream}: {label} is ejected {lasting}: it keeps failing"
+                    self._tell(Event.TARGET_EJECTED, key, state, text, quiet)
                 else:
-                    self._tell(key, state, f"upstream {upstream}: {label} is no longer ejected", quiet)
+                    text = f"upstream {upstream}: {label} is no longer ejected"
+                    self._tell(Event.TARGET_RESTORED, key, state, text, quiet)
         for name, place in self._breakers.items():
             breaker = self._words.breaker(views, place)
             phase = phase_of(breaker, now)
@@ -302,16 +300,17 @@ class _Journal:
                 again.append(breaker.until)
             state = "" if phase is Phase.CLOSED else phase.value
             if state != self.told.get(name, ""):
-                self._tell(name, state, f"upstream {name}: {BREAKER_TOLD[phase]}", quiet)
+                text = f"upstream {name}: {BREAKER_TOLD[phase]}"
+                self._tell(Event.BREAKER_CHANGED, name, state, text, quiet)
         return min(again)
 
-    def _tell(self, key: str, state: str, text: str, quiet: bool) -> None:
+    def _tell(self, event: Event, key: str, state: str, text: str, quiet: bool) -> None:
         if state:
             self.told[key] = state
         else:
             del self.told[key]
         if not quiet:
-            log.warning("%s", text)
+            say(event, "%s", text)
 
 
 BREAKER_TOLD: Final = {

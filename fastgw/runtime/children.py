@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
 
+from fastgw.events import Event
 from fastgw.runtime.channel import Channel, Columns
 from fastgw.runtime.commons import Commons
 from fastgw.runtime.control import run_control
-from fastgw.runtime.notices import described, notice
+from fastgw.runtime.notices import call_process, described, notice
 from fastgw.runtime.signals import Signals, when_alone
 from fastgw.runtime.slots import Child, Slot, Work
 from fastgw.runtime.worker import Birth, run_worker
@@ -115,6 +116,7 @@ class Children:
                 other.channel.close()  # else its child would not see that the supervisor is gone
             self._forget()
             call_ourselves(f"fastgw {slot.name}")
+            call_process(slot.name)
             when_alone(signal.SIGCONT)  # our channel closes then, which ends us; but not while we are stopped
             if slot.work is not None:
                 slot.work(channel)
@@ -124,7 +126,7 @@ class Children:
                 run_worker(Birth(slot.index, column, self._commons), channel)
             code = 0
         except Exception as error:
-            notice(f"{slot.name}: {error if isinstance(error, OSError) else described(error)}")
+            notice(Event.PROCESS_FAILED, f"{slot.name}: {error if isinstance(error, OSError) else described(error)}")
         finally:
             os._exit(code)
 

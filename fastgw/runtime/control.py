@@ -18,6 +18,7 @@ from fastgw.config.files import pattern_in
 from fastgw.config.settings import Admin
 from fastgw.config.spots import Flaw
 from fastgw.downstream.tls import files_of, server_context
+from fastgw.events import Event
 from fastgw.node.ground import Ground
 from fastgw.runtime.accepted import Accepted
 from fastgw.runtime.channel import (
@@ -38,7 +39,7 @@ from fastgw.runtime.feeding import Feeding
 from fastgw.runtime.files import LOOK_EVERY, FileWatch, SourceWatch
 from fastgw.runtime.kubernetes_watch import Watching
 from fastgw.runtime.loops import run
-from fastgw.runtime.notices import described, notice
+from fastgw.runtime.notices import configure, described, notice
 from fastgw.runtime.probes import status_server
 from fastgw.runtime.proposals import Proposals
 from fastgw.runtime.quota_keeping import QuotaKeeper
@@ -157,7 +158,7 @@ class Control:
     def _forget(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            notice(f"control: {error if isinstance(error, OSError) else described(error)}")
+            notice(Event.DEFECT, f"control: {error if isinstance(error, OSError) else described(error)}")
 
     def _obey(self) -> None:
         try:
@@ -186,6 +187,7 @@ class Control:
     def _follow(self, before: Accepted, now: Accepted) -> None:
         """Fetch what the filters want now, and serve the admin listener anew where its certificates are others."""
         self._feed(now)
+        configure(now.settings.log)
         self._quotas.follow(now.settings)
         if self._admin is None or now.settings.admin != self._admin_settings or self._admin_settings.tls is None:
             return
@@ -230,7 +232,7 @@ class Control:
                 if await asyncio.to_thread(watch.settled, current.sources, posted=posted):
                     await self._proposals.follow()
             except Flaw as flaw:
-                notice(f"the configuration's files are not watched: {flaw.wrong}")
+                notice(Event.FILES_NOT_WATCHED, f"the configuration's files are not watched: {flaw.wrong}")
                 return
             await asyncio.sleep(LOOK_EVERY)
 

@@ -6,7 +6,6 @@ while it is away each node goes by its own list.
 """
 
 import asyncio
-import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,11 +14,10 @@ from typing import Any, Final
 
 import msgspec
 
+from fastgw.events import Event, say
 from fastgw.node.redis_trouble import in_words
 from fastgw.node.revoked import LENGTH, MARK, MOST, Revoked, Told, records_in
 from fastgw.node.state_url import place_in
-
-log = logging.getLogger("fastgw")
 
 AGAIN_S: Final = 0.5
 """How soon it is tried again when it was away."""
@@ -72,14 +70,15 @@ class Everywhere:
                     latest = await self._latest(client, keys[1])
                     await self._merge(client, keys)
                     if complaint:
-                        log.warning("revocations: the Redis at %s answers again; the lists are merged", place)
+                        say(Event.STATE_BACK, "revocations: the Redis at %s answers again; the lists are merged", place)
                     complaint = ""
                     await self._follow(client, keys, latest)
                 except (*redis_state.ERRORS, WrongAnswer) as error:
                     if not complaint:
                         is_wrong = isinstance(error, WrongAnswer)
                         complaint = "it answers something else" if is_wrong else in_words(error)
-                        log.warning(
+                        say(
+                            Event.STATE_UNREACHABLE,
                             "revocations: the Redis at %s does not answer: %s; this node goes by its own list",
                             place,
                             complaint,

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Final
 
 from fastgw.admin.node import FeedInfo
+from fastgw.events import Event
 from fastgw.filters.api import FeedSource
 from fastgw.node.feeds import MOST_BYTES, Feeds, mark_of
 from fastgw.runtime.accepted import Users
@@ -198,7 +199,7 @@ class _Source:
                 why = f"{error}" if isinstance(error, OSError) else described(error)
                 self._note(why)
                 used_by = f" for {self.used_by}" if self.used_by else ""
-                self._complain(f"{self.info.feed}{used_by}: {why}")
+                self._complain(Event.FEED_FAILED, f"{self.info.feed}{used_by}: {why}")
             else:
                 if self._source.lazy:
                     if self._wake.is_set():

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from math import inf
 
+from fastgw.events import Event
 from fastgw.runtime.notices import notice
 from fastgw.runtime.pulse import HUNG_S, LOOK_EVERY, SET_UP_S, SILENT_S, STACK_S
 from fastgw.runtime.slots import Child
@@ -54,7 +55,7 @@ class Overseer:
 
 def _condemn(child: Child, now: float, why: str) -> None:
     """It is killed in a moment. Until then it may say where it hangs; if it was stopped, only once it goes on."""
-    notice(f"{child} {why}: it is killed; where it hangs:")
+    notice(Event.PROCESS_KILLED, f"{child} {why}: it is killed; where it hangs:")
     child.kill_at = now + STACK_S
     os.kill(child.pid, signal.SIGUSR2)
     os.kill(child.pid, signal.SIGCONT)

@@ -21,6 +21,7 @@ from fastgw.admin.node import FeedInfo
 from fastgw.config.egress import Providers
 from fastgw.config.kyma_files import say, watched_name
 from fastgw.config.kyma_provider import PROVIDER
+from fastgw.events import Event
 from fastgw.runtime.kubernetes_access import MOST_BYTES, Access, CannotAsk, Client, Refused, TooLong, refusal
 from fastgw.runtime.kubernetes_objects import APPLICATIONS, KINDS, SECRETS, Objects
 from fastgw.runtime.notices import described, notice
@@ -105,14 +106,14 @@ class Telling:
     def well(self) -> None:
         """There was an answer."""
         if self._told:
-            notice(f"{self.info.feed}: there again")
+            notice(Event.FEED_BACK, f"{self.info.feed}: there again")
             self._told.clear()
         self.info = FeedInfo(self.info.feed, time.time(), "")
 
     def failed(self, kind: str, why: str) -> None:
         """There was none. `kind`: of trouble; the same is told once until it is over."""
         if kind not in self._told:
-            notice(f"{self.info.feed}: {why}; what was known before stays")
+            notice(Event.FEED_FAILED, f"{self.info.feed}: {why}; what was known before stays")
             self._told.add(kind)
         self.info = FeedInfo(self.info.feed, self.info.last_success_date, why)
 

@@ -11,6 +11,7 @@ from enum import Enum
 from math import inf
 from typing import Final
 
+from fastgw.events import Event
 from fastgw.runtime.channel import Drain, Drained, Stop
 from fastgw.runtime.children import Children
 from fastgw.runtime.commons import Commons
@@ -61,7 +62,7 @@ class Life:
         elif now >= self._kill_at:
             self._kill_at = inf
             for child in self._children:
-                notice(f"{child} did not stop in time and is killed")
+                notice(Event.PROCESS_KILLED, f"{child} did not stop in time and is killed")
                 os.kill(child.pid, signal.SIGKILL)
 
     def serve(self) -> None:
@@ -88,7 +89,7 @@ class Life:
             return
         drain = self._commons.sealed.settings.timeouts.drain
         later = f", readiness is off, drain begins in {drain.delay:g} s" if drain.delay else ""
-        notice(f"draining: asked by {asked_by}{later}")
+        notice(Event.DRAINING, f"draining: asked by {asked_by}{later}")
         self._end_began_at = time.monotonic()
         self._drain_at = self._end_began_at + drain.delay
         self._commons.words.set_ready(self._commons.shared, False)
@@ -114,10 +115,10 @@ class Life:
 
     def tell_end(self) -> None:
         if self.phase is Phase.STOPPING:
-            notice("stopped")
+            notice(Event.STOPPED, "stopped")
         else:
             took = time.monotonic() - self._end_began_at
-            notice(f"stopped: drained {self._drained} requests in {took:.1f} s, {self._cut} cut")
+            notice(Event.STOPPED, f"stopped: drained {self._drained} requests in {took:.1f} s, {self._cut} cut")
 
     def _drain(self) -> None:
         drain = self._commons.sealed.settings.timeouts.drain

@@ -7,6 +7,7 @@ from typing import Final
 from fastgw.config import Loaded, Problem, Remembered
 from fastgw.config.locating import locate
 from fastgw.config.problems import with_counts
+from fastgw.events import Event
 from fastgw.filters import TYPES
 from fastgw.filters.doubts import doubts
 from fastgw.gateway import Gateway
@@ -43,4 +44,4 @@ def new_among(notes: Iterable[Problem], known: Collection[str]) -> list[Problem]
 def tell(notes: Sequence[Problem]) -> None:
     """In the log."""
     for note in notes:
-        notice(f"note: {note}")
+        notice(Event.CONFIG_NOTE, f"note: {note}")

@@ -9,6 +9,7 @@ from fastgw import compiled
 from fastgw.config.kyma_files import awaits
 from fastgw.config.settings import DEFAULT_ADMIN, DEFAULT_STATUS, Admin, Config, Status
 from fastgw.config.values import Address
+from fastgw.events import Event
 from fastgw.gateway import Gateway
 from fastgw.node.shared import Shared
 from fastgw.observe.sink import why_not
@@ -82,7 +83,8 @@ def open_own(commons: Commons, name: str, settings: Config) -> Endpoint | None:
             raise
         if isinstance(error, AddressInUse) and (endpoint := _open_next(commons, wanted.address)):
             return endpoint
-        notice(f"fastgw: warning: no {name} listener: {error}; write {name}: {{address: …}} or {name}: null")
+        text = f"fastgw: warning: no {name} listener: {error}; write {name}: {{address: …}} or {name}: null"
+        notice(Event.LISTENER_LEFT_OUT, text)
         return None
 
 
@@ -105,9 +107,9 @@ def warn(commons: Commons, *, again: bool = False) -> None:
     limit = None if again else file_limit_warning(connections, commons.workers, files)
     for warning in (limit, compiled.warning()):
         if warning is not None:
-            notice(f"fastgw: warning: {warning}")
+            notice(Event.START_WARNING, f"fastgw: warning: {warning}")
     for line in commons.passed.unclaimed():
-        notice(f"fastgw: warning: {line}")
+        notice(Event.START_WARNING, f"fastgw: warning: {line}")
 
 
 def close_commons(commons: Commons) -> None:

@@ -32,6 +32,7 @@ from fastgw.config.settings import Config
 from fastgw.config.spots import Flaw, OutOfResources
 from fastgw.config.values import Address
 from fastgw.diff import as_text, differences
+from fastgw.events import Event
 from fastgw.filters import TYPES
 from fastgw.gateway import CompileError, Gateway
 from fastgw.identity import index_of
@@ -201,7 +202,7 @@ class Proposals:
 
     async def _tell_mended(self, files: Sequence[str]) -> None:
         """What these files say is what has been in force all the time."""
-        notice(f"{listed(files)}: what is there is in force again")
+        notice(Event.FILE_BACK, f"{listed(files)}: what is there is in force again")
         if not self.withheld and self.records and self.records[-1] is self._failed_by_contents:
             # The last attempt is no failure any more.
             await self._offer(self._read_now(self.current.captured), "file", subject="contents")
@@ -273,7 +274,7 @@ class Proposals:
         lacking = {file for file in why if self.current.captured.get(file) == UNKNOWN}  # told where it was taken so
         why = {file: each for file, each in why.items() if file not in lacking}
         for each in dict.fromkeys(each for each in why.values() if each not in before.values()):
-            notice(f"{each}: what was there before stays in force")
+            notice(Event.FILE_KEPT, f"{each}: what was there before stays in force")
 
     async def rollback(self, generation: int | None) -> Outcome:
         """Go back to what the files said in a generation that is kept; None: to what they said before, each time one
@@ -530,7 +531,7 @@ class Proposals:
         self._withhold({**stay, **loaded.withheld})
         doubts = renamed(self.config, held, taken)
         for why in dict.fromkeys(doubts.values()):
-            notice(f"warning: {why}")
+            notice(Event.FILE_WARNING, f"warning: {why}")
         stay = {file: why for file, why in self.doubts.items() if taken.get(file) == held.get(file)}
         self.doubts = {**stay, **doubts}
         self.on_change(before, accepted)
@@ -571,7 +572,7 @@ class Proposals:
         why = str(problems[0]) if len(problems) == 1 else f"{problems[0]} (and {len(problems) - 1} more)"
         if not dry_run:
             for problem in with_counts(problems):
-                notice(str(problem))
+                notice(Event.CONFIG_PROBLEM, str(problem))
             stays = self.current.generation
             self._remember(False, stays, source, why, subject, problems)
             self._channel.send(Rejected(generation=stays, source=source, why=why[:1000], subject=subject))

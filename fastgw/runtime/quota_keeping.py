@@ -18,6 +18,7 @@ from typing import Final
 
 from fastgw.admin.node import QuotaFileInfo
 from fastgw.config.settings import Config
+from fastgw.events import Event
 from fastgw.node.quota_file import CannotKeep, Claim, InUse, QuotaFile
 from fastgw.node.quotas import Full, Quotas, Row
 from fastgw.runtime.notices import notice
@@ -74,7 +75,10 @@ def restore(quotas: Quotas, file: QuotaFile, rows: Iterable[Row]) -> None:
     except Full as error:
         raise CannotKeep(f"{file.path}: there are more keys in it than places in memory") from error
     if file.strange:
-        notice(f"quotas: {file.path} holds {file.strange} rows that no gateway has written: they count for nothing")
+        notice(
+            Event.QUOTAS_NOT_KEPT,
+            f"quotas: {file.path} holds {file.strange} rows that no gateway has written: they count for nothing",
+        )
 
 
 def restore_all(quotas: Quotas, settings: Config) -> None:
@@ -86,7 +90,7 @@ def restore_all(quotas: Quotas, settings: Config) -> None:
     try:
         restore(quotas, file, file.read(time.time()))
     except CannotKeep as error:
-        notice(f"quotas: {error}; they begin with nothing, and are counted in memory")
+        notice(Event.QUOTAS_NOT_KEPT, f"quotas: {error}; they begin with nothing, and are counted in memory")
     finally:
         file.close()
 
@@ -103,7 +107,7 @@ def keep_all(quotas: Quotas, settings: Config, run_key: bytes, claim: Claim | No
             file.write([row for _, _, row in part], time.time())
             said(quotas, part)
     except CannotKeep as error:
-        notice(f"quotas: {error}; what was counted since it was written last is lost")
+        notice(Event.QUOTAS_NOT_KEPT, f"quotas: {error}; what was counted since it was written last is lost")
     finally:
         file.close()
         claim.close()
@@ -202,11 +206,11 @@ class QuotaKeeper:
                 said(self._quotas, part)
         except CannotKeep as error:
             if not self._problem:
-                notice(f"quotas: {error}; they are counted in memory, and it is tried again")
+                notice(Event.QUOTAS_NOT_KEPT, f"quotas: {error}; they are counted in memory, and it is tried again")
             self._problem, self._failures = str(error), self._failures + 1
             return
         if self._problem:
-            notice(f"quotas: {file.path} is written again")
+            notice(Event.QUOTAS_KEPT, f"quotas: {file.path} is written again")
         self._problem, self._failures, self._written_date = "", 0, time.time()
         self._pending.difference_update(blocks)
 

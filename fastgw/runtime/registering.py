@@ -9,6 +9,7 @@ from typing import Final
 from fastgw import VERSION
 from fastgw.config.settings import DEFAULT_ADMIN, DEFAULT_STATUS, Admin
 from fastgw.config.values import Address
+from fastgw.events import Event
 from fastgw.runtime.commons import Commons
 from fastgw.runtime.notices import STDERR, notice
 from fastgw.runtime.registry import Entry, Registration, Unregistered
@@ -44,7 +45,10 @@ def register(commons: Commons) -> None:
         try:
             commons.registration = Registration.begin()
         except Unregistered as error:
-            notice(f"fastgw: warning: not registered, so commands need --admin and --token-file: {error}")
+            notice(
+                Event.START_WARNING,
+                f"fastgw: warning: not registered, so commands need --admin and --token-file: {error}",
+            )
     tell_entry(commons)
 
 
@@ -57,7 +61,7 @@ def tell_entry(commons: Commons) -> None:
         registration.write_token(commons.admin_token if _made_counts(commons) else None)
         registration.write(_entry(commons))
     except OSError as error:
-        notice(f"fastgw: warning: {registration.path}: {error.strerror}")
+        notice(Event.START_WARNING, f"fastgw: warning: {registration.path}: {error.strerror}")
 
 
 def _made_counts(commons: Commons) -> bool:

@@ -9,12 +9,13 @@ from typing import Final
 from fastgw.config.files import pattern_in
 from fastgw.config.kyma_files import awaits, is_derived, is_watched, secret_in
 from fastgw.config.settings import Config
+from fastgw.events import Event
 from fastgw.routing import at_once
 from fastgw.runtime.accepted import unsealing
 from fastgw.runtime.channel import Commit, Origin, Outcome, Propose, Rejected, Subject
 from fastgw.runtime.commons import Commons, Record, Sealed, place_listeners
 from fastgw.runtime.keeping import kept_on
-from fastgw.runtime.notices import described, notice
+from fastgw.runtime.notices import configure, described, notice
 from fastgw.runtime.opening import OWN, open_own
 from fastgw.runtime.passing import is_passing
 from fastgw.runtime.slots import Child
@@ -117,7 +118,7 @@ class Reloading:
         """Control has found it wrong by itself."""
         stays = self._commons.sealed.generation
         why = message.why if message.passing else "what is wrong stands above"
-        notice(f"not reloaded, generation {stays} stays: {why}")
+        notice(Event.RELOAD_REFUSED, f"not reloaded, generation {stays} stays: {why}")
         self._remember(False, stays, message.source, message.why, message.subject)
 
     def _check_timely(self, sealed: Sealed) -> None:
@@ -160,7 +161,7 @@ class Reloading:
 
     def refused(self, child: Child, generation: int, why: str, passing: bool = False) -> None:
         if generation == self._commons.sealed.generation:  # it is late
-            notice(f"{child} cannot change to generation {generation} and is replaced: {why}")
+            notice(Event.PROCESS_ENDED, f"{child} cannot change to generation {generation} and is replaced: {why}")
             child.outdated = True
             self.gone(child)
         elif self._turnover is not None and generation == self._turnover.sealed.generation:
@@ -218,7 +219,8 @@ class Reloading:
             resized=None if wanted == commons.workers else (commons.workers, wanted),
             changed=changed_files(commons.kept[-1].accepted.captured, commons.sealed.accepted.captured),
         )
-        notice(told(outcome))
+        configure(commons.sealed.settings.log)
+        notice(Event.RELOADED, told(outcome))
         self._remember(True, outcome.generation, turnover.source, told(outcome), self._proposal.subject)
         self._answer(outcome)
         self._changed(self._own)
@@ -237,7 +239,7 @@ class Reloading:
     def _give_up(self, proposal: Propose, why: str, passing: bool) -> None:
         """Nothing has changed anywhere."""
         stays = self._commons.sealed.generation
-        notice(f"not reloaded, generation {stays} stays: {why}")
+        notice(Event.RELOAD_REFUSED, f"not reloaded, generation {stays} stays: {why}")
         self._remember(False, stays, proposal.source, why, proposal.subject)
         workers = self._commons.workers
         self._answer(Outcome(generation=stays, ok=False, why=why, workers=workers, passing=passing))

@@ -9,6 +9,7 @@ from typing import Final
 
 from fastgw.admin.node import Revocations, RevokedEverywhere
 from fastgw.config.secret import Secret, SecretError, secret_in
+from fastgw.events import Event
 from fastgw.node.revoked import LENGTH, MOST, Told
 from fastgw.runtime.accepted import Accepted
 from fastgw.runtime.channel import Channel, ChannelClosed, ChannelFull, Revoke
@@ -40,7 +41,7 @@ class Revoking:
         try:
             place = None if state is None else (_value(state.url, accepted), state.prefix)
         except SecretError as error:
-            notice(f"revocations are not shared: {error}")
+            notice(Event.REVOCATIONS_NOT_SHARED, f"revocations are not shared: {error}")
             place = None
         if place != self._place:
             self.stop()
@@ -106,7 +107,7 @@ class Revoking:
 
 def _tell_defect(sharing: asyncio.Task[None]) -> None:
     if not sharing.cancelled() and (error := sharing.exception()) is not None:
-        notice(f"revocations are not shared any more: {described(error)}")
+        notice(Event.REVOCATIONS_NOT_SHARED, f"revocations are not shared any more: {described(error)}")
 
 
 def _value(secret: Secret, accepted: Accepted) -> str:

@@ -21,6 +21,7 @@ from fastgw.runtime.capacity import auto_workers, usable_cpus
 from fastgw.runtime.channel import FIRST_GENERATION
 from fastgw.runtime.estate import PREFLIGHT, TAKE_OVER, Estate
 from fastgw.runtime.noted import key_of, new_among, notes_of, tell
+from fastgw.runtime.notices import call_process, configure
 from fastgw.runtime.opening import CannotStart, open_commons
 from fastgw.runtime.quota_keeping import claim_file, keep_all, restore_all
 from fastgw.runtime.registering import register
@@ -56,6 +57,8 @@ def run_gateway(
     else:
         loaded = config.load_sources(estate.sources, estate.captured, TYPES)
     settings = loaded.config
+    call_process("supervisor")
+    configure(settings.log)
     workers = auto_workers(usable_cpus()) if settings.workers == "auto" else settings.workers
     index = index_of(settings.consumers, loaded.captured)
     try:

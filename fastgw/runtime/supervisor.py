@@ -25,6 +25,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fastgw import VERSION
+from fastgw.events import Event
 from fastgw.node.drained import FEED
 from fastgw.node.revoked import MOST
 from fastgw.runtime.adoption import Adoption
@@ -183,7 +184,10 @@ class Supervisor:
                 child.dismiss()
         self._children.resize(commons.workers)
         self._is_replacing = True
-        notice(f"upgraded: fastgw {VERSION} takes over from its predecessor, and replaces its workers one by one")
+        notice(
+            Event.UPGRADED,
+            f"upgraded: fastgw {VERSION} takes over from its predecessor, and replaces its workers one by one",
+        )
         self._notifier.ready("upgraded")
         if self._reload_due:
             self._notifier.reloading()  # what was told before is over for who listens
@@ -224,7 +228,10 @@ class Supervisor:
             if self._is_replacing and self._succession.is_over:
                 self._is_replacing = False
                 workers = self._commons.workers
-                notice(f"upgraded: all {workers} workers are new" if workers > 1 else "upgraded: the worker is new")
+                notice(
+                    Event.UPGRADED,
+                    f"upgraded: all {workers} workers are new" if workers > 1 else "upgraded: the worker is new",
+                )
         if not self._life.goes_on:
             self._upgrade.give_up()
         self._life.look(now)
@@ -311,7 +318,7 @@ class Supervisor:
         if not child.leaving:
             self._life.has_drained(message)
         elif message.cut:
-            notice(f"{child} had to cut {message.cut} requests or tunnels as it left")
+            notice(Event.REQUESTS_CUT, f"{child} had to cut {message.cut} requests or tunnels as it left")
         child.kill_at = time.monotonic() + FLUSH_S + STOP_GRACE  # no beats while its logs are written
 
     def _was_proposed(self, child: Child, message: Propose) -> None:
@@ -344,7 +351,9 @@ class Supervisor:
         before = commons.revoked.dropped
         fresh = commons.revoked.add(message.records, time.time())
         if commons.revoked.dropped > before:
-            self._complain(f"more than {MOST} revocations: those that would end first are forgotten")
+            self._complain(
+                Event.REVOCATIONS_FORGOTTEN, f"more than {MOST} revocations: those that would end first are forgotten"
+            )
         if not fresh:
             return
         commons.revoked_told.extend(message.told)
@@ -380,11 +389,14 @@ class Supervisor:
         if slot is None:
             self._children.leaving.remove(child)
             if code:
-                notice(what)  # whoever it served was not drained
+                notice(Event.PROCESS_ENDED, what)  # whoever it served was not drained
         elif slot.successor is child:
             slot.successor = None
             slot.failed(now - child.began_at, now)
-            notice(f"{what}; {slot.child} goes on, and the next to follow it starts in {slot.due_at - now:.1f} s")
+            notice(
+                Event.PROCESS_ENDED,
+                f"{what}; {slot.child} goes on, and the next to follow it starts in {slot.due_at - now:.1f} s",
+            )
         else:
             slot.child = None
             if child.leaving and not code:  # it was sent away
@@ -404,12 +416,15 @@ class Supervisor:
                 raise CannotStart(f"could not start: {what}")
             case Phase.SERVING:
                 delay = slot.due_at - time.monotonic()
-                notice(f"{what}; the next starts " + (f"in {delay:.1f} s" if delay > 0 else "now"))
+                notice(Event.PROCESS_ENDED, f"{what}; the next starts " + (f"in {delay:.1f} s" if delay > 0 else "now"))
                 if slot.deaths >= LOOP_DEATHS:
-                    notice(f"CRASH LOOP: {slot.name} died {slot.deaths} times, never {SETTLED:.0f} s after its start")
+                    notice(
+                        Event.CRASH_LOOP,
+                        f"CRASH LOOP: {slot.name} died {slot.deaths} times, never {SETTLED:.0f} s after its start",
+                    )
                 self._commons.words.died(self._commons.shared)
             case Phase.DRAINING if not well:
-                notice(what)  # whoever it served was not drained
+                notice(Event.PROCESS_ENDED, what)  # whoever it served was not drained
 
     # --- who accepts ---
 
@@ -478,22 +493,31 @@ class Supervisor:
         slot = self._children.slot_of(child)
         adopter = None if slot is None or slot.index is None else self._adoption.who(slot.index)
         if not child.silent:
-            notice(f"{child} beats again" + (": it is ready" if child.able else ""))
+            notice(Event.PROCESS_BACK, f"{child} beats again" + (": it is ready" if child.able else ""))
         elif slot is None:
-            notice(f"{child} has not beaten for {SILENT_S:.0f} s as it leaves")
+            notice(Event.PROCESS_SILENT, f"{child} has not beaten for {SILENT_S:.0f} s as it leaves")
         elif adopter is not None and adopter is not child:
-            notice(f"{child} has not beaten for {SILENT_S:.0f} s: not ready; {adopter.name} accepts for it")
+            notice(
+                Event.PROCESS_SILENT,
+                f"{child} has not beaten for {SILENT_S:.0f} s: not ready; {adopter.name} accepts for it",
+            )
         else:
-            notice(f"{child} has not beaten for {SILENT_S:.0f} s: not ready; nobody is left to accept for it")
+            notice(
+                Event.PROCESS_SILENT,
+                f"{child} has not beaten for {SILENT_S:.0f} s: not ready; nobody is left to accept for it",
+            )
 
     # --- reload ---
 
     def _reload(self) -> None:
         if not self._commons.sealed.accepted.sources:
-            notice("SIGHUP: nothing to read again: the configuration came from the command line")
+            notice(Event.RELOAD_REFUSED, "SIGHUP: nothing to read again: the configuration came from the command line")
         elif not self._life.goes_on:  # control would drop it as soon as readiness is off
             drains = self._life.phase is Phase.SERVING
-            notice(f"SIGHUP: not now: the gateway {'is about to drain' if drains else 'does not serve'}")
+            notice(
+                Event.RELOAD_REFUSED,
+                f"SIGHUP: not now: the gateway {'is about to drain' if drains else 'does not serve'}",
+            )
         else:
             self._notifier.reloading()
             self._reload_due, self._asked = True, None
@@ -537,7 +561,7 @@ class Supervisor:
 
     def _tell_own_addresses(self) -> None:
         for line in own_addresses(self._commons):
-            notice(f"fastgw: {line}")
+            notice(Event.LISTENING, f"fastgw: {line}")
 
     def _resize(self) -> None:
         commons, wanted = self._commons, self._commons.sealed.accepted.workers
@@ -545,7 +569,7 @@ class Supervisor:
             for endpoint in commons.endpoints.values():
                 endpoint.grow(wanted)
         except CannotListen as error:
-            notice(f"the number of workers stays {commons.workers}: {error}")
+            notice(Event.WORKERS_UNCHANGED, f"the number of workers stays {commons.workers}: {error}")
             return
         commons.workers = wanted
         self._children.resize(wanted)
@@ -558,9 +582,9 @@ class Supervisor:
 
     def _begin_upgrade(self) -> None:
         if not self._life.goes_on or len(self._children.companions) > 1:
-            notice("SIGUSR2: not now: the gateway does not serve, or not alone")
+            notice(Event.UPGRADE_REFUSED, "SIGUSR2: not now: the gateway does not serve, or not alone")
         elif self._upgrade.under_way:
-            notice("SIGUSR2: not now: an upgrade is under way")
+            notice(Event.UPGRADE_REFUSED, "SIGUSR2: not now: an upgrade is under way")
         else:
             self._upgrade.begin(self._estate())
 

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 import uvloop
 
+from fastgw.events import Event
 from fastgw.gateway import Gateway
 from fastgw.node.shared import OtherLayout, Shared
 from fastgw.runtime.accepted import Accepted
@@ -87,7 +88,7 @@ def grow(commons: Commons) -> None:
         for endpoint in commons.endpoints.values():
             endpoint.grow(commons.workers)
     except CannotListen as error:
-        notice(f"the number of workers stays {commons.slots}: {error}")
+        notice(Event.WORKERS_UNCHANGED, f"the number of workers stays {commons.slots}: {error}")
         commons.workers = commons.slots
     commons.slots = max(commons.slots, commons.workers)
 
@@ -97,5 +98,5 @@ def attached(estate: Estate, gateway: Gateway, workers: int) -> Shared:
     try:
         return Shared.attach(estate.shared, gateway.layout)
     except OtherLayout:
-        notice("upgrade: this version keeps its counts in another form; they begin anew")
+        notice(Event.UPGRADING, "upgrade: this version keeps its counts in another form; they begin anew")
         return Shared.create(gateway.layout, workers)

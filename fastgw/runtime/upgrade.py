@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from math import inf
 from typing import Final
 
+from fastgw.events import Event
 from fastgw.runtime.estate import PREFLIGHT, TAKE_OVER, Estate
 from fastgw.runtime.notices import notice
 from fastgw.runtime.signals import outcome
@@ -52,10 +53,10 @@ class Upgrade:
         try:
             self._start(estate)
         except OSError as error:
-            notice(f"{NOT_UPGRADED}: {sys.executable} cannot be started: {error.strerror}")
+            notice(Event.UPGRADE_REFUSED, f"{NOT_UPGRADED}: {sys.executable} cannot be started: {error.strerror}")
         else:
             self.due_at = time.monotonic() + PREFLIGHT_S
-            notice(f"upgrade: {why}trying the installed version (pid {self.preflight})")
+            notice(Event.UPGRADING, f"upgrade: {why}trying the installed version (pid {self.preflight})")
 
     def _start(self, estate: Estate) -> None:
         with inheritable(estate.write(), [estate.shared]) as descriptor:
@@ -81,7 +82,7 @@ class Upgrade:
             os.kill(self.preflight, signal.SIGKILL)
             os.close(self._said)
         if self.under_way:
-            notice("not upgraded: the gateway ends")
+            notice(Event.UPGRADE_REFUSED, "not upgraded: the gateway ends")
         self.preflight, self.due_at, self.has_passed = 0, inf, False
 
     def decide(self, code: int) -> None:
@@ -94,7 +95,7 @@ class Upgrade:
             return
         last = said.decode(errors="backslashreplace").rstrip().rpartition("\n")[2]  # also of a traceback
         verdict = self._verdict or f"ended: {outcome(code)}"
-        notice(f"{NOT_UPGRADED}: the installed version {verdict}{f': {last}' if last else ''}")
+        notice(Event.UPGRADE_REFUSED, f"{NOT_UPGRADED}: the installed version {verdict}{f': {last}' if last else ''}")
 
     def become(self, estate: Estate) -> None:
         """Replace this program. Returns only if that cannot be done."""
@@ -102,10 +103,10 @@ class Upgrade:
         try:
             with inheritable(estate.write(), estate.descriptors) as descriptor:
                 os.environ[TAKE_OVER] = str(descriptor)
-                notice("upgrade: the installed version takes over")
+                notice(Event.UPGRADING, "upgrade: the installed version takes over")
                 os.execv(sys.executable, sys.orig_argv)
         except OSError as error:
-            notice(f"{NOT_UPGRADED}: {sys.executable}: {error.strerror}")
+            notice(Event.UPGRADE_REFUSED, f"{NOT_UPGRADED}: {sys.executable}: {error.strerror}")
         finally:
             os.environ.pop(TAKE_OVER, None)
 

@@ -6,7 +6,6 @@ channel tells what to do about them. When the channel closes the supervisor is g
 
 import asyncio
 import faulthandler
-import logging
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from typing import Any, Final
 
 from fastgw.compile import building
 from fastgw.downstream import Server
+from fastgw.events import Event, say
 from fastgw.filters.api import Services
 from fastgw.gateway import Gateway, drained_now
 from fastgw.node import drained
@@ -60,13 +60,11 @@ from fastgw.runtime.channel import (
 from fastgw.runtime.commons import Commons
 from fastgw.runtime.feeding import RETRY_S, put, taken
 from fastgw.runtime.loops import run
-from fastgw.runtime.notices import RareNotice, described
+from fastgw.runtime.notices import RareNotice, configure, described
 from fastgw.runtime.probes import Probes
 from fastgw.runtime.slices import Slices
 from fastgw.runtime.standing import Standing
 from fastgw.upstream.fetch import Fetcher
-
-log = logging.getLogger("fastgw")
 
 PUBLISH_EVERY: Final = 1.0
 """Seconds between two tellings of how busy the targets are."""
@@ -282,6 +280,7 @@ class Worker:
             return
         gateway, prepare = committed
         gateway.drain(drained_now(self._services))
+        configure(gateway.config.log)
         words, column, limits = self._words, self._column, gateway.limits
         placed = dict(zip(gateway.tables, prepare.listeners, strict=True))
         self._standing.take_queued(placed)
@@ -324,7 +323,7 @@ class Worker:
 def _log_unforeseen(loop: asyncio.AbstractEventLoop, report: dict[str, Any]) -> None:
     """What nobody caught in a callback: one line. The loop goes on."""
     error = report.get("exception")
-    log.error("%s%s", report["message"], f": {described(error)}" if isinstance(error, BaseException) else "")
+    say(Event.DEFECT, "%s%s", report["message"], f": {described(error)}" if isinstance(error, BaseException) else "")
 
 
 def run_worker(birth: Birth, channel: Channel) -> None:

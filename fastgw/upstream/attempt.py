@@ -5,12 +5,12 @@ a response is there, or by `lost` when none will come. Whoever watches the upstr
 of the beginning and once of the end.
 """
 
-import logging
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Final, final
 
 from fastgw.errors import Fault, Retry
+from fastgw.events import Event, say
 from fastgw.exchange import Relay, Trailers
 from fastgw.exchange.states import CONNECTION_LENT, FORWARDING
 from fastgw.node.timers import Timed
@@ -24,7 +24,6 @@ from fastgw.wire.framing import ResponseHead
 if TYPE_CHECKING:
     from fastgw.upstream.forwarding import Forwarding
 
-log = logging.getLogger("fastgw.upstream")
 
 JUST_USED_S: Final = 1.0
 """What cannot be sent again goes only on a connection that was in use this recently, or on a fresh one."""
@@ -113,7 +112,7 @@ class Attempt(Timed):
             else:
                 self._send_special(connection, request)
         except Exception:  # the edge of this exchange: who waits for a connection has no other way to hear of a defect
-            log.exception("a defect while sending a request to %s", connection.target.label)
+            say(Event.DEFECT, "a defect while sending a request to %s", connection.target.label, error=True)
             exchange.fail(Fault.INTERNAL)
 
     def _take(self, body: Relay) -> bytes:
@@ -167,7 +166,7 @@ class Attempt(Timed):
         try:
             self._forwarding.answered(self, head, payload, ended, now)
         except Exception:  # the edge of this exchange: the connection has done its part, and tells nobody any more
-            log.exception("a defect while taking the response of %s", self.target.label)
+            say(Event.DEFECT, "a defect while taking the response of %s", self.target.label, error=True)
             exchange.fail(Fault.INTERNAL)
 
     def answered_whole(self, head: ResponseHead) -> None:

@@ -7,13 +7,13 @@ connection is at hand, the answer comes in pieces, the connection breaks, the cl
 they would stand by now, and they go on.
 """
 
-import logging
 from collections.abc import Mapping
 from math import inf
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol, final
 
 from fastgw.errors import Fault
+from fastgw.events import Event, say
 from fastgw.exchange import Chain, ClientSide, Exchange, Relay, Response, Route, Straight, Trailers, begin
 from fastgw.exchange.exchange import AS_ASKED
 from fastgw.exchange.reply import NO_NAMES
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from fastgw.upstream.forward import Forward
     from fastgw.upstream.forwarding import Forwarding
 
-log = logging.getLogger("fastgw.upstream")
 
 _NO_HEAD: Final = RequestHead()
 _NO_ROUTE: Final = Route("", lambda exchange: None, Chain(()), ())
@@ -165,7 +164,7 @@ class Passage(NoTunnel):
             request = render.request(head, sent_target, target.host_header, drop, added, payload)
             connection.begin(self, request, method)
         except Exception:  # the edge of this exchange: a defect is its answer
-            log.exception("a defect while sending a request to %s", target.label)
+            say(Event.DEFECT, "a defect while sending a request to %s", target.label, error=True)
             self.turn().exchange.fail(Fault.INTERNAL)
 
     def go_on(self, exchange: Exchange, route: Route) -> None:
@@ -209,7 +208,7 @@ class Passage(NoTunnel):
             request = render.request(head, sent_target, target.host_header, drop, added, payload)
             connection.begin(self, request, method)
         except Exception:  # the edge of this exchange: a defect is its answer
-            log.exception("a defect while sending a request to %s", target.label)
+            say(Event.DEFECT, "a defect while sending a request to %s", target.label, error=True)
             self.turn().exchange.fail(Fault.INTERNAL)
 
     def turn(self) -> "Attempt":

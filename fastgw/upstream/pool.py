@@ -10,7 +10,6 @@ An opening belongs to nobody: when it is done it goes to whoever has waited long
 """
 
 import asyncio
-import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -21,6 +20,7 @@ from typing import Any, Final, Generic, Protocol, TypeVar, cast, final
 
 from fastgw.config import settings
 from fastgw.errors import Fault
+from fastgw.events import Event, say
 from fastgw.upstream.connect import ConnectFailed, Connecting, connect
 from fastgw.upstream.resolve import Address
 from fastgw.upstream.target import Target
@@ -31,8 +31,6 @@ SWEEP: Final = 1.0
 """Seconds between two looks for idle connections whose time is up."""
 LOG_EVERY: Final = 1.0
 """Seconds in which a target's failed connects are logged once at most."""
-
-log = logging.getLogger("fastgw.upstream")
 
 
 class Pooled(Protocol):
@@ -491,7 +489,7 @@ class Pool(Generic[C]):
         now = monotonic()
         if now >= target.logged_at + LOG_EVERY:
             target.logged_at = now
-            log.warning("target %s: %s: %s", target.label, fault.label, reason)
+            say(Event.TARGET_FAILED, "target %s: %s: %s", target.label, fault.label, reason)
         return fault, detail
 
     def _follow(self, target: Target) -> None:

@@ -6,12 +6,12 @@ filter, or when its time is up; or nobody waits any more (`cancel`).
 """
 
 import asyncio
-import logging
 from collections.abc import Awaitable
 from math import inf
 from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 from fastgw.errors import Fault
+from fastgw.events import Event, say
 from fastgw.exchange import Exchange, Trailers
 from fastgw.exchange.chain import RenewStep, count_raised
 from fastgw.observe.families import FilterEvent
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from fastgw.upstream.connection import UpstreamConnection
     from fastgw.upstream.forwarding import Forwarding
 
-log = logging.getLogger("fastgw.upstream")
 
 MOST_HELD: Final = 65536
 """Bytes of an answer's body that are read before it is decided whether the client gets it."""
@@ -129,7 +128,7 @@ class Renewal(NoTunnel):
             else:
                 forwarding.pass_on(self)
         except Exception:  # the edge of this exchange: nobody else would hear of a defect
-            log.exception("a defect while taking the response of %s", self.attempt.target.label)
+            say(Event.DEFECT, "a defect while taking the response of %s", self.attempt.target.label, error=True)
             exchange.fail(Fault.INTERNAL)
 
     def held(self) -> Held:

@@ -190,7 +190,7 @@ class TestRun:
                 with Client(gateway.ready["status"]) as client:
                     assert client.exchange(b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n").status == 200
                 said = gateway.stderr.wait_for(lambda line: b"listening" in line).decode()
-            assert said == f"fastgw {VERSION}: listening on {gateway.url()} (1 worker)\n"
+            assert said.endswith(f" listening: fastgw {VERSION}: listening on {gateway.url()} (1 worker)\n")
             assert json.loads((tmp_path / "bench.log").read_text())["path"] == "/hello"
 
     def test_the_ready_line(self, files):

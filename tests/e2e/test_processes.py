@@ -272,7 +272,7 @@ class TestTheEnd:
                     gateway.process.wait(0.2)
             client.read_to_end()
             assert gateway.wait() == 0
-            assert gateway.stderr.lines[-1] == b"stopped\n"
+            assert gateway.stderr.lines[-1].endswith(b" stopped: stopped\n")
 
     def test_int_stops_at_once(self, tmp_path):
         with Origin() as origin, Gateway(forwarding(origin), tmp_path) as gateway, gateway.connect() as client:
@@ -282,7 +282,7 @@ class TestTheEnd:
                 gateway.signal(signal.SIGINT)
                 wait_for_ends(ends)
             assert gateway.wait() == 0
-            assert gateway.stderr.lines[-1] == b"stopped\n"
+            assert gateway.stderr.lines[-1].endswith(b" stopped: stopped\n")
 
     def test_what_was_queued_when_the_drain_begins_is_served(self, tmp_path):
         """The worker is frozen, so that requests queue; then it learns of drain and queue at once."""

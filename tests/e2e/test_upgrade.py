@@ -82,7 +82,8 @@ class Upgradable(Reloadable):
         """The lines that say so, once there are so many."""
 
         def lines() -> list[str]:
-            return [line.rstrip() for line in self.stderr.text().splitlines() if text in line]
+            texts = [line.rstrip().partition("]")[2].partition(": ")[2] for line in self.stderr.text().splitlines()]
+            return [each for each in texts if text in each]
 
         wait_until(lambda: len(lines()) >= count, f"{count} times {text!r} in\n{self.stderr.text()}", LONG)
         return lines()
@@ -413,10 +414,10 @@ def kinds(pid: int) -> list[str]:
 
 def test_no_variable_is_handed_on(tmp_path: Path) -> None:
     """Neither to workers nor to the version after."""
-    said = (
-        "\n\ndef start(self):\n    notice(f'variables: {[each for each in os.environ if each[:7] == \"FASTGW_\"]}')\n"
-    )
-    tell = f"\nimport os\n\nfrom fastgw.runtime.notices import notice\n{said}    begin(self)\n\n\n"
+    said = "\n\ndef start(self):\n    told = [each for each in os.environ if each[:7] == 'FASTGW_']\n"
+    said += "    notice(Event.DEMO, f'variables: {told}')\n"
+    imports = "from fastgw.events import Event\nfrom fastgw.runtime.notices import notice\n"
+    tell = f"\nimport os\n\n{imports}{said}    begin(self)\n\n\n"
     changes = {"runtime/beating.py": ("", f"{tell}begin, Heart.start = Heart.start, start\n")}
     with upgradable(tmp_path, changes) as gateway:
         gateway.told("variables: []", 2)

@@ -87,7 +87,10 @@ class TestDrain:
 
 class TestStatus:
     def test_as_json_it_is_what_the_api_says(self, here):
-        assert run("status", place(here), "--format", "json").stdout_bytes == here.ask("GET /status")[2] + b"\n"
+        """Status, upstreams and routes as one object."""
+        told = json.loads(run("status", place(here), "--format", "json").stdout)
+        parts = [json.loads(here.ask(f"GET {path}")[2]) for path in ("/status", "/upstreams", "/routes")]
+        assert told == parts[0] | parts[1] | parts[2]
 
     def test_for_people_it_is_tables_plain_where_there_is_no_terminal(self, here):
         ended = run("status", place(here))
@@ -99,7 +102,8 @@ class TestStatus:
         assert said[2] == ["/etc/gw.yaml", "(abababababab)"]
         worker = "0 ready 4321 1 1 d 2 h 17 1,234,567 34.3 MiB 12.5 s 1.2 ms"
         assert worker.split() in said
-        assert ["users", "http://u1:9001", "healthy", "3", "2", "5", "0"] in said
+        assert ["users", "http://u1:9001", "healthy", "0.0/s", "3", "2", "5", "0"] in said
+        assert ["user", "users", "9", "0.0/s", "2.0", "ms"] in said
         assert ["reloads:", "1", "ok,", "0", "failed"] in said
         assert said[-1][2:] == ["start", "started:", "generation", "1", "on", "1/1", "workers"]
 
@@ -145,7 +149,7 @@ class TestStatus:
 def shown(status: Status, before: Status, width: int = 120) -> str:
     console = tables.Console(width=width, highlight=False)
     with console.capture() as capture:
-        console.print(tables.overview(status, tables.Upstreams([]), before))
+        console.print(tables.overview(status, tables.Upstreams([]), tables.Routes([]), before))
     return capture.get()
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from fastgw.events import Event
 from fastgw.runtime import notices
 from fastgw.runtime.notices import RareNotice
 
@@ -9,23 +10,23 @@ from fastgw.runtime.notices import RareNotice
 def test_each_kind_is_told_and_counted_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     now = [100.0]
-    monkeypatch.setattr(notices, "notice", told.append)
+    monkeypatch.setattr(notices, "notice", lambda event, text: told.append(text))
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     complain = RareNotice()
     for _ in range(3):
-        complain("one is revoked", "revoked")
-    complain("the list has expired", "expired")
+        complain(Event.TLS_HANDSHAKE_FAILED, "one is revoked", "revoked")
+    complain(Event.TLS_HANDSHAKE_FAILED, "the list has expired", "expired")
     assert told == ["one is revoked", "the list has expired"]
     now[0] += RareNotice.INTERVAL
-    complain("one is revoked", "revoked")
-    complain("the list has expired", "expired")
+    complain(Event.TLS_HANDSHAKE_FAILED, "one is revoked", "revoked")
+    complain(Event.TLS_HANDSHAKE_FAILED, "the list has expired", "expired")
     assert told[2:] == ["one is revoked (2 more since the last such line)", "the list has expired"]
 
 
 def test_of_many_kinds_those_that_are_too_many_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    monkeypatch.setattr(notices, "notice", told.append)
+    monkeypatch.setattr(notices, "notice", lambda event, text: told.append(text))
     complain = RareNotice()
     for number in range(RareNotice.KINDS + 5):
-        complain(f"{number}", f"{number}")
+        complain(Event.CONNECTION_REFUSED, f"{number}", f"{number}")
     assert told == [f"{number}" for number in range(RareNotice.KINDS + 1)]

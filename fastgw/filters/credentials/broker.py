@@ -1,18 +1,16 @@
 """Control's side: fetches for all workers, one after the other, only when one of them asks."""
 
-import logging
 import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import msgspec
 
+from fastgw.events import Event, say
 from fastgw.filters.allowance import Allowance
 from fastgw.filters.api import Feeds, FeedSource, Fetcher, NodeSide
 from fastgw.filters.credentials.refused import spare
 from fastgw.filters.credentials.said import Getter, Said, Unavailable, failed, read, succeeded
-
-log = logging.getLogger("fastgw")
 
 IDLE_S: Final = 30.0
 """A source that nobody has asked for so long ends; who asks then begins it anew, with what it has said last."""
@@ -72,11 +70,11 @@ class Brokered(FeedSource, frozen=True, kw_only=True):
             got = await getter.get(around, said)
         except Unavailable as problem:
             if problem.why != said.why:
-                log.warning("%s: %s", _told(node, getter), problem.why)
+                say(Event.FEED_FAILED, "%s: %s", _told(node, getter), problem.why)
             node.attempted(problem.why)
             return failed(said, problem, getter.negative_ttl)
         if said.why and said.failures:
-            log.warning("%s: there again", _told(node, getter))
+            say(Event.FEED_BACK, "%s: there again", _told(node, getter))
         node.attempted()
         return succeeded(said, got)
 

@@ -7,7 +7,6 @@ Rule 4: a session that has ended is ended in every copy of its cookie, whenever 
 """
 
 import asyncio
-import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -17,6 +16,7 @@ from typing import Final, NamedTuple, final
 from msgspec.structs import replace
 
 from fastgw.errors import Fault
+from fastgw.events import Event, say
 from fastgw.exchange import Exchange, Outcome, Reply
 from fastgw.filters.api import Feed, Fetcher
 from fastgw.filters.client_auth import ClientAuth
@@ -37,8 +37,6 @@ from fastgw.jose import ClaimPath, Claims, Refused, find_claim
 from fastgw.node.revoked import mark_of, record_of, told
 from fastgw.node.tokens import TokenCache
 from fastgw.upstream.tls import ClientTls
-
-log = logging.getLogger("fastgw")
 
 MOST_ATTEMPTS: Final = 4
 """Logins that one browser may have begun at a time, in as many tabs."""
@@ -285,7 +283,11 @@ class Flow:
         sealed = self._trust.sealed.seal_session(session)
         known.sealed = sealed if len(sealed) <= LONGEST else None
         if known.sealed is None:
-            log.warning("oidc: a session of %d bytes does not fit into cookies any more, and ends soon", len(sealed))
+            say(
+                Event.SESSION_UNREFRESHED,
+                "oidc: a session of %d bytes does not fit into cookies any more, and ends soon",
+                len(sealed),
+            )
 
     def _hold(self, known: Known, session: Session) -> None:
         known.session, known.claims, known.lines = session, session.claims, self._trust.lines(session)
@@ -306,7 +308,7 @@ class Flow:
         if isinstance(renewed, Away):
             if str(renewed) != self._complaint:
                 self._complaint = str(renewed)
-                log.warning("oidc: sessions go on without being refreshed: %s", renewed)
+                say(Event.SESSION_UNREFRESHED, "oidc: sessions go on without being refreshed: %s", renewed)
             known.retry_date = time.time() + AGAIN_S
         elif renewed is None:
             known.ended = "the provider has ended the session"
@@ -347,7 +349,7 @@ class Flow:
             if tokens.id_token:
                 await self._trust.id_tokens.judge_renewed(tokens, session.claims)
         except (Denied, Refused) as refusal:
-            log.info("oidc: a session ends: %s", refusal)
+            say(Event.SESSION_ENDED, "oidc: a session ends: %s", refusal)
             return None
         except Away as away:
             return away

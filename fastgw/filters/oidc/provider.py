@@ -18,6 +18,7 @@ import orjson
 
 from fastgw.config.settings import UpstreamTls
 from fastgw.config.values import parse_endpoint
+from fastgw.events import Event, say
 from fastgw.filters.api import Feed, FeedSource, Fetcher, NodeSide
 from fastgw.filters.client_auth import ClientAuth
 from fastgw.filters.jwks import JwksSource
@@ -146,7 +147,7 @@ class _Telling:
     def __call__(self, trouble: str) -> None:
         if trouble != self._trouble:
             self._trouble = trouble
-            log.warning("%s: %s", self._what, trouble or "there again")
+            say(Event.FEED_FAILED if trouble else Event.FEED_BACK, "%s: %s", self._what, trouble or "there again")
 
 
 async def _discover(fetcher: Fetcher, issuer: str, tls: ClientTls) -> Metadata:
