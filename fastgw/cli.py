@@ -24,7 +24,6 @@ from fastgw.admin.client import TOKEN, AdminClient, Refused, Unreachable
 from fastgw.config.files import LARGEST
 from fastgw.config.secret import SecretError
 from fastgw.config.values import parse_address
-from fastgw.events import Event
 
 if TYPE_CHECKING:
     from fastgw.admin.choosing import Choice, Wanted
@@ -610,6 +609,7 @@ def _serve(
 
 
 def _announce(bound: Bound) -> None:
+    from fastgw.events import Event
     from fastgw.runtime.notices import notice
 
     notice(Event.LISTENING, f"fastgw {VERSION}: listening on {bound}")

@@ -7,6 +7,7 @@ import asyncio
 import errno
 import os
 import socket
+import ssl
 from collections import deque
 from collections.abc import Iterable
 from enum import Enum
@@ -118,6 +119,8 @@ def _detail(step: Step, error: OSError, timeout: float) -> str:
         return f"TLS: {(error.reason or type(error).__name__).lower().replace('_', ' ')}"[:DETAIL_MAX]
     if step is Step.RESOLVE:
         return f"DNS: {str(error).rpartition('] ')[2]}"[:DETAIL_MAX]
+    if error.errno is None and step is Step.HANDSHAKE:
+        return f"TLS: {error}"[:DETAIL_MAX]
     return errno.errorcode.get(error.errno or 0, type(error).__name__)
 
 
