@@ -407,6 +407,10 @@ class Upstream(Settings):
     circuit_breaker: CircuitBreaker | None = None
     """When requests are refused to spare it. null = never."""
     tls: UpstreamTls = UpstreamTls()
-    """How `https` targets are spoken to."""
+    """How `https` targets are spoken to, by TLS 1.2 or 1.3.
+
+    They may not renegotiate, and a response whose length nothing tells has to end with `close_notify`: else it is cut
+    off (`upstream_incomplete`).
+    """
     filters: Filters = NONE
     """Filters for what goes there."""

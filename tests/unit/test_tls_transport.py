@@ -1,0 +1,294 @@
+"""TLS on memory that all connections share: whatever comes when, each gets its own bytes, in order, and all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from fastgw.node.tls_transport import CLOSED, OPEN
+from fastgw.upstream.tls import Resuming
+from fastgw.upstream.tls_client import TlsBroken, TlsClientTransport
+from tests.support.certificates import Certificates, server_tls, trusting
+from tests.support.memory import Ground
+
+CONNECTIONS = 12
+BYTES = 200_000
+PATTERN = random.Random(1).randbytes(BYTES)
+
+
+class Server:
+    """A target: OpenSSL on memory of its own, and the plain transport of the gateway's end."""
+
+    def __init__(self, tls: ssl.SSLContext) -> None:
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = tls.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self.shaken = self.closed = self.aborted = False
+        self.reading = True
+        self.on_its_way = b""  # to the gateway
+        self.received = b""
+        self.ended = False  # within TLS
+        self.fin = False
+
+    # what the gateway calls
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        assert name == "socket"
+        return self
+
+    def fileno(self) -> int:
+        return -1
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        assert high == 0
+
+    def write(self, sealed: bytes) -> None:
+        assert not self.fin
+        self._incoming.write(sealed)
+        self.step()
+
+    def write_eof(self) -> None:
+        self.fin = True
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None:
+        self.closed = self.aborted = True
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    # what the test does
+
+    def step(self) -> None:
+        """Do what can be done with what has come."""
+        with suppress(ssl.SSLError):  # for it has to wait, or was told of an alert
+            if not self.shaken:
+                self.tls.do_handshake()
+                self.shaken = True
+            while not self.ended:
+                with suppress(ssl.SSLZeroReturnError):
+                    chunk = self.tls.read(65_536)
+                    self.received += chunk
+                    if chunk:
+                        continue
+                self.ended = True
+        self.on_its_way += self._outgoing.read()
+
+    def send(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[self.tls.write(view) :]
+        self.on_its_way += self._outgoing.read()
+
+    def end(self) -> None:
+        with suppress(ssl.SSLWantReadError):
+            self.tls.unwrap()
+        self.on_its_way += self._outgoing.read()
+
+
+class Client(asyncio.BufferedProtocol):
+    """What stands above. It reads into buffers of any size, and pauses when it likes."""
+
+    def __init__(self, ground: Ground, dice: random.Random) -> None:
+        self.ground, self.dice = ground, dice
+        self.received = b""
+        self.ended = False
+        self.paused = False
+        self.lost: Exception | bool | None = False
+        self.transport: TlsClientTransport
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.assert_nothing_is_shared()
+
+    def assert_nothing_is_shared(self) -> None:
+        memory = self.ground.tls_memory
+        assert (memory.incoming.pending, memory.outgoing.pending) == (0, 0)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        self._buffer = memoryview(bytearray(self.dice.choice((1, 100, 2_048, 32_768, 65_536))))
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.assert_nothing_is_shared()
+        assert not self.paused
+        self.received += self._buffer[:nbytes]
+        if self.dice.random() < 0.2:
+            self.pause()
+
+    def pause(self) -> None:
+        self.paused = True
+        self.transport.pause_reading()
+
+    def resume(self) -> None:
+        if self.paused:
+            self.paused = False
+            self.transport.resume_reading()
+
+    def eof_received(self) -> bool:
+        self.assert_nothing_is_shared()
+        self.ended = True
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.assert_nothing_is_shared()
+        self.lost = exc
+
+
+class Connection:
+    """A connection of the gateway's, and the target at its other end."""
+
+    def __init__(self, ground: Ground, resuming: Resuming, tls: ssl.SSLContext, dice: random.Random) -> None:
+        self.ground, self.dice = ground, dice
+        self.server = Server(tls)
+        self.client = Client(ground, dice)
+        done: Any = asyncio.Future(loop=cast(Any, ground.turns))
+        self.transport = TlsClientTransport(cast(Any, ground), resuming, "a.test", self.client, done)
+        self.transport.connection_made(cast(Any, self.server))
+        self.done = done
+
+    def deliver(self, most: int | None = None) -> None:
+        """Some of what is on its way arrives."""
+        server, transport = self.server, self.transport
+        if server.reading and server.on_its_way and not server.closed:
+            buffer = transport.get_buffer(-1)
+            size = min(len(buffer), len(server.on_its_way), most or self.dice.choice((1, 5, 600, 16_406, 32_768)))
+            buffer[:size] = server.on_its_way[:size]
+            server.on_its_way = server.on_its_way[size:]
+            transport.buffer_updated(size)
+            self.client.assert_nothing_is_shared()
+
+    def settle(self) -> None:
+        while self.ground.turns.soon:
+            self.ground.turns.soon.pop(0)()
+
+    def shake(self) -> None:
+        while self.transport.stage < OPEN:
+            self.deliver()
+        assert self.done.result() is None
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return Certificates(tmp_path_factory.mktemp("transport"))
+
+
+@pytest.fixture(scope="module")
+def issued(authority: Certificates) -> tuple[str, str]:
+    return authority.issue("a.test")
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("highest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_connections_that_share_memory_keep_their_bytes(
+    authority: Certificates, issued: tuple[str, str], highest: int, seed: int
+) -> None:
+    """Handshakes, data, pauses and ends of both directions of a dozen connections, in any order."""
+    dice, ground = random.Random(seed), Ground()
+    tls, resuming = server_tls(issued, highest=highest), Resuming(trusting(authority))
+    connections = [Connection(ground, resuming, tls, dice) for _ in range(CONNECTIONS)]
+    sent = {each: [0, 0] for each in connections}  # by the client's side, by the server's
+    left = set(connections)
+    while left:
+        each = dice.choice(tuple(left))
+        client, server, transport = each.client, each.server, each.transport
+        act = dice.randrange(5)
+        if act == 0 or transport.stage < OPEN:
+            each.deliver()
+        elif act == 1:
+            client.resume()
+            each.settle()
+        elif act in (2, 3):
+            side = act - 2
+            at = sent[each][side]
+            if at < BYTES:
+                size = dice.choice((1, 1_000, 16_384, 16_385, 100_000))
+                (transport.write if side == 0 else server.send)(PATTERN[at : at + size])
+                sent[each][side] = min(BYTES, at + size)
+                if at + size >= BYTES:
+                    transport.write_eof() if side == 0 else server.end()
+        elif client.ended and server.ended and server.fin:
+            left.discard(each)
+        client.assert_nothing_is_shared()
+    for each in connections:
+        assert each.client.received == PATTERN
+        assert each.server.received == PATTERN
+        assert not each.transport.has_unread()
+        assert each.client.lost is False
+
+
+def one(authority: Certificates, issued: tuple[str, str]) -> Connection:
+    connection = Connection(Ground(), Resuming(trusting(authority)), server_tls(issued), random.Random(0))
+    connection.shake()
+    connection.deliver(100_000)
+    return connection
+
+
+def test_an_end_that_tls_does_not_know_of_is_no_end(authority: Certificates, issued: tuple[str, str]) -> None:
+    connection = one(authority, issued)
+    assert connection.transport.eof_received() is False
+    assert isinstance(connection.client.lost, TlsBroken)
+    assert not connection.client.ended
+    assert connection.transport.stage is CLOSED
+    assert connection.server.aborted
+
+
+def test_what_came_before_a_broken_record_is_handed_on(authority: Certificates, issued: tuple[str, str]) -> None:
+    connection = one(authority, issued)
+    connection.server.send(b"good")
+    connection.server.on_its_way += b"\x17\x03\x03\x00\x20" + b"x" * 32
+    connection.client.dice = random.Random(3)
+    while connection.client.lost is False:
+        connection.deliver(100_000)
+        connection.client.resume()
+        connection.settle()
+    assert connection.client.received == b"good"
+    assert isinstance(connection.client.lost, ssl.SSLError)
+    assert connection.transport.lost_by == "decryption failed or bad record mac"
+
+
+def test_what_was_paused_is_read_of_a_connection_that_is_lost(authority: Certificates, issued: tuple[str, str]) -> None:
+    """It was received, whatever became of the socket since; what is still in that is given by who has it."""
+    connection = one(authority, issued)
+    client, server, transport = connection.client, connection.server, connection.transport
+    server.send(PATTERN[:60_000])
+    client.dice = random.Random(0)
+    while not client.paused:
+        connection.deliver(32_768)
+    before = len(client.received)
+    transport.connection_lost(ConnectionResetError())
+    assert isinstance(client.lost, ConnectionResetError)
+    buffer = memoryview(bytearray(65_536))
+    sealed = b""
+    while before < 60_000:
+        try:
+            count = transport.read_lost(sealed, buffer)
+        except ssl.SSLWantReadError:
+            sealed, server.on_its_way = server.on_its_way, b""
+            assert sealed
+        else:
+            sealed = b""
+            assert buffer[:count] == PATTERN[before : before + count]
+            before += count
+        client.assert_nothing_is_shared()
+
+
+def test_nothing_is_left_of_a_handshake_that_fails(tmp_path: Path, issued: tuple[str, str]) -> None:
+    stranger = Certificates(tmp_path)
+    ground = Ground()
+    connection = Connection(ground, Resuming(trusting(stranger)), server_tls(issued), random.Random(0))
+    while not connection.done.done():
+        connection.deliver()
+    assert isinstance(connection.done.result(), ssl.SSLCertVerificationError)
+    assert (ground.tls_memory.incoming.pending, ground.tls_memory.outgoing.pending) == (0, 0)
+    assert connection.server.closed
