@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 
@@ -23,7 +23,7 @@ from fastgw import VERSION, config
 from fastgw.admin.client import TOKEN, AdminClient, Refused, Unreachable
 from fastgw.config.files import LARGEST
 from fastgw.config.secret import SecretError
-from fastgw.config.values import parse_address
+from fastgw.config.values import Address, parse_address
 
 if TYPE_CHECKING:
     from fastgw.admin.choosing import Choice, Wanted
@@ -183,6 +183,7 @@ def check(file: FileArgument, syntax: SyntaxOption = Syntax.YAML, answer: Format
     from fastgw.node import cells
     from fastgw.observe.sink import why_not
     from fastgw.runtime.noted import notes_of
+    from fastgw.runtime.sockets import why_not_listen
 
     try:
         loaded = _load(file, syntax)
@@ -191,6 +192,9 @@ def check(file: FileArgument, syntax: SyntaxOption = Syntax.YAML, answer: Format
         for place, access_log in enumerate(loaded.config.access_logs):
             if reason := why_not(access_log.sink):
                 notes.append(config.Problem(file, 0, 0, f"access_logs[{place}].sink", reason))
+        for path, address in _addresses(loaded.config):
+            if reason := why_not_listen(address):
+                notes.append(config.Problem(file, 0, 0, path, reason))
         if (quotas := loaded.config.quotas.file) and (reason := why_not(quotas)):
             notes.append(config.Problem(file, 0, 0, "quotas.file", f"{reason}: counts would end with the gateway"))
         if not cells.COMPILED:
@@ -241,7 +245,7 @@ def explain(
     try:
         gateway = compile(loaded.config, 1, loaded.captured)
         shown = None if certificate is None else certificate_in(certificate)
-        explanation = explanation_of(gateway, method, url, header or (), client, listener, shown)
+        explanation = explanation_of(gateway, method, url, header or (), client, listener, shown, loaded.config.routes)
     except CompileError as error:
         _fail(WRONG, *map(str, error.problems(loaded, TYPES)))
     except ValueError as error:
@@ -504,6 +508,15 @@ def _filter_types(file: str | None) -> Mapping[str, Any]:
         return config.filter_types_of(file, TYPES)
     except config.ConfigError as error:
         _fail(WRONG, *map(str, error.problems))
+
+
+def _addresses(configuration: config.Config) -> Iterator[tuple[str, Address]]:
+    """Where it listens, and where that is said."""
+    for name, listener in configuration.listeners.items():
+        yield f"listeners.{name}.address", listener.address
+    for name in ("status", "admin"):
+        if (own := getattr(configuration, name)) is not None:
+            yield f"{name}.address", own.address
 
 
 def _load(file: str, syntax: Syntax) -> config.Loaded:

@@ -32,6 +32,7 @@ from fastgw.exchange.unidentified import OpenExchange, OpenShadow
 from fastgw.filters.api import Phase, secret_names
 from fastgw.forwarded import Peer, client_address
 from fastgw.gateway import Gateway
+from fastgw.nearest import nearest
 from fastgw.observe.families import FilterEvent
 from fastgw.observe.lines import masker
 from fastgw.routing import Candidate
@@ -123,6 +124,8 @@ class Explanation(msgspec.Struct, omit_defaults=True):
     route: str = ""
     matched: str = ""
     """The host and path pattern that matched, with the parameters' values."""
+    nearest: str = ""
+    """Where no route matches: the one that was most likely meant, and what differs."""
     beat: tuple[str, ...] = ()
     """Routes that match too, and why they come later."""
     could_be: tuple[str, ...] = ()
@@ -222,10 +225,12 @@ def explain(
     client: str = "127.0.0.1",
     listener: str | None = None,
     certificate: ClientCertificate | None = None,
+    routes: Sequence[config.Route] = (),
 ) -> Explanation:
     """What becomes of this request from `client`. `listener`: None = the one that the URL's port belongs to.
 
-    `certificate`: what the client shows, taken for verified. Raises `ValueError` when the URL, the client or the
+    `certificate`: what the client shows, taken for verified. `routes`: those of the configuration, to name the nearest
+    one where none matches. Raises `ValueError` when the URL, the client or the
     listener's name cannot be right, or the listener asks for no certificate.
     """
     ip_address(client)
@@ -294,6 +299,8 @@ def explain(
     )
     if reply is not None:
         exchange.reply(reply)
+        if reply.fault is Fault.ROUTE_NOT_FOUND and exchange.route is None:
+            explanation.nearest = nearest(routes, exchange, chosen.name)
         return _answered(explanation, exchange, shown)
     assert exchange.route is not None
     action = exchange.route.action
@@ -530,6 +537,8 @@ def as_text(explanation: Explanation) -> str:
         beat = f"; beat: {', '.join(explanation.beat)}" if explanation.beat else ""
         lines.append(("route", f"{explanation.route}   {explanation.matched}{beat}"))
     lines += [("could be" if not place else "", each) for place, each in enumerate(explanation.could_be)]
+    if explanation.nearest:
+        lines.append(("nearest", explanation.nearest))
     if explanation.split:
         lines.append(("split", explanation.split))
     for title, steps in (("early", explanation.early), ("filters", explanation.filters)):

@@ -28,7 +28,7 @@ ORDER = [
     {"upstream"},
     {"filters"},
     {"downstream"},
-    {"gateway"},
+    {"gateway", "nearest"},
     {"compile"},
     {"runtime", "admin", "explain", "demo", "testing"},
     {"cli"},

@@ -1,6 +1,7 @@
 """Files: read, taken apart by their format, and the files that they include."""
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -84,6 +85,11 @@ class Document:
             self.problems.append(self._problem((0, 0), "", "nested too deep"))
 
     @property
+    def text(self) -> str:
+        """As it is written; "" for what comes from no file of the configuration."""
+        return self._text
+
+    @property
     def source(self) -> Source:
         return Source(self.name, self._raw, self.folder, self._suffix, self.upstream)
 
@@ -93,10 +99,21 @@ class Document:
         name = self._variable_at(path)
         if name and self.plain_text({VARIABLE: name}) in wrong:  # a rule has found it to be what it may not be
             wrong = f"the environment variable {name} holds nothing that fits here"
+        if expected and self._is_expansion(path):
+            expected += "; `${…}` is not expanded: write {env: NAME} in place of the whole value"
         return self._problem(spot.key if at_key else spot.value, path_text(path), wrong, expected)
+
+    def _is_expansion(self, path: Path) -> bool:
+        """Whether a value is a text with a variable of a shell in it."""
+        value = self._value_at(path)
+        return isinstance(value, str) and re.search(r"\$\{[A-Za-z_]\w*\}", value) is not None
 
     def _variable_at(self, path: Path) -> str:
         """The variable that holds a value, or the list that it is of; "" = it stands there itself."""
+        return variable_in(self._value_at(path)) or ""
+
+    def _value_at(self, path: Path) -> Any:
+        """The value of a path, or the nearest enclosing one that is in the file."""
         value = self.value
         for step in path:
             is_there = (
@@ -105,7 +122,7 @@ class Document:
             if not is_there:
                 break
             value = value[step]
-        return variable_in(value) or ""
+        return value
 
     def says_nothing(self, path: Path) -> bool:
         """Whether nothing at all stands behind a key, where a null may stand."""

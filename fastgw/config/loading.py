@@ -17,6 +17,7 @@ from fastgw.config.files import Disk, Files, Memory
 from fastgw.config.filter_rules import FilterRules
 from fastgw.config.idle_settings import idle_settings, overlaid_targets
 from fastgw.config.kyma_provider import KymaKept, Refused, add_kyma
+from fastgw.config.lint import lint
 from fastgw.config.lookups import UNKNOWN
 from fastgw.config.merging import Merged, add_consumers, merge, put_targets, targets_in_files
 from fastgw.config.problems import ConfigError, Problem
@@ -196,7 +197,7 @@ def _judged(
         raise ConfigError(told_of(problems, order))
     if of_kyma.refused:
         return _judged(found, filter_types, files, remembered, {**refused, **of_kyma.refused})
-    notes += idle_settings(merged)
+    notes += idle_settings(merged) + lint(merged)
     loaded = Loaded(
         config=merged.config(),
         notes=tuple(told_of(notes, order)),

@@ -44,6 +44,10 @@ class Place:
     def problem(self, wrong: str) -> Problem:
         return self.reading.document.problem(self.path, wrong, at_key=True)
 
+    def value_problem(self, wrong: str) -> Problem:
+        """The same at the value."""
+        return self.reading.document.problem(self.path, wrong)
+
     @property
     def raw(self) -> Any:
         """What the file says there."""

@@ -84,6 +84,10 @@ class Template:
         return b"/" + expanded.lstrip(b"/") if expanded.startswith(b"//") else expanded
 
 
+LIKE_REGEX: Final = re.compile(
+    r"\.\*|\.\+|\(\?|^/?\^|\$$|\[\^|\[[a-z0-9]-[a-z0-9]\]|\\[dws.]|\([^)]*\|[^)]*\)", re.IGNORECASE
+)
+"""Found in a path that is text, a regular expression was meant most likely."""
 _PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(:path)?\}")
 _TEMPLATE_PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
@@ -102,7 +106,12 @@ def parse_path(text: str) -> PathPattern:
         )
     written = text[1:].split("/")
     prefix = written[-1] == "*"
-    segments = tuple(_segment(part) for part in (written[:-1] if prefix else written))
+    try:
+        segments = tuple(_segment(part) for part in (written[:-1] if prefix else written))
+    except ValueError as error:
+        if LIKE_REGEX.search(text) is None:
+            raise
+        raise ValueError(f"{error}, or `~` in front of a regular expression") from error
     names = [segment.name for segment in segments if isinstance(segment, Parameter)]
     if len(set(names)) < len(names):
         raise ValueError(f"{text!r} names a parameter twice; expected each name once")

@@ -4,8 +4,11 @@
 problem says enough.
 """
 
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Final
 
 from msgspec import Struct
@@ -51,18 +54,53 @@ def needs_version_and_listeners(merged: Merged) -> None:
 
 
 def one_listener_per_address(merged: Merged) -> None:
-    """Port 0 is a new port each time."""
-    taken: dict[Address, Place] = {}
+    """Port 0 is a new port each time. What would be bound twice is, as the kernel sees it, one address."""
+    taken: dict[tuple[int, str], list[tuple[Address, Place]]] = {}
     addresses = [(place.below("address"), listener.address) for place, _, listener in merged.whole("listeners")]
     for key in ("status", "admin"):
         addresses += ((place.below("address"), settings.address) for place, settings in merged.once(key))
     for place, address in addresses:
         if address is BROKEN or (not address.path and not address.port):
             continue
-        if address in taken:
-            place.report(f"{address} is taken by {taken[address]}", "expected an address of its own", at_key=False)
+        held = taken.setdefault((address.port, os.path.realpath(address.path) if address.path else ""), [])
+        other = next(((each, at) for each, at in held if _overlap(each, address)), None)
+        if other is None:
+            held.append((address, place))
+        elif other[0] == address:
+            place.report(f"{address} is taken by {other[1]}", "expected an address of its own", at_key=False)
         else:
-            taken[address] = place
+            wrong = f"{address} overlaps {other[0]}, which is taken by {other[1]}"
+            place.report(wrong, "expected an address of its own", at_key=False)
+
+
+def _overlap(one: Address, other: Address) -> bool:
+    """Whether two addresses of one port, or of one path, cannot both be bound. A name may lead anywhere: it is the same
+    as itself, and what is known of it is `localhost`."""
+    if one.path or one.host == other.host:
+        return True
+    return any(_covers(each, another) for each in _bound(one) for another in _bound(other))
+
+
+def _bound(address: Address) -> tuple[IPv4Address | IPv6Address, ...]:
+    hosts = {"": ("0.0.0.0", "::"), "localhost": ("127.0.0.1", "::1")}.get(address.host, (address.host,))
+    with suppress(ValueError):
+        return tuple(map(ip_address, hosts))
+    return ()
+
+
+def _covers(one: IPv4Address | IPv6Address, other: IPv4Address | IPv6Address) -> bool:
+    """`[::]` is IPv6 alone."""
+    return one.version == other.version and (one == other or one.is_unspecified or other.is_unspecified)
+
+
+def sinks_are_files(merged: Merged) -> None:
+    for place, access_log in merged.lists.get("access_logs", ()):
+        sink = None if access_log is BROKEN else place.raw.get("sink")
+        if isinstance(sink, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", sink) is not None:
+            kind = sink.partition("://")[0]
+            wrong = f"a URL ({kind}://…): logs are sent nowhere"
+            expected = 'expected "stdout" or the name of a file, from which a collector reads'
+            place.below("sink").report(wrong, expected, at_key=False)
 
 
 def proxy_protocol_needs_trust(merged: Merged) -> None:
@@ -364,6 +402,7 @@ def _parsed(parse: Callable[[str], Any], text: str, place: Place) -> Any:
 RULES: Final[tuple[Rule, ...]] = (
     needs_version_and_listeners,
     one_listener_per_address,
+    sinks_are_files,
     proxy_protocol_needs_trust,
     tls_that_works,
     served_tls_that_works,

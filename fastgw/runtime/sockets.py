@@ -11,12 +11,14 @@ import stat
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from fastgw.config.values import Address
 from fastgw.runtime.holders import holder_of
 
 BACKLOG: Final = 4096  # the kernel lowers it to net.core.somaxconn
+CAP_NET_BIND_SERVICE: Final = 10  # capabilities(7)
 UNIX_UMASK: Final = 0o117  # owner and group may connect, others may not
 PRIVATE_UMASK: Final = 0o177  # the owner alone
 
@@ -81,6 +83,44 @@ def open_endpoints(address: Address, slots: int, *, private: bool = False) -> tu
         return (_open_unix(address, private),) if address.path else _open_tcp(address, slots)
     except OSError as error:
         raise _cannot(error, address) from error
+
+
+def why_not_listen(address: Address) -> str:
+    """What would keep this process from listening there, as far as it can be seen without trying; "" = nothing. Whether
+    the address is in use is not looked at: most often the gateway that runs has it."""
+    if address.path:
+        folder = os.path.dirname(address.path)
+        if not os.path.isdir(folder):
+            return f"there is no folder {folder} for the socket"
+        return "" if os.access(folder, os.W_OK | os.X_OK) else f"no socket can be made in {folder} by this user"
+    if 0 < address.port < _unprivileged_ports() and not _may_bind_low_ports():
+        return (
+            f"port {address.port} needs a right that this user has not: CAP_NET_BIND_SERVICE (in a unit of systemd: "
+            f"AmbientCapabilities), or net.ipv4.ip_unprivileged_port_start of at most {address.port}"
+        )
+    try:
+        for family, host in _resolve(address):
+            _bind(family, (host, 0), shared=False).close()
+    except socket.gaierror as error:
+        return f"{address.host} cannot be looked up: {error.strerror}"
+    except OSError as error:
+        return f"cannot listen on {address}: {error.strerror}"
+    return ""
+
+
+def _unprivileged_ports() -> int:
+    """The first port that everybody may bind."""
+    with suppress(OSError, ValueError):
+        return int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+    return 1024
+
+
+def _may_bind_low_ports() -> bool:
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("CapEff:"):
+                return bool(int(line.split()[1], 16) >> CAP_NET_BIND_SERVICE & 1)
+    return os.geteuid() == 0
 
 
 def open_endpoint(address: Address, *, private: bool = False) -> Endpoint:

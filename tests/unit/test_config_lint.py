@@ -1,0 +1,226 @@
+"""What a valid configuration says and hardly means is told by `check`, and addresses that cannot both be bound."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from fastgw import config
+from fastgw.config.values import parse_address
+from fastgw.filters import TYPES
+from fastgw.runtime.sockets import why_not_listen
+from tests.support.commands import ended
+
+HEAD = """\
+version: 1
+listeners: {main: {address: '127.0.0.1:0'}}
+upstreams: {u: {targets: ['http://127.0.0.1:9']}}
+"""
+
+
+def notes(folder, text):
+    file = folder / "a.yaml"
+    file.write_text(text)
+    return [str(each).replace(f"{folder}/", "") for each in config.load(str(file), TYPES).notes]
+
+
+def problems(folder, text):
+    (folder / "a.yaml").write_text(text)
+    with pytest.raises(config.ConfigError) as caught:
+        config.load(str(folder / "a.yaml"), TYPES)
+    return [str(each).replace(f"{folder}/", "") for each in caught.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("text", "note"),
+    [
+        ("routes: [{name: a, paths: [/], upstream: u}]", "4:28: routes[0].paths[0]: `/` is that path alone"),
+        ("routes: [{name: a, paths: ['/v/(a|b)'], upstream: u}]", "paths[0]: it is compared as text: a regular"),
+        ("routes: [{name: a, paths: ['~^/x{id}$'], upstream: u}]", "paths[0]: `{…}` in a regular expression is text"),
+        ("routes: [{name: a, headers: {x-v: '~^2'}, upstream: u}]", "headers.x-v: it is compared as text"),
+        ("routes: [{name: a, query: {v: '{id}'}, upstream: u}]", "query.v: it is compared as text"),
+        ("routes: [{name: a, rewrite: /b/$1, upstream: u}]", "routes[0].rewrite: `$1` is taken as it is"),
+        ("routes: [{name: a, redirect: {to: '/b/$1'}}]", "redirect.to: `$1` is taken as it is"),
+        ("routes: [{name: a, redirect: {to: 'https://b$request_uri'}}]", "to: `$request_uri` is taken as it is"),
+        ("routes: []\nadmin: {token: '${TOKEN}'}", "5:16: admin.token: `${…}` is taken as it is; write {env: NAME}"),
+        ("routes: []\nfilters: {headers: {request: {set: {X-A: '$remote_addr'}}}}", "`$remote_addr` is taken as it is"),
+        ("routes: []\naccess_logs: [{sink: stderr}]", 'access_logs[0].sink: a file called "stderr" is written'),
+        (
+            "routes: []\nconsumers: [{name: a, key_auth: [{key: a-key-of-alice}]}, "
+            "{name: b, key_auth: [{key: a-key-of-bob}]}]",
+            "5:23: consumers[0].key_auth: no filter reads it: there is no `key_auth` (and 1 more)",
+        ),
+        (
+            "routes: [{name: a, paths: ['/e/{id}'], upstream: u}, "
+            "{name: b, paths: ['/e/{x}'], methods: [GET], upstream: u}]",
+            '4:61: routes[1].name: it is never asked: route "a" (a.yaml:4) takes all of its requests',
+        ),
+        (
+            "routes: [{name: a, methods: [GET], upstream: u}, {name: b, methods: [HEAD, GET], upstream: u}]",
+            'routes[1].name: it is never asked: route "a"',
+        ),
+    ],
+)
+def test_it_is_told_at_its_place(tmp_path, text, note):
+    told = notes(tmp_path, f"{HEAD}{text}\n")
+    assert len(told) == 1, told
+    assert note in told[0]
+    assert "a-key-of" not in told[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "routes: [{name: a, paths: [/], upstream: u}, {name: all, upstream: u}]",
+        "routes: [{name: a, paths: [/, '/*'], upstream: u}]",
+        "routes: [{name: a, paths: [/], redirect: {to: /app/}}]",
+        "routes: [{name: a, paths: ['~^/v[0-9]{1,3}/', '/a.b/c'], upstream: u}]",
+        "routes: [{name: a, respond: {body: 'let a = `${name}`; $(\"#host\")'}}]",
+        "routes: [{name: a, methods: [GET], upstream: u}, {name: b, methods: [POST], upstream: u}]",
+        "routes: [{name: a, headers: {x: '1'}, upstream: u}, {name: b, upstream: u}]",
+        "routes: [{name: a, upstream: u}, {name: b, headers: {x: '1'}, upstream: u}]",
+        "routes: [{name: a, hosts: [a.test], upstream: u}, {name: b, hosts: [b.test], upstream: u}]",
+        "routes: []\naccess_logs: [{sink: /dev/stderr}]",
+        "filters: {auth: {any_of: [{key_auth: {}}]}}\nroutes: []\n"
+        "consumers: [{name: a, key_auth: [{key: a-key-of-a}]}]",
+        "filters: {basic_auth: {}}\nroutes: []\n"
+        "consumers: [{name: a, basic_auth: [{username: a, password: 'pa$$w0rd${x}'}]}]",
+    ],
+)
+def test_what_may_well_be_meant_is_not_told(tmp_path, text):
+    assert notes(tmp_path, f"{HEAD}{text}\n") == []
+
+
+@pytest.mark.parametrize("sink", ["http://logs:9000", "tcp://logs:514", "syslog://localhost"])
+def test_a_sink_that_is_a_url_is_refused(tmp_path, sink):
+    (told,) = problems(tmp_path, f"{HEAD}routes: []\naccess_logs: [{{sink: '{sink}'}}]\n")
+    assert "access_logs[0].sink: a URL" in told
+    assert 'expected "stdout" or the name of a file' in told
+
+
+def test_where_text_is_not_expanded_and_wrong_it_is_said_what_to_write(tmp_path):
+    (told,) = problems(tmp_path, f"{HEAD}routes: []\ntimeouts: {{keepalive: '${{IDLE}}'}}\n")
+    assert told.endswith("; `${…}` is not expanded: write {env: NAME} in place of the whole value")
+
+
+def test_a_regular_expression_that_cannot_be_text_is_told_its_sign(tmp_path):
+    (told,) = problems(tmp_path, f"{HEAD}routes: [{{name: a, paths: ['/v[0-9]+/.*'], upstream: u}}]\n")
+    assert told.endswith("such as /files/*, or `~` in front of a regular expression")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("0.0.0.0:80", "127.0.0.1:80"),
+        ("127.0.0.1:80", "0.0.0.0:80"),
+        ("[::]:80", "[::1]:80"),
+        (":80", "0.0.0.0:80"),
+        (":80", "[2001:db8::1]:80"),
+        ("localhost:80", "127.0.0.1:80"),
+        ("0.0.0.0:80", "localhost:80"),
+        ("unix:/run/a.sock", "unix:/run/../run/a.sock"),
+    ],
+)
+def test_addresses_that_cannot_both_be_bound_are_refused(tmp_path, one, other):
+    """As the start would find it; those of control too."""
+    for text in (
+        f"{{a: {{address: '{one}'}}, b: {{address: '{other}'}}}}\n",
+        f"{{a: {{address: '{one}'}}}}\nstatus: {{address: '{other}'}}\n",
+    ):
+        (told,) = problems(tmp_path, f"version: 1\nlisteners: {text}routes: []\n")
+        assert f"{other} overlaps {one}, which is taken by a.yaml:2; expected an address of its own" in told
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("0.0.0.0:80", "[::]:80"),
+        ("127.0.0.1:80", "127.0.0.2:80"),
+        ("0.0.0.0:80", "127.0.0.1:81"),
+        ("a.test:80", "b.test:80"),
+        ("0.0.0.0:0", "127.0.0.1:0"),
+    ],
+)
+def test_others_can(tmp_path, one, other):
+    text = f"version: 1\nlisteners: {{a: {{address: '{one}'}}, b: {{address: '{other}'}}}}\nroutes: []\n"
+    assert notes(tmp_path, text) == []
+
+
+class TestWhatRunWouldFind:
+    """Not wrong with the file, but with this machine or this user."""
+
+    def test_a_low_port_without_the_right(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("fastgw.runtime.sockets._may_bind_low_ports", lambda: False)
+        monkeypatch.setattr("fastgw.runtime.sockets._unprivileged_ports", lambda: 1024)
+        (tmp_path / "a.yaml").write_text(
+            f"{HEAD.replace('127.0.0.1:0', '127.0.0.1:80')}status: {{address: ':443'}}\nroutes: []\n"
+        )
+        told = json.loads(ended("check", "a.yaml", "--format", "json", directory=tmp_path).stdout)
+        assert told["problems"] == []
+        ports = {each["path"]: each["wrong"] for each in told["notes"]}
+        assert [*ports] == ["listeners.main.address", "status.address"]
+        assert ports["status.address"].startswith("port 443 needs a right that this user has not: CAP_NET_BIND_SERVICE")
+        monkeypatch.setattr("fastgw.runtime.sockets._unprivileged_ports", lambda: 80)
+        assert why_not_listen(parse_address("127.0.0.1:80")) == ""
+
+    @pytest.mark.parametrize(
+        ("address", "why"),
+        [
+            ("192.0.2.7:8080", "cannot listen on 192.0.2.7:8080: Cannot assign requested address"),
+            ("nobody.invalid:8080", "nobody.invalid cannot be looked up: "),
+            ("unix:/nowhere/a.sock", "there is no folder /nowhere for the socket"),
+            (":8080", ""),
+            ("127.0.0.1:0", ""),
+            ("unix:/tmp/a.sock", ""),
+        ],
+    )
+    def test_an_address_that_this_machine_cannot_have(self, address, why):
+        told = why_not_listen(parse_address(address))
+        assert told.startswith(why)
+        assert bool(told) is bool(why)
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (("POST", "http://api.test/users/7/"), "api: path /users/7/ is not /users/{id}: a slash at the end counts"),
+        (("POST", "http://api.test/Users/7"), "api: path /Users/7 is not /users/{id}: capital letters count"),
+        (("POST", "http://other.test/users/7"), "api: host other.test is not api.test"),
+        (
+            ("POST", "http://api.test/users/7/posts"),
+            "api: path /users/7/posts is not /users/{id}, which is that path alone",
+        ),
+        (("GET", "http://api.test/beta"), "beta: header x-beta is not '1'"),
+        (("GET", "http://api.test/internal/x"), "inside: is served on listener inner, not on main"),
+        (("GET", "http://api.test/what/is/this/after/all"), ""),
+    ],
+)
+def test_explain_names_the_nearest_route_of_a_404_and_what_differs(tmp_path, asked, told):
+    (tmp_path / "a.yaml").write_text(
+        """
+version: 1
+listeners: {main: {address: '127.0.0.1:8080'}, inner: {address: '127.0.0.1:8081'}}
+routes:
+  - {name: api, hosts: [api.test], paths: ['/users/{id}'], methods: [POST], respond: {}}
+  - {name: beta, paths: [/beta], headers: {x-beta: '1'}, respond: {}}
+  - {name: inside, listeners: [inner], paths: ['/internal/*'], respond: {}}
+"""
+    )
+    shown = json.loads(
+        ended(
+            "explain",
+            "a.yaml",
+            *asked,
+            "-H",
+            "X-Beta: a-secret",
+            "--listener",
+            "main",
+            "--format",
+            "json",
+            directory=tmp_path,
+        ).stdout
+    )
+    assert (shown["status"], shown.get("nearest", "")) == (404, told)
+    text = ended("explain", "a.yaml", *asked, "--listener", "main", directory=tmp_path).stdout
+    assert [line for line in text.splitlines() if line.startswith("nearest")] == ([f"nearest   {told}"] if told else [])
