@@ -1,6 +1,6 @@
 """The status listener: `/livez`, `/readyz` and `/metrics`, read-only, one request per connection.
 
-Control serves it, and while control is away a worker, which has no metrics to tell.
+Control serves it, and while control is away or hangs, a worker.
 
 Bounded in everything: a head of at most `HEAD_MAX` bytes in `HEAD_PATIENCE` seconds, an answer that is taken in
 `ANSWER_PATIENCE`, and `CONNECTIONS_MAX` connections: beyond them, who has waited longest without asking makes room.
@@ -24,41 +24,56 @@ CONNECTIONS_MAX: Final = 64
 _TEXT: Final = b"text/plain; charset=utf-8"
 Page = tuple[int, bytes, bytes]
 """Status, content type and body."""
+Metrics = Callable[[bytes], tuple[bytes, bytes]]
+"""By the Accept field: the content type of the metrics, and their text."""
 
 
 class StatusPages:
     """What is told, and who is being told."""
 
     def __init__(
-        self, is_ready: Callable[[], bool], metrics: Callable[[bytes], tuple[bytes, bytes]] | None = None
+        self,
+        is_ready: Callable[[], bool],
+        metrics: Callable[[bytes], tuple[bytes, bytes] | asyncio.Future[tuple[bytes, bytes]]],
     ) -> None:
-        """`metrics`: their content type and text, by the Accept field. None where a worker stands in for control."""
+        """`metrics`: as `Metrics`, at once or later."""
         self._is_ready = is_ready
         self._metrics = metrics
-        self._pages: dict[bytes, Callable[[RequestHead], Page]] = {
-            b"/livez": lambda head: (200, _TEXT, b"alive\n"),
+        self._pages: dict[bytes, Callable[[], Page]] = {
+            b"/livez": lambda: (200, _TEXT, b"alive\n"),
             b"/readyz": self._readiness,
-            b"/metrics": self._exposition,
         }
         self.asking: dict[StatusConnection, None] = {}
         """Connections without a complete head, the oldest first."""
         self.answered: set[StatusConnection] = set()
         """Connections whose answer is not taken yet."""
 
-    def answer(self, head: RequestHead) -> bytes:
-        """The response to a request. A body that it has is not read: the connection ends with the answer."""
+    def answer(self, head: RequestHead, send: Callable[[bytes], None]) -> None:
+        """Send the response to a request. A body that it has is not read: the connection ends with the answer."""
         if head.method not in (b"GET", b"HEAD"):
-            return _response(head.method, (405, _TEXT, b"GET and HEAD only\n"), b"Allow: GET, HEAD\r\n")
-        page = self._pages.get(head.path)
-        return _response(head.method, page(head) if page else (404, _TEXT, b"/livez, /readyz or /metrics\n"))
+            send(_response(head.method, (405, _TEXT, b"GET and HEAD only\n"), b"Allow: GET, HEAD\r\n"))
+        elif head.path == b"/metrics":
+            self._expose(head, send)
+        else:
+            page = self._pages.get(head.path)
+            send(_response(head.method, page() if page else (404, _TEXT, b"/livez, /readyz or /metrics\n")))
 
-    def _readiness(self, head: RequestHead) -> Page:
+    def _readiness(self) -> Page:
         return (200, _TEXT, b"ready\n") if self._is_ready() else (503, _TEXT, b"not ready\n")
 
-    def _exposition(self, head: RequestHead) -> Page:
-        if self._metrics is None:
-            return (503, _TEXT, b"control is restarting\n")
-        return (200, *self._metrics(head.first(b"accept") or b""))
+    def _expose(self, head: RequestHead, send: Callable[[bytes], None]) -> None:
+        found = self._metrics(head.first(b"accept") or b"")
+        if isinstance(found, tuple):
+            send(_response(head.method, (200, *found)))
+            return
+
+        def summed_up(done: asyncio.Future[tuple[bytes, bytes]]) -> None:
+            if done.cancelled() or done.exception() is not None:
+                send(_response(head.method, (503, _TEXT, b"the metrics cannot be told now\n")))
+            else:
+                send(_response(head.method, (200, *done.result())))
+
+        found.add_done_callback(summed_up)
 
 
 def _response(method: bytes, page: Page, fields: bytes = b"") -> bytes:
@@ -109,12 +124,21 @@ class StatusConnection(asyncio.Protocol):
                 return
             if end < 0 or end > HEAD_MAX:
                 raise Malformed("The request head is too long.", 431)
-            answer = self._pages.answer(judge_request(self._received[:end]))
+            head = judge_request(self._received[:end])
         except Malformed as error:
-            answer = _response(b"GET", (error.status, _TEXT, error.reason.encode() + b"\n"))
+            self._await_answer()
+            self._send(_response(b"GET", (error.status, _TEXT, error.reason.encode() + b"\n")))
+        else:
+            self._await_answer()
+            self._pages.answer(head, self._send)
+
+    def _await_answer(self) -> None:
         self._leave()
         self._pages.answered.add(self)
         self._late = asyncio.get_running_loop().call_later(ANSWER_PATIENCE, self.drop)
         self._transport.pause_reading()
-        self._transport.write(answer)
-        self._transport.close()
+
+    def _send(self, answer: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(answer)
+            self._transport.close()

@@ -1,11 +1,16 @@
-"""A worker's heart: it beats in shared memory, and notes how late it is, which is how late everything else is."""
+"""Hearts: a worker's beats in shared memory, and notes how late it is, which is how late everything else is; control's
+only beats."""
 
 import asyncio
 import time
+from typing import Final
 
-from fastgw.node.shared import Column
+from fastgw.node.shared import Column, Shared
 from fastgw.node.timers import TICK
 from fastgw.runtime.words import Words
+
+CONTROL_BEATS_S: Final = 0.25
+"""Seconds between two beats of control."""
 
 
 class Heart:
@@ -26,3 +31,16 @@ class Heart:
         self._words.beaten(self._column, time.monotonic_ns(), now - self._due_at)
         self._due_at = now + TICK
         self._loop.call_later(TICK, self._beat)
+
+
+class ControlHeart:
+    """Control's: it only says that its loop goes round."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, words: Words, shared: Shared) -> None:
+        self._loop = loop
+        self._words = words
+        self._shared = shared
+
+    def beat(self) -> None:
+        self._words.control_has_beaten(self._shared, time.monotonic_ns())
+        self._loop.call_later(CONTROL_BEATS_S, self.beat)

@@ -14,6 +14,7 @@ from fastgw.runtime.channel import Channel, Columns
 from fastgw.runtime.commons import Commons
 from fastgw.runtime.control import run_control
 from fastgw.runtime.notices import call_process, described, notice
+from fastgw.runtime.pulse import CONTROL_HUNG_S
 from fastgw.runtime.signals import Signals, when_alone
 from fastgw.runtime.slots import Child, Slot, Work
 from fastgw.runtime.worker import Birth, run_worker
@@ -93,6 +94,8 @@ class Children:
         finally:
             theirs.close()
         child = Child(pid, ours, slot.name, column, time.monotonic())
+        if slot is self.control:
+            child.beats, child.hung_s = True, CONTROL_HUNG_S
         child.sockets = {number: len(each.sockets) for number, each in self._commons.endpoints.items()}
         return child
 

@@ -5,7 +5,9 @@ Workers never wait for it; when it dies it is replaced, and begins with what is 
 """
 
 import asyncio
+import faulthandler
 import os
+import signal
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from importlib import import_module
@@ -21,6 +23,7 @@ from fastgw.downstream.tls import files_of, server_context
 from fastgw.events import Event
 from fastgw.node.ground import Ground
 from fastgw.runtime.accepted import Accepted
+from fastgw.runtime.beating import ControlHeart
 from fastgw.runtime.channel import (
     AnyMessage,
     Ask,
@@ -39,7 +42,7 @@ from fastgw.runtime.feeding import Feeding
 from fastgw.runtime.files import LOOK_EVERY, FileWatch, SourceWatch
 from fastgw.runtime.kubernetes_watch import Watching
 from fastgw.runtime.loops import run
-from fastgw.runtime.notices import configure, described, notice
+from fastgw.runtime.notices import STDERR, configure, described, notice
 from fastgw.runtime.probes import status_server
 from fastgw.runtime.proposals import Proposals
 from fastgw.runtime.quota_keeping import QuotaKeeper
@@ -55,6 +58,7 @@ NICENESS: Final = 5
 
 def run_control(commons: Commons, channel: Channel) -> None:
     """The life of the control process, after the fork: serve until told to stop."""
+    faulthandler.register(signal.SIGUSR2, STDERR)  # the supervisor asks where we hang
     with suppress(PermissionError):  # a service manager's unit may forbid it
         os.nice(NICENESS)
 
@@ -107,6 +111,7 @@ class Control:
     async def serve(self) -> None:
         """Serve until told to stop; then answer what was asked."""
         loop = asyncio.get_running_loop()
+        ControlHeart(loop, self._commons.words, self._commons.shared).beat()
         self._ground.start()
         self._feed(self._proposals.current)
         self._quotas.follow(self._proposals.current.settings, begins=True)

@@ -1,4 +1,4 @@
-"""Workers that hang: counted out while they do not beat, and replaced when that lasts."""
+"""Workers and a control process that hang: counted out while they do not beat, and replaced when that lasts."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ from math import inf
 
 from fastgw.events import Event
 from fastgw.runtime.notices import notice
-from fastgw.runtime.pulse import HUNG_S, LOOK_EVERY, SET_UP_S, SILENT_S, STACK_S
+from fastgw.runtime.pulse import LOOK_EVERY, SET_UP_S, SILENT_S, STACK_S
 from fastgw.runtime.slots import Child
 
 
@@ -46,11 +46,18 @@ class Overseer:
             pass  # or nobody sees it
         elif serving and not child.generation and child.pulse.silence < SET_UP_S:
             pass  # it begins to beat when it is set up
-        elif child.pulse.silence >= (HUNG_S if serving else SILENT_S):
+        elif child.pulse.silence >= (child.hung_s if serving else SILENT_S):
             _condemn(child, now, f"has not beaten for {int(child.pulse.silence)} s")
         elif serving and child.silent is not (child.pulse.silence >= SILENT_S):
             child.silent = not child.silent
             self._hushed(child)
+
+
+def cut_off(child: Child, why: str) -> None:
+    """Kill it at once, as it is: it must not go on for a moment more. The kernel closes its connections."""
+    notice(Event.PROCESS_KILLED, f"{child} {why}: it is killed")
+    child.kill_at = time.monotonic() + LOOK_EVERY  # again, if it waits for a disk by then
+    os.kill(child.pid, signal.SIGKILL)
 
 
 def _condemn(child: Child, now: float, why: str) -> None:

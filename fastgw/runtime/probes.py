@@ -1,19 +1,23 @@
-"""`/livez` and `/readyz` from a worker, on the status listener's socket, while control is away."""
+"""`/livez`, `/readyz` and `/metrics` from a worker, on the status listener's socket, while control is away or hangs."""
 
 import asyncio
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from fastgw.admin.status import StatusConnection, StatusPages
+from fastgw.admin.status import Metrics, StatusConnection, StatusPages
 
 
 class Probes:
-    """Serves while it has a socket. Metrics are control's: asked for them, it says so."""
+    """Serves while it has a socket.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, is_ready: Callable[[], bool]) -> None:
+    Metrics are summed up in a thread: with many routes that takes longer than requests should wait. Those that control
+    alone knows, of health, feeds and certificates, are missing.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, is_ready: Callable[[], bool], metrics: Metrics) -> None:
         self._loop = loop
-        self._pages = StatusPages(is_ready)
+        self._pages = StatusPages(is_ready, lambda accept: loop.run_in_executor(None, metrics, accept))
         self._serving: asyncio.Task[None] | None = None
 
     def watch(self, descriptors: Sequence[int]) -> None:

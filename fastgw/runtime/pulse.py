@@ -1,4 +1,4 @@
-"""Whether a worker's loop still goes round, told by the beats it leaves in shared memory.
+"""Whether the loop of a worker, or of control, still goes round, told by the beats it leaves in shared memory.
 
 A beat is not compared with the clock but with itself, one look later, and each look counts for a second at most: after
 a pause of the whole machine, or of the supervisor alone, every beat looks old and nobody has hung.
@@ -14,6 +14,8 @@ SILENT_S: Final = 2.0
 """Seconds without a beat after which neighbours accept for a worker, and a drain or stop waits for it no longer."""
 HUNG_S: Final = 10.0
 """Seconds without a beat after which a worker is replaced."""
+CONTROL_HUNG_S: Final = 4.0
+"""Seconds without a beat after which control is replaced: it serves nobody, and health, tokens and secrets wait."""
 SET_UP_S: Final = 60.0
 """Seconds to its first beat that a newborn worker may take: it builds the tables."""
 STACK_S: Final = 0.2

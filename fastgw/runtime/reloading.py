@@ -14,6 +14,7 @@ from fastgw.routing import at_once
 from fastgw.runtime.accepted import unsealing
 from fastgw.runtime.channel import Commit, Origin, Outcome, Propose, Rejected, Subject
 from fastgw.runtime.commons import Commons, Record, Sealed, place_listeners
+from fastgw.runtime.hanging import cut_off
 from fastgw.runtime.keeping import kept_on
 from fastgw.runtime.notices import configure, described, notice
 from fastgw.runtime.opening import OWN, open_own
@@ -182,6 +183,9 @@ class Reloading:
         """All workers are prepared: from here on this is what is in force, whoever dies."""
         assert self._turnover is not None
         commons, turnover = self._commons, self._turnover
+        for child in self._workers():
+            if child.silent:  # before anybody is told: it must not answer by the old configuration when it wakes
+                cut_off(child, "hangs, and would go on with the configuration that ends now")
         commons.words.carry(commons.shared, commons.sealed.accepted.places, turnover.sealed.accepted.places)
         commons.words.commit(commons.shared, turnover.sealed.generation)
         commons.kept.append(commons.sealed)

@@ -7,7 +7,7 @@ from typing import Final
 
 from fastgw.runtime.channel import AnyMessage, Channel, ChannelClosed, Stop
 from fastgw.runtime.outbox import Outbox
-from fastgw.runtime.pulse import Pulse
+from fastgw.runtime.pulse import HUNG_S, Pulse
 
 SETTLED: Final = 10.0
 """Seconds a child must live for its death to count as the first again."""
@@ -42,6 +42,7 @@ class Child:
         self.began_at = began_at  # monotonic seconds
         self.outdated = outdated
         self.beats = column is not None  # in our memory; a worker of a program with other memory beats there
+        self.hung_s = HUNG_S  # seconds without a beat after which it is killed
         self.generation = 0  # of the configuration that it serves; 0: it is not set up yet
         self.asked = 0  # the generation that it was told last to prepare
         self.ready = False
@@ -121,6 +122,11 @@ class Slot:
     @property
     def is_ready(self) -> bool:
         return self.child is not None and self.child.ready
+
+    @property
+    def answers(self) -> bool:
+        """Whether it is ready and goes round."""
+        return self.child is not None and self.child.ready and not self.child.silent
 
     def failed(self, lived: float, now: float) -> None:
         """A child died after so many seconds, or could not be forked. Sets when the next one is due."""

@@ -55,7 +55,7 @@ from fastgw.runtime.commons import Commons
 from fastgw.runtime.control import import_admin
 from fastgw.runtime.estate import Estate
 from fastgw.runtime.feeding import taken
-from fastgw.runtime.hanging import Overseer
+from fastgw.runtime.hanging import Overseer, cut_off
 from fastgw.runtime.life import STOP_GRACE, Life, Phase
 from fastgw.runtime.notices import RareNotice, notice, notice_logs
 from fastgw.runtime.notify import Notifier
@@ -452,17 +452,17 @@ class Supervisor:
 
     def _tell_of_control(self) -> None:
         """Workers ask for themselves what it would fetch for all, while it is away."""
-        if self._control_is_away is self._children.control.is_ready:
+        if self._control_is_away is self._children.control.answers:
             self._control_is_away = not self._control_is_away
             for worker in self._children.that_work():
                 worker.send(ControlAway(generation=worker.generation, away=self._control_is_away))
 
     def _watch_probes(self) -> None:
-        """While control is away, a worker answers for it."""
+        """While control is away or hangs, a worker answers for it."""
         endpoint = self._commons.own.get("status")
         if endpoint is None:
             return
-        wanted = None if self._children.control.is_ready else next(self._children.serving(), None)
+        wanted = None if self._children.control.answers else next(self._children.serving(), None)
         if wanted is self._watching:
             return
         if self._watching is not None:
@@ -471,22 +471,30 @@ class Supervisor:
             wanted.send(Watch(generation=wanted.generation), [endpoint.of_slot(0).fileno()])
         self._watching = wanted
 
-    # --- workers that hang ---
+    # --- children that hang ---
 
     def _beat_of(self, child: Child) -> int:
-        assert child.column is not None
+        if child.column is None:
+            return self._commons.words.beat_of_control(self._commons.shared)
         return self._commons.words.beat_of(self._commons.shared, child.column)
 
     def _hush(self, child: Child) -> None:
-        """Count the worker out, or in again."""
-        assert child.column is not None
+        """Count the child out, or in again."""
+        if child.column is None:
+            self._settle()
+            if child.silent:
+                notice(
+                    Event.PROCESS_SILENT, f"{child} has not beaten for {SILENT_S:.0f} s: workers answer and ask for it"
+                )
+            else:
+                notice(Event.PROCESS_BACK, f"{child} beats again")
+            return
         commons = self._commons
         commons.words.hush(commons.shared, child.column, child.silent)
         if child.silent:
             self._reloading.gone(child)
-        elif child.generation != commons.sealed.generation:
-            child.ready = False  # until it has committed what it has missed
-            self._reloading.catch_up(child)
+            if child.ready and child.generation != commons.sealed.generation:
+                cut_off(child, "hangs with a configuration that has ended")
         elif child.able:
             self._reloading.is_ready(child)
         self._settle()

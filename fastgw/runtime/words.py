@@ -65,6 +65,8 @@ class Words:
         self.beat = layout.gauge("beat")
         """When the worker's loop last went round, in nanoseconds of the monotonic clock."""
         self._lag = layout.gauge("lag", 3)  # microseconds in this window, in the one before; which window
+        self.control_beat = layout.gauge("control_beat")
+        """In the supervisor's column, written by control alone: when its loop last went round, like `beat`."""
         self.ready = layout.gauge("ready")
         """1 while the worker accepts. In the supervisor's column: 1 from the start until the stop begins."""
         self.awaits = layout.gauge("awaits")
@@ -171,6 +173,13 @@ class Words:
         """That any worker serves: one that is leaving, and one that is not ready yet, too."""
         served = [column.words[self.generation] for column in shared.columns]
         return min(filter(None, served), default=shared.supervisor.words[self.generation])
+
+    def control_has_beaten(self, shared: Shared, at_ns: int) -> None:
+        """Control's loop went round at this instant of the monotonic clock."""
+        shared.supervisor.words[self.control_beat] = at_ns
+
+    def beat_of_control(self, shared: Shared) -> int:
+        return int(shared.supervisor.words[self.control_beat])
 
     def is_state_up(self, shared: Shared) -> bool | None:
         """Whether the Redis of `state` is there for each worker that asks it; None: none does, or knows yet."""

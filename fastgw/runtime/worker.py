@@ -17,6 +17,7 @@ from time import monotonic
 from types import MappingProxyType
 from typing import Any, Final
 
+from fastgw.admin.metrics import Exposition
 from fastgw.compile import building
 from fastgw.downstream import Server
 from fastgw.events import Event, say
@@ -151,7 +152,13 @@ class Worker:
         self._acceptor = Acceptor(loop, self._server)
         self._standing = Standing(self._acceptor, commons.endpoints, commons.listeners, gateway.listeners)
         self._heart = Heart(loop, words, self._column)
-        self._probes = Probes(loop, lambda: words.is_ready(self._shared))
+        self._probes = Probes(
+            loop,
+            lambda: words.is_ready(self._shared),
+            lambda accept: Exposition(self._changing.gateway.series, self._shared, words, commons.begun_date).text(
+                accept
+            ),
+        )
         self._ended: asyncio.Future[None] = loop.create_future()
         self._drain: asyncio.Task[None] | None = None
         self._is_short = False  # it has missed sockets, and is about to be replaced

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,11 @@ from tests.e2e.test_processes import (
     wait_for_samples,
     wait_until_refused,
 )
+from tests.e2e.test_reload import Reloadable, saying
 from tests.support.client import Client
-from tests.support.gateway import FASTGW, STOP_DEADLINE, Gateway, write_config
+from tests.support.gateway import FASTGW, STOP_DEADLINE, Gateway, wait_until, write_config
 from tests.support.origin import OK, Origin
+from tests.support.peer import Unexpected
 
 STATUS = {"address": "127.0.0.1:0"}
 HUNG_DEADLINE = 30.0  # seconds; a worker is given 10 without a beat
@@ -93,6 +96,81 @@ class TestAWorkerHangs:
             os.kill(worker, signal.SIGSTOP)
             assert gateway.wait() == 0
             assert f"worker 1 (pid {worker}) ended: killed by SIGKILL" in gateway.stderr.text()
+
+
+class TestAWorkerHangsWhileTheOthersTakeAnotherConfiguration:
+    def test_it_answers_nothing_by_the_old_one(self, tmp_path):
+        """Whoever is connected to it when it is stopped, asks on, and waits until it is continued."""
+        with Reloadable({"workers": 2, "routes": saying("v1")}, tmp_path) as gateway, contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(gateway.connect()) for _ in range(20)]
+            for client in clients:
+                assert client.exchange(GET).body == b"v1"
+            frozen, other = gateway.worker_pids
+            freeze(frozen, gateway)
+            gateway.change(routes=saying("v2"))
+            gateway.reload()
+            for client in clients:
+                client.send(GET)
+            with contextlib.suppress(ProcessLookupError):  # it is dead, and reaped by now
+                os.kill(frozen, signal.SIGCONT)
+            said = Counter(answer_of(client) for client in clients)
+            assert set(said) == {b"v2", b""}
+            gateway.stderr.wait_for(lambda line: b"(pid %d) ended: killed by SIGKILL" % frozen in line)
+            wait_until(lambda: len(gateway.worker_pids) == 2, "another worker")
+            assert other in gateway.worker_pids
+            for _ in range(20):
+                with gateway.connect() as client:
+                    assert client.exchange(GET_AND_CLOSE).body == b"v2"
+
+
+def answer_of(client: Client) -> bytes:
+    """The body of an answer; empty where the connection is cut."""
+    try:
+        return client.read_response().body
+    except (ConnectionError, Unexpected):
+        return b""
+
+
+class TestControlHangs:
+    def test_it_is_replaced_and_the_probes_and_metrics_are_answered_meanwhile(self, tmp_path):
+        """Nobody has to be asked for a token or a page until it has died: 5 s later another one is there."""
+        with Reloadable({"workers": 2, "status": STATUS, "routes": saying("v1")}, tmp_path) as gateway:
+            hung = control_pid(gateway)
+            os.kill(hung, signal.SIGSTOP)
+            gateway.stderr.wait_for(lambda line: b"control (pid %d) has not beaten for 2 s" % hung in line)
+            status = gateway.ready["status"]
+            assert [ask(status, path).status for path in ("/livez", "/readyz")] == [200, 200]
+            metrics = ask(status, "/metrics")
+            assert metrics.status == 200
+            assert b"fastgw_workers 2" in metrics.body
+            with gateway.connect() as client:
+                assert client.exchange(GET).body == b"v1"
+            gateway.stderr.wait_for(lambda line: b"control (pid %d) ended: killed by SIGKILL" % hung in line)
+            wait_until(lambda: control_pid(gateway) not in (0, hung), "another control process")
+            wait_for_samples(gateway, {"fastgw_child_deaths_total": 1})
+            gateway.change(routes=saying("v2"))
+            gateway.reload()
+            with gateway.connect() as client:
+                assert client.exchange(GET).body == b"v2"
+
+    def test_it_beats_again_before_that(self, tmp_path):
+        with Reloadable({"workers": 1, "status": STATUS, "routes": saying("v1")}, tmp_path) as gateway:
+            stopped = control_pid(gateway)
+            os.kill(stopped, signal.SIGSTOP)
+            gateway.stderr.wait_for(lambda line: b"control (pid %d) has not beaten for 2 s" % stopped in line)
+            os.kill(stopped, signal.SIGCONT)
+            gateway.stderr.wait_for(lambda line: b"control (pid %d) beats again" % stopped in line)
+            wait_for_samples(gateway, {"fastgw_child_deaths_total": 0})
+            assert control_pid(gateway) == stopped
+
+
+def control_pid(gateway: Gateway) -> int:
+    """The process that calls itself so; 0: there is none."""
+    for pid in gateway.child_pids:
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/comm").read_text() == "fastgw control\n":
+                return pid
+    return 0
 
 
 def test_quit_drains(tmp_path):

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from fastgw.admin.status import StatusPages
 from fastgw.wire.framing import judge_request
+from tests.support.on_loop import on_loop
 
 
 def ask(pages: StatusPages, request: str, *fields: str) -> tuple[int, dict[str, str], bytes]:
     raw = "\r\n".join([f"{request} HTTP/1.1", "Host: a", *fields, "", ""]).encode()
-    head, _, body = pages.answer(judge_request(raw)).partition(b"\r\n\r\n")
+    sent: list[bytes] = []
+    pages.answer(judge_request(raw), sent.append)
+    return parsed(*sent)
+
+
+def parsed(sent: bytes) -> tuple[int, dict[str, str], bytes]:
+    head, _, body = sent.partition(b"\r\n\r\n")
     status, *lines = head.decode().split("\r\n")
     return int(status.split()[1]), dict(line.split(": ", 1) for line in lines), body
 
@@ -27,16 +36,30 @@ def test_metrics_are_in_the_format_that_is_asked_for(accept):
     assert ask(pages, "GET /metrics")[2] == b"for \n"
 
 
-def test_a_worker_that_stands_in_for_control_answers_probes_and_has_no_metrics():
-    pages = StatusPages(lambda: True)
+@pytest.mark.parametrize("fails", [False, True])
+@on_loop
+async def test_metrics_that_come_later_are_waited_for_and_probes_are_not(fails):
+    """As where a worker stands in for control."""
+    summed_up = asyncio.get_running_loop().create_future()
+    pages = StatusPages(lambda: True, lambda accept: summed_up)
+    sent: list[bytes] = []
+    pages.answer(judge_request(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"), sent.append)
+    await asyncio.sleep(0)
+    assert sent == []
     assert ask(pages, "GET /livez")[::2] == (200, b"alive\n")
     assert ask(pages, "GET /readyz")[::2] == (200, b"ready\n")
-    assert ask(pages, "GET /metrics")[::2] == (503, b"control is restarting\n")
+    if fails:
+        summed_up.set_exception(MemoryError())
+    else:
+        summed_up.set_result((b"text/x", b"late\n"))
+    await asyncio.sleep(0)
+    status, _, body = parsed(*sent)
+    assert (status, body) == ((503, b"the metrics cannot be told now\n") if fails else (200, b"late\n"))
 
 
 def test_readiness_is_asked_for_each_time():
     ready = [True, False]
-    pages = StatusPages(lambda: ready.pop())
+    pages = StatusPages(ready.pop, metrics)
     assert ask(pages, "GET /readyz")[::2] == (503, b"not ready\n")
     assert ask(pages, "GET /readyz")[::2] == (200, b"ready\n")
 

@@ -7,7 +7,7 @@ import pytest
 
 from fastgw.runtime import hanging
 from fastgw.runtime.hanging import Overseer
-from fastgw.runtime.pulse import HUNG_S, LOOK_EVERY, SET_UP_S, SILENT_S, STACK_S
+from fastgw.runtime.pulse import CONTROL_HUNG_S, HUNG_S, LOOK_EVERY, SET_UP_S, SILENT_S, STACK_S
 from fastgw.runtime.slots import Child
 from tests.support.node import Crew
 
@@ -64,6 +64,14 @@ def test_who_stays_silent_says_where_it_hangs_and_is_killed(watch, capfd):
     assert (watch.first.pid, KILL) in watch.killed
     assert "worker 1 (pid 4711) has not beaten for 10 s: it is killed; where it hangs:" in capfd.readouterr().err
     assert {pid for pid, _ in watch.killed} == {watch.first.pid}
+
+
+def test_control_is_given_less(watch, capfd):
+    watch.first.hung_s = CONTROL_HUNG_S
+    watch.beating.remove(watch.first)
+    watch.go_on(CONTROL_HUNG_S + STACK_S + LOOK_EVERY)
+    assert watch.hushed == [watch.first]
+    assert (watch.first.pid, KILL) in watch.killed
 
 
 def test_who_is_being_set_up_has_longer(watch):

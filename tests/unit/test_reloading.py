@@ -1,12 +1,13 @@
 """What the supervisor decides about a proposal: what is taken, what is refused, and what follows for late workers."""
 
 import os
+import signal
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 
-from fastgw.runtime import opening
+from fastgw.runtime import hanging, opening
 from fastgw.runtime.channel import Abort, Commit, Outcome, Prepare, Propose, Rejected, Sockets
 from fastgw.runtime.keeping import KEPT
 from fastgw.runtime.reloading import RECORDS, Reloading, changed_files, told
@@ -150,15 +151,26 @@ def test_a_late_worker_is_told_to_commit_as_soon_as_it_is_prepared(node):
     assert node.told(late) == [Commit]
 
 
-def test_a_worker_that_missed_all_of_it_is_told_what_is_in_force(node):
+def test_a_worker_that_hangs_is_killed_before_anybody_serves_the_next_generation(node, monkeypatch):
+    """It must answer nothing by what was in force before, whenever it wakes."""
     late, other = node.children
     late.silent = True
+    before: list[list[type]] = []
+
+    def kill(pid: int, number: int) -> None:
+        assert (pid, number) == (late.pid, signal.SIGKILL)
+        before.append(node.told(other))
+
+    monkeypatch.setattr(hanging.os, "kill", kill)
     node.propose(listeners=["more"])
+    assert before == []
     node.reloading.prepared(other, 2)
+    assert len(before) == 1
+    assert Commit not in before[0]
     node.commits(other)
+    assert node.told(other)[-1] is Commit
     assert node.told(late) == []
-    node.reloading.catch_up(late)
-    assert node.told(late) == [Sockets, Prepare]
+    assert tells(node).startswith("reloaded: generation 2 on 1/2 workers, 1 does not answer")
 
 
 def test_a_late_worker_that_cannot_follow_is_to_be_replaced(node):
@@ -254,15 +266,6 @@ def test_as_much_is_kept_as_is_promised(node):
 
 def tells(node: Node) -> str:
     return told(node.outcomes[-1])
-
-
-def test_who_does_not_answer_is_named(node):
-    late, other = node.children
-    late.silent = True
-    node.propose()
-    node.reloading.prepared(other, 2)
-    node.commits(other)
-    assert tells(node) == "reloaded: generation 2 on 1/2 workers, 1 does not answer"
 
 
 def test_the_line_of_a_reload_names_files_with_other_contents():
