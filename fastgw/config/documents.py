@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from fastgw.config import from_json, from_toml, from_yaml
+from fastgw.config import from_json, from_toml, from_yaml, unquoted
 from fastgw.config.files import Disk, Memory
 from fastgw.config.includes import Search
 from fastgw.config.problems import Path, Problem, path_text, show, told_file
@@ -39,6 +39,8 @@ class Source(Struct, frozen=True):
     """How a file in this format would end; "" = as `name` does."""
     upstream: str = ""
     """It says the targets of this upstream, in place of the files; "" = it is one of the files."""
+    quotes: bool = True
+    """Whether problems may show what stands there."""
 
     def __repr__(self) -> str:  # the text may hold secrets
         return f"<{self.name}, {len(self.text)} bytes>"
@@ -55,6 +57,8 @@ class Document:
 
     trusted = True
     """Whether it may have values from the environment: not what came over the API."""
+    quotes = True
+    """Whether problems may show what stands there (`unquoted`)."""
 
     def __init__(
         self,
@@ -65,9 +69,10 @@ class Document:
         upstream: str = "",
         *,
         trusted: bool = True,
+        quotes: bool = True,
     ) -> None:
         self.name = name
-        self.trusted = trusted
+        self.trusted, self.quotes = trusted, quotes
         self.upstream = upstream
         self.folder = folder or os.path.dirname(os.path.abspath(name))
         self.problems: list[Problem] = []
@@ -80,9 +85,9 @@ class Document:
             self._raw = read()
             self._take_apart()
         except Flaw as flaw:
-            self.problems.append(self._problem(flaw.mark, "", flaw.wrong))
+            self.problems.append(self._problem(flaw.mark, (), flaw.wrong))
         except RecursionError:
-            self.problems.append(self._problem((0, 0), "", "nested too deep"))
+            self.problems.append(self._problem((0, 0), (), "nested too deep"))
 
     @property
     def text(self) -> str:
@@ -91,7 +96,7 @@ class Document:
 
     @property
     def source(self) -> Source:
-        return Source(self.name, self._raw, self.folder, self._suffix, self.upstream)
+        return Source(self.name, self._raw, self.folder, self._suffix, self.upstream, self.quotes)
 
     def problem(self, path: Path, wrong: str, expected: str = "", *, at_key: bool = False) -> Problem:
         """What is wrong with the value of a path; `at_key` where it is about the key, or about what is not there."""
@@ -99,9 +104,9 @@ class Document:
         name = self._variable_at(path)
         if name and self.plain_text({VARIABLE: name}) in wrong:  # a rule has found it to be what it may not be
             wrong = f"the environment variable {name} holds nothing that fits here"
-        if expected and self._is_expansion(path):
+        if expected and self.quotes and self._is_expansion(path):
             expected += "; `${…}` is not expanded: write {env: NAME} in place of the whole value"
-        return self._problem(spot.key if at_key else spot.value, path_text(path), wrong, expected)
+        return self._problem(spot.key if at_key else spot.value, path, wrong, expected)
 
     def _is_expansion(self, path: Path) -> bool:
         """Whether a value is a text with a variable of a shell in it."""
@@ -144,9 +149,12 @@ class Document:
         except VariableError:
             return ""
 
-    def _problem(self, mark: Mark, path: str, wrong: str, expected: str = "") -> Problem:
+    def _problem(self, mark: Mark, path: Path, wrong: str, expected: str = "") -> Problem:
         line, column = mark
-        return Problem(self.name, line, 0 if self._format is from_toml else column, path, wrong, expected)
+        if not self.quotes:
+            path, wrong = unquoted.path(path), unquoted.wrong(wrong)
+            expected = unquoted.expected(expected, wrong)
+        return Problem(self.name, line, 0 if self._format is from_toml else column, path_text(path), wrong, expected)
 
     @cached_property
     def _trace(self) -> Trace:
@@ -165,9 +173,7 @@ class Document:
         value, repeats = self._format.read(self._text)
         if repeats:
             self.problems += (
-                self._problem(
-                    repeat.mark, path_text(repeat.path), f"a repeated key; the first is in line {repeat.first[0]}"
-                )
+                self._problem(repeat.mark, repeat.path, f"a repeated key; the first is in line {repeat.first[0]}")
                 for repeat in self._trace.repeats
             )
         if isinstance(value, list if self.upstream else dict):
@@ -193,10 +199,14 @@ class Found:
 
 def read_all(name: str, read: Callable[[], bytes], disk: Disk, suffix: str = "", *, trusted: bool = True) -> Found:
     """Read a main file by `read` and all that it includes from disk. What several patterns name is read once, so a
-    circle ends. `suffix`, `trusted`: of the main file."""
+    circle ends. `suffix`, `trusted`: of the main file. One that is not trusted may include any file: then nothing of
+    what any of them says is told in a problem, for names of one are listed in those of another."""
     all_found = Found()
     search = Search()
-    waiting = [Document(name, read, suffix=suffix, trusted=trusted)]
+    main = Document(name, read, suffix=suffix, trusted=trusted)
+    if not trusted and _patterns(main):
+        main = Document(name, read, suffix=suffix, trusted=trusted, quotes=False)
+    waiting = [main]
     met = {os.path.realpath(name)}
     while waiting:
         document = waiting.pop(0)
@@ -223,7 +233,7 @@ def read_all(name: str, read: Callable[[], bytes], disk: Disk, suffix: str = "",
                 real = os.path.realpath(each)
                 if real not in met:
                     met.add(real)
-                    waiting.append(Document(each, partial(disk.read, each)))
+                    waiting.append(Document(each, partial(disk.read, each), quotes=main.quotes))
     return all_found
 
 

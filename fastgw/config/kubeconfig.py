@@ -25,8 +25,10 @@ def check_kubernetes(settings: Kubernetes, read: Callable[[str], bytes]) -> None
     wanted = settings.context or current
     if not wanted:
         raise ValueError("the kubeconfig has no current context; expected a `context`")
-    if wanted not in known:
-        raise ValueError(f"the kubeconfig has no context {show(wanted)}; expected one of {', '.join(known) or 'some'}")
+    if wanted not in known:  # names that stand there are not shown
+        named = f"the kubeconfig has no context {show(wanted)}"
+        wrong = "the current context of the kubeconfig is not in it" if settings.context is None else named
+        raise ValueError(f"{wrong}; expected {'another' if known else 'a kubeconfig with contexts'}")
 
 
 def _contexts(content: bytes) -> tuple[list[str], str]:

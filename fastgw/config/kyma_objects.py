@@ -6,6 +6,7 @@ concerns nothing else: it becomes a note.
 """
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
@@ -19,6 +20,9 @@ from fastgw.config.spots import Flaw, Mark, Repeat, Trace, marker
 
 ENDINGS: Final = (".yaml", ".yml", ".json")
 """Of the files of a directory that are read."""
+
+NAME: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_KIND: Final = re.compile(r"[A-Z][A-Za-z]{0,62}")
 
 
 class Object:
@@ -57,8 +61,9 @@ class Object:
 
     @property
     def called(self) -> str:
-        """As people name it."""
-        return f"{self.kind}/{self.name}" if self.name else self.kind
+        """As people name it. What can be no kind and no name might be anything, and is not shown."""
+        kind = self.kind if _KIND.fullmatch(self.kind) else "object"
+        return f"{kind}/{self.name}" if NAME.fullmatch(self.name) else kind
 
     @property
     def place(self) -> str:

@@ -6,7 +6,6 @@ wrong with one of them leaves it out, and is told; what is wrong with a Secret m
 the reason.
 """
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -19,7 +18,7 @@ from fastgw.config.credentials import Csrf, RequestParameters
 from fastgw.config.egress import EgressCredentials, EgressEntry, EgressService, Kyma
 from fastgw.config.kept import Kept
 from fastgw.config.kyma_names import access_service, normalized, why_not_there
-from fastgw.config.kyma_objects import Object
+from fastgw.config.kyma_objects import NAME, Object
 from fastgw.config.kyma_secrets import Asked, Derived, Secrets, Unusable
 from fastgw.config.problems import Path, Problem, path_text, show, suggest
 from fastgw.config.secret import Secret
@@ -32,7 +31,6 @@ VERSION: Final = f"{GROUP}/v1alpha1"
 TYPES: Final = ("Basic", "OAuth", "OAuthWithCert", "CertificateGen", "NoAuth")
 """Of credentials."""
 UNVERIFIED: Final = UpstreamTls(verify=False)
-_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 _SKIP_VERIFY: Final = ("spec", "skipVerify")
 
@@ -138,9 +136,9 @@ def services_in(
 
 def _add(each: Object, applications: dict[str, Object]) -> Problem | None:
     if each.version != VERSION:
-        return each.problem(("apiVersion",), show(each.version), f"expected {show(VERSION)}")
-    if _NAME.fullmatch(each.name) is None:
-        wrong = show(each.name) if each.name else "no name"
+        return each.problem(("apiVersion",), _kind(each.version), f"expected {show(VERSION)}")
+    if NAME.fullmatch(each.name) is None:
+        wrong = "no name of an Application" if each.name else "no name"
         return each.problem(
             ("metadata", "name"), wrong, "expected a name of letters in lower case, digits, `-` and `.`"
         )
@@ -200,7 +198,7 @@ class _Reading:
                 if kind == "Events":
                     continue
                 if kind != "API":
-                    raise _Refused((*entry_path, "type"), show(kind), 'expected "API" or "Events"')
+                    raise _Refused((*entry_path, "type"), _kind(kind), 'expected "API" or "Events"')
                 called = normalized(_text(entry, entry_path, "name", needed=False))
                 self._take_name(called, "an entry", entry_path, taken)
                 entries[called] = self._entry(entry, entry_path)
@@ -209,7 +207,7 @@ class _Reading:
         if not entries:
             return None
         if not name:
-            raise _Refused((*path, named), show(said[named]), "expected a name with a letter or digit")
+            raise _Refused((*path, named), _kind(said[named]), "expected a name with a letter or digit")
         host = access_service(self._app.name, _text(said, path, "id", needed=False))
         if "" in entries and len(entries) > 1:
             raise _Refused(path, "several entries, one of them without a name", "expected each with `name`")
@@ -282,7 +280,7 @@ class _Reading:
             return EgressCredentials(type="none")
         kind = _text(said, path, "type")
         if kind not in TYPES:
-            raise _Refused((*path, "type"), show(kind), suggest(kind, TYPES))
+            raise _Refused((*path, "type"), _kind(kind), suggest(kind, TYPES))
         if kind == "NoAuth":
             return EgressCredentials(type="none")
         name = _text(said, path, "secretName")
@@ -368,7 +366,7 @@ def _text(said: Mapping[str, Any], path: Path, key: str, *, needed: bool = True)
             raise _Refused(path, f"no `{key}`", "expected one")
         return ""
     if not isinstance(held, str):
-        raise _Refused((*path, key), show(held), "expected text")
+        raise _Refused((*path, key), _kind(held), "expected text")
     return held
 
 

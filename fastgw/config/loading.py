@@ -140,7 +140,17 @@ def load_sources(
     with no_collections():
         for each in sources:
             read, by_api = partial(texts.read, each.name), bool(each.upstream)
-            found.add(Document(each.name, read, each.folder, each.suffix, each.upstream, trusted=not by_api))
+            found.add(
+                Document(
+                    each.name,
+                    read,
+                    each.folder,
+                    each.suffix,
+                    each.upstream,
+                    trusted=not by_api,
+                    quotes=each.quotes,
+                )
+            )
         return _checked(found, filter_types, Memory(captured), remembered)
 
 

@@ -45,7 +45,8 @@ def locate(
     found = Found()
     for source in loaded.sources:
         if not source.upstream:
-            found.add(Document(source.name, partial(texts.read, source.name), source.folder, source.suffix))
+            read = partial(texts.read, source.name)
+            found.add(Document(source.name, read, source.folder, source.suffix, quotes=source.quotes))
     known, _ = extended(found.documents, filter_types)
     files = Memory(loaded.captured)
     merged = merge(found.documents, known, files)

@@ -238,7 +238,7 @@ def targets_in_files(
             notes.append(place.below("targets").problem(f"{why}: requests are answered 503 until it can be"))
         elif file is not BROKEN:
             suffix = "" if isinstance(source, TargetsFile) else ".json"
-            document = Document(file, partial(files.read, file), suffix=suffix, upstream=name)
+            document = Document(file, partial(files.read, file), suffix=suffix, upstream=name, quotes=bool(suffix))
             if document.value is None:
                 reading = Reading(document, filter_types, files, [*document.problems])
             else:
@@ -297,7 +297,7 @@ def add_consumers(
                 place.report(f"{show(pattern)}: {told}: a name that is not UTF-8", "expected another name")
             elif file not in met:
                 met.add(file)
-                reading = Reading(Document(file, partial(files.read, file)), filter_types, files)
+                reading = Reading(Document(file, partial(files.read, file), quotes=False), filter_types, files)
                 readings.append(reading)
                 reading.problems += reading.document.problems
                 if reading.document.value is not None:

@@ -88,9 +88,12 @@ class Htpasswd:
         name, colon, kept = line.partition(":")
         if not colon:
             raise ValueError("no colon; expected `user:hash`")
-        name, kept = parse_username(name), kept.strip()
+        try:
+            name, kept = parse_username(name), kept.strip()
+        except ValueError:
+            raise ValueError("no username; expected `user:hash`") from None  # it would be shown
         if name in self._hashes:
-            raise ValueError(f'"{name}" is there twice')
+            raise ValueError("a user that is there twice")
         if len(self._hashes) == MOST_USERS:
             raise ValueError(f"more than {MOST_USERS} users; expected consumers with `basic_auth`")
         if wrong := _why_not(kept):

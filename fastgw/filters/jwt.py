@@ -256,7 +256,7 @@ class Jwt(Filter, name="jwt", phase=Phase.AUTHENTICATE):
         except Unusable as problem:
             raise ValueError(f"{where}: {problem}") from problem
         if not any(key.algorithms.intersection(self.algorithms) for key in keys.keys):
-            why = "".join(f"; {each}" for each in keys.passed_over[:3])
+            why = "".join(f"; key {each.place}: {each.reason}" for each in keys.passed_over[:3])  # no name of a file's
             wanted = " or ".join(dict.fromkeys(ALGORITHMS[each].wants for each in self.algorithms))
             held = dict.fromkeys(", ".join(name for name in ALGORITHMS if name in key.algorithms) for key in keys.keys)
             holds = f"has keys for {' and for '.join(held)}" if held else "has no key that can be used"

@@ -224,7 +224,7 @@ class Access:
             )
             await loader.load_and_set(configuration)
         except ConfigException as error:
-            raise CannotAsk(f"{file}: {error}") from error
+            raise CannotAsk(f"{file}: {_said(error)}") from error
         except yaml.YAMLError as error:
             raise CannotAsk(f"{file}: it is not YAML") from error
 

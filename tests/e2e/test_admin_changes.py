@@ -310,3 +310,21 @@ def documents_of(pid: int) -> int:
     """How many accepted configurations a process holds."""
     links = [os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir() if each.is_symlink()]
     return sum("fastgw-accepted" in link for link in links)
+
+
+@pytest.mark.parametrize("query", ["", "?dry_run=true"])
+def test_no_answer_tells_what_is_in_a_file_that_a_document_names(tmp_path: Path, query: str) -> None:
+    """Whatever the gateway may read: its environment has a secret here."""
+    config = {"routes": saying("v1")}
+    with Reloadable(config, tmp_path, environment={"PLANTED": "pl4nted"}) as gateway:
+        environ = "/proc/self/environ"
+        for name, settings in (
+            ("basic_auth", {"htpasswd": environ}),
+            ("jwt", {"jwks_file": environ, "algorithms": ["RS256"]}),
+            ("credentials", {"bearer": {"file": environ}}),
+        ):
+            route = {**saying("v2")[0], "filters": {name: settings}}
+            told = post(gateway, {**gateway.config, "routes": [route]}, query=query)
+            assert (told.status, b"pl4nted" in told.body) == (422, False)
+        assert "pl4nted" not in gateway.stderr.text()
+        assert gateway.answer() == (200, b"v1")

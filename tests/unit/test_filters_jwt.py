@@ -634,7 +634,7 @@ def test_a_key_file_that_cannot_be_used_is_refused_with_the_reason(tmp_path: Pat
     for content, reason in (
         (b"nonsense", "neither a JSON key set nor PEM"),
         (b"{}", "no list `keys`"),
-        (json.dumps({"keys": [RS.jwk | {"use": "enc"}]}).encode(), "key 1 (one): its `use` is not sig"),
+        (json.dumps({"keys": [RS.jwk | {"use": "enc"}]}).encode(), "key 1: its `use` is not sig"),
     ):
         file = tmp_path / "bad.json"
         file.write_bytes(content)

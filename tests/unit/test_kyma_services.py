@@ -366,8 +366,8 @@ def test_string_data_counts_before_data_and_base64_may_have_lines() -> None:
         ({"type": "API"}, "entries[0]: no `targetUrl`; expected one"),
         (api(5), "entries[0].targetUrl: 5; expected text"),  # type: ignore[arg-type]
         ({"targetUrl": "https://a"}, "entries[0]: no `type`; expected one"),
-        ({"type": "Api"}, 'entries[0].type: "Api"; expected "API" or "Events"'),
-        (api(credentials=credentials("basic")), 'entries[0].credentials.type: "basic"; did you mean "Basic"?'),
+        ({"type": "Api"}, 'entries[0].type: text; expected "API" or "Events"'),
+        (api(credentials=credentials("basic")), 'entries[0].credentials.type: text; did you mean "Basic"?'),
         (api(credentials={"type": "Basic"}), "entries[0].credentials: no `secretName`; expected one"),
         (api(credentials=PLANTED), "entries[0].credentials: text; expected a mapping"),
         (api(credentials=credentials("OAuth")), "entries[0].credentials: no `authenticationUrl`; expected one"),
@@ -398,7 +398,7 @@ def test_what_is_wrong_with_one_entry_leaves_the_others(said: Json, told: str) -
         ({"metadata": {}}, "Application: metadata.name: no name; expected a name of letters in lower case"),
         (
             {"metadata": {"name": "A/B"}},
-            'Application/A/B: metadata.name: "A/B"; expected a name of letters in lower case',
+            "Application: metadata.name: no name of an Application; expected a name of letters in lower case",
         ),
         ({"apiVersion": "applicationconnector.kyma-project.io/v2"}, "Application/shop: apiVersion: "),
         ({"spec": {"services": {}}}, "Application/shop: spec.services: a mapping; expected a list"),

@@ -1,0 +1,300 @@
+"""No error tells what is in a file that a setting names: not to `check`, not to the admin API, not to the log.
+
+Each setting that names a file has a configuration here; the settings are looked up in the structs, so that a new one
+cannot be forgotten.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastgw import config
+from fastgw.compile import compile
+from fastgw.config import shapes
+from fastgw.config.settings import Config
+from fastgw.filters import TYPES
+from fastgw.gateway import CompileError
+from tests.support.certificates import Certificates
+from tests.support.commands import ended
+
+PLANTED = "pl4nted"
+SPELLINGS = (PLANTED, PLANTED.upper(), "cGw0bnRlZ", "4711471147114711")
+CONTENTS = {
+    "environment": f"HOME=/root\0TOKEN={PLANTED}\0",
+    "line": f"{PLANTED}\n",
+    "colon": f"{PLANTED}:{PLANTED}\n{PLANTED}:{PLANTED}\n",
+    "control": f"{PLANTED}\x01\x7f{PLANTED}",
+    "bytes": f"{PLANTED}\xff",
+    "yaml mapping": f"{PLANTED}: {{{PLANTED}: [{PLANTED}, 4711471147114711]}}\n",
+    "yaml list": f"- {PLANTED}\n- {{url: {PLANTED}, {PLANTED}: 1}}\n- 4711471147114711\n",
+    "yaml alias": f"a: *{PLANTED}\n",
+    "yaml repeated": f"{PLANTED}: 1\n{PLANTED}: 2\n",
+    "yaml tag": f"!{PLANTED} {PLANTED}\n",
+    "json": json.dumps(
+        {PLANTED: PLANTED, "keys": [{"kty": PLANTED, PLANTED: PLANTED}], "consumers": [{"name": PLANTED}]}
+    ),
+    "json keys": json.dumps({"keys": [{"kty": "RSA", "n": PLANTED, "e": PLANTED, "kid": PLANTED, "alg": PLANTED}]}),
+    "json half": f'{{"{PLANTED}": "{PLANTED}',
+    "toml": f"{PLANTED} = {{{PLANTED} = 1, {PLANTED} = 2}}\n",
+    "toml half": f"[{PLANTED}\n{PLANTED} = '{PLANTED}",
+    "pem": f"-----BEGIN CERTIFICATE-----\n{PLANTED}cGw0bnRlZA==\n-----END CERTIFICATE-----\n",
+    "pem key": f"-----BEGIN PRIVATE KEY-----\n{PLANTED}\n-----END PRIVATE KEY-----\n",
+    "consumers": f"""
+consumers:
+  - {{name: {PLANTED}, groups: [{PLANTED}], key_auth: [{{key_sha256: {PLANTED}}}, {{key: {{file: {PLANTED}}}}}]}}
+  - {{name: {PLANTED}, {PLANTED}: x, jwt: [{{issuer: {PLANTED}}}], certificates: [{{subject: {PLANTED}}}]}}
+""",
+    "targets": f"- {{url: 'http://{PLANTED}:99999'}}\n- '{PLANTED}://x'\n- {{url: 'http://a', weight: {PLANTED}}}\n",
+    "kubeconfig": f"current-context: {PLANTED}\ncontexts: [{{name: x{PLANTED}}}]\n",
+    "configuration": f"""
+version: {PLANTED}
+routes: [{{name: {PLANTED}, upstream: {PLANTED}1, methods: [{PLANTED}]}}, {{name: b, paths: ["~{PLANTED}("]}}]
+upstreams: {{{PLANTED}2: {{targets: [{PLANTED}]}}}}
+{PLANTED}: 1
+""",
+    "kyma": f"""
+apiVersion: applicationconnector.kyma-project.io/v1alpha1
+kind: Application
+metadata: {{name: "{PLANTED}!"}}
+spec: {{services: [{{name: "{PLANTED}", entries: [{{type: {PLANTED}, targetUrl: "{PLANTED}"}}]}}]}}
+""",
+}
+"""What a file may hold that is none of its kind, or nearly is one."""
+
+HEAD: dict[str, Any] = {"version": 1, "listeners": {"main": {"address": "127.0.0.1:0"}}, "admin": None, "status": None}
+SECRET = {"file": "FILE"}
+Said = dict[str, Any]
+
+
+def route(**filters: Any) -> Said:
+    return {"routes": [{"name": "r", "upstream": "http://127.0.0.1:9", "filters": filters}]}
+
+
+def upstream(**more: Any) -> Said:
+    return {"upstreams": {"u": {"targets": [{"url": "https://127.0.0.1:9"}], **more}}}
+
+
+def credentials(kind: str, **more: Any) -> Said:
+    service = {"url": "https://api.example/", "credentials": {"type": kind, **more}}
+    return {"egress": {"listener": "main", "apps": {"a": {"s": service}}}}
+
+
+OAUTH2 = {"token_url": "https://idp.example/token", "client_id": "a", "client_secret": "b"}
+LOGIN = {"client_id": "a", "client_secret": "b"}
+
+
+def oidc(**login: Any) -> Said:
+    return route(oidc={"issuer": "https://idp.example", "login": {**LOGIN, **login}})
+
+
+CA, PAIR = {"ca": "FILE"}, {"certificate": "CERTIFICATE", "key": "KEY"}
+FORMATS = ("FILE.yaml", "FILE.json", "FILE.toml")
+
+SETTINGS: dict[str, list[Said]] = {
+    "Admin.token": [{"admin": {"address": "127.0.0.1:0", "token": SECRET}}],
+    "Basic.password": [route(credentials={"basic": {"username": "a", "password": SECRET}})],
+    "Basic.username": [route(credentials={"basic": {"username": SECRET, "password": "a"}})],
+    "BasicAuth.htpasswd": [route(basic_auth={"htpasswd": "FILE"})],
+    "ClientAuth.ca": [
+        {"listeners": {"m": {"address": "127.0.0.1:0", "tls": {"certificates": [PAIR], "client_auth": CA}}}}
+    ],
+    "ClientAuth.crl": [
+        {
+            "listeners": {
+                "m": {
+                    "address": "127.0.0.1:0",
+                    "tls": {"certificates": [PAIR], "client_auth": {"ca": "CERTIFICATE", "crl": "FILE"}},
+                }
+            }
+        }
+    ],
+    "ConsumerKey.key": [{"consumers": [{"name": "a", "key_auth": [{"key": SECRET}]}]}],
+    "ConsumerPassword.password": [
+        {"consumers": [{"name": "a", "basic_auth": [{"username": "a", "password": SECRET}]}]}
+    ],
+    "ConsumerSigningKey.key": [{"consumers": [{"name": "a", "hmac": [{"key_id": "a", "key": SECRET}]}]}],
+    "Credentials.bearer": [route(credentials={"bearer": SECRET})],
+    "Credentials.headers": [route(credentials={"headers": {"X-A": SECRET}})],
+    "Edits.add": [route(headers={"request": {"add": {"X-A": SECRET}}})],
+    "Edits.set": [route(headers={"request": {"set": {"X-A": SECRET}}})],
+    "EgressCredentials.certificate": [credentials("certificate", certificate="FILE", key="KEY")],
+    "EgressCredentials.key": [credentials("certificate", certificate="CERTIFICATE", key="FILE")],
+    "EgressCredentials.client_id": [credentials("oauth2", **{**OAUTH2, "client_id": SECRET})],
+    "EgressCredentials.client_secret": [credentials("oauth2", **{**OAUTH2, "client_secret": SECRET})],
+    "EgressCredentials.client_key": [credentials("oauth2", **{**OAUTH2, "client_key": SECRET})],
+    "EgressCredentials.headers": [credentials("headers", headers={"X-A": SECRET})],
+    "EgressCredentials.password": [credentials("basic", username="a", password=SECRET)],
+    "EgressCredentials.username": [credentials("basic", username=SECRET, password="a")],
+    "EgressCredentials.token": [credentials("bearer", token=SECRET)],
+    "EgressCredentials.second_level": [credentials("oauth2", **OAUTH2, second_level=SECRET)],
+    "EgressCredentials.token_headers": [credentials("oauth2", **OAUTH2, token_headers={"X-A": SECRET})],
+    "EgressCredentials.token_query": [credentials("oauth2", **OAUTH2, token_query={"a": SECRET})],
+    "Introspection.client_secret": [
+        route(introspection={"url": "https://idp.example/i", "client_id": "a", "client_secret": SECRET})
+    ],
+    "Jwt.jwks_file": [route(jwt={"jwks_file": "FILE", "algorithms": ["RS256"]})],
+    "Jwt.secret": [route(jwt={"secret": SECRET, "algorithms": ["HS256"]})],
+    "Kubernetes.kubeconfig": [{"providers": {"kyma": {"kubernetes": {"kubeconfig": "FILE"}}}, **credentials("none")}],
+    "Login.client_key": [oidc(client_secret=None, client_key="FILE")],
+    "Login.client_secret": [oidc(client_secret=SECRET)],
+    "OAuth2.client_id": [route(credentials={"oauth2": {**OAUTH2, "client_id": SECRET}})],
+    "OAuth2.client_key": [route(credentials={"oauth2": {**OAUTH2, "client_key": SECRET}})],
+    "OAuth2.client_secret": [route(credentials={"oauth2": {**OAUTH2, "client_secret": SECRET}})],
+    "OAuth2.second_level": [route(credentials={"oauth2": {**OAUTH2, "second_level": SECRET}})],
+    "OAuth2.token_form": [route(credentials={"oauth2": {**OAUTH2, "token_form": {"a": SECRET}}})],
+    "OAuth2.token_headers": [route(credentials={"oauth2": {**OAUTH2, "token_headers": {"X-A": SECRET}}})],
+    "OAuth2.token_query": [route(credentials={"oauth2": {**OAUTH2, "token_query": {"a": SECRET}}})],
+    "RequestParameters.headers": [route(request_parameters={"headers": {"X-A": [SECRET]}})],
+    "RequestParameters.query": [route(request_parameters={"query": {"a": [SECRET]}})],
+    "ServerCertificate.certificate": [
+        {
+            "listeners": {
+                "m": {"address": "127.0.0.1:0", "tls": {"certificates": [{"certificate": "FILE", "key": "KEY"}]}}
+            }
+        }
+    ],
+    "ServerCertificate.key": [
+        {
+            "listeners": {
+                "m": {
+                    "address": "127.0.0.1:0",
+                    "tls": {"certificates": [{"certificate": "CERTIFICATE", "key": "FILE"}]},
+                }
+            }
+        }
+    ],
+    "Sessions.former_secrets": [oidc(session={"secret": "a" * 40, "former_secrets": [SECRET]})],
+    "Sessions.secret": [oidc(session={"secret": SECRET})],
+    "State.url": [{"state": {"url": SECRET}}],
+    "Sticky.key": [upstream(load_balancing={"sticky": {"cookie": "a", "key": SECRET}})],
+    "TargetsFile.file": [upstream(targets={"file": name}) for name in FORMATS],
+    "UpstreamTls.ca": [upstream(tls=CA)],
+    "UpstreamTls.certificate": [upstream(tls={"certificate": "FILE", "key": "KEY"})],
+    "UpstreamTls.key": [upstream(tls={"certificate": "CERTIFICATE", "key": "FILE"})],
+    # What is named by a pattern or a folder.
+    "Config.consumer_files": [{"consumer_files": [name]} for name in FORMATS],
+    "Kyma.directory": [{"providers": {"kyma": {"directory": "."}}, "egress": {"listener": "main"}}],
+}
+SETTINGS["Answers.second_level"] = SETTINGS["OAuth2.second_level"]
+SETTINGS["Kyma.second_level"] = [
+    {"providers": {"kyma": {"directory": ".", "second_level": SECRET}}, "egress": {"listener": "main"}}
+]
+
+
+def file_settings() -> Iterator[str]:
+    """`Struct.field` of each setting whose value is the contents of a file."""
+    met: set[type] = set()
+    waiting: list[Any] = [shapes.Structure(each) for each in (Config, *TYPES.values())]
+    while waiting:
+        structure = waiting.pop()
+        if structure.type in met:
+            continue
+        met.add(structure.type)
+        for field in shapes.fields_of(structure.type).values():
+            inside: list[Any] = [field.shape]
+            while inside:
+                match inside.pop():
+                    case shapes.File(name=name) if name.readable:
+                        yield f"{structure.type.__name__}.{field.name}"
+                    case shapes.Hidden():
+                        yield f"{structure.type.__name__}.{field.name}"
+                    case shapes.Sequence(each=each):
+                        inside.append(each)
+                    case shapes.Table(key=key, each=each):
+                        inside += [key, each]
+                    case shapes.Either(shapes=several):
+                        inside += several
+                    case shapes.Structure() as below:
+                        waiting.append(below)
+
+
+def test_every_setting_that_names_a_file_is_tried_here():
+    assert {*file_settings()} - {*SETTINGS} == set()
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    return Certificates(tmp_path_factory.mktemp("pair")).issue("a.example")
+
+
+@pytest.fixture
+def written(tmp_path: Path, pair: tuple[str, str]) -> Callable[[Said, str], str]:
+    """A configuration with what it names in place, as JSON."""
+
+    def write(said: Said, content: str) -> str:
+        text = json.dumps({**HEAD, "routes": [{"name": "x", "respond": {"body": "ok"}}], **said})
+        for suffix in ("", *(f".{each}" for each in ("yaml", "json", "toml"))):
+            (tmp_path / f"FILE{suffix}").write_bytes(content.encode("latin-1"))
+        return text.replace('"CERTIFICATE"', json.dumps(pair[0])).replace('"KEY"', json.dumps(pair[1]))
+
+    return write
+
+
+def told_by_check(folder: Path, text: str) -> str:
+    (folder / "gw.json").write_text(text)
+    told = ended("check", "gw.json", directory=folder)
+    return str(told.stdout + told.stderr)
+
+
+def told_to_the_api(folder: Path, text: str) -> str:
+    """What there is to say of a document that was sent, as `runtime.proposals` has it."""
+    try:
+        loaded = config.load_text(text.encode(), str(folder / "posted.json"), TYPES, ".json", trusted=False)
+        try:
+            compile(loaded.config, 1, loaded.captured)
+        except CompileError as error:
+            return "\n".join(map(str, error.problems(loaded, TYPES))) + str(error)
+        return "\n".join(map(str, loaded.notes))
+    except config.ConfigError as error:
+        return "\n".join(map(str, error.problems))
+
+
+def test_the_planted_is_found_where_it_is_told(tmp_path: Path) -> None:
+    """Or the others could not fail."""
+    assert PLANTED in told_by_check(tmp_path, json.dumps({**HEAD, PLANTED: 1}))
+
+
+@pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_nothing_of_it_is_told(tmp_path, written, setting, content):
+    for said in SETTINGS[setting]:
+        text = written(said, content)
+        told = told_by_check(tmp_path, text) + told_to_the_api(tmp_path, text)
+        assert "a defect" not in told
+        assert not [each for each in SPELLINGS if each.lower() in told.lower()], told
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_the_file_is_read(tmp_path, written, setting):
+    """Or nothing would be tested: without it that is told; in a folder the configuration itself is what is found."""
+    for said in SETTINGS[setting]:
+        text = written(said, "")
+        for each in tmp_path.glob("FILE*"):
+            each.unlink()
+        told = told_by_check(tmp_path, text)
+        assert re.search(r"FILE|directory|no file|no `apiVersion`", told), told
+
+
+@pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)
+@pytest.mark.parametrize("name", FORMATS)
+def test_nor_of_what_a_document_that_was_sent_includes(tmp_path, written, name, content):
+    text = written({"include": [name]}, content)
+    told = told_to_the_api(tmp_path, text)
+    assert not [each for each in SPELLINGS if each.lower() in told.lower()], told
+
+
+def test_a_document_that_was_sent_is_quoted_to_its_sender(tmp_path):
+    assert PLANTED in told_to_the_api(tmp_path, json.dumps({**HEAD, PLANTED: 1}))
+
+
+def test_line_and_what_was_expected_are_told(tmp_path):
+    (tmp_path / "FILE.yaml").write_text("consumers:\n  - {name: [pl4nted], groups: [x]}\n  - {pl4nted: 1}\n")
+    lines = told_by_check(tmp_path, json.dumps({**HEAD, "consumer_files": ["FILE.yaml"]})).splitlines()
+    assert f"{tmp_path}/FILE.yaml:2:12: consumers[0].name: a list; expected " in lines[0] + lines[1]
+    assert f'{tmp_path}/FILE.yaml:3:6: consumers[1]["…"]: unknown key; ' in "\n".join(lines)
