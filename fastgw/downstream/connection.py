@@ -2,8 +2,8 @@
 
 It knows HTTP/1's bytes and time; what a request means is judged in `wire`, what becomes of it is the exchange's.
 Rule 1: a phase changes together with its deadline. Rule 2: at most one exchange is under way; what a client sends
-ahead waits in `_ahead`, up to 64 KiB, and is read so that its leaving is seen. Rule 3: bytes are held in one place
-only: a body's in its relay or in the transport, never in both.
+ahead waits in `_ahead` from `_at` on, up to 64 KiB, and is read so that its leaving is seen. Rule 3: bytes are held in
+one place only: a body's in its relay or in the transport, never in both.
 """
 
 import asyncio
@@ -43,6 +43,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("fastgw.downstream")
 
+AHEAD_ENOUGH: Final = READ_BYTES // 2
+"""Bytes held of what a client sends ahead with which reading pauses, until less is left.
+
+One more read may be on its way, and of TLS part of a record beside it: so a client has 64 KiB read ahead at most.
+"""
+PIECE_BYTES: Final = 8192
+"""How much of what was sent ahead is read at once as a body of unknown length: what follows it is copied once."""
 REQUESTS_PER_TURN: Final = 16
 """Pipelined requests that are answered in one turn of the loop: 1,200 fit in one read, and take 150 ms."""
 LINGER_IDLE_S: Final = 5.0
@@ -82,6 +89,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         "_ahead",
         "_asked_to_continue",
         "_asks",
+        "_at",
         "_beginning",
         "_body_bytes",
         "_buffer",
@@ -94,6 +102,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         "_searched",
         "_socket",
         "_starting",
+        "_stopped",
         "_trusts",
         "_tunnel_ends",
         "_tunnel_patience",
@@ -127,7 +136,8 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self._passing = False  # whether it is under way, in place of an exchange
         self.requests = 0  # answered on this connection
         self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
-        self._ahead = b""  # bytes of the next head, or sent ahead of their turn
+        self._ahead = b""  # bytes of the next head, or sent ahead of their turn; empty as soon as all of it is taken
+        self._at = 0  # where in it the next request begins
         self._searched = 0
         self._reader: BodyReader | None = None
         self._waiting: asyncio.Future[Reply | None] | None = None
@@ -144,6 +154,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self._asked_to_continue = True
         self._ending = LENGTH
         self.paused = False
+        self._stopped = False  # the transport does not read; but for the moments of `_beginning` as `paused` has it
         self._beginning = False  # a request with a body: whether reading has to pause is seen when its turn is over
         self._write_paused = False
         self._starting = False
@@ -197,19 +208,22 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             server = self.server
             request = take_request(self._buffer, nbytes, server.header_bytes, server.header_count)
             if isinstance(request, bytes):
-                self._read_head(request)
+                self._ahead = request
+                self._read_requests()
             else:
-                self._serve(request, b"")
+                self._serve(request)
             return
         chunk = taken(self._buffer, nbytes)
         if phase is HEAD:
-            self._read_head(self._ahead + chunk)
+            self._ahead += chunk
+            self._read_requests()
         elif phase is ACTIVE or phase is FLUSHING:
             if self._reader is not None:
                 self._read_body(chunk)
             else:
-                self._ahead += chunk
-                if len(self._ahead) >= READ_BYTES:
+                self._ahead = self._ahead[self._at :] + chunk
+                self._at = 0
+                if self._has_enough():
                     self.pause()
         elif phase is TUNNEL:
             assert self.exchange is not None
@@ -287,24 +301,23 @@ class Downstream(asyncio.BufferedProtocol, Timed):
 
     # reading requests
 
-    def _read_head(self, received: bytes) -> None:
-        """Serve the requests in `received`, for as long as they are answered at once, but not for more than a turn."""
+    def _read_requests(self) -> None:
+        """Serve the requests that are here, for as long as they are answered at once, but not for more than a turn."""
         server = self.server
         left = REQUESTS_PER_TURN
         while True:
+            ahead, at = self._ahead, self._at
             try:
-                end = find_head_end(received, self._searched)
-                if not 0 < end <= server.header_bytes:
-                    return self._wait_for_more(received, end)
-                if end == len(received):
-                    head, behind = judge_request(received, server.header_count), b""
-                else:
-                    head, behind = judge_request(received[:end], server.header_count), received[end:]
+                end = find_head_end(ahead, self._searched, at)
+                if not at < end <= at + server.header_bytes:
+                    return self._wait_for_more(end)
+                head = judge_request(ahead[at:end], server.header_count)
             except Malformed as malformed:
-                return self._refuse_unread(fault_of(malformed), malformed.reason, received)
+                return self._refuse_unread(fault_of(malformed), malformed.reason, ahead[at:])
             self._searched = 0
+            self._take_up_to(end)
             self._starting = True
-            self._serve(head, behind)
+            self._serve(head)
             self._starting = False
             if self.phase is not IDLE or not self._ahead:
                 return None
@@ -313,16 +326,28 @@ class Downstream(asyncio.BufferedProtocol, Timed):
                 self.pause()
                 server.ground.loop.call_soon(self._go_on)
                 return None
-            received, self._ahead = self._ahead, b""
 
-    def _wait_for_more(self, received: bytes, end: int) -> None:
+    def _take_up_to(self, end: int) -> None:
+        """What was sent ahead is in other hands up to there."""
+        if end < len(self._ahead):
+            self._at = end
+        else:
+            self._ahead, self._at = b"", 0
+
+    def _has_enough(self) -> bool:
+        """Whether so much was sent ahead that no more is read now."""
+        return len(self._ahead) - self._at >= AHEAD_ENOUGH
+
+    def _wait_for_more(self, end: int) -> None:
         """The head is not complete, unless it is too long anyhow; `end` is where it ends, or -1."""
         most = self.server.header_bytes
+        received = self._ahead[self._at :]
         if received[0] not in TOKEN_START:
             return self._refuse_unread(Fault.BAD_REQUEST, "This is not an HTTP request.", received)
         if end > 0 or len(received) > most:
             return self._refuse_unread(too_long(received, most), None, received)
-        self._ahead, self._searched = received, len(received)
+        self._ahead, self._at, self._searched = received, 0, len(received)
+        self._read_on()
         if self.phase is IDLE:
             self.phase = HEAD
             if self.requests:  # a first head's time runs since the connection was made
@@ -332,12 +357,13 @@ class Downstream(asyncio.BufferedProtocol, Timed):
     def _go_on(self) -> None:
         """Other connections have had their turn: on with what this client sent ahead."""
         if self.phase is IDLE and self._ahead:
-            ahead, self._ahead = self._ahead, b""
-            self.resume()
-            self._read_head(ahead)
+            self._read_on()  # also to see it leave: while nothing was under way its leaving meant nothing
+            self._read_requests()
+            if self.phase is not HEAD and self._has_enough():
+                self.pause()
 
-    def _serve(self, head: RequestHead, behind: bytes) -> None:
-        """Begin an exchange. `behind`: what was read behind its head: body, or the next request."""
+    def _serve(self, head: RequestHead) -> None:
+        """Begin an exchange. What was read behind its head, body or the next request, is in `_ahead`."""
         listener = self.listener
         if self._trusts is not listener.trusts and not self._judge_peer():
             self._refuse_unread(Fault.CONNECTION_OUTDATED, None, head.raw)
@@ -357,7 +383,6 @@ class Downstream(asyncio.BufferedProtocol, Timed):
                 straight = route.straight
                 if straight is not None and (not straight.judges_path or head.path_as_sent):
                     if straight.at_once and length <= self.server.body_bytes:
-                        self._ahead = behind
                         self.deadline = inf
                         passage = self._passage or self._make_passage()
                         if peer.trusted:
@@ -371,11 +396,13 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         exchange = self.exchange = begin(head, self, listener, peer, chain)
         if peer.trusted:
             exchange.client_ip = client_address(head, peer, listener.trusts)
+        piece: bytes | None
         if ordinary and not length:
-            self._ahead = behind
-            self.deadline = inf
-        elif not self._expect_body(exchange, behind):
-            return  # refused
+            self.deadline, piece = inf, b""
+        else:
+            piece = self._expect_body(exchange)
+            if piece is None:
+                return  # refused
         if straight_match is not None:
             route, exchange.params = straight_match
             exchange.route, exchange.answered_by = route, None
@@ -386,16 +413,15 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             exchange.answered_by = None  # all of them have run
             self._find_route(exchange, listener.router, match)
         if self._beginning:
-            self._begun(behind)
+            self._begun(piece)
 
-    def _begun(self, behind: bytes) -> None:
-        """A request whose body is not all there is on its way, or waits. `behind`: what has come of the body."""
+    def _begun(self, piece: bytes) -> None:
+        """A request whose body is not all there is on its way, or waits. `piece`: what has come of the body last."""
         self._beginning = False
+        self._stop_or_start()
         reader = self._reader
-        if self.paused and self.phase < LINGERING:
-            self._stop_reading()
-        elif reader is not None and reader.assured:
-            self._buffer = self.server.ground.buffer_for(behind, behind, reader.assured, self.body_goes_to)
+        if not self.paused and reader is not None and reader.assured:
+            self._buffer = self.server.ground.buffer_for(piece, piece, reader.assured, self.body_goes_to)
 
     def _judge_peer(self) -> bool:
         """It is configured anew who is trusted. False: the handshake was judged by what does not count any more."""
@@ -418,34 +444,44 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self._passage = passage = Passage(self, self.listener, self.peer)
         return passage
 
-    def _expect_body(self, exchange: Exchange, behind: bytes) -> bool:
-        """Make ready for a body, if there is one, and read what is there of it. False: the exchange is over."""
+    def _expect_body(self, exchange: Exchange) -> bytes | None:
+        """Make ready for a body, if there is one, and read what is there of it. None: the exchange is over.
+
+        Returns what was read of it last.
+        """
         head, limit = exchange.head, self.server.body_bytes
         payload = head.payload
         if head.length > limit:
             exchange.request_body = Relay(self)  # of which nothing was taken
             exchange.reply(problem(Fault.BODY_TOO_LARGE))
-            return False
+            return None
         if payload is not None:
             if payload:
                 exchange.request_body = Relay.whole(payload)
-            self._ahead = behind
             self.deadline = inf
-            return True
+            return payload
         exchange.request_body = Relay(self)
-        self._reader = head.body()
+        self._reader = reader = head.body()
         self._body_bytes = limit
         self.read_since_rest = 0
         self.body_goes_to = -1
         self._asked_to_continue = not head.expects_continue  # else the client waits for us, not we for it
         self._beginning = True
-        if behind:
-            self._read_body(behind)
-        self._beginning = self.exchange is exchange and self._reader is not None
+        self.paused = False  # if it was not for enough that was sent ahead, which is this body, or behind it
+        piece = b""
+        while self._ahead and self._reader is reader:
+            end = self._at + (reader.assured or PIECE_BYTES)
+            piece = self._ahead[self._at : end]
+            self._take_up_to(end)
+            self._read_body(piece)
+        self._beginning = self._reader is reader
+        if not self._beginning:
+            self.paused = self._has_enough()
+            self._stop_or_start()
         if self.exchange is not exchange:
-            return False
+            return None
         self._watch_body()
-        return True
+        return piece
 
     def _early_done(self, router: Router[Route], outcome: Outcome) -> None:
         """The listener's steps have run. `router`: that of the same table, for the listener may have another by now."""
@@ -579,7 +615,10 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         if reader.done:
             self._reader = None
             self._buffer = self.server.ground.read_buffer
-            self._ahead = reader.rest
+            if self._ahead:
+                self._at -= len(reader.rest)
+            else:
+                self._ahead, self._at = reader.rest, 0
             if not self._write_paused:
                 self.deadline = inf
             if payload:
@@ -612,22 +651,34 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         if not self.paused and self.phase < LINGERING:
             self.paused = True
             if not self._beginning:
-                self._stop_reading()
-
-    def _stop_reading(self) -> None:
-        if not self._write_paused:
-            self.deadline = inf
-        self.transport.pause_reading()
-        self.server.ground.hangups.watch(self._socket, self)
+                self._stop_or_start()
 
     def resume(self) -> None:
+        """Read on, unless enough was sent ahead: then when that is answered."""
+        if self.paused and not self._has_enough():
+            self._read_on()
+            if not self._write_paused and self.phase is ACTIVE:
+                self._watch_body()
+
+    def _read_on(self) -> None:
         if self.paused:
             self.paused = False
             if not self._beginning:
-                self.server.ground.hangups.unwatch(self._socket, self)
-                self.transport.resume_reading()
-            if not self._write_paused and self.phase is ACTIVE:
-                self._watch_body()
+                self._stop_or_start()
+
+    def _stop_or_start(self) -> None:
+        """Have the transport read, or not, as `paused` says."""
+        if self.paused and not self._write_paused:
+            self.deadline = inf
+        if self.paused is self._stopped or self.phase >= CLOSING:
+            return
+        self._stopped = self.paused
+        if self.paused:
+            self.transport.pause_reading()
+            self.server.ground.hangups.watch(self._socket, self)
+        else:
+            self.server.ground.hangups.unwatch(self._socket, self)
+            self.transport.resume_reading()
 
     # the client's side of the exchange (`ClientSide`)
 
@@ -743,8 +794,9 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         assert exchange is not None
         assert exchange.service is not None
         self._write(switching_head(exchange) + early)
+        ahead = self._ahead[self._at :]
+        self._ahead, self._at = b"", 0
         self.resume()  # first: what was sent ahead may be more than the target takes
-        ahead, self._ahead = self._ahead, b""
         if ahead:
             exchange.request_bytes += len(ahead)
             exchange.service.feed_raw(ahead)
@@ -808,9 +860,8 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             wheel.file(self, deadline)
         if self.paused:
             self.resume()
-        if self._ahead and not self._starting:  # else the loop in `_read_head` goes on with it
-            ahead, self._ahead = self._ahead, b""
-            self._read_head(ahead)
+        if self._ahead and not self._starting:  # else the loop in `_read_requests` goes on with it
+            self._read_requests()
 
     def _refuse_unread(
         self, fault: Fault, detail: str | None = None, received: bytes = b"", linger: bool = True
@@ -820,7 +871,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         exchange = self.exchange = begin(head, self, self.listener, self.peer, self.listener.early)
         self.phase = ACTIVE
         self._closing = True
-        self._ahead = b"-" if linger else b""  # something unread: so it lingers
+        self._ahead, self._at = b"-" if linger else b"", 0  # something unread: so it lingers
         exchange.fail(fault, detail)
 
     def refuse(self, fault: Fault, received: bytes) -> None:
@@ -850,7 +901,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
 
     def _linger(self) -> None:
         self.phase = LINGERING
-        self._ahead = b""
+        self._ahead, self._at = b"", 0
         if not self._write_paused:  # else the client has the time for it that it has for every answer
             self._watch_rest()
         self.transport.write_eof()
@@ -877,7 +928,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         if self.phase is not CLOSED:
             self.phase = CLOSED
             self._wheel.drop(self)
-            self._ahead = b""
+            self._ahead, self._at = b"", 0
             if not self._passing:
                 self._passage = None  # which leads back here: only the collector would find the circle
             self._ask_no_more()

@@ -790,16 +790,16 @@ def take_request(buffer not None, Py_ssize_t length, Py_ssize_t max_bytes, int m
     return received
 
 
-def find_head_end(buffer, Py_ssize_t start=0):
+def find_head_end(buffer, Py_ssize_t start=0, Py_ssize_t begin=0):
     """As `heads.find_head_end`."""
     cdef const uint8_t* base
     cdef const uint8_t* found
-    if type(buffer) is bytes and 0 <= start <= PyBytes_GET_SIZE(buffer):
+    if type(buffer) is bytes and 0 <= start <= PyBytes_GET_SIZE(buffer) and 0 <= begin <= PyBytes_GET_SIZE(buffer):
         base = <const uint8_t*>PyBytes_AS_STRING(buffer)
-        found = empty_line_end(base + max(0, start - 3), base + PyBytes_GET_SIZE(buffer))
+        found = empty_line_end(base + max(begin, start - 3), base + PyBytes_GET_SIZE(buffer))
         if found is not NULL:
             return found - base
-    return heads.find_head_end(buffer, start)
+    return heads.find_head_end(buffer, start, begin)
 
 
 # --- responses ---

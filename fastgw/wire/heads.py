@@ -48,16 +48,16 @@ def taken(buffer: memoryview, length: int) -> bytes:
     return buffer[:length].tobytes()
 
 
-def find_head_end(buffer: bytes | bytearray, start: int = 0) -> int:
+def find_head_end(buffer: bytes | bytearray, start: int = 0, begin: int = 0) -> int:
     """Return the index just past the first empty line, or -1 when it has not come yet.
 
-    `start`: how much of `buffer` was searched before. Raises `Malformed` when a bare LF shows that no head can come
-    of it, rather than wait for more.
+    `begin`: where the head begins in `buffer`; `start`: up to where that was searched before. Raises `Malformed` when
+    a bare LF shows that no head can come of it, rather than wait for more.
     """
-    end = buffer.find(b"\r\n\r\n", max(0, start - 3))
+    end = buffer.find(b"\r\n\r\n", max(begin, start - 3))
     if end >= 0:
         return end + 4
-    if _BARE_LF.search(buffer, start):
+    if _BARE_LF.search(buffer, max(begin, start)):
         raise Malformed("A line ends with a bare LF.")
     return -1
 

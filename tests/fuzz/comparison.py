@@ -105,6 +105,8 @@ def read_request(side: Side, wire: bytes, random: Random) -> tuple[Judged, tuple
     judged = Judged(side)
     most = random.choice((100, 100, 100, 5))
     end = judged.step("end", side.framing.find_head_end, wire, random.choice((0, 0, random.randint(0, len(wire)))))
+    begin = random.randint(0, len(wire))
+    judged.step("end behind others", side.framing.find_head_end, wire, random.choice((0, begin)), begin)
     judged.step("end in a bytearray", side.framing.find_head_end, bytearray(wire))
     judged.step("taken", side.framing.taken, memoryview(bytearray(wire)), random.randint(0, len(wire)))
     raw = wire[:end] if end is not None and end > 0 else wire

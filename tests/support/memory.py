@@ -63,6 +63,7 @@ class Wire:
         self.ended = False  # the peer has seen our FIN
         self.aborted = self.lost = False
         self.reading = True
+        self.over = False  # the protocol was told that the peer has ended
         self.socket = Socket()
         self._unsent = b""
         self._unread: list[bytes | None] = []  # what the peer sent while reading was paused; None: FIN
@@ -167,6 +168,7 @@ class Wire:
             chunk = self._unread[0]
             if chunk is None:
                 self._unread.pop(0)
+                self.over = True
                 if not self.protocol.eof_received():
                     self.close()
                 self.reading = False

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastgw.downstream.connection import Phase
 from fastgw.errors import Fault
 from tests.support.memory import Plane, Wire
 
@@ -23,6 +24,9 @@ REQUESTS = [
     b"POST /own HTTP/1.1\r\n" + HOST + b"Content-Length: 70000\r\n\r\n" + b"p" * 70_000,
     b"GET / HTTP/1.1\r\n" + HOST + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n" + b"raw" * 1000,
     b"nonsense\r\n\r\n",
+    (b"GET /own HTTP/1.1\r\n" + HOST + b"\r\n" + b"GET / HTTP/1.1\r\n" + HOST + b"\r\n") * 2_000,
+    (b"PUT / HTTP/1.1\r\n" + HOST + b"Content-Length: 5000\r\n\r\n" + b"p" * 5_000) * 30,
+    (b"PUT / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n") * 1_500,
 ]
 RESPONSES = [
     b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
@@ -55,6 +59,7 @@ OTHERS = [
 ]
 """What may take the place of `SETTINGS`, and they of each other."""
 MOST = 4 * 65_536  # of what a connection may hold: a read in hand, one in the transport, what came ahead
+AHEAD = 65_536  # of what came ahead
 
 CUTS = [10**6, 10**6, 1, 20, 80, 150, 66_000]  # after how many bytes a message is cut in two
 
@@ -130,12 +135,22 @@ class Play:
             self.plane.listener = self.plane.gateway.listeners[0]
             self.plane.settle()
 
+    def assert_reading(self) -> None:
+        """Whoever waits for bytes of a client reads; and that is so as the connection knows it."""
+        for wire in alive(self.clients):
+            connection = wire.protocol
+            if connection.phase < Phase.CLOSING and not wire.over:
+                assert wire.reading is not connection.paused
+                assert wire.reading or connection.phase in (Phase.ACTIVE, Phase.FLUSHING, Phase.TUNNEL)
+                assert connection.phase is not Phase.IDLE or not connection._ahead
+
     def held(self) -> Iterator[int]:
         """Bytes in our hands, by connection."""
         for wire in alive(self.clients):
             connection = wire.protocol
             body = connection.exchange.request_body if connection.exchange else None
             kept = sum(map(len, body.kept)) if body is not None and body.kept is not None else 0
+            assert len(connection._ahead) <= AHEAD
             yield wire.get_write_buffer_size() + len(connection._ahead) + kept
         for wire in alive(self.targets):
             yield wire.get_write_buffer_size()
@@ -149,6 +164,7 @@ def test_whatever_happens_nothing_is_left(steps: list[tuple[str, int]]) -> None:
     for step in [("client", 0), ("request", 0, 10**6), ("connects", 0), *steps]:
         play.step(*step)
         assert max(play.held(), default=0) <= MOST
+        play.assert_reading()
         assert plane.limit.taken == len(plane.server.connections)
     for wire in play.clients:
         wire.takes()

@@ -212,11 +212,12 @@ def by_whom(judge: Callable[..., Any], *told: object) -> type | None:
 
 def agree_on_end(raw: bytes) -> None:
     for start in (0, len(raw) // 2):
-        assert end_by(scan, raw, start) == end_by(heads, raw, start)
+        for begin in (0, len(raw) // 3, len(raw)):
+            assert end_by(scan, raw, start, begin) == end_by(heads, raw, start, begin)
 
 
-def end_by(judges: Any, received: bytes | bytearray, start: int) -> Outcome:
-    return outcome(lambda: {"end": judges.find_head_end(received, start)})
+def end_by(judges: Any, received: bytes | bytearray, start: int, begin: int = 0) -> Outcome:
+    return outcome(lambda: {"end": judges.find_head_end(received, start, begin)})
 
 
 def get(*fields: bytes, line: bytes = b"GET /a?b HTTP/1.1") -> bytes:

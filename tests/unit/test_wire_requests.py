@@ -481,6 +481,22 @@ def test_the_end_of_a_head_is_found_wherever_it_is_cut():
         assert find_head_end(bytearray(raw), cut) == len(raw)
 
 
+@pytest.mark.parametrize("kind", [bytes, bytearray])
+def test_the_end_of_a_head_behind_others_is_found(kind: type[bytes]):
+    """What stands before it is no part of it, also where it begins as the head before has ended."""
+    raw, before = head(b"GET / HTTP/1.1", b"A: b"), head(b"GET / HTTP/1.1")
+    for cut in range(len(raw)):
+        assert find_head_end(kind(before + raw[:cut]), 0, len(before)) == -1
+        for following in (b"", raw):
+            buffer = kind(before + raw + following)
+            assert find_head_end(buffer, len(before) + cut, len(before)) == len(before) + len(raw)
+            assert find_head_end(buffer, 0, len(before)) == len(before) + len(raw)
+    assert find_head_end(kind(before + b"\r\n" + raw), 0, len(before)) == len(before) + 2 + len(raw)
+    assert find_head_end(kind(b"a\nb" + raw[:-2]), 0, 3) == -1
+    with pytest.raises(Malformed, match="bare LF"):
+        find_head_end(kind(before + b"GET / HTTP/1.1\nA"), 0, len(before))
+
+
 @pytest.mark.parametrize("raw", [b"GET / HTTP/1.1\nHost: a\n\n", b"GET / HTTP/1.1\r\nHost: a\n\r\n", b"\n"])
 def test_a_head_with_bare_line_feeds_is_refused_at_once(raw: bytes):
     """No CRLF CRLF may ever come: the client gets its 400 now and not a 408 after the timeout."""
