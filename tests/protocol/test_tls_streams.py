@@ -118,6 +118,21 @@ def test_requests_sent_ahead_are_answered_in_order(place: Place) -> None:
             assert client.read_response().body == b"ok"
 
 
+def test_a_client_that_pipelines_without_end_is_held_back_and_its_leaving_is_seen(place: Place) -> None:
+    """Also once some of its requests were answered: 64 KiB are read ahead, and within TLS no more than a read."""
+    with place.client() as client:
+        client.sock.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            client.sock.sendall(GET % b"more" * 1_000_000)
+        for _ in range(5):
+            with place.origin.accept() as origin:
+                assert origin.answer(OK).request_target == b"/more"
+        with place.origin.accept() as origin:
+            origin.read_request()
+            client.reset()
+            origin.assert_ended()
+
+
 def test_the_end_of_a_body_without_a_length_is_an_end(place: Place) -> None:
     """`close_notify`: a client can tell it from a connection that was cut."""
     with place.client() as client:
