@@ -352,6 +352,17 @@ async def test_while_the_gateway_stops_no_rollback_is_looked_at(control):
 
 
 @on_loop
+async def test_a_posted_document_may_not_read_the_environment(control, monkeypatch):
+    """Whoever may post one could read out every variable of the gateway's: `GET /config` shows what it holds."""
+    monkeypatch.setenv("GW_HELD", "held-by-the-gateway")
+    text = control.file.read_text().replace("body: v1", "body: {env: GW_HELD}")
+    outcome = await control.proposals.apply(text.encode(), ".yaml", dry_run=True)
+    assert not outcome.ok
+    assert "a document that came over the API may not read the environment" in str(outcome.problems[0])
+    assert "held-by-the-gateway" not in f"{outcome}"
+
+
+@on_loop
 async def test_what_is_wrong_with_a_posted_document_is_not_blamed_on_the_file(control):
     outcome = await control.proposals.apply(b"[]", ".yaml", dry_run=True)
     assert [str(each) for each in outcome.problems] == ["POST /config:1:1: a list; expected a mapping of settings"]
