@@ -365,13 +365,11 @@ def read_usual_request(received: bytes, max_fields: int) -> RequestHead | None:
     host = parse_authority(sent)
     head.host_as_sent, head.authority, head.host = sent, host.text, host.host
     head.scheme = b""
-    head.raw_path = path
+    head.raw_path = head.path = path  # the shape is that of a path in normal form
     head.query = query if len(path) < len(target) else None
-    # PERF: `in` makes and drops a TypeError each time before it looks for bytes: 0.09 us (CPython 3.11, micro/framing).
-    head.path = path if path.find(b"/.") < 0 else normalize(path)
     head._end_to_end = a, b, c, d, e, f
     head.close = closes
-    head.ordinary = method != b"OPTIONS" and path.find(b"//") < 0 and path.find(b";") < 0
+    head.ordinary = method != b"OPTIONS"
     head.sized = bool(length)
     head.length = int(length) if length else 0
     head.upgrade = head.connection_named = ()

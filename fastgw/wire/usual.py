@@ -13,14 +13,16 @@ from typing import Final
 
 from fastgw.wire.grammar import TOKEN, VALUE
 from fastgw.wire.known import SIGNS, spelled
-from fastgw.wire.paths import PLAIN
+from fastgw.wire.paths import IN_SEGMENT
 
 # PERF: a group that is repeated and not gone back into costs least if it is repeated possessively, which CPython before
 # 3.11.5 does wrong (gh-106052): 1.9 us for a request of 15 lines and 1,090 bytes, 2.7 if the repetition is in an atomic
 # group (CPython 3.11.7, micro/framing).
 _TAKEN: Final = b"(?:%b)%b+" if sys.version_info >= (3, 11, 5) else b"(?>(?:%b)%b)"
 
-_TARGET: Final = rb"((/" + PLAIN + rb'*+)(?:\?([!"$-~]*+))?)'
+# A path that is in normal form, and read in one way by all servers: no dot segments, empty ones or parameters.
+_PATH: Final = _TAKEN % (rb"/(?![/.])" + IN_SEGMENT + rb"*+", b"+")
+_TARGET: Final = rb"((" + _PATH + rb')(?:\?([!"$-~]*+))?)'
 _REQUEST_LINE: Final = b"(GET|HEAD|POST|PUT|DELETE|PATCH|OPTIONS) " + _TARGET + rb" HTTP/1\.1\r\n"
 _STATUS_LINE: Final = rb"HTTP/1\.1 ([2-5][0-9][0-9]) (" + VALUE + rb"*+)\r\n"
 _HOST: Final = rb"[Hh]ost:[ \t]*+([!-~]++)\r\n"

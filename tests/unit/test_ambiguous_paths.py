@@ -356,7 +356,9 @@ def test_whichever_way_it_is_read_it_stays_at_its_route(
         except Malformed:
             continue
         name = chosen(table, head)
-        assert chosen(reference, head_of(raw_path, judge=heads.judge_request)) == name
+        plain = head_of(raw_path, judge=heads.judge_request)
+        assert chosen(reference, plain) == name
+        assert plain.ordinary == head.ordinary
         if head.ordinary:
             assert other_readings(head.raw_path, head.path) == {}
         if name not in {f"r{place}" for place in range(len(patterns) + 1)}:
