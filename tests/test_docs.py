@@ -23,6 +23,7 @@ from tests.support.gateway import COMMAND_DEADLINE, FASTGW, START_DEADLINE, STOP
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "tuning.md", "deploy/README.md"]
 DOCUMENTS += [
+    "docs/faults.md",
     "docs/kubernetes.md",
     "docs/kyma.md",
     "docs/filters.md",

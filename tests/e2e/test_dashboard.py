@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from urllib.parse import quote
 
@@ -16,7 +17,7 @@ from tests.support.browser import Browser, Page
 from tests.support.gateway import wait_until
 
 HOSTILE = "<img src=x onerror=\"document.title='taken'\">\"'`</script><script>document.title='taken'</script>"
-VIEWS = ("overview", "routes", "upstreams", "workers", "reloads", "config")
+VIEWS = ("overview", "routes", "upstreams", "workers", "certificates", "quotas", "reloads", "config")
 PHONE = 360  # CSS pixels
 TOKEN = "open-sesame-\N{CHECK MARK}"
 
@@ -490,13 +491,14 @@ def test_the_theme_follows_the_system_until_it_is_chosen(page: Page, stub: Admin
 def test_the_keyboard_reaches_everything(page: Page, stub: AdminStub) -> None:
     look(page, stub, "routes")
     reached = []
-    for _ in range(10):
+    for _ in range(15):
         page.press("Tab")
         reached.append(page.run("document.activeElement.id || document.activeElement.textContent"))
-    assert reached[:8] == [
-        *("Skip to the content", "theme", "Overview", "Routes", "Upstreams", "Workers", "Reloads", "Config"),
+    assert reached[:13] == [
+        *("Skip to the content", "do-reload", "do-rollback", "do-drain", "theme", "Overview", "Routes", "Upstreams"),
+        *("Workers", "Certificates", "Quotas", "Reloads", "Config"),
     ]
-    assert reached[8:10] == ["search-routes", "Route"]
+    assert reached[13:15] == ["search-routes", "Route"]
     page.press("Enter")
     assert page.run("document.activeElement.closest('th').ariaSort") == "ascending"
     outline = page.run("getComputedStyle(document.activeElement).outlineStyle")
@@ -509,7 +511,7 @@ def test_every_field_and_picture_has_a_name(page: Page, stub: AdminStub) -> None
     assert page.run("[...document.querySelectorAll('input')].every((field) => field.labels.length === 1)")
     assert page.run("[...document.querySelectorAll('svg:not([aria-hidden])')].every((each) => each.ariaLabel)")
     assert page.run("[...document.querySelectorAll('table')].every((each) => each.caption?.textContent)")
-    assert page.run("document.querySelectorAll('[aria-live], [role=status], [role=alert]').length") == 2
+    assert page.run("document.querySelectorAll('[aria-live], [role=status], [role=alert]').length") == 3
 
 
 def test_nothing_moves_by_itself(page: Page, stub: AdminStub) -> None:
@@ -525,7 +527,60 @@ def test_nothing_but_the_admin_api_is_asked(page: Page, stub: AdminStub) -> None
     for view in VIEWS:
         page.click(f"nav a[href='#{view}']")
     wait_until(lambda: "/config" in stub.asked, "the configuration to be asked for")
-    assert set(stub.asked) == {"/", "/live", "/status", "/routes", "/upstreams", "/config"}
+    assert set(stub.asked) == {"/", "/live", "/history", "/status", "/routes", "/upstreams", "/quotas", "/config"}
     told = page.run("performance.getEntriesByType('resource').map((each) => new URL(each.name).origin)")
     assert set(told) == {stub.url.rstrip("/")}
     assert page.complaints == []
+
+
+def test_a_target_that_fails_is_told_with_its_errors_and_the_last_one(page: Page, stub: AdminStub) -> None:
+    """Those that fail stand first."""
+    users = stub.figures.upstream_list[0]
+    users["targets"][0] |= {
+        "health": "failing",
+        "errors": {"connect_refused": 12, "status_5xx": 3},
+        "recent_errors": {"connect_refused": 2},
+        "last_error": {"date": 1_700_000_000.0, "fault": "connect_refused", "reason": "ECONNREFUSED"},
+    }
+    look(page, stub, "upstreams")
+    assert cells(page, "upstreams", "Health")[0] == "failing"
+    assert cells(page, "upstreams", "Errors")[0] == "connect_refused 12, status_5xx 3"
+    assert cells(page, "upstreams", "Last error")[0].endswith(" connect_refused (ECONNREFUSED)")
+    assert cells(page, "upstreams", "p99")[0] == "40 ms"
+
+
+def test_the_last_hour_is_there_as_soon_as_the_page_is(page: Page, stub: AdminStub) -> None:
+    """The gateway keeps it: a page that is opened anew has lost nothing."""
+    look(page, stub)
+    for _ in range(2):
+        page.until(
+            "document.querySelector('#chart-hour-requests path.line.requests[d]')?.getAttribute('d').length > 500"
+        )
+        assert "line chart of 60 minutes" in page.run("document.querySelector('#chart-hour-requests svg').ariaLabel")
+        page.run("location.reload()")
+
+
+def test_certificates_are_told_with_the_days_that_are_left(page: Page, stub: AdminStub) -> None:
+    now = time.time()
+    for place, days in enumerate((40.5, 3.5, -1.0)):
+        shown = {"listener": f"l{place}", "certificate": "/a.pem", "names": ["a"], "serial": "0", "problem": ""}
+        stub.figures.certificate_list.append(shown | {"expires_date": now + days * 86400})
+    look(page, stub)
+    page.run("location.hash = '#certificates'")
+    page.until("document.querySelectorAll('#table-certificates tbody tr').length === 3")
+    assert cells(page, "certificates", "Days left") == ["expired", "3 d", "40 d"]
+
+
+@pytest.mark.parametrize("what", ["reload", "rollback", "drain"])
+def test_what_changes_the_gateway_is_asked_for_twice(page: Page, stub: AdminStub, what: str) -> None:
+    """A click alone does nothing; cancelled, nothing is done."""
+    look(page, stub)
+    page.click(f"#do-{what}")
+    page.until("document.getElementById('confirm').open")
+    page.click("#confirm-no")
+    page.click(f"#do-{what}")
+    assert not stub.figures.asked_to
+    page.click("#confirm-yes")
+    page.until("document.getElementById('confirm-no').textContent === 'Close'")
+    assert stub.figures.asked_to == [what]
+    assert page.text("#confirm-said") == ("It drains, and then stops." if what == "drain" else f"{what}: done")

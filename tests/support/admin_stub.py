@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from fastgw.admin.access import Access
 from fastgw.admin.answers import refused
 from fastgw.admin.api import create_app
-from fastgw.admin.node import Node
+from fastgw.admin.node import Committed, Node, Outcome
 from fastgw.admin.serve import serve
 from fastgw.config.secret import Secret
 from fastgw.config.values import Address
@@ -47,6 +47,10 @@ class Figures:
         self.route_list = [route(name) for name in ("user", "files", "orders")]
         self.upstream_list = [upstream("users", 3), upstream("orders", 2)]
         self.reload_list = [reloaded(3), rejected(2), reloaded(2), reloaded(1, "start", "started: generation 1")]
+        self.minutes_kept = 60
+        self.quota_list: list[dict[str, Any]] = []
+        self.certificate_list: list[dict[str, Any]] = []
+        self.asked_to: list[str] = []
         self._lock = threading.Lock()  # the test is in one thread, the server in another
         self.configuration: dict[str, Any] = {"version": 1, "workers": 4, "admin": {"token": "***"}}
         self.restart()
@@ -128,11 +132,45 @@ class Figures:
                 "last": self.reload_list,
             },
             "rates": None,
-            "certificates": [],
+            "certificates": self.certificate_list,
             "verifiers": [],
             "feeds": [],
             "quota_file": None,
         }
+
+    def history(self) -> dict[str, Any]:
+        points = [self._point(age * 10) for age in reversed(range(self.minutes_kept * 6))]
+        return {"every_s": 10.0, "bounds_s": BOUNDS_S, "points": points}
+
+    def _point(self, age_s: float) -> dict[str, Any]:
+        counts = [0] * (len(BOUNDS_S) + 1)
+        counts[place_of(self.latency_s)] = self.per_second * 10
+        return {
+            "date": STARTED_DATE + self.uptime_s - age_s,
+            "seconds": 10.0,
+            "connections": self.connections,
+            "requests": self.per_second * 10,
+            "responses": {"2xx": self.per_second * 10, "5xx": 0},
+            "faults": {},
+            "latency": counts,
+            "loop_lag_s": self.loop_lag_s,
+        }
+
+    def quotas(self, consumer: str | None, keys: list[str]) -> list[dict[str, Any]]:
+        return self.quota_list
+
+    async def reload(self) -> dict[str, Any]:
+        return self._changed("reload")
+
+    async def rollback(self, generation: int | None) -> dict[str, Any]:
+        return self._changed("rollback")
+
+    def drain(self) -> None:
+        self._changed("drain")
+
+    def _changed(self, what: str) -> Any:
+        self.asked_to.append(what)
+        return Outcome(True, self.generation, Committed(4, 4), summary=f"{what}: done")
 
     def routes(self) -> list[dict[str, Any]]:
         return self.route_list
@@ -161,6 +199,10 @@ def route(name: str, **fields: Any) -> dict[str, Any]:
         "errors": 0,
         "p50_s": 0.0031,
         "p99_s": 0.042,
+        "rate": 20.0,
+        "faults": {},
+        "recent_faults": {},
+        "last_error": None,
         **fields,
     }
 
@@ -182,6 +224,14 @@ def upstream(name: str, targets: int, **fields: Any) -> dict[str, Any]:
                 "priority": 0,
                 "drained": False,
                 "problem": "status 500" if healths[number % len(healths)] == "unhealthy" else "",
+                "label": f"{name}-{number}.internal:9001",
+                "requests": 400,
+                "errors": {},
+                "rate": 6.5,
+                "recent_errors": {},
+                "p50_s": 0.003,
+                "p99_s": 0.04,
+                "last_error": None,
             }
             for number in range(targets)
         ],

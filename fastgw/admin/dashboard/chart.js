@@ -20,6 +20,7 @@ export class Chart {
   #lines;
   #format;
   #least;
+  #shown;
   #svg = makeSvg("svg", { role: "img", height: HEIGHT });
   #cursor = makeSvg("line", { class: "cursor", y1: TOP, y2: HEIGHT - BOTTOM });
   #grid;
@@ -33,9 +34,10 @@ export class Chart {
 
   /**
    * `lines`: {key, label} each, drawn in this order; `key` is the point's field and the class that gives the colour.
-   * `format` makes text of a value. `least`: the axis never ends below it, or idle noise would look like a mountain.
+   * `format` makes text of a value. `least`: the axis never ends below it, or idle noise would look like a mountain. `shown`: seconds.
    */
-  constructor(figure, { lines, format, least }) {
+  constructor(figure, { lines, format, least, shown = SHOWN_S }) {
+    this.#shown = shown;
     this.#title = figure.querySelector("figcaption").firstChild.textContent.trim();
     this.#format = format;
     this.#least = least;
@@ -70,7 +72,7 @@ export class Chart {
   }
 
   #times() {
-    return [makeSvg("text", { x: 0, y: HEIGHT - 4 }, `${SHOWN_S / 60} min ago`), this.#end];
+    return [makeSvg("text", { x: 0, y: HEIGHT - 4 }, `${this.#shown / 60} min ago`), this.#end];
   }
 
   #point(x) {
@@ -84,7 +86,7 @@ export class Chart {
     this.#svg.setAttribute("width", width);
     this.#end.setAttribute("x", width);
     const top = this.#highest();
-    const toX = (at) => width * (1 - (this.#now - at) / SHOWN_S);
+    const toX = (at) => width * (1 - (this.#now - at) / this.#shown);
     const toY = (value) => HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * (value / top);
     this.#renderGrid(width, top, toY);
     for (const { key, path } of this.#lines) path.setAttribute("d", this.#trace(key, toX, toY));
@@ -135,7 +137,7 @@ export class Chart {
       setText(value, shown ? this.#format(shown[key]) : UNKNOWN);
       return `${label} ${value.textContent}`;
     });
-    const about = `${this.#title}, line chart of ${SHOWN_S / 60} minutes. ${ago || "Now"}: ${texts.join(", ")}`;
+    const about = `${this.#title}, line chart of ${this.#shown / 60} minutes. ${ago || "Now"}: ${texts.join(", ")}`;
     this.#svg.setAttribute("aria-label", about);
   }
 

@@ -50,6 +50,14 @@ export async function ask(path, patience) {
   return answered(path, await send(path, patience), asked);
 }
 
+/** Have something done, and hear what became of it. A refusal that says why is an answer as well. */
+export async function change(path, patience) {
+  const response = await send(path, patience, { method: "POST" });
+  const isOutcome = response.headers.get("Content-Type")?.startsWith("application/json");
+  if (!response.ok && !isOutcome) throw await refusal(path, response, session.number);
+  return response.json();
+}
+
 async function answered(path, response, asked = session.number) {
   if (!response.ok) throw await refusal(path, response, asked);
   try {

@@ -1,11 +1,15 @@
 // The page as a whole: which view is shown, what is asked for it, and what is said about the connection.
 
 import { Unanswered, ask, session } from "./connection.js";
+import { Actions } from "./actions.js";
+import { Certificates } from "./certificates.js";
 import { showConfiguration } from "./configuration.js";
 import { byId, setClass, setText } from "./elements.js";
 import { History } from "./history.js";
+import { Hour } from "./hour.js";
 import { Overview } from "./overview.js";
 import { Poll } from "./poll.js";
+import { Quotas } from "./quotas.js";
 import { Reloads } from "./reloads.js";
 import { Routes } from "./routes.js";
 import { beginTheme } from "./theme.js";
@@ -13,7 +17,7 @@ import { Upstreams } from "./upstreams.js";
 import { spanText } from "./words.js";
 import { Workers } from "./workers.js";
 
-const VIEWS = ["overview", "routes", "upstreams", "workers", "reloads", "config"];
+const VIEWS = ["overview", "routes", "upstreams", "workers", "certificates", "quotas", "reloads", "config"];
 const LIVE = "/live";
 /** Milliseconds until an answer must be there. That of /live is small, and late only when something is wrong. */
 const LIVE_PATIENCE = 3000;
@@ -43,6 +47,9 @@ class Dashboard {
   #routes = new Routes();
   #upstreams = new Upstreams();
   #workers = new Workers();
+  #certificates = new Certificates();
+  #quotas = new Quotas();
+  #hour = new Hour();
   #reloads = new Reloads();
   #view = "overview";
   #troubles = new Map();
@@ -56,6 +63,9 @@ class Dashboard {
     routes: this.#poll("/routes", 5000, () => this.#shows("routes"), (told) => this.#routes.show(told, pageTime())),
     upstreams: this.#poll("/upstreams", 5000, () => this.#shows("overview", "upstreams"),
       (told) => this.#showUpstreams(told)),
+    history: this.#poll("/history", 10000, () => this.#shows("overview"),
+      (told) => this.#hour.show(told, pageTime())),
+    quotas: this.#poll("/quotas", 5000, () => this.#shows("quotas"), (told) => this.#quotas.show(told)),
     config: this.#poll("/config", 60000, () => this.#shows("config"), showConfiguration),
   };
 
@@ -64,6 +74,7 @@ class Dashboard {
     byId("ask-form").addEventListener("submit", (event) => this.#takeToken(event));
     byId("ask").addEventListener("cancel", (event) => event.preventDefault()); // there is nothing behind it
     byId("forget").addEventListener("click", () => this.#endSession());
+    new Actions(() => this.#askAll());
     if (linked) await this.#beginSession(linked); // nothing is asked before
     addEventListener("hashchange", () => this.#turnTo(location.hash.slice(1)));
     this.#turnTo(location.hash.slice(1));
@@ -132,6 +143,7 @@ class Dashboard {
     this.#stale = staleText(status.stale);
     this.#showNotice();
     this.#reloads.show(status);
+    this.#certificates.show(status);
   }
 
   #showUpstreams({ upstreams }) {

@@ -68,7 +68,7 @@ export class Overview {
 
   showTargets(upstreams) {
     const targets = upstreams.flatMap((upstream) => upstream.targets);
-    const troubled = targets.filter(({ health }) => health === "unhealthy" || health === "ejected").length;
+    const troubled = targets.filter(({ health }) => ["failing", "unhealthy", "ejected"].includes(health)).length;
     tile("targets", `${countText(troubled)} of ${countText(targets.length)}`, troubled > 0);
   }
 

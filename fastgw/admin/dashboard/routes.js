@@ -2,7 +2,7 @@
 
 import { byId } from "./elements.js";
 import { Table, numberColumn } from "./table.js";
-import { countText, rateText, secondsText } from "./words.js";
+import { countText, errorsText, lastErrorText, rateText, secondsText } from "./words.js";
 
 const ANY = "any";
 
@@ -37,6 +37,12 @@ export class Routes {
         numberColumn("Per second", "rate", rateText),
         numberColumn("Requests", "requests", countText),
         { ...numberColumn("5xx", "errors", countText), mark: ({ errors }) => (errors > 0 ? "bad" : "") },
+        { title: "Faults", text: ({ faults }) => errorsText(faults) },
+        {
+          title: "Last error",
+          text: ({ last_error: error }) => lastErrorText(error),
+          value: ({ last_error: error }) => error?.date,
+        },
         numberColumn("p50", "p50_s", secondsText),
         numberColumn("p99", "p99_s", secondsText),
       ],

@@ -2,10 +2,11 @@
 
 import { byId } from "./elements.js";
 import { Table, numberColumn } from "./table.js";
-import { countText } from "./words.js";
+import { countText, errorsText, lastErrorText, rateText, secondsText } from "./words.js";
 
 /** By urgency, and the badge of each. */
 const HEALTH = {
+  failing: { urgency: 4, mark: "badge bad" },
   unhealthy: { urgency: 3, mark: "badge bad" },
   ejected: { urgency: 2, mark: "badge warn" },
   unknown: { urgency: 1, mark: "badge" },
@@ -40,6 +41,20 @@ export class Upstreams {
           text: ({ health, drained }) => (drained ? `${health}, drained` : health),
           value: ({ health }) => HEALTH[health]?.urgency ?? 0,
           mark: ({ health }) => HEALTH[health]?.mark ?? "badge",
+        },
+        numberColumn("Per second", "rate", rateText),
+        {
+          title: "Errors",
+          text: ({ errors }) => errorsText(errors),
+          value: ({ errors }) => Object.values(errors).reduce((sum, count) => sum + count, 0),
+          mark: ({ recent_errors: recent }) => (Object.keys(recent).length > 0 ? "bad" : ""),
+        },
+        numberColumn("p50", "p50_s", secondsText),
+        numberColumn("p99", "p99_s", secondsText),
+        {
+          title: "Last error",
+          text: ({ last_error: error }) => lastErrorText(error),
+          value: ({ last_error: error }) => error?.date,
         },
         {
           title: "Problem",

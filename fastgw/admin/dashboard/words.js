@@ -55,7 +55,18 @@ export function spanText(value) {
   }).join(" ");
 }
 
+/** What failed, by fault, the most frequent first. */
+export function errorsText(counts) {
+  const sorted = Object.entries(counts).sort(([, one], [, other]) => other - one);
+  return sorted.map(([name, count]) => `${name} ${countText(count)}`).join(", ") || "none";
+}
+
 /** An instant (epoch seconds) in the reader's own time. */
 export function dateText(value) {
   return isKnown(value) ? clock.format(new Date(value * 1000)) : UNKNOWN;
+}
+
+/** When and why something failed last; null = it never has. */
+export function lastErrorText(error) {
+  return error ? `${dateText(error.date)} ${error.fault}${error.reason ? ` (${error.reason})` : ""}` : "none";
 }

@@ -1,0 +1,62 @@
+// What the gateway can be asked to do: read its file anew, go back, drain. Each is asked for twice.
+
+import { Unanswered, change } from "./connection.js";
+import { byId, setText } from "./elements.js";
+
+const CHANGE_PATIENCE = 180000;
+const ACTIONS = {
+  reload: { path: "/reload", title: "Reload the configuration?", about: "The file is read anew, on all workers or none." },
+  rollback: {
+    path: "/rollback",
+    title: "Roll back?",
+    about: "The configuration before this one is served again, until the file is read anew.",
+  },
+  drain: {
+    path: "/drain",
+    title: "Drain and stop this gateway?",
+    about: "It takes nothing new, finishes what is in flight and ends. Nobody starts it again but its service manager.",
+  },
+};
+
+function saidText({ state, ok, summary, problems = [] }) {
+  if (state) return "It drains, and then stops.";
+  const wrong = problems.map(({ file, line, path, wrong: what }) => `${file}:${line}: ${path}: ${what}`);
+  return ok ? summary : [summary, ...wrong].join("\n");
+}
+
+export class Actions {
+  #done;
+  #action = null;
+
+  /** `done()`: something may be otherwise now. */
+  constructor(done) {
+    this.#done = done;
+    for (const name of Object.keys(ACTIONS)) byId(`do-${name}`).addEventListener("click", () => this.#ask(name));
+    byId("confirm-no").addEventListener("click", () => byId("confirm").close());
+    byId("confirm-form").addEventListener("submit", (event) => this.#do(event));
+  }
+
+  #ask(name) {
+    this.#action = ACTIONS[name];
+    setText(byId("confirm-title"), this.#action.title);
+    setText(byId("confirm-about"), this.#action.about);
+    setText(byId("confirm-said"), "");
+    byId("confirm-yes").hidden = false;
+    setText(byId("confirm-no"), "Cancel");
+    byId("confirm").showModal();
+  }
+
+  async #do(event) {
+    event.preventDefault();
+    byId("confirm-yes").hidden = true;
+    setText(byId("confirm-said"), "Asked for; waiting for all workers.");
+    try {
+      setText(byId("confirm-said"), saidText(await change(this.#action.path, CHANGE_PATIENCE)));
+    } catch (error) {
+      if (!(error instanceof Unanswered)) throw error;
+      setText(byId("confirm-said"), error.message);
+    }
+    setText(byId("confirm-no"), "Close");
+    this.#done();
+  }
+}
