@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help setup run lint test programs docs fuzz bench bench-check clean
+.PHONY: help setup run lint test test-pythons programs docs fuzz bench bench-check clean
 
 PYTHON ?= python3
 FUZZ_SECONDS ?= 600
@@ -119,6 +119,13 @@ $(SSLYZE): | .venv/.installed
 test: lint programs $(PROVIDER)/node_modules/.installed $(SSLYZE)  ## lint, then every test; apt-get installs what they run, when you are root
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 	FASTGW_PURE_PYTHON=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m 'not twin' $(TWICE)
+
+# Debians whose Pythons are tested besides: 3.13 and 3.14.
+SUITES ?= trixie sid
+
+test-pythons:  ## the tests on other Pythons, in clean roots of other Debians; as root, SUITES="trixie sid"
+	@$(call install_programs,debootstrap=debootstrap git=git,make test-pythons)
+	for suite in $(SUITES); do tests/clean_root.sh $$suite; done
 
 docs: setup  ## write docs/filters.md and docs/settings.md anew, from filters and settings
 	$(BIN)/fastgw filters --format markdown > docs/filters.md
