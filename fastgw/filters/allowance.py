@@ -15,15 +15,16 @@ BURST: Final = 4
 class Allowance:
     """Of one source, in one process. `now`: monotonic seconds."""
 
-    __slots__ = ("_left", "_since")
+    __slots__ = ("_again_s", "_burst", "_left", "_since")
 
-    def __init__(self, now: float) -> None:
-        self._left, self._since = float(BURST), now
+    def __init__(self, now: float, burst: int = BURST, again_s: float = AGAIN_S) -> None:
+        self._burst, self._again_s = float(burst), again_s
+        self._left, self._since = self._burst, now
 
     def take(self, now: float) -> float:
         """0.0: it may be asked now, and this counts; else how many seconds to wait."""
-        self._left, self._since = min(float(BURST), self._left + (now - self._since) / AGAIN_S), now
+        self._left, self._since = min(self._burst, self._left + (now - self._since) / self._again_s), now
         if self._left < 1:
-            return (1 - self._left) * AGAIN_S
+            return (1 - self._left) * self._again_s
         self._left -= 1
         return 0.0

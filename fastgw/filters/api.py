@@ -263,6 +263,10 @@ class NodeSide(Protocol):
     def read(self, path: str) -> bytes:
         """The contents of a file that the settings name, as it is in force."""
 
+    async def look_at_files(self) -> None:
+        """Look now whether files that the configuration names have changed, and wait until what they say is in force
+        or refused."""
+
 
 class FeedSource(msgspec.Struct, frozen=True, kw_only=True):
     """Something that is fetched once per node, in the control process, for the filters of all workers.

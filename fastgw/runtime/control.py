@@ -86,6 +86,9 @@ class Control:
         self._ground = Ground(asyncio.get_running_loop())
         self._fetcher = Fetcher(self._ground)
         self._feeding = Feeding(channel, self._fetcher, commons.feeds)
+        self._feeding.look_at_files = self._look_at_files
+        self._look_now = asyncio.Event()
+        self._lookers: list[asyncio.Future[None]] = []
         self._revoking = Revoking(commons, channel)
         self._view = View(commons, channel, self._proposals, self._revoking)
         self._watching = Watching(self._proposals.take_said)
@@ -206,13 +209,29 @@ class Control:
         while True:
             captured = self._proposals.current.captured
             watch.watch(captured)
-            await asyncio.sleep(LOOK_EVERY)
-            if self._proposals.is_to_be_tried_again:
-                await self._proposals.try_again()
-            if await asyncio.to_thread(self._look, watch) or self._proposals.is_due:
-                if any(map(pattern_in, captured)):
-                    await self._until_still(watch)
-                await self._proposals.refresh()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY):
+                    await self._look_now.wait()
+            self._look_now.clear()
+            lookers, self._lookers = self._lookers, []
+            try:
+                if self._proposals.is_to_be_tried_again:
+                    await self._proposals.try_again()
+                if await asyncio.to_thread(self._look, watch) or self._proposals.is_due:
+                    if any(map(pattern_in, captured)):
+                        await self._until_still(watch)
+                    await self._proposals.refresh()
+            finally:
+                for looker in lookers:
+                    if not looker.done():
+                        looker.set_result(None)
+
+    async def _look_at_files(self) -> None:
+        """Have the files looked at now; return when what was found is in force, or refused."""
+        looker: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._lookers.append(looker)
+        self._look_now.set()
+        await looker
 
     def _look(self, watch: FileWatch) -> bool:
         """Whether files that the configuration names have changed. Its own are looked at as well: `status` tells of

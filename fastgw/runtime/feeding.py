@@ -4,7 +4,7 @@ import asyncio
 import os
 import pickle
 import time
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
@@ -57,6 +57,7 @@ class Feeding:
         self.fetcher = fetcher
         self.channel = channel
         self.feeds = Feeds(values, self._ask, lasting=True)
+        self.look_at_files: Callable[[], Awaitable[None]] = _nothing_to_look_at
         self.captured: Mapping[str, bytes] = {}
         self.generation = 0
         self._lazy: Mapping[str, bytes] = {}
@@ -152,6 +153,9 @@ def _as_one(alike: Sequence[FeedInfo]) -> FeedInfo:
     return FeedInfo(alike[0].feed, oldest, "", users=sum(each.users for each in alike))
 
 
+async def _nothing_to_look_at() -> None: ...
+
+
 class _Either(Container[str]):
     def __init__(self, *those: Container[str]) -> None:
         self._those = those
@@ -221,6 +225,9 @@ class _Source:
     def read(self, path: str) -> bytes:
         content = self._read[path] = self._captured[path]
         return content
+
+    async def look_at_files(self) -> None:
+        await self._feeding.look_at_files()
 
     def attempted(self, why: str = "") -> None:
         self._says_how = True

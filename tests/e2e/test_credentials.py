@@ -213,7 +213,7 @@ def test_what_cannot_be_sent_again_is_not_and_the_refusal_is_the_clients(world: 
 
 def test_a_token_of_the_clients_own_is_its_own_to_renew(world: World) -> None:
     asked = world.issuer.asked
-    answer = world.ask("/token/own", "Access-Token: own")
+    answer = world.ask("/token/own", "Access-Token: Bearer own")
     assert (answer.status, answer.body) == (401, b"not good")
     (question,) = world.api.asked_for("/token/own")
     assert question.fields["Authorization"] == "Bearer own"

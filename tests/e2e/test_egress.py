@@ -251,7 +251,7 @@ class TestWhatIsSent:
         self, plain: tuple[Gateway, ApiOrigin]
     ) -> None:
         gateway, api = plain
-        ask(gateway, "/shop/basic/x", fields="Access-Token: own\r\n")
+        ask(gateway, "/shop/basic/x", fields="Access-Token: Bearer own\r\n")
         call = api.calls[-1]
         assert (call.values("Authorization"), call.value("Access-Token")) == (["Bearer own"], None)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.test_egress import ask, said
+from tests.e2e.test_egress import ask, calling_on, crowd, said
 from tests.support.api_origin import ApiOrigin, Demands
 from tests.support.gateway import Gateway
 from tests.support.issuer import Issuer, Question
@@ -142,3 +142,105 @@ class TestTheTokenEndpoint:
         assert (answer.status, told["code"], told["type"]) == (status, status, f"urn:fastgw:fault:{fault}")
         assert told["error"] == told["detail"] != ""
         assert b"planted" not in answer.raw + gateway.stderr.text().encode()
+
+
+class TestTheAccessToken:
+    """An application that has credentials of its own."""
+
+    @pytest.mark.parametrize("shown", ["Bearer own", "Basic b3duOm93bg==", "own"])
+    def test_it_is_copied_as_it_is(self, tmp_path: Path, shown: str) -> None:
+        with ApiOrigin() as origin:
+            basic = service("orders", api(origin.url, credentials=credentials("Basic")))
+            held = secret("secret", username="me", password="planted")
+            with documents(tmp_path, application(basic), held) as gateway:
+                assert ask(gateway, "/shop/orders/x", fields=f"Access-Token: {shown}\r\n").status == 200
+                assert ask(gateway, "/shop/orders/x", fields="Access-Token: \r\n").status == 200
+                assert ask(gateway, "/shop/orders/x", fields="Access-Token: a\r\nAccess-Token: b\r\n").status == 400
+            shown_to_api = [call.values("Authorization") for call in origin.calls]
+            assert shown_to_api == [[shown], [by_basic("me", "planted")]]
+            assert not any(call.values("Access-Token") for call in origin.calls)
+
+    def test_the_csrf_token_is_sent_with_it_and_renewed(self, tmp_path: Path) -> None:
+        """It is had with the gateway's credentials, which the application's own call is never made with."""
+        with ApiOrigin(Demands(csrf=True)) as origin:
+            csrf = credentials("Basic", csrfInfo={"tokenEndpointURL": origin.csrf_url})
+            held = secret("secret", username="me", password="planted")
+            with documents(
+                tmp_path, application(service("orders", api(origin.url, credentials=csrf))), held
+            ) as gateway:
+                for _ in range(2):
+                    origin.revoke_csrf()
+                    answer = ask(gateway, "/shop/orders/x", "POST", "Access-Token: Bearer own\r\n", b"{}")
+                    assert answer.status == 200
+            assert {call.value("Authorization") for call in origin.csrf_calls} == {by_basic("me", "planted")}
+            assert {call.value("Authorization") for call in origin.calls} == {"Bearer own"}
+            assert [call.status for call in origin.calls] == [200, 403, 200]
+
+    def test_one_that_the_api_refuses_is_not_replaced_by_the_gateways(self, tmp_path: Path, issuer: Issuer) -> None:
+        with ApiOrigin(Demands(authorization=lambda: f"Bearer {issuer.live}")) as origin:
+            held = secret("secret", clientId="shop", clientSecret="planted")
+            with documents(tmp_path, application(oauth(origin, issuer)), held) as gateway:
+                assert ask(gateway, "/shop/orders/x", fields="Access-Token: Bearer own\r\n").status == 401
+            assert [call.value("Authorization") for call in origin.calls] == ["Bearer own"]
+            assert issuer.asked == 0
+
+
+class TestRefusals:
+    """What happens on a 401 or 403 of the API."""
+
+    def test_basic_is_tried_once_more(self, tmp_path: Path) -> None:
+        """As Kyma does it; a second refusal is the application's."""
+        with ApiOrigin() as origin:
+            origin.answers["/x"] = 401, {"WWW-Authenticate": "Basic"}, b"not now"
+            basic = service("orders", api(origin.url, credentials=credentials("Basic")))
+            held = secret("secret", username="me", password="planted")
+            with documents(tmp_path, application(basic), held) as gateway:
+                answer = ask(gateway, "/shop/orders/x", "POST", body=b"{}")
+                assert (answer.status, answer.body) == (401, b"not now")
+                assert ask(gateway, "/shop/orders/y").status == 200
+            assert [(call.path, call.body_bytes) for call in origin.calls] == [("/x", 2), ("/x", 2), ("/y", 0)]
+
+    def test_basic_is_tried_with_what_the_secret_says_by_then(self, tmp_path: Path) -> None:
+        """Without waiting until the gateway looks at its files the next time, and without a call lost."""
+        good = "one"
+        with ApiOrigin(Demands(authorization=lambda: by_basic("me", good))) as origin:
+            app = application(service("orders", api(origin.url, credentials=credentials("Basic"))))
+            with documents(tmp_path, app, secret("secret", username="me", password="one")) as gateway:
+                assert ask(gateway, "/shop/orders/x").status == 200
+                for good in ("two", "three"):
+                    put(tmp_path / "apps" / "all.yaml", stream(app, secret("secret", username="me", password=good)))
+                    assert ask(gateway, "/shop/orders/x", "POST", body=b"{}").status == 200
+                    shown = [call.value("Authorization") for call in origin.calls[-2:]]
+                    assert shown[1] == by_basic("me", good) != shown[0]
+
+    def test_an_api_with_403s_of_its_own_uses_up_nothing(
+        self, tmp_path: Path, origin: ApiOrigin, issuer: Issuer
+    ) -> None:
+        """Not the renewal of a token that was revoked, however many there were, nor the calls that it lets in."""
+        origin.answers["/v2/forbidden"] = 403, {}, b"not yours"
+        held = secret("secret", clientId="shop", clientSecret="planted")
+        with documents(tmp_path, application(oauth(origin, issuer)), held) as gateway:
+            for _ in range(12):
+                answer = ask(gateway, "/shop/orders/forbidden")
+                assert (answer.status, answer.body) == (403, b"not yours")
+                assert ask(gateway, "/shop/orders/x").status == 200
+            for _ in range(3):
+                issuer.revoke()
+                assert ask(gateway, "/shop/orders/x", "POST", body=b"{}").status == 200
+
+    def test_a_storm_of_refusals_has_one_renewal_for_each_token_and_fails_no_good_call(
+        self, tmp_path: Path, origin: ApiOrigin, issuer: Issuer
+    ) -> None:
+        origin.answers["/v2/forbidden"] = 403, {}, b"not yours"
+        held = secret("secret", clientId="shop", clientSecret="planted")
+        with documents(tmp_path, application(oauth(origin, issuer)), held) as gateway:
+            assert ask(gateway, "/shop/orders/x").status == 200
+            issuer.revoke()
+            assert crowd(gateway, "/shop/orders/x", 200) == {200: 200}
+            assert issuer.asked == 2
+            with calling_on(gateway, "/shop/orders/x") as tally:
+                assert {*crowd(gateway, "/shop/orders/forbidden", 200)} <= {401, 403}
+                issuer.revoke()
+                assert ask(gateway, "/shop/orders/x").status == 200
+            assert ([*tally.statuses], tally.lost) == ([200], [])
+            assert issuer.asked < 2 + 30, "hundreds are refused: all that come within a second share one"

@@ -8,14 +8,15 @@ import time
 from base64 import b64encode
 from itertools import chain, repeat
 from time import monotonic
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from fastgw.config.secret import Secret
 from fastgw.errors import Fault
-from fastgw.filters import allowance
 from fastgw.filters.credentials import broker, holder
+from fastgw.filters.credentials import refused as refused_by
 from fastgw.filters.credentials.said import LONGEST_S, Said, Unavailable, failed, read, renewal
 from fastgw.filters.credentials.token_endpoint import LONGEST_S as LONGEST_USE_S
 from fastgw.filters.credentials.token_endpoint import UNSAID_S, TokenEndpoint, read_token
@@ -38,6 +39,28 @@ def issuer() -> Any:
 async def until(condition: Any) -> None:
     while not condition():
         await asyncio.sleep(0.002)
+
+
+class Pace:
+    """The clock of those who keep to the pace: it stands still until `go`, and says when somebody has to wait."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.paused, self.go = asyncio.Event(), asyncio.Event()
+
+    async def sleep(self, seconds: float) -> None:
+        assert 0 < seconds <= refused_by.AGAIN_S
+        self.paused.set()
+        await self.go.wait()
+        self.now += seconds
+
+
+@pytest.fixture
+def pace(monkeypatch: pytest.MonkeyPatch) -> Pace:
+    pace = Pace()
+    monkeypatch.setattr(refused_by, "asyncio", SimpleNamespace(sleep=pace.sleep))
+    monkeypatch.setattr(refused_by, "time", SimpleNamespace(monotonic=lambda: pace.now, time=time.time))
+    return pace
 
 
 def refused(number: int) -> Token:
@@ -121,16 +144,23 @@ async def test_what_many_workers_refuse_is_fetched_anew_once(issuer: Issuer) -> 
 
 
 @on_loop
-async def test_an_api_that_refuses_every_token_does_not_have_one_fetched_for_each_request(issuer: Issuer) -> None:
+async def test_an_api_that_refuses_every_token_does_not_have_one_fetched_for_each_request(
+    issuer: Issuer, pace: Pace
+) -> None:
+    """Those who are refused wait for their turn, and share it; who has a call that is let in waits for nothing."""
     async with node_of(workers=1) as node:
         (only,) = node.tokens(oauth2(issuer.url))
         token = await only.obtain()
-        for _ in range(allowance.BURST):
-            token = await only.obtain(token)
-        assert (await problem_of(only, token)).fault is Fault.TOKEN_REFUSED
-        assert (await problem_of(only, token)).fault is Fault.TOKEN_REFUSED
-        assert issuer.asked == 1 + allowance.BURST
-        assert only.current(monotonic()) == token  # others may be let in with it
+        token = await only.obtain(token)
+        waiting = [asyncio.ensure_future(only.obtain(token)) for _ in range(50)]
+        await pace.paused.wait()
+        assert not any(each.done() for each in waiting)
+        assert issuer.asked == 2
+        assert only.current(monotonic()) == token
+        pace.go.set()
+        got = set(await asyncio.gather(*waiting))
+        assert {word(each) for each in got} == {"token-3"}
+        assert issuer.asked == 3
 
 
 @on_loop
@@ -139,9 +169,7 @@ async def test_a_token_that_an_api_refuses_is_renewed_all_the_same_before_it_exp
     async with node_of(workers=1) as node:
         (only,) = node.tokens(oauth2(issuer.url, margin=0.0))
         token = await only.obtain()
-        for _ in range(allowance.BURST):
-            token = await only.obtain(token)
-        assert (await problem_of(only, token)).fault is Fault.TOKEN_REFUSED
+        token = await only.obtain(token)
         while (held := only.current(monotonic())) == token:
             await asyncio.sleep(0.005)
         assert held is not None  # nobody had to wait
@@ -191,18 +219,20 @@ async def test_a_worker_fetches_for_itself_and_the_others_while_control_is_away(
 
 
 @on_loop
-async def test_nor_does_it_while_control_is_away(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nor_does_it_while_control_is_away(issuer: Issuer, pace: Pace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(holder, "_own_time", lambda: 0.0)
     async with node_of(workers=1) as node:
         (only,) = node.tokens(oauth2(issuer.url))
         token = await only.obtain()
         node.kill_control()
-        for _ in range(allowance.BURST):
-            token = await only.obtain(token)
-        for _ in range(20):
-            assert (await problem_of(only, token)).fault is Fault.TOKEN_REFUSED
-        assert issuer.asked == 1 + allowance.BURST
-        assert only.current(monotonic()) == token
+        token = await only.obtain(token)
+        waiting = [asyncio.ensure_future(only.obtain(token)) for _ in range(20)]
+        await pace.paused.wait()
+        assert not any(each.done() for each in waiting)
+        assert issuer.asked == 2
+        pace.go.set()
+        got = set(await asyncio.gather(*waiting))
+        assert {word(each) for each in got} == {"token-3"}
 
 
 @on_loop

@@ -7,9 +7,8 @@ from typing import Final, NamedTuple
 import msgspec
 
 from fastgw.events import Event, say
-from fastgw.filters.allowance import Allowance
 from fastgw.filters.api import Feeds, FeedSource, Fetcher, NodeSide
-from fastgw.filters.credentials.refused import spare
+from fastgw.filters.credentials.refused import allowance, keep_pace
 from fastgw.filters.credentials.said import Getter, Said, Unavailable, failed, read, succeeded
 
 IDLE_S: Final = 30.0
@@ -44,7 +43,7 @@ class Brokered(FeedSource, frozen=True, kw_only=True):
         around = InControl(node.fetcher, node.feeds, lambda: node.generation)
         kept = read(node.feeds[self.key].value)
         said = kept if kept is not None and kept.material == getter.material else Said(material=getter.material)
-        allowance = Allowance(time.monotonic())
+        allowed = allowance()
         if said.fault:
             node.attempted(said.why)
         getter.start(around)
@@ -55,9 +54,8 @@ class Brokered(FeedSource, frozen=True, kw_only=True):
                 now_date = time.time()
                 if (is_ours and not node.is_outdated(last)) or now_date < said.failed_until_date:
                     pass  # it has crossed what we have said, or comes too early
-                elif (instead := spare(said, allowance)) is not None:
-                    said = instead
                 else:
+                    await keep_pace(said, allowed)
                     said = await self._fetched(node, getter, around, said)
                     await node.asked(0)  # whoever asked until now gets this answer
                 said = msgspec.structs.replace(said, generation=node.generation)

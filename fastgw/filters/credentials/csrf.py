@@ -16,6 +16,7 @@ from fastgw.filters.api import Env
 from fastgw.filters.asking import client_tls
 from fastgw.filters.credentials.broker import Brokered
 from fastgw.filters.credentials.holder import SLACK_S, Holder
+from fastgw.filters.credentials.refused import AGAIN_S
 from fastgw.filters.credentials.said import FOR_EVER, Around, Getter, Got, Said, Unavailable
 from fastgw.filters.credentials.token_endpoint import (
     MOST,
@@ -116,7 +117,7 @@ class CsrfEndpoint:
             source = TokenSource.of(shown.oauth2)
             endpoint = source.getter(reader.file)
             self._tokens = TokenHolder(source.key, endpoint, Token)
-            patience += shown.oauth2.timeout + SLACK_S
+            patience += AGAIN_S + shown.oauth2.timeout + SLACK_S
         self.material = reader.material + (b"" if self._tokens is None else endpoint.material)
         self.name = f"CSRF token of {str(settings.token_url).partition('?')[0]}"
         self.timeout = patience

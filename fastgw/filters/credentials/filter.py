@@ -2,7 +2,8 @@
 
 Rule 1: nobody but the upstream of the route gets to see it (`Exchange.keep_from_others`). Rule 2: what stands there
 once is ours or the client's, never both: a field of ours takes the client's out, with its twins. Rule 3: who shows a
-token of its own is somebody else to the API: it gets nothing that was handed out to the gateway.
+token of its own is somebody else to the API: it is shown none of the gateway's, nor is that tried when the API refuses
+it.
 """
 
 import re
@@ -23,6 +24,7 @@ from fastgw.filters.asking import check_tls
 from fastgw.filters.credentials.csrf import CsrfHolder, CsrfSource, CsrfToken, Shown, csrf_holder
 from fastgw.filters.credentials.holder import Holder
 from fastgw.filters.credentials.said import Unavailable
+from fastgw.filters.credentials.secret_files import SecretFiles, look_anew
 from fastgw.filters.credentials.tokens import Token, TokenHolder, TokenSource, token_holder
 from fastgw.filters.request_parameters import field_lines, values_of
 from fastgw.wire.framing import ResponseHead
@@ -46,8 +48,10 @@ class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
     does not reach the API; with `headers` or `csrf` alone `Authorization` does, unless `hide_authorization` is set.
 
     When the API answers 401 or 403, tokens are fetched anew, and the request is sent once more if its body is still at
-    hand (`retries.body_bytes`), whatever its method; the second answer goes to the client. So it is when a file with a
-    secret has changed since.
+    hand (`retries.body_bytes`), whatever its method; the second answer goes to the client. All requests that were
+    refused with one token share one renewal, of which there is one a second at most: who comes sooner waits for it.
+    Files with secrets are looked at anew, too: with `basic` the request is sent once more in any case, with `bearer`
+    and `headers` if what they say is another secret by now.
 
     Nobody else gets them: neither the `fallback` of a route, unless they are meant for that upstream too, nor a
     `mirror`; redirects of the API are passed on, not followed. No log and no answer shows them. While no token can be
@@ -65,8 +69,9 @@ class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
     csrf: Csrf | None = None
     """A token against forged requests that the API demands as well. null = none."""
     access_token_header: FieldName | None = None
-    """A field in which a client may send a token of its own: the API gets that as `Authorization: Bearer`, in place of
-    everything that the gateway would show, `csrf` included. The field itself goes no further. null = none."""
+    """A header in which a client may send credentials of its own: the API gets its value as `Authorization`, as it is
+    (`Bearer …`, `Basic …` or a bare token), in place of the gateway's; `csrf` goes with it. The header itself goes no
+    further; an empty one counts as none. null = none."""
     hide_authorization: bool = False
     """Whether the client's `Authorization` does not reach the API also where none is put in its place: for an API that
     is shown secrets in `headers`, or the upstream's client certificate."""
@@ -100,6 +105,18 @@ class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
             yield TokenSource.of(self.oauth2)
         if self.csrf is not None:
             yield CsrfSource.of(self.csrf, self._shown)
+        if any(secret.file for secret in self._unfetched):
+            yield SecretFiles()
+
+    @property
+    def _unfetched(self) -> Iterable[Secret]:
+        """The secrets that the API itself is shown."""
+        if self.basic is not None:
+            yield from (self.basic.username, self.basic.password)
+        if self.bearer is not None:
+            yield self.bearer
+        for held in self.headers.values():
+            yield from (held,) if isinstance(held, Secret) else held
 
     @property
     def _shown(self) -> Shown:
@@ -117,11 +134,12 @@ class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
         own = b"" if self.access_token_header is None else self.access_token_header.lower().encode()
         # The same use of the filter, before and after a reload.
         where = ("credentials in use", env.level, env.route if env.level == "route" else None, env.instance)
-        use = _Use(ways, frozenset(written), own, env.shared(where, _Newest))
+        again = _Again(self.basic is not None, any(secret.file for secret in self._unfetched))
+        use = _Use(ways, frozenset(written), own, env.shared(where, _Newest), again)
         waits = ways.tokens is not None or ways.csrf is not None
         return Hooks(
             request=use.request,
-            renew=use.renew if waits or (ways.lines and env.reads) else None,
+            renew=use.renew if waits or any(again) else None,
             start=use.start,
             stop=use.stop,
             asks=_asks(self),
@@ -176,6 +194,10 @@ class _Ways(NamedTuple):
         if self.csrf is not None:
             _renew(self.csrf, carried)
 
+    def beside(self, line: bytes) -> "_Ways":
+        """The same for a client that shows this line itself."""
+        return _Ways(line, None, self.csrf)
+
     async def obtain_newer(self, carried: bytes) -> tuple[bytes, CsrfToken | None]:
         """What to show in place of what an API has refused, which stands in these lines. Raises `Unavailable`."""
         line, csrf, problem = self.lines, None, None
@@ -210,6 +232,15 @@ async def _newer(holder: Holder[T], carried: bytes) -> tuple[T, Unavailable | No
         return held, problem
 
 
+class _Again(NamedTuple):
+    """What is done when an API refuses what does not change."""
+
+    always: bool
+    """It is shown once more, whatever it is by then."""
+    looks: bool
+    """Files that it comes from are looked at before that."""
+
+
 @final
 class _Newest:
     """The use of the filter that is in force, where one use follows another."""
@@ -227,34 +258,24 @@ class _Use:
     `own`: that of the field for a client's own token; b"": there is none.
     """
 
-    __slots__ = (
-        "_alike",
-        "_alike_with_cookies",
-        "_dropped",
-        "_dropped_with_cookies",
-        "_newest",
-        "_own",
-        "_own_dropped",
-        "_ready",
-        "_ways",
-        "_written",
-    )
+    __slots__ = ("_again", "_dropped", "_names", "_newest", "_own", "_own_names", "_ready", "_services", "_ways")
 
-    def __init__(self, ways: _Ways, written: frozenset[bytes], own: bytes, newest: _Newest) -> None:
+    def __init__(self, ways: _Ways, written: frozenset[bytes], own: bytes, newest: _Newest, again: _Again) -> None:
         self._ways = ways
         self._own = own
         self._newest = newest
-        names = _names_of(written, ways.csrf is not None, own)
-        self._written, self._own_dropped = names.written, names.own_dropped
-        self._dropped, self._alike = names.dropped, names.alike
-        self._dropped_with_cookies, self._alike_with_cookies = names.dropped_with_cookies, names.alike_with_cookies
+        self._again = again
+        self._names = _names_of(written, ways.csrf is not None)
+        self._own_names = _names_of(written | {_AUTHORIZATION, own}, ways.csrf is not None) if own else self._names
+        self._dropped = self._names.dropped
         self._ready = _NOT_READY
+        self._services: Services | None = None
 
     def __repr__(self) -> str:
-        return f"<credentials in {', '.join(name.decode() for name in self._written) or 'no field'}>"
+        return f"<credentials in {', '.join(name.decode() for name in self._names.written) or 'no field'}>"
 
     def start(self, services: Services) -> None:
-        self._newest.use = self
+        self._newest.use, self._services = self, services
         for holder in (self._ways.tokens, self._ways.csrf):
             if holder is not None:
                 holder.start(services)
@@ -265,13 +286,15 @@ class _Use:
         for holder in (self._ways.tokens, self._ways.csrf):
             if holder is not None:
                 holder.stop()
+        if self._again.looks and self._services is not None:
+            self._services.feeds.drop(SecretFiles().key)
 
     # the request
 
-    def request(self, exchange: Exchange) -> Outcome:
+    def request(self, exchange: Exchange, *, own_is_empty: bool = False) -> Outcome:
         ways = self._ways
-        if self._own and exchange.head.first(self._own) is not None:
-            return self._show_own(exchange)
+        if self._own and exchange.head.first(self._own) is not None and not own_is_empty:
+            return self._request_with_own(exchange)
         line = ways.lines
         if ways.tokens is not None:
             token: Token | None = ways.tokens.current(exchange.begun_at)
@@ -282,7 +305,7 @@ class _Use:
             csrf = ways.csrf.current(exchange.begun_at)
             if csrf is None:
                 return self._wait(exchange)
-            self._write_both(exchange, line, csrf)
+            self._write_both(exchange, line, csrf, self._names)
         elif line:
             if exchange.for_others is None and not exchange.request_added and not exchange.request_dropped:
                 # The same as below, where there is nothing to join.
@@ -290,15 +313,16 @@ class _Use:
                 exchange.for_others = b"", dropped, exchange.query_sent
                 exchange.request_added, exchange.request_dropped = line, dropped
             else:
-                self._write(exchange, line, self._dropped)
+                self._write(exchange, line, self._names)
         elif self._dropped:
-            self._write(exchange, b"", self._dropped)
+            self._write(exchange, b"", self._names)
         return None
 
     def would(self, exchange: Exchange) -> Outcome:
         """Nothing is fetched."""
         ways = self._ways
-        if self._shows_own(exchange) or (ways.tokens is None and ways.csrf is None):
+        tokens = None if self._shows_own(exchange) else ways.tokens
+        if tokens is None and ways.csrf is None:
             return self.request(exchange)
         self._stand_in(exchange)
         return _unknown()
@@ -306,8 +330,11 @@ class _Use:
     def _stand_in(self, exchange: Exchange) -> None:
         """Show what stands for what would be fetched."""
         ways = self._ways
-        line = ways.lines if ways.tokens is None else _NO_TOKEN
-        self._show(exchange, line, None if ways.csrf is None else _NO_CSRF)
+        csrf = None if ways.csrf is None else _NO_CSRF
+        if self._shows_own(exchange):
+            self._show(exchange, self._own_line(exchange), csrf, self._own_names)
+        else:
+            self._show(exchange, ways.lines if ways.tokens is None else _NO_TOKEN, csrf, self._names)
 
     def _wait(self, exchange: Exchange) -> Outcome:
         if isinstance(exchange, ShadowExchange):
@@ -317,9 +344,10 @@ class _Use:
 
     async def _obtain(self, exchange: Exchange) -> Reply | None:
         use = self._newest.use or self
+        own = self._shows_own(exchange)
         while True:
             try:
-                line, csrf = await use._ways.obtain()
+                line, csrf = await self._ways_of(use, exchange, own).obtain()
             except Unavailable as problem:
                 newest = self._newest.use or use
                 if newest is not use:  # its secret has changed meanwhile
@@ -327,48 +355,70 @@ class _Use:
                     continue
                 after = ((b"Retry-After", b"%d" % problem.retry_after),) if problem.retry_after else ()
                 return exchange.refuse(problem.fault, fields=after, why=problem.why)
-            use._show(exchange, line, csrf)
+            use._show(exchange, line, csrf, self._names_of(use, own))
             return None
 
-    def _shows_own(self, exchange: Exchange) -> bool:
-        return bool(self._own) and exchange.head.first(self._own) is not None
+    # with credentials of the client's own
 
-    def _show_own(self, exchange: Exchange) -> Reply | None:
+    def _shows_own(self, exchange: Exchange) -> bool:
+        return bool(self._own) and bool(exchange.head.first(self._own))
+
+    def _own_line(self, exchange: Exchange) -> bytes:
+        return b"Authorization: %b\r\n" % exchange.head.values(self._own)[0]
+
+    def _ways_of(self, use: "_Use", exchange: Exchange, own: bool) -> _Ways:
+        """`own`: the client shows its own. `use`: what is in force by now may know of no field for that."""
+        return use._ways.beside(self._own_line(exchange)) if own else use._ways
+
+    def _names_of(self, use: "_Use", own: bool) -> "_Names":
+        if not own:
+            return use._names
+        return use._own_names if use._own else self._own_names
+
+    def _request_with_own(self, exchange: Exchange) -> Outcome:
         values = exchange.head.values(self._own)
-        if len(values) > 1 or _IS_TOKEN(values[0]) is None:
-            name = self._own.decode()
-            wrong = f'{name} is not a token; expected nothing else in it, nor "Bearer" before it.'
-            detail = f"There is more than one {name}." if len(values) > 1 else wrong
-            return exchange.refuse(Fault.BAD_REQUEST, detail)
-        self._write(exchange, b"Authorization: Bearer %b\r\n" % values[0], self._own_dropped)
+        if len(values) > 1:
+            return exchange.refuse(Fault.BAD_REQUEST, f"There is more than one {self._own.decode()}.")
+        if not values[0]:  # it has none after all
+            outcome = self.request(exchange, own_is_empty=True)
+            exchange.request_dropped = exchange.request_dropped | {self._own}
+            return outcome
+        csrf = None
+        if self._ways.csrf is not None:
+            csrf = self._ways.csrf.current(exchange.begun_at)
+            if csrf is None:
+                return self._wait(exchange)
+        self._show(exchange, self._own_line(exchange), csrf, self._own_names)
         return None
 
-    def _show(self, exchange: Exchange, line: bytes, csrf: CsrfToken | None) -> None:
-        if csrf is None:
-            self._write(exchange, line, self._dropped)
-        else:
-            self._write_both(exchange, line, csrf)
+    # what is written
 
-    def _write(self, exchange: Exchange, lines: bytes, names: frozenset[bytes]) -> None:
-        """`names`: of fields that are ours from here on."""
-        exchange.keep_from_others(names)
+    def _show(self, exchange: Exchange, line: bytes, csrf: CsrfToken | None, names: "_Names") -> None:
+        if csrf is None:
+            self._write(exchange, line, names)
+        else:
+            self._write_both(exchange, line, csrf, names)
+
+    def _write(self, exchange: Exchange, lines: bytes, names: "_Names") -> None:
+        """`names`: of headers that are ours from here on."""
+        exchange.keep_from_others(names.dropped)
         added, dropped = exchange.request_added, exchange.request_dropped
         if added:
-            lines = without(added, self._alike if names is self._dropped else frozenset(map(folded, names))) + lines
+            lines = without(added, names.alike) + lines
         exchange.request_added = lines
-        exchange.request_dropped = dropped | names if dropped else names
+        exchange.request_dropped = dropped | names.dropped if dropped else names.dropped
 
-    def _write_both(self, exchange: Exchange, line: bytes, csrf: CsrfToken) -> None:
+    def _write_both(self, exchange: Exchange, line: bytes, csrf: CsrfToken, of: "_Names") -> None:
         """With a token against forged requests, and the cookies that it came with beside those of the client."""
         ready = self._ready
         if ready.csrf is not csrf:
             ready = self._ready = _Ready(csrf)
-        exchange.keep_from_others(self._dropped)
+        exchange.keep_from_others(of.dropped)
         added, dropped = exchange.request_added, exchange.request_dropped
-        lines, names, alike = line + ready.line, self._dropped, self._alike
+        lines, names, alike = line + ready.line, of.dropped, of.alike
         if csrf.cookies or _COOKIE in dropped:
             lines += ready.cookie_line(_clients_cookies(exchange))
-            names, alike = self._dropped_with_cookies, self._alike_with_cookies
+            names, alike = of.dropped_with_cookies, of.alike_with_cookies
         exchange.request_added = without(added, alike) + lines if added else lines
         exchange.request_dropped = dropped | names if dropped else names
 
@@ -376,46 +426,55 @@ class _Use:
 
     def renew(self, exchange: Exchange, head: ResponseHead) -> Awaitable[bool] | None:
         """The API has refused what was shown: show something else, if there is something else."""
-        if exchange.for_others is None or self._shows_own(exchange):
-            return None  # it went to another upstream, or with the client's own
+        if exchange.for_others is None:
+            return None  # it went to another upstream
         use = self._newest.use or self
-        ways = use._ways
-        if ways.tokens is None and ways.csrf is None and (not ways.lines or ways.lines in exchange.request_added):
+        own = self._shows_own(exchange)
+        ways = self._ways_of(use, exchange, own)
+        again = _NOT_AGAIN if own or ways.tokens is not None else use._again
+        is_other = bool(ways.lines) and ways.lines not in exchange.request_added
+        if ways.tokens is None and ways.csrf is None and not is_other and not any(again):
             return None
         if not exchange.may_be_sent_again:
             ways.renew(exchange.request_added)
             return None
-        return self._renewed(exchange, use)
+        return self._renewed(exchange, own, again)
 
-    async def _renewed(self, exchange: Exchange, use: "_Use") -> bool:
+    async def _renewed(self, exchange: Exchange, own: bool, again: _Again) -> bool:
+        use, carried = self._newest.use or self, exchange.request_added
+        if again.looks and use._services is not None and use._ways.lines in carried:
+            await look_anew(use._services)
+            use = self._newest.use or self
+        ways = self._ways_of(use, exchange, own)
         try:
-            newer = await use._ways.obtain_newer(exchange.request_added)
+            newer = await ways.obtain_newer(carried)
         except Unavailable as problem:
             exchange.why = exchange.why or problem.why
             return False
-        exchange.request_added = without(exchange.request_added, self._alike)
-        use._show(exchange, *newer)
+        if ways.tokens is None and ways.csrf is None and ways.lines in carried and not again.always:
+            return False
+        names = self._own_names if own else self._names
+        exchange.request_added = without(carried, names.alike)
+        use._show(exchange, *newer, self._names_of(use, own))
         return True
 
 
 class _Names(NamedTuple):
-    """Fields that are ours. Thousands of services have the same ones."""
+    """Headers that are ours. Thousands of services have the same ones."""
 
     written: frozenset[bytes]
     dropped: frozenset[bytes]
     dropped_with_cookies: frozenset[bytes]
-    own_dropped: frozenset[bytes]
-    """Where the client shows its own token."""
     alike: frozenset[bytes]
     """What filters before this one have said of those, they have said in vain."""
     alike_with_cookies: frozenset[bytes]
 
 
 @lru_cache(256)
-def _names_of(written: frozenset[bytes], with_csrf: bool, own: bytes) -> _Names:
+def _names_of(written: frozenset[bytes], with_csrf: bool) -> _Names:
     dropped = written | {_CSRF} if with_csrf else written
     alike = frozenset(map(folded, dropped))
-    return _Names(written, dropped, dropped | {_COOKIE}, written | {_AUTHORIZATION, own}, alike, alike | {_COOKIE})
+    return _Names(written, dropped, dropped | {_COOKIE}, alike, alike | {_COOKIE})
 
 
 @final
@@ -448,6 +507,7 @@ class _Ready:
 
 
 _NOT_READY: Final = _Ready(_NO_CSRF)
+_NOT_AGAIN: Final = _Again(always=False, looks=False)
 
 
 def _clients_cookies(exchange: Exchange) -> list[bytes]:

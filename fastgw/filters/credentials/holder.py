@@ -11,9 +11,8 @@ from typing import Final, Generic, TypeVar, final
 import msgspec
 
 from fastgw.errors import Fault
-from fastgw.filters.allowance import Allowance
 from fastgw.filters.api import Feed
-from fastgw.filters.credentials.refused import spare
+from fastgw.filters.credentials.refused import AGAIN_S, allowance, keep_pace
 from fastgw.filters.credentials.said import Around, Getter, Said, Unavailable, failed, read, succeeded
 from fastgw.node.feeds import mark_of
 from fastgw.node.flights import Flights
@@ -71,7 +70,7 @@ class Holder(Generic[T]):
         self._flights: Flights[T | Unavailable] = Flights()
         self._background: asyncio.Task[T | Unavailable] | None = None
         self._silent: tuple[float, Unavailable] | None = None
-        self._allowance = Allowance(monotonic())
+        self._allowance = allowance()
         self._users = 0
         self._used = False  # by a request: its configuration is in force, or was
 
@@ -182,7 +181,7 @@ class Holder(Generic[T]):
             return Unavailable(Fault.GATEWAY_STOPPED, "the filter is stopped")
         if (answer := self._answer(before)) is not None:
             return answer
-        patience, pause = monotonic() + self._getter.timeout + SLACK_S, FIRST_S
+        patience, pause = monotonic() + AGAIN_S + self._getter.timeout + SLACK_S, FIRST_S
         while (left := patience - monotonic()) > 0:
             if around.control_is_away():
                 await feed.changed(_own_time())
@@ -211,13 +210,13 @@ class Holder(Generic[T]):
     async def _fetch(self, feed: Feed, around: Around) -> None:
         said = self._said
         own = said if said.material == self._getter.material else Said(material=self._getter.material)
-        if (instead := spare(own, self._allowance)) is not None:
-            own = instead
-        else:
-            try:
-                own = succeeded(own, await self._getter.get(around, said))
-            except Unavailable as problem:
-                own = failed(own, problem, self._getter.negative_ttl)
+        await keep_pace(own, self._allowance)
+        if self._said is not said:
+            return  # another worker was faster
+        try:
+            own = succeeded(own, await self._getter.get(around, said))
+        except Unavailable as problem:
+            own = failed(own, problem, self._getter.negative_ttl)
         value = msgspec.structs.replace(own, generation=around.generation()).packed()
         feed.take(value)
         around.feed_others(self.key, value)

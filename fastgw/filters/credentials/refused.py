@@ -1,23 +1,30 @@
 """What an API refuses though it is good by its date.
 
-An API that refuses everything must not have a token fetched for each request, whoever fetches: control or, while that
-is away, a worker.
+Each value is fetched anew once, for all who were refused with it. An API that refuses everything, or some calls for
+reasons of its own, must not have one fetched for each of them as fast as can be: whoever fetches (control or, while
+that is away, a worker) keeps to a pace. Who comes too soon waits; nobody is turned away, for the secret may be good.
 """
 
+import asyncio
 import time
+from typing import Final
 
-from fastgw.errors import Fault
 from fastgw.filters.allowance import Allowance
-from fastgw.filters.credentials.said import Said, Unavailable, spared
+from fastgw.filters.credentials.said import Said
+
+AGAIN_S: Final = 1.0
+"""How often at most. Some servers end a token by the next one: in that time a request that was sent once more has its
+answer, before another one's refusal takes its token away again."""
 
 
-def spare(said: Said, allowance: Allowance) -> Said | None:
-    """What is to be said in place of fetching anew; None: it is to be fetched."""
+def allowance() -> Allowance:
+    return Allowance(time.monotonic(), 1, AGAIN_S)
+
+
+async def keep_pace(said: Said, allowance: Allowance) -> None:
+    """Wait until what was said may be fetched anew."""
     now_date = time.time()
     if not said.is_good(now_date) or now_date >= said.renew_from_date:  # then it is renewed anyhow
-        return None
-    rest = allowance.take(time.monotonic())
-    if not rest:
-        return None
-    why = "what was fetched a moment ago is refused"
-    return spared(said, Unavailable(Fault.TOKEN_REFUSED, why), min(rest, said.renew_from_date - now_date), 0)
+        return
+    while rest := allowance.take(time.monotonic()):
+        await asyncio.sleep(rest)

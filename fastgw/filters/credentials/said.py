@@ -120,18 +120,13 @@ def succeeded(said: Said, got: Got) -> Said:
 
 def failed(said: Said, problem: Unavailable, first_s: float) -> Said:
     """`first_s`: for how long the first failure is remembered; each further one is for twice as long."""
-    rest = min(first_s * 2 ** min(said.failures, 16), max(LONGEST_S, first_s))
-    return spared(said, problem, rest, said.failures + 1)
-
-
-def spared(said: Said, problem: Unavailable, rest_s: float, failures: int) -> Said:
-    """Nothing is tried for so many seconds."""
+    rest_s = min(first_s * 2 ** min(said.failures, 16), max(LONGEST_S, first_s))
     return msgspec.structs.replace(
         said,
         fault=problem.fault.name,
         why=problem.why,
         failed_until_date=time.time() + rest_s,
-        failures=failures,
+        failures=said.failures + 1,
     )
 
 
