@@ -441,6 +441,35 @@ def filters(
         typer.echo(manual.table(told) if name is None else manual.as_text(told[0]))
 
 
+@app.command()
+def kyma_services(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE", help="Kyma's Applications, as YAML or JSON; - is standard input.")
+    ],
+    namespace: Annotated[str, typer.Option(metavar="NAME", help="Where the Services go.")] = "kyma-integration",
+    gateway: Annotated[
+        str, typer.Option(metavar="HOST", help="The DNS name of the gateway's own Service, with a port 80.")
+    ] = "fastgw-egress.kyma-system.svc.cluster.local",
+) -> None:
+    """Print the Kubernetes Services by which applications call APIs as {app}-{id}, for kubectl apply."""
+    from pathlib import Path
+
+    from fastgw.config.kyma_manifests import services_of
+
+    made: dict[str, Any] = {}
+    for file in files:
+        try:
+            content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        except OSError as error:
+            _fail(WRONG, f"fastgw: {file}: {error.strerror}")
+        name = "standard input.json" if file == "-" and content.lstrip().startswith((b"{", b"[")) else file
+        services, problems = services_of(name, content, namespace, gateway)
+        for each in problems:
+            typer.echo(f"note: {each}", err=True)
+        made |= {each["metadata"]["name"]: each for each in services}
+    _print_json({"apiVersion": "v1", "kind": "List", "items": [*made.values()]})
+
+
 @app.command(name="demo")
 def run_demo(
     listen: Annotated[str, typer.Option(metavar="ADDR", help="Where to listen.")] = "127.0.0.1:8080",

@@ -465,7 +465,8 @@ class _Building:
     def _forward(self, route: config.Route, upstream: Upstream) -> Forward:
         upgrade = tuple(protocol.lower().encode() for protocol in route.upgrade)
         deadline_name = None if route.deadline_header is None else route.deadline_header.encode()
-        differs = upstream, path_of(route), route.forwarded, upgrade, route.timeout, deadline_name, folder_of(route)
+        how = route.forwarded, upgrade, route.timeout, deadline_name
+        differs = upstream, path_of(route), *how, folder_of(route), route.via == "on"
         # One for all routes that do the same, so that it stays in the processor's caches: see `exchange.chain.Route`.
         forward = self._forwards.get(differs)
         if forward is None:

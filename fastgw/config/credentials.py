@@ -15,6 +15,8 @@ Word = Annotated[str, Meta(min_length=1)]
 READABLE: Final = "anybody in between can read the credentials and what they are given for"
 Values = Secret | Some[Secret]
 """One value, or several, each a line or a parameter of its own."""
+QueryText = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._~!$&'()*+,;=:@/?%-]*$")]
+"""A query as it is sent."""
 ClientAuth = Literal["auto", "auto_raw", "basic", "basic_encoded", "body", "none", "private_key_jwt", "certificate"]
 BY_SECRET: Final = frozenset(("auto", "auto_raw", "basic", "basic_encoded", "body"))
 """Of these, those that send a client secret as it is."""
@@ -128,6 +130,8 @@ class RequestParameters(Settings):
     """Fields; several values are several lines."""
     query: Mapping[Word, Values] = NONE
     """Parameters of the query; several values are several parameters."""
+    query_first: QueryText = ""
+    """A query that stands in front of the client's as it is, whatever the client sends: `version=2&lang=de`."""
 
     def __post_init__(self) -> None:
         check_own(self.headers)

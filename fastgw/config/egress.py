@@ -6,13 +6,15 @@ What stands here is turned into ordinary routes, upstreams and filters (`egress_
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
+from msgspec import Meta
 from msgspec.structs import fields
 
 from fastgw.config.credentials import ClientAuth, Csrf, RequestParameters, Values, Word
 from fastgw.config.secret import RedisUrl, Secret
 from fastgw.config.structs import NONE, Besides, Filters, Settings, Some
-from fastgw.config.upstreams import UpstreamTimeouts, UpstreamTls
+from fastgw.config.upstreams import Retries, UpstreamTimeouts, UpstreamTls
 from fastgw.config.values import (
+    Duration,
     EndpointUrl,
     FieldName,
     FileName,
@@ -21,6 +23,7 @@ from fastgw.config.values import (
     Name,
     ReadableFile,
     Segment,
+    Size,
     TargetUrl,
 )
 
@@ -100,6 +103,30 @@ _UNSAID: Final[Mapping[str, Any]] = {
 }
 
 
+CONNECT_S: Final = 10.0
+BODY_BYTES: Final = 1024**2
+
+
+class EgressTimeouts(UpstreamTimeouts):
+    """How long an API is waited for. Idle times unless named otherwise."""
+
+    connect: Duration = CONNECT_S
+    """For a connection: name lookup and connecting, and the TLS handshake as well if `tls` is null. A total. Answered
+    504."""
+    tls: Duration | None = CONNECT_S
+    """For the TLS handshake, once connected. Answered 504. null = it is a part of `connect`."""
+
+
+class EgressRetries(Retries):
+    """When a call is tried again at another connection. That a call is sent once more with a fresh token, on a 401 or
+    403, is not counted."""
+
+    body_bytes: Annotated[Size, Meta(ge=0, le=16 * 1024**2)] = BODY_BYTES
+    """The longest request body that is kept to be sent again, with a fresh token too. A request with a longer one is
+    sent again only as long as nothing of it was sent. What is kept beyond 64 KiB of each may have 64 MiB in each
+    worker; bodies that find no room there are not kept."""
+
+
 class EgressEntry(Settings):
     """One API."""
 
@@ -116,14 +143,20 @@ class EgressEntry(Settings):
     """Whether `request_parameters` go to the token endpoint as well."""
     forwarded: Literal["append", "set", "strip", "pass"] | None = None
     """What becomes of the forwarding fields. Left out = `strip` where services are hosts, else `pass`."""
-    timeouts: UpstreamTimeouts = UpstreamTimeouts()
+    timeouts: EgressTimeouts = EgressTimeouts()
     """How long it is waited for."""
+    retries: EgressRetries = EgressRetries()
+    """When a call is tried again, and the bodies that are kept for that."""
     tls: UpstreamTls = UpstreamTls()
     """How it is spoken to."""
     cookies: Literal["keep", "rewrite"] = "keep"
     """What becomes of `Set-Cookie`. `rewrite`: its domain goes, and its path is that of the service here."""
     unavailable: Word | None = None
     """Why it cannot be called: what requests are answered, with a 500. null = it can."""
+    ambiguous: Word | None = None
+    """Why it cannot be told which API is meant: what requests are answered, with a 400. null = it can."""
+    host: HostName | None = None
+    """What it is called with `host`. null = `{app}-{service}`, for a service of one API."""
     use: tuple[str, ...] = ()
     """Filter sets."""
     filters: Filters = NONE
@@ -136,9 +169,8 @@ class EgressService(EgressEntry):
     url: TargetUrl | None = None  # type: ignore[assignment]  # it may have entries instead
     """Where it is. The rest of the path is joined to this by exactly one slash."""
     entries: Mapping[Segment, EgressEntry] = NONE
-    """APIs by name, in place of one: for `path_with_entry`. The other addressings take one that is alone."""
-    host: HostName | None = None
-    """What it is called with `host`. null = `{app}-{service}`."""
+    """APIs by name, in place of one: for `path_with_entry`. The other addressings take one that is alone, and `host`
+    those with a `host` of their own."""
 
     def __post_init__(self) -> None:
         if (self.url is None) == (not self.entries):
@@ -178,6 +210,8 @@ class Egress(Settings):
     It does not go further. null = none."""
     user_agent: Literal["empty", "pass"] = "empty"
     """What becomes of `User-Agent` where an application sends none: `empty`: the API sees an empty one."""
+    via: Literal["on", "off"] = "off"
+    """Whether calls and answers get a `Via` of the gateway's. Some APIs compress nothing for requests that have one."""
     target_errors: Literal["502", "pass"] = "502"
     """What an application sees of an API's 5xx: `"502"`: a 502 with the status in `Target-System-Status`, the body as
     it came; `pass`: the answer as it is."""
@@ -198,6 +232,22 @@ class Kubernetes(Settings):
     """Which of its contexts. null = the current one."""
 
 
+class KymaDefaults(Settings):
+    """What Kyma's documents have no words for, for all of their services."""
+
+    timeouts: EgressTimeouts = EgressTimeouts()
+    """How long APIs are waited for."""
+    retries: EgressRetries = EgressRetries()
+    """When a call is tried again, and the bodies that are kept for that."""
+    tls: UpstreamTls = UpstreamTls()
+    """How APIs and token endpoints are spoken to, such as the authority to trust. `spec.skipVerify` of an Application
+    counts more."""
+    use: tuple[str, ...] = ()
+    """Filter sets."""
+    filters: Filters = NONE
+    """Filters; `null` takes one away that is made."""
+
+
 class Kyma(Settings):
     """Kyma's documents: `Application` resources and the `Secret`s that they name. They become services of `egress`."""
 
@@ -213,6 +263,8 @@ class Kyma(Settings):
     link-local addresses. For tests and development."""
     second_level: RedisUrl | None = None
     """A Redis in which nodes share tokens, encrypted."""
+    defaults: KymaDefaults = KymaDefaults()
+    """What the documents have no words for, for all of their services."""
 
     def __post_init__(self) -> None:
         if (self.directory is None) == (self.kubernetes is None):

@@ -10,10 +10,10 @@ stands in a document of theirs; a `Derived` one where the document uses other wo
 
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain
 from types import MappingProxyType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from msgspec.structs import replace
 
@@ -28,12 +28,13 @@ from fastgw.config.pem import amiss
 from fastgw.config.problems import Path, Problem, show, suggest
 from fastgw.config.settings import FilterUse, PathForwarding, Respond, Route
 from fastgw.config.shapes import BROKEN
-from fastgw.config.upstreams import Target, Upstream, UpstreamTls
+from fastgw.config.upstreams import Retries, Target, Upstream, UpstreamTimeouts, UpstreamTls
 from fastgw.config.values import Endpoint, is_far_in_the_clear
 
 NAME: Final = "egress"
 """Begins the names of what is made."""
 T = TypeVar("T")
+S = TypeVar("S", UpstreamTimeouts, Retries)
 Named = tuple[str, ...]
 
 
@@ -144,7 +145,9 @@ class _Called:
         self.name = f"{NAME}/{self.app}/{self.service}{entry}"
 
     def is_reached_by(self, addressing: Addressing) -> bool:
-        return bool(self.entry) if addressing == "path_with_entry" else self.alone
+        if addressing == "path_with_entry":
+            return bool(self.entry)
+        return self.alone or (addressing == "host" and self.settings.host is not None)
 
 
 @dataclass
@@ -220,7 +223,8 @@ class _Expansion:
                 alone = len(entries) == 1
                 for entry, settings in entries.items():
                     at = place.below("entries", entry)
-                    yield _Called(app, name, entry, at, self._usable(settings, at), host, place, alone)
+                    own = (settings.host or host).lower()
+                    yield _Called(app, name, entry, at, self._usable(settings, at), own, place, alone)
 
     def _usable(self, settings: EgressEntry, at: Place) -> EgressEntry:
         """An API whose client certificate cannot be shown cannot be called; the others can. Those of documents are
@@ -335,7 +339,8 @@ class _Expansion:
         if settings.credentials.type == "certificate" and settings.tls.certificate is not None:
             at = each.place.below("tls", "certificate")
             at.report("there are credentials of `type: certificate` too", _ONE_OF_THEM)
-        return Upstream(targets=(Target(url=settings.url),), timeouts=settings.timeouts, tls=_tls_of(settings))
+        timeouts, retries = _plain(UpstreamTimeouts, settings.timeouts), _plain(Retries, settings.retries)
+        return Upstream(targets=(Target(url=settings.url),), timeouts=timeouts, retries=retries, tls=_tls_of(settings))
 
     def _route(
         self,
@@ -367,8 +372,9 @@ class _Expansion:
                 paths=(f"{path}/*",),
                 upstream=each.name,
                 strip_prefix=path or None,
-                path=PathForwarding(forward="raw"),
+                path=PathForwarding(forward="raw", root=_root_of(settings)) if path else _RAW,
                 forwarded=settings.forwarded or ("strip" if strips else "pass"),
+                via=egress.via,
                 use=settings.use,
                 filters=MappingProxyType(filters),
             )
@@ -391,12 +397,14 @@ class _Expansion:
         if said:
             add("credentials", at.below("credentials"), **said)
         parameters = settings.request_parameters
-        if parameters.headers or parameters.query:
-            add(
-                "request_parameters", at.below("request_parameters"), headers=parameters.headers, query=parameters.query
-            )
-        add("egress_calls", at, user_agent=egress.user_agent, unavailable=settings.unavailable)
-        add("response_urls", at, urls=(settings.url,), path=path or "/", cookies=settings.cookies)
+        if parameters != _NO_PARAMETERS:
+            added = {name: getattr(parameters, name) for name in parameters.__struct_fields__}
+            add("request_parameters", at.below("request_parameters"), **added)
+        refusals = {"unavailable": settings.unavailable, "ambiguous": settings.ambiguous}
+        add("egress_calls", at, user_agent=egress.user_agent, **refusals)
+        root = _root_of(settings) if path else "slash"
+        cookies = settings.cookies
+        add("response_urls", at, urls=(settings.url,), path=path or "/", root=root, any_port=True, cookies=cookies)
         if egress.target_errors != "pass":
             add("target_errors", at)
         return made
@@ -505,7 +513,12 @@ def _upstream_parts(each: _Called) -> Mapping[Path, Place]:
     if each.settings.credentials.type == "certificate":
         shown: dict[Path, Place] = {(name,): at.below("credentials", name) for name in ("certificate", "key")}
         tls = Derived(tls.reading, tls.path, lambda: shown)
-    return {("targets", 0, "url"): at.below("url"), ("timeouts",): at.below("timeouts"), ("tls",): tls}
+    return {
+        ("targets", 0, "url"): at.below("url"),
+        ("timeouts",): at.below("timeouts"),
+        ("retries",): at.below("retries"),
+        ("tls",): tls,
+    }
 
 
 def _route_parts(each: _Called, guard: Guard | None) -> Mapping[Path, Place]:
@@ -521,6 +534,17 @@ def _route_parts(each: _Called, guard: Guard | None) -> Mapping[Path, Place]:
 def _is_same(one: EgressEntry, other: EgressEntry) -> bool:
     """Whether the same comes of both. Files that an equal one names may say something else by now."""
     return one is other or (one == other and _tls_of(other) == UpstreamTls())
+
+
+@lru_cache(256)
+def _plain(of: type[S], settings: S) -> S:
+    """As an upstream has it. Thousands of services have the same."""
+    return of(**{name: getattr(settings, name) for name in of.__struct_fields__})
+
+
+def _root_of(settings: Any) -> Literal["slash", "bare"]:
+    """`/{app}/{service}` alone calls what the URL says, with a slash at its end or without."""
+    return "slash" if settings.url is not BROKEN and settings.url.ends_in_slash else "bare"
 
 
 def _tls_of(settings: EgressEntry) -> UpstreamTls:
@@ -545,6 +569,7 @@ _SAID: Final = ("credentials", "request_parameters")
 _MADE: Final = ("egress_calls", "response_urls", "target_errors")
 """Filters that come of a service as a whole."""
 _NO_PARAMETERS: Final = RequestParameters()
+_RAW: Final = PathForwarding(forward="raw")
 _ONE_OF_THEM: Final = "expected one of them"
 _TO_UPSTREAM: Final = MappingProxyType({"upstream": NAME})
 _TO_NOBODY: Final[Mapping[str, Any]] = MappingProxyType({"respond": {}})

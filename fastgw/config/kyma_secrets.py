@@ -22,6 +22,17 @@ from fastgw.config.values import parse_field_value, parse_token
 
 HEADERS: Final = "headers"
 QUERY: Final = "queryParameters"
+CONFIGURATION: Final = "CONFIGURATION"
+CREDENTIALS_TYPE: Final = "CREDENTIALS_TYPE"
+_OF_COMPASS: Final[Mapping[str, str]] = {
+    "oauth": "OAuth",
+    "basicauth": "Basic",
+    "basic": "Basic",
+    "noauth": "NoAuth",
+    "": "NoAuth",
+    "certificate": "CertificateGen",
+}
+"""What `credentials.type` is for a `CREDENTIALS_TYPE`, in lower case."""
 OF_TOKEN_REQUESTS: Final = frozenset({"host", "content-length", "content-type", "transfer-encoding", "connection"})
 """Fields of a request for a token that nobody adds."""
 Listed = Mapping[str, tuple[Secret, ...]]
@@ -109,26 +120,49 @@ class Secrets:
                 raise self._unusable(name, HEADERS, f"has {field}, which the gateway writes")
         return headers, query
 
-    def _listed(self, name: str, key: str) -> Listed:
-        raw = self._value(name, key, required=False)
+    def compass(self, name: str) -> "Compass | None":
+        """What a Secret of the older Compass form says; None: it has another form, or is missing. Raises `Unusable`."""
+        try:
+            self._object(name)
+        except Unusable:
+            return None
+        raw = self._value(name, CONFIGURATION, required=False)
         if not raw.strip():
-            return NONE
+            return None
+        said = self._json(name, CONFIGURATION, raw)
+        if not isinstance(said, dict):
+            raise self._unusable(name, CONFIGURATION, "is not a JSON object")
+        kind = self._value(name, CREDENTIALS_TYPE, required=False)
+        return Compass(self, name, said, kind.decode(errors="replace").strip())
+
+    def _json(self, name: str, key: str, raw: bytes) -> Any:
         try:
             said, repeats = from_json.read(raw.decode())
         except (Flaw, ValueError, RecursionError):
             raise self._unusable(name, key, "is not valid JSON") from None  # the cause would show what is in it
         if repeats:
             raise self._unusable(name, key, "names something twice")
+        return said
+
+    def _listed(self, name: str, key: str) -> Listed:
+        raw = self._value(name, key, required=False)
+        if not raw.strip():
+            return NONE
+        return self._listed_in(name, key, key, self._json(name, key, raw))
+
+    def _listed_in(self, name: str, key: str, kind: str, said: Any, *above: str) -> Listed:
+        """`key`: of the Secret. `kind`: `HEADERS` or `QUERY`. `above`: what leads to it within the key."""
         found: dict[str, tuple[Secret, ...]] = {}
         for each, values in (said if isinstance(said, dict) else {"": None}).items():
             listed = [values] if isinstance(values, str) else values
             if not each or not isinstance(listed, list) or not all(isinstance(value, str) for value in listed):
                 raise self._unusable(name, key, 'is not of the form {"name": ["value"]}')
-            if key == HEADERS:
+            if kind == HEADERS:
                 self._check_field(name, each, listed, found)
             if listed:
-                numbered = enumerate(listed)
-                found[each] = tuple(self._text(name, key, value.encode(), each, str(at)) for at, value in numbered)
+                found[each] = tuple(
+                    self._text(name, key, value.encode(), *above, each, str(at)) for at, value in enumerate(listed)
+                )
         return MappingProxyType(found)
 
     def _check_field(self, name: str, field: str, values: list[Any], others: Mapping[str, object]) -> None:
@@ -200,7 +234,7 @@ class Secrets:
             text = raw.decode()
         except UnicodeDecodeError:
             raise self._unusable(name, key, "is not UTF-8") from None  # the cause would show what is in it
-        if key not in (HEADERS, QUERY) and not text.rstrip("\r\n").isprintable():
+        if key not in (HEADERS, QUERY, CONFIGURATION) and not text.rstrip("\r\n").isprintable():
             raise self._unusable(name, key, "has a control character")
         return Secret(file=self._file(name, (key, *keys), raw))
 
@@ -214,6 +248,62 @@ class Secrets:
         path = path or (("stringData" if key in (each.value.get("stringData") or {}) else "data", key))
         what = f"`{key}` of the Secret" if key else "the Secret"
         return Unusable(f"{what} {self._namespace}/{name} {wrong}", each.problem(path, wrong))
+
+
+class Compass:
+    """A Secret of the form that Kyma's gateway had in its Compass mode: one JSON text with everything."""
+
+    def __init__(self, secrets: Secrets, name: str, said: Mapping[str, Any], kind: str) -> None:
+        self._secrets, self._name, self._said = secrets, name, said
+        self.type = _OF_COMPASS.get(kind.lower(), kind)
+        """As `credentials.type` of an Application would say it; "": it says none."""
+
+    def __repr__(self) -> str:  # what it says are secrets
+        return f"<Compass {self._name}>"
+
+    def unusable(self, wrong: str) -> Unusable:
+        return self._secrets._unusable(self._name, CONFIGURATION, wrong)
+
+    def plain(self, key: str, part: str = "credentials") -> str:
+        """A text of its credentials, or of another part. Raises `Unusable`."""
+        held = self._part(part).get(key)
+        if not isinstance(held, str) or not held:
+            raise self.unusable(f"has no text as `{part}.{key}`")
+        if not held.isprintable():
+            raise self.unusable(f"has a control character in `{part}.{key}`")
+        return held
+
+    def text(self, key: str) -> Secret:
+        """The same as a secret. Raises `Unusable`."""
+        return self._secrets._text(self._name, CONFIGURATION, self.plain(key).encode(), "credentials", key)
+
+    @property
+    def csrf_url(self) -> str:
+        """Where it hands out tokens against forged requests; "": nowhere. Raises `Unusable`."""
+        return self.plain("tokenUrl", "csrfConfig") if self._part("csrfConfig").get("tokenUrl") else ""
+
+    def parameters(self, *above: str) -> tuple[Listed, Listed]:
+        """Headers and parameters for the API, or for the token endpoint (`credentials`). Raises `Unusable`."""
+        part = self._part(*above, "requestParameters")
+        lead = (*above, "requestParameters")
+        made = self._secrets._listed_in
+        headers, query = (
+            NONE if part.get(kind) is None else made(self._name, CONFIGURATION, kind, part[kind], *lead, kind)
+            for kind in (HEADERS, QUERY)
+        )
+        if above and any(field.lower() in OF_TOKEN_REQUESTS for field in headers):
+            raise self.unusable("has a header for the token endpoint that the gateway writes")
+        return headers, query
+
+    def _part(self, *keys: str) -> Mapping[str, Any]:
+        held: Any = self._said
+        for key in keys:
+            held = held.get(key)
+            if held is None:
+                return {}
+            if not isinstance(held, dict):
+                raise self.unusable(f"has no object as `{'.'.join(keys)}`")
+        return held  # type: ignore[no-any-return]  # a dict of JSON
 
 
 def _as_it_stands(text: str) -> bytes:

@@ -6,10 +6,10 @@ wrong with one of them leaves it out, and is told; what is wrong with a Secret m
 the reason.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
-from urllib.parse import parse_qsl
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -19,9 +19,8 @@ from fastgw.config.egress import EgressCredentials, EgressEntry, EgressService, 
 from fastgw.config.kept import Kept
 from fastgw.config.kyma_names import access_service, normalized, why_not_there
 from fastgw.config.kyma_objects import NAME, Object
-from fastgw.config.kyma_secrets import Asked, Derived, Secrets, Unusable
+from fastgw.config.kyma_secrets import Asked, Compass, Derived, Secrets, Unusable
 from fastgw.config.problems import Path, Problem, path_text, show, suggest
-from fastgw.config.secret import Secret
 from fastgw.config.structs import NONE, view
 from fastgw.config.upstreams import UpstreamTls
 from fastgw.config.values import Endpoint, Url, parse_endpoint, parse_url
@@ -30,9 +29,14 @@ GROUP: Final = "applicationconnector.kyma-project.io"
 VERSION: Final = f"{GROUP}/v1alpha1"
 TYPES: Final = ("Basic", "OAuth", "OAuthWithCert", "CertificateGen", "NoAuth")
 """Of credentials."""
-UNVERIFIED: Final = UpstreamTls(verify=False)
+_IS_QUERY: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/?%-]*").fullmatch
 
 _SKIP_VERIFY: Final = ("spec", "skipVerify")
+UNNAMED: Final = "unnamed"
+"""An entry without a name, where a service has several."""
+_OTHER: Final = "expected another name"
+MOST_TOLD: Final = 8
+"""APIs that are called alike and named to who calls them."""
 
 
 def parts_of(entry: Path) -> Mapping[Path, Path]:
@@ -73,6 +77,31 @@ class KymaService(NamedTuple):
     """By name; none where it is one API without a name."""
 
 
+class _Api(NamedTuple):
+    """An API as it is called in its Application."""
+
+    service: str
+    """As its service is called there."""
+    title: str
+    """As it is called itself; "" where it has no name."""
+    path: Path
+    """Where its service stands."""
+    entry: KymaEntry
+    host: str = ""
+    """Of its service; "": it can have none."""
+    alone: bool = False
+    """Whether that has no other API."""
+
+    @property
+    def told(self) -> str:
+        entry = f"the entry {show(self.title)}" if self.title else "an entry without a name"
+        return f"{entry} of the service {show(self.service)}"
+
+
+def _hosted(api: _Api) -> dict[str, str]:
+    return {"host": api.host} if api.host and api.alone else {}
+
+
 class Services(Struct):
     """What documents say."""
 
@@ -84,8 +113,10 @@ class Services(Struct):
 class _Refused(Exception):
     """What is wrong with a part of a document."""
 
-    def __init__(self, path: Path, wrong: str, expected: str = "") -> None:
+    def __init__(self, path: Path, wrong: str, expected: str = "", told: str = "") -> None:
+        """`told`: what was expected, in place of `expected`, for who calls what it is a part of."""
         self.path, self.wrong, self.expected = path, wrong, expected
+        self.told = told or expected
         super().__init__(wrong)
 
 
@@ -154,7 +185,7 @@ class _Reading:
 
     def __init__(self, app: Object, settings: Kyma, secrets: Secrets, notes: list[Problem]) -> None:
         self._app = app
-        self._settings = settings
+        self._provider = settings
         self._secrets = secrets
         self._notes = notes
 
@@ -167,31 +198,25 @@ class _Reading:
         except _Refused as refused:
             self._note(refused)
             return
-        taken: dict[str, Path] = {}
+        named: dict[str, list[_Api]] = {}
         for path, said in listed:
             try:
-                service = self._service(said, path)
-                if service is not None:
-                    self._take_name(service.name, "a service", path, taken)
-                    yield service
+                name, apis = self._apis(said, path)
+                named.setdefault(name, []).extend(apis)
             except _Refused as refused:
                 self._note(refused)
+        for name, apis in named.items():
+            if apis:
+                yield self._service(name, apis)
 
     def _note(self, refused: _Refused) -> None:
         self._notes.append(self._app.problem(refused.path, refused.wrong, refused.expected))
 
-    def _take_name(self, name: str, noun: str, path: Path, taken: dict[str, Path]) -> None:
-        if name in taken:
-            first = path_text(taken[name])
-            raise _Refused(path, f"{noun} called {show(name)}, as {first} is, which counts", "expected another name")
-        taken[name] = path
-
-    def _service(self, said: Mapping[str, Any], path: Path) -> KymaService | None:
-        """None: it has no API."""
-        entries: dict[str, KymaEntry] = {}
-        taken: dict[str, Path] = {}
+    def _apis(self, said: Mapping[str, Any], path: Path) -> tuple[str, list["_Api"]]:
+        """What a service is called, and its APIs."""
         named = "displayName" if said.get("displayName") else "name"
-        name = normalized(_text(said, path, named))
+        title = _text(said, path, named)
+        apis = []
         for entry_path, entry in _listed(said, path, "entries"):
             try:
                 kind = _text(entry, entry_path, "type")
@@ -199,50 +224,92 @@ class _Reading:
                     continue
                 if kind != "API":
                     raise _Refused((*entry_path, "type"), _kind(kind), 'expected "API" or "Events"')
-                called = normalized(_text(entry, entry_path, "name", needed=False))
-                self._take_name(called, "an entry", entry_path, taken)
-                entries[called] = self._entry(entry, entry_path)
+                called = _text(entry, entry_path, "name", needed=False)
+                apis.append(_Api(title, called, path, self._entry(entry, entry_path)))
             except _Refused as refused:
                 self._note(refused)
-        if not entries:
-            return None
+        name = normalized(title)
+        if not apis:
+            return name, []
         if not name:
             raise _Refused((*path, named), _kind(said[named]), "expected a name with a letter or digit")
         host = access_service(self._app.name, _text(said, path, "id", needed=False))
-        if "" in entries and len(entries) > 1:
-            raise _Refused(path, "several entries, one of them without a name", "expected each with `name`")
-        if "" in entries:
-            only = entries.pop("")
-            settings = EgressService(**_fields(only.settings), host=host or None)
-            return KymaService(self._app.name, name, self._app, only.path, settings, {})
+        return name, [each._replace(host=host, alone=len(apis) == 1) for each in apis]
+
+    def _service(self, name: str, apis: list["_Api"]) -> KymaService:
+        """Of all services with this name: as in Kyma, a call means the API that is the only one to be called so."""
+        if len(apis) == 1 and not normalized(apis[0].title):
+            (only,) = apis
+            settings = EgressService(**{**_fields(only.entry.settings), **_hosted(only)})
+            return KymaService(self._app.name, name, self._app, only.entry.path, settings, {})
+        by_name: dict[str, list[_Api]] = {}
+        for each in apis:
+            by_name.setdefault(normalized(each.title) or UNNAMED, []).append(each)
+        entries = {called: self._told_apart(alike) for called, alike in by_name.items()}
         held = MappingProxyType({called: entry.settings for called, entry in entries.items()})
-        settings = EgressService(entries=held, host=host or None)
-        return KymaService(self._app.name, name, self._app, path, settings, entries)
+        of_one = apis[0].host if all(each.path == apis[0].path for each in apis) else ""
+        settings = EgressService(entries=held, host=of_one or None)
+        return KymaService(self._app.name, name, self._app, apis[0].path, settings, entries)
+
+    def _told_apart(self, alike: list["_Api"]) -> KymaEntry:
+        """One API; or in place of several that are called alike, who says so."""
+        first = alike[0]
+        if len(alike) == 1:
+            return KymaEntry(replace(first.entry.settings, **_hosted(first)), first.entry.path)
+        more = f" and {len(alike) - MOST_TOLD} more" if len(alike) > MOST_TOLD else ""
+        wrong = f"Several APIs are called so: {', '.join(each.told for each in alike[:MOST_TOLD])}{more}."
+        also = f"called as {path_text(first.entry.path)} is: calls of both are answered 400"
+        self._notes += [self._app.problem(each.entry.path, also, _OTHER) for each in alike[1:]]
+        return KymaEntry(EgressEntry(url=first.entry.settings.url, ambiguous=wrong), first.entry.path)
 
     def _entry(self, said: Mapping[str, Any], path: Path) -> KymaEntry:
-        url, in_url = self._target(said, path)
-        credentials = _mapping(said, path, "credentials")
+        url, query = self._target(said, path)
         at = (*path, "credentials")
-        tls = UNVERIFIED if self._skip_verify and url.tls else UpstreamTls()
-        csrf = self._csrf(credentials, at)
-        if csrf is not None and self._skip_verify and csrf.token_url.origin.tls:
-            csrf = replace(csrf, tls=UNVERIFIED)
         needs = (*at, "secretName")
         try:
-            shown = self._credentials(credentials, at, url)
+            credentials = _mapping(said, path, "credentials")
+            name = _text(credentials, at, "secretName", needed=False)
+            compass = self._secrets.compass(name) if name else None
+            csrf = self._csrf(credentials, at, compass)
+            shown = self._credentials(credentials, at, url, compass)
             needs = (*path, "requestParametersSecretName")
-            parameters = self._parameters(_text(said, path, "requestParametersSecretName", needed=False), in_url)
+            named = _text(said, path, "requestParametersSecretName", needed=False)
+            parameters = self._parameters(named, compass, query)
         except Unusable as unusable:
             self._notes += [unusable.problem] if unusable.problem is not None else []
             self._notes.append(self._app.problem(needs, f"{unusable.why}: calls are answered 500"))
-            return KymaEntry(EgressEntry(url=url, unavailable=unusable.why), path)
-        if csrf is not None and shown.type == "certificate" and csrf.token_url.origin.tls:
-            csrf = replace(csrf, tls=replace(csrf.tls, certificate=shown.certificate, key=shown.key))
-        settings = EgressEntry(url=url, credentials=shown, csrf=csrf, request_parameters=parameters, tls=tls)
-        return KymaEntry(settings, path)
+            return KymaEntry(self._settings(url, unavailable=unusable.why), path)
+        except _Refused as refused:
+            # As in Kyma the service is there. Values are not told: one may stand there by mistake.
+            self._note(refused)
+            why = f"{path_text(refused.path)} of the Application {self._app.name} cannot be used: {refused.told}"
+            return KymaEntry(self._settings(url, unavailable=why), path)
+        if csrf is not None and csrf.token_url.origin.tls and (self._skip_verify or shown.type == "certificate"):
+            csrf = replace(csrf, tls=self._tls(csrf.token_url.origin, shown))
+        return KymaEntry(
+            self._settings(url, credentials=shown, csrf=csrf, request_parameters=parameters, tls=self._tls(url)), path
+        )
 
-    def _target(self, said: Mapping[str, Any], path: Path) -> tuple[Url, dict[str, tuple[Secret, ...]]]:
-        """Where an API is, and the parameters that stand behind its URL."""
+    def _settings(self, url: Url, **said: Any) -> EgressEntry:
+        """With what the documents have no words for."""
+        given = self._provider.defaults
+        return EgressEntry(
+            url=url, timeouts=given.timeouts, retries=given.retries, use=given.use, filters=given.filters, **said
+        )
+
+    def _tls(self, url: Url, shown: EgressCredentials | None = None) -> UpstreamTls:
+        """How somebody is spoken to. `shown`: credentials that have a certificate for them, perhaps."""
+        if not url.tls:
+            return UpstreamTls()
+        tls = self._provider.defaults.tls
+        if self._skip_verify:
+            tls = replace(tls, verify=False)
+        if shown is not None and shown.type == "certificate":
+            tls = replace(tls, certificate=shown.certificate, key=shown.key)
+        return tls
+
+    def _target(self, said: Mapping[str, Any], path: Path) -> tuple[Url, str]:
+        """Where an API is, and the query that stands behind its URL."""
         text, _, query = _text(said, path, "targetUrl").partition("?")
         at = (*path, "targetUrl")
         try:
@@ -250,41 +317,43 @@ class _Reading:
         except ValueError as error:
             raise _Refused(at, str(error), "expected an http or https URL") from error
         self._check_origin(url, at)
-        parameters: dict[str, tuple[Secret, ...]] = {}
-        for name, value in parse_qsl(query, keep_blank_values=True):
-            if not name or not value or "#" in query:
-                raise _Refused(at, "a fragment, or a parameter without name or value", "expected none")
-            parameters[name] = (*parameters.get(name, ()), Secret(text=value))
-        return url, parameters
+        if _IS_QUERY(query) is None:
+            raise _Refused(at, "a fragment, or a query with what cannot stand there", "expected none")
+        return url, query
 
     def _endpoint(self, said: Mapping[str, Any], path: Path, key: str) -> Endpoint:
-        text = _text(said, path, key)
+        return self._endpoint_of(_text(said, path, key), (*path, key))
+
+    def _endpoint_of(self, text: str, at: Path) -> Endpoint:
         try:
             endpoint = parse_endpoint(text)
         except ValueError as error:
-            raise _Refused((*path, key), str(error), "expected an http or https URL") from error
-        self._check_origin(endpoint.origin, (*path, key))
+            raise _Refused(at, str(error), "expected an http or https URL") from error
+        self._check_origin(endpoint.origin, at)
         return endpoint
 
     def _check_origin(self, url: Url, path: Path) -> None:
         if url.socket:
             raise _Refused(path, "a unix socket, where a document may not lead", "expected an http or https URL")
-        why = "" if self._settings.allow_local else why_not_there(url)
+        why = "" if self._provider.allow_local else why_not_there(url)
         if why:
             expected = "expected another host, or `allow_local: true` with the provider"
             raise _Refused(path, f"{why}, where a document may not lead", expected)
 
-    def _credentials(self, said: Mapping[str, Any], path: Path, url: Url) -> EgressCredentials:
-        """Raises `Unusable`."""
+    def _credentials(self, said: Mapping[str, Any], path: Path, url: Url, compass: Compass | None) -> EgressCredentials:
+        """`compass`: what its Secret says, where that is of the older form. Raises `Unusable`."""
         if not said:
             return EgressCredentials(type="none")
-        kind = _text(said, path, "type")
+        kind = _text(said, path, "type", needed=compass is None) or (compass.type if compass is not None else "")
         if kind not in TYPES:
-            raise _Refused((*path, "type"), _kind(kind), suggest(kind, TYPES))
+            told = f"it is not known; expected one of {', '.join(TYPES)}"
+            raise _Refused((*path, "type"), _kind(kind), suggest(kind, TYPES), told)
         if kind == "NoAuth":
             return EgressCredentials(type="none")
         name = _text(said, path, "secretName")
         secrets = self._secrets
+        if compass is not None:
+            return self._of_compass(said, path, kind, compass)
         if kind == "Basic":
             username = secrets.username(name, "username")
             return EgressCredentials(type="basic", username=username, password=secrets.text(name, "password"))
@@ -313,18 +382,55 @@ class _Reading:
             key=key,
             token_headers=headers,
             token_query=query,
-            token_tls=UNVERIFIED if self._skip_verify and endpoint.origin.tls else UpstreamTls(),
-            second_level=self._settings.second_level,
+            token_tls=self._token_tls(endpoint.origin),
+            second_level=self._provider.second_level,
         )
 
-    def _csrf(self, credentials: Mapping[str, Any], path: Path) -> Csrf | None:
-        said = _mapping(credentials, path, "csrfInfo")
-        return Csrf(token_url=self._endpoint(said, (*path, "csrfInfo"), "tokenEndpointURL")) if said else None
+    def _token_tls(self, url: Url) -> UpstreamTls:
+        """As the APIs, but for a name or a certificate of theirs."""
+        return replace(self._tls(url), server_name=None, certificate=None, key=None)
 
-    def _parameters(self, name: str, in_url: dict[str, tuple[Secret, ...]]) -> RequestParameters:
+    def _of_compass(self, said: Mapping[str, Any], path: Path, kind: str, compass: Compass) -> EgressCredentials:
         """Raises `Unusable`."""
-        headers, query = self._secrets.parameters(name) if name else (NONE, NONE)
-        return RequestParameters(headers=headers, query=view({**query, **in_url}) if in_url else query)
+        if kind == "Basic":
+            username = compass.text("username")
+            if compass.plain("username").find(":") >= 0:
+                raise compass.unusable("has a username with a colon (RFC 7617)")
+            return EgressCredentials(type="basic", username=username, password=compass.text("password"))
+        if kind != "OAuth":
+            raise compass.unusable(f"is of the older form, which is not known for {show(kind)}")
+        if said.get("authenticationUrl"):
+            endpoint = self._endpoint(said, path, "authenticationUrl")
+        else:
+            endpoint = self._endpoint_of(compass.plain("tokenUrl"), (*path, "secretName"))
+        headers, query = compass.parameters("credentials")
+        return EgressCredentials(
+            type="oauth2",
+            token_url=endpoint,
+            client_id=compass.text("clientId"),
+            client_secret=compass.text("clientSecret"),
+            client_auth="auto_raw",
+            token_headers=view({name: each for name, each in headers.items() if name.lower() != "authorization"}),
+            token_query=query,
+            token_tls=self._token_tls(endpoint.origin),
+            second_level=self._provider.second_level,
+        )
+
+    def _csrf(self, credentials: Mapping[str, Any], path: Path, compass: Compass | None) -> Csrf | None:
+        said = _mapping(credentials, path, "csrfInfo")
+        if said:
+            return Csrf(token_url=self._endpoint(said, (*path, "csrfInfo"), "tokenEndpointURL"))
+        url = "" if compass is None else compass.csrf_url
+        return Csrf(token_url=self._endpoint_of(url, (*path, "secretName"))) if url else None
+
+    def _parameters(self, name: str, compass: Compass | None, query_first: str) -> RequestParameters:
+        """Raises `Unusable`."""
+        headers, query = NONE, NONE
+        if name:
+            headers, query = self._secrets.parameters(name)
+        elif compass is not None:
+            headers, query = compass.parameters()
+        return RequestParameters(headers=headers, query=query, query_first=query_first)
 
 
 def _fields(entry: EgressEntry) -> dict[str, Any]:

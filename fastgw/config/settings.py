@@ -379,6 +379,9 @@ class PathForwarding(Settings):
     prefix, and `..` has to stay behind that and may not take back an empty segment."""
     encoded_slash: Literal["keep", "reject"] = "keep"
     """Whether a `%2F` in the path is passed on as it is, or answered 400."""
+    root: Literal["slash", "bare"] = "slash"
+    """What is sent for a path that is `strip_prefix` and nothing more: `slash`: the path of the target's URL and a
+    slash (`/v2/`); `bare`: that path alone (`/v2`), or a slash where it has none."""
 
 
 FallbackCondition = Literal["unavailable", "unreachable", "broken", "timeout"]
@@ -479,6 +482,9 @@ class Route(Settings):
     """What becomes of the forwarding fields. Left out = `append` when the peer is a trusted proxy, else `set`.
 
     `pass` leaves them alone, but for `X-Forwarded-Client-Cert` of a TLS client that is no trusted proxy."""
+    via: Literal["on", "off"] = "on"
+    """Whether requests and answers get a `Via` of the gateway's (RFC 9110 section 7.6.3). Some upstreams compress
+    nothing for requests that have one. `off` leaves those of others as they are."""
     upgrade: tuple[Protocol, ...] = ("websocket",)
     """Protocols that a connection may change to, becoming a tunnel. `h2c` never."""
     timeout: Duration | None = None

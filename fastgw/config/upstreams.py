@@ -165,7 +165,10 @@ class UpstreamTimeouts(Settings):
     """How long an upstream is waited for. Idle times unless named otherwise."""
 
     connect: Duration = 1.0
-    """For a connection, TLS included. A total. Answered 504."""
+    """For a connection: name lookup and connecting, and the TLS handshake as well unless `tls` is set. A total.
+    Answered 504."""
+    tls: Duration | None = None
+    """For the TLS handshake, once connected. Answered 504. null = it is a part of `connect`."""
     response_headers: Duration = 30.0
     """For the response head, once the request is sent. Answered 504."""
     idle: Duration = 60.0
@@ -237,7 +240,8 @@ class Retries(Settings):
     wait follows `reset_before_response`."""
     body_bytes: Annotated[Size, Meta(ge=0, le=16 * 1024**2)] = 64 * 1024
     """The longest request body that is kept to be sent again. A request with a longer one is tried again only as long
-    as nothing of it was sent."""
+    as nothing of it was sent. What is kept beyond 64 KiB of each may have 64 MiB in each worker; bodies that find no
+    room there are not kept."""
 
     def __post_init__(self) -> None:
         if self.per_try_timeout is not None and "per_try_timeout" not in self.conditions:

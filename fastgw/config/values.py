@@ -215,6 +215,8 @@ class Url(Struct, frozen=True):
     """The path of a unix socket."""
     base_path: str = ""
     """Goes in front of the path; in normal form, and never ends with a slash."""
+    ends_in_slash: bool = False
+    """Whether the base path was written with a slash at its end."""
 
     @property
     def tls(self) -> bool:
@@ -230,8 +232,9 @@ class Url(Struct, frozen=True):
 
     def __str__(self) -> str:
         if self.socket:
-            return f"unix:{self.socket}:{self.base_path}" if self.base_path else f"unix:{self.socket}"
-        return f"{self.scheme}://{self.authority}{self.base_path}"
+            slash = "/" if self.ends_in_slash else ""
+            return f"unix:{self.socket}:{self.base_path}{slash}" if self.base_path else f"unix:{self.socket}"
+        return f"{self.scheme}://{self.authority}{self.base_path}{'/' if self.ends_in_slash else ''}"
 
 
 _PORTS: Final = {"http": 80, "https": 443}
@@ -241,7 +244,7 @@ def parse_url(text: str) -> Url:
     """`http://host:port/base`, `https://…`, `unix:/path/of.sock` or `unix:/path/of.sock:/base`."""
     if text.startswith("unix:"):
         path, _, base = text.removeprefix("unix:").partition(":")
-        return Url(scheme="unix", socket=_socket_path(path), base_path=_base_path(base))
+        return Url("unix", socket=_socket_path(path), base_path=_base_path(base), ends_in_slash=_ends_in_slash(base))
     try:
         parts = urlsplit(text)
     except ValueError as error:
@@ -256,7 +259,8 @@ def parse_url(text: str) -> Url:
     if not colon or port.endswith("]"):
         host, port = parts.netloc, str(_PORTS[parts.scheme])
     scheme: Literal["http", "https"] = "https" if parts.scheme == "https" else "http"
-    return Url(scheme=scheme, host=_host(host), port=_port(port, lowest=1), base_path=_base_path(parts.path))
+    where, number = _host(host), _port(port, lowest=1)
+    return Url(scheme, where, number, base_path=_base_path(parts.path), ends_in_slash=_ends_in_slash(parts.path))
 
 
 class Endpoint(Struct, frozen=True):
@@ -472,6 +476,10 @@ def _socket_path(text: str) -> str:
     if len(text.encode()) > 107:  # sun_path holds 108 bytes with its closing NUL
         raise ValueError("a unix socket's path of more than 107 bytes")
     return text
+
+
+def _ends_in_slash(base: str) -> bool:
+    return base.endswith("/") and bool(base.strip("/"))
 
 
 def _base_path(text: str) -> str:

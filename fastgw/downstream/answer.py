@@ -66,8 +66,7 @@ def switching_head(exchange: Exchange) -> bytes:
     assert response is not None
     head = response.head
     assert head is not None
-    added = (
-        response.added + render.VIA[head.minor] + b"Connection: Upgrade\r\nUpgrade: %b\r\n" % b", ".join(head.upgrade)
-    )
+    via = b"" if render.NO_VIA in response.dropped else render.VIA[head.minor]
+    added = response.added + via + b"Connection: Upgrade\r\nUpgrade: %b\r\n" % b", ".join(head.upgrade)
     block = render.end_to_end(head, response.dropped)
     return b"%b%b%b\r\n" % (render.status_line(101, head.reason), block, added)

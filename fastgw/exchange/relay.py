@@ -1,6 +1,8 @@
 """A body on its way from one side to the other, with the brake that goes the other way."""
 
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias, cast, final
+
+from fastgw.node.kept_room import KeptRoom
 
 Trailers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
@@ -17,6 +19,43 @@ class Source(Protocol):
 
 MAX_KEPT: Final = 65536
 """Bytes of a request body kept so that it can be sent again, unless somebody says otherwise."""
+
+
+SMALL: Final = 1024
+"""Pieces below this many bytes are kept together: each by itself would take some fifty bytes more."""
+BLOCK: Final = 65536
+"""So many bytes of them at most, for what is added to moves."""
+
+
+@final
+class _Kept(list[bytes]):
+    """Pieces of a body, which take up room as long as anybody holds them."""
+
+    __slots__ = ("_bytes", "_room")
+
+    def __init__(self, pieces: list[bytes], room: KeptRoom) -> None:
+        super().__init__(pieces)
+        self._room = room
+        self._bytes = 0
+
+    def __del__(self) -> None:
+        self._room.give_back(self._bytes)
+
+    def add(self, payload: bytes, total: int) -> bool:
+        """`total`: with this piece. False: there is no room for it."""
+        wanted = max(total - MAX_KEPT, 0) - self._bytes
+        if wanted > 0:
+            if not self._room.take(wanted):
+                return False
+            self._bytes += wanted
+        block: bytes | bytearray = self[-1] if self else b""
+        if len(payload) >= SMALL:
+            self.append(payload)
+        elif isinstance(block, bytearray) and len(block) < BLOCK:
+            block += payload
+        else:
+            self.append(cast(bytes, bytearray(payload)))
+        return True
 
 
 class _NoSource:
@@ -62,13 +101,24 @@ class Relay:
         flow = "ended" if self.ended else "paused" if self.paused else "open"
         return f"<Relay {flow} bytes={self.bytes} kept={None if self.kept is None else sum(map(len, self.kept))}>"
 
+    def keep(self, most: int, room: KeptRoom) -> None:
+        """Keep so many bytes at most; what is beyond `MAX_KEPT` takes up room there."""
+        self.most_kept = most
+        if most > MAX_KEPT and not self.ended and self.kept is not None and type(self.kept) is list:
+            self.kept = _Kept(self.kept, room)
+
     def feed(self, payload: bytes) -> None:
         sink, kept = self.sink, self.kept
         if kept is not None:
-            if sink is None or self.bytes <= self.most_kept:
-                kept.append(payload)
-            else:
+            if sink is not None and self.bytes > self.most_kept:
                 self.kept = None
+            elif type(kept) is list:
+                kept.append(payload)
+            elif not cast(_Kept, kept).add(payload, self.bytes):
+                if sink is None:  # it is at most one read more, and who comes next needs it
+                    kept.append(payload)
+                else:
+                    self.kept = None
         if sink is None:
             self.pause()
         else:

@@ -33,18 +33,21 @@ class EgressCalls(Filter, name="egress_calls", phase=Phase.TRANSFORM, order=-10)
     """`empty`: a request without `User-Agent` is sent on with an empty one; `pass`: as it came."""
     unavailable: str | None = None
     """Why the service cannot be called: what each request is answered, with a 500. null = it can."""
+    ambiguous: str | None = None
+    """Why it cannot be told which service is meant: what each request is answered, with a 400. null = it can."""
 
     stands_anywhere = True
 
     @property
     def phase_of_listener(self) -> Phase:
-        acts = self.unavailable is not None or self.user_agent == "empty"
+        acts = self.unavailable is not None or self.ambiguous is not None or self.user_agent == "empty"
         return Phase.TRANSFORM if acts else Phase.OBSERVE
 
     def build(self, env: Env) -> Hooks:
         if env.route is None:
             return Hooks(reply=lambda exchange, reply: reply if exchange.route else _with_members(exchange, reply))
-        unavailable = self.unavailable
+        fault = Fault.BAD_REQUEST if self.ambiguous is not None else Fault.SERVICE_MISCONFIGURED
+        why = self.ambiguous if self.ambiguous is not None else self.unavailable
 
         def agree(exchange: Exchange) -> Outcome:
             if exchange.head.first(b"user-agent") is None:
@@ -52,9 +55,9 @@ class EgressCalls(Filter, name="egress_calls", phase=Phase.TRANSFORM, order=-10)
             return None
 
         def refuse(exchange: Exchange) -> Outcome:
-            return exchange.refuse(Fault.SERVICE_MISCONFIGURED, unavailable)
+            return exchange.refuse(fault, why)
 
-        request = refuse if unavailable is not None else agree if self.user_agent == "empty" else None
+        request = refuse if why is not None else agree if self.user_agent == "empty" else None
         return Hooks(request=request, reply=_with_members)
 
 
@@ -87,7 +90,7 @@ class UnknownService(Filter, name="unknown_service", phase=Phase.TRANSFORM):
             if entries := several.get(b"/".join(names)):
                 app, service = map(_shown, names)
                 wrong = f"The service {service} of the application {app} {entries}"
-                return exchange.refuse(Fault.ROUTE_NOT_FOUND, wrong)
+                return exchange.refuse(Fault.BAD_REQUEST, wrong)
             if awaited:
                 return exchange.refuse(Fault.SERVICES_UNKNOWN)
             return exchange.refuse(Fault.ROUTE_NOT_FOUND, _unknown(names, apps))
@@ -95,7 +98,7 @@ class UnknownService(Filter, name="unknown_service", phase=Phase.TRANSFORM):
         def by_host(exchange: Exchange) -> Reply:
             label, _, domain = exchange.host.partition(b".")
             if entries := several.get(exchange.host) or several.get(label):
-                return exchange.refuse(Fault.ROUTE_NOT_FOUND, f"The service of the host {_shown(label)} {entries}")
+                return exchange.refuse(Fault.BAD_REQUEST, f"The service of the host {_shown(label)} {entries}")
             if awaited:
                 return exchange.refuse(Fault.SERVICES_UNKNOWN)
             app = next((app for app in of_hosts if label.startswith(app + b"-")), b"")

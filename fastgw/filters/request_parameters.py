@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, final
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote
 
-from fastgw.config.credentials import Values, Word, check_own
+from fastgw.config.credentials import QueryText, Values, Word, check_own
 from fastgw.config.secret import Secret
 from fastgw.config.settings import NONE
 from fastgw.config.values import FieldName
@@ -33,21 +33,24 @@ class RequestParameters(Filter, name="request_parameters", phase=Phase.CREDENTIA
     """Fields; several values are several lines."""
     query: Mapping[Word, Values] = NONE
     """Parameters of the query, which are put behind those of the client; several values are several parameters."""
+    query_first: QueryText = ""
+    """A query that is put in front of the client's as it is, whatever the client sends: of a parameter that both have,
+    both values go."""
 
     for_its_upstream = True
 
     def __post_init__(self) -> None:
-        if not self.headers and not self.query:
-            raise ValueError("nothing is added; expected `headers` or `query`")
+        if not self.headers and not self.query and not self.query_first:
+            raise ValueError("nothing is added; expected `headers`, `query` or `query_first`")
         check_own(self.headers)
 
     def secret_names(self) -> Iterable[str]:
-        return (*self.headers, *self.query)
+        return (*self.headers, *self.query, *(name for name, _ in parse_qsl(self.query_first, keep_blank_values=True)))
 
     def build(self, env: Env) -> Hooks:
         fields = {name: field_lines(name, values_of(env, said)) for name, said in self.headers.items()}
         parameters = {name: parameters_named(name, values_of(env, said)) for name, said in self.query.items()}
-        return Hooks(request=_Added(fields, parameters).request)
+        return Hooks(request=_Added(fields, parameters, self.query_first.encode()).request)
 
 
 def values_of(env: Env, said: Values) -> Sequence[str]:
@@ -73,11 +76,13 @@ def parameters_named(name: str, values: Iterable[str]) -> bytes:
 
 @final
 class _Added:
-    """What is added to the requests of a route. `fields`: ready lines; `parameters`: as they stand in a query."""
+    """What is added to the requests of a route. `fields`: ready lines; `parameters`, `first`: as they stand in a
+    query."""
 
-    __slots__ = ("_all_lines", "_all_parameters", "_is_said", "_lines", "_parameters")
+    __slots__ = ("_all_lines", "_all_parameters", "_first", "_is_said", "_lines", "_parameters")
 
-    def __init__(self, fields: Mapping[str, bytes], parameters: Mapping[str, bytes]) -> None:
+    def __init__(self, fields: Mapping[str, bytes], parameters: Mapping[str, bytes], first: bytes) -> None:
+        self._first = first
         self._lines = {folded(name.encode()): lines for name, lines in fields.items()}
         self._all_lines = b"".join(fields.values())
         # Finds the line of such a field, or of one whose name differs by signs.
@@ -90,10 +95,14 @@ class _Added:
         exchange.keep_from_others()
         if self._all_lines:
             exchange.request_added += self._missing_lines(exchange)
-        if self._all_parameters:
+        if self._all_parameters or self._first:
             query = exchange.query_sent
             if query is AS_ASKED:
                 query = exchange.query
+            if self._first:
+                query = exchange.query_sent = self._first + b"&" + query if query else self._first
+            if not self._all_parameters:
+                return
             if not query:
                 exchange.query_sent = self._all_parameters
             elif missing := self._missing_parameters(query):

@@ -42,6 +42,10 @@ class ResponseUrls(Filter, name="response_urls", phase=Phase.TRANSFORM, order=10
     """Where the upstream is, as in its targets. What an answer says without host or scheme is relative to the first."""
     path: Annotated[str, Meta(pattern=r"^/")] = "/"
     """What stands for the path of `urls` here, such as the route's `strip_prefix`."""
+    root: Literal["slash", "bare"] = "slash"
+    """As the route's `path.root`: what relative URLs in an answer to `path` itself are relative to."""
+    any_port: bool = False
+    """Whether URLs with the host name of `urls` count whatever their port, and whether they are http or https."""
     cookies: Literal["keep", "rewrite"] = "keep"
     """What becomes of `Set-Cookie`. `rewrite`: its domain goes, so that it is for this host; of its path what `urls`
     begin with becomes `path`, also where it is for more than that. A cookie named `__Host-…` is left alone."""
@@ -52,6 +56,8 @@ class ResponseUrls(Filter, name="response_urls", phase=Phase.TRANSFORM, order=10
             tuple(dict.fromkeys(map(_origin, self.urls))),
             tuple(dict.fromkeys(url.base_path.encode() for url in self.urls)),
             self.path.rstrip("/").encode(),
+            frozenset(_origin(url)[1] for url in self.urls) if self.any_port else frozenset(),
+            b"/" if self.root == "slash" else b"",
         )
         if self.cookies == "keep":
             return Hooks(response=place.response, looks_at=_LOOKS)
@@ -69,6 +75,10 @@ class _Place(NamedTuple):
     """The paths of its URLs, without a slash at the end."""
     path: bytes
     """What stands for them, likewise."""
+    hosts: frozenset[bytes]
+    """Hosts that count whatever the scheme and port."""
+    root: bytes
+    """What stands behind the path of the URL for a request of `path` alone."""
 
     def response(self, exchange: Exchange) -> None:
         answer = exchange.response
@@ -95,7 +105,8 @@ class _Place(NamedTuple):
             return None
         scheme, authority, path, query, fragment = parts.groups(b"")
         if authority:
-            if _origin_of(scheme.lower() or self.scheme, authority) not in self.origins:
+            origin = _origin_of(scheme.lower() or self.scheme, authority)
+            if origin is None or (origin not in self.origins and origin[1] not in self.hosts):
                 return None
             path = path or b"/"
         elif scheme or reference.startswith(b"//"):
@@ -114,14 +125,14 @@ class _Place(NamedTuple):
         if moved is None:
             return None
         client = client_authority(exchange.head, exchange.peer)
-        origin = b"%b://%b" % (client_scheme(exchange.head, exchange.peer), client) if client else b""
-        return origin + moved + query + fragment
+        here = b"%b://%b" % (client_scheme(exchange.head, exchange.peer), client) if client else b""
+        return here + moved + query + fragment
 
     def sent(self, exchange: Exchange) -> bytes | None:
         """The path that the upstream was asked for; None: that is not known."""
         path = exchange.path
         if path == self.path:
-            return self.bases[0] + b"/"
+            return (self.bases[0] + self.root) or b"/"
         return self.bases[0] + path[len(self.path) :] if path.startswith(self.path + b"/") else None
 
     def moved(self, path: bytes) -> bytes | None:

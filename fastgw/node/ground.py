@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
+from fastgw.node.kept_room import KeptRoom
 from fastgw.node.sending import room
 from fastgw.node.timers import TICK, Wheel
 from fastgw.wire.framing import body_buffer
@@ -146,6 +147,7 @@ class Ground:
         self.small_buffer = self.read_buffer[:SMALL_READ_BYTES]
         self.tls_memory = TlsMemory()  # likewise
         self.hangups = Hangups(loop)
+        self.kept_room = KeptRoom()
         self._next: asyncio.TimerHandle | None = None
         self._stalled = False
 

@@ -74,8 +74,10 @@ class Connecting(Client, Protocol):
     ground: Ground
 
 
-async def connect(target: Target, protocol: Connecting, timeout: float) -> Address:
-    """Connect `protocol` to `target` within `timeout` seconds, name lookup and TLS handshake included; say where.
+async def connect(target: Target, protocol: Connecting, timeout: float, handshake: float | None = None) -> Address:
+    """Connect `protocol` to `target` within `timeout` seconds, name lookup included; say where.
+
+    `handshake`: seconds that a TLS handshake has once connected; None: it has to be done within `timeout` as well.
 
     Raises `ConnectFailed`. A client certificate that the target refuses shows here with TLS 1.2 only: in TLS 1.3 the
     client is done first (RFC 8446 section 4.4.3), and learns of it when it reads.
@@ -91,6 +93,11 @@ async def connect(target: Target, protocol: Connecting, timeout: float) -> Addre
                 sock, address = await _Race(target, addresses).run()
             if target.tls is not None:
                 step = Step.HANDSHAKE
+            if step is not Step.HANDSHAKE or handshake is None:
+                await _hand_over(sock, address, target, protocol)
+                return address
+        timeout = handshake
+        async with asyncio.timeout(timeout):
             await _hand_over(sock, address, target, protocol)
             return address
     except OSError as error:

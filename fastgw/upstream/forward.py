@@ -19,6 +19,7 @@ from fastgw.upstream.target import Target
 from fastgw.wire import render
 
 _EXPECT: Final = frozenset((b"expect",))
+_NO_VIA: Final = frozenset((render.NO_VIA,))
 
 
 @final
@@ -28,7 +29,7 @@ class Forward:
     `folder`: what paths begin with if all that `path_of` does is to cut that off, but for its last slash; b"": it does
     something else, and it is done for every path.
     `timeout`: seconds until the response head. `deadline_name`: of the field that says how many milliseconds an attempt
-    has; None: there is none.
+    has; None: there is none. `via`: whether requests and answers get a `Via` of ours.
     """
 
     __slots__ = (
@@ -39,6 +40,7 @@ class Forward:
         "deadline_name",
         "forwarded",
         "keeps_path",
+        "marks",
         "path_of",
         "patience",
         "upgrade",
@@ -54,6 +56,7 @@ class Forward:
         timeout: float | None,
         deadline_name: bytes | None = None,
         folder: bytes = b"",
+        via: bool = True,
     ) -> None:
         self.upstream = upstream
         self.path_of = path_of
@@ -62,6 +65,7 @@ class Forward:
         self.patience = min(timeout or inf, upstream.patience)
         self.deadline_name = deadline_name
         self._deadline_dropped = NO_NAMES if deadline_name is None else frozenset((deadline_name.lower(),))
+        self.marks = NO_NAMES if via else _NO_VIA  # among what is left out of requests and answers
         self._folder, self._cut = folder, len(folder) - 1
         self._joined = NO_NAMES, NO_NAMES, NO_NAMES
         self.keeps_path = path_of is None and not any(target.base_path for target in upstream.targets)
@@ -97,7 +101,7 @@ class Forward:
     def _forwarding(self, exchange: Exchange) -> Forwarding:
         exchange.service = forwarding = Forwarding(self, exchange)
         if exchange.request_body is not None:
-            exchange.request_body.most_kept = self.upstream.rules.body_bytes
+            exchange.request_body.keep(self.upstream.rules.body_bytes, self.upstream.ground.kept_room)
         return forwarding
 
     def sent_target(self, asked: Asked, target: Target, query: bytes | None = AS_ASKED) -> bytes | None:
@@ -116,7 +120,7 @@ class Forward:
         path = asked.path if self.path_of is None else self.path_of(asked)
         if path == b"*":
             return path
-        where = target.base_path + path
+        where = (target.base_path + path) or b"/"
         return where if query is None else where + b"?" + query
 
     def request(self, exchange: Exchange, target: Target, left: float | None = None, payload: bytes = b"") -> bytes:
@@ -126,7 +130,7 @@ class Forward:
         """
         head = exchange.head
         drop, added = fields_for_upstream(self.forwarded, exchange.peer, head, exchange.client_ip)
-        if exchange.request_dropped:
+        if exchange.request_dropped or self.marks:
             drop = self.joined(drop, exchange.request_dropped)
         if exchange.request_added:
             added += exchange.request_added
@@ -142,12 +146,13 @@ class Forward:
         return render.request(head, sent_target, target.host_header, drop, added, payload)
 
     def joined(self, drop: frozenset[bytes], dropped: frozenset[bytes]) -> frozenset[bytes]:
-        """Both together: the very same as last time, if they are, which need not be made and is known to `render`."""
-        if not drop:
+        """Both and `marks` together: the very same as last time, if they are, which need not be made and is known to
+        `render`."""
+        if not drop and not self.marks:
             return dropped
         one, other, joined = self._joined
         if one is not drop or other is not dropped:
-            joined = drop | dropped
+            joined = drop | dropped | self.marks
             self._joined = drop, dropped, joined
         return joined
 

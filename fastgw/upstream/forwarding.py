@@ -194,6 +194,7 @@ class Forwarding(Timed):
             upstream.hedging.times.add(attempt.seconds())
             self._win(attempt)
         cookie = b"" if upstream.cookies is None else self._cookie(attempt.target)
+        marks = self.forward.marks
         if ended:
             self.done(attempt)
         else:
@@ -202,9 +203,7 @@ class Forwarding(Timed):
             if attempt.connection is not None:
                 attempt.connection.body_goes_to = exchange.client.fd
             exchange.keep_no_body()
-        response = Response(head.status, head)
-        if cookie:
-            response.added = cookie
+        response = Response(head.status, head, cookie, marks)
         exchange.respond(response, payload, ended)
 
     def _win(self, attempt: Attempt) -> None:
@@ -224,7 +223,7 @@ class Forwarding(Timed):
         exchange = self.exchange
         exchange.upstream_s = monotonic() - exchange.begun_at
         self.deadline = inf
-        response = Response(101, head)
+        response = Response(101, head, b"", self.forward.marks)
         if self.upstream.cookies is not None:
             response.added = self._cookie(attempt.target)
         exchange.switch(response, early, patience)
@@ -265,7 +264,7 @@ class Forwarding(Timed):
     def _pass_on(self, held: Held) -> None:
         """Nobody else can be asked: this is the last answer there is."""
         exchange = self.exchange
-        response = Response(held.head.status, held.head)
+        response = Response(held.head.status, held.head, b"", self.forward.marks)
         if self.upstream.cookies is not None:
             response.added = self._cookie(held.target)
         exchange.keep_no_body()
@@ -373,7 +372,7 @@ class Forwarding(Timed):
             return
         exchange.upstream_s = held.seconds
         exchange.response_bytes = len(held.payload)
-        response = Response(held.head.status, held.head)
+        response = Response(held.head.status, held.head, b"", self.forward.marks)
         if self.upstream.cookies is not None:
             response.added = self._cookie(held.target)
         self.upstream.ground.wheel.watch(self, self._total_at)  # the route's `timeout` counts until the response head

@@ -160,6 +160,8 @@ class Passage(NoTunnel):
                 drop, added = FAMILY, self.peer.set_lines(head.authority)
             else:
                 drop, added = fields_for_upstream(forward.forwarded, self.peer, head, self.client_ip)
+            if forward.marks:
+                drop = forward.joined(drop, NO_NAMES)
             sent_target = None if forward.keeps_path and head.path_as_sent else forward.sent_target(self, target)
             request = render.request(head, sent_target, target.host_header, drop, added, payload)
             connection.begin(self, request, method)
@@ -199,7 +201,7 @@ class Passage(NoTunnel):
                 drop, added = FAMILY, peer.set_lines(head.authority)
             else:
                 drop, added = fields_for_upstream(forward.forwarded, peer, head, exchange.client_ip)
-            if exchange.request_dropped:
+            if exchange.request_dropped or forward.marks:
                 drop = forward.joined(drop, exchange.request_dropped)
             if exchange.request_added:
                 added += exchange.request_added
@@ -278,7 +280,7 @@ class Passage(NoTunnel):
             self.upstream_s = now - self.begun_at
             self.response = head
             self.response_bytes = length
-            self._client.answer_straight(head, None, NO_NAMES, b"")
+            self._client.answer_straight(head, None, straight.forward.marks, b"")
             return
         self._exchange = None
         self.route = _NO_ROUTE
@@ -286,7 +288,7 @@ class Passage(NoTunnel):
         exchange.response_bytes = length
         exchange.sent = True
         status = head.status
-        response = Response(status, head)
+        response = Response(status, head, b"", straight.forward.marks)
         if not straight.meets_answers:
             exchange.state, exchange.response = ANSWER_BEGUN[exchange.state], response
         else:

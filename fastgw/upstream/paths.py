@@ -35,23 +35,23 @@ def path_of(route: config.Route) -> Callable[[Asked], bytes] | None:
     prefix = b"" if route.strip_prefix is None else parse_strip_prefix(route.strip_prefix)
     if not prefix:
         return _raw if raw else None
-    cut = _Cut(prefix)
+    cut = _Cut(prefix, b"/" if route.path.root == "slash" else b"")
     return cut.raw if raw else cut.normal
 
 
 class _Cut:
-    """Cuts a prefix off. It does not end in a slash."""
+    """Cuts a prefix off. It does not end in a slash. `root`: what is left of a path that is the prefix."""
 
-    __slots__ = ("_folder", "_prefix")
+    __slots__ = ("_folder", "_prefix", "_root")
 
-    def __init__(self, prefix: bytes) -> None:
-        self._prefix, self._folder = prefix, prefix + b"/"
+    def __init__(self, prefix: bytes, root: bytes) -> None:
+        self._prefix, self._folder, self._root = prefix, prefix + b"/", root
 
     def normal(self, asked: Asked) -> bytes:
         path, prefix = asked.path, self._prefix
         if path.startswith(self._folder):
             return path[len(prefix) :]
-        return b"/" if path == prefix else path
+        return self._root if path == prefix else path
 
     def raw(self, asked: Asked) -> bytes:
         """From what the client sent. Raises `Malformed`."""
@@ -59,10 +59,10 @@ class _Cut:
         if raw_path == path or not (path.startswith(self._folder) or path == prefix):
             return self.normal(asked) if raw_path == path else raw_path
         end = _end_of(raw_path, prefix.count(b"/"))
-        rest = raw_path[end:] or b"/"
-        if normalize(raw_path[:end]) != prefix or normalize(rest) != self.normal(asked):
+        rest = raw_path[end:]
+        if normalize(raw_path[:end]) != prefix or (rest and normalize(rest)) != (self.normal(asked) if rest else b""):
             raise Malformed("The path does not begin with the prefix that is cut off here.")
-        return rest
+        return rest or self._root
 
 
 def folder_of(route: config.Route) -> bytes:

@@ -131,7 +131,7 @@ class Pool(Generic[C]):
     __slots__ = (
         "_at_once",
         "_clock",
-        "_connect_timeout",
+        "_connect_timeouts",
         "_connections",
         "_factory",
         "_idle_timeout",
@@ -174,7 +174,7 @@ class Pool(Generic[C]):
         self.targets = tuple(targets)
         self._factory = connection_factory
         self._clock = _Exact() if clock is None else clock
-        self._connect_timeout = upstream.timeouts.connect
+        self._connect_timeouts = upstream.timeouts.connect, upstream.timeouts.tls
         self._pending_timeout = pool.pending_timeout
         self._limit = LocalLimit(pool.max_connections) if limit is None else limit
         self._pending = LocalLimit(pool.max_pending) if pending is None else pending
@@ -425,7 +425,7 @@ class Pool(Generic[C]):
     def _open(self, target: Target) -> None:
         connection = self._factory(self, target)
         target.opening += 1
-        opening = connect(target, cast(Connecting, connection), self._connect_timeout)
+        opening = connect(target, cast(Connecting, connection), *self._connect_timeouts)
         task = asyncio.get_running_loop().create_task(opening)
         self._openings.add(task)
         task.add_done_callback(partial(self._opened, target, connection))

@@ -106,6 +106,7 @@ cdef class _Left:
 
     cdef uint32_t mask
     cdef _Sought sought  # None: nothing more
+    cdef bint no_via
     cdef bint authorization  # of a request, and that is all that is sought: `_scan` knows where it is
 
 
@@ -142,6 +143,8 @@ cdef class _Masks:
 
     cdef object made(self, frozenset also):
         cdef _Left left = _Left.__new__(_Left)
+        left.no_via = splice.NO_VIA in also
+        also = also - _NO_VIA
         left.mask = self.dropped | bits_of(also & self.known)
         if not also <= self.known:
             if len(also) > MOST_SOUGHT:
@@ -151,6 +154,7 @@ cdef class _Masks:
         return left
 
 
+cdef frozenset _NO_VIA = frozenset((splice.NO_VIA,))
 cdef frozenset _AUTHORIZATION = frozenset((b"authorization",))  # without signs, so without twins
 cdef _Masks _request_masks = _Masks(heads.RequestHead)
 cdef _Masks _response_masks = _Masks(heads.ResponseHead)
@@ -281,6 +285,7 @@ cdef struct Text:
     Py_ssize_t length
 
 cdef bytes _CHUNKED_LINE = b"Transfer-Encoding: chunked\r\n"
+cdef bytes _NOTHING_AT_ALL = b""
 cdef bytes _VIA_1_0 = splice.VIA[0]
 cdef bytes _VIA_1_1 = splice.VIA[1]
 
@@ -296,6 +301,7 @@ def request(
     """As `splice.request`."""
     cdef Cuts cuts
     cdef bytes sent, via
+    cdef _Left left
     cdef const char* text
     cdef const char* target_text
     cdef const char* host_text
@@ -306,7 +312,8 @@ def request(
     cdef RequestHead ours
     if type(head) is RequestHead:
         ours = head
-        if _can_cut(ours, _request_masks.left(also), &cuts):
+        left = _request_masks.left(also)
+        if _can_cut(ours, left, &cuts):
             text = PyBytes_AS_STRING(ours.source)
             if target is None:
                 target_text = text + ours.target_at.start
@@ -321,7 +328,7 @@ def request(
                 host_text = PyBytes_AS_STRING(host)
                 host_length = PyBytes_GET_SIZE(host)
             framing = _framing(ours.length if ours.sized else IN_CHUNKS if ours.chunked else UNFRAMED, length_line)
-            via = _VIA_1_1 if ours.minor else _VIA_1_0
+            via = _NOTHING_AT_ALL if left.no_via else _VIA_1_1 if ours.minor else _VIA_1_0
             sent = PyBytes_FromStringAndSize(
                 NULL,
                 ours.method_at.length + 1 + target_length + 17 + host_length + 2
@@ -385,10 +392,12 @@ def response(
 ):
     """As `splice.response`."""
     cdef Cuts cuts
+    cdef _Left left
     if type(head) is ResponseHead and status == (<ResponseHead>head).status:
-        if _can_cut(head, _response_masks.left(also), &cuts):
+        left = _response_masks.left(also)
+        if _can_cut(head, left, &cuts):
             return _response(
-                head, status, &cuts, added, PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload), length, date_line, last
+                head, status, &cuts, left.no_via, added, PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload), length, date_line, last
             )
     return splice.response(head, status, also, added, payload, length, date_line, last)
 
@@ -398,12 +407,14 @@ def whole(
 ):
     """As `splice.whole`."""
     cdef Cuts cuts
+    cdef _Left left
     cdef ResponseHead ours
     if type(head) is ResponseHead:
         ours = head
-        if ours.whole and _can_cut(ours, _response_masks.left(also), &cuts):
+        left = _response_masks.left(also)
+        if ours.whole and _can_cut(ours, left, &cuts):
             return _response(
-                ours, ours.status, &cuts, added, ours.payload_at, ours.payload_length, ours.payload_length, date_line, last
+                ours, ours.status, &cuts, left.no_via, added, ours.payload_at, ours.payload_length, ours.payload_length, date_line, last
             )
     return splice.whole(head, date_line, last, also, added)
 
@@ -412,6 +423,7 @@ cdef bytes _response(
     ResponseHead head,
     int status,
     const Cuts* cuts,
+    bint no_via,
     bytes added,
     const char* payload,
     Py_ssize_t payload_length,
@@ -425,7 +437,7 @@ cdef bytes _response(
     cdef char* out
     if date_line is not None and not head.names & _DATE:
         date = date_line()
-    via = _VIA_1_1 if head.minor else _VIA_1_0
+    via = _NOTHING_AT_ALL if no_via else _VIA_1_1 if head.minor else _VIA_1_0
     sent = PyBytes_FromStringAndSize(
         NULL,
         13 + head.reason_at.length + 2 + _kept_length(head, cuts) + PyBytes_GET_SIZE(added)

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Final
 
 from fastgw.compiled import twin
 from fastgw.wire import splice
-from fastgw.wire.splice import IN_CHUNKS, UNFRAMED, VIA, status_line
+from fastgw.wire.splice import IN_CHUNKS, NO_VIA, UNFRAMED, VIA, status_line
 
 __all__ = [
     "IN_CHUNKS",
     "LAST_CHUNK",
+    "NO_VIA",
     "UNFRAMED",
     "VIA",
     "chunk",

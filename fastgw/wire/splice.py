@@ -27,6 +27,8 @@ _STATUS_LINES: Final = {
 _LINE: Final = re.compile(rb"([^:\r\n]++):[^\n]*+\n")
 VIA: Final = (b"Via: 1.0 fastgw\r\n", b"Via: 1.1 fastgw\r\n")
 """The line for a message that came as HTTP/1.0, and as HTTP/1.1 (RFC 9110 section 7.6.3)."""
+NO_VIA: Final = b"via:off"
+"""Among the names that are left out it says that no `Via` of ours is put in. It is no name: those of others stay."""
 _CHUNKED: Final = b"Transfer-Encoding: chunked\r\n"
 UNFRAMED: Final = -1
 """In place of a body's length: the response has none, or it ends with the connection."""
@@ -43,8 +45,8 @@ def request(
 ) -> bytes:
     """The head for the upstream, and the first of the body behind it, framed.
 
-    It has the end-to-end lines of `head` less those in `also`, `added` (ready lines), its framing, and `Via`. `target`
-    and `host` None: as the client sent them.
+    It has the end-to-end lines of `head` less those in `also`, `added` (ready lines), its framing, and `Via` unless
+    `NO_VIA` is in `also`. `target` and `host` None: as the client sent them.
     """
     if target is None:
         target = head.request_target
@@ -56,7 +58,8 @@ def request(
     elif head.chunked:
         framing = _CHUNKED
     line = head.method, b" ", target, b" HTTP/1.1\r\nHost: ", host, b"\r\n"
-    return b"".join((*line, *_kept(head, also), added, framing, VIA[head.minor], b"\r\n", payload))
+    via = b"" if NO_VIA in also else VIA[head.minor]
+    return b"".join((*line, *_kept(head, also), added, framing, via, b"\r\n", payload))
 
 
 def response(
@@ -83,7 +86,7 @@ def response(
     if date_line is not None and head.first(b"date") is None:
         date = date_line()
     line = status_line(status, head.reason if status == head.status else None)
-    ours = added, VIA[head.minor], framing, date, last, b"\r\n"
+    ours = added, b"" if NO_VIA in also else VIA[head.minor], framing, date, last, b"\r\n"
     return b"".join((line, *_kept(head, also), *ours, payload))
 
 

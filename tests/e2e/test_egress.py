@@ -190,7 +190,7 @@ class TestWhatIsSent:
     @pytest.mark.parametrize(
         ("target", "sent"),
         [
-            ("/shop/orders", "/v2/"),
+            ("/shop/orders", "/v2"),
             ("/shop/orders/", "/v2/"),
             ("/shop/orders/a%2Fb", "/v2/a%2Fb"),
             ("/shop/orders/Sets(Key='a',B=1)/$value?$filter=x%20eq%20'1'", None),
@@ -288,7 +288,7 @@ class TestWhatIsSent:
                 assert 'no entry "three"' in said(ask(gateway, "/shop/orders/three/x"))["error"]
                 with gateway.connect("other") as client:
                     other = client.exchange(b"GET /shop/orders/one/x HTTP/1.1\r\nHost: a\r\n\r\n")
-                assert other.status == 404
+                assert other.status == 400
                 assert 'several entries ("one", "two")' in said(other)["error"]
             shown = "Basic " + b64encode(b"user:" + SECRET.encode()).decode()
             assert [(call.target, call.value("Authorization")) for call in one.calls] == [
@@ -360,7 +360,7 @@ class TestTrouble:
         with gateway_of(tmp_path, {"orders": {"url": api.url, "credentials": oauth2(issuer)}}) as gateway:
             assert ask(gateway, "/shop/orders/x").status == 200
             issuer.revoke()
-            assert ask(gateway, "/shop/orders/x", "POST", body=b"x" * 200_000).status == 401
+            assert ask(gateway, "/shop/orders/x", "POST", body=b"x" * 1_200_000).status == 401
             assert [call.method for call in api.calls] == ["GET", "POST"]
             assert ask(gateway, "/shop/orders/x", "POST", body=b"x").status == 200
 

@@ -34,18 +34,23 @@ def origin(issuer: Issuer) -> Iterator[ApiOrigin]:
 
 @contextlib.contextmanager
 def documents(
-    folder: Path, *objects: Json, listeners: dict[str, str] | None = None, **provider: Any
+    folder: Path,
+    *objects: Json,
+    listeners: dict[str, str] | None = None,
+    egress: dict[str, Any] | None = None,
+    workers: int = 2,
+    **provider: Any,
 ) -> Iterator[Gateway]:
     """A gateway with these documents; applications call at `main`, by path unless `listeners` says otherwise."""
     (folder / "apps").mkdir()
     put(folder / "apps" / "all.yaml", stream(*objects))
     addressings = listeners or {"main": "path"}
     config = {
-        "workers": 2,
+        "workers": workers,
         "listeners": {name: {"address": "127.0.0.1:0"} for name in addressings},
         "status": {"address": "127.0.0.1:0"},
         "admin": {"address": "127.0.0.1:0"},
-        "egress": {"listeners": addressings},
+        "egress": {"listeners": addressings, **(egress or {})},
         "providers": {"kyma": {"directory": "apps", "allow_local": True, **provider}},
     }
     with Gateway(config, folder) as gateway:
@@ -219,7 +224,7 @@ class TestRefusals:
         """Not the renewal of a token that was revoked, however many there were, nor the calls that it lets in."""
         origin.answers["/v2/forbidden"] = 403, {}, b"not yours"
         held = secret("secret", clientId="shop", clientSecret="planted")
-        with documents(tmp_path, application(oauth(origin, issuer)), held) as gateway:
+        with documents(tmp_path, application(oauth(origin, issuer)), held, workers=1) as gateway:
             for _ in range(12):
                 answer = ask(gateway, "/shop/orders/forbidden")
                 assert (answer.status, answer.body) == (403, b"not yours")
@@ -244,3 +249,148 @@ class TestRefusals:
                 assert ask(gateway, "/shop/orders/x").status == 200
             assert ([*tally.statuses], tally.lost) == ([200], [])
             assert issuer.asked < 2 + 30, "hundreds are refused: all that come within a second share one"
+
+
+class TestTheWayToTheApi:
+    """What an API gets, and what comes back of it."""
+
+    @pytest.mark.parametrize(
+        ("base", "target", "sent"),
+        [
+            ("/v2", "/shop/orders", "/v2"),
+            ("/v2", "/shop/orders?x=1", "/v2?x=1"),
+            ("/v2", "/shop/orders/", "/v2/"),
+            ("/v2", "/shop/%6Frders", "/v2"),
+            ("/v2/", "/shop/orders", "/v2/"),
+            ("/v2/", "/shop/orders/x", "/v2/x"),
+            ("", "/shop/orders", "/"),
+            ("/", "/shop/orders", "/"),
+            ("", "/shop/orders?x", "/?x"),
+        ],
+    )
+    def test_a_service_alone_is_its_url(
+        self, origin_of_all: ApiOrigin, tmp_path: Path, base: str, target: str, sent: str
+    ) -> None:
+        app = application(service("orders", api(f"{origin_of_all.url}{base}")))
+        with documents(tmp_path, app) as gateway:
+            assert ask(gateway, target).status == 200
+        assert origin_of_all.calls[-1].target == sent
+
+    def test_a_query_in_target_url_comes_first_and_both_values_go(
+        self, origin_of_all: ApiOrigin, tmp_path: Path
+    ) -> None:
+        entry = api(f"{origin_of_all.url}/v2?a=1&sap-client=100&flag", requestParametersSecretName="more")
+        held = secret("more", queryParameters='{"a": ["9"], "b": ["2"]}')
+        with documents(tmp_path, application(service("orders", entry)), held) as gateway:
+            for target in ("/shop/orders/x?a=3&c", "/shop/orders/x", "/shop/orders?", "/shop/orders/y?b=5"):
+                assert ask(gateway, target).status == 200
+        assert [call.target for call in origin_of_all.calls[-4:]] == [
+            "/v2/x?a=1&sap-client=100&flag&a=3&c&b=2",
+            "/v2/x?a=1&sap-client=100&flag&b=2",
+            "/v2?a=1&sap-client=100&flag&b=2",
+            "/v2/y?a=1&sap-client=100&flag&b=5",
+        ]
+
+    def test_a_location_of_another_port_or_scheme_of_the_host_is_the_gateways(
+        self, origin_of_all: ApiOrigin, tmp_path: Path
+    ) -> None:
+        origin_of_all.answers["/v2/moved"] = 302, {"Location": "https://127.0.0.1:9/v2/here?a=b"}, b""
+        origin_of_all.answers["/v2/away"] = 302, {"Location": "https://127.0.0.2/v2/here"}, b""
+        origin_of_all.answers["/v2/out"] = 302, {"Location": "http://127.0.0.1:1/v3/here"}, b""
+        app = application(service("orders", api(f"{origin_of_all.url}/v2", name="main")))
+        forms = {"main": "path", "entries": "path_with_entry", "hosts": "host"}
+        with documents(tmp_path, app, listeners=forms) as gateway:
+            assert ask(gateway, "/shop/orders/moved").get(b"Location") == b"http://gate/shop/orders/here?a=b"
+            assert ask(gateway, "/shop/orders/away").get(b"Location") == b"https://127.0.0.2/v2/here"
+            assert ask(gateway, "/shop/orders/out").get(b"Location") == b"http://127.0.0.1:1/v3/here"
+            host = "shop-id-of-orders"
+            assert ask(gateway, "/moved", host=host).get(b"Location") == f"http://{host}/here?a=b".encode()
+            with gateway.connect("entries") as client:
+                answer = client.exchange(b"GET /shop/orders/main/moved HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert answer.get(b"Location") == b"http://a/shop/orders/main/here?a=b"
+
+    @pytest.mark.parametrize("via", ["on", "off", None])
+    def test_without_a_via_of_the_gateways(self, origin_of_all: ApiOrigin, tmp_path: Path, via: str | None) -> None:
+        origin_of_all.answers["/long"] = 200, {}, b"x" * 200_000
+        app = application(service("orders", api(origin_of_all.url)))
+        more = {} if via is None else {"via": via}
+        with documents(tmp_path, app, egress=more) as gateway:
+            for method, path, body in ("GET", "x", b""), ("POST", "x", b"{}"), ("GET", "long", b""):
+                answer = ask(gateway, f"/shop/orders/{path}", method, "Via: 1.1 sidecar\r\n", body)
+                ours = ["1.1 fastgw"] if via == "on" else []
+                assert origin_of_all.calls[-1].values("Via") == ["1.1 sidecar", *ours]
+                assert answer.get_all(b"Via") == [each.encode() for each in ours]
+
+    @pytest.mark.parametrize(
+        ("size", "limit", "status"), [(1 << 20, None, 200), (1_100_000, None, 401), (90_000, "64KiB", 401)]
+    )
+    def test_bodies_up_to_a_mebibyte_are_kept_for_the_second_try(
+        self, tmp_path: Path, origin: ApiOrigin, issuer: Issuer, size: int, limit: str | None, status: int
+    ) -> None:
+        held = secret("secret", clientId="shop", clientSecret="planted")
+        more = {} if limit is None else {"defaults": {"retries": {"body_bytes": limit}}}
+        with documents(tmp_path, application(oauth(origin, issuer)), held, **more) as gateway:
+            assert ask(gateway, "/shop/orders/x").status == 200
+            issuer.revoke()
+            assert ask(gateway, "/shop/orders/x", "POST", body=b"x" * size).status == status
+        sent = [(call.status, call.body_bytes) for call in origin.calls[1:]]
+        assert sent == ([(401, size), (200, size)] if status == 200 else [(401, size)])
+
+    def test_the_defaults_of_the_provider_are_those_of_its_services(
+        self, origin_of_all: ApiOrigin, tmp_path: Path
+    ) -> None:
+        origin_of_all.open.clear()
+        defaults = {
+            "timeouts": {"response_headers": "100ms"},
+            "filters": {"headers": {"request": {"set": {"X-Set": "1"}}}, "target_errors": None},
+        }
+        origin_of_all.answers["/broken"] = 500, {}, b""
+        app = application(service("orders", api(origin_of_all.url)))
+        with documents(tmp_path, app, defaults=defaults) as gateway:
+            assert ask(gateway, "/shop/orders/broken").status == 500
+            assert origin_of_all.calls[-1].values("X-Set") == ["1"]
+            assert ask(gateway, "/shop/orders/held").status == 504
+            origin_of_all.open.set()
+
+
+class TestWhatCannotBeCalled:
+    """What an application is told."""
+
+    def test_which_api_is_meant_is_not_guessed(self, origin_of_all: ApiOrigin, tmp_path: Path) -> None:
+        url = origin_of_all.url
+        app = application(
+            service("several", api(url, name="a"), api(url, name="b")),
+            service("Twice!", api(url)),
+            service("twice", api(url)) | {"id": "other"},
+        )
+        with documents(tmp_path, app, listeners={"main": "path", "hosts": "host"}) as gateway:
+            several = ask(gateway, "/shop/several/x")
+            assert (several.status, said(several)["code"]) == (400, 400)
+            assert 'several entries ("a", "b")' in said(several)["error"]
+            twice = ask(gateway, "/shop/twice/x")
+            assert twice.status == 400
+            assert all(f'of the service "{name}"' in said(twice)["error"] for name in ("Twice!", "twice"))
+        assert origin_of_all.calls == []
+
+    def test_what_is_wrong_with_credentials_is_named(self, origin_of_all: ApiOrigin, tmp_path: Path) -> None:
+        url = origin_of_all.url
+        app = application(
+            service("unknown", api(url, credentials=credentials("Basci"))),
+            service("missing", api(url, credentials=credentials("Basic", "not-there"))),
+            service("plain", api(url)),
+        )
+        with documents(tmp_path, app, secret("secret", username="me", password="planted")) as gateway:
+            unknown, missing = ask(gateway, "/shop/unknown/x"), ask(gateway, "/shop/missing/x")
+            assert (unknown.status, missing.status) == (500, 500)
+            why = "spec.services[0].entries[0].credentials.type of the Application shop cannot be used: it is not known"
+            assert said(unknown)["error"].startswith(why)
+            assert said(missing)["error"] == "the Secret kyma-system/not-there is missing"
+            assert ask(gateway, "/shop/plain/x").status == 200
+            assert b"planted" not in unknown.raw + missing.raw + gateway.stderr.text().encode()
+
+
+@pytest.fixture
+def origin_of_all() -> Iterator[ApiOrigin]:
+    """It demands nothing."""
+    with ApiOrigin() as serving:
+        yield serving

@@ -65,7 +65,9 @@ class Dialer:
     def __init__(self) -> None:
         self.openings: list[tuple[Target, asyncio.Future[Address]]] = []
 
-    async def connect(self, target: Target, protocol: asyncio.BaseProtocol, timeout: float) -> Address:
+    async def connect(
+        self, target: Target, protocol: asyncio.BaseProtocol, timeout: float, handshake: float | None = None
+    ) -> Address:
         done: asyncio.Future[Address] = asyncio.get_running_loop().create_future()
         self.openings.append((target, done))
         return await done

@@ -23,6 +23,7 @@ from fastgw.filters.api import Env, Filter, Hooks, Phase
 from fastgw.gateway import dismantling
 from fastgw.node import ground
 from fastgw.node.ground import READ_BYTES, SMALL_READ_BYTES
+from fastgw.node.kept_room import KeptRoom
 from fastgw.node.timers import TICK, Wheel
 from fastgw.observe import Record
 from fastgw.observe.ended import Ended, record_of
@@ -206,6 +207,7 @@ class Ground:
     """As `fastgw.node.ground.Ground`, with a clock that stands still."""
 
     def __init__(self) -> None:
+        self.kept_room = KeptRoom()
         self.wheel = Wheel(1000.0)
         self.read_buffer = memoryview(bytearray(READ_BYTES))
         self.body_buffers = ground.body_buffers(self.read_buffer)

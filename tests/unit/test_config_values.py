@@ -95,7 +95,7 @@ def test_what_is_no_address_is_refused(text):
     [
         ("http://Users-1:9001", "users-1:9001", "", "http://users-1:9001"),
         ("http://a", "a", "", "http://a"),
-        ("https://a:443/v2/", "a", "/v2", "https://a/v2"),
+        ("https://a:443/v2/", "a", "/v2", "https://a/v2/"),
         ("http://a/b/../c/%7Ed", "a", "/c/~d", "http://a/c/~d"),
         ("https://[::1]:8443/a%20b", "[::1]:8443", "/a%20b", "https://[::1]:8443/a%20b"),
         ("unix:/run/app.sock", "localhost", "", "unix:/run/app.sock"),

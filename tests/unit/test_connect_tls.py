@@ -1,6 +1,7 @@
 """TLS to targets: who is asked for, who is trusted, and what it is when that fails."""
 
 import asyncio
+import socket
 import ssl
 from pathlib import Path
 from typing import Any
@@ -210,3 +211,17 @@ def test_an_encrypted_key_is_an_error_and_asks_nobody(certificates, tmp_path):
     )
     with pytest.raises(ssl.SSLError):
         trusting(certificates, certificate=certificate, key=key)
+
+
+@on_loop
+@pytest.mark.parametrize(("timeout", "handshake"), [(LONG, SHORT), (SHORT, None)])
+async def test_a_handshake_has_its_own_time_or_that_of_the_connect(
+    certificates: Certificates, timeout: float, handshake: float | None
+) -> None:
+    """Here of somebody who says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the system accepts
+        url = f"https://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ConnectFailed) as failed:
+            await connect(Target(parse_url(url), tls=trusting(certificates)), Peer(), timeout, handshake)
+        assert failed.value.fault is Fault.CONNECT_TIMEOUT
+        assert failed.value.reason == f"TLS handshake: not done within {SHORT:g} s"

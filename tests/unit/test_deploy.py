@@ -11,7 +11,9 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+from fastgw.cli import app as app_of_commands
 from fastgw.config.kyma_services import GROUP
 from fastgw.config.loading import load
 from fastgw.config.settings import Config, DrainTimeouts
@@ -224,11 +226,41 @@ class TestEgress:
         listened = {name: each.address.port for name, each in config.listeners.items()}
         assert ports == {**listened, "status": config.status.address.port}
         served = {each["targetPort"]: each["port"] for each in self.manifest("Service")["spec"]["ports"]}
-        assert served == listened
+        assert served == {**listened, "hosts": 80}, "applications name no port with a Service of the older form"
         assert {name: config.egress.listeners[name] for name in served} == {
             "services": "path",
             "entries": "path_with_entry",
+            "hosts": "host",
         }
+
+    @pytest.mark.parametrize("version", VERSIONS)
+    def test_the_services_of_the_older_form_lead_to_it(self, config, version, tmp_path):
+        """As `fastgw kyma-services` prints them; where they are is among the domains that are listened for."""
+        apps = tmp_path / "apps.json"
+        api = {"type": "API", "targetUrl": "https://api.example"}
+        services = [
+            {"id": "4B2A-1", "displayName": "Orders", "entries": [api]},
+            {"id": "4b2a-1", "displayName": "Again", "entries": [api]},
+            {"id": "no/id", "displayName": "Odd", "entries": [api]},
+            {"id": "news", "displayName": "News", "entries": [{"type": "Events"}]},
+        ]
+        app = {"apiVersion": f"{GROUP}/v1alpha1", "kind": "Application", "metadata": {"name": "shop"}}
+        items = [{**app, "spec": {"services": services}}]
+        apps.write_text(json.dumps({"kind": "List", "apiVersion": "v1", "items": items}))
+        told = CliRunner().invoke(app_of_commands, ["kyma-services", str(apps)])
+        (service,) = json.loads(told.stdout)["items"]
+        kubernetes_validate.validate(service, version, strict=True)
+        assert service["metadata"]["name"] == "shop-4b2a-1"
+        name, namespace = self.manifest("Service")["metadata"]["name"], self.KUSTOMIZATION["namespace"]
+        assert service["spec"]["externalName"] == f"{name}.{namespace}.svc.cluster.local"
+        assert service["metadata"]["namespace"] in config.egress.domains
+        assert [line.partition(": ")[2].partition(": ")[2] for line in told.stderr.splitlines()] == [
+            "Application/shop: spec.services[1]: the Service shop-4b2a-1 is there already, for another application or"
+            " service; expected another id",
+            "Application/shop: spec.services[2]: the name and the id make no name of a Service;"
+            " expected letters, digits and hyphens",
+        ]
+        assert CliRunner().invoke(app_of_commands, ["kyma-services", "-"], input=apps.read_text()).stdout == told.stdout
 
     def test_a_pod_that_knows_nothing_yet_is_not_started_anew(self):
         """The API server may be away for long; what is alive waits for it."""

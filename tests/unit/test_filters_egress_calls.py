@@ -72,7 +72,7 @@ def test_an_entry_is_named_as_well():
 def test_a_service_of_several_entries_is_there_and_it_is_said_how_it_is_called():
     entries = 'has several entries ("a", "b"): it is called by one of them, as /{application}/{service}/{entry}/…'
     said = unknown("/shop/orders/7", several={"shop/orders": ["a", "b"]})
-    assert said["status"] == 404
+    assert said["status"] == 400
     assert said["detail"] == f'The service "orders" of the application "shop" {entries} where such paths are taken.'
     for host in ("shop-orders", "shop-orders.cluster.local:80"):
         said = unknown("/7", host, addressing="host", several={"shop-orders": ["a", "b"]})

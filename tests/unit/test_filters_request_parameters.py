@@ -157,7 +157,7 @@ def test_in_shadow_nothing_is_added() -> None:
 @pytest.mark.parametrize(
     ("settings", "wrong"),
     [
-        ({}, "nothing is added; expected `headers` or `query`"),
+        ({}, "nothing is added; expected `headers`, `query` or `query_first`"),
         ({"headers": {"Content-Length": "1"}}, "`Content-Length` belongs to the connection"),
         ({"headers": {"X-A": []}}, "headers.X-A"),
         ({"query": {"": "1"}}, "query"),

@@ -64,6 +64,13 @@ MOVED = {
     "?d": f"{HERE}/a/b?d",
     "#d": f"{HERE}/a/b?q=1#d",
 }
+OF_THE_HOST = {
+    "http://api.example/v2/x": f"{HERE}/x",
+    "https://api.example:9000/v2/x?a": f"{HERE}/x?a",
+    "https://API.example:1/v2": HERE,
+    "//api.example/v2/x": f"{HERE}/x",
+}
+"""With `any_port`."""
 KEPT = [
     "http://api.example/v2/x",  # another port
     "https://api.example:9000/v2/x",
@@ -200,3 +207,19 @@ def test_what_the_gateway_answers_itself_stays():
     made.cannot_connect()
     assert client.received.startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
     assert b"Target-System-Status" not in client.received
+
+
+@pytest.mark.parametrize(("value", "moved"), OF_THE_HOST.items(), ids=OF_THE_HOST)
+def test_another_port_or_scheme_of_the_host_counts_where_it_is_asked_for(value: str, moved: str) -> None:
+    assert location(value, any_port=True) == moved
+    assert location(value) == value
+
+
+@pytest.mark.parametrize("value", ["http://other.example:9000/v2/x", "ftp://api.example/v2/x", "http://api.example/v3"])
+def test_no_other_host_scheme_or_path_does(value: str) -> None:
+    assert location(value, any_port=True) == value
+
+
+@pytest.mark.parametrize(("root", "moved"), [("slash", f"{HERE}/c"), ("bare", "c")])
+def test_what_is_relative_to_the_service_alone_is_so_to_what_was_sent(root: str, moved: str) -> None:
+    assert location("c", path="/shop/orders", root=root) == moved

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from fastgw.compile import compile
 from fastgw.config import ConfigError, Loaded, effective, load, load_sources
-from fastgw.config.egress import EgressEntry, Kyma
+from fastgw.config.egress import EgressEntry, EgressRetries, EgressTimeouts, Kyma, KymaDefaults
 from fastgw.config.files import brought_forward, read_again
 from fastgw.config.kyma_names import access_service, normalized, why_not_there
 from fastgw.config.kyma_objects import ObjectFile
@@ -187,7 +187,7 @@ def test_one_secret_may_be_for_several_services_and_for_parameters_too() -> None
     assert orders.credentials == stock.credentials
     assert value(orders.request_parameters.headers["X-Tenant"], derived) == ["t1"]
     query = {name: value(said, derived) for name, said in orders.request_parameters.query.items()}
-    assert query == {"a": ["b c"], "sap-client": ["100"]}
+    assert (query, orders.request_parameters.query_first) == ({"a": ["b c"]}, "sap-client=100")
     assert stock.csrf is not None
     assert str(stock.csrf.token_url) == "https://api.example/csrf"
 
@@ -215,12 +215,8 @@ def test_entries_with_names_are_called_by_them_and_events_are_not_called() -> No
     assert commerce.host == "shop-id-of-commerce"
 
 
-def test_the_first_of_several_of_one_name_counts() -> None:
-    said = application(
-        service("Orders", api("https://first.example")),
-        service("orders", api("https://second.example")),
-        service("more", api("https://first.example", name="a"), api("https://second.example", name="A")),
-    )
+def test_the_first_of_several_objects_of_one_name_counts() -> None:
+    said = application(service("orders", api("https://first.example")))
     services, derived, told = read(
         said,
         application(service("other", api())),
@@ -229,16 +225,126 @@ def test_the_first_of_several_of_one_name_counts() -> None:
         application(service("orders", api(credentials=credentials("Basic"))), name="two"),
     )
     assert str(services["shop/orders"].settings.url) == "https://first.example"
-    assert str(services["shop/more"].settings.entries["a"].url) == "https://first.example"
     assert derived["kyma://kyma-system/secret/username"] == b"first"
-    assert [*services] == ["shop/orders", "shop/more", "two/orders"]
+    assert [*services] == ["shop/orders", "two/orders"]
     assert [each.partition(": ")[2] for each in told] == [
         "metadata.name: already at /apps/a.json:1, which counts; expected it once",
         "metadata.name: already at /apps/a.json:1, which counts; expected it once",
-        'spec.services[1]: a service called "orders", as spec.services[0] is, which counts; expected another name',
-        'spec.services[2].entries[1]: an entry called "a", as spec.services[2].entries[0] is, which counts;'
-        " expected another name",
     ]
+
+
+def test_which_of_several_is_meant_is_not_guessed() -> None:
+    """As in Kyma the APIs of all services of one name are taken together, and two that are called alike are none."""
+    one, two = "https://one.example", "https://two.example"
+    services, _, told = read(
+        application(
+            service("Orders", api(one)),
+            service("orders!", api(two)),
+            service("more", api(one, name="a"), api(two, name="A")),
+            service("parts", api(one, name="a")),
+            service("Parts", api(two, name="b")) | {"id": "other"},
+            service("mixed", api(one), api(two, name="b")),
+        )
+    )
+    several = 'Several APIs are called so: an entry without a name of the service "Orders", '
+    orders = services["shop/orders"].settings.entries
+    assert {name: each.ambiguous for name, each in orders.items()} == {
+        "unnamed": f'{several}an entry without a name of the service "orders!".'
+    }
+    assert 'the entry "a" of the service "more", the entry "A"' in services["shop/more"].settings.entries["a"].ambiguous
+    parts = services["shop/parts"].settings.entries
+    assert {name: (str(each.url), each.host) for name, each in parts.items()} == {
+        "a": (one, "shop-id-of-parts"),
+        "b": (two, "shop-other"),
+    }
+    assert [*services["shop/mixed"].settings.entries] == ["unnamed", "b"]
+    assert [each.partition(": ")[2].partition(":")[0] for each in told] == [
+        "spec.services[1].entries[0]",
+        "spec.services[2].entries[1]",
+    ]
+    assert all(each.endswith("calls of both are answered 400; expected another name") for each in told)
+
+
+COMPASS: dict[str, Json] = {
+    "OAuth": {
+        "credentials": {
+            "clientId": "me",
+            "clientSecret": PLANTED,
+            "tokenUrl": "https://idp.example/token",
+            "requestParameters": {"headers": {"X-Zone": ["z1"]}, "queryParameters": {"resource": ["r"]}},
+        },
+        "csrfConfig": {"tokenUrl": "https://api.example/csrf"},
+        "requestParameters": {"headers": {"X-Tenant": ["t1"]}, "queryParameters": {"limit": ["50"]}},
+    },
+    "BasicAuth": {"credentials": {"username": "me", "password": PLANTED}},
+    "NoAuth": {"requestParameters": {"queryParameters": {"limit": ["50"]}}},
+}
+
+
+@pytest.mark.parametrize("kind", COMPASS)
+@pytest.mark.parametrize("by_secret", [True, False])
+def test_a_secret_of_the_older_compass_form(kind: str, by_secret: bool) -> None:
+    """One JSON text; what the credentials are is said by the Secret, or by the Application."""
+    types = {} if by_secret else {"type": {"BasicAuth": "Basic"}.get(kind, kind)}
+    held = secret("secret", CONFIGURATION=json.dumps(COMPASS[kind]), CREDENTIALS_TYPE=kind if by_secret else "")
+    found, derived = only(application(service("orders", api(credentials={"secretName": "secret", **types}))), held)
+    shown, parameters = found.credentials, found.request_parameters
+    if kind == "OAuth":
+        assert (shown.type, str(shown.token_url)) == ("oauth2", "https://idp.example/token")
+        assert (value(shown.client_id, derived), value(shown.client_secret, derived)) == ("me", PLANTED)
+        assert shown.client_auth == "auto_raw"
+        assert value(shown.token_headers["X-Zone"], derived) == ["z1"]
+        assert value(shown.token_query["resource"], derived) == ["r"]
+        assert value(parameters.headers["X-Tenant"], derived) == ["t1"]
+        assert str(found.csrf.token_url) == "https://api.example/csrf"  # type: ignore[union-attr]
+    elif kind == "BasicAuth":
+        assert shown.type == "basic"
+        assert (value(shown.username, derived), value(shown.password, derived)) == ("me", PLANTED)
+    else:
+        assert shown.type == "none"
+    if kind != "BasicAuth":
+        assert value(parameters.query["limit"], derived) == ["50"]
+
+
+@pytest.mark.parametrize(
+    ("configuration", "why"),
+    [
+        (f'{{"credentials": "{PLANTED}"', "is not valid JSON"),
+        (f'["{PLANTED}"]', "is not a JSON object"),
+        (f'{{"credentials": "{PLANTED}"}}', "has no object as `credentials`"),
+        ('{"credentials": {"username": 5}}', "has no text as `credentials.username`"),
+        (f'{{"credentials": {{"username": "{PLANTED}\\n"}}}}', "has a control character in `credentials.username`"),
+        (f'{{"credentials": {{"username": "a:{PLANTED}"}}}}', "has a username with a colon (RFC 7617)"),
+    ],
+)
+def test_what_is_wrong_with_one_is_told_without_it(configuration: str, why: str) -> None:
+    app = application(service("orders", api(credentials=credentials("Basic"))))
+    services, _, told = read(app, secret("secret", CONFIGURATION=configuration))
+    settings = services["shop/orders"].settings
+    assert settings.unavailable == f"`CONFIGURATION` of the Secret kyma-system/secret {why}"
+    assert len(told) == 2
+
+
+def test_what_the_documents_have_no_words_for_is_said_for_all() -> None:
+    defaults = KymaDefaults(
+        timeouts=EgressTimeouts(response_headers=5.0),
+        retries=EgressRetries(body_bytes=10),
+        tls=UpstreamTls(ca="/ca.pem", server_name="a.example"),
+        use=("set",),
+        filters={"response_urls": None},
+    )
+    told = credentials("OAuth", authenticationUrl="https://idp.example/token")
+    services = service("orders", api(credentials=told)), service("plain", api("http://api.example"))
+    held = secret("secret", clientId="me", clientSecret=PLANTED)
+    found, _, _ = read(application(*services), held, defaults=defaults)
+    orders, plain = found["shop/orders"].settings, found["shop/plain"].settings
+    for each in orders, plain:
+        assert (each.timeouts, each.retries) == (defaults.timeouts, defaults.retries)
+        assert (each.use, each.filters) == (defaults.use, defaults.filters)
+    assert (orders.tls, plain.tls) == (defaults.tls, UpstreamTls())
+    assert orders.credentials.token_tls == UpstreamTls(ca="/ca.pem")
+    found, _, _ = read(application(*services, skipVerify=True), held, defaults=defaults)
+    assert found["shop/orders"].settings.tls == replace(defaults.tls, verify=False)
 
 
 @pytest.mark.parametrize(
@@ -362,11 +468,24 @@ def test_string_data_counts_before_data_and_base64_may_have_lines() -> None:
         ),
         (api("unix:/run/a.sock"), "entries[0].targetUrl: a unix socket, where a document may not lead"),
         (api(f"https://me:{PLANTED}@a"), "entries[0].targetUrl: a URL with a user or password in it"),
-        (api("https://a?b"), "entries[0].targetUrl: a fragment, or a parameter without name or value; expected none"),
+        (api("https://a?b#c"), "entries[0].targetUrl: a fragment, or a query with what cannot stand there"),
+        (api("https://a?b c"), "entries[0].targetUrl: a fragment, or a query with what cannot stand there"),
         ({"type": "API"}, "entries[0]: no `targetUrl`; expected one"),
         (api(5), "entries[0].targetUrl: 5; expected text"),  # type: ignore[arg-type]
         ({"targetUrl": "https://a"}, "entries[0]: no `type`; expected one"),
         ({"type": "Api"}, 'entries[0].type: text; expected "API" or "Events"'),
+    ],
+)
+def test_what_is_wrong_with_one_entry_leaves_the_others(said: Json, told: str) -> None:
+    services, _, notes = read(application(service("orders", said), service("stock", api())))
+    assert [*services] == ["shop/stock"]
+    (note,) = notes
+    assert note.startswith(f"Application/shop: spec.services[0].{told}")
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
         (api(credentials=credentials("basic")), 'entries[0].credentials.type: text; did you mean "Basic"?'),
         (api(credentials={"type": "Basic"}), "entries[0].credentials: no `secretName`; expected one"),
         (api(credentials=PLANTED), "entries[0].credentials: text; expected a mapping"),
@@ -385,11 +504,17 @@ def test_string_data_counts_before_data_and_base64_may_have_lines() -> None:
         ),
     ],
 )
-def test_what_is_wrong_with_one_entry_leaves_the_others(said: Json, told: str) -> None:
+def test_what_is_wrong_with_credentials_is_what_calls_are_answered(said: Json, told: str) -> None:
+    """As in Kyma the service is there: 500, and with what."""
     services, _, notes = read(application(service("orders", said), service("stock", api())))
-    assert [*services] == ["shop/stock"]
+    assert [*services] == ["shop/orders", "shop/stock"]
     (note,) = notes
     assert note.startswith(f"Application/shop: spec.services[0].{told}")
+    path = told.partition(": ")[0]
+    why = services["shop/orders"].settings.unavailable
+    assert why is not None
+    assert why.startswith(f"spec.services[0].{path} of the Application shop cannot be used: ")
+    assert ("it is not known; expected one of Basic, OAuth, " in why) is ("did you mean" in told)
 
 
 @pytest.mark.parametrize(

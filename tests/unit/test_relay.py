@@ -1,9 +1,13 @@
 """One direction of a body: no byte is lost, doubled or out of order, whoever comes and goes, and little is held."""
 
+import sys
+
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgw.exchange import MAX_KEPT, Relay, Trailers
+from fastgw.node.kept_room import KeptRoom
 
 
 class Sink:
@@ -100,3 +104,72 @@ def test_the_end_comes_before_the_sink() -> None:
     assert not source.paused, "after its last piece there is nothing to brake"
     assert Sink(relay).received == b"abc"
     assert relay.ended
+
+
+def fed(relay: Relay, *pieces: bytes) -> None:
+    for piece in pieces:
+        relay.bytes += len(piece)
+        relay.feed(piece)
+
+
+class Taking:
+    def feed(self, payload: bytes) -> None: ...
+    def end(self, trailers: Trailers) -> None: ...
+
+
+def kept_relay(most: int, room: KeptRoom) -> Relay:
+    """With a sink, so that nothing is held back."""
+    relay = Relay(Source())
+    relay.keep(most, room)
+    relay.attach(Taking())
+    return relay
+
+
+PIECE = bytes(range(250)) * 131  # 32 KiB, nearly
+
+
+def test_what_is_kept_beyond_the_usual_takes_room_until_nobody_holds_it() -> None:
+    room = KeptRoom(1 << 20)
+    relay = kept_relay(1 << 20, room)
+    fed(relay, PIECE)
+    assert room.taken == 0
+    fed(relay, *[PIECE] * 5)
+    assert room.taken == 6 * len(PIECE) - MAX_KEPT
+    relay.detach()
+    assert relay.attach(Taking()) == PIECE * 6
+    relay.kept = None
+    assert room.taken == 0
+
+
+def test_where_there_is_no_room_a_body_is_not_kept() -> None:
+    room = KeptRoom(3 * len(PIECE))
+    one, other = kept_relay(1 << 20, room), kept_relay(1 << 20, room)
+    fed(one, *[PIECE] * 4)
+    fed(other, *[PIECE] * 2)
+    assert other.kept is not None
+    fed(other, *[PIECE] * 4)
+    assert other.kept is None
+    assert room.taken == 4 * len(PIECE) - MAX_KEPT
+    del one
+    assert room.taken == 0
+
+
+@pytest.mark.parametrize("size", [1, 2, 100, 1023])
+def test_a_body_of_small_pieces_takes_about_what_it_says(size: int) -> None:
+    """Each piece by itself would take some fifty bytes more."""
+    room = KeptRoom(1 << 20)
+    relay = kept_relay(1 << 20, room)
+    body = PIECE * 16
+    fed(relay, *(body[at : at + size] for at in range(0, len(body), size)))
+    assert relay.kept is not None
+    assert sum(map(sys.getsizeof, relay.kept)) < 1.3 * len(body) + 10_000
+    relay.detach()
+    assert relay.attach(Taking()) == body
+
+
+def test_no_more_than_is_said_is_kept() -> None:
+    room = KeptRoom(1 << 20)
+    relay = kept_relay(4 * len(PIECE), room)
+    fed(relay, *[PIECE] * 5)
+    assert relay.kept is None
+    assert room.taken == 0

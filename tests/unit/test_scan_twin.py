@@ -42,6 +42,7 @@ ASKED = (b"host", b"via", b"x-request-id", b"user-agent", b"referer", b"origin",
          b"server", b"")  # fmt: skip
 ASKED += (b"authorization", b"Authorization")
 LEFT_OUT = [frozenset(names) for names in ((), (b"via",), (b"via", b"x-request-id", b"trailer"), (b"host", b"date"))]
+LEFT_OUT += [frozenset({splice.NO_VIA}), frozenset({splice.NO_VIA, b"via", b"authorization"})]
 LEFT_OUT += [frozenset({b"x-a"}), heads.FORWARDING, frozenset({b"authorization", b"x_a", b"x-real-ip", b"a"})]
 LEFT_OUT += [frozenset(b"n%d" % number for number in range(20)) | {b"x-a", b"cookie"}, frozenset({b"X-A", b""})]
 

@@ -25,6 +25,7 @@ class SecretFiles(FeedSource, frozen=True, kw_only=True):
     async def run(self, node: NodeSide) -> None:
         while await node.asked(IDLE_S):
             await node.look_at_files()
+            node.attempted()
             node.publish(b"")
             await asyncio.sleep(EVERY_S)
 
