@@ -31,7 +31,10 @@ class ReloadedFastgw(Fastgw):
     change_all: bool = False
 
     def _configuration(self, origin_port: int, access_log: Path) -> dict[str, Any]:
-        return {**super()._configuration(origin_port, access_log), "admin": {"address": "127.0.0.1:0"}}
+        return {
+            **super()._configuration(origin_port, access_log),
+            "admin": {"address": "127.0.0.1:0", "document_bytes": "64MiB"},
+        }
 
     def _changes(self, addresses: bytes, file: Path) -> "FastgwChanges":
         configuration = json.loads(file.read_text())

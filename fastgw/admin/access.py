@@ -54,12 +54,14 @@ class Access:
     tls: bool = False
     made: bool = False
     """The token is none that was configured."""
+    document_bytes: int = Admin().document_bytes
+    """How long a body may be."""
 
     @classmethod
     def of(cls, admin: Admin, made: str) -> "Access":
         """`made`: the token where none is configured."""
         token = admin.token or Secret(text=made)
-        return cls(admin.address, token, admin.tls is not None, admin.token is None)
+        return cls(admin.address, token, admin.tls is not None, admin.token is None, admin.document_bytes)
 
     @property
     def anonymous(self) -> bool:

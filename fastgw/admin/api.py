@@ -47,7 +47,6 @@ from fastgw.config.secret import SecretError
 from fastgw.events import Event, say
 from fastgw.runtime.notices import described
 
-BODY_MAX: Final = 8 * 1024 * 1024
 BODY_PATIENCE: Final = 30.0
 """Seconds for a whole request body."""
 HTML: Final = "text/html; charset=utf-8"
@@ -137,16 +136,17 @@ async def _own_fault(request: Request, error: Exception) -> Response:
 
 
 async def _body(request: Request) -> bytes:
-    length = request.headers.get("content-length", "0")
-    if int(length) > BODY_MAX:  # the server has found it to be a number
-        raise HTTPException(413, f"A body may have {BODY_MAX} bytes.")
+    length, most = request.headers.get("content-length", "0"), request.app.state.access.document_bytes
+    too_long = HTTPException(413, f"A body may have {most} bytes: admin.document_bytes.")
+    if int(length) > most:  # the server has found it to be a number
+        raise too_long
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_PATIENCE):
             async for piece in request.stream():
                 body += piece
-                if len(body) > BODY_MAX:
-                    raise HTTPException(413, f"A body may have {BODY_MAX} bytes.")
+                if len(body) > most:
+                    raise too_long
     except TimeoutError as error:
         raise HTTPException(408, f"The body did not come within {BODY_PATIENCE:.0f} s.") from error
     return bytes(body)

@@ -52,7 +52,8 @@ class Source(Struct, frozen=True):
 class Document:
     """One file and what it says. `problems`: what is wrong with its text; `value` is None when it has none to use.
 
-    `read` gives its bytes or raises `Flaw`. `folder`, `suffix`, `upstream`: as in `Source`.
+    `read` gives its bytes or raises `Flaw`. `folder`, `suffix`, `upstream`: as in `Source`. `most_values`: how many may
+    be in it; None: any number.
     """
 
     trusted = True
@@ -70,8 +71,10 @@ class Document:
         *,
         trusted: bool = True,
         quotes: bool = True,
+        most_values: int | None = None,
     ) -> None:
         self.name = name
+        self._most_values = most_values
         self.trusted, self.quotes = trusted, quotes
         self.upstream = upstream
         self.folder = folder or os.path.dirname(os.path.abspath(name))
@@ -171,6 +174,8 @@ class Document:
             before = self._raw[: error.start].decode("utf-8", "replace")
             raise Flaw("not UTF-8", marker(before)(len(before))) from error
         value, repeats = self._format.read(self._text)
+        if self._most_values is not None and not _is_within(value, self._most_values):
+            raise Flaw(f"more than {self._most_values} values: it is bounded by admin.document_bytes")
         if repeats:
             self.problems += (
                 self._problem(repeat.mark, repeat.path, f"a repeated key; the first is in line {repeat.first[0]}")
@@ -182,6 +187,19 @@ class Document:
             expected = "a list of targets" if self.upstream else "a mapping of settings"
             said = "the file is empty" if value is None and not self._text.strip() else show(value)
             self.problems.append(self.problem((), said, f"expected {expected}"))
+
+
+def _is_within(value: Any, most: int) -> bool:
+    """Whether there are no more values in it than so many, those that aliases repeat counted each time."""
+    waiting, count = [value], 1
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, dict | list):
+            count += len(each)
+            if count > most:
+                return False
+            waiting += each.values() if isinstance(each, dict) else each
+    return True
 
 
 @dataclass
@@ -197,13 +215,21 @@ class Found:
         self.problems += document.problems
 
 
-def read_all(name: str, read: Callable[[], bytes], disk: Disk, suffix: str = "", *, trusted: bool = True) -> Found:
+def read_all(
+    name: str,
+    read: Callable[[], bytes],
+    disk: Disk,
+    suffix: str = "",
+    *,
+    trusted: bool = True,
+    most_values: int | None = None,
+) -> Found:
     """Read a main file by `read` and all that it includes from disk. What several patterns name is read once, so a
-    circle ends. `suffix`, `trusted`: of the main file. One that is not trusted may include any file: then nothing of
-    what any of them says is told in a problem, for names of one are listed in those of another."""
+    circle ends. `suffix`, `trusted`, `most_values`: of the main file. One that is not trusted may include any file:
+    then nothing of what any of them says is told in a problem, for names of one are listed in those of another."""
     all_found = Found()
     search = Search()
-    main = Document(name, read, suffix=suffix, trusted=trusted)
+    main = Document(name, read, suffix=suffix, trusted=trusted, most_values=most_values)
     if not trusted and _patterns(main):
         main = Document(name, read, suffix=suffix, trusted=trusted, quotes=False)
     waiting = [main]

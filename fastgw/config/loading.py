@@ -20,7 +20,7 @@ from fastgw.config.kyma_provider import KymaKept, Refused, add_kyma
 from fastgw.config.lint import lint
 from fastgw.config.lookups import UNKNOWN
 from fastgw.config.merging import Merged, add_consumers, merge, put_targets, targets_in_files
-from fastgw.config.problems import ConfigError, Problem
+from fastgw.config.problems import ConfigError, Problem, begin_hints
 from fastgw.config.rules import RULES
 from fastgw.config.settings import MOST_WORKERS, AccessLog, Config, Listener, Route, Status
 from fastgw.config.tls_rules import tls_notes
@@ -116,12 +116,14 @@ def load_text(
     known: Mapping[str, bytes] = MappingProxyType({}),
     *,
     trusted: bool = True,
+    most_values: int | None = None,
 ) -> Loaded:
     """The same for a main file that is on no disk. `name` tells its format, unless `suffix` does, and the folder that
     names in it, its includes among them, are relative to. `trusted`: whether it may have values from the
-    environment."""
+    environment. `most_values`: how many may be in it; None: any number."""
     with no_collections():
-        found = read_all(name, partial(Memory({name: text}).read, name), Disk(), suffix, trusted=trusted)
+        read = partial(Memory({name: text}).read, name)
+        found = read_all(name, read, Disk(), suffix, trusted=trusted, most_values=most_values)
         return _checked(found, filter_types, Disk(instead, known), remembered)
 
 
@@ -169,6 +171,7 @@ def no_collections() -> Iterator[None]:
 
 def _checked(found: Found, filter_types: Mapping[str, type], files: Files, remembered: Remembered | None) -> Loaded:
     remembered = Remembered() if remembered is None else remembered
+    begin_hints()
     merged: Merged | None = None
     try:
         loaded, merged = _judged(found, filter_types, files, remembered, {})

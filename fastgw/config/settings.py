@@ -266,6 +266,10 @@ class Admin(Unwritten):
     in a file that nobody but the gateway's user can read: `fastgw token` prints it."""
     tls: ServerTls | None = None
     """How TLS is spoken there. null = not at all."""
+    document_bytes: Annotated[Size, Meta(ge=1024, le=256 * 1024**2)] = 1024**2
+    """How long a configuration, or a list of targets, may be that is sent to the API: a longer one is answered 413. One
+    eighth of it is how many values may be in one, those that aliases repeat counted each time. What is checked takes up
+    to 300 times these bytes of memory, and some seconds for each MiB; everything else goes on meanwhile."""
 
 
 DEFAULT_STATUS: Final = Status()

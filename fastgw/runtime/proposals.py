@@ -55,6 +55,8 @@ from fastgw.runtime.stale import Staleness
 
 PROBLEMS: Final = 20
 """Of one attempt, that are remembered."""
+BYTES_PER_VALUE: Final = 8
+"""Of `admin.document_bytes`, for each value that a document may have: real ones have twelve and more."""
 POSTED: Final = "POST /config"
 """How problems name a document that came over the API."""
 
@@ -155,12 +157,28 @@ class Proposals:
                 partial(self._load_posted, text, suffix), "api", dry_run, POSTED, subject="document"
             )
 
+    @property
+    def _most_values(self) -> int | None:
+        """In a document that was sent: what is made of a value takes many times the bytes of it."""
+        admin = self.config.admin
+        return None if admin is None else admin.document_bytes // BYTES_PER_VALUE
+
     def _load_posted(self, text: bytes, suffix: str, instead: Contents) -> Loaded:
         """Raises `ConfigError`, whose problems do not blame the file on disk."""
         file = self.current.file
         try:
             known = self.current.captured
-            return config.load_text(text, file, TYPES, suffix, instead, self._remembered, known, trusted=False)
+            return config.load_text(
+                text,
+                file,
+                TYPES,
+                suffix,
+                instead,
+                self._remembered,
+                known,
+                trusted=False,
+                most_values=self._most_values,
+            )
         except ConfigError as error:
             raise ConfigError(_renamed(each, file, POSTED) for each in error.problems) from error
 

@@ -18,9 +18,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from fastgw.admin import api
 from fastgw.admin import serve as serving
 from fastgw.config.secret import Secret
+from fastgw.config.settings import DEFAULT_ADMIN
 from tests.support.admin import MADE, REJECTED, Served, served
 from tests.support.gateway import FASTGW, STOP_DEADLINE
 
@@ -31,6 +31,7 @@ def here() -> Iterator[Served]:
         yield here
 
 
+DOCUMENT_MAX = DEFAULT_ADMIN.document_bytes
 SHOWN = ("--oauth2-bearer", MADE)
 
 
@@ -86,14 +87,14 @@ class TestCurl:
         """curl asks before it sends this much (`Expect: 100-continue`)."""
         huge = tmp_path / "huge.yaml"
         with huge.open("wb") as file:
-            file.truncate(api.BODY_MAX + 1)
+            file.truncate(DOCUMENT_MAX + 1)
         document = ("-H", "Content-Type: application/yaml", "--data-binary", f"@{huge}")
         written = ("-o", "/dev/null", "-w", "%{http_code} %{size_upload}")
         assert curl(*SHOWN, *document, *written, f"http://{here.authority}/config") == "413 0"
         with huge.open("wb") as file:
-            file.truncate(api.BODY_MAX)
-        assert curl(*SHOWN, *document, *written, f"http://{here.authority}/config") == f"200 {api.BODY_MAX}"
-        assert here.node.told == [(bytes(api.BODY_MAX), ".yaml", False)]
+            file.truncate(DOCUMENT_MAX)
+        assert curl(*SHOWN, *document, *written, f"http://{here.authority}/config") == f"200 {DOCUMENT_MAX}"
+        assert here.node.told == [(bytes(DOCUMENT_MAX), ".yaml", False)]
 
 
 class TestCrowds:

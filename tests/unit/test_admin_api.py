@@ -12,6 +12,7 @@ import pytest
 from fastgw.admin import api
 from fastgw.admin.node import Consumers, Effective, Live, Routes, Status, Upstreams
 from fastgw.admin.operation import Operation
+from fastgw.config.settings import DEFAULT_ADMIN
 from tests.support.admin import (
     BUSY,
     CONSUMER,
@@ -249,19 +250,21 @@ def test_a_defect_is_one_line_in_the_log_and_no_traceback_for_the_client(here, c
 
 def test_a_body_that_is_too_long_is_refused_before_it_has_come(here):
     with here.connect() as connection:
-        length = api.BODY_MAX + 1
+        length = DEFAULT_ADMIN.document_bytes + 1
         head = f"POST /config HTTP/1.1\r\nHost: localhost\r\n{SHOWN}\r\n{YAML}\r\nContent-Length: {length}\r\n\r\n"
         connection.sendall(head.encode())
         assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
     assert here.node.told == []
 
 
-def test_a_body_of_unknown_length_is_cut_off_where_it_gets_too_long(here, monkeypatch):
-    monkeypatch.setattr(api, "BODY_MAX", 1000)
+def test_a_body_of_unknown_length_is_cut_off_where_it_gets_too_long(here):
+    most = DEFAULT_ADMIN.document_bytes
     with here.connect() as connection:
         head = f"POST /config HTTP/1.1\r\nHost: localhost\r\n{SHOWN}\r\n{YAML}\r\nTransfer-Encoding: chunked\r\n\r\n"
-        connection.sendall(head.encode() + b"3e8\r\n" + b"x" * 1000 + b"\r\n1\r\ny\r\n")
-        assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
+        connection.sendall(head.encode() + b"%x\r\n" % most + b"x" * most + b"\r\n1\r\ny\r\n")
+        answer = connection.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"A body may have 1048576 bytes: admin.document_bytes." in answer
     assert here.node.told == []
 
 
