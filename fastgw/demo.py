@@ -63,8 +63,6 @@ def demo(address: Address, workers: int | Literal["auto"]) -> Iterator[tuple[Con
             workers=workers,
             listeners=MappingProxyType({"demo": Listener(address=address)}),
             limits=Limits(connections=1000),
-            status=None,
-            admin=None,
             access_logs=(AccessLog(sink="stdout", format="combined"),),
             filters=MappingProxyType({"request_id": FilterUse("request_id", "request_id", RequestId())}),
             upstreams=MappingProxyType({"origin": Upstream(targets=(target,), host_header="preserve")}),
@@ -76,6 +74,7 @@ def demo(address: Address, workers: int | Literal["auto"]) -> Iterator[tuple[Con
 def announce(bound: Bound) -> None:
     """The first words of the demo."""
     notice(Event.DEMO, f"fastgw {VERSION}: demo on {bound}, Ctrl-C to stop")
+    notice(Event.DEMO, f"  open  {bound.urls[0]}/   # a first look, in a browser")
     for label, line in zip(("try:", "", ""), commands(bound.urls[0]), strict=True):
         notice(Event.DEMO, f"  {label:<5} {line}")
 

@@ -199,6 +199,7 @@ class TestRun:
                 "listeners": {"main": [gateway.address()]},
                 "status": None,
                 "admin": None,
+                "token_file": None,
                 "pid": gateway.process.pid,
             }
 
@@ -264,7 +265,8 @@ class TestDemo:
         _, lines, ready = demo
         (address,) = ready["listeners"]["demo"]
         lines.wait_for(lambda line: b"/events" in line)
-        first, *tries = lines.text().splitlines()
+        first, look, *tries = lines.messages()[:5]
+        assert look.startswith(f"  open  http://{address}/ ")
         assert first == f"fastgw {VERSION}: demo on http://{address} (2 workers), Ctrl-C to stop"
         assert re.fullmatch(rf"  try:  curl -i http://{address}/ {{3,}}# \S.*", tries[0])
         assert len(tries) == 3
@@ -292,7 +294,7 @@ class TestDemo:
             os.killpg(process.pid, signal.SIGINT)
             assert process.wait(STOP_DEADLINE) == 0
         lines.finish()
-        assert lines.lines[-1] == b"stopped\n"
+        assert lines.messages()[-1] == "stopped"
         assert "Traceback" not in lines.text()
         assert list(tmp_path.iterdir()) == []
 

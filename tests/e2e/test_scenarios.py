@@ -47,9 +47,10 @@ class TestFirstMinute:
             assert process.stderr is not None
             log, told = Lines(process.stdout), Lines(process.stderr)
             url = f"http://{ready['listeners']['demo'][0]}"
-            told.wait_for(lambda line: line.startswith(b"        curl -N"))
-            first, *commands = told.text().splitlines()[-4:]
+            told.wait_for(lambda line: b"        curl -N" in line)
+            first, page, *commands = told.messages()[:5]
             assert re.fullmatch(rf"fastgw {re.escape(VERSION)}: demo on {url} \(\d+ workers?\), Ctrl-C to stop", first)
+            assert page.startswith(f"  open  {url}/ ")
             page, echo, events = ("-sS " + re.split(r" {3,}", line)[-2].partition("curl ")[2] for line in commands)
             assert [url in each for each in (page, echo, events)] == [True] * 3
 

@@ -26,6 +26,9 @@ COMMAND_DEADLINE = 60.0  # for a command that ends by itself
 OFF: Mapping[str, None] = {"status": None, "admin": None}
 
 
+FRONT = re.compile(r"^\S+Z (?:debug|info|warning|error) [^\[]+\[\d+\] \w+: ")
+
+
 class GatewayFailed(AssertionError):
     """It did not start, did not stop, or complained. The text holds what it wrote to stderr."""
 
@@ -65,6 +68,10 @@ class Lines:
 
     def text(self) -> str:
         return b"".join(self.lines).decode("utf-8", "backslashreplace")
+
+    def messages(self) -> list[str]:
+        """The lines without the time, level, process and event that stand in front of an operator message."""
+        return [FRONT.sub("", line) for line in self.text().splitlines()]
 
     def finish(self) -> None:
         """Read what is left, after the process has ended."""

@@ -332,7 +332,7 @@ def test_an_extension_that_must_be_understood_is_refused_beside_a_key_that_is_ig
         judged(header_with(crit=[name], **{name: FOREIGN[name]}))
 
 
-@pytest.mark.parametrize("exp", [253_402_300_800, 10**18, 1e18, 10**299, 1.7e308, int(NOW + 60) * 1000])
+@pytest.mark.parametrize("exp", [253_402_300_800, 10**18, 1e18, 10**299, 1.7e308, 1_800_000_000_000])
 def test_an_expiry_behind_the_last_date_is_far_away(exp: float) -> None:
     assert judged(claim(exp=exp))["sub"] == "alice"
     assert check_claims(claims_of(exp=exp), EXPECTED, time.time()) == 253_402_300_799 + EXPECTED.leeway
