@@ -24,6 +24,7 @@ from fastgw.admin.client import TOKEN, AdminClient, Refused, Unreachable
 from fastgw.config.files import LARGEST
 from fastgw.config.secret import SecretError
 from fastgw.config.values import Address, parse_address
+from fastgw.node.kernel import CallRefused
 
 if TYPE_CHECKING:
     from fastgw.admin.choosing import Choice, Wanted
@@ -692,6 +693,9 @@ def main() -> None:
     try:
         _fill_standard_descriptors()
         app(prog_name=PROGRAM)
+    except CallRefused as error:
+        typer.echo(f"fastgw: {error}", err=True)
+        sys.exit(CANNOT_START)
     except Exception as error:
         from fastgw.runtime.notices import described
 

@@ -1,6 +1,5 @@
 """PEM files for OpenSSL, which takes a key from a named file only; and what is wrong with one."""
 
-import os
 import re
 import ssl
 from collections.abc import Iterator
@@ -9,6 +8,8 @@ from typing import Any, Final, Literal, NamedTuple, cast
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+
+from fastgw.node.kernel import memory_file
 
 _ENCRYPTED: Final = re.compile(rb"-----BEGIN ENCRYPTED PRIVATE KEY-----|Proc-Type: 4,ENCRYPTED")
 _KEY: Final = re.compile(rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----")
@@ -30,7 +31,7 @@ class Amiss(NamedTuple):
 @contextmanager
 def as_file(contents: bytes) -> Iterator[str]:
     """A name under which these bytes are read within the `with`; they are in memory, and never on a disk."""
-    with open(os.memfd_create("pem"), "wb") as file:
+    with open(memory_file("pem"), "wb") as file:
         file.write(contents)
         file.flush()
         yield f"/proc/self/fd/{file.fileno()}"

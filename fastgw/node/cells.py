@@ -39,6 +39,7 @@ from itertools import chain
 from typing import Final, Protocol, final
 
 from fastgw.compiled import twin
+from fastgw.node.kernel import memory_file
 
 _twin = twin("fastgw.node._cells")
 
@@ -115,7 +116,7 @@ def table(memory: memoryview, fd: int, offset: int) -> "Cells":
 
 def own_table(count: int = 1024) -> "Cells":
     """A table of this process alone: for tests and trials."""
-    fd = os.memfd_create("fastgw-cells", os.MFD_CLOEXEC)
+    fd = memory_file("fastgw-cells")
     os.ftruncate(fd, size(count))
     mapped = mmap.mmap(fd, size(count))
     weakref.finalize(mapped, os.close, fd)

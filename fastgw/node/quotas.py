@@ -30,6 +30,7 @@ from time import time
 from typing import Final, NamedTuple, final
 
 from fastgw.node import swap
+from fastgw.node.kernel import memory_file
 
 SLOTS: Final = 1 << 19
 """Keys that are counted one by one. Memory is taken as they come: at most 64 bytes a key."""
@@ -101,7 +102,7 @@ def size(slots: int = SLOTS) -> int:
 
 def own_quotas(slots: int = 4096) -> "Quotas":
     """A table of this process alone: for tests and trials."""
-    fd = os.memfd_create("fastgw-quotas", os.MFD_CLOEXEC)
+    fd = memory_file("fastgw-quotas")
     os.ftruncate(fd, size(slots))
     made = Quotas(memoryview(mmap.mmap(fd, size(slots))), fd, 0)
     weakref.finalize(made, os.close, fd)

@@ -25,6 +25,7 @@ from types import MappingProxyType
 from typing import Final, final
 
 from fastgw.node import cells, quotas
+from fastgw.node.kernel import memory_file
 from fastgw.node.limits import UNLIMITED, AddressLimit, Fence, KeyCounts, NodeLimit, Sketch, width_for
 
 VERSION: Final = 5
@@ -115,7 +116,7 @@ class Shared:
         if fd is None:
             width = width_for(layout.connections)
             stride = -(-(layout.end + 2 * Sketch(0, width).words) * _WORD // _PAGE) * _PAGE
-            fd = os.memfd_create("fastgw", os.MFD_CLOEXEC)
+            fd = memory_file("fastgw")
             head = (VERSION, layout.fingerprint, 0, stride // _WORD, width)
             # Per run: nobody outside can choose addresses that share a sketch's cells.
             os.write(fd, b"".join(word.to_bytes(_WORD, sys.byteorder) for word in head) + os.urandom(_SECRET_BYTES))

@@ -30,6 +30,7 @@ from fastgw.config.kept import Kept
 from fastgw.config.settings import Config, FilterUse, Route, Upstream
 from fastgw.filters.api import FeedSource, Filter
 from fastgw.identity import NOBODY, Index, index_of
+from fastgw.node.kernel import memory_file
 from fastgw.node.places import Places
 from fastgw.routing import Steps, at_once
 from fastgw.runtime.channel import Origin
@@ -252,7 +253,7 @@ def accept(
 
 def seal(accepted: Accepted) -> int:
     """Put the document into a memory file that nobody can change any more, and return its descriptor."""
-    descriptor = os.memfd_create("fastgw-accepted", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    descriptor = memory_file("fastgw-accepted", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         with open(descriptor, "wb", closefd=False) as file:
             for part in _parts(accepted):

@@ -7,7 +7,6 @@ first bytes can be looked at before a transport takes the connection.
 
 import asyncio
 import errno
-import resource
 import socket
 from collections.abc import Set
 from contextlib import suppress
@@ -16,7 +15,7 @@ from typing import Final
 from fastgw.downstream import Listener, Server
 from fastgw.events import Event
 from fastgw.node.malloc import trim
-from fastgw.runtime.capacity import connections_held
+from fastgw.runtime.capacity import connections_held, file_limit
 from fastgw.runtime.notices import RareNotice
 from fastgw.runtime.sockets import BACKLOG
 from fastgw.wire.malformed import Malformed
@@ -53,7 +52,7 @@ class Acceptor:
         self._greetings: set[Greeting] = set()
         self._openings: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
-        self._files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._files = file_limit()
         self._most = connections_held(self._files)
         self._complain = RareNotice()
         self._most_held = 0  # connections, since memory was given back

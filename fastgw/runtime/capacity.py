@@ -2,8 +2,10 @@
 
 import math
 import os
+import re
 import resource
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +15,10 @@ WORKER_MEMORY: Final = 64 * 1024 * 1024
 OWN_FILES: Final = 64
 """Files of a worker that are neither connections nor listening sockets: logs, its loop's own."""
 
+USUAL_FILES: Final = 1024
+"""Files that a process may open where nobody says otherwise, and where nothing tells how many they are."""
+
+LIMITS: Final = Path("/proc/self/limits")
 CGROUPS: Final = Path("/sys/fs/cgroup")
 MEMBERSHIP: Final = Path("/proc/self/cgroup")
 
@@ -85,10 +91,26 @@ def _numbers(file: Path) -> list[int]:
 
 
 def raise_file_limit() -> int:
-    """Let this process and its children open as many files as the system allows; how many that is."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
+    """Let this process and its children open as many files as the system allows; how many that is.
+
+    Where a seccomp profile refuses `prlimit` it stays as many as before.
+    """
+    with suppress(OSError, ValueError):
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return file_limit()
+
+
+def file_limit(limits: Path = LIMITS) -> int:
+    """How many files this process may open. `limits`: tells it where the system call is refused (proc(5))."""
+    try:
+        return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    except OSError:
+        pass
+    with suppress(OSError):
+        if told := re.search(r"^Max open files +(\d+)", limits.read_text(), re.MULTILINE):
+            return int(told[1])
+    return USUAL_FILES
 
 
 def connections_held(files: int) -> int:
@@ -104,5 +126,5 @@ def file_limit_warning(connections: int, workers: int, files: int) -> str | None
     needed = 2 * -(-connections // workers) + OWN_FILES
     return (
         f"limits.connections is {connections}, but {files} open files per process hold about {held} connections with "
-        f"{workers} worker{'s' * (workers > 1)}; further ones wait. To hold them all: ulimit -Hn {needed}"
+        f"{workers} worker{'s' * (workers > 1)}; further ones wait. To hold them all: ulimit -n {needed}"
     )

@@ -13,6 +13,7 @@ import msgspec
 
 from fastgw.config import Source
 from fastgw.config.values import parse_address
+from fastgw.node.kernel import memory_file
 from fastgw.node.places import Places
 from fastgw.node.revoked import Told
 from fastgw.node.tickets import Seeds
@@ -193,7 +194,7 @@ class Estate(msgspec.Struct, kw_only=True):
 
     def write(self) -> int:
         """Into a memory file; its descriptor."""
-        descriptor = os.memfd_create("fastgw-estate", os.MFD_CLOEXEC)
+        descriptor = memory_file("fastgw-estate")
         with open(descriptor, "wb", closefd=False) as file:
             file.write(msgspec.msgpack.encode(self))
         return descriptor

@@ -12,6 +12,7 @@ from fastgw.admin.node import FeedInfo
 from fastgw.events import Event
 from fastgw.filters.api import FeedSource
 from fastgw.node.feeds import MOST_BYTES, Feeds, mark_of
+from fastgw.node.kernel import memory_file
 from fastgw.runtime.accepted import Users
 from fastgw.runtime.channel import Ask, Channel, ChannelClosed, ChannelFull, Fed
 from fastgw.runtime.notices import RareNotice, described
@@ -32,7 +33,7 @@ RETRY_S: Final = 0.05
 
 def put(value: bytes) -> int:
     """A memory file that holds the value; its descriptor. Raises `OSError`."""
-    descriptor = os.memfd_create("fastgw-feed", os.MFD_CLOEXEC)
+    descriptor = memory_file("fastgw-feed")
     with open(descriptor, "wb", closefd=False) as file:
         file.write(value)
     return descriptor

@@ -18,6 +18,7 @@ import yaml
 
 from fastgw.config.egress import Kubernetes
 from fastgw.config.kyma_services import VERSION
+from fastgw.node.kernel import memory_file
 
 if TYPE_CHECKING:
     from aiohttp import ClientTimeout, StreamReader
@@ -269,7 +270,7 @@ def _without_data(kubeconfig: Any, kept: ExitStack) -> None:
         for each in kubeconfig.get(part) or ():
             settings = each.get(held) or {}
             for name in [name for name in settings if name.endswith("-data")]:
-                descriptor = os.memfd_create("fastgw-kubeconfig", os.MFD_CLOEXEC)
+                descriptor = memory_file("fastgw-kubeconfig")
                 kept.callback(os.close, descriptor)
                 with open(descriptor, "wb", closefd=False) as file:
                     file.write(b64decode(settings.pop(name)))

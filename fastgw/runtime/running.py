@@ -12,7 +12,7 @@ from fastgw.config import ConfigError, Loaded
 from fastgw.filters import TYPES
 from fastgw.gateway import CompileError
 from fastgw.identity import index_of
-from fastgw.node import openssl
+from fastgw.node import kernel, openssl
 from fastgw.node.quota_file import InUse
 from fastgw.runtime.accepted import accept
 from fastgw.runtime.activation import inherited
@@ -45,8 +45,9 @@ def run_gateway(
 
     `load`: reads the configuration of a first start. `follow_files`: take it anew whenever its files change.
     `name`: how commands may call it.
-    Raises `ConfigError`, `CompileError`, `CannotListen`, `CannotStart`, `UnfitEstate`.
+    Raises `ConfigError`, `CompileError`, `CannotListen`, `CannotStart`, `CallRefused`, `UnfitEstate`.
     """
+    kernel.verify()
     openssl.verify()  # in a child, while there is no thread yet
     trial, past = Estate.read(PREFLIGHT), Estate.read(TAKE_OVER)
     if trial is not None:

@@ -14,6 +14,7 @@ from math import inf
 from typing import Final
 
 from fastgw.events import Event
+from fastgw.node.kernel import memory_file
 from fastgw.runtime.estate import PREFLIGHT, TAKE_OVER, Estate
 from fastgw.runtime.notices import notice
 from fastgw.runtime.signals import outcome
@@ -60,7 +61,7 @@ class Upgrade:
 
     def _start(self, estate: Estate) -> None:
         with inheritable(estate.write(), [estate.shared]) as descriptor:
-            said = os.memfd_create("fastgw-preflight", os.MFD_CLOEXEC)
+            said = memory_file("fastgw-preflight")
             environment = {**os.environ, PREFLIGHT: str(descriptor)}
             outputs = [(os.POSIX_SPAWN_DUP2, said, output) for output in (1, 2)]
             try:

@@ -70,4 +70,4 @@ def test_a_file_limit_that_does_not_is_told_with_what_would_do():
     warning = file_limit_warning(connections=1000, workers=2, files=500 + OWN_FILES)
     assert warning is not None
     assert "hold about 500 connections" in warning
-    assert warning.endswith(f"ulimit -Hn {1000 + OWN_FILES}")
+    assert warning.endswith(f"ulimit -n {1000 + OWN_FILES}")
