@@ -3,20 +3,29 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from math import inf
 
 from fastgw.events import Event
 from fastgw.runtime.notices import notice
-from fastgw.runtime.pulse import LOOK_EVERY, SET_UP_S, SILENT_S, STACK_S
+from fastgw.runtime.pulse import LATE_S, LOOK_EVERY, LOOK_MAX, SET_UP_S, SILENT_S, STACK_S
 from fastgw.runtime.slots import Child
 
 
 class Overseer:
-    """Looks at the beats, and ends whose time is up. `hushed` is told of who has gone silent, or beats again."""
+    """Looks at the beats, and ends whose time is up. `hushed` is told of who has gone silent, or beats again.
 
-    def __init__(self, beat_of: Callable[[Child], int], hushed: Callable[[Child], None]) -> None:
+    `beat_of`: nanoseconds of the monotonic clock; 0: none yet. `lateness_of`: the worst of a child in the last seconds.
+    """
+
+    def __init__(
+        self,
+        beat_of: Callable[[Child], int],
+        lateness_of: Callable[[Child], float],
+        hushed: Callable[[Child], None],
+    ) -> None:
         self._beat_of = beat_of
+        self._lateness_of = lateness_of
         self._hushed = hushed
         self._looked_at = time.monotonic()
 
@@ -25,14 +34,21 @@ class Overseer:
         """Monotonic seconds."""
         return self._looked_at + LOOK_EVERY
 
-    def look(self, children: Iterable[Child], now: float, *, serving: bool) -> None:
+    def look(self, children: Sequence[Child], now: float, *, serving: bool) -> None:
         """`serving`: else a silent worker is not waited for any longer."""
         elapsed = now - self._looked_at
         self._looked_at = now
+        latest = self._latest(children) if serving and elapsed > LOOK_MAX else 0
         for child in children:
             if child.beats:
-                child.pulse.feel(self._beat_of(child), elapsed)
+                beat = self._beat_of(child)
+                child.pulse.feel(beat, elapsed, (latest - beat) / 1e9 if beat else 0.0)
             self._judge(child, now, serving)
+
+    def _latest(self, children: Sequence[Child]) -> int:
+        """The last beat of those that have gone round while we did not look; 0: nobody is known to have."""
+        on_time = [child for child in children if child.beats and self._lateness_of(child) < LATE_S]
+        return max(map(self._beat_of, on_time), default=0)
 
     def _judge(self, child: Child, now: float, serving: bool) -> None:
         """What follows from a worker's silence, or from the end of it."""

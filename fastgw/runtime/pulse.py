@@ -1,7 +1,10 @@
 """Whether the loop of a worker, or of control, still goes round, told by the beats it leaves in shared memory.
 
 A beat is not compared with the clock but with itself, one look later, and each look counts for a second at most: after
-a pause of the whole machine, or of the supervisor alone, every beat looks old and nobody has hung.
+a pause of the whole machine, or of the supervisor alone, every beat looks old and nobody has hung. What went on
+meanwhile is told by the neighbours: one that was never late has gone round all the while, so who has fallen behind it
+is silent as soon as the supervisor looks again. That is enough to accept for it, but not to end it: it may have been
+stopped together with the supervisor, and go on in a moment.
 """
 
 from typing import Final
@@ -10,6 +13,8 @@ LOOK_EVERY: Final = 0.5
 """Seconds between two looks at the beats."""
 LOOK_MAX: Final = 2 * LOOK_EVERY
 """What one look counts for at most, in seconds; if more went by, then the supervisor was not running either."""
+LATE_S: Final = LOOK_MAX
+"""A neighbour whose loop was later than that, in seconds, may have been paused as well and tells nothing of others."""
 SILENT_S: Final = 2.0
 """Seconds without a beat after which neighbours accept for a worker, and a drain or stop waits for it no longer."""
 HUNG_S: Final = 10.0
@@ -32,7 +37,9 @@ class Pulse:
     def __repr__(self) -> str:
         return f"<Pulse silent for {self.silence:.1f} s>"
 
-    def feel(self, beat: int, elapsed: float) -> None:
-        """Look at the beat, so many seconds after the last look."""
-        self.silence = self.silence + min(elapsed, LOOK_MAX) if beat == self._beat else 0.0
+    def feel(self, beat: int, elapsed: float, behind: float = 0.0) -> None:
+        """Look at the beat, so many seconds after the last look. `behind`: seconds by which neighbours are ahead, if
+        that is known to be its own silence."""
+        watched = max(min(elapsed, LOOK_MAX), min(behind, SILENT_S))
+        self.silence = self.silence + watched if beat == self._beat else 0.0
         self._beat = beat

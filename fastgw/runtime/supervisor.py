@@ -124,7 +124,7 @@ class Supervisor:
         self._notifier = Notifier.from_environment()
         self._life = Life(commons, self._children, self._notifier)
         self._adoption = Adoption()
-        self._overseer = Overseer(self._beat_of, self._hush)
+        self._overseer = Overseer(self._beat_of, self._lateness_of, self._hush)
         self._succession = Succession(commons, self._children, self._fork, self._settle)
         self._reloading = Reloading(commons, self._is_serving, self._children.present, self._answer, self._changed)
         self._upgrade = Upgrade()
@@ -477,6 +477,11 @@ class Supervisor:
         if child.column is None:
             return self._commons.words.beat_of_control(self._commons.shared)
         return self._commons.words.beat_of(self._commons.shared, child.column)
+
+    def _lateness_of(self, child: Child) -> float:
+        if child.column is None:
+            return inf  # control does not tell
+        return self._commons.words.lag_s(self._commons.shared.columns[child.column])
 
     def _hush(self, child: Child) -> None:
         """Count the child out, or in again."""

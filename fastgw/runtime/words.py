@@ -197,12 +197,12 @@ class Words:
     def beaten(self, column: Column, at_ns: int, late_s: float) -> None:
         """The loop went round at this instant of the monotonic clock, so late."""
         words, lag = column.words, self._lag
-        words[self.beat] = at_ns
         window = at_ns // (LAG_WINDOW_S * 10**9)
         if window != words[lag + 2]:
             words[lag + 1] = words[lag] if window == words[lag + 2] + 1 else 0
             words[lag], words[lag + 2] = 0, window
         words[lag] = max(words[lag], int(late_s * 1e6), 0)
+        words[self.beat] = at_ns  # last: whoever sees it sees how late it came
 
     def lag_s(self, column: Column) -> float:
         """The worst lateness of the last 5 to 10 seconds."""

@@ -24,7 +24,9 @@ class Watched:
         self.child.generation, self.child.ready = 1, True
         self.beat = 1
         self.told: list[bool] = []
-        self._overseer = Overseer(lambda child: self.beat, lambda child: self.told.append(child.silent))
+        self._overseer = Overseer(
+            lambda child: self.beat, lambda child: 0.0, lambda child: self.told.append(child.silent)
+        )
         self._now = self._overseer.next_look_at
 
     def look_for(self, seconds: float) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from fastgw.runtime import hanging
 from fastgw.runtime.hanging import Overseer
-from fastgw.runtime.pulse import CONTROL_HUNG_S, HUNG_S, LOOK_EVERY, SET_UP_S, SILENT_S, STACK_S
+from fastgw.runtime.pulse import CONTROL_HUNG_S, HUNG_S, LATE_S, LOOK_EVERY, SET_UP_S, SILENT_S, STACK_S
 from fastgw.runtime.slots import Child
 from tests.support.node import Crew
 
@@ -23,22 +23,34 @@ class Watch(Crew):
         self.beating = set(self.children)
         self.hushed: list[Child] = []
         self.killed: list[tuple[int, int]] = []
-        self._beat = 0
+        self.lateness = 0.0
+        self._beat = self._stopped_at = 1
         self._now = 1000.0
-        self._overseer = Overseer(self._beat_of, self.hushed.append)
+        self._overseer = Overseer(self._beat_of, lambda child: self.lateness, self.hushed.append)
         self._overseer._looked_at = self._now
         self.go_on(LOOK_EVERY)
 
     def _beat_of(self, child: Child) -> int:
-        return self._beat if child in self.beating else 1
+        return self._beat if child in self.beating else self._stopped_at
 
     def go_on(self, seconds: float, serving: bool = True) -> None:
         """So much time goes by, with a look in each interval."""
         until = self._now + seconds
         while self._now < until:
             self._now += LOOK_EVERY
-            self._beat += 1
+            self._beat += int(LOOK_EVERY * 1e9)
             self._overseer.look(self.children, self._now, serving=serving)
+
+    def stop(self, child: Child) -> None:
+        """It has beaten a moment ago, and does not any more."""
+        self._stopped_at = self._beat
+        self.beating.discard(child)
+
+    def pause(self, seconds: float, serving: bool = True) -> None:
+        """So much time goes by, and nobody looks before it is over."""
+        self._now += seconds
+        self._beat += int(seconds * 1e9)
+        self._overseer.look(self.children, self._now, serving=serving)
 
 
 @pytest.fixture
@@ -110,3 +122,37 @@ def test_whose_time_is_up_is_killed_although_it_beats(watch):
     assert watch.killed == []
     watch.go_on(1.5)
     assert watch.killed[0] == (watch.first.pid, KILL)
+
+
+def test_who_falls_behind_the_others_while_nobody_looks_is_silent_at_the_next_look(watch):
+    """But it is not ended for that, however long it was: it may go on in a moment."""
+    watch.stop(watch.first)
+    watch.pause(3600.0)
+    assert (watch.hushed, watch.killed) == ([watch.first], [])
+    watch.go_on(HUNG_S - SILENT_S - LOOK_EVERY)
+    assert watch.killed == []
+    watch.go_on(2 * LOOK_EVERY)
+    assert watch.killed[:1] == [(watch.first.pid, STACK)]
+
+
+def test_neighbours_that_were_late_themselves_tell_nothing_of_others(watch):
+    """The whole machine may have been paused, and the other is about to beat."""
+    watch.stop(watch.first)
+    watch.lateness = LATE_S
+    watch.pause(3600.0)
+    assert watch.hushed == []
+    watch.go_on(SILENT_S)
+    assert watch.hushed == [watch.first]
+
+
+def test_nobody_has_beaten_while_nobody_looked(watch):
+    watch.stop(watch.first)
+    watch.stop(watch.second)
+    watch.pause(3600.0)
+    assert watch.hushed == []
+
+
+def test_in_a_drain_nobody_is_ended_for_what_nobody_saw(watch):
+    watch.stop(watch.first)
+    watch.pause(3600.0, serving=False)
+    assert watch.killed == []

@@ -37,3 +37,10 @@ def test_before_the_first_beat_silence_grows_too():
     pulse = Pulse()
     pulse.feel(0, LOOK_EVERY)
     assert pulse.silence == LOOK_EVERY
+
+
+def test_what_neighbours_tell_counts_for_a_silence_and_for_no_more(pulse):
+    pulse.feel(1000, 3600.0, behind=3600.0)
+    assert pulse.silence == SILENT_S
+    pulse.feel(1001, 3600.0, behind=3600.0)
+    assert pulse.silence == 0.0
