@@ -197,6 +197,7 @@ cdef inline PyObject* _lent(Reader reader, object owner, int attribute) except? 
 
 cdef enum:
     KINDS = 32768  # places for those that are found at once
+    SWEPT = 64  # of them that are looked at whenever a kind is learned
     PROBES = 4  # places that a kind may have, one behind the other
     MAX_LINE = 4096
     SLOTS = 15  # of a line, see `lines.JSON_SLOTS`; and the route
@@ -325,6 +326,7 @@ cdef class Recorder:
     cdef dict _pieces  # each piece and each tuple of them that occurs, so that there is one of it
     cdef dict _sorts
     cdef Entry* _entries
+    cdef unsigned int _swept  # up to where entries of generations before were let go of last
     cdef void* _room  # where the entries lie
     cdef tuple _secret_names  # kept for `_secret_texts`
     cdef Text* _secret_texts  # what `_secrets` refers to
@@ -626,6 +628,22 @@ cdef class Recorder:
         names = listener_name, <object>route_name, upstream, target, _METHODS[method], scheme, status, label, head.minor
         return entry if self._learn(entry, recorder.Kind(*names), method) else NULL
 
+    cdef void _sweep(self) noexcept:
+        """Let go of entries of generations before, in a part of the table: else each holds its texts until another
+        kind happens to come to the same place. One is added for each part, so few of them are ever left."""
+        cdef Entry* entry
+        cdef PyObject* route
+        cdef PyObject* sort
+        cdef int _
+        for _ in range(SWEPT):
+            entry = &self._entries[self._swept]
+            self._swept = (self._swept + 1) % KINDS
+            if entry.generation != self._generation and entry.sort is not NULL:
+                route, sort = entry.route, entry.sort
+                entry.route = entry.sort = NULL
+                Py_XDECREF(route)
+                Py_XDECREF(sort)
+
     cdef bint _learn(self, Entry* entry, kind, short method) except -1:
         """Make it an entry of this kind. False: it is not remembered."""
         cdef Sort sort
@@ -633,6 +651,7 @@ cdef class Recorder:
         cdef tuple pieces
         if _PLAIN.fullmatch(route) is None:
             return False
+        self._sweep()
         learned = self._learned.get(kind)
         if learned is None:
             self._forgotten.thin_out()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -139,6 +140,18 @@ def test_a_thousand_generations_take_no_more_room_than_a_few() -> None:
         used.append(sum(1 for _ in claimed(worker.column)))
     assert used[-1] == used[5]
     assert sum(worker.requests.values()) == 3000
+
+
+def test_what_was_learned_of_a_thousand_generations_is_let_go() -> None:
+    """Targets, routes and their lines change each time: what is held of those that are gone does not grow."""
+    worker = Worker([])
+    blocks = []
+    for generation in range(1500):
+        worker.adopt(["a"])
+        for each in range(3):
+            worker.observer.finish(over(route=Named(f"{generation}-{each}"), target=f"http://{generation}.test:{each}"))
+        blocks.append(sys.getallocatedblocks())
+    assert max(blocks[1000:]) - max(blocks[500:1000]) < 4000
 
 
 def test_what_was_learned_is_let_go_in_pieces() -> None:
