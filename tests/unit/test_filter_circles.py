@@ -208,7 +208,7 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
         {"adaptive": {}, "priority": {"groups": {"staff": "high"}, "header": "X-Priority"}},
     ],
     "size": [{"body": "1KiB"}],
-    "egress_calls": [{"user_agent": "pass", "unavailable": "gone"}, {}],
+    "egress_calls": [{"user_agent": "pass", "unavailable": "gone"}, {"ambiguous": "two of them"}, {}],
     "unknown_service": [
         {"apps": ["shop"], "addressing": "path", "several": {"shop/orders": ["a", "b"]}, "awaited": True}
     ],
@@ -221,7 +221,7 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
         {"response": {"set": {"B": "b"}}},
     ],
     "response_urls": [
-        {"urls": ["http://127.0.0.1:9"], "path": "/shop", "cookies": "rewrite"},
+        {"urls": ["http://127.0.0.1:9"], "path": "/shop", "cookies": "rewrite", "root": "bare", "any_port": True},
         {"urls": ["http://127.0.0.1:9"], "path": "/shop", "cookies": "keep"},
     ],
     "target_errors": [{"statuses": ["500-599"], "status": 502, "header": "Target-Status"}],
@@ -239,7 +239,7 @@ SAMPLES: dict[str, list[dict[str, Any]]] = {
             "csrf": {"token_url": "https://api.test/csrf"},
         },
     ],
-    "request_parameters": [{"headers": {"X-Tenant": ["t"]}, "query": {"client": ["100"]}}],
+    "request_parameters": [{"headers": {"X-Tenant": ["t"]}, "query": {"client": ["100"]}, "query_first": "a=b"}],
 }
 
 
@@ -261,9 +261,21 @@ def document(filters: dict[str, Any], **more: Any) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("files")
+    sample_files(folder)
+    return folder
+
+
+def sample_files(folder: Path) -> None:
+    """Those that `SAMPLES` name."""
     (folder / "keys.json").write_bytes(key_set(signer("ES256")))
     (folder / "users").write_text("alice:$2y$04$Ro0CUfOqk6cXEKf3dyaM7OhSCvnwM9s4wIX9JeLapehKK5YdLxKcm\n")
-    return folder
+
+
+def settled(sample: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The same with the files of this folder."""
+    return {
+        key: value.replace("FILES", str(folder)) if isinstance(value, str) else value for key, value in sample.items()
+    }
 
 
 def garbage_of(configuration: Config, other: Config) -> list[str]:
@@ -292,10 +304,7 @@ EVERY = [(name, number) for name, samples in SAMPLES.items() for number in range
 @pytest.mark.parametrize(("name", "number"), EVERY, ids=[f"{name}-{number}" for name, number in EVERY])
 @pytest.mark.parametrize("shadow", [False, True], ids=["enforced", "shadow"])
 def test_a_filter_that_is_dropped_leaves_nothing(name: str, number: int, shadow: bool, files: Path) -> None:
-    settings = {
-        key: value.replace("FILES", str(files)) if isinstance(value, str) else value
-        for key, value in SAMPLES[name][number].items()
-    }
+    settings = settled(SAMPLES[name][number], files)
     if shadow:
         settings["shadow"] = True
     left = garbage_of(load_document(document({name: settings})), load_document(document({})))

@@ -1,0 +1,290 @@
+"""What a gateway holds while its configuration changes again and again under load: each of its processes, over time.
+
+    python -m bench.soak --minutes 60
+
+It measures what no short test sees: memory that comes back too late or never. Every reload changes every route, every
+filter and every secret; the load opens and closes connections, over TLS too. Exit code 1: a process has grown by more
+than `--most` an hour, counted from the middle of the run, when caches are full and pools have their size.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import re
+import secrets
+import signal
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from math import inf
+from pathlib import Path
+from typing import Annotated, Any, Final, NamedTuple
+
+import typer
+
+MIB: Final = 1 << 20
+START_S: Final = 30.0
+ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+REQUESTS: Final = 20
+"""On one connection, at most."""
+FASTGW: Final = Path(sys.executable).with_name("fastgw")
+
+Sample = tuple[float, int]
+"""Seconds since the begin, and bytes."""
+
+
+class Failed(Exception):
+    """The gateway did not start, refused a configuration, or did not answer. The text has what it said."""
+
+
+class Sizes(NamedTuple):
+    workers: int
+    routes: int
+    clients: int
+    reload_every: float
+    """Seconds between two reloads, what one takes comes on top; infinite: there are none."""
+
+
+class Counts:
+    """What was done so far."""
+
+    def __init__(self) -> None:
+        self.requests = self.failed = self.reloads = 0
+
+
+def document(sizes: Sizes, origin: int, folder: Path, number: int) -> dict[str, Any]:
+    """The configuration of one generation: all that may differ from the one before does."""
+    tls = {"certificates": [{"certificate": str(folder / "cert.pem"), "key": str(folder / "key.pem")}]}
+    routes = [
+        {
+            "name": f"r{each}",
+            "paths": [f"/{each}/*"],
+            "upstream": f"u{each % 4}",
+            "timeout": f"{10 + number % 50}s",
+            "filters": {
+                "headers": {
+                    "request": {"set": {"X-Secret": secrets.token_hex(16), "X-From": "{client_ip}"}},
+                    "response": {"set": {"X-Generation": f"{number} {{host}}"}},
+                },
+                "rate_limit": {"limit": 1_000_000 + number, "window": "1s", "key": "ip"},
+                "cors": {"origins": [f"https://a{number}.test", "https://*.b.test"]},
+                "security_headers": {"referrer_policy": "no-referrer" if number % 2 else "same-origin"},
+                "size": {"body": f"{1 + number % 7}MiB"},
+            },
+        }
+        for each in range(sizes.routes)
+    ]
+    return {
+        "version": 1,
+        "workers": sizes.workers,
+        "listeners": {"main": {"address": "127.0.0.1:0"}, "tls": {"address": "127.0.0.1:0", "tls": tls}},
+        "status": None,
+        "admin": {"address": f"unix:{folder}/admin.sock"},
+        "upstreams": {
+            f"u{each}": {"targets": [f"http://127.0.0.1:{origin}", f"http://127.0.0.1:{origin}/{number % 3}"]}
+            for each in range(4)
+        },
+        "consumers": [
+            {"name": f"c{each}", "key_auth": [{"key": secrets.token_hex(16)}]} for each in range(sizes.routes)
+        ],
+        "routes": routes,
+    }
+
+
+# --- what is measured ---
+
+
+def processes(supervisor: int) -> dict[str, int]:
+    """The gateway's processes by what they call themselves."""
+    children = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    found = {"supervisor": supervisor}
+    for pid in map(int, children):
+        with contextlib.suppress(OSError):
+            found[Path(f"/proc/{pid}/comm").read_text().strip().removeprefix("fastgw ")] = pid
+    return found
+
+
+def anonymous(pid: int) -> int:
+    """Bytes of its own: pages that it shares with its parent since the fork count as well, so that to write to one
+    is no growth."""
+    (found,) = re.findall(r"^RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return int(found) * 1024
+
+
+def growth(samples: list[Sample]) -> float:
+    """Bytes in an hour: the slope of the line that fits the later half best."""
+    later = samples[len(samples) // 2 :]
+    mean_at = sum(at for at, _ in later) / len(later)
+    mean = sum(held for _, held in later) / len(later)
+    spread = sum((at - mean_at) ** 2 for at, _ in later)
+    return 3600 * sum((at - mean_at) * (held - mean) for at, held in later) / spread if spread else 0.0
+
+
+# --- the parties ---
+
+
+class _Origin(asyncio.Protocol):
+    """Answers each head; the load sends no bodies."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # TCP gives no other
+        self._transport = transport
+        self._tail = b""
+
+    def data_received(self, data: bytes) -> None:
+        heads = (self._tail + data).split(b"\r\n\r\n")
+        self._tail = heads.pop()
+        self._transport.write(ANSWER * len(heads))
+
+
+async def _visit(ports: Mapping[str, int], routes: int, context: ssl.SSLContext, counts: Counts) -> None:
+    """One connection after another, some over TLS; some are left in the middle of an answer."""
+    while True:
+        tls = random.random() < 0.3
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", ports["tls" if tls else "main"], ssl=context if tls else None
+            )
+            try:
+                for _ in range(random.randint(1, REQUESTS)):
+                    path = b"/%d/%d?q=%d" % (random.randrange(routes + 1), random.randrange(9999), random.randrange(9))
+                    writer.write(b"GET " + path + b" HTTP/1.1\r\nHost: a.test\r\nOrigin: https://x.b.test\r\n\r\n")
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    length = re.search(rb"(?i)content-length: *(\d+)", head)
+                    await reader.readexactly(int(length[1]) if length else 0)
+                    counts.requests += 1
+                    counts.failed += head.startswith(b"HTTP/1.1 5")
+                if random.random() < 0.2:
+                    writer.write(b"GET /0/ HTTP/1.1\r\nHost: a.test\r\n\r\n")
+            finally:
+                writer.close()
+        await asyncio.sleep(random.random() * 0.05)
+
+
+async def _post(folder: Path, body: bytes) -> None:
+    reader, writer = await asyncio.open_unix_connection(str(folder / "admin.sock"))
+    try:
+        head = b"POST /config HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        writer.write(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        answer = await reader.read()
+    finally:
+        writer.close()
+    if not answer.startswith(b"HTTP/1.1 200"):
+        raise Failed(f"a configuration was refused: {answer[-500:].decode(errors='replace')}")
+
+
+@asynccontextmanager
+async def _gateway(folder: Path, first: Mapping[str, Any]) -> AsyncIterator[tuple[int, dict[str, int]]]:
+    """Its pid, and the port of each listener."""
+    config = folder / "gateway.json"
+    config.write_text(json.dumps(first))
+    ready, ready_in = os.pipe()
+    with (folder / "output").open("wb") as output:
+        process = subprocess.Popen(
+            [FASTGW, "run", config, "--ready-fd", str(ready_in)],
+            pass_fds=[ready_in],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=output,
+            env={**os.environ, "XDG_RUNTIME_DIR": str(folder)},
+        )
+    os.close(ready_in)
+    try:
+        with open(ready, "rb") as told:
+            line = await asyncio.wait_for(asyncio.to_thread(told.readline), START_S)
+        if not line:
+            raise Failed((folder / "output").read_text(errors="replace"))
+        listeners = json.loads(line)["listeners"]
+        yield process.pid, {name: int(at[0].rpartition(":")[2]) for name, at in listeners.items()}
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.to_thread(process.wait, START_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _make_certificate(folder: Path) -> None:
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=a.test -days 30"
+    subject = ["-addext", "subjectAltName=DNS:a.test", "-keyout", str(folder / "key.pem")]
+    subprocess.run([*command.split(), *subject, "-out", str(folder / "cert.pem")], check=True, capture_output=True)
+
+
+# --- the run ---
+
+
+async def soak(
+    sizes: Sizes, seconds: float, tell_every: float, folder: Path, reloads: float = inf
+) -> dict[str, list[Sample]]:
+    """Run for so long, or so many reloads; print a line now and then. What each process held. Raises `Failed`."""
+    _make_certificate(folder)
+    context = ssl.create_default_context(cafile=str(folder / "cert.pem"))
+    context.check_hostname = False
+    counts = Counts()
+    samples: dict[str, list[Sample]] = {}
+    origin = await asyncio.get_running_loop().create_server(_Origin, "127.0.0.1", 0)
+    at = origin.sockets[0].getsockname()[1]
+    async with _gateway(folder, document(sizes, at, folder, 0)) as (supervisor, ports):
+        visitors = [asyncio.create_task(_visit(ports, sizes.routes, context, counts)) for _ in range(sizes.clients)]
+        begun, told_at = time.monotonic(), -inf
+        try:
+            while (now := time.monotonic() - begun) < seconds and counts.reloads < reloads:
+                await asyncio.sleep(min(sizes.reload_every, 1.0))
+                if sizes.reload_every < inf:
+                    counts.reloads += 1
+                    await _post(folder, json.dumps(document(sizes, at, folder, counts.reloads)).encode())
+                for visitor in visitors:
+                    if visitor.done():
+                        visitor.result()  # raises
+                if now - told_at >= tell_every:
+                    told_at = now
+                    held = {name: anonymous(pid) for name, pid in processes(supervisor).items()}
+                    for name, each in held.items():
+                        samples.setdefault(name, []).append((now, each))
+                    _tell(now, counts, held)
+        finally:
+            for visitor in visitors:
+                visitor.cancel()
+            await asyncio.gather(*visitors, return_exceptions=True)
+            origin.close()
+    return samples
+
+
+def _tell(now: float, counts: Counts, held: Mapping[str, int]) -> None:
+    memory = "  ".join(f"{name} {each / MIB:.2f}" for name, each in held.items())
+    print(f"{now:6.0f} s  {counts.reloads} reloads  {counts.requests} requests  MiB: {memory}", flush=True)
+
+
+def main(
+    minutes: Annotated[float, typer.Option(help="How long.")] = 10.0,
+    workers: Annotated[int, typer.Option(help="Of the gateway.")] = 2,
+    routes: Annotated[int, typer.Option(help="Each with five filters and a consumer.")] = 100,
+    clients: Annotated[int, typer.Option(help="Connections at a time.")] = 16,
+    reload_every: Annotated[float, typer.Option(help="Seconds between two reloads; 0: none.")] = 1.0,
+    tell_every: Annotated[float, typer.Option(help="Seconds between two lines.")] = 10.0,
+    most: Annotated[float, typer.Option(help="MiB an hour that a process may grow; 0: any.")] = 0.0,
+) -> None:
+    """Change the configuration of a gateway under load, and tell what each of its processes holds."""
+    with tempfile.TemporaryDirectory(prefix="fastgw-soak-") as folder:
+        try:
+            samples = asyncio.run(
+                soak(Sizes(workers, routes, clients, reload_every or inf), minutes * 60, tell_every, Path(folder))
+            )
+        except Failed as error:
+            print(error, file=sys.stderr)
+            sys.exit(2)
+    grown = {name: growth(each) / MIB for name, each in samples.items()}
+    for name, each in grown.items():
+        print(f"{name}: {each:+.1f} MiB an hour")
+    if most and max(grown.values()) > most:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)
