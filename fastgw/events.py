@@ -5,6 +5,9 @@ processes of a gateway write it (`runtime.notices`); elsewhere it is a record of
 """
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from enum import Enum, unique
 from typing import Final
 
@@ -87,6 +90,20 @@ class Event(Enum):
         self.label = self.name.lower()
 
 
+_silent: Final = ContextVar("silent", default=False)
+
+
+@contextmanager
+def silently() -> Iterator[None]:
+    """Let nothing be told meanwhile: what runs here is tried, and serves nobody."""
+    before = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(before)
+
+
 def say(event: Event, text: str, *values: object, error: BaseException | bool | None = None) -> None:
     """Tell of an event; `text` is formatted with `values`. `error` becomes part of it; True: the one being handled."""
-    _log.log(event.level, text, *values, exc_info=error, extra={"event": event})
+    if not _silent.get():
+        _log.log(event.level, text, *values, exc_info=error, extra={"event": event})

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
-import msgspec
-
+from fastgw.admin.explanation import Explanation, Step
 from fastgw.config import settings as config
 from fastgw.config.pem import decoded
 from fastgw.config.secret import SECRET_NAMES
@@ -24,6 +23,7 @@ from fastgw.downstream import Listener
 from fastgw.downstream.choose import Found, OtherRoute, choose, find, meant, other_routes, too_long
 from fastgw.downstream.unreadable import unreadable
 from fastgw.errors import Fault, fault_of
+from fastgw.events import silently
 from fastgw.exchange import Chain, Exchange, Link, Reply, Response, Route, Trailers, problem
 from fastgw.exchange.chain import abandon, checked
 from fastgw.exchange.shadow import Rehearsal
@@ -99,65 +99,6 @@ class _Shown:
         return gone + tuple(self.line(name, value) for name, value in after if (name, value) not in before)
 
 
-class Step(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A filter, and what it decides."""
-
-    filter: str
-    decision: str
-    level: str = ""
-    """Where it is configured: `gateway`, `listener`, `upstream users`, `filter set api` or `route`."""
-    shadow: bool = False
-    """Whether it only says so, and never acts."""
-    waits: bool = False
-    """Whether it would have to ask somebody first: what comes behind it holds if it passes."""
-    depends_on: str = ""
-    """The filter before it that has to ask, and then says who the client is: only then can this one decide."""
-
-
-class Explanation(msgspec.Struct, omit_defaults=True):
-    """What becomes of a request. Empty: does not apply, or is not reached."""
-
-    listener: str = ""
-    client: str = ""
-    reserved: tuple[str, ...] = ()
-    """Headers that were dropped, for the peer is no trusted proxy: `reserved_headers` of the listener."""
-    route: str = ""
-    matched: str = ""
-    """The host and path pattern that matched, with the parameters' values."""
-    nearest: str = ""
-    """Where no route matches: the one that was most likely meant, and what differs."""
-    beat: tuple[str, ...] = ()
-    """Routes that match too, and why they come later."""
-    could_be: tuple[str, ...] = ()
-    """Other routes that the path belongs to where a server reads it otherwise: which, as what, and what is done to it.
-    Where the request is refused for that it has no route, and the first is the one that it has as it came."""
-    split: str = ""
-    """Which of the route's upstreams takes it, and why."""
-    early: tuple[Step, ...] = ()
-    filters: tuple[Step, ...] = ()
-    provided: tuple[str, ...] = ()
-    """Filters that have to ask somebody, who is not asked here, and those whose decision depends on the answer: what
-    follows holds if all of them let it pass. Values that are not known are shown as `{consumer.name}`."""
-    upstream: str = ""
-    target: str = ""
-    targets: int = 0
-    """How many the upstream has, of which one was picked."""
-    picked_by: str = ""
-    """The algorithm, what it has hashed, and the cookie by which clients stay. What depends on what is under way, or on
-    latencies, is told as of a gateway that has just begun."""
-    sends: tuple[str, ...] = ()
-    """The head that the target would be sent, line by line, secrets as `***`."""
-    fails: tuple[str, ...] = ()
-    """What would follow if the target failed or were slow, as far as `retries`, `hedge`, `circuit_breaker` and
-    `fallback` say something of it for this request."""
-    status: int = 0
-    """The gateway's own answer, when it makes one."""
-    fault: str = ""
-    detail: str = ""
-    """What the client is told of a request that could not be read; of a defect, where it is."""
-    fields: tuple[str, ...] = ()
-
-
 class _Listening:
     """A client side that keeps the answer."""
 
@@ -187,12 +128,18 @@ def certificate_in(file: str) -> ClientCertificate:
     """The certificate in a PEM file, as a client would show it. Raises `ValueError`."""
     try:
         contents = Path(file).read_bytes()
-        der = ssl.PEM_cert_to_DER_cert(contents[contents.index(b"-----BEGIN CERTIFICATE") :].decode())
-        return ClientCertificate.of(der, decoded(contents))
-    except (ssl.SSLError, ValueError) as error:  # the first is an OSError, too
-        raise ValueError(f"{file}: there is no certificate in it; expected a PEM file") from error
     except OSError as error:
         raise ValueError(f"{file}: {error.strerror}") from error
+    return certificate_of(contents, file)
+
+
+def certificate_of(pem: bytes, name: str) -> ClientCertificate:
+    """The first certificate in this text. `name`: for errors. Raises `ValueError`."""
+    try:
+        der = ssl.PEM_cert_to_DER_cert(pem[pem.index(b"-----BEGIN CERTIFICATE") :].decode())
+        return ClientCertificate.of(der, decoded(pem))
+    except (ssl.SSLError, ValueError) as error:  # the first is an OSError, too
+        raise ValueError(f"{name}: there is no certificate in it; expected a PEM file") from error
 
 
 def request_bytes(method: str, url: str, fields: Iterable[str]) -> bytes:
@@ -217,6 +164,7 @@ def request_bytes(method: str, url: str, fields: Iterable[str]) -> bytes:
     return "\r\n".join([f"{method} {target} HTTP/1.1", *lines, "", ""]).encode()
 
 
+@silently()  # what filters raise is part of the explanation
 def explain(
     gateway: Gateway,
     method: str,
@@ -372,16 +320,18 @@ def _hashed(trait: Trait | None, exchange: Exchange, shown: _Shown) -> str:
 
 
 def _listener(gateway: Gateway, url: str, name: str | None) -> Listener:
+    # Those of a gateway that nobody serves by may still have the tables of the one before.
+    listeners = [Listener(each, table) for each, table in gateway.tables.items()]
     if name is not None:
-        for listener in gateway.listeners:
+        for listener in listeners:
             if listener.name == name:
                 return listener
-        known = ", ".join(listener.name for listener in gateway.listeners)
+        known = ", ".join(listener.name for listener in listeners)
         raise ValueError(f'there is no listener "{name}"; expected one of: {known}')
     split = urlsplit(url)
     port = split.port or (443 if split.scheme == "https" else 80)
-    alike = [each for each in gateway.listeners if (each.tls is not None) == (split.scheme == "https")]
-    others = [each for each in gateway.listeners if each not in alike]
+    alike = [each for each in listeners if (each.tls is not None) == (split.scheme == "https")]
+    others = [each for each in listeners if each not in alike]
     return next((each for each in (*alike, *others) if each.address.port == port), (*alike, *others)[0])
 
 

@@ -26,6 +26,7 @@ from fastgw.admin.node import (
     Consumers,
     Draining,
     Effective,
+    Explained,
     History,
     Live,
     Node,
@@ -33,6 +34,7 @@ from fastgw.admin.node import (
     Quotas,
     QuotaWasReset,
     Reason,
+    RequestToExplain,
     Revocations,
     Revoked,
     Routes,
@@ -49,6 +51,8 @@ from fastgw.runtime.notices import described
 
 BODY_PATIENCE: Final = 30.0
 """Seconds for a whole request body."""
+EXPLAINED_BYTES: Final = 128 * 1024
+"""Of a request that is to be explained, as JSON, at most."""
 HTML: Final = "text/html; charset=utf-8"
 OPENMETRICS: Final = "application/openmetrics-text"
 SUFFIXES: Final[Mapping[str, str]] = {
@@ -135,9 +139,12 @@ async def _own_fault(request: Request, error: Exception) -> Response:
 # --- what comes in ---
 
 
-async def _body(request: Request) -> bytes:
-    length, most = request.headers.get("content-length", "0"), request.app.state.access.document_bytes
-    too_long = HTTPException(413, f"A body may have {most} bytes: admin.document_bytes.")
+async def _body(request: Request, most: int | None = None) -> bytes:
+    """`most`: bytes; None: as many as a document may have."""
+    length, why = request.headers.get("content-length", "0"), ""
+    if most is None:
+        most, why = request.app.state.access.document_bytes, ": admin.document_bytes"
+    too_long = HTTPException(413, f"A body may have {most} bytes{why}.")
     if int(length) > most:  # the server has found it to be a number
         raise too_long
     body = bytearray()
@@ -310,6 +317,18 @@ async def _reset_quota(node: Node, request: Request) -> Response:
     return told(QuotaWasReset(reset))
 
 
+async def _explain(node: Node, request: Request) -> Response:
+    body = await _body(request, EXPLAINED_BYTES)
+    if _content_type(request) != JSON:
+        raise HTTPException(415, f"The Content-Type is {JSON}.")
+    try:
+        return told(await node.explain(msgspec.json.decode(body, type=RequestToExplain)))
+    except ValueError as error:  # a MsgspecError is one
+        raise HTTPException(400, f"Not a request to explain: {shorten(str(error))}.") from error
+    except TimeoutError as error:
+        raise HTTPException(503, "It is not found out within time; try again later.") from error
+
+
 async def _drain(node: Node, request: Request) -> Response:
     await _no_body(request)
     node.drain()
@@ -436,6 +455,14 @@ OPERATIONS: Final = (
         _reset_quota,
         {200: QuotaWasReset},
         takes={JSON: QuotaReset},
+    ),
+    Operation(
+        "POST",
+        "/explain",
+        "Tell where a request would go and why, without sending it.",
+        _explain,
+        {200: Explained},
+        takes={JSON: RequestToExplain},
     ),
     Operation("POST", "/drain", "Finish what is under way, take nothing new, and stop.", _drain, {202: Draining}),
     Operation("GET", "/metrics", "What Prometheus asks for.", _metrics, {200: OPENMETRICS}),

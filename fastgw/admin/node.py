@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, Protocol
 
 from msgspec import Struct
 
+from fastgw.admin.explanation import Explanation
 from fastgw.config import Problem
 from fastgw.node.revoked import Told
 
@@ -398,6 +399,35 @@ class History(Struct, frozen=True):
     points: Sequence[HistoryPoint]
 
 
+class RequestToExplain(Struct, frozen=True, forbid_unknown_fields=True):
+    """A request that nobody sends."""
+
+    method: str
+    url: str
+    """As the client would ask for it, such as `https://api.example.com/users/7?debug=1`."""
+    headers: Sequence[str] = ()
+    """Each as `Name: value`. Without a Host it is that of the URL."""
+    client: str = "127.0.0.1"
+    """The address that it comes from."""
+    listener: str | None = None
+    """Where it comes in; null = the one that the URL's port belongs to."""
+    certificate: str | None = None
+    """What the client shows, in PEM. It is taken for verified."""
+
+
+class Explained(Struct, frozen=True):
+    """What would become of a request, found out without sending it, as by a gateway that has just begun with this
+    configuration: whether targets are healthy or drained, what limits have left and what was revoked is not looked
+    at."""
+
+    generation: int
+    """Of the configuration by which it is."""
+    explanation: Explanation
+    """As `fastgw explain --format json` tells it. What is left out does not apply, or is not reached."""
+    text: str
+    """The same for people, as `fastgw explain` tells it."""
+
+
 class Draining(Struct, frozen=True):
     """The node takes no new connections, and ends when what is under way has."""
 
@@ -433,7 +463,8 @@ class Refusal(Struct, frozen=True):
 
 
 class Node(Protocol):
-    """What the API asks. Nothing here raises on account of a request, and nothing but the `async` ones takes long.
+    """What the API asks. Nothing here but `explain` raises on account of a request, and nothing but the `async` ones
+    takes long.
 
     An `async` one goes on when the client that asked has left.
     """
@@ -466,6 +497,9 @@ class Node(Protocol):
 
     async def rollback(self, generation: int | None) -> Outcome:
         """Go back to a generation that is kept; None = the last that said something else, each time one further."""
+
+    async def explain(self, request: RequestToExplain) -> Explained:
+        """Raises `ValueError`: it is no such request; `TimeoutError`: it is not found out for now."""
 
     def revocations(self) -> Revocations: ...
 

@@ -137,6 +137,16 @@ class Proposals:
         """Find out whether they do. Reads files: in a thread."""
         self._staleness.look(lambda: self.current)
 
+    @property
+    def tables(self) -> Gateway | None:
+        """Those of what is in force, which nothing is served by; None: nobody has made them here."""
+        return self._tables
+
+    def know(self, tables: Gateway, of: Accepted) -> None:
+        """What is in force, if it still is, has been compiled."""
+        if of is self.current:
+            self._tables = tables
+
     async def recall(self) -> None:
         """Read what is in force, so that the first change makes only what has changed, as later ones do: worth while
         where there may be very many services. What is compared then are the very objects that are remembered."""

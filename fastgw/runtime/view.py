@@ -38,6 +38,7 @@ from fastgw.runtime.channel import Channel, DrainAll
 from fastgw.runtime.checking import Checks, OfUpstream
 from fastgw.runtime.commons import Commons, Record
 from fastgw.runtime.drained import DrainedTargets
+from fastgw.runtime.explaining import Explaining
 from fastgw.runtime.history import EVERY_S, History, Recent, answered
 from fastgw.runtime.processes import Process, process
 from fastgw.runtime.proposals import Proposals
@@ -66,6 +67,7 @@ class View:
         self._channel = channel
         self._proposals = proposals
         self._revoking = revoking
+        self._explaining = Explaining(proposals)
         self._supervisor = os.getppid()
         self._exposition = Exposition(
             series_of(proposals.current.places),
@@ -253,6 +255,9 @@ class View:
 
     def reset_quota(self, instance: str, consumer: str | None, keys: Sequence[str]) -> int | None:
         return limit_telling.reset(self._commons.shared.quotas, self._proposals.config, instance, consumer, keys)
+
+    async def explain(self, request: node.RequestToExplain) -> node.Explained:
+        return await self._explaining.explain(request)
 
     def revocations(self) -> node.Revocations:
         return self._revoking.told()

@@ -213,3 +213,27 @@ def test_probes_and_scrapes_are_answered_while_a_large_configuration_is_checked(
         thread.join()
         assert min(answered.values()) >= 5
         assert gateway.answer("/7/x") == (200, b"v2")
+
+
+def test_a_request_is_explained_by_what_is_served(tmp_path: Path) -> None:
+    """After a reload by the new configuration, also by a control process that has compiled neither."""
+
+    def explained() -> dict[str, Any]:
+        asked = {"method": "GET", "url": "http://a.test/old?token=s3cr3t", "headers": ["Authorization: s3cr3t"]}
+        told = admin(gateway, "POST /explain", json.dumps(asked), "application/json")
+        assert told.status == 200, told.body
+        assert b"s3cr3t" not in told.body
+        return dict(told.json)
+
+    routes = [{"name": name, "paths": [f"/{name}"], "respond": {"body": name}} for name in ("old", "new")]
+    with Reloadable({"routes": routes[:1]}, tmp_path) as gateway:
+        first = explained()
+        assert (first["generation"], first["explanation"]["route"]) == (1, "old")
+        assert "route     old   any host, path /old" in first["text"]
+        gateway.change(routes=[routes[1], {**routes[0], "name": "again"}])
+        assert admin(gateway, "POST /reload").status == 200
+        assert (explained()["generation"], explained()["explanation"]["route"]) == (2, "again")
+        os.kill(gateway.control_pid, signal.SIGKILL)
+        gateway.stderr.wait_for(lambda line: b"control" in line and b"SIGKILL" in line)
+        wait_until(lambda: gateway.command("status", "--format", "json").returncode == 0, "control")
+        assert (explained()["generation"], explained()["explanation"]["route"]) == (2, "again")

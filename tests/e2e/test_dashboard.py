@@ -10,6 +10,7 @@ from urllib.parse import quote
 import msgspec
 import pytest
 
+from fastgw.admin.explanation import Explanation
 from fastgw.admin.node import Effective, Live, Routes, Status, Upstreams
 from tests.e2e.programs import program
 from tests.support.admin_stub import AdminStub, Figures, rejected, route, upstream
@@ -17,7 +18,7 @@ from tests.support.browser import Browser, Page
 from tests.support.gateway import wait_until
 
 HOSTILE = "<img src=x onerror=\"document.title='taken'\">\"'`</script><script>document.title='taken'</script>"
-VIEWS = ("overview", "routes", "upstreams", "workers", "certificates", "quotas", "reloads", "config")
+VIEWS = ("overview", "routes", "upstreams", "workers", "certificates", "quotas", "explain", "reloads", "config")
 PHONE = 360  # CSS pixels
 TOKEN = "open-sesame-\N{CHECK MARK}"
 
@@ -27,6 +28,17 @@ HEIGHTS = """((key) => {
   return [...path.matchAll(/[ML][0-9.-]+ ([0-9.-]+)/g)].map(([, height]) => Number(height));
 })"""
 UNKNOWN = "\N{EN DASH}"
+
+QUOTA = {
+    "filter": "plan",
+    "level": "route users",
+    "key": "consumer",
+    "period": "month",
+    "resets_date": 1_800_000_000.0,
+    "limit": 1000,
+    "used": None,
+    "left": None,
+}
 
 # Every text that is shown, with a contrast too low for it (WCAG 2.2, 1.4.3), and every line of a chart (1.4.11).
 PALE = """(() => {
@@ -104,6 +116,12 @@ def look(page: Page, stub: AdminStub, view: str = "overview") -> None:
         page.until(f"document.querySelector('#table-{view} tbody tr')")
     if view == "config":
         page.until("document.getElementById('config-text').textContent")
+
+
+def certificate(listener: str, days: float) -> dict[str, object]:
+    """One that is good for so many days more."""
+    shown = {"listener": listener, "certificate": "/a.pem", "names": ["a"], "serial": "0", "problem": ""}
+    return shown | {"expires_date": time.time() + days * 86400}
 
 
 def cells(page: Page, view: str, title: str) -> list[str]:
@@ -458,12 +476,18 @@ def test_everything_can_be_read_in_light_and_in_dark(page: Page, stub: AdminStub
     page.prefer(prefers_color_scheme=scheme)
     stub.figures.state = "draining"  # a notice stands there too
     stub.figures.reload_list.append(rejected(1))
+    stub.figures.certificate_list.append(certificate("main", -1.0))
+    stub.figures.quota_list.append(QUOTA)
     page.go(stub.url)
     page.until("document.getElementById('state').textContent === 'Draining'")
     for view in VIEWS:
         page.run(f"location.hash = '#{view}'")
         page.until(f"document.getElementById('view-{view}').checkVisibility()")
         page.until(f"!document.getElementById('table-{view}') || document.querySelector('#table-{view} tbody tr')")
+        if view == "explain":
+            page.type("#explain-url", "http://a.test/")
+            page.press("Enter")
+            page.until("!document.getElementById('explain-text').hidden")
         assert page.run(PALE) == []
     stub.token = "asked for"
     page.until("document.getElementById('ask').open")
@@ -491,14 +515,14 @@ def test_the_theme_follows_the_system_until_it_is_chosen(page: Page, stub: Admin
 def test_the_keyboard_reaches_everything(page: Page, stub: AdminStub) -> None:
     look(page, stub, "routes")
     reached = []
-    for _ in range(15):
+    for _ in range(16):
         page.press("Tab")
         reached.append(page.run("document.activeElement.id || document.activeElement.textContent"))
-    assert reached[:13] == [
+    assert reached[:14] == [
         *("Skip to the content", "do-reload", "do-rollback", "do-drain", "theme", "Overview", "Routes", "Upstreams"),
-        *("Workers", "Certificates", "Quotas", "Reloads", "Config"),
+        *("Workers", "Certificates", "Quotas", "Explain", "Reloads", "Config"),
     ]
-    assert reached[13:15] == ["search-routes", "Route"]
+    assert reached[14:16] == ["search-routes", "Route"]
     page.press("Enter")
     assert page.run("document.activeElement.closest('th').ariaSort") == "ascending"
     outline = page.run("getComputedStyle(document.activeElement).outlineStyle")
@@ -508,10 +532,10 @@ def test_the_keyboard_reaches_everything(page: Page, stub: AdminStub) -> None:
 def test_every_field_and_picture_has_a_name(page: Page, stub: AdminStub) -> None:
     look(page, stub)
     page.until(f"{HEIGHTS}('requests').length >= 2")
-    assert page.run("[...document.querySelectorAll('input')].every((field) => field.labels.length === 1)")
+    assert page.run("[...document.querySelectorAll('input, textarea')].every((field) => field.labels.length === 1)")
     assert page.run("[...document.querySelectorAll('svg:not([aria-hidden])')].every((each) => each.ariaLabel)")
     assert page.run("[...document.querySelectorAll('table')].every((each) => each.caption?.textContent)")
-    assert page.run("document.querySelectorAll('[aria-live], [role=status], [role=alert]').length") == 3
+    assert page.run("document.querySelectorAll('[aria-live], [role=status], [role=alert]').length") == 4
 
 
 def test_nothing_moves_by_itself(page: Page, stub: AdminStub) -> None:
@@ -561,14 +585,60 @@ def test_the_last_hour_is_there_as_soon_as_the_page_is(page: Page, stub: AdminSt
 
 
 def test_certificates_are_told_with_the_days_that_are_left(page: Page, stub: AdminStub) -> None:
-    now = time.time()
-    for place, days in enumerate((40.5, 3.5, -1.0)):
-        shown = {"listener": f"l{place}", "certificate": "/a.pem", "names": ["a"], "serial": "0", "problem": ""}
-        stub.figures.certificate_list.append(shown | {"expires_date": now + days * 86400})
+    stub.figures.certificate_list += [certificate(f"l{place}", days) for place, days in enumerate((40.5, 3.5, -1.0))]
     look(page, stub)
     page.run("location.hash = '#certificates'")
     page.until("document.querySelectorAll('#table-certificates tbody tr').length === 3")
     assert cells(page, "certificates", "Days left") == ["expired", "3 d", "40 d"]
+
+
+def test_a_request_is_explained_as_it_is_typed(page: Page, stub: AdminStub) -> None:
+    """With the keys alone; what is left empty is not sent, and the answer is told in a sentence and in full."""
+    look(page, stub, "explain")
+    page.run("document.getElementById('explain-method').select(); document.getElementById('explain-method').focus()")
+    for place, text in enumerate(("POST", "http://api.example.com/users/7", "X-Tenant: t1\n\n  Accept: */*  ")):
+        if place:
+            page.press("Tab")
+        page.command("Input.insertText", text=text)
+    page.press("Tab")  # the client's address
+    page.press("Enter")
+    page.until("document.getElementById('explain-said').textContent.startsWith('Route user')")
+    assert page.text("#explain-said") == "Route user: goes to http://127.0.0.1:9001. Generation 3."
+    assert page.text("#explain-text") == stub.figures.explanation_text
+    (asked,) = stub.figures.explained
+    assert (asked.method, asked.url) == ("POST", "http://api.example.com/users/7")
+    assert asked.headers == ["X-Tenant: t1", "Accept: */*"]
+    assert (asked.client, asked.listener, asked.certificate) == ("127.0.0.1", None, None)
+    assert page.complaints == []
+
+
+def test_what_cannot_be_explained_is_said_and_hostile_text_stays_text(page: Page, stub: AdminStub) -> None:
+    look(page, stub, "explain")
+    page.type("#explain-url", "http://a.test/")
+    stub.figures.not_explained = HOSTILE
+    page.press("Enter")
+    page.until("document.getElementById('explain-said').textContent.includes('400')")
+    assert HOSTILE in page.text("#explain-said")
+    assert page.run("document.getElementById('explain-text').hidden")
+    stub.figures.not_explained = ""
+    stub.figures.explanation = Explanation(route=HOSTILE, status=404, fault=HOSTILE)
+    stub.figures.explanation_text = HOSTILE
+    page.press("Enter")
+    page.until("!document.getElementById('explain-text').hidden")
+    assert page.text("#explain-text") == HOSTILE
+    assert page.run("document.title") == "fastgw"
+
+
+def test_the_route_tester_sends_what_is_needed_to_ask(page: Page, stub: AdminStub) -> None:
+    """With a session: the cookie alone would not do."""
+    stub.token = TOKEN
+    page.go(f"{stub.url}#token={quote(TOKEN)}")
+    page.until("document.getElementById('state').textContent === 'Serving'")
+    page.click("nav a[href='#explain']")
+    page.type("#explain-url", "http://a.test/")
+    page.press("Enter")
+    page.until("!document.getElementById('explain-text').hidden")
+    assert len(stub.figures.explained) == 1
 
 
 @pytest.mark.parametrize("what", ["reload", "rollback", "drain"])

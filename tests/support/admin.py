@@ -16,10 +16,12 @@ import uvloop
 
 from fastgw.admin.access import Access
 from fastgw.admin.api import create_app
+from fastgw.admin.explanation import Explanation
 from fastgw.admin.node import (
     Committed,
     ConsumerInfo,
     Effective,
+    Explained,
     History,
     Latency,
     Live,
@@ -27,6 +29,7 @@ from fastgw.admin.node import (
     QuotaInfo,
     Reload,
     Reloads,
+    RequestToExplain,
     Revocations,
     RevokedEverywhere,
     RouteInfo,
@@ -52,6 +55,7 @@ BUSY = Outcome(False, 1, Committed(0, 4), summary="another change is under way",
 FAILED = Outcome(False, 1, Committed(0, 4), summary="worker 2 refused: no memory", reason="failed")
 WORKER = Worker(0, 4321, 1, "ready", 93784.5, 17, 1_234_567, 36_000_000, 12.5, 0.0012)
 
+EXPLAINED = Explained(1, Explanation(listener="main", route="user"), "listener  main\nroute     user")
 CONSUMER = ConsumerInfo("alice", ["admin"], keys=2, passwords=1, subjects=0, certificates=0, signing_keys=0)
 EFFECTIVE = Effective(1, "ab" * 32, {"version": 1, "admin": {"token": "***"}})
 
@@ -129,6 +133,12 @@ class FakeNode:
 
     async def rollback(self, generation: int | None) -> Outcome:
         return await self._change(("rollback", generation))
+
+    async def explain(self, request: RequestToExplain) -> Explained:
+        self.told.append(request)
+        if self.broken is not None:
+            raise self.broken
+        return EXPLAINED
 
     def revocations(self) -> Revocations:
         return Revocations(1, 100_000, "shared", [Told("jti", 1.0, 2.0, "https://idp.example", jti="1")])

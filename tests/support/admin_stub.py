@@ -16,7 +16,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from fastgw.admin.access import Access
 from fastgw.admin.answers import refused
 from fastgw.admin.api import create_app
-from fastgw.admin.node import Committed, Node, Outcome
+from fastgw.admin.explanation import Explanation
+from fastgw.admin.node import Committed, Explained, Node, Outcome, RequestToExplain
 from fastgw.admin.serve import serve
 from fastgw.config.secret import Secret
 from fastgw.config.values import Address
@@ -50,6 +51,11 @@ class Figures:
         self.minutes_kept = 60
         self.quota_list: list[dict[str, Any]] = []
         self.certificate_list: list[dict[str, Any]] = []
+        self.explanation = Explanation(route="user", target="http://127.0.0.1:9001")
+        self.explanation_text = "listener  public   client 127.0.0.1\nroute     user   any host, path /users/{id}"
+        self.explained: list[RequestToExplain] = []
+        self.not_explained = ""
+        """Why requests are none."""
         self.asked_to: list[str] = []
         self._lock = threading.Lock()  # the test is in one thread, the server in another
         self.configuration: dict[str, Any] = {"version": 1, "workers": 4, "admin": {"token": "***"}}
@@ -171,6 +177,12 @@ class Figures:
     def _changed(self, what: str) -> Any:
         self.asked_to.append(what)
         return Outcome(True, self.generation, Committed(4, 4), summary=f"{what}: done")
+
+    async def explain(self, request: RequestToExplain) -> Explained:
+        self.explained.append(request)
+        if self.not_explained:
+            raise ValueError(self.not_explained)
+        return Explained(self.generation, self.explanation, self.explanation_text)
 
     def routes(self) -> list[dict[str, Any]]:
         return self.route_list

@@ -30,6 +30,7 @@ SCRIPTS: Final = (
     "reloads",
     "certificates",
     "quotas",
+    "explain",
     "actions",
     "configuration",
     "main",

@@ -50,6 +50,13 @@ export async function ask(path, patience) {
   return answered(path, await send(path, patience), asked);
 }
 
+/** The JSON of the answer to `what`, sent as JSON. Raises `Unanswered`. */
+export async function post(path, patience, what) {
+  const asked = session.number;
+  const options = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(what) };
+  return answered(path, await send(path, patience, options), asked);
+}
+
 /** Have something done, and hear what became of it. A refusal that says why is an answer as well. */
 export async function change(path, patience) {
   const response = await send(path, patience, { method: "POST" });

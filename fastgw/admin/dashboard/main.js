@@ -5,6 +5,7 @@ import { Actions } from "./actions.js";
 import { Certificates } from "./certificates.js";
 import { showConfiguration } from "./configuration.js";
 import { byId, setClass, setText } from "./elements.js";
+import { Explain } from "./explain.js";
 import { History } from "./history.js";
 import { Hour } from "./hour.js";
 import { Overview } from "./overview.js";
@@ -17,7 +18,7 @@ import { Upstreams } from "./upstreams.js";
 import { spanText } from "./words.js";
 import { Workers } from "./workers.js";
 
-const VIEWS = ["overview", "routes", "upstreams", "workers", "certificates", "quotas", "reloads", "config"];
+const VIEWS = ["overview", "routes", "upstreams", "workers", "certificates", "quotas", "explain", "reloads", "config"];
 const LIVE = "/live";
 /** Milliseconds until an answer must be there. That of /live is small, and late only when something is wrong. */
 const LIVE_PATIENCE = 3000;
@@ -75,6 +76,7 @@ class Dashboard {
     byId("ask").addEventListener("cancel", (event) => event.preventDefault()); // there is nothing behind it
     byId("forget").addEventListener("click", () => this.#endSession());
     new Actions(() => this.#askAll());
+    new Explain();
     if (linked) await this.#beginSession(linked); // nothing is asked before
     addEventListener("hashchange", () => this.#turnTo(location.hash.slice(1)));
     this.#turnTo(location.hash.slice(1));
