@@ -29,6 +29,11 @@ OFF: Mapping[str, None] = {"status": None, "admin": None}
 FRONT = re.compile(r"^\S+Z (?:debug|info|warning|error) [^\[]+\[\d+\] \w+: ")
 
 
+def messages(told: str) -> list[str]:
+    """The lines without the time, level, process and event that stand in front of an operator message."""
+    return [FRONT.sub("", line) for line in told.splitlines()]
+
+
 class GatewayFailed(AssertionError):
     """It did not start, did not stop, or complained. The text holds what it wrote to stderr."""
 
@@ -70,8 +75,7 @@ class Lines:
         return b"".join(self.lines).decode("utf-8", "backslashreplace")
 
     def messages(self) -> list[str]:
-        """The lines without the time, level, process and event that stand in front of an operator message."""
-        return [FRONT.sub("", line) for line in self.text().splitlines()]
+        return messages(self.text())
 
     def finish(self) -> None:
         """Read what is left, after the process has ended."""

@@ -1,9 +1,21 @@
 """What unit tests share."""
 
+from collections.abc import Iterator
+
 import pytest
 
+from fastgw.config.settings import Log
+from fastgw.runtime.notices import call_process, configure
 from fastgw.upstream import pool as pooling
 from tests.support.lending import Dialer
+
+
+@pytest.fixture(autouse=True)
+def tells_by_default() -> Iterator[None]:
+    """A test that begins a supervisor or takes a configuration here leaves its name and its way of telling behind."""
+    yield
+    call_process("fastgw")
+    configure(Log())
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def test_a_kubeconfig_has_the_context_that_is_wanted(tmp_path: Path) -> None:
         (
             KUBECONFIG,
             "{kubeconfig: kubeconfig, context: c}",
-            'the kubeconfig has no context "c"; expected one of a, b',
+            'the kubeconfig has no context "c"; expected another',
         ),
         ("{}", "{kubeconfig: kubeconfig}", "the kubeconfig has no current context; expected a `context`"),
         (

@@ -24,12 +24,6 @@ LINE = re.compile(
 )
 
 
-@pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
-    yield
-    configure(Log())
-
-
 def _calls() -> Iterator[tuple[str, ast.Call]]:
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(), str(path))):

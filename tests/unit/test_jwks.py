@@ -163,7 +163,7 @@ def test_a_provider_that_is_away_or_says_nonsense_takes_no_key_away(
 def test_keys_that_are_passed_over_are_told_with_the_reason(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG):
         Node(monkeypatch, [key_set(ONE, TWO.jwk | {"use": "enc"})] * 3).run()
     assert caplog.text.count("passed over: key 2 (two): its `use` is not sig") == 1
 

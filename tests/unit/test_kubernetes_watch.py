@@ -22,6 +22,7 @@ from fastgw.runtime.kubernetes_access import Access, CannotAsk
 from fastgw.runtime.kubernetes_objects import Objects
 from fastgw.runtime.kubernetes_watch import KubernetesWatch, Pauses, Watching
 from tests.support.certificates import Certificates
+from tests.support.gateway import messages
 from tests.support.kubernetes import TOKEN, ApiServer, application, secret
 
 NAMESPACE = "kyma-system"
@@ -489,7 +490,7 @@ def test_a_right_that_is_lacking_is_told_once_and_clearly(
             await seen.knows()
 
     run(work)
-    told = capfd.readouterr().err.splitlines()
+    told = messages(capfd.readouterr().err)
     assert told == [
         "kubernetes://kyma/applications: the API server says 403: applications.applicationconnector.kyma-project.io is "
         'forbidden: User "system:serviceaccount:kyma-system:fastgw" cannot list resource "applications" in API group '
@@ -586,7 +587,7 @@ def test_what_the_library_raises_is_told_until_it_is_over(
             assert seen.problems == []
 
     run(work)
-    told, over = capfd.readouterr().err.splitlines()
+    told, over = messages(capfd.readouterr().err)
     assert told.startswith("kubernetes://kyma/applications: RuntimeError: what nobody has thought of")
     assert over == "kubernetes://kyma/applications: there again"
 

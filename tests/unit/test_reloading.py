@@ -7,12 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 
-from fastgw.runtime import hanging, opening
+from fastgw.config.settings import DEFAULT_STATUS
+from fastgw.config.values import Address
+from fastgw.runtime import commons, hanging, opening
 from fastgw.runtime.channel import Abort, Commit, Outcome, Prepare, Propose, Rejected, Sockets
 from fastgw.runtime.keeping import KEPT
 from fastgw.runtime.reloading import RECORDS, Reloading, changed_files, told
 from fastgw.runtime.slots import Child
-from fastgw.runtime.sockets import Endpoint
+from fastgw.runtime.sockets import Endpoint, open_endpoint
+from tests.support.gateway import messages
 from tests.support.node import ANYWHERE, Crew, close_node, commons_of, sealed_document
 
 STATUS = f"status: {ANYWHERE}"
@@ -313,29 +316,48 @@ def test_a_listener_with_another_address_has_moved(node, tmp_path):
 
 def test_a_problem_that_control_has_told_is_not_told_again(node, capfd):
     node.reloading.rejected(Rejected(generation=1, source="file", why="nonsense"))
-    assert capfd.readouterr().err == "not reloaded, generation 1 stays: what is wrong stands above\n"
+    assert messages(capfd.readouterr().err) == ["not reloaded, generation 1 stays: what is wrong stands above"]
 
 
-def test_an_address_that_was_taken_at_the_start_is_tried_again(node, capfd):
-    """Nobody insists on it."""
+def test_a_written_address_that_is_taken_refuses_the_change_until_it_is_free(node):
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        more = f"status: {{address: 127.0.0.1:{port}}}"
+        more = f"status: {{address: 127.0.0.1:{taken.getsockname()[1]}}}"
+        node.propose(more=more)
+        (outcome,) = node.outcomes
+        assert (outcome.ok, outcome.generation) == (False, 1)
+        assert outcome.why.startswith("cannot listen on 127.0.0.1:")
+        assert [node.told(child) for child in node.children] == [[], []]
+    node.change(more=more)
+    assert tells(node) == "reloaded: generation 2 on 2/2 workers"
+    (again,) = node.changes
+    assert list(again) == ["status"]
+    again["status"].close()
+
+
+def test_a_default_address_that_is_taken_is_left_for_the_next_port_or_tried_again(node, monkeypatch, capfd):
+    """Nobody insists on it."""
+    default, more = DEFAULT_STATUS.address, "# status as it is by default"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ports = {default.port: taken.getsockname()[1], default.port + 1: 0}
+
+        def opened(address: Address, **options: bool) -> Endpoint:
+            return open_endpoint(Address(host=address.host, port=ports[address.port]), **options)
+
+        monkeypatch.setattr(commons, "open_endpoint", opened)
         os.close(node.commons.sealed.descriptor)
         node.commons.sealed = sealed_document(1, more=more)
-        for generation in (2, 3):
-            if generation == 3:
-                taken.close()
-            node.propose(generation, more=more)
-            for child in node.children:
-                node.reloading.prepared(child, generation)
-            for child in node.children:
-                node.commits(child)
-            warned = "no status listener: cannot listen on" in capfd.readouterr().err
-            assert (tells(node), warned) == (f"reloaded: generation {generation} on 2/2 workers", generation == 2)
-    (nothing, again) = node.changes
-    assert (list(nothing), list(again)) == ([], ["status"])
-    again["status"].close()
+        monkeypatch.setattr(opening, "PORTS_TRIED", 0)
+        node.change(more=more)
+        (left_out,) = [each for each in messages(capfd.readouterr().err) if "status" in each]
+        assert left_out.startswith("fastgw: warning: no status listener: cannot listen on")
+        monkeypatch.setattr(opening, "PORTS_TRIED", 1)
+        node.change(3, more=more)
+        assert "no status listener" not in capfd.readouterr().err
+    assert [told(each) for each in node.outcomes] == [f"reloaded: generation {each} on 2/2 workers" for each in (2, 3)]
+    (nothing, moved) = node.changes
+    assert (list(nothing), list(moved)) == ([], ["status"])
+    assert moved["status"].address.port not in (0, ports[default.port])
+    moved["status"].close()
 
 
 @pytest.mark.parametrize("again", [False, True])

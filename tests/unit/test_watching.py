@@ -28,12 +28,12 @@ def watch(until: int) -> bool:
     """Watch, with Ctrl-C at the line of that number behind the first answer. False: there is none before the next."""
     asked = lines = 0
 
-    def ask(client: object) -> tuple[None, None]:
+    def ask(client: object) -> tuple[None, None, None]:
         nonlocal asked
         asked += 1
         if asked > 2:
             raise GoesOn
-        return None, None
+        return None, None, None
 
     def trace(frame: FrameType, event: str, argument: object):
         nonlocal lines
