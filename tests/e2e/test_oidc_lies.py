@@ -183,7 +183,7 @@ def test_a_session_is_in_as_many_cookies_as_it_needs_up_to_five(world: World) ->
         {"token": lambda claims: OURS.token(claims, {"alg": "none"})},
         {"token": lambda claims: OURS.token(claims, {"kid": "another"})},
         {"token": lambda claims: OURS.token(claims, {"typ": "at+jwt"})},
-        {"token": lambda claims: OURS.token(claims, {"jwk": STRANGER.jwk})},
+        {"token": lambda claims: STRANGER.token(claims, {"kid": OURS.jwk["kid"], "jwk": STRANGER.jwk})},
         {"token": lambda claims: OURS.token(claims, {"crit": ["exp"]})},
         {"token": lambda claims: Signer("HS256", "ours", secret=OURS.pem).token(claims)},
         {"token": lambda claims: OURS.token(claims)[:-8] + b"AAAAAAAA"},

@@ -104,7 +104,7 @@ def test_a_file_is_one_gateways_as_long_as_it_runs(tmp_path):
     (tmp_path / "other").mkdir()
     with Gateway(settings(tmp_path, workers=1), tmp_path) as gateway:
         os.kill(gateway.control_pid, signal.SIGKILL)
-        gateway.stderr.wait_for(lambda line: b": control " in line and b"killed by SIGKILL" in line)
+        gateway.stderr.wait_for(lambda line: line.startswith(b"control ") and b"killed by SIGKILL" in line)
         gateway.signal(signal.SIGUSR2)
         gateway.stderr.wait_for(lambda line: b"takes over from its predecessor" in line, 2 * START_DEADLINE)
         assert "quotas.sqlite3 is another gateway's; each needs a file of its own" in second(tmp_path)

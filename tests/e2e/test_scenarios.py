@@ -48,7 +48,7 @@ class TestFirstMinute:
             log, told = Lines(process.stdout), Lines(process.stderr)
             url = f"http://{ready['listeners']['demo'][0]}"
             told.wait_for(lambda line: b"        curl -N" in line)
-            first, page, *commands = told.messages()[:5]
+            first, page, *commands = told.text().splitlines()[:5]
             assert re.fullmatch(rf"fastgw {re.escape(VERSION)}: demo on {url} \(\d+ workers?\), Ctrl-C to stop", first)
             assert page.startswith(f"  open  {url}/ ")
             page, echo, events = ("-sS " + re.split(r" {3,}", line)[-2].partition("curl ")[2] for line in commands)
@@ -265,7 +265,7 @@ def test_a_frozen_worker_an_upgrade_a_stop_no_request_lost(tmp_path: Path) -> No
                 assert shell.process.wait(RUN_DEADLINE) == 0
                 assert [client.wait() for client in clients] == [0, 0, 0]
                 assert {client.lines.text() for client in clients} == {"begun\ndone\n"}
-        assert re.search(r" stopped: stopped: drained 3 requests in \d+\.\d s, 0 cut", shell.log.splitlines()[-1])
+        assert re.search(r"stopped: drained 3 requests in \d+\.\d s, 0 cut", shell.log.splitlines()[-1])
 
 
 async def taking_its_time(scope: Any, receive: Any, send: Any) -> None:

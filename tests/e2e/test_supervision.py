@@ -223,14 +223,14 @@ def test_a_worker_is_killed_when_it_is_prepared(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_stands_still_in_a_reload_is_not_waited_for(tmp_path: Path) -> None:
-    """The others commit after 2 s; it follows when it goes on."""
+    """The others commit after 2 s, and it is killed before: it would go on with what was in force."""
     with in_a_reload(tmp_path) as (gateway, (first, *_)):
         told = gateway.stderr.wait_for(lambda line: b"reloaded: generation 2 on " in line)
         assert b"on 2/3 workers" in told
         assert {gateway.answer() for _ in range(30)} == {(200, b"v2")}
-        os.kill(first, signal.SIGCONT)
+        gateway.stderr.wait_for(death_of(first))
         is_reloaded(gateway, 3)
-        assert first in gateway.worker_pids
+        assert first not in gateway.worker_pids
 
 
 def test_control_is_killed_before_it_proposes(tmp_path: Path) -> None:
@@ -281,13 +281,14 @@ def test_a_worker_that_goes_on_serves_what_was_reloaded_meanwhile(tmp_path: Path
         gateway.change(routes=saying("v2"))
         assert gateway.reload() == "reloaded: generation 2 on 1/2 workers, 1 does not answer"
         assert {gateway.answer() for _ in range(50)} == {(200, b"v2")}
-        os.kill(frozen, signal.SIGCONT)
+        gateway.stderr.wait_for(death_of(frozen))
+        assert f"(pid {frozen}) hangs, and would go on with the configuration that ends now" in gateway.stderr.text()
         all_serve(gateway, 2)
-        assert frozen in gateway.worker_pids
+        assert frozen not in gateway.worker_pids
 
 
 def test_a_worker_that_stands_still_for_long_is_replaced(tmp_path: Path) -> None:
-    """Two reloads later: who takes its place begins with the last."""
+    """Two reloads later: who takes its place begins with the first, and follows to the last."""
     with gateway_saying("v1", tmp_path) as gateway:
         frozen, *_ = gateway.worker_pids
         freeze(frozen, gateway)
@@ -295,7 +296,6 @@ def test_a_worker_that_stands_still_for_long_is_replaced(tmp_path: Path) -> None
             gateway.change(routes=saying(version))
             gateway.reload()
         gateway.stderr.wait_for(death_of(frozen), HUNG_DEADLINE)
-        assert "has not beaten for 10 s: it is killed; where it hangs:" in gateway.stderr.text()
         all_serve(gateway, 3)
 
 
@@ -342,7 +342,7 @@ def test_while_control_is_away_a_worker_answers_the_probes(tmp_path: Path) -> No
         os.kill(gateway.control_pid, signal.SIGKILL)
         for _ in range(3):
             assert (ask(status, "/livez").status, ask(status, "/readyz").status) == (200, 200)
-        assert ask(status, "/metrics").status == 503
+        assert ask(status, "/metrics").status == 200
         os.kill(gateway.worker_pids[0], signal.SIGKILL)  # perhaps the one that answers
         assert (ask(status, "/livez").status, ask(status, "/readyz").status) == (200, 200)
         assert gateway.answer() == (200, b"v1")

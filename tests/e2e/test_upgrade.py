@@ -82,8 +82,7 @@ class Upgradable(Reloadable):
         """The lines that say so, once there are so many."""
 
         def lines() -> list[str]:
-            texts = [line.rstrip().partition("]")[2].partition(": ")[2] for line in self.stderr.text().splitlines()]
-            return [each for each in texts if text in each]
+            return [line.rstrip() for line in self.stderr.text().splitlines() if text in line]
 
         wait_until(lambda: len(lines()) >= count, f"{count} times {text!r} in\n{self.stderr.text()}", LONG)
         return lines()

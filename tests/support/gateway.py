@@ -26,12 +26,12 @@ COMMAND_DEADLINE = 60.0  # for a command that ends by itself
 OFF: Mapping[str, None] = {"status": None, "admin": None}
 
 
-FRONT = re.compile(r"^\S+Z (?:debug|info|warning|error) [^\[]+\[\d+\] \w+: ")
+FRONT = re.compile(rb"^\S+Z (?:debug|info|warning|error) [^\[]+\[\d+\] \w+: ")
 
 
 def messages(told: str) -> list[str]:
     """The lines without the time, level, process and event that stand in front of an operator message."""
-    return [FRONT.sub("", line) for line in told.splitlines()]
+    return [FRONT.sub(b"", line.encode()).decode() for line in told.splitlines()]
 
 
 class GatewayFailed(AssertionError):
@@ -48,10 +48,14 @@ def wait_until(fact: Callable[[], bool], wanted: str, deadline: float = DEADLINE
 
 
 class Lines:
-    """The lines of a pipe, read by a thread as they come: the writer never blocks, and a test can wait for one."""
+    """The lines of a pipe, read by a thread as they come: the writer never blocks, and a test can wait for one.
+
+    Of an operator message it is the text alone: `raw` has the time, level, process and event in front of it as well.
+    """
 
     def __init__(self, pipe: IO[bytes]) -> None:
         self.lines: list[bytes] = []
+        self.raw: list[bytes] = []
         self._pipe = pipe
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -60,7 +64,8 @@ class Lines:
     def _read(self) -> None:
         for line in self._pipe:
             with self._changed:
-                self.lines.append(line)
+                self.raw.append(line)
+                self.lines.append(FRONT.sub(b"", line))
                 self._changed.notify_all()
 
     def wait_for(self, fits: Callable[[bytes], bool], deadline: float = DEADLINE) -> bytes:
@@ -73,9 +78,6 @@ class Lines:
 
     def text(self) -> str:
         return b"".join(self.lines).decode("utf-8", "backslashreplace")
-
-    def messages(self) -> list[str]:
-        return messages(self.text())
 
     def finish(self) -> None:
         """Read what is left, after the process has ended."""
