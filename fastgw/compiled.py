@@ -43,4 +43,6 @@ def warning() -> str | None:
     """What to tell who runs it slower than it could be, and has not asked for that."""
     if PURE or all(in_use.values()):
         return None
+    if any(in_use.values()):
+        return f"running slower than it can: {told()}"
     return f"NOT COMPILED: each request costs two to four times as much as it should: {told()}"
