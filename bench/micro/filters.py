@@ -24,6 +24,7 @@ from fastgw.filters.key_auth import KeyAuth
 from fastgw.filters.security_headers import SecurityHeaders
 from fastgw.forwarded import Peer
 from fastgw.identity import index_of
+from fastgw.observe.families import FilterEvent
 from fastgw.wire.framing import judge_request
 
 NETWORKS = 5_000
@@ -128,9 +129,16 @@ def answered(response: Callable[[Exchange], Any]) -> Callable[[Exchange], Any]:
     return answer
 
 
+class _Counting:
+    """A client side of which only this is asked."""
+
+    def count_filter(self, instance: str, event: FilterEvent) -> None: ...
+
+
 def exchange(number: int, request: bytes = b"") -> Exchange:
     nobody: Any = None
     peer = Peer("192.0.2.1", 1, 80, trusted=False)
-    made = Exchange(judge_request(request or REQUESTS[number]), nobody, nobody, peer, CHAIN)
+    counting: Any = _Counting()
+    made = Exchange(judge_request(request or REQUESTS[number]), counting, nobody, peer, CHAIN)
     made.consumer, made.claims = CONSUMER, CLAIMS
     return made

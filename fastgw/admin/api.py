@@ -28,6 +28,7 @@ from fastgw.admin.node import (
     Effective,
     Explained,
     History,
+    Limits,
     Live,
     Node,
     Outcome,
@@ -300,6 +301,10 @@ async def _quotas(node: Node, request: Request) -> Response:
     return told(Quotas(node.quotas(asked.get("consumer"), asked.getlist("key"))))
 
 
+async def _limits(node: Node, request: Request) -> Response:
+    return told(await node.limits())
+
+
 async def _reset_quota(node: Node, request: Request) -> Response:
     body = await _body(request)
     if _content_type(request) != JSON:
@@ -447,6 +452,13 @@ OPERATIONS: Final = (
             "key": "An address, host, route, or value of a field, cookie or claim: the same for quotas by these. "
             "Repeated, in their order, for quotas by several.",
         },
+    ),
+    Operation(
+        "GET",
+        "/limits",
+        "How much of the limits, and of the memory that they count in, is in use.",
+        _limits,
+        {200: Limits},
     ),
     Operation(
         "POST",

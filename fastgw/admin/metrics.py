@@ -377,6 +377,7 @@ def counted(series: Series, totals: Totals) -> Iterator[tuple[Family, Sequence[S
         (families.FILTER_ERRORS, FilterEvent.RAISED),
         (families.FILTER_TIMEOUTS, FilterEvent.LATE),
         (families.FILTER_AWAY, FilterEvent.AWAY),
+        (families.FILTER_REFUSALS, FilterEvent.REFUSED),
     ):
         names = dict.fromkeys((*series.places.filters, *totals.filters))
         unused = (0,) * len(FilterEvent)

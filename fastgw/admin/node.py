@@ -152,6 +152,62 @@ class Quotas(Struct, frozen=True):
     quotas: Sequence[QuotaInfo]
 
 
+class TableUse(Struct, frozen=True):
+    """Something that the node has of limited size, and how much of it is in use."""
+
+    table: Literal["connections", "rate_limit", "quota"]
+    """Client connections by `limits.connections`; the shared memory in which each key of a `rate_limit`, or of a
+    `quota`, has a place."""
+    used: int
+    """Connections, or keys that count just now. Whose the keys are nobody knows: only hashes of them are kept."""
+    size: int
+    shared: int | None = None
+    """Places in which keys count together that found none of their own; null = there is nothing to share."""
+    overflowed: int | None = None
+    """How often that was so, since the start: of keys of a `quota`, of decisions of a `rate_limit`."""
+    refused: int | None = None
+    """Requests that no place at all was left for; null = not counted by itself."""
+
+
+class LimitUse(Struct, frozen=True):
+    """A limit where it stands in the configuration, and what control knows of its use without asking anybody."""
+
+    filter: str
+    """Its name in the configuration."""
+    type: Literal["concurrency", "quota", "rate_limit"]
+    level: str
+    """Where: `gateway`, `listener NAME`, `upstream NAME`, `filter set NAME` or `route NAME`."""
+    key: str
+    """What it counts by; "" = all requests together."""
+    limit: int
+    """For everybody who is in none of the groups. Of `adaptive` concurrency what is found out just now."""
+    per: str
+    """The period or window; "" of a concurrency limit."""
+    refused: int
+    """Requests, since the start, by all filters of this name."""
+    resets_date: float | None = None
+    """When the period of a quota ends; null = it is none."""
+    in_flight: int | None = None
+    """Requests that a concurrency limit counts just now; null = it counts by a key, and nobody knows the keys."""
+    keys: int | None = None
+    """Consumers or routes that have used a quota in this period, where it counts by one of these alone; null = not
+    known: of other keys only hashes are kept, or there are too many to look at."""
+    most_used: int | None = None
+    """What the one of them has used that is nearest to its limit."""
+    most_used_of: int | None = None
+    """Its limit, which may be that of a group; null = nobody, or it is not known."""
+    most_used_by: str | None = None
+    """Its name; null = nobody, or it is not known."""
+
+
+class Limits(Struct, frozen=True):
+    """All limits, as of a few seconds ago at most."""
+
+    date: float
+    tables: Sequence[TableUse]
+    limits: Sequence[LimitUse]
+
+
 class QuotaWasReset(Struct, frozen=True):
     """What became of a reset."""
 
@@ -505,6 +561,8 @@ class Node(Protocol):
 
     def quotas(self, consumer: str | None, keys: Sequence[str]) -> list[QuotaInfo]:
         """All of them, with what somebody has used."""
+
+    async def limits(self) -> Limits: ...
 
     def reset_quota(self, instance: str, consumer: str | None, keys: Sequence[str]) -> int | None:
         """Let it begin anew. In how many places somebody had used it; None: there is none that counts by that."""

@@ -14,6 +14,7 @@ from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Pha
 from fastgw.filters.limiting.keys import KEY, are_of_somebody, key_of, traits_of
 from fastgw.filters.limiting.ledger import give_back
 from fastgw.node.limits import Cells, KeyCounts
+from fastgw.observe.families import FilterEvent
 
 Key = Annotated[Trait, KEY]
 Level = Literal["high", "normal", "low"]
@@ -110,21 +111,23 @@ class Concurrency(Filter, name="concurrency", phase=Phase.LIMIT_CONSUMER, order=
     def asks_who(self) -> bool:
         """Whether it makes a difference who the client is."""
         by_group = self.priority is not None and bool(self.priority.groups)
-        return by_group or are_of_somebody(self._traits)
+        return by_group or are_of_somebody(self.traits)
 
     @property
-    def _traits(self) -> Sequence[Trait]:
+    def traits(self) -> Sequence[Trait]:
         return traits_of(self.key)
 
     def build(self, env: Env) -> Hooks:
         fault = _FAULTS[self.status]
         fields = ((b"Retry-After", b"%d" % ceil(self.retry_after)),)
         level_of, shares = _levels(self.priority)
+        instance = env.instance
 
         def refuse(exchange: Exchange, level: Level) -> Outcome:
             why = "" if self.priority is None else f" for requests of {level} priority"
             give_back(exchange.limits)
             exchange.limits = None
+            exchange.client.count_filter(instance, FilterEvent.REFUSED)
             return exchange.refuse(fault, None, fields, f"no place left{why}")
 
         if self.adaptive is not None:
@@ -136,8 +139,8 @@ class Concurrency(Filter, name="concurrency", phase=Phase.LIMIT_CONSUMER, order=
         self, env: Env, limit: int, level_of: "LevelOf", shares: Mapping[Level, float], refuse: "Refuse"
     ) -> Hooks:
         most = {level: max(1, int(limit * share)) for level, share in shares.items()}
-        read = key_of(self._traits, self.ipv6_prefix, _use(env).encode())
-        keyed = bool(self._traits)
+        read = key_of(self.traits, self.ipv6_prefix, _use(env).encode())
+        keyed = bool(self.traits)
         held: dict[Exchange, Cells] = {}
         together: Cells = ()
         services: Services | None = None
@@ -163,7 +166,7 @@ class Concurrency(Filter, name="concurrency", phase=Phase.LIMIT_CONSUMER, order=
                 services.in_flight.give_back(cells)
 
         def explain(exchange: Exchange) -> str:
-            level, each = level_of(exchange), f" by {' and '.join(map(str, self._traits))}" if keyed else ""
+            level, each = level_of(exchange), f" by {' and '.join(map(str, self.traits))}" if keyed else ""
             of = "" if self.priority is None else f" of {limit}, with {level} priority"
             return f"while fewer than {most[level]} are under way{each}{of}"
 

@@ -14,6 +14,7 @@ from fastgw.filters.limiting.keys import KEY, are_of_somebody, key_named, key_of
 from fastgw.filters.limiting.ledger import Left, Terms, give_back
 from fastgw.node.periods import Calendar, calendar_of, zone_of
 from fastgw.node.quotas import COUNT_MAX, NOT_OURS, Full, Id, Period, Quotas, own_quotas
+from fastgw.observe.families import FilterEvent
 
 REMEMBERED: Final = 65_536
 """Keys of one use whose slots a worker remembers."""
@@ -56,8 +57,9 @@ class Quota(Filter, name="quota", phase=Phase.LIMIT_CONSUMER, order=10):  # type
     It counts on the node, also where there is a `state`: N nodes behind one name admit up to N times as many.
 
     The admin API tells what consumers have used, and resets it (`GET /quotas`, `POST /quotas/reset`; `key` is repeated,
-    or a list, for a quota by several). Half a million keys are counted one by one, in 64 bytes each. Those that come
-    when no place is left share one: they may be refused for what others have used, nobody is admitted too often.
+    or a list, for a quota by several), and how much of all limits is in use (`GET /limits`). Half a million keys are
+    counted one by one, in 64 bytes each. Those that come when no place is left share one: they may be refused for what
+    others have used, nobody is admitted too often.
     """
 
     limit: Count
@@ -208,6 +210,7 @@ class _Counts:
     """One use of the filter, for all routes that have it."""
 
     def __init__(self, settings: Quota, scope: str, instance: str) -> None:
+        self._instance = instance
         self._settings = settings  # kept: what is shared is found by its identity
         self._key_of = key_of(settings.traits, settings.ipv6_prefix, scope.encode())
         self._table = _Table(scope, settings.calendar)
@@ -253,6 +256,7 @@ class _Counts:
                 give_back(exchange.limits)
                 exchange.limits = group.telling, group, key, 0, None, None
                 exchange.why = group.why
+                exchange.client.count_filter(self._instance, FilterEvent.REFUSED)
                 return refusal(Fault.QUOTA_EXCEEDED, period.ends_date - time())
             table.slots.pop(key, None)
 

@@ -140,6 +140,25 @@ class Quotas:
         """How often a key found no slot of its own."""
         return self._words[_OVERFLOWED]
 
+    @property
+    def slots(self) -> int:
+        """How many keys may have one of their own."""
+        return self._slots
+
+    def occupied(self, now: float) -> tuple[int, int]:
+        """How many slots are some key's at `now`, in epoch seconds, and cannot be given to another: of the keys' own,
+        and of those that are shared. Takes up to 100 ms."""
+        cutoff, words, found = int(now - GRACE_S), self._words, [0, 0]
+        for block in self.in_use():
+            first = _BLOCK * block
+            last = min(first + _BLOCK, self._slots + _OVERFLOW)
+            own = min(max(self._slots - first, 0), _BLOCK)
+            begins, ends = (self._first + _SLOT * slot + _UNTIL for slot in (first, last))
+            count = [until >= cutoff for until in words[begins : ends - _UNTIL : _SLOT].tolist()]
+            found[0] += sum(count[:own])
+            found[1] += sum(count[own:])
+        return found[0], found[1]
+
     # --- what filters do ---
 
     def place(self, id_: Id, shared: Id) -> tuple[int, Id]:

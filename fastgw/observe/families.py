@@ -28,12 +28,13 @@ class FilterEvent(IntEnum):
     COPY_FAILED = 4
     COPY_SKIPPED = 5
     AWAY = 6
+    REFUSED = 7
     # what it would have done, in shadow; the strongest of what its steps decide on one exchange
-    PASS = 7
-    UNKNOWN = 8
-    CHANGE = 9
-    ANSWER = 10
-    RAISE = 11
+    PASS = 8
+    UNKNOWN = 9
+    CHANGE = 10
+    ANSWER = 11
+    RAISE = 12
 
     @property
     def decision(self) -> str:
@@ -123,6 +124,12 @@ FILTER_AWAY: Final = Family(
     ("filter",),
     "Requests that a limit has decided on without the Redis of `state`: it did not answer.",
 )
+FILTER_REFUSALS: Final = Family(
+    "fastgw_filter_refusals_total",
+    "counter",
+    ("filter",),
+    "Requests that a limit has refused as it was reached: of rate_limit, quota and concurrency.",
+)
 FILTER_COPIES: Final = Family(
     "fastgw_filter_copies_total",
     "counter",
@@ -172,6 +179,7 @@ FAMILIES: Final = (
     FILTER_ERRORS,
     FILTER_TIMEOUTS,
     FILTER_AWAY,
+    FILTER_REFUSALS,
     FILTER_COPIES,
     FILTER_SHADOW_DECISIONS,
     CONSUMER_REQUESTS,

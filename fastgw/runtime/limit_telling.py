@@ -1,17 +1,26 @@
 """What is told of quotas and of concurrency: those of the configuration, and how much of them is used."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from fastgw.admin.node import QuotaInfo
+from msgspec.structs import replace
+
+from fastgw.admin.node import LimitUse, QuotaInfo, TableUse
 from fastgw.config.settings import Config, Filters
+from fastgw.config.values import write_duration
 from fastgw.filters.concurrency import Concurrency, cells_of, scope
+from fastgw.filters.limiting.keys import traits_of
 from fastgw.filters.quota import Quota
+from fastgw.filters.rate_limit import RateLimit
 from fastgw.identity import Index, Roster
+from fastgw.node.cells import Cells
 from fastgw.node.limits import KeyCounts
 from fastgw.node.quotas import Quotas
+from fastgw.observe.families import FilterEvent
 
+LOOKED_UP: Final = 10_000
+"""Keys of quotas, of all together, that are looked at to find the one that is used most: some 0.1 s."""
 _NO_GROUPS: Final[frozenset[str]] = frozenset()
 
 
@@ -68,6 +77,75 @@ def reset(quotas: Quotas, config: Config, instance: str, consumer: str | None, k
     ]
     wanted = [id_ for id_ in ids if id_ is not None]
     return sum(map(quotas.reset, wanted)) if wanted else None
+
+
+def tables(cells: Cells, quotas: Quotas) -> tuple[TableUse, TableUse]:
+    """The memory that limits by key count in. Takes some 0.1 s where it is full."""
+    own, shared = cells.occupied(time.monotonic_ns())
+    of_limits = TableUse("rate_limit", own, cells.count, shared, cells.overflowed, cells.refused)
+    own, shared = quotas.occupied(time.time())
+    return of_limits, TableUse("quota", own, quotas.slots, shared, quotas.overflowed)
+
+
+def limits(
+    config: Config, index: Index, quotas: Quotas, counts: KeyCounts, counted: Mapping[str, Sequence[int]]
+) -> Iterator[LimitUse]:
+    """All limits of a configuration. `counted`: of filters, by instance. Takes some 0.1 s where there are many."""
+    look_ups = LOOKED_UP
+    for level, route, filters in _levels(config):
+        shown = level if route is None else f"route {route}"
+        for instance, use in filters.items():
+            settings = None if use is None else use.settings
+            refused = counted[instance][FilterEvent.REFUSED] if instance in counted else 0
+            if isinstance(settings, Concurrency):
+                in_use, found_out = cells_of(counts, scope(level, route, instance))
+                limit = counts.count(found_out) if settings.limit is None else settings.limit
+                by, in_flight = ", ".join(map(str, settings.traits)), None if settings.key else counts.count(in_use)
+                yield LimitUse(instance, "concurrency", shown, by, limit, "", refused, None, in_flight)
+            elif isinstance(settings, RateLimit):
+                by, window = ", ".join(map(str, traits_of(settings.key))), write_duration(settings.window)
+                yield LimitUse(instance, "rate_limit", shown, by, settings.limit, window, refused)
+            elif isinstance(settings, Quota):
+                known = _known(settings, config, index, look_ups)
+                look_ups -= len(known or ())
+                used = _used(quotas, settings, settings.scope(level, route, instance), known)
+                by, resets = ", ".join(map(str, settings.traits)), settings.calendar(time.time()).ends_date
+                told = LimitUse(instance, "quota", shown, by, settings.limit, settings.period_told, refused, resets)
+                yield told if used is None else replace(told, **used._asdict())
+
+
+class _Used(NamedTuple):
+    """How many keys have used a quota, and what of the one that is nearest to its limit."""
+
+    keys: int = 0
+    most_used: int = 0
+    most_used_of: int | None = None
+    most_used_by: str | None = None
+
+
+def _known(settings: Quota, config: Config, index: Index, most: int) -> Mapping[str, int] | None:
+    """All keys that a quota may count by, and the limit of each. None: nobody knows them, or they are above `most`."""
+    kinds = [trait.kind for trait in settings.traits]
+    if kinds == ["consumer"] and index.count <= most:
+        return {known.name: settings.limit_of(frozenset(known.groups)) for known in index.known()}
+    if kinds == ["route"] and len(config.routes) <= most:
+        return {route.name: settings.limit for route in config.routes}
+    return None
+
+
+def _used(quotas: Quotas, settings: Quota, scope: str, known: Mapping[str, int] | None) -> _Used | None:
+    if known is None:
+        return None
+    period, used = settings.calendar(time.time()), dict[str, int]()
+    for name in known:
+        by_consumer = settings.traits[0].kind == "consumer"
+        id_ = settings.id_of(scope, name, ()) if by_consumer else settings.id_of(scope, None, (name,))
+        if id_ is not None and (count := quotas.look_up(id_, period)):
+            used[name] = count
+    if not used:
+        return _Used()
+    first = max(used, key=lambda name: used[name] / known[name])
+    return _Used(len(used), used[first], known[first], first)
 
 
 def concurrency(counts: KeyCounts, config: Config) -> dict[str, tuple[int, int]]:

@@ -54,6 +54,8 @@ HEALTH: Final[Mapping[Verdict, node.Health]] = {
 UNCOUNTED: Final = (0,) * TARGET_WORDS
 UNSEEN: Final = Process(cpu_s=0.0, resident_bytes=0, open_fds=0)
 """Where the system tells nothing of other processes."""
+LIMITS_EVERY_S: Final = 2.0
+"""How old what is told of the use of limits may be: it is looked at in a thread, and not again for each that asks."""
 CLIENT_LEFT: Final = 499
 ERRORS: Final = 500
 """Statuses from here on are errors of ours or of an upstream."""
@@ -80,6 +82,8 @@ class View:
             lambda: limit_telling.concurrency(self._in_flight, self._proposals.config),
             lambda: self._proposals.stale is not None,
         )
+        self._looking = asyncio.Lock()
+        self._limits: node.Limits | None = None
         self._in_flight = commons.shared.supervisor.in_flight()  # only to be read
         self.health: Checks | None = None
         """Who looks after the targets."""
@@ -252,6 +256,21 @@ class View:
         proposals = self._proposals
         index = proposals.current.index
         return limit_telling.told(self._commons.shared.quotas, proposals.config, index, consumer, keys)
+
+    async def limits(self) -> node.Limits:
+        async with self._looking:
+            if self._limits is None or time.time() - self._limits.date >= LIMITS_EVERY_S:
+                self._limits = await asyncio.to_thread(self._limits_now, self._proposals.config, self._totals())
+            return self._limits
+
+    def _limits_now(self, configuration: Config, totals: Totals) -> node.Limits:
+        shared = self._commons.shared
+        most = configuration.limits.connections
+        connections = sum(column.words[self._commons.words.connections] for column in shared.columns)
+        tables = (node.TableUse("connections", connections, most), *limit_telling.tables(shared.cells, shared.quotas))
+        index = self._proposals.current.index
+        uses = limit_telling.limits(configuration, index, shared.quotas, self._in_flight, totals.filters)
+        return node.Limits(time.time(), tables, list(uses))
 
     def reset_quota(self, instance: str, consumer: str | None, keys: Sequence[str]) -> int | None:
         return limit_telling.reset(self._commons.shared.quotas, self._proposals.config, instance, consumer, keys)

@@ -11,14 +11,14 @@ import msgspec
 import pytest
 
 from fastgw.admin.explanation import Explanation
-from fastgw.admin.node import Effective, Live, Routes, Status, Upstreams
+from fastgw.admin.node import Effective, Limits, Live, Routes, Status, Upstreams
 from tests.e2e.programs import program
-from tests.support.admin_stub import AdminStub, Figures, rejected, route, upstream
+from tests.support.admin_stub import AdminStub, Figures, limit_use, rejected, route, table_use, upstream
 from tests.support.browser import Browser, Page
 from tests.support.gateway import wait_until
 
 HOSTILE = "<img src=x onerror=\"document.title='taken'\">\"'`</script><script>document.title='taken'</script>"
-VIEWS = ("overview", "routes", "upstreams", "workers", "certificates", "quotas", "explain", "reloads", "config")
+VIEWS = ("overview", "routes", "upstreams", "workers", "certificates", "limits", "explain", "reloads", "config")
 PHONE = 360  # CSS pixels
 TOKEN = "open-sesame-\N{CHECK MARK}"
 
@@ -28,17 +28,6 @@ HEIGHTS = """((key) => {
   return [...path.matchAll(/[ML][0-9.-]+ ([0-9.-]+)/g)].map(([, height]) => Number(height));
 })"""
 UNKNOWN = "\N{EN DASH}"
-
-QUOTA = {
-    "filter": "plan",
-    "level": "route users",
-    "key": "consumer",
-    "period": "month",
-    "resets_date": 1_800_000_000.0,
-    "limit": 1000,
-    "used": None,
-    "left": None,
-}
 
 # Every text that is shown, with a contrast too low for it (WCAG 2.2, 1.4.3), and every line of a chart (1.4.11).
 PALE = """(() => {
@@ -112,7 +101,7 @@ def look(page: Page, stub: AdminStub, view: str = "overview") -> None:
     """Open a view, and wait for its data."""
     page.go(f"{stub.url}#{view}")
     page.until("document.getElementById('state').textContent === 'Serving'")
-    if view in ("routes", "upstreams", "workers", "reloads"):
+    if view in ("routes", "upstreams", "workers", "limits", "reloads"):
         page.until(f"document.querySelector('#table-{view} tbody tr')")
     if view == "config":
         page.until("document.getElementById('config-text').textContent")
@@ -149,6 +138,7 @@ def is_wider_than(page: Page, width: int) -> bool:
         ({"routes": Figures().routes()}, Routes),
         ({"upstreams": Figures().upstreams()}, Upstreams),
         (asyncio.run(Figures().config()), Effective),
+        (asyncio.run(Figures().limits()), Limits),
     ],
     ids=lambda each: each.__name__ if isinstance(each, type) else "",
 )
@@ -477,7 +467,6 @@ def test_everything_can_be_read_in_light_and_in_dark(page: Page, stub: AdminStub
     stub.figures.state = "draining"  # a notice stands there too
     stub.figures.reload_list.append(rejected(1))
     stub.figures.certificate_list.append(certificate("main", -1.0))
-    stub.figures.quota_list.append(QUOTA)
     page.go(stub.url)
     page.until("document.getElementById('state').textContent === 'Draining'")
     for view in VIEWS:
@@ -520,7 +509,7 @@ def test_the_keyboard_reaches_everything(page: Page, stub: AdminStub) -> None:
         reached.append(page.run("document.activeElement.id || document.activeElement.textContent"))
     assert reached[:14] == [
         *("Skip to the content", "do-reload", "do-rollback", "do-drain", "theme", "Overview", "Routes", "Upstreams"),
-        *("Workers", "Certificates", "Quotas", "Explain", "Reloads", "Config"),
+        *("Workers", "Certificates", "Limits", "Explain", "Reloads", "Config"),
     ]
     assert reached[14:16] == ["search-routes", "Route"]
     page.press("Enter")
@@ -551,7 +540,7 @@ def test_nothing_but_the_admin_api_is_asked(page: Page, stub: AdminStub) -> None
     for view in VIEWS:
         page.click(f"nav a[href='#{view}']")
     wait_until(lambda: "/config" in stub.asked, "the configuration to be asked for")
-    assert set(stub.asked) == {"/", "/live", "/history", "/status", "/routes", "/upstreams", "/quotas", "/config"}
+    assert set(stub.asked) == {"/", "/live", "/history", "/status", "/routes", "/upstreams", "/limits", "/config"}
     told = page.run("performance.getEntriesByType('resource').map((each) => new URL(each.name).origin)")
     assert set(told) == {stub.url.rstrip("/")}
     assert page.complaints == []
@@ -639,6 +628,28 @@ def test_the_route_tester_sends_what_is_needed_to_ask(page: Page, stub: AdminStu
     page.press("Enter")
     page.until("!document.getElementById('explain-text').hidden")
     assert len(stub.figures.explained) == 1
+
+
+def test_limits_are_told_with_what_is_in_use_and_what_is_not_known(page: Page, stub: AdminStub) -> None:
+    figures = stub.figures
+    figures.limit_list += [limit_use(HOSTILE, "rate_limit", key="ip", per="1s", most_used=None)]
+    figures.limit_list[2] |= {"keys": None, "most_used_by": None, "in_flight": None}
+    figures.limit_list += [
+        limit_use("idle", "quota", keys=0, most_used=0, most_used_by=None, most_used_of=None, refused=0)
+    ]
+    figures.limit_list[1]["in_flight"] = 1000
+    figures.table_list += [table_use("quota", 0, 524_288, shared=0, overflowed=4, refused=None)]
+    look(page, stub, "limits")
+    assert cells(page, "limits", "Filter") == ["plan", "crowd", HOSTILE, "idle"]
+    assert cells(page, "limits", "In flight") == [UNKNOWN, "1,000", UNKNOWN, UNKNOWN]
+    assert cells(page, "limits", "Keys") == ["3", UNKNOWN, UNKNOWN, "0"]
+    assert cells(page, "limits", "Most used") == ["950 of 1,000 by alice", UNKNOWN, UNKNOWN, "0"]
+    assert cells(page, "limits", "Refused") == ["12", "12", "12", "0"]
+    marks = "[...document.querySelectorAll('#table-limits td[data-title=\"In flight\"] span')].map((e) => e.className)"
+    assert page.run(marks)[1] == "bad"
+    assert cells(page, "tables", "Share") == ["1.7 %", "90.6 %", "0 %"]
+    assert cells(page, "tables", "Without a place") == [UNKNOWN, UNKNOWN, "4"]
+    assert page.complaints == []
 
 
 @pytest.mark.parametrize("what", ["reload", "rollback", "drain"])

@@ -179,6 +179,53 @@ def test_the_admin_api_tells_what_is_used_and_resets_it(tmp_path):
         wait_until(lambda: kept(tmp_path) == 15, "the file to know of the reset")
 
 
+def test_the_admin_api_tells_how_much_of_the_limits_is_in_use(tmp_path):
+    """What control can see without asking a worker; the rest is null."""
+    filters = {
+        "key_auth": {"key_names": ["apikey"]},
+        "plan": {"type": "quota", "limit": 3, "period": "month", "groups": {"gold": {"limit": 5}}},
+        "by_route": {"type": "quota", "limit": 9, "period": "month", "key": "route"},
+        "by_address": {"type": "quota", "limit": 90, "period": "month", "key": "ip"},
+        "pace": {"type": "rate_limit", "limit": 4, "window": "1h", "key": "consumer"},
+        "crowd": {"type": "concurrency", "limit": 10},
+        "crowd_each": {"type": "concurrency", "limit": 10, "key": "consumer"},
+    }
+    consumers = [
+        {"name": name, "groups": groups, "key_auth": [{"key": f"key-of-{name}-1"}]}
+        for name, groups in (("alice", ["gold"]), ("bob", []), ("carol", []))
+    ]
+    routes = [{"name": "all", "respond": {"body": "ok"}, "filters": filters}]
+    config = settings(tmp_path, routes=routes, consumers=consumers, admin={"address": "127.0.0.1:0"})
+
+    def ask(who: str) -> int:
+        head = f"GET / HTTP/1.1\r\nHost: a\r\napikey: key-of-{who}-1\r\nConnection: close\r\n\r\n"
+        with gateway.connect() as client:
+            return client.exchange(head.encode()).status
+
+    def limits() -> dict[str, Any]:
+        status, told = admin(gateway, "GET /limits")
+        assert status == 200
+        return {each["filter"]: each for each in told["limits"]} | {each["table"]: each for each in told["tables"]}
+
+    (tmp_path / "kept").mkdir()
+    with Gateway(config, tmp_path) as gateway:
+        assert [ask("alice") for _ in range(5)] == [200] * 4 + [429]  # `pace`
+        assert [ask("bob") for _ in range(4)] == [200] * 3 + [429]  # `plan`
+        wait_until(lambda: limits()["plan"]["refused"] == 1, "what was counted")
+        told = limits()
+        whose = [told["plan"][each] for each in ("keys", "most_used", "most_used_of", "most_used_by")]
+        assert whose == [2, 3, 3, "bob"]  # alice has used more, of more
+        assert (told["plan"]["type"], told["plan"]["level"], told["plan"]["per"]) == ("quota", "route all", "month")
+        assert (told["by_route"]["keys"], told["by_route"]["most_used_by"]) == (1, "all")
+        assert (told["by_address"]["keys"], told["by_address"]["most_used"]) == (None, None)
+        assert (told["pace"]["refused"], told["pace"]["keys"], told["pace"]["per"]) == (1, None, "1h")
+        assert (told["crowd"]["in_flight"], told["crowd"]["refused"], told["crowd"]["limit"]) == (0, 0, 10)
+        assert (told["crowd_each"]["in_flight"], told["crowd_each"]["key"]) == (None, "consumer")
+        assert (told["quota"]["used"], told["quota"]["shared"], told["quota"]["overflowed"]) == (4, 0, 0)
+        assert (told["rate_limit"]["used"], told["rate_limit"]["size"]) == (2, 2**21)
+        assert told["connections"]["size"] == 20_000
+
+
 def admin(gateway: Gateway, line: str, body: dict[str, Any] | None = None) -> tuple[int, Any]:
     payload = b"" if body is None else json.dumps(body).encode()
     fields = ("Host: localhost", shown(gateway), "Content-Type: application/json", f"Content-Length: {len(payload)}")

@@ -24,6 +24,8 @@ from fastgw.admin.node import (
     Explained,
     History,
     Latency,
+    Limits,
+    LimitUse,
     Live,
     Outcome,
     QuotaInfo,
@@ -34,6 +36,7 @@ from fastgw.admin.node import (
     RevokedEverywhere,
     RouteInfo,
     Status,
+    TableUse,
     TargetInfo,
     UpstreamInfo,
     Worker,
@@ -150,6 +153,10 @@ class FakeNode:
     def quotas(self, consumer: str | None, keys: Sequence[str]) -> list[QuotaInfo]:
         used = 3 if consumer == "alice" else None
         return [QuotaInfo("quota", "route user", "consumer", "month", 1.8e9, 10, used, None if used is None else 7)]
+
+    async def limits(self) -> Limits:
+        tables = [TableUse("rate_limit", 3, 2**21, 0, 0, 0)]
+        return Limits(1.7e9, tables, [LimitUse("rate_limit", "rate_limit", "gateway", "ip", 10, "1s", 4)])
 
     def reset_quota(self, instance: str, consumer: str | None, keys: Sequence[str]) -> int | None:
         self.told.append(("reset", instance, consumer, *keys))

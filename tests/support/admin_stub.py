@@ -49,7 +49,8 @@ class Figures:
         self.upstream_list = [upstream("users", 3), upstream("orders", 2)]
         self.reload_list = [reloaded(3), rejected(2), reloaded(2), reloaded(1, "start", "started: generation 1")]
         self.minutes_kept = 60
-        self.quota_list: list[dict[str, Any]] = []
+        self.table_list = [table_use("connections", 340, 20_000), table_use("rate_limit", 1_900_000, 2_097_152)]
+        self.limit_list = [limit_use("plan", "quota"), limit_use("crowd", "concurrency")]
         self.certificate_list: list[dict[str, Any]] = []
         self.explanation = Explanation(route="user", target="http://127.0.0.1:9001")
         self.explanation_text = "listener  public   client 127.0.0.1\nroute     user   any host, path /users/{id}"
@@ -162,8 +163,8 @@ class Figures:
             "loop_lag_s": self.loop_lag_s,
         }
 
-    def quotas(self, consumer: str | None, keys: list[str]) -> list[dict[str, Any]]:
-        return self.quota_list
+    async def limits(self) -> dict[str, Any]:
+        return {"date": STARTED_DATE + self.uptime_s, "tables": self.table_list, "limits": self.limit_list}
 
     async def reload(self) -> dict[str, Any]:
         return self._changed("reload")
@@ -215,6 +216,30 @@ def route(name: str, **fields: Any) -> dict[str, Any]:
         "faults": {},
         "recent_faults": {},
         "last_error": None,
+        **fields,
+    }
+
+
+def table_use(table: str, used: int, size: int, **fields: Any) -> dict[str, Any]:
+    return {"table": table, "used": used, "size": size, "shared": None, "overflowed": None, "refused": None, **fields}
+
+
+def limit_use(name: str, type_: str, **fields: Any) -> dict[str, Any]:
+    is_quota = type_ == "quota"
+    return {
+        "filter": name,
+        "type": type_,
+        "level": "route user",
+        "key": "consumer" if is_quota else "",
+        "limit": 1000,
+        "per": "month" if is_quota else "",
+        "refused": 12,
+        "resets_date": STARTED_DATE if is_quota else None,
+        "in_flight": None if is_quota else 17,
+        "keys": 3 if is_quota else None,
+        "most_used": 950 if is_quota else None,
+        "most_used_of": 1000 if is_quota else None,
+        "most_used_by": "alice" if is_quota else None,
         **fields,
     }
 

@@ -367,3 +367,26 @@ def test_it_is_told_which_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cells.told() == "fcntl locks (no compiled twin)"
     monkeypatch.setattr(cells, "_twin", object())
     assert cells.told() == "compare-and-swap"
+
+
+@in_each_way
+def test_what_is_in_use_is_told_and_takes_no_memory(way):
+    """Cells that count; not those that have expired, nor those of an overflow that nobody needs."""
+    with made(way, 4096) as table:
+        bucket = table.token_bucket(10, 10.0, 10)
+        now = 10**12
+        for number in range(50):
+            bucket.spend(b"%d" % number, 1, now + number)
+        assert table.occupied(now) == (50, 0)
+        assert table.count == 4096
+        assert table.occupied(now + 10**9) == (49, 0)  # the first is full again
+        assert table.occupied(now + 2 * 10**9) == (0, 0)
+        for number in range(20_000):
+            bucket.spend(b"of many %d" % number, 1, now + 10**10)
+        own, shared = table.occupied(now + 10**10)
+        assert 3000 < own <= 4096
+        assert 0 < shared <= 1024
+        fd, _ = table._file
+        before = os.fstat(fd).st_blocks
+        table.occupied(now)
+        assert os.fstat(fd).st_blocks == before

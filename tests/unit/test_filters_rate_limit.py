@@ -375,8 +375,9 @@ def hooks_of(settings: RateLimit, cells: Cells) -> Hooks:
 
 def exchange(ip: str = "192.0.2.1") -> Exchange:
     nobody: Any = None
+    counting: Any = SimpleNamespace(count_filter=lambda instance, event: None)
     head = judge_request(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
-    return Exchange(head, nobody, nobody, Peer(ip, 1, 80, trusted=False), Chain(()))
+    return Exchange(head, counting, nobody, Peer(ip, 1, 80, trusted=False), Chain(()))
 
 
 def test_in_a_queue_requests_wait_for_their_turn_and_no_longer(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:

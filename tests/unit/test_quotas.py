@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from datetime import datetime
 from pathlib import Path
@@ -43,6 +44,22 @@ def test_it_admits_exactly_the_limit_and_begins_anew_with_the_period(table):
     assert table.spend(*slot_of(table, b"bob"), TODAY, 1, 3) == 2
     assert table.spend(*alice, TOMORROW, 1, 3) == 2
     assert table.look_up(Id.of(b"alice"), TOMORROW) == 1
+
+
+def test_what_is_in_use_is_told(table):
+    """Slots that cannot be given to another key."""
+    assert table.occupied(NOW) == (0, 0)
+    for number in range(20):
+        table.spend(*slot_of(table, b"%d" % number), TODAY, 1, 3)
+    assert (table.occupied(NOW), table.slots) == ((20, 0), 1024)
+    table.spend(*slot_of(table, b"1"), TOMORROW, 1, 3)
+    assert table.occupied(TODAY.ends_date + quotas.GRACE_S + 1) == (1, 0)
+    for number in range(3000):
+        with contextlib.suppress(quotas.Full):
+            table.spend(*slot_of(table, b"many %d" % number), TODAY, 1, 3)
+    own, shared = table.occupied(NOW)
+    assert 1000 <= own <= 1024
+    assert shared == 1  # all that found none are counted together
 
 
 def test_what_costs_more_than_is_left_spends_nothing(table):

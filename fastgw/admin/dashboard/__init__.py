@@ -29,7 +29,7 @@ SCRIPTS: Final = (
     "workers",
     "reloads",
     "certificates",
-    "quotas",
+    "limits",
     "explain",
     "actions",
     "configuration",

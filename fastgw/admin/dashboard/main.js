@@ -8,9 +8,9 @@ import { byId, setClass, setText } from "./elements.js";
 import { Explain } from "./explain.js";
 import { History } from "./history.js";
 import { Hour } from "./hour.js";
+import { Limits } from "./limits.js";
 import { Overview } from "./overview.js";
 import { Poll } from "./poll.js";
-import { Quotas } from "./quotas.js";
 import { Reloads } from "./reloads.js";
 import { Routes } from "./routes.js";
 import { beginTheme } from "./theme.js";
@@ -18,7 +18,7 @@ import { Upstreams } from "./upstreams.js";
 import { spanText } from "./words.js";
 import { Workers } from "./workers.js";
 
-const VIEWS = ["overview", "routes", "upstreams", "workers", "certificates", "quotas", "explain", "reloads", "config"];
+const VIEWS = ["overview", "routes", "upstreams", "workers", "certificates", "limits", "explain", "reloads", "config"];
 const LIVE = "/live";
 /** Milliseconds until an answer must be there. That of /live is small, and late only when something is wrong. */
 const LIVE_PATIENCE = 3000;
@@ -49,7 +49,7 @@ class Dashboard {
   #upstreams = new Upstreams();
   #workers = new Workers();
   #certificates = new Certificates();
-  #quotas = new Quotas();
+  #limits = new Limits();
   #hour = new Hour();
   #reloads = new Reloads();
   #view = "overview";
@@ -66,7 +66,7 @@ class Dashboard {
       (told) => this.#showUpstreams(told)),
     history: this.#poll("/history", 10000, () => this.#shows("overview"),
       (told) => this.#hour.show(told, pageTime())),
-    quotas: this.#poll("/quotas", 5000, () => this.#shows("quotas"), (told) => this.#quotas.show(told)),
+    limits: this.#poll("/limits", 5000, () => this.#shows("limits"), (told) => this.#limits.show(told)),
     config: this.#poll("/config", 60000, () => this.#shows("config"), showConfiguration),
   };
 
