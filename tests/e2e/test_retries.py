@@ -48,6 +48,7 @@ class Scene:
                 name: {
                     "targets": [{"url": each.url} for each in self.services[name]],
                     "timeouts": {"response_headers": "500ms", "idle": "200ms"},
+                    "health_checks": {"passive": None},  # it is asked again, whatever it did before
                     **settings,
                 }
                 for name, settings in SETTINGS.items()
