@@ -201,7 +201,7 @@ class Terminal:
         self._running.append((process, streams))
         if pattern:
             fits = re.compile(pattern).fullmatch
-            streams[1].wait_for(lambda line: fits(line.decode().rstrip("\n")) is not None, START_DEADLINE)
+            streams[1].wait_for(lambda line: fits(line.decode().rstrip("\n")) is not None, START_DEADLINE, raw=True)
             return
         named = min((port for port in self._ports.values() if port in command), key=command.index)
         wait_until(lambda: listens(int(named)), f"{command} to listen", START_DEADLINE)

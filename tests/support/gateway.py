@@ -68,11 +68,12 @@ class Lines:
                 self.lines.append(FRONT.sub(b"", line))
                 self._changed.notify_all()
 
-    def wait_for(self, fits: Callable[[bytes], bool], deadline: float = DEADLINE) -> bytes:
-        """The first line that fits, now or within the deadline."""
+    def wait_for(self, fits: Callable[[bytes], bool], deadline: float = DEADLINE, *, raw: bool = False) -> bytes:
+        """The first line that fits, now or within the deadline. `raw`: with what stands in front of it."""
+        lines = self.raw if raw else self.lines
         with self._changed:
             found: list[bytes] = []
-            if not self._changed.wait_for(lambda: found.extend(filter(fits, self.lines)) or bool(found), deadline):
+            if not self._changed.wait_for(lambda: found.extend(filter(fits, lines)) or bool(found), deadline):
                 raise GatewayFailed(f"no such line within {deadline} s; there are:\n{self.text()}")
             return found[0]
 
