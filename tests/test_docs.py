@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import ended
+from tests.support.default_ports import default_ports
 from tests.support.gateway import COMMAND_DEADLINE, FASTGW, START_DEADLINE, STOP_DEADLINE, Lines, wait_until
 
 ROOT = Path(__file__).parent.parent
@@ -105,6 +106,7 @@ class Terminal:
         self._folder = folder
         self._ports: dict[str, str] = {}
         self._held: list[socket.socket] = []
+        self._ports_may_be_taken = default_ports()
         self._running: list[tuple[subprocess.Popen[bytes], list[Lines]]] = []
         path = os.pathsep.join([str(Path(FASTGW).parent), os.environ["PATH"]])
         kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
@@ -112,9 +114,11 @@ class Terminal:
         self._environment = {**kept, **runtime, "PATH": path, "LC_ALL": "C.UTF-8", "PYTHONUNBUFFERED": "1"}
 
     def __enter__(self) -> Terminal:
+        self._ports_may_be_taken.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ports_may_be_taken.__exit__(None, None, None)
         for process, streams in reversed(self._running):
             process.terminate()
             process.wait(STOP_DEADLINE)

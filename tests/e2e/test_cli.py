@@ -18,6 +18,7 @@ import pytest
 
 from fastgw import VERSION
 from tests.support.client import Client
+from tests.support.default_ports import default_ports
 from tests.support.gateway import COMMAND_DEADLINE, FASTGW, STOP_DEADLINE, Gateway, Lines
 from tests.support.origin import Origin
 
@@ -237,28 +238,29 @@ class TestDemo:
     @pytest.fixture
     def demo(self, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Lines, dict[str, Any]]]:
         """The demo in a process group of its own, as a terminal would have it."""
-        ready, ready_in = os.pipe()
-        process = subprocess.Popen(
-            [FASTGW, "demo", "--listen", "127.0.0.1:0", "--workers", "2", "--ready-fd", str(ready_in)],
-            cwd=tmp_path,
-            env={**os.environ, "TMPDIR": str(tmp_path)},
-            pass_fds=[ready_in],
-            process_group=0,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        )
-        os.close(ready_in)
-        assert process.stderr is not None
-        lines = Lines(process.stderr)
-        try:
-            assert select.select([ready], [], [], STOP_DEADLINE)[0]
-            yield process, lines, json.loads(os.read(ready, 4096))
-        finally:
-            os.close(ready)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            lines.finish()
+        with default_ports():
+            ready, ready_in = os.pipe()
+            process = subprocess.Popen(
+                [FASTGW, "demo", "--listen", "127.0.0.1:0", "--workers", "2", "--ready-fd", str(ready_in)],
+                cwd=tmp_path,
+                env={**os.environ, "TMPDIR": str(tmp_path)},
+                pass_fds=[ready_in],
+                process_group=0,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+            )
+            os.close(ready_in)
+            assert process.stderr is not None
+            lines = Lines(process.stderr)
+            try:
+                assert select.select([ready], [], [], STOP_DEADLINE)[0]
+                yield process, lines, json.loads(os.read(ready, 4096))
+            finally:
+                os.close(ready)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                lines.finish()
 
     def test_what_it_says_is_true(self, demo):
         """The page has the same commands as the terminal, and each of them does something."""

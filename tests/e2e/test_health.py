@@ -212,7 +212,7 @@ def test_not_all_are_ejected_whoever_fails(scene: Scene) -> None:
         for _ in range(3):
             crowd.bodies()
     healths = [scene.told("four", target)["health"] for target in scene.targets["four"]]
-    assert sorted(healths) == ["ejected", "ejected", "unknown", "unknown"]
+    assert sorted(healths) == ["ejected", "ejected", "failing", "failing"]
 
 
 def test_a_breaker_opens_for_all_workers_and_closes_after_probes_of_the_node(scene: Scene) -> None:

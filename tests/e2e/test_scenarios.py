@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import hashlib
 import os
 import re
 import signal
 import socket
 import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +22,7 @@ from websockets.sync.client import connect
 from fastgw import VERSION
 from tests.e2e.programs import RUN_DEADLINE, Nginx, Printing, Uvicorn, environment, program, run, started
 from tests.support.client import Client
+from tests.support.default_ports import default_ports
 from tests.support.gateway import FASTGW, Gateway, Lines, wait_until
 from tests.support.peer import DEADLINE
 
@@ -39,9 +38,12 @@ class TestFirstMinute:
 
     def test_the_demo_and_its_three_commands(self) -> None:
         """It says where it is and what to try; each command that it names does what it says; Ctrl-C ends it with 0."""
-        with started("demo", "--listen", "127.0.0.1:0", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as (
-            process,
-            ready,
+        with (
+            default_ports(),
+            started("demo", "--listen", "127.0.0.1:0", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as (
+                process,
+                ready,
+            ),
         ):
             assert process.stdout is not None
             assert process.stderr is not None
@@ -344,8 +346,7 @@ routes: [{name: all, respond: {body: ok}}]
     @pytest.fixture(autouse=True)
     def alone(self) -> Iterator[None]:
         """Nobody else tries this just now."""
-        with open(Path(tempfile.gettempdir(), "fastgw-default-ports.lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with default_ports(alone=True):
             yield
 
     def is_free(self, port: int) -> bool:
@@ -363,7 +364,9 @@ routes: [{name: all, respond: {body: ok}}]
         with started("run", "gw.yaml", cwd=tmp_path, stdout=subprocess.DEVNULL) as (_, ready):
             assert (ready["admin"], ready["status"]) == ("127.0.0.1:9901", "127.0.0.1:9902")
             assert run("curl", "-s", "http://127.0.0.1:9902/readyz") == "ready\n"
-            assert run(FASTGW, "reload") == "reloaded: generation 2 on 1/1 workers\n"
+            assert (
+                run(FASTGW, "reload", "--config", "gw.yaml", cwd=tmp_path) == "reloaded: generation 2 on 1/1 workers\n"
+            )
 
     def test_where_they_are_taken_that_is_told_and_the_gateway_serves(self, tmp_path: Path) -> None:
         (tmp_path / "gw.yaml").write_text(self.FILE)
