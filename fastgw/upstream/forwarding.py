@@ -41,6 +41,7 @@ class Forwarding(Timed):
         "_hedges",
         "_held",
         "_over",
+        "_resort",
         "_retried",
         "_retrying",
         "_timer",
@@ -65,6 +66,7 @@ class Forwarding(Timed):
         self._hedges: tuple[Attempt, ...] = ()
         self._held: Held | None = None
         self._tried: tuple[Target, ...] = ()
+        self._resort: Target | None = None  # one that is ejected, as no other could be reached
         self._retried = self._hedged = 0
         self._retrying = False  # it has a place in the retry budget
         # What is waited for: the time of the next attempt or the next hedge, or whether a filter renews.
@@ -112,7 +114,7 @@ class Forwarding(Timed):
         `target`: as it was picked some time ago; None: it was not. Where it is in use no more another one is picked.
         """
         upstream = self.upstream
-        if target is None or target not in upstream.in_use:
+        if target is None or (target not in upstream.in_use and target is not self._resort):
             target = upstream.balancer.pick(self.exchange, self._tried)
         if target is None:
             self.fail(upstream.unavailable(), wait=upstream.wait())
@@ -179,7 +181,7 @@ class Forwarding(Timed):
         if wait == inf:
             self.fail(fault, why)
         else:
-            self._follow(wait, fresh=condition == RESET)
+            self._follow(wait, fresh=condition == RESET, target=self._resort)
 
     def answered(self, attempt: Attempt, head: ResponseHead, payload: bytes, ended: bool, now: float) -> None:
         """The head of its response, with the first of the body; `ended`: all of it. `now`: monotonic seconds."""
@@ -286,6 +288,8 @@ class Forwarding(Timed):
         if not rules.allow(condition, self._retried):
             return inf
         others = any_untried(upstream.in_use, self._tried)
+        self._resort = None if others or condition != CONNECT_FAILURE else upstream.last_resort(self._tried)
+        others = others or self._resort is not None
         wait = rules.wait(condition, self._retried, others, asked)
         if upstream.ground.wheel.now + wait >= self.head_due_at:
             return inf

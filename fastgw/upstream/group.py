@@ -1,6 +1,6 @@
 """A named group of targets: what the configuration says of it, and what one worker has of it."""
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Container, Mapping, Sequence, Set
 from functools import partial
 from math import inf
 from os import urandom
@@ -222,6 +222,15 @@ class Upstream:
             self.pool.release(set(self.targets).difference(heir.targets))
         else:
             self.pool.retire()
+
+    def last_resort(self, tried: Container[Target]) -> Target | None:
+        """An ejected target that a request was not sent to yet, when those in use could not be reached: it may be back.
+
+        Where targets are restarted one after the other, all requests would be lost from the moment at which the second
+        one goes until the first one's time is up.
+        """
+        ejected = self.shunned - self.drained
+        return next((each.target for each in self.members if each.target in ejected and each.target not in tried), None)
 
     def drain(self, labels: Set[str]) -> None:
         """The targets of these labels get no requests from now on, the others do."""
