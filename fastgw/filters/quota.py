@@ -16,6 +16,8 @@ from fastgw.node.periods import Calendar, calendar_of, zone_of
 from fastgw.node.quotas import COUNT_MAX, NOT_OURS, Full, Id, Period, Quotas, own_quotas
 from fastgw.observe.families import FilterEvent
 
+_REFUSED: Final = FilterEvent.REFUSED  # PERF: through its class it costs 68 ns (CPython 3.11)
+
 REMEMBERED: Final = 65_536
 """Keys of one use whose slots a worker remembers."""
 _DAY_S: Final = 86_400.0
@@ -256,7 +258,7 @@ class _Counts:
                 give_back(exchange.limits)
                 exchange.limits = group.telling, group, key, 0, None, None
                 exchange.why = group.why
-                exchange.client.count_filter(self._instance, FilterEvent.REFUSED)
+                exchange.client.count_filter(self._instance, _REFUSED)
                 return refusal(Fault.QUOTA_EXCEEDED, period.ends_date - time())
             table.slots.pop(key, None)
 

@@ -32,6 +32,8 @@ from fastgw.node import cells
 from fastgw.node.cells import Limit
 from fastgw.observe.families import FilterEvent
 
+_REFUSED: Final = FilterEvent.REFUSED  # PERF: through its class it costs 68 ns (CPython 3.11)
+
 if TYPE_CHECKING:
     from fastgw.filters.limiting.shared import Shared
 
@@ -372,7 +374,7 @@ class _Counts:
 
 
 def _refuse(exchange: Exchange, instance: str, group: _Group, key: bytes, wait: float, mark: Any = None) -> Outcome:
-    exchange.client.count_filter(instance, FilterEvent.REFUSED)
+    exchange.client.count_filter(instance, _REFUSED)
     give_back(exchange.limits)
     exchange.limits = group.telling, group.ledger, key, 0, mark, None
     exchange.why = group.why
