@@ -91,7 +91,7 @@ async def call(
                 caller.close()
                 await caller.open()
         caller.close()
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ConnectionResetError):  # reset: the listener closed before it was accepted
         return
     except Lost as lost:
         tally.lost.append(str(lost))

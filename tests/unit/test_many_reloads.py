@@ -163,5 +163,7 @@ def test_a_thousand_reloads_with_every_filter_changed(tmp_path: Path) -> None:
         gc.collect()
         gc.freeze()
     blocks, octets = zip(*told[WARM // 100 :], strict=True)
-    assert max(blocks) - min(blocks) < 2 * RELOADS, told  # a circle is some objects for each
-    assert max(octets) - min(octets) < MIB, told
+    # What is in use goes up and down by what the collector has not seen yet; what leaks is in the least of it, too.
+    half = len(blocks) // 2
+    assert min(blocks[half:]) - min(blocks[:half]) < RELOADS // 4, told  # a circle is some objects for each
+    assert min(octets[half:]) - min(octets[:half]) < MIB, told
