@@ -7,12 +7,13 @@ from typing import Annotated, Any, Final
 
 from msgspec import Struct
 
+from fastgw.config import variables
 from fastgw.config.files import read_file
 from fastgw.config.spots import Flaw
-from fastgw.config.variables import VariableError, text_of
+from fastgw.config.variables import VariableError, decoded, text_of
 from fastgw.node.redis_address import check_redis
 
-LONGEST: Final = 64 * 1024
+LONGEST: Final = variables.LONGEST
 """The most bytes of a secret."""
 MASK: Final = "***"
 """What is shown in a secret's place."""
@@ -82,15 +83,10 @@ def secret_in(file: str, content: bytes) -> str:
 
 
 def _checked(where: str, raw: bytes) -> str:
-    if len(raw) > LONGEST:
-        raise SecretError(f"{where} has more than {LONGEST // 1024} KiB")
     try:
-        value = raw.decode()
-    except UnicodeDecodeError:
-        raise SecretError(f"{where} is not UTF-8") from None  # the cause would show what is in it
-    if not value:
-        raise SecretError(f"{where} is empty")
-    return value
+        return decoded(where, raw)
+    except VariableError as error:
+        raise SecretError(str(error)) from error
 
 
 def _contents(file: str) -> bytes:

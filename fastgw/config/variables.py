@@ -32,6 +32,11 @@ def text_of(name: str) -> str:
     where = f"the environment variable {name}"
     if raw is None:
         raise VariableError(f"{where} is not set")
+    return decoded(where, raw)
+
+
+def decoded(where: str, raw: bytes) -> str:
+    """Bytes as text of at least one character, `LONGEST` bytes at most. Raises `VariableError`, which shows nothing."""
     if len(raw) > LONGEST:
         raise VariableError(f"{where} has more than {LONGEST // 1024} KiB")
     try:

@@ -13,20 +13,25 @@ FORGED = b"X-Role: admin\r\nX_Role: admin\r\nX-Consumer: root\r\nX-Api-Key: thei
 ROLE = {"set": {"X-Role": "user", "X-Consumer": "{consumer.name}"}}
 
 
+def forwarded(plane: Plane, client: Any, pieces: tuple[bytes, bytes], split: bool) -> Any:
+    """The upstream that gets the request. `split`: its second piece comes when the first is there already."""
+    if split:
+        client.sends(pieces[0])
+        upstream = plane.connects()
+        client.sends(pieces[1])
+        return upstream
+    client.sends(b"".join(pieces))
+    return plane.connects()
+
+
 def sent(split: bool, **filters: Any) -> tuple[bytes, bytes]:
     """The head that the upstream gets, and the trailers. `split`: they come when all else is there already."""
     consumers = [{"name": "alice", "key_auth": [{"key": KEY}]}]
     plane = Plane({"routes": [{"name": "all", "upstream": "u", "filters": filters}], "consumers": consumers})
     client = plane.client()
     fields = b"X-Api-Key: %b\r\nX-Said: 1\r\nTransfer-Encoding: chunked\r\n" % KEY.encode()
-    pieces = [b"POST / HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n1\r\na\r\n", b"0\r\n%bx_said: 2\r\n\r\n" % FORGED]
-    if split:
-        client.sends(pieces[0])
-        upstream = plane.connects()
-        client.sends(pieces[1])
-    else:
-        client.sends(b"".join(pieces))
-        upstream = plane.connects()
+    pieces = (b"POST / HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n1\r\na\r\n", b"0\r\n%bx_said: 2\r\n\r\n" % FORGED)
+    upstream = forwarded(plane, client, pieces, split)
     head, _, body = upstream.received.partition(b"\r\n\r\n")
     assert body.startswith(b"1\r\na\r\n0\r\n")
     assert body.endswith(b"\r\n\r\n")
@@ -72,11 +77,5 @@ def test_nor_what_only_proxies_may_send(split: bool) -> None:
         b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
         b"0\r\nTrue_Client_IP: 6\r\nX-Sum: 1\r\n\r\n",
     )
-    if split:
-        client.sends(pieces[0])
-        upstream = plane.connects()
-        client.sends(pieces[1])
-    else:
-        client.sends(b"".join(pieces))
-        upstream = plane.connects()
+    upstream = forwarded(plane, client, pieces, split)
     assert upstream.received.endswith(b"\r\n\r\n0\r\nX-Sum: 1\r\n\r\n")
