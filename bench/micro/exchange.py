@@ -168,7 +168,7 @@ class Plane:
     def connect(self, request: bytes, response: bytes) -> None:
         """The first exchange, for which the upstream connection is opened."""
 
-        async def opened(target: Target, protocol: asyncio.BufferedProtocol, timeout: float) -> Address:
+        async def opened(target: Target, protocol: asyncio.BufferedProtocol, *timeouts: float | None) -> Address:
             self.upstream = Transport(protocol)
             return (await target.addresses())[0]
 

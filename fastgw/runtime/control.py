@@ -119,6 +119,7 @@ class Control:
         self._feed(self._proposals.current)
         self._quotas.follow(self._proposals.current.settings, begins=True)
         self._begin(self._quotas.run())
+        self._view.past.tick()  # what is counted from now on is recent
         self._begin(self._view.past.run())
         self._begin(self._watch_files())
         if self._commons.follows_files:

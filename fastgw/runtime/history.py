@@ -56,10 +56,10 @@ class History:
         self.points: deque[HistoryPoint] = deque(maxlen=POINTS)
 
     async def run(self) -> None:
-        """Remember, until cancelled."""
+        """Remember, until cancelled. The first `tick` is the caller's: before anybody is told that the node serves."""
         while True:
-            self.tick()
             await asyncio.sleep(EVERY_S)
+            self.tick()
 
     def tick(self) -> None:
         totals = self._totals()

@@ -126,7 +126,8 @@ class Worker:
         assert not set(map(id, before.routes)) & set(map(id, committed[0].routes))
 
     async def settle(self) -> None:
-        await until(lambda: not self.changing._old)
+        """Until all old tables are free: who is taken out of the queue last is taken apart in slices."""
+        await until(lambda: not self.changing._old and self.changing._clearing is None)
 
     def end(self) -> None:
         self.changing.gateway.stop()
