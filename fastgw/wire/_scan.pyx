@@ -628,9 +628,9 @@ cdef bint _read_request(RequestHead head, int max_fields, bint alone) except -1:
             at += 1
         if at == end or not _kinds[at[0]] & PLAIN_PATH:
             break
-        if at[0] == c";" or (at[0] == c"/" and at[-1] == c"/"):
+        if at[0] == c";" or (at[0] == c"/" and (at - 1)[0] == c"/"):
             head.read_in_two_ways = True
-        elif at[0] == c"." and at[-1] == c"/":
+        elif at[0] == c"." and (at - 1)[0] == c"/":
             plain = False
         at += 1
     while at < end and at[0] != c"?" and _kinds[at[0]] & TARGET:
