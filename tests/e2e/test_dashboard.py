@@ -453,6 +453,21 @@ def test_a_phone_shows_every_view_without_scrolling_sideways(page: Page, stub: A
     assert page.run("innerWidth") == PHONE
 
 
+@pytest.mark.parametrize("width", [320, 400, 640])
+def test_on_a_phone_the_navigation_is_a_line_that_shows_where_one_is(page: Page, stub: AdminStub, width: int) -> None:
+    page.window(width, 740, is_phone=True)
+    look(page, stub)
+    assert page.run("new Set([...document.querySelectorAll('nav a')].map((link) => link.offsetTop)).size") == 1
+    current = "document.querySelector('nav a[aria-current]')"
+    for view in (*VIEWS, *reversed(VIEWS)):
+        page.run(f"location.hash = '#{view}'")
+        page.until(f"{current}.hash === '#{view}'")
+        at = page.run(f"(({{ left, right }}) => [left, right])({current}.getBoundingClientRect())")
+        assert 0 <= at[0] < at[1] <= width, view
+    assert not is_wider_than(page, width)
+    assert page.run("scrollX") == 0
+
+
 @pytest.mark.parametrize("width", [641, 1024, 1920])
 def test_no_window_has_to_be_scrolled_sideways(page: Page, stub: AdminStub, width: int) -> None:
     page.window(width)

@@ -37,6 +37,12 @@ function staleText(stale) {
   return stale ? `The file on disk is not what runs: ${stale.why}.` : "";
 }
 
+/** Bring a link into the middle of the line that it stands in, as far as that scrolls; the page stays where it is. */
+function scrollToMiddle(link) {
+  const line = link.parentElement;
+  line.scrollLeft = link.offsetLeft - line.offsetLeft - (line.clientWidth - link.offsetWidth) / 2;
+}
+
 /** Seconds on the page's clock. */
 function pageTime() {
   return performance.now() / 1000;
@@ -181,8 +187,10 @@ class Dashboard {
     for (const path of [...this.#troubles.keys()].filter((each) => each !== LIVE)) this.#troubles.delete(path);
     for (const name of VIEWS) byId(`view-${name}`).hidden = name !== this.#view;
     for (const link of document.querySelectorAll("nav a")) {
-      if (link.hash === `#${this.#view}`) link.setAttribute("aria-current", "page");
-      else link.removeAttribute("aria-current");
+      if (link.hash === `#${this.#view}`) {
+        link.setAttribute("aria-current", "page");
+        scrollToMiddle(link);
+      } else link.removeAttribute("aria-current");
     }
     for (const poll of Object.values(this.#polls)) poll.now();
   }
