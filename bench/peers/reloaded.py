@@ -33,7 +33,7 @@ class ReloadedFastgw(Fastgw):
     def _configuration(self, origin_port: int, access_log: Path) -> dict[str, Any]:
         return {
             **super()._configuration(origin_port, access_log),
-            "admin": {"address": "127.0.0.1:0", "document_bytes": "64MiB"},
+            "admin": {"address": "127.0.0.1:0", "document_bytes": "64MiB", "document_memory": "8GiB"},
         }
 
     def _changes(self, addresses: bytes, file: Path) -> "FastgwChanges":

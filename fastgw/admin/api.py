@@ -1,12 +1,13 @@
 """The admin API: one table of operations, from which its routes and its OpenAPI document are made.
 
-The bodies that it takes are bounded in bytes and in time. Problems are told as RFC 9457 has them; what became of a
+The bodies that it takes are bounded in bytes and in time, and so is how long documents take to check, and how much
+memory. Problems are told as RFC 9457 has them; what became of a
 change of the configuration is an `Outcome`, whatever its status.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Container, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -32,6 +33,7 @@ from fastgw.admin.node import (
     Live,
     Node,
     Outcome,
+    OverBound,
     Quotas,
     QuotaWasReset,
     Reason,
@@ -243,6 +245,13 @@ def _came(outcome: Outcome) -> Response:
     return told(outcome, STATUS_OF[outcome.reason])
 
 
+async def _checked(change: Awaitable[Outcome]) -> Response:
+    try:
+        return _came(await change)
+    except OverBound as error:
+        raise HTTPException(422, str(error)) from error
+
+
 def _suffix(request: Request, suffixes: Mapping[str, str]) -> str:
     suffix = suffixes.get(_content_type(request))
     if suffix is None:
@@ -252,12 +261,12 @@ def _suffix(request: Request, suffixes: Mapping[str, str]) -> str:
 
 async def _apply(node: Node, request: Request) -> Response:
     suffix, dry_run = _suffix(request, SUFFIXES), _flag(request, "dry_run")
-    return _came(await node.apply(await _body(request), suffix, dry_run))
+    return await _checked(node.apply(await _body(request), suffix, dry_run))
 
 
 async def _put_targets(node: Node, request: Request) -> Response:
     suffix = _suffix(request, LIST_SUFFIXES)
-    return _came(await node.put_targets(request.path_params["name"], await _body(request), suffix))
+    return await _checked(node.put_targets(request.path_params["name"], await _body(request), suffix))
 
 
 async def _drain_target(node: Node, request: Request) -> Response:

@@ -383,6 +383,11 @@ class Committed(Struct, frozen=True):
     of: int
 
 
+class OverBound(Exception):
+    """A document takes more time or memory to check than it may. The text says which bound was met, its value, and the
+    setting that raises it."""
+
+
 class Outcome(Struct, frozen=True):
     """What became of a change of the configuration."""
 

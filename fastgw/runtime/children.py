@@ -4,16 +4,14 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Final, NoReturn
 
 from fastgw.events import Event
 from fastgw.runtime.channel import Channel, Columns
 from fastgw.runtime.commons import Commons
 from fastgw.runtime.control import run_control
-from fastgw.runtime.notices import call_process, described, notice
+from fastgw.runtime.notices import call_ourselves, call_process, described, notice
 from fastgw.runtime.pulse import CONTROL_HUNG_S
 from fastgw.runtime.signals import Signals, when_alone
 from fastgw.runtime.slots import Child, Slot, Work
@@ -132,9 +130,3 @@ class Children:
             notice(Event.PROCESS_FAILED, f"{slot.name}: {error if isinstance(error, OSError) else described(error)}")
         finally:
             os._exit(code)
-
-
-def call_ourselves(name: str) -> None:
-    """So that `ps -o comm` and `top` tell the processes apart."""
-    with suppress(OSError):
-        Path("/proc/self/comm").write_text(name)

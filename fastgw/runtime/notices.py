@@ -10,6 +10,8 @@ import os
 import select
 import time
 import traceback
+from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
 import orjson
@@ -38,6 +40,12 @@ def configure(settings: Log) -> None:
 def call_process(name: str) -> None:
     """What this process is called in its lines: `supervisor`, `control`, `worker 1`."""
     _Form.process = name
+
+
+def call_ourselves(name: str) -> None:
+    """So that `ps -o comm` and `top` tell the processes apart."""
+    with suppress(OSError):
+        Path("/proc/self/comm").write_text(name)
 
 
 def notice(event: Event, text: str, level: int | None = None) -> None:

@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from fastgw import config
-from fastgw.admin.node import Committed, Outcome, Reason, Stale
+from fastgw.admin.node import Committed, Outcome, OverBound, Reason, Stale
 from fastgw.compile import compile
 from fastgw.config import ConfigError, Loaded, Problem, Remembered, Source
 from fastgw.config.egress_routes import NAME as EGRESS
@@ -28,7 +28,7 @@ from fastgw.config.kyma_provider import directory_in
 from fastgw.config.locating import Where
 from fastgw.config.lookups import UNKNOWN
 from fastgw.config.problems import path_text, with_counts
-from fastgw.config.settings import Config
+from fastgw.config.settings import DEFAULT_ADMIN, Config
 from fastgw.config.spots import Flaw, OutOfResources
 from fastgw.config.values import Address
 from fastgw.diff import as_text, differences
@@ -36,7 +36,6 @@ from fastgw.events import Event
 from fastgw.filters import TYPES
 from fastgw.gateway import CompileError, Gateway
 from fastgw.identity import index_of
-from fastgw.node.places import CannotPlace
 from fastgw.observe.sink import why_not
 from fastgw.runtime.accepted import Accepted, Base, Document, FeedsKept, accept, seal
 from fastgw.runtime.capacity import auto_workers, usable_cpus
@@ -44,11 +43,12 @@ from fastgw.runtime.certificates import Why, looked_at_again, renamed, settled
 from fastgw.runtime.channel import Channel, ChannelFull, Origin, Propose, Rejected, Subject
 from fastgw.runtime.channel import Outcome as Verdict
 from fastgw.runtime.commons import Commons, Record
+from fastgw.runtime.document_checks import MOST_WAITING, Checked, DocumentChecks, TooMany, problems_of, why_not_now
 from fastgw.runtime.keeping import kept_on
 from fastgw.runtime.noted import key_of, new_among, notes_of, tell
-from fastgw.runtime.notices import described, notice
+from fastgw.runtime.notices import notice
 from fastgw.runtime.opening import OWN
-from fastgw.runtime.passing import Backoff, is_passing
+from fastgw.runtime.passing import Backoff
 from fastgw.runtime.reloading import RECORDS, listed, told
 from fastgw.runtime.sparing import changed, instead, tried, without
 from fastgw.runtime.stale import Staleness
@@ -77,6 +77,7 @@ class Proposals:
         self._commons = commons
         self._channel = channel
         self._lock = asyncio.Lock()
+        self._documents = DocumentChecks(self._lock)
         self._next: asyncio.Task[Outcome] | None = None
         self._answer: asyncio.Future[Verdict] | None = None
         self.current = commons.sealed.whole()
@@ -161,11 +162,44 @@ class Proposals:
                     self.config = msgspec.structs.replace(before, routes=now.routes, upstreams=now.upstreams)
 
     async def apply(self, text: bytes, suffix: str, dry_run: bool) -> Outcome:
-        """Take this text in place of the main file."""
+        """Take this text in place of the main file. Raises `OverBound`."""
+        read = partial(self._load_posted, text, suffix)
+        return await self._apply(read, POSTED, POSTED, "document", spares=True, dry_run=dry_run)
+
+    async def _apply(
+        self, read: Read, sent: str, name: str, subject: Subject, *, spares: bool, dry_run: bool = False
+    ) -> Outcome:
+        """Check what was `sent` over the API within bounds; take it when nothing is wrong with it. `name`: as `_offer`
+        has it. Raises `OverBound`."""
+        if not self._is_serving:
+            return self._not_now()
+        file = name or self.current.file
+        admin = DEFAULT_ADMIN if self.config.admin is None else self.config.admin
+        try:
+            checked = await self._documents.check(partial(self._checked, read, file, spares, dry_run), file, admin)
+        except TooMany:
+            return self._refused("busy", f"{MOST_WAITING} documents are being checked already; try again later")
+        if checked.passing:
+            return self._postponed(checked.passing, "api", subject, dry_run, again=False)
+        if checked.bound:
+            self._rejected([Problem(sent, 0, 0, "", checked.bound)], "api", subject, dry_run)
+            raise OverBound(checked.bound)
+        if checked.problems:
+            return self._rejected(checked.problems, "api", subject, dry_run)
+        if dry_run:
+            current = self.current
+            workers = Committed(0, current.workers)
+            return Outcome(True, current.generation, workers, summary=checked.changes, notes=checked.notes)
         async with self._lock:
-            return await self._offer(
-                partial(self._load_posted, text, suffix), "api", dry_run, POSTED, subject="document"
-            )
+            return await self._offer(read, "api", name, spares=spares, subject=subject)
+
+    def _checked(self, read: Read, file: str, spares: bool, dry_run: bool) -> Checked:
+        """In a process of its own."""
+        loaded, _ = self._make_most(read, "api", file, None, spares)
+        if not dry_run:
+            return Checked()
+        notes = new_among(loaded.notes, self.current.known_notes)
+        return Checked(changes=self._changes(loaded) + _kept_told(loaded), notes=notes)
 
     @property
     def _most_values(self) -> int | None:
@@ -197,14 +231,16 @@ class Proposals:
         return config.load(self.current.file, TYPES, instead, self._remembered, self.current.captured)
 
     async def put_targets(self, upstream: str, text: bytes, suffix: str) -> Outcome:
-        """Take these targets in place of those of an upstream, until the files are read again."""
+        """Take these targets in place of those of an upstream, until the files are read again. Raises `OverBound`."""
         name = path_text(("upstreams", upstream, "targets"))
         targets = Source(name, text, suffix=suffix, upstream=upstream)
-        async with self._lock:
+
+        def read(_: Contents) -> Loaded:
             current = self.current
             sources = [*(each for each in current.sources if each.upstream != upstream), targets]
-            read = partial(config.load_sources, sources, current.captured, TYPES, self._remembered)
-            return await self._offer(lambda _: read(), "api", spares=False, subject="contents")
+            return config.load_sources(sources, current.captured, TYPES, self._remembered)
+
+        return await self._apply(read, f"PUT /{name.replace('.', '/')}", "", "contents", spares=False)
 
     async def refresh(self) -> None:
         """Take the present contents of the files that the configuration names, where they are others."""
@@ -351,7 +387,6 @@ class Proposals:
         self,
         read: Read,
         source: Origin,
-        dry_run: bool = False,
         name: str = "",
         *,
         present: Present | None = None,
@@ -367,9 +402,7 @@ class Proposals:
         if subject == "file":
             self._again_for = source
         self._is_postponed = False
-        outcome = await self._offered(read, source, dry_run, name, present, alone, spares, subject)
-        if dry_run:
-            return outcome
+        outcome = await self._offered(read, source, name, present, alone, spares, subject)
         if subject in self._again and not self._is_postponed:
             self._again[subject].forget()
         if outcome.ok and subject != "contents":
@@ -383,7 +416,6 @@ class Proposals:
         self,
         read: Read,
         source: Origin,
-        dry_run: bool,
         name: str,
         present: Present | None,
         alone: bool,
@@ -397,35 +429,24 @@ class Proposals:
                 tried, self._tried = self._tried, None
             if present is not None and loaded.captured == self.current.captured:
                 self._withhold({**(self.withheld if alone else {}), **loaded.withheld})
-                outcome = self._rejected(self._blamed, source, subject, dry_run)
+                outcome = self._rejected(self._blamed, source, subject)
                 self._failed_by_contents = self.records[-1]
                 return outcome
             descriptor = seal(accepted)
-        except OutOfResources as error:
-            return self._postponed(str(error), source, subject, dry_run)
-        except (ConfigError, CannotPlace) as error:
-            if is_passing(error):
-                return self._postponed(str(error), source, subject, dry_run)
-            problems = error.problems if isinstance(error, ConfigError) else [Problem(file, 0, 0, "", str(error))]
-            return self._rejected(problems, source, subject, dry_run)
         except Exception as error:
-            if is_passing(error):
-                return self._postponed(str(error) or type(error).__name__, source, subject, dry_run)
-            problems = [Problem(file, 0, 0, "", f"a defect: {described(error)}")]
-            return self._rejected(problems, source, subject, dry_run)
+            if why := why_not_now(error):
+                return self._postponed(why, source, subject)
+            return self._rejected(problems_of(error, file), source, subject)
         notes = new_among(loaded.notes, self.current.known_notes)
         try:
-            kept = "".join(f"; {why}: what was there before stays in force" for why in _reasons(loaded))
-            if dry_run:
-                outcome = await asyncio.to_thread(self._dry, loaded)
-                return msgspec.structs.replace(outcome, summary=outcome.summary + kept, notes=notes)
+            kept = _kept_told(loaded)
             self.on_accept(accepted)
             self._answer = asyncio.get_running_loop().create_future()
             # Where the files are those in force, contents that are taken make what they say be served.
             about = "file" if subject == "contents" and self._staleness.is_same else subject
             self._channel.send(Propose(generation=accepted.generation, source=source, subject=about), [descriptor])
         except ChannelFull:
-            return self._postponed("too many messages are under way", source, subject, dry_run)
+            return self._postponed("too many messages are under way", source, subject)
         finally:
             os.close(descriptor)
         answer = await self._answer
@@ -583,11 +604,13 @@ class Proposals:
         self._is_postponed = True
         return f"; it is tried again in {self._again[subject].failed(time.monotonic()):g} s"
 
-    def _postponed(self, why: str, source: Origin, subject: Subject, dry_run: bool = False) -> Outcome:
-        """It cannot be done just now, and nothing is known to be wrong with it."""
+    def _postponed(
+        self, why: str, source: Origin, subject: Subject, dry_run: bool = False, *, again: bool = True
+    ) -> Outcome:
+        """It cannot be done just now, and nothing is known to be wrong with it. `again`: it is tried again."""
         if dry_run:
             return self._refused("failed", f"it cannot be found out just now: {why}")
-        why += self._told_again(subject)
+        why += self._told_again(subject) if again else ""
         stays = self.current.generation
         self._remember(False, stays, source, why, subject)
         self._channel.send(Rejected(generation=stays, source=source, why=why[:1000], subject=subject, passing=True))
@@ -615,18 +638,21 @@ class Proposals:
             reason="rejected",
         )
 
-    def _dry(self, loaded: Loaded) -> Outcome:
+    def _changes(self, loaded: Loaded) -> str:
         """What it would change."""
         index = index_of(loaded.config.consumers, loaded.captured, self.current.index.key)
         changes = as_text(differences(self.config, loaded, known=(self.current.index, index)))
         if _addresses(loaded.config) - _addresses(self.config):
             changes += "\naddresses are not tried"
-        current = self.current
-        return Outcome(ok=True, generation=current.generation, workers=Committed(0, current.workers), summary=changes)
+        return changes
 
     def _refused(self, reason: Reason, summary: str) -> Outcome:
         stays, workers = self.current.generation, Committed(0, self.current.workers)
         return Outcome(ok=False, generation=stays, workers=workers, summary=summary, reason=reason)
+
+
+def _kept_told(loaded: Loaded) -> str:
+    return "".join(f"; {why}: what was there before stays in force" for why in _reasons(loaded))
 
 
 def _reasons(loaded: Loaded) -> Iterable[str]:

@@ -50,14 +50,14 @@ from fastgw.runtime.channel import (
     Revoke,
     Watch,
 )
-from fastgw.runtime.children import Children, call_ourselves
+from fastgw.runtime.children import Children
 from fastgw.runtime.commons import Commons
 from fastgw.runtime.control import import_admin
 from fastgw.runtime.estate import Estate
 from fastgw.runtime.feeding import taken
 from fastgw.runtime.hanging import Overseer, cut_off
 from fastgw.runtime.life import STOP_GRACE, Life, Phase
-from fastgw.runtime.notices import RareNotice, notice, notice_logs
+from fastgw.runtime.notices import RareNotice, call_ourselves, notice, notice_logs
 from fastgw.runtime.notify import Notifier
 from fastgw.runtime.opening import CannotStart
 from fastgw.runtime.outbox import AGAIN_S

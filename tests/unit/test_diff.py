@@ -59,7 +59,8 @@ ROUTE = "routes: [{name: user, %s}]\n"
              "[{sink: stdout, format: json, redact: []}]"],
         ),
         ("admin: null", "admin: {token: abc}",
-         ["admin null -> {address: 127.0.0.1:9901, token: ***, tls: null, document_bytes: 1MiB}"]),
+         ["admin null -> {address: 127.0.0.1:9901, token: ***, tls: null, document_bytes: 1MiB, "
+          "document_time: 30s, document_memory: 512MiB}"]),
         ("", "admin: {address: 'unix:/run/a'}",
          ["admin.address 127.0.0.1:9901 -> unix:/run/a", "note: admin: nothing answers at 127.0.0.1:9901 any more"]),
         (UPSTREAM % "", UPSTREAM % "timeouts: {connect: 250ms}",
