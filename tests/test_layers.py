@@ -44,6 +44,7 @@ EDGES = {
     "cli.py": 1,  # a defect of a command is one line too
     "runtime/children.py": 1,  # the end of a child
     "runtime/proposals.py": 1,  # a configuration that shows a defect is refused, and all goes on
+    "runtime/document_checks.py": 1,  # likewise, in the process that checks what was sent
     "runtime/feeding.py": 1,  # a source that fails begins anew
     "runtime/kubernetes_watch.py": 1,  # what a large library raises is told, and the watch begins anew
     "runtime/reloading.py": 1,  # a package that the supervisor cannot import changes nothing

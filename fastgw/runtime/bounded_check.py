@@ -20,7 +20,6 @@ from typing import Final, NoReturn
 from msgspec import Struct
 
 from fastgw.runtime.notices import call_ourselves
-from fastgw.runtime.passing import is_out_of_memory
 from fastgw.runtime.signals import outcome, when_alone
 
 NAME: Final = "fastgw check"
@@ -62,8 +61,10 @@ class Died(Exception):
 
 
 class BoundedCheck:
-    """A child that does `work` and sends what that returns. Fork on the loop's thread, while no other is at work that
-    `work` shares state with. Raises `OSError`."""
+    """A child that does `work` and sends what that returns; a `MemoryError` tells that it may have no more.
+
+    Fork on the loop's thread, while no other is at work that `work` shares state with. Raises `OSError`.
+    """
 
     def __init__(self, work: Callable[[], bytes], bounds: Bounds) -> None:
         self._bounds = bounds
@@ -158,8 +159,6 @@ def _become(work: Callable[[], bytes], bounds: Bounds, pipe: int) -> NoReturn:
         code = 0
     except MemoryError:
         code = NO_MEMORY
-    except BaseException as error:  # the edge of this process
-        code = NO_MEMORY if is_out_of_memory(error) else CRASHED
     finally:
         os._exit(code)
 

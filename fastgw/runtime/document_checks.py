@@ -74,12 +74,12 @@ class DocumentChecks:
 
 
 def _found(work: Callable[[], Checked], file: str) -> Checked:
-    """In the process. Raises what is for want of memory."""
+    """In the process, of which this is the edge. Raises `MemoryError`."""
     try:
         return work()
     except Exception as error:
         if is_out_of_memory(error):
-            raise
+            raise MemoryError from error
         why = why_not_now(error)
         return Checked(passing=why) if why else Checked(problems_of(error, file))
 
