@@ -39,6 +39,9 @@ CONTENT_TYPE: Final = PROMETHEUS.content_type
 
 CONNECTIONS: Final = Family("fastgw_connections", "gauge", (), "Client connections.")
 ACCEPTED: Final = Family("fastgw_connections_accepted_total", "counter", (), "Client connections that were let in.")
+KEPT_BODIES: Final = Family(
+    "fastgw_kept_body_bytes", "gauge", (), "Of request bodies kept to be sent again, what is beyond 64 KiB of each."
+)
 POOL_IN_USE: Final = Family("fastgw_pool_in_use_connections", "gauge", ("upstream",), "Connections that are lent.")
 POOL_IDLE: Final = Family("fastgw_pool_idle_connections", "gauge", ("upstream",), "Connections that wait for requests.")
 POOL_WAITING: Final = Family(
@@ -161,6 +164,7 @@ POOLS: Final = (POOL_IN_USE, POOL_IDLE, POOL_WAITING)
 OF_THE_NODE: Final = (
     CONNECTIONS,
     ACCEPTED,
+    KEPT_BODIES,
     TOKEN_HITS,
     TOKEN_MISSES,
     LIMITS_SHARED,
@@ -297,6 +301,7 @@ class Exposition:
         words, own, total = self._words, self._shared.supervisor.words, self._shared.total
         yield [("", "", total(words.connections))]
         yield [("", "", total(words.accepted))]
+        yield [("", "", total(words.kept_bytes))]
         yield [("", "", total(words.tokens + HITS))]
         yield [("", "", total(words.tokens + MISSES))]
         yield [("", "", self._shared.cells.overflowed)]

@@ -123,8 +123,8 @@ class EgressRetries(Retries):
 
     body_bytes: Annotated[Size, Meta(ge=0, le=16 * 1024**2)] = BODY_BYTES
     """The longest request body that is kept to be sent again, with a fresh token too. A request with a longer one is
-    sent again only as long as nothing of it was sent. What is kept beyond 64 KiB of each may have 64 MiB in each
-    worker; bodies that find no room there are not kept."""
+    sent again only as long as nothing of it was sent. What is kept beyond 64 KiB of each may have 64 MiB on the
+    node (`fastgw_kept_body_bytes`); bodies that find no room there are not kept."""
 
 
 class EgressEntry(Settings):

@@ -240,8 +240,8 @@ class Retries(Settings):
     wait follows `reset_before_response`."""
     body_bytes: Annotated[Size, Meta(ge=0, le=16 * 1024**2)] = 64 * 1024
     """The longest request body that is kept to be sent again. A request with a longer one is tried again only as long
-    as nothing of it was sent. What is kept beyond 64 KiB of each may have 64 MiB in each worker; bodies that find no
-    room there are not kept."""
+    as nothing of it was sent. What is kept beyond 64 KiB of each may have 64 MiB on the node, as
+    `fastgw_kept_body_bytes` tells; bodies that find no room there are not kept."""
 
     def __post_init__(self) -> None:
         if self.per_try_timeout is not None and "per_try_timeout" not in self.conditions:

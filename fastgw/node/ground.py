@@ -138,7 +138,8 @@ class TlsMemory:
 class Ground:
     """One per worker process, made after the fork. `start` sets the wheel turning."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, kept_room: KeptRoom | None = None) -> None:
+        """`kept_room`: of the node; None: this process is by itself."""
         self.loop = loop
         self.wheel = Wheel(loop.time())
         # Shared by all connections: the loop fills it and hands it over in one go, nothing can come between.
@@ -147,7 +148,7 @@ class Ground:
         self.small_buffer = self.read_buffer[:SMALL_READ_BYTES]
         self.tls_memory = TlsMemory()  # likewise
         self.hangups = Hangups(loop)
-        self.kept_room = KeptRoom()
+        self.kept_room = KeptRoom.alone() if kept_room is None else kept_room
         self._next: asyncio.TimerHandle | None = None
         self._stalled = False
 

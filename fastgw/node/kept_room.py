@@ -1,31 +1,56 @@
-"""Room for request bodies that are kept to be sent again, in one process: a bound on all of them together."""
+"""Room for request bodies that are kept to be sent again: a bound on all of them together, over all workers."""
 
+from collections.abc import Callable, Sequence
 from typing import Final, final
 
 MOST_BYTES: Final = 64 * 1024**2
-"""For one process."""
+"""For the node."""
 
 
 @final
 class KeptRoom:
-    """What all bodies may take together, in bytes, that are kept beyond what each may have anyhow."""
+    """What all bodies may take together, in bytes, that are kept beyond what each may have anyhow.
 
-    __slots__ = ("limit", "taken")
+    Exact for the node as `NodeLimit` is: what is taken is added to this process's own word first, then all are summed,
+    and it is taken back where the sum is too high. Of a worker that dies the word is cleared.
+    """
 
-    def __init__(self, limit: int = MOST_BYTES) -> None:
+    __slots__ = ("_fence", "_views", "_word", "_words", "limit")
+
+    def __init__(
+        self, word: int, words: memoryview, views: Sequence[memoryview], fence: Callable[[], None], limit: int
+    ) -> None:
+        """`word`: a gauge, in the `words` of this process's column; `views`: of all columns."""
+        self._word = word
+        self._words = words
+        self._views = views
+        self._fence = fence
         self.limit = limit
-        self.taken = 0
+
+    @classmethod
+    def alone(cls, limit: int = MOST_BYTES) -> "KeptRoom":
+        """For a process that shares none."""
+        words = memoryview(bytearray(8)).cast("Q")
+        return cls(0, words, [words], lambda: None, limit)
 
     def __repr__(self) -> str:
         return f"<KeptRoom {self.taken} of {self.limit} bytes>"
 
+    @property
+    def taken(self) -> int:
+        """By all."""
+        word = self._word
+        return sum(view[word] for view in self._views)
+
     def take(self, count: int) -> bool:
         """Take so many bytes, to be given back by who takes them. False: there are not so many."""
-        if self.taken + count > self.limit:
-            return False
-        self.taken += count
-        return True
+        self._words[self._word] += count
+        self._fence()
+        if self.taken <= self.limit:
+            return True
+        self._words[self._word] -= count
+        return False
 
     def give_back(self, count: int) -> None:
         """Of what was taken."""
-        self.taken -= count
+        self._words[self._word] -= count

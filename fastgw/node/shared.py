@@ -25,6 +25,7 @@ from types import MappingProxyType
 from typing import Final, final
 
 from fastgw.node import cells, quotas
+from fastgw.node.kept_room import MOST_BYTES, KeptRoom
 from fastgw.node.kernel import memory_file
 from fastgw.node.limits import UNLIMITED, AddressLimit, Fence, KeyCounts, NodeLimit, Sketch, width_for
 
@@ -234,6 +235,10 @@ class Column:
     def address_limit(self, most: int) -> AddressLimit:
         """An allowance of `most` for each client address, that all workers share."""
         return AddressLimit(self._counts(self._sketch), most)
+
+    def kept_room(self, word: int, most: int = MOST_BYTES) -> KeptRoom:
+        """Room for kept bodies, `most` bytes for all workers together; `word` is a gauge of the layout."""
+        return KeptRoom(word, self.words, self._views, self._fence, most)
 
     def in_flight(self) -> KeyCounts:
         """The requests that are under way, by keys that filters choose."""

@@ -11,6 +11,7 @@ from fastgw.config import settings as config
 from fastgw.downstream.secured import Outcome
 from fastgw.gateway import Gateway
 from fastgw.node import state_up, tokens
+from fastgw.node.kept_room import KeptRoom
 from fastgw.node.last_errors import LastErrors
 from fastgw.node.limits import AddressLimit, NodeLimit
 from fastgw.node.places import CannotPlace, Places
@@ -83,6 +84,8 @@ class Words:
         """When the process began, in nanoseconds of the monotonic clock."""
         self.connections = layout.gauge("connections")
         """Client connections."""
+        self.kept_bytes = layout.gauge("kept_bytes")
+        """Of request bodies that are kept to be sent again, beyond what each may have anyhow."""
         self._shaken = layout.counter("tls_handshakes", len(Outcome))
         self.leaving = layout.gauge("leaving")
         """1 once the worker takes nothing new."""
@@ -104,6 +107,10 @@ class Words:
         """The worker takes nothing new any more."""
         column.words[self.leaving] = 1
         column.words[self.ready] = 0
+
+    def kept_room(self, column: Column) -> KeptRoom:
+        """Where this process keeps bodies."""
+        return column.kept_room(self.kept_bytes)
 
     def count_tokens(self, column: Column) -> None:
         """Let the token caches of this process count here."""

@@ -207,7 +207,7 @@ class Ground:
     """As `fastgw.node.ground.Ground`, with a clock that stands still."""
 
     def __init__(self) -> None:
-        self.kept_room = KeptRoom()
+        self.kept_room = KeptRoom.alone()
         self.wheel = Wheel(1000.0)
         self.read_buffer = memoryview(bytearray(READ_BYTES))
         self.body_buffers = ground.body_buffers(self.read_buffer)

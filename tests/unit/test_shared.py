@@ -55,6 +55,45 @@ def test_a_limit_is_the_nodes_whoever_asks():
     assert limits[1].try_take()
 
 
+def test_room_for_kept_bodies_is_the_nodes_to_the_byte():
+    layout = Layout()
+    word = layout.gauge("kept")
+    shared = Shared.create(layout, columns=2)
+    one, other = (column.kept_room(word, 100) for column in shared.columns)
+    assert one.take(60)
+    assert other.take(40)
+    assert not other.take(1)
+    assert not one.take(1)
+    assert (one.taken, other.taken) == (100, 100)
+    shared.clear_gauges(0)  # its worker is dead
+    assert other.take(60)
+    other.give_back(100)
+    assert shared.total(word) == 0
+
+
+def test_processes_that_race_for_room_never_have_more_than_there_is():
+    layout = Layout()
+    word = layout.gauge("kept")
+    shared = Shared.create(layout, columns=3)
+
+    def race(slot: int) -> None:
+        room, random = shared.columns[slot].kept_room(word, 1000), Random(slot)
+        held: list[int] = []
+        for _ in range(3000):
+            if held and (random.random() < 0.5 or len(held) > 5):
+                room.give_back(held.pop())
+            elif room.take(count := random.randrange(1, 400)):
+                held.append(count)
+                others = sum(shared.columns[each].words[word] for each in range(3) if each != slot)
+                assert sum(held) <= 1000, others
+        for each in held:
+            room.give_back(each)
+
+    pids = [fork(lambda slot=slot: race(slot)) for slot in range(3)]
+    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0, 0, 0]
+    assert shared.total(word) == 0
+
+
 def test_no_limit_still_counts():
     layout = Layout()
     word = layout.gauge("connections")
