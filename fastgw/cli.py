@@ -167,7 +167,7 @@ def run(
         _serve(lambda: config.load(file, TYPES), _announce, ready_fd, follow_files=watch, name=name)
     elif listen is not None and to is not None:
         try:
-            configuration = config.from_flags(listen, to, workers=workers, access_log=access_log, status=status)
+            configuration = config.from_flags(listen, to, TYPES, workers=workers, access_log=access_log, status=status)
         except config.ConfigError as error:
             _fail(USAGE, *map(str, error.problems))
         _serve(lambda: config.Loaded.of(configuration), _announce, ready_fd, name=name)

@@ -444,7 +444,8 @@ class _Building:
         if isinstance(action, Forward) and action.goes_straight and slash_allowed:
             meets_answers = chain.meets_answers
             at_once = not (steps or chain.request_body_steps or meets_answers)
-            straight = Straight(action, judge is not None, at_once, chain.looks_at, meets_answers)
+            id_of = None if chain.request_ids is None else chain.request_ids.of
+            straight = Straight(action, judge is not None, at_once, chain.looks_at, meets_answers, id_of)
             straight = self._straights.setdefault(straight, straight)
         takes_options = "OPTIONS" in route.methods
         made = Route(route.name, action, chain, steps, judge, straight, route.timeout, for_preflights, takes_options)

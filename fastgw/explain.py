@@ -41,6 +41,7 @@ from fastgw.upstream.forward import Forward
 from fastgw.upstream.group import Upstream
 from fastgw.upstream.retry import CONNECT_FAILURE, IDEMPOTENT, SAFE
 from fastgw.upstream.target import Target
+from fastgw.wire import render
 from fastgw.wire.certificate import ClientCertificate
 from fastgw.wire.framing import ResponseHead, judge_request
 from fastgw.wire.headers import Fields, folded
@@ -384,7 +385,12 @@ def _rehearse(link: Link, exchange: OpenExchange, rehearsal: Rehearsal, shown: _
 
 def _ask(link: Link, exchange: OpenExchange | OpenShadow, shown: _Shown) -> _Asked:
     hooks = link.own
-    if hooks.request is None:
+    step = hooks.would or hooks.request
+    if hooks.request_ids is not None:
+        if not link.use.shadow:
+            return _Asked(f"would send {'; '.join(shown.fields(hooks.request_ids.line(exchange.request_id)))}")
+        step = hooks.request_ids.identify
+    if step is None:
         return _Asked("has no say before the response")
     added, edited, query = exchange.request_added, tuple(exchange.headers), exchange.query_sent
     dropped = exchange.request_dropped
@@ -392,7 +398,7 @@ def _ask(link: Link, exchange: OpenExchange | OpenShadow, shown: _Shown) -> _Ask
     outcome: Any = None
     raised: Exception | None = None
     try:
-        outcome = (hooks.would or hooks.request)(exchange)
+        outcome = step(exchange)
         if not inspect.isawaitable(outcome):
             outcome = checked(outcome)
     except Exception as error:  # the edge of a filter: what it raises is what would be answered
@@ -473,7 +479,10 @@ def _answered(explanation: Explanation, exchange: Exchange, shown: _Shown) -> Ex
     explanation.fault = exchange.fault.label if exchange.fault else ""
     if exchange.fault is Fault.INTERNAL:
         explanation.detail = exchange.why
-    explanation.fields = shown.fields(response.headers.render(response.dropped) + response.added)
+    dropped, lines = response.dropped, response.added
+    if exchange.id_shown:
+        dropped, lines = dropped | render.REQUEST_IDS, lines + render.id_line(exchange.id_shown)
+    explanation.fields = shown.fields(response.headers.render(dropped) + lines)
     return explanation
 
 

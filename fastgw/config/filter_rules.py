@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from fastgw.config.levels import by_route, early
+from fastgw.config.levels import by_route, early, is_default
 from fastgw.config.merging import Merged, Place
 from fastgw.config.problems import Problem, show
 from fastgw.config.settings import FilterUse, Route
@@ -35,6 +35,7 @@ class FilterRules:
     """One check of all levels. What is forbidden is reported at its place."""
 
     merged: Merged
+    filter_types: Mapping[str, type]
 
     def check(self) -> list[Problem]:
         """Report what is forbidden, and return what is worth knowing."""
@@ -127,8 +128,13 @@ class FilterRules:
                     yield place.problem(
                         f"{subject}{'removes' if use is None else 'replaces'} that of {owner.name} ({at})"
                     )
-                elif use is None:
+                elif use is None and not self._removes_default(level, name):
                     yield place.problem(f"{subject}there is nothing to remove; did you mean {{}}?")
+
+    def _removes_default(self, level: Level, name: str) -> bool:
+        """Whether the gateway has a filter of this name though nobody has written it."""
+        written = name in self.merged.maps["filters"] and level.kind != "the gateway"
+        return not written and is_default(self.filter_types.get(name))
 
 
 def _uses(place: Place, filters: Mapping[str, Any]) -> Mapping[str, tuple[Place, Any]]:

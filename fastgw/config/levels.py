@@ -4,6 +4,7 @@ They add up by instance name; the nearest use of a name counts, and a nearest `n
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from fastgw.config.settings import Config, Filters, FilterUse, Route
@@ -17,6 +18,22 @@ def early(settings: Any, on_listener: bool = True) -> bool:
 def by_route(settings: Any) -> bool:
     """Whether a route or upstream may replace an early filter: it decides nothing before the route is known."""
     return bool(getattr(settings, "by_route", False))
+
+
+def with_defaults(filters: Filters, filter_types: Mapping[str, Any]) -> Filters:
+    """The filters of the gateway, with those that it has by default: unless it says something of one by its name, or
+    has one of its type by another name."""
+    said = {*filters, *(use.type for use in filters.values() if use is not None)}
+    uses = {
+        name: FilterUse(name=name, type=name, settings=filter_type())
+        for name, filter_type in filter_types.items()
+        if is_default(filter_type) and name not in said
+    }
+    return MappingProxyType({**uses, **filters}) if uses else filters
+
+
+def is_default(filter_type: Any) -> bool:
+    return bool(getattr(filter_type, "by_default", False))
 
 
 def accumulate(levels: Iterable[Filters]) -> Mapping[str, FilterUse]:

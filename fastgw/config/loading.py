@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from fastgw.config.documents import Document, Found, Source, read_all
 from fastgw.config.egress_routes import EgressKept, expand
@@ -17,12 +18,13 @@ from fastgw.config.files import Disk, Files, Memory
 from fastgw.config.filter_rules import FilterRules
 from fastgw.config.idle_settings import idle_settings, overlaid_targets
 from fastgw.config.kyma_provider import KymaKept, Refused, add_kyma
+from fastgw.config.levels import with_defaults
 from fastgw.config.lint import lint
 from fastgw.config.lookups import UNKNOWN
 from fastgw.config.merging import Merged, add_consumers, merge, put_targets, targets_in_files
 from fastgw.config.problems import ConfigError, Problem, begin_hints
 from fastgw.config.rules import RULES
-from fastgw.config.settings import MOST_WORKERS, AccessLog, Config, Listener, Route, Status
+from fastgw.config.settings import MOST_WORKERS, NONE, AccessLog, Config, Listener, Route, Status
 from fastgw.config.tls_rules import tls_notes
 from fastgw.config.values import ADDRESS, URL, Notation
 
@@ -202,7 +204,7 @@ def _judged(
     if all(document.value is not None for document in documents):
         for rule in RULES:
             rule(merged)
-        notes += FilterRules(merged).check() + tls_notes(merged)
+        notes += FilterRules(merged, filter_types).check() + tls_notes(merged)
     names = [*(document.name for document in documents), *of_kyma.files]
     order = {name: number for number, name in enumerate(names)}
     problems = found.problems + of_extensions + [problem for reading in readings for problem in reading.problems]
@@ -212,7 +214,7 @@ def _judged(
         return _judged(found, filter_types, files, remembered, {**refused, **of_kyma.refused})
     notes += idle_settings(merged) + lint(merged)
     loaded = Loaded(
-        config=merged.config(),
+        config=_with_defaults(merged.config(), filter_types),
         notes=tuple(told_of(notes, order)),
         files=tuple(document.name for document in found.documents if not document.upstream),
         sources=tuple(document.source for document in found.documents),
@@ -222,8 +224,19 @@ def _judged(
     return loaded, merged
 
 
+def _with_defaults(made: Config, filter_types: Mapping[str, type]) -> Config:
+    filters = with_defaults(made.filters, filter_types)
+    return made if filters is made.filters else replace(made, filters=filters)
+
+
 def from_flags(
-    listen: str, to: str, *, workers: int | None = None, access_log: str | None = None, status: str | None = None
+    listen: str,
+    to: str,
+    filter_types: Mapping[str, type],
+    *,
+    workers: int | None = None,
+    access_log: str | None = None,
+    status: str | None = None,
 ) -> Config:
     """The configuration of `fastgw run --listen … --to …`. Raises `ConfigError` whose problems name the flags."""
     problems: list[Problem] = []
@@ -253,6 +266,7 @@ def from_flags(
         version=1,
         listeners=MappingProxyType({"main": Listener(address=address)}),
         routes=(Route(name="all", upstream=url),),
+        filters=with_defaults(NONE, filter_types),
         **given,
     )
 

@@ -149,10 +149,10 @@ class _Drawing:
             self._definitions["filters"] = {
                 "type": "object",
                 "properties": {
-                    name: {"anyOf": [{"type": "null"}, _reference(f"filter {name}"), *typed]}
+                    name: {"anyOf": [{"enum": [None, "off"]}, _reference(f"filter {name}"), *typed]}
                     for name in self._filter_types
                 },
-                "additionalProperties": {"anyOf": [{"type": "null"}, *typed]},
+                "additionalProperties": {"anyOf": [{"enum": [None, "off"]}, *typed]},
                 "propertyNames": self.itself(names),
             }
         return _reference("filters")

@@ -430,6 +430,8 @@ class Either(Shape):
         nullable = isinstance(self.shapes[-1], Null)
         if nullable and value is None and reading.document.says_nothing(path):
             return self.refuse_nothing(path, reading)
+        if nullable and isinstance(self.shapes[0], Instance) and value == "off":  # TOML has no null
+            return None
         if nullable and len(self.shapes) == 2:  # then what is wrong inside can be told
             return None if value is None else self.shapes[0].read(value, path, reading)
         kinds = _KINDS.get(type(value), ())
@@ -579,7 +581,7 @@ _KINDS: Final[Mapping[type, tuple[type[Shape], ...]]] = {
 class Instance(Shape):
     """One use of a filter: its type's settings, and three keys that every instance has."""
 
-    expected: str = "a mapping of settings or null"
+    expected: str = "a mapping of settings, null or off"
 
     KEYS = ("type", "enforced", "shadow")
     may_be_variable = False  # it is a mapping of settings

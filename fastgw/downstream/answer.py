@@ -49,14 +49,24 @@ def _length_without_body(exchange: Exchange, head: ResponseHead, status: int) ->
     return render.UNFRAMED if exchange.method == b"HEAD" or head.status == 304 else 0
 
 
-def own_answer(response: Response, payload: bytes, length: int, date_line: Callable[[], bytes], last: bytes) -> bytes:
+def own_answer(
+    response: Response,
+    payload: bytes,
+    length: int,
+    date_line: Callable[[], bytes],
+    last: bytes,
+    request_id: bytes,
+) -> bytes:
     """As `render.response`, of a response that the gateway makes itself."""
-    lines = response.added
+    lines, dropped = response.added, response.dropped
+    if request_id:
+        lines += render.id_line(request_id)
+        dropped |= render.REQUEST_IDS
     if length >= 0:
         lines += b"Content-Length: %d\r\n" % length
     if b"date" not in response.headers:
         lines += date_line()
-    block = response.headers.render(response.dropped | ResponseHead.DROPPED)
+    block = response.headers.render(dropped | ResponseHead.DROPPED)
     return b"%b%b%b%b\r\n%b" % (render.status_line(response.status), block, lines, last, payload)
 
 
@@ -67,6 +77,11 @@ def switching_head(exchange: Exchange) -> bytes:
     head = response.head
     assert head is not None
     via = b"" if render.NO_VIA in response.dropped else render.VIA[head.minor]
-    added = response.added + via + b"Connection: Upgrade\r\nUpgrade: %b\r\n" % b", ".join(head.upgrade)
-    block = render.end_to_end(head, response.dropped)
+    dropped = response.dropped
+    shown = b""
+    if exchange.id_shown:
+        dropped |= render.REQUEST_IDS
+        shown = render.id_line(exchange.id_shown)
+    added = response.added + shown + via + b"Connection: Upgrade\r\nUpgrade: %b\r\n" % b", ".join(head.upgrade)
+    block = render.end_to_end(head, dropped)
     return b"%b%b%b\r\n" % (render.status_line(101, head.reason), block, added)

@@ -7,6 +7,7 @@ from fastgw.errors import Fault
 from fastgw.exchange import Chain, Exchange, Reply, Route, problem, run_request
 from fastgw.exchange.chain import by_path
 from fastgw.exchange.reply import ALLOW
+from fastgw.exchange.request_ids import identify_anew
 from fastgw.filters.cors import is_preflight
 from fastgw.routing import Match, Routable, Router
 from fastgw.wire.malformed import Malformed
@@ -120,7 +121,10 @@ def _answer_preflight(exchange: Exchange, found: Found, chain: Chain) -> Match[R
     """The answer, or the route that takes it; None: there is none."""
     route, params = found.about or (None, exchange.params)
     if route is not None:
+        ids = exchange.chain.request_ids
         exchange.route, exchange.params, exchange.chain = route, params, chain
+        if chain.request_ids is not ids:
+            identify_anew(exchange, ids, chain.request_ids)
     assert chain.preflight is not None
     outcome = run_request((chain.preflight,), exchange)
     assert outcome is None or isinstance(outcome, Reply)
@@ -193,7 +197,10 @@ def choose(exchange: Exchange, router: Router[Route], match: Match[Route] | None
     if route.division is not None:
         route = route.division.part_for(exchange)
     exchange.route = route
+    ids = exchange.chain.request_ids
     exchange.chain = route.chain
+    if route.chain.request_ids is not ids:
+        identify_anew(exchange, ids, route.chain.request_ids)
     if route.judge_path is not None:
         refusal = route.judge_path(exchange)
         if refusal is not None:

@@ -31,7 +31,7 @@ from fastgw.node.sending import send
 from fastgw.node.timers import Timed
 from fastgw.observe.families import FilterEvent
 from fastgw.routing import Match, Router
-from fastgw.upstream.passage import Passage
+from fastgw.upstream.passage import NO_HEAD, NO_ROUTE, Passage
 from fastgw.wire import render
 from fastgw.wire.body import BodyReader
 from fastgw.wire.framing import RequestHead, ResponseHead, find_head_end, judge_request, take_request, taken
@@ -712,28 +712,31 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             payload = render.chunk(payload)
         date_line = self.server.date_line
         if head is None:
-            self._write(own_answer(response, payload, length, date_line, last))
+            self._write(own_answer(response, payload, length, date_line, last, exchange.id_shown))
         else:
             status, dropped, added = response.status, response.dropped, response.added
-            self._write(render.response(head, status, dropped, added, payload, length, date_line, last))
+            shown = exchange.id_shown
+            self._write(render.response(head, status, dropped, added, payload, length, date_line, last, shown))
         if ended:
             self._complete()
 
     # the client's side of a passage (`StraightClient`)
 
     def answer_straight(
-        self, head: ResponseHead, exchange: Exchange | None, dropped: frozenset[bytes], added: bytes
+        self, head: ResponseHead, exchange: Exchange | None, dropped: frozenset[bytes], added: bytes, request_id: bytes
     ) -> None:
         server = self.server
         self._passing = False
-        self._write(render.whole(head, server.date_line, _CLOSE if self._closing else b"", dropped, added))
+        last = _CLOSE if self._closing else b""
+        message = render.whole(head, server.date_line, last, dropped, added, request_id)
+        send(self.fd, message, self.transport, self._write_paused)
         if server.draining:
             server.drained += 1
         if exchange is None:
             passage = self._passage
             assert passage is not None
             server.finish(passage)
-            passage.forget()
+            passage.response, passage.head, passage.route = None, NO_HEAD, NO_ROUTE  # as `forget`
         else:
             self.exchange = None
             exchange.finish()

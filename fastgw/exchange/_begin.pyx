@@ -12,8 +12,11 @@ from libc.stdint cimport int64_t
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from fastgw._slots cimport slot_place
+from fastgw.exchange._request_ids cimport RequestIds, is_as_read, is_replaced, line_for
 from fastgw.wire._scan cimport RequestHead, method_of
 
+from fastgw.exchange.reply import NO_NAMES
+from fastgw.wire.splice import REQUEST_IDS
 from types import MemberDescriptorType
 
 cdef extern from "Python.h":
@@ -34,9 +37,17 @@ cdef enum:
     CLIENT_IP
     CHAIN
     BEGUN_AT
+    REQUEST_ID
+    ID_SHOWN
+    REQUEST_ADDED
+    REQUEST_DROPPED
     OWN_COUNT
 
-cdef tuple _OWN = ("head", "method", "path", "client", "listener", "peer", "scheme", "client_ip", "chain", "begun_at")
+cdef tuple _OWN = (
+    "head", "method", "path", "client", "listener", "peer", "scheme", "client_ip", "chain", "begun_at", "request_id",
+    "id_shown", "request_added", "request_dropped",
+)
+cdef bytes _NO_BYTES = b""
 
 
 cdef Py_ssize_t _place(type owner, str name) except -1:
@@ -70,6 +81,8 @@ cdef class Maker:
     cdef type _peer_class  # the first peer's
     cdef Py_ssize_t _peer_scheme_at
     cdef Py_ssize_t _peer_ip_at
+    cdef type _chain_class  # the first chain's
+    cdef Py_ssize_t _chain_ids_at
 
     def __init__(self, type exchange_class not None):
         cdef Py_ssize_t number
@@ -90,6 +103,7 @@ cdef class Maker:
         made = self._class(head, client, listener, peer, chain)
         self._peer_class = type(peer)
         self._peer_scheme_at, self._peer_ip_at = _place(type(peer), "scheme"), _place(type(peer), "ip")
+        self._chain_class, self._chain_ids_at = type(chain), _place(type(chain), "request_ids")
         self._alike = tuple([getattr(made, name) for name in self._names])
         for place in range(len(self._alike)):
             self._alike_held[<int>place] = <PyObject*>self._alike[place]
@@ -99,6 +113,7 @@ cdef class Maker:
         """As `exchange.begin`."""
         cdef timespec now
         cdef Py_ssize_t number
+        cdef bytes name = _NO_BYTES, line = _NO_BYTES
         if self._alike is None:
             return self._first(head, client, listener, peer, chain)
         if type(peer) is self._peer_class:
@@ -109,6 +124,14 @@ cdef class Maker:
             method, path = method_of(<RequestHead>head), (<RequestHead>head)._path
         else:
             method, path = head.method, head.path
+        dropped = NO_NAMES
+        ids = _read(chain, self._chain_ids_at, "request_ids") if type(chain) is self._chain_class else chain.request_ids
+        if type(ids) is RequestIds and type(head) is RequestHead and is_as_read(<RequestHead>head):
+            name = (<RequestIds>ids).made_for(<RequestHead>head)
+            line = line_for(<RequestHead>head, name)
+            if is_replaced(<RequestHead>head, line):
+                dropped = REQUEST_IDS
+            ids = None
         clock_gettime(CLOCK_MONOTONIC, &now)
         begun_at = <double>(<int64_t>now.tv_sec * 1000000000 + now.tv_nsec) / 1e9  # as `time.monotonic` makes it
         made = PyType_GenericAlloc(self._class, 0)
@@ -124,4 +147,10 @@ cdef class Maker:
         _put(made, self._own_at[CLIENT_IP], ip)
         _put(made, self._own_at[CHAIN], chain)
         _put(made, self._own_at[BEGUN_AT], begun_at)
+        _put(made, self._own_at[REQUEST_ID], name)
+        _put(made, self._own_at[ID_SHOWN], name)
+        _put(made, self._own_at[REQUEST_ADDED], line)
+        _put(made, self._own_at[REQUEST_DROPPED], dropped)
+        if ids is not None:
+            ids.identify(made)
         return made

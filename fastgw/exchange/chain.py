@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, final
 from fastgw.errors import Fault
 from fastgw.events import Event, say
 from fastgw.exchange.reply import Reply, problem
+from fastgw.exchange.request_ids import RequestIds
 from fastgw.exchange.states import ENDED
 from fastgw.observe.families import FilterEvent
 
 if TYPE_CHECKING:
     from fastgw.config.settings import FilterUse
     from fastgw.exchange.exchange import Exchange
-    from fastgw.wire.framing import ResponseHead
+    from fastgw.wire.framing import RequestHead, ResponseHead
 
 log = logging.getLogger("fastgw")
 
@@ -95,7 +96,8 @@ class Hooks:
     place of all request steps, for a CORS preflight about requests of this route; of a chain's the last one counts.
     None: the upstream answers it, and only those filters see it that do not care who the client is.
     asks: whom a request step asks that has to wait, for people too. would: what stands for the request step where it is
-    only told what it would decide, for one that leaves traces: it leaves none.
+    only told what it would decide, for one that leaves traces: it leaves none. request_ids: gives requests their id, in
+    place of a request step, before all filters; of a chain's the last one counts.
     """
 
     __slots__ = (
@@ -108,6 +110,7 @@ class Hooks:
         "reply",
         "request",
         "request_body",
+        "request_ids",
         "response",
         "start",
         "stop",
@@ -130,12 +133,14 @@ class Hooks:
         preflight: RequestStep | None = None,
         asks: str = "",
         would: RequestStep | None = None,
+        request_ids: RequestIds | None = None,
     ) -> None:
         self.request, self.response, self.request_body, self.finish = request, response, request_body, finish
         self.reply, self.renew, self.looks_at = reply, renew, looks_at
         self.start, self.stop, self.explain, self.preflight = start, stop, explain, preflight
         self.asks = asks
         self.would = would
+        self.request_ids = request_ids
 
 
 @final
@@ -182,6 +187,7 @@ class Chain:
         "renew_steps",
         "reply_steps",
         "request_body_steps",
+        "request_ids",
         "request_steps",
         "response_steps",
         "told_at",
@@ -199,6 +205,7 @@ class Chain:
         self.renew_steps = tuple(h.renew for h in reversed(hooks) if h.renew is not None)
         self.finish_steps = tuple(h.finish for h in reversed(hooks) if h.finish is not None)
         self.preflight = next((h.preflight for h in reversed(hooks) if h.preflight is not None), None)
+        self.request_ids = next((h.request_ids for h in reversed(hooks) if h.request_ids is not None), None)
 
     @property
     def meets_answers(self) -> bool:
@@ -285,7 +292,8 @@ class Straight:
     that is as it was sent is refused. `at_once`: filters have to do neither with all requests or answers, nor with
     bodies.
     `looks_at`: whether an answer that came on this way has to leave it, for what a filter has to do with it; None: none
-    has. `meets_answers`: whether filters have to do with all of them.
+    has. `meets_answers`: whether filters have to do with all of them. `id_of`: makes or takes a request's id; None: it
+    has none.
     """
 
     forward: Any
@@ -293,6 +301,7 @@ class Straight:
     at_once: bool
     looks_at: LooksAt | None
     meets_answers: bool
+    id_of: Callable[[RequestHead], bytes] | None = None
 
 
 class _Asked:

@@ -104,6 +104,7 @@ class Exchange:
         "fault",
         "for_others",
         "head",
+        "id_shown",
         "is_straight",
         "limits",
         "listener",
@@ -155,6 +156,7 @@ class Exchange:
         self.request_dropped = NO_NAMES  # lower-case names that the upstream must not see
         self.for_others: ForOthers | None = None  # what of the three another upstream gets; None: all of it
         self.request_id = b""
+        self.id_shown = b""  # what the response says in X-Request-Id; b"": what the upstream says there
         self.response: Response | None = None
         self.response_bytes = 0
         self.service: ServiceSide | None = None
@@ -174,6 +176,8 @@ class Exchange:
         self.upstream_s = -1.0
         self.retries = 0
         self.renewed = False  # filters were asked to renew what they show the upstream
+        if chain.request_ids is not None:
+            chain.request_ids.identify(self)
 
     def __repr__(self) -> str:
         route = self.route.name if self.route else "-"

@@ -339,6 +339,9 @@ class Filter(Settings, metaclass=FilterMeta, frozen=True):
     by_route: ClassVar[bool] = False
     """Whether a route or upstream may replace it although its phase is early: it has no request step."""
 
+    by_default: ClassVar[bool] = False
+    """Whether the gateway has it where its configuration says nothing of it: see `config.levels.with_defaults`."""
+
     def build(self, env: Env) -> Hooks:
         """The hooks of one use of these settings. Raises `ValueError` when they make no sense there."""
         raise NotImplementedError

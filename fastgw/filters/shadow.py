@@ -29,6 +29,8 @@ MOST_WAITING: Final = 1000
 
 def in_shadow(instance: str, own: Hooks) -> Hooks:
     """Hooks that ask a filter's own, and do not do what they say."""
+    if own.request_ids is not None:
+        own = Hooks(request=own.request_ids.identify, response=own.response)
     shadow = _Shadow(instance, own)
     return Hooks(
         request=None if own.request is None else shadow.request,

@@ -32,19 +32,19 @@ if TYPE_CHECKING:
     from fastgw.upstream.forwarding import Forwarding
 
 
-_NO_HEAD: Final = RequestHead()
-_NO_ROUTE: Final = Route("", lambda exchange: None, Chain(()), ())
+NO_HEAD: Final = RequestHead()
+NO_ROUTE: Final = Route("", lambda exchange: None, Chain(()), ())
 
 
 class StraightClient(ClientSide, Protocol):
     """What a passage asks of the connection that the client is on."""
 
     def answer_straight(
-        self, head: ResponseHead, exchange: Exchange | None, dropped: frozenset[bytes], added: bytes
+        self, head: ResponseHead, exchange: Exchange | None, dropped: frozenset[bytes], added: bytes, request_id: bytes
     ) -> None:
         """Send an answer that came as a whole, with what filters say of its fields, and end what it is of with it.
 
-        None: it is the passage's own.
+        None: it is the passage's own. `request_id`: as in `render.whole`.
         """
 
     def turn(self, exchange: Exchange) -> None:
@@ -135,13 +135,17 @@ class Passage(NoTunnel):
         self.request_bytes = head.length
         self.route = route
         self._params = params
-        forward: Forward = route.straight.forward
+        straight: Straight = route.straight
+        id_of = straight.id_of
+        self.request_id = request_id = b"" if id_of is None else id_of(head)
+        forward: Forward = straight.forward
         # PERF: these lines once more below: a call here costs 60 ns (CPython 3.11, micro/exchange).
         upstream = forward.upstream
-        self.upstream, self.target = upstream.name, ""
+        self.upstream = upstream.name
         upstream.active += 1
         target = upstream.balancer.pick(self)
         if target is None:
+            self.target = ""
             self._turned(None).attempt(fresh=False, again=False)
             return
         self.target = target.label
@@ -163,7 +167,7 @@ class Passage(NoTunnel):
             if forward.marks:
                 drop = forward.joined(drop, NO_NAMES)
             sent_target = None if forward.keeps_path and head.path_as_sent else forward.sent_target(self, target)
-            request = render.request(head, sent_target, target.host_header, drop, added, payload)
+            request = render.request(head, sent_target, target.host_header, drop, added, payload, request_id)
             connection.begin(self, request, method)
         except Exception:  # the edge of this exchange: a defect is its answer
             say(Event.DEFECT, "a defect while sending a request to %s", target.label, error=True)
@@ -239,11 +243,14 @@ class Passage(NoTunnel):
     def _exchange_so_far(self) -> Exchange:
         exchange = self._exchange
         if exchange is None:
-            exchange = begin(self.head, self._client, self.listener, self.peer, self.route.chain)
+            exchange = begin(self.head, self._client, self.listener, self.peer, NO_ROUTE.chain)
+            exchange.chain = self.route.chain
             exchange.begun_at, exchange.client_ip = self.begun_at, self.client_ip
             exchange.route, exchange.params = self.route, self._params
             exchange.answered_by = None
             exchange.upstream, exchange.target = self.upstream, self.target
+            if self.route.chain.request_ids is not None:
+                self.route.chain.request_ids.resume(exchange, self.request_id)
             if self.head.payload:
                 exchange.request_body = Relay.whole(self.head.payload)
         exchange.is_straight = False
@@ -252,8 +259,8 @@ class Passage(NoTunnel):
     def forget(self) -> None:
         """It is over and told of: hold no more of its bytes, nor a route that may be replaced before the next one."""
         self.response = None
-        self.head = _NO_HEAD
-        self.route = _NO_ROUTE
+        self.head = NO_HEAD
+        self.route = NO_ROUTE
 
     # what the connection tells
 
@@ -280,10 +287,10 @@ class Passage(NoTunnel):
             self.upstream_s = now - self.begun_at
             self.response = head
             self.response_bytes = length
-            self._client.answer_straight(head, None, straight.forward.marks, b"")
+            self._client.answer_straight(head, None, straight.forward.marks, b"", self.request_id)
             return
         self._exchange = None
-        self.route = _NO_ROUTE
+        self.route = NO_ROUTE
         exchange.upstream_s = now - exchange.begun_at
         exchange.response_bytes = length
         exchange.sent = True
@@ -301,7 +308,7 @@ class Passage(NoTunnel):
                 self._client.turn(exchange)
                 self._client.answer(response, head.payload, True)
                 return
-        self._client.answer_straight(head, exchange, response.dropped, response.added)
+        self._client.answer_straight(head, exchange, response.dropped, response.added, exchange.id_shown)
 
     def answered(self, head: ResponseHead, payload: bytes, ended: bool) -> None:
         self.turn().answered(head, payload, ended)

@@ -1,6 +1,7 @@
 from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.string cimport memcmp, memcpy
 
 from fastgw.wire._bodies cimport SecondJudge
 
@@ -90,3 +91,15 @@ cdef inline uint64_t beginning_of(const uint8_t* name) noexcept nogil:
     return <uint64_t>1 << ((four | <uint32_t>0x20202020) * <uint32_t>0x353719FD >> 26)
 
 cdef bytes method_of(RequestHead head)
+
+cdef inline bint has_one_line(Head head, uint32_t bit, bytes value) noexcept:
+    """Whether one line has the known name of this bit, and it says `value`."""
+    cdef int place, found = 0
+    cdef Span said
+    for place in range(head.line_count):
+        if bit >> head.lines[place].name & 1:
+            said = head.lines[place].value
+            found += 1
+    if found != 1 or said.length != PyBytes_GET_SIZE(value):
+        return False
+    return not memcmp(PyBytes_AS_STRING(head.source) + said.start, PyBytes_AS_STRING(value), said.length)

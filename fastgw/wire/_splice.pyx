@@ -9,13 +9,14 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcpy
 
-from fastgw.wire._scan cimport SLOT_WORDS, Head, RequestHead, ResponseHead, bits_of, slot_of
+from fastgw.wire._scan cimport SLOT_WORDS, Head, RequestHead, ResponseHead, bits_of, has_one_line, slot_of
 
 from fastgw.wire import heads, splice
 from fastgw.wire.grammar import IS_TOKEN
 from fastgw.wire.headers import folded
 
 cdef uint32_t _DATE = bits_of((b"date",))
+cdef uint32_t _REQUEST_ID = bits_of((splice.REQUEST_ID,))
 
 cdef enum:
     MOST_KEPT = 64
@@ -160,21 +161,23 @@ cdef _Masks _request_masks = _Masks(heads.RequestHead)
 cdef _Masks _response_masks = _Masks(heads.ResponseHead)
 
 
-cdef bint _can_cut(Head head, _Left left, Cuts* cuts) noexcept:
-    """Find what is cut out of the field lines. False: the reference has to."""
+cdef bint _can_cut(Head head, _Left left, uint32_t more, Cuts* cuts) noexcept:
+    """Find what is cut out of the field lines, known ones with a bit in `more` among it. False: the reference has to."""
+    cdef uint32_t mask
     if left is None or (head._fields is not None and head._fields.changed):
         return False
+    mask = left.mask | more
     cuts.count = 0
     cuts.bytes = 0
     if left.sought is None or not left.sought.may_be_in(head):
-        _cut_known(head, left.mask, cuts)
+        _cut_known(head, mask, cuts)
         return True
     if left.authorization and (<RequestHead>head).authorizations < 2:
-        _cut_known(head, left.mask, cuts)
+        _cut_known(head, mask, cuts)
         if (<RequestHead>head).authorizations:
             _cut_authorization(<RequestHead>head, cuts)
         return True
-    return _cut_sought(head, left.mask, left.sought, cuts)
+    return _cut_sought(head, mask, left.sought, cuts)
 
 
 cdef inline void _cut(Cuts* cuts, Py_ssize_t start, Py_ssize_t end) noexcept:
@@ -267,7 +270,7 @@ def end_to_end(head, frozenset also not None=_NOTHING):
     cdef Cuts cuts
     cdef bytes block
     if isinstance(head, Head):
-        if _can_cut(head, (_request_masks if type(head) is RequestHead else _response_masks).left(also), &cuts):
+        if _can_cut(head, (_request_masks if type(head) is RequestHead else _response_masks).left(also), 0, &cuts):
             block = PyBytes_FromStringAndSize(NULL, _kept_length(head, &cuts))
             _put_kept(PyBytes_AS_STRING(block), head, &cuts)
             return block
@@ -278,6 +281,7 @@ cdef enum:
     UNFRAMED = -1
     IN_CHUNKS = -2
     MOST_DIGITS = 20
+    ID_NAME = 14
     LONGEST_LENGTH_LINE = 16 + MOST_DIGITS + 2
 
 cdef struct Text:
@@ -297,9 +301,12 @@ def request(
     frozenset also not None=_NOTHING,
     bytes added not None=b"",
     bytes payload not None=b"",
+    bytes request_id not None=b"",
 ):
     """As `splice.request`."""
     cdef Cuts cuts
+    cdef uint32_t more = 0
+    cdef Py_ssize_t id_length = 0
     cdef bytes sent, via
     cdef _Left left
     cdef const char* text
@@ -313,7 +320,12 @@ def request(
     if type(head) is RequestHead:
         ours = head
         left = _request_masks.left(also)
-        if _can_cut(ours, left, &cuts):
+        if PyBytes_GET_SIZE(request_id) and not (
+            ours.names & _REQUEST_ID and has_one_line(ours, _REQUEST_ID, request_id)
+        ):
+            more = _REQUEST_ID
+            id_length = ID_NAME + PyBytes_GET_SIZE(request_id) + 2
+        if _can_cut(ours, left, more, &cuts):
             text = PyBytes_AS_STRING(ours.source)
             if target is None:
                 target_text = text + ours.target_at.start
@@ -332,7 +344,8 @@ def request(
             sent = PyBytes_FromStringAndSize(
                 NULL,
                 ours.method_at.length + 1 + target_length + 17 + host_length + 2
-                + _kept_length(ours, &cuts) + PyBytes_GET_SIZE(added) + framing.length + PyBytes_GET_SIZE(via) + 2
+                + _kept_length(ours, &cuts) + PyBytes_GET_SIZE(added) + id_length
+                + framing.length + PyBytes_GET_SIZE(via) + 2
                 + PyBytes_GET_SIZE(payload),
             )
             out = _put(PyBytes_AS_STRING(sent), text, ours.method_at.length)
@@ -343,13 +356,21 @@ def request(
             out = _put(out, b"\r\n", 2)
             out = _put_kept(out, ours, &cuts)
             out = _put_bytes(out, added)
+            if id_length:
+                out = _put_id(out, request_id)
             if framing.length:
                 out = _put(out, framing.text, framing.length)
             out = _put_bytes(out, via)
             out = _put(out, b"\r\n", 2)
             _put_bytes(out, payload)
             return sent
-    return splice.request(head, target, host, also, added, payload)
+    return splice.request(head, target, host, also, added, payload, request_id)
+
+
+cdef inline char* _put_id(char* out, bytes request_id) noexcept:
+    out = _put(out, b"X-Request-Id: ", ID_NAME)
+    out = _put(out, PyBytes_AS_STRING(request_id), PyBytes_GET_SIZE(request_id))
+    return _put(out, b"\r\n", 2)
 
 
 cdef inline Text _framing(long long length, char* length_line) noexcept:
@@ -389,21 +410,28 @@ def response(
     long long length=UNFRAMED,
     date_line=None,
     bytes last not None=b"",
+    bytes request_id not None=b"",
 ):
     """As `splice.response`."""
     cdef Cuts cuts
     cdef _Left left
     if type(head) is ResponseHead and status == (<ResponseHead>head).status:
         left = _response_masks.left(also)
-        if _can_cut(head, left, &cuts):
+        if _can_cut(head, left, _REQUEST_ID if PyBytes_GET_SIZE(request_id) else 0, &cuts):
             return _response(
-                head, status, &cuts, left.no_via, added, PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload), length, date_line, last
+                head, status, &cuts, left.no_via, added, PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload), length,
+                date_line, last, request_id
             )
-    return splice.response(head, status, also, added, payload, length, date_line, last)
+    return splice.response(head, status, also, added, payload, length, date_line, last, request_id)
 
 
 def whole(
-    head, date_line not None, bytes last not None, frozenset also not None=_NOTHING, bytes added not None=b""
+    head,
+    date_line not None,
+    bytes last not None,
+    frozenset also not None=_NOTHING,
+    bytes added not None=b"",
+    bytes request_id not None=b"",
 ):
     """As `splice.whole`."""
     cdef Cuts cuts
@@ -412,11 +440,12 @@ def whole(
     if type(head) is ResponseHead:
         ours = head
         left = _response_masks.left(also)
-        if ours.whole and _can_cut(ours, left, &cuts):
+        if ours.whole and _can_cut(ours, left, _REQUEST_ID if PyBytes_GET_SIZE(request_id) else 0, &cuts):
             return _response(
-                ours, ours.status, &cuts, left.no_via, added, ours.payload_at, ours.payload_length, ours.payload_length, date_line, last
+                ours, ours.status, &cuts, left.no_via, added, ours.payload_at, ours.payload_length, ours.payload_length,
+                date_line, last, request_id
             )
-    return splice.whole(head, date_line, last, also, added)
+    return splice.whole(head, date_line, last, also, added, request_id)
 
 
 cdef bytes _response(
@@ -430,6 +459,7 @@ cdef bytes _response(
     long long length,
     object date_line,
     bytes last,
+    bytes request_id,
 ):
     cdef bytes sent, via, date = b""
     cdef char length_line[LONGEST_LENGTH_LINE]
@@ -441,6 +471,7 @@ cdef bytes _response(
     sent = PyBytes_FromStringAndSize(
         NULL,
         13 + head.reason_at.length + 2 + _kept_length(head, cuts) + PyBytes_GET_SIZE(added)
+        + (ID_NAME + PyBytes_GET_SIZE(request_id) + 2 if PyBytes_GET_SIZE(request_id) else 0)
         + PyBytes_GET_SIZE(via) + framing.length + PyBytes_GET_SIZE(date) + PyBytes_GET_SIZE(last) + 2
         + payload_length,
     )
@@ -453,6 +484,8 @@ cdef bytes _response(
     out = _put(out, b"\r\n", 2)
     out = _put_kept(out, head, cuts)
     out = _put_bytes(out, added)
+    if PyBytes_GET_SIZE(request_id):
+        out = _put_id(out, request_id)
     out = _put_bytes(out, via)
     out = _put(out, framing.text, framing.length)
     out = _put_bytes(out, date)

@@ -259,7 +259,7 @@ class ResponseHead(_Head):
     __slots__ = ("has_body", "reason", "status", "until_close")
 
     DROPPED = HOP_BY_HOP
-    PASSED_ON = frozenset((b"date", b"server", b"trailer", b"via"))
+    PASSED_ON = frozenset((b"date", b"server", b"trailer", b"via", b"x-request-id"))
     KNOWN = DROPPED | PASSED_ON
     _FINDER = Finder(KNOWN, refuse_twins=False)
 

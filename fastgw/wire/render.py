@@ -5,16 +5,18 @@ from typing import TYPE_CHECKING, Final
 
 from fastgw.compiled import twin
 from fastgw.wire import splice
-from fastgw.wire.splice import IN_CHUNKS, NO_VIA, UNFRAMED, VIA, status_line
+from fastgw.wire.splice import IN_CHUNKS, NO_VIA, REQUEST_IDS, UNFRAMED, VIA, id_line, status_line
 
 __all__ = [
     "IN_CHUNKS",
     "LAST_CHUNK",
     "NO_VIA",
+    "REQUEST_IDS",
     "UNFRAMED",
     "VIA",
     "chunk",
     "end_to_end",
+    "id_line",
     "last_chunk",
     "request",
     "response",

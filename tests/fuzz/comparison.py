@@ -24,6 +24,7 @@ ALSO = [
 ASKED = [b"user-agent", b"referer", b"host", b"via", b"x-a", b"content-length", b"connection", b"cookie"]
 ADDED = b"X-Forwarded-For: 192.0.2.7\r\n"
 LAST = b"Connection: close\r\n"
+IDS = [b"0af7651916cd43dd8448eb211c80319c", b"a"]
 
 
 class Difference(AssertionError):
@@ -121,6 +122,8 @@ def read_request(side: Side, wire: bytes, random: Random) -> tuple[Judged, tuple
         judged.step("end to end", side.render.end_to_end, head, also)
         judged.step("render", side.render.request, head, head.path, b"origin:8080", also, ADDED, b"p")
         judged.step("render as sent", side.render.request, head, None, None, also, ADDED)
+        for request_id in IDS:
+            judged.step("render with an id", side.render.request, head, None, None, also, ADDED, b"", request_id)
     return judged, (head, body) if body is not None else None
 
 
@@ -151,10 +154,13 @@ def read_response(side: Side, wire: bytes, random: Random, method: bytes) -> tup
         judged.step("end to end", side.render.end_to_end, head, also)
         payload = head.payload or b""
         for length in (head.length, side.render.UNFRAMED, side.render.IN_CHUNKS):
-            judged.step("render", side.render.response, head, head.status, also, ADDED, payload, length, _dated, LAST)
+            sent = head, head.status, also, ADDED, payload, length, _dated, LAST
+            judged.step("render", side.render.response, *sent)
+            judged.step("render with an id", side.render.response, *sent, IDS[0])
     if head.whole:
         for also in ALSO:
             judged.step("whole", side.render.whole, head, _dated, LAST, also, ADDED)
+            judged.step("whole with an id", side.render.whole, head, _dated, LAST, also, ADDED, IDS[0])
     return judged, (head, body) if body is not None else None
 
 

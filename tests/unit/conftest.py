@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from fastgw.config.settings import Log
+from fastgw.filters.request_id import RequestId
 from fastgw.runtime.notices import call_process, configure
 from fastgw.upstream import pool as pooling
 from tests.support.lending import Dialer
@@ -16,6 +17,13 @@ def tells_by_default() -> Iterator[None]:
     yield
     call_process("fastgw")
     configure(Log())
+
+
+@pytest.fixture(autouse=True)
+def no_request_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Configurations have the filters that their test says, and no id that is another one each time; of what there is
+    by default `test_request_ids.py` and `protocol/test_request_ids.py` speak."""
+    monkeypatch.setattr(RequestId, "by_default", False)
 
 
 @pytest.fixture

@@ -123,6 +123,6 @@ def test_more_than_anybody_reads_are_counted(tmp_path: Path) -> None:
 
 
 def test_what_came_from_no_file_is_told_without_a_place() -> None:
-    made = config.from_flags("127.0.0.1:0", "http://127.0.0.1:9")
+    made = config.from_flags("127.0.0.1:0", "http://127.0.0.1:9", {})
     (problem,) = CompileError("gateway: filter x: no").problems(config.Loaded.of(made), TYPES)
     assert str(problem) == "gateway: filter x: no"

@@ -215,7 +215,7 @@ def test_what_nobody_wrote_is_told_from_the_same_in_a_file(tmp_path):
         assert made.status is not DEFAULT_STATUS
     off = read("admin: null\nstatus: null\n")
     assert (off.admin, off.status) == (None, None)
-    flags = config.from_flags("127.0.0.1:0", "http://a")
+    flags = config.from_flags("127.0.0.1:0", "http://a", {})
     assert (flags.admin, flags.status) == (None, None)
 
 

@@ -416,7 +416,7 @@ def test_files_are_named_relative_to_the_file_that_names_them(tmp_path):
 
 
 def test_the_command_line_is_a_configuration_too(tmp_path):
-    made = config.from_flags("127.0.0.1:0", "http://a:1/b", workers=2, access_log="/tmp/x.log", status="[::1]:0")
+    made = config.from_flags("127.0.0.1:0", "http://a:1/b", {}, workers=2, access_log="/tmp/x.log", status="[::1]:0")
     written = """
 version: 1
 workers: 2
@@ -428,7 +428,7 @@ routes: [{name: all, upstream: "http://a:1/b"}]
 """
     assert load(tmp_path, a_yaml=written).config == made
     with pytest.raises(config.ConfigError) as caught:
-        config.from_flags("8080", "localhost", workers=0)
+        config.from_flags("8080", "localhost", {}, workers=0)
     assert str(caught.value).splitlines() == [
         '--listen: "8080" is not an address; expected "host:port", "[ipv6]:port", ":port" or "unix:/path"',
         '--to: "localhost" is not an http, https or unix URL; expected a URL such as "http://host:9000", or '

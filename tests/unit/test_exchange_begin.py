@@ -134,7 +134,7 @@ def test_one_that_cannot_begin_is_an_error_as_of_the_class(begin: Begin, wrong: 
 
 
 def test_later_ones_begin_later(begin: Begin) -> None:
-    made = [begin(GET, None, None, PEERS[0], None) for _ in range(100)]
+    made = [begin(GET, None, None, PEERS[0], Chain(())) for _ in range(100)]
     assert all(one.begun_at <= other.begun_at for one, other in pairwise(made))
 
 
@@ -143,8 +143,8 @@ def test_the_twin_makes_nothing_of_a_head_that_was_not_read() -> None:
     begin = TWIN.Maker(Exchange).begin
     for _ in range(2):
         with pytest.raises(AttributeError, match="method"):
-            begin(type(GET)(), None, None, PEERS[0], None)
-        assert begin(GET, None, None, PEERS[0], None).method == b"GET"
+            begin(type(GET)(), None, None, PEERS[0], Chain(()))
+        assert begin(GET, None, None, PEERS[0], Chain(())).method == b"GET"
 
 
 @pytest.mark.twin

@@ -327,6 +327,7 @@ def test_everything_that_a_filter_may_change_is_put_back() -> None:
         "fault",
         "for_others",
         "head",
+        "id_shown",
         "is_straight",
         "limits",
         "listener",

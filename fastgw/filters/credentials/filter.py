@@ -18,6 +18,7 @@ from fastgw.config.secret import Secret
 from fastgw.config.settings import NONE
 from fastgw.config.values import FieldName
 from fastgw.errors import Fault
+from fastgw.exchange.request_ids import is_id_line
 from fastgw.exchange.shadow import ShadowExchange
 from fastgw.filters.api import Env, Exchange, FeedSource, Filter, Hooks, Outcome, Phase, Reply, Services
 from fastgw.filters.asking import check_tls
@@ -29,6 +30,7 @@ from fastgw.filters.credentials.tokens import Token, TokenHolder, TokenSource, t
 from fastgw.filters.request_parameters import field_lines, values_of
 from fastgw.wire.framing import ResponseHead
 from fastgw.wire.headers import folded, without
+from fastgw.wire.splice import REQUEST_ID
 
 T = TypeVar("T", Token, CsrfToken)
 
@@ -307,11 +309,16 @@ class _Use:
                 return self._wait(exchange)
             self._write_both(exchange, line, csrf, self._names)
         elif line:
-            if exchange.for_others is None and not exchange.request_added and not exchange.request_dropped:
-                # The same as below, where there is nothing to join.
+            added = exchange.request_added
+            if (
+                exchange.for_others is None
+                and not exchange.request_dropped
+                and (not added or (is_id_line(exchange) and REQUEST_ID not in self._names.alike))
+            ):
+                # The same as below, where there is nothing to join but the id of the request.
                 dropped = self._dropped
-                exchange.for_others = b"", dropped, exchange.query_sent
-                exchange.request_added, exchange.request_dropped = line, dropped
+                exchange.for_others = added, dropped, exchange.query_sent
+                exchange.request_added, exchange.request_dropped = added + line if added else line, dropped
             else:
                 self._write(exchange, line, self._names)
         elif self._dropped:

@@ -1,0 +1,170 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, binding=False
+"""The compiled twin of `request_ids`, for the usual header: it does not go through Python for what nearly every request
+is given.
+
+Random bytes are taken from the kernel for many ids at once; a forked process throws away what its parent has left.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from fastgw.wire._scan cimport RequestHead, bits_of, has_one_line
+
+import os
+
+from fastgw.wire.splice import REQUEST_IDS
+
+cdef enum:
+    RANDOM_BYTES = 16
+    AT_ONCE = 256 * RANDOM_BYTES
+    LONGEST = 128
+
+cdef uint8_t _random[AT_ONCE]
+cdef Py_ssize_t _left = 0
+cdef uint16_t _digits[256]  # of each byte, as they lie in memory
+cdef uint32_t _X_REQUEST_ID = bits_of((b"x-request-id",))
+
+
+def _forget():
+    global _left
+    _left = 0
+
+
+cdef _set_up():
+    cdef int code
+    for code in range(256):
+        memcpy(&_digits[code], PyBytes_AS_STRING(b"%02x" % code), 2)
+    os.register_at_fork(after_in_child=_forget)
+
+
+_set_up()
+
+
+cdef bytes _made():
+    global _left
+    cdef bytes name, fresh
+    cdef const uint8_t* source
+    cdef uint16_t digits[RANDOM_BYTES]
+    cdef int place
+    if _left == 0:
+        fresh = os.urandom(AT_ONCE)
+        memcpy(_random, PyBytes_AS_STRING(fresh), AT_ONCE)
+        _left = AT_ONCE
+    _left -= RANDOM_BYTES
+    source = &_random[_left]
+    for place in range(RANDOM_BYTES):
+        digits[place] = _digits[source[place]]
+    return PyBytes_FromStringAndSize(<char*>digits, 2 * RANDOM_BYTES)
+
+
+def made():
+    """As `request_ids.made`."""
+    return _made()
+
+
+cdef enum:
+    WORD = 8
+
+cdef uint64_t _EACH = 0x0101010101010101
+cdef uint64_t _HIGHEST = 0x8080808080808080
+
+
+cdef inline uint64_t _odd(uint64_t word) noexcept nogil:
+    """Not 0: one of its bytes is not from `!` to `~`."""
+    return ((word - 0x21 * _EACH) & ~word | word | (word + _EACH)) & _HIGHEST
+
+
+cdef bint _acceptable(const char* text, Py_ssize_t length) noexcept nogil:
+    cdef uint64_t word
+    cdef Py_ssize_t at = 0
+    if not 1 <= length <= LONGEST:
+        return False
+    while at + WORD <= length:
+        memcpy(&word, text + at, WORD)
+        if _odd(word):
+            return False
+        at += WORD
+    if at < length:
+        word = 0x21 * _EACH
+        memcpy(&word, text + at, length - at)
+        return not _odd(word)
+    return True
+
+
+cdef bytes _line(bytes name):
+    cdef Py_ssize_t length = PyBytes_GET_SIZE(name)
+    cdef bytes line = PyBytes_FromStringAndSize(NULL, 14 + length + 2)
+    cdef char* out = PyBytes_AS_STRING(line)
+    memcpy(out, b"X-Request-Id: ", 14)
+    memcpy(out + 14, PyBytes_AS_STRING(name), length)
+    memcpy(out + 14 + length, b"\r\n", 2)
+    return line
+
+
+cdef bytes _NO_LINE = b""
+
+
+cdef bytes line_for(RequestHead head, bytes name):
+    if head.names & _X_REQUEST_ID and has_one_line(head, _X_REQUEST_ID, name):
+        return _NO_LINE
+    return _line(name)
+
+
+cdef bint is_replaced(RequestHead head, bytes line) noexcept:
+    """Whether the head says another id than `line_for` it."""
+    return head.names & _X_REQUEST_ID and PyBytes_GET_SIZE(line)
+
+
+cdef bint is_as_read(RequestHead head) noexcept:
+    return head._fields is None
+
+
+@cython.final
+cdef class RequestIds:
+    """For heads that `_scan` has read, and that nobody has changed; others are left to the reference."""
+
+    is_usual = True
+
+    def __init__(self, plain, bint trusts):
+        self._plain = plain
+        self._trusts = trusts
+
+    cdef bytes made_for(self, RequestHead head):
+        cdef const char* text
+        if self._trusts and head.names & _X_REQUEST_ID:
+            text = PyBytes_AS_STRING(head.source) + head.x_request_id_at.start
+            if _acceptable(text, head.x_request_id_at.length):
+                return PyBytes_FromStringAndSize(text, head.x_request_id_at.length)
+        return _made()
+
+    def of(self, head):
+        """As `RequestIds.of`."""
+        if type(head) is RequestHead and is_as_read(<RequestHead>head):
+            return self.made_for(<RequestHead>head)
+        return self._plain.of(head)
+
+    def identify(self, exchange):
+        """As `RequestIds.identify`."""
+        cdef bytes name, line
+        head = exchange.head
+        if type(head) is not RequestHead or not is_as_read(<RequestHead>head) or exchange.request_added:
+            self._plain.identify(exchange)
+            return
+        exchange.request_id = exchange.id_shown = name = self.made_for(<RequestHead>head)
+        exchange.request_added = line = line_for(<RequestHead>head, name)
+        if is_replaced(<RequestHead>head, line):
+            exchange.request_dropped |= REQUEST_IDS
+
+    def resume(self, exchange, request_id):
+        self._plain.resume(exchange, request_id)
+
+    def line(self, request_id):
+        return self._plain.line(request_id)
+
+    def take_back(self, exchange):
+        self._plain.take_back(exchange)
+
+    def show(self, exchange):
+        self._plain.show(exchange)

@@ -1,0 +1,101 @@
+"""The id that every request has: made here, or taken from the client; for the log, the upstream and the response.
+
+It is given before anything else happens to a request, and not by a step of a filter: nearly every request has one, and
+most take the fast path, where no step runs.
+"""
+
+import os
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, final
+
+from fastgw.compiled import twin
+from fastgw.wire.framing import RequestHead
+from fastgw.wire.splice import REQUEST_ID
+
+if TYPE_CHECKING:
+    from fastgw.exchange.exchange import Exchange
+
+_acceptable: Final = re.compile(rb"[!-~]{1,128}").fullmatch
+_compiled: Final[Any] = None if TYPE_CHECKING else twin("fastgw.exchange._request_ids")
+
+
+def made() -> bytes:
+    """A new id: 32 hexadecimal digits of 128 random bits."""
+    return os.urandom(16).hex().encode()
+
+
+@final
+class RequestIds:
+    """How requests get their id, by the settings of the filter `request_id`."""
+
+    __slots__ = ("_dropped", "_lower", "_prefix", "_trusts", "_twins", "is_usual")
+
+    def __init__(self, header: bytes, trusts: bool) -> None:
+        self._lower = header.lower()
+        self._trusts = trusts
+        self._prefix = header + b": "
+        self._dropped = frozenset((self._lower,))
+        self._twins = self._lower not in RequestHead.KNOWN  # of others one that is spelt like it goes on
+        self.is_usual = self._lower == REQUEST_ID
+
+    def of(self, head: RequestHead) -> bytes:
+        """The id of a request with this head."""
+        if self._trusts:
+            name = head.first(self._lower)
+            if name is not None and _acceptable(name):
+                return name
+        return made() if _compiled is None else _compiled.made()
+
+    def identify(self, exchange: "Exchange") -> None:
+        """Give an exchange its id, and have the upstream told of it."""
+        self.resume(exchange, self.of(exchange.head))
+
+    def resume(self, exchange: "Exchange", request_id: bytes) -> None:
+        """Give an exchange the id that its request has got already."""
+        exchange.request_id = request_id
+        if self.is_usual:
+            exchange.id_shown = request_id
+        sent = exchange.head.values(self._lower)
+        if sent == [request_id] and not self._twins:
+            return  # it goes on as it came
+        if sent or self._twins:
+            exchange.request_dropped |= self._dropped
+        exchange.request_added += self.line(request_id)
+
+    def line(self, request_id: bytes) -> bytes:
+        """What says an id to others."""
+        return self._prefix + request_id + b"\r\n"
+
+    def take_back(self, exchange: "Exchange") -> None:
+        """What `identify` has done: the route that was found has it otherwise."""
+        exchange.request_added = exchange.request_added.removeprefix(self.line(exchange.request_id))
+        exchange.request_dropped -= self._dropped
+        exchange.request_id = exchange.id_shown = b""
+
+    def show(self, exchange: "Exchange") -> None:
+        """Add an id to the response, in a header that is not the usual one."""
+        assert exchange.response is not None
+        exchange.response.dropped |= self._dropped
+        exchange.add_response_fields(self.line(exchange.request_id))
+
+
+@lru_cache(maxsize=64)
+def request_ids(header: bytes, trusts: bool) -> RequestIds:
+    """The same object for the same settings: so routes with equal settings are seen to be alike."""
+    ids = RequestIds(header, trusts)
+    return _compiled.RequestIds(ids, trusts) if _compiled is not None and ids.is_usual else ids
+
+
+def is_id_line(exchange: "Exchange") -> bool:
+    """Whether the usual line with the id is all that was added to the request."""
+    added = exchange.request_added
+    return len(added) == len(exchange.id_shown) + 16 and added.startswith(b"X-Request-Id: ")
+
+
+def identify_anew(exchange: "Exchange", before: RequestIds | None, now: RequestIds | None) -> None:
+    """The route of an exchange has settings of its own for its id."""
+    if before is not None:
+        before.take_back(exchange)
+    if now is not None:
+        now.identify(exchange)
