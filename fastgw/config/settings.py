@@ -62,6 +62,7 @@ from fastgw.config.values import (
     Username,
     trait,
 )
+from fastgw.wire.known import RESERVED
 
 __all__ = [
     "DEFAULT_ADMIN",
@@ -184,29 +185,6 @@ class ServerTls(Settings):
     """For a whole handshake, from the opening of the connection. A total. Then it is closed without an answer."""
 
 
-RESERVED_HEADERS: Final = (
-    "Proxy",
-    "X-Original-URL",
-    "X-Rewrite-URL",
-    "X-Forwarded-Prefix",
-    "True-Client-IP",
-    "CF-Connecting-IP",
-    "CF-Connecting-IPv6",
-    "Fastly-Client-IP",
-    "X-Client-IP",
-    "X-Cluster-Client-IP",
-    "Client-Cert",
-    "Client-Cert-Chain",
-    "X-Client-Cert",
-    "X-ARR-ClientCert",
-    "SSL-Client-*",
-    "X-SSL-Client-*",
-    "X-Forwarded-TLS-Client-Cert*",
-)
-"""What upstreams believe of whoever sends it: `HTTP_PROXY` of CGI (httpoxy), which page was asked for, who asks, and
-with which client certificate (RFC 9440 section 2.4 among it)."""
-
-
 class Listener(Settings):
     """An address that clients connect to."""
 
@@ -220,7 +198,7 @@ class Listener(Settings):
 
     Of `X-Forwarded-For` and `Forwarded` the first counts where both come: a proxy that writes only `Forwarded` must
     take the other away."""
-    reserved_headers: tuple[FieldPattern, ...] = RESERVED_HEADERS
+    reserved_headers: tuple[FieldPattern, ...] = RESERVED
     """Headers that only `trusted_proxies` may send: from any other client they are dropped before filters, routes and
     upstreams see them. A name with `*` at its end stands for all that begin so. Case is ignored, and another sign in
     the place of a hyphen (`X_Original_URL`) makes no difference. A list replaces the default; `[]` = none. What filters

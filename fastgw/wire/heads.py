@@ -18,6 +18,7 @@ from fastgw.wire.headers import Fields
 from fastgw.wire.known import (
     FORWARDING,
     HOP_BY_HOP,
+    RESERVED,
     Finder,
     Known,
     check_chunked_alone,
@@ -194,6 +195,8 @@ class RequestHead(_Head):
     DROPPED = HOP_BY_HOP | {b"host"}
     PASSED_ON = frozenset((b"trailer", b"via", b"x-request-id"))
     KNOWN = DROPPED | PASSED_ON | FORWARDING | {b"expect", b"max-forwards"}
+    USUALLY_ABSENT: Final = frozenset(name.lower().encode() for name in RESERVED)
+    """Lower-case names of fields that no head of the usual shape has. A `*` at the end: and whatever follows."""
     _FINDER = Finder(KNOWN, refuse_twins=True)
 
     method: bytes
@@ -343,7 +346,7 @@ def read_request(raw: bytes, max_fields: int) -> RequestHead:
 
 @lru_cache(maxsize=16)
 def _usual_requests(most: int) -> re.Pattern[bytes]:
-    return request_shape(most, RequestHead.KNOWN, RequestHead.PASSED_ON)
+    return request_shape(most, RequestHead.KNOWN, RequestHead.PASSED_ON, RequestHead.USUALLY_ABSENT)
 
 
 def read_usual_request(received: bytes, max_fields: int) -> RequestHead | None:

@@ -22,6 +22,15 @@ HOP_BY_HOP: Final = frozenset(
 )
 """Fields for the next peer only (RFC 9110 section 7.6.1), and framing, which each hop makes anew."""
 
+RESERVED: Final = (
+    *("Proxy", "X-Original-URL", "X-Rewrite-URL", "X-Forwarded-Prefix"),
+    *("True-Client-IP", "CF-Connecting-IP", "CF-Connecting-IPv6", "Fastly-Client-IP", "X-Client-IP"),
+    *("X-Cluster-Client-IP", "Client-Cert", "Client-Cert-Chain", "X-Client-Cert", "X-ARR-ClientCert"),
+    *("SSL-Client-*", "X-SSL-Client-*", "X-Forwarded-TLS-Client-Cert*"),
+)
+"""What upstreams believe of whoever sends it: `HTTP_PROXY` of CGI (httpoxy), which page was asked for, who asks, and
+with which client certificate (RFC 9440 section 2.4 among it). A `*` at the end: and whatever follows."""
+
 _NEVER_NAMED_AWAY: Final = FORWARDING | frozenset(
     b"authorization cache-control content-encoding content-range content-type cookie date expect expires host "
     b"location max-forwards range set-cookie trailer via www-authenticate x-request-id".split()

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from string import ascii_letters
 from typing import Final
 
-from fastgw.wire.grammar import TOKEN, VALUE
+from fastgw.wire.grammar import TOKEN
 from fastgw.wire.known import SIGNS, spelled
 from fastgw.wire.paths import IN_SEGMENT
 
@@ -21,25 +21,32 @@ from fastgw.wire.paths import IN_SEGMENT
 _TAKEN: Final = b"(?:%b)%b+" if sys.version_info >= (3, 11, 5) else b"(?>(?:%b)%b)"
 
 # A path that is in normal form, and read in one way by all servers: no dot segments, empty ones or parameters.
-_PATH: Final = _TAKEN % (rb"/(?![/.])" + IN_SEGMENT + rb"*+", b"+")
+_PATH: Final = b"(?:%b/?+|/)" % (_TAKEN % (b"/" + IN_SEGMENT.replace(rb"\.", b"") + IN_SEGMENT + b"*+", b"+"))
+# All that a value may have but tabs. PERF: two ranges are compared, three are looked up in a table: 800 instructions for
+# 15 lines and 1,090 bytes (CPython 3.11, callgrind, micro/framing).
+_VALUE: Final = rb"[\x20-\x7e\x80-\xff]"
 _TARGET: Final = rb"((" + _PATH + rb')(?:\?([!"$-~]*+))?)'
 _REQUEST_LINE: Final = b"(GET|HEAD|POST|PUT|DELETE|PATCH|OPTIONS) " + _TARGET + rb" HTTP/1\.1\r\n"
-_STATUS_LINE: Final = rb"HTTP/1\.1 ([2-5][0-9][0-9]) (" + VALUE + rb"*+)\r\n"
+_STATUS_LINE: Final = rb"HTTP/1\.1 ([2-5][0-9][0-9]) (" + _VALUE + rb"*+)\r\n"
 _HOST: Final = rb"[Hh]ost:[ \t]*+([!-~]++)\r\n"
 _LENGTH: Final = rb"[Cc]ontent-[Ll]ength:[ \t]*+([0-9]{1,15}+)\r\n"
 _CHUNKED: Final = rb"[Tt]ransfer-[Ee]ncoding:[ \t]*+chunked\r\n"
 _CONNECTION: Final = rb"[Cc]onnection:[ \t]*+([A-Za-z-]++)\r\n"
-_KEEP_ALIVE: Final = rb"[Kk]eep-[Aa]live:" + VALUE + rb"*+\r\n"
+_KEEP_ALIVE: Final = rb"[Kk]eep-[Aa]live:" + _VALUE + rb"*+\r\n"
 
 
-def request_shape(most: int, known: frozenset[bytes], passed: frozenset[bytes]) -> re.Pattern[bytes]:
+def request_shape(
+    most: int, known: frozenset[bytes], passed: frozenset[bytes], absent: Iterable[bytes]
+) -> re.Pattern[bytes]:
     """A request in at most `most` field lines: with `Host`, and of the fields that are `known` those in `passed`.
+
+    It has none of the fields in `absent` either, where a `*` at the end of a name stands for whatever follows.
 
     Groups: method, request target, its path, its query, lines, value of `Connection`, lines, value of `Host`, lines,
     value of `Connection`, lines, value of `Content-Length`, lines, value of `Connection`, lines. That `Connection`
     comes more than once is for the caller to see.
     """
-    lines = _lines(known, passed, SIGNS, most - 3, 4)
+    lines = _lines(known | frozenset(absent), passed, SIGNS, most - 3, 4)
     asked = lines + _TAKEN % (_CONNECTION + lines, b"?")
     return re.compile(_REQUEST_LINE + asked + _HOST + asked + _TAKEN % (_LENGTH + asked, b"?") + rb"\r\n")
 
@@ -72,14 +79,19 @@ def _lines(known: frozenset[bytes], passed: frozenset[bytes], hyphen: str, most:
     letters = sorted({name[:1] for name in known})
     others = bytes(letter for letter in ascii_letters.encode() if bytes([letter]).lower() not in letters)
     names = [TOKEN.replace(b"A-Za-z", others) + TOKEN + b"*+"]
+    # Those that are passed as they are mostly spelled need no look ahead.
+    names += [form for name in sorted(passed) for form in (name.title(), name)]
+    letters.sort(key=b"sptuxc".find, reverse=True)  # what most lines begin with comes first
     for letter in [each.upper() for each in letters] + letters:
         taken = b"(?!%b)" % _named(passed, letter, "-") if _named(passed, letter, "-") else b""
         names.append(b"%b(?!%b%b)%b*+" % (letter, taken, _named(known, letter, hyphen), TOKEN))
-    line = rb"(?:%b):%b*+\r\n" % (b"|".join(names), VALUE)
+    line = rb"(?:%b):%b*+\r\n" % (b"|".join(names), _VALUE)
     return b"(" + _TAKEN % (line, b"{0,%d}" % (most // times)) + b")"
 
 
 def _named(names: Iterable[bytes], letter: bytes, hyphen: str) -> bytes:
     """What follows the first letter in lines with those `names` that begin with it; nothing where none does."""
     endings = [name[1:].decode() for name in names if name[:1] == letter.lower()]
-    return spelled(endings, hyphen).encode() + b":" if endings else b""
+    whole = [f"{ending}:" for ending in endings if not ending.endswith("*")]
+    begun = [ending[:-1] for ending in endings if ending.endswith("*")]
+    return spelled(whole + begun, hyphen).encode() if endings else b""

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.config.settings import RESERVED_HEADERS
+from fastgw.wire.known import RESERVED
 from fastgw.wire import render, reserved
 from fastgw.wire.framing import judge_request
 from fastgw.wire.headers import folded
 from fastgw.wire.known import SIGNS
 from fastgw.wire.reserved import ReservedFields
 
-NAMES = tuple(name.lower().encode() for name in RESERVED_HEADERS)
+NAMES = tuple(name.lower().encode() for name in RESERVED)
 BOTH: list[Any] = [ReservedFields]
 if ReservedFields is not reserved._ReservedFields:
     BOTH.append(reserved._ReservedFields)

@@ -155,7 +155,7 @@ def test_shapes_are_the_same_in_every_python(monkeypatch: pytest.MonkeyPatch):
     shapes = []
     for taken in (usual._TAKEN, b"(?>(?:%b)%b)"):
         monkeypatch.setattr(usual, "_TAKEN", taken)
-        shapes.append(usual.request_shape(9, RequestHead.KNOWN, RequestHead.PASSED_ON))
+        shapes.append(usual.request_shape(9, RequestHead.KNOWN, RequestHead.PASSED_ON, RequestHead.USUALLY_ABSENT))
         shapes.append(usual.response_shape(9, ResponseHead.KNOWN, ResponseHead.PASSED_ON))
     random = Random(7)
     for make, one, other in zip((messages.request, messages.response), shapes[:2], shapes[2:], strict=True):
