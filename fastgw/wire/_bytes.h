@@ -30,6 +30,56 @@ static inline const uint8_t *word_end(const uint8_t *at, const uint8_t *end)
     return at;
 }
 
+/* The first byte that is no letter, digit, hyphen or underscore, nor a slash behind another byte than a slash. `end` if
+ * none. There is a byte before `at`. */
+static inline const uint8_t *segments_end(const uint8_t *at, const uint8_t *end)
+{
+#ifdef __SSE2__
+    const __m128i to_lower = _mm_set1_epi8(0x20), a = _mm_set1_epi8('a'), zero = _mm_set1_epi8('0');
+    const __m128i last_letter = _mm_set1_epi8(25), last_digit = _mm_set1_epi8(9), hyphen = _mm_set1_epi8('-');
+    const __m128i underscore = _mm_set1_epi8('_'), slash = _mm_set1_epi8('/');
+    unsigned before = at[-1] == '/';
+    for (; end - at >= 16; at += 16) {
+        const __m128i bytes = _mm_loadu_si128((const __m128i *)at);
+        const __m128i letters = _mm_sub_epi8(_mm_or_si128(bytes, to_lower), a), digits = _mm_sub_epi8(bytes, zero);
+        const __m128i signs = _mm_or_si128(_mm_cmpeq_epi8(bytes, hyphen), _mm_cmpeq_epi8(bytes, underscore));
+        const __m128i fit = _mm_or_si128(
+            _mm_or_si128(_mm_cmpeq_epi8(_mm_min_epu8(letters, last_letter), letters), signs),
+            _mm_cmpeq_epi8(_mm_min_epu8(digits, last_digit), digits));
+        const unsigned slashes = (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(bytes, slash));
+        const unsigned single = slashes & ~(slashes << 1 | before);
+        const unsigned others = ((unsigned)_mm_movemask_epi8(fit) | single) ^ 0xffff;
+        if (others)
+            return at + __builtin_ctz(others);
+        before = slashes >> 15;
+    }
+#endif
+    while (at < end
+           && ((uint8_t)((*at | 0x20) - 'a') <= 25 || (uint8_t)(*at - '0') <= 9 || *at == '-' || *at == '_'
+               || (*at == '/' && at[-1] != '/')))
+        at++;
+    return at;
+}
+
+/* The first byte that a request target may not have: what is not visible, or `#`. `end` if none. */
+static inline const uint8_t *target_end(const uint8_t *at, const uint8_t *end)
+{
+#ifdef __SSE2__
+    const __m128i first = _mm_set1_epi8(0x21), last = _mm_set1_epi8(0x7e - 0x21), number = _mm_set1_epi8('#');
+    for (; end - at >= 16; at += 16) {
+        const __m128i bytes = _mm_loadu_si128((const __m128i *)at), above = _mm_sub_epi8(bytes, first);
+        const __m128i fit = _mm_andnot_si128(
+            _mm_cmpeq_epi8(bytes, number), _mm_cmpeq_epi8(_mm_min_epu8(above, last), above));
+        const int others = _mm_movemask_epi8(fit) ^ 0xffff;
+        if (others)
+            return at + __builtin_ctz((unsigned)others);
+    }
+#endif
+    while (at < end && *at > 0x20 && *at < 0x7f && *at != '#')
+        at++;
+    return at;
+}
+
 /* Whether a token is this name, of lower-case letters, digits and hyphens, in whatever case it is written. What 0x20
  * makes of another byte is such a character only where that byte is a control, which no token has. */
 static inline int is_name(const uint8_t *token, const uint8_t *name, size_t length)

@@ -27,6 +27,8 @@ from fastgw.wire.paths import has_other_readings, normalize
 
 cdef extern from "_bytes.h" nogil:
     const uint8_t* word_end(const uint8_t* at, const uint8_t* end)
+    const uint8_t* segments_end(const uint8_t* at, const uint8_t* end)
+    const uint8_t* target_end(const uint8_t* at, const uint8_t* end)
     bint is_name(const uint8_t* token, const uint8_t* name, size_t length)
     const uint8_t* value_end(const uint8_t* at, const uint8_t* end)
     const uint8_t* empty_line_end(const uint8_t* at, const uint8_t* end)
@@ -77,7 +79,6 @@ cdef enum:
     TARGET = 8
     HOST_NAME = 16  # but for the dot; in lower case
     DIGIT = 32
-    IN_SEGMENT = 64  # `PLAIN_PATH`, but for what decides how a path is read
 
 cdef uint8_t _kinds[256]
 cdef uint8_t _lower[256]
@@ -121,7 +122,6 @@ cdef bint _set_up() except -1:
         (TOKEN, b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"),
         (SIGN, b"!#$%&'*+.^_`|~"),
         (PLAIN_PATH, b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=:@/"),
-        (IN_SEGMENT, b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_~!$&'()*+,=:@"),
         (TARGET, bytes(range(0x21, 0x7F)).replace(b"#", b"")),
         (HOST_NAME, b"abcdefghijklmnopqrstuvwxyz0123456789_~-"),
         (DIGIT, b"0123456789"),
@@ -160,6 +160,7 @@ cdef const uint8_t* _read_fields(
     cdef bint signs
     cdef uint32_t known = _REQUEST_KNOWN if request else _RESPONSE_KNOWN
     cdef uint32_t bit
+    cdef uint64_t beginnings = 0
     cdef int number, fields = 0
     cdef Line* line
     cdef Span value
@@ -172,6 +173,7 @@ cdef const uint8_t* _read_fields(
             signs = True  # for one of them it was where the word ended
             at += 1
         if at == name:
+            head.beginnings = beginnings
             return at + 2 if end - at >= 2 and at[0] == c"\r" and at[1] == c"\n" else NULL
         if at == end or at[0] != c":" or fields == max_fields:
             return NULL
@@ -188,8 +190,9 @@ cdef const uint8_t* _read_fields(
             return NULL
         if number < 0:
             head.others[slot >> 6] |= <uint64_t>1 << (slot & 63)
-            # With a sign in it that is no hyphen a name may begin like any other. The line's end stands behind it.
-            head.beginnings |= ~<uint64_t>0 if signs else beginning_of(name)
+            if request:
+                # With a sign in it that is no hyphen a name may begin like any other. The line's end stands behind it.
+                beginnings |= ~<uint64_t>0 if signs else beginning_of(name)
         else:
             value.start = <uint16_t>(at - base)
             value.length = <uint16_t>(_trimmed(at, stop) - at)
@@ -206,8 +209,8 @@ cdef const uint8_t* _read_fields(
                 head.names |= bit
             else:
                 head.others[slot >> 6] |= <uint64_t>1 << (slot & 63)
-                head.beginnings |= beginning_of(name)
                 if request:
+                    beginnings |= beginning_of(name)
                     _note(<RequestHead>head, number, value)
         at = stop + 2
 
@@ -624,8 +627,7 @@ cdef bint _read_request(RequestHead head, int max_fields, bint alone) except -1:
     at += 1
     head.target_at.start = head.path_at.start = <uint16_t>(at - base)
     while True:
-        while at < end and _kinds[at[0]] & IN_SEGMENT:
-            at += 1
+        at = segments_end(at, end)
         if at == end or not _kinds[at[0]] & PLAIN_PATH:
             break
         if at[0] == c";" or (at[0] == c"/" and (at - 1)[0] == c"/"):
@@ -640,8 +642,7 @@ cdef bint _read_request(RequestHead head, int max_fields, bint alone) except -1:
     if at < end and at[0] == c"?":
         at += 1
         head.query_at.start = <uint16_t>(at - base)
-        while at < end and _kinds[at[0]] & TARGET:
-            at += 1
+        at = target_end(at, end)
         head.query_at.length = <uint16_t>(at - base - head.query_at.start)
     head.target_at.length = <uint16_t>(at - base - head.target_at.start)
     if end - at < 11 or memcmp(at, b" HTTP/1.", 8) or at[9] != c"\r" or at[10] != c"\n":

@@ -22,8 +22,8 @@ _TAKEN: Final = b"(?:%b)%b+" if sys.version_info >= (3, 11, 5) else b"(?>(?:%b)%
 
 # A path that is in normal form, and read in one way by all servers: no dot segments, empty ones or parameters.
 _PATH: Final = b"(?:%b/?+|/)" % (_TAKEN % (b"/" + IN_SEGMENT.replace(rb"\.", b"") + IN_SEGMENT + b"*+", b"+"))
-# All that a value may have but tabs. PERF: two ranges are compared, three are looked up in a table: 800 instructions for
-# 15 lines and 1,090 bytes (CPython 3.11, callgrind, micro/framing).
+# All that a value may have but tabs. PERF: two ranges are compared, three are looked up in a table: 800 instructions
+# for 15 lines and 1,090 bytes (CPython 3.11, callgrind, micro/framing).
 _VALUE: Final = rb"[\x20-\x7e\x80-\xff]"
 _TARGET: Final = rb"((" + _PATH + rb')(?:\?([!"$-~]*+))?)'
 _REQUEST_LINE: Final = b"(GET|HEAD|POST|PUT|DELETE|PATCH|OPTIONS) " + _TARGET + rb" HTTP/1\.1\r\n"

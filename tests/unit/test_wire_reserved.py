@@ -6,11 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.wire.known import RESERVED
 from fastgw.wire import render, reserved
 from fastgw.wire.framing import judge_request
 from fastgw.wire.headers import folded
-from fastgw.wire.known import SIGNS
+from fastgw.wire.known import RESERVED, SIGNS
 from fastgw.wire.reserved import ReservedFields
 
 NAMES = tuple(name.lower().encode() for name in RESERVED)
