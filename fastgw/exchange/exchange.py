@@ -114,6 +114,7 @@ class Exchange:
         "peer",
         "query_sent",
         "renewed",
+        "renewed_earlier",
         "request_added",
         "request_body",
         "request_bytes",
@@ -176,6 +177,7 @@ class Exchange:
         self.upstream_s = -1.0
         self.retries = 0
         self.renewed = False  # filters were asked to renew what they show the upstream
+        self.renewed_earlier = False  # what they gave then had been renewed before, which did not count
         if chain.request_ids is not None:
             chain.request_ids.identify(self)
 

@@ -333,6 +333,7 @@ def test_everything_that_a_filter_may_change_is_put_back() -> None:
         "listener",
         "peer",
         "renewed",
+        "renewed_earlier",
         "request_body",
         "request_bytes",
         "response",

@@ -189,6 +189,12 @@ class _Ways(NamedTuple):
         line = self.lines if self.tokens is None else (await self.tokens.obtain()).line
         return line, None if self.csrf is None else await self.csrf.obtain()
 
+    def renewed_earlier(self, line: bytes, csrf: CsrfToken | None, carried: bytes) -> bool:
+        """Whether something of this, which did not stand in `carried`, was not fetched just now."""
+        tokens_earlier = self.tokens is not None and line not in carried and self.tokens.fetched_earlier
+        csrf_earlier = self.csrf is not None and csrf is not None and csrf.line not in carried
+        return tokens_earlier or (csrf_earlier and self.csrf is not None and self.csrf.fetched_earlier)
+
     def renew(self, carried: bytes) -> None:
         """What stands in these lines an API has refused: have something newer for requests to come; nobody waits."""
         if self.tokens is not None:
@@ -455,6 +461,9 @@ class _Use:
         ways = self._ways_of(use, exchange, own)
         try:
             newer = await ways.obtain_newer(carried)
+            if not exchange.renewed_earlier and ways.renewed_earlier(*newer, carried):
+                # It may have been ended by one that this worker has not heard of yet: refused as well, it is renewed.
+                exchange.renewed, exchange.renewed_earlier = False, True
         except Unavailable as problem:
             exchange.why = exchange.why or problem.why
             return False

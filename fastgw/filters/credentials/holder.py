@@ -115,6 +115,11 @@ class Holder(Generic[T]):
         self._look_at = min(self._good_until, now + SOONEST_S)
         return self._held
 
+    @property
+    def fetched_earlier(self) -> bool:
+        """Whether what is held was there so long before that others may have had it replaced: see `refused.AGAIN_S`."""
+        return time.time() - self._said.fetched_date >= AGAIN_S
+
     async def obtain(self, seen: T | None = None) -> T:
         """Wait for it, for a bounded time. Raises `Unavailable`.
 
