@@ -80,6 +80,8 @@ class Event(Enum):
     # logs and defects
     ACCESS_LOG_FAILED = ERROR, "An access log cannot be written: lines are dropped and counted."
     ACCESS_LOG_BACK = WARNING, "An access log can be written again."
+    ADMIN_UNANSWERED = ERROR, "The admin listener cannot be served for a while."
+    ADMIN_BACK = WARNING, "The admin listener is served again."
     ADMIN_TOKEN_UNREADABLE = ERROR, "The token of the admin API cannot be read: nobody is let in by it."
     DEFECT = ERROR, "A defect of fastgw. Please report it."
     LIBRARY = WARNING, "A message of a library that fastgw stands on."

@@ -6,6 +6,8 @@
 import asyncio
 import socket
 import ssl
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, Final
 
@@ -32,8 +34,14 @@ END_PATIENCE: Final = 2.0
 """Seconds in which what is under way may be answered when serving ends."""
 
 
-async def serve(app: ASGIApp, listening: socket.socket, tls: ssl.SSLContext | None = None) -> None:
-    """Serve until cancelled; then answer what is under way. `listening` stays open, for whoever serves next."""
+async def serve(
+    app: ASGIApp,
+    listening: socket.socket,
+    tls: ssl.SSLContext | None = None,
+    served: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve until cancelled; then answer what is under way. `listening` stays open, for whoever serves next. `served`
+    is called once it is served. Raises `OSError` where it cannot be."""
     loop = asyncio.get_running_loop()
     config = Config(
         app,
@@ -52,13 +60,17 @@ async def serve(app: ASGIApp, listening: socket.socket, tls: ssl.SSLContext | No
     config.load()
     clients = Clients()
     create: Any = loop.create_unix_server if listening.family == socket.AF_UNIX else loop.create_server
-    server = await create(
-        partial(Connection, config, clients),
-        sock=listening.dup(),
-        backlog=BACKLOG,  # else it becomes 100
-        ssl=tls,
-        ssl_handshake_timeout=None if tls is None else HANDSHAKE_PATIENCE,
-    )
+    with ExitStack() as stack:
+        ours = stack.enter_context(listening.dup())
+        server = await create(
+            partial(Connection, config, clients),
+            sock=ours,
+            backlog=BACKLOG,  # else it becomes 100
+            ssl=tls,
+            ssl_handshake_timeout=None if tls is None else HANDSHAKE_PATIENCE,
+        )
+        stack.pop_all()  # the server closes it
+    served()
     try:
         await loop.create_future()
     finally:

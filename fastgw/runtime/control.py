@@ -8,9 +8,11 @@ import asyncio
 import faulthandler
 import os
 import signal
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from importlib import import_module
+from math import inf
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -43,6 +45,7 @@ from fastgw.runtime.files import LOOK_EVERY, FileWatch, SourceWatch
 from fastgw.runtime.kubernetes_watch import Watching
 from fastgw.runtime.loops import run
 from fastgw.runtime.notices import STDERR, configure, described, notice
+from fastgw.runtime.passing import Backoff, is_passing
 from fastgw.runtime.probes import status_server
 from fastgw.runtime.proposals import Proposals
 from fastgw.runtime.quota_keeping import QuotaKeeper
@@ -71,7 +74,8 @@ def run_control(commons: Commons, channel: Channel) -> None:
 def import_admin() -> None:
     """Import what the admin listener needs, before the fork: a control process that is born later begins as the first
     one did, whatever has become of the installed packages."""
-    for module in ("fastgw.admin.access", "fastgw.admin.api", "fastgw.admin.serve"):
+    # The last one is imported where uvicorn begins to serve.
+    for module in ("fastgw.admin.access", "fastgw.admin.api", "fastgw.admin.serve", "uvicorn.lifespan.off"):
         import_module(module)
     page()  # it is read from its files once
 
@@ -130,7 +134,7 @@ class Control:
                 status = await status_server(endpoint.of_slot(0), pages)
                 self._begin(status.serve_forever())
             else:
-                self._admin = self._begin(self._serve_admin())
+                self._admin = self._begin(self._keep_serving_admin())
         self._proposals.on_change = self._follow
         self._proposals.on_missed = self._told.set  # the next control process begins with what is in force
         loop.add_reader(self._channel, self._obey)
@@ -176,7 +180,26 @@ class Control:
         except ChannelClosed:
             self._told.set()  # the supervisor is gone
 
-    async def _serve_admin(self) -> None:
+    async def _keep_serving_admin(self) -> None:
+        """What the listener needs may be wanting for a while, such as descriptors: it is tried again."""
+        backoff = Backoff()
+        while True:
+            try:
+                await self._serve_admin(lambda: self._admin_is_served(backoff))
+            except (OSError, MemoryError, RuntimeError) as error:
+                if not is_passing(error):
+                    raise
+                wait = backoff.failed(time.monotonic())
+                why = error.strerror if isinstance(error, OSError) else type(error).__name__
+                notice(Event.ADMIN_UNANSWERED, f"the admin listener cannot be served: {why}; tried again in {wait:g} s")
+                await asyncio.sleep(wait)
+
+    def _admin_is_served(self, backoff: Backoff) -> None:
+        if backoff.due_at < inf:
+            backoff.forget()
+            notice(Event.ADMIN_BACK, "the admin listener is served")
+
+    async def _serve_admin(self, served: Callable[[], None]) -> None:
         from fastgw.admin.access import Access  # and with it Starlette and uvicorn, which nobody else needs
         from fastgw.admin.api import create_app
         from fastgw.admin.serve import serve
@@ -184,7 +207,7 @@ class Control:
         settings, endpoint = self._admin_settings, self._commons.own["admin"]
         tls = None if settings.tls is None else server_context(settings.tls, self._proposals.current.captured)
         access = Access.of(settings, self._commons.admin_token)
-        await serve(create_app(self._view, access), endpoint.of_slot(0), tls)
+        await serve(create_app(self._view, access), endpoint.of_slot(0), tls, served)
 
     @property
     def _admin_settings(self) -> Admin:
@@ -202,7 +225,7 @@ class Control:
             return
         if any(before.captured[file] != now.captured[file] for file in files_of(self._admin_settings.tls)):
             self._admin.cancel()  # what is under way there is answered
-            self._admin = self._begin(self._serve_admin())
+            self._admin = self._begin(self._keep_serving_admin())
 
     async def _watch_files(self) -> None:
         """Take new contents of the files that the configuration names: certificates are renewed without a reload."""

@@ -118,7 +118,7 @@ class Supervisor:
             DrainAll: lambda child, message: self._life.leave("the admin API"),
         }
         self._complain = RareNotice()
-        self._selector = selectors.PollSelector()
+        self._selector = selectors.EpollSelector()  # poll refuses more than there may be descriptors
         self._signals = Signals(tuple(self._actions))
         self._children = Children(commons, companions, self._signals, self._forget)
         self._notifier = Notifier.from_environment()

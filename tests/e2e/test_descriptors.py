@@ -1,0 +1,67 @@
+"""Too few descriptors while processes are replaced: told, tried again, and nothing is lost for good."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from tests.e2e.admin_calls import is_served, read
+from tests.e2e.test_reload import Reloadable, gateway_saying
+from tests.support.gateway import STOP_DEADLINE, wait_until
+
+
+def descriptors_of(pid: int) -> list[int]:
+    return sorted(int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir())
+
+
+@contextlib.contextmanager
+def limited(gateway: Reloadable, files: int) -> Iterator[None]:
+    """The supervisor may have so many, and who is born meanwhile; in the end all may have as many as before."""
+    before = resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE, (files, before[1]))
+    try:
+        yield
+    finally:
+        for pid in (gateway.pid, *gateway.child_pids):
+            with contextlib.suppress(ProcessLookupError):
+                resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+
+
+def is_short(gateway: Reloadable) -> bool:
+    return any(b"Too many open files" in line for line in gateway.stderr.lines)
+
+
+def test_the_supervisor_goes_on_with_fewer_than_it_has_open(tmp_path: Path) -> None:
+    """`poll` refuses to look at more descriptors than there may be."""
+    with gateway_saying("v1", tmp_path) as gateway:
+        with limited(gateway, 3):
+            os.kill(gateway.worker_pids[0], signal.SIGKILL)
+            gateway.stderr.wait_for(lambda line: b"worker 1 cannot be started: Too many open files" in line)
+            assert gateway.answer() == (200, b"v1")
+        wait_until(lambda: len(gateway.worker_pids) == 2, "the worker", STOP_DEADLINE)
+        assert gateway.reload() == "reloaded: generation 2 on 2/2 workers"
+
+
+def test_control_that_begins_without_any_serves_once_there_are_some(tmp_path: Path) -> None:
+    """How many there are decides what it is that it cannot open: its loop, what it watches, or a listener."""
+    told = b""
+    with gateway_saying("v1", tmp_path) as gateway:
+        wait_until(lambda: is_served(gateway), "control")
+        highest = max(descriptors_of(gateway.control_pid))
+    for files in range(highest - 4, highest + 2):  # up to the first with which only the admin listener goes short
+        with gateway_saying("v1", tmp_path) as gateway:
+            with limited(gateway, files):
+                os.kill(gateway.control_pid, signal.SIGKILL)
+                wait_until(partial(is_short, gateway), "what is told", STOP_DEADLINE)
+            wait_until(partial(is_served, gateway), "control", STOP_DEADLINE)
+            assert read(gateway, "/status")["state"] == "serving"
+            told = b"".join(gateway.stderr.lines)
+        assert b"defect" not in told
+        if b"the admin listener cannot be served: Too many open files; tried again in 1 s" in told:
+            break
+    assert b"the admin listener is served" in told
