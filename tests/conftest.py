@@ -6,15 +6,20 @@ import gc
 import os
 import tempfile
 from collections.abc import Generator, Iterator
+from functools import cache
 
 import hypothesis
 import pytest
+import typer.testing
 
 from tests.support.lanes import PLAIN, Kind, Lane, Lanes, running
 
 # How long an example takes says how busy the machine is, not whether it is right.
 hypothesis.settings.register_profile("fastgw", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("fastgw")
+
+# The commands are made from their signatures, for each one that runs: that takes twice as long as most of them do.
+typer.testing._get_command = cache(typer.testing._get_command)
 
 # Where Python is told to keep nothing that it has compiled, each start of the command would compile all modules anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgw.wire.client_hello import LONGEST_HELLO, LONGEST_RECORD, HelloBuffer, protocols_offered
 from fastgw.wire.malformed import Malformed
-from tests.support.secured import client_hello as hello
+from tests.support.secured import client_hello
+
+hello = cache(client_hello)
 
 
 @pytest.mark.parametrize("protocols", [["http/1.1"], ["h2", "http/1.1"], ["x" * 255, "y"]])

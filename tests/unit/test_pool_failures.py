@@ -199,7 +199,7 @@ async def test_without_descriptors_the_last_one_waits_and_a_failure_still_finds_
 @on_loop
 async def test_without_descriptors_it_does_not_wait_for_ever(dialer, monkeypatch):
     monkeypatch.setattr(pooling, "TICK", 0.001)
-    pool = make(upstream(connect=0.02))
+    pool = make(upstream(pending_timeout=0.02))
     borrower = Borrower()
     pool.lend(pool.targets[0], borrower)
     while not borrower.told:
