@@ -155,7 +155,9 @@ def any_configuration(choose: random.Random, origin: Origin, unix: Origin) -> di
             "named": {"targets": [{"url": origin.url}], "host_header": "named.example"},
             "unix": {"targets": [{"url": f"{unix.url}:/sock"}]},
         },
-        "filters": {"request_id": {"trust_client": choose.random() < 0.5}} if choose.random() < 0.7 else {},
+        "filters": {"request_id": {"trust_client": choose.random() < 0.5}}
+        if choose.random() < 0.7
+        else {"request_id": None},
         "filter_sets": {"bundle": any_filters(choose, "bundle")},
         "routes": [any_route(choose, number) for number in range(choose.randint(3, 25))],
     }
