@@ -375,7 +375,8 @@ class _Counts:
 
 def _refuse(exchange: Exchange, instance: str, group: _Group, key: bytes, wait: float, mark: Any = None) -> Outcome:
     exchange.client.count_filter(instance, _REFUSED)
-    give_back(exchange.limits)
+    if exchange.limits is not None:
+        give_back(exchange.limits)
     exchange.limits = group.telling, group.ledger, key, 0, mark, None
     exchange.why = group.why
     return refusal(Fault.RATE_LIMITED, wait)

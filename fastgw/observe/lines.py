@@ -49,6 +49,10 @@ _USERINFO = re.compile(
 )
 # Between words of a text, but not around a `=`.
 _BETWEEN_WORDS = re.compile(rb"""((?<![=\s])[\s(),"'<>{}|]+(?!\s*=))""")
+# PERF: a byte is looked for by its number: `in` with bytes makes and drops a TypeError first, 1,100 instructions each
+# time (CPython 3.11, callgrind, micro/observe).
+EQUALS: Final = ord("=")
+_PERCENT, _AT = ord("%"), ord("@")
 _REMEMBERED, _REMEMBERED_LENGTH = 4096, 64  # names of parameters: peers choose them
 _NOT_PLAIN = re.compile(rb'[^\x20-\x7e]|["\\]')
 # In UTF-8: U+0080-009F (C1), U+2028-202E (ends of lines, direction of text) and U+2066-2069 (direction).
@@ -100,7 +104,7 @@ class Secrets:
         return True
 
     def _is_secret(self, name: bytes) -> bool:
-        if b"%" in name or b"+" in name:
+        if _PERCENT in name or b"+" in name:
             name = _decoded_name(name[-_LONGEST_NAME:].replace(b"+", b" "))
         if b"[" in name:
             name = name.rpartition(b"[")[2].rstrip(b" ").removesuffix(b"]")
@@ -141,7 +145,7 @@ def _last_name(text: bytes) -> bytes:
 
 def may_hide(text: bytes) -> bool:
     """Whether a URL in it may have a user, or parameters that are encoded."""
-    return b"@" in text or (b"%" in text and (b"%3D" in text or b"%3d" in text or b"%25" in text or b"%40" in text))
+    return _AT in text or (_PERCENT in text and (b"%3D" in text or b"%3d" in text or b"%25" in text or b"%40" in text))
 
 
 def masker(redact: Iterable[str]) -> Mask:
@@ -300,15 +304,15 @@ FORMATS: Final[Mapping[str, LineFormat]] = {"json": json_line, "ecs": ecs_line, 
 def _path(record: Record, mask: Mask) -> bytes | None:
     """Behind the value of a secret parameter nothing of it is shown: a token may have slashes."""
     path = record.path
-    return mask(path) if path and (b"=" in path or b"%" in path or b"@" in path) else path
+    return mask(path) if path and (EQUALS in path or _PERCENT in path or _AT in path) else path
 
 
 def _words(text: bytes | None, mask: Mask) -> bytes | None:
     """A text that may have URLs and parameters among its words: a value ends with its word."""
-    if not text or (b"=" not in text and not may_hide(text)):
+    if not text or (EQUALS not in text and not may_hide(text)):
         return text
     words = _BETWEEN_WORDS.split(text[: MAX_LINE + 1])
-    return b"".join(mask(word) or b"" if b"=" in word or may_hide(word) else word for word in words)
+    return b"".join(mask(word) or b"" if EQUALS in word or may_hide(word) else word for word in words)
 
 
 def _fitted(fields: dict[str, Any]) -> bytes:

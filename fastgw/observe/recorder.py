@@ -12,7 +12,16 @@ import orjson
 
 from fastgw.observe.ended import CLIENT_LEFT, Ended, record_of
 from fastgw.observe.families import METHOD_PLACES
-from fastgw.observe.lines import JSON_SLOTS, MAX_LINE, json_line, json_pieces, json_template, may_hide, second_text
+from fastgw.observe.lines import (
+    EQUALS,
+    JSON_SLOTS,
+    MAX_LINE,
+    json_line,
+    json_pieces,
+    json_template,
+    may_hide,
+    second_text,
+)
 from fastgw.observe.log import Log
 from fastgw.observe.record import Record
 from fastgw.observe.tally import Place, Tally
@@ -172,10 +181,10 @@ class Recorder:
         client = ended.client_ip.encode()
         consumer = b"" if ended.consumer is None else ended.consumer.name.encode(errors="backslashreplace")
         told = b"%b&%b=" % (referer, query or b"")
-        if b"=" in path:
+        if EQUALS in path:
             told = b"%b&%b" % (path, told)
         shown = b" ".join((told, path, user_agent))
-        if b"=" in user_agent or may_hide(shown):  # hardly any user agent has parameters
+        if EQUALS in user_agent or may_hide(shown):  # hardly any user agent has parameters
             return b"", b""
         sent = b" ".join((shown, host, request_id, client, consumer))
         if not (host and path and client and sent.isascii()) or ended.why or ended.shadowed:

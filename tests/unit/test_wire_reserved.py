@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from fastgw.wire import render, reserved
 from fastgw.wire.framing import judge_request
 from fastgw.wire.headers import folded
+from fastgw.wire.heads import read_usual_request
 from fastgw.wire.known import RESERVED, SIGNS
 from fastgw.wire.reserved import ReservedFields
 
@@ -54,6 +55,16 @@ def test_a_reserved_field_is_gone_from_all_that_is_read_and_sent(name: bytes, fi
     assert ORDINARY.removesuffix(b"\r\n").splitlines() == [
         b"%b: %b" % line for line in head.fields() if line[0] != b"Host"
     ]
+
+
+@pytest.mark.parametrize("name", SENT)
+def test_no_head_of_the_usual_shape_has_one_that_is_reserved_by_default(name: bytes) -> None:
+    """Nobody looks for them there."""
+    start = b"GET / HTTP/1.1\r\nHost: a\r\n" + ORDINARY
+    usual = read_usual_request(start + b"\r\n", 100)
+    assert usual is not None
+    assert read_usual_request(start + name + b": evil\r\n\r\n", 100) is None
+    assert reserved._ReservedFields([*NAMES, b"sec-fetch-*"]).take_out_of(usual) == (b"Sec-Fetch-Site",)
 
 
 @pytest.mark.parametrize("fields", BOTH)
