@@ -99,21 +99,23 @@ def record_of(ended: Ended, now: float, date: float) -> Record:
     """The record of an exchange that has ended now: `now` by the monotonic clock, `date` in epoch seconds."""
     head, route, body, fault = ended.head, ended.route, ended.request_body, ended.fault
     consumer = ended.consumer
+    # PERF: what every record has goes by its place, in `Record`'s order, and the rest by name in that order: 1,000
+    # instructions (CPython 3.11, msgspec 0.22, callgrind, micro/observe).
     return Record(
-        ended_date=date,
-        client=ended.client_ip,
+        date,
+        ended.client_ip,
+        ended.listener.name,
+        head.method,
+        ended.scheme,
+        head.host,
+        head.raw_path,
+        head.query,
+        head.minor,
+        CLIENT_LEFT if ended.response is None else ended.response.status,
+        ended.request_bytes if body is None else body.bytes,
+        ended.response_bytes,
+        now - ended.begun_at,
         consumer="" if consumer is None else consumer.name,
-        listener=ended.listener.name,
-        method=head.method,
-        scheme=ended.scheme,
-        host=head.host,
-        path=head.raw_path,
-        query=head.query,
-        minor=head.minor,
-        status=CLIENT_LEFT if ended.response is None else ended.response.status,
-        request_bytes=ended.request_bytes if body is None else body.bytes,
-        response_bytes=ended.response_bytes,
-        duration_s=now - ended.begun_at,
         route="" if route is None else route.name,
         upstream=ended.upstream,
         target=ended.target,

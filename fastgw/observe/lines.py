@@ -81,7 +81,8 @@ class Secrets:
             return query
         if len(query) > MAX_LINE:
             query = query[:MAX_LINE] + CUT.encode()
-        if self.none_in(query[: query.rfind(b"=") + 1]) and not may_hide(query):
+        hides = (_AT in query or _PERCENT in query) and may_hide(query)  # nearly always without a call
+        if not hides and self.none_in(query[: query.rfind(b"=") + 1]):
             return query
         return _USERINFO.sub(rb"\1***\2", b"&".join(map(self._masked, query.split(b"&"))))
 
@@ -309,7 +310,7 @@ def _path(record: Record, mask: Mask) -> bytes | None:
 
 def _words(text: bytes | None, mask: Mask) -> bytes | None:
     """A text that may have URLs and parameters among its words: a value ends with its word."""
-    if not text or (EQUALS not in text and not may_hide(text)):
+    if not text or not (EQUALS in text or ((_AT in text or _PERCENT in text) and may_hide(text))):
         return text
     words = _BETWEEN_WORDS.split(text[: MAX_LINE + 1])
     return b"".join(mask(word) or b"" if EQUALS in word or may_hide(word) else word for word in words)

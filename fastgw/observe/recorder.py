@@ -24,7 +24,7 @@ from fastgw.observe.lines import (
 )
 from fastgw.observe.log import Log
 from fastgw.observe.record import Record
-from fastgw.observe.tally import Place, Tally
+from fastgw.observe.tally import Place, Tally, Words
 
 MAX_KINDS: Final = 16_384
 ERRORS: Final = 500
@@ -88,7 +88,7 @@ class Recorder:
         self._tally = tally
         self.column = tally.column
         self.count_consumer = tally.count_consumer
-        self._kinds: dict[tuple[object, ...], tuple[Place, bytes]] = {}
+        self._kinds: dict[tuple[object, ...], tuple[Words, bytes]] = {}
         self._forgotten = Forgotten()
         self.adopt(logs)
 
@@ -159,7 +159,7 @@ class Recorder:
         for log in self.other_logs:
             log.add(log.format(record, log.secrets.mask))
 
-    def _learn(self, kind: Kind) -> tuple[Place, bytes]:
+    def _learn(self, kind: Kind) -> tuple[Words, bytes]:
         """`kind` may have a method that a client has invented: it is counted as `other`, and has no template."""
         if kind.method not in METHOD_PLACES:
             other = kind._replace(method=b"other")
@@ -168,7 +168,7 @@ class Recorder:
         self._forgotten.thin_out()
         if len(self._kinds) >= MAX_KINDS:
             self._kinds = self._forgotten.instead_of(self._kinds)
-        self._kinds[kind] = learned = self.place(kind), json_template(self.pieces(kind))
+        self._kinds[kind] = learned = (*self.place(kind),), json_template(self.pieces(kind))
         return learned
 
     def _plain_line(
