@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -847,3 +848,30 @@ def test_notes_are_told_with_those_of_filters(tmp_path: Path) -> None:
     write(tmp_path, shop=[application(service("orders", api("http://localhost")))])
     loaded = load_all(tmp_path)
     assert len(notes_of(loaded, compile(loaded.config, 1, loaded.captured))) == 1
+
+
+def test_an_application_says_what_a_secret_of_the_compass_form_said_alone() -> None:
+    """The example of docs/kyma.md: one Secret for all APIs, whose own `{API}_TARGET_URL` make no service."""
+    manual = (Path(__file__).parents[2] / "docs" / "kyma.md").read_text()
+    (example,) = re.findall(r"```yaml\n(apiVersion: .*?)```", manual, re.DOTALL)
+    held = secret(
+        "orders-secret",
+        V1_TARGET_URL="https://other.example/v1",
+        V2_TARGET_URL="https://other.example/v2",
+        CONFIGURATION=json.dumps(COMPASS["OAuth"]),
+        CREDENTIALS_TYPE="OAuth",
+    )
+    derived: dict[str, bytes] = {}
+    objects = [
+        *ObjectFile("/a.yaml", example.encode()).objects,
+        *ObjectFile("/b.json", json.dumps([held]).encode()).objects,
+    ]
+    found = services_in(objects, Kyma(directory="/apps"), derived.__setitem__)
+    assert found.notes == []
+    ((app, name, settings),) = [(each.app, each.name, each.settings) for each in found.services]
+    assert (app, name) == ("shop", "orders")
+    entry = settings.entries["v1"]
+    assert (str(entry.url), entry.credentials.type) == ("https://api.example/v1", "oauth2")
+    assert value(entry.request_parameters.headers["X-Tenant"], derived) == ["t1"]
+    alone = services_in(objects[1:], Kyma(directory="/apps"), derived.__setitem__)
+    assert (alone.services, alone.notes) == ([], [])
