@@ -249,7 +249,7 @@ async def _checked(change: Awaitable[Outcome]) -> Response:
     try:
         return _came(await change)
     except OverBound as error:
-        raise HTTPException(422, str(error)) from error
+        raise HTTPException(413, str(error)) from error
 
 
 def _suffix(request: Request, suffixes: Mapping[str, str]) -> str:

@@ -250,10 +250,10 @@ class Admin(Unwritten):
     reads itself have no such bounds."""
     document_time: Duration = 30.0
     """How much processor time it may take to check one, in a process of its own, while everything else goes on: one
-    that takes more, or four times as long by the clock, is answered 422. 10,000 routes take 3 to 6 s."""
+    that takes more, or four times as long by the clock, is answered 413. 10,000 routes take 3 to 6 s."""
     document_memory: Annotated[Size, Meta(ge=8 * 1024**2)] = 512 * 1024**2
     """How much memory that may take, beyond what the control process has in use: a document that takes more is answered
-    422. 10,000 routes take 100 MiB; of every kind, 1 MiB of YAML takes up to 300 MiB."""
+    413. 10,000 routes take 100 MiB; 1 MiB of YAML takes 300 MiB at most, whatever stands in it."""
 
 
 DEFAULT_STATUS: Final = Status()

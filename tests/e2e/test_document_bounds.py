@@ -107,7 +107,7 @@ def test_a_document_that_takes_more_than_it_may_is_told_by_which_bound(
     with gateway_saying("v1", tmp_path, admin={**ADMIN, **settings}) as gateway:
         control = gateway.control_pid
         told = post(gateway, config_of(gateway, 4500), YAML, query)
-        assert (told.status, problem(told)) == (422, detail)
+        assert (told.status, problem(told)) == (413, detail)
         assert checks_of(gateway) == []
         last = read(gateway, "/status")["reloads"]["last"]
         assert [each["summary"] for each in last] == ([] if query else [f"POST /config: {detail}"])
@@ -124,7 +124,7 @@ def test_targets_that_take_more_than_they_may_are_told_so_too(tmp_path: Path) ->
     with gateway_saying("v1", tmp_path, admin={**ADMIN, "document_memory": "8MiB"}, upstreams=upstreams) as gateway:
         targets = "".join(f"- {{url: 'http://10.0.{number // 250}.{number % 250}:80'}}\n" for number in range(20_000))
         told = admin(gateway, "PUT /upstreams/u/targets", targets, YAML)
-        assert (told.status, "admin.document_memory" in problem(told)) == (422, True)
+        assert (told.status, "admin.document_memory" in problem(told)) == (413, True)
         assert admin(gateway, "PUT /upstreams/u/targets", "['http://127.0.0.1:2']", YAML).status == 200
 
 
@@ -188,7 +188,7 @@ def test_one_that_does_not_go_by_itself_is_killed(tmp_path: Path) -> None:
     with gateway_saying("v1", tmp_path, admin={**ADMIN, "document_time": "100ms"}) as gateway:
         with held_check(gateway) as (sending, pid):
             told = sending.told
-        assert (told.status, "admin.document_time" in problem(told)) == (422, True)
+        assert (told.status, "admin.document_time" in problem(told)) == (413, True)
         assert not Path(f"/proc/{pid}").exists()
 
 
