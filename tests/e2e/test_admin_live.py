@@ -139,7 +139,7 @@ def test_a_route_names_all_filters_that_run_for_it_in_running_order(tmp_path: Pa
         assert found == {
             "all": ["request_id", "size", "outermost", "of_upstream", "own"],
             "less": ["request_id"],
-            "elsewhere": ["outermost"],
+            "elsewhere": ["request_id", "outermost"],  # which is there by default
         }
 
 
