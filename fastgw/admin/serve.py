@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import h11
 from starlette.types import ASGIApp
@@ -19,6 +19,7 @@ from uvicorn.server import ServerState
 
 from fastgw.admin.access import CERTIFIED
 from fastgw.admin.answers import refused
+from fastgw.node.servers import serve_on
 from fastgw.runtime.sockets import BACKLOG
 
 CONNECTIONS_MAX: Final = 64
@@ -59,12 +60,11 @@ async def serve(
     )
     config.load()
     clients = Clients()
-    create: Any = loop.create_unix_server if listening.family == socket.AF_UNIX else loop.create_server
     with ExitStack() as stack:
         ours = stack.enter_context(listening.dup())
-        server = await create(
+        server = await serve_on(
+            ours,
             partial(Connection, config, clients),
-            sock=ours,
             backlog=BACKLOG,  # else it becomes 100
             ssl=tls,
             ssl_handshake_timeout=None if tls is None else HANDSHAKE_PATIENCE,

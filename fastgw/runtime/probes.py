@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from fastgw.admin.status import Metrics, StatusConnection, StatusPages
+from fastgw.node.servers import serve_on
 
 
 class Probes:
@@ -35,7 +36,4 @@ class Probes:
 
 async def status_server(listening: socket.socket, pages: StatusPages) -> asyncio.Server:
     """Answer on a listening socket. Closing the server closes the socket."""
-    loop = asyncio.get_running_loop()
-    create = loop.create_unix_server if listening.family == socket.AF_UNIX else loop.create_server
-    server: asyncio.Server = await create(partial(StatusConnection, pages), sock=listening)
-    return server
+    return await serve_on(listening, partial(StatusConnection, pages))

@@ -1,0 +1,24 @@
+"""asyncio's servers on sockets that outlive them."""
+
+import asyncio
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+_KEPT: Final[dict[str, Any]] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+"""From 3.13 on the end of a server would remove the path of a unix socket: but whoever opened it removes it, and
+another process may serve there already."""
+
+
+async def serve_on(
+    listening: socket.socket, protocol: Callable[[], asyncio.BaseProtocol], **more: Any
+) -> asyncio.Server:
+    """Serve a listening socket, of TCP or unix. The server closes it at its end, and leaves its path.
+
+    `more`: as `loop.create_server` takes it.
+    """
+    loop = asyncio.get_running_loop()
+    if listening.family == socket.AF_UNIX:
+        return await loop.create_unix_server(protocol, sock=listening, **more, **_KEPT)
+    return await loop.create_server(protocol, sock=listening, **more)
