@@ -140,6 +140,12 @@ bench: setup  ## measure beside nginx, HAProxy, Envoy and Caddy
 	@$(call offer_packages,$(BENCH_PACKAGES),make bench)
 	$(BIN)/python -m bench
 
+# Today's, where the machine's own Debian is older; bench/peers/programs.py looks for them there.
+bench-peers:  ## fetch today's nginx and HAProxy for `make bench`, from Debian trixie; as root
+	@$(call install_programs,debootstrap=debootstrap git=git,make bench-peers)
+	tests/clean_root.sh trixie bash -euc 'apt-get update -qq; DEBIAN_FRONTEND=noninteractive \
+	  apt-get install -qq -y --no-install-recommends nginx haproxy $(BENCH_PACKAGES) >/dev/null; nginx -v; haproxy -v'
+
 bench-check: setup  ## name what costs more instructions than bench/budgets.toml allows, and ratios that are not kept
 	@$(call install_programs,valgrind=valgrind,make bench-check)
 	$(BIN)/python -m bench.check

@@ -36,6 +36,7 @@ git --git-dir="$root/root/fastgw/.git" --work-tree="$root/root/fastgw" reset --q
 
 exec unshare --mount --pid --fork bash -euc '
   root=$1; shift
+  mount --bind "$root" "$root"  # tests that change their mounts want a root that is one
   mount -t proc proc "$root/proc"
   mount --rbind /sys "$root/sys"
   mount --rbind /dev "$root/dev"

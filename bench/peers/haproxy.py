@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.peers.peer import HERE, Place, Running, routes, version_told
+from bench.peers.programs import find_program
 from bench.ports import free_port, wait_until_open
 from bench.processes import pinned
 from bench.templates import render
@@ -34,7 +35,8 @@ class Haproxy:
     `scheme` in place of http."""
 
     def version(self) -> str | None:
-        return version_told("haproxy", "-v")
+        haproxy = find_program("haproxy")
+        return haproxy.version(version_told(*haproxy.command, "-v"))
 
     @contextmanager
     def running(self, place: Place) -> Iterator[Running]:
@@ -56,6 +58,6 @@ class Haproxy:
             captures=CAPTURES if self.logs else "",
             **added,
         )
-        with pinned(["haproxy", "-db", "-f", config], place.cores, output) as program:
+        with pinned([*find_program("haproxy").command, "-db", "-f", config], place.cores, output) as program:
             wait_until_open(port, program)
             yield Running(program, port, output if self.logs else None)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.peers.peer import HERE, Place, Running, routes, version_told
+from bench.peers.programs import find_program
 from bench.ports import free_port, wait_until_open
 from bench.processes import pinned
 from bench.templates import render
@@ -22,7 +23,8 @@ class Nginx:
     """What this scenario adds, by place: `main`, `http`, `server`, `location` (directives), `listen` (parameters)."""
 
     def version(self) -> str | None:
-        return version_told("nginx", "-v")
+        nginx = find_program("nginx")
+        return nginx.version(version_told(*nginx.command, "-v"))
 
     @contextmanager
     def running(self, place: Place) -> Iterator[Running]:
@@ -44,6 +46,6 @@ class Nginx:
             ),
             **added,
         )
-        with pinned(["nginx", "-c", config], place.cores, place.folder / "nginx.out") as program:
+        with pinned([*find_program("nginx").command, "-c", config], place.cores, place.folder / "nginx.out") as program:
             wait_until_open(port, program)
             yield Running(program, port, access_log)

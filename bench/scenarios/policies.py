@@ -22,6 +22,7 @@ from bench.load.tokens import AUDIENCE, ISSUER, token, write_public_key
 from bench.load.wrk import Wrk
 from bench.peers import Envoy, Fastgw, Haproxy, LeftOut, Nginx, Running
 from bench.peers.peer import HERE, HOST, routes
+from bench.peers.programs import find_program
 from bench.prove import NotTheSameWork, client_of, expect
 from bench.scenarios.scenario import (
     CORE_USED,
@@ -50,6 +51,8 @@ POOR, SCARCE = "poor", 5  # the one consumer whose limit is reached, in the proo
 SCARCE_PATH = "/svc0/scarce"  # where it is: fastgw limits by route
 ROUTES = 100
 METRICS = "metrics.sock"
+MODULES, LUA, LUA_C = "usr/lib/nginx/modules", "usr/share/lua/5.1", "usr/lib/*-linux-gnu/lua/5.1"
+"""Where Debian has what nginx takes for Lua."""
 PUBLIC_KEY, JWKS = "../public.pem", "../jwks.json"  # in the run's folder; each contestant runs in one below it
 YARDSTICK = "nginx (no policy)"
 FRAGMENTS = HERE / "policies"
@@ -65,8 +68,12 @@ TOLD_BY = {
 
 def fill(program: str) -> Mapping[str, str]:
     """The places of its template that a program's policies fill, one fragment each."""
+    nginx = find_program("nginx")
     values = {
         "scripts": FRAGMENTS,
+        "modules": "modules" if nginx.root == Path("/") else nginx.root / MODULES,
+        "lua": nginx.root / LUA,
+        "lua_c": next(nginx.root.glob(LUA_C), ""),
         "key": PUBLIC_KEY,
         "jwks": JWKS,
         "issuer": ISSUER,
@@ -88,15 +95,16 @@ class NginxLua(Nginx):
 
     def version(self) -> str | None:
         told = super().version()
-        if told is not None and not _lua_module().exists():
-            raise LeftOut(f"{_lua_module()} is not installed here")
+        if told is not None and not (_modules() / "ngx_http_lua_module.so").exists():
+            raise LeftOut(f"{_modules()} has no ngx_http_lua_module.so")
         return told
 
 
-def _lua_module() -> Path:
-    built = subprocess.run(["nginx", "-V"], stderr=subprocess.PIPE, text=True, check=True).stderr
+def _modules() -> Path:
+    nginx = find_program("nginx")
+    built = subprocess.run([*nginx.command, "-V"], stderr=subprocess.PIPE, text=True, check=True).stderr
     folder = re.search(r"--modules-path=(\S+)", built)
-    return Path(folder[1] if folder else "", "ngx_http_lua_module.so")
+    return nginx.root / (folder[1] if folder else "").lstrip("/")
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pytest
 from bench.peers import Fastgw
 from bench.peers.egress import EgressFastgw
 from bench.peers.launchers.with_noop import Noop
+from bench.peers.programs import find_program
 from bench.scenarios import SCENARIOS
 from bench.scenarios.filters import LAUNCHER
 from fastgw import config
@@ -64,3 +65,21 @@ def test_calls_of_applications_have_a_token_each(tmp_path):
     file.write_text(json.dumps(made))
     loaded = config.load(str(file), ALL_TYPES).config
     assert len([route for route in loaded.routes if "credentials" in route.filters]) == 6
+
+
+def test_programs_of_a_newer_debian_run_by_its_loader_on_its_libraries(tmp_path):
+    root = tmp_path / "trixie"
+    for file in ("usr/sbin/nginx", "usr/lib64/ld-linux-x86-64.so.2", "usr/lib/x86_64-linux-gnu/libc.so.6"):
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).touch()
+    nginx = find_program("nginx", root)
+    assert nginx.command == (
+        f"{root}/usr/lib64/ld-linux-x86-64.so.2",
+        "--library-path",
+        f"{root}/usr/lib/x86_64-linux-gnu",
+        f"{root}/usr/sbin/nginx",
+    )
+    assert nginx.version("1.26.3") == "1.26.3 (Debian trixie)"
+    assert nginx.version(None) is None
+    own = find_program("nginx", tmp_path)
+    assert (len(own.command), own.version("1.22.1")) == (1, "1.22.1")
