@@ -172,6 +172,10 @@ _ANSWERED_HERE: Final = frozenset((b"OPTIONS", b"TRACE"))
 """Methods of requests that a gateway answers itself, or may: that may be a preflight for another route."""
 
 
+USUALLY_ABSENT: Final = frozenset(name.lower().encode() for name in RESERVED)
+"""Lower-case names of fields that no request head of the usual shape has. A `*` at the end: and whatever follows."""
+
+
 @final
 class RequestHead(_Head):
     """A request head that both judges accepted."""
@@ -195,8 +199,6 @@ class RequestHead(_Head):
     DROPPED = HOP_BY_HOP | {b"host"}
     PASSED_ON = frozenset((b"trailer", b"via", b"x-request-id"))
     KNOWN = DROPPED | PASSED_ON | FORWARDING | {b"expect", b"max-forwards"}
-    USUALLY_ABSENT: Final = frozenset(name.lower().encode() for name in RESERVED)
-    """Lower-case names of fields that no head of the usual shape has. A `*` at the end: and whatever follows."""
     _FINDER = Finder(KNOWN, refuse_twins=True)
 
     method: bytes
@@ -346,7 +348,7 @@ def read_request(raw: bytes, max_fields: int) -> RequestHead:
 
 @lru_cache(maxsize=16)
 def _usual_requests(most: int) -> re.Pattern[bytes]:
-    return request_shape(most, RequestHead.KNOWN, RequestHead.PASSED_ON, RequestHead.USUALLY_ABSENT)
+    return request_shape(most, RequestHead.KNOWN, RequestHead.PASSED_ON, USUALLY_ABSENT)
 
 
 def read_usual_request(received: bytes, max_fields: int) -> RequestHead | None:

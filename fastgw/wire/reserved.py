@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, final
 from fastgw.compiled import twin
 from fastgw.wire.grammar import TOKEN
 from fastgw.wire.headers import folded
-from fastgw.wire.heads import RequestHead
+from fastgw.wire.heads import USUALLY_ABSENT, RequestHead
 from fastgw.wire.known import SIGNS, spelled
 
 ANYTHING: Final = b"*"
@@ -32,7 +32,7 @@ class _ReservedFields:
         self._begin = tuple(sorted(folded(name[:-1]) for name in names if name.endswith(ANYTHING)))
         self._names = frozenset(folded(name) for name in names if not name.endswith(ANYTHING))
         self._find = _lines_of(names)
-        self._find_in_usual = _lines_of(names - RequestHead.USUALLY_ABSENT)
+        self._find_in_usual = _lines_of(names - USUALLY_ABSENT)
 
     def __repr__(self) -> str:
         return f"<ReservedFields {len(self._names) + len(self._begin)} names>"

@@ -80,7 +80,7 @@ def test_an_instance_has_a_name_a_type_and_settings(tmp_path):
         ("limit: {}", "12:48: routes[0].filters.limit.body: missing; expected a size"),
         ("limit: {body: 1, least: 2}", "12:55: routes[0].filters.limit: `body` is below `least`; expected the same"),
         ("limit: {bdy: 1}", '12:56: routes[0].filters.limit.bdy: unknown key; did you mean "body"?'),
-        ("limit: 5", "12:55: routes[0].filters.limit: 5; expected a mapping of settings or null"),
+        ("limit: 5", "12:55: routes[0].filters.limit: 5; expected a mapping of settings, null or off"),
         ("limt: {body: 1}", '12:48: routes[0].filters.limt: unknown filter type "limt"; did you mean "limit"?'),
         ("x: {type: 5}", "12:58: routes[0].filters.x.type: 5 without quotes; expected text"),
         ("block: {enforced: 1}", "12:66: routes[0].filters.block.enforced: 1; expected true or false"),

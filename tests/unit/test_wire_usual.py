@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from fastgw.wire import splice, usual
 from fastgw.wire.heads import (
+    USUALLY_ABSENT,
     RequestHead,
     ResponseHead,
     read_any_request,
@@ -155,7 +156,7 @@ def test_shapes_are_the_same_in_every_python(monkeypatch: pytest.MonkeyPatch):
     shapes = []
     for taken in (usual._TAKEN, b"(?>(?:%b)%b)"):
         monkeypatch.setattr(usual, "_TAKEN", taken)
-        shapes.append(usual.request_shape(9, RequestHead.KNOWN, RequestHead.PASSED_ON, RequestHead.USUALLY_ABSENT))
+        shapes.append(usual.request_shape(9, RequestHead.KNOWN, RequestHead.PASSED_ON, USUALLY_ABSENT))
         shapes.append(usual.response_shape(9, ResponseHead.KNOWN, ResponseHead.PASSED_ON))
     random = Random(7)
     for make, one, other in zip((messages.request, messages.response), shapes[:2], shapes[2:], strict=True):
