@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, final
 
 from fastgw.compiled import twin
 from fastgw.wire.framing import RequestHead
-from fastgw.wire.splice import REQUEST_ID
+from fastgw.wire.splice import REQUEST_ID, id_line
 
 if TYPE_CHECKING:
     from fastgw.exchange.exchange import Exchange
@@ -64,8 +64,8 @@ class RequestIds:
         exchange.request_added += self.line(request_id)
 
     def line(self, request_id: bytes) -> bytes:
-        """What says an id to others."""
-        return self._prefix + request_id + b"\r\n"
+        """What says an id to others. However a configuration spells the usual name, it is written as the twin does."""
+        return id_line(request_id) if self.is_usual else self._prefix + request_id + b"\r\n"
 
     def take_back(self, exchange: "Exchange") -> None:
         """What `identify` has done: the route that was found has it otherwise."""
@@ -89,8 +89,7 @@ def request_ids(header: bytes, trusts: bool) -> RequestIds:
 
 def is_id_line(exchange: "Exchange") -> bool:
     """Whether the usual line with the id is all that was added to the request."""
-    added = exchange.request_added
-    return len(added) == len(exchange.id_shown) + 16 and added.startswith(b"X-Request-Id: ")
+    return exchange.request_added == id_line(exchange.id_shown)
 
 
 def identify_anew(exchange: "Exchange", before: RequestIds | None, now: RequestIds | None) -> None:

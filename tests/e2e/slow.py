@@ -1,17 +1,19 @@
-"""A service that answers when a test lets it."""
+"""Services that answer when a test lets them."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 import threading
+from abc import ABC, abstractmethod
+from typing import Self
 
 from tests.support.gateway import STOP_DEADLINE
 from tests.support.peer import DEADLINE
 
 
-class Slow:
-    """Answers `/slow` once it may `go_on`, and everything else at once."""
+class Held(ABC):
+    """One thread for each connection, and what some answers wait for: that they may `go_on`."""
 
     def __init__(self) -> None:
         self.go_on = threading.Event()
@@ -20,7 +22,7 @@ class Slow:
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
-    def __enter__(self) -> Slow:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -37,6 +39,14 @@ class Slow:
                 thread = threading.Thread(target=self._serve, args=(taken,), daemon=True)
                 self._threads.append(thread)
                 thread.start()
+
+    @abstractmethod
+    def _serve(self, taken: socket.socket) -> None:
+        """Answer what one client asks, until it is gone."""
+
+
+class Slow(Held):
+    """Answers `/slow` once it may `go_on`, and everything else at once."""
 
     def _serve(self, taken: socket.socket) -> None:
         with taken, contextlib.suppress(OSError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +12,10 @@ import pytest
 
 from fastgw.exchange.relay import MAX_KEPT
 from fastgw.node.kept_room import MOST_BYTES
+from tests.e2e.slow import Held
 from tests.e2e.test_processes import samples
 from tests.support.client import Client
 from tests.support.gateway import STOP_DEADLINE, Gateway, wait_until
-from tests.support.peer import DEADLINE
 
 BODY = 16 * 1024**2
 FIT = MOST_BYTES // (BODY - MAX_KEPT)
@@ -25,33 +24,12 @@ SENT = 3 * FIT
 """Of two workers one gets half of them at least, which is more than there is room for."""
 
 
-class Second:
+class Second(Held):
     """Reads each request to its end. The first for a path is answered 503 once `go_on` is set, the others 200."""
 
     def __init__(self) -> None:
-        self.go_on = threading.Event()
         self.read: Counter[bytes] = Counter()
-        self._listening = socket.create_server(("127.0.0.1", 0), backlog=64)
-        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._threads[0].start()
-
-    def __enter__(self) -> Second:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.go_on.set()
-        self._listening.shutdown(socket.SHUT_RDWR)
-        self._listening.close()
-        for thread in self._threads:
-            thread.join(DEADLINE)
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                taken, _ = self._listening.accept()
-                self._threads.append(threading.Thread(target=self._serve, args=(taken,), daemon=True))
-                self._threads[-1].start()
+        super().__init__()
 
     def _serve(self, taken: socket.socket) -> None:
         with taken, contextlib.suppress(OSError), taken.makefile("rb") as file:
@@ -86,7 +64,7 @@ def test_what_is_kept_is_bounded_over_all_workers(tmp_path: Path, service: Secon
         "status": {"address": "127.0.0.1:0"},
         "upstreams": {
             "u": {
-                "targets": [service.url],
+                "targets": [f"http://{service.address}"],
                 "retries": {"conditions": ["503"], "budget": "100%", "body_bytes": BODY},
                 "health_checks": {"passive": None},
             }

@@ -265,6 +265,19 @@ def test_a_route_may_have_another_header_for_it(world: World, client: Client, me
     assert logged(world, b"c-1")["route"] == "other"
 
 
+def test_a_configuration_may_spell_the_usual_header_otherwise(tmp_path: Path) -> None:
+    """It is the same one: a route that has none, or another, sends none of it, also where one was given before."""
+    world = World(tmp_path, filters={"request_id": {"header": "x-request-id"}})
+    with world.gateway.connect() as client:
+        for method in (b"GET", b"OPTIONS"):
+            for path, sent in ("fast", 1), ("steps", 1), ("untrusted", 1), ("off", 0), ("off-full", 0), ("other", 0):
+                got, response = exchanged(world, client, asked(path, method=method))
+                ids = got.get_all(b"X-Request-Id")
+                assert (path, len(ids)) == (path, sent)
+                assert response.get_all(b"X-Request-Id") == ids
+    world.close()
+
+
 def test_filters_may_keep_it_from_the_upstream(world: World, client: Client) -> None:
     for fields in (b"", b"X-Request-Id: mine-4\r\n"):
         got, response = exchanged(world, client, asked("hidden", fields))
