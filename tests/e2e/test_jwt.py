@@ -61,7 +61,9 @@ class KeyServer:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
         if self._tls is not None:
-            self._server.socket = self._tls.wrap_socket(self._server.socket, server_side=True)
+            # Whoever connects and says nothing has its own thread waiting, and not the one that accepts.
+            plain = self._server.socket
+            self._server.socket = self._tls.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def go(self) -> None:

@@ -5,19 +5,15 @@ from __future__ import annotations
 import json
 import ssl
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 from tests.support.peer import DEADLINE
+from tests.support.threaded import Threaded
 
 Said = tuple[int, bytes]
 """A status, and a body."""
-
-
-class _Server(ThreadingHTTPServer):
-    def handle_error(self, *_: Any) -> None:
-        """Whoever asked has gone, or does not trust our certificate: that is what a test wants."""
 
 
 class Liar:
@@ -53,21 +49,15 @@ class Liar:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self._server = _Server(("127.0.0.1", 0), Answer)
-        self._server.daemon_threads = True
-        if tls is not None:
-            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
-        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+        self._server = Threaded(Answer, tls)
+        self.url = self._server.origin
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._server.begin()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._server.__exit__()
 
     def describes(self, name: str, keys: bytes, **more: Any) -> str:
         """Say of oneself, as an issuer below this name, what an ordinary provider says, and `more`; the issuer."""
