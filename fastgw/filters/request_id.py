@@ -5,6 +5,7 @@ from typing import ClassVar
 from fastgw.config.values import FieldName
 from fastgw.exchange.request_ids import request_ids
 from fastgw.filters.api import Env, Filter, Hooks, Phase
+from fastgw.filters.written import check_label
 
 
 class RequestId(Filter, name="request_id", phase=Phase.OBSERVE):
@@ -24,6 +25,9 @@ class RequestId(Filter, name="request_id", phase=Phase.OBSERVE):
 
     by_route: ClassVar[bool] = True
     by_default: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_label(self.header)
 
     def build(self, env: Env) -> Hooks:
         ids = request_ids(self.header.encode(), self.trust_client)

@@ -9,6 +9,7 @@ from msgspec import Meta
 from fastgw.config.settings import Some
 from fastgw.config.values import Statuses
 from fastgw.filters.api import Env, Exchange, FieldName, Filter, Hooks, Looks, Phase
+from fastgw.filters.written import check_label
 
 _ERRORS: Final = (range(500, 600),)
 
@@ -27,6 +28,9 @@ class TargetErrors(Filter, name="target_errors", phase=Phase.TRANSFORM, order=20
     """The field that says what the upstream answered. One that it sends under this name is removed."""
 
     stands_anywhere = True
+
+    def __post_init__(self) -> None:
+        check_label(self.header)
 
     def build(self, env: Env) -> Hooks:
         meant = _statuses_in(self.statuses)

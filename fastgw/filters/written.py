@@ -7,7 +7,13 @@ from fastgw.forwarded import FAMILY
 from fastgw.wire.framing import RequestHead
 from fastgw.wire.headers import folded
 
-_OF_THE_CONNECTION: Final = frozenset(folded(name) for name in RequestHead.DROPPED | {b"host", b"expect", b"trailer"})
+_OF_THE_CONNECTION: Final = frozenset(
+    folded(name) for name in RequestHead.DROPPED | {b"host", b"expect", b"trailer", b"via"}
+)
+_OF_RESPONSES: Final = frozenset(
+    b"content-encoding content-length content-range content-type date etag location retry-after server set-cookie "
+    b"www-authenticate".split()
+)
 CREDENTIALS: Final = frozenset((b"authorization", b"cookie", b"proxy-authorization"))
 
 
@@ -26,3 +32,13 @@ def check_written(names: Iterable[str], credentials_allowed: bool = False) -> No
         if field in taken:
             raise ValueError(f"two values go into `{name}`; expected a field for each")
         taken.add(field)
+
+
+def check_label(name: str) -> None:
+    """Whether a filter may mark responses with this field, and requests.
+
+    Raises `ValueError` as `check_written`, and for one that means something in a response already.
+    """
+    if folded(name.encode()) in _OF_RESPONSES:
+        raise ValueError(f"`{name}` means something else in a response; expected another field")
+    check_written((name,))

@@ -164,6 +164,8 @@ class _Head:
             return self._fields.get_all(name)
         if name in self.connection_named:
             return []
+        if self._known is not None and name in self.KNOWN:
+            return [value for _, _, value in self._known.get(name, ())]
         return [value.rstrip(b" \t") for value in line_named(name).findall(self.raw, self.fields_start - 1)]
 
 
