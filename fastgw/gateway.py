@@ -28,10 +28,12 @@ from fastgw.node.shared import Column, Layout
 from fastgw.node.targets import TargetWords
 from fastgw.observe import Series
 from fastgw.observe.series import (
+    BROKEN_OFF,
     UPSTREAM_CONNECTS,
     UPSTREAM_EJECTIONS,
     UPSTREAM_OPENINGS,
     UPSTREAM_WAITS,
+    answers_at,
     counted_in,
     series_of,
 )
@@ -207,7 +209,9 @@ class Gateway:
         places, errors = self.places, self._last_errors
 
         def note(target: Target, fault: Fault, why: str) -> None:
-            errors.note_target(column, places, target_name(upstream, target.label), fault.label, why)
+            # What breaks off after its head is counted as an answer when it has ended: that is none since.
+            answers = answers_at(column.views, target.counted) + (fault in BROKEN_OFF)
+            errors.note_target(column, places, target_name(upstream, target.label), fault.label, why, answers)
 
         return note
 

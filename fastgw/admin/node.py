@@ -20,7 +20,9 @@ PROBLEM: Final = "application/problem+json"
 State = Literal["serving", "draining"]
 WorkerState = Literal["ready", "silent", "starting", "draining"]
 Health = Literal["unknown", "healthy", "failing", "unhealthy", "ejected"]
-"""`failing`: it fails all that it is asked, and is asked on: nothing ejects it."""
+"""`failing`: the last attempt has failed and nothing was answered since, or all answers of the last minute were 500 and
+above; it may be asked on. `unknown`: no attempt in the last minute, and the last one did not fail. See
+`docs/faults.md`."""
 Breaker = Literal["closed", "open", "half_open"]
 Reason = Literal["", "rejected", "busy", "failed"]
 RevokedEverywhere = Literal["node", "shared", "away"]
@@ -234,6 +236,7 @@ class Status(Struct, frozen=True):
     started_date: float
     generation: int
     config_hash: str
+    """"" where there is no file."""
     config_file: str
     """"" when the command line said it all."""
     state: State
@@ -406,6 +409,8 @@ class Outcome(Struct, frozen=True):
     reason: Reason = ""
     """Why not. `rejected`: the configuration is wrong; `busy`: another change is under way, or the node is not serving;
     `failed`: it could not be done."""
+    kept: Sequence[int] = ()
+    """Of a rollback that was refused: the generations that can be gone back to, as `generation` of `POST /rollback`."""
 
 
 class Latency(Struct, frozen=True):

@@ -14,17 +14,19 @@ from fastgw.node.places import MAX_ROWS, Places
 from fastgw.node.shared import Column, Layout
 
 TEXT_BYTES: Final = 112
-_DATE, _NAME, _TEXT = range(3)
+_DATE, _NAME, _ANSWERS, _TEXT = range(4)
 _WORDS: Final = _TEXT + TEXT_BYTES // 8
 _LOOKS: Final = 3
 
 
 class LastError(NamedTuple):
-    """`date`: epoch seconds. `reason`: an errno's name, what TLS or DNS said, and for a route the target; or empty."""
+    """`date`: epoch seconds. `reason`: an errno's name, what TLS or DNS said, and for a route the target; or empty.
+    `answers`: how many the target had given by then; 0 of a route."""
 
     date: float
     fault: str
     reason: str
+    answers: int = 0
 
 
 class LastErrors:
@@ -34,9 +36,10 @@ class LastErrors:
         self._targets = layout.counter("last_error_targets", 2 * MAX_ROWS * _WORDS)
         self._routes = layout.counter("last_error_routes", 2 * MAX_ROWS * _WORDS)
 
-    def note_target(self, column: Column, places: Places, name: str, fault: str, reason: str) -> None:
-        """`name`: as `places.target_name` makes it. One that is not counted by name is not noted."""
-        self._note(column, self._targets, places.target_rows.get(name), name, fault, reason)
+    def note_target(self, column: Column, places: Places, name: str, fault: str, reason: str, answers: int = 0) -> None:
+        """`name`: as `places.target_name` makes it. One that is not counted by name is not noted. `answers`: as all
+        processes have counted them until now (`observe.series.answers_at`)."""
+        self._note(column, self._targets, places.target_rows.get(name), name, fault, reason, answers)
 
     def note_route(self, column: Column, places: Places, name: str, fault: str, reason: str) -> None:
         self._note(column, self._routes, places.routes.get(name), name, fault, reason)
@@ -48,14 +51,16 @@ class LastErrors:
     def of_routes(self, columns: Sequence[memoryview], places: Places) -> dict[str, LastError]:
         return _found(columns, self._routes, places.routes)
 
-    def _note(self, column: Column, first: int, place: int | None, name: str, fault: str, reason: str) -> None:
+    def _note(
+        self, column: Column, first: int, place: int | None, name: str, fault: str, reason: str, answers: int = 0
+    ) -> None:
         if place is None:
             return
         words, at = column.words, first + place * _WORDS
         text = f"{fault} {reason}".encode()[:TEXT_BYTES].ljust(TEXT_BYTES, b"\0")
         words[at + _DATE] = 0
         column.fence()
-        words[at + _NAME] = _tag(name)
+        words[at + _NAME], words[at + _ANSWERS] = _tag(name), answers
         for word in range(TEXT_BYTES // 8):
             words[at + _TEXT + word] = int.from_bytes(text[8 * word : 8 * word + 8], "little")
         column.fence()
@@ -76,10 +81,11 @@ def _entry(words: memoryview, at: int, name: str) -> LastError | None:
         date = words[at + _DATE]
         if not date or words[at + _NAME] != _tag(name):
             return None
+        answers = words[at + _ANSWERS]
         text = b"".join(word.to_bytes(8, "little") for word in words[at + _TEXT : at + _WORDS])
         if words[at + _DATE] == date:
             fault, _, reason = text.rstrip(b"\0").decode(errors="ignore").partition(" ")
-            return LastError(date / 1000, fault, reason)
+            return LastError(date / 1000, fault, reason, answers)
     return None
 
 

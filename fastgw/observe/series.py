@@ -11,7 +11,7 @@ cells by these names and counts on; so does one that adopts a new generation, in
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from fastgw.errors import Fault
@@ -43,6 +43,8 @@ TARGET_FAULTS: Final = (
     Fault.UPSTREAM_STALLED,
 )
 """Those that are a target's own; counted for each attempt, also where another one has succeeded."""
+BROKEN_OFF: Final = (Fault.UPSTREAM_INCOMPLETE, Fault.UPSTREAM_STALLED)
+"""Those that come after the head of an answer."""
 TARGET_SERVER_ERRORS: Final = SUM + 1
 """Answers of 500 and above."""
 TARGET_FAULTS_AT: Final = SUM + 2
@@ -70,6 +72,11 @@ _CLAIMED: Final = 1 << 63  # no name of a cell is 0, which is what an unused cel
 _FAULT: Final = 1 << 62  # it counts a fault by route and upstream, not requests
 NO_UPSTREAM: Final = 0x3FFF
 """In place of an upstream's row: the fault came before one was chosen."""
+
+
+def answers_at(columns: Iterable[Sequence[int]], row: int) -> int:
+    """How many answers all processes have counted in a histogram's row, which begins there in each column."""
+    return sum(sum(column[row : row + SUM]) for column in columns)
 
 
 class Series:

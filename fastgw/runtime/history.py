@@ -9,13 +9,12 @@ import time
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
-from fastgw.admin.metrics import target_errors
 from fastgw.admin.node import HistoryPoint, Live
 from fastgw.observe import Totals
 from fastgw.observe.families import BOUNDS_S
-from fastgw.observe.series import TARGET_WORDS
+from fastgw.observe.series import TARGET_SERVER_ERRORS
 
 EVERY_S: Final = 10.0
 POINTS: Final = 360
@@ -23,7 +22,7 @@ POINTS: Final = 360
 MARKS: Final = 7
 """So that the oldest is a minute old."""
 _BUCKETS: Final = len(BOUNDS_S) + 1
-_NOTHING: Final = (0,) * TARGET_WORDS
+Fares = Literal["healthy", "failing", "unknown"]
 
 
 class Recent(NamedTuple):
@@ -52,7 +51,6 @@ class History:
         self._totals, self._live, self._clock = totals, live, clock
         self._marks: deque[_Mark] = deque(maxlen=MARKS)
         self._before: Live | None = None
-        self._failing: frozenset[str] = frozenset()
         self.points: deque[HistoryPoint] = deque(maxlen=POINTS)
 
     async def run(self) -> None:
@@ -62,10 +60,7 @@ class History:
             self.tick()
 
     def tick(self) -> None:
-        totals = self._totals()
-        failing = {name for name in totals.targets if self.is_failing(name, totals)}
-        self._failing = frozenset(failing)
-        self._marks.append(_mark(totals, self._clock()))
+        self._marks.append(_mark(self._totals(), self._clock()))
         live, before = self._live(), self._before
         self._before = live
         if before is not None and before.uptime_s <= live.uptime_s:
@@ -84,25 +79,18 @@ class History:
             {key: count - since.faults.get(key, 0) for key, count in now.faults.items()},
         )
 
-    def is_failing(self, target: str, totals: Totals) -> bool:
-        """Whether it fails all that it was asked last."""
-        row = totals.targets.get(target)
-        if row is None:
-            return False
-        for mark in reversed(self._marks):
-            counted = _less(row, mark.targets.get(target))
-            answers = answered(counted)
-            if answers or sum(target_errors(counted).values()):
-                return not answers
-        return target in self._failing
-
-    def is_answering(self, target: str, totals: Totals) -> bool:
-        """Whether it has answered all that it was asked in the last minute, and was asked."""
+    def fares(self, target: str, totals: Totals, *, failed_last: bool) -> Fares:
+        """How a target answers that nobody has judged. `failed_last`: nothing was answered since an attempt failed."""
+        if failed_last:
+            return "failing"
         row = totals.targets.get(target)
         if row is None or not self._marks:
-            return False
-        counted = _less(row, self._marks[0].targets.get(target))
-        return answered(counted) > 0 and not target_errors(counted)
+            return "unknown"
+        lately = _less(row, self._marks[0].targets.get(target))
+        answers = answered(lately)
+        if not answers:
+            return "unknown"
+        return "healthy" if lately[TARGET_SERVER_ERRORS] < answers else "failing"
 
 
 def answered(row: Sequence[int]) -> int:

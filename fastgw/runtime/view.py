@@ -46,7 +46,6 @@ from fastgw.runtime.revoking import Revoking
 from fastgw.upstream.target import labels_of
 
 HEALTH: Final[Mapping[Verdict, node.Health]] = {
-    Verdict.UNKNOWN: "unknown",
     Verdict.HEALTHY: "healthy",
     Verdict.UNHEALTHY: "unhealthy",
     Verdict.EJECTED: "ejected",
@@ -331,14 +330,13 @@ class View:
         last = self._commons.words.last_errors.of_targets(self._commons.shared.views, self._exposition.series.places)
         return Seen(totals, self.past.recent(totals), last)
 
-    def _health(self, name: str, place: int, totals: Totals) -> node.Health:
-        verdict = self._commons.words.targets.verdict(self._commons.shared, place, time.monotonic())
-        if verdict is Verdict.UNKNOWN:
-            if self.past.is_failing(name, totals):
-                return "failing"
-            if self.past.is_answering(name, totals):
-                return "healthy"
-        return HEALTH[verdict]
+    def _health(self, name: str, place: int, seen: "Seen") -> node.Health:
+        words, shared = self._commons.words, self._commons.shared
+        verdict = words.targets.verdict(shared, place, time.monotonic())
+        if verdict is not Verdict.UNKNOWN:
+            return HEALTH[verdict]
+        failed_last = words.failed_last(shared, self._exposition.series, name, seen.last_errors.get(name))
+        return self.past.fares(name, seen.totals, failed_last=failed_last)
 
     def _target(
         self, upstream: str, target: Target, label: str, seen: "Seen", wrong: Mapping[str, str] = NONE
@@ -356,7 +354,7 @@ class View:
             weight=target.weight,
             priority=target.priority,
             drained=not target.weight or name in self.drained.names,
-            health=self._health(name, place, seen.totals),
+            health=self._health(name, place, seen),
             in_use=shared.total(words.in_use + place),
             idle=shared.total(words.idle + place),
             waiting=shared.total(words.waiting + place),
@@ -434,7 +432,7 @@ def _attempts(row: Sequence[int]) -> int:
 
 
 def _last_error(error: LastError | None) -> node.LastError | None:
-    return None if error is None else node.LastError(*error)
+    return None if error is None else node.LastError(error.date, error.fault, error.reason)
 
 
 def _labelled(upstream: Upstream) -> Iterator[tuple[Target, str]]:

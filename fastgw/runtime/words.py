@@ -12,14 +12,22 @@ from fastgw.downstream.secured import Outcome
 from fastgw.gateway import Gateway
 from fastgw.node import state_up, tokens
 from fastgw.node.kept_room import KeptRoom
-from fastgw.node.last_errors import LastErrors
+from fastgw.node.last_errors import LastError, LastErrors
 from fastgw.node.limits import AddressLimit, NodeLimit
 from fastgw.node.places import CannotPlace, Places
 from fastgw.node.shared import Column, Shared
 from fastgw.node.targets import TargetWords
 from fastgw.observe import Series, Totals, totals
 from fastgw.observe.ledger import Ledger
-from fastgw.observe.series import UNCELLED, claimed, counted_in, is_fault_cell
+from fastgw.observe.series import (
+    TARGET_WORDS,
+    TARGETS_AT,
+    UNCELLED,
+    answers_at,
+    claimed,
+    counted_in,
+    is_fault_cell,
+)
 from fastgw.observe.series import WORDS as COUNTED
 from fastgw.routing import Steps
 
@@ -271,6 +279,13 @@ class Words:
     def counted(self, column: Column) -> memoryview:
         """What the observer counts."""
         return column.words[self._counted : self._counted + COUNTED]
+
+    def failed_last(self, shared: Shared, series: Series, target: str, error: LastError | None) -> bool:
+        """Whether the newest that has come of attempts at a target (`places.target_name`) is this error of it."""
+        if error is None or target not in series.targets:
+            return False
+        row = self._counted + TARGETS_AT + series.targets[target] * TARGET_WORDS
+        return answers_at(shared.views, row) <= error.answers
 
     def _given_back(self, column: Column) -> memoryview:
         return column.words[self._returned : self._returned + COUNTED]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import socket
 import socketserver
 import threading
@@ -13,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.admin_calls import read
+from tests.e2e.admin_calls import is_served, read
 from tests.e2e.test_reload import Reloadable
 from tests.support.client import Client
 from tests.support.gateway import wait_until
@@ -64,6 +66,45 @@ class Scene:
     def metrics(self) -> str:
         with Client(str(self.gateway.ready["status"])) as client:
             return client.exchange(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").body.decode()
+
+
+class Moods:
+    """Targets that a test may have fail: one alone, and one of two."""
+
+    def __init__(self, stack: contextlib.ExitStack, directory: Path) -> None:
+        self.alone, self.good, self.other = (stack.enter_context(Moody(name)) for name in (b"1", b"2", b"3"))
+        common = {"retries": {"max": 1}, "timeouts": {"response_headers": "300ms", "idle": "300ms"}}
+        passive = {"passive": {"failures": 2, "eject": "300ms"}}
+        upstreams: dict[str, Any] = {
+            "alone": {**common, "targets": [{"url": self.alone.url}]},
+            "pair": {
+                **common,
+                "targets": [{"url": self.good.url}, {"url": self.other.url}],
+                "health_checks": passive,
+            },
+        }
+        routes = [{"name": name, "paths": [f"/{name}"], "upstream": name} for name in upstreams]
+        config = {"workers": 3, "upstreams": upstreams, "routes": routes}
+        self.gateway = stack.enter_context(Reloadable(config, directory))
+
+    def ask(self, upstream: str) -> int:
+        """Over a connection of its own, which any of the workers may take."""
+        with Client(self.gateway.address()) as client:
+            client.send(f"GET /{upstream} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            try:
+                return client.read_response().status
+            except (EOFError, OSError, AssertionError):
+                return 0  # it breaks off
+
+    def health(self, upstream: str, target: int = 0) -> str:
+        (found,) = (each for each in read(self.gateway, "/upstreams")["upstreams"] if each["name"] == upstream)
+        return str(found["targets"][target]["health"])
+
+
+@pytest.fixture
+def moody(tmp_path: Path) -> Iterator[Moods]:
+    with contextlib.ExitStack() as stack:
+        yield Moods(stack, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +162,55 @@ def test_a_target_that_cannot_be_connected_to_is_ejected_without_a_word_in_the_f
 def test_passive_null_ejects_nothing(scene: Scene) -> None:
     assert {scene.get("/off/x")[0] for _ in range(4)} == {502}
     assert scene.target("off", scene.dead)["health"] == "failing"
+
+
+@pytest.mark.parametrize("mood", ["refuses", "resets", "hangs", "hangs_within", "breaks_off"])
+def test_a_target_is_failing_from_its_first_error_to_its_next_answer(moody: Moods, mood: str) -> None:
+    """No matter which of the workers saw what, and how many answers came before."""
+    assert moody.health("alone") == "unknown"
+    for _ in range(15):
+        assert moody.ask("alone") == 200
+    wait_until(lambda: moody.health("alone") == "healthy", "the answers to be told")
+    moody.alone.be(mood)
+    assert moody.ask("alone") != 200
+    wait_until(lambda: moody.health("alone") == "failing", "the error to be told")
+    moody.alone.be("ok")
+    assert moody.ask("alone") == 200
+    wait_until(lambda: moody.health("alone") == "healthy", "the answer to be told")
+
+
+def test_a_target_that_only_answers_with_errors_is_failing(moody: Moods) -> None:
+    moody.alone.be("503")
+    for _ in range(5):
+        assert moody.ask("alone") == 503
+    wait_until(lambda: moody.health("alone") == "failing", "the errors to be told")
+
+
+def test_a_target_that_was_ejected_and_has_not_answered_since_is_failing(moody: Moods) -> None:
+    """It may be asked again, and nobody has."""
+    moody.other.be("refuses")
+    for _ in range(8):
+        assert moody.ask("pair") == 200
+    seen: list[str] = []
+
+    def is_over() -> bool:
+        seen.append(moody.health("pair", 1))
+        return "ejected" in seen and seen[-1] != "ejected"
+
+    wait_until(is_over, "the ejection to begin and to end")
+    assert seen[-1] == "failing"
+    assert moody.health("pair", 0) == "healthy"
+
+
+def test_another_control_process_knows_it_as_well(moody: Moods) -> None:
+    moody.alone.be("refuses")
+    assert moody.ask("alone") == 502
+    wait_until(lambda: moody.health("alone") == "failing", "the error to be told")
+    before = moody.gateway.control_pid
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: before not in moody.gateway.child_pids, "the end of control")
+    wait_until(lambda: is_served(moody.gateway), "another one to answer")
+    assert moody.health("alone") == "failing"
 
 
 def test_the_command_tells_it_as_text_and_as_json(scene: Scene) -> None:
