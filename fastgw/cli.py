@@ -329,7 +329,8 @@ def _tell_outcome(outcome: Outcome, answer: Format) -> None:
             typer.echo(f"note: {note}")
         typer.echo(outcome.summary)
     else:
-        _fail(WRONG, *map(str, outcome.problems), f"fastgw: {outcome.summary}")
+        hint = f"; choose one with --generation {outcome.kept[0]}" if outcome.kept else ""
+        _fail(WRONG, *map(str, outcome.problems), f"fastgw: {outcome.summary}{hint}")
     if not outcome.ok:
         raise typer.Exit(WRONG)
 

@@ -116,11 +116,18 @@ def _head(status: Status, before: Status | None) -> Text:
     text.append(status.state, COLOURS[status.state])
     text.append(f", generation {status.generation}, up {span(status.uptime_s)}, pid {status.pid}\n")
     text.append(f"{status.connections:,} connections, {status.requests:,} requests{rate}\n")
-    text.append(f"{status.config_file or 'configured by the command line'} ({status.config_hash[:12]})", "dim")
+    text.append(_configured(status), "dim")
     if status.stale is not None:
         since = span(time.time() - status.stale.since_date)
         text.append(f"\nthe file on disk is not what runs, since {since}: {status.stale.why}", "red")
     return text
+
+
+def _configured(status: Status) -> str:
+    """By what."""
+    if not status.config_hash:
+        return "configured by the command line"
+    return f"{status.config_file or 'configured over the admin API'} ({status.config_hash[:12]})"
 
 
 def _table(title: str, left: Iterable[str], right: Iterable[str] = ()) -> Table:

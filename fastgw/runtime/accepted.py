@@ -62,7 +62,7 @@ class Accepted(msgspec.Struct, dict=True, kw_only=True):
     """When it was accepted, epoch seconds."""
     source: Origin
     hash: str
-    """Of the bytes of all files, whatever their names: equal configurations have equal hashes."""
+    """Of the bytes of all files, whatever their names: equal configurations have equal hashes. "": there are none."""
     sources: list[Source]
     """The files it was read from, the main one first; none when it came from flags."""
     captured: dict[str, bytes]
@@ -414,6 +414,8 @@ def _feeds(config: Config, kept: FeedsKept) -> tuple[dict[str, bytes], dict[str,
 
 
 def _hash(loaded: Loaded) -> str:
+    if not loaded.sources:
+        return ""
     digest = hashlib.sha256()
     files = [loaded.captured[name] for name in sorted(loaded.captured) if not pattern_in(name)]
     for content in [each.text for each in loaded.sources] + files:

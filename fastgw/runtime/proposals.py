@@ -59,6 +59,10 @@ BYTES_PER_VALUE: Final = 8
 """Of `admin.document_bytes`, for each value that a document may have: real ones have twelve and more."""
 POSTED: Final = "POST /config"
 """How problems name a document that came over the API."""
+NO_FILE: Final = "this gateway was started without a configuration file: there is nothing to read again"
+NO_DOCUMENT: Final = (
+    "what came from the command line cannot be changed in part: send a whole configuration (POST /config)"
+)
 
 
 Contents = Mapping[str, bytes]
@@ -121,6 +125,9 @@ class Proposals:
     async def _reload(self, source: Origin) -> Outcome:
         async with self._lock:
             self._next = None  # who asks from here on may mean a later state of the file
+            if not self.current.file:
+                notice(Event.RELOAD_REFUSED, f"not reloaded, generation {self.current.generation} stays: {NO_FILE}")
+                return self._refused("rejected", NO_FILE)
             return await self._offer(self._load_file, source)
 
     async def try_again(self) -> None:
@@ -232,6 +239,8 @@ class Proposals:
 
     async def put_targets(self, upstream: str, text: bytes, suffix: str) -> Outcome:
         """Take these targets in place of those of an upstream, until the files are read again. Raises `OverBound`."""
+        if not self.current.sources:
+            return self._refused("rejected", NO_DOCUMENT)
         name = path_text(("upstreams", upstream, "targets"))
         targets = Source(name, text, suffix=suffix, upstream=upstream)
 
@@ -348,8 +357,8 @@ class Proposals:
             if not self._is_serving:
                 return self._not_now()
             wanted = self._kept.get(self._before() if generation is None else generation)
-            if wanted is None:
-                return self._refused("rejected", self._why_not_back(generation))
+            if wanted is None or not wanted.sources:  # what came from the command line is no document
+                return self._not_back(generation)
             captured = brought_forward(wanted.captured, self.current.captured)
             read = partial(config.load_sources, wanted.sources, captured, TYPES, self._remembered)
             return await self._offer(lambda _: read(), "rollback", spares=False, subject="document")
@@ -359,15 +368,17 @@ class Proposals:
         current = self.current
         alike = {each.generation for each in self._kept.values() if each.sources == current.sources}
         served = max(alike, default=current.generation)  # it is kept where a rollback went back to it
-        return max((generation for generation in self._kept.keys() - alike if generation < served), default=0)
+        others = (each for each in self._kept.values() if each.sources and each.generation not in alike)
+        return max((each.generation for each in others if each.generation < served), default=0)
 
-    def _why_not_back(self, generation: int | None) -> str:
-        kept = [number for number, each in sorted(self._kept.items()) if each.sources != self.current.sources]
+    def _not_back(self, generation: int | None) -> Outcome:
+        others = (each for each in self._kept.values() if each.sources and each.sources != self.current.sources)
+        kept = sorted(each.generation for each in others)
         if not kept:
-            return "cannot roll back: no other configuration is kept"
+            return self._refused("rejected", "cannot roll back: no other configuration is kept")
         listed = f"kept are {', '.join(map(str, kept))}" if kept[1:] else f"only {kept[0]} is kept"
         asked = "cannot roll back further" if generation is None else f"cannot roll back to {generation}"
-        return f'{asked}: {listed}; choose one with {{"generation": {kept[0]}}}'
+        return msgspec.structs.replace(self._refused("rejected", f"{asked}: {listed}"), kept=kept)
 
     def conclude(self, outcome: Verdict) -> None:
         """The supervisor's answer; it may be one to the control process before this one, which has died."""

@@ -109,7 +109,7 @@ class Staleness:
 
     def _look(self, current: Accepted) -> None:
         try:
-            found = self._judged(current) if current.sources else None
+            found = self._judged(current) if current.file else None
         except OutOfResources:
             return  # what was known stays
         if found is None or self.told is None or found[0] != self.told.reason:

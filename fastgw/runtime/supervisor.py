@@ -523,7 +523,7 @@ class Supervisor:
     # --- reload ---
 
     def _reload(self) -> None:
-        if not self._commons.sealed.accepted.sources:
+        if not self._commons.sealed.accepted.file:
             notice(Event.RELOAD_REFUSED, "SIGHUP: nothing to read again: the configuration came from the command line")
         elif not self._life.goes_on:  # control would drop it as soon as readiness is off
             drains = self._life.phase is Phase.SERVING

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from fastgw import VERSION
@@ -299,6 +300,34 @@ class TestDemo:
         assert lines.lines[-1] == b"stopped\n"
         assert "Traceback" not in lines.text()
         assert list(tmp_path.iterdir()) == []
+
+    def test_there_is_no_file_to_read_again_to_go_back_to_or_to_change_in_part(self, demo):
+        """Which is told, and alerts nobody: nothing has failed."""
+        process, lines, ready = demo
+        token = Path(ready["token_file"]).read_text().strip()
+
+        def ask(method: str, path: str, body: object = None) -> tuple[int, dict[str, Any]]:
+            headers = {"authorization": f"Bearer {token}"}
+            answer = httpx.request(method, f"http://{ready['admin']}{path}", json=body, headers=headers)
+            return answer.status_code, answer.json()
+
+        told = fastgw("reload", "--admin", ready["admin"])
+        no_file = "this gateway was started without a configuration file: there is nothing to read again"
+        assert (told.returncode, told.stdout, told.stderr) == (1, "", f"fastgw: {no_file}\n")
+        shown = fastgw("status", "--admin", ready["admin"]).stdout.splitlines()
+        assert shown[2].strip() == "configured by the command line"
+        status, outcome = ask("PUT", "/upstreams/origin/targets", [{"url": "http://127.0.0.1:1"}])
+        assert (status, outcome["reason"], outcome["problems"]) == (422, "rejected", [])
+        posted = {"version": 1, "listeners": {"main": {"address": "127.0.0.1:0"}}, "access_logs": []}
+        assert ask("POST", "/config", {**posted, "routes": [{"name": "a", "respond": {}}]})[0] == 200
+        told = fastgw("rollback", "--admin", ready["admin"])
+        assert told.stderr == "fastgw: cannot roll back: no other configuration is kept\n"
+        os.kill(process.pid, signal.SIGHUP)
+        lines.wait_for(lambda line: line.startswith(b"SIGHUP: nothing to read again"))
+        seen = ask("GET", "/status")[1]
+        assert (seen["stale"], seen["reloads"]["failed"], seen["reloads"]["last_success"]) == (None, 0, True)
+        assert (seen["config_file"], bool(seen["config_hash"])) == ("", True)  # of what was sent
+        assert b"config_problem" not in b"".join(lines.raw)
 
     def test_a_taken_port(self):
         with Origin() as origin:

@@ -330,8 +330,8 @@ async def test_the_copies_of_rollbacks_take_no_place_of_what_is_kept(control):
         await control.changed(f"v{number}")
     assert [await back(control) for _ in range(5)] == ["v6", "v5", "v4", "v3", "v2"]
     refused = await control.proposals.rollback(None)
-    said = 'cannot roll back further: kept are 3, 4, 5, 6, 7; choose one with {"generation": 3}'
-    assert (refused.reason, refused.summary) == ("rejected", said)
+    said = "cannot roll back further: kept are 3, 4, 5, 6, 7"
+    assert (refused.reason, refused.summary, refused.kept) == ("rejected", said, [3, 4, 5, 6, 7])
     assert await back(control, 7) == "v7"
     refused = await control.proposals.rollback(1)
     assert refused.summary.startswith("cannot roll back to 1: kept are 2, ")

@@ -9,6 +9,6 @@ const SHOWN = 200000;
 export function showConfiguration({ generation, hash, config }) {
   const text = JSON.stringify(config, null, 2);
   const cut = `The first ${countText(SHOWN)} of ${countText(text.length)} characters; GET /config has all.`;
-  setText(byId("config-about"), `Generation ${generation}, hash ${hash}. ${text.length > SHOWN ? cut : ""}`);
+  setText(byId("config-about"), `Generation ${generation}${hash ? `, hash ${hash}` : ""}. ${text.length > SHOWN ? cut : ""}`);
   setText(byId("config-text"), text.slice(0, SHOWN));
 }
