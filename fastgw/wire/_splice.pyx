@@ -150,7 +150,10 @@ cdef class _Masks:
         if not also <= self.known:
             if len(also) > MOST_SOUGHT:
                 return False
-            left.sought = _Sought({folded(name) for name in also if IS_TOKEN(name)})
+            named = also if self.of_requests else also - splice.REQUEST_IDS
+            alike = {folded(name) for name in named if IS_TOKEN(name)}
+            left.mask |= bits_of(frozenset([name for name in self.known if folded(name) in alike]))
+            left.sought = _Sought(alike)
             left.authorization = self.of_requests and also - self.known == _AUTHORIZATION
         return left
 

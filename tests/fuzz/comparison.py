@@ -20,6 +20,7 @@ ALSO = [
     frozenset([b"via"]),
     frozenset([b"x-forwarded-for", b"x-forwarded-proto", b"via", b"forwarded", b"x-real-ip", b"x-request-id"]),
     frozenset([b"user-agent", b"x-a"]),
+    frozenset([b"x_real_ip", b"x_request_id", b"x.forwarded-for", b"v_ia"]),
 ]
 ASKED = [b"user-agent", b"referer", b"host", b"via", b"x-a", b"content-length", b"connection", b"cookie"]
 ADDED = b"X-Forwarded-For: 192.0.2.7\r\n"

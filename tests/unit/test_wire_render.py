@@ -91,6 +91,13 @@ def test_what_is_left_out_takes_its_twins_along(judged, name: bytes):
     assert end_to_end(head, frozenset({name})) == b"X-User_: 3\r\nA_B: 4\r\n"
 
 
+@pytest.mark.parametrize("also", [{b"x_request_id", b"x_real_ip"}, {b"x.request-id", b"x-real_ip", b"via"}])
+def test_twins_of_what_the_head_knows_the_place_of_take_it_along(also: set[bytes]):
+    """A setting that spells `X_Request_Id` means what a client calls `X-Request-Id`, too."""
+    kept = end_to_end(request(b"X-Request-Id: 1\r\nB: 2\r\nX-REAL-IP: 3\r\n"), frozenset(also))
+    assert kept == b"B: 2\r\n"
+
+
 @pytest.mark.parametrize("judged", [request, response])
 def test_what_can_be_no_name_leaves_nothing_out(judged):
     """Filters put marks of their own among the names."""
