@@ -162,8 +162,15 @@ async def _body(request: Request, most: int | None = None) -> bytes:
     return bytes(body)
 
 
-def _content_type(request: Request) -> str:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+def _content_type(request: Request, *wanted: str) -> str:
+    """One of those that are wanted."""
+    told = request.headers.get("content-type", "")
+    content_type = told.partition(";")[0].strip().lower()
+    if content_type not in wanted:
+        was = f'not "{shorten(told)}"' if told else "and there is none"
+        must = " or ".join(filter(None, (", ".join(wanted[:-1]), wanted[-1])))
+        raise HTTPException(415, f"The Content-Type must be {must}, {was}; with curl: -H 'Content-Type: {wanted[0]}'.")
+    return content_type
 
 
 async def _no_body(request: Request) -> None:
@@ -252,20 +259,13 @@ async def _checked(change: Awaitable[Outcome]) -> Response:
         raise HTTPException(413, str(error)) from error
 
 
-def _suffix(request: Request, suffixes: Mapping[str, str]) -> str:
-    suffix = suffixes.get(_content_type(request))
-    if suffix is None:
-        raise HTTPException(415, f"The Content-Type is {', '.join(suffixes)}.")
-    return suffix
-
-
 async def _apply(node: Node, request: Request) -> Response:
-    suffix, dry_run = _suffix(request, SUFFIXES), _flag(request, "dry_run")
+    suffix, dry_run = SUFFIXES[_content_type(request, *SUFFIXES)], _flag(request, "dry_run")
     return await _checked(node.apply(await _body(request), suffix, dry_run))
 
 
 async def _put_targets(node: Node, request: Request) -> Response:
-    suffix = _suffix(request, LIST_SUFFIXES)
+    suffix = LIST_SUFFIXES[_content_type(request, *LIST_SUFFIXES)]
     return await _checked(node.put_targets(request.path_params["name"], await _body(request), suffix))
 
 
@@ -285,8 +285,8 @@ async def _reload(node: Node, request: Request) -> Response:
 
 async def _rollback(node: Node, request: Request) -> Response:
     body = await _body(request)
-    if body and _content_type(request) != JSON:
-        raise HTTPException(415, f"The Content-Type is {JSON}.")
+    if body:
+        _content_type(request, JSON)
     try:
         wanted = msgspec.json.decode(body or b"{}", type=Rollback)
     except msgspec.MsgspecError as error:
@@ -296,8 +296,7 @@ async def _rollback(node: Node, request: Request) -> Response:
 
 async def _revoke(node: Node, request: Request) -> Response:
     body = await _body(request)
-    if _content_type(request) != JSON:
-        raise HTTPException(415, f"The Content-Type is {JSON}.")
+    _content_type(request, JSON)
     try:
         records, about = revocations.read(msgspec.json.decode(body, type=revocations.Revocation))
     except ValueError as error:  # a MsgspecError is one
@@ -316,8 +315,7 @@ async def _limits(node: Node, request: Request) -> Response:
 
 async def _reset_quota(node: Node, request: Request) -> Response:
     body = await _body(request)
-    if _content_type(request) != JSON:
-        raise HTTPException(415, f"The Content-Type is {JSON}.")
+    _content_type(request, JSON)
     try:
         wanted = msgspec.json.decode(body, type=QuotaReset)
     except msgspec.MsgspecError as error:
@@ -333,8 +331,7 @@ async def _reset_quota(node: Node, request: Request) -> Response:
 
 async def _explain(node: Node, request: Request) -> Response:
     body = await _body(request, EXPLAINED_BYTES)
-    if _content_type(request) != JSON:
-        raise HTTPException(415, f"The Content-Type is {JSON}.")
+    _content_type(request, JSON)
     try:
         return told(await node.explain(msgspec.json.decode(body, type=RequestToExplain)))
     except ValueError as error:  # a MsgspecError is one

@@ -68,6 +68,30 @@ def test_metrics_are_given_as_the_accept_field_asks(here):
     assert "content-type: text/plain; version=0.0.4; charset=utf-8" in head.lower()
 
 
+@pytest.mark.parametrize(
+    ("request_line", "fields", "was", "wanted"),
+    [
+        ("POST /config", (), "and there is none", "application/yaml, application/json or application/toml"),
+        (
+            "POST /config",
+            ("Content-Type: text/x",),
+            'not "text/x"',
+            "application/yaml, application/json or application/toml",
+        ),
+        ("PUT /upstreams/u/targets", (), "and there is none", "application/yaml or application/json"),
+        ("POST /rollback", ("Content-Type: text/x; charset=a",), 'not "text/x; charset=a"', "application/json"),
+        ("POST /revocations", (), "and there is none", "application/json"),
+        ("POST /quotas/reset", (), "and there is none", "application/json"),
+        ("POST /explain", (), "and there is none", "application/json"),
+    ],
+)
+def test_what_the_content_type_must_be_what_it_was_and_how_to_say_it(here, request_line, fields, was, wanted):
+    status, _, body = here.ask(request_line, *fields, body=b"{}")
+    first = wanted.partition(" ")[0].rstrip(",")
+    said = f"The Content-Type must be {wanted}, {was}; with curl: -H 'Content-Type: {first}'."
+    assert (status, json.loads(body)["detail"]) == (415, said)
+
+
 def test_the_page_may_run_only_what_it_holds(here):
     status, head, body = here.ask("GET /")
     assert status == 200
