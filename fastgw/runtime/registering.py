@@ -3,6 +3,7 @@
 import os
 import stat
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +13,8 @@ from fastgw.config.values import Address
 from fastgw.events import Event
 from fastgw.runtime.commons import Commons
 from fastgw.runtime.notices import STDERR, notice
-from fastgw.runtime.registry import Entry, Registration, Unregistered
+from fastgw.runtime.opening import CannotStart
+from fastgw.runtime.registry import Entry, Registration, Unregistered, one_at_a_time, running
 
 OWNER_ONLY: Final = 0o077
 """No bit of these may be set on a unix socket that is the owner's alone."""
@@ -40,8 +42,12 @@ def wants_token(settings: Admin, bound: Address) -> bool:
 
 
 def register(commons: Commons) -> None:
-    """Begin an entry, or go on with that of the program before this one; without a directory do without, and say so."""
-    if commons.registration is None:
+    """Begin an entry, or go on with that of the program before this one; without a directory do without, and say so.
+
+    Raises `CannotStart` where another gateway has the name that this one was given.
+    """
+    begins = commons.registration is None
+    if begins:
         try:
             commons.registration = Registration.begin()
         except Unregistered as error:
@@ -49,7 +55,29 @@ def register(commons: Commons) -> None:
                 Event.START_WARNING,
                 f"fastgw: warning: not registered, so commands need --admin and --token-file: {error}",
             )
-    tell_entry(commons)
+    registration = commons.registration
+    if not begins or registration is None or not commons.name:
+        tell_entry(commons)
+        return
+    try:
+        with ExitStack() as starting:
+            with suppress(OSError):  # without the lock two that start at once might have one name
+                starting.enter_context(one_at_a_time(os.path.dirname(registration.path)))
+            _check_name(commons.name)
+            tell_entry(commons)
+    except CannotStart:
+        commons.registration = None
+        registration.end()
+        raise
+
+
+def _check_name(name: str) -> None:
+    """Raises `CannotStart`."""
+    for each in running():
+        if each.entry.name == name:
+            file = f"from {each.entry.config}" if each.entry.config else "without a file"
+            what = f'a gateway called "{name}" runs already (pid {each.entry.pid}, {file})'
+            raise CannotStart(f"--name {name}: {what}; choose another name, or stop that one first")
 
 
 def tell_entry(commons: Commons) -> None:

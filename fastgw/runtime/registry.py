@@ -11,7 +11,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import msgspec
@@ -20,6 +20,7 @@ from msgspec import Struct
 SHARED_TEMPORARY: Final = "/tmp"
 _ENTRY: Final = ".json"
 _TOKEN: Final = ".token"
+_STARTING: Final = ".starting"
 _LARGEST: Final = 64 * 1024
 """Bytes of an entry, and of a token."""
 _READS: Final = 3
@@ -184,6 +185,32 @@ def _remove(path: str) -> None:
     for each in (path.removesuffix(_ENTRY) + _TOKEN, path):
         with suppress(OSError):
             os.unlink(each)
+
+
+@contextmanager
+def one_at_a_time(directory: str) -> Iterator[None]:
+    """Keep other starts waiting that would write an entry here. The lock is a file for as long as somebody wants it.
+
+    Raises `OSError`.
+    """
+    path = os.path.join(directory, _STARTING)
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), os.lstat(path)):  # else who had it has removed it
+                    break
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.unlink(path)
+        os.close(descriptor)
 
 
 class Registration:

@@ -10,6 +10,7 @@ import signal
 import socket
 import stat
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,42 @@ def test_a_name(tmp_path: Path) -> None:
         told = command("status", "--name", "red")
         assert told.returncode == 3
         assert 'no gateway called "red" runs; there is "blue" (' in told.stderr
+
+
+def test_a_name_that_a_living_gateway_has_is_no_name_for_another(tmp_path: Path, runtime: Path) -> None:
+    """Of two that start at once, one has it. It is free again when its gateway has ended, in whatever way."""
+    config = {**LISTENING, "admin": ANYWHERE, "status": None}
+    file = folder(tmp_path, "other") / "gw.json"
+    file.write_text(json.dumps(config))
+    with Gateway(config, folder(tmp_path, "one"), arguments=["--name", "blue"]) as one:
+        told = command("run", str(file), "--name", "blue")
+        assert (told.returncode, told.stdout) == (3, "")
+        what = f'fastgw: --name blue: a gateway called "blue" runs already (pid {one.pid}, from {tmp_path}/one/'
+        assert what in told.stderr
+        assert "Traceback" not in told.stderr
+        assert len([*runtime.iterdir()]) == 2  # its entry and its token: nothing is left of the other
+        one.signal(signal.SIGUSR2)
+        one.stderr.wait_for(lambda line: b"upgraded: " in line, COMMAND_DEADLINE)
+        assert f'"pid":{one.pid},' in command("status", "--name", "blue", "--format", "json").stdout
+        one.kill()
+        one.process.returncode = 0
+    with contextlib.ExitStack() as started:
+        starts = [started.enter_context(start(file)) for _ in range(3)]
+        wait_until(lambda: sum(each.poll() is None for each in starts) == 1, "all but one to end", COMMAND_DEADLINE)
+        (living,) = (each for each in starts if each.returncode is None)
+        for each in starts:
+            if each is not living:
+                assert each.stderr is not None
+                assert b"runs already (pid %d, " % living.pid in each.stderr.read()
+                assert each.returncode == 3
+        wait_until(lambda: command("status", "--name", "blue").returncode == 0, "the one to serve", COMMAND_DEADLINE)
+
+
+@contextlib.contextmanager
+def start(file: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen([FASTGW, "run", str(file), "--name", "blue"], stderr=subprocess.PIPE) as process:
+        yield process
+        process.terminate()
 
 
 def test_rollback_goes_back_one_further_each_time(tmp_path: Path) -> None:
