@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
+from msgspec import structs
+
 from fastgw.admin.explanation import Explanation, Step
 from fastgw.config import settings as config
 from fastgw.config.pem import decoded
@@ -235,6 +237,7 @@ def explain(
             if candidates[0].route.division is not None:
                 explanation.split = candidates[0].route.division.divider.told(exchange)
             explanation.beat = tuple(f"{each.route.name} ({each.weakness})" for each in candidates[1:])
+            explanation.early = _nearest_ids(explanation.early, chosen.early, exchange.route.chain)
             later = _later_links(exchange.route.chain, chosen.early)
             if reply is None:
                 explanation.filters, reply = _run(later, exchange, rehearsal, shown)
@@ -338,6 +341,17 @@ def _listener(gateway: Gateway, url: str, name: str | None) -> Listener:
 
 def _later_links(chain: Chain, early: Chain) -> tuple[Link, ...]:
     return tuple(link for link in chain.links if link not in early.links)
+
+
+def _nearest_ids(steps: tuple[Step, ...], early: Chain, chain: Chain) -> tuple[Step, ...]:
+    """The early steps, of which one that gives an id says so no more where the route gives another, or none."""
+    if chain.request_ids is early.request_ids:
+        return steps
+    decision = "the route has none" if chain.request_ids is None else "the route has its own"
+    return tuple(
+        step if link.own.request_ids is None else structs.replace(step, decision=decision)
+        for step, link in zip(steps, early.links, strict=False)
+    )
 
 
 def _run(

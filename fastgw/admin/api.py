@@ -289,7 +289,7 @@ async def _rollback(node: Node, request: Request) -> Response:
         _content_type(request, JSON)
     try:
         wanted = msgspec.json.decode(body or b"{}", type=Rollback)
-    except msgspec.MsgspecError as error:
+    except ValueError as error:  # a MsgspecError is one, and what is not UTF-8
         raise HTTPException(400, f"Not a rollback: {error}.") from error
     return _came(await node.rollback(wanted.generation))
 
@@ -318,7 +318,7 @@ async def _reset_quota(node: Node, request: Request) -> Response:
     _content_type(request, JSON)
     try:
         wanted = msgspec.json.decode(body, type=QuotaReset)
-    except msgspec.MsgspecError as error:
+    except ValueError as error:  # a MsgspecError is one, and what is not UTF-8
         raise HTTPException(400, f"Not a reset: {error}.") from error
     keys = (wanted.key,) if isinstance(wanted.key, str) else wanted.key or ()
     if wanted.consumer is None and not keys:

@@ -347,7 +347,7 @@ class _Reading:
         kind = _text(said, path, "type", needed=compass is None) or (compass.type if compass is not None else "")
         if kind not in TYPES:
             told = f"it is not known; expected one of {', '.join(TYPES)}"
-            raise _Refused((*path, "type"), _kind(kind), suggest(kind, TYPES), told)
+            raise _Refused((*path, "type"), "it is not known", suggest(kind, TYPES), told)
         if kind == "NoAuth":
             return EgressCredentials(type="none")
         name = _text(said, path, "secretName")

@@ -21,6 +21,10 @@ _NGINX: Final = re.compile(
 )
 _GROUP: Final = re.compile(r"\$[0-9](?![0-9])|\\[0-9]")
 _BRACES: Final = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}")
+_MODIFIER: Final = re.compile(r"~\*?\s+|~\*")
+"""How nginx begins what here begins with `~`."""
+_ELSEWHERE: Final = re.compile(r"/(:[A-Za-z_]\w*|<[^/<>]+>)(?=/|$)")
+"""A parameter as Express and Kong write it, and as Flask does."""
 _NO_SINKS: Final = ("stderr", "syslog", "journal", "off", "none", "-")
 _PARAMETER: Final = re.compile(r"\{[^}:]*")
 FREE_TEXT: Final = ("body", "description")
@@ -102,7 +106,14 @@ def _of_route(place: Place, route: Route, catching_all: list[Route]) -> Iterator
         wrong = "`/` is that path alone: any other finds no route; `/*` takes all of them"
         yield place.below("paths", 0).value_problem(wrong)
     for index, path in enumerate(route.paths):
-        if not path.startswith("~") and LIKE_REGEX.search(path) is not None:
+        if (modifier := _MODIFIER.match(path)) is not None:
+            wrong = "it can match nothing: a regular expression begins right behind `~`, such as ~^/v[0-9]+/"
+            without_case = "; without case: ~(?i)^/v[0-9]+/" if "*" in modifier[0] else ""
+            yield place.below("paths", index).value_problem(wrong + without_case)
+        elif not path.startswith("~") and (found := _ELSEWHERE.search(path)) is not None:
+            wrong = f"`{found[1]}` is compared as text: a parameter is written {{name}}, such as /users/{{id}}"
+            yield place.below("paths", index).value_problem(wrong)
+        elif not path.startswith("~") and LIKE_REGEX.search(path) is not None:
             wrong = "it is compared as text: a regular expression begins with `~`, such as ~^/v[0-9]+/"
             yield place.below("paths", index).value_problem(wrong)
         elif path.startswith("~") and _BRACES.search(path) is not None:

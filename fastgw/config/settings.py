@@ -247,7 +247,7 @@ class Admin(Unwritten):
     document_bytes: Annotated[Size, Meta(ge=1024, le=256 * 1024**2)] = 1024**2
     """How long a configuration, or a list of targets, may be that is sent to the API: a longer one is answered 413. One
     eighth of it is how many values may be in one, those that aliases repeat counted each time. Files that the gateway
-    reads itself have no such bounds."""
+    reads itself have no such bounds, but for YAML's aliases: in any document they repeat 100,000 values at most."""
     document_time: Duration = 30.0
     """How much processor time it may take to check one, in a process of its own, while everything else goes on: one
     that takes more, or four times as long by the clock, is answered 413. 10,000 routes take 3 to 6 s."""
@@ -320,9 +320,11 @@ class AccessLog(Settings):
     """`json`: fastgw's own names; `ecs`: Elastic Common Schema; `combined`: the line that Apache and nginx write."""
     redact: tuple[str, ...] = ()
     """Parameters to mask in the query, the path, `Referer` and `User-Agent`, besides token, access_token, id_token,
-    refresh_token, jwt, assertion, client_assertion, code, secret, client_secret, password, passwd, pwd, pass, auth,
-    session, key, api_key, api-key, apikey, x-api-key, sig, signature, x-amz-signature, x-amz-credential and
-    x-amz-security-token. Case is ignored. Users and passwords in URLs are masked too."""
+    refresh_token, auth_token, api_token, id_token_hint, logout_token, jwt, bearer, authorization, auth, session,
+    assertion, client_assertion, code, secret, client_secret, password, passwd, pwd, pass, credential, credentials, key,
+    api_key, x-api-key, secret_key, private_key, sig, signature, x-amz-signature, x-amz-credential and
+    x-amz-security-token. Case is ignored, and so is whether words are joined by `_`, `-` or nothing. Names with
+    brackets are looked at part by part: `user[password]`, `token[]`. Users and passwords in URLs are masked too."""
 
 
 class Log(Settings):

@@ -22,9 +22,10 @@ MAX_LINE: Final = 4096
 """So that a line is also one atomic write to a pipe (PIPE_BUF)."""
 CUT: Final = "..."
 ALWAYS_MASKED: Final = (
-    *("token", "access_token", "id_token", "refresh_token", "jwt", "assertion", "client_assertion", "code"),
-    *("secret", "client_secret", "password", "passwd", "pwd", "pass", "auth", "session"),
-    *("key", "api_key", "api-key", "apikey", "x-api-key"),
+    *("token", "access_token", "id_token", "refresh_token", "auth_token", "api_token", "id_token_hint", "logout_token"),
+    *("jwt", "bearer", "authorization", "auth", "session", "assertion", "client_assertion", "code"),
+    *("secret", "client_secret", "password", "passwd", "pwd", "pass", "credential", "credentials"),
+    *("key", "api_key", "x-api-key", "secret_key", "private_key"),
     *("sig", "signature", "x-amz-signature", "x-amz-credential", "x-amz-security-token"),
 )
 ECS_VERSION: Final = "8.11.0"
@@ -37,6 +38,7 @@ LineFormat = Callable[[Record, Mask], bytes]
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _VERSIONS = ("1.0", "1.1")
 _PROTOCOLS = ("HTTP/1.0", "HTTP/1.1")
+_BETWEEN = re.compile("[-_]+")
 _NAME = re.compile(rb"(?:^|[&;?#])([^&;?#=]*)=")
 # The same names, of bytes that end in `=`. PERF: 0.30 us for a URL of 64 bytes, 1.40 for `_NAME` (CPython 3.11).
 _NAMES_IN_TURN = re.compile(rb"(?>(?:[^&;?#=]*+[&;?#])*)([^&;?#=]*+)=[^&;?#]*+")
@@ -62,13 +64,16 @@ _OBEYED = re.compile(rb"\xc2[\x80-\x9f]|\xe2\x80[\xa8-\xae]|\xe2\x81[\xa6-\xa9]"
 class Secrets:
     """The parameters of queries whose values are masked: `ALWAYS_MASKED` and those in `redact`.
 
-    Names compare decoded and without case, and so does one in brackets (`user[password]`). Parameters may begin behind
+    Names compare decoded, without case, and whether words in them are joined by `_`, `-` or nothing (`accessToken`). So
+    do those in brackets, and before them (`user[password]`, `token[]`). Parameters may begin behind
     `;`, `?` and `#` too, for a query may hold a URL, encoded or not, and some upstreams split at `;`. A masked value
     ends at `&` only: to other upstreams what follows a `;` is still the secret. Of URLs user and password are masked.
     """
 
     def __init__(self, redact: Iterable[str]) -> None:
-        self.names = frozenset(name.casefold() for name in (*ALWAYS_MASKED, *redact))
+        names = [name.casefold() for name in (*ALWAYS_MASKED, *redact)]
+        spelt = [_BETWEEN.sub(sign, name) for name in names for sign in ("_", "-", "")]
+        self.names = frozenset((*names, *filter(None, spelt)))
         self._harmless: set[bytes] = set()
 
     def mask(self, query: bytes | None) -> bytes | None:
@@ -107,8 +112,11 @@ class Secrets:
     def _is_secret(self, name: bytes) -> bool:
         if _PERCENT in name or b"+" in name:
             name = _decoded_name(name[-_LONGEST_NAME:].replace(b"+", b" "))
-        if b"[" in name:
-            name = name.rpartition(b"[")[2].rstrip(b" ").removesuffix(b"]")
+        if b"[" not in name:
+            return self._is_masked(name)
+        return any(self._is_masked(each.rstrip(b" ]")) for each in name.split(b"[") if each.strip(b" ]"))
+
+    def _is_masked(self, name: bytes) -> bool:
         return name.decode(errors="replace").strip().casefold() in self.names
 
     def _masked(self, part: bytes) -> bytes:

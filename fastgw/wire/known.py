@@ -23,13 +23,16 @@ HOP_BY_HOP: Final = frozenset(
 """Fields for the next peer only (RFC 9110 section 7.6.1), and framing, which each hop makes anew."""
 
 RESERVED: Final = (
-    *("Proxy", "X-Original-URL", "X-Rewrite-URL", "X-Forwarded-Prefix"),
+    *("Proxy", "X-Original-URL", "X-Original-Host", "X-Rewrite-URL", "X-Url-Scheme", "Front-End-Https"),
     *("True-Client-IP", "CF-Connecting-IP", "CF-Connecting-IPv6", "Fastly-Client-IP", "X-Client-IP"),
     *("X-Cluster-Client-IP", "Client-Cert", "Client-Cert-Chain", "X-Client-Cert", "X-ARR-ClientCert"),
-    *("SSL-Client-*", "X-SSL-Client-*", "X-Forwarded-TLS-Client-Cert*"),
+    *("SSL-Client-*", "X-SSL-Client-*", "X-Forwarded-TLS-Client-Cert*", "X-Forwarded-Prefix", "X-Forwarded-Scheme"),
+    *("X-Forwarded-SSL", "X-Forwarded-Server", "X-Forwarded-User", "X-Forwarded-Email", "X-Forwarded-Groups"),
+    *("X-Forwarded-Preferred-Username", "X-Forwarded-Access-Token"),
 )
-"""What upstreams believe of whoever sends it: `HTTP_PROXY` of CGI (httpoxy), which page was asked for, who asks, and
-with which client certificate (RFC 9440 section 2.4 among it). A `*` at the end: and whatever follows."""
+"""What upstreams believe of whoever sends it: `HTTP_PROXY` of CGI (httpoxy), which page was asked for, by which scheme
+and host, who asks, and with which client certificate (RFC 9440 section 2.4 among it). A `*` at the end: and whatever
+follows."""
 
 _NEVER_NAMED_AWAY: Final = FORWARDING | frozenset(
     b"authorization cache-control content-encoding content-range content-type cookie date expect expires host "

@@ -160,7 +160,10 @@ def test_documents_come_and_go_and_a_wrong_one_harms_no_other(documents: Documen
     wait_until(lambda: documents.get("/more/stock/").status_code == 200, "the new application", TAKEN_S)
     told = documents.stderr.wait_for(lambda line: b"did you mean" in line)
     assert b"more.yaml" in told
-    assert b'Application/more: spec.services[0].entries[0].credentials.type: text; did you mean "Basic"?' in told
+    assert (
+        b'Application/more: spec.services[0].entries[0].credentials.type: it is not known; did you mean "Basic"?'
+        in told
+    )
     put(file, text[:-20])
     documents.stderr.wait_for(lambda line: b"not valid YAML" in line and b"stays in force" in line, TAKEN_S)
     assert documents.get("/more/stock/").status_code == 200

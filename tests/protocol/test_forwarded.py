@@ -162,6 +162,8 @@ RESERVED = (
     b"Proxy: http://evil.example\r\nX-Original-URL: /admin\r\nX_Rewrite_Url: /admin\r\nX-Forwarded-Prefix: /evil\r\n"
     b"True-Client-IP: 6.6.6.6\r\nCF-Connecting-IP: 6.6.6.6\r\nX-Client-IP: 6.6.6.6\r\nX-Cluster-Client-IP: 6.6.6.6\r\n"
     b"SSL-Client-Verify: SUCCESS\r\nSSL_CLIENT_S_DN: CN=root\r\nX-SSL-Client-Cert: evil\r\nX-ARR-ClientCert: evil\r\n"
+    b"X-Forwarded-SSL: on\r\nX-Forwarded-User: root\r\nX_Forwarded_Scheme: https\r\nFront-End-Https: on\r\n"
+    b"X-Url-Scheme: https\r\nX-Original-Host: evil.test\r\n"
 )
 RESERVED_NAMES = [line.partition(b":")[0] for line in RESERVED.splitlines()]
 

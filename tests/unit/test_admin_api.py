@@ -216,6 +216,8 @@ WRONG = [
     ("POST /rollback", (JSON,), b'{"generation": "two"}', 400),
     ("POST /rollback", (JSON,), b'{"generations": 2}', 400),
     ("POST /rollback", (JSON,), b"{", 400),
+    ("POST /rollback", (JSON,), b'{"\xff": 1}', 400),
+    ("POST /quotas/reset", (JSON,), b'{"\xed\xa0\x80": 1}', 400),
     ("POST /revocations", (), b'{"token": "a"}', 415),
     ("POST /revocations", (JSON,), b"", 400),
     ("POST /revocations", (JSON,), b"{}", 400),

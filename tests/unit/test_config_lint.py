@@ -37,6 +37,12 @@ def problems(folder, text):
     [
         ("routes: [{name: a, paths: [/], upstream: u}]", "4:28: routes[0].paths[0]: `/` is that path alone"),
         ("routes: [{name: a, paths: ['/v/(a|b)'], upstream: u}]", "paths[0]: it is compared as text: a regular"),
+        (
+            "routes: [{name: a, paths: ['~ ^/v1/'], upstream: u}]",
+            "paths[0]: it can match nothing: a regular expression",
+        ),
+        ("routes: [{name: a, paths: ['/u/:id/x'], upstream: u}]", "paths[0]: `:id` is compared as text: a parameter"),
+        ("routes: [{name: a, paths: ['/u/<int:id>'], upstream: u}]", "paths[0]: `<int:id>` is compared as text"),
         ("routes: [{name: a, paths: ['~^/x{id}$'], upstream: u}]", "paths[0]: `{…}` in a regular expression is text"),
         ("routes: [{name: a, headers: {x-v: '~^2'}, upstream: u}]", "headers.x-v: it is compared as text"),
         ("routes: [{name: a, query: {v: '{id}'}, upstream: u}]", "query.v: it is compared as text"),

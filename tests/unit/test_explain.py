@@ -378,3 +378,32 @@ def test_a_renewal_is_nothing_that_is_told() -> None:
     explanation = told(probe("p", Phase.CREDENTIALS, renew=broken))
     assert steps(explanation) == ["p → has no say before the response"]
     assert explanation.sends
+
+
+@pytest.mark.parametrize(
+    ("own", "early", "later", "sent"),
+    [
+        ({}, "would send X-Request-Id: mine", [], ["X-Request-Id: mine"]),
+        ({"request_id": "off"}, "the route has none", [], ["X-Request-Id: mine"]),
+        (
+            {"request_id": {"header": "X-Mark"}},
+            "the route has its own",
+            ["would send X-Mark: mine"],
+            ["X-Mark: mine"],
+        ),
+    ],
+)
+def test_of_several_ids_the_one_that_is_sent_is_told(
+    tmp_path: Path, own: dict[str, Any], early: str, later: list[str], sent: list[str]
+) -> None:
+    routes = [{"name": "a", "upstream": "u", "filters": own}]
+    settings = {
+        "upstreams": {"u": {"targets": ["http://127.0.0.1:9"]}},
+        "routes": routes,
+        "filters": {"request_id": {}},
+    }
+    name = "X-Mark" if later else "X-Request-Id"
+    explanation = explain(gateway(tmp_path, **settings), "GET", "http://a/", [f"{name}: mine"])
+    assert [step.decision for step in explanation.early] == [early]
+    assert [step.decision for step in explanation.filters] == later
+    assert [line for line in explanation.sends if line.startswith(("X-Request-Id", "X-Mark"))] == sent

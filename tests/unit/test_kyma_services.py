@@ -487,7 +487,7 @@ def test_what_is_wrong_with_one_entry_leaves_the_others(said: Json, told: str) -
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        (api(credentials=credentials("basic")), 'entries[0].credentials.type: text; did you mean "Basic"?'),
+        (api(credentials=credentials("basic")), 'entries[0].credentials.type: it is not known; did you mean "Basic"?'),
         (api(credentials={"type": "Basic"}), "entries[0].credentials: no `secretName`; expected one"),
         (api(credentials=PLANTED), "entries[0].credentials: text; expected a mapping"),
         (api(credentials=credentials("OAuth")), "entries[0].credentials: no `authenticationUrl`; expected one"),

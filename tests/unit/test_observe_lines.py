@@ -113,6 +113,14 @@ def test_the_formats_are_the_contract(format: str) -> None:
         (b"token%20%3D1", b"token%20%3D***"),
         # in brackets
         (b"user[password]=a&user%5Btoken%5D=b&user[name]=c", b"user[password]=***&user%5Btoken%5D=***&user[name]=c"),
+        (b"token[]=a&token[0]=b&token%5B%5D=c&n[]=d", b"token[]=***&token[0]=***&token%5B%5D=***&n[]=d"),
+        (b"user[password][]=a&password[user]=b&[]=c&[=d", b"user[password][]=***&password[user]=***&[]=c&[=d"),
+        (b"q=token%5B%5D%3Da", b"q=token%5B%5D%3D***"),
+        # words in a name that are joined otherwise
+        (
+            b"accessToken=a&access-token=b&Secret-Key=c&XApiKey=d",
+            b"accessToken=***&access-token=***&Secret-Key=***&XApiKey=***",
+        ),
         # user and password of a URL
         (b"https://u:p@h/x?a=b", b"https://***@h/x?a=b"),
         (b"https://u:p@ss@h/", b"https://***@h/"),
