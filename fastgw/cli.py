@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
@@ -87,6 +88,8 @@ class SchemaFormat(StrEnum):
 
 STDIN: Final = "-"
 """In place of a file's name."""
+_LIKE_TOML: Final = re.compile(rb"^(\[\[?[\w.\"' -]+\]\]?[ \t]*(#.*)?\r?|[\w.-]+[ \t]*=[ \t]*\S.*)$", re.MULTILINE)
+"""A line that begins a table, or gives a key its value."""
 FileArgument = Annotated[
     str, typer.Argument(metavar="FILE", help="A configuration (YAML, TOML or JSON); - reads it from stdin.")
 ]
@@ -560,7 +563,13 @@ def _load(file: str, syntax: Syntax) -> config.Loaded:
     if file != STDIN:
         return config.load(file, TYPES)
     text = sys.stdin.buffer.read(LARGEST + 1)
-    return config.load_text(text, "<stdin>", TYPES, f".{syntax}")
+    try:
+        return config.load_text(text, "<stdin>", TYPES, f".{syntax}")
+    except config.ConfigError as error:
+        if syntax is not Syntax.YAML or all(each.path for each in error.problems) or not _LIKE_TOML.search(text):
+            raise
+        hint = config.Problem("<stdin>", 0, 0, "", "it looks like TOML", f"expected YAML, or --syntax {Syntax.TOML}")
+        raise config.ConfigError([*error.problems, hint]) from error
 
 
 def _read(source: Callable[[], T]) -> T:

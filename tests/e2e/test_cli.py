@@ -235,6 +235,31 @@ class TestRun:
         assert "Error: " in ended.stderr
 
 
+class TestTomlFromStdin:
+    """Whose syntax nobody has named."""
+
+    @pytest.mark.parametrize(
+        "text", ["version = 1\n", "[listeners.main]\naddress = 'a'\n", "[[routes]]  # all\r\nname = 'a'\r\n"]
+    )
+    @pytest.mark.parametrize("command", [["check", "-"], ["explain", "-", "GET", "/"]], ids=lambda each: each[0])
+    def test_is_told_how_to_name_it(self, command, text):
+        told = subprocess.run([FASTGW, *command], input=text, capture_output=True, text=True, timeout=COMMAND_DEADLINE)
+        assert told.returncode == 1
+        lines = (told.stdout + told.stderr).splitlines()
+        assert lines[-1] == "<stdin>: it looks like TOML; expected YAML, or --syntax toml"
+        assert lines[0].startswith("<stdin>:")
+
+    @pytest.mark.parametrize(
+        "text", ["version: 1\nroutes:\n- name = a\n", "version: [\n", "{", GOOD + "x: '\na = b'\n"]
+    )
+    def test_other_mistakes_are_not_taken_for_it(self, text):
+        told = subprocess.run(
+            [FASTGW, "check", "-"], input=text, capture_output=True, text=True, timeout=COMMAND_DEADLINE
+        )
+        assert told.returncode == 1
+        assert "TOML" not in told.stdout
+
+
 class TestDemo:
     @pytest.fixture
     def demo(self, tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Lines, dict[str, Any]]]:
