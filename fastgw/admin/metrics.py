@@ -63,13 +63,16 @@ BUILD: Final = Family("fastgw_build_info", "gauge", ("version",), "1, with the v
 START_TIME: Final = Family("fastgw_start_time_seconds", "gauge", (), "When the gateway started, epoch seconds.")
 RELOADS: Final = Family("fastgw_reloads_total", "counter", ("result",), "Reloads: ok, or failed and without effect.")
 LAST_RELOAD: Final = Family(
-    "fastgw_config_last_reload_success", "gauge", (), "Whether the configuration that was read last is served."
+    "fastgw_config_last_reload_success",
+    "gauge",
+    (),
+    "Whether the configuration that was read last is served, with what the files that it names say.",
 )
 STALE: Final = Family(
     "fastgw_config_stale",
     "gauge",
     (),
-    "Whether the configuration's files say something else than what is served: they were refused, or not reloaded.",
+    "Whether files say something else than what is served: the configuration's own, or those that it names.",
 )
 LAST_RELOAD_TIME: Final = Family(
     "fastgw_config_last_reload_timestamp_seconds",
@@ -225,8 +228,11 @@ class Exposition:
         health: Callable[[], Mapping[str, OfUpstream]] = dict,
         concurrency: Callable[[], Mapping[str, tuple[int, int]]] = dict,
         is_stale: Callable[[], bool] = bool,
+        keeps_files: Callable[[], bool] = bool,
     ) -> None:
-        self._is_stale = is_stale
+        """`is_stale`: the configuration's own files say something else than what is served; `keeps_files`: those that
+        it names do."""
+        self._is_stale, self._keeps_files = is_stale, keeps_files
         self._generations = {0: series}
         self._shared = shared
         self._words = words
@@ -312,9 +318,10 @@ class Exposition:
         yield [("", "", self._begun_date)]
         results = {"ok": own[words.reloads_ok], "failed": own[words.reloads_failed]}
         yield [("", labels(RELOADS, result), count) for result, count in results.items()]
-        yield [("", "", int(not own[words.last_reload_failed]))]
+        keeps_files = self._keeps_files()
+        yield [("", "", int(not own[words.last_reload_failed] and not keeps_files))]
         yield [("", "", own[words.last_reload_date] or self._begun_date)]
-        yield [("", "", int(self._is_stale()))]
+        yield [("", "", int(keeps_files or self._is_stale()))]
 
     def _tls(self) -> Iterator[Sequence[Sample]]:
         ended = self._words.handshakes(self._shared)

@@ -72,6 +72,18 @@ class Stale(Struct, frozen=True):
     since_date: float
 
 
+class KeptFile(Struct, frozen=True):
+    """A file that the configuration names, and that says now what cannot be in force: what it said before still is. A
+    restart would begin with what it says, or not begin at all."""
+
+    file: str
+    why: str
+    """For people: what is wrong, and where."""
+    since_date: float
+    files: int = 1
+    """How many are kept for the same reason; `file` is the first of them."""
+
+
 class Reloads(Struct, frozen=True):
     """How changes of the configuration went."""
 
@@ -79,7 +91,7 @@ class Reloads(Struct, frozen=True):
     failed: int
     last_success: bool
     """Whether the last attempt to take a configuration went well, and the last one to take other contents of the files
-    that it names."""
+    that it names, all of them."""
     last: Sequence[Reload]
     """The newest first."""
 
@@ -246,6 +258,8 @@ class Status(Struct, frozen=True):
     reloads: Reloads
     stale: Stale | None = None
     """Why the configuration's files say something else than what runs; null = they do not."""
+    kept_files: Sequence[KeptFile] = ()
+    """The other files that say something else than what runs."""
     certificates: Sequence[CertificateInfo] = ()
     """What clients are shown over TLS."""
     verifiers: Sequence[VerifierInfo] = ()

@@ -43,6 +43,8 @@ COLOURS: Final = {
     "ejected": "red",
 }
 RELOADS_SHOWN: Final = 5
+KEPT_SHOWN: Final = 5
+"""Files that are not what runs."""
 ROUTES_SHOWN: Final = 20
 SOON_S: Final = 14 * 86400
 """A certificate that expires within it is shown in yellow."""
@@ -120,6 +122,12 @@ def _head(status: Status, before: Status | None) -> Text:
     if status.stale is not None:
         since = span(time.time() - status.stale.since_date)
         text.append(f"\nthe file on disk is not what runs, since {since}: {status.stale.why}", "red")
+    for each in status.kept_files[:KEPT_SHOWN]:
+        more = f" and {each.files - 1:,} more" if each.files > 1 else ""
+        since = span(time.time() - each.since_date)
+        text.append(f"\n{each.file}{more} on disk is not what runs, since {since}: {each.why}", "red")
+    if rest := sum(each.files for each in status.kept_files[KEPT_SHOWN:]):
+        text.append(f"\nand {rest:,} more files", "red")
     return text
 
 

@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from fastgw import config
-from fastgw.admin.node import Committed, Outcome, OverBound, Reason, Stale
+from fastgw.admin.node import Committed, KeptFile, Outcome, OverBound, Reason, Stale
 from fastgw.compile import compile
 from fastgw.config import ConfigError, Loaded, Problem, Remembered, Source
 from fastgw.config.egress_routes import NAME as EGRESS
@@ -26,7 +26,7 @@ from fastgw.config.files import brought_forward, found_by_patterns, pattern_in, 
 from fastgw.config.kyma_files import is_watched, remember, said
 from fastgw.config.kyma_provider import directory_in
 from fastgw.config.locating import Where
-from fastgw.config.lookups import UNKNOWN
+from fastgw.config.lookups import UNKNOWN, is_lookup
 from fastgw.config.problems import path_text, with_counts
 from fastgw.config.settings import DEFAULT_ADMIN, Config
 from fastgw.config.spots import Flaw, OutOfResources
@@ -105,6 +105,7 @@ class Proposals:
         self._kept = {document.generation: document for document in commons.documents}
         self.withheld: Why = {}
         """By file, why what it says now is not in force."""
+        self._withheld_dates: Mapping[str, float] = {}  # since when
         self.doubts: Why = {}
         """By file, what is worth knowing of what is in force."""
         for name in filter(is_watched, self.current.captured):
@@ -140,6 +141,21 @@ class Proposals:
     def stale(self) -> Stale | None:
         """Why the files of what is in force say something else."""
         return self._staleness.told
+
+    @property
+    def kept_files(self) -> Sequence[KeptFile]:
+        """The files that it names and whose present contents are not in force, one for each reason. What is looked up
+        is in no file."""
+        alike: dict[str, list[str]] = {}
+        for file, why in self.withheld.items():
+            if not is_lookup(file):
+                alike.setdefault(why, []).append(file)
+        return [
+            KeptFile(
+                pattern_in(files[0]) or files[0], why, min(map(self._withheld_dates.__getitem__, files)), len(files)
+            )
+            for why, files in alike.items()
+        ]
 
     def look_at_files(self) -> None:
         """Find out whether they do. Reads files: in a thread."""
@@ -266,12 +282,20 @@ class Proposals:
             self._again["contents"].forget()
             seen = [file for file, content in self._untaken.items() if now.get(file) == content]
             if without(before, now, seen) != before:
-                await self._offer(self._read_now(now), "file", present=(now, why), subject="contents")
+                outcome = await self._offer(self._read_now(now), "file", present=(now, why), subject="contents")
+                if outcome.reason == "rejected":
+                    self._withhold_all(changed(before, now))
             else:
                 mended = [file for file in self.withheld if not pattern_in(file)]
                 self._withhold({**why, **{file: self.withheld[file] for file in seen if file in self.withheld}})
                 if mended := [file for file in mended if file not in self.withheld]:
                     await self._tell_mended(mended)
+
+    def _withhold_all(self, files: Sequence[str]) -> None:
+        """They were refused together: more than one is to blame, or nobody knows which."""
+        if unknown := [file for file in files if file not in self.withheld]:
+            self._failed_by_contents = self.records[-1]
+            self._withhold({**self.withheld, **dict.fromkeys(unknown, self.records[-1].summary)})
 
     async def _tell_mended(self, files: Sequence[str]) -> None:
         """What these files say is what has been in force all the time."""
@@ -344,6 +368,8 @@ class Proposals:
     def _withhold(self, why: Why) -> None:
         """Tell, once, what of the present files is not in force, and why."""
         before, self.withheld = self.withheld, why
+        dates, now = self._withheld_dates, time.time()
+        self._withheld_dates = {file: dates.get(file, now) for file in why}
         lacking = {file for file in why if self.current.captured.get(file) == UNKNOWN}  # told where it was taken so
         why = {file: each for file, each in why.items() if file not in lacking}
         for each in dict.fromkeys(each for each in why.values() if each not in before.values()):

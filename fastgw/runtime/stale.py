@@ -73,17 +73,20 @@ class Staleness:
         self._lock = Lock()  # it is asked from several threads
         self._files = SourceFiles()
         self._refused: tuple[str, bytes] | None = None  # why, and what the files said then
+        self._wrong: tuple[str, bytes] | None = None  # the same, of before what runs was taken from elsewhere
+        self._source = ""  # by whom that was asked for
         self._taken = b""  # what the files said when this configuration was taken
         for record in records:
             if record.subject == "file" and not record.ok:
                 self._refused = record.summary, b""
             elif record.ok and record.subject != "contents":
-                self._refused = None
+                self._is_taken(record.source)
 
     def accepted(self, current: Callable[[], Accepted]) -> None:
         """Another configuration is served. Reads files, as the others do: in a thread."""
         with self._lock:
-            self._refused, self.told = None, None
+            self.told = None
+            self._is_taken(current().source)
             self._taken = self._digest_now(current())
             self._look(current())
 
@@ -98,6 +101,11 @@ class Staleness:
         """Look at the files. Reads those that have changed."""
         with self._lock:
             self._look(current())
+
+    def _is_taken(self, source: str) -> None:
+        """Another configuration is served. From elsewhere it mends nothing of what is wrong with the files."""
+        self._wrong = (self._refused or self._wrong) if source in ELSEWHERE else None
+        self._refused, self._source = None, source
 
     def _digest_now(self, current: Accepted) -> bytes:
         """b"": it cannot be found out just now."""
@@ -132,9 +140,13 @@ class Staleness:
         if is_same:
             return None
         self._taken = self._taken or digest
-        if digest == self._taken and current.source in ELSEWHERE:
-            return ("api" if current.source == "api" else "rollback"), ELSEWHERE[current.source]
-        return "edited", NOT_RELOADED
+        source = self._source or current.source
+        if digest != self._taken or source not in ELSEWHERE:
+            return "edited", NOT_RELOADED
+        why = ELSEWHERE[source]
+        if self._wrong is not None and self._wrong[1] in (b"", digest):
+            why += f"; what the files say was refused: {self._wrong[0]}"
+        return ("api" if source == "api" else "rollback"), why
 
 
 def _digest(content: bytes) -> bytes:

@@ -80,6 +80,7 @@ class View:
             self._of_health,
             lambda: limit_telling.concurrency(self._in_flight, self._proposals.config),
             lambda: self._proposals.stale is not None,
+            lambda: bool(self._proposals.kept_files),
         )
         self._looking = asyncio.Lock()
         self._limits: node.Limits | None = None
@@ -121,6 +122,7 @@ class View:
             requests=sum(self._totals().requests.values()),
             reloads=self._reloads(),
             stale=self._proposals.stale,
+            kept_files=self._proposals.kept_files,
             certificates=self.status_of_tls()[0],
             verifiers=self.status_of_tls()[1],
             feeds=self.feeds(),
@@ -374,7 +376,7 @@ class View:
         return node.Reloads(
             ok=own[words.reloads_ok],
             failed=own[words.reloads_failed],
-            last_success=not own[words.last_reload_failed],
+            last_success=not own[words.last_reload_failed] and not self._proposals.kept_files,
             last=[_reload(record) for record in reversed(self._proposals.records)],
         )
 

@@ -413,6 +413,18 @@ def test_a_document_that_fails_is_named_and_the_rest_goes_on(page: Page, stub: A
     page.until("!document.getElementById('notice').offsetHeight")
 
 
+def test_files_that_are_not_what_runs_are_named_and_why(page: Page, stub: AdminStub) -> None:
+    look(page, stub)
+    told = {"why": f"/a/team.yaml:3:1: {HOSTILE}", "since_date": 1.7e9}
+    kept = [{"file": f"/a/{number}.yaml", "files": 3 if number == 0 else 1, **told} for number in range(7)]
+    stub.figures.kept_files = kept
+    page.until("document.getElementById('notice-text').textContent.startsWith('/a/0.yaml and 2 more on disk is not')")
+    assert page.text("#notice-text").endswith("And 2 more files.")
+    assert HOSTILE in page.text("#notice-text")
+    stub.figures.kept_files = []
+    page.until("!document.getElementById('notice').offsetHeight")
+
+
 def test_a_gateway_that_drains_says_so(page: Page, stub: AdminStub) -> None:
     look(page, stub)
     stub.figures.stale = {"reason": "refused", "why": f"gateway.yaml:3:1: {HOSTILE}", "since_date": 1.7e9}

@@ -167,7 +167,14 @@ def test_documents_come_and_go_and_a_wrong_one_harms_no_other(documents: Documen
     put(file, text[:-20])
     documents.stderr.wait_for(lambda line: b"not valid YAML" in line and b"stays in force" in line, TAKEN_S)
     assert documents.get("/more/stock/").status_code == 200
+
+    def kept() -> list[str]:
+        told = httpx.get(f"http://{documents.ready['admin']}/status", headers=documents.shown).json()
+        return [each["file"] for each in told["kept_files"] if "not valid YAML" in each["why"]]
+
+    wait_until(lambda: kept() == [str(file)], "the file to be told", TAKEN_S)
     file.unlink()
+    wait_until(lambda: kept() == [], "it to be no more", TAKEN_S)
     wait_until(lambda: documents.get("/more/stock/").status_code == 404, "the application to be gone", TAKEN_S)
     assert documents.get("/shop/stock/").status_code == 200
 

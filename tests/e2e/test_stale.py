@@ -77,6 +77,87 @@ def test_what_another_file_was_refused_for_is_over_when_that_is_mended(gateway: 
     wait_until(lambda: (stale(gateway), last_success(gateway)) == (None, 1), "all to be well", SOON_S)
 
 
+def kept(gateway: Reloadable) -> list[tuple[str, int]]:
+    """The other files that are not what runs. The metrics, and whether the last attempt is a success, say the same."""
+    status, seen = gateway.status(), samples(gateway.ready["status"])
+    told = [(Path(each["file"]).name, each["files"]) for each in status["kept_files"]]
+    alarms = seen["fastgw_config_stale"], seen["fastgw_config_last_reload_success"], status["reloads"]["last_success"]
+    return told if alarms == ((1, 0, False) if told else (0, 1, True)) else [(f"but the metrics say {alarms}", 0)]
+
+
+def test_another_file_that_is_not_what_runs_is_told_as_the_main_file_is(gateway: Reloadable) -> None:
+    """Whether all that has changed is wrong or a part of it, until it is mended; a restart would not begin."""
+    assert kept(gateway) == []
+    secret = gateway.file.parent / "secret"
+    secret.write_text("\n")
+    wait_until(lambda: kept(gateway) == [("secret", 1)], "the file to be told", SOON_S)
+    (told,) = gateway.status()["kept_files"]
+    assert (stale_alone(gateway), str(secret) in told["why"]) == (None, True)
+    assert f"{secret} on disk is not what runs, since " in gateway.command("status").stdout
+    before = gateway.control_pid
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: before not in gateway.child_pids, "the end of control", SOON_S)
+    wait_until(lambda: gateway.command("status").returncode == 0, "another one to answer", SOON_S)
+    wait_until(lambda: kept(gateway) == [("secret", 1)], "the file to be told again", SOON_S)
+    gateway.change(routes=saying("v2"))
+    assert "what was there before stays in force" in gateway.reload()  # which has gone well but for that
+    assert kept(gateway) == [("secret", 1)]
+    secret.write_text("the-first-secret")
+    wait_until(lambda: kept(gateway) == [], "all to be well", SOON_S)
+    assert "not what runs" not in gateway.command("status").stdout
+
+
+def test_files_that_are_wrong_together_are_told_together(tmp_path: Path) -> None:
+    """More of them than are tried one by one."""
+    names = [f"secret-{number}" for number in range(12)]
+    for name in names:
+        (tmp_path / name).write_text(f"good-{name}")
+    consumers = [{"name": name, "key_auth": [{"key": {"file": name}}]} for name in names]
+    with Reloadable({"routes": saying("v1"), "consumers": consumers, "filters": {}}, tmp_path) as gateway:
+        for name in names:
+            (tmp_path / name).write_text("\n")
+        wait_until(lambda: sum(count for _, count in kept(gateway)) == len(names), "the files to be told", SOON_S)
+        for name in names:
+            (tmp_path / name).write_text(f"good-{name}")
+        wait_until(lambda: kept(gateway) == [], "all to be well", SOON_S)
+
+
+def stale_alone(gateway: Reloadable) -> dict[str, Any] | None:
+    """Of the configuration's own files."""
+    told: dict[str, Any] | None = gateway.status()["stale"]
+    return told
+
+
+def test_after_a_rollback_the_mistake_in_the_file_is_still_told(gateway: Reloadable) -> None:
+    """Also by another control process, and after something else was renewed. It is over when the file is mended."""
+    gateway.change(routes=saying("v2"))
+    gateway.reload()
+    gateway.change(routes=[{"name": "a", "upstream": "nobody"}])
+    assert gateway.command("reload").returncode == 1
+    httpx.post(f"http://{gateway.ready['admin']}/rollback", headers=gateway.shown).raise_for_status()
+
+    def assert_told() -> None:
+        told = stale(gateway)
+        assert told is not None
+        assert told["reason"] == "rollback"
+        assert told["why"].startswith("what runs was gone back to (rollback); what the files say was refused: ")
+        assert 'unknown upstream "nobody"' in told["why"]
+
+    assert_told()
+    renew_secret(gateway, "the-second-secret")
+    assert_told()
+    before = gateway.control_pid
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: before not in gateway.child_pids, "the end of control", SOON_S)
+    wait_until(lambda: gateway.command("status").returncode == 0, "another one to answer", SOON_S)
+    wait_until(lambda: reason(gateway) == "rollback", "the file to be looked at", SOON_S)
+    assert_told()
+    gateway.change(routes=saying("v3"))
+    wait_until(lambda: reason(gateway) == "edited", "the correction to be seen", SOON_S)
+    assert gateway.command("reload").returncode == 0
+    assert stale(gateway) is None
+
+
 def test_a_file_that_is_changed_and_not_reloaded_is_told_and_one_that_is_put_back_is_not(gateway: Reloadable) -> None:
     before = gateway.file.read_text()
     gateway.change(routes=saying("v2"))

@@ -43,6 +43,7 @@ class Figures:
         self.connections = 340
         self.state = "serving"
         self.stale: dict[str, Any] | None = None
+        self.kept_files: list[dict[str, Any]] = []
         self.generation = 3
         self.workers = 4
         self.route_list = [route(name) for name in ("user", "files", "orders")]
@@ -128,6 +129,7 @@ class Figures:
             "config_hash": "5f2a90c1",
             "config_file": "/etc/fastgw/gateway.yaml",
             "stale": self.stale,
+            "kept_files": self.kept_files,
             "state": self.state,
             "workers": self.worker_list(),
             "connections": self.connections,

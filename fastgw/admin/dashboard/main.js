@@ -15,7 +15,7 @@ import { Reloads } from "./reloads.js";
 import { Routes } from "./routes.js";
 import { beginTheme } from "./theme.js";
 import { Upstreams } from "./upstreams.js";
-import { spanText } from "./words.js";
+import { countText, spanText } from "./words.js";
 import { Workers } from "./workers.js";
 
 const VIEWS = ["overview", "routes", "upstreams", "workers", "certificates", "limits", "explain", "reloads", "config"];
@@ -32,9 +32,16 @@ const STATES = {
   },
 };
 
-/** What is said of a configuration file that is not what runs. */
-function staleText(stale) {
-  return stale ? `The file on disk is not what runs: ${stale.why}.` : "";
+/** Of the files that are not what runs. */
+const KEPT_SHOWN = 5;
+
+/** What is said of files that are not what runs: the configuration's own, and the others. */
+function staleText({ stale, kept_files: kept }) {
+  const own = stale ? [`The file on disk is not what runs: ${stale.why}.`] : [];
+  const more = ({ files }) => (files > 1 ? ` and ${countText(files - 1)} more` : "");
+  const others = kept.slice(0, KEPT_SHOWN).map((each) => `${each.file}${more(each)} on disk is not what runs: ${each.why}.`);
+  const left = kept.slice(KEPT_SHOWN).reduce((sum, { files }) => sum + files, 0);
+  return [...own, ...others, ...(left > 0 ? [`And ${countText(left)} more files.`] : [])].join(" ");
 }
 
 /** Bring a link into the middle of the line that it stands in, as far as that scrolls; the page stays where it is. */
@@ -148,7 +155,7 @@ class Dashboard {
   #takeStatus(status) {
     setText(byId("version"), status.version);
     setText(byId("file"), status.config_file || "none");
-    this.#stale = staleText(status.stale);
+    this.#stale = staleText(status);
     this.#showNotice();
     this.#reloads.show(status);
     this.#certificates.show(status);
