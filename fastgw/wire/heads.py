@@ -25,8 +25,8 @@ from fastgw.wire.known import (
     connection_options,
     content_length,
     joined,
-    line_named,
     protocols,
+    values_in,
 )
 from fastgw.wire.llhttp import LongLivedJudge, SecondJudge
 from fastgw.wire.malformed import Malformed
@@ -152,8 +152,7 @@ class _Head:
             if name in self.KNOWN:
                 lines = self._known.get(name)
                 return lines[0][2] if lines else None
-        match = line_named(name).search(self.raw, self.fields_start - 1)
-        return match[1].rstrip(b" \t") if match else None
+        return next(values_in(self.raw, name, self.fields_start - 1), None)
 
     field = first
     """As an exchange calls it."""
@@ -166,7 +165,7 @@ class _Head:
             return []
         if self._known is not None and name in self.KNOWN:
             return [value for _, _, value in self._known.get(name, ())]
-        return [value.rstrip(b" \t") for value in line_named(name).findall(self.raw, self.fields_start - 1)]
+        return [*values_in(self.raw, name, self.fields_start - 1)]
 
 
 _EXTRAORDINARY: Final = frozenset(b"expect max-forwards te transfer-encoding upgrade".split())

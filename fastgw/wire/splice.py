@@ -116,15 +116,24 @@ def whole(
     """An answer that came as a whole (`ResponseHead.whole`), for the client; as `response` of all of it."""
     payload = head.payload
     assert payload is not None
-    if not also and head._end_to_end is not None and head._fields is None and REQUEST_ID not in head.known:
+    if not also and head._end_to_end is not None and head._fields is None:
         # PERF: what `response` does, where nothing is left to decide: 0.8 us, not 1.4 (CPython 3.11, micro/splice).
         framing = b"Content-Length: %d\r\n" % len(payload)
         date = b"" if head.raw.find(b"\r\nDate:") >= 0 or head.first(b"date") is not None else date_line()
-        line = head.raw[: head.fields_start]
+        lines = b"".join(head._end_to_end)
         if request_id:
-            added += id_line(request_id)
-        return b"".join((line, *head._end_to_end, added, VIA[1], framing, date, last, b"\r\n", payload))
+            lines, added = _without_ids(lines), added + id_line(request_id)
+        return b"".join((head.raw[: head.fields_start], lines, added, VIA[1], framing, date, last, b"\r\n", payload))
     return response(head, head.status, also, added, payload, len(payload), date_line, last, request_id)
+
+
+def _without_ids(lines: bytes) -> bytes:
+    """Field lines, less those of `X-Request-Id`."""
+    lowered = b"\n" + lines.lower()
+    while (at := lowered.find(b"\nx-request-id:")) >= 0:
+        end = lowered.index(b"\n", at + 1)
+        lines, lowered = lines[:at] + lines[end:], lowered[:at] + lowered[end:]
+    return lines
 
 
 def id_line(request_id: bytes) -> bytes:
