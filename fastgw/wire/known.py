@@ -100,7 +100,7 @@ def _either_case(letter: str, hyphen: str) -> str:
 
 
 def values_in(raw: bytes, name: bytes, at: int) -> Iterator[bytes]:
-    """The values of the field with this name, in whatever case, in the lines that begin behind `at`, where a line ends."""
+    """The values of the field with this name, in whatever case, in the lines that begin behind the line's end `at`."""
     # PERF: a name that is not there costs 0.3 us, 3.5 as a pattern without case (CPython 3.11, 15 lines).
     lowered, named = raw.lower(), b"\n%b:" % name.lower()
     while (at := lowered.find(named, at)) >= 0:

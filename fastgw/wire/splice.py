@@ -168,7 +168,7 @@ def _dropped(kind: type[Any], also: frozenset[bytes]) -> _Dropped:
     by_place = also <= kind.KNOWN
     in_reading = by_place and also.isdisjoint(kind.PASSED_ON)
     # Filters put marks of their own among them. A twin of a response's `X-Request-Id` does no harm: it stays each way.
-    named = also - REQUEST_IDS if kind is ResponseHead else also
+    named = also if b"host" in kind.DROPPED else also - REQUEST_IDS
     alike = frozenset(folded(name) for name in named if IS_TOKEN(name))
     return _Dropped(kind.DROPPED | also, alike, by_place, in_reading)
 
