@@ -48,5 +48,6 @@ if __name__ == "__main__":  # which the processes that Cython begins are not
             ],
             language_level=3,
             nthreads=CORES if len(TWINS) > 1 else 0,
+            quiet=True,  # errors are told all the same
         ),
     )

@@ -310,3 +310,22 @@ def test_the_image_serves_is_found_healthy_and_holds_nothing_that_builds(tmp_pat
         asked = [each.replace("127.0.0.1:9902", ready["status"]) for each in arguments]
         assert asked != arguments
         run(scripts / program, *asked, directory=tmp_path)
+
+
+def test_translating_to_c_says_nothing_but_what_is_wrong(tmp_path: Path) -> None:
+    """`make run` prints three steps."""
+    shutil.copy(ROOT / "setup.py", tmp_path)
+    package = tmp_path / "fastgw"
+    package.mkdir()
+    for name in ("_one", "_two"):
+        (package / f"{name}.pyx").write_text("def said():\n    return 1\n")
+    command = [sys.executable, "setup.py", "-q", "--name"]
+
+    def told() -> tuple[int, str]:
+        ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=BUILD_DEADLINE)
+        return ended.returncode, ended.stdout + ended.stderr
+
+    assert told() == (0, "UNKNOWN\n")
+    (package / "_two.pyx").write_text("def said(:\n")
+    code, text = told()
+    assert (code, "_two.pyx:1:9: " in text) == (1, True)
