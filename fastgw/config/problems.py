@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import Any, Final
 
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import force_setattr, replace
 
 Path = tuple[str | int, ...]
 """The keys and indexes that lead from a file's root to a value in it."""
@@ -16,6 +16,7 @@ LOOKUPS: Final = ("dns", "srv")
 """What looks targets up, as it is called in the configuration, and in the names of what stands for a file of them."""
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127)} | {ord("\n"): "\\n", ord("\t"): "\\t"}
 _LONGEST = 300
+_EXPECTED: Final = "expected "
 _NAMES_LISTED = 16
 MOST_HINTS: Final = 200
 """Of one reading. Each compares a name with all that there are: 100,000 unknown keys took 13 s."""
@@ -36,20 +37,32 @@ class Problem(Struct, frozen=True):
     """Such as `routes[0].upstream`; "" for the file as a whole."""
     wrong: str
     expected: str = ""
-    """Begins with `expected`, or is another hint at what to write."""
+    """What to write: goes on after "expected". "" = there is nothing to say, or `hint` says it. It is made with all
+    that is said behind "; ", and keeps what is said after the word "expected"."""
+    hint: str | None = None
+    """What else is worth knowing, such as `did you mean "x"?`; "" = nothing. Never null."""
+
+    def __post_init__(self) -> None:
+        if self.hint is None:
+            before, _, after = self.expected.partition(_EXPECTED)
+            if before and not before.endswith("? "):  # the word is a part of a sentence
+                before, after = self.expected, ""
+            force_setattr(self, "expected", after)
+            force_setattr(self, "hint", before.rstrip())
 
     def __str__(self) -> str:
         place = ":".join([told_file(self.file), *(str(number) for number in (self.line, self.column) if number)])
-        said = f"{self.wrong}; {self.expected}" if self.expected else self.wrong
+        advice = " ".join(filter(None, (self.hint, f"{_EXPECTED}{self.expected}" if self.expected else "")))
+        said = f"{self.wrong}; {advice}" if advice else self.wrong
         return ": ".join(part for part in (place, self.path, said) if part).translate(_CONTROL)
 
 
 def with_counts(problems: Iterable[Problem]) -> list[Problem]:
     """Those that say the same, such as what is wrong with one file that many name, as the first, with how many there
     are more."""
-    alike: dict[tuple[str, str], list[Problem]] = {}
+    alike: dict[tuple[str, str, str | None], list[Problem]] = {}
     for each in problems:
-        alike.setdefault((each.wrong, each.expected), []).append(each)
+        alike.setdefault((each.wrong, each.expected, each.hint), []).append(each)
     return [_with_count(first, len(others)) for first, *others in alike.values()]
 
 

@@ -179,7 +179,7 @@ def test_targets_are_put_without_a_reload(tmp_path: Path, slow: Slow) -> None:
         assert admin(gateway, f"PUT {path}", "x = 1", TOML).status == 415
         unknown = admin(gateway, "PUT /upstreams/user/targets", '[{"url": "http://a"}]', JSON)
         assert unknown.status == 422
-        assert 'did you mean "users"?' in unknown.json["problems"][0]["expected"]
+        assert 'did you mean "users"?' in unknown.json["problems"][0]["hint"]
 
         os.kill(gateway.control_pid, signal.SIGKILL)  # they are part of what is in force
         wait_until(lambda: b"SIGKILL" in b"".join(gateway.stderr.lines), "control's death")

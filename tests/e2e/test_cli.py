@@ -153,7 +153,8 @@ class TestCheck:
             "column": 20,
             "path": "routes[0].upstrem",
             "wrong": "unknown key",
-            "expected": 'did you mean "upstream"?',
+            "expected": "",
+            "hint": 'did you mean "upstream"?',
         }
         assert json.loads(fastgw("check", "good.yaml", "--format", "json", directory=files).stdout)["problems"] == []
 

@@ -300,7 +300,8 @@ def rejected(generation: int) -> dict[str, Any]:
         "column": 5,
         "path": "routes[2].upstream",
         "wrong": "there is no upstream `oders`",
-        "expected": "expected one of `orders`, `users`",
+        "expected": "one of `orders`, `users`",
+        "hint": "",
     }
     told = {"date": STARTED_DATE + generation * 600 + 300, "ok": False, "source": "api", "problems": [problem]}
     return {**reloaded(generation), **told, "summary": "rejected: 1 problem"}

@@ -2,7 +2,9 @@
 
 import json
 import os
+import pickle
 
+import msgspec
 import pytest
 
 from fastgw import config
@@ -435,3 +437,25 @@ routes: [{name: all, upstream: "http://a:1/b"}]
         '"unix:/path/of.sock"',
         "--workers: 0; expected a whole number from 1 to 1024",
     ]
+
+
+@pytest.mark.parametrize(
+    ("said", "expected", "hint"),
+    [
+        ("", "", ""),
+        ("expected text", "text", ""),
+        ("expected the value itself: text", "the value itself: text", ""),
+        ('did you mean "a"?', "", 'did you mean "a"?'),
+        ('did you mean "a"? expected "a" or "b"', '"a" or "b"', 'did you mean "a"?'),
+        ("none is defined", "", "none is defined"),
+        ("the package a offers it: expected it under `x`", "", "the package a offers it: expected it under `x`"),
+    ],
+)
+def test_what_is_expected_is_told_apart_from_other_hints(said: str, expected: str, hint: str) -> None:
+    """So that text can be made of either; and it is the same after it was sent somewhere, and changed there."""
+    problem = config.Problem("a", 1, 2, "b", "wrong", said)
+    assert (problem.expected, problem.hint) == (expected, hint)
+    assert str(problem) == f"a:1:2: b: wrong; {said}".removesuffix("; ")
+    assert msgspec.json.decode(msgspec.json.encode(problem), type=config.Problem) == problem
+    assert pickle.loads(pickle.dumps(problem)) == problem
+    assert msgspec.structs.replace(problem, file="a") == problem

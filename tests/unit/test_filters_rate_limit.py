@@ -529,7 +529,7 @@ routes:
       rate_limit: {{{settings}}}
 """
     problems = problems_of(text)
-    lines = [f"{problem.line}: {problem.path}: {problem.wrong}; {problem.expected}" for problem in problems]
+    lines = [f"{problem.line}: {str(problem).partition(': ')[2]}" for problem in problems]
     assert any(told in line for line in lines), lines
     assert all(line.startswith(("7: routes[0].filters.rate_limit", "4: ")) for line in lines), lines
 

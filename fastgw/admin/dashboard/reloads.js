@@ -4,10 +4,11 @@ import { byId } from "./elements.js";
 import { Table, numberColumn } from "./table.js";
 import { countText, dateText } from "./words.js";
 
-/** file:line:column: path: what is wrong; what was expected. A line or column that is not known is 0. */
-function problemText({ file, line, column, path, wrong, expected }) {
+/** file:line:column: path: what is wrong; a hint, and what was expected. A line or column that is not known is 0. */
+function problemText({ file, line, column, path, wrong, expected, hint }) {
   const place = [file, line, column].filter(Boolean).join(":");
-  const said = [wrong, expected].filter(Boolean).join("; ");
+  const advice = [hint, expected && `expected ${expected}`].filter(Boolean).join(" ");
+  const said = [wrong, advice].filter(Boolean).join("; ");
   return [place, path, said].filter(Boolean).join(": ");
 }
 
