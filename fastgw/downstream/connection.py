@@ -26,7 +26,7 @@ from fastgw.exchange import Exchange, Outcome, Relay, Reply, Response, Route, Tr
 from fastgw.exchange.chain import checked, count_raised
 from fastgw.exchange.reply import NO_CONTENT
 from fastgw.forwarded import Peer, client_address
-from fastgw.node.ground import READ_BYTES, unsent
+from fastgw.node.ground import MEDIUM_READ_BYTES, READ_BYTES, unsent
 from fastgw.node.sending import send
 from fastgw.node.timers import Timed
 from fastgw.observe.families import FilterEvent
@@ -48,8 +48,6 @@ AHEAD_ENOUGH: Final = READ_BYTES // 2
 
 One more read may be on its way, and of TLS part of a record beside it: so a client has 64 KiB read ahead at most.
 """
-PIECE_BYTES: Final = 8192
-"""How much of what was sent ahead is read at once as a body of unknown length: what follows it is copied once."""
 REQUESTS_PER_TURN: Final = 16
 """Pipelined requests that are answered in one turn of the loop: 1,200 fit in one read, and take 150 ms."""
 LINGER_IDLE_S: Final = 5.0
@@ -120,6 +118,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         "phase",
         "read_since_rest",
         "requests",
+        "resting",
         "server",
         "transport",
     )
@@ -147,6 +146,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         self._asks = False  # is one of the listener's `askers`
         self._body_bytes = inf
         self.read_since_rest = 0
+        self.resting = False  # until others have had their turn (`Rests`)
         self.body_goes_to = -1
         self._tunnel_patience = inf
         self._closing = False
@@ -230,8 +230,11 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self.exchange.request_bytes += nbytes
             if self.exchange.service is not None:
                 self.exchange.service.feed_raw(chunk)
-        elif phase is LINGERING and not self._write_paused:
-            self.deadline = min(self._linger_end, self._wheel.now + LINGER_IDLE_S)
+            self.server.ground.count_body(self, nbytes, 0)
+        elif phase is LINGERING:
+            if not self._write_paused:
+                self.deadline = min(self._linger_end, self._wheel.now + LINGER_IDLE_S)
+            self.server.ground.count_body(self, nbytes, 0)
 
     def eof_received(self) -> bool:
         if self.phase is TUNNEL:
@@ -305,7 +308,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         """Serve the requests that are here, for as long as they are answered at once, but not for more than a turn."""
         server = self.server
         left = REQUESTS_PER_TURN
-        while True:
+        while not self.resting:  # else `end_rest` goes on
             ahead, at = self._ahead, self._at
             try:
                 end = find_head_end(ahead, self._searched, at)
@@ -326,6 +329,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
                 self.pause()
                 server.ground.loop.call_soon(self._go_on)
                 return None
+        return None
 
     def _take_up_to(self, end: int) -> None:
         """What was sent ahead is in other hands up to there."""
@@ -335,8 +339,8 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self._ahead, self._at = b"", 0
 
     def _has_enough(self) -> bool:
-        """Whether so much was sent ahead that no more is read now."""
-        return len(self._ahead) - self._at >= AHEAD_ENOUGH
+        """Whether so much was sent ahead that no more is read now. What is left of a body is none of it."""
+        return self._reader is None and len(self._ahead) - self._at >= AHEAD_ENOUGH
 
     def _wait_for_more(self, end: int) -> None:
         """The head is not complete, unless it is too long anyhow; `end` is where it ends, or -1."""
@@ -463,17 +467,13 @@ class Downstream(asyncio.BufferedProtocol, Timed):
         exchange.request_body = Relay(self)
         self._reader = reader = head.body()
         self._body_bytes = limit
-        self.read_since_rest = 0
         self.body_goes_to = -1
         self._asked_to_continue = not head.expects_continue  # else the client waits for us, not we for it
         self._beginning = True
         self.paused = False  # if it was not for enough that was sent ahead, which is this body, or behind it
-        piece = b""
-        while self._ahead and self._reader is reader:
-            end = self._at + (reader.assured or PIECE_BYTES)
-            piece = self._ahead[self._at : end]
-            self._take_up_to(end)
-            self._read_body(piece)
+        if not reader.assured:
+            self._buffer = self.server.ground.medium_buffer
+        piece = self._read_body_ahead(reader)
         self._beginning = self._reader is reader
         if not self._beginning:
             self.paused = self._has_enough()
@@ -482,6 +482,31 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             return None
         self._watch_body()
         return piece
+
+    def _read_body_ahead(self, reader: BodyReader) -> bytes:
+        """Read of the body what was sent ahead, or as much as a turn may cost. Returns what was read last."""
+        piece = b""
+        while self._ahead and self._reader is reader and not self.resting:
+            end = self._at + (reader.assured or min(len(self._buffer), MEDIUM_READ_BYTES))
+            piece = self._ahead[self._at : end]
+            self._take_up_to(end)
+            self._read_body(piece)
+        return piece
+
+    def end_rest(self) -> None:
+        reader = self._reader
+        if reader is not None and self._ahead:
+            exchange = self.exchange
+            self._read_body_ahead(reader)
+            if self._reader is None and self.exchange is exchange:  # the body has ended; behind it there may be more
+                if self._has_enough():
+                    self.pause()
+                else:
+                    self._read_on()
+        else:
+            self._go_on()
+        if not self._stopped and not self.resting and not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def _early_done(self, router: Router[Route], outcome: Outcome) -> None:
         """The listener's steps have run. `router`: that of the same table, for the listener may have another by now."""
@@ -612,9 +637,11 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             decided = exchange.route is not None and self._waiting is None
             if decided and exchange.chain.request_body_steps and not self._run_body_steps(exchange, payload):
                 return
+        ground = self.server.ground
+        ground.count_body(self, len(payload), len(chunk) - len(reader.rest) - len(payload))
         if reader.done:
             self._reader = None
-            self._buffer = self.server.ground.read_buffer
+            self._buffer = ground.read_buffer
             if self._ahead:
                 self._at -= len(reader.rest)
             else:
@@ -631,9 +658,7 @@ class Downstream(asyncio.BufferedProtocol, Timed):
                 body.feed(payload)
             if self._reader is not reader:
                 return  # the exchange is over: what comes now is read as usual
-            ground = self.server.ground
             self._buffer = ground.buffer_for(chunk, payload, reader.assured, self.body_goes_to)
-            ground.count_body(self, chunk)
 
     def _watch_body(self) -> None:
         if self._write_paused:
@@ -678,7 +703,8 @@ class Downstream(asyncio.BufferedProtocol, Timed):
             self.server.ground.hangups.watch(self._socket, self)
         else:
             self.server.ground.hangups.unwatch(self._socket, self)
-            self.transport.resume_reading()
+            if not self.resting:
+                self.transport.resume_reading()
 
     # the client's side of the exchange (`ClientSide`)
 

@@ -21,7 +21,7 @@ from contextlib import suppress
 from enum import IntEnum
 from typing import Any, Final, Protocol, cast
 
-from fastgw.node.ground import Ground
+from fastgw.node.ground import BODY_BYTES_PER_TURN, FRAMING_COST, Ground
 from fastgw.node.sending import send
 from fastgw.wire.client_hello import LONGEST_RECORD
 
@@ -70,6 +70,7 @@ class TlsTransport(asyncio.BufferedProtocol):
         "_end_due",
         "_ended",
         "_fd",
+        "_framing",
         "_got",
         "_kept",
         "_own_answers",
@@ -81,6 +82,8 @@ class TlsTransport(asyncio.BufferedProtocol):
         "_write",
         "ground",
         "memory",
+        "read_since_rest",
+        "resting",
         "stage",
     )
 
@@ -96,6 +99,9 @@ class TlsTransport(asyncio.BufferedProtocol):
         self._kept = b""  # has come, and is not deciphered: reading was paused
         self._unread = False  # there is that, or something that OpenSSL holds, or the end
         self._paused = False
+        self.resting = False  # until others have had their turn (`Rests`)
+        self.read_since_rest = 0
+        self._framing = -LONGEST_RECORD  # bytes not counted yet that were no data, or are: OpenSSL may hold so many
         self._got = 0  # bytes of data
         self._own_answers = 0  # bytes of what TLS has answered of its own accord
         self._below_paused = False
@@ -138,7 +144,7 @@ class TlsTransport(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         if self.stage is OPEN:
             got = self._got
-            self._decipher(self._buffer[:nbytes])
+            self._decipher_counted(self._buffer[:nbytes])
             # What brings no data (key updates, alerts) costs much more to read than data does.
             memory = self.memory
             self._buffer = memory.buffer if 2 * (self._got - got) >= nbytes else memory.small_buffer
@@ -208,6 +214,17 @@ class TlsTransport(asyncio.BufferedProtocol):
                 self._read_kept()
 
     # bytes
+
+    def _decipher_counted(self, sealed: bytes | memoryview) -> None:
+        """As `_decipher`; and rest after many records: a small one costs as much as a large one. Data count above."""
+        got = self._got
+        self._decipher(sealed)
+        self._framing += len(sealed) - len(self._kept) - (self._got - got)
+        if self._framing > 0:
+            self.read_since_rest += FRAMING_COST * self._framing
+            self._framing = 0
+            if self.read_since_rest >= BODY_BYTES_PER_TURN and self.stage is OPEN:
+                self.ground.rests.begin(self, self._below)
 
     def _decipher(self, sealed: bytes | memoryview) -> None:
         """Hand on what has come, for as long as it is wanted."""
@@ -364,19 +381,23 @@ class TlsTransport(asyncio.BufferedProtocol):
         self._paused = False
         if self._unread:
             self.ground.loop.call_soon(self._read_on)
-        else:
+        elif not self.resting:
+            self._below.resume_reading()
+
+    def end_rest(self) -> None:
+        if self.stage is OPEN and not self._paused and not self._unread:  # else what is kept is read first
             self._below.resume_reading()
 
     def _read_on(self) -> None:
         if self.stage is OPEN and not self._paused:
             self._read_kept()
-            if self.stage is OPEN and not self._paused:
+            if self.stage is OPEN and not self._paused and not self.resting:
                 self._below.resume_reading()
 
     def _read_kept(self) -> None:
         if self.stage is OPEN:
             kept, self._kept = self._kept, b""
-            self._decipher(kept)
+            self._decipher_counted(kept)
 
     def get_write_buffer_size(self) -> int:
         return self._below.get_write_buffer_size()

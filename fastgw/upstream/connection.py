@@ -129,6 +129,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         "pool",
         "read_since_rest",
         "reader",
+        "resting",
         "reusable",
         "target",
         "transport",
@@ -159,6 +160,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
         self._head_patience = target.timeouts.response_headers  # seconds from the end of a request to a response head
         self._buffer = ground.read_buffer
         self.read_since_rest = 0
+        self.resting = False  # until others have had their turn (`Rests`)
         self.body_goes_to = -1  # the `fd` of who takes the response's body
         self._begun = b""  # of a response head
         self._searched = 0
@@ -263,6 +265,11 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
                 self._watch_head()
             else:
                 self._watch(self.idle_patience)
+            if not self.resting:
+                self.transport.resume_reading()
+
+    def end_rest(self) -> None:
+        if not self.paused and not self.transport.is_closing():
             self.transport.resume_reading()
 
     def close(self) -> None:
@@ -329,6 +336,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self._watch(self.idle_patience)
             assert self.borrower is not None
             self.borrower.received_raw(chunk)
+            self.ground.count_body(self, nbytes, 0)
         elif phase is IDLE:  # bytes that no request asked for belong to nobody
             self._leave_pool()
 
@@ -465,8 +473,21 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             return
         self._watch(self.idle_patience)
         borrower.answered(head, payload, False)
-        if reader.done and self.borrower is not None:
+        if not reader.done:
+            self._begin_counting(received[end:], payload, reader.assured)
+        elif self.borrower is not None:
             self._end_body()
+
+    def _begin_counting(self, chunk: bytes, payload: bytes, assured: int) -> None:
+        """`chunk`: what came of the body with the head, and more follows."""
+        ground = self.ground
+        if not chunk:
+            if not assured:
+                self._buffer = ground.medium_buffer
+            return
+        if not assured:
+            self._buffer = ground.buffer_for(chunk, payload, 0, -1)
+        ground.count_body(self, len(payload), len(chunk) - len(payload))
 
     def _read_body(self, chunk: bytes) -> None:
         reader, borrower = self.reader, self.borrower
@@ -482,7 +503,7 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             borrower.received(payload)
         if not reader.done:
             self._buffer = self.ground.buffer_for(chunk, payload, reader.assured, self.body_goes_to)
-            self.ground.count_body(self, chunk)
+            self.ground.count_body(self, len(payload), len(chunk) - len(payload))
         elif self.borrower is borrower:
             self._end_body()
 
@@ -505,7 +526,6 @@ class UpstreamConnection(asyncio.BufferedProtocol, Timed):
             self.reusable = False
         if self.reader is not None:
             self.reader = None
-            self.read_since_rest = 0
             self.body_goes_to = -1
             self._buffer = self.ground.read_buffer
         if self._special:

@@ -11,7 +11,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uint8_t, uint64_t
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memchr, memcmp, memcpy
 
 from httptools import HttpParserError
 
@@ -234,7 +234,7 @@ cdef class UntilCloseReader:
 # --- chunks ---
 
 cdef enum:
-    MOST_DIGITS = 15  # of the 16 that may be, so that no size overflows
+    MOST_DIGITS = 16  # a size of so many fits 64 bits
 
 cdef struct Place:
     # Where in a body of chunks we are.
@@ -321,7 +321,8 @@ cdef bytes plain_payload(const uint8_t* at, const uint8_t* end):
 cdef class ChunkedReader:
     """The twin of `body.ChunkedReader`: reads chunks without extensions, and ends without trailers.
 
-    At all other lines, and at those that are cut in two, a reader of the reference goes on to the end of what is fed.
+    All other lines, and those that are cut in two, are read by one of the reference, which goes on behind them only in
+    trailers.
     """
 
     assured = 0
@@ -344,30 +345,60 @@ cdef class ChunkedReader:
     def feed(self, bytes chunk not None):
         cdef const uint8_t* start = <const uint8_t*>PyBytes_AS_STRING(chunk)
         cdef const uint8_t* end = start + PyBytes_GET_SIZE(chunk)
+        cdef const uint8_t* at = start
         cdef const uint8_t* stop
-        cdef Place place = self._place
-        cdef Py_ssize_t length = 0
+        cdef Place place
+        cdef Py_ssize_t length
         cdef bytes payload
+        cdef list pieces = None
         if self.done:
             self.rest += chunk
             return b""
-        if self._handed_over:
-            return self._feed_reference(chunk)
-        if place.left >= <uint64_t>(end - start):
+        if not self._handed_over and self._place.left >= <uint64_t>(end - start):
             self._judge._read_on(start, end - start)
             self._place.left -= end - start
             return chunk
-        stop = _read_chunks(start, end, &place, NULL, &length)  # the length first: nothing is copied twice
-        payload = PyBytes_FromStringAndSize(NULL, length)
-        length = 0
-        _read_chunks(start, stop, &self._place, PyBytes_AS_STRING(payload), &length)
-        if self._place.ended:
-            self._judge._read_last(start, stop - start)
-            self.done = True
-            self.rest = chunk[stop - start:]
-            return payload
-        self._judge._read_on(start, stop - start)
-        return payload if stop == end else payload + self._feed_reference(chunk[stop - start:])
+        while at < end and not self.done:
+            if self._handed_over:
+                stop = at
+                payload = b""
+            else:
+                place = self._place
+                length = 0
+                stop = _read_chunks(at, end, &place, NULL, &length)  # the length first: nothing is copied twice
+                payload = PyBytes_FromStringAndSize(NULL, length)
+                length = 0
+                _read_chunks(at, stop, &self._place, PyBytes_AS_STRING(payload), &length)
+                if self._place.ended:
+                    self._judge._read_last(at, stop - at)
+                    self.done = True
+                    self.rest = chunk[stop - start:]
+                elif stop is not at:
+                    self._judge._read_on(at, stop - at)
+            if pieces is None:
+                if stop is end or self.done:
+                    return payload
+                pieces = []
+            pieces.append(payload)
+            at = stop
+            if at is not end and not self.done:
+                stop = self._end_of_special(at, end)
+                pieces.append(self._feed_reference(chunk[at - start:stop - start]))
+                at = stop
+        return b"" if pieces is None else b"".join(pieces)
+
+    cdef const uint8_t* _end_of_special(self, const uint8_t* at, const uint8_t* end) except NULL:
+        """To where the reference reads: to the end of a line, and of trailers all that is there.
+
+        PERF: chunks of one byte, in reads of 2 KiB which cut one in two: 0.06 us each; where the reference went on to
+        the end of what was read, 2 us (CPython 3.11, by hand).
+        """
+        cdef const void* line_end
+        if not (self._handed_over and self._reference.in_trailers):
+            line_end = memchr(at, c"\n", end - at)
+            if line_end is not NULL:
+                return <const uint8_t*>line_end + 1
+        return end
 
     cdef bytes _feed_reference(self, bytes chunk):
         cdef bytes payload

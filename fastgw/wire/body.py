@@ -129,7 +129,7 @@ _SIZE_LINE_BEGUN: Final = rb"[0-9A-Fa-f]{1,16}+(?>(?:;[^\r\n]{0,%d}+)?)\r?" % LO
 # What stands before the payload of a chunk, and what that looks like while it is not complete.
 _FIRST_CHUNK: Final = re.compile(_SIZE_LINE), re.compile(_SIZE_LINE_BEGUN)
 _NEXT_CHUNK: Final = re.compile(rb"\r\n" + _SIZE_LINE), re.compile(rb"\r(?:\n(?:" + _SIZE_LINE_BEGUN + rb")?)?")
-_PLAIN_SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15}+)\r\n")
+_PLAIN_SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,16}+)\r\n")
 
 
 def plain_payload(received: bytes, at: int) -> bytes | None:
@@ -160,12 +160,12 @@ class ChunkedReader:
     __slots__ = (
         "_extensions",
         "_held",
-        "_in_trailers",
         "_judge",
         "_left",
         "_line",
         "_line_begun",
         "done",
+        "in_trailers",
         "rest",
         "trailers",
     )
@@ -174,7 +174,7 @@ class ChunkedReader:
         self._judge = judge
         self._left = 0  # payload bytes to come of the open chunk
         self._line, self._line_begun = _FIRST_CHUNK
-        self._in_trailers = False
+        self.in_trailers = False
         self._extensions = 0
         self._held = b""  # an incomplete size line or trailer section
         self.done = False
@@ -195,7 +195,7 @@ class ChunkedReader:
                 payload.append(piece)
                 self._left -= len(piece)
                 at += len(piece)
-            elif not self._in_trailers:
+            elif not self.in_trailers:
                 line = self._line.match(buffer, at)
                 if line is None:
                     if self._line_begun.fullmatch(buffer, at) is None:
@@ -226,7 +226,7 @@ class ChunkedReader:
 
     def left(self) -> int | None:
         """The payload bytes to come of the open chunk. None: in the middle of a line, and this reader has to go on."""
-        return None if self._held or self._in_trailers or self.done else self._left
+        return None if self._held or self.in_trailers or self.done else self._left
 
     def skip_chunks(self, line_end: bool) -> None:
         """Whole chunks were read by the twin. `line_end`: but for the line end behind the last one's payload."""
@@ -242,7 +242,7 @@ class ChunkedReader:
         self._line, self._line_begun = _NEXT_CHUNK
         if self._left:
             return line.end()
-        self._in_trailers = True
+        self.in_trailers = True
         return line.end() - 2  # the trailer section ends with an empty line, and may be that line alone
 
     def _read_trailers(self, section: bytes) -> None:

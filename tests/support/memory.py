@@ -22,7 +22,7 @@ from fastgw.filters import TYPES
 from fastgw.filters.api import Env, Filter, Hooks, Phase
 from fastgw.gateway import dismantling
 from fastgw.node import ground
-from fastgw.node.ground import READ_BYTES, SMALL_READ_BYTES
+from fastgw.node.ground import MEDIUM_READ_BYTES, READ_BYTES, SMALL_READ_BYTES
 from fastgw.node.kept_room import KeptRoom
 from fastgw.node.timers import TICK, Wheel
 from fastgw.observe import Record
@@ -211,10 +211,12 @@ class Ground:
         self.wheel = Wheel(1000.0)
         self.read_buffer = memoryview(bytearray(READ_BYTES))
         self.body_buffers = ground.body_buffers(self.read_buffer)
+        self.medium_buffer = self.read_buffer[:MEDIUM_READ_BYTES]
         self.small_buffer = self.read_buffer[:SMALL_READ_BYTES]
         self.tls_memory = ground.TlsMemory()
         self.hangups = Hangups()
         self.turns = Turns(self.wheel)
+        self.rests = ground.Rests(lambda turn: self.loop.call_soon(turn))
 
     buffer_for = ground.Ground.buffer_for
     count_body = ground.Ground.count_body

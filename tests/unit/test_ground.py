@@ -5,14 +5,25 @@ import contextlib
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import inf
 from typing import Any
 
 import pytest
 import uvloop
 
-from fastgw.node.ground import BODY_BYTES_PER_TURN, BODY_READ_BYTES, READ_BYTES, SMALL_READ_BYTES, Ground, Hangups
+from fastgw.node.ground import (
+    BODY_BYTES_PER_TURN,
+    BODY_READ_BYTES,
+    FRAMING_COST,
+    MEDIUM_READ_BYTES,
+    READ_BYTES,
+    READERS_PER_TURN,
+    SMALL_READ_BYTES,
+    Ground,
+    Hangups,
+    Rests,
+)
 from fastgw.node.sending import room
 from fastgw.node.timers import Timed
 
@@ -204,7 +215,9 @@ def peer() -> Iterator[socket.socket]:
         (READ_BYTES, READ_BYTES, 2 * READ_BYTES - 1, READ_BYTES),  # what is behind the body is not read with it
         (READ_BYTES, READ_BYTES, 1, READ_BYTES),
         (READ_BYTES // 2, READ_BYTES // 2, 1 << 40, READ_BYTES),  # it comes slowly
-        (READ_BYTES, READ_BYTES // 2, 0, READ_BYTES),  # chunks
+        (READ_BYTES, READ_BYTES * 7 // 8, 0, READ_BYTES),  # chunks
+        (READ_BYTES, READ_BYTES * 7 // 8 - 1, 0, MEDIUM_READ_BYTES),
+        (READ_BYTES, READ_BYTES // 2, 0, MEDIUM_READ_BYTES),
         (READ_BYTES, READ_BYTES // 2 - 1, 0, SMALL_READ_BYTES),
     ],
 )
@@ -228,35 +241,125 @@ def test_no_more_is_read_than_a_peer_that_does_not_take_it_has_room_for(ground: 
 class Body:
     """A connection, and a transport that is told what to do with its reading."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: list[tuple[str, object]]) -> None:
         self.transport: Any = self
-        self.paused = self.closing = False
-        self.read_since_rest = BODY_BYTES_PER_TURN - len(PIECE)
-        self.told: list[str] = []
+        self.closing = self.resting = self.broken = False
+        self.read_since_rest = 0
+        self.told = told
 
     def is_closing(self) -> bool:
         return self.closing
 
     def pause_reading(self) -> None:
-        self.told.append("rest")
+        self.told.append(("rest", self))
 
-    def resume_reading(self) -> None:
-        self.told.append("read on")
+    def end_rest(self) -> None:
+        self.told.append(("read on", self))
+        if self.broken:
+            raise ZeroDivisionError
 
 
-def test_who_rests_reads_on_in_the_next_turn_unless_it_is_braked_or_closes_meanwhile(ground: Ground) -> None:
-    resting, braked, leaving, gone = Body(), Body(), Body(), Body()
-    gone.closing = True
+Calls = list[Callable[[], None]]
 
-    async def turn() -> None:
-        for body in (resting, braked, leaving, gone):
-            ground.count_body(body, PIECE[1:])
-            assert body.told == []
-            ground.count_body(body, PIECE[:1])
-            assert body.read_since_rest == 0
-        assert [body.told for body in (resting, braked, leaving, gone)] == [["rest"]] * 3 + [[]]
-        braked.paused = leaving.closing = True
+
+def turn(calls: Calls) -> None:
+    """What a turn of the loop does of what is due."""
+    due = calls[:]
+    del calls[:]
+    for call in due:
+        call()
+
+
+def test_of_a_body_a_megabyte_is_read_until_others_have_had_their_turn(ground: Ground) -> None:
+    told: list[tuple[str, object]] = []
+    body, leaving = Body(told), Body(told)
+    leaving.closing = True
+
+    async def live() -> None:
+        for each in (leaving, body):
+            each.read_since_rest = BODY_BYTES_PER_TURN - len(PIECE)
+            ground.count_body(each, len(PIECE) - 1, 0)
+            assert told == []
+            ground.count_body(each, 1, 0)
+        assert told == [("rest", body)]
+        ground.count_body(body, len(PIECE), 0)  # what was under way already
+        assert told == [("rest", body)]
         await asyncio.sleep(0)
 
-    ground.loop.run_until_complete(turn())
-    assert [body.told for body in (resting, braked, leaving, gone)] == [["rest", "read on"], ["rest"], ["rest"], []]
+    ground.loop.run_until_complete(live())
+    assert told == [("rest", body), ("read on", body)]
+    assert (body.resting, body.read_since_rest) == (False, len(PIECE))
+
+
+def test_framing_counts_by_what_it_costs(ground: Ground) -> None:
+    """A chunk of one byte costs more than a hundred bytes of a large one."""
+    told: list[tuple[str, object]] = []
+    body = Body(told)
+    for _ in range(BODY_BYTES_PER_TURN // (5 * FRAMING_COST + 1)):
+        ground.count_body(body, 1, 5)
+    assert told == []
+    ground.count_body(body, 1, 5)
+    assert told == [("rest", body)]
+
+
+def test_in_one_turn_a_few_read_on_in_the_order_in_which_they_began_to_rest() -> None:
+    told: list[tuple[str, object]] = []
+    calls: Calls = []
+    rests = Rests(calls.append)
+    bodies = [Body(told) for _ in range(3 * READERS_PER_TURN)]
+    for body in bodies:
+        body.read_since_rest = BODY_BYTES_PER_TURN
+        rests.begin(body, body.transport)
+    for start in range(0, len(bodies), READERS_PER_TURN):
+        del told[:]
+        turn(calls)
+        assert told == [("read on", body) for body in bodies[start : start + READERS_PER_TURN]]
+    assert calls == []  # with nobody in the line no turn is asked for
+
+
+def test_who_rests_again_at_once_reads_once_in_a_turn() -> None:
+    told: list[tuple[str, object]] = []
+    calls: Calls = []
+    rests = Rests(calls.append)
+
+    class Greedy(Body):
+        def end_rest(self) -> None:
+            super().end_rest()
+            self.read_since_rest += BODY_BYTES_PER_TURN
+            rests.begin(self, self.transport)
+
+    greedy = Greedy(told)
+    greedy.read_since_rest = BODY_BYTES_PER_TURN
+    rests.begin(greedy, greedy.transport)
+    for _ in range(3):
+        del told[:]
+        turn(calls)
+        assert told == [("read on", greedy), ("rest", greedy)]
+
+
+def test_who_has_cost_several_shares_waits_for_as_many_turns() -> None:
+    told: list[tuple[str, object]] = []
+    calls: Calls = []
+    rests = Rests(calls.append)
+    body = Body(told)
+    body.read_since_rest = 3 * BODY_BYTES_PER_TURN + 5
+    rests.begin(body, body.transport)
+    for turns in range(3):
+        assert (body.resting, told) == (True, [("rest", body)]), turns
+        turn(calls)
+    assert (body.resting, told[1:]) == (False, [("read on", body)])
+    assert (body.read_since_rest, calls) == (5, [])
+
+
+def test_one_that_fails_does_not_keep_others_resting() -> None:
+    told: list[tuple[str, object]] = []
+    calls: Calls = []
+    rests = Rests(calls.append)
+    broken, sound = Body(told), Body(told)
+    broken.broken = True
+    for body in (broken, sound):
+        rests.begin(body, body.transport)
+    with pytest.raises(ZeroDivisionError):
+        turn(calls)
+    turn(calls)
+    assert told[2:] == [("read on", broken), ("read on", sound)]

@@ -11,6 +11,9 @@ from typing import Any, cast
 
 import pytest
 
+from fastgw.node import ground as ground_module
+from fastgw.node import tls_transport
+from fastgw.node.ground import BODY_BYTES_PER_TURN
 from fastgw.node.tls_transport import CLOSED, OPEN
 from fastgw.upstream.tls import Resuming
 from fastgw.upstream.tls_client import TlsBroken, TlsClientTransport
@@ -60,6 +63,9 @@ class Server:
 
     def abort(self) -> None:
         self.closed = self.aborted = True
+
+    def is_closing(self) -> bool:
+        return self.closed
 
     def pause_reading(self) -> None:
         self.reading = False
@@ -190,10 +196,21 @@ def issued(authority: Certificates) -> tuple[str, str]:
 
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("highest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("share", [BODY_BYTES_PER_TURN, 3_000])
 def test_connections_that_share_memory_keep_their_bytes(
-    authority: Certificates, issued: tuple[str, str], highest: int, seed: int
+    authority: Certificates,
+    issued: tuple[str, str],
+    highest: int,
+    share: int,
+    seed: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Handshakes, data, pauses and ends of both directions of a dozen connections, in any order."""
+    """Handshakes, data, pauses and ends of both directions of a dozen connections, in any order.
+
+    `share`: what one may cost before it rests; of so little after each record.
+    """
+    for module in (ground_module, tls_transport):
+        monkeypatch.setattr(module, "BODY_BYTES_PER_TURN", share)
     dice, ground = random.Random(seed), Ground()
     tls, resuming = server_tls(issued, highest=highest), Resuming(trusting(authority))
     connections = [Connection(ground, resuming, tls, dice) for _ in range(CONNECTIONS)]
@@ -232,6 +249,45 @@ def one(authority: Certificates, issued: tuple[str, str]) -> Connection:
     connection.shake()
     connection.deliver(100_000)
     return connection
+
+
+def in_records(connection: Connection, count: int, size: int) -> bytes:
+    """Have the server send so many records, each with `size` bytes."""
+    for number in range(count):
+        connection.server.send(PATTERN[number * size : (number + 1) * size])
+    return PATTERN[: count * size]
+
+
+def test_records_of_a_byte_are_read_in_shares(authority: Certificates, issued: tuple[str, str]) -> None:
+    """Each costs about as much as one of 16 KiB; between two shares others have their turn."""
+    connection = one(authority, issued)
+    connection.client.dice = random.Random(7)
+    sent = in_records(connection, 6_000, 1)
+    rests, most, before = 0, 0, 0
+    while len(connection.client.received) < len(sent):
+        while connection.server.reading and connection.server.on_its_way:
+            connection.deliver(32_768)
+        if connection.transport.resting:
+            rests += 1
+            if rests > 1:  # of what OpenSSL may hold nobody knows at first whether it is data
+                most = max(most, len(connection.client.received) - before)
+            before = len(connection.client.received)
+        connection.client.resume()
+        connection.settle()
+    assert connection.client.received == sent
+    assert rests > 10
+    assert most < 600
+
+
+def test_large_records_are_read_without_a_rest(authority: Certificates, issued: tuple[str, str]) -> None:
+    """Wherever they are cut: a part of a record is not framing."""
+    connection = one(authority, issued)
+    connection.client.pause = lambda: None  # type: ignore[method-assign]
+    sent = in_records(connection, 12, 16_000)
+    while connection.server.on_its_way:
+        connection.deliver(10_000)
+        assert not connection.transport.resting
+    assert connection.client.received == sent
 
 
 def test_an_end_that_tls_does_not_know_of_is_no_end(authority: Certificates, issued: tuple[str, str]) -> None:
