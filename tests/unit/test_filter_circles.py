@@ -283,6 +283,7 @@ def garbage_of(configuration: Config, other: Config) -> list[str]:
     for _ in range(2):  # what is made once, when something is looked at for the first time, is no leak
         left: list[str] = []
         with no_collector():
+            gc.freeze()  # what was there before is not looked through each time
             base = compile(configuration, 1)
             new = at_once(building(plan_after(configuration, other), 1, base))
             at_once(dismantling(base, new))
