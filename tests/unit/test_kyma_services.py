@@ -6,6 +6,7 @@ import base64
 import json
 import re
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -618,7 +619,7 @@ def with_odd(objects: list[Json], changes: list[tuple[tuple[str | int, ...], Any
         try:
             for step in path[:-1]:
                 held = held[step]
-            held[path[-1]] = odd
+            held[path[-1]] = deepcopy(odd)  # one within itself could not be written
         except (KeyError, TypeError, IndexError):
             pass  # an odd value stands there by now
     return [each for each in changed if each is not None]
