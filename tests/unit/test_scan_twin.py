@@ -531,7 +531,7 @@ def test_an_answer_is_taken_when_all_of_it_is_there_and_no_more(answer: bytes):
                 b"3;a\r\nabc\r\n0\r\n\r\n",
                 b"3\r\nabc\r\n0;a\r\n\r\n",
                 b"3\r\nabc\r\n0\r\nA: b\r\n\r\n",
-                b"000000000000003\r\nabc\r\n0000000000000000\r\n\r\n",
+                b"000000000000003\r\nabc\r\n00000000000000000\r\n\r\n",
                 b"5\r\n0\r\n\r\n",
                 b"4\r\nabc\r\n0\r\n\r\n",
                 b"2\r\nabc\r\n0\r\n\r\n",
@@ -570,6 +570,11 @@ def test_what_was_not_taken_does_not_change_what_is_taken_next():
     for odd in (WHOLE[0][:-1], WHOLE[0] + b"a", ok(b"A b: c"), ok(b"A:\x00"), ok(line=b"HTTP/1.1 100 Continue")):
         take_out(scan.take_answer, odd, b"GET")
         assert type(take_out(scan.take_answer, WHOLE[0], b"GET")) is scan.ResponseHead
+
+
+def test_a_size_may_have_sixteen_digits():
+    answer = CHUNKED + b"0000000000000003\r\nabc\r\n0000000000000000\r\n\r\n"
+    assert [take_out(judges.take_answer, answer, b"GET").payload for judges in (scan, heads)] == [b"abc", b"abc"]
 
 
 def test_names_that_connection_or_cgi_would_confuse():
