@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from email.utils import formatdate
-from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
 from starlette.responses import Response
 
 from fastgw.admin.node import JSON, PROBLEM, Refusal
+from fastgw.wire.splice import PHRASES
 
 NOTHING_LOADED: Final = "default-src 'none'; frame-ancestors 'none'"
 """The policy of whatever is no page."""
@@ -34,5 +34,5 @@ def told(what: Any, status: int = 200, **fields: str) -> Response:
 
 def refused(status: int, detail: str = "", **fields: str) -> Response:
     """A problem (RFC 9457) that is no more than its status code and a sentence."""
-    refusal = Refusal(title=HTTPStatus(status).phrase, status=status, detail=detail)
+    refusal = Refusal(title=PHRASES[status], status=status, detail=detail)
     return answer(msgspec.json.encode(refusal), PROBLEM, status, **fields)

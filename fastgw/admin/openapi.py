@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from http import HTTPStatus
+from inspect import cleandoc
 from typing import Any, Final
 
 import msgspec
@@ -11,6 +11,7 @@ from fastgw import VERSION
 from fastgw.admin.node import JSON, PROBLEM, Refusal
 from fastgw.admin.operation import Operation
 from fastgw.admin.sessions import CSRF
+from fastgw.wire.splice import PHRASES
 
 _REFERENCE: Final = "#/components/schemas/{name}"
 
@@ -22,6 +23,8 @@ def document(operations: Sequence[Operation]) -> dict[str, Any]:
         types += [kind for kind in (*each.answers.values(), *each.takes.values()) if not isinstance(kind, str)]
     types = [*dict.fromkeys(types)]
     schemas, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
+    for each in components.values():
+        each["description"] = cleandoc(each["description"])  # from CPython 3.13 on it comes without its indentation
     schema_of = dict(zip(types, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for each in operations:
@@ -79,7 +82,7 @@ def _operation(operation: Operation, schema_of: Mapping[Any, Any]) -> dict[str, 
             }
         }
     told["responses"] = {
-        str(status): {"description": HTTPStatus(status).phrase, "content": _content(kind, schema_of)}
+        str(status): {"description": PHRASES[status], "content": _content(kind, schema_of)}
         for status, kind in operation.answers.items()
     }
     told["responses"]["default"] = {

@@ -13,14 +13,15 @@ from fastgw.wire.grammar import IS_TOKEN
 from fastgw.wire.headers import folded
 from fastgw.wire.heads import RequestHead, ResponseHead
 
-_PHRASES: Final = {status.value: status.phrase for status in HTTPStatus} | {
+PHRASES: Final = {status.value: status.phrase for status in HTTPStatus} | {
     413: "Content Too Large",  # the names of RFC 9110 where the standard library still has those of RFC 7231
     414: "URI Too Long",
     416: "Range Not Satisfiable",
     422: "Unprocessable Content",
 }
+"""The usual reason of each status code, whichever Python it runs on."""
 _STATUS_LINES: Final = {
-    status: b"HTTP/1.1 %d %b\r\n" % (status, phrase.encode("ascii")) for status, phrase in _PHRASES.items()
+    status: b"HTTP/1.1 %d %b\r\n" % (status, phrase.encode("ascii")) for status, phrase in PHRASES.items()
 }
 
 

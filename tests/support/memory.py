@@ -438,7 +438,12 @@ class Plane:
     def settle(self) -> None:
         """Let happen what was put off to the loop's next turn."""
         while self.soon:
-            self.soon.pop(0)()
+            running = asyncio._get_running_loop()
+            asyncio._set_running_loop(self.ground.turns)  # from CPython 3.14 on a task asks whose turn it is
+            try:
+                self.soon.pop(0)()
+            finally:
+                asyncio._set_running_loop(running)
 
     def passes(self, seconds: float) -> None:
         """Time goes by, tick by tick."""
