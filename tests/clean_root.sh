@@ -23,10 +23,11 @@ if [ ! -e "$root/.ready" ]; then
 fi
 cp -L /etc/resolv.conf /etc/hosts "$root/etc/"
 cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
-# What was made there before stays: the environment, and what is compiled.
+# What was made there before stays: the environment. What is compiled goes with the sources, and is made anew.
 mkdir -p "$root/root/fastgw"
 git clone --quiet --bare . "$root/root/fastgw/.new"
 find "$root/root/fastgw" -mindepth 1 -maxdepth 1 ! -name .venv ! -name .new -exec rm -rf {} +
+rm -f "$root/root/fastgw/.venv/.compiled"
 mv "$root/root/fastgw/.new" "$root/root/fastgw/.git"
 git --git-dir="$root/root/fastgw/.git" config core.bare false
 git ls-files -z --cached --others --exclude-standard | while IFS= read -r -d '' file; do
