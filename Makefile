@@ -116,9 +116,12 @@ $(SSLYZE): | .venv/.installed
 	$(PYTHON) -m venv .venv/sslyze
 	.venv/sslyze/bin/python -m pip install --quiet --disable-pip-version-check 'sslyze>=6.3'
 
+# A worker that ends amid a test is not replaced: its test would be the next one's first, and hang again.
+AT_ONCE := -n 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+
 test: lint programs $(PROVIDER)/node_modules/.installed $(SSLYZE)  ## lint, then every test; apt-get installs what they run, when you are root
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
-	FASTGW_PURE_PYTHON=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m 'not twin' $(TWICE)
+	$(BIN)/python -m pytest $(AT_ONCE)
+	FASTGW_PURE_PYTHON=1 $(BIN)/python -m pytest $(AT_ONCE) -m 'not twin' $(TWICE)
 
 # Debians whose Pythons are tested besides: 3.13 and 3.14.
 SUITES ?= trixie sid

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import tempfile
@@ -30,6 +31,28 @@ _RUNTIME = tempfile.TemporaryDirectory(prefix="fastgw-tests-")
 os.environ["XDG_RUNTIME_DIR"] = _RUNTIME.name
 for _name in ("RUNTIME_DIRECTORY", "FASTGW_ADMIN_TOKEN", "JOURNAL_STREAM", "KUBERNETES_SERVICE_HOST"):
     os.environ.pop(_name, None)
+
+
+# Seconds without a test that begins or ends, in this process. `timeout` in pyproject.toml fails a test before that, but
+# not every one: it raises once, and nothing that it raises gets past uvloop. Here the stacks are told, the process ends,
+# and who gave it the test names that too; what waits between two tests or behind the last one is told as well.
+HANGS_AFTER_S = 420.0
+_hangs_after = HANGS_AFTER_S
+_stderr = 2
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    global _hangs_after, _stderr
+    if not hasattr(config, "workerinput"):
+        _hangs_after += 60.0  # who gives tests to others has the time to tell which of them ended
+    _stderr = os.dup(2)  # while a test runs, 2 is what is captured of it
+
+
+def pytest_runtest_logstart() -> None:
+    faulthandler.dump_traceback_later(_hangs_after, file=_stderr, exit=True)
+
+
+pytest_runtest_logfinish = pytest_runtest_logstart
 
 
 # Files that take more than a minute. A file is one process's: the last to begin would keep all others waiting.
