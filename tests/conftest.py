@@ -33,9 +33,9 @@ for _name in ("RUNTIME_DIRECTORY", "FASTGW_ADMIN_TOKEN", "JOURNAL_STREAM", "KUBE
     os.environ.pop(_name, None)
 
 
-# Seconds without a test that begins or ends, in this process. `timeout` in pyproject.toml fails a test before that, but
-# not every one: it raises once, and nothing that it raises gets past uvloop. Here the stacks are told, the process ends,
-# and who gave it the test names that too; what waits between two tests or behind the last one is told as well.
+# Seconds in which no test of this process begins or ends. `timeout` in pyproject.toml fails a test before that, but not
+# every one: it raises once, and nothing that it raises gets past uvloop. Here the stacks are told and the process ends,
+# and who gave it the test names that; what waits between two tests or behind the last one is told as well.
 HANGS_AFTER_S = 420.0
 _hangs_after = HANGS_AFTER_S
 _stderr = 2

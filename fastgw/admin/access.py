@@ -32,7 +32,7 @@ from fastgw.config.settings import Admin
 from fastgw.config.values import Address
 from fastgw.events import Event
 from fastgw.runtime.notices import RareNotice
-from fastgw.runtime.registering import is_private
+from fastgw.runtime.registry import is_private
 
 CERTIFIED: Final = "client_certificate"
 """In the state of a request: whether the client has shown a certificate, and TLS has verified it."""

@@ -4,12 +4,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import inf
-from typing import Final
+from typing import Final, NamedTuple
 
 from fastgw import VERSION
 from fastgw.admin.exposition import PROMETHEUS, Format, Sample, exposed, histogram, labels, wanted
 from fastgw.admin.node import CertificateInfo, FeedInfo, VerifierInfo
 from fastgw.downstream.secured import Outcome
+from fastgw.node.health import Verdict
 from fastgw.node.shared import Column, Shared
 from fastgw.node.tokens import HITS, MISSES
 from fastgw.observe import Series, Totals, families
@@ -28,7 +29,6 @@ from fastgw.observe.series import (
     UPSTREAM_RETRIES_DENIED,
     UPSTREAM_WAITS,
 )
-from fastgw.runtime.checking import OfUpstream
 from fastgw.runtime.processes import Process, process
 from fastgw.runtime.words import Words
 from fastgw.upstream.breaker import Phase
@@ -212,6 +212,15 @@ OfTls = tuple[Sequence[CertificateInfo], Sequence[VerifierInfo]]
 """What clients are shown, and what their certificates are verified by."""
 
 _BOUNDS: Final = {bound: "+Inf" if bound == inf else f"{bound}" for bound in (*BOUNDS_S, inf)}
+
+
+class OfUpstream(NamedTuple):
+    """How an upstream fares whose health is looked after."""
+
+    targets: Mapping[Verdict, int] | None
+    """How many are thought of in this way; None: nobody looks after them."""
+    breaker: Phase | None
+    """None: it has none."""
 
 
 class Exposition:

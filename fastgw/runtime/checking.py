@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from ssl import SSLContext, SSLError
 from time import monotonic
-from typing import Final, NamedTuple
+from typing import Final
 
+from fastgw.admin.metrics import OfUpstream
 from fastgw.config.settings import ActiveHealth, Target, Upstream
 from fastgw.events import Event, say
 from fastgw.node.ground import Ground
@@ -33,15 +34,6 @@ FIRST_S: Final = 1.0
 JITTER: Final = 0.1
 HOLDS: Final = 3
 """Intervals for which a verdict holds."""
-
-
-class OfUpstream(NamedTuple):
-    """How an upstream fares whose health is looked after."""
-
-    targets: Mapping[Verdict, int] | None
-    """How many are thought of in this way; None: nobody looks after them."""
-    breaker: Phase | None
-    """None: it has none."""
 
 
 class Checks:

@@ -6,7 +6,7 @@ from collections.abc import Container
 
 from fastgw.node.drained import FEED, read, written
 from fastgw.runtime.channel import Channel, ChannelClosed, ChannelFull, Fed
-from fastgw.runtime.feeding import RETRY_S, put
+from fastgw.runtime.feed_values import RETRY_S, put
 
 
 class DrainedTargets:

@@ -12,9 +12,9 @@ from fastgw.admin.node import FeedInfo
 from fastgw.events import Event
 from fastgw.filters.api import FeedSource
 from fastgw.node.feeds import MOST_BYTES, Feeds, mark_of
-from fastgw.node.kernel import memory_file
 from fastgw.runtime.accepted import Users
 from fastgw.runtime.channel import Ask, Channel, ChannelClosed, ChannelFull, Fed
+from fastgw.runtime.feed_values import RETRY_S, put
 from fastgw.runtime.notices import RareNotice, described
 from fastgw.upstream.fetch import Fetcher
 
@@ -27,24 +27,6 @@ MOST_SEEN: Final = 100
 MOST_EARLY: Final = 100_000
 """Sources that are asked before it is known that they are there."""
 ANY: Final = b""
-RETRY_S: Final = 0.05
-"""How soon a value is sent once more that the supervisor could not take."""
-
-
-def put(value: bytes) -> int:
-    """A memory file that holds the value; its descriptor. Raises `OSError`."""
-    descriptor = memory_file("fastgw-feed")
-    with open(descriptor, "wb", closefd=False) as file:
-        file.write(value)
-    return descriptor
-
-
-def taken(descriptor: int) -> bytes:
-    """The value; the descriptor is closed."""
-    try:
-        return os.pread(descriptor, MOST_BYTES, 0)
-    finally:
-        os.close(descriptor)
 
 
 class Feeding:

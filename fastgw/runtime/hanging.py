@@ -69,13 +69,6 @@ class Overseer:
             self._hushed(child)
 
 
-def cut_off(child: Child, why: str) -> None:
-    """Kill it at once, as it is: it must not go on for a moment more. The kernel closes its connections."""
-    notice(Event.PROCESS_KILLED, f"{child} {why}: it is killed")
-    child.kill_at = time.monotonic() + LOOK_EVERY  # again, if it waits for a disk by then
-    os.kill(child.pid, signal.SIGKILL)
-
-
 def _condemn(child: Child, now: float, why: str) -> None:
     """It is killed in a moment. Until then it may say where it hangs; if it was stopped, only once it goes on."""
     notice(Event.PROCESS_KILLED, f"{child} {why}: it is killed; where it hangs:")

@@ -1,7 +1,6 @@
 """What this gateway says of itself in the runtime directory, and the token of its admin API."""
 
 import os
-import stat
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -14,24 +13,11 @@ from fastgw.events import Event
 from fastgw.runtime.commons import Commons
 from fastgw.runtime.notices import STDERR, notice
 from fastgw.runtime.opening import CannotStart
-from fastgw.runtime.registry import Entry, Registration, Unregistered, one_at_a_time, running
+from fastgw.runtime.registry import Entry, Registration, Unregistered, is_private, one_at_a_time, running
 
-OWNER_ONLY: Final = 0o077
-"""No bit of these may be set on a unix socket that is the owner's alone."""
 NAMELESS: Final = "fastgw"
 """The name of a gateway without a configuration file."""
 _WHERE: Final = {"admin": DEFAULT_ADMIN, "status": DEFAULT_STATUS}
-
-
-def is_private(address: Address) -> bool:
-    """Whether it is a unix socket that the kernel lets nobody but its owner, and root, connect to."""
-    if not address.path:
-        return False
-    try:
-        found = os.stat(address.path)
-    except OSError:
-        return False
-    return stat.S_ISSOCK(found.st_mode) and not found.st_mode & OWNER_ONLY and found.st_uid in (0, os.geteuid())
 
 
 def wants_token(settings: Admin, bound: Address) -> bool:

@@ -17,7 +17,11 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from fastgw.config.values import Address
+
 SHARED_TEMPORARY: Final = "/tmp"
+OWNER_ONLY: Final = 0o077
+"""No bit of these may be set on a unix socket that is the owner's alone."""
 _ENTRY: Final = ".json"
 _TOKEN: Final = ".token"
 _STARTING: Final = ".starting"
@@ -284,3 +288,14 @@ class Registration:
             os.close(self.fd)
             os.close(self._directory)
             self.fd = -1
+
+
+def is_private(address: Address) -> bool:
+    """Whether it is a unix socket that the kernel lets nobody but its owner, and root, connect to."""
+    if not address.path:
+        return False
+    try:
+        found = os.stat(address.path)
+    except OSError:
+        return False
+    return stat.S_ISSOCK(found.st_mode) and not found.st_mode & OWNER_ONLY and found.st_uid in (0, os.geteuid())

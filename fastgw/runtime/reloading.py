@@ -14,12 +14,11 @@ from fastgw.routing import at_once
 from fastgw.runtime.accepted import unsealing
 from fastgw.runtime.channel import Commit, Origin, Outcome, Propose, Rejected, Subject
 from fastgw.runtime.commons import Commons, Record, Sealed, place_listeners
-from fastgw.runtime.hanging import cut_off
 from fastgw.runtime.keeping import kept_on
 from fastgw.runtime.notices import configure, described, notice
 from fastgw.runtime.opening import OWN, open_own
 from fastgw.runtime.passing import is_passing
-from fastgw.runtime.slots import Child
+from fastgw.runtime.slots import Child, cut_off
 from fastgw.runtime.sockets import CannotListen, Endpoint, close_endpoints
 from fastgw.runtime.turnover import Turnover, tell_prepare, tell_sockets
 

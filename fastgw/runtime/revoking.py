@@ -15,7 +15,7 @@ from fastgw.runtime.accepted import Accepted
 from fastgw.runtime.channel import Channel, ChannelClosed, ChannelFull, Revoke
 from fastgw.runtime.commons import Commons
 from fastgw.runtime.everywhere import Everywhere
-from fastgw.runtime.feeding import RETRY_S
+from fastgw.runtime.feed_values import RETRY_S
 from fastgw.runtime.notices import described, notice
 
 PIECE: Final = 1500 * LENGTH

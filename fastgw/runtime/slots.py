@@ -1,13 +1,17 @@
 """Places for child processes, the children in them, and when a place is filled again after its child died."""
 
+import os
+import signal
 import time
 from collections.abc import Callable, Sequence
 from math import inf
 from typing import Final
 
+from fastgw.events import Event
 from fastgw.runtime.channel import AnyMessage, Channel, ChannelClosed, Stop
+from fastgw.runtime.notices import notice
 from fastgw.runtime.outbox import Outbox
-from fastgw.runtime.pulse import HUNG_S, Pulse
+from fastgw.runtime.pulse import HUNG_S, LOOK_EVERY, Pulse
 
 SETTLED: Final = 10.0
 """Seconds a child must live for its death to count as the first again."""
@@ -90,6 +94,13 @@ class Child:
         """It is dead."""
         self.outbox.close()
         self.channel.close()
+
+
+def cut_off(child: Child, why: str) -> None:
+    """Kill it at once, as it is: it must not go on for a moment more. The kernel closes its connections."""
+    notice(Event.PROCESS_KILLED, f"{child} {why}: it is killed")
+    child.kill_at = time.monotonic() + LOOK_EVERY  # again, if it waits for a disk by then
+    os.kill(child.pid, signal.SIGKILL)
 
 
 class Slot:

@@ -54,8 +54,8 @@ from fastgw.runtime.children import Children
 from fastgw.runtime.commons import Commons
 from fastgw.runtime.control import import_admin
 from fastgw.runtime.estate import Estate
-from fastgw.runtime.feeding import taken
-from fastgw.runtime.hanging import Overseer, cut_off
+from fastgw.runtime.feed_values import taken
+from fastgw.runtime.hanging import Overseer
 from fastgw.runtime.life import STOP_GRACE, Life, Phase
 from fastgw.runtime.notices import RareNotice, call_ourselves, notice, notice_logs
 from fastgw.runtime.notify import Notifier
@@ -66,7 +66,7 @@ from fastgw.runtime.quota_keeping import file_of
 from fastgw.runtime.registering import own_addresses, tell_entry
 from fastgw.runtime.reloading import Reloading
 from fastgw.runtime.signals import Signals, outcome
-from fastgw.runtime.slots import LOOP_DEATHS, SETTLED, Child, Slot, Work
+from fastgw.runtime.slots import LOOP_DEATHS, SETTLED, Child, Slot, Work, cut_off
 from fastgw.runtime.sockets import CannotListen, Endpoint
 from fastgw.runtime.succession import Succession
 from fastgw.runtime.turnover import tell_sockets

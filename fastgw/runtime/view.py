@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from fastgw import VERSION, config
 from fastgw.admin import node
-from fastgw.admin.metrics import Exposition, OfTls, target_errors
+from fastgw.admin.metrics import Exposition, OfTls, OfUpstream, target_errors
 from fastgw.config.levels import running
 from fastgw.config.settings import NONE, Config, Route, Target, Upstream
 from fastgw.config.values import Url
@@ -35,7 +35,7 @@ from fastgw.observe.series import (
 )
 from fastgw.runtime import certificates, limit_telling
 from fastgw.runtime.channel import Channel, DrainAll
-from fastgw.runtime.checking import Checks, OfUpstream
+from fastgw.runtime.checking import Checks
 from fastgw.runtime.commons import Commons, Record
 from fastgw.runtime.drained import DrainedTargets
 from fastgw.runtime.explaining import Explaining

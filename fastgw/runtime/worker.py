@@ -59,7 +59,7 @@ from fastgw.runtime.channel import (
     Watch,
 )
 from fastgw.runtime.commons import Commons
-from fastgw.runtime.feeding import RETRY_S, put, taken
+from fastgw.runtime.feed_values import RETRY_S, put, taken
 from fastgw.runtime.loops import run
 from fastgw.runtime.notices import RareNotice, configure, described
 from fastgw.runtime.probes import Probes

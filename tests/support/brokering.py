@@ -20,7 +20,8 @@ from fastgw.filters.credentials.holder import Holder
 from fastgw.filters.credentials.said import Unavailable
 from fastgw.filters.credentials.tokens import Token, TokenHolder, TokenSource
 from fastgw.runtime.channel import Ask, Fed
-from fastgw.runtime.feeding import Feeding, taken
+from fastgw.runtime.feed_values import taken
+from fastgw.runtime.feeding import Feeding
 from tests.support.fetching import fetching
 
 
