@@ -11,11 +11,11 @@ from collections.abc import Generator
 from typing import Any
 
 from bench.peers.peer import routes
-from fastgw.compile import building, compile
 from fastgw.config import load_text
 from fastgw.filters import TYPES
-from fastgw.gateway import Gateway, dismantling
-from fastgw.runtime.accepted import Accepted, Base, accept, seal, unsealing
+from fastgw.gateway.compiler import building, compile
+from fastgw.gateway.tables import Gateway, dismantling
+from fastgw.runtime.node.config_snapshot import Accepted, Base, accept, seal, unsealing
 
 COUNTS = (10, 1_000, 10_000)
 SOME = 10
@@ -79,7 +79,7 @@ def turn(first: Accepted, then: Accepted) -> Timed:
 
 
 def reloading(descriptor: int, before: Gateway) -> Generator[None, None, Gateway]:
-    """As `fastgw.runtime.changing`, but for what starts upstreams."""
+    """As `fastgw.runtime.worker.table_swap`, but for what starts upstreams."""
     read = yield from unsealing(descriptor, sources=False)
     now = yield from building(read.plan, read.workers, before)
     yield from read.emptying()

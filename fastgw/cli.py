@@ -22,17 +22,17 @@ import typer
 
 from fastgw import VERSION, config
 from fastgw.admin.client import TOKEN, AdminClient, Refused, Unreachable
-from fastgw.config.files import LARGEST
-from fastgw.config.secret import SecretError
-from fastgw.config.values import Address, parse_address
-from fastgw.node.kernel import CallRefused
+from fastgw.config.base.value_types import Address, parse_address
+from fastgw.config.settings.secrets import SecretError
+from fastgw.config.sources.files import LARGEST
+from fastgw.kernel import CallRefused
 
 if TYPE_CHECKING:
-    from fastgw.admin.choosing import Choice, Wanted
-    from fastgw.admin.node import Outcome
-    from fastgw.runtime.bound import Bound
-    from fastgw.runtime.registry import Found
-    from fastgw.runtime.slots import Work
+    from fastgw.admin.gateway_registry import Found
+    from fastgw.admin.gateway_selection import Choice, Wanted
+    from fastgw.admin.node_interface import Outcome
+    from fastgw.runtime.node.bound_addresses import Bound
+    from fastgw.runtime.node.child_slots import Work
 
 WRONG: Final = 1
 USAGE: Final = 2
@@ -156,7 +156,7 @@ def run(
 ) -> None:
     """Run the gateway, from a configuration file or from --listen and --to."""
     from fastgw.filters import TYPES
-    from fastgw.runtime.estate import is_successor
+    from fastgw.runtime.supervisor.handover_state import is_successor
 
     flags = {"--listen": listen, "--to": to, "--workers": workers, "--access-log": access_log, "--status": status}
     given = [name for name, value in flags.items() if value is not None]
@@ -181,13 +181,13 @@ def run(
 @app.command()
 def check(file: FileArgument, syntax: SyntaxOption = Syntax.YAML, answer: FormatOption = Format.TEXT) -> None:
     """Check a configuration, and tell everything that is wrong with it."""
-    from fastgw.compile import compile
     from fastgw.filters import TYPES
-    from fastgw.gateway import CompileError
-    from fastgw.node import cells
-    from fastgw.observe.sink import why_not
-    from fastgw.runtime.noted import notes_of
-    from fastgw.runtime.sockets import why_not_listen
+    from fastgw.gateway.compiler import compile
+    from fastgw.gateway.tables import CompileError
+    from fastgw.observe.access_log.sink import why_not
+    from fastgw.runtime.reload.config_notes import notes_of
+    from fastgw.runtime.sockets.listening_sockets import why_not_listen
+    from fastgw.shm import rate_limit_table
 
     try:
         loaded = _load(file, syntax)
@@ -201,8 +201,12 @@ def check(file: FileArgument, syntax: SyntaxOption = Syntax.YAML, answer: Format
                 notes.append(config.Problem(file, 0, 0, path, reason))
         if (quotas := loaded.config.quotas.file) and (reason := why_not(quotas)):
             notes.append(config.Problem(file, 0, 0, "quotas.file", f"{reason}: counts would end with the gateway"))
-        if not cells.COMPILED:
-            notes.append(config.Problem(file, 0, 0, "", f"limits by key are kept by {cells.told()}: exact, but slower"))
+        if not rate_limit_table.COMPILED:
+            notes.append(
+                config.Problem(
+                    file, 0, 0, "", f"limits by key are kept by {rate_limit_table.told()}: exact, but slower"
+                )
+            )
     except config.ConfigError as error:
         problems, notes = [*error.problems], []
     except CompileError as error:
@@ -238,11 +242,11 @@ def explain(
     answer: FormatOption = Format.TEXT,
 ) -> None:
     """Tell where a request would go and why, without sending it."""
-    from fastgw.compile import compile
     from fastgw.explain import as_text, certificate_in
     from fastgw.explain import explain as explanation_of
     from fastgw.filters import TYPES
-    from fastgw.gateway import CompileError
+    from fastgw.gateway.compiler import compile
+    from fastgw.gateway.tables import CompileError
 
     loaded = _read(lambda: _load(file, syntax))
     logging.getLogger("fastgw").addHandler(logging.NullHandler())  # what filters raise is part of the explanation
@@ -298,7 +302,7 @@ def reload(
     answer: FormatOption = Format.TEXT,
 ) -> None:
     """Have a running gateway read its configuration file anew, and wait until all workers serve it."""
-    from fastgw.admin.node import Outcome
+    from fastgw.admin.node_interface import Outcome
 
     wanted = _wanted(file, name, admin, token_file)
     _tell_outcome(_asked(wanted, certificate, lambda client: client.change("/reload", Outcome)), answer)
@@ -317,7 +321,7 @@ def rollback(
     answer: FormatOption = Format.TEXT,
 ) -> None:
     """Have a running gateway go back to an earlier configuration; each time one further back."""
-    from fastgw.admin.node import Outcome
+    from fastgw.admin.node_interface import Outcome
 
     body = {"generation": generation}
     wanted = _wanted(file, name, admin, token_file)
@@ -348,7 +352,7 @@ def drain(
     answer: FormatOption = Format.TEXT,
 ) -> None:
     """Have a running gateway finish what is under way, take nothing new, and stop."""
-    from fastgw.admin.node import Draining
+    from fastgw.admin.node_interface import Draining
 
     draining = _asked(
         _wanted(file, name, admin, token_file), certificate, lambda client: client.change("/drain", Draining)
@@ -375,13 +379,13 @@ def status(
     if answer is Format.JSON:
         typer.echo(_asked(_wanted(file, name, admin, token_file), certificate, _all_status))
         return
-    from fastgw.admin import tables  # and with it rich, which no other command needs
+    from fastgw.admin import status_tables  # and with it rich, which no other command needs
 
     if watch:
-        _asked(_wanted(file, name, admin, token_file), certificate, tables.watch)
+        _asked(_wanted(file, name, admin, token_file), certificate, status_tables.watch)
     else:
-        tables.console().print(
-            tables.overview(*_asked(_wanted(file, name, admin, token_file), certificate, tables.ask))
+        status_tables.console().print(
+            status_tables.overview(*_asked(_wanted(file, name, admin, token_file), certificate, status_tables.ask))
         )
 
 
@@ -410,11 +414,11 @@ def schema(
     answer: Annotated[SchemaFormat, typer.Option("--format", help="How to answer.")] = SchemaFormat.JSON,
 ) -> None:
     """Print the JSON Schema of configuration files, for editors; or, as Markdown, what there is to set."""
-    from fastgw.config.schema import schema as schema_of
-    from fastgw.filters import manual
+    from fastgw.config.decoding.json_schema import schema as schema_of
+    from fastgw.filters.plugins import reference_docs
 
     if answer is SchemaFormat.MARKDOWN:
-        typer.echo(manual.settings_as_markdown(), nl=False)
+        typer.echo(reference_docs.settings_as_markdown(), nl=False)
     else:
         _print_json(schema_of(_filter_types(file)))
 
@@ -428,8 +432,8 @@ def filters(
     answer: Annotated[FilterFormat, typer.Option("--format", help="How to answer.")] = FilterFormat.TEXT,
 ) -> None:
     """Tell what filters there are, or all about one."""
-    from fastgw.config.extensions import UnknownType, type_called
-    from fastgw.filters import manual
+    from fastgw.config.sources.extension_packages import UnknownType, type_called
+    from fastgw.filters.plugins import reference_docs
 
     known = _filter_types(file)
     if name is not None and name not in known:
@@ -437,13 +441,13 @@ def filters(
             known = {name: type_called(name, known)}
         except UnknownType as error:
             _fail(WRONG, f"fastgw: {'; '.join(filter(None, (error.wrong, error.expected)))}")
-    told = manual.manuals(known if name is None else {name: known[name]})
+    told = reference_docs.manuals(known if name is None else {name: known[name]})
     if answer is FilterFormat.JSON:
         _print_json(told if name is None else told[0])
     elif answer is FilterFormat.MARKDOWN:
-        typer.echo(manual.as_markdown(told), nl=False)
+        typer.echo(reference_docs.as_markdown(told), nl=False)
     else:
-        typer.echo(manual.table(told) if name is None else manual.as_text(told[0]))
+        typer.echo(reference_docs.table(told) if name is None else reference_docs.as_text(told[0]))
 
 
 @app.command()
@@ -459,7 +463,7 @@ def kyma_services(
     """Print the Kubernetes Services by which applications call APIs as {app}-{id}, for kubectl apply."""
     from pathlib import Path
 
-    from fastgw.config.kyma_manifests import services_of
+    from fastgw.config.kyma.service_manifests import services_of
 
     made: dict[str, Any] = {}
     for file in files:
@@ -512,9 +516,10 @@ def version(answer: FormatOption = Format.TEXT) -> None:
     from importlib.metadata import version as version_of
     from platform import python_implementation, python_version
 
-    import fastgw.runtime.running  # noqa: F401  # and with it each module that has a twin, which `compiled` tells of
+    import fastgw.runtime.run  # noqa: F401  # and with it each module that has a twin, which `compiled` tells of
     from fastgw import compiled
-    from fastgw.node import cells, openssl
+    from fastgw.net import openssl
+    from fastgw.shm import rate_limit_table
 
     versions = {
         "fastgw": VERSION,
@@ -523,7 +528,7 @@ def version(answer: FormatOption = Format.TEXT) -> None:
         "httptools": version_of("httptools"),
         "msgspec": version_of("msgspec"),
         "wire": compiled.told(),
-        "limits": cells.told(),
+        "limits": rate_limit_table.told(),
         "tickets": openssl.tickets_told(),
     }
     if answer is Format.JSON:
@@ -580,7 +585,7 @@ def _read(source: Callable[[], T]) -> T:
 
 
 def _wanted(file: str | None, name: str | None, admin: str | None, token_file: str | None) -> Wanted:
-    from fastgw.admin.choosing import Wanted
+    from fastgw.admin.gateway_selection import Wanted
 
     if sum(each is not None for each in (file, name, admin)) > 1:
         raise typer.BadParameter("--config, --name and --admin: one of them says which gateway")
@@ -589,7 +594,7 @@ def _wanted(file: str | None, name: str | None, admin: str | None, token_file: s
 
 def _chosen(wanted: Wanted) -> Choice:
     """The gateway that is meant, and the token for it."""
-    from fastgw.admin.choosing import Ambiguous, NoSuchGateway, choose
+    from fastgw.admin.gateway_selection import Ambiguous, NoSuchGateway, choose
 
     is_asked = sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
     try:
@@ -605,7 +610,7 @@ def _chosen(wanted: Wanted) -> Choice:
 
 
 def _ask_which(found: Sequence[Found]) -> Found:
-    from fastgw.admin.choosing import listed
+    from fastgw.admin.gateway_selection import listed
 
     typer.echo("Several gateways run:", err=True)
     for place, line in enumerate(listed(found), 1):
@@ -645,11 +650,11 @@ def _serve(
     name: str = "",
 ) -> None:
     """Run the gateway until a signal ends it."""
-    from fastgw.gateway import CompileError
-    from fastgw.runtime.estate import UnfitEstate
-    from fastgw.runtime.opening import CannotStart
-    from fastgw.runtime.running import run_gateway
-    from fastgw.runtime.sockets import CannotListen
+    from fastgw.gateway.tables import CompileError
+    from fastgw.runtime.node.startup import CannotStart
+    from fastgw.runtime.run import run_gateway
+    from fastgw.runtime.sockets.listening_sockets import CannotListen
+    from fastgw.runtime.supervisor.handover_state import UnfitEstate
 
     try:
         run_gateway(load, announce, ready_fd, companions, follow_files=follow_files, name=name)
@@ -662,8 +667,8 @@ def _serve(
 
 
 def _announce(bound: Bound) -> None:
-    from fastgw.events import Event
-    from fastgw.runtime.notices import notice
+    from fastgw.operator_events import Event
+    from fastgw.operator_log import notice
 
     notice(Event.LISTENING, f"fastgw {VERSION}: listening on {bound}")
 
@@ -707,7 +712,7 @@ def main() -> None:
         typer.echo(f"fastgw: {error}", err=True)
         sys.exit(CANNOT_START)
     except Exception as error:
-        from fastgw.runtime.notices import described
+        from fastgw.operator_log import described
 
         typer.echo(f"fastgw: a defect: {described(error)}", err=True)
         sys.exit(DEFECT)

@@ -15,18 +15,18 @@ import uvloop
 
 from fastgw import VERSION
 from fastgw.config import Config
-from fastgw.config.settings import AccessLog, FilterUse, Limits, Listener, Route, Target, Upstream
-from fastgw.config.values import Address, Url
-from fastgw.events import Event
-from fastgw.filters.request_id import RequestId
-from fastgw.runtime.bound import Bound
-from fastgw.runtime.channel import FIRST_GENERATION, Channel, Ready
-from fastgw.runtime.control import told_to_stop
-from fastgw.runtime.notices import notice
-from fastgw.runtime.slots import Work
-from fastgw.wire.framing import RequestHead, judge_request
-from fastgw.wire.malformed import Malformed
-from fastgw.wire.render import status_line
+from fastgw.config.base.value_types import Address, Url
+from fastgw.config.settings.gateway import AccessLog, FilterUse, Limits, Listener, Route, Target, Upstream
+from fastgw.filters.policies.request_id import RequestId
+from fastgw.http.http1.parser import RequestHead, judge_request
+from fastgw.http.http1.serializer import status_line
+from fastgw.http.malformed import Malformed
+from fastgw.operator_events import Event
+from fastgw.operator_log import notice
+from fastgw.runtime.control.control import told_to_stop
+from fastgw.runtime.ipc.channel import FIRST_GENERATION, Channel, Ready
+from fastgw.runtime.node.bound_addresses import Bound
+from fastgw.runtime.node.child_slots import Work
 
 COMMANDS: Final = (
     ("curl -i {url}/", "this page, and what the gateway adds to it"),

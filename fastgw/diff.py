@@ -13,13 +13,24 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from fastgw.config import Config, Loaded
-from fastgw.config.egress_routes import service_of
-from fastgw.config.problems import Path, path_text, shorten
-from fastgw.config.secret import MASK
-from fastgw.config.settings import Filters, FilterUse, Route
-from fastgw.config.shapes import Either, Field, File, Hidden, Sequence, Shape, Structure, Table, fields_of, shape_of
-from fastgw.config.writing import fitting, masked, written
-from fastgw.identity import Index, Known, index_of
+from fastgw.config.base.problems import Path, path_text, shorten
+from fastgw.config.decoding.decoder import (
+    Either,
+    Field,
+    File,
+    Hidden,
+    Sequence,
+    Shape,
+    Structure,
+    Table,
+    fields_of,
+    shape_of,
+)
+from fastgw.config.egress.expand import service_of
+from fastgw.config.loading.writer import fitting, masked, written
+from fastgw.config.settings.gateway import Filters, FilterUse, Route
+from fastgw.config.settings.secrets import MASK
+from fastgw.consumers.index import Index, Known, index_of
 
 Deed = Literal["added", "removed", "changed", "reordered"]
 

@@ -6,7 +6,7 @@ off that row. Rule 2: `detail` is for the client: it never names an address, a f
 
 from enum import Enum, unique
 
-from fastgw.wire.malformed import Malformed
+from fastgw.http.malformed import Malformed
 
 
 class Side(Enum):

@@ -17,37 +17,37 @@ from urllib.parse import urlsplit
 from msgspec import structs
 
 from fastgw.admin.explanation import Explanation, Step
-from fastgw.config import settings as config
-from fastgw.config.pem import decoded
-from fastgw.config.secret import SECRET_NAMES
-from fastgw.config.values import Trait, write_duration
+from fastgw.config.base.value_types import Trait, write_duration
+from fastgw.config.settings import gateway as config
+from fastgw.config.settings.secrets import SECRET_NAMES
 from fastgw.downstream import Listener
-from fastgw.downstream.choose import Found, OtherRoute, choose, find, meant, other_routes, too_long
-from fastgw.downstream.unreadable import unreadable
+from fastgw.downstream.http1.rejected_head import unreadable
 from fastgw.errors import Fault, fault_of
-from fastgw.events import silently
 from fastgw.exchange import Chain, Exchange, Link, Reply, Response, Route, Trailers, problem
 from fastgw.exchange.chain import abandon, checked
-from fastgw.exchange.shadow import Rehearsal
-from fastgw.exchange.traits import cookie, reader
-from fastgw.exchange.unidentified import OpenExchange, OpenShadow
+from fastgw.exchange.explain_exchange import OpenExchange, OpenShadow
+from fastgw.exchange.request_keys import cookie, reader
+from fastgw.exchange.shadow_exchange import Rehearsal
 from fastgw.filters.api import Phase, secret_names
-from fastgw.forwarded import Peer, client_address
-from fastgw.gateway import Gateway
-from fastgw.nearest import nearest
-from fastgw.observe.families import FilterEvent
-from fastgw.observe.lines import masker
-from fastgw.routing import Candidate
-from fastgw.upstream.fallback import Fallback
-from fastgw.upstream.forward import Forward
-from fastgw.upstream.group import Upstream
-from fastgw.upstream.retry import CONNECT_FAILURE, IDEMPOTENT, SAFE
-from fastgw.upstream.target import Target
-from fastgw.wire import render
-from fastgw.wire.certificate import ClientCertificate
-from fastgw.wire.framing import ResponseHead, judge_request
-from fastgw.wire.headers import Fields, folded
-from fastgw.wire.malformed import Malformed
+from fastgw.forwarded_headers import Peer, client_address
+from fastgw.gateway.nearest_route import nearest
+from fastgw.gateway.tables import Gateway
+from fastgw.http.fields import Fields, folded
+from fastgw.http.http1 import serializer
+from fastgw.http.http1.parser import ResponseHead, judge_request
+from fastgw.http.malformed import Malformed
+from fastgw.net.client_certificate import ClientCertificate
+from fastgw.net.pem import decoded
+from fastgw.observe.access_log.formats import masker
+from fastgw.observe.metrics.families import FilterEvent
+from fastgw.operator_events import silently
+from fastgw.pipeline.route_selection import Found, OtherRoute, choose, find, meant, other_routes, too_long
+from fastgw.routing.table import Candidate
+from fastgw.upstream.forwarding.fallback import Fallback
+from fastgw.upstream.forwarding.forward_action import Forward
+from fastgw.upstream.policies.retry import CONNECT_FAILURE, IDEMPOTENT, SAFE
+from fastgw.upstream.targets.target import Target
+from fastgw.upstream.upstream import Upstream
 
 SECRET_FIELDS: Final = re.compile(SECRET_NAMES.pattern.encode(), re.IGNORECASE)
 """Found in the name of a field, its value is not shown. One too many is harmless here, one too few is not."""
@@ -495,7 +495,7 @@ def _answered(explanation: Explanation, exchange: Exchange, shown: _Shown) -> Ex
         explanation.detail = exchange.why
     dropped, lines = response.dropped, response.added
     if exchange.id_shown:
-        dropped, lines = dropped | render.REQUEST_IDS, lines + render.id_line(exchange.id_shown)
+        dropped, lines = dropped | serializer.REQUEST_IDS, lines + serializer.id_line(exchange.id_shown)
     explanation.fields = shown.fields(response.headers.render(dropped) + lines)
     return explanation
 

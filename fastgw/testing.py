@@ -14,27 +14,27 @@ from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from fastgw import config
-from fastgw.compile import compile
-from fastgw.config import settings as configuration
-from fastgw.config.settings import Config, FilterUse
-from fastgw.config.values import Address, Url
+from fastgw.config.base.value_types import Address, Url
+from fastgw.config.settings import gateway as configuration
+from fastgw.config.settings.gateway import Config, FilterUse
 from fastgw.downstream import Server
 from fastgw.errors import Fault
+from fastgw.eventloop.worker_loop import Ground
 from fastgw.filters.api import Consumer, Env, Exchange, Filter, Hooks, Phase, Services
-from fastgw.forwarded import Peer
-from fastgw.gateway import Gateway
-from fastgw.node.cells import own_table
-from fastgw.node.feeds import Feeds
-from fastgw.node.ground import Ground
-from fastgw.node.limits import own_counts
+from fastgw.forwarded_headers import Peer
+from fastgw.gateway.compiler import compile
+from fastgw.gateway.tables import Gateway
+from fastgw.http.fields import Fields
+from fastgw.http.http1.parser import find_head_end, judge_request, judge_response
 from fastgw.observe import Record
-from fastgw.observe.ended import Ended, record_of
-from fastgw.observe.families import FilterEvent
-from fastgw.upstream.connection import UpstreamConnection
-from fastgw.upstream.fetch import Fetched, FetchFailed
-from fastgw.upstream.target import Target
-from fastgw.wire.framing import find_head_end, judge_request, judge_response
-from fastgw.wire.headers import Fields
+from fastgw.observe.finished_exchange import Ended, record_of
+from fastgw.observe.metrics.families import FilterEvent
+from fastgw.shm.node_limits import own_counts
+from fastgw.shm.rate_limit_table import own_table
+from fastgw.sync.feeds import Feeds
+from fastgw.upstream.client.http_client import Fetched, FetchFailed
+from fastgw.upstream.connections.http1_connection import UpstreamConnection
+from fastgw.upstream.targets.target import Target
 
 __all__ = ["OK", "ConfigError", "Consumer", "Fetched", "Ran", "configured", "run"]
 

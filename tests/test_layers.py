@@ -1,4 +1,4 @@
-"""The rooms of the package stand in one order, and what the rules keep out of them stays out."""
+"""The folders of the package stand in one order, and what the rules keep out of them stays out."""
 
 from __future__ import annotations
 
@@ -13,119 +13,156 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "fastgw"
 
-# A module imports from its own room and from those before it. A line is one step; rooms on one line may use each other.
+# A module imports from its own folder and from those on lines before it. Folders on one line do not use each other, so
+# there is no circle of folders. A module at the top of the package is like a folder of its own.
 ORDER = [
-    {"compiled", "_slots"},  # of all twins, before any room
-    {"wire"},
-    {"errors", "events"},
-    {"node"},
-    {"observe"},
-    {"config"},
-    {"identity", "jose"},
+    {"admin/dashboard", "compiled", "http", "jose", "kernel", "operator_events"},
+    {"errors", "http/http1", "net", "shm"},
+    {"config/base", "eventloop", "forwarded_headers", "observe/metrics", "redis", "sync"},
+    {"config/formats", "observe/access_log", "routing", "runtime/ipc", "runtime/sockets"},
+    {"config/sources", "observe"},
+    {"config/settings"},
+    {"config/decoding", "consumers", "operator_log", "upstream/targets"},
+    {"config/egress", "exchange", "filters/outbound"},
+    {"config/kyma", "config/validation", "upstream/connections", "upstream/load_balancing"},
+    {"config/loading", "upstream/health", "upstream/policies"},
+    {"config", "upstream"},
     {"diff"},
-    {"routing"},
-    {"exchange", "forwarded"},
-    {"upstream"},
-    {"filters"},
+    {"upstream/forwarding"},
+    {"upstream/client"},
+    {"filters/api"},
+    {"filters/authentication", "filters/limiting", "filters/plugins"},
+    {"admin", "filters/policies", "filters/wrappers"},
+    {
+        "filters/policies/credentials",
+        "filters/policies/oidc",
+        "pipeline",
+        "runtime/control/kubernetes",
+        "runtime/process",
+    },
+    {"downstream/http1", "filters"},
+    {"downstream/tls", "filters/lint"},
     {"downstream"},
-    {"gateway", "nearest"},
-    {"compile"},
-    {"runtime", "admin", "explain", "demo", "testing"},
+    {"gateway"},
+    {"explain", "runtime/node", "testing"},
+    {"runtime/reload", "runtime/worker"},
+    {"runtime/control"},
+    {"demo", "runtime/supervisor"},
+    {"runtime"},
     {"cli"},
     {"__main__"},
 ]
-STEP = {room: step for step, rooms in enumerate(ORDER) for room in rooms}
+STEP = {folder: step for step, folders in enumerate(ORDER) for folder in folders}
+LARGEST = 25
+"""Files in a folder, twins apart."""
 
-PURE = {"wire", "jose", "routing", "exchange"}  # these take bytes and the time as arguments
+PURE = {"http", "http/http1", "jose", "routing", "exchange"}  # these take bytes and the time as arguments
 OUTSIDE = {"asyncio", "uvloop", "selectors", "select", "threading", "subprocess"}
 
 # The edges of the processes, where what nobody foresaw is logged and answered: path -> how many `except Exception`.
 EDGES = {
     "cli.py": 1,  # a defect of a command is one line too
-    "runtime/children.py": 1,  # the end of a child
-    "runtime/proposals.py": 1,  # a configuration that shows a defect is refused, and all goes on
-    "runtime/document_checks.py": 1,  # likewise, in the process that checks what was sent
-    "runtime/feeding.py": 1,  # a source that fails begins anew
-    "runtime/kubernetes_watch.py": 1,  # what a large library raises is told, and the watch begins anew
-    "runtime/reloading.py": 1,  # a package that the supervisor cannot import changes nothing
-    "runtime/slices.py": 1,  # work on a worker's loop that nobody waits for
+    "runtime/supervisor/children.py": 1,  # the end of a child
+    "runtime/reload/proposer.py": 1,  # a configuration that shows a defect is refused, and all goes on
+    "runtime/reload/document_checks.py": 1,  # likewise, in the process that checks what was sent
+    "runtime/control/feed_runner.py": 1,  # a source that fails begins anew
+    "runtime/control/kubernetes/watch.py": 1,  # what a large library raises is told, and the watch begins anew
+    "runtime/reload/coordinator.py": 1,  # a package that the supervisor cannot import changes nothing
+    "runtime/worker/sliced_work.py": 1,  # work on a worker's loop that nobody waits for
     "explain.py": 2,  # what a filter raises that is asked by explain
-    "compile.py": 1,  # what a filter's build raises
-    "gateway.py": 2,  # what its start and stop raise
-    "filters/extensions.py": 2,  # what a package raises when it is imported, or its settings are read
-    "filters/shadow.py": 6,  # what a filter in shadow raises is told, and nothing else happens
+    "gateway/compiler.py": 1,  # what a filter's build raises
+    "gateway/tables.py": 2,  # what its start and stop raise
+    "filters/plugins/loader.py": 2,  # what a package raises when it is imported, or its settings are read
+    "filters/wrappers/shadow.py": 6,  # what a filter in shadow raises is told, and nothing else happens
     "exchange/chain.py": 4,  # a filter's step that raises is a fault, never a pass
     "exchange/exchange.py": 3,  # likewise
-    "downstream/connection.py": 1,  # likewise
-    "upstream/passage.py": 2,  # a defect on the straight way is the answer of its exchange
-    "upstream/renewal.py": 2,  # a filter that raises has renewed nothing; a defect after that is the exchange's answer
-    "upstream/attempt.py": 2,  # a defect behind the pool is the answer of the exchange that waits for it
+    "downstream/http1/connection.py": 1,  # likewise
+    "upstream/forwarding/fast_path.py": 2,  # a defect on the fast path is the answer of its exchange
+    "upstream/forwarding/credential_renewal.py": 2,  # a filter that raises has renewed nothing; later it is an answer
+    "upstream/forwarding/attempt.py": 2,  # a defect behind the pool is the answer of the exchange that waits for it
 }
 
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 COMPILED = sorted(path.relative_to(PACKAGE) for suffix in ("pyx", "pxd") for path in PACKAGE.rglob(f"*.{suffix}"))
-TWIN_OF = {"_routes": "routing"}  # a twin that stands beside a room, not in it
 
 
 def tree_of(file: Path) -> ast.Module:
     return ast.parse((PACKAGE / file).read_text(), str(file))
 
 
-def room_of(file: Path) -> str:
-    return file.parts[0].removesuffix(".py")
+def folder_of(file: Path) -> str:
+    """A module at the top counts as a folder of its own."""
+    return str(file.parent) if file.parent.name else file.stem
+
+
+def folder_named(name: str) -> str:
+    """The folder of a module, of what it defines, or the folder itself, by its full name; "" for what is not ours."""
+    root, *parts = name.split(".")
+    folder = Path()
+    for part in parts if root == "fastgw" else ():
+        if not (PACKAGE / folder / part).is_dir():
+            return str(folder) if folder.name else part if part in STEP else ""
+        folder /= part
+    return str(folder) if folder.name else ""
+
+
+def for_types_alone(tree: ast.Module) -> set[ast.AST]:
+    """What is below `if TYPE_CHECKING:`: names in annotations, which are imported by nobody who runs."""
+    guards = (node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+    return {below for guard in guards for below in ast.walk(guard)}
 
 
 def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
     """Line and absolute name of everything that a module imports, in functions too."""
+    left_out = for_types_alone(tree)
     for node in ast.walk(tree):
+        if node in left_out:
+            continue
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: a relative import; write it out"
-            if node.module == "fastgw":
-                yield from ((node.lineno, f"fastgw.{alias.name}") for alias in node.names)
-            else:
-                yield node.lineno, str(node.module)
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
 
 
-def rooms_used(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    for line, name in imports(tree):
-        root, _, rest = name.partition(".")
-        room = rest.partition(".")[0]
-        if root == "fastgw" and room in STEP:
-            yield line, room
+def is_allowed(folder: str, used: str) -> bool:
+    return used in ("", folder) or STEP[used] < STEP[folder]
 
 
 @pytest.mark.parametrize("file", FILES, ids=str)
 def test_imports_go_one_way(file: Path) -> None:
-    """A module imports from its own room and the rooms before it, never back up."""
-    room = room_of(file)
-    if room == "__init__":
-        assert not list(rooms_used(tree_of(file))), "the package itself imports none of its rooms"
+    """A module imports from its own folder and the folders before it. The package itself imports none."""
+    folder = folder_of(file)
+    used = [(line, folder_named(name)) for line, name in imports(tree_of(file))]
+    if folder == "__init__":
+        assert not any(each for _, each in used)
         return
-    assert room in STEP, f"{room} has no place in the order"
-    back_up = [f"line {line}: {used}" for line, used in rooms_used(tree_of(file)) if STEP[used] > STEP[room]]
-    assert not back_up
+    assert folder in STEP, f"{folder} has no place in the order"
+    assert not [f"line {line}: {each}" for line, each in used if not is_allowed(folder, each)]
 
 
 @pytest.mark.parametrize("file", COMPILED, ids=str)
 def test_imports_of_compiled_twins_go_one_way(file: Path) -> None:
-    """A twin stands where the module in plain Python stands."""
-    room = TWIN_OF.get(file.parts[0].partition(".")[0], room_of(file))
+    """A twin stands beside the module in plain Python, and imports no more than that one may."""
     text = (PACKAGE / file).read_text()
-    used = re.findall(r"^\s*(?:from|import|cimport) fastgw\.(\w+)", text, re.MULTILINE)
-    for names in re.findall(r"^\s*from fastgw c?import (.+)", text, re.MULTILINE):
-        used += [name.split()[0] for name in names.split(",")]
-    assert not [each for each in used if STEP[TWIN_OF.get(each, each)] > STEP[room]]
+    used = re.findall(r"^\s*(?:from|import|cimport) (fastgw[\w.]+)", text, re.MULTILINE)
+    folder = folder_of(file)
+    assert not [each for each in map(folder_named, used) if folder != "_slots" and not is_allowed(folder, each)]
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if room_of(file) in PURE], ids=str)
-def test_the_pure_rooms_know_no_event_loop_and_no_thread(file: Path) -> None:
+@pytest.mark.parametrize("folder", sorted({file.parent for file in FILES}), ids=str)
+def test_a_folder_is_small_and_says_what_lives_there(folder: Path) -> None:
+    assert len([file for file in FILES if file.parent == folder and file.stem != "__init__"]) <= LARGEST
+    assert not folder.name or ast.get_docstring(tree_of(folder / "__init__.py"))
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if folder_of(file) in PURE], ids=str)
+def test_the_pure_folders_know_no_event_loop_and_no_thread(file: Path) -> None:
     """Meaning is found in bytes alone, so that every case can be tested without a socket."""
     assert not [(line, name) for line, name in imports(tree_of(file)) if name.partition(".")[0] in OUTSIDE]
 
 
-@pytest.mark.parametrize("file", [file for file in FILES if room_of(file) not in ("cli", "demo")], ids=str)
+@pytest.mark.parametrize("file", [file for file in FILES if folder_of(file) not in ("cli", "demo")], ids=str)
 def test_only_the_commands_print(file: Path) -> None:
     """A worker's stdout is the access log, and nothing else may tear its lines."""
     calls = [node for node in ast.walk(tree_of(file)) if isinstance(node, ast.Call)]
@@ -151,10 +188,15 @@ def test_only_the_edges_catch_everything(file: Path) -> None:
     assert len(lines) == EDGES.get(str(file), 0), f"at lines {lines}"
 
 
-def test_a_command_that_asks_a_running_gateway_imports_none_of_its_rooms() -> None:
+def test_a_command_that_asks_a_running_gateway_imports_nothing_of_one() -> None:
     """It is there at once: whoever serves or checks imports what it needs for that."""
     told = "import sys, fastgw.cli; print(*sys.modules)"
     names = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True).stdout.split()
-    rooms = {name.split(".")[1] for name in names if name.startswith("fastgw.")}
-    assert rooms == {"admin", "cli", "config", "node", "wire"}
-    assert not {"fastgw.config.settings", "fastgw.config.loading", "asyncio", "cryptography", "yaml"} & set(names)
+    folders = {folder_named(name) for name in names if name.startswith("fastgw.")}
+    assert folders <= {
+        *("admin", "cli", "config", "config/base", "config/formats", "config/settings", "config/sources"),
+        *("http", "http/http1", "kernel", "redis", "sync"),
+    }
+    assert not {"fastgw.config.settings.gateway", "fastgw.config.loading", "asyncio", "cryptography", "yaml"} & set(
+        names
+    )

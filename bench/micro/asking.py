@@ -6,14 +6,14 @@ from typing import Any
 
 from bench.micro.filters import hooks, step, unsaid, with_field
 from bench.micro.timing import Room
-from fastgw.config.secret import Secret
-from fastgw.config.values import parse_endpoint
+from fastgw.config.base.value_types import parse_endpoint
+from fastgw.config.settings.secrets import Secret
 from fastgw.exchange import Exchange
 from fastgw.filters.api import Filter, Services
-from fastgw.filters.forward_auth import ForwardAuth, Remembering
-from fastgw.filters.introspection import Introspection
-from fastgw.upstream.fetch import Fetched
-from fastgw.wire.headers import Fields
+from fastgw.filters.policies.forward_auth import ForwardAuth, Remembering
+from fastgw.filters.policies.introspection import Introspection
+from fastgw.http.fields import Fields
+from fastgw.upstream.client.http_client import Fetched
 
 TOKEN = b"Authorization: Bearer " + b"t" * 43
 SERVICE = parse_endpoint("https://idp.example/")

@@ -5,16 +5,16 @@ from types import SimpleNamespace
 from typing import Any
 
 from bench.micro.timing import Room
-from fastgw.config.settings import Sticky as StickySettings
-from fastgw.config.values import Trait, parse_url
-from fastgw.upstream.balance import Balancer, Member
-from fastgw.upstream.balance.drawn import Latency, LeastConnections, Random
-from fastgw.upstream.balance.hashed import ConsistentHash, address, key_of
-from fastgw.upstream.balance.loads import Latencies, Loads
-from fastgw.upstream.balance.sticky import Cookies, Sticky
-from fastgw.upstream.balance.turns import RoundRobin
-from fastgw.upstream.target import Target
-from fastgw.wire.framing import judge_request
+from fastgw.config.base.value_types import Trait, parse_url
+from fastgw.config.settings.gateway import Sticky as StickySettings
+from fastgw.http.http1.parser import judge_request
+from fastgw.upstream.load_balancing import Balancer, Member
+from fastgw.upstream.load_balancing.hashing import ConsistentHash, address, key_of
+from fastgw.upstream.load_balancing.load_tracking import Latencies, Loads
+from fastgw.upstream.load_balancing.random_choice import Latency, LeastConnections, Random
+from fastgw.upstream.load_balancing.round_robin import RoundRobin
+from fastgw.upstream.load_balancing.sticky_sessions import Cookies, Sticky
+from fastgw.upstream.targets.target import Target
 
 TARGETS = 10
 VIEWS = 5

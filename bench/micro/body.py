@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator
 
 from bench.micro.timing import Room
-from fastgw.wire.framing import judge_response
-from fastgw.wire.render import LAST_CHUNK, chunk
+from fastgw.http.http1.parser import judge_response
+from fastgw.http.http1.serializer import LAST_CHUNK, chunk
 
 READ = 32_768
 KILOBYTE = b'{"id": 7}' * 112

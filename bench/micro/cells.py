@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 
 from bench.micro.timing import Room
-from fastgw.node.cells import Cells, LockedCells, SwappedCells, size, told
+from fastgw.shm.rate_limit_table import Cells, LockedCells, SwappedCells, size, told
 
 CELLS = 65_536
 KEYS = 2_000

@@ -1,6 +1,6 @@
 """Whole requests through the data plane, in memory: everything a worker does for one, but for sockets and the kernel.
 
-A configuration is compiled, and server, pools and observer are made of it, as `runtime/worker.py` does; only the
+A configuration is compiled, and server, pools and observer are made of it, as `runtime/worker/worker.py` does; only the
 transports are ours. What a connection writes is kept in a list, what its peer sends is put into its read buffer.
 """
 
@@ -21,25 +21,25 @@ import uvloop
 from bench.micro.heads import ANSWERS, CONTENT_LENGTH, POSTS, REQUESTS
 from bench.micro.timing import Room
 from fastgw import config
-from fastgw.compile import compile as compile_tables
-from fastgw.compile import uses
 from fastgw.downstream import Server
+from fastgw.eventloop.worker_loop import Ground
 from fastgw.filters import TYPES
 from fastgw.filters.api import Env, Exchange, Filter, Hooks, Outcome, Phase, Services
-from fastgw.filters.credentials.said import Said
-from fastgw.gateway import Gateway
-from fastgw.node.cells import own_table
-from fastgw.node.feeds import Feeds
-from fastgw.node.ground import Ground
-from fastgw.node.limits import own_counts
-from fastgw.node.shared import Shared
+from fastgw.filters.policies.credentials.messages import Said
+from fastgw.gateway.compiler import compile as compile_tables
+from fastgw.gateway.compiler import uses
+from fastgw.gateway.tables import Gateway
+from fastgw.http.http1.serializer import LAST_CHUNK, chunk
 from fastgw.observe import Observer
-from fastgw.runtime.words import Words
-from fastgw.upstream import pool
-from fastgw.upstream.fetch import Fetcher
-from fastgw.upstream.resolve import Address
-from fastgw.upstream.target import Target
-from fastgw.wire.render import LAST_CHUNK, chunk
+from fastgw.runtime.node.shm_layout import Words
+from fastgw.shm.memory import Shared
+from fastgw.shm.node_limits import own_counts
+from fastgw.shm.rate_limit_table import own_table
+from fastgw.sync.feeds import Feeds
+from fastgw.upstream.client.http_client import Fetcher
+from fastgw.upstream.connections import pool
+from fastgw.upstream.targets.dns import Address
+from fastgw.upstream.targets.target import Target
 
 Messages = Sequence[tuple[bytes, bytes]]
 """Requests, each with the answer its upstream gives."""

@@ -9,23 +9,23 @@ from typing import Any
 
 from bench.micro.heads import REQUESTS
 from bench.micro.timing import Room
-from fastgw.config.secret import Secret
-from fastgw.config.settings import Consumer as ConsumerSettings
-from fastgw.config.settings import ConsumerKey, ConsumerPassword, FilterUse
+from fastgw.config.settings.gateway import Consumer as ConsumerSettings
+from fastgw.config.settings.gateway import ConsumerKey, ConsumerPassword, FilterUse
+from fastgw.config.settings.secrets import Secret
+from fastgw.consumers.index import index_of
 from fastgw.exchange import Chain, Exchange, Hooks, Link, Response
 from fastgw.filters.api import Consumer, Env, Filter, Stock
-from fastgw.filters.auth import Auth
-from fastgw.filters.authorize import Authorize, Names, Scopes
-from fastgw.filters.basic_auth import BasicAuth
-from fastgw.filters.cors import Cors
-from fastgw.filters.headers import Edits, Headers
-from fastgw.filters.ip import Ip, judge_of
-from fastgw.filters.key_auth import KeyAuth
-from fastgw.filters.security_headers import SecurityHeaders
-from fastgw.forwarded import Peer
-from fastgw.identity import index_of
-from fastgw.observe.families import FilterEvent
-from fastgw.wire.framing import judge_request
+from fastgw.filters.policies.auth import Auth
+from fastgw.filters.policies.authorize import Authorize, Names, Scopes
+from fastgw.filters.policies.basic_auth import BasicAuth
+from fastgw.filters.policies.cors import Cors
+from fastgw.filters.policies.headers import Edits, Headers
+from fastgw.filters.policies.ip import Ip, judge_of
+from fastgw.filters.policies.key_auth import KeyAuth
+from fastgw.filters.policies.security_headers import SecurityHeaders
+from fastgw.forwarded_headers import Peer
+from fastgw.http.http1.parser import judge_request
+from fastgw.observe.metrics.families import FilterEvent
 
 NETWORKS = 5_000
 CONSUMERS = 100_000

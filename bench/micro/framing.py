@@ -8,8 +8,9 @@ from httptools import HttpRequestParser, HttpResponseParser
 from bench.micro.heads import ANSWERS, POSTS, REQUESTS, RESPONSES
 from bench.micro.timing import Room
 from fastgw.compiled import twin
-from fastgw.wire import heads
-from fastgw.wire.framing import (
+from fastgw.http.http1 import parser_reference
+from fastgw.http.http1.llhttp import LongLivedJudge, SecondJudge
+from fastgw.http.http1.parser import (
     ResponseHead,
     find_head_end,
     judge_answer,
@@ -18,13 +19,12 @@ from fastgw.wire.framing import (
     take_answer,
     take_request,
 )
-from fastgw.wire.llhttp import LongLivedJudge, SecondJudge
 
 MAX_BYTES, MAX_FIELDS = 65_536, 100
 
 
 def rooms() -> Iterator[Room]:
-    readers: Any = twin("fastgw.wire._scan") or heads
+    readers: Any = twin("fastgw.http.http1._parser") or parser_reference
     answers = [(answer, len(raw)) for answer, raw in zip(ANSWERS, RESPONSES, strict=True)]
     yield Room(
         "take a request out of the read buffer",

@@ -8,14 +8,14 @@ from time import monotonic
 from typing import Any
 
 from bench.micro.timing import Room
-from fastgw.config import settings as config
-from fastgw.config.values import parse_url
+from fastgw.config.base.value_types import parse_url
+from fastgw.config.settings import gateway as config
 from fastgw.errors import Fault
-from fastgw.node.health import HealthWords
-from fastgw.node.shared import Column, Layout, Shared
-from fastgw.node.timers import Wheel
-from fastgw.upstream.health import Health, Outlook
-from fastgw.upstream.target import Target, build_targets
+from fastgw.eventloop.timer_wheel import Wheel
+from fastgw.shm.health_words import HealthWords
+from fastgw.shm.memory import Column, Layout, Shared
+from fastgw.upstream.health.upstream_health import Health, Outlook
+from fastgw.upstream.targets.target import Target, build_targets
 
 WORKERS = 4
 MANY = 500

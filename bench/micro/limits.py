@@ -5,11 +5,11 @@ from typing import Any
 
 from bench.micro.filters import exchange
 from bench.micro.timing import Room
-from fastgw.config.values import Trait
+from fastgw.config.base.value_types import Trait
 from fastgw.exchange import Exchange, Response
 from fastgw.filters.api import Env, Hooks, Stock
-from fastgw.filters.rate_limit import Cost, GroupLimit, RateLimit
-from fastgw.node.cells import own_table
+from fastgw.filters.policies.rate_limit import Cost, GroupLimit, RateLimit
+from fastgw.shm.rate_limit_table import own_table
 
 NEVER_REACHED = 10**7
 CLIENTS = 500

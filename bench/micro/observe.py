@@ -9,17 +9,17 @@ from typing import Any
 from bench.micro.heads import REQUESTS
 from bench.micro.timing import Room
 from fastgw.compiled import twin
-from fastgw.node.places import Names, first
+from fastgw.http.http1.parser import judge_request
 from fastgw.observe import Series
-from fastgw.observe.ended import Ended, record_of
-from fastgw.observe.held import Held
-from fastgw.observe.lines import FORMATS, LineFormat, Mask, Secrets
-from fastgw.observe.log import Log
-from fastgw.observe.record import Record
+from fastgw.observe.access_log.formats import FORMATS, LineFormat, Mask, Secrets
+from fastgw.observe.access_log.line_queue import Held
+from fastgw.observe.access_log.log import Log
+from fastgw.observe.access_log.record import Record
+from fastgw.observe.finished_exchange import Ended, record_of
+from fastgw.observe.metrics.counters import Tally
+from fastgw.observe.metrics.series_layout import WORDS
 from fastgw.observe.recorder import Recorder
-from fastgw.observe.series import WORDS
-from fastgw.observe.tally import Tally
-from fastgw.wire.framing import judge_request
+from fastgw.shm.slot_assignment import Names, first
 
 MOST = 1 << 40  # bytes held: nothing is dropped, or the drop would be timed
 
@@ -75,7 +75,7 @@ def rooms() -> Iterator[Room]:
         route = routes[head.path.split(b"/")[1].decode()]
         exchanges.append(Exchange(head, route, listener, head.first(b"x-request-id") or b""))
     series = Series(first(Names(["public"], list(routes), {"origin": ()})), [])
-    compiled = twin("fastgw.observe._record")
+    compiled = twin("fastgw.observe._recorder")
     for how, module in (("compiled", compiled), ("plain Python", None)):
         if how == "compiled" and module is None:
             continue

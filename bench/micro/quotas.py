@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from bench.micro.timing import Room
-from fastgw.node import swap
-from fastgw.node.quotas import Id, Period, Quotas, own_quotas
+from fastgw.shm import compare_and_swap
+from fastgw.shm.quota_table import Id, Period, Quotas, own_quotas
 
 KEYS = 1_000
 NEVER_FULL = 10**12  # so every decision is the same admission
@@ -12,15 +12,15 @@ PERIOD = Period(20_000, 0.0, 2.0**40)
 
 
 def rooms() -> Iterator[Room]:
-    twin = swap._twin
+    twin = compare_and_swap._twin
     for name, used in (("compare-and-swap", twin), ("fcntl locks", None)):
         if name == "compare-and-swap" and twin is None:
             continue
-        swap._twin = used
+        compare_and_swap._twin = used
         try:
             yield from of(own_quotas(), name)
         finally:
-            swap._twin = twin
+            compare_and_swap._twin = twin
 
 
 def of(table: Quotas, name: str) -> Iterator[Room]:

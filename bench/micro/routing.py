@@ -5,9 +5,9 @@ from copy import copy
 from dataclasses import dataclass
 
 from bench.micro.timing import Room, time_room
-from fastgw.config.patterns import parse_host, parse_path
-from fastgw.routing import Conditions, Router
-from fastgw.wire.paths import normalize
+from fastgw.config.base.route_patterns import parse_host, parse_path
+from fastgw.http.path_normalization import normalize
+from fastgw.routing.table import Conditions, Router
 
 SIZES = (10, 1_000, 10_000)
 HOST = "api.example.com"

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from bench.micro.framing import ROOM, in_buffers
 from bench.micro.heads import ANSWERS, REQUESTS, RESPONSES
 from bench.micro.timing import Room
-from fastgw.filters import cors
-from fastgw.forwarded import FAMILY, Peer, fields_for_upstream
-from fastgw.wire import render
-from fastgw.wire.framing import RequestHead, judge_request, judge_response, take_answer
+from fastgw.filters.policies import cors
+from fastgw.forwarded_headers import FAMILY, Peer, fields_for_upstream
+from fastgw.http.http1 import serializer
+from fastgw.http.http1.parser import RequestHead, judge_request, judge_response, take_answer
 
 FORWARDED = Peer("192.0.2.1", 40_000, 443, trusted=False).set_lines(b"api.example.com")
 PAYLOAD = bytes(1000)
@@ -25,23 +25,25 @@ def rooms() -> Iterator[Room]:
 
     def behind_a_proxy(head: RequestHead) -> bytes:
         drop, added = fields_for_upstream(None, proxy, head, "192.0.2.1")
-        return render.request(head, None, None, drop, added)
+        return serializer.request(head, None, None, drop, added)
 
     yield Room(
         "request head for the upstream",
-        lambda head: render.request(head, None, None, FAMILY, FORWARDED),
+        lambda head: serializer.request(head, None, None, FAMILY, FORWARDED),
         requests,
     )
     yield Room("  the same behind a trusted proxy", behind_a_proxy, requests)
     yield Room("  the same, and it has told who asked", behind_a_proxy, [judge_request(_told(raw)) for raw in REQUESTS])
-    yield Room("answer that came whole, for the client", lambda head: render.whole(head, _dated, b""), answers)
+    yield Room("answer that came whole, for the client", lambda head: serializer.whole(head, _dated, b""), answers)
     yield Room(
         "  the same after cors",
-        lambda head: render.whole(head, _dated, b"", cors.OURS, ALLOWED),
+        lambda head: serializer.whole(head, _dated, b"", cors.OURS, ALLOWED),
         answers,
     )
     yield Room(
-        "response for the client", lambda head: render.response(head, 200, NONE, b"", PAYLOAD, 1000, _dated), responses
+        "response for the client",
+        lambda head: serializer.response(head, 200, NONE, b"", PAYLOAD, 1000, _dated),
+        responses,
     )
 
 

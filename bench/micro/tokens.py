@@ -16,12 +16,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from bench.micro.filters import CHAIN, hooks, step
 from bench.micro.heads import REQUESTS
 from bench.micro.timing import Room
-from fastgw.config.secret import Secret
+from fastgw.config.settings.secrets import Secret
 from fastgw.exchange import Exchange
-from fastgw.filters.jwt import Jwt, TokenCacheSettings
-from fastgw.forwarded import Peer
-from fastgw.node.tokens import TokenCache
-from fastgw.wire.framing import judge_request
+from fastgw.filters.policies.jwt import Jwt, TokenCacheSettings
+from fastgw.forwarded_headers import Peer
+from fastgw.http.http1.parser import judge_request
+from fastgw.sync.credential_cache import TokenCache
 
 TOKENS, FEW = 1000, 50
 SECRET = b"a secret of the benchmark, of more than 32 bytes"

@@ -26,7 +26,7 @@ from bench.scenarios.scenario import (
     Table,
     ratio_to,
 )
-from fastgw.wire.llhttp import LongLivedJudge
+from fastgw.http.http1.llhttp import LongLivedJudge
 
 CPU = (CPU_US, USER_US, SYSTEM_US, ratio_to("nginx"), ratio_to("nginx (no log)"), RATE, CORE_USED, P50, P90, P99, P999)
 BODY_OF_ANSWERS = {"body": "@body.json"}

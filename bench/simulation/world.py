@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 
-from fastgw.config import settings as config
-from fastgw.config.values import Url
-from fastgw.filters.adaptive import AdaptiveLimit
-from fastgw.upstream.group import Upstream
-from fastgw.upstream.target import build_targets
+from fastgw.config.base.value_types import Url
+from fastgw.config.settings import gateway as config
+from fastgw.filters.limiting.adaptive_concurrency import AdaptiveLimit
+from fastgw.upstream.targets.target import build_targets
+from fastgw.upstream.upstream import Upstream
 
 BUCKET_S = 0.5
 """How finely what happens is counted."""

@@ -19,10 +19,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from fastgw.admin import dashboard, revocations, sessions
-from fastgw.admin.access import Access, Gate
-from fastgw.admin.answers import answer, refused, told
-from fastgw.admin.node import (
+from fastgw.admin import browser_sessions, dashboard, revocations
+from fastgw.admin.authorization import Access, Gate
+from fastgw.admin.node_interface import (
     JSON,
     Consumers,
     Draining,
@@ -47,10 +46,11 @@ from fastgw.admin.node import (
 )
 from fastgw.admin.openapi import document
 from fastgw.admin.operation import Act, Operation
-from fastgw.config.problems import shorten
-from fastgw.config.secret import SecretError
-from fastgw.events import Event, say
-from fastgw.runtime.notices import described
+from fastgw.admin.responses import answer, refused, told
+from fastgw.config.base.problems import shorten
+from fastgw.config.settings.secrets import SecretError
+from fastgw.operator_events import Event, say
+from fastgw.operator_log import described
 
 BODY_PATIENCE: Final = 30.0
 """Seconds for a whole request body."""
@@ -220,7 +220,7 @@ async def _begin_session(node: Node, request: Request) -> Response:
     await _no_body(request)
     access: Access = request.app.state.access
     try:
-        cookie, session = sessions.begin(access.token.value(), time.time())
+        cookie, session = browser_sessions.begin(access.token.value(), time.time())
     except SecretError as error:
         raise HTTPException(503, "The token cannot be read; the gateway's log says more.") from error
     return told(session, Set_Cookie=_cookie(request, access, cookie))
@@ -232,8 +232,8 @@ async def _end_session(node: Node, request: Request) -> Response:
 
 
 def _cookie(request: Request, access: Access, value: str) -> str:
-    name = sessions.cookie_name(request.headers["host"], tls=access.tls)
-    return sessions.set_cookie(name, value, tls=access.tls)
+    name = browser_sessions.cookie_name(request.headers["host"], tls=access.tls)
+    return browser_sessions.set_cookie(name, value, tls=access.tls)
 
 
 async def _config(node: Node, request: Request) -> Response:
@@ -354,7 +354,7 @@ OPERATIONS: Final = (
         "/session",
         "Begin a session of the dashboard: a cookie that stands for the token, and what to send with it.",
         _begin_session,
-        {200: sessions.Session},
+        {200: browser_sessions.Session},
     ),
     Operation("DELETE", "/session", "End it: the browser forgets the cookie.", _end_session, {200: Ended}),
     Operation("GET", "/status", "The node and its workers.", _telling(lambda node: node.status()), {200: Status}),

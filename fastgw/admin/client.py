@@ -13,9 +13,9 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Struct
 
-from fastgw.admin.node import JSON, Refusal
-from fastgw.config.secret import Secret
-from fastgw.config.values import Address, parse_address
+from fastgw.admin.node_interface import JSON, Refusal
+from fastgw.config.base.value_types import Address, parse_address
+from fastgw.config.settings.secrets import Secret
 
 DEFAULT: Final = "127.0.0.1:9901"
 TOKEN: Final = "FASTGW_ADMIN_TOKEN"

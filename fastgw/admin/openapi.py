@@ -8,10 +8,10 @@ from typing import Any, Final
 import msgspec
 
 from fastgw import VERSION
-from fastgw.admin.node import JSON, PROBLEM, Refusal
+from fastgw.admin.browser_sessions import CSRF
+from fastgw.admin.node_interface import JSON, PROBLEM, Refusal
 from fastgw.admin.operation import Operation
-from fastgw.admin.sessions import CSRF
-from fastgw.wire.splice import PHRASES
+from fastgw.http.http1.serializer_reference import PHRASES
 
 _REFERENCE: Final = "#/components/schemas/{name}"
 

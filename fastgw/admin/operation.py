@@ -7,7 +7,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from fastgw.admin.node import Node
+from fastgw.admin.node_interface import Node
 
 Act = Callable[[Node, Request], Awaitable[Response]]
 

@@ -5,10 +5,10 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from fastgw.filters.revoking import mark_of_jti, mark_of_subject, mark_of_token
+from fastgw.filters.authentication.revocation_keys import mark_of_jti, mark_of_subject, mark_of_token
 from fastgw.jose import Refused
 from fastgw.jose.strict import members, unencoded
-from fastgw.node.revoked import LATEST_DATE, Told, record_of, told
+from fastgw.sync.revocations import LATEST_DATE, Told, record_of, told
 
 KEPT_S: Final = 30 * 86400.0
 """How long a revocation is kept that does not say how long, and whose token does not."""

@@ -22,18 +22,26 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from fastgw.config.documents import Source
-    from fastgw.config.loading import Loaded, Remembered, filter_types_of, from_flags, load, load_sources, load_text
-    from fastgw.config.problems import ConfigError, Problem
-    from fastgw.config.settings import Config
-    from fastgw.config.writing import effective
+    from fastgw.config.base.problems import ConfigError, Problem
+    from fastgw.config.loading.load import (
+        Loaded,
+        Remembered,
+        filter_types_of,
+        from_flags,
+        load,
+        load_sources,
+        load_text,
+    )
+    from fastgw.config.loading.writer import effective
+    from fastgw.config.settings.gateway import Config
+    from fastgw.config.sources.documents import Source
 else:
     _HOMES: Final = {
-        "documents": ("Source",),
-        "loading": ("Loaded", "Remembered", "filter_types_of", "from_flags", "load", "load_sources", "load_text"),
-        "problems": ("ConfigError", "Problem"),
-        "settings": ("Config",),
-        "writing": ("effective",),
+        "sources.documents": ("Source",),
+        "loading.load": ("Loaded", "Remembered", "filter_types_of", "from_flags", "load", "load_sources", "load_text"),
+        "base.problems": ("ConfigError", "Problem"),
+        "settings.gateway": ("Config",),
+        "loading.writer": ("effective",),
     }
     _HOME_OF: Final = {name: home for home, names in _HOMES.items() for name in names}
 

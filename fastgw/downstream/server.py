@@ -9,21 +9,21 @@ from math import inf
 from time import time
 from typing import Final, NamedTuple, Protocol
 
-from fastgw.config import settings as config
-from fastgw.downstream.connection import LAST_REQUEST_S, Downstream
-from fastgw.downstream.secured import Outcome, Secured
-from fastgw.downstream.tls import ServerContexts
-from fastgw.downstream.trust import reserved_fields
+from fastgw.config.settings import gateway as config
+from fastgw.downstream.http1.connection import LAST_REQUEST_S, Downstream
+from fastgw.downstream.tls.connection import Outcome, Secured
+from fastgw.downstream.tls.contexts import ServerContexts
+from fastgw.downstream.trusted_proxies import reserved_fields
 from fastgw.errors import Fault
-from fastgw.events import Event, say
+from fastgw.eventloop.timer_wheel import Wheel
+from fastgw.eventloop.worker_loop import Ground
 from fastgw.exchange import Chain, Route
-from fastgw.forwarded import Peer
-from fastgw.node.ground import Ground
-from fastgw.node.limits import AddressLimit, NodeLimit
-from fastgw.node.tickets import Seeds
-from fastgw.node.timers import Wheel
+from fastgw.forwarded_headers import Peer
+from fastgw.net.session_tickets import Seeds
 from fastgw.observe import Observer
-from fastgw.routing import Router
+from fastgw.operator_events import Event, say
+from fastgw.routing.table import Router
+from fastgw.shm.node_limits import AddressLimit, NodeLimit
 
 TOLD_AT_ONCE: Final = 256
 """Connections that are told in one turn of the loop that their listener is removed, or judges clients otherwise."""

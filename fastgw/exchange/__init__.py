@@ -5,6 +5,7 @@ Rule: no I/O and no event loop in this room. An exchange stands between two side
 or another version. Filters see the exchange only.
 """
 
+from fastgw.exchange.body_relay import MAX_KEPT, Relay, Trailers
 from fastgw.exchange.chain import (
     Chain,
     Division,
@@ -18,7 +19,6 @@ from fastgw.exchange.chain import (
     run_request,
 )
 from fastgw.exchange.exchange import ClientSide, Exchange, ServiceSide, begin
-from fastgw.exchange.relay import MAX_KEPT, Relay, Trailers
 from fastgw.exchange.reply import Reply, Response, problem
 from fastgw.exchange.states import EVENTS, Event, IllegalTransition, State
 

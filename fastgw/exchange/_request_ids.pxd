@@ -1,4 +1,4 @@
-from fastgw.wire._scan cimport RequestHead
+from fastgw.http.http1._parser cimport RequestHead
 
 
 cdef class RequestIds:

@@ -10,11 +10,11 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from fastgw.wire._scan cimport RequestHead, bits_of, has_one_line
+from fastgw.http.http1._parser cimport RequestHead, bits_of, has_one_line
 
 import os
 
-from fastgw.wire.splice import REQUEST_IDS
+from fastgw.http.http1.serializer_reference import REQUEST_IDS
 
 cdef enum:
     RANDOM_BYTES = 16
@@ -123,7 +123,7 @@ cdef bint is_as_read(RequestHead head) noexcept:
 
 @cython.final
 cdef class RequestIds:
-    """For heads that `_scan` has read, and that nobody has changed; others are left to the reference."""
+    """For heads that `_parser` has read, and that nobody has changed; others are left to the reference."""
 
     is_usual = True
 

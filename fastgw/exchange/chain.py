@@ -12,16 +12,16 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, final
 
 from fastgw.errors import Fault
-from fastgw.events import Event, say
 from fastgw.exchange.reply import Reply, problem
 from fastgw.exchange.request_ids import RequestIds
 from fastgw.exchange.states import ENDED
-from fastgw.observe.families import FilterEvent
+from fastgw.observe.metrics.families import FilterEvent
+from fastgw.operator_events import Event, say
 
 if TYPE_CHECKING:
-    from fastgw.config.settings import FilterUse
+    from fastgw.config.settings.gateway import FilterUse
     from fastgw.exchange.exchange import Exchange
-    from fastgw.wire.framing import RequestHead, ResponseHead
+    from fastgw.http.http1.parser import RequestHead, ResponseHead
 
 log = logging.getLogger("fastgw")
 

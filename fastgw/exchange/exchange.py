@@ -7,16 +7,16 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from fastgw.compiled import twin
+from fastgw.consumers.index import Consumer
 from fastgw.errors import Fault
-from fastgw.events import Event, say
+from fastgw.exchange.body_relay import Relay, Trailers
 from fastgw.exchange.chain import Chain, RequestStep, Route, before_any, checked, count_raised
-from fastgw.exchange.relay import Relay, Trailers
 from fastgw.exchange.reply import NO_NAMES, Reply, Response, own_response, problem
 from fastgw.exchange.states import ANSWER_BEGUN, ANSWER_ENDED, ANSWERING, CHOOSING, ENDED, State
-from fastgw.identity import Consumer
-from fastgw.observe.families import FilterEvent
-from fastgw.wire.framing import RequestHead, ResponseHead
-from fastgw.wire.headers import Fields
+from fastgw.http.fields import Fields
+from fastgw.http.http1.parser import RequestHead, ResponseHead
+from fastgw.observe.metrics.families import FilterEvent
+from fastgw.operator_events import Event, say
 
 log = logging.getLogger("fastgw")
 
@@ -391,5 +391,5 @@ def _begin(head: RequestHead, client: ClientSide, listener: Any, peer: Any, chai
 if TYPE_CHECKING:
     begin = _begin
 else:
-    _twin = twin("fastgw.exchange._begin")
+    _twin = twin("fastgw.exchange._new_exchange")
     begin = Exchange if _twin is None else _twin.Maker(Exchange).begin

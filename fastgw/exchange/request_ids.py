@@ -10,8 +10,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, final
 
 from fastgw.compiled import twin
-from fastgw.wire.framing import RequestHead
-from fastgw.wire.splice import REQUEST_ID, id_line
+from fastgw.http.http1.parser import RequestHead
+from fastgw.http.http1.serializer_reference import REQUEST_ID, id_line
 
 if TYPE_CHECKING:
     from fastgw.exchange.exchange import Exchange

@@ -2,33 +2,33 @@
 
 from typing import Final
 
-from fastgw.filters.auth import Auth
-from fastgw.filters.authorize import Authorize
-from fastgw.filters.basic_auth import BasicAuth
-from fastgw.filters.certificate_auth import CertificateAuth
-from fastgw.filters.concurrency import Concurrency
-from fastgw.filters.cors import Cors
-from fastgw.filters.credentials import Credentials
-from fastgw.filters.egress_calls import EgressCalls, UnknownService
-from fastgw.filters.extensions import FilterTypes
-from fastgw.filters.forward_auth import ForwardAuth
-from fastgw.filters.headers import Headers
-from fastgw.filters.hmac import Hmac
-from fastgw.filters.https_redirect import HttpsRedirect
-from fastgw.filters.introspection import Introspection
-from fastgw.filters.ip import Ip
-from fastgw.filters.jwt import Jwt
-from fastgw.filters.key_auth import KeyAuth
-from fastgw.filters.mirror import Mirror
-from fastgw.filters.oidc import Oidc
-from fastgw.filters.quota import Quota
-from fastgw.filters.rate_limit import RateLimit
-from fastgw.filters.request_id import RequestId
-from fastgw.filters.request_parameters import RequestParameters
-from fastgw.filters.response_urls import ResponseUrls
-from fastgw.filters.security_headers import SecurityHeaders
-from fastgw.filters.size import Size
-from fastgw.filters.target_errors import TargetErrors
+from fastgw.filters.plugins.loader import FilterTypes
+from fastgw.filters.policies.auth import Auth
+from fastgw.filters.policies.authorize import Authorize
+from fastgw.filters.policies.basic_auth import BasicAuth
+from fastgw.filters.policies.certificate_auth import CertificateAuth
+from fastgw.filters.policies.concurrency import Concurrency
+from fastgw.filters.policies.cors import Cors
+from fastgw.filters.policies.credentials import Credentials
+from fastgw.filters.policies.egress_calls import EgressCalls, UnknownService
+from fastgw.filters.policies.forward_auth import ForwardAuth
+from fastgw.filters.policies.headers import Headers
+from fastgw.filters.policies.hmac import Hmac
+from fastgw.filters.policies.https_redirect import HttpsRedirect
+from fastgw.filters.policies.introspection import Introspection
+from fastgw.filters.policies.ip import Ip
+from fastgw.filters.policies.jwt import Jwt
+from fastgw.filters.policies.key_auth import KeyAuth
+from fastgw.filters.policies.mirror import Mirror
+from fastgw.filters.policies.oidc import Oidc
+from fastgw.filters.policies.quota import Quota
+from fastgw.filters.policies.rate_limit import RateLimit
+from fastgw.filters.policies.request_id import RequestId
+from fastgw.filters.policies.request_parameters import RequestParameters
+from fastgw.filters.policies.response_urls import ResponseUrls
+from fastgw.filters.policies.security_headers import SecurityHeaders
+from fastgw.filters.policies.size import Size
+from fastgw.filters.policies.target_errors import TargetErrors
 
 TYPES: Final = FilterTypes(
     (

@@ -4,14 +4,14 @@ import time
 from collections.abc import Callable, Sequence
 
 from fastgw.compiled import twin
-from fastgw.observe.ended import Ended
-from fastgw.observe.held import Held
-from fastgw.observe.log import AccessLog, Log
+from fastgw.observe.access_log.line_queue import Held
+from fastgw.observe.access_log.log import AccessLog, Log
+from fastgw.observe.finished_exchange import Ended
+from fastgw.observe.metrics.counters import Note, Tally
+from fastgw.observe.metrics.series_layout import WORDS, Series
 from fastgw.observe.recorder import Recorder
-from fastgw.observe.series import WORDS, Series
-from fastgw.observe.tally import Note, Tally
 
-_twin = twin("fastgw.observe._record")
+_twin = twin("fastgw.observe._recorder")
 
 
 class Observer:

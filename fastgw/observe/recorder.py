@@ -10,9 +10,7 @@ from typing import Any, Final, NamedTuple, final
 
 import orjson
 
-from fastgw.observe.ended import CLIENT_LEFT, Ended, record_of
-from fastgw.observe.families import METHOD_PLACES
-from fastgw.observe.lines import (
+from fastgw.observe.access_log.formats import (
     EQUALS,
     JSON_SLOTS,
     MAX_LINE,
@@ -22,9 +20,11 @@ from fastgw.observe.lines import (
     may_hide,
     second_text,
 )
-from fastgw.observe.log import Log
-from fastgw.observe.record import Record
-from fastgw.observe.tally import Place, Tally, Words
+from fastgw.observe.access_log.log import Log
+from fastgw.observe.access_log.record import Record
+from fastgw.observe.finished_exchange import CLIENT_LEFT, Ended, record_of
+from fastgw.observe.metrics.counters import Place, Tally, Words
+from fastgw.observe.metrics.families import METHOD_PLACES
 
 MAX_KINDS: Final = 16_384
 ERRORS: Final = 500
@@ -82,7 +82,7 @@ class Forgotten:
 
 @final
 class Recorder:
-    """Counts and logs exchanges. `fastgw.observe._record` has its twin."""
+    """Counts and logs exchanges. `fastgw.observe._recorder` has its twin."""
 
     def __init__(self, tally: Tally, logs: list[Log]) -> None:
         self._tally = tally

@@ -1,0 +1,1 @@
+"""Upstreams: targets, connections, load balancing, health, and how requests are forwarded to them."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fastgw.admin.metrics import FAMILIES
+from fastgw.runtime.node.metrics import FAMILIES
 
 GOLDEN = Path(__file__).parent / "metrics.txt"
 

@@ -18,9 +18,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from fastgw.admin import serve as serving
-from fastgw.config.secret import Secret
-from fastgw.config.settings import DEFAULT_ADMIN
+from fastgw.config.settings.gateway import DEFAULT_ADMIN
+from fastgw.config.settings.secrets import Secret
+from fastgw.runtime.control import admin_listener as serving
 from tests.support.admin import MADE, REJECTED, Served, served
 from tests.support.gateway import FASTGW, STOP_DEADLINE
 

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from fastgw.admin.explanation import Explanation
-from fastgw.admin.node import Effective, Limits, Live, Routes, Status, Upstreams
+from fastgw.admin.node_interface import Effective, Limits, Live, Routes, Status, Upstreams
 from tests.e2e.programs import program
 from tests.support.admin_stub import AdminStub, Figures, limit_use, rejected, route, table_use, upstream
 from tests.support.browser import Browser, Page

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from fastgw.config.settings import DEFAULT_ADMIN
-from fastgw.runtime.bounded_check import NAME
-from fastgw.runtime.document_checks import MOST_WAITING
+from fastgw.config.settings.gateway import DEFAULT_ADMIN
+from fastgw.runtime.process.bounded_child import NAME
+from fastgw.runtime.reload.document_checks import MOST_WAITING
 from tests.e2e import admin_calls
 from tests.e2e.admin_calls import JSON, TOML, YAML, Told, admin, post, read
 from tests.e2e.test_processes import ask, samples

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from fastgw import config
-from fastgw.compile import compile
 from fastgw.explain import SECRET_FIELDS, Explanation, explain, request_bytes
 from fastgw.filters import TYPES
+from fastgw.gateway.compiler import compile
 from tests.support.client import Client, Response
 from tests.support.gateway import Gateway
 from tests.support.origin import Origin

@@ -20,7 +20,7 @@ from tests.support.peer import DEADLINE
 FILTER = '''
 import logging
 
-from fastgw.upstream.fetch import FetchFailed
+from fastgw.upstream.client.http_client import FetchFailed
 from fastgw.filters.api import Env, FeedSource, Filter, Hooks, NodeSide, Phase, Reply, Services
 
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from fastgw.filters.allowance import AGAIN_S
-from fastgw.filters.jwks import REST_S
+from fastgw.filters.authentication.jwks import REST_S
+from fastgw.filters.outbound.refresh_throttle import AGAIN_S
 from tests.e2e.programs import Uvicorn
 from tests.e2e.test_oidc import CLIENT_SECRET, SESSION_SECRET, fields, upstream
 from tests.support.gateway import Gateway, wait_until

@@ -196,8 +196,8 @@ class TestTheStart:
 import sys
 from fastgw.config import load
 from fastgw.filters import TYPES
-from fastgw.runtime.opening import CannotStart
-from fastgw.runtime.running import run_gateway
+from fastgw.runtime.node.startup import CannotStart
+from fastgw.runtime.run import run_gateway
 
 def work(channel):
     raise RuntimeError("no such luck")
@@ -222,13 +222,13 @@ except CannotStart as error:
 
     @pytest.mark.parametrize(("pure", "told"), [("", 1), ("1", 0)])
     def test_that_it_runs_in_plain_python_is_told_unless_that_was_asked_for(self, tmp_path, pure, told):
-        (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['fastgw.wire._scan'] = None\n")
+        (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['fastgw.http.http1._parser'] = None\n")
         environment = {"PYTHONPATH": str(tmp_path), "FASTGW_PURE_PYTHON": pure}
         with Gateway(answering(), tmp_path, environment=environment) as gateway:
             pass
         warnings = [line for line in gateway.stderr.lines if b"fastgw: warning: running slower" in line]
         assert len(warnings) == told
-        named = (b"fastgw.wire._scan", b"fastgw.wire._splice")  # the second needs the first
+        named = (b"fastgw.http.http1._parser", b"fastgw.http.http1._serializer")  # the second needs the first
         assert all(name in line for line in warnings for name in named)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from fastgw.node.quota_file import Claim
+from fastgw.shm.quota_store import Claim
 from tests.support.client import Client
 from tests.support.gateway import OFF, START_DEADLINE, Gateway, GatewayFailed, wait_until
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from fastgw.node import kernel
-from fastgw.runtime.capacity import USUAL_FILES, file_limit
+from fastgw import kernel
+from fastgw.runtime.process.machine_capacity import USUAL_FILES, file_limit
 from tests.support.certificates import Certificates
 from tests.support.gateway import FASTGW, STOP_DEADLINE, Gateway, write_config
 
@@ -93,7 +93,7 @@ def test_where_nothing_tells_the_limit_it_is_the_usual_one(tmp_path: Path, monke
     def refused(kind: int) -> tuple[int, int]:
         raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
-    monkeypatch.setattr("fastgw.runtime.capacity.resource.getrlimit", refused)
+    monkeypatch.setattr("fastgw.runtime.process.machine_capacity.resource.getrlimit", refused)
     assert file_limit(tmp_path / "missing") == USUAL_FILES
     (tmp_path / "limits").write_text(
         "Max processes             7 8 processes\nMax open files            123 456 files\n"

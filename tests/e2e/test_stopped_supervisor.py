@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fastgw.runtime.pulse import LOOK_EVERY, SILENT_S
+from fastgw.runtime.node.heartbeat_monitor import LOOK_EVERY, SILENT_S
 from tests.e2e.test_processes import GET_AND_CLOSE, answering, ask, wait_for_samples
 from tests.support.gateway import Gateway, wait_until
 

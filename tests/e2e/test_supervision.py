@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from fastgw.runtime.keeping import KEPT
-from fastgw.runtime.pulse import SILENT_S
+from fastgw.runtime.node.heartbeat_monitor import SILENT_S
+from fastgw.runtime.reload.rollback_history import KEPT
 from tests.e2e.clients import Tally
 from tests.e2e.test_hangs import HUNG_DEADLINE, freeze
 from tests.e2e.test_nothing_lost import CALLERS, client_ports, enough, under_load

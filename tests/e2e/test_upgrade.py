@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from fastgw.runtime.channel import PROTOCOL
+from fastgw.runtime.ipc.channel import PROTOCOL
 from tests.e2e.clients import Tally, call
 from tests.e2e.programs import started
 from tests.e2e.test_nothing_lost import enough
@@ -168,32 +168,39 @@ FAILS: Mapping[str, tuple[Mapping[str, Change], str]] = {
         "exit status 70: fastgw: a defect: ImportError: nothing is called tomorrow",
     ),
     "crashes at start": (
-        {"runtime/takeover.py": ("", "\nimport os\n\n\ndef preflight(*_):\n    os.abort()\n")},
+        {"runtime/supervisor/take_over.py": ("", "\nimport os\n\n\ndef preflight(*_):\n    os.abort()\n")},
         "SIGABRT",
     ),
     "raises at start": (
-        {"runtime/takeover.py": ("", "\n\ndef preflight(*_):\n    raise ValueError('what is this?')\n")},
+        {"runtime/supervisor/take_over.py": ("", "\n\ndef preflight(*_):\n    raise ValueError('what is this?')\n")},
         "exit status 70: fastgw: a defect: ValueError: what is this?",
     ),
     "has a worker that cannot begin": (
-        {"runtime/beating.py": ("", "\n\ndef start(self):\n    raise OSError('no clock')\n\n\nHeart.start = start\n")},
+        {
+            "runtime/node/heartbeat.py": (
+                "",
+                "\n\ndef start(self):\n    raise OSError('no clock')\n\n\nHeart.start = start\n",
+            )
+        },
         "exit status 70: fastgw: a defect: OSError: no clock",
     ),
     "hangs": (
-        {"runtime/takeover.py": ("", "\nimport time\n\n\ndef preflight(*_):\n    time.sleep(1000)\n")},
+        {"runtime/supervisor/take_over.py": ("", "\nimport time\n\n\ndef preflight(*_):\n    time.sleep(1000)\n")},
         "did not serve within 5 s",
     ),
     "rejects the configuration": (
-        {"config/settings.py": ("version: Literal[1]", "version: Literal[2]")},
+        {"config/settings/__init__.py": ("version: Literal[1]", "version: Literal[2]")},
         "gateway.json:2:",
     ),
     "speaks otherwise": (
-        {"runtime/channel.py": (f"PROTOCOL: Final = {PROTOCOL}", f"PROTOCOL: Final = {PROTOCOL + 1}")},
+        {"runtime/ipc/channel.py": (f"PROTOCOL: Final = {PROTOCOL}", f"PROTOCOL: Final = {PROTOCOL + 1}")},
         f"exit status 3: fastgw: its workers speak version {PROTOCOL} of the messages between processes, and not "
         f"{PROTOCOL + 1}: this upgrade needs a restart",
     ),
 }
-HASTY: Mapping[str, Change] = {"runtime/upgrade.py": ("PREFLIGHT_S: Final = 20.0", "PREFLIGHT_S: Final = 5.0")}
+HASTY: Mapping[str, Change] = {
+    "runtime/supervisor/upgrade.py": ("PREFLIGHT_S: Final = 20.0", "PREFLIGHT_S: Final = 5.0")
+}
 """The version that is upgraded: it waits for the next one less long."""
 
 
@@ -234,7 +241,7 @@ def test_an_exec_that_fails_changes_nothing(tmp_path: Path, record_property: Cal
     vanish = "\nimport os\n\n\ndef preflight(*_):\n    os.rename(sys.executable, sys.executable + ' ')\n"
     with upgradable(tmp_path, launcher=[str(python)]) as gateway:
         before = gateway.serving()
-        gateway.installed.put({"runtime/takeover.py": ("", vanish.replace("import os", "import os, sys"))})
+        gateway.installed.put({"runtime/supervisor/take_over.py": ("", vanish.replace("import os", "import os, sys"))})
 
         async def events(tally: Tally) -> None:
             gateway.signal(signal.SIGUSR2)
@@ -257,7 +264,7 @@ def test_workers_that_die_only_after_the_exec_replace_nobody(
     """The old ones go on, reloads reach them, and a better version takes over."""
     with upgradable(tmp_path) as gateway:
         before = gateway.serving()
-        gateway.installed.put({"runtime/children.py": ("            if slot.work is not None:", DIES)})
+        gateway.installed.put({"runtime/supervisor/children.py": ("            if slot.work is not None:", DIES)})
 
         async def events(tally: Tally) -> None:
             gateway.signal(signal.SIGUSR2)
@@ -415,9 +422,9 @@ def test_no_variable_is_handed_on(tmp_path: Path) -> None:
     """Neither to workers nor to the version after."""
     said = "\n\ndef start(self):\n    told = [each for each in os.environ if each[:7] == 'FASTGW_']\n"
     said += "    notice(Event.DEMO, f'variables: {told}')\n"
-    imports = "from fastgw.events import Event\nfrom fastgw.runtime.notices import notice\n"
+    imports = "from fastgw.operator_events import Event\nfrom fastgw.operator_log import notice\n"
     tell = f"\nimport os\n\n{imports}{said}    begin(self)\n\n\n"
-    changes = {"runtime/beating.py": ("", f"{tell}begin, Heart.start = Heart.start, start\n")}
+    changes = {"runtime/node/heartbeat.py": ("", f"{tell}begin, Heart.start = Heart.start, start\n")}
     with upgradable(tmp_path, changes) as gateway:
         gateway.told("variables: []", 2)
         gateway.upgrade()
@@ -483,7 +490,7 @@ def cpus(count: int) -> str:
 def test_memory_that_is_laid_out_otherwise_is_made_anew(tmp_path: Path) -> None:
     """Counts begin anew, and old workers may take their time."""
     with Origin() as origin, upgradable(tmp_path, routes=[{"name": "all", "upstream": origin.url}]) as gateway:
-        gateway.installed.put({"node/shared.py": ("VERSION: Final = ", "VERSION: Final = 1")})  # 5 becomes 15
+        gateway.installed.put({"shm/memory.py": ("VERSION: Final = ", "VERSION: Final = 1")})  # 5 becomes 15
         with gateway.connect(deadline=LONG) as slow:
             slow.send(GET)
             answers = origin.accept()

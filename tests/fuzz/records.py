@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from fastgw.node.places import Names, first
-from fastgw.observe.series import WORDS
+from fastgw.observe.metrics.series_layout import WORDS
+from fastgw.shm.slot_assignment import Names, first
 from tests.fuzz import messages
 from tests.fuzz.comparison import Difference
 from tests.fuzz.routes import as_bytes

@@ -23,12 +23,12 @@ class Side:
 
 
 MODULES = {
-    "framing": "fastgw.wire.framing",
-    "malformed": "fastgw.wire.malformed",
+    "framing": "fastgw.http.http1.parser",
+    "malformed": "fastgw.http.malformed",
     "observe": "fastgw.observe",
-    "patterns": "fastgw.config.patterns",
-    "render": "fastgw.wire.render",
-    "routing": "fastgw.routing",
+    "patterns": "fastgw.config.base.route_patterns",
+    "render": "fastgw.http.http1.serializer",
+    "routing": "fastgw.routing.table",
 }
 
 

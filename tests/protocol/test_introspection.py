@@ -15,7 +15,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from fastgw.filters.bearer import LONGEST
+from fastgw.filters.authentication.bearer import LONGEST
 from tests.support.client import Response
 from tests.support.faults import assert_fault
 from tests.support.gateway import Gateway, wait_until

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fastgw.filters.credentials.refused import AGAIN_S
+from fastgw.filters.policies.credentials.rejected_throttle import AGAIN_S
 from tests.support.client import Client
 from tests.support.gateway import Gateway, wait_until
 from tests.support.origin import Origin, OriginConnection

@@ -10,7 +10,7 @@ from time import sleep
 
 import pytest
 
-from fastgw.node.ground import BODY_READ_BYTES, READ_BYTES
+from fastgw.eventloop.worker_loop import BODY_READ_BYTES, READ_BYTES
 from tests.support.faults import assert_fault
 from tests.support.gateway import Gateway
 from tests.support.lanes import Kind, Lane, Lanes, running

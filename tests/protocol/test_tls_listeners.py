@@ -17,7 +17,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from fastgw.wire.client_hello import DECODE_ERROR, NO_APPLICATION_PROTOCOL
+from fastgw.net.client_hello import DECODE_ERROR, NO_APPLICATION_PROTOCOL
 from tests.support.certificates import Certificates, client_tls
 from tests.support.faults import assert_fault
 from tests.support.gateway import Gateway, wait_until

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import uvloop
 
-from fastgw.admin.access import Access
 from fastgw.admin.api import create_app
+from fastgw.admin.authorization import Access
 from fastgw.admin.explanation import Explanation
-from fastgw.admin.node import (
+from fastgw.admin.node_interface import (
     Committed,
     ConsumerInfo,
     Effective,
@@ -41,12 +41,12 @@ from fastgw.admin.node import (
     UpstreamInfo,
     Worker,
 )
-from fastgw.admin.serve import serve
 from fastgw.config import Problem
-from fastgw.config.secret import Secret
-from fastgw.config.values import Address
-from fastgw.node.revoked import LENGTH, Told
-from fastgw.runtime.sockets import BACKLOG
+from fastgw.config.base.value_types import Address
+from fastgw.config.settings.secrets import Secret
+from fastgw.runtime.control.admin_listener import serve
+from fastgw.runtime.sockets.listening_sockets import BACKLOG
+from fastgw.sync.revocations import LENGTH, Told
 from tests.support.peer import DEADLINE
 
 PROBLEM = Problem("gw.yaml", 2, 20, "routes[0].upstrem", "unknown key", 'did you mean "upstream"?')

@@ -1,4 +1,5 @@
-"""The admin API without a gateway behind it: the documents of `fastgw/admin/node.py`, with numbers that a test sets.
+"""The admin API without a gateway behind it: the documents of `fastgw/admin/node_interface.py`, with numbers that a
+test sets.
 
 Time goes on by one second with each answer of /live, whenever it is asked: what a page makes of the differences does
 not depend on how busy the machine is.
@@ -13,14 +14,14 @@ from typing import Any, Self, cast
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from fastgw.admin.access import Access
-from fastgw.admin.answers import refused
 from fastgw.admin.api import create_app
+from fastgw.admin.authorization import Access
 from fastgw.admin.explanation import Explanation
-from fastgw.admin.node import Committed, Explained, Node, Outcome, RequestToExplain
-from fastgw.admin.serve import serve
-from fastgw.config.secret import Secret
-from fastgw.config.values import Address
+from fastgw.admin.node_interface import Committed, Explained, Node, Outcome, RequestToExplain
+from fastgw.admin.responses import refused
+from fastgw.config.base.value_types import Address
+from fastgw.config.settings.secrets import Secret
+from fastgw.runtime.control.admin_listener import serve
 from tests.support.peer import DEADLINE
 
 STARTED_DATE = 1_790_000_000.0

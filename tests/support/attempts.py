@@ -7,10 +7,10 @@ from typing import Any
 
 from fastgw.errors import Fault
 from fastgw.filters.api import Filter
-from fastgw.observe.series import UPSTREAM_HEDGES, UPSTREAM_RETRIES_DENIED, UPSTREAM_WORDS
-from fastgw.upstream.group import SPARE_RETRIES, Upstream
-from fastgw.upstream.pool import LocalLimit
-from fastgw.upstream.target import Target
+from fastgw.observe.metrics.series_layout import UPSTREAM_HEDGES, UPSTREAM_RETRIES_DENIED, UPSTREAM_WORDS
+from fastgw.upstream.connections.pool import LocalLimit
+from fastgw.upstream.targets.target import Target
+from fastgw.upstream.upstream import SPARE_RETRIES, Upstream
 from tests.support.memory import Plane, Wire
 
 HOST = b"Host: a.test\r\n"

@@ -10,18 +10,18 @@ from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any, NamedTuple, cast
 
-from fastgw.config.credentials import Csrf, OAuth2
-from fastgw.config.secret import Secret
-from fastgw.config.values import parse_endpoint
+from fastgw.config.base.value_types import parse_endpoint
+from fastgw.config.settings.credentials import Csrf, OAuth2
+from fastgw.config.settings.secrets import Secret
 from fastgw.filters.api import Feeds, FeedSource, Fetcher
-from fastgw.filters.credentials.broker import Brokered
-from fastgw.filters.credentials.csrf import CsrfHolder, CsrfSource, Shown, _held
-from fastgw.filters.credentials.holder import Holder
-from fastgw.filters.credentials.said import Unavailable
-from fastgw.filters.credentials.tokens import Token, TokenHolder, TokenSource
-from fastgw.runtime.channel import Ask, Fed
-from fastgw.runtime.feed_values import taken
-from fastgw.runtime.feeding import Feeding
+from fastgw.filters.policies.credentials.control_fetcher import Brokered
+from fastgw.filters.policies.credentials.csrf_tokens import CsrfHolder, CsrfSource, Shown, _held
+from fastgw.filters.policies.credentials.messages import Unavailable
+from fastgw.filters.policies.credentials.oauth_tokens import Token, TokenHolder, TokenSource
+from fastgw.filters.policies.credentials.worker_cache import Holder
+from fastgw.runtime.control.feed_runner import Feeding
+from fastgw.runtime.ipc.channel import Ask, Fed
+from fastgw.runtime.ipc.feed_values import taken
 from tests.support.fetching import fetching
 
 

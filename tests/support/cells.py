@@ -13,15 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from fastgw.node import cells
-from fastgw.node.cells import Cells, Limit, LockedCells, SwappedCells
+from fastgw.shm import rate_limit_table
+from fastgw.shm.rate_limit_table import Cells, Limit, LockedCells, SwappedCells
 
 WAYS: Final[dict[str, type[Cells]]] = {"locked": LockedCells} | (
-    {} if cells._twin is None else {"swapped": SwappedCells}
+    {} if rate_limit_table._twin is None else {"swapped": SwappedCells}
 )
 ALGORITHMS: Final = ("token_bucket", "fixed_window", "sliding_window")
 SECOND: Final = 1_000_000_000
-SOURCES = Path(cells.__file__).parent
+SOURCES = Path(rate_limit_table.__file__).parent
 BUILD_DEADLINE: Final = 120.0
 
 BEFORE_ACCESS = """
@@ -50,7 +50,7 @@ def made(way: type[Cells], count: int = 1024) -> Iterator[Cells]:
 
 def at(way: type[Cells], fd: int, count: int) -> Cells:
     """The table in a memory file, made if that is empty."""
-    size = cells.size(count)
+    size = rate_limit_table.size(count)
     os.ftruncate(fd, size)
     return way(memoryview(mmap.mmap(fd, size)), fd, 0)
 
@@ -64,13 +64,13 @@ def limit_of(table: Cells, algorithm: str, limit: int, window: float) -> Limit:
 def build_stopping_twin(folder: Path) -> Path:
     """The twin with a function before each access to the table, which its installed build does not have."""
     (folder / "before_access.c").write_text(BEFORE_ACCESS)
-    built = folder / "_cells.so"
+    built = folder / "_rate_limit_table.so"
     flags = ["-DFASTGW_CELLS_BEFORE_ACCESS=before_access", "-O1", "-shared", "-fPIC", "-fno-strict-aliasing"]
     compiler = shlex.split(os.environ.get("CC", "gcc"))
     headers = [f"-I{sysconfig.get_path('include')}", f"-I{SOURCES}"]
-    sources = [str(folder / "_cells.c"), str(folder / "before_access.c")]
+    sources = [str(folder / "_rate_limit_table.c"), str(folder / "before_access.c")]
     for command in (
-        [sys.executable, "-m", "cython", "-3", str(SOURCES / "_cells.pyx"), "-o", sources[0]],
+        [sys.executable, "-m", "cython", "-3", str(SOURCES / "_rate_limit_table.pyx"), "-o", sources[0]],
         [*compiler, *flags, *headers, *sources, "-o", str(built)],
     ):
         done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_DEADLINE, check=False)

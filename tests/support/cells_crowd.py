@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from fastgw.node.cells import Cells, Limit
+from fastgw.shm.rate_limit_table import Cells, Limit
 from tests.support.cells import SECOND, WAYS, limit_of, made
 
 PROCESSES: Final = 4

@@ -1,5 +1,5 @@
 /* Processes as coroutines that take turns before each access to the table, in an order drawn from a seed: millions of
- * interleavings of what `_cells.h` does, which real processes would need days for.
+ * interleavings of what `_rate_limit_table.h` does, which real processes would need days for.
  *
  * Each spends permits of a few keys, by a clock that goes on at any time; some are killed. All have few places and few
  * shared cells. Afterwards, whatever interval is taken, those admissions that began and ended in it are no more than
@@ -14,7 +14,7 @@
 
 static void take_turns(void);
 #define FASTGW_CELLS_BEFORE_ACCESS take_turns
-#include "_cells.h"
+#include "_rate_limit_table.h"
 
 enum { PROCESSES = 4, SPENDINGS = 3, KEYS = 3, CELLS = 16, STACK = 1 << 16, STEPS_MAX = 100000 };
 

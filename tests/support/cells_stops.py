@@ -20,8 +20,8 @@ from itertools import count
 from types import FrameType
 from typing import Any, Final
 
-from fastgw.node import cells
-from fastgw.node.cells import Cells, Limit
+from fastgw.shm import rate_limit_table
+from fastgw.shm.rate_limit_table import Cells, Limit
 from tests.support.cells import SECOND, WAYS, limit_of, made
 
 LIMIT: Final = 5
@@ -37,11 +37,11 @@ Arm = Callable[[int, int, int], None]
 
 def stopping_twin(path: str) -> Arm:
     """Put the twin that can be stopped in the place of the installed one."""
-    loader = ExtensionFileLoader("fastgw.node._cells", path)
+    loader = ExtensionFileLoader("fastgw.shm._rate_limit_table", path)
     spec = ModuleSpec(loader.name, loader, origin=path)
     twin = module_from_spec(spec)
     loader.exec_module(twin)
-    cells._twin = twin
+    rate_limit_table._twin = twin
     library = ctypes.CDLL(path)
     words = [ctypes.c_long.in_dll(library, name) for name in ("accesses_left", "accesses_after")]
     how = ctypes.c_int.in_dll(library, "stop_by")
@@ -60,7 +60,7 @@ def stopping_reference() -> Arm:
 
         def trace(frame: FrameType, event: str, _: Any) -> Any:
             nonlocal left
-            if frame.f_code.co_filename != cells.__file__:
+            if frame.f_code.co_filename != rate_limit_table.__file__:
                 return None
             if event == "line":
                 left -= 1

@@ -14,10 +14,10 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPubl
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key as generate_rsa_key
 from cryptography.x509.oid import NameOID
 
-from fastgw.config.settings import UpstreamTls
-from fastgw.routing import at_once
-from fastgw.upstream.tls import client_tls as upstream_tls
-from fastgw.upstream.tls import material_of
+from fastgw.config.settings.gateway import UpstreamTls
+from fastgw.routing.table import at_once
+from fastgw.upstream.targets.tls import client_tls as upstream_tls
+from fastgw.upstream.targets.tls import material_of
 
 OTHER_USES = (
     "digital_signature content_commitment key_encipherment data_encipherment key_agreement encipher_only decipher_only"

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastgw.node.ground import Ground
-from fastgw.upstream.fetch import Fetcher
+from fastgw.eventloop.worker_loop import Ground
+from fastgw.upstream.client.http_client import Fetcher
 
 
 @asynccontextmanager

@@ -9,9 +9,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from fastgw import config
-from fastgw.compile import Plan
-from fastgw.config.settings import Config
+from fastgw.config.settings.gateway import Config
 from fastgw.filters import TYPES
+from fastgw.gateway.compiler import Plan
 
 
 def load_document(document: Mapping[str, Any], types: Mapping[str, Any] = TYPES) -> Config:

@@ -3,10 +3,10 @@
 import sys
 
 from fastgw.cli import main
-from fastgw.runtime import slots
+from fastgw.runtime.node import child_slots
 
 if __name__ == "__main__":
     _, seconds, _, *arguments = sys.argv
-    slots.restart_delay = lambda deaths: float(seconds)
+    child_slots.restart_delay = lambda deaths: float(seconds)
     sys.argv = ["fastgw", *arguments]
     main()

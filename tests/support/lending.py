@@ -4,14 +4,14 @@ import asyncio
 import socket
 from typing import Any
 
-from fastgw.config import settings
-from fastgw.config.settings import Upstream, UpstreamTimeouts
-from fastgw.config.values import parse_url
+from fastgw.config.base.value_types import parse_url
+from fastgw.config.settings import gateway as settings
+from fastgw.config.settings.gateway import Upstream, UpstreamTimeouts
 from fastgw.errors import Fault
-from fastgw.upstream.connect import ConnectFailed
-from fastgw.upstream.pool import Pool
-from fastgw.upstream.resolve import Address
-from fastgw.upstream.target import Target, build_targets
+from fastgw.upstream.connections.connect import ConnectFailed
+from fastgw.upstream.connections.pool import Pool
+from fastgw.upstream.targets.dns import Address
+from fastgw.upstream.targets.target import Target, build_targets
 from tests.support.on_loop import until
 
 

@@ -13,24 +13,24 @@ from math import inf
 from time import monotonic, time
 from typing import Any
 
-from fastgw.compile import building
-from fastgw.compile import compile as compile_tables
-from fastgw.config.settings import Config
+from fastgw.config.settings.gateway import Config
 from fastgw.downstream import Server
 from fastgw.errors import Fault
+from fastgw.eventloop import worker_loop as ground
+from fastgw.eventloop.timer_wheel import TICK, Wheel
+from fastgw.eventloop.worker_loop import MEDIUM_READ_BYTES, READ_BYTES, SMALL_READ_BYTES
 from fastgw.filters import TYPES
 from fastgw.filters.api import Env, Filter, Hooks, Phase
-from fastgw.gateway import dismantling
-from fastgw.node import ground
-from fastgw.node.ground import MEDIUM_READ_BYTES, READ_BYTES, SMALL_READ_BYTES
-from fastgw.node.kept_room import KeptRoom
-from fastgw.node.timers import TICK, Wheel
+from fastgw.gateway.compiler import building
+from fastgw.gateway.compiler import compile as compile_tables
+from fastgw.gateway.tables import dismantling
 from fastgw.observe import Record
-from fastgw.observe.ended import Ended, record_of
-from fastgw.observe.families import FilterEvent
-from fastgw.routing import at_once
-from fastgw.upstream.connection import UpstreamConnection
-from fastgw.upstream.target import Target
+from fastgw.observe.finished_exchange import Ended, record_of
+from fastgw.observe.metrics.families import FilterEvent
+from fastgw.routing.table import at_once
+from fastgw.shm.retry_buffer_budget import KeptRoom
+from fastgw.upstream.connections.http1_connection import UpstreamConnection
+from fastgw.upstream.targets.target import Target
 from tests.support.generations import load_document, plan_after
 
 SERVICE = {
@@ -204,7 +204,7 @@ class Hangups:
 
 
 class Ground:
-    """As `fastgw.node.ground.Ground`, with a clock that stands still."""
+    """As `fastgw.eventloop.worker_loop.Ground`, with a clock that stands still."""
 
     def __init__(self) -> None:
         self.kept_room = KeptRoom.alone()

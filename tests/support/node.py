@@ -6,16 +6,16 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from fastgw.compile import compile
 from fastgw.config import Loaded, load_text
 from fastgw.filters import TYPES
-from fastgw.node.shared import Shared
-from fastgw.runtime.accepted import Accepted, accept, seal
-from fastgw.runtime.channel import AnyMessage, Channel
-from fastgw.runtime.commons import Commons, Sealed, place_listeners
-from fastgw.runtime.slots import Child
-from fastgw.runtime.sockets import close_endpoints
-from fastgw.runtime.words import Words
+from fastgw.gateway.compiler import compile
+from fastgw.runtime.ipc.channel import AnyMessage, Channel
+from fastgw.runtime.node.child_slots import Child
+from fastgw.runtime.node.config_snapshot import Accepted, accept, seal
+from fastgw.runtime.node.node_state import Commons, Sealed, place_listeners
+from fastgw.runtime.node.shm_layout import Words
+from fastgw.runtime.sockets.listening_sockets import close_endpoints
+from fastgw.shm.memory import Shared
 
 FILE = "/nowhere/gateway.yaml"
 ANYWHERE = "{address: 127.0.0.1:0}"

@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 
 from fastgw.explain import as_text, explain
-from fastgw.gateway import Gateway
+from fastgw.gateway.tables import Gateway
 from fastgw.observe import Record
-from fastgw.observe.lines import FORMATS, masker
+from fastgw.observe.access_log.formats import FORMATS, masker
 
 
 def told_of(records: list[Record], gateway: Gateway) -> str:

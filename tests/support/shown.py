@@ -1,11 +1,11 @@
 """A filter for tests that answers what would be shown to an API: a token, or one against forged requests."""
 
 FILTER = '''
-from fastgw.config.credentials import Basic, Csrf, OAuth2
+from fastgw.config.settings.credentials import Basic, Csrf, OAuth2
 from fastgw.filters.api import Env, Fault, FeedSource, Filter, Hooks, Phase, Reply, Secret, Services
-from fastgw.filters.credentials.csrf import CsrfSource, Shown, csrf_holder
-from fastgw.filters.credentials.said import Unavailable
-from fastgw.filters.credentials.tokens import Token, TokenSource, token_holder
+from fastgw.filters.policies.credentials.csrf_tokens import CsrfSource, Shown, csrf_holder
+from fastgw.filters.policies.credentials.messages import Unavailable
+from fastgw.filters.policies.credentials.oauth_tokens import Token, TokenSource, token_holder
 
 
 class ShownHere(Filter, name="shown", phase=Phase.CREDENTIALS):

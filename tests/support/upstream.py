@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from fastgw.config.values import parse_url
-from fastgw.upstream import resolve
-from fastgw.upstream.connect import ConnectFailed, connect
-from fastgw.upstream.resolve import Address
-from fastgw.upstream.target import Target
+from fastgw.config.base.value_types import parse_url
+from fastgw.upstream.connections.connect import ConnectFailed, connect
+from fastgw.upstream.targets import dns
+from fastgw.upstream.targets.dns import Address
+from fastgw.upstream.targets.target import Target
 from tests.support.memory import Ground
 
 LONG = 10.0
@@ -108,7 +108,7 @@ def named(monkeypatch: pytest.MonkeyPatch, *addresses: Address) -> Target:
     async def look_up(host: str, port: int) -> list[Address]:
         return list(addresses)
 
-    monkeypatch.setattr(resolve, "look_up", look_up)
+    monkeypatch.setattr(dns, "look_up", look_up)
     return Target(parse_url("http://users:80"), resolve_interval=3600.0)
 
 

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastgw.config.settings import Log
-from fastgw.filters.request_id import RequestId
-from fastgw.runtime.notices import call_process, configure
-from fastgw.upstream import pool as pooling
+from fastgw.config.settings.gateway import Log
+from fastgw.filters.policies.request_id import RequestId
+from fastgw.operator_log import call_process, configure
+from fastgw.upstream.connections import pool as pooling
 from tests.support.lending import Dialer
 
 

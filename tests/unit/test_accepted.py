@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import pytest
 from msgspec.structs import replace
 
-from fastgw.compile import building, compile
 from fastgw.config import Remembered, load_text
 from fastgw.filters import TYPES
-from fastgw.node.places import Places
-from fastgw.routing import at_once
-from fastgw.runtime.accepted import NEW, Accepted, Base, FeedsKept, accept, seal, unseal, unsealing
-from fastgw.runtime.commons import Sealed
+from fastgw.gateway.compiler import building, compile
+from fastgw.routing.table import at_once
+from fastgw.runtime.node.config_snapshot import NEW, Accepted, Base, FeedsKept, accept, seal, unseal, unsealing
+from fastgw.runtime.node.node_state import Sealed
+from fastgw.shm.slot_assignment import Places
 
 ROUTES = 1_000  # several pieces
 

@@ -9,9 +9,9 @@ from contextlib import ExitStack
 
 import pytest
 
-from fastgw.config.values import Address, parse_address
-from fastgw.runtime import activation
-from fastgw.runtime.activation import Inherited, Passed, bound_to, inherited
+from fastgw.config.base.value_types import Address, parse_address
+from fastgw.runtime.sockets import systemd_activation
+from fastgw.runtime.sockets.systemd_activation import Inherited, Passed, bound_to, inherited
 
 FIRST_FD = 600  # of this test, where pytest has none of its own
 
@@ -27,7 +27,7 @@ def opened() -> Iterator[ExitStack]:
 @pytest.fixture
 def passing(opened: ExitStack, monkeypatch: pytest.MonkeyPatch) -> Pass:
     """Passes sockets as systemd does, and returns the environment that tells of them."""
-    monkeypatch.setattr(activation, "FIRST_FD", FIRST_FD)
+    monkeypatch.setattr(systemd_activation, "FIRST_FD", FIRST_FD)
 
     def passing(*sockets: socket.socket, **told: str) -> dict[str, str]:
         for index, each in enumerate(sockets):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fastgw.filters.adaptive import BASELINE_S, SAMPLES, AdaptiveLimit
+from fastgw.filters.limiting.adaptive_concurrency import BASELINE_S, SAMPLES, AdaptiveLimit
 
 
 class Upstream:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from fastgw.admin import sessions
-from fastgw.admin.access import Access
-from fastgw.config.secret import Secret
-from fastgw.config.settings import Admin
-from fastgw.config.values import Address
+from fastgw.admin import browser_sessions
+from fastgw.admin.authorization import Access
+from fastgw.config.base.value_types import Address
+from fastgw.config.settings.gateway import Admin
+from fastgw.config.settings.secrets import Secret
 from tests.support.admin import MADE, Served, served
 
 TOKEN = "s3cret-token-✓"
@@ -266,10 +266,10 @@ class TestSession:
             assert here.ask("GET /status", f"Cookie: a=b; {name}={value}; c=d")[0] == 200
 
     def test_it_ends_with_its_time_and_with_the_token(self):
-        value, told = sessions.begin("token", 1000.0)
-        assert sessions.is_good("token", value, told.expires_date - 1)
-        assert not sessions.is_good("token", value, told.expires_date)
-        assert not sessions.is_good("another", value, 1000.0)
+        value, told = browser_sessions.begin("token", 1000.0)
+        assert browser_sessions.is_good("token", value, told.expires_date - 1)
+        assert not browser_sessions.is_good("token", value, told.expires_date)
+        assert not browser_sessions.is_good("another", value, 1000.0)
 
     def test_signing_out_takes_the_cookie_back(self):
         with served() as here:
@@ -278,9 +278,9 @@ class TestSession:
             assert (status, f"fastgw-admin-{here.address.port}=; Path=/; Max-Age=0;" in head) == (200, True)
 
     def test_over_tls_it_is_sent_over_tls_alone(self):
-        assert sessions.set_cookie("a", "b", tls=True).endswith("; HttpOnly; SameSite=Strict; Secure")
-        assert sessions.cookie_name("gw.example", tls=True) == "fastgw-admin-443"
-        assert sessions.cookie_name("[::1]", tls=False) == "fastgw-admin-80"
+        assert browser_sessions.set_cookie("a", "b", tls=True).endswith("; HttpOnly; SameSite=Strict; Secure")
+        assert browser_sessions.cookie_name("gw.example", tls=True) == "fastgw-admin-443"
+        assert browser_sessions.cookie_name("[::1]", tls=False) == "fastgw-admin-80"
 
     @pytest.mark.parametrize("site", ["cross-site", "same-site", "sameorigin", ""])
     def test_what_a_browser_asks_for_another_page_is_refused(self, site):

@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from fastgw.admin import api
-from fastgw.admin.node import Consumers, Effective, Live, Routes, Status, Upstreams
+from fastgw.admin.node_interface import Consumers, Effective, Live, Routes, Status, Upstreams
 from fastgw.admin.operation import Operation
-from fastgw.config.settings import DEFAULT_ADMIN
+from fastgw.config.settings.gateway import DEFAULT_ADMIN
 from tests.support.admin import (
     BUSY,
     CONSUMER,

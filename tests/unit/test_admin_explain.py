@@ -15,17 +15,17 @@ import pytest
 from typer.testing import CliRunner
 
 from fastgw import config
-from fastgw.admin.node import Explained, RequestToExplain
+from fastgw.admin.node_interface import Explained, RequestToExplain
 from fastgw.cli import app
-from fastgw.compile import compile as compile_tables
+from fastgw.consumers.index import index_of
 from fastgw.filters import TYPES
 from fastgw.filters.api import Env, Exchange, Filter, Hooks, Phase
-from fastgw.gateway import Gateway
-from fastgw.identity import index_of
-from fastgw.runtime import explaining
-from fastgw.runtime.accepted import accept
-from fastgw.runtime.explaining import Explaining
-from fastgw.runtime.proposals import Proposals
+from fastgw.gateway.compiler import compile as compile_tables
+from fastgw.gateway.tables import Gateway
+from fastgw.runtime.control import explain_requests as explaining
+from fastgw.runtime.control.explain_requests import Explaining
+from fastgw.runtime.node.config_snapshot import accept
+from fastgw.runtime.reload.proposer import Proposals
 from tests.support.admin import MADE, served
 from tests.support.certificates import Certificates
 from tests.support.peer import DEADLINE

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from fastgw.config.values import Trait
+from fastgw.config.base.value_types import Trait
 from fastgw.filters.limiting.keys import key_named, key_of
 from tests.support.admin import served
 

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from fastgw.admin import serve as serving
-from fastgw.admin.access import Access
 from fastgw.admin.api import create_app
-from fastgw.admin.serve import serve
-from fastgw.config.secret import Secret
-from fastgw.config.settings import ClientAuth, ServerCertificate, ServerTls
-from fastgw.config.values import Address
-from fastgw.downstream.tls import server_context
+from fastgw.admin.authorization import Access
+from fastgw.config.base.value_types import Address
+from fastgw.config.settings.gateway import ClientAuth, ServerCertificate, ServerTls
+from fastgw.config.settings.secrets import Secret
+from fastgw.downstream.tls.contexts import server_context
+from fastgw.runtime.control import admin_listener as serving
+from fastgw.runtime.control.admin_listener import serve
 from tests.support.admin import MADE, FakeNode, Served, served, taken
 from tests.support.certificates import Certificates
 from tests.support.gateway import wait_until

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from fastgw.admin.status import StatusPages
-from fastgw.wire.framing import judge_request
+from fastgw.admin.status_server import StatusPages
+from fastgw.http.http1.parser import judge_request
 from tests.support.on_loop import on_loop
 
 

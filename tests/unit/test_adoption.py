@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastgw.runtime.adoption import Adoption
-from fastgw.runtime.channel import Adopt, Channel, Release
-from fastgw.runtime.slots import Child, Slot
+from fastgw.runtime.ipc.channel import Adopt, Channel, Release
+from fastgw.runtime.node.child_slots import Child, Slot
+from fastgw.runtime.supervisor.slot_adoption import Adoption
 
 
 class Node:

@@ -12,15 +12,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fastgw.config.patterns import parse_host, parse_path
-from fastgw.downstream.choose import choose
+from fastgw.config.base.route_patterns import parse_host, parse_path
 from fastgw.exchange import Chain, Exchange, Route
-from fastgw.forwarded import Peer
-from fastgw.routing import Conditions, Router
-from fastgw.wire import heads
-from fastgw.wire.framing import judge_request
-from fastgw.wire.malformed import Malformed
-from fastgw.wire.paths import has_other_readings, normalize, other_readings
+from fastgw.forwarded_headers import Peer
+from fastgw.http.http1 import parser_reference
+from fastgw.http.http1.parser import judge_request
+from fastgw.http.malformed import Malformed
+from fastgw.http.path_normalization import has_other_readings, normalize, other_readings
+from fastgw.pipeline.route_selection import choose
+from fastgw.routing.table import Conditions, Router
 from tests.support.memory import Plane
 
 # --- what is read
@@ -127,7 +127,7 @@ TABLE = Router(routes(ADMIN, OPEN))
         b"//" + b"a" * 5000,
     ],
 )
-@pytest.mark.parametrize("judge", [judge_request, heads.judge_request])
+@pytest.mark.parametrize("judge", [judge_request, parser_reference.judge_request])
 def test_a_path_that_is_another_routes_to_some_server_is_refused(path: bytes, judge: Any) -> None:
     assert chosen(TABLE, head_of(path, judge=judge)) == "ambiguous_path"
     assert chosen(TABLE, head_of(path, judge=judge), refuses=False) == "r1"
@@ -356,7 +356,7 @@ def test_whichever_way_it_is_read_it_stays_at_its_route(
         except Malformed:
             continue
         name = chosen(table, head)
-        plain = head_of(raw_path, judge=heads.judge_request)
+        plain = head_of(raw_path, judge=parser_reference.judge_request)
         assert chosen(reference, plain) == name
         assert plain.ordinary == head.ordinary
         if head.ordinary:

@@ -11,8 +11,8 @@ from urllib.parse import quote
 
 import pytest
 
-from fastgw.filters.jwks import Keyring
-from fastgw.filters.oidc.id_token import IdTokens
+from fastgw.filters.authentication.jwks import Keyring
+from fastgw.filters.policies.oidc.id_token import IdTokens
 from fastgw.jose import Refused, read_set
 from tests.support.memory import Plane
 from tests.support.on_loop import on_loop
@@ -120,7 +120,7 @@ def test_an_id_token_and_one_that_is_signed_otherwise_are_none() -> None:
 @pytest.fixture
 def plane(monkeypatch: pytest.MonkeyPatch) -> Plane:
     keys = read_set(key_set(RS))
-    monkeypatch.setattr("fastgw.filters.oidc.filter.Keyring", lambda *_: Keyring(keys))
+    monkeypatch.setattr("fastgw.filters.policies.oidc.filter.Keyring", lambda *_: Keyring(keys))
     return plane_of({"backchannel_logout": PATH})
 
 

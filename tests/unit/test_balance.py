@@ -13,21 +13,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.config import settings as config
-from fastgw.config.values import Trait, parse_url
+from fastgw.config.base.value_types import Trait, parse_url
+from fastgw.config.settings import gateway as config
+from fastgw.consumers.index import Consumer
 from fastgw.errors import Fault
-from fastgw.forwarded import Peer
-from fastgw.identity import Consumer
-from fastgw.upstream.balance import Balancer, Member, hashed
-from fastgw.upstream.balance.drawn import Latency, LeastConnections, Random
-from fastgw.upstream.balance.hashed import FEW, SLOTS, ConsistentHash, address, key_of
-from fastgw.upstream.balance.loads import Latencies, Loads
-from fastgw.upstream.balance.turns import RoundRobin
-from fastgw.upstream.balance.usable import Rising, in_use
-from fastgw.upstream.group import Upstream
-from fastgw.upstream.passage import Passage
-from fastgw.upstream.target import Target
-from fastgw.wire.framing import judge_request
+from fastgw.forwarded_headers import Peer
+from fastgw.http.http1.parser import judge_request
+from fastgw.upstream.forwarding.fast_path import Passage
+from fastgw.upstream.load_balancing import Balancer, Member
+from fastgw.upstream.load_balancing import hashing as hashed
+from fastgw.upstream.load_balancing.eligible_targets import Rising, in_use
+from fastgw.upstream.load_balancing.hashing import FEW, SLOTS, ConsistentHash, address, key_of
+from fastgw.upstream.load_balancing.load_tracking import Latencies, Loads
+from fastgw.upstream.load_balancing.random_choice import Latency, LeastConnections, Random
+from fastgw.upstream.load_balancing.round_robin import RoundRobin
+from fastgw.upstream.targets.target import Target
+from fastgw.upstream.upstream import Upstream
 
 ANY = Passage(None, None, Peer("192.0.2.1", 1, 80, False))  # type: ignore[arg-type]
 """Somebody's request: most balancers do not look at it."""

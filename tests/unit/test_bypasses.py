@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from fastgw.config.settings import Config
+from fastgw.config.settings.gateway import Config
 from fastgw.filters import TYPES
-from fastgw.runtime.bypasses import bypasses
+from fastgw.gateway.authentication_bypasses import bypasses
 from tests.support.generations import load_document
 
 KEYED = {"filters": {"key_auth": {}}}

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fastgw.runtime.capacity import OWN_FILES, auto_workers, file_limit_warning
+from fastgw.runtime.process.machine_capacity import OWN_FILES, auto_workers, file_limit_warning
 
 MIB = 1024 * 1024
 

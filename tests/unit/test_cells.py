@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastgw.node import cells
-from fastgw.node.cells import Cells, Limit
+from fastgw.shm import rate_limit_table
+from fastgw.shm.rate_limit_table import Cells, Limit
 from tests.support.cells import ALGORITHMS, SECOND, WAYS, at, limit_of, made
 
 START = 5000 * SECOND
@@ -296,11 +296,11 @@ def test_processes_of_both_kinds_do_not_share_a_table() -> None:
 @pytest.mark.parametrize("count", [-16, 0, 1, 8, 17, 100])
 def test_a_table_has_a_power_of_two_of_cells(count: int) -> None:
     with pytest.raises(ValueError, match="cells"):
-        cells.size(count)
+        rate_limit_table.size(count)
 
 
 def test_memory_of_another_size_is_refused(way: type[Cells]) -> None:
-    for size in (0, 4096, cells.size(64) - 8, cells.size(64) + 8, cells.size(64) + 80):
+    for size in (0, 4096, rate_limit_table.size(64) - 8, rate_limit_table.size(64) + 8, rate_limit_table.size(64) + 80):
         with pytest.raises(ValueError):  # noqa: PT011  either there are no such cells, or no such bytes
             way(memoryview(bytearray(size)), -1, 0)
 
@@ -321,8 +321,8 @@ def test_a_window_has_a_length_that_can_be_counted(table: Cells, algorithm: str,
 
 def test_what_does_not_fit_into_a_cell_is_refused(table: Cells) -> None:
     for wrong in (
-        lambda: table.fixed_window(cells.COUNT_MAX + 1, 1.0),
-        lambda: table.sliding_window(1, cells.WINDOW_MIN - 0.01),
+        lambda: table.fixed_window(rate_limit_table.COUNT_MAX + 1, 1.0),
+        lambda: table.sliding_window(1, rate_limit_table.WINDOW_MIN - 0.01),
         lambda: table.fixed_window(0, 1.0),
         lambda: table.token_bucket(1, 1.0, 0),
         lambda: table.token_bucket(1, 1e6, 10**6),
@@ -335,14 +335,14 @@ def test_what_does_not_fit_into_a_cell_is_refused(table: Cells) -> None:
 def test_the_longest_and_the_largest_do_fit(table: Cells, algorithm: str) -> None:
     year = 365 * 86400.0
     assert 0 < admitted(limit_of(table, algorithm, 1, year), b"a", START, 2) == 1
-    most = limit_of(table, algorithm, cells.COUNT_MAX, cells.WINDOW_MIN)
-    assert most.spend(b"a", cells.COUNT_MAX, START) == 0
+    most = limit_of(table, algorithm, rate_limit_table.COUNT_MAX, rate_limit_table.WINDOW_MIN)
+    assert most.spend(b"a", rate_limit_table.COUNT_MAX, START) == 0
     assert most.spend(b"a", 1, START) > 0
 
 
 def test_no_clock_is_read() -> None:
     """So a jump of the system clock changes nothing: the time is an argument, monotonic by contract."""
-    reference = ast.parse(Path(cells.__file__).read_text())
+    reference = ast.parse(Path(rate_limit_table.__file__).read_text())
     imported = {
         name
         for node in ast.walk(reference)
@@ -355,18 +355,18 @@ def test_no_clock_is_read() -> None:
         )
     }
     assert not imported & {"time", "datetime", "asyncio", "uvloop"}
-    for name in ("_cells.h", "_cells.pyx"):
-        text = Path(cells.__file__).with_name(name).read_text()
+    for name in ("_rate_limit_table.h", "_rate_limit_table.pyx"):
+        text = Path(rate_limit_table.__file__).with_name(name).read_text()
         included = {line.split()[1] for line in text.splitlines() if line.startswith("#include")}
         assert included <= {"<stddef.h>", "<stdint.h>", "<string.h>"}
         assert "clock_gettime" not in text
 
 
 def test_it_is_told_which_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cells, "_twin", None)
-    assert cells.told() == "fcntl locks (no compiled twin)"
-    monkeypatch.setattr(cells, "_twin", object())
-    assert cells.told() == "compare-and-swap"
+    monkeypatch.setattr(rate_limit_table, "_twin", None)
+    assert rate_limit_table.told() == "fcntl locks (no compiled twin)"
+    monkeypatch.setattr(rate_limit_table, "_twin", object())
+    assert rate_limit_table.told() == "compare-and-swap"
 
 
 @in_each_way

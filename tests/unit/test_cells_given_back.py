@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.node.cells import COUNT_MAX, Cells
+from fastgw.shm.rate_limit_table import COUNT_MAX, Cells
 from tests.support.cells import ALGORITHMS, SECOND, WAYS, limit_of, made
 
 START = 5000 * SECOND

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from cryptography.x509 import Certificate, load_pem_x509_certificate, load_pem_x509_crl
 
-from fastgw.config.pem import amiss, amiss_authority, decoded
-from fastgw.config.settings import ClientAuth, Config, Listener, ServerCertificate, ServerTls
-from fastgw.config.values import Address
-from fastgw.runtime.certificates import files_to_spare, looked_at_again, renamed, settled, told, verifiers
-from fastgw.wire.certificate import expiry
+from fastgw.config.base.value_types import Address
+from fastgw.config.settings.gateway import ClientAuth, Config, Listener, ServerCertificate, ServerTls
+from fastgw.net.client_certificate import expiry
+from fastgw.net.pem import amiss, amiss_authority, decoded
+from fastgw.runtime.reload.certificate_files import files_to_spare, looked_at_again, renamed, settled, told, verifiers
 from tests.support.certificates import Certificates
 
 OTHER = "/elsewhere/token"

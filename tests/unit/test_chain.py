@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from fastgw.config.settings import FilterUse
+from fastgw.config.settings.gateway import FilterUse
 from fastgw.exchange import Chain, Exchange, Hooks, Link, Route, run_request
 from fastgw.filters.api import Fault, Filter, Looks, Phase, Reply
-from fastgw.observe.families import FilterEvent
-from fastgw.wire.framing import judge_response
+from fastgw.http.http1.parser import judge_response
+from fastgw.observe.metrics.families import FilterEvent
 from tests.support.memory import Plane, probe
 
 HOST = b"Host: a.test\r\n"

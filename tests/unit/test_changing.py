@@ -9,16 +9,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastgw.compile import compile
 from fastgw.config import load_text
 from fastgw.exchange import Route
 from fastgw.filters import TYPES
-from fastgw.gateway import CompileError, Gateway
-from fastgw.routing import Steps
-from fastgw.runtime.accepted import Accepted, Base, accept, seal
-from fastgw.runtime.changing import Changing
-from fastgw.runtime.channel import Prepare
-from fastgw.runtime.slices import Slices
+from fastgw.gateway.compiler import compile
+from fastgw.gateway.tables import CompileError, Gateway
+from fastgw.routing.table import Steps
+from fastgw.runtime.ipc.channel import Prepare
+from fastgw.runtime.node.config_snapshot import Accepted, Base, accept, seal
+from fastgw.runtime.worker.sliced_work import Slices
+from fastgw.runtime.worker.table_swap import Changing
 from tests.support.on_loop import on_loop, until
 
 ROUTES = 300

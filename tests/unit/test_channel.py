@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from fastgw.runtime.channel import (
+from fastgw.runtime.ipc.channel import (
     Adopt,
     Channel,
     ChannelClosed,

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from typer.testing import Result
 
-from fastgw.admin import choosing
-from fastgw.admin.choosing import Ambiguous, NoSuchGateway, Wanted, choose
-from fastgw.config.values import parse_address
-from fastgw.runtime.registry import Entry, Found, Registration, running
+from fastgw.admin import gateway_selection
+from fastgw.admin.gateway_registry import Entry, Found, Registration, running
+from fastgw.admin.gateway_selection import Ambiguous, NoSuchGateway, Wanted, choose
+from fastgw.config.base.value_types import parse_address
 from tests.support import commands
 
 
@@ -22,7 +22,7 @@ from tests.support import commands
 def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     environment = {"RUNTIME_DIRECTORY": str(tmp_path / "run")}
     monkeypatch.setenv("RUNTIME_DIRECTORY", environment["RUNTIME_DIRECTORY"])
-    monkeypatch.setattr("fastgw.runtime.registry.directories", lambda environment: [str(tmp_path / "run")])
+    monkeypatch.setattr("fastgw.admin.gateway_registry.directories", lambda environment: [str(tmp_path / "run")])
     monkeypatch.delenv("FASTGW_ADMIN_TOKEN", raising=False)
 
 
@@ -180,4 +180,4 @@ def test_somebody_at_a_terminal_chooses(run, monkeypatch):
 
     found: list[Found] = running()
     assert _ask_which(found).entry.name == "two"
-    assert choosing.listed(found)[0].startswith("one")
+    assert gateway_selection.listed(found)[0].startswith("one")

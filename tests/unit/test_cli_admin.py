@@ -14,14 +14,14 @@ import msgspec
 import pytest
 from typer.testing import CliRunner, Result
 
-from fastgw.admin import tables
+from fastgw.admin import status_tables
 from fastgw.admin.client import AdminClient, parse_place
-from fastgw.admin.node import Status
+from fastgw.admin.node_interface import Status
 from fastgw.cli import app
-from fastgw.config.secret import Secret
-from fastgw.config.settings import ClientAuth, ServerCertificate, ServerTls
-from fastgw.config.values import Address
-from fastgw.downstream.tls import server_context
+from fastgw.config.base.value_types import Address
+from fastgw.config.settings.gateway import ClientAuth, ServerCertificate, ServerTls
+from fastgw.config.settings.secrets import Secret
+from fastgw.downstream.tls.contexts import server_context
 from tests.support.admin import BUSY, FAILED, MADE, REJECTED, Served, served
 from tests.support.certificates import Certificates
 
@@ -140,16 +140,16 @@ class TestStatus:
             if len(looks) == 3:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(tables.time, "sleep", sleep)
-        monkeypatch.setattr(tables.signal, "signal", lambda number, action: None)
-        tables.watch(AdminClient(parse_place(here.authority), here.token))
+        monkeypatch.setattr(status_tables.time, "sleep", sleep)
+        monkeypatch.setattr(status_tables.signal, "signal", lambda number, action: None)
+        status_tables.watch(AdminClient(parse_place(here.authority), here.token))
         assert looks == [1.0] * 3
 
 
 def shown(status: Status, before: Status, width: int = 120) -> str:
-    console = tables.Console(width=width, highlight=False)
+    console = status_tables.Console(width=width, highlight=False)
     with console.capture() as capture:
-        console.print(tables.overview(status, tables.Upstreams([]), tables.Routes([]), before))
+        console.print(status_tables.overview(status, status_tables.Upstreams([]), status_tables.Routes([]), before))
     return capture.get()
 
 

@@ -14,11 +14,11 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from fastgw.config.credentials import BY_SECRET, OAuth2
-from fastgw.config.secret import Secret
-from fastgw.config.upstreams import UpstreamTls
-from fastgw.config.values import parse_endpoint
-from fastgw.filters.client_auth import authenticate
+from fastgw.config.base.value_types import parse_endpoint
+from fastgw.config.settings.credentials import BY_SECRET, OAuth2
+from fastgw.config.settings.secrets import Secret
+from fastgw.config.settings.upstreams import UpstreamTls
+from fastgw.filters.outbound.client_authentication import authenticate
 from fastgw.jose import KeySet, Rules, keys_from_pem, read_token, verify
 
 CLIENT, SECRET = "shop: ä", "50% of + &=:"

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.wire.client_hello import LONGEST_HELLO, LONGEST_RECORD, HelloBuffer, protocols_offered
-from fastgw.wire.malformed import Malformed
+from fastgw.http.malformed import Malformed
+from fastgw.net.client_hello import LONGEST_HELLO, LONGEST_RECORD, HelloBuffer, protocols_offered
 from tests.support.secured import client_hello
 
 hello = cache(client_hello)

@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 
-from fastgw.compile import rest_of
 from fastgw.config import ConfigError
-from fastgw.config.settings import AccessLog, Config, FilterUse
-from fastgw.config.values import parse_network
-from fastgw.downstream.trust import trust
+from fastgw.config.base.value_types import parse_network
+from fastgw.config.settings.gateway import AccessLog, Config, FilterUse
+from fastgw.downstream.trusted_proxies import trust
 from fastgw.filters.api import Filter, Phase
-from fastgw.filters.auth import Auth
-from fastgw.filters.key_auth import KeyAuth
-from fastgw.gateway import CompileError
+from fastgw.filters.policies.auth import Auth
+from fastgw.filters.policies.key_auth import KeyAuth
+from fastgw.gateway.compiler import rest_of
+from fastgw.gateway.tables import CompileError
 from tests.support.certificates import Certificates
 from tests.support.memory import Plane
 

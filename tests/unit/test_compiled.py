@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import fastgw.runtime.running  # imports all modules that have a twin
+import fastgw.runtime.run  # imports all modules that have a twin
 from fastgw import compiled
 
 PACKAGE = Path(fastgw.__file__).parent
@@ -77,12 +77,12 @@ def asked(monkeypatch) -> dict[str, bool]:
 
 
 def test_a_twin_that_is_missing_is_none(asked):
-    assert compiled.twin("fastgw.wire._nothing") is None
-    assert asked == {"fastgw.wire._nothing": False}
+    assert compiled.twin("fastgw.http.http1._nothing") is None
+    assert asked == {"fastgw.http.http1._nothing": False}
 
 
 def test_a_twin_without_the_twin_that_it_uses_is_missing_as_well(asked, monkeypatch, tmp_path):
-    (tmp_path / "lonely_twin.py").write_text("import fastgw.wire._nothing\n")
+    (tmp_path / "lonely_twin.py").write_text("import fastgw.http.http1._nothing\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert compiled.twin("lonely_twin") is None
     assert asked == {"lonely_twin": False}
@@ -96,7 +96,7 @@ def test_a_twin_that_is_not_wanted_is_not_imported(asked, monkeypatch):
 
 def test_a_twin_that_cannot_be_loaded_is_no_missing_twin(asked, monkeypatch, tmp_path):
     """It would run slower for ever, and nobody would know why."""
-    for number, absent in enumerate(("nothing_of_this_name", "fastgw.wire.nothing", "_nothing")):
+    for number, absent in enumerate(("nothing_of_this_name", "fastgw.http.http1.nothing", "_nothing")):
         (tmp_path / f"broken_twin_{number}.py").write_text(f"import {absent}\n")
         monkeypatch.syspath_prepend(tmp_path)
         with pytest.raises(ModuleNotFoundError, match=absent):

@@ -8,8 +8,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from fastgw import config
-from fastgw.config.settings import ClientAuth, ServerCertificate, ServerTls
-from fastgw.config.values import Address, parse_address
+from fastgw.config.base.value_types import Address, parse_address
+from fastgw.config.settings.gateway import ClientAuth, ServerCertificate, ServerTls
 from tests.support.certificates import Certificates
 
 HEAD = "version: 1\nlisteners: {main: {address: '127.0.0.1:80'}}\n"

@@ -4,8 +4,8 @@ import msgspec
 import pytest
 
 from fastgw import config
-from fastgw.compile import compile
-from fastgw.config.problems import path_text
+from fastgw.config.base.problems import path_text
+from fastgw.gateway.compiler import compile
 
 HEAD = "version: 1\nlisteners: {main: {address: '127.0.0.1:80'}}\n"
 U = "upstreams: {u: {targets: [{url: 'http://u'}]}}\n"

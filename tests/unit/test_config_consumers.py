@@ -11,8 +11,8 @@ from types import MappingProxyType
 import pytest
 
 from fastgw.config import ConfigError, Loaded, load, load_sources, load_text
-from fastgw.config.files import brought_forward, read_again
-from fastgw.config.writing import effective
+from fastgw.config.loading.writer import effective
+from fastgw.config.sources.files import brought_forward, read_again
 
 HEAD = 'version: 1\nlisteners: {main: {address: "127.0.0.1:0"}}\n'
 PLANTED = "planted-0123456789"

@@ -5,9 +5,9 @@ from enum import IntEnum
 import pytest
 
 from fastgw import config
-from fastgw.config import levels
-from fastgw.config.settings import Settings
-from fastgw.config.values import Size
+from fastgw.config.base.value_types import Size
+from fastgw.config.decoding import filter_levels as levels
+from fastgw.config.settings.gateway import Settings
 
 
 class Phase(IntEnum):

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from fastgw import config
-from fastgw.config import ConfigError, kubeconfig
-from fastgw.config.egress import Kyma
+from fastgw.config import ConfigError
+from fastgw.config.settings.egress import Kyma
+from fastgw.config.validation import kubeconfig
 from fastgw.filters import TYPES
 
 KUBECONFIG = json.dumps({"current-context": "a", "contexts": [{"name": "a"}, {"name": "b"}], "users": ["planted"]})

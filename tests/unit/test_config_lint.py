@@ -7,9 +7,9 @@ import json
 import pytest
 
 from fastgw import config
-from fastgw.config.values import parse_address
+from fastgw.config.base.value_types import parse_address
 from fastgw.filters import TYPES
-from fastgw.runtime.sockets import why_not_listen
+from fastgw.runtime.sockets.listening_sockets import why_not_listen
 from tests.support.commands import ended
 
 HEAD = """\
@@ -157,8 +157,8 @@ class TestWhatRunWouldFind:
     """Not wrong with the file, but with this machine or this user."""
 
     def test_a_low_port_without_the_right(self, tmp_path, monkeypatch):
-        monkeypatch.setattr("fastgw.runtime.sockets._may_bind_low_ports", lambda: False)
-        monkeypatch.setattr("fastgw.runtime.sockets._unprivileged_ports", lambda: 1024)
+        monkeypatch.setattr("fastgw.runtime.sockets.listening_sockets._may_bind_low_ports", lambda: False)
+        monkeypatch.setattr("fastgw.runtime.sockets.listening_sockets._unprivileged_ports", lambda: 1024)
         (tmp_path / "a.yaml").write_text(
             f"{HEAD.replace('127.0.0.1:0', '127.0.0.1:80')}status: {{address: ':443'}}\nroutes: []\n"
         )
@@ -167,7 +167,7 @@ class TestWhatRunWouldFind:
         ports = {each["path"]: each["wrong"] for each in told["notes"]}
         assert [*ports] == ["listeners.main.address", "status.address"]
         assert ports["status.address"].startswith("port 443 needs a right that this user has not: CAP_NET_BIND_SERVICE")
-        monkeypatch.setattr("fastgw.runtime.sockets._unprivileged_ports", lambda: 80)
+        monkeypatch.setattr("fastgw.runtime.sockets.listening_sockets._unprivileged_ports", lambda: 80)
         assert why_not_listen(parse_address("127.0.0.1:80")) == ""
 
     @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ from typer.testing import CliRunner
 
 from fastgw import config
 from fastgw.cli import app
-from fastgw.compile import compile as compile_tables
-from fastgw.config.loading import MOST_TOLD
+from fastgw.config.loading.load import MOST_TOLD
 from fastgw.filters import TYPES
 from fastgw.filters.api import Env, Filter, Hooks, Phase
-from fastgw.gateway import CompileError
+from fastgw.gateway.compiler import compile as compile_tables
+from fastgw.gateway.tables import CompileError
 
 MAIN = """\
 version: 1

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from fastgw import config
-from fastgw.config import files
-from fastgw.config.settings import DEFAULT_ADMIN, DEFAULT_STATUS, NONE, Admin, Status
+from fastgw.config.settings.gateway import DEFAULT_ADMIN, DEFAULT_STATUS, NONE, Admin, Status
+from fastgw.config.sources import files
 from fastgw.filters import TYPES
 from tests.support.certificates import Certificates
 

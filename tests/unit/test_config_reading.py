@@ -8,8 +8,10 @@ import msgspec
 import pytest
 
 from fastgw import config
-from fastgw.config import files, from_json, from_toml, from_yaml, includes
-from fastgw.config.spots import Flaw
+from fastgw.config.formats import json as from_json
+from fastgw.config.formats import toml, yaml
+from fastgw.config.formats.positions import Flaw
+from fastgw.config.sources import files, include_globs
 
 MINIMAL = "version: 1\nlisteners: {main: {address: '127.0.0.1:0'}}\n"
 
@@ -54,7 +56,7 @@ timeout = "1m"
 
 
 def test_all_formats_mean_the_same(tmp_path):
-    as_json = json.dumps(from_yaml.read(YAML)[0])
+    as_json = json.dumps(yaml.read(YAML)[0])
     loaded = [load(tmp_path, **{name: text}).config for name, text in [("a_yaml", YAML), ("a_toml", TOML)]]
     loaded += [load(tmp_path, a_json=as_json).config, load(tmp_path, a_yml=YAML).config]
     assert all(each == loaded[0] for each in loaded)
@@ -62,9 +64,9 @@ def test_all_formats_mean_the_same(tmp_path):
     assert loaded[0].upstreams["users"].retries.budget == 0.1
 
 
-@pytest.fixture(params=[from_yaml.Events, from_yaml.PureEvents], ids=["libyaml", "pure"])
+@pytest.fixture(params=[yaml.Events, yaml.PureEvents], ids=["libyaml", "pure"])
 def events(request, monkeypatch):
-    monkeypatch.setattr(from_yaml, "Events", request.param)
+    monkeypatch.setattr(yaml, "Events", request.param)
 
 
 @pytest.mark.usefixtures("events")
@@ -95,7 +97,7 @@ def events(request, monkeypatch):
     ],
 )
 def test_yaml_scalars_follow_the_core_schema_of_1_2(text, meaning):
-    value, repeats = from_yaml.read(f"a: {text}")
+    value, repeats = yaml.read(f"a: {text}")
     assert value == {"a": meaning}
     assert type(value["a"]) is type(meaning)
     assert not repeats
@@ -103,7 +105,7 @@ def test_yaml_scalars_follow_the_core_schema_of_1_2(text, meaning):
 
 @pytest.mark.usefixtures("events")
 def test_yaml_anchors_repeat_a_value():
-    assert from_yaml.read("a: &x [1, {b: 2}]\nc: *x\n") == ({"a": [1, {"b": 2}], "c": [1, {"b": 2}]}, False)
+    assert yaml.read("a: &x [1, {b: 2}]\nc: *x\n") == ({"a": [1, {"b": 2}], "c": [1, {"b": 2}]}, False)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +124,7 @@ def test_yaml_anchors_repeat_a_value():
 )
 def test_what_is_no_yaml_for_us_is_told_with_its_place(text, wrong, mark):
     with pytest.raises(Flaw) as caught:
-        from_yaml.read(text)
+        yaml.read(text)
     assert wrong in caught.value.wrong
     assert caught.value.mark == mark
 
@@ -133,7 +135,7 @@ def test_a_small_file_cannot_stand_for_a_huge_one():
         f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 10)}]\n" for level in range(1, 9)
     )
     with pytest.raises(Flaw, match="aliases that repeat more than 100000 values"):
-        from_yaml.read(bomb)
+        yaml.read(bomb)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +169,7 @@ def test_json_positions():
 @pytest.mark.usefixtures("events")
 def test_yaml_positions():
     text = "a:\n  - 1\n  - {b: x}\nc: &y {d: 1}\ne: *y\n"
-    assert list(find_marks(from_yaml.trace(text).root)) == [
+    assert list(find_marks(yaml.trace(text).root)) == [
         (("a",), (1, 1), (2, 3)),
         (("a", 0), (2, 5), (2, 5)),
         (("a", 1), (3, 5), (3, 5)),
@@ -197,7 +199,7 @@ n = 2
 [t.rows.below]
 last = """a""""
 '''.replace("\n", "\r\n")
-    lines = {path: key[0] for path, key, _ in find_marks(from_toml.trace(text).root)}
+    lines = {path: key[0] for path, key, _ in find_marks(toml.trace(text).root)}
     assert lines == {
         ("a",): 2,
         ("a", "b"): 2,
@@ -228,7 +230,7 @@ last = """a""""
 def test_toml_keys_are_not_too_deep(key, dot, around):
     """tomllib would take minutes for what a small file can hold."""
     with pytest.raises(Flaw, match="a key of more than 100 parts") as caught:
-        from_toml.read("\n# comment\n" + around.format(dot.join([key] * 101)))
+        toml.read("\n# comment\n" + around.format(dot.join([key] * 101)))
     assert caught.value.mark[0] == 3
 
 
@@ -246,14 +248,14 @@ DOTS = ".".join(["a"] * 200)
     ],
 )
 def test_toml_text_and_comments_may_have_any_number_of_dots(text):
-    assert list(from_toml.read(text)[0]) == ["a"]
+    assert list(toml.read(text)[0]) == ["a"]
 
 
 @pytest.mark.parametrize("text", ['"""\\', '"\\', "'''", "'a", 'a."', "a.", "a" * 10])
 def test_toml_that_ends_in_the_middle_is_refused(text):
     for end in ("", "\n"):
         with pytest.raises(Flaw, match="not valid TOML"):
-            from_toml.read(text + end)
+            toml.read(text + end)
 
 
 def test_a_repeated_key_is_told_with_both_places(tmp_path):
@@ -354,14 +356,14 @@ def test_patterns_of_includes(tmp_path, pattern, found):
         (folder / name).touch()
     (folder / "link").symlink_to("folder.yaml")
     (folder / "folder.yaml" / "deep" / "round").symlink_to(folder)
-    assert includes.Search().find(str(folder), pattern) == [f"{folder}/{each}" for each in found]
-    assert includes.Search().find("elsewhere", f"{folder}/{pattern}".replace("[x]", "[[]x]")) == [
+    assert include_globs.Search().find(str(folder), pattern) == [f"{folder}/{each}" for each in found]
+    assert include_globs.Search().find("elsewhere", f"{folder}/{pattern}".replace("[x]", "[[]x]")) == [
         f"{folder}/{each}" for each in found
     ]
 
 
 def test_a_search_without_end_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(includes, "MOST", 100)
+    monkeypatch.setattr(include_globs, "MOST", 100)
     assert problems(tmp_path, a_yaml=MINIMAL + "include: ['/**/*.yaml', '*.json']\n") == [
         'a.yaml:3:11: include[0]: "/**/*.yaml": more than 100 names to look at; expected a pattern of fewer folders',
     ]

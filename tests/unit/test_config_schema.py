@@ -8,9 +8,9 @@ import jsonschema
 import pytest
 
 from fastgw import config
-from fastgw.config import from_yaml
-from fastgw.config.schema import field_docs, schema
-from fastgw.config.settings import Config
+from fastgw.config.decoding.json_schema import field_docs, schema
+from fastgw.config.formats import yaml
+from fastgw.config.settings.gateway import Config
 from fastgw.filters import TYPES
 
 EXAMPLES = sorted(Path(__file__).parents[2].joinpath("examples").glob("*.*"))
@@ -27,7 +27,7 @@ def judge():
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.name)
 def test_the_examples_are_right(judge, file):
     text = file.read_text()
-    judge.validate(tomllib.loads(text) if file.suffix == ".toml" else from_yaml.read(text)[0])
+    judge.validate(tomllib.loads(text) if file.suffix == ".toml" else yaml.read(text)[0])
     config.load(str(file), TYPES)
 
 
@@ -44,7 +44,7 @@ def test_the_examples_are_right(judge, file):
     ],
 )
 def test_what_is_right(judge, text):
-    judge.validate(from_yaml.read(HEAD + text)[0])
+    judge.validate(yaml.read(HEAD + text)[0])
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_what_is_right(judge, text):
 )
 def test_what_is_wrong(judge, text):
     with pytest.raises(jsonschema.ValidationError):
-        judge.validate(from_yaml.read(HEAD + text)[0])
+        judge.validate(yaml.read(HEAD + text)[0])
 
 
 def test_every_key_is_explained(judge):

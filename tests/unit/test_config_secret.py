@@ -9,8 +9,8 @@ import pytest
 from rich.pretty import pretty_repr
 
 from fastgw import config
-from fastgw.config.schema import schema
-from fastgw.config.secret import LONGEST, Secret, SecretError
+from fastgw.config.decoding.json_schema import schema
+from fastgw.config.settings.secrets import LONGEST, Secret, SecretError
 
 HEAD = "version: 1\nlisteners: {main: {address: '127.0.0.1:0'}}\n"
 VALUE = "Tr0ub4dor"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fastgw import config
-from fastgw.node import state_url
+from fastgw.redis import url
 from tests.unit.test_config_admin import problems, read
 
 WANTED = "not a URL such as redis://:password@host:6379/0; expected a Redis that can be used"
@@ -40,6 +40,6 @@ def test_what_is_not_installed_is_told(tmp_path: Path, monkeypatch: pytest.Monke
     def absent(name: str) -> Any:
         assert name == "redis"
 
-    monkeypatch.setattr(state_url, "find_spec", absent)
+    monkeypatch.setattr(url, "find_spec", absent)
     [problem] = problems(tmp_path, "state: {url: 'redis://a'}")
     assert "the package redis is missing; install fastgw[redis]" in problem

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fastgw import config
-from fastgw.config.writing import effective
+from fastgw.config.loading.writer import effective
 from fastgw.filters import TYPES
 
 MAIN = """\

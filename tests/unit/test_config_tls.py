@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fastgw.config import ConfigError, load
-from fastgw.config.settings import ServerTls
+from fastgw.config.settings.gateway import ServerTls
 from tests.support.certificates import Certificates
 
 

@@ -2,29 +2,29 @@
 
 import pytest
 
-from fastgw.config import values
+from fastgw.config.base import value_types
 
 
 @pytest.mark.parametrize(
     ("parse", "text", "held"),
     [
-        (values.parse_duration, "250ms", 0.25),
-        (values.parse_duration, "10s", 10.0),
-        (values.parse_duration, "5m", 300.0),
-        (values.parse_duration, "1.5h", 5400.0),
-        (values.parse_size, "0B", 0),
-        (values.parse_size, "32KiB", 32768),
-        (values.parse_size, "10MB", 10_000_000),
-        (values.parse_statuses, "200-399", range(200, 400)),
-        (values.parse_statuses, "404", range(404, 405)),
-        (values.parse_check_path, "/healthz?deep=1", "/healthz?deep=1"),
-        (values.parse_percent, "20%", 0.2),
-        (values.parse_percent, "100%", 1.0),
-        (values.parse_token, "X-Tenant", "X-Tenant"),
-        (values.parse_field_value, "a\tb é", "a\tb é"),
-        (values.parse_method, "PROPFIND", "PROPFIND"),
-        (values.parse_host_header, "users.internal:8080", "users.internal:8080"),
-        (values.parse_destination, "users", "users"),
+        (value_types.parse_duration, "250ms", 0.25),
+        (value_types.parse_duration, "10s", 10.0),
+        (value_types.parse_duration, "5m", 300.0),
+        (value_types.parse_duration, "1.5h", 5400.0),
+        (value_types.parse_size, "0B", 0),
+        (value_types.parse_size, "32KiB", 32768),
+        (value_types.parse_size, "10MB", 10_000_000),
+        (value_types.parse_statuses, "200-399", range(200, 400)),
+        (value_types.parse_statuses, "404", range(404, 405)),
+        (value_types.parse_check_path, "/healthz?deep=1", "/healthz?deep=1"),
+        (value_types.parse_percent, "20%", 0.2),
+        (value_types.parse_percent, "100%", 1.0),
+        (value_types.parse_token, "X-Tenant", "X-Tenant"),
+        (value_types.parse_field_value, "a\tb é", "a\tb é"),
+        (value_types.parse_method, "PROPFIND", "PROPFIND"),
+        (value_types.parse_host_header, "users.internal:8080", "users.internal:8080"),
+        (value_types.parse_destination, "users", "users"),
     ],
 )
 def test_what_is_written_is_held(parse, text, held):
@@ -34,17 +34,17 @@ def test_what_is_written_is_held(parse, text, held):
 @pytest.mark.parametrize(
     ("parse", "texts"),
     [
-        (values.parse_duration, ["10", "10 s", "-1s", "0s", "1h30m", "1d", "", "\u0661s"]),
-        (values.parse_size, ["32", "32K", "1.5MiB", "-1B", "32kib"]),
-        (values.parse_percent, ["20", "101%", "-1%", "%"]),
-        (values.parse_statuses, ["", "20", "99", "600", "399-200", "200-", "2xx", "200 - 399"]),
-        (values.parse_check_path, ["", "healthz", "/a b", "/a#b", "/a\r\nX: y", "/\u00e4"]),
-        (values.parse_network, ["10.0.0.1/8", "10.0.0.0/33", "localhost", ""]),
-        (values.parse_token, ["", "x version", "a:b", "é"]),
-        (values.parse_field_value, ["a\r\nb", "a\0", " a", "a\t"]),
-        (values.parse_method, ["get", "G T", ""]),
-        (values.parse_host_header, ["a b", "a:b", "http://a"]),
-        (values.parse_name, ["", "a b", "-a", "a:b"]),
+        (value_types.parse_duration, ["10", "10 s", "-1s", "0s", "1h30m", "1d", "", "\u0661s"]),
+        (value_types.parse_size, ["32", "32K", "1.5MiB", "-1B", "32kib"]),
+        (value_types.parse_percent, ["20", "101%", "-1%", "%"]),
+        (value_types.parse_statuses, ["", "20", "99", "600", "399-200", "200-", "2xx", "200 - 399"]),
+        (value_types.parse_check_path, ["", "healthz", "/a b", "/a#b", "/a\r\nX: y", "/\u00e4"]),
+        (value_types.parse_network, ["10.0.0.1/8", "10.0.0.0/33", "localhost", ""]),
+        (value_types.parse_token, ["", "x version", "a:b", "é"]),
+        (value_types.parse_field_value, ["a\r\nb", "a\0", " a", "a\t"]),
+        (value_types.parse_method, ["get", "G T", ""]),
+        (value_types.parse_host_header, ["a b", "a:b", "http://a"]),
+        (value_types.parse_name, ["", "a b", "-a", "a:b"]),
     ],
 )
 def test_anything_else_is_refused(parse, texts):
@@ -66,7 +66,7 @@ def test_anything_else_is_refused(parse, texts):
     ],
 )
 def test_an_address_is_written_as_it_was(text):
-    assert str(values.parse_address(text)) == text
+    assert str(value_types.parse_address(text)) == text
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_an_address_is_written_as_it_was(text):
 )
 def test_what_is_no_address_is_refused(text):
     with pytest.raises(ValueError, match=r"\S"):
-        values.parse_address(text)
+        value_types.parse_address(text)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_what_is_no_address_is_refused(text):
     ],
 )
 def test_a_url_names_one_target(text, authority, base_path, again):
-    url = values.parse_url(text)
+    url = value_types.parse_url(text)
     assert (url.authority, url.base_path, str(url)) == (authority, base_path, again)
     assert url.tls is text.startswith("https")
 
@@ -130,7 +130,7 @@ def test_a_url_names_one_target(text, authority, base_path, again):
 )
 def test_what_is_no_url_is_refused(text):
     with pytest.raises(ValueError, match=r"\S"):
-        values.parse_url(text)
+        value_types.parse_url(text)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_what_is_no_url_is_refused(text):
 )
 def test_what_may_be_a_secret_in_a_url_is_not_shown(text):
     with pytest.raises(ValueError, match="a URL with a") as caught:
-        values.parse_url(text)
+        value_types.parse_url(text)
     assert "hunter2" not in str(caught.value)
 
 
@@ -147,5 +147,5 @@ def test_what_may_be_a_secret_in_a_url_is_not_shown(text):
 )
 def test_a_password_in_a_url_is_never_repeated(text):
     with pytest.raises(ValueError, match=r"\S") as caught:
-        values.parse_url(text)
+        value_types.parse_url(text)
     assert "hunter2" not in str(caught.value)

@@ -8,9 +8,9 @@ import jsonschema
 import pytest
 
 from fastgw import config
-from fastgw.config.schema import schema
-from fastgw.config.values import Address, Url
-from fastgw.config.writing import effective
+from fastgw.config.base.value_types import Address, Url
+from fastgw.config.decoding.json_schema import schema
+from fastgw.config.loading.writer import effective
 from fastgw.diff import as_text, differences
 from fastgw.filters import TYPES
 

@@ -8,10 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from fastgw import config
-from fastgw.config.egress import Providers
-from fastgw.config.schema import schema
-from fastgw.config.secret import MASK
-from fastgw.config.values import (
+from fastgw.config.base.value_types import (
     parse_delay,
     parse_duration,
     parse_endpoint,
@@ -21,6 +18,9 @@ from fastgw.config.values import (
     write_endpoint,
     write_size,
 )
+from fastgw.config.decoding.json_schema import schema
+from fastgw.config.settings.egress import Providers
+from fastgw.config.settings.secrets import MASK
 from fastgw.filters import TYPES
 
 ROOT = Path(__file__).parents[2]

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from fastgw.config.values import parse_url
+from fastgw.config.base.value_types import parse_url
 from fastgw.errors import Fault
-from fastgw.upstream import connect as connecting
-from fastgw.upstream import resolve
-from fastgw.upstream.connect import connect
-from fastgw.upstream.resolve import Address
-from fastgw.upstream.target import Target
+from fastgw.upstream.connections import connect as connecting
+from fastgw.upstream.connections.connect import connect
+from fastgw.upstream.targets import dns
+from fastgw.upstream.targets.dns import Address
+from fastgw.upstream.targets.target import Target
 from tests.support.on_loop import on_loop, sockets, until
 from tests.support.upstream import LONG, SHORT, Greeting, Peer, address_of, failure, greeted, named
 
@@ -153,7 +153,7 @@ async def test_a_name_that_cannot_be_resolved_is_a_fault_of_dns(monkeypatch):
     async def look_up(host: str, port: int) -> list[Address]:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    monkeypatch.setattr(resolve, "look_up", look_up)
+    monkeypatch.setattr(dns, "look_up", look_up)
     target = Target(parse_url("http://users:80"))
     failed = await failure(target)
     assert failed.fault is Fault.DNS_FAILED
@@ -166,7 +166,7 @@ async def test_a_resolver_that_does_not_answer_is_a_fault_of_dns(monkeypatch):
     async def look_up(host: str, port: int) -> list[Address]:
         return await asyncio.get_running_loop().create_future()
 
-    monkeypatch.setattr(resolve, "look_up", look_up)
+    monkeypatch.setattr(dns, "look_up", look_up)
     target = Target(parse_url("http://users:80"))
     failed = await failure(target, SHORT)
     assert (failed.fault, failed.reason) == (Fault.DNS_FAILED, "name lookup: not done within 0.05 s")

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from fastgw.config.settings import UpstreamTls
-from fastgw.config.values import parse_url
+from fastgw.config.base.value_types import parse_url
+from fastgw.config.settings.gateway import UpstreamTls
 from fastgw.errors import Fault
-from fastgw.upstream import resolve
-from fastgw.upstream.connect import ConnectFailed, connect
-from fastgw.upstream.resolve import Address
-from fastgw.upstream.target import Target
+from fastgw.upstream.connections.connect import ConnectFailed, connect
+from fastgw.upstream.targets import dns
+from fastgw.upstream.targets.dns import Address
+from fastgw.upstream.targets.target import Target
 from tests.support.certificates import Certificates, made_tls, server_tls, trusting
 from tests.support.on_loop import on_loop, sockets
 from tests.support.upstream import LONG, SHORT, Greeting, Peer, address_of, failure, greeted
@@ -53,7 +53,7 @@ async def local(monkeypatch: pytest.MonkeyPatch, origin: Greeting, tls: ssl.SSLC
     async def look_up(host: str, port: int) -> list[Address]:
         return [address_of(origin)]
 
-    monkeypatch.setattr(resolve, "look_up", look_up)
+    monkeypatch.setattr(dns, "look_up", look_up)
     return Target(parse_url("https://users.test"), tls=tls, **more)
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from fastgw.compile import building, compile
-from fastgw.downstream.connection import LAST_REQUEST_S, Phase
+from fastgw.downstream.http1.connection import LAST_REQUEST_S, Phase
 from fastgw.downstream.server import TOLD_AT_ONCE
 from fastgw.exchange import Exchange, Reply
 from fastgw.filters.api import Phase as FilterPhase
-from fastgw.routing import at_once
+from fastgw.gateway.compiler import building, compile
+from fastgw.routing.table import at_once
 from tests.support.generations import load_document, plan_after
 from tests.support.memory import SERVICE, Counter, Plane, Wire, probe
 from tests.support.on_loop import on_loop, until

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from fastgw.config.values import parse_url
-from fastgw.node.places import target_name
+from fastgw.config.base.value_types import parse_url
+from fastgw.shm.slot_assignment import target_name
 from tests.support.on_loop import on_loop, until
 from tests.unit.test_core_retiring import ASKING, GET, OK, SWITCHED, Node, serving
 

@@ -8,9 +8,15 @@ from math import inf
 
 import pytest
 
-from fastgw.node.ground import BODY_BYTES_PER_TURN, FRAMING_COST, MEDIUM_READ_BYTES, READERS_PER_TURN, SMALL_READ_BYTES
-from fastgw.wire import body as reference
-from fastgw.wire.framing import judge_request
+from fastgw.eventloop.worker_loop import (
+    BODY_BYTES_PER_TURN,
+    FRAMING_COST,
+    MEDIUM_READ_BYTES,
+    READERS_PER_TURN,
+    SMALL_READ_BYTES,
+)
+from fastgw.http.http1 import body as reference
+from fastgw.http.http1.parser import judge_request
 from tests.support import memory
 from tests.support.memory import Wire
 

@@ -6,12 +6,18 @@ from itertools import count
 
 import pytest
 
-from fastgw.downstream import connection as downstream_connection
-from fastgw.downstream.connection import LINGER_IDLE_S
+from fastgw.downstream.http1 import connection as downstream_connection
+from fastgw.downstream.http1.connection import LINGER_IDLE_S
+from fastgw.eventloop import worker_loop
+from fastgw.eventloop.worker_loop import (
+    BODY_BYTES_PER_TURN,
+    BODY_READ_BYTES,
+    MEDIUM_READ_BYTES,
+    READ_BYTES,
+    SMALL_READ_BYTES,
+)
 from fastgw.filters.api import Exchange, Phase, Reply
-from fastgw.node import ground
-from fastgw.node.ground import BODY_BYTES_PER_TURN, BODY_READ_BYTES, MEDIUM_READ_BYTES, READ_BYTES, SMALL_READ_BYTES
-from fastgw.upstream import connection as upstream_connection
+from fastgw.upstream.connections import http1_connection as upstream_connection
 from tests.support import memory
 from tests.support.memory import Plane, probe
 
@@ -236,7 +242,7 @@ class Rooms(dict[int, int]):
     """What the sockets of a plane have room for, by their descriptors; they take nothing without their transport."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(ground, "room", self.__getitem__)
+        monkeypatch.setattr(worker_loop, "room", self.__getitem__)
         for connection in (downstream_connection, upstream_connection):
             monkeypatch.setattr(connection, "send", lambda fd, message, transport, waiting: transport.write(message))
         numbers = count(3)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fastgw.downstream.connection import REQUESTS_PER_TURN
+from fastgw.downstream.http1.connection import REQUESTS_PER_TURN
 from fastgw.filters.api import Exchange, Phase, Reply
 from tests.support.memory import Plane, Wire, probe
 

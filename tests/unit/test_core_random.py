@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastgw.downstream.connection import Phase
+from fastgw.downstream.http1.connection import Phase
 from fastgw.errors import Fault
 from tests.support.memory import Plane, Wire
 

@@ -13,29 +13,29 @@ from typing import Any
 
 import pytest
 
-from fastgw.compile import building, compile
-from fastgw.config.settings import Config
+from fastgw.config.settings.gateway import Config
 from fastgw.downstream import Server
-from fastgw.downstream.connection import Downstream
+from fastgw.downstream.http1.connection import Downstream
 from fastgw.errors import Fault
+from fastgw.eventloop.worker_loop import Ground
 from fastgw.exchange import Exchange
 from fastgw.filters.api import Services
-from fastgw.gateway import dismantling
-from fastgw.node.cells import own_table
-from fastgw.node.feeds import Feeds
-from fastgw.node.ground import Ground
-from fastgw.node.limits import own_counts
-from fastgw.node.places import first
-from fastgw.node.shared import Shared
-from fastgw.routing import at_once
-from fastgw.upstream.attempt import Attempt
-from fastgw.upstream.breaker import Phase
-from fastgw.upstream.connection import UpstreamConnection
-from fastgw.upstream.fetch import Fetcher
-from fastgw.upstream.forwarding import Forwarding
-from fastgw.upstream.group import Upstream
-from fastgw.upstream.passage import Passage
-from fastgw.upstream.pool import LocalLimit, Pool
+from fastgw.gateway.compiler import building, compile
+from fastgw.gateway.tables import dismantling
+from fastgw.routing.table import at_once
+from fastgw.shm.memory import Shared
+from fastgw.shm.node_limits import own_counts
+from fastgw.shm.rate_limit_table import own_table
+from fastgw.shm.slot_assignment import first
+from fastgw.sync.feeds import Feeds
+from fastgw.upstream.client.http_client import Fetcher
+from fastgw.upstream.connections.http1_connection import UpstreamConnection
+from fastgw.upstream.connections.pool import LocalLimit, Pool
+from fastgw.upstream.forwarding.attempt import Attempt
+from fastgw.upstream.forwarding.fast_path import Passage
+from fastgw.upstream.forwarding.forwarding import Forwarding
+from fastgw.upstream.health.circuit_breaker import Phase
+from fastgw.upstream.upstream import Upstream
 from tests.support.certificates import Certificates, server_tls
 from tests.support.collector import no_collector
 from tests.support.generations import load_document, plan_after

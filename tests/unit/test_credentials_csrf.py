@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from fastgw.config.credentials import Basic, Csrf
-from fastgw.config.secret import Secret
-from fastgw.config.values import parse_endpoint
+from fastgw.config.base.value_types import parse_endpoint
+from fastgw.config.settings.credentials import Basic, Csrf
+from fastgw.config.settings.secrets import Secret
 from fastgw.errors import Fault
-from fastgw.filters.credentials.csrf import CsrfSource, CsrfToken, Shown
+from fastgw.filters.policies.credentials.csrf_tokens import CsrfSource, CsrfToken, Shown
 from tests.support.brokering import node_of, oauth2, problem_of
 from tests.support.issuer import Issuer, Question
 from tests.support.on_loop import on_loop

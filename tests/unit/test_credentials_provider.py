@@ -11,8 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from fastgw.config.secret import Secret
-from fastgw.config.upstreams import UpstreamTls
+from fastgw.config.settings.secrets import Secret
+from fastgw.config.settings.upstreams import UpstreamTls
 from fastgw.errors import Fault
 from tests.support.brokering import node_of, oauth2, problem_of, word
 from tests.support.certificates import Certificates, server_tls

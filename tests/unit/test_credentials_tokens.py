@@ -13,17 +13,18 @@ from typing import Any
 
 import pytest
 
-from fastgw.config.secret import Secret
+from fastgw.config.settings.secrets import Secret
 from fastgw.errors import Fault
-from fastgw.filters.credentials import broker, holder
-from fastgw.filters.credentials import refused as refused_by
-from fastgw.filters.credentials.said import LONGEST_S, Said, Unavailable, failed, read, renewal
-from fastgw.filters.credentials.token_endpoint import LONGEST_S as LONGEST_USE_S
-from fastgw.filters.credentials.token_endpoint import UNSAID_S, TokenEndpoint, read_token
-from fastgw.filters.credentials.tokens import Token, TokenSource
-from fastgw.node import second_level
-from fastgw.upstream.fetch import Fetched
-from fastgw.wire.headers import Fields
+from fastgw.filters.policies.credentials import control_fetcher
+from fastgw.filters.policies.credentials import rejected_throttle as refused_by
+from fastgw.filters.policies.credentials import worker_cache as holder
+from fastgw.filters.policies.credentials.messages import LONGEST_S, Said, Unavailable, failed, read, renewal
+from fastgw.filters.policies.credentials.oauth_tokens import Token, TokenSource
+from fastgw.filters.policies.credentials.token_endpoint import LONGEST_S as LONGEST_USE_S
+from fastgw.filters.policies.credentials.token_endpoint import UNSAID_S, TokenEndpoint, read_token
+from fastgw.http.fields import Fields
+from fastgw.redis import encrypted_cache
+from fastgw.upstream.client.http_client import Fetched
 from tests.support.brokering import Node, held_now, node_of, oauth2, problem_of, word
 from tests.support.issuer import Issuer
 from tests.support.on_loop import on_loop, turns
@@ -585,7 +586,7 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Any:
 async def test_nodes_share_a_token_that_redis_cannot_read(
     issuer: Issuer, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(second_level, "PATIENCE_S", 15.0)
+    monkeypatch.setattr(encrypted_cache, "PATIENCE_S", 15.0)
     settings = oauth2(issuer.url, second_level=Secret(text=redis.url))
     async with node_of(workers=1) as one, node_of(workers=1) as other:
         (ours,), (theirs,) = one.tokens(settings), other.tokens(settings)
@@ -603,8 +604,8 @@ async def test_nodes_share_a_token_that_redis_cannot_read(
 async def test_what_redis_kept_while_it_took_no_writes_is_not_newer_than_ours(
     issuer: Issuer, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(second_level, "PATIENCE_S", 15.0)
-    monkeypatch.setattr(second_level, "AWAY_S", 0.0)
+    monkeypatch.setattr(encrypted_cache, "PATIENCE_S", 15.0)
+    monkeypatch.setattr(encrypted_cache, "AWAY_S", 0.0)
     async with node_of(workers=1) as node:
         (holder,) = node.tokens(oauth2(issuer.url, second_level=Secret(text=redis.url)))
         assert word(await holder.obtain()) == "token-1"
@@ -650,7 +651,7 @@ async def test_thousands_that_nobody_asks_cost_nothing_and_tell_nothing(issuer: 
 async def test_one_that_nobody_asks_any_more_rests_and_knows_what_it_knew(
     issuer: Issuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(broker, "IDLE_S", 0.01)
+    monkeypatch.setattr(control_fetcher, "IDLE_S", 0.01)
     async with node_of(workers=1) as node:
         assert node.control is not None
         before = len(asyncio.all_tasks())
@@ -663,25 +664,25 @@ async def test_one_that_nobody_asks_any_more_rests_and_knows_what_it_knew(
 
 
 def test_what_fails_is_told_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fastgw.admin.node import FeedInfo
-    from fastgw.runtime import feeding
+    from fastgw.admin.node_interface import FeedInfo
+    from fastgw.runtime.control import feed_runner
 
     node: Any = Node.__new__(Node)
-    told = feeding.Feeding(node, node)
+    told = feed_runner.Feeding(node, node)
     told._told = {f"{n}": FeedInfo(f"{n}", 1.0, "away" if n >= 995 else "") for n in range(1000)}
     shown = told.told()
-    assert len(shown) == feeding.SHOWN
+    assert len(shown) == feed_runner.SHOWN
     assert [each.feed for each in shown if each.problem] == [f"{n}" for n in range(995, 1000)]
     assert json.dumps([each.feed for each in shown])
 
 
 def test_of_many_with_one_url_it_is_told_which_fail() -> None:
     """Applications share a token endpoint; those that fare well are one where there are too many to tell."""
-    from fastgw.admin.node import FeedInfo
-    from fastgw.runtime import feeding
+    from fastgw.admin.node_interface import FeedInfo
+    from fastgw.runtime.control import feed_runner
 
     node: Any = Node.__new__(Node)
-    told = feeding.Feeding(node, node)
+    told = feed_runner.Feeding(node, node)
     told.follow({}, {}, 1, {}, {f"{n}": (f"egress/app/{n}", 2 if n == 7 else 1) for n in range(1000)})
     told._told = {f"{n}": FeedInfo("https://idp", 1.0 + n, "it answers 400" if n == 7 else "") for n in range(3)}
     told._told["7"] = FeedInfo("https://idp", 8.0, "it answers 400")

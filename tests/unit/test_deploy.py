@@ -14,9 +14,9 @@ import yaml
 from typer.testing import CliRunner
 
 from fastgw.cli import app as app_of_commands
-from fastgw.config.kyma_services import GROUP
-from fastgw.config.loading import load
-from fastgw.config.settings import Config, DrainTimeouts
+from fastgw.config.kyma.services import GROUP
+from fastgw.config.loading.load import load
+from fastgw.config.settings.gateway import Config, DrainTimeouts
 from fastgw.filters import TYPES
 
 ROOT = Path(__file__).parents[2]

@@ -9,8 +9,8 @@ import pytest
 from msgspec.structs import replace
 
 from fastgw import config
-from fastgw.config.egress import Providers
-from fastgw.config.secret import MASK
+from fastgw.config.settings.egress import Providers
+from fastgw.config.settings.secrets import MASK
 from fastgw.diff import Differences, as_text, differences
 from fastgw.filters import TYPES
 from tests.support.certificates import Certificates

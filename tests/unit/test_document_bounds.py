@@ -7,7 +7,7 @@ import json
 import pytest
 
 from fastgw import config
-from fastgw.config import problems
+from fastgw.config.base import problems
 from fastgw.filters import TYPES
 
 HEAD = "version: 1\nlisteners: {main: {address: '127.0.0.1:0'}}\nadmin: null\nstatus: null\n"

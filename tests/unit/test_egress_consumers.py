@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fastgw.config.schema import schema
+from fastgw.config.decoding.json_schema import schema
 from fastgw.explain import as_text, explain
 from fastgw.filters import TYPES
 from tests.support.memory import Plane

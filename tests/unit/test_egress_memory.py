@@ -9,11 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from fastgw.compile import compile
 from fastgw.config import Config, load_text
 from fastgw.exchange import Route
 from fastgw.filters import TYPES
 from fastgw.filters.api import Filter
+from fastgw.gateway.compiler import compile
 
 SERVICES = 300
 

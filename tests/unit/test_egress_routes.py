@@ -9,24 +9,24 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from fastgw.compile import compile
 from fastgw.config import ConfigError, Loaded, effective, load, load_sources
-from fastgw.config.documents import Document, read_all
-from fastgw.config.egress import EgressService
-from fastgw.config.egress_routes import add_services, expand
-from fastgw.config.files import Disk
-from fastgw.config.merging import Derived, merge
-from fastgw.config.problems import Problem
-from fastgw.config.rules import names_are_known
-from fastgw.config.secret import Secret
-from fastgw.config.settings import Config, Route
-from fastgw.config.shapes import Reading
-from fastgw.config.upstreams import UpstreamTls
-from fastgw.config.values import parse_url
+from fastgw.config.base.problems import Problem
+from fastgw.config.base.value_types import parse_url
+from fastgw.config.decoding.decoder import Reading
+from fastgw.config.decoding.merge import Derived, merge
+from fastgw.config.egress.expand import add_services, expand
+from fastgw.config.settings.egress import EgressService
+from fastgw.config.settings.gateway import Config, Route
+from fastgw.config.settings.secrets import Secret
+from fastgw.config.settings.upstreams import UpstreamTls
+from fastgw.config.sources.documents import Document, read_all
+from fastgw.config.sources.files import Disk
+from fastgw.config.validation.rules import names_are_known
 from fastgw.diff import as_text, differences
 from fastgw.filters import TYPES
-from fastgw.gateway import CompileError
-from fastgw.runtime.noted import new_among, notes_of
+from fastgw.gateway.compiler import compile
+from fastgw.gateway.tables import CompileError
+from fastgw.runtime.reload.config_notes import new_among, notes_of
 from tests.support.certificates import Certificates
 
 MAIN = 'version: 1\nlisteners:\n  plain: {address: "127.0.0.1:0"}\n'

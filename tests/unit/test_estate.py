@@ -5,11 +5,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastgw.runtime.adoption import Adoption
-from fastgw.runtime.children import Children
-from fastgw.runtime.commons import Commons
-from fastgw.runtime.estate import PREFLIGHT, TAKE_OVER, Estate, UnfitEstate
-from fastgw.runtime.signals import Signals
+from fastgw.runtime.node.node_state import Commons
+from fastgw.runtime.process.signals import Signals
+from fastgw.runtime.supervisor.children import Children
+from fastgw.runtime.supervisor.handover_state import PREFLIGHT, TAKE_OVER, Estate, UnfitEstate
+from fastgw.runtime.supervisor.slot_adoption import Adoption
 from tests.support.node import FILE, Crew, close_node, commons_of
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from fastgw.config.settings import Log
-from fastgw.events import LEVELS, Event, say
-from fastgw.runtime import notices
-from fastgw.runtime.notices import LINE_MAX, NoticeLog, configure, line_of
+from fastgw import operator_log
+from fastgw.config.settings.gateway import Log
+from fastgw.operator_events import LEVELS, Event, say
+from fastgw.operator_log import LINE_MAX, NoticeLog, configure, line_of
 
 PACKAGE = Path(__file__).parents[2] / "fastgw"
 TELLERS = {"say", "notice", "._complain", ".complain"}
@@ -107,7 +107,7 @@ def test_a_long_text_is_cut_and_the_line_stays_whole(form: str, sign: str) -> No
 
 def test_what_is_less_important_than_the_level_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[bytes] = []
-    monkeypatch.setattr(notices.os, "write", lambda descriptor, line: told.append(line))
+    monkeypatch.setattr(operator_log.os, "write", lambda descriptor, line: told.append(line))
     handler, logger = NoticeLog(), logging.getLogger("fastgw")
     logger.addHandler(handler)
     try:
@@ -123,7 +123,7 @@ def test_what_is_less_important_than_the_level_is_not_told(monkeypatch: pytest.M
 
 def test_a_message_of_a_library_says_whose_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[bytes] = []
-    monkeypatch.setattr(notices.os, "write", lambda descriptor, line: told.append(line))
+    monkeypatch.setattr(operator_log.os, "write", lambda descriptor, line: told.append(line))
     NoticeLog().emit(logging.LogRecord("asyncio", logging.ERROR, __file__, 1, "slow %s", ("callback",), None))
     assert b" error fastgw[" in told[0]
     assert told[0].endswith(b" library: asyncio: slow callback\n")

@@ -15,11 +15,11 @@ import pytest
 
 from fastgw.compiled import twin
 from fastgw.exchange import Chain, Exchange
-from fastgw.forwarded import Peer
-from fastgw.wire.framing import judge_request
+from fastgw.forwarded_headers import Peer
+from fastgw.http.http1.parser import judge_request
 from tests.support.collector import no_collector
 
-TWIN = twin("fastgw.exchange._begin")
+TWIN = twin("fastgw.exchange._new_exchange")
 GET = judge_request(b"GET /a?b=c HTTP/1.1\r\nHost: a.test:81\r\n\r\n")
 HEADS = [
     GET,

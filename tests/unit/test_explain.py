@@ -9,12 +9,12 @@ from typer.testing import CliRunner
 
 from fastgw import config
 from fastgw.cli import app
-from fastgw.compile import compile as compile_tables
 from fastgw.errors import Fault
 from fastgw.explain import Explanation, Step, as_text, explain
 from fastgw.filters import TYPES
 from fastgw.filters.api import Exchange, Filter, Phase, Reply
-from fastgw.gateway import Gateway
+from fastgw.gateway.compiler import compile as compile_tables
+from fastgw.gateway.tables import Gateway
 from tests.support.certificates import Certificates
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, probe

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from fastgw.errors import Fault
-from fastgw.events import LEVELS, Event
+from fastgw.operator_events import LEVELS, Event
 
 PAGE = (Path(__file__).parents[2] / "docs" / "faults.md").read_text()
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line.startswith("| `")]

@@ -7,7 +7,7 @@ import pickle
 from typing import Any
 
 from fastgw.filters.api import FeedSource, NodeSide
-from fastgw.runtime.feeding import Feeding
+from fastgw.runtime.control.feed_runner import Feeding
 from tests.support.on_loop import on_loop, until
 
 HEARD: list[bool] = []

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from fastgw.config.settings import UpstreamTls
-from fastgw.config.values import Endpoint, parse_endpoint, parse_url
+from fastgw.config.base.value_types import Endpoint, parse_endpoint, parse_url
+from fastgw.config.settings.gateway import UpstreamTls
 from fastgw.errors import Fault
-from fastgw.upstream.fetch import Fetcher, FetchFailed
-from fastgw.upstream.tls import read_tls
+from fastgw.upstream.client.http_client import Fetcher, FetchFailed
+from fastgw.upstream.targets.tls import read_tls
 from tests.support.certificates import Certificates, server_tls
 from tests.support.fetching import fetching
 from tests.support.on_loop import on_loop, until

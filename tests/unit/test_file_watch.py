@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from fastgw.config import Source
-from fastgw.runtime.files import FileWatch, SourceWatch
+from fastgw.runtime.reload.file_watch import FileWatch, SourceWatch
 
 
 def watching(*paths: Path) -> FileWatch:

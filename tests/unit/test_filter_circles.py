@@ -14,11 +14,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from fastgw.compile import building, compile
-from fastgw.config.settings import Config
+from fastgw.config.settings.gateway import Config
 from fastgw.filters import TYPES
-from fastgw.gateway import dismantling
-from fastgw.routing import at_once
+from fastgw.gateway.compiler import building, compile
+from fastgw.gateway.tables import dismantling
+from fastgw.routing.table import at_once
 from tests.support.generations import load_document, plan_after
 from tests.support.memory import SERVICE
 from tests.support.tokens import key_set, signer

@@ -8,14 +8,14 @@ from typing import Any, cast
 
 import pytest
 
-from fastgw.compile import building, compile
-from fastgw.config.settings import Config
-from fastgw.config.values import ReadableFile
+from fastgw.config.base.value_types import ReadableFile
+from fastgw.config.settings.gateway import Config
 from fastgw.exchange import Link
 from fastgw.filters.api import Env, Filter, Hooks, Phase, Secret, Services
-from fastgw.gateway import CompileError, Gateway
-from fastgw.node.shared import Column
-from fastgw.routing import at_once
+from fastgw.gateway.compiler import building, compile
+from fastgw.gateway.tables import CompileError, Gateway
+from fastgw.routing.table import at_once
+from fastgw.shm.memory import Column
 from tests.support.generations import load_document, plan_after
 
 SERVICES = cast(Services, type("Nobody", (), {"ground": None})())

@@ -11,7 +11,15 @@ from typer.testing import CliRunner
 from fastgw.cli import app
 from fastgw.filters import TYPES
 from fastgw.filters.api import Phase
-from fastgw.filters.manual import Manual, as_markdown, as_text, manual, manuals, settings_as_markdown, table
+from fastgw.filters.plugins.reference_docs import (
+    Manual,
+    as_markdown,
+    as_text,
+    manual,
+    manuals,
+    settings_as_markdown,
+    table,
+)
 from tests.support.extension import FILTER, importable, install
 
 ROOT = Path(__file__).parent.parent.parent
@@ -60,7 +68,7 @@ def test_one_is_told_with_all_its_settings() -> None:
         "size",
         "VALIDATE",
         False,
-        "fastgw.filters.size:Size",
+        "fastgw.filters.policies.size:Size",
     )
     assert said["settings"] == [
         {

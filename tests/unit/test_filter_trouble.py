@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from fastgw.config.settings import Config
-from fastgw.downstream import connection
+from fastgw.config.settings.gateway import Config
+from fastgw.downstream.http1 import connection
 from fastgw.exchange import Exchange, exchange
 from fastgw.filters.api import Phase, Reply
-from fastgw.gateway import CompileError
-from fastgw.observe.families import FilterEvent
+from fastgw.gateway.tables import CompileError
+from fastgw.observe.metrics.families import FilterEvent
 from tests.support.memory import Plane, Wire, probe
 
 HOST = b"Host: a.test\r\n"

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from fastgw.compile import compile as compile_tables
-from fastgw.config.problems import ConfigError
-from fastgw.gateway import CompileError
+from fastgw.config.base.problems import ConfigError
+from fastgw.gateway.compiler import compile as compile_tables
+from fastgw.gateway.tables import CompileError
 from tests.support.certificates import Certificates
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane

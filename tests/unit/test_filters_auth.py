@@ -9,16 +9,16 @@ from typing import Any, Literal
 import pytest
 
 from fastgw import config
-from fastgw.compile import compile as compile_tables
-from fastgw.config.schema import schema
-from fastgw.config.settings import Config
-from fastgw.config.writing import effective
+from fastgw.config.decoding.json_schema import schema
+from fastgw.config.loading.writer import effective
+from fastgw.config.settings.gateway import Config
 from fastgw.exchange import Exchange
 from fastgw.explain import as_text, explain
 from fastgw.filters import TYPES
 from fastgw.filters.api import Consumer, Env, Fault, FeedSource, Filter, Hooks, Outcome, Phase, Reply
-from fastgw.filters.auth import CHANGED
-from fastgw.gateway import CompileError
+from fastgw.filters.policies.auth import CHANGED
+from fastgw.gateway.compiler import compile as compile_tables
+from fastgw.gateway.tables import CompileError
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane
 

@@ -7,7 +7,7 @@ import pytest
 
 from fastgw import config
 from fastgw.filters.api import Consumer, Phase
-from fastgw.wire.certificate import ClientCertificate
+from fastgw.net.client_certificate import ClientCertificate
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane, probe
 

@@ -14,11 +14,11 @@ import argon2
 import bcrypt
 import pytest
 
-from fastgw.filters import basic_auth
-from fastgw.filters.basic_auth import Unreadable, read_credentials
-from fastgw.filters.htpasswd import MOST_OF_ONE, MOST_USERS, MOST_WAITING, Busy, Checking, Htpasswd
-from fastgw.gateway import CompileError
-from fastgw.identity import index_of
+from fastgw.consumers.index import index_of
+from fastgw.filters.authentication.htpasswd import MOST_OF_ONE, MOST_USERS, MOST_WAITING, Busy, Checking, Htpasswd
+from fastgw.filters.policies import basic_auth
+from fastgw.filters.policies.basic_auth import Unreadable, read_credentials
+from fastgw.gateway.tables import CompileError
 from tests.support.memory import Plane, Wire
 from tests.support.on_loop import on_loop
 from tests.support.secrecy import explained, told_of
@@ -401,7 +401,7 @@ def test_an_unknown_user_costs_what_a_known_one_does(monkeypatch: pytest.MonkeyP
     """The same hash each time, so that asking twice tells nothing either."""
     htpasswd = Htpasswd("\n".join(f"u{n}:{hashed('x')}" for n in range(8)).encode())
     kept: list[str] = []
-    monkeypatch.setattr("fastgw.filters.htpasswd._matches", lambda of, password: not kept.append(of))
+    monkeypatch.setattr("fastgw.filters.authentication.htpasswd._matches", lambda of, password: not kept.append(of))
     assert not htpasswd.is_right("nobody", "x")
     assert not htpasswd.is_right("nobody", "y")
     assert len(kept) == 2

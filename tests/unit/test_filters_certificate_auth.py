@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
+from fastgw.consumers.index import Roster, index_of
 from fastgw.filters.api import Phase
-from fastgw.filters.certificate_auth import Holders
-from fastgw.identity import Roster, index_of
-from fastgw.wire.certificate import ClientCertificate
+from fastgw.filters.policies.certificate_auth import Holders
+from fastgw.net.client_certificate import ClientCertificate
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane, probe
 

@@ -11,8 +11,8 @@ import pytest
 from fastgw.config import ConfigError
 from fastgw.errors import Fault
 from fastgw.filters.api import Services
-from fastgw.filters.concurrency import Adaptive, Divided, cells_of, scope
-from fastgw.node.limits import own_counts
+from fastgw.filters.policies.concurrency import Adaptive, Divided, cells_of, scope
+from fastgw.shm.node_limits import own_counts
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane, Wire
 from tests.support.secrecy import explained

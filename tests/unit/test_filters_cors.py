@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from fastgw import config
-from fastgw.compile import compile as compile_tables
-from fastgw.config.levels import running
+from fastgw.config.decoding.filter_levels import running
 from fastgw.explain import as_text, explain
 from fastgw.filters import TYPES
 from fastgw.filters.api import Fault, Phase
+from fastgw.gateway.compiler import compile as compile_tables
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane, probe
 

@@ -11,16 +11,16 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from fastgw.compile import compile
 from fastgw.errors import Fault
 from fastgw.explain import as_text, explain
-from fastgw.filters.credentials import Credentials
-from fastgw.filters.headers import Headers
-from fastgw.filters.request_parameters import RequestParameters
-from fastgw.gateway import CompileError
+from fastgw.filters.policies.credentials import Credentials
+from fastgw.filters.policies.headers import Headers
+from fastgw.filters.policies.request_parameters import RequestParameters
+from fastgw.gateway.compiler import compile
+from fastgw.gateway.tables import CompileError
+from fastgw.http.fields import Fields
 from fastgw.testing import ConfigError, Fetched, Ran, configured, run
-from fastgw.upstream.fetch import FetchFailed
-from fastgw.wire.headers import Fields
+from fastgw.upstream.client.http_client import FetchFailed
 from tests.support.certificates import Certificates
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane

@@ -9,11 +9,11 @@ from typer.testing import CliRunner
 
 from fastgw import config
 from fastgw.cli import app
-from fastgw.config.credentials import READABLE
-from fastgw.config.locating import locate
+from fastgw.config.loading.locate_filter import locate
+from fastgw.config.settings.credentials import READABLE
 from fastgw.filters import TYPES
 from fastgw.filters.api import Phase
-from fastgw.filters.doubts import doubts
+from fastgw.filters.lint.warnings import doubts
 from tests.support.certificates import Certificates
 from tests.support.memory import SERVICE, probe
 

@@ -7,11 +7,11 @@ import pytest
 
 from fastgw import config
 from fastgw.config import ConfigError
-from fastgw.config.writing import effective
+from fastgw.config.loading.writer import effective
 from fastgw.explain import explain
 from fastgw.filters import TYPES
 from fastgw.filters.api import Exchange, Phase
-from fastgw.gateway import CompileError
+from fastgw.gateway.tables import CompileError
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane, probe
 

@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from http_message_signatures import ContentDigest, HTTPMessageSigner, HTTPSignatureKeyResolver
 
 from fastgw.config import ConfigError
-from fastgw.config.consumers import ALGORITHMS
-from fastgw.identity import index_of
+from fastgw.consumers.credentials import ALGORITHMS
+from fastgw.consumers.index import index_of
 from tests.support.memory import Plane, Wire
 from tests.support.secrecy import explained, told_of
 from tests.unit.test_identity import of

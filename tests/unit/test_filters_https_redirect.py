@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from fastgw import config
-from fastgw.compile import compile as compile_tables
 from fastgw.explain import as_text, explain
+from fastgw.gateway.compiler import compile as compile_tables
 from tests.support.certificates import Certificates
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane

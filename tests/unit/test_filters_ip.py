@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from fastgw.filters.ip import REMEMBERED, judge_of
+from fastgw.filters.policies.ip import REMEMBERED, judge_of
 from tests.support.memory import SERVICE, Plane
 
 GET = b"GET / HTTP/1.1\r\nHost: a.test\r\n"

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from fastgw.config.settings import ConsumerSubject
-from fastgw.filters import verified
+from fastgw.config.settings.gateway import ConsumerSubject
+from fastgw.consumers.index import index_of
 from fastgw.filters.api import Consumer, Phase
-from fastgw.filters.verified import certificate_of, field_value
-from fastgw.identity import index_of
+from fastgw.filters.authentication import token_policy
+from fastgw.filters.authentication.token_policy import certificate_of, field_value
 from fastgw.jose import Refused
-from fastgw.wire.certificate import ClientCertificate
+from fastgw.net.client_certificate import ClientCertificate
 from tests.support.memory import Plane, Wire, probe
 from tests.support.secrecy import explained, told_of
 from tests.support.tokens import Signer, b64, key_set, signer
@@ -388,13 +388,13 @@ def test_another_token_in_a_twin_of_the_field_can_be_read_in_two_ways(
 def verifications(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """Every token that is verified from now on."""
     seen: list[bytes] = []
-    verify = verified.verify
+    verify = token_policy.verify
 
     def counting(token: Any, keys: Any) -> Any:
         seen.append(token.signed)
         return verify(token, keys)
 
-    monkeypatch.setattr(verified, "verify", counting)
+    monkeypatch.setattr(token_policy, "verify", counting)
     return seen
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from fastgw.config.secret import Secret
-from fastgw.config.settings import ConsumerKey
-from fastgw.filters import key_auth
+from fastgw.config.settings.gateway import ConsumerKey
+from fastgw.config.settings.secrets import Secret
+from fastgw.consumers.index import Roster, index_of
 from fastgw.filters.api import Consumer
-from fastgw.filters.key_auth import Keys
-from fastgw.identity import Roster, index_of
+from fastgw.filters.policies import key_auth
+from fastgw.filters.policies.key_auth import Keys
 from tests.support.memory import Plane, Wire
 from tests.support.secrecy import explained, told_of
 from tests.unit.test_identity import ALICE, KEY, of

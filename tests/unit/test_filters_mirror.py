@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from fastgw import config
-from fastgw.filters import TYPES, mirror
+from fastgw.filters import TYPES
 from fastgw.filters.api import Services
-from fastgw.node.limits import own_counts
-from fastgw.observe.families import FilterEvent
-from fastgw.upstream import copies
+from fastgw.filters.policies import mirror
+from fastgw.observe.metrics.families import FilterEvent
+from fastgw.shm.node_limits import own_counts
+from fastgw.upstream.forwarding import mirror_request
 from tests.support.generations import load_document
 from tests.support.memory import Plane, Wire
 
@@ -206,7 +207,7 @@ def test_the_upstream_has_to_be_there() -> None:
 
 
 def test_an_answer_without_end_is_broken_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copies, "MOST_BYTES", 1000)
+    monkeypatch.setattr(mirror_request, "MOST_BYTES", 1000)
     mirrored = Mirrored()
     mirrored.asks()
     copy = mirrored.copied()

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from fastgw.filters.api import Consumer, Phase
-from fastgw.filters.jwks import Keyring
-from fastgw.filters.oidc import Oidc
-from fastgw.filters.oidc.cookies import own_name
-from fastgw.filters.oidc.desk import Answered, Asked, Place
-from fastgw.filters.oidc.provider import Tokens
-from fastgw.filters.oidc.sealing import Seal
-from fastgw.filters.oidc.session import Attempt, Sealed, Session, meaning_of
-from fastgw.filters.oidc.settings import (
+from fastgw.filters.authentication.jwks import Keyring
+from fastgw.filters.policies.oidc import Oidc
+from fastgw.filters.policies.oidc.cookie_encryption import Seal
+from fastgw.filters.policies.oidc.cookies import own_name
+from fastgw.filters.policies.oidc.provider import Tokens
+from fastgw.filters.policies.oidc.refresh_coordinator import Answered, Asked, Place
+from fastgw.filters.policies.oidc.session import Attempt, Sealed, Session, meaning_of
+from fastgw.filters.policies.oidc.settings import (
     Login,
     Sessions,
     parse_cookie,
@@ -26,7 +26,7 @@ from fastgw.filters.oidc.settings import (
     parse_place,
 )
 from fastgw.jose import read_keys
-from fastgw.wire.certificate import ClientCertificate
+from fastgw.net.client_certificate import ClientCertificate
 from tests.support.memory import Plane, probe
 from tests.support.secrecy import explained, told_of
 from tests.support.tokens import b64, key_set, signer
@@ -233,7 +233,7 @@ def test_an_access_token_that_is_bound_to_a_certificate_is_good_on_its_connectio
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     keys = read_keys(key_set(RS), symmetric=False)
-    monkeypatch.setattr("fastgw.filters.oidc.filter.Keyring", lambda *_: Keyring(keys))
+    monkeypatch.setattr("fastgw.filters.policies.oidc.filter.Keyring", lambda *_: Keyring(keys))
     shown: list[ClientCertificate | None] = []
     tls = probe("tls", Phase.OBSERVE, request=lambda exchange: setattr(exchange.peer, "certificate", shown[-1]))
     settings = {"issuer": ISSUER, "bearer": {"audiences": ["api"]}}

@@ -12,11 +12,11 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from fastgw.config import ConfigError
-from fastgw.filters import quota
 from fastgw.filters.api import Services
-from fastgw.node.cells import own_table
-from fastgw.node.limits import own_counts
-from fastgw.node.quotas import own_quotas
+from fastgw.filters.policies import quota
+from fastgw.shm.node_limits import own_counts
+from fastgw.shm.quota_table import own_quotas
+from fastgw.shm.rate_limit_table import own_table
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane
 from tests.support.secrecy import explained

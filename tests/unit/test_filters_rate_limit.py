@@ -11,18 +11,19 @@ from typing import Any
 import pytest
 
 from fastgw import config
-from fastgw.config.values import Trait
+from fastgw.config.base.value_types import Trait
+from fastgw.consumers.index import Consumer
 from fastgw.exchange import Chain, Hooks
 from fastgw.explain import as_text, explain
-from fastgw.filters import TYPES, rate_limit
+from fastgw.filters import TYPES
 from fastgw.filters.api import Env, Exchange, Phase, Reply, Stock
-from fastgw.filters.limiting import ledger
-from fastgw.filters.limiting.ledger import Left, Terms, Verdict
-from fastgw.filters.rate_limit import RateLimit
-from fastgw.forwarded import Peer
-from fastgw.identity import Consumer
-from fastgw.node.cells import Cells, own_table
-from fastgw.wire.framing import judge_request
+from fastgw.filters.limiting import counter_store
+from fastgw.filters.limiting.counter_store import Left, Terms, Verdict
+from fastgw.filters.policies import rate_limit
+from fastgw.filters.policies.rate_limit import RateLimit
+from fastgw.forwarded_headers import Peer
+from fastgw.http.http1.parser import judge_request
+from fastgw.shm.rate_limit_table import Cells, own_table
 from tests.support.memory import Plane, probe
 
 START = 7200 * 10**9  # a multiple of the windows below
@@ -45,7 +46,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr(rate_limit, "monotonic_ns", made)
-    monkeypatch.setattr(ledger, "monotonic_ns", made)
+    monkeypatch.setattr(counter_store, "monotonic_ns", made)
     return made
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from fastgw.compile import compile
 from fastgw.explain import explain
-from fastgw.filters.request_parameters import RequestParameters
-from fastgw.gateway import CompileError
+from fastgw.filters.policies.request_parameters import RequestParameters
+from fastgw.gateway.compiler import compile
+from fastgw.gateway.tables import CompileError
 from fastgw.testing import ConfigError, configured, run
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane

@@ -14,8 +14,8 @@ from hypothesis import strategies as some
 from fastgw import config
 from fastgw.filters import TYPES
 from fastgw.filters.api import Consumer, Phase
-from fastgw.filters.templates import Unfit, compiled
-from fastgw.wire.headers import Fields
+from fastgw.filters.authentication.templates import Unfit, compiled
+from fastgw.http.fields import Fields
 from tests.support.generations import load_document
 from tests.support.memory import SERVICE, Plane, probe
 

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from fastgw.node import flights as module
-from fastgw.node.flights import Flights
+from fastgw.eventloop import single_flight as module
+from fastgw.eventloop.single_flight import Flights
 from tests.support.on_loop import on_loop, turns
 
 

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from fastgw.wire.body import BodyReader
-from fastgw.wire.framing import find_head_end, judge_request, judge_response
-from fastgw.wire.headers import Fields
-from fastgw.wire.malformed import Malformed
-from fastgw.wire.render import chunk, last_chunk, request
+from fastgw.http.fields import Fields
+from fastgw.http.http1.body import BodyReader
+from fastgw.http.http1.parser import find_head_end, judge_request, judge_response
+from fastgw.http.http1.serializer import chunk, last_chunk, request
+from fastgw.http.malformed import Malformed
 
 quick = settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

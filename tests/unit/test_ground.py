@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import uvloop
 
-from fastgw.node.ground import (
+from fastgw.eventloop.socket_send import room
+from fastgw.eventloop.timer_wheel import Timed
+from fastgw.eventloop.worker_loop import (
     BODY_BYTES_PER_TURN,
     BODY_READ_BYTES,
     FRAMING_COST,
@@ -24,8 +26,6 @@ from fastgw.node.ground import (
     Hangups,
     Rests,
 )
-from fastgw.node.sending import room
-from fastgw.node.timers import Timed
 
 
 class Broken(Timed):

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from fastgw.config import settings
-from fastgw.config.values import parse_url
+from fastgw.config.base.value_types import parse_url
+from fastgw.config.settings import gateway as settings
 from fastgw.errors import Fault
-from fastgw.node.timers import Wheel
-from fastgw.upstream.balance import Nobody
-from fastgw.upstream.balance.drawn import Latency
-from fastgw.upstream.balance.loads import Loads
-from fastgw.upstream.balance.turns import Alone
-from fastgw.upstream.group import Upstream
-from fastgw.upstream.pool import LocalLimit
-from fastgw.upstream.target import Target, build_targets
+from fastgw.eventloop.timer_wheel import Wheel
+from fastgw.upstream.connections.pool import LocalLimit
+from fastgw.upstream.load_balancing import Nobody
+from fastgw.upstream.load_balancing.load_tracking import Loads
+from fastgw.upstream.load_balancing.random_choice import Latency
+from fastgw.upstream.load_balancing.round_robin import Alone
+from fastgw.upstream.targets.target import Target, build_targets
+from fastgw.upstream.upstream import Upstream
 from tests.unit.test_balance import asked, loads_of
 
 

@@ -9,10 +9,10 @@ from math import inf
 
 import pytest
 
-from fastgw.runtime.channel import Channel
-from fastgw.runtime.hanging import Overseer
-from fastgw.runtime.pulse import HUNG_S, LOOK_MAX, SILENT_S
-from fastgw.runtime.slots import Child
+from fastgw.runtime.ipc.channel import Channel
+from fastgw.runtime.node.child_slots import Child
+from fastgw.runtime.node.heartbeat_monitor import HUNG_S, LOOK_MAX, SILENT_S
+from fastgw.runtime.supervisor.hang_detection import Overseer
 
 
 class Watched:

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 
-from fastgw.config import settings
-from fastgw.config.values import parse_url
+from fastgw.config.base.value_types import parse_url
+from fastgw.config.settings import gateway as settings
 from fastgw.errors import Fault
-from fastgw.node.health import Ejection, HealthWords, Verdict
-from fastgw.node.shared import Layout, Shared
-from fastgw.node.timers import Wheel
-from fastgw.upstream.balance import Asked
-from fastgw.upstream.breaker import Phase
-from fastgw.upstream.health import Event, Health, Outlook
-from fastgw.upstream.outliers import most_ejected
-from fastgw.upstream.target import Target, build_targets
-from fastgw.upstream.windows import SLOTS, Window
+from fastgw.eventloop.timer_wheel import Wheel
+from fastgw.shm.health_words import Ejection, HealthWords, Verdict
+from fastgw.shm.memory import Layout, Shared
+from fastgw.upstream.health.circuit_breaker import Phase
+from fastgw.upstream.health.error_window import SLOTS, Window
+from fastgw.upstream.health.outlier_ejection import most_ejected
+from fastgw.upstream.health.upstream_health import Event, Health, Outlook
+from fastgw.upstream.load_balancing import Asked
+from fastgw.upstream.targets.target import Target, build_targets
 
 ASKED: Any = None
 """Somebody's request: nobody looks at it here."""

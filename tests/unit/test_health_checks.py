@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-from fastgw.config import settings
-from fastgw.config.values import parse_url
+from fastgw.config.base.value_types import parse_url
+from fastgw.config.settings import gateway as settings
 from fastgw.errors import Fault
-from fastgw.node.ground import Ground
-from fastgw.node.health import HealthWords, Verdict
-from fastgw.node.places import Names, Places, first
-from fastgw.node.shared import Layout, Shared
-from fastgw.runtime import checking
-from fastgw.runtime.checking import AT_ONCE, Checks
-from fastgw.upstream import check as checks
-from fastgw.upstream.check import CannotCheck, Check
-from fastgw.upstream.connect import ConnectFailed
+from fastgw.eventloop.worker_loop import Ground
+from fastgw.runtime.control import health_checker
+from fastgw.runtime.control.health_checker import AT_ONCE, Checks
+from fastgw.shm.health_words import HealthWords, Verdict
+from fastgw.shm.memory import Layout, Shared
+from fastgw.shm.slot_assignment import Names, Places, first
+from fastgw.upstream.connections.connect import ConnectFailed
+from fastgw.upstream.health import active_check as checks
+from fastgw.upstream.health.active_check import CannotCheck, Check
 from tests.support.certificates import Certificates, made_tls, server_tls
 from tests.support.on_loop import on_loop, until
 from tests.support.origin import Origin, close, read_rest, reset
@@ -227,8 +227,8 @@ class Told:
 
             def stop(self) -> None: ...
 
-        monkeypatch.setattr(checking, "Check", Stand)
-        monkeypatch.setattr(checking, "FIRST_S", 0.01)
+        monkeypatch.setattr(health_checker, "Check", Stand)
+        monkeypatch.setattr(health_checker, "FIRST_S", 0.01)
 
 
 class Node:

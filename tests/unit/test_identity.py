@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from fastgw.config.secret import Secret
-from fastgw.config.settings import Consumer as Settings
-from fastgw.config.settings import ConsumerCertificate, ConsumerKey, ConsumerPassword, ConsumerSubject
-from fastgw.identity import NOBODY, Consumer, Index, Roster, image_of, index_of
+from fastgw.config.settings.gateway import Consumer as Settings
+from fastgw.config.settings.gateway import ConsumerCertificate, ConsumerKey, ConsumerPassword, ConsumerSubject
+from fastgw.config.settings.secrets import Secret
+from fastgw.consumers.index import NOBODY, Consumer, Index, Roster, image_of, index_of
 
 CROWD = 5000
 KEY = "planted-key-9876"

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 
-from fastgw.config.settings import UpstreamTls
-from fastgw.config.values import parse_endpoint
+from fastgw.config.base.value_types import parse_endpoint
+from fastgw.config.settings.gateway import UpstreamTls
 from fastgw.errors import Fault
-from fastgw.filters import jwks
-from fastgw.filters.allowance import AGAIN_S, BURST
-from fastgw.filters.jwks import AWAY_S, EVERY_S, LATEST_S, SOONEST_S, JwksSource, Keyring, good_for
+from fastgw.filters.authentication import jwks
+from fastgw.filters.authentication.jwks import AWAY_S, EVERY_S, LATEST_S, SOONEST_S, JwksSource, Keyring, good_for
+from fastgw.filters.outbound.refresh_throttle import AGAIN_S, BURST
+from fastgw.http.fields import Fields
 from fastgw.jose import KeySet, UnknownKey, read_set
-from fastgw.node.feeds import Feeds, mark_of
-from fastgw.upstream.fetch import Fetched, FetchFailed
-from fastgw.wire.headers import Fields
+from fastgw.sync.feeds import Feeds, mark_of
+from fastgw.upstream.client.http_client import Fetched, FetchFailed
 from tests.support.on_loop import on_loop, turns, until
 from tests.support.tokens import key_set, signer
 

@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 
-from fastgw.config import kyma_files
-from fastgw.config.egress import Kubernetes, Kyma, Providers
-from fastgw.config.kyma_files import NOTHING
-from fastgw.runtime import kubernetes_access, kubernetes_watch
-from fastgw.runtime.kubernetes_access import Access, CannotAsk
-from fastgw.runtime.kubernetes_objects import Objects
-from fastgw.runtime.kubernetes_watch import KubernetesWatch, Pauses, Watching
+from fastgw.config.settings.egress import Kubernetes, Kyma, Providers
+from fastgw.config.sources import virtual_files
+from fastgw.config.sources.virtual_files import NOTHING
+from fastgw.runtime.control.kubernetes import api_client
+from fastgw.runtime.control.kubernetes import watch as kubernetes_watch
+from fastgw.runtime.control.kubernetes.api_client import Access, CannotAsk
+from fastgw.runtime.control.kubernetes.object_store import Objects
+from fastgw.runtime.control.kubernetes.watch import KubernetesWatch, Pauses, Watching
 from tests.support.certificates import Certificates
 from tests.support.gateway import messages
 from tests.support.kubernetes import TOKEN, ApiServer, application, secret
@@ -188,7 +189,7 @@ def test_a_list_that_expires_between_two_pages_is_begun_again(server: ApiServer,
 def test_an_answer_that_is_too_long_is_asked_for_in_smaller_pages(
     server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kubernetes_access, "MOST_BYTES", 20_000)
+    monkeypatch.setattr(api_client, "MOST_BYTES", 20_000)
     server.put(*(application(f"app-{number}", description="d" * 2000) for number in range(8)))
 
     async def work() -> None:
@@ -700,11 +701,11 @@ def test_pauses_grow_while_all_ends_soon_and_are_never_the_same() -> None:
 def test_the_cluster_that_the_configuration_names_is_followed(
     server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kyma_files, "_said", {})
+    monkeypatch.setattr(virtual_files, "_said", {})
     taken: list[bytes] = []
 
     async def take(name: str) -> bool:
-        taken.append(kyma_files.said(name))
+        taken.append(virtual_files.said(name))
         return True
 
     async def until(fact: Callable[[], bool]) -> None:

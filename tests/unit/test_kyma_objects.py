@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from fastgw.config import kyma_files
-from fastgw.config.files import Disk, Memory, found_by_patterns, read_again
-from fastgw.config.kyma_objects import ObjectFile
-from fastgw.runtime.files import FileWatch
+from fastgw.config.kyma.objects import ObjectFile
+from fastgw.config.sources import virtual_files
+from fastgw.config.sources.files import Disk, Memory, found_by_patterns, read_again
+from fastgw.runtime.reload.file_watch import FileWatch
 
 STREAM = b"""\
 # of a team
@@ -61,7 +61,7 @@ def test_json_is_an_object_or_a_list_whose_elements_are_of_its_kind() -> None:
 
 def test_what_a_watch_says_has_no_lines() -> None:
     content = json.dumps([{"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "a"}}]).encode()
-    (secret,) = ObjectFile(kyma_files.watched_name("kyma"), content).objects
+    (secret,) = ObjectFile(virtual_files.watched_name("kyma"), content).objects
     assert secret.place == "kubernetes://kyma"
     assert str(secret.problem(("data",), "empty")) == "kubernetes://kyma: Secret/a: data: empty"
 
@@ -109,26 +109,26 @@ def test_bytes_that_are_no_text_are_told_with_their_place() -> None:
 
 @pytest.fixture
 def watched() -> Iterator[str]:
-    name = kyma_files.watched_name("a-test")
+    name = virtual_files.watched_name("a-test")
     yield name
-    kyma_files._said.pop(name, None)
+    virtual_files._said.pop(name, None)
 
 
 def test_what_a_watch_says_is_read_like_a_file(watched: str) -> None:
     """Nothing before it has said anything; what is in force until then; and then its last word."""
     assert Disk().read(watched) == b"[]"
-    kyma_files.remember(watched, b'["in force"]')
+    virtual_files.remember(watched, b'["in force"]')
     disk = Disk()
     assert disk.read(watched) == b'["in force"]'
     watch = FileWatch()
     watch.watch([watched])
     watch.changed()
     assert not watch.changed()
-    kyma_files.say(watched, b'["said"]')
+    virtual_files.say(watched, b'["said"]')
     assert watch.changed()
     assert not watch.changed()
-    kyma_files.say(watched, b'["said"]')
-    kyma_files.remember(watched, b'["in force"]')
+    virtual_files.say(watched, b'["said"]')
+    virtual_files.remember(watched, b'["in force"]')
     assert not watch.changed()
     assert disk.read(watched) == b'["in force"]', "each file is read once"
     assert read_again(disk.held) == {watched: b'["said"]'}
@@ -137,7 +137,7 @@ def test_what_a_watch_says_is_read_like_a_file(watched: str) -> None:
 
 def test_derived_files_are_on_no_disk_and_in_no_memory(tmp_path: Path) -> None:
     """They are made anew with what they come from; until then they are as they were."""
-    name = kyma_files.derived_name("kyma-system", "a", "headers", "X/Y", "0")
+    name = virtual_files.derived_name("kyma-system", "a", "headers", "X/Y", "0")
     assert name == "kyma://kyma-system/a/headers/X%2FY/0"
     file = tmp_path / "file"
     file.write_bytes(b"1")

@@ -16,21 +16,21 @@ from hypothesis import settings as run_with
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from fastgw.compile import compile
 from fastgw.config import ConfigError, Loaded, effective, load, load_sources
-from fastgw.config.egress import EgressEntry, EgressRetries, EgressTimeouts, Kyma, KymaDefaults
-from fastgw.config.files import brought_forward, read_again
-from fastgw.config.kyma_names import access_service, normalized, why_not_there
-from fastgw.config.kyma_objects import ObjectFile
-from fastgw.config.kyma_services import KymaService, services_in
-from fastgw.config.secret import Secret
-from fastgw.config.spots import Flaw
-from fastgw.config.upstreams import UpstreamTls
-from fastgw.config.values import parse_url
+from fastgw.config.base.value_types import parse_url
+from fastgw.config.formats.positions import Flaw
+from fastgw.config.kyma.names import access_service, normalized, why_not_there
+from fastgw.config.kyma.objects import ObjectFile
+from fastgw.config.kyma.services import KymaService, services_in
+from fastgw.config.settings.egress import EgressEntry, EgressRetries, EgressTimeouts, Kyma, KymaDefaults
+from fastgw.config.settings.secrets import Secret
+from fastgw.config.settings.upstreams import UpstreamTls
+from fastgw.config.sources.files import brought_forward, read_again
 from fastgw.filters import TYPES
-from fastgw.filters.credentials.token_endpoint import _OURS
-from fastgw.runtime.certificates import settled
-from fastgw.runtime.noted import new_among, notes_of
+from fastgw.filters.policies.credentials.token_endpoint import _OURS
+from fastgw.gateway.compiler import compile
+from fastgw.runtime.reload.certificate_files import settled
+from fastgw.runtime.reload.config_notes import new_among, notes_of
 from tests.support.certificates import Certificates
 from tests.support.kyma import Json, api, application, credentials, secret, service, stream
 

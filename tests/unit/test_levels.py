@@ -5,9 +5,9 @@ import json
 import pytest
 
 from fastgw import config
-from fastgw.compile import compile
-from fastgw.config.levels import running
+from fastgw.config.decoding.filter_levels import running
 from fastgw.filters import TYPES
+from fastgw.gateway.compiler import compile
 
 SET = {"response": {"set": {"X-A": "1"}}}
 CONFIG = {

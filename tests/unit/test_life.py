@@ -5,12 +5,12 @@ from math import inf
 
 import pytest
 
-from fastgw.runtime import life as module
-from fastgw.runtime.channel import Drain, Drained, Stop
-from fastgw.runtime.children import Children
-from fastgw.runtime.life import REPEATED, STOP_GRACE, Life, Phase
-from fastgw.runtime.notify import Notifier
-from fastgw.runtime.signals import Signals
+from fastgw.runtime.ipc.channel import Drain, Drained, Stop
+from fastgw.runtime.node.systemd_notify import Notifier
+from fastgw.runtime.process.signals import Signals
+from fastgw.runtime.supervisor import lifecycle as module
+from fastgw.runtime.supervisor.children import Children
+from fastgw.runtime.supervisor.lifecycle import REPEATED, STOP_GRACE, Life, Phase
 from tests.support.gateway import messages
 from tests.support.node import Crew, close_node, commons_of, sealed_document
 

@@ -17,14 +17,14 @@ import dns.rrset
 import pytest
 
 from fastgw import config
-from fastgw.compile import compile
-from fastgw.config import files, lookups
-from fastgw.config.files import read_again
-from fastgw.config.lookups import is_lookup, looked_up, lookup_name, turn_of
-from fastgw.config.spots import Flaw
+from fastgw.config.formats.positions import Flaw
+from fastgw.config.sources import dns_targets, files
+from fastgw.config.sources.dns_targets import is_lookup, looked_up, lookup_name, turn_of
+from fastgw.config.sources.files import read_again
 from fastgw.errors import Fault
 from fastgw.filters import TYPES
-from fastgw.runtime.files import FileWatch
+from fastgw.gateway.compiler import compile
+from fastgw.runtime.reload.file_watch import FileWatch
 
 MAIN = """\
 version: 1
@@ -239,7 +239,7 @@ def test_it_is_looked_up_again_when_its_interval_is_over(monkeypatch: pytest.Mon
     name = lookup_name("dns", "users.test", 9001, "http", 2.5)
     assert is_lookup(name)
     clock = [1000.0]
-    monkeypatch.setattr(lookups, "time", SimpleNamespace(monotonic=lambda: clock[-1]))
+    monkeypatch.setattr(dns_targets, "time", SimpleNamespace(monotonic=lambda: clock[-1]))
     watch = FileWatch()
     watch.watch([name])
     assert watch.changed()  # it was not looked at yet
@@ -252,7 +252,7 @@ def test_it_is_looked_up_again_when_its_interval_is_over(monkeypatch: pytest.Mon
 def test_after_a_failure_it_is_looked_up_sooner_and_then_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
     name = lookup_name("dns", "users.test", 9001, "http", 5.0)
     clock = [1000.0]
-    monkeypatch.setattr(lookups, "time", SimpleNamespace(monotonic=lambda: clock[-1]))
+    monkeypatch.setattr(dns_targets, "time", SimpleNamespace(monotonic=lambda: clock[-1]))
     monkeypatch.setattr(socket, "getaddrinfo", addresses())
     watch = FileWatch()
     watch.watch([name])
@@ -272,7 +272,7 @@ def test_after_a_failure_it_is_looked_up_sooner_and_then_less_often(monkeypatch:
     with pytest.raises(Flaw):
         looked_up(lookup_name("dns", "a..b", 1, "http", 5.0))
     watch.watch([name])
-    assert not lookups._failed  # of a name that nobody looks up any more
+    assert not dns_targets._failed  # of a name that nobody looks up any more
 
 
 def test_names_of_files_are_none() -> None:

@@ -13,22 +13,22 @@ from typing import Any
 
 import uvloop
 
-from fastgw.compile import compile
 from fastgw.config import Loaded, load_text
+from fastgw.eventloop.worker_loop import Ground
 from fastgw.filters import TYPES
 from fastgw.filters.api import Services
-from fastgw.gateway import Gateway
-from fastgw.node.cells import own_table
-from fastgw.node.feeds import Feeds
-from fastgw.node.ground import Ground
-from fastgw.node.limits import own_counts
-from fastgw.node.shared import Shared
-from fastgw.routing import Steps
-from fastgw.runtime.accepted import Base, accept, seal
-from fastgw.runtime.changing import Changing
-from fastgw.runtime.channel import Prepare
-from fastgw.runtime.slices import Slices
-from fastgw.upstream.fetch import Fetcher
+from fastgw.gateway.compiler import compile
+from fastgw.gateway.tables import Gateway
+from fastgw.routing.table import Steps
+from fastgw.runtime.ipc.channel import Prepare
+from fastgw.runtime.node.config_snapshot import Base, accept, seal
+from fastgw.runtime.worker.sliced_work import Slices
+from fastgw.runtime.worker.table_swap import Changing
+from fastgw.shm.memory import Shared
+from fastgw.shm.node_limits import own_counts
+from fastgw.shm.rate_limit_table import own_table
+from fastgw.sync.feeds import Feeds
+from fastgw.upstream.client.http_client import Fetcher
 from tests.support.memory import SERVICE
 from tests.support.on_loop import until
 from tests.unit.test_filter_circles import SAMPLES, sample_files, settled

@@ -10,25 +10,25 @@ from prometheus_client import parser
 from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.samples import Sample
 
-from fastgw.admin.exposition import OPENMETRICS, PROMETHEUS, wanted
-from fastgw.admin.metrics import FAMILIES, Exposition
-from fastgw.admin.node import CertificateInfo, FeedInfo, VerifierInfo
-from fastgw.compile import compile as compiled
-from fastgw.config import settings as config
-from fastgw.config.values import Address, Url
-from fastgw.downstream.secured import Outcome
-from fastgw.filters.size import Size
-from fastgw.gateway import Gateway
-from fastgw.node import state_up
-from fastgw.node.health import Verdict
-from fastgw.node.places import MAX_CONSUMERS, Names
-from fastgw.node.shared import Shared
-from fastgw.observe.families import FilterEvent
-from fastgw.observe.series import UPSTREAM_CONNECTS, series_of
-from fastgw.observe.tally import Tally
-from fastgw.runtime.checking import OfUpstream
-from fastgw.runtime.words import Words
-from fastgw.upstream.breaker import Phase
+from fastgw.admin.node_interface import CertificateInfo, FeedInfo, VerifierInfo
+from fastgw.admin.prometheus_text import OPENMETRICS, PROMETHEUS, wanted
+from fastgw.config.base.value_types import Address, Url
+from fastgw.config.settings import gateway as config
+from fastgw.downstream.tls.connection import Outcome
+from fastgw.filters.policies.size import Size
+from fastgw.gateway.compiler import compile as compiled
+from fastgw.gateway.tables import Gateway
+from fastgw.observe.metrics.counters import Tally
+from fastgw.observe.metrics.families import FilterEvent
+from fastgw.observe.metrics.series_layout import UPSTREAM_CONNECTS, series_of
+from fastgw.redis import availability
+from fastgw.runtime.control.health_checker import OfUpstream
+from fastgw.runtime.node.metrics import FAMILIES, Exposition
+from fastgw.runtime.node.shm_layout import Words
+from fastgw.shm.health_words import Verdict
+from fastgw.shm.memory import Shared
+from fastgw.shm.slot_assignment import MAX_CONSUMERS, Names
+from fastgw.upstream.health.circuit_breaker import Phase
 
 BEGUN = 1_700_000_000.0
 
@@ -103,7 +103,7 @@ def test_every_family_is_told_with_its_labels_and_kind(node: Node, accept: bytes
     node.tally.count_filter("limit", FilterEvent.ANSWER)
     node.tally.count_filter("limit", FilterEvent.COPY_SENT)
     node.tally.count_consumer("alice")
-    node.own.words[node.words.state_up] = state_up.UP
+    node.own.words[node.words.state_up] = availability.UP
     content_type, text = node.exposition.text(accept)
     assert content_type == (OPENMETRICS if accept else PROMETHEUS).content_type
     assert text.endswith(b"# EOF\n") == bool(accept)
@@ -126,11 +126,11 @@ def test_the_health_of_upstreams_is_told(node: Node) -> None:
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        ((state_up.UNASKED, state_up.UNASKED), []),
-        ((state_up.UP, state_up.UNASKED), [1]),
-        ((state_up.UP, state_up.UP), [1]),
-        ((state_up.UP, state_up.AWAY), [0]),
-        ((state_up.AWAY, state_up.UNASKED), [0]),
+        ((availability.UNASKED, availability.UNASKED), []),
+        ((availability.UP, availability.UNASKED), [1]),
+        ((availability.UP, availability.UP), [1]),
+        ((availability.UP, availability.AWAY), [0]),
+        ((availability.AWAY, availability.UNASKED), [0]),
     ],
 )
 def test_the_state_is_up_when_it_is_for_all_who_ask(node: Node, said: tuple[int, int], told: list[int]) -> None:

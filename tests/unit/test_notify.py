@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fastgw.runtime.notify import Notifier
+from fastgw.runtime.node.systemd_notify import Notifier
 
 
 class Systemd:
@@ -113,7 +113,7 @@ def test_a_child_does_not_speak_for_its_parent(systemd, notifier):
 
 UPGRADED = """
 import os, sys
-from fastgw.runtime.notify import Notifier
+from fastgw.runtime.node.systemd_notify import Notifier
 if sys.argv[1] == "started":
     os.environ["WATCHDOG_PID"] = str(os.getpid())  # systemd knows it before it starts the program
     Notifier.from_environment().reloading()

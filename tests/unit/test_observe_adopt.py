@@ -12,10 +12,11 @@ from typing import Any
 import orjson
 import pytest
 
-from fastgw.node.places import Names, Places, first
-from fastgw.observe import Observer, Series, observer, totals
+from fastgw.observe import Observer, Series, observer
+from fastgw.observe.metrics.series_layout import ROUTE_REQUEST_BYTES, WORDS, claimed
+from fastgw.observe.metrics.totals import totals
 from fastgw.observe.recorder import Forgotten
-from fastgw.observe.series import ROUTE_REQUEST_BYTES, WORDS, claimed
+from fastgw.shm.slot_assignment import Names, Places, first
 from tests.unit.test_observe_ended import WAYS, Named, over
 from tests.unit.test_observe_logs import AccessLog, wait_until
 

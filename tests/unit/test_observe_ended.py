@@ -9,10 +9,10 @@ import pytest
 
 from fastgw.compiled import twin
 from fastgw.errors import Fault
+from fastgw.http.http1.parser import judge_request
 from fastgw.observe import record_of
-from fastgw.wire.framing import judge_request
 
-TWIN = twin("fastgw.observe._record")
+TWIN = twin("fastgw.observe._recorder")
 WAYS = [pytest.param(None, id="plain"), *([pytest.param(TWIN, id="compiled")] if TWIN else [])]
 """In plain Python, and by the twin where there is one."""
 

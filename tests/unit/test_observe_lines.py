@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.observe import lines
-from fastgw.observe.lines import ALWAYS_MASKED, FORMATS, MAX_LINE, Secrets, masker
-from fastgw.observe.record import Record
+from fastgw.observe.access_log import formats
+from fastgw.observe.access_log.formats import ALWAYS_MASKED, FORMATS, MAX_LINE, Secrets, masker
+from fastgw.observe.access_log.record import Record
 
 GOLDEN = Path(__file__).parent.parent / "contract" / "access_log"
 
@@ -222,7 +222,7 @@ def test_a_masked_value_among_words_ends_with_its_word(user_agent: bytes, shown:
 @pytest.mark.parametrize("text", [b"%3D" * 1400, b"token%3D" * 500, b"://" * 1400, b"://%40" * 700, b"a=" * 2000])
 def test_hostile_texts_take_no_time_that_grows_faster_than_they_do(text: bytes) -> None:
     """What is looked at again and again is bounded: calls are counted, not seconds."""
-    with patch.object(lines, "unquote_to_bytes", wraps=lines.unquote_to_bytes) as decoded:
+    with patch.object(formats, "unquote_to_bytes", wraps=formats.unquote_to_bytes) as decoded:
         line(changed(PROXIED, query=text, path=b"/" + text, referer=text, user_agent=text))
     assert sum(len(call.args[0]) for call in decoded.call_args_list) < 4 * 20 * len(text)
 

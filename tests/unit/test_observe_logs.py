@@ -19,10 +19,12 @@ from pathlib import Path
 import orjson
 import pytest
 
-from fastgw.node.places import Names, first
-from fastgw.observe import Observer, Series, log, observer, totals
-from fastgw.observe.series import WORDS
-from fastgw.observe.sink import Sink
+from fastgw.observe import Observer, Series, observer
+from fastgw.observe.access_log import log
+from fastgw.observe.access_log.sink import Sink
+from fastgw.observe.metrics.series_layout import WORDS
+from fastgw.observe.metrics.totals import totals
+from fastgw.shm.slot_assignment import Names, first
 from tests.unit.test_observe_ended import WAYS, over
 
 Process = subprocess.Popen[str]

@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 from fastgw.errors import Fault
 from fastgw.exchange import Chain
 from fastgw.exchange import Exchange as RealExchange
-from fastgw.forwarded import Peer
-from fastgw.node.places import Names, first
+from fastgw.forwarded_headers import Peer
+from fastgw.http.malformed import Malformed
 from fastgw.observe import Series, record_of
-from fastgw.observe.families import BOUNDS_S
-from fastgw.observe.held import Held
-from fastgw.observe.lines import JSON_SLOTS, MAX_LINE, json_line, masker
-from fastgw.observe.log import Log
+from fastgw.observe.access_log.formats import JSON_SLOTS, MAX_LINE, json_line, masker
+from fastgw.observe.access_log.line_queue import Held
+from fastgw.observe.access_log.log import Log
+from fastgw.observe.metrics.counters import Tally
+from fastgw.observe.metrics.families import BOUNDS_S
+from fastgw.observe.metrics.series_layout import ROUTES_AT, WORDS
 from fastgw.observe.recorder import MAX_KINDS, Recorder
-from fastgw.observe.series import ROUTES_AT, WORDS
-from fastgw.observe.tally import Tally
-from fastgw.wire.malformed import Malformed
+from fastgw.shm.slot_assignment import Names, first
 from tests.unit.test_observe_ended import WAYS, Body, Exchange, Named, Response, over
 from tests.unit.test_observe_logs import AccessLog
 

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.node.places import MAX_ROWS, Names, Places, first
-from fastgw.observe import Series, Totals, totals
-from fastgw.observe.families import BOUNDS_S, METHODS
-from fastgw.observe.ledger import Ledger
-from fastgw.observe.series import (
+from fastgw.observe import Series, Totals
+from fastgw.observe.metrics.carry_over import Ledger
+from fastgw.observe.metrics.counters import Tally
+from fastgw.observe.metrics.families import BOUNDS_S, METHODS
+from fastgw.observe.metrics.series_layout import (
     CELLS,
     ROUTE_REQUEST_BYTES,
     ROUTE_RESPONSE_BYTES,
@@ -24,7 +24,8 @@ from fastgw.observe.series import (
     WORDS,
     claimed,
 )
-from fastgw.observe.tally import Tally
+from fastgw.observe.metrics.totals import totals
+from fastgw.shm.slot_assignment import MAX_ROWS, Names, Places, first
 
 FAULTS = ["bad_request", "connection_lost"]
 LISTENERS = ["public", "local"]
@@ -127,7 +128,7 @@ def test_routes_may_have_the_names_of_labels() -> None:
 
 def test_when_the_cells_run_out_the_sum_stays_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     """An upstream that answers with every status there is costs labels, not requests."""
-    monkeypatch.setattr("fastgw.observe.series.CELLS", 500)
+    monkeypatch.setattr("fastgw.observe.metrics.series_layout.CELLS", 500)
     own = column()
     tally = Tally(series(), own)
     statuses = [*range(100, 1000)]

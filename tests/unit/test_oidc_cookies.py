@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.filters.oidc.cookies import LONGEST, MOST_PIECES, Ambiguous, Jar, clear, put
-from fastgw.filters.oidc.sealing import Seal
-from fastgw.filters.oidc.session import Attempt, Sealed, Session
-from fastgw.filters.oidc.urls import LONGEST_RETURN, is_safe, local, parameters_of, with_query
+from fastgw.filters.policies.oidc.cookie_encryption import Seal
+from fastgw.filters.policies.oidc.cookies import LONGEST, MOST_PIECES, Ambiguous, Jar, clear, put
+from fastgw.filters.policies.oidc.session import Attempt, Sealed, Session
+from fastgw.filters.policies.oidc.urls import LONGEST_RETURN, is_safe, local, parameters_of, with_query
 
 SECRET, OLD = "s" * 32, "o" * 32
 SET = re.compile(rb"([^=]+)=([^;]*)(; .*)?")

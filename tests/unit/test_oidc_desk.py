@@ -11,9 +11,9 @@ import msgspec
 import pytest
 import uvloop
 
-from fastgw.config.settings import UpstreamTls
-from fastgw.filters.oidc.desk import Answered, Asked, Desk, Place, Unattended, ask
-from fastgw.upstream.tls import read_tls
+from fastgw.config.settings.gateway import UpstreamTls
+from fastgw.filters.policies.oidc.refresh_coordinator import Answered, Asked, Desk, Place, Unattended, ask
+from fastgw.upstream.targets.tls import read_tls
 from tests.support.fetching import fetching
 from tests.support.liar import Liar
 

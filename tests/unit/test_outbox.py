@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastgw.runtime.channel import AnyMessage, Channel, ChannelClosed, Release, Reopen, Watch
-from fastgw.runtime.outbox import Outbox
+from fastgw.runtime.ipc.channel import AnyMessage, Channel, ChannelClosed, Release, Reopen, Watch
+from fastgw.runtime.ipc.outbox import Outbox
 
 Ends = tuple[Outbox, Channel, Channel]
 

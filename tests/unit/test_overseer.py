@@ -5,10 +5,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastgw.runtime import hanging
-from fastgw.runtime.hanging import Overseer
-from fastgw.runtime.pulse import CONTROL_HUNG_S, HUNG_S, LATE_S, LOOK_EVERY, SET_UP_S, SILENT_S, STACK_S
-from fastgw.runtime.slots import Child
+from fastgw.runtime.node.child_slots import Child
+from fastgw.runtime.node.heartbeat_monitor import (
+    CONTROL_HUNG_S,
+    HUNG_S,
+    LATE_S,
+    LOOK_EVERY,
+    SET_UP_S,
+    SILENT_S,
+    STACK_S,
+)
+from fastgw.runtime.supervisor import hang_detection
+from fastgw.runtime.supervisor.hang_detection import Overseer
 from tests.support.node import Crew
 
 KILL, STACK, GO_ON = signal.SIGKILL, signal.SIGUSR2, signal.SIGCONT
@@ -56,7 +64,7 @@ class Watch(Crew):
 @pytest.fixture
 def watch(monkeypatch: pytest.MonkeyPatch) -> Iterator[Watch]:
     watch = Watch()
-    monkeypatch.setattr(hanging.os, "kill", lambda pid, number: watch.killed.append((pid, number)))
+    monkeypatch.setattr(hang_detection.os, "kill", lambda pid, number: watch.killed.append((pid, number)))
     yield watch
     watch.close()
 

@@ -15,8 +15,8 @@ import pytest
 
 from fastgw.errors import Fault
 from fastgw.filters.api import Consumer, Exchange, Filter, Phase, Reply
+from fastgw.http.http1 import serializer
 from fastgw.observe import Record
-from fastgw.wire import render
 from tests.support.memory import Plane, Wire, probe
 
 PASSING = probe("passing", Phase.TRANSFORM, request=lambda exchange: None)
@@ -564,7 +564,7 @@ def test_a_defect_while_the_request_is_made_is_a_500(monkeypatch: pytest.MonkeyP
 
     def breaks_down(play: Play) -> None:
         with monkeypatch.context() as patched:
-            patched.setattr(render, "request", raises)
+            patched.setattr(serializer, "request", raises)
             play.client.sends(GET)
 
     play = alike([breaks_down])

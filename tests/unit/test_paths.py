@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fastgw.wire.malformed import Malformed
-from fastgw.wire.paths import normalize
+from fastgw.http.malformed import Malformed
+from fastgw.http.path_normalization import normalize
 
 NORMAL_FORMS = [
     (b"/", b"/"),

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fastgw.wire.malformed import Malformed
-from fastgw.wire.paths import normalize
+from fastgw.http.malformed import Malformed
+from fastgw.http.path_normalization import normalize
 from tests.support.memory import Plane
 
 HOST = b"Host: a.test\r\n"

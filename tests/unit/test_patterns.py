@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.config.patterns import (
+from fastgw.config.base.route_patterns import (
     HostPattern,
     Parameter,
     PathKind,
@@ -14,7 +14,7 @@ from fastgw.config.patterns import (
     parse_rewrite,
     parse_strip_prefix,
 )
-from fastgw.wire.paths import normalize
+from fastgw.http.path_normalization import normalize
 
 # --- paths
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.node.places import MAX_ROWS, CannotPlace, Names, Places, assign, first, target_name, upstream_of
+from fastgw.shm.slot_assignment import MAX_ROWS, CannotPlace, Names, Places, assign, first, target_name, upstream_of
 
 NAMES = st.lists(st.sampled_from("abcdefgh"), max_size=8)
 
@@ -69,7 +69,7 @@ def test_an_upstreams_place_is_kept_as_long_as_something_counts_on_it() -> None:
 
 
 def test_what_finds_no_place_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastgw.node.places.MAX_LISTENERS", 2)
+    monkeypatch.setattr("fastgw.shm.slot_assignment.MAX_LISTENERS", 2)
     with pytest.raises(CannotPlace, match="1 of 3 listeners"):
         first(Names(listeners=["a", "b", "c"]))
 

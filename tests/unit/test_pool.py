@@ -6,13 +6,13 @@ import socket
 import pytest
 from msgspec.structs import replace
 
-from fastgw.config.settings import Resolve
+from fastgw.config.settings.gateway import Resolve
 from fastgw.errors import Fault
-from fastgw.node.shared import Layout, Shared
-from fastgw.upstream import pool as pooling
-from fastgw.upstream import resolve
-from fastgw.upstream.pool import LocalLimit
-from fastgw.upstream.resolve import Address
+from fastgw.shm.memory import Layout, Shared
+from fastgw.upstream.connections import pool as pooling
+from fastgw.upstream.connections.pool import LocalLimit
+from fastgw.upstream.targets import dns
+from fastgw.upstream.targets.dns import Address
 from tests.support.lending import Borrower, Connection, make, opened, upstream
 from tests.support.on_loop import on_loop, turns, until
 
@@ -204,7 +204,7 @@ async def test_a_retired_pool_looks_up_no_names(monkeypatch, dialer):
         asked.append(host)
         return [Address(socket.AF_INET, ("192.0.2.1", port))]
 
-    monkeypatch.setattr(resolve, "look_up", look_up)
+    monkeypatch.setattr(dns, "look_up", look_up)
     configured = replace(upstream("http://users:80"), resolve=Resolve(interval=0.001))
     pool = make(configured)
     (target,) = pool.targets

@@ -5,9 +5,9 @@ import logging
 from typing import Any
 
 from fastgw.errors import Fault
-from fastgw.upstream import pool as pooling
-from fastgw.upstream.pool import Pool
-from fastgw.upstream.target import Target, build_targets
+from fastgw.upstream.connections import pool as pooling
+from fastgw.upstream.connections.pool import Pool
+from fastgw.upstream.targets.target import Target, build_targets
 from tests.support.lending import Borrower, Connection, make, opened, upstream
 from tests.support.on_loop import on_loop, turns, until
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from fastgw.config.values import parse_url
+from fastgw.config.base.value_types import parse_url
 from fastgw.errors import Fault
-from fastgw.upstream import pool as pooling
-from fastgw.upstream import resolve
-from fastgw.upstream.pool import LocalLimit, Pool
-from fastgw.upstream.resolve import Address
-from fastgw.upstream.target import Target
+from fastgw.upstream.connections import pool as pooling
+from fastgw.upstream.connections.pool import LocalLimit, Pool
+from fastgw.upstream.targets import dns
+from fastgw.upstream.targets.dns import Address
+from fastgw.upstream.targets.target import Target
 from tests.support.lending import Borrower, Connection, make, upstream
 from tests.support.on_loop import on_loop, sockets, turns, until
 
@@ -90,7 +90,7 @@ async def test_connections_follow_a_name_to_its_new_address(monkeypatch):
         async def look_up(host: str, port: int) -> list[Address]:
             return [Address(socket.AF_INET, (answer[0], port))]
 
-        monkeypatch.setattr(resolve, "look_up", look_up)
+        monkeypatch.setattr(dns, "look_up", look_up)
         configured = upstream(f"http://users:{old.port}")
         target = Target(parse_url(f"http://users:{old.port}"), resolve_interval=0.001)
         pool = Pool([target], configured, Connection)

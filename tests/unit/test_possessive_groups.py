@@ -29,8 +29,8 @@ def possessive_groups(source: str) -> list[int]:
 def test_no_group_is_repeated_possessively(file: Path) -> None:
     """`(?:...)*+` loses its place in CPython before 3.11.5 (gh-106052), so in Debian 12's: hosts were misread there.
 
-    `(?>(?:...)*)` means the same everywhere, and costs more: where that matters (`wire.usual`), the version decides.
-    Of a single character, `[a-z]*+` is well.
+    `(?>(?:...)*)` means the same everywhere, and costs more: where that matters (`http.http1.common_heads`), the
+    version decides. Of a single character, `[a-z]*+` is well.
     """
     assert possessive_groups(file.read_text()) == []
 

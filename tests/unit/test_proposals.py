@@ -9,17 +9,18 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from fastgw.admin.node import Outcome
-from fastgw.config import kyma_files, load
+from fastgw.admin.node_interface import Outcome
+from fastgw.config import load
+from fastgw.config.sources import virtual_files
 from fastgw.exchange import Hooks
 from fastgw.filters import TYPES
 from fastgw.filters.api import Env
-from fastgw.filters.headers import Headers
-from fastgw.runtime.accepted import seal, unseal
-from fastgw.runtime.channel import Channel, Propose, Rejected
-from fastgw.runtime.channel import Outcome as Verdict
-from fastgw.runtime.commons import Sealed
-from fastgw.runtime.proposals import Proposals
+from fastgw.filters.policies.headers import Headers
+from fastgw.runtime.ipc.channel import Channel, Propose, Rejected
+from fastgw.runtime.ipc.channel import Outcome as Verdict
+from fastgw.runtime.node.config_snapshot import seal, unseal
+from fastgw.runtime.node.node_state import Sealed
+from fastgw.runtime.reload.proposer import Proposals
 from tests.support.certificates import Certificates
 from tests.support.gateway import messages
 from tests.support.node import accepted_of, close_node, commons_of
@@ -784,7 +785,7 @@ class Following(Control):
 
 @pytest.fixture
 def following(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Following]:
-    monkeypatch.setattr(kyma_files, "_said", {})
+    monkeypatch.setattr(virtual_files, "_said", {})
     following = Following(tmp_path)
     yield following
     following.close()
@@ -794,7 +795,7 @@ def following(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Follo
 async def test_what_a_watch_says_is_taken_and_of_other_files_nothing(following):
     """Half a list of consumers may well make sense: who watches the files waits until they stand still."""
     following.consumer_file.write_text("consumers: [{name: bob}]\n")
-    kyma_files.say(WATCHED, b"[]\n")
+    virtual_files.say(WATCHED, b"[]\n")
     taking = asyncio.create_task(following.proposals.take_said(WATCHED))
     generation, captured = await following.captured()
     assert captured[WATCHED] == b"[]\n"
@@ -807,7 +808,7 @@ async def test_what_a_watch_says_is_taken_and_of_other_files_nothing(following):
 
 @on_loop
 async def test_what_a_watch_says_is_to_be_tried_again_where_it_could_not_be(following):
-    kyma_files.say(WATCHED, b"[]\n")
+    virtual_files.say(WATCHED, b"[]\n")
     following.commons.words.set_ready(following.commons.shared, False)
     assert not await following.proposals.take_said(WATCHED), "before the start is over, or once the end has begun"
     following.commons.words.set_ready(following.commons.shared, True)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.wire.malformed import Malformed
-from fastgw.wire.proxy_protocol import SIGNATURE, V2_BLOCK_MAX, Parsed, parse
+from fastgw.http.malformed import Malformed
+from fastgw.net.proxy_protocol import SIGNATURE, V2_BLOCK_MAX, Parsed, parse
 
 V4_BLOCK = socket.inet_aton("192.0.2.1") + socket.inet_aton("198.51.100.2") + struct.pack("!HH", 56324, 443)
 V6_BLOCK = (

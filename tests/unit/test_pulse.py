@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastgw.runtime.pulse import HUNG_S, LOOK_EVERY, LOOK_MAX, SILENT_S, Pulse
+from fastgw.runtime.node.heartbeat_monitor import HUNG_S, LOOK_EVERY, LOOK_MAX, SILENT_S, Pulse
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgw.config import load
-from fastgw.config.settings import Config
+from fastgw.config.settings.gateway import Config
 from fastgw.filters import TYPES
-from fastgw.node import quotas, swap
-from fastgw.node.periods import calendar_of
-from fastgw.node.quota_file import CannotKeep, Claim, InUse, QuotaFile
-from fastgw.node.quotas import NOT_OURS, USED_UP, Id, Period, Quotas, Row, own_quotas
-from fastgw.runtime.quota_keeping import keep_all, restore, restore_all
+from fastgw.runtime.node.quota_persistence import keep_all, restore, restore_all
+from fastgw.shm import compare_and_swap, quota_table
+from fastgw.shm.calendar_periods import calendar_of
+from fastgw.shm.quota_store import CannotKeep, Claim, InUse, QuotaFile
+from fastgw.shm.quota_table import NOT_OURS, USED_UP, Id, Period, Quotas, Row, own_quotas
 
 NOW = 1_800_000_000.0
 TODAY = Period(20_000, NOW, NOW + 86_400)
@@ -27,10 +27,10 @@ TOMORROW = Period(20_001, NOW + 86_400, NOW + 2 * 86_400)
 SHARED = Id.of(b"shared")
 
 
-@pytest.fixture(params=[True, False] if swap.COMPILED else [False])
+@pytest.fixture(params=[True, False] if compare_and_swap.COMPILED else [False])
 def table(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Quotas:
     if not request.param:
-        monkeypatch.setattr(swap, "_twin", None)
+        monkeypatch.setattr(compare_and_swap, "_twin", None)
     return own_quotas(1024)
 
 
@@ -53,9 +53,9 @@ def test_what_is_in_use_is_told(table):
         table.spend(*slot_of(table, b"%d" % number), TODAY, 1, 3)
     assert (table.occupied(NOW), table.slots) == ((20, 0), 1024)
     table.spend(*slot_of(table, b"1"), TOMORROW, 1, 3)
-    assert table.occupied(TODAY.ends_date + quotas.GRACE_S + 1) == (1, 0)
+    assert table.occupied(TODAY.ends_date + quota_table.GRACE_S + 1) == (1, 0)
     for number in range(3000):
-        with contextlib.suppress(quotas.Full):
+        with contextlib.suppress(quota_table.Full):
             table.spend(*slot_of(table, b"many %d" % number), TODAY, 1, 3)
     own, shared = table.occupied(NOW)
     assert 1000 <= own <= 1024
@@ -152,12 +152,12 @@ def test_keys_that_find_no_slot_share_one_and_none_is_forgotten(table):
 
 
 def test_a_slot_whose_period_is_long_over_is_given_to_another_key(monkeypatch):
-    table = own_quotas(quotas.PROBED)
-    first = [slot_of(table, b"%d" % number) for number in range(quotas.PROBED)]
+    table = own_quotas(quota_table.PROBED)
+    first = [slot_of(table, b"%d" % number) for number in range(quota_table.PROBED)]
     for each in first:
         table.spend(*each, TODAY, 1, 5)
     assert slot_of(table, b"one more")[1] == SHARED
-    monkeypatch.setattr(quotas, "time", lambda: NOW + 86_400 + 2 * quotas.GRACE_S)
+    monkeypatch.setattr(quota_table, "time", lambda: NOW + 86_400 + 2 * quota_table.GRACE_S)
     slot, id_ = slot_of(table, b"another")
     assert id_ == Id.of(b"another")
     assert table.spend(slot, id_, TOMORROW, 1, 5) == 4
@@ -200,13 +200,13 @@ def test_what_a_file_says_of_a_period_that_is_over_does_not_count(table):
 
 
 def test_memory_of_the_other_kind_is_not_counted_in(monkeypatch):
-    if not swap.COMPILED:
+    if not compare_and_swap.COMPILED:
         return
     fd = os.memfd_create("test")
     os.close(fd)
-    memory = memoryview(bytearray(quotas.size(1024)))
+    memory = memoryview(bytearray(quota_table.size(1024)))
     Quotas(memory, -1, 0)
-    monkeypatch.setattr(swap, "COMPILED", False)
+    monkeypatch.setattr(compare_and_swap, "COMPILED", False)
     with pytest.raises(ValueError, match="another way"):
         Quotas(memory, -1, 0)
 
@@ -225,13 +225,13 @@ SPENDINGS = st.lists(
 @given(SPENDINGS)
 def test_both_kinds_decide_alike(spendings):
     """Periods in any order, as if clocks were wrong; and where their numbers begin anew."""
-    twin, tables = swap._twin, []
+    twin, tables = compare_and_swap._twin, []
     try:
         for used in (twin, None):
-            swap._twin = used
+            compare_and_swap._twin = used
             tables.append(own_quotas(64))
     finally:
-        swap._twin = twin
+        compare_and_swap._twin = twin
     places = [[table.place(Id.of(b"%d" % key), SHARED) for key in range(3)] for table in tables]
     for key, number, cost, limit in spendings:
         period = Period(number, NOW, NOW + number)

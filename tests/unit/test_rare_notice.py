@@ -2,15 +2,15 @@
 
 import pytest
 
-from fastgw.events import Event
-from fastgw.runtime import notices
-from fastgw.runtime.notices import RareNotice
+from fastgw import operator_log
+from fastgw.operator_events import Event
+from fastgw.operator_log import RareNotice
 
 
 def test_each_kind_is_told_and_counted_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
     now = [100.0]
-    monkeypatch.setattr(notices, "notice", lambda event, text: told.append(text))
+    monkeypatch.setattr(operator_log, "notice", lambda event, text: told.append(text))
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     complain = RareNotice()
     for _ in range(3):
@@ -25,7 +25,7 @@ def test_each_kind_is_told_and_counted_by_itself(monkeypatch: pytest.MonkeyPatch
 
 def test_of_many_kinds_those_that_are_too_many_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[str] = []
-    monkeypatch.setattr(notices, "notice", lambda event, text: told.append(text))
+    monkeypatch.setattr(operator_log, "notice", lambda event, text: told.append(text))
     complain = RareNotice()
     for number in range(RareNotice.KINDS + 5):
         complain(Event.CONNECTION_REFUSED, f"{number}", f"{number}")

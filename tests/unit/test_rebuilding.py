@@ -14,16 +14,16 @@ from typing import Any
 
 import pytest
 
-from fastgw import routing
-from fastgw.compile import Plan, building, compile
-from fastgw.config.settings import Config
+from fastgw.config.settings.gateway import Config
 from fastgw.downstream import Listener
 from fastgw.exchange import Link, Route
 from fastgw.filters import TYPES
 from fastgw.filters.api import Env, Filter, Hooks, Phase
-from fastgw.gateway import CompileError, Gateway, dismantling
-from fastgw.routing import Steps, at_once
-from fastgw.upstream.group import Upstream
+from fastgw.gateway.compiler import Plan, building, compile
+from fastgw.gateway.tables import CompileError, Gateway, dismantling
+from fastgw.routing import table as routing
+from fastgw.routing.table import Steps, at_once
+from fastgw.upstream.upstream import Upstream
 from tests.support.certificates import Certificates
 from tests.support.generations import load_document, plan_after
 from tests.support.memory import SERVICE, probe

@@ -14,8 +14,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from fastgw.runtime import registry
-from fastgw.runtime.registry import Entry, Found, Registration, Unregistered, directories, running, usable_directory
+from fastgw.admin import gateway_registry as registry
+from fastgw.admin.gateway_registry import (
+    Entry,
+    Found,
+    Registration,
+    Unregistered,
+    directories,
+    running,
+    usable_directory,
+)
 
 OTHER = 65534  # nobody
 
@@ -107,7 +115,8 @@ def test_the_token_comes_and_goes(here, registered):
 def test_what_a_killed_gateway_leaves_is_removed_whoever_has_its_pid_now(here, tmp_path):
     """Its pid says nothing: the entry below is of a process that has died, and has the pid of this one."""
     code = (
-        "import os, signal, sys; from fastgw.runtime.registry import *; r = Registration.begin(); r.write_token('x');"
+        "import os, signal, sys; from fastgw.admin.gateway_registry import *;"
+        "r = Registration.begin(); r.write_token('x');"
         f"r.write(Entry(pid={os.getpid()}, name='dead', config='', version='', began_date=0.0, admin=None));"
         "print('ready', flush=True); signal.pause()"
     )

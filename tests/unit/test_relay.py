@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgw.exchange import MAX_KEPT, Relay, Trailers
-from fastgw.node.kept_room import KeptRoom
+from fastgw.shm.retry_buffer_budget import KeptRoom
 
 
 class Sink:

@@ -7,14 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 
-from fastgw.config.settings import DEFAULT_STATUS
-from fastgw.config.values import Address
-from fastgw.runtime import commons, hanging, opening
-from fastgw.runtime.channel import Abort, Commit, Outcome, Prepare, Propose, Rejected, Sockets
-from fastgw.runtime.keeping import KEPT
-from fastgw.runtime.reloading import RECORDS, Reloading, changed_files, told
-from fastgw.runtime.slots import Child
-from fastgw.runtime.sockets import Endpoint, open_endpoint
+from fastgw.config.base.value_types import Address
+from fastgw.config.settings.gateway import DEFAULT_STATUS
+from fastgw.runtime.ipc.channel import Abort, Commit, Outcome, Prepare, Propose, Rejected, Sockets
+from fastgw.runtime.node import node_state, startup
+from fastgw.runtime.node.child_slots import Child
+from fastgw.runtime.reload.coordinator import RECORDS, Reloading, changed_files, told
+from fastgw.runtime.reload.rollback_history import KEPT
+from fastgw.runtime.sockets.listening_sockets import Endpoint, open_endpoint
+from fastgw.runtime.supervisor import hang_detection
 from tests.support.gateway import messages
 from tests.support.node import ANYWHERE, Crew, close_node, commons_of, sealed_document
 
@@ -164,7 +165,7 @@ def test_a_worker_that_hangs_is_killed_before_anybody_serves_the_next_generation
         assert (pid, number) == (late.pid, signal.SIGKILL)
         before.append(node.told(other))
 
-    monkeypatch.setattr(hanging.os, "kill", kill)
+    monkeypatch.setattr(hang_detection.os, "kill", kill)
     node.propose(listeners=["more"])
     assert before == []
     node.reloading.prepared(other, 2)
@@ -343,14 +344,14 @@ def test_a_default_address_that_is_taken_is_left_for_the_next_port_or_tried_agai
         def opened(address: Address, **options: bool) -> Endpoint:
             return open_endpoint(Address(host=address.host, port=ports[address.port]), **options)
 
-        monkeypatch.setattr(commons, "open_endpoint", opened)
+        monkeypatch.setattr(node_state, "open_endpoint", opened)
         os.close(node.commons.sealed.descriptor)
         node.commons.sealed = sealed_document(1, more=more)
-        monkeypatch.setattr(opening, "PORTS_TRIED", 0)
+        monkeypatch.setattr(startup, "PORTS_TRIED", 0)
         node.change(more=more)
         (left_out,) = [each for each in messages(capfd.readouterr().err) if "status" in each]
         assert left_out.startswith("fastgw: warning: no status listener: cannot listen on")
-        monkeypatch.setattr(opening, "PORTS_TRIED", 1)
+        monkeypatch.setattr(startup, "PORTS_TRIED", 1)
         node.change(3, more=more)
         assert "no status listener" not in capfd.readouterr().err
     assert [told(each) for each in node.outcomes] == [f"reloaded: generation {each} on 2/2 workers" for each in (2, 3)]
@@ -362,6 +363,6 @@ def test_a_default_address_that_is_taken_is_left_for_the_next_port_or_tried_agai
 
 @pytest.mark.parametrize("again", [False, True])
 def test_too_few_files_are_told_of_at_the_first_start_alone(node, monkeypatch, capfd, again):
-    monkeypatch.setattr(opening, "raise_file_limit", lambda: 128)
-    opening.warn(node.commons, again=again)
+    monkeypatch.setattr(startup, "raise_file_limit", lambda: 128)
+    startup.warn(node.commons, again=again)
     assert ("128 open files" in capfd.readouterr().err) is not again

@@ -12,8 +12,8 @@ import pytest
 from msgspec.structs import astuple
 
 from fastgw.config import ConfigError, Loaded, Problem, Remembered, load
-from fastgw.config.kyma_files import say, watched_name
-from fastgw.config.settings import Route
+from fastgw.config.settings.gateway import Route
+from fastgw.config.sources.virtual_files import say, watched_name
 from fastgw.filters import TYPES
 from tests.support.certificates import Certificates
 from tests.support.kyma import Json, api, application, credentials, secret, service

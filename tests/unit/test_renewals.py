@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fastgw.filters.api import Exchange, Phase
-from fastgw.observe.families import FilterEvent
+from fastgw.observe.metrics.families import FilterEvent
 from tests.support.attempts import GET, OK, Service, asking, saying
 from tests.support.memory import Plane, Wire, probe
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from fastgw import config
-from fastgw.config.levels import with_defaults
+from fastgw.config.decoding.filter_levels import with_defaults
 from fastgw.exchange import request_ids as module
 from fastgw.exchange.request_ids import RequestIds, made, request_ids
 from fastgw.filters import TYPES
-from fastgw.filters.request_id import RequestId
-from fastgw.wire import render, splice
-from fastgw.wire.framing import judge_request
+from fastgw.filters.policies.request_id import RequestId
+from fastgw.http.http1 import serializer, serializer_reference
+from fastgw.http.http1.parser import judge_request
 
 SERVICE = "version: 1\nlisteners: {a: {address: '127.0.0.1:0'}}\nroutes: [{name: r, respond: {status: 200}%s}]\n"
 BOTH = pytest.mark.parametrize("ids_of", [RequestIds, request_ids], ids=["plain", "in use"])
@@ -111,7 +111,7 @@ def test_a_forked_process_makes_others() -> None:
     assert theirs.isdisjoint(ours)
 
 
-@pytest.mark.parametrize("side", [render, splice], ids=["in use", "plain"])
+@pytest.mark.parametrize("side", [serializer, serializer_reference], ids=["in use", "plain"])
 def test_a_head_says_one_id_after_all(side: Any) -> None:
     sent = head(b"X-Request-Id: a\r\nB: 1\r\n")
     assert side.request(sent, request_id=b"a").count(b"X-Request-Id: a\r\nB: 1\r\n") == 1

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 import pytest
 import uvloop
 
-from fastgw.config.values import parse_url
-from fastgw.upstream import resolve
-from fastgw.upstream.resolve import Address, Name, ResolveFailed
-from fastgw.upstream.target import Target
+from fastgw.config.base.value_types import parse_url
+from fastgw.upstream.targets import dns
+from fastgw.upstream.targets.dns import Address, Name, ResolveFailed
+from fastgw.upstream.targets.target import Target
 from tests.support.on_loop import on_loop, until
 
 HOUR = 3600.0
@@ -47,7 +47,7 @@ class Resolver:
 @pytest.fixture
 def resolver(monkeypatch):
     made = Resolver()
-    monkeypatch.setattr(resolve, "look_up", made.look_up)
+    monkeypatch.setattr(dns, "look_up", made.look_up)
     return made
 
 
@@ -162,7 +162,7 @@ async def test_a_failed_first_lookup_is_not_repeated_at_once(resolver):
 
 @on_loop
 async def test_a_failed_first_lookup_is_repeated_after_a_while(resolver, monkeypatch):
-    monkeypatch.setattr(resolve, "RETRY", 0.01)
+    monkeypatch.setattr(dns, "RETRY", 0.01)
     resolver.answer = socket.gaierror(socket.EAI_AGAIN, "later")
     name = Name("users", 80, HOUR)
     with pytest.raises(ResolveFailed):
@@ -223,7 +223,7 @@ class System:
 def system(monkeypatch) -> Iterator[System]:
     made = System()
     monkeypatch.setattr(socket, "getaddrinfo", made.getaddrinfo)
-    monkeypatch.setattr(resolve, "_places", asyncio.Semaphore(2))
+    monkeypatch.setattr(dns, "_places", asyncio.Semaphore(2))
     yield made
     made.release.set()
     for thread in threading.enumerate():
@@ -234,22 +234,22 @@ def system(monkeypatch) -> Iterator[System]:
 @on_loop
 async def test_names_that_hang_hold_nobody_up(system, monkeypatch):
     """Their lookups fail in time and give their places away; each keeps one thread, however often it is repeated."""
-    monkeypatch.setattr(resolve, "LIMIT", 0.01)
+    monkeypatch.setattr(dns, "LIMIT", 0.01)
     for _ in range(3):
         for host in ("a.hang", "b.hang", "c.hang"):
             with pytest.raises(TimeoutError, match=r"no answer in 0\.01 s"):
-                await resolve.look_up(host, 80)
+                await dns.look_up(host, 80)
     assert system.asked == ["a.hang", "b.hang", "c.hang"]
-    assert await resolve.look_up("users", 80) == [v4(1)]
+    assert await dns.look_up("users", 80) == [v4(1)]
 
 
 @on_loop
 async def test_a_late_answer_is_that_of_the_next_lookup(system, monkeypatch):
-    monkeypatch.setattr(resolve, "LIMIT", 0.0)
+    monkeypatch.setattr(dns, "LIMIT", 0.0)
     with pytest.raises(TimeoutError):
-        await resolve.look_up("a.hang", 80)
-    monkeypatch.setattr(resolve, "LIMIT", 20.0)
-    again = asyncio.create_task(resolve.look_up("a.hang", 80))
+        await dns.look_up("a.hang", 80)
+    monkeypatch.setattr(dns, "LIMIT", 20.0)
+    again = asyncio.create_task(dns.look_up("a.hang", 80))
     await asyncio.sleep(0)
     system.release.set()
     assert await again == [v4(1)]
@@ -258,7 +258,7 @@ async def test_a_late_answer_is_that_of_the_next_lookup(system, monkeypatch):
 
 @on_loop
 async def test_only_so_many_lookups_run_at_once(system):
-    waits = [asyncio.create_task(resolve.look_up(f"{each}.hang", 80)) for each in range(5)]
+    waits = [asyncio.create_task(dns.look_up(f"{each}.hang", 80)) for each in range(5)]
     await until(lambda: len(system.asked) == 2)
     assert sum(thread.name.startswith("lookup of") for thread in threading.enumerate()) == 2
     system.release.set()
@@ -279,7 +279,7 @@ def test_an_answer_after_the_loop_has_closed_is_let_go(system, caplog):
     system.release.set()
     thread.join()
     assert not caplog.records
-    assert not resolve._unanswered
+    assert not dns._unanswered
 
 
 @on_loop
@@ -291,13 +291,13 @@ async def test_a_system_without_threads_is_a_failed_lookup(system, monkeypatch):
     name = Name("users", 80, HOUR)
     with pytest.raises(ResolveFailed, match="users: can't start new thread"):
         await name.addresses()
-    assert not resolve._unanswered
+    assert not dns._unanswered
     name.stop()
 
 
 LEAVING = """
 import asyncio, socket, threading, uvloop
-from fastgw.upstream.resolve import look_up
+from fastgw.upstream.targets.dns import look_up
 
 asked = threading.Event()
 

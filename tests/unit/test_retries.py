@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from fastgw.config.settings import Backoff, Retries, Sticky
+from fastgw.config.settings.gateway import Backoff, Retries, Sticky
 from fastgw.errors import Fault
-from fastgw.upstream.balance.sticky import Cookies
-from fastgw.upstream.connection import Phase
-from fastgw.upstream.forwarding import Forwarding
-from fastgw.upstream.retry import CONNECT_FAILURE, PER_TRY_TIMEOUT, RESET, Rules, asked_wait
-from fastgw.wire.framing import judge_response
+from fastgw.http.http1.parser import judge_response
+from fastgw.upstream.connections.http1_connection import Phase
+from fastgw.upstream.forwarding.forwarding import Forwarding
+from fastgw.upstream.load_balancing.sticky_sessions import Cookies
+from fastgw.upstream.policies.retry import CONNECT_FAILURE, PER_TRY_TIMEOUT, RESET, Rules, asked_wait
 from tests.support.attempts import GET, OK, Service, asking, saying
 from tests.support.memory import Wire
 

@@ -10,18 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgw.admin.revocations import KEPT_S, LEEWAY_S, Revocation, read
-from fastgw.filters.revoking import mark_of_jti, mark_of_subject, mark_of_token, marks_of
-from fastgw.node.revoked import (
-    ALWAYS_DATE,
-    LATEST_DATE,
-    LENGTH,
-    MARK,
-    Revoked,
-    mark_of,
-    record_of,
-    records_in,
-)
-from fastgw.node.state_url import check_url, place_in
+from fastgw.filters.authentication.revocation_keys import mark_of_jti, mark_of_subject, mark_of_token, marks_of
+from fastgw.redis.url import check_url, place_in
+from fastgw.sync.revocations import ALWAYS_DATE, LATEST_DATE, LENGTH, MARK, Revoked, mark_of, record_of, records_in
 from tests.support.tokens import b64, signer
 
 NOW = 1_790_000_000.0

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastgw import routing
-from fastgw.config.patterns import either_slash, parse_host, parse_path
-from fastgw.routing import Conditions, Router
+from fastgw.config.base.route_patterns import either_slash, parse_host, parse_path
+from fastgw.routing import table as routing
+from fastgw.routing.table import Conditions, Router
 
 
 @pytest.fixture(autouse=True, scope="module", params=[pytest.param("compiled", marks=pytest.mark.twin), "plain"])

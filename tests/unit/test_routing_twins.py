@@ -6,10 +6,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fastgw import routing
-from fastgw.config.patterns import parse_host, parse_path
-from fastgw.routing import Conditions, Router, at_once, rule_of
-from fastgw.wire.framing import judge_request
+from fastgw.config.base.route_patterns import parse_host, parse_path
+from fastgw.http.http1.parser import judge_request
+from fastgw.routing import table as routing
+from fastgw.routing.table import Conditions, Router, at_once, rule_of
 from tests.unit.test_routing import PATTERNS, REQUESTS, ROUTES, Request, Route, by_path, router
 
 pytestmark = pytest.mark.twin

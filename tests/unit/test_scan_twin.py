@@ -9,16 +9,16 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fastgw.compiled import twin
-from fastgw.wire import body, heads, llhttp, splice
-from fastgw.wire.body import BodyReader
-from fastgw.wire.headers import folded
-from fastgw.wire.malformed import Malformed
+from fastgw.http.fields import folded
+from fastgw.http.http1 import body, llhttp, parser_reference, serializer_reference
+from fastgw.http.http1.body import BodyReader
+from fastgw.http.malformed import Malformed
 from tests.unit import test_framing_against_h11 as messages
 from tests.unit import test_wire_bodies, test_wire_requests, test_wire_responses
 
-scan: Any = twin("fastgw.wire._scan")
-bodies: Any = twin("fastgw.wire._bodies")
-compiled_splice: Any = twin("fastgw.wire._splice")
+scan: Any = twin("fastgw.http.http1._parser")
+bodies: Any = twin("fastgw.http.http1._body")
+compiled_splice: Any = twin("fastgw.http.http1._serializer")
 pytestmark = pytest.mark.twin
 
 thorough = settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
@@ -42,12 +42,19 @@ ASKED = (b"host", b"via", b"x-request-id", b"user-agent", b"referer", b"origin",
          b"server", b"")  # fmt: skip
 ASKED += (b"authorization", b"Authorization")
 LEFT_OUT = [frozenset(names) for names in ((), (b"via",), (b"via", b"x-request-id", b"trailer"), (b"host", b"date"))]
-LEFT_OUT += [frozenset({splice.NO_VIA}), frozenset({splice.NO_VIA, b"via", b"authorization"})]
-LEFT_OUT += [frozenset({b"x-a"}), heads.FORWARDING, frozenset({b"authorization", b"x_a", b"x-real-ip", b"a"})]
+LEFT_OUT += [
+    frozenset({serializer_reference.NO_VIA}),
+    frozenset({serializer_reference.NO_VIA, b"via", b"authorization"}),
+]
+LEFT_OUT += [
+    frozenset({b"x-a"}),
+    parser_reference.FORWARDING,
+    frozenset({b"authorization", b"x_a", b"x-real-ip", b"a"}),
+]
 LEFT_OUT += [frozenset(b"n%d" % number for number in range(20)) | {b"x-a", b"cookie"}, frozenset({b"X-A", b""})]
 
 
-LENGTHS = [splice.UNFRAMED, splice.IN_CHUNKS, 0, 7, 10, 123_456_789_012_345_678, 2**63 - 1]
+LENGTHS = [serializer_reference.UNFRAMED, serializer_reference.IN_CHUNKS, 0, 7, 10, 123_456_789_012_345_678, 2**63 - 1]
 
 
 def dated() -> bytes:
@@ -128,14 +135,14 @@ def as_a_whole(splicer: Any, head: Any) -> list[bytes]:
 
 def agree_on_request(raw: bytes, following: list[bytes], max_fields: int = 100) -> None:
     ours = of_request(scan, compiled_splice, raw, following, max_fields)
-    assert ours == of_request(heads, splice, raw, following, max_fields)
+    assert ours == of_request(parser_reference, serializer_reference, raw, following, max_fields)
     for received in (raw, raw + b"".join(following)):
         agree_on_taking_request(received, len(received), max_fields)
 
 
 def agree_on_response(raw: bytes, following: list[bytes], method: bytes = b"GET") -> None:
     ours = of_response(scan, compiled_splice, raw, following, method)
-    assert ours == of_response(heads, splice, raw, following, method)
+    assert ours == of_response(parser_reference, serializer_reference, raw, following, method)
     for received in (raw, raw + following[0], raw + b"".join(following)):
         agree_on_taking_answer(received, method)
 
@@ -149,17 +156,22 @@ def agree_on_taking_request(received: bytes, max_bytes: int, max_fields: int = 1
         dropped = head.drop_payload() if head.payload else None
         return attributes(head, BOTH + OF_REQUESTS) | {"sent": sent, "body": body, "dropped": dropped}
 
-    ours, theirs = (take_out(judges.take_request, received, max_bytes, max_fields) for judges in (scan, heads))
+    ours, theirs = (
+        take_out(judges.take_request, received, max_bytes, max_fields) for judges in (scan, parser_reference)
+    )
     end = received.find(b"\r\n\r\n") + 4
     raw, behind = (received[:end], received[end:]) if 4 <= end <= max_bytes else (b"", b"")
-    for took, judges, kind in ((theirs, heads, heads.RequestHead), (ours, scan, scan.RequestHead)):
+    for took, judges, kind in (
+        (theirs, parser_reference, parser_reference.RequestHead),
+        (ours, scan, scan.RequestHead),
+    ):
         judged = outcome(lambda judges=judges: {"head": judges.judge_request(raw, max_fields)})  # type: ignore[misc]
         head = judged["head"] if isinstance(judged, dict) else None
         is_one = type(head) is kind and (not behind or (not head.chunked and head.length == len(behind)))
         assert isinstance(took, bytes) is not is_one
         assert isinstance(took, bytes) or took.raw + (took.payload or b"") == received
     if not isinstance(ours, bytes):
-        assert told(ours, compiled_splice) == told(theirs, splice)
+        assert told(ours, compiled_splice) == told(theirs, serializer_reference)
 
 
 def agree_on_taking_answer(received: bytes, method: bytes) -> None:
@@ -168,7 +180,7 @@ def agree_on_taking_answer(received: bytes, method: bytes) -> None:
     def told(head: Any, splicer: Any) -> Outcome:
         return attributes(head, BOTH + OF_RESPONSES) | {"sent": as_a_whole(splicer, head)}
 
-    ours, theirs = (take_out(judges.take_answer, received, method) for judges in (scan, heads))
+    ours, theirs = (take_out(judges.take_answer, received, method) for judges in (scan, parser_reference))
     end = received.find(b"\r\n\r\n") + 4
     twins = by_whom(scan.judge_answer, received, end, method) if end >= 4 else None
     if isinstance(ours, bytes):
@@ -177,7 +189,7 @@ def agree_on_taking_answer(received: bytes, method: bytes) -> None:
         assert twins is scan.ResponseHead
         assert ours.whole
         assert ours.status >= 200
-        assert told(ours, compiled_splice) == told(theirs, splice)
+        assert told(ours, compiled_splice) == told(theirs, serializer_reference)
     if not isinstance(theirs, bytes):
         raw = theirs.raw
         assert received.startswith(raw)
@@ -188,7 +200,7 @@ def agree_on_taking_answer(received: bytes, method: bytes) -> None:
 
 def unchunked(raw: bytes, behind: bytes) -> bytes:
     """The payload of an answer in chunks that ends where `behind` does, taken apart by a reader."""
-    reader = heads.judge_response(raw, b"GET").body()
+    reader = parser_reference.judge_response(raw, b"GET").body()
     payload = reader.feed(behind)
     assert (reader.done, reader.rest, reader.trailers) == (True, b"", ())
     return payload
@@ -214,7 +226,7 @@ def by_whom(judge: Callable[..., Any], *told: object) -> type | None:
 def agree_on_end(raw: bytes) -> None:
     for start in (0, len(raw) // 2):
         for begin in (0, len(raw) // 3, len(raw)):
-            assert end_by(scan, raw, start, begin) == end_by(heads, raw, start, begin)
+            assert end_by(scan, raw, start, begin) == end_by(parser_reference, raw, start, begin)
 
 
 def end_by(judges: Any, received: bytes | bytearray, start: int, begin: int = 0) -> Outcome:
@@ -325,12 +337,12 @@ def test_every_byte_everywhere():
     for code in range(256):
         for at in range(len(request)):
             raw = request[:at] + bytes([code]) + request[at + 1 :]
-            assert seen(scan.judge_request, raw) == seen(heads.judge_request, raw), raw
+            assert seen(scan.judge_request, raw) == seen(parser_reference.judge_request, raw), raw
         for at in range(len(response)):
             raw = response[:at] + bytes([code]) + response[at + 1 :]
-            assert seen(scan.judge_answer, raw, len(raw), b"GET") == seen(heads.judge_answer, raw, len(raw), b"GET"), (
-                raw
-            )
+            assert seen(scan.judge_answer, raw, len(raw), b"GET") == seen(
+                parser_reference.judge_answer, raw, len(raw), b"GET"
+            ), raw
 
 
 def seen(judge: Callable[..., Any], *told: object) -> object:
@@ -402,7 +414,7 @@ def test_composed_responses(method, version, status, fields, sent, where):
 @example(b"\r\n\r\r\n\r\n" + b"\r\n" * 20, 0)
 def test_where_heads_end(raw, start):
     for received in (raw, bytearray(raw)):
-        assert end_by(scan, received, start) == end_by(heads, received, start)
+        assert end_by(scan, received, start) == end_by(parser_reference, received, start)
     agree_on_end(raw)
 
 
@@ -418,7 +430,8 @@ def test_what_stands_at_the_edges_of_what_is_read_at_once(size: int):
 
 
 @pytest.mark.parametrize(
-    "name", sorted(heads.RequestHead.KNOWN | heads.ResponseHead.KNOWN | {b"authorization", b"x" * 40})
+    "name",
+    sorted(parser_reference.RequestHead.KNOWN | parser_reference.ResponseHead.KNOWN | {b"authorization", b"x" * 40}),
 )
 def test_names_are_known_in_whatever_case_and_none_that_only_seems_to_be_in_another(name: bytes):
     """A control, too, becomes a hyphen or a digit by the bit that makes letters small."""
@@ -432,7 +445,7 @@ def test_names_are_known_in_whatever_case_and_none_that_only_seems_to_be_in_anot
 
 @pytest.mark.parametrize("length", range(5))
 def test_what_is_taken_out_of_a_buffer(length: int):
-    for judges in (scan, heads):
+    for judges in (scan, parser_reference):
         assert judges.taken(memoryview(bytearray(b"abc")), length) == b"abc"[:length]
 
 
@@ -547,7 +560,7 @@ def test_an_answer_is_taken_when_all_of_it_is_there_and_no_more(answer: bytes):
 )
 def test_an_answer_that_is_not_over_with_these_bytes_is_not_taken(answer: bytes):
     """Nor one whose chunks a reader has to look at."""
-    for judges in (scan, heads):
+    for judges in (scan, parser_reference):
         assert take_out(judges.take_answer, answer, b"GET") == answer
     agree_on_taking_answer(answer, b"GET")
 
@@ -574,11 +587,14 @@ def test_what_was_not_taken_does_not_change_what_is_taken_next():
 
 def test_a_size_may_have_sixteen_digits():
     answer = CHUNKED + b"0000000000000003\r\nabc\r\n0000000000000000\r\n\r\n"
-    assert [take_out(judges.take_answer, answer, b"GET").payload for judges in (scan, heads)] == [b"abc", b"abc"]
+    assert [take_out(judges.take_answer, answer, b"GET").payload for judges in (scan, parser_reference)] == [
+        b"abc",
+        b"abc",
+    ]
 
 
 def test_names_that_connection_or_cgi_would_confuse():
-    for name in sorted(heads.RequestHead.KNOWN | heads.ResponseHead.KNOWN):
+    for name in sorted(parser_reference.RequestHead.KNOWN | parser_reference.ResponseHead.KNOWN):
         for spelled in (name, name.upper(), name.replace(b"-", b"_"), name + b"_", name[:-1], b"x" + name):
             agree_on_request(get(spelled + b": 1"), [b""])
             agree_on_response(ok(spelled + b": 1"), [b""])
@@ -674,7 +690,7 @@ def test_lines_are_cut_out_by_their_names_and_twins_and_the_others_keep_their_by
     """As if all fields were read and written anew, whoever does it."""
     lines = b"".join(b"%b: %d\r\n" % (name, number) for number, name in enumerate(names))
     raw = b"GET / HTTP/1.1\r\nHost: a\r\n" + lines + b"\r\n"
-    reference = heads.judge_request(raw)
-    written = reference.fields().render(heads.RequestHead.DROPPED | also, frozenset(map(folded, also)))
-    assert splice.end_to_end(heads.judge_request(raw), also) == written
+    reference = parser_reference.judge_request(raw)
+    written = reference.fields().render(parser_reference.RequestHead.DROPPED | also, frozenset(map(folded, also)))
+    assert serializer_reference.end_to_end(parser_reference.judge_request(raw), also) == written
     assert compiled_splice.end_to_end(scan.judge_request(raw), also) == written

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from fastgw.node import second_level
-from fastgw.node.redis_address import parse_redis
-from fastgw.node.second_level import SecondLevel
+from fastgw.redis import encrypted_cache
+from fastgw.redis.address import parse_redis
+from fastgw.redis.encrypted_cache import SecondLevel
 from tests.support.on_loop import on_loop, until
 from tests.support.redis_server import RedisServer
 
@@ -29,7 +29,7 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """However busy the machine is, what is there is found."""
-    monkeypatch.setattr(second_level, "PATIENCE_S", 15.0)
+    monkeypatch.setattr(encrypted_cache, "PATIENCE_S", 15.0)
 
 
 @asynccontextmanager
@@ -108,7 +108,7 @@ async def test_nothing_outlives_its_time(redis: RedisServer, monkeypatch: pytest
 async def test_a_redis_that_is_away_is_as_if_it_were_empty_and_is_used_again_when_it_is_back(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(second_level, "AWAY_S", 0.05)
+    monkeypatch.setattr(encrypted_cache, "AWAY_S", 0.05)
     with RedisServer(tmp_path) as redis:
         async with opened(redis) as level:
             await level.put(b"a", b"1", time.time() + 60)
@@ -144,9 +144,9 @@ async def test_many_share_the_connections_and_the_trouble_of_one_redis(
         assert 0 < len(told) == len({*told}) < 5, "not each by itself"
         for level in levels:
             level.close()
-        assert not second_level._known
+        assert not encrypted_cache._known
         assert await levels[0].get(b"a") is None, "it is not connected to again"
-        await until(lambda: not second_level._closing)
+        await until(lambda: not encrypted_cache._closing)
 
 
 @on_loop
@@ -158,7 +158,7 @@ async def test_who_is_late_by_itself_keeps_nobody_else_away(
         await other.put(b"a", b"1", time.time() + 60)
         os.kill(redis.pid, signal.SIGSTOP)
         with monkeypatch.context() as patched:
-            patched.setattr(second_level, "PATIENCE_S", 0.05)
+            patched.setattr(encrypted_cache, "PATIENCE_S", 0.05)
             assert await late.get(b"a") is None
         os.kill(redis.pid, signal.SIGCONT)
         assert "away" in repr(late)
@@ -170,7 +170,7 @@ async def test_each_trouble_is_told_once_until_it_is_over(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Behind a connection that was closed there may be a password that was changed."""
-    monkeypatch.setattr(second_level, "AWAY_S", 0.0)
+    monkeypatch.setattr(encrypted_cache, "AWAY_S", 0.0)
     with RedisServer(tmp_path) as redis:
         async with opened(redis) as level:
             for _ in range(2):
@@ -193,7 +193,7 @@ async def test_each_trouble_is_told_once_until_it_is_over(
 
 @on_loop
 async def test_nobody_waits_long_for_a_redis_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(second_level, "PATIENCE_S", 0.02)
+    monkeypatch.setattr(encrypted_cache, "PATIENCE_S", 0.02)
     taken: list[Any] = []
     server = await asyncio.start_server(lambda reader, writer: taken.append(writer), "127.0.0.1", 0)
     level = SecondLevel(parse_redis(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"), SECRET, b"test")
@@ -206,7 +206,7 @@ async def test_nobody_waits_long_for_a_redis_that_says_nothing(monkeypatch: pyte
     server.close()
     for writer in taken:
         writer.close()
-    await until(lambda: not second_level._closing)
+    await until(lambda: not encrypted_cache._closing)
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_the_package_to_install_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     real = builtins.__import__
 
     def missing(name: str, *more: Any) -> Any:
-        if name == "fastgw.node" and more[2] == ("redis_cache",):
+        if name == "fastgw.redis" and more[2] == ("cache_client",):
             raise ModuleNotFoundError("No module named 'aiocache'", name="aiocache")
         return real(name, *more)
 

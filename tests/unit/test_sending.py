@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from fastgw.node import sending
-from fastgw.node.sending import send_at_once
+from fastgw.eventloop import socket_send
+from fastgw.eventloop.socket_send import send_at_once
 
-SENDS = list(dict.fromkeys([sending._send, sending.send]))
-WAYS = list(dict.fromkeys([sending._send_at_once, send_at_once]))
+SENDS = list(dict.fromkeys([socket_send._send, socket_send.send]))
+WAYS = list(dict.fromkeys([socket_send._send_at_once, send_at_once]))
 Send = Callable[[int, bytes], int]
 
 
@@ -84,7 +84,7 @@ def test_without_a_socket_all_is_the_transports(send: Callable[..., None], fd: i
     assert transport.written == [b"abc"]
 
 
-ROOMS = list(dict.fromkeys([sending._room, sending.room]))
+ROOMS = list(dict.fromkeys([socket_send._room, socket_send.room]))
 Room = Callable[[int], int]
 
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from fastgw.config.settings import Config
+from fastgw.config.settings.gateway import Config
+from fastgw.consumers.index import Consumer
 from fastgw.errors import Fault
 from fastgw.explain import as_text, explain
-from fastgw.filters import shadow
 from fastgw.filters.api import Exchange, Filter, Phase, Reply
-from fastgw.identity import Consumer
-from fastgw.observe.families import FilterEvent
+from fastgw.filters.wrappers import shadow
+from fastgw.observe.metrics.families import FilterEvent
 from tests.support.memory import Plane, Wire, probe
 
 HOST = b"Host: a.test\r\n"

@@ -8,9 +8,9 @@ from random import Random
 
 import pytest
 
-from fastgw.node import cells
-from fastgw.node.limits import AddressLimit, Fence, KeyCounts, Sketch, subscriber, width_for
-from fastgw.node.shared import FIRST_GAUGE, Layout, OtherLayout, Shared
+from fastgw.shm import rate_limit_table
+from fastgw.shm.memory import FIRST_GAUGE, Layout, OtherLayout, Shared
+from fastgw.shm.node_limits import AddressLimit, Fence, KeyCounts, Sketch, subscriber, width_for
 
 
 def test_a_name_asked_for_twice_is_one_word_and_another_form_is_refused():
@@ -300,7 +300,7 @@ def in_child(work) -> None:
 
 def test_a_million_keys_are_counted_one_by_one_within_the_memory_that_is_told():
     """16 bytes a key, in pages of which each is touched: 32 MiB, and what stands in front."""
-    keys = 1_000_000 if cells.COMPILED else 20_000
+    keys = 1_000_000 if rate_limit_table.COMPILED else 20_000
     shared = Shared.create(Layout(), columns=1)
     limit = shared.cells.token_bucket(1, 1000.0, 1)
     spend = limit.spend

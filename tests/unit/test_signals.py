@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastgw.runtime.signals import Signals
+from fastgw.runtime.process.signals import Signals
 
 TERM, USR1 = signal.SIGTERM, signal.SIGUSR1
 

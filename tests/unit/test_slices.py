@@ -5,7 +5,7 @@ import time
 from collections.abc import Generator
 from typing import Any
 
-from fastgw.runtime.slices import SLICE_S, Slices
+from fastgw.runtime.worker.sliced_work import SLICE_S, Slices
 from tests.support.on_loop import on_loop, until
 
 

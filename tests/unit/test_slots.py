@@ -2,8 +2,8 @@
 
 import pytest
 
-from fastgw.runtime.channel import Channel, Stop
-from fastgw.runtime.slots import SETTLED, Child, Slot, restart_delay
+from fastgw.runtime.ipc.channel import Channel, Stop
+from fastgw.runtime.node.child_slots import SETTLED, Child, Slot, restart_delay
 
 
 def test_the_first_replacement_comes_at_once_and_the_next_ones_ever_later():

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from fastgw.config import ConfigError, load
-from fastgw.config.settings import Canary, Split
-from fastgw.config.values import Trait
+from fastgw.config.base.value_types import Trait
+from fastgw.config.settings.gateway import Canary, Split
 from fastgw.filters import TYPES
 from fastgw.filters.api import Phase
-from fastgw.forwarded import Peer
-from fastgw.upstream.passage import Passage
-from fastgw.upstream.split import Splitter
-from fastgw.wire.framing import judge_request
+from fastgw.forwarded_headers import Peer
+from fastgw.http.http1.parser import judge_request
+from fastgw.upstream.forwarding.fast_path import Passage
+from fastgw.upstream.policies.traffic_split import Splitter
 from tests.support.memory import Plane, probe
 
 NAMES = ("old", "new")

@@ -14,15 +14,15 @@ import hiredis
 import pytest
 from redis import exceptions as of_redis
 
-from fastgw.filters.limiting.ledger import NodeLedger, Terms, limit_of
-from fastgw.filters.limiting.shared import Shared, SharedLedger
-from fastgw.node import state_limits, state_up
-from fastgw.node.cells import own_table, step_of
-from fastgw.node.redis_pipe import Pipe, opened
-from fastgw.node.redis_trouble import in_words
-from fastgw.node.revoked import Revoked
-from fastgw.node.state_limits import CLOCK, SCRIPT, Asking, StateLimits, asking
-from fastgw.runtime.everywhere import Everywhere
+from fastgw.filters.limiting.counter_store import NodeLedger, Terms, limit_of
+from fastgw.filters.limiting.redis_counter_store import Shared, SharedLedger
+from fastgw.redis import availability, rate_limits
+from fastgw.redis.error_messages import in_words
+from fastgw.redis.pipelined_connection import Pipe, opened
+from fastgw.redis.rate_limits import CLOCK, SCRIPT, Asking, StateLimits, asking
+from fastgw.runtime.control.revocation_replication import Everywhere
+from fastgw.shm.rate_limit_table import own_table, step_of
+from fastgw.sync.revocations import Revoked
 from tests.support.redis_server import RedisServer
 
 START = 7200 * 10**6  # us; a multiple of the windows below
@@ -264,10 +264,10 @@ def test_it_is_tried_again_ever_more_seldom(monkeypatch: pytest.MonkeyPatch) -> 
         limits.release()
         await sleep(0)
 
-    monkeypatch.setattr(state_limits, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": passes}))
+    monkeypatch.setattr(rate_limits, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": passes}))
     asyncio.run(play())
-    assert pauses[0] <= 1.5 * state_limits.AGAIN_S
-    assert state_limits.AGAIN_MOST_S <= pauses[-1] <= 1.5 * state_limits.AGAIN_MOST_S
+    assert pauses[0] <= 1.5 * rate_limits.AGAIN_S
+    assert rate_limits.AGAIN_MOST_S <= pauses[-1] <= 1.5 * rate_limits.AGAIN_MOST_S
 
 
 @asynccontextmanager
@@ -328,17 +328,17 @@ def test_one_that_answers_nonsense_is_told_once_and_tried_ever_more_seldom(
             limits.release()
             await sleep(0)
 
-    monkeypatch.setattr(state_limits, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": passes}))
+    monkeypatch.setattr(rate_limits, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": passes}))
     asyncio.run(play())
     assert [record.message.count("does not answer") for record in caplog.records] == [1]
-    assert pauses[0] <= 1.5 * state_limits.AGAIN_S
-    assert state_limits.AGAIN_MOST_S <= pauses[-1] <= 1.5 * state_limits.AGAIN_MOST_S
+    assert pauses[0] <= 1.5 * rate_limits.AGAIN_S
+    assert rate_limits.AGAIN_MOST_S <= pauses[-1] <= 1.5 * rate_limits.AGAIN_MOST_S
 
 
 def test_one_that_is_there_again_is_told_once_it_has_stayed(
     redis: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(state_limits, "STEADY_S", 0.01)
+    monkeypatch.setattr(rate_limits, "STEADY_S", 0.01)
 
     async def play() -> None:
         limits = StateLimits(redis.url, 30.0)
@@ -437,7 +437,7 @@ def test_revocations_are_shared_again_whatever_was_answered(
     said: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What is there in place of Redis is a reason to try it again, not a defect."""
-    monkeypatch.setattr("fastgw.runtime.everywhere.AGAIN_S", 0.0)
+    monkeypatch.setattr("fastgw.runtime.control.revocation_replication.AGAIN_S", 0.0)
     tried = 0
 
     async def play() -> None:
@@ -479,7 +479,7 @@ def test_an_answer_that_nobody_asked_for_ends_the_connection_and_answers_nobody(
 
 
 def test_what_nobody_waits_for_is_not_kept_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state_limits, "MOST_UNANSWERED", 3)
+    monkeypatch.setattr(rate_limits, "MOST_UNANSWERED", 3)
 
     async def play() -> None:
         async with answering(b"") as url:
@@ -504,8 +504,8 @@ def test_a_defect_while_it_connects_does_not_end_the_trying(
             raise ValueError("no such thing")
         return await opened(url, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(state_limits, "opened", failing)
-    monkeypatch.setattr(state_limits, "AGAIN_MOST_S", 0.001)
+    monkeypatch.setattr(rate_limits, "opened", failing)
+    monkeypatch.setattr(rate_limits, "AGAIN_MOST_S", 0.001)
 
     async def play() -> None:
         limits = StateLimits(redis.url, 30.0)
@@ -521,9 +521,9 @@ def test_a_defect_while_it_connects_does_not_end_the_trying(
 
 def test_a_word_tells_whether_all_that_are_asked_are_there(redis: RedisServer) -> None:
     """Two of them are held while a reload moves to another."""
-    word = memoryview(array("Q", [state_up.AWAY]))
-    before = state_up._word
-    state_up.tell_in(word)
+    word = memoryview(array("Q", [availability.AWAY]))
+    before = availability._word
+    availability.tell_in(word)
 
     async def play() -> None:
         async def until(state: int) -> None:
@@ -532,17 +532,17 @@ def test_a_word_tells_whether_all_that_are_asked_are_there(redis: RedisServer) -
                     await asyncio.sleep(0.001)
 
         there, away = StateLimits(redis.url, 30.0), StateLimits("redis://127.0.0.1:1", 0.05)
-        assert word[0] == state_up.UNASKED
+        assert word[0] == availability.UNASKED
         there.hold()
-        await until(state_up.UP)
+        await until(availability.UP)
         away.hold()
-        await until(state_up.AWAY)
+        await until(availability.AWAY)
         away.release()
-        assert word[0] == state_up.UP
+        assert word[0] == availability.UP
         there.release()
-        assert word[0] == state_up.UNASKED
+        assert word[0] == availability.UNASKED
 
     try:
         asyncio.run(play())
     finally:
-        state_up.tell_in(before)
+        availability.tell_in(before)

@@ -8,8 +8,8 @@ import pytest
 from msgspec.structs import replace
 from rich.console import Console
 
-from fastgw.admin import tables
-from fastgw.admin.node import CertificateInfo, FeedInfo, Status, VerifierInfo
+from fastgw.admin import status_tables
+from fastgw.admin.node_interface import CertificateInfo, FeedInfo, Status, VerifierInfo
 from tests.support.admin import FakeNode
 
 DAY_S = 86400
@@ -30,7 +30,7 @@ def shown(left_s: float, problem: str = "") -> str:
 def line_of(status: Status, word: str) -> str:
     console = Console(width=200, color_system="standard", force_terminal=True)
     with console.capture() as capture:
-        console.print(tables.overview(status, tables.Upstreams([]), tables.Routes([])))
+        console.print(status_tables.overview(status, status_tables.Upstreams([]), status_tables.Routes([])))
     (line,) = [line for line in capture.get().splitlines() if word in line]
     return line
 
@@ -53,7 +53,9 @@ def test_why_a_newer_file_is_not_shown_is_told() -> None:
 def test_who_shows_none_sees_no_table() -> None:
     console = Console(width=120)
     with console.capture() as capture:
-        console.print(tables.overview(FakeNode().status(), tables.Upstreams([]), tables.Routes([])))
+        console.print(
+            status_tables.overview(FakeNode().status(), status_tables.Upstreams([]), status_tables.Routes([]))
+        )
     assert "certificates" not in capture.get()
 
 

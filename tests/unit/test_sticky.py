@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.config import settings
-from fastgw.forwarded import Peer
-from fastgw.upstream.balance.sticky import Cookies, Sticky
-from fastgw.upstream.balance.turns import RoundRobin
-from fastgw.upstream.target import Target
+from fastgw.config.settings import gateway as settings
+from fastgw.forwarded_headers import Peer
+from fastgw.upstream.load_balancing.round_robin import RoundRobin
+from fastgw.upstream.load_balancing.sticky_sessions import Cookies, Sticky
+from fastgw.upstream.targets.target import Target
 from tests.unit.test_balance import asked, members
 
 KEY = b"a key of some length"

@@ -5,11 +5,11 @@ from math import inf
 
 import pytest
 
-from fastgw.runtime.channel import Drain
-from fastgw.runtime.children import Children
-from fastgw.runtime.signals import Signals
-from fastgw.runtime.slots import Child, Slot
-from fastgw.runtime.succession import Succession
+from fastgw.runtime.ipc.channel import Drain
+from fastgw.runtime.node.child_slots import Child, Slot
+from fastgw.runtime.process.signals import Signals
+from fastgw.runtime.supervisor.children import Children
+from fastgw.runtime.supervisor.worker_replacement import Succession
 from tests.support.node import Crew, close_node, commons_of
 
 

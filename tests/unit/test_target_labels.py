@@ -1,13 +1,13 @@
 """What the targets of an upstream are called: each has counts, an error and a verdict of its own."""
 
-from fastgw.config import settings
-from fastgw.config.values import parse_url
-from fastgw.node.health import Ejection, Verdict
-from fastgw.node.last_errors import TEXT_BYTES, LastErrors
-from fastgw.node.places import Names, first
-from fastgw.node.shared import Layout, Shared
-from fastgw.node.targets import TargetWords
-from fastgw.upstream.target import build_targets, labels_of
+from fastgw.config.base.value_types import parse_url
+from fastgw.config.settings import gateway as settings
+from fastgw.shm.health_words import Ejection, Verdict
+from fastgw.shm.last_errors import TEXT_BYTES, LastErrors
+from fastgw.shm.memory import Layout, Shared
+from fastgw.shm.slot_assignment import Names, first
+from fastgw.shm.upstream_words import TargetWords
+from fastgw.upstream.targets.target import build_targets, labels_of
 
 
 def test_targets_of_one_address_are_told_by_their_paths() -> None:

@@ -1,9 +1,9 @@
 """What the node thinks of its targets, and how busy it keeps them."""
 
-from fastgw.node.health import Ejection, Verdict
-from fastgw.node.places import Names, first
-from fastgw.node.shared import Layout, Shared
-from fastgw.node.targets import TargetWords
+from fastgw.shm.health_words import Ejection, Verdict
+from fastgw.shm.memory import Layout, Shared
+from fastgw.shm.slot_assignment import Names, first
+from fastgw.shm.upstream_words import TargetWords
 
 
 def node(columns: int = 2) -> tuple[Shared, TargetWords]:

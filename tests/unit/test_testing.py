@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from fastgw.filters.api import Consumer, Env, Exchange, Fault, Filter, Hooks, Phase, Reply, Services
-from fastgw.filters.headers import Headers
-from fastgw.filters.request_id import RequestId
-from fastgw.filters.size import Size
+from fastgw.filters.policies.headers import Headers
+from fastgw.filters.policies.request_id import RequestId
+from fastgw.filters.policies.size import Size
+from fastgw.http.fields import Fields
 from fastgw.testing import OK, ConfigError, Fetched, Ran, configured, run
-from fastgw.wire.headers import Fields
 from tests.support.memory import probe
 
 HOST = b"Host: a.test\r\n"

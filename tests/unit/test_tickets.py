@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from fastgw.config.settings import ClientAuth, ServerCertificate, ServerTls
-from fastgw.downstream.tls import ServerContexts, server_contexts, server_identity
-from fastgw.node import openssl, tickets
-from fastgw.node.tickets import DAY_S, Seeds
-from fastgw.routing import at_once
+from fastgw.config.settings.gateway import ClientAuth, ServerCertificate, ServerTls
+from fastgw.downstream.tls.contexts import ServerContexts, server_contexts, server_identity
+from fastgw.net import openssl, session_tickets
+from fastgw.net.session_tickets import DAY_S, Seeds
+from fastgw.routing.table import at_once
 from tests.support.certificates import Certificates, client_tls
 
 NOON = 20_000 * DAY_S + DAY_S / 2
@@ -38,7 +38,7 @@ def authority(tmp_path: Path) -> Certificates:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What the time is said to be."""
     now = [NOON]
-    monkeypatch.setattr("fastgw.downstream.tls.time", lambda: now[0])
+    monkeypatch.setattr("fastgw.downstream.tls.contexts.time", lambda: now[0])
     return now
 
 
@@ -191,7 +191,7 @@ def test_a_ticket_ends_when_what_verified_its_client_is_out_of_date(
 ) -> None:
     """OpenSSL verifies nothing where a session is resumed. Its client shakes hands in full, and is judged by today."""
     now = [time.time()]
-    monkeypatch.setattr("fastgw.downstream.tls.time", lambda: now[0])
+    monkeypatch.setattr("fastgw.downstream.tls.contexts.time", lambda: now[0])
     crl = authority.revoke(days=0.5) if ending == "list" else None
     both = tmp_path / "both.pem"
     both.write_bytes(Path(authority.ca).read_bytes() + Path(authority.revoke(days=0.5)).read_bytes())
@@ -242,4 +242,4 @@ def test_what_the_child_finds_wrong_is_not_used(monkeypatch: pytest.MonkeyPatch)
         patched.setattr(openssl, "_agrees", lambda library: 1 // 0)
         assert not openssl.verify()
     assert openssl.verify()
-    assert tickets.KEY_BYTES == 80
+    assert session_tickets.KEY_BYTES == 80

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastgw.node.timers import TICK, Timed, Wheel
+from fastgw.eventloop.timer_wheel import TICK, Timed, Wheel
 
 BEGIN = 1000.0
 AFTER = st.floats(-0.1, 2.0)  # seconds from now until a deadline, which may have passed already

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from fastgw.config.settings import UpstreamTls
+from fastgw.config.settings.gateway import UpstreamTls
 from fastgw.errors import Fault
-from fastgw.upstream import tls as upstream_tls
-from fastgw.upstream.fetch import FetchFailed
-from fastgw.upstream.tls import LEFT_ALONE_S, MOST_ADDRESSES, MOST_REFUSED, Resuming, TargetTls
+from fastgw.upstream.client.http_client import FetchFailed
+from fastgw.upstream.targets import tls as upstream_tls
+from fastgw.upstream.targets.tls import LEFT_ALONE_S, MOST_ADDRESSES, MOST_REFUSED, Resuming, TargetTls
 from tests.support.certificates import Certificates, server_tls, trusting
 from tests.support.fetching import fetching
 from tests.support.on_loop import on_loop, until

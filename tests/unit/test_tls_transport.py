@@ -11,12 +11,12 @@ from typing import Any, cast
 
 import pytest
 
-from fastgw.node import ground as ground_module
-from fastgw.node import tls_transport
-from fastgw.node.ground import BODY_BYTES_PER_TURN
-from fastgw.node.tls_transport import CLOSED, OPEN
-from fastgw.upstream.tls import Resuming
-from fastgw.upstream.tls_client import TlsBroken, TlsClientTransport
+from fastgw.eventloop import tls_transport
+from fastgw.eventloop import worker_loop as ground_module
+from fastgw.eventloop.tls_transport import CLOSED, OPEN
+from fastgw.eventloop.worker_loop import BODY_BYTES_PER_TURN
+from fastgw.upstream.connections.tls_client import TlsBroken, TlsClientTransport
+from fastgw.upstream.targets.tls import Resuming
 from tests.support.certificates import Certificates, server_tls, trusting
 from tests.support.memory import Ground
 

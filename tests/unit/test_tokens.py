@@ -12,12 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.node import tokens
-from fastgw.node.tokens import HITS, MISSES, TokenCache, count_in
-from fastgw.wire import heads
-from fastgw.wire.framing import RequestHead, judge_request
+from fastgw.http.http1 import parser_reference
+from fastgw.http.http1.parser import RequestHead, judge_request
+from fastgw.sync import credential_cache
+from fastgw.sync.credential_cache import HITS, MISSES, TokenCache, count_in
 
-WAYS: list[tuple[Any, Any]] = list(dict.fromkeys([(tokens._TokenCache, tokens._count_in), (TokenCache, count_in)]))
+WAYS: list[tuple[Any, Any]] = list(
+    dict.fromkeys([(credential_cache._TokenCache, credential_cache._count_in), (TokenCache, count_in)])
+)
 LATER = time.monotonic() + 3600
 
 
@@ -87,7 +89,7 @@ def test_a_credential_is_got_by_the_only_authorization_field_of_a_request(counti
         ([], None),
     ]
     for lines, expected in shown:
-        for judge in (judge_request, heads.judge_request):
+        for judge in (judge_request, parser_reference.judge_request):
             head = judge(b"\r\n".join([b"GET / HTTP/1.1", b"Host: a", *lines, b"", b""]))
             assert cache.shown_by(head) == expected
             head.fields()
@@ -146,7 +148,7 @@ def test_what_one_policy_accepted_is_in_no_other_cache(made: Any) -> None:
     assert repr(one) == "<TokenCache 1 of 10>"
 
 
-@pytest.mark.parametrize("way", [tokens._uncollected, tokens.uncollected])
+@pytest.mark.parametrize("way", [credential_cache._uncollected, credential_cache.uncollected])
 def test_what_is_uncollected_is_the_same_and_is_freed_with_its_last_user(way: Any) -> None:
     class Seen(str):
         """Text that can be watched."""

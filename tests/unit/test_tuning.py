@@ -13,12 +13,12 @@ import msgspec
 
 from bench.knobs.knobs import KNOBS
 from bench.scenarios import SCENARIOS
-from fastgw.admin.metrics import Exposition
-from fastgw.config import settings
+from fastgw.config.settings import gateway as settings
 from fastgw.errors import Fault
 from fastgw.observe import FAMILIES
-from fastgw.runtime.capacity import connections_held
-from fastgw.runtime.sockets import BACKLOG
+from fastgw.runtime.node.metrics import Exposition
+from fastgw.runtime.process.machine_capacity import connections_held
+from fastgw.runtime.sockets.listening_sockets import BACKLOG
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "tuning.md").read_text()

@@ -18,8 +18,8 @@ from bench.samples import Measured, Sample
 REPORT = """\
  57.46% ;[kernel.kallsyms]
  20.00% ;libpython3.11.so.1.0
-  5.00% ;_scan.cpython-311-x86_64-linux-gnu.so
-  5.00% ;_record.cpython-311-x86_64-linux-gnu.so
+  5.00% ;_parser.cpython-311-x86_64-linux-gnu.so
+  5.00% ;_recorder.cpython-311-x86_64-linux-gnu.so
   4.00% ;loop.cpython-311-x86_64-linux-gnu.so
   4.00% ;parser.cpython-311-x86_64-linux-gnu.so
   2.50% ;libc.so.6

@@ -6,10 +6,10 @@ from math import inf
 
 import pytest
 
-from fastgw.config.values import parse_address
-from fastgw.runtime.channel import Abort, Commit, Prepare, Sockets
-from fastgw.runtime.sockets import open_endpoints
-from fastgw.runtime.turnover import PREPARE_S, Turnover
+from fastgw.config.base.value_types import parse_address
+from fastgw.runtime.ipc.channel import Abort, Commit, Prepare, Sockets
+from fastgw.runtime.reload.two_phase_commit import PREPARE_S, Turnover
+from fastgw.runtime.sockets.listening_sockets import open_endpoints
 from tests.support.node import Crew, sealed_document
 
 

@@ -13,11 +13,11 @@ import pytest
 from httptools import HttpRequestParser, HttpResponseParser
 
 from fastgw.compiled import twin
-from fastgw.wire import heads, llhttp
-from fastgw.wire.body import BodyReader, ChunkedReader, LengthReader, UntilCloseReader
-from fastgw.wire.heads import RequestHead, ResponseHead, judge_answer, judge_request, judge_response
-from fastgw.wire.llhttp import LongLivedJudge, SecondJudge
-from fastgw.wire.malformed import Malformed
+from fastgw.http.http1 import llhttp, parser_reference
+from fastgw.http.http1.body import BodyReader, ChunkedReader, LengthReader, UntilCloseReader
+from fastgw.http.http1.llhttp import LongLivedJudge, SecondJudge
+from fastgw.http.http1.parser_reference import RequestHead, ResponseHead, judge_answer, judge_request, judge_response
+from fastgw.http.malformed import Malformed
 
 
 @pytest.fixture
@@ -63,8 +63,8 @@ def believe_response(raw: bytes, request_method: bytes, max_fields: int) -> Resp
 
 @pytest.fixture
 def without_ours(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heads, "read_request", believe_request)
-    monkeypatch.setattr(heads, "read_response", believe_response)
+    monkeypatch.setattr(parser_reference, "read_request", believe_request)
+    monkeypatch.setattr(parser_reference, "read_response", believe_response)
 
 
 def post(*fields: bytes, line: bytes = b"POST / HTTP/1.1", host: bytes = b"Host: a\r\n") -> bytes:
@@ -168,7 +168,7 @@ each_way = pytest.mark.parametrize("judged", ["request", "request with its body"
 
 def judge_with_body(raw: bytes, body: bytes) -> RequestHead:
     """As `take_request` has a request that came with its body judged."""
-    return heads._judged(heads.read_request(raw, 100), raw + body)
+    return parser_reference._judged(parser_reference.read_request(raw, 100), raw + body)
 
 
 def judge(side: str, fields: bytes) -> None:
@@ -250,8 +250,8 @@ def test_a_head_that_llhttp_sees_a_body_behind_when_we_do_not_is_refused(monkeyp
         head.raw, head.known = raw, {}
         return head
 
-    read = heads.read_request
-    monkeypatch.setattr(heads, "read_request", misread)
+    read = parser_reference.read_request
+    monkeypatch.setattr(parser_reference, "read_request", misread)
     with pytest.raises(Malformed, match="elsewhere"):
         judge_request(line + sent + b"\r\n")
 
@@ -268,8 +268,8 @@ def test_a_request_whose_body_llhttp_ends_elsewhere_is_refused(monkeypatch, sent
         head.raw, head.known = raw, {}
         return head
 
-    read = heads.read_request
-    monkeypatch.setattr(heads, "read_request", misread)
+    read = parser_reference.read_request
+    monkeypatch.setattr(parser_reference, "read_request", misread)
     with pytest.raises(Malformed):
         judge_with_body(line + sent + b"\r\n", b"abc")
     monkeypatch.undo()
@@ -305,13 +305,13 @@ def test_an_answer_in_chunks_that_llhttp_ends_elsewhere_is_refused(monkeypatch, 
         head.raw, head.known = raw, {}
         return head
 
-    read = heads.read_response
-    monkeypatch.setattr(heads, "read_response", misread)
+    read = parser_reference.read_response
+    monkeypatch.setattr(parser_reference, "read_response", misread)
     raw = line + sent + b"\r\n"
     with pytest.raises(Malformed):
-        heads.judge_answer(raw + chunks, len(raw), b"GET")
+        parser_reference.judge_answer(raw + chunks, len(raw), b"GET")
     raw = line + CHUNKED + b"\r\n"
-    assert heads.judge_answer(raw + chunks, len(raw), b"GET").payload == b"abc"
+    assert parser_reference.judge_answer(raw + chunks, len(raw), b"GET").payload == b"abc"
 
 
 @pytest.mark.parametrize("body_follows", [True, False, None])
@@ -434,8 +434,8 @@ def test_each_judge_stops_this_body_by_itself(wire: bytes, monkeypatch: pytest.M
         reader.feed(wire)
 
 
-scan: Any = twin("fastgw.wire._scan")
-bodies: Any = twin("fastgw.wire._bodies")
+scan: Any = twin("fastgw.http.http1._parser")
+bodies: Any = twin("fastgw.http.http1._body")
 
 
 def cases(*tables: dict[str, bytes]) -> pytest.MarkDecorator:

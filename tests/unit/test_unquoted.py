@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from fastgw import config
-from fastgw.compile import compile
-from fastgw.config import shapes
-from fastgw.config.settings import Config
+from fastgw.config.decoding import decoder
+from fastgw.config.settings.gateway import Config
 from fastgw.filters import TYPES
-from fastgw.gateway import CompileError
+from fastgw.gateway.compiler import compile
+from fastgw.gateway.tables import CompileError
 from tests.support.certificates import Certificates
 from tests.support.commands import ended
 
@@ -190,27 +190,27 @@ SETTINGS["Kyma.second_level"] = [
 def file_settings() -> Iterator[str]:
     """`Struct.field` of each setting whose value is the contents of a file."""
     met: set[type] = set()
-    waiting: list[Any] = [shapes.Structure(each) for each in (Config, *TYPES.values())]
+    waiting: list[Any] = [decoder.Structure(each) for each in (Config, *TYPES.values())]
     while waiting:
         structure = waiting.pop()
         if structure.type in met:
             continue
         met.add(structure.type)
-        for field in shapes.fields_of(structure.type).values():
+        for field in decoder.fields_of(structure.type).values():
             inside: list[Any] = [field.shape]
             while inside:
                 match inside.pop():
-                    case shapes.File(name=name) if name.readable:
+                    case decoder.File(name=name) if name.readable:
                         yield f"{structure.type.__name__}.{field.name}"
-                    case shapes.Hidden():
+                    case decoder.Hidden():
                         yield f"{structure.type.__name__}.{field.name}"
-                    case shapes.Sequence(each=each):
+                    case decoder.Sequence(each=each):
                         inside.append(each)
-                    case shapes.Table(key=key, each=each):
+                    case decoder.Table(key=key, each=each):
                         inside += [key, each]
-                    case shapes.Either(shapes=several):
+                    case decoder.Either(shapes=several):
                         inside += several
-                    case shapes.Structure() as below:
+                    case decoder.Structure() as below:
                         waiting.append(below)
 
 
@@ -243,7 +243,7 @@ def told_by_check(folder: Path, text: str) -> str:
 
 
 def told_to_the_api(folder: Path, text: str) -> str:
-    """What there is to say of a document that was sent, as `runtime.proposals` has it."""
+    """What there is to say of a document that was sent, as `runtime.reload.proposer` has it."""
     try:
         loaded = config.load_text(text.encode(), str(folder / "posted.json"), TYPES, ".json", trusted=False)
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fastgw.downstream.unreadable import unreadable
+from fastgw.downstream.http1.rejected_head import unreadable
 from tests.support.memory import Plane
 from tests.support.secrecy import told_of
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from fastgw.observe.families import BOUNDS_S
-from fastgw.runtime.view import quantile
+from fastgw.observe.metrics.families import BOUNDS_S
+from fastgw.runtime.control.node_view import quantile
 
 
 def row(counts: dict[int, int]) -> list[int]:

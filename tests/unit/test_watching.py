@@ -13,9 +13,9 @@ from types import FrameType
 
 from rich.console import Console
 
-from fastgw.admin import tables
+from fastgw.admin import status_tables
 
-TRACED = (tables.__file__, threading.__file__)
+TRACED = (status_tables.__file__, threading.__file__)
 HANGS_AFTER = 5.0
 """Seconds."""
 
@@ -43,12 +43,12 @@ def watch(until: int) -> bool:
                 signal.raise_signal(signal.SIGINT)
         return trace
 
-    tables.ask = ask
+    status_tables.ask = ask
     signal.signal(signal.SIGINT, signal.default_int_handler)  # who runs us in the background has it ignored
     signal.setitimer(signal.ITIMER_REAL, HANGS_AFTER)
     sys.settrace(trace)
     try:
-        tables.watch(None)
+        status_tables.watch(None)
     except GoesOn:
         return False
     except KeyboardInterrupt:  # before it watches: the command ends as any other
@@ -63,9 +63,9 @@ def hangs(number: int, frame: object) -> None:
 
 
 def main() -> None:
-    tables.WATCH_EVERY = 0.0
-    tables.overview = lambda *told: ""
-    tables.console = lambda: Console(file=io.StringIO())
+    status_tables.WATCH_EVERY = 0.0
+    status_tables.overview = lambda *told: ""
+    status_tables.console = lambda: Console(file=io.StringIO())
     signal.signal(signal.SIGALRM, hangs)
     print(next(moment for moment in itertools.count(1) if not watch(moment)))
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
-from fastgw.wire.body import LONGEST_EXTENSIONS, LONGEST_TRAILERS, MOST_TRAILERS, BodyReader
-from fastgw.wire.framing import judge_request, judge_response
-from fastgw.wire.malformed import Malformed
+from fastgw.http.http1.body import LONGEST_EXTENSIONS, LONGEST_TRAILERS, MOST_TRAILERS, BodyReader
+from fastgw.http.http1.parser import judge_request, judge_response
+from fastgw.http.malformed import Malformed
 
 AFTER = b"GET /next HTTP/1.1\r\n\r\n"
 

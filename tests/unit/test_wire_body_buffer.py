@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from fastgw.wire.framing import body_buffer, taken
+from fastgw.http.http1.parser import body_buffer, taken
 
 SIZE = 1000
 
@@ -48,22 +48,22 @@ def test_what_was_lent_and_not_filled_is_lent_again():
 
 @pytest.mark.twin
 def test_the_same_bytes_are_not_handed_over_twice():
-    from fastgw.wire import _scan
+    from fastgw.http.http1 import _parser
 
-    buffer = _scan.body_buffer(SIZE)
-    _scan.taken(filled(buffer), SIZE)
+    buffer = _parser.body_buffer(SIZE)
+    _parser.taken(filled(buffer), SIZE)
     for length in (SIZE, 1, 0, -1, SIZE + 1):
         with pytest.raises(ValueError, match="nothing was read"):
-            _scan.taken(buffer, length)
+            _parser.taken(buffer, length)
 
 
 @pytest.mark.twin
 @pytest.mark.parametrize("length", [-1, SIZE + 1])
 def test_no_more_is_taken_than_there_is(length):
-    from fastgw.wire import _scan
+    from fastgw.http.http1 import _parser
 
     with pytest.raises(ValueError, match="nothing was read"):
-        _scan.taken(filled(_scan.body_buffer(SIZE)), length)
+        _parser.taken(filled(_parser.body_buffer(SIZE)), length)
 
 
 def filled(buffer: memoryview) -> memoryview:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fastgw.wire.headers import Fields
+from fastgw.http.fields import Fields
 
 LINES = [(b"A", b"1"), (b"B", b"2"), (b"a", b"3")]
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from fastgw.wire import render
-from fastgw.wire.framing import judge_request, judge_response
-from fastgw.wire.headers import Fields
-from fastgw.wire.render import LAST_CHUNK, chunk, end_to_end, last_chunk, status_line
+from fastgw.http.fields import Fields
+from fastgw.http.http1 import serializer
+from fastgw.http.http1.parser import judge_request, judge_response
+from fastgw.http.http1.serializer import LAST_CHUNK, chunk, end_to_end, last_chunk, status_line
 
 HOP_BY_HOP = (
     b"Connection: X-Named, close\r\nX-Named: 1\r\nKeep-Alive: 1\r\nProxy-Connection: 1\r\nTE: trailers\r\n"
@@ -120,7 +120,7 @@ def test_what_can_be_no_name_leaves_nothing_out(judged):
 def test_the_clients_credentials_are_left_out_wherever_they_stand(fields: bytes, also: set[bytes]):
     left_out = also | {b"keep-alive", b"host"}
     lines = [line for line in fields.splitlines(True) if line.partition(b":")[0].lower() not in left_out]
-    assert render.end_to_end(request(fields), frozenset(also)) == b"".join(lines)
+    assert serializer.end_to_end(request(fields), frozenset(also)) == b"".join(lines)
 
 
 def test_fields_that_were_only_read_change_nothing():
@@ -134,32 +134,32 @@ VIA = frozenset({b"via"})
 
 def test_a_request_goes_on_less_some_of_its_fields_and_with_some_of_ours():
     head = request(b"A: 1\r\nVia: 1.0 b\r\nKeep-Alive: 1\r\nB: 2\r\n")
-    sent = render.request(head, b"/c", b"d:1", VIA, b"E: 3\r\n")
+    sent = serializer.request(head, b"/c", b"d:1", VIA, b"E: 3\r\n")
     assert sent == b"POST /c HTTP/1.1\r\nHost: d:1\r\nA: 1\r\nB: 2\r\nE: 3\r\nVia: 1.1 fastgw\r\n\r\n"
     assert judge_request(sent).authority == b"d:1"
 
 
 def test_target_and_host_go_on_as_they_came_where_no_others_are_given():
     head = judge_request(b"GET /a/%7eb?c=%20 HTTP/1.1\r\nHost: A.b:81\r\n\r\n")
-    assert render.request(head) == b"GET /a/%7eb?c=%20 HTTP/1.1\r\nHost: A.b:81\r\nVia: 1.1 fastgw\r\n\r\n"
+    assert serializer.request(head) == b"GET /a/%7eb?c=%20 HTTP/1.1\r\nHost: A.b:81\r\nVia: 1.1 fastgw\r\n\r\n"
     head = judge_request(b"GET /a HTTP/1.0\r\n\r\n")
-    assert render.request(head) == b"GET /a HTTP/1.1\r\nHost: \r\nVia: 1.0 fastgw\r\n\r\n"
+    assert serializer.request(head) == b"GET /a HTTP/1.1\r\nHost: \r\nVia: 1.0 fastgw\r\n\r\n"
 
 
 def test_a_response_goes_on_with_its_reason_and_what_is_there_of_its_body():
     head = judge_response(b"HTTP/1.1 200 Fine\r\nA: 1\r\nVia: 1.0 b\r\nConnection: close\r\n\r\n", b"GET")
     via = b"Via: 1.1 fastgw\r\n"
-    assert render.response(head, 200) == b"HTTP/1.1 200 Fine\r\nA: 1\r\nVia: 1.0 b\r\n" + via + b"\r\n"
-    sent = render.response(head, 200, VIA, b"E: 3\r\n", b"abc")
+    assert serializer.response(head, 200) == b"HTTP/1.1 200 Fine\r\nA: 1\r\nVia: 1.0 b\r\n" + via + b"\r\n"
+    sent = serializer.response(head, 200, VIA, b"E: 3\r\n", b"abc")
     assert sent == b"HTTP/1.1 200 Fine\r\nA: 1\r\nE: 3\r\n" + via + b"\r\nabc"
     head.fields().set(b"a", b"2")
-    assert render.response(head, 200, VIA, b"", b"abc") == b"HTTP/1.1 200 Fine\r\na: 2\r\n" + via + b"\r\nabc"
+    assert serializer.response(head, 200, VIA, b"", b"abc") == b"HTTP/1.1 200 Fine\r\na: 2\r\n" + via + b"\r\nabc"
 
 
 @pytest.mark.parametrize(("status", "reason"), [(404, b"Not Found"), (599, b""), (201, b"Created")])
 def test_another_status_has_its_own_reason(status, reason):
     head = judge_response(b"HTTP/1.1 200 Fine\r\nA: 1\r\n\r\n", b"GET")
-    sent = render.response(head, status, VIA, b"E: 3\r\n", b"abc")
+    sent = serializer.response(head, status, VIA, b"E: 3\r\n", b"abc")
     assert sent == b"HTTP/1.1 %d %b\r\nA: 1\r\nE: 3\r\nVia: 1.1 fastgw\r\n\r\nabc" % (status, reason)
 
 
@@ -170,15 +170,17 @@ def test_another_status_has_its_own_reason(status, reason):
         (7, b"Content-Length: 7\r\n"),
         (10, b"Content-Length: 10\r\n"),
         (2**63 - 1, b"Content-Length: 9223372036854775807\r\n"),
-        (render.UNFRAMED, b""),
-        (render.IN_CHUNKS, b"Transfer-Encoding: chunked\r\n"),
+        (serializer.UNFRAMED, b""),
+        (serializer.IN_CHUNKS, b"Transfer-Encoding: chunked\r\n"),
     ],
 )
 @pytest.mark.parametrize(("received", "date"), [(b"Date: now\r\n", b""), (b"", b"Date: then\r\n")])
 def test_a_response_is_framed_anew_and_dated(length, line, received, date):
     """A date that came is kept, ours is for a response without one."""
     head = judge_response(b"HTTP/1.0 200 OK\r\n" + received + b"\r\n", b"GET")
-    sent = render.response(head, 200, frozenset(), b"A: 1\r\n", b"x", length, lambda: b"Date: then\r\n", b"B: 2\r\n")
+    sent = serializer.response(
+        head, 200, frozenset(), b"A: 1\r\n", b"x", length, lambda: b"Date: then\r\n", b"B: 2\r\n"
+    )
     assert sent == b"HTTP/1.1 200 OK\r\n%bA: 1\r\nVia: 1.0 fastgw\r\n%b%bB: 2\r\n\r\nx" % (received, line, date)
 
 

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from fastgw.wire import framing, heads
-from fastgw.wire.framing import RequestHead, find_head_end, judge_request, taken
-from fastgw.wire.malformed import Malformed
+from fastgw.http.http1 import parser as framing
+from fastgw.http.http1 import parser_reference
+from fastgw.http.http1.parser import RequestHead, find_head_end, judge_request, taken
+from fastgw.http.malformed import Malformed
 
 
 def head(line: bytes = b"GET / HTTP/1.1", *fields: bytes, host: bytes | None = b"Host: a") -> bytes:
@@ -603,7 +604,7 @@ def test_a_head_that_is_too_long_is_not_taken_with_its_body():
     "line", [b"Connection: close, b", b"Expect: 100-continue", b"TE: trailers", b"Connection: upgrade\r\nUpgrade: a"]
 )
 def test_a_request_that_asks_for_more_is_whole_without_being_ordinary(line: bytes):
-    took = take(head(b"POST / HTTP/1.1", b"Content-Length: 3", line) + b"abc", by=heads)
+    took = take(head(b"POST / HTTP/1.1", b"Content-Length: 3", line) + b"abc", by=parser_reference)
     assert (took.payload, took.ordinary, took.upgrade) == (b"abc", False, ())
 
 

@@ -6,17 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgw.wire import render, reserved
-from fastgw.wire.framing import judge_request
-from fastgw.wire.headers import folded
-from fastgw.wire.heads import read_usual_request
-from fastgw.wire.known import RESERVED, SIGNS
-from fastgw.wire.reserved import ReservedFields
+from fastgw.http.fields import folded
+from fastgw.http.http1 import reserved_fields, serializer
+from fastgw.http.http1.known_fields import RESERVED, SIGNS
+from fastgw.http.http1.parser import judge_request
+from fastgw.http.http1.parser_reference import read_usual_request
+from fastgw.http.http1.reserved_fields import ReservedFields
 
 NAMES = tuple(name.lower().encode() for name in RESERVED)
 BOTH: list[Any] = [ReservedFields]
-if ReservedFields is not reserved._ReservedFields:
-    BOTH.append(reserved._ReservedFields)
+if ReservedFields is not reserved_fields._ReservedFields:
+    BOTH.append(reserved_fields._ReservedFields)
 ORDINARY = (
     b"Accept: */*\r\nAccept-Encoding: gzip\r\nAccept-Language: de\r\nCookie: a=b\r\nUser-Agent: x\r\nReferer: x\r\n"
     b"Sec-CH-UA-Platform: x\r\nSec-Fetch-Site: none\r\nX-Requested-With: x\r\nX-Request-Id: 1\r\nProxy-A: 1\r\n"
@@ -51,7 +51,7 @@ def test_a_reserved_field_is_gone_from_all_that_is_read_and_sent(name: bytes, fi
     assert fields(NAMES).take_out_of(head) == (name,)
     assert head.first(name.lower()) is None
     assert head.values(name.lower()) == []
-    assert b"evil" not in render.request(head)
+    assert b"evil" not in serializer.request(head)
     assert ORDINARY.removesuffix(b"\r\n").splitlines() == [
         b"%b: %b" % line for line in head.fields() if line[0] != b"Host"
     ]
@@ -64,7 +64,7 @@ def test_no_head_of_the_usual_shape_has_one_that_is_reserved_by_default(name: by
     usual = read_usual_request(start + b"\r\n", 100)
     assert usual is not None
     assert read_usual_request(start + name + b": evil\r\n\r\n", 100) is None
-    assert reserved._ReservedFields([*NAMES, b"sec-fetch-*"]).take_out_of(usual) == (b"Sec-Fetch-Site",)
+    assert reserved_fields._ReservedFields([*NAMES, b"sec-fetch-*"]).take_out_of(usual) == (b"Sec-Fetch-Site",)
 
 
 @pytest.mark.parametrize("fields", BOTH)
@@ -90,7 +90,7 @@ def test_what_connection_names_away_is_away(fields: Any) -> None:
     lines = b"Connection: true-client-ip, x_client_ip\r\nTrue-Client-IP: 1\r\nX-Client-IP: 2\r\nX_Client_IP: 3\r\n"
     head = judge_request(b"GET / HTTP/1.1\r\nHost: a\r\n" + lines + b"\r\n")
     assert fields(NAMES).take_out_of(head) == (b"X-Client-IP",)
-    assert b"True" not in render.request(head)
+    assert b"True" not in serializer.request(head)
 
 
 SIGN = st.sampled_from(SIGNS[1:-1])

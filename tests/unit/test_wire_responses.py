@@ -2,8 +2,8 @@
 
 import pytest
 
-from fastgw.wire.framing import ResponseHead, judge_answer, judge_response
-from fastgw.wire.malformed import Malformed
+from fastgw.http.http1.parser import ResponseHead, judge_answer, judge_response
+from fastgw.http.malformed import Malformed
 
 
 def head(line: bytes = b"HTTP/1.1 200 OK", *fields: bytes) -> bytes:

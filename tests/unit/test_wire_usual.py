@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastgw.wire import splice, usual
-from fastgw.wire.heads import (
+from fastgw.http.http1 import common_heads, serializer_reference
+from fastgw.http.http1.parser_reference import (
     USUALLY_ABSENT,
     RequestHead,
     ResponseHead,
@@ -18,7 +18,7 @@ from fastgw.wire.heads import (
     read_usual_answer,
     read_usual_request,
 )
-from fastgw.wire.malformed import Malformed
+from fastgw.http.malformed import Malformed
 from tests.fuzz import messages, mutations
 from tests.unit.test_framing_against_h11 import mostly
 
@@ -35,14 +35,20 @@ def dated() -> bytes:
 def told(head: RequestHead | ResponseHead) -> dict[str, Any]:
     """All that can be asked of it."""
     names = [name for name in dir(head) if not name.startswith("_") and not callable(getattr(head, name))]
-    sent: list[Any] = [splice.end_to_end(head, also) for also in ALSO]
+    sent: list[Any] = [serializer_reference.end_to_end(head, also) for also in ALSO]
     asked = [head.first(name) for name in sorted(head.KNOWN | {b"cookie", b"x-a"})]
     if isinstance(head, RequestHead):
-        sent += [splice.request(head), splice.request(head, b"/t", b"h", ALSO[1], b"A: b\r\n")]
+        sent += [
+            serializer_reference.request(head),
+            serializer_reference.request(head, b"/t", b"h", ALSO[1], b"A: b\r\n"),
+        ]
     else:
         head.payload = b"abc"
-        sent += [splice.response(head, 200), splice.response(head, head.status, date_line=dated)]
-        sent.append(splice.whole(head, dated, b"A: b\r\n"))
+        sent += [
+            serializer_reference.response(head, 200),
+            serializer_reference.response(head, head.status, date_line=dated),
+        ]
+        sent.append(serializer_reference.whole(head, dated, b"A: b\r\n"))
     return {name: getattr(head, name) for name in names} | {"sent": sent, "asked": asked}
 
 
@@ -154,10 +160,10 @@ def test_bytes_that_are_nearly_http_are_read_the_same_both_ways():
 def test_shapes_are_the_same_in_every_python(monkeypatch: pytest.MonkeyPatch):
     """Whichever way it has to repeat a group: what matches, and its groups, are as by the way that is always right."""
     shapes = []
-    for taken in (usual._TAKEN, b"(?>(?:%b)%b)"):
-        monkeypatch.setattr(usual, "_TAKEN", taken)
-        shapes.append(usual.request_shape(9, RequestHead.KNOWN, RequestHead.PASSED_ON, USUALLY_ABSENT))
-        shapes.append(usual.response_shape(9, ResponseHead.KNOWN, ResponseHead.PASSED_ON))
+    for taken in (common_heads._TAKEN, b"(?>(?:%b)%b)"):
+        monkeypatch.setattr(common_heads, "_TAKEN", taken)
+        shapes.append(common_heads.request_shape(9, RequestHead.KNOWN, RequestHead.PASSED_ON, USUALLY_ABSENT))
+        shapes.append(common_heads.response_shape(9, ResponseHead.KNOWN, ResponseHead.PASSED_ON))
     random = Random(7)
     for make, one, other in zip((messages.request, messages.response), shapes[:2], shapes[2:], strict=True):
         pool = [make(random) for _ in range(COUNT)]

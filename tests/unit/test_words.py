@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fastgw.runtime.commons import Commons
+from fastgw.runtime.node.node_state import Commons
 from tests.support.node import close_node, commons_of
 
 

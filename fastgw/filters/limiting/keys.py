@@ -7,9 +7,9 @@ from typing import Any, Final
 
 import orjson
 
-from fastgw.config.values import Trait, trait
+from fastgw.config.base.value_types import Trait, trait
 from fastgw.exchange import Exchange
-from fastgw.exchange.traits import reader
+from fastgw.exchange.request_keys import reader
 from fastgw.jose import claim_path, find_claim
 
 KEY: Final = trait("ip", "consumer", "route", "host", "header", "cookie", "claim")

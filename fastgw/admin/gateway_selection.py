@@ -1,0 +1,117 @@
+"""Which running gateway a command means: the one at an address, or one of those in the runtime directory."""
+
+import os
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
+
+from fastgw.admin.client import DEFAULT, Place, parse_place, token_of
+from fastgw.admin.gateway_registry import Found, directories, running
+from fastgw.config.base.value_types import parse_address
+
+
+class NoSuchGateway(Exception):
+    """None that runs is meant. The text is one line for the user."""
+
+
+class Ambiguous(Exception):
+    """Several are, and nobody can be asked. The text lists them, a line each."""
+
+
+class Choice(Struct, frozen=True):
+    """Where to ask, and what to show there."""
+
+    place: Place
+    token: str | None = None
+
+
+class Wanted(Struct, frozen=True):
+    """What the command line says of it."""
+
+    admin: str | None = None
+    config: str | None = None
+    name: str | None = None
+    token_file: str | None = None
+
+
+def choose(wanted: Wanted, ask: Callable[[Sequence[Found]], Found] | None = None) -> Choice:
+    """`ask`: has a person choose among several; None: there is nobody.
+
+    Raises `NoSuchGateway`, `Ambiguous`, `SecretError`, and `ValueError` for an address that is none.
+    """
+    given = token_of(wanted.token_file)
+    if wanted.admin is not None:
+        place, found = _named(parse_place(wanted.admin), running())
+        return Choice(place, given or (None if found is None else found.token()))
+    fitting = _fitting(running(), wanted)
+    if not fitting:
+        if wanted.config is None and wanted.name is None:
+            return Choice(parse_place(DEFAULT), given)  # one that is not of this machine's, or of another user
+        what = f"from {wanted.config}" if wanted.config is not None else f'called "{wanted.name}"'
+        raise NoSuchGateway(f"no gateway {what} runs; {known(running())}")
+    if len(fitting) > 1 and ask is None:
+        lines = "\n".join(f"  {each}" for each in listed(fitting))
+        raise Ambiguous(f"several gateways run; choose one with --config FILE, --name NAME or --admin ADDR:\n{lines}")
+    meant = fitting[0] if len(fitting) == 1 or ask is None else ask(fitting)
+    where = place_of(meant)
+    if where is None:
+        raise NoSuchGateway(f"{_title(meant)} has no admin listener; signal its process {meant.entry.pid} instead")
+    return Choice(where, given or meant.token())
+
+
+def _fitting(found: Sequence[Found], wanted: Wanted) -> list[Found]:
+    config = None if wanted.config is None else os.path.realpath(wanted.config)
+    return [
+        each
+        for each in found
+        if (config is None or each.entry.config == config) and (wanted.name is None or each.entry.name == wanted.name)
+    ]
+
+
+def _named(place: Place, found: Sequence[Found]) -> tuple[Place, Found | None]:
+    """The gateway that is bound exactly there. `localhost` becomes its address: a name may lead elsewhere, and the
+    token is shown to whoever answers. Over TLS that is who the name says."""
+    for each in found:
+        other = place_of(each)
+        if other is None or other.tls != place.tls:
+            continue
+        one, two = place.address, other.address
+        same_host = one.host == two.host or (one.host == "localhost" and two.local)
+        if one.path or two.path:
+            if one.path and two.path and os.path.realpath(one.path) == os.path.realpath(two.path):
+                return place, each
+        elif same_host and one.port == two.port:
+            return (place if place.tls else Place(place.text, two)), each
+    return place, None
+
+
+def place_of(found: Found) -> Place | None:
+    """Where its admin API is; None: it has none."""
+    admin = found.entry.admin
+    if admin is None:
+        return None
+    for everywhere, here in (("0.0.0.0:", "127.0.0.1:"), ("[::]:", "[::1]:")):
+        if admin.startswith(everywhere):
+            admin = here + admin.removeprefix(everywhere)
+    return Place(f"https://{admin}" if found.entry.admin_tls else admin, parse_address(admin), found.entry.admin_tls)
+
+
+def known(found: Sequence[Found]) -> str:
+    """What is there instead."""
+    if not found:
+        return f"none is registered in {', '.join(directories())}"
+    return "there is " + ", ".join(map(_title, found))
+
+
+def _title(found: Found) -> str:
+    return f'"{found.entry.name}" ({found.entry.config or "without a file"})'
+
+
+def listed(found: Sequence[Found]) -> list[str]:
+    """A line each."""
+    rows = [
+        (each.entry.name, f"pid {each.entry.pid}", each.entry.admin or "no admin listener", each.entry.config or "-")
+        for each in found
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,0 +1,144 @@
+"""The status listener: `/livez`, `/readyz` and `/metrics`, read-only, one request per connection.
+
+Control serves it, and while control is away or hangs, a worker.
+
+Bounded in everything: a head of at most `HEAD_MAX` bytes in `HEAD_PATIENCE` seconds, an answer that is taken in
+`ANSWER_PATIENCE`, and `CONNECTIONS_MAX` connections: beyond them, who has waited longest without asking makes room.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, cast
+
+from fastgw.http.http1.parser import RequestHead, find_head_end, judge_request
+from fastgw.http.http1.serializer import status_line
+from fastgw.http.malformed import Malformed
+
+HEAD_MAX: Final = 8192
+HEAD_PATIENCE: Final = 2.0
+"""Seconds from the opening of a connection to the end of its request head."""
+ANSWER_PATIENCE: Final = 10.0
+"""Seconds from there to the end of the connection."""
+CONNECTIONS_MAX: Final = 64
+
+_TEXT: Final = b"text/plain; charset=utf-8"
+Page = tuple[int, bytes, bytes]
+"""Status, content type and body."""
+Metrics = Callable[[bytes], tuple[bytes, bytes]]
+"""By the Accept field: the content type of the metrics, and their text."""
+
+
+class StatusPages:
+    """What is told, and who is being told."""
+
+    def __init__(
+        self,
+        is_ready: Callable[[], bool],
+        metrics: Callable[[bytes], tuple[bytes, bytes] | asyncio.Future[tuple[bytes, bytes]]],
+    ) -> None:
+        """`metrics`: as `Metrics`, at once or later."""
+        self._is_ready = is_ready
+        self._metrics = metrics
+        self._pages: dict[bytes, Callable[[], Page]] = {
+            b"/livez": lambda: (200, _TEXT, b"alive\n"),
+            b"/readyz": self._readiness,
+        }
+        self.asking: dict[StatusConnection, None] = {}
+        """Connections without a complete head, the oldest first."""
+        self.answered: set[StatusConnection] = set()
+        """Connections whose answer is not taken yet."""
+
+    def answer(self, head: RequestHead, send: Callable[[bytes], None]) -> None:
+        """Send the response to a request. A body that it has is not read: the connection ends with the answer."""
+        if head.method not in (b"GET", b"HEAD"):
+            send(_response(head.method, (405, _TEXT, b"GET and HEAD only\n"), b"Allow: GET, HEAD\r\n"))
+        elif head.path == b"/metrics":
+            self._expose(head, send)
+        else:
+            page = self._pages.get(head.path)
+            send(_response(head.method, page() if page else (404, _TEXT, b"/livez, /readyz or /metrics\n")))
+
+    def _readiness(self) -> Page:
+        return (200, _TEXT, b"ready\n") if self._is_ready() else (503, _TEXT, b"not ready\n")
+
+    def _expose(self, head: RequestHead, send: Callable[[bytes], None]) -> None:
+        found = self._metrics(head.first(b"accept") or b"")
+        if isinstance(found, tuple):
+            send(_response(head.method, (200, *found)))
+            return
+
+        def summed_up(done: asyncio.Future[tuple[bytes, bytes]]) -> None:
+            if done.cancelled() or done.exception() is not None:
+                send(_response(head.method, (503, _TEXT, b"the metrics cannot be told now\n")))
+            else:
+                send(_response(head.method, (200, *done.result())))
+
+        found.add_done_callback(summed_up)
+
+
+def _response(method: bytes, page: Page, fields: bytes = b"") -> bytes:
+    status, content_type, body = page
+    head = status_line(status) + b"Content-Type: %b\r\nContent-Length: %d\r\n%bConnection: close\r\n\r\n" % (
+        content_type,
+        len(body),
+        fields,
+    )
+    return head if method == b"HEAD" else head + body
+
+
+class StatusConnection(asyncio.Protocol):
+    """One request and its answer."""
+
+    def __init__(self, pages: StatusPages) -> None:
+        self._pages = pages
+        self._received = b""
+        self._transport: asyncio.Transport
+        self._late: asyncio.TimerHandle
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but its bases
+        self._late = asyncio.get_running_loop().call_later(HEAD_PATIENCE, self.drop)
+        pages = self._pages
+        pages.asking[self] = None
+        if len(pages.asking) + len(pages.answered) > CONNECTIONS_MAX:
+            next(iter(pages.asking)).drop()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._leave()
+
+    def drop(self) -> None:
+        self._leave()
+        self._transport.abort()
+
+    def _leave(self) -> None:
+        self._late.cancel()
+        self._pages.asking.pop(self, None)
+        self._pages.answered.discard(self)
+
+    def data_received(self, received: bytes) -> None:
+        searched = len(self._received)
+        self._received += received
+        try:
+            end = find_head_end(self._received, searched)
+            if end < 0 and len(self._received) < HEAD_MAX:
+                return
+            if end < 0 or end > HEAD_MAX:
+                raise Malformed("The request head is too long.", 431)
+            head = judge_request(self._received[:end])
+        except Malformed as error:
+            self._await_answer()
+            self._send(_response(b"GET", (error.status, _TEXT, error.reason.encode() + b"\n")))
+        else:
+            self._await_answer()
+            self._pages.answer(head, self._send)
+
+    def _await_answer(self) -> None:
+        self._leave()
+        self._pages.answered.add(self)
+        self._late = asyncio.get_running_loop().call_later(ANSWER_PATIENCE, self.drop)
+        self._transport.pause_reading()
+
+    def _send(self, answer: bytes) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(answer)
+            self._transport.close()

@@ -1,0 +1,295 @@
+"""What `fastgw status` shows people: tables, in colour where there is a terminal."""
+
+import signal
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import Final
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from fastgw.admin.client import AdminClient, Refused, Unreachable
+from fastgw.admin.node_interface import (
+    CertificateInfo,
+    FeedInfo,
+    LastError,
+    Reloads,
+    RouteInfo,
+    Routes,
+    Status,
+    TargetInfo,
+    Upstreams,
+    VerifierInfo,
+    Worker,
+)
+
+WATCH_EVERY: Final = 1.0
+"""Seconds."""
+PLAIN_WIDTH: Final = 240
+"""Columns where there is no terminal to ask: enough not to break what `grep` looks for."""
+COLOURS: Final = {
+    "serving": "green",
+    "ready": "green",
+    "healthy": "green",
+    "starting": "yellow",
+    "draining": "yellow",
+    "silent": "red",
+    "failing": "red",
+    "unhealthy": "red",
+    "ejected": "red",
+}
+RELOADS_SHOWN: Final = 5
+KEPT_SHOWN: Final = 5
+"""Files that are not what runs."""
+ROUTES_SHOWN: Final = 20
+SOON_S: Final = 14 * 86400
+"""A certificate that expires within it is shown in yellow."""
+LIST_SOON_S: Final = 86400
+"""The same of a list of what is revoked, which many make anew each week."""
+_SIZES: Final = ((1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB"))
+_SPANS: Final = ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s"))
+
+
+def console() -> Console:
+    """Of stdout; plain text where that is no terminal."""
+    made = Console(highlight=False)
+    return made if made.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
+
+
+def ask(client: AdminClient) -> tuple[Status, Upstreams, Routes]:
+    return client.read("/status", Status), client.read("/upstreams", Upstreams), client.read("/routes", Routes)
+
+
+def overview(status: Status, upstreams: Upstreams, routes: Routes, before: Status | None = None) -> Group:
+    """How a gateway fares. `before`: what it said a moment ago, to tell a rate from."""
+    parts: list[RenderableType] = [_head(status, before), _workers(status.workers)]
+    if upstreams.upstreams:
+        parts.append(_targets(upstreams))
+    if shown := _shown(routes.routes):
+        parts.append(_routes(shown, len(routes.routes)))
+    if status.certificates:
+        parts.append(_certificates(status.certificates))
+    if status.verifiers:
+        parts.append(_verifiers(status.verifiers))
+    if status.feeds:
+        parts.append(_feeds(status.feeds))
+    if status.reloads.last:
+        parts.append(_reloads(status.reloads))
+    return Group(*parts)
+
+
+def watch(client: AdminClient) -> None:
+    """Show it anew each second, until Ctrl-C. A gateway that stops answering is waited for.
+
+    Raises `Unreachable` or `Refused` when already the first answer fails.
+    """
+    before, upstreams, routes = ask(client)
+    shown = Live(overview(before, upstreams, routes), console=console(), auto_refresh=False)
+    ended = False
+
+    def end(number: int, frame: object) -> None:
+        # Only a name: a handler that takes a lock, as `Event.set` does, waits for ever where it interrupted its holder.
+        nonlocal ended
+        ended = True  # for an exception that is raised while an object is being freed is lost
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, end)
+    with suppress(KeyboardInterrupt), shown:
+        while not ended:
+            time.sleep(WATCH_EVERY)
+            try:
+                status, upstreams, routes = ask(client)
+            except (Unreachable, Refused) as error:
+                shown.update(Text(str(error), "red"), refresh=True)
+            else:
+                shown.update(overview(status, upstreams, routes, before), refresh=True)
+                before = status
+
+
+def _head(status: Status, before: Status | None) -> Text:
+    rate = ""
+    if before is not None and before.started_date == status.started_date and before.uptime_s < status.uptime_s:
+        rate = f" ({(status.requests - before.requests) / (status.uptime_s - before.uptime_s):,.0f}/s)"
+    text = Text(f"fastgw {status.version} ")
+    text.append(status.state, COLOURS[status.state])
+    text.append(f", generation {status.generation}, up {span(status.uptime_s)}, pid {status.pid}\n")
+    text.append(f"{status.connections:,} connections, {status.requests:,} requests{rate}\n")
+    text.append(_configured(status), "dim")
+    if status.stale is not None:
+        since = span(time.time() - status.stale.since_date)
+        text.append(f"\nthe file on disk is not what runs, since {since}: {status.stale.why}", "red")
+    for each in status.kept_files[:KEPT_SHOWN]:
+        more = f" and {each.files - 1:,} more" if each.files > 1 else ""
+        since = span(time.time() - each.since_date)
+        text.append(f"\n{each.file}{more} on disk is not what runs, since {since}: {each.why}", "red")
+    if rest := sum(each.files for each in status.kept_files[KEPT_SHOWN:]):
+        text.append(f"\nand {rest:,} more files", "red")
+    return text
+
+
+def _configured(status: Status) -> str:
+    """By what."""
+    if not status.config_hash:
+        return "configured by the command line"
+    return f"{status.config_file or 'configured over the admin API'} ({status.config_hash[:12]})"
+
+
+def _table(title: str, left: Iterable[str], right: Iterable[str] = ()) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    table.title, table.title_justify, table.title_style = f"\n{title}", "left", "bold"
+    for name in left:
+        table.add_column(name, overflow="fold")
+    for name in right:
+        table.add_column(name, overflow="fold", justify="right")
+    return table
+
+
+def _state(word: str) -> Text:
+    return Text(word, COLOURS.get(word, "dim"))
+
+
+def _health(target: TargetInfo) -> Text:
+    return _state(target.health) + Text(", drained" if target.drained else "", "yellow")
+
+
+def _workers(workers: Iterable[Worker]) -> Table:
+    numbers = ("pid", "gen", "up", "conns", "requests", "memory", "cpu", "lag")
+    table = _table("workers", ("slot", "state"), numbers)
+    for each in workers:
+        table.add_row(
+            str(each.slot),
+            _state(each.state),
+            str(each.pid),
+            str(each.generation),
+            span(each.uptime_s),
+            f"{each.connections:,}",
+            f"{each.requests:,}",
+            size(each.memory_bytes),
+            f"{each.cpu_s:,.1f} s",
+            f"{each.loop_lag_s * 1000:.1f} ms",
+        )
+    return table
+
+
+def _targets(upstreams: Upstreams) -> Table:
+    numbers = ("rate", "p50", "p99", "weight", "in use", "idle", "waiting")
+    table = _table("upstreams", ("upstream", "target", "health", "errors", "last error", "problem"), numbers)
+    for upstream in upstreams.upstreams:
+        name = Text(upstream.name)
+        if upstream.breaker not in (None, "closed"):
+            name.append(f" (breaker {upstream.breaker.replace('_', '-')})", "red")
+        if not upstream.targets:
+            table.add_row(name, "none", Text("unknown", "red"), "its targets cannot be looked up yet", "", "", "", "")
+        for each in upstream.targets:
+            words = _errors(each.errors), _last(each.last_error), Text(each.problem, "red")
+            speed = f"{each.rate:,.1f}/s", _ms(each.p50_s), _ms(each.p99_s)
+            busy = map(str, (each.weight, each.in_use, each.idle, each.waiting))
+            table.add_row(name, Text(each.url), _health(each), *words, *speed, *busy)
+    return table
+
+
+def _shown(routes: Iterable[RouteInfo]) -> list[RouteInfo]:
+    """Those that matter most: with errors lately, then with errors, then by rate; unused ones are left out."""
+
+    def weight(route: RouteInfo) -> tuple[int, int, float]:
+        return sum(route.recent_faults.values()), route.errors, route.rate
+
+    return sorted((route for route in routes if route.requests), key=weight, reverse=True)[:ROUTES_SHOWN]
+
+
+def _routes(routes: Iterable[RouteInfo], count: int) -> Table:
+    title = "routes" if count <= ROUTES_SHOWN else f"routes: {ROUTES_SHOWN} of {count:,}"
+    table = _table(title, ("route", "to", "errors", "last error"), ("requests", "rate", "p50", "p99"))
+    for each in routes:
+        words = Text(each.name), Text(each.to), _errors(each.faults), _last(each.last_error)
+        table.add_row(*words, f"{each.requests:,}", f"{each.rate:,.1f}/s", _ms(each.p50_s), _ms(each.p99_s))
+    return table
+
+
+def _errors(counts: Mapping[str, int]) -> Text:
+    """`connect_refused 12, status_5xx 3`."""
+    most = sorted(counts.items(), key=lambda each: -each[1])
+    return Text(", ".join(f"{name} {count:,}" for name, count in most), "yellow")
+
+
+def _last(error: LastError | None) -> Text:
+    """`connect_refused (ECONNREFUSED) 5 s ago`."""
+    if error is None:
+        return Text("")
+    reason = f" ({error.reason})" if error.reason else ""
+    return Text(f"{error.fault}{reason} {span(max(time.time() - error.date, 0.0))} ago")
+
+
+def _ms(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds * 1000:,.1f} ms"
+
+
+def _certificates(certificates: Iterable[CertificateInfo]) -> Table:
+    table = _table("certificates", ("listener", "names", "file", "expires", "in", "problem"))
+    now = time.time()
+    for each in certificates:
+        names = ", ".join(each.names)
+        ends = _ends(each.expires_date, now, SOON_S)
+        table.add_row(Text(each.listener), Text(names), Text(each.certificate), *ends, Text(each.problem, "red"))
+    return table
+
+
+def _verifiers(verifiers: Iterable[VerifierInfo]) -> Table:
+    table = _table("clients' certificates are verified by", ("listener", "kind", "file", "expires", "in", "problem"))
+    now = time.time()
+    for each in verifiers:
+        date = each.expires_date
+        ends = (
+            (Text("never"), Text(""))
+            if date is None
+            else _ends(date, now, LIST_SOON_S if each.kind == "crl" else SOON_S)
+        )
+        table.add_row(Text(each.listener), Text(each.kind), Text(each.file), *ends, Text(each.problem, "red"))
+    return table
+
+
+def _ends(date: float, now: float, soon_s: float) -> tuple[Text, Text]:
+    """When, and in how long."""
+    left = date - now
+    style = "red" if left <= 0 else "yellow" if left < soon_s else ""
+    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(date))
+    return Text(when, style), Text(span(left) if left > 0 else "expired", style)
+
+
+def _feeds(feeds: Iterable[FeedInfo]) -> Table:
+    table = _table("fetched for all workers", ("what", "for", "last there", "problem"))
+    for each in feeds:
+        date = each.last_success_date
+        when = "not yet" if date is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(date))
+        used_by = each.used_by + (f" and {each.users - 1} more" if each.users > 1 else "")
+        table.add_row(Text(each.feed), Text(used_by), Text(when), Text(each.problem, "red"))
+    return table
+
+
+def _reloads(reloads: Reloads) -> Table:
+    table = _table(f"reloads: {reloads.ok} ok, {reloads.failed} failed", ("when", "by", "what"))
+    for each in reloads.last[:RELOADS_SHOWN]:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(each.date))
+        table.add_row(when, each.source, Text(each.summary, "" if each.ok else "red"))
+    return table
+
+
+def span(seconds: float) -> str:
+    """`2 d 3 h`, `4 min 5 s`, `6 s`."""
+    whole = int(seconds)
+    for large, large_name, small, small_name in _SPANS:
+        if whole >= large:
+            return f"{whole // large} {large_name} {whole % large // small} {small_name}"
+    return f"{whole} s"
+
+
+def size(count: int) -> str:
+    """`34.5 MiB`."""
+    for unit, name in _SIZES:
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count} B"

@@ -1,0 +1,57 @@
+"""Problems of files that somebody else may have named: where they are and what was expected, and nothing of what stands
+there. Whoever can have a file read must not learn by an error what is in it, be it `/proc/self/environ`.
+
+The main file, and what it includes, are quoted to whoever gave them on the command line; so is a document to whoever
+sent it, as long as it includes none.
+"""
+
+import re
+from functools import cache
+from typing import Final
+
+from msgspec.structs import fields
+
+from fastgw.config.base.problems import Path
+from fastgw.config.base.settings_base import Settings
+
+HIDDEN: Final = "…"
+"""In place of a key that is none of ours."""
+NOT_EXPECTED: Final = "not what is expected"
+UNKNOWN_KEY: Final = "unknown key"
+# What is said of a value without showing it.
+_SAFE: Final = re.compile(
+    rf"(?:missing|{UNKNOWN_KEY}|not UTF-8|nested too deep|the file is empty|an empty list|not the form of a secret"
+    r"|a (?:mapping|list)|a repeated key; the first is in line [0-9]+|a second document; one file holds one"
+    r"|longer than [0-9]+ (?:MiB|bytes)[a-z ]*|cannot be read: [A-Za-z -]+|already at [^\"\s]+"
+    r"|[a-z ]{1,40} is that at [^\"\s]+ too|not visible ASCII alone)$"
+)
+_NOT_VALID: Final = re.compile(r"not valid (?:YAML|JSON|TOML)\b")
+
+
+def wrong(text: str) -> str:
+    if _SAFE.match(text):
+        return text
+    found = _NOT_VALID.match(text)
+    return found[0] if found else NOT_EXPECTED
+
+
+def expected(text: str, of: str) -> str:
+    """`of`: what is wrong. Names that are listed are ours where they are those of keys; others may be the file's."""
+    return text if '"' not in text or of == UNKNOWN_KEY else ""
+
+
+def path(found: Path) -> Path:
+    """Without the keys that are not names of settings."""
+    return tuple(step if isinstance(step, int) or step in _names() else HIDDEN for step in found)
+
+
+@cache
+def _names() -> frozenset[str]:
+    """Of all settings there are."""
+    names: set[str] = set()
+    waiting: list[type] = [Settings]
+    while waiting:
+        each = waiting.pop()
+        waiting += each.__subclasses__()
+        names.update(field.encode_name for field in fields(each))
+    return frozenset(names)

@@ -1,0 +1,252 @@
+"""The syntax of hosts, paths and path templates in routes. Parsed and checked here, compiled by `routing`.
+
+Every function raises `ValueError` with a sentence for the author of the configuration: what is wrong; what was
+expected. Literal text is brought into the normal form that requests have (`http.path_normalization`), so that equal
+paths are equal bytes.
+"""
+
+import re
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from ipaddress import IPv6Address
+from typing import Any, Final
+from urllib.parse import quote
+
+import re2
+
+from fastgw.http.malformed import Malformed
+from fastgw.http.path_normalization import normalize
+
+
+class PathKind(IntEnum):
+    """How a pattern matches; smaller goes before greater when both match."""
+
+    EXACT = 0  # /users
+    PARAMETERS = 1  # /users/{id}, /apps/{app}/{rest:path}
+    PREFIX = 2  # /files/*
+    REGEX = 3  # ~^/v[0-9]+/
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """Takes one segment that is not empty; with `rest` all that is left after a slash, slashes included, or nothing."""
+
+    name: str
+    rest: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PathPattern:
+    text: str
+    """As written."""
+    kind: PathKind
+    segments: tuple[bytes | Parameter, ...] = ()
+    """What stands between the slashes, literals in normal form: `/a/` has `a` and an empty one, `/*` none."""
+    regex: bytes = b""
+    """RE2 syntax, searched for anywhere in the path unless it is anchored itself."""
+    written: bool = True
+    """False: it is one of `either_slash`, and gives way to one that was written so."""
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        return tuple(segment for segment in self.segments if isinstance(segment, Parameter))
+
+    @property
+    def literal(self) -> bytes:
+        """The path of an exact pattern; what a prefix stands for (`/files/*`: `/files`; `/*`: nothing)."""
+        return b"".join(b"/" + segment for segment in self.segments if isinstance(segment, bytes))
+
+
+@dataclass(frozen=True, slots=True)
+class HostPattern:
+    text: str
+    """As written."""
+    name: bytes
+    """Lower case, without port or trailing dot. Of a wildcard what must follow one or more labels: `.example.org`."""
+    wildcard: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """Text with parameters in it: `literals[0] parameters[0] literals[1] ...`."""
+
+    literals: tuple[bytes, ...]
+    parameters: tuple[str, ...]
+
+    def expand(self, values: Mapping[str, bytes]) -> bytes:
+        """Fill in `values` (normal-form path bytes). Never begins with `//`, which a browser takes for a host."""
+        pieces = [self.literals[0]]
+        for name, literal in zip(self.parameters, self.literals[1:], strict=True):
+            pieces += (values[name], literal)
+        expanded = b"".join(pieces)
+        return b"/" + expanded.lstrip(b"/") if expanded.startswith(b"//") else expanded
+
+
+LIKE_REGEX: Final = re.compile(
+    r"\.\*|\.\+|\(\?|^/?\^|\$$|\[\^|\[[a-z0-9]-[a-z0-9]\]|\\[dws.]|\([^)]*\|[^)]*\)", re.IGNORECASE
+)
+"""Found in a path that is text, a regular expression was meant most likely."""
+_PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)(:path)?\}")
+_TEMPLATE_PARAMETER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
+_HOST_LENGTH_MAX: Final = 253  # of a name in dotted form (RFC 1035 section 2.3.4)
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_-]+")  # its own normal form: it has nothing but unreserved letters, and no dot
+_NOT_IN_URL: Final = re.compile(r'[^!-~]|["<>\\^`{|}]')
+_URL_START: Final = re.compile(r"https?://[^/?#]+", re.IGNORECASE)
+
+
+def parse_path(text: str) -> PathPattern:
+    if text.startswith("~"):
+        return PathPattern(text, PathKind.REGEX, regex=_regex(text[1:]))
+    if not text.startswith("/"):
+        raise ValueError(
+            f"{text!r} does not begin with a slash; expected a path such as /users/{{id}}, or ~ and a regex"
+        )
+    written = text[1:].split("/")
+    prefix = written[-1] == "*"
+    try:
+        segments = tuple(_segment(part) for part in (written[:-1] if prefix else written))
+    except ValueError as error:
+        if LIKE_REGEX.search(text) is None:
+            raise
+        raise ValueError(f"{error}, or `~` in front of a regular expression") from error
+    names = [segment.name for segment in segments if isinstance(segment, Parameter)]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{text!r} names a parameter twice; expected each name once")
+    if any(isinstance(segment, Parameter) and segment.rest for segment in segments[:-1]):
+        raise ValueError(f"{text!r} goes on after a :path parameter, which takes all that is left; expected it last")
+    if not names:
+        return PathPattern(text, PathKind.PREFIX if prefix else PathKind.EXACT, segments)
+    if prefix:
+        raise ValueError(f"{text!r} has parameters and `*`; expected a last segment such as {{rest:path}}")
+    return PathPattern(text, PathKind.PARAMETERS, segments)
+
+
+def either_slash(pattern: PathPattern) -> tuple[PathPattern, ...]:
+    """The same with and without a slash at its end, first as it was written; itself where that makes no difference."""
+    segments = pattern.segments
+    if pattern.kind not in (PathKind.EXACT, PathKind.PARAMETERS) or segments == (b"",):
+        return (pattern,)
+    last = segments[-1]
+    if isinstance(last, Parameter) and last.rest:
+        return (pattern,)
+    if last == b"":
+        other = replace(pattern, text=pattern.text[:-1], segments=segments[:-1], written=False)
+    else:
+        other = replace(pattern, text=f"{pattern.text}/", segments=(*segments, b""), written=False)
+    return pattern, other
+
+
+def parse_host(text: str) -> HostPattern:
+    host = text.lower().removesuffix(".")
+    if host.startswith("["):
+        return HostPattern(text, _ipv6_host(text), wildcard=False)
+    wildcard = host.startswith("*.")
+    name = host.removeprefix("*.")
+    if not name.isascii():
+        raise ValueError(f"{text!r} is not ASCII; expected the form with xn--")
+    if ":" in name or "/" in name:
+        raise ValueError(
+            f"{text!r} is more than a host; expected a name without scheme, port or path, IPv6 in brackets"
+        )
+    if len(name) > _HOST_LENGTH_MAX or not all(_LABEL.fullmatch(label) for label in name.split(".")):
+        raise ValueError(f"{text!r} is no host name; expected one such as api.example.com or *.example.org")
+    return HostPattern(text, (f".{name}" if wildcard else name).encode(), wildcard)
+
+
+def parse_strip_prefix(text: str) -> bytes:
+    """A path to cut off by element, in normal form and without a slash at its end: `/api`."""
+    pattern = parse_path(text.rstrip("/"))
+    if pattern.kind is not PathKind.EXACT:
+        raise ValueError(f"{text!r} is a pattern; expected a plain path such as /api")
+    return pattern.literal
+
+
+def parse_rewrite(text: str) -> Template:
+    """A path in which `{name}` stands for a parameter of the route's paths.
+
+    Each piece of literal text is in normal form by itself. So no value can complete a dot segment, and what the
+    template expands to is in normal form too.
+    """
+    if not text.startswith("/") or text.startswith("//"):
+        raise ValueError(f"{text!r} does not begin with one slash; expected a path such as /internal/{{id}}")
+    pieces = _TEMPLATE_PARAMETER.split(text)
+    literals = (b"/".join(_normal(part) for part in literal.split("/")) for literal in pieces[::2])
+    return Template(tuple(literals), tuple(pieces[1::2]))
+
+
+def parse_redirect(text: str) -> Template:
+    """Where a redirect goes: a path or an http(s) URL; `{name}` in its path, query or fragment is a parameter."""
+    url = _URL_START.match(text)
+    if url is None and (not text.startswith("/") or text.startswith("//")):
+        raise ValueError(f"{text!r} is no place to go to; expected a path such as /new/{{id}} or an http(s) URL")
+    if url is not None and "{" in url[0]:
+        raise ValueError(f"{text!r} lets the client choose the host; expected parameters only after its first slash")
+    pieces = _TEMPLATE_PARAMETER.split(text)
+    for literal in pieces[::2]:
+        if wrong := _NOT_IN_URL.search(literal):
+            raise ValueError(f"{text!r} has {wrong[0]!r}; expected it escaped, or a parameter such as {{id}}")
+    return Template(tuple(literal.encode() for literal in pieces[::2]), tuple(pieces[1::2]))
+
+
+def re2_options() -> Any:
+    """Paths in normal form are ASCII: a byte is a character. Errors are raised, not logged."""
+    options = re2.Options()
+    options.encoding = re2.Options.Encoding.LATIN1
+    options.log_errors = False
+    return options
+
+
+def re2_problem(error: re2.error) -> str:
+    """What is wrong with a regular expression, as RE2 says it."""
+    return error.args[0].decode() if isinstance(error.args[0], bytes) else str(error)
+
+
+def _regex(source: str) -> bytes:
+    if not source or not source.isascii():
+        raise ValueError("expected an RE2 regular expression in ASCII after `~`, such as ~^/v[0-9]+/")
+    try:
+        re2.compile(source.encode(), re2_options())
+    except re2.error as error:
+        raise ValueError(f"{source!r}: {re2_problem(error)}; expected a regular expression in RE2 syntax") from error
+    return source.encode()
+
+
+def _segment(text: str) -> bytes | Parameter:
+    parameter = _PARAMETER.fullmatch(text)
+    if parameter:
+        return Parameter(parameter[1], rest=parameter[2] is not None)
+    if "{" in text or "}" in text:
+        raise ValueError(f"{text!r} is no parameter; expected {{name}} or {{name:path}} as a whole segment")
+    if "*" in text:
+        raise ValueError(f"{text!r} has a `*`; expected it only as the whole last segment, such as /files/*")
+    return _normal(text)
+
+
+def _normal(text: str) -> bytes:
+    """The normal form of text inside a segment. What is not ASCII is escaped as UTF-8."""
+    if _PLAIN.fullmatch(text):  # PERF: most are, and thousands of routes are checked
+        return text.encode()
+    if "{" in text or "}" in text:
+        raise ValueError(f"{text!r} has a brace; expected {{name}}, and a literal brace as %7B or %7D")
+    try:
+        normal = normalize(b"/-/" + quote(text, safe=string.punctuation).encode()).removeprefix(b"/-/")
+    except Malformed as refusal:
+        reason = refusal.reason.removesuffix(".")
+        raise ValueError(f"{text!r} can be in no request ({reason}); expected plain text or its escapes") from refusal
+    if text and normal in (b"", b"/"):
+        raise ValueError(f"{text!r} can be in no request (dot segments are resolved); expected a path without them")
+    return normal
+
+
+def _ipv6_host(text: str) -> bytes:
+    try:
+        if not text.endswith("]") or "%" in text:
+            raise ValueError(text)
+        return f"[{IPv6Address(text[1:-1])}]".encode()
+    except ValueError as error:
+        raise ValueError(
+            f"{text!r} is no IPv6 host; expected one such as [2001:db8::1], without port or zone"
+        ) from error

@@ -1,0 +1,632 @@
+"""How single values are written in a configuration, and how they are held: durations, sizes, addresses, URLs.
+
+A `Notation` inside `Annotated` is all that the reader and the JSON schema need to know about such a type. Its `parse`
+raises `ValueError` with what is wrong, in words that follow the value's path in a line of `fastgw check`.
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, Literal
+from unicodedata import normalize as normalize_form
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from fastgw.http.http1.parser_reference import RequestHead
+from fastgw.http.malformed import Malformed
+from fastgw.http.path_normalization import normalize
+
+
+@dataclass(frozen=True)
+class Notation:
+    """How a type that is more than its text is written."""
+
+    expected: str
+    """What to write, with an example; ends the line that reports a wrong value."""
+    parse: Callable[[str], Any]
+    """From the text to the value that is held. Raises `ValueError`."""
+    schema: Mapping[str, Any] = field(hash=False)
+    """The JSON Schema of what is written."""
+    numbers: range = range(0)
+    """The integers that may stand for themselves."""
+    write: Callable[[Any], str] = str
+    """From the value back to a text that means it."""
+    unit: str = ""
+    """What a number without any was most likely meant in."""
+
+
+_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_LONGEST: Final = 365 * 24 * 3600
+_BYTES: Final = {
+    "B": 1,
+    "kB": 1000,
+    "KB": 1000,
+    "MB": 1000**2,
+    "GB": 1000**3,
+    "KiB": 1024,
+    "MiB": 1024**2,
+    "GiB": 1024**3,
+}
+_DURATION = r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)"
+_SIZE = r"([0-9]+)(B|kB|KB|MB|GB|KiB|MiB|GiB)"
+_STATUSES = r"([1-5][0-9]{2})(?:-([1-5][0-9]{2}))?"
+_PERCENT = r"([0-9]+(?:\.[0-9]+)?)%"
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_PROTOCOL: Final = f"{_TOKEN}(/{_TOKEN})?"
+_FIELD_PATTERN: Final = r"[!#$%&'+.^_`|~0-9A-Za-z-]+\*?"
+_NAME = r"[A-Za-z0-9_][A-Za-z0-9_./@-]*"
+_SEGMENT = r"[A-Za-z0-9][A-Za-z0-9._-]{0,252}"
+_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_LONGEST_IDENTITY: Final = 256
+_SUBJECT = r"^([A-Za-z][A-Za-z0-9-]*|[0-9.]+)="
+_SAN = r"^(DNS|URI|email|IP):."
+_HOST = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?\.?"
+
+
+def parse_duration(text: str) -> float:
+    """`250ms`, `10s`, `5m`, `1h` as seconds. Never zero: a wait of no time would never succeed. At most a year."""
+    match = re.fullmatch(_DURATION, text)
+    if match is None:
+        raise ValueError(f'"{text}" is not a duration')
+    seconds = float(match[1]) * _SECONDS[match[2]]
+    if seconds == 0:
+        raise ValueError("a duration of zero")
+    if seconds > _LONGEST:
+        raise ValueError(f"{text} is longer than {_LONGEST // 3600}h")
+    return seconds
+
+
+def parse_delay(text: str) -> float:
+    """A duration that may be zero."""
+    match = re.fullmatch(_DURATION, text)
+    return 0.0 if match is not None and float(match[1]) == 0 else parse_duration(text)
+
+
+def write_duration(seconds: float) -> str:
+    """In the largest unit of which it is a whole number, else in milliseconds."""
+    for unit, length in reversed(_SECONDS.items()):
+        number = f"{seconds / length:.10g}"
+        if seconds and number.isdigit():
+            return f"{number}{unit}"
+    return f"{seconds / _SECONDS['ms']:.10g}ms" if seconds else "0s"
+
+
+def parse_size(text: str) -> int:
+    """`32KiB`, `10MB` as bytes."""
+    match = re.fullmatch(_SIZE, text)
+    if match is None:
+        raise ValueError(f'"{text}" is not a size')
+    return int(match[1]) * _BYTES[match[2]]
+
+
+def write_size(size: int) -> str:
+    """In the largest unit of which it is a whole number."""
+    unit = max((unit for unit, length in _BYTES.items() if size % length == 0), key=_BYTES.__getitem__) if size else "B"
+    return f"{size // _BYTES[unit]}{unit}"
+
+
+def parse_percent(text: str) -> float:
+    """`20%` as 0.2; from 0 to 100."""
+    match = re.fullmatch(_PERCENT, text)
+    if match is None:
+        raise ValueError(f'"{text}" is not a percentage')
+    share = float(match[1]) / 100
+    if share > 1:
+        raise ValueError(f"{text} is more than everything")
+    return share
+
+
+class Trait(Struct, frozen=True):
+    """Something that tells requests apart. `name`: in lower case of a field; as it is of a cookie or claim; else ""."""
+
+    kind: str
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.name}" if self.name else self.kind
+
+
+_NAMED_TRAITS: Final = {"header": _TOKEN, "cookie": _TOKEN, "claim": r"[^\s,]+"}
+
+
+def trait(*kinds: str) -> Notation:
+    """How one of these traits is written; `header`, `cookie` and `claim` with a name."""
+    forms = [f"{kind}:NAME" if kind in _NAMED_TRAITS else kind for kind in kinds]
+
+    def parse(text: str) -> Trait:
+        kind, colon, name = text.partition(":")
+        pattern = _NAMED_TRAITS.get(kind, "")
+        if kind not in kinds or bool(colon) != bool(pattern) or re.fullmatch(pattern, name) is None:
+            raise ValueError(f'"{text}" is nothing to tell requests apart by')
+        return Trait(kind, name.lower() if kind == "header" else name)
+
+    expected = " or ".join([", ".join(forms[:-1]), forms[-1]] if forms[1:] else forms)
+    return Notation(expected, parse, {"type": "string"})
+
+
+def parse_network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+    """`10.0.0.0/8`, `2001:db8::/32`, or one address. Bits beside the prefix are a mistake, not a spelling."""
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError as error:
+        raise ValueError(str(error)) from error
+
+
+def is_loopback(host: str) -> bool:
+    """Whether this is an address of the loopback interface. Raises `ValueError` for what is no address.
+
+    An IPv4-mapped one (`::ffff:127.0.0.1`) is none, though CPython 3.13 says otherwise: a socket for IPv6 alone, as
+    ours are, is not reached by it.
+    """
+    address = ipaddress.ip_address(host)
+    return address.is_loopback and getattr(address, "ipv4_mapped", None) is None
+
+
+class Address(Struct, frozen=True):
+    """Where a listener is bound: a host and port, or the path of a unix socket (then host is "" and port 0)."""
+
+    host: str = ""
+    """Without brackets for IPv6; "" with a port: every address of the machine, of IPv4 and of IPv6."""
+    port: int = 0
+    """0 lets the system choose."""
+    path: str = ""
+
+    @property
+    def local(self) -> bool:
+        """Whether only this machine can connect to it. A name other than localhost may lead anywhere."""
+        if self.path or self.host == "localhost":
+            return True
+        try:
+            return is_loopback(self.host)
+        except ValueError:
+            return False
+
+    @property
+    def name(self) -> str | None:
+        """The host as `getaddrinfo` takes it: None stands for every address."""
+        return self.host or None
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str) -> Address:
+    """`host:port`, `[ipv6]:port`, `:port` or `unix:/path`."""
+    if text.startswith("unix:"):
+        return Address(path=_socket_path(text.removeprefix("unix:")))
+    match = re.fullmatch(r"(.*):([0-9]{1,5})", text)
+    if match is None:
+        raise ValueError(f'"{text}" is not an address')
+    return Address(host=_host(match[1]) if match[1] else "", port=_port(match[2], lowest=0))
+
+
+class Url(Struct, frozen=True):
+    """Where requests are sent: one target, and the path that goes in front of the request's."""
+
+    scheme: Literal["http", "https", "unix"]
+    host: str = ""
+    """A name in lower case or an address (IPv6 without brackets); "" for a unix socket."""
+    port: int = 0
+    socket: str = ""
+    """The path of a unix socket."""
+    base_path: str = ""
+    """Goes in front of the path; in normal form, and never ends with a slash."""
+    ends_in_slash: bool = False
+    """Whether the base path was written with a slash at its end."""
+
+    @property
+    def tls(self) -> bool:
+        return self.scheme == "https"
+
+    @property
+    def authority(self) -> str:
+        """What `Host` says when it names the target: the default port is left out; a unix socket is `localhost`."""
+        if self.socket:
+            return "localhost"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+    def __str__(self) -> str:
+        if self.socket:
+            slash = "/" if self.ends_in_slash else ""
+            return f"unix:{self.socket}:{self.base_path}{slash}" if self.base_path else f"unix:{self.socket}"
+        return f"{self.scheme}://{self.authority}{self.base_path}{'/' if self.ends_in_slash else ''}"
+
+
+_PORTS: Final = {"http": 80, "https": 443}
+
+
+def parse_url(text: str) -> Url:
+    """`http://host:port/base`, `https://…`, `unix:/path/of.sock` or `unix:/path/of.sock:/base`."""
+    if text.startswith("unix:"):
+        path, _, base = text.removeprefix("unix:").partition(":")
+        return Url("unix", socket=_socket_path(path), base_path=_base_path(base), ends_in_slash=_ends_in_slash(base))
+    try:
+        parts = urlsplit(text)
+    except ValueError as error:
+        raise ValueError("not a URL") from error
+    if "@" in parts.netloc or (parts.scheme not in _PORTS and "@" in text):
+        raise ValueError("a URL with a user or password in it")  # and not shown: it may be a secret
+    if parts.scheme not in _PORTS:
+        raise ValueError(f'"{text}" is not an http, https or unix URL')
+    if "?" in text or "#" in text:
+        raise ValueError("a URL with a query or fragment")  # likewise
+    host, colon, port = parts.netloc.rpartition(":")
+    if not colon or port.endswith("]"):
+        host, port = parts.netloc, str(_PORTS[parts.scheme])
+    scheme: Literal["http", "https"] = "https" if parts.scheme == "https" else "http"
+    where, number = _host(host), _port(port, lowest=1)
+    return Url(scheme, where, number, base_path=_base_path(parts.path), ends_in_slash=_ends_in_slash(parts.path))
+
+
+class Endpoint(Struct, frozen=True):
+    """What the gateway itself asks for: where it is, and the request target, sent as it is written."""
+
+    origin: Url
+    """Without a base path."""
+    target: str = "/"
+    """Path and query."""
+
+    def __str__(self) -> str:
+        return f"{self.origin}:{self.target}" if self.origin.socket else f"{self.origin}{self.target}"
+
+
+def parse_endpoint(text: str) -> Endpoint:
+    """As `parse_url`, and a query may follow the path: `https://idp.example/keys?tenant=a`."""
+    match = re.fullmatch(r"(?i:(https?://[^/?#]*)|(unix:[^:]*):?)(.*)", text, re.DOTALL)
+    if match is None:
+        return Endpoint(parse_url(text))  # which says what is wrong with it
+    origin, target = parse_url(match[1] or match[2]), match[3]
+    if re.fullmatch(r"([/?][!$-~]*)?", target) is None:  # and not shown: a query may hold a secret
+        raise ValueError("a URL whose path or query has a fragment, a blank or a character that is not ASCII")
+    return Endpoint(origin, target if target.startswith("/") else f"/{target}")
+
+
+def write_endpoint(endpoint: Endpoint) -> str:
+    """As it is shown: without the values in its query, which may be secrets."""
+    path, asked, query = endpoint.target.partition("?")
+    return str(Endpoint(endpoint.origin, path + asked + re.sub(r"(?<==)[^&]+|(?<![^&])[^&=]+(?![^&])", "***", query)))
+
+
+def is_far_in_the_clear(url: Url) -> bool:
+    """Whether what is said there goes over a network as it is."""
+    if url.scheme != "http":
+        return False
+    try:
+        return not is_loopback(url.host)
+    except ValueError:
+        return url.host != "localhost" and not url.host.endswith(".localhost")
+
+
+def parse_destination(text: str) -> str | Url:
+    """A route's `upstream`: the name of an upstream, or a URL. Only a URL has a colon."""
+    return parse_url(text) if ":" in text else text
+
+
+def parse_name(text: str) -> str:
+    """What listeners, upstreams and other parts are called."""
+    if re.fullmatch(_NAME, text) is None:
+        raise ValueError(f'"{text}" is not a name')
+    return text
+
+
+def parse_segment(text: str) -> str:
+    """What an application, a service or an entry is called: one element of a path, or part of a host."""
+    if re.fullmatch(_SEGMENT, text) is None:
+        raise ValueError(f'"{text}" cannot stand between slashes or in a host')
+    return text
+
+
+def parse_method(text: str) -> str:
+    """A method (RFC 9110 section 9.1), which is case-sensitive: `get` is not GET."""
+    if text != text.upper():
+        raise ValueError(f'"{text}" is not in capitals')
+    return parse_token(text)
+
+
+def parse_token(text: str) -> str:
+    """A token of RFC 9110 section 5.6.2: what names a field or a method."""
+    if re.fullmatch(_TOKEN, text) is None:
+        raise ValueError(f'"{text}" is not a token (RFC 9110 section 5.6.2)')
+    return text
+
+
+def parse_field_pattern(text: str) -> str:
+    """The name of a field that some peers may not send, or what such names begin with, and a `*`."""
+    if re.fullmatch(_FIELD_PATTERN, text) is None:
+        raise ValueError(f'"{text}" is neither a header name nor the beginning of header names, followed by `*`')
+    if text.lower().encode() in RequestHead.KNOWN:
+        raise ValueError(f"{text} cannot be reserved: the gateway handles it by rules of its own (see `forwarded`)")
+    return text
+
+
+def parse_protocol(text: str) -> str:
+    """A protocol of RFC 9110 section 7.8: a name, perhaps with a version."""
+    if re.fullmatch(_PROTOCOL, text) is None:
+        raise ValueError(f'"{text}" is not a protocol (RFC 9110 section 7.8)')
+    return text
+
+
+def parse_field_value(text: str) -> str:
+    """What may stand after the colon of a field line (RFC 9110 section 5.5): no control characters, no outer blanks."""
+    if re.search(r"[\x00-\x08\x0a-\x1f\x7f]", text) is not None:
+        raise ValueError("a control character in a field value")
+    if text != text.strip(" \t"):
+        raise ValueError("a field value that begins or ends with a blank")
+    return text
+
+
+def parse_identity(text: str) -> str:
+    """What consumers and groups are called: names that fit into a field of a request, and into a list there."""
+    if len(text) > _LONGEST_IDENTITY:
+        raise ValueError(f"a name of more than {_LONGEST_IDENTITY} characters")
+    return parse_name(text)
+
+
+def parse_username(text: str) -> str:
+    """A username of RFC 7617, in Unicode's form NFC: no colon, no control characters."""
+    if not text or ":" in text or _CONTROLS.search(text) is not None:
+        raise ValueError(f'"{text}" is not a username')
+    if len(text.encode()) > _LONGEST_IDENTITY:
+        raise ValueError(f"a username of more than {_LONGEST_IDENTITY} bytes")
+    return normalize_form("NFC", text)
+
+
+def parse_sha256(text: str) -> bytes:
+    """A digest in hexadecimal digits. It is not shown: to whoever takes it for the key, it is one."""
+    if re.fullmatch(r"[0-9A-Fa-f]{64}", text) is None:
+        raise ValueError("not the SHA-256 of anything")
+    return bytes.fromhex(text)
+
+
+def parse_fingerprint(text: str) -> bytes:
+    """The SHA-256 of a certificate, as `openssl x509 -fingerprint -sha256` writes it, or without its colons."""
+    digits = text.replace(":", "")
+    if re.fullmatch(r"[0-9A-Fa-f]{64}", digits) is None:
+        raise ValueError(f'"{text}" is not a fingerprint')
+    return bytes.fromhex(digits)
+
+
+def parse_subject(text: str) -> str:
+    """The subject of a certificate (RFC 4514). Any other form would be that of no certificate."""
+    if re.match(_SUBJECT, text) is None:
+        raise ValueError(f'"{text}" is not a subject as RFC 4514 writes it')
+    return text
+
+
+def parse_san(text: str) -> str:
+    """An alternative name of a certificate, with its kind."""
+    if re.match(_SAN, text) is None:
+        raise ValueError(f'"{text}" is not a kind of name, a colon and the name')
+    return text
+
+
+def parse_statuses(text: str) -> range:
+    """`200-399`, or one status."""
+    match = re.fullmatch(_STATUSES, text)
+    if match is None:
+        raise ValueError(f'"{text}" is no status and no range of them')
+    first, last = int(match[1]), int(match[2] or match[1])
+    if first > last:
+        raise ValueError(f"{text} is empty: it begins behind its end")
+    return range(first, last + 1)
+
+
+def write_statuses(statuses: range) -> str:
+    first, last = statuses[0], statuses[-1]
+    return str(first) if first == last else f"{first}-{last}"
+
+
+def parse_check_path(text: str) -> str:
+    """The path of a health check, with or without a query. It is sent as it is written."""
+    if re.fullmatch(r"/[!-~]*", text) is None or "#" in text:
+        raise ValueError(f'"{text}" is not a path')
+    return text
+
+
+def parse_realm(text: str) -> str:
+    """A realm of RFC 9110 section 11.5, such that it needs no escapes."""
+    if re.fullmatch(r"[ !#-\[\]-~]*", text) is None:
+        raise ValueError("a quote, backslash or other character that a realm cannot have here")
+    return text
+
+
+def parse_host_name(text: str) -> str:
+    if re.fullmatch(_HOST, text) is None:
+        raise ValueError(f'"{text}" is not a host name')
+    return text
+
+
+def parse_host_header(text: str) -> str:
+    """`target`, `preserve`, or the literal `Host` to send."""
+    if re.fullmatch(rf"({_HOST}|\[[0-9A-Fa-f:.]+\])(:[0-9]{{1,5}})?", text) is None:
+        raise ValueError(f'"{text}" is not a host')
+    return text
+
+
+def _host(text: str) -> str:
+    if text.startswith("[") and text.endswith("]"):
+        try:
+            return str(ipaddress.IPv6Address(text[1:-1]))
+        except ValueError as error:
+            raise ValueError(f'"{text}" is not an IPv6 address') from error
+    if re.fullmatch(_HOST, text) is None:
+        raise ValueError(f'"{text}" is not a host')
+    if re.fullmatch(r"[0-9.]+", text) is not None:
+        try:
+            ipaddress.IPv4Address(text)
+        except ValueError as error:
+            raise ValueError(f'"{text}" is not an IPv4 address') from error
+    return text.lower()
+
+
+def _port(text: str, lowest: int) -> int:
+    if re.fullmatch("[0-9]{1,5}", text) is None or not lowest <= int(text) <= 65535:
+        raise ValueError(f'"{text}" is not a port')
+    return int(text)
+
+
+def _socket_path(text: str) -> str:
+    if not text.startswith("/") or "\0" in text:
+        raise ValueError(f'"{text}" is not the absolute path of a unix socket')
+    if len(text.encode()) > 107:  # sun_path holds 108 bytes with its closing NUL
+        raise ValueError("a unix socket's path of more than 107 bytes")
+    return text
+
+
+def _ends_in_slash(base: str) -> bool:
+    return base.endswith("/") and bool(base.strip("/"))
+
+
+def _base_path(text: str) -> str:
+    if re.fullmatch(r"(/[A-Za-z0-9._~!$&'()*+,;=:@%-]*)*", text) is None:
+        raise ValueError(f'"{text}" is not a path to go in front')
+    try:
+        return normalize(text.encode()).decode().rstrip("/") if text else ""
+    except Malformed as refusal:
+        raise ValueError(f'"{text}" cannot go in front: {refusal.reason}') from refusal
+
+
+def _written(pattern: str) -> dict[str, Any]:
+    return {"type": "string", "pattern": f"^{pattern}$"}
+
+
+Duration = Annotated[
+    float,
+    Notation(
+        'a duration such as "250ms", "10s", "5m" or "1h"',
+        parse_duration,
+        _written(_DURATION),
+        write=write_duration,
+        unit="s",
+    ),
+]
+Delay = Annotated[
+    float,
+    Notation(
+        'a duration such as "250ms", "10s" or "5m", or 0',
+        parse_delay,
+        {"anyOf": [_written(_DURATION), {"const": 0}]},
+        numbers=range(1),
+        write=write_duration,
+        unit="s",
+    ),
+]
+Size = Annotated[
+    int,
+    Notation(
+        'a size such as "32KiB" or "10MB"',
+        parse_size,
+        {"anyOf": [_written(_SIZE), {"type": "integer", "minimum": 0}]},
+        numbers=range(2**64),
+        write=write_size,
+        unit="B",
+    ),
+]
+Percent = Annotated[
+    float,
+    Notation(
+        'a percentage such as "20%"',
+        parse_percent,
+        _written(_PERCENT),
+        write=lambda share: f"{share * 100:.10g}%",
+        unit="%",
+    ),
+]
+Statuses = Annotated[
+    range,
+    Notation('statuses such as "200-399" or "204"', parse_statuses, _written(_STATUSES), write=write_statuses),
+]
+CertificateSubject = Annotated[
+    str, Notation('a subject such as "CN=alice,O=Ex"', parse_subject, {"type": "string", "pattern": _SUBJECT})
+]
+CertificateName = Annotated[
+    str,
+    Notation(
+        'DNS:…, URI:…, email:… or IP:…, such as "DNS:alice.client"', parse_san, {"type": "string", "pattern": _SAN}
+    ),
+]
+CheckPath = Annotated[str, Notation('a path such as "/healthz"', parse_check_path, {"type": "string"})]
+Network = Annotated[
+    ipaddress.IPv4Network | ipaddress.IPv6Network,
+    Notation('a network such as "10.0.0.0/8" or an address', parse_network, {"type": "string"}),
+]
+ADDRESS: Final = Notation('"host:port", "[ipv6]:port", ":port" or "unix:/path"', parse_address, {"type": "string"})
+URL: Final = Notation('a URL such as "http://host:9000", or "unix:/path/of.sock"', parse_url, {"type": "string"})
+ListenAddress = Annotated[Address, ADDRESS]
+TargetUrl = Annotated[Url, URL]
+EndpointUrl = Annotated[
+    Endpoint,
+    Notation(
+        'a URL such as "https://idp.example/keys", or "unix:/path/of.sock:/keys"',
+        parse_endpoint,
+        {"type": "string"},
+        write=write_endpoint,
+    ),
+]
+Destination = Annotated[
+    str | Url,
+    Notation("the name of an upstream or a URL", parse_destination, {"type": "string"}),
+]
+FieldName = Annotated[str, Notation('a field name such as "X-Tenant"', parse_token, _written(_TOKEN))]
+Token = Annotated[str, Notation('a name such as "lb"', parse_token, _written(_TOKEN))]
+FieldPattern = Annotated[
+    str,
+    Notation(
+        'a header name such as "X-Client-IP", or the beginning of names such as "X-SSL-*"',
+        parse_field_pattern,
+        _written(_FIELD_PATTERN),
+    ),
+]
+FieldValue = Annotated[str, Notation("text in one line", parse_field_value, {"type": "string"})]
+Method = Annotated[str, Notation('a method such as "GET"', parse_method, _written(_TOKEN))]
+Name = Annotated[str, Notation("a name of letters, digits, `_`, `-`, `.`, `/` and `@`", parse_name, _written(_NAME))]
+Identity = Annotated[
+    str, Notation("a name of letters, digits, `_`, `-`, `.`, `/` and `@`", parse_identity, _written(_NAME))
+]
+Segment = Annotated[
+    str,
+    Notation(
+        "a name of at most 253 letters, digits, `_`, `-` and `.`, a letter or digit first",
+        parse_segment,
+        _written(_SEGMENT),
+    ),
+]
+Username = Annotated[str, Notation("a username, without a colon", parse_username, {"type": "string"})]
+Sha256 = Annotated[
+    bytes, Notation("64 hexadecimal digits", parse_sha256, _written("[0-9A-Fa-f]{64}"), write=lambda _: "***")
+]
+Fingerprint = Annotated[
+    bytes,
+    Notation(
+        "the SHA-256 of a certificate in hexadecimal digits",
+        parse_fingerprint,
+        {"type": "string"},
+        write=lambda digest: digest.hex(":").upper(),
+    ),
+]
+Realm = Annotated[
+    str,
+    Notation("text of ASCII characters without quotes", parse_realm, _written(r"[ !#-\[\]-~]*")),
+]
+Protocol = Annotated[str, Notation('a protocol such as "websocket"', parse_protocol, _written(_PROTOCOL))]
+HostName = Annotated[str, Notation('a host name such as "users.internal"', parse_host_name, {"type": "string"})]
+HostHeader = Annotated[str, Notation('"target", "preserve" or the host to send', parse_host_header, {"type": "string"})]
+
+
+@dataclass(frozen=True)
+class FileName:
+    """The name of a file, relative to the file it is written in; held as an absolute path."""
+
+    readable: bool = True
+    """Whether it must be there to be read (else it is made when needed)."""
+    words: tuple[str, ...] = ()
+    """Names that mean something else and stay as they are."""
+
+
+ReadableFile = Annotated[str, FileName()]
+LogSink = Annotated[str, FileName(readable=False, words=("stdout",))]

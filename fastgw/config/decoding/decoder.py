@@ -1,0 +1,720 @@
+"""How a type of the settings is written in a file: each shape reads a plain value into what the struct holds.
+
+msgspec stops at the first error and names no nearest key, so the document is walked here. `read` reports everything
+that is wrong below a value and goes on; what cannot be made is `BROKEN`, which never leaves this package: a
+configuration with problems is not handed out.
+"""
+
+import os
+import re
+import types
+import typing
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import NODEFAULT, Meta, Struct
+
+from fastgw.config.base.problems import Path, Problem, nearest, show, suggest
+from fastgw.config.base.settings_base import Besides, Shorthand
+from fastgw.config.base.value_types import FileName, Notation
+from fastgw.config.formats.positions import Flaw
+from fastgw.config.settings.gateway import FilterUse, Inner, OrFrom
+from fastgw.config.settings.secrets import Checked, Elsewhere, Secret, SecretError, secret_in
+from fastgw.config.sources.documents import Document
+from fastgw.config.sources.environment_variables import KEY as VARIABLE
+from fastgw.config.sources.environment_variables import VariableError, text_of, variable_in
+from fastgw.config.sources.extension_packages import UnknownType, type_called
+from fastgw.config.sources.files import Files
+
+
+class Broken:
+    """Stands for a value that could not be made."""
+
+
+BROKEN: Final = Broken()
+
+
+@dataclass
+class Reading:
+    """One file being read."""
+
+    document: Document
+    filter_types: Mapping[str, type]
+    files: Files
+    """Where the files come from that it names."""
+    problems: list[Problem] = field(default_factory=list)
+    misspelt: set[Path] = field(default_factory=set)
+    """Keys that were most likely meant by unknown ones, so that they are not missing as well."""
+    of_keys: bool = False
+    """Whether keys themselves are being read, so that problems point at them."""
+
+    def report(self, path: Path, wrong: str, expected: str = "", *, at_key: bool = False) -> Broken:
+        self.problems.append(self.document.problem(path, wrong, expected, at_key=at_key or self.of_keys))
+        return BROKEN
+
+
+class Shape(ABC):
+    """One way to write a value."""
+
+    expected: str
+    """What to write, after the word "expected"."""
+
+    @abstractmethod
+    def read(self, value: Any, path: Path, reading: Reading) -> Any: ...
+
+    @property
+    def is_secret(self) -> bool:
+        """Whether a secret belongs there: what stands in its place may be one, and is not shown."""
+        return False
+
+    @property
+    def may_be_variable(self) -> bool:
+        """Whether it is a plain value, so that `{env: NAME}` may stand in its place."""
+        return True
+
+    def refuse(self, value: Any, path: Path, reading: Reading) -> Broken:
+        said = "text" if isinstance(value, str) and self.is_secret else show(value)
+        return reading.report(path, said, f"expected {self.expected}")
+
+    def plain(self, text: str) -> Any:
+        """What a file would say in place of a text that is all a variable can hold."""
+        return text
+
+    def read_text(self, text: str, path: Path, reading: Reading) -> Any:
+        """Read what a variable holds."""
+        return self.read(self.plain(text), path, reading)
+
+    def read_variable(self, value: Any, path: Path, reading: Reading) -> Any:
+        """A value that is no plain one: `{env: NAME}`, or wrong."""
+        name = variable_in(value) if self.may_be_variable else None
+        if name is None:
+            return self.refuse(value, path, reading)
+        below = (*path, VARIABLE)
+        if not reading.document.trusted:
+            expected = f"expected the value itself: {self.expected}"
+            return reading.report(below, "a document that came over the API may not read the environment", expected)
+        try:
+            text = text_of(name)
+        except VariableError as error:
+            return reading.report(below, str(error), f"expected {self.expected}")
+        trial = Reading(reading.document, reading.filter_types, reading.files)
+        held = self.read_text(text, path, trial)
+        if trial.problems:  # which would show what it holds
+            wrong = f"the environment variable {name} holds nothing that fits here"
+            return reading.report(below, wrong, f"expected {self.expected}")
+        return held
+
+
+@dataclass(frozen=True)
+class Text(Shape):
+    """Text."""
+
+    shortest: int = 0
+    pattern: str | None = None
+    expected: str = "text"
+
+    def read(self, value: Any, path: Path, reading: Reading) -> Any:
+        if not isinstance(value, str):
+            return _read_unquoted(self, value, path, reading)
+        if len(value) < self.shortest or (self.pattern and not re.search(self.pattern, value)):
+            return self.refuse(value, path, reading)
+        return value
+
+
+@dataclass(frozen=True)
+class Truth(Shape):
+    """`true` or `false`."""
+
+    expected: str = "true or false"
+
+    def read(self, value: Any, path: Path, reading: Reading) -> Any:
+        return value if isinstance(value, bool) else self.read_variable(value, path, reading)
+
+    def plain(self, text: str) -> Any:
+        return {"true": True, "false": False}.get(text, text)
+
+
+@dataclass(frozen=True)
+class Number(Shape):
+    """A number, within bounds that belong to it."""
+
+    whole: bool
+    least: float | None = None
+    most: float | None = None
+
+    @property
+    def expected(self) -> str:  # type: ignore[override]  # worked out rather than given
+        bounds = (f" from {self.least}" if self.least is not None else "") + (
+            f" to {self.most}" if self.most is not None else ""
+        )
+        return ("a whole number" if self.whole else "a number") + bounds
+
+    def read(self, value: Any, path: Path, reading: Reading) -> Any:
+        fits = isinstance(value, int if self.whole else int | float) and not isinstance(value, bool)
+        if not fits or not self.holds(value):
+            return self.read_variable(value, path, reading)
+        return value if self.whole else float(value)
+
+    def plain(self, text: str) -> Any:
+        if re.fullmatch(r"-?[0-9]{1,20}", text) is not None:
+            return int(text)
+        return float(text) if re.fullmatch(r"-?[0-9]{1,20}\.[0-9]{1,20}", text) is not None else text
+
+    def holds(self, value: float) -> bool:
+        return (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
+
+
+@dataclass(frozen=True)
+class Choice(Shape):
+    """One of a few values."""
+
+    values: tuple[Any, ...]
+
+    @property
+    def expected(self) -> str:  # type: ignore[override]  # worked out rather than given
+        *others, last = [show(value) for value in self.values]
+        return f"{', '.join(others)} or {last}" if others else last
+
+    def read(self, value: Any, path: Path, reading: Reading) -> Any:
+        if any(value == each and type(value) is type(each) for each in self.values):
+            return value
+        if show(value) in self.values:
+            return _read_unquoted(self, value, path, reading)
+        words = [each for each in self.values if isinstance(each, str)]
+        if isinstance(value, str) and words[1:] and (near := nearest(value, words)) is not None:
+            return reading.report(path, show(value), f"did you mean {show(near)}? expected {self.expected}")
+        return self.read_variable(value, path, reading)
+
+    def plain(self, text: str) -> Any:
+        return next((each for each in self.values if text in (each, show(each))), text)
+
+
+@dataclass(frozen=True)
+class Noted(Shape):
+    """Text in a notation."""
+
+    notation: Notation
+    bounds: Number
+
+    @property
+    def expected(self) -> str:  # type: ignore[override]  # the notation's
+        return self.notation.expected
+
+    def read(self, value: Any, path: Path, reading: Reading) -> Any:
+        if isinstance(value, int) and not isinstance(value, bool) and value in self.notation.numbers:
+            held: Any = value
+        elif not isinstance(value, str):
+            return self._read_other(value, path, reading)
+        else:
+            try:
+                held = self.notation.parse(value)
+            except ValueError as error:
+                if self._is_right(value + self.notation.unit):
+                    return self._refuse_unitless(value, path, reading)
+                return reading.report(path, str(error), f"expected {self.expected}")
+        if (self.bounds.least, self.bounds.most) != (None, None) and not self.bounds.holds(held):
+            return reading.report(path, show(value), f"expected {self.bounds.expected}")
+        return held
+
+    def plain(self, text: str) -> Any:
+        is_number = re.fullmatch(r"[0-9]{1,20}", text) is not None and int(text) in self.notation.numbers
+        return int(text) if is_number else text
+
+    def _read_other(self, value: Any, path: Path, reading: Reading) -> Any:
+        if isinstance(value, dict):
+            return self.read_variable(value, path, reading)
+        if not isinstance(value, bool) and self.notation.unit and self._is_right(f"{show(value)}{self.notation.unit}"):
+            return self._refuse_unitless(value, path, reading)
+        if self._is_right(show(value)):
+            return _read_unquoted(self, value, path, reading)
+        return self.refuse(value, path, reading)
+
+    def _refuse_unitless(self, value: Any, path: Path, reading: Reading) -> Broken:
+        what, unit = self.expected.partition(" such as ")[0], self.notation.unit
+        examples = f'"{value}{unit}"'
+        if unit == "%" and isinstance(value, float) and value < 1:  # most often a share
+            examples = f'"{value * 100:g}%", or {examples}'
+        return reading.report(path, f"{show(value)} has no unit", f"expected {what} such as {examples}")
+
+    def _is_right(self, text: str) -> bool:
+        try:
+            self.notation.parse(text)
+        except ValueError:
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class File(Shape):
+    """The name of a file."""
+
+    name: FileName
+
+    @property
+    def expected(self) -> str:  # type: ignore[override]  # worked out rather than given
+        return " or ".join([*map(show, self.name.words), "the name of a file"])
+
+    def read(self, value: Any, path: Path, reading: Reading) -> Any:
+        if not isinstance(value, str) or not value or "\0" in value:
+            return self.read_variable(value, path, reading)
+        if value in self.name.words:
+            return value
+        absolute = os.path.normpath(os.path.join(reading.document.folder, value))
+        if self.name.readable:
+            try:
+                reading.files.read(absolute)
+            except Flaw as flaw:
+                return reading.report(path, f"{show(value)} {flaw.wrong}", "expected a readable file")
+        return absolute
+
+
+@dataclass(frozen=True)
+class Hidden(Shape):
+    """A secret. Whatever is wrong with it, nothing of what may be its value is told."""
+
+    text: bool = True
+    """Whether it may stand there itself."""
+    checked: Checked | None = field(default=None, compare=False)
+    """What it has to be; None: any text."""
+    is_secret = True
+    may_be_variable = False  # it says itself where it is
+
+    @property
+    def expected(self) -> str:  # type: ignore[override]  # worked out rather than given
+        return f"{'text in quotes, ' if self.text else ''}{{env: NAME}} or {{file: path}}"
+
+    def read(self, value: Any, path: Path, reading: Reading) -> Any:
+        match value:
+            case str() if self.text:
+                below, secret = path, Secret(text=value)
+            case {"env": str(name)} if len(value) == 1 and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                below, secret = (*path, "env"), Secret(env=name)
+            case {"file": name} if len(value) == 1:
+                below = (*path, "file")
+                file = File(FileName(readable=False)).read(name, below, reading)
+                if file is BROKEN:
+                    return BROKEN
+                return self._in_file(Secret(file=file), below, reading)
+            case _:
+                return reading.report(path, "not the form of a secret", f"expected {self.expected}")
+        return self._with_value(secret, secret.value, below, reading)
+
+    def _in_file(self, secret: Secret, path: Path, reading: Reading) -> Any:
+        """Captured like other files, so that a change of it is seen."""
+        try:
+            content = reading.files.read(secret.file)
+        except Flaw as flaw:
+            return reading.report(path, f"{secret.file} {flaw.wrong}", "expected a secret")
+        return self._with_value(secret, lambda: secret_in(secret.file, content), path, reading)
+
+    def _with_value(self, secret: Secret, value: Callable[[], str], path: Path, reading: Reading) -> Any:
+        try:
+            said = value()
+            if self.checked is not None:
+                self.checked.check(said)
+        except SecretError as error:
+            return reading.report(path, str(error), "expected a secret")
+        except ValueError as error:
+            assert self.checked is not None
+            where = f"{secret.file}: " if secret.file else ""
+            return reading.report(path, f"{where}{error}", self.checked.expected)
+        return secret
+
+
+@dataclass(frozen=True)
+class Sequence(Shape):
+    """A list of one shape, held as a tuple. A broken element stays, so that the others keep their index."""
+
+    each: Shape
+    shortest: int = 0
+    longest: int | None = None
+
+    @property
+    def expected(self) -> str:  # type: ignore[override]  # worked out rather than given
+        return f"a list of {'at least one of ' if self.shortest else ''}{self.each.expected}"
+
+    @property
+    def is_secret(self) -> bool:
+        return self.each.is_secret
+
+    def read(self, value: Any, path: Path, reading: Reading) -> Any:
+        if not isinstance(value, list):
+            return self.read_variable(value, path, reading)
+        if len(value) < self.shortest:
+            return reading.report(path, "an empty list", "expected at least one")
+        if self.longest is not None and len(value) > self.longest:
+            return reading.report(path, f"a list of {len(value)}", f"expected at most {self.longest}")
+        return tuple(self.each.read(inner, (*path, index), reading) for index, inner in enumerate(value))
+
+    @property
+    def may_be_variable(self) -> bool:
+        """Secrets are had one by one."""
+        return self.each.may_be_variable and not self.is_secret
+
+    def plain(self, text: str) -> Any:
+        """A list of what stands between commas."""
+        return [self.each.plain(each.strip()) for each in text.split(",")]
+
+
+@dataclass(frozen=True)
+class Table(Shape):
+    """Names and values, held as a read-only mapping. A broken value stays, so that its name is known."""
+
+    key: Shape
+    each: Shape
+    shortest: int = 0
+    example: str = ""
+    besides: Besides | None = None
+
+    @property
+    def expected(self) -> str:  # type: ignore[override]  # worked out rather than given
+        if self.example:
+            return f"at least one, such as {self.example}"
+        return f"a mapping from {self.key.expected} to {self.each.expected}"
+
+    @property
+    def is_secret(self) -> bool:
+        return self.each.is_secret
+
+    may_be_variable = False
+
+    def read(self, value: Any, path: Path, reading: Reading) -> Any:
+        if not isinstance(value, dict):
+            return self.refuse(value, path, reading)
+        if len(value) < self.shortest:
+            return reading.report(path, "an empty mapping", f"expected {self.expected}")
+        held = {}
+        keys = replace(reading, of_keys=True)
+        for name, inner in value.items():
+            below = (*path, name)
+            if self.key.read(name, below, keys) is BROKEN:
+                continue
+            besides = self.besides
+            if besides is not None and name == besides.name and not isinstance(inner, dict):
+                held[name] = shape_of(besides.type).read(inner, below, reading)
+            else:
+                held[name] = self.each.read(inner, below, reading)
+        return MappingProxyType(held)
+
+
+@dataclass(frozen=True)
+class Either(Shape):
+    """One of several shapes."""
+
+    shapes: tuple[Shape, ...]
+
+    @property
+    def expected(self) -> str:  # type: ignore[override]  # worked out rather than given
+        return " or ".join(shape.expected for shape in self.shapes)
+
+    @property
+    def is_secret(self) -> bool:
+        return any(shape.is_secret for shape in self.shapes)
+
+    def read_text(self, text: str, path: Path, reading: Reading) -> Any:
+        for shape in self.shapes:
+            trial = Reading(reading.document, reading.filter_types, reading.files)
+            held = shape.read_text(text, path, trial)
+            if not trial.problems:
+                return held
+        return self.refuse(text, path, reading)
+
+    def read(self, value: Any, path: Path, reading: Reading) -> Any:
+        if variable_in(value) is not None and self.may_be_variable and not self._is_mapping(value, path, reading):
+            return self.read_variable(value, path, reading)
+        nullable = isinstance(self.shapes[-1], Null)
+        if nullable and value is None and reading.document.says_nothing(path):
+            return self.refuse_nothing(path, reading)
+        if nullable and isinstance(self.shapes[0], Instance) and value == "off":  # TOML has no null
+            return None
+        if nullable and len(self.shapes) == 2:  # then what is wrong inside can be told
+            return None if value is None else self.shapes[0].read(value, path, reading)
+        kinds = _KINDS.get(type(value), ())
+        meant = [shape for shape in self.shapes if isinstance(shape, kinds)]
+        if isinstance(value, str):
+            meant = [shape for shape in meant if not isinstance(shape, Hidden) or shape.text]
+        if len(meant) > 1 and isinstance(value, dict):  # each is known by its first key
+            known = [each for each in meant if isinstance(each, Structure) and next(iter(each.fields)) in value]
+            meant = [*known] if len(known) == 1 else meant
+        if len(meant) == 1:  # and here
+            return meant[0].read(value, path, reading)
+        for shape in self.shapes:
+            trial = Reading(reading.document, reading.filter_types, reading.files)
+            held = shape.read(value, path, trial)
+            if not trial.problems:
+                return held
+        return self.refuse(value, path, reading)
+
+    @property
+    def may_be_variable(self) -> bool:
+        """A secret says itself where it is."""
+        others = [shape for shape in self.shapes if not isinstance(shape, Null)]
+        return any(shape.may_be_variable for shape in others) and not self.is_secret
+
+    def _is_mapping(self, value: Any, path: Path, reading: Reading) -> bool:
+        """Whether what could mean a variable is a mapping with such a key."""
+        for shape in self.shapes:
+            trial = Reading(reading.document, reading.filter_types, reading.files)
+            if isinstance(shape, Table | Structure) and shape.read(value, path, trial) and not trial.problems:
+                return True
+        return False
+
+    def refuse_nothing(self, path: Path, reading: Reading) -> Broken:
+        """Where a null may stand: who forgets the settings must not switch off what shall protect."""
+        *others, _ = self.shapes
+        if isinstance(others[0], Instance):
+            return others[0].refuse_nothing(path, reading)
+        null = f"`{path[-1]}: null`" if isinstance(path[-1], str) else "null"
+        expected = f"expected {' or '.join(shape.expected for shape in others)}, or {null} for none"
+        return reading.report(path, "nothing after the colon", expected, at_key=True)
+
+
+@dataclass(frozen=True)
+class Null(Shape):
+    """`null`; always the last of `Either`."""
+
+    expected: str = "null"
+
+    def read(self, value: Any, path: Path, reading: Reading) -> Any:
+        return None if value is None else self.refuse(value, path, reading)
+
+    def plain(self, text: str) -> Any:
+        return None if text == "null" else text
+
+
+@dataclass(frozen=True)
+class Field:
+    """One key of a structure."""
+
+    name: str
+    key: str
+    shape: Shape
+    required: bool
+
+
+@dataclass(frozen=True)
+class Structure(Shape):
+    """A struct, written as a mapping of its fields; with `shorthand` also as the text of that field alone."""
+
+    type: type[Struct]
+    expected: str = "a mapping of settings"
+    shorthand: str = ""
+
+    @property
+    def fields(self) -> Mapping[str, Field]:
+        return fields_of(self.type)
+
+    @property
+    def is_secret(self) -> bool:
+        """Whether one of its own fields is. Of what is deeper nobody takes it for."""
+        return any(Hidden() in (field.shape, *_options(field.shape)) for field in self.fields.values())
+
+    @property
+    def may_be_variable(self) -> bool:
+        return bool(self.shorthand)
+
+    def read(self, value: Any, path: Path, reading: Reading, also: tuple[str, ...] = ()) -> Any:
+        """`also`: keys that belong to someone else."""
+        if isinstance(value, str) and self.shorthand:
+            only = self.fields[self.shorthand]
+            held = only.shape.read(value, path, reading)
+            return BROKEN if held is BROKEN else self.type(**{only.name: held})
+        if self.shorthand and variable_in(value) is not None:
+            return self.read_variable(value, path, reading)
+        if not isinstance(value, dict):
+            return self.refuse(value, path, reading)
+        before = len(reading.problems)
+        held = self.read_fields(value, path, reading, also)
+        for known in self.fields.values():
+            if known.required and known.key not in value:
+                held[known.name] = BROKEN
+                below = (*path, known.key)
+                if below not in reading.misspelt:
+                    reading.report(below, "missing", f"expected {known.shape.expected}", at_key=True)
+        if not hasattr(self.type, "__post_init__"):
+            return self.type(**held)
+        if len(reading.problems) > before:  # it judges whole settings only
+            return BROKEN
+        try:
+            return self.type(**held)
+        except ValueError as error:
+            wrong, _, expected = str(error).partition("; ")
+            return reading.report(path, wrong, expected)
+
+    def read_fields(
+        self, value: dict[str, Any], path: Path, reading: Reading, also: tuple[str, ...] = ()
+    ) -> dict[str, Any]:
+        """The fields that are there and right; required ones that are wrong are `BROKEN`."""
+        held: dict[str, Any] = {}
+        known = self.fields
+        for key, inner in value.items():
+            if key in known:
+                field = known[key]
+                each = field.shape.read(inner, (*path, key), reading)
+                if each is not BROKEN or field.required:
+                    held[field.name] = each
+            elif key not in also:
+                if (meant := nearest(key, known)) is not None:
+                    reading.misspelt.add((*path, meant))
+                reading.report((*path, key), "unknown key", suggest(key, [*known, *also]), at_key=True)
+        return held
+
+
+def _options(shape: Shape) -> tuple[Shape, ...]:
+    return shape.shapes if isinstance(shape, Either) else ()
+
+
+_KINDS: Final[Mapping[type, tuple[type[Shape], ...]]] = {
+    dict: (Table, Structure, Hidden),
+    list: (Sequence,),
+    str: (Text, Noted, File, Choice, Hidden),
+}
+"""What a plain value of this type can be meant for."""
+
+
+@dataclass(frozen=True)
+class Instance(Shape):
+    """One use of a filter: its type's settings, and three keys that every instance has."""
+
+    expected: str = "a mapping of settings, null or off"
+
+    KEYS = ("type", "enforced", "shadow")
+    may_be_variable = False  # it is a mapping of settings
+
+    def refuse_nothing(self, path: Path, reading: Reading) -> Broken:
+        """Null removes a filter."""
+        expected = f"expected `{path[-1]}: {{}}` to use it, or `{path[-1]}: null` to remove it"
+        return reading.report(path, "nothing after the colon", expected, at_key=True)
+
+    def read(self, value: Any, path: Path, reading: Reading) -> Any:
+        if not isinstance(value, dict):
+            return self.refuse(value, path, reading)
+        name = str(path[-1])
+        type_name = Text().read(value.get("type", name), (*path, "type"), reading)
+        enforced = Truth().read(value.get("enforced", False), (*path, "enforced"), reading)
+        shadow = Truth().read(value.get("shadow", False), (*path, "shadow"), reading)
+        if type_name is BROKEN:
+            return BROKEN
+        try:
+            filter_type = type_called(type_name, reading.filter_types)
+        except UnknownType as error:
+            where = (*path, "type") if "type" in value else path
+            return reading.report(where, error.wrong, error.expected, at_key="type" not in value)
+        settings = Structure(filter_type).read(value, path, reading, self.KEYS)
+        if BROKEN in (settings, enforced, shadow):
+            return BROKEN
+        return FilterUse(name=name, type=type_name, settings=settings, enforced=enforced, shadow=shadow)
+
+
+@dataclass(frozen=True)
+class InnerInstance(Shape):
+    """A filter within another one: its type, and the settings of that."""
+
+    phase: str
+    expected: str = "a mapping with one key, the type of a filter, such as {key_auth: {}}"
+    may_be_variable = False  # likewise
+
+    def read(self, value: Any, path: Path, reading: Reading) -> Any:
+        if isinstance(value, dict) and len(value) != 1:
+            return reading.report(path, f"a mapping with {len(value)} keys", f"expected {self.expected}")
+        if not isinstance(value, dict):
+            return self.refuse(value, path, reading)
+        ((type_name, inner),) = value.items()
+        below = (*path, type_name)
+        try:
+            filter_type = type_called(type_name, reading.filter_types)
+        except UnknownType as error:
+            return reading.report(below, error.wrong, error.expected, at_key=True)
+        if not self.takes(filter_type):
+            fitting = ", ".join(name for name, each in reading.filter_types.items() if self.takes(each))
+            wrong = f"{show(type_name)} cannot stand here"
+            return reading.report(below, wrong, f"expected one of {fitting}", at_key=True)
+        settings = Structure(filter_type).read(inner, below, reading)
+        return BROKEN if settings is BROKEN else FilterUse(name=type_name, type=type_name, settings=settings)
+
+    def takes(self, filter_type: Any) -> bool:
+        return getattr(getattr(filter_type, "phase", None), "name", "") == self.phase
+
+
+@cache
+def fields_of(settings: type[Struct]) -> Mapping[str, Field]:
+    """By the key in the file."""
+    return {
+        each.encode_name: Field(
+            each.name,
+            each.encode_name,
+            shape_of(each.type),
+            each.default is NODEFAULT and each.default_factory is NODEFAULT,
+        )
+        for each in msgspec.structs.fields(settings)
+    }
+
+
+@cache
+def shape_of(annotation: Any) -> Shape:
+    """The shape of an annotation. Raises `TypeError` for one that no file could be read into."""
+    notes: tuple[Any, ...] = ()
+    while typing.get_origin(annotation) is Annotated:
+        annotation, *more = typing.get_args(annotation)
+        notes = (*more, *notes)
+    least = _noted(notes, "ge")
+    most = _noted(notes, "le")
+    shortest = _noted(notes, "min_length") or 0
+    for note in notes:
+        if isinstance(note, Notation):
+            return Noted(note, Number(True, least, most))
+        if isinstance(note, FileName):
+            return File(note)
+    origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        shapes = [shape_of(each) for each in inner if each is not types.NoneType]
+        return Either((*shapes, Null()) if types.NoneType in inner else tuple(shapes))
+    if origin is Literal:
+        return Choice(inner)
+    if origin is tuple and inner[1:] == (...,):
+        listed = Sequence(shape_of(inner[0]), shortest, _noted(notes, "max_length"))
+        sources = [_source(each) for note in notes if isinstance(note, OrFrom) for each in note.types]
+        return Either((listed, *sources)) if sources else listed
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        example = (_noted(notes, "examples") or [""])[0]
+        besides = next((note for note in notes if isinstance(note, Besides)), None)
+        return Table(shape_of(inner[0]), shape_of(inner[1]), shortest, example, besides)
+    if annotation is str:
+        return Text(shortest, _noted(notes, "pattern"))
+    if annotation is bool:
+        return Truth()
+    if annotation in (int, float):
+        return Number(annotation is int, least, most)
+    if annotation is FilterUse:
+        return next((InnerInstance(note.phase) for note in notes if isinstance(note, Inner)), Instance())
+    if annotation is Secret:
+        checked = next((note for note in notes if isinstance(note, Checked)), None)
+        return Hidden(text=not any(isinstance(note, Elsewhere) for note in notes), checked=checked)
+    if isinstance(annotation, type) and issubclass(annotation, Struct):
+        short = next((note for note in notes if isinstance(note, Shorthand)), None)
+        return Structure(annotation) if short is None else Structure(annotation, short.expected, short.key)
+    raise TypeError(f"{annotation} in settings has no written form")
+
+
+def _source(type: type[Struct]) -> Structure:
+    """Where something may be had from, told by the key that says so."""
+    return Structure(type, f"{{{next(iter(fields_of(type)))}: …}}")
+
+
+def _noted(notes: tuple[Any, ...], name: str) -> Any:
+    """A constraint out of the `Meta` of an annotation; None when none gives it."""
+    return next(
+        (value for note in notes if isinstance(note, Meta) and (value := getattr(note, name)) is not None), None
+    )
+
+
+def _read_unquoted(shape: Shape, value: Any, path: Path, reading: Reading) -> Any:
+    """A number or boolean where text should be has most often lost its quotes."""
+    if isinstance(value, bool | int | float):
+        return reading.report(path, f"{show(value)} without quotes", f"expected {shape.expected}")
+    return shape.read_variable(value, path, reading)

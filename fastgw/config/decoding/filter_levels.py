@@ -1,0 +1,79 @@
+"""The levels at which filters stand, from the farthest to the nearest: gateway, listener, upstream, route.
+
+They add up by instance name; the nearest use of a name counts, and a nearest `null` removes it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from fastgw.config.settings.gateway import Config, Filters, FilterUse, Route
+
+
+def early(settings: Any, on_listener: bool = True) -> bool:
+    """Whether a filter runs before routing, where it stands on the gateway or a listener; or where it stands nearer."""
+    return bool(getattr(getattr(settings, "phase_of_listener" if on_listener else "phase", None), "early", False))
+
+
+def by_route(settings: Any) -> bool:
+    """Whether a route or upstream may replace an early filter: it decides nothing before the route is known."""
+    return bool(getattr(settings, "by_route", False))
+
+
+def with_defaults(filters: Filters, filter_types: Mapping[str, Any]) -> Filters:
+    """The filters of the gateway, with those that it has by default: unless it says something of one by its name, or
+    has one of its type by another name."""
+    said = {*filters, *(use.type for use in filters.values() if use is not None)}
+    uses = {
+        name: FilterUse(name=name, type=name, settings=filter_type())
+        for name, filter_type in filter_types.items()
+        if is_default(filter_type) and name not in said
+    }
+    return MappingProxyType({**uses, **filters}) if uses else filters
+
+
+def is_default(filter_type: Any) -> bool:
+    return bool(getattr(filter_type, "by_default", False))
+
+
+def accumulate(levels: Iterable[Filters]) -> Mapping[str, FilterUse]:
+    """What is in use where these levels meet, the farthest level first."""
+    held: dict[str, FilterUse | None] = {}
+    for level in levels:
+        held.update(level)
+    return {name: use for name, use in held.items() if use is not None}
+
+
+def of_listener(config: Config, listener: str) -> tuple[Filters, ...]:
+    """The levels of a request whose route is not known (yet)."""
+    return config.filters, config.listeners[listener].filters
+
+
+def of_route(config: Config, listener: str, route: Route) -> tuple[Filters, ...]:
+    """The levels of a request that came in by `listener` and met `route`; of several upstreams those of each."""
+    upstreams = (config.upstreams[name].filters for name in route.destinations if isinstance(name, str))
+    sets = (config.filter_sets[name] for name in route.use)
+    return *of_listener(config, listener), *upstreams, *sets, route.filters
+
+
+def running(config: Config, listener: str, route: Route) -> Sequence[FilterUse]:
+    """What runs for a request that came in by `listener` and met `route`, in this order; as `compile` makes it."""
+    met = accumulate(of_route(config, listener, route))
+    first = sorted(filter(_is_early, accumulate(of_listener(config, listener)).values()), key=early_turn)
+    first = [use for use in first if not by_route(use.settings) or met.get(use.name) is use]
+    ran = {use.name for use in first}
+    return first + sorted((use for use in met.values() if use.name not in ran), key=turn)
+
+
+def _is_early(use: FilterUse) -> bool:
+    return early(use.settings)
+
+
+def turn(use: FilterUse) -> tuple[int, int]:
+    """Where a filter stands among those that run once the route is known."""
+    return use.settings.phase, use.settings.order
+
+
+def early_turn(use: FilterUse) -> tuple[int, int]:
+    """Where it stands among those that run before."""
+    return use.settings.phase_of_listener, use.settings.order

@@ -1,0 +1,234 @@
+"""The JSON Schema (draft 2020-12) of a configuration file, for editors.
+
+Descriptions are the docstrings under the fields, read from the source as msgspec keeps none. What only `check` can
+know, such as whether an upstream exists, is not in it.
+"""
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, Final
+
+from msgspec import Struct
+
+from fastgw.config.decoding.decoder import (
+    Choice,
+    Either,
+    Field,
+    File,
+    Hidden,
+    InnerInstance,
+    Instance,
+    Noted,
+    Null,
+    Number,
+    Sequence,
+    Shape,
+    Structure,
+    Table,
+    Text,
+    Truth,
+    fields_of,
+    shape_of,
+)
+from fastgw.config.settings.gateway import Config
+from fastgw.config.sources.environment_variables import KEY, NAME
+
+Schema = dict[str, Any]
+VARIABLE: Final[Schema] = {
+    "type": "object",
+    "description": "The value of a variable of the environment.",
+    "properties": {KEY: {"type": "string", "pattern": f"^{NAME}$", "description": "Its name."}},
+    "required": [KEY],
+    "additionalProperties": False,
+}
+
+
+def schema(filter_types: Mapping[str, type]) -> Schema:
+    """The schema of a whole file, in which these filters may be used."""
+    return _Drawing(filter_types).whole()
+
+
+@cache
+def field_docs(settings: type[Struct]) -> Mapping[str, str]:
+    """The docstring under each field, by the field's name; those of base classes included."""
+    docs: dict[str, str] = {}
+    for each in reversed(settings.__mro__):
+        if not (isinstance(each, type) and issubclass(each, Struct)) or each.__module__.startswith("msgspec"):
+            continue
+        try:
+            (declared,) = ast.parse(textwrap.dedent(inspect.getsource(each))).body
+        except OSError:  # a third party's filter, installed without its source
+            continue
+        assert isinstance(declared, ast.ClassDef)
+        for field, below in zip(declared.body, declared.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
+                docs[field.target.id] = inspect.cleandoc(ast.literal_eval(below.value))
+    return docs
+
+
+class _Drawing:
+    """One schema being drawn; every struct and filter becomes one definition."""
+
+    def __init__(self, filter_types: Mapping[str, type]) -> None:
+        self._filter_types = filter_types
+        self._definitions: dict[str, Schema] = {}
+
+    def whole(self) -> Schema:
+        for name, filter_type in self._filter_types.items():
+            self._definitions[f"filter {name}"] = self._instance(name, filter_type)
+        return {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "title": "fastgw configuration",
+            **self._struct(Config),
+            "$defs": self._definitions,
+        }
+
+    def of(self, shape: Shape) -> Schema:
+        """A value; where it is a plain one, a variable may hold it."""
+        drawn = self.itself(shape)
+        if not shape.may_be_variable:
+            return drawn
+        self._definitions.setdefault("variable", VARIABLE)
+        options = drawn["anyOf"] if [*drawn] == ["anyOf"] else [drawn]
+        return {"anyOf": [*options, _reference("variable")]}
+
+    def itself(self, shape: Shape) -> Schema:
+        return _DRAW[type(shape)](self, shape)
+
+    def structure(self, shape: Structure) -> Schema:
+        if shape.shorthand:
+            only = shape.fields[shape.shorthand].shape
+            return {"anyOf": [self.structure(Structure(shape.type)), self.itself(only)]}
+        settings = shape.type
+        own = settings.__module__.startswith("fastgw.config.")
+        name = settings.__name__ if own else f"{settings.__module__}.{settings.__qualname__}"
+        if name not in self._definitions:
+            self._definitions[name] = {}  # a filter may hold filters of its own type
+            self._definitions[name] = self._struct(settings)
+        return _reference(name)
+
+    def table(self, shape: Table) -> Schema:
+        """A mapping from names. One from names to filters knows which settings belong to which name."""
+        if isinstance(shape.each, Either) and isinstance(shape.each.shapes[0], Instance):
+            return self._filters(shape.key)
+        drawn = {"type": "object", "additionalProperties": self.of(shape.each)}
+        if shape.besides is not None:
+            about_all = self.of(shape_of(shape.besides.type)) | {"description": shape.besides.text}
+            drawn["properties"] = {shape.besides.name: {"anyOf": [about_all, self.of(shape.each)]}}
+        if isinstance(shape.key, Noted):
+            drawn["propertyNames"] = self.itself(shape.key)
+        return drawn | ({"minProperties": shape.shortest} if shape.shortest else {})
+
+    def sequence(self, shape: Sequence) -> Schema:
+        bounds = {"minItems": shape.shortest or None, "maxItems": shape.longest}
+        return {"type": "array", "items": self.of(shape.each)} | _given(bounds)
+
+    def either(self, shape: Either) -> Schema:
+        return {"anyOf": [self.itself(each) for each in shape.shapes]}
+
+    def inner(self, shape: InnerInstance) -> Schema:
+        """Of another type than those that are known it may be too: a `package.module:Class`."""
+        taken = {name: each for name, each in self._filter_types.items() if shape.takes(each)}
+        return {
+            "type": "object",
+            "properties": {name: self.structure(Structure(each)) for name, each in taken.items()},
+            "patternProperties": {":": {"type": "object"}},
+            "additionalProperties": False,
+            "minProperties": 1,
+            "maxProperties": 1,
+        }
+
+    def _filters(self, names: Shape) -> Schema:
+        if "filters" not in self._definitions:
+            typed: list[Schema] = [
+                {"allOf": [_reference(f"filter {name}"), {"required": ["type"]}]} for name in self._filter_types
+            ]
+            self._definitions["filters"] = {
+                "type": "object",
+                "properties": {
+                    name: {"anyOf": [{"enum": [None, "off"]}, _reference(f"filter {name}"), *typed]}
+                    for name in self._filter_types
+                },
+                "additionalProperties": {"anyOf": [{"enum": [None, "off"]}, *typed]},
+                "propertyNames": self.itself(names),
+            }
+        return _reference("filters")
+
+    def _instance(self, name: str, filter_type: type[Struct]) -> Schema:
+        drawn = self._struct(filter_type)
+        drawn["properties"] |= {
+            "type": {"const": name, "description": "The filter type. Left out = the name of the instance."},
+            "enforced": {
+                "type": "boolean",
+                "default": False,
+                "description": "Whether nearer levels may neither replace nor remove this instance.",
+            },
+            "shadow": {
+                "type": "boolean",
+                "default": False,
+                "description": "Whether it decides and tells what it would do, in log and metrics, but never acts. "
+                "It sees who the client would be by others in shadow before it.",
+            },
+        }
+        return drawn
+
+    def _struct(self, settings: type[Struct]) -> Schema:
+        fields = fields_of(settings)
+        docs = field_docs(settings)
+        drawn: Schema = {
+            "type": "object",
+            "description": inspect.cleandoc(settings.__doc__ or ""),
+            "properties": {key: self._field(field, docs.get(field.name)) for key, field in fields.items()},
+            "additionalProperties": False,
+        }
+        required = [key for key, field in fields.items() if field.required]
+        return drawn | ({"required": required} if required else {})
+
+    def _field(self, field: Field, doc: str | None) -> Schema:
+        drawn = self.of(field.shape)
+        return drawn | ({"description": doc} if doc else {})
+
+
+def _reference(name: str) -> Schema:
+    return {"$ref": f"#/$defs/{name.replace(' ', '%20')}"}
+
+
+def _number(_: _Drawing, shape: Number) -> Schema:
+    bounds = {"minimum": shape.least, "maximum": shape.most}
+    return {"type": "integer" if shape.whole else "number"} | _given(bounds)
+
+
+def _text(_: _Drawing, shape: Text) -> Schema:
+    return {"type": "string"} | _given({"minLength": shape.shortest or None, "pattern": shape.pattern})
+
+
+def _source(kind: str) -> Schema:
+    """Where a secret is, if not in the configuration itself."""
+    properties = {kind: {"type": "string", "minLength": 1}}
+    return {"type": "object", "properties": properties, "required": [kind], "additionalProperties": False}
+
+
+def _given(constraints: Schema) -> Schema:
+    return {name: value for name, value in constraints.items() if value is not None}
+
+
+_DRAW: Final[Mapping[type[Shape], Callable[[_Drawing, Any], Schema]]] = {
+    Text: _text,
+    Number: _number,
+    Truth: lambda drawing, shape: {"type": "boolean"},
+    Null: lambda drawing, shape: {"type": "null"},
+    Choice: lambda drawing, shape: {"enum": list(shape.values)},
+    Noted: lambda drawing, shape: dict(shape.notation.schema),
+    File: lambda drawing, shape: {"type": "string", "minLength": 1},
+    Hidden: lambda drawing, shape: {
+        "anyOf": [*([{"type": "string", "minLength": 1}] if shape.text else ()), _source("env"), _source("file")]
+    },
+    Sequence: _Drawing.sequence,
+    Table: _Drawing.table,
+    Either: _Drawing.either,
+    Structure: _Drawing.structure,
+    InnerInstance: _Drawing.inner,
+}

@@ -1,0 +1,333 @@
+"""The documents of one configuration as one: maps and lists add up, and what there is once may be set once.
+
+Each part keeps its `Place`, so that a later rule can say where it stands.
+"""
+
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from glob import has_magic
+from types import MappingProxyType
+from typing import Any, Final
+
+from msgspec.structs import astuple, replace
+
+from fastgw.config.base.problems import Path, Problem, show, suggest, told_file
+from fastgw.config.decoding.decoder import BROKEN, Reading, Structure, shape_of
+from fastgw.config.formats.positions import Flaw
+from fastgw.config.settings.egress import Egress
+from fastgw.config.settings.gateway import Config, ConsumerFile, Targets, TargetsDns, TargetsFile, TargetsSrv
+from fastgw.config.sources.dns_targets import UNKNOWN, is_lookup, lookup_name
+from fastgw.config.sources.documents import Document
+from fastgw.config.sources.files import Files
+
+MAPS: Final = ("listeners", "upstreams", "filter_sets", "filters")
+LISTS: Final = ("include", "extensions", "access_logs", "consumers", "consumer_files", "routes")
+ANYWHERE: Final = ("version",)
+"""What every file may say, as there is only one thing to say."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A value in a document."""
+
+    reading: Reading
+    path: Path
+
+    def below(self, *steps: str | int) -> "Place":
+        return Place(self.reading, (*self.path, *steps))
+
+    def report(self, wrong: str, expected: str = "", *, at_key: bool = True) -> None:
+        """Rules speak about what is said rather than how, so they point at the key unless told otherwise."""
+        self.reading.report(self.path, wrong, expected, at_key=at_key)
+
+    def problem(self, wrong: str) -> Problem:
+        return self.reading.document.problem(self.path, wrong, at_key=True)
+
+    def value_problem(self, wrong: str) -> Problem:
+        """The same at the value."""
+        return self.reading.document.problem(self.path, wrong)
+
+    @property
+    def raw(self) -> Any:
+        """What the file says there."""
+        value: Any = self.reading.document.value
+        for step in self.path:
+            value = value[step]
+        return value
+
+    @property
+    def misspelt(self) -> bool:
+        """Whether it was most likely meant by an unknown key."""
+        return self.path in self.reading.misspelt
+
+    def __str__(self) -> str:
+        return self.reading.document.place(self.path)
+
+
+@dataclass(frozen=True)
+class Derived(Place):
+    """Where that stands of which something was made that no file says in these words.
+
+    What there is to say of the whole, or of what is in it, is said of what it was made of. `find_parts`: by their path
+    in what was made, those that stand somewhere of their own; it is seldom asked. `made`: what a file would say for it,
+    as far as rules ask.
+    """
+
+    find_parts: Callable[[], Mapping[Path, Place]] = field(default=dict, compare=False)
+    made: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    steps: Path = ()
+    """What is meant within what was made."""
+
+    @cached_property
+    def parts(self) -> Mapping[Path, Place]:
+        return self.find_parts()
+
+    def below(self, *steps: str | int) -> Place:
+        whole, parts = (*self.steps, *steps), self.parts
+        for length in range(len(whole), 0, -1):
+            if whole[:length] in parts:
+                return parts[whole[:length]].below(*whole[length:])
+        return Derived(self.reading, self.path, lambda: parts, self.made, whole)
+
+    @property
+    def raw(self) -> Any:
+        value: Any = self.made
+        for step in self.steps:
+            value = value.get(step, {})
+        return value
+
+    @property
+    def misspelt(self) -> bool:
+        return False
+
+
+CONSUMERS: Final = "consumers"
+"""Beside the services of an application: who may call as it."""
+Services = dict[str, dict[str, tuple[Place, Any]]]
+"""Services of `egress`, by application and name; they may be `BROKEN`."""
+
+
+@dataclass
+class Merged:
+    """A configuration in parts. Those of `maps` and `lists` may be `BROKEN`."""
+
+    readings: list[Reading] = field(default_factory=list)
+    single: dict[str, tuple[Place, Any]] = field(default_factory=dict)
+    maps: dict[str, dict[str, tuple[Place, Any]]] = field(default_factory=lambda: {name: {} for name in MAPS})
+    lists: dict[str, list[tuple[Place, Any]]] = field(default_factory=dict)
+    """Only those that a file has: an empty list says something else than none."""
+    egress_place: Place | None = None
+    """Where `egress` is said first. None: nowhere."""
+    egress: dict[str, tuple[Place, Any]] = field(default_factory=dict)
+    """What is said of it, key by key, besides `apps`."""
+    services: Services = field(default_factory=dict)
+    """Those of `egress.apps`, and what providers add."""
+    app_consumers: dict[str, tuple[Place, Any]] = field(default_factory=dict)
+    """By application, who may call as it: names of consumers."""
+    awaits_services: bool = False
+    """Whether a provider has not been told yet what there is."""
+    judged: Container[int] = ()
+    """The identities of routes and upstreams with which nothing was wrong right before, among the same others."""
+    noted: set[int] = field(default_factory=set)
+    """Those of routes and upstreams of which rules have told something."""
+
+    def whole(self, name: str) -> Iterator[tuple[Place, str, Any]]:
+        """The entries of a map that could be made."""
+        return ((place, key, value) for key, (place, value) in self.maps[name].items() if value is not BROKEN)
+
+    def once(self, name: str) -> Iterator[tuple[Place, Any]]:
+        """What there is once at most: one entry, or none where no file says it or one says null."""
+        if name in self.single and self.single[name][1] is not None:
+            yield self.single[name]
+
+    def routes(self) -> Iterator[tuple[Place, Any]]:
+        """Those that could be made."""
+        return ((place, route) for place, route in self.lists.get("routes", ()) if route is not BROKEN)
+
+    def routes_to_judge(self) -> Iterator[tuple[Place, Any]]:
+        """Those of which it is not known yet whether they are right: for rules about each by itself."""
+        return ((place, route) for place, route in self.routes() if id(route) not in self.judged)
+
+    def upstreams_to_judge(self) -> Iterator[tuple[Place, str, Any]]:
+        """Likewise."""
+        return (each for each in self.whole("upstreams") if id(each[2]) not in self.judged)
+
+    def note(self, each: object, notes: Iterable[Problem]) -> None:
+        """A rule about each route, or upstream, by itself has told this of one."""
+        if any(True for _ in notes):
+            self.noted.add(id(each))
+
+    def consumers(self) -> Iterator[tuple[Place, Any]]:
+        """Those that could be made."""
+        return ((place, each) for place, each in self.lists.get("consumers", ()) if each is not BROKEN)
+
+    def config(self) -> Config:
+        """The whole, once there is no problem."""
+        held: dict[str, Any] = {name: value for name, (_, value) in self.single.items()}
+        for name, entries in self.maps.items():
+            held[name] = MappingProxyType({key: value for key, (_, value) in entries.items()})
+        for name, elements in self.lists.items():
+            held[name] = tuple(value for _, value in elements)
+        if self.egress_place is not None:
+            held["egress"] = self._egress()
+        return Config(**held)
+
+    def _egress(self) -> Egress:
+        said = {name: value for name, (_, value) in self.egress.items()}
+        apps = {}
+        for app, services in self.services.items():
+            held = {name: service for name, (_, service) in services.items()}
+            if app in self.app_consumers and CONSUMERS not in held:
+                held[CONSUMERS] = self.app_consumers[app][1]
+            apps[app] = MappingProxyType(held)
+        return Egress(apps=MappingProxyType(apps), **said)
+
+
+def merge(documents: Iterable[Document], filter_types: Mapping[str, type], files: Files) -> Merged:
+    """Read each document by the settings' shapes, and put them together. The first is the main one."""
+    merged = Merged()
+    for document in documents:
+        reading = Reading(document, filter_types, files)
+        merged.readings.append(reading)
+        for name, value in Structure(Config).read_fields(document.value or {}, (), reading).items():
+            place = Place(reading, (name,))
+            if value is BROKEN:
+                continue
+            if name in LISTS:
+                merged.lists.setdefault(name, []).extend((place.below(i), each) for i, each in enumerate(value))
+            elif name in MAPS:
+                for key, each in value.items():
+                    _add(merged.maps[name], key, place.below(key), each)
+            elif name == "egress":
+                _add_egress(merged, place, value)
+            elif name not in ANYWHERE or name not in merged.single:
+                _add(merged.single, name, place, value)
+    return merged
+
+
+def put_targets(merged: Merged, document: Document, filter_types: Mapping[str, type], files: Files) -> Reading:
+    """Give the upstream that the document is about the targets that it lists, in place of its own."""
+    reading = Reading(document, filter_types, files)
+    upstreams = merged.maps["upstreams"]
+    targets = shape_of(Targets).read(document.value, (), reading)
+    if document.upstream not in upstreams:
+        reading.report((), f"there is no upstream {show(document.upstream)}", suggest(document.upstream, upstreams))
+        return reading
+    place, upstream = upstreams[document.upstream]
+    if BROKEN not in (upstream, targets):
+        upstreams[document.upstream] = place, replace(upstream, targets=targets)
+    return reading
+
+
+def targets_in_files(
+    merged: Merged, filter_types: Mapping[str, type], files: Files
+) -> tuple[list[Reading], list[Problem]]:
+    """Put the targets that are listed in files in their places. Returns how the files were read, and of which upstreams
+    the targets cannot be looked up yet."""
+    readings = []
+    notes: list[Problem] = []
+    for place, name, upstream in list(merged.whole("upstreams")):
+        source = upstream.targets
+        if not isinstance(source, TargetsFile | TargetsDns | TargetsSrv):
+            continue
+        file = _name_of(source, upstream.resolve.interval)
+        if file is not BROKEN and _is_unknown(file, files):
+            merged.maps["upstreams"][name] = place, replace(upstream, targets=())
+            why = files.unresolved.get(file, f"{told_file(file)}: not looked up yet")
+            notes.append(place.below("targets").problem(f"{why}: requests are answered 503 until it can be"))
+        elif file is not BROKEN:
+            suffix = "" if isinstance(source, TargetsFile) else ".json"
+            document = Document(file, partial(files.read, file), suffix=suffix, upstream=name, quotes=bool(suffix))
+            if document.value is None:
+                reading = Reading(document, filter_types, files, [*document.problems])
+            else:
+                reading = put_targets(merged, document, filter_types, files)
+            readings.append(reading)
+            if reading.problems:
+                merged.maps["upstreams"][name] = place, BROKEN
+        else:
+            merged.maps["upstreams"][name] = place, BROKEN
+    return readings, notes
+
+
+def _is_unknown(file: str, files: Files) -> bool:
+    """Whether it stands for a look-up that has not found any targets yet."""
+    try:
+        return is_lookup(file) and files.read(file) == UNKNOWN
+    except Flaw:
+        return False  # who reads it next tells it
+
+
+def _name_of(source: TargetsFile | TargetsDns | TargetsSrv, interval: float) -> Any:
+    """The file that has the targets; `BROKEN` where that cannot be told. `interval`: where the source says none."""
+    if isinstance(source, TargetsFile):
+        return source.file
+    if BROKEN in astuple(source):
+        return BROKEN
+    every = interval if source.interval is None else source.interval
+    if isinstance(source, TargetsDns):
+        return lookup_name("dns", source.dns, source.port, source.scheme, every)
+    return lookup_name("srv", source.srv, 0, source.scheme, every)
+
+
+def add_consumers(
+    merged: Merged, filter_types: Mapping[str, type], files: Files
+) -> tuple[list[Reading], list[Problem]]:
+    """Add what the files of `consumer_files` say. Returns how they were read, and what is worth knowing."""
+    readings: list[Reading] = []
+    notes: list[Problem] = []
+    met: set[str] = set()
+    consumers = merged.lists.setdefault("consumers", [])
+    for place, pattern in merged.lists.get("consumer_files", ()):
+        if pattern is BROKEN:
+            continue
+        try:
+            found = files.find(place.reading.document.folder, pattern)
+        except Flaw as flaw:
+            place.report(f"{show(pattern)}: {flaw.wrong}", "expected a pattern of fewer folders")
+            continue
+        if not found and has_magic(pattern):
+            notes.append(place.problem(f"{show(pattern)} names no file"))
+        elif not found:
+            place.report(f"{show(pattern)}: no such file", "expected files of consumers")
+        for file in found:
+            told = file.encode(errors="backslashreplace").decode()
+            if told != file:
+                place.report(f"{show(pattern)}: {told}: a name that is not UTF-8", "expected another name")
+            elif file not in met:
+                met.add(file)
+                reading = Reading(Document(file, partial(files.read, file), quotes=False), filter_types, files)
+                readings.append(reading)
+                reading.problems += reading.document.problems
+                if reading.document.value is not None:
+                    held = Structure(ConsumerFile).read(reading.document.value, (), reading)
+                    at = Place(reading, ("consumers",))
+                    consumers.extend((at.below(i), each) for i, each in enumerate(_elements(held)))
+    return readings, notes
+
+
+def _elements(file: Any) -> Iterable[Any]:
+    return () if file is BROKEN or file.consumers is BROKEN else file.consumers
+
+
+def _add_egress(merged: Merged, place: Place, egress: Egress | None) -> None:
+    """Applications of several files add up, and so do their services; the rest is said once."""
+    if egress is None:
+        return
+    merged.egress_place = merged.egress_place or place
+    for key in place.raw:
+        if key != "apps":
+            _add(merged.egress, key, place.below(key), getattr(egress, key))
+    for app, services in egress.apps.items():
+        held = merged.services.setdefault(app, {})
+        for name, service in services.items():
+            kind = merged.app_consumers if isinstance(service, tuple) else held
+            _add(kind, app if isinstance(service, tuple) else name, place.below("apps", app, name), service)
+
+
+def _add(held: dict[str, tuple[Place, Any]], name: str, place: Place, value: Any) -> None:
+    if name in held:
+        place.report(f"already at {held[name][0]}", "expected it once")
+    else:
+        held[name] = place, value

@@ -1,0 +1,1 @@
+"""Expands the application gateway (`egress`) into ordinary routes, upstreams and filters."""

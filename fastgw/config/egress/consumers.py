@@ -1,0 +1,156 @@
+"""Applications of `egress` that have to show who they are: the filters that come before those of their services.
+
+Authentication and authorization are the ordinary filters. What an application shows is for the gateway alone, so it
+goes no further, whatever the settings say.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+from msgspec.structs import replace
+
+from fastgw.config.base.problems import Problem, nearest, show, suggest
+from fastgw.config.decoding.decoder import BROKEN, Structure
+from fastgw.config.decoding.merge import Merged, Place
+from fastgw.config.settings.egress import Egress
+from fastgw.config.settings.gateway import FilterUse
+from fastgw.config.sources.extension_packages import UnknownType, type_called
+
+AUTHENTICATION: Final = "app_authentication"
+AUTHORIZATION: Final = "app_consumers"
+"""Instances that are made."""
+_WAYS: Final = ("certificates", "key_auth", "basic_auth", "hmac")
+"""What a consumer may have that is enough by itself; a token needs settings of its own."""
+_TYPES: Final = {"certificates": "certificate_auth"}
+
+
+class Guard(NamedTuple):
+    """Who may call as one application."""
+
+    place: Place
+    filters: Mapping[str, FilterUse]
+    made_of: tuple[str, ...]
+    """Equal guards have equal ones."""
+
+
+def guards(
+    merged: Merged, egress: Egress, filter_types: Mapping[str, type], listeners: Iterable[str], notes: list[Problem]
+) -> dict[str, Guard]:
+    """By application, of those with `consumers`. Reports what is wrong, and adds what is worth knowing to `notes`."""
+    if not merged.app_consumers:
+        return {}
+    return dict(_Guards(merged, egress, filter_types, tuple(listeners), notes).made())
+
+
+class _Guards:
+    def __init__(
+        self,
+        merged: Merged,
+        egress: Egress,
+        filter_types: Mapping[str, type],
+        listeners: tuple[str, ...],
+        notes: list[Problem],
+    ) -> None:
+        self._merged, self._filter_types, self._notes = merged, filter_types, notes
+        elements = merged.lists.get("consumers", ())
+        self._known = {each.name: each for _, each in elements if each is not BROKEN and each.name is not BROKEN}
+        self._all_known = not merged.lists.get("consumer_files")
+        self._given = self._authentication(egress)
+        self._elsewhere = all(self._authenticates(listener) for listener in listeners)
+
+    def made(self) -> Iterator[tuple[str, Guard]]:
+        for app, (place, names) in self._merged.app_consumers.items():
+            if names is BROKEN or BROKEN in names:
+                continue
+            shown, ways = self._shown(place, names)
+            may_call = self._use("authorize", AUTHORIZATION, {"consumers": {"any": [*names]}}, place)
+            filters = {**shown, **({} if may_call is None else {AUTHORIZATION: may_call})}
+            yield app, Guard(place, filters, ("consumers", *names, "ways", *ways))
+
+    def _shown(self, place: Place, names: tuple[str, ...]) -> tuple[Mapping[str, FilterUse], tuple[str, ...]]:
+        """How they show who they are."""
+        is_given = bool(self._given) or self._elsewhere
+        for number, name in enumerate(names):
+            if name not in self._known and self._all_known:
+                at, meant = place.below(number), nearest(name, self._known)
+                if not is_given:
+                    at.report(f"unknown consumer {show(name)}", suggest(name, self._known), at_key=False)
+                elif meant is not None:  # a token may name anybody
+                    self._notes.append(at.problem(f"no consumer is called {show(name)}; did you mean {show(meant)}?"))
+        if is_given:
+            return self._given, ()
+        held = [self._known[name] for name in names if name in self._known]
+        ways = tuple(_TYPES.get(way, way) for way in _WAYS if any(getattr(each, way) for each in held))
+        if not ways and not self._all_known:
+            ways = ("key_auth",)  # what the files say of them is read later
+        if not ways:
+            if held:
+                expected = "expected one of them, or `egress.authentication`, such as {jwt: …}"
+                place.report("these consumers have neither a key, a password nor a certificate", expected)
+            return {}, ()
+        said = [{way: self._hiding(way)} for way in ways]
+        name, settings = ("auth", {"any_of": said}) if len(ways) > 1 else (ways[0], said[0][ways[0]])
+        use = self._use(name, AUTHENTICATION, settings, place)
+        return {} if use is None else {AUTHENTICATION: use}, ways
+
+    def _hiding(self, way: str) -> dict[str, Any]:
+        try:
+            return {"hide_credentials": True} if _hides(type_called(way, self._filter_types)) else {}
+        except UnknownType:  # told when it is made
+            return {}
+
+    def _authentication(self, egress: Egress) -> dict[str, FilterUse]:
+        """What `egress.authentication` says, so that nothing of it goes further."""
+        held: dict[str, FilterUse] = {}
+        for name, use in egress.authentication.items():
+            broken: Any = BROKEN
+            if use is None or broken in (use, use.settings):
+                continue
+            if _phase(use.settings) != "AUTHENTICATE":
+                at = self._merged.egress["authentication"][0].below(name)
+                at.report(f"{show(use.type)} does not say who an application is", "expected a filter such as `jwt`")
+            else:
+                held[name] = replace(use, settings=_without_credentials(use.settings))
+        return held
+
+    def _authenticates(self, listener: str) -> bool:
+        """Whether the gateway or the listener asks everybody who they are."""
+        settings: Any = self._merged.maps["listeners"][listener][1]
+        uses = [use for _, use in self._merged.maps["filters"].values()]
+        if settings is not BROKEN and settings.filters is not BROKEN:
+            uses += settings.filters.values()
+        return any(
+            use is not None and use is not BROKEN and not use.shadow and _phase(use.settings) == "AUTHENTICATE"
+            for use in uses
+        )
+
+    def _use(self, type_name: str, name: str, said: Mapping[str, Any], place: Place) -> FilterUse | None:
+        try:
+            filter_type = type_called(type_name, self._filter_types)
+        except UnknownType as error:
+            place.report(error.wrong, error.expected)
+            return None
+        settings = Structure(filter_type).read(said, place.path, place.reading)
+        return None if settings is BROKEN else FilterUse(name=name, type=type_name, settings=settings)
+
+
+def _phase(settings: Any) -> str:
+    return getattr(getattr(settings, "phase", None), "name", "")
+
+
+def _hides(settings: Any) -> bool:
+    return "hide_credentials" in settings.__struct_fields__
+
+
+def _without_credentials(settings: Any) -> Any:
+    """The same settings of a filter, with whatever it has that hides credentials, its own and of those within it."""
+    changes: dict[str, Any] = {}
+    if _hides(settings):
+        changes["hide_credentials"] = True
+    for name in settings.__struct_fields__:
+        value = getattr(settings, name)
+        if isinstance(value, tuple) and any(isinstance(each, FilterUse) for each in value):
+            changes[name] = tuple(replace(each, settings=_without_credentials(each.settings)) for each in value)
+        elif hasattr(value, "__struct_fields__") and _hides(value):
+            changes[name] = replace(value, hide_credentials=True)
+    return replace(settings, **changes) if changes else settings

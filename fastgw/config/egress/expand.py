@@ -1,0 +1,575 @@
+"""The egress role turned into ordinary routes, upstreams and filters, before the rules look at them.
+
+A service becomes an upstream `egress/<app>/<service>` (`…/<entry>` behind it where it has entries), and a route of the
+same name for each listener that applications call at (`…/<listener>` behind it where there are several). A last route
+for each listener, `egress` or `egress/<listener>`, says of all else what is not known.
+
+For providers: `add_services`, once the files are merged and before `expand`. A `Place` of theirs says where the service
+stands in a document of theirs; a `Derived` one where the document uses other words.
+"""
+
+from collections.abc import Callable, Container, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from itertools import chain
+from types import MappingProxyType
+from typing import Any, Final, Literal, TypeVar
+
+from msgspec.structs import replace
+
+from fastgw.config.base.problems import Path, Problem, show, suggest
+from fastgw.config.base.value_types import Endpoint, is_far_in_the_clear
+from fastgw.config.decoding.decoder import BROKEN
+from fastgw.config.decoding.incremental_cache import Kept
+from fastgw.config.decoding.merge import Derived, Merged, Place
+from fastgw.config.egress.consumers import Guard, guards
+from fastgw.config.settings.credentials import READABLE, Basic, Csrf, OAuth2, RequestParameters
+from fastgw.config.settings.egress import Addressing, Egress, EgressCredentials, EgressEntry, EgressService, Providers
+from fastgw.config.settings.gateway import FilterUse, PathForwarding, Respond, Route
+from fastgw.config.settings.upstreams import Retries, Target, Upstream, UpstreamTimeouts, UpstreamTls
+from fastgw.config.sources.extension_packages import UnknownType, type_called
+from fastgw.config.sources.virtual_files import is_derived
+from fastgw.net.pem import amiss
+
+NAME: Final = "egress"
+"""Begins the names of what is made."""
+T = TypeVar("T")
+S = TypeVar("S", UpstreamTimeouts, Retries)
+Named = tuple[str, ...]
+
+
+def add_services(merged: Merged, apps: Mapping[str, Mapping[str, tuple[Place, EgressService]]]) -> None:
+    """Add a provider's services, by application and name, each with where it stands.
+
+    One that is there already is reported at the later place. Without a section `egress` its defaults count.
+    """
+    for app, services in apps.items():
+        held = merged.services.setdefault(app, {})
+        for name, (place, service) in services.items():
+            merged.egress_place = merged.egress_place or place
+            if name in held:
+                place.report(f"already at {held[name][0]}", "expected it once")
+            else:
+                held[name] = place, service
+
+
+class EgressKept:
+    """What was made of the services last."""
+
+    def __init__(self) -> None:
+        self._made = _Made(None)
+        self._last: _Made | None = None
+
+    @property
+    def upstreams(self) -> Kept[str, tuple[EgressEntry, Named, Any]]:
+        return self._made.upstreams
+
+    @property
+    def routes(self) -> Kept[str, tuple[EgressEntry, Named, Any]]:
+        return self._made.routes
+
+    def begin(self, around: object) -> Container[int]:
+        """`around`: what all of it is made from, and judged by, besides the services: with another, nothing is taken
+        again. Returns the identities of what nothing was wrong with."""
+        if around != self._made.around:
+            self._last = self._last or self._made
+            self._made = _Made(around)
+        return self._made.judged
+
+    def turn(self, merged: Merged | None) -> None:
+        """A reading is over, in which nothing was wrong; None: it has failed."""
+        if merged is None and self._last is not None:
+            self._made = self._last
+        self._last = None
+        made = self._made
+        made.upstreams.turn(merged is not None)
+        made.routes.turn(merged is not None)
+        if merged is not None:
+            # What a filter of a service's own names, such as the upstream of another one, may be gone the next time.
+            held = chain(made.upstreams.values(), made.routes.values())
+            kept = (each for settings, _, each in held if not settings.filters)
+            here = {id(each) for _, each in chain(merged.maps["upstreams"].values(), merged.routes())}
+            made.judged = {id(each): each for each in kept if id(each) in here and id(each) not in merged.noted}
+
+
+class _Made:
+    """What was made among the same things."""
+
+    def __init__(self, around: object) -> None:
+        self.around = around
+        self.upstreams: Kept[str, tuple[EgressEntry, Named, Any]] = Kept()
+        self.routes: Kept[str, tuple[EgressEntry, Named, Any]] = Kept()
+        self.judged: dict[int, object] = {}
+        """By identity, what nothing was wrong with: it lives as long as this."""
+
+
+def expand(merged: Merged, filter_types: Mapping[str, type], kept: EgressKept | None = None) -> list[Problem]:
+    """Make the routes and upstreams of `egress`. Reports what is wrong, and returns what is worth knowing."""
+    place = merged.egress_place or next((at for at, said in merged.once("providers") if said != Providers()), None)
+    if place is None:
+        return []
+    kept = EgressKept() if kept is None else kept
+    values = [merged.single, merged.egress, *merged.maps.values()]
+    merged.judged = kept.begin((filter_types, [{name: said for name, (_, said) in each.items()} for each in values]))
+    return _Expansion(merged, filter_types, place, kept).make()
+
+
+def service_of(route: Route) -> str:
+    """The service of which this route is the part of one of several listeners; "" if it is no such part."""
+    if len(route.listeners) != 1 or not route.name.startswith(f"{NAME}/"):
+        return ""
+    service = route.name.removesuffix(f"/{route.listeners[0]}")
+    return service if service != route.name and service in (NAME, route.upstream) else ""
+
+
+@dataclass
+class _Called:
+    """One API as applications call it."""
+
+    app: str
+    service: str
+    entry: str
+    """"" where the service is one API."""
+    place: Place
+    settings: EgressEntry
+    host: str
+    of: Place
+    """Where the service stands."""
+    alone: bool = True
+    """Whether it is all there is of the service."""
+    name: str = field(init=False)
+    """Of its upstream, and with which those of its routes begin."""
+
+    def __post_init__(self) -> None:
+        entry = f"/{self.entry}" if self.entry else ""
+        self.name = f"{NAME}/{self.app}/{self.service}{entry}"
+
+    def is_reached_by(self, addressing: Addressing) -> bool:
+        if addressing == "path_with_entry":
+            return bool(self.entry)
+        return self.alone or (addressing == "host" and self.settings.host is not None)
+
+
+@dataclass
+class _Expansion:
+    """One use of `expand`."""
+
+    merged: Merged
+    filter_types: Mapping[str, type]
+    place: Place
+    """Where the section is."""
+    kept: EgressKept
+    notes: list[Problem] = field(default_factory=list)
+    uses: dict[Any, FilterUse] = field(default_factory=dict)
+    """Those that were made of texts alone: thousands of services have the same ones."""
+    guards: Mapping[str, Guard] = field(default_factory=dict)
+    """By application, where only some may call as it."""
+
+    def make(self) -> list[Problem]:
+        said = {name: value for name, (_, value) in self.merged.egress.items()}
+        try:
+            egress = Egress(**said)
+        except ValueError as error:  # of what several files say
+            wrong, _, expected = str(error).partition("; ")
+            self.place.report(wrong, expected)
+            return self.notes
+        listeners = self._listeners(egress)
+        self.guards = guards(self.merged, egress, self.filter_types, listeners, self.notes)
+        called = [*self._called()]
+        for each in called:
+            self._add("upstreams", each)
+        self._note_unreached(called, listeners)
+        for listener in listeners:
+            self._add_to(listener)
+        routes = self.merged.lists.setdefault("routes", [])
+        for listener, addressing in listeners.items():
+            behind = f"/{listener}" if len(listeners) > 1 else ""
+            for each, hosts, path in self._addressed(called, addressing, egress):
+                routes.append(self._route(each, egress, listener, addressing, hosts, path, behind))
+            routes.append(self._unknown(egress, listener, addressing, behind, called))
+        return self.notes
+
+    def _listeners(self, egress: Egress) -> dict[str, Addressing]:
+        """Where applications call, and how they name what they call there."""
+        known = self.merged.maps["listeners"]
+        if egress.listeners:
+            for name in egress.listeners:
+                if name not in known:
+                    at = self.merged.egress["listeners"][0].below(name)
+                    at.report(f"unknown listener {show(name)}", suggest(name, known))
+            return {name: addressing for name, addressing in egress.listeners.items() if name in known}
+        if egress.listener is None:
+            if len(known) > 1:
+                names = ", ".join(map(show, known))
+                expected = f"expected `listener`, one of {names}; or `listeners`, each with its addressing"
+                self.place.report("at which listener applications call is not said", expected)
+            return dict.fromkeys(known, egress.addressing) if len(known) == 1 else {}
+        if egress.listener not in known:
+            at = self.merged.egress["listener"][0]
+            at.report(f"unknown listener {show(egress.listener)}", suggest(egress.listener, known), at_key=False)
+            return {}
+        return {egress.listener: egress.addressing}
+
+    def _called(self) -> Iterator[_Called]:
+        """Every API."""
+        for app, services in self.merged.services.items():
+            for name, (place, service) in services.items():
+                if service is BROKEN:
+                    continue
+                host = (service.host or f"{app}-{name}").lower()
+                if service.url is not None:
+                    yield _Called(app, name, "", place, self._usable(service, place), host, place)
+                entries = {entry: each for entry, each in service.entries.items() if each is not BROKEN}
+                alone = len(entries) == 1
+                for entry, settings in entries.items():
+                    at = place.below("entries", entry)
+                    own = (settings.host or host).lower()
+                    yield _Called(app, name, entry, at, self._usable(settings, at), own, place, alone)
+
+    def _usable(self, settings: EgressEntry, at: Place) -> EgressEntry:
+        """An API whose client certificate cannot be shown cannot be called; the others can. Those of documents are
+        judged where they are read."""
+        shown: Any = settings.credentials
+        if shown is BROKEN or shown.type != "certificate" or BROKEN in (shown.certificate, shown.key):
+            return settings
+        if is_derived(shown.certificate):
+            return settings
+        read = at.reading.files.read
+        found = amiss(read(shown.certificate), read(shown.key))
+        if found is None:
+            return settings
+        why = f"{getattr(shown, found.of)}: {found.wrong}"
+        self.notes.append(at.below("credentials", found.of).problem(f"{why}: calls are answered 500"))
+        nothing = EgressCredentials(type="none")
+        return replace(settings, credentials=nothing, csrf=None, request_parameters=_NO_PARAMETERS, unavailable=why)
+
+    def _addressed(
+        self, called: list[_Called], addressing: Addressing, egress: Egress
+    ) -> Iterator[tuple[_Called, tuple[str, ...], str]]:
+        """What can be called so, with the hosts and the path that mean it."""
+        reached = [each for each in called if each.is_reached_by(addressing)]
+        if addressing == "path_with_entry":
+            yield from ((each, (), f"/{each.app}/{each.service}/{each.entry}") for each in reached)
+            return
+        if addressing == "path":
+            yield from ((each, (), f"/{each.app}/{each.service}") for each in reached)
+            return
+        taken: dict[str, _Called] = {}
+        # Names may have hyphens: of two that one host could mean, that of the longer application is meant.
+        for each in sorted(reached, key=lambda each: -len(each.app)):
+            host = each.host
+            if host in taken:
+                meant = taken[host]
+                wrong = f"the host {host} means {show(meant.service)} of {show(meant.app)}: no host leads here"
+                self.notes.append(each.place.problem(wrong))
+                continue
+            taken[host] = each
+            yield each, (host, *(f"{host}.{domain}" for domain in egress.domains)), ""
+
+    def _note_unreached(self, called: list[_Called], listeners: Mapping[str, Addressing]) -> None:
+        """Each service once that nobody can call: where applications call in several ways, one of them will do."""
+        ways = dict.fromkeys(listeners.values())
+        words = " and ".join(f"`{way}`" for way in ways)
+        verb = "does" if len(ways) == 1 else "do"
+        told: set[tuple[str, str]] = set()
+        for each in called:
+            service = each.app, each.service
+            if service in told or not ways or any(each.is_reached_by(way) for way in ways):
+                continue
+            told.add(service)
+            has = "several `entries`" if each.entry else "no `entries`"
+            self.notes.append(each.of.problem(f"it has {has}: {words} {verb} not reach it"))
+
+    # what is made
+
+    def _add_to(self, listener: str) -> None:
+        """What is answered before a route is found is a call's problem too."""
+        place, settings = self.merged.maps["listeners"][listener]
+        use = self._use("egress_calls", self.place, {"user_agent": "pass"})
+        if settings is not BROKEN and settings.filters is not BROKEN and use is not None:
+            filters = MappingProxyType({NAME: replace(use, name=NAME), **settings.filters})
+            self.merged.maps["listeners"][listener] = place, replace(settings, filters=filters)
+
+    def _add(self, part: str, each: _Called) -> None:
+        held, place = (
+            self.merged.maps[part],
+            Derived(each.place.reading, each.place.path, partial(_upstream_parts, each)),
+        )
+        if each.name in held:
+            held[each.name][0].report(f"egress makes one of this name, by {each.place}", "expected another name")
+            return
+        self._note_risks(each)
+        held[each.name] = place, self._kept(self.kept.upstreams, each, (), lambda: self._upstream(each))
+
+    def _kept(
+        self, kept: Kept[str, tuple[EgressEntry, Named, T]], each: _Called, named: Named, make: Callable[[], T]
+    ) -> T:
+        """What is made of an API, or was made of an equal one. `named`: what else it is made of.
+
+        What something is wrong with is made again each time, so that it is told each time.
+        """
+        key = "\n".join((each.name, *named[:1]))
+        known = kept.find(key)
+        if known is not None and known[1] == named and _is_same(known[0], each.settings):
+            return kept.keep(key, (each.settings, named, known[2]))[2]
+        problems = each.place.reading.problems
+        before = len(problems)
+        made = make()
+        if len(problems) == before:
+            kept.keep(key, (each.settings, named, made))
+        return made
+
+    def _note_risks(self, each: _Called) -> None:
+        settings: Any = each.settings
+        if settings.url is not BROKEN and not settings.tls.verify:
+            wrong = "the API's certificate is not verified: anyone in between can read and change what is sent"
+            self.notes.append(each.place.below("tls", "verify").problem(wrong))
+        if settings.url is not BROKEN and not settings.credentials.token_tls.verify:
+            wrong = "the token endpoint's certificate is not verified: anyone in between can have the credentials"
+            self.notes.append(each.place.below("credentials", "token_tls", "verify").problem(wrong))
+        for section, endpoint in ("credentials", settings.credentials), ("csrf", settings.csrf):
+            url = None if endpoint is None or settings.url is BROKEN else endpoint.token_url
+            if isinstance(url, Endpoint) and is_far_in_the_clear(url.origin):
+                self.notes.append(each.place.below(section, "token_url").problem(f"it is http: {READABLE}"))
+
+    def _upstream(self, each: _Called) -> Any:
+        settings: Any = each.settings
+        if settings.url is BROKEN:
+            return BROKEN
+        if settings.credentials.type == "certificate" and settings.tls.certificate is not None:
+            at = each.place.below("tls", "certificate")
+            at.report("there are credentials of `type: certificate` too", _ONE_OF_THEM)
+        timeouts, retries = _plain(UpstreamTimeouts, settings.timeouts), _plain(Retries, settings.retries)
+        return Upstream(targets=(Target(url=settings.url),), timeouts=timeouts, retries=retries, tls=_tls_of(settings))
+
+    def _route(
+        self,
+        each: _Called,
+        egress: Egress,
+        listener: str,
+        addressing: Addressing,
+        hosts: tuple[str, ...],
+        path: str,
+        behind: str,
+    ) -> tuple[Place, Any]:
+        settings, at = each.settings, each.place
+        guard = self.guards.get(each.app)
+
+        def make() -> Route:
+            filters: dict[str, FilterUse | None] = {**self._filters(each, egress, path)}
+            for name, use in settings.filters.items():
+                if use is None and name in filters:
+                    del filters[name]
+                else:
+                    filters[name] = use
+            if guard is not None:  # nothing that the service says takes them away
+                filters.update(guard.filters)
+            strips = addressing == "host" or guard is not None  # what a client certificate says is among them
+            return Route(
+                name=each.name + behind,
+                listeners=(listener,),
+                hosts=hosts,
+                paths=(f"{path}/*",),
+                upstream=each.name,
+                strip_prefix=path or None,
+                path=PathForwarding(forward="raw", root=_root_of(settings)) if path else _RAW,
+                forwarded=settings.forwarded or ("strip" if strips else "pass"),
+                via=egress.via,
+                use=settings.use,
+                filters=MappingProxyType(filters),
+            )
+
+        named = (behind, listener, addressing, path, *hosts, *(() if guard is None else guard.made_of))
+        route = self._kept(self.kept.routes, each, named, make)
+        return Derived(at.reading, at.path, partial(_route_parts, each, guard), _TO_UPSTREAM), route
+
+    def _filters(self, each: _Called, egress: Egress, path: str) -> dict[str, FilterUse]:
+        """What is done for each call."""
+        settings, at = each.settings, each.place
+        made: dict[str, FilterUse] = {}
+
+        def add(name: str, place: Place, **said: Any) -> None:
+            use = self._use(name, place, said)
+            if use is not None:
+                made[name] = use
+
+        said = self._credentials(each, egress)
+        if said:
+            add("credentials", at.below("credentials"), **said)
+        parameters = settings.request_parameters
+        if parameters != _NO_PARAMETERS:
+            added = {name: getattr(parameters, name) for name in parameters.__struct_fields__}
+            add("request_parameters", at.below("request_parameters"), **added)
+        refusals = {"unavailable": settings.unavailable, "ambiguous": settings.ambiguous}
+        add("egress_calls", at, user_agent=egress.user_agent, **refusals)
+        root = _root_of(settings) if path else "slash"
+        cookies = settings.cookies
+        add("response_urls", at, urls=(settings.url,), path=path or "/", root=root, any_port=True, cookies=cookies)
+        if egress.target_errors != "pass":
+            add("target_errors", at)
+        return made
+
+    def _credentials(self, each: _Called, egress: Egress) -> dict[str, Any]:
+        """The settings of the filter that shows the API who calls."""
+        credentials: Any = each.settings.credentials  # what its type needs is there
+        said: dict[str, Any] = {}
+        match credentials.type:
+            case "basic":
+                said["basic"] = Basic(username=credentials.username, password=credentials.password)
+            case "bearer":
+                said["bearer"] = credentials.token
+            case "headers":
+                said["headers"], said["hide_authorization"] = credentials.headers, True
+            case "certificate":
+                said["hide_authorization"] = True
+            case "oauth2" | "oauth2_mtls":
+                said["oauth2"] = self._oauth2(each, credentials)
+        if each.settings.csrf is not None:
+            said["csrf"] = _as_the_api(each.settings.csrf, each.settings)
+        if egress.access_token_header is not None:
+            said["access_token_header"] = egress.access_token_header
+        return said
+
+    def _oauth2(self, each: _Called, credentials: Any) -> Any:
+        headers, query = credentials.token_headers, credentials.token_query
+        if each.settings.parameters_for_token:
+            parameters = each.settings.request_parameters
+            headers = MappingProxyType({**parameters.headers, **headers})
+            query = MappingProxyType({**parameters.query, **query})
+        mtls = credentials.type == "oauth2_mtls"
+        tls = credentials.token_tls
+        if mtls:
+            tls = replace(tls, certificate=credentials.certificate, key=credentials.key)
+        try:
+            return OAuth2(
+                token_url=credentials.token_url,
+                client_id=credentials.client_id,
+                client_secret=credentials.client_secret,
+                client_key=credentials.client_key,
+                client_auth="certificate" if mtls else credentials.client_auth,
+                scopes=credentials.scopes,
+                audience=credentials.audience,
+                assertion_audience=credentials.assertion_audience,
+                token_headers=headers,
+                token_query=query,
+                tls=tls,
+                second_level=credentials.second_level,
+            )
+        except ValueError as error:
+            wrong, _, expected = str(error).partition("; ")
+            each.place.below("credentials").report(wrong, expected)
+            return BROKEN
+
+    def _use(self, name: str, place: Place, said: Mapping[str, Any]) -> FilterUse | None:
+        """A use of a filter type with these settings. None: something is wrong with them, and reported."""
+        if BROKEN in said.values():
+            return None
+        plain = all(value is None or isinstance(value, str) for value in said.values())
+        key = (name, *said.items()) if plain else ()
+        if key in self.uses:
+            return self.uses[key]
+        try:
+            use = FilterUse(name=name, type=name, settings=type_called(name, self.filter_types)(**said))
+            if key:
+                self.uses[key] = use
+            return use
+        except UnknownType as error:
+            place.report(error.wrong, error.expected)
+        except ValueError as error:
+            wrong, _, expected = str(error).partition("; ")
+            place.report(wrong, expected)
+        return None
+
+    def _unknown(
+        self, egress: Egress, listener: str, addressing: Addressing, behind: str, called: list[_Called]
+    ) -> tuple[Place, Route]:
+        """What all else is answered."""
+        apps = tuple(self.merged.services)
+        several: dict[str, tuple[str, ...]] = {}
+        if addressing != "path_with_entry":
+            for each in called:
+                if not each.is_reached_by(addressing):
+                    name = f"{each.app}/{each.service}" if addressing == "path" else each.host
+                    several[name] = (*several.get(name, ()), each.entry)
+        said: Mapping[str, Any] = {
+            "egress_calls": {"user_agent": "pass"},
+            "unknown_service": {
+                "apps": apps,
+                "addressing": addressing,
+                "several": MappingProxyType(several),
+                "awaited": self.merged.awaits_services,
+            },
+        }
+        uses = {name: self._use(name, self.place, settings) for name, settings in said.items()}
+        place = Derived(self.place.reading, self.place.path, made=_TO_NOBODY)
+        filters = MappingProxyType({name: use for name, use in uses.items() if use is not None})
+        return place, Route(name=NAME + behind, listeners=(listener,), respond=Respond(status=404), filters=filters)
+
+
+def _upstream_parts(each: _Called) -> Mapping[Path, Place]:
+    """Where that stands of which the upstream is made."""
+    at = each.place
+    tls = at.below("tls")
+    if each.settings.credentials.type == "certificate":
+        shown: dict[Path, Place] = {(name,): at.below("credentials", name) for name in ("certificate", "key")}
+        tls = Derived(tls.reading, tls.path, lambda: shown)
+    return {
+        ("targets", 0, "url"): at.below("url"),
+        ("timeouts",): at.below("timeouts"),
+        ("retries",): at.below("retries"),
+        ("tls",): tls,
+    }
+
+
+def _route_parts(each: _Called, guard: Guard | None) -> Mapping[Path, Place]:
+    """Likewise of the route."""
+    at = each.place
+    made: dict[Path, Place] = {("filters", name): at for name in _MADE}
+    said: dict[Path, Place] = {("filters", name): at.below(name) for name in _SAID}
+    own: dict[Path, Place] = {("filters", name): at.below("filters", name) for name in each.settings.filters}
+    guarded: dict[Path, Place] = {("filters", name): guard.place for name in guard.filters} if guard else {}
+    return {**made, **said, **own, **guarded, ("use",): at.below("use")}
+
+
+def _is_same(one: EgressEntry, other: EgressEntry) -> bool:
+    """Whether the same comes of both. Files that an equal one names may say something else by now."""
+    return one is other or (one == other and _tls_of(other) == UpstreamTls())
+
+
+@lru_cache(256)
+def _plain(of: type[S], settings: S) -> S:
+    """As an upstream has it. Thousands of services have the same."""
+    return of(**{name: getattr(settings, name) for name in of.__struct_fields__})
+
+
+def _root_of(settings: Any) -> Literal["slash", "bare"]:
+    """`/{app}/{service}` alone calls what the URL says, with a slash at its end or without."""
+    return "slash" if settings.url is not BROKEN and settings.url.ends_in_slash else "bare"
+
+
+def _tls_of(settings: EgressEntry) -> UpstreamTls:
+    """How an API is spoken to, with the certificate that is shown to it."""
+    credentials = settings.credentials
+    if credentials.type != "certificate":
+        return settings.tls
+    return replace(settings.tls, certificate=credentials.certificate, key=credentials.key)
+
+
+def _as_the_api(csrf: Csrf, settings: EgressEntry) -> Csrf:
+    """Where nothing else is said, who hands out these tokens is spoken to as the API itself."""
+    origin = csrf.token_url.origin
+    if csrf.tls != UpstreamTls() or not origin.tls:
+        return csrf
+    tls = _tls_of(settings)
+    return replace(csrf, tls=tls if origin.host == settings.url.host else replace(tls, server_name=None))
+
+
+_SAID: Final = ("credentials", "request_parameters")
+"""Filters that stand in a service under the same name."""
+_MADE: Final = ("egress_calls", "response_urls", "target_errors")
+"""Filters that come of a service as a whole."""
+_NO_PARAMETERS: Final = RequestParameters()
+_RAW: Final = PathForwarding(forward="raw")
+_ONE_OF_THEM: Final = "expected one of them"
+_TO_UPSTREAM: Final = MappingProxyType({"upstream": NAME})
+_TO_NOBODY: Final[Mapping[str, Any]] = MappingProxyType({"respond": {}})

@@ -1,0 +1,81 @@
+"""JSON (RFC 8259), with repeated keys found."""
+
+import json
+import re
+from typing import Any, NoReturn
+
+from fastgw.config.formats.positions import Flaw, Mark, Repeat, Spot, Trace, marker
+
+_STRING = r'"(?:[^"\\]|\\.)*"'
+_TOKEN = re.compile(rf'(?P<key>{_STRING})\s*:|(?P<close>[}}\]])|(?P<open>[{{\[])|{_STRING}|[^\s,"{{}}\[\]]+')
+
+
+def read(text: str) -> tuple[Any, bool]:
+    """The document, and whether a key repeats in it (then the first one counts; `trace` tells where)."""
+    repeats = False
+
+    def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal repeats
+        held = dict(pairs)
+        if len(held) < len(pairs):
+            repeats = True
+            held = dict(reversed(pairs))
+        return held
+
+    try:
+        document = json.loads(text, object_pairs_hook=mapping, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise Flaw(f"not valid JSON: {error.msg}", (error.lineno, error.colno)) from error
+    except ValueError as error:  # a number of thousands of digits
+        raise Flaw(f"not valid JSON: {error}") from error
+    if "\\u" in text:
+        _refuse_lone_surrogates(document)
+    return document, repeats
+
+
+def trace(text: str) -> Trace:
+    """Where everything is, in a text that `read` accepts."""
+    mark_at = marker(text)
+    repeats = []
+    root = Spot((1, 1), (1, 1))
+    open_spots: list[Spot] = []
+    path: list[str | int] = []  # of the innermost open mapping or list
+    key: tuple[str, Mark] | None = None
+    for token in _TOKEN.finditer(text):
+        mark = mark_at(token.start())
+        if token["key"]:
+            key = json.loads(token["key"]), mark
+            continue
+        if token["close"]:
+            open_spots.pop()
+            path = path[:-1]
+            continue
+        name: str | int
+        if not open_spots:
+            root = spot = Spot(mark, mark)
+            name = ""
+        else:
+            siblings = open_spots[-1].children
+            name, key_mark = key or (len(siblings), mark)
+            spot = Spot(mark, key_mark)
+            if name in siblings:
+                repeats.append(Repeat((*path[1:], name), key_mark, siblings[name].key))
+            else:
+                siblings[name] = spot
+        key = None
+        if token["open"]:
+            open_spots.append(spot)
+            path.append(name)
+    return Trace(root, tuple(repeats))
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise Flaw(f"not valid JSON: {name}")
+
+
+def _refuse_lone_surrogates(document: Any) -> None:
+    """An escape can spell half a character, which no UTF-8 can hold."""
+    try:
+        json.dumps(document, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise Flaw("not valid JSON: half of a surrogate pair") from error

@@ -1,0 +1,145 @@
+"""TOML 1.0 by the standard library, and on which line everything is."""
+
+import re
+import tomllib
+from typing import Any, Final
+
+from fastgw.config.formats.positions import DEEPEST, Flaw, Mark, Spot, Trace, marker
+
+_BASIC = r'"(?:[^"\\\n]|\\.)*"'
+_LITERAL = r"'[^'\n]*'"
+_PART = rf"{_BASIC}|{_LITERAL}|[A-Za-z0-9_-]+"
+_BLANK = re.compile(r"(?:\s|#[^\n]*)*")
+_KEY = re.compile(rf"(?:{_PART})(?:[ \t]*\.[ \t]*(?:{_PART}))*")
+_KEY_PART = re.compile(_PART)
+_SCALAR = re.compile(
+    r'"""(?:[^\\]|\\.)*?"{3,5}'
+    r"|'''.*?'{3,5}"
+    rf"|{_BASIC}|{_LITERAL}"
+    r"|\d{4}-\d\d-\d\d \d[^\s,\]}#]*|[^\s,\]}#]+",
+    re.DOTALL,
+)
+_POSITION = re.compile(r"\s*\(at (?:line (\d+), column (\d+)|end of document)\)$")
+_FIRST: Final = (1, 1)
+
+# For text that may not be valid: every token ends somewhere, and nothing is tried twice.
+_ANY_PART = r'"(?>(?:[^"\\\n]|\\.?)*)"?' + r"|'[^'\n]*+'?|[A-Za-z0-9_-]++"
+_PART_OF_ANY = re.compile(_ANY_PART, re.DOTALL)
+_ANY = re.compile(
+    r'"""(?>(?:[^"\\]|\\.?|"(?!""))*)(?:"{3,5})?'
+    r"|'''.*?(?:'{3,5}|\Z)"
+    r"|#[^\n]*+"
+    rf"|(?P<key>(?:{_ANY_PART})(?>(?:[ \t]*+\.[ \t]*+(?:{_ANY_PART}))*))",
+    re.DOTALL,
+)
+
+
+def read(text: str) -> tuple[Any, bool]:
+    """The document; never with a repeated key, which TOML itself refuses."""
+    _refuse_deep_keys(text)
+    try:
+        return tomllib.loads(text), False
+    except ValueError as error:
+        place = _POSITION.search(str(error))
+        if place is None:
+            raise Flaw(f"not valid TOML: {error}") from error
+        line = int(place[1]) if place[1] else text.count("\n") + 1
+        raise Flaw(f"not valid TOML: {str(error)[: place.start()]}", (line, int(place[2] or 1))) from error
+
+
+def trace(text: str) -> Trace:
+    """Where everything is, in a text that `read` accepts."""
+    return Trace(_Tracer(text.replace("\r\n", "\n")).document())
+
+
+def _refuse_deep_keys(text: str) -> None:
+    """tomllib takes ever longer for each dot of a key: 15 s for one of 64 KB."""
+    for token in _ANY.finditer(text):
+        key = token["key"]
+        if key and key.count(".") >= DEEPEST and len(_PART_OF_ANY.findall(key)) > DEEPEST:
+            raise Flaw(f"a key of more than {DEEPEST} parts", marker(text)(token.start()))
+
+
+class _Tracer:
+    """Walks a valid text from left to right; `_at` is the offset of the next character."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._mark_at = marker(text)
+        self._at = 0
+
+    def document(self) -> Spot:
+        root = Spot(_FIRST, _FIRST)
+        table = root
+        while self._look():
+            if self._look() == "[":
+                table = self._header(root)
+            else:
+                self._pair(table)
+        return root
+
+    def _header(self, root: Spot) -> Spot:
+        """`[a.b]`, or `[[a.b]]`, which adds one more element to a list."""
+        mark = self._mark()
+        repeated = self._text.startswith("[[", self._at)
+        self._at += 2 if repeated else 1
+        spot = _descend(root, self._key(), mark)
+        self._look()
+        self._at += 2 if repeated else 1
+        if repeated:
+            spot.children[len(spot.children)] = spot = Spot(mark, mark)
+        return spot
+
+    def _pair(self, table: Spot) -> None:
+        mark = self._mark()
+        *parents, name = self._key()
+        self._look()
+        self._at += 1  # the equals sign
+        _descend(table, parents, mark).children[name] = self._value(mark)
+
+    def _value(self, key: Mark | None) -> Spot:
+        opening = self._look()
+        mark = self._mark()
+        spot = Spot(mark, key or mark)
+        if opening not in ("[", "{"):
+            self._at = self._match(_SCALAR).end()
+            return spot
+        self._at += 1
+        while (following := self._look()) not in ("]", "}"):
+            if following == ",":
+                self._at += 1
+            elif opening == "{":
+                self._pair(spot)
+            else:
+                spot.children[len(spot.children)] = self._value(None)
+        self._at += 1
+        return spot
+
+    def _key(self) -> list[str]:
+        self._look()
+        match = self._match(_KEY)
+        self._at = match.end()
+        return [next(iter(tomllib.loads(f"{part} = 0"))) for part in _KEY_PART.findall(match[0])]
+
+    def _look(self) -> str:
+        """The next character that is neither blank nor comment; "" at the end."""
+        self._at = self._match(_BLANK).end()
+        return self._text[self._at : self._at + 1]
+
+    def _mark(self) -> Mark:
+        return self._mark_at(self._at)
+
+    def _match(self, pattern: re.Pattern[str]) -> re.Match[str]:
+        match = pattern.match(self._text, self._at)
+        if match is None:
+            raise AssertionError(f"offset {self._at}: valid TOML that was not understood")
+        return match
+
+
+def _descend(spot: Spot, names: list[str], mark: Mark) -> Spot:
+    """Down a dotted key; where a list of tables is on the way, into its last one."""
+    for name in names:
+        if 0 in spot.children:
+            spot = spot.children[len(spot.children) - 1]
+        spot = spot.children.setdefault(name, Spot(mark, mark))
+    return spot

@@ -1,0 +1,226 @@
+"""Objects of Kubernetes as they stand in files: `Application`s and `Secret`s, one by one, each with its place.
+
+A file of a directory is YAML, of one document or many, or JSON; each is an object, a `List` of them or, in JSON, a bare
+list. What a watch knows (`kyma_files.watched_name`) is such a JSON list. What is wrong with one object, or with a file,
+concerns nothing else: it becomes a note.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from itertools import islice
+from typing import Any, Final
+
+from fastgw.config.base.problems import Path, Problem, path_text, show
+from fastgw.config.decoding.incremental_cache import Kept
+from fastgw.config.formats import json, yaml
+from fastgw.config.formats.positions import Flaw, Mark, Repeat, Trace, marker
+from fastgw.config.sources.virtual_files import is_watched
+
+ENDINGS: Final = (".yaml", ".yml", ".json")
+"""Of the files of a directory that are read."""
+
+NAME: Final = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_KIND: Final = re.compile(r"[A-Z][A-Za-z]{0,62}")
+
+
+class Object:
+    """One object."""
+
+    def __init__(self, value: dict[str, Any], file: "ObjectFile", path: Path, kind: str, version: str) -> None:
+        """`path`: leads to it within the file: the number of the document, then as it stands there."""
+        self.kind = kind
+        self.version = version
+        """As `apiVersion` says: the group and its version."""
+        said = value.get("metadata")
+        metadata = said if isinstance(said, dict) else {}
+        self.name = _text_of(metadata, "name")
+        """ "": it has none."""
+        self.namespace = _text_of(metadata, "namespace")
+        """ "": it says none."""
+        self._value: dict[str, Any] | None = value
+        self._file, self._path = file, path
+
+    def __repr__(self) -> str:  # its values may be secrets
+        return f"<{self.called}>"
+
+    @property
+    def file(self) -> str:
+        return self._file.name
+
+    @property
+    def value(self) -> dict[str, Any]:
+        if self._value is None:
+            self._value = self._file.read(self._path)
+        return self._value
+
+    def forget_value(self) -> None:
+        """It is read again when somebody asks: values take ten times the place of their text."""
+        self._value = None
+
+    @property
+    def called(self) -> str:
+        """As people name it. What can be no kind and no name might be anything, and is not shown."""
+        kind = self.kind if _KIND.fullmatch(self.kind) else "object"
+        return f"{kind}/{self.name}" if NAME.fullmatch(self.name) else kind
+
+    @property
+    def place(self) -> str:
+        """`file:line`, or the file alone where lines mean nothing."""
+        return self.place_of(())
+
+    def place_of(self, path: Path) -> str:
+        """The same of a value in it."""
+        line, _ = self._file.mark((*self._path, *path))
+        return f"{self.file}:{line}" if line else self.file
+
+    def problem(self, path: Path, wrong: str, expected: str = "") -> Problem:
+        """What is worth knowing of a value in it."""
+        line, column = self._file.mark((*self._path, *path))
+        about = ": ".join(part for part in (self.called, path_text(path)) if part)
+        return Problem(self.file, line, column, about, wrong, expected)
+
+
+class ObjectFile:
+    """A file, and its objects as far as they can be read."""
+
+    def __init__(self, name: str, content: bytes) -> None:
+        self.name = name
+        self.objects: list[Object] = []
+        self.problems: list[Problem] = []
+        self.flaw: Problem | None = None
+        """Why it cannot be read to its end."""
+        self._content = content
+        self._is_json = is_watched(name) or os.path.splitext(name)[1].lower() == ".json"
+        try:
+            self._take_apart()
+        except Flaw as flaw:
+            self.flaw = Problem(name, *flaw.mark, "", flaw.wrong)
+            self.problems.append(self.flaw)
+        except RecursionError:
+            self.flaw = Problem(name, 0, 0, "", "nested too deep")
+            self.problems.append(self.flaw)
+
+    def mark(self, path: Path) -> Mark:
+        """Where a value stands; (0, 0) in what a watch has said."""
+        if is_watched(self.name):
+            return 0, 0
+        number, *steps = path
+        assert isinstance(number, int)
+        return self._traces[number].root.find(tuple(steps)).key
+
+    def read(self, path: Path) -> Any:
+        """The value of a path that was read before."""
+        number, *steps = path
+        assert isinstance(number, int)
+        value, _ = next(islice(self._documents(), number, None))
+        for step in steps:
+            value = value[step]
+        return value
+
+    def forget_values(self) -> None:
+        """Of all objects, and where they stand."""
+        self.__dict__.pop("_traces", None)
+        for each in self.objects:
+            each.forget_value()
+
+    @cached_property
+    def _traces(self) -> list[Trace]:
+        return [json.trace(self._text)] if self._is_json else [*yaml.trace_stream(self._text)]
+
+    @property
+    def _text(self) -> str:
+        return self._content.decode("utf-8-sig")
+
+    def _documents(self) -> Iterable[tuple[Any, bool]]:
+        """Each, and whether a key repeats in it."""
+        return iter([json.read(self._text)]) if self._is_json else yaml.read_stream(self._text)
+
+    def _take_apart(self) -> None:
+        try:
+            text = self._text
+        except UnicodeDecodeError as error:
+            before = self._content[: error.start].decode("utf-8", "replace")
+            raise Flaw("not UTF-8", marker(before)(len(before))) from error
+        if not text.strip():  # so is a file that is being written, or was to be, on a disk that is full
+            raise Flaw("empty; expected an object, or no such file")
+        for number, (document, repeats) in enumerate(self._documents()):
+            self._add(document, (number,), "", repeats)
+
+    def _add(self, value: Any, path: Path, kind: str, repeats: bool, version: str = "") -> None:
+        """What stands at a path. `kind`, `version`: what its list says that it is."""
+        if value is None and path[1:] == ():  # a document of comments alone
+            return
+        if isinstance(value, list) and self._is_json and path == (0,):
+            self._add_all(value, path, "", "", repeats)
+            return
+        if not isinstance(value, dict):
+            self._report(path, "text" if isinstance(value, str) else show(value), "expected an object")
+            return
+        kind, version = value.get("kind", kind), value.get("apiVersion", version)
+        if not (isinstance(kind, str) and kind and isinstance(version, str) and version):
+            self._report(path, "no `apiVersion` and `kind`", "expected an object of Kubernetes")
+        elif kind.endswith("List") and isinstance(value.get("items"), list | None):
+            self._add_all(value.get("items") or [], (*path, "items"), kind.removesuffix("List"), version, repeats)
+        else:
+            each = Object(value, self, path, kind, version)
+            repeated = self._repeated(path) if repeats else None
+            if repeated is None:
+                self.objects.append(each)
+            else:
+                inner = repeated.path[len(path) - 1 :]
+                self.problems.append(each.problem(inner, "a repeated key"))
+
+    def _add_all(self, values: list[Any], path: Path, kind: str, version: str, repeats: bool) -> None:
+        for place, each in enumerate(values):
+            self._add(each, (*path, place), kind, repeats, version if kind else "")
+
+    def _repeated(self, path: Path) -> Repeat | None:
+        """A key that stands twice in the object at a path."""
+        number, *steps = path
+        assert isinstance(number, int)
+        repeats = self._traces[number].repeats
+        return next((each for each in repeats if each.path[: len(steps)] == tuple(steps)), None)
+
+    def _report(self, path: Path, wrong: str, expected: str) -> None:
+        line, column = self.mark(path)
+        self.problems.append(Problem(self.name, line, column, path_text(path[1:]), wrong, expected))
+
+
+class ObjectFiles:
+    """Files of objects, which are taken apart anew only where they say something else."""
+
+    def __init__(self) -> None:
+        self._known: Kept[tuple[str, bytes], ObjectFile] = Kept()
+
+    def read(self, name: str, content: bytes) -> Sequence[ObjectFile]:
+        """The file, or the lines of what a watch says, each an object."""
+        lines = _lines(content) if is_watched(name) else ()
+        files = [self._file(name, line) for line in lines]
+        return files if files and not any(each.flaw for each in files) else [self._file(name, content)]
+
+    def _file(self, name: str, content: bytes) -> ObjectFile:
+        file = self._known.find((name, content))
+        return self._known.keep((name, content), ObjectFile(name, content) if file is None else file)
+
+    def turn(self, succeeded: bool) -> None:
+        """A reading is over."""
+        for each in self._known.values():
+            each.forget_values()
+        self._known.turn(succeeded)
+
+
+def _lines(content: bytes) -> Sequence[bytes]:
+    """The objects of a list, as a watch writes it (`kubernetes_objects.Objects.content`); () where it is not so."""
+    if not (content.startswith(_BEGINS) and content.endswith(_ENDS)):
+        return ()
+    return content[len(_BEGINS) : -len(_ENDS)].split(_BETWEEN)
+
+
+_BEGINS, _BETWEEN, _ENDS = b"[\n", b",\n", b"\n]\n"
+
+
+def _text_of(said: Mapping[str, Any], key: str) -> str:
+    held = said.get(key)
+    return held if isinstance(held, str) else ""

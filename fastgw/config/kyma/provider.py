@@ -1,0 +1,186 @@
+"""Services of `egress` from Kyma's documents: read with the configuration, from a directory or from what a watch says.
+
+Rule: no document makes the configuration wrong. What is wrong in one, or comes of one, is left out and noted.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from glob import escape
+from typing import Any, Final
+
+from fastgw.config.base.problems import Path, Problem, show
+from fastgw.config.decoding.decoder import BROKEN, Reading
+from fastgw.config.decoding.incremental_cache import Kept
+from fastgw.config.decoding.merge import Derived, Merged, Place
+from fastgw.config.egress.expand import add_services
+from fastgw.config.formats.positions import Flaw
+from fastgw.config.kyma.objects import ENDINGS, Object, ObjectFiles
+from fastgw.config.kyma.services import KymaService, Read, parts_of, services_in
+from fastgw.config.settings.egress import EgressService, Kyma
+from fastgw.config.sources.documents import Document
+from fastgw.config.sources.files import Files, found_by, pattern_name
+from fastgw.config.sources.virtual_files import NOTHING, is_watched, watched_name
+
+PROVIDER: Final = "kyma"
+Service = tuple[str, str]
+"""An application and the name of a service."""
+Refused = Mapping[Service, tuple[Problem, ...]]
+"""Services that others cannot be made with, and what is wrong with them."""
+
+
+class OfKyma:
+    """What the documents have added to a configuration."""
+
+    def __init__(self) -> None:
+        self.notes: list[Problem] = []
+        self.files: list[str] = []
+        """Those that have the documents, in order."""
+        self._readings: dict[Service, Reading] = {}
+        self._documents: dict[Object, Document] = {}
+
+    @property
+    def refused(self) -> Refused:
+        """The services with which something is wrong that only the rules have found."""
+        return {service: tuple(each.problems) for service, each in self._readings.items() if each.problems}
+
+    def place(self, service: KymaService, filter_types: Mapping[str, type], files: Files) -> Place:
+        document = self._documents.get(service.of)
+        if document is None:
+            document = self._documents[service.of] = _ObjectDocument(service.of)
+        reading = Reading(document, filter_types, files)
+        self._readings[service.app, service.name] = reading
+        if not service.entries:
+            return _place(reading, service.path)
+
+        def find_parts() -> Mapping[Path, Place]:
+            return {("entries", name): _place(reading, entry.path) for name, entry in service.entries.items()}
+
+        return Derived(reading, service.path, find_parts)
+
+
+class KymaKept:
+    """What was read of the documents last."""
+
+    def __init__(self) -> None:
+        self.files = ObjectFiles()
+        self.applications: Kept[Object, Read] = Kept()
+
+    def turn(self, succeeded: bool) -> None:
+        """A reading is over."""
+        self.files.turn(succeeded)
+        self.applications.turn(succeeded)
+
+
+def add_kyma(
+    merged: Merged, filter_types: Mapping[str, type], files: Files, refused: Refused, kept: KymaKept | None = None
+) -> OfKyma:
+    """Add the services of the documents that `providers.kyma` names, but for those that are refused."""
+    added = OfKyma()
+    kept = KymaKept() if kept is None else kept
+    added.notes += [problem for problems in refused.values() for problem in problems]
+    for place, providers in merged.once("providers"):
+        if providers is BROKEN or providers.kyma in (None, BROKEN):
+            continue
+        at, settings = place.below("kyma"), providers.kyma
+        objects = [*_objects(at, settings, files, added, kept.files)]
+        found = services_in(objects, settings, files.derive, kept.applications)
+        added.notes += found.notes
+        merged.egress_place = merged.egress_place or at
+        merged.awaits_services = any(is_watched(name) and files.read(name) == NOTHING for name in added.files)
+        apps: dict[str, dict[str, tuple[Place, EgressService]]] = {}
+        for service in found.services:
+            key = service.app, service.name
+            if key in refused:
+                continue
+            if service.name in (held := merged.services.get(service.app, {})):
+                wrong = f"{show(service.name)} of {show(service.app)} is at {held[service.name][0]}, which counts"
+                added.notes.append(service.of.problem(service.path, wrong, "expected another name"))
+                continue
+            standing = added.place(service, filter_types, files)
+            apps.setdefault(service.app, {})[service.name] = standing, service.settings
+        add_services(merged, apps)
+    return added
+
+
+def patterns_of(settings: Kyma) -> list[str]:
+    """What names the files of its directory."""
+    return [] if settings.directory is None else [f"{escape(settings.directory)}/*{each}" for each in ENDINGS]
+
+
+def documents_in(settings: Kyma, held: Mapping[str, bytes]) -> list[str]:
+    """The files of its directory, among files that were read."""
+    return [file for pattern in patterns_of(settings) for file in found_by(held, pattern) if file in held]
+
+
+def directory_in(settings: Kyma, held: Mapping[str, bytes]) -> dict[str, bytes]:
+    """All that was read of its directory: the files, and what there was to be found."""
+    patterns = patterns_of(settings)
+    names = [*(pattern_name("/", pattern) for pattern in patterns), *documents_in(settings, held)]
+    return {name: held[name] for name in names if name in held}
+
+
+def _objects(at: Place, settings: Any, files: Files, added: OfKyma, kept: ObjectFiles) -> Iterable[Object]:
+    notes = added.notes
+    names = [watched_name(PROVIDER)] if settings.kubernetes is not None else _names(at, settings, files, notes)
+    added.files += names
+    for name in names:
+        try:
+            content = files.read(name)
+        except Flaw as flaw:
+            notes.append(Problem(name, 0, 0, "", flaw.wrong))
+            continue
+        for file in kept.read(name, content):
+            notes += file.problems
+            yield from file.objects
+
+
+def _names(at: Place, settings: Kyma, files: Files, notes: list[Problem]) -> list[str]:
+    place = at.below("directory")
+    found: set[str] = set()
+    try:
+        if why := files.why_no_folder(str(settings.directory)):
+            place.report(f"{show(settings.directory)}: {why}", "expected a directory with Kyma's documents")
+            return []
+        for pattern in patterns_of(settings):
+            found.update(files.find("/", pattern))
+    except Flaw as flaw:
+        place.report(f"{show(settings.directory)}: {flaw.wrong}", "expected a directory of fewer files")
+        return []
+    readable = []
+    for name in sorted(found):
+        told = name.encode(errors="backslashreplace").decode()
+        if told == name:
+            readable.append(name)
+        else:
+            notes.append(Problem(told, 0, 0, "", "a name that is not UTF-8"))
+    if not readable:
+        notes.append(place.problem(f"{show(settings.directory)} has no file that ends in {', '.join(ENDINGS)}"))
+    return readable
+
+
+def _place(reading: Reading, entry: Path) -> Place:
+    """That of an entry."""
+    return Derived(reading, entry, lambda: {part: Place(reading, at) for part, at in parts_of(entry).items()})
+
+
+class _ObjectDocument(Document):
+    """An object of a file, for rules: what they find is told of it."""
+
+    def __init__(self, each: Object) -> None:  # no bytes are taken apart: the object was
+        self.name, self.folder, self.upstream = each.file, os.sep, ""
+        self.problems = []
+        self._object = each
+
+    @cached_property
+    def value(self) -> Any:  # it is seldom asked for
+        return self._object.value
+
+    def problem(self, path: Path, wrong: str, expected: str = "", *, at_key: bool = False) -> Problem:
+        return self._object.problem(path, wrong, expected)
+
+    def says_nothing(self, path: Path) -> bool:
+        return False
+
+    def place(self, path: Path) -> str:
+        return self._object.place_of(path)

@@ -1,0 +1,322 @@
+"""Secrets of Kubernetes: their values by key, each as a derived file that the settings can name.
+
+Rule: what a Secret holds goes into derived files alone; reasons and notes name the Secret and its keys.
+"""
+
+import binascii
+from base64 import b64decode
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final, TypeVar
+
+from fastgw.config.base.problems import Path, Problem
+from fastgw.config.base.settings_base import NONE
+from fastgw.config.base.value_types import parse_field_value, parse_token
+from fastgw.config.formats import json
+from fastgw.config.formats.positions import Flaw
+from fastgw.config.kyma.objects import Object
+from fastgw.config.settings.credentials import check_own
+from fastgw.config.settings.secrets import LONGEST, Secret
+from fastgw.config.sources.virtual_files import derived_name
+from fastgw.net.pem import amiss
+
+HEADERS: Final = "headers"
+QUERY: Final = "queryParameters"
+CONFIGURATION: Final = "CONFIGURATION"
+CREDENTIALS_TYPE: Final = "CREDENTIALS_TYPE"
+_OF_COMPASS: Final[Mapping[str, str]] = {
+    "oauth": "OAuth",
+    "basicauth": "Basic",
+    "basic": "Basic",
+    "noauth": "NoAuth",
+    "": "NoAuth",
+    "certificate": "CertificateGen",
+}
+"""What `credentials.type` is for a `CREDENTIALS_TYPE`, in lower case."""
+OF_TOKEN_REQUESTS: Final = frozenset({"host", "content-length", "content-type", "transfer-encoding", "connection"})
+"""Fields of a request for a token that nobody adds."""
+Listed = Mapping[str, tuple[Secret, ...]]
+
+
+class Unusable(Exception):
+    """Why a Secret cannot be used, in words that may be shown to who calls a service. `problem`: the same, told of the
+    Secret."""
+
+    def __init__(self, why: str, problem: Problem | None = None) -> None:
+        self.why, self.problem = why, problem
+        super().__init__(why)
+
+
+T = TypeVar("T")
+Asked = Mapping[str, Object | None]
+"""Secrets, by name; None: there was none."""
+Derived = Mapping[str, bytes]
+"""Contents of derived files, by name."""
+
+
+class Secrets:
+    """Those of one namespace."""
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
+        self._objects: dict[str, Object] = {}
+        self._made: dict[tuple[str, ...], tuple[Any, Derived]] = {}
+        self._asked: dict[str, Object | None] = {}
+        self._derived: dict[str, bytes] = {}
+
+    def add(self, each: Object) -> Problem | None:
+        """Know a Secret from here on. Returns why not, unless it is simply of another namespace."""
+        if (each.namespace or self._namespace) != self._namespace:
+            return None
+        if not each.name:
+            return each.problem(("metadata",), "no name", "expected `metadata.name`")
+        if each.name in self._objects:
+            first = self._objects[each.name].place
+            return each.problem(("metadata", "name"), f"already at {first}, which counts", "expected it once")
+        self._objects[each.name] = each
+        return None
+
+    def take_used(self) -> tuple[Asked, Derived]:
+        """What was asked for since this was taken last, and the derived files that come of it."""
+        used = self._asked, self._derived
+        self._asked, self._derived = {}, {}
+        return used
+
+    def are(self, asked: Asked) -> bool:
+        """Whether these Secrets are the ones that there are, unchanged."""
+        return all(self._objects.get(name) is each for name, each in asked.items())
+
+    def text(self, name: str, key: str) -> Secret:
+        """A value that is a text. Raises `Unusable`."""
+        return self._text(name, key, self._value(name, key))
+
+    def username(self, name: str, key: str) -> Secret:
+        """The same where it stands before a colon. Raises `Unusable`."""
+        raw = self._value(name, key)
+        if b":" in raw:
+            raise self._unusable(name, key, "has a colon, which no username can have (RFC 7617)")
+        return self._text(name, key, raw)
+
+    def pair(self, name: str, certificate: str, key: str) -> tuple[str, str]:
+        """The files of a certificate and its key, which fit. Raises `Unusable`."""
+        return self._once((name, certificate, key), lambda: self._fitting(name, certificate, key))
+
+    def _fitting(self, name: str, certificate: str, key: str) -> tuple[str, str]:
+        contents = self._value(name, certificate), self._value(name, key)
+        if (wrong := amiss(*contents)) is not None:
+            of = certificate if wrong.of == "certificate" else key
+            raise self._unusable(name, of, f"cannot be used: {wrong.wrong}")
+        return self._file(name, (certificate,), contents[0]), self._file(name, (key,), contents[1])
+
+    def parameters(self, name: str) -> tuple[Listed, Listed]:
+        """The fields and the parameters of the query that a Secret holds. Raises `Unusable`."""
+        return self._once((name,), lambda: (self._listed(name, HEADERS), self._listed(name, QUERY)))
+
+    def parameters_for_token(self, name: str) -> tuple[Listed, Listed]:
+        """The same for the token endpoint. Raises `Unusable`."""
+        headers, query = self.parameters(name)
+        for field in headers:
+            if field.lower() in OF_TOKEN_REQUESTS:
+                raise self._unusable(name, HEADERS, f"has {field}, which the gateway writes")
+        return headers, query
+
+    def compass(self, name: str) -> "Compass | None":
+        """What a Secret of the older Compass form says; None: it has another form, or is missing. Raises `Unusable`."""
+        try:
+            self._object(name)
+        except Unusable:
+            return None
+        raw = self._value(name, CONFIGURATION, required=False)
+        if not raw.strip():
+            return None
+        said = self._json(name, CONFIGURATION, raw)
+        if not isinstance(said, dict):
+            raise self._unusable(name, CONFIGURATION, "is not a JSON object")
+        kind = self._value(name, CREDENTIALS_TYPE, required=False)
+        return Compass(self, name, said, kind.decode(errors="replace").strip())
+
+    def _json(self, name: str, key: str, raw: bytes) -> Any:
+        try:
+            said, repeats = json.read(raw.decode())
+        except (Flaw, ValueError, RecursionError):
+            raise self._unusable(name, key, "is not valid JSON") from None  # the cause would show what is in it
+        if repeats:
+            raise self._unusable(name, key, "names something twice")
+        return said
+
+    def _listed(self, name: str, key: str) -> Listed:
+        raw = self._value(name, key, required=False)
+        if not raw.strip():
+            return NONE
+        return self._listed_in(name, key, key, self._json(name, key, raw))
+
+    def _listed_in(self, name: str, key: str, kind: str, said: Any, *above: str) -> Listed:
+        """`key`: of the Secret. `kind`: `HEADERS` or `QUERY`. `above`: what leads to it within the key."""
+        found: dict[str, tuple[Secret, ...]] = {}
+        for each, values in (said if isinstance(said, dict) else {"": None}).items():
+            listed = [values] if isinstance(values, str) else values
+            if not each or not isinstance(listed, list) or not all(isinstance(value, str) for value in listed):
+                raise self._unusable(name, key, 'is not of the form {"name": ["value"]}')
+            if kind == HEADERS:
+                self._check_field(name, each, listed, found)
+            if listed:
+                found[each] = tuple(
+                    self._text(name, key, value.encode(), *above, each, str(at)) for at, value in enumerate(listed)
+                )
+        return MappingProxyType(found)
+
+    def _check_field(self, name: str, field: str, values: list[Any], others: Mapping[str, object]) -> None:
+        try:
+            parse_token(field)
+            for value in values:
+                parse_field_value(value)
+        except ValueError:
+            raise self._unusable(name, HEADERS, "has what can be no field of a request") from None  # nor be shown
+        try:
+            check_own((field,))
+        except ValueError:
+            raise self._unusable(name, HEADERS, f"has {field}, which the gateway writes") from None
+        if field.lower() in map(str.lower, others):
+            raise self._unusable(name, HEADERS, "names a field twice")
+
+    def _once(self, key: tuple[str, ...], make: Callable[[], T]) -> T:
+        """What is made of the Secret that the key begins with, for all that ask. Raises `Unusable`."""
+        self._object(key[0])
+        if key not in self._made:
+            before, self._derived = self._derived, {}
+            found: T | Unusable
+            try:
+                found = make()
+            except Unusable as unusable:
+                found = unusable
+            self._made[key] = found, self._derived
+            self._derived = before
+        found, derived = self._made[key]
+        self._derived.update(derived)
+        if isinstance(found, Unusable):
+            raise found
+        return found
+
+    def _object(self, name: str) -> Object:
+        found = self._asked[name] = self._objects.get(name)
+        if found is None:
+            raise Unusable(f"the Secret {self._namespace}/{name} is missing")
+        return found
+
+    def _value(self, name: str, key: str, *, required: bool = True) -> bytes:
+        """b"": it has none, and need not."""
+        each = self._object(name)
+        for part, as_bytes in (("stringData", _as_it_stands), ("data", _from_base64)):
+            held = each.value.get(part)
+            if held is None:
+                continue
+            if not isinstance(held, dict):
+                raise self._unusable(name, "", f"has no mapping as `{part}`", (part,))
+            if key in held:
+                return self._read(name, key, held[key], as_bytes, (part, key))
+        if not required:
+            return b""
+        raise Unusable(f"the Secret {self._namespace}/{name} has no `{key}`", each.problem((), f"it has no `{key}`"))
+
+    def _read(self, name: str, key: str, held: Any, as_bytes: Callable[[str], bytes], path: Path) -> bytes:
+        try:
+            return as_bytes(held) if isinstance(held, str) else _refuse()
+        except ValueError:
+            expected = "text in base64" if as_bytes is _from_base64 else "text, in quotes where it is a number"
+            raise self._unusable(name, key, f"is not {expected}", path) from None  # the cause would show it
+
+    def _text(self, name: str, key: str, raw: bytes, *keys: str) -> Secret:
+        if not raw.removesuffix(b"\n").removesuffix(b"\r"):
+            raise self._unusable(name, key, "has an empty value" if keys else "is empty")
+        if len(raw) > LONGEST:
+            raise self._unusable(name, key, f"has more than {LONGEST // 1024} KiB")
+        try:
+            text = raw.decode()
+        except UnicodeDecodeError:
+            raise self._unusable(name, key, "is not UTF-8") from None  # the cause would show what is in it
+        if key not in (HEADERS, QUERY, CONFIGURATION) and not text.rstrip("\r\n").isprintable():
+            raise self._unusable(name, key, "has a control character")
+        return Secret(file=self._file(name, (key, *keys), raw))
+
+    def _file(self, name: str, keys: tuple[str, ...], content: bytes) -> str:
+        file = derived_name(self._namespace, name, *keys)
+        self._derived[file] = content
+        return file
+
+    def _unusable(self, name: str, key: str, wrong: str, path: Path = ()) -> Unusable:
+        each = self._object(name)
+        path = path or (("stringData" if key in (each.value.get("stringData") or {}) else "data", key))
+        what = f"`{key}` of the Secret" if key else "the Secret"
+        return Unusable(f"{what} {self._namespace}/{name} {wrong}", each.problem(path, wrong))
+
+
+class Compass:
+    """A Secret of the form that Kyma's gateway had in its Compass mode: one JSON text with everything."""
+
+    def __init__(self, secrets: Secrets, name: str, said: Mapping[str, Any], kind: str) -> None:
+        self._secrets, self._name, self._said = secrets, name, said
+        self.type = _OF_COMPASS.get(kind.lower(), kind)
+        """As `credentials.type` of an Application would say it; "": it says none."""
+
+    def __repr__(self) -> str:  # what it says are secrets
+        return f"<Compass {self._name}>"
+
+    def unusable(self, wrong: str) -> Unusable:
+        return self._secrets._unusable(self._name, CONFIGURATION, wrong)
+
+    def plain(self, key: str, part: str = "credentials") -> str:
+        """A text of its credentials, or of another part. Raises `Unusable`."""
+        held = self._part(part).get(key)
+        if not isinstance(held, str) or not held:
+            raise self.unusable(f"has no text as `{part}.{key}`")
+        if not held.isprintable():
+            raise self.unusable(f"has a control character in `{part}.{key}`")
+        return held
+
+    def text(self, key: str) -> Secret:
+        """The same as a secret. Raises `Unusable`."""
+        return self._secrets._text(self._name, CONFIGURATION, self.plain(key).encode(), "credentials", key)
+
+    @property
+    def csrf_url(self) -> str:
+        """Where it hands out tokens against forged requests; "": nowhere. Raises `Unusable`."""
+        return self.plain("tokenUrl", "csrfConfig") if self._part("csrfConfig").get("tokenUrl") else ""
+
+    def parameters(self, *above: str) -> tuple[Listed, Listed]:
+        """Headers and parameters for the API, or for the token endpoint (`credentials`). Raises `Unusable`."""
+        part = self._part(*above, "requestParameters")
+        lead = (*above, "requestParameters")
+        made = self._secrets._listed_in
+        headers, query = (
+            NONE if part.get(kind) is None else made(self._name, CONFIGURATION, kind, part[kind], *lead, kind)
+            for kind in (HEADERS, QUERY)
+        )
+        if above and any(field.lower() in OF_TOKEN_REQUESTS for field in headers):
+            raise self.unusable("has a header for the token endpoint that the gateway writes")
+        return headers, query
+
+    def _part(self, *keys: str) -> Mapping[str, Any]:
+        held: Any = self._said
+        for key in keys:
+            held = held.get(key)
+            if held is None:
+                return {}
+            if not isinstance(held, dict):
+                raise self.unusable(f"has no object as `{'.'.join(keys)}`")
+        return held  # type: ignore[no-any-return]  # a dict of JSON
+
+
+def _as_it_stands(text: str) -> bytes:
+    return text.encode()
+
+
+def _from_base64(text: str) -> bytes:
+    """Lines may be broken in it."""
+    try:
+        return b64decode("".join(text.split()), validate=True)
+    except binascii.Error as error:
+        raise ValueError from error
+
+
+def _refuse() -> bytes:
+    raise ValueError

@@ -1,0 +1,64 @@
+"""The Services by which Kyma's applications once called each API: a host `{app}-{id}` for every service of an
+`Application`, as manifests for a cluster.
+
+Each is a name alone (`ExternalName`) for the Service of the gateway, whose listener takes hosts (`addressing: host`).
+"""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from fastgw.config.base.problems import Problem
+from fastgw.config.kyma.names import access_service
+from fastgw.config.kyma.objects import Object, ObjectFile
+from fastgw.config.kyma.services import GROUP
+
+APP_LABEL: Final = "application"
+
+
+def services_of(name: str, content: bytes, namespace: str, gateway: str) -> tuple[list[dict[str, Any]], list[Problem]]:
+    """The manifests for all Applications of a file, and what is wrong in it.
+
+    `namespace`: where they go. `gateway`: the DNS name of the gateway's own Service.
+    """
+    file = ObjectFile(name, content)
+    problems = list(file.problems)
+    made: dict[str, dict[str, Any]] = {}
+    for each in file.objects:
+        if each.kind != "Application" or each.version.partition("/")[0] != GROUP:
+            continue
+        for place, service_id in _ids(each):
+            host = access_service(each.name, service_id)
+            if not host:
+                wrong = "the name and the id make no name of a Service"
+                problems.append(
+                    each.problem(("spec", "services", place), wrong, "expected letters, digits and hyphens")
+                )
+            elif host in made:
+                wrong = f"the Service {host} is there already, for another application or service"
+                problems.append(each.problem(("spec", "services", place), wrong, "expected another id"))
+            else:
+                made[host] = _service(host, each.name, namespace, gateway)
+    return [*made.values()], problems
+
+
+def _ids(app: Object) -> Iterator[tuple[int, str]]:
+    """Of the services with an API, with their places."""
+    spec = app.value.get("spec")
+    services = spec.get("services") if isinstance(spec, dict) else None
+    for place, service in enumerate(services if isinstance(services, list) else ()):
+        if not isinstance(service, dict) or not isinstance(service.get("id"), str):
+            continue
+        entries = service.get("entries")
+        listed = entries if isinstance(entries, list) else ()
+        if any(isinstance(each, dict) and each.get("type") == "API" for each in listed):
+            yield place, service["id"]
+
+
+def _service(host: str, app: str, namespace: str, gateway: str) -> dict[str, Any]:
+    labels = {"app.kubernetes.io/managed-by": "fastgw", APP_LABEL: app[:63].rstrip("-.")}
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": host, "namespace": namespace, "labels": labels},
+        "spec": {"type": "ExternalName", "externalName": gateway, "ports": [{"name": "http", "port": 80}]},
+    }

@@ -1,0 +1,483 @@
+"""Kyma's documents as services of `egress`.
+
+An `Application` has services, and these have entries: APIs by a URL, with the name of a Secret for credentials and of
+one for parameters. A service is called by its display name, an entry by its name (`kyma_names.normalized`). What is
+wrong with one of them leaves it out, and is told; what is wrong with a Secret makes the calls that need it fail, with
+the reason.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from fastgw.config.base.problems import Path, Problem, path_text, show, suggest
+from fastgw.config.base.settings_base import NONE, view
+from fastgw.config.base.value_types import Endpoint, Url, parse_endpoint, parse_url
+from fastgw.config.decoding.incremental_cache import Kept
+from fastgw.config.kyma.names import access_service, normalized, why_not_there
+from fastgw.config.kyma.objects import NAME, Object
+from fastgw.config.kyma.secrets import Asked, Compass, Derived, Secrets, Unusable
+from fastgw.config.settings.credentials import Csrf, RequestParameters
+from fastgw.config.settings.egress import EgressCredentials, EgressEntry, EgressService, Kyma
+from fastgw.config.settings.upstreams import UpstreamTls
+
+GROUP: Final = "applicationconnector.kyma-project.io"
+VERSION: Final = f"{GROUP}/v1alpha1"
+TYPES: Final = ("Basic", "OAuth", "OAuthWithCert", "CertificateGen", "NoAuth")
+"""Of credentials."""
+_IS_QUERY: Final = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/?%-]*").fullmatch
+
+_SKIP_VERIFY: Final = ("spec", "skipVerify")
+UNNAMED: Final = "unnamed"
+"""An entry without a name, where a service has several."""
+_OTHER: Final = "expected another name"
+MOST_TOLD: Final = 8
+"""APIs that are called alike and named to who calls them."""
+
+
+def parts_of(entry: Path) -> Mapping[Path, Path]:
+    """By what an entry is said to have: where that stands in the document."""
+    at = (*entry, "credentials")
+    return {
+        ("url",): (*entry, "targetUrl"),
+        ("tls",): _SKIP_VERIFY,
+        ("tls", "verify"): _SKIP_VERIFY,
+        ("credentials",): at,
+        ("credentials", "token_url"): (*at, "authenticationUrl"),
+        ("credentials", "token_tls", "verify"): _SKIP_VERIFY,
+        ("csrf",): (*at, "csrfInfo"),
+        ("csrf", "token_url"): (*at, "csrfInfo", "tokenEndpointURL"),
+        ("csrf", "tls", "verify"): _SKIP_VERIFY,
+        ("request_parameters",): (*entry, "requestParametersSecretName"),
+    }
+
+
+class KymaEntry(NamedTuple):
+    """An API, and where it stands in its Application."""
+
+    settings: EgressEntry
+    path: Path
+
+
+class KymaService(NamedTuple):
+    """One service."""
+
+    app: str
+    name: str
+    of: Object
+    """Its Application."""
+    path: Path
+    """Where it stands in that."""
+    settings: EgressService
+    entries: Mapping[str, KymaEntry]
+    """By name; none where it is one API without a name."""
+
+
+class _Api(NamedTuple):
+    """An API as it is called in its Application."""
+
+    service: str
+    """As its service is called there."""
+    title: str
+    """As it is called itself; "" where it has no name."""
+    path: Path
+    """Where its service stands."""
+    entry: KymaEntry
+    host: str = ""
+    """Of its service; "": it can have none."""
+    alone: bool = False
+    """Whether that has no other API."""
+
+    @property
+    def told(self) -> str:
+        entry = f"the entry {show(self.title)}" if self.title else "an entry without a name"
+        return f"{entry} of the service {show(self.service)}"
+
+
+def _hosted(api: _Api) -> dict[str, str]:
+    return {"host": api.host} if api.host and api.alone else {}
+
+
+class Services(Struct):
+    """What documents say."""
+
+    services: list[KymaService]
+    notes: list[Problem]
+    """What is wrong in them, and left out."""
+
+
+class _Refused(Exception):
+    """What is wrong with a part of a document."""
+
+    def __init__(self, path: Path, wrong: str, expected: str = "", told: str = "") -> None:
+        """`told`: what was expected, in place of `expected`, for who calls what it is a part of."""
+        self.path, self.wrong, self.expected = path, wrong, expected
+        self.told = told or expected
+        super().__init__(wrong)
+
+
+class Read(NamedTuple):
+    """What was read of one Application, and what it was read by."""
+
+    settings: Kyma
+    asked: Asked
+    derived: Derived
+    services: Sequence[KymaService]
+    notes: Sequence[Problem]
+
+
+def services_in(
+    objects: Iterable[Object],
+    settings: Kyma,
+    derive: Callable[[str, bytes], None],
+    known: Kept[Object, Read] | None = None,
+) -> Services:
+    """The services of all Applications. `derive`: is given the name and contents of each derived file that they
+    need. `known`: those that were read before."""
+    secrets = Secrets(settings.namespace)
+    known = Kept() if known is None else known
+    found = Services([], [])
+    applications: dict[str, Object] = {}
+    for each in objects:
+        if (each.kind, each.version) == ("Secret", "v1"):
+            note = secrets.add(each)
+        elif each.kind == "Application" and each.version.partition("/")[0] == GROUP:
+            note = _add(each, applications)
+        else:
+            note = None  # a folder may hold other objects too
+        if note is not None:
+            found.notes.append(note)
+    for app in applications.values():
+        read = known.find(app)
+        if read is None or read.settings != settings or not secrets.are(read.asked):
+            notes: list[Problem] = []
+            services = [*_Reading(app, settings, secrets, notes).services()]
+            read = Read(settings, *secrets.take_used(), services, notes)
+        known.keep(app, read)
+        found.services += read.services
+        found.notes += read.notes
+        for name, content in read.derived.items():
+            derive(name, content)
+    return found
+
+
+def _add(each: Object, applications: dict[str, Object]) -> Problem | None:
+    if each.version != VERSION:
+        return each.problem(("apiVersion",), _kind(each.version), f"expected {show(VERSION)}")
+    if NAME.fullmatch(each.name) is None:
+        wrong = "no name of an Application" if each.name else "no name"
+        return each.problem(
+            ("metadata", "name"), wrong, "expected a name of letters in lower case, digits, `-` and `.`"
+        )
+    if each.name in applications:
+        first = applications[each.name].place
+        return each.problem(("metadata", "name"), f"already at {first}, which counts", "expected it once")
+    applications[each.name] = each
+    return None
+
+
+class _Reading:
+    """One Application being read."""
+
+    def __init__(self, app: Object, settings: Kyma, secrets: Secrets, notes: list[Problem]) -> None:
+        self._app = app
+        self._provider = settings
+        self._secrets = secrets
+        self._notes = notes
+
+    def services(self) -> Iterator[KymaService]:
+        """All of them that can be made."""
+        try:
+            spec = _mapping(self._app.value, (), "spec")
+            self._skip_verify = _truth(spec, ("spec",), "skipVerify")
+            listed = [*_listed(spec, ("spec",), "services")]
+        except _Refused as refused:
+            self._note(refused)
+            return
+        named: dict[str, list[_Api]] = {}
+        for path, said in listed:
+            try:
+                name, apis = self._apis(said, path)
+                named.setdefault(name, []).extend(apis)
+            except _Refused as refused:
+                self._note(refused)
+        for name, apis in named.items():
+            if apis:
+                yield self._service(name, apis)
+
+    def _note(self, refused: _Refused) -> None:
+        self._notes.append(self._app.problem(refused.path, refused.wrong, refused.expected))
+
+    def _apis(self, said: Mapping[str, Any], path: Path) -> tuple[str, list["_Api"]]:
+        """What a service is called, and its APIs."""
+        named = "displayName" if said.get("displayName") else "name"
+        title = _text(said, path, named)
+        apis = []
+        for entry_path, entry in _listed(said, path, "entries"):
+            try:
+                kind = _text(entry, entry_path, "type")
+                if kind == "Events":
+                    continue
+                if kind != "API":
+                    raise _Refused((*entry_path, "type"), _kind(kind), 'expected "API" or "Events"')
+                called = _text(entry, entry_path, "name", needed=False)
+                apis.append(_Api(title, called, path, self._entry(entry, entry_path)))
+            except _Refused as refused:
+                self._note(refused)
+        name = normalized(title)
+        if not apis:
+            return name, []
+        if not name:
+            raise _Refused((*path, named), _kind(said[named]), "expected a name with a letter or digit")
+        host = access_service(self._app.name, _text(said, path, "id", needed=False))
+        return name, [each._replace(host=host, alone=len(apis) == 1) for each in apis]
+
+    def _service(self, name: str, apis: list["_Api"]) -> KymaService:
+        """Of all services with this name: as in Kyma, a call means the API that is the only one to be called so."""
+        if len(apis) == 1 and not normalized(apis[0].title):
+            (only,) = apis
+            settings = EgressService(**{**_fields(only.entry.settings), **_hosted(only)})
+            return KymaService(self._app.name, name, self._app, only.entry.path, settings, {})
+        by_name: dict[str, list[_Api]] = {}
+        for each in apis:
+            by_name.setdefault(normalized(each.title) or UNNAMED, []).append(each)
+        entries = {called: self._told_apart(alike) for called, alike in by_name.items()}
+        held = MappingProxyType({called: entry.settings for called, entry in entries.items()})
+        of_one = apis[0].host if all(each.path == apis[0].path for each in apis) else ""
+        settings = EgressService(entries=held, host=of_one or None)
+        return KymaService(self._app.name, name, self._app, apis[0].path, settings, entries)
+
+    def _told_apart(self, alike: list["_Api"]) -> KymaEntry:
+        """One API; or in place of several that are called alike, who says so."""
+        first = alike[0]
+        if len(alike) == 1:
+            return KymaEntry(replace(first.entry.settings, **_hosted(first)), first.entry.path)
+        more = f" and {len(alike) - MOST_TOLD} more" if len(alike) > MOST_TOLD else ""
+        wrong = f"Several APIs are called so: {', '.join(each.told for each in alike[:MOST_TOLD])}{more}."
+        also = f"called as {path_text(first.entry.path)} is: calls of both are answered 400"
+        self._notes += [self._app.problem(each.entry.path, also, _OTHER) for each in alike[1:]]
+        return KymaEntry(EgressEntry(url=first.entry.settings.url, ambiguous=wrong), first.entry.path)
+
+    def _entry(self, said: Mapping[str, Any], path: Path) -> KymaEntry:
+        url, query = self._target(said, path)
+        at = (*path, "credentials")
+        needs = (*at, "secretName")
+        try:
+            credentials = _mapping(said, path, "credentials")
+            name = _text(credentials, at, "secretName", needed=False)
+            compass = self._secrets.compass(name) if name else None
+            csrf = self._csrf(credentials, at, compass)
+            shown = self._credentials(credentials, at, url, compass)
+            needs = (*path, "requestParametersSecretName")
+            named = _text(said, path, "requestParametersSecretName", needed=False)
+            parameters = self._parameters(named, compass, query)
+        except Unusable as unusable:
+            self._notes += [unusable.problem] if unusable.problem is not None else []
+            self._notes.append(self._app.problem(needs, f"{unusable.why}: calls are answered 500"))
+            return KymaEntry(self._settings(url, unavailable=unusable.why), path)
+        except _Refused as refused:
+            # As in Kyma the service is there. Values are not told: one may stand there by mistake.
+            self._note(refused)
+            why = f"{path_text(refused.path)} of the Application {self._app.name} cannot be used: {refused.told}"
+            return KymaEntry(self._settings(url, unavailable=why), path)
+        if csrf is not None and csrf.token_url.origin.tls and (self._skip_verify or shown.type == "certificate"):
+            csrf = replace(csrf, tls=self._tls(csrf.token_url.origin, shown))
+        return KymaEntry(
+            self._settings(url, credentials=shown, csrf=csrf, request_parameters=parameters, tls=self._tls(url)), path
+        )
+
+    def _settings(self, url: Url, **said: Any) -> EgressEntry:
+        """With what the documents have no words for."""
+        given = self._provider.defaults
+        return EgressEntry(
+            url=url, timeouts=given.timeouts, retries=given.retries, use=given.use, filters=given.filters, **said
+        )
+
+    def _tls(self, url: Url, shown: EgressCredentials | None = None) -> UpstreamTls:
+        """How somebody is spoken to. `shown`: credentials that have a certificate for them, perhaps."""
+        if not url.tls:
+            return UpstreamTls()
+        tls = self._provider.defaults.tls
+        if self._skip_verify:
+            tls = replace(tls, verify=False)
+        if shown is not None and shown.type == "certificate":
+            tls = replace(tls, certificate=shown.certificate, key=shown.key)
+        return tls
+
+    def _target(self, said: Mapping[str, Any], path: Path) -> tuple[Url, str]:
+        """Where an API is, and the query that stands behind its URL."""
+        text, _, query = _text(said, path, "targetUrl").partition("?")
+        at = (*path, "targetUrl")
+        try:
+            url = parse_url(text)
+        except ValueError as error:
+            raise _Refused(at, str(error), "expected an http or https URL") from error
+        self._check_origin(url, at)
+        if _IS_QUERY(query) is None:
+            raise _Refused(at, "a fragment, or a query with what cannot stand there", "expected none")
+        return url, query
+
+    def _endpoint(self, said: Mapping[str, Any], path: Path, key: str) -> Endpoint:
+        return self._endpoint_of(_text(said, path, key), (*path, key))
+
+    def _endpoint_of(self, text: str, at: Path) -> Endpoint:
+        try:
+            endpoint = parse_endpoint(text)
+        except ValueError as error:
+            raise _Refused(at, str(error), "expected an http or https URL") from error
+        self._check_origin(endpoint.origin, at)
+        return endpoint
+
+    def _check_origin(self, url: Url, path: Path) -> None:
+        if url.socket:
+            raise _Refused(path, "a unix socket, where a document may not lead", "expected an http or https URL")
+        why = "" if self._provider.allow_local else why_not_there(url)
+        if why:
+            expected = "expected another host, or `allow_local: true` with the provider"
+            raise _Refused(path, f"{why}, where a document may not lead", expected)
+
+    def _credentials(self, said: Mapping[str, Any], path: Path, url: Url, compass: Compass | None) -> EgressCredentials:
+        """`compass`: what its Secret says, where that is of the older form. Raises `Unusable`."""
+        if not said:
+            return EgressCredentials(type="none")
+        kind = _text(said, path, "type", needed=compass is None) or (compass.type if compass is not None else "")
+        if kind not in TYPES:
+            told = f"it is not known; expected one of {', '.join(TYPES)}"
+            raise _Refused((*path, "type"), "it is not known", suggest(kind, TYPES), told)
+        if kind == "NoAuth":
+            return EgressCredentials(type="none")
+        name = _text(said, path, "secretName")
+        secrets = self._secrets
+        if compass is not None:
+            return self._of_compass(said, path, kind, compass)
+        if kind == "Basic":
+            username = secrets.username(name, "username")
+            return EgressCredentials(type="basic", username=username, password=secrets.text(name, "password"))
+        if kind == "CertificateGen":
+            if not url.tls:
+                raise _Refused((*path, "type"), "a client certificate for an http URL", "expected an https `targetUrl`")
+            shown, its_key = secrets.pair(name, "crt", "key")
+            return EgressCredentials(type="certificate", certificate=shown, key=its_key)
+        endpoint = self._endpoint(said, path, "authenticationUrl")
+        with_certificate = kind == "OAuthWithCert"
+        if with_certificate and not endpoint.origin.tls:
+            wrong = "a client certificate for an http URL"
+            raise _Refused((*path, "authenticationUrl"), wrong, "expected an https URL")
+        client_id = secrets.text(name, "clientId")
+        certificate, key = secrets.pair(name, "crt", "key") if with_certificate else (None, None)
+        headers, query = secrets.parameters_for_token(name)
+        if not with_certificate:  # ours takes its place, as in Kyma
+            headers = view({field: values for field, values in headers.items() if field.lower() != "authorization"})
+        return EgressCredentials(
+            type="oauth2_mtls" if with_certificate else "oauth2",
+            token_url=endpoint,
+            client_id=client_id,
+            client_secret=None if with_certificate else secrets.text(name, "clientSecret"),
+            client_auth="auto" if with_certificate else "auto_raw",
+            certificate=certificate,
+            key=key,
+            token_headers=headers,
+            token_query=query,
+            token_tls=self._token_tls(endpoint.origin),
+            second_level=self._provider.second_level,
+        )
+
+    def _token_tls(self, url: Url) -> UpstreamTls:
+        """As the APIs, but for a name or a certificate of theirs."""
+        return replace(self._tls(url), server_name=None, certificate=None, key=None)
+
+    def _of_compass(self, said: Mapping[str, Any], path: Path, kind: str, compass: Compass) -> EgressCredentials:
+        """Raises `Unusable`."""
+        if kind == "Basic":
+            username = compass.text("username")
+            if compass.plain("username").find(":") >= 0:
+                raise compass.unusable("has a username with a colon (RFC 7617)")
+            return EgressCredentials(type="basic", username=username, password=compass.text("password"))
+        if kind != "OAuth":
+            raise compass.unusable(f"is of the older form, which is not known for {show(kind)}")
+        if said.get("authenticationUrl"):
+            endpoint = self._endpoint(said, path, "authenticationUrl")
+        else:
+            endpoint = self._endpoint_of(compass.plain("tokenUrl"), (*path, "secretName"))
+        headers, query = compass.parameters("credentials")
+        return EgressCredentials(
+            type="oauth2",
+            token_url=endpoint,
+            client_id=compass.text("clientId"),
+            client_secret=compass.text("clientSecret"),
+            client_auth="auto_raw",
+            token_headers=view({name: each for name, each in headers.items() if name.lower() != "authorization"}),
+            token_query=query,
+            token_tls=self._token_tls(endpoint.origin),
+            second_level=self._provider.second_level,
+        )
+
+    def _csrf(self, credentials: Mapping[str, Any], path: Path, compass: Compass | None) -> Csrf | None:
+        said = _mapping(credentials, path, "csrfInfo")
+        if said:
+            return Csrf(token_url=self._endpoint(said, (*path, "csrfInfo"), "tokenEndpointURL"))
+        url = "" if compass is None else compass.csrf_url
+        return Csrf(token_url=self._endpoint_of(url, (*path, "secretName"))) if url else None
+
+    def _parameters(self, name: str, compass: Compass | None, query_first: str) -> RequestParameters:
+        """Raises `Unusable`."""
+        headers, query = NONE, NONE
+        if name:
+            headers, query = self._secrets.parameters(name)
+        elif compass is not None:
+            headers, query = compass.parameters()
+        return RequestParameters(headers=headers, query=query, query_first=query_first)
+
+
+def _fields(entry: EgressEntry) -> dict[str, Any]:
+    return {name: getattr(entry, name) for name in entry.__struct_fields__}
+
+
+def _mapping(said: Mapping[str, Any], path: Path, key: str) -> Mapping[str, Any]:
+    held = said.get(key)
+    if held is None:
+        return {}
+    if not isinstance(held, dict):
+        raise _Refused((*path, key), _kind(held), "expected a mapping")
+    return held
+
+
+def _kind(held: Any) -> str:
+    """As a problem names it; texts in places of their own are not shown, they might be anything."""
+    return "text" if isinstance(held, str) else show(held)
+
+
+def _listed(said: Mapping[str, Any], path: Path, key: str) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """The mappings of a list, each with its path."""
+    held = said.get(key)
+    if held is None:
+        return
+    if not isinstance(held, list):
+        raise _Refused((*path, key), _kind(held), "expected a list")
+    for place, each in enumerate(held):
+        if not isinstance(each, dict):
+            raise _Refused((*path, key, place), _kind(each), "expected a mapping")
+        yield (*path, key, place), each
+
+
+def _text(said: Mapping[str, Any], path: Path, key: str, *, needed: bool = True) -> str:
+    """ "": it is not said, and need not be."""
+    held = said.get(key)
+    if held is None or held == "":
+        if needed:
+            raise _Refused(path, f"no `{key}`", "expected one")
+        return ""
+    if not isinstance(held, str):
+        raise _Refused((*path, key), _kind(held), "expected text")
+    return held
+
+
+def _truth(said: Mapping[str, Any], path: Path, key: str) -> bool:
+    held = said.get(key)
+    if not isinstance(held, bool | None):
+        raise _Refused((*path, key), _kind(held), "expected true or false")
+    return bool(held)

@@ -1,0 +1,1 @@
+"""Loads a whole configuration from its sources, and writes one back as a document."""

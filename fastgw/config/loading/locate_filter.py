@@ -1,0 +1,86 @@
+"""Where a filter stands of which something is known only when all is read: that it cannot be built, or is of no use.
+
+What was read is read once more for that, from the bytes that are there: places are not kept for the good case.
+"""
+
+from collections.abc import Container, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+from fastgw.config.base.problems import Problem, show
+from fastgw.config.decoding.decoder import BROKEN
+from fastgw.config.decoding.merge import Merged, Place, merge
+from fastgw.config.egress.expand import NAME as EGRESS
+from fastgw.config.egress.expand import expand
+from fastgw.config.kyma.provider import add_kyma
+from fastgw.config.loading.load import Loaded, Remembered, told_of
+from fastgw.config.sources.documents import Document, Found
+from fastgw.config.sources.extension_packages import extended
+from fastgw.config.sources.files import Memory
+
+
+class Where(NamedTuple):
+    """One use of a filter."""
+
+    part: str
+    """Of the configuration: `filters`, `listeners`, `upstreams`, `filter_sets` or `routes`."""
+    holder: str
+    """The listener, upstream, filter set or route; "" = the gateway."""
+    use: str
+    """The name of the instance; "" = what an upstream hashes on, or the paths of a route."""
+
+
+def locate(
+    loaded: Loaded,
+    filter_types: Mapping[str, type],
+    wrongs: Iterable[tuple[Where, str]],
+    remembered: Remembered | None = None,
+) -> list[Problem]:
+    """What there is to say of filters, each at its place. What came from no file has none, and is left out.
+
+    `remembered`: by whom it was read.
+    """
+    wrongs, remembered = [*wrongs], Remembered() if remembered is None else remembered
+    texts = Memory({source.name: source.text for source in loaded.sources})
+    found = Found()
+    for source in loaded.sources:
+        if not source.upstream:
+            read = partial(texts.read, source.name)
+            found.add(Document(source.name, read, source.folder, source.suffix, quotes=source.quotes))
+    known, _ = extended(found.documents, filter_types)
+    files = Memory(loaded.captured)
+    merged = merge(found.documents, known, files)
+    try:
+        add_kyma(merged, known, files, {}, remembered.kyma)
+        expand(merged, known, remembered.egress)
+    finally:
+        remembered.turn(None)
+    places = dict(_places(merged, {where[:2] for where, _ in wrongs}))
+    problems = []
+    for where, wrong in wrongs:
+        if where in places:
+            # Where `egress` has made the route, the place names application and service.
+            own = where.part == "routes" and not where.holder.startswith(f"{EGRESS}/")
+            owner = f" (route {show(where.holder)})" if own else ""
+            problems.append(places[where].problem(f"{wrong}{owner}"))
+    return told_of(problems, {document.name: number for number, document in enumerate(found.documents)})
+
+
+def _places(merged: Merged, wanted: Container[tuple[str, str]]) -> Iterator[tuple[Where, Place]]:
+    """`wanted`: the part and the holder of what is looked for."""
+    for use, (place, _) in merged.maps["filters"].items():
+        yield Where("filters", "", use), place
+    holders: list[tuple[str, str, Place, Any]] = []
+    for part in ("listeners", "upstreams"):
+        holders += [(part, name, place, each) for place, name, each in merged.whole(part)]
+    holders += [("routes", route.name, place, route) for place, route in merged.routes()]
+    for part, name, place, each in holders:
+        if (part, name) in wanted and each.filters is not BROKEN:
+            at = place.below("filters")
+            yield from ((Where(part, name, use), at.below(use)) for use in each.filters)
+            if part == "upstreams":
+                yield Where(part, name, ""), place.below("load_balancing", "hash_on")
+            elif part == "routes":
+                yield Where(part, name, ""), place.below("paths")
+    for place, name, filters in merged.whole("filter_sets"):
+        yield from ((Where("filter_sets", name, use), place.below(use)) for use in filters)

@@ -1,0 +1,121 @@
+"""The configuration as a file would say it: what `shapes` reads, back in its written form. Secrets are `***`.
+
+Defaults are written out. What a file would not say is left out: `include`, as all of it is here, empty lists where a
+file must have one element at least, and what means nothing on a route that has no upstream. So are consumers, who may
+be very many and are data more than settings, and `egress` with its providers: its routes and upstreams are here.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from msgspec import Struct
+
+from fastgw.config.decoding.decoder import (
+    Choice,
+    Either,
+    File,
+    Hidden,
+    InnerInstance,
+    Instance,
+    Noted,
+    Null,
+    Number,
+    Sequence,
+    Shape,
+    Structure,
+    Table,
+    Text,
+    Truth,
+    fields_of,
+)
+from fastgw.config.settings.gateway import Config, FilterUse, Route
+from fastgw.config.settings.secrets import MASK, SECRET_NAMES, Secret
+from fastgw.config.validation.rules import OF_UPSTREAM
+
+
+def effective(config: Config) -> dict[str, Any]:
+    """All of a configuration, in built-in types."""
+    said = _settings(config)
+    for key in ("include", "consumers", "egress", "providers"):
+        del said[key]
+    return said
+
+
+def written(shape: Shape, value: Any) -> Any:
+    """A value that has this shape, as a file says it."""
+    return _WRITE[type(shape)](shape, value)
+
+
+def fitting(shape: Shape, value: Any) -> Shape:
+    """The shape that a value has, where there are several: a notation's last, as its values may be of any type."""
+    if not isinstance(shape, Either):
+        return shape
+    last_noted = sorted(shape.shapes, key=lambda each: isinstance(each, Noted))
+    return next(fitting(each, value) for each in last_noted if _FITS[type(each)](each, value))
+
+
+def masked(shape: Table, key: str) -> bool:
+    """Whether a text under this key is not shown: the value of a field such as `Authorization`."""
+    each = shape.each.shapes if isinstance(shape.each, Either) else (shape.each,)
+    return any(isinstance(shape, Text | Noted) for shape in each) and SECRET_NAMES.search(key) is not None
+
+
+def _settings(value: Struct) -> dict[str, Any]:
+    fields = fields_of(type(value))
+    said = {key: written(field.shape, getattr(value, field.name)) for key, field in fields.items()}
+    for key, field in fields.items():
+        beside_the_point = isinstance(value, Route) and value.upstream is None and key in OF_UPSTREAM
+        too_short = isinstance(field.shape, Sequence) and len(said[key]) < field.shape.shortest
+        if beside_the_point or too_short:
+            del said[key]
+    return said
+
+
+def _table(shape: Table, value: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: MASK if masked(shape, key) else written(shape.each, each) for key, each in value.items()}
+
+
+def _instance(_: Instance, use: FilterUse) -> dict[str, Any]:
+    return {"type": use.type, "enforced": use.enforced, "shadow": use.shadow, **_settings(use.settings)}
+
+
+def _inner(_: InnerInstance, use: FilterUse) -> dict[str, Any]:
+    return {use.type: _settings(use.settings)}
+
+
+def _as_it_is(_: Shape, value: Any) -> Any:
+    return value
+
+
+_WRITE: Final[Mapping[type[Shape], Callable[[Any, Any], Any]]] = {
+    Text: _as_it_is,
+    Number: _as_it_is,
+    Truth: _as_it_is,
+    Null: _as_it_is,
+    Choice: _as_it_is,
+    File: _as_it_is,
+    Noted: lambda shape, value: shape.notation.write(value),
+    Hidden: lambda shape, value: MASK,
+    Sequence: lambda shape, value: [written(shape.each, each) for each in value],
+    Table: _table,
+    Either: lambda shape, value: written(fitting(shape, value), value),
+    Structure: lambda shape, value: _settings(value),
+    Instance: _instance,
+    InnerInstance: _inner,
+}
+_FITS: Final[Mapping[type[Shape], Callable[[Any, Any], bool]]] = {
+    Text: lambda shape, value: isinstance(value, str),
+    Number: lambda shape, value: isinstance(value, int | float) and not isinstance(value, bool),
+    Truth: lambda shape, value: isinstance(value, bool),
+    Null: lambda shape, value: value is None,
+    Choice: lambda shape, value: any(value == each and type(value) is type(each) for each in shape.values),
+    File: lambda shape, value: isinstance(value, str),
+    Noted: lambda shape, value: value is not None and not isinstance(value, Mapping),
+    Hidden: lambda shape, value: isinstance(value, Secret),
+    Sequence: lambda shape, value: isinstance(value, tuple),
+    Table: lambda shape, value: isinstance(value, Mapping),
+    Either: lambda shape, value: any(_FITS[type(each)](each, value) for each in shape.shapes),
+    Structure: lambda shape, value: isinstance(value, shape.type),
+    Instance: lambda shape, value: isinstance(value, FilterUse),
+    InnerInstance: lambda shape, value: isinstance(value, FilterUse),
+}

@@ -1,0 +1,1 @@
+"""Where documents and values come from: files, includes, environment variables, DNS, extension packages."""

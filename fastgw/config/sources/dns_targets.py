@@ -1,0 +1,112 @@
+"""Targets that DNS knows, as if they stood in a file: looked up when that is read, and again when it is time.
+
+Rule: what is looked up is held with the files of a configuration (`files.Disk`), so that it is checked, told, kept and
+taken as they are; a name that cannot be looked up is a file that cannot be read, and what it said before goes on.
+"""
+
+import json
+import socket
+import time
+from collections.abc import Container
+from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
+
+from fastgw.config.base.problems import LOOKUPS
+from fastgw.config.formats.positions import Flaw, MissingPackage
+
+PATIENCE_S: Final = 5.0
+"""For an SRV look-up; others take as long as the system's resolver does."""
+AT_START_S: Final = 10.0
+"""For all look-ups of one reading together, where nothing is known of any; those left are not asked."""
+UNKNOWN: Final = b"[]"
+"""The contents of what could not be looked up yet: there are no targets."""
+_FIRST_S: Final = 1.0
+_failed: Final[dict[str, tuple[int, float]]] = {}
+"""Of names that could not be looked up last: how often in a row, and when to try again (monotonic seconds)."""
+
+
+def lookup_name(kind: str, name: str, port: int, scheme: str, interval: float) -> str:
+    """The name of the file that has these targets. `kind`: one of `LOOKUPS`; `port`: of `dns` alone."""
+    where = f"{name}:{port}" if kind == "dns" else name
+    return f"{kind}://{where}?scheme={scheme}&interval={interval:g}"
+
+
+def is_lookup(name: str) -> bool:
+    """Whether a file's name means something to look up."""
+    scheme, is_url, _ = name.partition("://")
+    return bool(is_url) and scheme in LOOKUPS
+
+
+def turn_of(name: str) -> str:
+    """Another text as soon as it is time to look it up again: after its interval, and after a failure sooner, with a
+    back-off."""
+    now = time.monotonic()
+    if name in _failed:
+        failures, due_at = _failed[name]
+        return f"{failures + (now >= due_at)} failed"
+    return str(int(now / _interval(name)))
+
+
+def keep_failures(names: Container[str]) -> None:
+    """Forget what is known of other names."""
+    for name in [each for each in _failed if each not in names]:
+        del _failed[name]
+
+
+def looked_up(name: str) -> bytes:
+    """The targets as JSON, in an order that does not depend on that of the answers. Raises `Flaw`."""
+    split = urlsplit(name)
+    found = _addresses if split.scheme == "dns" else _services
+    try:
+        targets = found(split.netloc, _options(name)["scheme"])
+        if not targets:
+            raise Flaw(f"{split.netloc} names no target")
+    except Flaw:
+        failures = _failed.get(name, (0, 0.0))[0] + 1
+        wait = min(_FIRST_S * 2.0 ** min(failures - 1, 30), _interval(name))
+        _failed[name] = failures, time.monotonic() + wait
+        raise
+    _failed.pop(name, None)
+    return json.dumps(sorted(targets, key=lambda each: (each.get("priority", 0), each["url"]))).encode()
+
+
+def _interval(name: str) -> float:
+    return float(_options(name)["interval"])
+
+
+def _options(name: str) -> dict[str, str]:
+    return {key: value for key, (value,) in parse_qs(urlsplit(name).query).items()}
+
+
+def _addresses(where: str, scheme: str) -> list[dict[str, Any]]:
+    host, _, port = where.rpartition(":")
+    try:
+        answers = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
+    except (
+        OSError,
+        UnicodeError,
+    ) as error:  # a gaierror is one of the first; the second: a label of no length, or long
+        raise Flaw(f"{host} cannot be looked up: {getattr(error, 'strerror', None) or error}") from error
+    addresses = {str(address[0]) for *_, address in answers}
+    return [{"url": f"{scheme}://{f'[{each}]' if ':' in each else each}:{port}"} for each in addresses]
+
+
+def _services(name: str, scheme: str) -> list[dict[str, Any]]:
+    try:
+        from dns import exception, resolver
+    except ImportError as error:
+        raise MissingPackage("SRV records need a package that is missing; install fastgw[dns]") from error
+    try:
+        answers = [*resolver.resolve(name, "SRV", lifetime=PATIENCE_S)]
+    except (exception.DNSException, OSError) as error:
+        raise Flaw(f"{name} cannot be looked up: {error}") from error
+    ranks = {priority: rank for rank, priority in enumerate(sorted({each.priority for each in answers}))}
+    return [
+        {
+            "url": f"{scheme}://{each.target.to_text(omit_final_dot=True)}:{each.port}",
+            "weight": min(max(each.weight, 1), 1000),
+            "priority": ranks[each.priority],
+        }
+        for each in answers
+        if each.target.to_text() != "."  # the service is decidedly not there (RFC 2782)
+    ]

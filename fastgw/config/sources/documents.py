@@ -1,0 +1,277 @@
+"""Files: read, taken apart by their format, and the files that they include."""
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from glob import has_magic
+from types import ModuleType
+from typing import Any, Final
+
+from msgspec import Struct
+
+from fastgw.config.base import redacted_problems
+from fastgw.config.base.problems import Path, Problem, path_text, show, told_file
+from fastgw.config.formats import json, toml, yaml
+from fastgw.config.formats.positions import Flaw, Mark, Trace, marker
+from fastgw.config.sources.environment_variables import KEY as VARIABLE
+from fastgw.config.sources.environment_variables import VariableError, text_of, variable_in
+from fastgw.config.sources.files import Disk, Memory
+from fastgw.config.sources.include_globs import Search
+
+FORMATS: Final[Mapping[str, ModuleType]] = {
+    ".yaml": yaml,
+    ".yml": yaml,
+    ".toml": toml,
+    ".json": json,
+}
+
+
+class Source(Struct, frozen=True):
+    """One file of a configuration as it was read: what is needed to read it again without the file."""
+
+    name: str
+    """As it was named: problems name it so."""
+    text: bytes
+    folder: str = ""
+    """What the names in it are relative to: an absolute path, or "" for the folder that `name` is in."""
+    suffix: str = ""
+    """How a file in this format would end; "" = as `name` does."""
+    upstream: str = ""
+    """It says the targets of this upstream, in place of the files; "" = it is one of the files."""
+    quotes: bool = True
+    """Whether problems may show what stands there."""
+
+    def __repr__(self) -> str:  # the text may hold secrets
+        return f"<{self.name}, {len(self.text)} bytes>"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("name", self.name)]
+
+
+class Document:
+    """One file and what it says. `problems`: what is wrong with its text; `value` is None when it has none to use.
+
+    `read` gives its bytes or raises `Flaw`. `folder`, `suffix`, `upstream`: as in `Source`. `most_values`: how many may
+    be in it; None: any number.
+    """
+
+    trusted = True
+    """Whether it may have values from the environment: not what came over the API."""
+    quotes = True
+    """Whether problems may show what stands there (`unquoted`)."""
+
+    def __init__(
+        self,
+        name: str,
+        read: Callable[[], bytes],
+        folder: str = "",
+        suffix: str = "",
+        upstream: str = "",
+        *,
+        trusted: bool = True,
+        quotes: bool = True,
+        most_values: int | None = None,
+    ) -> None:
+        self.name = name
+        self._most_values = most_values
+        self.trusted, self.quotes = trusted, quotes
+        self.upstream = upstream
+        self.folder = folder or os.path.dirname(os.path.abspath(name))
+        self.problems: list[Problem] = []
+        self.value: Any = None
+        self._suffix = suffix
+        self._raw = b""
+        self._format = FORMATS.get(suffix or os.path.splitext(name)[1].lower())
+        self._text = ""
+        try:
+            self._raw = read()
+            self._take_apart()
+        except Flaw as flaw:
+            self.problems.append(self._problem(flaw.mark, (), flaw.wrong))
+        except RecursionError:
+            self.problems.append(self._problem((0, 0), (), "nested too deep"))
+
+    @property
+    def text(self) -> str:
+        """As it is written; "" for what comes from no file of the configuration."""
+        return self._text
+
+    @property
+    def source(self) -> Source:
+        return Source(self.name, self._raw, self.folder, self._suffix, self.upstream, self.quotes)
+
+    def problem(self, path: Path, wrong: str, expected: str = "", *, at_key: bool = False) -> Problem:
+        """What is wrong with the value of a path; `at_key` where it is about the key, or about what is not there."""
+        spot = self._trace.root.find(path)
+        name = self._variable_at(path)
+        if name and self.plain_text({VARIABLE: name}) in wrong:  # a rule has found it to be what it may not be
+            wrong = f"the environment variable {name} holds nothing that fits here"
+        if expected and self.quotes and self._is_expansion(path):
+            expected += "; `${…}` is not expanded: write {env: NAME} in place of the whole value"
+        return self._problem(spot.key if at_key else spot.value, path, wrong, expected)
+
+    def _is_expansion(self, path: Path) -> bool:
+        """Whether a value is a text with a variable of a shell in it."""
+        value = self._value_at(path)
+        return isinstance(value, str) and re.search(r"\$\{[A-Za-z_]\w*\}", value) is not None
+
+    def _variable_at(self, path: Path) -> str:
+        """The variable that holds a value, or the list that it is of; "" = it stands there itself."""
+        return variable_in(self._value_at(path)) or ""
+
+    def _value_at(self, path: Path) -> Any:
+        """The value of a path, or the nearest enclosing one that is in the file."""
+        value = self.value
+        for step in path:
+            is_there = (
+                step in value if isinstance(value, dict) else isinstance(value, list) and step in range(len(value))
+            )
+            if not is_there:
+                break
+            value = value[step]
+        return value
+
+    def says_nothing(self, path: Path) -> bool:
+        """Whether nothing at all stands behind a key, where a null may stand."""
+        return self._trace.root.find(path).empty
+
+    def place(self, path: Path) -> str:
+        """`file:line` of a key, for a problem that lies elsewhere."""
+        return f"{told_file(self.name)}:{self._trace.root.find(path).key[0]}"
+
+    def plain_text(self, value: Any) -> str:
+        """A text in it, also where a variable holds that; "" = it is none, as whoever reads the document tells."""
+        if isinstance(value, str):
+            return value
+        name = variable_in(value)
+        if name is None or not self.trusted:
+            return ""
+        try:
+            return text_of(name)
+        except VariableError:
+            return ""
+
+    def _problem(self, mark: Mark, path: Path, wrong: str, expected: str = "") -> Problem:
+        line, column = mark
+        if not self.quotes:
+            path, wrong = redacted_problems.path(path), redacted_problems.wrong(wrong)
+            expected = redacted_problems.expected(expected, wrong)
+        return Problem(self.name, line, 0 if self._format is toml else column, path_text(path), wrong, expected)
+
+    @cached_property
+    def _trace(self) -> Trace:
+        assert self._format is not None
+        trace: Trace = self._format.trace(self._text)
+        return trace
+
+    def _take_apart(self) -> None:
+        if self._format is None:
+            raise Flaw(f"a file of unknown format; expected a name that ends in {', '.join(FORMATS)}")
+        try:
+            self._text = self._raw.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            before = self._raw[: error.start].decode("utf-8", "replace")
+            raise Flaw("not UTF-8", marker(before)(len(before))) from error
+        value, repeats = self._format.read(self._text)
+        if self._most_values is not None and not _is_within(value, self._most_values):
+            raise Flaw(f"more than {self._most_values} values: it is bounded by admin.document_bytes")
+        if repeats:
+            self.problems += (
+                self._problem(repeat.mark, repeat.path, f"a repeated key; the first is in line {repeat.first[0]}")
+                for repeat in self._trace.repeats
+            )
+        if isinstance(value, list if self.upstream else dict):
+            self.value = value
+        else:
+            expected = "a list of targets" if self.upstream else "a mapping of settings"
+            said = "the file is empty" if value is None and not self._text.strip() else show(value)
+            self.problems.append(self.problem((), said, f"expected {expected}"))
+
+
+def _is_within(value: Any, most: int) -> bool:
+    """Whether there are no more values in it than so many, those that aliases repeat counted each time."""
+    waiting, count = [value], 1
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, dict | list):
+            count += len(each)
+            if count > most:
+                return False
+            waiting += each.values() if isinstance(each, dict) else each
+    return True
+
+
+@dataclass
+class Found:
+    """A file and all that it includes, directly or not, in the order they are named."""
+
+    documents: list[Document] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[Problem] = field(default_factory=list)
+
+    def add(self, document: Document) -> None:
+        self.documents.append(document)
+        self.problems += document.problems
+
+
+def read_all(
+    name: str,
+    read: Callable[[], bytes],
+    disk: Disk,
+    suffix: str = "",
+    *,
+    trusted: bool = True,
+    most_values: int | None = None,
+) -> Found:
+    """Read a main file by `read` and all that it includes from disk. What several patterns name is read once, so a
+    circle ends. `suffix`, `trusted`, `most_values`: of the main file. One that is not trusted may include any file:
+    then nothing of what any of them says is told in a problem, for names of one are listed in those of another."""
+    all_found = Found()
+    search = Search()
+    main = Document(name, read, suffix=suffix, trusted=trusted, most_values=most_values)
+    if not trusted and _patterns(main):
+        main = Document(name, read, suffix=suffix, trusted=trusted, quotes=False)
+    waiting = [main]
+    met = {os.path.realpath(name)}
+    while waiting:
+        document = waiting.pop(0)
+        all_found.add(document)
+        for index, pattern in enumerate(_patterns(document)):
+            place = ("include", index)
+            try:
+                named = search.find(os.path.dirname(document.name), pattern)
+            except Flaw as flaw:
+                expected = "expected a pattern of fewer folders"
+                all_found.problems.append(document.problem(place, f"{show(pattern)}: {flaw.wrong}", expected))
+                break
+            if not named and has_magic(pattern):
+                all_found.notes.append(document.problem(place, f"{show(pattern)} names no file"))
+            elif not named:
+                all_found.problems.append(document.problem(place, f"{show(pattern)}: no such file"))
+            for each in named:
+                told = each.encode(errors="backslashreplace").decode()
+                if told != each:
+                    all_found.problems.append(
+                        document.problem(place, f"{show(pattern)}: {told}: a name that is not UTF-8")
+                    )
+                    continue
+                real = os.path.realpath(each)
+                if real not in met:
+                    met.add(real)
+                    waiting.append(Document(each, partial(disk.read, each), quotes=main.quotes))
+    return all_found
+
+
+def patterns_of(sources: Sequence[Source]) -> list[tuple[str, str]]:
+    """What these files include, file by file: the folder, and the pattern relative to it."""
+    texts = Memory({source.name: source.text for source in sources})
+    documents = [Document(each.name, partial(texts.read, each.name), suffix=each.suffix) for each in sources]
+    return [(os.path.dirname(each.name), pattern) for each in documents for pattern in _patterns(each)]
+
+
+def _patterns(document: Document) -> list[str]:
+    """What a document includes; patterns that are no text are left for the check of the settings to report."""
+    include = (document.value or {}).get("include")
+    return [*filter(None, map(document.plain_text, include))] if isinstance(include, list) else []

@@ -1,0 +1,84 @@
+"""Filter types that a configuration brings with it: the packages under `extensions`, found before the rest is read.
+
+What a package is and how a filter is imported is not known here: whoever hands over the filter types knows (`Types`).
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Self
+
+from fastgw.config.base.problems import Problem, show, suggest
+from fastgw.config.sources.documents import Document
+
+KEY = "extensions"
+
+
+class UnknownType(Exception):
+    """What is wrong with the name of a filter type, and what to write instead."""
+
+    def __init__(self, wrong: str, expected: str = "") -> None:
+        self.wrong, self.expected = wrong, expected
+        super().__init__(wrong)
+
+
+class Types(Mapping[str, type]):
+    """Filter types that others can be added to."""
+
+    @abstractmethod
+    def extended(self, packages: Sequence[str]) -> tuple[Self, Mapping[str, UnknownType]]:
+        """These with those of the packages, and what is wrong with any of these."""
+
+    @property
+    @abstractmethod
+    def classes(self) -> Mapping[str, type]:
+        """Those that were asked for by `of_class`."""
+
+    @abstractmethod
+    def package_of(self, name: str) -> str:
+        """The installed package that offers a type of this name, whether it may be used or not; "": there is none."""
+
+    @abstractmethod
+    def of_class(self, name: str) -> type:
+        """The type of a `package.module:Class`. Raises `UnknownType`."""
+
+
+def type_called(name: str, filter_types: Mapping[str, type]) -> type:
+    """The filter type of a name, or of a `package.module:Class`. Raises `UnknownType`."""
+    known = filter_types.get(name)
+    if known is not None:
+        return known
+    if ":" in name and isinstance(filter_types, Types):
+        return filter_types.of_class(name)
+    wrong = f"unknown filter type {show(name)}"
+    if isinstance(filter_types, Types):
+        package = filter_types.package_of(name)
+        if package:
+            raise UnknownType(wrong, f"the package {package} offers it: expected it under `{KEY}`")
+        if "." in name:
+            raise UnknownType(wrong, 'a class of a package is written as "package.module:Class"')
+    raise UnknownType(wrong, suggest(name, filter_types))
+
+
+def extended(
+    documents: Iterable[Document], filter_types: Mapping[str, type]
+) -> tuple[Mapping[str, type], list[Problem]]:
+    """The filter types with those of the packages that the documents name, and what is wrong with packages.
+
+    What is no list of texts is left to be told by who reads the document.
+    """
+    named = [(document, place, name) for document in documents for place, name in enumerate(_packages(document))]
+    if not named or not isinstance(filter_types, Types):
+        return filter_types, []
+    types, wrong = filter_types.extended([name for _, _, name in named])
+    return types, [
+        document.problem((KEY, place), wrong[name].wrong, wrong[name].expected)
+        for document, place, name in named
+        if name in wrong
+    ]
+
+
+def _packages(document: Document) -> Sequence[str]:
+    value = document.value
+    named = value.get(KEY) if isinstance(value, dict) else None
+    packages = [*map(document.plain_text, named)] if isinstance(named, list) else []
+    return packages if all(packages) else ()

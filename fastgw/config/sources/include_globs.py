@@ -1,0 +1,67 @@
+"""Which files a pattern names: `*`, `?` and `[…]` within a name, `**` for any number of folders.
+
+The standard library's glob follows links in circles and searches whole disks; this one looks at `MOST` names.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from fnmatch import translate
+from glob import has_magic
+from typing import Final
+
+from fastgw.config.formats.positions import OUT_OF, Flaw, OutOfResources
+
+MOST: Final = 10_000
+"""How many names in folders are looked at for one configuration."""
+
+
+class Search:
+    """Looks for the files that patterns name, and gives up after `MOST` names."""
+
+    def __init__(self) -> None:
+        self._left = MOST
+
+    def find(self, folder: str, pattern: str) -> list[str]:
+        """What there is, sorted; the pattern is relative to `folder`. Raises `Flaw` when it takes too long."""
+        found: Iterable[str] = ["/" if pattern.startswith("/") else folder]
+        for part in filter(None, pattern.split("/")):
+            if part == "**":
+                found = self._folders(found)
+            elif has_magic(part):
+                found = self._matching(found, part)
+            else:
+                found = [os.path.join(each, part) for each in found]
+        return sorted({each for each in found if os.path.lexists(each)})
+
+    def _matching(self, folders: Iterable[str], part: str) -> Iterator[str]:
+        matches = re.compile(translate(part)).match
+        for folder in folders:
+            for entry in self._entries(folder):
+                if matches(entry.name) and (part.startswith(".") or not entry.name.startswith(".")):
+                    yield os.path.join(folder, entry.name)
+
+    def _folders(self, folders: Iterable[str]) -> Iterator[str]:
+        """These and all below, but those that are hidden or behind a link."""
+        waiting = [*folders]
+        while waiting:
+            folder = waiting.pop()
+            yield folder
+            waiting += (
+                os.path.join(folder, entry.name)
+                for entry in self._entries(folder)
+                if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
+            )
+
+    def _entries(self, folder: str) -> Iterator[os.DirEntry[str]]:
+        try:
+            with os.scandir(folder or ".") as listed:
+                for entry in listed:
+                    self._left -= 1
+                    if self._left < 0:
+                        raise Flaw(f"more than {MOST} names to look at")
+                    yield entry
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+            if getattr(error, "errno", None) in OUT_OF:
+                raise OutOfResources(f"{folder} cannot be read: {error}") from error
+            return  # no folder, or not ours to read: it has no file for us

@@ -1,0 +1,141 @@
+"""Which filters a nearer level may replace or remove: not the enforced ones, and not those that run before routing.
+
+Filters of the early phases run before a route is known, so only a listener may replace the gateway's. Everything else
+is allowed, and noted, as it may not have been meant.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from fastgw.config.base.problems import Problem, show
+from fastgw.config.decoding.decoder import BROKEN, Broken
+from fastgw.config.decoding.filter_levels import by_route, early, is_default
+from fastgw.config.decoding.merge import Merged, Place
+from fastgw.config.settings.gateway import FilterUse, Route
+
+EARLY: Final = ("the gateway", "a listener")
+"""Kinds of levels whose filters may run before a route is found."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """The filters of one level, each with its place."""
+
+    name: str
+    """Such as `the gateway` or `listener "public"`."""
+    kind: str
+    """With its article: `a listener`."""
+    uses: Mapping[str, tuple[Place, Any]]
+
+
+@dataclass
+class FilterRules:
+    """One check of all levels. What is forbidden is reported at its place."""
+
+    merged: Merged
+    filter_types: Mapping[str, type]
+
+    def check(self) -> list[Problem]:
+        """Report what is forbidden, and return what is worth knowing."""
+        gateway = Level("the gateway", "the gateway", self.merged.maps["filters"])
+        listeners = self._levels("listeners", "listener", "a listener")
+        upstreams = self._levels("upstreams", "upstream", "an upstream")
+        reached_by = self._reached_by()
+        notes = [*self._compare(gateway, ())]
+        for level in listeners.values():
+            notes += self._compare(level, [gateway])
+        for name, level in upstreams.items():
+            notes += self._compare(
+                level, [gateway, *(listeners[each] for each in listeners if each in reached_by[name])]
+            )
+        for place, route in self.merged.routes_to_judge():
+            farther = [gateway, *(listeners[name] for name in self._listeners_of(route) if name in listeners)]
+            farther += [upstreams[name] for name in route.destinations if name in upstreams]
+            found: list[Problem] = []
+            for level in self._own_levels(place, route):
+                found += self._compare(level, farther)
+                farther.append(level)
+            self.merged.note(route, found)
+            notes += found
+        return [*notes, *self._shadows()]
+
+    def _shadows(self) -> Iterator[Problem]:
+        """The uses that do not act."""
+        holders = [*self.merged.whole("listeners"), *self.merged.whole("upstreams")]
+        held: list[tuple[Place, Any]] = [(place, holder) for place, _, holder in holders]
+        levels: list[Mapping[str, tuple[Place, Any]]] = [self.merged.maps["filters"]]
+        for place, holder in (*held, *self.merged.routes()):
+            if any(isinstance(use, FilterUse) and use.shadow for use in holder.filters.values()):
+                levels.append(_uses(place.below("filters"), holder.filters))
+        levels += [_uses(place, filters) for place, _, filters in self.merged.whole("filter_sets")]
+        for place, use in (each for level in levels for each in level.values()):
+            if isinstance(use, FilterUse) and use.shadow:
+                yield place.problem("in shadow: it tells what it would do, and does nothing")
+
+    def _levels(self, part: str, noun: str, kind: str) -> dict[str, Level]:
+        """The listeners or upstreams that have filters."""
+        return {
+            name: Level(f"{noun} {show(name)}", kind, _uses(place.below("filters"), holder.filters))
+            for place, name, holder in self.merged.whole(part)
+            if holder.filters
+        }
+
+    def _own_levels(self, place: Place, route: Route) -> Iterator[Level]:
+        """A route's filter sets, as far as they are known, then its own filters."""
+        sets = self.merged.maps["filter_sets"]
+        for index, name in enumerate(route.use):
+            _, filters = sets.get(name, (None, BROKEN))
+            if not isinstance(filters, Broken):
+                at = place.below("use", index)
+                yield Level(f"filter set {show(name)}", "a route", {key: (at, use) for key, use in filters.items()})
+        if route.filters:
+            yield Level("the route", "a route", _uses(place.below("filters"), route.filters))
+
+    def _listeners_of(self, route: Route) -> Sequence[str]:
+        return route.listeners or tuple(self.merged.maps["listeners"])
+
+    def _reached_by(self) -> Mapping[Any, set[str]]:
+        """Upstream names, and the listeners that have a route there."""
+        reached: defaultdict[Any, set[str]] = defaultdict(set)
+        for _, route in self.merged.routes():
+            for name in route.destinations:
+                reached[name].update(self._listeners_of(route))
+        return reached
+
+    def _compare(self, level: Level, farther: Sequence[Level]) -> Iterator[Problem]:
+        """Judge one level against those farther away, the farthest first."""
+        for name, (place, use) in level.uses.items():
+            replaced = [
+                (each, *each.uses[name])
+                for each in reversed(farther)
+                if name in each.uses and isinstance(each.uses[name][1], FilterUse)
+            ]
+            subject = f"{level.name} has {show(name)}, " if place.path[-1] != name else ""
+            deed = "switch it off" if use is None else "replace it"
+            for owner, at, old in replaced:
+                if old.enforced:
+                    place.report(f"{subject}enforced by {owner.name} ({at})", f"{level.kind} cannot {deed}")
+                    break
+                runs_early = early(old.settings, owner.kind in EARLY)
+                if level.kind != "a listener" and runs_early and not by_route(old.settings):
+                    place.report(f"{subject}runs before routing, by {owner.name} ({at})", f"{level.kind} cannot {deed}")
+                    break
+            else:
+                if replaced:
+                    owner, at, _ = replaced[0]
+                    yield place.problem(
+                        f"{subject}{'removes' if use is None else 'replaces'} that of {owner.name} ({at})"
+                    )
+                elif use is None and not self._removes_default(level, name):
+                    yield place.problem(f"{subject}there is nothing to remove; did you mean {{}}?")
+
+    def _removes_default(self, level: Level, name: str) -> bool:
+        """Whether the gateway has a filter of this name though nobody has written it."""
+        written = name in self.merged.maps["filters"] and level.kind != "the gateway"
+        return not written and is_default(self.filter_types.get(name))
+
+
+def _uses(place: Place, filters: Mapping[str, Any]) -> Mapping[str, tuple[Place, Any]]:
+    return {name: (place.below(name), use) for name, use in filters.items()}

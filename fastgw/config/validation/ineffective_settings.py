@@ -1,0 +1,81 @@
+"""Settings that do nothing as they stand: told, and never refused, for they may be there for what is still to come."""
+
+from collections.abc import Iterator, Mapping
+from math import inf
+from typing import Any, Final
+
+from fastgw.config.base.problems import Problem, show
+from fastgw.config.base.route_patterns import either_slash, parse_path
+from fastgw.config.base.value_types import write_duration
+from fastgw.config.decoding.merge import Merged, Place
+from fastgw.config.settings.gateway import Route, Upstream
+
+_FOR_SEVERAL: Final = (("hedge",), ("load_balancing", "sticky"))
+
+
+def idle_settings(merged: Merged) -> list[Problem]:
+    """Of a configuration in which nothing is wrong."""
+    notes: list[Problem] = []
+    for place, _, upstream in merged.upstreams_to_judge():
+        found = [*_of_upstream(place, upstream)]
+        merged.note(upstream, found)
+        notes += found
+    upstreams = {name: upstream for _, name, upstream in merged.whole("upstreams")}
+    for place, route in merged.routes_to_judge():
+        found = [*_of_route(place, route, upstreams)]
+        merged.note(route, found)
+        notes += found
+    return notes
+
+
+def overlaid_targets(merged: Merged, upstream: str) -> list[Problem]:
+    """Of an upstream that was given targets in place of its own, where these come from elsewhere."""
+    place, _ = merged.maps["upstreams"].get(upstream, (None, None))
+    source = {} if place is None else place.raw.get("targets")
+    if place is None or not isinstance(source, dict):
+        return []
+    said = " ".join(f"{kind}: {source[kind]}" for kind in ("file", "dns", "srv") if kind in source)
+    wrong = f"other targets were put in place of `{said}`, which counts again once this file is read again (reload)"
+    return [place.below("targets").problem(wrong)]
+
+
+def _of_upstream(place: Place, upstream: Upstream) -> Iterator[Problem]:
+    """What is listed here; what a file or DNS lists may be another next time."""
+    if not isinstance(place.raw.get("targets"), list):
+        return
+    first: dict[Any, int] = {}
+    for index, target in enumerate(upstream.targets):
+        if target.url in first:
+            yield place.below("targets", index).problem(f"it is targets[{first[target.url]}] once more")
+        first.setdefault(target.url, index)
+    if not any(target.weight for target in upstream.targets):
+        yield place.below("targets").problem("no target has a weight: all requests are answered 503")
+    if len(first) > 1:
+        return
+    for steps in _FOR_SEVERAL:
+        settings: Any = upstream
+        for step in steps:
+            settings = getattr(settings, step)
+        if settings is not None:
+            yield place.below(*steps).problem("the upstream has one target: there is no other to be asked")
+
+
+def _of_route(place: Place, route: Route, upstreams: Mapping[str, Upstream]) -> Iterator[Problem]:
+    fallback = None if route.fallback is None else route.fallback.upstream
+    if fallback is not None and set(route.destinations) == {fallback}:
+        yield place.below("fallback", "upstream").problem("it is the route's own, which is not asked once more")
+    if route.trailing_slash == "same" and not any(len(either_slash(parse_path(path))) > 1 for path in route.paths):
+        wrong = "no path of this route ends in text or a parameter: it matches with and without a slash anyway"
+        yield place.below("trailing_slash").problem(wrong)
+    if isinstance(route.upstream, Mapping):
+        canaries = () if route.split is None else route.split.canaries
+        named = {canary.upstream for canary in canaries}
+        for name, share in route.upstream.items():
+            if not share and name not in named:
+                yield place.below("upstream", name).problem("it gets no requests: no share, and no canary names it")
+    for destination in route.destinations:
+        upstream = upstreams.get(destination) if isinstance(destination, str) else None
+        per_try = None if upstream is None else upstream.retries.per_try_timeout
+        if per_try is not None and per_try >= (route.timeout or inf):
+            each = f"`per_try_timeout` of upstream {show(destination)} is {write_duration(per_try)}"
+            yield place.below("timeout").problem(f"{each}: all tries together have no longer, so there is one")

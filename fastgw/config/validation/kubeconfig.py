@@ -1,0 +1,42 @@
+"""Whether an API server of Kubernetes can be asked, as far as that can be told without asking it."""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any, Final
+
+import yaml
+
+from fastgw.config.base.problems import show
+from fastgw.config.settings.egress import Kubernetes
+
+PACKAGES: Final = ("kubernetes_asyncio", "aiohttp")
+
+
+def check_kubernetes(settings: Kubernetes, read: Callable[[str], bytes]) -> None:
+    """`read`: the contents of a file. Raises `ValueError`: what is wrong, and after a semicolon what is expected."""
+    for package in PACKAGES:
+        if find_spec(package) is None:
+            raise ValueError(f"the package {package} is missing; install fastgw[kubernetes]")
+    if settings.kubeconfig is None:
+        if settings.context is not None:
+            raise ValueError("`context` of no kubeconfig; expected a `kubeconfig` as well")
+        return
+    known, current = _contexts(read(settings.kubeconfig))
+    wanted = settings.context or current
+    if not wanted:
+        raise ValueError("the kubeconfig has no current context; expected a `context`")
+    if wanted not in known:  # names that stand there are not shown
+        named = f"the kubeconfig has no context {show(wanted)}"
+        wrong = "the current context of the kubeconfig is not in it" if settings.context is None else named
+        raise ValueError(f"{wrong}; expected {'another' if known else 'a kubeconfig with contexts'}")
+
+
+def _contexts(content: bytes) -> tuple[list[str], str]:
+    """Those of a kubeconfig, and the current one; nothing else of it is shown. Raises `ValueError`."""
+    try:
+        written: Any = yaml.safe_load(content)
+        known = [str(each["name"]) for each in written.get("contexts") or ()]
+        current = written.get("current-context") or ""
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise ValueError("the kubeconfig cannot be read; expected a file such as kubectl has") from error
+    return known, str(current)

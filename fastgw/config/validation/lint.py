@@ -1,0 +1,211 @@
+"""What a valid configuration says and hardly means: habits of other gateways that mean something else here.
+
+Rule: nothing of it is refused, and only what is almost certain is told. No value is quoted that may be a secret.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from fastgw.config.base.problems import Path, Problem, show
+from fastgw.config.base.route_patterns import LIKE_REGEX
+from fastgw.config.decoding.decoder import BROKEN
+from fastgw.config.decoding.merge import Merged, Place
+from fastgw.config.egress.expand import NAME as EGRESS
+from fastgw.config.settings.gateway import FilterUse, Route
+
+_EXPANSION: Final = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*(:?[-+?=][^}]*)?\}")
+_NGINX: Final = re.compile(
+    r"\$(?:host|scheme|uri|request_uri|args|is_args|query_string|remote_addr|remote_user|server_name|server_port|"
+    r"http_[a-z_]+|arg_[a-z_]+|cookie_[a-z_]+|proxy_add_x_forwarded_for|upstream_addr|request_id)\b"
+)
+_GROUP: Final = re.compile(r"\$[0-9](?![0-9])|\\[0-9]")
+_BRACES: Final = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}")
+_MODIFIER: Final = re.compile(r"~\*?\s+|~\*")
+"""How nginx begins what here begins with `~`."""
+_ELSEWHERE: Final = re.compile(r"/(:[A-Za-z_]\w*|<[^/<>]+>)(?=/|$)")
+"""A parameter as Express and Kong write it, and as Flask does."""
+_NO_SINKS: Final = ("stderr", "syslog", "journal", "off", "none", "-")
+_PARAMETER: Final = re.compile(r"\{[^}:]*")
+FREE_TEXT: Final = ("body", "description")
+"""Keys of texts that are for others to read: in JavaScript `${name}` is a program."""
+KINDS: Final[Mapping[str, tuple[str, ...]]] = {
+    "key_auth": ("key_auth",),
+    "basic_auth": ("basic_auth",),
+    "hmac": ("hmac",),
+    "jwt": ("jwt", "introspection", "oidc"),
+    "certificates": ("certificate_auth",),
+}
+"""What consumers show, and the filters that read it."""
+
+
+def lint(merged: Merged) -> list[Problem]:
+    """Of a configuration in which nothing is wrong."""
+    return [
+        *_expansions(merged),
+        *_sinks(merged),
+        *_of_routes(merged),
+        *_never_reached(merged),
+        *_credentials_that_nobody_reads(merged),
+    ]
+
+
+def _expansions(merged: Merged) -> Iterator[Problem]:
+    """Variables of shells and of nginx, which are text here."""
+    for reading in merged.readings:
+        if "$" not in reading.document.text:
+            continue  # most have none, and may have very many values
+        for path, text in _texts(reading.document.value, ()):
+            if path[-1] in FREE_TEXT or text.startswith("~"):
+                continue
+            at = Place(reading, path)
+            if _EXPANSION.search(text) is not None:
+                yield at.value_problem("`${…}` is taken as it is; write {env: NAME} in place of the whole value")
+            elif (found := _NGINX.search(text)) is not None:
+                yield at.value_problem(f"`{found[0]}` is taken as it is: there are no variables in texts")
+
+
+def _texts(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
+    waiting: list[tuple[Path, Any]] = [(path, value)]
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, str) and path:
+            if "$" in value:
+                yield path, value
+        elif isinstance(value, dict):
+            waiting += (((*path, key), each) for key, each in reversed(value.items()) if key != "consumers")
+        elif isinstance(value, list):
+            waiting += (((*path, index), each) for index, each in reversed([*enumerate(value)]))
+
+
+def _sinks(merged: Merged) -> Iterator[Problem]:
+    for place, access_log in merged.lists.get("access_logs", ()):
+        sink = None if access_log is BROKEN else place.raw.get("sink")
+        if sink in _NO_SINKS:
+            meant = "`stdout`, or the name of a file such as /dev/stderr"
+            none = "; `access_logs: []` logs nowhere" if sink in ("off", "none", "-") else ""
+            yield place.below("sink").value_problem(f"a file called {show(sink)} is written; a sink is {meant}{none}")
+
+
+def _of_routes(merged: Merged) -> Iterator[Problem]:
+    catching_all = [route for _, route in merged.routes() if _catches_all(route)]
+    for place, route in merged.routes_to_judge():
+        if route.name.startswith(f"{EGRESS}/"):
+            continue
+        found = [*_of_route(place, route, catching_all)]
+        merged.note(route, found)
+        yield from found
+
+
+def _catches_all(route: Route) -> bool:
+    return not route.paths or "/*" in route.paths
+
+
+def _of_route(place: Place, route: Route, catching_all: list[Route]) -> Iterator[Problem]:
+    if route.paths == ("/",) and route.upstream is not None and not any(_meet(route, each) for each in catching_all):
+        wrong = "`/` is that path alone: any other finds no route; `/*` takes all of them"
+        yield place.below("paths", 0).value_problem(wrong)
+    for index, path in enumerate(route.paths):
+        if (modifier := _MODIFIER.match(path)) is not None:
+            wrong = "it can match nothing: a regular expression begins right behind `~`, such as ~^/v[0-9]+/"
+            without_case = "; without case: ~(?i)^/v[0-9]+/" if "*" in modifier[0] else ""
+            yield place.below("paths", index).value_problem(wrong + without_case)
+        elif not path.startswith("~") and (found := _ELSEWHERE.search(path)) is not None:
+            wrong = f"`{found[1]}` is compared as text: a parameter is written {{name}}, such as /users/{{id}}"
+            yield place.below("paths", index).value_problem(wrong)
+        elif not path.startswith("~") and LIKE_REGEX.search(path) is not None:
+            wrong = "it is compared as text: a regular expression begins with `~`, such as ~^/v[0-9]+/"
+            yield place.below("paths", index).value_problem(wrong)
+        elif path.startswith("~") and _BRACES.search(path) is not None:
+            wrong = "`{…}` in a regular expression is text: parameters are for paths without `~`"
+            yield place.below("paths", index).value_problem(wrong)
+    for key, conditions in (("headers", route.headers), ("query", route.query)):
+        for name, value in conditions.items():
+            if value.startswith("~") or _BRACES.search(value) is not None or value == "*":
+                wrong = "it is compared as text: there are no patterns here"
+                yield place.below(key, name).value_problem(wrong)
+    for steps, template in _templates(route):
+        if (group := _GROUP.search(template)) is not None:
+            wrong = (
+                f"`{group[0]}` is taken as it is: what a path has in it is named, `{{name}}`, and needs a path with it"
+            )
+            yield place.below(*steps).value_problem(wrong)
+
+
+def _templates(route: Route) -> Iterator[tuple[Path, str]]:
+    if route.rewrite is not None:
+        yield ("rewrite",), route.rewrite
+    if route.redirect is not None:
+        yield ("redirect", "to"), route.redirect.to
+
+
+def _meet(one: Route, other: Route) -> bool:
+    """Whether some request may be for either, as far as hosts and listeners say."""
+    hosts = not one.hosts or not other.hosts or not {*map(str.lower, one.hosts)}.isdisjoint(map(str.lower, other.hosts))
+    return hosts and (not one.listeners or not other.listeners or not {*one.listeners}.isdisjoint(other.listeners))
+
+
+_Key = tuple[str, str, str, frozenset[tuple[str, str]], frozenset[tuple[str, str]]]
+
+
+def _never_reached(merged: Merged) -> Iterator[Problem]:
+    """Routes all of whose requests are those of one before: same hosts, paths and conditions, and no other method."""
+    taken: dict[_Key, list[tuple[Place, Route]]] = {}
+    listeners = [*merged.maps["listeners"]]
+    for place, route in merged.routes():
+        if route.name.startswith(f"{EGRESS}/"):
+            continue  # each has a path or a host of its own
+        keys = [*_keys(route, listeners)]
+        before = [_before(taken.get(key, ()), route) for key in keys]
+        if keys and all(each is not None for each in before):
+            first = before[0]
+            assert first is not None
+            wrong = f"it is never asked: route {show(first[1].name)} ({first[0]}) takes all of its requests"
+            yield place.below("name").value_problem(wrong)
+        for key in keys:
+            taken.setdefault(key, []).append((place, route))
+
+
+def _keys(route: Route, listeners: list[str]) -> Iterator[_Key]:
+    headers = frozenset((name.lower(), value) for name, value in route.headers.items())
+    query = frozenset(route.query.items())
+    for listener in route.listeners or listeners:
+        for host in route.hosts or ("",):
+            for path in route.paths or ("",):
+                shape = path if path.startswith("~") or "{" not in path else _PARAMETER.sub("{", path)
+                yield listener, host.lower().removesuffix("."), shape, headers, query
+
+
+def _before(candidates: Any, route: Route) -> tuple[Place, Route] | None:
+    """One that answers every method of this route."""
+    for place, each in candidates:
+        answered = {*each.methods, *(("HEAD",) if "GET" in each.methods else ())}
+        if not each.methods or (route.methods and answered.issuperset(route.methods)):
+            return place, each
+    return None
+
+
+def _credentials_that_nobody_reads(merged: Merged) -> Iterator[Problem]:
+    if merged.lists.get("extensions"):
+        return  # a filter of one's own may read them
+    used = {*_filter_types(merged)}
+    for key, types in KINDS.items():
+        if used.isdisjoint(types):
+            holders = [place for place, consumer in merged.consumers() if getattr(consumer, key) not in ((), BROKEN)]
+            if holders:
+                others = f" (and {len(holders) - 1} more)" if holders[1:] else ""
+                filters = " or ".join(f"`{each}`" for each in types)
+                yield holders[0].below(key).problem(f"no filter reads it: there is no {filters}{others}")
+
+
+def _filter_types(merged: Merged) -> Iterator[str]:
+    held = [{name: use for name, (_, use) in merged.maps["filters"].items()}]
+    held += [filters for _, _, filters in merged.whole("filter_sets")]
+    for part in ("listeners", "upstreams"):
+        held += [each.filters for _, _, each in merged.whole(part)]
+    held += [route.filters for _, route in merged.routes()]
+    for filters in held:
+        for use in filters.values():
+            if use is not None and use is not BROKEN:
+                yield use.type
+                yield from (each.type for each in getattr(use.settings, "any_of", ()) if isinstance(each, FilterUse))

@@ -1,0 +1,424 @@
+"""What a configuration must be besides well written: rules about several values at once, or about a value's meaning.
+
+`RULES` lists them. Each reports everything that it finds; values that could not be read are left out, as their own
+problem says enough.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any, Final
+
+from msgspec import Struct
+from msgspec.structs import astuple
+
+from fastgw.config.base import route_patterns as patterns
+from fastgw.config.base.problems import Path, show, suggest
+from fastgw.config.base.value_types import Address
+from fastgw.config.decoding.decoder import BROKEN, fields_of
+from fastgw.config.decoding.merge import Merged, Place
+from fastgw.config.formats.positions import Flaw
+from fastgw.config.settings.egress import Kubernetes, Kyma, Providers
+from fastgw.config.settings.gateway import Config, Route
+from fastgw.config.settings.secrets import SecretError, secret_in
+from fastgw.config.settings.upstreams import SHORTEST_KEY
+from fastgw.config.validation.kubeconfig import check_kubernetes
+from fastgw.config.validation.tls import served_tls_that_works, tls_that_works
+from fastgw.consumers.credentials import NOUNS, Kind, marks_of
+from fastgw.http.http1.llhttp import knows_method
+from fastgw.http.http1.parser import RequestHead
+from fastgw.redis.url import check_url
+
+Rule = Callable[[Merged], None]
+
+ENDS: Final = ("upstream", "respond", "redirect")
+"""What can become of a request: exactly one of them per route."""
+OF_UPSTREAM: Final = (
+    *("split", "fallback", "strip_prefix", "rewrite", "path", "forwarded", "upgrade", "timeout"),
+    "deadline_header",
+)
+"""What means something only for a request that is sent on."""
+
+
+def needs_version_and_listeners(merged: Merged) -> None:
+    """The main file names the version; a listener may come from any file."""
+    main = Place(merged.readings[0], ())
+    for field in fields_of(Config).values():
+        files = merged.readings if field.key in merged.maps else merged.readings[:1]
+        place = main.below(field.key)
+        said = any(field.key in (reading.document.value or {}) for reading in files)
+        if field.required and not said and not place.misspelt:
+            place.report("missing", f"expected {field.shape.expected}")
+
+
+def one_listener_per_address(merged: Merged) -> None:
+    """Port 0 is a new port each time. What would be bound twice is, as the kernel sees it, one address."""
+    taken: dict[tuple[int, str], list[tuple[Address, Place]]] = {}
+    addresses = [(place.below("address"), listener.address) for place, _, listener in merged.whole("listeners")]
+    for key in ("status", "admin"):
+        addresses += ((place.below("address"), settings.address) for place, settings in merged.once(key))
+    for place, address in addresses:
+        if address is BROKEN or (not address.path and not address.port):
+            continue
+        held = taken.setdefault((address.port, os.path.realpath(address.path) if address.path else ""), [])
+        other = next(((each, at) for each, at in held if _overlap(each, address)), None)
+        if other is None:
+            held.append((address, place))
+        elif other[0] == address:
+            place.report(f"{address} is taken by {other[1]}", "expected an address of its own", at_key=False)
+        else:
+            wrong = f"{address} overlaps {other[0]}, which is taken by {other[1]}"
+            place.report(wrong, "expected an address of its own", at_key=False)
+
+
+def _overlap(one: Address, other: Address) -> bool:
+    """Whether two addresses of one port, or of one path, cannot both be bound. A name may lead anywhere: it is the same
+    as itself, and what is known of it is `localhost`."""
+    if one.path or one.host == other.host:
+        return True
+    return any(_covers(each, another) for each in _bound(one) for another in _bound(other))
+
+
+def _bound(address: Address) -> tuple[IPv4Address | IPv6Address, ...]:
+    hosts = {"": ("0.0.0.0", "::"), "localhost": ("127.0.0.1", "::1")}.get(address.host, (address.host,))
+    with suppress(ValueError):
+        return tuple(map(ip_address, hosts))
+    return ()
+
+
+def _covers(one: IPv4Address | IPv6Address, other: IPv4Address | IPv6Address) -> bool:
+    """`[::]` is IPv6 alone."""
+    return one.version == other.version and (one == other or one.is_unspecified or other.is_unspecified)
+
+
+def sinks_are_files(merged: Merged) -> None:
+    for place, access_log in merged.lists.get("access_logs", ()):
+        sink = None if access_log is BROKEN else place.raw.get("sink")
+        if isinstance(sink, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", sink) is not None:
+            kind = sink.partition("://")[0]
+            wrong = f"a URL ({kind}://…): logs are sent nowhere"
+            expected = 'expected "stdout" or the name of a file, from which a collector reads'
+            place.below("sink").report(wrong, expected, at_key=False)
+
+
+def proxy_protocol_needs_trust(merged: Merged) -> None:
+    for place, _, listener in merged.whole("listeners"):
+        if listener.address is BROKEN or listener.address.path:
+            continue  # who may write to a unix socket is trusted: its permissions say who
+        if listener.proxy_protocol == "required" and not listener.trusted_proxies:
+            place.below("proxy_protocol").report("nobody is trusted to send it", "expected `trusted_proxies` beside it")
+
+
+def admin_is_guarded(merged: Merged) -> None:
+    """Who can change the gateway is on this machine, or shows a token or a certificate."""
+    for place, admin in merged.once("admin"):
+        certified = admin.tls is not None and admin.tls.client_auth is not None
+        if admin.address.local or (certified and admin.tls.client_auth.mode == "required"):
+            continue
+        if place.raw.get("token") is None and not place.below("token").misspelt:  # a wrong one is reported as such
+            wrong = f"{admin.address} can be reached from other machines"
+            expected = "expected a `token` beside it, or `tls` with a `client_auth` that is `required`"
+            place.below("address").report(wrong, expected, at_key=False)
+
+
+def routes_have_their_own_names(merged: Merged) -> None:
+    taken: dict[str, Place] = {}
+    for place, route in merged.routes():
+        if route.name is BROKEN:
+            continue
+        if route.name in taken:
+            wrong = f"{show(route.name)} is the name of the route at {taken[route.name].below('name')} too"
+            place.below("name").report(wrong, "expected a name of its own", at_key=False)
+        else:
+            taken[route.name] = place
+
+
+def routes_have_one_end(merged: Merged) -> None:
+    for place, _ in merged.routes_to_judge():
+        given = [end for end in ENDS if place.raw.get(end) is not None]
+        if len(given) > 1:
+            place.report(f"{' and '.join(given)} exclude each other", "expected one of them")
+        elif not given and not any(place.below(end).misspelt for end in ENDS):
+            place.report("nothing to do with a request", f"expected one of {', '.join(ENDS)}")
+        if given and "upstream" not in given:
+            for key in OF_UPSTREAM:
+                if key in place.raw:
+                    place.below(key).report("means nothing without an upstream", f"expected it not beside {given[0]}")
+
+
+def names_are_known(merged: Merged) -> None:
+    """What a route refers to: listeners, an upstream, filter sets."""
+    for place, route in merged.routes_to_judge():
+        for key, kind, known in (
+            ("listeners", "listener", merged.maps["listeners"]),
+            ("use", "filter set", merged.maps["filter_sets"]),
+        ):
+            for index, name in _whole(getattr(route, key)):
+                if name not in known:
+                    place.below(key, index).report(f"unknown {kind} {show(name)}", suggest(name, known), at_key=False)
+        known = merged.maps["upstreams"]
+        split = isinstance(route.upstream, Mapping)
+        for name in route.destinations:
+            if isinstance(name, str) and name not in known:
+                at = place.below("upstream", name) if split else place.below("upstream")
+                at.report(f"unknown upstream {show(name)}", suggest(name, known), at_key=split)
+        for index, canary in _whole(route.split.canaries if route.split is not None else ()):
+            if canary.upstream not in route.destinations:
+                wrong = f"{show(canary.upstream)} is none of the route's upstreams"
+                at = place.below("split", "canaries", index, "upstream")
+                at.report(wrong, suggest(canary.upstream, [*map(str, route.destinations)]), at_key=False)
+        fallback = route.fallback.upstream if route.fallback is not None else None
+        if fallback is not None and fallback not in known:
+            at = place.below("fallback", "upstream")
+            at.report(f"unknown upstream {show(fallback)}", suggest(fallback, known), at_key=False)
+        if isinstance(route.upstream, Mapping) and not any(route.upstream.values()):
+            place.below("upstream").report("no upstream has a share", "expected one that is more than 0")
+        elif not split and route.split is not None:
+            place.below("split").report("there is nothing to divide", "expected several upstreams, with their shares")
+
+
+def route_patterns(merged: Merged) -> None:
+    """Hosts, paths and what is made of them."""
+    for place, route in merged.routes_to_judge():
+        for index, host in _whole(route.hosts):
+            _parsed(patterns.parse_host, host, place.below("hosts", index))
+        parsed = [_parsed(patterns.parse_path, path, place.below("paths", i)) for i, path in _whole(route.paths)]
+        paths = None if BROKEN in parsed or BROKEN in route.paths else parsed
+        _check_prefix(route, place, paths)
+        _check_parameters(patterns.parse_rewrite, route.rewrite, place.below("rewrite"), paths)
+        if route.redirect is not None and route.redirect.to is not BROKEN:
+            _check_parameters(patterns.parse_redirect, route.redirect.to, place.below("redirect", "to"), paths)
+
+
+def _check_prefix(route: Route, place: Place, paths: list[Any] | None) -> None:
+    if route.strip_prefix is None:
+        return
+    at = place.below("strip_prefix")
+    prefix = _parsed(patterns.parse_strip_prefix, route.strip_prefix, at)
+    if route.rewrite is not None:
+        at.report("strip_prefix and rewrite exclude each other", "expected one of them")
+    if prefix is not BROKEN and paths and not any(_may_begin(path, prefix) for path in paths):
+        wrong = f"no path of this route begins with {show(route.strip_prefix)}"
+        at.report(wrong, "expected the beginning of a path", at_key=False)
+
+
+def _may_begin(path: patterns.PathPattern, prefix: bytes) -> bool:
+    """Whether a path that matches can begin with the prefix; of a regular expression that is not known."""
+    if path.kind is patterns.PathKind.REGEX:
+        return True
+    wanted = prefix.split(b"/")[1:]
+    open_end = path.kind is patterns.PathKind.PREFIX or any(each.rest for each in path.parameters)
+    if len(path.segments) < len(wanted) and not open_end:
+        return False
+    return all(
+        isinstance(segment, patterns.Parameter) or segment == each
+        for segment, each in zip(path.segments, wanted, strict=False)
+    )
+
+
+def _check_parameters(
+    parse: Callable[[str], patterns.Template], text: str | None, place: Place, paths: list[Any] | None
+) -> None:
+    """Each parameter of a template must be one of every path."""
+    if text is None:
+        return
+    template: Any = _parsed(parse, text, place)
+    if template is BROKEN or paths is None:
+        return
+    held = [{parameter.name for parameter in path.parameters} for path in paths]
+    known = set.intersection(*held) if held else set()
+    for name in dict.fromkeys(template.parameters):
+        if name not in known:
+            hint = suggest(name, known) if known else "expected paths that have it"
+            if any(path.kind is patterns.PathKind.REGEX for path in paths):
+                hint = "expected paths that have it; a regular expression has no parameters"
+            place.report(f"not every path of this route has the parameter {show(name)}", hint, at_key=False)
+
+
+def values_of_requests_that_there_are(merged: Merged) -> None:
+    """What filters name of a request: parameters of the route, or of any route where it is not known which."""
+    for place, use, known in _all_uses(merged):
+        unknown_names = getattr(getattr(use, "settings", None), "unknown_names", None)
+        if unknown_names is not None:
+            for steps, wrong, expected in unknown_names(known):
+                place.below(*steps).report(wrong, expected, at_key=False)
+
+
+def upstreams_of_filters(merged: Merged) -> None:
+    """Upstreams that filters name."""
+    known = merged.maps["upstreams"]
+    for place, use, _ in _all_uses(merged):
+        upstream_names = getattr(getattr(use, "settings", None), "upstream_names", None)
+        for key, name in upstream_names() if upstream_names is not None else ():
+            if name is not BROKEN and name not in known:
+                place.below(key).report(f"unknown upstream {show(name)}", suggest(name, known), at_key=False)
+
+
+def _all_uses(merged: Merged) -> Sequence[tuple[Place, Any, frozenset[str]]]:
+    """Every use of a filter that is to be judged, and the parameters of the paths that it may see."""
+    anywhere = frozenset().union(*(_parameters(route.paths) for _, route in merged.routes()))
+    uses = [(place, use, anywhere) for place, use in merged.maps["filters"].values()]
+    for place, _, each in (*merged.whole("listeners"), *merged.upstreams_to_judge()):
+        uses += _uses(place.below("filters"), each.filters, anywhere)
+    for place, _, filters in merged.whole("filter_sets"):
+        uses += _uses(place, filters, anywhere)
+    for place, route in merged.routes_to_judge():
+        uses += _uses(place.below("filters"), route.filters, _parameters(route.paths))
+    return uses
+
+
+def _uses(place: Place, filters: Any, known: frozenset[str]) -> Iterator[tuple[Place, Any, frozenset[str]]]:
+    return ((place.below(name), use, known) for name, use in (() if filters is BROKEN else filters.items()))
+
+
+def _parameters(paths: Any) -> frozenset[str]:
+    """The names of the parameters in paths, as far as they are paths."""
+    names: set[str] = set()
+    for _, path in _whole(() if paths is BROKEN else paths):
+        if "{" not in path:
+            continue
+        with suppress(ValueError):
+            names.update(parameter.name for parameter in patterns.parse_path(path).parameters)
+    return frozenset(names)
+
+
+def raw_paths_are_not_rewritten(merged: Merged) -> None:
+    """What is rewritten is made of the normal form."""
+    for place, route in merged.routes_to_judge():
+        if route.path.forward == "raw" and route.rewrite is not None:
+            place.below("rewrite").report("the client's own path is sent", "expected it not beside path.forward: raw")
+
+
+def upgrades_that_are_tunnels(merged: Merged) -> None:
+    for place, route in merged.routes_to_judge():
+        for index, protocol in _whole(route.upgrade):
+            if protocol.lower() == "h2c":
+                wrong = "h2c would carry requests past the gateway"
+                place.below("upgrade", index).report(wrong, "expected a protocol for a tunnel", at_key=False)
+
+
+def methods_that_are_served(merged: Merged) -> None:
+    for place, route in merged.routes_to_judge():
+        for index, method in _whole(route.methods):
+            if method in ("CONNECT", "TRACE"):
+                wrong = f"{method} is always refused"
+                place.below("methods", index).report(wrong, "expected another method", at_key=False)
+            elif not knows_method(method):
+                wrong = f"{method} is always refused: llhttp does not know it"
+                place.below("methods", index).report(wrong, "expected another method", at_key=False)
+
+
+def state_that_works(merged: Merged) -> None:
+    for place, state in merged.once("state"):
+        if state.url is BROKEN:
+            continue
+        try:
+            secret = state.url
+            check_url(secret_in(secret.file, place.reading.files.read(secret.file)) if secret.file else secret.value())
+        except ValueError as error:
+            place.below("url").report(str(error), "expected a Redis that can be used", at_key=False)
+
+
+def kubernetes_that_can_be_asked(merged: Merged) -> None:
+    for place, providers in merged.once("providers"):
+        kyma = providers.kyma if isinstance(providers, Providers) else None
+        kubernetes = kyma.kubernetes if isinstance(kyma, Kyma) else None
+        if isinstance(kubernetes, Kubernetes) and not _broken_in(kubernetes):
+            try:
+                check_kubernetes(kubernetes, place.reading.files.read)
+            except ValueError as error:
+                place.below("kyma", "kubernetes").report(*str(error).split("; ", 1))
+
+
+def sticky_keys_that_sign(merged: Merged) -> None:
+    for place, _, upstream in merged.whole("upstreams"):
+        balancing = upstream.load_balancing
+        sticky = None if balancing is BROKEN else balancing.sticky
+        if sticky in (None, BROKEN) or sticky.key in (None, BROKEN):
+            continue
+        at, key = place.below("load_balancing", "sticky", "key"), sticky.key
+        try:
+            said = secret_in(key.file, place.reading.files.read(key.file)) if key.file else key.value()
+        except (SecretError, Flaw):
+            continue  # it is told where it was read
+        if len(said) < SHORTEST_KEY:
+            at.report(f"{len(said)} characters", f"expected {SHORTEST_KEY} at least", at_key=False)
+
+
+def consumers_are_told_apart(merged: Merged) -> None:
+    """What a consumer is known by is its own alone. Keys are compared, and never shown."""
+    taken: dict[tuple[Kind, bytes], tuple[Place, Path]] = {}
+    for place, consumer in merged.consumers():
+        if not _is_whole(consumer):
+            continue
+        for mark in marks_of(consumer, place.reading.files.read):
+            if mark.wrong:
+                place.below(*mark.path).report(mark.wrong, "expected one that a request can show", at_key=False)
+                continue
+            first, path = taken.setdefault((mark.kind, mark.value), (place, mark.path))
+            if (first, path) != (place, mark.path):
+                wrong = f"{NOUNS[mark.kind]} is that at {first.below(*path)} too"
+                place.below(*mark.path).report(wrong, "expected one of its own", at_key=False)
+
+
+def deadline_headers_are_free(merged: Merged) -> None:
+    """Nothing else that the gateway writes is called so."""
+    for place, route in merged.routes_to_judge():
+        name = route.deadline_header
+        if isinstance(name, str) and name.lower().encode() in RequestHead.KNOWN:
+            wrong = f"{show(name)} is a field that the gateway writes for another purpose"
+            place.below("deadline_header").report(wrong, 'expected a name such as "X-Request-Timeout"', at_key=False)
+
+
+def _is_whole(consumer: Any) -> bool:
+    """Whether each of its values could be read."""
+    lists = consumer.key_auth, consumer.basic_auth, consumer.hmac, consumer.jwt, consumer.certificates
+    return (
+        consumer.name is not BROKEN
+        and BROKEN not in consumer.groups
+        and all(BROKEN not in each and not any(_broken_in(inner) for inner in each) for each in lists)
+    )
+
+
+def _broken_in(part: Struct) -> bool:
+    return any(value is BROKEN for value in astuple(part))
+
+
+def _whole(values: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+    return ((index, value) for index, value in enumerate(values) if value is not BROKEN)
+
+
+def _parsed(parse: Callable[[str], Any], text: str, place: Place) -> Any:
+    try:
+        return parse(text)
+    except ValueError as error:
+        wrong, semicolon, expected = str(error).rpartition("; ")
+        place.report(*((wrong, expected) if semicolon else (expected,)), at_key=False)
+        return BROKEN
+
+
+RULES: Final[tuple[Rule, ...]] = (
+    needs_version_and_listeners,
+    one_listener_per_address,
+    sinks_are_files,
+    proxy_protocol_needs_trust,
+    tls_that_works,
+    served_tls_that_works,
+    admin_is_guarded,
+    state_that_works,
+    kubernetes_that_can_be_asked,
+    sticky_keys_that_sign,
+    consumers_are_told_apart,
+    routes_have_their_own_names,
+    routes_have_one_end,
+    names_are_known,
+    route_patterns,
+    values_of_requests_that_there_are,
+    upstreams_of_filters,
+    raw_paths_are_not_rewritten,
+    upgrades_that_are_tunnels,
+    methods_that_are_served,
+    deadline_headers_are_free,
+)

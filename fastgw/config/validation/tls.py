@@ -1,0 +1,181 @@
+"""What certificates, keys and authorities must be, and what is worth knowing of them.
+
+All is said of the bytes that were read, whatever a file has by now.
+"""
+
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any, Final
+
+from fastgw.config.base.problems import Problem, show
+from fastgw.config.decoding.decoder import BROKEN
+from fastgw.config.decoding.merge import Merged, Place
+from fastgw.config.settings.gateway import Upstream, UpstreamTls
+from fastgw.net.pem import (
+    Grouping,
+    amiss,
+    amiss_authority,
+    amiss_revocations,
+    authority_ends,
+    decoded,
+    dns_names,
+    has_authority,
+    revocations_end,
+)
+
+EXPIRES_SOON_S: Final = {"certificate": 14 * 24 * 3600, "ca": 14 * 24 * 3600, "crl": 24 * 3600}
+"""When it is told beforehand. Many lists are made anew each week."""
+
+
+def _speaks_tls(place: Place, upstream: Upstream) -> bool:
+    """Whether a target is https; of those that are not known yet, whether they will be."""
+    targets: Any = upstream.targets
+    if not targets:
+        return bool(place.raw["targets"].get("scheme") != "http") and "scheme" in place.raw["targets"]
+    return any(target is BROKEN or target.url is BROKEN or target.url.tls for target in targets)
+
+
+def tls_that_works(merged: Merged) -> None:
+    """A client certificate has both halves; the files hold what they should; some target is `https`."""
+    for place, _, upstream in merged.upstreams_to_judge():
+        if upstream.tls == UpstreamTls():
+            continue
+        tls, at = upstream.tls, place.below("tls")
+        if upstream.targets is not BROKEN and not _speaks_tls(place, upstream):
+            at.report("no target of this upstream is https", "expected an https target, or no `tls`")
+        if (tls.certificate is None) != (tls.key is None) and not {"certificate", "key"} <= at.raw.keys():
+            given, lacking = ("certificate", "key") if tls.certificate else ("key", "certificate")
+            at.below(given).report(f"there is no `{lacking}`", "expected both or neither")
+        _try(tls.ca, at.below("ca"), amiss_authority)
+        _try_pair(tls.certificate, tls.key, at)
+
+
+def served_tls_that_works(merged: Merged) -> None:
+    """Of listeners, and of the admin listener."""
+    for at, tls in _served(merged):
+        for index, pair in _whole(tls.certificates):
+            _try_pair(pair.certificate, pair.key, at.below("certificates", index))
+        if tls.client_auth not in (None, BROKEN):
+            below = at.below("client_auth")
+            _try(tls.client_auth.ca, below.below("ca"), amiss_authority)
+            _try(tls.client_auth.crl, below.below("crl"), amiss_revocations)
+
+
+def tls_notes(merged: Merged) -> list[Problem]:
+    """Certificates that clients will not believe: out of date, without a name, or for none of a route's hosts; those
+    that no client is ever shown; and what verifies clients and is out of date."""
+    notes = []
+    now = time.time()
+    for at, tls in _served(merged):
+        notes += [*_never_shown(tls, at), *_late_verifiers(tls, at, now)]
+        for index, pair in _whole(tls.certificates):
+            certificate = _decoded(pair.certificate, at)
+            if certificate is not None:
+                place = at.below("certificates", index, "certificate")
+                notes += [place.problem(wrong) for wrong in _doubts(certificate, now)]
+    return [*notes, *_unnamed_hosts(merged)]
+
+
+def _served(merged: Merged) -> Iterator[tuple[Place, Any]]:
+    for place, _, listener in merged.whole("listeners"):
+        if listener.tls not in (None, BROKEN):
+            yield place.below("tls"), listener.tls
+    for place, admin in merged.once("admin"):
+        if admin not in (None, BROKEN) and admin.tls not in (None, BROKEN):
+            yield place.below("tls"), admin.tls
+
+
+def _doubts(certificate: dict[str, Any], now: float) -> Iterator[str]:
+    since, until = (ssl.cert_time_to_seconds(certificate[each]) for each in ("notBefore", "notAfter"))
+    if now < since:
+        yield f"the certificate is not valid before {certificate['notBefore']}"
+    elif until < now:
+        yield f"the certificate has expired: {certificate['notAfter']}"
+    elif until < now + EXPIRES_SOON_S["certificate"]:
+        yield f"the certificate expires soon: {certificate['notAfter']}"
+    if not certificate.get("subjectAltName"):
+        yield "the certificate names no host (subjectAltName): clients that verify it refuse it"
+
+
+def _never_shown(tls: Any, at: Place) -> Iterator[Problem]:
+    """Certificates whose names all belong to others before them, with keys of the same kind."""
+    grouping, taken = Grouping(), set[str]()
+    for index, pair in _whole(tls.certificates):
+        if _decoded(pair.certificate, at) is None:
+            return
+        group = grouping.add(at.reading.files.read(pair.certificate))
+        if group is grouping.groups[-1] and len(group.places) == 1 and group.names and taken.issuperset(group.names):
+            wrong = "the certificate is never shown: others before it are for the same names"
+            yield at.below("certificates", index, "certificate").problem(wrong)
+        taken.update(group.names)
+
+
+def _late_verifiers(tls: Any, at: Place, now: float) -> Iterator[Problem]:
+    """What is no authority; authorities and lists of what is revoked that are out of date, or soon will be."""
+    if tls.client_auth in (None, BROKEN):
+        return
+    if isinstance(tls.client_auth.ca, str) and not has_authority(at.reading.files.read(tls.client_auth.ca)):
+        wrong = "no certificate in it is that of an authority (CA): it vouches for no client's"
+        yield at.below("client_auth", "ca").problem(wrong)
+    for name, file, ends in (
+        ("ca", tls.client_auth.ca, authority_ends),
+        ("crl", tls.client_auth.crl, revocations_end),
+    ):
+        until = ends(at.reading.files.read(file)) if isinstance(file, str) else None
+        if until is None or until >= now + EXPIRES_SOON_S[name]:
+            continue
+        date = time.strftime("%b %d %H:%M:%S %Y GMT", time.gmtime(until))
+        what = "a revocation list" if name == "crl" else "an authority"
+        refused = "clients whose certificates it is about are refused" if name == "crl" else "its clients are refused"
+        told = f"{what} has expired, {refused}: {date}" if until < now else f"{what} expires soon: {date}"
+        yield at.below("client_auth", name).problem(told)
+
+
+def _unnamed_hosts(merged: Merged) -> Iterator[Problem]:
+    """Hosts of routes that no certificate is for, on a listener that speaks TLS."""
+    named: dict[str, set[str]] = {}
+    for place, name, listener in merged.whole("listeners"):
+        if listener.tls in (None, BROKEN):
+            continue
+        pairs = [pair for _, pair in _whole(listener.tls.certificates)]
+        certificates = [_decoded(pair.certificate, place) for pair in pairs]
+        if all(each is not None for each in certificates):
+            named[name] = {host for each in certificates if each is not None for host in dns_names(each)}
+    for place, route in merged.routes() if named else ():
+        wanted = named if not route.listeners else [each for each in route.listeners if each in named]
+        for index, host in _whole(route.hosts):
+            bare = host.lower()
+            for listener in wanted:
+                if _is_name(bare) and not {bare, "*." + bare.partition(".")[2]} & named[listener]:
+                    wrong = f"no certificate of listener {listener} is for {show(host)}"
+                    yield place.below("hosts", index).problem(wrong)
+
+
+def _is_name(host: str) -> bool:
+    return not host.startswith("[") and not host.replace(".", "").isdigit() and ":" not in host
+
+
+def _decoded(certificate: Any, at: Place) -> dict[str, Any] | None:
+    if isinstance(certificate, str):
+        with suppress(ssl.SSLError):
+            return decoded(at.reading.files.read(certificate))
+    return None
+
+
+def _try(file: Any, at: Place, wrong_with: Callable[[bytes], str]) -> None:
+    if isinstance(file, str) and (wrong := wrong_with(at.reading.files.read(file))):
+        at.report(wrong, "expected a PEM file", at_key=False)
+
+
+def _try_pair(certificate: Any, key: Any, at: Place) -> None:
+    """Whether these are a certificate and its key."""
+    if isinstance(certificate, str) and isinstance(key, str):  # given, and not BROKEN
+        wrong = amiss(at.reading.files.read(certificate), at.reading.files.read(key))
+        if wrong is not None:
+            at.below(wrong.of).report(wrong.wrong, wrong.expected, at_key=False)
+
+
+def _whole(values: Any) -> Iterator[tuple[int, Any]]:
+    return ((index, value) for index, value in enumerate(() if values is BROKEN else values) if value is not BROKEN)

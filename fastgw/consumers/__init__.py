@@ -1,0 +1,1 @@
+"""Consumers: who they are, and an index that finds them by the credentials they present."""

@@ -1,0 +1,157 @@
+"""What consumers are known by: each mark belongs to one of them alone."""
+
+from base64 import b64decode
+from collections.abc import Callable, Iterator, Mapping
+from enum import IntEnum
+from hashlib import sha256
+from typing import Final, NamedTuple
+from unicodedata import normalize
+
+import msgspec
+from cryptography.exceptions import UnsupportedAlgorithm
+from http_message_signatures import HTTPMessageSignaturesException, HTTPSignatureAlgorithm
+from http_message_signatures.algorithms import (
+    ECDSA_P256_SHA256,
+    ECDSA_P384_SHA384,
+    ED25519,
+    HMAC_SHA256,
+    RSA_PSS_SHA512,
+)
+
+from fastgw.config.base.problems import Path
+from fastgw.config.settings.gateway import Consumer, ConsumerSigningKey
+from fastgw.config.settings.secrets import Secret, secret_in
+
+LONGEST_KEY: Final = 1024
+"""Bytes of a key or password."""
+SHORTEST_SECRET: Final = 16
+"""Bytes of a secret that requests are signed with."""
+ALGORITHMS: Final[Mapping[str, type[HTTPSignatureAlgorithm]]] = {
+    each.algorithm_id: each for each in (HMAC_SHA256, ED25519, ECDSA_P256_SHA256, ECDSA_P384_SHA384, RSA_PSS_SHA512)
+}
+Read = Callable[[str], bytes]
+"""The contents of a file that the configuration names."""
+
+
+class Kind(IntEnum):
+    """What a mark is."""
+
+    NAME, KEY, USERNAME, JWT_SUBJECT, SUBJECT, SAN, FINGERPRINT, KEY_ID = range(8)
+
+
+NOUNS: Final = (
+    "the name",
+    "the key",
+    "the username",
+    "the subject of a token",
+    "the subject of a certificate",
+    "the alternative name of a certificate",
+    "the fingerprint",
+    "the key_id",
+)
+"""By kind."""
+
+
+class Mark(NamedTuple):
+    """Something that a request may show."""
+
+    kind: Kind
+    value: bytes
+    path: Path
+    """Where it stands in the consumer."""
+    secret: bytes = b""
+    """Of a username its password; of a key_id the `Signer`, packed."""
+    wrong: str = ""
+    """Why no request could show it."""
+
+
+def marks_of(consumer: Consumer, read: Read) -> Iterator[Mark]:
+    """All marks of a consumer. Raises `SecretError`."""
+    yield Mark(Kind.NAME, consumer.name.encode(), ("name",))
+    for place, key in enumerate(consumer.key_auth):
+        if key.key_sha256 is not None:
+            yield Mark(Kind.KEY, key.key_sha256, ("key_auth", place, "key_sha256"))
+        elif key.key is not None:
+            text = _value(key.key, read)
+            digest = sha256(text.encode()).digest()
+            yield Mark(Kind.KEY, digest, ("key_auth", place, "key"), wrong=_why_not_a_key(text))
+    for place, login in enumerate(consumer.basic_auth):
+        text = _value(login.password, read)
+        wrong = why_not_a_password(text)
+        name = login.username.encode()
+        if wrong:
+            yield Mark(Kind.USERNAME, name, ("basic_auth", place, "password"), wrong=wrong)
+        else:
+            yield Mark(Kind.USERNAME, name, ("basic_auth", place, "username"), normalize("NFC", text).encode())
+    for place, signing in enumerate(consumer.hmac):
+        yield _signing(signing, place, read)
+    for place, token in enumerate(consumer.jwt):
+        yield Mark(Kind.JWT_SUBJECT, subject_of(token.issuer, token.subject), ("jwt", place, "subject"))
+    for place, mark in enumerate(consumer.certificates):
+        at = "certificates", place
+        if mark.subject is not None:
+            yield Mark(Kind.SUBJECT, mark.subject.encode(), (*at, "subject"))
+        elif mark.san is not None:
+            yield Mark(Kind.SAN, mark.san.encode(), (*at, "san"))
+        elif mark.fingerprint_sha256 is not None:
+            yield Mark(Kind.FINGERPRINT, mark.fingerprint_sha256, (*at, "fingerprint_sha256"))
+
+
+class Signer(msgspec.Struct, frozen=True, array_like=True):
+    """What signatures of a consumer are verified with."""
+
+    algorithm: str
+    key: bytes
+    """The shared secret, or a public key in PEM."""
+
+
+def _signing(signing: ConsumerSigningKey, place: int, read: Read) -> Mark:
+    key, wrong = _value(signing.key, read).encode(), ""
+    if signing.algorithm == "hmac-sha256":
+        if signing.encoding == "base64":
+            try:
+                key = b64decode(key, validate=True)
+            except ValueError:
+                wrong = "not base64"
+        if not wrong and len(key) < SHORTEST_SECRET:
+            wrong = f"a secret of less than {SHORTEST_SECRET} bytes"
+    else:
+        wrong = why_not_a_public_key(signing.algorithm, key)
+    path: Path = ("hmac", place, "key" if wrong else "key_id")
+    return Mark(
+        Kind.KEY_ID, signing.key_id.encode(), path, msgspec.msgpack.encode(Signer(signing.algorithm, key)), wrong
+    )
+
+
+def why_not_a_public_key(algorithm: str, pem: bytes) -> str:
+    """Why no signature by this algorithm can be verified with it; "" when one can."""
+    try:
+        ALGORITHMS[algorithm](public_key=pem)
+    except (ValueError, UnsupportedAlgorithm, HTTPMessageSignaturesException):
+        return f"no public key for {algorithm} in PEM"
+    return ""
+
+
+def subject_of(issuer: str, subject: str) -> bytes:
+    """Whom a token speaks of, so that no two issuers and subjects are one."""
+    said = issuer.encode("utf-8", "surrogatepass")
+    return b"%d:%b%b" % (len(said), said, subject.encode("utf-8", "surrogatepass"))
+
+
+def why_not_a_password(text: str) -> str:
+    """Why nobody could send it; "" when somebody can."""
+    if len(text.encode()) > LONGEST_KEY:
+        return f"a password of more than {LONGEST_KEY} bytes"
+    return (
+        "" if not any(each < " " or "\x7f" <= each <= "\x9f" for each in text) else "a control character in a password"
+    )
+
+
+def _why_not_a_key(text: str) -> str:
+    if len(text) > LONGEST_KEY:
+        return f"a key of more than {LONGEST_KEY} bytes"
+    return "" if text.isascii() and text.isprintable() and " " not in text else "not visible ASCII alone"
+
+
+def _value(secret: Secret, read: Read) -> str:
+    return secret_in(secret.file, read(secret.file)) if secret.file else secret.value()

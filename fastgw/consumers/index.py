@@ -1,0 +1,291 @@
+"""Consumers: the clients that are known by name, and what each of them is found by.
+
+All consumers of a configuration are one *image*: a table of marks (names, keys, usernames, …) and the records that they
+lead to, in a row of bytes. Control makes it; workers map it and read it where it lies, so that 100,000 consumers take
+no time in a reload and no memory of a worker's own. Nothing in it says a key or a password: marks and passwords are
+keyed digests. Only what signatures are verified with lies there as it is.
+"""
+
+import mmap
+import struct
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from hashlib import blake2b
+from hmac import compare_digest
+from os import urandom
+from typing import Final, final
+from unicodedata import normalize
+
+import msgspec
+
+from fastgw.config.settings import gateway as settings
+from fastgw.config.sources.files import Disk
+from fastgw.consumers.credentials import Kind, Read, Signer, marks_of, subject_of
+from fastgw.sync.revocations import Revoked, Told
+
+_KEY: Final = 32
+_HEAD: Final = struct.Struct("<32s16sQQ")
+"""The key of all digests, a digest of the consumers, how many there are, places for marks."""
+_SLOT: Final = struct.Struct("<16sII")
+"""A mark, where its record begins, and where what is kept beside it does: 0 where there is nothing."""
+_LENGTH: Final = struct.Struct("<I")
+_DIGEST: Final = 16
+_PASSWORD: Final = 32
+_FREE: Final = bytes(_DIGEST)
+
+
+@final
+class Consumer(msgspec.Struct, frozen=True, gc=False):
+    """Somebody that the gateway knows."""
+
+    name: str
+    groups: frozenset[str] = frozenset()
+
+
+class Known(msgspec.Struct, frozen=True, array_like=True):
+    """What the image says of a consumer."""
+
+    name: str
+    groups: tuple[str, ...]
+    keys: int
+    """How many it has, as all the following."""
+    passwords: int
+    subjects: int
+    certificates: int
+    signing_keys: int
+    digest: bytes
+    """Of its marks and passwords: another one where a key has changed."""
+
+
+@final
+class Index:
+    """Finds consumers by what they show. Immutable.
+
+    `image`: bytes that `image_of` has made, at `begins` of a string of bytes or of what is mapped.
+    """
+
+    __slots__ = ("_begins", "_image", "_key", "_slots", "count", "digest")
+
+    def __init__(self, image: bytes | mmap.mmap, begins: int = 0) -> None:
+        self._image = image
+        self._key, self.digest, self.count, self._slots = _HEAD.unpack_from(image, begins)
+        self._begins = begins + _HEAD.size
+
+    def __repr__(self) -> str:
+        return f"<Index of {self.count} consumers>"
+
+    @property
+    def image(self) -> bytes:
+        return self._image[self._begins - _HEAD.size :]
+
+    @property
+    def key(self) -> bytes:
+        """Images with the same key are comparable."""
+        key: bytes = self._key
+        return key
+
+    def find(self, kind: Kind, value: bytes) -> Consumer | None:
+        """Whom this mark belongs to."""
+        slot = self._slot_of(kind, value)
+        return None if slot is None else self._consumer(slot[0])
+
+    def login(self, username: bytes, password: bytes) -> Consumer | None:
+        """Whose username this is, if it is the password too. Unknown names take as long as known ones."""
+        slot = self._slot_of(Kind.USERNAME, username)
+        shown = _password_digest(self._key, username, password)
+        at, kept_at = slot or (0, 0)
+        kept = self._piece(kept_at) if kept_at else bytes(_PASSWORD)
+        return self._consumer(at) if compare_digest(kept, shown) and slot else None
+
+    def signer(self, key_id: bytes) -> tuple[Consumer, Signer] | None:
+        """Whose signing key this is, and what it is."""
+        slot = self._slot_of(Kind.KEY_ID, key_id)
+        return (self._consumer(slot[0]), _decode_signer(self._piece(slot[1]))) if slot is not None else None
+
+    def known(self) -> Iterator[Known]:
+        """All consumers, in the order of the configuration."""
+        at = self._begins + self._slots * _SLOT.size
+        for _ in range(self.count):
+            yield self._known(at)
+            at += _LENGTH.size + _LENGTH.unpack_from(self._image, at)[0]
+
+    def _slot_of(self, kind: Kind, value: bytes) -> tuple[int, int] | None:
+        """Where the record of a mark begins, and what is kept beside it."""
+        image, mark = self._image, _digest(self._key, kind, value)
+        place = int.from_bytes(mark[:8], "little") % self._slots
+        while True:  # it ends: a third of the places is free
+            at = self._begins + place * _SLOT.size
+            held, record, kept = _SLOT.unpack_from(image, at)
+            if held == _FREE:
+                return None
+            if compare_digest(held, mark):
+                return self._begins + record, kept and self._begins + kept
+            place = (place + 1) % self._slots
+
+    def _consumer(self, at: int) -> Consumer:
+        known = self._known(at)
+        return Consumer(known.name, frozenset(known.groups))
+
+    def _known(self, at: int) -> Known:
+        return _decode(self._piece(at))
+
+    def _piece(self, at: int) -> bytes:
+        """What lies there behind its length."""
+        begins = at + _LENGTH.size
+        return self._image[begins : begins + _LENGTH.unpack_from(self._image, at)[0]]
+
+
+def image_of(consumers: Collection[settings.Consumer], read: Read, key: bytes = b"") -> bytes:
+    """The image of these consumers. `key`: of another image, to be compared with it.
+
+    `read`: the contents of files that secrets are in. Raises `SecretError`.
+    """
+    key = key or urandom(_KEY)
+    records = bytearray()
+    kept = bytearray()
+    marks: list[tuple[bytes, int, int]] = []
+    everything = blake2b(key=key, digest_size=_DIGEST)
+    for consumer in consumers:
+        begins = len(records)
+        own = blake2b(key=key, digest_size=_DIGEST)
+        for mark in marks_of(consumer, read):
+            digest = _digest(key, mark.kind, mark.value)
+            own.update(digest)
+            kept_at = -1
+            if mark.secret:
+                is_password = mark.kind is Kind.USERNAME
+                secret = _password_digest(key, mark.value, mark.secret) if is_password else mark.secret
+                own.update(secret)
+                kept_at = len(kept)
+                kept += _LENGTH.pack(len(secret)) + secret
+            marks.append((digest, begins, kept_at))
+        known = Known(
+            consumer.name,
+            consumer.groups,
+            len(consumer.key_auth),
+            len(consumer.basic_auth),
+            len(consumer.jwt),
+            len(consumer.certificates),
+            len(consumer.hmac),
+            own.digest(),
+        )
+        record = msgspec.msgpack.encode(known)
+        everything.update(record)
+        records += _LENGTH.pack(len(record)) + record
+    slots = len(marks) * 3 // 2 + 2
+    table = bytearray(slots * _SLOT.size)
+    kept_begins = len(table) + len(records)
+    taken = bytearray(slots)
+    for digest, begins, kept_at in marks:
+        place = int.from_bytes(digest[:8], "little") % slots
+        while taken[place]:
+            place = (place + 1) % slots
+        taken[place] = 1
+        where = kept_begins + kept_at if kept_at >= 0 else 0
+        _SLOT.pack_into(table, place * _SLOT.size, digest, len(table) + begins, where)
+    head = _HEAD.pack(key, everything.digest(), len(consumers), slots)
+    return b"".join((head, table, records, kept))
+
+
+NOBODY: Final = Index(image_of((), lambda file: b""))
+"""Finds nobody."""
+
+
+def index_of(consumers: Collection[settings.Consumer], files: Mapping[str, bytes], key: bytes = b"") -> Index:
+    """For these consumers. `files`: contents by path; one that is not there is read. Raises `SecretError`, `Flaw`."""
+    if not consumers:
+        return NOBODY
+    disk = Disk()
+    return Index(image_of(consumers, lambda file: files[file] if file in files else disk.read(file), key))
+
+
+def _nobody_else(records: bytes, about: Told) -> None:
+    pass
+
+
+class Roster:
+    """All consumers, and what of their credentials counts no more. One roster serves a worker as long as it lives: a
+    reload swaps what is in it, all at once.
+
+    `index`: whoever remembers what was found in it forgets that when it is another. `stamp`: whoever has judged a
+    credential by `index` and `revoked` judges it by them again when this is another.
+    """
+
+    __slots__ = ("_tell", "index", "revoked", "stamp")
+
+    def __init__(self, index: Index = NOBODY) -> None:
+        self.index = index
+        self.revoked = Revoked()
+        self.stamp = object()
+        self._tell: Callable[[bytes, Told], None] = _nobody_else
+
+    def take(self, index: Index) -> None:
+        """These are the consumers from now on."""
+        self.index = index
+        self.stamp = object()
+
+    def follow(self, revoked: Revoked, tell: Callable[[bytes, Told], None]) -> None:
+        """Go by this list. `tell`: reaches the other workers with what is revoked here."""
+        self.revoked, self._tell, self.stamp = revoked, tell, object()
+
+    def hear(self, records: bytes) -> bytes:
+        """These are revoked, as another process says; those of them that were not known."""
+        fresh = self.revoked.add(records, time.time())
+        if fresh:
+            self.stamp = object()
+        return fresh
+
+    def revoke(self, records: bytes, about: Told) -> None:
+        """Revoke here at once, and everywhere before long."""
+        if fresh := self.hear(records):
+            self._tell(fresh, about)
+
+    def by_name(self, name: str) -> Consumer | None:
+        return self.index.find(Kind.NAME, name.encode("utf-8", "surrogatepass"))
+
+    def by_key(self, digest: bytes) -> Consumer | None:
+        """`digest`: the SHA-256 of the key."""
+        return self.index.find(Kind.KEY, digest)
+
+    def by_username(self, name: str) -> Consumer | None:
+        """Whose username it is; whether they know the password is another question."""
+        return self.index.find(Kind.USERNAME, normalize("NFC", name).encode("utf-8", "surrogatepass"))
+
+    def by_password(self, name: str, password: str) -> Consumer | None:
+        """Whose username it is, if this is the password too. Unknown names take as long as known ones."""
+        username, shown = (normalize("NFC", each).encode("utf-8", "surrogatepass") for each in (name, password))
+        return self.index.login(username, shown)
+
+    def by_key_id(self, key_id: str) -> tuple[Consumer, Signer] | None:
+        """Whose signing key it is; whether a signature is by it is another question."""
+        return self.index.signer(key_id.encode("utf-8", "surrogatepass"))
+
+    def by_jwt_subject(self, issuer: str, subject: str) -> Consumer | None:
+        return self.index.find(Kind.JWT_SUBJECT, subject_of(issuer, subject))
+
+    def by_certificate(self, subject: str = "", sans: Iterable[str] = (), fingerprint: bytes = b"") -> Consumer | None:
+        """`fingerprint`: the certificate's SHA-256; it says more than names, and they more than the subject.
+
+        None also where names belong to different consumers.
+        """
+        found = self.index.find(Kind.FINGERPRINT, fingerprint) if fingerprint else None
+        if found is not None:
+            return found
+        named = {each for san in sans if (each := self.index.find(Kind.SAN, san.encode("utf-8", "surrogatepass")))}
+        if named:
+            return named.pop() if len(named) == 1 else None
+        return self.index.find(Kind.SUBJECT, subject.encode("utf-8", "surrogatepass")) if subject else None
+
+
+def _digest(key: bytes, kind: Kind, value: bytes) -> bytes:
+    digest = blake2b(value, key=key, digest_size=_DIGEST, salt=_SALTS[kind]).digest()
+    return digest if digest != _FREE else b"\1" * _DIGEST
+
+
+def _password_digest(key: bytes, username: bytes, password: bytes) -> bytes:
+    return blake2b(b"%d:%b%b" % (len(username), username, password), key=key, digest_size=_PASSWORD).digest()
+
+
+_SALTS: Final = [bytes([kind]) for kind in Kind]
+_decode: Final = msgspec.msgpack.Decoder(Known).decode
+_decode_signer: Final = msgspec.msgpack.Decoder(Signer).decode

@@ -1,0 +1,1011 @@
+"""One client connection: requests come in, one after the other, and their answers go out in the same order.
+
+It knows HTTP/1's bytes and time; what a request means is judged in `wire`, what becomes of it is the exchange's.
+Rule 1: a phase changes together with its deadline. Rule 2: at most one exchange is under way; what a client sends
+ahead waits in `_ahead` from `_at` on, up to 64 KiB, and is read so that its leaving is seen. Rule 3: bytes are held in
+one place only: a body's in its relay or in the transport, never in both.
+"""
+
+import asyncio
+import logging
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from enum import IntEnum
+from functools import partial
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, Final, cast, final
+
+from fastgw.downstream.http1.rejected_head import unreadable
+from fastgw.downstream.http1.response_framing import CHUNKED, CLOSE, LENGTH, framing_of, own_answer, switching_head
+from fastgw.errors import Fault, fault_of
+from fastgw.eventloop.socket_send import send
+from fastgw.eventloop.timer_wheel import Timed
+from fastgw.eventloop.worker_loop import MEDIUM_READ_BYTES, READ_BYTES, unsent
+from fastgw.exchange import Exchange, Outcome, Relay, Reply, Response, Route, Trailers, begin, problem, run_request
+from fastgw.exchange.chain import checked, count_raised
+from fastgw.exchange.reply import NO_CONTENT
+from fastgw.forwarded_headers import Peer, client_address
+from fastgw.http.http1 import serializer
+from fastgw.http.http1.body import BodyReader
+from fastgw.http.http1.parser import RequestHead, ResponseHead, find_head_end, judge_request, take_request, taken
+from fastgw.http.malformed import Malformed
+from fastgw.observe.metrics.families import FilterEvent
+from fastgw.operator_events import Event, say
+from fastgw.pipeline.route_selection import choose, too_long
+from fastgw.routing.table import Match, Router
+from fastgw.upstream.forwarding.fast_path import NO_HEAD, NO_ROUTE, Passage
+
+if TYPE_CHECKING:
+    from fastgw.downstream.server import Listener, Server
+    from fastgw.shm.node_limits import AddressLimit
+
+log = logging.getLogger("fastgw.downstream")
+
+AHEAD_ENOUGH: Final = READ_BYTES // 2
+"""Bytes held of what a client sends ahead with which reading pauses, until less is left.
+
+One more read may be on its way, and of TLS part of a record beside it: so a client has 64 KiB read ahead at most.
+"""
+REQUESTS_PER_TURN: Final = 16
+"""Pipelined requests that are answered in one turn of the loop: 1,200 fit in one read, and take 150 ms."""
+LINGER_IDLE_S: Final = 5.0
+LINGER_TOTAL_S: Final = 30.0
+"""Once an answer that ended the connection early is sent, what the client still sends is read and dropped this long.
+
+Closing at once would reset the connection, and the client might lose the answer (RFC 9112 section 9.6).
+"""
+LAST_REQUEST_S: Final = 1.0
+"""How long a drain waits for one more request on an idle connection: it may be on its way, and would be lost."""
+_RESET: Final = struct.pack("ii", 1, 0)
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+_CLOSE: Final = b"Connection: close\r\n"
+_KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
+TOKEN_START: Final = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+
+
+class Phase(IntEnum):
+    IDLE = 1  # between two requests
+    HEAD = 2  # part of a request head is here
+    ACTIVE = 3  # an exchange is under way
+    FLUSHING = 4  # its answer waits in the transport for a slow client
+    TUNNEL = 5
+    LINGERING = 6  # answered for the last time; what comes in is dropped
+    CLOSING = 7  # the transport sends what it has and closes
+    CLOSED = 8
+
+
+# PERF: a member by a name of its own costs nothing, through its class 68 ns (CPython 3.11).
+IDLE, HEAD, ACTIVE, FLUSHING, TUNNEL, LINGERING, CLOSING, CLOSED = Phase
+
+
+@final
+class Downstream(asyncio.BufferedProtocol, Timed):
+    __slots__ = (
+        "_address_limit",
+        "_ahead",
+        "_asked_to_continue",
+        "_asks",
+        "_at",
+        "_beginning",
+        "_body_bytes",
+        "_buffer",
+        "_closing",
+        "_ending",
+        "_linger_end",
+        "_passage",
+        "_passing",
+        "_reader",
+        "_searched",
+        "_socket",
+        "_starting",
+        "_stopped",
+        "_trusts",
+        "_tunnel_ends",
+        "_tunnel_patience",
+        "_unsent",
+        "_vouched",
+        "_waiting",
+        "_wheel",
+        "_write_paused",
+        "body_goes_to",
+        "exchange",
+        "fd",
+        "listener",
+        "paused",
+        "peer",
+        "phase",
+        "read_since_rest",
+        "requests",
+        "resting",
+        "server",
+        "transport",
+    )
+
+    def __init__(self, server: "Server", listener: "Listener", peer: Peer) -> None:
+        Timed.__init__(self)
+        self.server = server
+        self._wheel = server.ground.wheel
+        self.listener = listener
+        self.peer = peer
+        self.phase = IDLE
+        self.exchange: Exchange | None = None
+        self._passage: Passage | None = None  # made for the first request that takes it
+        self._passing = False  # whether it is under way, in place of an exchange
+        self.requests = 0  # answered on this connection
+        self.transport: asyncio.Transport = None  # type: ignore[assignment]  # set before anything else is called
+        self._ahead = b""  # bytes of the next head, or sent ahead of their turn; empty as soon as all of it is taken
+        self._at = 0  # where in it the next request begins
+        self._searched = 0
+        self._reader: BodyReader | None = None
+        self._waiting: asyncio.Future[Reply | None] | None = None
+        self._trusts = listener.trusts  # has judged `peer`
+        self._vouched: bytes | None = None  # over TLS: by what its certificate was judged (`ServerContexts`)
+        self._address_limit: AddressLimit | None = None
+        self._asks = False  # is one of the listener's `askers`
+        self._body_bytes = inf
+        self.read_since_rest = 0
+        self.resting = False  # until others have had their turn (`Rests`)
+        self.body_goes_to = -1
+        self._tunnel_patience = inf
+        self._closing = False
+        self._buffer = server.ground.read_buffer
+        self._asked_to_continue = True
+        self._ending = LENGTH
+        self.paused = False
+        self._stopped = False  # the transport does not read; but for the moments of `_beginning` as `paused` has it
+        self._beginning = False  # a request with a body: whether reading has to pause is seen when its turn is over
+        self._write_paused = False
+        self._starting = False
+        self._tunnel_ends = 0
+        self._unsent = 0
+        self._linger_end = inf
+        self._socket = -1
+        self.fd = -1  # of a plain connection, to send on without the transport; only while nothing waits there
+
+    def __repr__(self) -> str:
+        under_way = self._passage if self._passing else self.exchange
+        return f"<Downstream {self.peer.ip} {self.phase.name} requests={self.requests} {under_way!r}>"
+
+    @property
+    def is_tunnel(self) -> bool:
+        return self.phase is TUNNEL
+
+    # what the loop tells
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = cast(asyncio.Transport, transport)  # uvloop's is one by what it does, not by class
+        transport.set_write_buffer_limits(high=0)  # the brake is on as soon as the kernel takes no more
+        self.fd = transport.get_extra_info("socket").fileno()
+        refused = self.server.admit(self.peer)
+        if refused is None:
+            self.take(transport, self.server.address_limit)
+        else:
+            self.transport, self._socket = transport, self.fd
+            self._refuse_unread(refused, linger=False)  # to shed load, not to keep it
+
+    def take(self, transport: asyncio.Transport, address_limit: "AddressLimit | None") -> None:
+        """A connection that has its places in the node's limits, `address_limit` among them."""
+        self.transport = transport
+        self._socket = transport.get_extra_info("socket").fileno()
+        self._address_limit = address_limit
+        self._asks = True
+        self.listener.askers += 1
+        self.server.connections.add(self)
+        self._watch(self.server.timeouts.request_headers)
+
+    def trust_as_of(self, trusts: Callable[[str], bool], vouched: bytes) -> None:
+        """Its handshake began when these counted; other tables may be in use by now."""
+        self._trusts, self._vouched = trusts, vouched
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        phase = self.phase
+        if phase is IDLE:
+            server = self.server
+            request = take_request(self._buffer, nbytes, server.header_bytes, server.header_count)
+            if isinstance(request, bytes):
+                self._ahead = request
+                self._read_requests()
+            else:
+                self._serve(request)
+            return
+        chunk = taken(self._buffer, nbytes)
+        if phase is HEAD:
+            self._ahead += chunk
+            self._read_requests()
+        elif phase is ACTIVE or phase is FLUSHING:
+            if self._reader is not None:
+                self._read_body(chunk)
+            else:
+                self._ahead = self._ahead[self._at :] + chunk
+                self._at = 0
+                if self._has_enough():
+                    self.pause()
+        elif phase is TUNNEL:
+            assert self.exchange is not None
+            self.exchange.request_bytes += nbytes
+            if self.exchange.service is not None:
+                self.exchange.service.feed_raw(chunk)
+            self.server.ground.count_body(self, nbytes, 0)
+        elif phase is LINGERING:
+            if not self._write_paused:
+                self.deadline = min(self._linger_end, self._wheel.now + LINGER_IDLE_S)
+            self.server.ground.count_body(self, nbytes, 0)
+
+    def eof_received(self) -> bool:
+        if self.phase is TUNNEL:
+            assert self.exchange is not None
+            if self.exchange.service is not None:
+                self.exchange.service.end_raw()
+            self._tunnel_end(1)
+            return self.phase is TUNNEL
+        self.peer_left()
+        return self.phase is CLOSING
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._under_way() is not None:
+            self._break_off(Fault.CLIENT_LEFT)
+        self._forget()
+
+    def peer_left(self) -> None:
+        """The client has closed its side while it waited for an answer: nobody is there to read it (as in nginx).
+
+        One that is out of our hands is still sent; what the client asked for behind it is dropped.
+        """
+        if self.phase is ACTIVE:
+            self._break_off(Fault.CLIENT_LEFT)
+            self._abort()
+        elif self.phase is FLUSHING:
+            self._close()
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+        self._unsent = unsent(self.transport)
+        self._watch(self._patience())
+        if self.exchange is not None and self.exchange.service is not None:
+            self.exchange.service.pause()
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        if self.phase is FLUSHING:
+            self._next()
+        elif self.phase is ACTIVE or self.phase is TUNNEL:
+            self._watch_body()
+            if self.exchange is not None and self.exchange.service is not None:
+                self.exchange.service.resume()
+        elif self.phase is LINGERING:
+            self._watch_rest()
+
+    def expire(self, now: float) -> None:
+        phase = self.phase
+        if phase is HEAD:
+            self._refuse_unread(Fault.REQUEST_TIMEOUT, None, self._ahead)
+        elif phase is ACTIVE and not self._write_paused:
+            exchange = self._under_way()
+            assert exchange is not None
+            exchange.fail(Fault.REQUEST_TIMEOUT)
+        elif phase is IDLE:
+            self._close()
+        elif self._write_paused and (left := unsent(self.transport)) < self._unsent:
+            self._unsent = left
+            self._watch(self._patience())
+        else:  # the client does not take its answer, or does not close
+            if self._under_way() is not None:
+                self._break_off(Fault.CLIENT_STALLED)
+            self._abort()
+
+    def _patience(self) -> float:
+        """Seconds in which the client has to take some of what it is sent."""
+        return self._tunnel_patience if self.phase is TUNNEL else self.server.timeouts.response_idle
+
+    # reading requests
+
+    def _read_requests(self) -> None:
+        """Serve the requests that are here, for as long as they are answered at once, but not for more than a turn."""
+        server = self.server
+        left = REQUESTS_PER_TURN
+        while not self.resting:  # else `end_rest` goes on
+            ahead, at = self._ahead, self._at
+            try:
+                end = find_head_end(ahead, self._searched, at)
+                if not at < end <= at + server.header_bytes:
+                    return self._wait_for_more(end)
+                head = judge_request(ahead[at:end], server.header_count)
+            except Malformed as malformed:
+                return self._refuse_unread(fault_of(malformed), malformed.reason, ahead[at:])
+            self._searched = 0
+            self._take_up_to(end)
+            self._starting = True
+            self._serve(head)
+            self._starting = False
+            if self.phase is not IDLE or not self._ahead:
+                return None
+            left -= 1
+            if not left:
+                self.pause()
+                server.ground.loop.call_soon(self._go_on)
+                return None
+        return None
+
+    def _take_up_to(self, end: int) -> None:
+        """What was sent ahead is in other hands up to there."""
+        if end < len(self._ahead):
+            self._at = end
+        else:
+            self._ahead, self._at = b"", 0
+
+    def _has_enough(self) -> bool:
+        """Whether so much was sent ahead that no more is read now. What is left of a body is none of it."""
+        return self._reader is None and len(self._ahead) - self._at >= AHEAD_ENOUGH
+
+    def _wait_for_more(self, end: int) -> None:
+        """The head is not complete, unless it is too long anyhow; `end` is where it ends, or -1."""
+        most = self.server.header_bytes
+        received = self._ahead[self._at :]
+        if received[0] not in TOKEN_START:
+            return self._refuse_unread(Fault.BAD_REQUEST, "This is not an HTTP request.", received)
+        if end > 0 or len(received) > most:
+            return self._refuse_unread(too_long(received, most), None, received)
+        self._ahead, self._at, self._searched = received, 0, len(received)
+        self._read_on()
+        if self.phase is IDLE:
+            self.phase = HEAD
+            if self.requests:  # a first head's time runs since the connection was made
+                self._watch(self.server.timeouts.request_headers)
+        return None
+
+    def _go_on(self) -> None:
+        """Other connections have had their turn: on with what this client sent ahead."""
+        if self.phase is IDLE and self._ahead:
+            self._read_on()  # also to see it leave: while nothing was under way its leaving meant nothing
+            self._read_requests()
+            if self.phase is not HEAD and self._has_enough():
+                self.pause()
+
+    def _serve(self, head: RequestHead) -> None:
+        """Begin an exchange. What was read behind its head, body or the next request, is in `_ahead`."""
+        listener = self.listener
+        if self._trusts is not listener.trusts and not self._judge_peer():
+            self._refuse_unread(Fault.CONNECTION_OUTDATED, None, head.raw)
+            return
+        peer = self.peer
+        if not peer.trusted:
+            listener.reserved.take_out_of(head)
+        self.phase = ACTIVE
+        self._closing = listener.closing or head.close
+        early = listener.early
+        ordinary, length = head.ordinary, head.length
+        match = straight_match = None
+        if ordinary and not early.request_steps:
+            match = listener.router.find(head)
+            if match is not None:
+                route, params = match
+                straight = route.straight
+                if straight is not None and (not straight.judges_path or head.path_as_sent):
+                    if straight.at_once and length <= self.server.body_bytes:
+                        self.deadline = inf
+                        passage = self._passage or self._make_passage()
+                        if peer.trusted:
+                            passage.client_ip = client_address(head, peer, listener.trusts)
+                        self._passing = True
+                        passage.begin(head, route, params)
+                        return
+                    if not length and not straight.judges_path:  # else `choose` has to judge it
+                        straight_match = match
+        chain = early if straight_match is None else straight_match[0].chain
+        exchange = self.exchange = begin(head, self, listener, peer, chain)
+        if peer.trusted:
+            exchange.client_ip = client_address(head, peer, listener.trusts)
+        piece: bytes | None
+        if ordinary and not length:
+            self.deadline, piece = inf, b""
+        else:
+            piece = self._expect_body(exchange)
+            if piece is None:
+                return  # refused
+        if straight_match is not None:
+            route, exchange.params = straight_match
+            exchange.route, exchange.answered_by = route, None
+            self._run_steps(exchange, route, True)
+        elif early.request_steps:
+            self._early_done(listener.router, run_request(early.request_steps, exchange))
+        else:
+            exchange.answered_by = None  # all of them have run
+            self._find_route(exchange, listener.router, match)
+        if self._beginning:
+            self._begun(piece)
+
+    def _begun(self, piece: bytes) -> None:
+        """A request whose body is not all there is on its way, or waits. `piece`: what has come of the body last."""
+        self._beginning = False
+        self._stop_or_start()
+        reader = self._reader
+        if not self.paused and reader is not None and reader.assured:
+            self._buffer = self.server.ground.buffer_for(piece, piece, reader.assured, self.body_goes_to)
+
+    def _judge_peer(self) -> bool:
+        """It is configured anew who is trusted. False: the handshake was judged by what does not count any more."""
+        peer = self.peer
+        if self._is_outdated():
+            return False
+        self._trusts = self.listener.trusts
+        trusted = self._trusts(peer.ip)
+        if trusted is not peer.trusted:  # what is under way goes on with the peer that it began with
+            self.peer = Peer(peer.ip, peer.port, peer.server_port, trusted, peer.scheme, peer.certificate)
+            self._passage = None
+        return True
+
+    def _is_outdated(self) -> bool:
+        """Whether client certificates are judged by something else than in this connection's handshake."""
+        vouches = self.listener.vouches
+        return self._vouched is not None and vouches is not None and vouches != self._vouched
+
+    def _make_passage(self) -> Passage:
+        self._passage = passage = Passage(self, self.listener, self.peer)
+        return passage
+
+    def _expect_body(self, exchange: Exchange) -> bytes | None:
+        """Make ready for a body, if there is one, and read what is there of it. None: the exchange is over.
+
+        Returns what was read of it last.
+        """
+        head, limit = exchange.head, self.server.body_bytes
+        payload = head.payload
+        if head.length > limit:
+            exchange.request_body = Relay(self)  # of which nothing was taken
+            exchange.reply(problem(Fault.BODY_TOO_LARGE))
+            return None
+        if payload is not None:
+            if payload:
+                exchange.request_body = Relay.whole(payload)
+            self.deadline = inf
+            return payload
+        exchange.request_body = Relay(self)
+        self._reader = reader = head.body()
+        self._body_bytes = limit
+        self.body_goes_to = -1
+        self._asked_to_continue = not head.expects_continue  # else the client waits for us, not we for it
+        self._beginning = True
+        self.paused = False  # if it was not for enough that was sent ahead, which is this body, or behind it
+        if not reader.assured:
+            self._buffer = self.server.ground.medium_buffer
+        piece = self._read_body_ahead(reader)
+        self._beginning = self._reader is reader
+        if not self._beginning:
+            self.paused = self._has_enough()
+            self._stop_or_start()
+        if self.exchange is not exchange:
+            return None
+        self._watch_body()
+        return piece
+
+    def _read_body_ahead(self, reader: BodyReader) -> bytes:
+        """Read of the body what was sent ahead, or as much as a turn may cost. Returns what was read last."""
+        piece = b""
+        while self._ahead and self._reader is reader and not self.resting:
+            end = self._at + (reader.assured or min(len(self._buffer), MEDIUM_READ_BYTES))
+            piece = self._ahead[self._at : end]
+            self._take_up_to(end)
+            self._read_body(piece)
+        return piece
+
+    def end_rest(self) -> None:
+        reader = self._reader
+        if reader is not None and self._ahead:
+            exchange = self.exchange
+            self._read_body_ahead(reader)
+            if self._reader is None and self.exchange is exchange:  # the body has ended; behind it there may be more
+                if self._has_enough():
+                    self.pause()
+                else:
+                    self._read_on()
+        else:
+            self._go_on()
+        if not self._stopped and not self.resting and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def _early_done(self, router: Router[Route], outcome: Outcome) -> None:
+        """The listener's steps have run. `router`: that of the same table, for the listener may have another by now."""
+        exchange = self.exchange
+        assert exchange is not None
+        if outcome is None:
+            self._find_route(exchange, router)
+        elif isinstance(outcome, Reply):
+            exchange.reply(outcome)
+        else:
+            router.await_request()
+            self._wait(outcome, partial(self._early_done, router)).add_done_callback(router.left)
+
+    def _find_route(self, exchange: Exchange, router: Router[Route], match: Match[Route] | None = None) -> None:
+        """Find the route, and run its steps. `match`: as in `choose`, of a request that may take the straight way."""
+        refusal = choose(exchange, router, match)
+        if refusal is not None:
+            exchange.reply(refusal)
+            return
+        route = exchange.route
+        assert route is not None
+        self._run_steps(exchange, route, route.straight is not None and exchange.head.ordinary)
+
+    def _run_steps(self, exchange: Exchange, route: Route, straight: bool) -> None:
+        """Run the steps of its route, and let it answer. `straight`: the request may take the straight way."""
+        outcome = run_request(route.steps, exchange) if route.steps else None
+        if outcome is not None:
+            self._route_done(outcome)
+        elif not straight:
+            self._act(exchange)
+        elif exchange.request_body is None or self._feed_body_steps(exchange):
+            self.exchange = None
+            self._passing = True
+            (self._passage or self._make_passage()).go_on(exchange, route)
+
+    def _route_done(self, outcome: Outcome) -> None:
+        """The route's steps have run."""
+        exchange = self.exchange
+        assert exchange is not None
+        if outcome is None:
+            self._act(exchange)
+        elif isinstance(outcome, Reply):
+            exchange.reply(outcome)
+        else:
+            self._wait(outcome, self._route_done)
+
+    def _act(self, exchange: Exchange) -> None:
+        """Let the route answer."""
+        if exchange.request_body is None or self._feed_body_steps(exchange):
+            assert exchange.route is not None
+            exchange.route.action(exchange)
+
+    def _wait(self, outcome: Awaitable[Reply | None], go_on: Callable[[Outcome], None]) -> asyncio.Future[Reply | None]:
+        """Go on with what comes of it, unless the exchange is over before."""
+
+        def waited(done: asyncio.Future[Reply | None]) -> None:
+            if self._waiting is not done:
+                return  # the exchange is over
+            self._waiting = None
+            if done.cancelled():  # from elsewhere: it shared what it waited for
+                say(Event.DEFECT, "what a filter waited for was cancelled")
+                go_on(problem(Fault.INTERNAL))
+            elif (error := done.exception()) is not None:
+                say(Event.DEFECT, "what a filter waited for has failed", error=error)
+                go_on(problem(Fault.INTERNAL))
+            else:
+                go_on(done.result())
+
+        loop = self.server.ground.loop
+        self._waiting = waiting = asyncio.ensure_future(outcome, loop=loop)
+        waiting.add_done_callback(waited)
+        limit = loop.call_later(self._filter_patience(), self._filter_is_late, waiting)
+        waiting.add_done_callback(lambda done: limit.cancel())
+        return waiting
+
+    def _filter_patience(self) -> float:
+        """Seconds that are left for filters to decide."""
+        exchange = self.exchange
+        assert exchange is not None
+        patience = None if exchange.route is None else exchange.route.patience
+        limit = self.server.timeouts.filters if patience is None else patience
+        return max(exchange.begun_at + limit - monotonic(), 0.0)
+
+    def _filter_is_late(self, waiting: asyncio.Future[Reply | None]) -> None:
+        exchange = self.exchange
+        if self._waiting is waiting and exchange is not None:
+            name = exchange.chain.name_of(exchange.answered_by)
+            self.count_filter(name, FilterEvent.LATE)
+            exchange.fail(Fault.FILTER_TIMEOUT, why=f"filter {name} has not decided in time")
+
+    def _feed_body_steps(self, exchange: Exchange) -> bool:
+        """Show the route's body steps what was read of the body before the route was known. False: as by those."""
+        body = exchange.request_body
+        if body is None or not body.kept or not exchange.chain.request_body_steps:
+            return True
+        return self._run_body_steps(exchange, b"".join(body.kept))
+
+    def _run_body_steps(self, exchange: Exchange, payload: bytes) -> bool:
+        """False: one of them has refused the request."""
+        for step in exchange.chain.request_body_steps:
+            try:
+                reply = checked(step(exchange, payload))
+            except BaseException:  # the edge of a filter: what it could not check is not let through
+                exchange.fail(Fault.INTERNAL, why=count_raised(step, "body", exchange))
+                return False
+            if reply is not None:
+                exchange.refuse_late(reply)
+                return False
+        return True
+
+    def _read_body(self, chunk: bytes) -> None:
+        exchange, reader = self.exchange, self._reader
+        assert exchange is not None
+        assert reader is not None
+        body = exchange.request_body
+        assert body is not None
+        try:
+            payload = reader.feed(chunk)
+        except Malformed as malformed:
+            exchange.fail(Fault.BAD_REQUEST, malformed.reason)
+            return
+        if payload:
+            body.bytes += len(payload)
+            if body.bytes > self._body_bytes:
+                exchange.fail(Fault.BODY_TOO_LARGE)
+                return
+            # Before the request steps are done the relay holds it, and `_feed_body_steps` shows it afterwards.
+            decided = exchange.route is not None and self._waiting is None
+            if decided and exchange.chain.request_body_steps and not self._run_body_steps(exchange, payload):
+                return
+        ground = self.server.ground
+        ground.count_body(self, len(payload), len(chunk) - len(reader.rest) - len(payload))
+        if reader.done:
+            self._reader = None
+            self._buffer = ground.read_buffer
+            if self._ahead:
+                self._at -= len(reader.rest)
+            else:
+                self._ahead, self._at = reader.rest, 0
+            if not self._write_paused:
+                self.deadline = inf
+            if payload:
+                body.last(payload)
+            body.end(reader.trailers)
+        else:
+            self._asked_to_continue = True  # or it sends unasked
+            self._watch_body()
+            if payload:
+                body.feed(payload)
+            if self._reader is not reader:
+                return  # the exchange is over: what comes now is read as usual
+            self._buffer = ground.buffer_for(chunk, payload, reader.assured, self.body_goes_to)
+
+    def _watch_body(self) -> None:
+        if self._write_paused:
+            return  # what counts is that the client takes its answer
+        answered = self.exchange is not None and self.exchange.response is not None
+        # Once an answer comes, the upstream's patience counts: what is still sent has nobody waiting for it.
+        if self._reader is not None and not self.paused and self._asked_to_continue and not answered:
+            self._watch(self.server.timeouts.request_body_idle)
+        else:
+            self.deadline = inf
+
+    # source of the request body (`Relay`)
+
+    def pause(self) -> None:
+        if not self.paused and self.phase < LINGERING:
+            self.paused = True
+            if not self._beginning:
+                self._stop_or_start()
+
+    def resume(self) -> None:
+        """Read on, unless enough was sent ahead: then when that is answered."""
+        if self.paused and not self._has_enough():
+            self._read_on()
+            if not self._write_paused and self.phase is ACTIVE:
+                self._watch_body()
+
+    def _read_on(self) -> None:
+        if self.paused:
+            self.paused = False
+            if not self._beginning:
+                self._stop_or_start()
+
+    def _stop_or_start(self) -> None:
+        """Have the transport read, or not, as `paused` says."""
+        if self.paused and not self._write_paused:
+            self.deadline = inf
+        if self.paused is self._stopped or self.phase >= CLOSING:
+            return
+        self._stopped = self.paused
+        if self.paused:
+            self.transport.pause_reading()
+            self.server.ground.hangups.watch(self._socket, self)
+        else:
+            self.server.ground.hangups.unwatch(self._socket, self)
+            if not self.resting:
+                self.transport.resume_reading()
+
+    # the client's side of the exchange (`ClientSide`)
+
+    def inform(self, head: ResponseHead | None) -> None:
+        assert self.exchange is not None
+        if self.exchange.head.minor == 0:
+            return  # HTTP/1.0 knows no interim responses
+        if head is None or head.status == 100:
+            self._asked_to_continue = True
+            self._watch_body()
+        if head is None:
+            self._write(_CONTINUE)
+        else:
+            self._write(serializer.status_line(head.status, head.reason) + serializer.end_to_end(head) + b"\r\n")
+
+    def answer(self, response: Response, payload: bytes, ended: bool) -> None:
+        exchange = self.exchange
+        assert exchange is not None
+        head = response.head
+        ending, length = framing_of(exchange, response, payload, ended)
+        if head is None:
+            if exchange.method == b"HEAD" or response.status in NO_CONTENT:
+                payload = b""
+            exchange.response_bytes = len(payload)
+        body = exchange.request_body
+        if ending is CLOSE or (body is not None and not body.ended):
+            self._closing = True
+        self._ending = ending
+        last = _CLOSE if self._closing else b"" if exchange.ordinary or exchange.head.minor else _KEEP_ALIVE
+        if ending is CHUNKED:
+            payload = serializer.chunk(payload)
+        date_line = self.server.date_line
+        if head is None:
+            self._write(own_answer(response, payload, length, date_line, last, exchange.id_shown))
+        else:
+            status, dropped, added = response.status, response.dropped, response.added
+            shown = exchange.id_shown
+            self._write(serializer.response(head, status, dropped, added, payload, length, date_line, last, shown))
+        if ended:
+            self._complete()
+
+    # the client's side of a passage (`StraightClient`)
+
+    def answer_straight(
+        self, head: ResponseHead, exchange: Exchange | None, dropped: frozenset[bytes], added: bytes, request_id: bytes
+    ) -> None:
+        server = self.server
+        self._passing = False
+        last = _CLOSE if self._closing else b""
+        message = serializer.whole(head, server.date_line, last, dropped, added, request_id)
+        send(self.fd, message, self.transport, self._write_paused)
+        if server.draining:
+            server.drained += 1
+        if exchange is None:
+            passage = self._passage
+            assert passage is not None
+            server.finish(passage)
+            passage.response, passage.head, passage.route = None, NO_HEAD, NO_ROUTE  # as `forget`
+        else:
+            self.exchange = None
+            exchange.finish()
+            server.finish(exchange)
+        self.requests += 1
+        if self._closing:
+            self._end(unread=False)
+        elif self._write_paused:
+            self.phase = FLUSHING
+        else:
+            self._next()
+
+    def turn(self, exchange: Exchange) -> None:
+        self._passing = False
+        self.exchange = exchange
+
+    def _under_way(self) -> Exchange | None:
+        """The exchange that is under way; one is made of a passage."""
+        if self._passing:
+            assert self._passage is not None
+            self._passage.turn()
+        return self.exchange
+
+    # the client's side of the exchange again
+
+    def feed(self, payload: bytes) -> None:
+        self._write(serializer.chunk(payload) if self._ending is CHUNKED else payload)
+
+    def _write(self, message: bytes) -> None:
+        send(self.fd, message, self.transport, self._write_paused)
+
+    def end(self, trailers: Trailers) -> None:
+        if self.phase is TUNNEL:
+            if self._tunnel_ends & 2 == 0:
+                self.transport.write_eof()
+                self._tunnel_end(2)
+            return
+        if self._ending is CHUNKED:
+            self._write(serializer.last_chunk(trailers))
+        self._complete()
+
+    def abort(self, fault: Fault) -> None:
+        self._record()
+        if self._ending is CLOSE:
+            # A plain close would look like the end of the body.
+            sock = self.transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self._abort()
+        else:
+            self._close()
+
+    def tunnel(self, early: bytes, patience: float) -> None:
+        self.phase = TUNNEL
+        self._ask_no_more()
+        self.deadline = inf
+        self._tunnel_patience = patience
+        exchange = self.exchange
+        assert exchange is not None
+        assert exchange.service is not None
+        self._write(switching_head(exchange) + early)
+        ahead = self._ahead[self._at :]
+        self._ahead, self._at = b"", 0
+        self.resume()  # first: what was sent ahead may be more than the target takes
+        if ahead:
+            exchange.request_bytes += len(ahead)
+            exchange.service.feed_raw(ahead)
+        if self._is_outdated():  # since the request was judged
+            self.server.ground.loop.call_soon(self.end_outdated)
+
+    def pause_tunnel(self) -> None:
+        if self.phase is TUNNEL:
+            self.pause()
+
+    def resume_tunnel(self) -> None:
+        if self.phase is TUNNEL:
+            self.resume()
+
+    def count_filter(self, instance: str, event: FilterEvent) -> None:
+        self.server.count_filter(instance, event)
+
+    def patience_with_filters(self) -> float:
+        return self.server.timeouts.filters
+
+    def _tunnel_end(self, direction: int) -> None:
+        """1: the client has ended, 2: the target has, 3: both. With both the tunnel is over; in a drain with either."""
+        self._tunnel_ends |= direction
+        if (self._tunnel_ends == 3 or self.server.draining) and self.exchange is not None:
+            exchange = self.exchange
+            if exchange.service is not None:
+                exchange.service.cancel()
+                exchange.service = None
+            self._record()
+            self._close()
+
+    # endings
+
+    def _complete(self) -> None:
+        """The answer is out of our hands."""
+        exchange = self.exchange
+        assert exchange is not None
+        self._record()
+        self.requests += 1
+        if self._closing:
+            body = exchange.request_body
+            self._end(unread=body is not None and not body.ended)
+        elif self._write_paused:
+            self.phase = FLUSHING
+        else:
+            self._next()
+
+    def _end(self, unread: bool) -> None:
+        """The answer was the last one. `unread`: its request goes on."""
+        if unread or self._ahead:
+            self._linger()
+        else:
+            self._close()
+
+    def _next(self) -> None:
+        """Ready for the next request, which may be here already."""
+        self.phase = IDLE
+        wheel = self._wheel
+        self.deadline = deadline = wheel.now + (LAST_REQUEST_S if self.listener.closing else self.server.keepalive)
+        if deadline < self.filed_at:
+            wheel.file(self, deadline)
+        if self.paused:
+            self.resume()
+        if self._ahead and not self._starting:  # else the loop in `_read_requests` goes on with it
+            self._read_requests()
+
+    def _refuse_unread(
+        self, fault: Fault, detail: str | None = None, received: bytes = b"", linger: bool = True
+    ) -> None:
+        """Answer what could not be read as a request, and hang up."""
+        head = unreadable(received)
+        exchange = self.exchange = begin(head, self, self.listener, self.peer, self.listener.early)
+        self.phase = ACTIVE
+        self._closing = True
+        self._ahead, self._at = b"-" if linger else b"", 0  # something unread: so it lingers
+        exchange.fail(fault, detail)
+
+    def refuse(self, fault: Fault, received: bytes) -> None:
+        """Answer a connection that will not be served, whatever it has sent, and hang up."""
+        self._refuse_unread(fault, None, received)
+
+    def _break_off(self, fault: Fault) -> None:
+        exchange = self._under_way()
+        assert exchange is not None
+        exchange.cancel(fault)
+        self._record()
+
+    def _record(self) -> None:
+        """The exchange is over: finish steps, counters, log."""
+        exchange, self.exchange = self.exchange, None
+        assert exchange is not None
+        if self._reader is not None:
+            self._reader = None
+            self._buffer = self.server.ground.read_buffer
+        if self._waiting is not None:
+            self.server.ground.loop.call_soon(self._waiting.cancel)  # not before it has begun to wait
+            self._waiting = None
+        exchange.finish()
+        if self.server.draining:
+            self.server.drained += 1
+        self.server.finish(exchange)
+
+    def _linger(self) -> None:
+        self.phase = LINGERING
+        self._ahead, self._at = b"", 0
+        if not self._write_paused:  # else the client has the time for it that it has for every answer
+            self._watch_rest()
+        self.transport.write_eof()
+        if self.paused:
+            self.resume()
+
+    def _watch_rest(self) -> None:
+        """The answer is sent: from now on it counts how long the client goes on."""
+        self._linger_end = self._wheel.now + LINGER_TOTAL_S
+        self._watch(LINGER_IDLE_S)
+
+    def _close(self) -> None:
+        """Close when what is written has been sent, within the time that a client may take for it."""
+        if self.phase < CLOSING:
+            self.phase = CLOSING
+            self._watch(self.server.timeouts.response_idle)
+            self.transport.close()
+
+    def _abort(self) -> None:
+        self._forget()
+        self.transport.abort()
+
+    def _forget(self) -> None:
+        if self.phase is not CLOSED:
+            self.phase = CLOSED
+            self._wheel.drop(self)
+            self._ahead, self._at = b"", 0
+            if not self._passing:
+                self._passage = None  # which leads back here: only the collector would find the circle
+            self._ask_no_more()
+            self.server.ground.hangups.unwatch(self._socket, self)
+            if self in self.server.connections:
+                self.server.release(self.peer, self._address_limit)
+                self.server.closed(self)
+
+    def _ask_no_more(self) -> None:
+        if self._asks:
+            self._asks = False
+            self.listener.askers -= 1
+
+    def _watch(self, seconds: float) -> None:
+        wheel = self._wheel
+        self.deadline = deadline = wheel.now + seconds
+        if deadline < self.filed_at:
+            wheel.file(self, deadline)
+
+    # drain
+
+    def leave(self) -> None:
+        """The listener is closing: the next answer that can still say so is the last one on this connection."""
+        if self._passing or (self.exchange is not None and self.exchange.response is None):
+            self._closing = True
+        if self.phase is IDLE:
+            self._watch(LAST_REQUEST_S)
+
+    def end_outdated(self) -> None:
+        """End a tunnel at once whose client was judged by what does not count any more: it never asks again."""
+        if self.phase is TUNNEL and self._is_outdated():
+            if self.exchange is not None:
+                self._break_off(Fault.CONNECTION_OUTDATED)
+            self._abort()
+
+    def drain(self) -> None:
+        """`leave`; and a tunnel that one side has ended is over."""
+        self.leave()
+        if self.phase is TUNNEL and self._tunnel_ends:
+            self._tunnel_end(self._tunnel_ends)
+
+    def cut(self) -> bool:
+        """End at once, with a 503 where no answer has begun. True: an exchange or tunnel was cut off."""
+        exchange = self._under_way()
+        self._closing = True
+        if exchange is not None and exchange.response is None:
+            exchange.fail(Fault.GATEWAY_STOPPED)
+        elif exchange is not None:
+            self._break_off(Fault.GATEWAY_STOPPED)
+        self._abort()
+        return exchange is not None

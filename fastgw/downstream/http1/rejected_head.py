@@ -1,0 +1,35 @@
+"""A head that stands for a request which could not be read: its refusal is answered and logged like any other.
+
+What can be made out of it is for the log alone. Nothing is decided by it: it has been refused already.
+"""
+
+import re
+from typing import Final
+
+from fastgw.http.http1.parser import RequestHead
+
+MOST: Final = 8192
+"""Bytes of the request that are looked at."""
+_LINE: Final = re.compile(rb"([!-~]{1,32}) ([^ \r\n]*)")
+# Up to the last `@`: where the authority ends is not sure here, and a password may hold anything.
+_USERINFO: Final = re.compile(rb"\A((?:[^/@]*:)?//|(?!/))[^ ]*@")
+
+
+def unreadable(received: bytes) -> RequestHead:
+    """The stand-in for what was received, which may be nothing."""
+    head = RequestHead()
+    head.raw = received[:MOST] + b"\r\n"
+    line = _LINE.match(head.raw)
+    head.method, target = line.groups() if line else (b"", b"")
+    head.raw_path, asked, query = _USERINFO.sub(rb"\1***@", target).partition(b"?")
+    head.query = query if asked else None
+    head.fields_start = head.raw.find(b"\n") + 1
+    head._fields = head._judge = head._end_to_end = None
+    head.request_target = head.authority = head.host = head.host_as_sent = head.scheme = head.path = b""
+    head.minor = 1
+    head.length = 0
+    head.chunked = head.expects_continue = head.te_trailers = head.ordinary = False
+    head.close = True
+    head.upgrade = head.connection_named = ()
+    head.known = {}
+    return head

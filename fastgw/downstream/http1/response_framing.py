@@ -1,0 +1,87 @@
+"""The bytes of an answer's head, and how this client is told where the body ends (RFC 9112 section 6)."""
+
+from collections.abc import Callable
+from enum import IntEnum
+
+from fastgw.exchange import Exchange, Response
+from fastgw.exchange.reply import NO_CONTENT
+from fastgw.http.http1 import serializer
+from fastgw.http.http1.parser import ResponseHead
+
+
+class Ending(IntEnum):
+    """How the end of the body is known."""
+
+    LENGTH = 1  # or there is no body
+    CHUNKED = 2
+    CLOSE = 3
+
+
+LENGTH, CHUNKED, CLOSE = Ending
+
+
+def framing_of(exchange: Exchange, response: Response, payload: bytes, ended: bool) -> tuple[Ending, int]:
+    """How the body will end, and its length as the head says it (see `render.response`).
+
+    `payload`: its first bytes; `ended`: all of them.
+    """
+    head = response.head
+    if head is None:
+        return LENGTH, serializer.UNFRAMED if response.status in NO_CONTENT else len(payload)
+    if not head.has_body:
+        return LENGTH, _length_without_body(exchange, head, response.status)
+    if ended:
+        return LENGTH, len(payload)
+    if not head.chunked and not head.until_close:
+        return LENGTH, head.length
+    if exchange.head.minor:
+        return CHUNKED, serializer.IN_CHUNKS
+    return CLOSE, serializer.UNFRAMED
+
+
+def _length_without_body(exchange: Exchange, head: ResponseHead, status: int) -> int:
+    if status != head.status and (exchange.method != b"HEAD" or status in NO_CONTENT):  # set by a filter
+        return serializer.UNFRAMED if status in NO_CONTENT else 0
+    if head.status == 204:
+        return serializer.UNFRAMED
+    if b"content-length" in head.known:  # to HEAD, or with a 304: what GET would bring
+        return head.length
+    return serializer.UNFRAMED if exchange.method == b"HEAD" or head.status == 304 else 0
+
+
+def own_answer(
+    response: Response,
+    payload: bytes,
+    length: int,
+    date_line: Callable[[], bytes],
+    last: bytes,
+    request_id: bytes,
+) -> bytes:
+    """As `render.response`, of a response that the gateway makes itself."""
+    lines, dropped = response.added, response.dropped
+    if request_id:
+        lines += serializer.id_line(request_id)
+        dropped |= serializer.REQUEST_IDS
+    if length >= 0:
+        lines += b"Content-Length: %d\r\n" % length
+    if b"date" not in response.headers:
+        lines += date_line()
+    block = response.headers.render(dropped | ResponseHead.DROPPED)
+    return b"%b%b%b%b\r\n%b" % (serializer.status_line(response.status), block, lines, last, payload)
+
+
+def switching_head(exchange: Exchange) -> bytes:
+    """The head of a 101 response."""
+    response = exchange.response
+    assert response is not None
+    head = response.head
+    assert head is not None
+    via = b"" if serializer.NO_VIA in response.dropped else serializer.VIA[head.minor]
+    dropped = response.dropped
+    shown = b""
+    if exchange.id_shown:
+        dropped |= serializer.REQUEST_IDS
+        shown = serializer.id_line(exchange.id_shown)
+    added = response.added + shown + via + b"Connection: Upgrade\r\nUpgrade: %b\r\n" % b", ".join(head.upgrade)
+    block = serializer.end_to_end(head, dropped)
+    return b"%b%b%b\r\n" % (serializer.status_line(101, head.reason), block, added)

@@ -1,0 +1,272 @@
+"""TLS of a client's connection: its handshake, what is counted of it, and who speaks no TLS at all.
+
+Rule: a connection is told of only when its handshake is done; until then nobody but the server knows it. What comes
+behind the handshake is `eventloop.tls_transport`.
+"""
+
+import asyncio
+import ssl
+from enum import IntEnum
+from math import inf
+from time import time
+from typing import TYPE_CHECKING, Any, Final, cast, final
+
+from fastgw.downstream.http1.connection import TOKEN_START, Downstream
+from fastgw.errors import Fault
+from fastgw.eventloop.socket_send import send_at_once
+from fastgw.eventloop.timer_wheel import Timed
+from fastgw.eventloop.tls_transport import CLOSED, OPEN, SILENT, TlsTransport
+from fastgw.forwarded_headers import Peer
+from fastgw.http.malformed import Malformed
+from fastgw.net.client_certificate import ClientCertificate
+from fastgw.net.client_hello import DECODE_ERROR, HANDSHAKE, NO_APPLICATION_PROTOCOL, HelloBuffer, protocols_offered
+from fastgw.operator_events import Event
+from fastgw.shm.node_limits import AddressLimit
+
+if TYPE_CHECKING:
+    from fastgw.downstream.server import Listener, Server
+
+SPOKEN: Final = frozenset((b"http/1.1", b"http/1.0"))
+"""Of the protocols that a client may offer; one that offers none speaks what is spoken on the port."""
+
+
+class Outcome(IntEnum):
+    """How a handshake ended: what is counted, in the places of shared memory."""
+
+    FULL = 0
+    RESUMED = 1
+    TIMEOUT = 2
+    """It was not done in time."""
+    CLIENT_LEFT = 3
+    """The connection ended first."""
+    CLIENT_REFUSED = 4
+    """The client said that it does not want our certificate, or something else of ours."""
+    NO_AGREEMENT = 5
+    """There is no version, cipher or group that both sides want."""
+    CERTIFICATE_MISSING = 6
+    """The client has shown no certificate, and has to."""
+    CERTIFICATE_REFUSED = 7
+    """The client's certificate is not valid, revoked, or of another authority."""
+    PROTOCOL_ERROR = 8
+    """That was no TLS, or broken."""
+    SHED = 9
+    """A limit of connections was reached, or the gateway stops."""
+
+
+_BY_REASON: Final = {
+    "CERTIFICATE_VERIFY_FAILED": Outcome.CERTIFICATE_REFUSED,
+    "PEER_DID_NOT_RETURN_A_CERTIFICATE": Outcome.CERTIFICATE_MISSING,
+    "NO_SHARED_CIPHER": Outcome.NO_AGREEMENT,
+    "NO_SUITABLE_KEY_SHARE": Outcome.NO_AGREEMENT,
+    "NO_SHARED_SIGNATURE_ALGORITHMS": Outcome.NO_AGREEMENT,
+    "NO_SUITABLE_SIGNATURE_ALGORITHM": Outcome.NO_AGREEMENT,
+    "NO_SHARED_GROUPS": Outcome.NO_AGREEMENT,
+    "UNSUPPORTED_PROTOCOL": Outcome.NO_AGREEMENT,
+    "VERSION_TOO_LOW": Outcome.NO_AGREEMENT,
+    "UNEXPECTED_EOF_WHILE_READING": Outcome.CLIENT_LEFT,
+}
+"""What OpenSSL says of a handshake that failed. An alert of the client's is `CLIENT_REFUSED`; the rest broken."""
+
+
+@final
+class _Limit(Timed):
+    """The time of a handshake."""
+
+    __slots__ = ("_handshake",)
+
+    def __init__(self, handshake: "Secured") -> None:
+        super().__init__()
+        self._handshake = handshake
+
+    def expire(self, now: float) -> None:
+        self._handshake.give_up(Outcome.TIMEOUT)
+
+
+@final
+class Secured(TlsTransport):
+    """It takes its place in the node's limits before the handshake, which is what costs."""
+
+    __slots__ = (
+        "_address_limit",
+        "_admitted",
+        "_hello",
+        "_limit",
+        "_server",
+        "_trusts",
+        "_until",
+        "_vouched",
+        "listener",
+        "peer",
+    )
+
+    def __init__(self, server: "Server", listener: "Listener", peer: Peer) -> None:
+        super().__init__(server.ground)
+        self.listener = listener
+        self.peer = peer
+        self._server = server
+        self._limit: _Limit | None = None
+        self._hello: HelloBuffer | None = None
+        self._admitted = False
+        self._address_limit: AddressLimit | None = None
+        self._trusts, self._vouched = listener.trusts, b""
+        self._until = inf  # see `ServerContexts`, by which the handshake began
+
+    def __repr__(self) -> str:
+        return f"<Secured {self.peer.ip} {self.stage.name} {self._above!r}>"
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        server = self._server
+        server.handshakes.add(self)
+        if server.admit(self.peer) is not None:
+            self._fail(Outcome.SHED)  # an answer would cost a handshake
+            return
+        self._admitted, self._address_limit = True, server.address_limit
+        tls = self.listener.tls
+        wheel = server.ground.wheel
+        self._limit = _Limit(self)
+        wheel.watch(self._limit, wheel.now + (tls.settings.handshake_timeout if tls is not None else 0.0))
+
+    # the handshake
+
+    def _received_early(self, received: memoryview) -> None:
+        if self.stage is not SILENT:
+            self._shake(received)
+        elif self._hello is None:
+            self._begin(bytes(received))
+        else:
+            self._read_hello(bytes(received))
+
+    def _begin(self, received: bytes) -> None:
+        if self.listener.tls is None or received[0] != HANDSHAKE:
+            self._answer_plain(received)
+            return
+        self._hello = HelloBuffer()
+        self._read_hello(received)
+
+    def _read_hello(self, chunk: bytes) -> None:
+        """Begin the handshake once the whole ClientHello is here: until then it costs little more than its bytes."""
+        hello, tls = self._hello, self.listener.tls
+        assert hello is not None
+        try:
+            if not hello.feed(chunk):
+                return
+        except Malformed as malformed:
+            send_at_once(self._fd, DECODE_ERROR)
+            self._fail(Outcome.PROTOCOL_ERROR, malformed.reason)
+            return
+        received, self._hello = bytes(hello.received), None
+        if tls is None:  # since the first bytes came
+            self._answer_plain(received)
+            return
+        offered = protocols_offered(hello.message())
+        if offered is not None and not SPOKEN.intersection(offered):
+            send_at_once(self._fd, NO_APPLICATION_PROTOCOL)  # OpenSSL would go on without a protocol
+            self._fail(Outcome.NO_AGREEMENT, "the client does not offer HTTP/1.1")
+            return
+        self._trusts, self._vouched = self.listener.trusts, tls.vouches
+        self._until = tls.until
+        memory = self.memory
+        self._begin_handshake(
+            tls.entry(received).wrap_bio(memory.incoming, memory.outgoing, server_side=True), received
+        )
+
+    def _answer_plain(self, received: bytes) -> None:
+        """It does not speak TLS. Who speaks HTTP is told so; who speaks something else would not understand."""
+        if received[0] not in TOKEN_START:
+            self._fail(Outcome.PROTOCOL_ERROR, "the first bytes are no TLS")
+            return
+        peer = Peer(self.peer.ip, self.peer.port, self.peer.server_port, self.peer.trusted)
+        plain = Downstream(self._server, self.listener, peer)
+        self._server.shook_hands(self)
+        self._admitted, self.stage = False, CLOSED
+        self._drop_limit()
+        self._below.set_protocol(plain)
+        plain.take(self._below, self._address_limit)
+        plain.refuse(Fault.TLS_REQUIRED, received)
+
+    def _shaken(self, last: bytes) -> None:
+        certificate = self._certificate()
+        # OpenSSL verifies nothing of a session that is resumed. The new ticket that it has made is not sent.
+        if certificate is not None and self._tls.session_reused:
+            now = time()
+            if certificate.expires_date < now or self._until <= now:
+                what = "certificate has" if certificate.expires_date < now else "authority or revocation list has"
+                self._fail(Outcome.CERTIFICATE_REFUSED, f"the {what} expired since the session began")
+                return
+        self._send(last)
+        self._drop_limit()
+        server = self._server
+        server.shook_hands(self)
+        server.shaken[Outcome.RESUMED if self._tls.session_reused else Outcome.FULL] += 1
+        self.peer.certificate = certificate
+        self._admitted = False  # from here on its places are those of what stands above
+        above = Downstream(server, self.listener, self.peer)
+        self._open(above)
+        above.take(cast(asyncio.Transport, self), self._address_limit)
+        above.trust_as_of(self._trusts, self._vouched)
+        self._read_early()
+
+    def _certificate(self) -> ClientCertificate | None:
+        der = self._tls.getpeercert(binary_form=True)
+        if der is None:
+            return None
+        return ClientCertificate.of(der, cast(Any, self._tls.getpeercert()))
+
+    def _not_shaken(self, error: OSError | None) -> None:
+        if isinstance(error, ssl.SSLError):
+            self._fail(*_outcome_of(error))
+        else:
+            self._fail(Outcome.CLIENT_LEFT)
+
+    def _fail(self, outcome: Outcome, why: str = "") -> None:
+        """There is no connection. Nobody has known of one but the server."""
+        if self.stage < OPEN:
+            self._shut()
+            server = self._server
+            server.shook_hands(self)
+            if self._admitted:
+                self._admitted = False
+                server.release(self.peer, self._address_limit)
+            server.not_shaken(self.listener, self.peer, outcome, why)
+            if outcome is Outcome.TIMEOUT or outcome is Outcome.SHED:
+                self._below.abort()
+            else:
+                self._below.close()  # an alert may be on its way
+
+    def give_up(self, outcome: Outcome = Outcome.SHED) -> None:
+        """End a handshake that is under way."""
+        self._fail(outcome)
+
+    def _shut(self) -> None:
+        super()._shut()
+        self._drop_limit()
+
+    def _drop_limit(self) -> None:
+        limit, self._limit = self._limit, None
+        if limit is not None:
+            self.ground.wheel.drop(limit)
+
+    # what follows it
+
+    def _cut_off(self) -> None:
+        """Clients end so all the time: requests tell how long they are, so nothing can be cut off unseen."""
+        above = self._above
+        assert above is not None
+        self._peer_ended = True
+        if not above.eof_received():
+            self.close()
+
+    def _flooded(self, why: str) -> None:
+        text = f"listener {self.listener.name}: TLS with {self.peer.ip} is cut off: {why}"
+        self._server.complain(Event.TLS_HANDSHAKE_FAILED, text, why)
+        self._lose(None)
+
+
+def _outcome_of(error: ssl.SSLError) -> tuple[Outcome, str]:
+    reason = error.reason or type(error).__name__
+    outcome = _BY_REASON.get(reason)
+    if outcome is None:
+        outcome = Outcome.CLIENT_REFUSED if "ALERT" in reason else Outcome.PROTOCOL_ERROR
+    told = error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else reason.lower().replace("_", " ")
+    return outcome, told

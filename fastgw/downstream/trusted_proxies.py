@@ -1,0 +1,31 @@
+"""Whose word about the client is taken."""
+
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from ipaddress import ip_address
+
+from fastgw.config.base.value_types import Network
+from fastgw.http.http1.reserved_fields import ReservedFields
+
+
+@lru_cache(maxsize=256)
+def reserved_fields(names: tuple[str, ...]) -> ReservedFields:
+    """The fields of these names, as in `config.Listener.reserved_headers`."""
+    return ReservedFields(name.lower().encode() for name in names)
+
+
+def trust(networks: Iterable[Network]) -> Callable[[str], bool]:
+    """Whether an address is in one of the networks. Remembers the last addresses it was asked about."""
+    held = tuple(networks)
+    if not held:
+        return lambda ip: False
+
+    @lru_cache(maxsize=4096)
+    def trusts(ip: str) -> bool:
+        try:
+            address = ip_address(ip)
+        except ValueError:  # a unix socket has no address
+            return False
+        return any(address in network for network in held)
+
+    return trusts

@@ -1,0 +1,5 @@
+"""Services of a process's event loop: timer wheel, read buffers, direct socket sends, TLS transport, single-
+flight.
+
+Nothing here knows HTTP.
+"""

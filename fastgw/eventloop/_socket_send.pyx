@@ -1,0 +1,48 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""The compiled twin of `socket_send`."""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+
+cdef extern from "sys/socket.h" nogil:
+    enum:
+        MSG_DONTWAIT
+        MSG_NOSIGNAL
+        SOL_SOCKET
+        SO_MEMINFO
+    ctypedef unsigned int socklen_t
+    ssize_t send_on "send"(int fd, const void* bytes, size_t length, int flags)
+    int getsockopt(int fd, int level, int name, void* value, socklen_t* length)
+
+cdef extern from "linux/sock_diag.h" nogil:
+    enum:
+        SK_MEMINFO_WMEM_ALLOC
+        SK_MEMINFO_SNDBUF
+        SK_MEMINFO_WMEM_QUEUED
+        SK_MEMINFO_VARS
+
+
+cdef inline Py_ssize_t _sent(int fd, bytes message) noexcept:
+    cdef ssize_t sent = send_on(fd, PyBytes_AS_STRING(message), PyBytes_GET_SIZE(message), MSG_DONTWAIT | MSG_NOSIGNAL)
+    return sent if sent > 0 else 0
+
+
+def send(int fd, bytes message not None, transport, bint waiting):
+    """As `sending.send`."""
+    cdef Py_ssize_t sent = 0 if waiting or fd < 0 else _sent(fd, message)
+    if sent < PyBytes_GET_SIZE(message):
+        transport.write(message[sent:] if sent else message)
+
+
+def send_at_once(int fd, bytes message not None):
+    """As `sending.send_at_once`."""
+    return _sent(fd, message)
+
+
+def room(int fd):
+    """As `sending.room`."""
+    cdef unsigned int counts[SK_MEMINFO_VARS]
+    cdef socklen_t length = sizeof(counts)
+    if getsockopt(fd, SOL_SOCKET, SO_MEMINFO, counts, &length) or length <= SK_MEMINFO_WMEM_QUEUED * sizeof(counts[0]):
+        return 0
+    cdef long long held = max(counts[SK_MEMINFO_WMEM_ALLOC], counts[SK_MEMINFO_WMEM_QUEUED])
+    return max(0, counts[SK_MEMINFO_SNDBUF] - held)

@@ -1,0 +1,11 @@
+"""The compiled twin of `exchange.begin`."""
+
+from typing import Any
+
+from fastgw.exchange.chain import Chain
+from fastgw.exchange.exchange import ClientSide, Exchange
+from fastgw.http.http1.parser import RequestHead
+
+class Maker:
+    def __init__(self, exchange_class: type[Exchange]) -> None: ...
+    def begin(self, head: RequestHead, client: ClientSide, listener: Any, peer: Any, chain: Chain) -> Exchange: ...

@@ -1,0 +1,156 @@
+# cython: language_level=3, boundscheck=False, wraparound=False
+"""The compiled twin of `exchange.begin`: most of what an exchange has at first is the same for all, and is copied.
+
+What that is, is told by the first exchange, which the class makes itself. An attribute of `__slots__` is a pointer in
+the instance, NULL as long as it is not set; where it lies is a fact of the class.
+"""
+
+cimport cython
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
+from libc.stdint cimport int64_t
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+from fastgw._slots cimport slot_place
+from fastgw.exchange._request_ids cimport RequestIds, is_as_read, is_replaced, line_for
+from fastgw.http.http1._parser cimport RequestHead, method_of
+
+from fastgw.exchange.reply import NO_NAMES
+from fastgw.http.http1.serializer_reference import REQUEST_IDS
+from types import MemberDescriptorType
+
+cdef extern from "Python.h":
+    object PyType_GenericAlloc(type of, Py_ssize_t items)
+
+cdef enum:
+    MOST_SLOTS = 64
+
+cdef enum:
+    # Attributes that each exchange has a value of its own of, as they stand in `_OWN`.
+    HEAD
+    METHOD
+    PATH
+    CLIENT
+    LISTENER
+    PEER
+    SCHEME
+    CLIENT_IP
+    CHAIN
+    BEGUN_AT
+    REQUEST_ID
+    ID_SHOWN
+    REQUEST_ADDED
+    REQUEST_DROPPED
+    OWN_COUNT
+
+cdef tuple _OWN = (
+    "head", "method", "path", "client", "listener", "peer", "scheme", "client_ip", "chain", "begun_at", "request_id",
+    "id_shown", "request_added", "request_dropped",
+)
+cdef bytes _NO_BYTES = b""
+
+
+cdef Py_ssize_t _place(type owner, str name) except -1:
+    """Where this attribute of its instances lies; 0: it is not one of the class's own `__slots__`."""
+    descriptor = owner.__dict__.get(name)
+    return slot_place(descriptor) if type(descriptor) is MemberDescriptorType else 0
+
+
+cdef inline void _put(object owner, Py_ssize_t place, object value) noexcept:
+    """Into a slot that has never been set."""
+    Py_INCREF(value)
+    (<PyObject**>(<char*><PyObject*>owner + place))[0] = <PyObject*>value
+
+
+cdef inline object _read(object owner, Py_ssize_t place, str name):
+    cdef PyObject* value = (<PyObject**>(<char*><PyObject*>owner + place))[0] if place else NULL
+    return <object>value if value is not NULL else getattr(owner, name)
+
+
+@cython.final
+cdef class Maker:
+    """Makes exchanges of this very class, as it does itself when it is called."""
+
+    cdef type _class
+    cdef tuple _names  # of the attributes that are none of `_OWN`
+    cdef tuple _alike  # what they are at first; None: no exchange was made yet
+    cdef Py_ssize_t _alike_count
+    cdef PyObject* _alike_held[MOST_SLOTS]  # by `_alike`
+    cdef Py_ssize_t _alike_at[MOST_SLOTS]
+    cdef Py_ssize_t _own_at[OWN_COUNT]
+    cdef type _peer_class  # the first peer's
+    cdef Py_ssize_t _peer_scheme_at
+    cdef Py_ssize_t _peer_ip_at
+    cdef type _chain_class  # the first chain's
+    cdef Py_ssize_t _chain_ids_at
+
+    def __init__(self, type exchange_class not None):
+        cdef Py_ssize_t number
+        slots = exchange_class.__slots__
+        size = object.__basicsize__ + len(slots) * sizeof(PyObject*)
+        places = {name: _place(exchange_class, name) for name in slots}
+        if exchange_class.__basicsize__ != size or len(slots) > MOST_SLOTS or not all(places.values()):
+            raise TypeError("an exchange has slots and nothing else")
+        self._class = exchange_class
+        self._names = tuple([name for name in slots if name not in _OWN])
+        self._alike_count = len(self._names)
+        for number in range(self._alike_count):
+            self._alike_at[number] = places[self._names[number]]
+        for number in range(OWN_COUNT):
+            self._own_at[number] = places[_OWN[number]]
+
+    cdef object _first(self, head, client, listener, peer, chain):
+        made = self._class(head, client, listener, peer, chain)
+        self._peer_class = type(peer)
+        self._peer_scheme_at, self._peer_ip_at = _place(type(peer), "scheme"), _place(type(peer), "ip")
+        self._chain_class, self._chain_ids_at = type(chain), _place(type(chain), "request_ids")
+        self._alike = tuple([getattr(made, name) for name in self._names])
+        for place in range(len(self._alike)):
+            self._alike_held[<int>place] = <PyObject*>self._alike[place]
+        return made
+
+    def begin(self, head, client, listener, peer, chain):
+        """As `exchange.begin`."""
+        cdef timespec now
+        cdef Py_ssize_t number
+        cdef bytes name = _NO_BYTES, line = _NO_BYTES
+        if self._alike is None:
+            return self._first(head, client, listener, peer, chain)
+        if type(peer) is self._peer_class:
+            scheme, ip = _read(peer, self._peer_scheme_at, "scheme"), _read(peer, self._peer_ip_at, "ip")
+        else:
+            scheme, ip = peer.scheme, peer.ip
+        if type(head) is RequestHead:
+            method, path = method_of(<RequestHead>head), (<RequestHead>head)._path
+        else:
+            method, path = head.method, head.path
+        dropped = NO_NAMES
+        ids = _read(chain, self._chain_ids_at, "request_ids") if type(chain) is self._chain_class else chain.request_ids
+        if type(ids) is RequestIds and type(head) is RequestHead and is_as_read(<RequestHead>head):
+            name = (<RequestIds>ids).made_for(<RequestHead>head)
+            line = line_for(<RequestHead>head, name)
+            if is_replaced(<RequestHead>head, line):
+                dropped = REQUEST_IDS
+            ids = None
+        clock_gettime(CLOCK_MONOTONIC, &now)
+        begun_at = <double>(<int64_t>now.tv_sec * 1000000000 + now.tv_nsec) / 1e9  # as `time.monotonic` makes it
+        made = PyType_GenericAlloc(self._class, 0)
+        for number in range(self._alike_count):
+            _put(made, self._alike_at[number], <object>self._alike_held[number])
+        _put(made, self._own_at[HEAD], head)
+        _put(made, self._own_at[METHOD], method)
+        _put(made, self._own_at[PATH], path)
+        _put(made, self._own_at[CLIENT], client)
+        _put(made, self._own_at[LISTENER], listener)
+        _put(made, self._own_at[PEER], peer)
+        _put(made, self._own_at[SCHEME], scheme)
+        _put(made, self._own_at[CLIENT_IP], ip)
+        _put(made, self._own_at[CHAIN], chain)
+        _put(made, self._own_at[BEGUN_AT], begun_at)
+        _put(made, self._own_at[REQUEST_ID], name)
+        _put(made, self._own_at[ID_SHOWN], name)
+        _put(made, self._own_at[REQUEST_ADDED], line)
+        _put(made, self._own_at[REQUEST_DROPPED], dropped)
+        if ids is not None:
+            ids.identify(made)
+        return made

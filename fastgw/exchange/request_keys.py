@@ -1,0 +1,75 @@
+"""What tells requests apart, read from a request: whom to count, where to stick to, what to hash."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+from fastgw.config.base.value_types import Trait
+from fastgw.consumers.index import Consumer
+from fastgw.http.http1.parser import RequestHead
+
+
+class Traits(Protocol):
+    """An exchange, or a request on its straight way. On that, nothing is known but what the request says itself."""
+
+    @property
+    def head(self) -> RequestHead: ...
+    @property
+    def client_ip(self) -> str: ...
+    @property
+    def consumer(self) -> Consumer | None: ...
+
+
+Reader = Callable[[Any], bytes]
+"""What a request has of a trait; b"" where it has none, or more than one."""
+
+
+def reader(trait: Trait) -> Reader:
+    """For a trait that the request says itself, or that its consumer is."""
+    if trait.kind == "header":
+        return _field(trait.name.encode())
+    if trait.kind == "cookie":
+        return _cookie(trait.name.encode())
+    return _PLAIN[trait.kind]
+
+
+def cookies_named(head: RequestHead, name: bytes) -> list[bytes]:
+    """The values of all cookies of this name."""
+    pairs = [pair.partition(b"=") for line in head.values(b"cookie") for pair in line.split(b";")]
+    return [value.strip() for key, _, value in pairs if key.strip() == name]
+
+
+def cookie(head: RequestHead, name: bytes) -> bytes:
+    """The value of a cookie; b"" where there is none, or where several of this name say different things."""
+    found = b""
+    for value in cookies_named(head, name):
+        if found and value != found:
+            return b""
+        found = value
+    return found
+
+
+def _field(name: bytes) -> Reader:
+    def read(asked: Traits) -> bytes:
+        values = asked.head.values(name)
+        return values[0] if len(values) == 1 else b""
+
+    return read
+
+
+def _cookie(name: bytes) -> Reader:
+    return lambda asked: cookie(asked.head, name)
+
+
+def _ip(asked: Traits) -> bytes:
+    return asked.client_ip.encode()
+
+
+def _host(asked: Traits) -> bytes:
+    return asked.head.host
+
+
+def _consumer(asked: Traits) -> bytes:
+    return b"" if asked.consumer is None else asked.consumer.name.encode()
+
+
+_PLAIN: Final[Mapping[str, Reader]] = {"ip": _ip, "host": _host, "consumer": _consumer}

@@ -1,0 +1,196 @@
+"""A copy of an exchange for a filter in shadow: it reads what there is, and what it changes reaches nobody.
+
+Several filters in shadow on one exchange are a `Rehearsal`: each has a copy of its own, and sees who the client would
+be by those before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, TypeAlias, final
+
+from fastgw.consumers.index import Consumer
+from fastgw.errors import Fault
+from fastgw.exchange.body_relay import Trailers
+from fastgw.exchange.exchange import Exchange
+from fastgw.exchange.reply import Response
+from fastgw.http.fields import Fields
+from fastgw.http.http1.parser import ResponseHead
+from fastgw.observe.metrics.families import FilterEvent
+
+_OWN: Final = frozenset(
+    (
+        "claims",
+        "client",
+        "head",
+        "limits",
+        "params",
+        "request_body",
+        "response",
+        "service",
+        "shadowed",
+        "shadows",
+        "why",
+    )
+)
+_ALIKE: Final = tuple(name for name in Exchange.__slots__ if name not in _OWN)
+_AS_IT_GOES: Final = ("fault", "request_bytes", "response_bytes", "retries", "route", "state", "target", "upstream")
+"""What is settled after a request step has run, and not by filters."""
+
+
+Who: TypeAlias = tuple[Consumer | None, Mapping[str, Any]]
+"""Who a client is, and what its token says."""
+
+
+class ShadowExchange(Exchange):
+    """What `real` is now, and what a filter makes of it. `follow` brings what has become of the real one since."""
+
+    __slots__ = ("_before", "_real", "known")
+
+    def __init__(self, real: Exchange) -> None:
+        for name in _ALIKE:
+            setattr(self, name, getattr(real, name))
+        self._real = real
+        self.head = _Head(real.head)  # type: ignore[assignment]  # as a filter asks it, it is one
+        self.client = _Nobody()
+        self.service = None
+        self.known: Who = (real.consumer, real.claims)  # by filters that act
+        self.claims, self.params = dict(real.claims), dict(real.params)
+        self.request_body = None if real.request_body is None else _Body()  # type: ignore[assignment]
+        self.response = None
+        self.shadowed, self.shadows, self.why = "", None, ""
+        self.limits = None  # what was really spent is not given back by what is only tried
+        self._before = self._request()
+        self.follow()
+
+    def follow(self) -> None:
+        real = self._real
+        for name in _AS_IT_GOES:
+            setattr(self, name, getattr(real, name))
+        if real.request_body is not None:
+            body: Any = self.request_body
+            body.bytes, body.ended = real.request_body.bytes, real.request_body.ended
+
+    def respond_as(self, response: Response) -> None:
+        """Have a copy of this response."""
+        head: Any = None if response.head is None else _Head(response.head)
+        fields = None if head is not None else Fields(response.headers)
+        self.response = Response(response.status, head, response.added, response.dropped, fields)
+
+    def request_changes(self) -> list[str]:
+        """The names of request fields that go to the upstream otherwise, since it was asked last."""
+        before, self._before = self._before, self._request()
+        return _changes(before, self._before)
+
+    def response_changes(self, real: Response) -> list[str]:
+        """What is otherwise than in the real response: `status`, and the names of fields."""
+        assert self.response is not None
+        status = [] if self.response.status == real.status else ["status"]
+        return status + _changes(_sent(real), _sent(self.response))
+
+    def _request(self) -> list[tuple[bytes, bytes]]:
+        kept = [line for line in self.head.fields() if line[0].lower() not in self.request_dropped]
+        return kept + list(_lines(self.request_added))
+
+
+@final
+class Rehearsal:
+    """What the request steps of the filters in shadow make of one exchange, one after the other.
+
+    `over`: one of them would have answered, or it is not known whether it would: those behind it are not asked.
+    """
+
+    __slots__ = ("_known", "_who", "over")
+
+    def __init__(self) -> None:
+        self.over = False
+        self._who: Who | None = None
+        self._known: Who = (None, {})
+
+    def enter(self, copy: ShadowExchange) -> None:
+        """Show the next one who the client is by those before it, unless filters that act have said so since."""
+        if self._who is not None and copy.known[0] is self._known[0] and copy.known[1] is self._known[1]:
+            copy.consumer, copy.claims = self._who
+
+    def passed(self, copy: ShadowExchange) -> None:
+        self._who, self._known = (copy.consumer, copy.claims), copy.known
+
+
+def _sent(response: Response) -> list[tuple[bytes, bytes]]:
+    kept = [line for line in response.headers if line[0].lower() not in response.dropped]
+    return kept + list(_lines(response.added))
+
+
+def _lines(added: bytes) -> Iterator[tuple[bytes, bytes]]:
+    for line in added.split(b"\r\n"):
+        if line:
+            name, _, value = line.partition(b":")
+            yield name, value.strip()
+
+
+def _changes(before: list[tuple[bytes, bytes]], after: list[tuple[bytes, bytes]]) -> list[str]:
+    if before == after:
+        return []
+    different = [name for name, value in (*before, *after) if before.count((name, value)) != after.count((name, value))]
+    return list(dict.fromkeys(name.decode("latin-1") for name in different))
+
+
+class _Head:
+    """A head, and fields that are not its own."""
+
+    def __init__(self, head: Any) -> None:
+        self._head = head
+        self._fields: Fields | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._head, name)
+
+    def fields(self) -> Fields:
+        if self._fields is None:
+            self._fields = Fields(self._head.fields())
+        return self._fields
+
+    def edited(self) -> Fields | None:
+        return self._fields if self._fields is not None and self._fields.changed else None
+
+    def first(self, name: bytes) -> bytes | None:
+        first: bytes | None = self._head.first(name) if self._fields is None else self._fields.get(name)
+        return first
+
+    field = first
+
+    def values(self, name: bytes) -> list[bytes]:
+        if self._fields is not None:
+            return self._fields.get_all(name)
+        return self._head.values(name)  # type: ignore[no-any-return]
+
+
+class _Body:
+    """What is known of a request body without having it."""
+
+    def __init__(self) -> None:
+        self.bytes, self.ended, self.paused = 0, False, False
+        self.kept: list[bytes] | None = None
+        self.trailers: Trailers = ()
+
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+
+
+class _Nobody:
+    """A client side that does nothing."""
+
+    fd = body_goes_to = -1
+
+    def inform(self, head: ResponseHead | None) -> None: ...
+    def answer(self, response: Response, payload: bytes, ended: bool) -> None: ...
+    def feed(self, payload: bytes) -> None: ...
+    def end(self, trailers: Trailers) -> None: ...
+    def abort(self, fault: Fault) -> None: ...
+    def tunnel(self, early: bytes, patience: float) -> None: ...
+    def pause_tunnel(self) -> None: ...
+    def resume_tunnel(self) -> None: ...
+    def count_filter(self, instance: str, event: FilterEvent) -> None: ...
+
+    def patience_with_filters(self) -> float:
+        return 0.0

@@ -1,0 +1,3 @@
+"""What authentication filters share: bearer tokens, JWKS, htpasswd, the policy for verified tokens, identity
+headers.
+"""

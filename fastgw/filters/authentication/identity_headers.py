@@ -1,0 +1,44 @@
+"""Request fields that a filter writes, and upstreams believe: which they may be."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from fastgw.forwarded_headers import FAMILY
+from fastgw.http.fields import folded
+from fastgw.http.http1.parser import RequestHead
+
+_OF_THE_CONNECTION: Final = frozenset(
+    folded(name) for name in RequestHead.DROPPED | {b"host", b"expect", b"trailer", b"via"}
+)
+_OF_RESPONSES: Final = frozenset(
+    b"content-encoding content-length content-range content-type date etag location retry-after server set-cookie "
+    b"www-authenticate".split()
+)
+CREDENTIALS: Final = frozenset((b"authorization", b"cookie", b"proxy-authorization"))
+
+
+def check_written(names: Iterable[str], credentials_allowed: bool = False) -> None:
+    """Whether a filter may write these fields. Twins (`X_User` and `x-user`) are one field to some upstreams.
+
+    Raises `ValueError` for one that belongs to the connection or tells who the client is, for one that carries
+    credentials unless these are what the filter gives, and for two that are one.
+    """
+    never = _OF_THE_CONNECTION | FAMILY if credentials_allowed else _OF_THE_CONNECTION | FAMILY | CREDENTIALS
+    taken: set[bytes] = set()
+    for name in names:
+        field = folded(name.encode())
+        if field in never:
+            raise ValueError(f"`{name}` cannot be written by a filter; expected another field")
+        if field in taken:
+            raise ValueError(f"two values go into `{name}`; expected a field for each")
+        taken.add(field)
+
+
+def check_label(name: str) -> None:
+    """Whether a filter may mark responses with this field, and requests.
+
+    Raises `ValueError` as `check_written`, and for one that means something in a response already.
+    """
+    if folded(name.encode()) in _OF_RESPONSES:
+        raise ValueError(f"`{name}` means something else in a response; expected another field")
+    check_written((name,))

@@ -1,0 +1,49 @@
+"""By what a credential can be revoked: itself, its `jti`, or whose it is and when it was issued."""
+
+from base64 import urlsafe_b64decode
+from typing import Final, TypeAlias
+
+from fastgw.jose import Claims
+from fastgw.sync.revocations import mark_of
+
+Marks: TypeAlias = tuple[tuple[bytes, float], ...]
+"""Each with when what it names was issued, epoch seconds; 0: nobody knows, and so before anything."""
+
+REVOKED: Final = "the token was revoked"
+
+
+def mark_of_token(token: bytes) -> bytes:
+    """The token itself. Of a signed JWT without its signature: with ECDSA anybody can make a second one that fits."""
+    signed, _, _ = token.rpartition(b".")
+    return mark_of("token", signed if _is_signed_jwt(token) else token)
+
+
+def _is_signed_jwt(token: bytes) -> bool:
+    segments = token.split(b".", 3)
+    if len(segments) != 3:
+        return False
+    try:
+        header = urlsafe_b64decode(segments[0] + b"=" * (-len(segments[0]) % 4))
+    except ValueError:
+        return False
+    return header.lstrip().startswith(b"{")
+
+
+def mark_of_jti(issuer: str, jti: str) -> bytes:
+    return mark_of("jti", issuer, jti)
+
+
+def mark_of_subject(issuer: str, subject: str) -> bytes:
+    return mark_of("subject", issuer, subject)
+
+
+def marks_of(claims: Claims, token: bytes, issuer: str = "") -> Marks:
+    """Of a token that is good. `token`: its own mark; `issuer`: where it does not say."""
+    said = claims.get("iss") or issuer
+    issued = claims.get("iat")
+    marks = [(token, 0.0)]
+    if isinstance(jti := claims.get("jti"), str):
+        marks.append((mark_of_jti(said, jti), 0.0))
+    if isinstance(subject := claims.get("sub"), str):
+        marks.append((mark_of_subject(said, subject), float(issued) if isinstance(issued, int | float) else 0.0))
+    return tuple(marks)

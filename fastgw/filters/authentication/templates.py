@@ -1,0 +1,183 @@
+"""Text with values of the request in it, such as `{client_ip}` or `{claims.sub}`: read at `check`, compiled by `build`.
+
+Rule 1: a value never ends its line, nor is it cut or escaped: what cannot stand in a field is `Unfit`, for the filter
+to decide. So is what would be another value without the space around it, which every recipient takes away: `"alice "`
+is not alice. Rule 2: what is missing or empty is None for the text as a whole: half a value would be another one.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeAlias
+
+import orjson
+
+from fastgw.filters.api import Exchange
+from fastgw.forwarded_headers import client_scheme
+from fastgw.http.grammar import IS_VALUE
+from fastgw.jose import claim_path, find_claim
+
+Value: TypeAlias = Callable[[Exchange], bytes | None]
+"""What a name stands for in an exchange; None: it is missing. Raises `Unfit`."""
+
+_PIECE: Final = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]|[^{}]+")
+_PARAMETER: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_CLAIMS: Final = "claims."
+_PARAM: Final = "param."
+
+
+class Unfit(Exception):
+    """A value that cannot stand in a field. `name`: what it was to be the value of; the value itself is not told."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"{{{name}}} cannot stand in a field")
+
+
+def _consumer(exchange: Exchange) -> bytes | None:
+    return None if exchange.consumer is None else exchange.consumer.name.encode()
+
+
+def _groups(exchange: Exchange) -> bytes | None:
+    return None if exchange.consumer is None else listed("consumer.groups", sorted(exchange.consumer.groups))
+
+
+VALUES: Final[Mapping[str, Value]] = {
+    "client_ip": lambda exchange: None if exchange.client_ip == "unix:" else exchange.client_ip.encode(),
+    "scheme": lambda exchange: client_scheme(exchange.head, exchange.peer),
+    "host": lambda exchange: exchange.host,
+    "method": lambda exchange: exchange.method,
+    "path": lambda exchange: exchange.path,
+    "query": lambda exchange: exchange.query_shown,
+    "request_id": lambda exchange: exchange.request_id,
+    "listener": lambda exchange: exchange.listener.name.encode(),
+    "route": lambda exchange: None if exchange.route is None else exchange.route.name.encode(),
+    "consumer.name": _consumer,
+    "consumer.groups": _groups,
+}
+"""The values that have a name of their own. Others: `claims.PATH`, and parameters of the path, also as `param.NAME`."""
+
+
+def parse_template(text: str) -> str:
+    """The text itself, if it can be compiled. Raises `ValueError`."""
+    _pieces(text)
+    return text
+
+
+def parameters(text: str) -> tuple[str, ...]:
+    """The names in the text that only a parameter of the route can have."""
+    names = [name for _, name in _pieces(text) if name is not None]
+    return tuple(name.removeprefix(_PARAM) for name in names if name not in VALUES and not name.startswith(_CLAIMS))
+
+
+def is_identity(text: str) -> bool:
+    """Whether the text says who somebody is."""
+    return any(name is not None and name.startswith(("consumer.", _CLAIMS)) for _, name in _pieces(text))
+
+
+def names_request(text: str) -> bool:
+    """Whether the text says the name of the request."""
+    return any(name == "request_id" for _, name in _pieces(text))
+
+
+def compiled(text: str) -> bytes | Value:
+    """The text as bytes if it is the same for every request, else what makes it."""
+    pieces = _pieces(text)
+    if all(name is None for _, name in pieces):
+        return b"".join(literal for literal, _ in pieces)
+    parts = tuple((literal, None if name is None else _value(name)) for literal, name in pieces)
+    if len(parts) == 1 and (only := parts[0][1]) is not None:
+        return lambda exchange: only(exchange) or None
+
+    def expand(exchange: Exchange) -> bytes | None:
+        made = b""
+        for literal, value in parts:
+            if value is not None:
+                held = value(exchange)
+                if not held:
+                    return None
+                made += held
+            else:
+                made += literal
+        return made
+
+    return expand
+
+
+def listed(name: str, values: list[Any]) -> bytes:
+    """Several values as a list (RFC 9110 section 5.6.1). None of them may be two, or another, to who reads it."""
+    elements = [_text(name, value) for value in values]
+    if not all(map(is_element, elements)):
+        raise Unfit(name)
+    return ",".join(elements).encode()
+
+
+def is_element(text: str) -> bool:
+    """Whether it can stand in a list as it is: whole, and with no space around it that goes."""
+    return "," not in text and '"' not in text and text == text.strip()
+
+
+def _pieces(text: str) -> tuple[tuple[bytes, str | None], ...]:
+    """Literals, and names in their places."""
+    pieces: list[tuple[bytes, str | None]] = []
+    for match in _PIECE.finditer(text):
+        piece, name = match[0], match[1]
+        if name is not None:
+            if name.startswith(_CLAIMS):
+                claim_path(name.removeprefix(_CLAIMS))
+            elif name not in VALUES and not _PARAMETER.fullmatch(name.removeprefix(_PARAM)):
+                raise ValueError(f'"{text}" has {{{name}}}, which is the name of nothing')
+            pieces.append((b"", name))
+        elif piece in "{}":
+            raise ValueError(f'"{text}" has a single brace')
+        else:
+            pieces.append((piece[:1].encode() if piece in ("{{", "}}") else piece.encode(), None))
+    return tuple(pieces)
+
+
+def _value(name: str) -> Value:
+    """What a name stands for, checked to be fit for a field."""
+    raw = VALUES.get(name) or (_claim(name) if name.startswith(_CLAIMS) else _parameter(name))
+
+    def value(exchange: Exchange) -> bytes | None:
+        held = raw(exchange)
+        if held is not None and (not IS_VALUE(held) or held != held.strip(b" \t")):
+            raise Unfit(name)
+        return held
+
+    return value
+
+
+def _parameter(name: str) -> Value:
+    key = name.removeprefix(_PARAM)
+    return lambda exchange: exchange.params.get(key)
+
+
+def _claim(name: str) -> Value:
+    path = claim_path(name.removeprefix(_CLAIMS))
+
+    def claim(exchange: Exchange) -> bytes | None:
+        held = find_claim(exchange.claims, path)
+        if held is None:
+            return None
+        if isinstance(held, list):
+            return listed(name, held)
+        text = _text(name, held)
+        if text != text.strip():
+            raise Unfit(name)
+        return text.encode()
+
+    return claim
+
+
+def _text(name: str, value: Any) -> str:
+    """Text as it is, anything else as JSON writes it."""
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:  # half a surrogate pair, which JSON can escape
+            raise Unfit(name) from None
+        return value
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError:
+        raise Unfit(name) from None

@@ -1,5 +1,0 @@
-"""credentials: what the gateway shows an API in place of the client."""
-
-from fastgw.filters.credentials.filter import Credentials
-
-__all__ = ["Credentials"]

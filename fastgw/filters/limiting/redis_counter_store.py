@@ -1,0 +1,87 @@
+"""Counts for all nodes, in the Redis of `state`. Imported only where that is configured: it needs `fastgw[redis]`."""
+
+from collections.abc import Awaitable
+from typing import Any, NamedTuple, final
+
+from fastgw.config.settings.gateway import State
+from fastgw.errors import Fault
+from fastgw.filters.api import Env
+from fastgw.filters.limiting.counter_store import Left, NodeLedger, Terms, Verdict
+from fastgw.redis.rate_limits import Answer, StateLimits, asking
+from fastgw.shm import rate_limit_table
+
+
+class Shared(NamedTuple):
+    """Where, and what is done while it is away."""
+
+    limits: StateLimits
+    prefix: str
+    refuses: bool
+
+    def ledger(self, name: bytes, terms: Terms, local: NodeLedger) -> "SharedLedger":
+        return SharedLedger(self, name, terms, local)
+
+
+def shared_by(env: Env, state: State) -> Shared:
+    """All filters of a process share one connection."""
+    url, timeout = env.secret(state.url), state.timeout
+    limits = env.shared(("state limits", url, timeout), lambda: StateLimits(url, timeout))
+    return Shared(limits, state.prefix, state.when_away == "refuse")
+
+
+@final
+class _Mark:
+    """What Redis has said of a spending."""
+
+    __slots__ = ("at", "left", "renewed_s")
+
+    def __init__(self, at: int, left: int, renewed_s: float) -> None:
+        self.at, self.left, self.renewed_s = at, left, renewed_s
+
+
+@final
+class SharedLedger:
+    """Asks Redis; while that is away the counts of this node decide, or nothing is admitted."""
+
+    __slots__ = ("_asking", "_depth", "_limits", "_local", "_refuses", "_turns")
+
+    def __init__(self, place: Shared, name: bytes, terms: Terms, local: NodeLedger) -> None:
+        self._limits, self._refuses, self._local = place.limits, place.refuses, local
+        self._turns = terms.algorithm == "leaky_bucket"
+        is_bucket = terms.algorithm in ("token_bucket", "leaky_bucket")
+        self._depth = terms.depth if is_bucket else terms.limit
+        step = rate_limit_table.step_of(terms.limit, terms.window)
+        self._asking = asking(place.prefix, terms.algorithm, terms.window, self._depth, step, name)
+
+    def spend(self, key: bytes, cost: int, /) -> Verdict | Awaitable[Verdict]:
+        answer = self._limits.ask(self._asking.question(b"s", key, cost))
+        return self._alone(key, cost) if answer is None else self._told(answer, key, cost)
+
+    async def _told(self, answer: Awaitable[Answer | None], key: bytes, cost: int) -> Verdict:
+        told = await answer
+        if told is None:
+            return self._alone(key, cost)
+        wait, left, renewed, at, turn = told
+        mark = _Mark(at, left, renewed / 1e6)
+        return Verdict(wait / 1e6, mark, turn / 1e6 if self._turns and not wait else 0.0)
+
+    def _alone(self, key: bytes, cost: int) -> Verdict:
+        if self._refuses:
+            return Verdict(self._limits.retry_s, is_away=True, fault=Fault.LIMITS_UNAVAILABLE)
+        return self._local.spend(key, cost)._replace(is_away=True)
+
+    def refund(self, key: bytes, cost: int, mark: Any, /) -> None:
+        if type(mark) is not _Mark:
+            self._local.refund(key, cost, mark)
+            return
+        mark.left = min(mark.left + cost, self._depth)
+        self._limits.tell(self._asking.question(b"r", key, cost, mark.at))
+
+    def charge(self, key: bytes, cost: int, mark: Any, /) -> None:
+        if type(mark) is _Mark:
+            mark.left = max(mark.left - cost, 0)
+        if type(mark) is int or not self._limits.tell(self._asking.question(b"c", key, cost)):
+            self._local.charge(key, cost)
+
+    def left(self, key: bytes, mark: Any = None, /) -> Left:
+        return (mark.left, mark.renewed_s) if type(mark) is _Mark else self._local.left(key, mark)

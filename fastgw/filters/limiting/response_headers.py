@@ -1,0 +1,83 @@
+"""What clients are told of limits: `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers-11), or
+the `X-RateLimit-` fields that came before.
+"""
+
+from functools import lru_cache
+from math import ceil
+from typing import Final, Literal, final
+
+from fastgw.errors import Fault
+from fastgw.exchange import Exchange, Reply, Response, problem
+from fastgw.filters.limiting.counter_store import Left, Record, Terms
+
+Style = Literal["draft", "legacy", "none"]
+
+_SPOKEN: Final = b" ratelimit"
+"""Stands in `Response.dropped`, where no field is called so, for: the tightest limit was told of."""
+_DRAFT: Final = frozenset((_SPOKEN, b"ratelimit", b"ratelimit-policy"))
+_LEGACY: Final = frozenset((_SPOKEN, b"x-ratelimit-limit", b"x-ratelimit-remaining", b"x-ratelimit-reset"))
+
+
+@final
+class Telling:
+    """How one limit is told of."""
+
+    __slots__ = ("_form", "_names")
+
+    def __init__(self, style: Style, name: str, terms: Terms) -> None:
+        if style == "legacy":
+            self._names = _LEGACY
+            self._form = (
+                b"X-RateLimit-Limit: %d\r\nX-RateLimit-Remaining: %%d\r\nX-RateLimit-Reset: %%d\r\n" % terms.limit
+            )
+            return
+        self._names = _DRAFT
+        quoted = _quoted(name)
+        policy = b"%b;q=%d" % (quoted, terms.limit)
+        if terms.window == int(terms.window):  # it is told in whole seconds, or not at all
+            policy += b";w=%d" % terms.window
+        form = b"RateLimit-Policy: %b\r\nRateLimit: %b;r=%%d;t=%%d\r\n"
+        self._form = form % (policy.replace(b"%", b"%%"), quoted.replace(b"%", b"%%"))
+
+    def tell(self, answer: Response, left: Left) -> None:
+        """In place of what the upstream says in these fields."""
+        answer.dropped = answer.dropped | self._names if answer.dropped else self._names
+        permits, seconds = left
+        answer.added += self._form % (permits, ceil(seconds))
+
+
+# PERF: 0.6 us for one limit (CPython 3.11, micro/limits).
+def tell_tightest(exchange: Exchange) -> None:
+    """The response step of a limit that is told of. Of several the one counts that has the fewest permits left."""
+    answer = exchange.response
+    assert answer is not None
+    if _SPOKEN in answer.dropped:
+        return
+    record: Record | None = exchange.limits
+    tightest: Telling | None = None
+    least: Left = (0, 0.0)
+    while record is not None:
+        telling, ledger, key, _, mark, record = record
+        if telling is not None:
+            left = ledger.left(key, mark)
+            if tightest is None or left[0] < least[0]:
+                tightest, least = telling, left
+    if tightest is not None:
+        tightest.tell(answer, least)
+
+
+def refusal(fault: Fault, wait: float) -> Reply:
+    """The answer of a limit that is reached. `wait`: seconds; they are told as whole ones, rounded up."""
+    return _refusal(fault, max(ceil(wait), 1))
+
+
+# Whoever floods gets nothing but these.
+@lru_cache(maxsize=1024)
+def _refusal(fault: Fault, seconds: int) -> Reply:
+    return problem(fault, fields=[(b"Retry-After", b"%d" % seconds)])
+
+
+def _quoted(name: str) -> bytes:
+    """A string of structured fields (RFC 9651 section 3.3.3), which are ASCII."""
+    plain = "".join(each if " " <= each <= "~" else "?" for each in name)
+    return b'"%b"' % plain.replace("\\", "\\\\").replace('"', '\\"').encode()

@@ -1,0 +1,1 @@
+"""Configuration warnings about filters that can never take effect."""

@@ -1,5 +1,0 @@
-"""oidc: let in whom an OpenID provider vouches for, by a bearer token or by a login in the browser."""
-
-from fastgw.filters.oidc.filter import Oidc
-
-__all__ = ["Oidc"]

@@ -1,0 +1,132 @@
+"""Ways in which the gateway shows a server who it is: a token endpoint, or one that is asked about tokens."""
+
+import os
+import time
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import Callable, Mapping
+from typing import Final
+from urllib.parse import quote_plus
+
+import orjson
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from fastgw.config.settings.credentials import OAuth2
+
+LIFETIME_S: Final = 60
+_TYPE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+
+ClientAuth = Callable[[dict[str, str]], list[tuple[bytes, bytes]]]
+"""Puts what shows who asks into a form, or into the fields that are returned. Called for each request anew."""
+
+
+def authenticate(settings: OAuth2, client_id: str, secret: str | None, key: bytes | None) -> Mapping[bytes, ClientAuth]:
+    """The ways of these settings by name, in the order in which they are tried while the server refuses the client.
+
+    `key`: PEM. Of two that would send the same one is left. Raises `ValueError`, which tells nothing of the secrets.
+    """
+    match settings.client_auth:
+        case "none" | "certificate":
+            return {b"id": by_id(client_id)}
+        case "private_key_jwt":
+            # A query is no part of who the server is, and may hold a secret.
+            audience = settings.assertion_audience or str(settings.token_url).partition("?")[0]
+            return {b"key": by_key(client_id, key or b"", audience)}
+    names = _TRIED.get(settings.client_auth, (settings.client_auth,))
+    if quote_plus(client_id) == client_id and quote_plus(secret or "") == (secret or ""):
+        names = tuple(name for name in names if name != "basic" or len(names) == 1)
+    return {name.encode(): _BY_SECRET[name](client_id, secret or "") for name in names}
+
+
+def by_basic(client_id: str, secret: str) -> ClientAuth:
+    """Both as they are, which many servers expect though RFC 6749 says otherwise: some know no encoding."""
+    return _in_field(f"{client_id}:{secret}")
+
+
+def by_basic_encoded(client_id: str, secret: str) -> ClientAuth:
+    """RFC 6749 section 2.3.1: both are form-encoded first."""
+    return _in_field(f"{quote_plus(client_id)}:{quote_plus(secret)}")
+
+
+def _in_field(pair: str) -> ClientAuth:
+    credentials = b64encode(pair.encode())
+    return lambda form: [(b"Authorization", b"Basic " + credentials)]
+
+
+def by_body(client_id: str, secret: str) -> ClientAuth:
+    """In the form (RFC 6749 section 2.3.1)."""
+
+    def in_form(form: dict[str, str]) -> list[tuple[bytes, bytes]]:
+        form.update(client_id=client_id, client_secret=secret)
+        return []
+
+    return in_form
+
+
+_BY_SECRET: Final[Mapping[str, Callable[[str, str], ClientAuth]]] = {
+    "basic": by_basic,
+    "basic_encoded": by_basic_encoded,
+    "body": by_body,
+}
+_TRIED: Final[Mapping[str, tuple[str, ...]]] = {
+    "auto": ("basic_encoded", "basic", "body"),
+    "auto_raw": ("basic", "basic_encoded", "body"),
+}
+"""One after another, never two at once (RFC 6749 section 2.3)."""
+
+
+def by_id(client_id: str) -> ClientAuth:
+    """By its name: a public client, or one whose certificate shows the rest (RFC 8705 section 2)."""
+
+    def named(form: dict[str, str]) -> list[tuple[bytes, bytes]]:
+        form.update(client_id=client_id)
+        return []
+
+    return named
+
+
+def by_key(client_id: str, pem: bytes, audience: str) -> ClientAuth:
+    """With a key of its own: `private_key_jwt` (RFC 7523 section 2.2). `audience`: who is to believe it.
+
+    Raises `ValueError` for a key that cannot be used; nothing of it is told.
+    """
+    alg, sign = _signer(pem)
+    header = _encoded({"alg": alg, "typ": "JWT"})
+
+    def signed_by_key(form: dict[str, str]) -> list[tuple[bytes, bytes]]:
+        now = int(time.time())
+        claims = {"iss": client_id, "sub": client_id, "aud": audience, "jti": os.urandom(16).hex(), "iat": now}
+        signed = header + b"." + _encoded({**claims, "exp": now + LIFETIME_S})
+        assertion = signed + b"." + urlsafe_b64encode(sign(signed)).rstrip(b"=")
+        form.update(client_id=client_id, client_assertion_type=_TYPE, client_assertion=assertion.decode())
+        return []
+
+    return signed_by_key
+
+
+def _signer(pem: bytes) -> tuple[str, Callable[[bytes], bytes]]:
+    try:
+        key = load_pem_private_key(pem, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ValueError("the client's key is not a private key in PEM, without a password") from None
+    if isinstance(key, rsa.RSAPrivateKey):
+        rsa_key = key
+        return "RS256", lambda text: rsa_key.sign(text, padding.PKCS1v15(), SHA256())
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        return "EdDSA", key.sign
+    if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, ec.SECP256R1):
+        ec_key = key
+
+        def sign(text: bytes) -> bytes:
+            r, s = decode_dss_signature(ec_key.sign(text, ec.ECDSA(SHA256())))
+            return r.to_bytes(32, "big") + s.to_bytes(32, "big")  # RFC 7518 section 3.4
+
+        return "ES256", sign
+    raise ValueError("the client's key is of a kind that is not supported; expected RSA, P-256 or Ed25519")
+
+
+def _encoded(part: dict[str, object]) -> bytes:
+    return urlsafe_b64encode(orjson.dumps(part)).rstrip(b"=")

@@ -1,0 +1,31 @@
+"""For filters that ask a service of their own: how it is spoken to, checked as the configuration is."""
+
+from collections.abc import Callable
+from typing import Final
+
+from fastgw.config.base.value_types import Endpoint
+from fastgw.config.settings.gateway import UpstreamTls
+from fastgw.net.pem import amiss, amiss_authority
+from fastgw.upstream.targets.tls import ClientTls, read_tls
+
+_DEFAULT: Final = UpstreamTls()
+
+
+def check_tls(url: Endpoint, tls: UpstreamTls) -> None:
+    """Whether settings go together. Raises `ValueError`."""
+    if tls != _DEFAULT and not url.origin.tls:
+        raise ValueError("there is `tls`, but the URL is not https")
+    if (tls.certificate is None) != (tls.key is None):
+        given, lacking = ("certificate", "key") if tls.certificate else ("key", "certificate")
+        raise ValueError(f"`tls` has a `{given}` but no `{lacking}`")
+
+
+def client_tls(read_file: Callable[[str], bytes], tls: UpstreamTls) -> ClientTls:
+    """What the files say. Raises what `read_file` raises, and `ValueError` for no certificate, no key, or another's."""
+    read = read_tls(tls, read_file)
+    ca, certificate, key = read.material
+    if ca is not None and (wrong := amiss_authority(ca)):
+        raise ValueError(f"{tls.ca}: {wrong}")
+    if certificate is not None and key is not None and (found := amiss(certificate, key)) is not None:
+        raise ValueError(f"{getattr(tls, found.of)}: {found.wrong}; {found.expected}")
+    return read

@@ -1,0 +1,184 @@
+"""Filters of installed packages: those that the configuration names under `extensions`, and no others.
+
+A package offers filters as entry points of the group `fastgw.filters`, or is named class by class, as
+`package.module:Class`. Nothing is imported that the operator has not named. Whatever is wrong with a package is one
+line, for whoever reads the configuration.
+"""
+
+import importlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib import metadata
+from importlib.util import find_spec
+from types import MappingProxyType
+from typing import Any, Final, Self
+
+from fastgw.config.base.problems import nearest, show
+from fastgw.config.decoding.json_schema import schema
+from fastgw.config.sources.extension_packages import Types, UnknownType
+from fastgw.filters.api import API, Filter
+
+GROUP: Final = "fastgw.filters"
+"""The entry points that are filters."""
+
+
+class FilterTypes(Types):
+    """Filter types by name, in running order. `built_in`: those that come with fastgw."""
+
+    def __init__(self, built_in: Iterable[type[Filter]]) -> None:
+        self._built_in = MappingProxyType({each.type_name: each for each in built_in})
+        self._types: Mapping[str, type[Filter]] = self._built_in
+        self._packages: tuple[str, ...] = ()
+        self._classes: dict[str, type[Filter]] = {}
+
+    def __getitem__(self, name: str) -> type[Filter]:
+        return self._types[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._types)
+
+    def __len__(self) -> int:
+        return len(self._types)
+
+    @property
+    def built_in(self) -> Mapping[str, type[Filter]]:
+        """Those that come with fastgw."""
+        return self._built_in
+
+    @property
+    def classes(self) -> Mapping[str, type[Filter]]:
+        """Those that were asked for as `package.module:Class`."""
+        return self._classes
+
+    def package_of(self, name: str) -> str:
+        offered = metadata.entry_points(group=GROUP, name=name)
+        return next((entry.dist.name for entry in offered if entry.dist is not None), "")
+
+    def extended(self, packages: Sequence[str]) -> tuple[Self, Mapping[str, UnknownType]]:
+        importlib.invalidate_caches()  # it may have been installed since we looked last
+        made = type(self)(self._built_in.values())
+        made._packages = tuple(dict.fromkeys((*self._packages, *packages)))
+        types = dict(self._types)
+        wrong = {}
+        for package in dict.fromkeys(packages):
+            try:
+                types |= _offered(package, types)
+            except UnknownType as error:
+                wrong[package] = error
+        made._types = MappingProxyType(types)
+        return made, wrong
+
+    def of_class(self, name: str) -> type[Filter]:
+        if name not in self._classes:
+            module, _, class_name = name.partition(":")
+            if not any(_holds(package, module) for package in self._packages):
+                package = module.partition(".")[0]
+                raise UnknownType(
+                    f"{show(name)} is of the package {show(package)}", f"expected it under `extensions: [{package}]`"
+                )
+            self._classes[name] = _imported(module, class_name, "")
+        return self._classes[name]
+
+
+def _offered(package: str, known: Mapping[str, type[Filter]]) -> Mapping[str, type[Filter]]:
+    """The filters that a package offers by entry points. Raises `UnknownType`."""
+    points = [point for point in metadata.entry_points(group=GROUP) if _is_of(point, package)]
+    if not points and not _is_installed(package):
+        names = {point.dist.name for point in metadata.entry_points(group=GROUP) if point.dist is not None}
+        near = nearest(package, names)
+        told = f"did you mean {show(near)}?" if near else "expected an installed package, by the name that pip knows"
+        raise UnknownType(f"there is no package {show(package)}", told)
+    offered: dict[str, type[Filter]] = {}
+    for point in points:
+        if (same := known.get(point.name) or offered.get(point.name)) is not None:
+            owner = same.__module__.partition(".")[0]
+            raise UnknownType(f"its filter {show(point.name)} has the name of a filter of {show(owner)}")
+        module, _, class_name = point.value.partition(":")
+        offered[point.name] = _imported(module.strip(), class_name.partition("[")[0].strip(), point.name)
+    return offered
+
+
+def _is_of(point: metadata.EntryPoint, package: str) -> bool:
+    """Whether the entry point is of a package, by its name for pip or for `import`."""
+    by_pip = point.dist is not None and _normal(point.dist.name) == _normal(package)
+    return by_pip or _holds(package, point.value.partition(":")[0].strip())
+
+
+def _holds(package: str, module: str) -> bool:
+    """Whether a module is of a package, by its name for `import` or for pip."""
+    if module == package or module.startswith(f"{package}."):
+        return True
+    top = module.partition(".")[0]
+    try:
+        return top in _top_level(metadata.distribution(package))
+    except (metadata.PackageNotFoundError, ValueError):
+        return False
+
+
+def _top_level(distribution: metadata.Distribution) -> set[str]:
+    """The names that a distribution is imported by."""
+    told = (distribution.read_text("top_level.txt") or "").split()
+    files = distribution.files or ()
+    return {*told, *(file.parts[0].removesuffix(".py") for file in files if file.suffix == ".py")}
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        metadata.distribution(package)
+    except (metadata.PackageNotFoundError, ValueError):
+        try:
+            return find_spec(package) is not None
+        except (ImportError, AttributeError, ValueError):  # a part before the last dot is not there
+            return False
+    return True
+
+
+def _normal(name: str) -> str:
+    return name.lower().replace("_", "-").replace(".", "-")
+
+
+def _imported(module: str, class_name: str, name: str) -> type[Filter]:
+    """The filter that a class is. `name`: what it has to be called; "" = anything. Raises `UnknownType`."""
+    where = f"{module}:{class_name}"
+    try:
+        found: Any = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = "" if error.name and f"{module}.".startswith(f"{error.name}.") else f": it needs {show(error.name)}"
+        raise UnknownType(f"there is no module {show(module)}{missing}") from error
+    except (Exception, SystemExit) as error:  # the edge of somebody's code: what it raises is told, not shown
+        raise UnknownType(f"{show(module)} cannot be imported: {_told(error)}") from error
+    try:
+        for part in class_name.split("."):
+            found = getattr(found, part)
+    except AttributeError as error:
+        near = nearest(class_name, [each for each in vars(importlib.import_module(module)) if each[0] != "_"])
+        told = f"did you mean {show(f'{module}:{near}')}?" if near else ""
+        raise UnknownType(f"{show(module)} has no class {show(class_name)}", told) from error
+    _check(found, where, name)
+    filter_type: type[Filter] = found
+    return filter_type
+
+
+def _check(found: Any, where: str, name: str) -> None:
+    """Whether it is a filter that can be used here. Raises `UnknownType`."""
+    if not isinstance(found, type) or not issubclass(found, Filter):
+        raise UnknownType(f"{show(where)} is no filter", "expected a subclass of `fastgw.filters.api.Filter`")
+    if not hasattr(found, "phase"):
+        expected = f"expected `class {found.__name__}(Filter, name=…, phase=Phase.…)`"
+        raise UnknownType(f"{show(where)} has no phase", expected)
+    if found.api != API:
+        raise UnknownType(
+            f"{show(where)} is written for version {found.api} of the filter API", f"expected {API}, which fastgw has"
+        )
+    if name and found.type_name != name:
+        expected = "expected the entry point to have the same name"
+        raise UnknownType(f"{show(where)} is called {show(found.type_name)}, and not {show(name)}", expected)
+    try:
+        schema({found.type_name: found})
+    except Exception as error:  # the edge of somebody's code: its settings may be annotated by anything
+        raise UnknownType(f"the settings of {show(where)} cannot be read: {_told(error)}") from error
+
+
+def _told(error: BaseException) -> str:
+    """What was raised, as one line."""
+    said = " ".join(str(error).split())
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__

@@ -1,0 +1,231 @@
+"""What there is to say about filters, for `fastgw filters` and docs/filters.md, and of settings, for docs/settings.md.
+
+All of it is read off the structs: their settings, defaults and docstrings.
+"""
+
+import inspect
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from textwrap import fill, indent
+from typing import Any, Final
+
+import msgspec
+from msgspec import NODEFAULT, Struct
+
+from fastgw.config.decoding.decoder import Either, Field, Sequence, Shape, Structure, Table, fields_of, shape_of
+from fastgw.config.decoding.json_schema import field_docs
+from fastgw.config.loading.writer import written
+from fastgw.config.settings.gateway import Config
+from fastgw.filters.api import Filter, Phase
+
+WIDTH: Final = 110
+DEEPEST: Final = 6
+"""Settings within settings."""
+OF_ALL: Final = (
+    ("type", "text", "The filter type. Left out = the name of the instance."),
+    ("enforced", "true or false", "Whether nearer levels may neither replace nor remove this instance."),
+    (
+        "shadow",
+        "true or false",
+        "Whether it decides and tells what it would do, in log and metrics, but never acts. It sees who the client "
+        "would be by others in shadow before it, and is neither asked nor counted where one of those would answer.",
+    ),
+)
+"""Keys that every instance may have besides its type's settings."""
+
+
+class Setting(Struct, frozen=True):
+    """One key of a filter."""
+
+    name: str
+    """With those it is in: `request.set`; `[]` stands for each element of a list, `NAME` for each name."""
+    type: str
+    """What to write."""
+    required: bool
+    default: Any
+    """As a file would say it; null also where it is required."""
+    text: str
+
+
+class Manual(Struct, frozen=True):
+    """One filter."""
+
+    name: str
+    phase: str
+    early: bool
+    """Whether it runs before a route is found."""
+    source: str
+    """The class, as `package.module:Class`."""
+    text: str
+    settings: tuple[Setting, ...]
+
+    @property
+    def summary(self) -> str:
+        """What it does, in a line."""
+        return " ".join(self.text.split("\n\n")[0].split())
+
+
+def manuals(filter_types: Mapping[str, type[Filter]]) -> list[Manual]:
+    """Of these filters, in running order."""
+    in_turn = sorted(filter_types.items(), key=lambda each: (each[1].phase, each[1].order))
+    return [manual(name, filter_type) for name, filter_type in in_turn]
+
+
+def manual(name: str, filter_type: type[Filter]) -> Manual:
+    return Manual(
+        name=name,
+        phase=filter_type.phase.name,
+        early=filter_type.phase.early,
+        source=f"{filter_type.__module__}:{filter_type.__qualname__}",
+        text=inspect.cleandoc(filter_type.__doc__ or ""),
+        settings=tuple(_settings(filter_type, "", 0)),
+    )
+
+
+def _settings(settings: type[Struct], above: str, depth: int) -> Iterator[Setting]:
+    docs = field_docs(settings)
+    defaults = {each.encode_name: each for each in msgspec.structs.fields(settings)}
+    for key, field in fields_of(settings).items():
+        name = f"{above}{key}"
+        text = docs.get(field.name, "")
+        default = None if field.required else _default(field, defaults[key])
+        yield Setting(name, field.shape.expected, field.required, default, text)
+        yield from _besides(field.shape, name)
+        for suffix, inner in _structures(field.shape) if depth < DEEPEST else ():
+            yield from _settings(inner, f"{name}{suffix}.", depth + 1)
+
+
+def _besides(shape: Shape, above: str) -> Iterator[Setting]:
+    """What stands in a mapping by name about the whole of it."""
+    if isinstance(shape, Table):
+        if shape.besides is not None:
+            name, about_all = f"{above}.{shape.besides.name}", shape_of(shape.besides.type)
+            yield Setting(name, about_all.expected, False, [], shape.besides.text)
+        yield from _besides(shape.each, f"{above}.NAME")
+
+
+def _default(field: Field, declared: Any) -> Any:
+    value = declared.default if declared.default is not NODEFAULT else declared.default_factory()
+    return written(field.shape, value) if _structure(field.shape) is None or value is None else {}
+
+
+def _structure(shape: Shape) -> tuple[str, type[Struct]] | None:
+    """The first of `_structures`."""
+    return next(_structures(shape), None)
+
+
+def _structures(shape: Shape) -> Iterator[tuple[str, type[Struct]]]:
+    """The settings within a setting, and how their names go on from its own; of several that may stand there, those
+    after the first with the key that tells them."""
+    if isinstance(shape, Structure):
+        yield "", shape.type
+    elif isinstance(shape, Either):
+        for place, (suffix, inner) in enumerate(each for option in shape.shapes for each in _structures(option)):
+            yield (f"{{{next(iter(fields_of(inner)))}}}{suffix}" if place else suffix), inner
+    elif isinstance(shape, Sequence | Table):
+        own = "[]" if isinstance(shape, Sequence) else ".NAME"
+        yield from ((f"{own}{suffix}", inner) for suffix, inner in _structures(shape.each))
+
+
+def table(told: Iterable[Manual]) -> str:
+    """One filter a line."""
+    rows = [("FILTER", "PHASE", "WHAT IT DOES"), *((each.name, each.phase.lower(), each.summary) for each in told)]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    return "\n".join(f"{name:<{widths[0]}}  {phase:<{widths[1]}}  {text}" for name, phase, text in rows)
+
+
+def as_text(told: Manual) -> str:
+    """One filter, for people."""
+    when = "before a route is found, for every request" if told.early else "once a route is found"
+    parts = [f"{told.name} (phase {told.phase.lower()}: {when})", fill_all(told.text), "Settings:"]
+    for each in told.settings:
+        parts.append(f"  {each.name}: {_kind(each)}\n{indent(fill_all(each.text, WIDTH - 6), ' ' * 6)}")
+    if not told.settings:
+        parts.append("  none of its own")
+    parts.append("Every filter:")
+    parts += [f"  {name}: {kind}\n{indent(fill_all(text, WIDTH - 6), ' ' * 6)}" for name, kind, text in OF_ALL]
+    return "\n\n".join(parts)
+
+
+def as_markdown(told: Iterable[Manual]) -> str:
+    """docs/filters.md."""
+    told = list(told)
+    lines = [
+        "# Filters",
+        "",
+        "<!-- Made by `make docs` from the filters themselves: change them, not this. -->",
+        "",
+        "A filter is used under a name of your choice, at the level of the gateway, a listener, an upstream, a filter",
+        "set or a route: `filters: {NAME: {type: TYPE, …settings}}`. `type` may be left out where the name is that of",
+        "a type. Levels add up; the nearest use of a name counts, and `NAME: null` or `NAME: off` removes what a",
+        "farther level added. [request_id](#request_id) is there by default.",
+        "",
+        "Filters run in the order of this table, whatever the order in the file; responses come back the other way.",
+        f"Those of the phases {_listed([phase for phase in Phase if phase.early])} run before a route is found.",
+        "",
+        "| Filter | Phase | What it does |",
+        "|---|---|---|",
+        *(f"| [{each.name}](#{each.name}) | {each.phase.lower()} | {_cell(each.summary)} |" for each in told),
+        "",
+        "Every filter has these keys as well:",
+        "",
+        *(f"- `{name}` ({kind}): {text}" for name, kind, text in OF_ALL),
+        "",
+        "How to write one of your own: [write-a-filter.md](write-a-filter.md).",
+    ]
+    for each in told:
+        lines += ["", f"## {each.name}", "", each.text, "", f"Phase: {each.phase.lower()}."]
+        if each.settings:
+            lines += ["", *(_item(setting) for setting in each.settings)]
+    return "\n".join(lines) + "\n"
+
+
+def settings_as_markdown() -> str:
+    """docs/settings.md: all that a configuration may say, besides the settings of filters."""
+    lines = [
+        "# Settings",
+        "",
+        "<!-- Made by `make docs` from the settings themselves: change them, not this. -->",
+        "",
+        "All that a configuration may say, in YAML, TOML or JSON. `[]` stands for each element of a list, `NAME` for",
+        "each name. Every number means the node, not one worker. What `filters` may be: [filters.md](filters.md); what",
+        "consumers are for: [consumers.md](consumers.md).",
+        "",
+        "Any plain value (text, a number, `true`, a duration, an address, the name of a file, …) may be `{env: NAME}`:",
+        "what the variable NAME of the environment holds when the configuration is read, judged as if it stood there.",
+        "In place of a list it holds the elements, with commas between them. `${NAME}` within a text means nothing. A",
+        "document that comes over the admin API may not read the environment so.",
+    ]
+    docs = field_docs(Config)
+    for key, field in fields_of(Config).items():
+        lines += ["", f"## {key}", "", docs.get(field.name, "")]
+        found = _structure(field.shape)
+        if found is not None:
+            suffix, inner = found
+            lines += ["", *(_item(setting) for setting in _settings(inner, f"{key}{suffix}.", 1))]
+    return "\n".join(lines) + "\n"
+
+
+def _item(setting: Setting) -> str:
+    text = indent(setting.text, "  ").strip()
+    return f"- `{setting.name}` ({_kind(setting, '`')}){': ' if text else ''}{text}"
+
+
+def _kind(setting: Setting, quote: str = "") -> str:
+    if setting.required:
+        return f"{setting.type}; required"
+    return f"{setting.type}; default {quote}{json.dumps(setting.default, ensure_ascii=False)}{quote}"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _listed(phases: list[Phase]) -> str:
+    *first, last = (phase.name.lower() for phase in phases)
+    return f"{', '.join(first)} and {last}"
+
+
+def fill_all(text: str, width: int = WIDTH) -> str:
+    """Its paragraphs, each filled."""
+    return "\n\n".join(fill(" ".join(each.split()), width) for each in text.split("\n\n"))

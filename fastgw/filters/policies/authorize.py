@@ -1,0 +1,290 @@
+"""authorize: who may pass, of those who are known."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from fastgw.config.base.value_types import CertificateName, CertificateSubject, Fingerprint, Identity, Realm
+from fastgw.config.settings.gateway import NONE, Settings
+from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Reply
+from fastgw.filters.authentication.bearer import challenge
+from fastgw.filters.policies.jwt import ClaimName, Scope
+from fastgw.jose import claim_path, find_claim, scopes_of
+
+
+class Names(Settings):
+    """Names of which somebody has several. Without `all`, `any` and `none` everybody fits."""
+
+    all: tuple[Identity, ...] = ()
+    """They must have all of these."""
+    any: tuple[Identity, ...] = ()
+    """They must have at least one of these."""
+    none: tuple[Identity, ...] = ()
+    """They must have none of these."""
+
+
+class Scopes(Settings):
+    """Scopes of a token: its `scope`, or `scp`."""
+
+    all: tuple[Scope, ...] = ()
+    """It must have all of these."""
+    any: tuple[Scope, ...] = ()
+    """It must have at least one of these."""
+    none: tuple[Scope, ...] = ()
+    """It must have none of these."""
+
+
+class Values(Settings):
+    """Values of a claim: itself, or what it lists. Text, numbers and truths are never equal to each other."""
+
+    all: tuple[str | bool | int | float, ...] = ()
+    """It must have all of these."""
+    any: tuple[str | bool | int | float, ...] = ()
+    """It must have at least one of these."""
+    none: tuple[str | bool | int | float, ...] = ()
+    """It must have none of these. A claim that is not there has none."""
+
+
+class Subjects(Settings):
+    """The subject of a certificate. It has one."""
+
+    all: tuple[CertificateSubject, ...] = ()
+    """It must be all of these."""
+    any: tuple[CertificateSubject, ...] = ()
+    """It must be one of these."""
+    none: tuple[CertificateSubject, ...] = ()
+    """It must be none of these."""
+
+
+class AlternativeNames(Settings):
+    """The alternative names of a certificate."""
+
+    all: tuple[CertificateName, ...] = ()
+    """It must have all of these."""
+    any: tuple[CertificateName, ...] = ()
+    """It must have at least one of these."""
+    none: tuple[CertificateName, ...] = ()
+    """It must have none of these."""
+
+
+class Fingerprints(Settings):
+    """Certificates, one by one."""
+
+    any: tuple[Fingerprint, ...] = ()
+    """It must be one of these."""
+    none: tuple[Fingerprint, ...] = ()
+    """It must be none of these."""
+
+
+class Certificate(Settings):
+    """The certificate that a client has shown to the listener, and that was verified there. It must have shown one."""
+
+    subject: Subjects = Subjects()
+    """Its subject, as RFC 4514 writes it: `CN=alice,O=Example`."""
+    san: AlternativeNames = AlternativeNames()
+    """Its alternative names: `DNS:host`, `URI:spiffe://…`, `email:a@b` or `IP:10.0.0.1`."""
+    fingerprint_sha256: Fingerprints = Fingerprints()
+    """Its SHA-256."""
+
+
+class Condition(Settings):
+    """Conditions that must all hold."""
+
+    consumers: Names = Names()
+    """The consumer's name."""
+    groups: Names = Names()
+    """The groups of the consumer."""
+    scopes: Scopes = Scopes()
+    """Scopes of the token. Where they do not suffice the answer says which would (RFC 6750)."""
+    claims: Mapping[ClaimName, Values] = NONE
+    """Claims of the token, by name; dots lead inwards."""
+    certificate: Certificate | None = None
+    """The client's certificate."""
+
+
+class Authorize(Condition, Filter, name="authorize", phase=Phase.AUTHORIZE):
+    """Let pass who meets the conditions; without any, whoever is known.
+
+    All conditions of this filter must hold, and of `any_of` those of one member. Who is known neither as a consumer nor
+    by claims or a certificate is answered 401, anybody else 403.
+
+    A token, a file of passwords or a service that is asked may name somebody who is not among `consumers`. Where
+    several of them lead in, they may call two by one name, and so may two issuers of tokens, or a token and
+    `anonymous`. Where that matters, give each a consumer, or ask for a group or a claim such as `iss` as well: whoever
+    is not in `consumers` is in no group.
+    """
+
+    any_of: tuple[Condition, ...] = ()
+    """Conditions of which one must hold as a whole."""
+    none_of: tuple[Condition, ...] = ()
+    """Conditions of which none may hold as a whole."""
+    realm: Realm = "fastgw"
+    """The realm that a 401 names."""
+
+    def build(self, env: Env) -> Hooks:
+        own = _tests(self)
+        any_of = [_tests(condition) for condition in self.any_of]
+        none_of = [_tests(condition) for condition in self.none_of]
+        alternatives = bool(any_of or none_of)
+        realm = self.realm
+
+        def beyond(exchange: Exchange) -> Lack | None:
+            """What there is to say against somebody who meets the filter's own conditions."""
+            if any_of:
+                lacks = [_first(tests, exchange) for tests in any_of]
+                if None not in lacks:
+                    # Which of several scopes would help is for the client to choose, so it is told of the first.
+                    return next((each for each in lacks if each is not None and each.scope), lacks[0])
+            if any(_first(tests, exchange) is None for tests in none_of):
+                return Lack("a condition of `none_of` holds")
+            return None
+
+        def request(exchange: Exchange) -> Outcome:
+            if exchange.consumer is None and not exchange.claims and exchange.peer.certificate is None:
+                return exchange.refuse(
+                    Fault.CREDENTIALS_MISSING, fields=(challenge(realm),), why="nobody is known to be authorized"
+                )
+            for test in own:
+                lack = test(exchange)
+                if lack is not None:
+                    return _refusal(exchange, lack, realm)
+            if alternatives:
+                lack = beyond(exchange)
+                return None if lack is None else _refusal(exchange, lack, realm)
+            return None
+
+        return Hooks(request=request, explain=_who)
+
+
+MOST_TOLD: Final = 10
+"""Groups and the like that one line tells of."""
+
+
+class Lack(NamedTuple):
+    """Why somebody may not pass. `scope`: what a token would have to have, where that is it."""
+
+    why: str
+    scope: str = ""
+
+
+Test: TypeAlias = Callable[[Exchange], Lack | None]
+
+
+def _refusal(exchange: Exchange, lack: Lack, realm: str) -> Reply:
+    if not lack.scope:
+        return exchange.refuse(Fault.FORBIDDEN, why=lack.why)
+    field = challenge(realm, "insufficient_scope", scope=lack.scope)
+    return exchange.refuse(Fault.INSUFFICIENT_SCOPE, fields=(field,), why=lack.why)
+
+
+def _who(exchange: Exchange) -> str:
+    if exchange.consumer is not None:
+        return f"consumer {exchange.consumer.name} may"
+    return "the token may" if exchange.claims else "the certificate may"
+
+
+def _first(tests: Iterable[Test], exchange: Exchange) -> Lack | None:
+    for test in tests:
+        lack = test(exchange)
+        if lack is not None:
+            return lack
+    return None
+
+
+def _tests(condition: Condition) -> tuple[Test, ...]:
+    """What has to be looked at: nothing for what is not said."""
+    tests = [
+        _test(condition.consumers, "the consumer", _consumer, is_shown=True),
+        _test(condition.groups, "the groups", _groups, is_shown=True),
+        _test(
+            condition.scopes, "the scopes", lambda exchange: scopes_of(exchange.claims), is_scope=True, is_shown=True
+        ),
+    ]
+    tests += [_test(values, f"the claim {name}", _claim(name)) for name, values in condition.claims.items()]
+    certificate = condition.certificate
+    if certificate is not None:
+        prints = certificate.fingerprint_sha256
+        tests += [
+            lambda exchange: None if exchange.peer.certificate is not None else Lack("no client certificate"),
+            _test(certificate.subject, "the certificate's subject", _subject),
+            _test(certificate.san, "the certificate's names", _sans),
+            _test(prints, "the certificate", _fingerprint),
+        ]
+    return tuple(test for test in tests if test is not None)
+
+
+def _test(
+    rule: Any, what: str, of: Callable[[Exchange], frozenset[Any]], is_scope: bool = False, is_shown: bool = False
+) -> Test | None:
+    """`is_shown`: what somebody has is told in the log, besides what was needed. Claims may be personal."""
+    needed = frozenset(map(_comparable, getattr(rule, "all", ())))
+    one_of = frozenset(map(_comparable, rule.any))
+    barred = frozenset(map(_comparable, rule.none))
+    if not (needed or one_of or barred):
+        return None
+    # A token lacks what it has not of `all`; of `any` the first would do.
+    scope = " ".join([*getattr(rule, "all", ()), *rule.any[:1]]) if is_scope else ""
+
+    def told(held: frozenset[Any]) -> str:
+        return f"{_listed(sorted(map(str, held))) if held else 'there are none'}; " if is_shown else ""
+
+    def test(exchange: Exchange) -> Lack | None:
+        held = of(exchange)
+        if not needed <= held:
+            return Lack(f"{what}: {told(held)}all of {_listed(rule.all)} are needed", scope)
+        if one_of and one_of.isdisjoint(held):
+            return Lack(f"{what}: {told(held)}one of {_listed(rule.any)} is needed", scope)
+        if not barred.isdisjoint(held):
+            return Lack(f"{what}: {told(held)}none of {_listed(rule.none)} may be there")
+        return None
+
+    return test
+
+
+def _listed(values: Sequence[Any]) -> str:
+    """The first of them, for people."""
+    shown = [value.hex(":").upper() if isinstance(value, bytes) else str(value) for value in values[:MOST_TOLD]]
+    return ", ".join([*shown, "…"] if len(values) > MOST_TOLD else shown)
+
+
+def _comparable(value: Any) -> Any:
+    """A value by which sets tell 1 from true; a fingerprint as certificates have it."""
+    if isinstance(value, bytes):
+        return value.hex()
+    return value if isinstance(value, str) else (isinstance(value, bool), value)
+
+
+_NOBODY: Final[frozenset[Any]] = frozenset()
+
+
+def _consumer(exchange: Exchange) -> frozenset[Any]:
+    return _NOBODY if exchange.consumer is None else frozenset((exchange.consumer.name,))
+
+
+def _groups(exchange: Exchange) -> frozenset[Any]:
+    return _NOBODY if exchange.consumer is None else exchange.consumer.groups
+
+
+def _claim(name: str) -> Callable[[Exchange], frozenset[Any]]:
+    path = claim_path(name)
+
+    def values(exchange: Exchange) -> frozenset[Any]:
+        held = find_claim(exchange.claims, path)
+        listed = held if isinstance(held, list) else [held]
+        return frozenset(_comparable(each) for each in listed if isinstance(each, str | bool | int | float))
+
+    return values
+
+
+def _subject(exchange: Exchange) -> frozenset[Any]:
+    certificate = exchange.peer.certificate
+    return _NOBODY if certificate is None else frozenset((certificate.subject,))
+
+
+def _sans(exchange: Exchange) -> frozenset[Any]:
+    certificate = exchange.peer.certificate
+    return _NOBODY if certificate is None else frozenset(certificate.sans)
+
+
+def _fingerprint(exchange: Exchange) -> frozenset[Any]:
+    certificate = exchange.peer.certificate
+    return _NOBODY if certificate is None else frozenset((certificate.fingerprint,))

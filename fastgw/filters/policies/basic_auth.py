@@ -1,0 +1,182 @@
+"""basic_auth: know consumers by a username and a password (RFC 7617)."""
+
+from base64 import b64decode, b64encode
+from binascii import Error as NotBase64
+from time import monotonic
+from typing import Final, NamedTuple, final
+from unicodedata import normalize
+
+from fastgw.config.base.value_types import Delay, ReadableFile, Realm
+from fastgw.consumers.credentials import LONGEST_KEY, why_not_a_password
+from fastgw.consumers.index import Index
+from fastgw.eventloop.single_flight import Flights
+from fastgw.filters.api import Consumer, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Reply
+from fastgw.filters.api.credential_locations import AUTHORIZATION, Places
+from fastgw.filters.authentication.htpasswd import Busy, Checking, Htpasswd
+from fastgw.filters.policies.key_auth import explain_consumer
+from fastgw.sync.credential_cache import TokenCache
+
+REMEMBERED: Final = 16_384
+"""Passwords that were right and are remembered, in one worker."""
+_LONGEST: Final = 4 * (256 + LONGEST_KEY) // 3 + 16
+_AUTHORIZATION: Final = frozenset((b"authorization",))
+
+
+class BasicAuth(Filter, name="basic_auth", phase=Phase.AUTHENTICATE):
+    """Know the consumer by a username and a password: those in its `basic_auth`, or a user of an htpasswd file.
+
+    Passwords of a file take long to check: that is done beside the requests, few at a time; more of them are answered
+    429 or 503, and what was right is remembered. Nobody learns from time or answer whether a username exists.
+    """
+
+    htpasswd: ReadableFile | None = None
+    """A file of users, as `htpasswd -B` writes it: bcrypt or argon2. A user is the consumer of that name, or one
+    without groups where there is none. The passwords of consumers do not count beside it. null = those alone."""
+    hide_credentials: bool = False
+    """Whether the upstream does not get to see the password."""
+    realm: Realm = "fastgw"
+    """What `WWW-Authenticate` says that the password is for: browsers show it."""
+    remember: Delay = 300.0
+    """How long a password that was right is not checked again. 0 = each time. One that changes counts at once."""
+
+    def credential_places(self) -> Places:
+        return AUTHORIZATION
+
+    def build(self, env: Env) -> Hooks:
+        use = _Use(self, env)
+        if use.htpasswd is None:
+            return Hooks(request=use.request, explain=explain_consumer)
+        return Hooks(
+            request=use.request,
+            explain=explain_consumer,
+            start=lambda _: use.checking.enter(),
+            stop=use.checking.leave,
+            asks="the thread that checks passwords",
+        )
+
+
+class Right(NamedTuple):
+    """A password that was right."""
+
+    username: str
+    consumer: Consumer
+    found_in: Index
+    """Where the consumer was looked for."""
+    until: float
+    """When it is to be checked again, monotonic seconds."""
+
+
+class Unreadable(Exception):
+    """Credentials that are none. The text says nothing of them."""
+
+
+@final
+class _Use:
+    """One use of the filter."""
+
+    def __init__(self, settings: BasicAuth, env: Env) -> None:
+        self._roster = env.roster
+        self.htpasswd: Htpasswd | None = None
+        if settings.htpasswd is not None:
+            content = env.read(settings.htpasswd)
+            try:
+                self.htpasswd = env.shared(("htpasswd", env.reads[settings.htpasswd]), lambda: Htpasswd(content))
+            except ValueError as error:
+                raise ValueError(f"{settings.htpasswd}: {error}") from error
+        self.checking = env.shared(("htpasswd checking",), Checking)
+        self._cache: TokenCache[Right] = env.shared(("basic_auth", env.policy), lambda: TokenCache(REMEMBERED))
+        self._flights: Flights[bool | Fault] = env.shared(("basic_auth flights", env.policy), Flights)
+        self._remember_s = settings.remember
+        self._hides = settings.hide_credentials
+        challenge = f'Basic realm="{settings.realm}", charset="UTF-8"'
+        self._challenge = ((b"WWW-Authenticate", challenge.encode()),)
+
+    def request(self, exchange: Exchange) -> Outcome:
+        found = exchange.head.values(b"authorization")
+        if len(found) == 1:
+            right = self._cache.get(found[0])
+            if right is not None:
+                consumer = right.consumer if right.found_in is self._roster.index else self._again(found[0], right)
+                if consumer is not None:
+                    self._pass(exchange, consumer)
+                    return None
+        shown = [value for value in found if value[:5].lower() == b"basic" and value[5:6] in (b" ", b"")]
+        if not shown:
+            return exchange.refuse(Fault.CREDENTIALS_MISSING, fields=self._challenge, why="there is no password")
+        if len(found) > 1:
+            return self._refuse(exchange, "there is more than one Authorization field")
+        try:
+            username, password = read_credentials(found[0])
+        except Unreadable as unreadable:
+            return self._refuse(exchange, str(unreadable))
+        if self.htpasswd is None:
+            consumer = self._roster.by_password(username, password)
+            return self._conclude(exchange, found[0], username, consumer)
+        return self._check(exchange, found[0], username, password, self.htpasswd)
+
+    async def _check(
+        self, exchange: Exchange, credential: bytes, username: str, password: str, htpasswd: Htpasswd
+    ) -> Reply | None:
+        async def ask() -> bool | Fault:
+            try:
+                return await self.checking.check(exchange.client_ip, lambda: htpasswd.is_right(username, password))
+            except Busy as busy:
+                return Fault.TOO_MANY_PASSWORDS if busy.own else Fault.AUTH_UNAVAILABLE
+
+        right = await self._flights.join(credential, ask)
+        if isinstance(right, Fault):
+            return exchange.refuse(right, why="too many passwords wait to be checked")
+        return self._conclude(exchange, credential, username, self._user(username) if right else None)
+
+    def _conclude(
+        self, exchange: Exchange, credential: bytes, username: str, consumer: Consumer | None
+    ) -> Reply | None:
+        if consumer is None:
+            return self._refuse(exchange, "no user has this name and password")
+        if self._remember_s:
+            self._remember(credential, username, consumer, monotonic() + self._remember_s)
+        self._pass(exchange, consumer)
+        return None
+
+    def _pass(self, exchange: Exchange, consumer: Consumer) -> None:
+        exchange.consumer = consumer
+        if self._hides:
+            exchange.request_dropped |= _AUTHORIZATION
+
+    def _refuse(self, exchange: Exchange, why: str) -> Reply:
+        return exchange.refuse(Fault.CREDENTIALS_INVALID, fields=self._challenge, why=why)
+
+    def _again(self, credential: bytes, right: Right) -> Consumer | None:
+        """Who it is now that consumers have changed; None: that has to be asked from the beginning."""
+        if self.htpasswd is None:
+            self._cache.forget(credential)
+            return None
+        consumer = self._user(right.username)
+        self._remember(credential, right.username, consumer, right.until)
+        return consumer
+
+    def _user(self, username: str) -> Consumer:
+        return self._roster.by_name(username) or Consumer(username)
+
+    def _remember(self, credential: bytes, username: str, consumer: Consumer, until: float) -> None:
+        self._cache.put(credential, Right(username, consumer, self._roster.index, until), until)
+
+
+def read_credentials(value: bytes) -> tuple[str, str]:
+    """Username and password of `Authorization: Basic …`, in Unicode's form NFC. Raises `Unreadable`."""
+    if len(value) > _LONGEST:
+        raise Unreadable("the password is too long")
+    encoded = value[5:].strip(b" ")
+    try:
+        raw = b64decode(encoded, validate=True)
+        text = raw.decode()
+    except (NotBase64, ValueError) as error:
+        raise Unreadable("it is not base64 of UTF-8") from error
+    if b64encode(raw) != encoded:
+        raise Unreadable("it is not base64 as everybody writes it")
+    username, colon, password = text.partition(":")
+    if not colon:
+        raise Unreadable("there is no colon")
+    if why_not_a_password(username) or why_not_a_password(password):
+        raise Unreadable("it has control characters, or is too long")
+    return normalize("NFC", username), normalize("NFC", password)

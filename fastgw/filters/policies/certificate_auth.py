@@ -1,0 +1,73 @@
+"""certificate_auth: know consumers by the certificate that they show over TLS."""
+
+from typing import Final, final
+
+from fastgw.config.base.value_types import Realm
+from fastgw.consumers.index import Roster
+from fastgw.filters.api import Consumer, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase
+from fastgw.filters.policies.key_auth import explain_consumer
+from fastgw.net.client_certificate import ClientCertificate
+
+REMEMBERED: Final = 8192
+"""Certificates whose consumers are remembered, at most."""
+
+
+class CertificateAuth(Filter, name="certificate_auth", phase=Phase.AUTHENTICATE):
+    """Know the consumer by the certificate that the client has shown to the listener: one in its `certificates`.
+
+    The listener asks for it with `tls.client_auth`, and has verified it. Its fingerprint says more than its alternative
+    names, and they more than its subject; names of different consumers are nobody's. A client without a certificate, or
+    with one that belongs to nobody, is answered 401.
+    """
+
+    realm: Realm = "fastgw"
+    """What `WWW-Authenticate: ClientCertificate` says that the certificate is for. The scheme is our own: none is
+    registered for certificates."""
+
+    def build(self, env: Env) -> Hooks:
+        holders = env.shared(("certificate_auth",), lambda: Holders(env.roster))
+        challenge = ((b"WWW-Authenticate", b'ClientCertificate realm="%b"' % self.realm.encode()),)
+
+        def request(exchange: Exchange) -> Outcome:
+            certificate = exchange.peer.certificate
+            if certificate is None:
+                return exchange.refuse(
+                    Fault.CREDENTIALS_MISSING, fields=challenge, why="there is no client certificate"
+                )
+            consumer = holders.of(certificate)
+            if consumer is None:
+                return exchange.refuse(
+                    Fault.CREDENTIALS_INVALID, fields=challenge, why="the client certificate belongs to no consumer"
+                )
+            exchange.consumer = consumer
+            return None
+
+        return Hooks(request=request, explain=explain_consumer)
+
+
+@final
+class Holders:
+    """From certificates to consumers, with those remembered that were found. All filters of a worker share one."""
+
+    __slots__ = ("_found", "_index", "_roster")
+
+    def __init__(self, roster: Roster) -> None:
+        self._roster = roster
+        self._index = roster.index
+        self._found: dict[str, Consumer] = {}
+
+    def of(self, certificate: ClientCertificate) -> Consumer | None:
+        """Whose certificate it is."""
+        found = self._found
+        if self._index is not self._roster.index:  # consumers have changed
+            self._index = self._roster.index
+            found.clear()
+        consumer = found.get(certificate.fingerprint)
+        if consumer is None:
+            fingerprint = bytes.fromhex(certificate.fingerprint)
+            consumer = self._roster.by_certificate(certificate.subject, certificate.sans, fingerprint)
+            if consumer is not None:
+                if len(found) >= REMEMBERED:
+                    del found[next(iter(found))]  # the one that was found first
+                found[certificate.fingerprint] = consumer
+        return consumer

@@ -1,0 +1,302 @@
+"""concurrency: so many requests at a time, a fixed number or what the upstream can do with just now."""
+
+from collections.abc import Callable, Mapping, Sequence
+from math import ceil
+from time import monotonic
+from typing import Annotated, Final, Literal, final
+
+from msgspec import Meta
+
+from fastgw.config.base.value_types import Duration, FieldName, Identity, Percent, Trait
+from fastgw.config.settings.gateway import NONE, Settings
+from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Services
+from fastgw.filters.limiting.adaptive_concurrency import AdaptiveLimit
+from fastgw.filters.limiting.counter_store import give_back
+from fastgw.filters.limiting.keys import KEY, are_of_somebody, key_of, traits_of
+from fastgw.observe.metrics.families import FilterEvent
+from fastgw.shm.node_limits import Cells, KeyCounts
+
+_REFUSED: Final = FilterEvent.REFUSED  # PERF: through its class it costs 68 ns (CPython 3.11)
+
+Key = Annotated[Trait, KEY]
+Level = Literal["high", "normal", "low"]
+_HIGH_FIRST: Final[tuple[Level, ...]] = ("high", "normal", "low")
+_FAULTS: Final = {503: Fault.OVERLOADED, 429: Fault.TOO_MANY_AT_ONCE}
+_STRAINED: Final = frozenset(
+    (
+        Fault.CONNECT_REFUSED,
+        Fault.CONNECT_TIMEOUT,
+        Fault.CONNECTION_LOST,
+        Fault.UPSTREAM_TIMEOUT,
+        Fault.POOL_FULL,
+        Fault.POOL_TIMEOUT,
+    )
+)
+"""What an upstream comes to that is asked for too much."""
+_STRAINED_STATUSES: Final = frozenset((429, 503, 504))
+
+
+class Adaptive(Settings):
+    """A limit that is found out: it grows while the upstream answers as fast as when little is under way, and shrinks
+    as soon as it takes longer, or refuses.
+
+    Each worker has a limit of its own, from what it sees itself; `min` and `max` are the node's, divided evenly.
+    """
+
+    min: Annotated[int, Meta(ge=1)] = 10
+    """The least, where it begins too. Each worker has at least one."""
+    max: Annotated[int, Meta(ge=1)] = 1000
+    """The most."""
+    tolerance: Annotated[float, Meta(ge=1.1, le=10.0)] = 1.5
+    """How many times the usual time is still well: up to that requests may queue in the upstream."""
+
+    def __post_init__(self) -> None:
+        if self.min > self.max:
+            raise ValueError("`min` is above `max`; expected the same or less")
+
+
+class Priority(Settings):
+    """Who is shed first. Requests of the lower levels find no place while the higher ones may still have some."""
+
+    groups: Mapping[Identity, Level] = NONE
+    """By the consumer's groups; of several the highest counts."""
+    header: FieldName | None = None
+    """A request field that says `high`, `normal` or `low`, and goes before the groups. Clients write what they like:
+    whoever is in front should set or remove it."""
+    default: Level = "normal"
+    """Of everybody else."""
+    normal: Percent = 0.9
+    """The share of the limit beyond which normal requests are shed. High ones may have all of it."""
+    low: Percent = 0.5
+    """The same for low ones."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.low <= self.normal <= 1.0:
+            raise ValueError("expected `low` above 0 %, not above `normal`, and neither above 100 %")
+
+
+class Concurrency(Filter, name="concurrency", phase=Phase.LIMIT_CONSUMER, order=20):  # type: ignore[literal-required]  # order: ours
+    """Bound how many requests are under way at a time, exactly for the node. What more there are is refused at once.
+
+    A request is under way from here until its answer has been sent, a WebSocket until it is closed. What a killed
+    worker had under way is free again. Stands best at an upstream, so that all of its routes count together; at a route
+    it counts that route alone.
+    """
+
+    limit: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
+    """How many at a time. null = `adaptive` finds it out."""
+    key: Key | tuple[Key, ...] = ()
+    """Whom to count: `ip`, `consumer` (where there is none, the client's address), `route`, `host`, `header:NAME`,
+    `cookie:NAME`, `claim:NAME`, or a list, of which each combination is counted by itself. Requests without the field,
+    cookie or claim are counted together. [] = all requests together.
+
+    Keys are counted in fixed memory that some share by chance. Whoever shares is counted too high, never too low: less
+    than 1 in 40, where requests of as many keys are under way as `limits.connections` allows."""
+    adaptive: Adaptive | None = None
+    """In place of `limit`: as many as the upstream can do with."""
+    ipv6_prefix: Annotated[int, Meta(ge=1, le=128)] = 64
+    """How much of an IPv6 address tells clients apart: the least that a subscriber has is a /64."""
+    priority: Priority | None = None
+    """Who is shed first. null = whoever comes last."""
+    status: Literal[503, 429] = 503
+    """How a request is refused."""
+    retry_after: Duration = 1.0
+    """When a client may come again, as it is told: `Retry-After`, in whole seconds."""
+
+    def __post_init__(self) -> None:
+        if (self.limit is None) == (self.adaptive is None):
+            raise ValueError("expected either `limit` or `adaptive`")
+        if self.adaptive is not None and self.key:
+            raise ValueError("`adaptive` finds out what the upstream can do with in all; expected no `key`")
+
+    @property
+    def asks_who(self) -> bool:
+        """Whether it makes a difference who the client is."""
+        by_group = self.priority is not None and bool(self.priority.groups)
+        return by_group or are_of_somebody(self.traits)
+
+    @property
+    def traits(self) -> Sequence[Trait]:
+        return traits_of(self.key)
+
+    def build(self, env: Env) -> Hooks:
+        fault = _FAULTS[self.status]
+        fields = ((b"Retry-After", b"%d" % ceil(self.retry_after)),)
+        level_of, shares = _levels(self.priority)
+        instance = env.instance
+
+        def refuse(exchange: Exchange, level: Level) -> Outcome:
+            why = "" if self.priority is None else f" for requests of {level} priority"
+            give_back(exchange.limits)
+            exchange.limits = None
+            exchange.client.count_filter(instance, _REFUSED)
+            return exchange.refuse(fault, None, fields, f"no place left{why}")
+
+        if self.adaptive is not None:
+            return self._adaptive(env, self.adaptive, level_of, shares, refuse)
+        assert self.limit is not None
+        return self._fixed(env, self.limit, level_of, shares, refuse)
+
+    def _fixed(
+        self, env: Env, limit: int, level_of: "LevelOf", shares: Mapping[Level, float], refuse: "Refuse"
+    ) -> Hooks:
+        most = {level: max(1, int(limit * share)) for level, share in shares.items()}
+        read = key_of(self.traits, self.ipv6_prefix, _use(env).encode())
+        keyed = bool(self.traits)
+        held: dict[Exchange, Cells] = {}
+        together: Cells = ()
+        services: Services | None = None
+
+        def start(given: Services) -> None:
+            nonlocal services, together
+            services = given
+            together, _ = cells_of(given.in_flight, _use(env))
+
+        def request(exchange: Exchange) -> Outcome:
+            if services is None:  # nothing is served here
+                return None
+            level = level_of(exchange)
+            cells = services.in_flight.cells(read(exchange)) if keyed else together
+            if not services.in_flight.try_take(cells, most[level]):
+                return refuse(exchange, level)
+            held[exchange] = cells
+            return None
+
+        def finish(exchange: Exchange) -> None:
+            cells = held.pop(exchange, None)
+            if cells is not None and services is not None:
+                services.in_flight.give_back(cells)
+
+        def explain(exchange: Exchange) -> str:
+            level, each = level_of(exchange), f" by {' and '.join(map(str, self.traits))}" if keyed else ""
+            of = "" if self.priority is None else f" of {limit}, with {level} priority"
+            return f"while fewer than {most[level]} are under way{each}{of}"
+
+        return Hooks(request=request, finish=finish, start=start, explain=explain, would=lambda exchange: None)
+
+    def _adaptive(
+        self, env: Env, adaptive: Adaptive, level_of: "LevelOf", shares: Mapping[Level, float], refuse: "Refuse"
+    ) -> Hooks:
+        name = _use(env)
+        own = env.shared(("concurrency", name, adaptive), lambda: Divided(adaptive, name))
+        limit = own.limit
+        held: dict[Exchange, float] = {}
+
+        use, start = own.use, own.start
+
+        def request(exchange: Exchange) -> Outcome:
+            level = level_of(exchange)
+            if not limit.try_take(shares[level]):
+                return refuse(exchange, level)
+            held[exchange] = monotonic()
+            use(1)
+            return None
+
+        def finish(exchange: Exchange) -> None:
+            taken_at = held.pop(exchange, None)
+            if taken_at is None:
+                return
+            use(-1)
+            now, fault = monotonic(), exchange.fault
+            if exchange.upstream_s >= 0.0:
+                seconds = exchange.begun_at + exchange.upstream_s - taken_at
+                status = 0 if exchange.response is None else exchange.response.status
+                limit.answered(now, taken_at, seconds, status in _STRAINED_STATUSES)
+            elif fault in _STRAINED:
+                limit.answered(now, taken_at, now - taken_at, failed=True)
+            elif fault is Fault.CLIENT_LEFT:
+                limit.left(now, taken_at, now - taken_at)
+            else:
+                limit.give_back()
+
+        def explain(exchange: Exchange) -> str:
+            of = "" if self.priority is None else f"; {shares[level_of(exchange)]:.0%} of it with its priority"
+            return f"while no more are under way than the upstream can do with, {adaptive.min} to {adaptive.max}{of}"
+
+        return Hooks(request=request, finish=finish, start=start, explain=explain, would=lambda exchange: None)
+
+
+@final
+class Divided:
+    """This worker's part of a limit that adapts. How much it is stands among what is under way, for metrics."""
+
+    def __init__(self, adaptive: Adaptive, name: str) -> None:
+        self._bounds = _Bounds(adaptive)
+        self._name = name
+        self._counts: KeyCounts | None = None
+        self._in_use: Cells = ()
+        self._limits: Cells = ()
+        self._told = 0
+        self.limit = AdaptiveLimit(self._bounds.now, adaptive.tolerance)
+
+    def __del__(self) -> None:
+        if self._counts is not None:
+            self._counts.hold(self._limits, -self._told)
+
+    def start(self, services: Services) -> None:
+        self._bounds.workers = services.workers
+        if self._counts is None:
+            self.limit.begin()
+            self._counts = services.in_flight
+            self._in_use, self._limits = cells_of(services.in_flight, self._name)
+            self.use(0)
+
+    def use(self, requests: int) -> None:
+        """So many more are under way."""
+        if self._counts is None:
+            return
+        self._counts.hold(self._in_use, requests)
+        limit = int(self.limit.limit)
+        if limit != self._told:
+            self._counts.hold(self._limits, limit - self._told)
+            self._told = limit
+
+
+@final
+class _Bounds:
+    """Of one worker, which are a share of the node's. An object of its own, so that nothing refers in a circle."""
+
+    def __init__(self, adaptive: Adaptive) -> None:
+        self.workers: Callable[[], int] = lambda: 1
+        self._least, self._most = adaptive.min, adaptive.max
+
+    def now(self) -> tuple[float, float]:
+        workers = self.workers()
+        return max(1.0, self._least / workers), max(1.0, self._most / workers)
+
+
+def scope(level: str, route: str | None, instance: str) -> str:
+    """Tells one use of the filter from all others, in all workers and after a reload."""
+    return f"concurrency\n{level}\n{route if level == 'route' else None}\n{instance}"
+
+
+def _use(env: Env) -> str:
+    return scope(env.level, env.route, env.instance)
+
+
+def cells_of(counts: KeyCounts, name: str) -> tuple[Cells, Cells]:
+    """Where the requests of one use are counted all together, and where its limit stands if that adapts."""
+    return counts.cells(name.encode()), counts.cells(f"{name}\nlimit".encode())
+
+
+LevelOf = Callable[[Exchange], Level]
+Refuse = Callable[[Exchange, Level], Outcome]
+
+
+def _levels(priority: Priority | None) -> tuple[LevelOf, Mapping[Level, float]]:
+    """How urgent a request is, and what share of the limit each level has."""
+    if priority is None:
+        return lambda exchange: "high", {"high": 1.0}
+    named = {level.encode(): level for level in _HIGH_FIRST}
+    header = None if priority.header is None else priority.header.lower().encode()
+    groups, default = priority.groups, priority.default
+
+    def level_of(exchange: Exchange) -> Level:
+        if header is not None and (level := named.get(exchange.field(header) or b"")) is not None:
+            return level
+        if groups and exchange.consumer is not None:
+            levels = {groups[group] for group in exchange.consumer.groups if group in groups}
+            return next((level for level in _HIGH_FIRST if level in levels), default)
+        return default
+
+    return level_of, {"high": 1.0, "normal": priority.normal, "low": priority.low}

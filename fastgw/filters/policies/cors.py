@@ -1,0 +1,200 @@
+"""cors: let pages of other origins read what is answered here (the CORS protocol of the Fetch standard)."""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+from fastgw.config.base.value_types import Duration, Notation, parse_method, parse_token
+from fastgw.config.settings.gateway import Some
+from fastgw.filters.api import Env, Exchange, Filter, Hooks, Outcome, Phase, Reply
+
+ANY: Final = "*"
+LONGEST_ORIGIN: Final = 300  # a scheme, a name of 253 bytes, a port
+REMEMBERED: Final = 1024
+"""Origins that fit a pattern, whose fields are kept ready, at most."""
+
+_HOST: Final = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?|\[[0-9A-Fa-f:.]+\]"
+_ORIGIN: Final = re.compile(rf"([A-Za-z][A-Za-z0-9+.-]*)://(\*\.)?({_HOST})(?::([0-9]{{1,5}}))?")
+_DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
+_ANY_LABELS: Final = "(?:[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?[.])+"
+_SPOKEN: Final = b" cors"
+"""Stands in `Response.dropped`, where no field is called so, for: a cors filter has spoken."""
+OURS: Final = frozenset(
+    (
+        _SPOKEN,
+        b"access-control-allow-credentials",
+        b"access-control-allow-headers",
+        b"access-control-allow-methods",
+        b"access-control-allow-origin",
+        b"access-control-allow-private-network",
+        b"access-control-expose-headers",
+        b"access-control-max-age",
+    )
+)
+
+
+def parse_origin(text: str) -> str:
+    """An origin as browsers write it, `null`, `*`, or a pattern for whole labels. Raises `ValueError`."""
+    if text in (ANY, "null"):
+        return text
+    match = _ORIGIN.fullmatch(text)
+    if match is None:
+        if text.endswith("/") and _ORIGIN.fullmatch(text.rstrip("/")) is not None:
+            raise ValueError(f'"{text}" ends with a slash, which no origin has')
+        raise ValueError(f'"{text}" is not an origin')
+    scheme, wildcard, host, port = match[1].lower(), match[2] or "", match[3].lower(), match[4]
+    shown_port = f":{port}" if port and port != _DEFAULT_PORTS.get(scheme) else ""
+    return f"{scheme}://{wildcard}{host}{shown_port}"
+
+
+def _or_any(parse: Callable[[str], str]) -> Callable[[str], str]:
+    return lambda text: text if text == ANY else parse(text)
+
+
+_TEXT: Final[dict[str, Any]] = {"type": "string"}
+Origin = Annotated[
+    str, Notation('an origin such as "https://app.example" or "https://*.example", or "*"', parse_origin, _TEXT)
+]
+Method = Annotated[str, Notation('a method such as "GET", or "*"', _or_any(parse_method), _TEXT)]
+FieldName = Annotated[str, Notation('a field name such as "X-Tenant", or "*"', _or_any(parse_token), _TEXT)]
+
+
+class Cors(Filter, name="cors", phase=Phase.ADMIT):
+    """Let pages of other origins call what is served here.
+
+    A preflight is answered by the gateway, for the route that takes the method it asks for, unless one names OPTIONS
+    among its methods. It has none of the fields of that request: a route that asks for some is not found by it. Every
+    other answer, refusals of the gateway among them, carries the fields with which a browser lets the page read it. An
+    origin that is not allowed gets no such field; its requests pass as any client's do: this protects the users of
+    browsers, not the service.
+    """
+
+    by_route: ClassVar[bool] = True
+
+    origins: Some[Origin]
+    """Who may read: origins as browsers write them, such as `https://app.example`; `https://*.example` for every name
+    below `example`, by whole labels; `null` for pages without an origin; or `*` alone for everybody."""
+    methods: Some[Method] = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+    """What pages may do. `*` alone = anything."""
+    headers: tuple[FieldName, ...] = ("Authorization", "Content-Type")
+    """The request fields that pages may send, besides those that need no leave. `*` = any; browsers want Authorization
+    to be named all the same."""
+    expose: tuple[FieldName, ...] = ()
+    """The response fields that pages may read, besides those that need no leave. `*` alone = all."""
+    credentials: bool = False
+    """Whether pages may call with the user's cookies, and read the answers. Not together with `*`."""
+    max_age: Duration | None = None
+    """How long a browser may go by what a preflight was answered. null = for 5 s, as browsers do by themselves."""
+    private_network: bool = False
+    """Whether pages from a public network may call here where this is a private one (Private Network Access)."""
+    preflight: Literal["answer", "forward"] = "answer"
+    """`forward`: the upstream answers the preflights of `origins`, and what it answers goes out as it is. To all others
+    the gateway says that they may not. Preflights reach the upstream past the filters that ask who the client is or
+    what it may do, as browsers send no credentials with them; and without credentials, and without the fields in which
+    these filters tell who it is. Others see a preflight as any request. What the route itself answers (`respond`,
+    `redirect`) is no upstream's: those filters have to let the preflight pass."""
+
+    def __post_init__(self) -> None:
+        for name in ("origins", "methods", "headers", "expose"):
+            said = getattr(self, name)
+            if ANY not in said:
+                continue
+            if self.credentials:
+                raise ValueError(
+                    f'`{name}` has "*" and `credentials` is true; expected them by name, for with credentials browsers '
+                    'do not take "*"'
+                )
+            if len(said) > 1 and name != "headers":
+                raise ValueError(f'`{name}` has "*" and others; expected "*" alone, or no "*"')
+
+    def build(self, env: Env) -> Hooks:
+        everybody = ANY in self.origins
+        vary = b"" if everybody else b"Vary: Origin\r\n"
+        exposed = _line(b"Access-Control-Expose-Headers", self.expose)
+        may_read = _allowed(self.origins, self.credentials, exposed + vary)
+        may_call = _allowed(self.origins, self.credentials, self._leave())
+        asked = [] if everybody else ["Origin"]
+        asked += ["Access-Control-Request-Method", "Access-Control-Request-Headers"]
+        if self.private_network:
+            asked.append("Access-Control-Request-Private-Network")
+        preflight_vary = _line(b"Vary", asked)
+        private_network = b"Access-Control-Allow-Private-Network: true\r\n" if self.private_network else b""
+        forwards = self.preflight == "forward"
+
+        def preflight(exchange: Exchange) -> Outcome:
+            if forwards:
+                origins = exchange.head.values(b"origin")
+                if len(origins) == 1 and may_call(origins[0]) is not None:
+                    return None
+            return Reply(204)
+
+        def response(exchange: Exchange) -> None:
+            answer = exchange.response
+            assert answer is not None
+            dropped = answer.dropped
+            if dropped and _SPOKEN in dropped:
+                return  # the filter of a nearer level
+            if exchange.method == b"OPTIONS" and is_preflight(exchange):
+                if forwards and answer.head is not None:
+                    answer.dropped = dropped | {_SPOKEN}
+                    return
+                fields = may_call(exchange.field(b"origin") or b"")
+                asks_privately = exchange.field(b"access-control-request-private-network") == b"true"
+                if fields is not None and asks_privately:
+                    fields += private_network
+                fields = (fields or b"") + preflight_vary
+            else:
+                fields = may_read(b"" if everybody else exchange.head.first(b"origin") or b"")
+                if fields is None:
+                    fields = vary
+            answer.dropped = dropped | OURS if dropped else OURS
+            answer.added = answer.added + fields if answer.added else fields
+
+        return Hooks(preflight=preflight, response=response)
+
+    def _leave(self) -> bytes:
+        """What a preflight is told besides who may call."""
+        lines = _line(b"Access-Control-Allow-Methods", self.methods)
+        lines += _line(b"Access-Control-Allow-Headers", self.headers)
+        return lines if self.max_age is None else lines + b"Access-Control-Max-Age: %d\r\n" % self.max_age
+
+
+def is_preflight(exchange: Exchange) -> bool:
+    """Whether a request with the method OPTIONS is a preflight (Fetch standard, section 3.2.2)."""
+    return exchange.field(b"access-control-request-method") is not None and exchange.field(b"origin") is not None
+
+
+def _allowed(origins: Iterable[str], credentials: bool, more: bytes) -> Callable[[bytes], bytes | None]:
+    """The lines that let an origin read, and `more` of them; None: it may not."""
+    listed = tuple(origins)
+    if credentials:
+        more = b"Access-Control-Allow-Credentials: true\r\n" + more
+    if ANY in listed:
+        anybody = b"Access-Control-Allow-Origin: *\r\n" + more
+        return lambda origin: anybody
+
+    def lines(origin: bytes) -> bytes:
+        return b"Access-Control-Allow-Origin: %b\r\n%b" % (origin, more)
+
+    ready = {origin.encode(): lines(origin.encode()) for origin in listed if "*" not in origin}
+    patterns = [re.escape(origin).replace(r"\*\.", _ANY_LABELS) for origin in listed if "*" in origin]
+    if not patterns:
+        return ready.get
+    fits = re.compile("|".join(patterns).encode()).fullmatch
+    seen: dict[bytes, bytes] = {}
+
+    def allowed(origin: bytes) -> bytes | None:
+        held = ready.get(origin) or seen.get(origin)
+        if held is None and len(origin) <= LONGEST_ORIGIN and fits(origin):
+            held = lines(origin)
+            if len(seen) < REMEMBERED:
+                seen[origin] = held
+        return held
+
+    return allowed
+
+
+def _line(name: bytes, values: Iterable[str]) -> bytes:
+    """A list field; nothing for no value."""
+    listed = ", ".join(values).encode()
+    return b"%b: %b\r\n" % (name, listed) if listed else b""

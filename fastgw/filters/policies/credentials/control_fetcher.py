@@ -1,0 +1,82 @@
+"""Control's side: fetches for all workers, one after the other, only when one of them asks."""
+
+import time
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import msgspec
+
+from fastgw.filters.api import Feeds, FeedSource, Fetcher, NodeSide
+from fastgw.filters.policies.credentials.messages import Getter, Said, Unavailable, failed, read, succeeded
+from fastgw.filters.policies.credentials.rejected_throttle import allowance, keep_pace
+from fastgw.operator_events import Event, say
+
+IDLE_S: Final = 30.0
+"""A source that nobody has asked for so long ends; who asks then begins it anew, with what it has said last."""
+
+
+class InControl(NamedTuple):
+    """What a worker's `Services` would be, for what runs in control."""
+
+    fetcher: Fetcher
+    feeds: Feeds
+    generation: Callable[[], int]
+    control_is_away: Callable[[], bool] = lambda: False
+    feed_others: Callable[[str, bytes], None] = lambda key, value: None
+
+
+class Brokered(FeedSource, frozen=True, kw_only=True):
+    """Something that is fetched when it is needed, and held until it expires or is refused.
+
+    One that nobody asks for is 1 KB of the configuration; what it has said is 0.7 KB and the value, in each process. A
+    task runs only while somebody asks, and for `IDLE_S`.
+    """
+
+    lazy = True
+
+    def getter(self, read_file: Callable[[str], bytes]) -> Getter:
+        """Raises `ValueError`, `OSError`, `SecretError` for settings that cannot work."""
+        raise NotImplementedError
+
+    async def run(self, node: NodeSide) -> None:
+        getter = self.getter(node.read)
+        around = InControl(node.fetcher, node.feeds, lambda: node.generation)
+        kept = read(node.feeds[self.key].value)
+        said = kept if kept is not None and kept.material == getter.material else Said(material=getter.material)
+        allowed = allowance()
+        if said.fault:
+            node.attempted(said.why)
+        getter.start(around)
+        try:
+            while await node.asked(IDLE_S):
+                last = node.feeds[self.key].value
+                is_ours = (told := read(last)) is not None and told.material == said.material
+                now_date = time.time()
+                if (is_ours and not node.is_outdated(last)) or now_date < said.failed_until_date:
+                    pass  # it has crossed what we have said, or comes too early
+                else:
+                    await keep_pace(said, allowed)
+                    said = await self._fetched(node, getter, around, said)
+                    await node.asked(0)  # whoever asked until now gets this answer
+                said = msgspec.structs.replace(said, generation=node.generation)
+                node.publish(said.packed())
+        finally:
+            getter.stop()
+
+    async def _fetched(self, node: NodeSide, getter: Getter, around: InControl, said: Said) -> Said:
+        try:
+            got = await getter.get(around, said)
+        except Unavailable as problem:
+            if problem.why != said.why:
+                say(Event.FEED_FAILED, "%s: %s", _told(node, getter), problem.why)
+            node.attempted(problem.why)
+            return failed(said, problem, getter.negative_ttl)
+        if said.why and said.failures:
+            say(Event.FEED_BACK, "%s: there again", _told(node, getter))
+        node.attempted()
+        return succeeded(said, got)
+
+
+def _told(node: NodeSide, getter: Getter) -> str:
+    """Many share a URL: which of them it is."""
+    return f"{getter.name} for {node.used_by}" if node.used_by else getter.name

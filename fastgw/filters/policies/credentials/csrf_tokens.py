@@ -1,0 +1,195 @@
+"""Tokens against forged requests: had from an API with its own credentials, once per node, held by workers."""
+
+import asyncio
+import re
+from base64 import b64encode
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple, final
+
+import msgspec
+
+from fastgw.config.base.settings_base import NONE
+from fastgw.config.settings.credentials import Basic, Csrf, OAuth2, Values
+from fastgw.config.settings.secrets import Secret
+from fastgw.errors import Fault
+from fastgw.filters.api import Env
+from fastgw.filters.outbound.tls_settings import client_tls
+from fastgw.filters.policies.credentials.control_fetcher import Brokered
+from fastgw.filters.policies.credentials.messages import FOR_EVER, Around, Getter, Got, Said, Unavailable
+from fastgw.filters.policies.credentials.oauth_tokens import Token, TokenHolder, TokenSource
+from fastgw.filters.policies.credentials.rejected_throttle import AGAIN_S
+from fastgw.filters.policies.credentials.token_endpoint import MOST, ReadFile, SecretReader, asked, key_of
+from fastgw.filters.policies.credentials.worker_cache import SLACK_S, Holder
+from fastgw.http.fields import Fields
+from fastgw.upstream.client.http_client import Fetched
+
+_ASKS: Final = ((b"X-CSRF-Token", b"fetch"), (b"Accept", b"*/*"), (b"Cache-Control", b"no-cache"))
+_IS_TOKEN: Final = re.compile(rb"[!-~]+").fullmatch
+_COOKIE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+)=([!#-:<-\[\]-~]*|\"[!#-:<-\[\]-~]*\")")
+"""RFC 6265 section 4.1.1, and a comma, which some have in a value."""
+_NO_TOKENS: Final = frozenset((b"required", b"fetch"))
+"""What APIs say in the token's place when there is none."""
+
+
+class CsrfToken(NamedTuple):
+    """What goes with each request. It is secret."""
+
+    token: bytes
+    cookies: tuple[tuple[bytes, bytes], ...]
+    """Names and values."""
+
+    @property
+    def line(self) -> bytes:
+        """A field, ready."""
+        return b"X-CSRF-Token: %b\r\n" % self.token
+
+    def __repr__(self) -> str:
+        return "<CsrfToken>"
+
+
+CsrfHolder = Holder[CsrfToken]
+
+
+class Shown(msgspec.Struct, frozen=True, kw_only=True):
+    """The API's own credentials: one of these, or none."""
+
+    basic: Basic | None = None
+    bearer: Secret | None = None
+    headers: Mapping[str, Values] = NONE
+    oauth2: OAuth2 | None = None
+
+
+class CsrfSource(Brokered, frozen=True, kw_only=True):
+    """Where an API hands them out, to one set of credentials."""
+
+    settings: Csrf
+    shown: Shown
+
+    @classmethod
+    def of(cls, settings: Csrf, shown: Shown) -> "CsrfSource":
+        """With `shown.oauth2` its `TokenSource` is needed too."""
+        return cls(key=_key(settings, shown), settings=settings, shown=shown)
+
+    @property
+    def name(self) -> str:
+        return str(self.settings.token_url).partition("?")[0]
+
+    def getter(self, read_file: Callable[[str], bytes]) -> Getter:
+        return CsrfEndpoint(self.key, self.settings, self.shown, read_file)
+
+
+def csrf_holder(env: Env, settings: Csrf, shown: Shown) -> CsrfHolder:
+    """What all filters with the same settings, credentials and secrets share. Its source is `CsrfSource.of`.
+
+    Raises `ValueError`, `SecretError` and `OSError`, none of which tells a secret.
+    """
+    key = _key(settings, shown)
+    endpoint = CsrfEndpoint(key, settings, shown, env.read)
+    return env.shared(("csrf", key, endpoint.material), lambda: CsrfHolder(key, endpoint, _held))
+
+
+def _key(settings: Csrf, shown: Shown) -> str:
+    return key_of("csrf", settings.token_url, settings, shown)
+
+
+def _held(value: bytes) -> CsrfToken:
+    return CsrfToken(*msgspec.msgpack.decode(value, type=tuple[bytes, tuple[tuple[bytes, bytes], ...]]))
+
+
+@final
+class CsrfEndpoint:
+    """Gets them from one API, for one set of credentials."""
+
+    def __init__(self, key: str, settings: Csrf, shown: Shown, read_file: ReadFile) -> None:
+        """Raises `ValueError`, `SecretError` and `OSError`, none of which tells a secret."""
+        reader = SecretReader(key, read_file)
+        self._fields = _static(shown, reader)
+        self._tls = client_tls(reader.file, settings.tls)
+        self._tokens: TokenHolder | None = None
+        patience = settings.timeout
+        if shown.oauth2 is not None:
+            source = TokenSource.of(shown.oauth2)
+            endpoint = source.getter(reader.file)
+            self._tokens = TokenHolder(source.key, endpoint, Token)
+            patience += AGAIN_S + shown.oauth2.timeout + SLACK_S
+        self.material = reader.material + (b"" if self._tokens is None else endpoint.material)
+        self.name = f"CSRF token of {str(settings.token_url).partition('?')[0]}"
+        self.timeout = patience
+        self.negative_ttl = settings.negative_ttl
+        self._url = settings.token_url
+        self._fetch_s = settings.timeout
+
+    def __repr__(self) -> str:
+        return f"<CsrfEndpoint {self.name}>"
+
+    def start(self, around: Around) -> None:
+        if self._tokens is not None:
+            self._tokens.start(around)
+
+    def stop(self) -> None:
+        if self._tokens is not None:
+            self._tokens.stop()
+
+    async def get(self, around: Around, before: Said) -> Got:
+        """Raises `Unavailable`."""
+        try:
+            async with asyncio.timeout(self.timeout):
+                answer = await self._ask(around)
+        except TimeoutError as late:
+            raise Unavailable(Fault.TOKEN_TIMEOUT, f"it does not answer within {self.timeout:g} s") from late
+        return Got(read_csrf(answer), FOR_EVER, FOR_EVER)  # until the API refuses it
+
+    async def _ask(self, around: Around) -> Fetched:
+        tokens = self._tokens
+        if tokens is None:
+            return await self._fetch(around, self._fields)
+        token = await tokens.obtain()
+        answer = await self._fetch(around, [_field(token)])
+        if answer.status in (401, 403):
+            token = await tokens.obtain(token)
+            answer = await self._fetch(around, [_field(token)])
+        return answer
+
+    async def _fetch(self, around: Around, shown: list[tuple[bytes, bytes]]) -> Fetched:
+        return await asked(
+            around.fetcher.fetch(self._url, fields=[*_ASKS, *shown], tls=self._tls, timeout=self._fetch_s, most=MOST)
+        )
+
+
+def read_csrf(answer: Fetched) -> bytes:
+    """The token and the cookies, packed. Raises `Unavailable`."""
+    if not 200 <= answer.status < 300:
+        raise Unavailable(Fault.TOKEN_REFUSED, f"it answers {answer.status}")
+    token = answer.fields.get(b"x-csrf-token") or b""
+    if not token or token.lower() in _NO_TOKENS:
+        raise Unavailable(Fault.TOKEN_REFUSED, "there is no `X-CSRF-Token` in its answer")
+    if not _IS_TOKEN(token):
+        raise Unavailable(Fault.TOKEN_REFUSED, "its `X-CSRF-Token` has characters that it cannot have")
+    cookies = {}
+    for line in answer.fields.get_all(b"set-cookie"):
+        pair = _COOKIE.fullmatch(line.partition(b";")[0].strip(b" \t"))
+        if pair is not None:
+            cookies[pair[1]] = pair[2]
+    return msgspec.msgpack.encode((token, tuple(cookies.items())))
+
+
+def _static(shown: Shown, reader: SecretReader) -> list[tuple[bytes, bytes]]:
+    """The fields that do not change. Raises `ValueError`, which tells no value."""
+    fields = []
+    if shown.basic is not None:
+        username, password = reader.secret(shown.basic.username), reader.secret(shown.basic.password)
+        fields.append((b"Authorization", b"Basic " + b64encode(f"{username}:{password}".encode())))
+    if shown.bearer is not None:
+        fields.append((b"Authorization", b"Bearer " + reader.secret(shown.bearer).encode()))
+    fields += [(name.encode(), value.encode()) for name, value in reader.secrets(shown.headers)]
+    for name, value in fields:
+        try:
+            Fields([(name, value)])
+        except ValueError:
+            raise ValueError(f"the value of {name.decode()} has a control character") from None
+    return fields
+
+
+def _field(token: Token) -> tuple[bytes, bytes]:
+    name, _, value = token.line.partition(b":")
+    return name, value.strip()

@@ -1,0 +1,542 @@
+"""The filter: what the gateway shows an API, put where the client's own would stand.
+
+Rule 1: nobody but the upstream of the route gets to see it (`Exchange.keep_from_others`). Rule 2: what stands there
+once is ours or the client's, never both: a field of ours takes the client's out, with its twins. Rule 3: who shows a
+token of its own is somebody else to the API: it is shown none of the gateway's, nor is that tried when the API refuses
+it.
+"""
+
+import re
+from base64 import b64encode
+from collections.abc import Awaitable, Iterable, Mapping
+from functools import lru_cache
+from time import monotonic
+from typing import Final, NamedTuple, TypeVar, final
+
+from fastgw.config.base.value_types import FieldName
+from fastgw.config.settings.credentials import Basic, Csrf, OAuth2, Values, check_own
+from fastgw.config.settings.gateway import NONE
+from fastgw.config.settings.secrets import Secret
+from fastgw.errors import Fault
+from fastgw.exchange.request_ids import is_id_line
+from fastgw.exchange.shadow_exchange import ShadowExchange
+from fastgw.filters.api import Env, Exchange, FeedSource, Filter, Hooks, Outcome, Phase, Reply, Services
+from fastgw.filters.outbound.tls_settings import check_tls
+from fastgw.filters.policies.credentials.csrf_tokens import CsrfHolder, CsrfSource, CsrfToken, Shown, csrf_holder
+from fastgw.filters.policies.credentials.messages import Unavailable
+from fastgw.filters.policies.credentials.oauth_tokens import Token, TokenHolder, TokenSource, token_holder
+from fastgw.filters.policies.credentials.secret_files import SecretFiles, look_anew
+from fastgw.filters.policies.credentials.worker_cache import Holder
+from fastgw.filters.policies.request_parameters import field_lines, values_of
+from fastgw.http.fields import folded, without
+from fastgw.http.http1.parser import ResponseHead
+from fastgw.http.http1.serializer_reference import REQUEST_ID
+
+T = TypeVar("T", Token, CsrfToken)
+
+_IS_TOKEN: Final = re.compile(rb"[!-~]+").fullmatch
+_NO_TOKEN: Final = b"Authorization: Bearer {token}\r\n"
+"""Stands where a token would, for those who only ask what would be sent. It is shown as `***`."""
+_NO_CSRF: Final = CsrfToken(b"{token}", ())
+_AUTHORIZATION: Final = b"authorization"
+_CSRF: Final = b"x-csrf-token"
+_COOKIE: Final = b"cookie"
+
+
+class Credentials(Filter, name="credentials", phase=Phase.CREDENTIALS):
+    """Show an API the gateway's own credentials, so that clients need none.
+
+    One of `basic`, `bearer`, `headers` and `oauth2`. What the client sends as `Authorization`, or in one of `headers`,
+    does not reach the API; with `headers` or `csrf` alone `Authorization` does, unless `hide_authorization` is set.
+
+    When the API answers 401 or 403, tokens are fetched anew, and the request is sent once more if its body is still at
+    hand (`retries.body_bytes`), whatever its method; the second answer goes to the client. All requests that were
+    refused with one token share one renewal, of which there is one a second at most: who comes sooner waits for it.
+    Files with secrets are looked at anew, too: with `basic` the request is sent once more in any case, with `bearer`
+    and `headers` if what they say is another secret by now.
+
+    Nobody else gets them: neither the `fallback` of a route, unless they are meant for that upstream too, nor a
+    `mirror`; redirects of the API are passed on, not followed. No log and no answer shows them. While no token can be
+    had, clients are answered 502 or 504, within `timeout` of what is asked.
+    """
+
+    basic: Basic | None = None
+    """A username and a password, as `Authorization: Basic`."""
+    bearer: Secret | None = None
+    """A token that does not change, as `Authorization: Bearer`."""
+    headers: Mapping[FieldName, Values] = NONE
+    """Secrets in fields, such as `X-API-Key`; several values are several lines."""
+    oauth2: OAuth2 | None = None
+    """A token that the gateway fetches for itself, as `Authorization: Bearer`."""
+    csrf: Csrf | None = None
+    """A token against forged requests that the API demands as well. null = none."""
+    access_token_header: FieldName | None = None
+    """A header in which a client may send credentials of its own: the API gets its value as `Authorization`, as it is
+    (`Bearer …`, `Basic …` or a bare token), in place of the gateway's; `csrf` goes with it. The header itself goes no
+    further; an empty one counts as none. null = none."""
+    hide_authorization: bool = False
+    """Whether the client's `Authorization` does not reach the API also where none is put in its place: for an API that
+    is shown secrets in `headers`, or the upstream's client certificate."""
+
+    for_its_upstream = True
+
+    def __post_init__(self) -> None:
+        ways = [name for name in ("basic", "bearer", "headers", "oauth2") if getattr(self, name)]
+        if len(ways) > 1:
+            raise ValueError(f"{', '.join(f'`{name}`' for name in ways)} together; expected one of them")
+        if not ways and self.csrf is None and self.access_token_header is None and not self.hide_authorization:
+            raise ValueError("nothing is shown; expected `basic`, `bearer`, `headers`, `oauth2` or `csrf`")
+        check_own(self.headers)
+        if self.oauth2 is not None:
+            check_tls(self.oauth2.token_url, self.oauth2.tls)
+        taken = {folded(name.encode()) for name in self.headers}
+        if self.csrf is not None:
+            check_tls(self.csrf.token_url, self.csrf.tls)
+            if taken & {_CSRF, _COOKIE}:
+                raise ValueError("`csrf` writes X-CSRF-Token and Cookie; expected `headers` without them")
+        if self.access_token_header is not None:
+            check_own((self.access_token_header,))
+            if folded(self.access_token_header.encode()) in {*taken, _AUTHORIZATION, _CSRF, _COOKIE}:
+                raise ValueError(f"`{self.access_token_header}` is written here; expected a field of its own")
+
+    def secret_names(self) -> Iterable[str]:
+        return (*self.headers, *((self.access_token_header,) if self.access_token_header else ()))
+
+    def feeds(self) -> Iterable[FeedSource]:
+        if self.oauth2 is not None:
+            yield TokenSource.of(self.oauth2)
+        if self.csrf is not None:
+            yield CsrfSource.of(self.csrf, self._shown)
+        if any(secret.file for secret in self._unfetched):
+            yield SecretFiles()
+
+    @property
+    def _unfetched(self) -> Iterable[Secret]:
+        """The secrets that the API itself is shown."""
+        if self.basic is not None:
+            yield from (self.basic.username, self.basic.password)
+        if self.bearer is not None:
+            yield self.bearer
+        for held in self.headers.values():
+            yield from (held,) if isinstance(held, Secret) else held
+
+    @property
+    def _shown(self) -> Shown:
+        return Shown(basic=self.basic, bearer=self.bearer, headers=self.headers, oauth2=self.oauth2)
+
+    def build(self, env: Env) -> Hooks:
+        ways = _Ways(
+            _lines(self, env),
+            None if self.oauth2 is None else token_holder(env, self.oauth2),
+            None if self.csrf is None else csrf_holder(env, self.csrf, self._shown),
+        )
+        written = {name.lower().encode() for name in self.headers}
+        if self.basic or self.bearer or self.oauth2 or self.hide_authorization:
+            written.add(_AUTHORIZATION)
+        own = b"" if self.access_token_header is None else self.access_token_header.lower().encode()
+        # The same use of the filter, before and after a reload.
+        where = ("credentials in use", env.level, env.route if env.level == "route" else None, env.instance)
+        again = _Again(self.basic is not None, any(secret.file for secret in self._unfetched))
+        use = _Use(ways, frozenset(written), own, env.shared(where, _Newest), again)
+        waits = ways.tokens is not None or ways.csrf is not None
+        return Hooks(
+            request=use.request,
+            renew=use.renew if waits or any(again) else None,
+            start=use.start,
+            stop=use.stop,
+            asks=_asks(self),
+            would=use.would,
+        )
+
+
+def _asks(settings: Credentials) -> str:
+    """Whom, and what for."""
+    asked = []
+    if settings.oauth2 is not None:
+        asked.append(f"{str(settings.oauth2.token_url).partition('?')[0]} for a token")
+    if settings.csrf is not None:
+        asked.append(f"{str(settings.csrf.token_url).partition('?')[0]} for a CSRF token")
+    return " and ".join(asked)
+
+
+def _lines(settings: Credentials, env: Env) -> bytes:
+    """The fields that do not change. Raises `ValueError` and `SecretError`, neither of which shows a secret."""
+    if settings.basic is not None:
+        username, password = env.secret(settings.basic.username), env.secret(settings.basic.password)
+        if ":" in username:
+            raise ValueError("the username has a colon, behind which a password begins (RFC 7617)")
+        if not (username + password).isprintable():
+            raise ValueError("the username or the password has a control character")
+        return b"Authorization: Basic %b\r\n" % b64encode(f"{username}:{password}".encode())
+    if settings.bearer is not None:
+        token = env.secret(settings.bearer).encode()
+        if _IS_TOKEN(token) is None:
+            raise ValueError("the `bearer` has a character that a token cannot have")
+        return b"Authorization: Bearer %b\r\n" % token
+    return b"".join(field_lines(name, values_of(env, said)) for name, said in settings.headers.items())
+
+
+class _Ways(NamedTuple):
+    """Where what is shown comes from."""
+
+    lines: bytes
+    """What does not change; b"" where there is none."""
+    tokens: TokenHolder | None
+    csrf: CsrfHolder | None
+
+    async def obtain(self) -> tuple[bytes, CsrfToken | None]:
+        """What to show. Raises `Unavailable`."""
+        line = self.lines if self.tokens is None else (await self.tokens.obtain()).line
+        return line, None if self.csrf is None else await self.csrf.obtain()
+
+    def renewed_earlier(self, line: bytes, csrf: CsrfToken | None, carried: bytes) -> bool:
+        """Whether something of this, which did not stand in `carried`, was not fetched just now."""
+        tokens_earlier = self.tokens is not None and line not in carried and self.tokens.fetched_earlier
+        csrf_earlier = self.csrf is not None and csrf is not None and csrf.line not in carried
+        return tokens_earlier or (csrf_earlier and self.csrf is not None and self.csrf.fetched_earlier)
+
+    def renew(self, carried: bytes) -> None:
+        """What stands in these lines an API has refused: have something newer for requests to come; nobody waits."""
+        if self.tokens is not None:
+            _renew(self.tokens, carried)
+        if self.csrf is not None:
+            _renew(self.csrf, carried)
+
+    def beside(self, line: bytes) -> "_Ways":
+        """The same for a client that shows this line itself."""
+        return _Ways(line, None, self.csrf)
+
+    async def obtain_newer(self, carried: bytes) -> tuple[bytes, CsrfToken | None]:
+        """What to show in place of what an API has refused, which stands in these lines. Raises `Unavailable`."""
+        line, csrf, problem = self.lines, None, None
+        if self.tokens is not None:
+            token, problem = await _newer(self.tokens, carried)
+            line = token.line
+        if self.csrf is not None:
+            csrf, other_problem = await _newer(self.csrf, carried)
+            problem = problem or other_problem
+        # One of token and CSRF token will do: it may be the one that was refused.
+        if problem is not None and line in carried and (csrf is None or csrf.line in carried):
+            raise problem
+        return line, csrf
+
+
+def _renew(holder: Holder[T], carried: bytes) -> None:
+    held = holder.current(monotonic())
+    if held is not None and held.line in carried:
+        holder.renew(held)
+
+
+async def _newer(holder: Holder[T], carried: bytes) -> tuple[T, Unavailable | None]:
+    """Something newer than what was carried; or what there is, and why there is nothing newer. Raises `Unavailable`."""
+    held = holder.current(monotonic())
+    if held is not None and held.line not in carried:
+        return held, None
+    try:
+        return await holder.obtain(held), None
+    except Unavailable as problem:
+        if held is None:
+            raise
+        return held, problem
+
+
+class _Again(NamedTuple):
+    """What is done when an API refuses what does not change."""
+
+    always: bool
+    """It is shown once more, whatever it is by then."""
+    looks: bool
+    """Files that it comes from are looked at before that."""
+
+
+@final
+class _Newest:
+    """The use of the filter that is in force, where one use follows another."""
+
+    __slots__ = ("__weakref__", "use")
+
+    def __init__(self) -> None:
+        self.use: _Use | None = None
+
+
+@final
+class _Use:
+    """One use of the filter. `written`: lower-case names of the fields in which it shows the gateway's credentials.
+
+    `own`: that of the field for a client's own token; b"": there is none.
+    """
+
+    __slots__ = ("_again", "_dropped", "_names", "_newest", "_own", "_own_names", "_ready", "_services", "_ways")
+
+    def __init__(self, ways: _Ways, written: frozenset[bytes], own: bytes, newest: _Newest, again: _Again) -> None:
+        self._ways = ways
+        self._own = own
+        self._newest = newest
+        self._again = again
+        self._names = _names_of(written, ways.csrf is not None)
+        self._own_names = _names_of(written | {_AUTHORIZATION, own}, ways.csrf is not None) if own else self._names
+        self._dropped = self._names.dropped
+        self._ready = _NOT_READY
+        self._services: Services | None = None
+
+    def __repr__(self) -> str:
+        return f"<credentials in {', '.join(name.decode() for name in self._names.written) or 'no field'}>"
+
+    def start(self, services: Services) -> None:
+        self._newest.use, self._services = self, services
+        for holder in (self._ways.tokens, self._ways.csrf):
+            if holder is not None:
+                holder.start(services)
+
+    def stop(self) -> None:
+        if self._newest.use is self:
+            self._newest.use = None
+        for holder in (self._ways.tokens, self._ways.csrf):
+            if holder is not None:
+                holder.stop()
+        if self._again.looks and self._services is not None:
+            self._services.feeds.drop(SecretFiles().key)
+
+    # the request
+
+    def request(self, exchange: Exchange, *, own_is_empty: bool = False) -> Outcome:
+        ways = self._ways
+        if self._own and exchange.head.first(self._own) is not None and not own_is_empty:
+            return self._request_with_own(exchange)
+        line = ways.lines
+        if ways.tokens is not None:
+            token: Token | None = ways.tokens.current(exchange.begun_at)
+            if token is None:
+                return self._wait(exchange)
+            line = token.line
+        if ways.csrf is not None:
+            csrf = ways.csrf.current(exchange.begun_at)
+            if csrf is None:
+                return self._wait(exchange)
+            self._write_both(exchange, line, csrf, self._names)
+        elif line:
+            added = exchange.request_added
+            if (
+                exchange.for_others is None
+                and not exchange.request_dropped
+                and (not added or (is_id_line(exchange) and REQUEST_ID not in self._names.alike))
+            ):
+                # The same as below, where there is nothing to join but the id of the request.
+                dropped = self._dropped
+                exchange.for_others = added, dropped, exchange.query_sent
+                exchange.request_added, exchange.request_dropped = added + line if added else line, dropped
+            else:
+                self._write(exchange, line, self._names)
+        elif self._dropped:
+            self._write(exchange, b"", self._names)
+        return None
+
+    def would(self, exchange: Exchange) -> Outcome:
+        """Nothing is fetched."""
+        ways = self._ways
+        tokens = None if self._shows_own(exchange) else ways.tokens
+        if tokens is None and ways.csrf is None:
+            return self.request(exchange)
+        self._stand_in(exchange)
+        return _unknown()
+
+    def _stand_in(self, exchange: Exchange) -> None:
+        """Show what stands for what would be fetched."""
+        ways = self._ways
+        csrf = None if ways.csrf is None else _NO_CSRF
+        if self._shows_own(exchange):
+            self._show(exchange, self._own_line(exchange), csrf, self._own_names)
+        else:
+            self._show(exchange, ways.lines if ways.tokens is None else _NO_TOKEN, csrf, self._names)
+
+    def _wait(self, exchange: Exchange) -> Outcome:
+        if isinstance(exchange, ShadowExchange):
+            self._stand_in(exchange)
+            return None
+        return self._obtain(exchange)
+
+    async def _obtain(self, exchange: Exchange) -> Reply | None:
+        use = self._newest.use or self
+        own = self._shows_own(exchange)
+        while True:
+            try:
+                line, csrf = await self._ways_of(use, exchange, own).obtain()
+            except Unavailable as problem:
+                newest = self._newest.use or use
+                if newest is not use:  # its secret has changed meanwhile
+                    use = newest
+                    continue
+                after = ((b"Retry-After", b"%d" % problem.retry_after),) if problem.retry_after else ()
+                return exchange.refuse(problem.fault, fields=after, why=problem.why)
+            use._show(exchange, line, csrf, self._names_of(use, own))
+            return None
+
+    # with credentials of the client's own
+
+    def _shows_own(self, exchange: Exchange) -> bool:
+        return bool(self._own) and bool(exchange.head.first(self._own))
+
+    def _own_line(self, exchange: Exchange) -> bytes:
+        return b"Authorization: %b\r\n" % exchange.head.values(self._own)[0]
+
+    def _ways_of(self, use: "_Use", exchange: Exchange, own: bool) -> _Ways:
+        """`own`: the client shows its own. `use`: what is in force by now may know of no field for that."""
+        return use._ways.beside(self._own_line(exchange)) if own else use._ways
+
+    def _names_of(self, use: "_Use", own: bool) -> "_Names":
+        if not own:
+            return use._names
+        return use._own_names if use._own else self._own_names
+
+    def _request_with_own(self, exchange: Exchange) -> Outcome:
+        values = exchange.head.values(self._own)
+        if len(values) > 1:
+            return exchange.refuse(Fault.BAD_REQUEST, f"There is more than one {self._own.decode()}.")
+        if not values[0]:  # it has none after all
+            outcome = self.request(exchange, own_is_empty=True)
+            exchange.request_dropped = exchange.request_dropped | {self._own}
+            return outcome
+        csrf = None
+        if self._ways.csrf is not None:
+            csrf = self._ways.csrf.current(exchange.begun_at)
+            if csrf is None:
+                return self._wait(exchange)
+        self._show(exchange, self._own_line(exchange), csrf, self._own_names)
+        return None
+
+    # what is written
+
+    def _show(self, exchange: Exchange, line: bytes, csrf: CsrfToken | None, names: "_Names") -> None:
+        if csrf is None:
+            self._write(exchange, line, names)
+        else:
+            self._write_both(exchange, line, csrf, names)
+
+    def _write(self, exchange: Exchange, lines: bytes, names: "_Names") -> None:
+        """`names`: of headers that are ours from here on."""
+        exchange.keep_from_others(names.dropped)
+        added, dropped = exchange.request_added, exchange.request_dropped
+        if added:
+            lines = without(added, names.alike) + lines
+        exchange.request_added = lines
+        exchange.request_dropped = dropped | names.dropped if dropped else names.dropped
+
+    def _write_both(self, exchange: Exchange, line: bytes, csrf: CsrfToken, of: "_Names") -> None:
+        """With a token against forged requests, and the cookies that it came with beside those of the client."""
+        ready = self._ready
+        if ready.csrf is not csrf:
+            ready = self._ready = _Ready(csrf)
+        exchange.keep_from_others(of.dropped)
+        added, dropped = exchange.request_added, exchange.request_dropped
+        lines, names, alike = line + ready.line, of.dropped, of.alike
+        if csrf.cookies or _COOKIE in dropped:
+            lines += ready.cookie_line(_clients_cookies(exchange))
+            names, alike = of.dropped_with_cookies, of.alike_with_cookies
+        exchange.request_added = without(added, alike) + lines if added else lines
+        exchange.request_dropped = dropped | names if dropped else names
+
+    # the answer
+
+    def renew(self, exchange: Exchange, head: ResponseHead) -> Awaitable[bool] | None:
+        """The API has refused what was shown: show something else, if there is something else."""
+        if exchange.for_others is None:
+            return None  # it went to another upstream
+        use = self._newest.use or self
+        own = self._shows_own(exchange)
+        ways = self._ways_of(use, exchange, own)
+        again = _NOT_AGAIN if own or ways.tokens is not None else use._again
+        is_other = bool(ways.lines) and ways.lines not in exchange.request_added
+        if ways.tokens is None and ways.csrf is None and not is_other and not any(again):
+            return None
+        if not exchange.may_be_sent_again:
+            ways.renew(exchange.request_added)
+            return None
+        return self._renewed(exchange, own, again)
+
+    async def _renewed(self, exchange: Exchange, own: bool, again: _Again) -> bool:
+        use, carried = self._newest.use or self, exchange.request_added
+        if again.looks and use._services is not None and use._ways.lines in carried:
+            await look_anew(use._services)
+            use = self._newest.use or self
+        ways = self._ways_of(use, exchange, own)
+        try:
+            newer = await ways.obtain_newer(carried)
+            if not exchange.renewed_earlier and ways.renewed_earlier(*newer, carried):
+                # It may have been ended by one that this worker has not heard of yet: refused as well, it is renewed.
+                exchange.renewed, exchange.renewed_earlier = False, True
+        except Unavailable as problem:
+            exchange.why = exchange.why or problem.why
+            return False
+        if ways.tokens is None and ways.csrf is None and ways.lines in carried and not again.always:
+            return False
+        names = self._own_names if own else self._names
+        exchange.request_added = without(carried, names.alike)
+        use._show(exchange, *newer, self._names_of(use, own))
+        return True
+
+
+class _Names(NamedTuple):
+    """Headers that are ours. Thousands of services have the same ones."""
+
+    written: frozenset[bytes]
+    dropped: frozenset[bytes]
+    dropped_with_cookies: frozenset[bytes]
+    alike: frozenset[bytes]
+    """What filters before this one have said of those, they have said in vain."""
+    alike_with_cookies: frozenset[bytes]
+
+
+@lru_cache(256)
+def _names_of(written: frozenset[bytes], with_csrf: bool) -> _Names:
+    dropped = written | {_CSRF} if with_csrf else written
+    alike = frozenset(map(folded, dropped))
+    return _Names(written, dropped, dropped | {_COOKIE}, alike, alike | {_COOKIE})
+
+
+@final
+class _Ready:
+    """A CSRF token and its cookies, ready to be sent."""
+
+    __slots__ = ("_names", "_pairs", "csrf", "line")
+
+    def __init__(self, csrf: CsrfToken) -> None:
+        self.csrf = csrf
+        self.line = csrf.line
+        self._names = frozenset(name for name, _ in csrf.cookies)
+        self._pairs = b"; ".join(b"%b=%b" % cookie for cookie in csrf.cookies)
+
+    def cookie_line(self, clients: list[bytes]) -> bytes:
+        """Beside the client's cookies; of the same name, the API's own count. b"": there are none."""
+        cookies = b"; ".join(filter(None, clients)).rstrip(b"; \t")
+        for name in self._names:
+            if name in cookies:
+                cookies = self._less_ours(cookies)
+                break
+        if not cookies or not self._pairs:
+            cookies = cookies or self._pairs
+            return b"Cookie: %b\r\n" % cookies if cookies else b""
+        return b"Cookie: %b; %b\r\n" % (cookies, self._pairs)
+
+    def _less_ours(self, cookies: bytes) -> bytes:
+        pairs = (pair.strip(b" \t") for pair in cookies.split(b";"))
+        return b"; ".join(pair for pair in pairs if pair and pair.partition(b"=")[0].rstrip(b" \t") not in self._names)
+
+
+_NOT_READY: Final = _Ready(_NO_CSRF)
+_NOT_AGAIN: Final = _Again(always=False, looks=False)
+
+
+def _clients_cookies(exchange: Exchange) -> list[bytes]:
+    """The lines that would have gone to the API: as others get them."""
+    assert exchange.for_others is not None
+    added, dropped, _ = exchange.for_others
+    lines = [] if _COOKIE in dropped else exchange.values(_COOKIE)
+    for line in added.split(b"\r\n") if added else ():
+        name, _, value = line.partition(b":")
+        if name.lower() == _COOKIE:
+            lines.append(value.strip(b" \t"))
+    return lines
+
+
+async def _unknown() -> None:
+    """What would have been fetched is not known."""

@@ -1,0 +1,56 @@
+"""Tokens: fetched once per node by control (`TokenSource`), held by workers (`TokenHolder`)."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from fastgw.config.settings.credentials import OAuth2
+from fastgw.filters.api import Env
+from fastgw.filters.policies.credentials.control_fetcher import Brokered
+from fastgw.filters.policies.credentials.messages import Getter
+from fastgw.filters.policies.credentials.token_endpoint import TokenEndpoint, key_of
+from fastgw.filters.policies.credentials.worker_cache import Holder
+
+
+class Token(NamedTuple):
+    """What shows an API who we are."""
+
+    line: bytes
+    """A field, ready: `Authorization: Bearer …` and the end of the line."""
+
+    def __repr__(self) -> str:
+        return "<Token>"
+
+
+TokenHolder = Holder[Token]
+
+
+class TokenSource(Brokered, frozen=True, kw_only=True):
+    """A token endpoint."""
+
+    settings: OAuth2
+
+    @classmethod
+    def of(cls, settings: OAuth2) -> "TokenSource":
+        """The same token is fetched once only if everything is the same."""
+        return cls(key=_key(settings), settings=settings)
+
+    @property
+    def name(self) -> str:
+        return str(self.settings.token_url).partition("?")[0]
+
+    def getter(self, read_file: Callable[[str], bytes]) -> Getter:
+        return TokenEndpoint(self.key, self.settings, read_file)
+
+
+def token_holder(env: Env, settings: OAuth2) -> TokenHolder:
+    """What all filters with the same settings and secrets share. Its source is `TokenSource.of`.
+
+    Raises `ValueError`, `SecretError` and `OSError`, none of which tells a secret.
+    """
+    key = _key(settings)
+    endpoint = TokenEndpoint(key, settings, env.read)
+    return env.shared(("token", key, endpoint.material), lambda: TokenHolder(key, endpoint, Token))
+
+
+def _key(settings: OAuth2) -> str:
+    return key_of("token", settings.token_url, settings)

@@ -1,0 +1,287 @@
+"""Where tokens are had: a token endpoint of OAuth 2.0, asked by client credentials (RFC 6749 section 4.4)."""
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from hashlib import sha256
+from math import isfinite
+from typing import Any, Final, final
+from urllib.parse import quote_plus, urlencode
+
+import msgspec
+
+from fastgw.config.base.value_types import Endpoint
+from fastgw.config.settings.credentials import OAuth2, Values
+from fastgw.config.settings.secrets import Secret, secret_in
+from fastgw.errors import Fault
+from fastgw.filters.outbound.client_authentication import ClientAuth, authenticate
+from fastgw.filters.outbound.tls_settings import client_tls
+from fastgw.filters.policies.credentials.messages import Around, Got, Said, Unavailable, renewal
+from fastgw.http.fields import Fields
+from fastgw.jose import Refused
+from fastgw.jose.strict import members
+from fastgw.redis.address import parse_redis
+from fastgw.redis.encrypted_cache import SecondLevel
+from fastgw.upstream.client.http_client import Fetched, FetchFailed
+
+MOST: Final = 64 * 1024
+"""Bytes of an answer."""
+UNSAID_S: Final = 300.0
+"""How long a token is used that does not say how long it is good for: without `expires_in`, or with 0."""
+LONGEST_S: Final = 86400.0
+"""How long one is used at most."""
+SHORTEST_S: Final = 0.5
+"""How long one is used at least, whatever it says: else each that is over when it comes would have the next fetched."""
+ERRORS: Final = frozenset(
+    (
+        *("invalid_request", "invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type"),
+        *("invalid_scope", "access_denied", "server_error", "temporarily_unavailable", "invalid_target"),
+        *("invalid_dpop_proof", "use_dpop_nonce", "interaction_required", "slow_down"),
+    )
+)
+"""Error codes of token endpoints (RFC 6749 section 5.2 and the registry of RFC 6749 section 11.4)."""
+LATE: Final = frozenset((Fault.CONNECT_TIMEOUT, Fault.UPSTREAM_TIMEOUT, Fault.UPSTREAM_STALLED, Fault.POOL_TIMEOUT))
+NONSENSE: Final = frozenset((Fault.UPSTREAM_MALFORMED, Fault.UPGRADE_UNEXPECTED))
+_FORM: Final = (b"Content-Type", b"application/x-www-form-urlencoded")
+_OURS: Final = frozenset((b"host", b"content-length", b"content-type", b"transfer-encoding", b"connection"))
+_IS_TOKEN: Final = re.compile(r"[!-~]+").fullmatch
+_IS_NUMBER: Final = re.compile(r"[0-9]{1,18}(\.[0-9]{0,18})?").fullmatch
+
+ReadFile = Callable[[str], bytes]
+
+
+def key_of(kind: str, url: Endpoint, *parts: object) -> str:
+    """What a source is called: by its URL, without a query, and a digest of everything that shapes what it gets."""
+    written = msgspec.json.encode((str(url), parts), enc_hook=_plain, order="sorted")
+    return f"{kind} {_shown(url)} {sha256(written).hexdigest()[:32]}"
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise NotImplementedError(f"{type(value)} in settings")
+
+
+def _shown(url: Endpoint) -> str:
+    return str(url).partition("?")[0]
+
+
+@final
+class SecretReader:
+    """Reads secrets and files, and knows by a digest what was read."""
+
+    def __init__(self, settings: str, read_file: ReadFile) -> None:
+        """`settings`: what tells them apart, such as the key of a source."""
+        self._read_file = read_file
+        self._digest = sha256(settings.encode())
+
+    @property
+    def material(self) -> bytes:
+        """Of the settings and all that was read so far."""
+        return self._digest.digest()
+
+    def file(self, path: str) -> bytes:
+        """Raises `OSError`."""
+        content = self._read_file(path)
+        self._digest.update(b"%d " % len(content) + content)
+        return content
+
+    def secret(self, secret: Secret) -> str:
+        """Raises `SecretError`."""
+        if secret.file:
+            return secret_in(secret.file, self.file(secret.file))
+        value = secret.value()
+        encoded = value.encode()
+        self._digest.update(b"%d " % len(encoded) + encoded)
+        return value
+
+    def secrets(self, values: Mapping[str, Values]) -> list[tuple[str, str]]:
+        """Each with its name."""
+        return [
+            (name, self.secret(each))
+            for name, held in values.items()
+            for each in ((held,) if isinstance(held, Secret) else held)
+        ]
+
+
+@final
+class TokenEndpoint:
+    """Gets tokens in one way. What it gets is the field line that shows the token to an API."""
+
+    def __init__(self, key: str, settings: OAuth2, read_file: ReadFile) -> None:
+        """Raises `ValueError`, `SecretError` and `OSError`, none of which tells a secret."""
+        reader = SecretReader(key, read_file)
+        client_id = reader.secret(settings.client_id)
+        secret = None if settings.client_secret is None else reader.secret(settings.client_secret)
+        private = None if settings.client_key is None else reader.secret(settings.client_key).encode()
+        self._query = reader.secrets(settings.token_query)
+        self._form = _asked_for(settings, reader.secrets(settings.token_form))
+        self._fields = _fields(reader.secrets(settings.token_headers))
+        self._tls = client_tls(reader.file, settings.tls)
+        self._ways = authenticate(settings, client_id, secret, private)
+        self._second_level: SecondLevel | None = None
+        if settings.second_level is not None:
+            known = secret or private or self._tls.material.key
+            if not known:
+                raise ValueError("`second_level` needs a secret, a key or a certificate of the client to encrypt with")
+            address = parse_redis(reader.secret(settings.second_level))
+            held = known if isinstance(known, bytes) else known.encode()
+            self._second_level = SecondLevel(address, held, b"token\0" + key.encode())
+        self.material = reader.material
+        self.name = f"token of {_shown(settings.token_url)}"
+        self.timeout = settings.timeout
+        self.negative_ttl = settings.negative_ttl
+        self._settings = settings
+        self._url = _with_query(settings.token_url, self._query)
+
+    def __repr__(self) -> str:
+        return f"<TokenEndpoint {self.name}>"
+
+    def start(self, around: Around) -> None:
+        if self._second_level is not None:
+            self._second_level.open()
+
+    def stop(self) -> None:
+        if self._second_level is not None:
+            self._second_level.close()
+
+    async def get(self, around: Around, before: Said) -> Got:
+        """Raises `Unavailable`."""
+        level = self._second_level
+        if level is not None and (kept := await level.get(self.material)) is not None:
+            value, good_until_date = kept
+            # Another node has been faster. What is older than ours is there because ours could not be put there.
+            if value != before.value and good_until_date > before.good_until_date:
+                return Got(value, good_until_date, renewal(time.time(), good_until_date), before.note)
+        try:
+            async with asyncio.timeout(self.timeout):
+                got = await self._ask(around, before.note)
+        except TimeoutError as late:
+            raise Unavailable(Fault.TOKEN_TIMEOUT, f"it does not answer within {self.timeout:g} s") from late
+        if level is not None:
+            await level.put(self.material, got.value, got.good_until_date)
+        return got
+
+    async def _ask(self, around: Around, note: bytes) -> Got:
+        answers = []
+        for name in sorted(self._ways, key=lambda name: name != note):  # what it has taken before comes first
+            note = name
+            answers.append(await self._post(around, self._ways[name]))
+            if not _refuses_client(answers[-1]):
+                break
+        answer = answers[0] if _refuses_client(answers[-1]) else answers[-1]
+        token, seconds = read_token(answer)
+        now_date = time.time()
+        # One that is good for less than twice the margin is used for half of its time: else it would never be.
+        good_until_date = now_date + max(seconds - self._settings.margin, seconds / 2, SHORTEST_S)
+        line = b"Authorization: Bearer %b\r\n" % token.encode()
+        return Got(line, good_until_date, renewal(now_date, good_until_date), note)
+
+    async def _post(self, around: Around, way: ClientAuth) -> Fetched:
+        shown: dict[str, str] = {}
+        fields = [*self._fields, _FORM, *way(shown)]
+        form = [pair for pair in self._form if pair[0] not in shown] + list(shown.items())
+        return await asked(
+            around.fetcher.fetch(
+                self._url,
+                method=b"POST",
+                fields=fields,
+                body=urlencode(form).encode(),
+                tls=self._tls,
+                timeout=self.timeout,
+                most=MOST,
+                repeatable=True,  # at the worst there is a token that nobody uses
+            )
+        )
+
+
+async def asked(fetching: Any) -> Fetched:
+    """The answer to what is being fetched. Raises `Unavailable`."""
+    try:
+        answer: Fetched = await fetching
+    except FetchFailed as failure:
+        if failure.fault in LATE:
+            raise Unavailable(Fault.TOKEN_TIMEOUT, failure.reason) from failure
+        fault = Fault.TOKEN_REFUSED if failure.fault in NONSENSE else Fault.TOKEN_UNAVAILABLE
+        raise Unavailable(fault, failure.reason) from failure
+    if answer.status >= 500 or answer.status == 429:
+        raise Unavailable(Fault.TOKEN_UNAVAILABLE, f"it answers {answer.status}")
+    return answer
+
+
+def read_token(answer: Fetched) -> tuple[str, float]:
+    """The token and for how many seconds it is good (RFC 6749 section 5.1). Raises `Unavailable`."""
+    if answer.status != 200:
+        raise Unavailable(Fault.TOKEN_REFUSED, f"it answers {answer.status} {_error(answer)}".rstrip())
+    try:
+        said = members(answer.body, "its answer")
+    except Refused as refusal:
+        raise Unavailable(Fault.TOKEN_REFUSED, str(refusal)) from refusal
+    token, kind = said.get("access_token"), said.get("token_type")
+    if not isinstance(token, str) or not token:
+        raise Unavailable(Fault.TOKEN_REFUSED, "there is no `access_token` in its answer")
+    if not _IS_TOKEN(token):
+        raise Unavailable(Fault.TOKEN_REFUSED, "its token has characters that no field can have")
+    if kind is not None and (not isinstance(kind, str) or kind.lower() != "bearer"):
+        raise Unavailable(Fault.TOKEN_REFUSED, "its token is no bearer token")
+    return token, _seconds(said.get("expires_in"))
+
+
+def _seconds(expires_in: object) -> float:
+    if isinstance(expires_in, str) and _IS_NUMBER(expires_in):
+        expires_in = float(expires_in)  # some write it as text
+    if expires_in is None or expires_in is False:
+        return UNSAID_S
+    if isinstance(expires_in, bool) or not isinstance(expires_in, int | float) or expires_in < 0:
+        raise Unavailable(Fault.TOKEN_REFUSED, "its `expires_in` is not a number of seconds")
+    if isinstance(expires_in, float) and not isfinite(expires_in):
+        return LONGEST_S
+    return min(float(min(expires_in, LONGEST_S)), LONGEST_S) or UNSAID_S
+
+
+def _refuses_client(answer: Fetched) -> bool:
+    """Whether it does not know the client as it was shown. One that looks elsewhere may miss a parameter instead."""
+    return answer.status == 401 or (answer.status == 400 and _error(answer) in ("invalid_client", "invalid_request"))
+
+
+def _error(answer: Fetched) -> str:
+    """Its error code; "": it gives none that is known. Others may be anything, what we have shown among it."""
+    try:
+        error = members(answer.body, "").get("error")
+    except Refused:
+        return ""
+    return error if isinstance(error, str) and error in ERRORS else ""
+
+
+def _asked_for(settings: OAuth2, further: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """The form, without what shows who we are. What the settings write themselves counts."""
+    form = [("grant_type", "client_credentials")]
+    if settings.scopes:
+        form.append(("scope", " ".join(settings.scopes)))
+    if settings.audience is not None:
+        form.append(("audience", settings.audience))
+    written = {name for name, _ in further}
+    return [pair for pair in form if pair[0] not in written] + further
+
+
+def _fields(further: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    """Raises `ValueError`."""
+    fields = [(name.encode(), value.encode()) for name, value in further]
+    for name, value in fields:
+        if name.lower() in _OURS:
+            raise ValueError(f"`token_headers` has {name.decode()}, which the gateway writes")
+        try:
+            Fields([(name, value)])
+        except ValueError:
+            raise ValueError(f"the value of {name.decode()} in `token_headers` has a control character") from None
+    if not any(name.lower() == b"accept" for name, _ in fields):
+        fields.append((b"Accept", b"application/json"))
+    return fields
+
+
+def _with_query(url: Endpoint, further: list[tuple[str, str]]) -> Endpoint:
+    if not further:
+        return url
+    joint = "&" if "?" in url.target else "?"
+    return Endpoint(url.origin, url.target + joint + urlencode(further, quote_via=quote_plus))

@@ -1,0 +1,142 @@
+"""egress_calls, unknown_service: what applications are told that call APIs by the gateway, and what APIs see of it."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Literal
+
+import orjson
+
+from fastgw.config.base.settings_base import NONE
+from fastgw.config.base.value_types import Segment
+from fastgw.config.settings.egress import Addressing
+from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Reply
+
+LONGEST_NAME: Final = 64
+"""Characters of a name that an answer repeats."""
+_PROBLEM: Final = b"application/problem+json"
+_HARMLESS: Final = re.compile(rb"[^A-Za-z0-9._~!$&'()*+,;=:@%-]")
+
+
+class EgressCalls(Filter, name="egress_calls", phase=Phase.TRANSFORM, order=-10):  # type: ignore[literal-required]  # order: ours
+    """Behave towards applications as Kyma's application gateway does.
+
+    Problems that the gateway answers with also have its members: `code`, the status, and `error`, what went wrong.
+    Where what files say of `credentials` or `request_parameters` of the same route cannot be used, its calls are
+    answered 500 with the reason, and the rest is served.
+
+    On a listener, with `user_agent: pass`, it gives these members to problems of requests that no route is found for.
+    """
+
+    fails_alone = True
+
+    user_agent: Literal["empty", "pass"] = "empty"
+    """`empty`: a request without `User-Agent` is sent on with an empty one; `pass`: as it came."""
+    unavailable: str | None = None
+    """Why the service cannot be called: what each request is answered, with a 500. null = it can."""
+    ambiguous: str | None = None
+    """Why it cannot be told which service is meant: what each request is answered, with a 400. null = it can."""
+
+    stands_anywhere = True
+
+    @property
+    def phase_of_listener(self) -> Phase:
+        acts = self.unavailable is not None or self.ambiguous is not None or self.user_agent == "empty"
+        return Phase.TRANSFORM if acts else Phase.OBSERVE
+
+    def build(self, env: Env) -> Hooks:
+        if env.route is None:
+            return Hooks(reply=lambda exchange, reply: reply if exchange.route else _with_members(exchange, reply))
+        fault = Fault.BAD_REQUEST if self.ambiguous is not None else Fault.SERVICE_MISCONFIGURED
+        why = self.ambiguous if self.ambiguous is not None else self.unavailable
+
+        def agree(exchange: Exchange) -> Outcome:
+            if exchange.head.first(b"user-agent") is None:
+                exchange.request_added += b"User-Agent: \r\n"
+            return None
+
+        def refuse(exchange: Exchange) -> Outcome:
+            return exchange.refuse(fault, why)
+
+        request = refuse if why is not None else agree if self.user_agent == "empty" else None
+        return Hooks(request=request, reply=_with_members)
+
+
+class UnknownService(Filter, name="unknown_service", phase=Phase.TRANSFORM):
+    """Answer calls that lead to no API: 404 with the names that the client used, 400 where it used too few, and 503
+    where it is not known yet what there is: the cluster that knows has said nothing since the gateway was started."""
+
+    apps: tuple[Segment, ...] = ()
+    """The applications that there are."""
+    addressing: Addressing = "path"
+    """How services are named."""
+    several: Mapping[str, tuple[Segment, ...]] = NONE
+    """Services of several entries that are not reached so, by `{app}/{service}` or by host, and these entries."""
+    awaited: bool = False
+    """Whether it is not known yet what there is."""
+
+    def build(self, env: Env) -> Hooks:
+        apps = frozenset(app.encode() for app in self.apps)
+        of_hosts = sorted((app.lower() for app in apps), key=len, reverse=True)
+        words = ("application", "service", "entry")[: 3 if self.addressing == "path_with_entry" else 2]
+        several = {name.encode(): _entries(entries) for name, entries in self.several.items()}
+        awaited = self.awaited
+
+        def by_path(exchange: Exchange) -> Reply:
+            names = exchange.path.split(b"/")[1 : len(words) + 1]
+            lacking = next((word for word, name in zip(words, (*names, b"", b"", b""), strict=False) if not name), "")
+            if lacking:
+                form = "".join(f"/{{{word}}}" for word in words)
+                return exchange.refuse(Fault.BAD_REQUEST, f"The path names no {lacking}: expected {form}/….")
+            if entries := several.get(b"/".join(names)):
+                app, service = map(_shown, names)
+                wrong = f"The service {service} of the application {app} {entries}"
+                return exchange.refuse(Fault.BAD_REQUEST, wrong)
+            if awaited:
+                return exchange.refuse(Fault.SERVICES_UNKNOWN)
+            return exchange.refuse(Fault.ROUTE_NOT_FOUND, _unknown(names, apps))
+
+        def by_host(exchange: Exchange) -> Reply:
+            label, _, domain = exchange.host.partition(b".")
+            if entries := several.get(exchange.host) or several.get(label):
+                return exchange.refuse(Fault.BAD_REQUEST, f"The service of the host {_shown(label)} {entries}")
+            if awaited:
+                return exchange.refuse(Fault.SERVICES_UNKNOWN)
+            app = next((app for app in of_hosts if label.startswith(app + b"-")), b"")
+            if app:
+                wrong = _unknown((app, label[len(app) + 1 :]), {app})
+                wrong = f"{wrong[:-1]} under the domain {_shown(domain)}." if domain else wrong
+                return exchange.refuse(Fault.ROUTE_NOT_FOUND, wrong)
+            wrong = f"The host {_shown(exchange.host)} names no application that is known."
+            return exchange.refuse(Fault.ROUTE_NOT_FOUND, wrong)
+
+        return Hooks(request=by_host if self.addressing == "host" else by_path)
+
+
+def _entries(entries: Iterable[str]) -> str:
+    """What is said of a service that has these."""
+    names = ", ".join(f'"{entry}"' for entry in entries)
+    form = "/{application}/{service}/{entry}/…"
+    return f"has several entries ({names}): it is called by one of them, as {form} where such paths are taken."
+
+
+def _unknown(names: Sequence[bytes], apps: frozenset[bytes] | set[bytes]) -> str:
+    app, service, *entry = names
+    if app not in apps:
+        return f"There is no application {_shown(app)}."
+    if entry:
+        return f"The application {_shown(app)} has no entry {_shown(entry[0])} of a service {_shown(service)}."
+    return f"The application {_shown(app)} has no service {_shown(service)}."
+
+
+def _shown(name: bytes) -> str:
+    """A client's name in quotes: what is in it cannot be taken for anything else, be it shown in a page or a log."""
+    text = _HARMLESS.sub(lambda found: b"%%%02X" % found[0][0], name[: LONGEST_NAME + 1]).decode()
+    return f'"{text}"' if len(name) <= LONGEST_NAME else f'"{text[:LONGEST_NAME]}…"'
+
+
+def _with_members(exchange: Exchange, reply: Reply) -> Reply:
+    if (b"Content-Type", _PROBLEM) not in reply.fields:
+        return reply
+    said = orjson.loads(reply.body)
+    body = orjson.dumps({**said, "code": said["status"], "error": said["detail"]})
+    return Reply(reply.status, body, reply.fields, reply.fault, reply.invites)

@@ -1,0 +1,286 @@
+"""forward_auth: ask another service whether a request may pass."""
+
+from collections.abc import Coroutine, Iterable
+from functools import partial
+from time import monotonic
+from typing import Annotated, Any, Final, NamedTuple, final
+
+from msgspec import Meta
+
+from fastgw.config.base.value_types import Duration, EndpointUrl, FieldName
+from fastgw.config.base.value_types import Size as Bytes
+from fastgw.config.settings.gateway import Settings, UpstreamTls
+from fastgw.eventloop.single_flight import Flights
+from fastgw.filters.api import Consumer, Env, Exchange, Fault, Fetcher, Filter, Hooks, Outcome, Phase, Reply, Services
+from fastgw.filters.api.credential_locations import AUTHORIZATION, Places
+from fastgw.filters.authentication.identity_headers import check_written
+from fastgw.filters.authentication.token_policy import LONGEST_NAME
+from fastgw.filters.outbound.tls_settings import check_tls, client_tls
+from fastgw.forwarded_headers import FAMILY, fields_for_upstream
+from fastgw.http.fields import Fields, folded
+from fastgw.http.http1.parser import RequestHead, ResponseHead
+from fastgw.sync.credential_cache import TokenCache
+from fastgw.upstream.client.http_client import Fetched, FetchFailed
+
+Names = Annotated[tuple[FieldName, ...], Meta(max_length=100)]
+_QUESTION: Final = frozenset((b"x-forwarded-method", b"x-forwarded-uri"))
+# Of what the client says, all but what belongs to its connection and its body, to proxies, or to the copy of the
+# resource that it has: a 304 would be an answer to another question.
+_NEVER_SHOWN: Final = (
+    RequestHead.DROPPED
+    | FAMILY
+    | _QUESTION
+    | frozenset(b"host expect range if-match if-none-match if-modified-since if-unmodified-since if-range".split())
+)
+_WITH_THE_BODY: Final = (b"Content-Type", b"Content-Encoding", b"Content-Language")
+_FAULTS: Final = {401: Fault.CREDENTIALS_INVALID, 403: Fault.FORBIDDEN}
+_SHOW_WHO: Final = (b"authorization", b"cookie")
+
+
+class Remembering(Settings):
+    """What the service has let pass is let pass again without asking, for a short while. Refusals are not kept."""
+
+    by: Annotated[tuple[FieldName, ...], Meta(min_length=1, max_length=16)]
+    """The fields that it judges by, such as `Authorization`. A request that has none of them is asked about each time.
+
+    What is neither here nor in the two below must not matter to the service."""
+    per_uri: bool = True
+    """Whether it is asked for each method, host, path and query. false only if it judges by the fields alone."""
+    per_address: bool = True
+    """Whether it is asked for each client address."""
+    ttl: Annotated[Duration, Meta(le=3600)] = 5.0
+    """How long."""
+    entries: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+    """The most that a worker remembers; the oldest go first."""
+
+
+class ForwardAuth(Filter, name="forward_auth", phase=Phase.AUTHENTICATE):
+    """Ask a service whether a request may pass, as Traefik's ForwardAuth and nginx's auth_request do.
+
+    It gets a GET with the client's fields and, in `X-Forwarded-Method`, `-Proto`, `-Host`, `-Uri` and `-For`, what is
+    asked of us; the path in its normal form, as it is matched and sent on. An answer of 2xx lets the request pass; any
+    other goes to the client as it is. When the service cannot be asked, nothing passes: 503.
+    """
+
+    url: EndpointUrl
+    """The service, with path and query."""
+    tls: UpstreamTls = UpstreamTls()
+    """How it is spoken to, where its URL is https."""
+    timeout: Duration = 5.0
+    """For its whole answer."""
+    request_headers: Names | None = None
+    """Fields of the request that it is shown. null = all, but for framing and those of conditional requests."""
+    copy_headers: Names = ()
+    """Fields of its answer that go into the request. What the client sends under these names is removed, always."""
+    client_headers: Names = ()
+    """Fields of its answer that go to the client although the request passes, in place of the upstream's: `Set-Cookie`,
+    say, where it renews sessions (that stands beside the upstream's). Not where the answer is remembered."""
+    refusal_headers: Names = ("WWW-Authenticate", "Set-Cookie", "Location", "Cache-Control", "Retry-After")
+    """Fields of its answer that go to the client when it refuses, beside those that describe the body."""
+    consumer_header: FieldName | None = None
+    """The field of its answer that names the consumer: one of `consumers`, or else somebody in no group."""
+    cache: Remembering | None = None
+    """Whether what may pass is remembered. null = each request is asked about."""
+    max_body: Bytes = 65536
+    """The longest body of an answer, in bytes; a longer one counts as none."""
+
+    def __post_init__(self) -> None:
+        check_tls(self.url, self.tls)
+        check_written(self.copy_headers, credentials_allowed=True)  # some services give those for the upstream
+        for name in (*self.client_headers, *self.refusal_headers):
+            if name.lower().encode() in ResponseHead.DROPPED:
+                raise ValueError(f"`{name}` belongs to the connection and is written by the gateway")
+
+    def credential_places(self) -> Places:
+        return AUTHORIZATION  # perhaps; cookies are for the upstream too
+
+    def written_fields(self) -> Iterable[str]:
+        return self.copy_headers
+
+    def build(self, env: Env) -> Hooks:
+        use = _Use(self, env)
+        answers = bool(self.client_headers)
+        return Hooks(
+            request=use.request,
+            response=use.response if answers else None,
+            finish=use.finish if answers else None,
+            start=use.start,
+            asks=str(self.url.origin),
+        )
+
+
+class Granted(NamedTuple):
+    """What is known of a request that may pass."""
+
+    lines: bytes
+    """Ready ones for the upstream."""
+    to_client: bytes
+    """Ready ones for the client, if it is the one that was asked about."""
+    consumer: str
+
+
+Answer = Granted | Fetched | str
+"""That a request may pass, what else the service has said, or why that is not known."""
+
+
+@final
+class _Memory:
+    """What all uses of the same settings remember, and what they are asking."""
+
+    def __init__(self, settings: Remembering) -> None:
+        self.by = _names(settings.by)
+        self.per_uri, self.per_address = settings.per_uri, settings.per_address
+        self.ttl = settings.ttl
+        self.granted: TokenCache[Granted] = TokenCache(settings.entries)
+        self.flights: Flights[Answer] = Flights()
+
+    def key_of(self, exchange: Exchange) -> bytes | None:
+        """What the service judges by, in one string of bytes that nothing else makes; None: there is nothing."""
+        values = [exchange.head.values(name) for name in self.by]
+        if not any(values):
+            return None
+        parts = [part for each in values for part in (b"%d" % len(each), *each)]
+        if self.per_uri:
+            query = b"" if exchange.query_shown is None else b"?" + exchange.query_shown
+            parts += exchange.method, exchange.scheme, exchange.authority, exchange.path, query
+        if self.per_address:
+            parts.append(exchange.client_ip.encode())
+        return b"".join(b"%d:%b" % (len(part), part) for part in parts)
+
+
+@final
+class _Use:
+    """One use of the filter."""
+
+    def __init__(self, settings: ForwardAuth, env: Env) -> None:
+        self._instance = env.instance
+        self._roster = env.roster
+        self._url = settings.url
+        self._tls = client_tls(env.read, settings.tls)
+        self._timeout = settings.timeout
+        self._most = settings.max_body
+        self._shown: frozenset[bytes] | None = None
+        if settings.request_headers is not None:
+            self._shown = frozenset(name.lower() for name in _names(settings.request_headers))
+        self._copied = _names(settings.copy_headers)
+        self._written = frozenset(name.lower() for name in self._copied)
+        self._to_client = (*_names(settings.refusal_headers), *_WITH_THE_BODY)
+        self._consumer = settings.consumer_header.encode() if settings.consumer_header else None
+        self._memory = None
+        if settings.cache is not None:
+            cache = settings.cache
+            self._memory = env.shared(("forward_auth", env.policy), lambda: _Memory(cache))
+        self._passed_on = _names(settings.client_headers)
+        self._replaced = frozenset(name.lower() for name in self._passed_on) - {b"set-cookie"}
+        self._to_clients: dict[Exchange, bytes] = {}
+        """From the request step to the response."""
+        self._fetcher: Fetcher | None = None
+
+    def start(self, services: Services) -> None:
+        self._fetcher = services.fetcher
+
+    def request(self, exchange: Exchange) -> Outcome:
+        memory = self._memory
+        key = None if memory is None else memory.key_of(exchange)
+        if memory is None or key is None:
+            return self._judge(exchange, self._ask(self._question(exchange)))
+        granted = memory.granted.get(key)
+        if granted is not None:
+            self._let_pass(exchange, granted)
+            return None
+        return self._judge(exchange, self._ask_once(memory, key, self._question(exchange)))
+
+    async def _judge(self, exchange: Exchange, asked: Coroutine[Any, Any, Answer]) -> Reply | None:
+        answer = await asked
+        if isinstance(answer, Granted):
+            self._let_pass(exchange, answer)
+            return None
+        if isinstance(answer, Fetched):
+            return self._refusal(exchange, answer)
+        return exchange.refuse(Fault.AUTH_UNAVAILABLE, why=answer)
+
+    async def _ask_once(self, memory: _Memory, key: bytes, question: Iterable[tuple[bytes, bytes]]) -> Answer:
+        """Ask, unless an equal question is under way. What is for the client goes to the one that was asked about."""
+        is_own = not memory.flights.has(key)
+        answer = await memory.flights.join(key, partial(self._ask, question, key))
+        return answer._replace(to_client=b"") if isinstance(answer, Granted) and not is_own else answer
+
+    async def _ask(self, question: Iterable[tuple[bytes, bytes]], key: bytes = b"") -> Answer:
+        """Ask, and remember under `key`, if there is one, that it may pass."""
+        assert self._fetcher is not None
+        try:
+            answer = await self._fetcher.fetch(
+                self._url, fields=question, tls=self._tls, timeout=self._timeout, most=self._most
+            )
+        except FetchFailed as failed:
+            return failed.reason
+        if not 200 <= answer.status < 300:
+            return answer
+        consumers = [] if self._consumer is None else answer.fields.get_all(self._consumer)
+        if len(consumers) > 1 or any(len(name) > LONGEST_NAME or not name.isascii() for name in consumers):
+            return "the answer does not name one consumer"
+        copied, passed_on = _lines(answer.fields, self._copied), _lines(answer.fields, self._passed_on)
+        granted = Granted(copied, passed_on, consumers[0].decode("ascii") if consumers else "")
+        if key and self._memory is not None:
+            self._memory.granted.put(key, granted._replace(to_client=b""), monotonic() + self._memory.ttl)
+        return granted
+
+    def _question(self, exchange: Exchange) -> list[tuple[bytes, bytes]]:
+        _, added = fields_for_upstream(None, exchange.peer, exchange.head, exchange.client_ip)
+        query = exchange.query_shown
+        uri = exchange.path if query is None else b"%b?%b" % (exchange.path, query)
+        shown = [*self._from_client(exchange), *Fields.parse(added, 0)]
+        return [*shown, (b"X-Forwarded-Method", exchange.method), (b"X-Forwarded-Uri", uri)]
+
+    def _from_client(self, exchange: Exchange) -> Iterable[tuple[bytes, bytes]]:
+        """The client's fields as they would go on by now: filters before this one may have changed them."""
+        dropped = _NEVER_SHOWN | {folded(name) for name in exchange.request_dropped}
+        fields = [line for line in exchange.headers if folded(line[0]) not in dropped]
+        fields += [line for line in Fields.parse(exchange.request_added, 0) if folded(line[0]) not in _NEVER_SHOWN]
+        return fields if self._shown is None else [line for line in fields if line[0].lower() in self._shown]
+
+    def _let_pass(self, exchange: Exchange, granted: Granted) -> None:
+        exchange.request_dropped |= self._written
+        exchange.request_added += granted.lines
+        if granted.to_client:
+            self._to_clients[exchange] = granted.to_client
+        if who := granted.consumer:
+            exchange.consumer = self._roster.by_name(who) or Consumer(who)
+
+    def response(self, exchange: Exchange) -> None:
+        lines = self._to_clients.pop(exchange, b"")
+        if lines:
+            assert exchange.response is not None
+            exchange.response.dropped |= self._replaced.intersection(_names_in(lines))
+            exchange.add_response_fields(lines)
+
+    def finish(self, exchange: Exchange) -> None:
+        self._to_clients.pop(exchange, None)
+
+    def _refusal(self, exchange: Exchange, answer: Fetched) -> Reply:
+        """Its answer as ours: status, body, and the fields that are chosen."""
+        status = answer.status
+        fields = [(name, value) for name in self._to_client for value in answer.fields.get_all(name)]
+        fault = _FAULTS.get(status, Fault.AUTH_UNAVAILABLE if status >= 500 else Fault.FORBIDDEN)
+        shown = any(exchange.field(name) for name in _SHOW_WHO)
+        elsewhere = 300 <= status < 400
+        if status == 401:
+            if not shown:
+                fault = Fault.CREDENTIALS_MISSING
+            if answer.fields.get(b"www-authenticate") is None:  # which no 401 may lack (RFC 9110 section 15.5.2)
+                fields.append((b"WWW-Authenticate", b"ForwardAuth"))
+        exchange.why = f"the service that was asked has answered {status}"
+        return Reply(status, answer.body, fields, None if elsewhere else fault, invites=elsewhere and not shown)
+
+
+def _lines(fields: Fields, names: Iterable[bytes]) -> bytes:
+    return b"".join(b"%b: %b\r\n" % (name, value) for name in names for value in fields.get_all(name))
+
+
+def _names_in(lines: bytes) -> list[bytes]:
+    """Those that ready lines have, in lower case."""
+    return [line.partition(b":")[0].lower() for line in lines.split(b"\r\n")[:-1]]
+
+
+def _names(names: Iterable[str]) -> tuple[bytes, ...]:
+    return tuple(name.encode() for name in names)

@@ -1,0 +1,272 @@
+"""hmac: know consumers by a signature of the request (RFC 9421)."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from datetime import timedelta
+from hmac import compare_digest
+from typing import Annotated, Any, Final, NamedTuple, final
+
+import http_sf
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
+from http_message_signatures import HTTPMessageSignaturesException, HTTPMessageVerifier, HTTPSignatureKeyResolver
+from msgspec import Meta
+
+from fastgw.config.base.value_types import Delay, Duration, Realm
+from fastgw.config.settings.gateway import Some
+from fastgw.consumers.credentials import ALGORITHMS
+from fastgw.consumers.index import Roster
+from fastgw.filters.api import Consumer, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Reply
+from fastgw.filters.api.credential_locations import Places
+from fastgw.filters.policies.key_auth import explain_consumer
+from fastgw.http.fields import folded, twins_of
+
+REMEMBERED: Final = 4096
+"""Signing keys that were found and are remembered."""
+LONGEST: Final = 8192
+"""Bytes of the fields of a signature."""
+_SIGNATURE, _INPUT, _DIGEST = b"signature", b"signature-input", b"content-digest"
+_HASHES: Final[dict[str, Callable[[], Any]]] = {"sha-256": hashlib.sha256, "sha-512": hashlib.sha512}
+
+
+class Hmac(Filter, name="hmac", phase=Phase.AUTHENTICATE):
+    """Know the consumer by an HTTP Message Signature (RFC 9421) with one of the keys in its `hmac`.
+
+    The signature must say when it was `created` and by which `keyid`, and cover all `components`. The body is covered
+    by `Content-Digest` (RFC 9530): its last piece is sent on once all of it is what was signed. What the request asks
+    is protected, not that it is asked once: within `max_age` the same request can be sent again.
+    """
+
+    components: Annotated[Some[str], Meta(max_length=32)] = ("@method", "@authority", "@path", "@query")
+    """What a signature must cover, at least: derived components and names of fields in lower case."""
+    body: bool = True
+    """Whether a request with a body must have its `Content-Digest` covered. Then it must tell its length, too."""
+    max_age: Duration = 300.0
+    """How old a signature may be."""
+    clock_skew: Delay = 5.0
+    """How far the clocks of consumers may be off."""
+    tag: str | None = None
+    """The `tag` that tells our signature from those for others. null = there is one signature alone."""
+    hide_credentials: bool = False
+    """Whether the upstream does not get to see the signature."""
+    realm: Realm = "fastgw"
+    """What `WWW-Authenticate: Signature` says that the signature is for. What is to be signed says `Accept-Signature`.
+    """
+
+    def __post_init__(self) -> None:
+        if self.tag is not None and not (self.tag.isascii() and self.tag.isprintable()):
+            raise ValueError("a `tag` that is not printable ASCII; expected another one")
+        for name in self.components:
+            if name.startswith("@") and name not in _DERIVED:
+                raise ValueError(
+                    f"`{name}` is no component of a request; expected one of {', '.join(sorted(_DERIVED))}"
+                )
+            if name != name.lower() or not name.isascii() or not name.removeprefix("@").replace("-", "a").isalnum():
+                raise ValueError(f"`{name}` is not the name of a component; expected it in lower case")
+
+    def credential_places(self) -> Places:
+        return Places((b"signature", b"signature-input"))
+
+    def build(self, env: Env) -> Hooks:
+        use = _Use(self, env)
+        return Hooks(request=use.request, request_body=use.request_body, finish=use.finish, explain=explain_consumer)
+
+
+_DERIVED: Final = frozenset(("@method", "@target-uri", "@authority", "@scheme", "@request-target", "@path", "@query"))
+
+
+class SigningKey(NamedTuple):
+    """A key, ready to verify with."""
+
+    consumer: Consumer
+    algorithm: str
+    key: Any
+
+
+@final
+class SigningKeys(HTTPSignatureKeyResolver):
+    """From key ids to keys, with those remembered that were found. All filters of a worker share one."""
+
+    def __init__(self, roster: Roster) -> None:
+        self._roster = roster
+        self._index = roster.index
+        self._found: dict[str, SigningKey] = {}
+
+    def find(self, key_id: str) -> SigningKey | None:
+        if self._index is not self._roster.index:
+            self._index, self._found = self._roster.index, {}
+        held = self._found.get(key_id)
+        if held is None:
+            known = self._roster.by_key_id(key_id)
+            if known is None:
+                return None
+            consumer, signer = known
+            key = signer.key if signer.algorithm == "hmac-sha256" else load_pem_public_key(signer.key)
+            if len(self._found) >= REMEMBERED:
+                self._found = {}
+            held = self._found[key_id] = SigningKey(consumer, signer.algorithm, key)
+        return held
+
+    def resolve_public_key(self, key_id: str) -> Any:
+        held = self.find(key_id)
+        return None if held is None else held.key
+
+
+class Unsigned(Exception):
+    """There is no signature that can be relied on. The text says why, and nothing of what was signed."""
+
+
+class Body(NamedTuple):
+    """A body that is coming in, and what it has to be."""
+
+    wanted: bytes
+    digest: Any
+
+
+@final
+class _Use:
+    """One use of the filter."""
+
+    def __init__(self, settings: Hmac, env: Env) -> None:
+        self._keys = env.shared(("hmac",), lambda: SigningKeys(env.roster))
+        self._verifiers = {
+            name: HTTPMessageVerifier(signature_algorithm=each, key_resolver=self._keys)
+            for name, each in ALGORITHMS.items()
+        }
+        for verifier in self._verifiers.values():
+            verifier.max_clock_skew = timedelta(seconds=settings.clock_skew)
+        self._components = settings.components
+        self._with_body = (*dict.fromkeys((*settings.components, "content-digest")),)
+        self._body = settings.body
+        self._max_age = timedelta(seconds=settings.max_age)
+        self._tag = settings.tag
+        self._hidden = frozenset((_SIGNATURE, _INPUT)) if settings.hide_credentials else frozenset()
+        # Where the upstream sees the signature, it might read another one from a twin; what is hidden goes with them.
+        self._twins = None if self._hidden else twins_of((_SIGNATURE, _INPUT))
+        wanted = " ".join(f'"{name}"' for name in settings.components)
+        tagged = "" if settings.tag is None else ';tag="' + settings.tag.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        self._challenge = (
+            (b"WWW-Authenticate", f'Signature realm="{settings.realm}"'.encode()),
+            (b"Accept-Signature", f"sig=({wanted});created;keyid{tagged}".encode()),
+        )
+        self._bodies: dict[Exchange, Body] = {}
+
+    def request(self, exchange: Exchange) -> Outcome:
+        values = exchange.head.values
+        signatures, inputs = values(_SIGNATURE), values(_INPUT)
+        if not signatures and not inputs:
+            return exchange.refuse(Fault.CREDENTIALS_MISSING, fields=self._challenge, why="there is no signature")
+        has_body = exchange.request_body is not None
+        if has_body and self._body and exchange.head.chunked:
+            return exchange.refuse(Fault.LENGTH_REQUIRED, "The body of a signed request needs a Content-Length.")
+        try:
+            if sum(map(len, signatures + inputs)) > LONGEST:
+                raise Unsigned("the signature is too long")
+            if self._twins is not None and self._twins.search(exchange.head.raw) is not None:
+                raise Unsigned("a field is called like those of a signature, with another sign for a hyphen")
+            label, key = self._key_of(b", ".join(inputs))
+            covered = self._verify(
+                exchange, key, label, self._with_body if has_body and self._body else self._components
+            )
+            if self._body and "content-digest" in covered:
+                self._expect(exchange, values(_DIGEST))
+        except Unsigned as unsigned:
+            return exchange.refuse(Fault.CREDENTIALS_INVALID, fields=self._challenge, why=str(unsigned))
+        exchange.consumer = key.consumer
+        if self._hidden:
+            exchange.request_dropped |= self._hidden
+        return None
+
+    def _key_of(self, inputs: bytes) -> tuple[str, SigningKey]:
+        """The label of the only signature that is ours, and the key that it says it is by."""
+        try:
+            parsed: Any = http_sf.parse(inputs, tltype="dictionary")
+            ours = [(label, each[1]) for label, each in parsed.items() if self._tag in (None, each[1].get("tag"))]
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise Unsigned("Signature-Input cannot be read") from error
+        if len(ours) != 1:
+            raise Unsigned(f"there are {len(ours) or 'no'} signatures for us")
+        label, parameters = ours[0]
+        key_id = parameters.get("keyid")
+        key = self._keys.find(key_id) if isinstance(key_id, str) else None
+        if key is None:
+            raise Unsigned("nobody has this keyid")
+        return label, key
+
+    def _verify(self, exchange: Exchange, key: SigningKey, label: str, required: Iterable[str]) -> set[str]:
+        """What the signature covers: names of components without parameters. Raises `Unsigned`."""
+        verifier = self._verifiers[key.algorithm]
+        try:
+            (verified,) = verifier.verify(
+                Message(exchange), max_age=self._max_age, expect_tag=self._tag, require_components=tuple(required)
+            )
+        except HTTPMessageSignaturesException as error:
+            raise Unsigned(f"{type(error).__name__}: {error}"[:200]) from error
+        if verified.label != label:
+            raise Unsigned("another signature was verified")
+        covered = {name[1:-1] for name in verified.covered_components}
+        # A component with parameters is written `"name";parameters`.
+        names = {name.split('"')[1].encode() for name in verified.covered_components}
+        fields = {folded(name): name for name in names if not name.startswith(b"@")}
+        if any(fields.get(folded(name), name.lower()) != name.lower() for name, _ in exchange.headers):
+            raise Unsigned("a field is called like one that is signed, with another sign for a hyphen")
+        return covered
+
+    # --- the body ---
+
+    def _expect(self, exchange: Exchange, lines: list[bytes]) -> None:
+        """Judge the body by its digest. One that is empty is judged at once. Raises `Unsigned`."""
+        digest, wanted = _digest_in(b", ".join(lines))
+        if exchange.request_body is not None:
+            self._bodies[exchange] = Body(wanted, digest)
+        elif not compare_digest(digest.digest(), wanted):
+            raise Unsigned("the digest is not that of an empty body")
+
+    def request_body(self, exchange: Exchange, payload: bytes) -> Reply | None:
+        body = self._bodies.get(exchange)
+        if body is None:
+            return None
+        body.digest.update(payload)
+        assert exchange.request_body is not None
+        if exchange.request_body.bytes < exchange.head.length:
+            return None
+        del self._bodies[exchange]
+        if compare_digest(body.digest.digest(), body.wanted):
+            return None
+        return exchange.refuse(Fault.CREDENTIALS_INVALID, fields=self._challenge, why="the body is not what was signed")
+
+    def finish(self, exchange: Exchange) -> None:
+        self._bodies.pop(exchange, None)
+
+
+def _digest_in(field: bytes) -> tuple[Any, bytes]:
+    """The first digest of `Content-Digest` that is known (RFC 9530 section 2). Raises `Unsigned`."""
+    try:
+        parsed: Any = http_sf.parse(field, tltype="dictionary")
+        for name, make in _HASHES.items():
+            if name in parsed:
+                wanted = parsed[name][0]
+                if isinstance(wanted, bytes):
+                    return make(), wanted
+    except (ValueError, TypeError, LookupError) as error:
+        raise Unsigned("Content-Digest cannot be read") from error
+    raise Unsigned("Content-Digest has no SHA-256 or SHA-512")
+
+
+class Message:
+    """An exchange as the library reads a request."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.method = exchange.method.decode("latin-1")
+        query = exchange.query
+        asked = exchange.raw_path if query is None else b"%b?%b" % (exchange.raw_path, query)
+        self.request_target = exchange.head.request_target.decode("latin-1")
+        self.url = (b"%b://%b%b" % (exchange.scheme, exchange.authority, asked)).decode("latin-1")
+        self.headers = _Lines(exchange)
+
+
+class _Lines:
+    def __init__(self, exchange: Exchange) -> None:
+        self._fields = exchange.headers
+
+    def items(self) -> Iterator[tuple[str, str]]:
+        return ((name.decode("latin-1"), value.decode("latin-1")) for name, value in self._fields)

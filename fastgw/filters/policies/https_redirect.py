@@ -1,0 +1,94 @@
+"""https_redirect: send those who come by plain HTTP to the same place on https."""
+
+from collections.abc import Callable, Iterable
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta
+
+from fastgw.config.base.route_patterns import HostPattern, PathKind, PathPattern, parse_host, parse_path
+from fastgw.config.base.value_types import Notation
+from fastgw.config.settings.gateway import Some
+from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Reply
+from fastgw.forwarded_headers import client_scheme
+
+_HTTPS_PORT: Final = 443
+
+
+def _parse_exception(text: str) -> str:
+    kind = parse_path(text).kind
+    if kind not in (PathKind.EXACT, PathKind.PREFIX):
+        raise ValueError(f'"{text}" is no plain path')
+    return text
+
+
+def _parse_host(text: str) -> str:
+    parse_host(text)
+    return text
+
+
+Path = Annotated[str, Notation('a path such as "/.well-known/acme-challenge/*"', _parse_exception, {"type": "string"})]
+Host = Annotated[str, Notation('a host such as "example.com" or "*.example.com"', _parse_host, {"type": "string"})]
+
+
+class HttpsRedirect(Filter, name="https_redirect", phase=Phase.ADMIT, order=-20):  # type: ignore[literal-required]  # order: ours
+    """Send those who come by plain HTTP to the same host, path and query on https. Meant for a listener.
+
+    How a client has come is believed from a trusted proxy. Who comes by https is let through.
+    """
+
+    status: Literal[301, 302, 307, 308] = 308
+    """308 and 307 keep the method; 301 and 308 may be remembered by clients."""
+    port: Annotated[int, Meta(ge=1, le=65535)] = _HTTPS_PORT
+    """Where https is served; 443 is not written."""
+    hosts: Some[Host] = ()
+    """The hosts that are served. A request for another one is answered 404. Left out = whatever host is asked for."""
+    exceptions: tuple[Path, ...] = ()
+    """Paths that are served by plain HTTP too, such as `/.well-known/acme-challenge/*`."""
+
+    def build(self, env: Env) -> Hooks:
+        status = self.status
+        port = b"" if self.port == _HTTPS_PORT else b":%d" % self.port
+        serves = _any_host(map(parse_host, self.hosts))
+        excepted = _any_path(map(parse_path, self.exceptions))
+
+        def request(exchange: Exchange) -> Outcome:
+            path = exchange.path
+            if client_scheme(exchange.head, exchange.peer) == b"https" or excepted(path):
+                return None
+            if not path.startswith(b"/"):  # OPTIONS * and CONNECT ask for no place that https could have
+                return None
+            host = exchange.host  # judged: letters, digits, `-`, `.`, `_`, `~`, or an IPv6 address in brackets
+            if not host:
+                return exchange.refuse(Fault.BAD_REQUEST, "A Host is needed.")
+            if not serves(host):
+                return exchange.refuse(Fault.ROUTE_NOT_FOUND, why="not one of the hosts of https_redirect")
+            # The path follows the authority, so that nothing in it can change the host.
+            location = b"https://%b%b%b" % (host, port, exchange.raw_path)
+            if exchange.query is not None:
+                location += b"?" + exchange.query
+            return Reply(status, fields=((b"Location", location),))
+
+        def explain(exchange: Exchange) -> str:
+            if client_scheme(exchange.head, exchange.peer) == b"https":
+                return "it came by https"
+            return "such a path is an exception"
+
+        return Hooks(request=request, explain=explain)
+
+
+def _any_host(hosts: Iterable[HostPattern]) -> Callable[[bytes], bool]:
+    """Whether a host is one of these; without any, every host is."""
+    listed = tuple(hosts)
+    names = frozenset(host.name for host in listed if not host.wildcard)
+    endings = tuple(host.name for host in listed if host.wildcard)
+    if not listed:
+        return lambda host: True
+    return lambda host: host in names or host.endswith(endings)
+
+
+def _any_path(paths: Iterable[PathPattern]) -> Callable[[bytes], bool]:
+    """Whether a path in normal form is one of these, or below one of the prefixes."""
+    listed = tuple(paths)
+    exact = frozenset(path.literal for path in listed)
+    prefixes = tuple(path.literal + b"/" for path in listed if path.kind is PathKind.PREFIX)
+    return lambda path: path in exact or path.startswith(prefixes)

@@ -1,0 +1,95 @@
+"""ip: allow or deny by the client's address."""
+
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Final, TypeAlias
+
+from fastgw.config.base.value_types import Network
+from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Phase
+
+REMEMBERED: Final = 8192
+"""The last addresses whose verdict is remembered, for each pair of lists."""
+_MAPPED_BITS: Final = 96  # `::ffff:0:0/96`: IPv4 addresses in IPv6 clothes (RFC 4291 section 2.5.5.2)
+
+_ByMask: TypeAlias = tuple[tuple[int, dict[int, tuple[bool, IPv4Network | IPv6Network]]], ...]
+"""Masks, the longest first, and under each the networks of that length by their first address."""
+
+
+class Ip(Filter, name="ip", phase=Phase.ADMIT, order=-10):  # type: ignore[literal-required]  # order: ours
+    """Allow or deny by the client's address, which a trusted proxy may have told.
+
+    The most specific network that has the address decides; where both lists name it, it is denied. An address that is
+    in none of them passes, unless `allow` is given. An IPv4 address in IPv6 clothes (`::ffff:192.0.2.1`) is the IPv4
+    address. What does not pass is answered 403.
+    """
+
+    allow: tuple[Network, ...] = ()
+    """Networks or addresses that pass. With one or more of them, what no network has does not pass."""
+    deny: tuple[Network, ...] = ()
+    """Networks or addresses that do not pass."""
+    unix: bool | None = None
+    """Whether clients of a unix socket pass, which have no address. null = as an address that no network has."""
+
+    def build(self, env: Env) -> Hooks:
+        judge = env.shared(("ip", self.allow, self.deny, self.unix), lambda: judge_of(self.allow, self.deny, self.unix))
+
+        def request(exchange: Exchange) -> Outcome:
+            passes, why = judge(exchange.client_ip)
+            return None if passes else exchange.refuse(Fault.CLIENT_ADDRESS_DENIED, why=why)
+
+        def explain(exchange: Exchange) -> str:
+            return judge(exchange.client_ip)[1]
+
+        return Hooks(request=request, explain=explain)
+
+
+def judge_of(
+    allow: Iterable[Network], deny: Iterable[Network], unix: bool | None = None
+) -> Callable[[str], tuple[bool, str]]:
+    """Whether an address passes, and why. The last addresses that were asked for are remembered."""
+    allowed, denied = [*map(_plain, allow)], [*map(_plain, deny)]
+    verdicts: dict[IPv4Network | IPv6Network, bool] = dict.fromkeys(allowed, True)
+    verdicts.update(dict.fromkeys(denied, False))  # a tie is a denial
+    tables = {version: _by_mask(verdicts, version) for version in (4, 6)}
+    otherwise = not allowed
+    by_default = otherwise, "no network has it"
+    of_unix = by_default if unix is None else (unix, "a unix socket")
+
+    # PERF: 0.07 us for a remembered address, 2.4 us for another among 5,000 networks of 5 lengths (CPython 3.11,
+    # micro/filters).
+    @lru_cache(maxsize=REMEMBERED)
+    def judge(ip: str) -> tuple[bool, str]:
+        try:
+            address: IPv4Address | IPv6Address = ip_address(ip)
+        except ValueError:  # of a unix socket
+            return of_unix
+        if isinstance(address, IPv6Address):
+            address = address.ipv4_mapped or address
+        number = int(address)
+        for mask, networks in tables[address.version]:
+            found = networks.get(number & mask)
+            if found is not None:
+                passes, network = found
+                return passes, f"{network} is {'allowed' if passes else 'denied'}"
+        return by_default
+
+    return judge
+
+
+def _plain(network: Network) -> IPv4Network | IPv6Network:
+    """A network of IPv4 addresses in IPv6 clothes as what it is."""
+    if isinstance(network, IPv6Network) and network.prefixlen >= _MAPPED_BITS:
+        mapped = network.network_address.ipv4_mapped
+        if mapped is not None:
+            return IPv4Network((mapped, network.prefixlen - _MAPPED_BITS))
+    return network
+
+
+def _by_mask(verdicts: dict[IPv4Network | IPv6Network, bool], version: int) -> _ByMask:
+    by_mask: dict[int, dict[int, tuple[bool, IPv4Network | IPv6Network]]] = {}
+    for network, passes in verdicts.items():
+        if network.version == version:
+            first = int(network.network_address)
+            by_mask.setdefault(int(network.netmask), {})[first] = passes, network
+    return tuple(sorted(by_mask.items(), reverse=True))

@@ -1,0 +1,118 @@
+"""mirror: send a copy of requests to another upstream, and drop what it answers."""
+
+from collections.abc import Iterable
+from random import random
+from typing import Annotated, Final
+
+from msgspec import Meta
+
+from fastgw.config.base.value_types import Name, Percent, Size
+from fastgw.errors import Fault
+from fastgw.filters.api import Env, Exchange, Filter, Hooks, Phase, Services
+from fastgw.observe.metrics.families import FilterEvent
+from fastgw.upstream.forwarding.mirror_request import Answered, send_copy
+
+MOST_HELD: Final = 64 * 1024 * 1024
+"""Bytes of bodies that a worker holds for copies of one filter; what comes beyond is not copied."""
+_LEFT: Final = frozenset((Fault.CLIENT_LEFT, Fault.CLIENT_STALLED, Fault.REQUEST_TIMEOUT))
+
+
+class Mirror(Filter, name="mirror", phase=Phase.CREDENTIALS):
+    """Send a copy of requests to another upstream, such as a new version of a service, and drop what it answers.
+
+    A copy goes out once its request has been answered, as the other filters have left it: it neither delays a request
+    nor can it fail one. It is sent with the method and credentials of the request, so what is copied may be done twice;
+    but without what `credentials` and `request_parameters` bring, which is for the upstream of the route alone.
+    Requests whose client has left, whose body was longer than `body_bytes` or that ask for a tunnel are not copied.
+    Results are counted in `fastgw_filter_copies_total`.
+    """
+
+    upstream: Name
+    """Where copies go."""
+    share: Percent = 1.0
+    """The share of requests that are copied, drawn for each."""
+    body_bytes: Annotated[Size, Meta(le=16 * 1024**2)] = 64 * 1024
+    """The longest body that is copied; it is held until its request is answered. A worker holds 64 MiB of them."""
+    in_flight: Annotated[int, Meta(ge=1, le=100_000)] = 100
+    """The most copies that are under way at a time; while they are, none is made."""
+    compare: bool = False
+    """Whether answers are compared by status and length of the body: those that differ are counted as `different`."""
+
+    def upstream_names(self) -> Iterable[tuple[str, str]]:
+        return (("upstream", self.upstream),)
+
+    def build(self, env: Env) -> Hooks:
+        key = f"mirror\n{env.level}\n{env.route if env.level == 'route' else None}\n{env.instance}".encode()
+        held: dict[Exchange, _Body] = {}
+        holding = 0
+        services: Services | None = None
+
+        def start(given: Services) -> None:
+            nonlocal services
+            services = given
+
+        def count(exchange: Exchange, event: FilterEvent) -> None:
+            exchange.client.count_filter(env.instance, event)
+
+        def request(exchange: Exchange) -> None:
+            if services is not None and (self.share == 1.0 or random() < self.share):
+                held[exchange] = _Body()
+
+        def request_body(exchange: Exchange, payload: bytes) -> None:
+            nonlocal holding
+            body = held.get(exchange)
+            if body is not None:
+                if body.length + len(payload) > self.body_bytes or holding + len(payload) > MOST_HELD:
+                    holding -= held.pop(exchange).length
+                    count(exchange, FilterEvent.COPY_SKIPPED)
+                else:
+                    body.length += len(payload)
+                    holding += len(payload)
+                    body.pieces.append(payload)
+
+        def finish(exchange: Exchange) -> None:
+            nonlocal holding
+            body = held.pop(exchange, None)
+            if body is None or services is None:
+                return
+            holding -= body.length
+            upstream = services.upstreams(self.upstream)
+            cells = services.in_flight.cells(key)
+            if upstream is None or not _is_whole(exchange) or not services.in_flight.try_take(cells, self.in_flight):
+                count(exchange, FilterEvent.COPY_SKIPPED)
+                return
+            status = exchange.response.status if exchange.response is not None else 0
+            original = Answered(status, exchange.response_bytes)
+
+            def done(answered: Answered) -> None:
+                assert services is not None
+                services.in_flight.give_back(cells)
+                if not answered.status:
+                    count(exchange, FilterEvent.COPY_FAILED)
+                elif self.compare and answered != original:
+                    count(exchange, FilterEvent.COPY_DIFFERENT)
+                else:
+                    count(exchange, FilterEvent.COPY_SENT)
+
+            send_copy(exchange, b"".join(body.pieces), upstream, done)
+
+        def explain(exchange: Exchange) -> str:
+            return f"a copy of {self.share:.0%} goes to {self.upstream} afterwards"
+
+        return Hooks(request=request, request_body=request_body, finish=finish, start=start, explain=explain)
+
+
+class _Body:
+    """What has come of it."""
+
+    __slots__ = ("length", "pieces")
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.length = 0
+
+
+def _is_whole(exchange: Exchange) -> bool:
+    """Whether all of the request is known, and it was one that ends."""
+    body = exchange.request_body
+    return (body is None or body.ended) and not exchange.head.upgrade and exchange.fault not in _LEFT

@@ -1,0 +1,102 @@
+"""The ID token, judged in full (OpenID Connect Core sections 3.1.3.7 and 12.2), and the logout token (Back-Channel
+Logout section 2.6)."""
+
+import time
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Mapping
+from hashlib import sha256, sha384, sha512
+from hmac import compare_digest
+from typing import Any, Final, final
+
+from fastgw.filters.authentication.jwks import Keyring
+from fastgw.filters.policies.oidc.provider import Away, Tokens
+from fastgw.jose import Claims, Expected, KeySet, Refused, Rules, UnknownKey, check_claims, read_token, verify
+
+_MOST: Final = 16 * 1024
+_HASHES: Final[dict[str, Callable[[bytes], Any]]] = {"256": sha256, "384": sha384, "512": sha512, "DSA": sha512}
+_REQUIRED: Final = (("sub",), ("exp",), ("iat",))
+_OF_LOGOUT: Final = (("iss",), ("aud",), ("exp",), ("iat",), ("jti",))
+_EVENT: Final = "http://schemas.openid.net/event/backchannel-logout"
+
+
+@final
+class IdTokens:
+    """Those of one provider for one client."""
+
+    __slots__ = ("_client_id", "_expected", "_expected_of_logout", "_keyring", "_rules", "_rules_of_logout")
+
+    def __init__(
+        self, keyring: Keyring, issuer: str, client_id: str, algorithms: frozenset[str], leeway: float
+    ) -> None:
+        self._keyring = keyring
+        self._client_id = client_id
+        self._rules = Rules(algorithms=algorithms, types=frozenset({"jwt"}), max_bytes=_MOST)
+        self._rules_of_logout = self._rules._replace(types=frozenset({"jwt", "logout+jwt"}))
+        self._expected = Expected(issuer, frozenset({client_id}), _REQUIRED, leeway)
+        self._expected_of_logout = self._expected._replace(required=_OF_LOGOUT)
+
+    async def judge(self, tokens: Tokens, nonce: str) -> Claims:
+        """The claims of the token of a login. Raises `Refused`, and `Away` where it cannot be judged."""
+        claims = await self._claims(tokens)
+        said = claims.get("nonce")
+        if not isinstance(said, str) or not compare_digest(said.encode(), nonce.encode()):
+            raise Refused("the ID token belongs to another login")
+        return claims
+
+    async def judge_renewed(self, tokens: Tokens, before: Claims) -> Claims:
+        """The claims of the token of a refresh: it is the same somebody's. Raises as `judge` does."""
+        claims = await self._claims(tokens)
+        if claims["sub"] != before["sub"]:
+            raise Refused("the ID token is somebody else's")
+        return claims
+
+    async def judge_logout(self, token: str) -> Claims:
+        """The claims of a logout token; whether it was seen before is another question. Raises as `judge` does."""
+        return await self._with_keys(lambda keys: self._judge_logout(token, keys))
+
+    def _judge_logout(self, token: str, keys: KeySet) -> Claims:
+        signed = read_token(token.encode("utf-8", "surrogatepass"), self._rules_of_logout)
+        verify(signed, keys)
+        claims = signed.claims()
+        check_claims(claims, self._expected_of_logout, time.time())
+        events = claims.get("events")
+        if not isinstance(events, Mapping) or not isinstance(events.get(_EVENT), Mapping):
+            raise Refused("the token tells of no logout")
+        if "nonce" in claims:  # or an ID token might be taken for one
+            raise Refused("a logout token has no `nonce`")
+        if not claims.get("sub") and not claims.get("sid"):
+            raise Refused("the token names neither a subject nor a session")
+        if not isinstance(claims.get("sid", ""), str):
+            raise Refused("the claim `sid` is not text")
+        return claims
+
+    async def _claims(self, tokens: Tokens) -> Claims:
+        return await self._with_keys(lambda keys: self._judge(tokens, keys))
+
+    async def _with_keys(self, judge: Callable[[KeySet], Claims]) -> Claims:
+        """Judge by the keys that are known, and if need be by newer ones."""
+        try:
+            return await self._keyring.judge(judge)
+        except UnknownKey:
+            if not self._keyring.keys:
+                raise Away("no keys have been had from it yet") from None
+            raise
+
+    def _judge(self, tokens: Tokens, keys: KeySet) -> Claims:
+        signed = read_token(tokens.id_token.encode(), self._rules)
+        verify(signed, keys)
+        claims = signed.claims()
+        check_claims(claims, self._expected, time.time())
+        if claims["aud"] not in (self._client_id, [self._client_id]) and "azp" not in claims:
+            raise Refused("the ID token is meant for several, and does not say who asked for it")
+        if claims.get("azp", self._client_id) != self._client_id:
+            raise Refused("the ID token was asked for by another client")
+        if "at_hash" in claims and claims["at_hash"] != _half_hash(signed.alg, tokens.access_token):
+            raise Refused("the ID token belongs to another access token")
+        return claims
+
+
+def _half_hash(alg: str, token: str) -> str:
+    """Section 3.1.3.6."""
+    digest: bytes = _HASHES[alg[-3:]](token.encode()).digest()
+    return urlsafe_b64encode(digest[: len(digest) // 2]).rstrip(b"=").decode()

@@ -1,0 +1,590 @@
+"""The way of browsers: to the provider, back with a code, on with a session, and out.
+
+Rule 1: what comes back from a browser counts only with what was sealed for this browser when it left.
+Rule 2: who has a session goes on while the provider is away; who needs the provider is told that it is.
+Rule 3: nothing is refreshed twice with one refresh token (`desk`).
+Rule 4: a session that has ended is ended in every copy of its cookie, whenever and wherever it was written.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from hmac import compare_digest
+from typing import Final, NamedTuple, final
+
+from msgspec.structs import replace
+
+from fastgw.consumers.index import Consumer, Roster
+from fastgw.errors import Fault
+from fastgw.exchange import Exchange, Outcome, Reply
+from fastgw.filters.api import Feed, Fetcher
+from fastgw.filters.authentication.revocation_keys import Marks, mark_of_subject, mark_of_token
+from fastgw.filters.authentication.token_policy import consumer_of, explain_token
+from fastgw.filters.outbound.client_authentication import ClientAuth
+from fastgw.filters.policies.oidc.cookies import LONGEST, OWN, PREFIX, Ambiguous, Jar, attempt_name, clear, put
+from fastgw.filters.policies.oidc.form_body import NotRead, read_form
+from fastgw.filters.policies.oidc.id_token import IdTokens
+from fastgw.filters.policies.oidc.provider import Away, Denied, Provider, Tokens
+from fastgw.filters.policies.oidc.refresh_coordinator import KEPT_S
+from fastgw.filters.policies.oidc.same_origin import came_from
+from fastgw.filters.policies.oidc.session import Attempt, Sealed, Session
+from fastgw.filters.policies.oidc.settings import Login
+from fastgw.filters.policies.oidc.urls import local, parameters_of, with_query
+from fastgw.forwarded_headers import client_scheme
+from fastgw.jose import ClaimPath, Claims, Refused, find_claim
+from fastgw.operator_events import Event, say
+from fastgw.sync.credential_cache import TokenCache
+from fastgw.sync.revocations import mark_of, record_of, told
+from fastgw.upstream.targets.tls import ClientTls
+
+MOST_ATTEMPTS: Final = 4
+"""Logins that one browser may have begun at a time, in as many tabs."""
+AGAIN_S: Final = 10.0
+"""How long a session goes on before the provider is asked once more, when it was away."""
+MOST_KNOWN: Final = 2_000
+"""Sessions that are held as they were read."""
+_IDLE_SHARE: Final = 0.25
+"""The share of the idle time after which a cookie is written anew."""
+_REPLAYED_S: Final = 600.0
+"""How long after its end a logout token is known to have been shown: longer than clocks differ."""
+_ATTRIBUTES: Final = b"; Path=/; HttpOnly; SameSite=Lax"
+_NO_STORE: Final = (b"Cache-Control", b"no-store")
+_CALLBACK: Final = ("code", "state", "iss", "error")
+
+_UNKNOWN: Final = "This login is not known here, or not any more. Begin again."
+_TOO_LONG: Final = "What the identity provider tells of you is too long to be kept in cookies."
+_LOGOUT_PAGE: Final = b"""<!doctype html>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>Log out</title>
+<p>Another site may have sent you here. Do you want to log out?
+<form><input type="hidden" name="token" value="%b"><button>Log out</button></form>
+"""
+_LOGOUT_FIELDS: Final = (
+    (b"Content-Type", b"text/html; charset=utf-8"),
+    (b"Content-Security-Policy", b"default-src 'none'; base-uri 'none'; frame-ancestors 'none'"),
+    (b"X-Content-Type-Options", b"nosniff"),
+    _NO_STORE,
+)
+_UNAVAILABLE: Final = "Logging in is not possible just now, as the identity provider is away. Try again later."
+
+
+class Trust(NamedTuple):
+    """What makes a policy's way its own."""
+
+    issuer: str
+    cookie: str
+    """What the cookie of its sessions is called, without a prefix."""
+    provider: Provider
+    id_tokens: IdTokens
+    sealed: Sealed
+    authenticate: ClientAuth
+    tls: ClientTls
+    roster: Roster
+    consumer_claim: ClaimPath
+    written: frozenset[bytes]
+    """Lower-case names of the fields in which the upstream gets to see something of a session."""
+    lines: Callable[[Session], bytes]
+    """These fields, as ready lines. Raises `Refused`."""
+
+
+@final
+class Known:
+    """A session that a cookie holds, read."""
+
+    __slots__ = ("claims", "consumer", "ended", "lines", "retry_date", "sealed", "session", "stamp")
+
+    def __init__(self) -> None:
+        self.session: Session
+        self.claims: Claims
+        self.lines: bytes
+        """For the upstream."""
+        self.consumer: Consumer | None = None
+        self.stamp: object = None
+        """Of the roster by which the consumer was looked for, and the session found not to be revoked."""
+        self.sealed: bytes | None = None
+        """What the cookie has to become; None: it is up to date."""
+        self.ended = ""
+        """Why it does not count any more."""
+        self.retry_date = 0.0
+
+
+class _Site(NamedTuple):
+    """Where a browser sees the gateway."""
+
+    origin: str
+    cookie: bytes
+    attributes: bytes
+
+
+@final
+class Flow:
+    """That of one policy, in one worker."""
+
+    def __init__(self, login: Login, trust: Trust, realm: bytes, others: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+        """`others`: the challenges of what lets in besides a login."""
+        self._login = login
+        self._trust = trust
+        self._provider = trust.provider
+        self._callback = login.callback.encode()
+        self._begins = (login.login or "").encode()
+        self._ends = (login.logout or "").encode()
+        self._ends_elsewhere = (login.backchannel_logout or "").encode()
+        self._name = trust.cookie.encode()
+        own = rb"(?:%b)?(?:%b[0-9a-f]+|%b)(?:\..*)?" % (PREFIX, OWN.encode(), re.escape(self._name))
+        self._is_ours = re.compile(own, re.DOTALL).fullmatch
+        cookie = (b"WWW-Authenticate", b'Cookie realm="%b", cookie-name="%b"' % (realm, self._name))
+        self._challenges = (*others, cookie)
+        self._known: TokenCache[Known] = TokenCache(MOST_KNOWN)
+        self._renewals: dict[str, asyncio.Task[Session | Away | None]] = {}
+        self._writing: dict[Exchange, list[bytes]] = {}
+        self._complaint = ""
+        self._users = 0
+
+    def start(self, feed: Feed, fetcher: Fetcher) -> None:
+        """In a worker, for each filter that shares it."""
+        self._users += 1
+        self._provider.start(feed, fetcher)
+
+    def stop(self) -> None:
+        """Once for each `start`."""
+        self._users -= 1
+        self._provider.stop()
+        if not self._users:
+            for renewal in self._renewals.values():
+                renewal.cancel()
+
+    # --- the steps ---
+
+    def hide(self, exchange: Exchange) -> Jar:
+        """Take what is ours out of what the upstream sees."""
+        jar = Jar(exchange.head.values(b"cookie"), self._is_ours)
+        if jar.ours:
+            exchange.headers.remove(b"cookie")
+            if jar.others:
+                exchange.headers.add(b"Cookie", jar.others)
+        return jar
+
+    def request(self, exchange: Exchange) -> Outcome:
+        jar = self.hide(exchange)
+        site = self._site(exchange)
+        path = exchange.path
+        if path == self._callback:
+            return self._return(exchange, jar, site)
+        if path == self._ends_elsewhere:
+            return self._hear_of_logout(exchange)
+        try:
+            known = self._session(jar, site)
+        except Ambiguous:
+            return self._refuse(exchange, Fault.CREDENTIALS_INVALID, "the session's cookie is there twice")
+        if path == self._ends:
+            return self._log_out(exchange, known, jar, site)
+        if path == self._begins:
+            wanted = parameters_of(exchange.query, ("return_to",)) or {}
+            return self._begin(exchange, jar, site, local(wanted.get("return_to", "/").encode()))
+        if known is None:
+            return self._without(exchange, jar, site, "")
+        return self._go_on(exchange, jar, site, known)
+
+    def response(self, exchange: Exchange) -> None:
+        values = self._writing.pop(exchange, None)
+        if values is not None:
+            assert exchange.response is not None
+            exchange.response.headers.set(*_NO_STORE)  # or a cache might give the session to somebody else
+            exchange.add_response_fields(b"".join(b"Set-Cookie: %b\r\n" % value for value in values))
+
+    def finish(self, exchange: Exchange) -> None:
+        self._writing.pop(exchange, None)
+
+    def explain(self, exchange: Exchange) -> str:
+        """Who it is that passed."""
+        return explain_token(exchange) if exchange.consumer is None else f"a session of {exchange.consumer.name}"
+
+    # --- with a session ---
+
+    def _session(self, jar: Jar, site: _Site) -> Known | None:
+        value = jar.value(site.cookie)
+        if value is None:
+            return None
+        known = self._known.get(value)
+        if known is None:
+            session = self._trust.sealed.session(value)
+            if session is None:
+                return None
+            known = Known()
+            try:
+                self._hold(known, session)
+            except Refused:  # it was before the settings were these
+                return None
+            left_s = session.begun_date + self._login.session.lifetime - time.time()
+            self._known.put(value, known, time.monotonic() + left_s)
+        return known
+
+    def _go_on(self, exchange: Exchange, jar: Jar, site: _Site, known: Known) -> Outcome:
+        session, now = known.session, time.time()
+        limits = self._login.session
+        if known.stamp is not self._trust.roster.stamp:
+            self._look_again(known, now)
+        if known.ended or now >= session.begun_date + limits.lifetime:
+            return self._without(exchange, jar, site, known.ended or "the session has reached its lifetime")
+        if limits.idle is not None:
+            if now >= session.used_date + limits.idle:
+                return self._without(exchange, jar, site, "the session was not used for too long")
+            if now >= session.used_date + limits.idle * _IDLE_SHARE:
+                self._become(known, replace(session, used_date=now))
+        if self._login.pass_access_token and not session.refresh_token and 0 < session.ends_date <= now:
+            return self._without(exchange, jar, site, "the access token has expired")
+        if session.due_date and now >= max(session.due_date, known.retry_date):
+            renewal = self._renewals.get(session.refresh_token)
+            if renewal is None or renewal.done() or now >= session.ends_date:
+                return self._renew(exchange, jar, site, known)
+        self._pass(exchange, jar, site, known)
+        return None
+
+    def _pass(self, exchange: Exchange, jar: Jar, site: _Site, known: Known) -> None:
+        exchange.claims, exchange.consumer = known.claims, known.consumer
+        exchange.request_dropped |= self._trust.written
+        exchange.request_added += known.lines
+        if known.sealed is not None:
+            self._writing[exchange] = put(site.cookie, known.sealed, site.attributes, jar.ours)
+
+    def _look_again(self, known: Known, now: float) -> None:
+        """Whether it was revoked, and whose it is."""
+        roster, claims = self._trust.roster, known.claims
+        if roster.revoked and roster.revoked.covers(self._marks(known), now):
+            known.ended = known.ended or "the session was ended"
+        known.stamp = roster.stamp
+        subject = find_claim(claims, self._trust.consumer_claim)
+        known.consumer = consumer_of(roster, claims.get("iss", ""), subject)
+
+    def _marks(self, known: Known) -> Marks:
+        """By what it can be revoked. It began when the browser logged in: what is refreshed is not new."""
+        session, subject = known.session, known.claims["sub"]
+        began, issuer = session.begun_date, self._trust.issuer
+        marks = [
+            (self._mark(known), 0.0),
+            (mark_of_subject(issuer, subject), began),
+            (mark_of("logins", issuer, self._login.client_id, subject), began),
+        ]
+        if session.sid:
+            marks.append((mark_of("sid", issuer, self._login.client_id, session.sid), 0.0))
+        if session.access_token:
+            marks.append((mark_of_token(session.access_token.encode()), 0.0))
+        return tuple(marks)
+
+    def _mark(self, known: Known) -> bytes:
+        """Its own, the same in each of its cookies: nobody begins two sessions in the same microsecond."""
+        begun = f"{known.session.begun_date:.6f}"
+        return mark_of("session", self._trust.issuer, self._login.client_id, known.claims["sub"], begun)
+
+    def _become(self, known: Known, session: Session) -> None:
+        self._hold(known, session)
+        sealed = self._trust.sealed.seal_session(session)
+        known.sealed = sealed if len(sealed) <= LONGEST else None
+        if known.sealed is None:
+            say(
+                Event.SESSION_UNREFRESHED,
+                "oidc: a session of %d bytes does not fit into cookies any more, and ends soon",
+                len(sealed),
+            )
+
+    def _hold(self, known: Known, session: Session) -> None:
+        known.session, known.claims, known.lines = session, session.claims, self._trust.lines(session)
+
+    # --- refreshing it ---
+
+    async def _renew(self, exchange: Exchange, jar: Jar, site: _Site, known: Known) -> Reply | None:
+        session = known.session
+        renewal = self._renewals.get(session.refresh_token)
+        if renewal is None:
+            renewal = self._begin_renewal(session)
+        try:
+            renewed = await asyncio.shield(renewal)
+        except asyncio.CancelledError:
+            if not renewal.cancelled():
+                raise  # it is the client who has left
+            renewed = Away("the configuration has changed meanwhile")
+        if isinstance(renewed, Away):
+            if str(renewed) != self._complaint:
+                self._complaint = str(renewed)
+                say(Event.SESSION_UNREFRESHED, "oidc: sessions go on without being refreshed: %s", renewed)
+            known.retry_date = time.time() + AGAIN_S
+        elif renewed is None:
+            known.ended = "the provider has ended the session"
+            return await _awaited(self._without(exchange, jar, site, known.ended))
+        elif known.session is session:
+            try:
+                self._become(known, replace(renewed, used_date=time.time()))
+            except Refused as refusal:
+                known.ended = str(refusal)
+                return exchange.refuse(Fault.FORBIDDEN, fields=[_NO_STORE], why=known.ended)
+        if known.stamp is not self._trust.roster.stamp:
+            self._look_again(known, time.time())
+        if known.ended:  # meanwhile
+            return await _awaited(self._without(exchange, jar, site, known.ended))
+        self._pass(exchange, jar, site, known)
+        return None
+
+    def _begin_renewal(self, session: Session) -> asyncio.Task[Session | Away | None]:
+        """A task of its own: the client may leave, and what the provider then gives is still the session's."""
+        loop, token = asyncio.get_running_loop(), session.refresh_token
+        renewal = self._renewals[token] = loop.create_task(self._renewed(session))
+
+        def done(renewal: asyncio.Task[Session | Away | None]) -> None:
+            if renewal.cancelled() or isinstance(renewal.result(), Away):
+                self._renewals.pop(token, None)
+            else:
+                loop.call_later(KEPT_S, self._renewals.pop, token, None)
+
+        renewal.add_done_callback(done)
+        return renewal
+
+    async def _renewed(self, session: Session) -> Session | Away | None:
+        """None: the provider does not give more."""
+        form = {"grant_type": "refresh_token", "refresh_token": session.refresh_token}
+        try:
+            token = session.refresh_token
+            tokens = await self._provider.tokens(form, self._trust.authenticate, self._trust.tls, once=token)
+            if tokens.id_token:
+                await self._trust.id_tokens.judge_renewed(tokens, session.claims)
+        except (Denied, Refused) as refusal:
+            say(Event.SESSION_ENDED, "oidc: a session ends: %s", refusal)
+            return None
+        except Away as away:
+            return away
+        self._complaint = ""
+        return self._with(tokens, session)
+
+    def _with(self, tokens: Tokens, session: Session) -> Session:
+        now = time.time()
+        return replace(
+            session,
+            id_token=tokens.id_token.encode() or session.id_token,
+            access_token=tokens.access_token if self._login.pass_access_token else "",
+            refresh_token=tokens.refresh_token or session.refresh_token,
+            got_date=now,
+            ends_date=now + tokens.expires_in if tokens.expires_in else 0.0,
+        )
+
+    # --- without one ---
+
+    def _without(self, exchange: Exchange, jar: Jar, site: _Site, why: str) -> Outcome:
+        """A browser that shows a page is sent to log in; whatever else asks is told that it has to."""
+        sent = site.cookie in jar.ours
+        if _wants_page(exchange):
+            target = exchange.raw_path if exchange.query is None else b"%b?%b" % (exchange.raw_path, exchange.query)
+            begun = self._begin(exchange, jar, site, local(target))
+            return begun if sent else _inviting(begun)
+        fault = Fault.CREDENTIALS_INVALID if sent else Fault.CREDENTIALS_MISSING
+        return self._refuse(exchange, fault, why or ("the session's cookie does not count here" if sent else ""))
+
+    def _refuse(self, exchange: Exchange, fault: Fault, why: str) -> Reply:
+        return exchange.refuse(fault, fields=[*self._challenges, _NO_STORE], why=why)
+
+    async def _begin(self, exchange: Exchange, jar: Jar, site: _Site, return_to: bytes) -> Reply:
+        if not exchange.authority and self._login.public_url is None:
+            return exchange.refuse(Fault.BAD_REQUEST, "A Host is needed.")
+        metadata = await self._provider.heard_of_late()
+        if metadata is None or not metadata.authorization_endpoint:
+            return self._unavailable(exchange, self._provider.away or "it has no authorization_endpoint")
+        attempt = Attempt.begin(return_to, site.origin + self._login.callback)
+        parameters = {
+            **self._login.parameters,
+            "response_type": "code",
+            "client_id": self._login.client_id,
+            "redirect_uri": attempt.redirect_uri,
+            "scope": " ".join(self._login.scopes),
+            "state": attempt.state,
+            "nonce": attempt.nonce,
+            "code_challenge": attempt.challenge,
+            "code_challenge_method": "S256",
+        }
+        others = self._attempts(jar, site)
+        cookies = _cleared(others if len(others) >= MOST_ATTEMPTS else (), site, jar)
+        attributes = site.attributes + b"; Max-Age=%d" % self._login.patience
+        cookies += put(
+            attempt_name(site.cookie, attempt.state), self._trust.sealed.seal_attempt(attempt), attributes, {}
+        )
+        return _sent(302, with_query(metadata.authorization_endpoint, parameters).encode(), cookies)
+
+    def _unavailable(self, exchange: Exchange, why: str) -> Reply:
+        return exchange.refuse(
+            Fault.AUTH_UNAVAILABLE, _UNAVAILABLE, fields=[_NO_STORE], why=f"the provider is away: {why}"
+        )
+
+    def _attempts(self, jar: Jar, site: _Site) -> tuple[bytes, ...]:
+        """The names of their cookies."""
+        return tuple(name for name in jar.ours if name.startswith(attempt_name(site.cookie, "")))
+
+    async def _return(self, exchange: Exchange, jar: Jar, site: _Site) -> Reply:
+        """A browser comes back from the provider."""
+        if exchange.method != b"GET":
+            return exchange.refuse(Fault.METHOD_NOT_ALLOWED, fields=[(b"Allow", b"GET")])
+        given = parameters_of(exchange.query, _CALLBACK)
+        if given is None or "state" not in given:
+            return exchange.refuse(Fault.BAD_REQUEST, _UNKNOWN, [_NO_STORE], why="the callback has no state")
+        attempt = self._attempt(given["state"], jar, site)
+        if attempt is None:
+            return exchange.refuse(
+                Fault.BAD_REQUEST, _UNKNOWN, [_NO_STORE], why="the callback is of no login known here"
+            )
+        over = _cleared((attempt_name(site.cookie, attempt.state),), site, jar)
+        if not self._is_from_provider(given):
+            return exchange.refuse(Fault.BAD_REQUEST, _UNKNOWN, _fields(over), why="the callback is another issuer's")
+        if "error" in given or "code" not in given:
+            why = f"the provider did not log in: {given.get('error', 'no code')[:80]!r}"
+            return exchange.refuse(Fault.FORBIDDEN, "The identity provider did not log you in.", _fields(over), why=why)
+        form = {
+            "grant_type": "authorization_code",
+            "code": given["code"],
+            "redirect_uri": attempt.redirect_uri,
+            "code_verifier": attempt.verifier,
+        }
+        try:
+            tokens = await self._provider.tokens(form, self._trust.authenticate, self._trust.tls)
+            claims = await self._trust.id_tokens.judge(tokens, attempt.nonce)
+        except Away as away:
+            return self._unavailable(exchange, str(away))  # with the attempt kept: the page may be loaded again
+        except (Denied, Refused) as refusal:
+            return exchange.refuse(Fault.BAD_REQUEST, _UNKNOWN, _fields(over), why=str(refusal))
+        now = time.time()
+        sid = claims.get("sid")
+        begun = Session(b"", begun_date=now, used_date=now, sid=sid if isinstance(sid, str) else "")
+        session = self._with(tokens, begun)
+        try:
+            self._trust.lines(session)
+            cookies = put(site.cookie, self._trust.sealed.seal_session(session), site.attributes, jar.ours)
+        except Refused as refusal:
+            return exchange.refuse(Fault.FORBIDDEN, fields=_fields(over), why=str(refusal))
+        except ValueError as error:
+            return exchange.refuse(Fault.INTERNAL, _TOO_LONG, _fields(over), why=f"the session: {error}")
+        return _sent(303, attempt.return_to, over + cookies)
+
+    def _attempt(self, state: str, jar: Jar, site: _Site) -> Attempt | None:
+        try:
+            sealed = jar.value(attempt_name(site.cookie, state))
+        except Ambiguous:
+            return None
+        attempt = None if sealed is None else self._trust.sealed.attempt(sealed)
+        if attempt is None or not compare_digest(attempt.state.encode(), state.encode()):
+            return None
+        return attempt if time.time() < attempt.begun_date + self._login.patience else None
+
+    def _is_from_provider(self, given: Mapping[str, str]) -> bool:
+        """RFC 9207: a provider that names itself in its answers does so in each."""
+        metadata = self._provider.metadata
+        must = metadata is not None and metadata.authorization_response_iss_parameter_supported
+        return given["iss"] == self._trust.issuer if "iss" in given else not must
+
+    # --- out ---
+
+    def _log_out(self, exchange: Exchange, known: Known | None, jar: Jar, site: _Site) -> Reply:
+        """Here in all its copies, and then at the provider (OpenID Connect RP-Initiated Logout 1.0 section 2)."""
+        is_wanted = came_from(exchange, site.origin) or self._has_token(exchange, known)
+        if known is not None and not is_wanted:
+            return self._ask_first(exchange, known)
+        cookies: list[bytes] = []
+        if is_wanted:
+            cookies = clear(site.cookie, site.attributes, jar.ours) + _cleared(self._attempts(jar, site), site, jar)
+        if known is not None:
+            self._end(known)
+        metadata, place = self._provider.metadata, self._login.after_logout
+        if place.startswith("/"):
+            place = site.origin + place
+        if known is None or metadata is None or not metadata.end_session_endpoint:
+            return _sent(303, place.encode(), cookies)
+        parameters = {
+            "id_token_hint": known.session.id_token.decode(),
+            "client_id": self._login.client_id,
+            "post_logout_redirect_uri": place,
+        }
+        return _sent(303, with_query(metadata.end_session_endpoint, parameters).encode(), cookies)
+
+    def _has_token(self, exchange: Exchange, known: Known | None) -> bool:
+        """Whether it comes from the button of `_ask_first`, for this session."""
+        given = (parameters_of(exchange.query, ("token",)) or {}).get("token")
+        if known is None or not given:
+            return False
+        return self._trust.sealed.is_logout(given.encode(), self._mark(known))
+
+    def _ask_first(self, exchange: Exchange, known: Known) -> Reply:
+        """Another site may have sent the browser here, so it is up to the user."""
+        exchange.why = "the logout does not come from a page of the same origin"
+        page = _LOGOUT_PAGE % self._trust.sealed.seal_logout(self._mark(known))
+        return Reply(403, page, _LOGOUT_FIELDS, Fault.FORBIDDEN)
+
+    def _end(self, known: Known) -> None:
+        known.ended = "logged out"
+        expires = known.session.begun_date + self._login.session.lifetime
+        about = told("session", expires, issuer=self._trust.issuer, subject=known.claims["sub"])
+        self._trust.roster.revoke(record_of(self._mark(known), expires), about)
+
+    async def _hear_of_logout(self, exchange: Exchange) -> Reply:
+        """The provider tells of a logout elsewhere (OpenID Connect Back-Channel Logout 1.0 section 2)."""
+        if exchange.method != b"POST":
+            return exchange.refuse(Fault.METHOD_NOT_ALLOWED, fields=[(b"Allow", b"POST")])
+        issuer, client_id, roster = self._trust.issuer, self._login.client_id, self._trust.roster
+        try:
+            token = (await read_form(exchange)).get("logout_token", "")
+            claims = await self._trust.id_tokens.judge_logout(token)
+            now, seen = time.time(), mark_of("logout", issuer, client_id, claims["jti"])
+            if roster.revoked.covers([(seen, 0.0)], now):
+                raise Refused("the token was shown before")
+        except (NotRead, Refused) as refusal:
+            return exchange.refuse(Fault.BAD_REQUEST, "This tells of no logout.", [_NO_STORE], why=str(refusal))
+        except Away as away:
+            return self._unavailable(exchange, str(away))
+        ends, sid, subject = now + self._login.session.lifetime, claims.get("sid", ""), claims.get("sub", "")
+        if sid:
+            records = record_of(mark_of("sid", issuer, client_id, sid), ends)
+        else:
+            records = record_of(mark_of("logins", issuer, client_id, subject), ends, before_date=now)
+        records += record_of(seen, claims["exp"] + _REPLAYED_S)
+        roster.revoke(records, told("session", ends, issuer=issuer, subject=subject))
+        return Reply(200, fields=(_NO_STORE,))
+
+    # --- what a request says of where it is ---
+
+    def _site(self, exchange: Exchange) -> _Site:
+        origin = self._login.public_url
+        if origin is None:
+            scheme = client_scheme(exchange.head, exchange.peer)
+            origin = f"{scheme.decode()}://{exchange.authority.decode('latin-1')}"
+        if origin.startswith("https:"):
+            return _Site(origin, PREFIX + self._name, _ATTRIBUTES + b"; Secure")
+        return _Site(origin, self._name, _ATTRIBUTES)
+
+
+def _cleared(names: tuple[bytes, ...], site: _Site, jar: Jar) -> list[bytes]:
+    return [value for name in names for value in clear(name, site.attributes, jar.ours)]
+
+
+def _fields(cookies: list[bytes]) -> list[tuple[bytes, bytes]]:
+    return [_NO_STORE, *((b"Set-Cookie", value) for value in cookies)]
+
+
+def _sent(status: int, location: bytes, cookies: list[bytes]) -> Reply:
+    return Reply(status, fields=((b"Location", location), (b"Referrer-Policy", b"no-referrer"), *_fields(cookies)))
+
+
+async def _inviting(begun: Awaitable[Reply]) -> Reply:
+    reply = await begun
+    reply.invites = True
+    return reply
+
+
+def _wants_page(exchange: Exchange) -> bool:
+    """Whether a person waits for a page: a form that is sent, or a script that asks, would lose what it has."""
+    if exchange.method not in (b"GET", b"HEAD") or exchange.field(b"x-requested-with") is not None:
+        return False
+    mode = exchange.field(b"sec-fetch-mode")
+    if mode is not None and mode != b"navigate":
+        return False
+    return b"text/html" in (exchange.field(b"accept") or b"").lower()
+
+
+async def _awaited(outcome: Outcome) -> Reply | None:
+    if outcome is None or isinstance(outcome, Reply):
+        return outcome
+    return await outcome

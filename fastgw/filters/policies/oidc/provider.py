@@ -1,0 +1,311 @@
+"""The provider: what it says of itself and its keys, fetched once per node, and what a worker asks of it.
+
+OpenID Connect Discovery 1.0, RFC 8414; the code is redeemed, and the session refreshed, by RFC 6749 and RFC 7636.
+"""
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from hashlib import sha256
+from typing import Any, Final, NamedTuple, final
+from urllib.parse import urlencode
+
+import msgspec
+import orjson
+
+from fastgw.config.base.value_types import parse_endpoint
+from fastgw.config.settings.gateway import UpstreamTls
+from fastgw.filters.api import Feed, FeedSource, Fetcher, NodeSide
+from fastgw.filters.authentication.jwks import JwksSource
+from fastgw.filters.outbound.client_authentication import ClientAuth
+from fastgw.filters.policies.oidc.refresh_coordinator import Answered, Asked, Desk, Place, Unattended, ask, post
+from fastgw.filters.policies.oidc.urls import is_safe
+from fastgw.jose import Refused
+from fastgw.jose.strict import members
+from fastgw.operator_events import Event, say
+from fastgw.upstream.client.http_client import FetchFailed
+from fastgw.upstream.targets.tls import ClientTls, read_tls
+
+log = logging.getLogger("fastgw")
+
+EVERY_S: Final = 600.0
+"""How often the provider is asked what it says of itself, when nobody misses anything."""
+AGAIN_S: Final = 10.0
+"""How often while it is away."""
+REST_S: Final = 1.0
+"""How often at most, however many ask."""
+PATIENCE_S: Final = 6.0
+"""How long a login waits to hear whether the provider is there."""
+SUCCESSION_S: Final = 3.0
+"""How long a refresh waits for another control process, when one has ended. Then the worker does it by itself."""
+_MOST: Final = 256 * 1024
+_ENDPOINTS: Final = ("authorization_endpoint", "token_endpoint", "jwks_uri", "end_session_endpoint")
+
+
+class Metadata(msgspec.Struct, frozen=True):
+    """What a provider says of itself, as far as it matters here (OpenID Connect Discovery section 3)."""
+
+    issuer: str
+    jwks_uri: str
+    authorization_endpoint: str = ""
+    token_endpoint: str = ""
+    end_session_endpoint: str = ""
+    authorization_response_iss_parameter_supported: bool = False
+
+
+class Away(Exception):
+    """The provider cannot be asked, or says nonsense. The text is for the log."""
+
+
+class Denied(Exception):
+    """The code or refresh token is not accepted, not any more (`invalid_grant`). The text is for the log.
+
+    Every other refusal concerns the gateway, and nobody's session: it is `Away`.
+    """
+
+
+class ProviderSource(FeedSource, frozen=True, kw_only=True):
+    """What the provider says of itself. While it is away, what it said last, and why it is."""
+
+    issuer: str
+    tls: UpstreamTls
+
+    @property
+    def name(self) -> str:
+        return self.issuer
+
+    async def run(self, node: NodeSide) -> None:
+        tls = read_tls(self.tls, node.read)
+        metadata, tell = None, _Telling(f"oidc: logins at {self.issuer}")
+        async with Desk(node.fetcher, tls) as desk:
+            while True:
+                away = ""
+                try:
+                    metadata = await _discover(node.fetcher, self.issuer, tls)
+                except Away as problem:
+                    away = str(problem)
+                tell(away)
+                node.attempted(away)
+                told = {"metadata": metadata, "away": away, "date": time.time(), "desk": desk.place}
+                node.publish(orjson.dumps(told, default=msgspec.to_builtins))
+                await asyncio.sleep(REST_S)
+                await node.asked(AGAIN_S if away else EVERY_S)
+
+
+class KeysSource(FeedSource, frozen=True, kw_only=True):
+    """The provider's key set, wherever it says that it is."""
+
+    issuer: str
+    tls: UpstreamTls
+
+    @property
+    def name(self) -> str:
+        return f"{self.issuer} (keys)"
+
+    async def run(self, node: NodeSide) -> None:
+        tls = read_tls(self.tls, node.read)
+        where, following, tell = "", asyncio.create_task(asyncio.sleep(0)), _Telling(f"oidc: keys of {self.issuer}")
+        try:
+            while True:
+                wait = EVERY_S
+                try:
+                    metadata = await _discover(node.fetcher, self.issuer, tls)
+                except Away as problem:
+                    wait = AGAIN_S
+                    tell(str(problem))
+                    if not where:
+                        node.attempted(str(problem))
+                else:
+                    tell("")
+                    if metadata.jwks_uri != where:
+                        following.cancel()
+                        where = metadata.jwks_uri
+                        keys = JwksSource(key=self.key, url=parse_endpoint(where), tls=self.tls)
+                        following = asyncio.create_task(keys.run(node))
+                if where:
+                    await asyncio.wait((following,), timeout=wait)
+                    if following.done():
+                        following.result()  # raises what it has raised
+                elif await node.asked(wait):
+                    node.publish(b"")  # there is nothing yet for those who wait
+                    await asyncio.sleep(REST_S)
+        finally:
+            following.cancel()
+
+
+@final
+class _Telling:
+    """Tells of a trouble when it is another one, and of its end."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._trouble = ""
+
+    def __call__(self, trouble: str) -> None:
+        if trouble != self._trouble:
+            self._trouble = trouble
+            say(Event.FEED_FAILED if trouble else Event.FEED_BACK, "%s: %s", self._what, trouble or "there again")
+
+
+async def _discover(fetcher: Fetcher, issuer: str, tls: ClientTls) -> Metadata:
+    url = issuer.rstrip("/") + "/.well-known/openid-configuration"
+    raw = await _get(fetcher, url, tls)
+    try:
+        metadata = msgspec.convert(members(raw, "what it says of itself"), Metadata)
+    except (Refused, msgspec.ValidationError) as error:
+        raise Away(f"{url}: {error}") from error
+    if metadata.issuer != issuer:
+        raise Away(f"{url}: it calls itself {metadata.issuer[:200]!r}; expected the issuer as configured")
+    for name in _ENDPOINTS:
+        endpoint = getattr(metadata, name)
+        if (endpoint or name == "jwks_uri") and not is_safe(endpoint):
+            raise Away(f"{url}: its {name} is not an https URL")
+    return metadata
+
+
+async def _get(fetcher: Fetcher, url: str, tls: ClientTls) -> bytes:
+    try:
+        answer = await fetcher.fetch(url, tls=tls, most=_MOST, fields=[(b"Accept", b"application/json")])
+    except (FetchFailed, ValueError) as error:
+        raise Away(str(error)) from error
+    if answer.status != 200:
+        raise Away(f"{url}: it answers {answer.status}")
+    return answer.body
+
+
+class Tokens(NamedTuple):
+    """What a token endpoint gives (RFC 6749 section 5.1)."""
+
+    id_token: str
+    access_token: str
+    refresh_token: str
+    expires_in: float
+    """Seconds; 0: it does not say."""
+
+    def __repr__(self) -> str:
+        return f"<Tokens for {self.expires_in} s>"
+
+
+@final
+class Provider:
+    """A provider as one worker knows it."""
+
+    def __init__(self) -> None:
+        self.metadata: Metadata | None = None
+        """None as long as it has never been heard of."""
+        self.away = "nothing is known of it yet"
+        """Why it cannot be asked; "": it could be, at `heard_date`."""
+        self.heard_date = 0.0
+        self._desk: Place | None = None
+        self._feed: Feed | None = None
+        self._fetcher: Fetcher | None = None
+        self._users = 0
+        self._listening = 0
+
+    def start(self, feed: Feed, fetcher: Fetcher) -> None:
+        """In a worker, for each filter that shares it."""
+        self._users += 1
+        if self._feed is None:
+            self._feed, self._fetcher = feed, fetcher
+            feed.on_change(self._take)
+            if feed.value:
+                self._take(feed.value)
+
+    def stop(self) -> None:
+        """Once for each `start`."""
+        self._users -= 1
+        if not self._users and self._feed is not None:
+            self._feed.forget(self._take)
+            self._feed = None
+
+    def _take(self, value: bytes) -> None:
+        said = orjson.loads(value)
+        self.away, self.heard_date = said["away"], said["date"]
+        self._desk = msgspec.convert(said["desk"], Place)
+        if said["metadata"] is not None:
+            self.metadata = msgspec.convert(said["metadata"], Metadata)
+
+    async def heard_of_late(self) -> Metadata | None:
+        """What the provider says of itself, if it was there just now. None: it is away."""
+        if time.time() - self.heard_date > REST_S + 0.5 or self.away:
+            await self._listen()
+        return None if self.away or time.time() - self.heard_date > 2 * PATIENCE_S else self.metadata
+
+    async def _listen(self) -> None:
+        """Ask what is new, and wait for the answer. One question serves all who wait."""
+        if self._feed is None:
+            return
+        if not self._listening:
+            self._feed.ask()
+        self._listening += 1
+        try:
+            await self._feed.changed(PATIENCE_S)
+        finally:
+            self._listening -= 1
+
+    async def tokens(self, form: dict[str, str], authenticate: ClientAuth, tls: ClientTls, once: str = "") -> Tokens:
+        """Ask the token endpoint. Raises `Away` and `Denied`.
+
+        `once`: what no two workers may use; they all get what the first of them gets.
+        """
+        if self.metadata is None or self._fetcher is None:
+            raise Away(self.away)
+        url = self.metadata.token_endpoint
+        fields = [
+            (b"Content-Type", b"application/x-www-form-urlencoded"),
+            (b"Accept", b"application/json"),
+            *authenticate(form),
+        ]
+        answer = await self._post(url, fields, urlencode(form).encode(), tls, once)
+        if not answer.status:
+            raise Away(answer.reason)
+        if answer.status >= 500 or answer.status == 429:
+            raise Away(f"its token endpoint answers {answer.status}")
+        try:
+            said = members(answer.body, "the answer of its token endpoint")
+        except Refused as refusal:
+            raise Away(f"{refusal}, with status {answer.status}") from refusal
+        if answer.status != 200:
+            error = said.get("error")
+            told = f"its token endpoint answers {answer.status} {_word(error)}"
+            raise Denied(told) if error == "invalid_grant" else Away(told)
+        return _tokens(said)
+
+    async def _post(
+        self, url: str, fields: list[tuple[bytes, bytes]], body: bytes, tls: ClientTls, once: str
+    ) -> Answered:
+        assert self._fetcher is not None
+        if once:
+            mark = sha256(once.encode()).digest()
+            for patience in (SUCCESSION_S, 0.0):
+                if self._desk is not None:
+                    with suppress(Unattended):
+                        return await ask(self._desk, Asked(self._desk.key, mark, url, fields, body))
+                if patience and self._feed is not None:
+                    await self._feed.changed(patience)
+        return await post(self._fetcher, url, fields, body, tls)
+
+
+def _tokens(said: Mapping[str, Any]) -> Tokens:
+    id_token, access_token, refresh_token = (
+        said.get(name, "") for name in ("id_token", "access_token", "refresh_token")
+    )
+    expires_in = said.get("expires_in", 0)
+    # RFC 6749 appendix A: visible ASCII, which is what fields, forms and cookies can hold.
+    texts = (id_token, access_token, refresh_token)
+    fit = all(isinstance(text, str) and re.fullmatch("[ -~]*", text) is not None for text in texts)
+    if not fit or str(said.get("token_type", "")).lower() != "bearer":
+        raise Away("its token endpoint gives no bearer token")
+    try:
+        seconds = float(expires_in)  # some write it as text
+    except (TypeError, ValueError) as error:
+        raise Away("its token endpoint gives an `expires_in` that is no number") from error
+    return Tokens(id_token, access_token, refresh_token, seconds if 0 < seconds < 1e9 else 0.0)
+
+
+def _word(error: object) -> str:
+    """An error code as the log may have it (RFC 6749 section 5.2)."""
+    return error if isinstance(error, str) and error.isascii() and error.isprintable() and len(error) < 80 else "?"

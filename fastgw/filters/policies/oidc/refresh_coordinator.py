@@ -1,0 +1,184 @@
+"""Where workers have a refresh token redeemed: in the control process, once per node, however many of them ask.
+
+Some providers take a refresh token that is used twice for a stolen one, and end the session. Requests of one browser
+come to several workers, which share nothing but its cookie: whoever of them asks first asks for all.
+
+The desk listens on a unix socket without a place in the file system. Who asks has to be of our user, and to know the
+key that the desk has told the workers.
+"""
+
+import asyncio
+import os
+import socket
+import struct
+from collections.abc import Sequence
+from hmac import compare_digest
+from typing import Final, Self, final
+
+import msgspec
+
+from fastgw.filters.api import Fetcher
+from fastgw.upstream.client.http_client import FetchFailed
+from fastgw.upstream.targets.tls import ClientTls
+
+KEPT_S: Final = 120.0
+"""How long an answer is known: a browser may still send the cookie of before."""
+PATIENCE_S: Final = 10.0
+"""Seconds for one question, from the connect on."""
+_MOST: Final = 512 * 1024  # bytes of a question or an answer
+_MOST_KEPT: Final = 10_000
+_BACKLOG: Final = 512
+_PEER: Final = struct.Struct("3i")  # process, user, group
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a desk is."""
+
+    name: str
+    """In the abstract namespace, without the leading NUL."""
+    key: str
+
+    def __repr__(self) -> str:
+        return f"<Place {self.name}>"
+
+
+class Asked(msgspec.Struct, array_like=True, frozen=True):
+    """A POST for the desk to make."""
+
+    key: str
+    mark: bytes
+    """Questions with the same mark are one."""
+    url: str
+    fields: Sequence[tuple[bytes, bytes]]
+    body: bytes
+
+    def __repr__(self) -> str:
+        return f"<Asked {self.url}>"
+
+
+class Answered(msgspec.Struct, array_like=True, frozen=True):
+    status: int
+    """0: there is no answer."""
+    body: bytes
+    reason: str = ""
+    """Why there is none."""
+
+    def __repr__(self) -> str:
+        return f"<Answered {self.status} {self.reason}>"
+
+
+class Unattended(Exception):
+    """There is no desk now, and nothing was asked."""
+
+
+@final
+class Desk:
+    """In control, for as long as a `with` lasts."""
+
+    def __init__(self, fetcher: Fetcher, tls: ClientTls) -> None:
+        self.place = Place(f"fastgw-oidc-{os.urandom(16).hex()}", os.urandom(32).hex())
+        self._fetcher = fetcher
+        self._tls = tls
+        self._known: dict[bytes, asyncio.Task[Answered]] = {}
+        self._server: asyncio.Server
+
+    async def __aenter__(self) -> Self:
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(_address(self.place))
+        self._server = await asyncio.start_unix_server(self._serve, sock=listening, backlog=_BACKLOG)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for asking in self._known.values():
+            asking.cancel()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                if not _is_ours(writer):
+                    return
+                asked = msgspec.msgpack.decode(await _read(reader), type=Asked)
+                if compare_digest(asked.key.encode(), self.place.key.encode()):
+                    writer.write(_framed(await asyncio.shield(self._once(asked))))
+                    await writer.drain()
+        except (OSError, EOFError, msgspec.DecodeError):
+            pass  # whoever asked has gone, or is no worker
+        finally:
+            writer.close()
+
+    def _once(self, asked: Asked) -> asyncio.Task[Answered]:
+        known = self._known.get(asked.mark)
+        if known is None:
+            if len(self._known) >= _MOST_KEPT:
+                del self._known[next(iter(self._known))]
+            loop = asyncio.get_running_loop()
+            known = self._known[asked.mark] = loop.create_task(self._ask(asked))
+
+            def done(asking: asyncio.Task[Answered]) -> None:
+                kept_s = 0.0 if asking.cancelled() or not asking.result().status else KEPT_S
+                loop.call_later(kept_s, self._known.pop, asked.mark, None)
+
+            known.add_done_callback(done)
+        return known
+
+    async def _ask(self, asked: Asked) -> Answered:
+        return await post(self._fetcher, asked.url, asked.fields, asked.body, self._tls)
+
+
+async def post(
+    fetcher: Fetcher, url: str, fields: Sequence[tuple[bytes, bytes]], body: bytes, tls: ClientTls
+) -> Answered:
+    try:
+        answer = await fetcher.fetch(url, method=b"POST", fields=fields, body=body, tls=tls, most=_MOST // 2)
+    except (FetchFailed, ValueError) as error:
+        return Answered(0, b"", str(error))
+    return Answered(answer.status, answer.body)
+
+
+async def ask(place: Place, asked: Asked) -> Answered:
+    """In a worker. Raises `Unattended`."""
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            reader, writer = await _connect(place)
+            try:
+                writer.write(_framed(asked))
+                return msgspec.msgpack.decode(await _read(reader), type=Answered)
+            finally:
+                writer.close()
+    except (OSError, EOFError, msgspec.DecodeError) as error:  # a TimeoutError is an OSError
+        return Answered(0, b"", f"the control process broke off: {error or type(error).__name__}")
+
+
+async def _connect(place: Place) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    asking = socket.socket(socket.AF_UNIX)
+    asking.setblocking(False)
+    try:
+        asking.connect(_address(place))  # at once, or not at all
+    except OSError as error:
+        asking.close()
+        raise Unattended from error
+    return await asyncio.open_unix_connection(sock=asking)
+
+
+def _address(place: Place) -> str:
+    return f"\0{place.name}"
+
+
+def _is_ours(writer: asyncio.StreamWriter) -> bool:
+    """Whether the other end belongs to the user that we run as (unix(7))."""
+    raw = writer.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+    _, user, _ = _PEER.unpack(raw)
+    return bool(user == os.geteuid())
+
+
+def _framed(message: Asked | Answered) -> bytes:
+    encoded = msgspec.msgpack.encode(message)
+    return len(encoded).to_bytes(4, "big") + encoded
+
+
+async def _read(reader: asyncio.StreamReader) -> bytes:
+    length = int.from_bytes(await reader.readexactly(4), "big")
+    if length > _MOST:
+        raise EOFError("a message that is too long")
+    return await reader.readexactly(length)

@@ -1,0 +1,137 @@
+"""What is remembered of a browser, in its own cookies: an attempt to log in, and then the session."""
+
+import os
+import time
+from base64 import urlsafe_b64encode
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from typing import Any, Final, TypeVar
+
+import msgspec
+import orjson
+
+from fastgw.filters.policies.oidc.cookie_encryption import Seal
+from fastgw.jose.strict import unencoded
+
+T = TypeVar("T")
+
+EARLY: Final = 0.2
+"""The share of an access token's life that is left when it is refreshed."""
+LATEST_EARLY: Final = 60.0
+"""Seconds before its end, at most."""
+
+
+class Attempt(msgspec.Struct, array_like=True, frozen=True):
+    """A browser on its way to the provider. Only with this does its return count (RFC 6749 section 10.12)."""
+
+    state: str
+    nonce: str
+    verifier: str
+    """Of PKCE (RFC 7636)."""
+    return_to: bytes
+    redirect_uri: str
+    begun_date: float
+
+    @classmethod
+    def begin(cls, return_to: bytes, redirect_uri: str) -> "Attempt":
+        return cls(_random(), _random(), _random(), return_to, redirect_uri, time.time())
+
+    def __repr__(self) -> str:
+        return f"<Attempt of {self.begun_date:.0f}>"
+
+    @property
+    def challenge(self) -> str:
+        """S256 of the verifier (RFC 7636 section 4.2)."""
+        return urlsafe_b64encode(sha256(self.verifier.encode()).digest()).rstrip(b"=").decode()
+
+
+class Session(msgspec.Struct, array_like=True, frozen=True):
+    """A browser that has logged in."""
+
+    id_token: bytes
+    """As the provider signed it; it was verified then."""
+    begun_date: float
+    used_date: float
+    """When the cookie was written."""
+    access_token: str = ""
+    refresh_token: str = ""
+    got_date: float = 0.0
+    """When the access token was got."""
+    ends_date: float = 0.0
+    """When it expires; 0: the provider has not said."""
+    sid: str = ""
+    """What the provider calls its own session; "": it has not said (OpenID Connect Front-Channel Logout section 3)."""
+
+    def __repr__(self) -> str:
+        return f"<Session of {self.begun_date:.0f}{', to be refreshed' if self.refresh_token else ''}>"
+
+    @property
+    def claims(self) -> dict[str, Any]:
+        """Of the ID token."""
+        claims: dict[str, Any] = orjson.loads(unencoded(self.id_token.split(b".")[1], "a verified token"))
+        return claims
+
+    @property
+    def due_date(self) -> float:
+        """When it is time to refresh; 0: never."""
+        if not self.ends_date or not self.refresh_token:
+            return 0.0
+        return self.ends_date - min((self.ends_date - self.got_date) * EARLY, LATEST_EARLY)
+
+
+def meaning_of(
+    issuer: str,
+    client_id: str,
+    cookie: str | None,
+    scopes: Iterable[str],
+    parameters: Mapping[str, str],
+    algorithms: Iterable[str],
+) -> bytes:
+    """What one policy means by a session, which a session of no other policy is.
+
+    It is what was asked of the provider, who asked, and how the answer was judged. What only bounds a session
+    (lifetime, idle time) or makes use of it (fields, paths, secrets) counts at each request, and may change under it.
+    """
+    asked = sorted(set(scopes)), sorted(parameters.items())
+    return orjson.dumps((issuer, client_id, cookie, asked, sorted(set(algorithms))))
+
+
+class Sealed:
+    """Attempts and sessions as cookies keep them."""
+
+    __slots__ = ("_attempts", "_logouts", "_sessions")
+
+    def __init__(self, secrets: list[str], policy: bytes) -> None:
+        self._attempts = Seal(secrets, b"attempt", policy)
+        self._sessions = Seal(secrets, b"session", policy)
+        self._logouts = Seal(secrets, b"logout", policy)
+
+    def seal_attempt(self, attempt: Attempt) -> bytes:
+        return self._attempts.seal(msgspec.msgpack.encode(attempt))
+
+    def attempt(self, sealed: bytes) -> Attempt | None:
+        return _read(self._attempts.open(sealed), Attempt)
+
+    def seal_session(self, session: Session) -> bytes:
+        return self._sessions.seal(msgspec.msgpack.encode(session))
+
+    def session(self, sealed: bytes) -> Session | None:
+        return _read(self._sessions.open(sealed), Session)
+
+    def seal_logout(self, mark: bytes) -> bytes:
+        """What shows that the user of this session wants to end it. `mark`: the session's own."""
+        return self._logouts.seal(mark)
+
+    def is_logout(self, sealed: bytes, mark: bytes) -> bool:
+        return self._logouts.open(sealed) == mark
+
+
+def _read(plain: bytes | None, kind: type[T]) -> T | None:
+    try:
+        return None if plain is None else msgspec.msgpack.decode(plain, type=kind)
+    except msgspec.DecodeError:  # another version has sealed it
+        return None
+
+
+def _random() -> str:
+    return urlsafe_b64encode(os.urandom(32)).rstrip(b"=").decode()

@@ -1,0 +1,279 @@
+"""quota: so many requests in a day or a month, counted through restarts."""
+
+from collections.abc import Mapping, Sequence
+from time import time
+from typing import Annotated, Any, Final, Literal, final
+
+from msgspec import Meta
+
+from fastgw.config.base.value_types import Notation, Trait, parse_identity, write_duration
+from fastgw.config.settings.gateway import NONE, Settings, Some
+from fastgw.filters.api import Duration, Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Services
+from fastgw.filters.limiting.counter_store import Left, Terms, give_back
+from fastgw.filters.limiting.keys import KEY, are_of_somebody, key_named, key_of, traits_of
+from fastgw.filters.limiting.response_headers import Style, Telling, refusal, tell_tightest
+from fastgw.observe.metrics.families import FilterEvent
+from fastgw.shm.calendar_periods import Calendar, calendar_of, zone_of
+from fastgw.shm.quota_table import COUNT_MAX, NOT_OURS, Full, Id, Period, Quotas, own_quotas
+
+_REFUSED: Final = FilterEvent.REFUSED  # PERF: through its class it costs 68 ns (CPython 3.11)
+
+REMEMBERED: Final = 65_536
+"""Keys of one use whose slots a worker remembers."""
+_DAY_S: Final = 86_400.0
+
+
+def _parse_zone(text: str) -> str:
+    zone_of(text)
+    return text
+
+
+Key = Annotated[Trait, KEY]
+GroupName = Annotated[str, Notation("the name of a group of consumers", parse_identity, {"type": "string"})]
+TimeZone = Annotated[str, Notation('a time zone such as "Europe/Berlin"', _parse_zone, {"type": "string"})]
+Count = Annotated[int, Meta(ge=1, le=COUNT_MAX)]
+Span = Literal["day", "month"] | Duration
+
+
+class GroupQuota(Settings):
+    """What the consumers of a group may do, in place of everybody's."""
+
+    limit: Count
+    """How many in a period."""
+
+
+class Quota(Filter, name="quota", phase=Phase.LIMIT_CONSUMER, order=10):  # type: ignore[literal-required]  # order: ours
+    """Admit so many requests in a day, a month or another long period, for each consumer or whatever `key` names.
+
+    The number means the node: it is exact over all workers, and what was counted survives reloads, upgrades, workers
+    that die, and restarts, if `quotas.file` says where to keep it: a crash of the machine loses what was counted in its
+    last second. What is above the limit is answered 429 until the period ends, as `Retry-After` says, and costs
+    nothing, neither here nor in the limits that the request has met before. Requests that are admitted count, whatever
+    becomes of them.
+
+    Usage plans are `groups` here and in `rate_limit`: what consumers have bought is the group that they are in. Both
+    filters stand in a filter set, which the routes of the plan use:
+    `filter_sets: {plans: {rate_limit: {limit: 1, window: 1s, groups: {gold: {limit: 50}}}, quota: {limit: 1000, period:
+    month, groups: {gold: {limit: 1000000}}}}}`. Whoever is in none of the groups has the limits of everybody.
+
+    It counts on the node, also where there is a `state`: N nodes behind one name admit up to N times as many.
+
+    The admin API tells what consumers have used, and resets it (`GET /quotas`, `POST /quotas/reset`; `key` is repeated,
+    or a list, for a quota by several), and how much of all limits is in use (`GET /limits`). Half a million keys are
+    counted one by one, in 64 bytes each. Those that come when no place is left share one: they may be refused for what
+    others have used, nobody is admitted too often.
+    """
+
+    limit: Count
+    """How many requests in a period."""
+    period: Span
+    """`day`, `month`, or a duration in whole seconds, such as `1h`, which is counted from the full hour in UTC."""
+    time_zone: TimeZone = "UTC"
+    """Where days and months begin at midnight. Where clocks are changed, a day has 23 or 25 hours."""
+    key: Key | Some[Key] = Trait("consumer")
+    """Whom to count: `ip`, `consumer` (where there is none, the client's address), `route`, `host`, `header:NAME`,
+    `cookie:NAME`, `claim:NAME`, or a list, of which each combination is counted by itself. Requests without the field,
+    cookie or claim are counted together."""
+    ipv6_prefix: Annotated[int, Meta(ge=1, le=128)] = 64
+    """How much of an IPv6 address tells clients apart: the least that a subscriber has is a /64."""
+    groups: Mapping[GroupName, GroupQuota] = NONE
+    """Other limits for the consumers of a group. Of several groups that a consumer is in, the first here counts. What
+    a consumer has used stays used when it comes into another group."""
+    headers: Style = "draft"
+    """What clients are told in answers: as for `rate_limit`. Of several limits the one is told that has the fewest
+    requests left."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.period, str) and (self.period < 1.0 or self.period % 1.0):
+            raise ValueError("`period` is told in whole seconds; expected 1s or more")
+
+    @property
+    def traits(self) -> Sequence[Trait]:
+        return traits_of(self.key)
+
+    @property
+    def asks_who(self) -> bool:
+        """Whether it makes a difference who the client is."""
+        return bool(self.groups) or are_of_somebody(self.traits)
+
+    @property
+    def calendar(self) -> Calendar:
+        return calendar_of(self.period, zone_of(self.time_zone))
+
+    @property
+    def period_told(self) -> str:
+        return self.period if isinstance(self.period, str) else write_duration(self.period)
+
+    def scope(self, level: str, route: str | None, instance: str) -> str:
+        """What tells the counts of one use from all others. Whatever else is changed, they go on."""
+        return f"quota\n{level}\n{route if level == 'route' else None}\n{instance}\n{self.period_told}"
+
+    def limit_of(self, groups: frozenset[str]) -> int:
+        """For a consumer in these groups."""
+        return next((own.limit for name, own in self.groups.items() if name in groups), self.limit)
+
+    def id_of(self, scope: str, consumer: str | None, keys: Sequence[str]) -> Id | None:
+        """By what a consumer is counted, or who has these values of the other keys, in order; None: not by that."""
+        left, values = list(keys), []
+        for trait in self.traits:
+            if trait.kind == "consumer" and consumer is not None:
+                values.append(consumer)
+            elif trait.kind != "consumer" and left:
+                values.append(left.pop(0))
+            else:
+                return None
+        if left and len(left) < len(keys):
+            return None
+        return Id.of(key_named(self.traits, self.ipv6_prefix, scope.encode(), values))
+
+    def counts_by(self, consumer: str | None, keys: Sequence[str]) -> bool:
+        """Whether it counts by just that."""
+        by_consumer = sum(trait.kind == "consumer" for trait in self.traits)
+        return bool(by_consumer) == (consumer is not None) and len(self.traits) - by_consumer == len(keys)
+
+    def build(self, env: Env) -> Hooks:
+        of_route = env.route if env.level == "route" else None
+        # A filter of 10,000 routes counts for all of them, and is made once.
+        key = "quota", env.level, of_route, env.instance, id(self)
+        counts = env.shared(key, lambda: _Counts(self, self.scope(env.level, of_route, env.instance), env.instance))
+        return Hooks(
+            request=counts.request,
+            response=None if self.headers == "none" else tell_tightest,
+            start=counts.start,
+            explain=counts.explain,
+            would=lambda exchange: None,
+        )
+
+
+@final
+class _Table:
+    """The counts of one use, and what this worker remembers of them."""
+
+    def __init__(self, scope: str, calendar: Calendar) -> None:
+        self.quotas: Quotas | None = None
+        self.slots: dict[bytes, tuple[int, Id]] = {}
+        self._shared = Id.of(scope.encode())
+        self._calendar = calendar
+        self._period = Period(0, 0.0, 0.0)
+
+    def now(self) -> Period:
+        period, now = self._period, time()
+        if not period.begins_date <= now < period.ends_date:
+            period = self._period = self._calendar(now)
+        return period
+
+    def place(self, quotas: Quotas, key: bytes) -> tuple[int, Id] | None:
+        """None: there is none left."""
+        try:
+            slot = quotas.place(Id.of(key), self._shared)
+        except Full:
+            return None
+        if len(self.slots) >= REMEMBERED:
+            self.slots.clear()
+        self.slots[key] = slot
+        return slot
+
+    def refund(self, key: bytes, cost: int, period: Period) -> None:
+        slot = self.slots.get(key)
+        if slot is not None and self.quotas is not None:
+            self.quotas.refund(*slot, period, cost)
+
+    def left(self, key: bytes, limit: int) -> Left:
+        period, slot = self.now(), self.slots.get(key)
+        used = 0
+        if self.quotas is not None:
+            used = self.quotas.look_up(Id.of(key), period) if slot is None else self.quotas.count(*slot, period)
+        return max(limit - used, 0), period.ends_date - time()
+
+
+@final
+class _Group:
+    """A limit with what is needed to hold requests to it. As a ledger, it tells what is left and takes back."""
+
+    __slots__ = ("_table", "limit", "name", "telling", "why")
+
+    def __init__(self, table: _Table, name: str, limit: int, telling: Telling | None, why: str) -> None:
+        self._table, self.name, self.limit, self.telling, self.why = table, name, limit, telling, why
+
+    def spend(self, key: bytes, cost: int, /) -> Any:
+        raise NotImplementedError("a quota is spent by its filter")
+
+    charge = spend
+
+    def refund(self, key: bytes, cost: int, mark: Any, /) -> None:
+        self._table.refund(key, cost, mark)
+
+    def left(self, key: bytes, mark: Any, /) -> Left:
+        return self._table.left(key, self.limit)
+
+
+@final
+class _Counts:
+    """One use of the filter, for all routes that have it."""
+
+    def __init__(self, settings: Quota, scope: str, instance: str) -> None:
+        self._instance = instance
+        self._settings = settings  # kept: what is shared is found by its identity
+        self._key_of = key_of(settings.traits, settings.ipv6_prefix, scope.encode())
+        self._table = _Table(scope, settings.calendar)
+        by = " and ".join(map(str, settings.traits))
+        limits = {"": settings.limit, **{name: group.limit for name, group in settings.groups.items()}}
+        self._everybody, *self._groups = [
+            _Group(
+                self._table,
+                name,
+                limit,
+                None if settings.headers == "none" else Telling(settings.headers, instance, self._terms(limit)),
+                f"{instance}: {limit} per {settings.period_told} by {by}",
+            )
+            for name, limit in limits.items()
+        ]
+
+    def _terms(self, limit: int) -> Terms:
+        period = self._settings.period
+        seconds = {"day": _DAY_S, "month": 30 * _DAY_S + 0.5}.get(period, 0.0) if isinstance(period, str) else period
+        return Terms("fixed_window", limit, seconds)  # of a month none is told, for it is not a whole number
+
+    def start(self, services: Services) -> None:
+        self._table.quotas = services.quotas or self._table.quotas or own_quotas()
+
+    def request(self, exchange: Exchange) -> Outcome:
+        table = self._table
+        quotas = table.quotas
+        assert quotas is not None, "a quota has to be started before it is asked"
+        group = self._group_of(exchange) if self._groups else self._everybody
+        key = self._key_of(exchange)
+        period = table.now()
+        while True:
+            slot = table.slots.get(key) or table.place(quotas, key)
+            if slot is None:
+                give_back(exchange.limits)
+                exchange.limits = None
+                return exchange.refuse(Fault.LIMITS_UNAVAILABLE, why=f"{group.why}: no place to count is left")
+            left = quotas.spend(*slot, period, 1, group.limit)
+            if left >= 0:
+                exchange.limits = group.telling, group, key, 1, period, exchange.limits
+                return None
+            if left != NOT_OURS:
+                give_back(exchange.limits)
+                exchange.limits = group.telling, group, key, 0, None, None
+                exchange.why = group.why
+                exchange.client.count_filter(self._instance, _REFUSED)
+                return refusal(Fault.QUOTA_EXCEEDED, period.ends_date - time())
+            table.slots.pop(key, None)
+
+    def _group_of(self, exchange: Exchange) -> _Group:
+        consumer = exchange.consumer
+        if consumer is not None:
+            for group in self._groups:
+                if group.name in consumer.groups:
+                    return group
+        return self._everybody
+
+    def explain(self, exchange: Exchange) -> str:
+        group = self._group_of(exchange)
+        of = f" of the group {group.name}" if group.name else ""
+        counts = f"counts 1 of {group.limit} per {self._settings.period_told}{of}"
+        if self._table.quotas is None:
+            return f"if there are any left: it {counts}"
+        return f"{counts}; {group.left(self._key_of(exchange), None)[0]} are left"

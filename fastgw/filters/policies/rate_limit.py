@@ -1,0 +1,396 @@
+"""rate_limit: admit so many requests per time, exactly, over all workers of the node, or of all nodes."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from time import monotonic_ns
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, final
+
+from msgspec import Meta
+
+from fastgw.config.base.value_types import FieldName, Method, Notation, Trait, parse_identity, write_duration
+from fastgw.config.settings.gateway import NONE, Some
+from fastgw.filters.api import (
+    Duration,
+    Env,
+    Exchange,
+    Fault,
+    Filter,
+    Hooks,
+    Network,
+    Outcome,
+    Phase,
+    Reply,
+    Services,
+    Settings,
+)
+from fastgw.filters.limiting.counter_store import Algorithm, NodeLedger, Terms, Verdict, give_back
+from fastgw.filters.limiting.keys import KEY, are_of_somebody, key_of, traits_of
+from fastgw.filters.limiting.response_headers import Style, Telling, refusal, tell_tightest
+from fastgw.filters.policies.ip import judge_of
+from fastgw.observe.metrics.families import FilterEvent
+from fastgw.shm import rate_limit_table
+from fastgw.shm.rate_limit_table import Limit
+
+_REFUSED: Final = FilterEvent.REFUSED  # PERF: through its class it costs 68 ns (CPython 3.11)
+
+if TYPE_CHECKING:
+    from fastgw.filters.limiting.redis_counter_store import Shared
+
+SOON: Final = 0.0005
+"""Seconds: whose turn comes sooner does not wait, for timers are not finer."""
+
+Key = Annotated[Trait, KEY]
+GroupName = Annotated[str, Notation("the name of a group of consumers", parse_identity, {"type": "string"})]
+MOST: Final = 10**9
+Permits = Annotated[int, Meta(ge=1, le=MOST)]
+Burst = Annotated[int, Meta(ge=0, le=MOST)]
+
+
+class GroupLimit(Settings):
+    """What the consumers of a group may do, in place of everybody's."""
+
+    limit: Permits
+    """How many."""
+    window: Duration | None = None
+    """null = that of the filter."""
+    burst: Burst | None = None
+    """null = as for the filter where it says nothing."""
+
+
+class Cost(Settings):
+    """What a request counts for. 1, where nothing else is said."""
+
+    methods: Mapping[Method, Burst] = NONE
+    """By method, such as `{POST: 5}`. 0 = nothing."""
+    response_header: FieldName | None = None
+    """A response field in which the upstream says what the request has cost, as a whole number. What that is above what
+    was counted already is counted then, be it more than is left: the client comes into debt, by as much as it may spend
+    at once; what it is below is given back. Without the field, nothing changes. The client gets the field as well."""
+
+
+class RateLimit(Filter, name="rate_limit", phase=Phase.LIMIT_CONSUMER):
+    """Admit at most so many requests in a time, for each client, consumer, or whatever `key` names.
+
+    The number means the node or, with `state`, all nodes that share it: it is exact over all workers, whichever of them
+    a connection is on, and survives reloads, upgrades and workers that die; another `limit` or `burst` keeps what was
+    spent, another `window` or `algorithm` begins anew. A use on the gateway, a listener, an upstream or in a filter set
+    counts for all routes that have it; one on a route for that route alone. What is above the limit is answered 429,
+    with `Retry-After`, and costs nothing, neither here nor in the other limits that the request has met. Any number of
+    limits, under names of their own with `type: rate_limit`, may stand on a route: all of them have to admit a request.
+
+    On the gateway or a listener it runs before a route is found, and so for every request, if nothing of `key` and
+    `groups` needs to know the route or who the client is (`consumer`, `route`, `claim`). No other counts the preflights
+    that the gateway answers.
+
+    A million keys at a time are counted one by one, in 32 MiB of memory at most (160 MiB with sliding windows), of
+    which a key takes 16 bytes (80). More of them share what is there: some are refused for what others have spent;
+    nobody is admitted too often.
+    """
+
+    limit: Permits
+    """How many requests in each `window`; of the windows at most 16777215."""
+    window: Duration
+    """The time for which `limit` is said. The windows need 200ms or more."""
+    burst: Burst | None = None
+    """Of `token_bucket`: how many a client that was quiet may send at once; null = `limit`. Of `leaky_bucket`: how many
+    may wait for their turn; null = `limit`, but no more than have their turn within 10 s. The windows have none."""
+    algorithm: Algorithm = "token_bucket"
+    """`token_bucket`: a bucket of `burst` permits that is filled by `limit` per `window`, evenly. `fixed_window`: at
+    most `limit` from each multiple of `window` to the next; twice as many may come around it. `sliding_window`: at most
+    `limit` in any time of `window`, wherever it begins; a client that always asks for more gets 7/8 of it at least.
+    It is counted in sevenths of `window`, so that `Retry-After` may be up to 8/7 of it.
+    `leaky_bucket`: requests pass one by one, every `window / limit`; those that come too early wait, `burst` of them at
+    most."""
+    scope: Literal["node", "shared"] | None = None
+    """Where requests are counted if the configuration has `state`: `shared` = there, for all nodes, at the cost of a
+    question to Redis; `node` = by each node for itself, which asks nobody. null = `node` for what runs before a route
+    is found, so that a flood of one address is not passed on to Redis, else `shared`. Nodes share what has the same
+    name and stands in the same place, by Redis' clock. Redis gets hashes of keys, never what is in them. While it is
+    away, `state.when_away` says what is done."""
+    key: Key | Some[Key] = Trait("ip")
+    """Whom to count: `ip`, `consumer` (where there is none, the client's address), `route`, `host`, `header:NAME`,
+    `cookie:NAME`, `claim:NAME`, or a list, of which each combination is counted by itself. Requests without the field,
+    cookie or claim are counted together."""
+    ipv6_prefix: Annotated[int, Meta(ge=1, le=128)] = 64
+    """How much of an IPv6 address tells clients apart: the least that a subscriber has is a /64."""
+    exempt: tuple[Network, ...] = ()
+    """Networks whose clients are neither counted nor refused."""
+    cost: Cost = Cost()
+    """What a request counts for."""
+    groups: Mapping[GroupName, GroupLimit] = NONE
+    """Other limits for the consumers of a group. Of several groups that a consumer is in, the first here counts."""
+    headers: Style = "draft"
+    """What clients are told in answers: `draft` = `RateLimit-Policy` and `RateLimit`
+    (draft-ietf-httpapi-ratelimit-headers); `legacy` = `X-RateLimit-Limit`, `-Remaining` and `-Reset`, in seconds from
+    now; `none`. Of several limits the one is told that has the fewest permits left. Fields of these names that the
+    upstream sends are replaced."""
+
+    def __post_init__(self) -> None:
+        for name, terms in self.all_terms():
+            self._check(name, terms)
+
+    def _check(self, group: str, terms: Terms) -> None:
+        of = f" of the group {group}" if group else ""
+        if terms.algorithm in ("fixed_window", "sliding_window"):
+            if terms.burst is not None:
+                raise ValueError(f"`burst`{of} means nothing for a {terms.algorithm}; expected it without")
+            if terms.window < rate_limit_table.WINDOW_MIN:
+                least = write_duration(rate_limit_table.WINDOW_MIN)
+                raise ValueError(f"`window`{of} is too short for a {terms.algorithm}; expected {least} or more")
+            if terms.limit > rate_limit_table.COUNT_MAX:
+                raise ValueError(
+                    f"`limit`{of} is too high for a {terms.algorithm}; expected {rate_limit_table.COUNT_MAX} or less"
+                )
+        elif terms.depth < 1:
+            raise ValueError(f"`burst`{of} is 0, so nothing would pass; expected 1 or more")
+        elif terms.depth * terms.step_s > rate_limit_table.SPAN_MAX_S:
+            raise ValueError(f"`burst`{of} would take years to be back; expected less, or a shorter `window`")
+        for method, cost in self.cost.methods.items():
+            if cost > terms.depth:
+                wrong = f"{method} costs {cost}, more than there can ever be{of}: {terms.depth}"
+                raise ValueError(f"{wrong}; expected a cost that can be paid")
+
+    def all_terms(self) -> Iterable[tuple[str, Terms]]:
+        """What everybody may do (""), and the groups."""
+        yield "", Terms(self.algorithm, self.limit, self.window, self.burst)
+        for name, own in self.groups.items():
+            window = self.window if own.window is None else own.window
+            yield name, Terms(self.algorithm, own.limit, window, own.burst)
+
+    @property
+    def traits(self) -> Sequence[Trait]:
+        return traits_of(self.key)
+
+    @property
+    def asks_who(self) -> bool:
+        """Whether it makes a difference who the client is."""
+        return bool(self.groups) or are_of_somebody(self.traits)
+
+    @property
+    def phase_of_listener(self) -> Phase:
+        late = self.asks_who or any(trait.kind == "route" for trait in self.traits)
+        return Phase.LIMIT_CONSUMER if late else Phase.LIMIT_CLIENT
+
+    def build(self, env: Env) -> Hooks:
+        of_route = env.route if env.level == "route" else None
+        # An early filter, which has no route, runs for every request.
+        scope = self.scope or ("node" if env.route is None else "shared")
+        state = env.state if scope == "shared" else None
+        place: Shared | None = None
+        if state is not None:
+            from fastgw.filters.limiting.redis_counter_store import shared_by
+
+            place = shared_by(env, state)
+        # A filter of 10,000 routes counts for all of them, and is made once.
+        key = "rate_limit", env.level, of_route, env.instance, id(self), place
+        counts = env.shared(key, lambda: _Counts(self, f"{env.level}\n{of_route}\n{env.instance}", env.instance, place))
+        response: Callable[[Exchange], None] | None = None if self.headers == "none" else tell_tightest
+        if self.cost.response_header is not None:
+            response = counts.charging(self.cost.response_header, response)
+        return Hooks(
+            request=counts.step() if place is None else counts.asking_step(),
+            response=response,
+            start=counts.start,
+            stop=None if place is None else place.limits.release,
+            explain=counts.explain,
+            would=counts.would,
+        )
+
+
+@final
+class _Group:
+    """A limit with what is needed to hold requests to it."""
+
+    __slots__ = ("ledger", "limit", "name", "spend", "telling", "terms", "why")
+
+    def __init__(self, name: str, terms: Terms, telling: Telling | None, why: str) -> None:
+        self.name, self.terms, self.telling, self.why = name, terms, telling, why
+        self.ledger: Any = _NOT_STARTED  # a `Ledger`
+        self.limit: Limit = _NOT_STARTED
+        self.spend: Callable[[bytes, int, int], float] = _not_started
+
+
+@final
+class _Counts:
+    """One use of the filter, for all routes that have it."""
+
+    def __init__(self, settings: RateLimit, name: str, instance: str, place: "Shared | None" = None) -> None:
+        self._settings = settings  # kept: what is shared is found by its identity
+        self._instance, self._place = instance, place
+        self._name = name.encode()
+        self.key_of = key_of(settings.traits, settings.ipv6_prefix)
+        self._by = " and ".join(map(str, settings.traits))
+        style = settings.headers
+        everybody, *self._groups = [
+            _Group(
+                group,
+                terms,
+                None if style == "none" else Telling(style, instance, terms),
+                f"{instance}: {terms.limit} per {write_duration(terms.window)} by {self._by}",
+            )
+            for group, terms in settings.all_terms()
+        ]
+        self._everybody = everybody
+        self._judge = judge_of(settings.exempt, ()) if settings.exempt else None
+        methods = {method.encode(): cost for method, cost in settings.cost.methods.items()}
+        self._costs: Mapping[bytes, int] | None = MappingProxyType(methods) if methods else None
+
+    def start(self, services: Services) -> None:
+        if self._place is not None:
+            self._place.limits.hold()
+        for group in (self._everybody, *self._groups):
+            if group.ledger is _NOT_STARTED:
+                group.ledger = NodeLedger(services.cells, self._name, group.terms)
+                group.limit = group.ledger.limit
+                group.spend = group.limit.spend
+                if self._place is not None:
+                    group.ledger = self._place.ledger(self._name, group.terms, group.ledger)
+
+    def step(self) -> Callable[[Exchange], Outcome]:
+        """The request step of a limit that is counted on this node."""
+        everybody, groups, judge, costs = self._everybody, self._groups, self._judge, self._costs
+        key_of, turns = self.key_of, self._everybody.terms.algorithm == "leaky_bucket"
+        clock, group_of, instance = monotonic_ns, self._group_of, self._instance
+        is_plain = not groups and judge is None and costs is None and not turns
+
+        # PERF: 0.27 us by address, with the key and its hash; 0.4 for what may have groups, costs or exempt networks
+        # (CPython 3.11, micro/limits).
+        def plain(exchange: Exchange) -> Outcome:
+            key, spend, now = key_of(exchange), everybody.spend, clock()
+            wait = spend(key, 1, now)
+            if wait:
+                return _refuse(exchange, instance, everybody, key, wait)
+            exchange.limits = everybody.telling, everybody.ledger, key, 1, now, exchange.limits
+            return None
+
+        def request(exchange: Exchange) -> Outcome:
+            if judge is not None and judge(exchange.client_ip)[0]:
+                return None
+            group = group_of(exchange) if groups else everybody
+            key, cost, now = key_of(exchange), 1 if costs is None else costs.get(exchange.method, 1), clock()
+            turn = 0.0
+            if cost:
+                wait = group.spend(key, cost, now)
+                if wait:
+                    return _refuse(exchange, instance, group, key, wait)
+                if turns:
+                    turn = group.ledger.turn(cost, now)
+            exchange.limits = group.telling, group.ledger, key, cost, now, exchange.limits
+            return _turn(turn) if turn > SOON else None
+
+        return plain if is_plain else request
+
+    def asking_step(self) -> Callable[[Exchange], Outcome]:
+        """The request step of a limit whose ledgers may have to ask for what is spent."""
+
+        def settled(exchange: Exchange, group: _Group, key: bytes, cost: int, verdict: Verdict) -> Outcome:
+            if verdict.is_away:
+                exchange.client.count_filter(self._instance, FilterEvent.AWAY)
+            if verdict.fault is not Fault.RATE_LIMITED:
+                give_back(exchange.limits)
+                exchange.limits, exchange.why = None, f"{self._instance}: state is away"
+                return refusal(verdict.fault, verdict.wait)
+            if verdict.wait:
+                return _refuse(exchange, self._instance, group, key, verdict.wait, verdict.mark)
+            exchange.limits = group.telling, group.ledger, key, cost, verdict.mark, exchange.limits
+            return _turn(verdict.turn) if verdict.turn > SOON else None
+
+        async def asked(
+            exchange: Exchange, group: _Group, key: bytes, cost: int, verdict: Awaitable[Verdict]
+        ) -> Reply | None:
+            outcome = settled(exchange, group, key, cost, await verdict)
+            return outcome if outcome is None or type(outcome) is Reply else await outcome
+
+        def request(exchange: Exchange) -> Outcome:
+            if self._judge is not None and self._judge(exchange.client_ip)[0]:
+                return None
+            group, key = self._group_of(exchange), self.key_of(exchange)
+            cost = 1 if self._costs is None else self._costs.get(exchange.method, 1)
+            if not cost:
+                exchange.limits = group.telling, group.ledger, key, 0, 0, exchange.limits
+                return None
+            verdict = group.ledger.spend(key, cost)
+            settle = settled if type(verdict) is Verdict else asked
+            return settle(exchange, group, key, cost, verdict)
+
+        return request
+
+    def _group_of(self, exchange: Exchange) -> _Group:
+        consumer = exchange.consumer
+        if consumer is not None:
+            for group in self._groups:
+                if group.name in consumer.groups:
+                    return group
+        return self._everybody
+
+    def charging(self, name: str, then: Callable[[Exchange], None] | None) -> Callable[[Exchange], None]:
+        """The response step of a limit whose costs the upstream tells."""
+        field = name.lower().encode()
+
+        def response(exchange: Exchange) -> None:
+            answer = exchange.response
+            assert answer is not None
+            if answer.head is not None:
+                told = answer.head.first(field)
+                if told is not None and told.isdigit() and len(told) <= _DIGITS:
+                    self._settle(exchange, int(told))
+            if then is not None:
+                then(exchange)
+
+        return response
+
+    def _settle(self, exchange: Exchange, cost: int) -> None:
+        """The request has cost so much; some of it is spent already."""
+        ledgers = [group.ledger for group in (self._everybody, *self._groups)]
+        record = exchange.limits
+        while record is not None:
+            _, ledger, key, spent, mark, record = record
+            if ledger in ledgers:
+                if cost > spent:
+                    ledger.charge(key, cost - spent, mark)
+                elif spent > cost:
+                    ledger.refund(key, spent - cost, mark)
+
+    # for those who ask what it would decide
+
+    def would(self, exchange: Exchange) -> Outcome:
+        self.key_of(exchange)
+        if self._groups:
+            self._group_of(exchange)
+        return None
+
+    def explain(self, exchange: Exchange) -> str:
+        if self._judge is not None and (verdict := self._judge(exchange.client_ip))[0]:
+            return f"exempt: {verdict[1]}"
+        group = self._group_of(exchange)
+        cost = 1 if self._costs is None else self._costs.get(exchange.method, 1)
+        of = f" of the group {group.name}" if group.name else ""
+        counts = f"counts {cost} of {group.terms.limit} per {write_duration(group.terms.window)}{of} by {self._by}"
+        if self._place is not None:
+            return f"if there are any left for all nodes, in the Redis of `state` (not asked for this): it {counts}"
+        if group.ledger is _NOT_STARTED:
+            return f"if there are any left: it {counts}"
+        permits, _ = group.ledger.left(self.key_of(exchange), None)
+        return f"{counts}; {permits} are left"
+
+
+def _refuse(exchange: Exchange, instance: str, group: _Group, key: bytes, wait: float, mark: Any = None) -> Outcome:
+    exchange.client.count_filter(instance, _REFUSED)
+    if exchange.limits is not None:
+        give_back(exchange.limits)
+    exchange.limits = group.telling, group.ledger, key, 0, mark, None
+    exchange.why = group.why
+    return refusal(Fault.RATE_LIMITED, wait)
+
+
+async def _turn(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+
+
+def _not_started(key: bytes, cost: int, now: int) -> float:
+    raise RuntimeError("a limit has to be started before it is asked")
+
+
+_NOT_STARTED: Final[Any] = None
+_DIGITS: Final = 12

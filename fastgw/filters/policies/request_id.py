@@ -1,0 +1,34 @@
+"""request_id: give every request an identity that client, logs and upstream share."""
+
+from typing import ClassVar
+
+from fastgw.config.base.value_types import FieldName
+from fastgw.exchange.request_ids import request_ids
+from fastgw.filters.api import Env, Filter, Hooks, Phase
+from fastgw.filters.authentication.identity_headers import check_label
+
+
+class RequestId(Filter, name="request_id", phase=Phase.OBSERVE):
+    """Give each request an id: in the log, to the upstream and in the response.
+
+    The gateway has this filter by default, as if it said `filters: {request_id: {}}`. `request_id: null` or `off`
+    removes it, for all or where it stands: listeners, upstreams and routes may have another one, or none. Of several on
+    the way of a request the nearest counts.
+    """
+
+    header: FieldName = "X-Request-Id"
+    """The header that carries the id, in the request and in the response; an upstream's own is replaced. Any other than
+    the default costs more, as a filter step."""
+    trust_client: bool = True
+    """Whether an id that the client sends is kept: up to 128 visible ASCII characters. Otherwise it is made here: 32
+    hexadecimal digits, of 128 random bits."""
+
+    by_route: ClassVar[bool] = True
+    by_default: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_label(self.header)
+
+    def build(self, env: Env) -> Hooks:
+        ids = request_ids(self.header.encode(), self.trust_client)
+        return Hooks(request_ids=ids, response=None if ids.is_usual else ids.show)

@@ -1,0 +1,124 @@
+"""request_parameters: add fields and parameters of the query to requests that lack them."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, final
+from urllib.parse import parse_qsl, quote
+
+from fastgw.config.base.value_types import FieldName
+from fastgw.config.settings.credentials import QueryText, Values, Word, check_own
+from fastgw.config.settings.gateway import NONE
+from fastgw.config.settings.secrets import Secret
+from fastgw.exchange.exchange import AS_ASKED
+from fastgw.filters.api import Env, Exchange, Filter, Hooks, Phase
+from fastgw.filters.api.credential_locations import decoded
+from fastgw.http.fields import folded
+from fastgw.http.grammar import IS_VALUE
+
+_SIGN: Final = re.compile(rb"[^0-9A-Za-z]")
+
+
+class RequestParameters(Filter, name="request_parameters", phase=Phase.CREDENTIALS, order=10):  # type: ignore[literal-required]  # order: ours
+    """Add fields and parameters of the query to requests, such as the tenant or the key that an API wants.
+
+    What the client has sent itself wins: where it has one of these fields, or one whose name differs from it by signs
+    alone (`X_Tenant`), that field is not added; where it has one of these parameters, that is not. What filters before
+    this one have taken out of a request, the client has not sent; what they have put in wins as well.
+
+    Values are nobody's to see: they are in no log, `explain` shows `***`, and neither a `mirror` nor the `fallback` of
+    a route gets them.
+    """
+
+    headers: Mapping[FieldName, Values] = NONE
+    """Fields; several values are several lines."""
+    query: Mapping[Word, Values] = NONE
+    """Parameters of the query, which are put behind those of the client; several values are several parameters."""
+    query_first: QueryText = ""
+    """A query that is put in front of the client's as it is, whatever the client sends: of a parameter that both have,
+    both values go."""
+
+    for_its_upstream = True
+
+    def __post_init__(self) -> None:
+        if not self.headers and not self.query and not self.query_first:
+            raise ValueError("nothing is added; expected `headers`, `query` or `query_first`")
+        check_own(self.headers)
+
+    def secret_names(self) -> Iterable[str]:
+        return (*self.headers, *self.query, *(name for name, _ in parse_qsl(self.query_first, keep_blank_values=True)))
+
+    def build(self, env: Env) -> Hooks:
+        fields = {name: field_lines(name, values_of(env, said)) for name, said in self.headers.items()}
+        parameters = {name: parameters_named(name, values_of(env, said)) for name, said in self.query.items()}
+        return Hooks(request=_Added(fields, parameters, self.query_first.encode()).request)
+
+
+def values_of(env: Env, said: Values) -> Sequence[str]:
+    """One secret, or several. Raises `SecretError`."""
+    return [env.secret(each) for each in ((said,) if isinstance(said, Secret) else said)]
+
+
+def field_lines(name: str, values: Iterable[str]) -> bytes:
+    """A line for each value. Raises `ValueError` for one that could not stand there, and does not show it."""
+    lines = b""
+    for text in values:
+        value = text.encode()
+        if IS_VALUE(value) is None or value != value.strip(b" \t"):
+            raise ValueError(f"the secret for {name} is no text in one line")
+        lines += b"%b: %b\r\n" % (name.encode(), value)
+    return lines
+
+
+def parameters_named(name: str, values: Iterable[str]) -> bytes:
+    """Parameters as they stand in a query, joined by `&`."""
+    return "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for value in values).encode()
+
+
+@final
+class _Added:
+    """What is added to the requests of a route. `fields`: ready lines; `parameters`, `first`: as they stand in a
+    query."""
+
+    __slots__ = ("_all_lines", "_all_parameters", "_first", "_is_said", "_lines", "_parameters")
+
+    def __init__(self, fields: Mapping[str, bytes], parameters: Mapping[str, bytes], first: bytes) -> None:
+        self._first = first
+        self._lines = {folded(name.encode()): lines for name, lines in fields.items()}
+        self._all_lines = b"".join(fields.values())
+        # Finds the line of such a field, or of one whose name differs by signs.
+        names = (rb"[^0-9A-Za-z:\r\n]".join(_SIGN.split(name)) for name in self._lines)
+        self._is_said = re.compile(rb"\n(?i:%b):" % b"|".join(names)).search
+        self._parameters = {name.encode(): text for name, text in parameters.items()}
+        self._all_parameters = b"&".join(parameters.values())
+
+    def request(self, exchange: Exchange) -> None:
+        exchange.keep_from_others()
+        if self._all_lines:
+            exchange.request_added += self._missing_lines(exchange)
+        if self._all_parameters or self._first:
+            query = exchange.query_sent
+            if query is AS_ASKED:
+                query = exchange.query
+            if self._first:
+                query = exchange.query_sent = self._first + b"&" + query if query else self._first
+            if not self._all_parameters:
+                return
+            if not query:
+                exchange.query_sent = self._all_parameters
+            elif missing := self._missing_parameters(query):
+                exchange.query_sent = query + b"&" + missing
+
+    def _missing_lines(self, exchange: Exchange) -> bytes:
+        head, added = exchange.head, exchange.request_added
+        told = self._is_said(b"\n" + added)
+        if not told and head.edited() is None and not self._is_said(head.raw):
+            return self._all_lines
+        said = {folded(name) for name, _ in exchange.headers} - set(map(folded, exchange.request_dropped))
+        said |= {folded(line.partition(b":")[0]) for line in added.split(b"\r\n")}
+        return b"".join(lines for name, lines in self._lines.items() if name not in said)
+
+    def _missing_parameters(self, query: bytes) -> bytes:
+        said = {decoded(part.partition(b"=")[0]) for part in query.split(b"&")}
+        if said.isdisjoint(self._parameters):
+            return self._all_parameters
+        return b"&".join(text for name, text in self._parameters.items() if name not in said)

@@ -1,0 +1,137 @@
+"""security_headers: tell browsers how carefully to treat what they get."""
+
+import re
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+from msgspec.structs import fields
+
+from fastgw.config.base.value_types import Notation, parse_field_value
+from fastgw.filters.api import Env, Exchange, Filter, Hooks, Phase
+from fastgw.forwarded_headers import client_scheme
+
+PRESET: Final = "preset"
+
+_PRESETS: Final = {
+    "basic": {
+        "strict_transport_security": "max-age=31536000",
+        "x_content_type_options": "nosniff",
+        "x_frame_options": "SAMEORIGIN",
+        "referrer_policy": "strict-origin-when-cross-origin",
+    },
+    "strict": {
+        "strict_transport_security": "max-age=63072000; includeSubDomains",
+        "x_content_type_options": "nosniff",
+        "x_frame_options": "DENY",
+        "referrer_policy": "no-referrer",
+        "content_security_policy": "default-src 'self'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'; "
+        "object-src 'none'; upgrade-insecure-requests",
+        "permissions_policy": "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
+        "cross_origin_opener_policy": "same-origin",
+        "cross_origin_resource_policy": "same-origin",
+    },
+    "api": {
+        "strict_transport_security": "max-age=63072000; includeSubDomains",
+        "x_content_type_options": "nosniff",
+        "x_frame_options": "DENY",
+        "referrer_policy": "no-referrer",
+        "content_security_policy": "default-src 'none'; frame-ancestors 'none'",
+    },
+}
+"""What each of them says. `api`: for answers that are no pages. It leaves CORP out, which would undo CORS."""
+
+_HSTS: Final = re.compile(r'max-age="?[0-9]{1,10}"?(\s*;\s*(includeSubDomains|preload))*', re.IGNORECASE)
+_REFERRER: Final = re.compile(
+    r"(no-referrer(-when-downgrade)?|(strict-)?origin(-when-cross-origin)?|same-origin|unsafe-url)"
+)
+
+
+def _parse_hsts(text: str) -> str:
+    if text != PRESET and _HSTS.fullmatch(text) is None:
+        raise ValueError(f'"{text}" is no Strict-Transport-Security (RFC 6797 section 6.1)')
+    return text
+
+
+def _parse_referrer(text: str) -> str:
+    """Several are a list of fallbacks, the last one that a browser knows counts."""
+    if text != PRESET and not all(_REFERRER.fullmatch(each.strip()) for each in text.split(",")):
+        raise ValueError(f'"{text}" is no Referrer-Policy')
+    return text
+
+
+_ANY: Final[dict[str, Any]] = {"type": "string"}
+Policy = Annotated[str, Notation("a policy in one line", parse_field_value, _ANY)]
+Hsts = Annotated[str, Notation('one such as "max-age=31536000; includeSubDomains"', _parse_hsts, _ANY)]
+ReferrerPolicy = Annotated[str, Notation('one such as "no-referrer"', _parse_referrer, _ANY)]
+
+
+class SecurityHeaders(Filter, name="security_headers", phase=Phase.ADMIT, order=10):  # type: ignore[literal-required]  # order: ours
+    """Fields that tell browsers how carefully to treat an answer, on every answer, whoever made it.
+
+    Each field is as the preset has it, another text, or null: then it is not sent.
+    """
+
+    by_route: ClassVar[bool] = True
+
+    preset: Literal["basic", "strict", "api"] = "basic"
+    """`basic`: what breaks no site: HSTS for a year, nosniff, framing and full referrers on the same site alone.
+
+    `strict`: for sites that load everything from themselves: HSTS with subdomains, a content security policy, no
+    framing, no referrer, no camera and the like, COOP and CORP. `api`: for answers that are no pages: nothing may be
+    loaded or framed."""
+    existing: Literal["replace", "keep"] = "replace"
+    """What becomes of such a field that the service sends itself: it is replaced, or it is kept and counts.
+
+    Only those that this filter would send; with null for a field the service's own passes."""
+    strict_transport_security: Hsts | None = PRESET
+    """HSTS: for how long browsers use https alone for this host (RFC 6797). Sent on https only."""
+    content_security_policy: Policy | None = PRESET
+    """What a page may load and do."""
+    x_frame_options: Literal["preset", "DENY", "SAMEORIGIN"] | None = PRESET
+    """Who may put a page into a frame, for browsers that do not know `frame-ancestors`."""
+    x_content_type_options: Literal["preset", "nosniff"] | None = PRESET
+    """Whether the `Content-Type` is taken at its word."""
+    referrer_policy: ReferrerPolicy | None = PRESET
+    """What other sites learn of the page that a link is on."""
+    permissions_policy: Policy | None = PRESET
+    """Which abilities of the browser a page may use."""
+    cross_origin_opener_policy: (
+        Literal["preset", "same-origin", "same-origin-allow-popups", "noopener-allow-popups", "unsafe-none"] | None
+    ) = PRESET
+    """COOP: whether windows of other sites keep a hold on a page."""
+    cross_origin_resource_policy: Literal["preset", "same-origin", "same-site", "cross-origin"] | None = PRESET
+    """CORP: which sites may load an answer as a part of their pages."""
+
+    def build(self, env: Env) -> Hooks:
+        sent = [(name.replace("_", "-").title().encode(), value.encode()) for name, value in self._policies().items()]
+        lines = tuple(b"%b: %b\r\n" % each for each in sent)
+        on_https = b"".join(lines)
+        on_http = b"".join(line for line in lines if not line.startswith(b"Strict-Transport-Security:"))
+        names = frozenset(name.lower() for name, _ in sent)
+        keeps = self.existing == "keep"
+
+        def response(exchange: Exchange) -> None:
+            answer = exchange.response
+            assert answer is not None
+            secure = client_scheme(exchange.head, exchange.peer) == b"https"
+            if keeps and (there := names.intersection([name.lower() for name, _ in answer.headers])):
+                answer.added += b"".join(
+                    line
+                    for (name, _), line in zip(sent, lines, strict=True)
+                    if name.lower() not in there and (secure or name != b"Strict-Transport-Security")
+                )
+                return
+            answer.dropped |= names
+            answer.added += on_https if secure else on_http
+
+        return Hooks(response=response)
+
+    def _policies(self) -> dict[str, str]:
+        """What is sent, by the name of the setting."""
+        preset = _PRESETS[self.preset]
+        said = {name: getattr(self, name) for name in _NAMES}
+        said = {name: preset.get(name) if said[name] == PRESET else said[name] for name in said}
+        return {name: value for name, value in said.items() if value is not None}
+
+
+# Looked up once: msgspec leaves a circle behind each time that it is asked.
+_NAMES: Final = tuple(field.name for field in fields(SecurityHeaders) if field.name not in ("preset", "existing"))

@@ -1,0 +1,23 @@
+"""size: refuse request bodies that are too large."""
+
+from fastgw.config.base.value_types import Size as Bytes
+from fastgw.filters.api import Env, Exchange, Fault, Filter, Hooks, Outcome, Phase, Reply
+
+
+class Size(Filter, name="size", phase=Phase.VALIDATE):
+    """Bound the request body. A longer one is answered 413: at once where its length is declared, else as it grows."""
+
+    body: Bytes
+    """The longest body that is let through, in bytes."""
+
+    def build(self, env: Env) -> Hooks:
+        most = self.body
+
+        def request(exchange: Exchange) -> Outcome:
+            return exchange.refuse(Fault.BODY_TOO_LARGE) if exchange.head.length > most else None
+
+        def request_body(exchange: Exchange, payload: bytes) -> Reply | None:
+            assert exchange.request_body is not None
+            return exchange.refuse(Fault.BODY_TOO_LARGE) if exchange.request_body.bytes > most else None
+
+        return Hooks(request=request, request_body=request_body)

@@ -1,0 +1,59 @@
+"""target_errors: tell an upstream's failure from one of the gateway's own."""
+
+from collections.abc import Iterable
+from functools import cache
+from typing import Annotated, Final
+
+from msgspec import Meta
+
+from fastgw.config.base.value_types import Statuses
+from fastgw.config.settings.gateway import Some
+from fastgw.filters.api import Env, Exchange, FieldName, Filter, Hooks, Looks, Phase
+from fastgw.filters.authentication.identity_headers import check_label
+
+_ERRORS: Final = (range(500, 600),)
+
+
+class TargetErrors(Filter, name="target_errors", phase=Phase.TRANSFORM, order=20):  # type: ignore[literal-required]  # order: ours
+    """Answer a 502 where the upstream has answered an error of its own, and say in a field which one.
+
+    Its fields and its body pass as they came. What the gateway answers by itself stays as it is.
+    """
+
+    statuses: Some[Statuses] = _ERRORS
+    """Of the upstream's answers that are meant: ranges such as `"500-599"`, or single ones."""
+    status: Annotated[int, Meta(ge=500, le=599)] = 502
+    """What the client is answered."""
+    header: FieldName = "Target-System-Status"
+    """The field that says what the upstream answered. One that it sends under this name is removed."""
+
+    stands_anywhere = True
+
+    def __post_init__(self) -> None:
+        check_label(self.header)
+
+    def build(self, env: Env) -> Hooks:
+        meant = _statuses_in(self.statuses)
+        told, name, dropped = self.status, self.header.encode(), frozenset((self.header.lower().encode(),))
+
+        def response(exchange: Exchange) -> None:
+            answer = exchange.response
+            assert answer is not None
+            head = answer.head
+            if head is None:
+                return
+            if head.status in meant:
+                answer.status = told
+                answer.dropped |= dropped
+                answer.added += b"%b: %d\r\n" % (name, head.status)
+            elif head.first(dropped_name) is not None:
+                answer.dropped |= dropped
+
+        (dropped_name,) = dropped
+        return Hooks(response=response, looks_at=Looks(meant, dropped))
+
+
+@cache
+def _statuses_in(ranges: Iterable[range]) -> frozenset[int]:
+    """Of final answers. Thousands of routes have the same ones."""
+    return frozenset(status for each in ranges for status in each if status >= 200)

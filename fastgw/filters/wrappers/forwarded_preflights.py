@@ -1,0 +1,37 @@
+"""Preflights that the upstream answers (`cors`): past those who ask for credentials, which browsers do not send.
+
+Rule: by what passes so nobody can be somebody. What those filters would read or write does not reach the upstream.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from fastgw.exchange import Chain, Exchange, Link, Route
+from fastgw.filters.api import Phase
+from fastgw.filters.api.credential_locations import Places
+from fastgw.filters.authentication.identity_headers import CREDENTIALS
+from fastgw.http.fields import folded
+
+_WHO_ASKS: Final = frozenset((Phase.AUTHENTICATE, Phase.AUTHORIZE, Phase.LIMIT_CONSUMER, Phase.CREDENTIALS))
+"""Phases of the filters that ask who the client is, go by it, or send something in its place."""
+
+
+def forwards_preflight(route: Route, own: Sequence[Link]) -> Callable[[Exchange], Route] | None:
+    """See `Route.forwards_preflight`. `own`: the links that are left to run once the route is found."""
+    passed = frozenset(link for link in own if link.use.settings.phase in _WHO_ASKS)
+    if not passed:
+        return None
+    places = Places(tuple(CREDENTIALS))
+    for link in passed:
+        settings = link.use.settings
+        written = tuple(folded(name.encode()) for name in settings.written_fields())
+        places = places | settings.credential_places() | Places(written)
+    steps = tuple(link.hooks.request for link in own if link not in passed and link.hooks.request is not None)
+    chain = Chain(link for link in route.chain.links if link not in passed)
+    forwarding = Route(route.name, route.action, chain, steps, route.judge_path, None, route.patience)
+
+    def forwards(exchange: Exchange) -> Route:
+        places.hide(exchange)
+        return forwarding
+
+    return forwards

@@ -1,0 +1,30 @@
+"""What stands in place of a filter whose secrets cannot be used, on a route that fails alone (`Filter.fails_alone`)."""
+
+from collections.abc import Iterable
+from typing import final
+
+from fastgw.config.sources.virtual_files import is_derived, secret_in
+from fastgw.errors import Fault
+from fastgw.filters.api import STATE, Exchange, Reply
+
+
+@final
+class Unusable:
+    """A request step that answers 500, and says why: whoever calls has to ask for that secret to be mended."""
+
+    __slots__ = ("files", "why")
+
+    def __init__(self, wrong: str, files: Iterable[str]) -> None:
+        """`wrong`: what the filter says, without anything secret. `files`: what it has read."""
+        self.files = frozenset(files) - {STATE}
+        names = {file: f"the Secret {secret_in(file)}" if is_derived(file) else file for file in sorted(self.files)}
+        for file, name in names.items():
+            wrong = wrong.replace(file, name)
+        untold = [name for name in dict.fromkeys(names.values()) if name not in wrong]
+        self.why = f"{wrong} ({', '.join(untold)})" if untold else wrong
+
+    def __repr__(self) -> str:
+        return f"<Unusable: {self.why}>"
+
+    def __call__(self, exchange: Exchange) -> Reply:
+        return exchange.refuse(Fault.SERVICE_MISCONFIGURED, self.why)

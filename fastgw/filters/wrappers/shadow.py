@@ -1,0 +1,271 @@
+"""A filter in shadow: it decides on a copy of each exchange, which is counted and logged, and nothing else happens.
+
+Rule: whatever it does, the exchange goes on as if it were not there. A step that has to wait goes on by itself, for
+`PATIENCE_S` at most; the request does not wait for it, and what is decided after its end is counted, but not logged.
+What it would have shown the upstream was not shown, so that a 401 or 403 says nothing about that: its renew step does
+not run.
+
+Filters in shadow see who the client would be by those before them, so that `key_auth` and `authorize` can be tried
+together. One behind a filter that would have answered is not asked, and counts nothing; one behind a filter that waits
+is asked once that has decided.
+"""
+
+import asyncio
+import inspect
+from collections.abc import Awaitable
+from math import inf
+from typing import Final, final
+
+from fastgw.exchange import ClientSide, Exchange, Hooks, Reply
+from fastgw.exchange.chain import TOLD_EVERY_S, abandon, checked
+from fastgw.exchange.shadow_exchange import Rehearsal, ShadowExchange
+from fastgw.observe.metrics.families import FilterEvent
+from fastgw.operator_events import Event, say
+
+PATIENCE_S: Final = 30.0
+MOST_WAITING: Final = 1000
+"""Exchanges of one use whose step waits; what more there are is not asked."""
+
+
+def in_shadow(instance: str, own: Hooks) -> Hooks:
+    """Hooks that ask a filter's own, and do not do what they say."""
+    if own.request_ids is not None:
+        own = Hooks(request=own.request_ids.identify, response=own.response)
+    shadow = _Shadow(instance, own)
+    return Hooks(
+        request=None if own.request is None else shadow.request,
+        response=None if own.response is None else shadow.response,
+        request_body=None if own.request_body is None else shadow.request_body,
+        reply=None if own.reply is None else shadow.reply,
+        finish=shadow.finish,
+        start=own.start,
+        stop=shadow.stop if own.request is not None else own.stop,
+    )
+
+
+def why_answered(reply: Reply, why: str) -> str:
+    """What a filter would have done that has answered."""
+    verb = "answer" if reply.fault is None else "refuse"
+    label = "" if reply.fault is None else f" {reply.fault.label}"
+    return f"{verb} {reply.status}{label}{f' ({why})' if why else ''}"
+
+
+@final
+class _Case:
+    """What a filter in shadow decides on one exchange."""
+
+    __slots__ = ("asked", "decision", "exchange", "over", "said", "task")
+
+    def __init__(self, exchange: ShadowExchange) -> None:
+        self.exchange = exchange
+        self.asked = True  # False: really its turn would not have come
+        self.decision = FilterEvent.PASS
+        self.said: list[str] = []
+        self.over = False  # it has nothing more to say
+        self.task: asyncio.Future[None] | None = None
+
+    @property
+    def waits(self) -> bool:
+        return self.task is not None and not self.task.done()
+
+    def decide(self, decision: FilterEvent, said: str) -> None:
+        self.decision = max(self.decision, decision)
+        self.said.append(said)
+
+    def answer(self, reply: Reply | None) -> None:
+        changed = self.exchange.request_changes()
+        if reply is not None:
+            self.decide(FilterEvent.ANSWER, why_answered(reply, self.exchange.why))
+            self.over = True
+        elif changed:
+            self.decide(FilterEvent.CHANGE, f"change request {', '.join(changed)}")
+
+
+@final
+class _Stage:
+    """What filters in shadow decide on one exchange."""
+
+    __slots__ = ("cases", "rehearsal", "waiting")
+
+    def __init__(self) -> None:
+        self.rehearsal = Rehearsal()
+        self.cases: dict[_Shadow, _Case] = {}
+        self.waiting: asyncio.Future[None] | None = None
+        """The last of those that wait; the next one waits for it."""
+
+
+@final
+class _Shadow:
+    """One use of a filter."""
+
+    __slots__ = ("_instance", "_own", "_tasks", "_told_at")
+
+    def __init__(self, instance: str, own: Hooks) -> None:
+        self._instance = instance
+        self._own = own
+        self._tasks: set[asyncio.Future[None]] = set()
+        self._told_at = -inf  # when the log was told that it raises
+
+    def request(self, exchange: Exchange) -> None:
+        case, stage = self._case(exchange), _stage(exchange)
+        if stage.waiting is not None and not stage.waiting.done():
+            self._wait(stage, case, None)
+            return
+        try:
+            outcome = self._ask(stage, case)
+            if outcome is not None:
+                self._wait(stage, case, outcome)
+        except BaseException as error:
+            self._raised(case, "request", error)
+            stage.rehearsal.over = True
+
+    def _ask(self, stage: _Stage, case: _Case) -> Awaitable[Reply | None] | None:
+        """Have the request step decide. What it would wait for, if it has to."""
+        if stage.rehearsal.over:
+            case.asked, case.over = False, True
+            return None
+        assert self._own.request is not None
+        stage.rehearsal.enter(case.exchange)
+        outcome = self._own.request(case.exchange)
+        if inspect.isawaitable(outcome):
+            return outcome
+        self._answered(stage, case, checked(outcome))
+        return None
+
+    def _answered(self, stage: _Stage, case: _Case, reply: Reply | None) -> None:
+        case.answer(reply)
+        if case.over:
+            stage.rehearsal.over = True
+        else:
+            stage.rehearsal.passed(case.exchange)
+
+    def response(self, exchange: Exchange) -> None:
+        case = self._case(exchange)
+        if case.over or case.waits:
+            return
+        assert self._own.response is not None
+        assert exchange.response is not None
+        case.exchange.respond_as(exchange.response)
+        try:
+            self._own.response(case.exchange)
+            if changed := case.exchange.response_changes(exchange.response):
+                case.decide(FilterEvent.CHANGE, f"change response {', '.join(changed)}")
+        except BaseException as error:
+            self._raised(case, "response", error)
+
+    def reply(self, exchange: Exchange, reply: Reply) -> Reply:
+        case = self._case(exchange)
+        if case.over or case.waits:
+            return reply
+        assert self._own.reply is not None
+        try:
+            made = checked(self._own.reply(case.exchange, reply))
+            if made is None:
+                raise TypeError("a reply step of a filter returned None; expected a Reply")
+            if (made.status, made.body, made.fields) != (reply.status, reply.body, reply.fields):
+                case.decide(FilterEvent.CHANGE, f"change reply {reply.status}")
+        except BaseException as error:
+            self._raised(case, "reply", error)
+        return reply
+
+    def request_body(self, exchange: Exchange, payload: bytes) -> None:
+        case = self._case(exchange)
+        if case.over or case.waits:
+            return
+        assert self._own.request_body is not None
+        try:
+            case.answer(checked(self._own.request_body(case.exchange, payload)))
+        except BaseException as error:
+            self._raised(case, "body", error)
+
+    def finish(self, exchange: Exchange) -> None:
+        """Nothing more becomes of the exchange: count and log what was decided."""
+        case = self._case(exchange)
+        if not case.asked:
+            return
+        if self._own.finish is not None:
+            try:
+                self._own.finish(case.exchange)
+            except BaseException as error:
+                self._raised(case, "finish", error)
+        if case.task is not None and case.waits:
+            told = [*case.said, "unknown, it still waits"]
+            client = exchange.client
+            case.task.add_done_callback(lambda task: self._count(client, case))
+        else:
+            told = case.said
+            self._count(exchange.client, case)
+        if told:  # those behind it have told already
+            behind = f"; {exchange.shadowed}" if exchange.shadowed else ""
+            exchange.shadowed = f"{self._instance}: {', '.join(told)}{behind}"
+
+    def _count(self, client: ClientSide, case: _Case) -> None:
+        if case.asked:
+            client.count_filter(self._instance, case.decision)
+
+    def stop(self) -> None:
+        for task in tuple(self._tasks):
+            task.cancel()
+        if self._own.stop is not None:
+            self._own.stop()
+
+    def _case(self, exchange: Exchange) -> _Case:
+        cases = _stage(exchange).cases
+        case = cases.get(self)
+        if case is None:
+            case = cases[self] = _Case(ShadowExchange(exchange))
+        else:
+            case.exchange.follow()
+        return case
+
+    def _raised(self, case: _Case, kind: str, error: BaseException) -> None:
+        if case.exchange.begun_at >= self._told_at + TOLD_EVERY_S:
+            self._told_at = case.exchange.begun_at
+            say(Event.FILTER_RAISED, "filter %s, in shadow: its %s step raised", self._instance, kind, error=error)
+        case.decide(FilterEvent.RAISE, f"raise {type(error).__name__}")
+        case.over = True
+
+    def _wait(self, stage: _Stage, case: _Case, outcome: Awaitable[Reply | None] | None) -> None:
+        """`outcome`: what it waits for; None: for those before it."""
+        if len(self._tasks) >= MOST_WAITING:
+            if outcome is not None:
+                abandon(outcome)
+            case.decide(FilterEvent.UNKNOWN, "unknown, too many wait")
+            case.over = stage.rehearsal.over = True
+            return
+        case.task = stage.waiting = task = asyncio.ensure_future(self._waited(stage, case, outcome, stage.waiting))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _waited(
+        self,
+        stage: _Stage,
+        case: _Case,
+        outcome: Awaitable[Reply | None] | None,
+        before: asyncio.Future[None] | None,
+    ) -> None:
+        try:
+            async with asyncio.timeout(PATIENCE_S) as limit:
+                if outcome is None:
+                    if before is not None:
+                        await asyncio.wait([before])
+                    outcome = self._ask(stage, case)
+                if outcome is not None:
+                    self._answered(stage, case, checked(await outcome))
+        except asyncio.CancelledError:  # it stops
+            case.decide(FilterEvent.UNKNOWN, "unknown, it was stopped")
+            stage.rehearsal.over = True
+        except BaseException as error:  # out of a task it would end the worker
+            stage.rehearsal.over = True
+            if limit.expired():
+                case.decide(FilterEvent.UNKNOWN, "unknown, it took too long")
+                case.over = True
+            else:
+                self._raised(case, "request", error)
+
+
+def _stage(exchange: Exchange) -> _Stage:
+    stage = exchange.shadows
+    if stage is None:
+        stage = exchange.shadows = _Stage()
+    return stage  # type: ignore[no-any-return]  # its room knows nothing of filters

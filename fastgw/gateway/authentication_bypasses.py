@@ -1,0 +1,150 @@
+"""Routes that a service's own way of reading paths leads past, and with them their authentication.
+
+Servers that ignore case (IIS, Express) or trailing slashes (Express) take `/ADMIN` or `/admin/` for `/admin`. Here
+those are other paths: a wider route's, if there is one. Where that leads to the same upstream without authentication,
+the narrower route protects nothing. Only who runs the service can tell, so it is noted, and not refused.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from typing import Final, NamedTuple
+from urllib.parse import quote_plus
+
+from fastgw.config.base.problems import show
+from fastgw.config.base.route_patterns import Parameter, PathKind, PathPattern, either_slash
+from fastgw.config.decoding.filter_levels import running
+from fastgw.config.loading.locate_filter import Where
+from fastgw.config.settings.gateway import Config, FilterUse, Route
+from fastgw.filters.api import Phase
+from fastgw.gateway.compiler import conditions_of
+from fastgw.routing.table import Conditions, Router, at_once
+
+_GUARDS: Final = frozenset((Phase.AUTHENTICATE, Phase.AUTHORIZE))
+_CASE: Final = "case (IIS, Express)"
+_SLASHES: Final = "trailing slashes (Express)"
+
+
+class _Asked(NamedTuple):
+    """A request that fits a route's conditions."""
+
+    host: bytes
+    path: bytes
+    method: bytes
+    query: bytes
+    headers: Mapping[bytes, bytes]
+
+    def values(self, name: bytes) -> list[bytes]:
+        return [self.headers[name]] if name in self.headers else []
+
+
+def bypasses(config: Config) -> Iterator[tuple[Where, str]]:
+    """What is worth knowing of routes, each once."""
+    told: set[str] = set()
+    for listener in config.listeners:
+        for route, wrong in _Reached(config, listener).past():
+            if route.name not in told:
+                told.add(route.name)
+                yield Where("routes", route.name, ""), wrong
+
+
+class _Reached:
+    """The upstreams that several routes of a listener lead to."""
+
+    def __init__(self, config: Config, listener: str) -> None:
+        self._config, self._listener = config, listener
+        self._routes = [route for route in config.routes if not route.listeners or listener in route.listeners]
+        self._known: dict[int, list[FilterUse]] = {}
+        self._by_place: dict[str, list[Route]] = {}
+        for route in self._routes:
+            for place in self._places(route):
+                self._by_place.setdefault(place, []).append(route)
+
+    def _places(self, route: Route) -> set[str]:
+        """Where it leads to: upstreams, and URLs that others may have too."""
+        places = {str(name) for name in route.destinations}
+        upstreams = (self._config.upstreams.get(place) for place in tuple(places))
+        return places.union(str(target.url) for upstream in upstreams if upstream for target in upstream.targets)
+
+    def _guards(self, route: Route) -> list[FilterUse]:
+        """The filters that say who may pass."""
+        if id(route) not in self._known:
+            uses = running(self._config, self._listener, route)
+            self._known[id(route)] = [use for use in uses if use.settings.phase in _GUARDS and not use.shadow]
+        return self._known[id(route)]
+
+    def _missing(self, narrow: Route, wide: Route) -> list[str]:
+        """The names of what guards a route, and not the other one."""
+        there = [use.settings for use in self._guards(wide)]
+        return [use.name for use in self._guards(narrow) if use.settings not in there]
+
+    def past(self) -> Iterator[tuple[Route, str]]:
+        """The routes that are led past, and what is worth knowing of each."""
+        narrow: dict[int, Route] = {}
+        for shared in self._by_place.values():
+            guards = [self._guards(route) for route in shared] if len(shared) > 1 else []
+            if any(each != guards[0] for each in guards):
+                narrow.update((id(route), route) for route, each in zip(shared, guards, strict=True) if each)
+        if narrow:
+            # The whole table: what leads past one route may be a third one's.
+            router = Router([(at_once(conditions_of(route)), route) for route in self._routes])
+            for route in narrow.values():
+                if wrong := self._past(route, router):
+                    yield route, wrong
+
+    def _past(self, route: Route, router: Router[Route]) -> str:
+        conditions = at_once(conditions_of(route))
+        for pattern in conditions.paths:
+            for asked in _requests(conditions, pattern, self._methods):
+                if (match := router.find(asked)) is None or match[0] is not route:
+                    continue  # this one is another route's anyway
+                others = [(way, path, router.find(asked._replace(path=path))) for way, path in _spelled(pattern, asked)]
+                led = [(way, path, match[0]) for way, path, match in others if match and self._leads(match[0], route)]
+                if led:
+                    return self._told(route, pattern, [each for each in led if each[2] is led[0][2]])
+        return ""
+
+    def _leads(self, wide: Route, narrow: Route) -> bool:
+        """Whether one leads to where the other one does, without what guards that."""
+        together = not self._places(wide).isdisjoint(self._places(narrow))
+        return wide is not narrow and together and bool(self._missing(narrow, wide))
+
+    def _told(self, route: Route, pattern: PathPattern, led: list[tuple[str, bytes, Route]]) -> str:
+        wide = led[0][2]
+        paths = " and ".join(path.decode() for _, path, _ in led)
+        guards = " and ".join(self._missing(route, wide))
+        ways = dict.fromkeys(way for way, _, _ in led)
+        same = ", set `trailing_slash: same`" if _SLASHES in ways else ""
+        return (
+            f"{paths} {'is' if len(led) == 1 else 'are'} of route {show(wide.name)}, which leads to the same upstream "
+            f"without {guards}, but means {pattern.text} to servers that ignore {' or '.join(ways)}: "
+            f"put {guards} on the upstream{same}, or have the service tell them apart"
+        )
+
+    @cached_property
+    def _methods(self) -> tuple[bytes, ...]:
+        return tuple(dict.fromkeys((b"GET", *(method.encode() for route in self._routes for method in route.methods))))
+
+
+def _requests(conditions: Conditions, pattern: PathPattern, methods: Iterable[bytes]) -> Iterator[_Asked]:
+    """For each of its hosts and methods one that fits. Parameters stand for themselves: no route has a brace."""
+    if pattern.kind is PathKind.REGEX:
+        return
+    written = (b"{%b}" % each.name.encode() if isinstance(each, Parameter) else each for each in pattern.segments)
+    path = b"/" + b"/".join([*written, *([b"*"] if pattern.kind is PathKind.PREFIX else [])])
+    hosts = [b"any" + host.name if host.wildcard else host.name for host in conditions.hosts] or [b""]
+    pairs = (b"=".join(quote_plus(part).encode() for part in pair) for pair in conditions.query)
+    query, headers = b"&".join(pairs), dict(conditions.headers)
+    for host in hosts:
+        for method in conditions.methods or methods:
+            yield _Asked(host, path, method, query, headers)
+
+
+def _spelled(pattern: PathPattern, asked: _Asked) -> Iterator[tuple[str, bytes]]:
+    """What some servers take for the same path, and what they ignore."""
+    path = asked.path
+    if len(either_slash(pattern)) > 1:
+        yield _SLASHES, path[:-1] if path.endswith(b"/") else path + b"/"
+    texts = {each for each in pattern.segments if isinstance(each, bytes)}
+    segments = [each.upper() if each in texts else each for each in path.split(b"/")]
+    if (other := b"/".join(segments)) != path:
+        yield _CASE, other

@@ -1,0 +1,629 @@
+"""From a checked configuration to the tables that the data plane runs on.
+
+Everything a request would otherwise have to work out is worked out here: filter chains in running order, route tables,
+paths to send, TLS. Assumes a valid `Config`; what only files can tell (a certificate that is no certificate) raises
+`CompileError`.
+
+The first tables are made before the workers are forked. Later ones are built by each worker beside those in use, in
+steps between which it serves; they take over whatever is the same. Rule: nothing here refers back to what holds it, so
+that tables are freed piece by piece, without the collector.
+"""
+
+import logging
+import ssl
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
+from typing import Final, NamedTuple
+
+from msgspec.structs import replace
+
+from fastgw.config.base.route_patterns import (
+    HostPattern,
+    PathPattern,
+    Template,
+    either_slash,
+    parse_host,
+    parse_path,
+    parse_redirect,
+)
+from fastgw.config.decoding.filter_levels import by_route, early, early_turn, turn
+from fastgw.config.egress.expand import service_of
+from fastgw.config.loading.load import MOST_TOLD, no_collections
+from fastgw.config.loading.locate_filter import Where
+from fastgw.config.settings import gateway as config
+from fastgw.config.settings.secrets import SecretError, secret_in
+from fastgw.consumers.index import NOBODY, Index, index_of
+from fastgw.downstream import Listener, ListenerTable
+from fastgw.downstream.tls.contexts import ServerContexts, server_contexts, server_identity
+from fastgw.downstream.trusted_proxies import trust
+from fastgw.exchange import Chain, Division, Exchange, Hooks, Link, Reply, Route, Straight
+from fastgw.filters.api import STATE, Env, Stock, digest_of_state, secret_names
+from fastgw.filters.wrappers.forwarded_preflights import forwards_preflight
+from fastgw.filters.wrappers.misconfigured import Unusable
+from fastgw.filters.wrappers.shadow import in_shadow
+from fastgw.gateway.tables import CompiledRoute, CompileError, Gateway
+from fastgw.routing.table import Conditions, Router, Rule, Steps, at_once, rule_of
+from fastgw.upstream.forwarding.fallback import Fallback
+from fastgw.upstream.forwarding.forward_action import Forward
+from fastgw.upstream.policies.path_rewrite import folder_of, judge_of, path_of
+from fastgw.upstream.policies.traffic_split import Splitter
+from fastgw.upstream.targets.target import build_targets
+from fastgw.upstream.targets.tls import client_tls, identity_of, material_of
+from fastgw.upstream.upstream import Upstream
+
+log = logging.getLogger("fastgw")
+
+_PIECE: Final = 32  # unchanged routes that one step looks at
+
+Level = tuple[str, config.Filters]
+"""Filters, and the name of where they are configured."""
+
+
+class Plan(NamedTuple):
+    """What tables are made from. Routes may be costly to have, and are asked for only when they are needed."""
+
+    settings: config.Config
+    """The rest of the configuration: its routes and upstreams are not looked at."""
+    upstreams: Mapping[str, config.Upstream]
+    route_names: Sequence[str]
+    route: Callable[[int], config.Route]
+    same: Sequence[int] = ()
+    """The place of an equal route among those of the tables in use, or -1. () when there are none."""
+    files: Mapping[str, bytes] = config.NONE
+    """Contents of files by path; one that is not here is read."""
+    consumers: Index = NOBODY
+    """They are not looked at in the settings."""
+    same_upstreams: Container[str] = ()
+    """The names of those that are equal to the ones in use, which are taken from there."""
+
+    @classmethod
+    def of(
+        cls, configuration: config.Config, files: Mapping[str, bytes] = config.NONE, index: Index | None = None
+    ) -> "Plan":
+        return cls(
+            rest_of(configuration),
+            configuration.upstreams,
+            [route.name for route in configuration.routes],
+            configuration.routes.__getitem__,
+            files=files,
+            consumers=index_of(configuration.consumers, files) if index is None else index,
+        )
+
+
+def compile(
+    configuration: config.Config,
+    workers: int,
+    files: Mapping[str, bytes] = config.NONE,
+    index: Index | None = None,
+    base: Gateway | None = None,
+    same: Sequence[int] = (),
+) -> Gateway:
+    """The tables for `workers` processes. `files`, `same`: as in `Plan`; `index`: of the consumers; `base`: as in
+    `building`. Raises `CompileError`."""
+    plan = Plan.of(configuration, files, index)
+    with no_collections():
+        return at_once(building(plan._replace(same=same), workers, base))
+
+
+def building(plan: Plan, workers: int, base: Gateway | None) -> Steps[Gateway]:
+    """The tables of a plan. Whatever is the same in `base` is taken from there; `base` is not changed.
+
+    Raises `CompileError`. A set of regular expressions that changed is one step, so is a TLS context of one's own
+    files, and what a filter builds.
+    """
+    return _Building(plan, workers, base or Gateway(plan.settings, workers, Stock())).steps()
+
+
+class _Building:
+    """The making of one gateway beside another, which is empty for the first."""
+
+    def __init__(self, plan: Plan, workers: int, base: Gateway) -> None:
+        self._plan = plan
+        self._base = base
+        self._made = Gateway(plan.settings, workers, base.stock)
+        self._digests: dict[str, bytes] = {}
+        self._changed = {file for file, digest in base.reads.items() if self._digest(file) != digest}
+        """Files that filters have read, and that say something else now."""
+        self._names = tuple(plan.settings.listeners)
+        old, new = base.config, plan.settings
+        self._same_sets = {name for name, filters in new.filter_sets.items() if old.filter_sets.get(name) == filters}
+        self._same_filters = tuple(
+            name in base.tables
+            and old.filters == new.filters
+            and base.tables[name].settings.filters == new.listeners[name].filters
+            and all(self._changed.isdisjoint(link.reads) for link in base.tables[name].early.links)
+            for name in self._names
+        )
+        """Of each listener, whether the filters of its own and of the gateway are as before."""
+        self._all_same = all(self._same_filters) and self._names == tuple(base.tables)
+        before = {name: place for place, name in enumerate(base.tables)}
+        self._places_before = tuple(before.get(name, -1) for name in self._names)
+        self._anywhere: dict[tuple[config.FilterUse, str, bool], Link] = {}
+        """Filters that may stand anywhere: by their use, its level, and whether it is early."""
+        self._forwards: dict[tuple[object, ...], Forward] = {}
+        """What routes do with their upstreams, by all that they differ in."""
+        self._straights: dict[Straight, Straight] = {}
+        """What the straight way asks of routes, each once."""
+        self._unbuilt: dict[Where, tuple[str, str]] = {}
+        """Filters that cannot be built: the level, and what is wrong. Each is tried once."""
+
+    def _digest(self, file: str) -> bytes | None:
+        """Of what a file says now; None: nobody knows, or it is not named any more."""
+        digest = self._digests.get(file)
+        if file == STATE and digest is None:
+            digest = self._digests[file] = digest_of_state(self._plan.settings.state)
+        if digest is None and file in self._plan.files:
+            digest = self._digests[file] = sha256(self._plan.files[file]).digest()
+        return digest
+
+    def steps(self) -> Steps[Gateway]:
+        plan, made, base = self._plan, self._made, self._base
+        # An equal index stays, and with it what was found in it and is remembered.
+        made.index = base.index if base.index.digest == plan.consumers.digest else plan.consumers
+        if not base.tables:  # the first tables are those in use
+            made.stock.roster.index = made.index
+        for name in plan.upstreams:
+            there = base.upstreams.get(name) if name in plan.same_upstreams else None
+            yield from self._upstream(name, plan.upstreams[name] if there is None else there.settings)
+            yield
+        chains = []
+        for name in self._names:
+            chains.append(self._early(name))
+            yield
+        rules: tuple[list[Rule[Route]], ...] = tuple([] for _ in self._names)
+        for place, name in enumerate(plan.route_names):
+            compiled = self._unchanged(place)
+            if compiled is None:
+                compiled = yield from self._route(place, chains)
+                yield
+            made.routes.append(compiled)
+            made.routes_by_name[name] = compiled
+            made.live.update(compiled.live)
+            for on_listener, rule in zip(rules, compiled.rules, strict=True):
+                if rule is not None:
+                    on_listener.append(rule)
+            if not place % _PIECE:
+                yield
+        yield from self._unused_sets()
+        self._check_built()
+        listeners = []
+        for name, chain, on_listener in zip(self._names, chains, rules, strict=True):
+            listeners.append((yield from self._listener(name, chain, on_listener)))
+        made.listeners = tuple(listeners)
+        made.reads |= {file: digest for file, digest in self._base.reads.items() if self._digest(file) == digest}
+        return made
+
+    # upstreams
+
+    def _upstream(self, name: str, settings: config.Upstream) -> Steps[Upstream]:
+        base, made = self._base, self._made
+        upstream = base.upstreams.get(name)
+        same = upstream is not None and (upstream.settings is settings or upstream.settings == settings)
+        try:
+            identity = context = None
+            if any(target.url.tls for target in settings.targets):
+                material = material_of(settings.tls, self._plan.files)
+                identity = identity_of(settings.tls, material)
+                context = made.contexts.get(identity) or base.contexts.get(identity)
+                if context is None:
+                    context = yield from client_tls(settings.tls, material)
+                made.contexts[identity] = context
+        except (OSError, ssl.SSLError) as error:
+            raise CompileError(f"upstreams.{name}.tls: {error.strerror or error}") from error
+        key = self._sticky_key(name, settings)
+        if upstream is None or not same or upstream.identity != identity or upstream.key != key:
+            before = upstream if upstream is not None and upstream.goes_on(settings, identity) else None
+            targets = build_targets(settings, context, before.targets_by_url if before is not None else config.NONE)
+            upstream = Upstream(name, settings, targets, identity, key, before)
+        made.upstreams[name] = upstream
+        return upstream
+
+    def _sticky_key(self, name: str, settings: config.Upstream) -> bytes:
+        """What cookies are signed with, by which clients stay with their target; b"": the configuration has no key."""
+        sticky, files = settings.load_balancing.sticky, self._plan.files
+        if sticky is None or sticky.key is None:
+            return b""
+        try:
+            held = sticky.key
+            key = secret_in(held.file, files[held.file]) if held.file in files else held.value()
+        except SecretError as error:
+            raise CompileError(f"upstreams.{name}.load_balancing.sticky.key: {error}") from error
+        return key.encode()
+
+    def _destinations(self, route: config.Route) -> Steps[tuple[Upstream, ...]]:
+        """The upstreams that a route names; for a URL, one of its own that all routes with this URL share."""
+        found = []
+        for name in route.destinations:
+            upstream = self._made.upstreams.get(str(name))
+            if upstream is None:
+                assert not isinstance(name, str)
+                upstream = yield from self._upstream(str(name), config.Upstream(targets=(config.Target(url=name),)))
+            found.append(upstream)
+        return tuple(found)
+
+    # filters
+
+    def _early(self, listener: str) -> Chain:
+        """The filters that run before a route is found."""
+        before = self._base.tables.get(listener)
+        uses = (held for held in _accumulated(self._levels(listener)) if early(held[1].settings))
+        links = self._links(uses, listener, None, before.early.links if before is not None else ())
+        self._made.live.update(link for link in links if link.is_live)
+        if before is not None and before.early.links == links:
+            return before.early
+        return Chain(links)
+
+    def _levels(self, listener: str) -> tuple[Level, ...]:
+        settings = self._plan.settings
+        return ("gateway", settings.filters), ("listener", settings.listeners[listener].filters)
+
+    def _route_levels(self, route: config.Route, upstream: Upstream | None) -> Iterator[Level]:
+        if upstream is not None:
+            yield f"upstream {upstream.name}", upstream.settings.filters
+        for name in route.use:
+            yield f"filter set {name}", self._plan.settings.filter_sets[name]
+        yield "route", route.filters
+
+    def _links(
+        self,
+        uses: Iterable[tuple[str, config.FilterUse]],
+        listener: str,
+        route: str | None,
+        before: Sequence[Link],
+    ) -> tuple[Link, ...]:
+        """Filters built, and in running order. One that stood there `before` goes on with what it holds."""
+        there = {(link.level, link.use.name): link for link in before}
+        links = []
+        in_turn = early_turn if route is None else turn
+        held = sorted(uses, key=lambda held: in_turn(held[1]))
+        alone = route is not None and any(use.settings.fails_alone for _, use in held)
+        for level, use in held:
+            link = there.get((level, use.name))
+            if link is None or link.use != use or not self._changed.isdisjoint(link.reads):
+                link = self._link(level, use, listener, route, alone=alone)
+            links.append(link)
+        return tuple(links)
+
+    def _link(
+        self, level: str, use: config.FilterUse, listener: str, route: str | None, *, alone: bool = False
+    ) -> Link:
+        """A filter, which may have been built for another route."""
+        if not use.settings.stands_anywhere or use.shadow:
+            return self._built_link(level, use, listener, route, alone)
+        known = self._anywhere.get((use, level, route is None))
+        if known is None:
+            known = self._anywhere[use, level, route is None] = self._built_link(level, use, listener, route, alone)
+        return known
+
+    def _built_link(self, level: str, use: config.FilterUse, listener: str, route: str | None, alone: bool) -> Link:
+        """A filter built. One that cannot be does nothing here: nothing will come of these tables, unless the route
+        fails `alone`."""
+        where = _where(level, use, listener, route)
+        told = f"listener {listener}" if level == "listener" else level
+        env = Env(use.name, route, use.settings, self._made.stock, self._plan.files, told, self._plan.settings.state)
+        hooks, wrong = Hooks(), ""
+        if where not in self._unbuilt:
+            hooks, wrong = _built(use, env)
+            if wrong and alone and level == "route" and use.settings.for_its_upstream and env.reads:
+                hooks = Hooks(request=Unusable(wrong, env.reads))
+            elif wrong:
+                self._unbuilt[where] = level, wrong
+        self._made.reads |= env.reads
+        acting = in_shadow(use.name, hooks) if use.shadow else hooks
+        always, is_early = use.settings.phase.always, route is None
+        return Link(use, acting, always, level, env.reads, env.keeps, own=hooks, early=is_early)
+
+    def _unused_sets(self) -> Steps[None]:
+        """Filters in sets that no route uses are built too, to tell whether they could be."""
+        used = {name for compiled in self._made.routes for name in compiled.sets}
+        for name, filters in self._plan.settings.filter_sets.items():
+            if name not in used:
+                for use in filters.values():
+                    if use is not None:
+                        self._link(f"filter set {name}", use, "", None)
+                        yield
+
+    def _check_built(self) -> None:
+        """Raises `CompileError` when there are filters that cannot be built, of all of them."""
+        if self._unbuilt:
+            lines = [f"{level}: filter {where.use}: {wrong}" for where, (level, wrong) in self._unbuilt.items()]
+            if len(lines) > MOST_TOLD:
+                lines[MOST_TOLD:] = [f"and {len(lines) - MOST_TOLD} more"]
+            raise CompileError("\n".join(lines), {where: wrong for where, (_, wrong) in self._unbuilt.items()})
+
+    # routes
+
+    def _unchanged(self, place: int) -> CompiledRoute | None:
+        """A route of the base, when nothing about it or around it has changed."""
+        if not self._all_same or not self._is_same(place):
+            return None
+        compiled = self._base.routes[self._plan.same[place]]
+        return compiled if self._same_around(compiled) else None
+
+    def _is_same(self, place: int) -> bool:
+        """Whether the route's own settings are those of one of the base."""
+        return bool(self._plan.same) and self._plan.same[place] >= 0
+
+    def _same_around(self, compiled: CompiledRoute) -> bool:
+        made = self._made
+        for upstream in compiled.upstreams:
+            if upstream.name not in made.upstreams:  # that of a URL
+                made.upstreams[upstream.name] = upstream
+                if upstream.identity is not None:
+                    made.contexts[upstream.identity] = self._base.contexts[upstream.identity]
+        same_upstreams = all(made.upstreams[upstream.name] is upstream for upstream in compiled.upstreams)
+        same_files = self._changed.isdisjoint(compiled.reads)
+        return same_upstreams and same_files and self._same_sets.issuperset(compiled.sets)
+
+    def _route(self, place: int, chains: Sequence[Chain]) -> Steps[CompiledRoute]:
+        route = self._plan.route(place)
+        before = self._base.routes_by_name.get(route.name)
+        upstreams = yield from self._destinations(route)
+        same = before is not None and self._is_same(place) and self._same_around(before)
+        conditions: Conditions | None = None
+        rules: list[Rule[Route] | None] = []
+        for listener, chain, same_filters, was in zip(
+            self._names, chains, self._same_filters, self._places_before, strict=True
+        ):
+            rule = before.rules[was] if before is not None and was >= 0 else None
+            if route.listeners and listener not in route.listeners:
+                rule = None
+            elif rule is None or not same or not same_filters:
+                if conditions is None:
+                    conditions = yield from conditions_of(route)
+                    actions = [self._action(route, upstream) for upstream in upstreams or (None,)]
+                links_before = tuple(rule[0].route.links) if rule is not None else ()
+                compiled = self._divided(listener, route, upstreams, actions, chain, links_before)
+                rule = yield from rule_of(conditions, compiled)
+            rules.append(rule)
+            yield
+        links = {link for rule in rules if rule is not None for link in rule[0].route.links}
+        reads = tuple({file for link in links for file in link.reads})
+        live = tuple(link for link in links if link.is_live)
+        if route.fallback is not None and route.fallback.upstream is not None:
+            upstreams = (*upstreams, self._made.upstreams[route.fallback.upstream])
+        return CompiledRoute(upstreams, route.use, reads, live, tuple(rules))
+
+    def _divided(
+        self,
+        listener: str,
+        route: config.Route,
+        upstreams: Sequence[Upstream],
+        actions: Sequence[Callable[[Exchange], None]],
+        early_chain: Chain,
+        links_before: Sequence[Link],
+    ) -> Route:
+        """The route on a listener; where it has several upstreams, divided into one for each of them."""
+        if not isinstance(route.upstream, Mapping):
+            upstream = upstreams[0] if upstreams else None
+            return self._on_listener(listener, route, upstream, actions[0], early_chain, links_before)
+        parts: list[Route] = []
+        for upstream, action in zip(upstreams, actions, strict=True):
+            # What stands on the route itself is one filter, whichever upstream a request goes to.
+            before = (*links_before, *(link for part in parts for link in part.chain.links))
+            parts.append(self._on_listener(listener, route, upstream, action, early_chain, before))
+        names = tuple(route.upstream)
+        divided = Route(
+            *(route.name, parts[0].action, parts[0].chain, parts[0].steps, parts[0].judge_path),
+            patience=parts[0].patience,
+            preflight_chain=parts[0].preflight_chain,
+            takes_options=parts[0].takes_options,
+        )
+        divided.forwards_preflight = parts[0].forwards_preflight
+        splitter = Splitter(route.name, names, tuple(route.upstream.values()), route.split or config.Split())
+        divided.division = Division(tuple(parts), splitter)
+        return divided
+
+    def _on_listener(
+        self,
+        listener: str,
+        route: config.Route,
+        upstream: Upstream | None,
+        action: Callable[[Exchange], None],
+        early_chain: Chain,
+        links_before: Sequence[Link],
+    ) -> Route:
+        # An early filter of a route's own runs as soon as the route is known; the listener's have run by then.
+        met = _accumulated((*self._levels(listener), *self._route_levels(route, upstream)))
+        stay = early_chain.links
+        if any(by_route(link.use.settings) for link in stay):
+            levels = {use.name: level for level, use in met}
+            stay = tuple(
+                link for link in stay if not by_route(link.use.settings) or levels.get(link.use.name) == link.level
+            )
+        ran = {link.use.name for link in stay}
+        links = self._links((held for held in met if held[1].name not in ran), listener, route.name, links_before)
+        chain = Chain(stay + links)
+        for_preflights = None if chain.preflight is None else _for_preflights(chain, links)
+        steps = tuple(link.hooks.request for link in links if link.hooks.request is not None)
+        path_sent = action.path_of if isinstance(action, Forward) else None
+        judge = judge_of(route, None if upstream is None else upstream.settings, path_sent)
+        straight: Straight | None = None
+        # A path that is as it was sent may be forbidden for its slashes only, and is looked at where there are steps.
+        slash_allowed = bool(steps) or route.path.encoded_slash == "keep"
+        if isinstance(action, Forward) and action.goes_straight and slash_allowed:
+            meets_answers = chain.meets_answers
+            at_once = not (steps or chain.request_body_steps or meets_answers)
+            id_of = None if chain.request_ids is None else chain.request_ids.of
+            straight = Straight(action, judge is not None, at_once, chain.looks_at, meets_answers, id_of)
+            straight = self._straights.setdefault(straight, straight)
+        takes_options = "OPTIONS" in route.methods
+        made = Route(route.name, action, chain, steps, judge, straight, route.timeout, for_preflights, takes_options)
+        if route.fallback is not None:
+            made.fallback = self._fallback(route, route.fallback, links)
+        if for_preflights is not None and isinstance(action, Forward):
+            made.forwards_preflight = forwards_preflight(made, links)
+        return made
+
+    def _action(self, route: config.Route, upstream: Upstream | None) -> Callable[[Exchange], None]:
+        if route.respond is not None:
+            return _respond(route.respond)
+        if route.redirect is not None:
+            return _redirect(route.redirect.status, parse_redirect(route.redirect.to))
+        assert upstream is not None
+        return self._forward(route, upstream)
+
+    def _forward(self, route: config.Route, upstream: Upstream) -> Forward:
+        upgrade = tuple(protocol.lower().encode() for protocol in route.upgrade)
+        deadline_name = None if route.deadline_header is None else route.deadline_header.encode()
+        how = route.forwarded, upgrade, route.timeout, deadline_name
+        differs = upstream, path_of(route), *how, folder_of(route), route.via == "on"
+        # One for all routes that do the same, so that it stays in the processor's caches: see `exchange.chain.Route`.
+        forward = self._forwards.get(differs)
+        if forward is None:
+            forward = self._forwards[differs] = Forward(*differs)
+        return forward
+
+    def _fallback(self, route: config.Route, settings: config.Fallback, links: Iterable[Link]) -> Fallback:
+        if settings.respond is not None:
+            return Fallback(settings.conditions, reply=_reply(settings.respond))
+        assert settings.upstream is not None
+        upstream = self._made.upstreams[settings.upstream]
+        shares = all(_is_for(upstream, link) for link in links if link.use.settings.for_its_upstream)
+        return Fallback(settings.conditions, forward=self._forward(route, upstream), shares=shares)
+
+    # listeners
+
+    def _listener(self, name: str, chain: Chain, rules: list[Rule[Route]]) -> Steps[Listener]:
+        settings, before = self._plan.settings.listeners[name], self._base.tables.get(name)
+        router = yield from Router.building(rules, before.router if before is not None else None)
+        tls = yield from self._server_tls(name, settings.tls)
+        if before is not None and _trusted_alike(before, settings, tls):
+            trusts = before.trusts
+        else:
+            trusts = trust(settings.trusted_proxies)
+        table = self._made.tables[name] = ListenerTable(settings, trusts, chain, router, tls)
+        for listener in self._base.listeners:
+            if (listener.name, listener.address) == (name, settings.address):
+                return listener
+        return Listener(name, table)
+
+    def _server_tls(self, name: str, settings: config.ServerTls | None) -> Steps[ServerContexts | None]:
+        if settings is None:
+            return None
+        before = self._base.tables.get(name)
+        try:
+            identity = server_identity(name, settings, self._plan.files)
+            if before is not None and before.tls is not None and before.tls.identity == identity:
+                return before.tls
+            return (yield from server_contexts(name, settings, self._plan.files, identity))
+        except OSError as error:
+            raise CompileError(f"listeners.{name}.tls: {error.strerror or error}") from error
+
+
+def rest_of(configuration: config.Config) -> config.Config:
+    """Without routes and what they were made of, upstreams and consumers; with access logs that mask what filters take
+    for a secret."""
+    distinct = {id(use): use for use in uses(configuration)}  # thousands of routes may have the same ones
+    names = {name for use in distinct.values() for name in secret_names(use.settings)}
+    logs = configuration.access_logs
+    if names:
+        logs = tuple(replace(log, redact=tuple(dict.fromkeys((*log.redact, *sorted(names))))) for log in logs)
+    return replace(configuration, routes=(), egress=None, upstreams=config.NONE, consumers=(), access_logs=logs)
+
+
+def _trusted_alike(before: ListenerTable, settings: config.Listener, tls: ServerContexts | None) -> bool:
+    """Whether peers are judged as before. If not, `trusts` is another object, by which connections notice."""
+    vouched, vouches = (None if contexts is None else contexts.vouches for contexts in (before.tls, tls))
+    return before.settings.trusted_proxies == settings.trusted_proxies and vouched == vouches
+
+
+def _built(use: config.FilterUse, env: Env) -> tuple[Hooks, str]:
+    """What a filter does; or none of it, and why it cannot be built."""
+    try:
+        hooks = use.settings.build(env)
+    except (ValueError, OSError, SecretError) as error:
+        return Hooks(), str(getattr(error, "strerror", None) or error) or type(error).__name__
+    except Exception as error:  # the edge of a filter, which may be anybody's
+        return Hooks(), f"a defect: {type(error).__name__}: {error}"
+    if type(hooks) is not Hooks:
+        return Hooks(), f"a defect: its build returned {hooks!r}; expected Hooks"
+    return hooks, ""
+
+
+def _where(level: str, use: config.FilterUse, listener: str, route: str | None) -> Where:
+    kind, _, name = level.rpartition(" ")
+    return {
+        "gateway": Where("filters", "", use.name),
+        "listener": Where("listeners", listener, use.name),
+        "route": Where("routes", route or "", use.name),
+        "upstream": Where("upstreams", name, use.name),
+        "filter set": Where("filter_sets", name, use.name),
+    }[kind or name]
+
+
+def uses(configuration: config.Config) -> Iterator[config.FilterUse]:
+    """Every use of a filter, wherever it is written."""
+    return (use for _, filters in levels(configuration) for use in filters.values() if use is not None)
+
+
+def levels(configuration: config.Config) -> Iterator[Level]:
+    """Wherever filters are written. A route's are those of the service, where it is `egress` that has made it."""
+    yield "gateway", configuration.filters
+    yield from ((f"filter set {name}", filters) for name, filters in configuration.filter_sets.items())
+    yield from ((f"listener {name}", each.filters) for name, each in configuration.listeners.items())
+    yield from ((f"upstream {name}", each.filters) for name, each in configuration.upstreams.items() if each.filters)
+    yield from ((f"route {service_of(each) or each.name}", each.filters) for each in configuration.routes)
+
+
+def _is_for(upstream: Upstream, link: Link) -> bool:
+    """Whether a filter is meant for this upstream too: it stands where all are meant, or the same one stands there."""
+    return link.level in ("gateway", "listener") or upstream.settings.filters.get(link.use.name) == link.use
+
+
+def _for_preflights(chain: Chain, own: Sequence[Link]) -> Chain:
+    """Without those of the route's own filters whose request steps a preflight does not meet."""
+    if all(link.always for link in own):
+        return chain
+    return Chain(link for link in chain.links if link.always or link not in own)
+
+
+def _accumulated(levels: Iterable[Level]) -> Sequence[tuple[str, config.FilterUse]]:
+    """What is in use where these levels meet, the farthest first, and the level it comes from."""
+    held: dict[str, tuple[str, config.FilterUse | None]] = {}
+    for level, filters in levels:
+        held.update((name, (level, use)) for name, use in filters.items())
+    return [(level, use) for level, use in held.values() if use is not None]
+
+
+def conditions_of(route: config.Route) -> Steps[Conditions]:
+    hosts: list[HostPattern] = []
+    paths: list[PathPattern] = []
+    for host in route.hosts:
+        hosts.append(parse_host(host))
+        yield
+    for path in route.paths:
+        pattern = parse_path(path)
+        paths += either_slash(pattern) if route.trailing_slash == "same" else (pattern,)
+        yield
+    return Conditions(
+        hosts=tuple(hosts),
+        paths=tuple(paths),
+        methods=tuple(method.encode() for method in route.methods),
+        headers=tuple((name.lower().encode(), value.encode()) for name, value in route.headers.items()),
+        query=tuple((name.encode(), value.encode()) for name, value in route.query.items()),
+    )
+
+
+def _respond(respond: config.Respond) -> Callable[[Exchange], None]:
+    reply = _reply(respond)
+    return lambda exchange: exchange.reply(reply)
+
+
+def _reply(respond: config.Respond) -> Reply:
+    fields = [(name.encode(), value.encode()) for name, value in respond.headers.items()]
+    if respond.body and not any(name.lower() == b"content-type" for name, _ in fields):
+        fields.append((b"Content-Type", b"text/plain; charset=utf-8"))
+    return Reply(respond.status, respond.body.encode(), fields)
+
+
+def _redirect(status: int, to: Template) -> Callable[[Exchange], None]:
+    has_query = any(b"?" in literal for literal in to.literals)
+
+    def redirect(exchange: Exchange) -> None:
+        location = to.expand(exchange.params)
+        if not has_query and exchange.query_shown is not None:
+            location += b"?" + exchange.query_shown
+        exchange.reply(Reply(status, fields=((b"Location", location),)))
+
+    return redirect

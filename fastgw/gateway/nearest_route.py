@@ -1,0 +1,121 @@
+"""Which route a request was most likely meant for that none matches, and what differs: for `explain`."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import SequenceMatcher
+from typing import Final
+
+from fastgw.config.base.problems import shorten
+from fastgw.config.base.route_patterns import PathKind, parse_host, parse_path
+from fastgw.config.settings.gateway import Route
+from fastgw.exchange import Exchange
+from fastgw.routing.table import Conditions, Router
+
+MOST_ROUTES: Final = 10_000
+"""Routes that are looked at."""
+_FARTHEST: Final = 0.9
+"""A route that is farther away was not meant."""
+_WEIGHTS: Final = (2.0, 0.6, 0.3)
+"""Of the path, of the host, and of each other difference."""
+_ROOT_LIKENESS: Final = 0.6
+"""Of `/`, which people take for all paths, and of a regular expression, which is like nothing."""
+
+
+class Near:
+    """A route that is compared with a request. Smaller is nearer."""
+
+    def __init__(self, route: Route, exchange: Exchange, listener: str) -> None:
+        self.name = route.name
+        self.differences = tuple(_differences(route, exchange, listener))
+        path, host = exchange.path.decode("latin-1"), exchange.host.decode("latin-1")
+        path_likeness = max((_likeness(each, path) for each in route.paths), default=1.0)
+        host_likeness = max((_ratio(each.lower(), host) for each in route.hosts), default=1.0)
+        others = sum(not each.startswith(("path ", "host ")) for each in self.differences)
+        weighed = zip(_WEIGHTS, (1 - path_likeness, 1 - host_likeness, others), strict=True)
+        self.distance = sum(weight * difference for weight, difference in weighed)
+
+
+def nearest(routes: Sequence[Route], exchange: Exchange, listener: str) -> str:
+    """The nearest route, and what differs: `users: path /users/ has a slash more than /users`. "": none is near."""
+    found = [Near(route, exchange, listener) for route in routes[:MOST_ROUTES]]
+    near = min(found, key=lambda each: each.distance, default=None)
+    return "" if near is None or near.distance > _FARTHEST else f"{near.name}: {'; '.join(near.differences)}"
+
+
+def _differences(route: Route, exchange: Exchange, listener: str) -> Iterator[str]:
+    """What of the route's conditions the request does not meet."""
+    if route.listeners and listener not in route.listeners:
+        yield f"is served on listener {', '.join(route.listeners)}, not on {listener}"
+    if route.hosts and not _fits(Conditions(hosts=tuple(map(parse_host, route.hosts))), exchange):
+        yield f"host {shorten(exchange.host.decode('latin-1'))} is not {_one_of(route.hosts)}"
+    if route.paths and not _fits(Conditions(paths=tuple(map(parse_path, route.paths))), exchange):
+        yield _of_path(route.paths, exchange.path.decode("latin-1"))
+    if route.methods and not _fits(Conditions(methods=tuple(each.encode() for each in route.methods)), exchange):
+        yield f"method {exchange.method.decode('latin-1')} is not {_one_of(route.methods)}"
+    for kind, conditions in (("header", route.headers), ("query parameter", route.query)):
+        yield from _of_conditions(kind, conditions, exchange)
+
+
+def _of_conditions(kind: str, conditions: Mapping[str, str], exchange: Exchange) -> Iterator[str]:
+    """What a request has in its place is not told: it may be a secret."""
+    for name, value in conditions.items():
+        pair = ((name.encode(), value.encode()),)
+        asked = Conditions(headers=pair) if kind == "header" else Conditions(query=pair)
+        if not _fits(asked, exchange):
+            yield f"{kind} {name} is not {shorten(value)!r}"
+
+
+def _fits(conditions: Conditions, exchange: Exchange) -> bool:
+    return Router([(conditions, True)]).find(exchange) is not None
+
+
+def _of_path(paths: Sequence[str], path: str) -> str:
+    pattern = max(paths, key=lambda each: _likeness(each, path))
+    wanted, told = _filled(pattern, path), f"path {shorten(path)} is not {shorten(pattern)}"
+    if pattern == "/":
+        return f"{told}, which is that path alone: `/*` takes all"
+    if path.removesuffix("/") == wanted.removesuffix("/"):
+        return f"{told}: a slash at the end counts"
+    if path.lower() == wanted.lower():
+        return f"{told}: capital letters count"
+    if path.startswith(f"{wanted.removesuffix('/')}/") and not pattern.startswith("~"):
+        return f"{told}, which is that path alone"
+    return f"path {shorten(path)} is not {_one_of(paths)}"
+
+
+def _likeness(pattern: str, path: str) -> float:
+    """How much a path is like one that the pattern takes, from 0 to 1."""
+    if path != pattern and (pattern == "/" or pattern.startswith("~")):
+        return _ROOT_LIKENESS
+    if pattern.endswith("/*"):  # what follows is anything
+        length = len(pattern.split("/")) - 1
+        pattern, path = pattern[:-2], "/".join(path.split("/")[:length])
+    return _ratio(_filled(pattern or "/", path).lower(), path.lower())
+
+
+def _filled(pattern: str, path: str) -> str:
+    """A path that the pattern takes, as like to this one as can be: it has the same in place of parameters and `*`."""
+    if pattern.startswith("~"):
+        return pattern
+    given = path.split("/")[1:]
+    filled: list[str] = []
+    parsed = parse_path(pattern)
+    for place, segment in enumerate(parsed.segments):
+        if isinstance(segment, bytes):
+            filled.append(segment.decode("latin-1"))
+        elif segment.rest:
+            filled += given[place:]
+        else:
+            filled.append(given[place] if place < len(given) and given[place] else "-")
+    if parsed.kind is PathKind.PREFIX:
+        filled += given[len(filled) :]
+    return "/" + "/".join(filled)
+
+
+def _ratio(one: str, other: str) -> float:
+    return SequenceMatcher(None, one, other, autojunk=False).ratio()
+
+
+def _one_of(values: Sequence[str]) -> str:
+    shown = [shorten(each) for each in values[:3]]
+    more = f" or one of {len(values) - 3} more" if values[3:] else ""
+    return f"{' or '.join(shown)}{more}"

@@ -1,0 +1,317 @@
+"""The compiled configuration, as a process serves by it: its tables, and what of them lives in a worker.
+
+Immutable, but for what a worker starts. Rule: nothing here refers back to what holds it, so that tables are freed piece
+by piece, without the collector.
+"""
+
+import ssl
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from functools import cached_property
+from itertools import islice
+from typing import Final, NamedTuple
+
+from fastgw.config import Loaded, Problem
+from fastgw.config.loading.locate_filter import Where, locate
+from fastgw.config.settings import gateway as config
+from fastgw.consumers.index import NOBODY, Index
+from fastgw.downstream import Listener, ListenerTable
+from fastgw.errors import Fault
+from fastgw.exchange import Link, Route
+from fastgw.filters.api import Services, Stock
+from fastgw.filters.wrappers.misconfigured import Unusable
+from fastgw.observe import Series
+from fastgw.observe.metrics.series_layout import (
+    BROKEN_OFF,
+    UPSTREAM_CONNECTS,
+    UPSTREAM_EJECTIONS,
+    UPSTREAM_OPENINGS,
+    UPSTREAM_WAITS,
+    answers_at,
+    counted_in,
+    series_of,
+)
+from fastgw.operator_events import Event, say
+from fastgw.routing.table import Router, Rule, Steps, at_once
+from fastgw.shm.last_errors import LastErrors
+from fastgw.shm.memory import Column, Layout
+from fastgw.shm.slot_assignment import MAX_CONSUMERS, Names, Places, first, target_name
+from fastgw.shm.upstream_words import TargetWords
+from fastgw.sync import drained_targets
+from fastgw.sync.drained_targets import by_upstream
+from fastgw.upstream.health.outlier_ejection import may_eject
+from fastgw.upstream.health.upstream_health import Event as HealthEvent
+from fastgw.upstream.health.upstream_health import Health, Outlook
+from fastgw.upstream.load_balancing.load_tracking import Loads
+from fastgw.upstream.targets.target import Target
+from fastgw.upstream.targets.tls import Identity
+from fastgw.upstream.upstream import SPARE_RETRIES, Note, Upstream
+
+_COUNTED_AT: Final = {HealthEvent.EJECTED: UPSTREAM_EJECTIONS, HealthEvent.OPENED: UPSTREAM_OPENINGS}
+
+
+class CompileError(Exception):
+    """What is wrong, and where in the configuration, in a line for people; of several filters, in a line each.
+
+    `unbuilt`: what is wrong with each filter that cannot be built, by where it stands.
+    """
+
+    def __init__(self, told: str, unbuilt: Mapping[Where, str] = config.NONE) -> None:
+        self.unbuilt = unbuilt
+        super().__init__(told)
+
+    def problems(self, loaded: Loaded, filter_types: Mapping[str, type]) -> Sequence[Problem]:
+        """The same at their places in the files that `loaded` was read from."""
+        file = loaded.files[0] if loaded.files else ""
+        located = locate(loaded, filter_types, self.unbuilt.items())
+        return located or [Problem(file, 0, 0, "", line) for line in str(self).split("\n")]
+
+
+class CompiledRoute(NamedTuple):
+    """A route on all listeners, and what it stands on besides its own settings."""
+
+    upstreams: tuple[Upstream, ...]
+    sets: tuple[str, ...]
+    """The filter sets that it uses."""
+    reads: tuple[str, ...]
+    """The files that its filters have read."""
+    live: tuple[Link, ...]
+    """Those of its filters that hold something in a worker's loop."""
+    rules: tuple[Rule[Route] | None, ...]
+    """What it is on each listener, in their order."""
+
+
+class Gateway:
+    """The compiled configuration: immutable, but for what `starting` adds in each worker."""
+
+    def __init__(self, settings: config.Config, workers: int, stock: Stock) -> None:
+        self.config = settings
+        """Without routes, upstreams and consumers."""
+        self.workers = workers
+        self.timeouts = settings.timeouts
+        self.limits = settings.limits
+        self.upstreams: dict[str, Upstream] = {}
+        self.contexts: dict[Identity, ssl.SSLContext] = {}
+        """Of targets that are spoken to by TLS."""
+        self.tables: dict[str, ListenerTable] = {}
+        self.listeners: tuple[Listener, ...] = ()
+        """Those of the tables before, where name and address are the same. `Server.adopt` gives them these tables."""
+        self.routes: list[CompiledRoute] = []
+        self.routes_by_name: dict[str, CompiledRoute] = {}
+        self.stock = stock
+        """What filters are built from; the same one in all generations of a process."""
+        self.index: Index = NOBODY
+        """Of the consumers. `stock.roster` has that of the tables in use."""
+        self.reads: dict[str, bytes] = {}
+        """The files that filters have read, and the digest of each."""
+        self.live: set[Link] = set()
+        """The filters that hold something in a worker's loop."""
+        self.layout = Layout()
+        """The words of shared memory that are needed; the runtime adds its own before it maps them."""
+        self._counted = counted_in(self.layout)
+        self._drained: Set[str] = frozenset()
+        """Upstreams that have drained targets."""
+        self._words = TargetWords(self.layout)
+        self._last_errors = LastErrors(self.layout)
+        self._outlook: Outlook | None = None
+
+    @cached_property
+    def names(self) -> Names:
+        """What has places in shared memory."""
+        return Names(
+            listeners=tuple(self.tables),
+            routes=list(self.routes_by_name),
+            upstreams={name: [target.label for target in each.targets] for name, each in self.upstreams.items()},
+            filters=tuple(dict.fromkeys(link.use.name for link in self._links())),
+            consumers=[known.name for known in islice(self.index.known(), MAX_CONSUMERS)],
+            consumer_count=self.index.count,
+        )
+
+    @property
+    def unusable(self) -> Mapping[Where, Unusable]:
+        """What answers in place of filters whose secrets cannot be used; of a service once, whatever its listeners."""
+        found: dict[Where, Unusable] = {}
+        told: set[tuple[str, str]] = set()
+        for name, compiled in self.routes_by_name.items():
+            for link in (link for rule in compiled.rules if rule for link in rule[0].route.links):
+                step = link.own.request
+                if not isinstance(step, Unusable):
+                    continue
+                whose = compiled.upstreams[0].name if compiled.upstreams else name
+                if (whose, link.use.name) not in told:
+                    told.add((whose, link.use.name))
+                    found[Where("routes", name, link.use.name)] = step
+        return found
+
+    def _links(self) -> Iterator[Link]:
+        for table in self.tables.values():
+            yield from table.early.links
+        for compiled in self.routes:
+            for rule in compiled.rules:
+                if rule is not None:
+                    yield from rule[0].route.links
+
+    @cached_property
+    def places(self) -> Places:
+        """Where; to be replaced, before `starting`, in a generation that comes after another."""
+        return first(self.names)
+
+    @property
+    def series(self) -> Series:
+        return series_of(self.places)
+
+    def target_place(self, upstream: str, target: Target) -> int:
+        return self.places.targets[target_name(upstream, target.label)]
+
+    @property
+    def in_use(self) -> bool:
+        """Whether requests may still ask these tables, now that others are adopted.
+
+        They wait in a filter that comes before routing, or for their turn at a listener that has gone.
+        """
+        if any(listener.closing and listener.askers for listener in self.listeners):
+            return True
+        return any(table.router.waiting for table in self.tables.values())
+
+    def starting(self, services: Services, column: Column) -> Steps[None]:
+        """In a worker: open the upstreams that are not open yet, and start filters that are not started."""
+        ground, series, words = services.ground, self.series, self._words
+        yield
+        for name, upstream in self.upstreams.items():
+            if upstream.started:
+                upstream.pool.share(self.workers)
+            else:
+                most, place = upstream.settings.pool, self.places.upstreams[name]
+                counted = self._counted + series.upstream_words(name)
+                # A retired upstream of this name, and connections that it has lent, count in the same words.
+                connections = column.limit(words.connections + place, most.max_connections, counted + UPSTREAM_CONNECTS)
+                pending = column.limit(words.pending + place, most.max_pending, counted + UPSTREAM_WAITS)
+                for target in upstream.targets:
+                    target.place = self.target_place(name, target)
+                    target.counted = self._counted + series.target_words(name, target.label)
+                loads = Loads(column.words, column.views, words.under_way, words.under_way_all + place)
+                spare = column.limit(words.spare_retries + place, SPARE_RETRIES)
+                upstream.count_in(spare, column.words, counted, self._noting(name, column))
+                upstream.start(ground, self.workers, connections, pending, loads, services.run_key)
+                self._look_after(upstream, column, place, counted)
+            yield
+        if looked_after := [each.health for each in self.upstreams.values() if each.health is not None]:
+            self._outlook = Outlook(ground.wheel, words.health, column, looked_after)
+            self._outlook.start()
+        if self.upstreams:
+            self.drain(drained_now(services))
+        for link in self.live:
+            if not link.started:
+                link.started = True
+                _start(link, services)
+                yield
+
+    def _noting(self, upstream: str, column: Column) -> Note:
+        places, errors = self.places, self._last_errors
+
+        def note(target: Target, fault: Fault, why: str) -> None:
+            # What breaks off after its head is counted as an answer when it has ended: that is none since.
+            answers = answers_at(column.views, target.counted) + (fault in BROKEN_OFF)
+            errors.note_target(column, places, target_name(upstream, target.label), fault.label, why, answers)
+
+        return note
+
+    def drain(self, names: Collection[str]) -> None:
+        """These targets (`places.target_name`) get nothing new, all others do."""
+        wanted = by_upstream(names)
+        for name in wanted.keys() | self._drained:
+            if name in self.upstreams:
+                self.upstreams[name].drain(wanted.get(name, frozenset()))
+        self._drained = wanted.keys()
+
+    def _look_after(self, upstream: Upstream, column: Column, place: int, counted: int) -> None:
+        """Where it is configured, follow what the node decides on its health. `counted`: its row of counts."""
+        settings = upstream.settings
+        if settings.health_checks.active is None and settings.circuit_breaker is None and not may_eject(settings):
+            return
+        words = self._words.health
+        words.enter_upstream(column, place, upstream.name)
+        places = {target: self.target_place(upstream.name, target) for target in upstream.targets}
+        for target, at in places.items():
+            words.enter(column, at, target_name(upstream.name, target.label))
+
+        def count(event: HealthEvent) -> None:
+            column.words[counted + _COUNTED_AT[event]] += 1
+
+        upstream.look_after(Health(upstream, words, column, place, places, count))
+
+    def start(self, services: Services, column: Column) -> None:
+        """`starting`, at once."""
+        at_once(self.starting(services, column))
+
+    def retiring(self, new: "Gateway") -> Steps[None]:
+        """`new` serves: the upstreams that it has not keep no connections, its filters stop those of before.
+
+        What upstreams have lent, and what filters have under way, is finished.
+        """
+        self._stop_looking()
+        for name, upstream in self.upstreams.items():
+            heir = new.upstreams.get(name)
+            if upstream.started and heir is not upstream:
+                upstream.retire(heir)
+            yield
+        for link in self.live - new.live:
+            _stop(link)
+            yield
+
+    def retire(self, new: "Gateway") -> None:
+        """`retiring`, at once."""
+        at_once(self.retiring(new))
+
+    def _stop_looking(self) -> None:
+        if self._outlook is not None:
+            self._outlook.stop()
+
+    def stop(self) -> None:
+        self._stop_looking()
+        for upstream in self.upstreams.values():
+            if upstream.started:
+                upstream.pool.stop()
+        for link in self.live:
+            _stop(link)
+
+
+def drained_now(services: Services) -> Collection[str]:
+    """The targets that somebody has asked to drain."""
+    return drained_targets.read(services.feeds[drained_targets.FEED].value)
+
+
+def _start(link: Link, services: Services) -> None:
+    if link.hooks.start is not None:
+        try:
+            link.hooks.start(services)
+        except Exception as error:  # the edge of a filter: without it nothing is served
+            raise CompileError(
+                f"{link.level}: filter {link.use.name} cannot start: {type(error).__name__}: {error}"
+            ) from error
+
+
+def _stop(link: Link) -> None:
+    if link.started:
+        link.started = False
+        if link.hooks.stop is not None:
+            try:
+                link.hooks.stop()
+            except Exception:  # the edge of a filter: its error is logged, the others still stop
+                say(Event.FILTER_RAISED, "filter %s: its stop raised", link.use.name, error=True)
+
+
+def dismantling(old: Gateway, new: Gateway) -> Steps[None]:
+    """Free tables that `new` has replaced, but for what it has taken over. Not while `old.in_use`."""
+    for name, table in old.tables.items():
+        kept = new.tables.get(name)
+        yield from table.router.dismantling(kept.router if kept is not None else Router())
+    while old.routes:
+        old.routes_by_name.popitem()
+        old.routes.pop()
+        yield
+    for held in (old.upstreams, old.contexts, old.tables):
+        while held:
+            held.popitem()
+            yield
+    while old.live:
+        old.live.pop()

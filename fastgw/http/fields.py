@@ -1,0 +1,163 @@
+"""Field lines as a multimap, for those that look at fields or change them; a message that nobody looks at has none."""
+
+import re
+from collections.abc import Callable, Container, Iterable, Iterator
+from typing import Final, final
+
+from fastgw.http.grammar import IS_TOKEN, IS_VALUE
+
+_FOLDED: Final = bytes(
+    code if chr(code).isascii() and chr(code).isalnum() else 0x2D for code in bytes(range(256)).lower()
+)
+_NO_NAMES: Final[frozenset[bytes]] = frozenset()
+_LINE: Final = re.compile(rb"([^:\r\n]++):[\t ]*+([^\r]*+)\r\n")
+
+
+@final
+class Fields:
+    """Field lines in their order, with the case of their names and their duplicates.
+
+    Names compare without case. A value has no white space around it.
+
+    Where lines are replaced or removed, all signs in their names are one as well: CGI and its heirs make `HTTP_X_USER`
+    of both `X-User` and `X_User` (RFC 3875 section 4.1.18), and some of them of `X.User` too, so a twin that stayed
+    could speak in the other's place. Reading tells them apart.
+    """
+
+    __slots__ = ("_lines", "changed", "taken")
+
+    changed: bool
+    """Whether a line was set, added or removed since the fields were made."""
+    taken: frozenset[bytes]
+    """The names, `folded`, that were set or removed, whether there was such a line or not: nobody else speaks in them.
+    """
+
+    def __init__(self, lines: Iterable[tuple[bytes, bytes]] = ()) -> None:
+        self._lines: list[tuple[bytes, bytes]] = []
+        for name, value in lines:
+            self.add(name, value)
+        self.changed = False
+        self.taken = _NO_NAMES
+
+    @classmethod
+    def parse(cls, raw: bytes, start: int, without: Container[bytes] = ()) -> "Fields":
+        """Read the field lines of a head that was judged well-formed; the first of them begins at `start`.
+
+        Those whose lower-case name is in `without` are passed over.
+        """
+        fields = cls()
+        lines = _LINE.findall(raw, start)
+        if without:
+            lines = [line for line in lines if line[0].lower() not in without]
+        fields._lines = [(name, value.rstrip(b" \t")) for name, value in lines]
+        return fields
+
+    def get(self, name: bytes) -> bytes | None:
+        """The value of the first line called `name`."""
+        wanted = name.lower()
+        return next((value for known, value in self._lines if known.lower() == wanted), None)
+
+    def get_all(self, name: bytes) -> list[bytes]:
+        """The values of all lines called `name`, in order."""
+        wanted = name.lower()
+        return [value for known, value in self._lines if known.lower() == wanted]
+
+    def set(self, name: bytes, value: bytes) -> None:
+        """Let one line called `name` stand, where the first of them or of its twins stood, or else at the end.
+
+        Raises `ValueError` for a name or value that would not stay one field line.
+        """
+        line = _checked(name, value)
+        wanted = folded(name)
+        places = [place for place, (known, _) in enumerate(self._lines) if folded(known) == wanted]
+        if not places:
+            self._lines.append(line)
+        else:
+            self._lines[places[0]] = line
+            for place in reversed(places[1:]):
+                del self._lines[place]
+        self.changed = True
+        self.taken |= {wanted}
+
+    def add(self, name: bytes, value: bytes) -> None:
+        """Add a line at the end. Raises `ValueError` as `set` does."""
+        self._lines.append(_checked(name, value))
+        self.changed = True
+
+    def remove(self, name: bytes) -> None:
+        """Take out every line called `name`, and its twins; there may be none."""
+        wanted = folded(name)
+        self.taken |= {wanted}
+        kept = [line for line in self._lines if folded(line[0]) != wanted]
+        if len(kept) != len(self._lines):
+            self._lines = kept
+            self.changed = True
+
+    def take_out(self, is_meant: Callable[[bytes], bool]) -> tuple[bytes, ...]:
+        """Take out every line of whose name this holds, and return their names as they were sent."""
+        names = tuple(name for name, _ in self._lines if is_meant(name))
+        for name in names:
+            self.remove(name)
+        return names
+
+    def copy(self) -> "Fields":
+        """The same lines, changed as much as they are here."""
+        made = Fields()
+        made.become(self)
+        return made
+
+    def become(self, other: "Fields") -> None:
+        """Have the lines of another, changed as much as they are there."""
+        self._lines, self.changed, self.taken = list(other._lines), other.changed, other.taken
+
+    def render(self, drop: Container[bytes] = (), alike: Container[bytes] = ()) -> bytes:
+        """Write the lines as they go over the wire.
+
+        Left out are those whose lower-case name is in `drop`, and those whose `folded` name is in `alike`.
+        """
+        return b"".join(
+            b"%b: %b\r\n" % line for line in self._lines if line[0].lower() not in drop and folded(line[0]) not in alike
+        )
+
+    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
+        return iter(self._lines)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, bytes) and self.get(name) is not None
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __repr__(self) -> str:
+        # Values may be secrets, so only names are told.
+        return f"<Fields {', '.join(name.decode('ascii') for name, _ in self._lines)}>"
+
+
+def folded(name: bytes) -> bytes:
+    """The name that all twins have in common: in lower case, with hyphens for whatever is no letter or digit."""
+    return name.translate(_FOLDED)
+
+
+def without(lines: bytes, names: Container[bytes]) -> bytes:
+    """Ready field lines, each with its CRLF, less those whose `folded` name is in `names`."""
+    kept = [line for line in lines.split(b"\r\n") if folded(line.partition(b":")[0]) not in names]
+    return b"\r\n".join(kept)
+
+
+def twins_of(names: Iterable[bytes]) -> re.Pattern[bytes] | None:
+    """What finds, in the lines of a head, a field called like one of these but for a sign; None: there can be none."""
+    names, options = tuple(names), []
+    for name in names:
+        pieces = re.split(rb"[^0-9A-Za-z]", name)
+        if len(pieces) > 1:
+            options.append(b"[^0-9A-Za-z:\\r]".join(pieces))
+    themselves, twins = b"|".join(map(re.escape, names)), b"|".join(options)
+    return re.compile(rb"\n(?i:(?!(?:%b):)(?:%b):)" % (themselves, twins)) if options else None
+
+
+def _checked(name: bytes, value: bytes) -> tuple[bytes, bytes]:
+    if not IS_TOKEN(name):
+        raise ValueError(f"{name!r} is no field name")
+    if not IS_VALUE(value):
+        raise ValueError(f"the value for {name!r} has a control character")
+    return name, value.strip(b" \t")

@@ -1,0 +1,105 @@
+from cpython.object cimport PyObject
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.string cimport memcmp, memcpy
+
+from fastgw.http.http1._body cimport SecondJudge
+
+
+cdef struct Span:
+    # A piece of a head. A field that is missing starts at 0, where none can.
+    uint16_t start
+    uint16_t length
+
+
+cdef struct Line:
+    # The line of a known field, its line end included, and the value in it.
+    uint16_t start
+    uint16_t end
+    Span value
+    uint8_t name
+
+
+cdef enum:
+    MOST_LINES = 20
+    SLOT_WORDS = 4
+    BEGINNING = 4
+    MOST_SHOWN = 8
+
+
+cdef class Head:
+    # All places count from the first byte of `source`, which begins with the head.
+    cdef bytes source
+    cdef uint32_t names  # a bit for each name that a known field has
+    cdef uint64_t others[SLOT_WORDS]  # a bit for each `slot_of` of the other names
+    cdef uint64_t beginnings  # `beginning_of` them, together
+    cdef uint16_t head_length
+    cdef uint16_t first_line
+    cdef uint8_t line_count
+    cdef readonly bint chunked
+    cdef readonly bint close
+    cdef readonly bint whole  # all of it is in `source`, and nothing else; one in chunks has its `_payload` then
+    cdef readonly int minor
+    cdef readonly long long length
+    cdef Line lines[MOST_LINES]
+    cdef bytes _raw
+    cdef bytes _payload
+    cdef PyObject* shown[MOST_SHOWN]  # attributes: NULL or held
+    cdef object _fields
+    cdef dict _known
+    cdef SecondJudge _judge
+
+
+cdef class RequestHead(Head):
+    cdef readonly bint sized
+    cdef bint read_in_two_ways  # its path: see `paths.has_other_readings`
+    cdef Span method_at
+    cdef Span target_at  # the request target: path and query
+    cdef Span path_at  # the path as sent
+    cdef Span query_at  # starts at 0 where there is no `?`
+    cdef Span authority_at  # the value of Host; never with an upper-case letter
+    cdef Span host_at  # the same without port and last dot
+    cdef Span authorization_at
+    cdef uint8_t authorizations  # 2: or more
+    cdef Span user_agent_at  # the first of each, where there are several
+    cdef Span referer_at
+    cdef Span origin_at
+    cdef Span x_request_id_at
+    cdef bytes _raw_path
+    cdef bytes _path
+
+
+cdef class ResponseHead(Head):
+    cdef int status
+    cdef readonly bint until_close
+    cdef readonly bint has_body
+    cdef Span reason_at
+    cdef const char* payload_at  # in `source` or `_payload`, if it is `whole`
+    cdef Py_ssize_t payload_length
+
+
+cdef uint32_t bits_of(names) except? 0
+
+# A number below 64 * SLOT_WORDS for a name, in whatever case: that of all its twins that begin and end with no sign.
+cdef uint8_t slot_of(const uint8_t* name, Py_ssize_t length) noexcept nogil
+
+# A bit for the first `BEGINNING` bytes of a name, in whatever case; so many must be there to be read. By this factor no
+# name that is usual has one in common with those that `reserved_headers` has by default.
+cdef inline uint64_t beginning_of(const uint8_t* name) noexcept nogil:
+    cdef uint32_t four
+    memcpy(&four, name, BEGINNING)
+    return <uint64_t>1 << ((four | <uint32_t>0x20202020) * <uint32_t>0x353719FD >> 26)
+
+cdef bytes method_of(RequestHead head)
+
+cdef inline bint has_one_line(Head head, uint32_t bit, bytes value) noexcept:
+    """Whether one line has the known name of this bit, and it says `value`."""
+    cdef int place, found = 0
+    cdef Span said
+    for place in range(head.line_count):
+        if bit >> head.lines[place].name & 1:
+            said = head.lines[place].value
+            found += 1
+    if found != 1 or said.length != PyBytes_GET_SIZE(value):
+        return False
+    return not memcmp(PyBytes_AS_STRING(head.source) + said.start, PyBytes_AS_STRING(value), said.length)

@@ -1,0 +1,63 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The compiled twin of `reserved_fields`: most heads have none of the fields, and `_parser` has marked what their names are like.
+
+What may have one is left to the reference.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING
+from libc.stdint cimport uint8_t, uint64_t
+
+from fastgw.http.http1._parser cimport BEGINNING, SLOT_WORDS, RequestHead, beginning_of
+
+from fastgw.http.http1 import reserved_fields as reserved
+from fastgw.http.http1._serializer import slots_of
+from fastgw.http.fields import folded
+
+
+@cython.final
+cdef class ReservedFields:
+    """As `reserved.ReservedFields`."""
+
+    cdef object _reference
+    cdef uint64_t _slots[SLOT_WORDS]  # a bit for each `slot_of` of a whole name and its twins
+    cdef uint64_t _beginnings  # a bit for each `beginning_of` a name
+    cdef uint64_t _continued  # those of them that are of a name to be continued
+
+    def __init__(self, names):
+        cdef bytes each
+        cdef uint64_t beginning
+        names = frozenset(names)
+        self._reference = reserved._ReservedFields(names)
+        for name in names:
+            each = folded(name.removesuffix(b"*"))
+            beginning = ~<uint64_t>0
+            if len(each) >= BEGINNING:
+                beginning = beginning_of(<const uint8_t*>PyBytes_AS_STRING(each))
+            self._beginnings |= beginning
+            if name.endswith(b"*"):
+                self._continued |= beginning
+            else:
+                for slot in slots_of(each):
+                    self._slots[<int>slot >> 6] |= <uint64_t>1 << (<int>slot & 63)
+
+    def __repr__(self):
+        return repr(self._reference)
+
+    def has(self, bytes name not None):
+        return self._reference.has(name)
+
+    def take_out_of(self, head):
+        cdef RequestHead ours
+        cdef int word
+        if type(head) is RequestHead:
+            ours = <RequestHead>head
+            if not ours.beginnings & self._beginnings:
+                return ()
+            if not ours.beginnings & self._continued:
+                for word in range(SLOT_WORDS):
+                    if ours.others[word] & self._slots[word]:
+                        break
+                else:
+                    return ()
+        return self._reference.take_out_of(head)

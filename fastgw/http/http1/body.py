@@ -1,0 +1,258 @@
+"""Bodies taken apart as they come in: by length, in chunks, or until the connection ends (RFC 9112 sections 6 and 7).
+
+Pure feeds: bytes in, payload out; nothing is held but the piece of a chunk line or of the trailers that is not yet
+complete. llhttp reads the same bytes, and a body ends only where both judges say so.
+"""
+
+import re
+from typing import Final, Protocol, final
+
+from fastgw.http.fields import Fields, folded
+from fastgw.http.grammar import TOKEN, VALUE, check_fields
+from fastgw.http.http1.llhttp import SecondJudge
+from fastgw.http.malformed import Malformed
+
+ENDLESS: Final = 1 << 62
+"""Bytes: of a body of which nobody knows how long it is, and in which all is payload."""
+
+
+class BodyReader(Protocol):
+    """What all readers do."""
+
+    done: bool
+    """Whether the last byte of the message was fed."""
+    rest: bytes
+    """What was fed behind that last byte."""
+
+    trailers: tuple[tuple[bytes, bytes], ...]
+
+    @property
+    def assured(self) -> int:
+        """So many bytes at least are still to come, and they are payload."""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Take the next bytes of the connection and return the payload in them, if any. Raises `Malformed`."""
+
+    def eof(self) -> None:
+        """The connection has ended. Raises `Malformed` when that cuts the body short."""
+
+
+@final
+class LengthReader:
+    """A body of `length` bytes; with 0 there is none, and no judge either."""
+
+    __slots__ = ("_judge", "_left", "done", "rest")
+
+    trailers: tuple[tuple[bytes, bytes], ...] = ()
+
+    def __init__(self, length: int, judge: SecondJudge | None) -> None:
+        self._left = length
+        self._judge = judge
+        self.done = length == 0
+        self.rest = b""
+
+    @property
+    def assured(self) -> int:
+        return self._left
+
+    def feed(self, chunk: bytes) -> bytes:
+        if self.done or self._judge is None:
+            self.rest += chunk
+            return b""
+        if len(chunk) < self._left:
+            self._judge.body(chunk)
+            self._left -= len(chunk)
+            return chunk
+        payload = chunk[: self._left]
+        self._judge.last(payload)
+        self._left = 0
+        self.done = True
+        self.rest = chunk[len(payload) :]
+        return payload
+
+    def eof(self) -> None:
+        if not self.done:
+            raise Malformed("The connection ended before the body did.")
+
+
+@final
+class UntilCloseReader:
+    """A response body that ends with its connection."""
+
+    __slots__ = ("_judge", "done")
+
+    rest = b""
+    trailers: tuple[tuple[bytes, bytes], ...] = ()
+    assured = ENDLESS
+
+    def __init__(self, judge: SecondJudge) -> None:
+        self._judge = judge
+        self.done = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        self._judge.body(chunk)
+        return chunk
+
+    def eof(self) -> None:
+        self.done = True
+
+
+LONGEST_EXTENSIONS: Final = 4096
+"""Bytes of chunk extensions in one body, all chunks together. They are read and left out: nobody uses them."""
+LONGEST_TRAILERS: Final = 8192
+"""Bytes of the trailer section."""
+MOST_TRAILERS: Final = 32
+
+NOT_IN_TRAILERS: Final = frozenset(
+    # framing and hop-by-hop
+    b"connection content-length keep-alive proxy-connection te trailer transfer-encoding upgrade "
+    # routing, request modifiers and conditions
+    b"expect forwarded host if-match if-modified-since if-none-match if-range if-unmodified-since max-forwards range "
+    b"via x-forwarded-client-cert x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto x-real-ip "
+    b"x-request-id "
+    # authentication and state
+    b"authorization cookie proxy-authenticate proxy-authorization set-cookie www-authenticate "
+    # response control
+    b"age cache-control date expires location pragma retry-after vary warning".split()
+)
+"""Fields that decide how a message is read, routed or allowed, so that they must come before it (RFC 9110 section
+6.5.1). `Content-*` is refused as well, but for `Content-Digest`, which can only be known at the end (RFC 9530)."""
+
+_QUOTED: Final = rb'"(?>(?:[\t \x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\' + VALUE + rb')*)"'
+# Sizes of at most 16 digits fit 64 bits and leave no room for a flood of zeros. White space around the semicolon is
+# legal but obsolete (RFC 9112 section 7.1.1), and llhttp refuses it as well.
+_SIZE_LINE: Final = (
+    rb"([0-9A-Fa-f]{1,16}+)((?>(?:;" + TOKEN + rb"++(?>(?:=(?:" + TOKEN + rb"++|" + _QUOTED + rb"))?))*))\r\n"
+)
+_SIZE_LINE_BEGUN: Final = rb"[0-9A-Fa-f]{1,16}+(?>(?:;[^\r\n]{0,%d}+)?)\r?" % LONGEST_EXTENSIONS
+
+# What stands before the payload of a chunk, and what that looks like while it is not complete.
+_FIRST_CHUNK: Final = re.compile(_SIZE_LINE), re.compile(_SIZE_LINE_BEGUN)
+_NEXT_CHUNK: Final = re.compile(rb"\r\n" + _SIZE_LINE), re.compile(rb"\r(?:\n(?:" + _SIZE_LINE_BEGUN + rb")?)?")
+_PLAIN_SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,16}+)\r\n")
+
+
+def plain_payload(received: bytes, at: int) -> bytes | None:
+    """The payload of a body in chunks that goes from `at` to the end of what was received, and no further.
+
+    None: it is not that, or has extensions or trailers. Only our own reading: llhttp has to be asked as well.
+    """
+    pieces: list[bytes] = []
+    if not received.endswith(b"0\r\n\r\n", at):  # most that are not whole are seen by this
+        return None
+    while line := _PLAIN_SIZE_LINE.match(received, at):
+        size, start = int(line[1], 16), line.end()
+        at = start + size + 2  # behind the last chunk, of 0 bytes, an empty line stands where this line end does
+        if received[at - 2 : at] != b"\r\n":
+            return None
+        if not size:
+            return b"".join(pieces) if at == len(received) else None
+        pieces.append(received[start : at - 2])
+    return None
+
+
+@final
+class ChunkedReader:
+    """A body in chunks, with its trailers."""
+
+    assured = 0  # what comes next may be framing
+
+    __slots__ = (
+        "_extensions",
+        "_held",
+        "_judge",
+        "_left",
+        "_line",
+        "_line_begun",
+        "done",
+        "in_trailers",
+        "rest",
+        "trailers",
+    )
+
+    def __init__(self, judge: SecondJudge) -> None:
+        self._judge = judge
+        self._left = 0  # payload bytes to come of the open chunk
+        self._line, self._line_begun = _FIRST_CHUNK
+        self.in_trailers = False
+        self._extensions = 0
+        self._held = b""  # an incomplete size line or trailer section
+        self.done = False
+        self.rest = b""
+        self.trailers: tuple[tuple[bytes, bytes], ...] = ()
+
+    def feed(self, chunk: bytes) -> bytes:
+        if self.done:
+            self.rest += chunk
+            return b""
+        held = len(self._held)
+        buffer = self._held + chunk if held else chunk
+        payload: list[bytes] = []
+        at = 0
+        while at < len(buffer):
+            if self._left:
+                piece = buffer[at : at + self._left]
+                payload.append(piece)
+                self._left -= len(piece)
+                at += len(piece)
+            elif not self.in_trailers:
+                line = self._line.match(buffer, at)
+                if line is None:
+                    if self._line_begun.fullmatch(buffer, at) is None:
+                        raise Malformed("A chunk does not begin with its size, or end where that says.")
+                    break
+                at = self._open_chunk(line)
+            else:
+                end = buffer.find(b"\r\n\r\n", at) + 4
+                if end < 4:
+                    if len(buffer) - at > LONGEST_TRAILERS:
+                        raise Malformed("The trailers are too long.", 431)
+                    break
+                self._read_trailers(buffer[at:end])
+                self.rest = buffer[end:]
+                self._judge.last(buffer[held:end])
+                self.done = True
+                self._held = b""
+                return b"".join(payload)
+        self._judge.body(chunk)
+        self._held = buffer[at:]
+        return b"".join(payload)
+
+    def eof(self) -> None:
+        if not self.done:
+            raise Malformed("The connection ended before the last chunk.")
+
+    # for the compiled twin, which reads plain chunks and leaves all others to a reader of this kind
+
+    def left(self) -> int | None:
+        """The payload bytes to come of the open chunk. None: in the middle of a line, and this reader has to go on."""
+        return None if self._held or self.in_trailers or self.done else self._left
+
+    def skip_chunks(self, line_end: bool) -> None:
+        """Whole chunks were read by the twin. `line_end`: but for the line end behind the last one's payload."""
+        self._left = 0
+        self._line, self._line_begun = _NEXT_CHUNK if line_end else _FIRST_CHUNK
+
+    def _open_chunk(self, line: re.Match[bytes]) -> int:
+        """Take a size line and return where to read on."""
+        self._extensions += len(line[2])
+        if self._extensions > LONGEST_EXTENSIONS:
+            raise Malformed("The chunk extensions are too long.")
+        self._left = int(line[1], 16)
+        self._line, self._line_begun = _NEXT_CHUNK
+        if self._left:
+            return line.end()
+        self.in_trailers = True
+        return line.end() - 2  # the trailer section ends with an empty line, and may be that line alone
+
+    def _read_trailers(self, section: bytes) -> None:
+        """Read the trailers: from the line end before them to the empty line behind them."""
+        if len(section) > LONGEST_TRAILERS:
+            raise Malformed("The trailers are too long.", 431)
+        check_fields(section, 2, MOST_TRAILERS)
+        trailers = Fields.parse(section, 2)
+        for name, _ in trailers:
+            lower = folded(name)
+            if lower in NOT_IN_TRAILERS or (lower.startswith(b"content-") and lower != b"content-digest"):
+                raise Malformed("A trailer names a field that must come before the body.")
+        self.trailers = tuple(trailers)

@@ -1,0 +1,178 @@
+"""The few fields that mean something to a proxy: found in a head by one pattern, and read."""
+
+import re
+from collections.abc import Iterator
+from typing import Final, NamedTuple, final
+
+from fastgw.http.grammar import IS_TOKEN, elements
+from fastgw.http.malformed import Malformed
+
+Known = dict[bytes, list[tuple[int, int, bytes]]]
+"""Lower-case name -> where each such line starts, where it ends (with its CRLF), and its value."""
+
+FORWARDING: Final = frozenset(
+    b"forwarded x-forwarded-client-cert x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto "
+    b"x-real-ip".split()
+)
+"""Fields in which proxies tell who asked."""
+
+HOP_BY_HOP: Final = frozenset(
+    b"connection content-length keep-alive proxy-authenticate proxy-authorization proxy-connection te "
+    b"transfer-encoding upgrade".split()
+)
+"""Fields for the next peer only (RFC 9110 section 7.6.1), and framing, which each hop makes anew."""
+
+RESERVED: Final = (
+    *("Proxy", "X-Original-URL", "X-Original-Host", "X-Rewrite-URL", "X-Url-Scheme", "Front-End-Https"),
+    *("True-Client-IP", "CF-Connecting-IP", "CF-Connecting-IPv6", "Fastly-Client-IP", "X-Client-IP"),
+    *("X-Cluster-Client-IP", "Client-Cert", "Client-Cert-Chain", "X-Client-Cert", "X-ARR-ClientCert"),
+    *("SSL-Client-*", "X-SSL-Client-*", "X-Forwarded-TLS-Client-Cert*", "X-Forwarded-Prefix", "X-Forwarded-Scheme"),
+    *("X-Forwarded-SSL", "X-Forwarded-Server", "X-Forwarded-User", "X-Forwarded-Email", "X-Forwarded-Groups"),
+    *("X-Forwarded-Preferred-Username", "X-Forwarded-Access-Token"),
+)
+"""What upstreams believe of whoever sends it: `HTTP_PROXY` of CGI (httpoxy), which page was asked for, by which scheme
+and host, who asks, and with which client certificate (RFC 9440 section 2.4 among it). A `*` at the end: and whatever
+follows."""
+
+_NEVER_NAMED_AWAY: Final = FORWARDING | frozenset(
+    b"authorization cache-control content-encoding content-range content-type cookie date expect expires host "
+    b"location max-forwards range set-cookie trailer via www-authenticate x-request-id".split()
+)
+
+
+SIGNS: Final = r"[-!#$%&'*+.^_`|~]"
+"""All that a name may have beside letters and digits."""
+
+
+@final
+class Finder:
+    """Finds the lines of the fields called `names` (lower case).
+
+    `refuse_twins`: `Content_Length` beside `Content-Length`, and so on, is `Malformed`. To CGI and its heirs both are
+    one field, and to some of them `Content.Length` too; here they would be two.
+    """
+
+    __slots__ = ("_names", "_pattern")
+
+    def __init__(self, names: frozenset[bytes], refuse_twins: bool) -> None:
+        self._names = names
+        self._pattern = _lines_named([name.decode("ascii") for name in names], SIGNS if refuse_twins else "-")
+
+    def find(self, raw: bytes, start: int) -> Known:
+        """Read the lines out of a head with well-formed fields, the first of which begins at `start`."""
+        known: Known = {}
+        for match in self._pattern.finditer(raw, start - 1):
+            name, value = match.groups()
+            name = name.lower()
+            if name not in self._names:
+                raise Malformed("A field is named like one that frames or routes the message, but for a hyphen.")
+            before, end = match.span()
+            line = before + 1, end + 2, value.rstrip(b" \t")
+            if name in known:
+                known[name].append(line)
+            else:
+                known[name] = [line]
+        return known
+
+
+def _lines_named(names: list[str], hyphen: str) -> re.Pattern[bytes]:
+    # PERF: a look at the first letter, then branches by letter in both cases: 1.3 us for 12 lines; a plain alternation
+    # of the names 2.4, with IGNORECASE 1.9 (CPython 3.11, micro/framing).
+    initials = "".join(_either_case(letter, hyphen)[1:-1] for letter in sorted({name[0] for name in names}))
+    return re.compile(rf"\n(?=[{initials}])({spelled(names, hyphen)}):[\t ]*+([^\r]*+)".encode())
+
+
+def spelled(names: list[str], hyphen: str) -> str:
+    """A pattern for these names, which are in lower case, in either case; with `hyphen` for the hyphens in them."""
+    following: dict[str, list[str]] = {}
+    for name in names:
+        following.setdefault(name[:1], []).append(name[1:])
+    # In falling order the empty ending comes last: where one name begins another, the longer is tried first.
+    options = [
+        _either_case(letter, hyphen) + spelled(rest, hyphen) if letter else ""
+        for letter, rest in sorted(following.items(), reverse=True)
+    ]
+    return options[0] if len(options) == 1 else f"(?:{'|'.join(options)})"
+
+
+def _either_case(letter: str, hyphen: str) -> str:
+    return hyphen if letter == "-" else f"[{letter}{letter.upper()}]"
+
+
+def values_in(raw: bytes, name: bytes, at: int) -> Iterator[bytes]:
+    """The values of the field with this name, in whatever case, in the lines that begin behind the line's end `at`."""
+    # PERF: a name that is not there costs 0.3 us, 3.5 as a pattern without case (CPython 3.11, 15 lines).
+    lowered, named = raw.lower(), b"\n%b:" % name.lower()
+    while (at := lowered.find(named, at)) >= 0:
+        start = at + len(named)
+        at = raw.index(b"\r", start)
+        yield raw[start:at].strip(b" \t")
+
+
+def joined(known: Known, name: bytes) -> bytes:
+    """All values of a list field as one list (RFC 9110 section 5.3)."""
+    return b",".join(value for _, _, value in known[name])
+
+
+def content_length(known: Known) -> int:
+    """One number, once; equal ones that are repeated are refused too, as llhttp does (RFC 9110 section 8.6)."""
+    lines = known[b"content-length"]
+    if len(lines) > 1:
+        raise Malformed("There is more than one Content-Length.")
+    value = lines[0][2]
+    # isdigit of bytes knows ASCII digits only; 18 of them are below 2**63, so that no reader overflows.
+    if not value.isdigit() or len(value) > 18:
+        raise Malformed("Content-Length is not a number or too large.")
+    return int(value)
+
+
+def check_chunked_alone(known: Known) -> None:
+    """Refuse transfer codings other than `chunked`, once."""
+    lines = known[b"transfer-encoding"]
+    if len(lines) > 1 or lines[0][2].lower() != b"chunked":
+        raise Malformed("Transfer-Encoding is not chunked.")
+
+
+class ConnectionOptions(NamedTuple):
+    """What the `Connection` fields of a message ask for."""
+
+    close: bool
+    keep_alive: bool
+    upgrade: bool
+    named: tuple[bytes, ...]
+    """Lower-case names of fields that are to go no further, less those that never do and those that always must."""
+
+
+_NO_OPTIONS: Final = ConnectionOptions(close=False, keep_alive=False, upgrade=False, named=())
+_ORDINARY_OPTIONS: Final = {
+    b"keep-alive": _NO_OPTIONS._replace(keep_alive=True),
+    b"Keep-Alive": _NO_OPTIONS._replace(keep_alive=True),
+    b"close": _NO_OPTIONS._replace(close=True),
+}
+
+
+def connection_options(known: Known) -> ConnectionOptions:
+    """Read `Connection` (RFC 9110 section 7.6.1). What is no token names no field and is passed over.
+
+    It names away only fields that were meant for one hop: not those for all recipients, on which auth, routing or the
+    meaning of the content rest, whatever a client lists to have them dropped on the way.
+    """
+    lines = known.get(b"connection")
+    if lines is None:
+        return _NO_OPTIONS
+    if len(lines) == 1 and (ordinary := _ORDINARY_OPTIONS.get(lines[0][2])):
+        return ordinary
+    options = elements(joined(known, b"connection"))
+    named = tuple(name for name in dict.fromkeys(options) if name != b"close" and _may_be_named_away(name))
+    return ConnectionOptions(b"close" in options, b"keep-alive" in options, b"upgrade" in options, named)
+
+
+def _may_be_named_away(name: bytes) -> bool:
+    kept = name in _NEVER_NAMED_AWAY or name.startswith(b"x-forwarded-")
+    return not kept and name not in HOP_BY_HOP and IS_TOKEN(name) is not None
+
+
+def protocols(known: Known) -> tuple[bytes, ...]:
+    """What `Upgrade` offers (RFC 9110 section 7.8), in lower case and less h2c: its frames could not be judged."""
+    offered = elements(joined(known, b"upgrade")) if b"upgrade" in known else []
+    return tuple(protocol for protocol in offered if protocol != b"h2c")

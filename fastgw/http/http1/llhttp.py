@@ -1,0 +1,177 @@
+"""The second judge: llhttp reads every head and body byte as well, and has to find the same message in them.
+
+It is never asked what a message means, only whether it agrees: that the bytes are well-formed, that a body follows
+the head or none does, and that the message is complete with our last byte and not before. It runs without field
+callbacks, so nothing is made of what it reads, and no leniency is ever set.
+"""
+
+from typing import Final, final
+
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
+
+from fastgw.http.malformed import Malformed
+
+# What llhttp says of methods that it does not know, that only RTSP has, that begin like one it knows, and of PRI.
+_UNKNOWN_METHOD: Final = ("Invalid method", "Expected space after method", "Expected HTTP/2 Connection Preface")
+
+
+@final
+class _Seen:
+    """What llhttp came across. Held by the parser, which holds nothing else of ours: no reference cycle."""
+
+    __slots__ = ("heads", "messages")
+
+    def __init__(self) -> None:
+        self.heads = 0
+        self.messages = 0
+
+    def on_headers_complete(self) -> None:
+        self.heads += 1
+
+    def on_message_complete(self) -> None:
+        self.messages += 1
+
+
+@final
+class SecondJudge:
+    """llhttp following one message from its first byte to its last."""
+
+    __slots__ = ("_parser", "_seen")
+
+    def __init__(self, parser: type[HttpRequestParser] | type[HttpResponseParser]) -> None:
+        self._seen = _Seen()
+        self._parser = parser(self._seen)
+
+    def head(self, raw: bytes, body_follows: bool | None) -> None:
+        """Read exactly one head. Raises `Malformed`, also when llhttp disagrees on whether a body follows.
+
+        `body_follows` None: it cannot know (its response parser is not told that the request was HEAD), and reads
+        nothing after this.
+        """
+        seen = self._seen
+        try:
+            self._parser.feed_data(raw)
+        except HttpParserUpgrade as upgrade:  # CONNECT, and a 101 response: to llhttp, HTTP ends with the head
+            if upgrade.args[0] != len(raw):
+                raise disagreement() from upgrade
+        except HttpParserError as error:
+            raise refusal("head", error) from error
+        if seen.heads != 1 or (body_follows is not None and seen.messages != (not body_follows)):
+            raise disagreement()
+
+    def whole(self, message: bytes) -> None:
+        """Read exactly one message with a body. Raises `Malformed`, also when llhttp ends it at any other byte."""
+        seen = self._seen
+        view = memoryview(message)
+        try:
+            self._parser.feed_data(view[:-1])
+            early = seen.messages
+            self._parser.feed_data(view[-1:])
+        except HttpParserError as error:
+            raise refusal("body" if seen.heads else "head", error) from error
+        if early or seen.messages != 1 or seen.heads != 1:
+            raise disagreement()
+
+    def body(self, chunk: bytes | memoryview) -> None:
+        """Read bytes behind which the message goes on. Raises `Malformed`."""
+        self._feed(chunk)
+        if self._seen.messages:
+            raise disagreement()
+
+    def last(self, chunk: bytes) -> None:
+        """Read bytes, at least one, the last of which is the message's last. Raises `Malformed`."""
+        view = memoryview(chunk)
+        self.body(view[:-1])
+        self._feed(view[-1:])
+        if self._seen.messages != 1:
+            raise disagreement()
+
+    def _feed(self, chunk: bytes | memoryview) -> None:
+        try:
+            self._parser.feed_data(chunk)
+        except HttpParserError as error:
+            raise refusal("body", error) from error
+
+
+@final
+class _Marks:
+    """What llhttp takes one of for each head, and one for each message, that it comes across. Held as `_Seen` is.
+
+    PERF: that they are taken by `list.pop` itself spares two calls into Python: 0.15 us (CPython 3.11, micro/framing).
+    """
+
+    __slots__ = ("on_headers_complete", "on_message_complete")
+
+    def __init__(self, marks: list[None]) -> None:
+        self.on_headers_complete = self.on_message_complete = marks.pop
+
+
+@final
+class LongLivedJudge:
+    """One llhttp for all messages that are there as a whole and leave the connection open.
+
+    Heads and ends of messages take turns, so it does not matter that they take the same marks.
+
+    PERF: spares making a parser: 0.5 us of 1.2 (CPython 3.11, micro/framing).
+    """
+
+    __slots__ = ("_feed", "_marks", "_parser")
+
+    def __init__(self, parser: type[HttpRequestParser] | type[HttpResponseParser]) -> None:
+        self._parser = parser
+        self._begin()
+
+    def _begin(self) -> None:
+        self._marks: list[None] = [None] * 4  # of which a message takes two: so one too many is seen
+        self._feed = self._parser(_Marks(self._marks)).feed_data
+
+    def head(self, raw: bytes) -> None:
+        """Read exactly one head without a body. Raises `Malformed`."""
+        marks = self._marks
+        try:
+            self._feed(raw)
+            if len(marks) == 2:
+                marks.append(None)
+                marks.append(None)
+                return
+        except (HttpParserError, HttpParserUpgrade):
+            pass
+        self._begin()
+        # The message before may be to blame, if it left llhttp in another state than we think: a fresh one decides.
+        SecondJudge(self._parser).head(raw, body_follows=False)
+
+    def whole(self, message: bytes) -> None:
+        """Read exactly one message with a body. Raises `Malformed`."""
+        marks = self._marks
+        try:
+            self._feed(memoryview(message)[:-1])
+            early = len(marks) != 3  # which is the head
+            self._feed(message[-1:])
+            if not early and len(marks) == 2:
+                marks.append(None)
+                marks.append(None)
+                return
+        except (HttpParserError, HttpParserUpgrade):
+            pass
+        self._begin()
+        SecondJudge(self._parser).whole(message)
+
+
+def knows_method(method: str) -> bool:
+    """Whether llhttp lets requests with this method pass. `method`: a token."""
+    try:
+        SecondJudge(HttpRequestParser).head(b"%b / HTTP/1.1\r\n\r\n" % method.encode(), body_follows=None)
+    except Malformed:
+        return False
+    return True
+
+
+def refusal(part: str, error: HttpParserError) -> Malformed:
+    """What llhttp has against a head or a body."""
+    status = 501 if part == "head" and str(error).startswith(_UNKNOWN_METHOD) else 400
+    return Malformed(f"llhttp refuses the {part}: {error}.", status)
+
+
+def disagreement() -> Malformed:
+    """It has nothing against the bytes, but finds another message in them than we do."""
+    return Malformed("llhttp ends the message elsewhere.")

@@ -1,0 +1,707 @@
+"""Heads judged by the reference: what `framing` says is decided here, or by the compiled twin as it would be here.
+
+Two judges decide: `read_request` and `read_response`, and llhttp; both must accept the head and agree on whether a
+body follows. Of the fields only those that mean something to a proxy are looked at (`known`); the rest is checked for
+its grammar and travels as it came. Most heads have the shape that `usual` knows, and are read by its pattern alone.
+"""
+
+import re
+from functools import lru_cache
+from typing import ClassVar, Final, final
+
+from httptools import HttpRequestParser, HttpResponseParser
+
+from fastgw.http.authority import Authority, parse_authority
+from fastgw.http.fields import Fields
+from fastgw.http.grammar import TOKEN, VALUE, check_fields, elements
+from fastgw.http.http1.body import BodyReader, ChunkedReader, LengthReader, UntilCloseReader, plain_payload
+from fastgw.http.http1.common_heads import request_shape, response_shape
+from fastgw.http.http1.known_fields import (
+    FORWARDING,
+    HOP_BY_HOP,
+    RESERVED,
+    Finder,
+    Known,
+    check_chunked_alone,
+    connection_options,
+    content_length,
+    joined,
+    protocols,
+    values_in,
+)
+from fastgw.http.http1.llhttp import LongLivedJudge, SecondJudge
+from fastgw.http.malformed import Malformed
+from fastgw.http.path_normalization import has_other_readings, normalize
+
+_BARE_LF: Final = re.compile(rb"\n(?<!\r\n)")
+
+
+def body_buffer(size: int) -> memoryview:
+    """A buffer to read bodies into. What was read is to be taken out of it at once, by `taken`.
+
+    The twin's hands its bytes over where this one's are copied, and has others the next time.
+    """
+    return memoryview(bytearray(size))
+
+
+def taken(buffer: memoryview, length: int) -> bytes:
+    """The first bytes of a buffer that was read into."""
+    return buffer[:length].tobytes()
+
+
+def find_head_end(buffer: bytes | bytearray, start: int = 0, begin: int = 0) -> int:
+    """Return the index just past the first empty line, or -1 when it has not come yet.
+
+    `begin`: where the head begins in `buffer`; `start`: up to where that was searched before. Raises `Malformed` when
+    a bare LF shows that no head can come of it, rather than wait for more.
+    """
+    end = buffer.find(b"\r\n\r\n", max(begin, start - 3))
+    if end >= 0:
+        return end + 4
+    if _BARE_LF.search(buffer, max(begin, start)):
+        raise Malformed("A line ends with a bare LF.")
+    return -1
+
+
+class _Head:
+    """What request and response heads have in common."""
+
+    __slots__ = (
+        "_end_to_end",
+        "_fields",
+        "_judge",
+        "_known",
+        "chunked",
+        "close",
+        "connection_named",
+        "fields_start",
+        "length",
+        "minor",
+        "payload",
+        "raw",
+        "upgrade",
+    )
+
+    DROPPED: ClassVar[frozenset[bytes]]
+    """Lower-case names of fields that are for the next peer only or framed anew, and never forwarded."""
+    KNOWN: ClassVar[frozenset[bytes]]
+    """Lower-case names of all fields that `known` would have, were they sent; those in `DROPPED` among them."""
+    PASSED_ON: ClassVar[frozenset[bytes]]
+    """Of these the ones that are passed on, and mean nothing before that."""
+
+    raw: bytes
+    minor: int
+    """The digit behind `HTTP/1.`: 0 or 1."""
+    fields_start: int
+    """Where the first field line begins in `raw`."""
+    length: int
+    """Content-Length; 0 when there is none."""
+    chunked: bool
+    close: bool
+    """Whether the connection cannot be used again after this message and its answer."""
+    upgrade: tuple[bytes, ...]
+    """Lower-case protocols that the sender would switch to; never h2c, and none beside a body."""
+    connection_named: tuple[bytes, ...]
+    """Lower-case names of fields that `Connection` makes hop-by-hop; not those that are so always."""
+    payload: bytes | None
+    """The whole body, empty where there is none, if it came with the head and was judged with it. None: see `body`."""
+
+    _FINDER: ClassVar[Finder]
+    _end_to_end: tuple[bytes, ...] | None
+    """Of a head of the usual shape the lines that go on to the next peer, in pieces: the others are cut out already."""
+    _fields: Fields | None
+    _judge: SecondJudge | None
+    _known: Known | None
+
+    @property
+    def whole(self) -> bool:
+        """Whether `payload` is there."""
+        return self.payload is not None
+
+    @property
+    def known(self) -> Known:
+        """The lines of the fields in `KNOWN`."""
+        if self._known is None:
+            self._known = self._FINDER.find(self.raw, self.fields_start)
+        return self._known
+
+    @known.setter
+    def known(self, known: Known) -> None:
+        self._known = known
+
+    def fields(self) -> Fields:
+        """All fields but those that `Connection` names, parsed once. What is changed in them is what will be sent.
+
+        The named ones are gone before anybody adds to them: a sender can name its own fields away, never ours.
+        """
+        if self._fields is None:
+            self._fields = Fields.parse(self.raw, self.fields_start, self.connection_named)
+        return self._fields
+
+    def edited(self) -> Fields | None:
+        """The fields when one of them was changed, else None: the head can be sent as it came."""
+        return self._fields if self._fields is not None and self._fields.changed else None
+
+    def first(self, name: bytes) -> bytes | None:
+        """The first value of the field with this lower-case name as `fields` has it, without parsing the others."""
+        if self._fields is not None:
+            return self._fields.get(name)
+        if self._known is not None:
+            if name in self.connection_named:
+                return None
+            if name in self.KNOWN:
+                lines = self._known.get(name)
+                return lines[0][2] if lines else None
+        return next(values_in(self.raw, name, self.fields_start - 1), None)
+
+    field = first
+    """As an exchange calls it."""
+
+    def values(self, name: bytes) -> list[bytes]:
+        """All values of the field with this lower-case name, in order, as `fields` has them."""
+        if self._fields is not None:
+            return self._fields.get_all(name)
+        if name in self.connection_named:
+            return []
+        if self._known is not None and name in self.KNOWN:
+            return [value for _, _, value in self._known.get(name, ())]
+        return [*values_in(self.raw, name, self.fields_start - 1)]
+
+
+_EXTRAORDINARY: Final = frozenset(b"expect max-forwards te transfer-encoding upgrade".split())
+_ANSWERED_HERE: Final = frozenset((b"OPTIONS", b"TRACE"))
+"""Methods of requests that a gateway answers itself, or may: that may be a preflight for another route."""
+
+
+USUALLY_ABSENT: Final = frozenset(name.lower().encode() for name in RESERVED)
+"""Lower-case names of fields that no request head of the usual shape has. A `*` at the end: and whatever follows."""
+
+
+@final
+class RequestHead(_Head):
+    """A request head that both judges accepted."""
+
+    __slots__ = (
+        "authority",
+        "expects_continue",
+        "host",
+        "host_as_sent",
+        "method",
+        "ordinary",
+        "path",
+        "query",
+        "raw_path",
+        "request_target",
+        "scheme",
+        "sized",
+        "te_trailers",
+    )
+
+    DROPPED = HOP_BY_HOP | {b"host"}
+    PASSED_ON = frozenset((b"trailer", b"via", b"x-request-id"))
+    KNOWN = DROPPED | PASSED_ON | FORWARDING | {b"expect", b"max-forwards"}
+    _FINDER = Finder(KNOWN, refuse_twins=True)
+
+    method: bytes
+    request_target: bytes
+    scheme: bytes
+    """`http` or `https` of an absolute-form target, else empty."""
+    authority: bytes
+    """Host in lower case, its port as sent. Empty only when HTTP/1.0 sent none."""
+    host: bytes
+    """Host in lower case, without port and last dot; an IPv6 address in its brackets."""
+    host_as_sent: bytes
+    raw_path: bytes
+    """The path as sent; `/` where an absolute-form target has none; `*` for asterisk-form; empty for CONNECT."""
+    path: bytes
+    """Its normal form."""
+    query: bytes | None
+    """What follows the first `?`; None when there is no `?`."""
+    expects_continue: bool
+    te_trailers: bool
+    sized: bool
+    """Whether there is a Content-Length."""
+    ordinary: bool
+    """Whether all of it is here (`payload`), and nothing is left to decide but the route.
+
+    In origin-form, HTTP/1.1, with a path that all servers read alike (`paths.has_other_readings`); nothing that asks a
+    proxy for something (`_EXTRAORDINARY`, `_ANSWERED_HERE`), but to close the connection (`close`), nor fields named
+    away by `Connection`.
+    """
+
+    @property
+    def path_as_sent(self) -> bool:
+        """Whether the path came in its normal form."""
+        return self.raw_path == self.path
+
+    @property
+    def forwarded(self) -> bool:
+        """Whether it came with fields in which proxies tell who asked."""
+        return not FORWARDING.isdisjoint(self.known)
+
+    def body(self) -> BodyReader:
+        """The reader for what follows where `payload` is None. Ask once: it goes on with the judge of the head."""
+        if self.chunked:
+            assert self._judge is not None
+            return ChunkedReader(self._judge)
+        return LengthReader(self.length, self._judge)
+
+    def drop_payload(self) -> None:
+        """Hold the head alone from here on: nobody will ask for the body again."""
+        self.payload = None
+        self.ordinary = False
+
+    def __repr__(self) -> str:
+        return f"<RequestHead {self.method.decode('ascii')}, {_framing_text(self)}>"
+
+
+@final
+class ResponseHead(_Head):
+    """A response head that both judges accepted.
+
+    `length` and `chunked` are as declared, also where no body follows (HEAD, 304) and they tell what GET would bring.
+    """
+
+    __slots__ = ("has_body", "reason", "status", "until_close")
+
+    DROPPED = HOP_BY_HOP
+    PASSED_ON = frozenset((b"date", b"server", b"trailer", b"via", b"x-request-id"))
+    KNOWN = DROPPED | PASSED_ON
+    _FINDER = Finder(KNOWN, refuse_twins=False)
+
+    status: int
+    reason: bytes
+    until_close: bool
+    """Whether the body ends with the connection."""
+    has_body: bool
+    """False for answers to HEAD, 1xx, 204, 304, and a Content-Length of 0."""
+
+    @property
+    def payload_length(self) -> int:
+        """Bytes of `payload`; 0 also where it is None."""
+        return len(self.payload or b"")
+
+    def body(self) -> BodyReader:
+        """The reader for what follows where `payload` is None. Ask once: it goes on with the judge of the head."""
+        if not self.has_body:
+            return LengthReader(0, None)
+        assert self._judge is not None
+        if self.chunked:
+            return ChunkedReader(self._judge)
+        if self.until_close:
+            return UntilCloseReader(self._judge)
+        return LengthReader(self.length, self._judge)
+
+    def __repr__(self) -> str:
+        return f"<ResponseHead {self.status}, {_framing_text(self)}>"
+
+
+def _framing_text(head: _Head) -> str:
+    return "chunked" if head.chunked else f"length {head.length}"
+
+
+# --- requests ---
+
+_LONGEST_METHOD: Final = 32
+
+_REQUEST_LINE: Final = re.compile(rb"(" + TOKEN + rb"{1,%d}+) ([!\"$-~]++) HTTP/1\.([01])\r\n" % _LONGEST_METHOD)
+_OTHER_VERSION: Final = re.compile(TOKEN + rb"{1,%d}+ [!\"$-~]++ HTTP/[0-9]\.[0-9]\r\n" % _LONGEST_METHOD)
+_ABSOLUTE_FORM: Final = re.compile(rb"(https?)://([^/?]*+)(.*)", re.IGNORECASE)
+_CLOSES: Final = {b"": False, b"keep-alive": False, b"Keep-Alive": False, b"close": True}
+"""What `Connection` says in heads of the usual shape -> whether the connection is closed."""
+
+_LONG_LIVED: Final = LongLivedJudge(HttpRequestParser)
+
+
+def judge_request(raw: bytes, max_fields: int = 100) -> RequestHead:
+    """Judge exactly one request head, from its first byte to its empty line. Raises `Malformed`."""
+    return _judged(read_request(raw, max_fields), raw)
+
+
+def _judged(head: RequestHead, received: bytes) -> RequestHead:
+    """The second judgement, of the head and of its body, if that is what came behind it."""
+    if not head.length and not head.chunked:
+        head.payload = b""
+        _request_judge(head).head(head.raw)
+        return head
+    end = len(head.raw)
+    message = _as_llhttp_takes_it(head)
+    if not head.chunked and head.length == len(received) - end:
+        head.payload = received[end:]
+        _request_judge(head).whole(received if message is head.raw else message + head.payload)
+    else:
+        head.ordinary = False
+        head._judge = SecondJudge(HttpRequestParser)
+        head._judge.head(message, body_follows=True)
+    return head
+
+
+def _request_judge(head: RequestHead) -> LongLivedJudge:
+    """For a message that is there as a whole. Behind one that closes the connection llhttp is of no use."""
+    return LongLivedJudge(HttpRequestParser) if head.close else _LONG_LIVED
+
+
+def read_request(raw: bytes, max_fields: int) -> RequestHead:
+    """Our own judgement of a request head. Raises `Malformed`."""
+    head = read_usual_request(raw, max_fields)
+    return read_any_request(raw, max_fields) if head is None or head.raw is not raw else head
+
+
+@lru_cache(maxsize=16)
+def _usual_requests(most: int) -> re.Pattern[bytes]:
+    return request_shape(most, RequestHead.KNOWN, RequestHead.PASSED_ON, USUALLY_ABSENT)
+
+
+def read_usual_request(received: bytes, max_fields: int) -> RequestHead | None:
+    """As `read_any_request`, of the head that `received` begins with. None: it has not the usual shape."""
+    shaped = _usual_requests(max_fields).match(received)
+    if shaped is None:
+        return None
+    method, target, path, query, a, option, b, sent, c, later, d, length, e, last, f = shaped.groups(b"")
+    closes = _CLOSES.get(option or later or last)
+    if closes is None or (option and (later or last)) or (later and last):
+        return None
+    head = RequestHead()
+    head.raw = received[: shaped.end()]
+    head._fields = head._judge = head._known = head.payload = None
+    head.method = method
+    head.request_target = target
+    head.minor = 1
+    head.fields_start = shaped.start(5)
+    host = parse_authority(sent)
+    head.host_as_sent, head.authority, head.host = sent, host.text, host.host
+    head.scheme = b""
+    head.raw_path = head.path = path  # the shape is that of a path in normal form
+    head.query = query if len(path) < len(target) else None
+    head._end_to_end = a, b, c, d, e, f
+    head.close = closes
+    head.ordinary = method != b"OPTIONS"
+    head.sized = bool(length)
+    head.length = int(length) if length else 0
+    head.upgrade = head.connection_named = ()
+    head.chunked = head.te_trailers = head.expects_continue = False
+    return head
+
+
+def read_any_request(raw: bytes, max_fields: int) -> RequestHead:
+    """Read a request head step by step. Raises `Malformed`."""
+    line = _REQUEST_LINE.match(raw)
+    if line is None:
+        if _OTHER_VERSION.match(raw):
+            raise Malformed("The version is neither HTTP/1.0 nor HTTP/1.1.", 505)
+        raise Malformed("The request line is malformed.")
+    head = RequestHead()
+    head.raw = raw
+    head._fields = head._judge = head._end_to_end = head.payload = None
+    head.method, target, minor = line.groups()
+    head.request_target = target
+    head.minor = 1 if minor == b"1" else 0
+    head.fields_start = start = line.end()
+    check_fields(raw, start, max_fields)
+    head.known = known = head._FINDER.find(raw, start)
+
+    host = _one_host(known, head.minor)
+    head.host_as_sent = known[b"host"][0][2] if host else b""
+    head.authority = host.text if host else b""
+    head.host = host.host if host else b""
+    if target.startswith(b"/") and head.method != b"CONNECT":
+        head.scheme = b""
+        head.raw_path, mark, query = target.partition(b"?")
+        head.query = query if mark else None
+        head.path = normalize(head.raw_path)
+    else:
+        _read_other_target(head, target, host)
+
+    closing, keep_alive, upgrading, head.connection_named = connection_options(known)
+    head.close = closing or (head.minor == 0 and not keep_alive) or head.method == b"CONNECT"
+    head.sized = b"content-length" in known
+    head.length, head.chunked = _request_framing(head)
+    head.upgrade = ()
+    if b"upgrade" in known and upgrading and head.minor == 1 and not head.length and not head.chunked:
+        head.upgrade = protocols(known)
+    head.te_trailers = b"te" in known and b"trailers" in elements(joined(known, b"te"))
+    head.expects_continue = b"expect" in known and _expects_continue(head)
+    head.ordinary = (
+        head.minor == 1
+        and target.startswith(b"/")
+        and head.method not in _ANSWERED_HERE
+        and not head.connection_named
+        and known.keys().isdisjoint(_EXTRAORDINARY)
+        and not has_other_readings(head.raw_path)
+    )
+    return head
+
+
+def _one_host(known: Known, minor: int) -> Authority | None:
+    """The only Host (RFC 9112 section 3.2); None when HTTP/1.0 sent none."""
+    hosts = known.get(b"host")
+    if hosts is None:
+        if minor:
+            raise Malformed("There is no Host field.")
+        return None
+    if len(hosts) > 1:
+        raise Malformed("There is more than one Host field.")
+    return parse_authority(hosts[0][2])
+
+
+def _read_other_target(head: RequestHead, target: bytes, host: Authority | None) -> None:
+    """Read a target that is not in origin-form (RFC 9112 sections 3.2.2 to 3.2.4)."""
+    head.scheme = b""
+    head.query = None
+    if head.method == b"CONNECT":
+        authority = parse_authority(target)
+        if authority.port is None or authority != host:
+            raise Malformed("CONNECT does not name host and port, and the same in its Host field.")
+        head.raw_path = head.path = b""
+    elif target == b"*":
+        if head.method != b"OPTIONS":
+            raise Malformed("Only OPTIONS may ask for *.")
+        head.raw_path = head.path = b"*"
+    else:
+        absolute = _ABSOLUTE_FORM.fullmatch(target)
+        if absolute is None:
+            raise Malformed("The request target has none of the forms that it may have.")
+        scheme, authority_text, path_and_query = absolute.groups()
+        head.scheme = scheme.lower()
+        if host is None or not parse_authority(authority_text).same_as(host, head.scheme):
+            raise Malformed("Host and request target differ.")
+        raw_path, mark, query = path_and_query.partition(b"?")
+        head.query = query if mark else None
+        if not path_and_query and head.method == b"OPTIONS":
+            head.raw_path = head.path = b"*"  # what it has to become (RFC 9112 section 3.2.4)
+        else:
+            head.raw_path = raw_path or b"/"
+            head.path = normalize(head.raw_path)
+
+
+def _request_framing(head: RequestHead) -> tuple[int, bool]:
+    """Length and whether chunked (RFC 9112 section 6.3)."""
+    known = head.known
+    if b"transfer-encoding" in known:
+        if b"content-length" in known:
+            raise Malformed("There are both Transfer-Encoding and Content-Length.")
+        codings = elements(joined(known, b"transfer-encoding"))
+        if head.minor == 0:
+            raise Malformed("HTTP/1.0 has no Transfer-Encoding.")
+        if codings[-1:] == [b"chunked"] and len(codings) > 1 and codings.count(b"chunked") == 1:
+            raise Malformed("Of transfer codings only chunked is supported.", 501)
+        check_chunked_alone(known)
+        framing = 0, True
+    elif b"content-length" in known:
+        framing = content_length(known), False
+    else:
+        return 0, False
+    if head.method == b"CONNECT":
+        raise Malformed("CONNECT has no body.")
+    return framing
+
+
+def _expects_continue(head: RequestHead) -> bool:
+    """RFC 9110 section 10.1.1: the one expectation there is; HTTP/1.0 cannot have it met."""
+    if elements(joined(head.known, b"expect")) != [b"100-continue"]:
+        raise Malformed("Expect asks for more than 100-continue.", 417)
+    return head.minor == 1
+
+
+def _as_llhttp_takes_it(head: RequestHead | ResponseHead) -> bytes:
+    """The head as llhttp has to see it to follow the body: without two things that it reads otherwise than the RFCs.
+
+    It takes an offer to upgrade for the end of HTTP, although the body of the request comes first; and it refuses the
+    legal white space behind `chunked`. Both were settled by `read_request` and `read_response`.
+    """
+    raw = head.raw
+    if head._end_to_end is not None or (not head.chunked and b"upgrade" not in head.known):
+        return raw
+    edits = [] if head.upgrade else [(start, end, b"") for start, end, _ in head.known.get(b"upgrade", ())]
+    edits += [
+        (start, end, b"Transfer-Encoding: chunked\r\n")
+        for start, end, _ in head.known.get(b"transfer-encoding", ())
+        if raw[end - 3] in b" \t"
+    ]
+    for start, end, line in sorted(edits, reverse=True):
+        raw = raw[:start] + line + raw[end:]
+    return raw
+
+
+def take_request(buffer: memoryview, length: int, max_bytes: int, max_fields: int) -> RequestHead | bytes:
+    """Read the next request of a connection out of a buffer, if what was read into it is a head of up to `max_bytes`,
+    or that with its body (`whole`), and no more.
+
+    Else, and for one that would be refused, the bytes: they have to be looked at step by step.
+    """
+    received = buffer[:length].tobytes()
+    try:
+        head = read_usual_request(received, max_fields)
+        if head is None:
+            end = received.find(b"\r\n\r\n") + 4
+            if not 4 <= end <= max_bytes:
+                return received
+            head = read_any_request(received[:end], max_fields)
+        end = len(head.raw)
+        if end <= max_bytes and (end == length or (head.length == length - end and not head.chunked)):
+            return _judged(head, received)
+    except Malformed:
+        pass
+    return received
+
+
+# --- responses ---
+
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: (" + VALUE + rb"*+))?\r\n")
+_STATUSES: Final = {b"%d" % status: status for status in range(200, 600) if status not in (204, 304)}
+"""Those that may have a body."""
+_LONG_LIVED_FOR_RESPONSES: Final = LongLivedJudge(HttpResponseParser)
+
+
+def judge_response(raw: bytes, request_method: bytes, max_fields: int = 100) -> ResponseHead:
+    """Judge exactly one response head, final or interim. Raises `Malformed`: nothing that follows can be read then."""
+    return judge_answer(raw, len(raw), request_method, max_fields)
+
+
+def judge_answer(received: bytes, end: int, request_method: bytes, max_fields: int = 100) -> ResponseHead:
+    """Judge the response head before `end`, and with it the body behind, if it ends where `received` does.
+
+    Raises `Malformed`. See `ResponseHead.payload`.
+    """
+    head = read_response(received[:end], request_method, max_fields)
+    head.payload = _whole_payload(head, received)
+    _judge_again(head, received, request_method)
+    return head
+
+
+def _whole_payload(head: ResponseHead, received: bytes) -> bytes | None:
+    """The body, if `received` ends where it does."""
+    end = len(head.raw)
+    if not head.has_body:
+        return b"" if len(received) == end else None
+    if head.chunked:
+        return plain_payload(received, end)
+    return received[end:] if not head.until_close and head.length == len(received) - end else None
+
+
+def _judge_again(head: ResponseHead, received: bytes, request_method: bytes) -> None:
+    """The second judgement, of the head and of `payload`, if that is there."""
+    message = _as_llhttp_takes_it(head)
+    if request_method == b"HEAD":
+        SecondJudge(HttpResponseParser).head(message, body_follows=None)
+    elif not head.has_body:
+        _response_judge(head).head(message)
+    elif head.payload is not None:
+        _response_judge(head).whole(received if message is head.raw else message + received[len(head.raw) :])
+    else:
+        head._judge = SecondJudge(HttpResponseParser)
+        head._judge.head(message, body_follows=True)
+
+
+def _response_judge(head: ResponseHead) -> LongLivedJudge:
+    """For a message that is there as a whole. Behind one that closes the connection or switches llhttp is of no use."""
+    return LongLivedJudge(HttpResponseParser) if head.close or head.upgrade else _LONG_LIVED_FOR_RESPONSES
+
+
+def read_response(raw: bytes, request_method: bytes, max_fields: int) -> ResponseHead:
+    """Our own judgement of a response head. Raises `Malformed`."""
+    head = read_usual_answer(raw, request_method, max_fields)
+    return read_any_response(raw, request_method, max_fields) if head is None or head.raw is not raw else head
+
+
+@lru_cache(maxsize=16)
+def _usual_responses(most: int) -> re.Pattern[bytes]:
+    return response_shape(most, ResponseHead.KNOWN, ResponseHead.PASSED_ON)
+
+
+def read_usual_answer(received: bytes, request_method: bytes, max_fields: int) -> ResponseHead | None:
+    """As `read_any_response`, of the head that `received` begins with. None: it has not the usual shape."""
+    shaped = _usual_responses(max_fields).match(received)
+    if shaped is None or request_method == b"HEAD":
+        return None
+    status_text, reason, a, option, b, length, c, later, d = shaped.groups(b"")
+    status, closes = _STATUSES.get(status_text), _CLOSES.get(option or later)
+    if status is None or closes is None or (option and later):
+        return None
+    head = ResponseHead()
+    head.raw = received[: shaped.end()]
+    head._fields = head._judge = head._known = head.payload = None
+    head.minor = 1
+    head.status = status
+    head.reason = reason
+    head.fields_start = shaped.start(3)
+    head._end_to_end = a, b, c, d
+    head.close = closes
+    head.upgrade = head.connection_named = ()
+    head.until_close = False
+    head.chunked = chunked = not length
+    head.length = size = 0 if chunked else int(length)
+    head.has_body = chunked or size > 0
+    return head
+
+
+def read_any_response(raw: bytes, request_method: bytes, max_fields: int) -> ResponseHead:
+    """Read a response head step by step. Raises `Malformed`."""
+    line = _STATUS_LINE.match(raw)
+    if line is None:
+        raise Malformed("The status line is malformed.")
+    head = ResponseHead()
+    head.raw = raw
+    head._fields = head._judge = head._end_to_end = head.payload = None
+    minor, status_text, reason = line.groups()
+    head.minor = 1 if minor == b"1" else 0
+    head.status = status = int(status_text)
+    head.reason = reason or b""
+    head.fields_start = start = line.end()
+    check_fields(raw, start, max_fields)
+    head.known = known = head._FINDER.find(raw, start)
+
+    closing, keep_alive, upgrading, head.connection_named = connection_options(known)
+    head.close = closing or (head.minor == 0 and not keep_alive)
+    head.upgrade = protocols(known) if status == 101 and upgrading else ()
+    if status == 101 and not head.upgrade:
+        raise Malformed("A 101 response does not say what it switches to.")
+    head.chunked = b"transfer-encoding" in known
+    if head.chunked:
+        if b"content-length" in known:
+            raise Malformed("There are both Transfer-Encoding and Content-Length.")
+        if head.minor == 0:
+            raise Malformed("HTTP/1.0 has no Transfer-Encoding.")
+        check_chunked_alone(known)
+    head.length = content_length(known) if b"content-length" in known else 0
+    _settle_response_body(head, request_method)
+    return head
+
+
+def _settle_response_body(head: ResponseHead, request_method: bytes) -> None:
+    """RFC 9112 section 6.3. 205 is no exception there: whatever body it has is passed as it is framed."""
+    declared = head.chunked or head.length > 0
+    head.has_body = head.until_close = False
+    if head.status < 200:
+        if declared:
+            raise Malformed("An interim response has a body.")  # or is it the final response that follows?
+    elif head.status == 204:
+        head.close = head.close or declared  # what follows belongs to nobody
+    elif request_method != b"HEAD" and head.status != 304:
+        head.until_close = not head.chunked and b"content-length" not in head.known
+        head.has_body = declared or head.until_close
+        head.close = head.close or head.until_close
+
+
+def take_answer(buffer: memoryview, length: int, request_method: bytes, max_fields: int = 100) -> ResponseHead | bytes:
+    """Read the answer to a request out of a buffer, if what was read into it is a final response and no more (`whole`).
+
+    Else, and for one that is no good, the bytes. So also when the buffer was filled: there may be more.
+    """
+    received = buffer[:length].tobytes()
+    if length == len(buffer):
+        return received
+    try:
+        head = read_usual_answer(received, request_method, max_fields)
+        if head is None:
+            end = received.find(b"\r\n\r\n") + 4
+            if end < 4:
+                return received
+            head = read_any_response(received[:end], request_method, max_fields)
+        head.payload = _whole_payload(head, received)
+        if head.whole and head.status >= 200:
+            _judge_again(head, received, request_method)
+            return head
+    except Malformed:
+        pass
+    return received

@@ -1,0 +1,47 @@
+"""What goes out: heads and chunks framed anew from what was judged."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from fastgw.compiled import twin
+from fastgw.http.http1 import serializer_reference
+from fastgw.http.http1.serializer_reference import IN_CHUNKS, NO_VIA, REQUEST_IDS, UNFRAMED, VIA, id_line, status_line
+
+__all__ = [
+    "IN_CHUNKS",
+    "LAST_CHUNK",
+    "NO_VIA",
+    "REQUEST_IDS",
+    "UNFRAMED",
+    "VIA",
+    "chunk",
+    "end_to_end",
+    "id_line",
+    "last_chunk",
+    "request",
+    "response",
+    "status_line",
+    "whole",
+]
+
+if TYPE_CHECKING:
+    _splicer = serializer_reference
+else:
+    _splicer = twin("fastgw.http.http1._serializer") or serializer_reference
+
+end_to_end = _splicer.end_to_end
+request = _splicer.request
+response = _splicer.response
+whole = _splicer.whole
+
+LAST_CHUNK: Final = b"0\r\n\r\n"
+
+
+def chunk(payload: bytes) -> bytes:
+    """One chunk. Of an empty payload nothing is made: that would be the last chunk."""
+    return b"%x\r\n%b\r\n" % (len(payload), payload) if payload else b""
+
+
+def last_chunk(trailers: Iterable[tuple[bytes, bytes]] = ()) -> bytes:
+    """The last chunk with the trailers behind it."""
+    return b"0\r\n%b\r\n" % b"".join(b"%b: %b\r\n" % line for line in trailers)

@@ -1,0 +1,168 @@
+"""The one normal form of a path: what routes are matched against and what targets are sent (RFC 3986 section 6.2.2).
+
+`normalize` turns the client's bytes into it or refuses them. In the normal form:
+- dot segments are resolved, also when their dots came as `%2e`; a path that climbs above the root is refused;
+- escaped unreserved characters are decoded, every other escape is kept with upper-case digits: `%2F` is never `/`;
+- printable ASCII that RFC 3986 does not allow in a path (`"<>[]^{|}` and the backtick) is escaped, so that `/a|b` and
+  `/a%7Cb` are one path;
+- empty segments are kept: `//` names another resource than `/` in object stores, and since what was matched is what is
+  sent, merging them would only hide the difference from the routes.
+
+Refused is what some server behind us could read as another path than the one we matched, whatever the routes are: see
+`_REFUSED`. Of what has a use, such as `%2F` in a name, `other_readings` tells what servers make of it.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+from fastgw.http.malformed import Malformed
+
+_UNRESERVED: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
+_PLAIN: Final = _UNRESERVED + b"!$&'()*+,;=:@/"
+IN_SEGMENT: Final = b"[%b]" % re.escape(_PLAIN.translate(None, b"/;"))
+"""One character that stays as it is in a path, and is read in one way, but for a dot behind a slash."""
+_ESCAPED_ON_SIGHT: Final = b'"<>[]^`{|}'
+
+_BARE: Final = re.compile(rb"[\x00-\x20\x7f-\xff\\#?]|%(?![0-9A-Fa-f]{2})")
+_TO_REWRITE: Final = re.compile(rb'%..|["<>\[\]^`{|}]')
+_HEX: Final = "0123456789abcdefABCDEF"
+
+_REWRITTEN: Final = {
+    **{
+        f"%{high}{low}".encode(): bytes([code]) if (code := int(high + low, 16)) in _UNRESERVED else b"%%%02X" % code
+        for high in _HEX
+        for low in _HEX
+    },
+    **{bytes([code]): b"%%%02X" % code for code in _ESCAPED_ON_SIGHT},
+}
+
+_REFUSED: Final = tuple(
+    (re.compile(pattern), reason)
+    for pattern, reason in (
+        # NUL ends a C string; CR and LF end a line in whatever decodes the path into a field or a log.
+        (rb"%[01]|%7F", "The path has an escaped control character."),
+        (rb"%5C", "The path has an escaped backslash."),
+        # A target that decodes once more would see a dot segment or another segment: at any depth of encoding.
+        (rb"%25(?:25)*(?:2[EFef]|5[Cc])", "The path has a dot or slash that is encoded twice."),
+        # `.` and `/` spelled with more bytes than UTF-8 allows (RFC 3629 section 3), for decoders that do not check.
+        (rb"%C[01]|%E0%[89]|%F0%8|%F8%8[0-7]|%FC%8[0-3]", "The path has overlong UTF-8."),
+        # Servlet containers cut `;...` off a segment before they resolve dots; others decode `%2F` and `%3B` first.
+        (rb"(?:/|%2F)\.\.?(?:;|%3B|%2F)|%2F\.\.?(?:/|\Z)", "The path hides a dot segment behind `;` or `%2F`."),
+    )
+)
+
+
+def normalize(raw_path: bytes) -> bytes:
+    """Return the normal form of `raw_path`: the part of an origin-form target before `?` (RFC 9112 section 3.2.1).
+
+    Normalising twice changes nothing. Raises `Malformed` (400).
+    """
+    # PERF: two scans in C settle a plain path: 0.39 us for 40 bytes; re.search 0.6 (CPython 3.11, micro/routing).
+    if raw_path[:1] == b"/" and b"/." not in raw_path and not raw_path.translate(None, _PLAIN):
+        return raw_path
+    if raw_path[:1] != b"/":
+        raise Malformed("The path does not begin with a slash.")
+    bare = _BARE.search(raw_path)
+    if bare is not None:
+        raise Malformed(
+            "The path has an incomplete escape." if bare[0] == b"%" else "The path has a character that is not allowed."
+        )
+    path = _rewritten(raw_path)
+    for pattern, reason in _REFUSED:
+        if pattern.search(path):
+            raise Malformed(reason)
+    return _without_dots(path) if b"/." in path else path
+
+
+def _rewritten(raw_path: bytes) -> bytes:
+    """Its escapes and characters in normal form, its dot segments as they are."""
+    return _TO_REWRITE.sub(lambda found: _REWRITTEN[found[0]], raw_path)
+
+
+def _without_dots(path: bytes, *, strict: bool = True) -> bytes:
+    """Resolve dot segments (RFC 3986 section 5.2.4). `strict`: refuse to climb above the root, where the RFC shrugs."""
+    kept: list[bytes] = []
+    segments = path.split(b"/")[1:]
+    for segment in segments:
+        if segment == b"..":
+            if kept:
+                kept.pop()
+            elif strict:
+                raise Malformed("The path climbs above the root.")
+        elif segment != b".":
+            kept.append(segment)
+    if segments[-1] in (b".", b".."):
+        kept.append(b"")  # what a dot segment at the end names is a directory
+    return b"/" + b"/".join(kept)
+
+
+# --- other readings ---
+
+_READ_IN_TWO_WAYS: Final = re.compile(rb"//|;|%2[Ff]|%3[Bb]")
+_LONGEST: Final = 4096
+"""Bytes of a path that is read in all ways. Longer ones are refused: each way takes as long as reading it once."""
+
+
+def has_other_readings(raw_path: bytes) -> bool:
+    """Whether a path has anything that servers read in different ways."""
+    return _READ_IN_TWO_WAYS.search(raw_path) is not None
+
+
+def other_readings(raw_path: bytes, path: bytes) -> dict[bytes, str]:
+    """What a server may take a path for that is not its normal form `path`, each with what it does to get there.
+
+    Both forms that may be sent on are read so, the normal one and the client's, with dot segments resolved last. Their
+    number is bounded, and there are none unless `has_other_readings`. Raises `Malformed` (400) for too long a path.
+    """
+    if len(raw_path) > _LONGEST:
+        raise Malformed("The path is too long to have empty segments, escaped slashes or parameters.")
+    found = {path: "", _rewritten(raw_path): ""}
+    for changes in _CHANGES:
+        for before, done in [*found.items()]:
+            for what, change in changes:
+                found.setdefault(change(before), f"{done}, {what}" if done else what)
+    readings: dict[bytes, str] = {}
+    for reading, done in found.items():
+        readings.setdefault(_without_dots(reading, strict=False) if b"/." in reading else reading, done)
+    del readings[path]
+    return readings
+
+
+def _merge_slashes(path: bytes) -> bytes:
+    while b"//" in path:
+        path = path.replace(b"//", b"/")
+    return path
+
+
+def _decode_slashes(path: bytes) -> bytes:
+    return path.replace(b"%2F", b"/")
+
+
+def _drop_authority(path: bytes) -> bytes:
+    return b"/" + path.lstrip(b"/").partition(b"/")[2] if path.startswith(b"//") else path
+
+
+_PARAMETERS: Final = re.compile(rb";[^/]*")
+
+
+def _cut_parameters(path: bytes) -> bytes:
+    return _PARAMETERS.sub(b"", path)
+
+
+def _cut_decoded_parameters(path: bytes) -> bytes:
+    return _cut_parameters(path.replace(b"%3B", b";"))
+
+
+_SLASHES: Final = ("slashes merged", _merge_slashes), ("%2F decoded", _decode_slashes)
+_CHANGES: Final[tuple[tuple[tuple[str, Callable[[bytes], bytes]], ...], ...]] = (
+    # Parsers of URLs take what is behind two slashes for a host (RFC 3986 section 4.2).
+    (("//host taken off", _drop_authority),),
+    # Servlet containers cut path parameters off before they decode, others behind it.
+    (_SLASHES[1],),
+    ((";parameters cut off", _cut_parameters), (";parameters cut off", _cut_decoded_parameters)),
+    # nginx merges slashes; what maps paths to files decodes `%2F`; and some do both, in either order.
+    _SLASHES,
+    _SLASHES,
+)
+"""What servers do to a path, in this order; each does one of every step, or leaves it out."""

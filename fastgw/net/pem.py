@@ -1,0 +1,187 @@
+"""PEM files for OpenSSL, which takes a key from a named file only; and what is wrong with one."""
+
+import re
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final, Literal, NamedTuple, cast
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+
+from fastgw.kernel import memory_file
+
+_ENCRYPTED: Final = re.compile(rb"-----BEGIN ENCRYPTED PRIVATE KEY-----|Proc-Type: 4,ENCRYPTED")
+_KEY: Final = re.compile(rb"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----")
+_SWAPPED: Final = "it holds a private key: are certificate and key swapped?"
+_LIST: Final = re.compile(rb"-----BEGIN X509 CRL-----.*?-----END X509 CRL-----", re.DOTALL)
+_MISMATCHES: Final = frozenset({"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"})
+
+
+class Amiss(NamedTuple):
+    """What is wrong with a certificate and its key, and with which of the two."""
+
+    of: Literal["certificate", "key"]
+    wrong: str
+    expected: str
+    mismatch: bool = False
+    """They do not belong together, as when only one of them has been renewed yet."""
+
+
+@contextmanager
+def as_file(contents: bytes) -> Iterator[str]:
+    """A name under which these bytes are read within the `with`; they are in memory, and never on a disk."""
+    with open(memory_file("pem"), "wb") as file:
+        file.write(contents)
+        file.flush()
+        yield f"/proc/self/fd/{file.fileno()}"
+
+
+def load_pair(context: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
+    """Have a context show a certificate, its chain behind it. Raises `ssl.SSLError`; then the context may be broken."""
+    with as_file(certificate) as certificate_file, as_file(key) as key_file:
+        # Without a password OpenSSL would ask the terminal for the one of an encrypted key.
+        context.load_cert_chain(certificate_file, key_file, password="")
+
+
+def decoded(certificate: bytes) -> dict[str, Any]:
+    """The first certificate of a file, as `ssl.SSLObject.getpeercert` tells of a peer's. Raises `ssl.SSLError`."""
+    with as_file(certificate) as file:
+        # The standard library has no other decoder for a certificate that no peer has shown.
+        told: dict[str, Any] = ssl._ssl._test_decode_cert(file)  # type: ignore[attr-defined]
+        return told
+
+
+def dns_names(certificate: dict[str, Any]) -> list[str]:
+    """The host names that a decoded certificate is for, in lower case; `*.` in front stands for one label."""
+    return [name.lower() for kind, name in certificate.get("subjectAltName", ()) if kind == "DNS"]
+
+
+def key_kind(certificate: bytes) -> str:
+    """What kind of key the first certificate of a file is for. A context shows one certificate of each kind, by what
+    the client can verify. "": it cannot be told."""
+    try:
+        return type(x509.load_pem_x509_certificate(certificate).public_key()).__name__
+    except (ValueError, UnsupportedAlgorithm):
+        return ""
+
+
+class Together(NamedTuple):
+    """Certificates that are shown from one context: for the same names, each with a key of another kind."""
+
+    names: list[str]
+    kinds: set[str]
+    places: list[int]
+
+
+class Grouping:
+    """Which certificates of a listener are shown together."""
+
+    def __init__(self) -> None:
+        self.groups: list[Together] = []
+        """In the order of the first of each."""
+        self._by_names: dict[frozenset[str], list[Together]] = {}
+        self._count = 0
+
+    def add(self, certificate: bytes) -> Together:
+        """Where the next one belongs. Raises `ssl.SSLError`."""
+        names, kind, place = dns_names(decoded(certificate)), key_kind(certificate), self._count
+        self._count += 1
+        alike = self._by_names.setdefault(frozenset(names), [])
+        for group in alike if kind and names else ():
+            if kind not in group.kinds:
+                group.kinds.add(kind)
+                group.places.append(place)
+                return group
+        group = Together(names, {kind}, [place])
+        alike.append(group)
+        self.groups.append(group)
+        return group
+
+
+def amiss(certificate: bytes, key: bytes) -> Amiss | None:
+    """What is wrong with a pair; None: it can be shown to clients."""
+    try:
+        decoded(certificate)
+    except ssl.SSLError:
+        if _KEY.search(certificate):
+            return Amiss("certificate", _SWAPPED, "expected the certificate")
+        return Amiss("certificate", "no certificate could be read from it", "expected a PEM file")
+    if _ENCRYPTED.search(key):
+        return Amiss("key", "the key is encrypted", "expected it without a password")
+    if not _KEY.search(key):
+        return Amiss("key", "no key could be read from it", "expected a PEM file")
+    try:
+        load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate, key)
+    except ssl.SSLError as error:
+        if error.reason in _MISMATCHES:
+            wrong, expected = "it is not the key of the certificate", "expected the certificate's own"
+            return Amiss("key", wrong, expected, mismatch=True)
+        return Amiss("certificate", f"OpenSSL does not take it: {error.reason or error}", "expected another")
+    return None
+
+
+def amiss_authority(authority: bytes) -> str:
+    """What is wrong with a file of certificates to trust; "" nothing."""
+    try:
+        with as_file(authority) as file:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
+    except ssl.SSLError:
+        return _SWAPPED if _KEY.search(authority) else "no certificate could be read from it"
+    return ""
+
+
+def has_authority(authority: bytes) -> bool:
+    """Whether one of these certificates may vouch for others."""
+    trial = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        with as_file(authority) as file:
+            trial.load_verify_locations(file)
+    except ssl.SSLError:
+        return False
+    return trial.cert_store_stats()["x509_ca"] > 0
+
+
+def amiss_revocations(revocations: bytes) -> str:
+    """What is wrong with a file of revocation lists; "" nothing."""
+    trial = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        with as_file(revocations) as file:
+            trial.load_verify_locations(file)
+    except ssl.SSLError:
+        return "no revocation list could be read from it"
+    return "" if trial.cert_store_stats()["crl"] else "no revocation list could be read from it"
+
+
+def authority_ends(authority: bytes) -> float | None:
+    """When the first of these certificates expires, epoch seconds; None: there is none."""
+    return min(authority_dates(authority), default=None)
+
+
+def authority_dates(authority: bytes) -> list[float]:
+    """When each of these certificates expires, epoch seconds."""
+    trial = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        with as_file(authority) as file:
+            trial.load_verify_locations(file)
+    except ssl.SSLError:
+        return []
+    return [float(ssl.cert_time_to_seconds(cast(str, each["notAfter"]))) for each in trial.get_ca_certs()]
+
+
+def revocations_end(revocations: bytes) -> float | None:
+    """When the first of these lists is out of date, epoch seconds; None: none ever is."""
+    return min(revocation_dates(revocations), default=None)
+
+
+def revocation_dates(revocations: bytes) -> list[float]:
+    """When each of these lists is out of date (`nextUpdate`), epoch seconds; some never are."""
+    ends = []
+    for block in _LIST.findall(revocations):
+        try:
+            until = x509.load_pem_x509_crl(block).next_update_utc
+        except ValueError:
+            continue  # OpenSSL judges what is a list
+        if until is not None:
+            ends.append(until.timestamp())
+    return ends

@@ -1,0 +1,722 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The compiled twin of `recorder` and `line_queue`: an ordinary exchange is counted and becomes a line, and no object is made.
+
+Ordinary is one whose head the twin of `heads` has read, and whose line needs no escapes, no masks and no cuts. All
+others are left to the reference, before anything was counted.
+"""
+
+cimport cython
+from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE, _PyBytes_Resize
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF, Py_XDECREF
+from cpython.tuple cimport PyTuple_GET_ITEM
+from libc.stdint cimport int64_t, uint64_t, uintptr_t
+from libc.string cimport memcmp, memcpy
+from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, clock_gettime, timespec
+
+from fastgw._slots cimport slot_place
+from fastgw.http.http1._parser cimport RequestHead, Span
+
+import re
+from types import MemberDescriptorType
+
+from fastgw.observe.metrics import families, series_layout as series
+from fastgw.observe.access_log import line_queue as held, formats as lines
+from fastgw.observe import recorder
+from fastgw.observe.finished_exchange import CLIENT_LEFT
+
+cdef extern from "_line.h" nogil:
+    char* put_plain(char* to, const char* start, Py_ssize_t length, int* odd)
+    char* put_text(char* to, const char* start, Py_ssize_t length, int* odd)
+    enum: EQUALS
+    char* put_marked(char* to, const char* start, Py_ssize_t length, int* odd, int* marks)
+    char* put_digits(char* to, uint64_t number, int count)
+    char* put_number(char* to, uint64_t number)
+    char* put_micros(char* to, uint64_t micros)
+    int64_t nearest_micros(double seconds)
+    void add_to_word(uint64_t* word, uint64_t more)
+    ctypedef struct Text:
+        const char* start
+        Py_ssize_t length
+    ctypedef struct Secrets:
+        const Text* names
+        Py_ssize_t count
+    void prepare(Secrets* secrets)
+    bint is_shown(Text text, int marks, const Secrets* secrets)
+
+cdef extern from "Python.h":
+    const char* PyUnicode_AsUTF8AndSize(object text, Py_ssize_t* length) except NULL
+    void* PyUnicode_DATA(object text)
+    long long PyLong_AsLongLongAndOverflow(object number, int* overflow) except? -1
+
+
+# --- held lines ---
+
+cdef enum:
+    BLOCK = 65536  # what is written at once
+
+cdef Py_ssize_t _PRESSING = held.PRESSING
+
+
+@cython.final
+cdef class Held:
+    """As `held.Held`: lines are laid one behind the other into blocks, which are handed over as they are."""
+
+    cdef object _wake
+    cdef object _press
+    cdef Py_ssize_t _most
+    cdef readonly Py_ssize_t size
+    cdef list _full
+    cdef PyObject* _block  # bytes that nobody else has seen yet; NULL: none has been begun
+    cdef Py_ssize_t _used
+
+    def __init__(self, Py_ssize_t most, wake, press):
+        self._most, self._wake, self._press = most, wake, press
+        self._full = []
+
+    def __dealloc__(self):
+        Py_XDECREF(self._block)
+
+    def add(self, bytes line not None):
+        return self.put(PyBytes_AS_STRING(line), PyBytes_GET_SIZE(line))
+
+    cdef bint put(self, const char* line, Py_ssize_t length) except -1:
+        if self.size + length > self._most or length > BLOCK:
+            return False
+        if length > BLOCK - self._used:
+            self._end_block()
+        if self._block is NULL:
+            self._begin_block()
+        memcpy(PyBytes_AS_STRING(<bytes>self._block) + self._used, line, length)
+        self._used += length
+        self.size += length
+        # At the end, for these may let another thread run.
+        if self.size == length:
+            self._wake()
+        elif self.size - length < _PRESSING <= self.size:
+            self._press()
+        return True
+
+    cdef int _begin_block(self) except -1:
+        block = PyBytes_FromStringAndSize(NULL, BLOCK)
+        Py_INCREF(block)
+        self._block = <PyObject*>block
+        return 0
+
+    cdef int _end_block(self) except -1:
+        cdef PyObject* block = self._block
+        cdef Py_ssize_t used = self._used
+        if block is NULL:
+            return 0
+        self._block = NULL
+        self._used = 0
+        _PyBytes_Resize(&block, used)
+        self._full.append(<bytes>block)
+        Py_XDECREF(block)
+        return 0
+
+    def take(self):
+        if not self._full:
+            self._end_block()
+            if not self._full:
+                return b""
+        batch = self._full.pop(0)
+        self.size -= PyBytes_GET_SIZE(batch)
+        return batch
+
+
+# --- reading an exchange ---
+
+cdef enum Attribute:
+    # of an exchange
+    HEAD
+    SCHEME
+    CLIENT_IP
+    CONSUMER
+    LISTENER
+    ROUTE
+    REQUEST_BODY
+    REQUEST_BYTES
+    RESPONSE
+    RESPONSE_BYTES
+    BEGUN_AT
+    UPSTREAM
+    TARGET
+    UPSTREAM_S
+    RETRIES
+    FAULT
+    WHY
+    SHADOWED
+    REQUEST_ID
+    MOST_ATTRIBUTES
+
+cdef tuple _OF_EXCHANGE = (
+    "head", "scheme", "client_ip", "consumer", "listener", "route", "request_body", "request_bytes", "response", "response_bytes",
+    "begun_at", "upstream", "target", "upstream_s", "retries", "fault", "why", "shadowed", "request_id",
+)
+
+
+@cython.final  # PERF: it is read in place: 130 instructions of an exchange (CPython 3.11, callgrind, micro/observe).
+cdef class Reader:
+    """Reads attributes of instances of one class after the other. Those in `__slots__` are read where they lie.
+
+    Where a slot lies is a fact of the class; another class is another layout, so its slots are looked up anew.
+    """
+
+    cdef type _class
+    cdef tuple _names
+    cdef Py_ssize_t _places[MOST_ATTRIBUTES]
+
+    def __init__(self, tuple names not None):
+        if len(names) > MOST_ATTRIBUTES:
+            raise ValueError("too many attributes")
+        self._names = names
+
+    cdef object read(self, object owner, int attribute):
+        cdef PyObject* value = _lent(self, owner, attribute)
+        return getattr(owner, self._names[attribute]) if value is NULL else <object>value
+
+    cdef int _learn(self, type owner) except -1:
+        cdef Py_ssize_t number
+        for number, name in enumerate(self._names):
+            found = [base.__dict__[name] for base in owner.__mro__ if name in base.__dict__]
+            is_slot = found and type(found[0]) is MemberDescriptorType
+            self._places[number] = slot_place(found[0]) if is_slot else 0
+        self._class = owner
+        return 0
+
+
+cdef inline PyObject* _lent(Reader reader, object owner, int attribute) except? NULL:
+    """What lies in a slot. It stays its owner's: it is not looked at, nor is counted who refers to it. NULL: `read` it."""
+    if type(owner) is not reader._class:
+        reader._learn(type(owner))
+    if not reader._places[attribute]:
+        return NULL
+    return (<PyObject**>(<char*><PyObject*>owner + reader._places[attribute]))[0]
+
+
+# --- kinds of exchanges ---
+
+cdef enum:
+    KINDS = 32768  # places for those that are found at once
+    SWEPT = 64  # of them that are looked at whenever a kind is learned
+    PROBES = 4  # places that a kind may have, one behind the other
+    MAX_LINE = 4096
+    SLOTS = 15  # of a line, see `lines.JSON_SLOTS`; and the route
+    MOST_BOUNDS = 32
+    SHORT = 32  # bytes of a name that its entry has room for
+
+cdef str _NO_NAME = ""
+cdef frozenset _SLOTS = frozenset(lines.JSON_SLOTS) | {"route"}
+if lines.MAX_LINE != MAX_LINE or len(_SLOTS) != SLOTS:
+    raise ImportError("the compiled twin makes other lines")
+
+cdef object _PLAIN = re.compile(r'[ !#-\[\]-~]*')  # what JSON shows as it is
+cdef tuple _METHODS = families.METHODS[1:]
+cdef Py_ssize_t _SUM = series.SUM
+cdef Py_ssize_t _ROUTE_REQUEST_BYTES = series.ROUTE_REQUEST_BYTES
+cdef Py_ssize_t _ROUTE_RESPONSE_BYTES = series.ROUTE_RESPONSE_BYTES
+cdef short _ERRORS = recorder.ERRORS
+cdef Py_ssize_t _UPSTREAM_RETRIES = series.UPSTREAM_RETRIES
+cdef Py_ssize_t _CONSUMERS_AT = series.CONSUMERS_AT
+cdef Py_ssize_t _CONSUMER_ROWS = series.CONSUMER_ROWS
+cdef double _BOUNDS[MOST_BOUNDS]
+cdef int _BOUND_COUNT = len(families.BOUNDS_S)
+if _BOUND_COUNT > MOST_BOUNDS:
+    raise ImportError("the compiled twin has no room for so many buckets")
+for _place, _bound in enumerate(families.BOUNDS_S):
+    _BOUNDS[<int>_place] = _bound
+
+
+@cython.final
+@cython.no_gc  # no cycle: it knows texts alone
+cdef class Sort:
+    """What `recorder.Kind`s without a fault have in common that differ in the route alone, told by its texts' identity.
+
+    There are few of them, and what is known of one stays in the processor's near caches.
+    """
+
+    cdef str target
+    cdef str upstream
+    cdef str listener
+    cdef object scheme
+    cdef str fault
+    cdef int status
+    cdef short method  # its place in `_METHODS`
+    cdef short minor
+    cdef unsigned int length  # of the pieces
+    cdef unsigned int upstream_row
+    cdef unsigned int target_row
+    cdef unsigned int server_error
+    cdef unsigned int fault_word
+    cdef tuple pieces
+
+
+cdef struct Entry:
+    # A `recorder.Kind`, told by its sort and the identity of its route's name, and what is known of it. There are as
+    # many as routes that are asked, and the next one is in no near cache of the processor's. So it is a single line of
+    # memory. PERF: with 10,000 routes 1 line is fetched for an exchange; with an object for each kind, and names that
+    # are looked at where they lie, 5 (simulated for 1 MiB by valgrind, CPython 3.11, micro/routes).
+    PyObject* route  # its name
+    PyObject* sort
+    unsigned int generation  # of what the recorder has adopted; the places are good for that alone
+    unsigned int request
+    unsigned int row
+    unsigned int length  # of the name
+    char[SHORT] name  # if it has room
+
+
+cdef inline Text _span(RequestHead head, Span at) noexcept:
+    cdef Text text
+    text.start = PyBytes_AS_STRING(head.source) + at.start
+    text.length = at.length if at.start else 0
+    return text
+
+
+cdef inline Text _text(bytes value):
+    """`value` has to outlive the text."""
+    cdef Text text
+    text.start = NULL
+    text.length = 0
+    if value is not None:
+        text.start = PyBytes_AS_STRING(value)
+        text.length = PyBytes_GET_SIZE(value)
+    return text
+
+
+cdef inline int _method(RequestHead head) noexcept:
+    """The place in `_METHODS`; -1: it is not there."""
+    cdef const char* method = PyBytes_AS_STRING(head.source) + head.method_at.start
+    cdef Py_ssize_t length = head.method_at.length
+    cdef int place = 0
+    for known in _METHODS:
+        if PyBytes_GET_SIZE(known) == length and not memcmp(PyBytes_AS_STRING(<bytes>known), method, length):
+            return place
+        place += 1
+    return -1
+
+
+cdef inline int _bucket(double seconds) noexcept nogil:
+    """As `bisect_left` of the bounds."""
+    cdef int bucket = 0
+    while bucket < _BOUND_COUNT and _BOUNDS[bucket] < seconds:
+        bucket += 1
+    return bucket
+
+
+cdef inline long long _count(object number) except? -2:
+    """A number that can be counted; -1: the reference has to see to it."""
+    cdef int overflow = 0
+    cdef long long count = PyLong_AsLongLongAndOverflow(number, &overflow)
+    return -1 if overflow or count < 0 else count
+
+
+@cython.final
+@cython.no_gc  # nothing it holds leads back to it; and CPython 3.11 crashes if it collects a memoryview that is held
+cdef class Recorder:
+    """As `recorder.Recorder`, which is asked for places and gets all that is not ordinary."""
+
+    cdef object _reference
+    cdef object _log_others  # None: there are none
+    cdef tuple _held
+    cdef tuple _drops
+    cdef Py_buffer _column
+    cdef uint64_t* _words
+    cdef Py_ssize_t _word_count
+    cdef dict _learned
+    cdef object _forgotten
+    cdef unsigned int _generation
+    cdef dict _pieces  # each piece and each tuple of them that occurs, so that there is one of it
+    cdef dict _sorts
+    cdef Entry* _entries
+    cdef unsigned int _swept  # up to where entries of generations before were let go of last
+    cdef void* _room  # where the entries lie
+    cdef tuple _secret_names  # kept for `_secret_texts`
+    cdef Text* _secret_texts  # what `_secrets` refers to
+    cdef Secrets _secrets
+    cdef int64_t _second
+    cdef bytes _second_text
+    cdef dict _exchanges  # class -> its reader
+    cdef Reader _exchange  # the one used last
+    cdef dict _consumers  # as `Tally.consumers`
+    cdef Reader _consumer
+    cdef Reader _listener
+    cdef Reader _route
+    cdef Reader _response
+    cdef Reader _body
+    cdef Reader _fault
+
+    def __cinit__(self, reference):
+        PyObject_GetBuffer(reference.column, &self._column, PyBUF_WRITABLE | PyBUF_FORMAT | PyBUF_ND)
+        if self._column.itemsize != 8 or self._column.format[0] != c"Q":
+            raise ValueError("a column is of 64-bit words")
+        self._words = <uint64_t*>self._column.buf
+        self._word_count = self._column.len // 8
+        self._room = PyMem_Calloc(KINDS + 1, sizeof(Entry))
+        if self._room is NULL:
+            raise MemoryError
+        # They are as long as a line of memory, and begin where one does.
+        self._entries = <Entry*>(<uintptr_t>self._room + sizeof(Entry) - <uintptr_t>self._room % sizeof(Entry))
+
+    def __init__(self, reference):
+        self._reference = reference
+        self._learned, self._sorts, self._pieces, self._forgotten = {}, {}, {}, recorder.Forgotten()
+        self._second = -1
+        self._exchanges = {}
+        self._consumer, self._listener, self._route = Reader(("name",)), Reader(("name",)), Reader(("name",))
+        self._response, self._body, self._fault = Reader(("status",)), Reader(("bytes",)), Reader(("label",))
+        self._follow()
+
+    def adopt(self, logs):
+        self._reference.adopt(logs)
+        self._follow()
+
+    cdef int _follow(self) except -1:
+        """Take over what the reference has adopted."""
+        cdef Text* texts
+        reference = self._reference
+        helds = tuple([log.held for log in reference.json_logs])
+        for each in helds:
+            if type(each) is not Held:
+                raise TypeError("the lines of a log are held by the twin")
+        # A name of nothing but ASCII is none of the others, whatever its case.
+        names = {name for log in reference.json_logs for name in log.secrets.names}
+        secrets = tuple([name.encode() for name in names if name.isascii()])
+        texts = <Text*>PyMem_Calloc(max(1, len(secrets)), sizeof(Text))
+        if texts is NULL:
+            raise MemoryError
+        for place, name in enumerate(secrets):
+            texts[<int>place] = _text(name)
+        PyMem_Free(self._secret_texts)
+        self._secret_names, self._secret_texts = secrets, texts
+        self._secrets.names, self._secrets.count = texts, len(secrets)
+        prepare(&self._secrets)
+        self._log_others = reference.log_others if reference.other_logs else None
+        self._consumers = reference.consumers
+        self._held = helds
+        self._drops = tuple([log.drop for log in reference.json_logs])
+        self._forget()
+        self._generation += 1
+        return 0
+
+    cdef int _forget(self) except -1:
+        self._learned = self._forgotten.instead_of(self._learned)
+        self._sorts = self._forgotten.instead_of(self._sorts)
+        self._pieces = {}
+        return 0
+
+    def __dealloc__(self):
+        cdef int place
+        if self._room is not NULL:
+            for place in range(KINDS):
+                Py_XDECREF(self._entries[place].route)
+                Py_XDECREF(self._entries[place].sort)
+        PyMem_Free(self._room)
+        PyMem_Free(self._secret_texts)
+        PyBuffer_Release(&self._column)
+
+    def finish(self, ended):
+        cdef timespec now, date
+        clock_gettime(CLOCK_MONOTONIC, &now)
+        clock_gettime(CLOCK_REALTIME, &date)
+        self._finish(ended, _seconds(now), _seconds(date))
+
+    def finish_at(self, ended, double now, double date):
+        self._finish(ended, now, date)
+
+    cdef int _finish(self, object ended, double now, double date) except -1:
+        if not self._is_told(ended, now, date):
+            self._reference.finish_at(ended, now, date)
+        elif self._log_others is not None:
+            self._log_others(ended, now, date)
+        return 0
+
+    cdef bint _is_told(self, object ended, double now, double date) except -1:
+        """Count it and hold its lines. False: nothing was done."""
+        cdef Reader exchange = self._reader_of(type(ended))
+        cdef RequestHead head
+        cdef Entry* entry
+        cdef Sort sort
+        cdef Text path, query, user_agent, referer, request_id, client, consumer
+        cdef char line[MAX_LINE]
+        cdef char* to = line
+        cdef int odd = 0
+        cdef int path_marks = 0, query_marks = 0, referer_marks = 0, user_agent_marks = 0
+        cdef int64_t date_ms, duration_us, upstream_us
+        cdef double duration_s, upstream_s
+        cdef long long request_bytes, response_bytes, retries
+        cdef Py_ssize_t length, consumer_row = 0
+        cdef uint64_t* words = self._words
+        cdef Py_ssize_t place
+        cdef int bucket
+
+        found = exchange.read(ended, HEAD)
+        if type(found) is not RequestHead:
+            return False
+        head = <RequestHead>found
+        entry = self._entry_of(ended, exchange, head)
+        if entry is NULL:
+            return False
+        sort = <Sort>entry.sort
+        duration_s = now - <double>exchange.read(ended, BEGUN_AT)
+        upstream_s = exchange.read(ended, UPSTREAM_S)
+        body = exchange.read(ended, REQUEST_BODY)
+        request_bytes = _count(exchange.read(ended, REQUEST_BYTES) if body is None else self._body.read(body, 0))
+        response_bytes = _count(exchange.read(ended, RESPONSE_BYTES))
+        retries = _count(exchange.read(ended, RETRIES))
+        duration_us = nearest_micros(duration_s)
+        upstream_us = nearest_micros(upstream_s) if upstream_s >= 0.0 else 0
+        if duration_us < 0 or upstream_us < 0 or request_bytes < 0 or response_bytes < 0 or retries < 0:
+            return False
+
+        known = exchange.read(ended, CONSUMER)
+        known_as = None if known is None else self._consumer.read(known, 0)
+        if known_as is not None:
+            # PERF: 300 instructions, by a call of `Tally.count_consumer` 2,700 (CPython 3.11, callgrind).
+            consumer_row = self._consumers.get(known_as, 0)
+            if not 0 <= consumer_row < _CONSUMER_ROWS:
+                raise ValueError("a consumer's place outside of the column")
+        if self._held:
+            if exchange.read(ended, WHY) or exchange.read(ended, SHADOWED) or not 0.0 <= date < 1e11:
+                return False
+            query = _span(head, head.query_at)
+            if head._fields is None:
+                user_agent, referer = _span(head, head.user_agent_at), _span(head, head.referer_at)
+            else:
+                edited_user_agent, edited_referer = head.first(b"user-agent"), head.first(b"referer")
+                user_agent, referer = _text(edited_user_agent), _text(edited_referer)
+            id_given = exchange.read(ended, REQUEST_ID)
+            request_id = _text(id_given)
+            address = exchange.read(ended, CLIENT_IP)
+            client.start = PyUnicode_AsUTF8AndSize(address, &client.length)
+            consumer = _text(None)
+            if known_as is not None:
+                consumer.start = PyUnicode_AsUTF8AndSize(known_as, &consumer.length)
+            length = (
+                sort.length + entry.length + client.length + head.host_at.length + head.path_at.length + query.length
+                + request_id.length + user_agent.length + referer.length + consumer.length
+            )
+            if length > MAX_LINE - 256:  # the rest is numbers and quotes
+                return False
+            if not (client.length and head.host_at.length and head.path_at.length):
+                return False
+            path = _span(head, head.path_at)
+            date_ms = <int64_t>(date * 1000)
+            if date_ms // 1000 != self._second:
+                self._second_text = lines.second_text(date_ms // 1000)
+                self._second = date_ms // 1000
+            to = _put_piece(to, sort, 0)
+            to[0] = c'"'
+            to = put_plain(to + 1, PyBytes_AS_STRING(self._second_text), PyBytes_GET_SIZE(self._second_text), &odd)
+            to[0] = c"."
+            to = put_digits(to + 1, date_ms % 1000, 3)
+            to[0] = c"Z"
+            to[1] = c'"'
+            to = _put_piece(to + 2, sort, 1)
+            to = put_text(to, client.start, client.length, &odd)
+            to = _put_piece(to, sort, 2)
+            to = put_text(to, consumer.start, consumer.length, &odd)
+            to = _put_piece(to, sort, 3)
+            to = _put_name(to, entry)
+            to = _put_piece(to, sort, 4)
+            to = _put_span(to, head, head.host_at, &odd)
+            to = _put_piece(to, sort, 5)
+            to = put_marked(to, path.start, path.length, &odd, &path_marks)
+            to = _put_piece(to, sort, 6)
+            to = put_marked(to, query.start, query.length, &odd, &query_marks)
+            to = _put_piece(to, sort, 7)
+            to = put_number(to, request_bytes)
+            to = _put_piece(to, sort, 8)
+            to = put_number(to, response_bytes)
+            to = _put_piece(to, sort, 9)
+            to = put_micros(to, duration_us)
+            to = _put_piece(to, sort, 10)
+            to = put_micros(to, upstream_us) if upstream_s >= 0.0 else put_text(to, NULL, 0, &odd)
+            to = _put_piece(to, sort, 11)
+            to = put_number(to, retries)
+            to = _put_piece(to, sort, 12)
+            to = put_text(to, request_id.start, request_id.length, &odd)
+            to = _put_piece(to, sort, 13)
+            to = put_marked(to, user_agent.start, user_agent.length, &odd, &user_agent_marks)
+            to = _put_piece(to, sort, 14)
+            to = put_marked(to, referer.start, referer.length, &odd, &referer_marks)
+            to = _put_piece(to, sort, 15)
+            if odd or user_agent_marks & EQUALS:  # hardly any of them has parameters
+                return False
+            if path_marks | query_marks | referer_marks | user_agent_marks:
+                if not (
+                    is_shown(user_agent, user_agent_marks, &self._secrets)
+                    and is_shown(query, query_marks, &self._secrets)
+                    and is_shown(referer, referer_marks, &self._secrets)
+                    and is_shown(path, path_marks, &self._secrets)
+                ):
+                    return False
+
+        if known_as is not None:
+            add_to_word(&words[_CONSUMERS_AT + consumer_row], 1)
+        add_to_word(&words[entry.request], 1)
+        add_to_word(&words[entry.row + _bucket(duration_s)], 1)
+        add_to_word(&words[entry.row + _SUM], <uint64_t>(duration_s * 1e6))
+        if request_bytes:
+            add_to_word(&words[entry.row + _ROUTE_REQUEST_BYTES], request_bytes)
+        if response_bytes:
+            add_to_word(&words[entry.row + _ROUTE_RESPONSE_BYTES], response_bytes)
+        if upstream_s >= 0.0:
+            bucket = _bucket(upstream_s)
+            add_to_word(&words[sort.upstream_row + bucket], 1)
+            add_to_word(&words[sort.upstream_row + _SUM], <uint64_t>(upstream_s * 1e6))
+            add_to_word(&words[sort.target_row + bucket], 1)
+            add_to_word(&words[sort.target_row + _SUM], <uint64_t>(upstream_s * 1e6))
+            if sort.server_error:
+                add_to_word(&words[sort.server_error], 1)
+        if retries:
+            add_to_word(&words[sort.upstream_row + _UPSTREAM_RETRIES], retries)
+        if sort.fault_word:
+            add_to_word(&words[sort.fault_word], 1)
+            if sort.status >= _ERRORS and entry.length:
+                self._reference.remember(ended)
+        for place in range(len(self._held)):
+            if not (<Held>self._held[place]).put(line, to - line):
+                self._drops[place]()
+        return True
+
+    cdef Reader _reader_of(self, type exchange_type):
+        """Exchanges come in more than one class."""
+        if self._exchange is None or self._exchange._class is not exchange_type:
+            self._exchange = self._exchanges.get(exchange_type)
+            if self._exchange is None:
+                self._exchange = self._exchanges[exchange_type] = Reader(_OF_EXCHANGE)
+                self._exchange._learn(exchange_type)
+        return self._exchange
+
+    cdef Entry* _entry_of(self, object ended, Reader exchange, RequestHead head) except? NULL:
+        """NULL: of a kind that is not remembered."""
+        cdef Entry* entry
+        cdef Sort sort
+        cdef int method = _method(head)
+        cdef long long status
+        cdef uintptr_t mixed
+        cdef int probe
+        cdef PyObject* route_name = <PyObject*>_NO_NAME
+        route = exchange.read(ended, ROUTE)
+        response = exchange.read(ended, RESPONSE)
+        fault = exchange.read(ended, FAULT)
+        scheme = exchange.read(ended, SCHEME)
+        upstream, target = exchange.read(ended, UPSTREAM), exchange.read(ended, TARGET)
+        listener_name = self._listener.read(exchange.read(ended, LISTENER), 0)
+        if route is not None:
+            route_name = _lent(self._route, route, 0)
+            if route_name is NULL:
+                read_name = self._route.read(route, 0)
+                route_name = <PyObject*>read_name
+        label = "" if fault is None else self._fault.read(fault, 0)
+        status = _count(CLIENT_LEFT if response is None else self._response.read(response, 0))
+        if method < 0 or not 0 <= status < 1000:
+            return NULL
+        mixed = <uintptr_t>route_name ^ <uintptr_t><PyObject*>target << 9 ^ <uintptr_t>status << 20
+        mixed = (mixed ^ <uintptr_t>method << 32) * <uintptr_t>0x9E3779B97F4A7C15 >> 40
+        for probe in range(PROBES):
+            entry = &self._entries[(mixed + probe) % KINDS]
+            if entry.generation != self._generation:
+                break  # the first free place
+            sort = <Sort>entry.sort
+            if (
+                entry.route is route_name and sort.target is target and sort.status == status
+                and sort.method == method and sort.upstream is upstream and sort.listener is listener_name
+                and sort.scheme is scheme and sort.fault is label and sort.minor == head.minor
+            ):
+                return entry
+        else:
+            entry = &self._entries[mixed % KINDS]  # of those in the way the first goes
+        names = listener_name, <object>route_name, upstream, target, _METHODS[method], scheme, status, label, head.minor
+        return entry if self._learn(entry, recorder.Kind(*names), method) else NULL
+
+    cdef void _sweep(self) noexcept:
+        """Let go of entries of generations before, in a part of the table: else each holds its texts until another
+        kind happens to come to the same place. One is added for each part, so few of them are ever left."""
+        cdef Entry* entry
+        cdef PyObject* route
+        cdef PyObject* sort
+        cdef int _
+        for _ in range(SWEPT):
+            entry = &self._entries[self._swept]
+            self._swept = (self._swept + 1) % KINDS
+            if entry.generation != self._generation and entry.sort is not NULL:
+                route, sort = entry.route, entry.sort
+                entry.route = entry.sort = NULL
+                Py_XDECREF(route)
+                Py_XDECREF(sort)
+
+    cdef bint _learn(self, Entry* entry, kind, short method) except -1:
+        """Make it an entry of this kind. False: it is not remembered."""
+        cdef Sort sort
+        cdef str route = kind.route
+        cdef tuple pieces
+        if _PLAIN.fullmatch(route) is None:
+            return False
+        self._sweep()
+        learned = self._learned.get(kind)
+        if learned is None:
+            self._forgotten.thin_out()
+            if len(self._learned) >= recorder.MAX_KINDS:
+                self._forget()
+            only = self._pieces.setdefault
+            pieces = tuple([only(piece, piece) for piece in self._reference.pieces(kind, _SLOTS)])
+            learned = self._learned[kind] = self._reference.place(kind), only(pieces, pieces)
+        place, pieces = learned
+        request, row, upstream_row, target_row, server_error, fault_word = place
+        last = max(row + _ROUTE_RESPONSE_BYTES, upstream_row + _UPSTREAM_RETRIES, target_row + _SUM)
+        if min(place) < 0 or max(last, *place) >= self._word_count or len(pieces) != SLOTS + 1:
+            raise ValueError("a place outside of the column")
+        alike = kind if kind.fault else kind._replace(route="")  # faults are counted by route
+        sort = self._sorts.get(alike)
+        if sort is None or not (
+            sort.target is kind.target and sort.upstream is kind.upstream and sort.listener is kind.listener
+            and sort.scheme is kind.scheme and sort.fault is kind.fault
+        ):
+            sort = self._sorts[alike] = Sort()
+            sort.target, sort.upstream, sort.listener = kind.target, kind.upstream, kind.listener
+            sort.scheme, sort.fault, sort.status = kind.scheme, kind.fault, kind.status
+            sort.method, sort.minor = method, kind.minor
+            sort.pieces, sort.length = pieces, sum(map(len, pieces))
+            sort.upstream_row, sort.target_row = upstream_row, target_row
+            sort.server_error, sort.fault_word = server_error, fault_word
+        before = entry[0]
+        Py_INCREF(route)
+        Py_INCREF(sort)
+        entry.route, entry.sort, entry.generation = <PyObject*>route, <PyObject*>sort, self._generation
+        entry.request, entry.row, entry.length = request, row, <unsigned int>len(route)
+        if entry.length <= SHORT:
+            memcpy(entry.name, PyUnicode_DATA(route), entry.length)
+        Py_XDECREF(before.route)
+        Py_XDECREF(before.sort)
+        return True
+
+
+cdef inline double _seconds(timespec at) noexcept nogil:
+    """As `time.time` and `time.monotonic` make it."""
+    return <double>(<int64_t>at.tv_sec * 1000000000 + at.tv_nsec) / 1e9
+
+
+cdef inline char* _put_piece(char* to, Sort sort, int place) noexcept:
+    cdef PyObject* piece = PyTuple_GET_ITEM(sort.pieces, place)
+    memcpy(to, PyBytes_AS_STRING(<bytes>piece), PyBytes_GET_SIZE(<bytes>piece))
+    return to + PyBytes_GET_SIZE(<bytes>piece)
+
+
+cdef inline char* _put_name(char* to, Entry* entry) noexcept:
+    """As `put_text`, of the route's, which is known to be plain."""
+    cdef unsigned int length = entry.length
+    if not length:
+        memcpy(to, b"null", 4)
+        return to + 4
+    to[0] = c'"'
+    memcpy(to + 1, entry.name if length <= SHORT else PyUnicode_DATA(<object>entry.route), length)
+    to[length + 1] = c'"'
+    return to + length + 2
+
+
+cdef inline char* _put_span(char* to, RequestHead head, Span at, int* odd) noexcept:
+    return put_text(to, PyBytes_AS_STRING(head.source) + at.start, at.length, odd)

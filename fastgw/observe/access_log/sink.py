@@ -1,0 +1,164 @@
+"""Where lines of an access log go: the gateway's stdout or a file, which other workers write to at the same time.
+
+Lines of different workers must not tear each other. A regular file takes a batch of whole lines in one write, appended
+(the kernel locks the file for as long as a write lasts). Anything else takes at most PIPE_BUF bytes of whole lines at a
+time, which a pipe takes whole or not at all.
+"""
+
+import errno
+import os
+import select
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Final
+
+from fastgw.operator_events import Event, say
+
+STDOUT: Final = "stdout"
+_FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+_MODE: Final = 0o640
+_LOOK_MS: Final = 100  # how often a wait for a reader looks whether it is still wanted
+
+
+def why_not(name: str) -> str | None:
+    """Why this destination cannot be written to, as far as it can be seen beforehand; None when it looks well."""
+    if name == STDOUT:
+        return None
+    if os.path.isdir(name):
+        return f"{name} is a directory"
+    folder = os.path.dirname(name) or os.curdir
+    if not os.path.isdir(folder):
+        return f"there is no folder {folder}"
+    if not os.access(name if os.path.exists(name) else folder, os.W_OK):
+        return f"{name} may not be written"
+    return None
+
+
+class Sink:
+    """One destination, used by one thread. Trouble is told once, in the gateway's own log; it is never raised."""
+
+    def __init__(self, name: str) -> None:
+        """`name`: `stdout` or the path of a file, which is made where it is missing."""
+        self._name = name
+        self._fd = -1
+        self._regular = False
+        self._poll = select.poll()
+        self._current = False
+        self._torn = False
+        self._trouble: int | None = None
+        self.abandoned = False
+        """Set by another thread: wait no longer for a reader."""
+
+    def expire(self) -> None:
+        """Have the destination opened anew before the next line. For any thread."""
+        self._current = False
+
+    def refresh(self) -> None:
+        """Open the destination if that is due. While it cannot be opened, lines go on to where they went before."""
+        if self._current:
+            return
+        self._current = True  # before it is opened, so that an `expire` in between is not lost
+        try:
+            fd = _open_stdout() if self._name == STDOUT else os.open(self._name, _FLAGS | os.O_CREAT, _MODE)
+        except OSError as error:
+            self._current = False
+            self._tell(error)
+            return
+        self.close()
+        self._fd, self._torn = fd, False
+        self._regular = stat.S_ISREG(os.fstat(fd).st_mode)
+        self._poll.register(fd, select.POLLOUT)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            self._poll.unregister(self._fd)
+            os.close(self._fd)
+        self._fd = -1
+
+    def write(self, lines: bytes) -> int:
+        """Append whole lines; how many of them were lost. Waits while a pipe is full."""
+        if self.abandoned:
+            return lines.count(b"\n")
+        self.refresh()
+        if self._fd < 0:
+            return lines.count(b"\n")
+        return self._append(lines) if self._regular else sum(map(self._append, _packed(lines)))
+
+    def _append(self, batch: bytes) -> int:
+        written = 0
+        try:
+            if self._torn:
+                os.write(self._fd, b"\n")
+                self._torn = False
+            while written < len(batch):
+                if not self._regular:
+                    self._wait()
+                with suppress(BlockingIOError):  # another worker has filled the pipe in between
+                    written += os.write(self._fd, batch[written:])
+        except OSError as error:
+            self._tell(error)
+            self._take_back(written - (batch.rfind(b"\n", 0, written) + 1))
+        else:
+            if self._current:
+                self._tell(None)
+        return batch.count(b"\n", written)
+
+    def _wait(self) -> None:
+        while not self._poll.poll(0 if self.abandoned else _LOOK_MS):
+            if self.abandoned:
+                raise TimeoutError(errno.ETIMEDOUT, "nobody reads it")
+
+    def _take_back(self, begun: int) -> None:
+        """The last line did not fit and only its first `begun` bytes are there: remove them.
+
+        Otherwise another worker, who cannot know, would write its next line behind them. Where they cannot be removed
+        (an append-only file, or somebody has written behind them) our own next line at least begins on a new one.
+        """
+        if not begun:
+            return
+        try:
+            end = os.lseek(self._fd, 0, os.SEEK_CUR)
+            self._torn = os.fstat(self._fd).st_size != end
+            if not self._torn:
+                os.ftruncate(self._fd, end - begun)
+                os.lseek(self._fd, end - begun, os.SEEK_SET)  # stdout may be a file that was not opened to append
+        except OSError:
+            self._torn = True
+
+    def _tell(self, error: OSError | None) -> None:
+        trouble = error.errno if error else None
+        if trouble == self._trouble:
+            return
+        self._trouble = trouble
+        if error:
+            say(
+                Event.ACCESS_LOG_FAILED,
+                "access log %s: %s; lines are dropped until it can be written",
+                self._name,
+                error.strerror,
+            )
+        else:
+            say(Event.ACCESS_LOG_BACK, "access log %s can be written again", self._name)
+
+
+def _open_stdout() -> int:
+    """A descriptor for stdout. A pipe is opened anew where that is allowed.
+
+    For `O_NONBLOCK` belongs to the open file, which is shared with whoever started the gateway: it is not ours to set.
+    A file is not opened anew: two positions in one file, and the later writer overwrites the earlier.
+    """
+    stdout = 1
+    if stat.S_ISFIFO(os.fstat(stdout).st_mode):
+        with suppress(PermissionError):
+            return os.open(f"/proc/self/fd/{stdout}", _FLAGS)
+    return os.dup(stdout)
+
+
+def _packed(lines: bytes) -> Iterator[bytes]:
+    """Whole lines in batches of at most PIPE_BUF bytes; no line is longer than that."""
+    begin = 0
+    while begin < len(lines):
+        end = lines.rfind(b"\n", begin, begin + select.PIPE_BUF) + 1
+        yield lines[begin:end]
+        begin = end

@@ -1,0 +1,130 @@
+"""What is told of an exchange when it is over.
+
+`Ended` says by structure what is read of an exchange: the exchange itself stands above this room.
+"""
+
+from typing import Protocol
+
+from fastgw.observe.access_log.record import Record
+
+
+class Head(Protocol):
+    """A request head, as far as it is logged."""
+
+    @property
+    def method(self) -> bytes: ...
+    @property
+    def host(self) -> bytes: ...
+    @property
+    def minor(self) -> int: ...
+    @property
+    def raw_path(self) -> bytes: ...
+    @property
+    def query(self) -> bytes | None: ...
+    def first(self, name: bytes) -> bytes | None: ...
+
+
+class Named(Protocol):
+    """A listener, a route or a consumer."""
+
+    @property
+    def name(self) -> str: ...
+
+
+class Body(Protocol):
+    @property
+    def bytes(self) -> int: ...
+
+
+class Answer(Protocol):
+    @property
+    def status(self) -> int: ...
+
+
+class Failure(Protocol):
+    """A row of the table of faults."""
+
+    @property
+    def label(self) -> str: ...
+
+
+class Ended(Protocol):
+    """An exchange that has just ended; what its attributes mean is said in `exchange`."""
+
+    @property
+    def head(self) -> Head: ...
+    @property
+    def scheme(self) -> bytes: ...
+    @property
+    def client_ip(self) -> str: ...
+    @property
+    def consumer(self) -> Named | None: ...
+    @property
+    def listener(self) -> Named: ...
+    @property
+    def route(self) -> Named | None: ...
+    @property
+    def request_body(self) -> Body | None: ...
+    @property
+    def request_bytes(self) -> int: ...
+    @property
+    def response(self) -> Answer | None: ...
+    @property
+    def response_bytes(self) -> int: ...
+    @property
+    def begun_at(self) -> float: ...
+    @property
+    def upstream(self) -> str: ...
+    @property
+    def target(self) -> str: ...
+    @property
+    def upstream_s(self) -> float: ...
+    @property
+    def retries(self) -> int: ...
+    @property
+    def fault(self) -> Failure | None: ...
+    @property
+    def why(self) -> str: ...
+    @property
+    def request_id(self) -> bytes: ...
+    @property
+    def shadowed(self) -> str: ...
+
+
+CLIENT_LEFT = 499
+"""The status of an exchange whose client left before any answer."""
+
+
+def record_of(ended: Ended, now: float, date: float) -> Record:
+    """The record of an exchange that has ended now: `now` by the monotonic clock, `date` in epoch seconds."""
+    head, route, body, fault = ended.head, ended.route, ended.request_body, ended.fault
+    consumer = ended.consumer
+    # PERF: what every record has goes by its place, in `Record`'s order, and the rest by name in that order: 1,000
+    # instructions (CPython 3.11, msgspec 0.22, callgrind, micro/observe).
+    return Record(
+        date,
+        ended.client_ip,
+        ended.listener.name,
+        head.method,
+        ended.scheme,
+        head.host,
+        head.raw_path,
+        head.query,
+        head.minor,
+        CLIENT_LEFT if ended.response is None else ended.response.status,
+        ended.request_bytes if body is None else body.bytes,
+        ended.response_bytes,
+        now - ended.begun_at,
+        consumer="" if consumer is None else consumer.name,
+        route="" if route is None else route.name,
+        upstream=ended.upstream,
+        target=ended.target,
+        upstream_s=ended.upstream_s,
+        retries=ended.retries,
+        fault="" if fault is None else fault.label,
+        fault_detail=ended.why,
+        request_id=ended.request_id,
+        shadowed=ended.shadowed,
+        user_agent=head.first(b"user-agent"),
+        referer=head.first(b"referer"),
+    )

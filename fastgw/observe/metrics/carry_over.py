@@ -1,0 +1,105 @@
+"""Carries the counts of names that are gone to `_other`, when their places are given to other names.
+
+Workers never move a count. What a place has counted is the sum of its words over all columns, and the supervisor keeps
+two columns of its own beside them: what it has *returned* from a place is subtracted from that sum, and has been
+*added* at `_other` instead. So no sum over all names ever changes by it, and columns whose worker has died, or will
+never come back, need nobody to tidy them up.
+
+No name inherits counts. A place is given anew by generation N only when the one that freed it is served by no process
+any more (`shm.slot_assignment`), so nobody counts there for the old name; and it is carried before N is committed, so
+nobody counts there for the new one yet. A reader that knows the places of the committed generation shows what stands at
+places without a name as `_other`, before and after it is carried alike. `CARRYING` is odd while words are being moved.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+
+from fastgw.observe.metrics.series_layout import (
+    CARRYING,
+    CONSUMERS_AT,
+    FILTER_WORDS,
+    FILTERS_AT,
+    ROUTE_WORDS,
+    ROUTES_AT,
+    TARGET_WORDS,
+    TARGETS_AT,
+    UPSTREAM_WORDS,
+    UPSTREAMS_AT,
+    Cells,
+    cell_labels,
+    cell_name,
+    consumer_row,
+    fault_cell_labels,
+    fault_cell_name,
+    filter_row,
+    is_fault_cell,
+    listener_row,
+    route_row,
+    target_row,
+    upstream_row,
+)
+from fastgw.observe.metrics.totals import sums
+from fastgw.shm.node_limits import Fence
+from fastgw.shm.slot_assignment import Places
+
+
+class Ledger:
+    """The supervisor's two columns. One process at a time may have one."""
+
+    def __init__(self, added: memoryview, returned: memoryview) -> None:
+        self._added, self._returned = added, returned
+        self._added_cells, self._returned_cells = Cells(added), Cells(returned)
+        self._fence = Fence()
+
+    def carry(self, columns: Sequence[memoryview], before: Places, after: Places) -> None:
+        """Empty the places that have another name in the generation that comes after. `columns`: of the workers."""
+        routes = {route_row(place) for place in _given(before.routes, after.routes)}
+        upstreams = {upstream_row(place) for place in _given(before.upstream_rows, after.upstream_rows)}
+        filters = {filter_row(place) for place in _given(before.filters, after.filters)}
+        consumers = {consumer_row(place) for place in _given(before.consumers, after.consumers)}
+        targets = {target_row(place) for place in _given(before.target_rows, after.target_rows)}
+        listeners = {listener_row(place) for place in _given(before.listeners, after.listeners)}
+        if not (routes or upstreams or filters or consumers or targets or listeners):
+            return
+        words, cells = sums([*columns, self._added], self._returned)
+        self._added[CARRYING] += 1
+        self._fence()
+        self._carry_rows(words, routes, ROUTES_AT, ROUTE_WORDS)
+        self._carry_rows(words, upstreams, UPSTREAMS_AT, UPSTREAM_WORDS)
+        self._carry_rows(words, filters, FILTERS_AT, FILTER_WORDS)
+        self._carry_rows(words, consumers, CONSUMERS_AT, 1)
+        self._carry_rows(words, targets, TARGETS_AT, TARGET_WORDS)
+        for name, count in cells.items():
+            if is_fault_cell(name):
+                upstream, route, fault = fault_cell_labels(name)
+                if count and (upstream in upstreams or route in routes):
+                    kept = 0 if upstream in upstreams else upstream, 0 if route in routes else route, fault
+                    self._carry_cell(name, fault_cell_name(*kept), count)
+                continue
+            listener, route, method, status = cell_labels(name)
+            if count and (listener in listeners or route in routes):
+                target = cell_name(
+                    0 if listener in listeners else listener, 0 if route in routes else route, method, status
+                )
+                self._carry_cell(name, target, count)
+        self._fence()
+        self._added[CARRYING] += 1
+
+    def _carry_rows(self, words: Sequence[int], rows: Iterable[int], at: int, width: int) -> None:
+        for row in rows:
+            first = at + row * width
+            for word in range(width):
+                if count := words[first + word]:
+                    self._added[at + word] += count
+                    self._returned[first + word] += count
+
+    def _carry_cell(self, name: int, target: int, count: int) -> None:
+        """Without a free cell in both columns it stays where it is, and is shown by the new name."""
+        to, back = self._added_cells.word(target), self._returned_cells.word(name)
+        if to is not None and back is not None:
+            self._added[to] += count
+            self._returned[back] += count
+
+
+def _given(before: dict[str, int], after: dict[str, int]) -> Collection[int]:
+    """The places that have a name after that they had not before."""
+    return dict(after.items() - before.items()).values()

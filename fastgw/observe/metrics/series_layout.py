@@ -1,0 +1,198 @@
+"""Where each series of one generation of the configuration is counted in a worker's column.
+
+A column is a row of 64-bit words that one worker writes and anyone may read; a scrape sums the columns (`totals`). A
+count is one aligned store of a plain integer, so that a reader never sees half of one.
+
+Routes, upstreams and faults have rows in the column, where `shm.slot_assignment` put them. Requests do not: listener x
+route x method x status has far more places than are ever used, so a combination takes the next free *cell* when it is
+first seen: one word that names it by places and one that counts it. A worker that comes after another in a column finds
+its cells by these names and counts on; so does one that adopts a new generation, in which other names have the places
+(`ledger` says why no name inherits counts). Faults by route and upstream have cells as well.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from fastgw.errors import Fault
+from fastgw.observe.metrics.families import BOUNDS_S, NONE, OTHER, FilterEvent
+from fastgw.shm.memory import Layout
+from fastgw.shm.slot_assignment import MAX_CONSUMERS, MAX_FILTERS, MAX_ROWS, Places, target_name
+
+FAULT_ROWS: Final = 256
+CELLS: Final = 32_768
+"""Combinations that one column can tell apart; what comes after them is counted with all labels `_other`."""
+
+# Words within a row. A histogram is its buckets, then its sum in microseconds.
+SUM: Final = len(BOUNDS_S) + 1
+ROUTE_REQUEST_BYTES, ROUTE_RESPONSE_BYTES, ROUTE_WORDS = SUM + 1, SUM + 2, SUM + 3
+UPSTREAM_RETRIES, UPSTREAM_CONNECTS, UPSTREAM_WAITS = SUM + 1, SUM + 2, SUM + 3
+UPSTREAM_EJECTIONS, UPSTREAM_OPENINGS = SUM + 4, SUM + 5
+UPSTREAM_RETRIES_DENIED, UPSTREAM_HEDGES, UPSTREAM_WORDS = SUM + 6, SUM + 7, SUM + 8
+FILTER_WORDS: Final = len(FilterEvent)
+TARGET_FAULTS: Final = (
+    Fault.CONNECT_REFUSED,
+    Fault.CONNECT_TIMEOUT,
+    Fault.UPSTREAM_UNREACHABLE,
+    Fault.DNS_FAILED,
+    Fault.TLS_FAILED,
+    Fault.CONNECTION_LOST,
+    Fault.UPSTREAM_MALFORMED,
+    Fault.UPSTREAM_TIMEOUT,
+    Fault.UPSTREAM_INCOMPLETE,
+    Fault.UPSTREAM_STALLED,
+)
+"""Those that are a target's own; counted for each attempt, also where another one has succeeded."""
+BROKEN_OFF: Final = (Fault.UPSTREAM_INCOMPLETE, Fault.UPSTREAM_STALLED)
+"""Those that come after the head of an answer."""
+TARGET_SERVER_ERRORS: Final = SUM + 1
+"""Answers of 500 and above."""
+TARGET_FAULTS_AT: Final = SUM + 2
+TARGET_FAULT_WORDS: Final = {fault: TARGET_FAULTS_AT + place for place, fault in enumerate(TARGET_FAULTS)}
+TARGET_WORDS: Final = TARGET_FAULTS_AT + len(TARGET_FAULTS)
+
+# Words of a column: four single ones, then rows, then cells.
+DROPPED_UNQUEUED, DROPPED_UNWRITTEN, UNCELLED, CARRYING = range(4)
+FAULTS_AT: Final = 4
+ROUTES_AT: Final = FAULTS_AT + FAULT_ROWS
+ROUTE_ROWS: Final = 2 + 2 * MAX_ROWS  # `_other`, `_none`, and the places
+UPSTREAMS_AT: Final = ROUTES_AT + ROUTE_ROWS * ROUTE_WORDS
+UPSTREAM_ROWS: Final = 1 + 2 * MAX_ROWS
+FILTERS_AT: Final = UPSTREAMS_AT + UPSTREAM_ROWS * UPSTREAM_WORDS
+FILTER_ROWS: Final = 1 + 2 * MAX_FILTERS
+CONSUMERS_AT: Final = FILTERS_AT + FILTER_ROWS * FILTER_WORDS
+CONSUMER_ROWS: Final = 1 + 2 * MAX_CONSUMERS  # of one word: requests
+TARGETS_AT: Final = CONSUMERS_AT + CONSUMER_ROWS
+TARGET_ROWS: Final = 1 + 2 * MAX_ROWS
+CELLS_AT: Final = TARGETS_AT + TARGET_ROWS * TARGET_WORDS
+WORDS: Final = CELLS_AT + 2 * CELLS
+"""Length of a column."""
+
+_CLAIMED: Final = 1 << 63  # no name of a cell is 0, which is what an unused cell holds
+_FAULT: Final = 1 << 62  # it counts a fault by route and upstream, not requests
+NO_UPSTREAM: Final = 0x3FFF
+"""In place of an upstream's row: the fault came before one was chosen."""
+
+
+def answers_at(columns: Iterable[Sequence[int]], row: int) -> int:
+    """How many answers all processes have counted in a histogram's row, which begins there in each column."""
+    return sum(sum(column[row : row + SUM]) for column in columns)
+
+
+class Series:
+    """The rows of one generation, by name."""
+
+    def __init__(self, places: Places, faults: Iterable[str]) -> None:
+        """`faults`: every label of the table of faults, in an order that is always the same."""
+        self.places = places
+        self.listeners = {name: listener_row(place) for name, place in places.listeners.items()} | {OTHER: 0}
+        self.routes = {name: route_row(place) for name, place in places.routes.items()} | {OTHER: 0, NONE: 1}
+        self.routes_by_name = self.routes | {"": 1}
+        self.upstreams = {name: upstream_row(place) for name, place in places.upstream_rows.items()} | {OTHER: 0}
+        self.filters = {name: filter_row(place) for name, place in places.filters.items()} | {OTHER: 0}
+        self.consumers = {name: consumer_row(place) for name, place in places.consumers.items()} | {OTHER: 0}
+        self.targets = {name: target_row(place) for name, place in places.target_rows.items()} | {OTHER: 0}
+        self.faults = {name: row for row, name in enumerate(dict.fromkeys((OTHER, *faults)))}
+        if len(self.faults) > FAULT_ROWS:
+            raise ValueError("more faults than a column has room for")
+
+    def upstream_words(self, upstream: str) -> int:
+        """The first word of this upstream's row in a column."""
+        return UPSTREAMS_AT + self.upstreams.get(upstream, 0) * UPSTREAM_WORDS
+
+    def filter_words(self, instance: str) -> int:
+        """The first word of this filter's row in a column."""
+        return FILTERS_AT + self.filters.get(instance, 0) * FILTER_WORDS
+
+    def target_words(self, upstream: str, label: str) -> int:
+        """The first word of this target's row in a column."""
+        return TARGETS_AT + self.targets.get(target_name(upstream, label), 0) * TARGET_WORDS
+
+    def consumer_word(self, name: str) -> int:
+        """Where requests of a consumer are counted in a column."""
+        return CONSUMERS_AT + self.consumers.get(name, 0)
+
+
+def series_of(places: Places) -> Series:
+    """What is counted in the generation with these places."""
+    return Series(places, [fault.label for fault in Fault])
+
+
+def counted_in(layout: Layout) -> int:
+    """Where the column of counts begins in a worker's column of the node's memory."""
+    return layout.counter("series", WORDS)
+
+
+def listener_row(place: int) -> int:
+    return place + 1
+
+
+def route_row(place: int) -> int:
+    return place + 2
+
+
+def upstream_row(place: int) -> int:
+    return place + 1
+
+
+def filter_row(place: int) -> int:
+    return place + 1
+
+
+def consumer_row(place: int) -> int:
+    return place + 1
+
+
+def target_row(place: int) -> int:
+    return place + 1
+
+
+class Cells:
+    """The cells of a column that this process writes."""
+
+    def __init__(self, column: memoryview) -> None:
+        self._column = column
+        self._words = {name: CELLS_AT + 2 * cell + 1 for cell, (name, _) in enumerate(claimed(column))}
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+    def word(self, name: int) -> int | None:
+        """The counting word of a combination; a free one when it is new to this column. None: there is none left."""
+        word = self._words.get(name)
+        if word is None and len(self._words) < CELLS:
+            word = self._words[name] = CELLS_AT + 2 * len(self._words) + 1
+            self._column[word - 1] = name
+        return word
+
+
+def claimed(column: memoryview) -> Iterator[tuple[int, int]]:
+    """The cells of a column that are in use, in their order: name and count."""
+    # Cells are claimed one after the other. What lies behind the last is not read: it would take memory.
+    used = bisect_left(range(CELLS), 1, key=lambda cell: column[CELLS_AT + 2 * cell] == 0)
+    words = column[CELLS_AT : CELLS_AT + 2 * used].tolist()
+    return zip(words[::2], words[1::2], strict=True)
+
+
+def cell_name(listener: int, route: int, method: int, status: int) -> int:
+    """By rows, and the method's place in `METHODS`."""
+    return _CLAIMED | listener << 48 | route << 32 | method << 16 | status
+
+
+def cell_labels(name: int) -> tuple[int, int, int, int]:
+    """As `cell_name` takes them."""
+    return name >> 48 & 0x3FFF, name >> 32 & 0xFFFF, name >> 16 & 0xFFFF, name & 0xFFFF
+
+
+def fault_cell_name(upstream: int, route: int, fault: int) -> int:
+    """Of a cell that counts a fault, by rows. `upstream`: or `NO_UPSTREAM`."""
+    return _CLAIMED | _FAULT | upstream << 48 | route << 32 | fault
+
+
+def is_fault_cell(name: int) -> bool:
+    return bool(name & _FAULT)
+
+
+def fault_cell_labels(name: int) -> tuple[int, int, int]:
+    """As `fault_cell_name` takes them."""
+    return name >> 48 & 0x3FFF, name >> 32 & 0xFFFF, name & 0xFFFF

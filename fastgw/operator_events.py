@@ -1,0 +1,111 @@
+"""What the gateway tells its operators about itself: each message is of an event with a stable name and a level.
+
+Rule 1: alerts and searches hold on to names; a text may change. Rule 2: who tells names the event. Rule 3: the
+processes of a gateway write it (`operator_log`); elsewhere it is a record of the logger `fastgw`, with its `event`.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from enum import Enum, unique
+from typing import Final
+
+DEBUG, INFO, WARNING, ERROR = logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR
+LEVELS: Final = {"debug": DEBUG, "info": INFO, "warning": WARNING, "error": ERROR}
+"""As `log.level` names them."""
+
+_log = logging.getLogger("fastgw")
+
+
+@unique
+class Event(Enum):
+    """Everything that is told. The name in lower case is what stands in a message."""
+
+    # the gateway's life
+    LISTENING = INFO, "The gateway serves."
+    LISTENER_LEFT_OUT = WARNING, "A default listener has no address: its port is taken."
+    START_WARNING = WARNING, "Something at the start is not as it was meant to be; the gateway serves all the same."
+    CONFIG_NOTE = WARNING, "Something is worth knowing of the configuration that is served."
+    DRAINING = INFO, "The gateway takes nothing new and ends when all is done."
+    STOPPED = INFO, "The gateway has ended."
+    UPGRADING = INFO, "An upgrade in place goes on: another version is tried or takes over."
+    UPGRADED = INFO, "The version that was installed serves."
+    UPGRADE_REFUSED = ERROR, "An upgrade was asked for and did not take place."
+    # processes
+    PROCESS_FAILED = ERROR, "A process ended by an error."
+    PROCESS_ENDED = WARNING, "A process ended that should not have; another follows."
+    CRASH_LOOP = ERROR, "A process ends again and again soon after its start."
+    PROCESS_SILENT = ERROR, "A process does not answer: its loop hangs."
+    PROCESS_BACK = WARNING, "A process answers again."
+    PROCESS_KILLED = ERROR, "A process hung, or did not stop in time, and was killed."
+    REQUESTS_CUT = WARNING, "A worker ended with requests or tunnels in flight."
+    WORKERS_UNCHANGED = ERROR, "The number of workers could not be changed."
+    ACCEPT_PAUSED = ERROR, "A worker cannot accept connections for a moment."
+    # configuration
+    RELOADED = INFO, "Another configuration is served."
+    RELOAD_REFUSED = ERROR, "A configuration was not taken; the one before is served."
+    CONFIG_PROBLEM = ERROR, "What is wrong with a configuration that was not taken."
+    FILE_KEPT = ERROR, "A file's new contents cannot be used; what was there before is in force."
+    FILE_BACK = INFO, "A file that could not be used can be used again."
+    FILE_WARNING = WARNING, "A file's contents are in force, and something is to be known of them."
+    FILES_NOT_WATCHED = ERROR, "The configuration's files are not looked at any more."
+    # clients
+    CONNECTION_REFUSED = WARNING, "A client's connection was not let in."
+    TLS_HANDSHAKE_FAILED = WARNING, "A client's TLS handshake failed, or was cut off."
+    # upstreams
+    TARGET_FAILED = WARNING, "A target could not be connected to."
+    TARGET_UNHEALTHY = WARNING, "Health checks find that a target fails."
+    TARGET_HEALTHY = WARNING, "Health checks find that a target is well again."
+    TARGET_EJECTED = WARNING, "A target gets no requests for a while: it keeps failing."
+    TARGET_RESTORED = WARNING, "A target is not ejected any more."
+    TARGET_NOT_CHECKED = ERROR, "A target's health cannot be checked."
+    BREAKER_CHANGED = WARNING, "A circuit breaker has opened, half opened or closed."
+    # what is fetched and shared
+    FEED_FAILED = WARNING, "Something that filters need could not be fetched."
+    FEED_BACK = WARNING, "Something that filters need is fetched again."
+    KEY_PASSED_OVER = DEBUG, "A key of a key set is not used."
+    STATE_UNREACHABLE = ERROR, "The Redis of `state` does not answer."
+    STATE_BACK = WARNING, "The Redis of `state` answers again."
+    STATE_STRANGE = WARNING, "The Redis of `state` holds a value that fastgw has not written."
+    REVOCATIONS_NOT_SHARED = ERROR, "Revocations stay on this node."
+    REVOCATIONS_FORGOTTEN = ERROR, "There are more revocations than are kept."
+    QUOTAS_NOT_KEPT = ERROR, "Counts of quotas cannot be kept in their file."
+    QUOTAS_KEPT = WARNING, "Counts of quotas are kept in their file again."
+    # filters
+    FILTER_RAISED = ERROR, "A step of a filter failed by an error of its own."
+    FILTER_VALUE_UNFIT = WARNING, "A value that a filter was to set is none of a header."
+    SESSION_UNREFRESHED = WARNING, "A session goes on without being refreshed, or ends early."
+    SESSION_ENDED = DEBUG, "A session has ended."
+    # logs and defects
+    ACCESS_LOG_FAILED = ERROR, "An access log cannot be written: lines are dropped and counted."
+    ACCESS_LOG_BACK = WARNING, "An access log can be written again."
+    ADMIN_UNANSWERED = ERROR, "The admin listener cannot be served for a while."
+    ADMIN_BACK = WARNING, "The admin listener is served again."
+    ADMIN_TOKEN_UNREADABLE = ERROR, "The token of the admin API cannot be read: nobody is let in by it."
+    DEFECT = ERROR, "A defect of fastgw. Please report it."
+    LIBRARY = WARNING, "A message of a library that fastgw stands on."
+    DEMO = INFO, "What to try in the demo."
+
+    def __init__(self, level: int, meaning: str) -> None:
+        self.level, self.meaning = level, meaning
+        self.label = self.name.lower()
+
+
+_silent: Final = ContextVar("silent", default=False)
+
+
+@contextmanager
+def silently() -> Iterator[None]:
+    """Let nothing be told meanwhile: what runs here is tried, and serves nobody."""
+    before = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(before)
+
+
+def say(event: Event, text: str, *values: object, error: BaseException | bool | None = None) -> None:
+    """Tell of an event; `text` is formatted with `values`. `error` becomes part of it; True: the one being handled."""
+    if not _silent.get():
+        _log.log(event.level, text, *values, exc_info=error, extra={"event": event})

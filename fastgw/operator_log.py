@@ -1,0 +1,132 @@
+"""What the gateway says about itself: one line on stderr, from any process, and never a wait.
+
+A line has the time, the level, the process, the event (`fastgw.operator_events`) and a text; as text or as JSON, as
+`log` in the configuration says. A pipe that nobody reads must not stop a worker: a line that could block is dropped.
+One `write` of at most `LINE_MAX` bytes, so lines of several processes do not mix.
+"""
+
+import logging
+import os
+import select
+import time
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from fastgw.config.settings.gateway import Log
+from fastgw.operator_events import LEVELS, Event
+
+STDERR: Final = 2
+LINE_MAX: Final = select.PIPE_BUF  # a pipe that polls as writable takes this much at once
+_LEVEL_NAMES: Final = {number: name for name, number in LEVELS.items()}
+
+
+class _Form:
+    """How this process tells. A child has it from the supervisor."""
+
+    settings = Log()
+    process = "fastgw"
+    least = LEVELS[Log().level]
+
+
+def configure(settings: Log) -> None:
+    """Tell in this way from now on."""
+    _Form.settings, _Form.least = settings, LEVELS[settings.level]
+
+
+def call_process(name: str) -> None:
+    """What this process is called in its lines: `supervisor`, `control`, `worker 1`."""
+    _Form.process = name
+
+
+def call_ourselves(name: str) -> None:
+    """So that `ps -o comm` and `top` tell the processes apart."""
+    with suppress(OSError):
+        Path("/proc/self/comm").write_text(name)
+
+
+def notice(event: Event, text: str, level: int | None = None) -> None:
+    """`level`: where it is another than the event's."""
+    level = event.level if level is None else level
+    if level < _Form.least:
+        return
+    line = line_of(event, text, level, time.time())
+    poll = select.poll()
+    poll.register(STDERR, select.POLLOUT)
+    try:
+        if any(events & select.POLLOUT for _, events in poll.poll(0)):
+            os.write(STDERR, line)
+    except OSError:
+        pass  # stderr is closed or its reader is gone: there is nobody to tell
+
+
+def line_of(event: Event, text: str, level: int, date: float) -> bytes:
+    """What is written: whole, whatever is in the text. A longer one is cut."""
+    second, ms = divmod(int(date * 1000), 1000)
+    at = f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(second))}.{ms:03d}Z"
+    name, pid = _LEVEL_NAMES.get(level, "error"), os.getpid()
+    if _Form.settings.format == "text":
+        plain = "".join(sign if sign.isprintable() else " " for sign in text)
+        line = f"{at} {name} {_Form.process}[{pid}] {event.label}: {plain}"
+        return line.encode(errors="backslashreplace")[: LINE_MAX - 1] + b"\n"
+    fields = {"time": at, "level": name, "process": _Form.process, "pid": pid, "event": event.label, "message": ""}
+    text = text.encode(errors="backslashreplace").decode()
+    while True:  # it ends: without a text there is room
+        line_json = orjson.dumps(fields | {"message": text}, option=orjson.OPT_APPEND_NEWLINE)
+        if len(line_json) <= LINE_MAX:
+            return line_json
+        text = text[: len(text) // 2]
+
+
+class RareNotice:
+    """A notice about what may happen thousands of times a second: once a minute at most, with a count of the rest.
+
+    `kind`: each is told and counted by itself, `KINDS` of them; those beyond are one.
+    """
+
+    INTERVAL: Final = 60.0
+    KINDS: Final = 64
+
+    def __init__(self) -> None:
+        self._told: dict[str, tuple[float, int]] = {}  # by kind: when it is due again, and how often it was silenced
+
+    def __call__(self, event: Event, text: str, kind: str = "") -> None:
+        now = time.monotonic()
+        if kind not in self._told and len(self._told) >= self.KINDS:
+            kind = ""
+        due_at, silenced = self._told.get(kind, (now, 0))
+        if now < due_at:
+            self._told[kind] = due_at, silenced + 1
+            return
+        self._told[kind] = now + self.INTERVAL, 0
+        notice(event, f"{text} ({silenced} more since the last such line)" if silenced else text)
+
+
+class NoticeLog(logging.Handler):
+    """What is logged, as notices. An exception becomes part of its line: what it says, and where it came from."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        error = record.exc_info[1] if record.exc_info else None
+        event = getattr(record, "event", None)
+        told = f"{text}: {described(error)}" if error else text
+        if isinstance(event, Event):
+            notice(event, told)
+        else:
+            notice(Event.LIBRARY, f"{record.name}: {told}", record.levelno)
+
+
+def described(error: BaseException) -> str:
+    """An unforeseen exception in one line, with the innermost places it passed through."""
+    frames = traceback.extract_tb(error.__traceback__)[-4:]
+    places = " < ".join(f"{os.path.basename(frame.filename)}:{frame.lineno}" for frame in reversed(frames))
+    return f"{type(error).__name__}: {error} ({places})"
+
+
+def notice_logs() -> None:
+    """Send everything that is logged to `notice`: of fastgw all that `log.level` lets pass, of libraries warnings."""
+    logging.basicConfig(handlers=[NoticeLog()], level=logging.WARNING, force=True)
+    logging.getLogger("fastgw").setLevel(logging.DEBUG)

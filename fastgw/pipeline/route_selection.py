@@ -1,0 +1,218 @@
+"""Which route answers a request: the gateway's own rules about methods first, then the route table."""
+
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from fastgw.errors import Fault
+from fastgw.exchange import Chain, Exchange, Reply, Route, problem, run_request
+from fastgw.exchange.chain import by_path
+from fastgw.exchange.reply import ALLOW
+from fastgw.exchange.request_ids import identify_anew
+from fastgw.filters.policies.cors import is_preflight
+from fastgw.http.malformed import Malformed
+from fastgw.http.path_normalization import has_other_readings, other_readings
+from fastgw.routing.table import Match, Routable, Router
+
+REFUSED_METHODS: Final = frozenset((b"CONNECT", b"TRACE"))
+
+
+def too_long(received: bytes, header_bytes: int) -> Fault:
+    """The fault of a request head that is longer than `header_bytes`."""
+    return Fault.HEAD_TOO_LARGE if received.find(b"\r\n", 0, header_bytes) >= 0 else Fault.TARGET_TOO_LONG
+
+
+def before_routing(exchange: Exchange) -> Reply | None:
+    """What the gateway answers for itself, whatever the routes are."""
+    head = exchange.head
+    if exchange.method in REFUSED_METHODS:
+        return problem(Fault.METHOD_NOT_ALLOWED, fields=(ALLOW,))
+    if exchange.method == b"OPTIONS" and b"max-forwards" in head.known:
+        return _count_forwards(exchange, head.known[b"max-forwards"][0][2])
+    return None
+
+
+def _count_forwards(exchange: Exchange, value: bytes) -> Reply | None:
+    """RFC 9110 section 7.6.2: 0 is for us to answer, anything else goes on lessened by one."""
+    if not value.isdigit() or len(value) > 9:
+        return problem(Fault.BAD_REQUEST, "Max-Forwards is not a number.")
+    if int(value) == 0:
+        return Reply(204, fields=(ALLOW,))
+    exchange.request_dropped |= {b"max-forwards"}
+    exchange.request_added += b"Max-Forwards: %d\r\n" % (int(value) - 1)
+    return None
+
+
+class Meant:
+    """A request as it would be with another method or path."""
+
+    __slots__ = ("_exchange", "method", "path")
+
+    def __init__(self, exchange: Exchange, method: bytes, path: bytes) -> None:
+        self._exchange = exchange
+        self.method = method
+        self.path = path
+
+    @property
+    def host(self) -> bytes:
+        return self._exchange.host
+
+    @property
+    def query(self) -> bytes | None:
+        return self._exchange.query
+
+    def values(self, name: bytes) -> list[bytes]:
+        return self._exchange.values(name)
+
+
+def meant(exchange: Exchange) -> Routable:
+    """What a preflight is about; of any other request the exchange itself."""
+    return exchange if (method := _method_meant(exchange)) is None else Meant(exchange, method, exchange.path)
+
+
+def _method_meant(exchange: Exchange) -> bytes | None:
+    """That of the request which a preflight is about; None: it is none."""
+    if exchange.method == b"OPTIONS" and is_preflight(exchange):
+        return exchange.field(b"access-control-request-method") or b""
+    return None
+
+
+class Found(NamedTuple):
+    """What answers a request. `match`: the route that takes it; None: there is none. `about`: of a preflight, the route
+    of what it is about; `preflight`: the chain that may answer it as one."""
+
+    match: Match[Route] | None
+    about: Match[Route] | None = None
+    preflight: Chain | None = None
+
+    @property
+    def route(self) -> Route | None:
+        """The one that is asked first."""
+        match = self.match if self.preflight is None else self.about or self.match
+        return None if match is None else match[0]
+
+    def other_than(self, found: "Found") -> Route | None:
+        """A route that is not that of `found`."""
+        if self.route is not None and self.route is not found.route:
+            return self.route
+        if self.about is not None and found.about is not None and self.about[0] is not found.about[0]:
+            return self.about[0]
+        return None
+
+
+def find(exchange: Exchange, router: Router[Route], path: bytes | None = None) -> Found:
+    """What answers a request. `path`: as if that were its path.
+
+    A preflight is for the route that takes the request which it is about, unless one names OPTIONS among its methods.
+    If that answers none, it is a request like others.
+    """
+    asked: Routable = exchange if path is None else Meant(exchange, exchange.method, path)
+    match = router.find(asked)
+    method = _method_meant(exchange)
+    if method is None:
+        return Found(match)
+    about = match
+    if match is None or not match[0].takes_options:
+        about = router.find(Meant(exchange, method, asked.path))
+    chain = exchange.chain if about is None else about[0].preflight_chain
+    return Found(match, about, None if chain is None or chain.preflight is None else chain)
+
+
+def _answer_preflight(exchange: Exchange, found: Found, chain: Chain) -> Match[Route] | Reply | None:
+    """The answer, or the route that takes it; None: there is none."""
+    route, params = found.about or (None, exchange.params)
+    if route is not None:
+        ids = exchange.chain.request_ids
+        exchange.route, exchange.params, exchange.chain = route, params, chain
+        if chain.request_ids is not ids:
+            identify_anew(exchange, ids, chain.request_ids)
+    assert chain.preflight is not None
+    outcome = run_request((chain.preflight,), exchange)
+    assert outcome is None or isinstance(outcome, Reply)
+    if outcome is None and route is not None and route.forwards_preflight is not None:
+        return route.forwards_preflight(exchange), params
+    return outcome or found.about or found.match
+
+
+class OtherRoute(NamedTuple):
+    """A route that a path belongs to as some servers read it."""
+
+    name: str
+    path: bytes
+    """As they read it."""
+    done: str
+    """What they do to get there: `slashes merged`."""
+
+
+def other_routes(exchange: Exchange, router: Router[Route], found: Found) -> Iterator[OtherRoute]:
+    """The routes that this request would find if its path were read as other servers read it, and everything else were
+    the same. Raises `Malformed` for a path that is too long to be read so.
+
+    Where none is found in one reading there is no other route's protection to get around: `%2F` in a `{parameter}`.
+    """
+    if found.route is None or not has_other_readings(exchange.raw_path):
+        return
+    for path, done in other_readings(exchange.raw_path, exchange.path).items():
+        other = find(exchange, router, path).other_than(found)
+        if other is not None:
+            yield OtherRoute(other.name, path, done)
+
+
+def _refuse_ambiguous(exchange: Exchange, router: Router[Route], found: Found) -> Reply | None:
+    try:
+        other = next(other_routes(exchange, router, found), None)
+    except Malformed as malformed:
+        return exchange.refuse(Fault.AMBIGUOUS_PATH, malformed.reason)
+    if other is None:
+        return None
+    return exchange.refuse(Fault.AMBIGUOUS_PATH, why=f"with {other.done} it is a path of route {other.name}")
+
+
+def choose(exchange: Exchange, router: Router[Route], match: Match[Route] | None = None) -> Reply | None:
+    """Find the route and note it on the exchange, or say why there is none: 404, 405 with `Allow`, or 400 where it
+    depends on who reads the path.
+
+    `match`: the route, where it was found before, for an ordinary request.
+    """
+    if match is None:
+        ordinary = exchange.ordinary
+        if not ordinary:
+            reply = before_routing(exchange)
+            if reply is not None:
+                return reply
+        found = find(exchange, router)
+        if not ordinary and exchange.listener.refuses_ambiguous_paths:
+            refusal = _refuse_ambiguous(exchange, router, found)
+            if refusal is not None:
+                return refusal
+        if found.preflight is None:
+            match = found.match
+        else:
+            answer = _answer_preflight(exchange, found, found.preflight)
+            if isinstance(answer, Reply):
+                return answer
+            match = answer
+        if match is None:
+            return _no_route(exchange, router)
+    route, exchange.params = match
+    if route.division is not None:
+        route = route.division.part_for(exchange)
+    exchange.route = route
+    ids = exchange.chain.request_ids
+    exchange.chain = route.chain
+    if route.chain.request_ids is not ids:
+        identify_anew(exchange, ids, route.chain.request_ids)
+    if route.judge_path is not None:
+        refusal = route.judge_path(exchange)
+        if refusal is not None:
+            exchange.answered_by = by_path
+            return refusal
+    return None
+
+
+def _no_route(exchange: Exchange, router: Router[Route]) -> Reply:
+    allowed = router.allowed_methods(exchange)
+    if allowed:
+        return problem(Fault.METHOD_NOT_ALLOWED, fields=((b"Allow", b", ".join(allowed)),))
+    if exchange.path == b"*":
+        return Reply(204, fields=(ALLOW,))  # OPTIONS *: about the server as a whole, which is this gateway
+    return problem(Fault.ROUTE_NOT_FOUND)

@@ -1,0 +1,172 @@
+"""What nodes remember together, in Redis behind aiocache: sealed, so that whoever reads Redis learns nothing from it.
+
+Rule 1: names are keyed digests and values are encrypted; the keys come from a secret that Redis never sees. A value is
+bound to its name, so it cannot stand in for another, and says itself until when it is good. Rule 2: it is a help, never
+a need: when Redis is away or slow it is as if nothing were remembered there. Nobody waits longer than `PATIENCE_S`; it
+is left alone for `AWAY_S` then, and tried again. Rule 3: what is of one Redis shares its connections, and tells once
+what is wrong: there may be thousands.
+"""
+
+import asyncio
+import os
+import struct
+import time
+from hashlib import sha256
+from hmac import digest
+from typing import Any, Final, final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from fastgw.operator_events import Event, say
+from fastgw.redis.address import RedisAddress
+from fastgw.redis.error_messages import in_words
+
+PATIENCE_S: Final = 0.25
+AWAY_S: Final = 1.0
+_NONCE: Final = 12
+_UNTIL: Final = struct.Struct("<d")
+
+
+class _Away(Exception):
+    """There is no answer."""
+
+
+@final
+class _Redis:
+    """One Redis, as this process knows it: many share its connections, and what is told of it."""
+
+    __slots__ = ("_address", "_answered_at", "_cache", "_library", "_told", "_users")
+
+    def __init__(self, address: RedisAddress, library: Any) -> None:
+        self._address = address
+        self._library = library
+        self._cache: Any = None
+        self._answered_at = 0.0
+        self._told: set[str] = set()
+        self._users = 0
+
+    def open(self) -> None:
+        self._users += 1
+
+    def close(self) -> None:
+        self._users -= 1
+        if self._users:
+            return
+        del _known[self._address]
+        if self._cache is not None:
+            _closing.add(task := asyncio.get_running_loop().create_task(self._library.close(self._cache)))
+            task.add_done_callback(_closing.discard)
+
+    async def ask(self, command: str, *words: Any, **more: Any) -> Any:
+        """Raises `_Away`."""
+        if not self._users:
+            raise _Away
+        if self._cache is None:
+            self._cache = self._library.opened(*self._address, patience=PATIENCE_S)
+        begun_at = time.monotonic()
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                answer = await getattr(self._cache, command)(*words, **more)
+        except TimeoutError as error:
+            if self._answered_at < begun_at:  # else it answers, and this one was late
+                self._tell(in_words(error))
+            raise _Away from error
+        except self._library.ERRORS as error:
+            self._tell(in_words(error))
+            raise _Away from error
+        self._answered_at = time.monotonic()
+        if self._told:
+            self._told.clear()
+            say(Event.STATE_BACK, "second level: %s answers again", self._address.host)
+        return answer
+
+    def _tell(self, why: str) -> None:
+        if why not in self._told:
+            self._told.add(why)
+            say(Event.STATE_UNREACHABLE, "second level: %s does not answer: %s", self._address.host, why)
+
+
+_known: Final[dict[RedisAddress, _Redis]] = {}
+"""Those that are in use, in the one loop of this process."""
+
+
+@final
+class SecondLevel:
+    """What is remembered of credentials for all nodes. To be closed by whoever uses it."""
+
+    __slots__ = ("_address", "_away_until", "_library", "_name_key", "_redis", "_seal")
+
+    def __init__(self, address: RedisAddress, secret: bytes, purpose: bytes) -> None:
+        """`secret`: known to all nodes, and not to Redis. `purpose`: what is remembered for another is out of reach.
+
+        Raises `ValueError` when a package is missing.
+        """
+        try:
+            from fastgw.redis import cache_client
+        except ImportError as error:
+            raise ValueError(f"the package {error.name} is missing; install fastgw[redis]") from error
+        self._library = cache_client
+        self._address = address
+        self._name_key = _derived(secret, b"name", purpose)
+        self._seal = AESGCM(_derived(secret, b"value", purpose))
+        self._redis: _Redis | None = None
+        self._away_until = 0.0  # of each by itself: one may be late where many ask at once
+
+    def __repr__(self) -> str:
+        return f"<SecondLevel {self._address!r}{' away' if time.monotonic() < self._away_until else ''}>"
+
+    def open(self) -> None:
+        """One more uses it, in this process's loop."""
+        if self._address not in _known:
+            _known[self._address] = _Redis(self._address, self._library)
+        self._redis = _known[self._address]
+        self._redis.open()
+
+    def close(self) -> None:
+        """One uses it no more. Behind the last one of all that are of the same Redis, the connections are closed."""
+        if self._redis is not None:
+            self._redis.close()
+
+    async def get(self, credential: bytes) -> tuple[bytes, float] | None:
+        """What was put for it and is still good, and until when (epoch seconds); None: nothing, or nobody can tell."""
+        name = self._name(credential)
+        sealed = await self._ask("get", name)
+        if not isinstance(sealed, bytes) or len(sealed) < _NONCE:
+            return None
+        try:
+            opened = self._seal.decrypt(sealed[:_NONCE], sealed[_NONCE:], name.encode())
+        except InvalidTag:
+            say(Event.STATE_STRANGE, "second level: %s holds a value that is not ours", self._address.host)
+            return None
+        until_date: float = _UNTIL.unpack_from(opened)[0]
+        return (opened[_UNTIL.size :], until_date) if time.time() < until_date else None
+
+    async def put(self, credential: bytes, value: bytes, until_date: float) -> None:
+        """Remember it until then (epoch seconds)."""
+        left = until_date - time.time()
+        if left >= 0.001:
+            name, nonce = self._name(credential), os.urandom(_NONCE)
+            sealed = nonce + self._seal.encrypt(nonce, _UNTIL.pack(until_date) + value, name.encode())
+            await self._ask("set", name, sealed, ttl=float(left))
+
+    def _name(self, credential: bytes) -> str:
+        return f"fastgw:{digest(self._name_key, credential, sha256).hex()}"
+
+    async def _ask(self, command: str, *words: Any, **more: Any) -> Any:
+        if self._redis is None or time.monotonic() < self._away_until:
+            return None
+        try:
+            return await self._redis.ask(command, *words, **more)
+        except _Away:
+            self._away_until = time.monotonic() + AWAY_S
+            return None
+
+
+_closing: Final[set[asyncio.Task[None]]] = set()
+
+
+def _derived(secret: bytes, use: bytes, purpose: bytes) -> bytes:
+    """A key of its own for each use (RFC 5869 with one block of output)."""
+    extracted = digest(b"fastgw second level", secret, sha256)
+    return digest(extracted, use + b"\0" + purpose + b"\x01", sha256)

@@ -1,0 +1,167 @@
+"""The admin API on a listening socket: uvicorn's protocol over h11, with bounds for every wait.
+
+`uvicorn.Server` is not used: it takes signals, wakes up ten times a second and cannot end by being cancelled.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from typing import Final
+
+import h11
+from starlette.types import ASGIApp
+from uvicorn.config import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from fastgw.admin.authorization import CERTIFIED
+from fastgw.admin.responses import refused
+from fastgw.eventloop.socket_server import serve_on
+from fastgw.runtime.sockets.listening_sockets import BACKLOG
+
+CONNECTIONS_MAX: Final = 64
+"""Beyond them, who has waited longest without a request makes room."""
+HEAD_MAX: Final = 16 * 1024
+REQUEST_PATIENCE: Final = 15.0
+"""Seconds from the opening of a connection, or from an answer, to the end of a request head. In them the answer has to
+be taken, too."""
+EXCHANGE_PATIENCE: Final = 180.0
+"""Seconds from there until the answer is known: more than a change of the configuration may last."""
+HANDSHAKE_PATIENCE: Final = 5.0
+END_PATIENCE: Final = 2.0
+"""Seconds in which what is under way may be answered when serving ends."""
+
+
+async def serve(
+    app: ASGIApp,
+    listening: socket.socket,
+    tls: ssl.SSLContext | None = None,
+    served: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve until cancelled; then answer what is under way. `listening` stays open, for whoever serves next. `served`
+    is called once it is served. Raises `OSError` where it cannot be."""
+    loop = asyncio.get_running_loop()
+    config = Config(
+        app,
+        http=Connection,
+        interface="asgi3",
+        lifespan="off",
+        ws="none",
+        log_config=None,
+        log_level="critical",  # a defect is logged by the app, in one line
+        access_log=False,
+        proxy_headers=False,
+        workers=1,  # else it is looked for in the environment
+        h11_max_incomplete_event_size=HEAD_MAX,
+        timeout_keep_alive=round(REQUEST_PATIENCE),
+    )
+    config.load()
+    clients = Clients()
+    with ExitStack() as stack:
+        ours = stack.enter_context(listening.dup())
+        server = await serve_on(
+            ours,
+            partial(Connection, config, clients),
+            backlog=BACKLOG,  # else it becomes 100
+            ssl=tls,
+            ssl_handshake_timeout=None if tls is None else HANDSHAKE_PATIENCE,
+        )
+        stack.pop_all()  # the server closes it
+    served()
+    try:
+        await loop.create_future()
+    finally:
+        server.close()
+        await clients.end()
+
+
+class Clients(ServerState):
+    """Who is connected."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: dict[Connection, None] = {}
+        """Those without a request under way, who has waited longest first."""
+        self.gone = asyncio.Event()
+
+    def make_room(self) -> None:
+        while len(self.connections) > CONNECTIONS_MAX:
+            connection = next(iter(self.waiting))  # at least the one that has just come
+            connection.drop()
+
+    async def end(self) -> None:
+        """Let what is under way be answered, for `END_PATIENCE`."""
+        for connection in [*self.connections]:
+            connection.shutdown()
+        # Not by `asyncio.timeout`: before 3.11.3 it tells no `TimeoutError` in a task that was cancelled, as this was.
+        late = asyncio.get_running_loop().call_later(END_PATIENCE, self._cut)
+        try:
+            while self.connections:
+                self.gone.clear()
+                await self.gone.wait()
+        finally:
+            late.cancel()
+
+    def _cut(self) -> None:
+        for connection in [*self.connections]:
+            connection.transport.abort()
+
+
+class Connection(H11Protocol):
+    """uvicorn's, with a time limit for each wait and without its answers in plain text."""
+
+    def __init__(self, config: Config, clients: Clients) -> None:
+        super().__init__(config, clients, {})
+        self._clients = clients
+        self._late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self.app_state = {CERTIFIED: bool(transport.get_extra_info("peercert"))}
+        self._wait()
+        self._clients.make_room()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        super().connection_lost(error)
+        self._unset_keepalive_if_required()
+        self._stop_waiting()
+        self._clients.gone.set()
+
+    def drop(self) -> None:
+        self._clients.connections.discard(self)
+        self._stop_waiting()
+        self.transport.abort()
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        if self in self._clients.waiting and self.cycle is not None and not self.cycle.response_complete:
+            self._stop_waiting()
+            self._late = self.loop.call_later(EXCHANGE_PATIENCE, self.drop)
+
+    def on_response_complete(self) -> None:
+        self._wait()
+        super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        if self.conn.our_state is h11.IDLE:  # else the answer has begun
+            self.transport.write(_bad_request())
+        self.transport.close()
+
+    def _wait(self) -> None:
+        self._stop_waiting()
+        self._clients.waiting[self] = None
+        self._late = self.loop.call_later(REQUEST_PATIENCE, self.drop)
+
+    def _stop_waiting(self) -> None:
+        self._clients.waiting.pop(self, None)
+        if self._late is not None:
+            self._late.cancel()
+
+
+def _bad_request() -> bytes:
+    response = refused(400, "That is no HTTP request.", Connection="close")
+    lines = [b"HTTP/1.1 400 Bad Request", *(b"%b: %b" % field for field in response.raw_headers), b"", b""]
+    return b"\r\n".join(lines) + bytes(response.body)

@@ -1,0 +1,309 @@
+"""The control process: what is asked about the gateway is answered here, off the data path, and new configurations are
+read and checked here.
+
+Workers never wait for it; when it dies it is replaced, and begins with what is in force.
+"""
+
+import asyncio
+import faulthandler
+import os
+import signal
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from importlib import import_module
+from math import inf
+from types import MappingProxyType
+from typing import Any, Final
+
+from fastgw.admin.dashboard import page
+from fastgw.admin.status_server import StatusPages
+from fastgw.config.formats.positions import Flaw
+from fastgw.config.settings.gateway import Admin
+from fastgw.config.sources.files import pattern_in
+from fastgw.downstream.tls.contexts import files_of, server_context
+from fastgw.eventloop.worker_loop import Ground
+from fastgw.operator_events import Event
+from fastgw.operator_log import STDERR, configure, described, notice
+from fastgw.runtime.control.feed_runner import Feeding
+from fastgw.runtime.control.health_checker import Checks
+from fastgw.runtime.control.kubernetes.watch import Watching
+from fastgw.runtime.control.node_view import View
+from fastgw.runtime.control.revocation import Revoking
+from fastgw.runtime.ipc.channel import (
+    AnyMessage,
+    Ask,
+    Channel,
+    ChannelClosed,
+    Columns,
+    Outcome,
+    Ready,
+    Reload,
+    Revoke,
+    Stop,
+)
+from fastgw.runtime.node.config_snapshot import Accepted
+from fastgw.runtime.node.heartbeat import ControlHeart
+from fastgw.runtime.node.node_state import Commons
+from fastgw.runtime.node.quota_persistence import QuotaKeeper
+from fastgw.runtime.process.event_loop import run
+from fastgw.runtime.process.fallback_probes import status_server
+from fastgw.runtime.process.transient_errors import Backoff, is_passing
+from fastgw.runtime.reload.file_watch import LOOK_EVERY, FileWatch, SourceWatch
+from fastgw.runtime.reload.proposer import Proposals
+from fastgw.upstream.client.http_client import Fetcher
+
+STILL_AFTER: Final = 10
+"""Looks after which files that go on changing are taken as they are."""
+NICENESS: Final = 5
+"""How far workers go before it when all want the processor."""
+
+
+def run_control(commons: Commons, channel: Channel) -> None:
+    """The life of the control process, after the fork: serve until told to stop."""
+    faulthandler.register(signal.SIGUSR2, STDERR)  # the supervisor asks where we hang
+    with suppress(PermissionError):  # a service manager's unit may forbid it
+        os.nice(NICENESS)
+
+    async def live() -> None:
+        await Control(commons, channel).serve()
+
+    run(live())
+
+
+def import_admin() -> None:
+    """Import what the admin listener needs, before the fork: a control process that is born later begins as the first
+    one did, whatever has become of the installed packages."""
+    # The last one is imported where uvicorn begins to serve.
+    for module in (
+        "fastgw.admin.authorization",
+        "fastgw.admin.api",
+        "fastgw.runtime.control.admin_listener",
+        "uvicorn.lifespan.off",
+    ):
+        import_module(module)
+    page()  # it is read from its files once
+
+
+class Control:
+    """What the control process holds."""
+
+    def __init__(self, commons: Commons, channel: Channel) -> None:
+        self._commons = commons
+        self._channel = channel
+        self._proposals = Proposals(commons, channel)
+        self._ground = Ground(asyncio.get_running_loop())
+        self._fetcher = Fetcher(self._ground)
+        self._feeding = Feeding(channel, self._fetcher, commons.feeds)
+        self._feeding.look_at_files = self._look_at_files
+        self._look_now = asyncio.Event()
+        self._lookers: list[asyncio.Future[None]] = []
+        self._revoking = Revoking(commons, channel)
+        self._view = View(commons, channel, self._proposals, self._revoking)
+        self._watching = Watching(self._proposals.take_said)
+        self._view.feeds = lambda: [*self._feeding.told(), *self._watching.told()]
+        self._checks = Checks(self._ground, commons.shared, commons.words.targets.health)
+        self._view.health = self._checks
+        self._quotas = QuotaKeeper(commons.shared.quotas, commons.run_key)
+        self._view.quota_file = lambda: self._quotas.told
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._admin: asyncio.Task[None] | None = None
+        self._told = asyncio.Event()
+        self._orders: Mapping[type[AnyMessage], Callable[[Any], object]] = MappingProxyType(
+            {
+                Reload: lambda order: self._begin(self._proposals.reload("signal")),
+                Outcome: self._proposals.conclude,
+                Ask: lambda order: self._feeding.asked(order),
+                Revoke: self._revoking.heard,
+                Columns: lambda order: commons.shared.widen(order.count),
+                Stop: lambda order: self._told.set(),
+            }
+        )
+
+    async def serve(self) -> None:
+        """Serve until told to stop; then answer what was asked."""
+        loop = asyncio.get_running_loop()
+        ControlHeart(loop, self._commons.words, self._commons.shared).beat()
+        self._ground.start()
+        self._feed(self._proposals.current)
+        self._quotas.follow(self._proposals.current.settings, begins=True)
+        self._begin(self._quotas.run())
+        self._view.past.tick()  # what is counted from now on is recent
+        self._begin(self._view.past.run())
+        self._begin(self._watch_files())
+        if self._commons.follows_files:
+            self._begin(self._follow_sources())
+        for name, endpoint in self._commons.own.items():
+            if name == "status":
+                pages = StatusPages(self._view.is_ready, self._view.metrics)
+                status = await status_server(endpoint.of_slot(0), pages)
+                self._begin(status.serve_forever())
+            else:
+                self._admin = self._begin(self._keep_serving_admin())
+        self._proposals.on_change = self._follow
+        self._proposals.on_missed = self._told.set  # the next control process begins with what is in force
+        loop.add_reader(self._channel, self._obey)
+        self._channel.send(Ready(generation=self._commons.sealed.generation))
+        self._begin(self._proposals.recall())
+        await self._told.wait()
+        loop.remove_reader(self._channel)
+        self._feeding.stop()
+        self._watching.stop()
+        self._revoking.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._checks.stop()
+        await self._quotas.keep()
+        self._quotas.close()
+        self._fetcher.stop()
+        self._ground.close()
+
+    def _feed(self, accepted: Accepted) -> None:
+        feeds, lazy, users = accepted.feeds, accepted.lazy_feeds, accepted.feed_users
+        self._feeding.follow(feeds, accepted.captured, accepted.generation, lazy, users)
+        self._checks.follow(self._proposals.config.upstreams, accepted.places, accepted.captured)
+        self._revoking.follow(accepted)
+        self._watching.follow(accepted.settings.providers, accepted.captured)
+        self._view.drained.keep(accepted.places.targets, accepted.generation)
+
+    def _begin(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            notice(Event.DEFECT, f"control: {error if isinstance(error, OSError) else described(error)}")
+
+    def _obey(self) -> None:
+        try:
+            while (message := self._channel.receive()) is not None:
+                self._orders[type(message)](message)
+        except ChannelClosed:
+            self._told.set()  # the supervisor is gone
+
+    async def _keep_serving_admin(self) -> None:
+        """What the listener needs may be wanting for a while, such as descriptors: it is tried again."""
+        backoff = Backoff()
+        while True:
+            try:
+                await self._serve_admin(lambda: self._admin_is_served(backoff))
+            except (OSError, MemoryError, RuntimeError) as error:
+                if not is_passing(error):
+                    raise
+                wait = backoff.failed(time.monotonic())
+                why = error.strerror if isinstance(error, OSError) else type(error).__name__
+                notice(Event.ADMIN_UNANSWERED, f"the admin listener cannot be served: {why}; tried again in {wait:g} s")
+                await asyncio.sleep(wait)
+
+    def _admin_is_served(self, backoff: Backoff) -> None:
+        if backoff.due_at < inf:
+            backoff.forget()
+            notice(Event.ADMIN_BACK, "the admin listener is served")
+
+    async def _serve_admin(self, served: Callable[[], None]) -> None:
+        from fastgw.admin.api import create_app
+        from fastgw.admin.authorization import Access  # and with it Starlette and uvicorn, which nobody else needs
+        from fastgw.runtime.control.admin_listener import serve
+
+        settings, endpoint = self._admin_settings, self._commons.own["admin"]
+        tls = None if settings.tls is None else server_context(settings.tls, self._proposals.current.captured)
+        access = Access.of(settings, self._commons.admin_token)
+        await serve(create_app(self._view, access), endpoint.of_slot(0), tls, served)
+
+    @property
+    def _admin_settings(self) -> Admin:
+        """As at our birth: where they change, another control process follows."""
+        settings = self._commons.sealed.settings.admin
+        assert settings is not None
+        return settings
+
+    def _follow(self, before: Accepted, now: Accepted) -> None:
+        """Fetch what the filters want now, and serve the admin listener anew where its certificates are others."""
+        self._feed(now)
+        configure(now.settings.log)
+        self._quotas.follow(now.settings)
+        if self._admin is None or now.settings.admin != self._admin_settings or self._admin_settings.tls is None:
+            return
+        if any(before.captured[file] != now.captured[file] for file in files_of(self._admin_settings.tls)):
+            self._admin.cancel()  # what is under way there is answered
+            self._admin = self._begin(self._keep_serving_admin())
+
+    async def _watch_files(self) -> None:
+        """Take new contents of the files that the configuration names: certificates are renewed without a reload."""
+        watch = FileWatch()
+        while True:
+            captured = self._proposals.current.captured
+            watch.watch(captured)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY):
+                    await self._look_now.wait()
+            self._look_now.clear()
+            lookers, self._lookers = self._lookers, []
+            try:
+                if self._proposals.is_to_be_tried_again:
+                    await self._proposals.try_again()
+                if await asyncio.to_thread(self._look, watch) or self._proposals.is_due:
+                    if any(map(pattern_in, captured)):
+                        await self._until_still(watch)
+                    await self._proposals.refresh()
+            finally:
+                for looker in lookers:
+                    if not looker.done():
+                        looker.set_result(None)
+
+    async def _look_at_files(self) -> None:
+        """Have the files looked at now; return when what was found is in force, or refused."""
+        looker: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._lookers.append(looker)
+        self._look_now.set()
+        await looker
+
+    def _look(self, watch: FileWatch) -> bool:
+        """Whether files that the configuration names have changed. Its own are looked at as well: `status` tells of
+        them."""
+        self._proposals.look_at_files()
+        return watch.changed()
+
+    async def _until_still(self, watch: FileWatch) -> None:
+        """Wait while files change: half a list of consumers may well make sense. Half a certificate does not."""
+        for _ in range(STILL_AFTER):
+            await asyncio.sleep(LOOK_EVERY)
+            if not await asyncio.to_thread(watch.changed):
+                return
+
+    async def _follow_sources(self) -> None:
+        """Take the configuration's own files when they have changed and stand still."""
+        watch = SourceWatch()
+        while True:
+            current = self._proposals.current
+            posted = current.source in ("api", "rollback")
+            try:
+                if await asyncio.to_thread(watch.settled, current.sources, posted=posted):
+                    await self._proposals.follow()
+            except Flaw as flaw:
+                notice(Event.FILES_NOT_WATCHED, f"the configuration's files are not watched: {flaw.wrong}")
+                return
+            await asyncio.sleep(LOOK_EVERY)
+
+
+async def told_to_stop(channel: Channel) -> None:
+    """Return when the supervisor says so, or is gone. For processes that take no other orders."""
+    loop = asyncio.get_running_loop()
+    told = asyncio.Event()
+
+    def obey() -> None:
+        with suppress(ChannelClosed):
+            while (message := channel.receive()) is not None:
+                if isinstance(message, Stop):
+                    break
+            else:
+                return
+        loop.remove_reader(channel)
+        told.set()
+
+    loop.add_reader(channel, obey)
+    await told.wait()

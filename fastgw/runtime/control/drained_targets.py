@@ -1,0 +1,55 @@
+"""Control's part in draining targets: it keeps which they are, and has all workers know."""
+
+import asyncio
+import os
+from collections.abc import Container
+
+from fastgw.runtime.ipc.channel import Channel, ChannelClosed, ChannelFull, Fed
+from fastgw.runtime.ipc.feed_values import RETRY_S, put
+from fastgw.sync.drained_targets import FEED, read, written
+
+
+class DrainedTargets:
+    """`value`: what is known of them at our birth."""
+
+    def __init__(self, channel: Channel, value: bytes, generation: int) -> None:
+        self._channel = channel
+        self._generation = generation
+        self.names = read(value)
+        self._unsent = False
+
+    def drain(self, name: str) -> None:
+        if name not in self.names:
+            self.names.add(name)
+            self._tell()
+
+    def restore(self, name: str) -> None:
+        """It gets requests again."""
+        if name in self.names:
+            self.names.remove(name)
+            self._tell()
+
+    def keep(self, there: Container[str], generation: int) -> None:
+        """Another generation has these targets alone. One that goes and comes back is not drained any more."""
+        self._generation = generation
+        left = {name for name in self.names if name in there}
+        if left != self.names:
+            self.names = left
+            self._tell()
+
+    def _tell(self) -> None:
+        if not self._unsent:
+            self._unsent = True
+            self._send()
+
+    def _send(self) -> None:
+        descriptor = put(written(self.names))
+        try:
+            self._channel.send(Fed(generation=self._generation, key=FEED), [descriptor])
+            self._unsent = False
+        except ChannelFull:
+            asyncio.get_running_loop().call_later(RETRY_S, self._send)
+        except ChannelClosed:
+            pass  # the supervisor is gone, and we go too
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,74 @@
+"""What control tells of a request that nobody sends: in a thread, it goes through tables of the configuration in force
+that no worker serves by."""
+
+import asyncio
+from typing import Final
+
+from fastgw.admin.node_interface import Explained, RequestToExplain
+from fastgw.config.settings.gateway import Config
+from fastgw.explain import as_text, certificate_of, explain
+from fastgw.gateway.compiler import compile
+from fastgw.gateway.tables import CompileError, Gateway
+from fastgw.runtime.node.config_snapshot import Accepted
+from fastgw.runtime.reload.proposer import Proposals
+
+WITHIN_S: Final = 30.0
+"""For an answer, and for those that were asked for before."""
+
+
+class Explaining:
+    """One request at a time: whoever comes meanwhile waits."""
+
+    def __init__(self, proposals: Proposals) -> None:
+        self._proposals = proposals
+        self._running: asyncio.Future[Explained] | None = None
+
+    async def explain(self, request: RequestToExplain) -> Explained:
+        """As `admin.node.Node` has it."""
+        async with asyncio.timeout(WITHIN_S):
+            while self._running is not None and not self._running.done():
+                await asyncio.wait((self._running,))
+            # The thread cannot be ended: nobody else comes before it has.
+            self._running = asyncio.ensure_future(self._explain(request))
+            self._running.add_done_callback(_heard)
+            return await asyncio.shield(self._running)
+
+    async def _explain(self, request: RequestToExplain) -> Explained:
+        proposals = self._proposals
+        current, config, tables = proposals.current, proposals.config, proposals.tables
+        if tables is None:
+            tables = await asyncio.to_thread(_compiled, config, current)
+            proposals.know(tables, current)
+        return await asyncio.to_thread(_explained, tables, config, current.generation, request)
+
+
+def _heard(explained: asyncio.Future[Explained]) -> None:
+    """Whoever asked may have left."""
+    if not explained.cancelled():
+        explained.exception()
+
+
+def _compiled(config: Config, accepted: Accepted) -> Gateway:
+    try:
+        return compile(config, accepted.workers, accepted.captured, accepted.index)
+    except CompileError as error:
+        raise ValueError(f"the tables cannot be made again: {error}") from error
+
+
+def _explained(tables: Gateway, config: Config, generation: int, request: RequestToExplain) -> Explained:
+    if tables.stock.roster.index is not tables.index:  # it may be of the generation before
+        tables.stock.roster.take(tables.index)
+    certificate = None
+    if request.certificate is not None:
+        certificate = certificate_of(request.certificate.encode(), "certificate")
+    explanation = explain(
+        tables,
+        request.method,
+        request.url,
+        request.headers,
+        request.client,
+        request.listener,
+        certificate,
+        config.routes,
+    )
+    return Explained(generation, explanation, as_text(explanation))

@@ -1,0 +1,259 @@
+"""Control's part in what is fetched once per node: it runs the sources, and what they say goes to all workers."""
+
+import asyncio
+import os
+import pickle
+import time
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
+
+from fastgw.admin.node_interface import FeedInfo
+from fastgw.filters.api import FeedSource
+from fastgw.operator_events import Event
+from fastgw.operator_log import RareNotice, described
+from fastgw.runtime.ipc.channel import Ask, Channel, ChannelClosed, ChannelFull, Fed
+from fastgw.runtime.ipc.feed_values import RETRY_S, put
+from fastgw.runtime.node.config_snapshot import Users
+from fastgw.sync.feeds import MOST_BYTES, Feeds, mark_of
+from fastgw.upstream.client.http_client import Fetcher
+
+AGAIN_S: Final = 5.0
+"""How long a source rests after it has raised something, or ended."""
+SHOWN: Final = 100
+"""Sources that are told of; of more those with a problem one by one, and the others by their name alone."""
+MOST_SEEN: Final = 100
+"""Different values that are known to be taken for out of date; with more, whatever there is may be."""
+MOST_EARLY: Final = 100_000
+"""Sources that are asked before it is known that they are there."""
+ANY: Final = b""
+
+
+class Feeding:
+    """Runs the sources of the configuration in force, each in a task of its own; a lazy one while somebody asks it.
+
+    One that nobody asks costs nothing here but its place in the configuration. `values`: what sources have said last,
+    in the process before this one.
+    """
+
+    def __init__(self, channel: Channel, fetcher: Fetcher, values: Mapping[str, bytes] = MappingProxyType({})) -> None:
+        self.fetcher = fetcher
+        self.channel = channel
+        self.feeds = Feeds(values, self._ask, lasting=True)
+        self.look_at_files: Callable[[], Awaitable[None]] = _nothing_to_look_at
+        self.captured: Mapping[str, bytes] = {}
+        self.generation = 0
+        self._lazy: Mapping[str, bytes] = {}
+        self._users: Mapping[str, Users] = {}
+        self._running: dict[str, _Source] = {}
+        self._told: dict[str, FeedInfo] = {}  # how lazy ones fared that rest now
+        self._early: dict[str, Ask] = {}
+
+    def follow(
+        self,
+        sources: Mapping[str, bytes],
+        captured: Mapping[str, bytes],
+        generation: int,
+        lazy: Mapping[str, bytes] = MappingProxyType({}),
+        users: Mapping[str, Users] = MappingProxyType({}),
+    ) -> None:
+        """Run these from now on. One that is the same, and reads the same, goes on."""
+        self.captured, self.generation, self._lazy, self._users = captured, generation, lazy, users
+        for key, running in list(self._running.items()):
+            if not running.stays(sources.get(key) or lazy.get(key), captured):
+                self._running.pop(key).stop()
+        for key in [key for key in self._told if key not in lazy]:
+            del self._told[key]
+        self.feeds.keep(_Either(sources, lazy))
+        for key, pickled in sources.items():
+            if key not in self._running:
+                self._running[key] = _Source(self, pickled)
+        early, self._early = self._early, {}
+        for order in early.values():
+            self.asked(order)
+
+    def asked(self, order: Ask) -> None:
+        """A worker takes what the source said for out of date.
+
+        One that serves a configuration already that we have not heard of yet means what is in there.
+        """
+        if order.generation > self.generation:
+            if len(self._early) < MOST_EARLY:
+                self._early[order.key] = order
+            return
+        running = self._running.get(order.key)
+        if running is None and (pickled := self._lazy.get(order.key)) is not None:
+            running = self._running[order.key] = _Source(self, pickled)
+        if running is not None:
+            running.ask(order.seen)
+
+    def _ask(self, key: str, seen: bytes) -> None:
+        """A source asks another."""
+        self.asked(Ask(generation=self.generation, key=key, seen=seen))
+
+    def rest(self, source: "_Source", key: str) -> None:
+        """A lazy one has nothing to do until somebody asks."""
+        del self._running[key]
+        self._told[key] = source.info
+
+    def resumed(self, source: FeedSource) -> FeedInfo:
+        """How one fared until now, if it rested."""
+        return self._told.pop(source.key, FeedInfo(source.name, None, ""))
+
+    def told(self) -> Sequence[FeedInfo]:
+        """How the sources fare. Of one that was never asked nothing is told; of too many, those with a problem are told
+        one by one, and the others by their name."""
+        running = {key: each.info for key, each in self._running.items()}
+        found = [self._with_users(key, info) for key, info in {**running, **self._told}.items()]
+        if len(found) <= SHOWN:
+            return found
+        by_name: dict[str, list[FeedInfo]] = {}
+        for each in found:
+            if not each.problem:
+                by_name.setdefault(each.feed, []).append(each)
+        failing = [each for each in found if each.problem]
+        return [*failing, *(_as_one(alike) for alike in by_name.values())][:SHOWN]
+
+    def _with_users(self, key: str, info: FeedInfo) -> FeedInfo:
+        first, count = self._users.get(key, ("", 1))
+        return FeedInfo(info.feed, info.last_success_date, info.problem, first, count)
+
+    def used_by(self, key: str) -> str:
+        """Who uses a source, for people."""
+        first, count = self._users.get(key, ("", 1))
+        return f"{first} and {count - 1} more" if count > 1 else first
+
+    def stop(self) -> None:
+        for running in self._running.values():
+            running.stop()
+        self._running.clear()
+
+
+def _as_one(alike: Sequence[FeedInfo]) -> FeedInfo:
+    """Of several that fare well and have one name: the one that was asked first of all."""
+    dates = [each.last_success_date for each in alike]
+    oldest = None if None in dates else min(date for date in dates if date is not None)
+    return FeedInfo(alike[0].feed, oldest, "", users=sum(each.users for each in alike))
+
+
+async def _nothing_to_look_at() -> None: ...
+
+
+class _Either(Container[str]):
+    def __init__(self, *those: Container[str]) -> None:
+        self._those = those
+
+    def __contains__(self, key: object) -> bool:
+        return any(key in each for each in self._those)
+
+
+class _Source:
+    """One source that runs: its `NodeSide`."""
+
+    def __init__(self, feeding: Feeding, pickled: bytes) -> None:
+        self.fetcher = feeding.fetcher
+        self.feeds = feeding.feeds
+        self._feeding = feeding
+        self._wake = asyncio.Event()
+        self._pickled = pickled
+        self._source: FeedSource = pickle.loads(pickled)
+        self._captured = feeding.captured
+        self._read: dict[str, bytes] = {}
+        self._outdated: set[bytes] = set()
+        self._complain = RareNotice()
+        self._unsent: bytes | None = None
+        self._says_how = False
+        self.info = feeding.resumed(self._source)
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def stays(self, pickled: bytes | None, captured: Mapping[str, bytes]) -> bool:
+        return pickled == self._pickled and all(captured.get(path) == held for path, held in self._read.items())
+
+    def stop(self) -> None:
+        self._task.cancel()
+        self._unsent = None
+
+    def ask(self, seen: bytes) -> None:
+        """Somebody takes for out of date what has this mark."""
+        self._outdated.add(seen if len(self._outdated) < MOST_SEEN else ANY)
+        self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._source.run(self)
+            except Exception as error:  # the edge of a source: its error is told, and it begins anew
+                why = f"{error}" if isinstance(error, OSError) else described(error)
+                self._note(why)
+                used_by = f" for {self.used_by}" if self.used_by else ""
+                self._complain(Event.FEED_FAILED, f"{self.info.feed}{used_by}: {why}")
+            else:
+                if self._source.lazy:
+                    if self._wake.is_set():
+                        continue
+                    self._feeding.rest(self, self._source.key)
+                    return
+            await asyncio.sleep(AGAIN_S)
+
+    # what it has of the node (`NodeSide`)
+
+    @property
+    def generation(self) -> int:
+        return self._feeding.generation
+
+    @property
+    def used_by(self) -> str:
+        return self._feeding.used_by(self._source.key)
+
+    def read(self, path: str) -> bytes:
+        content = self._read[path] = self._captured[path]
+        return content
+
+    async def look_at_files(self) -> None:
+        await self._feeding.look_at_files()
+
+    def attempted(self, why: str = "") -> None:
+        self._says_how = True
+        self._note(why)
+
+    def _note(self, why: str) -> None:
+        self.info = FeedInfo(self.info.feed, self.info.last_success_date if why else time.time(), why)
+
+    async def asked(self, timeout: float) -> bool:
+        try:
+            async with asyncio.timeout(timeout):
+                await self._wake.wait()
+        except TimeoutError:
+            if not self._wake.is_set():  # an ask may come in the very turn in which the time is up
+                return False
+        self._wake.clear()
+        return True
+
+    def is_outdated(self, value: bytes) -> bool:
+        return ANY in self._outdated or mark_of(value) in self._outdated
+
+    def publish(self, value: bytes) -> None:
+        if len(value) > MOST_BYTES:
+            raise OSError(f"a value of {len(value)} bytes; the most is {MOST_BYTES}")
+        if value and not self._says_how:
+            self._note("")
+        self._outdated.clear()
+        self.feeds.take(self._source.key, value)
+        waits, self._unsent = self._unsent is not None, value
+        if not waits:
+            self._send()
+
+    def _send(self) -> None:
+        value = self._unsent
+        if value is None:
+            return  # another has its place meanwhile
+        descriptor = put(value)
+        try:
+            self._feeding.channel.send(Fed(generation=self.generation, key=self._source.key), [descriptor])
+            self._unsent = None
+        except ChannelFull:
+            asyncio.get_running_loop().call_later(RETRY_S, self._send)
+        except ChannelClosed:
+            self._unsent = None  # the supervisor is gone, and we go too
+        finally:
+            os.close(descriptor)

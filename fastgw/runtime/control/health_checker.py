@@ -1,0 +1,312 @@
+"""Control's part in the health of targets: it checks them, once for the node, and tells of what has changed.
+
+Verdicts are words in shared memory (`shm.health_words`). They hold for three intervals: when control is away nothing is
+known of a target any more, and it may be used.
+"""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from ssl import SSLContext, SSLError
+from time import monotonic
+from typing import Final
+
+from fastgw.config.settings.gateway import ActiveHealth, Target, Upstream
+from fastgw.eventloop.worker_loop import Ground
+from fastgw.operator_events import Event, say
+from fastgw.runtime.node.metrics import OfUpstream
+from fastgw.shm.health_words import HealthWords, Verdict
+from fastgw.shm.memory import Shared
+from fastgw.shm.slot_assignment import Places, target_name
+from fastgw.upstream.client.http_client import made_context
+from fastgw.upstream.health.active_check import CannotCheck, Check
+from fastgw.upstream.health.circuit_breaker import Phase, phase_of
+from fastgw.upstream.health.outlier_ejection import may_eject
+from fastgw.upstream.health.upstream_health import Outlook
+from fastgw.upstream.targets.target import labels_of
+from fastgw.upstream.targets.tls import ClientTls, Identity, identity_of, material_of
+
+AT_ONCE: Final = 256
+"""Checks under way at a time; further ones wait for their turn."""
+FIRST_S: Final = 1.0
+"""Within how long a new target is checked first, if its interval is not shorter: all at once would be a crowd."""
+JITTER: Final = 0.1
+HOLDS: Final = 3
+"""Intervals for which a verdict holds."""
+
+
+class Checks:
+    """Checks the targets of the configuration in force, and follows what workers decide about them."""
+
+    def __init__(self, ground: Ground, shared: Shared, words: HealthWords) -> None:
+        self._ground = ground
+        self._shared = shared
+        self._words = words
+        self._running: dict[str, _Checked] = {}
+        self._contexts: dict[Identity, asyncio.Task[SSLContext]] = {}
+        self._turns = asyncio.Semaphore(AT_ONCE)
+        self._upstreams: Mapping[str, Upstream] = {}
+        self._places = Places()
+        self._following: asyncio.Task[None] | None = None
+        self._outlook: Outlook | None = None
+        self._journal: _Journal | None = None
+
+    # --- what is in force ---
+
+    def follow(self, upstreams: Mapping[str, Upstream], places: Places, files: Mapping[str, bytes]) -> None:
+        """Look after these from now on. A target that is checked as before goes on with what is known of it."""
+        self._upstreams, self._places = upstreams, places
+        if self._following is not None:
+            self._following.cancel()
+        self._following = asyncio.get_running_loop().create_task(self._follow(upstreams, places, files))
+        self._following.add_done_callback(_tell_defects)
+        watched = {name: each for name, each in upstreams.items() if may_eject(each) or each.circuit_breaker}
+        before = self._journal
+        self._journal = _Journal(watched, places, self._shared, self._words)
+        if before is None:
+            self._journal.look(monotonic(), quiet=True)  # what is the case already was told by control before this one
+        else:
+            self._journal.told = {key: value for key, value in before.told.items() if key in self._journal.keys}
+        if self._outlook is not None:
+            self._outlook.stop()
+        followers = [self._journal] if watched else []
+        self._outlook = Outlook(self._ground.wheel, self._words, self._shared.supervisor, followers)
+        self._outlook.start()
+
+    async def _follow(self, upstreams: Mapping[str, Upstream], places: Places, files: Mapping[str, bytes]) -> None:
+        wanted: dict[str, tuple[Upstream, Target, ActiveHealth, Identity | None]] = {}
+        tls: dict[Identity, ClientTls] = {}
+        for name, upstream in upstreams.items():
+            active = upstream.health_checks.active
+            if active is None:
+                continue
+            identity = None
+            if any(target.url.tls for target in upstream.targets):
+                material = material_of(upstream.tls, files)
+                identity = identity_of(upstream.tls, material)
+                tls[identity] = ClientTls(upstream.tls, material, identity)
+            for target, label in zip(upstream.targets, labels_of(each.url for each in upstream.targets), strict=True):
+                own = identity if target.url.tls else None
+                wanted.setdefault(target_name(name, label), (upstream, target, active, own))
+            await asyncio.sleep(0)
+        for key in [key for key, running in self._running.items() if not running.stays(wanted.get(key))]:
+            gone = self._running.pop(key)
+            gone.task.cancel()
+            if key not in places.targets or key not in wanted:
+                self._words.judge(self._shared.supervisor, gone.place, Verdict.UNKNOWN, 0.0)
+                self._words.changed(self._shared.supervisor)
+        for unused in self._contexts.keys() - tls.keys():
+            self._contexts.pop(unused).cancel()
+        for identity, client in tls.items():
+            if identity not in self._contexts:
+                self._contexts[identity] = asyncio.create_task(made_context(client))
+        for key, (upstream, target, active, own) in wanted.items():
+            if key in self._running:
+                continue
+            context = None if own is None else await self._context(own)
+            if own is not None and context is None:
+                continue
+            check = Check(upstream, target, context, active)
+            told = "upstream {}: {}".format(*key.rsplit(" ", 1))
+            self._running[key] = _Checked(self, told, places.targets[key], check, (upstream, target, active, own))
+            await asyncio.sleep(0)
+
+    async def _context(self, identity: Identity) -> SSLContext | None:
+        try:
+            return await asyncio.shield(self._contexts[identity])
+        except (OSError, SSLError) as error:  # it was made once when the configuration was accepted
+            say(Event.TARGET_NOT_CHECKED, "health checks over TLS cannot be made: %s", error)
+            return None
+
+    def stop(self) -> None:
+        for running in self._running.values():
+            running.task.cancel()
+        for making in (*self._contexts.values(), *([self._following] if self._following is not None else [])):
+            making.cancel()
+        if self._outlook is not None:
+            self._outlook.stop()
+
+    # --- what is told ---
+
+    def problems(self) -> Mapping[str, str]:
+        """What is wrong with each target that is checked and not well, by `target_name`."""
+        return {key: running.why for key, running in self._running.items() if running.why}
+
+    def told(self) -> dict[str, OfUpstream]:
+        """How the upstreams fare whose health is looked after."""
+        now, column, views = monotonic(), self._shared.supervisor, self._shared.views
+        found = {}
+        for name, upstream in self._upstreams.items():
+            counted = breaker = None
+            if upstream.health_checks.active or may_eject(upstream):
+                labels = labels_of(target.url for target in upstream.targets)
+                places = [self._places.targets[target_name(name, label)] for label in labels]
+                thought = Counter(verdict for verdict, _ in self._words.look(column, places, now))
+                counted = {verdict: thought[verdict] for verdict in Verdict}
+            if upstream.circuit_breaker is not None:
+                breaker = phase_of(self._words.breaker(views, self._places.upstreams[name]), now)
+            if counted is not None or breaker is not None:
+                found[name] = OfUpstream(counted, breaker)
+        return found
+
+    # --- for those who check ---
+
+    @property
+    def turns(self) -> asyncio.Semaphore:
+        return self._turns
+
+    @property
+    def ground(self) -> Ground:
+        return self._ground
+
+    def judged(self, place: int) -> Verdict:
+        """What control before this one thought of a target, if that still holds."""
+        verdict, until = self._words.judged(self._shared.supervisor, place)
+        return verdict if until > monotonic() else Verdict.UNKNOWN
+
+    def judge(self, place: int, verdict: Verdict, until: float, changed: bool) -> None:
+        self._words.judge(self._shared.supervisor, place, verdict, until)
+        if changed:
+            self._words.changed(self._shared.supervisor)
+
+
+_Spec = tuple[Upstream, Target, ActiveHealth, Identity | None]
+
+
+class _Checked:
+    """One target, checked by a task of its own."""
+
+    def __init__(self, checks: Checks, told: str, place: int, check: Check, spec: _Spec) -> None:
+        self.place = place
+        self.why = ""
+        self._checks = checks
+        self._told = told
+        self._check = check
+        self._spec = spec
+        self._active = spec[2]
+        self._verdict = checks.judged(place)
+        self._good = self._bad = 0
+        self._began_at = monotonic()
+        self.task = asyncio.get_running_loop().create_task(self._run())
+        self.task.add_done_callback(_tell_defects)
+
+    def stays(self, wanted: _Spec | None) -> bool:
+        """Whether it is to be checked in the same way."""
+        if wanted is None:
+            return False
+        (upstream, target, *others), (mine, my_target, *my_others) = wanted, self._spec
+        return (
+            others == my_others
+            and target.url == my_target.url
+            and (upstream.host_header, upstream.resolve, upstream.tls) == (mine.host_header, mine.resolve, mine.tls)
+        )
+
+    async def _run(self) -> None:
+        active = self._active
+        try:
+            await asyncio.sleep(random.uniform(0, min(active.interval, FIRST_S)))
+            while True:
+                before, self._began_at = self._began_at, monotonic()
+                async with self._checks.turns:
+                    try:
+                        why = await self._check(self._checks.ground)
+                    except CannotCheck as error:
+                        say(Event.TARGET_NOT_CHECKED, "%s: cannot be checked: %s", self._told, error)
+                    else:
+                        # Where there are more targets than can be asked in an interval, it takes as long as it takes.
+                        round_s = max(active.interval, monotonic() - self._began_at, self._began_at - before)
+                        self._take(why, monotonic() + HOLDS * round_s + active.timeout)
+                pause = active.interval * random.uniform(1 - JITTER, 1 + JITTER)
+                await asyncio.sleep(max(self._began_at + pause - monotonic(), 0))
+        finally:
+            self._check.stop()
+
+    def _take(self, why: str, until: float) -> None:
+        before, active = self._verdict, self._active
+        self._good, self._bad = (0, self._bad + 1) if why else (self._good + 1, 0)
+        self.why = why
+        if why and self._bad >= active.unhealthy_threshold:
+            self._verdict = Verdict.UNHEALTHY
+        elif not why and (before is Verdict.UNKNOWN or self._good >= active.healthy_threshold):
+            self._verdict = Verdict.HEALTHY
+        self._checks.judge(self.place, self._verdict, until, self._verdict is not before)
+        if self._verdict is before:
+            return
+        if self._verdict is Verdict.UNHEALTHY:
+            say(Event.TARGET_UNHEALTHY, "%s is unhealthy: %s", self._told, why)
+        elif before is Verdict.UNHEALTHY:
+            say(Event.TARGET_HEALTHY, "%s is healthy again", self._told)
+
+
+def _tell_defects(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        say(Event.DEFECT, "a defect of health checks", error=error)
+
+
+class _Journal:
+    """Tells of ejections and of breakers, once for the node, whichever worker has decided."""
+
+    def __init__(self, upstreams: Mapping[str, Upstream], places: Places, shared: Shared, words: HealthWords) -> None:
+        self._shared = shared
+        self._words = words
+        self._targets: dict[str, int] = {}
+        self._breakers: dict[str, int] = {}
+        for name, upstream in upstreams.items():
+            if may_eject(upstream):
+                for label in labels_of(target.url for target in upstream.targets):
+                    key = target_name(name, label)
+                    self._targets[key] = places.targets[key]
+            if upstream.circuit_breaker is not None:
+                self._breakers[name] = places.upstreams[name]
+        self._in_order: Sequence[int] = tuple(self._targets.values())
+        self.told: dict[str, str] = {}
+        """What was said last, of targets that are ejected and of breakers that are not closed."""
+
+    @property
+    def keys(self) -> Iterable[str]:
+        return {*self._targets, *self._breakers}
+
+    def look(self, now: float, quiet: bool = False) -> float:
+        again = [float("inf")]
+        views = self._shared.views
+        for key, (verdict, until) in zip(
+            self._targets, self._words.look(self._shared.supervisor, self._in_order, now), strict=True
+        ):
+            if verdict is Verdict.EJECTED:
+                again.append(until)
+            state = "ejected" if verdict is Verdict.EJECTED else ""
+            if state != self.told.get(key, ""):
+                upstream, _, label = key.rpartition(" ")
+                if state:
+                    lasting = f"for {until - now:.1f} s"
+                    text = f"upstream {upstream}: {label} is ejected {lasting}: it keeps failing"
+                    self._tell(Event.TARGET_EJECTED, key, state, text, quiet)
+                else:
+                    text = f"upstream {upstream}: {label} is no longer ejected"
+                    self._tell(Event.TARGET_RESTORED, key, state, text, quiet)
+        for name, place in self._breakers.items():
+            breaker = self._words.breaker(views, place)
+            phase = phase_of(breaker, now)
+            if phase is Phase.OPEN:
+                again.append(breaker.until)
+            state = "" if phase is Phase.CLOSED else phase.value
+            if state != self.told.get(name, ""):
+                text = f"upstream {name}: {BREAKER_TOLD[phase]}"
+                self._tell(Event.BREAKER_CHANGED, name, state, text, quiet)
+        return min(again)
+
+    def _tell(self, event: Event, key: str, state: str, text: str, quiet: bool) -> None:
+        if state:
+            self.told[key] = state
+        else:
+            del self.told[key]
+        if not quiet:
+            say(event, "%s", text)
+
+
+BREAKER_TOLD: Final = {
+    Phase.OPEN: "its breaker is open: too many requests failed",
+    Phase.HALF_OPEN: "its breaker is half-open: some requests are let through",
+    Phase.CLOSED: "its breaker is closed again",
+}

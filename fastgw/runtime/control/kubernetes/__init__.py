@@ -1,0 +1,1 @@
+"""Reads and watches objects of a Kubernetes cluster."""

@@ -1,0 +1,277 @@
+"""How control speaks to the API server of Kubernetes: by the client library, and what goes wrong there in plain words.
+
+Rule 1: the library is imported only here, and only when a configuration needs it; it is large. Rule 2: what is secret
+in a kubeconfig goes from memory to memory, and never to a temporary file. Rule 3: a client that has met an error is
+dropped, and the next one reads tokens and certificates anew: they rotate.
+"""
+
+import asyncio
+import logging
+import os
+from base64 import b64decode
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import yaml
+
+from fastgw.config.kyma.services import VERSION
+from fastgw.config.settings.egress import Kubernetes
+from fastgw.kernel import memory_file
+
+if TYPE_CHECKING:
+    from aiohttp import ClientTimeout, StreamReader
+
+ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
+"""Where a pod finds the token of its service account, and the authority of the API server."""
+ANSWER_S: Final = 30.0
+"""For a whole answer; for the beginning of a watch."""
+CONNECT_S: Final = 5.0
+SILENCE_S: Final = 15.0
+"""How long after its agreed end a watch may say nothing before its connection is taken for dead."""
+MOST_BYTES: Final = 32 * 1024 * 1024
+"""Of one answer."""
+MOST_LINE: Final = 4 * 1024 * 1024
+"""Bytes of one event. The API server takes no object above 3 MiB."""
+_TOKEN: Final = "BearerToken"
+"""How the library calls what is shown as `Authorization`."""
+_WHY_MOST: Final = 500
+_ODD: Final = (OSError, ValueError, TypeError, KeyError, AttributeError, AssertionError)
+"""What the library raises about a kubeconfig that is not as it should be, besides its own exception."""
+
+Query = Mapping[str, str | int | bool]
+
+
+class CannotAsk(Exception):
+    """There is no answer; the text says why, for people."""
+
+
+class Refused(CannotAsk):
+    """The API server has said no."""
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(why)
+        self.status = status
+
+
+class TooLong(CannotAsk):
+    """The answer is longer than `MOST_BYTES`."""
+
+
+class _Status(msgspec.Struct):
+    """What the API server says where it does not do what it was asked."""
+
+    message: str = ""
+    code: int = 0
+
+
+def refusal(content: bytes, status: int = 0) -> Refused:
+    """What is told by a `Status`; `status`: that of HTTP, which counts unless it is 0."""
+    try:
+        said = msgspec.json.decode(content, type=_Status)
+    except msgspec.DecodeError:
+        said = _Status()
+    status = status or said.code
+    return Refused(status, f"the API server says {status}: {said.message[:_WHY_MOST] or 'and not why'}")
+
+
+async def import_library() -> None:
+    """In a thread, as it takes a second: probes are answered meanwhile. Raises `CannotAsk`."""
+
+    def take() -> None:
+        import kubernetes_asyncio
+
+        # What goes wrong is told here, once.
+        logging.getLogger(kubernetes_asyncio.__name__).setLevel(logging.CRITICAL)
+
+    try:
+        await asyncio.to_thread(take)
+    except ImportError as error:
+        raise CannotAsk(f"the package {error.name} is missing; install fastgw[kubernetes]") from error
+
+
+class Client:
+    """Asks for objects of one kind. `import_library` comes first."""
+
+    def __init__(self, api: Any, kind: str, namespace: str) -> None:
+        """`api`: the library's. `kind`: `applications` or `secrets`; `namespace`: of the secrets."""
+        from kubernetes_asyncio.client import CoreV1Api, CustomObjectsApi
+
+        self._api = api
+        self._place: tuple[str, ...]
+        if kind == "applications":
+            self._call, self._place = CustomObjectsApi(api).list_cluster_custom_object, (*VERSION.split("/"), kind)
+        else:
+            self._call, self._place = CoreV1Api(api).list_namespaced_secret, (namespace,)
+        self._one = CoreV1Api(api).read_namespaced_secret
+        self._namespace = namespace
+
+    async def list(self, **query: str | int | bool) -> bytes:
+        """One page. Raises `CannotAsk`."""
+        return await self._whole(self._call, self._place, query)
+
+    async def secret(self, name: str) -> bytes:
+        """One secret. Raises `CannotAsk`."""
+        return await self._whole(self._one, (name, self._namespace), {})
+
+    async def _whole(self, call: Any, place: tuple[str, ...], query: Query) -> bytes:
+        with _told():
+            async with asyncio.timeout(ANSWER_S):
+                async with await call(*place, **query, _preload_content=False, _request_timeout=_patience()) as got:
+                    content = bytearray()
+                    async for piece in got.content.iter_any():
+                        content += piece
+                        if len(content) > MOST_BYTES:
+                            raise TooLong(f"an answer of more than {MOST_BYTES // 1024**2} MiB")
+        if got.status != 200:
+            raise refusal(bytes(content), got.status)
+        return bytes(content)
+
+    @asynccontextmanager
+    async def watch(self, since: str, seconds: int) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The events from a version on, one by one. They end after so many seconds. Raises `CannotAsk`."""
+        query = {"watch": True, "allow_watch_bookmarks": True, "resource_version": since, "timeout_seconds": seconds}
+        patience = _patience(seconds + SILENCE_S)
+        with _told():
+            async with asyncio.timeout(ANSWER_S):
+                got = await self._call(*self._place, **query, _preload_content=False, _request_timeout=patience)
+            async with got:
+                if got.status != 200:
+                    raise refusal(await got.content.read(MOST_LINE), got.status)
+                yield _lines(got.content)
+
+    async def close(self) -> None:
+        await self._api.close()
+
+
+def _patience(silence_s: float | None = None) -> "ClientTimeout":
+    from aiohttp import ClientTimeout
+
+    return ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=silence_s)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What goes wrong with the connection is a `CannotAsk`."""
+    from aiohttp import ClientError
+
+    try:
+        yield
+    except TimeoutError as error:
+        raise CannotAsk("the API server does not answer in time") from error
+    except (ClientError, OSError) as error:
+        said = " ".join(f"{error}".split())[:_WHY_MOST]
+        raise CannotAsk(f"the API server cannot be reached: {said or type(error).__name__}") from error
+
+
+async def _lines(content: "StreamReader") -> AsyncIterator[bytes]:
+    held = b""
+    async for piece in content.iter_any():
+        *lines, held = (held + piece).split(b"\n")
+        for line in lines:
+            if line:
+                yield line
+        if len(held) > MOST_LINE:
+            raise TooLong(f"an event of more than {MOST_LINE // 1024**2} MiB")
+
+
+class Access:
+    """Where the API server is, and what it knows the gateway by."""
+
+    def __init__(self, settings: Kubernetes, kubeconfig: bytes = b"", account: str = ACCOUNT) -> None:
+        """`kubeconfig`: the contents of that file, if there is one; `account`: else the folder to look into."""
+        self._settings = settings
+        self._kubeconfig = kubeconfig
+        self._account = account
+
+    async def client(self, kind: str, namespace: str) -> Client:
+        """A client, which its user closes. Raises `CannotAsk`."""
+        await import_library()
+        from kubernetes_asyncio.client import ApiClient, Configuration
+
+        configuration = Configuration()
+        configuration.connection_pool_maxsize = 8
+        with ExitStack() as kept:
+            try:
+                if self._settings.kubeconfig is None:
+                    self._as_pod(configuration)
+                else:
+                    await self._by_file(configuration, self._settings.kubeconfig, kept)
+                _in_one_line(configuration)
+                return Client(ApiClient(configuration), kind, namespace)
+            except _ODD as error:
+                raise CannotAsk(f"{self._settings.kubeconfig or 'the service account'}: {_said(error)}") from error
+
+    def _as_pod(self, configuration: Any) -> None:
+        from kubernetes_asyncio.config import ConfigException
+        from kubernetes_asyncio.config.incluster_config import InClusterConfigLoader
+
+        loader = InClusterConfigLoader(f"{self._account}/token", f"{self._account}/ca.crt")
+        try:
+            loader.load_and_set(configuration)
+        except ConfigException as error:
+            raise _no_account(error) from error
+
+    async def _by_file(self, configuration: Any, file: str, kept: ExitStack) -> None:
+        from kubernetes_asyncio.config import ConfigException
+        from kubernetes_asyncio.config.kube_config import KubeConfigLoader
+
+        try:
+            written = yaml.safe_load(self._kubeconfig)
+            _without_data(written, kept)
+            loader = KubeConfigLoader(
+                written, active_context=self._settings.context, config_base_path=os.path.dirname(file)
+            )
+            await loader.load_and_set(configuration)
+        except ConfigException as error:
+            raise CannotAsk(f"{file}: {_said(error)}") from error
+        except yaml.YAMLError as error:
+            raise CannotAsk(f"{file}: it is not YAML") from error
+
+
+def _in_one_line(configuration: Any) -> None:
+    """A token that is read from a file is what stands in its only line: the library takes the end of the line too."""
+    from kubernetes_asyncio.config import ConfigException
+
+    read_again = configuration.refresh_api_key_hook
+
+    def refresh(used: Any) -> None:
+        if read_again is not None:
+            try:
+                read_again(used)
+            except ConfigException as error:
+                raise _no_account(error) from error
+        token = used.api_key.get(_TOKEN, "").strip()
+        if not token.isprintable():
+            raise CannotAsk("its token has a control character; expected one line")
+        if token:
+            used.api_key[_TOKEN] = token
+
+    configuration.refresh_api_key_hook = refresh
+
+
+def _no_account(error: Exception) -> CannotAsk:
+    return CannotAsk(f"no service account of a pod: {error} Expected one, or a `kubeconfig`")
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename or 'a file'}: {error.strerror or error}"
+    return "it is not as a kubeconfig is"  # what is wrong may show what stands there
+
+
+def _without_data(kubeconfig: Any, kept: ExitStack) -> None:
+    """Put certificates and keys that stand in it into memory files: the library would write them to a disk.
+
+    They are there as long as `kept` is open. Raises `ValueError`, `TypeError` or `KeyError`.
+    """
+    for part, held in (("clusters", "cluster"), ("users", "user")):
+        for each in kubeconfig.get(part) or ():
+            settings = each.get(held) or {}
+            for name in [name for name in settings if name.endswith("-data")]:
+                descriptor = memory_file("fastgw-kubeconfig")
+                kept.callback(os.close, descriptor)
+                with open(descriptor, "wb", closefd=False) as file:
+                    file.write(b64decode(settings.pop(name)))
+                settings[name.removesuffix("-data")] = f"/proc/self/fd/{descriptor}"

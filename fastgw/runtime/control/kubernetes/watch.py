@@ -1,0 +1,403 @@
+"""Control's part in what a Kubernetes cluster says: it lists, then watches, and passes on what has changed.
+
+What is known is one file of the configuration (`kubernetes_objects`), and reaches the workers as a changed file does.
+Rule 1: a list that has failed says nothing; what was known before goes on. Rule 2: whatever ends is begun again, later
+with each time that it ends soon, and goes on from the version that was reached. Everything is listed anew only where
+the API server has forgotten that version, or was away for longer: its data may have been put back to an older state,
+and a watch from a version that is yet to come says nothing.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
+from math import inf
+from typing import Final
+
+import msgspec
+
+from fastgw.admin.node_interface import FeedInfo
+from fastgw.config.kyma.provider import PROVIDER
+from fastgw.config.settings.egress import Providers
+from fastgw.config.sources.virtual_files import say, watched_name
+from fastgw.operator_events import Event
+from fastgw.operator_log import described, notice
+from fastgw.runtime.control.kubernetes.api_client import (
+    MOST_BYTES,
+    Access,
+    CannotAsk,
+    Client,
+    Refused,
+    TooLong,
+    refusal,
+)
+from fastgw.runtime.control.kubernetes.object_store import APPLICATIONS, KINDS, SECRETS, Objects
+
+MOST: Final = 24 * 1024 * 1024
+"""Bytes of all that is passed on."""
+PAGE: Final = 200
+"""Objects that are asked for at a time."""
+WATCH_S: Final = (45, 75)
+"""How long one watch lasts. The next one goes on where it ended, and shows that the API server is still there."""
+GATHER_S: Final = 0.05
+"""How long changes are gathered after the first of them."""
+FETCH_S: Final = 0.5
+"""How long a change waits for a Secret that it is the first to name."""
+FETCHES: Final = 8
+"""Secrets that are fetched at a time."""
+EVERY_S: Final = 0.2
+"""How often changes are passed on at most; less often where that takes long."""
+PAUSE_S: Final = 0.1
+"""Before what has ended is begun again, about; twice as long after each further time that it ended soon."""
+LONGEST_PAUSE_S: Final = 5.0
+SOON_S: Final = 1.0
+UNTOLD: Final = 5
+"""So many times in a row a watch may end soon before that is told."""
+_GONE: Final = 410
+_NOT_FOUND: Final = 404
+HINTS: Final[Mapping[tuple[int, str], str]] = {
+    (401, APPLICATIONS): "expected a token that it accepts",
+    (401, SECRETS): "expected a token that it accepts",
+    (403, APPLICATIONS): "expected a cluster role that allows get, list and watch",
+    (403, SECRETS): "expected a role in the namespace that allows get, list and watch",
+    (404, APPLICATIONS): "expected Kyma's definition of this resource",
+}
+
+
+class _Metadata(msgspec.Struct):
+    name: str = ""
+    resource_version: str = msgspec.field(name="resourceVersion", default="")
+    goes_on: str = msgspec.field(name="continue", default="")
+    """Of a list."""
+
+
+class _Object(msgspec.Struct):
+    metadata: _Metadata
+
+
+class _Page(msgspec.Struct):
+    metadata: _Metadata
+    items: list[msgspec.Raw] | None = None
+
+
+class _Event(msgspec.Struct):
+    type: str
+    object: msgspec.Raw
+
+
+class Pauses:
+    """How long to wait before the next try: longer each time, and never at the same moment as others."""
+
+    def __init__(self) -> None:
+        self.tries = 0
+        """That have ended soon, one after the other."""
+
+    def ended(self, soon: bool) -> float:
+        """How long to wait now."""
+        self.tries = self.tries + 1 if soon else 0
+        pause: float = min(LONGEST_PAUSE_S, PAUSE_S * 2.0 ** min(max(self.tries - 1, 0), 16))
+        return pause * random.uniform(0.5, 1)
+
+
+class Nonsense(CannotAsk):
+    """The answer is not what an API server says."""
+
+
+class Telling:
+    """How one kind of question fares: for the log, each trouble once, and for who asks."""
+
+    def __init__(self, feed: str) -> None:
+        self.info = FeedInfo(feed, None, "")
+        self._told: set[str] = set()
+
+    def well(self) -> None:
+        """There was an answer."""
+        if self._told:
+            notice(Event.FEED_BACK, f"{self.info.feed}: there again")
+            self._told.clear()
+        self.info = FeedInfo(self.info.feed, time.time(), "")
+
+    def failed(self, kind: str, why: str) -> None:
+        """There was none. `kind`: of trouble; the same is told once until it is over."""
+        if kind not in self._told:
+            notice(Event.FEED_FAILED, f"{self.info.feed}: {why}; what was known before stays")
+            self._told.add(kind)
+        self.info = FeedInfo(self.info.feed, self.info.last_success_date, why)
+
+
+class Following:
+    """Lists and watches one kind of object."""
+
+    def __init__(self, kind: str, access: Access, namespace: str, objects: Objects, feed: str) -> None:
+        self._kind = kind
+        self._access = access
+        self._namespace = namespace
+        self._objects = objects
+        self._since = ""
+        self._pauses = Pauses()
+        self._well_at = inf  # since when, without trouble; inf: it is not
+        self.has_listed = asyncio.Event()
+        self.telling = Telling(feed)
+
+    async def run(self) -> None:
+        """Never ends."""
+        while True:
+            try:
+                client = await self._access.client(self._kind, self._namespace)
+                try:
+                    await self._follow(client)
+                finally:
+                    await client.close()
+            except CannotAsk as error:
+                was_well, self._well_at = self._well_at, inf
+                pause = self._pauses.ended(soon=time.monotonic() - was_well < SOON_S)
+                # Connections end, tokens are replaced, servers restart: that is trouble only if it goes on.
+                if was_well == inf or self._pauses.tries > UNTOLD or isinstance(error, Nonsense):
+                    self.telling.failed(*_trouble(error, self._kind))
+                    if not isinstance(error, Refused):
+                        self._since = ""
+                await asyncio.sleep(pause)
+
+    async def _follow(self, client: Client) -> None:
+        """Ends only by raising `CannotAsk`."""
+        while True:
+            begun_at = time.monotonic()
+            try:
+                if not self._since:
+                    await self._list(client)
+                await self._watch(client)
+            except Refused as error:
+                if error.status != _GONE:
+                    raise
+                self._since = ""
+            except msgspec.DecodeError as error:
+                self._since = ""  # an event was missed
+                raise Nonsense(f"the API server has sent what an API server does not: {error}") from error
+            await asyncio.sleep(self._pauses.ended(soon=time.monotonic() - begun_at < SOON_S))
+
+    async def _list(self, client: Client) -> None:
+        found: dict[str, bytes] = {}
+        named = self._objects.named
+        since, goes_on, limit, size = "", "", PAGE, 0
+        while True:
+            try:
+                raw = await client.list(limit=limit, **{"_continue": goes_on} if goes_on else {})
+            except TooLong:
+                if limit == 1:
+                    raise
+                limit = max(1, limit // 4)
+                continue
+            page = msgspec.json.decode(raw, type=_Page)
+            since = since or page.metadata.resource_version
+            for each in page.items or ():
+                name = msgspec.json.decode(each, type=_Object).metadata.name
+                if self._objects.wants(self._kind, name):
+                    found[name] = bytes(each)
+                    size += len(found[name])
+            if size > 2 * MOST_BYTES:
+                raise TooLong(f"{self._kind} of more than {2 * MOST_BYTES // 1024**2} MiB")
+            goes_on = page.metadata.goes_on
+            if not goes_on:
+                break
+        self._objects.replace(self._kind, found, named)
+        self._since = since
+        self.has_listed.set()
+        self._well()
+
+    async def _watch(self, client: Client) -> None:
+        async with client.watch(self._since, random.randint(*WATCH_S)) as events:
+            self._well()
+            async for event in events:
+                self._take(event)
+                self._well()
+
+    def _well(self) -> None:
+        self._well_at = min(self._well_at, time.monotonic())
+        self.telling.well()
+
+    def _take(self, line: bytes) -> None:
+        event = msgspec.json.decode(line, type=_Event)
+        if event.type == "ERROR":
+            raise refusal(bytes(event.object))
+        metadata = msgspec.json.decode(event.object, type=_Object).metadata
+        if event.type == "DELETED":
+            self._objects.delete(self._kind, metadata.name)
+        elif event.type != "BOOKMARK" and self._objects.wants(self._kind, metadata.name):
+            self._objects.put(self._kind, metadata.name, bytes(event.object))
+        self._since = metadata.resource_version
+
+
+class KubernetesWatch:
+    """Follows a cluster. `say`: takes what is known now; `take`: brings that into force, unless it cannot just now."""
+
+    def __init__(
+        self,
+        feed: str,
+        access: Access,
+        namespace: str,
+        say: Callable[[bytes], None],
+        take: Callable[[], Awaitable[bool]],
+    ) -> None:
+        """`feed`: how it is called where it is told of."""
+        self._access = access
+        self._namespace = namespace
+        self._say = say
+        self._take = take
+        self._changed = asyncio.Event()
+        self._objects = Objects(self._changed.set)
+        self._following = {kind: Following(kind, access, namespace, self._objects, f"{feed}/{kind}") for kind in KINDS}
+        self._fetching = Telling(f"{feed}/{SECRETS} (get)")
+        self._passing = Telling(feed)
+
+    def told(self) -> Sequence[FeedInfo]:
+        """How it fares."""
+        tellings = [each.telling for each in self._following.values()]
+        others = [each for each in (self._fetching, self._passing) if each.info.problem]
+        return [each.info for each in (*tellings, *others)]
+
+    async def run(self) -> None:
+        """Never ends."""
+        applications, secrets = (self._following[kind] for kind in KINDS)
+
+        async def follow_secrets() -> None:
+            await applications.has_listed.wait()  # which are wanted is known then
+            await secrets.run()
+
+        works = (
+            (applications.run, applications.telling),
+            (follow_secrets, secrets.telling),
+            (self._fetch, self._fetching),
+            (self._pass_on, self._passing),
+        )
+        async with asyncio.TaskGroup() as group:
+            for work, telling in works:
+                group.create_task(_again_and_again(work, telling))
+
+    async def _fetch(self) -> None:
+        """Ask for Secrets that are named for the first time: they may be older than the watch."""
+        pauses = Pauses()
+        await self._following[SECRETS].has_listed.wait()  # which brings all that are named until then
+        while True:
+            await self._objects.is_lacking.wait()
+            failed = True
+            try:
+                await self._fetch_missing()
+                self._fetching.well()
+                failed = False
+            except CannotAsk as error:
+                self._fetching.failed(*_trouble(error, SECRETS))
+            await asyncio.sleep(pauses.ended(soon=failed))
+
+    async def _fetch_missing(self) -> None:
+        """Raises `CannotAsk`."""
+        client = await self._access.client(SECRETS, self._namespace)
+        turns = asyncio.Semaphore(FETCHES)
+
+        async def fetch(name: str) -> None:
+            raw = b""
+            async with turns:
+                try:
+                    raw = await client.secret(name)
+                except Refused as error:
+                    if error.status != _NOT_FOUND:
+                        raise
+            if name not in self._objects.missing:  # the watch has told of it meanwhile
+                return
+            if raw:
+                self._objects.put(SECRETS, name, raw)
+            else:
+                self._objects.delete(SECRETS, name)
+
+        try:
+            ended = await asyncio.gather(*map(fetch, self._objects.missing), return_exceptions=True)
+        finally:
+            await client.close()
+        for each in ended:
+            if isinstance(each, BaseException):
+                raise each
+
+    async def _pass_on(self) -> None:
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(GATHER_S)
+            await self._wait_for_secrets()
+            self._changed.clear()
+            begun_at = time.monotonic()
+            if self._objects.is_known:
+                content = self._objects.content()
+                if len(content) > MOST:
+                    self._passing.failed("size", f"{len(content)} bytes of objects, more than {MOST}")
+                else:
+                    self._passing.well()
+                    self._say(content)
+                    await self._until_taken()
+            took_s = time.monotonic() - begun_at
+            await asyncio.sleep(max(EVERY_S - took_s, took_s))
+
+    async def _wait_for_secrets(self) -> None:
+        try:
+            async with asyncio.timeout(FETCH_S):
+                await self._objects.is_complete.wait()
+        except TimeoutError:
+            pass  # what they are for answers that they are missing
+
+    async def _until_taken(self) -> None:
+        """At the start, and while something else changes, it has to wait."""
+        pauses = Pauses()
+        while not await self._take() and not self._changed.is_set():
+            await asyncio.sleep(pauses.ended(soon=True))
+
+
+async def _again_and_again(work: Callable[[], Awaitable[None]], telling: Telling) -> None:
+    while True:
+        try:
+            await work()
+        except Exception as error:  # the edge of a large library: what it raises is told, and it is begun anew
+            telling.failed(type(error).__name__, described(error))
+        await asyncio.sleep(LONGEST_PAUSE_S)
+
+
+class Watching:
+    """Follows the cluster that the configuration in force names. `take`: brings what a file says now into force, unless
+    that cannot be done just now."""
+
+    def __init__(self, take: Callable[[str], Awaitable[bool]]) -> None:
+        self._take = take
+        self._wanted: object = None
+        self._watch: KubernetesWatch | None = None
+        self._running: asyncio.Task[None] | None = None
+
+    def follow(self, providers: Providers, captured: Mapping[str, bytes]) -> None:
+        """From now on this one; if it is the same, and is reached in the same way, on it goes."""
+        kyma = providers.kyma
+        if kyma is None or kyma.kubernetes is None:
+            self.stop()
+            return
+        kubeconfig = captured.get(kyma.kubernetes.kubeconfig or "", b"")
+        wanted = kyma.kubernetes, kyma.namespace, kubeconfig
+        if wanted == self._wanted:
+            return
+        self.stop()
+        self._wanted = wanted
+        name = watched_name(PROVIDER)
+        access = Access(kyma.kubernetes, kubeconfig)
+        self._watch = KubernetesWatch(name, access, kyma.namespace, partial(say, name), partial(self._take, name))
+        self._running = asyncio.get_running_loop().create_task(self._watch.run())
+
+    def told(self) -> Sequence[FeedInfo]:
+        """How it fares."""
+        return () if self._watch is None else self._watch.told()
+
+    def stop(self) -> None:
+        if self._running is not None:
+            self._running.cancel()
+        self._wanted = self._watch = self._running = None
+
+
+def _trouble(error: CannotAsk, kind: str) -> tuple[str, str]:
+    """Of which kind it is, and what to tell."""
+    if not isinstance(error, Refused):
+        return type(error).__name__, str(error)
+    hint = HINTS.get((error.status, kind), "")
+    return f"{error.status}", f"{error}; {hint}" if hint else str(error)

@@ -1,0 +1,489 @@
+"""What control tells of the node: read from shared memory, from /proc and from the configuration in force.
+
+No worker is asked or disturbed.
+"""
+
+import asyncio
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Final, NamedTuple
+
+from fastgw import VERSION, config
+from fastgw.admin import node_interface
+from fastgw.config.base.value_types import Url
+from fastgw.config.decoding.filter_levels import running
+from fastgw.config.settings.gateway import NONE, Config, Route, Target, Upstream
+from fastgw.consumers.index import Index
+from fastgw.observe import Totals
+from fastgw.observe.metrics.families import BOUNDS_S
+from fastgw.observe.metrics.series_layout import (
+    TARGET_FAULT_WORDS,
+    TARGET_WORDS,
+    UPSTREAM_EJECTIONS,
+    UPSTREAM_OPENINGS,
+    UPSTREAM_RETRIES,
+    series_of,
+)
+from fastgw.runtime.control import limit_report
+from fastgw.runtime.control.drained_targets import DrainedTargets
+from fastgw.runtime.control.explain_requests import Explaining
+from fastgw.runtime.control.health_checker import Checks
+from fastgw.runtime.control.revocation import Revoking
+from fastgw.runtime.control.traffic_history import EVERY_S, History, Recent, answered
+from fastgw.runtime.ipc.channel import Channel, DrainAll
+from fastgw.runtime.node.metrics import Exposition, OfTls, OfUpstream, target_errors
+from fastgw.runtime.node.node_state import Commons, Record
+from fastgw.runtime.process.process_stats import Process, process
+from fastgw.runtime.reload import certificate_files
+from fastgw.runtime.reload.proposer import Proposals
+from fastgw.shm.health_words import Verdict
+from fastgw.shm.last_errors import LastError
+from fastgw.shm.slot_assignment import target_name
+from fastgw.sync.drained_targets import FEED
+from fastgw.sync.revocations import Told
+from fastgw.upstream.targets.target import labels_of
+
+HEALTH: Final[Mapping[Verdict, node_interface.Health]] = {
+    Verdict.HEALTHY: "healthy",
+    Verdict.UNHEALTHY: "unhealthy",
+    Verdict.EJECTED: "ejected",
+}
+UNCOUNTED: Final = (0,) * TARGET_WORDS
+UNSEEN: Final = Process(cpu_s=0.0, resident_bytes=0, open_fds=0)
+"""Where the system tells nothing of other processes."""
+LIMITS_EVERY_S: Final = 2.0
+"""How old what is told of the use of limits may be: it is looked at in a thread, and not again for each that asks."""
+CLIENT_LEFT: Final = 499
+ERRORS: Final = 500
+"""Statuses from here on are errors of ours or of an upstream."""
+
+
+class View:
+    """The `admin.node.Node` of a gateway."""
+
+    def __init__(self, commons: Commons, channel: Channel, proposals: Proposals, revoking: Revoking) -> None:
+        self._commons = commons
+        self._channel = channel
+        self._proposals = proposals
+        self._revoking = revoking
+        self._explaining = Explaining(proposals)
+        self._supervisor = os.getppid()
+        self._exposition = Exposition(
+            series_of(proposals.current.places),
+            commons.shared,
+            commons.words,
+            commons.begun_date,
+            self.status_of_tls,
+            lambda: self.feeds(),
+            self._of_health,
+            lambda: limit_report.concurrency(self._in_flight, self._proposals.config),
+            lambda: self._proposals.stale is not None,
+            lambda: bool(self._proposals.kept_files),
+        )
+        self._looking = asyncio.Lock()
+        self._limits: node_interface.Limits | None = None
+        self._in_flight = commons.shared.supervisor.in_flight()  # only to be read
+        self.health: Checks | None = None
+        """Who looks after the targets."""
+        self.feeds: Callable[[], Sequence[node_interface.FeedInfo]] = tuple
+        """How what is fetched for the filters fares."""
+        self.drained = DrainedTargets(channel, commons.feeds.get(FEED, b""), proposals.current.generation)
+        self.quota_file: Callable[[], node_interface.QuotaFileInfo | None] = lambda: None
+        """How the file fares that counts are kept in."""
+        self.past = History(self._totals, self.live)
+        self._certified: tuple[object, object] = (None, None)
+        self._of_tls: OfTls = ((), ())
+        self._parts = Parts(proposals.config)
+        proposals.on_accept = lambda accepted: self._exposition.prepare(accepted.generation, series_of(accepted.places))
+
+    # --- what is the case ---
+
+    def is_ready(self) -> bool:
+        return self._commons.words.is_ready(self._commons.shared)
+
+    def metrics(self, accept: bytes) -> tuple[bytes, bytes]:
+        return self._exposition.text(accept)
+
+    def status(self) -> node_interface.Status:
+        current, workers = self._proposals.current, self._workers()
+        return node_interface.Status(
+            version=VERSION,
+            pid=self._supervisor,
+            uptime_s=self._uptime_s(),
+            started_date=self._commons.begun_date,
+            generation=current.generation,
+            config_hash=current.hash,
+            config_file=current.file,
+            state=self._state(),
+            workers=workers,
+            connections=sum(worker.connections for worker in workers),
+            requests=sum(self._totals().requests.values()),
+            reloads=self._reloads(),
+            stale=self._proposals.stale,
+            kept_files=self._proposals.kept_files,
+            certificates=self.status_of_tls()[0],
+            verifiers=self.status_of_tls()[1],
+            feeds=self.feeds(),
+            quota_file=self.quota_file(),
+        )
+
+    def status_of_tls(self) -> OfTls:
+        """Of all listeners: what clients are shown, and what they are verified by. It is taken apart once."""
+        proposals = self._proposals
+        now = (proposals.current, (proposals.withheld, proposals.doubts))
+        if any(one is not other for one, other in zip(now, self._certified, strict=True)):
+            self._certified = now
+            what = proposals.config, proposals.current.captured, {**proposals.doubts, **proposals.withheld}
+            self._of_tls = certificate_files.told(*what), certificate_files.verifiers(*what)
+        return self._of_tls
+
+    def live(self) -> node_interface.Live:
+        totals, workers = self._totals(), self._workers()
+        responses: Counter[str] = Counter(dict.fromkeys(("2xx", "3xx", "4xx", "5xx", "499"), 0))
+        for (*_, status), count in totals.requests.items():
+            responses["499" if status == CLIENT_LEFT else f"{status // 100}xx"] += count
+        buckets = [0] * (len(BOUNDS_S) + 1)
+        for row in totals.routes.values():
+            buckets = [one + other for one, other in zip(buckets, row, strict=False)]
+        return node_interface.Live(
+            date=time.time(),
+            uptime_s=self._uptime_s(),
+            generation=self._proposals.current.generation,
+            state=self._state(),
+            connections=sum(worker.connections for worker in workers),
+            requests=sum(totals.requests.values()),
+            responses=responses,
+            faults=_by_fault(totals),
+            latency=node_interface.Latency(BOUNDS_S, buckets),
+            loop_lag_s=max((worker.loop_lag_s for worker in workers), default=0.0),
+            workers=workers,
+        )
+
+    def history(self) -> node_interface.History:
+        return node_interface.History(EVERY_S, BOUNDS_S, list(self.past.points))
+
+    def routes(self) -> list[node_interface.RouteInfo]:
+        totals = self._totals()
+        recent = self.past.recent(totals)
+        last = self._commons.words.last_errors.of_routes(self._commons.shared.views, self._exposition.series.places)
+        faults: dict[str, dict[str, int]] = {}
+        for (fault, route, _), count in totals.faults.items():
+            of_route = faults.setdefault(route, {})
+            of_route[fault] = of_route.get(fault, 0) + count
+        recent_faults: dict[str, dict[str, int]] = {}
+        for (route, fault), count in recent.faults.items():
+            if count > 0:
+                recent_faults.setdefault(route, {})[fault] = count
+        requests: Counter[str] = Counter()
+        errors: Counter[str] = Counter()
+        for (_, route, _, status), count in totals.requests.items():
+            requests[route] += count
+            errors[route] += count if status >= ERRORS else 0
+        parts = self._current_parts()
+        return [
+            node_interface.RouteInfo(
+                name=route.name,
+                listeners=route.listeners,
+                hosts=route.hosts,
+                paths=route.paths,
+                methods=route.methods,
+                to=_destination(route),
+                filters=parts.filters[route.name],
+                requests=requests[route.name],
+                errors=errors[route.name],
+                p50_s=quantile(totals.routes.get(route.name, ()), 0.5),
+                p99_s=quantile(totals.routes.get(route.name, ()), 0.99),
+                rate=answered(recent.routes.get(route.name, ())) / recent.seconds,
+                faults=faults.get(route.name, {}),
+                recent_faults=recent_faults.get(route.name, {}),
+                last_error=_last_error(last.get(route.name)),
+            )
+            for route in self._proposals.config.routes
+        ]
+
+    def _of_health(self) -> Mapping[str, OfUpstream]:
+        return {} if self.health is None else self.health.told()
+
+    def upstreams(self) -> list[node_interface.UpstreamInfo]:
+        totals, fares = self._totals(), self._of_health()
+        wrong = {} if self.health is None else self.health.problems()
+        seen = self._seen(totals)
+        return [
+            node_interface.UpstreamInfo(
+                name=name,
+                algorithm=upstream.load_balancing.algorithm,
+                retries=_counted(totals, name, UPSTREAM_RETRIES),
+                targets=[self._target(name, target, label, seen, wrong) for target, label in _labelled(upstream)],
+                breaker=breaker.value if name in fares and (breaker := fares[name].breaker) is not None else None,
+                ejections=_counted(totals, name, UPSTREAM_EJECTIONS),
+                breaker_openings=_counted(totals, name, UPSTREAM_OPENINGS),
+            )
+            for name, upstream in self._current_parts().upstreams.items()
+        ]
+
+    async def consumers(self) -> list[node_interface.ConsumerInfo]:
+        return await asyncio.to_thread(_consumers, self._proposals.current.index)
+
+    async def config(self) -> node_interface.Effective:
+        current = self._proposals.current
+        written = await asyncio.to_thread(config.effective, self._proposals.config)
+        return node_interface.Effective(current.generation, current.hash, written)
+
+    # --- what is asked for ---
+
+    async def reload(self) -> node_interface.Outcome:
+        return await self._proposals.reload("api")
+
+    async def apply(self, text: bytes, suffix: str, dry_run: bool) -> node_interface.Outcome:
+        return await self._proposals.apply(text, suffix, dry_run)
+
+    async def put_targets(self, upstream: str, text: bytes, suffix: str) -> node_interface.Outcome:
+        return await self._proposals.put_targets(upstream, text, suffix)
+
+    def drain_target(self, upstream: str, target: str, drained: bool) -> node_interface.TargetInfo | None:
+        configured = self._current_parts().upstreams.get(upstream)
+        found = () if configured is None else [each for each, label in _labelled(configured) if label == target]
+        if not found:
+            return None
+        (self.drained.drain if drained else self.drained.restore)(target_name(upstream, target))
+        return self._target(upstream, found[0], target, self._seen(self._totals()))
+
+    async def rollback(self, generation: int | None) -> node_interface.Outcome:
+        return await self._proposals.rollback(generation)
+
+    def quotas(self, consumer: str | None, keys: Sequence[str]) -> list[node_interface.QuotaInfo]:
+        proposals = self._proposals
+        index = proposals.current.index
+        return limit_report.told(self._commons.shared.quotas, proposals.config, index, consumer, keys)
+
+    async def limits(self) -> node_interface.Limits:
+        async with self._looking:
+            if self._limits is None or time.time() - self._limits.date >= LIMITS_EVERY_S:
+                self._limits = await asyncio.to_thread(self._limits_now, self._proposals.config, self._totals())
+            return self._limits
+
+    def _limits_now(self, configuration: Config, totals: Totals) -> node_interface.Limits:
+        shared = self._commons.shared
+        most = configuration.limits.connections
+        connections = sum(column.words[self._commons.words.connections] for column in shared.columns)
+        tables = (
+            node_interface.TableUse("connections", connections, most),
+            *limit_report.tables(shared.cells, shared.quotas),
+        )
+        index = self._proposals.current.index
+        uses = limit_report.limits(configuration, index, shared.quotas, self._in_flight, totals.filters)
+        return node_interface.Limits(time.time(), tables, list(uses))
+
+    def reset_quota(self, instance: str, consumer: str | None, keys: Sequence[str]) -> int | None:
+        return limit_report.reset(self._commons.shared.quotas, self._proposals.config, instance, consumer, keys)
+
+    async def explain(self, request: node_interface.RequestToExplain) -> node_interface.Explained:
+        return await self._explaining.explain(request)
+
+    def revocations(self) -> node_interface.Revocations:
+        return self._revoking.told()
+
+    def revoke(self, records: bytes, about: Told) -> node_interface.RevokedEverywhere:
+        return self._revoking.revoke(records, about)
+
+    def drain(self) -> None:
+        self._channel.send(DrainAll(generation=self._proposals.current.generation))
+
+    # --- parts ---
+
+    def _totals(self) -> Totals:
+        return self._commons.words.totals(self._commons.shared, self._exposition.series)
+
+    def _current_parts(self) -> "Parts":
+        if self._parts.config is not self._proposals.config:
+            self._parts = Parts(self._proposals.config)
+        return self._parts
+
+    def _uptime_s(self) -> float:
+        return time.time() - self._commons.begun_date
+
+    def _state(self) -> node_interface.State:
+        return "serving" if self._commons.words.is_serving(self._commons.shared) else "draining"
+
+    def _workers(self) -> list[node_interface.Worker]:
+        words, shared = self._commons.words, self._commons.shared
+        found = []
+        for place, column in enumerate(shared.columns):
+            pid = column.words[words.pid]
+            if not pid:
+                continue
+            seen = process(pid) or UNSEEN
+            found.append(
+                node_interface.Worker(
+                    slot=column.words[words.slot] + 1,
+                    pid=pid,
+                    generation=column.words[words.generation],
+                    state=words.state_of(shared, place),
+                    uptime_s=time.monotonic() - column.words[words.began] / 1e9,
+                    connections=column.words[words.connections],
+                    requests=words.requests_of(column),
+                    memory_bytes=seen.resident_bytes,
+                    cpu_s=seen.cpu_s,
+                    loop_lag_s=words.lag_s(column),
+                )
+            )
+        return sorted(found, key=lambda worker: (worker.slot, worker.uptime_s))
+
+    def _seen(self, totals: Totals) -> "Seen":
+        last = self._commons.words.last_errors.of_targets(self._commons.shared.views, self._exposition.series.places)
+        return Seen(totals, self.past.recent(totals), last)
+
+    def _health(self, name: str, place: int, seen: "Seen") -> node_interface.Health:
+        words, shared = self._commons.words, self._commons.shared
+        verdict = words.targets.verdict(shared, place, time.monotonic())
+        if verdict is not Verdict.UNKNOWN:
+            return HEALTH[verdict]
+        failed_last = words.failed_last(shared, self._exposition.series, name, seen.last_errors.get(name))
+        return self.past.fares(name, seen.totals, failed_last=failed_last)
+
+    def _target(
+        self, upstream: str, target: Target, label: str, seen: "Seen", wrong: Mapping[str, str] = NONE
+    ) -> node_interface.TargetInfo:
+        """`wrong`: what checks have found wrong, by the target's name."""
+        words, shared = self._commons.words.targets, self._commons.shared
+        name = target_name(upstream, label)
+        place = self._proposals.current.places.targets.get(name)
+        if place is None:
+            return node_interface.TargetInfo(str(target.url), target.weight, "unknown", 0, 0, 0, label=label)
+        row, lately = seen.totals.targets.get(name, UNCOUNTED), seen.recent.targets.get(name, UNCOUNTED)
+        errors, recent_errors = target_errors(row), target_errors(lately)
+        return node_interface.TargetInfo(
+            url=str(target.url),
+            weight=target.weight,
+            priority=target.priority,
+            drained=not target.weight or name in self.drained.names,
+            health=self._health(name, place, seen),
+            in_use=shared.total(words.in_use + place),
+            idle=shared.total(words.idle + place),
+            waiting=shared.total(words.waiting + place),
+            problem=wrong.get(name, ""),
+            label=label,
+            requests=_attempts(row),
+            errors=errors,
+            rate=_attempts(lately) / seen.recent.seconds,
+            recent_errors=recent_errors,
+            p50_s=quantile(lately, 0.5),
+            p99_s=quantile(lately, 0.99),
+            last_error=_last_error(seen.last_errors.get(name)),
+        )
+
+    def _reloads(self) -> node_interface.Reloads:
+        words, own = self._commons.words, self._commons.shared.supervisor.words
+        return node_interface.Reloads(
+            ok=own[words.reloads_ok],
+            failed=own[words.reloads_failed],
+            last_success=not own[words.last_reload_failed] and not self._proposals.kept_files,
+            last=[_reload(record) for record in reversed(self._proposals.records)],
+        )
+
+
+class Seen(NamedTuple):
+    """What is known of all targets at a moment."""
+
+    totals: Totals
+    recent: Recent
+    last_errors: Mapping[str, LastError]
+
+
+class Parts:
+    """What is to be worked out of a configuration, once."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    @cached_property
+    def filters(self) -> Mapping[str, Sequence[str]]:
+        """By route, the names of those that run for it, in running order; of all its listeners."""
+        named = {}
+        for route in self.config.routes:
+            uses = [running(self.config, listener, route) for listener in route.listeners or self.config.listeners]
+            named[route.name] = [*dict.fromkeys(use.name for on_listener in uses for use in on_listener)]
+        return named
+
+    @cached_property
+    def upstreams(self) -> Mapping[str, Upstream]:
+        """By name; those of routes that name a URL are called by it."""
+        urls = {str(each): each for route in self.config.routes for each in route.destinations if isinstance(each, Url)}
+        return {**self.config.upstreams, **{name: Upstream(targets=(Target(url=url),)) for name, url in urls.items()}}
+
+
+def quantile(row: Sequence[int], share: float) -> float | None:
+    """What so many of the requests in a histogram's row took at most: within a bucket, as if they were spread evenly.
+
+    None: there are none. What lies above all bounds counts as the highest.
+    """
+    counts = row[: len(BOUNDS_S) + 1]
+    wanted = share * sum(counts)
+    if not wanted:
+        return None
+    below, lower = 0, 0.0
+    for bound, count in zip(BOUNDS_S, counts, strict=False):
+        if below + count >= wanted:
+            return lower + (bound - lower) * (wanted - below) / count
+        below, lower = below + count, bound
+    return lower
+
+
+def _attempts(row: Sequence[int]) -> int:
+    """At a target: answers, and what failed without one."""
+    return answered(row) + sum(row[word] for word in TARGET_FAULT_WORDS.values())
+
+
+def _last_error(error: LastError | None) -> node_interface.LastError | None:
+    return None if error is None else node_interface.LastError(error.date, error.fault, error.reason)
+
+
+def _labelled(upstream: Upstream) -> Iterator[tuple[Target, str]]:
+    return zip(upstream.targets, labels_of(target.url for target in upstream.targets), strict=True)
+
+
+def _by_fault(totals: Totals) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for (fault, _, _), count in totals.faults.items():
+        found[fault] += count
+    return found
+
+
+def _counted(totals: Totals, upstream: str, word: int) -> int:
+    row = totals.upstreams.get(upstream)
+    return 0 if row is None else row[word]
+
+
+def _consumers(index: Index) -> list[node_interface.ConsumerInfo]:
+    return [
+        node_interface.ConsumerInfo(
+            name=each.name,
+            groups=each.groups,
+            keys=each.keys,
+            passwords=each.passwords,
+            subjects=each.subjects,
+            certificates=each.certificates,
+            signing_keys=each.signing_keys,
+        )
+        for each in index.known()
+    ]
+
+
+def _destination(route: Route) -> str:
+    """Where requests on a route go, in a word."""
+    if route.respond is not None:
+        return f"respond {route.respond.status}"
+    if route.redirect is not None:
+        return f"redirect {route.redirect.status}"
+    if isinstance(route.upstream, Mapping):
+        return ", ".join(f"{name} {share}" for name, share in route.upstream.items())
+    return str(route.upstream)
+
+
+def _reload(record: Record) -> node_interface.Reload:
+    return node_interface.Reload(
+        record.generation, record.date, record.ok, record.source, record.summary, record.problems
+    )

@@ -1,0 +1,115 @@
+"""Control's part in revocation: what the admin API and other nodes revoke goes from here to the supervisor, which keeps
+it and tells all workers; and what workers revoke goes from here to the other nodes.
+"""
+
+import asyncio
+import time
+from collections import deque
+from typing import Final
+
+from fastgw.admin.node_interface import Revocations, RevokedEverywhere
+from fastgw.config.settings.secrets import Secret, SecretError, secret_in
+from fastgw.operator_events import Event
+from fastgw.operator_log import described, notice
+from fastgw.runtime.control.revocation_replication import Everywhere
+from fastgw.runtime.ipc.channel import Channel, ChannelClosed, ChannelFull, Revoke
+from fastgw.runtime.ipc.feed_values import RETRY_S
+from fastgw.runtime.node.config_snapshot import Accepted
+from fastgw.runtime.node.node_state import Commons
+from fastgw.sync.revocations import LENGTH, MOST, Told
+
+PIECE: Final = 1500 * LENGTH
+"""Bytes of records in one message to the supervisor."""
+TOLD: Final = 4
+"""Likewise: revocations that are told of."""
+
+
+class Revoking:
+    """What control holds of it."""
+
+    def __init__(self, commons: Commons, channel: Channel) -> None:
+        self._commons = commons
+        self._channel = channel
+        self._unsent: deque[Revoke] = deque()
+        self._everywhere = Everywhere(commons.revoked, self._take)
+        self._place: tuple[str, str] | None = None
+        self._sharing: asyncio.Task[None] | None = None
+
+    def follow(self, accepted: Accepted) -> None:
+        """Share what is revoked where this configuration says."""
+        state = accepted.settings.state
+        try:
+            place = None if state is None else (_value(state.url, accepted), state.prefix)
+        except SecretError as error:
+            notice(Event.REVOCATIONS_NOT_SHARED, f"revocations are not shared: {error}")
+            place = None
+        if place != self._place:
+            self.stop()
+            self._place = place
+            if place is not None:
+                self._sharing = asyncio.get_running_loop().create_task(self._everywhere.run(*place))
+                self._sharing.add_done_callback(_tell_defect)
+
+    def stop(self) -> None:
+        if self._sharing is not None:
+            self._sharing.cancel()
+            self._sharing = None
+
+    def revoke(self, records: bytes, about: Told) -> RevokedEverywhere:
+        """Somebody asks for it."""
+        if fresh := self._take(records, [about]):
+            self._everywhere.say(fresh, [about])
+        return self._reach
+
+    def heard(self, order: Revoke) -> None:
+        """A worker has revoked it."""
+        if fresh := self._keep(order.records, order.told):
+            self._everywhere.say(fresh, order.told)
+
+    def told(self) -> Revocations:
+        commons = self._commons
+        return Revocations(len(commons.revoked), MOST, self._reach, list(reversed(commons.revoked_told)))
+
+    @property
+    def _reach(self) -> RevokedEverywhere:
+        if self._place is None:
+            return "node"
+        return "shared" if self._everywhere.is_there else "away"
+
+    def _keep(self, records: bytes, told: list[Told]) -> bytes:
+        fresh = self._commons.revoked.add(records, time.time())
+        if fresh:
+            self._commons.revoked_told.extend(told)
+        return fresh
+
+    def _take(self, records: bytes, told: list[Told]) -> bytes:
+        """Keep it, and let all workers know; what of it is new."""
+        fresh, generation = self._keep(records, told), self._commons.sealed.generation
+        for at in range(0, len(fresh), PIECE):
+            self._unsent.append(Revoke(generation=generation, records=fresh[at : at + PIECE], told=told[-TOLD:]))
+            told = []
+            if len(self._unsent) == 1:
+                self._send()
+        return fresh
+
+    def _send(self) -> None:
+        while self._unsent:
+            try:
+                self._channel.send(self._unsent[0])
+            except ChannelFull:
+                asyncio.get_running_loop().call_later(RETRY_S, self._send)
+                return
+            except ChannelClosed:
+                self._unsent.clear()  # the supervisor is gone, and we go too
+                return
+            self._unsent.popleft()
+
+
+def _tell_defect(sharing: asyncio.Task[None]) -> None:
+    if not sharing.cancelled() and (error := sharing.exception()) is not None:
+        notice(Event.REVOCATIONS_NOT_SHARED, f"revocations are not shared any more: {described(error)}")
+
+
+def _value(secret: Secret, accepted: Accepted) -> str:
+    """Raises `SecretError`."""
+    return secret_in(secret.file, accepted.captured[secret.file]) if secret.file else secret.value()

@@ -1,0 +1,63 @@
+"""What is told when the gateway serves: where it listens, to people and to a descriptor."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from fastgw.config.base.value_types import Address
+from fastgw.runtime.node.gateway_registration import token_file_of
+from fastgw.runtime.node.node_state import Commons
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Where the gateway listens, once all workers accept."""
+
+    listeners: Mapping[str, Sequence[Address]]
+    status: Address | None
+    admin: Address | None
+    workers: int
+    token_file: str | None = None
+    """What holds the token of the admin API; None: none is needed, or it is in no file."""
+    secured: frozenset[str] = frozenset()
+    """The names of the listeners that speak TLS."""
+
+    @classmethod
+    def of(cls, commons: Commons) -> "Bound":
+        own = {name: endpoint.address for name, endpoint in commons.own.items()}
+        listeners = {
+            name: [commons.endpoints[number].address for number in numbers]
+            for name, numbers in commons.listeners.items()
+        }
+        configured = commons.sealed.settings.listeners
+        secured = frozenset(name for name in listeners if configured[name].tls is not None)
+        token_file = token_file_of(commons)
+        return cls(listeners, own.get("status"), own.get("admin"), commons.workers, token_file, secured)
+
+    @property
+    def urls(self) -> list[str]:
+        """`http://127.0.0.1:8080`, `https://127.0.0.1:8443`, `unix:/path`."""
+        return [
+            str(address) if address.path else f"{'https' if name in self.secured else 'http'}://{address}"
+            for name, addresses in self.listeners.items()
+            for address in addresses
+        ]
+
+    def __str__(self) -> str:
+        return f"{', '.join(self.urls)} ({self.workers} worker{'s' if self.workers > 1 else ''})"
+
+
+def tell_ready(descriptor: int, bound: Bound) -> None:
+    """Write the addresses as a line of JSON, and close."""
+    line = {
+        "listeners": {name: [str(address) for address in each] for name, each in bound.listeners.items()},
+        "status": None if bound.status is None else str(bound.status),
+        "admin": None if bound.admin is None else str(bound.admin),
+        "token_file": bound.token_file,
+        "pid": os.getpid(),
+    }
+    with suppress(BrokenPipeError):  # nobody waits for it any more
+        os.write(descriptor, json.dumps(line).encode() + b"\n")
+    os.close(descriptor)

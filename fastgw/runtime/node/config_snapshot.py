@@ -1,0 +1,427 @@
+"""A configuration as it was accepted: everything that a process needs to serve it, in a sealed memory file.
+
+Control makes it of what it has checked in full; the supervisor keeps it. Live workers read what changed from it, and
+processes born later begin with it: no file is opened again, so all of them mean the same whatever happens on the disk.
+
+The parts are pickled one by one, so that a worker unpacks those it has not, in its own time. A pickle is a program, but
+this one comes from our own supervisor over memory that nobody can write any more. Another version of fastgw does not
+rely on it: it reads `sources` and `captured`, the bytes of the files themselves.
+"""
+
+import fcntl
+import hashlib
+import mmap
+import os
+import pickle
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from enum import Enum
+from functools import cached_property
+from itertools import islice
+from typing import Any, Final, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from fastgw.config import Loaded, Source
+from fastgw.config.decoding.incremental_cache import Kept
+from fastgw.config.settings.gateway import Config, FilterUse, Route, Upstream
+from fastgw.config.sources.files import found_by_patterns, pattern_in
+from fastgw.consumers.index import NOBODY, Index, index_of
+from fastgw.filters.api import FeedSource, Filter
+from fastgw.gateway.compiler import Plan, levels, rest_of
+from fastgw.kernel import memory_file
+from fastgw.routing.table import Steps, at_once
+from fastgw.runtime.ipc.channel import Origin
+from fastgw.shm.slot_assignment import Places
+
+_SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_PIECE: Final = 256
+"""Routes, names and the like that are read, or dropped, in one step: some 0.1 ms."""
+_LENGTH: Final = 8
+"""Bytes before each part of the file: how long it is, little-endian."""
+Users = tuple[str, int]
+"""The first one, as the level of its filter is called, but for a route, which is called by its name; and how many."""
+NEW: Final = -1
+"""In `same`: the base has no route that is equal."""
+
+
+class Left(Enum):
+    """What is left of a long part where nothing is made from it."""
+
+    NOTHING, NAMES, WHOLE = range(3)
+
+
+class Accepted(msgspec.Struct, dict=True, kw_only=True):
+    """The document."""
+
+    generation: int
+    base: int
+    """The generation it was compared with; 0: none."""
+    date: float
+    """When it was accepted, epoch seconds."""
+    source: Origin
+    hash: str
+    """Of the bytes of all files, whatever their names: equal configurations have equal hashes. "": there are none."""
+    sources: list[Source]
+    """The files it was read from, the main one first; none when it came from flags."""
+    captured: dict[str, bytes]
+    """The files that it names, by absolute path; and what its patterns find."""
+    pickled_settings: bytes
+    pickled_access_logs: bytes
+    """As they were configured: those of the settings mask more."""
+    pickled_upstreams: dict[str, bytes]
+    pickled_routes: list[bytes]
+    route_names: list[str]
+    same: list[int]
+    """For each route, which one of the base's is equal to it, or `NEW`."""
+    changed_upstreams: list[str] = []
+    """Those that the base has not, or not so."""
+    places: Places
+    """Where the names live in shared memory."""
+    workers: int
+    """How many processes serve."""
+    feeds: dict[str, bytes]
+    """What is fetched once per node, by key: the pickled sources."""
+    lazy_feeds: dict[str, bytes] = {}
+    """Likewise, what is fetched only when somebody asks: there may be thousands."""
+    feed_users: dict[str, Users] = {}
+    """Who uses these, by their keys."""
+    known_notes: list[str] = []
+    """The keys of what is worth knowing of it (`runtime.reload.config_notes`)."""
+    image: bytes = b""
+    """Of the consumers; b"": there are none, or it is mapped."""
+
+    @cached_property
+    def index(self) -> Index:
+        """Of the consumers."""
+        return Index(self.image) if self.image else NOBODY
+
+    @cached_property
+    def settings(self) -> Config:
+        """Without routes, upstreams and consumers."""
+        settings: Config = pickle.loads(self.pickled_settings)
+        return settings
+
+    @property
+    def upstreams(self) -> Mapping[str, Upstream]:
+        """Each is unpacked when it is asked for, each time."""
+        return _Unpacking(self.pickled_upstreams)
+
+    @property
+    def plan(self) -> Plan:
+        """What the tables are made from."""
+        unchanged = self.pickled_upstreams.keys() - self.changed_upstreams
+        names, index = self.route_names, self.index
+        return Plan(self.settings, self.upstreams, names, self._route, self.same, self.captured, index, unchanged)
+
+    def _route(self, index: int) -> Route:
+        route: Route = pickle.loads(self.pickled_routes[index])
+        return route
+
+    @property
+    def file(self) -> str:
+        """The main file; "" when there is none."""
+        return self.sources[0].name if self.sources else ""
+
+    def config(self) -> Config:
+        """The whole configuration, but for its consumers."""
+        routes = tuple(self._route(index) for index in range(len(self.pickled_routes)))
+        logs = pickle.loads(self.pickled_access_logs)
+        return msgspec.structs.replace(self.settings, upstreams=dict(self.upstreams), routes=routes, access_logs=logs)
+
+    def emptying(self) -> Steps[None]:
+        """Drop what tables were made from, which they do not need any more."""
+        for held, left in _long(self):
+            if left is Left.NAMES and isinstance(held, dict):
+                held.update(dict.fromkeys(held, b""))
+                yield
+            while held and left is Left.NOTHING:
+                if isinstance(held, dict):
+                    held.popitem()
+                else:
+                    del held[-_PIECE:]
+                yield
+
+
+class _Unpacking(Mapping[str, Upstream]):
+    def __init__(self, pickled: Mapping[str, bytes]) -> None:
+        self._pickled = pickled
+
+    def __getitem__(self, name: str) -> Upstream:
+        upstream: Upstream = pickle.loads(self._pickled[name])
+        return upstream
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._pickled)
+
+    def __len__(self) -> int:
+        return len(self._pickled)
+
+
+class Base(NamedTuple):
+    """A generation that another is made from: whatever is the same is not made anew."""
+
+    accepted: Accepted
+    config: Config
+    """The same, unpacked."""
+    feeds: "FeedsKept | None" = None
+
+    def same(self, routes: Iterable[Route]) -> list[int]:
+        """For each of these routes, which one of this generation is equal to it, or `NEW`."""
+        by_name = {route.name: (index, route) for index, route in enumerate(self.config.routes)}
+        same = []
+        for route in routes:
+            index, before = by_name.get(route.name, (NEW, None))
+            same.append(index if _is_same(route, before) else NEW)
+        return same
+
+
+def _is_same(one: Struct, other: Struct | None) -> bool:
+    """PERF: thousands of routes are the very same object (`config.Remembered`): 0.1 us, where equality takes 3
+    (CPython 3.11, timeit)."""
+    return one is other or one == other
+
+
+class Document(msgspec.Struct):
+    """What it takes to come back to a configuration that was accepted."""
+
+    generation: int
+    hash: str
+    sources: list[Source]
+    captured: dict[str, bytes]
+
+    @classmethod
+    def of(cls, accepted: Accepted) -> "Document":
+        return cls(accepted.generation, accepted.hash, accepted.sources, accepted.captured)
+
+
+def accept(
+    loaded: Loaded,
+    *,
+    generation: int,
+    date: float,
+    source: Origin,
+    places: Places,
+    workers: int,
+    base: Base | None,
+    index: Index | None = None,
+    known_notes: Iterable[str] = (),
+    rest: Config | None = None,
+) -> Accepted:
+    """Make the document of a configuration that was checked. `base`: the generation before this one.
+
+    `index`: of its consumers; None: there is none yet. `rest`: likewise, what `rest_of` makes of it.
+    """
+    config = loaded.config
+    index = index_of(config.consumers, loaded.captured) if index is None else index
+    same = [NEW] * len(config.routes) if base is None else base.same(config.routes)
+    before: Mapping[str, Upstream] = {} if base is None else base.config.upstreams
+    changed = {name for name, each in config.upstreams.items() if not _is_same(each, before.get(name))}
+    kept = None if base is None else base.feeds
+    feeds, lazy_feeds, feed_users = _feeds(config, FeedsKept() if kept is None else kept)
+    return Accepted(
+        generation=generation,
+        base=0 if base is None else generation - 1,
+        date=date,
+        source=source,
+        hash=_hash(loaded),
+        sources=list(loaded.sources),
+        captured=dict(loaded.captured),
+        pickled_settings=_pickled(rest_of(config) if rest is None else rest),
+        pickled_access_logs=_pickled(config.access_logs),
+        pickled_upstreams={
+            name: _pickled(each) if name in changed or base is None else base.accepted.pickled_upstreams[name]
+            for name, each in config.upstreams.items()
+        },
+        pickled_routes=[
+            _pickled(route) if base is None or at == NEW else base.accepted.pickled_routes[at]
+            for route, at in zip(config.routes, same, strict=True)
+        ],
+        route_names=[route.name for route in config.routes],
+        same=same,
+        changed_upstreams=[*changed],
+        places=places,
+        workers=workers,
+        feeds=feeds,
+        lazy_feeds=lazy_feeds,
+        feed_users=feed_users,
+        known_notes=[*known_notes],
+        image=index.image if index is not NOBODY else b"",
+    )
+
+
+def seal(accepted: Accepted) -> int:
+    """Put the document into a memory file that nobody can change any more, and return its descriptor."""
+    descriptor = memory_file("fastgw-accepted", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            for part in _parts(accepted):
+                encoded = msgspec.msgpack.encode(part)
+                file.write(len(encoded).to_bytes(_LENGTH, "little") + encoded)
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def unseal(descriptor: int) -> Accepted:
+    """Read the document. Raises `ValueError` when it could still be changed."""
+    return at_once(unsealing(descriptor))
+
+
+def unsealing(descriptor: int, *, sources: bool = True, tables: bool = True) -> Steps[Accepted]:
+    """`unseal`, in steps. Without `sources` these files, which may be large, are left out; without `tables` what only
+    tables and feeds are made from."""
+    if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
+        raise ValueError("the accepted configuration is not sealed")
+    with (
+        mmap.mmap(descriptor, 0, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE) as mapped,
+        memoryview(mapped) as content,
+        closing(_parts_in(content)) as parts,
+    ):
+        begins = next(parts)
+        accepted = msgspec.msgpack.decode(begins, type=Accepted)
+        image_at = 2 * _LENGTH + len(begins)
+        if image_length := len(next(parts)):
+            accepted.__dict__["index"] = _mapped(descriptor, image_at, image_length)
+        files = next(parts)
+        if sources:
+            written = tuple[list[Source], dict[str, bytes], list[str]]
+            accepted.sources, found, accepted.known_notes = msgspec.msgpack.decode(files, type=written)
+            accepted.captured |= found
+        long = _long(accepted)
+        for part in parts:
+            yield
+            _take(part, long, tables)
+        return accepted
+
+
+def _take(part: memoryview, long: Sequence[tuple[dict[str, Any] | list[Any], Left]], tables: bool) -> None:
+    """Put a piece of a long part where it belongs, or what is kept of it."""
+    place, raw = msgspec.msgpack.decode(part, type=tuple[int, msgspec.Raw])
+    held, left = long[place]
+    if not tables and left is Left.NOTHING:
+        return
+    entries = msgspec.msgpack.decode(raw)
+    if isinstance(held, dict):
+        held.update(entries if tables or left is Left.WHOLE else dict.fromkeys(entries, b""))
+    else:
+        held += entries
+
+
+def _mapped(descriptor: int, begins: int, length: int) -> Index:
+    """An index that is read where it lies in the file, as long as somebody asks it."""
+    inside = begins % mmap.ALLOCATIONGRANULARITY
+    mapped = mmap.mmap(descriptor, length + inside, prot=mmap.PROT_READ, flags=mmap.MAP_PRIVATE, offset=begins - inside)
+    return Index(mapped, inside)
+
+
+def _long(accepted: Accepted) -> tuple[tuple[dict[str, Any] | list[Any], Left], ...]:
+    """What may have very many entries: it is written, and read, in pieces."""
+    places = accepted.places
+    return (
+        (accepted.pickled_upstreams, Left.NOTHING),
+        (accepted.pickled_routes, Left.NOTHING),
+        (accepted.route_names, Left.NOTHING),
+        (accepted.same, Left.NOTHING),
+        (accepted.changed_upstreams, Left.NOTHING),
+        (places.upstreams, Left.WHOLE),
+        (places.targets, Left.WHOLE),
+        (accepted.feeds, Left.NAMES),
+        (accepted.lazy_feeds, Left.NAMES),
+        (accepted.feed_users, Left.NOTHING),
+    )
+
+
+def _parts(accepted: Accepted) -> Iterator[object]:
+    """What the file holds: the document without what is long, its consumers, its files, and pieces of the rest."""
+    found = found_by_patterns(accepted.captured)
+    places = msgspec.structs.replace(accepted.places, upstreams={}, targets={})
+    yield msgspec.structs.replace(
+        accepted,
+        sources=[],
+        pickled_upstreams={},
+        pickled_routes=[],
+        route_names=[],
+        same=[],
+        changed_upstreams=[],
+        feeds={},
+        lazy_feeds={},
+        feed_users={},
+        places=places,
+        captured={file: content for file, content in accepted.captured.items() if file not in found},
+        known_notes=[],
+        image=b"",
+    )
+    yield msgspec.Raw(accepted.image)
+    captured = {file: content for file, content in accepted.captured.items() if file in found}
+    yield accepted.sources, captured, accepted.known_notes
+    for place, (held, _) in enumerate(_long(accepted)):
+        entries = iter(held.items() if isinstance(held, dict) else held)
+        while piece := list(islice(entries, _PIECE)):
+            yield place, dict(piece) if isinstance(held, dict) else piece
+
+
+def _parts_in(content: memoryview) -> Generator[memoryview, None, None]:
+    at = 0
+    while at < len(content):
+        begins = at + _LENGTH
+        at = begins + int.from_bytes(content[at:begins], "little")
+        with content[begins:at] as part:
+            yield part
+
+
+class FeedsKept:
+    """What is to be fetched for filters, as it was when they were looked at last: a filter that is the very same object
+    wants the same."""
+
+    def __init__(self) -> None:
+        self.wanted: Kept[int, tuple[FilterUse, tuple[FeedSource, ...]]] = Kept()
+        self.pickled: Kept[int, tuple[FeedSource, bytes]] = Kept()
+
+    def of(self, use: FilterUse) -> tuple[FeedSource, ...]:
+        if type(use.settings).feeds is Filter.feeds:
+            return ()
+        known = self.wanted.find(id(use))  # it lives as long as what is known of it
+        return self.wanted.keep(id(use), (use, (*use.settings.feeds(),)) if known is None else known)[1]
+
+    def packed(self, source: FeedSource) -> bytes:
+        known = self.pickled.find(id(source))
+        return self.pickled.keep(id(source), (source, _pickled(source)) if known is None else known)[1]
+
+    def turn(self) -> None:
+        """All have been looked at."""
+        self.wanted.turn(True)
+        self.pickled.turn(True)
+
+
+def _feeds(config: Config, kept: FeedsKept) -> tuple[dict[str, bytes], dict[str, bytes], dict[str, Users]]:
+    """Those that are not lazy, those that are, and who uses them."""
+    found: dict[str, FeedSource] = {}
+    users: dict[str, dict[str, None]] = {}
+    for level, filters in levels(config):
+        for use in filters.values():
+            for source in () if use is None else kept.of(use):
+                found[source.key] = source
+                users.setdefault(source.key, {})[level.removeprefix("route ")] = None
+    eager, lazy = dict[str, bytes](), dict[str, bytes]()
+    for key, source in found.items():
+        (lazy if source.lazy else eager)[key] = kept.packed(source)
+    kept.turn()
+    return eager, lazy, {key: (next(iter(held)), len(held)) for key, held in users.items()}
+
+
+def _hash(loaded: Loaded) -> str:
+    if not loaded.sources:
+        return ""
+    digest = hashlib.sha256()
+    files = [loaded.captured[name] for name in sorted(loaded.captured) if not pattern_in(name)]
+    for content in [each.text for each in loaded.sources] + files:
+        digest.update(b"%d " % len(content) + content)
+    return digest.hexdigest()[:16]
+
+
+def _pickled(part: object) -> bytes:
+    return pickle.dumps(part, pickle.HIGHEST_PROTOCOL)

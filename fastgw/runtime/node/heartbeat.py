@@ -1,0 +1,46 @@
+"""Hearts: a worker's beats in shared memory, and notes how late it is, which is how late everything else is; control's
+only beats."""
+
+import asyncio
+import time
+from typing import Final
+
+from fastgw.eventloop.timer_wheel import TICK
+from fastgw.runtime.node.shm_layout import Words
+from fastgw.shm.memory import Column, Shared
+
+CONTROL_BEATS_S: Final = 0.25
+"""Seconds between two beats of control."""
+
+
+class Heart:
+    """Beats once a tick."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, words: Words, column: Column) -> None:
+        self._loop = loop
+        self._words = words
+        self._column = column
+        self._due_at = 0.0
+
+    def start(self) -> None:
+        self._due_at = time.monotonic()
+        self._beat()
+
+    def _beat(self) -> None:
+        now = time.monotonic()
+        self._words.beaten(self._column, time.monotonic_ns(), now - self._due_at)
+        self._due_at = now + TICK
+        self._loop.call_later(TICK, self._beat)
+
+
+class ControlHeart:
+    """Control's: it only says that its loop goes round."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, words: Words, shared: Shared) -> None:
+        self._loop = loop
+        self._words = words
+        self._shared = shared
+
+    def beat(self) -> None:
+        self._words.control_has_beaten(self._shared, time.monotonic_ns())
+        self._loop.call_later(CONTROL_BEATS_S, self.beat)

@@ -1,0 +1,462 @@
+"""What the node has counted, for Prometheus. Read from shared memory and /proc: no worker is asked or disturbed."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import inf
+from typing import Final, NamedTuple
+
+from fastgw import VERSION
+from fastgw.admin.node_interface import CertificateInfo, FeedInfo, VerifierInfo
+from fastgw.admin.prometheus_text import PROMETHEUS, Format, Sample, exposed, histogram, labels, wanted
+from fastgw.downstream.tls.connection import Outcome
+from fastgw.observe import Series, Totals
+from fastgw.observe.metrics import families
+from fastgw.observe.metrics.families import BOUNDS_S, COPIES, OTHER, SHADOW_DECISIONS, Family, FilterEvent
+from fastgw.observe.metrics.series_layout import (
+    ROUTE_REQUEST_BYTES,
+    ROUTE_RESPONSE_BYTES,
+    SUM,
+    TARGET_FAULT_WORDS,
+    TARGET_SERVER_ERRORS,
+    UPSTREAM_CONNECTS,
+    UPSTREAM_EJECTIONS,
+    UPSTREAM_HEDGES,
+    UPSTREAM_OPENINGS,
+    UPSTREAM_RETRIES,
+    UPSTREAM_RETRIES_DENIED,
+    UPSTREAM_WAITS,
+)
+from fastgw.runtime.node.shm_layout import Words
+from fastgw.runtime.process.process_stats import Process, process
+from fastgw.shm.health_words import Verdict
+from fastgw.shm.memory import Column, Shared
+from fastgw.sync.credential_cache import HITS, MISSES
+from fastgw.upstream.health.circuit_breaker import Phase
+
+STATUS_5XX: Final = "status_5xx"
+"""In place of a fault: an answer of 500 and above."""
+CONTENT_TYPE: Final = PROMETHEUS.content_type
+
+CONNECTIONS: Final = Family("fastgw_connections", "gauge", (), "Client connections.")
+ACCEPTED: Final = Family("fastgw_connections_accepted_total", "counter", (), "Client connections that were let in.")
+KEPT_BODIES: Final = Family(
+    "fastgw_kept_body_bytes", "gauge", (), "Of request bodies kept to be sent again, what is beyond 64 KiB of each."
+)
+POOL_IN_USE: Final = Family("fastgw_pool_in_use_connections", "gauge", ("upstream",), "Connections that are lent.")
+POOL_IDLE: Final = Family("fastgw_pool_idle_connections", "gauge", ("upstream",), "Connections that wait for requests.")
+POOL_WAITING: Final = Family(
+    "fastgw_pool_waiting_requests", "gauge", ("upstream",), "Requests that wait for a connection."
+)
+TOKEN_HITS: Final = Family(
+    "fastgw_token_cache_hits_total", "counter", (), "Credentials that a worker remembered, so nobody had to judge them."
+)
+TOKEN_MISSES: Final = Family("fastgw_token_cache_misses_total", "counter", (), "Credentials that had to be judged.")
+LIMITS_SHARED: Final = Family(
+    "fastgw_limits_shared_decisions_total", "counter", (), "Decisions of limits for keys that share what may be spent."
+)
+LIMITS_FULL: Final = Family(
+    "fastgw_limits_full_refusals_total", "counter", (), "Refusals because there was no room for a key in the limits."
+)
+WORKERS: Final = Family("fastgw_workers", "gauge", (), "Workers that accept.")
+DEATHS: Final = Family("fastgw_child_deaths_total", "counter", (), "Processes that died and were replaced.")
+BUILD: Final = Family("fastgw_build_info", "gauge", ("version",), "1, with the version that runs.")
+START_TIME: Final = Family("fastgw_start_time_seconds", "gauge", (), "When the gateway started, epoch seconds.")
+RELOADS: Final = Family("fastgw_reloads_total", "counter", ("result",), "Reloads: ok, or failed and without effect.")
+LAST_RELOAD: Final = Family(
+    "fastgw_config_last_reload_success",
+    "gauge",
+    (),
+    "Whether the configuration that was read last is served, with what the files that it names say.",
+)
+STALE: Final = Family(
+    "fastgw_config_stale",
+    "gauge",
+    (),
+    "Whether files say something else than what is served: the configuration's own, or those that it names.",
+)
+LAST_RELOAD_TIME: Final = Family(
+    "fastgw_config_last_reload_timestamp_seconds",
+    "gauge",
+    (),
+    "Since when this configuration is served, epoch seconds.",
+)
+GENERATION: Final = Family(
+    "fastgw_config_generation", "gauge", ("worker",), "Generation of the configuration that the worker serves."
+)
+WORKER_CONNECTIONS: Final = Family("fastgw_worker_connections", "gauge", ("worker",), "Its client connections.")
+WORKER_LAG: Final = Family(
+    "fastgw_worker_loop_lag_seconds", "gauge", ("worker",), "The latest that its loop was in the last 5 to 10 seconds."
+)
+WORKER_START: Final = Family(
+    "fastgw_worker_start_time_seconds", "gauge", ("worker",), "When the process started, epoch seconds."
+)
+WORKER_CPU: Final = Family(
+    "fastgw_worker_cpu_seconds_total", "counter", ("worker",), "Processor time, in the kernel too."
+)
+WORKER_MEMORY: Final = Family(
+    "fastgw_worker_resident_memory_bytes", "gauge", ("worker",), "Resident memory, with what it shares."
+)
+WORKER_FDS: Final = Family("fastgw_worker_open_fds", "gauge", ("worker",), "Open descriptors.")
+
+HANDSHAKES: Final = Family(
+    "fastgw_tls_handshakes_total", "counter", (), "TLS handshakes of clients that were done, resumptions too."
+)
+RESUMPTIONS: Final = Family(
+    "fastgw_tls_resumptions_total", "counter", (), "TLS handshakes that resumed a session, and cost little."
+)
+HANDSHAKE_FAILURES: Final = Family(
+    "fastgw_tls_handshake_failures_total", "counter", ("fault",), "TLS handshakes of clients that came to nothing."
+)
+CERTIFICATE_EXPIRY: Final = Family(
+    "fastgw_certificate_expiry_timestamp_seconds",
+    "gauge",
+    ("certificate", "listener"),
+    "When a certificate that clients are shown expires, epoch seconds.",
+)
+CLIENT_AUTH_EXPIRY: Final = Family(
+    "fastgw_client_auth_expiry_timestamp_seconds",
+    "gauge",
+    ("file", "kind", "listener"),
+    "When what verifies certificates of clients, an authority (ca) or a list of what is revoked (crl), is out of date, "
+    "epoch seconds.",
+)
+FEED_UP: Final = Family(
+    "fastgw_feed_up",
+    "gauge",
+    ("feed", "used_by"),
+    "Whether the last attempt to fetch what filters need, such as keys and tokens, went well.",
+)
+FEED_SUCCESS: Final = Family(
+    "fastgw_feed_last_success_timestamp_seconds",
+    "gauge",
+    ("feed", "used_by"),
+    "When it was last fetched, epoch seconds.",
+)
+
+TARGETS: Final = Family(
+    "fastgw_upstream_targets",
+    "gauge",
+    ("health", "upstream"),
+    "Targets of upstreams with health checks: healthy, unhealthy, ejected; unknown when nobody has looked lately.",
+)
+BREAKER: Final = Family(
+    "fastgw_upstream_breaker_state", "gauge", ("upstream",), "Its circuit breaker: 0 closed, 1 half-open, 2 open."
+)
+BREAKER_STATES: Final = {Phase.CLOSED: 0, Phase.HALF_OPEN: 1, Phase.OPEN: 2}
+
+CONCURRENCY_LIMIT: Final = Family(
+    "fastgw_concurrency_limit",
+    "gauge",
+    ("filter",),
+    "How many requests may be under way at a time where they are counted together: as configured, or found out. "
+    "Of several filters of one name it is the sum.",
+)
+CONCURRENCY_IN_FLIGHT: Final = Family(
+    "fastgw_concurrency_in_flight_requests", "gauge", ("filter",), "How many of these are under way."
+)
+STATE_UP: Final = Family(
+    "fastgw_state_up",
+    "gauge",
+    (),
+    "Whether the Redis of `state` answers all workers that count in it: 1 or 0. Left out where none does.",
+)
+
+OF_HEALTH: Final = (TARGETS, BREAKER)
+OF_CONCURRENCY: Final = (CONCURRENCY_LIMIT, CONCURRENCY_IN_FLIGHT)
+POOLS: Final = (POOL_IN_USE, POOL_IDLE, POOL_WAITING)
+OF_THE_NODE: Final = (
+    CONNECTIONS,
+    ACCEPTED,
+    KEPT_BODIES,
+    TOKEN_HITS,
+    TOKEN_MISSES,
+    LIMITS_SHARED,
+    LIMITS_FULL,
+    WORKERS,
+    DEATHS,
+    BUILD,
+    START_TIME,
+    RELOADS,
+    LAST_RELOAD,
+    LAST_RELOAD_TIME,
+    STALE,
+)
+OF_WORKERS: Final[Mapping[Family, Callable[[Words, Column], int | float]]] = {
+    GENERATION: lambda words, column: column.words[words.generation],
+    WORKER_CONNECTIONS: lambda words, column: column.words[words.connections],
+    WORKER_LAG: lambda words, column: words.lag_s(column),
+    WORKER_START: lambda words, column: time.time() - time.monotonic() + column.words[words.began] / 1e9,
+}
+OF_PROCESSES: Final[Mapping[Family, Callable[[Process], int | float]]] = {
+    WORKER_CPU: lambda process: process.cpu_s,
+    WORKER_MEMORY: lambda process: process.resident_bytes,
+    WORKER_FDS: lambda process: process.open_fds,
+}
+OF_TLS: Final = (HANDSHAKES, RESUMPTIONS, HANDSHAKE_FAILURES, CERTIFICATE_EXPIRY, CLIENT_AUTH_EXPIRY)
+FEEDS: Final = (FEED_UP, FEED_SUCCESS)
+FAMILIES: Final = (
+    *families.FAMILIES,
+    *POOLS,
+    *OF_HEALTH,
+    *OF_CONCURRENCY,
+    STATE_UP,
+    *OF_THE_NODE,
+    *OF_TLS,
+    *FEEDS,
+    *OF_WORKERS,
+    *OF_PROCESSES,
+)
+"""All that a scrape tells of, in this order."""
+
+OfTls = tuple[Sequence[CertificateInfo], Sequence[VerifierInfo]]
+"""What clients are shown, and what their certificates are verified by."""
+
+_BOUNDS: Final = {bound: "+Inf" if bound == inf else f"{bound}" for bound in (*BOUNDS_S, inf)}
+
+
+class OfUpstream(NamedTuple):
+    """How an upstream fares whose health is looked after."""
+
+    targets: Mapping[Verdict, int] | None
+    """How many are thought of in this way; None: nobody looks after them."""
+    breaker: Phase | None
+    """None: it has none."""
+
+
+class Exposition:
+    """The metrics of one node. A worker is called by the number of its column, from 1: no two ever share one."""
+
+    def __init__(
+        self,
+        series: Series,
+        shared: Shared,
+        words: Words,
+        begun_date: float,
+        of_tls: Callable[[], OfTls] = lambda: ((), ()),
+        feeds: Callable[[], Sequence[FeedInfo]] = tuple,
+        health: Callable[[], Mapping[str, OfUpstream]] = dict,
+        concurrency: Callable[[], Mapping[str, tuple[int, int]]] = dict,
+        is_stale: Callable[[], bool] = bool,
+        keeps_files: Callable[[], bool] = bool,
+    ) -> None:
+        """`is_stale`: the configuration's own files say something else than what is served; `keeps_files`: those that
+        it names do."""
+        self._is_stale, self._keeps_files = is_stale, keeps_files
+        self._generations = {0: series}
+        self._shared = shared
+        self._words = words
+        self._begun_date = begun_date
+        self._of_tls = of_tls
+        self._feeds = feeds
+        self._health = health
+        self._concurrency = concurrency
+
+    def prepare(self, generation: int, series: Series) -> None:
+        """Know the names of a generation before it is committed: they are shown from then on."""
+        self._generations = {0: self.series, generation: series}
+
+    @property
+    def series(self) -> Series:
+        """Of the committed generation, as the supervisor says in shared memory: before any worker counts by it."""
+        committed = self._shared.supervisor.words[self._words.generation]
+        return self._generations.get(committed, self._generations[0])
+
+    def text(self, accept: bytes = b"") -> tuple[bytes, bytes]:
+        """Content type and text, in the format that this Accept field asks for."""
+        form: Format = wanted(accept)
+        return form.content_type, exposed(self._families(), form)
+
+    def _families(self) -> Iterator[tuple[Family, Sequence[Sample] | Iterator[Sample]]]:
+        series, found = self._totals()
+        yield from counted(series, found)
+        yield from self._pools(series)
+        yield from zip(OF_HEALTH, self._healths(series), strict=True)
+        yield from zip(OF_CONCURRENCY, self._limited(), strict=True)
+        is_up = self._words.is_state_up(self._shared)
+        yield STATE_UP, [] if is_up is None else [("", "", int(is_up))]
+        yield from zip(OF_THE_NODE, self._node(), strict=True)
+        yield from zip(OF_TLS, self._tls(), strict=True)
+        yield from zip(FEEDS, self._fed(), strict=True)
+        yield from self._workers()
+
+    def _totals(self) -> tuple[Series, Totals]:
+        """Names, and what was counted while they were those that were committed."""
+        while True:  # twice at most: of what comes next, one generation is known
+            series = self.series
+            found = self._words.totals(self._shared, series)
+            if self.series is series:
+                return series, found
+
+    def _pools(self, series: Series) -> Iterator[tuple[Family, Sequence[Sample]]]:
+        busy = self._words.targets.busy(self._shared, series.places)
+        for family, number in zip(POOLS, range(len(POOLS)), strict=True):
+            found = {name: 0 for name in series.upstreams if name != OTHER}
+            for upstream, numbers in busy.items():
+                name = upstream if upstream in found else OTHER
+                found[name] = found.get(name, 0) + numbers[number]
+            yield family, [("", labels(family, name), value) for name, value in found.items()]
+
+    def _healths(self, series: Series) -> Iterator[Sequence[Sample]]:
+        """The targets of upstreams that are folded are added up; breakers are told of where they have a name."""
+        fares = self._health()
+        targets: Counter[tuple[str, str]] = Counter()
+        for upstream, each in fares.items():
+            for verdict, count in (each.targets or {}).items():
+                targets[verdict.name.lower(), upstream if upstream in series.upstreams else OTHER] += count
+        yield [("", labels(TARGETS, *key), count) for key, count in targets.items()]
+        breakers = {name: each.breaker for name, each in fares.items() if name in series.upstreams}
+        yield [("", labels(BREAKER, name), BREAKER_STATES[phase]) for name, phase in breakers.items() if phase]
+
+    def _limited(self) -> Iterator[Sequence[Sample]]:
+        found = self._concurrency()
+        for place, family in enumerate(OF_CONCURRENCY):
+            yield [("", labels(family, name), numbers[place]) for name, numbers in found.items()]
+
+    def _node(self) -> Iterator[Sequence[Sample]]:
+        words, own, total = self._words, self._shared.supervisor.words, self._shared.total
+        yield [("", "", total(words.connections))]
+        yield [("", "", total(words.accepted))]
+        yield [("", "", total(words.kept_bytes))]
+        yield [("", "", total(words.tokens + HITS))]
+        yield [("", "", total(words.tokens + MISSES))]
+        yield [("", "", self._shared.cells.overflowed)]
+        yield [("", "", self._shared.cells.refused)]
+        yield [("", "", words.accepting(self._shared))]
+        yield [("", "", own[words.deaths])]
+        yield [("", labels(BUILD, VERSION), 1)]
+        yield [("", "", self._begun_date)]
+        results = {"ok": own[words.reloads_ok], "failed": own[words.reloads_failed]}
+        yield [("", labels(RELOADS, result), count) for result, count in results.items()]
+        keeps_files = self._keeps_files()
+        yield [("", "", int(not own[words.last_reload_failed] and not keeps_files))]
+        yield [("", "", own[words.last_reload_date] or self._begun_date)]
+        yield [("", "", int(keeps_files or self._is_stale()))]
+
+    def _tls(self) -> Iterator[Sequence[Sample]]:
+        ended = self._words.handshakes(self._shared)
+        yield [("", "", ended[Outcome.FULL] + ended[Outcome.RESUMED])]
+        yield [("", "", ended[Outcome.RESUMED])]
+        failures = [(outcome.name.lower(), count) for outcome, count in ended.items() if outcome > Outcome.RESUMED]
+        yield [("", labels(HANDSHAKE_FAILURES, name), count) for name, count in failures]
+        certificates, verifiers = self._of_tls()
+        shown = {(each.certificate, each.listener): each.expires_date for each in certificates}
+        yield [("", labels(CERTIFICATE_EXPIRY, *each), expires_date) for each, expires_date in shown.items()]
+        ends = {(each.file, each.kind, each.listener): each.expires_date for each in verifiers}
+        yield [("", labels(CLIENT_AUTH_EXPIRY, *each), date) for each, date in ends.items() if date is not None]
+
+    def _fed(self) -> Iterator[Sequence[Sample]]:
+        known = [each for each in self._feeds() if each.problem or each.last_success_date is not None]
+        yield [("", labels(FEED_UP, each.feed, each.used_by), 0 if each.problem else 1) for each in known]
+        dates = [(each, each.last_success_date) for each in known]
+        yield [("", labels(FEED_SUCCESS, each.feed, each.used_by), date) for each, date in dates if date is not None]
+
+    def _workers(self) -> Iterator[tuple[Family, Sequence[Sample]]]:
+        alive = [(f"{number}", column) for number, column in enumerate(self._shared.columns, 1)]
+        alive = [(worker, column) for worker, column in alive if column.words[self._words.pid]]
+        for family, of_worker in OF_WORKERS.items():
+            yield family, [("", labels(family, worker), of_worker(self._words, column)) for worker, column in alive]
+        looked_at = [(worker, process(column.words[self._words.pid])) for worker, column in alive]
+        for family, of_process in OF_PROCESSES.items():
+            yield family, [("", labels(family, worker), of_process(seen)) for worker, seen in looked_at if seen]
+
+
+def counted(series: Series, totals: Totals) -> Iterator[tuple[Family, Sequence[Sample] | Iterator[Sample]]]:
+    """What the observers count."""
+    requests = families.REQUESTS
+    yield (
+        requests,
+        [
+            ("", labels(requests, listener, method, route, f"{status}" if status else OTHER), count)
+            for (listener, route, method, status), count in totals.requests.items()
+        ],
+    )
+    for family, rows, word in (
+        (families.REQUEST_SECONDS, totals.routes, SUM),
+        (families.UPSTREAM_SECONDS, totals.upstreams, SUM),
+        (families.REQUEST_BYTES, totals.routes, ROUTE_REQUEST_BYTES),
+        (families.RESPONSE_BYTES, totals.routes, ROUTE_RESPONSE_BYTES),
+        (families.RETRIES, totals.upstreams, UPSTREAM_RETRIES),
+        (families.RETRIES_DENIED, totals.upstreams, UPSTREAM_RETRIES_DENIED),
+        (families.HEDGES, totals.upstreams, UPSTREAM_HEDGES),
+        (families.UPSTREAM_CONNECTS, totals.upstreams, UPSTREAM_CONNECTS),
+        (families.POOL_WAITS, totals.upstreams, UPSTREAM_WAITS),
+        (families.EJECTIONS, totals.upstreams, UPSTREAM_EJECTIONS),
+        (families.BREAKER_OPENINGS, totals.upstreams, UPSTREAM_OPENINGS),
+    ):
+        if family.kind == "histogram":
+            yield (
+                family,
+                (
+                    sample
+                    for name, row in rows.items()
+                    for sample in histogram(labels(family, name), _BOUNDS, row, row[word] / 1e6)
+                ),
+            )
+        else:
+            yield family, [("", labels(family, name), row[word]) for name, row in rows.items()]
+    for family, event in (
+        (families.FILTER_ERRORS, FilterEvent.RAISED),
+        (families.FILTER_TIMEOUTS, FilterEvent.LATE),
+        (families.FILTER_AWAY, FilterEvent.AWAY),
+        (families.FILTER_REFUSALS, FilterEvent.REFUSED),
+    ):
+        names = dict.fromkeys((*series.places.filters, *totals.filters))
+        unused = (0,) * len(FilterEvent)
+        yield family, [("", labels(family, name), totals.filters.get(name, unused)[event]) for name in names]
+    family = families.FILTER_COPIES
+    yield (
+        family,
+        [
+            ("", labels(family, name, result), row[event])
+            for name, row in totals.filters.items()
+            for result, event in COPIES.items()
+            if row[event]
+        ],
+    )
+    family = families.FILTER_SHADOW_DECISIONS
+    yield (
+        family,
+        [
+            ("", labels(family, event.decision, name), row[event])
+            for name, row in totals.filters.items()
+            for event in SHADOW_DECISIONS
+            if row[event]
+        ],
+    )
+    family = families.CONSUMER_REQUESTS
+    yield family, [("", labels(family, name), count) for name, (count,) in totals.consumers.items()]
+    yield families.FAULTS, [("", labels(families.FAULTS, *names), count) for names, count in totals.faults.items()]
+    yield families.TARGET_SECONDS, _target_seconds(totals)
+    yield (
+        families.TARGET_ERRORS,
+        [
+            ("", labels(families.TARGET_ERRORS, fault, *_named(name)), count)
+            for name, row in totals.targets.items()
+            for fault, count in target_errors(row).items()
+        ],
+    )
+    yield families.LOG_RECORDS_DROPPED, [("", "", totals.log_records_dropped)]
+    yield families.ROUTES_FOLDED, [("", "", series.places.routes_folded)]
+    yield families.TARGETS_FOLDED, [("", "", series.places.targets_folded)]
+    yield families.UPSTREAMS_FOLDED, [("", "", series.places.upstreams_folded)]
+    yield families.CONSUMERS_FOLDED, [("", "", series.places.consumers_folded)]
+
+
+def target_errors(row: Sequence[int]) -> dict[str, int]:
+    """By fault, and `status_5xx`; those that have occurred."""
+    found = {fault.label: row[word] for fault, word in TARGET_FAULT_WORDS.items()}
+    found[STATUS_5XX] = row[TARGET_SERVER_ERRORS]
+    return {fault: count for fault, count in found.items() if count}
+
+
+def _target_seconds(totals: Totals) -> Iterator[Sample]:
+    for name, row in totals.targets.items():
+        labelled = labels(families.TARGET_SECONDS, *_named(name))
+        yield from histogram(labelled, _BOUNDS, row[:SUM], row[SUM] / 1e6)
+
+
+def _named(target: str) -> tuple[str, str]:
+    """Target and upstream, in a `places.target_name`."""
+    upstream, _, label = target.rpartition(" ")
+    return label, upstream or OTHER

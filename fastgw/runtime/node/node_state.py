@@ -1,0 +1,176 @@
+"""What the supervisor keeps and every child is born with: sockets, shared memory, the configuration in force."""
+
+import os
+import secrets
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from fastgw.admin.gateway_registry import Registration
+from fastgw.config import Problem
+from fastgw.config.base.value_types import Address
+from fastgw.config.settings.gateway import Config, Listener
+from fastgw.gateway.tables import Gateway
+from fastgw.net.session_tickets import Seeds
+from fastgw.routing.table import at_once
+from fastgw.runtime.ipc.channel import Origin, Subject
+from fastgw.runtime.node.config_snapshot import Accepted, Document, seal, unseal
+from fastgw.runtime.node.shm_layout import Words
+from fastgw.runtime.sockets.listening_sockets import Endpoint, close_endpoints, open_endpoint, open_endpoints
+from fastgw.runtime.sockets.systemd_activation import Inherited
+from fastgw.shm.memory import Shared
+from fastgw.shm.quota_store import Claim
+from fastgw.sync.revocations import TOLD_MOST, Revoked, Told
+
+
+@dataclass
+class Sealed:
+    """An accepted configuration, and the memory file that holds it for processes to come."""
+
+    accepted: Accepted
+    """Without what tables and feeds are made from: whoever needs that reads the file (`whole`)."""
+    descriptor: int
+
+    @classmethod
+    def of(cls, accepted: Accepted) -> "Sealed":
+        """Sealed now; the document is emptied."""
+        descriptor = seal(accepted)
+        at_once(accepted.emptying())
+        return cls(accepted, descriptor)
+
+    def whole(self) -> Accepted:
+        """The document with all that is in the file."""
+        return unseal(self.descriptor)
+
+    @property
+    def generation(self) -> int:
+        return self.accepted.generation
+
+    @property
+    def settings(self) -> Config:
+        return self.accepted.settings
+
+
+@dataclass
+class Record:
+    """One attempt to change the configuration, for those who ask what happened lately."""
+
+    generation: int
+    date: float
+    """Epoch seconds."""
+    ok: bool
+    source: Origin
+    summary: str
+    problems: tuple[Problem, ...] = ()
+    """The first that were found, as far as the control process lives that found them."""
+    subject: Subject = "file"
+
+
+@dataclass
+class Commons:
+    """Changed by the supervisor only; a child has what there was at its birth and is told of the rest."""
+
+    shared: Shared
+    words: Words
+    sealed: Sealed
+    """The configuration in force."""
+    gateway: Gateway
+    """The tables that were compiled before the first fork."""
+    compiled: int
+    """The generation of these tables: a child of a later one builds its own."""
+    workers: int
+    """Slots that have, or wait for, a worker of their own."""
+    slots: int
+    """Slots that have sockets: those of retired workers keep theirs, and neighbours accept there."""
+    endpoints: dict[int, Endpoint] = field(default_factory=dict)
+    """Of listeners."""
+    endpoint_number: int = 0
+    """Of the next endpoint. None is given twice: a worker may still know the one that had it."""
+    listeners: dict[str, list[int]] = field(default_factory=dict)
+    """Which endpoints a listener has."""
+    own: dict[str, Endpoint] = field(default_factory=dict)
+    """Where control listens: `status`, `admin`."""
+    former: list[Document] = field(default_factory=list)
+    """The generations that the program before this one kept, to go back to."""
+    kept: list[Sealed] = field(default_factory=list)
+    """The generations before the one in force, the last one last, to go back to."""
+    records: list[Record] = field(default_factory=list)
+    passed: Inherited = field(default_factory=lambda: Inherited(()))
+    """What a service manager has opened and no listener has taken."""
+    feeds: dict[str, bytes] = field(default_factory=dict)
+    """What sources have said last that are fetched once per node, by their keys."""
+    revoked: Revoked = field(default_factory=Revoked)
+    """What counts no more. Each child goes on from what there was at its birth."""
+    revoked_told: deque[Told] = field(default_factory=lambda: deque(maxlen=TOLD_MOST))
+    """The latest of that, for people."""
+    follows_files: bool = False
+    """A change of the configuration's files is taken without being asked for."""
+    begun_date: float = 0.0
+    """Epoch seconds. An upgrade does not begin anew."""
+    tickets: Seeds = field(default_factory=lambda: Seeds.begin(time.time()))
+    """Of the keys of TLS session tickets. Each child goes on from what they were at its birth."""
+    run_key: bytes = field(default_factory=lambda: os.urandom(32))
+    """A secret of this run of the gateway. An upgrade does not make another."""
+    quota_claim: Claim | None = None
+    """To the file that quotas were kept in at the start, as long as they are."""
+    name: str = ""
+    """Of `run --name`; "" = that of the configuration file."""
+    admin_token: str = field(default_factory=lambda: secrets.token_urlsafe(32))
+    """What the admin API asks for where no token is configured. An upgrade does not make another."""
+    registration: Registration | None = None
+    """In the runtime directory. None: there is no such directory."""
+
+    @property
+    def documents(self) -> list[Document]:
+        """The generations before the one in force, the last one last."""
+        return [*self.former, *(Document.of(sealed.accepted) for sealed in self.kept)]
+
+    def open(self, address: Address, slots: int, *, private: bool = False) -> Iterable[Endpoint]:
+        """An address with sockets for so many slots, or those of the service manager. `private`: a unix socket is for
+        its owner alone. Raises `CannotListen`."""
+        taken = self.passed.take(address)
+        if not taken:
+            return open_endpoints(address, slots, private=private)
+        return [Endpoint(address, [each], shared=True, foreign=True) for each in taken]
+
+    def open_one(self, address: Address, *, private: bool = False) -> Endpoint:
+        """Where control listens: of a host name, at the first of its addresses. Raises `CannotListen`."""
+        if not (taken := self.passed.take(address)):
+            return open_endpoint(address, private=private)
+        first, *others = (Endpoint(address, [each], shared=True, foreign=True) for each in taken)
+        close_endpoints(others)
+        return first
+
+
+def place_listeners(
+    commons: Commons, listeners: Mapping[str, Listener]
+) -> tuple[dict[str, list[int]], dict[int, Endpoint]]:
+    """The endpoints of each listener, and those of them that had to be opened.
+
+    An address that is open already keeps its sockets, whatever the listener there is called. Raises `CannotListen`.
+    """
+    before = commons.sealed.settings.listeners
+    held = {_key(name, before[name]): numbers for name, numbers in commons.listeners.items()}  # none yet at the start
+    placed: dict[str, list[int]] = {}
+    opened: dict[int, Endpoint] = {}
+    with ExitStack() as undo:
+        for name, listener in listeners.items():
+            numbers = held.get(_key(name, listener))
+            if numbers is None:
+                numbers = []
+                for endpoint in commons.open(listener.address, commons.slots):
+                    undo.callback(endpoint.close)
+                    opened[commons.endpoint_number] = endpoint
+                    numbers.append(commons.endpoint_number)
+                    commons.endpoint_number += 1
+            placed[name] = numbers
+        undo.pop_all()
+    return placed, opened
+
+
+def _key(name: str, listener: Listener) -> tuple[str, Address]:
+    """What makes two listeners one: the address, but for ports that the system chooses."""
+    address = listener.address
+    return ("" if address.port or address.path else name, address)

@@ -1,0 +1,235 @@
+"""How the counts of quotas get into their file and back: read before there is any worker, written by control about once
+a second, and once more when all who count are gone.
+
+A file that fails stops nobody: counts go on in memory, it is tried again, and log, status and metrics say so. One
+that is another gateway's stops the start. The supervisor holds the claim to the file of the start, through upgrades;
+what it does not hold control does, and tries to again whenever it writes.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
+from hashlib import blake2b
+from pathlib import Path
+from typing import Final
+
+from fastgw.admin.node_interface import QuotaFileInfo
+from fastgw.config.settings.gateway import Config
+from fastgw.operator_events import Event
+from fastgw.operator_log import notice
+from fastgw.shm.quota_store import CannotKeep, Claim, InUse, QuotaFile
+from fastgw.shm.quota_table import Full, Quotas, Row
+
+EVERY_S: Final = 1.0
+LOOK_EVERY: Final = 60
+"""Writings after which all blocks are looked at: a process that was killed may not have said what it did."""
+ROWS_AT_ONCE: Final = 20_000
+RETRY_MOST_S: Final = 15.0
+LEAVING_S: Final = 2.0
+"""How long a start waits for a gateway that is on its way out."""
+
+
+def file_of(settings: Config) -> str | None:
+    """Where counts are kept; None: nowhere."""
+    if settings.quotas.file is not None:
+        return settings.quotas.file
+    directory = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]  # of systemd, which may name several
+    return str(Path(directory) / "quotas.sqlite3") if directory else None
+
+
+def run_of(run_key: bytes) -> bytes:
+    """What tells this run of the gateway from others, which may be read."""
+    return blake2b(run_key, digest_size=16, person=b"quotas").hexdigest().encode()
+
+
+def claim_file(settings: Config, run_key: bytes, fd: int = -1) -> Claim | None:
+    """In the supervisor, at its start. `fd`: of the claim that the program before this one held.
+
+    None: counts are kept nowhere. Raises `InUse`. That the file cannot be written otherwise is told by control.
+    """
+    path = file_of(settings)
+    if path is None:
+        return None
+    claim, ends_at = Claim(path, run_of(run_key), fd), time.monotonic() + LEAVING_S
+    while True:
+        try:
+            claim.take()
+        except InUse:
+            if time.monotonic() >= ends_at:
+                raise
+            time.sleep(0.05)
+        except CannotKeep:
+            return claim
+        else:
+            return claim
+
+
+def restore(quotas: Quotas, file: QuotaFile, rows: Iterable[Row]) -> None:
+    """Have the counts that the file says. Raises `CannotKeep`."""
+    try:
+        for row in rows:
+            quotas.restore(row)
+    except Full as error:
+        raise CannotKeep(f"{file.path}: there are more keys in it than places in memory") from error
+    if file.strange:
+        notice(
+            Event.QUOTAS_NOT_KEPT,
+            f"quotas: {file.path} holds {file.strange} rows that no gateway has written: they count for nothing",
+        )
+
+
+def restore_all(quotas: Quotas, settings: Config) -> None:
+    """In the supervisor, before there is anybody who counts."""
+    path = file_of(settings)
+    if path is None:
+        return
+    file = QuotaFile(path)
+    try:
+        restore(quotas, file, file.read(time.time()))
+    except CannotKeep as error:
+        notice(Event.QUOTAS_NOT_KEPT, f"quotas: {error}; they begin with nothing, and are counted in memory")
+    finally:
+        file.close()
+
+
+def keep_all(quotas: Quotas, settings: Config, run_key: bytes, claim: Claim | None) -> None:
+    """In the supervisor, when nobody counts any more. `claim`: None: to be had, if it is needed."""
+    path = file_of(settings)
+    if path is None:
+        return
+    file, claim = QuotaFile(path), claim or Claim(path, run_of(run_key))
+    try:
+        claim.take()
+        for part in parts_of(quotas, quotas.in_use()):
+            file.write([row for _, _, row in part], time.time())
+            said(quotas, part)
+    except CannotKeep as error:
+        notice(Event.QUOTAS_NOT_KEPT, f"quotas: {error}; what was counted since it was written last is lost")
+    finally:
+        file.close()
+        claim.close()
+
+
+Part = list[tuple[int, int, Row]]
+
+
+def parts_of(quotas: Quotas, blocks: Iterable[int]) -> Iterator[Part]:
+    """What these blocks say and the file does not, in parts of some thousands."""
+    part: Part = []
+    for block in blocks:
+        part += quotas.unkept(block)
+        if len(part) >= ROWS_AT_ONCE:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+def said(quotas: Quotas, part: Part) -> None:
+    """The file says it now."""
+    for slot, state, _ in part:
+        quotas.kept(slot, state)
+
+
+class QuotaKeeper:
+    """In control: has the file of the configuration in force say what is counted. `run_key`: of the gateway."""
+
+    def __init__(self, quotas: Quotas, run_key: bytes) -> None:
+        self._quotas = quotas
+        self._run = run_of(run_key)
+        self._file: QuotaFile | None = None
+        self._claim: Claim | None = None
+        self._is_tried = False  # to write, with nothing to be written: else a file is found unfit when it is needed
+        self._pending: set[int] = set(quotas.in_use())
+        self._problem = ""
+        self._written_date: float | None = None
+        self._failures = 0
+        self._changed = asyncio.Event()
+        self._wanted: str | None = None
+        self._is_read = True  # by the supervisor
+        self._work: asyncio.Future[None] | None = None
+
+    @property
+    def told(self) -> QuotaFileInfo | None:
+        """None: counts are kept nowhere."""
+        return None if self._file is None else QuotaFileInfo(self._file.path, self._written_date, self._problem)
+
+    def follow(self, settings: Config, *, begins: bool = False) -> None:
+        """This configuration is in force. `begins`: it was when we were born, and what its file says is restored."""
+        path = file_of(settings)
+        if path == self._wanted:
+            return
+        self._wanted = path
+        self._give_up_claim()
+        self._file = None if path is None else QuotaFile(path)
+        self._claim = None if path is None else Claim(path, self._run)
+        self._is_tried = False
+        self._is_read = begins
+        self._problem, self._failures, self._written_date = "", 0, None
+        self._pending.update(self._quotas.in_use())
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        rounds = 0
+        while True:
+            self._changed.clear()
+            rounds += 1
+            if rounds % LOOK_EVERY == 0:
+                self._pending.update(self._quotas.in_use())
+            await self.keep()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(min(EVERY_S * 2**self._failures, RETRY_MOST_S)):
+                    await self._changed.wait()
+
+    async def keep(self) -> None:
+        """Write what has changed. What an earlier call has begun is finished first: one thread at a time."""
+        file, claim = self._file, self._claim
+        self._pending.update(self._quotas.marked())
+        if self._work is not None:
+            await asyncio.wait((self._work,))
+        if file is None or claim is None or (self._is_tried and self._is_read and not self._pending):
+            return
+        blocks = sorted(self._pending)
+        try:
+            await self._aside(claim.take)
+            if not self._is_read:
+                await self._restore(file)
+            if not self._is_tried:
+                await self._aside(file.try_to_write)
+                self._is_tried = True
+            for part in parts_of(self._quotas, blocks):
+                await self._aside(partial(file.write, [row for _, _, row in part], time.time()))
+                said(self._quotas, part)
+        except CannotKeep as error:
+            if not self._problem:
+                notice(Event.QUOTAS_NOT_KEPT, f"quotas: {error}; they are counted in memory, and it is tried again")
+            self._problem, self._failures = str(error), self._failures + 1
+            return
+        if self._problem:
+            notice(Event.QUOTAS_KEPT, f"quotas: {file.path} is written again")
+        self._problem, self._failures, self._written_date = "", 0, time.time()
+        self._pending.difference_update(blocks)
+
+    async def _restore(self, file: QuotaFile) -> None:
+        rows: list[Row] = []
+        await self._aside(lambda: rows.extend(file.read(time.time())))
+        restore(self._quotas, file, rows)
+        self._is_read = True
+
+    async def _aside(self, act: Callable[[], None]) -> None:
+        """In a thread. It goes on when whoever waits for it is cancelled."""
+        self._work = asyncio.ensure_future(asyncio.to_thread(act))
+        await asyncio.shield(self._work)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._give_up_claim()
+
+    def _give_up_claim(self) -> None:
+        if self._claim is not None:
+            self._claim.close()

@@ -1,0 +1,119 @@
+"""What the supervisor opens before there is any child: shared memory, sockets, the accepted configuration."""
+
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Final
+
+from fastgw import compiled
+from fastgw.config.base.value_types import Address
+from fastgw.config.settings.gateway import DEFAULT_ADMIN, DEFAULT_STATUS, Admin, Config, Status
+from fastgw.config.sources.virtual_files import awaits
+from fastgw.gateway.tables import Gateway
+from fastgw.observe.access_log.sink import why_not
+from fastgw.operator_events import Event
+from fastgw.operator_log import notice
+from fastgw.runtime.node.config_snapshot import Accepted
+from fastgw.runtime.node.node_state import Commons, Sealed, place_listeners
+from fastgw.runtime.node.shm_layout import Words
+from fastgw.runtime.process.machine_capacity import file_limit_warning, raise_file_limit
+from fastgw.runtime.sockets.listening_sockets import AddressInUse, CannotListen, Endpoint, close_endpoints
+from fastgw.runtime.sockets.systemd_activation import Inherited
+from fastgw.shm.memory import Shared
+
+OWN: Final[Mapping[str, object]] = {"status": DEFAULT_STATUS, "admin": DEFAULT_ADMIN}
+"""What control listens for, and the settings that nobody wrote."""
+PORTS_TRIED: Final = 100
+"""After a default port that is taken."""
+
+
+class CannotStart(Exception):
+    """Why the gateway could not start, for the one line the user sees."""
+
+
+def open_commons(accepted: Accepted, gateway: Gateway, passed: Inherited, opened: ExitStack) -> Commons:
+    """Everything for a start; closed by `opened`. Raises `CannotListen` and `CannotStart`."""
+    settings = accepted.settings
+    for access_log in settings.access_logs:
+        if reason := why_not(access_log.sink):
+            raise CannotStart(f"cannot write the access log: {reason}")
+    words = Words(gateway)
+    try:
+        shared = Shared.create(gateway.layout, accepted.workers)
+    except (MemoryError, OverflowError, OSError) as error:
+        raise CannotStart(
+            f"cannot have the shared memory that workers: {accepted.workers} and limits.connections: "
+            f"{settings.limits.connections} need; lower them"
+        ) from error
+    commons = Commons(
+        shared=shared,
+        words=words,
+        sealed=Sealed.of(accepted),
+        gateway=gateway,
+        compiled=accepted.generation,
+        workers=accepted.workers,
+        slots=accepted.workers,
+        passed=passed,
+        begun_date=accepted.date,
+    )
+    opened.callback(close_commons, commons)
+    words.set_awaits(shared, awaits(accepted.captured))
+    commons.listeners, commons.endpoints = place_listeners(commons, settings.listeners)
+    for name in OWN:
+        if endpoint := open_own(commons, name, settings):
+            commons.own[name] = endpoint
+    warn(commons)
+    return commons
+
+
+def open_own(commons: Commons, name: str, settings: Config) -> Endpoint | None:
+    """Open where control listens. An address that nobody wrote is not insisted on: where it is taken it is the next
+    port that is free. None: there is no such listener. Raises `CannotListen`.
+
+    A unix socket of the admin listener is for its owner alone, unless there is a token that others may have.
+    """
+    wanted: Status | Admin | None = getattr(settings, name)
+    if wanted is None:
+        return None
+    private = isinstance(wanted, Admin) and wanted.token is None
+    try:
+        return commons.open_one(wanted.address, private=private)
+    except CannotListen as error:
+        if wanted is not OWN[name]:
+            raise
+        if isinstance(error, AddressInUse) and (endpoint := _open_next(commons, wanted.address)):
+            return endpoint
+        text = f"fastgw: warning: no {name} listener: {error}; write {name}: {{address: …}} or {name}: null"
+        notice(Event.LISTENER_LEFT_OUT, text)
+        return None
+
+
+def _open_next(commons: Commons, taken: Address) -> Endpoint | None:
+    """At one of the ports after this one; None: all of them are taken, too."""
+    for port in range(taken.port + 1, taken.port + PORTS_TRIED + 1):
+        try:
+            return commons.open_one(Address(host=taken.host, port=port))
+        except AddressInUse:
+            continue
+        except CannotListen:
+            return None
+    return None
+
+
+def warn(commons: Commons, *, again: bool = False) -> None:
+    """Say what will be slower or less than asked for. `again`: the program before this one has said what stays so."""
+    files = raise_file_limit()
+    connections = commons.sealed.settings.limits.connections
+    limit = None if again else file_limit_warning(connections, commons.workers, files)
+    for warning in (limit, compiled.warning()):
+        if warning is not None:
+            notice(Event.START_WARNING, f"fastgw: warning: {warning}")
+    for line in commons.passed.unclaimed():
+        notice(Event.START_WARNING, f"fastgw: warning: {line}")
+
+
+def close_commons(commons: Commons) -> None:
+    close_endpoints([*commons.endpoints.values(), *commons.own.values()])
+    for sealed in (*commons.kept, commons.sealed):
+        os.close(sealed.descriptor)
+    commons.passed.close()

@@ -1,0 +1,191 @@
+"""Runs work in a child process that may take so much time and memory: checks of documents that came over the admin API.
+
+Control forks it as it is, so that a small document costs some milliseconds and is checked against what is in force. A
+thread of control that holds a lock of a C library at that moment holds it in the child for good: the bound on time ends
+that too. Before it works the child gives up every descriptor but the standard ones and its end of a pipe: no
+listening socket, no connection and no channel stays open in it.
+"""
+
+import asyncio
+import os
+import resource
+import signal
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from math import ceil
+from pathlib import Path
+from typing import Final, NoReturn
+
+from msgspec import Struct
+
+from fastgw.operator_log import call_ourselves
+from fastgw.runtime.process.signals import outcome, when_alone
+
+NAME: Final = "fastgw check"
+"""Of the process."""
+NO_MEMORY: Final = 75
+"""Exit status of a child that may have no more memory (EX_TEMPFAIL of sysexits.h)."""
+CRASHED: Final = 70
+CLOCK_FACTOR: Final = 4
+GRACE_S: Final = 2.0
+"""Seconds that a child has to end by itself once its time is over."""
+REAP_S: Final = 0.002
+"""Seconds between two looks whether a child that has closed its pipe has ended."""
+READ_BYTES: Final = 256 * 1024
+_OVER: Final = (signal.SIGPROF, signal.SIGALRM, signal.SIGXCPU)
+
+
+class Bounds(Struct, frozen=True):
+    """`seconds`: of the processor; `bytes`: of memory beyond what control has in use already."""
+
+    seconds: float
+    bytes: int
+
+    @property
+    def clock_s(self) -> float:
+        """By the clock: it waits for the processor when others want it, and may wait for something else for good."""
+        return self.seconds * CLOCK_FACTOR
+
+
+class OutOfTime(Exception):
+    """The bound on time was met."""
+
+
+class OutOfMemory(Exception):
+    """The bound on memory was met."""
+
+
+class Died(Exception):
+    """The child has not answered, and no bound was met. The text says how it ended."""
+
+
+class BoundedCheck:
+    """A child that does `work` and sends what that returns; a `MemoryError` tells that it may have no more.
+
+    Fork on the loop's thread, while no other is at work that `work` shares state with. Raises `OSError`.
+    """
+
+    def __init__(self, work: Callable[[], bytes], bounds: Bounds) -> None:
+        self._bounds = bounds
+        self._status: int | None = None
+        self._result = bytearray()
+        self._reader, writer = os.pipe2(os.O_CLOEXEC)
+        try:
+            os.set_blocking(self._reader, False)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads: see above
+                self.pid = os.fork()
+            if self.pid == 0:
+                _become(work, bounds, writer)
+        except OSError:
+            os.close(self._reader)
+            raise
+        finally:
+            os.close(writer)
+
+    def __repr__(self) -> str:
+        return f"<BoundedCheck pid={self.pid} status={self._status}>"
+
+    async def result(self) -> bytes:
+        """What the work returned. Raises `OutOfTime`, `OutOfMemory` or `Died`. Cancelled, it kills the child."""
+        late = False
+        try:
+            try:
+                async with asyncio.timeout(self._bounds.clock_s + GRACE_S):
+                    await self._read()
+                    await self._reaped()
+            except TimeoutError:
+                late = True
+                os.kill(self.pid, signal.SIGKILL)
+                await self._reaped()
+        finally:
+            os.close(self._reader)
+            if self._status is None:
+                os.kill(self.pid, signal.SIGKILL)
+                self._status = os.waitpid(self.pid, 0)[1]
+        code = os.waitstatus_to_exitcode(self._status)
+        if late or -code in _OVER:
+            raise OutOfTime
+        if code == NO_MEMORY:
+            raise OutOfMemory
+        if code:
+            raise Died(outcome(code))
+        return bytes(self._result)
+
+    async def _read(self) -> None:
+        """Until the child closes its end."""
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+
+        def read() -> None:
+            try:
+                piece = os.read(self._reader, READ_BYTES)
+            except BlockingIOError:
+                return
+            self._result += piece
+            if not piece:
+                loop.remove_reader(self._reader)
+                ended.set_result(None)
+
+        loop.add_reader(self._reader, read)
+        try:
+            await ended
+        finally:
+            loop.remove_reader(self._reader)
+
+    async def _reaped(self) -> None:
+        while True:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self._status = status
+                return
+            await asyncio.sleep(REAP_S)
+
+
+def _become(work: Callable[[], bytes], bounds: Bounds, pipe: int) -> NoReturn:
+    """We are the child."""
+    code = CRASHED
+    try:
+        signal.set_wakeup_fd(-1)  # control's loop would read of signals that are ours
+        os.closerange(3, pipe)
+        os.closerange(pipe + 1, _most_descriptors())
+        call_ourselves(NAME)
+        when_alone(signal.SIGKILL)
+        _bind(bounds)
+        result = memoryview(work())
+        while result:
+            result = result[os.write(pipe, result) :]
+        code = 0
+    except MemoryError:
+        code = NO_MEMORY
+    finally:
+        os._exit(code)
+
+
+def _most_descriptors() -> int:
+    return max(int(each) for each in os.listdir("/proc/self/fd")) + 1
+
+
+def _bind(bounds: Bounds) -> None:
+    """Take the bounds upon ourselves: they hold whatever becomes of control."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")  # where the machine has no more memory, we go first
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # memory has secrets
+    for number in _OVER:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _OVER)
+    signal.setitimer(signal.ITIMER_PROF, bounds.seconds)
+    signal.setitimer(signal.ITIMER_REAL, bounds.clock_s)
+    seconds = ceil(bounds.seconds) + 1  # in whole ones: for threads of an extension that hold the signal back
+    _lower(resource.RLIMIT_CPU, seconds, seconds + 1)
+    in_use = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+    _lower(resource.RLIMIT_DATA, in_use + bounds.bytes, in_use + bounds.bytes)
+
+
+def _lower(limit: int, soft: int, hard: int) -> None:
+    """Never above what this process may have already."""
+    most = resource.getrlimit(limit)[1]
+    if most != resource.RLIM_INFINITY:
+        soft, hard = min(soft, most), min(hard, most)
+    resource.setrlimit(limit, (soft, hard))

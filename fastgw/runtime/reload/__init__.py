@@ -1,0 +1,3 @@
+"""Reloads: load, check and propose a configuration, commit it in two phases, isolate bad files, keep generations
+for rollback.
+"""

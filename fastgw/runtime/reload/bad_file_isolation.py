@@ -1,0 +1,97 @@
+"""Which of the files that a configuration names keep what is in force of them, so that what else has changed can be
+taken: what a secret, a list of keys or a file of consumers says now may be wrong, and nobody shall wait for it.
+
+Nothing here knows what makes contents wrong: what fails is tried without the files that have changed.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Final, TypeVar
+
+from fastgw.config.base.problems import ConfigError, Problem
+from fastgw.config.sources.files import pattern_in
+from fastgw.config.sources.virtual_files import is_derived
+
+MOST: Final = 8
+"""Files that are tried without, those first that a problem names."""
+
+T = TypeVar("T")
+Files = Mapping[str, bytes]
+
+
+def changed(before: Files, now: Files) -> list[str]:
+    """The files, not patterns, that say something else or are new. Derived ones say what others say."""
+    different = (file for file, content in now.items() if before.get(file) != content)
+    return [file for file in different if not pattern_in(file) and not is_derived(file)]
+
+
+def instead(before: Files, now: Files, held: Collection[str]) -> dict[str, bytes]:
+    """What is to be taken in place of present contents, so that these files are as they were, or not there."""
+    taken = {file: before[file] for file in held if file in before}
+    new = {file.encode("utf-8", "surrogateescape") for file in held if file not in before}
+    for name, content in now.items() if new else ():
+        if pattern_in(name) and new.intersection(found := content.split(b"\0")):
+            taken[name] = b"\0".join(each for each in found if each not in new)
+    return taken
+
+
+def without(before: Files, now: Files, held: Collection[str]) -> dict[str, bytes]:
+    """The present contents, but of these files what was there before."""
+    kept = {file: content for file, content in now.items() if file in before or file not in held}
+    return kept | instead(before, now, held)
+
+
+def tried(
+    make: Callable[[Collection[str]], T], files: Sequence[str], known: Mapping[str, str]
+) -> tuple[T, dict[str, str]]:
+    """What `make` makes with as few of these files held back as can be, and of each of those why.
+
+    `known`: those that were held back before, and why. Raises the `ConfigError` of `make` where no file is to blame.
+    """
+    try:
+        return make(()), {}
+    except ConfigError as error:
+        first = error
+    likely = sorted(files, key=lambda file: file not in known and not _named(file, first.problems))[:MOST]
+    again = [file for file in likely if file in known]
+    for held in ([again] if again[1:] else []) + [[file] for file in likely]:
+        try:
+            made = make(held)
+        except ConfigError:
+            continue
+        return made, {file: _why(file, first) if len(held) == 1 else known[file] for file in held}
+    if not likely[1:]:
+        raise first
+    return _one_by_one(make, likely, first)
+
+
+def _one_by_one(
+    make: Callable[[Collection[str]], T], files: Sequence[str], first: ConfigError
+) -> tuple[T, dict[str, str]]:
+    """Several are to blame, or none."""
+    held = dict.fromkeys(files, "")
+    try:
+        made = make(held)
+    except ConfigError:
+        raise first from None
+    for file in files:
+        fewer = [each for each in held if each != file]
+        try:
+            made = make(fewer)
+            del held[file]
+        except ConfigError as error:
+            held[file] = _why(file, error)
+    return made, held
+
+
+def _named(file: str, problems: Sequence[Problem]) -> bool:
+    return any(file in (problem.file, *problem.wrong.split()) or problem.file.endswith(file) for problem in problems)
+
+
+def _why(file: str, error: ConfigError) -> str:
+    """In a line: what is wrong with the file, and where that was found."""
+    problem = next((each for each in error.problems if _named(file, [each])), error.problems[0])
+    if problem.file == file:
+        return str(problem)
+    place = f"{problem.path} in {problem.file}:{problem.line}" if problem.path else problem.file
+    wrong = problem.wrong if file in problem.wrong else f"{file}: {problem.wrong}"
+    return f"{wrong} ({place})"

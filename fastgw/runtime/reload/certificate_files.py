@@ -1,0 +1,218 @@
+"""The certificates that clients are shown, and what theirs are verified by: until when they are good, and whether newer
+files can be taken.
+
+Renewal tools write a key and its certificate one after the other. What cannot be used yet leaves in force what was
+there, and what else has changed is taken all the same. So does what has expired or is not valid yet, while what is in
+force is valid.
+"""
+
+import ssl
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
+from math import inf
+from typing import Final
+
+from fastgw.admin.node_interface import CertificateInfo, VerifierInfo
+from fastgw.config.kyma.objects import ObjectFile
+from fastgw.config.kyma.provider import documents_in
+from fastgw.config.settings.gateway import Config, ServerCertificate, ServerTls
+from fastgw.config.sources.virtual_files import is_derived
+from fastgw.net.client_certificate import expiry
+from fastgw.net.pem import (
+    amiss,
+    amiss_authority,
+    amiss_revocations,
+    authority_ends,
+    decoded,
+    dns_names,
+    revocations_end,
+)
+
+OF_ADMIN: Final = "(admin)"
+"""How the admin listener is called among listeners, whose names have no brackets."""
+
+SHOWN: Final = 5
+"""Names that are told one by one."""
+
+Files = Mapping[str, bytes]
+Why = Mapping[str, str]
+"""By file: what is wrong with its present contents, or with what belongs to them."""
+
+
+def settled(config: Config, before: Files, now: Files) -> tuple[dict[str, bytes], dict[str, str]]:
+    """What of the present contents of files can be in force, and why the rest cannot.
+
+    `before`: what is in force, none of it for files that are new. Files that belong together are taken together or not
+    at all.
+    """
+    date = time.time()
+    taken, why = dict(now), dict[str, str]()
+    groups = [*_groups(config), *_documents(config, before, now)]
+    again = True
+    while again:  # a file may belong to several
+        again = False
+        for files, wrong_with in groups:
+            if not before.keys() >= {*files} or all(taken[file] == before[file] for file in files):
+                continue
+            wrong = wrong_with(taken)
+            if not wrong and files[1:]:  # a certificate and its key
+                wrong = _worse(files[0], before, taken, date)
+            if wrong:
+                why |= dict.fromkeys(files, wrong)
+                taken |= {file: before[file] for file in files}
+                again = True
+    return taken, why
+
+
+def looked_at_again(files: Collection[str], before: Files, now: Files) -> float:
+    """When one of these files, which are not in force, may come to be: it becomes valid, or what is in force expires.
+    Epoch seconds."""
+    date = time.time()
+    contents = [held[file] for file in files for held in (before, now) if file in held]
+    return min((each for content in contents for each in _validity(content) if each > date), default=inf)
+
+
+def _worse(certificate: str, before: Files, now: Files, date: float) -> str:
+    """Why a certificate that can be read is not to replace the one before it: it is not valid, and that one is."""
+    since, until = _validity(now[certificate])
+    if since <= date <= until:
+        return ""
+    since_before, until_before = _validity(before[certificate])
+    if not since_before <= date <= until_before:
+        return ""
+    what = f"is not valid before {_told(since)}" if date < since else f"has expired: {_told(until)}"
+    return f"{certificate}: the certificate {what}"
+
+
+def _validity(certificate: bytes) -> tuple[float, float]:
+    """From when until when the first certificate of a file is valid. Of a file without one nothing is known."""
+    try:
+        told = decoded(certificate)
+    except ssl.SSLError:
+        return -inf, inf
+    return float(ssl.cert_time_to_seconds(told["notBefore"])), expiry(told)
+
+
+def _told(date: float) -> str:
+    return time.strftime("%b %d %H:%M:%S %Y GMT", time.gmtime(date))
+
+
+def renamed(config: Config, before: Files, now: Files) -> Why:
+    """By file: a certificate that has taken the place of one for other names, none of which the listener has now."""
+    found: dict[str, str] = {}
+    for _, tls in _served(config):
+        lost_of = {each.certificate: _lost(each, before, now) for each in tls.certificates}
+        if any(lost_of.values()):
+            still = {name for each in tls.certificates for name in _names(now.get(each.certificate, b""))}
+            for file, lost in lost_of.items():
+                gone = [name for name in lost if not {name, "*." + name.partition(".")[2]} & still]
+                if gone:
+                    listed = ", ".join(gone[:SHOWN]) + (f" and {len(gone) - SHOWN} more" if gone[SHOWN:] else "")
+                    found[file] = f"{file}: the certificate before it was for {listed}; this one is not"
+    return found
+
+
+def _lost(each: ServerCertificate, before: Files, now: Files) -> list[str]:
+    old, new = before.get(each.certificate), now.get(each.certificate)
+    if old is None or new is None or old == new:
+        return []
+    return [name for name in _names(old) if name not in _names(new)]
+
+
+def _names(certificate: bytes) -> list[str]:
+    try:
+        return [name.lower() for _, name in decoded(certificate).get("subjectAltName", ())]
+    except ssl.SSLError:
+        return []
+
+
+def files_to_spare(config: Config) -> frozenset[str]:
+    """Those that may be away for a moment, while they are replaced."""
+    return frozenset(file for files, _ in _groups(config) for file in files)
+
+
+def _groups(config: Config) -> Iterator[tuple[tuple[str, ...], Callable[[Files], str]]]:
+    """Files that belong together, and what is wrong with them. Derived ones fit, or would not be used."""
+    for _, tls in _served(config):
+        for each in tls.certificates:
+            yield _pair(each.certificate, each.key)
+        if tls.client_auth is not None:
+            yield _alone(tls.client_auth.ca, amiss_authority)
+            if tls.client_auth.crl is not None:
+                yield _alone(tls.client_auth.crl, amiss_revocations)
+    for upstream in config.upstreams.values():
+        certificate, key = upstream.tls.certificate, upstream.tls.key
+        if certificate is not None and key is not None and not is_derived(certificate):
+            yield _pair(certificate, key)
+        if upstream.tls.ca is not None:
+            yield _alone(upstream.tls.ca, amiss_authority)
+
+
+def _documents(config: Config, before: Files, now: Files) -> Iterator[tuple[tuple[str, ...], Callable[[Files], str]]]:
+    """Files of Kyma's documents. One that cannot be read to its end may be half written: without it services would be
+    gone."""
+    if config.providers.kyma is None:
+        return
+
+    def cut_off(file: str, files: Files) -> str:
+        flaw = ObjectFile(file, files[file]).flaw
+        return "" if flaw is None or ObjectFile(file, before[file]).flaw is not None else str(flaw)
+
+    for file in documents_in(config.providers.kyma, before):
+        if file in now:
+            yield (file,), partial(cut_off, file)
+
+
+def _pair(certificate: str, key: str) -> tuple[tuple[str, ...], Callable[[Files], str]]:
+    def wrong_with(files: Files) -> str:
+        wrong = amiss(files[certificate], files[key])
+        return "" if wrong is None else f"{certificate if wrong.of == 'certificate' else key}: {wrong.wrong}"
+
+    return (certificate, key), wrong_with
+
+
+def _alone(file: str, wrong_with: Callable[[bytes], str]) -> tuple[tuple[str, ...], Callable[[Files], str]]:
+    return (file,), lambda files: (wrong := wrong_with(files[file])) and f"{file}: {wrong}"
+
+
+def _served(config: Config) -> Iterator[tuple[str, ServerTls]]:
+    for name, listener in config.listeners.items():
+        if listener.tls is not None:
+            yield name, listener.tls
+    if config.admin is not None and config.admin.tls is not None:
+        yield OF_ADMIN, config.admin.tls
+
+
+def told(config: Config, captured: Files, why: Why) -> list[CertificateInfo]:
+    """Each of each listener."""
+    found = []
+    for listener, tls in _served(config):
+        for each in tls.certificates:
+            with suppress(ssl.SSLError, KeyError):
+                certificate = decoded(captured[each.certificate])
+                found.append(
+                    CertificateInfo(
+                        listener=listener,
+                        certificate=each.certificate,
+                        names=dns_names(certificate),
+                        serial=certificate["serialNumber"],
+                        expires_date=expiry(certificate),
+                        problem=why.get(each.certificate, ""),
+                    )
+                )
+    return found
+
+
+def verifiers(config: Config, captured: Files, why: Why) -> list[VerifierInfo]:
+    """What verifies clients, of each listener that asks them for certificates."""
+    found = []
+    for listener, tls in _served(config):
+        if tls.client_auth is None:
+            continue
+        ca, crl = tls.client_auth.ca, tls.client_auth.crl
+        found.append(VerifierInfo(listener, "ca", ca, authority_ends(captured.get(ca, b"")), why.get(ca, "")))
+        if crl is not None:
+            found.append(VerifierInfo(listener, "crl", crl, revocations_end(captured.get(crl, b"")), why.get(crl, "")))
+    return found

@@ -1,0 +1,47 @@
+"""What is worth knowing of a configuration that is served: told where it begins to be so, once."""
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from typing import Final
+
+from fastgw.config import Loaded, Problem, Remembered
+from fastgw.config.base.problems import with_counts
+from fastgw.config.loading.locate_filter import locate
+from fastgw.filters import TYPES
+from fastgw.filters.lint.warnings import doubts
+from fastgw.gateway.authentication_bypasses import bypasses
+from fastgw.gateway.tables import Gateway
+from fastgw.operator_events import Event
+from fastgw.operator_log import notice
+
+TOLD: Final = 20
+"""Of one configuration, that are told one by one."""
+_PLACE: Final = re.compile(r"\([^()]*:[0-9]+\)")
+
+
+def notes_of(loaded: Loaded, gateway: Gateway, remembered: Remembered | None = None) -> list[Problem]:
+    """All of them. `gateway`: what was compiled of it. `remembered`: by whom it was read."""
+    unusable = [(where, f"{each.why}: calls are answered 500") for where, each in gateway.unusable.items()]
+    found = [*doubts(loaded.config), *bypasses(loaded.config), *unusable]
+    return [*loaded.notes, *(locate(loaded, TYPES, found, remembered) if found else ())]
+
+
+def key_of(note: Problem) -> str:
+    """What stays the same where lines come and go in the files."""
+    return f"{note.path}: {_PLACE.sub('', note.wrong)}"
+
+
+def new_among(notes: Iterable[Problem], known: Collection[str]) -> list[Problem]:
+    """Those whose keys are not known, `TOLD` of them at most; then one that tells how many more there are. What is the
+    same of many, such as services with one Secret, is one."""
+    known = frozenset(known)
+    new = with_counts(note for note in notes if key_of(note) not in known)
+    if len(new) > TOLD:
+        new[TOLD:] = [Problem(new[0].file, 0, 0, "", f"and {len(new) - TOLD} more; `fastgw check` tells them")]
+    return new
+
+
+def tell(notes: Sequence[Problem]) -> None:
+    """In the log."""
+    for note in notes:
+        notice(Event.CONFIG_NOTE, f"note: {note}")

@@ -1,0 +1,295 @@
+"""The supervisor's part of a reload: take what control proposes, bring it to all workers, tell what became of it."""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import inf
+from typing import Final
+
+from fastgw.config.settings.gateway import Config
+from fastgw.config.sources.files import pattern_in
+from fastgw.config.sources.virtual_files import awaits, is_derived, is_watched, secret_in
+from fastgw.operator_events import Event
+from fastgw.operator_log import configure, described, notice
+from fastgw.routing.table import at_once
+from fastgw.runtime.ipc.channel import Commit, Origin, Outcome, Propose, Rejected, Subject
+from fastgw.runtime.node.child_slots import Child, cut_off
+from fastgw.runtime.node.config_snapshot import unsealing
+from fastgw.runtime.node.node_state import Commons, Record, Sealed, place_listeners
+from fastgw.runtime.node.startup import OWN, open_own
+from fastgw.runtime.process.transient_errors import is_passing
+from fastgw.runtime.reload.rollback_history import kept_on
+from fastgw.runtime.reload.two_phase_commit import Turnover, tell_prepare, tell_sockets
+from fastgw.runtime.sockets.listening_sockets import CannotListen, Endpoint, close_endpoints
+
+RECORDS: Final = 20
+"""Attempts that are remembered."""
+NAMED: Final = 3
+"""Files that are told by name of those that have changed."""
+
+
+class Untimely(Exception):
+    """It cannot be done just now; the text says why. `passing`: a little later it can."""
+
+    def __init__(self, why: str, *, passing: bool = True) -> None:
+        self.passing = passing
+        super().__init__(why)
+
+
+class Unreadable(Exception):
+    """The supervisor cannot make of it what control has made; the text says why."""
+
+
+class Reloading:
+    """One change at a time. Nothing here waits.
+
+    `workers`: those that serve, silent ones too. `answer`: tells control. `changed`: another generation is in force,
+    and control listens at these addresses from now on, as far as they are new.
+    """
+
+    def __init__(
+        self,
+        commons: Commons,
+        is_serving: Callable[[], bool],
+        workers: Callable[[], Iterable[Child]],
+        answer: Callable[[Outcome], None],
+        changed: Callable[[Mapping[str, Endpoint]], None],
+    ) -> None:
+        self._commons = commons
+        self._is_serving = is_serving
+        self._workers = workers
+        self._answer = answer
+        self._changed = changed
+        self._turnover: Turnover | None = None
+        self._proposal: Propose | None = None  # of this change, or the last one
+        self._present: frozenset[Child] = frozenset()  # when the change began
+        self._before: Mapping[str, list[int]] = {}  # the listeners of the generation that is being replaced
+        self._own: dict[str, Endpoint] = {}  # opened for control
+
+    @property
+    def due_at(self) -> float:
+        """When to `look`, monotonic seconds."""
+        return inf if self._turnover is None else self._turnover.due_at
+
+    @property
+    def under_way(self) -> bool:
+        return self._turnover is not None
+
+    def look(self, now: float) -> None:
+        """End a change that takes too long."""
+        if self._turnover is not None and now >= self._turnover.due_at:
+            self._turnover.is_late()
+
+    # --- from control ---
+
+    def propose(self, message: Propose, descriptor: int) -> None:
+        """Begin a change. The descriptor is ours from now on."""
+        try:
+            sealed = Sealed(at_once(unsealing(descriptor, tables=False)), descriptor)
+        except (OSError, MemoryError) as error:  # to map it takes a descriptor
+            os.close(descriptor)
+            self._give_up(message, f"the supervisor cannot read it: {described(error)}", is_passing(error))
+            return
+        listeners: Mapping[str, list[int]] = {}
+        opened: dict[int, Endpoint] = {}
+        own: dict[str, Endpoint] = {}
+        try:
+            self._check_timely(sealed)
+            _check_readable(sealed)
+            listeners, opened = place_listeners(self._commons, sealed.settings.listeners)
+            self._open_own(sealed.settings, own)
+        except (CannotListen, Unreadable, Untimely) as error:
+            close_endpoints([*opened.values(), *own.values()])
+            passing = error.passing if isinstance(error, Untimely) else is_passing(error)
+            os.close(descriptor)
+            self._give_up(message, str(error), passing)
+            return
+        self._before, self._own = self._commons.listeners, own
+        self._proposal = message
+        self._turnover = Turnover(sealed, message.source, listeners, opened, time.monotonic(), self._commit, self._end)
+        self._present = frozenset(self._workers())
+        self._turnover.begin(child for child in self._present if child.able)
+
+    def lost(self, message: Propose) -> None:
+        """The document has not come: no more files may be open here."""
+        self._give_up(message, "the supervisor may have no more files open (ulimit -n)", passing=True)
+
+    def rejected(self, message: Rejected) -> None:
+        """Control has found it wrong by itself."""
+        stays = self._commons.sealed.generation
+        why = message.why if message.passing else "what is wrong stands above"
+        notice(Event.RELOAD_REFUSED, f"not reloaded, generation {stays} stays: {why}")
+        self._remember(False, stays, message.source, message.why, message.subject)
+
+    def _check_timely(self, sealed: Sealed) -> None:
+        generation = self._commons.sealed.generation
+        if not self._is_serving():
+            raise Untimely("the gateway stops", passing=False)
+        if self._turnover is not None:
+            raise Untimely("another change is under way")
+        if sealed.generation != generation + 1:
+            raise Untimely(f"it follows on generation {sealed.generation - 1}, but {generation} is in force")
+
+    def _open_own(self, settings: Config, opened: dict[str, Endpoint]) -> None:
+        """Open where control shall listen, as far as that is new. Raises `CannotListen`."""
+        before = self._commons.sealed.settings
+        for name in OWN:
+            now, then = getattr(settings, name), getattr(before, name)
+            if now is None or (then is not None and now.address == then.address and name in self._commons.own):
+                continue
+            if endpoint := open_own(self._commons, name, settings):
+                opened[name] = endpoint
+
+    # --- from workers ---
+
+    def is_ready(self, child: Child) -> None:
+        """A worker has come to serve what is in force, or to beat again."""
+        if self._turnover is not None and not self._turnover.is_committing:
+            self._turnover.join(child)
+
+    def catch_up(self, child: Child) -> None:
+        """It serves a generation that is not in force any more."""
+        if child.asked != self._commons.sealed.generation:
+            tell_sockets(child, self._commons.endpoints)
+            tell_prepare(child, self._commons.sealed, self._commons.listeners)
+
+    def prepared(self, child: Child, generation: int) -> None:
+        if generation == self._commons.sealed.generation:  # it is late
+            child.send(Commit(generation=generation))
+        elif self._turnover is not None and generation == self._turnover.sealed.generation:
+            self._turnover.prepared(child)
+
+    def refused(self, child: Child, generation: int, why: str, passing: bool = False) -> None:
+        if generation == self._commons.sealed.generation:  # it is late
+            notice(Event.PROCESS_ENDED, f"{child} cannot change to generation {generation} and is replaced: {why}")
+            child.outdated = True
+            self.gone(child)
+        elif self._turnover is not None and generation == self._turnover.sealed.generation:
+            self._turnover.abort(f"{child.name}: {why}", passing=passing)
+
+    def was_committed(self, child: Child) -> None:
+        if self._turnover is not None and child.generation == self._turnover.sealed.generation:
+            self._turnover.was_committed(child)
+
+    def gone(self, child: Child) -> None:
+        """It is dead or silent."""
+        if self._turnover is not None:
+            self._turnover.gone(child)
+
+    # --- the change ---
+
+    def _commit(self) -> None:
+        """All workers are prepared: from here on this is what is in force, whoever dies."""
+        assert self._turnover is not None
+        commons, turnover = self._commons, self._turnover
+        for child in self._workers():
+            if child.silent:  # before anybody is told: it must not answer by the old configuration when it wakes
+                cut_off(child, "hangs, and would go on with the configuration that ends now")
+        commons.words.carry(commons.shared, commons.sealed.accepted.places, turnover.sealed.accepted.places)
+        commons.words.commit(commons.shared, turnover.sealed.generation)
+        commons.kept.append(commons.sealed)
+        commons.sealed = turnover.sealed
+        if not awaits(commons.sealed.accepted.captured):  # one that serves stays ready whatever it is to watch more
+            commons.words.set_awaits(commons.shared, False)
+        commons.listeners = turnover.listeners
+        commons.endpoints |= turnover.opened
+
+    def _end(self, why: str) -> None:
+        """It is over. `why`: it failed; "": every worker serves the new generation."""
+        assert self._turnover is not None
+        assert self._proposal is not None
+        turnover, self._turnover = self._turnover, None
+        if why:
+            close_endpoints([*turnover.opened.values(), *self._own.values()])
+            os.close(turnover.sealed.descriptor)
+            self._give_up(self._proposal, why, turnover.passing)
+            return
+        commons, before = self._commons, self._before
+        unused = commons.endpoints.keys() - {number for numbers in commons.listeners.values() for number in numbers}
+        close_endpoints([commons.endpoints.pop(number) for number in unused])  # workers took what was queued there
+        asked = {child for child in self._present | turnover.told if not child.leaving}
+        wanted = commons.sealed.accepted.workers
+        outcome = Outcome(
+            generation=commons.sealed.generation,
+            ok=True,
+            why="",
+            committed=len(turnover.committed & asked),
+            workers=len(asked),
+            listeners_added=len(commons.listeners.keys() - before.keys()),
+            listeners_removed=len(before.keys() - commons.listeners.keys()),
+            workers_restarted=turnover.replaced,
+            listeners_moved=sum(commons.listeners.get(name, numbers) != numbers for name, numbers in before.items()),
+            resized=None if wanted == commons.workers else (commons.workers, wanted),
+            changed=changed_files(commons.kept[-1].accepted.captured, commons.sealed.accepted.captured),
+        )
+        configure(commons.sealed.settings.log)
+        notice(Event.RELOADED, told(outcome))
+        self._remember(True, outcome.generation, turnover.source, told(outcome), self._proposal.subject)
+        self._answer(outcome)
+        self._changed(self._own)
+        self._drop_kept()
+
+    def _drop_kept(self) -> None:
+        """Of the configurations before the one in force, those that nobody goes back to."""
+        commons = self._commons
+        *documents, _ = commons.documents
+        kept = kept_on(documents, commons.kept[-1].accepted, commons.sealed.accepted)
+        commons.former = [each for each in commons.former if each.generation in kept]
+        for each in [each for each in commons.kept if each.generation not in kept]:
+            commons.kept.remove(each)
+            os.close(each.descriptor)
+
+    def _give_up(self, proposal: Propose, why: str, passing: bool) -> None:
+        """Nothing has changed anywhere."""
+        stays = self._commons.sealed.generation
+        notice(Event.RELOAD_REFUSED, f"not reloaded, generation {stays} stays: {why}")
+        self._remember(False, stays, proposal.source, why, proposal.subject)
+        workers = self._commons.workers
+        self._answer(Outcome(generation=stays, ok=False, why=why, workers=workers, passing=passing))
+
+    def _remember(self, ok: bool, generation: int, source: Origin, summary: str, subject: Subject) -> None:
+        commons, date = self._commons, time.time()
+        record = Record(generation, date, ok, source, summary, subject=subject)
+        commons.records[:] = [*commons.records, record][-RECORDS:]
+        commons.words.reloaded(commons.shared, ok, date, of_contents=subject == "contents")
+
+
+def _check_readable(sealed: Sealed) -> None:
+    """Raises `Unreadable`: its filters are of a package that control could import, and we cannot."""
+    try:
+        assert sealed.settings
+    except Exception as error:  # the edge of somebody's code, and the last process that may fall over it
+        raise Unreadable(f"the supervisor cannot import what it names: {described(error)}") from error
+
+
+def told(outcome: Outcome) -> str:
+    """A change that succeeded, in a line for people."""
+    text = f"reloaded: generation {outcome.generation} on {outcome.committed}/{outcome.workers} workers"
+    if rest := outcome.workers - outcome.committed:
+        text += f", {rest} {'does' if rest == 1 else 'do'} not answer"
+    counted = [
+        (outcome.listeners_added, "added"),
+        (outcome.listeners_removed, "removed"),
+        (outcome.listeners_moved, "moved"),
+    ]
+    listeners = [f"{count} listener{'s' * (count > 1)} {what}" for count, what in counted if count]
+    if listeners:
+        text += f", {', '.join(listeners)}, {outcome.workers_restarted} workers restarted"
+    if outcome.resized is not None:
+        before, after = outcome.resized
+        text += f", workers {before} -> {after}"
+    return f"{text}, changed: {outcome.changed}" if outcome.changed else text
+
+
+def changed_files(before: Mapping[str, bytes], now: Mapping[str, bytes]) -> str:
+    """Those with other contents, `NAMED` of them; Secrets in place of what a watch has said of them."""
+    names = [name for name, content in now.items() if before.get(name, content) != content and not pattern_in(name)]
+    secrets = dict.fromkeys(f"the Secret {secret_in(name)}" for name in names if is_derived(name))
+    files = [*secrets, *(name for name in names if not is_derived(name) and not (secrets and is_watched(name)))]
+    return listed(files)
+
+
+def listed(files: Sequence[str]) -> str:
+    """`NAMED` of them, and how many more."""
+    more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
+    return ", ".join(files[:NAMED]) + more

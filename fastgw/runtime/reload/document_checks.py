@@ -1,0 +1,100 @@
+"""Checks of documents that came over the admin API: one at a time, each in a process of its own, within bounds."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from msgspec import Struct, msgpack
+
+from fastgw.config import ConfigError, Problem
+from fastgw.config.base.value_types import write_duration, write_size
+from fastgw.config.formats.positions import OutOfResources
+from fastgw.config.settings.gateway import Admin
+from fastgw.operator_log import described
+from fastgw.runtime.process.bounded_child import BoundedCheck, Bounds, Died, OutOfMemory, OutOfTime
+from fastgw.runtime.process.transient_errors import is_out_of_memory, is_passing
+from fastgw.shm.slot_assignment import CannotPlace
+
+MOST_WAITING: Final = 8
+"""Documents at a time, the one that is being checked among them: each is held, and may be as long as
+`admin.document_bytes`."""
+
+
+class Checked(Struct, frozen=True):
+    """What was found of a document. What is empty: nothing is wrong with it."""
+
+    problems: Sequence[Problem] = ()
+    passing: str = ""
+    """Why it cannot be found out just now."""
+    bound: str = ""
+    """Which bound it has met, its value, and the setting that raises it."""
+    changes: str = ""
+    notes: Sequence[Problem] = ()
+
+
+class TooMany(Exception):
+    """`MOST_WAITING` are being checked already."""
+
+
+class DocumentChecks:
+    """`changing`: held while anything changes that a document is checked against."""
+
+    def __init__(self, changing: asyncio.Lock) -> None:
+        self._changing = changing
+        self._one = asyncio.Lock()
+        self._waiting = 0
+
+    def __repr__(self) -> str:
+        return f"<DocumentChecks: {self._waiting}>"
+
+    async def check(self, work: Callable[[], Checked], file: str, admin: Admin) -> Checked:
+        """Have `work` done in a process of its own. `file`: as problems name the document. Raises `TooMany`."""
+        if self._waiting >= MOST_WAITING:
+            raise TooMany
+        self._waiting += 1
+        bounds = Bounds(admin.document_time, admin.document_memory)
+        try:
+            async with self._one:
+                async with self._changing:  # no thread is half through what the process begins with
+                    check = BoundedCheck(lambda: msgpack.encode(_found(work, file)), bounds)
+                return msgpack.decode(await check.result(), type=Checked)
+        except OSError as error:
+            return Checked(passing=f"no process can be started to check it: {error.strerror}")
+        except Died as error:
+            return Checked(passing=f"the process that checked it has ended before it was done: {error}")
+        except OutOfTime:
+            most, in_all = write_duration(bounds.seconds), write_duration(bounds.clock_s)
+            why = f"A document may take {most} of processor time to check, and {in_all} in all: admin.document_time."
+            return Checked(bound=why)
+        except OutOfMemory:
+            most = write_size(bounds.bytes)
+            return Checked(bound=f"A document may take {most} of memory to check: admin.document_memory.")
+        finally:
+            self._waiting -= 1
+
+
+def _found(work: Callable[[], Checked], file: str) -> Checked:
+    """In the process, of which this is the edge. Raises `MemoryError`."""
+    try:
+        return work()
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise MemoryError from error
+        why = why_not_now(error)
+        return Checked(passing=why) if why else Checked(problems_of(error, file))
+
+
+def why_not_now(error: Exception) -> str:
+    """Why a configuration cannot be read or compiled just now; "": that is not what is wrong."""
+    if isinstance(error, OutOfResources) or is_passing(error):
+        return str(error) or type(error).__name__
+    return ""
+
+
+def problems_of(error: Exception, file: str) -> Sequence[Problem]:
+    """What is wrong with a configuration, by what has become of reading or compiling it. `file`: to be named where an
+    error names none."""
+    if isinstance(error, ConfigError):
+        return error.problems
+    why = str(error) if isinstance(error, CannotPlace) else f"a defect: {described(error)}"
+    return [Problem(file, 0, 0, "", why)]

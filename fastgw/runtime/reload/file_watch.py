@@ -1,0 +1,99 @@
+"""Files that the gateway watches: whether any has changed since it was last looked at.
+
+Looked at, not subscribed to: it works on every file system, and when a folder is swapped below a link, which is how
+mounted secrets are renewed.
+"""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from fastgw.config.formats.positions import Flaw
+from fastgw.config.sources.dns_targets import is_lookup, keep_failures, turn_of
+from fastgw.config.sources.documents import Source, patterns_of
+from fastgw.config.sources.files import pattern_in
+from fastgw.config.sources.include_globs import Search
+from fastgw.config.sources.virtual_files import is_derived, is_watched
+from fastgw.config.sources.virtual_files import turn_of as turn_of_watched
+
+LOOK_EVERY: Final = 0.5
+"""Seconds."""
+
+Trait = tuple[int, int, int, int] | tuple[str, ...]
+"""What changes with a file's contents; of a pattern: the files that it finds."""
+Traits = Mapping[str, Trait | None]
+UNSEEN: Final[Trait] = (0, 0, 0, 0)
+
+
+class FileWatch:
+    """Knows the files as they were at the last look, and what patterns found. What was not looked at yet is taken to
+    have changed: nobody knows what it was when it was read."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, Trait | None] = {}
+
+    def watch(self, paths: Iterable[str]) -> None:
+        """Watch these from now on. One that is watched already keeps what was seen of it."""
+        self._seen = {path: self._seen.get(path, UNSEEN) for path in paths if not is_derived(path)}
+        keep_failures(self._seen)
+
+    def changed(self) -> bool:
+        """Whether any is other than it was at the last look."""
+        search = Search()
+        before = self._seen
+        self._seen = {name: _found(search, name) if pattern_in(name) else trait_of(name) for name in before}
+        return self._seen != before
+
+
+class SourceWatch:
+    """Knows the files of a configuration, and which there are, as they were when that was last taken."""
+
+    def __init__(self) -> None:
+        self._taken: Traits | None = None  # None: nobody knows
+        self._seen: Traits | None = None
+        self._sources: Sequence[Source] = ()
+        self._patterns: Sequence[tuple[str, str]] = ()  # of these sources
+
+    def settled(self, sources: Sequence[Source], *, posted: bool) -> bool:
+        """Whether they have changed and stand still: they are what they were at the look before. Told once.
+
+        `sources`: of the configuration in force, which say what they include. `posted`: they came by another way than
+        from these files, and are in force until the files change: where others are named than before, these count as
+        taken as they are found. Raises `Flaw` when they include more than can be looked at.
+        """
+        is_other = sources is not self._sources
+        if is_other:
+            self._sources, self._patterns = sources, patterns_of(sources)
+        search = Search()
+        names = {each.name for each in sources if not each.upstream}  # targets that were put in place are no file
+        for folder, pattern in self._patterns:
+            names.update(search.find(folder, pattern))
+        before, self._seen = self._seen, {name: trait_of(name) for name in names}
+        if is_other and posted and (before is None or self._taken is not None):
+            known = self._taken or {}
+            self._taken = {name: known.get(name, trait) for name, trait in self._seen.items()}
+        if self._seen != before or self._seen == self._taken:
+            return False
+        self._taken = self._seen
+        return True
+
+
+def _found(search: Search, name: str) -> Trait | None:
+    """None: they are more than can be looked at."""
+    try:
+        return tuple(search.find("/", pattern_in(name)))
+    except Flaw:
+        return None
+
+
+def trait_of(path: str) -> Trait | None:
+    """What changes with a file's contents; None when it is not there."""
+    if is_lookup(path):
+        return (turn_of(path),)
+    if is_watched(path):
+        return (str(turn_of_watched(path)),)
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

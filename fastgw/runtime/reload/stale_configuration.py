@@ -1,0 +1,162 @@
+"""Whether the configuration's own files say what is served; where they do not, since when and why.
+
+After a reload that was refused, files that were changed and not reloaded, a document that came over the API or a
+rollback, a restart would begin with something else than what runs, or not begin at all.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from threading import Lock
+from typing import Final
+
+from fastgw.admin.node_interface import Stale, StaleReason
+from fastgw.config.formats.positions import OUT_OF, Flaw, OutOfResources
+from fastgw.config.sources.documents import Source, patterns_of
+from fastgw.config.sources.files import LARGEST, read_file
+from fastgw.config.sources.include_globs import Search
+from fastgw.runtime.node.config_snapshot import Accepted
+from fastgw.runtime.node.node_state import Record
+from fastgw.runtime.reload.file_watch import Trait, trait_of
+
+NOT_RELOADED: Final = "the files were changed and have not been reloaded"
+ELSEWHERE: Final[Mapping[str, str]] = {
+    "api": "what runs came over the admin API (POST /config)",
+    "rollback": "what runs was gone back to (rollback)",
+}
+"""By who asked for what runs: why the files say something else although nobody has changed them since."""
+
+
+class SourceFiles:
+    """What the files of a configuration say now, by a digest. A file is read only where it may have changed."""
+
+    def __init__(self) -> None:
+        self.digest = b""
+        """Of their names and contents; b"": never looked at."""
+        self._digests: dict[str, tuple[Trait | None, bytes]] = {}
+        self._sources: Sequence[Source] = ()
+        self._patterns: Sequence[tuple[str, str]] = ()
+
+    def look(self, sources: Sequence[Source]) -> bool:
+        """Look at the files of these sources and at those that they include. Returns whether they say the same.
+
+        Raises `OutOfResources`.
+        """
+        if sources is not self._sources:
+            self._sources, self._patterns = sources, patterns_of(sources)
+        said = {each.name: _digest(each.text) for each in sources if not each.upstream}
+        names, search = {*said}, Search()
+        for folder, pattern in self._patterns:
+            try:
+                names.update(search.find(folder, pattern))
+            except Flaw:
+                names.add(pattern)  # more than can be looked at: others than what is served
+        digests = {}
+        for name in names:
+            trait = trait_of(name)
+            known = self._digests.get(name)
+            digests[name] = known if known is not None and known[0] == trait else (trait, _digest_of_file(name))
+        self._digests = digests
+        found = {name: digest for name, (_, digest) in digests.items()}
+        self.digest = _digest(repr(sorted(found.items())).encode())
+        return found == said
+
+
+class Staleness:
+    """Follows the attempts to change the configuration, and the files between them."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.told: Stale | None = None
+        """None: the files say what is served."""
+        self.is_same = False
+        """Whether they said the same, byte by byte, when they were looked at last."""
+        self._lock = Lock()  # it is asked from several threads
+        self._files = SourceFiles()
+        self._refused: tuple[str, bytes] | None = None  # why, and what the files said then
+        self._wrong: tuple[str, bytes] | None = None  # the same, of before what runs was taken from elsewhere
+        self._source = ""  # by whom that was asked for
+        self._taken = b""  # what the files said when this configuration was taken
+        for record in records:
+            if record.subject == "file" and not record.ok:
+                self._refused = record.summary, b""
+            elif record.ok and record.subject != "contents":
+                self._is_taken(record.source)
+
+    def accepted(self, current: Callable[[], Accepted]) -> None:
+        """Another configuration is served. Reads files, as the others do: in a thread."""
+        with self._lock:
+            self.told = None
+            self._is_taken(current().source)
+            self._taken = self._digest_now(current())
+            self._look(current())
+
+    def refused(self, current: Callable[[], Accepted], why: str) -> None:
+        """What the files say has been refused."""
+        with self._lock:
+            self._refused = why, self._digest_now(current())
+            self.told = Stale("refused", why, time.time() if self.told is None else self.told.since_date)
+            self._look(current())
+
+    def look(self, current: Callable[[], Accepted]) -> None:
+        """Look at the files. Reads those that have changed."""
+        with self._lock:
+            self._look(current())
+
+    def _is_taken(self, source: str) -> None:
+        """Another configuration is served. From elsewhere it mends nothing of what is wrong with the files."""
+        self._wrong = (self._refused or self._wrong) if source in ELSEWHERE else None
+        self._refused, self._source = None, source
+
+    def _digest_now(self, current: Accepted) -> bytes:
+        """b"": it cannot be found out just now."""
+        try:
+            self._files.look(current.sources)
+        except OutOfResources:
+            return b""
+        return self._files.digest
+
+    def _look(self, current: Accepted) -> None:
+        try:
+            found = self._judged(current) if current.file else None
+        except OutOfResources:
+            return  # what was known stays
+        if found is None or self.told is None or found[0] != self.told.reason:
+            self.told = None if found is None else Stale(found[0], found[1], time.time())
+        elif found[1] != self.told.why:
+            self.told = Stale(found[0], found[1], self.told.since_date)
+
+    def _judged(self, current: Accepted) -> tuple[StaleReason, str] | None:
+        """Why it is stale, in a word and for people."""
+        is_same = self.is_same = self._files.look(current.sources)
+        digest = self._files.digest
+        if self._refused is not None:
+            why, then = self._refused
+            if not then:  # known from the control process before this one
+                self._refused = why, digest
+            if digest == self._refused[1]:
+                return "refused", why
+            self._refused = None if is_same else self._refused
+            return None if is_same else ("edited", f"{NOT_RELOADED}; what they said before was refused: {why}")
+        if is_same:
+            return None
+        self._taken = self._taken or digest
+        source = self._source or current.source
+        if digest != self._taken or source not in ELSEWHERE:
+            return "edited", NOT_RELOADED
+        why = ELSEWHERE[source]
+        if self._wrong is not None and self._wrong[1] in (b"", digest):
+            why += f"; what the files say was refused: {self._wrong[0]}"
+        return ("api" if source == "api" else "rollback"), why
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
+
+
+def _digest_of_file(name: str) -> bytes:
+    try:
+        return _digest(read_file(name, LARGEST))
+    except (OSError, Flaw) as error:
+        if getattr(error, "errno", None) in OUT_OF:
+            raise OutOfResources(f"{name} cannot be read: {error}") from error
+        return repr(error).encode()

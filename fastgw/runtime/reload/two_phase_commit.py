@@ -1,0 +1,148 @@
+"""A change of generation, in two phases over all workers: all prepare, then all commit; one refusal aborts all.
+
+Until the last worker is prepared nothing has changed anywhere. From the commit on the new generation is the one that
+later processes begin with, so a worker that dies in between comes back with it. A worker that is late (not ready yet,
+or silent) is not waited for: it is brought up to date before it accepts again.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from math import inf
+from typing import Final
+
+from fastgw.runtime.ipc.channel import DESCRIPTORS_MAX, Abort, Commit, Origin, Prepare, Sockets
+from fastgw.runtime.node.child_slots import Child
+from fastgw.runtime.node.node_state import Sealed
+from fastgw.runtime.sockets.listening_sockets import Endpoint
+
+PREPARE_S: Final = 60.0
+"""How long workers may take to prepare."""
+COMMIT_S: Final = 10.0
+"""How long they may take to commit, which is a turn of their loops."""
+
+
+class Turnover:
+    """One change, from the proposal to the last commit.
+
+    `commit` is called when all are prepared, and `ended` at the end: with why it failed, or "".
+    """
+
+    def __init__(
+        self,
+        sealed: Sealed,
+        source: Origin,
+        listeners: Mapping[str, list[int]],
+        opened: Mapping[int, Endpoint],
+        now: float,
+        commit: Callable[[], None],
+        ended: Callable[[str], None],
+    ) -> None:
+        self.sealed = sealed
+        self.source = source
+        self.listeners = dict(listeners)
+        self.opened = dict(opened)
+        self.due_at = now + PREPARE_S
+        self.told: set[Child] = set()
+        """To prepare."""
+        self.committed: set[Child] = set()
+        self.passing = False
+        """Whether it failed for a reason that passes by itself."""
+        self.replaced = 0
+        """Workers that did not commit in time, and whose places others take."""
+        self._commit = commit
+        self._ended = ended
+        self._preparing: set[Child] = set()
+        self._prepared: set[Child] = set()
+        self._gone: set[Child] = set()
+        self._committing: set[Child] | None = None  # None: not yet
+
+    def __repr__(self) -> str:
+        stage = "preparing" if self._committing is None else "committing"
+        return f"<Turnover to {self.sealed.generation} {stage}, {len(self._preparing)} to prepare>"
+
+    @property
+    def is_committing(self) -> bool:
+        return self._committing is not None
+
+    def begin(self, children: Iterable[Child]) -> None:
+        for child in children:
+            self.join(child)
+        self._go_on()
+
+    def join(self, child: Child) -> None:
+        """A worker that serves the generation before; perhaps it was gone for a while."""
+        self._gone.discard(child)
+        if child not in self._prepared:
+            self._preparing.add(child)
+        if child not in self.told:
+            self.told.add(child)
+            tell_sockets(child, self.opened)
+            tell_prepare(child, self.sealed, self.listeners)
+
+    def prepared(self, child: Child) -> None:
+        self._preparing.discard(child)
+        self._prepared.add(child)
+        self._go_on()
+
+    def was_committed(self, child: Child) -> None:
+        self.committed.add(child)
+        self.gone(child)
+
+    def gone(self, child: Child) -> None:
+        """Nobody waits for it any more: it is dead or silent, or done. It is told what follows all the same."""
+        self._gone.add(child)
+        self._preparing.discard(child)
+        if self._committing is not None:
+            self._committing.discard(child)
+        self._go_on()
+
+    def is_late(self) -> None:
+        """It takes too long. Before the commit nothing changes; after it, who is late is replaced."""
+        if self._committing is None:
+            self.abort("not all workers were prepared in time", passing=True)
+            return
+        self.due_at = inf
+        for child in tuple(self._committing):
+            child.outdated = True
+            self.replaced += 1
+            self.gone(child)
+
+    def abort(self, why: str, *, passing: bool = False) -> None:
+        self.passing = passing
+        for child in self.told:
+            child.asked = 0
+            child.send(Abort(generation=self.sealed.generation))
+        self._ended(why)
+
+    def _go_on(self) -> None:
+        if self._committing is None and not self._preparing:
+            self.due_at = time.monotonic() + COMMIT_S
+            self._committing = self._prepared - self._gone
+            self._commit()
+            for child in self._prepared:
+                child.send(Commit(generation=self.sealed.generation))
+        if self._committing is not None and not self._committing:
+            self._ended("")
+
+
+def tell_prepare(child: Child, sealed: Sealed, listeners: Mapping[str, list[int]]) -> None:
+    child.asked = sealed.generation
+    placed = [listeners[name] for name in sealed.settings.listeners]
+    child.send(Prepare(generation=sealed.generation, listeners=placed), [sealed.descriptor])
+
+
+def tell_sockets(child: Child, endpoints: Mapping[int, Endpoint]) -> None:
+    """Hand over the sockets of these endpoints that the child has not."""
+    for number, endpoint in endpoints.items():
+        known = child.sockets.get(number, 0)
+        child.sockets[number] = len(endpoint.sockets)
+        for first in range(known, len(endpoint.sockets), DESCRIPTORS_MAX):
+            message = Sockets(
+                generation=child.generation,
+                endpoint=number,
+                address=str(endpoint.address),
+                shared=endpoint.shared,
+                foreign=endpoint.foreign,
+                first=first,
+            )
+            child.send(message, [each.fileno() for each in endpoint.sockets[first : first + DESCRIPTORS_MAX]])

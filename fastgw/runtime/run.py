@@ -1,0 +1,106 @@
+"""From a configuration to a gateway that serves: what `fastgw run` does."""
+
+import signal
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from types import MappingProxyType
+
+from fastgw import config, kernel
+from fastgw.config import ConfigError, Loaded
+from fastgw.consumers.index import index_of
+from fastgw.filters import TYPES
+from fastgw.gateway.compiler import compile
+from fastgw.gateway.tables import CompileError
+from fastgw.net import openssl
+from fastgw.operator_log import call_process, configure
+from fastgw.runtime.ipc.channel import FIRST_GENERATION
+from fastgw.runtime.node.bound_addresses import Bound
+from fastgw.runtime.node.child_slots import Work
+from fastgw.runtime.node.config_snapshot import accept
+from fastgw.runtime.node.gateway_registration import register
+from fastgw.runtime.node.quota_persistence import claim_file, keep_all, restore_all
+from fastgw.runtime.node.startup import CannotStart, open_commons
+from fastgw.runtime.process.machine_capacity import auto_workers, usable_cpus
+from fastgw.runtime.process.signals import when_alone
+from fastgw.runtime.reload.config_notes import key_of, new_among, notes_of, tell
+from fastgw.runtime.sockets.systemd_activation import inherited
+from fastgw.runtime.supervisor.handover_state import PREFLIGHT, TAKE_OVER, Estate
+from fastgw.runtime.supervisor.supervisor import Supervisor
+from fastgw.runtime.supervisor.take_over import preflight, take_over
+from fastgw.runtime.supervisor.upgrade import PASSED
+from fastgw.shm.quota_store import InUse
+
+
+def run_gateway(
+    load: Callable[[], Loaded],
+    announce: Callable[[Bound], None],
+    ready_fd: int | None = None,
+    companions: Mapping[str, Work] = MappingProxyType({}),
+    *,
+    follow_files: bool = False,
+    name: str = "",
+) -> None:
+    """Serve until a signal ends it. In an upgrade: go on with what the program before this one has left.
+
+    `load`: reads the configuration of a first start. `follow_files`: take it anew whenever its files change.
+    `name`: how commands may call it.
+    Raises `ConfigError`, `CompileError`, `CannotListen`, `CannotStart`, `CallRefused`, `UnfitEstate`.
+    """
+    kernel.verify()
+    openssl.verify()  # in a child, while there is no thread yet
+    trial, past = Estate.read(PREFLIGHT), Estate.read(TAKE_OVER)
+    if trial is not None:
+        when_alone(signal.SIGKILL)  # nobody is left to become us
+    estate = trial or past
+    if estate is None or not estate.sources:
+        loaded = load()
+    else:
+        loaded = config.load_sources(estate.sources, estate.captured, TYPES)
+    settings = loaded.config
+    call_process("supervisor")
+    configure(settings.log)
+    workers = auto_workers(usable_cpus()) if settings.workers == "auto" else settings.workers
+    index = index_of(settings.consumers, loaded.captured)
+    try:
+        gateway = compile(settings, workers, loaded.captured, index)
+    except CompileError as error:
+        raise ConfigError(error.problems(loaded, TYPES)) from error
+    if estate is not None:
+        gateway.places = estate.places.following(gateway.names, estate.generation, estate.generation)
+    notes = notes_of(loaded, gateway)
+    accepted = accept(
+        loaded,
+        generation=FIRST_GENERATION if estate is None else estate.generation,
+        date=time.time() if estate is None else estate.date,
+        source="start" if estate is None else estate.source,
+        places=gateway.places,
+        workers=workers,
+        base=None,
+        index=index,
+        known_notes=map(key_of, notes),
+        rest=gateway.config,
+    )
+    del loaded, settings  # they may be large, and children would be born with them
+    if trial is not None:
+        preflight(trial, accepted, gateway)
+        raise SystemExit(PASSED)  # and nothing but this: a program that does nothing ends well too
+    with ExitStack() as opened:
+        if past is None:
+            commons = open_commons(accepted, gateway, inherited(), opened)
+            tell(new_among(notes, ()))
+        else:
+            commons = take_over(past, accepted, gateway, opened)
+            ready_fd = None  # it was told, and the number may be another's now
+        commons.follows_files, commons.name = follow_files, name
+        try:
+            claimed = -1 if past is None else past.quota_claim
+            commons.quota_claim = claim_file(accepted.settings, commons.run_key, claimed)
+        except InUse as error:
+            raise CannotStart(f"quotas: {error}") from error
+        restore_all(commons.shared.quotas, accepted.settings)
+        register(commons)
+        if commons.registration is not None:
+            opened.callback(commons.registration.end)
+        Supervisor(commons, announce, ready_fd, companions, past).run()
+        keep_all(commons.shared.quotas, commons.sealed.settings, commons.run_key, commons.quota_claim)

@@ -1,0 +1,1 @@
+"""Listening sockets: made here, inherited from systemd, or held by somebody else."""

@@ -1,0 +1,239 @@
+"""The listening sockets: the supervisor opens them all and keeps them, over the lives of workers and over upgrades.
+
+A TCP listener has one `SO_REUSEPORT` socket per worker slot, so each worker has a queue of its own. A unix socket
+cannot be doubled, nor can a socket that a service manager has opened: that one is shared by all.
+"""
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Iterable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from fastgw.config.base.value_types import Address
+from fastgw.runtime.sockets.port_owner import holder_of
+
+BACKLOG: Final = 4096  # the kernel lowers it to net.core.somaxconn
+CAP_NET_BIND_SERVICE: Final = 10  # capabilities(7)
+UNIX_UMASK: Final = 0o117  # owner and group may connect, others may not
+PRIVATE_UMASK: Final = 0o177  # the owner alone
+
+
+class CannotListen(Exception):
+    """The text says on what, and why."""
+
+
+class AddressInUse(CannotListen):
+    """Somebody else listens there."""
+
+
+@dataclass
+class Endpoint:
+    """One bound address of a listener, and its sockets: one per worker slot, or one that all slots share."""
+
+    address: Address
+    """With the port that was chosen, when the configuration left that to the system."""
+    sockets: list[socket.socket]
+    shared: bool = False
+    inode: int = 0
+    """Of a unix socket's file, if it is ours to remove."""
+    foreign: bool = False
+    """A service manager has opened it, and goes on listening when we are gone."""
+
+    def of_slot(self, slot: int) -> socket.socket:
+        return self.sockets[0 if self.shared else slot]
+
+    def grow(self, slots: int) -> None:
+        """Open sockets for further slots. Raises `CannotListen`."""
+        while not self.shared and len(self.sockets) < slots:
+            try:
+                self.sockets.append(_listen(self.sockets[0].family, (self.address.host, self.address.port)))
+            except OSError as error:
+                raise CannotListen(f"cannot listen on {self.address}: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Close it for every process: whoever still has it open accepts nothing more."""
+        for listening in self.sockets:
+            if not self.foreign:
+                with suppress(OSError):
+                    listening.shutdown(socket.SHUT_RDWR)
+            listening.close()
+        if self.inode:
+            with suppress(FileNotFoundError):
+                if os.stat(self.address.path).st_ino == self.inode:  # else somebody has taken the path over
+                    os.unlink(self.address.path)
+
+
+def close_endpoints(endpoints: Iterable[Endpoint]) -> None:
+    for endpoint in endpoints:
+        endpoint.close()
+
+
+def open_endpoints(address: Address, slots: int, *, private: bool = False) -> tuple[Endpoint, ...]:
+    """Bind and listen, with a socket for each of `slots` workers. A host name is bound at all its addresses.
+    `private`: nobody but its owner may connect to a unix socket.
+
+    Raises `CannotListen`.
+    """
+    try:
+        return (_open_unix(address, private),) if address.path else _open_tcp(address, slots)
+    except OSError as error:
+        raise _cannot(error, address) from error
+
+
+def why_not_listen(address: Address) -> str:
+    """What would keep this process from listening there, as far as it can be seen without trying; "" = nothing. Whether
+    the address is in use is not looked at: most often the gateway that runs has it."""
+    if address.path:
+        folder = os.path.dirname(address.path)
+        if not os.path.isdir(folder):
+            return f"there is no folder {folder} for the socket"
+        return "" if os.access(folder, os.W_OK | os.X_OK) else f"no socket can be made in {folder} by this user"
+    if 0 < address.port < _unprivileged_ports() and not _may_bind_low_ports():
+        return (
+            f"port {address.port} needs a right that this user has not: CAP_NET_BIND_SERVICE (in a unit of systemd: "
+            f"AmbientCapabilities), or net.ipv4.ip_unprivileged_port_start of at most {address.port}"
+        )
+    try:
+        for family, host in _resolve(address):
+            _bind(family, (host, 0), shared=False).close()
+    except socket.gaierror as error:
+        return f"{address.host} cannot be looked up: {error.strerror}"
+    except OSError as error:
+        return f"cannot listen on {address}: {error.strerror}"
+    return ""
+
+
+def _unprivileged_ports() -> int:
+    """The first port that everybody may bind."""
+    with suppress(OSError, ValueError):
+        return int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+    return 1024
+
+
+def _may_bind_low_ports() -> bool:
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("CapEff:"):
+                return bool(int(line.split()[1], 16) >> CAP_NET_BIND_SERVICE & 1)
+    return os.geteuid() == 0
+
+
+def open_endpoint(address: Address, *, private: bool = False) -> Endpoint:
+    """Bind and listen with one socket: of a host name at its first address, of `:port` for IPv4 and IPv6 together.
+    `private`: as in `open_endpoints`.
+
+    Raises `CannotListen`.
+    """
+    if address.path or address.host or not _has_ipv6():
+        first, *others = open_endpoints(address, 1, private=private)
+        close_endpoints(others)
+        return first
+    try:
+        if address.port:
+            _bind(socket.AF_INET6, ("::", address.port), shared=False, both=True).close()
+        listening = _listen(socket.AF_INET6, ("::", address.port), both=True)
+    except OSError as error:
+        raise _cannot(error, address) from error
+    return Endpoint(Address(host="::", port=listening.getsockname()[1]), [listening])
+
+
+def _has_ipv6() -> bool:
+    return _is_ours(socket.AF_INET6, "::")
+
+
+def _cannot(error: OSError, address: Address) -> CannotListen:
+    kind = AddressInUse if error.errno == errno.EADDRINUSE else CannotListen
+    return kind(f"cannot listen on {address}: {_why(error, address)}")
+
+
+def _why(error: OSError, address: Address) -> str:
+    if error.errno == errno.EADDRINUSE:
+        holder = holder_of(address)
+        return f"the address is in use ({holder}, has it)" if holder else "the address is in use"
+    return str(error.strerror)
+
+
+def _open_tcp(address: Address, slots: int) -> tuple[Endpoint, ...]:
+    endpoints = []
+    port = address.port
+    with ExitStack() as undo:
+        for family, host in _resolve(address):
+            if port:
+                # Once without SO_REUSEPORT: else a second fastgw would share the port, and nobody notice.
+                _bind(family, (host, port), shared=False).close()
+            sockets = []
+            for _ in range(slots):
+                listening = undo.enter_context(_listen(family, (host, port)))
+                sockets.append(listening)
+                port = listening.getsockname()[1]  # where the system chose, the others get the same
+            endpoints.append(Endpoint(Address(host=host, port=port), sockets))
+        undo.pop_all()
+    return tuple(endpoints)
+
+
+def _resolve(address: Address) -> list[tuple[socket.AddressFamily, str]]:
+    """The addresses of a host, those left out that this machine cannot have (`::1` where there is no IPv6)."""
+    found = socket.getaddrinfo(address.name, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    hosts: list[tuple[socket.AddressFamily, str]] = list(dict.fromkeys((each[0], str(each[4][0])) for each in found))
+    return [(family, host) for family, host in hosts if _is_ours(family, host)] or hosts
+
+
+def _is_ours(family: socket.AddressFamily, host: str) -> bool:
+    try:
+        _bind(family, (host, 0), shared=False).close()
+    except OSError:
+        return False
+    return True
+
+
+def _bind(
+    family: socket.AddressFamily | int, name: tuple[str, int] | str, shared: bool, *, both: bool = False
+) -> socket.socket:
+    """`both`: an address of IPv6 stands for those of IPv4 as well."""
+    with ExitStack() as undo:
+        bound = undo.enter_context(socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK))
+        if family != socket.AF_UNIX:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted connections inherit it
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not both)
+        if shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.bind(name)
+        undo.pop_all()
+    return bound
+
+
+def _listen(family: socket.AddressFamily | int, name: tuple[str, int], *, both: bool = False) -> socket.socket:
+    """One of the sockets that share an address."""
+    with ExitStack() as undo:
+        listening = undo.enter_context(_bind(family, name, shared=True, both=both))
+        listening.listen(BACKLOG)
+        undo.pop_all()
+    return listening
+
+
+def _open_unix(address: Address, private: bool) -> Endpoint:
+    _remove_stale(address.path)
+    umask = os.umask(PRIVATE_UMASK if private else UNIX_UMASK)
+    try:
+        listening = _bind(socket.AF_UNIX, address.path, shared=False)
+    finally:
+        os.umask(umask)
+    listening.listen(BACKLOG)
+    return Endpoint(address, [listening], shared=True, inode=os.stat(address.path).st_ino)
+
+
+def _remove_stale(path: str) -> None:
+    """Remove the socket file of a gateway that was killed. Nobody listens there: a connect is refused."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return  # binding says that the address is in use
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+            if probe.connect_ex(path) == errno.ECONNREFUSED:
+                os.unlink(path)

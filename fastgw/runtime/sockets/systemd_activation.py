@@ -1,0 +1,135 @@
+"""Sockets that systemd has opened for the gateway (sd_listen_fds(3)): found once, then taken by address.
+
+They stay systemd's. Never shut one down, or clients are refused until the socket unit is started anew; never remove the
+file of a unix socket. What is queued when the gateway stops waits for the next one.
+
+The supervisor calls `inherited` when it begins and then asks `take` before it binds an address itself. Workers share a
+socket that was taken, unless `ReusePort=` gave several for the address. An upgrade carries these sockets over its exec
+like the supervisor's own, with what is `left`: the environment names them no more.
+"""
+
+import os
+import socket
+from collections.abc import Iterable, MutableMapping
+from contextlib import ExitStack
+from typing import Final, NamedTuple
+
+from fastgw.config.base.value_types import Address
+
+FIRST_FD: Final = 3  # SD_LISTEN_FDS_START
+VARIABLES: Final = ("LISTEN_PID", "LISTEN_PIDFDID", "LISTEN_FDS", "LISTEN_FDNAMES")
+FAMILIES: Final = (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX)
+
+
+class Passed(NamedTuple):
+    """A listening socket, and the name that its unit gives it (`FileDescriptorName=`)."""
+
+    socket: socket.socket
+    name: str
+
+
+class Inherited:
+    """What systemd has passed and nobody has taken yet. `refused`: what cannot be used, in words."""
+
+    def __init__(self, passed: Iterable[Passed], refused: Iterable[str] = ()) -> None:
+        self.left = tuple(passed)
+        self._refused = tuple(refused)
+
+    def __repr__(self) -> str:
+        return f"<Inherited {', '.join(f'{each.name}={bound_to(each.socket)}' for each in self.left) or 'nothing'}>"
+
+    def take(self, address: Address) -> tuple[socket.socket, ...]:
+        """The sockets bound to this address; () = there are none. Whoever takes them closes them.
+
+        A host name means all its addresses. A socket for `[::]` that listens for IPv4 too, which is what a bare port
+        in a socket unit makes, stands for `0.0.0.0` where no other does, and for `:port`.
+        """
+        wanted = _bindings(address) if self.left else ()
+        taken = [each for each in self.left if bound_to(each.socket) in wanted]
+        if not taken and address.host == "0.0.0.0":
+            taken = [each for each in self.left if _is_dual(each.socket, address.port)]
+        self.left = tuple(each for each in self.left if each not in taken)
+        return tuple(each.socket for each in taken)
+
+    def unclaimed(self) -> tuple[str, ...]:
+        """A line for each socket that was not taken: whoever connects there gets no answer.
+
+        They stay open: a listener of a later generation may take them.
+        """
+        waiting = [f"{bound_to(each.socket)} ({each.name})" for each in self.left]
+        advice = "no listener has that address; write a listener with this address, or change ListenStream"
+        return (*self._refused, *(f"systemd listens on {each}, and {advice}" for each in waiting))
+
+    def close(self) -> None:
+        """Close what is left."""
+        for each in self.left:
+            each.socket.close()
+        self.left = ()
+
+
+def inherited(environ: MutableMapping[str, str] = os.environ) -> Inherited:
+    """Find what systemd has passed, once: the variables are removed, so that no child takes it for its own.
+
+    The sockets do not block, and an exec closes them.
+    """
+    told = {name: environ.pop(name, "") for name in VARIABLES}
+    pid, count = told["LISTEN_PID"], told["LISTEN_FDS"]
+    if not pid or not count:
+        return Inherited(())
+    if not (pid.isdecimal() and count.isdecimal()):
+        return Inherited((), [f"what systemd passes is not used: LISTEN_PID={pid} LISTEN_FDS={count} are no numbers"])
+    if int(pid) != os.getpid():
+        why = f"it is for process {pid}, and this is {os.getpid()}: start fastgw without a shell, or by its `exec`"
+        return Inherited((), [f"what systemd passes is not used: {why}"])
+    names = told["LISTEN_FDNAMES"].split(":") if told["LISTEN_FDNAMES"] else []
+    passed, refused = [], []
+    for index in range(int(count)):
+        fd, name = FIRST_FD + index, names[index] if index < len(names) else "unknown"
+        try:
+            passed.append(Passed(_listening(fd), name))
+        except (OSError, ValueError) as error:
+            why = os.strerror(error.errno or 0) if isinstance(error, OSError) else str(error)
+            refused.append(f"descriptor {fd} from systemd ({name}) is not used: {why}")
+    return Inherited(passed, refused)
+
+
+def bound_to(listening: socket.socket) -> Address:
+    """Its address; an abstract name has an `@` in front."""
+    name = listening.getsockname()
+    if listening.family == socket.AF_UNIX:
+        return Address(path=os.fsdecode(b"@" + name[1:] if isinstance(name, bytes) else os.path.realpath(name)))
+    return Address(host=name[0], port=name[1])
+
+
+def _bindings(address: Address) -> frozenset[Address]:
+    """What the sockets of a listener with this address are bound to."""
+    if address.path:
+        return frozenset({Address(path=os.path.realpath(address.path))})
+    try:
+        found = socket.getaddrinfo(address.name, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError:
+        return frozenset()  # binding it says so
+    return frozenset(Address(host=str(name[0]), port=address.port) for *_, name in found)
+
+
+def _is_dual(listening: socket.socket, port: int) -> bool:
+    """It listens for both, IPv4 and IPv6, on all addresses."""
+    return bound_to(listening) == Address(host="::", port=port) and not listening.getsockopt(
+        socket.IPPROTO_IPV6, socket.IPV6_V6ONLY
+    )
+
+
+def _listening(fd: int) -> socket.socket:
+    """Raises `OSError` when it is no socket, and `ValueError` when it is no socket to accept streams from."""
+    os.set_inheritable(fd, False)
+    with ExitStack() as undo:
+        passed = undo.enter_context(socket.socket(fileno=fd))
+        if passed.family not in FAMILIES or passed.type != socket.SOCK_STREAM:
+            raise ValueError("expected a stream socket (ListenStream=) for IP or a path")
+        if not passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            raise ValueError("it does not listen; expected Accept=no in the socket unit")
+        passed.setblocking(False)
+        if passed.family != socket.AF_UNIX:
+            passed.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # accepted connections inherit it
+        undo.pop_all()
+    return passed

@@ -1,0 +1,132 @@
+"""The supervisor's children: the slots they have, those that are leaving, and how one is born."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Final, NoReturn
+
+from fastgw.operator_events import Event
+from fastgw.operator_log import call_ourselves, call_process, described, notice
+from fastgw.runtime.control.control import run_control
+from fastgw.runtime.ipc.channel import Channel, Columns
+from fastgw.runtime.node.child_slots import Child, Slot, Work
+from fastgw.runtime.node.heartbeat_monitor import CONTROL_HUNG_S
+from fastgw.runtime.node.node_state import Commons
+from fastgw.runtime.process.signals import Signals, when_alone
+from fastgw.runtime.worker.worker import Birth, run_worker
+
+CRASHED: Final = 70
+"""Exit status of a child after an error that nobody caught (EX_SOFTWARE of sysexits.h)."""
+
+
+class Children:
+    """Everybody that the supervisor has forked, or will. `companions`: by name, processes that are no workers.
+
+    `forget`: called in a child, to close what is the supervisor's own.
+    """
+
+    def __init__(
+        self, commons: Commons, companions: Mapping[str, Work], signals: Signals, forget: Callable[[], None]
+    ) -> None:
+        self._commons = commons
+        self._signals = signals
+        self._forget = forget
+        self.workers = [Slot(f"worker {index + 1}", index) for index in range(commons.slots)]
+        self.companions = [Slot(name, None, work) for name, work in companions.items()]
+        self.control = Slot("control", None, partial(run_control, commons))
+        if commons.sealed.accepted.sources or commons.own:
+            self.companions.append(self.control)
+        self.leaving: list[Child] = []
+        """Workers that serve what they have, and then go."""
+
+    @property
+    def slots(self) -> list[Slot]:
+        return self.workers + self.companions
+
+    def __iter__(self) -> Iterator[Child]:
+        """All that live."""
+        for slot in self.slots:
+            yield from slot.children
+        yield from self.leaving
+
+    def that_work(self) -> list[Child]:
+        """All workers, those that are leaving too."""
+        return [child for child in self if child.column is not None]
+
+    def serving(self) -> Iterator[Child]:
+        """The workers that may accept."""
+        return (slot.child for slot in self.workers if slot.child is not None and slot.child.able)
+
+    def present(self) -> list[Child]:
+        """The workers that serve, or would if they answered."""
+        children = (slot.child for slot in self.workers)
+        return [child for child in children if child is not None and child.ready and not child.leaving]
+
+    def slot_of(self, child: Child) -> Slot | None:
+        """None: it is leaving."""
+        return next((slot for slot in self.slots if child in slot.children), None)
+
+    def resize(self, workers: int) -> None:
+        """So many slots shall have a worker. A slot that was there keeps its sockets."""
+        for slot in self.workers:
+            assert slot.index is not None
+            slot.retired = slot.index >= workers
+        self.workers += [Slot(f"worker {index + 1}", index) for index in range(len(self.workers), workers)]
+
+    def fork(self, slot: Slot) -> Child:
+        """A child for this slot. Raises `OSError`."""
+        column = self._column() if slot.work is None else None
+        ours, theirs = Channel.pair()
+        try:
+            # A signal that reached the child before it is itself would be written into the supervisor's pipe.
+            with self._signals.held_back():
+                pid = os.fork()
+                if pid == 0:
+                    ours.close()
+                    self._become(slot, column, theirs)
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        child = Child(pid, ours, slot.name, column, time.monotonic())
+        if slot is self.control:
+            child.beats, child.hung_s = True, CONTROL_HUNG_S
+        child.sockets = {number: len(each.sockets) for number, each in self._commons.endpoints.items()}
+        return child
+
+    def _column(self) -> int:
+        """A column that is nobody's. All that sum over columns see it before a worker counts there."""
+        taken = {child.column for child in self}
+        column = next(column for column in range(len(taken) + 1) if column not in taken)
+        commons = self._commons
+        commons.shared.widen(column + 1)
+        commons.words.expect(commons.shared, column, commons.sealed.generation)
+        for child in self:
+            child.send(Columns(generation=child.generation, count=column + 1))
+        return column
+
+    def _become(self, slot: Slot, column: int | None, channel: Channel) -> NoReturn:
+        """We are the child: forget what is the supervisor's, work, and exit without coming back."""
+        code = CRASHED
+        try:
+            self._signals.forget()
+            for other in self:
+                other.channel.close()  # else its child would not see that the supervisor is gone
+            self._forget()
+            call_ourselves(f"fastgw {slot.name}")
+            call_process(slot.name)
+            when_alone(signal.SIGCONT)  # our channel closes then, which ends us; but not while we are stopped
+            if slot.work is not None:
+                slot.work(channel)
+            else:
+                assert slot.index is not None
+                assert column is not None
+                run_worker(Birth(slot.index, column, self._commons), channel)
+            code = 0
+        except Exception as error:
+            notice(Event.PROCESS_FAILED, f"{slot.name}: {error if isinstance(error, OSError) else described(error)}")
+        finally:
+            os._exit(code)

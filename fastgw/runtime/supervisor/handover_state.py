@@ -1,0 +1,231 @@
+"""What one program leaves to the next when the supervisor is replaced in place: same pid, same children, same sockets.
+
+It lies in a memory file whose descriptor the environment names; what it names by descriptor is open in the next program
+too. Only plain values stand in it, for the next program may be another version of fastgw.
+"""
+
+import os
+import socket
+import time
+from typing import Final, Self
+
+import msgspec
+
+from fastgw.config import Source
+from fastgw.config.base.value_types import parse_address
+from fastgw.kernel import memory_file
+from fastgw.net.session_tickets import Seeds
+from fastgw.runtime.ipc.channel import PROTOCOL, Channel, Origin
+from fastgw.runtime.node.child_slots import Child
+from fastgw.runtime.node.config_snapshot import Document
+from fastgw.runtime.node.node_state import Commons, Record
+from fastgw.runtime.sockets.listening_sockets import Endpoint
+from fastgw.runtime.sockets.systemd_activation import Inherited, Passed
+from fastgw.runtime.supervisor.children import Children
+from fastgw.runtime.supervisor.slot_adoption import Adoption
+from fastgw.shm.slot_assignment import Places
+from fastgw.sync.revocations import Told
+
+TAKE_OVER: Final = "FASTGW_TAKE_OVER"
+"""In the environment of the next program: the descriptor of the estate."""
+PREFLIGHT: Final = "FASTGW_PREFLIGHT"
+"""The same, for a program that shall only show that it could be the next one."""
+
+
+class OpenEndpoint(msgspec.Struct):
+    """An `Endpoint`, its sockets as descriptors."""
+
+    address: str
+    sockets: list[int]
+    shared: bool
+    foreign: bool
+    inode: int
+
+    @classmethod
+    def of(cls, endpoint: Endpoint) -> "OpenEndpoint":
+        sockets = [each.fileno() for each in endpoint.sockets]
+        return cls(str(endpoint.address), sockets, endpoint.shared, endpoint.foreign, endpoint.inode)
+
+    def endpoint(self) -> Endpoint:
+        sockets = [socket.socket(fileno=descriptor) for descriptor in self.sockets]
+        return Endpoint(parse_address(self.address), sockets, self.shared, self.inode, self.foreign)
+
+
+class LivingChild(msgspec.Struct):
+    """A `Child`, its channel as descriptor."""
+
+    name: str
+    slot: int | None
+    """None: it is no worker, or leaving."""
+    pid: int
+    channel: int
+    column: int | None
+    began_at: float
+    generation: int
+    ready: bool
+    silent: bool
+    silence: float
+    leaving: bool
+    lost: bool
+    accepts_for: list[int]
+    sockets: dict[int, int]
+
+    @classmethod
+    def of(cls, child: Child, slot: int | None, adoption: Adoption, slots: int) -> "LivingChild":
+        return cls(
+            name=child.name,
+            slot=slot,
+            pid=child.pid,
+            channel=child.channel.fileno(),
+            column=child.column,
+            began_at=child.began_at,
+            generation=child.generation,
+            ready=child.ready,
+            silent=child.silent,
+            silence=child.pulse.silence,
+            leaving=child.leaving,
+            lost=child.lost,
+            accepts_for=[index for index in range(slots) if adoption.who(index) is child],
+            sockets=child.sockets,
+        )
+
+    def child(self) -> Child:
+        child = Child(self.pid, Channel.of(self.channel), self.name, self.column, self.began_at, outdated=True)
+        child.generation, child.sockets = self.generation, self.sockets
+        child.ready, child.silent, child.leaving, child.lost = self.ready, self.silent, self.leaving, self.lost
+        return child
+
+
+class Estate(msgspec.Struct, kw_only=True):
+    """Everything that is not made anew."""
+
+    protocol: int
+    """Of the messages that the children speak."""
+    generation: int
+    sources: list[Source]
+    captured: dict[str, bytes]
+    source: Origin
+    date: float
+    """When it was accepted, epoch seconds."""
+    former: list[Document]
+    """The generations to go back to."""
+    places: Places
+    shared: int
+    """The descriptor of the shared memory."""
+    endpoints: dict[int, OpenEndpoint]
+    endpoint_number: int
+    listeners: dict[str, list[int]]
+    own: dict[str, OpenEndpoint]
+    slots: int
+    children: list[LivingChild]
+    passed: list[tuple[int, str]]
+    """Sockets of a service manager that no listener has taken yet, by their descriptors and names."""
+    records: list[Record]
+    begun_date: float
+    feeds: dict[str, bytes]
+    """What sources have said last."""
+    reload_due: bool
+    """A signal asked for a reload that has not begun."""
+    tickets: Seeds | None = None
+    """None: another version, which knows none."""
+    run_key: bytes = b""
+    """b"": likewise."""
+    revoked: bytes = b""
+    """What counts no more, as records."""
+    revoked_told: list[Told] = []
+    quota_claim: int = -1
+    """The descriptor of its lock; -1: there is none."""
+    admin_token: str = ""
+    """"": another version, which made none."""
+    registration: tuple[str, int] | None = None
+    """Path and descriptor of the entry in the runtime directory."""
+
+    @classmethod
+    def of(cls, commons: Commons, children: Children, adoption: Adoption, reload_due: bool) -> Self:
+        accepted, held = commons.sealed.accepted, commons.registration
+        placed = [(child, slot.index) for slot in children.slots for child in slot.children]
+        return cls(
+            protocol=PROTOCOL,
+            generation=accepted.generation,
+            sources=accepted.sources,
+            captured=accepted.captured,
+            source=accepted.source,
+            date=accepted.date,
+            former=commons.documents,
+            places=accepted.places,
+            shared=commons.shared.fd,
+            endpoints={number: OpenEndpoint.of(each) for number, each in commons.endpoints.items()},
+            endpoint_number=commons.endpoint_number,
+            listeners=commons.listeners,
+            own={name: OpenEndpoint.of(each) for name, each in commons.own.items()},
+            slots=commons.slots,
+            children=[
+                LivingChild.of(child, index, adoption, commons.slots)
+                for child, index in [*placed, *((child, None) for child in children.leaving)]
+            ],
+            passed=[(each.socket.fileno(), each.name) for each in commons.passed.left],
+            records=commons.records,
+            begun_date=commons.begun_date,
+            feeds=commons.feeds,
+            reload_due=reload_due,
+            tickets=commons.tickets,
+            run_key=commons.run_key,
+            revoked=commons.revoked.joined(time.time()),
+            revoked_told=list(commons.revoked_told),
+            quota_claim=-1 if commons.quota_claim is None else commons.quota_claim.fd,
+            admin_token=commons.admin_token,
+            registration=None if held is None else (held.path, held.fd),
+        )
+
+    @property
+    def descriptors(self) -> list[int]:
+        """All that the next program needs, but for the estate's own."""
+        return [
+            self.shared,
+            *(each for endpoint in (*self.endpoints.values(), *self.own.values()) for each in endpoint.sockets),
+            *(child.channel for child in self.children),
+            *(descriptor for descriptor, _ in self.passed),
+            *((self.quota_claim,) if self.quota_claim >= 0 else ()),
+            *((self.registration[1],) if self.registration else ()),
+        ]
+
+    def inherited(self) -> Inherited:
+        return Inherited(Passed(socket.socket(fileno=descriptor), name) for descriptor, name in self.passed)
+
+    def write(self) -> int:
+        """Into a memory file; its descriptor."""
+        descriptor = memory_file("fastgw-estate")
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(msgspec.msgpack.encode(self))
+        return descriptor
+
+    @classmethod
+    def read(cls, name: str) -> "Estate | None":
+        """What the environment says under this name, which is removed from it. Raises `UnfitEstate`."""
+        text = os.environ.pop(name, None)
+        if text is None:
+            return None
+        try:
+            descriptor = int(text)
+            size = os.fstat(descriptor).st_size
+            estate = msgspec.msgpack.decode(os.pread(descriptor, size, 0), type=cls)
+        except (ValueError, OverflowError, OSError, msgspec.DecodeError) as error:
+            raise UnfitEstate(f"what another version has left cannot be read: {error}") from error
+        os.close(descriptor)
+        if estate.protocol != PROTOCOL:
+            raise UnfitEstate(
+                f"its workers speak version {estate.protocol} of the messages between processes, and not {PROTOCOL}: "
+                "this upgrade needs a restart"
+            )
+        for each in estate.descriptors if name == TAKE_OVER else [estate.shared]:
+            os.set_inheritable(each, False)
+        return estate
+
+
+def is_successor() -> bool:
+    """Whether this program was started by one before it, which was told what its command line says already."""
+    return TAKE_OVER in os.environ or PREFLIGHT in os.environ
+
+
+class UnfitEstate(Exception):
+    """It cannot be taken over; the text says why."""

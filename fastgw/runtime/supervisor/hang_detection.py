@@ -1,0 +1,77 @@
+"""Workers and a control process that hang: counted out while they do not beat, and replaced when that lasts."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from math import inf
+
+from fastgw.operator_events import Event
+from fastgw.operator_log import notice
+from fastgw.runtime.node.child_slots import Child
+from fastgw.runtime.node.heartbeat_monitor import LATE_S, LOOK_EVERY, LOOK_MAX, SET_UP_S, SILENT_S, STACK_S
+
+
+class Overseer:
+    """Looks at the beats, and ends whose time is up. `hushed` is told of who has gone silent, or beats again.
+
+    `beat_of`: nanoseconds of the monotonic clock; 0: none yet. `lateness_of`: the worst of a child in the last seconds.
+    """
+
+    def __init__(
+        self,
+        beat_of: Callable[[Child], int],
+        lateness_of: Callable[[Child], float],
+        hushed: Callable[[Child], None],
+    ) -> None:
+        self._beat_of = beat_of
+        self._lateness_of = lateness_of
+        self._hushed = hushed
+        self._looked_at = time.monotonic()
+
+    @property
+    def next_look_at(self) -> float:
+        """Monotonic seconds."""
+        return self._looked_at + LOOK_EVERY
+
+    def look(self, children: Sequence[Child], now: float, *, serving: bool) -> None:
+        """`serving`: else a silent worker is not waited for any longer."""
+        elapsed = now - self._looked_at
+        self._looked_at = now
+        latest = self._latest(children) if serving and elapsed > LOOK_MAX else 0
+        for child in children:
+            if child.beats:
+                beat = self._beat_of(child)
+                child.pulse.feel(beat, elapsed, (latest - beat) / 1e9 if beat else 0.0)
+            self._judge(child, now, serving)
+
+    def _latest(self, children: Sequence[Child]) -> int:
+        """The last beat of those that have gone round while we did not look; 0: nobody is known to have."""
+        on_time = [child for child in children if child.beats and self._lateness_of(child) < LATE_S]
+        return max(map(self._beat_of, on_time), default=0)
+
+    def _judge(self, child: Child, now: float, serving: bool) -> None:
+        """What follows from a worker's silence, or from the end of it."""
+        if child.kill_at < inf:
+            if now >= child.kill_at:
+                os.kill(child.pid, signal.SIGKILL)
+                child.kill_at = now + LOOK_EVERY  # not gone by then: it waits for a disk, beyond all signals
+        elif child.lost:
+            _condemn(child, now, "takes no more messages")
+        elif not child.beats:
+            pass  # or nobody sees it
+        elif serving and not child.generation and child.pulse.silence < SET_UP_S:
+            pass  # it begins to beat when it is set up
+        elif child.pulse.silence >= (child.hung_s if serving else SILENT_S):
+            _condemn(child, now, f"has not beaten for {int(child.pulse.silence)} s")
+        elif serving and child.silent is not (child.pulse.silence >= SILENT_S):
+            child.silent = not child.silent
+            self._hushed(child)
+
+
+def _condemn(child: Child, now: float, why: str) -> None:
+    """It is killed in a moment. Until then it may say where it hangs; if it was stopped, only once it goes on."""
+    notice(Event.PROCESS_KILLED, f"{child} {why}: it is killed; where it hangs:")
+    child.kill_at = now + STACK_S
+    os.kill(child.pid, signal.SIGUSR2)
+    os.kill(child.pid, signal.SIGCONT)

@@ -1,0 +1,137 @@
+"""The phases of a gateway's life, and what ends it.
+
+SIGTERM: not ready any more; after `timeouts.drain.delay` a drain; then the end, when everybody has finished or the time
+is up. SIGINT, or a second SIGTERM: the end at once.
+"""
+
+import os
+import signal
+import time
+from enum import Enum
+from math import inf
+from typing import Final
+
+from fastgw.operator_events import Event
+from fastgw.operator_log import notice
+from fastgw.runtime.ipc.channel import Drain, Drained, Stop
+from fastgw.runtime.node.node_state import Commons
+from fastgw.runtime.node.systemd_notify import Notifier
+from fastgw.runtime.supervisor.children import Children
+
+STOP_GRACE: Final = 2.0
+"""Seconds a child may take to stop when it is told to stop now, and beyond the limits of a drain."""
+REPEATED: Final = 0.5
+"""Seconds after a SIGTERM before another means impatience: some senders signal the process and then its whole group."""
+
+
+class Phase(Enum):
+    STARTING = "not every child has been ready yet; one that dies ends the start"
+    SERVING = "a child that dies is replaced"
+    DRAINING = "workers finish what is under way"
+    STOPPING = "everybody was told to stop now"
+
+
+class Life:
+    """One of them. `phase` changes here alone."""
+
+    def __init__(self, commons: Commons, children: Children, notifier: Notifier) -> None:
+        self.phase = Phase.STARTING
+        self._commons = commons
+        self._children = children
+        self._notifier = notifier
+        self._end_began_at = 0.0
+        self._terminated_at = 0.0
+        self._drain_at = inf  # readiness is off, and the drain begins then
+        self._kill_at = inf
+        self._drained = self._cut = 0
+
+    @property
+    def due_at(self) -> float:
+        """When to `look`, monotonic seconds."""
+        return min(self._drain_at, self._kill_at)
+
+    @property
+    def goes_on(self) -> bool:
+        """It serves, and nobody has asked for the end."""
+        return self.phase is Phase.SERVING and self._drain_at == inf
+
+    def look(self, now: float) -> None:
+        """Do what is due by time."""
+        if now >= self._drain_at:
+            self._drain()
+        elif now >= self._kill_at:
+            self._kill_at = inf
+            for child in self._children:
+                notice(Event.PROCESS_KILLED, f"{child} did not stop in time and is killed")
+                os.kill(child.pid, signal.SIGKILL)
+
+    def serve(self) -> None:
+        """Everybody is ready."""
+        self.phase = Phase.SERVING
+        commons = self._commons
+        commons.words.commit(commons.shared, commons.sealed.generation)
+        commons.words.set_ready(commons.shared, True)
+
+    def terminate(self, asked_by: str) -> None:
+        """Somebody wants the end, and that what is under way is finished."""
+        now = time.monotonic()
+        if self.phase is Phase.STARTING:
+            self.stop()
+        elif not self._terminated_at:
+            self._terminated_at = now
+            self.leave(asked_by)
+        elif now - self._terminated_at >= REPEATED:
+            self.stop()
+
+    def leave(self, asked_by: str) -> None:
+        """Say that we are not ready, and serve on until those who send clients here have noticed; then drain."""
+        if not self.goes_on:
+            return
+        drain = self._commons.sealed.settings.timeouts.drain
+        later = f", readiness is off, drain begins in {drain.delay:g} s" if drain.delay else ""
+        notice(Event.DRAINING, f"draining: asked by {asked_by}{later}")
+        self._end_began_at = time.monotonic()
+        self._drain_at = self._end_began_at + drain.delay
+        self._commons.words.set_ready(self._commons.shared, False)
+        self._notifier.stopping(drain.delay + max(drain.requests, drain.tunnels) + 2 * STOP_GRACE)
+
+    def stop(self) -> None:
+        """Somebody wants the end now."""
+        self._begin_end(Phase.STOPPING, STOP_GRACE)
+        for child in self._children:
+            child.send(Stop(generation=child.generation))
+
+    def has_drained(self, message: Drained) -> None:
+        """A worker has finished."""
+        self._drained += message.drained
+        self._cut += message.cut
+
+    def has_died(self) -> None:
+        """A child has, in the course of the end. Companions are there for the workers, so they go last."""
+        if not self._children.that_work():
+            self._kill_at = time.monotonic() + STOP_GRACE
+            for child in self._children:
+                child.send(Stop(generation=child.generation))
+
+    def tell_end(self) -> None:
+        if self.phase is Phase.STOPPING:
+            notice(Event.STOPPED, "stopped")
+        else:
+            took = time.monotonic() - self._end_began_at
+            notice(Event.STOPPED, f"stopped: drained {self._drained} requests in {took:.1f} s, {self._cut} cut")
+
+    def _drain(self) -> None:
+        drain = self._commons.sealed.settings.timeouts.drain
+        self._begin_end(Phase.DRAINING, max(drain.requests, drain.tunnels) + STOP_GRACE)
+        for child in self._children.that_work():
+            if not child.leaving:
+                child.send(Drain(generation=child.generation, requests_s=drain.requests, tunnels_s=drain.tunnels))
+        self.has_died()  # or there was no worker
+
+    def _begin_end(self, phase: Phase, within: float) -> None:
+        now = time.monotonic()
+        self._end_began_at = self._end_began_at or now
+        self._drain_at = inf
+        self._kill_at = min(self._kill_at, now + within)  # who asks again does not wait longer
+        self.phase = phase
+        self._commons.words.set_ready(self._commons.shared, False)

@@ -1,0 +1,45 @@
+"""Who accepts for which slot: its own worker if that is able, else a neighbour.
+
+What is queued at a slot's sockets never waits on a process that is dead, hangs, is not ready or has left.
+"""
+
+from collections.abc import Sequence
+
+from fastgw.runtime.ipc.channel import Adopt, Release
+from fastgw.runtime.node.child_slots import Child, Slot
+
+
+class Adoption:
+    """Keeps who was told to accept where."""
+
+    def __init__(self) -> None:
+        self._accepting: dict[int, Child] = {}
+
+    def who(self, slot: int) -> Child | None:
+        return self._accepting.get(slot)
+
+    def told(self, slot: int, child: Child) -> None:
+        """This child accepts there: it was told before the program was replaced."""
+        self._accepting[slot] = child
+
+    def forget(self, child: Child) -> None:
+        """It is dead."""
+        self._accepting = {slot: each for slot, each in self._accepting.items() if each is not child}
+
+    def settle(self, slots: Sequence[Slot]) -> None:
+        """Let each slot be accepted for. A neighbour stays with what it has adopted for as long as it is able."""
+        able = [slot.child for slot in slots if slot.child is not None and slot.child.able]
+        for index, slot in enumerate(slots):
+            now = self._accepting.get(index)
+            if slot.child in able:
+                wanted = slot.child
+            elif now in able or not able:
+                continue  # nobody could do it better
+            else:
+                wanted = able[index % len(able)]
+            if wanted is None or wanted is now:
+                continue
+            wanted.send(Adopt(generation=wanted.generation, slot=index))
+            if now is not None:
+                now.send(Release(generation=now.generation, slot=index))
+            self._accepting[index] = wanted

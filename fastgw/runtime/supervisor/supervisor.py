@@ -1,0 +1,623 @@
+"""The supervisor: opens all sockets, forks the workers and control, replaces those that die, passes signals on.
+
+It has no event loop and no thread: one `poll` over a pipe of signal numbers and the children's channels. Everything is
+imported, checked and compiled before it forks, so a child that is forked at any time begins as the first ones did.
+
+A slot without an able worker keeps its sockets, and a neighbour adopts them (`adoption`). A worker that does not beat
+is counted out, and replaced if that lasts (`hanging`). A new configuration goes through here to all workers
+(`reloading`); one worker follows another without a gap (`succession`), and one program another (`upgrade`).
+
+SIGTERM and SIGQUIT drain, then stop; SIGINT stops at once, and so does a second SIGTERM (`life`). All end with exit
+status 0, for what was asked for was done. SIGHUP reads the configuration again, SIGUSR1 reopens the logs, SIGUSR2
+upgrades.
+"""
+
+import gc
+import os
+import selectors
+import signal
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from math import inf
+from types import MappingProxyType
+from typing import Any
+
+from fastgw import VERSION
+from fastgw.operator_events import Event
+from fastgw.operator_log import RareNotice, call_ourselves, notice, notice_logs
+from fastgw.runtime.control.control import import_admin
+from fastgw.runtime.ipc.channel import (
+    AnyMessage,
+    Ask,
+    ChannelClosed,
+    Committed,
+    ControlAway,
+    DrainAll,
+    Drained,
+    Fed,
+    Outcome,
+    Prepared,
+    Propose,
+    Ready,
+    Refused,
+    Rejected,
+    Reload,
+    Reopen,
+    Revoke,
+    Watch,
+)
+from fastgw.runtime.ipc.feed_values import taken
+from fastgw.runtime.ipc.outbox import AGAIN_S
+from fastgw.runtime.node.bound_addresses import Bound, tell_ready
+from fastgw.runtime.node.child_slots import LOOP_DEATHS, SETTLED, Child, Slot, Work, cut_off
+from fastgw.runtime.node.gateway_registration import own_addresses, tell_entry
+from fastgw.runtime.node.heartbeat_monitor import SILENT_S
+from fastgw.runtime.node.node_state import Commons
+from fastgw.runtime.node.quota_persistence import file_of
+from fastgw.runtime.node.startup import CannotStart
+from fastgw.runtime.node.systemd_notify import Notifier
+from fastgw.runtime.process.signals import Signals, outcome
+from fastgw.runtime.reload.coordinator import Reloading
+from fastgw.runtime.reload.two_phase_commit import tell_sockets
+from fastgw.runtime.sockets.listening_sockets import CannotListen, Endpoint
+from fastgw.runtime.supervisor.children import Children
+from fastgw.runtime.supervisor.handover_state import Estate
+from fastgw.runtime.supervisor.hang_detection import Overseer
+from fastgw.runtime.supervisor.lifecycle import STOP_GRACE, Life, Phase
+from fastgw.runtime.supervisor.slot_adoption import Adoption
+from fastgw.runtime.supervisor.upgrade import Upgrade
+from fastgw.runtime.supervisor.worker_replacement import Succession
+from fastgw.runtime.worker.worker import FLUSH_S
+from fastgw.sync.drained_targets import FEED
+from fastgw.sync.revocations import MOST
+
+
+class Supervisor:
+    """Runs a compiled gateway until a signal ends it. Raises `CannotStart`.
+
+    `announce` is called once, when all workers accept. Then `ready_fd`, if given, gets the addresses as a line of JSON
+    and is closed. `companions`, by name, are processes that live as long as the gateway: each gets its channel, says
+    `Ready`, and returns when told to stop. `past`: what the program before this one has left.
+    """
+
+    def __init__(
+        self,
+        commons: Commons,
+        announce: Callable[[Bound], None],
+        ready_fd: int | None = None,
+        companions: Mapping[str, Work] = MappingProxyType({}),
+        past: Estate | None = None,
+    ) -> None:
+        self._commons = commons
+        self._announce = announce
+        self._ready_fd = ready_fd
+        self._actions: Mapping[int, Callable[[], None]] = {
+            signal.SIGCHLD: self._reap,
+            signal.SIGTERM: lambda: self._life.terminate("SIGTERM"),
+            signal.SIGQUIT: lambda: self._life.terminate("SIGQUIT"),
+            signal.SIGINT: lambda: self._life.stop(),
+            signal.SIGHUP: self._reload,
+            signal.SIGUSR1: self._reopen,
+            signal.SIGUSR2: self._begin_upgrade,
+        }
+        self._replies: Mapping[type[AnyMessage], Callable[[Child, Any], None]] = {
+            Ready: self._is_ready,
+            Prepared: lambda child, message: self._reloading.prepared(child, message.generation),
+            Refused: lambda child, message: self._reloading.refused(
+                child, message.generation, message.why, message.passing
+            ),
+            Committed: self._has_committed,
+            Drained: self._has_drained,
+            Propose: self._was_proposed,
+            Rejected: self._was_rejected,
+            Fed: self._was_fed,
+            Ask: self._was_asked,
+            Revoke: self._was_revoked,
+            DrainAll: lambda child, message: self._life.leave("the admin API"),
+        }
+        self._complain = RareNotice()
+        self._selector = selectors.EpollSelector()  # poll refuses more than there may be descriptors
+        self._signals = Signals(tuple(self._actions))
+        self._children = Children(commons, companions, self._signals, self._forget)
+        self._notifier = Notifier.from_environment()
+        self._life = Life(commons, self._children, self._notifier)
+        self._adoption = Adoption()
+        self._overseer = Overseer(self._beat_of, self._lateness_of, self._hush)
+        self._succession = Succession(commons, self._children, self._fork, self._settle)
+        self._reloading = Reloading(commons, self._is_serving, self._children.present, self._answer, self._changed)
+        self._upgrade = Upgrade()
+        self._watchdog_at = inf if self._notifier.watchdog_interval is None else 0.0
+        self._watching: Child | None = None  # the worker that answers the probes
+        self._control_is_away = True  # as workers know it
+        self._is_replacing = False  # the workers of the program before this one
+        self._reload_due = False  # a signal asked for it, and control has not read the file yet
+        self._asked: Child | None = None  # the control process that was told so
+        if past is not None:
+            self._inherit(past)
+
+    def run(self) -> None:
+        """Raises `CannotStart`, with every child gone."""
+        self._signals.catch()
+        call_ourselves("fastgw")  # an upgrade has made it the interpreter's name
+        self._selector.register(self._signals, selectors.EVENT_READ, self._act)
+        notice_logs()
+        if "admin" in self._commons.own:
+            import_admin()
+        gc.collect()
+        gc.freeze()  # what is here now stays in pages that the children share
+        try:
+            if self._life.phase is Phase.STARTING:
+                for slot in self._children.slots:
+                    slot.child = self._fork(slot)
+            while self._life.phase in (Phase.STARTING, Phase.SERVING) or any(self._children):
+                self._turn()
+        except CannotStart:
+            self._end_all()
+            raise
+        finally:
+            self._selector.close()
+            self._signals.close()
+        self._life.tell_end()
+
+    def _inherit(self, past: Estate) -> None:
+        """The children of the program before this one serve on, until ours follow them one by one."""
+        commons = self._commons
+        self._life.serve()
+        self._reload_due = past.reload_due
+        for living in past.children:
+            child = living.child()
+            child.beats = commons.words.is_of(commons.shared, child.column, child.pid)
+            if child.beats:
+                child.pulse.feel(self._beat_of(child), 0.0)
+                child.pulse.silence = living.silence
+            self._listen_to(child)
+            for index in living.accepts_for:
+                self._adoption.told(index, child)
+            if living.slot is not None:
+                self._children.workers[living.slot].child = child
+            elif child.column is not None:
+                self._children.leaving.append(child)
+            else:
+                self._children.control.child = child
+                child.dismiss()
+        self._children.resize(commons.workers)
+        self._is_replacing = True
+        notice(
+            Event.UPGRADED,
+            f"upgraded: fastgw {VERSION} takes over from its predecessor, and replaces its workers one by one",
+        )
+        self._notifier.ready("upgraded")
+        if self._reload_due:
+            self._notifier.reloading()  # what was told before is over for who listens
+
+    def _end_all(self) -> None:
+        """The start failed: nobody has been served, so nobody is waited for."""
+        for child in self._children:
+            os.kill(child.pid, signal.SIGKILL)
+            os.waitpid(child.pid, 0)
+
+    # --- the turns of the loop ---
+
+    def _turn(self) -> None:
+        for key, _ in self._selector.select(self._patience()):
+            if key.fd in self._selector.get_map():  # else one before it in this turn has ended it
+                key.data()
+        for child in self._children:
+            child.flush()
+        self._commons.tickets.advance(time.time())
+        now = time.monotonic()
+        serving = self._life.phase is Phase.SERVING
+        if self._life.phase is not Phase.STARTING and now >= self._overseer.next_look_at:
+            self._overseer.look(list(self._children), now, serving=serving)
+        if self._life.phase is not Phase.STARTING and now >= self._watchdog_at:
+            self._watchdog_at = now + (self._notifier.watchdog_interval or inf)
+            self._notifier.watchdog()
+        if serving:
+            self._reloading.look(now)
+            self._upgrade.look(now)
+            if self._upgrade.has_passed:
+                self._take_over()
+            if self._reload_due:
+                self._ask_to_reload()
+            for slot in self._children.slots:
+                if slot.is_vacant and slot.due_at <= now:
+                    slot.child = self._fork(slot)
+            self._succession.go_on(now)
+            if self._is_replacing and self._succession.is_over:
+                self._is_replacing = False
+                workers = self._commons.workers
+                notice(
+                    Event.UPGRADED,
+                    f"upgraded: all {workers} workers are new" if workers > 1 else "upgraded: the worker is new",
+                )
+        if not self._life.goes_on:
+            self._upgrade.give_up()
+        self._life.look(now)
+
+    def _patience(self) -> float | None:
+        """Seconds until something is due by time; None: nothing is."""
+        due = [self._life.due_at, *(child.kill_at for child in self._children)]
+        if self._life.phase is Phase.SERVING:
+            due += [slot.due_at for slot in self._children.slots if slot.is_vacant]
+            due += [self._reloading.due_at, self._upgrade.due_at, self._succession.due_at]
+        if self._life.phase is not Phase.STARTING:
+            due += [self._overseer.next_look_at, self._watchdog_at]
+        if any(child.outbox for child in self._children):
+            due.append(time.monotonic() + AGAIN_S)
+        first = min(due)
+        return None if first == inf else max(0.0, first - time.monotonic())
+
+    def _act(self) -> None:
+        for number in self._signals.take():
+            if action := self._actions.get(number):
+                action()
+
+    # --- births ---
+
+    def _fork(self, slot: Slot) -> Child | None:
+        """A child for this slot; None: there could be none, and the slot knows when to try again."""
+        try:
+            child = self._children.fork(slot)
+        except OSError as error:
+            slot.failed(0.0, time.monotonic())
+            self._lost(slot, f"{slot.name} cannot be started: {error.strerror}")
+            return None
+        self._listen_to(child)
+        return child
+
+    def _listen_to(self, child: Child) -> None:
+        self._selector.register(child.channel, selectors.EVENT_READ, partial(self._hear, child))
+
+    def _forget(self) -> None:
+        """In a child: close what is ours alone."""
+        self._selector.close()
+        if self._ready_fd is not None:
+            os.close(self._ready_fd)
+        for held in (self._commons.quota_claim, self._commons.registration):
+            if held is not None:
+                held.close()
+
+    # --- what children say ---
+
+    def _hear(self, child: Child) -> None:
+        try:
+            while (message := child.channel.receive()) is not None:
+                self._replies[type(message)](child, message)
+        except ChannelClosed:
+            self._stop_listening_to(child)  # it is dead or dying: SIGCHLD follows
+
+    def _stop_listening_to(self, child: Child) -> None:
+        with suppress(KeyError, ValueError):
+            self._selector.unregister(child.channel)
+
+    def _is_ready(self, child: Child, message: Ready) -> None:
+        child.generation = message.generation
+        tell_sockets(child, self._commons.endpoints)
+        if child.column is not None and child.generation != self._commons.sealed.generation:
+            self._reloading.catch_up(child)  # it is ready when it has committed
+            return
+        child.ready = True
+        slot = self._children.slot_of(child)
+        if slot is not None and slot.successor is child:
+            self._succession.is_ready(slot)
+        if child.column is not None:
+            self._reloading.is_ready(child)
+            child.send(ControlAway(generation=child.generation, away=self._control_is_away))
+        self._settle()
+
+    def _has_committed(self, child: Child, message: Committed) -> None:
+        child.generation = message.generation
+        if child.ready:
+            self._reloading.was_committed(child)
+        else:
+            self._is_ready(child, Ready(generation=message.generation))
+
+    def _has_drained(self, child: Child, message: Drained) -> None:
+        if not child.leaving:
+            self._life.has_drained(message)
+        elif message.cut:
+            notice(Event.REQUESTS_CUT, f"{child} had to cut {message.cut} requests or tunnels as it left")
+        child.kill_at = time.monotonic() + FLUSH_S + STOP_GRACE  # no beats while its logs are written
+
+    def _was_proposed(self, child: Child, message: Propose) -> None:
+        self._reload_due = False
+        if descriptors := child.channel.take_descriptors():
+            self._reloading.propose(message, *descriptors)
+        else:
+            self._reloading.lost(message)
+
+    def _was_rejected(self, child: Child, message: Rejected) -> None:
+        self._reload_due = False
+        self._reloading.rejected(message)
+        self._notifier.ready(f"generation {message.generation}")
+
+    def _was_fed(self, child: Child, message: Fed) -> None:
+        descriptors = child.channel.take_descriptors()
+        for worker in self._children.that_work():
+            worker.send(Fed(generation=worker.generation, key=message.key), descriptors)
+        for descriptor in descriptors:
+            if value := taken(descriptor):
+                self._commons.feeds[message.key] = value  # for workers to come
+
+    def _was_asked(self, child: Child, message: Ask) -> None:
+        if self._children.control.child is not None:
+            self._children.control.child.send(message)
+
+    def _was_revoked(self, child: Child, message: Revoke) -> None:
+        """Keep it for children to come, and tell those that live; whoever says it first has said it for all."""
+        commons = self._commons
+        before = commons.revoked.dropped
+        fresh = commons.revoked.add(message.records, time.time())
+        if commons.revoked.dropped > before:
+            self._complain(
+                Event.REVOCATIONS_FORGOTTEN, f"more than {MOST} revocations: those that would end first are forgotten"
+            )
+        if not fresh:
+            return
+        commons.revoked_told.extend(message.told)
+        for other in (*self._children.that_work(), self._children.control.child):
+            if other is not None and other is not child:
+                other.send(Revoke(generation=other.generation, records=fresh, told=message.told))
+
+    # --- deaths ---
+
+    def _reap(self) -> None:
+        with suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if not pid:
+                    return
+                code = os.waitstatus_to_exitcode(status)
+                if pid == self._upgrade.preflight:
+                    self._upgrade.decide(code)
+                # As process 1 of a container we also inherit children that nobody else waits for: they are not ours.
+                for child in [child for child in self._children if child.pid == pid]:
+                    self._died(child, code)
+
+    def _died(self, child: Child, code: int) -> None:
+        self._hear(child)  # its last words
+        self._stop_listening_to(child)
+        child.close()
+        self._adoption.forget(child)
+        if self._watching is child:
+            self._watching = None
+        if child.column is not None:
+            self._commons.words.left(self._commons.shared, child.column)
+        slot, now, what = self._children.slot_of(child), time.monotonic(), f"{child} ended: {outcome(code)}"
+        if slot is None:
+            self._children.leaving.remove(child)
+            if code:
+                notice(Event.PROCESS_ENDED, what)  # whoever it served was not drained
+        elif slot.successor is child:
+            slot.successor = None
+            slot.failed(now - child.began_at, now)
+            notice(
+                Event.PROCESS_ENDED,
+                f"{what}; {slot.child} goes on, and the next to follow it starts in {slot.due_at - now:.1f} s",
+            )
+        else:
+            slot.child = None
+            if child.leaving and not code:  # it was sent away
+                slot.due_at = now
+            else:
+                slot.failed(now - child.began_at, now)
+                self._lost(slot, what, well=not code)
+        self._reloading.gone(child)
+        self._settle()
+        if self._life.phase in (Phase.DRAINING, Phase.STOPPING):
+            self._life.has_died()
+
+    def _lost(self, slot: Slot, what: str, *, well: bool = False) -> None:
+        """The slot is empty, and should not be. What follows depends on the phase. `well`: it has done its work."""
+        match self._life.phase:
+            case Phase.STARTING:
+                raise CannotStart(f"could not start: {what}")
+            case Phase.SERVING:
+                delay = slot.due_at - time.monotonic()
+                notice(Event.PROCESS_ENDED, f"{what}; the next starts " + (f"in {delay:.1f} s" if delay > 0 else "now"))
+                if slot.deaths >= LOOP_DEATHS:
+                    notice(
+                        Event.CRASH_LOOP,
+                        f"CRASH LOOP: {slot.name} died {slot.deaths} times, never {SETTLED:.0f} s after its start",
+                    )
+                self._commons.words.died(self._commons.shared)
+            case Phase.DRAINING if not well:
+                notice(Event.PROCESS_ENDED, what)  # whoever it served was not drained
+
+    # --- who accepts ---
+
+    def _settle(self) -> None:
+        """Let each slot be accepted for, and the probes be answered; and tell, once, that all are ready."""
+        self._tell_of_control()  # first: whoever hears that all are ready may ask at once for what it fetches
+        if self._life.phase is Phase.STARTING and all(slot.is_ready for slot in self._children.slots):
+            self._adoption.settle(self._children.workers)
+            self._begin_serving()
+        elif self._life.phase is Phase.SERVING:
+            self._adoption.settle(self._children.workers)
+            self._watch_probes()
+        elif self._life.phase is Phase.DRAINING:
+            self._watch_probes()
+
+    def _begin_serving(self) -> None:
+        self._life.serve()
+        bound = Bound.of(self._commons)
+        self._announce(bound)
+        self._tell_own_addresses()
+        self._notifier.ready(f"listening on {bound}")
+        if self._ready_fd is not None:
+            tell_ready(self._ready_fd, bound)
+            self._ready_fd = None
+
+    def _tell_of_control(self) -> None:
+        """Workers ask for themselves what it would fetch for all, while it is away."""
+        if self._control_is_away is self._children.control.answers:
+            self._control_is_away = not self._control_is_away
+            for worker in self._children.that_work():
+                worker.send(ControlAway(generation=worker.generation, away=self._control_is_away))
+
+    def _watch_probes(self) -> None:
+        """While control is away or hangs, a worker answers for it."""
+        endpoint = self._commons.own.get("status")
+        if endpoint is None:
+            return
+        wanted = None if self._children.control.answers else next(self._children.serving(), None)
+        if wanted is self._watching:
+            return
+        if self._watching is not None:
+            self._watching.send(Watch(generation=self._watching.generation))
+        if wanted is not None:
+            wanted.send(Watch(generation=wanted.generation), [endpoint.of_slot(0).fileno()])
+        self._watching = wanted
+
+    # --- children that hang ---
+
+    def _beat_of(self, child: Child) -> int:
+        if child.column is None:
+            return self._commons.words.beat_of_control(self._commons.shared)
+        return self._commons.words.beat_of(self._commons.shared, child.column)
+
+    def _lateness_of(self, child: Child) -> float:
+        if child.column is None:
+            return inf  # control does not tell
+        return self._commons.words.lag_s(self._commons.shared.columns[child.column])
+
+    def _hush(self, child: Child) -> None:
+        """Count the child out, or in again."""
+        if child.column is None:
+            self._settle()
+            if child.silent:
+                notice(
+                    Event.PROCESS_SILENT, f"{child} has not beaten for {SILENT_S:.0f} s: workers answer and ask for it"
+                )
+            else:
+                notice(Event.PROCESS_BACK, f"{child} beats again")
+            return
+        commons = self._commons
+        commons.words.hush(commons.shared, child.column, child.silent)
+        if child.silent:
+            self._reloading.gone(child)
+            if child.ready and child.generation != commons.sealed.generation:
+                cut_off(child, "hangs with a configuration that has ended")
+        elif child.able:
+            self._reloading.is_ready(child)
+        self._settle()
+        slot = self._children.slot_of(child)
+        adopter = None if slot is None or slot.index is None else self._adoption.who(slot.index)
+        if not child.silent:
+            notice(Event.PROCESS_BACK, f"{child} beats again" + (": it is ready" if child.able else ""))
+        elif slot is None:
+            notice(Event.PROCESS_SILENT, f"{child} has not beaten for {SILENT_S:.0f} s as it leaves")
+        elif adopter is not None and adopter is not child:
+            notice(
+                Event.PROCESS_SILENT,
+                f"{child} has not beaten for {SILENT_S:.0f} s: not ready; {adopter.name} accepts for it",
+            )
+        else:
+            notice(
+                Event.PROCESS_SILENT,
+                f"{child} has not beaten for {SILENT_S:.0f} s: not ready; nobody is left to accept for it",
+            )
+
+    # --- reload ---
+
+    def _reload(self) -> None:
+        if not self._commons.sealed.accepted.file:
+            notice(Event.RELOAD_REFUSED, "SIGHUP: nothing to read again: the configuration came from the command line")
+        elif not self._life.goes_on:  # control would drop it as soon as readiness is off
+            drains = self._life.phase is Phase.SERVING
+            notice(
+                Event.RELOAD_REFUSED,
+                f"SIGHUP: not now: the gateway {'is about to drain' if drains else 'does not serve'}",
+            )
+        else:
+            self._notifier.reloading()
+            self._reload_due, self._asked = True, None
+
+    def _ask_to_reload(self) -> None:
+        """Or wait for the control process that comes next, and for workers that can follow."""
+        control = self._children.control.child
+        if self._upgrade.has_passed or self._succession.goes_well:
+            return
+        if control is not None and control.able and self._asked is not control:
+            self._asked = control
+            control.send(Reload(generation=self._commons.sealed.generation))
+
+    def _is_serving(self) -> bool:
+        return self._life.phase is Phase.SERVING
+
+    def _answer(self, outcome: Outcome) -> None:
+        if self._children.control.child is not None:
+            self._children.control.child.send(outcome)
+        self._notifier.ready(f"generation {outcome.generation}")
+
+    def _changed(self, own: Mapping[str, Endpoint]) -> None:
+        """Another generation is in force: follow it in what is not the workers' own."""
+        self._resize()
+        commons = self._commons
+        accepted = commons.sealed.accepted
+        for key in commons.feeds.keys() - accepted.feeds.keys() - accepted.lazy_feeds.keys() - {FEED}:
+            del commons.feeds[key]
+        now, before = commons.sealed.settings, commons.kept[-1].settings
+        if commons.quota_claim is not None and commons.quota_claim.path != file_of(now):
+            commons.quota_claim.close()
+            commons.quota_claim = None
+        if own or (now.status, now.admin) != (before.status, before.admin):
+            for name in [name for name in commons.own if name in own or getattr(now, name) is None]:
+                commons.own.pop(name).close()
+            commons.own |= own
+            tell_entry(commons)
+            self._tell_own_addresses()
+            if self._children.control.child is not None:
+                self._children.control.child.dismiss()  # it listens where it was told at its birth
+
+    def _tell_own_addresses(self) -> None:
+        for line in own_addresses(self._commons):
+            notice(Event.LISTENING, f"fastgw: {line}")
+
+    def _resize(self) -> None:
+        commons, wanted = self._commons, self._commons.sealed.accepted.workers
+        try:
+            for endpoint in commons.endpoints.values():
+                endpoint.grow(wanted)
+        except CannotListen as error:
+            notice(Event.WORKERS_UNCHANGED, f"the number of workers stays {commons.workers}: {error}")
+            return
+        commons.workers = wanted
+        self._children.resize(wanted)
+        commons.slots = len(self._children.workers)
+        for child in self._children.serving():
+            tell_sockets(child, commons.endpoints)
+        self._settle()
+
+    # --- upgrade ---
+
+    def _begin_upgrade(self) -> None:
+        if not self._life.goes_on or len(self._children.companions) > 1:
+            notice(Event.UPGRADE_REFUSED, "SIGUSR2: not now: the gateway does not serve, or not alone")
+        elif self._upgrade.under_way:
+            notice(Event.UPGRADE_REFUSED, "SIGUSR2: not now: an upgrade is under way")
+        else:
+            self._upgrade.begin(self._estate())
+
+    def _estate(self) -> Estate:
+        return Estate.of(self._commons, self._children, self._adoption, self._reload_due)
+
+    def _take_over(self) -> None:
+        """The new version has shown that it can serve: become it, once nothing else is under way."""
+        if not self._life.goes_on or self._reloading.under_way or self._succession.has_successor:
+            return
+        if self._upgrade.generation != self._commons.sealed.generation:
+            self._upgrade.begin(self._estate())  # it was tried with what is not in force any more
+            return
+        with self._signals.held_back():
+            if self._signals.some_wait:
+                return  # the new program would never hear of them: they are obeyed first
+            self._notifier.reloading()
+            self._upgrade.become(self._estate())  # returns only if it could not be
+        self._notifier.ready("not upgraded")
+
+    def _reopen(self) -> None:
+        for child in self._children.that_work():
+            child.send(Reopen(generation=child.generation))

@@ -1,0 +1,126 @@
+"""The old program's part of an upgrade: try the installed version in a child, and become it if it could serve.
+
+Until the exec nothing has changed: whatever is wrong with the new version is told by the child, and the old one goes
+on. The exec keeps the pid, so process 1 of a container and a service manager see the same gateway.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from math import inf
+from typing import Final
+
+from fastgw.kernel import memory_file
+from fastgw.operator_events import Event
+from fastgw.operator_log import notice
+from fastgw.runtime.process.signals import outcome
+from fastgw.runtime.supervisor.handover_state import PREFLIGHT, TAKE_OVER, Estate
+
+PREFLIGHT_S: Final = 20.0
+"""How long the new version may take to show that it can serve."""
+PASSED: Final = 93
+"""Exit status of a version that has shown that it can serve."""
+NOT_UPGRADED: Final = "not upgraded, nothing has changed"
+SAID_MAX: Final = 4096
+"""How much is read of the end of what the new version has written, bytes."""
+
+
+class Upgrade:
+    """One try at a time."""
+
+    def __init__(self) -> None:
+        self.preflight = 0
+        """The pid of the new version that is being tried; 0: none."""
+        self.due_at = inf
+        """When to `look`, monotonic seconds."""
+        self.has_passed = False
+        """The new version has shown that it can serve `generation`, and waits to be become."""
+        self.generation = 0
+        """Of the configuration that it was tried with."""
+        self._said = -1  # a memory file: what it writes to stdout and stderr
+        self._verdict = ""  # why it was killed
+
+    @property
+    def under_way(self) -> bool:
+        return bool(self.preflight) or self.has_passed
+
+    def begin(self, estate: Estate) -> None:
+        """Start the preflight. What becomes of it is told when it ends."""
+        why = "the configuration has changed meanwhile: " if self.has_passed else ""
+        self.has_passed, self.generation, self._verdict = False, estate.generation, ""
+        try:
+            self._start(estate)
+        except OSError as error:
+            notice(Event.UPGRADE_REFUSED, f"{NOT_UPGRADED}: {sys.executable} cannot be started: {error.strerror}")
+        else:
+            self.due_at = time.monotonic() + PREFLIGHT_S
+            notice(Event.UPGRADING, f"upgrade: {why}trying the installed version (pid {self.preflight})")
+
+    def _start(self, estate: Estate) -> None:
+        with inheritable(estate.write(), [estate.shared]) as descriptor:
+            said = memory_file("fastgw-preflight")
+            environment = {**os.environ, PREFLIGHT: str(descriptor)}
+            outputs = [(os.POSIX_SPAWN_DUP2, said, output) for output in (1, 2)]
+            try:
+                self.preflight = os.posix_spawn(sys.executable, sys.orig_argv, environment, file_actions=outputs)
+            except OSError:
+                os.close(said)
+                raise
+        self._said = said
+
+    def look(self, now: float) -> None:
+        """End a preflight that hangs."""
+        if now >= self.due_at:
+            self.due_at, self._verdict = inf, f"did not serve within {PREFLIGHT_S:.0f} s"
+            os.kill(self.preflight, signal.SIGKILL)
+
+    def give_up(self) -> None:
+        """The gateway is to end: a new version is not needed any more."""
+        if self.preflight:
+            os.kill(self.preflight, signal.SIGKILL)
+            os.close(self._said)
+        if self.under_way:
+            notice(Event.UPGRADE_REFUSED, "not upgraded: the gateway ends")
+        self.preflight, self.due_at, self.has_passed = 0, inf, False
+
+    def decide(self, code: int) -> None:
+        """The preflight has ended."""
+        self.preflight, self.due_at = 0, inf
+        said = os.pread(self._said, SAID_MAX, max(0, os.fstat(self._said).st_size - SAID_MAX))
+        os.close(self._said)
+        if code == PASSED:
+            self.has_passed = True
+            return
+        last = said.decode(errors="backslashreplace").rstrip().rpartition("\n")[2]  # also of a traceback
+        verdict = self._verdict or f"ended: {outcome(code)}"
+        notice(Event.UPGRADE_REFUSED, f"{NOT_UPGRADED}: the installed version {verdict}{f': {last}' if last else ''}")
+
+    def become(self, estate: Estate) -> None:
+        """Replace this program. Returns only if that cannot be done."""
+        self.has_passed = False
+        try:
+            with inheritable(estate.write(), estate.descriptors) as descriptor:
+                os.environ[TAKE_OVER] = str(descriptor)
+                notice(Event.UPGRADING, "upgrade: the installed version takes over")
+                os.execv(sys.executable, sys.orig_argv)
+        except OSError as error:
+            notice(Event.UPGRADE_REFUSED, f"{NOT_UPGRADED}: {sys.executable}: {error.strerror}")
+        finally:
+            os.environ.pop(TAKE_OVER, None)
+
+
+@contextmanager
+def inheritable(descriptor: int, others: Iterable[int]) -> Iterator[int]:
+    """Let a program that is started in the block have these. The first is closed at its end."""
+    kept = [descriptor, *others]
+    try:
+        for each in kept:
+            os.set_inheritable(each, True)
+        yield descriptor
+    finally:
+        for each in kept:
+            os.set_inheritable(each, False)
+        os.close(descriptor)

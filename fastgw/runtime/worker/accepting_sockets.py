@@ -1,0 +1,82 @@
+"""Where a worker accepts: the sockets it was told of, the slots it stands for, and the listener behind each socket."""
+
+import socket
+from collections.abc import Mapping, Sequence
+
+from fastgw.config.base.value_types import parse_address
+from fastgw.downstream import Listener
+from fastgw.runtime.ipc.channel import Sockets
+from fastgw.runtime.sockets.listening_sockets import Endpoint
+from fastgw.runtime.worker.acceptor import Acceptor
+
+
+class Standing:
+    """`endpoints`: by number, as the supervisor has them; `placed`: the numbers of each listener's."""
+
+    def __init__(
+        self,
+        acceptor: Acceptor,
+        endpoints: Mapping[int, Endpoint],
+        placed: Mapping[str, list[int]],
+        listeners: Sequence[Listener],
+    ) -> None:
+        self._acceptor = acceptor
+        self._endpoints = dict(endpoints)
+        self._placed = placed
+        self._listeners = listeners
+        self._slots: set[int] = set()
+
+    def take(self, slot: int) -> None:
+        """Accept for this slot."""
+        self._slots.add(slot)
+        self._arrange()
+
+    def leave(self, slot: int) -> None:
+        """Another worker does."""
+        self._slots.discard(slot)
+        self._arrange()
+
+    def add(self, message: Sockets, descriptors: Sequence[int]) -> None:
+        """Sockets of an endpoint that is new, or of slots that are."""
+        endpoint = self._endpoints.setdefault(
+            message.endpoint, Endpoint(parse_address(message.address), [], message.shared, foreign=message.foreign)
+        )
+        endpoint.sockets[message.first :] = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+
+    def take_queued(self, placed: Mapping[str, list[int]]) -> None:
+        """Accept what is queued for listeners that are not among these: their sockets are about to be closed."""
+        for number in self._unused(placed):
+            for listening in self._endpoints[number].sockets:
+                self._acceptor.take(listening)
+
+    def _unused(self, placed: Mapping[str, list[int]]) -> set[int]:
+        return self._endpoints.keys() - {number for numbers in placed.values() for number in numbers}
+
+    def serve(self, listeners: Sequence[Listener], placed: Mapping[str, list[int]]) -> None:
+        """Accept for these listeners, and no more for others."""
+        self._listeners, self._placed = listeners, placed
+        self._arrange()
+        self.close_unused()
+
+    def close_unused(self) -> None:
+        """Close the sockets that no listener has."""
+        for number in self._unused(self._placed):
+            for listening in self._endpoints.pop(number).sockets:
+                listening.close()
+
+    def closable(self) -> set[socket.socket]:
+        """The sockets that end with the gateway."""
+        return {each for endpoint in self._endpoints.values() if not endpoint.foreign for each in endpoint.sockets}
+
+    def _arrange(self) -> None:
+        wanted = {
+            self._endpoints[number].of_slot(slot): listener
+            for listener in self._listeners
+            for number in self._placed[listener.name]
+            for slot in self._slots
+        }
+        self._acceptor.reserve(sum(len(endpoint.sockets) for endpoint in self._endpoints.values()))
+        for listening in self._acceptor.listening - wanted.keys():
+            self._acceptor.close(listening)
+        for listening, listener in wanted.items():
+            self._acceptor.open(listening, listener)

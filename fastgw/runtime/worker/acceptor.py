@@ -1,0 +1,246 @@
+"""How connections come in: a worker accepts from its listening sockets, reads the PROXY header where one is due, and
+hands each connection to the data plane.
+
+asyncio's `create_server` is not used: it sets the backlog anew, closes the sockets, and leaves no moment in which the
+first bytes can be looked at before a transport takes the connection.
+"""
+
+import asyncio
+import errno
+import socket
+from collections.abc import Set
+from contextlib import suppress
+from typing import Final
+
+from fastgw.downstream import Listener, Server
+from fastgw.http.malformed import Malformed
+from fastgw.net.proxy_protocol import Parsed, parse
+from fastgw.operator_events import Event
+from fastgw.operator_log import RareNotice
+from fastgw.runtime.process.machine_capacity import connections_held, file_limit
+from fastgw.runtime.process.malloc import trim
+from fastgw.runtime.sockets.listening_sockets import BACKLOG
+
+ACCEPTS_PER_WAKEUP: Final = 64  # then other events have their turn
+PAUSE: Final = 0.1
+"""Seconds without accepting when files or memory are used up."""
+PEEK: Final = 4096
+CROWD: Final = 256
+"""Connections of a worker, from which on it looks whether most of them have gone, and gives back their memory."""
+LOOK_EVERY: Final = 1.0
+"""Seconds between two looks."""
+GONE: Final = frozenset(
+    {errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN}
+    | {errno.EHOSTUNREACH, errno.ENONET, errno.ENOPROTOOPT, errno.EOPNOTSUPP}
+)
+"""What `accept` says of a connection that came to nothing while it was queued (accept(2))."""
+UNIX_PEER: Final = ("unix:", 0)
+
+Peer = tuple[str, int]
+
+
+class Acceptor:
+    """Accepts for one worker, from its own sockets and from those it adopted. The server holds the node's limits.
+
+    What the files of this process cannot hold waits in the queue, for upstreams need files too.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, server: Server) -> None:
+        self._loop = loop
+        self._server = server
+        self._listeners: dict[socket.socket, Listener] = {}
+        self._greetings: set[Greeting] = set()
+        self._openings: set[asyncio.Task[None]] = set()
+        self._pause: asyncio.TimerHandle | None = None
+        self._files = file_limit()
+        self._most = connections_held(self._files)
+        self._complain = RareNotice()
+        self._most_held = 0  # connections, since memory was given back
+        self._look: asyncio.TimerHandle | None = None
+
+    @property
+    def listening(self) -> Set[socket.socket]:
+        """What is accepted from."""
+        return self._listeners.keys()
+
+    def reserve(self, sockets: int) -> None:
+        """So many files of this process are listening sockets."""
+        self._most = connections_held(self._files - sockets)
+
+    def open(self, listening: socket.socket, listener: Listener) -> None:
+        """Accept from this socket from now on; if that is done already, for this listener."""
+        known = listening in self._listeners
+        self._listeners[listening] = listener
+        if not known and self._pause is None:
+            self._loop.add_reader(listening, self._accept, listening)
+
+    def take(self, listening: socket.socket) -> None:
+        """Accept what is queued there now."""
+        if listening in self._listeners:
+            self._accept(listening, most=BACKLOG)
+
+    def close(self, listening: socket.socket) -> None:
+        """Accept no more from this socket: another worker does, or nobody can."""
+        if self._listeners.pop(listening, None) is not None:
+            self._loop.remove_reader(listening)
+
+    async def end(self, shut: Set[socket.socket]) -> None:
+        """Take what is queued at all sockets and accept no more.
+
+        `shut`: those of them that are shut down for every process: new clients are refused there.
+        Returns when the server has all connections that were accepted.
+        """
+        for listening in list(self._listeners):
+            self.take(listening)
+            self.close(listening)
+            if listening in shut:
+                with suppress(OSError):  # a neighbour that accepts there too was first
+                    listening.shutdown(socket.SHUT_RDWR)
+        for timer in (self._pause, self._look):
+            if timer is not None:
+                timer.cancel()
+        for greeting in list(self._greetings):
+            greeting.read()
+        for greeting in list(self._greetings):
+            greeting.refuse("the gateway stops")
+        if self._openings:
+            await asyncio.wait(self._openings)
+        await self._server.end_handshakes()
+
+    def _accept(self, listening: socket.socket, most: int = ACCEPTS_PER_WAKEUP) -> None:
+        listener = self._listeners[listening]
+        for _ in range(most):
+            held = self._held()
+            if held > self._most_held:
+                self._most_held = held
+                if held >= CROWD and self._look is None:
+                    self._look = self._loop.call_later(LOOK_EVERY, self._look_at_crowd)
+            if held >= self._most:
+                return self._pause_all("the files that are left are needed for upstreams")
+            try:
+                client, name = listening.accept()
+            except BlockingIOError:
+                return None
+            except OSError as error:
+                if error.errno in GONE:
+                    continue
+                if error.errno == errno.EINVAL:  # a neighbour that accepts there too has shut it down
+                    return self.close(listening)
+                return self._pause_all(f"{error.strerror}")  # out of files or memory
+            # An IPv4 client of a socket for both families, which only a service manager opens, is an IPv4 client.
+            peer = (name[0].removeprefix("::ffff:"), name[1]) if isinstance(name, tuple) else UNIX_PEER
+            if not listener.proxy_protocol_required:
+                self.serve(client, listener, peer, None)
+            elif peer is UNIX_PEER or listener.trusts(peer[0]):  # a unix socket's permissions say who may
+                timeout = self._server.timeouts.request_headers
+                self._greetings.add(Greeting(self, self._loop, timeout, client, listener, peer))
+            else:
+                self.refuse(client, listener, peer, "it is no trusted proxy")
+        return None
+
+    def _held(self) -> int:
+        server = self._server
+        return len(server.connections) + len(server.handshakes) + len(self._openings) + len(self._greetings)
+
+    def _look_at_crowd(self) -> None:
+        """Give back the memory of a crowd of connections of which at least half have gone."""
+        held = self._held()
+        if 2 * held <= self._most_held:
+            trim()
+            self._most_held = held
+        crowded = self._most_held >= CROWD
+        self._look = self._loop.call_later(LOOK_EVERY, self._look_at_crowd) if crowded else None
+
+    def _pause_all(self, why: str) -> None:
+        """Wait, instead of being woken without end by connections that cannot be taken."""
+        if self._pause is None:
+            self._complain(Event.ACCEPT_PAUSED, f"not accepting for {PAUSE} s: {why}")
+            for listening in self._listeners:
+                self._loop.remove_reader(listening)
+            self._pause = self._loop.call_later(PAUSE, self._resume)
+
+    def _resume(self) -> None:
+        self._pause = None
+        for listening in self._listeners:
+            self._loop.add_reader(listening, self._accept, listening)
+
+    def greeted(self, greeting: "Greeting") -> None:
+        """Its header is read, or it is refused."""
+        self._greetings.discard(greeting)
+
+    def refuse(self, client: socket.socket, listener: Listener, peer: Peer, why: str) -> None:
+        self._complain(Event.CONNECTION_REFUSED, f"listener {listener.name}: connection from {peer[0]} refused: {why}")
+        client.close()
+
+    def serve(self, client: socket.socket, listener: Listener, peer: Peer, local: Peer | None) -> None:
+        """Hand the connection to the server. `local`: what the client connected to, if not our end of the socket."""
+        opening = self._loop.create_task(self._open(client, listener, peer, local))
+        self._openings.add(opening)
+        opening.add_done_callback(self._openings.discard)
+
+    async def _open(self, client: socket.socket, listener: Listener, peer: Peer, local: Peer | None) -> None:
+        name = local or client.getsockname()
+        accepted = self._server.accepted if listener.tls is None else self._server.secured
+        protocol = accepted(listener, peer, name[1] if isinstance(name, tuple) else 0)
+        try:
+            await self._loop.connect_accepted_socket(lambda: protocol, client)
+        except OSError as error:
+            self.refuse(client, listener, peer, f"{error.strerror}")
+
+
+class Greeting:
+    """A connection whose PROXY header is being read from the bare socket: the bytes behind it are left there."""
+
+    def __init__(
+        self,
+        acceptor: Acceptor,
+        loop: asyncio.AbstractEventLoop,
+        timeout: float,
+        client: socket.socket,
+        listener: Listener,
+        peer: Peer,
+    ) -> None:
+        self._acceptor = acceptor
+        self._loop = loop
+        self._client = client
+        self._listener = listener
+        self._peer = peer
+        self._header = b""
+        client.setblocking(False)  # else its transport does
+        self._late = loop.call_later(timeout, self.refuse, "the PROXY header did not come in time")
+        loop.add_reader(client, self.read)
+
+    def refuse(self, why: str) -> None:
+        self._end()
+        self._acceptor.refuse(self._client, self._listener, self._peer, why)
+
+    def read(self) -> None:
+        """Read what has come of the header; once it is complete, the connection is served."""
+        try:
+            parsed = self._take()
+        except BlockingIOError:
+            return
+        except (OSError, Malformed) as error:
+            self.refuse(str(error))
+            return
+        if parsed is not None:
+            self._end()
+            self._acceptor.serve(self._client, self._listener, parsed.source or self._peer, parsed.destination)
+
+    def _take(self) -> Parsed | None:
+        """Take from the socket what belongs to the header; None while it is incomplete. Raises `Malformed`, `OSError`.
+
+        An incomplete header is all that has come, so it can be taken whole; and must, or it would wake us again.
+        """
+        seen = self._client.recv(PEEK, socket.MSG_PEEK)
+        if not seen:
+            raise Malformed("the connection ended before the PROXY header did")
+        parsed = parse(self._header + seen)
+        taken = len(seen) if parsed is None else parsed.consumed - len(self._header)
+        self._header += self._client.recv(taken)
+        return parsed
+
+    def _end(self) -> None:
+        self._loop.remove_reader(self._client)
+        self._late.cancel()
+        self._acceptor.greeted(self)

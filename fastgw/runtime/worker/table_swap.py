@@ -1,0 +1,163 @@
+"""A worker's part of a reload: build the new tables beside those in use, swap between two requests, free the old ones.
+
+All of it in slices, so that no request waits for it. While tables are built the collector is off, for it would walk
+them again and again; then they are frozen, as those before them were before the fork. They have no cycles: the old ones
+go as soon as nobody refers to them.
+"""
+
+import asyncio
+import gc
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from functools import partial
+from typing import Final, NamedTuple
+
+from fastgw.gateway.compiler import building
+from fastgw.gateway.tables import CompileError, Gateway, dismantling
+from fastgw.operator_log import described
+from fastgw.routing.table import Steps
+from fastgw.runtime.ipc.channel import Prepare
+from fastgw.runtime.node.config_snapshot import unsealing
+from fastgw.runtime.process.transient_errors import is_passing
+from fastgw.runtime.worker.sliced_work import Slices
+
+IN_USE_S: Final = 0.2
+"""How long to wait before looking whether old tables are still asked, each time."""
+
+
+class Old(NamedTuple):
+    """Tables that others have replaced."""
+
+    gateway: Gateway
+    due_at: float
+    """When to look whether they are still asked, by the loop's clock."""
+
+
+class Changing:
+    """`gateway`: the tables in use, of `generation`. `starting`: what new tables need besides being built."""
+
+    def __init__(
+        self,
+        slices: Slices,
+        gateway: Gateway,
+        generation: int,
+        starting: Callable[[Gateway], Steps[None]],
+        prepared: Callable[[int], None],
+        refused: Callable[[int, str, bool], None],
+    ) -> None:
+        self.gateway = gateway
+        self.generation = generation
+        self._slices = slices
+        self._starting = starting
+        self._prepared = prepared
+        self._refused = refused
+        self._wanted: Prepare | None = None
+        self._built: Gateway | None = None
+        self._under_way = 0  # builds, with those that are not wanted any more
+        self._old: deque[Old] = deque()  # the oldest first
+        self._clearing: asyncio.TimerHandle | None = None
+
+    def gateways(self) -> Iterator[Gateway]:
+        """The tables in use, those before them that may still be, and those that may come."""
+        yield self.gateway
+        yield from (old.gateway for old in self._old)
+        if self._built is not None:
+            yield self._built
+
+    def prepare(self, message: Prepare, descriptor: int) -> None:
+        """Begin to build. A generation that was prepared before is forgotten."""
+        self.abort()
+        self._wanted = message
+        self._under_way += 1
+        gc.disable()
+        self._slices.run(self._building(descriptor), partial(self._finish, message), partial(self._fail, message))
+
+    def abort(self) -> None:
+        """Forget what was built, or is: that is finished first, for to drop it half built would be one long step."""
+        self._wanted = None
+        if self._built is not None:
+            built, self._built = self._built, None
+            self._discard(built)
+
+    def commit(self, generation: int) -> tuple[Gateway, Prepare] | None:
+        """Make the tables of this generation those in use. None: they were not prepared."""
+        message, gateway = self._wanted, self._built
+        if message is None or gateway is None or message.generation != generation:
+            return None
+        self._wanted = self._built = None
+        before, self.gateway, self.generation = self.gateway, gateway, generation
+        # Requests may still look for their route there: of a connection just accepted, or that wait in a filter.
+        self._old.append(Old(before, asyncio.get_running_loop().time() + IN_USE_S))
+        if self._clearing is None:
+            self._clear_later()
+        return gateway, message
+
+    def _building(self, descriptor: int) -> Generator[None, None, Gateway]:
+        try:
+            accepted = yield from unsealing(descriptor, sources=False)
+        finally:
+            os.close(descriptor)
+        base = self.gateway if accepted.base == self.generation else None
+        gateway = yield from building(accepted.plan, accepted.workers, base)
+        gateway.places = accepted.places
+        yield from self._starting(gateway)
+        yield from accepted.emptying()
+        return gateway
+
+    def _finish(self, message: Prepare, gateway: Gateway) -> None:
+        self._settle()
+        if message is self._wanted:
+            self._built = gateway
+            self._prepared(message.generation)
+        else:
+            self._discard(gateway)
+
+    def _fail(self, message: Prepare, error: Exception) -> None:
+        self._settle()
+        if message is self._wanted:
+            self._wanted = None
+            told = str(error) if isinstance(error, CompileError | OSError) else described(error)
+            self._refused(message.generation, told, is_passing(error))
+
+    def _settle(self) -> None:
+        """A build is over."""
+        self._under_way -= 1
+        if not self._under_way:
+            gc.freeze()
+            gc.enable()
+
+    # --- freeing ---
+
+    def _discard(self, built: Gateway) -> None:
+        """Free tables that were never in use, but for what those in use have lent them."""
+        self._slices.run(self._discarding(built, self.gateway), lambda _: None, _raise)
+
+    def _discarding(self, built: Gateway, lender: Gateway) -> Steps[None]:
+        yield from built.retiring(lender)
+        yield from dismantling(built, lender)
+
+    def _clear_later(self) -> None:
+        """There is one timer, until nothing is left."""
+        self._clearing = asyncio.get_running_loop().call_later(IN_USE_S, self._clear)
+
+    def _clear(self) -> None:
+        self._slices.run(self._clear_due(), lambda _: self._go_on_clearing(), _raise)
+
+    def _go_on_clearing(self) -> None:
+        self._clearing = None
+        if self._old:
+            self._clear_later()
+
+    def _clear_due(self) -> Steps[None]:
+        """Free what only old tables hold: one after another, for what one has in common with the next stays its own."""
+        now = asyncio.get_running_loop().time()
+        for old in [each for each in self._old if each.due_at <= now]:
+            yield from old.gateway.retiring(self.gateway)
+        while self._old and self._old[0].due_at <= now and not self._old[0].gateway.in_use:
+            oldest = self._old.popleft().gateway
+            yield from dismantling(oldest, self._old[0].gateway if self._old else self.gateway)
+
+
+def _raise(error: Exception) -> None:
+    raise error

@@ -1,0 +1,345 @@
+"""A worker: the process that serves. It accepts where it is told to, and otherwise does what the supervisor says.
+
+Signals are the supervisor's affair: a terminal or a service manager sends them to every process of the group, and the
+channel tells what to do about them. When the channel closes the supervisor is gone, and the worker goes too.
+"""
+
+import asyncio
+import faulthandler
+import os
+import signal
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from math import inf
+from time import monotonic
+from types import MappingProxyType
+from typing import Any, Final
+
+from fastgw.downstream import Server
+from fastgw.eventloop.worker_loop import Ground
+from fastgw.filters.api import Services
+from fastgw.gateway.compiler import building
+from fastgw.gateway.tables import Gateway, drained_now
+from fastgw.observe import Observer
+from fastgw.operator_events import Event, say
+from fastgw.operator_log import RareNotice, configure, described
+from fastgw.routing.table import Steps, at_once
+from fastgw.runtime.ipc.channel import (
+    Abort,
+    Adopt,
+    AnyMessage,
+    Ask,
+    Channel,
+    ChannelClosed,
+    ChannelFull,
+    Columns,
+    Commit,
+    Committed,
+    ControlAway,
+    Drain,
+    Drained,
+    Fed,
+    Prepare,
+    Prepared,
+    Ready,
+    Refused,
+    Release,
+    Reopen,
+    Revoke,
+    Sockets,
+    Stop,
+    Watch,
+)
+from fastgw.runtime.ipc.feed_values import RETRY_S, put, taken
+from fastgw.runtime.node.heartbeat import Heart
+from fastgw.runtime.node.metrics import Exposition
+from fastgw.runtime.node.node_state import Commons
+from fastgw.runtime.process.event_loop import run
+from fastgw.runtime.process.fallback_probes import Probes
+from fastgw.runtime.worker.accepting_sockets import Standing
+from fastgw.runtime.worker.acceptor import Acceptor
+from fastgw.runtime.worker.sliced_work import Slices
+from fastgw.runtime.worker.table_swap import Changing
+from fastgw.sync import drained_targets
+from fastgw.sync.feeds import Feeds
+from fastgw.sync.revocations import Told
+from fastgw.upstream.client.http_client import Fetcher
+
+PUBLISH_EVERY: Final = 1.0
+"""Seconds between two tellings of how busy the targets are."""
+SUCCESSION_S: Final = 1.0
+"""How long control may be away until nobody waits for the next one."""
+SHORT: Final = "sockets could not be handed over: no more files may be open (ulimit -n)"
+FLUSH_S: Final = 2.0
+"""How long the logs may go on writing after a drain."""
+FLUSH_NOW_S: Final = 0.3
+"""The same when the worker was told to stop at once."""
+
+
+@dataclass(frozen=True)
+class Birth:
+    """What a worker begins with."""
+
+    slot: int
+    column: int
+    commons: Commons
+
+    def gateway(self) -> Gateway:
+        """The tables of the generation in force: compiled before the fork, or built now."""
+        commons = self.commons
+        if commons.sealed.generation == commons.compiled:
+            return commons.gateway
+        accepted = commons.sealed.whole()
+        gateway = at_once(building(accepted.plan, accepted.workers, None))
+        gateway.places = accepted.places
+        for name, table in gateway.tables.items():
+            before = commons.gateway.tables.get(name)
+            if table.tls is not None and before is not None and before.tls is not None:
+                table.tls.follow(before.tls)
+        return gateway
+
+
+class Worker:
+    """What one worker process holds. Made after the fork."""
+
+    def __init__(self, birth: Birth, gateway: Gateway, channel: Channel) -> None:
+        loop = self._loop = asyncio.get_running_loop()
+        commons, words = birth.commons, birth.commons.words
+        self._slot = birth.slot
+        self._words = words
+        self._shared = commons.shared
+        self._column = commons.shared.columns[birth.column]
+        self._channel = channel
+        self._ground = Ground(loop, words.kept_room(self._column))
+        self._feeds = Feeds(commons.feeds, self._ask)
+        self._services = Services(
+            self._ground,
+            Fetcher(self._ground),
+            self._feeds,
+            commons.shared.cells,
+            self._column.in_flight(),
+            commons.run_key,
+            lambda: self._changing.gateway.workers,
+            lambda name: self._changing.gateway.upstreams.get(name),
+            commons.shared.quotas,
+            self._control_has_left,
+            lambda: self._changing.generation,
+            self._feed_others,
+        )
+        gateway.stock.roster.follow(commons.revoked, self._revoke)
+        self._observer = Observer(
+            logs=gateway.config.access_logs,
+            column=words.counted(self._column),
+            series=gateway.series,
+            note=partial(words.last_errors.note_route, self._column),
+        )
+        self._server = Server(
+            self._ground,
+            gateway,
+            self._observer,
+            words.connection_limit(self._column, gateway.limits),
+            words.address_limit(self._column, gateway.limits),
+            words.shaken(self._column),
+            commons.tickets,
+        )
+        self._server.complain = RareNotice()
+        self._slices = Slices(loop)
+        self._changing = Changing(
+            self._slices, gateway, commons.sealed.generation, self._starting, self._prepared, self._refused
+        )
+        self._acceptor = Acceptor(loop, self._server)
+        self._standing = Standing(self._acceptor, commons.endpoints, commons.listeners, gateway.listeners)
+        self._heart = Heart(loop, words, self._column)
+        self._probes = Probes(
+            loop,
+            lambda: words.is_ready(self._shared),
+            lambda accept: Exposition(self._changing.gateway.series, self._shared, words, commons.begun_date).text(
+                accept
+            ),
+        )
+        self._ended: asyncio.Future[None] = loop.create_future()
+        self._drain: asyncio.Task[None] | None = None
+        self._is_short = False  # it has missed sockets, and is about to be replaced
+        self._control_gone_at = inf  # control is away since then (monotonic seconds)
+        self._orders: Mapping[type[AnyMessage], Callable[[Any], object]] = MappingProxyType(
+            {
+                Adopt: lambda order: self._standing.take(order.slot),
+                Release: lambda order: self._standing.leave(order.slot),
+                Sockets: lambda order: self._standing.add(order, channel.take_descriptors()),
+                Columns: lambda order: self._shared.widen(order.count),
+                Prepare: self._prepare,
+                Commit: self._commit,
+                Abort: lambda order: self._abort(),
+                Watch: lambda order: self._probes.watch(channel.take_descriptors()),
+                ControlAway: self._note_control,
+                Fed: lambda order: self._feeds.take(order.key, taken(*channel.take_descriptors())),
+                Revoke: lambda order: self._changing.gateway.stock.roster.hear(order.records),
+                Reopen: lambda order: self._observer.reopen(),
+                Drain: self._begin_drain,
+                Stop: lambda order: self._end(),
+            }
+        )
+
+    async def serve(self) -> None:
+        """Serve until told to stop."""
+        self._loop.set_exception_handler(_log_unforeseen)
+        self._observer.start()
+        self._ground.start()
+        self._changing.gateway.start(self._services, self._column)
+        self._words.enter(self._column, self._slot)
+        self._words.count_tokens(self._column)
+        self._words.tell_of_state(self._column)
+        self._words.serve(self._column, self._changing.generation)  # readiness needs the supervisor's word as well
+        self._heart.start()
+        self._publish()
+        self._feeds[drained_targets.FEED].on_change(self._drain_targets)
+        self._loop.add_reader(self._channel, self._obey)
+        self._channel.send(Ready(generation=self._changing.generation))
+        try:
+            await self._ended
+        finally:
+            self._loop.remove_reader(self._channel)
+            self._slices.stop()
+            self._probes.watch([])
+            self._server.stop()
+            self._changing.gateway.stop()
+            self._services.fetcher.stop()
+            self._ground.close()
+            self._observer.stop(FLUSH_S if self._drain is not None else FLUSH_NOW_S)
+
+    def _ask(self, key: str, seen: bytes) -> None:
+        with suppress(ChannelClosed):  # a supervisor that takes nothing now is asked by the next request
+            self._channel.send(Ask(generation=self._changing.generation, key=key, seen=seen))
+
+    def _note_control(self, order: ControlAway) -> None:
+        self._control_gone_at = min(self._control_gone_at, monotonic()) if order.away else inf
+
+    def _control_has_left(self) -> bool:
+        return monotonic() - self._control_gone_at >= SUCCESSION_S
+
+    def _feed_others(self, key: str, value: bytes) -> None:
+        descriptor = put(value)
+        try:
+            self._channel.send(Fed(generation=self._changing.generation, key=key), [descriptor])
+        except ChannelClosed:
+            pass  # who needs it asks as we did
+        finally:
+            os.close(descriptor)
+
+    def _revoke(self, records: bytes, about: Told) -> None:
+        """Tell the node of what is revoked here."""
+        try:
+            self._channel.send(Revoke(generation=self._changing.generation, records=records, told=[about]))
+        except ChannelFull:
+            self._loop.call_later(RETRY_S, self._revoke, records, about)
+        except ChannelClosed:
+            pass  # the supervisor is gone, and we go too
+
+    def _drain_targets(self, value: bytes) -> None:
+        """Also for requests that have met the tables of before, and wait in a filter."""
+        for gateway in self._changing.gateways():
+            gateway.drain(drained_targets.read(value))
+
+    def _publish(self) -> None:
+        """Tell once in a while how busy the targets are."""
+        steps = self._words.publishing(self._column, self._changing.gateway)
+
+        def again(_: object) -> None:
+            self._loop.call_later(PUBLISH_EVERY, self._publish)
+
+        self._slices.run(steps, again, again)
+
+    def _obey(self) -> None:
+        try:
+            while (message := self._channel.receive()) is not None:
+                if self._channel.has_lost_descriptors:
+                    self._is_short = not isinstance(message, Prepare)  # which is forgotten, and may come again
+                    self._refused(message.generation, SHORT, True)
+                else:
+                    self._orders[type(message)](message)
+        except ChannelClosed:
+            self._end()
+
+    # --- reload ---
+
+    def _starting(self, gateway: Gateway) -> Steps[None]:
+        return gateway.starting(self._services, self._column)
+
+    def _prepare(self, order: Prepare) -> None:
+        if self._is_short:
+            self._refused(order.generation, SHORT, True)
+        else:
+            self._changing.prepare(order, *self._channel.take_descriptors())
+
+    def _prepared(self, generation: int) -> None:
+        self._channel.send(Prepared(generation=generation))
+
+    def _refused(self, generation: int, why: str, passing: bool = False) -> None:
+        self._channel.send(Refused(generation=generation, why=why, passing=passing))
+
+    def _commit(self, order: Commit) -> None:
+        """One turn of the loop: it falls between two requests."""
+        committed = self._changing.commit(order.generation)
+        if committed is None:
+            self._refused(order.generation, "it is not prepared")
+            return
+        gateway, prepare = committed
+        gateway.drain(drained_now(self._services))
+        configure(gateway.config.log)
+        words, column, limits = self._words, self._column, gateway.limits
+        placed = dict(zip(gateway.tables, prepare.listeners, strict=True))
+        self._standing.take_queued(placed)
+        self._observer.adopt(gateway.config.access_logs, gateway.series)
+        gateway.stock.roster.take(gateway.index)
+        self._server.adopt(gateway, words.connection_limit(column, limits), words.address_limit(column, limits))
+        if self._drain is None:  # else nothing is accepted any more
+            self._standing.serve(gateway.listeners, placed)
+            self._words.serve(column, order.generation)
+        self._channel.send(Committed(generation=order.generation))
+
+    def _abort(self) -> None:
+        self._changing.abort()
+        self._standing.close_unused()
+
+    # --- the end ---
+
+    def _begin_drain(self, order: Drain) -> None:
+        if self._drain is None:
+            self._words.leave(self._column)
+            self._drain = self._loop.create_task(self._finish(order))
+
+    async def _finish(self, limits: Drain) -> None:
+        try:
+            draining = self._loop.create_task(self._server.drain(limits.requests_s, limits.tunnels_s))
+            await asyncio.sleep(0)  # it has begun: whoever finds us closed may rely on that
+            await self._acceptor.end(set() if limits.handed_over else self._standing.closable())
+            summary = await draining
+            if self._server.connections:  # they came from the queue when there was nothing to wait for any more
+                summary = await self._server.drain(limits.requests_s, limits.tunnels_s)
+            self._channel.send(Drained(generation=limits.generation, drained=summary.drained, cut=summary.cut))
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+
+def _log_unforeseen(loop: asyncio.AbstractEventLoop, report: dict[str, Any]) -> None:
+    """What nobody caught in a callback: one line. The loop goes on."""
+    error = report.get("exception")
+    say(Event.DEFECT, "%s%s", report["message"], f": {described(error)}" if isinstance(error, BaseException) else "")
+
+
+def run_worker(birth: Birth, channel: Channel) -> None:
+    """The life of a worker process, after the fork."""
+    faulthandler.enable(2)
+    faulthandler.register(signal.SIGUSR2, 2)
+    gateway = birth.gateway()
+
+    async def live() -> None:
+        await Worker(birth, gateway, channel).serve()
+
+    run(live())

@@ -1,0 +1,3 @@
+"""Shared memory of a node: one writer per word, slots by name, rate limit tables, quotas, words of health and
+upstreams.
+"""

@@ -1,0 +1,102 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The compiled twin of `compare_and_swap` and of `Quotas.spend`: a word of shared memory is exchanged for another, if it is what it
+was read as."""
+
+cimport cython
+from cpython.buffer cimport PyBUF_CONTIG, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport int64_t, uint64_t
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    static inline int fastgw_swap(uint64_t *word, uint64_t seen, uint64_t wanted) {
+        return __atomic_compare_exchange_n(word, &seen, wanted, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+    }
+    static inline uint64_t fastgw_load(const uint64_t *word) {
+        return __atomic_load_n(word, __ATOMIC_SEQ_CST);
+    }
+    static inline void fastgw_store(uint64_t *word, uint64_t value) {
+        __atomic_store_n(word, value, __ATOMIC_SEQ_CST);
+    }
+    """
+    int fastgw_swap(uint64_t* word, uint64_t seen, uint64_t wanted) nogil
+    uint64_t fastgw_load(const uint64_t* word) nogil
+    void fastgw_store(uint64_t* word, uint64_t value) nogil
+
+cdef enum:
+    # Of `quotas`: words of a slot, what its functions return, how a state is divided.
+    ID_HIGH = 0
+    ID_LOW = 1
+    STATE = 2
+    UNTIL = 3
+    SLOT = 8
+    NOT_OURS = -1
+    USED_UP = -2
+    LONG_OVER = -3
+    LONG = 1 << 18
+    COUNT_BITS = 44
+    PERIODS = 1 << 20
+
+
+@cython.final
+cdef class Words:
+    """Words where they lie: writable memory, aligned on 8 bytes."""
+
+    cdef Py_buffer _view
+
+    def __cinit__(self, memory not None):
+        PyObject_GetBuffer(memory, &self._view, PyBUF_CONTIG)
+        if <size_t> self._view.buf % 8 or self._view.len % 8:
+            raise ValueError("the memory is not one of words")
+
+    def __dealloc__(self):
+        PyBuffer_Release(&self._view)
+
+    def swap(self, Py_ssize_t at, uint64_t seen, uint64_t wanted):
+        """Whether the word was `seen`; then it is `wanted` now. Raises `IndexError`."""
+        if at < 0 or at >= self._view.len // 8:
+            raise IndexError(at)
+        return fastgw_swap(<uint64_t*> self._view.buf + at, seen, wanted) != 0
+
+    def spend(
+        self, Py_ssize_t at, uint64_t high, uint64_t low, uint64_t period, int64_t begins, int64_t until, int64_t cost,
+        int64_t limit, Py_ssize_t mark
+    ):
+        """As `Quotas.spend`, in the slot that begins at this word; or `LONG_OVER`. Raises `IndexError`."""
+        cdef Py_ssize_t words = self._view.len // 8
+        if at < 0 or at > words - SLOT or mark < 0 or mark >= words:
+            raise IndexError(at)
+        cdef uint64_t* slot = <uint64_t*> self._view.buf + at
+        cdef uint64_t mask = (<uint64_t> 1 << COUNT_BITS) - 1
+        cdef uint64_t state, tag, ahead
+        cdef int64_t count
+        while True:
+            if fastgw_load(slot + ID_HIGH) != high or fastgw_load(slot + ID_LOW) != low:
+                return NOT_OURS
+            state = fastgw_load(slot + STATE)
+            if state and <int64_t> fastgw_load(slot + UNTIL) < begins - (until - begins) * LONG:
+                return LONG_OVER
+            tag = state >> COUNT_BITS
+            count = <int64_t> (state & mask)
+            if tag != period:
+                ahead = (tag - period) & (PERIODS - 1)
+                if state and ahead == 1:
+                    period = tag
+                elif not state or ahead >= PERIODS // 2:
+                    count = 0
+            if count + cost > limit:
+                return USED_UP
+            if not state:
+                fastgw_store(slot + UNTIL, <uint64_t> until)
+            if fastgw_swap(slot + STATE, state, period << COUNT_BITS | <uint64_t> (count + cost)):
+                break
+        if fastgw_load(slot + ID_HIGH) != high or fastgw_load(slot + ID_LOW) != low:  # it was given away meanwhile
+            while True:
+                state = fastgw_load(slot + STATE)
+                count = min(cost, <int64_t> (state & mask))
+                if fastgw_swap(slot + STATE, state, state - <uint64_t> count):
+                    return NOT_OURS
+        if tag != period:
+            fastgw_store(slot + UNTIL, <uint64_t> until)
+        fastgw_store(<uint64_t*> self._view.buf + mark, 1)
+        return limit - count - cost

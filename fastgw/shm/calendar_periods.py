@@ -1,0 +1,67 @@
+"""Periods of the calendar: which one it is, when it began and when it ends, where people are."""
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, tzinfo
+from typing import Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from fastgw.shm.quota_table import Period
+
+Calendar = Callable[[float], Period]
+"""The period that an instant (epoch seconds) is in."""
+
+Unit = Literal["day", "month"]
+
+
+def zone_of(name: str) -> tzinfo:
+    """Raises `ValueError` for what is no time zone, or not known here."""
+    if name == "UTC":
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(f'"{name}" is no time zone that is known here (tzdata has them)') from error
+
+
+def calendar_of(unit: Unit | float, zone: tzinfo) -> Calendar:
+    """Of days and months by the clocks of the zone: a day in which they are changed has 23 or 25 hours.
+
+    `unit`: a number is a span of seconds, counted from 1970 in UTC whatever the zone.
+    """
+    if not isinstance(unit, str):
+        return _spans(int(unit))
+    return _days(zone) if unit == "day" else _months(zone)
+
+
+def _spans(seconds: int) -> Calendar:
+    def at(instant: float) -> Period:
+        number = int(instant // seconds)
+        return Period(number, number * seconds, (number + 1) * seconds)
+
+    return at
+
+
+def _days(zone: tzinfo) -> Calendar:
+    def at(instant: float) -> Period:
+        number = datetime.fromtimestamp(instant, zone).toordinal()
+        return Period(number, _midnight(date.fromordinal(number), zone), _midnight(date.fromordinal(number + 1), zone))
+
+    return at
+
+
+def _months(zone: tzinfo) -> Calendar:
+    def at(instant: float) -> Period:
+        now = datetime.fromtimestamp(instant, zone)
+        number = 12 * now.year + now.month - 1
+        return Period(number, _first(number, zone), _first(number + 1, zone))
+
+    return at
+
+
+def _first(month: int, zone: tzinfo) -> float:
+    return _midnight(date(month // 12, month % 12 + 1, 1), zone)
+
+
+def _midnight(day: date, zone: tzinfo) -> float:
+    """When a day begins there. Where clocks skip midnight that is when they do; of two midnights it is the first."""
+    return datetime(day.year, day.month, day.day, tzinfo=zone).astimezone(UTC).timestamp()

@@ -1,0 +1,46 @@
+"""Words of shared memory that many processes write: one takes another's place only if it is what it was read as.
+
+Compiled, that is one instruction. Without a compiler the words are locked by `fcntl.lockf`, which the kernel undoes
+when a process dies; of one process only one thread may write then. Both kinds must not work on the same words.
+
+PERF: a swap takes 70 ns compiled, 1,650 by fcntl (CPython 3.11, micro/quotas).
+"""
+
+import fcntl
+from typing import Any, Final, Protocol
+
+from fastgw.compiled import twin
+
+_twin = twin("fastgw.shm._compare_and_swap")
+
+COMPILED: Final = _twin is not None
+
+
+class Swap(Protocol):
+    def __call__(self, at: int, seen: int, wanted: int, /) -> bool:
+        """Whether the word at this place was `seen`; then it is `wanted` now."""
+
+
+def twin_of(memory: memoryview) -> Any | None:
+    """What is compiled for the words of this memory; None: nothing."""
+    return None if _twin is None else _twin.Words(memory)
+
+
+def swap_in(memory: memoryview, fd: int, offset: int) -> Swap:
+    """For the words of this memory, which is mapped from `offset` of the file `fd`; its first byte is locked."""
+    if _twin is not None:
+        swap: Swap = _twin.Words(memory).swap
+        return swap
+    words = memory.cast("B").cast("Q")
+
+    def locked(at: int, seen: int, wanted: int, /) -> bool:
+        fcntl.lockf(fd, fcntl.LOCK_EX, 1, offset)
+        try:
+            if words[at] != seen:
+                return False
+            words[at] = wanted
+            return True
+        finally:
+            fcntl.lockf(fd, fcntl.LOCK_UN, 1, offset)
+
+    return locked

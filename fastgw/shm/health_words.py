@@ -1,0 +1,184 @@
+"""The words of health: what is thought of targets, what has come of attempts at them, and breakers.
+
+Rule 1: control judges by its checks, in the supervisor's column; workers eject and break by what they see, each in its
+own. The gravest judgement counts, so nobody waits for anybody, and none is lost with the process that made it: whoever
+sees a worker's decision repeats it in its own column.
+Rule 2: who changes anything counts it in `changes`. Workers look at these words alone, with each turn of the wheel.
+Rule 3: a place that another name had before is wiped by each process in its own column before it serves the new name
+(`enter`): nobody writes there for the old one by then, as places rest (`places`).
+"""
+
+from collections.abc import Iterable, Sequence
+from enum import IntEnum
+from hashlib import blake2b
+from typing import Final, NamedTuple
+
+from fastgw.shm.memory import Column, Layout
+from fastgw.shm.slot_assignment import MAX_TARGETS, MAX_UPSTREAMS
+
+_VERDICT_BITS: Final = 3
+_LEVEL_BITS: Final = 8
+MOST_LEVEL: Final = (1 << _LEVEL_BITS) - 1
+_UNTIL_BITS: Final = 40  # of hundredths of a second, and one bit for open: 24 are left for the round
+_ROUND_BITS: Final = 24
+_COUNT_BITS: Final = 64 - _ROUND_BITS
+
+
+class Verdict(IntEnum):
+    """On a target."""
+
+    UNKNOWN = 0  # and usable: nobody has looked, or not lately
+    HEALTHY = 1
+    UNHEALTHY = 2
+    EJECTED = 3
+
+
+class Ejection(NamedTuple):
+    """A target gets no requests. `until`: monotonic seconds; 0 = it never was ejected. `level`: the how-manieth."""
+
+    until: float
+    level: int
+
+
+class BreakerState(NamedTuple):
+    """Of the node. Each transition begins a round; the highest counts, and of two of the same round an open one."""
+
+    round: int
+    until: float
+    """Monotonic seconds; open until then, half-open from then on. 0 where it is closed."""
+    is_open: bool
+
+
+NEVER_OPEN: Final = BreakerState(0, 0.0, False)
+
+
+class HealthWords:
+    """Where they stand in a column; a place is that of the target or upstream in `places.Places`."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.changes = layout.counter("health_changes")
+        self._names = layout.gauge("health_names", 2 * MAX_TARGETS)
+        self._verdict = layout.gauge("target_verdict", 2 * MAX_TARGETS)
+        self._ejection = layout.gauge("target_ejection", 2 * MAX_TARGETS)
+        self.attempts = layout.gauge("target_attempts", 2 * MAX_TARGETS)
+        """Those that have come to something, by target."""
+        self.errors = layout.gauge("target_errors", 2 * MAX_TARGETS)
+        """Those of them that failed in any way, or were answered 500 and above."""
+        self.failures = layout.gauge("target_failures", 2 * MAX_TARGETS)
+        """Those of them that show a target in trouble: see `upstream.outliers`."""
+        self.streak = layout.gauge("target_streak", 2 * MAX_TARGETS)
+        self._upstream_names = layout.gauge("breaker_names", 2 * MAX_UPSTREAMS)
+        self.upstream_attempts = layout.gauge("upstream_attempts", 2 * MAX_UPSTREAMS)
+        """As `attempts`, by upstream."""
+        self.upstream_errors = layout.gauge("upstream_errors", 2 * MAX_UPSTREAMS)
+        self._breaker = layout.gauge("breaker_state", 2 * MAX_UPSTREAMS)
+        self.probes = layout.gauge("breaker_probes", 2 * MAX_UPSTREAMS)
+        """Probes begun in a half-open round."""
+        self.proven = layout.gauge("breaker_proven", 2 * MAX_UPSTREAMS)
+        """Probes of it that went well."""
+        self._of_target = (*(self._verdict, self._ejection, self.attempts, self.errors, self.failures, self.streak),)
+        self._of_upstream = (*(self.upstream_attempts, self.upstream_errors, self._breaker, self.probes, self.proven),)
+
+    # --- places ---
+
+    def enter(self, column: Column, target: int, name: str) -> None:
+        """This process is going to write on the place of a target, which may have been another's."""
+        _enter(column.words, self._names, self._of_target, target, name)
+
+    def enter_upstream(self, column: Column, upstream: int, name: str) -> None:
+        _enter(column.words, self._upstream_names, self._of_upstream, upstream, name)
+
+    def changed(self, column: Column) -> None:
+        """Let the workers look."""
+        column.words[self.changes] += 1
+
+    # --- what control judges ---
+
+    def judge(self, column: Column, target: int, verdict: Verdict, until: float) -> None:
+        """What this process thinks of a target, and until when that holds (monotonic seconds). One store for both."""
+        column.words[self._verdict + target] = int(until * 1000) << _VERDICT_BITS | verdict
+
+    def judged(self, column: Column, target: int) -> tuple[Verdict, float]:
+        word = column.words[self._verdict + target]
+        return Verdict(word & (1 << _VERDICT_BITS) - 1), (word >> _VERDICT_BITS) / 1000
+
+    # --- ejections ---
+
+    def eject(self, column: Column, target: int, ejection: Ejection) -> None:
+        column.words[self._ejection + target] = int(ejection.until * 1000) << _LEVEL_BITS | ejection.level
+
+    def ejection(self, views: Iterable[memoryview], target: int) -> Ejection:
+        """The one that lasts longest."""
+        word = max(view[self._ejection + target] for view in views)
+        return Ejection((word >> _LEVEL_BITS) / 1000, word & MOST_LEVEL)
+
+    def repeat_ejection(self, column: Column, target: int) -> None:
+        """Have the node's ejection in one's own column too."""
+        at = self._ejection + target
+        column.words[at] = max(view[at] for view in column.views)
+
+    # --- the node's opinion ---
+
+    def look(self, column: Column, targets: Sequence[int], now: float) -> list[tuple[Verdict, float]]:
+        """Of each of these targets: what the node thinks of it, and until when (monotonic seconds; 0: no end)."""
+        if not targets:
+            return []
+        # PERF: by slices: 500 targets of 4 workers in 0.2 ms, word by word in 1.4 (CPython 3.11, micro/health).
+        first, count = min(targets), max(targets) - min(targets) + 1
+        if count > 4 * len(targets) + 64:  # they lie far apart
+            return [self.look(column, [target], now)[0] for target in targets]
+        verdict, ejection = self._verdict + first, self._ejection + first
+        judged = column.views[0][verdict : verdict + count].tolist()
+        ejected = list(map(max, *(view[ejection : ejection + count].tolist() for view in _two(column.views))))
+        now_ms = int(now * 1000)
+        found = []
+        for target in targets:
+            until_ms = ejected[target - first] >> _LEVEL_BITS
+            if until_ms > now_ms:
+                found.append((Verdict.EJECTED, until_ms / 1000))
+                continue
+            word = judged[target - first]
+            until_ms = word >> _VERDICT_BITS
+            if until_ms > now_ms:
+                found.append((Verdict(word & (1 << _VERDICT_BITS) - 1), until_ms / 1000))
+            else:
+                found.append((Verdict.UNKNOWN, 0.0))
+        return found
+
+    # --- breakers ---
+
+    def set_breaker(self, column: Column, upstream: int, state: BreakerState) -> None:
+        """One store for all of it."""
+        until = int(state.until * 100) if state.is_open else 0
+        word = (state.round % (1 << _ROUND_BITS)) << _UNTIL_BITS | until << 1 | state.is_open
+        column.words[self._breaker + upstream] = word
+
+    def breaker(self, views: Iterable[memoryview], upstream: int) -> BreakerState:
+        word = max(view[self._breaker + upstream] for view in views)
+        until = (word & (1 << _UNTIL_BITS) - 1) >> 1
+        return BreakerState(word >> _UNTIL_BITS, until / 100, bool(word & 1))
+
+    def counted(self, view: memoryview, word: int, upstream: int, round: int) -> int:
+        """Of `probes` or `proven`: how many this process has counted in this round."""
+        held = view[word + upstream]
+        return held & (1 << _COUNT_BITS) - 1 if held >> _COUNT_BITS == round else 0
+
+    def count(self, column: Column, word: int, upstream: int, round: int, number: int) -> None:
+        column.words[word + upstream] = round << _COUNT_BITS | number
+
+    def counted_by_all(self, column: Column, word: int, upstream: int, round: int) -> int:
+        column.fence()
+        return sum(self.counted(view, word, upstream, round) for view in column.views)
+
+
+def _two(views: Sequence[memoryview]) -> Sequence[memoryview]:
+    """`max` over columns needs at least two; the supervisor's is always there."""
+    return views if len(views) > 1 else (views[0], views[0])
+
+
+def _enter(words: memoryview, names: int, held: Iterable[int], place: int, name: str) -> None:
+    tag = int.from_bytes(blake2b(name.encode(), digest_size=8).digest())
+    if words[names + place] != tag:
+        for word in held:
+            words[word + place] = 0
+        words[names + place] = tag

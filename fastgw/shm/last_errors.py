@@ -1,0 +1,93 @@
+"""The last error of each target and of each route, in shared memory: when it was, and why. For operators alone.
+
+Rule 1: a process writes in its own column; the newest of all columns counts. Rule 2: an entry is of the name that it
+was written for: a place that has another name now has no error. Rule 3: the date is taken away before an entry is
+changed and comes last, so a reader never takes half of one for whole.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from typing import Final, NamedTuple
+
+from fastgw.shm.memory import Column, Layout
+from fastgw.shm.slot_assignment import MAX_ROWS, Places
+
+TEXT_BYTES: Final = 112
+_DATE, _NAME, _ANSWERS, _TEXT = range(4)
+_WORDS: Final = _TEXT + TEXT_BYTES // 8
+_LOOKS: Final = 3
+
+
+class LastError(NamedTuple):
+    """`date`: epoch seconds. `reason`: an errno's name, what TLS or DNS said, and for a route the target; or empty.
+    `answers`: how many the target had given by then; 0 of a route."""
+
+    date: float
+    fault: str
+    reason: str
+    answers: int = 0
+
+
+class LastErrors:
+    """Where they stand in a column."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._targets = layout.counter("last_error_targets", 2 * MAX_ROWS * _WORDS)
+        self._routes = layout.counter("last_error_routes", 2 * MAX_ROWS * _WORDS)
+
+    def note_target(self, column: Column, places: Places, name: str, fault: str, reason: str, answers: int = 0) -> None:
+        """`name`: as `places.target_name` makes it. One that is not counted by name is not noted. `answers`: as all
+        processes have counted them until now (`observe.metrics.series_layout.answers_at`)."""
+        self._note(column, self._targets, places.target_rows.get(name), name, fault, reason, answers)
+
+    def note_route(self, column: Column, places: Places, name: str, fault: str, reason: str) -> None:
+        self._note(column, self._routes, places.routes.get(name), name, fault, reason)
+
+    def of_targets(self, columns: Sequence[memoryview], places: Places) -> dict[str, LastError]:
+        """By `places.target_name`; those that have had none are left out."""
+        return _found(columns, self._targets, places.target_rows)
+
+    def of_routes(self, columns: Sequence[memoryview], places: Places) -> dict[str, LastError]:
+        return _found(columns, self._routes, places.routes)
+
+    def _note(
+        self, column: Column, first: int, place: int | None, name: str, fault: str, reason: str, answers: int = 0
+    ) -> None:
+        if place is None:
+            return
+        words, at = column.words, first + place * _WORDS
+        text = f"{fault} {reason}".encode()[:TEXT_BYTES].ljust(TEXT_BYTES, b"\0")
+        words[at + _DATE] = 0
+        column.fence()
+        words[at + _NAME], words[at + _ANSWERS] = _tag(name), answers
+        for word in range(TEXT_BYTES // 8):
+            words[at + _TEXT + word] = int.from_bytes(text[8 * word : 8 * word + 8], "little")
+        column.fence()
+        words[at + _DATE] = int(time.time() * 1000)
+
+
+def _found(columns: Sequence[memoryview], first: int, places: Mapping[str, int]) -> dict[str, LastError]:
+    found = {}
+    for name, place in places.items():
+        entries = [entry for column in columns if (entry := _entry(column, first + place * _WORDS, name)) is not None]
+        if entries:
+            found[name] = max(entries)
+    return found
+
+
+def _entry(words: memoryview, at: int, name: str) -> LastError | None:
+    for _ in range(_LOOKS):
+        date = words[at + _DATE]
+        if not date or words[at + _NAME] != _tag(name):
+            return None
+        answers = words[at + _ANSWERS]
+        text = b"".join(word.to_bytes(8, "little") for word in words[at + _TEXT : at + _WORDS])
+        if words[at + _DATE] == date:
+            fault, _, reason = text.rstrip(b"\0").decode(errors="ignore").partition(" ")
+            return LastError(date / 1000, fault, reason, answers)
+    return None
+
+
+def _tag(name: str) -> int:
+    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest())

@@ -1,0 +1,251 @@
+"""Memory that all processes of the node map: a column of 64-bit words for each process that writes, in a memory file.
+
+Rule 1: a word has one writer, the process whose column it stands in; all may read. Nothing is locked, so no process
+that is killed can hold a lock for ever. (Once a worker is dead, the supervisor clears the gauges in its column.)
+Rule 2: words are written through `memoryview.cast("Q")`, which is one store. `struct.pack_into` writes byte by byte,
+and a reader sees numbers that nobody wrote.
+Rule 3: what a number means for the node is the sum over the columns (`Shared.total`).
+Rule 4: what is never used costs nothing. The file is sparse, so a layout has room for the largest node there is; but
+reading a page for the first time takes it as well as writing does, so nobody walks over all of a column.
+
+In front stands a header, then the tables of limits by key (`cells`, `quotas`), then the columns, that of the supervisor
+first. Columns begin on pages of their own, so that no cache line has two writers; within a column counters stand first,
+then gauges. The file outlives its processes by its descriptor: a new program that lays it out in the same way carries
+on with it.
+"""
+
+import mmap
+import os
+import sys
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from types import MappingProxyType
+from typing import Final, final
+
+from fastgw.kernel import memory_file
+from fastgw.shm import quota_table, rate_limit_table
+from fastgw.shm.node_limits import UNLIMITED, AddressLimit, Fence, KeyCounts, NodeLimit, Sketch, width_for
+from fastgw.shm.retry_buffer_budget import MOST_BYTES, KeptRoom
+
+VERSION: Final = 5
+FIRST_GAUGE: Final = 1 << 19
+"""Where the gauges of a column begin; 4 MiB of counters stand before them."""
+LIMIT_CELLS: Final = 1 << 21
+"""Cells of the table of limits: a million keys that are live at a time fill it by half, so all have one of their own.
+
+They cost what is touched: 16 bytes a key, 32 MiB at most, for all limits but sliding windows; each key of such a window
+has 64 more, so 160 MiB at most.
+"""
+SKETCHED: Final = 65_536
+"""Connections for which a sketch of client addresses is made at least."""
+_WORD: Final = 8
+_PAGE: Final = mmap.PAGESIZE
+_MAGIC, _FINGERPRINT, _COLUMNS, _STRIDE, _WIDTH, _SECRET = range(6)  # words of the header; the secret takes four
+_SECRET_BYTES: Final = 32
+CELLS_AT: Final = _PAGE
+"""Where that begins in the file."""
+_QUOTAS_AT: Final = -(-(CELLS_AT + rate_limit_table.size(LIMIT_CELLS)) // _PAGE) * _PAGE
+_FRONT: Final = _QUOTAS_AT + quota_table.size()
+
+
+class OtherLayout(Exception):
+    """The memory was laid out by another version, and cannot be carried on with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Where the words of one name stand in every column."""
+
+    first: int
+    count: int
+    gauge: bool
+    """True: tells what is the case now, so it ends with its worker. False: counts upwards, and a new worker goes on."""
+
+
+class Layout:
+    """Hands out the words of a column by name; equal names share a word."""
+
+    def __init__(self) -> None:
+        self._spans: dict[str, Span] = {}
+        self._ends = {False: 0, True: FIRST_GAUGE}
+        self.connections = SKETCHED
+        """How many connections the sketch of client addresses is made for; the largest number asked for."""
+
+    @property
+    def spans(self) -> Mapping[str, Span]:
+        return MappingProxyType(self._spans)
+
+    @property
+    def end(self) -> int:
+        """The word behind the last gauge."""
+        return self._ends[True]
+
+    @property
+    def fingerprint(self) -> int:
+        """Equal for equal layouts."""
+        lines = "".join(f"{name} {span}\n" for name, span in self._spans.items())
+        return int.from_bytes(blake2b(lines.encode(), digest_size=8).digest())
+
+    def counter(self, name: str, count: int = 1) -> int:
+        """The first of `count` words that only grow. They are kept when their worker dies."""
+        return self._span(name, count, gauge=False)
+
+    def gauge(self, name: str, count: int = 1) -> int:
+        """The first of `count` words that rise and fall. They are cleared when their worker dies."""
+        return self._span(name, count, gauge=True)
+
+    def _span(self, name: str, count: int, gauge: bool) -> int:
+        span = self._spans.get(name)
+        if span is None:
+            span = self._spans[name] = Span(self._ends[gauge], count, gauge)
+            self._ends[gauge] += count
+            if self._ends[False] > FIRST_GAUGE:
+                raise ValueError("the counters reach into the gauges")
+        elif (span.count, span.gauge) != (count, gauge):
+            raise ValueError(f"shared word {name!r} is asked for again in another form")
+        return span.first
+
+
+class Shared:
+    """The mapped memory. The descriptor is closed when the object goes; the memory when its last view does."""
+
+    def __init__(self, layout: Layout, columns: int, fd: int | None = None) -> None:
+        """`columns`: of workers. `fd`: of memory that is there already, see `attach`."""
+        self.layout = layout
+        if fd is None:
+            width = width_for(layout.connections)
+            stride = -(-(layout.end + 2 * Sketch(0, width).words) * _WORD // _PAGE) * _PAGE
+            fd = memory_file("fastgw")
+            head = (VERSION, layout.fingerprint, 0, stride // _WORD, width)
+            # Per run: nobody outside can choose addresses that share a sketch's cells.
+            os.write(fd, b"".join(word.to_bytes(_WORD, sys.byteorder) for word in head) + os.urandom(_SECRET_BYTES))
+        self.fd = fd
+        weakref.finalize(self, os.close, fd)
+        if os.fstat(fd).st_size < _FRONT:
+            os.ftruncate(fd, _FRONT)
+        front = memoryview(mmap.mmap(fd, _FRONT))
+        self._header = front[:CELLS_AT].cast("Q")
+        if self._header[_MAGIC] != VERSION or self._header[_FINGERPRINT] != layout.fingerprint:
+            raise OtherLayout("the shared memory was laid out by another version")
+        try:
+            self.cells = rate_limit_table.table(
+                front[CELLS_AT : CELLS_AT + rate_limit_table.size(LIMIT_CELLS)], fd, CELLS_AT
+            )
+            self.quotas = quota_table.Quotas(front[_QUOTAS_AT:_FRONT], fd, _QUOTAS_AT)
+        except ValueError as error:
+            raise OtherLayout(str(error)) from error
+        self._stride = self._header[_STRIDE] * _WORD
+        self.sketch = Sketch(layout.end, self._header[_WIDTH])
+        """Of connections by address. Behind it stands one of the same size, of requests by key."""
+        self._secret = bytes(front[_SECRET * _WORD : _SECRET * _WORD + _SECRET_BYTES])
+        self._maps: list[tuple[mmap.mmap, int]] = []
+        self._views: list[memoryview] = []  # grows in place: limits sum over it
+        self._all: list[Column] = []
+        self.widen(max(columns, self._header[_COLUMNS]))
+
+    @classmethod
+    def create(cls, layout: Layout, columns: int) -> "Shared":
+        """New memory, for so many workers. Raises `OSError`, `OverflowError`, `MemoryError` when it cannot be had."""
+        return cls(layout, columns)
+
+    @classmethod
+    def attach(cls, fd: int, layout: Layout) -> "Shared":
+        """The memory that another program has left us, with what stands in it. Raises `OtherLayout`."""
+        return cls(layout, 0, fd)
+
+    def widen(self, count: int) -> None:
+        """Have columns for so many workers, here and in the limits that were handed out.
+
+        The supervisor first, then each process that is there, and only then may a process use a new column: what a
+        limit does not see it does not count.
+        """
+        missing = count + 1 - len(self._all)
+        if missing <= 0:
+            return
+        start = _FRONT + len(self._all) * self._stride
+        length = missing * self._stride
+        if os.fstat(self.fd).st_size < start + length:
+            os.ftruncate(self.fd, start + length)
+        mapped = mmap.mmap(self.fd, length, offset=start)
+        memory = memoryview(mapped)
+        for at in range(0, length, self._stride):
+            own = memory[at : at + self._stride].cast("Q")
+            self._maps.append((mapped, at))
+            self._views.append(own)
+            self._all.append(Column(own, self._views, self.sketch, self._secret))
+        self._header[_COLUMNS] = max(count, self._header[_COLUMNS])
+
+    @property
+    def columns(self) -> "list[Column]":
+        """Of the workers."""
+        return self._all[1:]
+
+    @property
+    def supervisor(self) -> "Column":
+        return self._all[0]
+
+    @property
+    def views(self) -> Sequence[memoryview]:
+        """The words of all columns."""
+        return self._views
+
+    def total(self, word: int) -> int:
+        """What the node has: the word's sum over all columns."""
+        return sum(view[word] for view in self._views)
+
+    def clear_gauges(self, index: int) -> None:
+        """What a dead worker held is free again. Only after the process was reaped: then its words have no writer.
+
+        The pages go back to the system, and read as zeros: those that nobody used are not touched.
+        """
+        mapped, at = self._maps[index + 1]
+        start = FIRST_GAUGE * _WORD
+        mapped.madvise(mmap.MADV_REMOVE, at + start, self._stride - start)
+
+
+@final
+class Column:
+    """One process's words, which it alone writes, and a view of everybody's for limits."""
+
+    __slots__ = ("_fence", "_secret", "_sketch", "_views", "words")
+
+    def __init__(self, own: memoryview, views: list[memoryview], sketch: Sketch, secret: bytes) -> None:
+        self.words: memoryview = own
+        self._views = views
+        self._sketch = sketch
+        self._secret = secret
+        self._fence = Fence()
+
+    @property
+    def views(self) -> Sequence[memoryview]:
+        """The words of all columns, that of the supervisor first. Kept, it grows with the node."""
+        return self._views
+
+    def fence(self) -> None:
+        """Have all see what was stored here before anything is loaded that comes next."""
+        self._fence()
+
+    def limit(self, word: int, most: int | None, counter: int | None = None) -> NodeLimit:
+        """An allowance of `most` (None: none) that all workers share; `word` is a gauge of the layout.
+
+        `counter`: a counter of the layout, for the places ever taken by this worker.
+        """
+        return NodeLimit(word, UNLIMITED if most is None else most, self.words, self._views, self._fence, counter)
+
+    def address_limit(self, most: int) -> AddressLimit:
+        """An allowance of `most` for each client address, that all workers share."""
+        return AddressLimit(self._counts(self._sketch), most)
+
+    def kept_room(self, word: int, most: int = MOST_BYTES) -> KeptRoom:
+        """Room for kept bodies, `most` bytes for all workers together; `word` is a gauge of the layout."""
+        return KeptRoom(word, self.words, self._views, self._fence, most)
+
+    def in_flight(self) -> KeyCounts:
+        """The requests that are under way, by keys that filters choose."""
+        first, width = self._sketch
+        return self._counts(Sketch(first + self._sketch.words, width))
+
+    def _counts(self, sketch: Sketch) -> KeyCounts:
+        return KeyCounts(sketch, self.words, self._views, self._fence, self._secret)

@@ -1,0 +1,167 @@
+"""The file in which counts of quotas outlive the gateway: an SQLite database, written by one process at a time.
+
+What is committed is on the disk (WAL, synchronous=FULL). The file holds digests of keys, and no key. Two gateways that
+kept counts in one file would each put its own in place of the other's, so each has a `Claim` to its own.
+"""
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import Final, final
+
+from fastgw.shm.quota_table import COUNT_MAX, PERIODS, Id, Row
+
+_VERSION: Final = 1
+_PATIENCE_S: Final = 2.0
+"""How long another writer is waited for, who is on its way out."""
+_FORGOTTEN_S: Final = 86_400.0
+"""After its period a count is kept so long, for clocks that were wrong."""
+
+
+_FARTHEST_S: Final = 100 * 366 * 86_400.0
+"""No period ends later than that from now."""
+_DIGEST: Final = 16
+
+
+class CannotKeep(Exception):
+    """Why nothing can be read or written, in a line for people."""
+
+
+class InUse(CannotKeep):
+    """Another gateway keeps its counts there."""
+
+
+@final
+class Claim:
+    """To a file, for one gateway: a lock on a file beside it, which the kernel frees when its holder is gone.
+
+    `run`: what tells this run of the gateway from all others, known to all of its processes. It stands in the file
+    beside, so that each of them may hold the lock for all.
+    """
+
+    def __init__(self, path: str, run: bytes, fd: int = -1) -> None:
+        """`fd`: of the lock, where it is held already."""
+        self.path, self.fd = path, fd
+        self._run = run
+
+    def take(self) -> None:
+        """Hold it, unless another process of this gateway does. Raises `CannotKeep`."""
+        if self.fd >= 0:
+            return
+        try:
+            fd = os.open(os.path.realpath(self.path) + "-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(fd, len(self._run) + 1, 0)
+                os.close(fd)
+                if holder != self._run:
+                    raise InUse(f"{self.path} is another gateway's; each needs a file of its own") from None
+                return
+            except OSError:
+                os.close(fd)
+                raise
+            self.fd = fd
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, self._run, 0)
+        except OSError as error:
+            raise CannotKeep(f"{self.path} cannot be written: {error.strerror}") from error
+
+    def close(self) -> None:
+        """In the process that holds it: give it up. In one that was born with it: leave that to its holder."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+@final
+class QuotaFile:
+    """Opened when it is first needed, and again after it failed. `strange`: rows read that no gateway has written."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.strange = 0
+        self._database: sqlite3.Connection | None = None
+
+    def read(self, now_date: float) -> Iterator[Row]:
+        """What still counts. A file that is not there says nothing. Raises `CannotKeep`."""
+        self.strange = 0
+        if not os.path.lexists(self.path):
+            return
+        try:
+            found = self._open().execute("SELECT id, period, used, until FROM quota WHERE until > ?", (int(now_date),))
+            for id_, period, used, until in found:
+                if _is_sound(id_, period, used, until, now_date):
+                    yield Row(Id.read(id_), period, used, until)
+                else:
+                    self.strange += 1
+        except (sqlite3.Error, OSError) as error:
+            raise self._failed("cannot be read", error) from error
+
+    def try_to_write(self) -> None:
+        """Find out whether it can be written. Raises `CannotKeep`."""
+        self.write((), 0.0)
+
+    def write(self, rows: Iterable[Row], now_date: float) -> None:
+        """Keep these, and forget what is long over: all of it or nothing. Raises `CannotKeep`."""
+        try:
+            database = self._open()
+            database.execute("BEGIN IMMEDIATE")
+            database.executemany(
+                "INSERT OR REPLACE INTO quota (id, period, used, until) VALUES (?, ?, ?, ?)",
+                ((row.id.digest, row.period, row.used, row.until) for row in rows),
+            )
+            database.execute("DELETE FROM quota WHERE until < ?", (int(now_date - _FORGOTTEN_S),))
+            database.execute("COMMIT")
+        except (sqlite3.Error, OSError) as error:
+            raise self._failed("cannot be written", error) from error
+
+    def close(self) -> None:
+        """What was written is in the one file then."""
+        database, self._database = self._database, None
+        if database is not None:
+            with suppress(sqlite3.Error):
+                database.close()
+
+    def _open(self) -> sqlite3.Connection:
+        if self._database is not None:
+            return self._database
+        with suppress(FileExistsError):
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        # Each use is by one thread, though not always by the same.
+        database = sqlite3.connect(self.path, timeout=_PATIENCE_S, isolation_level=None, check_same_thread=False)
+        self._database = database
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        if version not in (0, _VERSION):
+            raise sqlite3.DatabaseError(f"it is of another version of fastgw ({version})")
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=FULL")
+        if not version:
+            database.execute(
+                "CREATE TABLE IF NOT EXISTS quota (id BLOB PRIMARY KEY, period INTEGER NOT NULL, used INTEGER NOT NULL,"
+                " until INTEGER NOT NULL) WITHOUT ROWID"
+            )
+            database.execute("CREATE INDEX IF NOT EXISTS quota_until ON quota (until)")
+            database.execute(f"PRAGMA user_version={_VERSION}")
+        return database
+
+    def _failed(self, what: str, error: Exception) -> CannotKeep:
+        self.close()
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        return CannotKeep(f"{self.path} {what}: {why}")
+
+
+def _is_sound(id_: object, period: object, used: object, until: object, now_date: float) -> bool:
+    """Whether a row is one that we write: SQLite keeps anything in a column, and others can write to the file."""
+    return (
+        isinstance(id_, bytes)
+        and len(id_) == _DIGEST
+        and isinstance(period, int)
+        and 0 <= period < PERIODS
+        and isinstance(used, int)
+        and 0 <= used <= COUNT_MAX
+        and isinstance(until, int)
+        and until < now_date + _FARTHEST_S
+    )

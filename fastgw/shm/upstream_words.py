@@ -1,0 +1,53 @@
+"""The words of upstreams and their targets: allowances, how busy a target is, and its health (`health`)."""
+
+from fastgw.shm.health_words import HealthWords, Verdict
+from fastgw.shm.memory import Column, Layout, Shared
+from fastgw.shm.slot_assignment import MAX_TARGETS, MAX_UPSTREAMS, Places, upstream_of
+
+
+class TargetWords:
+    """Where they stand in a column; a place is that of the upstream or target in `places.Places`."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.connections = layout.gauge("upstream_connections", 2 * MAX_UPSTREAMS)
+        """Connections to an upstream: opening, lent and idle."""
+        self.pending = layout.gauge("upstream_pending", 2 * MAX_UPSTREAMS)
+        """Requests that wait for a place among them."""
+        self.spare_retries = layout.gauge("upstream_spare_retries", 2 * MAX_UPSTREAMS)
+        """Retries under way that its budget alone has no room for."""
+        self.under_way = layout.gauge("target_under_way", 2 * MAX_TARGETS)
+        """Attempts at a target; counted where targets are picked by that."""
+        self.under_way_all = layout.gauge("upstream_under_way", 2 * MAX_UPSTREAMS)
+        """The same of all targets of an upstream."""
+        self.in_use = layout.gauge("target_in_use", 2 * MAX_TARGETS)
+        self.idle = layout.gauge("target_idle", 2 * MAX_TARGETS)
+        self.waiting = layout.gauge("target_waiting", 2 * MAX_TARGETS)
+        self.health = HealthWords(layout)
+
+    def verdict(self, shared: Shared, target: int, now: float) -> Verdict:
+        """What the node thinks of a target."""
+        return self.health.look(shared.supervisor, [target], now)[0][0]
+
+    def tell(self, column: Column, target: int, in_use: int, idle: int, waiting: int) -> None:
+        """How busy this worker keeps a target: for those who look at the node, not for decisions."""
+        words = column.words
+        words[self.in_use + target], words[self.idle + target] = in_use, idle
+        words[self.waiting + target] = waiting
+
+    def busy(self, shared: Shared, places: Places) -> dict[str, list[int]]:
+        """How busy the node keeps each upstream: connections in use and idle, requests waiting."""
+        count = 1 + max(places.targets.values(), default=-1)
+        numbers = [
+            [sum(each) for each in zip(*(view[first : first + count].tolist() for view in shared.views), strict=True)]
+            for first in (self.in_use, self.idle, self.waiting)
+        ]
+        found: dict[str, list[int]] = {}
+        for name, place in places.targets.items():
+            upstream = found.setdefault(upstream_of(name), [0, 0, 0])
+            for number, values in enumerate(numbers):
+                upstream[number] += values[place]
+        return found
+
+    def is_held(self, shared: Shared, upstream: int) -> bool:
+        """Whether connections, requests or retries still count on this place of an upstream."""
+        return any(shared.total(word + upstream) for word in (self.connections, self.pending, self.spare_retries))

@@ -1,0 +1,3 @@
+"""What one process tells all others: feeds, revocations, drained targets; and the credential cache that
+revocations clear.
+"""

@@ -1,0 +1,1 @@
+"""An HTTP client for the gateway's own calls: key sets, token endpoints, authorization servers."""

@@ -1,0 +1,357 @@
+"""The gateway's own requests: keys, tokens, questions to an authority. Everything has a bound and a time limit.
+
+They take the same way as the clients' requests: pooled connections, verified TLS, the same two judges over what comes
+back. Rule 1: whoever leaves early closes; a fetch that fails, is late or is cancelled leaves no connection in use.
+Rule 2: a redirect is an answer like any other, and is not followed.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Iterable
+from functools import partial
+from math import inf
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final, NamedTuple, final
+
+from fastgw.config.base.value_types import Endpoint, Url, parse_endpoint
+from fastgw.config.settings import gateway as settings
+from fastgw.errors import Fault, Retry
+from fastgw.eventloop.worker_loop import Ground
+from fastgw.exchange import Trailers
+from fastgw.http.fields import Fields
+from fastgw.http.http1.parser import ResponseHead
+from fastgw.upstream.connections.http1_connection import NoTunnel, UpstreamConnection
+from fastgw.upstream.connections.pool import Pool
+from fastgw.upstream.forwarding.attempt import JUST_USED_S
+from fastgw.upstream.policies.retry import IDEMPOTENT
+from fastgw.upstream.targets.target import Target
+from fastgw.upstream.targets.tls import ClientTls, Identity, client_tls, read_tls
+
+MOST: Final = 1024 * 1024
+"""Bytes of a response body, unless who asks says otherwise."""
+TIMEOUT: Final = 5.0
+"""Seconds for the whole, likewise."""
+FORGOTTEN_S: Final = 600.0
+"""An origin that nobody has asked for so long is forgotten, with the connections to it."""
+
+_TLS: Final = settings.UpstreamTls()
+_POOL: Final = settings.Pool(max_connections=256, max_idle=32, idle_timeout=30.0, max_pending=1_000_000)
+# Every fetch has a time limit of its own; these are there for a connect that nobody waits for any more.
+_TIMEOUTS: Final = settings.UpstreamTimeouts(connect=10.0, response_headers=3600.0, idle=3600.0)
+_OURS: Final = frozenset((b"host", b"content-length", *ResponseHead.DROPPED))
+_WITH_BODY: Final = frozenset((b"POST", b"PUT", b"PATCH"))
+
+
+class Fetched(NamedTuple):
+    """An answer, whatever its status."""
+
+    status: int
+    fields: Fields
+    """Those that are not for the connection alone."""
+    body: bytes
+
+
+class FetchFailed(Exception):
+    """There is no answer. `reason` is for the log: it names the origin, and nothing of path, query or fields."""
+
+    def __init__(self, fault: Fault, reason: str) -> None:
+        super().__init__(reason)
+        self.fault = fault
+        self.reason = reason
+
+
+@final
+class Fetcher:
+    """Asks for the gateway itself, in a worker or in control; `ground` must be turning. `stop` ends all of it."""
+
+    __slots__ = ("_contexts", "_ground", "_origins", "_read", "_stopped")
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self._origins: dict[tuple[Url, str | None, Identity | None], _Origin] = {}
+        self._contexts: dict[Identity, asyncio.Task[ssl.SSLContext]] = {}
+        self._read: dict[settings.UpstreamTls, ClientTls] = {_TLS: read_tls(_TLS, _contents)}
+        self._stopped = False
+
+    def __repr__(self) -> str:
+        return f"<Fetcher {', '.join(origin.target.label for origin in self._origins.values()) or 'unused'}>"
+
+    async def fetch(
+        self,
+        url: Endpoint | Url | str,
+        *,
+        method: bytes = b"GET",
+        fields: Iterable[tuple[bytes, bytes]] = (),
+        body: bytes = b"",
+        tls: settings.UpstreamTls | ClientTls = _TLS,
+        timeout: float = TIMEOUT,
+        most: int = MOST,
+        repeatable: bool | None = None,
+    ) -> Fetched:
+        """Ask, and give the whole answer. Raises `FetchFailed`.
+
+        `timeout`: seconds for everything from the name lookup to the last byte. `most`: bytes of the answer's body; a
+        longer one fails. `tls`: the files of settings are read once; those who follow changes read them (`read_tls`).
+        `repeatable`: whether the request may be sent again when a connection that was used before breaks without an
+        answer; None: its method tells. Raises `ValueError` for fields that no request may have, or that are ours.
+        """
+        endpoint = _endpoint(url)
+        request = _request(endpoint, method, fields, body)
+        if self._stopped:
+            raise FetchFailed(Fault.GATEWAY_STOPPED, f"{endpoint.origin}: {Fault.GATEWAY_STOPPED.label}")
+        asked = _Asked(request, method, most, method in IDEMPOTENT if repeatable is None else repeatable)
+        answer: Fetched | Failure
+        try:
+            async with asyncio.timeout(timeout):
+                answer = await asked.answer(await self._origin(endpoint.origin, tls))
+        except TimeoutError:
+            answer = asked.late, f"not done within {timeout:g} s"
+        except OSError as error:  # of a certificate or a key
+            answer = Fault.TLS_FAILED, str(error)
+        if isinstance(answer, Fetched):
+            return answer
+        fault, why = answer
+        raise FetchFailed(fault, f"{endpoint.origin}: {fault.label}{f': {why}' if why else ''}")
+
+    def stop(self) -> None:
+        """Close what is idle, and fail what waits. What is under way ends with its own time limit, or is cancelled."""
+        self._stopped = True
+        for making in self._contexts.values():
+            making.cancel()
+        for origin in self._origins.values():
+            origin.pool.stop()
+        self._contexts.clear()
+        self._origins.clear()
+
+    async def _origin(self, url: Url, tls: settings.UpstreamTls | ClientTls) -> "_Origin":
+        if isinstance(tls, settings.UpstreamTls):
+            tls = self._read.get(tls) or await self._reading(tls)
+        identity = tls.identity if url.tls else None
+        key = url, tls.settings.server_name if url.tls else None, identity
+        origin = self._origins.get(key)
+        if origin is None:
+            context = None if identity is None else await self._context(tls, identity)
+            origin = self._origins.get(key)  # another may have made it meanwhile
+            if origin is None:
+                self._forget_old()
+                target = Target(url, tls=context, server_name=tls.settings.server_name, timeouts=_TIMEOUTS)
+                origin = self._origins[key] = _Origin(self._ground, target, identity)
+        origin.asked_at = monotonic()
+        return origin
+
+    async def _reading(self, tls: settings.UpstreamTls) -> ClientTls:
+        loop = asyncio.get_running_loop()
+        read = self._read[tls] = await loop.run_in_executor(None, read_tls, tls, _contents)
+        return read
+
+    async def _context(self, tls: ClientTls, identity: Identity) -> ssl.SSLContext:
+        making = self._contexts.get(identity)
+        if making is None or (making.done() and (making.cancelled() or making.exception() is not None)):
+            making = self._contexts[identity] = asyncio.create_task(made_context(tls))
+        return await asyncio.shield(making)
+
+    def _forget_old(self) -> None:
+        """Drop the origins that are asked no more, as their settings have changed."""
+        before = monotonic() - FORGOTTEN_S
+        for key, origin in list(self._origins.items()):
+            if origin.asked_at < before and not origin.asking:
+                origin.pool.stop()
+                del self._origins[key]
+        used = {origin.identity for origin in self._origins.values()}
+        for identity in [each for each, making in self._contexts.items() if making.done() and each not in used]:
+            del self._contexts[identity]
+
+
+_NOWHERE: Final = settings.Target(url=Url(scheme="http", host="localhost", port=80))
+Failure = tuple[Fault, str]
+"""And why, for the log."""
+
+
+@final
+class _Origin:
+    """Where requests go, and the connections there. `asking`: how many are under way."""
+
+    __slots__ = ("asked_at", "asking", "identity", "pool", "target")
+
+    def __init__(self, ground: Ground, target: Target, identity: Identity | None) -> None:
+        configured = settings.Upstream(targets=(_NOWHERE,), timeouts=_TIMEOUTS, pool=_POOL)
+        self.target = target
+        self.identity = identity
+        self.pool: Pool[UpstreamConnection] = Pool(
+            (target,), configured, partial(UpstreamConnection, ground), clock=ground.wheel
+        )
+        self.asking = 0
+        self.asked_at = 0.0
+
+
+@final
+class _Asked(NoTunnel):
+    """One request on its way: borrower of a connection. It is told everything, and keeps what it has to answer."""
+
+    __slots__ = (
+        "_body",
+        "_connection",
+        "_done",
+        "_head",
+        "_method",
+        "_most",
+        "_origin",
+        "_repeatable",
+        "_request",
+        "late",
+    )
+
+    def __init__(self, request: bytes, method: bytes, most: int, repeatable: bool) -> None:
+        self._request = request
+        self._method = method
+        self._most = most
+        self._repeatable = repeatable
+        self._origin: _Origin | None = None
+        self._connection: UpstreamConnection | None = None
+        self._head: ResponseHead | None = None
+        self._body = bytearray()
+        self.late = Fault.CONNECT_TIMEOUT  # what it was when the time was up
+        self._done: asyncio.Future[Fetched | Failure]
+
+    async def answer(self, origin: _Origin) -> Fetched | Failure:
+        # No exception is put into the future: its traceback would lead back here, a circle.
+        self._done = asyncio.get_running_loop().create_future()
+        self._origin = origin
+        origin.asking += 1
+        try:
+            self._ask(fresh=False)
+            return await self._done
+        finally:
+            origin.asking -= 1
+            connection, self._connection = self._connection, None
+            if connection is None:
+                if origin.pool.is_queued(self):
+                    self.late = Fault.POOL_TIMEOUT
+                origin.pool.withdraw(self)
+            else:
+                connection.close()
+                origin.pool.discard(connection)
+
+    def _ask(self, fresh: bool) -> None:
+        assert self._origin is not None
+        most_idle = inf if self._repeatable else JUST_USED_S
+        lent = self._origin.pool.lend(self._origin.target, self, fresh, most_idle)
+        if isinstance(lent, UpstreamConnection):
+            self.lent(lent)
+        elif isinstance(lent, Fault):
+            self.failed(lent)
+
+    def _finish(self, answer: Fetched | Failure) -> None:
+        if not self._done.done():
+            self._done.set_result(answer)
+
+    # what the pool tells
+
+    def lent(self, connection: UpstreamConnection) -> None:
+        self._connection = connection
+        self.late = Fault.UPSTREAM_TIMEOUT
+        connection.begin_special(self, self._request, self._method, (), whole=True, expects_continue=False)
+
+    def failed(self, fault: Fault, why: str = "") -> None:
+        self._finish((fault, ""))
+
+    # what the connection tells
+
+    def informed(self, head: ResponseHead) -> None:
+        pass
+
+    def answered_whole(self, head: ResponseHead) -> None:
+        self.answered(head, head.payload or b"", True)
+
+    def answered(self, head: ResponseHead, payload: bytes, ended: bool) -> None:
+        self._head = head
+        self.late = Fault.UPSTREAM_STALLED
+        if head.has_body and head.length > self._most:
+            self._too_long()
+            return
+        self.received(payload)
+        if ended and not self._done.done():
+            self.ended(())
+
+    def received(self, payload: bytes) -> None:
+        self._body += payload
+        if len(self._body) > self._most:
+            self._too_long()
+
+    def ended(self, trailers: Trailers) -> None:
+        connection, head, origin = self._connection, self._head, self._origin
+        assert connection is not None
+        assert head is not None
+        assert origin is not None
+        self._connection = None
+        if connection.reusable and not connection.write_paused:
+            origin.pool.give_back(connection)
+        else:
+            connection.close()
+            origin.pool.discard(connection)
+        without = head.DROPPED.union(head.connection_named)
+        self._finish(Fetched(head.status, Fields.parse(head.raw, head.fields_start, without), bytes(self._body)))
+
+    def failed_on(self, fault: Fault, silent: bool, why: str) -> None:
+        connection, origin = self._connection, self._origin
+        assert connection is not None
+        assert origin is not None
+        self._connection = None
+        origin.pool.discard(connection)
+        if silent and connection.uses > 1 and fault.retry is Retry.IF_REUSED and self._repeatable:
+            self._ask(fresh=True)
+        else:
+            self._finish((fault, why))
+
+    def _too_long(self) -> None:
+        """More is not even read: the connection goes."""
+        connection = self._connection
+        if connection is not None:
+            connection.close()
+        self._finish((Fault.UPSTREAM_MALFORMED, f"the answer has more than {self._most} bytes"))
+
+    def request_is_whole(self) -> bool:
+        return True
+
+    def pause_request(self) -> None:  # what is asked is there as a whole, and the transport has it
+        pass
+
+    def resume_request(self) -> None:
+        pass
+
+
+def _contents(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
+async def made_context(tls: ClientTls) -> ssl.SSLContext:
+    """The context, made in steps between which the loop goes on."""
+    steps = client_tls(tls.settings, tls.material)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as made:
+            context: Any = made.value
+            assert isinstance(context, ssl.SSLContext)
+            return context
+        await asyncio.sleep(0)
+
+
+def _endpoint(url: Endpoint | Url | str) -> Endpoint:
+    if isinstance(url, Endpoint):
+        return url
+    return parse_endpoint(str(url))
+
+
+def _request(endpoint: Endpoint, method: bytes, fields: Iterable[tuple[bytes, bytes]], body: bytes) -> bytes:
+    lines = Fields(fields)
+    for name, _ in lines:
+        if name.lower() in _OURS:
+            raise ValueError(f"{name!r} is written by the gateway")
+    if b"user-agent" not in lines:
+        lines.add(b"User-Agent", b"fastgw")
+    if body or method in _WITH_BODY:
+        lines.add(b"Content-Length", b"%d" % len(body))
+    line = method, endpoint.target.encode(), endpoint.origin.authority.encode()
+    return b"%b %b HTTP/1.1\r\nHost: %b\r\n" % line + lines.render() + b"\r\n" + body

@@ -1,0 +1,280 @@
+"""Opening a connection to a target: its addresses raced (RFC 8305), then TLS, all within one time limit.
+
+Rule: whoever leaves early closes. A connect that fails, is late or is cancelled leaves no socket behind.
+"""
+
+import asyncio
+import errno
+import os
+import socket
+import ssl
+from collections import deque
+from collections.abc import Iterable
+from enum import Enum
+from typing import Final, Protocol, cast, final
+
+from fastgw.errors import Fault
+from fastgw.eventloop.worker_loop import Ground
+from fastgw.upstream.connections.tls_client import Client, TlsClientTransport
+from fastgw.upstream.targets.dns import Address
+from fastgw.upstream.targets.target import Target
+
+ATTEMPT_DELAY: Final = 0.25
+"""Seconds until the next address is tried beside one that has not answered (RFC 8305 section 5)."""
+DETAIL_MAX: Final = 200
+"""Characters."""
+UNIX_RETRY: Final = 0.01
+"""Seconds until a unix socket whose queue is full is tried again: the system tells nobody when there is room."""
+
+
+class Step(Enum):
+    """How far a connect has come: what it is when the time is up there, and what when it fails for another reason."""
+
+    RESOLVE = "name lookup", Fault.DNS_FAILED, Fault.DNS_FAILED
+    CONNECT = "connect", Fault.CONNECT_TIMEOUT, Fault.UPSTREAM_UNREACHABLE
+    HANDSHAKE = "TLS handshake", Fault.CONNECT_TIMEOUT, Fault.TLS_FAILED
+
+    def __init__(self, text: str, late: Fault, failed: Fault) -> None:
+        self.text, self.late, self.failed = text, late, failed
+
+
+_CONNECT_FAULTS: Final = {
+    errno.ECONNREFUSED: Fault.CONNECT_REFUSED,
+    # The service was there and hung up before we had looked: it is ending.
+    errno.ECONNRESET: Fault.CONNECT_REFUSED,
+    errno.ECONNABORTED: Fault.CONNECT_REFUSED,
+    errno.ENOTCONN: Fault.CONNECT_REFUSED,
+    errno.EPIPE: Fault.CONNECT_REFUSED,
+    errno.ENOENT: Fault.CONNECT_REFUSED,  # a unix socket's path: its service is not running
+    errno.EMFILE: Fault.CONNECTIONS_EXHAUSTED,
+    errno.ENFILE: Fault.CONNECTIONS_EXHAUSTED,
+    errno.ENOBUFS: Fault.CONNECTIONS_EXHAUSTED,
+    errno.ENOMEM: Fault.CONNECTIONS_EXHAUSTED,
+    errno.EADDRNOTAVAIL: Fault.CONNECTIONS_EXHAUSTED,  # no local port is left; but see `_no_address_of_ours`
+}
+"""What a failed connect is, by errno; for any other see `Step`."""
+
+
+class ConnectFailed(Exception):
+    """No connection could be made. `reason` is for the log: it may name addresses and certificates.
+
+    `detail`: the same in a few words for the access log: an errno's name, or the reason that TLS or DNS gave.
+    """
+
+    def __init__(self, fault: Fault, reason: str, detail: str = "") -> None:
+        super().__init__(reason)
+        self.fault = fault
+        self.reason = reason
+        self.detail = detail
+
+
+class Connecting(Client, Protocol):
+    """A protocol with a buffer, and where it stands."""
+
+    ground: Ground
+
+
+async def connect(target: Target, protocol: Connecting, timeout: float, handshake: float | None = None) -> Address:
+    """Connect `protocol` to `target` within `timeout` seconds, name lookup included; say where.
+
+    `handshake`: seconds that a TLS handshake has once connected; None: it has to be done within `timeout` as well.
+
+    Raises `ConnectFailed`. A client certificate that the target refuses shows here with TLS 1.2 only: in TLS 1.3 the
+    client is done first (RFC 8446 section 4.4.3), and learns of it when it reads.
+    """
+    step = Step.RESOLVE
+    try:
+        async with asyncio.timeout(timeout):
+            addresses = await target.addresses()
+            step = Step.CONNECT
+            if target.scheme == "unix":
+                sock, address = await _dial_unix(addresses[0]), addresses[0]
+            else:
+                sock, address = await _Race(target, addresses).run()
+            if target.tls is not None:
+                step = Step.HANDSHAKE
+            if step is not Step.HANDSHAKE or handshake is None:
+                await _hand_over(sock, address, target, protocol)
+                return address
+        timeout = handshake
+        async with asyncio.timeout(timeout):
+            await _hand_over(sock, address, target, protocol)
+            return address
+    except OSError as error:
+        reason = f"{step.text}: {_reason(error, timeout)}"
+        raise ConnectFailed(_fault(step, error), reason, _detail(step, error, timeout)) from error
+
+
+def _fault(step: Step, error: OSError) -> Fault:
+    if isinstance(error, TimeoutError):
+        return step.late
+    return _CONNECT_FAULTS.get(error.errno or 0, step.failed) if step is Step.CONNECT else step.failed
+
+
+def _reason(error: OSError, timeout: float) -> str:
+    if isinstance(error, TimeoutError) and error.errno is None:
+        return f"not done within {timeout:g} s"
+    return str(error) or type(error).__name__
+
+
+def _detail(step: Step, error: OSError, timeout: float) -> str:
+    if isinstance(error, TimeoutError) and error.errno is None:
+        return f"{step.text} not done within {timeout:g} s"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"TLS: {error.verify_message}"[:DETAIL_MAX]
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {(error.reason or type(error).__name__).lower().replace('_', ' ')}"[:DETAIL_MAX]
+    if step is Step.RESOLVE:
+        return f"DNS: {str(error).rpartition('] ')[2]}"[:DETAIL_MAX]
+    if error.errno is None and step is Step.HANDSHAKE:
+        return f"TLS: {error}"[:DETAIL_MAX]
+    return errno.errorcode.get(error.errno or 0, type(error).__name__)
+
+
+async def _hand_over(sock: socket.socket, address: Address, target: Target, protocol: Connecting) -> None:
+    """Make a transport of a connected socket, which from here on belongs to the loop, whatever happens."""
+    loop = asyncio.get_running_loop()
+    plain = cast(asyncio.BaseProtocol, protocol)
+    if target.scheme == "unix":
+        await loop.create_unix_connection(lambda: plain, sock=sock)
+    elif target.tls is None:
+        await loop.create_connection(lambda: plain, sock=sock)  # uvloop sets TCP_NODELAY
+    else:
+        done: asyncio.Future[OSError | None] = loop.create_future()
+        tls = TlsClientTransport(protocol.ground, target.tls.at(address), target.server_name, protocol, done)
+        await loop.create_connection(lambda: tls, sock=sock)
+        try:
+            error = await done
+        except BaseException:
+            tls.abort()
+            raise
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error, done  # its traceback leads here: a circle
+        if tls.lost_by:  # since the handshake
+            raise ConnectionError(tls.lost_by)
+
+
+async def _dial_unix(address: Address) -> socket.socket:
+    """A socket connected to a path. Raises `OSError`."""
+    sock = socket.socket(address.family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        while (code := sock.connect_ex(address.sockaddr)) == errno.EAGAIN:
+            await asyncio.sleep(UNIX_RETRY)
+        if code:
+            raise OSError(code, os.strerror(code))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _no_address_of_ours(address: Address) -> bool:
+    """Whether this host has none to reach `address` from, as `[::1]` where IPv6 is off: no lack of ports then.
+
+    The system says EADDRNOTAVAIL to both. UDP has ports of its own, and connecting it sends nothing.
+    """
+    try:
+        with socket.socket(address.family, socket.SOCK_DGRAM) as probe:
+            return probe.connect_ex(address.sockaddr) == errno.EADDRNOTAVAIL
+    except OSError:  # no descriptor is left either
+        return False
+
+
+@final
+class _Race:
+    """Attempts at several addresses of a target, of which the first to succeed wins; the others are closed.
+
+    A further one begins as soon as one fails, or `ATTEMPT_DELAY` after the one before it (RFC 8305 section 5).
+    """
+
+    __slots__ = ("_decided", "_error", "_left", "_loop", "_next", "_running", "_target", "_winner")
+
+    def __init__(self, target: Target, addresses: Iterable[Address]) -> None:
+        self._target = target
+        self._loop = asyncio.get_running_loop()
+        self._left = deque(addresses)
+        self._running: dict[socket.socket, Address] = {}
+        self._next: asyncio.TimerHandle | None = None
+        self._error: OSError | None = None  # the last one
+        self._winner: tuple[socket.socket, Address] | None = None
+        self._decided: asyncio.Future[None] = self._loop.create_future()
+
+    async def run(self) -> tuple[socket.socket, Address]:
+        """The connected socket and where it leads. When all have failed, raises the last one's `OSError`."""
+        try:
+            self._begin()
+            await self._decided
+            if self._winner is None:
+                raise self._error or OSError("no address")
+            winner, self._winner = self._winner, None
+            return winner
+        finally:
+            self._end()
+
+    def _begin(self) -> None:
+        """Begin the next attempt. Those that fail at once are passed over."""
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+        while self._left and not self._decided.done() and not self._attempt(self._left.popleft()):
+            pass
+        if self._decided.done():
+            return
+        if self._left:
+            self._next = self._loop.call_later(ATTEMPT_DELAY, self._begin)
+        elif not self._running:
+            self._decided.set_result(None)
+
+    def _attempt(self, address: Address) -> bool:
+        """Begin one attempt. False: it has failed already."""
+        try:
+            sock = socket.socket(address.family, socket.SOCK_STREAM)
+        except OSError as error:
+            self._failed(address, error)
+            return False
+        sock.setblocking(False)
+        code = sock.connect_ex(address.sockaddr)
+        self._running[sock] = address
+        if code == errno.EINPROGRESS:
+            self._loop.add_writer(sock, self._answered, sock)
+            return True
+        return self._settle(sock, code)
+
+    def _answered(self, sock: socket.socket) -> None:
+        self._loop.remove_writer(sock)
+        if self._decided.done():
+            return  # too late by less than a turn of the loop; `_end` closes it
+        if not self._settle(sock, sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)):
+            self._begin()
+
+    def _settle(self, sock: socket.socket, code: int) -> bool:
+        """Book how an attempt ended. False: it has failed."""
+        address = self._running.pop(sock)
+        if code == 0:
+            self._winner = sock, address
+            self._decided.set_result(None)
+            return True
+        sock.close()
+        if code == errno.EADDRNOTAVAIL and _no_address_of_ours(address):
+            code = errno.EHOSTUNREACH
+        self._failed(address, OSError(code, os.strerror(code)))
+        return False
+
+    def _failed(self, address: Address, error: OSError) -> None:
+        self._error = error
+        self._target.avoid(address)
+
+    def _end(self) -> None:
+        self._error = None  # whose traceback leads here: only the collector would find the circle
+        if self._next is not None:
+            self._next.cancel()
+        for sock, address in self._running.items():
+            self._loop.remove_writer(sock)
+            sock.close()
+            self._target.avoid(address)  # another was faster although it began later, or nobody answered
+        if self._winner is not None:  # cancelled between its success and our waking up
+            self._winner[0].close()

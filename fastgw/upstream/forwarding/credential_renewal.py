@@ -1,0 +1,189 @@
+"""A 401 or 403 held back, while a filter renews what the gateway shows the upstream (`Hooks.renew`).
+
+Rule 1: nothing of the answer has gone to the client, so that the request may still be sent once more. Rule 2: what
+comes of the answer meanwhile is kept; from `MOST_HELD` bytes on it is not read. Rule 3: it is decided once, by the
+filter, or when its time is up; or nobody waits any more (`cancel`).
+"""
+
+import asyncio
+from collections.abc import Awaitable
+from math import inf
+from typing import TYPE_CHECKING, Final, NamedTuple, final
+
+from fastgw.errors import Fault
+from fastgw.exchange import Exchange, Trailers
+from fastgw.exchange.chain import RenewStep, count_raised
+from fastgw.http.http1.parser import ResponseHead
+from fastgw.observe.metrics.families import FilterEvent
+from fastgw.operator_events import Event, say
+from fastgw.upstream.connections.http1_connection import NoTunnel
+from fastgw.upstream.targets.target import Target
+
+if TYPE_CHECKING:
+    from fastgw.upstream.connections.http1_connection import UpstreamConnection
+    from fastgw.upstream.forwarding.attempt import Attempt
+    from fastgw.upstream.forwarding.forwarding import Forwarding
+
+
+MOST_HELD: Final = 65536
+"""Bytes of an answer's body that are read before it is decided whether the client gets it."""
+
+
+class Held(NamedTuple):
+    """A whole response that is not passed on yet. `seconds`: after which its head was there."""
+
+    target: Target
+    head: ResponseHead
+    payload: bytes
+    seconds: float
+    trailers: Trailers = ()
+
+
+@final
+class Renewal(NoTunnel):
+    """In place of the attempt that was answered, it borrows the connection until that is decided."""
+
+    __slots__ = (
+        "_answered_at",
+        "_forwarding",
+        "_head",
+        "_limit",
+        "_pieces",
+        "_size",
+        "_step",
+        "_task",
+        "_trailers",
+        "attempt",
+        "fault",
+        "sent",
+        "why",
+    )
+
+    def __init__(
+        self, forwarding: "Forwarding", attempt: "Attempt", head: ResponseHead, payload: bytes, answered_at: float
+    ) -> None:
+        self._forwarding = forwarding
+        self._size = len(payload)
+        self.attempt = attempt
+        self._head = head
+        self._answered_at = answered_at  # monotonic seconds
+        self._pieces = [payload]
+        self._trailers: Trailers = ()
+        self.fault: Fault | None = None  # by which the answer broke off
+        self.why = ""
+        self.sent = 0  # bytes of the request's body that this target has got
+
+    def __repr__(self) -> str:
+        return f"<Renewal after {self._head.status} by {self.attempt!r}>"
+
+    def begin(self, ended: bool, step: RenewStep, outcome: Awaitable[bool]) -> None:
+        """Hold the answer, and wait. `ended`: the answer has come as a whole."""
+        forwarding, exchange = self._forwarding, self._forwarding.exchange
+        body = exchange.request_body
+        if body is not None:  # the target has judged what it has got: it gets no more for now
+            assert body.kept is not None
+            self.sent = sum(map(len, body.kept))
+        if ended:
+            self._give_back()
+        else:
+            self.attempt.deadline = inf
+            assert self.attempt.connection is not None
+            self.attempt.connection.borrower = self
+        if body is not None:
+            body.detach()
+        loop = forwarding.upstream.ground.loop
+        self._step = step
+        self._task: asyncio.Task[None] | None = loop.create_task(self._wait(exchange, outcome))
+        self._limit = loop.call_later(exchange.client.patience_with_filters(), self.late)
+
+    async def _wait(self, exchange: Exchange, outcome: Awaitable[bool]) -> None:
+        renewed = False
+        try:
+            renewed = await outcome
+            if renewed is not True and renewed is not False:
+                raise TypeError(f"a renew step of a filter waited for a {type(renewed).__name__}; expected a bool")
+        except BaseException as error:  # the edge of a filter: out of a task, nobody would be told
+            if self._task is None and not isinstance(error, Exception):
+                return  # it was cancelled, for nobody waits for it any more
+            exchange.why = count_raised(self._step, "renew", exchange)
+            renewed = False
+        if self._task is not None:
+            self._decided(renewed)
+
+    def late(self) -> None:
+        """There is no more time for it."""
+        exchange = self._forwarding.exchange
+        name = exchange.chain.name_of(self._step)
+        exchange.client.count_filter(name, FilterEvent.LATE)
+        exchange.why = f"filter {name} has not renewed in time"
+        self._decided(False)
+
+    def _decided(self, renewed: bool) -> None:
+        forwarding = self._forwarding
+        exchange = forwarding.exchange
+        self.cancel()
+        try:
+            if renewed:
+                forwarding.send_again(self)
+            else:
+                forwarding.pass_on(self)
+        except Exception:  # the edge of this exchange: nobody else would hear of a defect
+            say(Event.DEFECT, "a defect while taking the response of %s", self.attempt.target.label, error=True)
+            exchange.fail(Fault.INTERNAL)
+
+    def held(self) -> Held:
+        """What has come of the response."""
+        seconds = self._answered_at - self._forwarding.exchange.begun_at
+        return Held(self.attempt.target, self._head, b"".join(self._pieces), seconds, self._trailers)
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more."""
+        task, self._task = self._task, None
+        self._limit.cancel()
+        if task is not None:
+            self._forwarding.upstream.ground.loop.call_soon(task.cancel)  # not before it has begun to wait
+
+    def _give_back(self) -> None:
+        """The answer is in: its connection may serve others meanwhile."""
+        self._forwarding.current = None
+        self.attempt.release(whole=True)
+
+    # what the connection tells
+
+    def received(self, payload: bytes) -> None:
+        self._pieces.append(payload)
+        self._size += len(payload)
+        connection = self.attempt.connection
+        if self._size >= MOST_HELD and connection is not None:
+            connection.pause()
+
+    def ended(self, trailers: Trailers) -> None:
+        self._trailers = trailers
+        self._give_back()
+
+    def failed_on(self, fault: Fault, silent: bool, why: str) -> None:
+        self.fault, self.why = fault, why
+        self._forwarding.current = None
+        self.attempt.give_up(fault)
+
+    def pause_request(self) -> None: ...  # it gets nothing
+    def resume_request(self) -> None: ...
+
+    def request_is_whole(self) -> bool:
+        return self.attempt.request_is_whole()
+
+    def go_on(self, connection: "UpstreamConnection") -> None:
+        """The client gets the answer as it comes: back to the attempt."""
+        connection.borrower = self.attempt
+        connection.resume()
+
+    # told only before an answer
+
+    def informed(self, head: ResponseHead) -> None:
+        raise NotImplementedError
+
+    def answered(self, head: ResponseHead, payload: bytes, ended: bool) -> None:
+        raise NotImplementedError
+
+    def answered_whole(self, head: ResponseHead) -> None:
+        raise NotImplementedError

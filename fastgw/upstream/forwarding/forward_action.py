@@ -1,0 +1,176 @@
+"""What a route does with its upstream: the rewritten request, how long it may take, whether answers are looked at.
+
+`Forward` is compiled once; each exchange has a `Forwarding`, which makes `Attempt`s.
+"""
+
+from collections.abc import Callable
+from math import inf
+from typing import Final, final
+
+from fastgw.exchange import Exchange
+from fastgw.exchange.exchange import AS_ASKED
+from fastgw.exchange.reply import NO_NAMES
+from fastgw.forwarded_headers import Policy, fields_for_upstream
+from fastgw.http.http1 import serializer
+from fastgw.upstream.connections.http1_connection import UpstreamConnection
+from fastgw.upstream.forwarding.forwarding import Forwarding
+from fastgw.upstream.load_balancing import Asked
+from fastgw.upstream.targets.target import Target
+from fastgw.upstream.upstream import Upstream
+
+_EXPECT: Final = frozenset((b"expect",))
+_NO_VIA: Final = frozenset((serializer.NO_VIA,))
+
+
+@final
+class Forward:
+    """A route's action: forward to `upstream`. `path_of` gives the path to send; None: that of the request.
+
+    `folder`: what paths begin with if all that `path_of` does is to cut that off, but for its last slash; b"": it does
+    something else, and it is done for every path.
+    `timeout`: seconds until the response head. `deadline_name`: of the field that says how many milliseconds an attempt
+    has; None: there is none. `via`: whether requests and answers get a `Via` of ours.
+    """
+
+    __slots__ = (
+        "_cut",
+        "_deadline_dropped",
+        "_folder",
+        "_joined",
+        "deadline_name",
+        "forwarded",
+        "keeps_path",
+        "marks",
+        "path_of",
+        "patience",
+        "upgrade",
+        "upstream",
+    )
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        path_of: Callable[[Asked], bytes] | None,
+        forwarded: Policy | None,
+        upgrade: tuple[bytes, ...],
+        timeout: float | None,
+        deadline_name: bytes | None = None,
+        folder: bytes = b"",
+        via: bool = True,
+    ) -> None:
+        self.upstream = upstream
+        self.path_of = path_of
+        self.forwarded: Policy | None = forwarded
+        self.upgrade = upgrade
+        self.patience = min(timeout or inf, upstream.patience)
+        self.deadline_name = deadline_name
+        self._deadline_dropped = NO_NAMES if deadline_name is None else frozenset((deadline_name.lower(),))
+        self.marks = NO_NAMES if via else _NO_VIA  # among what is left out of requests and answers
+        self._folder, self._cut = folder, len(folder) - 1
+        self._joined = NO_NAMES, NO_NAMES, NO_NAMES
+        self.keeps_path = path_of is None and not any(target.base_path for target in upstream.targets)
+
+    @property
+    def goes_straight(self) -> bool:
+        """Whether nothing has to be timed or looked at, so that requests need no `Forwarding`."""
+        rules = self.upstream.rules
+        timed = self.patience is not inf or rules.per_try is not inf or self.deadline_name is not None
+        return not (timed or rules.statuses or self.upstream.hedging)
+
+    def __call__(self, exchange: Exchange) -> None:
+        upstream = self.upstream
+        forwarding = self._forwarding(exchange)
+        exchange.upstream = upstream.name
+        upstream.active += 1
+        if self.patience is not inf:
+            forwarding.limit_time()
+        forwarding.attempt(fresh=False, again=False)
+
+    def resumed(
+        self, exchange: Exchange, target: Target | None, connection: UpstreamConnection | None, begun_at: float
+    ) -> Forwarding:
+        """The forwarding of an exchange that was on its straight way; counted among the upstream's already.
+
+        `begun_at`: when its attempt at `target` began, monotonic seconds.
+        """
+        forwarding = self._forwarding(exchange)
+        if target is not None:
+            forwarding.go_on(target, connection, begun_at)
+        return forwarding
+
+    def _forwarding(self, exchange: Exchange) -> Forwarding:
+        exchange.service = forwarding = Forwarding(self, exchange)
+        if exchange.request_body is not None:
+            exchange.request_body.keep(self.upstream.rules.body_bytes, self.upstream.ground.kept_room)
+        return forwarding
+
+    def sent_target(self, asked: Asked, target: Target, query: bytes | None = AS_ASKED) -> bytes | None:
+        """The request target that is sent; None: the one that the client sent."""
+        head = asked.head
+        if query is AS_ASKED:
+            if head.path_as_sent and not head.scheme:
+                if self.keeps_path:
+                    return None
+                if self._folder:
+                    # PERF: of the client's bytes 0.45 us, of path and query 0.9 (CPython 3.11, micro/egress).
+                    sent = head.request_target
+                    if sent.startswith(self._folder):
+                        return target.base_path + sent[self._cut :]
+            query = head.query
+        path = asked.path if self.path_of is None else self.path_of(asked)
+        if path == b"*":
+            return path
+        where = (target.base_path + path) or b"/"
+        return where if query is None else where + b"?" + query
+
+    def request(self, exchange: Exchange, target: Target, left: float | None = None, payload: bytes = b"") -> bytes:
+        """What the target is sent: the head framed anew, hop-by-hop fields gone, the forwarding family ours.
+
+        `left`: seconds that the attempt has; None: as many as any has. `payload`: what goes with the head, framed.
+        """
+        head = exchange.head
+        drop, added = fields_for_upstream(self.forwarded, exchange.peer, head, exchange.client_ip)
+        if exchange.request_dropped or self.marks:
+            drop = self.joined(drop, exchange.request_dropped)
+        if exchange.request_added:
+            added += exchange.request_added
+        if self.deadline_name is not None:
+            drop |= self._deadline_dropped
+            left = self._most_time() if left is None else left
+            added += b"%b: %d\r\n" % (self.deadline_name, max(left * 1000, 1))
+        if not exchange.ordinary:
+            added += self._special_lines(exchange)
+            if head.expects_continue and target.minor == 0:
+                drop |= _EXPECT  # HTTP/1.0 knows no 100: we have answered it ourselves
+        sent_target = self.sent_target(exchange, target, exchange.query_sent)
+        return serializer.request(head, sent_target, target.host_header, drop, added, payload)
+
+    def joined(self, drop: frozenset[bytes], dropped: frozenset[bytes]) -> frozenset[bytes]:
+        """Both and `marks` together: the very same as last time, if they are, which need not be made and is known to
+        `render`."""
+        if not drop and not self.marks:
+            return dropped
+        one, other, joined = self._joined
+        if one is not drop or other is not dropped:
+            joined = drop | dropped | self.marks
+            self._joined = drop, dropped, joined
+        return joined
+
+    def _most_time(self) -> float:
+        """Seconds that an attempt has at most until the head of its response."""
+        upstream = self.upstream
+        return min(self.patience, upstream.rules.per_try, upstream.settings.timeouts.response_headers)
+
+    def _special_lines(self, exchange: Exchange) -> bytes:
+        """What is asked of the next peer alone."""
+        upgrade = self.asked_upgrade(exchange)
+        if upgrade:
+            return b"Connection: Upgrade\r\nUpgrade: %b\r\n" % b", ".join(upgrade)
+        return b"Connection: TE\r\nTE: trailers\r\n" if exchange.head.te_trailers else b""
+
+    def asked_upgrade(self, exchange: Exchange) -> tuple[bytes, ...]:
+        """The protocols that the client offers and the route allows. A body and an upgrade do not go together."""
+        offered = exchange.head.upgrade
+        if not offered or exchange.request_body is not None:
+            return ()
+        return tuple(protocol for protocol in offered if protocol in self.upgrade)

@@ -1,0 +1,476 @@
+"""One exchange's way through its upstream: which attempts are made, one after another or beside each other.
+
+Rule 1: as long as another attempt is under way, one that came to nothing is only dropped. Rule 2: the first head of a
+response that is not refused wins: the other attempts are given up, and nothing is tried again, but for a 401 or 403
+after which a filter has renewed what the gateway shows (`renewal`). Rule 3: whatever ends the exchange ends its
+attempts, what it waits for and its place in the retry budget (`_end`). Rule 4: a response that is refused is only
+dropped for another attempt. Where none can be had after all, it is what the client gets: a whole one is held until
+then, and for one that is still coming the next target is picked first.
+"""
+
+import asyncio
+from math import inf
+from time import monotonic
+from typing import TYPE_CHECKING, Final, final
+
+from fastgw.errors import Fault
+from fastgw.eventloop.timer_wheel import Timed
+from fastgw.exchange import Exchange, Relay, Response
+from fastgw.exchange.chain import RENEWED_ON, abandon, asked_to_renew
+from fastgw.exchange.states import ANSWERING, ATTEMPT_FAILED
+from fastgw.http.http1.parser import ResponseHead
+from fastgw.upstream.connections.http1_connection import UpstreamConnection
+from fastgw.upstream.forwarding.attempt import Attempt
+from fastgw.upstream.forwarding.credential_renewal import Held, Renewal
+from fastgw.upstream.policies.retry import CONNECT_FAILURE, IDEMPOTENT, NEVER, RESET, SAFE, any_untried, asked_wait
+from fastgw.upstream.targets.target import Target
+
+if TYPE_CHECKING:
+    from fastgw.upstream.forwarding.forward_action import Forward
+
+NOBODY: Final = frozenset((Fault.NO_HEALTHY_TARGET, Fault.CIRCUIT_OPEN, Fault.POOL_FULL, Fault.POOL_TIMEOUT))
+"""No target was asked, nor will be."""
+
+
+@final
+class Forwarding(Timed):
+    """`current`: the attempt under way; None while the next one is waited for. Hedges are those beside it."""
+
+    __slots__ = (
+        "_hedged",
+        "_hedges",
+        "_held",
+        "_over",
+        "_resort",
+        "_retried",
+        "_retrying",
+        "_timer",
+        "_total_at",
+        "_tried",
+        "continued",
+        "current",
+        "exchange",
+        "forward",
+        "head_due_at",
+        "upstream",
+    )
+
+    def __init__(self, forward: "Forward", exchange: Exchange) -> None:
+        self.deadline = self.filed_at = inf
+        self.forward = forward
+        self.upstream = forward.upstream
+        self.exchange = exchange
+        self.head_due_at = self._total_at = inf  # by the wheel's clock
+        self.continued = False  # we have told the client to go on, in place of a target that cannot
+        self.current: Attempt | None = None
+        self._hedges: tuple[Attempt, ...] = ()
+        self._held: Held | None = None
+        self._tried: tuple[Target, ...] = ()
+        self._resort: Target | None = None  # one that is ejected, as no other could be reached
+        self._retried = self._hedged = 0
+        self._retrying = False  # it has a place in the retry budget
+        # What is waited for: the time of the next attempt or the next hedge, or whether a filter renews.
+        self._timer: asyncio.TimerHandle | Renewal | None = None
+        self._over = False
+
+    def __repr__(self) -> str:
+        beside = f" and {len(self._hedges)} beside it" if self._hedges else ""
+        return f"<Forwarding by {self.current!r}{beside}>"
+
+    def limit_time(self) -> None:
+        """Begin the time that the route gives until the response head, and the upstream for the whole."""
+        wheel = self.upstream.ground.wheel
+        self._total_at = wheel.now + self.upstream.patience
+        self.head_due_at = wheel.now + self.forward.patience
+        wheel.watch(self, self.head_due_at)
+
+    def go_on(self, target: Target, connection: UpstreamConnection | None, begun_at: float) -> None:
+        """An attempt at `target` has begun already, then (monotonic seconds)."""
+        self.current = Attempt(self, target)
+        self.current.go_on(connection, begun_at)
+
+    def ask(self) -> None:
+        """Ask for a connection, for an attempt that has begun already."""
+        assert self.current is not None
+        self.current.ask(fresh=False)
+
+    def is_replayable(self) -> bool:
+        """Whether the request may be sent again, as far as it is up to the request."""
+        exchange = self.exchange
+        if exchange.method not in IDEMPOTENT and not self.upstream.rules.any_method:
+            return False
+        return exchange.may_be_sent_again
+
+    def keeps_body(self) -> bool:
+        """Whether the body may have to be sent again."""
+        exchange = self.exchange
+        return self.is_replayable() or (bool(exchange.chain.renew_steps) and not exchange.renewed)
+
+    # attempts
+
+    def attempt(self, fresh: bool, target: Target | None = None, again: bool = True) -> None:
+        """Begin an attempt. `fresh`: on a connection that has carried no request. `again`: it follows another one.
+
+        `target`: as it was picked some time ago; None: it was not. Where it is in use no more another one is picked.
+        """
+        upstream = self.upstream
+        if target is None or (target not in upstream.in_use and target is not self._resort):
+            target = upstream.balancer.pick(self.exchange, self._tried)
+        if target is None:
+            self.fail(upstream.unavailable(), wait=upstream.wait())
+            return
+        if again:
+            self.exchange.retries += 1
+        self.current = attempt = Attempt(self, target)
+        if upstream.hedging is not None:
+            self._plan_hedge()
+        attempt.begin(fresh)
+
+    def _plan_hedge(self) -> None:
+        upstream, exchange, hedging = self.upstream, self.exchange, self.upstream.hedging
+        assert hedging is not None
+        if self._hedged >= hedging.max or exchange.method not in SAFE or exchange.request_body is not None:
+            return
+        after = hedging.after()
+        if after is not inf and not self.forward.asked_upgrade(exchange):
+            self._timer = upstream.ground.loop.call_later(after, self._hedge)
+
+    def _hedge(self) -> None:
+        """The attempts under way take long: begin one beside them, at another target."""
+        self._timer = None
+        upstream, exchange = self.upstream, self.exchange
+        assert self.current is not None
+        tried = (*self._tried, self.current.target, *(hedge.target for hedge in self._hedges))
+        if not any_untried(upstream.in_use, tried) or not self._take_place():
+            return
+        target = upstream.balancer.pick(exchange, tried)
+        if target is None:
+            return
+        self._hedged += 1
+        exchange.retries += 1
+        upstream.count_hedge()
+        hedge = Attempt(self, target)
+        self._hedges += (hedge,)
+        self._plan_hedge()
+        hedge.begin(fresh=False)
+
+    def _drop(self, attempt: Attempt) -> bool:
+        """An attempt is over. Whether another one is under way."""
+        self._tried += (attempt.target,)
+        if attempt is not self.current:
+            self._hedges = tuple(each for each in self._hedges if each is not attempt)
+        elif self._hedges:
+            self.current, *rest = self._hedges
+            self._hedges = tuple(rest)
+        else:
+            self.current = None
+            self._stop_timer()
+        return self.current is not None
+
+    # what an attempt tells
+
+    def informed(self, attempt: Attempt, head: ResponseHead) -> None:
+        if attempt is self.current:
+            self.exchange.client.inform(head)
+
+    def lost(self, attempt: Attempt, fault: Fault, condition: str, why: str = "") -> None:
+        """It came to nothing, or its response broke off. `condition`: by which another one may follow."""
+        if self._drop(attempt):
+            return
+        wait = inf if condition == NEVER else self._wait(condition)
+        if wait == inf:
+            self.fail(fault, why)
+        else:
+            self._follow(wait, fresh=condition == RESET, target=self._resort)
+
+    def answered(self, attempt: Attempt, head: ResponseHead, payload: bytes, ended: bool, now: float) -> None:
+        """The head of its response, with the first of the body; `ended`: all of it. `now`: monotonic seconds."""
+        exchange, upstream = self.exchange, self.upstream
+        if exchange.chain.renew_steps and self._renew(attempt, head, payload, ended, now):
+            return
+        if head.status in upstream.rules.statuses and self._refuse(attempt, head, payload, ended, now):
+            return
+        exchange.upstream_s = now - exchange.begun_at
+        exchange.response_bytes = len(payload)
+        if upstream.hedging is not None:
+            upstream.hedging.times.add(attempt.seconds())
+            self._win(attempt)
+        cookie = b"" if upstream.cookies is None else self._cookie(attempt.target)
+        marks = self.forward.marks
+        if ended:
+            self.done(attempt)
+        else:
+            attempt.deadline = inf
+            self.deadline = self._total_at  # the route's `timeout` counts until the response head
+            if attempt.connection is not None:
+                attempt.connection.body_goes_to = exchange.client.fd
+            exchange.keep_no_body()
+        response = Response(head.status, head, cookie, marks)
+        exchange.respond(response, payload, ended)
+
+    def _win(self, attempt: Attempt) -> None:
+        """The others are not waited for; how long they have taken is known, and that it was too long."""
+        self._stop_timer()
+        self.exchange.target = attempt.target.label  # that of a hedge may have been asked since
+        if self._hedges:
+            assert self.current is not None
+            for each in (self.current, *self._hedges):
+                if each is not attempt:
+                    assert self.upstream.hedging is not None
+                    self.upstream.hedging.times.add(each.seconds())
+                    each.give_up()
+            self.current, self._hedges = attempt, ()
+
+    def switched(self, attempt: Attempt, head: ResponseHead, early: bytes, patience: float) -> None:
+        exchange = self.exchange
+        exchange.upstream_s = monotonic() - exchange.begun_at
+        self.deadline = inf
+        response = Response(101, head, b"", self.forward.marks)
+        if self.upstream.cookies is not None:
+            response.added = self._cookie(attempt.target)
+        exchange.switch(response, early, patience)
+
+    def _cookie(self, target: Target) -> bytes:
+        """The line by which the client stays with its target, if there is to be one."""
+        cookies, exchange = self.upstream.cookies, self.exchange
+        assert cookies is not None
+        return cookies.line_for(exchange.head, exchange.peer, target)
+
+    # further attempts
+
+    def _refuse(self, attempt: Attempt, head: ResponseHead, payload: bytes, ended: bool, now: float) -> bool:
+        """Drop a response because another attempt is under way, or follows. False: it is what the client gets."""
+        if not self.is_replayable() or self.exchange.renewed:
+            return False
+        if self._hedges:
+            attempt.release(ended)
+            self._drop(attempt)
+            return True
+        wait = self._wait(str(head.status), asked_wait(head))
+        if wait == inf:
+            return False
+        exchange, target = self.exchange, None
+        if ended:
+            self._held = Held(attempt.target, head, payload, now - exchange.begun_at)
+        else:
+            target = self.upstream.balancer.pick(exchange, (*self._tried, attempt.target))
+            if target is None:
+                return False
+        if head.status >= 500:
+            self.upstream.count_refused(attempt.target)
+        attempt.release(ended)
+        self._drop(attempt)
+        self._follow(wait, fresh=False, target=target)
+        return True
+
+    def _pass_on(self, held: Held) -> None:
+        """Nobody else can be asked: this is the last answer there is."""
+        exchange = self.exchange
+        response = Response(held.head.status, held.head, b"", self.forward.marks)
+        if self.upstream.cookies is not None:
+            response.added = self._cookie(held.target)
+        exchange.keep_no_body()
+        exchange.target, exchange.upstream_s = held.target.label, held.seconds
+        exchange.response_bytes = len(held.payload)
+        self._end()
+        exchange.service = None
+        exchange.respond(response, held.payload, not held.trailers)
+        if held.trailers and exchange.state is ANSWERING:
+            exchange.client.end(held.trailers)
+
+    def _wait(self, condition: str, asked: float = 0.0) -> float:
+        """Seconds until another attempt begins, for which a place in the budget is taken; inf: none may follow.
+
+        `asked`: what the target has asked for. Where nobody was reached, another target is the first to have any work
+        of it: that takes no place, or most requests would be lost while one of two targets is down.
+        """
+        upstream, rules = self.upstream, self.upstream.rules
+        if not rules.allow(condition, self._retried):
+            return inf
+        others = any_untried(upstream.in_use, self._tried)
+        self._resort = None if others or condition != CONNECT_FAILURE else upstream.last_resort(self._tried)
+        others = others or self._resort is not None
+        wait = rules.wait(condition, self._retried, others, asked)
+        if upstream.ground.wheel.now + wait >= self.head_due_at:
+            return inf
+        if (others and condition == CONNECT_FAILURE) or self._take_place():
+            return wait
+        return inf
+
+    def _take_place(self) -> bool:
+        """Have a place in the retry budget, which is kept until the end."""
+        if not self._retrying:
+            self._retrying = self.upstream.may_retry()
+        return self._retrying
+
+    def _follow(self, wait: float, fresh: bool, target: Target | None = None) -> None:
+        """Begin another attempt after so many seconds. `target`: as in `attempt`."""
+        exchange = self.exchange
+        self._retried += 1
+        if exchange.request_body is not None:
+            exchange.request_body.detach()
+        exchange.state = ATTEMPT_FAILED[exchange.state]
+        if wait:
+            self._timer = self.upstream.ground.loop.call_later(wait, self._waited, fresh, target)
+        else:
+            self.attempt(fresh, target)
+
+    def _waited(self, fresh: bool, target: Target | None) -> None:
+        self._timer = None
+        self.attempt(fresh, target)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # once more, with what a filter has renewed
+
+    def _renew(self, attempt: Attempt, head: ResponseHead, payload: bytes, ended: bool, now: float) -> bool:
+        """Hold a response back, for a filter may renew what was shown. False: the client gets it."""
+        exchange, hedging = self.exchange, self.upstream.hedging
+        if head.status not in RENEWED_ON or exchange.renewed:
+            return False
+        exchange.renewed = True
+        asked = asked_to_renew(exchange, head)
+        if asked is None:
+            return False
+        step, outcome = asked
+        if not exchange.may_be_sent_again:
+            abandon(outcome)
+            return False
+        if hedging is not None:
+            hedging.times.add(attempt.seconds())
+            self._win(attempt)
+        self._timer = renewal = Renewal(self, attempt, head, payload, now)
+        renewal.begin(ended, step, outcome)
+        return True
+
+    def send_again(self, renewal: Renewal) -> None:
+        """A filter has renewed what is shown: the client gets whatever comes now."""
+        exchange, current, target = self.exchange, self.current, None
+        if current is None:
+            self._held = renewal.held() if renewal.fault is None else None
+        else:
+            target = self.upstream.balancer.pick(exchange, self._tried)
+            if target is None:
+                self.pass_on(renewal)
+                return
+            self.current = None
+            current.give_up()
+        self._timer = None
+        exchange.state = ATTEMPT_FAILED[exchange.state]
+        # The target may close a connection after a refusal: what cannot be repeated would be lost on it.
+        self.attempt(not self.is_replayable(), target)
+
+    def pass_on(self, renewal: Renewal) -> None:
+        """Nothing was renewed: the client gets the response that was held back."""
+        exchange, attempt, held = self.exchange, renewal.attempt, renewal.held()
+        connection, body = attempt.connection, exchange.request_body
+        self._timer = None
+        if renewal.fault is not None:
+            self.fail(renewal.fault, renewal.why)
+            return
+        if connection is None:
+            self._pass_on(held)
+            return
+        exchange.upstream_s = held.seconds
+        exchange.response_bytes = len(held.payload)
+        response = Response(held.head.status, held.head, b"", self.forward.marks)
+        if self.upstream.cookies is not None:
+            response.added = self._cookie(held.target)
+        self.upstream.ground.wheel.watch(self, self._total_at)  # the route's `timeout` counts until the response head
+        renewal.go_on(connection)
+        if body is not None:
+            self._send_on(body, attempt, renewal.sent)
+        exchange.respond(response, held.payload, False)
+
+    def _send_on(self, body: Relay, attempt: Attempt, sent: int) -> None:
+        """Send the rest of a body where `sent` bytes of it have gone."""
+        held = body.attach(attempt)
+        self.exchange.keep_no_body()
+        if attempt.connection is not None and attempt.connection.write_paused:
+            body.pause()
+        if len(held) > sent:
+            attempt.feed(held[sent:])
+        if body.ended:
+            attempt.end(body.trailers)
+
+    # what the client's side asks
+
+    def feed_raw(self, chunk: bytes) -> None:
+        if self.current is not None:
+            self.current.feed_raw(chunk)
+
+    def end_raw(self) -> None:
+        if self.current is not None:
+            self.current.end_raw()
+
+    def pause(self) -> None:
+        if self.current is not None and self.current.connection is not None:
+            self.current.connection.pause()
+
+    def resume(self) -> None:
+        if self.current is not None and self.current.connection is not None:
+            self.current.connection.resume()
+
+    def cancel(self) -> None:
+        self._end()
+
+    # endings
+
+    def expire(self, now: float) -> None:
+        """The time for the whole is up: the route's `timeout` or the upstream's `total`."""
+        if isinstance(self._timer, Renewal):
+            self._timer.late()
+            return
+        exchange, current = self.exchange, self.current
+        fault = Fault.UPSTREAM_TIMEOUT
+        if exchange.state is ANSWERING:
+            fault = Fault.UPSTREAM_STALLED
+        elif current is not None:
+            fault = current.late_by()
+        if current is not None:
+            hedges, self.current, self._hedges = self._hedges, None, ()
+            current.give_up(fault)
+            for hedge in hedges:
+                hedge.give_up(hedge.late_by())
+        exchange.fail(fault)  # which cancels us
+
+    def done(self, attempt: Attempt) -> None:
+        """The response is in."""
+        exchange = self.exchange
+        exchange.keep_no_body()
+        self.current = None
+        attempt.release(whole=True)
+        self._end()
+        exchange.service = None
+
+    def fail(self, fault: Fault, why: str = "", wait: float = 0.0) -> None:
+        """`wait`: seconds after which it is worth while to ask again, where that is known."""
+        if self._held is not None and fault in NOBODY:
+            self._pass_on(self._held)
+            return
+        exchange = self.exchange
+        self._end()
+        exchange.service = None
+        exchange.fail(fault, why=why, wait=wait)
+
+    def _end(self) -> None:
+        if self._over:
+            return
+        self._over = True
+        if self.filed_at != inf:
+            self.upstream.ground.wheel.drop(self)
+        if self._timer is not None:
+            self._stop_timer()
+        if self.current is not None:
+            current, hedges, self.current, self._hedges = self.current, self._hedges, None, ()
+            for attempt in (current, *hedges):
+                attempt.give_up()
+        upstream = self.upstream
+        upstream.active -= 1
+        if self._retrying:
+            upstream.retried()
+        # It leads back here: only the collector would find the circle.
+        del self.exchange, self.forward, self.upstream

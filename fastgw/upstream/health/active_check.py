@@ -1,0 +1,142 @@
+"""One active health check of one target: connect, ask, look at the answer, hang up.
+
+A new connection each time: what is asked is whether the target takes connections too, and thousands of targets would
+hold as many descriptors of the control process open.
+"""
+
+import asyncio
+from ssl import SSLContext
+from typing import Final, final
+
+from msgspec.structs import replace
+
+from fastgw.config.settings import gateway as settings
+from fastgw.errors import Fault, Side
+from fastgw.eventloop.worker_loop import Ground
+from fastgw.exchange import Trailers
+from fastgw.http.http1.parser import ResponseHead
+from fastgw.upstream.connections.connect import ConnectFailed, connect
+from fastgw.upstream.connections.http1_connection import NoTunnel, UpstreamConnection
+from fastgw.upstream.targets.target import build_targets
+
+MOST: Final = 65536
+"""Bytes of the body that are looked through."""
+
+
+class CannotCheck(Exception):
+    """This process is at a limit of its own: that says nothing of the target."""
+
+
+@final
+class Check:
+    """How one target is checked."""
+
+    def __init__(
+        self,
+        upstream: settings.Upstream,
+        target: settings.Target,
+        tls: SSLContext | None,
+        active: settings.ActiveHealth,
+    ) -> None:
+        """`tls`: the context of the upstream's targets, where this one is spoken to by TLS."""
+        self._active = active
+        at = target if active.port is None else replace(target, url=replace(target.url, port=active.port))
+        (self._target,) = build_targets(replace(upstream, targets=(at,)), tls)
+        method = self._method = active.method.encode()
+        literal = active.host if active.host not in (None, "target", "preserve") else None
+        host = literal.encode() if literal else self._target.host_header or target.url.authority.encode()
+        lines = b"".join(b"%b: %b\r\n" % (name.encode(), value.encode()) for name, value in active.headers.items())
+        if not any(name.lower() == "user-agent" for name in active.headers):
+            lines += b"User-Agent: fastgw-health\r\n"
+        line = method, active.path.encode(), host
+        self._request = b"%b %b HTTP/1.1\r\nHost: %b\r\n%bConnection: close\r\n\r\n" % (*line, lines)
+        self._sought = None if active.expected_body is None else active.expected_body.encode()
+
+    def stop(self) -> None:
+        self._target.stop()
+
+    async def __call__(self, ground: Ground) -> str:
+        """What is wrong with the target, in a word or two without its address; "" = nothing. Raises `CannotCheck`."""
+        asked = _Asked(self._sought is not None)
+        connection = UpstreamConnection(ground, asked, self._target)  # type: ignore[arg-type]  # all of a pool it needs
+        try:
+            async with asyncio.timeout(self._active.timeout):
+                await connect(self._target, connection, self._active.timeout)
+                if self._active.type == "tcp":
+                    return ""
+                asked.late = Fault.UPSTREAM_TIMEOUT
+                connection.begin_special(asked, self._request, self._method, (), whole=True, expects_continue=False)
+                return self._judged(await asked.answer)
+        except ConnectFailed as failed:
+            if failed.fault.side is Side.GATEWAY:
+                raise CannotCheck(failed.reason) from failed
+            return f"{failed.fault.label}: {failed.reason}"
+        except TimeoutError:
+            return asked.late.label
+        finally:
+            connection.close()
+
+    def _judged(self, answer: "_Answer") -> str:
+        if isinstance(answer, str):
+            return answer
+        status, body = answer
+        if not any(status in statuses for statuses in self._active.expected_statuses):
+            return f"status {status}"
+        if self._sought is not None and self._sought not in body:
+            return "the body is not the expected one"
+        return ""
+
+
+_Answer = tuple[int, bytes] | str
+"""Status and the beginning of the body, or what went wrong."""
+
+
+@final
+class _Asked(NoTunnel):
+    """The borrower of the connection, and the pool that it came from."""
+
+    __slots__ = ("_body", "_status", "_wants_body", "answer", "late")
+
+    def __init__(self, wants_body: bool) -> None:
+        self._wants_body = wants_body
+        self._status = 0
+        self._body = b""
+        self.late = Fault.CONNECT_TIMEOUT  # what it is when the time is up
+        self.answer: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
+
+    def _finish(self, answer: _Answer) -> None:
+        if not self.answer.done():
+            self.answer.set_result(answer)
+
+    def answered(self, head: ResponseHead, payload: bytes, ended: bool) -> None:
+        self._status = head.status
+        self.late = Fault.UPSTREAM_STALLED
+        self.received(payload)
+        if ended or not self._wants_body:
+            self.ended(())
+
+    def answered_whole(self, head: ResponseHead) -> None:
+        self.answered(head, head.payload or b"", True)
+
+    def received(self, payload: bytes) -> None:
+        if self._wants_body:
+            self._body += payload[: MOST - len(self._body)]
+            if len(self._body) >= MOST:
+                self.ended(())
+
+    def ended(self, trailers: Trailers) -> None:
+        self._finish((self._status, self._body))
+
+    def failed_on(self, fault: Fault, silent: bool, why: str) -> None:
+        self._finish(f"{fault.label}: {why}" if why else fault.label)
+
+    def forget(self, connection: UpstreamConnection) -> None:
+        """It was lost while it was nobody's: nothing was asked yet, or all is answered."""
+        self._finish(Fault.CONNECTION_LOST.label)
+
+    def request_is_whole(self) -> bool:
+        return True
+
+    def informed(self, head: ResponseHead) -> None: ...
+    def pause_request(self) -> None: ...
+    def resume_request(self) -> None: ...

@@ -1,0 +1,194 @@
+"""A circuit breaker: one for the node, although no worker asks another.
+
+Rule 1: every transition begins a round, told in shared memory by whoever makes it and repeated by the others; the
+highest round is the state of the node (`shm.health_words`). That it is half-open needs no telling: its time is over.
+Rule 2: probes are counted by round, over all workers: announce, look, take back (as `shm.node_limits.NodeLimit`).
+Rule 3: what began before a round tells nothing of it. Attempts that were under way when it opened fail late.
+"""
+
+from collections.abc import Callable, Container
+from enum import Enum
+from typing import final
+
+from fastgw.config.settings.gateway import CircuitBreaker
+from fastgw.shm.health_words import NEVER_OPEN, BreakerState, HealthWords
+from fastgw.shm.memory import Column
+from fastgw.upstream.health.error_window import SLOTS, Window
+from fastgw.upstream.load_balancing import Asked, Balancer, Nobody
+from fastgw.upstream.targets.target import Target
+
+
+class Phase(Enum):
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+def phase_of(state: BreakerState, now: float) -> Phase:
+    if not state.is_open:
+        return Phase.CLOSED
+    return Phase.OPEN if now < state.until else Phase.HALF_OPEN
+
+
+@final
+class Breaker:
+    """Of one upstream, in one worker. `on_change`: called when other requests pass than before."""
+
+    __slots__ = (
+        "_begun",
+        "_begun_at",
+        "_clock",
+        "_column",
+        "_on_change",
+        "_on_open",
+        "_place",
+        "_settings",
+        "_state",
+        "_trying_since",
+        "_window",
+        "_words",
+        "phase",
+    )
+
+    def __init__(
+        self,
+        settings: CircuitBreaker,
+        words: HealthWords,
+        column: Column,
+        place: int,
+        clock: Callable[[], float],
+        on_change: Callable[[], None],
+        on_open: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`place`: of the upstream. `on_open`: this worker has opened it, to be counted once."""
+        self._settings = settings
+        self._words = words
+        self._column = column
+        self._place = place
+        self._clock = clock
+        self._on_change = on_change
+        self._on_open = on_open
+        self._state = NEVER_OPEN
+        self._begun = 0, 0  # the round, and how many of its probes had begun at the last look; since when
+        self._begun_at = 0.0
+        self._trying_since = 0.0  # when it became half-open first; attempts from then on are probes
+        self._window = Window(settings.window)
+        self.phase = Phase.CLOSED
+
+    def __repr__(self) -> str:
+        return f"<Breaker {self.phase.value}, round {self._state.round}>"
+
+    # --- what passes ---
+
+    def guard(self, balancer: Balancer) -> Balancer:
+        """What picks in place of `balancer` as long as the phase is what it is now."""
+        if self.phase is Phase.CLOSED:
+            return balancer
+        return Nobody() if self.phase is Phase.OPEN else Trying(self, balancer)
+
+    def take_probe(self) -> bool:
+        """Whether one more request may pass on the node while it is half-open."""
+        words, round, place = self._words, self._state.round, self._place
+        own = words.counted(self._column.words, words.probes, place, round)
+        words.count(self._column, words.probes, place, round, own + 1)
+        if words.counted_by_all(self._column, words.probes, place, round) <= self._settings.probes:
+            return True
+        words.count(self._column, words.probes, place, round, own)
+        return False
+
+    def wait(self) -> float:
+        """Seconds until it may be worth while to ask again; 0: it is closed."""
+        if self.phase is Phase.CLOSED:
+            return 0.0
+        return max(self._state.until - self._clock(), 1.0 if self.phase is Phase.HALF_OPEN else 0.001)
+
+    # --- what came of it ---
+
+    def erred(self, now: float, begun_at: float) -> None:
+        """An attempt that began then has failed."""
+        if self.phase is Phase.HALF_OPEN:
+            if begun_at >= self._trying_since:
+                self._open(now)
+        elif self.phase is Phase.CLOSED:
+            attempts, errors = self._window.look(now, self._counts())
+            if attempts >= self._settings.min_requests and errors >= self._settings.error_rate * attempts:
+                self._open(now)
+
+    def succeeded(self, begun_at: float) -> None:
+        """An attempt that began then was answered well; told while it is half-open."""
+        if self.phase is not Phase.HALF_OPEN or begun_at < self._trying_since:
+            return
+        words, round, place = self._words, self._state.round, self._place
+        own = words.counted(self._column.words, words.proven, place, round)
+        words.count(self._column, words.proven, place, round, own + 1)
+        if words.counted_by_all(self._column, words.proven, place, round) >= self._settings.probes:
+            self._begin(BreakerState(round + 1, 0.0, False))
+
+    def _counts(self) -> list[tuple[int, int]]:
+        attempts, errors = self._words.upstream_attempts + self._place, self._words.upstream_errors + self._place
+        return [(view[attempts], view[errors]) for view in self._column.views]
+
+    # --- transitions ---
+
+    def look(self, now: float) -> float:
+        """Take over what the node has decided, and what time does. Returns when to look again (monotonic seconds)."""
+        words = self._words
+        state = words.breaker(self._column.views, self._place)
+        if state != self._state or (self.phase is Phase.OPEN and now >= state.until):
+            self._take(state, now)
+        elif self.phase is Phase.HALF_OPEN:
+            self._look_for_probes(now)
+        if self.phase is Phase.CLOSED:
+            self._window.look(now, self._counts(), erred=False)
+            return now + self._settings.window / SLOTS
+        return self._state.until if self.phase is Phase.OPEN else now + self._settings.open / SLOTS
+
+    def _look_for_probes(self, now: float) -> None:
+        """Where nobody hears of them again (clients left, a worker was killed), let further ones pass."""
+        words, round = self._words, self._state.round
+        begun = words.counted_by_all(self._column, words.probes, self._place, round)
+        if (round, begun) != self._begun:
+            self._begun, self._begun_at = (round, begun), now
+        elif begun and now >= self._begun_at + self._settings.open:
+            self._begin(BreakerState(round + 1, now, True))
+
+    def _open(self, now: float) -> None:
+        state = self._words.breaker(self._column.views, self._place)
+        if state != self._state:  # another worker was first
+            self._take(state, now)
+            return
+        self._on_open()
+        self._begin(BreakerState(self._state.round + 1, now + self._settings.open, True))
+
+    def _begin(self, state: BreakerState) -> None:
+        """A transition that this worker makes."""
+        words, column = self._words, self._column
+        words.set_breaker(column, self._place, state)
+        words.changed(column)
+        self._take(words.breaker(column.views, self._place), self._clock())  # another may have made one meanwhile
+
+    def _take(self, state: BreakerState, now: float) -> None:
+        self._words.set_breaker(self._column, self._place, state)  # for the case that who has decided it dies
+        before, self._state = self.phase, state
+        self.phase = phase_of(state, now)
+        if self.phase is Phase.HALF_OPEN and before is not Phase.HALF_OPEN:
+            self._trying_since = state.until
+        if self.phase is Phase.CLOSED:
+            self._window.clear()
+        if self.phase is not before:
+            self._on_change()
+
+
+@final
+class Trying:
+    """Lets as many requests pass as a half-open breaker allows."""
+
+    __slots__ = ("_balancer", "_breaker")
+
+    def __init__(self, breaker: Breaker, balancer: Balancer) -> None:
+        self._breaker = breaker
+        self._balancer = balancer
+
+    def pick(self, asked: Asked, tried: Container[Target] = ()) -> Target | None:
+        target = self._balancer.pick(asked, tried)
+        return target if target is not None and self._breaker.take_probe() else None

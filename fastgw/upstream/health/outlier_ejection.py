@@ -1,0 +1,203 @@
+"""Ejecting targets that do worse than their neighbours: passive health, counted for the node.
+
+How many failures a target has had in a row is known exactly although workers only write their own columns. All of them
+count successes (attempts less failures); a streak is told with the number of the node's successes at that time. Streaks
+of the same number add up; a success of any worker, which makes it another number, ends them all. Two failures in the
+same instant may each miss the other: then it takes one more.
+
+What keeps one client, whose requests make any target fail, from ejecting them all:
+1. Unless `failures` is set, failed connects alone count. Where it is, answers below 500 do not count, and a success in
+   between, of any client, ends a streak.
+2. Requests go to all targets in turn, so such a client does to the neighbours what it does to this one. A target whose
+   neighbours are half as far is alike, not an outlier, and stays. Failed connects are nobody's request: they count
+   always.
+3. `max_ejected` is held by the node: an ejection is announced, and taken back where that makes too many.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final, final
+
+from fastgw.config.settings.gateway import PassiveHealth, Upstream
+from fastgw.shm.health_words import MOST_LEVEL, Ejection, HealthWords
+from fastgw.shm.memory import Column
+from fastgw.upstream.health.error_window import Window
+from fastgw.upstream.targets.target import Target
+
+NEIGHBOURS: Final = 8
+"""How many are looked at, the next ones in the order of the file."""
+FULL_S: Final = 0.05
+"""How long nothing is tried after too many were ejected already."""
+_COUNT_BITS: Final = 16
+_AT_BITS: Final = 24
+_MOST: Final = (1 << _COUNT_BITS) - 1
+_MASK: Final = (1 << _AT_BITS) - 1
+
+
+def most_ejected(targets: int, share: float) -> int:
+    """How many of so many targets may be ejected at a time."""
+    if targets < 2 or not share:
+        return 0
+    return min(max(int(targets * share + 1e-9), 1), targets)
+
+
+def may_eject(settings: Upstream) -> bool:
+    """Whether its targets are ever ejected. The only one of an upstream is not."""
+    passive = settings.health_checks.passive
+    return passive is not None and most_ejected(len(settings.targets), passive.max_ejected) > 0
+
+
+@final
+class Outliers:
+    """The targets of one upstream, in one worker. `on_eject`: this worker has ejected one."""
+
+    __slots__ = (
+        "_at",
+        "_column",
+        "_full_until",
+        "_most",
+        "_needed",
+        "_needed_connects",
+        "_on_eject",
+        "_order",
+        "_places",
+        "_settings",
+        "_windows",
+        "_words",
+    )
+
+    def __init__(
+        self,
+        settings: PassiveHealth,
+        words: HealthWords,
+        column: Column,
+        places: Mapping[Target, int],
+        on_eject: Callable[[], None],
+    ) -> None:
+        self._settings = settings
+        self._words = words
+        self._column = column
+        self._places = places
+        self._order: Sequence[int] = tuple(places.values())
+        self._at = {place: index for index, place in enumerate(self._order)}
+        self._most = most_ejected(len(self._order), settings.max_ejected)
+        self._needed = settings.failures  # failures in a row; None: only failed connects count
+        self._needed_connects = settings.connect_failures or settings.failures or 1
+        self._on_eject = on_eject
+        self._full_until = 0.0
+        self._windows: dict[int, Window] = {}
+
+    def __repr__(self) -> str:
+        return f"<Outliers of {len(self._order)}, {self._most} at a time>"
+
+    @property
+    def needs_answers(self) -> bool:
+        """Whether it has to be told of more than connects."""
+        return self._needed is not None or self._settings.error_rate is not None
+
+    def counts(self, sent: bool) -> bool:
+        """Whether a failure lengthens a streak. `sent`: the target had the request."""
+        return not sent or self._needed is not None
+
+    def erred(self, target: Target, now: float, begun_at: float, *, failed: bool, sent: bool) -> None:
+        """An attempt that began then came to nothing. It is counted already.
+
+        `failed`: it lengthens a streak; `sent`: the target had the request.
+        """
+        place = self._places[target]
+        words, column, settings = self._words, self._column, self._settings
+        last = words.ejection(column.views, place)
+        if begun_at < last.until:
+            return  # it was under way when the target was ejected, and tells nothing new
+        back = last.level > 0 and now - last.until < settings.window
+        due = False
+        if failed:
+            streak = self._lengthen(place, now, back)
+            needed = self._needed if sent and self._needed is not None else self._needed_connects
+            due = streak >= needed or (back and streak > 1)
+            if due and sent and self._neighbours_fail(place, now):
+                due = False
+        if not due and settings.error_rate is not None:
+            due = self._rate_is_high(place, now, settings.error_rate)
+        if due and now >= self._full_until and self._most:
+            self._eject(place, now, last)
+
+    # --- failures in a row ---
+
+    def _successes(self, place: int) -> int:
+        attempts, failures = self._words.attempts + place, self._words.failures + place
+        return sum(view[attempts] - view[failures] for view in self._column.views) & _MASK
+
+    def _lengthen(self, place: int, now: float, back: bool) -> int:
+        """One failure more in a row: how many there are now, on the node."""
+        words, at = self._column.words, self._words.streak + place
+        successes, instant = self._successes(place), int(now * 100) & _MASK
+        own = words[at]
+        if self._counts(own, successes, instant, back):
+            words[at] = own + 1 if own & _MOST < _MOST else own
+        else:
+            words[at] = successes << _AT_BITS + _COUNT_BITS | instant << _COUNT_BITS | 1
+        self._column.fence()
+        return self._streak(place, successes, instant, back)
+
+    def _streak(self, place: int, successes: int, instant: int, back: bool) -> int:
+        at = self._words.streak + place
+        held = [view[at] for view in self._column.views]
+        return sum(word & _MOST for word in held if self._counts(word, successes, instant, back))
+
+    def _counts(self, word: int, successes: int, instant: int, back: bool) -> bool:
+        """Whether a worker's streak goes on: no success came since it began, and that is not too long ago.
+
+        `back`: it came back from an ejection lately, and what it was ejected for still counts.
+        """
+        if not word & _MOST or word >> _AT_BITS + _COUNT_BITS != successes:
+            return False
+        begun = word >> _COUNT_BITS & _MASK
+        return back or (instant - begun) & _MASK <= self._settings.window * 100
+
+    def _neighbours_fail(self, place: int, now: float) -> bool:
+        """Whether those that are not ejected fare the same; where there are none, nobody can say so."""
+        instant, looked = int(now * 100) & _MASK, False
+        for other in self._neighbours(place):
+            if self._words.ejection(self._column.views, other).until > now:
+                continue
+            looked = True
+            if 2 * self._streak(other, self._successes(other), instant, False) < (self._needed or 1):
+                return False
+        return looked
+
+    # --- shares ---
+
+    def _rate_is_high(self, place: int, now: float, rate: float) -> bool:
+        """Whether too many of the target's attempts err, and not as many of its neighbours'."""
+        attempts, errors = self._rate(place, now, erred=True)
+        others = [self._rate(other, now, erred=False) for other in self._neighbours(place)]
+        if attempts < self._settings.min_requests or errors < rate * attempts:
+            return False
+        of_others, errors_of_others = sum(each[0] for each in others), sum(each[1] for each in others)
+        return 2 * errors_of_others * attempts <= errors * of_others
+
+    def _rate(self, place: int, now: float, erred: bool) -> tuple[int, int]:
+        window = self._windows.get(place)
+        if window is None:
+            window = self._windows[place] = Window(self._settings.window)
+        attempts, errors = self._words.attempts + place, self._words.errors + place
+        return window.look(now, [(view[attempts], view[errors]) for view in self._column.views], erred)
+
+    def _neighbours(self, place: int) -> Iterator[int]:
+        at, count = self._at[place], len(self._order)
+        return (self._order[(at + step) % count] for step in range(1, min(NEIGHBOURS, count - 1) + 1))
+
+    # --- ejections ---
+
+    def _eject(self, place: int, now: float, last: Ejection) -> None:
+        words, column, settings = self._words, self._column, self._settings
+        kept = max(last.level - int((now - last.until) / settings.window), 0) if last.level else 0
+        level = min(kept + 1, MOST_LEVEL)
+        words.eject(column, place, Ejection(now + min(settings.eject * level, settings.max_eject), level))
+        column.fence()
+        if sum(words.ejection(column.views, each).until > now for each in self._order) > self._most:
+            words.eject(column, place, last)
+            self._full_until = now + FULL_S
+            return
+        words.changed(column)
+        self._on_eject()

@@ -1,0 +1,286 @@
+"""What a worker does for the health of an upstream: it counts what comes of attempts, and follows the node's decisions.
+
+An answer costs a store or two; the rest is done when one fails (`outliers`, `breaker`), and with the turns of the wheel
+when somebody has changed something (`Outlook`).
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from enum import IntEnum
+from math import inf
+from time import monotonic
+from typing import Final, Protocol, final
+
+from fastgw.config.settings.gateway import Upstream as Settings
+from fastgw.errors import Fault
+from fastgw.eventloop.timer_wheel import Timed, Wheel
+from fastgw.shm.health_words import HealthWords, Verdict
+from fastgw.shm.memory import Column
+from fastgw.upstream.health.circuit_breaker import Breaker, Phase
+from fastgw.upstream.health.outlier_ejection import Outliers, may_eject
+from fastgw.upstream.targets.target import Target
+
+SHUNNED: Final = frozenset((Verdict.UNHEALTHY, Verdict.EJECTED))
+ERRORS: Final = 500
+"""Statuses from here on are errors."""
+
+
+class Sent(IntEnum):
+    """How far an attempt had come when it failed."""
+
+    NOTHING = 0
+    REQUEST = 1
+    HEAD = 2  # of the response, so that it was counted as answered
+
+
+OWN_FAULTS: Final[Mapping[Fault, Sent]] = {
+    Fault.CONNECT_REFUSED: Sent.NOTHING,
+    Fault.CONNECT_TIMEOUT: Sent.NOTHING,
+    Fault.UPSTREAM_UNREACHABLE: Sent.NOTHING,
+    Fault.DNS_FAILED: Sent.NOTHING,
+    Fault.TLS_FAILED: Sent.NOTHING,
+    Fault.CONNECTION_LOST: Sent.REQUEST,
+    Fault.UPSTREAM_MALFORMED: Sent.REQUEST,
+    Fault.UPSTREAM_TIMEOUT: Sent.REQUEST,
+    Fault.UPSTREAM_INCOMPLETE: Sent.HEAD,
+    Fault.UPSTREAM_STALLED: Sent.HEAD,
+}
+"""Those that are the target's own. The others are the client's, or of a pool that is full."""
+
+
+class Group(Protocol):
+    """As much of an upstream (`group.Upstream`) as this needs."""
+
+    settings: Settings
+    shunned: Set[Target]
+
+    def settle(self) -> None: ...
+
+
+class Looking(Protocol):
+    """Who looks at what others have changed."""
+
+    def look(self, now: float) -> float:
+        """Returns when to look again although nothing was changed (monotonic seconds)."""
+
+
+@final
+class Health:
+    """Of one upstream, in one worker: an `AttemptWatch`. `settle` of the upstream is called with every change."""
+
+    __slots__ = (
+        "_attempts",
+        "_attempts_at",
+        "_clock",
+        "_column",
+        "_errors",
+        "_group",
+        "_mine",
+        "_of_targets",
+        "_outliers",
+        "_places",
+        "_returns_at",
+        "_tries",
+        "_watches_answers",
+        "_words",
+        "breaker",
+    )
+
+    def __init__(
+        self,
+        group: Group,
+        words: HealthWords,
+        column: Column,
+        place: int,
+        places: Mapping[Target, int],
+        count: "Callable[[Event], None]" = lambda event: None,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        """`place`: of the upstream; `places`: of its targets. `count`: told what this worker has decided."""
+        settings = group.settings
+        self._group = group
+        self._words = words
+        self._column = column
+        self._mine = column.words
+        self._places = dict(places)
+        self._of_targets: Sequence[int] = tuple(self._places.values())
+        self._clock = clock
+        self._attempts = words.upstream_attempts + place
+        self._attempts_at = {target: words.attempts + at for target, at in self._places.items()}
+        self._errors = words.upstream_errors + place
+        self._returns_at = inf
+        self._outliers: Outliers | None = None
+        self.breaker: Breaker | None = None
+        self._tries = False  # the breaker is not closed: successes count
+        self._watches_answers = settings.circuit_breaker is not None
+        if settings.health_checks.passive is not None and may_eject(settings):
+
+            def ejected() -> None:
+                count(Event.EJECTED)
+                self._follow_targets(clock())
+
+            self._outliers = Outliers(settings.health_checks.passive, words, column, self._places, ejected)
+            self._watches_answers |= self._outliers.needs_answers
+        if settings.circuit_breaker is not None:
+            self.breaker = Breaker(
+                settings.circuit_breaker,
+                words,
+                column,
+                place,
+                clock,
+                self._breaker_changed,
+                lambda: count(Event.OPENED),
+            )
+
+    def __repr__(self) -> str:
+        return f"<Health {self._outliers!r} {self.breaker!r}, {len(self._group.shunned)} shunned>"
+
+    def stop(self) -> None:
+        """Its upstream is configured no more. Those who lead back here are let go."""
+        self._outliers = self.breaker = None
+        self._tries = False
+
+    def _breaker_changed(self) -> None:
+        assert self.breaker is not None
+        self._tries = self.breaker.phase is not Phase.CLOSED
+        self._group.settle()
+
+    @property
+    def watches(self) -> bool:
+        """Whether it has to be told of attempts; else `connected` and `not_connected` are enough, and no request pays.
+
+        What control finds out needs none.
+        """
+        return self._watches_answers
+
+    def wait(self) -> float:
+        """Seconds until the first ejected target comes back; next to none where nobody knows when one will."""
+        return max(self._returns_at - self._clock(), 0.001) if self._returns_at != inf else 0.001
+
+    # --- what is told of attempts (`watch.AttemptWatch`) ---
+
+    def began(self, target: Target) -> None: ...
+
+    def ended(self, target: Target) -> None: ...
+
+    def answered(self, target: Target, status: int, seconds: float) -> None:
+        words = self._mine
+        words[self._attempts] += 1
+        words[self._attempts_at[target]] += 1
+        if status >= ERRORS:
+            self._erred(target, seconds, sent=True)
+        elif self._tries:
+            assert self.breaker is not None
+            self.breaker.succeeded(self._clock() - seconds)
+
+    def failed(self, target: Target, fault: Fault, seconds: float) -> None:
+        sent = OWN_FAULTS.get(fault)
+        if sent is None:
+            return
+        if sent is not Sent.HEAD:
+            words = self._mine
+            words[self._attempts] += 1
+            words[self._attempts_at[target]] += 1
+        self._erred(target, seconds, sent=sent is not Sent.NOTHING)
+
+    # --- what is told of connects instead, where it does not watch attempts ---
+
+    def connected(self, target: Target) -> None:
+        """A connection was opened: that ends a streak."""
+        place = self._attempts_at.get(target)
+        if place is not None and self._outliers is not None:
+            self._mine[place] += 1
+
+    def not_connected(self, target: Target, fault: Fault) -> None:
+        """None could be opened for a request."""
+        if OWN_FAULTS.get(fault) is Sent.NOTHING and self._outliers is not None:
+            self._mine[self._attempts_at[target]] += 1
+            self._erred(target, 0.0, sent=False)
+
+    def _erred(self, target: Target, seconds: float, *, sent: bool) -> None:
+        words, place = self._mine, self._places[target]
+        failed = self._outliers is not None and self._outliers.counts(sent)
+        words[self._errors] += 1
+        words[self._words.errors + place] += 1
+        if failed:
+            words[self._words.failures + place] += 1
+        now = self._clock()
+        if self._outliers is not None:
+            self._outliers.erred(target, now, now - seconds, failed=failed, sent=sent)
+        if self.breaker is not None:
+            self.breaker.erred(now, now - seconds)
+
+    # --- what the node decides ---
+
+    def look(self, now: float) -> float:
+        """Follow it. Returns when time alone changes something (monotonic seconds)."""
+        at = self._follow_targets(now)
+        return at if self.breaker is None else min(at, self.breaker.look(now))
+
+    def _follow_targets(self, now: float) -> float:
+        words, column, group = self._words, self._column, self._group
+        shunned, changes_at, returns_at = set(), inf, inf
+        for (target, place), (verdict, until) in zip(
+            self._places.items(), words.look(column, self._of_targets, now), strict=True
+        ):
+            if verdict in SHUNNED:
+                shunned.add(target)
+                changes_at = min(changes_at, until)
+                if verdict is Verdict.EJECTED:
+                    returns_at = min(returns_at, until)
+                    words.repeat_ejection(column, place)  # for the case that who has ejected it dies
+        self._returns_at = returns_at
+        if shunned != group.shunned:
+            group.shunned = frozenset(shunned)
+            group.settle()
+        return changes_at
+
+
+class Event(IntEnum):
+    """What a worker has decided for the node."""
+
+    EJECTED = 0
+    OPENED = 1
+
+
+class Outlook(Timed):
+    """Looks, with each turn of the wheel, whether anything was changed on the node; then all who follow it look.
+
+    Nothing of it is paid per request.
+    """
+
+    __slots__ = ("_changes", "_due_at", "_followers", "_seen", "_stopped", "_views", "_wheel")
+
+    def __init__(self, wheel: Wheel, words: HealthWords, column: Column, followers: Iterable[Looking]) -> None:
+        super().__init__()
+        self._wheel = wheel
+        self._changes = words.changes
+        self._views = column.views
+        self._followers = [(-inf, follower) for follower in followers]  # and when each is to look at the latest
+        self._seen = -1
+        self._due_at = inf
+        self._stopped = False
+
+    def start(self) -> None:
+        """Look at once, and from then on."""
+        if self._followers:
+            self.expire(self._wheel.now)
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._followers.clear()
+
+    def expire(self, now: float) -> None:
+        if self._stopped:
+            return
+        self._wheel.watch(self, now)  # with the next turn
+        changes, word = 0, self._changes
+        for view in self._views:
+            changes += view[word]
+        changed = changes != self._seen
+        if changed or now >= self._due_at:
+            self._seen = changes
+            self._followers = [
+                (follower.look(now) if changed or now >= due_at else due_at, follower)
+                for due_at, follower in self._followers
+            ]
+            self._due_at = min(due_at for due_at, _ in self._followers)

@@ -1,0 +1,55 @@
+"""Which target of an upstream takes the next attempt.
+
+Rule: a balancer only knows targets that may be picked. Whatever changes about them (one fails, one is drained, one
+comes back, weights grow) makes another balancer (`group.Upstream.settle`), so that a request pays nothing for it.
+"""
+
+from collections.abc import Container, Mapping
+from typing import NamedTuple, Protocol, final
+
+from fastgw.consumers.index import Consumer
+from fastgw.http.http1.parser import RequestHead
+from fastgw.upstream.targets.target import Target
+
+
+class Asked(Protocol):
+    """What is asked for and by whom: an exchange, or a request on its straight way."""
+
+    @property
+    def head(self) -> RequestHead: ...
+    @property
+    def path(self) -> bytes: ...
+    @property
+    def raw_path(self) -> bytes: ...
+    @property
+    def params(self) -> Mapping[str, bytes]: ...
+    @property
+    def client_ip(self) -> str: ...
+    @property
+    def consumer(self) -> Consumer | None: ...
+    @property
+    def is_straight(self) -> bool:
+        """Whether nobody can look at the answer. For such a one `None` means: ask again with an exchange."""
+
+
+class Member(NamedTuple):
+    """A target among those of its upstream."""
+
+    target: Target
+    weight: float
+    """Its share of the requests, relative to the others; 0: it takes none."""
+    priority: int = 0
+    """The group that it is of. The lowest comes first."""
+
+
+class Balancer(Protocol):
+    def pick(self, asked: Asked, tried: Container[Target] = ()) -> Target | None:
+        """The target of the next attempt, one that is not in `tried` as long as there is one; None: there is none."""
+
+
+@final
+class Nobody:
+    """No target may be picked."""
+
+    def pick(self, asked: Asked, tried: Container[Target] = ()) -> Target | None:
+        return None

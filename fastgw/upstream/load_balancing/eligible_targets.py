@@ -1,0 +1,80 @@
+"""Which targets take requests, and how many of them: priority groups, the panic threshold and the slow start."""
+
+from collections.abc import Container, Iterable, Sequence, Set
+from itertools import groupby
+from typing import Final
+
+from fastgw.upstream.load_balancing import Member
+from fastgw.upstream.targets.target import Target
+
+LEAST: Final = 0.1
+"""The share of its weight with which a target begins its slow start."""
+STEPS: Final = 10
+"""In which it gets the rest."""
+
+
+def in_use(
+    members: Iterable[Member], shunned: Container[Target], drained: Container[Target], spill_below: float, panic: float
+) -> list[Member]:
+    """Those that requests go to. `shunned`: for their health; `drained`: because somebody wants it so.
+
+    Groups are taken in the order of their priority until one has `spill_below` of its weight in targets that may be
+    picked. Where none of those taken has `panic` of its weight in such targets, health is not looked at: when most are
+    said to be ill, the rest could not take what is meant for all, or else it is the saying that is wrong. Drained
+    targets count for nothing.
+    """
+    there = sorted(
+        (member for member in members if member.weight > 0 and member.target not in drained),
+        key=lambda member: member.priority,
+    )
+    taken: list[Member] = []
+    best = 0.0
+    for _, group in groupby(there, key=lambda member: member.priority):
+        of_group = list(group)
+        taken += of_group
+        healthy = [member for member in of_group if member.target not in shunned]
+        share = sum(member.weight for member in healthy) / sum(member.weight for member in of_group)
+        best = max(best, share)
+        if healthy and share >= spill_below:
+            break
+    if best < panic:
+        return taken
+    return [member for member in taken if member.target not in shunned]
+
+
+class Rising:
+    """Since when each target may be picked that could not before: of those that are not yet at their full weight."""
+
+    def __init__(self, slow_start: float) -> None:
+        self._slow_start = slow_start
+        self._usable: Set[Target] | None = None
+        self._since: dict[Target, float] = {}
+
+    def keep(self, before: "Rising") -> None:
+        """Go on from what was the case in the configuration before: what is new in this one rises."""
+        self._usable, self._since = before._usable, dict(before._since)
+
+    def see(self, usable: Set[Target], now: float) -> None:
+        """These may be picked now (monotonic seconds). The first ones are all at their full weight."""
+        before, self._usable = self._usable, usable
+        if before is not None:
+            self._since |= dict.fromkeys(usable - before, now)
+        self._since = {
+            target: since
+            for target, since in self._since.items()
+            if target in usable and now < since + self._slow_start
+        }
+
+    def weigh(self, members: Sequence[Member], now: float) -> Sequence[Member]:
+        """The same with the weights that they have by now."""
+        return [self._weigh(member, now) for member in members] if self._since else members
+
+    def next(self, now: float) -> float | None:
+        """When weights are others; None: they are whole."""
+        return now + self._slow_start / STEPS if self._since else None
+
+    def _weigh(self, member: Member, now: float) -> Member:
+        since = self._since.get(member.target)
+        if since is None:
+            return member
+        return member._replace(weight=member.weight * max(LEAST, (now - since) / self._slow_start))

@@ -1,0 +1,155 @@
+"""What is under way at the targets of an upstream, on the whole node, and how long they take to answer, seen here."""
+
+from collections.abc import Sequence
+from math import exp, inf
+from time import monotonic
+from typing import Final, Protocol, final
+
+from fastgw.errors import Fault, Side
+from fastgw.upstream.targets.target import Target
+
+GATEWAY_ERRORS: Final = frozenset((502, 503, 504))
+"""Statuses by which a target says that it could not do its work."""
+
+
+NO_WORDS: Final = memoryview(b"")
+
+
+class Clock(Protocol):
+    def __call__(self) -> float:
+        """Monotonic seconds."""
+
+
+@final
+class Loads:
+    """How many attempts at each target are under way on the node: an `AttemptWatch` that counts them.
+
+    Each worker counts in its own column of the shared memory; what the node has is the sum of all columns. A worker
+    that dies takes its counts with it. A tunnel that outlives its target in the configuration may be counted for
+    another target that has got its place, as long as the tunnel lasts.
+    """
+
+    __slots__ = ("_words", "first", "total", "views")
+
+    def __init__(
+        self,
+        words: memoryview = NO_WORDS,
+        views: Sequence[memoryview] = (),
+        first: int = 0,
+        total: int = 0,
+    ) -> None:
+        """`words`: what this worker writes; `views`: of all columns, none where nothing is counted.
+
+        A target's count stands at `first` and its `Target.place`, that of all targets of the upstream at `total`.
+        """
+        self._words = words
+        self.views = views
+        self.first = first
+        self.total = total
+
+    def word(self, target: Target) -> int:
+        """Where in each view the count of a target stands."""
+        return self.first + target.place
+
+    def of(self, target: Target) -> int:
+        # PERF: a loop: 0.2 us for 5 columns, sum() over a generator 0.4 (CPython 3.11, timeit).
+        word, load = self.first + target.place, 0
+        for view in self.views:
+            load += view[word]
+        return load
+
+    def of_all(self) -> int:
+        word, load = self.total, 0
+        for view in self.views:
+            load += view[word]
+        return load
+
+    # what attempts tell
+
+    def began(self, target: Target) -> None:
+        words = self._words
+        words[self.first + target.place] += 1
+        words[self.total] += 1
+
+    def answered(self, target: Target, status: int, seconds: float) -> None:
+        pass
+
+    def failed(self, target: Target, fault: Fault, seconds: float) -> None:
+        pass
+
+    def ended(self, target: Target) -> None:
+        words = self._words
+        words[self.first + target.place] -= 1
+        words[self.total] -= 1
+
+
+@final
+class _Seen:
+    """How slow a target is: `cost` in seconds as of `at`."""
+
+    __slots__ = ("at", "cost")
+
+    def __init__(self, at: float, cost: float) -> None:
+        self.at, self.cost = at, cost
+
+
+@final
+class Latencies:
+    """How long each target takes until the head of its answer: an average that jumps up and comes down slowly.
+
+    (The "peak EWMA" of Finagle.) What is slower than the average replaces it at once, what is faster counts the more
+    the longer ago the last answer was, and a target that is asked nothing is slowly forgiven. An attempt that failed
+    counts as one of `penalty` seconds at least, or who fails fast would look fast. Seen by this worker alone; what is
+    under way at a target, with which its latency is multiplied, is the node's (`loads`).
+    """
+
+    __slots__ = ("_clock", "_decay", "_loads", "_penalty", "_seen")
+
+    def __init__(self, loads: Loads, decay: float, penalty: float, clock: Clock = monotonic) -> None:
+        self._loads = loads
+        self._decay = decay
+        self._penalty = penalty
+        self._clock = clock
+        self._seen: dict[Target, _Seen] = {}
+
+    def keep(self, before: "Latencies", targets: Sequence[Target]) -> None:
+        """Go on with what is known of these targets."""
+        self._seen = {target: before._seen[target] for target in targets if target in before._seen}
+
+    def of(self, target: Target) -> float:
+        """Seconds; 0.0: it has never answered here."""
+        seen = self._seen.get(target)
+        return 0.0 if seen is None else seen.cost * exp((seen.at - self._clock()) / self._decay)
+
+    def cost(self, target: Target) -> float:
+        """What one more request there costs. A target that has never answered is tried, with one request at first."""
+        waiting = self._loads.of(target)
+        seen = self._seen.get(target)
+        if seen is None:
+            return inf if waiting else 0.0
+        return seen.cost * exp((seen.at - self._clock()) / self._decay) * (waiting + 1)
+
+    # what attempts tell
+
+    def began(self, target: Target) -> None:
+        self._loads.began(target)
+
+    def answered(self, target: Target, status: int, seconds: float) -> None:
+        self._see(target, max(seconds, self._penalty) if status in GATEWAY_ERRORS else seconds)
+
+    def failed(self, target: Target, fault: Fault, seconds: float) -> None:
+        if fault.side is Side.UPSTREAM:
+            self._see(target, max(seconds, self._penalty))
+
+    def ended(self, target: Target) -> None:
+        self._loads.ended(target)
+
+    def _see(self, target: Target, seconds: float) -> None:
+        now = self._clock()
+        seen = self._seen.get(target)
+        if seen is None:
+            self._seen[target] = _Seen(now, seconds)
+            return
+        kept = exp((seen.at - now) / self._decay)
+        seen.cost = seconds if seconds > seen.cost * kept else seen.cost * kept + seconds * (1 - kept)
+        seen.at = now

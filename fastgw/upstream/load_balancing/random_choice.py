@@ -1,0 +1,106 @@
+"""random, least_connections and latency: one target is drawn by weight, or two, of which the better one is picked.
+
+Of two that were drawn, the better one: that is nearly as good as the best of all, costs the same however many there
+are, and does not send all workers to the same target at once (Mitzenmacher, "The power of two choices").
+"""
+
+from bisect import bisect
+from collections.abc import Container, Sequence
+from itertools import accumulate
+from random import random
+from typing import final
+
+from fastgw.upstream.load_balancing import Asked, Member
+from fastgw.upstream.load_balancing.load_tracking import Latencies, Loads
+from fastgw.upstream.targets.target import Target
+
+
+@final
+class Random:
+    """One is drawn by weight."""
+
+    __slots__ = ("_bounds", "_last", "_members", "_sum", "_targets")
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self._members = members
+        self._targets = tuple(member.target for member in members)
+        self._bounds = list(accumulate(member.weight for member in members))
+        self._sum = self._bounds[-1]
+        self._last = len(members) - 1
+
+    def pick(self, asked: Asked, tried: Container[Target] = ()) -> Target | None:
+        if tried and (rest := [member for member in self._members if member.target not in tried]):
+            return Random(rest).pick(asked)
+        return self._targets[bisect(self._bounds, random() * self._sum, 0, self._last)]
+
+
+class _Drawing:
+    """Targets, of which two different ones are drawn by weight. There are two at least."""
+
+    __slots__ = ("_bounds", "_last", "_members", "_sum", "_targets", "_weights")
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self._members = members
+        self._targets = tuple(member.target for member in members)
+        self._weights = tuple(member.weight for member in members)
+        self._bounds = list(accumulate(self._weights))
+        self._sum = self._bounds[-1]
+        self._last = len(members) - 1
+
+    def _two(self) -> tuple[int, int]:
+        """Their places."""
+        bounds, last = self._bounds, self._last
+        one = bisect(bounds, random() * self._sum, 0, last)
+        weight = self._weights[one]
+        # The second is drawn from what is left when the first is cut out.
+        at = random() * (self._sum - weight)
+        if at >= bounds[one] - weight:
+            at += weight
+        other = bisect(bounds, at, 0, last)
+        if other == one:  # of sums that were rounded
+            other = one - 1 if one else 1
+        return one, other
+
+
+@final
+class LeastConnections(_Drawing):
+    """Of two, the one with fewer attempts under way on the node, by weight; as many: the one that was drawn first."""
+
+    __slots__ = ("_loads", "_views", "_words")
+
+    def __init__(self, members: Sequence[Member], loads: Loads) -> None:
+        super().__init__(members)
+        self._loads = loads
+        self._views = loads.views
+        self._words = tuple(loads.word(target) for target in self._targets)
+
+    def pick(self, asked: Asked, tried: Container[Target] = ()) -> Target | None:
+        if tried and (rest := [member for member in self._members if member.target not in tried]):
+            return min(rest, key=lambda member: self._loads.of(member.target) / member.weight).target
+        one, other = self._two()
+        word, other_word = self._words[one], self._words[other]
+        load = other_load = 0
+        for view in self._views:
+            load += view[word]
+            other_load += view[other_word]
+        weights = self._weights
+        return self._targets[one if load * weights[other] <= other_load * weights[one] else other]
+
+
+@final
+class Latency(_Drawing):
+    """Of two, the one where a further request is likely to be answered sooner, by weight."""
+
+    __slots__ = ("_cost",)
+
+    def __init__(self, members: Sequence[Member], latencies: Latencies) -> None:
+        super().__init__(members)
+        self._cost = latencies.cost
+
+    def pick(self, asked: Asked, tried: Container[Target] = ()) -> Target | None:
+        if tried and (rest := [member for member in self._members if member.target not in tried]):
+            return min(rest, key=lambda member: self._cost(member.target) / member.weight).target
+        one, other = self._two()
+        targets, weights = self._targets, self._weights
+        first, second = targets[one], targets[other]
+        return first if self._cost(first) * weights[other] <= self._cost(second) * weights[one] else second

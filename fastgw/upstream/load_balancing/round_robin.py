@@ -1,0 +1,71 @@
+"""round_robin: the targets in turn."""
+
+from collections.abc import Container, Sequence
+from itertools import cycle
+from math import gcd
+from typing import Final, final
+
+from fastgw.upstream.load_balancing import Asked, Member
+from fastgw.upstream.targets.target import Target
+
+FINEST: Final = 100
+"""The turns that the heaviest target has in a round where weights are not whole numbers."""
+
+
+@final
+class RoundRobin:
+    """In turn, by weight, the turns of a heavy target spread out between those of the others.
+
+    Over as many picks as the weights add up to, each target is picked exactly as often as its weight. Each worker
+    counts for itself, so this holds for every worker and hence for the node.
+    """
+
+    __slots__ = ("_again", "_targets", "_turns")
+
+    def __init__(self, members: Sequence[Member]) -> None:
+        self._targets = tuple(member.target for member in members)
+        turns = _turns(members)
+        self._turns = cycle(turns)
+        # Who is tried again has turns of their own: of two targets the one that fails would be first each time.
+        self._again = cycle(turns)
+
+    def pick(self, asked: Asked, tried: Container[Target] = ()) -> Target | None:
+        if not tried:
+            return next(self._turns)
+        target = next(self._again)
+        if target in tried and any(other not in tried for other in self._targets):
+            while target in tried:
+                target = next(self._again)
+        return target
+
+
+@final
+class Alone:
+    """The only one that there is."""
+
+    __slots__ = ("_target",)
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+
+    def pick(self, asked: Asked, tried: Container[Target] = ()) -> Target | None:
+        return self._target
+
+
+def _turns(members: Sequence[Member]) -> list[Target]:
+    """A whole round: each target spreads its turns evenly over it, beginning a little later than the one before."""
+    weights = _whole([member.weight for member in members])
+    turns = []
+    for index, weight in enumerate(weights):
+        begin = (index + 1) / (len(members) + 1)
+        turns += [((begin + turn) / weight, index) for turn in range(weight)]
+    return [members[index].target for _, index in sorted(turns)]
+
+
+def _whole(weights: Sequence[float]) -> list[int]:
+    """The same weights in the smallest whole numbers; about the same where some are fractions."""
+    if not all(weight == int(weight) for weight in weights):
+        scale = FINEST / max(weights)
+        weights = [max(1, round(weight * scale)) for weight in weights]
+    common = gcd(*map(int, weights))
+    return [int(weight) // common for weight in weights]

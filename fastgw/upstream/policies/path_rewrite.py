@@ -1,0 +1,135 @@
+"""Which path an upstream is sent, as a route has it.
+
+Rule: a path is matched in its normal form (`http.path_normalization`). Where the client's own bytes are sent, they are
+refused unless they say the same to every server: they begin with what is cut off, and what is behind that stays behind
+it.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Final
+
+from fastgw.config.base.route_patterns import Template, parse_rewrite, parse_strip_prefix
+from fastgw.config.settings import gateway as config
+from fastgw.errors import Fault
+from fastgw.exchange import Exchange, Reply, problem
+from fastgw.exchange.reply import ALLOW
+from fastgw.http.malformed import Malformed
+from fastgw.http.path_normalization import normalize
+from fastgw.upstream.load_balancing import Asked
+
+_DOT: Final = frozenset((b".", b"%2e"))
+_DOTS: Final = frozenset((b"..", b".%2e", b"%2e.", b"%2e%2e"))
+_HOLLOW: Final = re.compile(rb"(?:%2f)*(?:(?:;|%3b).*)?", re.DOTALL)
+"""Segments, in lower case, that are empty for servers that decode `%2F`, or cut `;…` off, before they resolve dots."""
+
+
+def path_of(route: config.Route) -> Callable[[Asked], bytes] | None:
+    """Which path the upstream is sent, base path of its URL not counted. None: that of the request, in normal form.
+
+    What it gives raises `Malformed` for what `judge_of` refuses.
+    """
+    if route.rewrite is not None:
+        template: Template = parse_rewrite(route.rewrite)
+        return lambda asked: template.expand(asked.params)
+    raw = route.path.forward == "raw"
+    prefix = b"" if route.strip_prefix is None else parse_strip_prefix(route.strip_prefix)
+    if not prefix:
+        return _raw if raw else None
+    cut = _Cut(prefix, b"/" if route.path.root == "slash" else b"")
+    return cut.raw if raw else cut.normal
+
+
+class _Cut:
+    """Cuts a prefix off. It does not end in a slash. `root`: what is left of a path that is the prefix."""
+
+    __slots__ = ("_folder", "_prefix", "_root")
+
+    def __init__(self, prefix: bytes, root: bytes) -> None:
+        self._prefix, self._folder, self._root = prefix, prefix + b"/", root
+
+    def normal(self, asked: Asked) -> bytes:
+        path, prefix = asked.path, self._prefix
+        if path.startswith(self._folder):
+            return path[len(prefix) :]
+        return self._root if path == prefix else path
+
+    def raw(self, asked: Asked) -> bytes:
+        """From what the client sent. Raises `Malformed`."""
+        path, raw_path, prefix = asked.path, _raw(asked), self._prefix
+        if raw_path == path or not (path.startswith(self._folder) or path == prefix):
+            return self.normal(asked) if raw_path == path else raw_path
+        end = _end_of(raw_path, prefix.count(b"/"))
+        rest = raw_path[end:]
+        if normalize(raw_path[:end]) != prefix or (rest and normalize(rest)) != (self.normal(asked) if rest else b""):
+            raise Malformed("The path does not begin with the prefix that is cut off here.")
+        return rest or self._root
+
+
+def folder_of(route: config.Route) -> bytes:
+    """What paths begin with where nothing is done to them but to cut that off, but for its last slash; b"": no such."""
+    if route.rewrite is not None or route.strip_prefix is None:
+        return b""
+    return parse_strip_prefix(route.strip_prefix) + b"/"
+
+
+def judge_of(
+    route: config.Route, upstream: config.Upstream | None, path_of: Callable[[Asked], bytes] | None
+) -> Callable[[Exchange], Reply | None] | None:
+    """What answers paths that match a route, and that it does not pass on; None: it takes all.
+
+    `path_of`: which path the route's upstream is sent.
+    """
+    raw = path_of if route.path.forward == "raw" else None
+    slash_allowed = route.path.encoded_slash == "keep"
+    # `*` is a server as a whole (RFC 9110 section 9.3.7), which is not for those who may call below a path of it.
+    whole = route.rewrite is not None or upstream is None or not any(each.url.base_path for each in upstream.targets)
+    if raw is None and slash_allowed and (whole or (route.paths and "/*" not in route.paths)):
+        return None
+    return _Judge(raw, slash_allowed, whole).reply
+
+
+class _Judge:
+    """Answers paths that are not passed on."""
+
+    __slots__ = ("_raw", "_slash_allowed", "_whole")
+
+    def __init__(self, raw: Callable[[Asked], bytes] | None, slash_allowed: bool, whole: bool) -> None:
+        self._raw, self._slash_allowed, self._whole = raw, slash_allowed, whole
+
+    def reply(self, exchange: Exchange) -> Reply | None:
+        if exchange.path == b"*":
+            return None if self._whole else Reply(204, fields=(ALLOW,))
+        if not self._slash_allowed and b"%2F" in exchange.path:
+            return problem(Fault.BAD_REQUEST, "The path may not contain an encoded slash here.")
+        if self._raw is not None and not exchange.head.path_as_sent:
+            try:
+                self._raw(exchange)
+            except Malformed as malformed:
+                return problem(Fault.BAD_REQUEST, malformed.reason)
+        return None
+
+
+def _raw(asked: Asked) -> bytes:
+    """The client's own bytes. Raises `Malformed` where `..` takes back a segment that is none for some servers."""
+    raw_path = asked.raw_path
+    if raw_path == asked.path:
+        return raw_path
+    kept: list[bytes] = []
+    for segment in raw_path.lower().split(b"/")[1:]:
+        if segment in _DOTS:
+            if not kept or _HOLLOW.fullmatch(kept.pop()):
+                raise Malformed("The path takes back a segment that is empty.")
+        elif segment not in _DOT:
+            kept.append(segment)
+    return raw_path
+
+
+def _end_of(path: bytes, segments: int) -> int:
+    """Where so many segments end."""
+    end = 0
+    for _ in range(segments):
+        end = path.find(b"/", end + 1)
+        if end < 0:
+            return len(path)
+    return end

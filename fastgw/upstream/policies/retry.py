@@ -1,0 +1,97 @@
+"""When another attempt may follow, and how long it waits: what `retries` of an upstream come to.
+
+Why an attempt came to nothing is told by the name of a condition. Which of them leave the upstream no time to have
+acted, and which need a request that may be sent again, is said by the fault's row in `errors.py` and the contract's
+"Retry and reuse"; for a status it is always the latter.
+"""
+
+from collections.abc import Container, Sequence
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from functools import lru_cache
+from math import inf
+from random import random
+from time import time
+from typing import Final, final
+
+from fastgw.config.settings import gateway as config
+from fastgw.http.http1.parser import ResponseHead
+from fastgw.upstream.targets.target import Target
+
+IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"))
+"""RFC 9110 section 9.2.2."""
+SAFE: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE"))
+"""RFC 9110 section 9.2.1."""
+
+NEVER: Final = ""
+CONNECT_FAILURE: Final = "connect_failure"
+RESET: Final = "reset_before_response"
+PER_TRY_TIMEOUT: Final = "per_try_timeout"
+
+
+@final
+class Rules:
+    """`retries`, as attempts ask for them. `statuses`: those after which another attempt may follow."""
+
+    __slots__ = (
+        "_conditions",
+        "_first_wait",
+        "_longest_wait",
+        "any_method",
+        "body_bytes",
+        "max",
+        "per_try",
+        "statuses",
+    )
+
+    def __init__(self, settings: config.Retries) -> None:
+        self.max = settings.max
+        self._conditions = frozenset(settings.conditions)
+        self.statuses = frozenset(int(each) for each in settings.conditions if each.isdecimal()) if self.max else ()
+        self.any_method = settings.non_idempotent
+        self.per_try = settings.per_try_timeout or inf  # seconds
+        self.body_bytes = settings.body_bytes
+        self._first_wait = settings.backoff.base
+        self._longest_wait = settings.backoff.max
+
+    def allow(self, condition: str, retried: int) -> bool:
+        """Whether one more attempt may follow, after so many that did. Whether it is *safe* is the caller's to know."""
+        return retried < self.max and condition in self._conditions
+
+    def wait(self, condition: str, retried: int, others: bool, asked: float = 0.0) -> float:
+        """Seconds until the next attempt; inf: none follows. `others`: it goes to a target that was not tried yet.
+
+        `asked`: what the target has asked for. Drawn from 0 to a bound that doubles each time ("full jitter"), so that
+        those who failed together do not come back together. No target is hurried by an attempt at another one after
+        a failed connect or a silent one; that a used connection was just closed says nothing about its target.
+        """
+        if condition == RESET or (others and condition in (CONNECT_FAILURE, PER_TRY_TIMEOUT)):
+            return 0.0
+        if asked > self._longest_wait:
+            return inf
+        bound: float = min(self._longest_wait, self._first_wait * 2**retried)
+        return max(random() * bound, asked)
+
+
+@lru_cache(256)
+def rules_of(settings: config.Retries) -> Rules:
+    """Thousands of upstreams have the same ones."""
+    return Rules(settings)
+
+
+def asked_wait(head: ResponseHead) -> float:
+    """Seconds that `Retry-After` asks for (RFC 9110 section 10.2.3); 0: there is none, or none that can be read."""
+    value = head.first(b"retry-after")
+    if value is None:
+        return 0.0
+    if value.isdigit():
+        return float(value) if len(value) < 10 else inf
+    try:
+        date = parsedate_to_datetime(value.decode("latin-1"))
+        return max(date.replace(tzinfo=date.tzinfo or UTC).timestamp() - time(), 0.0)
+    except (ValueError, TypeError, IndexError, OverflowError):  # of years and zones that no calendar has, too
+        return 0.0
+
+
+def any_untried(targets: Sequence[Target], tried: Container[Target]) -> bool:
+    return any(target not in tried for target in targets)

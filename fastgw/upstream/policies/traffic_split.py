@@ -1,0 +1,75 @@
+"""Which upstream of several takes a request: by their shares, and for the same client the same one again.
+
+Who goes where depends on the route's name, the client and the shares alone, so all workers and nodes agree, and a
+restart changes nothing. When the share of the last upstream grows, those who were there stay.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from itertools import accumulate
+from random import random
+from typing import Final, final
+
+from fastgw.config.settings.gateway import Canary, Split
+from fastgw.exchange.request_keys import cookies_named, reader
+from fastgw.http.header_conditions import has_value
+from fastgw.shm.node_limits import subscriber
+from fastgw.upstream.load_balancing import Asked
+
+_WHOLE: Final = 1 << 64
+
+
+@final
+class Splitter:
+    """Of one route."""
+
+    __slots__ = ("_by", "_canaries", "_drawn", "_ends", "_read", "_salt", "_shares", "_upstreams")
+
+    def __init__(self, route: str, upstreams: Sequence[str], shares: Sequence[int], settings: Split) -> None:
+        """`shares`: of these upstreams; some of them may be 0, but not all."""
+        self._upstreams, self._shares, self._by = upstreams, shares, settings.by
+        total = sum(shares)
+        self._ends = [end / total for end in accumulate(shares)]
+        self._salt = route.encode() + b"\0"
+        self._canaries = [(_condition(each), upstreams.index(each.upstream)) for each in settings.canaries]
+        self._drawn = settings.by.kind == "request"
+        self._read = reader(settings.by) if settings.by.kind in ("header", "cookie") else None
+
+    def __call__(self, asked: Asked) -> int:
+        """The place of the upstream among those that were given."""
+        for meets, place in self._canaries:
+            if meets(asked):
+                return place
+        return bisect_right(self._ends, random() if self._drawn else self._fraction(asked))
+
+    def told(self, asked: Asked) -> str:
+        """Which upstream it is, and why, for people."""
+        for index, (meets, place) in enumerate(self._canaries):
+            if meets(asked):
+                return f"{self._upstreams[place]}, for it meets split.canaries[{index}]"
+        if self._drawn:
+            return f"{self._upstreams[self(asked)]}, drawn for this request"
+        place = self(asked)
+        by = self._by if self._read is not None and self._read(asked) else "ip"
+        return f"{self._upstreams[place]}, by {by}; its share is {self._shares[place]} of {sum(self._shares)}"
+
+    def _fraction(self, asked: Asked) -> float:
+        """Where the client stands, from 0 to below 1."""
+        value = b"" if self._read is None else self._read(asked)
+        who = b"=" + value if value else subscriber(asked.client_ip)
+        digest = blake2b(self._salt + who, digest_size=8).digest()
+        return (int.from_bytes(digest) >> 11) / (_WHOLE >> 11)
+
+
+def _condition(canary: Canary) -> Callable[[Asked], bool]:
+    fields = [(name.lower().encode(), value.encode()) for name, value in canary.headers.items()]
+    cookies = [(name.encode(), value.encode()) for name, value in canary.cookies.items()]
+
+    def meets(asked: Asked) -> bool:
+        head = asked.head
+        if not all(has_value(name, value, head.values(name)) for name, value in fields):
+            return False
+        return all(value in cookies_named(head, name) for name, value in cookies)
+
+    return meets

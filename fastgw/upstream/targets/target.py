@@ -1,0 +1,171 @@
+"""One target of an upstream: where it is, how it is spoken to, and what this worker holds open to it.
+
+Rule 1: what is configured is settled here, before the workers are forked; a request only reads it.
+Rule 2: the counts and queues are `pool`'s: nothing else changes them.
+"""
+
+import socket
+import ssl
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from ipaddress import ip_address
+from typing import Any, Final, final
+
+from fastgw.config.base.value_types import Url
+from fastgw.config.settings import gateway as settings
+from fastgw.upstream.targets.dns import Address, Name
+from fastgw.upstream.targets.tls import TargetTls
+
+_TIMEOUTS: Final = settings.UpstreamTimeouts()
+
+
+@final
+class Target:
+    """One address of an upstream and, in a worker, the connections to it."""
+
+    __slots__ = (
+        "_literal",
+        "_name",
+        "base_path",
+        "counted",
+        "host",
+        "host_header",
+        "idle",
+        "label",
+        "logged_at",
+        "minor",
+        "opening",
+        "place",
+        "places",
+        "port",
+        "scheme",
+        "server_name",
+        "timeouts",
+        "tls",
+        "waiting",
+        "willing",
+    )
+
+    def __init__(
+        self,
+        url: Url,
+        host_header: str = "target",
+        tls: ssl.SSLContext | None = None,
+        server_name: str | None = None,
+        resolve_interval: float = 30.0,
+        timeouts: settings.UpstreamTimeouts = _TIMEOUTS,
+        label: str = "",
+    ) -> None:
+        """`tls`: required for an https URL, ignored for others. `host_header`, `server_name`: as configured. `label`:
+        of `labels_of`, where there are others."""
+        self.timeouts = timeouts
+        self.place = 0  # in the node's shared memory
+        self.counted = 0  # where its row of counts begins there
+        self.scheme = url.scheme
+        self.host = url.host
+        self.port = url.port
+        self.label = label or label_of(url)
+        self.base_path = url.base_path.encode()
+        self.minor = 1  # of the HTTP/1 version it answered with last
+        self.host_header = _host_header(url, host_header)
+        self.tls = TargetTls(tls) if url.tls and tls is not None else None
+        # An IP address is verified against the certificate's addresses, and not sent (RFC 6066 section 3).
+        self.server_name = server_name or url.host.rstrip(".")
+        address = _literal(url)
+        self._literal = [] if address is None else [address]
+        self._name = Name(url.host, url.port, resolve_interval) if address is None else None
+
+        self.idle: dict[Any, None] = {}  # connections in the order of their idle times: taken from the end
+        self.places = 0  # connections: opening, lent and idle
+        self.opening = 0
+        self.waiting: OrderedDict[Any, None] = OrderedDict()  # who waits for a connection, the longest first
+        self.willing: OrderedDict[Any, None] = OrderedDict()  # those of them who take a used one
+        self.logged_at = float("-inf")
+
+    def __repr__(self) -> str:
+        return (
+            f"<Target {self.label}: {self.places} places, {self.opening} opening, {len(self.idle)} idle, "
+            f"{len(self.waiting)} waiting>"
+        )
+
+    async def addresses(self) -> list[Address]:
+        """Where to connect to, in the order in which to try. Raises `ResolveFailed`."""
+        return self._literal if self._name is None else await self._name.addresses()
+
+    def has(self, address: Address) -> bool:
+        """Whether this is still an address of the target."""
+        return self._name is None or self._name.has(address)
+
+    def watch(self, on_change: Callable[[], None] | None) -> None:
+        """Call `on_change` whenever an address has gone. None: call nobody any more."""
+        if self._name is not None:
+            self._name.on_change = on_change
+
+    def avoid(self, address: Address) -> None:
+        """This address did not answer, or others were faster: it is tried last until the name is looked up again."""
+        if self._name is not None:
+            self._name.avoid(address)
+
+    def stop(self) -> None:
+        """Look up no more."""
+        if self._name is not None:
+            self._name.stop()
+
+
+def build_targets(
+    upstream: settings.Upstream, tls: ssl.SSLContext | None = None, there: Mapping[Url, Target] = settings.NONE
+) -> tuple[Target, ...]:
+    """The targets of a configured upstream, in file order. `tls`: required if one of them is an https URL.
+
+    `there`: those that are there already, and are taken as they are, unless they are called otherwise now.
+    """
+    made = []
+    for target, label in zip(upstream.targets, labels_of(each.url for each in upstream.targets), strict=True):
+        known = there.get(target.url)
+        if known is None or known.label != label:
+            known = Target(
+                target.url,
+                upstream.host_header,
+                tls,
+                upstream.tls.server_name,
+                upstream.resolve.interval,
+                upstream.timeouts,
+                label,
+            )
+        made.append(known)
+    return tuple(made)
+
+
+def labels_of(urls: Iterable[Url]) -> list[str]:
+    """What the targets of an upstream are called: by their addresses, and by their paths too where two share one."""
+    urls = list(urls)
+    labels = [label_of(url) for url in urls]
+    if len(set(labels)) == len(labels):
+        return labels
+    often = Counter(labels)
+    return [f"{label}{url.base_path}" if often[label] > 1 else label for label, url in zip(labels, urls, strict=True)]
+
+
+def label_of(url: Url) -> str:
+    """The address of a target."""
+    if url.socket:
+        return f"unix:{url.socket}"
+    return f"[{url.host}]:{url.port}" if ":" in url.host else f"{url.host}:{url.port}"
+
+
+def _host_header(url: Url, setting: str) -> bytes | None:
+    """What `Host` says; None = what the client sent."""
+    if setting == "preserve":
+        return None
+    return (url.authority if setting == "target" else setting).encode()
+
+
+def _literal(url: Url) -> Address | None:
+    """The address that needs no looking up: a unix socket or an IP literal."""
+    if url.socket:
+        return Address(socket.AF_UNIX, url.socket)
+    try:
+        version = ip_address(url.host).version
+    except ValueError:
+        return None
+    return Address(socket.AF_INET if version == 4 else socket.AF_INET6, (url.host, url.port))

@@ -1,0 +1,194 @@
+"""How `https` targets are spoken to: TLS contexts, made from the bytes of files, whatever stands in the files by now.
+
+A connection resumes the session of an earlier one to its target (RFC 8446 section 2.2, RFC 5077), where that allows it.
+
+A key is held in memory alone, a moment long, for OpenSSL takes it by the name of a file only.
+"""
+
+import re
+import ssl
+from collections.abc import Callable, Hashable, Mapping
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from time import monotonic
+from typing import Final, NamedTuple, final
+
+from fastgw.config.settings import gateway as settings
+from fastgw.net import openssl
+from fastgw.net.pem import as_file
+from fastgw.routing.table import Steps
+
+_CERTIFICATE: Final = re.compile("-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+
+
+RESUMED_S: Final = 3600.0
+"""Seconds for which a session is resumed after the target's certificate was verified."""
+MOST_REFUSED: Final = 3
+"""How often in a row a target may refuse to resume, until it is not asked to."""
+LEFT_ALONE_S: Final = 60.0
+"""Seconds for which it is not, nor one that gives no session."""
+MOST_ADDRESSES: Final = 64
+"""Addresses of one target whose sessions are kept."""
+
+
+class Material(NamedTuple):
+    """The contents of the files that are named. ca None: the system's, or none when nothing is verified."""
+
+    ca: bytes | None
+    certificate: bytes | None
+    key: bytes | None
+
+
+class Identity(NamedTuple):
+    """Tells TLS contexts apart: those of one identity are interchangeable. Files as digests."""
+
+    verify: bool
+    ca: bytes | None
+    certificate: bytes | None
+    key: bytes | None
+
+
+def material_of(tls: settings.UpstreamTls, files: Mapping[str, bytes]) -> Material:
+    """`files`: what was read when the configuration was accepted; the others are read now. Raises `OSError`."""
+
+    def read(path: str) -> bytes:
+        held = files.get(path)
+        return Path(path).read_bytes() if held is None else held
+
+    return _material(tls, read)
+
+
+def _material(tls: settings.UpstreamTls, read: Callable[[str], bytes]) -> Material:
+    names = (tls.ca if tls.verify else None, tls.certificate, tls.key)
+    return Material(*(None if name is None else read(name) for name in names))
+
+
+def identity_of(tls: settings.UpstreamTls, material: Material) -> Identity:
+    return Identity(tls.verify, *(None if content is None else sha256(content).digest() for content in material))
+
+
+class ClientTls(NamedTuple):
+    """How to speak TLS as a client, with what stands in the files."""
+
+    settings: settings.UpstreamTls
+    material: Material
+    identity: Identity
+
+
+def read_tls(tls: settings.UpstreamTls, read: Callable[[str], bytes]) -> ClientTls:
+    """`read`: gives the contents of a file. Raises what that raises."""
+    material = _material(tls, read)
+    return ClientTls(tls, material, identity_of(tls, material))
+
+
+def client_tls(tls: settings.UpstreamTls, material: Material) -> Steps[ssl.SSLContext]:
+    """TLS 1.2 or later, verified unless switched off, HTTP/1.1 alone. Raises `ssl.SSLError`, `OSError`.
+
+    One's own files are one step, the system's certificates one each: 140 take 20 ms.
+    """
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    made.minimum_version = ssl.TLSVersion.TLSv1_2
+    made.options |= ssl.OP_NO_RENEGOTIATION  # nobody asks for it but to judge anew whom it has judged
+    openssl.spare_memory(made)
+    made.set_alpn_protocols(["http/1.1"])
+    yield
+    if not tls.verify:
+        made.check_hostname = False
+        made.verify_mode = ssl.CERT_NONE
+    elif material.ca is None:
+        yield from _trust_system(made)
+    else:
+        with as_file(material.ca) as path:
+            made.load_verify_locations(path)
+    if material.certificate is not None and material.key is not None:
+        yield
+        with as_file(material.certificate) as certificate, as_file(material.key) as key:
+            # Without a password OpenSSL would ask the terminal for the one of an encrypted key.
+            made.load_cert_chain(certificate, key, password="")
+    return made
+
+
+@final
+class TargetTls:
+    """The TLS of one target: the context that it shares with others, and the sessions that are its own.
+
+    A name may lead to several hosts that know nothing of each other's sessions, so each address has its own.
+    """
+
+    __slots__ = ("_at", "context")
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self.context = context
+        self._at: dict[Hashable, Resuming] = {}
+
+    def at(self, address: Hashable) -> "Resuming":
+        """What a connection to this address is made with."""
+        found = self._at.get(address)
+        if found is None:
+            if len(self._at) >= MOST_ADDRESSES:
+                del self._at[next(iter(self._at))]
+            found = self._at[address] = Resuming(self.context)
+        return found
+
+
+@final
+class Resuming:
+    """Makes a handshake's object, as a context does, which resumes the session of an earlier one if there is one.
+
+    A session serves as many connections as the target takes it for; a target that takes each only once resumes every
+    second time. No certificate is looked at in a handshake that resumes, so none is resumed later
+    than `RESUMED_S` after one that was verified.
+
+    PERF: of a connection with one request it saves us a third with TLS 1.2 and next to nothing with 1.3, and the target
+    half and a tenth with P-256, two thirds and a third with RSA 2048 (tuning.md). To copy a session, as Python does to
+    have one and to use it, takes 200 us each: a target that gives none, or takes none back, is left alone for a while
+    (CPython 3.11, OpenSSL 3.0, uvloop, nginx).
+    """
+
+    __slots__ = ("_context", "_not_before", "_refused", "_session", "_until")
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._context = context
+        self._session: ssl.SSLSession | None = None
+        self._until = 0.0
+        self._not_before = 0.0
+        self._refused = 0
+
+    def __repr__(self) -> str:
+        return f"<Resuming {'a session' if self._session is not None else 'nothing'}>"
+
+    def wrap_bio(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, server_hostname: str) -> ssl.SSLObject:
+        if self._session is not None and monotonic() >= self._until:
+            self._session = None
+        made = self._context.wrap_bio(incoming, outgoing, False, server_hostname, self._session)
+        made.offered = self._session is not None  # type: ignore[attr-defined]  # a note of ours: it has no slots
+        return made
+
+    def remember(self, connection: ssl.SSLObject) -> None:
+        """Keep the session of a connection that has brought an answer: by then, TLS 1.3 has brought its tickets too."""
+        if connection.session_reused:  # the one that we have is good, and verified at a time that we know
+            self._refused = 0
+            return
+        now = monotonic()
+        if now < self._not_before:
+            return
+        if connection.offered:  # type: ignore[attr-defined]
+            self._refused += 1
+        session = connection.session if self._refused < MOST_REFUSED else None
+        if session is not None and (session.has_ticket or connection.version() == "TLSv1.2"):
+            self._session, self._until = session, now + RESUMED_S
+        else:
+            self._session, self._not_before, self._refused = None, now + LEFT_ALONE_S, 0
+
+
+def _trust_system(made: ssl.SSLContext) -> Steps[None]:
+    """What `load_default_certs` does, in steps."""
+    paths = ssl.get_default_verify_paths()
+    if paths.capath is not None:
+        made.load_verify_locations(capath=paths.capath)  # looked into when a certificate is to be verified
+    if paths.cafile is not None:
+        for certificate in _CERTIFICATE.findall(Path(paths.cafile).read_text("ascii", "ignore")):
+            with suppress(ssl.SSLError):  # one that is no good is left out
+                made.load_verify_locations(cadata=certificate)
+            yield

@@ -1,0 +1,378 @@
+"""A named group of targets: what the configuration says of it, and what one worker has of it."""
+
+from collections.abc import Callable, Container, Mapping, Sequence, Set
+from functools import partial
+from math import inf
+from os import urandom
+from types import MappingProxyType
+from typing import Final
+from weakref import ref
+
+from fastgw.config.base.value_types import Url
+from fastgw.config.settings import gateway as config
+from fastgw.errors import Fault
+from fastgw.eventloop.timer_wheel import Timed
+from fastgw.eventloop.worker_loop import Ground
+from fastgw.observe.metrics.series_layout import (
+    TARGET_FAULT_WORDS,
+    TARGET_SERVER_ERRORS,
+    UPSTREAM_HEDGES,
+    UPSTREAM_RETRIES_DENIED,
+    UPSTREAM_WORDS,
+)
+from fastgw.upstream.connections.http1_connection import UpstreamConnection
+from fastgw.upstream.connections.pool import Limit, LocalLimit, Pool
+from fastgw.upstream.health.attempt_listener import AttemptWatch, told_too
+from fastgw.upstream.health.upstream_health import Health
+from fastgw.upstream.load_balancing import Balancer, Member, Nobody
+from fastgw.upstream.load_balancing.eligible_targets import Rising, in_use
+from fastgw.upstream.load_balancing.hashing import ConsistentHash, Key, address, key_of
+from fastgw.upstream.load_balancing.load_tracking import Latencies, Loads
+from fastgw.upstream.load_balancing.random_choice import Latency, LeastConnections, Random
+from fastgw.upstream.load_balancing.round_robin import Alone, RoundRobin
+from fastgw.upstream.load_balancing.sticky_sessions import Cookies, Sticky
+from fastgw.upstream.policies.hedging import Hedging
+from fastgw.upstream.policies.retry import rules_of
+from fastgw.upstream.targets.target import Target
+from fastgw.upstream.targets.tls import Identity
+
+SPARE_RETRIES: Final = 3
+"""Retries that may be under way on the node besides the budget: that is a share, and a share of little is nothing."""
+
+
+Note = Callable[[Target, Fault, str], None]
+"""Remembers that a target has failed, how, and why."""
+_NONE: Final[Set[Target]] = frozenset()  # each `frozenset()` is another
+_UNCOUNTED: Final = memoryview(bytearray(8 * UPSTREAM_WORDS)).cast("Q")
+"""Where all those count that nobody reads."""
+
+
+class Upstream:
+    """Compiled; `start` gives it its pool, in each worker. `active`: exchanges under way here.
+
+    `identity`: of the TLS context that its targets share; None: it has none. `key`: what cookies are signed with where
+    the configuration says so. `before`: in a running worker, the upstream of this name before this one, if it spoke to
+    its targets in the same way (`goes_on`): they have their connections in common.
+    """
+
+    # PERF: with more than 30 attributes, each one's dict has keys of its own: 1.6 KB (CPython 3.11, bench egress).
+    __slots__ = (
+        "__weakref__",
+        "_alarm",
+        "_before",
+        "_counted",
+        "_counts",
+        "_hashed",
+        "_latencies",
+        "_loads",
+        "_note",
+        "_rising",
+        "_spare",
+        "_spared",
+        "_watch_without_health",
+        "active",
+        "balancer",
+        "cookies",
+        "drained",
+        "ground",
+        "health",
+        "hedging",
+        "identity",
+        "in_use",
+        "key",
+        "members",
+        "name",
+        "patience",
+        "pool",
+        "retrying",
+        "rules",
+        "settings",
+        "shunned",
+        "started",
+        "targets",
+        "watch",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        settings: config.Upstream,
+        targets: tuple[Target, ...],
+        identity: Identity | None,
+        key: bytes = b"",
+        before: "Upstream | None" = None,
+    ) -> None:
+        self.name = name
+        self.settings = settings
+        self.targets = targets
+        self.identity = identity
+        self.key = key
+        self.members = tuple(
+            Member(target, each.weight, each.priority) for target, each in zip(targets, settings.targets, strict=True)
+        )
+        self.started = False
+        self.shunned: Set[Target] = _NONE  # targets that are not to be picked: see `settle`
+        self.drained: Set[Target] = _NONE  # those that get nothing because somebody wants it so
+        self.balancer: Balancer
+        self.in_use: Sequence[Target] = ()  # what it picks from
+        self.watch: AttemptWatch | None = None  # who wants to know how attempts go
+        self.health: Health | None = None
+        self._watch_without_health: AttemptWatch | None = None
+        self.cookies: Cookies | None = None  # by which clients stay with their target
+        if settings.load_balancing.sticky is not None and key:
+            self.cookies = Cookies(settings.load_balancing.sticky, name, key)
+        self._before = before if before is not None and before.started else None
+        self._loads = Loads()
+        self._latencies: Latencies | None = None
+        self._hashed: ConsistentHash | None = None if before is None else before._hashed
+        balancing = settings.load_balancing
+        self._rising = None if balancing.slow_start is None else Rising(balancing.slow_start)
+        self._alarm: _Alarm | None = None
+        self.settle()
+        self.patience = settings.timeouts.total or inf  # seconds
+        self.rules = rules_of(settings.retries)
+        self.hedging = None if settings.hedge is None else Hedging(settings.hedge)
+        self.active = 0
+        self.retrying = 0
+        self._spared = 0  # of those that are retrying, how many have one of `_spare`
+        self._spare: Limit | None = None  # nobody counts for the node: made when it is needed
+        self._counts = _UNCOUNTED
+        self._counted = 0  # where its row begins there
+        self._note: Note | None = None
+        self.pool: Pool[UpstreamConnection]
+        self.ground: Ground
+
+    @property
+    def targets_by_url(self) -> Mapping[Url, Target]:
+        return {each.url: target for each, target in zip(self.settings.targets, self.targets, strict=True)}
+
+    def goes_on(self, settings: config.Upstream, identity: Identity | None) -> bool:
+        """Whether these settings speak to a target as this upstream does, so that its connections may be kept."""
+        mine = self.settings
+        return self.identity == identity and all(
+            getattr(mine, name) == getattr(settings, name)
+            for name in ("resolve", "host_header", "timeouts", "pool", "tls")
+        )
+
+    def start(
+        self,
+        ground: Ground,
+        workers: int,
+        connections: Limit,
+        pending: Limit,
+        loads: Loads | None = None,
+        key: bytes = b"",
+    ) -> None:
+        """In a worker, one of so many: open for exchanges. `connections`, `pending`: the node's allowances.
+
+        `loads`: what is under way on the node; every target has its place. `key`: of this run of the gateway.
+        """
+        self.started = True
+        self.ground = ground
+        before, self._before = self._before, None
+        if before is not None:
+            self.pool = before.pool
+            self.pool.follow(self.targets)
+            self.pool.share(workers)
+        else:
+            make = partial(UpstreamConnection, ground)
+            self.pool = Pool(self.targets, self.settings, make, workers, connections, pending, ground.wheel)
+        balancing = self.settings.load_balancing
+        if loads is not None:
+            self._loads = loads
+            self._watch(balancing, before)
+        if balancing.sticky is not None and self.cookies is None:
+            self.cookies = Cookies(balancing.sticky, self.name, key or urandom(32))
+        if before is not None and self._rising is not None and before._rising is not None:
+            self._rising.keep(before._rising)
+        if self.watch is not None or self.cookies is not None or self._rising is not None:
+            self.settle()  # else nothing is known now that was not before
+
+    def _watch(self, balancing: config.LoadBalancing, before: "Upstream | None") -> None:
+        """Be told how attempts go, if targets are picked by that."""
+        if balancing.algorithm == "latency":
+            self._latencies = Latencies(self._loads, balancing.decay, self.settings.timeouts.connect)
+            if before is not None and before._latencies is not None:
+                self._latencies.keep(before._latencies, self.targets)
+            self.watch = self._latencies
+        elif balancing.algorithm == "least_connections" or (
+            balancing.algorithm == "consistent_hash" and balancing.load_factor is not None
+        ):
+            self.watch = self._loads
+
+    def look_after(self, health: Health) -> None:
+        """From now on, by what the node decides, targets are shunned, and a breaker lets nothing pass."""
+        self.health = health
+        self._watch_without_health = self.watch
+        if health.watches:
+            self.watch = told_too(self.watch, health)
+        else:
+            self.pool.on_connected = health.connected
+        self.settle()
+
+    def retire(self, heir: "Upstream | None") -> None:
+        """It is configured no more: keep no connections but those that its heir of the same name keeps."""
+        if self.health is not None:  # what is still under way must not count: others may get the places
+            self.health.stop()
+            if self.pool.on_connected == self.health.connected:  # its heir may have the same pool
+                self.pool.on_connected = None
+            self.watch, self.health = self._watch_without_health, None
+            self.settle()  # without its breaker
+        if heir is not None and heir.started and heir.pool is self.pool:
+            self.pool.release(set(self.targets).difference(heir.targets))
+        else:
+            self.pool.retire()
+
+    def last_resort(self, tried: Container[Target]) -> Target | None:
+        """An ejected target that a request was not sent to yet, when those in use could not be reached: it may be back.
+
+        Where targets are restarted one after the other, all requests would be lost from the moment at which the second
+        one goes until the first one's time is up.
+        """
+        ejected = self.shunned - self.drained
+        return next((each.target for each in self.members if each.target in ejected and each.target not in tried), None)
+
+    def drain(self, labels: Set[str]) -> None:
+        """The targets of these labels get no requests from now on, the others do."""
+        drained = {target for target in self.targets if target.label in labels}
+        if drained != self.drained:
+            self.drained = drained
+            self.settle()
+
+    def settle(self) -> None:
+        """Make anew what picks targets, after something has changed about them."""
+        balancing = self.settings.load_balancing
+        members: Sequence[Member] = in_use(
+            self.members, self.shunned, self.drained, balancing.spill_below, balancing.panic_threshold
+        )
+        usable = [target for target in self.targets if target not in self.shunned]
+        if self._rising is not None and self.started:
+            now = self.ground.wheel.now
+            ready = {each.target for each in self.members if each.weight} - self.shunned - self.drained
+            self._rising.see(ready, now)
+            members = self._rising.weigh(members, now)
+            if (growing_at := self._rising.next(now)) is not None:
+                self._alarm = self._alarm or _Alarm(self)
+                self.ground.wheel.watch(self._alarm, growing_at)
+        self.in_use = [member.target for member in members]
+        balancer: Balancer = Nobody()
+        if members:  # among one there is nothing to choose
+            balancer = _ALGORITHMS[balancing.algorithm](self, members) if members[1:] else Alone(members[0].target)
+        if self.cookies is not None:
+            balancer = Sticky(balancer, self.cookies, {*usable, *(member.target for member in members)})
+        breaker = None if self.health is None else self.health.breaker
+        self.balancer = balancer if breaker is None else breaker.guard(balancer)
+
+    def _hashed_by(self, members: Sequence[Member], key: Key, load_factor: float | None) -> Balancer:
+        before, otherwise = self._hashed, RoundRobin(members)
+        self._hashed = ConsistentHash(members, key, otherwise, self._loads, load_factor, before)
+        return self._hashed
+
+    def unavailable(self) -> Fault:
+        """Why no target could be picked."""
+        breaker = None if self.health is None else self.health.breaker
+        return Fault.NO_HEALTHY_TARGET if breaker is None or not breaker.wait() else Fault.CIRCUIT_OPEN
+
+    def wait(self) -> float:
+        """After how many seconds it is worth while to ask again, when no target could be picked."""
+        health = self.health
+        return 1.0 if health is None else (health.breaker and health.breaker.wait()) or health.wait()
+
+    # the retry budget
+
+    def count_in(self, spare: Limit, counts: memoryview, first: int, note: "Note | None" = None) -> None:
+        """`spare`: the node's, of `SPARE_RETRIES`. `counts`: this worker's, in which its row begins at `first`, and
+        those of its targets where they say. `note`: remembers a target's last error."""
+        self._spare, self._counts, self._counted, self._note = spare, counts, first, note
+
+    def count_failure(self, target: Target, fault: Fault, why: str) -> None:
+        """An attempt at a target has failed. What is not the target's own does not count."""
+        word = TARGET_FAULT_WORDS.get(fault)
+        if word is not None and self._note is not None:
+            self._counts[target.counted + word] += 1
+            self._note(target, fault, why)
+        if self.health is not None and not self.health.watches:
+            self.health.not_connected(target, fault)
+
+    def count_refused(self, target: Target) -> None:
+        """An answer of 500 and above was dropped for another attempt."""
+        if self._note is not None:
+            self._counts[target.counted + TARGET_SERVER_ERRORS] += 1
+
+    def may_retry(self) -> bool:
+        """Take a place of the retry budget, or a struggling upstream would be asked twice for everything.
+
+        Each worker keeps to the share of what is under way with it, so that the node keeps to it as well.
+        """
+        if self.retrying - self._spared + 1 > self.settings.retries.budget * self.active:
+            self._spare = self._spare or LocalLimit(SPARE_RETRIES)
+            if not self._spare.try_take():
+                self._counts[self._counted + UPSTREAM_RETRIES_DENIED] += 1
+                return False
+            self._spared += 1
+        self.retrying += 1
+        return True
+
+    def retried(self) -> None:
+        """Give a place back."""
+        self.retrying -= 1
+        if self._spared and self._spare is not None:
+            self._spared -= 1
+            self._spare.give_back()
+
+    def count_hedge(self) -> None:
+        self._counts[self._counted + UPSTREAM_HEDGES] += 1
+
+
+class _Alarm(Timed):
+    """Settles an upstream, if it is still there, when weights are due to grow."""
+
+    __slots__ = ("_upstream",)
+
+    def __init__(self, upstream: Upstream) -> None:
+        super().__init__()
+        self._upstream = ref(upstream)
+
+    def expire(self, now: float) -> None:
+        upstream = self._upstream()
+        if upstream is not None:
+            upstream.settle()
+
+
+def _in_turn(upstream: Upstream, members: Sequence[Member]) -> Balancer:
+    return RoundRobin(members)
+
+
+def _by_lot(upstream: Upstream, members: Sequence[Member]) -> Balancer:
+    return Random(members)
+
+
+def _by_load(upstream: Upstream, members: Sequence[Member]) -> Balancer:
+    return LeastConnections(members, upstream._loads)
+
+
+def _by_latency(upstream: Upstream, members: Sequence[Member]) -> Balancer:
+    if upstream._latencies is None:  # nothing has been seen yet
+        return Random(members)
+    return Latency(members, upstream._latencies)
+
+
+def _by_address(upstream: Upstream, members: Sequence[Member]) -> Balancer:
+    return upstream._hashed_by(members, address, None)
+
+
+def _by_hash(upstream: Upstream, members: Sequence[Member]) -> Balancer:
+    balancing = upstream.settings.load_balancing
+    return upstream._hashed_by(members, key_of(balancing.hash_on), balancing.load_factor)
+
+
+_ALGORITHMS: Final[Mapping[str, Callable[[Upstream, Sequence[Member]], Balancer]]] = MappingProxyType(
+    {
+        "round_robin": _in_turn,
+        "random": _by_lot,
+        "least_connections": _by_load,
+        "latency": _by_latency,
+        "ip_hash": _by_address,
+        "consistent_hash": _by_hash,
+    }
+)
