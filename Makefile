@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help setup run lint test test-pythons wheel wheels programs docs fuzz bench bench-check clean
+.PHONY: help setup run lint test test-pythons wheel wheels programs docs docs-site fuzz bench bench-check clean
 
 PYTHON ?= python3
 FUZZ_SECONDS ?= 600
@@ -11,7 +11,7 @@ BIN := .venv/bin
 PIP = $(BIN)/python -m pip install --disable-pip-version-check
 # Of what pip says, the name of each package that it fetches.
 PROGRESS := sed -un 's/^Collecting \([A-Za-z0-9._-]*\).*/      \1/p'
-SOURCES := fastgw tests bench setup.py
+SOURCES := fastgw tests bench docs setup.py
 TWIN_SOURCES := $(shell find fastgw -name '_*.pyx' -o -name '*.pxd' -o -name '_*.h')
 # What is tested once more without the compiled twins.
 TWICE := tests/protocol $(wildcard $(addprefix tests/unit/test_, \
@@ -79,8 +79,8 @@ setup: .venv/.installed .venv/.compiled  ## make .venv with everything: .venv/bi
 	@touch $@
 
 .venv/.installed: pyproject.toml | .venv/.runtime
-	@echo "installing the packages that tests and benchmarks take"
-	@FASTGW_PURE_PYTHON=1 $(PIP) --no-build-isolation --editable '.[dev,bench]' | $(PROGRESS)
+	@echo "installing the packages that tests, benchmarks and documentation take"
+	@FASTGW_PURE_PYTHON=1 $(PIP) --no-build-isolation --editable '.[dev,bench,docs]' | $(PROGRESS)
 	@touch $@
 
 # The compiled twins, where a compiler finds what it needs. Where none does, that is looked for anew each time.
@@ -146,9 +146,12 @@ wheels: wheel  ## the same for the Pythons of other Debians as well; as root, SU
 	done
 	@ls dist
 
-docs: setup  ## write docs/filters.md and docs/settings.md anew, from filters and settings
-	$(BIN)/fastgw filters --format markdown > docs/filters.md
-	$(BIN)/fastgw schema --format markdown > docs/settings.md
+docs: setup  ## write the generated pages of docs/reference anew, from the code that they describe
+	$(BIN)/python docs/generate.py
+
+docs-site: setup  ## build the documentation as a site, in build/site; a link that leads nowhere ends the build
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --clean
+	@echo "build/site/index.html"
 
 fuzz: setup  ## look for bytes that a compiled twin reads otherwise: FUZZ_SECONDS=600, SEED=...
 	@$(call install_programs,gcc=gcc,make fuzz)

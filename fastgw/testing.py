@@ -2,7 +2,8 @@
 
 `run(MyFilter(…), b"GET / HTTP/1.1\\r\\n…")` sends a request through one or more filters to an upstream that answers
 with `response`, and tells what the upstream got, what the client got and what was decided. `configured(MyFilter, a=…)`
-makes the settings as a configuration file would, and finds what is wrong with them. docs/write-a-filter.md shows both.
+makes the settings as a configuration file would, and finds what is wrong with them. docs/guides/write-a-filter.md
+shows both.
 """
 
 import asyncio

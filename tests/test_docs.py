@@ -22,19 +22,8 @@ from tests.support.default_ports import default_ports
 from tests.support.gateway import COMMAND_DEADLINE, FASTGW, START_DEADLINE, STOP_DEADLINE, Lines, wait_until
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "tuning.md", "deploy/README.md"]
-DOCUMENTS += [
-    "docs/faults.md",
-    "docs/kubernetes.md",
-    "docs/kyma.md",
-    "docs/filters.md",
-    "docs/consumers.md",
-    "docs/oauth.md",
-    "docs/egress.md",
-    "docs/routing.md",
-    "docs/settings.md",
-    "docs/write-a-filter.md",
-]
+PAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "deploy/README.md", "bench/README.md", *PAGES]
 CONFIGURATIONS = sorted(
     str(path.relative_to(ROOT))
     for folder in ("examples", "deploy")
@@ -42,7 +31,9 @@ CONFIGURATIONS = sorted(
     if path.suffix in (".yaml", ".toml", ".json")
 )
 CONFIGURATIONS.append("examples/kyma/gateway.yaml")
-LINK = re.compile(r"\[[^]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
+LINK = re.compile(r"\[[^]]*\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
+HEADING = re.compile(r"^#+ (.*)", re.MULTILINE)
+CODE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE_BLOCK = re.compile(r"^`(\S+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PORT = re.compile(r"(?<=[:\s])(?:8080|900[0-9]|990[12])\b")
@@ -58,10 +49,26 @@ def blocks(document: str) -> list[str]:
     return [text for kind, text in BLOCK.findall(text_of(document)) if kind == "console"]
 
 
+def anchors(file: Path) -> set[str]:
+    """What may be linked to in a document: its headings, as Markdown's readers name them."""
+    titles = HEADING.findall(CODE.sub("", file.read_text()))
+    return {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_every_link_into_the_repository_leads_to_a_file(document):
-    targets = [target for target in LINK.findall(text_of(document)) if "://" not in target]
-    assert not [target for target in targets if not (ROOT / document).parent.joinpath(target).exists()]
+def test_every_link_into_the_repository_leads_to_a_place_in_a_file(document):
+    astray = []
+    for target, anchor in LINK.findall(CODE.sub("", text_of(document))):
+        file = (ROOT / document).parent / target if target else ROOT / document
+        if "://" not in target and not (file.exists() and (not anchor or anchor in anchors(file))):
+            astray.append(f"{target}#{anchor}")
+    assert not astray
+
+
+@pytest.mark.parametrize("document", [*PAGES, "README.md", "deploy/README.md"])
+def test_every_file_of_the_repository_that_is_named_is_there(document):
+    named = re.findall(r"`((?:examples|deploy|docs|bench|fastgw)/[\w./-]+)`", text_of(document))
+    assert not [each for each in named if not (ROOT / each).exists()]
 
 
 def test_every_path_on_the_map_is_there():
@@ -80,8 +87,8 @@ def test_every_path_on_the_map_is_there():
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_make_has_what_it_is_asked_for(document):
-    asked = set(re.findall(r"\bmake ([a-z]+)\b(?=`|\n|$)", text_of(document)))
-    targets = set(re.findall(r"^([a-z]+):", text_of("Makefile"), re.MULTILINE))
+    asked = set(re.findall(r"\bmake ([a-z-]+)(?=`|\n|$)", text_of(document)))
+    targets = set(re.findall(r"^([a-z-]+):", text_of("Makefile"), re.MULTILINE))
     assert asked <= targets
 
 
@@ -241,7 +248,7 @@ def test_what_the_readme_shows_is_what_happens(tmp_path):
                 assert terminal.is_idle, f"left running by:\n{block}"
 
 
-TUTORIAL = "docs/write-a-filter.md"
+TUTORIAL = "docs/guides/write-a-filter.md"
 PACKAGE = ROOT / "examples" / "filter_package"
 
 
@@ -267,7 +274,7 @@ def test_what_the_tutorial_shows_is_what_happens(tmp_path):
                 terminal.type(command, expected)
 
 
-EGRESS = "docs/egress.md"
+EGRESS = "docs/guides/egress.md"
 
 
 def test_what_the_page_about_egress_shows_is_what_happens(tmp_path):
@@ -279,7 +286,7 @@ def test_what_the_page_about_egress_shows_is_what_happens(tmp_path):
                 terminal.type(command, expected)
 
 
-CONSUMERS = "docs/consumers.md"
+CONSUMERS = "docs/guides/consumers.md"
 
 
 def test_what_the_page_about_consumers_shows_is_what_happens(tmp_path):

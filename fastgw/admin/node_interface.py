@@ -22,7 +22,7 @@ WorkerState = Literal["ready", "silent", "starting", "draining"]
 Health = Literal["unknown", "healthy", "failing", "unhealthy", "ejected"]
 """`failing`: the last attempt has failed and nothing was answered since, or all answers of the last minute were 500 and
 above; it may be asked on. `unknown`: no attempt in the last minute, and the last one did not fail. See
-`docs/faults.md`."""
+`docs/reference/faults.md`."""
 Breaker = Literal["closed", "open", "half_open"]
 Reason = Literal["", "rejected", "busy", "failed"]
 RevokedEverywhere = Literal["node", "shared", "away"]

@@ -1,4 +1,4 @@
-"""docs/faults.md has every fault and every event, as the tables in the code have them."""
+"""docs/reference/faults.md has every fault and every event, as the tables in the code have them."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from fastgw.errors import Fault
 from fastgw.operator_events import LEVELS, Event
 
-PAGE = (Path(__file__).parents[2] / "docs" / "faults.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "faults.md").read_text()
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line.startswith("| `")]
 
 

@@ -1,4 +1,4 @@
-"""`fastgw filters` and docs/filters.md say what the filters' structs say."""
+"""`fastgw filters` and docs/reference/filters.md say what the filters' structs say."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def told(*arguments: str, code: int = 0) -> str:
 
 def test_the_document_is_what_the_filters_say() -> None:
     """If this fails, `make docs` writes it anew."""
-    assert (ROOT / "docs" / "filters.md").read_text() == as_markdown(manuals(TYPES))
-    assert (ROOT / "docs" / "settings.md").read_text() == settings_as_markdown()
+    assert (ROOT / "docs" / "reference" / "filters.md").read_text() == as_markdown(manuals(TYPES))
+    assert (ROOT / "docs" / "reference" / "settings.md").read_text() == settings_as_markdown()
 
 
 @pytest.mark.parametrize("each", manuals(TYPES), ids=lambda each: each.name)

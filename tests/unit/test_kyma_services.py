@@ -852,7 +852,7 @@ def test_notes_are_told_with_those_of_filters(tmp_path: Path) -> None:
 
 
 def test_an_application_says_what_a_secret_of_the_compass_form_said_alone() -> None:
-    """The example of docs/kyma.md: one Secret for all APIs, whose own `{API}_TARGET_URL` make no service."""
+    """The example of docs/guides/kyma.md: one Secret for all APIs, whose own `{API}_TARGET_URL` make no service."""
     manual = (Path(__file__).parents[2] / "docs" / "kyma.md").read_text()
     (example,) = re.findall(r"```yaml\n(apiVersion: .*?)```", manual, re.DOTALL)
     held = secret(

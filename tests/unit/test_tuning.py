@@ -1,4 +1,4 @@
-"""tuning.md names nothing that is not there: settings, their defaults, metrics, faults, commands, rows of its table."""
+"""The guide to tuning names nothing that is not there: settings, defaults, metrics, faults, commands, rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fastgw.runtime.process.machine_capacity import connections_held
 from fastgw.runtime.sockets.listening_sockets import BACKLOG
 
 ROOT = Path(__file__).parents[2]
-TEXT = (ROOT / "tuning.md").read_text()
+TEXT = (ROOT / "docs" / "guides" / "tuning.md").read_text()
 SPANS = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", TEXT, flags=re.MULTILINE | re.DOTALL))
 UNITS = {"s": 1, "m": 60, "KiB": 1024, "MiB": 1024**2}
 

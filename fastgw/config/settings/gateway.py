@@ -211,7 +211,7 @@ class Listener(Settings):
     ambiguous_paths: Literal["refuse", "allow"] = "refuse"
     """What becomes of a path that servers read in different ways, and that is another route's in one of them. Where
     `/admin/*` is a route, `//admin`, `/x/..//admin` and `/admin%2Fa` are. `refuse` answers 400; `allow` goes by the
-    path as it came, and relies on upstreams to read it so. See docs/routing.md."""
+    path as it came, and relies on upstreams to read it so. See docs/reference/routing.md."""
     filters: Filters = NONE
     """Filters for what comes in here."""
 

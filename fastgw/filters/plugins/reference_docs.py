@@ -1,4 +1,5 @@
-"""What there is to say about filters, for `fastgw filters` and docs/filters.md, and of settings, for docs/settings.md.
+"""Reference documentation of filters and settings: `fastgw filters`, and the pages filters.md and settings.md in
+docs/reference.
 
 All of it is read off the structs: their settings, defaults and docstrings.
 """
@@ -148,7 +149,7 @@ def as_text(told: Manual) -> str:
 
 
 def as_markdown(told: Iterable[Manual]) -> str:
-    """docs/filters.md."""
+    """docs/reference/filters.md."""
     told = list(told)
     lines = [
         "# Filters",
@@ -171,7 +172,7 @@ def as_markdown(told: Iterable[Manual]) -> str:
         "",
         *(f"- `{name}` ({kind}): {text}" for name, kind, text in OF_ALL),
         "",
-        "How to write one of your own: [write-a-filter.md](write-a-filter.md).",
+        "How to write one of your own: [Write a filter](../guides/write-a-filter.md).",
     ]
     for each in told:
         lines += ["", f"## {each.name}", "", each.text, "", f"Phase: {each.phase.lower()}."]
@@ -181,15 +182,15 @@ def as_markdown(told: Iterable[Manual]) -> str:
 
 
 def settings_as_markdown() -> str:
-    """docs/settings.md: all that a configuration may say, besides the settings of filters."""
+    """docs/reference/settings.md: all that a configuration may say, besides the settings of filters."""
     lines = [
         "# Settings",
         "",
         "<!-- Made by `make docs` from the settings themselves: change them, not this. -->",
         "",
         "All that a configuration may say, in YAML, TOML or JSON. `[]` stands for each element of a list, `NAME` for",
-        "each name. Every number means the node, not one worker. What `filters` may be: [filters.md](filters.md); what",
-        "consumers are for: [consumers.md](consumers.md).",
+        "each name. Every number means the node, not one worker. What `filters` may be: [Filters](filters.md); what",
+        "consumers are for: [Consumers](../guides/consumers.md).",
         "",
         "Any plain value (text, a number, `true`, a duration, an address, the name of a file, …) may be `{env: NAME}`:",
         "what the variable NAME of the environment holds when the configuration is read, judged as if it stood there.",

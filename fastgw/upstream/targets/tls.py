@@ -141,9 +141,9 @@ class Resuming:
     than `RESUMED_S` after one that was verified.
 
     PERF: of a connection with one request it saves us a third with TLS 1.2 and next to nothing with 1.3, and the target
-    half and a tenth with P-256, two thirds and a third with RSA 2048 (tuning.md). To copy a session, as Python does to
-    have one and to use it, takes 200 us each: a target that gives none, or takes none back, is left alone for a while
-    (CPython 3.11, OpenSSL 3.0, uvloop, nginx).
+    half and a tenth with P-256, two thirds and a third with RSA 2048 (see the guide to tuning). To copy a session, as
+    Python does to have one and to use it, takes 200 us each: a target that gives none, or takes none back, is left
+    alone for a while (CPython 3.11, OpenSSL 3.0, uvloop, nginx).
     """
 
     __slots__ = ("_context", "_not_before", "_refused", "_session", "_until")

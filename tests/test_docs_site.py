@@ -1,0 +1,120 @@
+"""The documentation as a site: every page is in its navigation, every link leads somewhere, and nothing is fetched."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+BUILD_DEADLINE = 120
+
+
+class Settings(yaml.SafeLoader):
+    """mkdocs.yml, whose own tags are not looked at."""
+
+
+Settings.add_multi_constructor("", lambda *_: None)
+SETTINGS = yaml.load((ROOT / "mkdocs.yml").read_text(), Settings)
+
+
+def in_navigation(part: object) -> Iterator[str]:
+    """The pages of a part of the navigation."""
+    if isinstance(part, str):
+        yield part
+    elif isinstance(part, dict):
+        for each in part.values():
+            yield from in_navigation(each)
+    elif isinstance(part, list):
+        for each in part:
+            yield from in_navigation(each)
+
+
+def test_every_page_is_in_the_navigation_once():
+    pages = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
+    assert sorted(in_navigation(SETTINGS["nav"])) == pages
+
+
+def test_the_generated_pages_are_what_the_code_says():
+    """If this fails, `make docs` writes them anew."""
+    spec = spec_from_file_location("generate", DOCS / "generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generate = module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    told = {name: made() for name, made in generate.PAGES.items()}
+    assert told == {name: (DOCS / "reference" / name).read_text() for name in told}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    """Built as `make docs-site` builds it, where a link or an anchor that leads nowhere ends the build."""
+    folder = tmp_path_factory.mktemp("site")
+    built = subprocess.run(
+        [str(Path(sys.executable).parent / "mkdocs"), "build", "--strict", "--site-dir", str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1", "NO_COLOR": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=BUILD_DEADLINE,
+    )
+    assert built.returncode == 0, built.stdout
+    return folder
+
+
+class Page(HTMLParser):
+    """What a page links to, what it fetches, and what may be linked to in it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.fetched: list[str] = []
+        self.anchors: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        named = {name: value or "" for name, value in attributes}
+        self.anchors.update(named[name] for name in ("id", "name") if name in named)
+        if tag == "a" and "href" in named:
+            self.links.append(named["href"])
+        elif tag == "link" and named.get("rel") != "canonical":
+            self.fetched.append(named.get("href", ""))
+        elif "src" in named:
+            self.fetched.append(named["src"])
+
+
+def test_every_link_of_the_site_leads_to_a_place_in_it(site):
+    pages = {path: Page(path.read_text()) for path in site.rglob("*.html")}
+    assert len(pages) > 10
+    astray = []
+    for path, page in pages.items():
+        for link in page.links:
+            target, _, anchor = link.partition("#")
+            if re.match(r"[a-z]+:", target) or path.name == "404.html":
+                continue
+            file = (path.parent / target).resolve() if target else path
+            file = file / "index.html" if file.is_dir() else file
+            if not file.exists() or (anchor and file in pages and anchor not in pages[file].anchors):
+                astray.append(f"{path.relative_to(site)}: {link}")
+    assert not astray
+
+
+def test_a_page_fetches_nothing_from_elsewhere(site):
+    for path in site.rglob("*.html"):
+        assert not [each for each in Page(path.read_text()).fetched if "//" in each], path
+    for path in site.rglob("*.css"):
+        assert not re.findall(r"url\([\"']?(?:https?:)?//[^)]*\)", path.read_text()), path
+
+
+def test_it_can_be_searched(site):
+    assert "circuit_breaker" in (site / "search" / "search_index.json").read_text()
