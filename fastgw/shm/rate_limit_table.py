@@ -19,11 +19,12 @@ is refused. Both are counted.
 `now` is `time.monotonic_ns()`, one clock for all processes. A decision counts at `now`, or at a later instant that the
 table has seen already.
 
-Compiled, a decision is a compare-and-swap (`_rate_limit_table.h` tells why that is enough). Without a compiler, the cells that a
-key may be in are locked by `fcntl.lockf`, which the kernel undoes when a process dies. Each store leaves a table that
-is right: an expired cell is as good as new before it gets another hash, and the count of a part stands beside the cell
-before a later part begins. Two things are weaker there: a process that is stopped in a decision keeps others waiting,
-and of one process only one thread may decide. Processes of both kinds cannot share a table; it says who made it.
+Compiled, a decision is a compare-and-swap (`_rate_limit_table.h` tells why that is enough). Without a compiler, the
+cells that a key may be in are locked by `fcntl.lockf`, which the kernel undoes when a process dies. Each store leaves a
+table that is right: an expired cell is as good as new before it gets another hash, and the count of a part stands
+beside the cell before a later part begins. Two things are weaker there: a process that is stopped in a decision keeps
+others waiting, and of one process only one thread may decide. Processes of both kinds cannot share a table; it says who
+made it.
 
 PERF: a decision on a key of 20 bytes takes 80 ns compiled, 5,100 by fcntl, both with a call around it that takes 38
 (CPython 3.11, micro/cells).
